@@ -17,14 +17,14 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
-from tpullm.log import say
 from tpullm.planning.compiling import read
 from tpullm.planning.proof import Proof, by_part, cached_at, prove
 from tpullm.planning.tpu_schedule import Torus, schedule
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

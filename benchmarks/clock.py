@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from tpullm.log import say
+from tpullm.system.log import say
 
 
 class Clock:

@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 
 from tpullm.hardware.topologies import parse
-from tpullm.log import say
-from tpullm.mesh.axes import written
 from tpullm.planning.proof import prove
+from tpullm.recipe.mesh_axes import written
 from tpullm.recipe.parsing import load
+from tpullm.system.log import say
 
 FILE = Path(__file__).with_name("compiled.yaml")
 RECIPES = Path(__file__).parents[1] / "configs"

@@ -28,10 +28,10 @@ from figures import machine, versions
 from sizes import NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import WorkerError
 
-from tpullm import storage
-from tpullm.errors import UserError
-from tpullm.log import say
-from tpullm.process.environment import ALLOCATOR
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+from tpullm.system.process.environment import ALLOCATOR
 
 PARTS = ("train", "decode", "data", "start")
 # The allocator that the command line starts with. The peer gets it too: it gains a tenth.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tpullm.corpus.filters import web_rules, words
+from tpullm.corpus.filters import gopher, words
 
 
 def tokenizer() -> Any:
@@ -14,10 +14,10 @@ def tokenizer() -> Any:
             return list(words.of(text))
 
         def sent_tokenize(self, text: str) -> list[str]:
-            return web_rules.SENTENCE.findall(text)
+            return gopher.SENTENCE.findall(text)
 
         def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-            return [match.span() for match in web_rules.SENTENCE.finditer(text)]
+            return [match.span() for match in gopher.SENTENCE.finditer(text)]
 
     return Tokenizer()
 
@@ -26,13 +26,13 @@ def fineweb(language: str) -> Any:
     """datatrove's filter of FineWeb with our words and limits."""
     from datatrove.pipeline.filters import FineWebQualityFilter
 
-    limit = web_rules.JAPANESE if language == "ja" else web_rules.FINEWEB
+    limit = gopher.JAPANESE_PAGES if language == "ja" else gopher.FINEWEB
     return FineWebQualityFilter(
         language=tokenizer(),
-        stop_chars=tuple(web_rules.ends(language)),
+        stop_chars=tuple(gopher.ends(language)),
         line_punct_thr=limit.ends,
         short_line_thr=limit.short,
-        short_line_length=web_rules.SHORT_LINE,
+        short_line_length=gopher.SHORT_LINE,
         char_duplicates_ratio=limit.repeated,
         new_line_ratio=limit.line_ends,
     )

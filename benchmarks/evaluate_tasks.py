@@ -103,7 +103,7 @@ def child(program: str, batch: str, folder: Path) -> dict:
 def answer(program: str, batch: str, folder: str) -> None:
     """In the child: answer all requests, and print the seconds of both halves of each kind."""
     if program == "ours":
-        from tpullm.process import environment
+        from tpullm.system.process import environment
 
         environment.prepare()
     from lm_eval.api.instance import Instance
@@ -131,9 +131,9 @@ def answer(program: str, batch: str, folder: str) -> None:
 
 def ours(folder: str):
     """The model in tpullm."""
-    from tpullm.inference.session import load
-    from tpullm.measuring.harness_model import HarnessModel
-    from tpullm.measuring.measured_model import MeasuredModel
+    from tpullm.engine.session import load
+    from tpullm.evaluation.harness_model import HarnessModel
+    from tpullm.evaluation.measured_model import MeasuredModel
 
     return HarnessModel(MeasuredModel(load(folder)), "model")
 

@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 
 from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
-from tpullm.planning.estimate import estimate
+from tpullm.planning.economics import estimate
 
 GPUS = tuple(name for name, chip in CHIPS.items() if chip.gpu)
 # Fitted constants, and the generations that share a value: prior, spread, physical maximum.

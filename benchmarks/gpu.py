@@ -34,14 +34,14 @@ from figures import OURS, machine, rounded, summary
 from gpu_cases import ATTENTION, CALLS, ROUNDS, TINY_ATTENTION, TINY_TRAININGS, TRAININGS, Training, nanogpt
 from turns import Worker, WorkerError
 
-from tpullm import storage
-from tpullm.cluster.place import may_have_gpu
-from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
-from tpullm.log import say
-from tpullm.process import environment
 from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
+from tpullm.system import storage
+from tpullm.system.cluster.place import may_have_gpu
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+from tpullm.system.process import environment
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("train", "kernel", "memory", "prediction")
@@ -322,7 +322,7 @@ def proof(bench: Bench, name: str, arguments: dict, topology: str) -> dict:
     if bench.tiny:
         topology = "h100:1"  # at tiny sizes any card does, so that a CPU tries this too
     if name not in bench.proofs and topology == "local":
-        bench.proofs[name] = {"failed": "hardware/gpus.py does not know this card"}
+        bench.proofs[name] = {"failed": "hardware/chips.py does not know this card"}
     if name not in bench.proofs:
         given = arguments | {"topology": topology}
         try:

@@ -18,18 +18,17 @@ from turns import Program
 
 from tpullm.hardware.peak_flops import peak
 from tpullm.hardware.topologies import parse
-from tpullm.log import say
-from tpullm.mesh.layout import make_mesh, named_sharding
 from tpullm.model.attention.triton import triton_attention
+from tpullm.model.mesh import make_mesh, named_sharding
 from tpullm.model.platform import compute_dtype
-from tpullm.planning.estimate import estimate
-from tpullm.planning.memory import memory
+from tpullm.planning.economics import estimate
+from tpullm.planning.memory import memory, resting
 from tpullm.planning.proof import prove
-from tpullm.planning.state_bytes import resting
 from tpullm.planning.this_machine import setting_here
 from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
+from tpullm.system.log import say
 
 BATCHES = 4
 

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from turns import Program
 
-from tpullm.model.count import training_flops_per_token
+from tpullm.model.architecture import training_flops_per_token
 from tpullm.recipe.schema import ModelConfig
 
 BATCHES = 4

@@ -93,7 +93,7 @@ def compile_one(generation: str, block: int, fused: bool) -> None:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from tpullm.hardware.topology import Topology
+    from tpullm.hardware.topologies import Topology
     from tpullm.planning.program import compiler_mesh
 
     shape = next(shape for shape in CHIPS[generation].slices.small if math.prod(shape) == 4)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import language_texts
 
-from tpullm.corpus import language_detection, python_library, tenki
+from tpullm.corpus import language_detection, tenki
+from tpullm.corpus.domains import programming
 from tpullm.corpus.language_detection import TOGETHER, guess, is_language
 
 ROOT = Path(__file__).parents[1]
@@ -263,8 +264,8 @@ def _real_texts(data: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def _documentation() -> Iterator[str]:
-    for path in python_library.files(python_library.DOCUMENTATION):
-        yield from (raw.text for raw in python_library.documents(path, python_library.DOCUMENTATION))
+    for path in programming.files(programming.DOCUMENTATION):
+        yield from (raw.text for raw in programming.documents(path, programming.DOCUMENTATION))
 
 
 def _descriptions() -> Iterator[str]:

@@ -19,13 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tpullm.commands import collect as command
-from tpullm.corpus import leak_records, question_windows, tasks
+from tpullm.cli import collect as command
+from tpullm.corpus import datacard, question_windows, tasks
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.corpus.tasks import Task
-from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -124,7 +124,7 @@ def found(folder: Path, asked: dict[str, list[str]], texts: list[str]) -> dict[i
     command.main(Recipe(corpus=CorpusConfig(sources=[source], leaks=LeaksConfig(files))), folder)
     numbers = {text_hash(text): number for number, text in enumerate(texts)}
     held: dict[int, set[tuple[str, int]]] = {}
-    with (folder / "documents" / leak_records.FILE).open(encoding="utf-8") as file:
+    with (folder / "documents" / datacard.FILE).open(encoding="utf-8") as file:
         for line in map(json.loads, file):
             held.setdefault(numbers[line["hash"]], set()).add((line["task"], line["question"]))
     return held

@@ -13,16 +13,16 @@ from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
 from tpullm.data.batch import Batch
+from tpullm.engine.decode import decode
+from tpullm.engine.session import Session, targets, use_dtype
 from tpullm.hardware.peak_flops import peak as measured_peak
-from tpullm.inference.decode import decode
-from tpullm.inference.session import Session, targets, use_dtype
-from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import put
-from tpullm.model.count import parameter_count, training_flops_per_token
+from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
+from tpullm.model.mesh import make_mesh
 from tpullm.model.platform import compute_dtype
+from tpullm.model.rows import put
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, abstract, initial
+from tpullm.training.state import abstract, initial
 from tpullm.training.step import make_step
 
 WARM_UP = 2  # steps: the first compiles, the second has found its memory

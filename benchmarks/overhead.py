@@ -28,7 +28,7 @@ from sizes import shapes  # noqa: E402
 
 from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.data.token_store import TokenStore  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.recipe.schema import TrainConfig  # noqa: E402
 from tpullm.training import loop  # noqa: E402
 from tpullm.training.meter import Meter  # noqa: E402

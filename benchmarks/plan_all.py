@@ -12,16 +12,16 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
-from tpullm.log import say, warn
-from tpullm.planning.planned_stage import stage_of
+from tpullm.planning.memory import resting
+from tpullm.planning.program import stage_of
 from tpullm.planning.proof import Proof, job_of, program_hash, prove
 from tpullm.planning.search import Candidate, assessed
 from tpullm.planning.setting import setting_of
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
+from tpullm.system.errors import UserError
+from tpullm.system.log import say, warn
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {

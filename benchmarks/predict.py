@@ -7,7 +7,7 @@ marked `fit` (`CPU_REACHES` in planning/this_machine.py), and what matmuls with 
 models are held out.
 """
 
-from tpullm.process import environment
+from tpullm.system.process import environment
 
 environment.prepare()  # before JAX is imported, as the command line does
 
@@ -23,8 +23,8 @@ import numpy as np  # noqa: E402
 import ours  # noqa: E402
 from scipy.optimize import least_squares  # noqa: E402
 
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.planning.estimate import estimate  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.planning.economics import estimate  # noqa: E402
 from tpullm.planning.setting import Setting  # noqa: E402
 from tpullm.planning.this_machine import local_setting  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, TrainConfig  # noqa: E402

@@ -10,9 +10,9 @@ import yaml
 from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
-from tpullm.mesh.axes import axis_sizes
-from tpullm.model.count import matrix_parameters
+from tpullm.model.architecture import matrix_parameters
 from tpullm.planning.setting import MAXTEXT, Setting
+from tpullm.recipe.mesh_axes import axis_sizes
 from tpullm.recipe.schema import ModelConfig
 
 # XLA for GPUs reduce-scatters gradients, and sums them between hosts in bfloat16.

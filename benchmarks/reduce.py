@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import datacard_counts, dedup, document_files, marking, reduce, selection
+from tpullm.corpus import datacard_counts, dedup, document_files, reduce, repeated_lines
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.system import storage
 
 PART_DOCUMENTS = 10_000
 SOURCE = Source("made", "jsonl", licence="CC0-1.0")
@@ -77,14 +77,14 @@ def main() -> None:
     shutil.rmtree(arguments.folder, ignore_errors=True)
     tasks = make(documents, arguments.documents)
     clock = Clock()
-    placed = selection.place([SOURCE], tasks, CorpusConfig())
+    placed = reduce.place([SOURCE], tasks, CorpusConfig())
     groups, ranges = reduce.divide(placed, arguments.folder / "work", documents / "marks" / "corpus")
     alone = clock.lap(f"plan: {len(groups)} groups, {len(ranges)} ranges")
     shared = 0.0
     for name, step, items in (
         ("scatter", reduce.scatter, groups),
         ("gather", reduce.gather, ranges),
-        ("mark", marking.mark, groups),
+        ("mark", repeated_lines.mark, groups),
     ):
         for item in items:
             step(item)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.corpus.cutting import cut
+from tpullm.corpus.characters import cut
 
 FILE_BYTES = 50_000_000
 SENTENCES = {"en": 20, "ja": 20}

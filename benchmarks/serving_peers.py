@@ -72,13 +72,13 @@ def gguf(model: Path, kind: str) -> Path:
 
 def serve(dtype: str, model: str, port: str) -> None:
     """In a process of its own: ours, with matmuls in `dtype`. A CPU always serves in bfloat16, faster than float32."""
-    from tpullm.process import environment
+    from tpullm.system.process import environment
 
     environment.prepare()
     import jax.numpy as jnp
 
-    from tpullm import cli
-    from tpullm.inference import session
+    from tpullm.cli import main as cli
+    from tpullm.engine import session
 
     session.use_dtype = lambda exact: jnp.dtype(dtype)
     sys.exit(cli.main(["serve", model, "--port", port]))

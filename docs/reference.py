@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # this checkout, wherever tpullm is installed from
 
-from tpullm.launchers.settings import LaunchConfig  # noqa: E402
+from tpullm.launch.job import LaunchConfig  # noqa: E402
 from tpullm.recipe.schema import Recipe  # noqa: E402
 from tpullm.recipe.schema_keys import NAME, Key, Section, sections  # noqa: E402
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.bucket import Emulator, emulator
-from tpullm import storage
-from tpullm.process import compile_cache, environment
+from tpullm.system import storage
+from tpullm.system.process import environment
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -44,21 +44,21 @@ BEGUN_FIRST = (
     "test_docs.py",
     "training/test_step.py",
     "model/attention/test_attention.py",
-    "cluster/test_hosts.py",
-    "commands/test_finetune.py",
-    "commands/test_import_export.py",
+    "system/cluster/test_hosts.py",
+    "cli/test_finetune.py",
+    "cli/test_import_export.py",
     "training/test_sharded.py",
     "training/test_branch.py",
     "training/test_resume.py",
     "training/test_loop.py",
     "training/test_preference.py",
-    "launchers/test_supervisor.py",
-    "process/test_compile_cache.py",
+    "launch/test_supervisor.py",
+    "system/process/test_compile_cache.py",
     "run/test_run.py",
-    "storage/test_on_gs.py",
+    "system/storage/test_on_gs.py",
     "planning/test_proof.py",
-    "launchers/test_compute_engine.py",
-    "cluster/test_shares.py",
+    "launch/test_compute_engine.py",
+    "system/cluster/test_shares.py",
 )
 
 
@@ -75,7 +75,7 @@ def pytest_configure(config):
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     os.environ["XDG_CACHE_HOME"] = os.environ[SESSION]
-    os.environ.update(compile_cache.settings())
+    os.environ.update(environment.settings())
     for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
         os.environ.setdefault(name, value)
 

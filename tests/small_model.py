@@ -4,11 +4,11 @@ import jax
 import pytest
 
 from tpullm.corpus import tenki
-from tpullm.inference.session import Session
-from tpullm.mesh.layout import make_mesh
+from tpullm.engine.session import Session
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
 from tpullm.recipe.schema import ModelConfig, TokenizerConfig
 from tpullm.tokenizer import trainer as tokenizer
-from tpullm.training.state import Architecture
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm.cli import main
-from tpullm.errors import correctable
-from tpullm.mesh import layout
+from tpullm.cli.main import main
+from tpullm.model import mesh
+from tpullm.system.errors import correctable
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
@@ -220,8 +220,8 @@ def test_a_mesh_that_does_not_fit_is_refused_before_anything_is_compiled(
         shutil.copytree(tiny_run / "pretrain", tiny_tokens / "pretrain")
     command = [verb, "--run", tiny_tokens, "--mesh"]
     assert "does not fit 1 device" in refused(capsys, *command, "{fsdp: 3}")
-    module = importlib.import_module(f"tpullm.commands.{verb}")
-    monkeypatch.setattr(module, "make_mesh", lambda shape: layout.planned_mesh(shape, 8))  # as if there were 8 devices
+    module = importlib.import_module(f"tpullm.cli.{verb}")
+    monkeypatch.setattr(module, "make_mesh", lambda shape: mesh.planned_mesh(shape, 8))  # as if there were 8 devices
     monkeypatch.setattr(jax, "jit", None)
     stage = "pretrain" if verb == "pretrain" else "finetune.talk.train"
     told = refused(capsys, *command, "{fsdp: -1, tensor: 4}")

@@ -9,11 +9,12 @@ import jsonargparse
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm import cli, log
-from tpullm.cli import VERBS
-from tpullm.errors import HostFailed, Interrupted, TryAgain, UserError
+from tpullm.cli import main
+from tpullm.cli.main import VERBS
 from tpullm.recipe import parsing, schema_keys
 from tpullm.recipe.schema import Recipe
+from tpullm.system import log
+from tpullm.system.errors import HostFailed, Interrupted, TryAgain, UserError
 
 
 def test_help_names_every_verb_and_is_quick():
@@ -31,7 +32,7 @@ def test_help_names_every_verb_and_is_quick():
 @pytest.mark.parametrize("verb", ["collect", "tokenize", "report"])
 def test_text_verbs_never_import_jax(tiny_run, verb):
     program = (
-        "import sys; from tpullm.cli import main; "
+        "import sys; from tpullm.cli.main import main; "
         f"code = main([{verb!r}, '--run', {str(tiny_run)!r}]); assert 'jax' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -74,17 +75,17 @@ def test_every_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error
     def fail(argv):
         raise error
 
-    monkeypatch.setattr(cli, "_dispatch", fail)
+    monkeypatch.setattr(main, "_dispatch", fail)
     monkeypatch.setattr(log, "_name", "")
-    assert cli.main(["pretrain"]) == code
+    assert main.main(["pretrain"]) == code
     said = capsys.readouterr().err
     assert said.startswith(f"tpullm: {line}") and said.count("\n") == 1
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "_dispatch", lambda argv: [][1])
+    monkeypatch.setattr(main, "_dispatch", lambda argv: [][1])
     with pytest.raises(IndexError):
-        cli.main(["pretrain"])
+        main.main(["pretrain"])
 
 
 def test_every_shipped_recipe_loads():

@@ -19,17 +19,18 @@ from pathlib import PurePosixPath
 import pytest
 
 from tests.conftest import TINY
-from tests.huggingface.published import directory
-from tests.measuring import problems
+from tests.evaluation import problems
+from tests.formats.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tests.serving.command import get, serve_until
 from tests.serving.conftest import serving
-from tpullm import cli, log, storage
-from tpullm.cluster import lock
-from tpullm.commands.serve import KEY
+from tpullm.cli import main
+from tpullm.cli.serve import KEY
 from tpullm.corpus import document_files
-from tpullm.measuring import harness_tasks, problem_files
+from tpullm.evaluation import harness_tasks, problem_files
 from tpullm.recipe import parsing
+from tpullm.run import directory as lock
+from tpullm.system import log, storage
 from tpullm.tokenizer.chat_template import ChatTemplate
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
@@ -81,7 +82,7 @@ class Reader:
             self._bucket()
         printed = io.StringIO()
         with contextlib.chdir(self._folder), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = _serves(words[1:]) if words[0] == "serve" else cli.main(words)
+            code = _serves(words[1:]) if words[0] == "serve" else main.main(words)
         log.speak_as("")
         assert code == 0, printed.getvalue()
         return printed.getvalue()
@@ -166,7 +167,7 @@ def _fetches(command: str) -> bool:
 @pytest.mark.parametrize("command", list(filter(_fetches, COMMANDS)))
 def test_the_names_of_tasks_are_known(command):
     pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
-    arguments = parsing.parse(cli.parser_of("evaluate", shows=True), shlex.split(command)[2:])
+    arguments = parsing.parse(main.parser_of("evaluate", shows=True), shlex.split(command)[2:])
     names = [name for name in arguments.tasks.split(",") if name != problem_files.HUMANEVAL]
     assert not names or harness_tasks.known(names)
 
@@ -307,7 +308,7 @@ def test_the_chat_template_shows_the_conversation(template, line):
 
 def test_every_verb_is_shown():
     shown = {shlex.split(command)[1] for command in COMMANDS if command.startswith("tpullm")}
-    assert set(cli.VERBS) <= shown
+    assert set(main.VERBS) <= shown
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.match("docs/ja/*")], ids=name_of)

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from tpullm.errors import HostFailed, TryAgain, UserError, correctable
+from tpullm.system.errors import HostFailed, TryAgain, UserError, correctable
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:

@@ -131,13 +131,13 @@ def test_no_file_names_a_machine_or_a_package_registry():
 
 # What is noted for people, or compared with what another process or machine has noted.
 BY_THE_CLOCK_ON_THE_WALL = {
-    "cluster/lock.py",  # when a lease was written; its age is by the server's clock
-    "launchers/record.py",  # the times of attempts; set once in a process
+    "run/directory.py",  # when a lease was written; its age is by the server's clock
+    "launch/record.py",  # the times of attempts; set once in a process
     "serving/application.py",  # when the server began: clients are told when a model was made
     "serving/reply_form.py",  # when an answer was made
     "run/hours.py",  # begin and end of a process, for the time between two
-    "storage/copies.py",  # copies that are a day old
-    "training/tensorboard.py",
+    "system/storage/copies.py",  # copies that are a day old
+    "training/metrics.py",
     "training/tracker_child.py",  # MLflow wants the time of a row
 }
 

@@ -48,12 +48,12 @@ def test_starts_without_jax(module):
 
 def test_at_the_top_is_only_the_way_in():
     assert {path.name for path in (ROOT / "tpullm").glob("*.py")} == {
-        *("__init__.py", "__main__.py", "cli.py", "errors.py", "log.py")
+        *("__init__.py", "__main__.py", "cli/main.py", "errors.py", "log.py")
     }
 
 
 def test_no_two_modules_have_the_same_name():
-    """But a verb and the module that does its work may: `commands/collect.py` calls `corpus/collect.py`."""
+    """But a verb and the module that does its work may: `cli/collect.py` calls `corpus/collect.py`."""
     modules = [path for path in (ROOT / "tpullm").rglob("*.py") if path.name != "__init__.py"]
     named = Counter(path.name for path in modules if path.parent.name != "commands")
     folders = {f"{path.name}.py" for path in (ROOT / "tpullm").rglob("*") if (path / "__init__.py").exists()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpullm import log
+from tpullm.system import log
 
 
 @pytest.fixture(autouse=True)

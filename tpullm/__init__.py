@@ -10,17 +10,17 @@ __version__ = "0.1.0"
 
 # Imported when first used: every module imports this one, and modules without JAX must not import it.
 _DOOR = {
-    "LanguageModel": "tpullm.door.trained_model",
-    "Run": "tpullm.door.steps",
-    "Sampling": "tpullm.inference.sampling_options",
-    "UserError": "tpullm.errors",
+    "LanguageModel": "tpullm.cli.python_model",
+    "Run": "tpullm.cli.python_api",
+    "Sampling": "tpullm.recipe.sampling",
+    "UserError": "tpullm.system.errors",
 }
 
 
 def __getattr__(name: str):
     if name not in _DOOR:
         raise AttributeError(f"module 'tpullm' has no attribute {name!r}")
-    importlib.import_module("tpullm.process.environment").set_variables()  # before JAX is imported
+    importlib.import_module("tpullm.system.process.environment").set_variables()  # before JAX is imported
     return getattr(importlib.import_module(_DOOR[name]), name)
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from tpullm.cli import entry
+from tpullm.cli.main import entry
 
 sys.exit(entry())

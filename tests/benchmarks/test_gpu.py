@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from turns import WorkerError
 
 from tests.conftest import ROOT
-from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import put
-from tpullm.model.count import parameter_count, training_flops_per_token
+from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, initial
+from tpullm.training.state import initial
 from tpullm.training.step import make_step
 
 WHOLE, CUT = Attention(2, 64, 4, 2, 16, 1), Attention(2, 64, 4, 2, 16, 3)
@@ -263,7 +263,7 @@ def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_o
 
 def test_a_card_that_the_plan_does_not_know_is_measured_without_it(bench):
     made = bench({})
-    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/gpus.py does not know this card"}
+    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/chips.py does not know this card"}
     assert "failed" not in gpu.proof(made, "125m", {"changes": [""]}, "h100:1")
 
 

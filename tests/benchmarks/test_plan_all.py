@@ -8,12 +8,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.shipped_recipes import for_accelerators
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
-from tpullm.planning.planned_stage import stage_of
+from tpullm.planning.program import stage_of
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
 from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
+from tpullm.system.errors import UserError
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
 COMPILERS = {"tpu": "libtpu", "gpu": "jax_plugins"}  # by platform, the module that a compiler comes with

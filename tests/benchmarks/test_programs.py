@@ -7,12 +7,12 @@ import ours
 import pytest
 from sizes import SIZES
 
-from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import put
-from tpullm.model.count import parameter_count
+from tpullm.model.architecture import Architecture, parameter_count
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, initial
+from tpullm.training.state import initial
 from tpullm.training.step import make_step
 
 # Parameters, in millions, as the names say.

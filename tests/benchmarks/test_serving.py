@@ -21,7 +21,7 @@ from serving_server import Server, in_use, started
 
 from benchmarks.serving_conformance import CASES
 from tests.serving.conftest import serving, wait_until
-from tpullm.inference.session import find
+from tpullm.engine.session import find
 
 TEXT = "".join(f"{number} cats sat on {number} mats, 猫。\n" for number in range(300))
 # A server that completes every text with its own process id.

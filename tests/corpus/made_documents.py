@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
 from tpullm.corpus import document_files
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import SPLITS, Part
-from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
 
 
 def write(documents: Path, texts: Sequence[tuple[Source, str, Sequence[str]]], per_part: int = 1000) -> list[Part]:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import dedup, document_files, marking, reduce, repeated_lines
+from tpullm.corpus import dedup, document_files, reduce, repeated_lines
+from tpullm.corpus.dedup import LINE, splitmix64
 from tpullm.corpus.document_files import Part
-from tpullm.corpus.lines import LINE
-from tpullm.corpus.selection import Placed
-from tpullm.corpus.text_hashes import splitmix64
+from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
 
 LOW, HIGH = 5, 1 << 63  # hashes of what is held out, and of what is not
 FRACTION = 2.0**-40
@@ -104,7 +103,7 @@ def marked(folder: Path, placed: list[Placed], most: int = 1) -> tuple[list[list
     for own in line_ranges:
         repeated_lines.add_up(own)
     for group in groups:
-        marking.mark(group)
+        repeated_lines.mark(group)
     parts = [part for group in groups for part in group.marked()]
     rows = [row for group in groups for row in storage.read_json(group.counts)["rows"]]
     return [part.marks().tolist() for part in parts], rows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.filters import cleaning, japanese_text, line_noise
+from tpullm.corpus.filters import cleaning
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from tpullm.corpus.filters import cleaning, japanese_text, line_noise
 )  # fmt: skip
 def test_noise_goes(line):
     text = f"吾輩は猫である。\n{line}\n\n名前はまだ無い。\n"
-    assert line_noise.without_noise(text) == "吾輩は猫である。\n\n名前はまだ無い。\n"
+    assert cleaning.without_noise(text) == "吾輩は猫である。\n\n名前はまだ無い。\n"
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def test_noise_goes(line):
 )  # fmt: skip
 def test_prose_stays(line):
     text = f"吾輩は猫である。\n{line}\n名前はまだ無い。"
-    assert (line_noise.without_noise(text) == text) == (line != "Home")
+    assert (cleaning.without_noise(text) == text) == (line != "Home")
 
 
 def test_literature_loses_nothing_but_rows_of_symbols(real_text):
     for path in [*(real_text / "soseki").iterdir(), real_text / "tinyshakespeare.txt"]:
         text = path.read_text(encoding="utf-8")
-        left = set(line_noise.without_noise(text).split("\n"))
+        left = set(cleaning.without_noise(text).split("\n"))
         lost = {line for line in text.split("\n") if line not in left}
-        assert not any(map(line_noise.WORD.search, lost))
+        assert not any(map(cleaning.WORD.search, lost))
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_literature_loses_nothing_but_rows_of_symbols(real_text):
     ],
 )
 def test_long_runs_of_a_symbol_are_shortened(text, expected):
-    assert line_noise.without_noise(text) == expected
+    assert cleaning.without_noise(text) == expected
 
 
 @pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 20, 35])
 def test_a_run_is_found_wherever_it_is(monkeypatch, place):
-    monkeypatch.setattr(line_noise, "WINDOW", 11)
+    monkeypatch.setattr(cleaning, "WINDOW", 11)
     letters = "".join(chr(0x4E00 + number) for number in range(60))
     before, after = letters[:place], letters[place:]
-    assert line_noise.without_noise(f"{before}{10 * chr(33)}{after}") == f"{before}!!!{after}"
+    assert cleaning.without_noise(f"{before}{10 * chr(33)}{after}") == f"{before}!!!{after}"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_run_is_found_wherever_it_is(monkeypatch, place):
     ],
 )
 def test_readings_and_notes_go(text, expected):
-    assert japanese_text.without_ruby(text) == expected
+    assert cleaning.without_ruby(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_steps_are_taken_in_their_order():
     ],
 )
 def test_a_script_is_judged_by_its_shares(text, reason):
-    assert japanese_text.odd_script(text) == reason
+    assert cleaning.odd_script(text) == reason
 
 
 @given(st.text("猫《》｜ねこ［＃］\n"))
 def test_only_readings_marks_and_notes_go(text):
-    left = japanese_text.without_ruby(text)
+    left = cleaning.without_ruby(text)
     rest = iter(text)
     assert all(character in rest for character in left)

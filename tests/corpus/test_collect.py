@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import interruptible
-from tpullm.commands import collect as command
+from tpullm.cli import collect as command
 from tpullm.corpus import collect, document_files, reduce, tasks
-from tpullm.corpus.files import parts
-from tpullm.errors import UserError
+from tpullm.corpus.files import source_files
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
+from tpullm.system.errors import UserError
 
 PLACES = "東京 大阪 京都 札幌 福岡 仙台 広島 奈良 長崎 金沢 新潟 静岡".split()
 THINGS = "リンゴ 本 水 魚 肉 野菜 手紙 写真 地図 切符 時計 傘 椅子 鞄 花".split()
@@ -215,7 +215,7 @@ def test_long_documents_are_cut_and_the_number_of_documents_is_kept_to(tmp_path)
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BUNDLE_BYTES", 20_000)
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 20_000)
     monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
     folder = tmp_path / "in"
     folder.mkdir()
@@ -246,7 +246,7 @@ def test_a_generated_source_is_one_task_as_large_as_its_documents(tmp_path):
 
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
-    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(3):
@@ -306,7 +306,7 @@ def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_p
 
 
 def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touches(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(8):
@@ -378,7 +378,7 @@ def test_held_out_documents_of_repeated_lines_are_dropped_too(tmp_path):
 
 def test_lines_are_compared_alike_by_any_number_of_workers_and_another_number_makes_no_part(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "PARALLEL_ENTRY_BYTES", 0)
-    monkeypatch.setattr(parts, "BUNDLE_BYTES", 1)
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     for name, value in (("GROUP_DOCUMENTS", 20), ("RANGE_LINES", 50)):
         monkeypatch.setattr(reduce, name, value)
     folder, made, run_task = tmp_path / "in", [], tasks.run

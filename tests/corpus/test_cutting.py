@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.cutting import cut
+from tpullm.corpus.characters import cut
 
 
 @given(st.text(alphabet="ab 。\n本😀"), st.integers(1, 20))

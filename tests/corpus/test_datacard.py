@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tpullm.corpus import datacard, datacard_markdown
+from tpullm.corpus import datacard
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, USED
 from tpullm.corpus.files.source_files import File, Found
@@ -104,7 +104,7 @@ def test_the_documents_of_a_few_count_as_the_stretches_that_are_made_of_them():
 
 
 def test_the_page_says_all_of_it(card):
-    page = datacard_markdown.markdown(card, CONFIG)
+    page = datacard.markdown(card, CONFIG)
     for line in (
         "8 documents with 10,000 characters. Anything trained on them should name their sources and licences",
         "| source | licence | language | documents | characters | share | training | held out |",
@@ -132,5 +132,5 @@ def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
     counts = Counts()
     counts.add_group({"rows": [ROWS[0]], "examples": []}, few=set())
     files = {name: found(5) for name in ("news", "books", "mine", "web")}
-    page = datacard_markdown.markdown(datacard.numbers(SOURCES[:3], counts, files, Recipe()), CONFIG)
+    page = datacard.markdown(datacard.numbers(SOURCES[:3], counts, files, Recipe()), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.corpus import made_documents
 from tpullm.corpus import document_files
 from tpullm.corpus.document_files import APART, EXACT, NEAR, USED, Part
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
+from tpullm.system.errors import UserError
 
 SOURCE = Source("notes", "text", licence="CC0-1.0", language="ja")
 TEXTS = [f"{number}番目の文です。\n" * 3 for number in range(20)]

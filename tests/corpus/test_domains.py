@@ -5,12 +5,12 @@ import importlib.metadata
 import pytest
 
 from tests.corpus.test_collect import _collect, _recipe, _texts
-from tpullm.corpus import domains, part_identity, question, source_hashes, sources
+from tpullm.corpus import domains, question, sources
 from tpullm.corpus.domains import judging
 from tpullm.corpus.question import Question
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
 from tpullm.run import question_sets
+from tpullm.system.errors import UserError
 
 
 def install(folder, name, version, files):
@@ -64,7 +64,7 @@ def packages(tmp_path, monkeypatch):
     )
 
     def distribution(name):
-        if name in part_identity.LIBRARIES:
+        if name in sources.LIBRARIES:
             return real(name)
         found = importlib.metadata.distributions(name=name, path=[str(folder)])
         return next(iter(found), None) or importlib.metadata.Distribution.from_name("nothing-of-this-name")
@@ -90,11 +90,11 @@ def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path)
 
 
 def test_documents_depend_on_the_versions_of_the_packages(packages):
-    before = source_hashes.upstream([LAW])
+    before = sources.upstream([LAW])
     assert before == {"scancode-toolkit-mini": "1.2, wording 2"}
     metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
     metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
-    assert source_hashes.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
+    assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
 
 
 @pytest.mark.parametrize(

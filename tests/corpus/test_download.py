@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tpullm.corpus.files import download
-from tpullm.errors import UserError
+from tpullm.corpus.files import opened
+from tpullm.system.errors import UserError
 
 BODY = "今日はいい天気ですね。\n".encode() * 1000
 
@@ -37,36 +37,36 @@ def server():
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
-    path = download.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
+    path = opened.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
     assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
     server.shutdown()
-    assert download.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
+    assert opened.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
 
 
 def test_an_interrupted_download_leaves_nothing_and_is_made_again(server, tmp_path):
     server.breaks_off = True
     with pytest.raises(UserError, match=f"broke off after 100 of {len(BODY)} bytes; run the same command again"):
-        download.fetch(f"{server.url}/a.txt", tmp_path)
+        opened.fetch(f"{server.url}/a.txt", tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.breaks_off = False
-    assert download.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
+    assert opened.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
 
 
 def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
     with pytest.raises(UserError, match="the server answers 404"):
-        download.fetch(f"{server.url}/missing", tmp_path)
+        opened.fetch(f"{server.url}/missing", tmp_path)
     port = server.server_port
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
-        download.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
+        opened.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_kept_under_its_name_and_the_hash_of_its_address(tmp_path):
     digest = hashlib.sha256(b"https://example.com/a/b.txt?x=1").hexdigest()
-    assert download.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
-    assert download.place("https://example.com/", tmp_path).name.endswith("-index.html")
-    assert [download.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")] == [True, True] + [
+    assert opened.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
+    assert opened.place("https://example.com/", tmp_path).name.endswith("-index.html")
+    assert [opened.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")] == [True, True] + [
         False
     ] * 2

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import NOT_UTF8, Raw
 from tpullm.corpus.filters import quality, verdicts, words
 from tpullm.corpus.filters.verdicts import Verdict
-from tpullm.corpus.text_hashes import text_hash
-from tpullm.errors import UserError
 from tpullm.recipe.schema import ClassifierConfig, CorpusConfig, Source
+from tpullm.system.errors import UserError
 
 PROSE = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。昨日は雨でした。"
 CONFIG = CorpusConfig(minimum_characters=20)

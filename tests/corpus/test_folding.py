@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import folding
-from tpullm.corpus.folding import folded, normal
+from tpullm.corpus import characters
+from tpullm.corpus.characters import folded, normal
 
 
 def as_text(text):
@@ -52,8 +52,10 @@ def test_width_case_white_space_and_punctuation_are_gone(text, left):
 
 
 def test_every_character_that_is_folded_alone():
-    table = dict(enumerate(folding._table().tolist()))
-    alone = {point: found for point, found in table.items() if found != folding._SLOW and not 0xD800 <= point < 0xE000}
+    table = dict(enumerate(characters._table().tolist()))
+    alone = {
+        point: found for point, found in table.items() if found != characters._SLOW and not 0xD800 <= point < 0xE000
+    }
     wrong = [point for point, found in alone.items() if by_definition(chr(point)) != (chr(found) if found else "")]
     assert wrong == []
     assert len(table) - len(alone) < 3000 + 0x800, "the slow way is for few"

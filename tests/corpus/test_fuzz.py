@@ -17,8 +17,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tpullm.corpus import cutting
-from tpullm.corpus.files import bad_documents, limited_reading, opened, readers
+from tpullm.corpus import characters
+from tpullm.corpus.files import limited_reading, opened, readers
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
@@ -129,13 +129,13 @@ def read_all(folder, count, seed):
         for raw in readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path))):
             found["documents"] += 1
             found["bad"] += bool(raw.problem)
-            told = bad_documents.described(path, raw)
+            told = readers.described(path, raw)
             assert "\n" not in told and told.encode() and not (raw.dropped and raw.text)
             for fact in (raw.url, raw.date, raw.licence, raw.language, raw.record):
                 assert fact.encode() is not None and "\n" not in fact
             if not raw.dropped and not verdicts.unreadable(raw.text):
                 found["texts"] += 1
-                assert "".join(cutting.cut(raw.text, 1000)).encode() and "\r" not in raw.text
+                assert "".join(characters.cut(raw.text, 1000)).encode() and "\r" not in raw.text
         took = time.monotonic() - begin
         if took > found["longest"]:
             found |= {"longest": took, "slowest": path.name}

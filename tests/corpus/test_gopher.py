@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import datatrove_words
-from tpullm.corpus import python_library
+from tpullm.corpus.domains import programming
 from tpullm.corpus.filters import gopher, words
 
 QUALITY = {
@@ -89,7 +89,7 @@ def documents(real_text):
     shakespeare = pages((real_text / "tinyshakespeare.txt").read_text(encoding="utf-8"))[:20]
     lines = (real_text / "instruction_ja.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     dialogues = ["\n".join(turn["text"] for turn in json.loads(line)["utterances"]) for line in lines]
-    topics = [raw.text for raw in python_library.documents(python_library.files("documentation")[0], "documentation")]
+    topics = [raw.text for raw in programming.documents(programming.files("documentation")[0], "documentation")]
     chosen = random.Random(3)
     found = [(page, gopher.JAPANESE) for page in soseki + dialogues] + [(page, gopher.ENGLISH) for page in shakespeare]
     found += [(page, gopher.ENGLISH) for page in topics[:40]]

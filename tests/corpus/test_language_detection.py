@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus import language_detection, language_model
-from tpullm.errors import UserError
+from tpullm.corpus import language_detection
+from tpullm.system.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {
@@ -113,7 +113,7 @@ def test_the_middle_of_a_text_counts_as_much_as_its_beginning():
 
 
 def test_what_is_known_is_what_the_model_knows_and_names_for_it():
-    shipped = set(language_model.model().classes)
+    shipped = set(language_detection.model().classes)
     assert shipped == language_detection.KNOWN - {"nb", "sh", "bo", "fil"} | {language_detection.NO_LANGUAGE}
     assert set(language_detection.LANGUAGES) == set(language_detection.SCRIPTS)
 

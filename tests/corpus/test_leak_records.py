@@ -5,14 +5,14 @@ import multiprocessing
 
 import pytest
 
-from tpullm.cluster.place import Place
-from tpullm.commands import collect as command
-from tpullm.corpus import document_files, leak_records
-from tpullm.corpus.files import parts
+from tpullm.cli import collect as command
+from tpullm.corpus import datacard, document_files
+from tpullm.corpus.files import source_files
 from tpullm.corpus.tenki import documents as tenki_documents
-from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
 from tpullm.run import manifest
+from tpullm.system.cluster.place import Place
+from tpullm.system.errors import UserError
 
 TALES = [text for text in tenki_documents(400, 5) if len(text) > 60]
 QUESTIONS = [
@@ -55,7 +55,7 @@ def collect(made, folder):
 
 
 def records(folder):
-    return [json.loads(line) for line in (folder / "documents" / leak_records.FILE).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (folder / "documents" / datacard.FILE).read_text("utf-8").splitlines()]
 
 
 def kept(folder):
@@ -81,7 +81,7 @@ def test_documents_that_hold_questions_are_named(tmp_path, asked, texts, capsys)
     assert found[1]["passage"] == "whatdidtheoldkeeperofthelighthousesaytothetwosailors" and found[1]["share"] == 1
     (text,) = [one for one in document_files.read(tmp_path / "documents", "tales", "train") if one["text"] == texts[7]]
     assert found[0]["hash"] == text["hash"]
-    assert leak_records.found_in_training(tmp_path / "documents", "quiz") == {0, 3}
+    assert datacard.found_in_training(tmp_path / "documents", "quiz") == {0, 3}
     assert "quiz: 2 of 4 questions are in 1 documents to train on; 0 documents were dropped" in capsys.readouterr().err
     markdown = (tmp_path / "documents" / "datacard.md").read_text("utf-8")
     assert "## Questions of tasks" in markdown and "| quiz | 4 | 2 | 1 | 0 | 1 |" in markdown
@@ -103,7 +103,7 @@ def test_without_tasks_nothing_is_written_and_no_document_differs(tmp_path, aske
     assert "leaks" in collect(recipe(path, asked), tmp_path / "with")
     with_them = kept(tmp_path / "with")
     assert "leaks" not in collect(recipe(path), tmp_path / "with"), "made again, without"
-    assert not (tmp_path / "with" / "documents" / leak_records.FILE).exists()
+    assert not (tmp_path / "with" / "documents" / datacard.FILE).exists()
     assert kept(tmp_path / "with") == with_them
 
 
@@ -144,7 +144,7 @@ def bytes_of(folder):
 
 def collect_share(made, folder, place):
     """In a process of its own; each file is a part."""
-    parts.BUNDLE_BYTES = 1
+    source_files.BUNDLE_BYTES = 1
     command.main(made, folder, place)
 
 

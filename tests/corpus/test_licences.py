@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpullm.corpus.filters import licences
+from tpullm.corpus.filters import verdicts
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ from tpullm.corpus.filters import licences
     ],
 )
 def test_a_licence_is_allowed_if_the_recipe_names_it(licence, allowed, expected):
-    assert licences.is_allowed(licence, allowed) == expected
+    assert verdicts.is_allowed(licence, allowed) == expected

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus.files import markup
+from tpullm.corpus.files import pages
 
 PROSE = "ネットワークの設定を変えるには、次のコマンドを管理者として実行します。"
 DOCBOOK = '<meta name="generator" content="DocBook XSL Stylesheets V1.79.1">'
@@ -16,7 +16,7 @@ def page(body, head=""):
 
 
 def lines(body, head=""):
-    return [line.strip() for line in markup.html_to_text(page(body, head)).splitlines() if line.strip()]
+    return [line.strip() for line in pages.html_to_text(page(body, head)).splitlines() if line.strip()]
 
 
 CODE = "if a:\n    b()\n\n\tc = 1  # two"
@@ -34,18 +34,18 @@ CODE = "if a:\n    b()\n\n\tc = 1  # two"
 )
 def test_code_keeps_its_lines_and_its_indent(around, before):
     code = '<pre class="highlight"><span>if</span> a:\n    <b>b</b>()\n\n\tc = 1  # two</pre>'
-    text = markup.html_to_text(page(f"<p>{PROSE * 4}</p>{before}{around.format(code)}<p>{PROSE * 4}</p>"))
+    text = pages.html_to_text(page(f"<p>{PROSE * 4}</p>{before}{around.format(code)}<p>{PROSE * 4}</p>"))
     assert CODE.expandtabs() in text
 
 
 def test_a_break_in_code_is_a_line():
-    assert "one\ntwo" in markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"))
+    assert "one\ntwo" in pages.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"))
 
 
 @example("␊␠␉␍␛␞␟␝␜␀")
 @given(st.text(st.sampled_from("␊␠␉␍␛␞␟␝␜␀ab\n "), min_size=1, max_size=30))
 def test_marks_in_a_page_stay_what_they_are(code):
-    text = markup.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"))
+    text = pages.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"))
     marks = [letter for letter in code if letter in "␊␠␉␍␛␞␟␝␜␀"]
     assert [letter for letter in text if letter in "␊␠␉␍␛␞␟␝␜␀"] == marks
 

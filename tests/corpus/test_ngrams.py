@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus import characters, ngrams
+from tpullm.corpus import characters, dedup
 
 LETTERS = "aZéİß9½_'-.猫のह्\u0301😀\x7f\x80\u07ff\u0800\uffff \n"  # of one to four bytes, and the last of each
 
@@ -22,8 +22,8 @@ def one_by_one(text):
 @example("?!")
 @example("a" * 31 + " " + "b" * 32 + " " + "c" * 33 + " é" + "d" * 500 + ".")
 def test_words_have_the_crc_of_their_bytes(text):
-    if not ngrams.language_detection.is_spaceless(text):
-        found = ngrams.units(text)
+    if not dedup.language_detection.is_spaceless(text):
+        found = dedup.units(text)
         assert found.dtype == np.uint64 and found.tolist() == one_by_one(text)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.filters import opt_outs
-from tpullm.errors import UserError
+from tpullm.corpus.filters import address_lists
+from tpullm.system.errors import UserError
 
 LIST = """# people who asked
 example.org          # and all below it
@@ -21,7 +21,7 @@ shop.example/list?page=2
 def lists(tmp_path_factory):
     path = tmp_path_factory.mktemp("lists") / "out.txt"
     path.write_text(LIST, encoding="utf-8")
-    return opt_outs.load((str(path),))
+    return address_lists.load((str(path),))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_a_line_that_is_nothing_is_refused(tmp_path, line):
     path = tmp_path / "out.txt"
     path.write_text(f"example.org\n{line}\n")
     with pytest.raises(UserError, match="out.txt: line 2: .* is no domain, address or SHA-256 hash; correct"):
-        opt_outs.load((str(path),))
+        address_lists.load((str(path),))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="corpus.opted_out: .*none.txt: cannot be read"):
-        opt_outs.load((str(tmp_path / "none.txt"),))
+        address_lists.load((str(tmp_path / "none.txt"),))
 
 
 @given(st.sets(st.from_regex(r"[a-z0-9]{1,9}\.(com|jp)", fullmatch=True), min_size=1), st.data())
@@ -79,5 +79,5 @@ def test_exactly_what_is_listed_is_found(tmp_path_factory, names, data):
     path = tmp_path_factory.mktemp("lists") / "out.txt"
     listed = data.draw(st.sets(st.sampled_from(sorted(names))))
     path.write_text("\n".join(listed))
-    found = opt_outs.load((str(path),))
+    found = address_lists.load((str(path),))
     assert {name for name in names if found.address(f"https://www.{name}/x")} == listed

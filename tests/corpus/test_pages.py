@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tpullm.corpus.files import limited_reading, pages
-from tpullm.process import limited
+from tpullm.system.process import limited
 
 PAGE = "<html><body><article><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。</p></article>"
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tpullm.corpus import part_identity
+from tpullm.corpus import sources
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -17,7 +17,7 @@ def named(folder, source=None, config=CONFIG, seed=0, text="本を読む。", **
     (folder / "a.txt").write_text(text, encoding="utf-8")
     source = source or source_of(folder)
     files = [File(folder / "a.txt", "text", (folder / "a.txt").stat().st_size, **file)]
-    return part_identity.key(source, files, config, seed)
+    return sources.key(source, files, config, seed)
 
 
 def source_of(folder, **settings):
@@ -84,7 +84,7 @@ def test_in_how_many_documents_a_line_may_stand_counts_for_no_part(tmp_path):
 
 def test_the_seed_counts_for_what_is_generated():
     source = Source("t", "tenki", documents=3, licence="Apache-2.0")
-    keys = [part_identity.key(source, [], CONFIG, seed) for seed in (0, 0, 1)]
+    keys = [sources.key(source, [], CONFIG, seed) for seed in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -93,7 +93,7 @@ def test_code_counts_and_what_is_written_about_it_does_not(tmp_path):
 
     def meaning(code):
         path.write_text(code)
-        return part_identity._meaning(path)
+        return sources._meaning(path)
 
     code = 'def f(x):\n    """Say x."""\n    return x + 1\n'
     assert meaning(code) == meaning("# new\n" + code.replace("Say x", "Say it").replace("x + 1", "(x+1)"))
@@ -102,6 +102,6 @@ def test_code_counts_and_what_is_written_about_it_does_not(tmp_path):
 
 def test_what_comes_after_a_part_or_plans_it_has_no_part_in_it():
     """Each name is a module of the folder, so that a renamed one is not forgotten."""
-    folder = part_identity.Path(part_identity.__file__).parent
-    assert all(len(list(folder.rglob(f"{name}.py"))) == 1 for name in part_identity._AFTERWARDS)
-    assert set(part_identity.code()) == {"tpullm.corpus", "unicode", *part_identity.LIBRARIES}
+    folder = sources.Path(sources.__file__).parent
+    assert all(len(list(folder.rglob(f"{name}.py"))) == 1 for name in sources._AFTERWARDS)
+    assert set(sources.code()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.files import parts, readers, text_files
+from tpullm.corpus.files import readers, source_files, text_files
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
@@ -29,7 +29,7 @@ FILES = st.lists(
 
 @given(FILES)
 def test_each_byte_is_in_one_part_and_the_parts_are_in_order(files):
-    found = list(parts.parts(files))
+    found = list(source_files.parts(files))
     assert [size for _, size in found] == [sum(file.bytes for file in group) for group, _ in found]
     flat = [file for group, _ in found for file in group]
     whole = [dataclasses.replace(file, start=0, stop=None, bytes=0) for file in flat]
@@ -39,10 +39,10 @@ def test_each_byte_is_in_one_part_and_the_parts_are_in_order(files):
         assert sum(part.bytes for part in own) == file.bytes
         assert [part.stop for part in own] == [*(part.start for part in own[1:]), None]
         assert file.kind == "text" or own == [file]
-        assert all(part.bytes < 2 * parts.RANGE_BYTES for part in own) or file.kind == "html"
+        assert all(part.bytes < 2 * source_files.RANGE_BYTES for part in own) or file.kind == "html"
     for group, _ in found:
         assert len({file.held_out for file in group}) == 1
-        assert len(group) == 1 or all(file.bytes < parts.BUNDLE_BYTES for file in group)
+        assert len(group) == 1 or all(file.bytes < source_files.BUNDLE_BYTES for file in group)
 
 
 def many(count):
@@ -50,30 +50,30 @@ def many(count):
 
 
 def test_bundles_are_about_as_large_as_they_should_be():
-    sizes = [size for _, size in parts.parts(many(10_000))]
-    assert 0.7 < sum(sizes) / len(sizes) / parts.BUNDLE_BYTES < 1.3
-    assert max(sizes) < 10 * parts.BUNDLE_BYTES
+    sizes = [size for _, size in source_files.parts(many(10_000))]
+    assert 0.7 < sum(sizes) / len(sizes) / source_files.BUNDLE_BYTES < 1.3
+    assert max(sizes) < 10 * source_files.BUNDLE_BYTES
     empty = [File(Path(f"{number}.txt"), "text", 0) for number in range(10_000)]
-    assert 10 < len(list(parts.parts(empty))) < 40
+    assert 10 < len(list(source_files.parts(empty))) < 40
 
 
 @pytest.mark.parametrize("place", range(0, 10_000, 997))
 def test_one_file_added_to_ten_thousand_changes_one_bundle(place):
     files = many(10_000)
-    before = set(parts.parts(files))
+    before = set(source_files.parts(files))
     added = File(Path(f"{place:05}-new.txt"), "text", 3_000)
-    after = set(parts.parts([*files[:place], added, *files[place:]]))
+    after = set(source_files.parts([*files[:place], added, *files[place:]]))
     assert len(after - before) == 1  # by chance, one in 667 such files cuts its bundle in two
 
 
 def test_what_is_appended_to_a_large_file_changes_its_last_range():
-    file = File(Path("a.jsonl"), "jsonl", 10 * parts.RANGE_BYTES + 1)
-    before = parts.ranges(file)
-    after = parts.ranges(dataclasses.replace(file, bytes=11 * parts.RANGE_BYTES))
+    file = File(Path("a.jsonl"), "jsonl", 10 * source_files.RANGE_BYTES + 1)
+    before = source_files.ranges(file)
+    after = source_files.ranges(dataclasses.replace(file, bytes=11 * source_files.RANGE_BYTES))
     assert len(before) == 10 and len(after) == 11 and before[:-1] == after[:9]
     for whole in (Path("a.jsonl.gz"), Path("a.jsonl.zst")):
-        assert len(parts.ranges(dataclasses.replace(file, path=whole))) == 1
-    assert len(parts.ranges(dataclasses.replace(file, is_part=True))) == 1
+        assert len(source_files.ranges(dataclasses.replace(file, path=whole))) == 1
+    assert len(source_files.ranges(dataclasses.replace(file, is_part=True))) == 1
 
 
 def read_in_ranges(path, kind, cuts):

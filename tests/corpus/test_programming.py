@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from tests.corpus.test_domains import check
-from tpullm.corpus import domains, python_library, question
-from tpullm.corpus.domains import completions, judging, programming
+from tpullm.corpus import domains, question
+from tpullm.corpus.domains import judging, programming
 from tpullm.corpus.domains.programming import Function
 
 
@@ -16,7 +16,7 @@ def of(asked, kind):
 
 
 def test_functions_are_read_with_their_arguments_and_purpose():
-    found = {function.path: function for function in programming.read(python_library.folder() / "textwrap.py")}
+    found = {function.path: function for function in programming.read(programming.folder() / "textwrap.py")}
     purpose = "Remove any common leading whitespace from every line in `text`."
     assert found["textwrap.dedent"] == Function("textwrap", "dedent", "text", purpose)
     assert found["textwrap.fill"].arguments == "text, width=70, **kwargs"
@@ -25,7 +25,7 @@ def test_functions_are_read_with_their_arguments_and_purpose():
 
 
 def test_private_modules_and_what_is_not_python_have_no_functions(tmp_path, monkeypatch):
-    monkeypatch.setattr(python_library, "folder", lambda: tmp_path)
+    monkeypatch.setattr(programming, "folder", lambda: tmp_path)
     for name, text in (("_private.py", "def f(): pass"), ("broken.py", "def f(:"), ("a.py", "def f(): pass")):
         (tmp_path / name).write_text(text)
     found = [programming.read(tmp_path / name) for name in ("_private.py", "broken.py", "a.py")]
@@ -56,7 +56,7 @@ def test_questions_about_functions():
     assert arguments == {"tea.brew": "leaves, minutes=3", "tea.drink": "cup", "soup.drink": "bowl"}
 
 
-COMPLETIONS = completions.questions()
+COMPLETIONS = programming.completions()
 
 
 def passes(program, tests):
@@ -120,7 +120,7 @@ def test_every_part_of_a_held_out_function_is_learned():
 
 def test_a_japanese_question_has_a_japanese_docstring():
     for asked in COMPLETIONS:
-        assert asked.question.startswith(completions.JAPANESE) == ("を返す。" in asked.question)
+        assert asked.question.startswith(programming.JAPANESE) == ("を返す。" in asked.question)
 
 
 @pytest.mark.slow

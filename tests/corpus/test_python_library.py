@@ -4,12 +4,12 @@ import ast
 
 import pytest
 
-from tpullm.corpus import python_library
-from tpullm.errors import UserError
+from tpullm.corpus.domains import programming
+from tpullm.system.errors import UserError
 
 
 def _documents(name, part):
-    return list(python_library.documents(python_library.folder() / name, part))
+    return list(programming.documents(programming.folder() / name, part))
 
 
 def test_topics_are_one_document_each():
@@ -32,7 +32,7 @@ def test_code_is_the_module_without_its_docstrings():
     scopes = [node for node in ast.walk(module) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
     assert all(ast.get_docstring(scope) is None for scope in scopes)
     assert "Remove any common leading whitespace" not in code.text
-    original = (python_library.folder() / "textwrap.py").read_text(encoding="utf-8")
+    original = (programming.folder() / "textwrap.py").read_text(encoding="utf-8")
     assert {node.name for node in scopes[1:]} == {
         node.name for node in ast.walk(ast.parse(original)) if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
@@ -40,20 +40,20 @@ def test_code_is_the_module_without_its_docstrings():
 
 def test_a_body_that_is_only_a_docstring_stays_a_body():
     source = 'class A(Exception):\n    """Text.\n\n    More.\n    """\n\ndef f(): "one line"\n'
-    code = python_library._without_docstrings(ast.parse(source), source)
+    code = programming._without_docstrings(ast.parse(source), source)
     assert code == 'class A(Exception):\n    pass\n\ndef f(): "one line"\n'
 
 
 def test_files_are_sorted_and_hold_no_tests():
-    files = python_library.files("")
+    files = programming.files("")
     assert files[0].name == "topics.py" and files[1:] == sorted(files[1:])
-    assert python_library.files("code") == files[1:]
-    assert not any("test" in path.relative_to(python_library.folder()).parts for path in files)
+    assert programming.files("code") == files[1:]
+    assert not any("test" in path.relative_to(programming.folder()).parts for path in files)
 
 
 def test_an_unknown_part_is_refused():
     with pytest.raises(UserError, match="documentation, code or nothing"):
-        python_library.files("tests")
+        programming.files("tests")
 
 
 SOURCE = '''"""Of the module."""
@@ -87,19 +87,19 @@ if True:
 
 
 def test_docstrings_stand_under_the_names_that_a_reader_sees():
-    told = python_library._docstrings(ast.parse(SOURCE), "package.module")
+    told = programming._docstrings(ast.parse(SOURCE), "package.module")
     assert told == (
         "package.module\n\nOf the module.\n\nclass A\n\nOf the class.\n\n"
         "A.f(self, x, *, y=1)\n\nOf the method.\n\nIndented.\n"
     )
-    assert [title for _, title in python_library._scopes(ast.parse(SOURCE), "m")] == [
+    assert [title for _, title in programming._scopes(ast.parse(SOURCE), "m")] == [
         "m", "class A", "A.f(self, x, *, y=1)", "class A.B", "A.B.g(self)", "undocumented()",
     ]  # fmt: skip
-    assert python_library._docstrings(ast.parse("x = 1"), "m") == ""
+    assert programming._docstrings(ast.parse("x = 1"), "m") == ""
 
 
 def test_every_docstring_is_gone_from_the_code_and_nothing_else():
-    code = python_library._without_docstrings(ast.parse(SOURCE), SOURCE)
+    code = programming._without_docstrings(ast.parse(SOURCE), SOURCE)
     assert '"""' not in code
     kept = ast.parse(code)
     assert [node.name for node in ast.walk(kept) if hasattr(node, "name")] == [
@@ -111,13 +111,13 @@ def test_every_docstring_is_gone_from_the_code_and_nothing_else():
     assert all(line in code.split("\n") for line in lines)
     assert code.count("pass") == 2  # the bodies that were a docstring alone
     plain = "x = 1\n\ndef f():\n    return 'text'\n"
-    assert python_library._without_docstrings(ast.parse(plain), plain) == plain
+    assert programming._without_docstrings(ast.parse(plain), plain) == plain
 
 
 def test_a_module_is_named_as_it_is_imported():
-    folder = python_library.folder()
-    assert python_library.module_name(folder / "json" / "__init__.py") == "json"
-    assert python_library.module_name(folder / "json" / "decoder.py") == "json.decoder"
+    folder = programming.folder()
+    assert programming.module_name(folder / "json" / "__init__.py") == "json"
+    assert programming.module_name(folder / "json" / "decoder.py") == "json.decoder"
 
 
 @pytest.mark.parametrize(("part", "languages"), [("", ["en", "code"]), ("documentation", ["en"]), ("code", ["code"])])
@@ -127,4 +127,4 @@ def test_a_part_of_the_library_is_its_documentation_or_its_code(part, languages)
 
 def test_a_file_of_another_python_is_dropped(tmp_path):
     (tmp_path / "old.py").write_text("print 'text'\n")
-    assert [raw.dropped for raw in python_library.documents(tmp_path / "old.py", "")] == ["not Python"]
+    assert [raw.dropped for raw in programming.documents(tmp_path / "old.py", "")] == ["not Python"]

@@ -8,8 +8,8 @@ import pytest
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.filters import quality, quality_classifier, verdicts
-from tpullm.errors import UserError
 from tpullm.recipe.schema import ClassifierConfig, CorpusConfig, Source
+from tpullm.system.errors import UserError
 
 GOOD = """朝の窓を開けて外を見る。夜の雨が庭の石を黒く光らせていた。台所では母が味噌汁を作っている。
 橋のたもとで友人に会う。桜はとうに散った。若い葉が風に揺れていた。""".replace("\n", "").split("。")[:-1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus import question_windows
-from tpullm.corpus.folding import normal
+from tpullm.corpus.characters import normal
 from tpullm.corpus.question_windows import TaskQuestions, Wording, windows_of
 
 ENGLISH = "what did the old keeper of the lighthouse say to the two sailors who came at night with a broken lamp"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.corpus.document import Raw
-from tpullm.corpus.files import bad_documents, markup, opened, readers
+from tpullm.corpus.files import opened, pages, readers
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
@@ -34,7 +34,7 @@ def wrong(path, raws):
     """The one document that cannot be read, as the user is told of it."""
     (raw,) = [raw for raw in raws if raw.problem]
     assert raw.dropped in ("could not be read", "broken record", "too large") and raw.text == ""
-    told = bad_documents.described(path, raw)
+    told = readers.described(path, raw)
     assert told.startswith(f"{path}: ") and "\n" not in told
     return told.removeprefix(f"{path}: ")
 
@@ -229,14 +229,14 @@ def test_markdown_loses_front_matter(tmp_path, matter, end):
 
 @given(st.lists(st.sampled_from(["<!--", "-->", "-", "<!", ">", "a", "\n"]), max_size=30).map("".join))
 def test_comments_are_what_the_pattern_says(source):
-    assert markup._without_comments(source) == re.sub("<!--.*?-->", "", source, flags=re.DOTALL)
+    assert pages._without_comments(source) == re.sub("<!--.*?-->", "", source, flags=re.DOTALL)
 
 
 def test_markdown_takes_time_by_its_length(tmp_path):
     for unit in ("<!--", "<!-- -->", "---\n", "a: b\n", "<!", "-"):
         text = "---\n" + unit * (4_000_000 // len(unit))
         begin = time.process_time()
-        markup.markdown_to_text(text)
+        pages.markdown_to_text(text)
         assert time.process_time() - begin < 5  # 0.2 s; by the pattern `<!--.*?-->`, 160 kB took 48 s
 
 

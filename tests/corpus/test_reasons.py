@@ -3,16 +3,16 @@
 import ast
 from pathlib import Path
 
-from tpullm.corpus import document, reasons
+from tpullm.corpus import datacard_counts, document
+from tpullm.corpus.datacard_counts import REASONS
 from tpullm.corpus.files import warc
-from tpullm.corpus.filters import gopher, web_rules
-from tpullm.corpus.reasons import REASONS
+from tpullm.corpus.filters import gopher
 
 FILES = (
     "verdicts quality gopher web_rules japanese_text rights opt_outs document_files document warc python_library "
     "source_files"
 ).split()
-FOLDER = Path(reasons.__file__).parent
+FOLDER = Path(datacard_counts.__file__).parent
 
 
 def parsed(name):
@@ -46,6 +46,6 @@ def test_every_reason_has_a_meaning():
     known = set(REASONS)
     for name in ("gopher", "web_rules", "japanese_text", "verdicts", "opt_outs"):
         assert returned(name) - known == set()
-    assert {*web_rules.DROPPING} <= known
+    assert {*gopher.DROPPING} <= known
     assert {*document.BAD, document.NOT_UTF8.dropped, warc.NOT_A_PAGE, warc.NO_SUCCESS} <= known
     assert {"repeated lines", "repeated phrases"} <= returned("gopher") and gopher.limits("en")

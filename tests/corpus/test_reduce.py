@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.made_facts import Document, Made, marked, written
-from tpullm import storage
-from tpullm.corpus import dedup, marking, reduce
+from tpullm.corpus import dedup, reduce, repeated_lines
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
-from tpullm.corpus.selection import Placed
+from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
 
 
 def by_brute_force(made: list[Made]) -> list[list[int]]:
@@ -79,7 +79,7 @@ def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(ma
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(reduce, "GROUP_DOCUMENTS", group),
         mock.patch.object(reduce, "RANGE_ENTRIES", entries),
-        mock.patch("tpullm.storage.atomic._sync"),  # most of the time, and nothing is lost here
+        mock.patch("tpullm.system.storage.atomic._sync"),  # most of the time, and nothing is lost here
     ):
         found, rows = marked(Path(folder), written(Path(folder), made))
     expected = by_brute_force(made)
@@ -107,7 +107,7 @@ def test_ranges_are_as_many_as_keep_each_below_its_bound():
 def test_what_is_counted_has_characters_and_the_first_copies_as_examples(tmp_path):
     copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(30))
     groups, ranges = reduce.divide(written(tmp_path, [Made(copies)]), tmp_path / "work", tmp_path / "marks" / "corpus")
-    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (marking.mark, groups)):
+    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (repeated_lines.mark, groups)):
         for thing in things:
             step(thing)
     counted = storage.read_json(groups[0].counts)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.corpus.made_facts import Document, Made, marked, written
 from tpullm.corpus import dedup, reduce, repeated_lines
 from tpullm.corpus.document_files import APART, EXACT, LINES, USED, Part
-from tpullm.corpus.selection import Placed
+from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
 
 LINE_LISTS = st.dictionaries(st.integers(0, 12), st.integers(1, 30), max_size=6).map(lambda own: tuple(own.items()))
@@ -81,7 +81,7 @@ def test_documents_of_repeated_lines_are_marked_for_any_groups_and_ranges(made, 
         mock.patch.object(reduce, "GROUP_DOCUMENTS", documents),
         mock.patch.object(reduce, "GROUP_LINES", lines),
         mock.patch.object(reduce, "RANGE_LINES", in_range),
-        mock.patch("tpullm.storage.atomic._sync"),  # most of the time, and nothing is lost here
+        mock.patch("tpullm.system.storage.atomic._sync"),  # most of the time, and nothing is lost here
     ):
         placed = written(Path(folder), made)
         before, _ = marked(Path(folder), [replace(one, lines=0) for one in placed])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.corpus import language_detection
-from tpullm.corpus.filters import gopher, repetition, words
-from tpullm.corpus.text_hashes import splitmix64
+from tpullm.corpus.dedup import splitmix64
+from tpullm.corpus.filters import gopher, quality, words
 
 
 def repeated_characters(found, n):
@@ -50,7 +50,7 @@ def test_a_page_is_judged_by_its_n_grams(numbers, different, marked):
     """Marks are no words; a page of fewer than 100 words is not judged."""
     found = [f"word{number % different}" for number in numbers]
     text = (" , " if marked else " ").join(found)
-    assert repetition.is_repetitive(text) == (repeats(text, found) and len(found) >= 100)
+    assert quality.is_repetitive(text) == (repeats(text, found) and len(found) >= 100)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_page_is_judged_by_its_n_grams(numbers, different, marked):
 )
 def test_a_page_is_judged_by_its_repeated_lines(lines, expected):
     """More than 30 % of the lines, with more than 20 % of the characters."""
-    assert repetition.is_repetitive("\n".join(lines)) == expected
-    assert repetition.is_repetitive("\n \n".join(lines)) == expected  # empty lines are none
+    assert quality.is_repetitive("\n".join(lines)) == expected
+    assert quality.is_repetitive("\n \n".join(lines)) == expected  # empty lines are none
 
 
 @pytest.mark.parametrize(("bad", "good", "expected"), [(1, 1, False), (2, 1, True), (1, 2, False), (1, 0, True)])
@@ -72,13 +72,13 @@ def test_a_book_is_repetitive_if_most_of_its_pages_are(bad, good, expected):
     pages = ["the same words\n" * 1000] * bad + [" ".join(map(str, range(5000)))] * good
     text = "".join(page[:9999] + "\n" for page in pages)
     assert len(text) == 10_000 * (bad + good)
-    assert repetition.is_repetitive(text) == expected
+    assert quality.is_repetitive(text) == expected
 
 
 @pytest.mark.parametrize(("sentence", "expected"), [("毎日学校で本を読みます。", True), ("", False)])
 def test_a_japanese_sentence_again_and_again_is_repetitive(sentence, expected):
     text = "".join(chr(0x4E00 + 7 * place) + "は" + chr(0x3042 + place % 80) + "と" for place in range(200))
-    assert repetition.is_repetitive(text + sentence * 30) == expected
+    assert quality.is_repetitive(text + sentence * 30) == expected
 
 
 def test_books_are_not_repetitive():
@@ -89,4 +89,4 @@ def test_books_are_not_repetitive():
         pytest.skip("no test data: set TPULLM_TEST_DATA to its folder")
     for book, name in zip(books, ("ja", "en"), strict=True):
         text = book.read_text(encoding="utf-8")
-        assert language_detection.is_language(text, name) and not repetition.is_repetitive(text)
+        assert language_detection.is_language(text, name) and not quality.is_repetitive(text)

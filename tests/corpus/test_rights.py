@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import Raw
 from tpullm.corpus.files import reservations
-from tpullm.corpus.filters import rights
-from tpullm.corpus.text_hashes import text_hash
+from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import CorpusConfig, Source
 
 SOURCE = Source("s", "text", licence="CC-BY-4.0")
@@ -93,20 +93,20 @@ def test_any_page_is_read(head, value):
     [("noai", "reserved (noai)"), ("tdm-reservation", "reserved (tdm-reservation)"), ("no!", "reserved"), ("", "")],
 )
 def test_what_is_reserved_is_left_out(reserved, reason):
-    assert rights.left_out(Raw("a", reserved=reserved), "a", SOURCE, CorpusConfig()) == reason
+    assert verdicts.left_out(Raw("a", reserved=reserved), "a", SOURCE, CorpusConfig()) == reason
 
 
 def test_a_document_has_the_licence_of_its_source_unless_it_has_its_own():
     config = CorpusConfig(licences=["CC-BY-4.0"])
-    assert rights.left_out(Raw("a"), "a", SOURCE, config) == ""
-    assert rights.left_out(Raw("a", licence="CC-BY-NC-4.0"), "a", SOURCE, config) == "licence not allowed"
+    assert verdicts.left_out(Raw("a"), "a", SOURCE, config) == ""
+    assert verdicts.left_out(Raw("a", licence="CC-BY-NC-4.0"), "a", SOURCE, config) == "licence not allowed"
 
 
 def test_a_text_is_opted_out_by_its_hash_as_it_was_read_and_as_it_would_be_trained_on(tmp_path):
     listed = tmp_path / "out.txt"
     listed.write_text(text_hash("as read") + "\n" + text_hash("cleaned").upper() + "\nexample.org\n")
     config = CorpusConfig(opted_out=[str(listed)])
-    assert rights.left_out(Raw("as read"), "x", SOURCE, config) == "opted out by hash"
-    assert rights.left_out(Raw("x"), "cleaned", SOURCE, config) == "opted out by hash"
-    assert rights.left_out(Raw("x"), "x", SOURCE, config) == ""
-    assert rights.left_out(Raw("x", url="http://example.org"), "x", SOURCE, config) == "opted out by domain"
+    assert verdicts.left_out(Raw("as read"), "x", SOURCE, config) == "opted out by hash"
+    assert verdicts.left_out(Raw("x"), "cleaned", SOURCE, config) == "opted out by hash"
+    assert verdicts.left_out(Raw("x"), "x", SOURCE, config) == ""
+    assert verdicts.left_out(Raw("x", url="http://example.org"), "x", SOURCE, config) == "opted out by domain"

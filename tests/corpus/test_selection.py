@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tpullm.corpus import selection, split, tasks
+from tpullm.corpus import held_out as split
+from tpullm.corpus import reduce, tasks
 from tpullm.corpus.document_files import APART, BEYOND, USED, Part
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -32,7 +33,7 @@ def placed(monkeypatch, parts, config=CONFIG):
     monkeypatch.setattr(tasks, "summary", summary)
     monkeypatch.setattr(tasks, "arrays", lambda part, *names: facts[part.key])
     sources = list({source.name: source for source, *_ in parts}.values())
-    found = selection.place(sources, done, config)
+    found = reduce.place(sources, done, config)
     return found, [one.marks(*facts[one.part.key]).tolist() for one in found]
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm import storage
-from tpullm.corpus import source_hashes, sources
+from tpullm.corpus import sources
 from tpullm.corpus.files import readers, source_files
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 
 def _names(found):
@@ -81,7 +81,7 @@ def test_what_is_no_file_is_named_and_left_out(tmp_path):
     assert _names(found.files) == [("a.txt", "text", False)]
     names = ["broken.txt", "itself.txt", "null.txt", "pipe.txt", "round", "socket.txt"]
     assert found.skipped == {"a broken link, or no file": names}
-    assert list(source_hashes.upstream([source])["s"][0]) == ["a.txt"]
+    assert list(sources.upstream([source])["s"][0]) == ["a.txt"]
 
 
 def test_json_is_json_lines_only_where_the_source_says_so(tmp_path):
@@ -131,8 +131,8 @@ def test_a_name_may_hold_any_bytes(tmp_path):
     assert all(name.isprintable() and name.encode() for name in names)
     assert found.skipped == {"unknown extension (.png)": ["\\xff.png"]}
     assert {len(list(readers.read(file, source))) for file in found.files} == {1}
-    assert len(source_hashes.upstream([source])["s"][0]) == len(ODD) + 1
-    json.dumps(source_hashes.upstream([source]), ensure_ascii=False).encode()
+    assert len(sources.upstream([source])["s"][0]) == len(ODD) + 1
+    json.dumps(sources.upstream([source]), ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,11 @@ def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
         texts = [[raw.text for raw in readers.read(file, source)] for file in files.files]
         found.append((_names(files.files), [file.bytes for file in files.files], files.skipped, texts))
     assert found[0] == found[1] and len(found[0][0]) == 3
-    before = source_hashes.upstream([source])
+    before = sources.upstream([source])
     (bucket / "texts" / "b.txt").write_text("text of b.txt\n")
-    assert source_hashes.upstream([source]) == before
+    assert sources.upstream([source]) == before
     (bucket / "texts" / "b.txt").write_text("other\n")
-    assert source_hashes.upstream([source]) != before
+    assert sources.upstream([source]) != before
 
 
 def test_the_files_of_the_python_library_are_code(tmp_path):

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tpullm.corpus import sources
-from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.system.errors import UserError
 
 
 @pytest.mark.parametrize(

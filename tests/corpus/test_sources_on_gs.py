@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.corpus.test_collect import _story
-from tpullm import storage
+from tpullm.system import storage
 
 # Small parts, so that worker processes have something to share; the large file is cut.
 PROGRAM = """

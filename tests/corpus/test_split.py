@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus import split
-from tpullm.corpus.cutting import cut
-from tpullm.corpus.text_hashes import text_hash
+from tpullm.corpus import held_out as split
+from tpullm.corpus.characters import cut
+from tpullm.corpus.dedup import text_hash
 
 LINES = [f"{number}番目の行です。今日はいい天気ですね。\n" for number in range(2000)]
 

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.corpus import dedup, document_files, lines, tasks
+from tpullm.corpus import dedup, document_files, tasks
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.tasks import Task
-from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
 
 SOURCE = Source("s", "text", licence="CC0-1.0", filter=False)
@@ -118,7 +118,7 @@ def test_lines_are_kept_of_what_is_judged_if_the_recipe_compares_them(tmp_path):
     task = dataclasses.replace(task, files=(*task.files, code))
     tasks.run(task)
     found, counts = tasks.arrays(task.part, "lines", "line_counts")
-    assert counts.tolist() == [2, 0, 0] and np.array_equal(found, lines.of(page)) and tasks.summary(task)["lines"] == 2
+    assert counts.tolist() == [2, 0, 0] and np.array_equal(found, dedup.of(page)) and tasks.summary(task)["lines"] == 2
     for settings in ({"filter": False}, {"deduplicate": False}):
         tasks.run(dataclasses.replace(task, source=dataclasses.replace(source, **settings)))
         assert "lines" not in tasks.summary(task)

@@ -15,7 +15,7 @@ from tpullm.corpus.tenki import blanks, distribution
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probability, outline, start
 from tpullm.corpus.tenki.wording import wording
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 
 DOCUMENTS = list(tenki.documents(20_000, seed=11))
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.text_hashes import GOLDEN, splitmix64, text_hash
+from tpullm.corpus.dedup import GOLDEN, splitmix64, text_hash
 
 # The first outputs of the published generator (Vigna, prng.di.unimi.it/splitmix64.c) from seed 1234567.
 PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.corpus.test_collect import _collect, _recipe, _source, _story, _write
 from tpullm.corpus import document_files, tracing
-from tpullm.corpus.text_hashes import text_hash
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.tracing import Wanted
 
 TEXTS = [_story(number) for number in range(60)]
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
         _write(folder / "in" / f"{number}.jsonl", TEXTS[20 * number : 20 * number + 20])
     _write(folder / "in" / "3.jsonl", [TEXTS[3], "短い"])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tpullm.corpus.files.parts.BUNDLE_BYTES", 1)
+        patched.setattr("tpullm.corpus.files.source_files.BUNDLE_BYTES", 1)
         patched.setattr(document_files, "GROUP_CHARACTERS", 500)
         _collect(_recipe(_source(folder / "in")), folder / "run")
     return folder / "run"

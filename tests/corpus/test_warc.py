@@ -9,7 +9,7 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from tpullm.corpus.files import bad_documents, opened, pages, readers
+from tpullm.corpus.files import opened, pages, readers
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
@@ -195,7 +195,7 @@ def test_a_warc_that_is_cut_off_is_named_and_what_was_before_is_read(tmp_path, k
 @pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"not a warc file at all\n" * 10, b"\0" * 100])
 def test_what_is_no_warc_is_named(tmp_path, data):
     (raw,) = read_records(tmp_path, data)
-    told = bad_documents.described(tmp_path / "a.warc", raw)
+    told = readers.described(tmp_path / "a.warc", raw)
     assert told == f"{tmp_path}/a.warc: is not WARC or is cut off; copy or download it again"
 
 
@@ -215,7 +215,7 @@ def test_a_length_beyond_the_file_is_named(tmp_path):
 
 def test_an_answer_that_is_none_is_broken_and_named(tmp_path):
     first, second = read_records(tmp_path, record(b"garbage"), record(answer()))
-    told = bad_documents.described(tmp_path / "a.warc", first)
+    told = readers.described(tmp_path / "a.warc", first)
     assert told.endswith("a.warc: record 1 is no answer of a web server") and SAID in second.text
 
 

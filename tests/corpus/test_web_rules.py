@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import datatrove_words
-from tpullm.corpus import python_library
-from tpullm.corpus.filters import web_rules
+from tpullm.corpus.domains import programming
+from tpullm.corpus.filters import gopher
 
 ENGLISH = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
 LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]
@@ -31,7 +31,7 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
     ],
 )
 def test_fineweb(text, language, reason):
-    assert web_rules.fineweb(text, language) == reason
+    assert gopher.fineweb(text, language) == reason
 
 
 FINEWEB_REASONS = {
@@ -50,7 +50,7 @@ def test_fineweb_decides_as_datatrove_does_on_made_texts(parts, language):
 
     text = "".join(parts)
     kept = datatrove_words.fineweb(language).filter(Document(text, ""))
-    assert web_rules.fineweb(text, language) == ("" if kept is True else FINEWEB_REASONS[kept[1]])
+    assert gopher.fineweb(text, language) == ("" if kept is True else FINEWEB_REASONS[kept[1]])
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_fineweb_decides_as_datatrove_does_on_made_texts(parts, language):
     ],
 )
 def test_c4(text, language, reason):
-    assert web_rules.c4(text, language)[0] == reason
+    assert gopher.c4(text, language)[0] == reason
 
 
 def test_c4_removes_lines_of_boilerplate_and_marks_of_citations():
     text = ENGLISH + "Please enable JavaScript to go on.\nWe use cookies to know you.\nMenu\n" + ENGLISH[:-1] + "[12]\n"
-    reason, left = web_rules.c4(text + ENGLISH * 4, "en")
+    reason, left = gopher.c4(text + ENGLISH * 4, "en")
     assert reason == "" and left == (ENGLISH * 6).strip()
 
 
@@ -107,15 +107,13 @@ PARTS = [
 @given(st.lists(st.sampled_from(PARTS), max_size=30), st.sampled_from(["en", "ja"]))
 def test_c4_decides_as_datatrove_does_on_made_texts(parts, language):
     text = "".join(parts)
-    assert web_rules.c4(text, language) == of_datatrove(text, language)
+    assert gopher.c4(text, language) == of_datatrove(text, language)
 
 
 def test_c4_decides_as_datatrove_does_on_real_texts(real_text):
-    texts = [
-        (raw.text, "en") for raw in python_library.documents(python_library.files("documentation")[0], "documentation")
-    ]
+    texts = [(raw.text, "en") for raw in programming.documents(programming.files("documentation")[0], "documentation")]
     shakespeare = (real_text / "tinyshakespeare.txt").read_text(encoding="utf-8")
     soseki = (real_text / "soseki" / "bottyan.txt").read_text(encoding="utf-8")
     texts += [(shakespeare[start : start + 3000], "en") for start in range(0, 90_000, 3000)]
     texts += [(soseki[start : start + 1000], "ja") for start in range(0, 30_000, 1000)]
-    assert [text for text, language in texts if web_rules.c4(text, language) != of_datatrove(text, language)] == []
+    assert [text for text, language in texts if gopher.c4(text, language) != of_datatrove(text, language)] == []

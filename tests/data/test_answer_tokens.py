@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, NUMBERS, characters, say  # noqa: F401
-from tests.huggingface.published import CHATML, change, directory
+from tests.formats.huggingface.published import CHATML, change, directory
 from tests.tokenizer.test_published import CALLED, CALLING, MARKED, THINKING, TOOLS
-from tpullm.data.answer_tokens import answer, pair
+from tpullm.data.conversations import answer, pair
 from tpullm.data.examples import Judged, Preference
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
 
 TEMPLATES = {

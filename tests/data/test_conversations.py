@@ -6,8 +6,8 @@ import pytest
 from tpullm.data import conversations
 from tpullm.data.examples import Conversation, identity
 from tpullm.data.stream import Stream, evaluation_batches
-from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import trainer as tokenizers
 
 NUMBERS = "〇一二三四五六七八九"

@@ -16,22 +16,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, say, write
-from tpullm import storage
 from tpullm.corpus import tenki
-from tpullm.data.examples import (
-    Conversation,
-    Judged,
-    Preference,
-    Prompt,
-    example_rows,
-    identity,
-    json_rows,
-    read,
-    split,
-)
+from tpullm.data.examples import Conversation, Judged, Preference, Prompt, example_rows, identity, read, split
 from tpullm.data.examples.example_rows import rows
 from tpullm.data.examples.shapes import SHAPES, Columns, examples
-from tpullm.errors import UserError
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 TALKS = [Conversation(chat) for chat in CHATS]
 
@@ -407,7 +397,7 @@ FORMS = {
 def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch):
     path, rows = tmp_path / name, rows_of(TALKS)
     if small:  # than the text of the file, and than any row
-        monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 400)
+        monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 400)
     if name == "c.parquet":
         parquet(path, rows)
     elif name.endswith(".gz"):
@@ -419,7 +409,7 @@ def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch
 
 @pytest.mark.parametrize("spaces", [0, 450, 1100])
 def test_white_space_before_a_row_may_be_longer_than_a_row(tmp_path, spaces, monkeypatch):
-    monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 400)
+    monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 400)
     text = f"[{',  '.join(' ' * spaces + json.dumps(row) for row in rows_of(TALKS))}]"
     (tmp_path / "a.json").write_text(text)
     assert all_of(tmp_path / "a.json") == TALKS
@@ -494,7 +484,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: text[:20])
 def test_broken_json_is_refused_with_its_row(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 1_000)
+    monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 1_000)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=rf"a\.json: {BROKEN[text]}"):
         list(rows(tmp_path / "a.json"))
@@ -508,7 +498,7 @@ def test_json_that_python_can_not_read_is_refused_with_its_row(tmp_path, text, t
 
 
 def test_a_long_row_costs_no_more_than_its_bound(tmp_path, monkeypatch):
-    for module in (json_rows, example_rows):
+    for module in (example_rows, example_rows):
         monkeypatch.setattr(module, "MOST_ROW_BYTES", 1 << 16)
     for name, begin in {"a.jsonl.gz": "", "a.json.gz": "[", "b.json.gz": "[" + " " * 10**7}.items():
         (tmp_path / name).write_bytes(gzip.compress(f'{begin}{{"messages": "{"x" * 10**7}'.encode(), 1))
@@ -520,7 +510,7 @@ def test_a_long_row_costs_no_more_than_its_bound(tmp_path, monkeypatch):
 
 
 def test_a_row_of_just_the_bound_is_read(tmp_path, monkeypatch):
-    for module in (json_rows, example_rows):
+    for module in (example_rows, example_rows):
         monkeypatch.setattr(module, "MOST_ROW_BYTES", len(json.dumps(GOOD)) + 1)  # and a line's end
     longer = {
         "messages": [*GOOD["messages"][:-1], {"role": "assistant", "content": GOOD["messages"][1]["content"] + "xx"}]

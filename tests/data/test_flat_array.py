@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.data import flat_array
+from tpullm.data import token_store
 
 SIZE, SHARD = 3 * 64 + 64, 64
 
@@ -15,11 +15,11 @@ def written(request, tmp_path_factory):
     """An array of four shards, of four chunks each."""
     folder = tmp_path_factory.mktemp("arrays") / "array"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(flat_array, "CHUNK_TOKENS", SHARD // 4)
-        patched.setattr(flat_array, "SHARD_TOKENS", SHARD)
+        patched.setattr(token_store, "CHUNK_TOKENS", SHARD // 4)
+        patched.setattr(token_store, "SHARD_TOKENS", SHARD)
         values = np.random.default_rng(0).integers(0, 60_000, request.param).astype(np.uint16)
-        flat_array.write_all(folder, values)
-    return values, [flat_array.Mapped(folder), flat_array.Remote(folder)]
+        token_store.write_all(folder, values)
+    return values, [token_store.Mapped(folder), token_store.Remote(folder)]
 
 
 @given(st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=8))

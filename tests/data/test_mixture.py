@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from tests.data.test_batch import Numbered
 from tpullm.data import mixture, token_store
-from tpullm.data.mixture import Schedule, Subset
-from tpullm.data.row_order import Order
+from tpullm.data.mixture import Order, Schedule, Subset
 from tpullm.data.stream import Stream, pretraining_stream
-from tpullm.errors import UserError
 from tpullm.recipe.checks import check
 from tpullm.recipe.schema import CorpusConfig, MixtureConfig, Phase, Recipe, Source, TrainConfig
+from tpullm.system.errors import UserError
 
 B, T = 8, 32
 WEIGHT = st.one_of(st.just(0.0), st.floats(0.05, 1))

@@ -2,7 +2,7 @@ import grain
 import numpy as np
 import pytest
 
-from tpullm.data.row_order import Order
+from tpullm.data.mixture import Order
 
 SOURCES = {
     "one": ([97], [1.0], [3]),

@@ -10,8 +10,8 @@ from tests.data.test_batch import Numbered
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches, pretraining_stream
-from tpullm.errors import UserError
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source, TrainConfig
+from tpullm.system.errors import UserError
 
 B, T = 8, 32
 FIELDS = ("inputs", "targets", "segment_ids", "positions", "weights")

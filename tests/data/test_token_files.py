@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.data import token_files
-from tpullm.data.mapped_files import MappedFiles
-from tpullm.errors import UserError
+from tpullm.data.token_files import MappedFiles
+from tpullm.system.errors import UserError
 
 END = 7
 DOCUMENTS = [[1, 2, END], [END], [3, 60_000, 4, END], [], [5, END]]

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_token_files import array, datatrove, llm_c, megatron
-from tpullm.corpus import split, tenki
+from tpullm.corpus import held_out, tenki
 from tpullm.data import token_files, token_index
 from tpullm.data.stream import Stream, evaluation_batches
 from tpullm.data.token_store import TokenStore
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Source, TokenizerConfig
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import load, trainer
 
 END, V = 2, 300
@@ -75,7 +75,7 @@ def test_a_document_is_known_by_its_tokens_whatever_the_windows(tmp_path_factory
 @given(st.floats(0, 1), st.lists(st.integers(0, 2**64 - 1), min_size=1))
 def test_the_split_is_that_of_text(fraction, ids):
     chosen = token_index._is_held_out(np.array(ids, np.uint64), fraction)
-    expected = [number < split.bound(fraction) for number in ids]
+    expected = [number < held_out.bound(fraction) for number in ids]
     if any(expected) or fraction == 0 or len(ids) == 1:
         assert chosen.tolist() == expected
     else:

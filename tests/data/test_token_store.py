@@ -3,8 +3,8 @@ import mmap
 import numpy as np
 import pytest
 
-from tpullm.data import flat_array, token_store
-from tpullm.errors import UserError
+from tpullm.data import token_store
+from tpullm.system.errors import UserError
 
 
 def random_part(rng, documents, dtype=np.uint16):
@@ -25,8 +25,8 @@ def parts():
 @pytest.fixture
 def small_shards(monkeypatch):
     """Chunks and shards so small that documents lie across their borders."""
-    monkeypatch.setattr(flat_array, "CHUNK_TOKENS", 64)
-    monkeypatch.setattr(flat_array, "SHARD_TOKENS", 64 * 8)
+    monkeypatch.setattr(token_store, "CHUNK_TOKENS", 64)
+    monkeypatch.setattr(token_store, "SHARD_TOKENS", 64 * 8)
 
 
 @pytest.fixture
@@ -136,13 +136,13 @@ def test_a_broken_shard_is_refused(opened, damage):
 
 def test_whole_shards_are_written_as_soon_as_they_are_full(small_shards, tmp_path):
     """So that a store takes the memory of a part and a shard."""
-    array = flat_array.Appender(tmp_path / "array", np.dtype(np.uint16))
+    array = token_store.Appender(tmp_path / "array", np.dtype(np.uint16))
     for added, held, shards in ((500, 500, 0), (12, 0, 1), (512 * 2 + 1, 1, 3), (510, 511, 3), (0, 511, 3)):
         array.append(np.zeros(added, np.uint16))
         assert sum(map(len, array._held)) == held == array._held_tokens
         assert len(list(tmp_path.glob("array/c/*"))) == shards
     array.close()
-    assert flat_array.read_all(tmp_path / "array").shape == (512 * 3 + 511,)
+    assert token_store.read_all(tmp_path / "array").shape == (512 * 3 + 511,)
 
 
 class Watched:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.corpus import made_documents
 from tpullm.corpus import document_files
-from tpullm.data import tokenizer_sample
-from tpullm.errors import UserError
+from tpullm.data import tokenizing
 from tpullm.recipe.schema import Source
-from tpullm.tokenizer import passages
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import trainer
 
 SOURCES = {name: Source(name, "text", licence="CC0-1.0", language=name) for name in ("ja", "en")}
 
@@ -27,22 +27,22 @@ def write(folder, texts, per_part=1000):
 
 
 def plan(folder, characters, weights=None, seed=0):
-    return tokenizer_sample.plan(folder / "documents", folder / "drawn", weights or {"en": 1.0}, characters, seed)
+    return tokenizing.plan_sample(folder / "documents", folder / "drawn", weights or {"en": 1.0}, characters, seed)
 
 
 def sample(folder, characters, weights=None, seed=0):
     tasks = plan(folder, characters, weights, seed)
     for task in reversed(tasks):
-        tokenizer_sample.draw_task(task)
-    return tokenizer_sample.sample(tasks)
+        tokenizing.draw_task(task)
+    return tokenizing.sample(tasks)
 
 
 def reference(folder, characters, seed):
     """The passages of the lowest keys, from all documents at once."""
     keyed = []
     for document in document_files.read(folder / "documents", "en", "train"):
-        own = list(passages.passages(document["text"]))
-        keys = tokenizer_sample._keys(document, seed)
+        own = list(trainer.passages(document["text"]))
+        keys = tokenizing._keys(document, seed)
         keyed += [(key, ("en", passage)) for key, passage in zip(keys[: len(own)], own, strict=True)]
     found = [pair for _, pair in sorted(keyed)]
     ends = list(accumulate(len(passage) for _, passage in found))
@@ -64,8 +64,8 @@ def test_the_sample_is_that_of_the_lowest_keys_for_any_parts_and_tasks(
     folder = tmp_path_factory.mktemp("any")
     write(folder, {"en": texts * copies}, per_part)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(passages, "BYTES", 12)
-        patched.setattr(tokenizer_sample, "TASKS", tasks)
+        patched.setattr(trainer, "BYTES", 12)
+        patched.setattr(tokenizing, "TASKS", tasks)
         assert len(plan(folder, characters)) <= tasks
         assert sample(folder, characters, seed=seed) == reference(folder, characters, seed)
 
@@ -109,16 +109,16 @@ def test_a_long_text_gives_passages_from_all_over(large):
 
 def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_document(tmp_path, monkeypatch):
     """Draws are independent: their counts by passage and by seed are as far from the mean as chance has it."""
-    monkeypatch.setattr(passages, "BYTES", 40)
+    monkeypatch.setattr(trainer, "BYTES", 40)
     novel = "".join(f"{number}".ljust(39) + "\n" for number in range(40))
     write(tmp_path, {"en": [novel] + ["short\n"] * 40}, per_part=11)
     documents = list(document_files.read(tmp_path / "documents", "en", "train"))
     (task,) = [plan(tmp_path, 1)[0]]
     chance, drawn = 0.25, np.zeros((60, 80))
     for seed in range(60):
-        own = tokenizer_sample.Task(task.parts, task.file, 1, int(chance * tokenizer_sample.KEYS), seed, 0)
+        own = tokenizing.Task(task.parts, task.file, 1, int(chance * tokenizing.KEYS), seed, 0)
         for number, document in enumerate(documents):
-            for _, _, passage in tokenizer_sample._drawn(document, own):
+            for _, _, passage in tokenizing._drawn(document, own):
                 drawn[seed, 39 + number if number else int(passage)] += 1
     assert drawn.max() == 1
     for counts in (drawn.sum(0)[:40], drawn.sum(0)[40:], drawn.sum(1)[:60]):
@@ -132,13 +132,13 @@ def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_doc
 @given(characters=st.integers(0, 10**9), size=st.integers(0, 10**13))
 @example(characters=100, size=100)
 def test_the_bound_is_the_deviations_above_what_is_needed(characters, size):
-    limit = tokenizer_sample.bound(characters, size)
-    average = limit / tokenizer_sample.KEYS * size
-    needed = average - 6 * math.sqrt(average * passages.BYTES)
-    if limit < tokenizer_sample.KEYS:
+    limit = tokenizing.bound(characters, size)
+    average = limit / tokenizing.KEYS * size
+    needed = average - 6 * math.sqrt(average * trainer.BYTES)
+    if limit < tokenizing.KEYS:
         assert needed == pytest.approx(characters, rel=1e-6, abs=1)
     else:
-        assert limit == tokenizer_sample.KEYS and needed <= characters
+        assert limit == tokenizing.KEYS and needed <= characters
 
 
 def test_a_data_card_of_another_version_is_one_clear_line(tmp_path):
@@ -170,7 +170,7 @@ def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):
 def test_shares_fill_the_amount_and_no_more(amount, sources):
     sizes = {name: size for name, (size, _) in sources.items()}
     weights = {name: weight for name, (_, weight) in sources.items()}
-    shares = tokenizer_sample.share_out(amount, sizes, weights)
+    shares = tokenizing.share_out(amount, sizes, weights)
     assert list(shares) == list(sizes)
     assert all(0 <= shares[name] <= sizes[name] for name in sizes)
     assert sum(shares.values()) <= amount

@@ -4,10 +4,10 @@ from itertools import chain
 
 import pytest
 
-from tpullm.errors import UserError
 from tpullm.hardware import accelerators, machines
 from tpullm.hardware.chips import CHIPS, of_kind
 from tpullm.hardware.topologies import parse
+from tpullm.system.errors import UserError
 
 
 def test_no_two_chips_have_a_name_in_common():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpullm.hardware.free_memory import free_bytes
+from tpullm.system.process.memory import free_bytes
 
 GIB = 1 << 30
 INFO = f"MemTotal: {64 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {8 * GIB // 1024} kB\n"

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
+from tpullm.system.errors import UserError
 
 
 @pytest.mark.parametrize(

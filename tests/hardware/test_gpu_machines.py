@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from tpullm.errors import UserError
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.gpu_machines import EVERY_WAY, GPU_MACHINES, RDMA
+from tpullm.hardware.machines import EVERY_WAY, GPU_MACHINES, RDMA
+from tpullm.system.errors import UserError
 
 TYPES = [
     pytest.param(key, series, name, id=name)

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from tests.conftest import ROOT
-from tpullm import cli
-from tpullm.errors import UserError
+from tpullm.cli import main
 from tpullm.hardware import accelerators, chips, machines
 from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
 from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import prices_of
+from tpullm.system.errors import UserError
 
 CHIP = Chip(
     ("TPU v9 test",),
@@ -43,13 +43,13 @@ def _added(monkeypatch):
 def dry_run(capsys, *words):
     place = ["--dry-run", "--project=p", "--zone=us-central1-a"]
     recipe = ["--", "pretrain", "--config", str(ROOT / "tests" / "tiny.yaml"), "--run", "gs://b/tiny"]
-    assert cli.main(["launch", *words[:1], *place, *words[1:], *recipe]) == 0
+    assert main.main(["launch", *words[:1], *place, *words[1:], *recipe]) == 0
     return capsys.readouterr().out
 
 
 def test_plan_knows_its_speed_memory_and_price(capsys, tmp_path):
     words = ["plan", "--config", str(ROOT / "configs" / "pretrain" / "125m.yaml"), "--run", str(tmp_path)]
-    assert cli.main([*words, "--topology=v9t:4x4", "--json"]) == 0
+    assert main.main([*words, "--topology=v9t:4x4", "--json"]) == 0
     (plan,) = json.loads(capsys.readouterr().out)["plans"]
     assert plan["chips"] == 16 and plan["limit_bytes"] == 63 * 2**30 and 0 < plan["mfu"] < 1
     assert plan["run"]["dollars"]["on_demand"] == pytest.approx(plan["run"]["days"] * 24 * 16 * 5, rel=1e-3)
@@ -58,7 +58,7 @@ def test_plan_knows_its_speed_memory_and_price(capsys, tmp_path):
 
 def test_sharding_knows_its_slices(capsys, tmp_path):
     words = ["sharding", "--config", str(ROOT / "configs" / "pretrain" / "125m.yaml"), "--run", str(tmp_path)]
-    assert cli.main([*words, "--topology=v9t:4x8", "--json"]) == 0
+    assert main.main([*words, "--topology=v9t:4x8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mesh"] == {"fsdp": 32}
     assert parse("v9t:8x8").described()["wrap"] == (True, True, False) and parse("v9t:8x8").device_kind == "TPU v9 test"
     with pytest.raises(UserError, match="no such slice of v9t"):

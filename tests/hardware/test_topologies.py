@@ -2,8 +2,8 @@
 
 import pytest
 
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
+from tpullm.system.errors import UserError
 
 
 def test_a_name_says_generation_shape_and_slices():

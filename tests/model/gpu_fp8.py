@@ -18,10 +18,10 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
 
 from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.mesh.axes import AXES  # noqa: E402
-from tpullm.mesh.layout import EXPLICIT, RULES  # noqa: E402
 from tpullm.model.attention.self_attention import Attention  # noqa: E402
+from tpullm.model.mesh import EXPLICIT, RULES  # noqa: E402
 from tpullm.model.mlp import MLP  # noqa: E402
+from tpullm.recipe.mesh_axes import AXES  # noqa: E402
 from tpullm.recipe.schema import ModelConfig  # noqa: E402
 
 CONFIG = ModelConfig(layers=1, width=1024, heads=16, mlp_width=4096, qk_norm="none", positions="learned").resolved(64)

@@ -18,9 +18,9 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
-from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
 from tpullm.model import fp8  # noqa: E402
 from tpullm.model.linear import matmul  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
 from tpullm.model.quantized import gathered  # noqa: E402
 
 MATMULS = {  # subscripts -> shapes, logical axes of the weight, of the input and of the output

@@ -15,10 +15,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 
-from tpullm.mesh.axes import AXES
-from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
 from tpullm.model.experts.moe import _all_gather_weight  # noqa: E402
 from tpullm.model.linear import matmul
+from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
+from tpullm.recipe.mesh_axes import AXES
 
 BF16 = jnp.dtype("bfloat16")
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model.adapter import NAME, merge, with_lengths
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig
-from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss
 
 KINDS = {

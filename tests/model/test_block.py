@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from tests.training.small import CONFIG, EXPERTS, batch, mesh
-from tpullm.mesh.layout import RULES
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.self_attention import LayerKind
 from tpullm.model.block import Block
+from tpullm.model.mesh import RULES
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import jax
 import pytest
 
 from tests.training.small import EXPERTS, TWO_LAYERS
-from tpullm.huggingface.tensors import flat
-from tpullm.model.count import matrix_parameters, parameter_count, training_flops_per_token
-from tpullm.training.optimizer.matrices import is_matrix
-from tpullm.training.state import Architecture
+from tpullm.formats.huggingface.tensors import flat
+from tpullm.model.architecture import (
+    Architecture,
+    is_matrix,
+    matrix_parameters,
+    parameter_count,
+    training_flops_per_token,
+)
 
 CONFIG = TWO_LAYERS.config
 

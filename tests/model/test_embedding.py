@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.mesh.layout import RULES
-from tpullm.model.embedding import lookup
+from tpullm.model.linear import lookup
+from tpullm.model.mesh import RULES
 
 AXES = ("vocabulary", "embed")
 

@@ -21,20 +21,21 @@ from hypothesis.extra import numpy as arrays
 from jax.sharding import AbstractDevice
 
 from tests.conftest import ROOT
-from tests.huggingface.small import MODELS
+from tests.formats.huggingface.small import MODELS
 from tests.model.test_linear import MATMULS
 from tests.training.small import CONFIG, EXPERTS, SPREAD, batch, mesh, params
-from tpullm.errors import UserError
-from tpullm.huggingface import configs
-from tpullm.mesh.layout import planned_mesh
+from tpullm.formats.huggingface import configs
 from tpullm.model import fp8
+from tpullm.model.architecture import Architecture
+from tpullm.model.block import POLICIES
 from tpullm.model.linear import matmul
-from tpullm.model.remat import POLICIES
+from tpullm.model.mesh import planned_mesh
+from tpullm.model.mesh_fit import check_fits
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, TrainConfig
-from tpullm.training.mesh_fit import check_fits
+from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, with_params
+from tpullm.training.state import with_params
 from tpullm.training.step import accumulate, batch_loss, make_step
 
 AXES = {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}

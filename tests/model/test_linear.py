@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from tests.training.small import CONFIG, mesh
-from tpullm.mesh.layout import RULES
 from tpullm.model.linear import Linear, einsum, in_their_order, matmul, parameter
+from tpullm.model.mesh import RULES
 
 MATMULS = {
     "btd,df->btf": ((2, 16, 12), (12, 20)),

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from tests.training.small import CONFIG, mesh
-from tpullm.model.norm import Norm, normalized
+from tpullm.model.mlp import Norm, normalized
 
 
 def by_hand(x, axes, epsilon, centered):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice
 
-from tpullm.mesh.layout import planned_mesh
 from tpullm.model import platform
-from tpullm.model.memory_layout import barrier_on_tpu, row_major_on_cpu
+from tpullm.model.mesh import planned_mesh
+from tpullm.model.platform import barrier_on_tpu, row_major_on_cpu
 
 
 @pytest.fixture(params=["cpu", "gpu", "tpu"])

@@ -17,12 +17,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.training.small import CONFIG, EXPERTS, SPREAD, TWO_LAYERS, batch, mesh
-from tpullm.mesh.layout import planned_mesh
 from tpullm.model import quantized
 from tpullm.model.adapter import with_lengths
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import planned_mesh
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig
-from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss
 
 F32 = jnp.dtype("float32")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.training.small import CONFIG, batch, mesh, params
-from tpullm.model.remat import POLICIES
-from tpullm.training.state import Architecture
+from tpullm.model.architecture import Architecture
+from tpullm.model.block import POLICIES
 from tpullm.training.step import batch_loss
 
 

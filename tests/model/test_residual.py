@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.training.small import mesh
-from tpullm.model.residual import dropout, residual_scale
+from tpullm.model.mlp import dropout, residual_scale
 
 
 def test_what_all_layers_add_to_the_stream_has_the_variance_of_one_input():

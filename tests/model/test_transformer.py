@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.training.small import TWO_LAYERS, batch, mesh, params
-from tpullm.mesh.layout import RULES
+from tpullm.model.architecture import Architecture
 from tpullm.model.attention.plain import causal_mask
+from tpullm.model.mesh import RULES
 from tpullm.model.transformer import Cache, logits
-from tpullm.training.state import Architecture
 
 CONFIG = TWO_LAYERS.config
 

@@ -7,7 +7,8 @@ import pytest
 from tests.planning.test_estimate import setting
 from tpullm.hardware.chips import CHIPS
 from tpullm.model.attention.kernels import largest_block
-from tpullm.planning.attention_kernels import (
+from tpullm.planning.setting import Habits
+from tpullm.planning.step_work import (
     MATMULS,
     TURN,
     UNIT,
@@ -17,7 +18,6 @@ from tpullm.planning.attention_kernels import (
     keys_per_query,
     table_block,
 )
-from tpullm.planning.setting import Habits
 
 SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attention}
 

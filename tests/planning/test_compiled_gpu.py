@@ -14,10 +14,9 @@ from tests.conftest import ROOT
 from tpullm.hardware.topologies import parse
 from tpullm.planning import gpu_schedule
 from tpullm.planning.instructions import computations
-from tpullm.planning.memory import memory
+from tpullm.planning.memory import memory, resting
 from tpullm.planning.program import TooLarge, compiled, compiler_mesh
 from tpullm.planning.setting import setting_of
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
 
 pytestmark = pytest.mark.skipif(

@@ -8,15 +8,14 @@ import pytest
 from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE
 from tests.planning.by_hand import setting as small
-from tpullm.errors import UserError
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
-from tpullm.planning.economics import RESTART_SECONDS, RESTART_SECONDS_HERE, prices_of, whole_run
-from tpullm.planning.estimate import Estimate, estimate
+from tpullm.planning.economics import RESTART_SECONDS, RESTART_SECONDS_HERE, Estimate, estimate, prices_of, whole_run
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
 from tpullm.run.hours import kept
+from tpullm.system.errors import UserError
 
 
 def run(hours_between=0.0, prices=None, **checkpoint):

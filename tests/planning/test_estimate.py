@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
-from tpullm.model.count import matrix_parameters
-from tpullm.planning.estimate import estimate
+from tpullm.model.architecture import matrix_parameters
+from tpullm.planning.economics import estimate
+from tpullm.planning.routes import traffic
 from tpullm.planning.setting import MAXTEXT, OURS, RECOMPUTED, Setting, setting_of, with_remat
 from tpullm.planning.step_work import recomputed, useful_flops, work
-from tpullm.planning.traffic import traffic
 from tpullm.recipe.parsing import load
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

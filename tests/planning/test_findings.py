@@ -4,8 +4,7 @@ import pytest
 
 from tests.planning.programs import CYCLES, GATHER, MESH, PRODUCT, TORUS, looped
 from tpullm.planning.findings import KINDS, Look, axes_of, find
-from tpullm.planning.hlo import as_collective
-from tpullm.planning.instructions import computations
+from tpullm.planning.instructions import as_collective, computations
 from tpullm.planning.timeline import Item
 from tpullm.planning.tpu_schedule import schedule
 

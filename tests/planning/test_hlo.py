@@ -3,7 +3,7 @@
 # ruff: noqa: E501 (lines of a program are as long as they are)
 
 from tests.planning.hlo_text import between_slices, largest_arrays
-from tpullm.planning.hlo import Collective, collectives
+from tpullm.planning.instructions import Collective, collectives
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
 

@@ -9,13 +9,11 @@ import yaml
 
 from tests.conftest import ROOT
 from tpullm.hardware.topologies import parse
-from tpullm.planning.memory import memory
-from tpullm.planning.planned_stage import stage_of
-from tpullm.planning.program import absent_mesh, traced
+from tpullm.model.architecture import Architecture
+from tpullm.planning.memory import memory, resting
+from tpullm.planning.program import absent_mesh, stage_of, traced
 from tpullm.planning.setting import setting_of, with_remat
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
-from tpullm.training.state import Architecture
 
 EVERY = yaml.safe_load((ROOT / "benchmarks" / "compiled.yaml").read_text(encoding="utf-8"))["programs"]
 ON_GPUS = [program for program in EVERY if parse(program["topology"]).chip.gpu]

@@ -7,9 +7,8 @@ import pytest
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
 from tpullm.planning import memory as memories
-from tpullm.planning.memory import PROGRAM, memory
+from tpullm.planning.memory import PROGRAM, Resting, memory, of_device
 from tpullm.planning.setting import with_remat
-from tpullm.planning.state_bytes import Resting, of_device
 
 M = 256  # tokens of a device
 TIED = dataclasses.replace(DENSE, tied_embeddings=True)

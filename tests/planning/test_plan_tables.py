@@ -8,14 +8,12 @@ import pytest
 from tests.planning.by_hand import setting
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.planning import plan_tables
-from tpullm.planning.advice import Advice
-from tpullm.planning.economics import Run
-from tpullm.planning.estimate import Estimate
+from tpullm.planning.economics import Estimate, Run
 from tpullm.planning.memory import Memory
 from tpullm.planning.plan_tables import GIB, WIDTH, _days, _dollars, _size, aligned, bar, details, side_by_side
 from tpullm.planning.plans import Plan
-from tpullm.planning.search import Candidate, Found
-from tpullm.planning.traffic import Transfer
+from tpullm.planning.routes import Transfer
+from tpullm.planning.search import Advice, Candidate, Found
 from tpullm.recipe.schema import Recipe, TrainConfig
 
 CHIP = {"hbm_bytes": 16 * GIB}

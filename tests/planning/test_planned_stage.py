@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tpullm import cli
-from tpullm.errors import UserError
+from tpullm.cli import main
 from tpullm.hardware.topologies import parse
-from tpullm.mesh.layout import planned_mesh
-from tpullm.planning.estimate import estimate
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import planned_mesh
+from tpullm.planning.economics import estimate
+from tpullm.planning.memory import resting
 from tpullm.planning.plan_tables import details, side_by_side
-from tpullm.planning.planned_stage import stage_named, stage_of
 from tpullm.planning.plans import make_plan, to_json
+from tpullm.planning.program import stage_named, stage_of
 from tpullm.planning.proof import job_of, program_hash
 from tpullm.planning.setting import setting_of
-from tpullm.planning.state_bytes import resting
 from tpullm.planning.step_work import useful_flops, work
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig, TeacherConfig, TuningConfig
-from tpullm.training.state import Architecture
+from tpullm.system.errors import UserError
 
 EIGHT = load(ROOT / "configs" / "tune" / "8b-qlora.yaml")
 MODEL = EIGHT.model.resolved(EIGHT.tokenizer.vocabulary_size)
@@ -174,7 +174,7 @@ def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
     recipe = tmp_path / "mine.yaml"
     stage = "{conversations: [a.jsonl], adapter: {rank: 4}, train: {sequence_length: 256}}"
     recipe.write_text(f"base: {tmp_path / 'published'}\nfinetune: {{chat: {stage}}}\n", encoding="utf-8")
-    assert cli.main(["plan", str(recipe), "--run", str(tmp_path / "run"), "--topology=v6e:1x1", "--json"]) == 0
+    assert main.main(["plan", str(recipe), "--run", str(tmp_path / "run"), "--topology=v6e:1x1", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert "finetune.chat.train.accumulation" in found["keys"]
     parameters = 2 * 512 * 256 + 2 * (256 * 256 * 3 + 3 * 256 * 512)

@@ -7,12 +7,12 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.planning.by_hand import setting
-from tpullm.errors import UserError
-from tpullm.planning.estimate import estimate
+from tpullm.planning.economics import estimate
+from tpullm.planning.memory import resting
 from tpullm.planning.plans import VERSION, Plan, make_plan, on_slices, to_json, with_proofs
 from tpullm.planning.search import assessed
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.parsing import load
+from tpullm.system.errors import UserError
 
 SMALL = ["--model.layers=2", "--pretrain.batch_size=64", "--pretrain.accumulation=1"]
 RECIPE = load(ROOT / "configs" / "pretrain" / "125m.yaml", SMALL)

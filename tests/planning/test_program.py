@@ -15,12 +15,12 @@ import pytest
 from jax.experimental import topologies
 
 from tests.planning.by_hand import DENSE
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
 from tpullm.planning import compiling, program
 from tpullm.planning.compiling import Job
 from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled, compiler_mesh
 from tpullm.recipe.schema import TrainConfig
+from tpullm.system.errors import UserError
 
 CONFIG = TrainConfig(batch_size=8, sequence_length=256)
 FULL = "RESOURCE_EXHAUSTED: total memory required by the program (20.5G) exceeds available HBM (15.75G) by 4.75G"

@@ -15,13 +15,13 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.planning.programs import PRODUCT, looped
-from tpullm.errors import UserError
 from tpullm.hardware.topologies import parse
 from tpullm.planning import compiling, program, proof
 from tpullm.planning.compiling import Executable, compile_apart, read
 from tpullm.planning.proof import Proof, cached_at, job_of, program_hash, prove
 from tpullm.planning.tpu_schedule import OBSERVED
 from tpullm.recipe.parsing import load
+from tpullm.system.errors import UserError
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 SLICE = parse("v5e:2x2")

@@ -8,8 +8,8 @@ from tests.planning.by_hand import DENSE, EXPERTS, TABLE
 from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
 from tpullm.hardware.topologies import parse
 from tpullm.planning.compiling import Executable, Job
+from tpullm.planning.memory import of_device, resting
 from tpullm.planning.proof import _largest_parameter, _proof, _refusal, by_part, look_at, traffic_of
-from tpullm.planning.state_bytes import of_device, resting
 from tpullm.planning.tpu_schedule import OBSERVED, schedule
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 

@@ -7,13 +7,11 @@ import pytest
 
 from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
-from tpullm.model.count import parameter_count
-from tpullm.planning.planned_stage import stage_of
-from tpullm.planning.program import absent_mesh, traced
+from tpullm.model.architecture import Architecture, parameter_count
+from tpullm.model.mesh_fit import check_fits
+from tpullm.planning.program import absent_mesh, stage_of, traced
 from tpullm.recipe.changes import result
 from tpullm.recipe.parsing import load
-from tpullm.training.mesh_fit import check_fits
-from tpullm.training.state import Architecture
 
 RECIPES = for_accelerators()
 GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs

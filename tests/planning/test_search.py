@@ -7,17 +7,15 @@ import pytest
 from tests.conftest import ROOT
 from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
-from tpullm.mesh.layout import planned_mesh
-from tpullm.planning.advice import advise
-from tpullm.planning.estimate import estimate
-from tpullm.planning.memory import memory
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import planned_mesh
+from tpullm.model.mesh_fit import check_fits
+from tpullm.planning.economics import estimate
+from tpullm.planning.memory import memory, of_device, resting
 from tpullm.planning.program import absent_mesh
-from tpullm.planning.search import assessed, search, settings, why_behind
+from tpullm.planning.search import advise, assessed, search, settings, why_behind
 from tpullm.planning.setting import setting_of
-from tpullm.planning.state_bytes import of_device, resting
 from tpullm.recipe.parsing import load
-from tpullm.training.mesh_fit import check_fits
-from tpullm.training.state import Architecture
 
 RECIPES = [path.stem for path in for_accelerators("pretrain")]
 
@@ -100,7 +98,7 @@ def test_what_rests_is_what_the_state_says(mesh):
 
     import jax
 
-    from tpullm.mesh.axes import AXES
+    from tpullm.recipe.mesh_axes import AXES
     from tpullm.training.optimizer.chain import make_optimizer
     from tpullm.training.state import abstract
 

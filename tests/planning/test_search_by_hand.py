@@ -9,8 +9,8 @@ import pytest
 
 from tests.planning.by_hand import DENSE, EXPERTS, setting
 from tpullm.planning import search as searching
-from tpullm.planning.estimate import Estimate
-from tpullm.planning.memory import Memory
+from tpullm.planning.economics import Estimate
+from tpullm.planning.memory import Memory, resting
 from tpullm.planning.search import (
     NEAR,
     Candidate,
@@ -27,7 +27,6 @@ from tpullm.planning.search import (
     why_behind,
 )
 from tpullm.planning.setting import RECOMPUTED
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.schema import OptimizerConfig
 
 

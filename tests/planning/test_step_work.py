@@ -6,7 +6,7 @@ import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
-from tpullm.planning.estimate import estimate
+from tpullm.planning.economics import estimate
 from tpullm.planning.setting import CPU, MAXTEXT, Habits
 from tpullm.planning.step_work import Part, recomputed, useful_flops, work
 from tpullm.recipe.schema import OptimizerConfig

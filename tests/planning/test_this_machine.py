@@ -9,9 +9,9 @@ import pytest
 from tests.planning.by_hand import DENSE
 from tpullm.hardware.peak_flops import Fastest, Peak
 from tpullm.hardware.topologies import parse
-from tpullm.mesh.layout import make_mesh
+from tpullm.model.mesh import make_mesh
 from tpullm.planning import this_machine
-from tpullm.planning.estimate import estimate
+from tpullm.planning.economics import estimate
 from tpullm.planning.setting import CPU, OURS
 from tpullm.planning.this_machine import CPU_REACHES, GPU_REACHES
 from tpullm.recipe.schema import TrainConfig

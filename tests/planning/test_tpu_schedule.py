@@ -6,8 +6,8 @@ import pytest
 
 from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TORUS, looped
 from tpullm.hardware.topologies import parse
-from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query
-from tpullm.planning.hlo import Collective
+from tpullm.planning.instructions import Collective
+from tpullm.planning.step_work import kernel_seconds, keys_per_query
 from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, Torus, link_seconds, schedule
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)

@@ -6,9 +6,8 @@ import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
-from tpullm.planning.routes import torus_route
+from tpullm.planning.routes import stops, torus_route, traffic
 from tpullm.planning.setting import MAXTEXT, OURS
-from tpullm.planning.traffic import stops, traffic
 
 TIED = dataclasses.replace(DENSE, tied_embeddings=True)
 UNTIED = dataclasses.replace(DENSE, tied_embeddings=False)

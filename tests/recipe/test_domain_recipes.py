@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import tpullm
 from tests.corpus.test_domains import real
-from tests.huggingface.published import directory
+from tests.formats.huggingface.published import directory
 from tpullm.corpus import domains
 from tpullm.recipe import parsing
 

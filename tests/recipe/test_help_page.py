@@ -14,15 +14,15 @@ from argparse import Namespace
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.cli import main, parser_of
-from tpullm.cluster import hosts, place
-from tpullm.commands import launch
-from tpullm.commands.verb_table import VERBS, module_of
+from tpullm.cli import launch
+from tpullm.cli.main import main, parser_of
+from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe import schema, schema_keys
 from tpullm.recipe.help_page import Option, Page, brief, cells
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory, stages
+from tpullm.system.cluster import hosts, place
 
 KNOWN = list(schema_keys.sections(Recipe))
 # Keys of a source that verbs read of which `corpus.sources` is one key.
@@ -109,7 +109,9 @@ def test_what_a_verb_adds_is_declared():
 
 @pytest.mark.parametrize("verb", ["pretrain", "generate", "tokenize"])
 def test_help_is_quick_and_without_jax(verb):
-    program = f"import sys; from tpullm.cli import main; main([{verb!r}, '--help']); sys.exit('jax' in sys.modules)"
+    program = (
+        f"import sys; from tpullm.cli.main import main; main([{verb!r}, '--help']); sys.exit('jax' in sys.modules)"
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.conftest import ROOT, TINY
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.recipe import mistakes, parsing, schema_keys
 from tpullm.recipe.schema import Recipe
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
-from tpullm.cli import main
-from tpullm.errors import UserError
+from tpullm.cli.main import main
 from tpullm.recipe import parsing, shipped
 from tpullm.recipe.schema import Recipe
+from tpullm.system.errors import UserError
 
 
 def test_every_shipped_recipe_has_the_name_of_its_file():

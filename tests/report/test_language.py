@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import tpullm
-from tpullm.corpus.reasons import REASONS
+from tpullm.corpus.datacard_counts import REASONS
 from tpullm.report.language import ENGLISH, named, preferred
 
 PACKAGE = Path(tpullm.__file__).parent

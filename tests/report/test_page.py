@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tpullm.huggingface.tensors import flat
+from tpullm.formats.huggingface.tensors import flat
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import ModelConfig
 from tpullm.report import model_section
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
 from tpullm.report.run_data import STAGES, RunData
-from tpullm.training.state import Architecture
 
 VOID = {"meta", "br"}
 MODEL = ModelConfig(layers=3, width=64).resolved(512)

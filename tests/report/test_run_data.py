@@ -6,9 +6,9 @@ import math
 import pytest
 
 from tpullm import tokenizer
-from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report import run_data
+from tpullm.system.errors import UserError
 
 RECIPE = Recipe(name="quickstart", model=ModelConfig(width=64))
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tpullm.log import moment
-from tpullm.report.units import compact, percent, probability, short
+from tpullm.report.language import compact, percent, probability, short
+from tpullm.system.log import moment
 
 
 @pytest.mark.parametrize(

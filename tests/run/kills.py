@@ -25,8 +25,8 @@ from pathlib import Path
 from tests.bucket import emulator
 from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
 from tests.run.test_resume import metrics
-from tpullm import storage
-from tpullm.cluster.handshake import free_port
+from tpullm.system import storage
+from tpullm.system.cluster.handshake import free_port
 
 VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
 MOST_KILLS_OF_A_VERB = 12

@@ -11,7 +11,7 @@ import time
 import jax
 from jax.sharding import PartitionSpec as P
 
-from tpullm import cli
+from tpullm.cli import main
 from tpullm.training import loop, step
 
 SECONDS = float(os.environ.get("SECONDS_OF_A_STEP", 3.0))
@@ -40,4 +40,4 @@ def _made(*arguments, **options):
 
 if __name__ == "__main__":
     loop.make_step = _made
-    sys.exit(cli.main())
+    sys.exit(main.main())

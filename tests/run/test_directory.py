@@ -6,10 +6,10 @@ import threading
 import jsonargparse
 import pytest
 
-from tpullm.errors import TryAgain, UserError
 from tpullm.recipe.parsing import add_recipe_arguments, dump, load
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory
+from tpullm.system.errors import TryAgain, UserError
 
 MINE, OTHER = Recipe(name="mine", seed=1), Recipe(name="other")
 

@@ -1,7 +1,7 @@
 """A disk that is full or can only be read: one line that says where, exit code 2, and nothing is lost.
 
 Mounting a small disk needs root; otherwise these tests are skipped. `tests/training/test_metrics.py` and
-`tests/checkpoint` have the same faults without a disk.
+`tests/formats` have the same faults without a disk.
 """
 
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_shares import contents
 from tests.conftest import ROOT, TINY, copy_tokens
 from tests.run.test_resume import assert_same_bits, metrics
-from tpullm.cli import main
-from tpullm.process import compile_cache
+from tests.system.cluster.test_shares import contents
+from tpullm.cli.main import main
+from tpullm.system.process import environment as compile_cache
 
 
 class Disk:

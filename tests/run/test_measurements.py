@@ -3,8 +3,8 @@
 import shlex
 from types import SimpleNamespace
 
-from tpullm import storage
-from tpullm.run import manifest, measurements
+from tpullm.run import manifest
+from tpullm.system import storage
 
 FIGURES = {"settings": {"shots": 0, "seed": 0, "limit": 0, "form": "japanese"}, "file": "my questions.jsonl"}
 
@@ -13,24 +13,24 @@ def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
     stage = tmp_path / "talk"
     manifest.write(stage, {"config": {"steps": 1}})
     for step, shots in ((5, 1), (10, 2)):
-        model = measurements.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=step))
+        model = manifest.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=step))
         results = {"model": model, "tasks": {"little": {"shots": shots}}}
         storage.write_json(tmp_path / "measured" / f"talk-{step}" / "results.json", results)
-    assert measurements.tasks(tmp_path, "talk") == {"little": {"shots": 2}}, "of the last checkpoint"
-    assert measurements.tasks(tmp_path, "talk", 5) == {"little": {"shots": 1}}
-    assert measurements.tasks(tmp_path, "talk", 7) == measurements.tasks(tmp_path, "pretrain") == {}
+    assert manifest.tasks(tmp_path, "talk") == {"little": {"shots": 2}}, "of the last checkpoint"
+    assert manifest.tasks(tmp_path, "talk", 5) == {"little": {"shots": 1}}
+    assert manifest.tasks(tmp_path, "talk", 7) == manifest.tasks(tmp_path, "pretrain") == {}
     manifest.write(stage, {"config": {"steps": 2}})
-    assert measurements.tasks(tmp_path, "talk") == {}, "it was made again since"
+    assert manifest.tasks(tmp_path, "talk") == {}, "it was made again since"
 
 
 def test_a_stage_that_is_not_finished_has_none(tmp_path):
-    model = measurements.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=5))
-    assert model == {"stage": "talk", "step": 5, "identity": ""} and measurements.tasks(tmp_path, "talk") == {}
+    model = manifest.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=5))
+    assert model == {"stage": "talk", "step": 5, "identity": ""} and manifest.tasks(tmp_path, "talk") == {}
 
 
 def test_the_command_has_what_was_asked_otherwise_than_by_default():
-    words = shlex.split(measurements.command("my questions", FIGURES, "RUN/talk"))
+    words = shlex.split(manifest.command("my questions", FIGURES, "RUN/talk"))
     assert words == ["tpullm", "evaluate", "RUN/talk", "--tasks", "my questions.jsonl"]
     settings = {"shots": 2, "seed": 3, "limit": 9, "form": "chat"}
-    asked = measurements.command("boolq", {"settings": settings}, "m")
+    asked = manifest.command("boolq", {"settings": settings}, "m")
     assert asked == "tpullm evaluate m --tasks boolq --shots 2 --seed 3 --limit 9 --chat"

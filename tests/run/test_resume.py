@@ -15,9 +15,9 @@ import pytest
 
 from tests.conftest import ROOT, interruptible, tpullm
 from tests.training.small import mesh
-from tpullm.checkpoint.models import find, load_params
-from tpullm.cli import main
-from tpullm.training.state import Architecture
+from tpullm.cli.main import main
+from tpullm.formats.models import find, load_params
+from tpullm.model.architecture import Architecture
 
 
 def final_parameters(stage: Path) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.conftest import TINY, tpullm
-from tpullm.cli import main
+from tpullm.cli.main import main
 
 
 def stamps(run) -> dict[str, int]:

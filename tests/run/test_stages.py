@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from tpullm import storage
-from tpullm.errors import UserError
 from tpullm.recipe.schema import MixtureConfig, ModelConfig, Phase, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest, stages
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 
 def test_a_finished_stage_is_skipped_only_while_its_inputs_stand(tmp_path):
@@ -45,18 +45,21 @@ def test_a_stage_of_other_inputs_is_kept_aside_and_never_deleted(tmp_path):
 def test_a_new_version_of_the_program_alone_makes_nothing_again(tmp_path, monkeypatch):
     inputs = manifest.inputs({"width": 1}, {})
     manifest.write(tmp_path, inputs)
-    before = manifest.identity(tmp_path)
+    before = manifest.finished_identity(tmp_path)
     monkeypatch.setattr(manifest, "__version__", "9.9")
     assert manifest.is_finished(tmp_path, manifest.inputs({"width": 1}, {}))
     manifest.write(tmp_path, inputs)
-    assert manifest.identity(tmp_path) == before and storage.read_json(tmp_path / "manifest.json")["tpullm"] == "9.9"
+    assert (
+        manifest.finished_identity(tmp_path) == before
+        and storage.read_json(tmp_path / "manifest.json")["tpullm"] == "9.9"
+    )
 
 
 def test_an_identity_changes_with_the_inputs_and_not_with_the_facts(tmp_path):
     found = []
     for steps, seconds in ((1, 1.0), (1, 2.0), (2, 1.0)):
         manifest.write(tmp_path, manifest.inputs({"width": steps}, {}), seconds=seconds)
-        found.append(manifest.identity(tmp_path))
+        found.append(manifest.finished_identity(tmp_path))
     assert found[0] == found[1] != found[2]
     assert storage.read_json(tmp_path / "manifest.json")["seconds"] == 1.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.several_hosts import finish, start
-from tpullm.checkpoint.models import steps
+from tpullm.formats.models import steps
 
 ROWS = 384  # of a batch; 128 took 0.9 to 1.5 s on two busy cores
 # The tiny model's step takes 0.4 s on some machines, and after a step of less than a second two are in flight.

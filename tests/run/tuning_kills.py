@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tests.commands.test_finetune import arrays
+from tests.cli.test_finetune import arrays
 from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
 from tests.run.test_resume import metrics
 from tpullm.run import manifest

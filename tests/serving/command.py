@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 
 from tests.serving.conftest import wait_until
-from tpullm import cli
+from tpullm.cli import main
 
 
 def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> tuple[list, int]:
@@ -31,7 +31,7 @@ def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> 
     thread = threading.Thread(target=client)
     thread.start()
     try:
-        code = cli.main(["serve", *words, "--port", str(port)])
+        code = main.main(["serve", *words, "--port", str(port)])
     finally:
         ended.set()
         thread.join()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.huggingface import published
+from tests.formats.huggingface import published
 from tests.serving.stand_in import StandIn, session_of
 from tpullm.serving import application, listening
 from tpullm.serving.served_model import ServedModel

@@ -1,6 +1,6 @@
 """An engine that needs no model: the next token depends on the last one, by a random table, or is prescribed.
 
-It has the methods of `tpullm.inference.engine.Engine`. A prompt that holds `⟦text⟧` is answered with this text.
+It has the methods of `tpullm.engine.engine.Engine`. A prompt that holds `⟦text⟧` is answered with this text.
 """
 
 import re
@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tpullm.errors import UserError
-from tpullm.inference.request import Request, Token
+from tpullm.engine.request import Request, Token
+from tpullm.system.errors import UserError
 
 SPARE = 32  # rows of the embedding that stand for no token, as published models have them
 

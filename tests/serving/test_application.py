@@ -9,9 +9,9 @@ import pytest
 
 from tests.serving.conftest import KEY, Served, wait_until
 from tests.serving.stand_in import StandIn, session_of
-from tpullm.errors import UserError
 from tpullm.serving import application, listening, served_model
 from tpullm.serving.stepping import Stepping
+from tpullm.system.errors import UserError
 
 TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 4, "temperature": 0}
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

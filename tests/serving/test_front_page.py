@@ -8,11 +8,11 @@ from importlib import resources
 from string import Formatter
 
 from tests.serving.conftest import Served
-from tpullm.serving.front import front_page
+from tpullm.serving import front
 
-PAGE = front_page.FrontPage()
+PAGE = front.FrontPage()
 HTML = PAGE.html.decode()
-CODE = "".join(resources.files("tpullm.serving.front").joinpath(name).read_text("utf-8") for name in front_page.SCRIPTS)
+CODE = "".join(resources.files("tpullm.serving.front").joinpath(name).read_text("utf-8") for name in front.SCRIPTS)
 
 
 def test_it_is_served_to_everybody(served):
@@ -61,18 +61,18 @@ def test_it_names_no_other_address():
 
 def test_texts_stay_texts():
     assert re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|setHTML", CODE) == []
-    assert "<" not in front_page._data({"a": "</script><b>"})
+    assert "<" not in front._data({"a": "</script><b>"})
 
 
 def test_every_text_exists_in_both_languages():
-    for name, text in front_page.texts().items():
+    for name, text in front.texts().items():
         assert set(text) == {"en", "ja"} and all(isinstance(value, str) and value for value in text.values()), name
         filled = [{field for _, field, _, _ in Formatter().parse(value)} for value in text.values()]
         assert filled[0] == filled[1], name
 
 
 def test_every_text_is_used_and_every_used_text_exists():
-    texts = set(front_page.texts())
+    texts = set(front.texts())
     shown = set(re.findall(r'data-(?:text|label)="(\w+)"', HTML))
     shown |= set(re.findall(r'(?:translated|Trouble)\("(\w+)"', CODE)) | set(re.findall(r"TEXTS\.(\w+)", CODE))
     assert shown <= texts

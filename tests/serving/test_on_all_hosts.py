@@ -9,18 +9,18 @@ import urllib.request
 import numpy as np
 import pytest
 
-from tests.cluster.channels import connect, end_threads
-from tests.huggingface.published import change, directory
+from tests.formats.huggingface.published import change, directory
 from tests.serving.conftest import wait_until
 from tests.serving.stand_in import StandIn, session_of
+from tests.system.cluster.channels import connect, end_threads
 from tests.training.several_hosts import finish, start
-from tpullm.cluster.connection import MOST_BYTES
-from tpullm.cluster.handshake import free_port
-from tpullm.errors import HostFailed
-from tpullm.inference.request import Request
-from tpullm.inference.sampling_options import GREEDY, Sampling
-from tpullm.serving.on_all_hosts import OnAllHosts
+from tpullm.engine.request import Request
+from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.serving.served_model import ServedModel
+from tpullm.serving.stepping import OnAllHosts
+from tpullm.system.cluster.connection import MOST_BYTES
+from tpullm.system.cluster.handshake import free_port
+from tpullm.system.errors import HostFailed
 
 CHANGES = {
     "bias": {5: 3.5, 7: -100.0},

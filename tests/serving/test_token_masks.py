@@ -4,11 +4,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tpullm.inference.request import Token
-from tpullm.serving.answer_text import AnswerText, joined
+from tpullm.engine.request import Token
+from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
-from tpullm.serving.tool_calls import ToolText, whole_calls
 
 SPARE = 5
 STOP = 319  # `<|im_end|>` of the tests' tokenizer

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.serving.answer_text import Part, joined
-from tpullm.serving.tool_calls import ToolText, whole_calls
+from tpullm.serving.answer_text import Part, ToolText, joined, whole_calls
 
 ONE = '<tool_call>\n{"name": "f", "arguments": {"x": "}\\"]猫</tool_call>", "y": [{}]}}\n</tool_call>'
 TWO = '<tool_call>{"arguments": {"a": 1}, "name": "g"}</tool_call>'

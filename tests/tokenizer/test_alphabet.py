@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.recipe.schema import TokenizerConfig
-from tpullm.tokenizer import alphabet, trainer
+from tpullm.tokenizer import trainer
 
 SMALL = TokenizerConfig(vocabulary_size=512, words=False)
-ROOM = (512 - alphabet.fixed_tokens(SMALL)) // 2
+ROOM = (512 - trainer.fixed_tokens(SMALL)) // 2
 
 
 def many_characters(count, lines=400, seed=0):
@@ -27,14 +27,14 @@ def has_token(made, character):
 
 
 def test_few_characters_change_nothing():
-    chosen = alphabet.choose(["abc abd\n"] * 9, TokenizerConfig(vocabulary_size=512, largest_vocabulary=4096))
+    chosen = trainer.choose(["abc abd\n"] * 9, TokenizerConfig(vocabulary_size=512, largest_vocabulary=4096))
     assert (chosen.vocabulary_size, chosen.characters, chosen.others, chosen.rare) == (512, 6, 0, frozenset())
     assert chosen.parts("abé") == ["abé"]
 
 
 def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_path, capsys):
     lines = many_characters(1000)
-    chosen = alphabet.choose(lines, SMALL)
+    chosen = trainer.choose(lines, SMALL)
     assert (chosen.vocabulary_size, chosen.characters, chosen.others) == (512, ROOM, 1000 - ROOM)
     made = trainer.train([("zh", line) for line in lines], SMALL, tmp_path / "model")
     assert f"{ROOM} characters have a token of their own, {1000 - ROOM} rarer ones are written as bytes" in (
@@ -54,9 +54,9 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
 def test_a_vocabulary_grows_as_far_as_the_recipe_lets_it_and_as_is_needed(most, size):
     """1,000 characters, 3,000 other pieces, and the 282 that every vocabulary has: 4,282, in whole 256."""
     config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=most, words=False)
-    chosen = alphabet.choose(many_characters(1000, lines=0) * 3, config)
+    chosen = trainer.choose(many_characters(1000, lines=0) * 3, config)
     assert chosen.vocabulary_size == size
-    assert chosen.characters == min(1000, (size - alphabet.fixed_tokens(config)) // 2)
+    assert chosen.characters == min(1000, (size - trainer.fixed_tokens(config)) // 2)
     assert bool(chosen.rare) == (size < 2000)
 
 
@@ -88,20 +88,20 @@ def test_the_tokens_that_every_vocabulary_has_are_counted(tmp_path):
     made = trainer.train([("zh", line) for line in many_characters(1000)], SMALL, tmp_path / "model")
     processor = made._processor
     special = [i for i in range(512) if processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)]
-    assert len(special) + len(["\n", " "]) == alphabet.fixed_tokens(SMALL)
+    assert len(special) + len(["\n", " "]) == trainer.fixed_tokens(SMALL)
 
 
 def test_characters_that_just_fit_all_get_tokens():
     every = "".join(chr(0x4E00 + number) for number in range(ROOM))
-    assert alphabet.choose([every], SMALL).rare == frozenset()
-    assert len(alphabet.choose([every + "本"], SMALL).rare) == 1
+    assert trainer.choose([every], SMALL).rare == frozenset()
+    assert len(trainer.choose([every + "本"], SMALL).rare) == 1
 
 
 def test_the_characters_that_cover_a_text_are_no_more_than_needed():
     assert 0.9995 * 2000 == 1999
-    assert alphabet._covering([1999, 1]) == 1
-    assert alphabet._covering([1998, 1, 1]) == 2
-    assert alphabet._covering([1] * 2000) == 1999
+    assert trainer._covering([1999, 1]) == 1
+    assert trainer._covering([1998, 1, 1]) == 2
+    assert trainer._covering([1] * 2000) == 1999
 
 
 @given(
@@ -109,7 +109,7 @@ def test_the_characters_that_cover_a_text_are_no_more_than_needed():
     rare=st.sets(st.sampled_from("cdé本"), max_size=4).map(frozenset),
 )
 def test_a_line_is_cut_at_its_rare_characters(line, rare):
-    chosen = alphabet.Alphabet(512, 3, 4, 3, rare)
+    chosen = trainer.Alphabet(512, 3, 4, 3, rare)
     found = chosen.parts(line)
     assert "".join(found) == "".join(character for character in line if character not in rare)
     assert all(part in line and chosen.has(part) for part in found)
@@ -118,7 +118,7 @@ def test_a_line_is_cut_at_its_rare_characters(line, rare):
 
 
 def test_with_all_characters_that_cover_the_text_no_character_is_rare():
-    chosen = alphabet.choose(many_characters(1000), SMALL)
+    chosen = trainer.choose(many_characters(1000), SMALL)
     whole = chosen.with_all()
     assert (whole.characters, whole.vocabulary_size, whole.rare) == (chosen.covering, 512, frozenset())
     assert whole.characters + whole.others == chosen.characters + chosen.others == 1000
@@ -127,8 +127,8 @@ def test_with_all_characters_that_cover_the_text_no_character_is_rare():
 @pytest.mark.parametrize(("size", "characters"), [(0, 4), (300, 4), (284, 2)])
 def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, characters):
     config = TokenizerConfig(model_type="char", vocabulary_size=size)
-    chosen = alphabet.choose(["aaaabbbccd"], config)
-    assert chosen.vocabulary_size == (size or alphabet.fixed_tokens(config) + 4)
+    chosen = trainer.choose(["aaaabbbccd"], config)
+    assert chosen.vocabulary_size == (size or trainer.fixed_tokens(config) + 4)
     assert (chosen.characters, chosen.others, chosen.rare) == (characters, 4 - characters, frozenset())
 
 
@@ -136,4 +136,4 @@ def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, 
 def test_a_vocabulary_is_a_multiple_of_256_in_which_characters_take_a_quarter_at_most(characters, size):
     """282 tokens that every vocabulary has, and four for each character."""
     config = TokenizerConfig(vocabulary_size=300, largest_vocabulary=10**6)
-    assert alphabet.fixed_tokens(config) == 282 and alphabet._grown(characters, config) == size
+    assert trainer.fixed_tokens(config) == 282 and trainer._grown(characters, config) == size

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
 
 TALK = [

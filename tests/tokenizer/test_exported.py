@@ -147,7 +147,7 @@ def test_a_conversation_as_text_has_its_ids(made):
 
 
 def test_an_unknown_role_is_refused(made):
-    from tpullm.errors import UserError
+    from tpullm.system.errors import UserError
 
     with pytest.raises(UserError, match="role robot is not one of"):
         load(made[1]).chat_template([{"role": "robot", "content": "a"}])

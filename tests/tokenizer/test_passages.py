@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.tokenizer import passages
+from tpullm.tokenizer import trainer
 
 LINES = st.text(st.sampled_from("aé本🙂\u2585 "), max_size=60).map(lambda line: line * 90)
 DOCUMENTS = st.lists(LINES, max_size=8).map("\n".join)
@@ -16,18 +16,18 @@ def size(text):
 
 @given(text=DOCUMENTS)
 def test_the_passages_of_a_text_are_the_text_in_pieces_as_long_as_they_may_be(text):
-    found = list(passages.passages(text))
+    found = list(trainer.passages(text))
     assert "".join(found) == text and all(found)
     for passage, after in zip(found, found[1:], strict=False):
         first = after.splitlines(keepends=True)[0]
         assert size(passage) + size(first) > BYTES  # the next line, or its first part, had no room
     assert all(size(passage) <= BYTES for passage in found)
-    assert len(found) <= passages.most(text)
+    assert len(found) <= trainer.most(text)
 
 
 @given(text=DOCUMENTS)
 def test_the_lines_of_a_passage_are_all_of_it_but_what_the_trainer_keeps_for_itself(text):
-    found = list(passages.lines(text))
+    found = list(trainer.passage_lines(text))
     assert all(0 < size(line) <= BYTES and "\n" not in line for line in found)
     assert "".join(found) == text.replace("\u2585", "").replace("\n", "")
     whole = [line for line in text.replace("\u2585", "").split("\n") if 0 < size(line) <= BYTES]
@@ -36,7 +36,7 @@ def test_the_lines_of_a_passage_are_all_of_it_but_what_the_trainer_keeps_for_its
 
 @given(line=LINES)
 def test_a_line_is_cut_only_where_the_next_character_has_no_room(line):
-    parts = list(passages._cut(line))
+    parts = list(trainer._cut(line))
     assert "".join(parts) == line
     for part, after in zip(parts, parts[1:], strict=False):
         assert size(part) <= BYTES < size(part + after[0])
@@ -44,11 +44,11 @@ def test_a_line_is_cut_only_where_the_next_character_has_no_room(line):
 
 def test_lines_that_just_fit_fill_each_passage():
     lines = [f"{number}".ljust(999) + "\n" for number in range(10)]
-    assert list(passages.passages("".join(lines))) == ["".join(lines[start : start + 4]) for start in (0, 4, 8)]
+    assert list(trainer.passages("".join(lines))) == ["".join(lines[start : start + 4]) for start in (0, 4, 8)]
 
 
 def test_a_text_has_few_passages_more_than_the_bytes_need():
     """A document whose keys are all too high is not cut, so the number of keys should be close."""
     text = "".join(f"{number}".ljust(99) + "\n" for number in range(400))
-    assert len(list(passages.passages(text))) == 10 and passages.most(text) == 21
-    assert passages.most("") == passages.most("a" * 1999) == 1
+    assert len(list(trainer.passages(text))) == 10 and trainer.most(text) == 21
+    assert trainer.most("") == trainer.most("a" * 1999) == 1

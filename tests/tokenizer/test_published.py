@@ -6,11 +6,11 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from tests.huggingface.published import CHATML, change, directory
+from tests.formats.huggingface.published import CHATML, change, directory
 from tpullm.data import conversations
 from tpullm.data.examples import Conversation
-from tpullm.errors import UserError
-from tpullm.inference.streaming import characters
+from tpullm.engine.streaming import characters
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
 
 CONVERSATION = [

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.tokenizer.seed_pieces import seed_pieces
 from tpullm.tokenizer.trained import SPACE
+from tpullm.tokenizer.trainer import seed_pieces
 
 
 def parts_of(chunks):

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK, TOOL_TALK, TOOLS, WITH_TOOLS
-from tpullm.errors import UserError
-from tpullm.process import limited
-from tpullm.process.limited import Limited
+from tpullm.system.errors import UserError
+from tpullm.system.process import limited
+from tpullm.system.process.limited import Limited
 from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
 from tpullm.tokenizer.template_child import TemplateChild
 

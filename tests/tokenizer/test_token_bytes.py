@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from tpullm.errors import UserError
-from tpullm.tokenizer import token_bytes
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import published
 
 BYTE_LEVEL = {"decoder": {"type": "ByteLevel"}}
 METASPACE = {"decoder": {"type": "Sequence", "decoders": [{"type": "Replace"}, {"type": "ByteFallback"}]}}
@@ -15,12 +15,12 @@ METASPACE = {"decoder": {"type": "Sequence", "decoders": [{"type": "Replace"}, {
 @given(st.text())
 def test_letters_stand_for_the_bytes_that_the_library_means(text):
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    table = token_bytes._byte_letters()
+    table = published._byte_letters()
     assert bytes(table[letter] for piece, _ in split for letter in piece) == text.encode()
 
 
 def test_each_byte_has_one_letter():
-    table = token_bytes._byte_letters()
+    table = published._byte_letters()
     assert sorted(table.values()) == list(range(256)) and set(table) == set(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -30,12 +30,12 @@ def test_each_byte_has_one_letter():
     + [("[0x41]", b"[0x41]"), ("本", "本".encode()), ("", b"")],
 )
 def test_a_piece_of_sentencepiece_is_a_byte_or_text_with_spaces(piece, expected):
-    assert token_bytes.all_bytes(METASPACE, {piece: 0}, set(), set(), "file") == [expected]
+    assert published.all_bytes(METASPACE, {piece: 0}, set(), set(), "file") == [expected]
 
 
 def test_special_tokens_have_no_bytes_and_added_ones_their_text():
     ids = {"Ġa": 0, "<s>": 1, "Ġadded": 2, "本": 5}
-    found = token_bytes.all_bytes(BYTE_LEVEL, ids, {1}, {1, 2}, "file")
+    found = published.all_bytes(BYTE_LEVEL, ids, {1}, {1, 2}, "file")
     # 本 is no letter for a byte, so it stands for itself; 3 and 4 are no tokens
     assert found == [b" a", b"", "Ġadded".encode(), b"", b"", "本".encode()]
 
@@ -43,4 +43,4 @@ def test_special_tokens_have_no_bytes_and_added_ones_their_text():
 @pytest.mark.parametrize("decoder", [None, {"type": "WordPiece"}])
 def test_a_decoder_that_is_not_known_is_refused(decoder):
     with pytest.raises(UserError, match="file: a decoder of .* is not known; known are ByteLevel and Metaspace"):
-        token_bytes.all_bytes({"decoder": decoder}, {"a": 0}, set(), set(), "file")
+        published.all_bytes({"decoder": decoder}, {"a": 0}, set(), set(), "file")

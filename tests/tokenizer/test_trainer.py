@@ -12,9 +12,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.errors import UserError
 from tpullm.recipe.schema import TokenizerConfig
-from tpullm.tokenizer import alphabet, load
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import load, trainer
 from tpullm.tokenizer import trainer as tokenizer
 from tpullm.tokenizer.trained import SPACE, TrainedTokenizer
 
@@ -237,7 +237,7 @@ def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(
 
 def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_path, capsys):
     made = tokenizer.train(TEXTS, dataclasses.replace(PLAIN, vocabulary_size=60_000), tmp_path / "model")
-    assert alphabet.fixed_tokens(PLAIN) < made.vocabulary_size < 1000
+    assert trainer.fixed_tokens(PLAIN) < made.vocabulary_size < 1000
     said = f"too few different pieces for tokenizer.vocabulary_size 60,000; {made.vocabulary_size} were found"
     assert said in capsys.readouterr().err
     assert_round_trip(made, JAPANESE[0] + ENGLISH[0] + "未知")
@@ -320,7 +320,7 @@ ABOUT = [
 def test_the_log_says_why_a_vocabulary_is_otherwise_than_asked(case, said):
     asked, model_type, got, characters, others, rare = case
     config = dataclasses.replace(PLAIN, vocabulary_size=asked, model_type=model_type)
-    chosen = alphabet.Alphabet(got, characters, others, characters, frozenset(rare))
+    chosen = trainer.Alphabet(got, characters, others, characters, frozenset(rare))
     assert tokenizer._about_size(config, got, chosen) == said
 
 
@@ -329,7 +329,7 @@ CHAT = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 @pytest.mark.parametrize("lacking", [*CHAT, "bytes", "space"])
 def test_a_model_that_lacks_one_thing_is_refused(lacking):
-    chosen = alphabet.choose(ENGLISH, PLAIN)
+    chosen = trainer.choose(ENGLISH, PLAIN)
     options = tokenizer._trainer_options(PLAIN, chosen) | {"hard_vocab_limit": False}
     options["control_symbols"] = [piece for piece in CHAT if piece != lacking]
     options |= {"byte_fallback": False} if lacking == "bytes" else {}

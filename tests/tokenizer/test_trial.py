@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from tests.huggingface.published import change, directory
-from tpullm.errors import UserError
-from tpullm.process.limited import Limited
+from tests.formats.huggingface.published import change, directory
+from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 from tpullm.tokenizer import exported, published, trial
 from tpullm.tokenizer.published import PublishedTokenizer
 

@@ -8,17 +8,17 @@ import jax
 import numpy as np
 
 from tests.training.small import TWO_LAYERS
-from tpullm.cluster import hosts, join, place
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
-from tpullm.inference.decode import decode
-from tpullm.inference.sampling_options import Sampling
-from tpullm.inference.scoring import log_probabilities
-from tpullm.inference.session import NoTokenizer, Session
-from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import own_rows, put
+from tpullm.engine.decode import decode
+from tpullm.engine.session import NoTokenizer, Session
+from tpullm.evaluation.scoring import log_probabilities
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import own_rows, put
+from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.system.cluster import hosts, join, place
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import abstract, initial

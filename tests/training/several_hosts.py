@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import QUICK_TO_COMPILE, ROOT, interruptible
-from tpullm.cluster.handshake import free_port
+from tpullm.system.cluster.handshake import free_port
 
 
 def start(

@@ -16,11 +16,12 @@ import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 
 from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch  # noqa: E402
-from tpullm.mesh.layout import make_mesh
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
 FP8 = Architecture(dataclasses.replace(TWO_LAYERS.config, matmuls="fp8"))

@@ -19,12 +19,13 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from tests.training.small import SPREAD, TWO_LAYERS, batch  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import SkipConfig, TrainConfig  # noqa: E402
-from tpullm.training.norms import KINDS, part_names, part_norms  # noqa: E402
-from tpullm.training.optimizer.skip import skip_bad_steps  # noqa: E402
-from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
+from tpullm.training.meter import KINDS, part_names, part_norms  # noqa: E402
+from tpullm.training.optimizer.chain import skip_bad_steps  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
 EXPERTS = Architecture(dataclasses.replace(SPREAD.config, balance_rate=0.0))

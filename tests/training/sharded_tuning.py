@@ -25,11 +25,12 @@ from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
 from tpullm.data.answer_rows import laid_out  # noqa: E402
 from tpullm.data.batch import TaughtBatch  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.model.adapter import with_lengths  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
-from tpullm.recipe.schema import (  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
+from tpullm.recipe.schema import (
     AdapterConfig,
     OptimizerConfig,
     PolicyConfig,
@@ -38,7 +39,7 @@ from tpullm.recipe.schema import (  # noqa: E402
     TrainConfig,
 )
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import Architecture, abstract, with_params  # noqa: E402
+from tpullm.training.state import abstract, with_params  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 from tpullm.training.teacher import Teacher  # noqa: E402
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.small import ARCHITECTURE, batch  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig  # noqa: E402
 from tpullm.training import step as step_module  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from tpullm.data.batch import Batch
-from tpullm.mesh.layout import make_mesh
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
 from tpullm.recipe.schema import ModelConfig
-from tpullm.training.state import Architecture
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.training.small import SPREAD, batch, mesh, params
+from tpullm.model.architecture import Architecture
 from tpullm.model.experts.moe import Routing
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
-from tpullm.training.balance import balance_losses, load_metrics
+from tpullm.training.losses import balance_losses, load_metrics
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import Architecture, with_params
+from tpullm.training.state import with_params
 from tpullm.training.step import batch_loss, make_step
 
 

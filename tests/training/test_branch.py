@@ -14,15 +14,15 @@ from tests.conftest import copy_tokens
 from tests.run.test_resume import assert_same_bits, final_parameters
 from tests.training import several_hosts
 from tests.training.small import mesh
-from tpullm.checkpoint.models import find, load_params, steps
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.stream import pretraining_stream
-from tpullm.errors import UserError
+from tpullm.formats.models import find, load_params, steps
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.parsing import load
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import load as load_tokenizer
-from tpullm.training import branch
+from tpullm.training import resume
 from tpullm.training.losses import Sums
-from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss
 
 SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
@@ -146,13 +146,13 @@ def tokenizer(*pieces):
 
 def test_rows_go_where_their_tokens_went():
     old, new = tokenizer("<s>", "a", "b", "ab"), tokenizer("<s>", "b", "c", "ab", "a")
-    assert branch._rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
-    assert branch._rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
-    assert branch._rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    assert resume._rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
+    assert resume._rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
+    assert resume._rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
     leaf = np.arange(8, dtype=np.float32).reshape(4, 2)
-    grown = branch._grown(leaf, np.array([3, -1, 0]), 2, 0)
+    grown = resume._grown(leaf, np.array([3, -1, 0]), 2, 0)
     assert grown.tolist() == [[6, 7], [1, 2], [0, 1]]
-    assert (branch._grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
+    assert (resume._grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
 
 
 @pytest.mark.parametrize(
@@ -186,11 +186,11 @@ def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(origin, run, tmp
     assert pretrain(run, tmp_path / "origin") == 2
     assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
     recipe = dataclasses.replace(recipe, branch=str(model.directory / "7"))
-    assert branch.origin(recipe, own, model.config) == model
+    assert resume.origin(recipe, own, model.config) == model
     for other in (tokenizer(*(f"p{number}" for number in range(640))), tokenizer(*swapped)):
         other.bytes_of = bytes_of if other.piece(638) == swapped[638] else other.bytes_of
         with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
-            branch.origin(recipe, other, model.config)
-    monkeypatch.setattr(branch, "described", lambda *place: dataclasses.replace(model, stage="base"))
+            resume.origin(recipe, other, model.config)
+    monkeypatch.setattr(resume, "described", lambda *place: dataclasses.replace(model, stage="base"))
     with pytest.raises(UserError, match="has parameters alone; set branch_state to parameters"):
-        branch.origin(recipe, own, model.config)
+        resume.origin(recipe, own, model.config)

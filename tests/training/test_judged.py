@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tests.training.test_preference import of_answers_alone
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
 from tpullm.data.stream import EvaluationBatches, Stream
-from tpullm.mesh.rows import put
+from tpullm.model.rows import put
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
 from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import read

@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.small import mesh
 from tests.training.test_losses import TARGETS, assert_a_frozen_table_costs_less
-from tpullm.mesh.layout import RULES
+from tpullm.model.mesh import RULES
 from tpullm.training import losses
 from tpullm.training.log_probabilities import likeliest, log_probabilities, with_likeliest
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from tpullm.checkpoint.saving import Checkpoints
-from tpullm.cli import main
+from tpullm.cli.main import main
+from tpullm.formats.checkpoints import Checkpoints
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training import evaluation, loop, step
 from tpullm.training.meter import Meter

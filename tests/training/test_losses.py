@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.mesh.layout import RULES
+from tpullm.model.mesh import RULES
 from tpullm.training import losses
 from tpullm.training.losses import chunk_length, cross_entropy
 

@@ -9,12 +9,12 @@ import pytest
 from jax.sharding import AbstractDevice
 
 from tests.training.small import ARCHITECTURE, SPREAD
-from tpullm.errors import UserError
-from tpullm.mesh.axes import AXES
-from tpullm.mesh.layout import planned_mesh
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import planned_mesh
+from tpullm.model.mesh_fit import KEYS, check_adapter, check_fits, nearest
+from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.schema import AdapterConfig, TrainConfig
-from tpullm.training.mesh_fit import KEYS, check_adapter, check_fits, nearest
-from tpullm.training.state import Architecture
+from tpullm.system.errors import UserError
 
 
 def refused(make) -> str:

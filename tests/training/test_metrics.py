@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from tpullm.errors import correctable
-from tpullm.training.metrics import FILE, MetricsLog, read, seconds
-from tpullm.training.tensorboard import TensorBoard
+from tpullm.system.errors import correctable
+from tpullm.training.metrics import FILE, MetricsLog, TensorBoard, read, seconds
 
 
 def events(folder) -> list:

@@ -13,18 +13,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.commands.test_finetune import arrays
+from tests.cli.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tests.training.test_preference import of_answers_alone
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.answer_rows import laid_out, rows_needed
 from tpullm.data.batch import BRANCH
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig
 from tpullm.training.metrics import read
 from tpullm.training.objectives.policy import METHODS, policy_loss
 from tpullm.training.own_answers import answer_loss, clip_of, token_log_probabilities
-from tpullm.training.state import Architecture
 
 F32, T = jnp.dtype("float32"), 32
 

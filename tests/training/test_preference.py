@@ -12,15 +12,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.commands.test_finetune import arrays
+from tests.cli.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.answer_pairs import tokenized
-from tpullm.data.answer_tokens import Pair
 from tpullm.data.batch import BRANCH, Batch
+from tpullm.data.conversations import Pair
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.data.token_store import TokenStore
+from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
 from tpullm.training import preference
@@ -28,7 +29,6 @@ from tpullm.training.evaluation import held_out, make_evaluation
 from tpullm.training.metrics import read
 from tpullm.training.objectives.preferences import PAIRED, Answers
 from tpullm.training.preference import answers, fill_references
-from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss
 
 F32, T = jnp.dtype("float32"), 32

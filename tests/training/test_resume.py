@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.run.test_resume import assert_same_bits, final_parameters
-from tpullm.checkpoint.models import find, steps
-from tpullm.cli import main
+from tpullm.cli.main import main
+from tpullm.formats.models import find, steps
 from tpullm.training import resume
 
 SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.run.test_resume import assert_same_bits
-from tpullm.checkpoint.models import find, steps
-from tpullm.checkpoint.saving import Checkpoints
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.stream import Stream
+from tpullm.formats.checkpoints import Checkpoints
+from tpullm.formats.models import find, steps
 
 KEYS = ["--pretrain.log_every=4", "--pretrain.evaluate_every=0"]  # 30 steps, by the program of the tiny run
 PATIENT = ["--pretrain.optimizer.skip.patience=3"]

@@ -10,14 +10,14 @@ import pytest
 
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.data.batch import Batch
-from tpullm.mesh.layout import RULES
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import RULES
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.evaluation import make_evaluation
 from tpullm.training.losses import cross_entropy
-from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.optimizer.skip import skip_bad_steps
-from tpullm.training.state import Architecture, with_params
+from tpullm.training.optimizer.chain import make_optimizer, skip_bad_steps
+from tpullm.training.state import with_params
 from tpullm.training.step import accumulate, batch_loss, make_step
 
 

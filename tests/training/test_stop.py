@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tpullm.checkpoint.models import steps
-from tpullm.cli import main
+from tpullm.cli.main import main
+from tpullm.formats.models import steps
 from tpullm.training import loop
 from tpullm.training.meter import Meter
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.commands.test_finetune import arrays
+from tests.cli.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
-from tpullm import storage
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import EvaluationBatches
 from tpullm.data.taught_rows import Kept, TaughtEvaluation, TaughtStream
-from tpullm.mesh.rows import put
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import put
 from tpullm.recipe import parsing
 from tpullm.recipe.schema import TeacherConfig
 from tpullm.run import manifest, stages
+from tpullm.system import storage
 from tpullm.training.metrics import read
 from tpullm.training.objectives.distillation import DIVERGENCES
-from tpullm.training.state import Architecture
 from tpullm.training.step import batch_loss
 from tpullm.training.teacher import Teacher, fill
 
@@ -250,7 +250,7 @@ def test_a_teacher_is_known_by_its_identity(prepared, tiny_run, tmp_path):
     recipe, run = prepared
     settings = parsing.load(recipe)
     path, identity = stages.teacher(settings, run, "text")
-    assert path == tiny_run / "talk" and identity == manifest.identity(path)
+    assert path == tiny_run / "talk" and identity == manifest.finished_identity(path)
     ids = []
     for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path, "{}")):
         other = dataclasses.replace(settings.finetune["text"], teacher=TeacherConfig(str(folder)))

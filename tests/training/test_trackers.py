@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.cli import main
-from tpullm.errors import UserError
+from tpullm.cli.main import main
+from tpullm.system.errors import UserError
 from tpullm.training import trackers
 from tpullm.training.metrics import MetricsLog, numbers, read
 from tpullm.training.tracker_child import described

@@ -7,7 +7,7 @@ import pytest
 
 from tests.run.test_resume import assert_same_bits
 from tests.training.test_sharded import results
-from tpullm.cli import main
+from tpullm.cli.main import main
 from tpullm.training import loop
 from tpullm.training.wrong_bits import unequal_copies
 

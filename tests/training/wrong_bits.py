@@ -12,10 +12,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.small import ARCHITECTURE, batch  # noqa: E402
-from tpullm.errors import WrongBits  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
+from tpullm.system.errors import WrongBits  # noqa: E402
 from tpullm.training import wrong_bits  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import abstract, initial  # noqa: E402

@@ -1,7 +1,7 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
     plan      the files of the sources, in parts
-    read      worker processes on any number of machines (`cluster/shares.py`) read and filter a part each (`tasks.py`);
+    read      worker processes on any number of machines (`system/cluster/shares.py`) read and filter a part each (`tasks.py`);
               then they find copies and repeated lines over the whole corpus, by hashes and a range of them each
               (`reduce.py`, `repeated_lines.py`, `marking.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card
@@ -14,37 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpullm import log, storage
-from tpullm.cluster.shares import SharedWork
-from tpullm.corpus import (
-    datacard,
-    datacard_markdown,
-    document_files,
-    leak_records,
-    marking,
-    part_identity,
-    question_windows,
-    reduce,
-    repeated_lines,
-    selection,
-    source_hashes,
-    stretches,
-    tasks,
-)
+from tpullm.corpus import datacard, document_files, held_out, question_windows, reduce, repeated_lines, tasks
 from tpullm.corpus import sources as corpus_sources
+from tpullm.corpus import sources as part_identity
+from tpullm.corpus import sources as source_hashes
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
-from tpullm.corpus.files import bad_documents, download, limited_reading, parts, source_files
+from tpullm.corpus.files import limited_reading, opened, readers, source_files
 from tpullm.corpus.files.source_files import File, Found
 from tpullm.corpus.question_windows import TaskQuestions
-from tpullm.corpus.selection import Placed
+from tpullm.corpus.reduce import Placed
 from tpullm.corpus.tasks import Task
-from tpullm.errors import UserError
-from tpullm.process.rounds import Rounds
 from tpullm.recipe import changes
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
+from tpullm.system import log, storage
+from tpullm.system.cluster.shares import SharedWork
+from tpullm.system.errors import UserError
+from tpullm.system.process.workers import Rounds
 
 TENKI_BYTES = 300  # generating one document takes about as long as reading this many bytes
 # Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time,
@@ -110,8 +98,8 @@ def plan(
     """
     found, downloads, documents = corpus_sources.sources(recipe), run / "downloads", run / "documents"
     if not work.share.is_first:
-        urls = [path for source in found for path in (source.path, source.held_out) if download.is_url(path)]
-        work.wait_for_first("the downloads", lambda: all(download.place(url, downloads).exists() for url in urls))
+        urls = [path for source in found for path in (source.path, source.held_out) if opened.is_url(path)]
+        work.wait_for_first("the downloads", lambda: all(opened.place(url, downloads).exists() for url in urls))
     planned: list[Task] = []
     files: dict[str, Found] = {}
     windows = question_windows.windows_of(questions) if questions else None
@@ -145,14 +133,14 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     if is_finished():
         return []
     _check_bad(planned, tell=work.share.is_first)
-    placed = selection.place(planned.sources, planned.tasks, config)
+    placed = reduce.place(planned.sources, planned.tasks, config)
     groups, ranges = _divided(planned, placed)
     sizes = [reduce.ENTRY_BYTES * group.documents for group in groups]
     each = [sum(sizes) // len(ranges)] * len(ranges) if ranges else []
     rounds.do("sort keys", reduce.scatter, groups, [group.entries for group in groups], sizes, PARALLEL_ENTRY_BYTES)
     rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
     _compare_lines(rounds, groups, config.repeated_lines)
-    rounds.do("mark", marking.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
+    rounds.do("mark", repeated_lines.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
     return placed
 
 
@@ -184,13 +172,13 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     for source in planned.sources:
         own = [part for group in groups for part in group.marked() if part.source == source.name]
         is_few = source.name in few and own
-        all_parts += stretches.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
+        all_parts += held_out.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
         if source.kind != "tokens":
             _check_not_empty(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
-    (planned.documents / leak_records.FILE).unlink(missing_ok=True)
+    (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
-        card["leaks"] = leak_records.write(planned.documents, planned.tasks, groups, few, planned.questions)
+        card["leaks"] = datacard.write(planned.documents, planned.tasks, groups, few, planned.questions)
     _write(planned.documents, all_parts, card, recipe.corpus)
     return card
 
@@ -211,7 +199,7 @@ def _write(documents: Path, all_parts: list[Part], card: dict[str, Any], config:
     (documents / manifest.FILE).unlink(missing_ok=True)
     document_files.write_parts(documents, all_parts)
     storage.write_json(documents / "datacard.json", card)
-    storage.write_text(documents / "datacard.md", datacard_markdown.markdown(card, config))
+    storage.write_text(documents / "datacard.md", datacard.markdown(card, config))
 
 
 def remove_old(documents: Path) -> None:
@@ -235,7 +223,7 @@ def _children(folder: Path) -> list[Path]:
 
 def _parts(source: Source, files: list[File]) -> Iterable[tuple[tuple[File, ...], int]]:
     """The parts of a source, and how many bytes each reads. A generated source is one part."""
-    return [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else parts.parts(files)
+    return [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else source_files.parts(files)
 
 
 def _check_bad(planned: Plan, tell: bool) -> None:
@@ -244,7 +232,7 @@ def _check_bad(planned: Plan, tell: bool) -> None:
         own = [tasks.summary(task) for task in planned.tasks if task.source is source]
         first = [line for summary in own for line in summary["bad"]]
         bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
-        bad_documents.check(source, bad, sum(summary["read"] for summary in own), first)
+        readers.check(source, bad, sum(summary["read"] for summary in own), first)
         if bad and tell:
             log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
 

@@ -1,15 +1,309 @@
-"""The data card for programs, `datacard.json`: what the corpus is made of, in numbers."""
+"""The data card for programs, `datacard.json`: what the corpus is made of, in numbers.
 
+The data card for people: `datacard.md`, from the numbers of `datacard.py`.
+
+What is written of the questions of tasks that documents hold: `documents/leaks.jsonl`, and counts for the data card.
+
+A line of the file is a question that a document holds:
+
+    task, question   the name of the task, and the number of the question in it, from 0
+    asked, passage   the beginning of the question, and the first words of it that the document holds, folded
+    share            of the passages of the question, those that the document holds
+    source, file, record, url, hash   of the document
+    use              train, held_out, or why the document was dropped
+"""
+
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tpullm import __version__
-from tpullm.corpus import domains
-from tpullm.corpus.datacard_counts import Counts
-from tpullm.corpus.document_files import HELD_OUT, TRAIN
+from tpullm.corpus import domains, question_windows, tasks
+from tpullm.corpus.datacard_counts import REASONS, Counts
+from tpullm.corpus.document import LEAKED
+from tpullm.corpus.document_files import BEGINNING, HELD_OUT, MARKS, TRAIN
 from tpullm.corpus.files.source_files import Found, name_of
-from tpullm.recipe.schema import Recipe, Source
+from tpullm.corpus.held_out import FEW
+from tpullm.corpus.question_windows import CHARACTERS, WORDS, TaskQuestions
+from tpullm.corpus.reduce import Group
+from tpullm.corpus.repeated_lines import MOST
+from tpullm.corpus.tasks import Task
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.system import storage
+
+FILE = "leaks.jsonl"
+
+
+def write(
+    documents: Path,
+    planned: Sequence[Task],
+    groups: Sequence[Group],
+    few: Collection[str],
+    all_: Sequence[TaskQuestions],
+) -> dict[str, Any]:
+    """Write `leaks.jsonl`, and return the counts of each task by its name.
+
+    Args:
+        documents: the folder.
+        planned: the tasks of collect.
+        groups: of their parts, which are marked.
+        few: the sources whose documents are cut into stretches, some of which are held out: they count as trained on.
+        all_: the questions, in the order of the windows.
+
+    Returns:
+        `drop`: whether documents were dropped. `tasks`: of each its `version`; `questions`, and `too_short`, those
+        that cannot be looked for; `found`, those in documents that are trained on; `trained_on` and `dropped`,
+        documents that hold some.
+    """
+    found: list[set[int]] = [set() for _ in all_]
+    held: list[dict[str, set[str]]] = [{TRAIN: set(), LEAKED: set()} for _ in all_]
+    with storage.atomic_file(documents / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for leak in _leaks_of_part(planned, groups, few):
+            task, use = leak["task"], leak["use"]
+            held[task].get(use, set()).add(leak["hash"])
+            if use == TRAIN:
+                found[task].add(leak["question"])
+            asked = all_[task].questions[leak["question"]].texts[0][:BEGINNING]
+            file.write(json.dumps(leak | {"task": all_[task].name, "asked": asked}, ensure_ascii=False) + "\n")
+    too_short = _too_short(planned, len(all_))
+    return {
+        "drop": planned[0].config.leaks.drop if planned else False,
+        "tasks": {
+            task.name: {
+                "version": task.version,
+                "questions": len(task.questions),
+                "too_short": too_short[number],
+                "found": len(found[number]),
+                "trained_on": len(held[number][TRAIN]),
+                "dropped": len(held[number][LEAKED]),
+            }
+            for number, task in enumerate(all_)
+        },
+    }
+
+
+def lines(card: dict[str, Any]) -> list[str]:
+    """A line for each task: how much of it the corpus holds.
+
+    Args:
+        card: the numbers of the data card.
+    """
+    return [
+        f"{name}: {task['found']:,} of {task['questions']:,} questions are in {task['trained_on']:,} documents to "
+        f"train on; {task['dropped']:,} documents were dropped for them, {task['too_short']:,} questions are too short "
+        f"to look for; see {FILE}"
+        for name, task in card.get("leaks", {}).get("tasks", {}).items()
+    ]
+
+
+def found_in_training(documents: Path, task: str) -> set[int]:
+    """The numbers of the questions of a task that documents hold which are trained on."""
+    with (documents / FILE).open(encoding="utf-8") as file:
+        lines = map(json.loads, file)
+        return {line["question"] for line in lines if line["task"] == task and line["use"] == TRAIN}
+
+
+def _leaks_of_part(planned: Sequence[Task], groups: Sequence[Group], few: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The leaks of all parts in their order, each with its source and what became of its document."""
+    of_parts = {task.part.key: task for task in planned}
+    for group in groups:
+        summaries = {one.part.key: tasks.summary(of_parts[one.part.key])["leaks"] for one in group.placed}
+        if not any(summaries.values()):
+            continue
+        with group.marks.open("rb") as file:
+            marks = np.load(file)
+        for one, own in group.split(marks):
+            for leak in summaries[one.part.key]:
+                row = leak.pop("row")
+                yield leak | {"source": one.source.name, "use": _use(row, own, one.source.name in few)}
+
+
+def _use(row: int, marks: np.ndarray, is_cut: bool) -> str:
+    """What became of the document in a row of a part."""
+    if row == tasks.DROPPED:
+        return LEAKED
+    mark = MARKS[marks[row]]
+    return TRAIN if is_cut and mark == HELD_OUT else mark
+
+
+def _too_short(planned: Sequence[Task], count: int) -> list[int]:
+    """How many questions of each task have no window."""
+    path = next((task.windows for task in planned if task.windows), None)
+    totals = question_windows.load(path).totals if path else np.zeros((0, 3), np.int64)
+    return np.bincount(totals[totals[:, 2] == 0, 0], minlength=count).tolist()
+
+
+COLUMNS = {
+    "source": "where the text comes from, as the recipe names it",
+    "licence": "what allows its use",
+    "language": "what it is written in (`code` is source code, `und` could not be told)",
+    "documents": "how many separate texts",
+    "characters": "how long they are together",
+    "share": "of all characters; how often a source is read in training is set by its weight in the recipe",
+    "training": "documents the model learns from",
+    "held out": "documents kept away from training, to measure how well the model does on text it has not seen",
+}
+
+
+def markdown(card: dict[str, Any], config: CorpusConfig) -> str:
+    """The text of `datacard.md`."""
+    return "\n\n".join(_sections(card, config)) + "\n"
+
+
+def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
+    yield "# Data card"
+    yield (
+        f"{card['documents']:,} documents with {card['characters']:,} characters. Anything trained on them should name "
+        "their sources and licences: they are listed here."
+    )
+    header = ("source", "licence", "language", "documents", "characters", "share", "training", "held out")
+    yield _table(header, [[_cell(key, row[key]) for key in row] for row in card["rows"]])
+    yield "\n".join(f"- **{name}**: {meaning}." for name, meaning in COLUMNS.items())
+    for key in ("licence", "language"):
+        shares = card[f"by_{key}"].items()
+        yield f"## Share by {key}"
+        yield _table((key, "share"), [[name, _cell("share", share)] for name, share in shares])
+    yield "## What was dropped, and why"
+    yield from _dropped(card)
+    yield from _leaks(card)
+    yield from _files(card)
+    yield "## How it was made"
+    yield _how(card, config)
+
+
+def _dropped(card: dict[str, Any]) -> Iterable[str]:
+    """What was dropped by source, reason, language and licence, and the beginnings of some of it."""
+    rows = [
+        [*(row[key] for key in ("source", "reason", "language", "licence")), f"{row['documents']:,}", _why(row)]
+        for row in card["dropped_rows"]
+    ]
+    header = ("source", "reason", "language", "licence", "documents", "meaning")
+    yield _table(header, [[str(cell).replace("|", "\\|") for cell in row] for row in rows]) if rows else "Nothing."
+    for source, reasons in card["dropped_examples"].items():
+        for reason, examples in reasons.items():
+            yield f"Of {source}, {reason}:"
+            yield "\n".join(f"- {_place(example)}: {_quoted(example['beginning'])}" for example in examples)
+
+
+def _leaks(card: dict[str, Any]) -> Iterable[str]:
+    """How much of each task was found."""
+    if "leaks" not in card:
+        return
+    yield "## Questions of tasks"
+    header = ("task", "questions", "found in training text", "in documents", "documents dropped", "too short to find")
+    keys = ("questions", "found", "trained_on", "dropped", "too_short")
+    tasks = card["leaks"]["tasks"].items()
+    yield _table(header, [[_cell("", name), *(_cell(key, task[key]) for key in keys)] for name, task in tasks])
+    yield (
+        f"A document holds a question if it holds {WORDS} words of it in a row, or {CHARACTERS} characters of "
+        "Japanese; width, case, white space and punctuation do not count. Of a shorter question it must hold all. "
+        f"`{FILE}` names the documents."
+    )
+    if card["tokens_of_others"]:
+        yield "Tokens of others were not searched."
+
+
+def _why(row: dict[str, Any]) -> str:
+    return REASONS.get(row["reason"], "a file that this source does not read")
+
+
+def _place(example: dict[str, str]) -> str:
+    """Where a document is: its address, or its file and record."""
+    return example["url"] or " ".join(filter(None, (example["file"], example["record"]))) or "no file"
+
+
+def _quoted(text: str) -> str:
+    """The beginning of a text in one line, as code, so that nothing in it is Markdown."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`" if text.strip() else "no text"
+
+
+def _files(card: dict[str, Any]) -> Iterable[str]:
+    """Which packages the text came with; which files were read in part, in another encoding, or not at all."""
+    if card["packages"]:
+        yield "## Text that came with packages of PyPI"
+        yield "\n".join(
+            f"- {source}: `{package['name']}` {package['version']}. Licence: {package['licence']}."
+            for source, packages in card["packages"].items()
+            for package in packages
+        )
+    if card["tokens_of_others"]:
+        yield "## Tokens of others"
+        yield "\n".join(
+            f"- {source}: {licence}. They are read as they are; `tokens/manifest.json` counts them."
+            for source, licence in card["tokens_of_others"].items()
+        )
+    if card["encodings"]:
+        yield "## Files that are not UTF-8"
+        yield "\n".join(
+            f"- {source}: {count:,} read as {name}."
+            for source, found in card["encodings"].items()
+            for name, count in found.items()
+        )
+    if card["personal_data_replaced"]:
+        yield "## Personal data"
+        yield "\n".join(
+            f"- {source}: {count:,} mail addresses, phone numbers and IP addresses were replaced."
+            for source, count in card["personal_data_replaced"].items()
+        )
+    if card["read_in_part"]:
+        yield "## What was read in part"
+        yield "\n".join(
+            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of "
+            f"{part['of_files']:,} files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
+            for source, part in card["read_in_part"].items()
+        )
+    if card["skipped_files"]:
+        yield "## Files that were not read"
+        yield "\n".join(
+            f"- {source}, {reason}: {_listed(names, card['dropped'][source][reason])}."
+            for source, reasons in card["skipped_files"].items()
+            for reason, names in reasons.items()
+        )
+
+
+def _listed(names: list[str], count: int) -> str:
+    shown = ", ".join(f"`{name}`" for name in names)
+    return f"{shown} and {count - len(names):,} more" if count > len(names) else shown
+
+
+def _how(card: dict[str, Any], config: CorpusConfig) -> str:
+    return (
+        f"By tpullm {card['tpullm']}, seed {card['seed']}. Each source was read, its text extracted. What is "
+        f"unreadable, shorter than {config.minimum_characters} characters, repetitive or in another language was "
+        f"dropped (unless the recipe says `filter: false`); of exact {'and near ' if config.near_duplicates else ''}"
+        "copies one was kept (unless it says `deduplicate: false`): where one is held out, that one. Texts longer than "
+        f"{config.maximum_characters:,} characters were cut at a line's end.{_lines(config)}\n\n"
+        f"Held out are the documents whose text has a SHA-256 in the lowest {config.held_out_fraction:.1%} of its "
+        "range, or those that the recipe names. The choice does not depend on the order of the documents or on other "
+        f"documents. A source of fewer than {FEW} documents is cut into stretches first, and those with the lowest "
+        "SHA-256 are held out."
+    )
+
+
+def _lines(config: CorpusConfig) -> str:
+    """The sentence about lines that documents have in common."""
+    if not config.repeated_lines:
+        return ""
+    return (
+        f" A document was dropped if it had more than {MOST:.0%} of its characters in lines that stand in more than "
+        f"{config.repeated_lines:,} documents (unless the recipe says `filter: false` or `deduplicate: false`)."
+    )
+
+
+def _cell(key: str, value: Any) -> str:
+    if key == "share":
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
 
 NAMES = 20  # of files, listed at most
 

@@ -1,4 +1,7 @@
-"""What the data card counts: documents and characters that are used or held out, and what was dropped, and why."""
+"""What the data card counts: documents and characters that are used or held out, and what was dropped, and why.
+
+Why documents and files are left out, as the data card has it: each reason, and what it means.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,6 +9,62 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpullm.corpus.document_files import APART, COMPARED, HELD_OUT, MARKS, STRETCHES, TRAIN, USED
+
+REASONS = {
+    "empty": "no text in it",
+    "not UTF-8": "bytes that are no text in the expected encoding",
+    "broken encoding": "text that was decoded wrongly before it came here",
+    "too short": "shorter than `corpus.minimum_characters`",
+    "too repetitive": "the same lines or phrases again and again",
+    "wrong language": "in another language than the source says",
+    "generated code or data": "source code with very long lines or hardly any letters",
+    "other people's code": "libraries that lie in a folder of their own, such as node_modules",
+    "a broken link, or no file": "a name in the folder that nothing can be read from",
+    "exact duplicate": "the same text as another document",
+    "near duplicate": "almost the same text as another document",
+    "lines of many documents": "mostly lines that stand in more than `corpus.repeated_lines` documents",
+    "could not be read": "the extraction of its text failed, or took too long or too much memory",
+    "broken record": "a record of its file that is not in the file's format",
+    "too large": "larger than any page or record should be",
+    "not a page": "an answer of a web server that is no HTML and no text",
+    "no success": "an answer of a web server with an error or a redirection",
+    "not Python": "a file of Python's library that Python cannot parse",
+    "reserved": "its owner reserves its use in another way",
+    "reserved (noai)": "its owner says in the page or in the server's answer that no AI may be trained on it",
+    "reserved (noimageai)": "its owner says so of its images",
+    "reserved (tdm-reservation)": "its owner reserves the rights of text and data mining",
+    "licence not allowed": "a licence that is not in `corpus.licences`",
+    "opted out by domain": "a domain that a file of `corpus.opted_out` lists",
+    "opted out by URL": "an address that a file of `corpus.opted_out` lists",
+    "opted out by hash": "a text whose hash a file of `corpus.opted_out` lists",
+    "too few words": "fewer than 50 words (Gopher)",
+    "too many words": "more than 100,000 words (Gopher)",
+    "words too short": "they are shorter than words of its language, on average (Gopher)",
+    "words too long": "they are longer than words of its language, on average (Gopher)",
+    "too many # or …": "one for ten words, or more (Gopher)",
+    "too few words of letters": "too many numbers and marks (Gopher)",
+    "too few stop words": "without the commonest words of its language (Gopher)",
+    "mostly bullet points": "more than nine of ten lines (Gopher)",
+    "lines that are cut off": "more than three of ten lines end with an ellipsis (Gopher)",
+    "repeated paragraphs": "paragraphs that are there twice (Gopher)",
+    "repeated lines": "lines that are there twice (Gopher, FineWeb)",
+    "repeated phrases": "the same runs of words again and again (Gopher)",
+    "too few sentence ends": "hardly any line ends with a full stop (FineWeb)",
+    "mostly short lines": "more than two of three lines have at most 30 characters (FineWeb)",
+    "a list": "too many line ends for its words (FineWeb)",
+    "too few sentences": "fewer than five (C4)",
+    "lorem ipsum": "filler of a template (C4)",
+    "a curly bracket": "code in the text (C4)",
+    "too little Japanese": "fewer than half of its characters are Japanese",
+    "too little hiragana": "as in a list of nouns",
+    "mostly katakana": "as in a catalogue",
+    "adult words": "full of words of a list",
+    "advertising": "full of phrases of Japanese shops",
+    "listed address": "an address of datatrove's lists: adult, gambling, malware",
+    "questions of a task": "it holds a question of a task of `corpus.leaks.tasks`",
+    "low score": "the classifier's score is below `corpus.classifier.threshold`",
+}
+
 
 EXAMPLES = 10  # of documents that were dropped, for each source and reason
 _SPLITS = {USED: TRAIN, APART: HELD_OUT}

@@ -3,16 +3,153 @@
 Broder 1997; Lee et al. 2022 and FineWeb (Penedo et al. 2024, 14 bands of 8) for language models. datatrove's MinHash
 computes the same kind of bands, document by document; here `reduce.py` needs them as arrays.
 D documents, S shingles, P permutations, G groups (bands).
+
+The n-grams of a text as arrays: of words, or of characters in scripts without spaces. B bytes, U units.
+
+The hash of a word is the CRC-32 of its bytes. A CRC is linear: that of a word is the XOR of what each byte adds, which
+depends on the byte and on how many follow it. So the words of a text take one look-up for each byte, and no strings.
+
+The lines of a document by their hashes, so that lines that many documents have can be found without the text.
+
+Hashes: SHA-256, which names a document, and SplitMix64, which mixes arrays of integers.
 """
 
 import functools
 import hashlib
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from tpullm.corpus import ngrams
-from tpullm.corpus.text_hashes import GOLDEN, splitmix64
+from tpullm.corpus import characters, language_detection
+from tpullm.recipe.schema import CorpusConfig, Source
+
+LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
+# Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
+LEAST_BYTES = 20
+_NO_LETTERS = bytes(byte for byte in range(128) if chr(byte) != "\n" and not chr(byte).isalpha())
+
+
+def are_kept(source: Source, config: CorpusConfig) -> bool:
+    """Whether the parts of a source keep the lines of their documents.
+
+    With `filter: false` nothing is judged, and with `deduplicate: false` documents are there more than once on purpose.
+    """
+    return config.repeated_lines > 0 and source.filter and source.deduplicate
+
+
+def of(text: str) -> np.ndarray:
+    """The different lines of a text, sorted by their hash, and how many characters each has in all: [lines] of `LINE`.
+
+    Of ASCII, letters count and their case does not: a footer has another date on each page, and rows of numbers are no
+    footers. Lines of fewer letters are left out.
+    """
+    digests, characters = [], []
+    for line, letters in zip(text.split("\n"), _letters(text), strict=True):
+        if len(letters) >= LEAST_BYTES:
+            digests.append(hashlib.blake2b(letters, digest_size=8).digest())
+            characters.append(len(line))
+    keys, which = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)
+    found = np.empty(len(keys), LINE)
+    found["key"], found["characters"] = keys, np.bincount(which, characters, len(keys))
+    return found
+
+
+def _letters(text: str) -> list[bytes]:
+    """What counts of each line: all at once, so that it takes little time."""
+    return text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd: the step of SplitMix64
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of the UTF-8 text, hexadecimal: it names a document and decides whether it is held out."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def splitmix64(values: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64 (Steele et al. 2014): each bit of the result depends on each bit of the value."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
+
+
+def units(text: str) -> np.ndarray:
+    """The words or characters of `text` as hashes: uint64 [U], U >= 1."""
+    if language_detection.is_spaceless(text):
+        return language_detection.code_points("".join(text.split())).astype(np.uint64)
+    codes = _words(text.lower())
+    return codes if len(codes) else np.array([zlib.crc32(text.encode())], np.uint64)
+
+
+def hashes(codes: np.ndarray, n: int) -> np.ndarray:
+    """The hash of each run of `n` consecutive codes: uint64 [U - n + 1]; empty if there are fewer codes."""
+    return splitmix64(combined(splitmix64(codes), n))
+
+
+def combined(mixed: np.ndarray, n: int) -> np.ndarray:
+    """A number for each run of `n` consecutive values, which are well mixed: uint64 [U - n + 1]; may be empty."""
+    count = max(len(mixed) - n + 1, 0)
+    found = np.zeros(count, np.uint64)
+    for offset in range(n):
+        found *= GOLDEN
+        found += mixed[offset : offset + count]
+    return found
+
+
+def _words(text: str) -> np.ndarray:
+    """The CRC-32 of each word of `text`, a run of what `\\w` matches: uint64 [U]."""
+    bytes_B = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    starts, ends = _edges(_is_word(text))
+    if not len(starts):
+        return np.zeros(0, np.uint64)
+    first, lengths = starts[0], ends - starts
+    # How many bytes of its word are left from each byte on. Behind the word there is none left.
+    left_B = np.repeat(ends, characters.sizes(starts, len(bytes_B))) - np.arange(first, len(bytes_B))
+    terms_B = _table().take((np.minimum(np.maximum(left_B, 0), LONGEST) << 8) + bytes_B[first:])
+    found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zeros().take(np.minimum(lengths, LONGEST))
+    for place in np.flatnonzero(lengths > LONGEST).tolist():
+        found[place] = zlib.crc32(bytes_B[starts[place] : ends[place]])
+    return found.astype(np.uint64)
+
+
+def _edges(is_word_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first byte of each word, and the one behind it: int64 [U] each."""
+    padded = np.zeros(len(is_word_B) + 2, bool)
+    padded[1:-1] = is_word_B
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
+    return edges[::2], edges[1::2]
+
+
+def _is_word(text: str) -> np.ndarray:
+    """Which bytes of `text` in UTF-8 are of characters that `\\w` matches: bool [B]."""
+    points = language_detection.code_points(text)
+    is_word = characters.of_words().take(points, mode="clip")
+    return is_word if text.isascii() else is_word.repeat(1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF))
+
+
+@functools.cache
+def _zeros() -> np.ndarray:
+    """The CRC-32 of so many zero bytes: uint32 [LONGEST + 1]."""
+    return np.array([zlib.crc32(bytes(count)) for count in range(LONGEST + 1)], np.uint32)
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    """What a byte adds to the CRC-32 of a word, by the number of bytes from it on: uint32, flat [LONGEST + 1, 256].
+
+    Row 0 is 0: nothing is left of a word behind it.
+    """
+    zeros = _zeros().tolist()
+    rows = [[0] * 256]
+    for left in range(1, LONGEST + 1):
+        rows.append([zlib.crc32(bytes([byte, *bytes(left - 1)])) ^ zeros[left] for byte in range(256)])
+    return np.array(rows, np.uint32).ravel()
+
 
 SHINGLE = 5  # words, or characters in scripts without spaces
 BANDS, ROWS = 14, 8
@@ -61,5 +198,5 @@ def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
 
 def _shingles(text: str) -> np.ndarray:
     """Hashes of the 5-grams of `text`: uint64 [S], S >= 1. What repeats is there again, which changes no minimum."""
-    codes = ngrams.units(text)
-    return ngrams.hashes(codes, min(SHINGLE, len(codes)))
+    codes = units(text)
+    return hashes(codes, min(SHINGLE, len(codes)))

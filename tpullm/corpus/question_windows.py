@@ -18,10 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus.characters import within
-from tpullm.corpus.folding import folded, normal
+from tpullm.corpus.characters import folded, normal, within
 from tpullm.corpus.language_detection import SCRIPTS, SPACELESS, code_points
+from tpullm.system import storage
 
 WORDS, CHARACTERS = 13, 30
 FULL = WORDS * CHARACTERS  # of a window: a word counts CHARACTERS, a character of a script without spaces WORDS

@@ -10,17 +10,112 @@ Like a sort that is done by many, in rounds of tasks:
 A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
 a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and
 the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
+
+What the corpus as a whole decides of each part before documents are compared: limits, and what is held out.
+
+It takes the summaries of the parts alone, so it is quick for any corpus, and every share comes to the same.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tpullm.corpus import dedup, document_files, range_files, tasks
-from tpullm.corpus.document_files import BEYOND, EXACT, NEAR, USED, Part
-from tpullm.corpus.selection import Placed
+from tpullm.corpus import dedup, document_files, held_out, tasks
+from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
+from tpullm.corpus.tasks import Task
+from tpullm.recipe.schema import CorpusConfig, Source
+
+NO_ROW = -1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A part and its place in the corpus.
+
+    Args:
+        part: the part.
+        source: its source.
+        start: the number of its first document in the corpus.
+        documents: how many it has.
+        room: how many of its documents for training are within the limit of the source.
+        fraction: which documents are held out by their hash.
+        few: whether its source has so few documents that stretches of them are held out (`split.stretches`).
+        alone: the row that is held out since the hash of no document of the source is in the fraction.
+        lines: how many lines its documents have kept, to be compared.
+    """
+
+    part: Part
+    source: Source
+    start: int
+    documents: int
+    room: int
+    fraction: float = 0.0
+    few: bool = False
+    alone: int = NO_ROW
+    lines: int = 0
+
+    def marks(self, ids: np.ndarray, named: np.ndarray) -> np.ndarray:
+        """The marks of its documents before they are compared: uint8 [documents].
+
+        Args:
+            ids: the first 8 bytes of the hashes of the documents, uint64 [documents].
+            named: which the recipe holds out, bool [documents].
+        """
+        marks = np.full(self.documents, USED, np.uint8)
+        marks[named | (ids < np.uint64(held_out.bound(self.fraction)))] = APART
+        marks[~named & (np.cumsum(~named) > self.room)] = BEYOND
+        if self.alone != NO_ROW:
+            marks[self.alone] = APART
+        return marks
+
+
+def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -> list[Placed]:
+    """The places of the parts of finished tasks, which are in the order of the sources."""
+    placed: list[Placed] = []
+    start = 0
+    for source in found:
+        own = [(task, tasks.summary(task)) for task in done if task.source is source]
+        for one in _of_source(source, own, config, start):
+            placed.append(one)
+            start += one.documents
+    return placed
+
+
+def _of_source(source: Source, own: list[tuple[Task, dict[str, Any]]], config: CorpusConfig, start: int):
+    training = [summary["documents"] - summary["held_out"] for _, summary in own]
+    total = min(sum(training), source.documents or sum(training))
+    divides = not source.held_out and config.held_out_fraction > 0
+    few = divides and total < held_out.FEW
+    fraction = config.held_out_fraction if divides and not few else 0.0
+    rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
+    lonely = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
+    for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
+        alone = lonely[1] if number == lonely[0] else NO_ROW
+        lines = summary.get("lines", 0)
+        yield Placed(task.part, source, start, summary["documents"], room, fraction, few, alone, lines)
+        start += summary["documents"]
+
+
+def _alone(own: list, training: list[int], rooms: list[int], fraction: float) -> tuple[int, int]:
+    """The part and the row of the document with the lowest hash, if it is not in the held-out fraction."""
+    candidates = []
+    for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
+        lowest = summary["lowest"] if room == training[number] else _lowest_of_first(task, room)
+        if lowest:
+            candidates.append((lowest[0], number, lowest[1]))
+    id_, number, row = min(candidates)
+    return (number, row) if id_ >= held_out.bound(fraction) else (NO_ROW, NO_ROW)
+
+
+def _lowest_of_first(task: Task, room: int) -> tuple[int, int] | None:
+    """The lowest id of the first `room` documents for training of a part, and its row."""
+    ids, named = tasks.arrays(task.part, "ids", "held_out")
+    rows = np.flatnonzero(~named)[:room]
+    return min(zip(ids[rows].tolist(), rows.tolist(), strict=True), default=None)
+
 
 # What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.
 GROUP_DOCUMENTS = 50_000  # 12 MB of entries, and four times as much while they are sorted
@@ -137,8 +232,8 @@ def divide(placed: Sequence[Placed], folder: Path, marks: Path) -> tuple[list[Gr
     """
     documents = sum(one.documents for one in placed)
     lines = sum(one.lines for one in placed)
-    count = range_files.count(ENTRIES * documents, RANGE_ENTRIES)
-    line_count = range_files.count(lines, RANGE_LINES) if lines else 0
+    count = document_files.count(ENTRIES * documents, RANGE_ENTRIES)
+    line_count = document_files.count(lines, RANGE_LINES) if lines else 0
     groups = [
         Group(number, tuple(own), folder, marks / f"{number:06}.npy", count, line_count)
         for number, own in enumerate(_grouped(placed))
@@ -167,19 +262,19 @@ def scatter(group: Group) -> None:
     _mark(local, _repeats(entries, firsts, which), group.start)
     document_files.write_marks(group.repeats, local)
     rows = _sorted(np.concatenate([firsts, late])) if len(late) else firsts
-    range_files.write(group.entries, range_files.bounds(rows[:, 0], group.ranges), rows)
+    document_files.write(group.entries, document_files.bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
     groups = range(len(own.starts) - 1)
-    slices = [range_files.read(entries_file(own.folder, group), own.number, 2) for group in groups]
+    slices = [document_files.read_range(entries_file(own.folder, group), own.number, 2) for group in groups]
     entries, late = _apart(np.concatenate(slices))
     firsts, which = _firsts(entries)
     repeats = [_repeats(entries, firsts, which), _like_held_out(late, firsts)]
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
-    range_files.write(own.copies, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)), copies)
+    document_files.write(own.copies, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)), copies)
 
 
 def compared(group: Group) -> np.ndarray:
@@ -188,7 +283,7 @@ def compared(group: Group) -> np.ndarray:
         copies = np.load(file)
     for number in range(group.ranges):
         # Twice the number of a document, and 1 if it is an exact copy.
-        found = range_files.read(copies_file(group.folder, number), group.number)[:, 0]
+        found = document_files.read_range(copies_file(group.folder, number), group.number)[:, 0]
         _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
     marks = np.concatenate([_own_marks(one) for one in group.placed])
     return np.where(copies != USED, copies, marks)

@@ -8,18 +8,25 @@ Two rounds of tasks like those of `reduce.py`, after the copies are found:
 `dropped` then says which documents of a group are mostly such lines. Copies are not counted: the lines of a text that
 is there twenty times would be repeated lines, and the one copy that is kept would be dropped for them. So the result
 depends on the documents that are left, and not on groups, ranges and processes.
+
+The last round of collect over the whole corpus: a group of parts → the marks of its documents, and what they count.
+
+It comes after copies (`reduce.py`) and repeated lines (`repeated_lines.py`) are found.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tpullm.corpus import range_files, reduce, tasks
-from tpullm.corpus.document_files import EXACT
-from tpullm.corpus.reduce import Group
-from tpullm.corpus.selection import Placed
+from tpullm.corpus import document_files, reduce, tasks
+from tpullm.corpus.datacard_counts import EXAMPLES
+from tpullm.corpus.document_files import COMPARED, EXACT, LINES, MARKS
+from tpullm.corpus.reduce import Group, Placed
+from tpullm.system import storage
 
 # Share of the characters of a document. Dolma 1.7 drops pages of Common Crawl with more than this in paragraphs that
 # it has seen before (configs/dolma-v1_7/sources/cc_ngram_dedupe_mix.yaml). Of novels, plays and documentation in pages
@@ -74,17 +81,19 @@ def count(group: Group) -> None:
             found.append(lines["key"][marks[rows] < EXACT])
     keys, documents = np.unique(np.concatenate(found), return_counts=True)
     counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
-    range_files.write(counts_file(group.folder, group.number), range_files.bounds(keys, group.line_ranges), counts)
+    document_files.write(
+        counts_file(group.folder, group.number), document_files.bounds(keys, group.line_ranges), counts
+    )
 
 
 def add_up(own: LineRange) -> None:
     """Write which lines of each group are repeated ones: their hashes, sorted."""
-    counted = [range_files.read(counts_file(own.folder, group), own.number, 2) for group in range(own.groups)]
+    counted = [document_files.read_range(counts_file(own.folder, group), own.number, 2) for group in range(own.groups)]
     counts = np.concatenate(counted)
     keys, which = np.unique(counts[:, 0], return_inverse=True)
     repeated = keys[np.bincount(which, counts[:, 1]) > own.most]
     found = [one[_are_among(one[:, 0], repeated), 0] for one in counted]
-    range_files.write(own.repeated, np.cumsum([0, *map(len, found)]), np.concatenate(found))
+    document_files.write(own.repeated, np.cumsum([0, *map(len, found)]), np.concatenate(found))
 
 
 def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
@@ -94,7 +103,7 @@ def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
         marks: of its documents, after copies are found.
     """
     places = (_repeated_file(group.folder, number) for number in range(group.line_ranges))
-    repeated = np.concatenate([range_files.read(path, group.number)[:, 0] for path in places])
+    repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
     return np.concatenate([_are_mostly(one, repeated) & (own < EXACT) for one, own in group.split(marks)])
 
 
@@ -119,3 +128,35 @@ def _are_among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     if not len(known):
         return np.zeros(len(keys), bool)
     return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
+
+
+def mark(group: Group) -> None:
+    """Write the marks of a group, and what they count."""
+    marks = reduce.compared(group)
+    if group.line_ranges:
+        marks[dropped(group, marks)] = LINES
+    document_files.write_marks(group.marks, marks)
+    storage.write_json(group.counts, _counts(group, marks))
+
+
+def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
+    """What the marks count: rows of (source, language, licence, mark, documents, characters), and examples.
+
+    The examples are the first of each source and mark: see `document_files.examples`.
+    """
+    rows, examples = [], []
+    for one, own in group.split(marks):
+        place, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
+        cells = place.astype(np.int64) * len(MARKS) + own
+        documents, lengths = np.bincount(cells), np.bincount(cells, characters)
+        for cell in np.flatnonzero(documents).tolist():
+            language, licence = json.loads(str(kinds))[cell // len(MARKS)]
+            rows.append(
+                [one.source.name, language, licence, cell % len(MARKS), int(documents[cell]), int(lengths[cell])]
+            )
+        for reason in COMPARED:
+            kind = {"source": one.source.name, "mark": reason}
+            missing = EXAMPLES - sum(kind.items() <= example.items() for example in examples)
+            found = document_files.examples(one.part, np.flatnonzero(own == reason)[:missing])
+            examples += [kind | example for example in found]
+    return {"rows": rows, "examples": examples}

@@ -1,12 +1,159 @@
-"""The sources of a recipe, and the checks of what they say."""
+"""The sources of a recipe, and the checks of what they say.
 
+Hashes of everything that the documents depend on beside the recipe. When one changes, `collect` runs again.
+
+What a part of the documents depends on, so that a part is made again if and only if that changed.
+"""
+
+import ast
+import functools
+import platform
 import re
+import unicodedata
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from tpullm import storage
-from tpullm.corpus import domains, language_detection
-from tpullm.corpus.files import download
-from tpullm.errors import UserError
-from tpullm.recipe.schema import Recipe, Source
+from tpullm.corpus import dedup, domains, language_detection, tenki
+from tpullm.corpus.files import opened, source_files
+from tpullm.corpus.files.source_files import File, name_of
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+
+HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start
+
+
+def upstream(found: list[Source]) -> dict[str, Any]:
+    """Hashes of local files, and the versions of Python, of packages and of tenki, as far as the sources use them.
+
+    tenki is named by `tenki.VERSION` and not by the hash of its source files: a changed comment changes no document.
+    """
+    hashes: dict[str, Any] = {}
+    for source in found:
+        if source.kind == "python":
+            hashes["python"] = platform.python_version()
+        elif source.kind == "tenki":
+            hashes["tenki"] = tenki.VERSION
+        elif source.kind in domains.SOURCES:
+            hashes |= domains.identity(source.kind, source.path)
+        else:
+            hashes[source.name] = at(source.path, source.held_out)
+    return hashes
+
+
+def at(*locations: str) -> list[Any]:
+    """The hashes of the files at some locations. A URL stands for itself, since its file is downloaded once."""
+    return [_at(location) for location in locations if location]
+
+
+def _at(location: str) -> Any:
+    if opened.is_url(location):
+        return location
+    path = storage.path(location)
+    found = [(path, path.stat())] if path.is_file() else source_files.walk(path)
+    looked = ((file, status or source_files.status_of(file)) for file, status in found)
+    return {
+        source_files.printable(str(file.relative_to(path))): _identity(file, status)
+        for file, status in looked
+        if status
+    }
+
+
+def _identity(path: Path, status: Any) -> str:
+    if storage.is_remote(path):  # without reading it
+        return f"{status.st_size} bytes, {status.digest}"
+    if status.st_size > HASHED_BYTES:
+        return f"{status.st_size} bytes at {status.st_mtime_ns}"
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+def of_file(path: Path) -> str:
+    """The identity of one file: its hash, or its size and time where that is quicker."""
+    return _identity(path, _remote(path.parent)[path.name] if storage.is_remote(path) else path.stat())
+
+
+@functools.cache
+def _remote(folder: Path) -> dict[str, Any]:
+    return storage.files(folder)
+
+
+@functools.cache
+def _hash(path: Path, size: int, time: int) -> str:
+    """The hash of a file, which is read once by a process while its size and time are the same."""
+    return storage.hash_file(path)
+
+
+LIBRARIES = (
+    *("datatrove", "trafilatura", "lxml", "webencodings", "brotli", "pyarrow", "babel", "py3langid", "hojichar"),
+    *("sudachipy", "sudachidict_small"),
+)
+# Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
+_OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
+# Modules of this folder that have no part in making a part: they plan parts, or come after them.
+_AFTERWARDS = (
+    "bad_documents collect datacard datacard_counts datacard_markdown download leak_records marking part_identity "
+    "parts range_files reasons reduce repeated_lines selection stretches tracing"
+).split()
+
+
+def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
+    """The name of a part: 32 hexadecimal digits, the hash of all that its documents depend on.
+
+    Args:
+        windows: the identity of the windows of questions that they are searched for; "" if there are none.
+    """
+    read = [
+        (name_of(file, source), of_file(file.path), file.bytes, file.is_part, file.held_out) + (file.start, file.stop)
+        for file in files
+    ]
+    settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}
+    parts = {"source": settings, "files": read, "config": _settings(source, config), "code": code()}
+    if windows:
+        parts |= {"leaks": [windows, config.leaks.drop]}
+    if source.kind == "tenki":
+        parts |= {"tenki": tenki.VERSION, "seed": seed}
+    if source.kind in domains.SOURCES:
+        parts |= {"domain": [source.path, domains.identity(source.kind, source.path)]}
+    return storage.hash_json(parts)[:32]
+
+
+def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
+    """The settings of collect that change documents of this source."""
+    names = ["maximum_characters", "near_duplicates"]
+    names += ["minimum_characters"] if source.filter else []
+    names += [] if source.deduplicate else ["held_out_fraction"]
+    settings = {name: getattr(config, name) for name in [*names, "licences"]}
+    settings["lines"] = dedup.are_kept(source, config)
+    settings["opted_out"] = at(*config.opted_out)
+    if source.filter and "classifier" in source.rules:
+        examples = at(config.classifier.good, config.classifier.bad)
+        settings["classifier"] = [examples, config.classifier.threshold]
+    return settings
+
+
+@functools.cache
+def code() -> dict[str, str]:
+    """The code that makes parts, as a hash, and the versions of the libraries that it calls.
+
+    Comments, docstrings and formatting do not count. Python does: its tables of Unicode decide what a letter is.
+    """
+    folder = Path(__file__).parent
+    paths = [path for path in sorted(folder.rglob("*.py")) if path.stem not in _AFTERWARDS]
+    trees = {str(path.relative_to(folder)): _meaning(path) for path in paths}
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {"tpullm.corpus": storage.hash_json(trees)[:16], "unicode": unicodedata.unidata_version, **versions}
+
+
+def _meaning(path: Path) -> str:
+    """A Python file without comments, docstrings and formatting."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
 
 YOURS = "yours"
 
@@ -58,5 +205,5 @@ def _check_source(source: Source) -> None:
         if not source.path:
             raise UserError(f"{where} has no path; write the file, folder or URL to read")
         for path in filter(None, (source.path, source.held_out)):
-            if not download.is_url(path) and not storage.path(path).exists():
+            if not opened.is_url(path) and not storage.path(path).exists():
                 raise UserError(f"{where}: {path}: no such file or folder; correct the path")

@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import dedup, lines, question_windows, split
-from tpullm.corpus.cutting import cut
+from tpullm.corpus import dedup, question_windows
+from tpullm.corpus import held_out as split
+from tpullm.corpus.characters import cut
 from tpullm.corpus.datacard_counts import EXAMPLES
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import BAD, LEAKED, Raw
 from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
-from tpullm.corpus.files import bad_documents, readers
+from tpullm.corpus.files import readers
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.corpus.filters import verdicts
-from tpullm.corpus.text_hashes import text_hash
 from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.system import storage
 
 DROPPED = -1  # in the place of the row of a document
 
@@ -169,10 +170,10 @@ class _PartMaker:
         """Stop at once if this part alone has more documents that cannot be read than its source puts up with."""
         source = self.task.source
         self.bad_documents += 1
-        if len(self.bad) < bad_documents.NAMED:
-            self.bad.append(bad_documents.described(Path(name), raw))
+        if len(self.bad) < readers.NAMED:
+            self.bad.append(readers.described(Path(name), raw))
         if source.max_bad >= 1 or not source.max_bad:
-            bad_documents.check(source, self.bad_documents, self.read, self.bad)
+            readers.check(source, self.bad_documents, self.read, self.bad)
 
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
         facts, config = self.facts, self.task.config
@@ -185,9 +186,9 @@ class _PartMaker:
         facts.characters.append(len(text))
         facts.kinds.append(kind)
         facts.held_out.append(held_out)
-        if lines.are_kept(self.task.source, config):
+        if dedup.are_kept(self.task.source, config):
             is_judged = not held_out and kind[0] != "code"
-            facts.lines.append(lines.of(text if is_judged else ""))
+            facts.lines.append(dedup.of(text if is_judged else ""))
 
     def summary(self) -> dict[str, Any]:
         """What is written last: see `summary`."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.data.answer_tokens import Pair
 from tpullm.data.batch import BRANCH, PairBatch, Segments, flat_ranges
-from tpullm.errors import UserError
-from tpullm.log import say
+from tpullm.data.conversations import Pair
 from tpullm.recipe.schema import PreferenceConfig
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
 
 # The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
 GOOD, BAD, MISMATCHED = 1, 2, 3

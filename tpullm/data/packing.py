@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.corpus.text_hashes import GOLDEN, splitmix64
+from tpullm.corpus.dedup import GOLDEN, splitmix64
 from tpullm.data.batch import Segments, flat_ranges
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.data.examples import Prompt
-from tpullm.data.row_order import Order
+from tpullm.data.mixture import Order
 from tpullm.data.stream import Placed, seed_of
-from tpullm.errors import UserError
-from tpullm.log import say
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
 from tpullm.tokenizer import Tokenizer
 
 

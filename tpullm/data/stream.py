@@ -17,12 +17,11 @@ import numpy as np
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data import mixture, packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
-from tpullm.data.mixture import Schedule, Subset
+from tpullm.data.mixture import Order, Schedule, Subset
 from tpullm.data.packing import Packing
-from tpullm.data.row_order import Order
 from tpullm.data.token_store import TokenStore
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe
+from tpullm.system.errors import UserError
 
 # Smaller batches are built several at once. That is three times as fast for 4 x 512 tokens and documents of 40 tokens.
 TOKENS_AT_ONCE = 64 * 1024

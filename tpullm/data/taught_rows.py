@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
 from tpullm.data.batch import Batch, TaughtBatch, build
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.recipe.schema import TeacherConfig
+from tpullm.system import storage
 
 PLACES_AT_ONCE = 1 << 16  # of the order
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.corpus import split
+from tpullm.corpus import held_out as split
 from tpullm.corpus.document_files import HELD_OUT, TRAIN
-from tpullm.data import flat_array, token_files
+from tpullm.data import token_files, token_store
 from tpullm.data.token_files import TokenFile
 from tpullm.data.token_store import FILES, TokenStore
-from tpullm.errors import UserError
-from tpullm.log import one_line, say
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, say
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 
@@ -222,9 +222,9 @@ def _is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
 def _write(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabulary_size: int) -> None:
     listed = [token_files.to_json(file) for file in files]
     with storage.atomic_directory(path) as temporary:
-        flat_array.write_all(temporary / "begins", begins.astype(np.uint64))
-        flat_array.write_all(temporary / "lengths", lengths.astype(np.uint64))
-        flat_array.write_all(temporary / "ids", ids)
+        token_store.write_all(temporary / "begins", begins.astype(np.uint64))
+        token_store.write_all(temporary / "lengths", lengths.astype(np.uint64))
+        token_store.write_all(temporary / "ids", ids)
         storage.write_json(temporary / FILES, {"vocabulary_size": vocabulary_size, "files": listed})
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.data import answer_pairs, answer_tokens, conversations, examples, prompts
+from tpullm.data import answer_pairs, conversations, examples, prompts
 from tpullm.data.answer_pairs import BAD, GOOD, Pairs
 from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
-from tpullm.errors import UserError
 from tpullm.recipe.schema import Recipe, TuningConfig
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
 CONVERSATIONS, PREFERENCES, JUDGED = "conversations", "preferences", "judged"  # beside the names of the sources
@@ -142,12 +142,12 @@ def _place(name: str, made: list[Documents | None], read: dict, held_out: dict) 
 
 
 def _pairs(found: list[examples.Preference], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
-    ids = [(preference.group, answer_tokens.pair(preference, tokenizer, where)) for preference in found]
+    ids = [(preference.group, conversations.pair(preference, tokenizer, where)) for preference in found]
     return answer_pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)
 
 
 def _judged(found: list[examples.Judged], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
-    ids = [(judged.group, *answer_tokens.answer(judged, tokenizer, where), judged.good) for judged in found]
+    ids = [(judged.group, *conversations.answer(judged, tokenizer, where), judged.good) for judged in found]
     return answer_pairs.judged(ids, settings.preference, settings.train.sequence_length, where)
 
 

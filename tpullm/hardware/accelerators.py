@@ -6,9 +6,9 @@ The number in a name counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p
 import difflib
 from dataclasses import dataclass
 
-from tpullm.errors import UserError
 from tpullm.hardware.chip import Chip
 from tpullm.hardware.chips import CHIPS
+from tpullm.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
-from tpullm.log import warn
+from tpullm.system.log import warn
 
 TRIALS = 5  # undisturbed trials; the fastest one counts
 SECONDS = 1.0  # after which a disturbed measurement ends

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.collectives import all_gather
-from tpullm.mesh.layout import RULES
+from tpullm.model.collectives import all_gather
 from tpullm.model.experts.moe import Experts
 from tpullm.model.linear import Linear, matmul, parameter, small
+from tpullm.model.mesh import RULES
 from tpullm.model.quantized import Quantized, dequantized
 from tpullm.recipe.schema import AdapterConfig
 

@@ -1,19 +1,70 @@
 """The feed-forward layer and its activations.
 
 Shapes: B batch, T query length, D model width, F feed-forward width.
+
+Normalization: RMSNorm and LayerNorm, over the last dimension or over all heads.
+
+Shapes: D model width, N heads, H head width.
+
+The residual stream: the initial scale of what is added to it, and dropout.
 """
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.layout import RULES
-from tpullm.model.linear import Linear
-from tpullm.model.memory_layout import barrier_on_tpu
-from tpullm.model.residual import residual_scale
+from tpullm.model.collectives import all_gather
+from tpullm.model.linear import Linear, parameter
+from tpullm.model.mesh import RULES
+from tpullm.model.platform import barrier_on_tpu
 from tpullm.recipe.schema import ModelConfig
+
+
+class Norm(nnx.Module):
+    """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the dimensions `axes`, in float32."""
+
+    def __init__(self, config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], rngs: nnx.Rngs):
+        self.scale = parameter(rngs, shape, axes, 0.0 if config.norm_unit_offset else None)
+        self.bias = parameter(rngs, shape, axes, 0.0) if config.norm == "layer" else None
+        self.axes, self.epsilon, self.offset = axes, config.norm_epsilon, float(config.norm_unit_offset)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., *shape]` to the same shape and type."""
+        scale = all_gather(self.scale[...], *self.axes, dtype=jnp.float32) + self.offset
+        bias = None if self.bias is None else all_gather(self.bias[...], *self.axes, dtype=jnp.float32)
+        return normalized(x, scale, bias, self.epsilon)
+
+
+@partial(jax.checkpoint, static_argnums=(3,))
+def normalized(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
+    """`x` over its root mean square, times `scale`; with a `bias`, the mean is subtracted first.
+
+    The backward pass keeps `x` alone and recomputes the rest.
+    """
+    axes = tuple(range(-scale.ndim, 0))
+    x32 = x.astype(jnp.float32)
+    if bias is not None:
+        x32 -= jnp.mean(x32, axis=axes, keepdims=True)
+    mean_square = jnp.mean(jnp.square(x32), axis=axes, keepdims=True)
+    out = x32 * jax.lax.rsqrt(mean_square + epsilon) * scale
+    return (out if bias is None else out + bias).astype(x.dtype)
+
+
+def residual_scale(inputs: int, layers: int) -> float:
+    """Initial deviation of a weight whose output is added to the residual stream, 2 per layer (GPT-2, section 2.3)."""
+    return inputs**-0.5 / math.sqrt(2 * layers)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Set a share `rate` of `x` to zero and scale the rest (Srivastava et al. 2014); without a key, `x` itself."""
+    if not rate or key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=jax.typeof(x).sharding)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.mesh.collectives import all_gather, all_gather_local
-from tpullm.mesh.layout import RULES
+from tpullm.model.collectives import all_gather, all_gather_local
+from tpullm.model.mesh import RULES
 from tpullm.model.platform import is_older_cpu, target
 
 Tree = Any

@@ -9,22 +9,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.collectives import all_gather
-from tpullm.mesh.layout import RULES, axis_size
 from tpullm.model.adapter import adapted
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
 from tpullm.model.attention.self_attention import LayerKind
-from tpullm.model.block import Block, Cached
-from tpullm.model.embedding import lookup
+from tpullm.model.block import Block, Cached, rematerialized
+from tpullm.model.collectives import all_gather
 from tpullm.model.experts.moe import Routing
-from tpullm.model.linear import parameter
-from tpullm.model.norm import Norm
+from tpullm.model.linear import lookup, parameter
+from tpullm.model.mesh import RULES, axis_size
+from tpullm.model.mlp import Norm, dropout
 from tpullm.model.platform import unrolled
 from tpullm.model.quantized import is_quantized, numbers_when_used
-from tpullm.model.remat import rematerialized
-from tpullm.model.residual import dropout
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 
@@ -118,7 +115,7 @@ class Transformer(nnx.Module):
     ) -> Output:
         """Token ids to the `Output`.
 
-        On several devices along `sequence`, the tokens of a row are in zigzag order (`mesh/zigzag.py`).
+        On several devices along `sequence`, the tokens of a row are in zigzag order (`model/rows.py`).
 
         Args:
             tokens_BT, segment_ids_BT, positions_BT: `[B, T]` int32.

@@ -111,7 +111,7 @@ def _summed_everywhere(look: Look) -> Iterator[Finding]:
     for place, items in _by_place(summed):
         what = f"{_size(items[0].collective.bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
         yield _finding(
-            "summed_everywhere", what, place, items, "reduce-scatter it (mesh/collectives.py), or make its width even"
+            "summed_everywhere", what, place, items, "reduce-scatter it (model/collectives.py), or make its width even"
         )
 
 

@@ -6,17 +6,16 @@
 - all other work by the bytes that it reads and writes,
 - collectives by NVLink and the network cards that they use, one after the other, beside the work.
 
-What is reached of each peak is in the GPU's entry (`hardware/gpus.py`).
+What is reached of each peak is in the GPU's entry (`hardware/chips.py`).
 """
 
 import math
 import re
 from collections import defaultdict
 
-from tpullm.hardware.gpu_hosts import GpuHosts
+from tpullm.hardware.topologies import GpuHosts
 from tpullm.model.experts.exchange import UNINITIALIZED
-from tpullm.planning.hlo import KINDS, Collective, as_collective
-from tpullm.planning.instructions import Instruction, computations
+from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective, computations
 from tpullm.planning.routes import network_speed
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 

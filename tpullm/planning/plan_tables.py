@@ -3,12 +3,12 @@
 import shutil
 
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.hardware.topology import Topology
-from tpullm.log import moment
-from tpullm.planning.planned_stage import stage_named, stage_of
+from tpullm.hardware.topologies import Topology
 from tpullm.planning.plans import Plan
+from tpullm.planning.program import stage_named, stage_of
 from tpullm.planning.search import Candidate, why_behind
-from tpullm.report.units import compact
+from tpullm.report.language import compact
+from tpullm.system.log import moment
 
 GIB, WIDTH = 1 << 30, 30
 SMALL = 0.005  # of the whole; smaller parts are shown as one

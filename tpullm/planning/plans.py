@@ -4,18 +4,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tpullm.errors import UserError
 from tpullm.hardware import topologies
-from tpullm.hardware.slices import Slices
-from tpullm.planning.advice import Advice, advise
+from tpullm.hardware.topologies import Slices
 from tpullm.planning.economics import Run, prices_of, whole_run
-from tpullm.planning.planned_stage import Stage, stage_of
+from tpullm.planning.memory import resting
+from tpullm.planning.program import Stage, stage_of
 from tpullm.planning.proof import Proof
-from tpullm.planning.search import Candidate, Found, assessed, search, why_behind
+from tpullm.planning.search import Advice, Candidate, Found, advise, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
-from tpullm.planning.state_bytes import resting
 from tpullm.planning.this_machine import local_setting
 from tpullm.recipe.schema import ModelConfig, Recipe
+from tpullm.system.errors import UserError
 
 VERSION = 1  # of the JSON; it grows when a key is removed or changes its meaning
 
@@ -113,9 +112,9 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
+    from tpullm.model.architecture import Architecture
+    from tpullm.model.mesh_fit import check_adapter, check_fits
     from tpullm.planning.program import absent_mesh
-    from tpullm.training.mesh_fit import check_adapter, check_fits
-    from tpullm.training.state import Architecture
 
     if name == "local":
         setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)

@@ -15,26 +15,22 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from tpullm.errors import UserError
-from tpullm.hardware.gpu_hosts import GpuHosts
-from tpullm.hardware.topology import Topology
-from tpullm.mesh.axes import AXES, axis_sizes
+from tpullm.hardware.topologies import GpuHosts, Topology
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compiler_options
 from tpullm.planning import gpu_schedule, tpu_schedule
-from tpullm.planning.compiling import Executable, Job, compile_apart, read
+from tpullm.planning.compiling import Executable, Job, compile_apart, fingerprint, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
-from tpullm.planning.fingerprint import fingerprint
-from tpullm.planning.planned_stage import stage_of
-from tpullm.planning.program import absent_mesh, compiler_versions, traced
+from tpullm.planning.memory import of_device, resting
+from tpullm.planning.program import absent_mesh, compiler_versions, stage_of, traced
 from tpullm.planning.setting import setting_of
-from tpullm.planning.state_bytes import of_device, resting
-from tpullm.planning.step_parts import part_of
-from tpullm.planning.timeline import Item
-from tpullm.process.compile_cache import shrink
+from tpullm.planning.timeline import Item, part_of
+from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import ModelConfig, Recipe
-from tpullm.storage import cache_folder, make_private
-from tpullm.training.mesh_fit import check_fits
-from tpullm.training.state import Architecture
+from tpullm.system.errors import UserError
+from tpullm.system.process.environment import shrink
+from tpullm.system.storage import cache_folder, make_private
 
 # Two threads that trace at once can fail in JAX ("Store occupied"; 0.12). Compilation runs in other processes.
 TRACING = threading.Lock()

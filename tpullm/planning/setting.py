@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.topology import Topology
-from tpullm.mesh.axes import AXES, axis_sizes
-from tpullm.mesh.layout import RULES
+from tpullm.hardware.topologies import Topology
 from tpullm.model.attention.kernels import splash_block, splash_fits
 from tpullm.model.experts.exchange import round_capacity
+from tpullm.model.mesh import RULES
 from tpullm.model.quantized import BLOCK
+from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.training.losses import CHUNK, CHUNK_ON_CPU
 
 PLACES = {axis: n for n, axis in enumerate(AXES)}
 SEQUENCE = PLACES["sequence"]
-# The parts of a layer that the backward pass recomputes, by `model.remat` (see model/remat.py). The part that gives a
+# The parts of a layer that the backward pass recomputes, by `model.remat` (see model/block.py). The part that gives a
 # layer's output is never among them: nothing needs the output again.
 RECOMPUTED = {
     "none": (),
@@ -57,7 +57,7 @@ class Habits:
 
 
 OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
-# model/attention/query_blocks.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
+# model/attention/flash.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
 CPU = Habits(in_lines=False, passes=4, every_expert=True)
 
 

@@ -11,18 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS, of_kind
-from tpullm.hardware.gpu_hosts import GpuHosts
-from tpullm.hardware.gpus import REACHES
+from tpullm.hardware.chips import CHIPS, REACHES, of_kind
 from tpullm.hardware.peak_flops import fastest, peak
-from tpullm.hardware.slices import Slices
-from tpullm.hardware.topology import Topology
+from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
-from tpullm.planning.economics import RESTART_SECONDS, whole_run
-from tpullm.planning.estimate import estimate
+from tpullm.planning.economics import RESTART_SECONDS, estimate, whole_run
+from tpullm.planning.memory import resting
 from tpullm.planning.setting import CPU, OURS, Setting, setting_of
-from tpullm.planning.state_bytes import resting
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a

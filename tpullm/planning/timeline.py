@@ -4,6 +4,8 @@ The text of an executable is scheduled: instructions stand in the order in which
 (collectives, gathers, copies between memories) run from their start; at their done, the device waits for the rest. A
 core that is started before it gets its operands begins when it gets them (`call-update`). How long each takes is told
 by `tpu_schedule.py` and `gpu_schedule.py`.
+
+The part of a step that an instruction belongs to, by its place in the traced function.
 """
 
 import math
@@ -12,8 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 from tpullm.model.experts.moe import FURTHER_ROUNDS
-from tpullm.planning.hlo import Collective
-from tpullm.planning.instructions import Instruction, Shape
+from tpullm.planning.instructions import Collective, Instruction, Shape
 
 # Instructions that take no time: names for parts of memory, scalars, and the ends of what was counted at its start.
 FREE = {
@@ -195,3 +196,23 @@ def _start_of(one: Instruction) -> str | None:
     if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
         return one.uses[0]
     return None
+
+
+# The first match counts. The patterns also match MaxText's names: one estimator serves its programs and ours.
+PLACES = {
+    "optimizer": r"\b(optimizer|adam\w*|apply_updates|clip\w*)\b",
+    "loss": r"\b(loss\w*|logits\w*|cross_entropy\w*)\b",
+    "embedding": r"\b(embedding|token_embedder)\b",
+    "attention kernel": r"splash|triton_attention",
+    "attention": r"attention|\b(rotary|rope)\b",
+    "experts": r"\b(experts?|moe\w*|router)\b",
+    "feed-forward": r"feed_forward|\bmlp\b",
+}
+
+
+def part_of(item: Item) -> str:
+    """A key of `PLACES`, `waiting` for collectives and for transfers between memories, or `other`."""
+    if item.busy_seconds:
+        return "waiting"
+    operation = f"{item.instruction.operation} {item.instruction.name}"
+    return next((part for part, pattern in PLACES.items() if re.search(pattern, operation)), "other")

@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tpullm.hardware.slices import Slices
+from tpullm.hardware.topologies import Slices
 from tpullm.model.experts.exchange import UNINITIALIZED
-from tpullm.planning.attention_kernels import kernel_seconds, keys_per_query, table_block
-from tpullm.planning.hlo import KINDS, Collective, as_collective
-from tpullm.planning.instructions import Instruction, computations
+from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective, computations
+from tpullm.planning.step_work import kernel_seconds, keys_per_query, table_block
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNINITIALIZED)

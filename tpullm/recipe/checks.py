@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Iterable
 
-from tpullm.errors import UserError
 from tpullm.hardware import topologies
-from tpullm.mesh.axes import check_sizes
+from tpullm.recipe.mesh_axes import check_sizes
 from tpullm.recipe.schema import ALONE, ATTENTION_BLOCKS, ModelConfig, PolicyConfig, Recipe, TrainConfig, TuningConfig
+from tpullm.system.errors import UserError
 
 NAMED = "NAME"  # in place of `finetune.NAME`, in the table below
 # What a run directory has beside the stages of tuning, which are folders there too.

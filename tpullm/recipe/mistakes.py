@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpullm.errors import UserError
 from tpullm.recipe import schema_keys, shipped
 from tpullm.recipe.schema import Recipe
+from tpullm.system.errors import UserError
 
 REFERENCE = "docs/en/reference.md"
 # Names that other programs have for our keys.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpullm.errors import UserError
 from tpullm.recipe import mistakes
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import TuningConfig
+from tpullm.system.errors import UserError
 
 KINDS = {"finetune": TuningConfig}
 

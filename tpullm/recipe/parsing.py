@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
-from tpullm.errors import UserError
 from tpullm.recipe import mistakes, named_sections, schema_keys, shipped
 from tpullm.recipe.checks import check
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import Recipe
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 
 def add_recipe_arguments(parser) -> None:

@@ -7,8 +7,8 @@ import difflib
 import re
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.errors import UserError
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FIELD = re.compile(r"#   (\w+) +(\S.*)")

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tpullm.report.html import Markup, join, phrase, tag
-from tpullm.report.language import Language
-from tpullm.report.units import percent, probability
+from tpullm.report.language import Language, percent, probability
 
 Points = Sequence[tuple[float, float]]
 COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour

@@ -4,11 +4,9 @@ import json
 from typing import Any
 
 from tpullm import __version__
-from tpullm.report.html import Markup, join, paragraph, phrase, section, table, tag
-from tpullm.report.html_document import document
-from tpullm.report.language import Language
+from tpullm.report.html import Markup, document, join, paragraph, phrase, section, table, tag
+from tpullm.report.language import Language, count
 from tpullm.report.task_comparison import main_figure, task
-from tpullm.report.units import count
 from tpullm.report.versus import Versus, said, versus, written
 
 CARDS = 4

@@ -1,8 +1,12 @@
-"""Functions that write HTML. They escape every child that is not `Markup`, since any text can be on the page."""
+"""Functions that write HTML. They escape every child that is not `Markup`, since any text can be on the page.
+
+One HTML document that loads nothing else: the head that all pages have, and the body.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import resources
 from typing import Any
 
 from tpullm.report.language import Language
@@ -91,3 +95,26 @@ def section(identifier: str, title: str, *children: Any, number: int | None = No
     """A section of the page. Each of the five steps has a number."""
     label = tag("span", number, class_="numeral") if number else None
     return tag("section", tag("h2", label, title), *children, id=identifier)
+
+
+def document(text: Language, title: str, *body: Markup) -> str:
+    """A whole page; the same parts give the same text."""
+    style = colours() + _file("style.css")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", *body), lang=text.name) + "\n"
+
+
+def colours() -> str:
+    """The rules of CSS that name the colours of all pages, light and dark."""
+    return _file("colours.css")
+
+
+def _file(name: str) -> str:
+    return resources.files("tpullm.report").joinpath(name).read_text(encoding="utf-8")

@@ -6,10 +6,9 @@ from typing import Any
 
 from tpullm.report.charts import Line, line_chart
 from tpullm.report.html import Markup, figure, paragraph, phrase, section, shows, table, tag
-from tpullm.report.language import Language
+from tpullm.report.language import Language, count, percent
 from tpullm.report.run_data import RunData, find, number, numbers
-from tpullm.report.units import count, percent
-from tpullm.run import measurements
+from tpullm.run import manifest
 
 Figures = dict[str, Any]
 _HEADER_COLUMNS = 2  # of words, before those of numbers
@@ -170,7 +169,7 @@ def _how(text: Language, task: str, stage: str, figures: Figures) -> Markup:
     cells = [
         (tag("dt", name), tag("dd", phrase(str(value)))) for name, value in facts.items() if value not in (None, "")
     ]
-    command = measurements.command(task, figures, f"RUN/{stage}") if settings else ""
+    command = manifest.command(task, figures, f"RUN/{stage}") if settings else ""
     parts = [
         tag("dl", *(cell for row in cells for cell in row), class_="facts"),
         *([tag("pre", tag("code", command))] if command else []),

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from tpullm.report.charts import WORDS, model_and_truth, single_bars, word_bars
+from tpullm.report.collect_section import example
 from tpullm.report.html import Markup, join, phrase, tag
+from tpullm.report.language import probability
 from tpullm.report.pretrain_section import loss_charts
 from tpullm.report.run_data import RunData
-from tpullm.report.tokenize_section import example
-from tpullm.report.units import probability
 
 _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _OWN = "max-width:44rem;margin:.5rem 0;font-family:system-ui,sans-serif;line-height:1.5;"

@@ -3,20 +3,16 @@
 from collections.abc import Callable
 
 from tpullm import __version__
-from tpullm.report.collect_section import collect
+from tpullm.report.collect_section import collect, tokenize
 from tpullm.report.finetune_section import finetune
-from tpullm.report.html import Markup, join, paragraph, section, tag
-from tpullm.report.html_document import document
-from tpullm.report.language import Language
+from tpullm.report.html import Markup, document, join, paragraph, section, tag
+from tpullm.report.language import Language, percent, three_decimals
 from tpullm.report.measured_section import measured
 from tpullm.report.model_section import blocks
-from tpullm.report.own_text_section import yours
 from tpullm.report.pretrain_section import pretrain
 from tpullm.report.run_data import RunData, find, number, series
 from tpullm.report.speed_section import speed
-from tpullm.report.tokenize_section import tokenize
-from tpullm.report.truth_section import gap_to_truth, truth
-from tpullm.report.units import percent, three_decimals
+from tpullm.report.truth_section import gap_to_truth, truth, yours
 
 _CARDS = 4
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
-from tpullm.errors import UserError
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
-from tpullm.run import hours, manifest, measurements
+from tpullm.run import hours, manifest
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 EXAMPLES = (
     "今日はいい天気ですね。",
@@ -112,7 +112,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         tuned={name: rows for name in recipe.finetune if (rows := _lines(run / name / "metrics.jsonl"))},
         results=results,
         plan=_json(run / "pretrain" / "plan.json"),
-        measured={stage: measurements.tasks(run, stage) for stage in recipe.trained},
+        measured={stage: manifest.tasks(run, stage) for stage in recipe.trained},
         hours=hours.read(run / "pretrain" / hours.FILE),
     )
 

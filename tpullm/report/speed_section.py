@@ -2,9 +2,8 @@
 
 from tpullm.report.charts import share_bar, single_bars
 from tpullm.report.html import Markup, figure, paragraph, section, tag
-from tpullm.report.language import Language
+from tpullm.report.language import Language, count, percent
 from tpullm.report.run_data import RunData, number, numbers, series
-from tpullm.report.units import count, percent
 from tpullm.run import hours
 
 

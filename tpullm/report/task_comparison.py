@@ -5,8 +5,7 @@ from typing import Any
 
 from tpullm.report.charts import Line, line_chart
 from tpullm.report.html import Markup, figure, paragraph, phrase, shows, table, tag
-from tpullm.report.language import Language
-from tpullm.report.units import count, percent, three_decimals
+from tpullm.report.language import Language, count, percent, three_decimals
 from tpullm.report.versus import Versus, versus
 
 LONGEST = 300  # characters of a question or an answer that are shown

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpullm.report.html import Markup, phrase, tag
-from tpullm.report.language import Language
-from tpullm.report.units import count, percent
+from tpullm.report.language import Language, count, percent
 
 CLASSES = {"better": "better", "worse": "worse"}  # of the words for a difference; others are grey
 

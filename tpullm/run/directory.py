@@ -1,15 +1,133 @@
-"""A run directory: whose recipe it belongs to, and one verb working in it at a time."""
+"""A run directory: whose recipe it belongs to, and one verb working in it at a time.
+
+One process at a time works in a run directory: `flock` on local disks, a lease on `gs://`.
+
+A lease is the object `RUN/.lock`. It is written with a precondition on its generation, so only one of several processes
+succeeds. Its owner renews it every 15 s; after a minute without renewal any process may take it. Ages are by the
+server's clock.
+"""
 
 import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
-from tpullm.cluster import lock
-from tpullm.errors import TryAgain, UserError
 from tpullm.recipe.parsing import dump, load, recipe_of
 from tpullm.recipe.schema import Recipe
+from tpullm.system import log, storage
+from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
+
+FILE = ".lock"
+SECONDS_BETWEEN_RENEWALS = 15.0
+SECONDS_OF_A_LEASE = 60.0
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_OF_ROUNDING = 5.0  # the server rounds to whole seconds
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Be the only process that works in `run`.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    if storage.is_remote(run):
+        lease = Lease(run / FILE)
+        lease.take()
+        try:
+            yield
+        finally:
+            lease.give_back()
+        return
+    with open(run / FILE, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _refusal(run) from None
+        yield
+
+
+def _refusal(run: Path) -> UserError:
+    return UserError(f"{run}: another tpullm works in it; wait for it, or choose another --run")
+
+
+class Lease:
+    """The object that names the process that works in a run directory.
+
+    Args:
+        path: of the object.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "process": _process(), "id": uuid.uuid4().hex}
+        self._generation: int | None = None
+        self._ended = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
+
+    def take(self) -> None:
+        """Take the lease; wait while another owner may be gone, and `UserError` if that owner renews its lease."""
+        storage.remote().check_bucket(self._path)
+        began, told = time.monotonic(), False
+        while True:
+            generation, owner, age = storage.remote().read_with_age(self._path)
+            if not generation or age > SECONDS_OF_A_LEASE or _is_dead(owner):
+                self._generation = self._write(generation)
+                if self._generation:
+                    return self._renewing.start()
+            elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
+                raise _refusal(self._path.parent)
+            if not told:
+                who = f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
+                log.warn(f"{self._path.parent}: in use by {who}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
+                told = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _write(self, before: int) -> int | None:
+        """Write the lease if it still has generation `before`; the new generation, None if another process has it."""
+        generation = storage.remote().write_if(self._path, self._owner | {"time": time.time()}, before)
+        if generation is None:  # perhaps by an earlier request of this process whose answer was lost
+            now, owner, _ = storage.remote().read_with_age(self._path)
+            return now if owner.get("id") == self._owner["id"] else None
+        return generation
+
+    def _renew(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_RENEWALS):
+            try:
+                self._generation = self._write(self._generation)
+            except UserError:  # an outage; the next try finds out whether another process took the lease
+                continue
+            if self._generation is None:
+                # This process must not overwrite what the new owner writes.
+                log.last_words(f"{self._path.parent}: another tpullm works in it now; this one did not renew its lease")
+                os._exit(TRY_AGAIN)
+
+    def give_back(self) -> None:
+        """Remove the lease, so that the next process need not wait."""
+        self._ended.set()
+        self._renewing.join()
+        with contextlib.suppress(UserError):  # in an outage the lease stays and expires
+            storage.remote().remove_if(self._path, self._generation)
+
+
+def _process() -> str:
+    """The boot of this machine and its PID namespace: within both, a PID names one process."""
+    with contextlib.suppress(OSError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return uuid.uuid4().hex
+
+
+def _is_dead(owner: dict) -> bool:
+    """Whether the owner was a process of this machine that has ended; False for other machines."""
+    here = (owner.get("host"), owner.get("process")) == (socket.gethostname(), _process())
+    return here and not Path(f"/proc/{owner['pid']}").exists()
+
 
 RECIPE = "recipe.yaml"
 
@@ -46,7 +164,7 @@ def owned(run: Path, recipe: Recipe) -> Iterator[None]:
     """
     existed, kept = run.exists(), run / RECIPE
     run.mkdir(parents=True, exist_ok=True)
-    with lock.alone(run):
+    with alone(run):
         before, there = kept.read_text(encoding="utf-8") if kept.exists() else None, _visible(run)
         if before != dump(recipe):
             storage.write_text(kept, dump(recipe))
@@ -59,7 +177,7 @@ def owned(run: Path, recipe: Recipe) -> Iterator[None]:
                 storage.write_text(kept, before)
             elif _visible(run) <= there:
                 kept.unlink(missing_ok=True)
-            if not existed and [path.name for path in run.iterdir()] == [lock.FILE]:
+            if not existed and [path.name for path in run.iterdir()] == [FILE]:
                 storage.remove_tree(run)
             raise
 

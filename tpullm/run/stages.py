@@ -5,13 +5,13 @@ import datetime
 import shutil
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.cluster import hosts
-from tpullm.errors import UserError
-from tpullm.log import say
 from tpullm.recipe.changes import Changes, part, result
 from tpullm.recipe.schema import MixtureConfig, Recipe
 from tpullm.run import manifest, question_sets
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
 
 DIGESTS = "digests.json"  # in a stage that reads a published model
 TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
@@ -24,7 +24,7 @@ def need(run: Path, stage: str, verb: str) -> str:
     """The identity of an earlier stage; `UserError` if it is not finished."""
     if not (run / stage / manifest.FILE).exists():
         raise UserError(f"{run / stage}: not made yet; run `tpullm {verb} --run {run}` first (or `tpullm run`)")
-    return manifest.identity(run / stage)
+    return manifest.finished_identity(run / stage)
 
 
 def tuned(run: Path) -> list[str]:
@@ -149,7 +149,7 @@ def teacher(recipe: Recipe, run: Path, stage: str) -> tuple[Path, str]:
     if (named / "config.json").is_file():
         return named, manifest.identity_of({name: of[2] for name, of in digests(named, run / stage, key).items()})
     found = _last_stage(named)
-    identity = manifest.identity(found) if (found / manifest.FILE).exists() else _checkpoint_identity(found)
+    identity = manifest.finished_identity(found) if (found / manifest.FILE).exists() else _checkpoint_identity(found)
     if identity is None:
         raise UserError(
             f"{key}: {named} is no finished stage of a run, no checkpoint, and no folder in the format of Hugging Face"

@@ -1,10 +1,16 @@
-"""The text of one answer, from its tokens: whole characters, up to a stop text."""
+"""The text of one answer, from its tokens: whole characters, up to a stop text.
 
+Calls of tools in the text of a model: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen).
+"""
+
+import json
+import re
+import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tpullm.inference.request import Token
-from tpullm.inference.streaming import Characters, Until
+from tpullm.engine.request import Token
+from tpullm.engine.streaming import Characters, Until
 from tpullm.tokenizer import Tokenizer
 
 
@@ -63,3 +69,167 @@ def joined(parts: list[Part]) -> Part:
     tokens = tuple(pair for part in parts for pair in part.tokens)
     calls = tuple(call for part in parts for call in part.calls)
     return replace(Part("".join(part.text for part in parts), tokens, parts[-1].ends), calls=calls)
+
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+# How a call begins whose arguments can be told while they are written.
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
+
+
+class ToolText:
+    """Takes the calls out of the text of an answer.
+
+    Args:
+        text: makes the text.
+        several: whether there may be several calls; if not, the first one ends the answer.
+    """
+
+    def __init__(self, text: AnswerText, several: bool):
+        self._text, self._several = text, several
+        self._outside, self._call, self._count = Until([OPEN]), None, 0
+        self._follows = False  # a call has just ended: white space after it is not part of the text
+
+    def add(self, token: Token) -> Part:
+        """The part that comes with a token; the text of a call is not in it."""
+        part = self._text.add(token)
+        text, deltas, left = "", [], part.text
+        while left and not self._is_over():
+            said, called, left = self._inside(left) if self._call else self._beside(left)
+            text, deltas = text + said, deltas + called
+        if self._is_over():
+            part = replace(part, ends="tool_calls")
+        elif part.ends:
+            text += self._call.rest() if self._call else self._outside.rest()
+            self._count += self._call is not None and self._call.is_told
+            part = replace(part, ends="tool_calls" if self._count and part.ends == "stop" else part.ends)
+        return replace(part, text=text, calls=tuple(_merged(deltas)))
+
+    def _is_over(self) -> bool:
+        return self._count > 0 and self._call is None and not self._several
+
+    def _beside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
+        """Text outside of calls: what of it is said, no calls, and what is left, where a call began."""
+        said, left = self._outside.add(text), ""
+        said = said.lstrip() if self._follows else said
+        self._follows = self._follows and not said
+        if self._outside.found:
+            left = self._outside.held.removeprefix(OPEN)
+            self._outside, self._call = Until([OPEN]), _Call(self._count)
+        return said, [], left
+
+    def _inside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
+        deltas, left = self._call.add(text)
+        said = ""
+        if left is not None:
+            said = self._call.rest()
+            self._follows = self._call.is_told
+            self._count += self._call.is_told
+            self._call = None
+        return said, deltas, left or ""
+
+
+class _Call:
+    """One call while it is written.
+
+    Attributes:
+        is_told: whether a call was found in it, and told.
+    """
+
+    def __init__(self, index: int):
+        self._index, self._written, self._arguments, self.is_told = index, "", None, False
+
+    def add(self, text: str) -> tuple[list[dict[str, Any]], str | None]:
+        """What comes to the call; and once it is over, what follows it."""
+        self._written += text
+        deltas = []
+        if self._arguments is None and (head := _HEAD.match(self._written)):
+            deltas.append(self._begin(json.loads(head[1], strict=False)))
+            self._arguments, self._written = _Arguments(), self._written[head.end() :]
+        if self._arguments and not self._arguments.are_over:
+            length = self._arguments.add(self._written)
+            deltas += [self._more(self._written[:length])] if length else []
+            self._written = self._written[length:]
+            if not self._arguments.are_over:
+                return deltas, None
+        before, closed, after = self._written.partition(CLOSE)
+        if not closed:
+            return deltas, None
+        if self._arguments is None:
+            deltas += self._whole(before)
+        self._written = "" if self.is_told else f"{before}{CLOSE}"
+        return deltas, after
+
+    def rest(self) -> str:
+        """What was written, if it was no call."""
+        return "" if self.is_told else OPEN + self._written
+
+    def _whole(self, text: str) -> list[dict[str, Any]]:
+        """The deltas of a call in another order, known only as a whole; none if it is no call."""
+        try:
+            called = json.loads(text)
+            name, arguments = called["name"], called.get("arguments", called.get("parameters", {}))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return []
+        if not isinstance(name, str):
+            return []
+        return [self._begin(name), self._more(json.dumps(arguments, ensure_ascii=False))]
+
+    def _begin(self, name: str) -> dict[str, Any]:
+        self.is_told = True
+        function = {"name": name, "arguments": ""}
+        return {"index": self._index, "id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+    def _more(self, arguments: str) -> dict[str, Any]:
+        return {"index": self._index, "function": {"arguments": arguments}}
+
+
+class _Arguments:
+    """Finds the end of a JSON object while it is written: where as many brackets are closed as were opened.
+
+    Attributes:
+        are_over: whether the end came.
+    """
+
+    def __init__(self) -> None:
+        self._depth, self._quoted, self._escaped, self.are_over = 0, False, False, False
+
+    def add(self, text: str) -> int:
+        """The number of characters of `text` that belong to the object."""
+        for place, character in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif self._quoted:
+                self._escaped, self._quoted = character == "\\", character != '"'
+            elif character == '"':
+                self._quoted = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.are_over = True
+                    return place + 1
+        return len(text)
+
+
+def _merged(deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same deltas, with one for each call."""
+    merged: list[dict[str, Any]] = []
+    for delta in deltas:
+        if merged and "id" not in delta:
+            merged[-1]["function"]["arguments"] += delta["function"]["arguments"]
+        else:
+            merged.append(delta)
+    return merged
+
+
+def whole_calls(deltas: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    """The calls that some deltas make."""
+    calls: list[dict[str, Any]] = []
+    for delta in deltas:
+        if "id" in delta:
+            named = {key: value for key, value in delta.items() if key != "index"}
+            calls.append(named | {"function": dict(delta["function"])})
+        else:
+            calls[-1]["function"]["arguments"] += delta["function"]["arguments"]
+    return calls

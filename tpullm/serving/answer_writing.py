@@ -11,12 +11,12 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tpullm.errors import UserError
-from tpullm.inference.request import Token
+from tpullm.engine.request import Token
 from tpullm.serving.answer_text import Part, joined
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Envelope, Reply
 from tpullm.serving.stepping import Stepping
+from tpullm.system.errors import UserError
 
 STOPPING = "the server is stopping; ask again when it is back"
 

@@ -15,17 +15,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tpullm.errors import UserError
-from tpullm.log import one_line, say
-from tpullm.serving import chat_completions, text_completions
+from tpullm.serving import completions
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
-from tpullm.serving.front.front_page import FrontPage
+from tpullm.serving.front import FrontPage
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Reply
 from tpullm.serving.request_fields import Fields, parse
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.serving_figures import ServingFigures
 from tpullm.serving.stepping import Stepping
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, say
 
 MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
 _HANG_UP = 499  # no status of HTTP; nobody hears it
@@ -120,10 +120,10 @@ def application(service: Service) -> ASGIApp:
     """The server, for any server of ASGI."""
 
     async def completion(request: Request) -> Response:
-        return await _answer(service, request, text_completions.read)
+        return await _answer(service, request, completions.read_text)
 
     async def chat(request: Request) -> Response:
-        return await _answer(service, request, chat_completions.read)
+        return await _answer(service, request, completions.read_chat)
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_described(service, name) for name in service.models]})

@@ -5,7 +5,7 @@ Schemas come from clients. Each of 14 patterns that a text must match together d
 
 import llguidance
 
-from tpullm.process.limited import Limited
+from tpullm.system.process.limited import Limited
 
 CPU_SECONDS = 1
 # A tenth of the library's own, for what a schema may cost before the first token, and a quarter for each token.

@@ -12,9 +12,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from tpullm.errors import UserError
-from tpullm.log import one_line, say
 from tpullm.serving.refusal import Refusal
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, say
 
 MOST_HEADER_BYTES = 32 << 10
 MOST_CONNECTIONS = 512

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tpullm.inference.request import Request, Token
+from tpullm.engine.request import Request, Token
 from tpullm.serving.answer_text import Part
-from tpullm.serving.asked import SEEDS, Asked
+from tpullm.serving.request_fields import SEEDS, Asked
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.token_masks import Mask
 

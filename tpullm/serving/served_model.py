@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tpullm.errors import UserError
 from tpullm.serving.refusal import Refusal, too_long
 from tpullm.serving.token_masks import Grammars
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Messages, Tools
 
 if TYPE_CHECKING:
-    from tpullm.inference.session import Session
+    from tpullm.engine.session import Session
 
 
 class ServedModel:

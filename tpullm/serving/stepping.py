@@ -1,14 +1,97 @@
-"""The engines of the models that are served, and the loop that steps them, in one thread."""
+"""The engines of the models that are served, and the loop that steps them, in one thread.
+
+An engine on several hosts: host 0 is asked, and all hosts ask their engines for the same before the same turn.
+"""
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
-from tpullm.cluster import hosts
-from tpullm.inference.request import Request, Token
+from tpullm.engine.request import Request, Token
+from tpullm.recipe.sampling import Sampling
+from tpullm.system.cluster import hosts
+from tpullm.system.cluster.channel import Channel
+from tpullm.system.cluster.hosts import FromFirst
 
 if TYPE_CHECKING:
-    from tpullm.inference.engine import Engine
+    from tpullm.engine.engine import Engine
+    from tpullm.serving.served_model import ServedModel
+
+
+class OnAllHosts:
+    """An engine with the methods of `Engine` that `Stepping` needs.
+
+    Only on host 0 anybody submits, cancels and hears. The others are in a turn, or wait for the next one.
+
+    Args:
+        engine: of this host.
+        model: whose prompts fit the engine, and whose grammars make the masks of a request again.
+        channel: to the other hosts. All hosts must have made theirs before host 0 takes a turn.
+    """
+
+    def __init__(self, engine: "Engine", model: "ServedModel", channel: Channel):
+        self._engine, self._model, self._is_first = engine, model, channel.index == 0
+        self._turns = FromFirst(f"turns of {model.name}", channel)
+        self._lock, self._number = threading.Lock(), 0
+        self._calls: list[tuple[Any, ...]] = []  # on host 0: those that the next turn begins with
+        self.compile, self.memory_bytes = engine.compile, engine.memory_bytes
+
+    def submit(self, request: Request, heard: Callable[[Token], None]) -> int:
+        """As `Engine.submit`, in the next turn."""
+        with self._lock:
+            self._number += 1
+            self._calls.append((request, heard))
+            return self._number
+
+    def cancel(self, number: int) -> None:
+        """As `Engine.cancel`, in the next turn."""
+        with self._lock:
+            self._calls.append((number,))
+
+    def figures(self) -> dict[str, float]:
+        """As `Engine.figures`; who is not submitted yet waits."""
+        with self._lock:
+            asked = sum(len(call) > 1 for call in self._calls)
+        figures = self._engine.figures()
+        return figures | {"waiting": figures["waiting"] + asked}
+
+    def step(self) -> bool:
+        """One turn; False if no text is left. Other hosts than host 0 wait for it, and are never told that."""
+        if self._is_first:
+            with self._lock:
+                calls, self._calls = self._calls, []
+            self._turns.tell([_words(*call) for call in calls])
+        else:
+            calls = [self._call(words) for words in self._turns.next()]
+        for call in calls:
+            (self._engine.submit if len(call) > 1 else self._engine.cancel)(*call)
+        return self._engine.step() or not self._is_first
+
+    def _call(self, words: dict[str, Any]) -> tuple[Any, ...]:
+        """On other hosts: a call from its words."""
+        return (words["cancel"],) if "cancel" in words else (self._request(words), lambda token: None)
+
+    def _request(self, words: dict[str, Any]) -> Request:
+        grammar = words.pop("grammar")
+        allowed = self._model.grammars.of_grammar(grammar) if grammar else None
+        ids, stop_ids = tuple(words.pop("ids")), tuple(words.pop("stop_ids"))
+        bias = {int(token): value for token, value in words.pop("bias").items()}
+        sampling = Sampling(**words.pop("sampling"))
+        return Request(ids, sampling=sampling, stop_ids=stop_ids, bias=bias, allowed=allowed, **words)
+
+
+def _words(asked: Request | int, heard: Callable | None = None) -> dict[str, Any]:
+    """A call as JSON has it."""
+    if heard is None:
+        return {"cancel": asked}
+    words = asdict(replace(asked, allowed=None))
+    del words["allowed"]
+    return words | {"grammar": asked.allowed.grammar if asked.allowed else ""}
+
+
+if TYPE_CHECKING:
+    from tpullm.engine.engine import Engine
 
 
 class Stepping:

@@ -7,10 +7,10 @@ from typing import Any
 import llguidance
 import numpy as np
 
-from tpullm.errors import UserError
 from tpullm.serving import grammar_trial
+from tpullm.serving.answer_text import CLOSE, OPEN
 from tpullm.serving.refusal import Refusal
-from tpullm.serving.tool_calls import CLOSE, OPEN
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
 # White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from tpullm import storage
-from tpullm.errors import UserError
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Messages, Tools
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer

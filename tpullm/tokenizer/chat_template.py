@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 
 # Stand around what a template marks as the assistant's. No text has these characters (Unicode noncharacters).
 OPEN, CLOSE = "\ufdd0", "\ufdd1"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tpullm import storage
+from tpullm.system import storage
 from tpullm.tokenizer.trained import BOS, END, EOS, PAD, SPACE, UNKNOWN, TrainedTokenizer
 
 # `{% generation %}` marks the answers for transformers' `return_assistant_tokens_mask` and for our own tuning.

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.errors import UserError
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 # The largest known are a tokenizer.json of 33 MB with 2 M values (Gemma 3) and an index of 12 MB with 0.3 M.
 MOST_BYTES = 1 << 26

@@ -2,6 +2,8 @@
 
 It implements `tpullm.tokenizer.Tokenizer`. Its files are foreign: a child with limits tries the tokenizer before this
 process loads it, and runs the template.
+
+The bytes that each token of a published tokenizer stands for, by the kind of its decoder.
 """
 
 import contextlib
@@ -14,14 +16,53 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.errors import UserError
-from tpullm.log import one_line
-from tpullm.process.limited import Limited
-from tpullm.storage import check_file, hash_file, hash_json
-from tpullm.tokenizer import token_bytes
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line
+from tpullm.system.process.limited import Limited
+from tpullm.system.storage import check_file, hash_file, hash_json
 from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, Tools
 from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
 from tpullm.tokenizer.template_child import TemplateChild
+
+
+def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
+    """The bytes of each token, by how the decoder of the tokenizer joins pieces; `UserError` if it is not known."""
+    kinds = _decoders(described.get("decoder"))
+    if "ByteLevel" in kinds:
+        table = _byte_letters()
+        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
+    elif {"ByteFallback", "Metaspace"} & kinds:
+        of_piece = _of_sentencepiece
+    else:
+        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
+    found = [b""] * (max(ids.values()) + 1)
+    for piece, token in ids.items():
+        if token not in special:
+            try:
+                found[token] = piece.encode() if token in added else of_piece(piece)
+            except (KeyError, ValueError):  # not written in the letters for bytes, so it stands for itself
+                found[token] = piece.encode()
+    return found
+
+
+def _decoders(decoder: dict | None) -> set[str]:
+    if not decoder:
+        return set()
+    return {decoder["type"]}.union(*map(_decoders, decoder.get("decoders", [])))
+
+
+def _of_sentencepiece(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable bytes are their own letters, and the others are U+0100 and onwards."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+
 
 MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
 _TRIED: set[str] = set()  # hashes of what this process has tried: workers load the same tokenizer many times
@@ -97,7 +138,7 @@ class PublishedTokenizer:
             raise UserError(f"{path}: has a token {most}; no known model has more than {MOST_TOKENS:,} tokens")
         self.vocabulary_size = max(ids.values()) + 1
         self.needed_size = max(set(ids.values()) - self._special) + 1
-        self._bytes = token_bytes.all_bytes(described, ids, self._special, set(added), path)
+        self._bytes = all_bytes(described, ids, self._special, set(added), path)
         self.begin = self._begin()
         self.bos_id = self._named("bos_token")
         self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()

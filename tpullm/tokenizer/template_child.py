@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tpullm.errors import UserError
-from tpullm.process.limited import Limited
+from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, Messages, Tools
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"

@@ -1,18 +1,222 @@
-"""Trains a tokenizer with SentencePiece."""
+"""Trains a tokenizer with SentencePiece.
 
+The size of a vocabulary, and which characters get a token of their own. Other characters are written as bytes.
+
+The pieces from which the trainer of a tokenizer chooses: parts of words. No piece spans two words.
+
+Passages, the pieces of text that a tokenizer is trained on, and their lines.
+"""
+
+import dataclasses
+import functools
 import io
+import math
+import re
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.errors import UserError
-from tpullm.log import say
 from tpullm.recipe.schema import TokenizerConfig
-from tpullm.tokenizer import alphabet, passages
-from tpullm.tokenizer.alphabet import Alphabet
-from tpullm.tokenizer.seed_pieces import seed_pieces
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+from tpullm.tokenizer import japanese_words
 from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNKNOWN, USER, TrainedTokenizer
+
+# The share of the text whose characters should have tokens, as in SentencePiece. Rarer ones leave room for words.
+COVERAGE = 0.9995
+# Characters take at most this share of the vocabulary; words and parts of words take the rest. Bytes per token of
+# held-out text for shares of 0.25, 0.35, 0.5, 0.65 and 0.8, trained on 500,000 characters: Soseki in 4,096 tokens 3.84,
+# 4.02, 4.10, 4.06, 3.96; Chinese verse and prose in 2,048 tokens 2.28, 2.45, 2.60, 2.68, 2.69.
+MOST_CHARACTERS = 0.5
+# A vocabulary that may grow does so until characters take this share. The arithmetic of the quickstart's model for a
+# text with 4,096 tokens, relative to 2,048 (1.24 times as much a token, for fewer tokens): Korean (710 characters)
+# 0.94, Soseki and Chinese (2,700 and 3,900) 1.06 and 1.03, English and code (262) 1.08. With 6,144: 1.00, 1.19, 1.15,
+# 1.22.
+GROWN_CHARACTERS = 0.25
+_ROUNDED_TO = 256  # tokens; a multiple of it splits well over devices
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The size of a vocabulary and its characters, for one text and the settings of a recipe.
+
+    Args:
+        vocabulary_size: all tokens: as the recipe says, or more if the text needs more and the recipe lets it grow.
+        characters: how many characters get a token of their own.
+        others: how many characters get none.
+        covering: how many characters cover 99.95 % of the text.
+        rare: the characters that get none, if there is not room for all that cover the text; empty if there is, and
+            SentencePiece's coverage decides.
+    """
+
+    vocabulary_size: int
+    characters: int
+    others: int
+    covering: int
+    rare: frozenset[str] = frozenset()
+
+    def with_all(self) -> "Alphabet":
+        """The same vocabulary size with the characters that cover 99.95 % of the text."""
+        return dataclasses.replace(
+            self, characters=self.covering, others=self.characters + self.others - self.covering, rare=frozenset()
+        )
+
+    def parts(self, line: str) -> list[str]:
+        """The parts of `line` between its rare characters."""
+        if self.rare.isdisjoint(line):
+            return [line]
+        kept = "".join("\n" if character in self.rare else character for character in line)
+        return [part for part in kept.split("\n") if part]
+
+    def has(self, piece: str) -> bool:
+        """Whether no character of `piece` is rare."""
+        return self.rare.isdisjoint(piece)
+
+
+def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
+    """The alphabet of a tokenizer for `lines`.
+
+    If the characters that cover 99.95 % of the text take more than a quarter of a `unigram` vocabulary, the vocabulary
+    grows until they do not, to at most `config.largest_vocabulary`. If they still take more than half, the rarest of
+    them are written as bytes.
+    """
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(line)
+    ordered = sorted(counts, key=lambda character: (-counts[character], character))
+    if config.model_type == "char":
+        size = config.vocabulary_size or fixed_tokens(config) + len(ordered)
+        characters = min(len(ordered), size - fixed_tokens(config))
+        return Alphabet(size, characters, len(ordered) - characters, characters)
+    covering = _covering([counts[character] for character in ordered])
+    size = _grown(covering, config)
+    room = int(MOST_CHARACTERS * (size - fixed_tokens(config)))
+    if covering <= room:
+        return Alphabet(size, covering, len(ordered) - covering, covering)
+    return Alphabet(size, room, len(ordered) - room, covering, frozenset(ordered[room:]))
+
+
+def _covering(counts: list[int]) -> int:
+    """How many of the most frequent characters cover `COVERAGE` of the text."""
+    total, covered = sum(counts), 0
+    for number, count in enumerate(counts):
+        if covered >= COVERAGE * total:
+            return number
+        covered += count
+    return len(counts)
+
+
+def _grown(characters: int, config: TokenizerConfig) -> int:
+    needed = fixed_tokens(config) + math.ceil(characters / GROWN_CHARACTERS)
+    rounded = -(-needed // _ROUNDED_TO) * _ROUNDED_TO
+    return max(config.vocabulary_size, min(rounded, config.largest_vocabulary))
+
+
+def fixed_tokens(config: TokenizerConfig) -> int:
+    """The number of tokens that every vocabulary has: special and reserved tokens, newline, space, bytes."""
+    return 8 + config.reserved_tokens + 2 + 256
+
+
+_PIECE_CHARACTERS = 16  # SentencePiece's own limit
+_KANA = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uff66-\uff9f"
+_HAS_KANA = re.compile(f"[{_KANA}]")
+_JAPANESE = re.compile(f"[{_KANA}\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_SYMBOLS = (
+    "!-/:-@\\[-`{-~\u00a1-\u00bf\u2010-\u2bff\u3001-\u3004\u3008-\u303f\u30fb"
+    "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\U0001f000-\U0001faff"
+)
+_CHUNK = re.compile(rf" ?[^\s\d{_SYMBOLS}]+|\d| ?[{_SYMBOLS}]+|\s+")  # letters, one digit, symbols, white space
+
+
+def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
+    """The pieces from which the trainer chooses, with their counts: parts of words and of other chunks.
+
+    SentencePiece has `pretokenization_delimiter` for this. But its seeds are the inner nodes of a suffix array, and a
+    word that a boundary always follows is none: neither です nor 天気 became a piece (version 0.2.3).
+    """
+    words: Counter[str] = Counter()
+    for language, line in lines:
+        japanese = _HAS_KANA.search(line) or (language == "ja" and _JAPANESE.search(line))
+        for part in _japanese_words()(line) if japanese else (line,):
+            words.update((part,) if _JAPANESE.search(part) else _CHUNK.findall(part))
+    pieces: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(len(word) - 1):
+            for end in range(start + 2, min(len(word), start + _PIECE_CHARACTERS) + 1):
+                pieces[word[start:end]] += count
+    kept = [(piece.replace(" ", SPACE), count) for piece, count in pieces.items() if count > 1 and "\t" not in piece]
+    return sorted(kept, key=lambda item: (-item[1] * len(item[0]), item[0]))
+
+
+@functools.cache
+def _japanese_words() -> Callable[[str], list[str]]:
+    """A function that splits a line at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
+
+    It does not split what is not Japanese: English words and numbers are split as in other lines.
+    """
+
+    @functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
+    def split(line: str) -> list[str]:
+        parts: list[str] = []
+        for word in japanese_words.analyser("A")(line):
+            surface = word.surface()
+            if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
+                parts[-1] += surface
+            elif surface:
+                parts.append(surface)
+        return parts
+
+    return split
+
+
+BYTES = 4000  # of a passage at most: the trainer silently drops lines of more than 4,192 bytes
+
+
+def passages(text: str) -> Iterator[str]:
+    """`text` in passages of at most `BYTES` bytes, cut at line ends unless a line is longer."""
+    held, size = [], 0
+    for line in text.splitlines(keepends=True):
+        for part in _cut(line):
+            length = len(part.encode())
+            if size + length > BYTES and held:
+                yield "".join(held)
+                held, size = [], 0
+            held.append(part)
+            size += length
+    if held:
+        yield "".join(held)
+
+
+def most(text: str) -> int:
+    """How many passages `text` has at most: two that follow each other are longer than `BYTES`."""
+    return 2 * len(text.encode()) // BYTES + 1
+
+
+def passage_lines(passage: str) -> Iterator[str]:
+    """The lines of a passage for the trainer: without newlines, at most 4,000 bytes, none empty.
+
+    The trainer uses U+2585 itself and drops lines that have it, so the character is removed.
+    """
+    for line in passage.replace("\u2585", "").split("\n"):
+        yield from (part for part in _cut(line) if part)
+
+
+def _cut(line: str) -> Iterator[str]:
+    """`line` in parts of at most 4,000 bytes, at character boundaries."""
+    if len(line) * 4 <= BYTES:
+        yield line
+        return
+    data = line.encode()
+    while data:
+        end = min(BYTES, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[:end].decode()
+        data = data[end:]
+
 
 # The trainer chooses from the most frequent pieces. With all pieces, training took a third longer, and the characters
 # per token differed by less than 2 % (2 M characters of Japanese, English and code).
@@ -30,16 +234,16 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     Raises:
         UserError: there is no text, or `vocabulary_size` has no room for the special tokens and the bytes.
     """
-    smallest = alphabet.fixed_tokens(config) + 1
+    smallest = fixed_tokens(config) + 1
     if config.vocabulary_size < smallest and (config.vocabulary_size or config.model_type == "unigram"):
         raise UserError(
             f"tokenizer.vocabulary_size: {config.vocabulary_size} is too small: special tokens and bytes take"
             f" {smallest - 1}; set it to {smallest} or more"
         )
-    lines = [(language, line) for language, text in texts for line in passages.lines(text)]
+    lines = [(language, line) for language, text in texts for line in passage_lines(text)]
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
-    chosen = alphabet.choose((line for _, line in lines), config)
+    chosen = choose((line for _, line in lines), config)
     model, chosen = _train(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)
@@ -139,7 +343,7 @@ def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:
     )  # fmt: skip
     if config.model_type == "unigram":
         # Rare characters are written as bytes and leave room for words. The lines have no character of `chosen.rare`.
-        coverage = 1.0 if chosen.rare else alphabet.COVERAGE
+        coverage = 1.0 if chosen.rare else COVERAGE
         return options | dict(vocab_size=chosen.vocabulary_size, character_coverage=coverage)
     # Here a too large vocabulary is no error. The rarest characters are dropped even if required, but symbols are not.
     kept = dict(required_chars="", user_defined_symbols=["\n", SPACE])

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.json_files import read_json
 from tpullm.tokenizer.published import PublishedTokenizer
 

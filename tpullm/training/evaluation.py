@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data.batch import Batch, PairBatch, TaughtBatch
-from tpullm.mesh.rows import put
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import put
 from tpullm.training.losses import Sums
-from tpullm.training.state import Architecture
 from tpullm.training.step import accumulate, batch_loss, with_divergence
 
 Tree = Any

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from tpullm.mesh.layout import RULES
+from tpullm.model.mesh import RULES
 from tpullm.training.losses import (
     GRADIENTS,
     VOCABULARY,

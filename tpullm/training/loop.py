@@ -13,34 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.checkpoint.local_saves import REQUEST, LocalSaves
-from tpullm.checkpoint.models import Model, load_state
-from tpullm.checkpoint.saving import Checkpoints
-from tpullm.cluster import hosts
-from tpullm.cluster.requests import Requests
-from tpullm.cluster.watchdog import Watchdog
 from tpullm.data.batch import Batch
 from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import Stream
-from tpullm.errors import Interrupted, UserError
+from tpullm.formats.checkpoints import Checkpoints
+from tpullm.formats.local_saves import REQUEST, LocalSaves
+from tpullm.formats.models import Model, load_state
 from tpullm.hardware.peak_flops import peak
-from tpullm.log import say, warn
-from tpullm.mesh.rows import put
 from tpullm.model.adapter import with_lengths
-from tpullm.model.count import parameter_count, training_flops_per_token
+from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype, long_step
-from tpullm.process import compile_cache, environment, freed_memory
+from tpullm.model.rows import put
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
-from tpullm.rewards.group_signal import SUM
 from tpullm.run.hours import Hours
+from tpullm.system.cluster import hosts
+from tpullm.system.cluster.requests import Requests
+from tpullm.system.cluster.watchdog import Watchdog
+from tpullm.system.errors import Interrupted, UserError
+from tpullm.system.log import say, warn
+from tpullm.system.process import environment, memory
 from tpullm.training.evaluation import held_out, make_evaluation
-from tpullm.training.meter import Meter
+from tpullm.training.meter import Meter, part_names
 from tpullm.training.metrics import MetricsLog, NoLog
-from tpullm.training.norms import part_names
 from tpullm.training.optimizer.chain import decay_begin, learning_rates, make_optimizer
 from tpullm.training.profile import Profile
 from tpullm.training.resume import Start
-from tpullm.training.state import Architecture, abstract, initial, with_params
+from tpullm.training.rewards.known_failures import SUM
+from tpullm.training.state import abstract, initial, with_params
 from tpullm.training.step import make_step
 from tpullm.training.trackers import Trackers
 from tpullm.training.wrong_bits import Check
@@ -217,8 +216,8 @@ def train(job: Job, description: dict, start: Start) -> dict:
             f"step {first:,} of {steps:,}, {rows} x {config.sequence_length} tokens a step, "
             f"peak {f'{flops / 1e9:,.0f} GFLOP/s' if flops else 'not known'} on {job.mesh.size} device(s)"
         )
-        freed_memory.watch()
-        say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {compile_cache.described()}")
+        memory.watch()
+        say(f"{job.directory.name}: the allocator {environment.allocator()}; programs are {environment.described()}")
 
         def evaluate(step: int) -> dict:
             with hours.of("evaluate"), watchdog.of("evaluate"):
@@ -319,7 +318,7 @@ def train(job: Job, description: dict, start: Start) -> dict:
             meter.dispatched(done, values)
             batch = following(done) if done < steps else None
             wait(0 if job.answers else _lead(seconds))  # whoever answers has waited for the step anyway
-            freed_memory.settle()
+            memory.settle()
             seconds, last_step = time.monotonic() - last_step, time.monotonic()
 
             if done == profile.last:

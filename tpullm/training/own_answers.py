@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.data.batch import AnswerBatch
-from tpullm.mesh.zigzag import to_zigzag_order
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sums
 from tpullm.training.objectives.policy import METHODS, policy_loss
 from tpullm.training.objectives.sums import weighted_sum
-from tpullm.training.state import Architecture
 
 Tree = Any
 HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part of the reward, not of the loss

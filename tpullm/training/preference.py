@@ -12,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm import storage
-from tpullm.cluster import hosts
 from tpullm.data import packing
 from tpullm.data.answer_pairs import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
-from tpullm.log import progress
-from tpullm.mesh.rows import fetch, own_rows, put
-from tpullm.mesh.zigzag import to_zigzag_order
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import fetch, own_rows, put, to_zigzag_order
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.log import progress
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sums
 from tpullm.training.objectives.preferences import PAIRED, Answers, kto, kto_kl
 from tpullm.training.objectives.sums import Sum, sum_by_sequence, weighted_sum
-from tpullm.training.state import Architecture
 
 Tree = Any
 FILE = "references.npz"  # in a stage that learns preferences

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from tpullm import storage
-from tpullm.log import say
+from tpullm.system import storage
+from tpullm.system.log import say
 
 
 class Profile:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
-from tpullm.checkpoint.saving import description
-from tpullm.cluster import hosts
+from tpullm.formats.checkpoints import description
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
 from tpullm.training import metrics, resume, trackers
 from tpullm.training.loop import Job, RollBack, train
 

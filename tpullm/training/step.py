@@ -12,18 +12,17 @@ import jax.numpy as jnp
 import optax
 
 from tpullm.data.batch import Batch, MixedBatch, PairBatch, TaughtBatch
-from tpullm.mesh.layout import RULES
-from tpullm.mesh.zigzag import to_zigzag_order
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
+from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import TrainConfig
-from tpullm.training.balance import balance_losses, load_metrics, rebalanced
-from tpullm.training.losses import Sums, cross_entropy
-from tpullm.training.norms import step_norms
+from tpullm.training.losses import Sums, balance_losses, cross_entropy, load_metrics, rebalanced
+from tpullm.training.meter import step_norms
 from tpullm.training.objectives.sums import Sum
-from tpullm.training.optimizer.skip import applied
+from tpullm.training.optimizer.chain import applied
 from tpullm.training.own_answers import answer_count, answer_loss
 from tpullm.training.preference import divergence, pair_count, pair_loss
-from tpullm.training.state import Architecture
 from tpullm.training.teacher import taught_loss
 
 Tree = Any

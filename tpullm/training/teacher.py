@@ -13,18 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.cluster import hosts
 from tpullm.data.batch import Batch, TaughtBatch
 from tpullm.data.taught_rows import Kept
 from tpullm.data.token_store import token_dtype
-from tpullm.log import progress
-from tpullm.mesh.rows import fetch, put
-from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import fetch, put, to_zigzag_order, zigzag_order
 from tpullm.recipe.schema import TeacherConfig
+from tpullm.system.cluster import hosts
+from tpullm.system.log import progress
 from tpullm.training.log_probabilities import likeliest, log_probabilities
 from tpullm.training.losses import Sums
 from tpullm.training.objectives.distillation import DIVERGENCES, distillation_loss
-from tpullm.training.state import Architecture
 
 Tree = Any
 

@@ -23,11 +23,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.errors import UserError
-from tpullm.log import one_line, warn
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import sections
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, warn
 from tpullm.training import tracker_child
 
 FILE = "trackers.json"

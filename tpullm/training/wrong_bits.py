@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from tpullm.data.batch import Batch
-from tpullm.errors import WrongBits
+from tpullm.system.errors import WrongBits
 
 Tree = Any
 

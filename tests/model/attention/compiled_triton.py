@@ -17,8 +17,8 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.mesh.layout import make_mesh, named_sharding  # noqa: E402
 from tpullm.model.attention.triton import triton_attention  # noqa: E402
+from tpullm.model.mesh import make_mesh, named_sharding  # noqa: E402
 
 
 def mesh_of(card: str):

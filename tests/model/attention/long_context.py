@@ -21,12 +21,13 @@ import numpy as np  # noqa: E402
 
 from tests.model.attention.documents import documents  # noqa: E402
 from tpullm.data.batch import Batch  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.attention import kernels  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import Architecture, abstract, initial  # noqa: E402
+from tpullm.training.state import abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
 
 VOCABULARY = 64

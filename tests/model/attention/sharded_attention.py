@@ -17,12 +17,12 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.small import batch  # noqa: E402
-from tpullm.mesh.layout import RULES, axis_size, make_mesh, named_sharding
-from tpullm.mesh.zigzag import to_zigzag_order, zigzag_order  # noqa: E402
 from tpullm.model.attention import flash  # noqa: E402
 from tpullm.model.attention.plain import attend, causal_mask  # noqa: E402
 from tpullm.model.attention.splash import splash  # noqa: E402
 from tpullm.model.attention.triton import triton_attention  # noqa: E402
+from tpullm.model.mesh import RULES, axis_size, make_mesh, named_sharding
+from tpullm.model.rows import to_zigzag_order, zigzag_order  # noqa: E402
 
 LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # the shortest for splash on four devices: 4 x 2 chunks of 128 tokens
 WINDOW, SOFTCAP = 150, 3.0  # a window that ends within a block

@@ -17,10 +17,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.small import CONFIG, batch, params  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
 from tpullm.model import transformer  # noqa: E402
-from tpullm.training.state import Architecture  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.training.step import batch_loss  # noqa: E402
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.training.small import batch, mesh
-from tpullm.mesh.layout import named_sharding
-from tpullm.model.attention import flash, kernels, query_blocks
+from tpullm.model.attention import flash, kernels
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.splash import splash
+from tpullm.model.mesh import named_sharding
 from tpullm.recipe.schema import ModelConfig
 
 WINDOW, SOFTCAP = 40, 3.0
@@ -75,10 +75,10 @@ def assert_equal(ours, plain, dtype, tolerance):
 
 @of_both_types([(4, 2), (4, 4), (3, 1)], [8, 16, 32], chosen=8)
 def test_blocks_equal_plain_attention(monkeypatch, case, heads, groups, dtype, tolerance):
-    monkeypatch.setattr(query_blocks, "query_block", lambda length: case)
+    monkeypatch.setattr(flash, "query_block", lambda length: case)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
-        return query_blocks.attend_in_blocks(q, k, v, mask)
+        return flash.attend_in_blocks(q, k, v, mask)
 
     assert_equal(*compared(kernel, heads, groups, dtype), dtype, tolerance)
 
@@ -126,7 +126,7 @@ def test_splash_equals_plain_attention(options, block):
 
 def test_a_real_length_is_cut_into_blocks():
     """On a CPU 256 tokens are two blocks and 2,048 are eight; what 128 does not divide is one."""
-    assert [len(query_blocks._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
+    assert [len(flash._blocks(length)) for length in (64, 256, 2048, 300)] == [1, 2, 8, 1]
 
 
 def test_blocks_of_queries_divide_the_row_and_hold_at_least_128():

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.model.attention.documents import documents
-from tpullm.mesh.zigzag import zigzag_order
 from tpullm.model.attention import flash
+from tpullm.model.rows import zigzag_order
 
 
 def printed(module: str, *arguments: str) -> dict:

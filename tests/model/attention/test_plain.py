@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.training.small import batch, mesh
-from tpullm.mesh.layout import RULES
 from tpullm.model.attention.plain import _scores, attend, causal_mask
+from tpullm.model.mesh import RULES
 
 KEYS = RULES.spec("batch", "kv_heads", None, "head")
 

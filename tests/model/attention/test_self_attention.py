@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from tests.training.small import CONFIG, batch, mesh
-from tpullm.mesh.layout import RULES
 from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.rope import rotary, rotary_table
 from tpullm.model.attention.self_attention import Attention, LayerKind
+from tpullm.model.mesh import RULES
 
 KEYS = RULES.spec("batch", "kv_heads", None, "head")
 SPEC = RULES.spec("batch", "time", "heads", "head")

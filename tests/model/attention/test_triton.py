@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.model.attention.test_long_context import printed
 from tests.training.small import CONFIG, batch, mesh, params
-from tpullm.mesh.layout import named_sharding
 from tpullm.model import transformer
+from tpullm.model.architecture import Architecture
 from tpullm.model.attention.plain import attend, causal_mask
 from tpullm.model.attention.triton import triton_attention
-from tpullm.training.state import Architecture
+from tpullm.model.mesh import named_sharding
 from tpullm.training.step import batch_loss
 
 FAR = 2**30  # a window that holds every row

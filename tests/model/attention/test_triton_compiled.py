@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.model.attention.test_long_context import printed
-from tpullm.hardware.gpus import GPUS
+from tpullm.hardware.chips import GPUS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"

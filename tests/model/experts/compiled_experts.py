@@ -17,8 +17,8 @@ from flax import nnx  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.mesh.layout import RULES, make_mesh, named_sharding  # noqa: E402
 from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh, named_sharding  # noqa: E402
 from tpullm.planning.instructions import computations  # noqa: E402
 from tpullm.recipe.schema import ModelConfig  # noqa: E402
 

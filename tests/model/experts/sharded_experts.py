@@ -24,10 +24,10 @@ from jax.sharding import NamedSharding  # noqa: E402
 from tests.model.experts.ragged import ragged_all_to_all  # noqa: E402
 from tests.model.experts.test_moe import by_hand  # noqa: E402
 from tests.training.small import EXPERTS  # noqa: E402
-from tpullm.mesh.axes import AXES
-from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
-from tpullm.model.experts import exchange, grouped, moe, triton_grouped  # noqa: E402
+from tpullm.model.experts import exchange, grouped, moe  # noqa: E402
 from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
+from tpullm.recipe.mesh_axes import AXES
 
 CONFIG = dataclasses.replace(EXPERTS.config, experts=8, experts_per_token=3)
 # All tokens choose experts 0, 1 and 2; with 4 devices the first two of these are on one device.
@@ -35,7 +35,7 @@ SKEW = {"by the router": 0.0, "all to one device": 40.0}
 
 
 checked, unchecked = jax.shard_map, functools.partial(jax.shard_map, check_vma=False)
-kernels = triton_grouped._rows, triton_grouped._weights
+kernels = grouped._rows, grouped._weights
 
 
 def full_of_nan(shape, *_):
@@ -104,7 +104,7 @@ def main():
             exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
             jax.lax.ragged_all_to_all, exchange._uninitialized = ragged_all_to_all, full_of_nan
             grouped.grouped_kernel = lambda name=name: "triton" if "kernel" in name else "ragged_dot"
-            triton_grouped._rows, triton_grouped._weights = rows_or_nan, weights_of_rows
+            grouped._rows, grouped._weights = rows_or_nan, weights_of_rows
             out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
             far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
             found[f"{name}, {routing}"] = {
@@ -115,7 +115,7 @@ def main():
                 "real": int(real_BT.sum()),
             }
             if "kernel" in name:
-                (triton_grouped._rows, triton_grouped._weights), jax.shard_map = kernels, unchecked
+                (grouped._rows, grouped._weights), jax.shard_map = kernels, unchecked
                 out = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
                 found[f"{name}, {routing}"]["interpreted"] = far(out.reshape(expected.shape), expected)
                 jax.shard_map, grouped.grouped_kernel = checked, lambda: "ragged_dot"

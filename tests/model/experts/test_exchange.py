@@ -12,7 +12,6 @@ import pytest
 from jax.sharding import AbstractDevice
 
 from tests.model.experts.ragged import ragged_all_to_all
-from tpullm.mesh.layout import RULES, planned_mesh
 from tpullm.model.experts import exchange
 from tpullm.model.experts.exchange import (
     all_to_all_dispatch,
@@ -24,6 +23,7 @@ from tpullm.model.experts.exchange import (
     round_capacity,
     round_count,
 )
+from tpullm.model.mesh import RULES, planned_mesh
 
 X, E, R, D = 3, 6, 12, 2
 G = E // X

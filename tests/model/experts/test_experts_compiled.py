@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.model.experts.compiled_experts import CHOSEN, EXPERTS, MLP_WIDTH, TOKENS, WIDTH
-from tpullm.hardware.gpus import GPUS
+from tpullm.hardware.chips import GPUS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"

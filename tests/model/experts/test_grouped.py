@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, PartitionSpec
 
 from tests.training.small import EXPERTS, mesh
-from tpullm.mesh.layout import planned_mesh
 from tpullm.model.experts import grouped
+from tpullm.model.experts.grouped import triton_grouped_matmul, visits
 from tpullm.model.experts.moe import MixtureOfExperts
-from tpullm.model.experts.triton_grouped import triton_grouped_matmul, visits
+from tpullm.model.mesh import planned_mesh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,11 @@ from flax import nnx
 
 from tests.conftest import ROOT
 from tests.training.small import EXPERTS, TWO_LAYERS, mesh
-from tpullm.mesh.layout import RULES
-from tpullm.model.count import matrix_parameters, parameter_count
+from tpullm.model.architecture import Architecture, matrix_parameters, parameter_count
 from tpullm.model.experts.moe import MixtureOfExperts, route
-from tpullm.model.residual import residual_scale
+from tpullm.model.mesh import RULES
+from tpullm.model.mlp import residual_scale
 from tpullm.training.optimizer.chain import is_matrix
-from tpullm.training.state import Architecture
 
 CONFIG = TWO_LAYERS.config
 

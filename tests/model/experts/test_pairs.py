@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpullm.model.experts.pairs import combine, dispatch, sort_by_expert
+from tpullm.model.experts.exchange import combine, dispatch, sort_by_expert
 
 M, k, E, D = 7, 3, 5, 4
 

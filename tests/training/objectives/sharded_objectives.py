@@ -16,8 +16,8 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
-from tpullm.mesh.layout import RULES, make_mesh  # noqa: E402
-from tpullm.mesh.rows import put, put_whole  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
+from tpullm.model.rows import put, put_whole  # noqa: E402
 from tpullm.training.log_probabilities import likeliest, log_probabilities  # noqa: E402
 from tpullm.training.losses import AXES  # noqa: E402
 from tpullm.training.objectives.distillation import distillation_loss  # noqa: E402

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.mesh.layout import RULES
+from tpullm.model.mesh import RULES
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.objectives import policy, preferences
 from tpullm.training.objectives.distillation import distillation_loss

@@ -18,7 +18,7 @@ import jax  # noqa: E402 (the devices must be asked for before)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tests.training.objectives.tuned_model import (  # noqa: E402
+from tests.training.objectives.tuned_model import (
     FILE,
     LENGTH,
     POLICIES,
@@ -35,13 +35,13 @@ from tests.training.sharded_losses import MESHES  # noqa: E402
 from tpullm.data import packing  # noqa: E402
 from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
 from tpullm.data.answer_rows import laid_out  # noqa: E402
-from tpullm.data.answer_tokens import Pair  # noqa: E402
 from tpullm.data.batch import AnswerBatch, PairBatch  # noqa: E402
-from tpullm.huggingface import tensors  # noqa: E402
-from tpullm.mesh.layout import make_mesh  # noqa: E402
-from tpullm.mesh.rows import put  # noqa: E402
+from tpullm.data.conversations import Pair  # noqa: E402
+from tpullm.formats.huggingface import tensors  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh  # noqa: E402
+from tpullm.model.rows import put  # noqa: E402
 from tpullm.training.preference import fill_references  # noqa: E402
-from tpullm.training.state import Architecture  # noqa: E402
 from tpullm.training.step import batch_loss  # noqa: E402
 
 ROWS = 8

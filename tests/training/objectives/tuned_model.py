@@ -1,6 +1,6 @@
 """A small Llama with an adapter, and answers to tune it with: `record_trl_model.py` gives them to trl, we to our step.
 
-The numbers are functions of names (`tests.huggingface.small`), so that only what trl computed is kept.
+The numbers are functions of names (`tests.formats.huggingface.small`), so that only what trl computed is kept.
 """
 
 import functools
@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.huggingface.small import LLAMA, as_ours, published, weight
-from tpullm.huggingface import adapters, tensors
+from tests.formats.huggingface.small import LLAMA, as_ours, published, weight
+from tpullm.formats.huggingface import adapters, tensors
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig
-from tpullm.training.state import Architecture
 
 FILE = Path(__file__).parent / "trl_model.npz"
 # Sizes that a mesh of 2 by 2 by 2 can split.

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from tests.training.small import ARCHITECTURE, CONFIG, EXPERTS, batch, mesh
-from tpullm.checkpoint.saving import Checkpoints
-from tpullm.errors import UserError
-from tpullm.huggingface.tensors import flat
-from tpullm.mesh.layout import planned_mesh
-from tpullm.mesh.rows import put
+from tpullm.formats.checkpoints import Checkpoints
+from tpullm.formats.huggingface.tensors import flat
+from tpullm.model.architecture import is_hidden, is_matrix, sides
+from tpullm.model.mesh import planned_mesh
+from tpullm.model.rows import put
 from tpullm.recipe.checks import check
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, Recipe, TrainConfig
+from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import learning_rate, make_optimizer
-from tpullm.training.optimizer.matrices import is_hidden, is_matrix, sides
 from tpullm.training.state import abstract, initial
 from tpullm.training.step import make_step
 

@@ -12,10 +12,10 @@ import pytest
 from tests.training.skipping import BAD, SKIP, STEPS, numbers, same_bits, trained
 from tests.training.small import ARCHITECTURE, SPREAD, batch, mesh
 from tests.training.test_sharded import results
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
-from tpullm.training.optimizer.skip import skip_bad_steps
-from tpullm.training.state import Architecture
+from tpullm.training.optimizer.chain import skip_bad_steps
 
 
 def spoiled(monkeypatch, factor, row):

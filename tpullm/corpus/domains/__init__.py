@@ -13,8 +13,8 @@ from tpullm.corpus.domains import law, medicine, programming
 from tpullm.corpus.domains.judging import is_right
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, conversations, place, split
-from tpullm.errors import UserError
 from tpullm.run.question_sets import WORDING
+from tpullm.system.errors import UserError
 
 DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
 SOURCES = {"law": law, "medicine": medicine}  # the documents of `programming` are a `python` source

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tpullm.corpus import ngrams
-from tpullm.corpus.cutting import cut
+from tpullm.corpus import dedup
+from tpullm.corpus.characters import cut
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, form, place, some
@@ -196,7 +196,7 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
 
 def _runs(text: str) -> np.ndarray:
     """The hashes of all runs of words of a text: uint64 [runs]."""
-    return ngrams.hashes(ngrams.units(text), EXCLUSIVE_WORDS)
+    return dedup.hashes(dedup.units(text), EXCLUSIVE_WORDS)
 
 
 def _all_in(values: np.ndarray, many: np.ndarray) -> bool:

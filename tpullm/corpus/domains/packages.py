@@ -4,7 +4,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpullm.errors import UserError
+from tpullm.system.errors import UserError
 
 
 @dataclass(frozen=True)

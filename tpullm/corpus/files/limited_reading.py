@@ -3,8 +3,8 @@
 import functools
 from typing import Any
 
-from tpullm.errors import UserError
-from tpullm.process.limited import Limited
+from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 
 _WHAT = "\0"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.corpus.document import UNREADABLE, Raw
-from tpullm.corpus.files import fields, json_lines, limited_reading
+from tpullm.corpus.files import json_lines, limited_reading
 from tpullm.corpus.files.opened import Unreadable
 from tpullm.corpus.files.source_files import File
 
@@ -116,7 +116,7 @@ def _row(batch: Any, text_key: str) -> dict[str, Any]:
 
 
 def _is_fact(name: str) -> bool:
-    return name.lower() in fields.NAMES or name in fields.INNER
+    return name.lower() in json_lines.NAMES or name in json_lines.INNER
 
 
 def _json(value: Any) -> Any:

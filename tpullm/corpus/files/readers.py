@@ -5,27 +5,63 @@ skips a broken line with a warning, and its WARC reader needs two C libraries to
 
 The readers of JSON Lines and Parquet know the fields of FineWeb, Dolma and datatrove (`fields.py`). So the files of
 these corpora are read as they are, without a kind of their own.
+
+Documents that cannot be read: how many a source puts up with, and what is said when there are more.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tpullm import storage
-from tpullm.corpus import domains, python_library
+from tpullm.corpus import domains
 from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
-from tpullm.corpus.files import (
-    encodings,
-    json_lines,
-    markup,
-    opened,
-    pages,
-    parquet_files,
-    text_files,
-    warc,
-)
-from tpullm.corpus.files.source_files import File
+from tpullm.corpus.domains import programming
+from tpullm.corpus.files import encodings, json_lines, opened, pages, parquet_files, text_files, warc
+from tpullm.corpus.files.source_files import File, printable
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line
+
+NAMED = 3  # in the error
+
+
+def described(path: Path, raw: Raw) -> str:
+    """A document that cannot be read, in one line: its file, its record, and what is wrong with it."""
+    record = f" {raw.record}" if raw.record else ""
+    return one_line(f"{printable(str(path))}:{record} {raw.problem or raw.dropped}", 500)
+
+
+def most(max_bad: float, documents: int) -> float:
+    """How many of `documents` may be bad: a share of them below 1, else a number."""
+    return max_bad if max_bad >= 1 else max(max_bad, 0) * documents
+
+
+def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
+    """`UserError` if more documents of a source cannot be read than it puts up with.
+
+    Args:
+        source: the source.
+        bad: how many cannot be read: those with a reason of `document.BAD`.
+        documents: how many there are, with these.
+        first: the first of the bad ones, as `described` has them.
+    """
+    if bad <= most(source.max_bad, documents):
+        return
+    named = first[:NAMED] if bad <= NAMED else _unlike(first)[:NAMED]
+    more = f"; and {bad - len(named):,} more" if bad > len(named) else ""
+    which = "it" if bad == 1 else "them"
+    raise UserError(
+        f"corpus.sources: {source.name}: {bad:,} of {documents:,} documents cannot be read: {'; '.join(named)}{more}; "
+        f"correct or remove {which}, or put {which} aside with max_bad: {bad} for this source (it is "
+        f"{source.max_bad:g})"
+    )
+
+
+def _unlike(described: Sequence[str]) -> list[str]:
+    """The first of those that differ in more than numbers: by a wrong `text_key`, all lines of a file are alike."""
+    return list({re.sub(r"\d+", "", one): one for one in reversed(described)}.values())[::-1]
 
 
 def read(file: File, source: Source) -> Iterator[Raw]:
@@ -81,7 +117,7 @@ def _text(data: bytes) -> Raw:
 
 def _markdown(data: bytes) -> Raw:
     raw = _text(data)
-    return dataclasses.replace(raw, text=markup.markdown_to_text(raw.text))
+    return dataclasses.replace(raw, text=pages.markdown_to_text(raw.text))
 
 
 def _code(data: bytes) -> Raw:
@@ -95,7 +131,7 @@ MANY: dict[str, Callable[[Path, File, Source], Iterator[Raw]]] = {
     "jsonl": lambda path, file, source: json_lines.read(path, file, source.text_key),
     "parquet": lambda path, file, source: parquet_files.read(path, file, source.text_key),
     "warc": lambda path, file, source: warc.read(path),
-    "python": lambda path, file, source: python_library.documents(path, source.path),
+    "python": lambda path, file, source: programming.documents(path, source.path),
     "law": lambda path, file, source: domains.law.documents(path, source.path),
     "medicine": lambda path, file, source: domains.medicine.documents(path),
 }

@@ -1,21 +1,30 @@
-"""Finds the files of a source: which are read, how, and how much of them."""
+"""Finds the files of a source: which are read, how, and how much of them.
+
+The files of a source → parts, each the work of one process: large files are cut, small ones are bundled.
+
+Where a part begins and ends depends on the files beside it and not on how many there are, so the parts of a source stay
+the same but where a file is added, changed or removed. A bundle ends after a file by chance, by the hash of its name,
+as in content-defined chunking (Muthitacharoen et al. 2001, LBFS): the more bytes the file has, the more often. A new
+file is then in one bundle, or, if that bundle ends after it, cuts it in two.
+"""
 
 import dataclasses
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tpullm import storage
-from tpullm.corpus import domains, python_library
-from tpullm.corpus.files import download
-from tpullm.errors import UserError
+from tpullm.corpus import domains
+from tpullm.corpus.domains import programming
+from tpullm.corpus.files import opened
 from tpullm.recipe.schema import Source
+from tpullm.system import storage
+from tpullm.system.errors import UserError
 
 UNKNOWN = "unknown extension"
 NO_FILE = "a broken link, or no file"  # or a link to a folder, or what cannot be looked at
@@ -33,7 +42,7 @@ EXTENSIONS = {
     ).split(),
 }
 # Kinds of sources that read what is installed with Python, and their files by the path of the source.
-INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": python_library.files} | {
+INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": programming.files} | {
     kind: partial(domains.files, kind) for kind in domains.SOURCES
 }
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
@@ -144,9 +153,9 @@ def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -
 
 def name_of(file: File, source: Source) -> str:
     """The path of a file in the folder of its source, as `printable` has it; of a file from the web, its own name."""
-    if download.is_url(source.path):
+    if opened.is_url(source.path):
         return file.path.name
-    root = python_library.folder() if source.kind == "python" else storage.path(source.path)
+    root = programming.folder() if source.kind == "python" else storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
     return printable(str(file.path.relative_to(root)) if inside else file.path.name)
 
@@ -159,7 +168,7 @@ def printable(name: str) -> str:
 
 def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
     """The files at a location, and the names of the files that are not read, by reason."""
-    path = download.fetch(location, downloads) if download.is_url(location) else storage.path(location)
+    path = opened.fetch(location, downloads) if opened.is_url(location) else storage.path(location)
     if path.is_file():
         return [File(path, _kind_of_file(source, path), storage.size(path))], {}
     found, skipped = [], {}
@@ -245,3 +254,54 @@ def _place(name: str) -> list[tuple[bool, str]]:
     """A sort key that puts the files of a folder before its subfolders, as `os.walk` does."""
     *folders, file = name.split("/")
     return [(True, part) for part in folders] + [(False, file)]
+
+
+BUNDLE_BYTES = 2_000_000  # of a bundle on average
+RANGE_BYTES = 16_000_000  # of a range of a large file
+FILE_BYTES = 4_096  # opening a file takes about as long as reading so much
+# A line or a row group says itself where it begins. What is compressed can only be read from its beginning.
+CUT_KINDS = ("text", "jsonl", "parquet")
+
+
+def parts(files: Sequence[File]) -> Iterator[tuple[tuple[File, ...], int]]:
+    """The parts of a source, in the order of its files, and the bytes of each."""
+    bundle: list[File] = []
+    for file in files:
+        if file.bytes >= BUNDLE_BYTES:  # a file of its own, so that what is added beside it does not redo it
+            yield from _whole(bundle)
+            bundle = []
+            yield from (((part,), part.bytes) for part in ranges(file))
+            continue
+        if bundle and bundle[-1].held_out != file.held_out:
+            yield from _whole(bundle)
+            bundle = []
+        bundle.append(file)
+        if _ends_bundle(file):
+            yield from _whole(bundle)
+            bundle = []
+    yield from _whole(bundle)
+
+
+def _whole(bundle: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
+    if bundle:
+        yield tuple(bundle), sum(file.bytes for file in bundle)
+
+
+def _ends_bundle(file: File) -> bool:
+    """Whether a bundle ends after a file; of files of `n` bytes, `n / BUNDLE_BYTES` do."""
+    chance = int.from_bytes(hashlib.sha256(printable(file.path.name).encode()).digest()[:8], "big") / 2**64
+    return chance * BUNDLE_BYTES < max(file.bytes, FILE_BYTES)
+
+
+def ranges(file: File) -> list[File]:
+    """A file in ranges of about `RANGE_BYTES`, or whole if it can't be cut; what is appended changes the last one."""
+    can_be_cut = file.kind in CUT_KINDS and file.path.suffix.lower() not in COMPRESSED and not file.is_part
+    count = file.bytes // RANGE_BYTES if can_be_cut else 0
+    if count < 2:
+        return [file]
+    ends = [*(number * RANGE_BYTES for number in range(1, count)), file.bytes]
+    found = [
+        dataclasses.replace(file, start=start, stop=stop, bytes=stop - start)
+        for start, stop in zip([0, *ends], ends, strict=False)
+    ]
+    return [*found[:-1], dataclasses.replace(found[-1], stop=None)]

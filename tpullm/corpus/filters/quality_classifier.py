@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.files import readers, source_files
 from tpullm.corpus.language_detection import code_points
-from tpullm.corpus.text_hashes import text_hash
-from tpullm.errors import UserError
 from tpullm.recipe.schema import ClassifierConfig, Source
+from tpullm.system.errors import UserError
 
 LENGTHS = (2, 3, 4)
 BUCKETS_BITS = 18

@@ -1,12 +1,76 @@
-"""Which documents are dropped, and for which reason."""
+"""Which documents are dropped, and for which reason.
+
+Whether the rights in a document allow its use: what its owner reserves, licences, and what was opted out.
+
+Whether the licence of a document is one that the recipe allows.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpullm.corpus import language_detection as languages
+from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import Raw
-from tpullm.corpus.filters import cleaning, opt_outs, quality, quality_classifier, rights
+from tpullm.corpus.files.reservations import NOAI, NOIMAGEAI, TDM
+from tpullm.corpus.filters import address_lists, cleaning, quality, quality_classifier
 from tpullm.recipe.schema import CorpusConfig, Source
+
+# https://creativecommons.org/licenses/by-sa/4.0/ is CC-BY-SA-4.0 in SPDX's list, and publicdomain/zero/1.0 is CC0-1.0.
+DEED = re.compile(
+    r"(?:https?:)?/*(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/([0-9.]+)(?:[/?#].*)?"
+)
+NAMED = re.compile(r"(?:creative commons|cc)[ _-]+(by(?:[ _-](?:nc|nd|sa))*)[ _-]+([0-9.]+)")
+
+
+def is_allowed(licence: str, allowed: Sequence[str]) -> bool:
+    """Whether `licence` is one of `allowed`: names or expressions of SPDX, addresses of Creative Commons, or sentences.
+
+    Case and spaces do not count. `A OR B` is allowed if one of both is, `A AND B` if both are. No licence is not
+    allowed.
+    """
+    return _is_allowed(_plain(licence), {_plain(name) for name in allowed})
+
+
+def _is_allowed(licence: str, allowed: set[str]) -> bool:
+    if licence in allowed:
+        return True
+    for word, combine in ((" or ", any), (" and ", all)):  # AND binds more strongly, so OR is split first
+        parts = licence.split(word)
+        if len(parts) > 1 and "(" not in licence:
+            return combine(_is_allowed(_plain(part), allowed) for part in parts)
+    return False
+
+
+def _plain(licence: str) -> str:
+    """One form of a name: lower case, single spaces, and SPDX's name for the address of a deed."""
+    name = " ".join(licence.lower().split())
+    if deed := DEED.fullmatch(name):
+        kind, version = deed.groups()
+        return {"zero": "cc0", "mark": "cc-pdm"}.get(kind, f"cc-{kind}") + f"-{version}"
+    if named := NAMED.fullmatch(name):
+        return f"cc-{re.sub('[ _]', '-', named[1])}-{named[2]}"
+    return name
+
+
+def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:
+    """Why the rights in a document keep it out, as a reason of the data card; "" if the recipe may use it.
+
+    Args:
+        raw: the document as a reader found it.
+        text: what would be trained on, if cleaning changed it: its hash may be listed too.
+        source: its source, whose licence stands where the document has none.
+        config: the lists of what is opted out, and of the licences that are allowed.
+    """
+    if raw.reserved:
+        return f"reserved ({raw.reserved})" if raw.reserved in (NOAI, NOIMAGEAI, TDM) else "reserved"
+    if config.licences and not is_allowed(raw.licence or source.licence, config.licences):
+        return "licence not allowed"
+    if not config.opted_out:
+        return ""
+    listed = address_lists.load(tuple(config.opted_out))
+    return listed.address(raw.url) or (listed.texts(text_hash(found) for found in {raw.text, text}))
+
 
 # Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
 LONGEST_MEAN_LINE, LONGEST_LINE, LEAST_LETTERS = 100, 1000, 0.25
@@ -40,7 +104,7 @@ def prepare(config: CorpusConfig) -> list[str]:
     quality.check(config)
     lines = []
     if config.opted_out:
-        found = opt_outs.load(tuple(config.opted_out))
+        found = address_lists.load(tuple(config.opted_out))
         counts = f"{len(found.domains)} domains, {len(found.pages) + len(found.folders)} addresses"
         lines.append(f"opted out: {counts}, {len(found.hashes)} hashes of texts")
     if config.classifier.good:
@@ -61,7 +125,7 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
     is_judged = source.filter and not held_out
     # What the data says of its language is a label: only what the recipe says is compared with the text.
     expected = "code" if raw.language == "code" else source.language
-    reason = ("" if text.strip() else "empty") or rights.left_out(raw, text, source, config)
+    reason = ("" if text.strip() else "empty") or left_out(raw, text, source, config)
     if reason := reason or (is_judged and _unfit(text, expected, config)) or "":
         return Verdict(reason)
     language = raw.language or source.language or languages.guess(text)

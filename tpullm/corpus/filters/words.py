@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.corpus import characters
+from tpullm.corpus.dedup import splitmix64
 from tpullm.corpus.language_detection import code_points
-from tpullm.corpus.text_hashes import splitmix64
 
 # Blocks of Unicode, first and last code point.
 HIRAGANA, THAI = ((0x3041, 0x309F),), ((0x0E00, 0x0E7F),)

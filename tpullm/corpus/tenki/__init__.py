@@ -7,8 +7,7 @@ loss that a model can reach: the entropy. All logarithms are natural, and all en
 """
 
 from tpullm.corpus.question import Question, conversations
-from tpullm.corpus.tenki.blanks import blank, continuations, words
-from tpullm.corpus.tenki.casual import split_casual
+from tpullm.corpus.tenki.blanks import BLANKS, Swap, blank, continuations, swaps, words
 from tpullm.corpus.tenki.distribution import (
     VERSION,
     documents,
@@ -20,8 +19,7 @@ from tpullm.corpus.tenki.distribution import (
     sample_document,
     sentences,
 )
-from tpullm.corpus.tenki.probes import BLANKS, Swap, swaps
-from tpullm.corpus.tenki.question_set import questions, split_questions
+from tpullm.corpus.tenki.question_set import questions, split_casual, split_questions
 
 __all__ = [
     "BLANKS",

@@ -8,12 +8,21 @@ from collections.abc import Mapping, Sequence
 
 from tpullm.corpus import domains, tenki
 from tpullm.corpus.question import Question, conversations
-from tpullm.data.examples import example_rows
-from tpullm.data.examples.kinds import Conversation, E, Judged, Preference, Prompt, identity, split
-from tpullm.data.examples.shapes import WHAT, Columns, examples
-from tpullm.errors import UserError
-from tpullm.log import say
-from tpullm.rewards import reasoning
+from tpullm.data.examples import example_rows, reasoning_tasks
+from tpullm.data.examples.shapes import (
+    WHAT,
+    Columns,
+    Conversation,
+    E,
+    Judged,
+    Preference,
+    Prompt,
+    examples,
+    identity,
+    split,
+)
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
 
 BUILT_IN = ("tenki", "tenki_casual", *domains.DOMAINS)  # names of questions that need no file
 
@@ -43,7 +52,7 @@ def read(
         parts = None
         if name in BUILT_IN:
             parts = _built_in(name, kind, held_out_fraction, seed)
-        elif name.startswith(reasoning.SOURCE):
+        elif name.startswith(reasoning_tasks.SOURCE):
             parts = split(_tasks(name, kind), held_out_fraction)
         for part in [parts] if parts else [split(made, held_out_fraction) for made in _of_files(name, kind, named)]:
             learned += part[0]
@@ -81,7 +90,7 @@ def _built_in(name: str, kind: type[E], held_out_fraction: float, seed: int) -> 
 
 def _tasks(name: str, kind: type[E]) -> list[E]:
     """Tasks of reasoning-gym, as prompts or as conversations with a right answer."""
-    tasks = reasoning.tasks(name)
+    tasks = reasoning_tasks.tasks(name)
     if kind is Prompt:
         return [Prompt(task.messages, task.fields) for task in tasks]
     if kind is Conversation:

@@ -1,4 +1,4 @@
-"""The rows of a Parquet file, some at a time; a child with limits reads them (`process/limited.py`).
+"""The rows of a Parquet file, some at a time; a child with limits reads them (`system/process/limited.py`).
 
 A Parquet file says itself how much memory each of its pages takes, and the library believes it.
 """
@@ -6,8 +6,8 @@ A Parquet file says itself how much memory each of its pages takes, and the libr
 from collections.abc import Iterator
 from typing import Any
 
-from tpullm.errors import UserError
-from tpullm.log import one_line
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line
 
 ROWS = 16  # at a time: each may have 4 MiB, and an answer of the child has 64
 BUFFER_BYTES = 1 << 20  # read at once of a column: a group of rows may have gigabytes

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tpullm.corpus.files.encodings import has_surrogate
-from tpullm.data.examples.json_rows import parse
-from tpullm.errors import UserError
+from tpullm.data.examples.example_rows import parse
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
 # What a turn is called (OpenAI, ShareGPT, others), and the role that it has.

@@ -87,7 +87,7 @@ def triton_blocks(device_kind: str, dtype: jnp.dtype, head_width: int) -> Triton
 def splash_block(length: int, most: int = 0) -> int:
     """How many of `length` queries or keys the TPU's kernel takes at a time: at most `most`, or 1,024 if that is 0.
 
-    1,024 is best by `planning/attention_kernels.py`, except on a v6e from 8,192 tokens, where 2,048 take 6 % less.
+    1,024 is best by `planning/step_work.py`, except on a v6e from 8,192 tokens, where 2,048 take 6 % less.
     """
     return next(block for block in ATTENTION_BLOCKS if block <= (most or 1024) and length % block == 0)
 

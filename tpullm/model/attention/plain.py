@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.mesh.layout import RULES
+from tpullm.model.mesh import RULES
 from tpullm.model.platform import target
 
 BRANCH = 1 << 16  # as in `data/batch.py`

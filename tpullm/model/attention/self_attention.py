@@ -10,15 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from tpullm.mesh.collectives import all_gather
-from tpullm.mesh.layout import RULES
-from tpullm.model.attention.flash import flash
+from tpullm.model.attention.flash import attend_in_blocks, flash
 from tpullm.model.attention.plain import attend
-from tpullm.model.attention.query_blocks import attend_in_blocks
 from tpullm.model.attention.rope import rotary
+from tpullm.model.collectives import all_gather
 from tpullm.model.linear import Linear, parameter
-from tpullm.model.norm import Norm
-from tpullm.model.residual import residual_scale
+from tpullm.model.mesh import RULES
+from tpullm.model.mlp import Norm, residual_scale
 from tpullm.recipe.schema import ModelConfig
 
 

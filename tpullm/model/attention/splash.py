@@ -10,10 +10,10 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.mesh.layout import RULES, axis_size
-from tpullm.mesh.zigzag import all_gather_row, zigzag_order
 from tpullm.model.attention.kernels import splash_block
+from tpullm.model.mesh import RULES, axis_size
 from tpullm.model.platform import target
+from tpullm.model.rows import all_gather_row, zigzag_order
 
 
 def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softcap=0.0, sinks_N=None, block=0):

@@ -20,10 +20,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.pallas import triton
 
-from tpullm.mesh.layout import RULES, abstract_device
-from tpullm.mesh.zigzag import all_gather_row, own_indices
 from tpullm.model.attention.kernels import Block, triton_blocks
+from tpullm.model.mesh import RULES, abstract_device
 from tpullm.model.platform import target
+from tpullm.model.rows import all_gather_row, own_indices
 
 LOWEST = -1e30
 NARROWEST = 16  # width of a block that Triton multiplies

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.mesh.collectives import all_gather, all_gather_local, reduce_gradient
-from tpullm.mesh.layout import RULES
+from tpullm.model.collectives import all_gather, all_gather_local, reduce_gradient
 from tpullm.model.experts.exchange import (
+    Pairs,
     all_to_all_dispatch,
     all_to_all_return,
+    combine,
+    dispatch,
     gather_sizes,
     group_sizes,
     has_ragged_all_to_all,
@@ -26,14 +28,14 @@ from tpullm.model.experts.exchange import (
     round_capacity,
     round_count,
     row_shape,
+    sort_by_expert,
     varying,
 )
 from tpullm.model.experts.grouped import grouped_matmul
-from tpullm.model.experts.pairs import Pairs, combine, dispatch, sort_by_expert
 from tpullm.model.linear import Linear, parameter, small
-from tpullm.model.mlp import MLP, activated
+from tpullm.model.mesh import RULES
+from tpullm.model.mlp import MLP, activated, residual_scale
 from tpullm.model.quantized import Quantized, gathered_local, is_quantized
-from tpullm.model.residual import residual_scale
 from tpullm.recipe.schema import ModelConfig
 
 # The name in a compiled program of the loop over all rounds but the first. Usually there are none.
@@ -103,7 +105,7 @@ class MixtureOfExperts(nnx.Module):
         E, D, F, bias = config.experts, config.width, config.mlp_width, config.mlp_bias
         self.config = config
         self.router = Linear(config, rngs, (D,), (E,), ("embed", "routes"), bias, matmuls="compute")
-        # Moved by the step and not by a gradient: see training/balance.py.
+        # Moved by the step and not by a gradient: see training/losses.py.
         self.balance = parameter(rngs, (E,), ("routes",), 0.0) if config.balance_rate else None
         self.gate = Experts(config, rngs, (E, D, F), ("embed", "mlp"), bias)
         self.up = Experts(config, rngs, (E, D, F), ("embed", "mlp"), bias) if config.gated else None

@@ -11,13 +11,14 @@ from tpullm.recipe.schema.corpus_settings import (
     SourceKind,
     TokenizerConfig,
 )
-from tpullm.recipe.schema.mixture_settings import MixtureConfig, Phase
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
 from tpullm.recipe.schema.recipe_settings import EvaluateConfig, Recipe
 from tpullm.recipe.schema.training_settings import (
     CheckpointConfig,
     MeasureConfig,
+    MixtureConfig,
     OptimizerConfig,
+    Phase,
     SkipConfig,
     TrainConfig,
 )

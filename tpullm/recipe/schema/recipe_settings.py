@@ -5,9 +5,8 @@ from typing import Literal
 
 from tpullm.recipe.changes import Changes, changing
 from tpullm.recipe.schema.corpus_settings import CorpusConfig, TokenizerConfig
-from tpullm.recipe.schema.mixture_settings import MixtureConfig
 from tpullm.recipe.schema.model_settings import ModelConfig
-from tpullm.recipe.schema.training_settings import TrainConfig
+from tpullm.recipe.schema.training_settings import MixtureConfig, TrainConfig
 from tpullm.recipe.schema.tuning_settings import TuningConfig
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.training.optimizer.matrices import is_matrix, own, sides
+from tpullm.model.architecture import is_matrix, own, sides
 
 Tree = Any
 # The paper's values (section 9): added to squares; the largest root mean square of an update; exponent of the decay.

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from tpullm.mesh.layout import RULES
+from tpullm.model.architecture import own, sides
 from tpullm.model.linear import einsum
-from tpullm.training.optimizer.matrices import own, sides
+from tpullm.model.mesh import RULES
 
 Tree = Any
 # Five steps of the odd polynomial a s + b s^3 + c s^5 (Jordan's) take singular values of 0.01 to 1 into 0.68 to 1.13.

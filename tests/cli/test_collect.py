@@ -1,0 +1,64 @@
+"""`tpullm collect`: made once, made again when what it read changed."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tpullm.cli import collect
+from tpullm.recipe.schema import CorpusConfig, Recipe, Source
+from tpullm.run import manifest
+from tpullm.system import storage
+
+LINES = [f"{number}番目の日です。今日はいい天気ですね。私はリンゴを{number}個食べました。\n" for number in range(60)]
+
+
+def _recipe(tmp_path, **settings):
+    (tmp_path / "diary.txt").write_text("".join(LINES), encoding="utf-8")
+    source = Source("diary", "text", str(tmp_path / "diary.txt"), licence="CC0-1.0", language="ja", filter=False)
+    return Recipe(corpus=CorpusConfig(sources=[source], workers=1, **settings))
+
+
+def test_documents_data_card_and_manifest_are_made(tmp_path, capsys):
+    collect.main(_recipe(tmp_path), tmp_path / "run")
+    stage = tmp_path / "run" / "documents"
+    names = ["datacard.json", "datacard.md", "manifest.json", "marks", "parts", "parts.json"]
+    assert sorted(path.name for path in stage.iterdir()) == names
+    assert storage.read_json(stage / "manifest.json")["documents"] >= 2
+    printed = capsys.readouterr()
+    assert "documents:" in printed.err and printed.out == ""
+
+
+def test_a_finished_stage_is_skipped_until_what_it_read_changes(tmp_path, capsys):
+    recipe, stage = _recipe(tmp_path), tmp_path / "run" / "documents"
+    collect.main(recipe, tmp_path / "run")
+    identity, made = manifest.finished_identity(stage), (stage / "datacard.json").stat().st_mtime_ns
+    weighted = replace(recipe.corpus.sources[0], weight=5.0)
+    collect.main(replace(recipe, corpus=replace(recipe.corpus, sources=[weighted], workers=2)), tmp_path / "run")
+    assert (stage / "datacard.json").stat().st_mtime_ns == made and "finished, skipped" in capsys.readouterr().err
+    with open(tmp_path / "diary.txt", "a", encoding="utf-8") as file:
+        file.write("今日は雨でした。\n")
+    collect.main(recipe, tmp_path / "run")
+    assert (stage / "datacard.json").stat().st_mtime_ns != made and manifest.finished_identity(stage) != identity
+
+
+def test_halves_that_a_killed_process_left_go(tmp_path):
+    recipe, stage = _recipe(tmp_path), tmp_path / "run" / "documents"
+    collect.main(recipe, tmp_path / "run")
+    places = [stage, stage / "parts", *(stage / "marks").iterdir()]
+    assert len(places) == 3
+    for place in places:
+        (place / ".a.0a.partial").touch()
+    (stage / manifest.FILE).unlink()
+    collect.main(recipe, tmp_path / "run")
+    assert list(stage.rglob("*.partial")) == []
+
+
+def test_collecting_imports_neither_jax_nor_what_only_some_files_need():
+    program = "import sys, tpullm.cli.collect; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert not {"jax", "datatrove", "pyarrow", "trafilatura", "warcio"} & set(result.stdout.split())

@@ -1,0 +1,279 @@
+"""Stages of tuning: each from the one before, with its own data and its own adapter or none."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import TINY
+from tpullm.cli.main import main
+from tpullm.engine.generation import answer
+from tpullm.engine.session import load, with_adapter
+from tpullm.evaluation import scoring
+from tpullm.formats import models
+from tpullm.model import quantized
+from tpullm.system.errors import UserError
+from tpullm.training.metrics import read
+
+STAGES = {
+    "field": {"documents": {"python-docs": 0.7, "tenki": 0.3}},
+    "answers": {
+        "conversations": ["tenki"],
+        "documents": {"python-docs": 0.25},
+        "adapter": {"rank": 4, "b_learning_rate": 4.0, "quantize_base": "nf4"},
+    },
+    "style": {"conversations": ["tenki"], "adapter": {"rank": 2, "magnitude": True, "targets": ["query", "up"]}},
+}
+# As in the tiny run, whose compiled step is that of the stage `field`.
+TRAIN = {
+    "steps": 10,
+    "batch_size": 8,
+    "sequence_length": 128,
+    "compute": "float32",
+    "log_every": 1,
+    "optimizer": {"peak_lr": 3e-3, "warmup_steps": 2},
+    "checkpoint": {"every_steps": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The tiny recipe with three stages of tuning."""
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    whole["finetune"] = {name: stage | {"train": TRAIN} for name, stage in STAGES.items()}
+    path = tmp_path_factory.mktemp("recipe") / "stages.yaml"
+    path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_run, tmp_path_factory):
+    """A run up to its stages of tuning."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("talk", "evaluate", "report.html"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe, pretrained):
+    """The run with the three stages."""
+    assert main(["finetune", str(recipe), "--run", str(pretrained)]) == 0
+    return pretrained
+
+
+def arrays(stage, step):
+    """All arrays of a checkpoint, by path."""
+    model = models.described(stage / "checkpoints", step)
+    manager = models.reader(model.directory, item_names=("state",))
+    state = manager.restore(step, args=models.ocp.args.Composite(state=models.ocp.args.PyTreeRestore()))["state"]
+    manager.close()
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+@pytest.mark.ci
+def test_each_stage_starts_where_the_one_before_ended(tuned, tmp_path):
+    """Without a learning rate its loss is that of the stage before, in the same rows: of a stage with a quantized base,
+    merged parameters are the model that was trained."""
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    before = held_out(run / "answers")
+    assert main(["finetune", "--run", str(run), "--finetune.style.train.optimizer.peak_lr=0"]) == 0
+    assert held_out(run / "style") == pytest.approx(before, rel=1e-5)  # merged parameters, and DoRA's ratio: roundings
+    assert held_out(tuned / "style") != pytest.approx(before, rel=1e-4)
+    upstream = lambda stage: set(json.loads((tuned / stage / "manifest.json").read_text())["inputs"]["upstream"])  # noqa: E731
+    assert [upstream(stage) for stage in STAGES] == [{"pretrain", "tokens"}, {"field", "tokens"}, {"answers"}]
+
+
+def held_out(stage) -> dict[str, float]:
+    """The last held-out losses by source."""
+    found = [row["eval_loss"] for row in read(stage / "metrics.jsonl") if "eval_loss" in row][-1]
+    assert set(found) - {"conversations"} == {"tenki", "python-docs"}
+    return found
+
+
+@pytest.mark.ci
+def test_an_adapter_is_all_that_a_stage_with_one_saves(tuned):
+    saved = arrays(tuned / "answers", 10)
+    assert all("'adapter'" in name for name in saved if name.startswith("['params']"))
+    assert not any("magnitude" in name for name in saved) and any("mlp" in name for name in saved)
+    assert {name.split("'")[7] for name in arrays(tuned / "style", 10) if name.startswith("['params']")} == {
+        "query",
+        "up",
+    }
+
+
+@pytest.mark.ci
+def test_killed_and_resumed_is_the_same_bits(tuned, recipe, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    for stage in STAGES:
+        wanted = arrays(run / stage, 10)
+        (run / stage / "manifest.json").unlink()
+        shutil.rmtree(run / stage / "checkpoints" / "10")
+        assert main(["finetune", "--run", str(run)]) == 0
+        found = arrays(run / stage, 10)
+        assert found.keys() == wanted.keys()
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.ci
+def test_beside_and_merged_write_the_same(tuned):
+    """Adapters beside one base, which is in memory once; each computes what it computes when merged.
+
+    DoRA's decode with all that LoRA's has, so one of the two is enough.
+    """
+    base, tokens = load(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
+    beside, merged = with_adapter(base, tuned / "answers"), load(tuned / "answers")
+    np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(merged, tokens), atol=1e-5)
+    own = {id(leaf) for leaf in jax.tree.leaves(base.quantized("nf4").params)}
+    assert {id(leaf) for leaf in jax.tree.leaves(beside.architecture.frozen(beside.params))} == own
+    assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
+    asked, dora = ["本をどうしますか。", "今日は？"], with_adapter(merged, tuned / "style")
+    assert answer(dora, asked, tokens=12) == answer(load(tuned / "style"), asked, tokens=12)
+
+
+@pytest.mark.ci
+def test_an_adapter_beside_a_base_that_was_opened_in_4_bits(tuned):
+    """It is beside the one base in memory; one that was tuned beside other codes is refused."""
+    tokens = np.arange(5, 45, dtype=np.int32)[None]
+    base = load(tuned / "answers", weights="int4")
+    with jax.set_mesh(base.mesh):
+        change = lambda of: quantized.each_matrix(of, lambda matrix, _: quantized.dequantized(matrix))  # noqa: E731
+        plain = dataclasses.replace(base, params=jax.jit(change)(base.params), weights="")
+    beside, wanted = (with_adapter(of, tuned / "style") for of in (base, plain))
+    np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(wanted, tokens), atol=1e-5)
+    assert beside.weights == "int4"
+    with pytest.raises(UserError, match="--weights int4: .*answers was tuned beside matrices in nf4; leave --weights"):
+        with_adapter(load(tuned / "field", weights="int4"), tuned / "answers")
+
+
+@pytest.mark.ci
+def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    made = run / "field" / "manifest.json"
+    made.write_text(made.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
+    with pytest.raises(UserError, match="is an adapter of .*field as it was, and that was made again"):
+        load(run / "answers")
+    shutil.rmtree(run / "field")
+    with pytest.raises(UserError, match="is an adapter of .*field as it was"):
+        load(run / "answers")
+
+
+@pytest.mark.ci
+def test_an_exported_adapter_is_refused_beside_another_model_of_the_same_shape(tuned, tmp_path):
+    """Its own base is taken in any type: as it trained, as it writes text, as published in 16 bits."""
+    adapter, folder = tmp_path / "adapter", tmp_path / "field"
+    assert main(["export", str(tuned / "answers"), str(adapter)]) == 0
+    assert main(["export", str(tuned / "field"), str(folder), "--dtype", "float16"]) == 0
+    for base in (load(tuned / "field"), load(tuned / "field", exact=False), load(folder, exact=False)):
+        assert with_adapter(base, adapter).architecture.adapter.rank == 4
+    for other in ("pretrain", "answers"):  # the second is its base with the adapter merged into it
+        with pytest.raises(UserError, match="is an adapter of another model of the same shape"):
+            with_adapter(load(tuned / other), adapter)
+    (adapter / "base.json").write_text('{"numbers": {"layers.attention.query.weight": [1, "x"]}}')
+    with pytest.raises(UserError, match=r"base.json: has no numbers of layers\.attention\.[a-z]+\.weight; export"):
+        with_adapter(load(tuned / "field"), adapter)
+    (adapter / "base.json").unlink()
+    assert with_adapter(load(tuned / "pretrain"), adapter)
+
+
+@pytest.mark.ci
+def test_an_adapter_of_another_model_is_refused(tuned, capsys):
+    with pytest.raises(Exception, match="is an adapter of .*answers, step 10, and of no other model"):
+        with_adapter(load(tuned / "field"), tuned / "style")
+    with pytest.raises(Exception, match="holds a whole model and no adapter"):
+        with_adapter(load(tuned / "field"), tuned / "pretrain")
+
+
+@pytest.mark.slow
+def test_the_evaluation_and_the_report_have_each_stage(tuned):
+    assert main(["run", "--run", str(tuned)]) == 0
+    results = json.loads((tuned / "evaluate" / "results.json").read_text())
+    assert list(results["stages"]) == list(STAGES)
+    assert all(set(found["bits_per_byte"]) == {"tenki", "python-docs"} for found in results["stages"].values())
+    page = (tuned / "report.html").read_text(encoding="utf-8")
+    assert all(f"{stage}: loss, nats a token" in page for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--finetune.answers.adapter.targets=[quer]"], "no matrix is named quer; the nearest is query"),
+        (["--finetune.answers.adapter.targets=[]"], "names no matrix, so nothing would be trained"),
+        (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
+        (["--finetune.answers.adapter.rank=100"], "100 is above the rank of the matrix"),
+        (["--finetune.answers.adapter.rank=0"], "parameters that are trained can't be quantized"),
+        (["--finetune.answers.adapter.quantize_base=nf5"], "finetune.answers.adapter.quantize_base"),
+        (
+            ["--finetune.answers.documents={python-doc: 0.1}"],
+            "corpus.sources has no python-doc; the nearest is python-docs",
+        ),
+        (["--finetune.answers.documents={tenki: 1.5}"], "their shares are 1.5, so nothing is left"),
+        (["--finetune.Answers.train.steps=3"], "finetune.Answers: a stage of this name can't have a folder in the run"),
+        (
+            ["--finetune.pretrain.train.steps=3"],
+            "finetune.pretrain: a stage of this name can't have a folder in the run",
+        ),
+        (["--finetune.answers.train.stepz=3"], "the nearest is finetune.answers.train.steps"),
+        (
+            ["--finetune.answers.train=3"],
+            "finetune.answers.train: has keys of its own; give --finetune.answers.train.KEY",
+        ),
+        (
+            ["--finetune.answers.train.steps"],
+            "--finetune.answers.train.steps: its value is missing; give a whole number",
+        ),
+        (["--finetune.launch.train.sequence_length=128"], "finetune.launch: a stage of this name can't have a folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(pretrained, recipe, capsys, options, said):
+    refused(pretrained, recipe, capsys, options, said)
+
+
+@pytest.mark.ci
+def test_a_stage_without_anything_to_learn_from_says_so_when_it_begins(tuned, recipe, capsys):
+    """The stages before it are made first."""
+    options = ["--finetune.more.train.sequence_length=128"]
+    refused(tuned, recipe, capsys, options, "finetune.more: nothing to learn from")
+
+
+def refused(run, recipe, capsys, options, said):
+    before = sorted(path.name for path in run.iterdir())
+    assert main(["finetune", str(recipe), "--run", str(run), *options]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1] and sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_recipe_without_stages_says_what_to_add(tiny_run, tmp_path, capsys):
+    plain = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    del plain["finetune"]
+    path = tmp_path / "plain.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    assert main(["finetune", str(path), "--run", str(tmp_path / "run")]) == 2
+    assert "the recipe has no stage there; add one, such as finetune: {talk:" in capsys.readouterr().err
+
+
+def test_the_command_line_adds_to_a_stage(recipe):
+    from tpullm.recipe import parsing
+
+    options = ["--finetune.answers.train.steps=3", "--finetune.answers.train.optimizer.peak_lr", "1e-3"]
+    found = parsing.load(recipe, [*options, "--finetune.new.train.sequence_length=128"]).finetune
+    assert list(found) == [*STAGES, "new"]
+    assert found["answers"].train.steps == 3 and found["answers"].train.optimizer.peak_lr == 1e-3
+    assert found["answers"].train.batch_size == 8 and found["style"].adapter.magnitude
+    more = ["--finetune.answers.train={steps: 5}", "--finetune.answers.documents.tenki=0.5"]
+    found = parsing.load(recipe, more).finetune["answers"]
+    assert (found.train.steps, found.train.batch_size) == (5, 8)
+    assert found.documents == {"python-docs": 0.25, "tenki": 0.5}
+
+
+@pytest.mark.ci
+def test_the_architecture_of_a_stage(tuned):
+    model = models.find(tuned / "style")
+    assert (model.adapter.rank, model.before[:2]) == (2, ("answers", 10)) and model.base.adapter.rank == 4

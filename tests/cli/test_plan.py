@@ -1,0 +1,324 @@
+"""`tpullm plan`: what it prints, its JSON, the recipe that it writes, and what it refuses in one line."""
+
+import importlib.util
+import json
+import math
+import re
+import shlex
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.cli import main
+from tpullm.hardware import chips
+from tpullm.recipe.parsing import load
+from tpullm.system.errors import UserError
+from tpullm.system.log import moment
+
+EIGHT = ROOT / "configs" / "pretrain" / "8b.yaml"
+# The keys of the JSON and what they hold; a change of these is a change of `plans.VERSION`.
+PLAN = {
+    "topology": str,
+    "chips": int,
+    "keys": dict,
+    "fits": bool,
+    "limit_bytes": int,
+    "peak_bytes": int,
+    "peak_moment": str,
+    "memory": dict,
+    "step_seconds": float,
+    "tokens_per_second": float,
+    "mfu": float,
+    "computing_seconds": dict,
+    "exposed_seconds": dict,
+    "traffic": list,
+    "run": dict,
+    "advice": (dict, type(None)),
+    "search": (dict, type(None)),
+    "proofs": list,
+    "uncounted": list,
+}
+RUN = {
+    *("tokens", "steps", "step_seconds", "days", "dollars", "token_store_bytes", "checkpoint_bytes"),
+    *("save_seconds", "between_saves_seconds", "restart_seconds", "interruptions", "hours_between", "goodput"),
+}
+
+
+def arguments(*options, config=EIGHT, tmp_path=None):
+    return ["plan", f"--config={config}", f"--run={tmp_path / 'none'}", *options]
+
+
+@pytest.fixture
+def planned(capsys, tmp_path):
+    """What `tpullm plan --json` tells."""
+
+    def plan(*options, config=EIGHT):
+        code = main.main(arguments(*options, "--json", config=config, tmp_path=tmp_path))
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1 and not (tmp_path / "none").exists()
+        found = json.loads(out)
+        assert code == (0 if any(plan["fits"] for plan in found["plans"]) else 1)
+        return found
+
+    return plan
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    def refuse(*options, config=EIGHT):
+        assert main.main(arguments(*options, config=config, tmp_path=tmp_path)) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        return err
+
+    return refuse
+
+
+def test_the_schema_is_as_documented(planned):
+    found = planned("--search", "--interruptions=24")
+    assert found["version"] == 1 and found["recipe"] == "8b"
+    (plan,) = found["plans"]
+    assert set(plan) == set(PLAN)
+    assert [key for key, kind in PLAN.items() if not isinstance(plan[key], kind)] == []
+    assert set(plan["run"]) == RUN
+    sizes = {"model.attention_block", "pretrain.accumulation", "pretrain.loss_chunks"}
+    assert set(plan["keys"]) == {"mesh", "model.remat", "pretrain.optimizer.moments"} | sizes
+    assert {"axis", "what", "received", "seconds", "waits"} == set(plan["traffic"][0])
+    assert set(plan["search"]) == {"screened", "fitting", "seconds", "best"}
+    assert {"keys", "peak_bytes", "step_seconds", "waiting_seconds", "behind"} == set(plan["search"]["best"][0])
+    page = (ROOT / "docs" / "en" / "planning.md").read_text(encoding="utf-8").partition("## The JSON")[2]
+    told = {*plan, *plan["run"], *plan["keys"], *plan["traffic"][0], *plan["search"], *plan["search"]["best"][0]}
+    assert {key for key in told if f"`{key}`" not in page} == set()
+
+
+def test_its_sums_are_the_parts(planned):
+    (plan,) = planned("--interruptions=24")["plans"]
+    assert sum(plan["memory"].values()) == pytest.approx(plan["peak_bytes"], abs=len(plan["memory"]))
+    parts = [*plan["computing_seconds"].values(), *plan["exposed_seconds"].values()]
+    assert sum(parts) == pytest.approx(plan["step_seconds"])
+    run = plan["run"]
+    assert run["tokens"] == 40000 * 512 * 8192 == run["steps"] * 512 * 8192
+    assert run["days"] * 86400 * run["goodput"] == pytest.approx(run["steps"] * plan["step_seconds"])
+    assert run["dollars"]["on_demand"] == pytest.approx(run["days"] * 24 * 256 * 2.70, rel=1e-3)
+    assert run["token_store_bytes"] == 4 * run["tokens"]  # 128,256 numbers do not fit in two bytes
+    assert run["interruptions"] == pytest.approx(run["days"]) and 0.9 < run["goodput"] < 1
+    assert plan["tokens_per_second"] * 256 * plan["step_seconds"] == pytest.approx(512 * 8192)
+    assert run["checkpoint_bytes"] == pytest.approx(12 * 8.03e9, rel=0.01)
+
+
+def test_topologies_come_in_the_order_asked_for(planned):
+    names = "v5p:8x8x8,v6e:16x16,v5e:16x16"
+    by_cost = planned(f"--topology={names}", "--sort=cost")["plans"]
+    by_time = planned(f"--topology={names}", "--sort=time")["plans"]
+    assert [plan["run"]["dollars"]["on_demand"] for plan in by_cost] == sorted(
+        plan["run"]["dollars"]["on_demand"] for plan in by_cost
+    )
+    assert [plan["run"]["days"] for plan in by_time] == sorted(plan["run"]["days"] for plan in by_time)
+    assert {plan["topology"] for plan in by_cost} == set(names.split(","))
+
+
+def test_any_price_can_be_given(planned):
+    (plan,) = planned("--price=v6e=1,v5e=7")["plans"]
+    assert plan["run"]["dollars"] == {"given": pytest.approx(plan["run"]["days"] * 24 * 256, rel=1e-3)}
+
+
+def test_slices_share_the_rows(planned):
+    one, two = planned("--slices=1")["plans"][0], planned("--slices=2")["plans"][0]
+    assert (one["chips"], two["chips"]) == (256, 512) and two["topology"] == "2 x v6e:16x16"
+    assert one["step_seconds"] / 2 < two["step_seconds"] < one["step_seconds"]
+
+
+def test_what_does_not_fit_says_how_much_and_what_to_change(planned, capsys, tmp_path):
+    small = ("--topology=v6e:4x4", "--pretrain.batch_size=256")
+    (plan,) = planned(*small)["plans"]
+    advice = plan["advice"]
+    assert not plan["fits"] and advice["over_bytes"] == pytest.approx(plan["peak_bytes"] - plan["limit_bytes"], abs=2)
+    assert advice["largest_bytes"] == pytest.approx(max(plan["memory"].values()), abs=1)
+    key, value = advice["change"].split(": ")
+    assert planned(*small, f"--{key}={value}")["plans"][0]["fits"]
+    assert main.main(arguments(*small, tmp_path=tmp_path)) == 1
+    out = capsys.readouterr().out
+    assert f"IT DOES NOT FIT: {advice['over_bytes'] / 2**30:.2f} GiB a chip are missing" in out
+    assert f"it fits with {advice['change']}" in out and "a step:" not in out and "dollars" not in out
+
+
+def test_the_exit_code_says_whether_anything_fits(capsys, tmp_path):
+    assert main.main(arguments("--topology=v6e:4x4,v6e:16x16", tmp_path=tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("v6e:16x16") and "DOES NOT FIT; it fits with" in lines[-1]
+    assert main.main(arguments("--topology=v6e:4x4,v5e:4x4", tmp_path=tmp_path)) == 1
+    assert "mesh" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_nothing_is_wider_than_the_terminal(capsys, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main.main(arguments("--topology=v5e:16x16,v6e:8x8,v5p:4x4x4", tmp_path=tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns and len(lines) == (8 if columns == 80 else 5)
+
+
+def test_it_is_a_page_for_people(capsys, tmp_path):
+    assert main.main(arguments("--search", tmp_path=tmp_path)) == 0
+    out = capsys.readouterr().out
+    for said in (
+        "8b on v6e:16x16",
+        "peak memory of a chip",
+        "kept activations",
+        "a step:",
+        "waiting for fsdp",
+    ):
+        assert said in out
+    for said in ("the whole run: 168 billion tokens", "dollars (on demand)", "token store", "searched:", "slower:"):
+        assert said in out
+    assert "list prices of 20" in out and "40,000 steps of 4,194,304 tokens" in out
+    assert main.main(arguments("--topology=v5e:16x16,v6e:16x16", tmp_path=tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[1].startswith("topology") and lines[0].count("dollars") == 2
+
+
+def test_the_page_shows_what_it_prints(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = (ROOT / "docs" / "en" / "planning.md").read_text(encoding="utf-8")
+    command, shown = re.search(r"```sh\n(tpullm plan .*)\n```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
+    assert main.main([*shlex.split(command)[1:], f"--run={tmp_path / 'none'}"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_winner_is_written_as_a_recipe(planned, tmp_path):
+    (plan,) = planned("--search", f"--write={tmp_path / 'best.yaml'}")["plans"]
+    recipe, own = load(tmp_path / "best.yaml"), load(EIGHT)
+    assert "{" + ", ".join(f"{axis}: {size}" for axis, size in recipe.mesh.items()) + "}" == plan["keys"]["mesh"]
+    assert (recipe.model.remat, recipe.pretrain.accumulation) == (
+        plan["keys"]["model.remat"],
+        plan["keys"]["pretrain.accumulation"],
+    )
+    assert (recipe.pretrain.batch_size, recipe.pretrain.steps, recipe.corpus) == (512, own.pretrain.steps, own.corpus)
+    assert math.prod(recipe.mesh.values()) == 256 and recipe.topology == "v6e:16x16"
+    (again,) = planned(config=tmp_path / "best.yaml")["plans"]
+    assert again["step_seconds"] == plan["step_seconds"] and again["peak_bytes"] == plan["peak_bytes"]
+
+
+def test_this_machine_is_measured(planned):
+    (plan,) = planned("--topology=local", config=ROOT / "tests" / "tiny.yaml")["plans"]
+    assert plan["topology"] == "local" and plan["run"]["dollars"] == {} and plan["fits"]
+    assert 1e-4 < plan["step_seconds"] < 60
+
+
+def test_this_machine_stands_beside_slices(planned):
+    plans = planned("--topology=v5e:2x2, local,", config=ROOT / "tests" / "tiny.yaml")["plans"]
+    assert {plan["topology"] for plan in plans} == {"v5e:2x2", "local"}
+
+
+def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, monkeypatch):
+    import tpullm.planning.proof
+
+    def missing(*_):
+        raise UserError("v6e:16x16: the TPU compiler is missing; install tpullm[tpu]")
+
+    monkeypatch.setattr(tpullm.planning.proof, "prove", missing)
+    assert main.main(arguments("--compile", tmp_path=tmp_path)) == 0
+    told = capsys.readouterr()
+    assert "install tpullm[tpu]" in told.err and "memory of a chip" in told.out
+
+
+def proof(**fields):
+    return SimpleNamespace(**{"refused": "", "step_seconds": 1.0, "peak_bytes": 1 << 30, "findings": ()} | fields)
+
+
+def test_the_compilers_word_stands_above_the_estimate():
+    from tpullm.planning.plan_tables import details, side_by_side
+    from tpullm.planning.plans import make_plan, with_proofs
+
+    recipe = load(EIGHT)
+    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    fits, small = (make_plan(recipe, model, name) for name in ("v6e:16x16", "v6e:8x8"))
+    assert fits.fits and not small.fits
+    refused = with_proofs(fits, [(fits.chosen, proof(refused="does not fit: change this"))])
+    assert not refused.fits and "  does not fit: change this" in details(refused)
+    assert "DOES NOT FIT, says the compiler" in side_by_side([refused])
+    held = with_proofs(small, [(small.chosen, proof())])
+    assert held.fits and "NOT FIT" not in details(held) and "1.00 GiB (31.4" in details(held)
+    assert "compiled: 1 s a step" in side_by_side([held])
+
+
+def test_each_proof_is_of_a_way_to_run_it():
+    from tpullm.planning.plan_tables import details
+    from tpullm.planning.plans import make_plan, with_proofs
+
+    recipe = load(EIGHT)
+    plan = make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), "v6e:16x16", searched=True)
+    first, second = plan.found.best[:2]
+    found = with_proofs(plan, [(first, proof(step_seconds=9.0)), (second, proof(step_seconds=3.0))])
+    assert found.chosen is second and [candidate for candidate, _ in found.proven] == [second, first]
+    told = details(found).split("compiled:")[1].splitlines()
+    assert second.setting.remat in told[1] and "3 s (" in told[1] and first.setting.remat in told[2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
+def test_the_compiler_confirms_the_plan(planned):
+    small = ("--topology=v5e:2x2", "--model.layers=2", "--pretrain.accumulation=1", "--pretrain.batch_size=16")
+    (plan,) = planned("--compile", *small, config=ROOT / "configs" / "pretrain" / "125m.yaml")["plans"]
+    (proof,) = plan["proofs"]
+    assert proof["peak_bytes"] == pytest.approx(plan["peak_bytes"], rel=0.15)
+    assert proof["keys"] == plan["keys"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--topology=h100:8x1",), "h100:8x1: a host has 1, 2, 4, 8 GPUs of h100, not 1; several hosts have 8 each"),
+        (("--topology=v6e:3x3",), "no such slice of v6e; the nearest are"),
+        (("--topology=v6e:16x16,v6e:3x3",), "no such slice of v6e"),
+        (("--topology=v6e",), "is not NAME:SHAPE, such as v5e:16x16, 2 x v5p:4x4x8, h100:8 or h100:16x8"),
+        (("--topology=",), "--topology: the recipe names none"),
+        (("--mesh={fsdp: 100}",), "does not fit 256 device(s)"),
+        (("--pretrain.batch_size=100",), "pretrain.batch_size: 100 rows"),
+        (("--mesh={fsdp: -1, tensor: 64}",), "can't be shared by 64 devices along mesh.tensor"),
+        (("--slices=3",), "pretrain.batch_size: 512 rows (batch_size / accumulation) can't be shared by 768"),
+        (("--topology=2 x v6e:16x16",), "mesh.data: 1 can't be shared by 2 slices"),
+        (("--slices=-1",), "use 0 or more"),
+        (("--topology=h100:8", "--slices=2"), "--slices: h100:8 is no TPU slice; write the hosts into its name"),
+        (("--topology=mi300:8",), "mi300 is not known"),
+        (("--price=mi300=3",), "--price: mi300=3 is not GENERATION=DOLLARS"),
+        (("--price=v5e=cheap",), "--price: v5e=cheap is not GENERATION=DOLLARS"),
+        (("--price=v5e=nan",), "--price: v5e=nan is not GENERATION=DOLLARS"),
+        (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
+        (("--searh",), "tpullm: unknown key searh; the nearest is search"),
+        (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
+        (
+            ("--topology=v5e:16x16", "--model.attention_block=2048"),
+            "does not fit the memory on the chip of a TPU v5 lite",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(refused, options, said):
+    assert said in refused(*options)
+
+
+def test_no_file_is_written_over(refused, tmp_path):
+    (tmp_path / "mine.yaml").write_text("mine")
+    assert "mine.yaml exists; choose another file" in refused(f"--write={tmp_path / 'mine.yaml'}")
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+    small = ("--topology=v6e:4x4", "--pretrain.batch_size=256")
+    assert main.main(arguments(*small, f"--write={tmp_path / 'other.yaml'}", tmp_path=tmp_path)) == 2
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_what_is_refused_leaves_no_folder(refused, tmp_path):
+    refused("--topology=v6e:3x3", f"--write={tmp_path / 'new' / 'best.yaml'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_price_list_says_when_and_where_from():
+    assert chips.PRICES_DATE and chips.PRICES_SOURCE.startswith("https://")
+    assert {"v5e", "v6e", "v5p"} < {name for name, chip in chips.CHIPS.items() if chip.dollars_per_hour}
+
+
+def test_pretrain_says_what_to_expect_and_the_report_compares(tiny_run):
+    found = json.loads((tiny_run / "pretrain" / "plan.json").read_text())
+    assert found["topology"] == "local" and sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
+    page = (tiny_run / "report.html").read_text(encoding="utf-8")
+    assert "As fast as predicted?" in page and moment(found["step_seconds"]) in page

@@ -1,0 +1,90 @@
+"""`tpullm report`: one file, written once, quickly and without JAX."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tpullm.cli import main, report
+from tpullm.recipe import parsing as recipes
+from tpullm.recipe.schema import Recipe, TokenizerConfig
+from tpullm.tokenizer.trainer import train
+
+TEXT = "今日はいい天気ですね。私はリンゴを食べるのが好きです。The weather is nice today.\n"
+METRICS = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "eval_loss": {"tenki": 2.0}}]
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "pretrain").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(recipes.dump(Recipe(name="天気")), encoding="utf-8")
+    config = TokenizerConfig(vocabulary_size=0, model_type="char", words=False)
+    train([("ja", TEXT)], config, folder / "tokenizer" / "tokenizer.model")
+    lines = "".join(json.dumps(row) + "\n" for row in METRICS)
+    (folder / "pretrain" / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def test_it_writes_one_page_and_nothing_else(run):
+    before = set(run.rglob("*"))
+    report.main(Recipe(name="天気"), run)
+    assert set(run.rglob("*")) - before == {run / "report.html"}
+    made = (run / "report.html").read_text(encoding="utf-8")
+    assert made.startswith("<!doctype html>") and made.rstrip().endswith("</html>")
+    assert "天気" in made and 'id="tokenize"' in made and 'id="pretrain"' in made
+
+
+def test_the_second_time_nothing_is_written(run, capsys):
+    report.main(Recipe(name="天気"), run)
+    os.utime(run / "report.html", (1, 1))
+    report.main(Recipe(name="天気"), run)
+    assert (run / "report.html").stat().st_mtime == 1
+    assert "unchanged" in capsys.readouterr().err
+
+
+def test_new_results_make_a_new_page(run, capsys):
+    report.main(Recipe(name="天気"), run)
+    (run / "evaluate").mkdir()
+    (run / "evaluate" / "results.json").write_text('{"tuned": {"accuracy": 0.5}}', encoding="utf-8")
+    report.main(Recipe(name="天気"), run)
+    assert "50.0%" in (run / "report.html").read_text(encoding="utf-8")
+    captured = capsys.readouterr()
+    assert captured.out == "" and str(run / "report.html") in captured.err
+
+
+def test_the_language_is_the_recipes_or_else_the_environments(run, monkeypatch):
+    def language(recipe):
+        report.main(recipe, run)
+        return re.search('<html lang="(..)">', (run / "report.html").read_text(encoding="utf-8"))[1]
+
+    for variable in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LANG", "ja_JP.UTF-8")
+    assert language(Recipe(name="天気")) == "ja"
+    assert language(Recipe(name="天気", language="en")) == "en"
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    assert language(Recipe(name="天気")) == "en"
+    assert main.main(["report", "--run", str(run), "--language", "ja"]) == 0
+    assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_language_that_there_is_not_is_refused(run, capsys):
+    assert main.main(["report", "--run", str(run), "--language", "fr"]) == 2
+    assert "language" in capsys.readouterr().err and not (run / "report.html").exists()
+
+
+def test_it_runs_without_jax(run):
+    code = (
+        "import sys; from pathlib import Path; from tpullm.cli import report; from tpullm.recipe import parsing; "
+        "run = Path(sys.argv[1]); report.main(parsing.load(run / 'recipe.yaml'), run); "
+        "print(*{'jax', 'jaxlib', 'flax', 'matplotlib', 'pyarrow', 'datatrove'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", code, str(run)], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""

@@ -1,0 +1,128 @@
+"""The table of layouts says what arrays on such a mesh really are, without the devices."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import QUICK_TO_COMPILE, ROOT
+from tpullm.cli import main
+
+QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
+PLACED = """
+import json, math, sys, jax
+from tpullm.huggingface.tensors import flat
+from tpullm.mesh.layout import make_mesh
+from tpullm.recipe.parsing import load
+from tpullm.training.architecture import Architecture
+recipe = load(sys.argv[1])
+architecture = Architecture(recipe.model.resolved(recipe.tokenizer.vocabulary_size))
+with jax.set_mesh(mesh := make_mesh(json.loads(sys.argv[2]))):
+    params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+print(json.dumps({name: list(leaf.addressable_shards[0].data.shape) for name, leaf in flat(params).items()}))
+"""
+
+
+def table(capsys, tmp_path, mesh, *options):
+    """What `tpullm sharding --json` tells of the quickstart on `mesh`."""
+    arguments = ("sharding", QUICKSTART, f"--run={tmp_path / 'none'}", f"--mesh={json.dumps(mesh)}", "--json", *options)
+    assert main.main(list(arguments)) == 0
+    assert not (tmp_path / "none").exists()
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "mesh", [pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow), {"data": 2, "fsdp": 2, "tensor": 2}]
+)
+def test_the_layouts_are_those_of_real_arrays(mesh, capsys, tmp_path):
+    found = table(capsys, tmp_path, mesh)
+    devices = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+    flags = os.environ | {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PLACED, QUICKSTART.removeprefix("--config="), json.dumps(mesh)]
+    placed = json.loads(subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    assert {row["parameter"]: row["shape_a_device"] for row in found["table"]} == placed
+
+
+def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
+    whole = table(capsys, tmp_path, {"fsdp": 1})
+    assert whole["devices"] == 1 and whole["bytes_a_device"] == 4 * whole["parameters"]
+    shared = table(capsys, tmp_path, {"fsdp": -1}, "--devices=16")
+    # All but the norms are split.
+    assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.02 * whole["bytes_a_device"] / 16
+
+
+def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):
+    mesh = {"expert": 4, "fsdp": 2}
+    found = table(capsys, tmp_path, mesh, "--model.experts=8", "--model.shared_experts=1", "--model.balance_rate=0.001")
+    here = {row["parameter"]: row["shape_a_device"] for row in found["table"]}
+    layers, width, mlp = 4, 128, 384
+    assert here["layers.mlp.gate.weight"] == [layers, 8 // 4, width // 2, mlp]
+    assert here["layers.mlp.shared.gate.weight"] == [layers, width // 2, mlp]
+    assert here["layers.mlp.router.weight"] == [layers, width // 2, 8] and here["layers.mlp.balance"] == [layers, 8]
+
+
+@pytest.mark.parametrize(
+    ("kind", "moments", "least", "most"),
+    [
+        ("adamw", "float32", 16, 16),
+        ("adamw", "bfloat16", 12, 12),
+        ("adafactor", "float32", 8, 8.1),
+        ("muon", "float32", 12, 14),  # a quarter of the quickstart's parameters is its table of tokens
+        ("muon", "bfloat16", 10, 11),
+    ],
+)
+def test_the_bytes_of_a_training_are_those_of_its_optimizer(kind, moments, least, most, capsys, tmp_path):
+    """For each parameter: itself, its gradient, and what is kept; and a kilobyte that judges and counts the steps."""
+    options = (f"--pretrain.optimizer.kind={kind}", f"--pretrain.optimizer.moments={moments}")
+    found = table(capsys, tmp_path, {"fsdp": 1}, *options)
+    assert found["optimizer"] == kind
+    assert least <= found["training_bytes_a_device"] / found["parameters"] <= most + 1e-3
+    # Norms of queries and keys, and adafactor's numbers of a column, are not split.
+    shared = table(capsys, tmp_path, {"fsdp": 8}, *options)
+    assert shared["training_bytes_a_device"] < 1.05 * found["training_bytes_a_device"] / 8
+
+
+def test_it_is_a_table_for_people(capsys, tmp_path):
+    assert main.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", "--mesh={fsdp: 4, tensor: 2}"]) == 0
+    out = capsys.readouterr().out
+    assert "1,115,520 parameters on 8 device(s): fsdp 4, tensor 2" in out
+    line = next(line for line in out.splitlines() if "layers.mlp.gate.weight" in line)
+    assert "4 × 128 × 384" in line and "embed: fsdp, mlp: tensor" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--mesh={fsdp: 3}",),
+            "pretrain.batch_size: 32 rows (batch_size / accumulation) can't be shared by 3 devices",
+        ),
+        (("--mesh={sequence: 3}",), "pretrain.sequence_length: 256 tokens, in 2 chunks a device, can't be shared by 3"),
+        (
+            ("--mesh={tensor: 8}",),
+            "model.heads: 4 can't be shared by 8 devices along mesh.tensor; use mesh.tensor 4, or",
+        ),
+        (("--mesh={tensor: 2}", "--model.kv_heads=1"), "model.kv_heads: 1 can't be shared by 2 devices along mesh.te"),
+        (
+            ("--mesh={fsdp: 24}", "--pretrain.batch_size=24"),
+            "model.width: 128 can't be shared by 24 devices along mesh",
+        ),
+        (("--mesh={tensor: 2}", "--model.mlp_width=333"), "model.mlp_width: 333 can't be shared by 2 devices"),
+        (
+            ("--mesh={tensor: 4}", "--tokenizer.vocabulary_size=2050"),
+            "use mesh.tensor 2, or model.vocabulary_size 2052",
+        ),
+        (("--mesh={fsdp: -1, data: -1}",), "mesh: fsdp and data are -1, and only one can be"),
+        (("--mesh={fsdp: 0}",), "mesh.fsdp: 0 is not a number of devices"),
+        (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
+        (("--mesh={rows: 4}",), "rows is not an axis"),
+        (("--mesh={expert: 4}", "--model.experts=6"), "model.experts: 6 can't be shared by 4 devices along"),
+        (("--devices=-1",), "--devices: -1 is below 0"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(options, message, capsys, tmp_path):
+    assert main.main(["sharding", QUICKSTART, f"--run={tmp_path / 'none'}", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1

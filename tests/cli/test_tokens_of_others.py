@@ -1,0 +1,122 @@
+"""A recipe whose sources are tokens of others, and text beside them, from `collect` to the batches of pretraining."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.data.test_token_files import datatrove, megatron
+from tpullm.cli import collect, tokenize
+from tpullm.corpus import tenki
+from tpullm.data.stream import held_out_batches, pretraining_stream
+from tpullm.data.token_store import TokenStore
+from tpullm.recipe.checks import check
+from tpullm.recipe.schema import CorpusConfig, MixtureConfig, Recipe, Source, TokenizerConfig, TrainConfig
+from tpullm.run import manifest
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import load, trainer
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with a base, whose tokenizer is one of tenki's language."""
+    base = tmp_path / "run" / "base"
+    (base / "tokenizer").mkdir(parents=True)
+    config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
+    texts = [("ja", text) for text in tenki.documents(600, 0)]
+    trainer.train(texts, config, base / "tokenizer" / "tokenizer.model")
+    manifest.write(base, manifest.inputs({}, {"config.json": "1"}))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def recipe(run, tmp_path):
+    """Tokens of datatrove and of Megatron, and text."""
+    model = load(run / "base" / "tokenizer")
+    documents = [model.document(text) for text in tenki.documents(300, 1)]
+    for name, write, own in (("ds", datatrove, documents[:150]), ("bin", megatron, documents[150:])):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, own)
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(tenki.documents(60, 2)):
+        (tmp_path / "texts" / f"{number}.txt").write_text(text * 3)
+    sources = [
+        Source("crawl", "tokens", str(tmp_path / "ds"), licence="ODC-By-1.0", language="ja"),
+        Source("texts", "text", str(tmp_path / "texts"), licence="CC0-1.0", filter=False, deduplicate=False),
+        Source("web", "tokens", str(tmp_path / "bin"), licence="ODC-By-1.0"),
+    ]
+    train = TrainConfig(steps=20, batch_size=4, sequence_length=64)
+    corpus = CorpusConfig(sources=sources, held_out_fraction=0.1, workers=1)
+    return check(Recipe(base="models/published", corpus=corpus, pretrain=train))
+
+
+def test_tokens_of_others_are_read_beside_text(run, recipe, tmp_path):
+    collect.main(recipe, run)
+    tokenize.main(recipe, run)
+    model = load(run / "base" / "tokenizer")
+    written = {name: model.decode(read_whole(run, name)) for name in ("crawl", "web", "texts")}
+    for name, first in (("crawl", 0), ("web", 150)):
+        for text in list(tenki.documents(300, 1))[first : first + 5]:
+            assert text in written[name]
+    facts = manifest.storage.read_json(run / "tokens" / manifest.FILE)["sources"]
+    assert set(facts) == {"crawl", "web", "texts"} and all(
+        set(each) == {"train", "held_out"} for each in facts.values()
+    )
+    stream = pretraining_stream(recipe, run)
+    assert {piece.source for step in range(5) for piece in stream.documents_at(step)} == {"crawl", "web", "texts"}
+    assert set(held_out_batches(recipe, run, 4, 64, 0, np.arange(4))) == {"crawl", "texts", "web"}
+    again = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
+    tokenize.main(recipe, run)
+    assert {path: path.stat().st_mtime_ns for path in again} == again
+
+
+def test_a_recipe_may_have_tokens_of_others_alone(run, recipe):
+    corpus = dataclasses.replace(recipe.corpus, sources=[recipe.corpus.sources[0]])
+    alone = dataclasses.replace(recipe, corpus=corpus)
+    collect.main(alone, run)
+    tokenize.main(alone, run)
+    assert {piece.source for piece in pretraining_stream(alone, run).documents_at(3)} == {"crawl"}
+
+
+def read_whole(run, name):
+    stores = [TokenStore(run / "tokens" / name / split) for split in ("train", "held_out")]
+    return [int(token) for store in stores for number in range(len(store.lengths)) for token in store.document(number)]
+
+
+def test_other_tokens_make_the_stages_again(run, recipe, tmp_path):
+    collect.main(recipe, run)
+    tokenize.main(recipe, run)
+    before = manifest.finished_identity(run / "tokens")
+    model = load(run / "base" / "tokenizer")
+    datatrove(tmp_path / "ds", [model.document(text) for text in tenki.documents(100, 5)])
+    with pytest.raises(UserError, match=r"00000_x.ds: has .* put it back on every host"):
+        pretraining_stream(recipe, run)
+    collect.main(recipe, run)
+    tokenize.main(recipe, run)
+    assert manifest.finished_identity(run / "tokens") != before
+    pretraining_stream(recipe, run).batch_at(0)
+
+
+def test_documents_keep_their_language_for_the_mixture(run, recipe):
+    collect.main(recipe, run)
+    tokenize.main(recipe, run)
+    names, codes = TokenStore(run / "tokens" / "texts" / "train").languages()
+    assert {names[code] for code in codes} == {"ja"}
+    mixed = dataclasses.replace(recipe, mixture=MixtureConfig(languages={"ja": 2.0}))
+    with pytest.raises(UserError, match=r"web/train does not say the languages of its documents; name the `language`"):
+        pretraining_stream(mixed, run)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"base": ""}, "crawl: tokens need the tokenizer that wrote them; set `base`"),
+        ({"bytes": 5}, "crawl: of tokens all is read; leave out `documents` and `bytes`"),
+        ({"documents": 5}, "crawl: of tokens all is read"),
+    ],
+)
+def test_what_tokens_cannot_have_is_refused(keys, line):
+    base = keys.pop("base", "models/published")
+    sources = [Source("crawl", "tokens", "x", licence="x", **keys)]
+    with pytest.raises(UserError, match=line):
+        check(Recipe(base=base, corpus=CorpusConfig(sources=sources)))

@@ -1,0 +1,66 @@
+"""A passage leads to the documents that hold it, and to the very steps whose batches have them."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.test_tokenize import RECIPE, run, texts_of  # noqa: F401
+from tpullm.cli import tokenize, trace
+from tpullm.data.stream import pretraining_stream
+from tpullm.system.errors import UserError
+
+
+def asked(capsys, run, json_=True, **words):  # noqa: F811
+    capsys.readouterr()
+    trace.main(RECIPE, run, SimpleNamespace(**({"passage": "", "url": "", "hash": ""} | words), json=json_))
+    said = capsys.readouterr().out
+    return json.loads(said) if json_ else said
+
+
+def test_the_steps_are_those_whose_batches_have_the_document(run, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(trace, "_ROWS_AT_ONCE", 3 * RECIPE.pretrain.batch_size)  # several steps at once, not all
+    tokenize.main(RECIPE, run)
+    stream = pretraining_stream(RECIPE, run)
+    reads = {}
+    for step in range(RECIPE.pretrain.steps):
+        for piece in stream.documents_at(step):
+            reads.setdefault((piece.source, piece.document), set()).add(step)
+    hits = asked(capsys, run, passage="train")
+    assert len(hits) == 120 and all(hit["fate"] == "train" for hit in hits)
+    for hit in hits:
+        assert hit["steps"] == sorted(reads.get((hit["source"], hit["number"]), set()))
+        assert texts_of(hit["source"], "train")[hit["number"]].endswith("train")
+    assert any(len(hit["steps"]) > 1 for hit in hits) or max(map(len, reads.values())) == 1
+
+
+def test_what_is_held_out_is_found_and_read_in_no_step(run, capsys):  # noqa: F811
+    tokenize.main(RECIPE, run)
+    hits = asked(capsys, run, passage="held_out")
+    assert len(hits) == 10 and {(hit["fate"], hit["number"], len(hit["steps"])) for hit in hits} == {
+        ("held_out", -1, 0)
+    }
+    said = asked(capsys, run, json_=False, passage="held_out")
+    assert said.startswith("10 documents have it, 0 of them for training\n") and "read in the steps" not in said
+
+
+def test_before_there_are_tokens_documents_are_found_and_no_steps(run, capsys):  # noqa: F811
+    hits = asked(capsys, run, passage=texts_of("ja", "train")[7])
+    assert hits and all(hit["steps"] == [] for hit in hits)
+    assert asked(capsys, run, json_=False, passage="no such text") == f"no document of {run / 'documents'} has it\n"
+
+
+def test_a_page_says_the_first_steps_and_how_many_more(capsys):
+    hit = trace.Hit("ja", "train", 3, dict.fromkeys(("hash", "url", "date", "file", "record", "licence"), "x"), "shown")
+    trace._print([hit], [list(range(12))], "documents")
+    said = capsys.readouterr().out
+    assert (
+        "read in the steps 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more\n" in said and "ja           x  train: shown" in said
+    )
+
+
+def test_nothing_to_look_for_and_nothing_to_look_in_are_told(run, tmp_path, capsys):  # noqa: F811
+    with pytest.raises(UserError, match="an empty text is in every document; write --passage"):
+        asked(capsys, run)
+    with pytest.raises(UserError, match="no finished documents; run `tpullm collect` first"):
+        asked(capsys, tmp_path / "elsewhere", passage="a")

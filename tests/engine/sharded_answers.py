@@ -1,0 +1,107 @@
+"""Run in its own process with 8 CPU devices: what `OwnAnswers` samples and the engine writes on each mesh, as JSON.
+
+And what a model in 4 bits finds likeliest.
+"""
+
+import dataclasses
+import json
+import os
+
+from tests.conftest import QUICK_TO_COMPILE
+
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+import math  # noqa: E402 (the devices must be asked for before)
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from tpullm.data.prompts import Prompts  # noqa: E402
+from tpullm.engine import row_sizes  # noqa: E402
+from tpullm.engine.engine import Engine  # noqa: E402
+from tpullm.engine.generation import continued  # noqa: E402
+from tpullm.engine.guesses import Lookup  # noqa: E402
+from tpullm.engine.request import Request  # noqa: E402
+from tpullm.engine.session import Session  # noqa: E402
+from tpullm.evaluation.kept_answers import parameter_hash  # noqa: E402
+from tpullm.evaluation.scoring import logits  # noqa: E402
+from tpullm.model.architecture import Architecture  # noqa: E402
+from tpullm.model.mesh import make_mesh, of_single_tokens  # noqa: E402
+from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
+from tpullm.recipe.sampling import Sampling  # noqa: E402
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
+from tpullm.training.rollouts import OwnAnswers  # noqa: E402
+
+CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
+PROMPTS = [[5, 6, 7], [9] * 11, [3], [4, 4, 4, 4], [8] * 7]
+MESHES = [
+    {},
+    {"fsdp": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"fsdp": 2, "sequence": 2, "tensor": 2},
+    {"data": 2, "sequence": 4},
+]
+
+
+class Stops:
+    """Of the tokenizer, what decoding asks for."""
+
+    pad_id, stop_ids = 0, [17]
+
+
+def answers(shape: dict[str, int]) -> list:
+    """Two answers each to four of the prompts, at a high temperature."""
+    mesh = make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())])
+    architecture = Architecture(CONFIG, AdapterConfig(rank=2))
+    with jax.set_mesh(mesh):
+        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+        prompts, settings = Prompts([None] * len(PROMPTS), PROMPTS), PolicyConfig(temperature=5.0, answers=2, tokens=9)
+        parts = (TrainConfig(batch_size=8, sequence_length=32), Stops(), architecture, mesh, jnp.dtype("float32"), 3)
+        return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
+
+
+def texts(shape: dict[str, int]) -> list:
+    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in bands of two
+    sizes, of the first one several.
+    """
+    row_sizes.LEAST_ROWS = row_sizes.BAND = 1
+    mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
+    architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
+    with jax.set_mesh(mesh):
+        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+    session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"))
+    prompts = [(*[5] * 130, n, 7) for n in range(20)] + [(*[6, 8] * 255, 3)]
+    asked = [Request(ids, 5, Sampling(5.0, 0, 1.0, 0.0), seed) for seed, ids in enumerate(prompts)]
+    return [*continued(session, asked, rows=8), _guessed(session)]
+
+
+def _guessed(session) -> list[int]:
+    """A text that repeats itself, and so is guessed from itself."""
+    engine, new = Engine(session, 4, guesses=Lookup()), []
+    engine.submit(Request((6, 8, 9) * 9, 40, Sampling(0.05, 0, 1.0, 0.0)), lambda token: new.append(token.id))
+    while engine.step():
+        pass
+    assert engine.figures()["guesses"], "nothing was guessed"
+    return new
+
+
+def in_4_bits(shape: dict[str, int]) -> list:
+    """The hash of the parameters of a model in int4, and the likeliest token after each of some."""
+    one = make_mesh({"fsdp": 1}, jax.devices()[:1])
+    mesh = make_mesh(shape, jax.devices()[: math.prod(shape.values())]) if shape else one
+    architecture = Architecture(dataclasses.replace(CONFIG, width=128, mlp_width=256))
+    with jax.set_mesh(one):  # on another mesh, the last bit of a fresh parameter may be another
+        given = jax.device_get(jax.jit(architecture.init)(jax.random.key(0)))
+    change = lambda of: each_matrix(of, lambda matrix, axis: quantized(matrix, "int4", axis))  # noqa: E731
+    with jax.set_mesh(mesh):
+        params = jax.jit(change)(jax.device_put(given, architecture.shardings(mesh)))
+    session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"), weights="int4")
+    tokens = np.arange(64, dtype=np.int32).reshape(8, 8) * 3
+    return [parameter_hash(session), *logits(session, tokens).argmax(axis=-1).ravel().tolist()]
+
+
+if __name__ == "__main__":
+    # The engine compiles more, and one mesh splits its rows and its heads.
+    both = (answers, MESHES), (texts, [MESHES[0], MESHES[2]]), (in_4_bits, [MESHES[0], MESHES[2]])
+    print(json.dumps([{str(shape): made(shape) for shape in meshes} for made, meshes in both]))

@@ -1,0 +1,269 @@
+"""The engine: the tokens of each text alone, whatever comes and goes beside it."""
+
+import dataclasses
+import threading
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.engine_texts import CONTEXT, KINDS, ROWS, alone, continued, made, prompt
+from tests.engine.test_decode import greedy_by_full_forward
+from tpullm.engine import engine as engine_module
+from tpullm.engine.decode import decode
+from tpullm.engine.engine import Engine
+from tpullm.engine.request import Request
+from tpullm.engine.row_sizes import CHUNK, FEW
+from tpullm.engine.text_memory import TextMemory
+from tpullm.evaluation.scoring import next_log_probabilities
+from tpullm.recipe.sampling import GREEDY, Sampling
+from tpullm.recipe.schema import RopeScaling
+from tpullm.system.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (n > 0)) for n, kind in enumerate(KINDS)]
+)
+def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(session, long, kind):
+    one = long if kind == "shared keys" else made(session, **KINDS[kind])
+    asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
+    found = continued(Engine(one, ROWS), [Request(ids, 6, GREEDY) for ids in asked])
+    assert found == decode(one, [list(ids) for ids in asked], 6, stop_ids=[])
+    assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
+
+
+def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
+    """In a band of other sizes it would stand in one row to its end."""
+    ids = prompt(500, 1)
+    found = continued(engine, [Request(ids, 30, GREEDY), *(Request(prompt(9, n), 40, GREEDY) for n in range(5))])
+    assert found[0] == decode(long, [list(ids)], 30, stop_ids=[])[0]
+    assert engine.figures()["pages"] == 4 * 16 + 2 * 20 and engine.figures()["pages_used"] == 0
+
+
+def test_a_text_that_outgrows_its_band_does_not_wait_for_others(long):
+    engine, lengths = Engine(long, ROWS), {"long": 0, "other": 0}
+    others = {}
+
+    def heard(name):
+        def count(token):
+            lengths[name] += 1
+            others[name] = lengths["other"] if name == "long" else 0
+
+        return count
+
+    engine.submit(Request(prompt(300), 120, GREEDY), heard("other"))  # in a step as long as theirs
+    engine.submit(Request(prompt(500), 40, GREEDY), heard("long"))
+    while lengths["long"] < 40:
+        engine.step()
+    assert others["long"] < 75  # 8 pieces of its prompt, and 40 tokens
+
+
+def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
+    rules = [Sampling(1.5, 0, 1.0, 0.0), Sampling(0.9, 5, 0.9, 0.01), GREEDY, Sampling(2.0, 0, 0.7, 0.0)]
+    asked = [Request(prompt(20, n), 12, sampling, seed=2**32 - 1 - n) for n, sampling in enumerate(rules)]
+    found = continued(engine, asked)
+    for request, ids in zip(asked, found, strict=True):
+        assert ids == decode(long, [list(request.ids)], 12, request.sampling, [request.seed], stop_ids=[])[0]
+    assert len(set(map(tuple, found))) == 4
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_a_text_does_not_depend_on_what_comes_and_goes(engine, some, data):
+    """Requests at any turn, some of them given up: each has a beginning of its own tokens, all of them if it ends."""
+    asked, expected = some
+    heard, numbers, given_up = {}, {}, set()
+    for turn in range(data.draw(st.integers(1, 25))):
+        for n in data.draw(st.lists(st.integers(0, len(asked) - 1), max_size=3)):
+            key = (turn, n, len(heard))
+            heard[key] = []
+            numbers[key] = engine.submit(asked[n], heard[key].append)
+        if numbers and data.draw(st.booleans()):
+            key = data.draw(st.sampled_from(sorted(numbers)))
+            engine.cancel(numbers[key])
+            given_up.add(key)
+        engine.step()
+    while engine.step():
+        pass
+    for key, tokens in heard.items():
+        ids = [token.id for token in tokens]
+        assert ids == expected[key[1]][: len(ids)]
+        assert key in given_up or (len(ids) == len(expected[key[1]]) and tokens[-1].ends)
+        assert not any(token.ends for token in tokens[:-1])
+    figures = engine.figures()
+    assert (figures["waiting"], figures["running"], figures["pages_used"]) == (0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def some(long):
+    shared = prompt(2 * CHUNK, 40)
+    asked = [
+        Request(prompt(5, 41), 9, GREEDY, client="a"),
+        Request((*shared, 8), 7, Sampling(1.2), seed=3, client="b"),
+        Request((*shared, 9, 9), 4, GREEDY, client="a"),
+        Request(prompt(505, 42), 12, Sampling(0.8, top_k=9), seed=1, client="c"),
+        Request(prompt(CHUNK, 43), 3, GREEDY, client="b"),
+    ]
+    return asked, [alone(long, request) for request in asked]
+
+
+def test_the_memory_is_what_the_rows_take(long):
+    engine = Engine(long, ROWS)
+    continued(engine, [Request(prompt(3), 2, GREEDY), Request(prompt(520), 2, GREEDY)])
+    memory = engine._memory
+    blocks = memory.blocks()
+    assert {(0, 0), (memory.desks[0], 0)} <= set(blocks)
+    assert (len(memory.sizes) - 1, 0) not in blocks  # nobody needed it
+    taken = sum(array.nbytes for array in jax.tree.leaves(blocks))
+    assert taken < engine.memory_bytes()
+    with jax.set_mesh(long.mesh):
+        for band in [*range(len(memory.sizes)), *memory.desks]:
+            memory.copy((band, 0), (band, 0), CONTEXT)
+    assert sum(array.nbytes for array in jax.tree.leaves(memory.blocks())) == engine.memory_bytes()
+
+
+def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
+    engine, write, turns, heard = Engine(long, ROWS), TextMemory.write, [[]], []
+    noted = lambda self, seen, *more: turns[-1].append(seen) or write(self, seen, *more)  # noqa: E731
+    monkeypatch.setattr(TextMemory, "write", noted)
+    engine.submit(Request(prompt(3), 40, GREEDY), lambda token: None)
+    engine.step()
+    engine.submit(Request(prompt(520), 4, GREEDY), lambda token: heard.append(len(turns)))
+    turns.append([])
+    while engine.step():
+        turns.append([])
+    alone, both = (FEW, 0, 0, 0), (512, 512, CONTEXT, 0)
+    first = heard[0]
+    assert heard == [first, first + 2, first + 3, first + 4]
+    expected = [alone] * (first - 1) + [both] * 3 + [alone] * (39 - 3 - (first - 1))
+    assert turns == [[], *([step] for step in expected), []]  # the prompt is read in the first one
+
+
+def test_the_texts_that_are_left_close_ranks(long, monkeypatch):
+    engine, write, steps = Engine(long, ROWS), TextMemory.write, []
+    monkeypatch.setattr(TextMemory, "write", lambda self, seen, *more: steps.append(seen) or write(self, seen, *more))
+    last = Request(prompt(3), 30, GREEDY)
+    (*_, found) = continued(engine, [Request(prompt(5), 5, GREEDY), Request(prompt(4), 5, GREEDY), last])
+    assert {(FEW, FEW, 0, 0), (FEW, 0, 0, 0)} == set(steps) and steps[-20:] == [(FEW, 0, 0, 0)] * 20
+    assert found == alone(long, last)
+
+
+def test_a_step_is_on_its_way_before_the_last_one_is_looked_at_unless_it_depends_on_its_tokens(long, monkeypatch):
+    done, write, look = [], TextMemory.write, engine_module.fetched
+    monkeypatch.setattr(TextMemory, "write", lambda *arguments: done.append("write") or write(*arguments))
+    monkeypatch.setattr(engine_module, "fetched", lambda *arguments: done.append("look") or look(*arguments))
+    ahead = ["look", "write", *["write", "look"] * 3, "look"]  # the first look is at what follows the prompt
+    in_turn = ["look", *["write", "look"] * 4]
+    engine = Engine(long, ROWS)
+    for changes, expected in (({}, ahead), ({"frequency_penalty": 0.5}, in_turn)):
+        request = Request(prompt(3), 5, GREEDY, **changes)
+        (found,) = continued(engine, [request])
+        assert done == expected and found == alone(long, request)
+        done.clear()
+    penalized = Request(prompt(5), 4, GREEDY, presence_penalty=0.5)
+    both = [Request(prompt(3), 5, GREEDY), penalized]
+    assert continued(engine, both) == [alone(long, request) for request in both]
+
+
+def test_clients_take_turns(long):
+    engine, order = Engine(long, ROWS), []
+    for n in range(ROWS + 2):
+        engine.submit(Request(prompt(3, n), 2, GREEDY, client="a"), lambda token, n=n: order.append(n))
+    engine.submit(Request(prompt(3), 2, GREEDY, client="b"), lambda token: order.append("b"))
+    while engine.step():
+        pass
+    assert order.index("b") < order.index(ROWS)
+
+
+def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
+    first = continued(engine, [Request(prompt(30, 3), 8, GREEDY)])[0]
+    heard = []
+    engine.submit(Request(prompt(30, 3), 8, GREEDY, stop_ids=(first[2],)), heard.append)
+    engine.submit(Request(prompt(30, 3), 2, GREEDY), heard.append)
+    engine.submit(Request(prompt(CONTEXT - 3, 3), 8, GREEDY), heard.append)
+    while engine.step():
+        pass
+    assert sorted(token.ends for token in heard if token.ends) == ["length", "length", "stop"]
+    assert len(heard) == first.index(first[2]) + 1 + 2 + 3
+
+
+def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, engine):
+    ids, heard = prompt(30, 4), []
+    logps = next_log_probabilities(long, [list(ids)])[0]
+    order = np.argsort(-logps)
+    only_odd = np.arange(len(logps)) % 2 == 1
+    engine.submit(Request(ids, 1, GREEDY, top=3), heard.append)
+    engine.submit(Request(ids, 1, GREEDY, bias={int(order[9]): 1e4}), heard.append)
+    engine.submit(Request(ids, 3, Sampling(2.0), allowed=lambda new: only_odd & (len(new) < 9)), heard.append)
+    while engine.step():
+        pass
+    plain = next(token for token in heard if token.top)
+    assert [id for id, _ in plain.top] == order[:3].tolist() and plain.id == order[0]
+    # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+    np.testing.assert_allclose([value for _, value in plain.top], logps[order[:3]], atol=1e-3)
+    biased = next(token for token in heard if token.id == order[9] and not token.top)
+    assert biased.log_probability == pytest.approx(logps[order[9]], abs=1e-3)
+    assert sum(token.id % 2 for token in heard) >= 3
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(30.0, 0.0), (0.0, 4.0), (9.0, -2.0)])
+def test_penalties_are_those_of_openais_formula(long, engine, presence, frequency):
+    """Greedy: logits - frequency * count - presence * (count > 0), of the new tokens alone."""
+    ids, new = prompt(12, 8), []
+    for _ in range(9):
+        logits_V = next_log_probabilities(long, [[*ids, *new]])[0]
+        counts_V = np.bincount(new, minlength=len(logits_V))
+        new.append(int(np.argmax(logits_V - frequency * counts_V - presence * (counts_V > 0))))
+    asked = Request(ids, 9, GREEDY, presence_penalty=presence, frequency_penalty=frequency)
+    found, plain = continued(engine, [asked, Request(ids, 9, GREEDY)])
+    assert found == new != plain
+
+
+def test_a_mask_sees_the_tokens_so_far(long, engine):
+    seen, wanted = [], (17, 99, 4)
+
+    def allowed(new):
+        seen.append(new)
+        mask = np.zeros(long.architecture.config.vocabulary_size - 2, bool)  # shorter: the rest is not allowed
+        mask[wanted[len(new)]] = True
+        return mask
+
+    assert continued(engine, [Request(prompt(8), 3, Sampling(1.0), allowed=allowed)]) == [list(wanted)]
+    assert seen == [(), (17,), (17, 99)]
+
+
+def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
+    engine, heard = Engine(long, ROWS), []
+    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), heard.append) for n in range(ROWS + 1)]
+    engine.step()
+    assert engine.figures()["waiting"] == 1
+    thread = threading.Thread(target=lambda: [engine.cancel(number) for number in [*numbers, 999]])
+    thread.start()
+    thread.join()
+    before = len(heard)
+    assert not engine.step() and len(heard) == before
+    assert engine.figures()["waiting"] == engine.figures()["running"] == 0
+
+
+@pytest.mark.slow  # the programs of another model
+def test_frequencies_that_depend_on_the_length_are_those_of_the_longest_it_may_become(session):
+    """A short text beside a long one has the frequencies of a short one, and no keys of another kind are used again."""
+    scaling = RopeScaling(kind="dynamic", factor=4.0, original_context=32)
+    one = made(session, rope_scaling=scaling)
+    engine = Engine(one, ROWS)
+    long_request, short = Request(prompt(200, 1), 6, GREEDY), Request(prompt(20, 2), 6, GREEDY)
+    together = continued(engine, [long_request, short])
+    assert together[1] == decode(one, [list(short.ids)], 6, stop_ids=[])[0]
+    assert together == [alone(one, request) for request in (long_request, short)]
+    other = dataclasses.replace(long_request, tokens=40)
+    assert continued(engine, [other]) == [alone(one, other)]
+    assert engine.figures()["reused_tokens"] == 0
+
+
+@pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])
+def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
+    with pytest.raises(UserError, match=r"^prompt: "):
+        engine.submit(Request(ids, 3, GREEDY), lambda token: None)
+    assert not engine.step()

@@ -1,0 +1,237 @@
+"""Guesses of tokens: they change no text, whoever guesses and however well."""
+
+import dataclasses
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from tests.engine.engine_texts import ROWS, alone, continued, prompt
+from tpullm.engine import guesses
+from tpullm.engine.engine import Engine
+from tpullm.engine.guesses import MOST, Draft, Lookup, check_draft
+from tpullm.engine.next_tokens import Next
+from tpullm.engine.request import Request
+from tpullm.engine.row_sizes import CHUNK
+from tpullm.engine.text_memory import TextMemory
+from tpullm.evaluation.scoring import next_log_probabilities
+from tpullm.model.architecture import Architecture
+from tpullm.recipe.sampling import GREEDY, Sampling
+from tpullm.recipe.schema import ModelConfig
+from tpullm.system.errors import UserError
+
+
+class Told:
+    """Guesses what is known to follow, `right` tokens of it, and then another token."""
+
+    def __init__(self, follows: dict[tuple[int, ...], list[int]], right: int):
+        self.follows, self.right, self.compiled = follows, right, []
+
+    def compile(self, rows, slots):
+        self.compiled.append((rows, slots))
+
+    def of(self, texts, rows, slots):
+        found = {}
+        for row, text in texts.items():
+            rest = self.follows[text.request.ids][len(text.new) :]
+            found[row] = [*rest[: self.right], 5, 6, 7][:MOST]
+        return found
+
+
+@pytest.fixture(scope="module")
+def plain(long):
+    return Engine(long, ROWS)
+
+
+@pytest.fixture(scope="module")
+def guessing(long):
+    """An engine that guesses; a test says how."""
+    return Engine(long, ROWS, guesses=Lookup())
+
+
+ASKED = [
+    Request(prompt(9, 1), 14, GREEDY),
+    Request(prompt(CHUNK + 3, 2), 9, Sampling(1.5, 0, 1.0, 0.0), seed=7),
+    Request(prompt(505, 3), 12, GREEDY),  # it outgrows its band in the midst of guesses
+]
+
+
+@pytest.mark.parametrize("right", [0, 1, 3, MOST])
+def test_guesses_that_are_right_wrong_and_both_change_nothing(plain, guessing, right):
+    expected = continued(plain, ASKED)
+    guessing.guesses = Told({one.ids: ids for one, ids in zip(ASKED, expected, strict=True)}, right)
+    before = guessing.figures()
+    for one, ids in zip(ASKED, expected, strict=True):
+        assert continued(guessing, [one]) == [ids]
+    assert continued(guessing, ASKED[:2]) == expected[:2]
+    guessed, found = (guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
+    assert guessed and (found == guessed if right == MOST else found < guessed)
+    assert bool(found) == bool(right)
+
+
+def test_several_tokens_are_checked_in_one_step(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses, turns = Told({ASKED[0].ids: expected}, MOST), 1
+    guessing.submit(ASKED[0], lambda token: None)
+    while guessing.step():
+        turns += 1
+    # The first token comes with the prompt, then six at a time, each of them in the turn after the one that asks.
+    assert turns == 2 + -(-(len(expected) - 1) // (MOST + 1))
+
+
+def test_a_text_that_ends_among_guesses_ends_there(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
+    stop = expected[3]
+    (found,) = continued(guessing, [dataclasses.replace(ASKED[0], stop_ids=(stop,))])
+    assert found == expected[: expected.index(stop) + 1]
+    assert continued(guessing, [dataclasses.replace(ASKED[0], tokens=3)]) == [expected[:3]]
+
+
+def test_a_form_and_biases_hold_with_guesses(plain, guessing):
+    odd = np.arange(plain.session.architecture.config.vocabulary_size) % 2 == 1
+    asked = [
+        Request(prompt(9, 1), 8, Sampling(2.0), seed=3, bias={11: 4.0, 12: 4.0}, top=2),
+        Request(prompt(9, 1), 8, GREEDY, allowed=lambda new: odd),
+    ]
+    expected = continued(plain, asked)
+    for one, ids in zip(asked, expected, strict=True):
+        guessing.guesses = Told({one.ids: ids}, 2)
+        assert continued(guessing, [one]) == [ids]
+    assert all(id % 2 for id in expected[1])
+
+
+def test_what_stood_there_before_is_looked_up():
+    guessed = lambda *ids: Lookup().of({4: Next(Request(ids[:1], 9, GREEDY), ids[1:])}, 2, 512)[4]  # noqa: E731
+    assert guessed(1, 2, 3, 9, 8, 7, 6, 5, 4, 1, 2, 3) == [9, 8, 7, 6, 5]
+    assert guessed(1, 2, 3, 9, 7, 2, 3, 8, 0, 1, 2, 3) == [9, 7, 2, 3, 8]  # of three tokens, not of the last two
+    assert guessed(2, 3, 9, 2, 3, 8, 0, 2, 3) == [8, 0, 2, 3, 8]  # the last place, and over again
+    assert guessed(5, 5, 5) == [5] * MOST and guessed(5, 5) == guessed(7) == guessed(1, 2, 3, 4) == []
+
+
+def test_texts_that_repeat_are_guessed_from_themselves(long, plain, guessing):
+    guessing.guesses = Lookup()
+    asked = Request(prompt(12, 4) * 3, 60, Sampling(0.3, 2), seed=1)
+    before = guessing.figures()["guesses"]
+    assert continued(guessing, [asked]) == continued(plain, [asked])
+    assert guessing.figures()["guesses"] > before
+
+
+@pytest.fixture(scope="module")
+def small(long):
+    """Another model with the same tokens."""
+    architecture = Architecture(
+        ModelConfig(layers=1, width=32, heads=2, context_length=600, vocabulary_size=0).resolved(
+            long.tokenizer.vocabulary_size
+        )
+    )
+    with jax.set_mesh(long.mesh):
+        params = jax.device_put(architecture.init(jax.random.key(5)), architecture.shardings(long.mesh))
+    return dataclasses.replace(long, architecture=architecture, params=params)
+
+
+def test_a_smaller_model_guesses(long, small, plain, guessing):
+    """Of itself, a model guesses all tokens right, sampled ones too; another one guesses what it would write."""
+    expected = continued(plain, ASKED[:2])
+    guessing.guesses, before = Draft(long), guessing.figures()
+    for one, ids in zip(ASKED, expected, strict=False):
+        assert continued(guessing, [one]) == [ids]
+    assert continued(guessing, ASKED[:2]) == expected
+    guessed, right = (guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
+    assert right > 0.9 * guessed > 0
+    guessing.guesses = Draft(small)
+    assert continued(guessing, ASKED) == continued(plain, ASKED)
+
+
+def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkeypatch):
+    draft, own = Draft(small), alone(small, ASKED[1])
+    for count in (0, 3, 4, 1):  # as texts go on, and another one that begins alike
+        text = Next(ASKED[1], tuple(own[:count]))
+        assert draft.of({1: text}, 2, 512) == {1: own[count : count + MOST]}
+    monkeypatch.setattr(guesses, "PIECES", 4)
+    other = Request(prompt(CHUNK * 14 + 10, 8), 9, GREEDY)
+    assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time
+    assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(small, other)[:MOST]}
+    assert draft.of({0: Next(Request(prompt(508), 9, GREEDY), ())}, 2, 512) == {}  # there is no room for guesses
+
+
+def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):
+    expected = continued(plain, ASKED[:1])
+    engine = Engine(long, ROWS, guesses=Told({ASKED[0].ids: expected[0]}, MOST))
+    engine.compile()
+    if engine.guesses is not None:  # else this machine gives other bits, and nothing is guessed
+        assert engine.guesses.compiled == [(2, 512)]  # the rows that are checked together
+        assert continued(engine, ASKED[:1]) == expected
+
+
+def test_steps_that_give_other_bits_are_not_used(long, monkeypatch):
+    engine, write = Engine(long, ROWS, guesses=Lookup()), TextMemory.write
+    other = lambda self, seen, tokens, count=1: write(self, seen, tokens, count) + (count > 1)  # noqa: E731
+    monkeypatch.setattr(TextMemory, "write", other)
+    engine.compile()
+    assert engine.guesses is None
+
+
+def test_a_model_with_other_tokens_does_not_guess(long):
+    class Other:
+        vocabulary_size = long.tokenizer.vocabulary_size
+
+        def bytes_of(self, token):
+            return b"x"
+
+    check_draft(long, long, "small")
+    with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
+        check_draft(dataclasses.replace(long, tokenizer=Other()), long, "small")
+
+
+@pytest.mark.slow  # 10,000 texts
+@pytest.mark.parametrize("kind", ["lookup", "draft"])
+def test_ten_thousand_samples_have_the_models_distribution(long, small, kind):
+    """Chi squared at 0.1 % of texts of four tokens out of three. All pairs of these stand in the prompt, so something
+    is guessed at each place.
+    """
+    ids, bias = [20, 20, 21, 21, 22, 22, 20, 22, 21, 20], {20: 100.0, 21: 100.0, 22: 100.0}
+    engine = Engine(long, ROWS, guesses=Lookup() if kind == "lookup" else Draft(small))
+    counts = Counter()
+    for seed in range(10_000):
+        request = Request(tuple(ids), 4, Sampling(3.0, 0, 1.0, 0.0), seed=seed, bias=bias)
+        counts[tuple(continued(engine, [request])[0])] += 1
+    figures = engine.figures()
+    assert figures["guesses"] > figures["right_guesses"] > 1_000
+    expected = _tree(long, ids, bias, temperature=3.0)
+    often = {key: 10_000 * share for key, share in expected.items() if share > 5e-4}
+    chi = sum((counts.pop(key, 0) - mean) ** 2 / mean for key, mean in often.items())
+    assert len(often) > 10 and chi < len(often) + 3.1 * (2 * len(often)) ** 0.5 + 4
+    assert sum(counts.values()) < 10_000 - sum(often.values()) + 100
+
+
+def _tree(session, ids: list[int], bias: dict[int, float], temperature: float) -> dict[tuple[int, ...], float]:
+    """The probability of every four of the tokens that have a bias, by the model alone."""
+    found = {(): 1.0}
+    for _ in range(4):
+        keys = list(found)
+        logps = next_log_probabilities(session, [[*ids, *key] for key in keys])
+        new = {}
+        for key, logp in zip(keys, logps, strict=True):
+            shares = np.exp((logp[list(bias)] - logp[list(bias)].max()) / temperature)
+            for token, share in zip(bias, shares / shares.sum(), strict=True):
+                new[(*key, token)] = found[key] * share
+        found = new
+    return found
+
+
+def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(plain, guessing):
+    (expected,) = continued(plain, [ASKED[0]])
+    guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
+    before = guessing.figures()
+    number = guessing.submit(ASKED[0], lambda token: None)
+    guessing.step()
+    guessing.step()  # six tokens are on their way
+    guessing.cancel(number)
+    assert not guessing.step()
+    assert {name: guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses", "new_tokens")} == {
+        "guesses": 0,
+        "right_guesses": 0,
+        "new_tokens": 1,
+    }

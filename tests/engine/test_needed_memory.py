@@ -1,0 +1,70 @@
+"""What a model in use needs is what its arrays take, and a machine that lacks it is told in one line."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tpullm.engine import needed_memory
+from tpullm.engine.engine import Engine
+from tpullm.engine.engine_programs import PIECES
+from tpullm.engine.row_memory import alike_layers, empty_block, read_layers
+from tpullm.engine.row_sizes import SIZE, block_sizes
+from tpullm.engine.session import Found, Session, targets
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import named_sharding
+from tpullm.model.rows import row_parts
+from tpullm.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def shapes(session):
+    """A model of 1,024 tokens of which there are only shapes."""
+    architecture = Architecture(dataclasses.replace(session.architecture.config, context_length=1024))
+    params = targets(architecture, session.mesh, session.dtype)
+    return Session(session.tokenizer, architecture, params, session.mesh, session.dtype)
+
+
+def test_weights_and_rows_are_what_is_in_memory(session):
+    """On all devices of the mesh together, for they have equal shares."""
+    needs, devices = needed_memory.needs(session, 32, models=3), session.mesh.size
+    arrays = jax.tree.leaves((session.params, session.layers))
+    assert needs.weights * devices == sum(shard.data.nbytes for array in arrays for shard in array.addressable_shards)
+    assert needs.rows * devices == 3 * Engine(session, longest=32).memory_bytes()
+
+
+def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
+    """By XLA's own account; it may need less, since it decides which arrays share their place."""
+    mesh = shapes.mesh
+    with jax.set_mesh(mesh):
+        empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
+        kinds = shapes.architecture.config.window_indices
+        part = slice(0, alike_layers(kinds))
+        desk = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in block_sizes(1024))
+        layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)[part]
+        width = shapes.architecture.config.width
+        given, places = (
+            jax.ShapeDtypeStruct((PIECES[-1], *shape), dtype, sharding=named_sharding(mesh, "batch", *split))
+            for shape, dtype, split in (((SIZE, width), shapes.dtype, ("time", None)), ((4,), np.int32, (None,)))
+        )
+        arguments = shapes.architecture, shapes.params, layers, desk, given, places
+        program = read_layers.lower(*arguments, kinds=kinds[part]).compile()
+        taken = program.memory_analysis().temp_size_in_bytes
+    estimate = needed_memory.needs(shapes, 1024).programs
+    assert 1 < estimate / taken < 2, (estimate, taken)
+
+
+def test_a_machine_that_lacks_memory_is_told_the_longest_text_that_fits(shapes, monkeypatch):
+    found = Found(shapes.tokenizer, shapes.architecture.config, None, False)
+    monkeypatch.setattr(needed_memory, "use_dtype", lambda exact: shapes.dtype)
+    less, much = (sum(needed_memory.needs(shapes, length, 2)) for length in (256, 1024))
+    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: much)
+    needed_memory.check(found, 1024, 2)
+    for free, told in ((much - 1, "use --longest 512"), (less, "use --longest 256"), (9, "use a smaller model or a")):
+        monkeypatch.setattr(needed_memory, "_free_of_device", lambda free=free: free)
+        with pytest.raises(UserError, match=rf"^serve: needs [\d.]+ GiB of memory \(weights .*{told}") as raised:
+            needed_memory.check(found, 1024, 2)
+        assert "\n" not in str(raised.value)
+    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: None)  # nobody says
+    needed_memory.check(found, 1024, 2)

@@ -1,0 +1,178 @@
+"""The prompts of an engine's texts: when they are read, where, and what is read once."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.engine.engine_texts import ROWS, alone, continued, prompt
+from tpullm.engine import prompt_reading
+from tpullm.engine.engine import Engine
+from tpullm.engine.request import Request
+from tpullm.engine.row_sizes import CHUNK, FEW, SIZE
+from tpullm.engine.text_memory import TextMemory
+from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities
+from tpullm.recipe.sampling import GREEDY
+
+
+def test_a_common_beginning_is_read_once(long, engine):
+    beginning, before = prompt(3 * CHUNK, 5), engine.figures()["reused_tokens"]
+    asked = [Request((*beginning, *prompt(n, n)), 5, GREEDY) for n in (3, 70, 9, 1)]
+    again = Request(beginning, 5, GREEDY)  # of which one token at least is read
+    found = continued(engine, asked) + continued(engine, [asked[3], again])
+    assert found == [alone(long, request) for request in [*asked, asked[3], again]]
+    # The first one reads it for the other three; then nothing but the last chunk is read.
+    assert engine.figures()["reused_tokens"] - before == 3 * 3 * CHUNK + 3 * CHUNK + 2 * CHUNK
+
+
+def test_what_a_model_wrote_is_read_before_it_counts_as_a_beginning(long, engine):
+    """Single tokens and chunks are computed by other programs, whose roundings differ."""
+    ids = prompt(CHUNK - 4, 6)
+    (said,) = continued(engine, [Request(ids, 40, GREEDY)])
+    before = engine.figures()["reused_tokens"]
+    follows = Request((*ids, *said, 7), 5, GREEDY)
+    assert continued(engine, [follows]) == [alone(long, follows)]
+    assert engine.figures()["reused_tokens"] == before
+
+
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
+    engine, order = Engine(long, ROWS), []
+    engine.submit(Request(prompt(3), 60, GREEDY), lambda token: None)  # so little is read in a turn
+    engine.step()
+    for name, count in (("long", 500), ("short", 5)):
+        engine.submit(Request(prompt(count), 2, GREEDY), lambda token, name=name: order.append(name))
+    while engine.step():
+        pass
+    assert order == ["short"] * 2 + ["long"] * 2
+
+
+def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_written(long):
+    """So the others wait for a part of a piece and a step. Nobody waits if nothing is written."""
+    engine, written, turns = Engine(long, ROWS), [], 0
+    engine.submit(Request(prompt(3), 60, GREEDY), written.append)
+    engine.step()
+    first = []
+    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
+    while not first:
+        turns += 1
+        engine.step()
+        assert len(written) == turns
+    assert turns == 2 * 9 + 1  # two layers of 9 pieces; the first token is heard in the next turn
+    engine, turns, first = Engine(long, ROWS), 0, []
+    engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
+    while not first:
+        turns += 1
+        engine.step()
+    assert turns == 3  # 8 pieces, 1, and the first token
+
+
+def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
+    """Another one, whose beginning was read before, gets its seat when this piece has ended, not before."""
+    engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
+    before, writes, heard, after = [], Request(prompt(3), 60, GREEDY), [], []
+    engine.submit(again, before.append)
+    while engine.step():
+        pass
+    engine.submit(writes, lambda token: written.append(token.id))
+    engine.step()
+    number = engine.submit(Request(prompt(520), 2, GREEDY, told=400), heard.append)
+    while engine._prompts._reading is None or engine._prompts._reading.pieces[0][1].start < FEW:
+        engine.step()
+    engine.cancel(number)
+    told = len(heard)
+    engine.submit(again, after.append)
+    while engine.step():
+        pass
+    assert before == after and [token.id for token in after] == alone(long, again)
+    assert written == alone(long, writes) and len(heard) == told
+
+
+def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, monkeypatch):
+    monkeypatch.setattr(prompt_reading, "TEXTS", 2)
+    reads, read = [], TextMemory.read
+    noted = lambda self, desk, pieces, *more: reads.append(len(pieces)) or read(self, desk, pieces, *more)  # noqa: E731
+    monkeypatch.setattr(TextMemory, "read", noted)
+    for others, expected in ((2, [1, 1, 1]), (3, [2, 1])):  # it counts too
+        engine = Engine(long, ROWS)
+        for number in range(others):
+            engine.submit(Request(prompt(3, number), 30, GREEDY), lambda token: None)
+        while len(engine._rows.written()) < others:
+            engine.step()
+        reads.clear()
+        request, heard = Request(prompt(150), 2, GREEDY), []
+        engine.submit(request, lambda token, heard=heard: heard.append(token.id))
+        while len(heard) < 2:
+            engine.step()
+        assert reads == expected and heard == alone(long, request)
+
+
+def test_what_a_row_held_is_kept_where_another_row_is_free(long):
+    """There is one row for long texts in front of the others, so the second one takes the place of the first."""
+    engine = Engine(long, ROWS)
+    asked = [Request(prompt(520, n), 3, GREEDY) for n in (1, 2, 1)]
+    found = [continued(engine, [request])[0] for request in asked]
+    assert found == [alone(long, request) for request in asked]
+    assert engine.figures()["reused_tokens"] == 512
+
+
+@pytest.mark.parametrize("length", [2, CHUNK + 1, 3 * CHUNK + 7])
+def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engine, length):
+    """Those of one forward pass, whatever rows hold already; and the new tokens are those without."""
+    ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
+    plain = Request(ids, 4, GREEDY, top=3)
+    heard = [[], [], []]
+    for request, tokens in zip((plain, *[dataclasses.replace(plain, told=told)] * 2), heard, strict=True):
+        engine.submit(request, tokens.append)
+    while engine.step():
+        pass
+    before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
+    expected = log_probabilities(long, [list(ids)])[0][-told:]
+    for tokens in heard[1:]:
+        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in heard[0])]
+        # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+        np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
+        assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
+        np.testing.assert_allclose([value for _, value in tokens[0].top], np.sort(-before_V)[:3] * -1, atol=1e-3)
+
+
+def test_all_prompts_are_read_first_if_so_wanted(long):
+    engine = Engine(long, ROWS, reads_first=True)
+    asked = [Request(prompt(CHUNK * n + 5, n), 4, GREEDY) for n in range(ROWS)]
+    heard, turns = [], []
+    for n, request in enumerate(asked):
+        engine.submit(request, lambda token, n=n: heard.append(n))
+    while engine.step():
+        turns.append(len(heard))
+    assert max(turn for turn in turns if turn <= len(asked)) == len(asked)
+    assert sorted(heard[: len(asked)]) == list(range(len(asked)))
+
+
+def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
+    """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
+    engine, read, turns = Engine(long, ROWS, reads_first=True), TextMemory.read, []
+
+    def counted(memory, band, pieces, *arguments, **named):
+        turns.append([piece.row for piece in pieces])
+        return read(memory, band, pieces, *arguments, **named)
+
+    monkeypatch.setattr(TextMemory, "read", counted)
+    begin = prompt(2 * SIZE, 9)
+    lengths = (3 * SIZE + 5, 2 * SIZE, 40, 2 * SIZE + 1)
+    asked = [Request(prompt(length, n), 3, GREEDY) for n, length in enumerate(lengths)]
+    asked += [Request((*begin, *prompt(9, n)), 3, GREEDY) for n in range(2)]
+    assert continued(engine, asked) == [alone(long, request) for request in asked]
+    together = [rows for rows in turns if rows]
+    assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all seats, until eight pieces are full
+    assert engine.figures()["reused_tokens"] == 2 * SIZE
+
+
+def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothing(long):
+    engine, heard, ended = Engine(long, ROWS), [], []
+    number = engine.submit(Request(prompt(60), 4, GREEDY, told=40), heard.append)
+    engine.step()
+    engine.cancel(number)
+    other = Request(prompt(60, 1), 4, GREEDY, told=3)
+    engine.submit(other, ended.append)
+    while engine.step():
+        pass
+    assert not heard and [token.id for token in ended] == [*other.ids[-3:], *alone(long, Request(other.ids, 4, GREEDY))]

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities
+from tpullm.system.errors import UserError
+
+# Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
+TOLERANCE = 1e-3
+SEQUENCES = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90] * 2, [1]]
+
+
+def by_steps(session, ids):
+    """The reference: the next token's distribution after every beginning."""
+    log_p = next_log_probabilities(session, [ids[:end] for end in range(1, len(ids))])
+    return [row[token] for row, token in zip(log_p, ids[1:], strict=True)]
+
+
+def test_scores_are_the_chain_rule(session):
+    scores = log_probabilities(session, SEQUENCES)
+    for ids, found in zip(SEQUENCES, scores, strict=True):
+        np.testing.assert_allclose(found, by_steps(session, ids) if len(ids) > 1 else [], atol=TOLERANCE)
+
+
+def test_next_tokens_are_a_distribution(session):
+    np.testing.assert_allclose(np.exp(next_log_probabilities(session, SEQUENCES)).sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_score_does_not_depend_on_the_other_rows(session):
+    together = log_probabilities(session, [[1, 5, n, 9] for n in range(3, 103)])
+    alone = log_probabilities(session, [[1, 5, 50, 9]])[0]
+    np.testing.assert_allclose(together[47], alone, atol=1e-5)
+
+
+def test_a_text_begins_a_document(session):
+    text = "今日はいい天気ですね。"
+    ids = [session.tokenizer.bos_id, *session.tokenizer.encode(text)]
+    assert text_log_probabilities(session, [text])[0] == pytest.approx(sum(by_steps(session, ids)), abs=TOLERANCE)
+
+
+def test_a_text_longer_than_the_context_is_refused(session):
+    with pytest.raises(UserError, match="text: 33 tokens.* holds 32"):
+        log_probabilities(session, [[1] * 33])

@@ -1,0 +1,94 @@
+"""A model that is opened with its matrices in 8 or 4 bits: it computes what the numbers of its codes compute."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.engine.test_decode import greedy_by_full_forward
+from tests.engine.test_session import run  # noqa: F401
+from tests.formats.huggingface.published import directory
+from tpullm.cli.options import add_weights
+from tpullm.engine.engine import Engine
+from tpullm.engine.request import Request
+from tpullm.engine.session import load
+from tpullm.evaluation import scoring
+from tpullm.evaluation.kept_answers import parameter_hash
+from tpullm.formats.huggingface.tensors import flat
+from tpullm.model import quantized
+from tpullm.recipe.sampling import GREEDY
+from tpullm.system.errors import UserError
+
+TOKENS = np.array([[1, 300, 40, 77, 30, 21]], np.int32)
+
+
+def of_numbers(session):
+    """The same model with matrices of numbers, as its codes have them."""
+    with jax.set_mesh(session.mesh):
+        change = jax.jit(lambda of: quantized.each_matrix(of, lambda matrix, _: quantized.dequantized(matrix)))
+        return dataclasses.replace(session, params=change(session.params), weights="")
+
+
+def is_of(session, given, kind):
+    """Whether all that is quantized has the codes of the given parameters, and all else is as it was."""
+    with jax.set_mesh(session.mesh):
+        wanted = jax.jit(
+            lambda of: quantized.each_matrix(of, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
+        )(given)
+    assert jax.tree.structure(session.params) == jax.tree.structure(wanted)
+    for found, expected in zip(jax.tree.leaves(session.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
+def opened(request, run):  # noqa: F811
+    return load(run, weights=request.param)
+
+
+def test_a_checkpoint_is_quantized_as_it_is_read(opened, session):
+    is_of(opened, session.params, opened.weights)
+    names = {name for name, leaf in flat(opened.params).items() if quantized.is_quantized(leaf)}
+    parts = ("attention.query", "attention.key", "attention.value", "attention.out", "mlp.gate", "mlp.up", "mlp.down")
+    assert names == {f"layers.{part}.weight" for part in parts}
+    assert opened.memory_bytes() < session.memory_bytes()
+
+
+def test_it_computes_what_its_numbers_compute(opened, session):
+    """The same numbers in another program: float32 sums in another order, of scores of about 30."""
+    found, wanted = (scoring.logits(of, TOKENS) for of in (opened, of_numbers(opened)))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert np.abs(found - scoring.logits(session, TOKENS)).max() > 1e-3
+    assert parameter_hash(opened) != parameter_hash(of_numbers(opened))
+
+
+def test_the_engine_writes_what_the_numbers_write(opened):
+    new, engine = [], Engine(opened, 2)
+    engine.submit(Request(tuple(TOKENS[0].tolist()), 5, GREEDY), lambda token: new.append(token.id))
+    while engine.step():
+        pass
+    assert new == greedy_by_full_forward(of_numbers(opened), TOKENS[0].tolist(), 5)
+
+
+def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
+    folder = directory(tmp_path / "published", layers=1)
+    is_of(load(folder, weights="int4"), load(folder).params, "int4")
+
+
+def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatch):
+    from tests.formats.huggingface.published import change
+    from tpullm.engine.session import Found
+
+    folder = directory(tmp_path / "published", layers=1)
+    change(folder / "config.json", intermediate_size=39)
+    monkeypatch.setattr(Found, "params", None)
+    with pytest.raises(UserError, match="--weights int4: int4 has two codes in a byte, and .* 39 inputs; use int8"):
+        load(folder, weights="int4")
+
+
+def test_the_option_has_the_kinds_of_use():
+    class Parser:
+        def add_argument(self, *_, choices, **__):
+            assert choices == quantized.IN_USE
+
+    add_weights(Parser())

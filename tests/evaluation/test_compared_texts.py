@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from tpullm.evaluation import compared_texts
+from tpullm.evaluation.compared_texts import LONGEST, held_out, read
+from tpullm.system.errors import UserError
+
+
+def test_files_folders_and_rows(tmp_path):
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "folder" / "a.txt").write_text("一", "utf-8")
+    (tmp_path / "folder" / ".hidden").write_text("x")
+    (tmp_path / "folder" / "below" / "b.md").write_text("\ufeff二", "utf-8")
+    rows = [{"text": "三"}, {"text": " "}, {"text": "四", "id": 1}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder, file = read([str(tmp_path / "folder"), str(tmp_path / "c.jsonl")], 0)
+    assert (folder.name, folder.documents) == ("folder", ("一", "二"))
+    assert (file.name, file.documents) == ("c.jsonl", ("三", "四"))
+    assert read([str(tmp_path / "c.jsonl")], 1)[0].documents == ("三",)
+    assert file.version == read([str(tmp_path / "c.jsonl")], 0)[0].version != folder.version
+
+
+def test_a_long_text_is_cut_at_a_line(tmp_path):
+    text = "a line of text\n" * 3000
+    (tmp_path / "novel.txt").write_text(text)
+    (novel,) = read([str(tmp_path / "novel.txt")], 0)
+    assert "".join(novel.documents) == text and len(novel.documents) == 3
+    assert all(len(part) <= LONGEST and part.endswith("\n") for part in novel.documents)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("gone.txt", None, "no such file or folder; correct the name"),
+        ("latin.txt", "caf\u00e9".encode("latin-1"), "is not UTF-8; convert the file"),
+        ("empty.txt", b" \n", "holds no text; give another one"),
+        ("rows.jsonl", b'{"content": "x"}\n', "line 1: its 'text' is None and no text"),
+        ("half.jsonl", b'{"text": "\\ud800"}\n', "and no text; each row is a document"),
+        ("broken.jsonl", b'{"text": \n', "line 1"),
+        ("large.txt", b"0123456789" * 3, "has more text than the"),
+        ("large.jsonl", b'{"text": "0123456789"}\n' * 3, "has more text than the"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, name, content, said):
+    monkeypatch.setattr(compared_texts, "MOST_BYTES", 20)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said) as error:
+        read([str(tmp_path / name)], 0)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_texts_of_one_name(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text("x")
+    with pytest.raises(UserError, match="two texts are called x.txt"):
+        read([str(tmp_path / "a" / "x.txt"), str(tmp_path / "b" / "x.txt")], 0)
+
+
+def test_a_folder_without_documents(tmp_path):
+    assert held_out(tmp_path, 0) == []

@@ -1,0 +1,72 @@
+"""What is made of the harness's results, without the harness; `tests/cli/test_evaluate_tasks.py` runs it."""
+
+import numpy as np
+import pytest
+
+from tpullm.evaluation import harness_tasks, measured_model
+from tpullm.evaluation.harness import _interval, _is_ours, _metrics, _of_group
+from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.statistics import wilson
+
+
+def sample(**values):
+    return {"filter": "none", **values}
+
+
+def test_a_share_has_the_interval_of_wilson_and_a_mean_that_of_the_bootstrap():
+    samples = [sample(acc=float(n < 3), f1=n / 10) for n in range(10)]
+    found = _metrics(
+        {"acc,none": 0.3, "f1,none": 0.45, "acc_stderr,none": "N/A", "alias": "x", "sample_len": 10}, samples
+    )
+    assert list(found) == ["acc", "f1"] and found["acc"]["count"] == 10
+    assert found["acc"]["interval"] == list(wilson(3, 10))
+    low, high = found["f1"]["interval"]
+    assert low == pytest.approx(0.45 - 0.178, abs=0.02) and high == pytest.approx(0.45 + 0.178, abs=0.02)
+
+
+def test_what_is_no_mean_has_no_interval():
+    """A perplexity is e to the mean; a metric of whole sets gets pairs."""
+    assert _interval(float(np.exp(1.5)), [-1.0, -2.0]) is None
+    assert _interval(0.5, [(1, 2), (3, 4)]) is None and _interval(0.0, []) is None
+
+
+def test_filters_are_told_apart():
+    samples = [sample(exact=1.0), {"filter": "strict", "exact": 0.0}]
+    found = _metrics({"exact,none": 1.0, "exact,strict": 0.0}, samples)
+    assert {name: of["value"] for name, of in found.items()} == {"exact": 1.0, "exact (strict)": 0.0}
+
+
+def test_a_group_is_of_all_its_tasks():
+    """Weighted by size, it is the mean of all questions; the mean of two tasks of other sizes is not."""
+    results = {
+        "group_subtasks": {"all": ["some", "c"], "some": ["a", "b"]},
+        "samples": {"a": [sample(acc=1.0)] * 3, "b": [sample(acc=0.0)], "c": [sample(acc=1.0), sample(acc=0.0)]},
+        "groups": {"all": {"acc,none": 4 / 6, "alias": "all"}, "some": {"acc,none": 0.5}},
+        "versions": {"all": 1, "some": 2},
+    }
+    pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
+    whole, some = _of_group(results, "all", Asking(shots=5)), _of_group(results, "some", Asking())
+    assert whole["settings"]["tasks"] == ["a", "b", "c"] and whole["version"] == "1"
+    assert (whole["settings"]["shots"], some["settings"]["shots"]) == (5, "")
+    assert whole["metrics"]["acc"] == {"value": 4 / 6, "count": 6, "interval": list(wilson(4, 6))}
+    assert some["metrics"]["acc"] == {"value": 0.5, "count": 4, "interval": None}
+
+
+def test_a_failure_of_the_model_is_no_mistake_in_a_task(wide):
+    def ask(requests):
+        measured_model.MeasuredModel(wide, parameters="x").likelihoods(requests)
+
+    with pytest.raises(AttributeError) as of_model:
+        ask([None])
+    with pytest.raises(ZeroDivisionError) as of_task:
+        1 / 0  # noqa: B018
+    assert _is_ours(of_model.value) and not _is_ours(of_task.value)
+
+
+def test_quiet_leaves_logging_as_it_was():
+    import logging
+
+    before = logging.root.manager.disable, logging.getLogger("lm_eval").level
+    with harness_tasks.quiet():
+        assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
+    assert (logging.root.manager.disable, logging.getLogger("lm_eval").level) == before

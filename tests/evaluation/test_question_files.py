@@ -1,0 +1,164 @@
+import json
+
+import pytest
+
+from tpullm.evaluation.question_files import MOST_BYTES, TOKENS, Item, is_question_file, read
+from tpullm.system.errors import UserError
+
+
+def written(path, *rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
+
+
+@pytest.mark.parametrize("answer", [1, "ろ", "B"])
+def test_an_answer_is_a_number_a_text_or_a_letter(tmp_path, answer):
+    found = read(written(tmp_path / "own.jsonl", ASKED | {"answer": answer}))
+    assert found.items == (Item("どれ？", ("ろ",), ("い", "ろ", "は")),)
+    assert found.items[0].right_choice == 1 and found.name == "own" and found.tokens == TOKENS
+
+
+def test_the_text_of_a_choice_goes_before_its_letter(tmp_path):
+    (item,) = read(written(tmp_path / "own.jsonl", ASKED | {"choices": ["B", "A"], "answer": "A"})).items
+    assert item.answers == ("A",) and item.right_choice == 1
+
+
+def test_labels_as_arc_has_them(tmp_path):
+    choices = {"text": ["one", "two"], "label": ["1", "2"]}
+    (item,) = read(written(tmp_path / "arc.jsonl", {"question": "q", "choices": choices, "answer": "2"})).items
+    assert item.answers == ("two",)
+
+
+def test_free_answers(tmp_path):
+    rows = [{"question": "2 + 2", "answer": 4}, {"question": "色", "answer": ["赤", "あか"]}]
+    assert [item.answers for item in read(written(tmp_path / "free.jsonl", *rows)).items] == [("4",), ("赤", "あか")]
+
+
+def test_instructions(tmp_path):
+    rows = [
+        {"instruction": "訳せ", "input": "cat", "output": "猫"},
+        {"instruction": "歌え", "input": "", "output": "あ"},
+    ]
+    found = read(written(tmp_path / "told.jsonl", *rows)).items
+    assert found == (Item("cat", ("猫",), instruction="訳せ"), Item("", ("あ",), instruction="歌え"))
+
+
+# As their pages show them (github.com/yahoojapan/JGLUE).
+JCOMMONSENSEQA = {
+    "q_id": 3016, "question": "会社の最高責任者を何というか？", "choice0": "社長", "choice1": "教師", "choice2": "部長",
+    "choice3": "バイト", "choice4": "部下", "label": 0,
+}  # fmt: skip
+JNLI = {
+    "sentence_pair_id": "1157", "yjcaptions_id": "127202-129817-129818",
+    "sentence1": "街中の道路を大きなバスが走っています。", "sentence2": "道路を大きなバスが走っています。",
+    "label": "entailment",
+}  # fmt: skip
+MARC = {"review_id": "R2", "text": "とても良い。", "label": "positive"}
+ASKED_OF = {"question": "最高速度は？", "id": "a0", "answers": [{"text": "285 km/h", "answer_start": 3}]}
+JSQUAD = {
+    "version": "1.3",
+    "data": [{"title": "新幹線", "paragraphs": [{"qas": [ASKED_OF], "context": "新幹線 [SEP] 時速は285 km/hだ。"}]}],
+}
+
+
+def test_jglue(tmp_path):
+    """Its files end in .json and have an object a line."""
+    (item,) = read(written(tmp_path / "valid-v1.3.json", JCOMMONSENSEQA, JCOMMONSENSEQA)).items[:1]
+    assert item == Item("会社の最高責任者を何というか？", ("社長",), ("社長", "教師", "部長", "バイト", "部下"))
+    item = read(written(tmp_path / "jnli.json", JNLI, JNLI)).items[0]
+    assert item.answers == ("entailment",) and item.choices == ("entailment", "contradiction", "neutral")
+    assert JNLI["sentence1"] in item.text and JNLI["sentence2"] in item.text and item.instruction
+    assert read(written(tmp_path / "marc.json", MARC, MARC)).items[0].answers == ("positive",)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_jsquad(tmp_path, indent):
+    (tmp_path / "jsquad.json").write_text(json.dumps(JSQUAD, ensure_ascii=False, indent=indent), encoding="utf-8")
+    (item,) = read(str(tmp_path / "jsquad.json")).items
+    assert item == Item("新幹線\n時速は285 km/hだ。\n質問: 最高速度は？", ("285 km/h",))
+
+
+def test_llm_jp_eval(tmp_path):
+    whole = {"instruction": "答えよ", "output_length": 15, "metrics": ["char_f1"]}
+    whole |= {"few_shots": [{"input": "い", "output": "ろ"}], "samples": [{"input": "は", "output": "に"}] * 2}
+    (tmp_path / "niilc.json").write_text(json.dumps(whole), encoding="utf-8")
+    found = read(str(tmp_path / "niilc.json"))
+    assert found.items == (Item("は", ("に",), instruction="答えよ"),) * 2 and found.tokens == 15
+    assert found.examples == (Item("い", ("ろ",), instruction="答えよ"),)
+
+
+def test_a_version_is_of_the_questions(tmp_path):
+    one = read(written(tmp_path / "one.jsonl", ASKED | {"answer": 0}))
+    same = read(written(tmp_path / "two.jsonl", ASKED | {"answer": "A"}))
+    other = read(written(tmp_path / "two.jsonl", ASKED | {"answer": "B"}))
+    assert one.version == same.version != other.version
+
+
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        (
+            ASKED | {"answer": "E"},
+            "line 2: 'answer' is 'E' and no choice; write the text of a choice, its number from 0",
+        ),
+        (ASKED | {"answer": 3}, "line 2: 'answer' is 3 and no choice"),
+        (ASKED | {"answer": True}, "line 2: 'answer' is True and no choice"),
+        (ASKED | {"choices": ["い", "い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26 different texts"),
+        (ASKED | {"choices": ["い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
+        (ASKED | {"choices": [1, 2], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
+        (ASKED | {"choices": ["", "い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
+        (ASKED | {"choices": "いろ", "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
+        ({"question": " ", "answer": "x"}, "line 2: 'question' is ' ' and no text"),
+        ({"question": "x", "answer": []}, "line 2: 'answer' is []; write a text, or a list"),
+        (JNLI | {"label": "true"}, "line 2: 'label' is 'true' and none of entailment, contradiction, neutral"),
+        (JCOMMONSENSEQA | {"label": 5}, "line 2: 'answer' is 5 and no choice"),
+        ({"paragraphs": [{"context": "x"}]}, "line 2: 'paragraphs' are not those of SQuAD's form"),
+        ({"q": 1}, "line 2: has the keys q; a question has one of these sets: question, choices, answer; "),
+        ([1], "line 2: is not an object"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, row, says):
+    with pytest.raises(UserError, match="own.jsonl: ") as refused:
+        read(written(tmp_path / "own.jsonl", ASKED | {"answer": 0}, row))
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "has no question"),
+        (b"\n\n", "has no question"),
+        (b'{"question": "q", "answer": "\xff"}', "line 1: is not UTF-8"),
+        (b'{"question": "q", "answer": "a"', "line 1: is not JSON"),
+        (b'{"question": "' + b"x" * (5 << 20), "line 1: is longer than 4 MiB"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, content, says):
+    (tmp_path / "own.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=f"own.jsonl: {says}"):
+        read(str(tmp_path / "own.jsonl"))
+
+
+def test_what_is_wrong_in_a_file_of_one_object(tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text('{"instruction": "x", "samples": [{"input": "y"}]}')
+    with pytest.raises(UserError, match="own.json: samples: row 1: is no object with input and output"):
+        read(str(file))
+    file.write_text('{"instruction": "x", "output_length": 0, "samples": []}')
+    with pytest.raises(UserError, match="its instruction or output_length is not llm-jp-eval's"):
+        read(str(file))
+    file.write_bytes(b'{"data": "' + b"x" * MOST_BYTES)
+    with pytest.raises(UserError, match="one object of more than 64 MiB"):
+        read(str(file))
+
+
+def test_which_words_are_files(tmp_path):
+    assert [is_question_file(word) for word in ("a.jsonl", "b.json", "c.parquet", "d.yaml", "hellaswag")] == [
+        *(True, True, True),
+        *(False, False),
+    ]
+    with pytest.raises(UserError, match="gone.jsonl: no such file of questions"):
+        read(str(tmp_path / "gone.jsonl"))

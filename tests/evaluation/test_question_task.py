@@ -1,0 +1,123 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tpullm.engine.decode import decode
+from tpullm.evaluation.measured_model import MeasuredModel
+from tpullm.evaluation.prompt_forms import JAPANESE
+from tpullm.evaluation.question_files import Item, QuestionFile
+from tpullm.evaluation.question_task import RULES, Asking, measure, prepare
+from tpullm.evaluation.scoring import text_log_probabilities
+from tpullm.evaluation.statistics import wilson
+from tpullm.system.errors import UserError
+
+VERBS = ["読みます", "食べます", "飲みます", "買いました"]
+ITEMS = tuple(
+    Item(f"{thing}をどうしますか。", (VERBS[n % 3],), tuple(VERBS[: 2 + n % 3]) if n % 3 < 2 else ())
+    for n, thing in enumerate(["本", "パン", "水", "リンゴ", "新聞", "お茶", "手紙", "肉", "牛乳", "雑誌"])
+)
+FILE = QuestionFile("verbs", "v", ITEMS, tokens=8)
+
+
+def test_each_rule_is_what_it_says(wide):
+    """Against the likelihoods of whole texts, each scored alone."""
+    found = measure(MeasuredModel(wide), FILE, Asking(shots=1, seed=3))
+    asked = prepare(FILE, Asking(shots=1, seed=3), 512)
+    right = {rule: 0 for rule in RULES}
+    for row, item in zip(found["questions"], asked.items, strict=True):
+        if not item.choices:
+            assert "likeliest" not in row
+            continue
+        prompt, encode = JAPANESE.prompt(item, asked.examples, False), wide.tokenizer.encode
+        given = [*text_log_probabilities(wide, [prompt + choice for choice in item.choices])]
+        given = np.array(given) - text_log_probabilities(wide, [prompt])
+        alone = np.array(text_log_probabilities(wide, [JAPANESE.cue + choice for choice in item.choices]))
+        tokens = np.array([len(encode(prompt + choice)) - len(encode(prompt)) for choice in item.choices])
+        size = np.array([len(choice.encode()) for choice in item.choices])
+        for rule, score in zip(RULES, (given, given / tokens, given / size, given - alone), strict=True):
+            assert row["likeliest"][rule] == item.choices[score.argmax()]
+            right[rule] += item.choices[score.argmax()] == item.answers[0]
+    count = sum(bool(item.choices) for item in asked.items)
+    for rule in RULES:
+        share = found["likelihood"][rule]
+        assert (share["right"], share["count"]) == (right[rule], count)
+        assert share["interval"] == list(wilson(right[rule], count))
+    assert len({tuple(row["likeliest"].values()) for row in found["questions"] if "likeliest" in row}) > 1
+    guess = [1 / len(item.choices) for item in asked.items if item.choices]
+    assert found["chance"] == pytest.approx(sum(guess) / len(guess))
+
+
+def test_what_is_written_is_the_likeliest_text(wide):
+    found = measure(MeasuredModel(wide), FILE, Asking(limit=2))
+    assert len(found["questions"]) == found["written"]["count"] == 2
+    for row, item in zip(found["questions"], ITEMS, strict=False):
+        prompt = [*wide.tokenizer.begin, *wide.tokenizer.encode(JAPANESE.prompt(item, [], True))]
+        (ids,) = decode(wide, [prompt], 8)
+        assert row["written"] == wide.tokenizer.decode(ids).split("\n")[0]
+
+
+class Says(MeasuredModel):
+    """A model that writes what it is told to."""
+
+    def written(self, requests):
+        self.asked = requests
+        return self.says[: len(requests)]
+
+
+def test_an_answer_is_right_by_its_text_or_its_letter(wide):
+    model = Says(wide, parameters="x")
+    items = (*[Item("どれ？", ("ろ",), ("い", "ろ", "１"))] * 5, *[Item("何？", ("猫", "ねこ"))] * 3)
+    model.says = ["ろ", "Ｂ", "い", "何か", "1", "ねこ\n犬", "犬", "猫"]
+    found = measure(model, QuestionFile("own", "v", items), Asking())
+    assert [row["right"] for row in found["questions"]] == [True, True, False, False, False, True, False, True]
+    assert found["written"]["share"] == 4 / 8 and found["written"]["no_choice"] == 1 / 5
+    assert found["written"]["f1"] == pytest.approx((1 + 0 + 0 + 0 + 0 + 1 + 0 + 1) / 8)
+    assert all(request.stops == ("\n",) for request in model.asked)
+
+
+def test_examples_are_drawn_by_the_seed_and_not_asked():
+    drawn = [prepare(FILE, Asking(shots=3, seed=seed), 512) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] and drawn[0].examples != drawn[2].examples
+    for asked in drawn:
+        assert set(asked.items) | set(asked.examples) == set(ITEMS) and len(asked.items) == len(ITEMS) - 3
+
+
+def test_examples_of_the_file_go_before_drawn_ones():
+    given = QuestionFile("given", "v", ITEMS, examples=ITEMS[:3])
+    asked = prepare(given, Asking(shots=2), 512)
+    assert asked.examples == ITEMS[:2] and asked.items == ITEMS
+
+
+@pytest.mark.parametrize("shots", [10, 11])
+def test_too_few_questions(shots):
+    with pytest.raises(UserError, match=f"--shots: {shots}, and verbs has 10 questions and 0 examples; take fewer"):
+        prepare(FILE, Asking(shots=shots), 512)
+
+
+def test_an_answer_has_half_of_a_short_context():
+    assert prepare(FILE, Asking(), 12).tokens == 6 and prepare(FILE, Asking(), 512).tokens == 8
+
+
+def test_as_a_conversation(wide):
+    """The prompts are those of the chat template, and what the model says is not cut at a line."""
+    model = Says(wide, parameters="x")
+    model.says = ["読みます"] * 9
+    found = measure(model, FILE, Asking(shots=1, chat=True))
+    assert found["settings"]["form"] == "chat"
+    asked = prepare(FILE, Asking(shots=1), 512)
+    example, item = asked.examples[0], asked.items[0]
+    turns = [JAPANESE.question(example, True), example.answers[0], JAPANESE.question(item, True)]
+    messages = [
+        {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), turns, strict=True)
+    ]
+    assert model.asked[0].prompt == tuple(wide.tokenizer.chat_template(messages, add_generation_prompt=True)[0])
+    assert model.asked[0].stops == ()
+
+
+def test_longer_prompts_than_the_context_are_cut_and_counted(session):
+    """The context of 32 tokens holds no prompt, so each request is cut."""
+    model = MeasuredModel(session)
+    items = tuple(dataclasses.replace(item, choices=tuple(VERBS[:2])) for item in ITEMS[:2])
+    measure(model, QuestionFile("verbs", "v", items, tokens=4), Asking())
+    assert model.counts.requests == 2 * 2 * 2 + 2 and model.counts.cut == 2 * 2 + 2

@@ -1,0 +1,160 @@
+"""llama.cpp itself reads what is written: the same ids, the same logits, the same greedy tokens.
+
+It needs llama-cpp-python, which is no extra: PyPI has its source alone, and that takes 15 minutes to build.
+"""
+
+import gguf
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.formats.gguf.small_gguf import KNOWN, config_of, nested_parameters, tokenizer, write
+from tests.formats.gguf.test_gguf_vocabulary import GPT_4O, LLAMA_3, TEKKEN, changed, of_pairs, splitting, trained
+from tests.training.small import mesh
+from tpullm import LanguageModel
+from tpullm.cli.main import main
+from tpullm.formats.gguf import vocabulary as gguf_vocabulary
+
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+V, PROMPT, NEW = 320, 12, 64
+
+
+def greedy(architecture, params, prompt):
+    """The ids of a prompt and of the 64 tokens after it, and the logits after all ids but the last."""
+
+    @jax.jit
+    def run(ids_T, length):
+        seen = (jnp.arange(PROMPT + NEW) < length).astype(jnp.int32)[None]
+        model = architecture.model(params)
+        hidden = model(ids_T[None], seen, jnp.arange(PROMPT + NEW)[None], dtype=jnp.float32).hidden
+        return model.logits(hidden)[0]
+
+    ids_T = np.zeros(PROMPT + NEW, np.int32)
+    ids_T[:PROMPT] = prompt
+    with jax.set_mesh(mesh()):
+        for length in range(PROMPT, PROMPT + NEW):
+            ids_T[length] = np.asarray(run(ids_T, length))[length - 1].argmax()
+        logits = np.asarray(run(ids_T, PROMPT + NEW - 1))[:-1]
+    return ids_T.tolist(), logits
+
+
+def loaded(file, **options):
+    """llama.cpp with a cache in float32."""
+    return llama_cpp.Llama(
+        str(file), n_ctx=128, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer(tmp_path_factory):
+    return tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_family_has_the_same_logits_and_greedy_tokens(name, small_tokenizer, tmp_path):
+    """Logits within 1e-4 of their spread; of Gemma within 5e-3, since llama.cpp looks GELU up in a float16 table."""
+    length = "n_positions" if name == "gpt-2" else "max_position_embeddings"
+    changes = {} if name == "phi-3 longrope" else {length: 128}
+    config = config_of(name, vocab_size=V, **changes)
+    write(tmp_path / "small.gguf", config, small_tokenizer)
+    theirs = loaded(tmp_path / "small.gguf")
+    architecture, params = nested_parameters(config)
+    prompt = np.random.default_rng(1).integers(3, 300, PROMPT).tolist()
+    ids, logits = greedy(architecture, params, prompt)
+    theirs.eval(ids[:-1])
+    found = np.array(theirs.scores[: len(ids) - 1])
+    tolerance = 5e-3 if "gelu" in architecture.config.activation else 1e-4
+    spread = np.std(logits)
+    assert np.abs(found - logits).max() < tolerance * spread, (np.abs(found - logits).max() / spread, name)
+    assert found[PROMPT - 1 :].argmax(-1).tolist() == ids[PROMPT:]
+
+
+def vocabulary(file, tokenizer):
+    """The tokenizer alone, as llama.cpp reads it."""
+    writer = gguf.GGUFWriter(file, "llama")
+    gguf_vocabulary.write(writer, tokenizer, tokenizer.vocabulary_size, talks=False)
+    for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{key}")(32)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+
+
+LINES = [
+    "今日はいい天気ですね。元気ですか？ はい、元気です。",
+    "\n\n The cat sat on the mat.\n\tdef f(x):\n        return [x] * 2  # é 龘 😀\r\n",
+    "<|user|><0x41></s>\u3000 \x00 trailing  ",
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_our_tokenizers_split_alike(tmp_path, kind):
+    """No text here has two splits of the same score. The character U+2581, which is a space in `llama`, is left out."""
+    made = trained(tmp_path, kind)
+    theirs = vocabulary(tmp_path / "vocabulary.gguf", made)
+    for line in LINES:
+        found = theirs.tokenize(line.encode(), add_bos=False, special=False)
+        assert found == made.encode(line), line
+        assert theirs.detokenize(found).decode() == line
+    talk = "<s><|user|>今日は<|end|><|assistant|>"
+    assert theirs.tokenize(talk.encode(), add_bos=False, special=True) == made.encode_marked(talk)
+
+
+@pytest.mark.parametrize("pattern", [None, LLAMA_3, LLAMA_3.replace("{1,3}", ""), GPT_4O, TEKKEN])
+def test_published_tokenizers_of_bytes_split_alike(tmp_path, pattern):
+    made = changed(tmp_path, splitting(pattern) if pattern else lambda file: None)
+    theirs = vocabulary(tmp_path / "vocabulary.gguf", made)
+    for line in [*LINES[:2], "It'S 12345 ÉcoleABC\n\n  x ", "a  b\n \n<|im_start|>user\n今日<|im_end|>"]:
+        assert theirs.tokenize(line.encode(), add_bos=False, special=True) == made.encode(line), line
+
+
+def test_a_published_tokenizer_of_pairs_splits_alike(tmp_path):
+    made = of_pairs(tmp_path / "pairs")
+    theirs = vocabulary(tmp_path / "vocabulary.gguf", made)
+    for line in [LINES[0], "The cat  sat on the mat. 龘", "  猫が好きです。"]:
+        assert theirs.tokenize(line.encode(), add_bos=False, special=True) == made.encode(line), line
+
+
+@pytest.mark.slow
+def test_the_types_of_4_and_6_bits_are_those_of_its_own_program(small_tokenizer, tmp_path):
+    """The same type for each tensor, 99 % of its bytes, and the same error: sums of float32 are in another order."""
+    config = config_of(
+        "llama-2", vocab_size=V, hidden_size=256, intermediate_size=512, head_dim=64, num_hidden_layers=4
+    )
+    write(tmp_path / "exact.gguf", config, small_tokenizer)
+    write(tmp_path / "ours.gguf", config, small_tokenizer, "q4_k_m")
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = gguf.LlamaFileType.MOSTLY_Q4_K_M
+    files = [str(tmp_path / name).encode() for name in ("exact.gguf", "theirs.gguf")]
+    assert llama_cpp.llama_model_quantize(*files, options) == 0
+    ours, theirs, exact = (
+        {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors}
+        for name in ("ours", "theirs", "exact")
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.tensor_type == theirs[name].tensor_type
+        assert (tensor.data == theirs[name].data).mean() > 0.99
+        values = [gguf.dequantize(of.data, of.tensor_type) for of in (tensor, theirs[name])]
+        errors = [np.square(found - exact[name].data).mean() for found in values]
+        assert errors[0] <= errors[1] * 1.001
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_here_has_the_same_logits_and_greedy_tokens(tiny_run, tmp_path):
+    assert main(["export", str(tiny_run), str(tmp_path / "mine"), "--format", "gguf", "--weights", "f32"]) == 0
+    model, theirs = LanguageModel(tiny_run), loaded(tmp_path / "mine" / "mine-f32.gguf")
+    ids = model.tokenizer.document("今日は")[:-1]
+    prompt = len(ids)
+    for _ in range(NEW):
+        theirs.eval(ids[theirs.n_tokens :])
+        ids.append(int(theirs.scores[len(ids) - 1].argmax()))
+    logits = np.asarray(model.logits(np.array([ids[:-1]])))[0]
+    assert np.abs(theirs.scores[: len(ids) - 1] - logits).max() < 1e-4 * np.std(logits)
+    assert logits[prompt - 1 :].argmax(-1).tolist() == ids[prompt:]

@@ -1,0 +1,337 @@
+"""Hostile model folders: a good one, spoiled in one way or in several, all chosen by a seed."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.formats.huggingface.published import CHATML, change, write
+
+Spoil = Callable[[Path, random.Random], object]
+ODD_VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    1e999,
+    float("nan"),
+    "x",
+    "",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    10**9,
+    2**63,
+    10**400,
+    -(10**12),
+]
+# What else a config may say, and engines read.
+SETTINGS = (
+    "model_type hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+    "vocab_size max_position_embeddings rms_norm_eps hidden_act tie_word_embeddings rope_parameters rope_scaling "
+    "rope_theta eos_token_id bos_token_id attention_bias sliding_window layer_types dtype torch_dtype "
+    "original_max_position_embeddings partial_rotary_factor num_experts num_local_experts num_experts_per_tok "
+    "query_pre_attn_scalar sliding_window_pattern max_window_layers use_sliding_window quantization_config auto_map"
+).split()
+FAMILIES = "llama mistral qwen2 qwen3 olmo2 phi3 gemma gemma2 gemma3_text mixtral qwen3_moe gpt_oss gpt2 rwkv".split()
+TOKENS = "eos_token pad_token bos_token chat_template tokenizer_class legacy added_tokens_decoder".split()
+
+
+def config(**changes) -> Spoil:
+    return lambda folder, _: change(folder / "config.json", **changes)
+
+
+def odd_settings(folder: Path, chance: random.Random) -> None:
+    """A few settings of any type."""
+    changes = {chance.choice(SETTINGS): chance.choice(ODD_VALUES) for _ in range(chance.randint(1, 4))}
+    change(folder / "config.json", **changes)
+
+
+def odd_family(folder: Path, chance: random.Random) -> None:
+    change(folder / "config.json", model_type=chance.choice(FAMILIES))
+    odd_settings(folder, chance)
+
+
+def odd_size(folder: Path, chance: random.Random) -> None:
+    sizes = [
+        key for key in SETTINGS if key.startswith(("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos"))
+    ]
+    change(folder / "config.json", **{chance.choice(sizes): chance.choice([10**6, 10**9, 2**31, 2**40, 2**62, 2**64])})
+
+
+def odd_rope(folder: Path, chance: random.Random) -> None:
+    kinds = ["default", "linear", "dynamic", "llama3", "yarn", "longrope", "", None, 7, "x" * 10**6]
+    keys = "factor low_freq_factor high_freq_factor original_max_position_embeddings beta_fast short_factor long_factor"
+    rope = {"rope_type": chance.choice(kinds)} | {key: chance.choice(ODD_VALUES) for key in keys.split()}
+    change(folder / "config.json", **{chance.choice(["rope_parameters", "rope_scaling"]): rope})
+
+
+def odd_tokens(folder: Path, chance: random.Random) -> None:
+    change(folder / "tokenizer_config.json", **{chance.choice(TOKENS): chance.choice(ODD_VALUES) for _ in range(2)})
+
+
+def odd_generation(folder: Path, chance: random.Random) -> None:
+    write(
+        folder / "generation_config.json", {"eos_token_id": chance.choice([*ODD_VALUES, [[1]], [{}], ["a"], [2**40]])}
+    )
+
+
+def whole_file(name: str, data: bytes) -> Spoil:
+    return lambda folder, _: (folder / name).write_bytes(data)
+
+
+def any_json(data: Callable[[random.Random], bytes]) -> Spoil:
+    names = [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+    ]
+    return lambda folder, chance: (folder / chance.choice(names)).write_bytes(data(chance))
+
+
+def cut(folder: Path, chance: random.Random) -> None:
+    """Any file, cut off anywhere, or with some bytes changed."""
+    path = chance.choice(sorted(path for path in folder.iterdir() if path.is_file()))
+    data = bytearray(path.read_bytes()[: 1 << 22])
+    for _ in range(chance.randint(0, 5)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    path.write_bytes(data[: chance.choice([len(data), chance.randrange(len(data) + 1)])])
+
+
+def in_place_of(name: str, kind: str) -> Spoil:
+    """No file in the place of a file."""
+
+    def spoil(folder: Path, chance: random.Random) -> None:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "hollow":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        else:
+            path.symlink_to({"device": "/dev/zero", "link": "/etc/hostname", "nowhere": "nothing", "loop": name}[kind])
+
+    return spoil
+
+
+def any_place(kind: str) -> Spoil:
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
+    names += ["chat_template.jinja", "model.safetensors.index.json", "other.safetensors"]
+    return lambda folder, chance: in_place_of(chance.choice(names), kind)(folder, chance)
+
+
+def template(*sources: str) -> Spoil:
+    return lambda folder, chance: change(folder / "tokenizer_config.json", chat_template=chance.choice(sources))
+
+
+def tokenizer(**parts) -> Spoil:
+    return lambda folder, _: change(folder / "tokenizer.json", **parts)
+
+
+def doubling(folder: Path, chance: random.Random) -> None:
+    """36 steps that double a text, of one of the kinds that can."""
+    replace = {"type": "Replace", "pattern": chance.choice([{"String": "a"}, {"Regex": "[a-z]"}]), "content": "aa"}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    name, steps, step = chance.choice(
+        [("normalizer", "normalizers", replace), ("pre_tokenizer", "pretokenizers", level)]
+        + [("normalizer", "normalizers", {"type": "ByteLevel"}), ("decoder", "decoders", replace)]
+    )
+    kept = [{"type": "ByteLevel"}] if name == "decoder" else []
+    change(folder / "tokenizer.json", **{name: {"type": "Sequence", steps: [*[step] * 36, *kept]}})
+
+
+def added_tokens(count: int, first: int = 400, content: str = "<{}>") -> Spoil:
+    def spoil(folder: Path, _: random.Random) -> None:
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+        tokens = [{"id": first + number, "content": content.format(number), **flags} for number in range(count)]
+        change(folder / "tokenizer.json", added_tokens=tokens)
+
+    return spoil
+
+
+def odd_vocabulary(folder: Path, chance: random.Random) -> None:
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = described["model"]["vocab"]
+    vocabulary["new"] = chance.choice([2**32 - 1, 2**31, 10**7, -1, 2**64, "x", 1.5, None])
+    write(folder / "tokenizer.json", described)
+
+
+def odd_tokenizer(folder: Path, chance: random.Random) -> None:
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    described[chance.choice(list(described))] = chance.choice(ODD_VALUES)
+    described["model"][chance.choice(list(described["model"]))] = chance.choice(ODD_VALUES)
+    write(folder / "tokenizer.json", described)
+
+
+def nested_steps(folder: Path, _: random.Random) -> None:
+    step = {"type": "NFC"}
+    for _ in range(400):
+        step = {"type": "Sequence", "normalizers": [step]}
+    change(folder / "tokenizer.json", normalizer=step)
+
+
+def header(changes: Callable[[dict, random.Random], object], length: int | None = None) -> Spoil:
+    """Another header of the weights, before the same data."""
+
+    def spoil(folder: Path, chance: random.Random) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        said = json.loads(data[8 : 8 + size])
+        said = changes(said, chance) or said
+        text = json.dumps(said).encode()
+        path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data[8 + size :])
+
+    return spoil
+
+
+def one_tensor(**values) -> Spoil:
+    return header(lambda said, chance: said[chance.choice(sorted(set(said) - {"__metadata__"}))].update(values))
+
+
+def overlap(said: dict, chance: random.Random) -> None:
+    one, other = chance.sample(sorted(set(said) - {"__metadata__"}), 2)
+    said[one]["data_offsets"] = said[other]["data_offsets"]
+
+
+def index(value: Callable[[random.Random], object]) -> Spoil:
+    return lambda folder, chance: write(folder / "model.safetensors.index.json", {"weight_map": value(chance)})
+
+
+def linked_shard(folder: Path, chance: random.Random) -> None:
+    """A good file of weights outside, and a link or a name that leads there."""
+    outside = folder.parent / f"{folder.name}-outside.safetensors"
+    (folder / "model.safetensors").rename(outside)
+    (folder / "model.safetensors").symlink_to(outside)
+    if chance.random() < 0.5:
+        write(folder / "model.safetensors.index.json", {"weight_map": {"model.norm.weight": f"../{outside.name}"}})
+
+
+LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}" + "{% endfor %}" * 3
+SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+TOO_MANY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+OUT = ["../x", "/etc/passwd", "a\0b", "", ".", "..", 7, None, ["a"]]
+KINDS: dict[str, Spoil] = {
+    "nothing": lambda folder, chance: None,
+    "a template that loops": template(LOOP, CHATML + LOOP, "{% for i in range(10**12) %}{% endfor %}"),
+    "a template that fills memory": template(
+        "{{ 'a' * 3000000000 }}", "{{ '%2000000000d' % 1 }}", "{{ 'a' * 500000000 }}"
+    ),
+    "a template that grows": template(
+        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
+    ),
+    "a template that calls itself": template("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}"),
+    "a template that is deep": template(
+        "{% if true %}" * 5000 + "{% endif %}" * 5000, "{{ " + "(" * 20000 + ")" * 20000 + " }}"
+    ),
+    "a template that looks inside": template(
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os }}",
+    ),
+    "a template that talks": template("{{ raise_exception('\x1b[2J\n' * 100000) }}", "\x1b[2J{{ 1 / 0 }}"),
+    "a template of powers": template("{{ 9**9**9 }}", "{{ (10**4000) ~ '' }}", "{{ messages | tojson(indent=10**9) }}"),
+    "a long template": lambda folder, _: (folder / "chat_template.jinja").write_text("a" * (2 << 20)),
+    "a template of no text": template(7, [1], [{"name": "default"}], {"a": 1}),
+    "a tokenizer that doubles": doubling,
+    "a tokenizer of long tokens": added_tokens(2, content="a" * 10**6 + "{}"),
+    "many added tokens": added_tokens(200_000),
+    "an added token far away": added_tokens(1, first=4_000_000_000),
+    "an added token a little away": added_tokens(1, first=10_000_000),
+    "an odd vocabulary": odd_vocabulary,
+    "an odd tokenizer": odd_tokenizer,
+    "nested steps": nested_steps,
+    "a pattern that is none": tokenizer(
+        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(" * 1000}, "behavior": "Isolated", "invert": False}
+    ),
+    "a pattern that is slow": tokenizer(
+        pre_tokenizer={
+            "type": "Split",
+            "pattern": {"Regex": "(a+a+)+$|(a*)*b"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    ),
+    "a broken table": tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "a billion layers": config(num_hidden_layers=10**9),
+    "millions of experts": config(model_type="mixtral", num_local_experts=4000, num_hidden_layers=4000),
+    "a layer for everybody": config(
+        layer_types=["full_attention"] * 10**5, model_type="qwen3", use_sliding_window=True
+    ),
+    "an odd size": odd_size,
+    "odd settings": odd_settings,
+    "an odd family": odd_family,
+    "odd RoPE": odd_rope,
+    "odd tokens": odd_tokens,
+    "odd ends": odd_generation,
+    "a list": any_json(lambda chance: b"[1, 2]"),
+    "deep brackets": any_json(lambda chance: b"[" * 10**6),
+    "spaces": any_json(lambda chance: b" " * (80 << 20)),
+    "values": any_json(lambda chance: b"[" + b"{}," * (15 << 20) + b"1]"),
+    "no UTF-8": any_json(lambda chance: b'{"a": "\xff\xfe"}'),
+    "keys twice": whole_file(
+        "generation_config.json", b'{"eos_token_id": 1, "eos_token_id": [2, 3], "eos_token_id": {}}'
+    ),
+    "a number without end": any_json(lambda chance: b'{"vocab_size": ' + b"9" * 10**6 + b"}"),
+    "a cut": cut,
+    "a pipe": any_place("pipe"),
+    "a folder": any_place("folder"),
+    "a device": any_place("device"),
+    "a link": any_place("link"),
+    "a link to nothing": any_place("nowhere"),
+    "a link to itself": any_place("loop"),
+    "never written": any_place("hollow"),
+    "overlapping tensors": header(overlap),
+    "a tensor out of the file": one_tensor(data_offsets=[0, 10**15]),
+    "a shape that overflows": one_tensor(shape=[2**32, 2**32]),
+    "a shape of many dimensions": one_tensor(shape=[1] * 10**5),
+    "another type": one_tensor(dtype="I64"),
+    "an odd shape": header(lambda said, chance: said[sorted(said)[0]].update(shape=chance.choice(ODD_VALUES))),
+    "a header of no object": header(lambda said, chance: [said]),
+    "a header without end": header(lambda said, chance: None, length=2**60),
+    "a header of 90 MB": header(lambda said, chance: said | {"__metadata__": {"a": "x" * (90 << 20)}}),
+    "a million tensors": header(
+        lambda said, chance: (
+            said | {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(10**6)}
+        )
+    ),
+    "a name that talks": header(
+        lambda said, chance: {"\x1b[2J\n" * 1000 + name: value for name, value in said.items()}
+    ),
+    "an index that is a list": index(lambda chance: ["model.safetensors"]),
+    "an index that leads out": index(
+        lambda chance: {
+            "model.norm.weight": chance.choice(["../x", "/etc/passwd", "a\0b", "", ".", "..", 7, None, ["a"]])
+        }
+    ),
+    "an index of missing files": index(lambda chance: {str(n): f"{n}.safetensors" for n in range(10**4)}),
+    "a giant index": index(lambda chance: {f"model.layers.{n}.x": "model.safetensors" for n in range(10**6)}),
+    "an index of other tensors": index(
+        lambda chance: {"model.norm.weight": "model.safetensors", "x": "model.safetensors"}
+    ),
+    "a shard elsewhere": linked_shard,
+}
+
+PLACES = ("a pipe", "a folder", "a device", "a link", "a link to nothing", "a link to itself", "never written")
+
+
+def make(good: Path, folder: Path, seed: int) -> list[str]:
+    """A folder of a seed; the kinds of its faults. The first kind goes through all of them, so few seeds see each."""
+    chance, kinds = random.Random(seed), list(KINDS)
+    chosen = [kinds[seed % len(kinds)], *chance.sample(kinds, chance.choice([0, 0, 0, 1, 2]))]
+    shutil.copytree(good, folder)
+    for kind in sorted(chosen, key=PLACES.__contains__):  # what is no file can't be spoiled: reading a pipe never ends
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+            KINDS[kind](folder, chance)  # of two faults in one file the second may find nothing to spoil
+    return chosen

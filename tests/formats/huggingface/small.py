@@ -1,0 +1,166 @@
+"""A small model of each family, with odd settings, and weights that are a function of their names.
+
+Heads that are not width / number, one or few key heads, windows shorter than the text, RoPE scalings beyond the
+original length, biases, tied and untied, a vocabulary that is a multiple of nothing.
+"""
+
+import zlib
+
+import numpy as np
+
+from tpullm.formats.huggingface import configs, tensors
+from tpullm.formats.huggingface.families import FAMILIES, Family
+from tpullm.model.architecture import Architecture
+
+V, LENGTH = 61, 40
+ROPE = {"rope_type": "default", "rope_theta": 500.0}
+LLAMA = dict(
+    vocab_size=V,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=10,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    hidden_act="silu",
+    tie_word_embeddings=False,
+    rope_parameters=ROPE,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+GEMMA = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | dict(
+    hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7, tie_word_embeddings=True
+)
+QWEN_EXPERTS = dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
+LLAMA3 = ROPE | dict(
+    rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0, original_max_position_embeddings=16
+)
+YARN = ROPE | dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=8.0, beta_slow=1.0)
+LONG = ROPE | dict(
+    rope_type="longrope",
+    factor=4.0,
+    original_max_position_embeddings=16,
+    short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
+    long_factor=[1.0, 1.5, 2.0, 3.0, 4.0],
+)
+PHI_LONG = ROPE | dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2], long_factor=[1.0, 1.5, 2.0])
+
+# name -> (model_type, keys of config.json)
+MODELS = {
+    "llama-2": ("llama", LLAMA | {"head_dim": 6, "num_key_value_heads": 4}),
+    "llama-2 linear": ("llama", LLAMA | {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 3.0}}),
+    "llama-2 dynamic": (
+        "llama",
+        LLAMA | {"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 16},
+    ),
+    "llama-3 one key head": (
+        "llama",
+        LLAMA | {"num_key_value_heads": 1, "rope_parameters": ROPE | {"rope_theta": 5e5}},
+    ),
+    "llama-3.1": ("llama", LLAMA | {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
+    "llama-3.2 tied": ("llama", LLAMA | {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama yarn": ("llama", LLAMA | {"rope_parameters": YARN}),
+    "llama longrope": ("llama", LLAMA | {"rope_parameters": LONG}),
+    "mistral": ("mistral", LLAMA | {"sliding_window": 9}),
+    "qwen-2.5": ("qwen2", {k: v for k, v in LLAMA.items() if k != "head_dim"} | {"tie_word_embeddings": True}),
+    "qwen-2.5 windows": (
+        "qwen2",
+        {k: v for k, v in LLAMA.items() if k != "head_dim"}
+        | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen-3": ("qwen3", LLAMA | {"rope_parameters": YARN | {"truncate": False}}),
+    "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
+    "olmo-2": ("olmo2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
+    # The text is always longer than the original context: where it crosses over, transformers computes its cache anew.
+    "phi-3 longrope": (
+        "phi3",
+        {k: v for k, v in LLAMA.items() if k != "head_dim"}
+        | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
+    ),
+    "gemma": (
+        "gemma",
+        {k: v for k, v in GEMMA.items() if k not in ("hidden_activation", "sliding_window", "query_pre_attn_scalar")},
+    ),
+    "gemma-2": ("gemma2", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
+    "gemma-3": (
+        "gemma3_text",
+        {k: v for k, v in GEMMA.items() if k != "rope_parameters"}
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": ROPE | {"rope_type": "linear", "factor": 2.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    ),
+    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 9}),
+    "qwen-3 experts": (
+        "qwen3_moe",
+        LLAMA | QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN},
+    ),
+    "qwen-3 experts, weights as they are": (
+        "qwen3_moe",
+        LLAMA
+        | QWEN_EXPERTS
+        | {"norm_topk_prob": False, "attention_bias": True}
+        | {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": True},
+    ),
+    "gpt-oss": (
+        "gpt_oss",
+        LLAMA
+        | {"num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 1.5, "sliding_window": 7}
+        | {"rope_parameters": YARN | {"truncate": False}},
+    ),
+    "gpt-2": (
+        "gpt2",
+        dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
+        | dict(layer_norm_epsilon=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)
+        | dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    ),
+}
+
+
+def weight(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """A random tensor that depends on its name and shape alone; scales of norms are near `scale`."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    values = random.standard_normal(shape).astype(np.float32)
+    return values * 0.3 + (scale if len(shape) == 1 and "bias" not in name else 0.0)
+
+
+def rows(count: int = 3) -> np.ndarray:
+    """Token ids `[count, LENGTH + 1]`."""
+    return np.random.default_rng(0).integers(3, V, (count, LENGTH + 1)).astype(np.int32)
+
+
+def published(config: dict) -> tuple[Architecture, Family, dict[str, np.ndarray]]:
+    """The model of a `config.json`: our architecture, its family, and their tensors with the weights of `weight`."""
+    model = configs.read(config, "config.json")
+    architecture, family, found = Architecture(model), FAMILIES[config["model_type"]], {}
+    for name, shapes, _, _, inputs in _pieces(architecture, family):
+        shape, scale = tensors.their_shape(family, shapes, inputs), 1.0 - model.norm_unit_offset
+        found[name] = weight(name, shape, scale)
+    return architecture, family, found
+
+
+def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndarray]) -> dict:
+    """Our parameters, of their tensors: every one of them is used."""
+    flat = {key: np.zeros(shape.shape, np.float32) for key, shape in tensors.flat(architecture.shapes).items()}
+    used = set()
+    for name, shapes, ours, place, inputs in _pieces(architecture, family):
+        for key, part in zip(ours, tensors.split(family, found[name], shapes, inputs), strict=True):
+            flat[key][place] = part
+        used.add(name)
+    assert used == found.keys()
+    return tensors.nested(flat)
+
+
+def _pieces(architecture: Architecture, family: Family):
+    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+    for name, ours, place in tensors.pieces(family, shapes, architecture.config.layers):
+        of = [shapes[key].shape[len(place) :] for key in ours]
+        yield name, of, ours, place, tensors.input_dimensions(ours[0], axes[ours[0]], place)

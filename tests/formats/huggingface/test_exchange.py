@@ -1,0 +1,256 @@
+"""A directory in, the same directory out: every tensor's bytes, every setting of the config."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.formats.huggingface.small import MODELS, published
+from tpullm.formats.huggingface import configs, reading, tensors, weight_files, writing
+from tpullm.formats.huggingface.families import FAMILIES
+from tpullm.model.architecture import Architecture
+from tpullm.system.errors import UserError
+
+SPECIAL = {"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 0}
+
+
+def directory(folder, name, dtype=np.float32):
+    """A directory of a small model, as its authors would have published it, in two shards."""
+    model_type, keys = MODELS[name]
+    config = {"model_type": model_type, **keys}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    architecture, family, found = published(config)
+    found = {key: value.astype(dtype) for key, value in found.items()}
+    names = sorted(found)
+    files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in files.items():
+        save_file({key: found[key] for key in held}, folder / file)
+    weight_map = {key: file for file, held in files.items() for key in held}
+    (folder / weight_files.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    return architecture, family, found
+
+
+def in_one_file(folder, found):
+    """Other tensors, in one file instead of the shards."""
+    for path in folder.glob("model*"):
+        path.unlink()
+    save_file(found, folder / weight_files.SINGLE)
+
+
+def read(folder):
+    """The model of a directory, as an import reads it: our parameters in the types of the files."""
+    config, family = reading.read_config(folder)
+    architecture = Architecture(config)
+    arguments = (family, architecture.shapes, architecture.axes, config.layers)
+    with weight_files.opened(folder) as source:
+        dtypes = reading.stored(source, reading.check(source, *arguments))
+        shapes = tensors.flat(architecture.shapes)
+        targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}
+        arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
+        return architecture, reading.fill(source, *arguments, lambda array, target: array, lambda size: None)
+
+
+def write(folder, architecture, params, shard_bytes=10**9, **options):
+    """What an export writes of our parameters."""
+    held = tensors.flat(params)
+    parameters = writing.Parameters(held, tensors.flat(architecture.axes), held.__getitem__)
+    folder.mkdir()
+    writing.write_model(folder, architecture.config, parameters, SPECIAL, lambda size: None, shard_bytes, **options)
+
+
+def tensors_in(folder):
+    """Every tensor of a directory."""
+    return {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    _, _, given = directory(tmp_path / "in", name, kind)
+    architecture, params = read(tmp_path / "in")
+    write(tmp_path / "out", architecture, params, preferred=MODELS[name][0], shard_bytes=20_000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    written = tensors_in(tmp_path / "out")
+    assert written.keys() == given.keys()
+    for key, value in given.items():
+        assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
+    assert reading.read_config(tmp_path / "out")[0] == architecture.config
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == MODELS[name][0]
+    again, params_again = read(tmp_path / "out")
+    for key, value in tensors.flat(params).items():
+        np.testing.assert_array_equal(tensors.flat(params_again)[key], value)
+
+
+def test_tensors_of_several_types_keep_theirs(tmp_path):
+    """Norms in float32 beside matrices in bfloat16; a parameter whose layers differ is read as float32."""
+    _, _, given = directory(tmp_path / "in", "llama-2", ml_dtypes.bfloat16)
+    in_one_file(tmp_path / "in", given | {key: given[key].astype(np.float32) for key in given if "norm" in key})
+    (tmp_path / "in" / weight_files.INDEX).unlink(missing_ok=True)
+    write(tmp_path / "out", *read(tmp_path / "in"))
+    kinds = {key: value.dtype.name for key, value in tensors_in(tmp_path / "out").items()}
+    assert {kind for key, kind in kinds.items() if "norm" in key} == {"float32"}
+    assert {kind for key, kind in kinds.items() if "norm" not in key} == {"bfloat16"}
+    one = "model.layers.1.mlp.up_proj.weight"
+    in_one_file(tmp_path / "in", given | {one: given[one].astype(np.float32)})
+    _, params = read(tmp_path / "in")
+    assert params["layers"]["mlp"]["up"]["weight"].dtype == np.float32
+
+
+def test_numbers_that_are_no_floats_are_refused(tmp_path):
+    _, _, given = directory(tmp_path / "in", "llama-2")
+    one = "model.layers.1.mlp.up_proj.weight"
+    in_one_file(tmp_path / "in", given | {one: given[one].astype(np.int8)})
+    with pytest.raises(UserError, match="up_proj.weight is I8; use the checkpoint that was not quantized"):
+        read(tmp_path / "in")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_config_comes_back_from_both_places_that_state_rope(name):
+    model_type, keys = MODELS[name]
+    config = configs.read({"model_type": model_type, **keys}, "config.json")
+    written = configs.write(config)
+    assert configs.read(written, "written") == config
+    if config.positions == "rotary":
+        older = {key: value for key, value in written.items() if key != "rope_parameters"}
+        assert configs.read(older, "as older engines read it") == config
+
+
+def refusal(tmp_path, name="llama-2", **changes):
+    directory(tmp_path / "in", name)
+    path = tmp_path / "in" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError) as refused:
+        read(tmp_path / "in")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_we_do_not_compute_is_refused(tmp_path):
+    cases = [
+        ({"model_type": "rwkv"}, "'rwkv' is not known; known are gemma, gemma2"),
+        ({"quantization_config": {"bits": 4}}, "quantized"),
+        ({"auto_map": {"AutoModel": "x.y"}}, "code of its own"),
+        ({"hidden_act": "relu2"}, "'relu2' is not one of"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "'spiral' is not known"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step 2"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers [0]"),
+    ]
+    for number, (changes, message) in enumerate(cases):
+        (tmp_path / str(number)).mkdir()
+        assert message in refusal(tmp_path / str(number), **changes)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    cases = [
+        ({"num_hidden_layers": 4}, "missing model.layers.3."),
+        ({"num_hidden_layers": 2}, "unknown model.layers.2."),
+        ({"vocab_size": 62}, "[61, 24] instead of [62, 24]"),
+        ({"intermediate_size": 41}, "instead of [41, 24]"),
+        ({"attention_bias": True}, "missing model.layers.0.self_attn.k_proj.bias"),
+    ]
+    for number, (changes, message) in enumerate(cases):
+        (tmp_path / str(number)).mkdir()
+        assert message in refusal(tmp_path / str(number), **changes)
+
+
+def test_broken_directories_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path)
+    directory(tmp_path / "a", "llama-2")
+    shard = tmp_path / "a" / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        read(tmp_path / "a")
+    shard.unlink()
+    with pytest.raises(UserError, match="00002-of-00002.safetensors: this shard is missing"):
+        read(tmp_path / "a")
+    (tmp_path / "a" / weight_files.INDEX).unlink()
+    with pytest.raises(UserError, match="holds neither"):
+        read(tmp_path / "a")
+
+
+def test_a_second_copy_of_tied_weights_must_be_the_same(tmp_path):
+    _, _, found = directory(tmp_path / "in", "qwen-2.5")
+    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"]})
+    read(tmp_path / "in")
+    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"] + 1})
+    with pytest.raises(UserError, match="lm_head.weight is another table"):
+        read(tmp_path / "in")
+
+
+def test_gpt_2_as_it_was_published(tmp_path):
+    """Without the prefix of the whole model, and with the masks that were saved as tensors."""
+    _, _, found = directory(tmp_path / "in", "gpt-2")
+    bare = {key.removeprefix("transformer."): value for key, value in found.items()}
+    masks = {f"h.{layer}.attn.bias": np.tri(48, dtype=np.float32)[None, None] for layer in range(3)}
+    in_one_file(tmp_path / "in", bare | masks)
+    _, params = read(tmp_path / "in")
+    np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
+
+
+def test_every_parameter_is_named_in_every_family():
+    for name, (model_type, keys) in MODELS.items():
+        architecture = Architecture(configs.read({"model_type": model_type, **keys}, "config.json"))
+        shapes = tensors.flat(architecture.shapes)
+        named = {key for _, ours, _ in tensors.pieces(FAMILIES[model_type], shapes, 1) for key in ours}
+        assert named == shapes.keys(), name
+        assert sum(math.prod(shape.shape) for shape in shapes.values()) > 1000
+
+
+def test_experts_are_counted_by_either_name():
+    """Published files of Qwen say `num_experts`; transformers 5 writes them again with `num_local_experts`."""
+    keys = {"model_type": "qwen3_moe", **MODELS["qwen-3 experts"][1]}
+    again = {key: value for key, value in keys.items() if key != "num_experts"} | {"num_local_experts": 5}
+    assert configs.read(again, "config.json") == configs.read(keys, "config.json")
+
+
+def test_null_is_not_the_default():
+    """A model without soft caps says so with null; where a key is missing, the family's default holds."""
+    keys = {"model_type": "gemma2", **MODELS["gemma-2"][1]}
+    uncapped = configs.read(keys | {"attn_logit_softcapping": None, "final_logit_softcapping": None}, "config.json")
+    assert uncapped.attention_softcap == uncapped.logit_softcap == 0
+    assert configs.read(configs.write(uncapped), "written") == uncapped
+    bare = {key: value for key, value in keys.items() if not key.endswith("softcapping") and key != "hidden_activation"}
+    read_bare = configs.read(bare, "config.json")
+    assert (read_bare.attention_softcap, read_bare.logit_softcap, read_bare.activation) == (50.0, 30.0, "gelu_tanh")
+
+
+WRONG = [
+    ("llama-2", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "make them agree"),
+    ("llama-2", {"rope_parameters": {"rope_type": "linear"}}, "a setting has a wrong type"),
+    ("llama-2", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
+    (
+        "llama-2",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        "partial_rotary_factor 0.5",
+    ),
+    ("llama-2", {"rope_parameters": "yarn"}, "a setting has a wrong type"),
+    ("llama-2", {"hidden_size": "64"}, "hidden_size is missing"),
+    ("llama-2", {"model_type": ["llama"]}, "is not known"),
+    ("qwen-2.5", {"hidden_size": 25}, "4 heads do not divide a width of 25"),
+    ("gemma-3", {"layer_types": ["sliding_attention"]}, "are not 4 of"),
+    ("gemma-3", {"layer_types": ["chunked_attention"] * 4}, "are not 4 of"),
+    ("mistral", {"layer_types": ["full_attention"] * 3}, "are not used by this model_type"),
+    ("gemma", {"hidden_act": "silu"}, "hidden_act 'silu' can't be used: we compute 'gelu_pytorch_tanh'"),
+    ("mixtral", {"num_experts_per_tok": 6}, "6 of 5 experts can't be chosen"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), WRONG, ids=[message for *_, message in WRONG])
+def test_a_wrong_setting_is_told_in_one_line(name, changes, message):
+    model_type, keys = MODELS[name]
+    with pytest.raises(UserError, match=message):
+        configs.read({"model_type": model_type, **keys, **changes}, "config.json")
+
+
+def test_a_window_that_is_switched_off_is_none():
+    model_type, keys = MODELS["qwen-2.5"]
+    off = {"use_sliding_window": False, "sliding_window": 5, "layer_types": ["sliding_attention"] * 3}
+    assert configs.read({"model_type": model_type, **keys, **off}, "config.json").windows == ()

@@ -1,0 +1,78 @@
+"""Hostile model folders through the real verbs: no hang, no traceback, no more than 1 GiB, and one line each."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, tpullm
+from tests.formats.huggingface import hostile
+from tests.formats.huggingface.published import directory
+
+MOST_BYTES = 1 << 30
+GOOD_ENDS = {"doctor": (0, 1, 2, 3), "import": (0, 2)}
+
+
+@pytest.fixture
+def verbs():
+    """`verbs(*arguments)`: how a command line ends, in a process of these tests."""
+    command = [sys.executable, "-m", "tests.formats.huggingface.reads_folders"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def run(*arguments) -> dict:
+        print(json.dumps(list(map(str, arguments))), file=process.stdin, flush=True)
+        return {"verb": arguments[0]} | json.loads(process.stdout.readline())
+
+    yield run
+    process.kill()
+    process.communicate()
+
+
+SEEDS = {
+    "every third kind": range(0, len(hostile.KINDS), 3),  # all of them take a minute
+    "each kind": range(len(hostile.KINDS)),
+    "500": range(1000, 1500),
+}
+QUICK, *SLOW = SEEDS
+
+
+def _marked(name: str, mark: str):
+    return pytest.param(name, marks=getattr(pytest.mark, mark))
+
+
+@pytest.mark.parametrize("name", [_marked(QUICK, "ci"), *(_marked(name, "slow") for name in SLOW)])
+def test_hostile_folders_end_in_one_line_within_bounds(name, verbs, tmp_path):
+    good, wrong, memory = directory(tmp_path / "good"), [], 0
+    for seed in SEEDS[name]:
+        folder, run = tmp_path / f"{seed}", tmp_path / f"run{seed}"
+        kinds = hostile.make(good, folder, seed)
+        for end in (verbs("doctor", folder), verbs("import", folder, f"--run={run}")):
+            memory = max(memory, end["memory"])
+            if not ends_well(end) or kinds == ["nothing"] and end["code"]:
+                wrong.append({"seed": seed, "kinds": kinds} | end)
+        for made in (folder, run):
+            shutil.rmtree(made, ignore_errors=True)
+    assert not wrong, json.dumps(wrong[:3], indent=1)
+    assert memory <= MOST_BYTES
+
+
+def ends_well(end: dict) -> bool:
+    """Whether a verb worked, or told what is wrong in lines that are short and printable; all within two minutes."""
+    told = [text for text in (end["out"] + end["err"]).split("\n") if text]
+    one = end["code"] != 2 or len(told) == 1 and told[0].startswith("tpullm: ")
+    plain = all(len(text) < 2_100 and text.isprintable() for text in told)
+    return end["code"] in GOOD_ENDS[end["verb"]] and one and plain and end["seconds"] < 120
+
+
+def test_a_hostile_folder_ends_the_program_itself_in_one_line(tmp_path):
+    folder = directory(tmp_path / "model")
+    hostile.KINDS["a billion layers"](folder, None)
+    done = tpullm("import", folder, "--run", tmp_path / "run", check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "layers 1000000000 is not from 1 to 4,096" in done.stderr and not (tmp_path / "run").exists()

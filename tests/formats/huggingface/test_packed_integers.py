@@ -1,0 +1,146 @@
+"""Matrices in 8 and 4 bits, as compressed-tensors has them: what is in the files, and what transformers computes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.formats.huggingface.small import GEMMA, LLAMA, MODELS, as_ours, published, rows
+from tests.formats.huggingface.test_exchange import write
+from tests.training.small import mesh
+from tpullm.formats.huggingface import writing
+from tpullm.formats.huggingface.writing import BITS, PackedIntegers
+from tpullm.model import quantized
+from tpullm.system.errors import UserError
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32}
+WIDE = LLAMA | SIZES
+FAMILIES = {
+    "llama": WIDE | {"attention_bias": True, "mlp_bias": True},
+    "qwen2": {key: value for key, value in WIDE.items() if key != "head_dim"} | {"tie_word_embeddings": True},
+    "qwen3": WIDE,
+    "phi3": WIDE,  # tensors that hold several matrices of ours
+    "gemma2": GEMMA | SIZES | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0},
+}
+
+
+def written(folder, model_type, kind):
+    """A model as an export writes it: its architecture, its family, its tensors before, and those in the files."""
+    architecture, family, before = published({"model_type": model_type, **FAMILIES[model_type]})
+    write(folder, architecture, as_ours(architecture, family, before), preferred=model_type, weights=kind)
+    return architecture, family, before, load_file(folder / "model.safetensors")
+
+
+def numbers(found, name, kind):
+    """The matrix that three tensors stand for, by the format's own words: one number of the file at a time."""
+    packed, scales, shape = (found[f"{name}_{part}"] for part in ("packed", "scale", "shape"))
+    bits, (outputs, inputs) = BITS[kind], shape.tolist()
+    places = np.arange(inputs) * bits
+    words = packed.view(np.uint32)[:, places // 32]
+    values = ((words >> (places % 32).astype(np.uint32)) & (2**bits - 1)).astype(np.int64) - 2 ** (bits - 1)
+    assert values.shape == (outputs, inputs)
+    return values * np.repeat(scales.astype(np.float32), inputs // scales.shape[1], axis=1)
+
+
+def unpacked(found, kind):
+    """All tensors of a folder as they are multiplied."""
+    whole = {name: tensor for name, tensor in found.items() if "weight_" not in name}
+    packed = [name.removesuffix("_packed") for name in found if name.endswith("_packed")]
+    return whole | {name: numbers(found, name, kind).astype(np.float32) for name in packed}
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_the_tensors_and_the_settings_of_a_folder(kind, tmp_path):
+    _, _, before, found = written(tmp_path / "out", "phi3", kind)
+    for name, tensor in before.items():
+        if not name.startswith("model.layers.") or not name.endswith("proj.weight"):
+            np.testing.assert_array_equal(found[name], tensor, err_msg=name)  # tables, the head, norms, biases
+            continue
+        outputs, inputs = tensor.shape
+        assert name not in found and found[f"{name}_shape"].tolist() == [outputs, inputs]
+        packed, scales = found[f"{name}_packed"], found[f"{name}_scale"]
+        assert (packed.dtype, packed.shape) == (np.int32, (outputs, inputs * BITS[kind] // 32))
+        assert (scales.dtype, scales.shape) == (np.float32, (outputs, inputs // 32))
+        error = np.abs(numbers(found, name, kind) - tensor)
+        assert (error <= np.repeat(scales, 32, axis=1) * (0.5 + 1e-4)).all(), name  # half a step, and float32
+        assert error.max() > scales.min() / 4
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    (group,) = said["config_groups"].values()
+    assert (said["quant_method"], said["format"], said["ignore"]) == (
+        "compressed-tensors",
+        "pack-quantized",
+        ["lm_head"],
+    )
+    assert group["targets"] == ["Linear"] and group["input_activations"] is None
+    asked = {"num_bits": BITS[kind], "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+    assert group["weights"].items() >= asked.items()
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_the_numbers_are_those_of_a_model_in_use(kind):
+    """In float32; in the type of a folder a scale is rounded before the numbers are, so these fit it."""
+    matrix = np.random.default_rng(0).standard_normal((24, 192)).astype(np.float32)
+    matrix[3, 64:128] = 0
+    with jax.set_mesh(mesh()):
+        weight = jax.device_put(matrix.T, jax.NamedSharding(mesh(), jax.P(None, None)))
+        wanted = quantized.dequantized(jax.jit(quantized.quantized, static_argnums=(1, 2))(weight, kind, -2))
+    values, scales = PackedIntegers(kind, 64).rounded(matrix, np.dtype("float32"))
+    np.testing.assert_array_equal(values * np.repeat(scales, 64, axis=1), np.asarray(wanted).T)
+    values, scales = PackedIntegers(kind, 64).rounded(matrix, np.dtype(jnp.bfloat16))
+    scales = np.repeat(scales.astype(np.float32), 64, axis=1)
+    inside = np.abs(matrix) <= scales * (2 ** (BITS[kind] - 1) - 1)  # the end of a group may be cut off
+    assert scales.any() and (np.abs(values * scales - matrix)[inside] <= (scales / 2)[inside] * 1.001).all()
+    assert inside.mean() > 0.9
+    assert tuple(BITS) == quantized.IN_USE
+    assert all(writing.MOST[kind] == quantized.KINDS[kind][1] for kind in BITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "why"),
+    [
+        ("mixtral", {}, "transformers reads experts as they are only"),
+        ("gpt-2", {}, "GPT2LMHeadModel has no linear layers"),
+        ("qwen-3", {}, "model.width is 24, no multiple of 32"),
+        ("qwen-3", SIZES | {"intermediate_size": 80}, "model.mlp_width is 80, no multiple of 32"),
+        ("qwen-3", SIZES | {"head_dim": 6}, "model.heads x model.head_width is 24, no multiple of 32"),
+    ],
+)
+def test_what_no_other_program_would_read_is_refused(name, changes, why, tmp_path):
+    model_type, keys = MODELS[name]
+    architecture, family, before = published({"model_type": model_type, **keys, **changes})
+    with pytest.raises(UserError, match=why):
+        write(tmp_path / "out", architecture, as_ours(architecture, family, before), weights="int4")
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BITS)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_transformers_gives_the_same_logits(model_type, kind, tmp_path):
+    """Sums in another order in float32; the codes are the same numbers on both sides."""
+    torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
+    transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
+    architecture, family, before, found = written(tmp_path / "out", model_type, kind)
+    options = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+    model, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", **options)
+    assert not any(told.values()), told
+    tokens = rows()[:, :-1]
+    with torch.no_grad():
+        theirs = model.eval()(input_ids=torch.from_numpy(tokens).long()).logits.numpy()
+
+    @jax.jit
+    def logits(params):
+        of = architecture.model(params)
+        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return of.logits(of(tokens, jnp.ones_like(tokens), places, dtype=jnp.float32).hidden)
+
+    with jax.set_mesh(mesh()):
+        ours, unrounded = (
+            np.asarray(logits(as_ours(architecture, family, of))) for of in (unpacked(found, kind), before)
+        )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    assert np.abs(unrounded - theirs).max() > 1e-3 * np.abs(theirs).max()

@@ -1,0 +1,87 @@
+"""An adapter of every family against what PEFT gave when it was recorded: the main suite has no PEFT."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.formats.huggingface.adapters_of import FILE, NAMES, made, written
+from tests.formats.huggingface.record import PLACES
+from tests.formats.huggingface.small import rows
+from tests.training.small import mesh
+from tpullm.data import batch
+from tpullm.formats.huggingface import adapters, tensors
+from tpullm.model.attention import plain
+from tpullm.system.errors import UserError
+
+# Experts, biases, and modules that hold several of our matrices; the names of all are those of `test_recorded.py`.
+QUICK = ("llama-2", "gpt-2", "phi-3", "gpt-oss")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in NAMES])
+def test_logits_are_those_recorded(name):
+    """With DoRA, and each of our matrices with an adapter of its own."""
+    architecture, _, params, _ = made(name)
+    tokens = rows(1)[:, :-1]
+    positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
+
+    @jax.jit
+    def run(params):
+        model = architecture.model(params)
+        return model.logits(model(tokens, np.ones_like(tokens), positions, dtype=jnp.float32).hidden)
+
+    with jax.set_mesh(mesh()):
+        found = np.asarray(run(params))[0, list(PLACES)]
+    expected = np.load(FILE)[name]
+    # Sums in another order in float32, through three layers.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["llama-2", "gpt-2", "phi-3"])
+def test_written_and_read_again_is_the_same(name, tmp_path):
+    """Of modules that hold several of our matrices, one wider adapter is read for each, which computes the same."""
+    architecture, _, _, flat = made(name)
+    written(tmp_path, name)
+    config, arrays = adapters.read(tmp_path, tensors.flat(architecture.shapes), architecture.config.layers)
+    assert config.targets == architecture.adapter.targets and config.magnitude
+    for key in [key.removesuffix(".a") for key in flat if key.endswith(".a")]:
+        ours, theirs = ((tree[f"{key}.a"], tree[f"{key}.b"]) for tree in (flat, arrays))
+        scales = architecture.adapter.scale, config.scale
+        products = [scale * np.tensordot(a[0], b[0], 1) for scale, (a, b) in zip(scales, (ours, theirs), strict=True)]
+        np.testing.assert_allclose(products[1], products[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("peft_type", "IA3", "peft_type is IA3; only LORA is known here"),
+        ("init_lora_weights", "pissa", "init_lora_weights is pissa"),
+        ("rank_pattern", ["q"], "rank_pattern is .*, and no object"),
+        ("alpha_pattern", {"q_proj": True}, "alpha_pattern has q_proj: True"),
+        ("r", "many", "r is many, and no number above 0"),
+    ],
+)
+def test_what_is_not_computed_here_is_refused(key, value, message, tmp_path):
+    architecture = made("llama-2")[0]
+    written(tmp_path, "llama-2")
+    said = json.loads((tmp_path / adapters.CONFIG).read_text())
+    (tmp_path / adapters.CONFIG).write_text(json.dumps(said | {key: value}))
+    with pytest.raises(UserError, match=message):
+        adapters.read(tmp_path, tensors.flat(architecture.shapes), architecture.config.layers)
+
+
+def test_dora_in_some_layers_alone_is_refused(tmp_path):
+    """A layer without one would have lengths of 0."""
+    architecture = made("llama-2")[0]
+    written(tmp_path, "llama-2")
+    kept = {key: value for key, value in load_file(tmp_path / adapters.WEIGHTS).items() if ".layers.1." not in key}
+    save_file(kept, tmp_path / adapters.WEIGHTS)
+    with pytest.raises(UserError, match="has no DoRA in some layers"):
+        adapters.read(tmp_path, tensors.flat(architecture.shapes), architecture.config.layers)
+
+
+def test_the_two_places_that_know_of_branches_agree():
+    assert batch.BRANCH == plain.BRANCH

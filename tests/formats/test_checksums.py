@@ -1,0 +1,212 @@
+"""A checkpoint whose bits have flipped is noticed before it is used."""
+
+import json
+import shutil
+import threading
+
+import jax.numpy as jnp
+import pytest
+
+from tests.run.test_resume import assert_same_bits
+from tests.training import several_hosts
+from tpullm.cli.main import main
+from tpullm.formats import checkpoints as checksums
+from tpullm.formats.checkpoints import Checkpoints, CorruptSave
+from tpullm.formats.models import find, made_by, steps
+from tpullm.recipe.schema import CheckpointConfig
+from tpullm.system import storage
+
+
+@pytest.fixture
+def run(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def save(tmp_path):
+    """One small checkpoint."""
+    checkpoints = Checkpoints(tmp_path / "stage" / "checkpoints", CheckpointConfig())
+    checkpoints.save(30, {"params": {"a": jnp.arange(1000.0), "b": jnp.ones((3, 4))}}, {"stage": "pretrain"})
+    checkpoints.close()
+    return tmp_path / "stage" / "checkpoints" / "30"
+
+
+@pytest.fixture
+def interrupted(run):
+    """A run whose pretraining was killed after its last save."""
+    (run / "pretrain" / "manifest.json").unlink()
+    return run
+
+
+def flip(path, place=-1):
+    """Flip one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def largest(save):
+    """The file with most of the arrays."""
+    return max(save.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, capsys):
+    """The corrupt one is kept, and neither resumed from again nor counted."""
+    checkpoints = interrupted / "pretrain" / "checkpoints"
+    flip(largest(checkpoints / "30"), 1000)
+    assert main(["pretrain", "--run", str(interrupted)]) == 0
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if "corrupt" in line]
+    assert (
+        line.startswith(f"{checkpoints / '30'}: the checkpoint is corrupt (state/") and "resumes from an older" in line
+    )
+    assert "step 25 of 30" in said
+    assert_same_bits(tiny_run / "pretrain", interrupted / "pretrain")
+    assert steps(checkpoints) == [25, 30]
+    (kept,) = (interrupted / "replaced").iterdir()
+    with pytest.raises(CorruptSave):
+        checksums.verify(kept / "corrupt" / "30")
+
+
+@pytest.mark.slow
+def test_two_hosts_take_the_same_whole_save(tiny_run, interrupted):
+    """The corrupt file is in the share of host 1, the second largest one."""
+    save = interrupted / "pretrain" / "checkpoints" / "30"
+    files = storage.read_json(save / checksums.FILE)["files"]
+    flip(save / sorted(files, key=lambda name: (-files[name][0], name))[1], 50)
+    ended = several_hosts.run(2, "tpullm", "pretrain", "--run", interrupted, "--mesh.fsdp", 4, devices=4)
+    for host in (0, 1):
+        lines = [line for line in ended[host][2].splitlines() if "corrupt" in line]
+        assert len(lines) == (0 if host else 1) and all(f"{save}: the checkpoint is corrupt" in line for line in lines)
+    assert "step 25 of 30" in ended[0][2]
+    assert steps(interrupted / "pretrain" / "checkpoints") == [25, 30]
+
+
+def test_a_description_that_is_no_json_is_a_corrupt_save(interrupted, capsys):
+    checkpoints = interrupted / "pretrain" / "checkpoints"
+    (checkpoints / "30" / "description" / "metadata").write_bytes(b"\xff{")
+    assert main(["pretrain", "--run", str(interrupted)]) == 0
+    assert "step 25 of 30" in capsys.readouterr().err
+
+
+def test_without_a_whole_save_nothing_is_trained_over(interrupted, capsys):
+    checkpoints = interrupted / "pretrain" / "checkpoints"
+    for step in ("25", "30"):
+        flip(largest(checkpoints / step))
+    for _ in range(2):
+        assert main(["pretrain", "--run", str(interrupted)]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            last.startswith(f"tpullm: {checkpoints / '25'}: the checkpoint is corrupt") and "no other is left" in last
+        )
+    assert steps(checkpoints) == [25]
+
+
+def test_a_corrupt_model_is_not_used(run, capsys):
+    """One that is named is an error; of a run the next older one is used, with a warning."""
+    checkpoints = run / "pretrain" / "checkpoints"
+    flip(largest(checkpoints / "30"))
+    with pytest.raises(CorruptSave, match=r"30: the checkpoint is corrupt \(.*has changed\); use another one"):
+        find(checkpoints / "30")
+    assert find(run / "pretrain").step == 25
+    assert "30: the checkpoint is corrupt" in capsys.readouterr().err
+    with pytest.raises(CorruptSave, match="remove .*pretrain/manifest.json, and `tpullm run` makes it again"):
+        made_by(run / "pretrain")
+    flip(largest(checkpoints / "25"))
+    with pytest.raises(CorruptSave, match="25: the checkpoint is corrupt"):
+        find(run / "pretrain")
+
+
+def test_every_flipped_byte_is_noticed(save):
+    """Or it changes nothing: the time of a commit, and the text of a file that only has to exist."""
+    checksums.verify(save)
+    files = [path for path in save.rglob("*") if path.is_file()]
+    assert len(files) > 8 and save / checksums.FILE in files
+    for path in files:
+        if path.name == checksums.COMMITTED:
+            continue
+        content = path.read_bytes()
+        for place in {*range(0, len(content), 11), len(content) - 1}:
+            flip(path, place)
+            if not _equal_but_for_times(path, content):
+                with pytest.raises(CorruptSave):
+                    checksums.verify(save)
+            path.write_bytes(content)
+    checksums.verify(save)
+
+
+def test_metadata_that_orbax_writes_late_is_waited_for(save):
+    """It writes in the background; on a busy machine the checksums were made of what it had not finished."""
+    metadata = save / checksums.METADATA
+    whole = metadata.read_bytes()
+    first = json.dumps(json.loads(whole) | {"item_handlers": None}).encode()
+    for early in (first, b"", b'{"item'):
+        metadata.write_bytes(early)
+        later = threading.Timer(0.2, metadata.write_bytes, [whole])
+        later.start()
+        checksums.write(save)
+        later.join()
+        checksums.verify(save)
+
+
+def _equal_but_for_times(path, content):
+    """Whether a file of JSON is the same without its times, and its white space."""
+    if path.name not in (checksums.METADATA, checksums.FILE):
+        return False
+    without = lambda text: {key: value for key, value in json.loads(text).items() if not key.endswith("_nsecs")}  # noqa: E731
+    try:
+        return without(path.read_bytes()) == without(content)
+    except ValueError:
+        return False
+
+
+def test_a_missing_and_a_cut_file_are_noticed(save):
+    checksums.verify_together(save)
+    file = largest(save)
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(CorruptSave, match=f"has {len(content) - 1:,} bytes instead of {len(content):,}"):
+        checksums.verify(save)
+    file.unlink()
+    with pytest.raises(CorruptSave, match="is missing"):
+        checksums.verify(save)
+    with pytest.raises(CorruptSave, match="is missing"):
+        checksums.verify_together(save)
+
+
+def test_every_file_is_in_one_share(save):
+    for path in [path for path in save.rglob("*") if path.is_file() and path.parent != save]:
+        if path.name != checksums.COMMITTED:
+            content = path.read_bytes()
+            flip(path)
+            noticed = 0
+            for share in range(3):
+                try:
+                    checksums.verify(save, share, 3)
+                except CorruptSave:
+                    noticed += 1
+            assert noticed == 1, path
+            path.write_bytes(content)
+
+
+def test_a_save_of_an_older_version_is_used(save):
+    (save / checksums.FILE).unlink()
+    checksums.verify(save)
+
+
+def test_on_gs_the_server_knows_the_checksums(save, bucket):
+    """No object is read, and one that was written otherwise since is noticed."""
+    for path in save.rglob("*"):
+        if path.is_file():
+            storage.copy(path, bucket / "30" / path.relative_to(save).as_posix())
+    checksums.verify(bucket / "30")
+    (bucket / "30" / checksums.FILE).unlink()
+    checksums.write(bucket / "30")
+    assert storage.read_json(bucket / "30" / checksums.FILE) == storage.read_json(save / checksums.FILE)
+    file = bucket / "30" / largest(save).relative_to(save).as_posix()
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptSave, match="has changed"):
+        checksums.verify(bucket / "30")

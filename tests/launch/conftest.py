@@ -1,0 +1,99 @@
+"""Fakes of Google's services for the tests of launches, and jobs for them."""
+
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.launch.fake_tpu import FakeTpu
+from tpullm.launch import google_api, job, watch
+from tpullm.launch.job import Job, LaunchConfig
+
+QUICK = watch.Pace(poll=0.1, first_wait=0.1, longest_wait=1.0)
+CLOUD = {"project": "my-project", "zone": "us-central1-a"}
+PYTHON = {"python": sys.executable}  # of a machine, so that no test waits for pip
+SETTINGS = {"project": "my-project", "zone": "us-west4-a", "accelerator": "v5litepod-16"}
+
+
+def make_job(run: str | Path, *command: str, **settings) -> Job:
+    """A job for TPU machines; its run directory may be local, unlike that of a real launch."""
+    words = list(command) or ["pretrain", "--config", str(TINY)]
+    return job.make("tpu-vm", LaunchConfig(**SETTINGS | settings), [*words, "--run", str(run)])
+
+
+@pytest.fixture
+def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
+    """Starts a fake TPU service and points Google's client to it."""
+    fakes = []
+
+    def start(environment: dict[str, str] | None = None) -> FakeTpu:
+        fake = FakeTpu(tmp_path / "machines", environment)
+        fakes.append(fake)
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
+        google_api._client.cache_clear()
+        return fake
+
+    yield start
+    google_api._client.cache_clear()
+    for fake in fakes:
+        fake.close()
+
+
+@pytest.fixture
+def tpu(start_tpu) -> FakeTpu:
+    """A fake TPU service whose machines do nothing."""
+    return start_tpu()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Shorten the waits between observations. The wait for a report stays long: this machine may be busy."""
+    quick = functools.partial(watch.Pace, 0.05, 0.05, 0.2, 300.0)
+    monkeypatch.setattr(watch, "Pace", quick)
+
+
+def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **config) -> Job:
+    """A job of the tiny recipe for Compute Engine or Batch."""
+    command = [verb, "--config", str(TINY), "--run", run, *arguments]
+    return job.make(target, LaunchConfig(**CLOUD | config), command)
+
+
+def copied(run: Path, there: Path) -> None:
+    """Copy a run's documents, tokenizer and tokens into another run directory."""
+    for stage in ("documents", "tokenizer", "tokens"):
+        for file in (run / stage).rglob("*"):
+            if file.is_file():
+                (there / file.relative_to(run).as_posix()).write_bytes(file.read_bytes())
+
+
+@pytest.fixture
+def address(monkeypatch):
+    """Points an API's client to a fake: `address("BATCH", fake)`."""
+
+    def set_address(service, fake):
+        monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
+
+    google_api._client.cache_clear()
+    yield set_address
+    google_api._client.cache_clear()
+
+
+@pytest.fixture
+def machine(storage_server, tmp_path) -> dict[str, str]:
+    """The environment variables of every machine: the address of the bucket, and where its nvidia-smi is."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    nvidia_smi(tools, ["NVIDIA H100 80GB HBM3, 580.95.05"] * 8)
+    return {"STORAGE_EMULATOR_HOST": storage_server.address, "PATH": f"{tools}:{os.environ['PATH']}"}
+
+
+def nvidia_smi(folder: Path, lines: list[str], code: int = 0) -> None:
+    """Put a program of that name into a folder, which finds the GPUs that the lines name."""
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo {shlex.quote(line)}\n" for line in lines) + f"exit {code}\n")
+    program.chmod(0o755)

@@ -1,0 +1,104 @@
+"""A child process: its lines, its exit code, and its end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.launch.test_end_to_end import is_gone
+from tpullm.launch import child_process
+from tpullm.launch.child_process import Child
+
+
+def ended(program: str, seconds: float = 60.0) -> tuple[Child, int, list[str]]:
+    """Run a Python program to its end; the child, its exit code and its lines."""
+    lines = []
+    child = Child([sys.executable, "-c", program], os.environ, lines.append)
+    until = time.monotonic() + seconds
+    while (code := child.poll()) is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return child, code, lines
+
+
+def test_all_lines_of_both_streams_are_there_when_it_has_ended():
+    program = "import sys; [print(n) for n in range(2000)]; sys.stdout.flush(); print('error', file=sys.stderr)"
+    child, code, lines = ended(program)
+    assert code == 0 and lines == [*map(str, range(2000)), "error"] and child.last_line == "error"
+    assert child.poll() == 0, "however often it is asked"
+
+
+def test_the_last_line_is_not_an_empty_one():
+    child, _, lines = ended("print('done'); print(); print('  ')")
+    assert lines == ["done", "", "  "] and child.last_line == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_is_a_code_as_in_a_shell(number):
+    assert ended(f"import os; os.kill(os.getpid(), {int(number)})")[1] == 128 + number
+    assert ended("raise SystemExit(7)")[1] == 7
+
+
+def test_poll_does_not_wait_for_a_child_that_runs(monkeypatch):
+    child = Child(["sleep", "60"], os.environ, print)
+    monkeypatch.setattr(child._reader, "join", lambda seconds: pytest.fail("waits for the lines of a child that runs"))
+    assert child.poll() is None
+    monkeypatch.undo()
+    child.kill()
+
+
+def test_it_can_be_told_to_stop():
+    started = []
+    program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(130)); print('up', flush=True)"
+    child = Child([sys.executable, "-c", f"{program}; time.sleep(60)"], os.environ, started.append)
+    until = time.monotonic() + 60
+    while not started and time.monotonic() < until:
+        time.sleep(0.01)
+    child.send(signal.SIGTERM)
+    while child.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert child.poll() == 130
+    child.send(signal.SIGTERM)
+    child.kill()
+
+
+def test_what_it_started_ends_when_it_is_killed(monkeypatch):
+    """A pipe that such a process holds open does not keep its end from being seen."""
+    monkeypatch.setattr(child_process, "SECONDS_TO_READ", 0.5)
+    program = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
+    child, code, lines = ended(program)
+    assert code == 0 and not is_gone(int(lines[0]))
+    child.kill()
+    until = time.monotonic() + 60
+    while not is_gone(int(lines[0])) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert is_gone(int(lines[0]))
+
+
+def test_a_pipe_that_stays_open_does_not_keep_this_process_from_its_end():
+    """The child has ended, and a process in a session of its own still holds the child's stdout."""
+    holder = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)"
+    program = (
+        "import os, sys, time; from tpullm.launch.child_process import Child; lines = []\n"
+        f"child = Child([sys.executable, '-c', {holder!r}], os.environ, lines.append)\n"
+        "while not lines: time.sleep(0.01)\n"
+        "print(lines[0], flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_has_the_variables_that_are_given_and_no_input():
+    assert ended("import os, sys; print(os.environ.get('HOME'), repr(sys.stdin.read()))")[2][0].endswith(" ''")
+    lines = []
+    child = Child(
+        [sys.executable, "-c", "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"], {"A": "1"}, lines.append
+    )
+    while child.poll() is None:
+        time.sleep(0.01)
+    assert lines == ["['A']"]

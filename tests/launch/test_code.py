@@ -1,0 +1,206 @@
+"""The code as a wheel: its name is a hash of its content, its bytes are the same anywhere, and pip installs it."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+import tpullm
+from tests.conftest import ROOT
+from tpullm.launch import code
+
+
+def test_the_same_files_are_the_same_bytes_in_another_process():
+    program = (
+        "import hashlib; from tpullm.launch import code; w = code.wheel(); "
+        "print(w.name, hashlib.sha256(w.content).hexdigest())"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert again.stdout.split() == [code.wheel().name, hashlib.sha256(code.wheel().content).hexdigest()]
+
+
+def git(folder, *words):
+    """Run git in a folder, whatever the user has set."""
+    own = {"HOME": str(folder), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["git", *words], cwd=folder, env=own, check=True, capture_output=True)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of one file in place of tpullm, in a checkout."""
+    folder = tmp_path / "tpullm"
+    folder.mkdir()
+    (folder / "a.py").write_text("A = 1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "tpullm")
+    monkeypatch.setattr(code, "PACKAGE", folder)
+    yield folder
+    code.wheel.cache_clear()
+
+
+def built() -> code.Wheel:
+    """The wheel of the files that the package has now."""
+    code.wheel.cache_clear()
+    return code.wheel()
+
+
+def names_in(wheel: code.Wheel) -> list[str]:
+    return zipfile.ZipFile(io.BytesIO(wheel.content)).namelist()
+
+
+def test_another_file_is_another_name(package):
+    first = built()
+    assert re.fullmatch(rf"tpullm-{tpullm.__version__}\+[0-9a-f]{{12}}-py3-none-any\.whl", first.name)
+    (package / "a.py").write_text("A = 2\n")
+    changed = built()
+    git(package, "mv", "a.py", "b.py")
+    moved = built()
+    assert len({each.name for each in (first, changed, moved)}) == 3
+    git(package, "mv", "b.py", "a.py")
+    (package / "a.py").write_text("A = 1\n")
+    assert built() == first
+
+
+STRAY = [".env", "a.py~", ".a.py.swp", "#a.py#", "secrets.yaml", "token", "notes.ipynb", "old/b.py", "鍵.txt"]
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_what_git_does_not_track_is_never_packed(package, name):
+    first = built()
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text("HF_TOKEN=a_secret_of_mine\n")
+    assert built() == first and b"a_secret_of_mine" not in first.content
+
+
+def test_a_dotfile_is_not_packed_even_if_git_tracks_it(package):
+    first = built()
+    (package / ".env").write_text("HF_TOKEN=a_secret_of_mine\n")
+    git(package, "add", "--force", ".env")
+    assert built() == first
+
+
+def test_a_module_that_git_does_not_track_is_named(package):
+    """The machines would fail without it."""
+    (package / "new.py").touch()
+    (package / "ignored.py").touch()
+    (package / ".gitignore").write_text("ignored.py\n")
+    assert code.left_out() == ["tpullm/new.py"] and "tpullm/new.py" not in names_in(built())
+
+
+def test_a_file_that_was_deleted_is_not_missed(package):
+    (package / "b.py").write_text("B = 1\n")
+    git(package, "add", "b.py")
+    assert "tpullm/b.py" in names_in(built())
+    (package / "b.py").unlink()
+    assert "tpullm/b.py" not in names_in(built())
+
+
+def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
+    """A hook of git has variables that name another repository."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    (package / "untracked.py").touch()
+    assert [name for name in names_in(built()) if name.endswith(".py")] == ["tpullm/a.py"]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that pip installed, in an environment that git ignores, with a stray file."""
+    site = tmp_path / "site-packages"
+    about = site / "tpullm-1.dist-info"
+    about.mkdir(parents=True)
+    (site / "tpullm").mkdir()
+    (site / "tpullm" / "a.py").write_text("A = 1\n")
+    (site / "tpullm" / ".env").write_text("HF_TOKEN=a_secret_of_mine\n")
+    (site / "tpullm" / "b.py").write_text("B = 1\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tpullm\nVersion: 1\n")
+    (about / "RECORD").write_text(
+        "tpullm/a.py,,\ntpullm/__pycache__/a.cpython-313.pyc,,\ntpullm-1.dist-info/RECORD,,\n"
+    )
+    monkeypatch.setattr(code, "PACKAGE", site / "tpullm")
+    monkeypatch.setattr(code, "CONSTRAINTS", site / "constraints.txt")
+    monkeypatch.syspath_prepend(str(site))
+    yield about
+    code.wheel.cache_clear()
+
+
+def test_an_installed_package_is_packed_by_its_record(installed):
+    names = names_in(built())
+    assert [name for name in names if not name.startswith("tpullm-")] == ["tpullm/a.py"]
+
+
+def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(installed):
+    """A downloaded archive, say."""
+    (installed / "RECORD").unlink()
+    for name in STRAY:
+        if "/" not in name and name != "secrets.yaml":
+            (code.PACKAGE / name).write_text("HF_TOKEN=a_secret_of_mine\n")
+    wheel = built()
+    assert {"tpullm/a.py", "tpullm/b.py"} == {name for name in names_in(wheel) if not name.startswith("tpullm-")}
+    assert b"a_secret_of_mine" not in wheel.content
+
+
+def test_the_kinds_are_those_that_pip_packs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert [".py", *(kind[1:] for kind in project["tool"]["setuptools"]["package-data"]["*"])] == list(code.KINDS)
+
+
+def test_compiled_files_and_times_do_not_change_it(package):
+    first = built()
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.cpython-313.pyc").write_text("compiled")
+    os.utime(package / "a.py", (1e9, 1e9))
+    assert built() == first and not [name for name in names_in(first) if "__pycache__" in name]
+
+
+def test_a_linked_folder_is_in_it(package, tmp_path):
+    """A checkout has `tpullm/configs` as a link."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "one.yaml").write_text("name: one\n")
+    (package / "configs").symlink_to(tmp_path / "configs")
+    git(tmp_path, "add", "configs", "tpullm")
+    (tmp_path / "configs" / "mine.yaml").write_text("token: a_secret_of_mine\n")
+    assert "tpullm/configs/mine.yaml" not in names_in(built())
+    assert "tpullm/configs/one.yaml" in names_in(built())
+
+
+def test_the_constraints_of_a_checkout_are_in_it(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "CONSTRAINTS", tmp_path / "constraints.txt")
+    assert "tpullm/constraints.txt" not in names_in(without := built())
+    (tmp_path / "constraints.txt").write_text("jax==1\n")
+    assert "tpullm/constraints.txt" in names_in(built()) and built().name != without.name
+
+
+def test_files_in_it_are_readable_by_all(package):
+    (file,) = (
+        each for each in zipfile.ZipFile(io.BytesIO(built().content)).infolist() if each.filename == "tpullm/a.py"
+    )
+    assert file.external_attr >> 16 == 0o644
+
+
+def test_pip_installs_it_with_its_constraints_and_script(tmp_path):
+    wheel = tmp_path / code.wheel().name
+    wheel.write_bytes(code.wheel().content)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/style.css"} <= set(names)
+    assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= set(names)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "here"]
+    subprocess.run([*pip, wheel], check=True)
+    program = "import tpullm, importlib.metadata as m; print(tpullm.__file__, len(m.requires('tpullm')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "here")}, capture_output=True
+    )
+    assert str(tmp_path / "here").encode() in done.stdout and int(done.stdout.split()[1]) > 10

@@ -1,0 +1,348 @@
+"""Compute Engine: refused jobs, the requests, and a fake of the service whose machines run as processes."""
+
+import threading
+import time
+
+import pytest
+from google.cloud import compute_v1
+from google.protobuf import json_format
+
+from tests.launch.conftest import PYTHON, QUICK, copied, job_of
+from tests.launch.fake_compute import FakeCompute
+from tests.launch.rest import Fault, Refused
+from tests.run.test_resume import assert_same_bits, metrics
+from tpullm.cli import launch
+from tpullm.launch import compute_engine, google_api, watch
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+
+GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
+SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
+
+
+@pytest.mark.parametrize(
+    "verb, config, says",
+    [
+        ("pretrain", {}, "machine: is needed to launch on compute"),
+        ("pretrain", GPUS | {"project": ""}, "project: is needed to launch on compute"),
+        ("pretrain", GPUS | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
+        ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
+        ("pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
+        ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
+        ("pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
+        ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
+        ("collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
+        ("pretrain", GPUS | {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
+        ("pretrain", GPUS | {"reservation": "mine"}, "reservation: goes with provisioning: reserved"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
+    with pytest.raises(UserError, match=says) as error:
+        compute_engine.check(job_of("compute", verb, **config))
+    assert "\n" not in str(error.value)
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"mesh.*machine: 2 x a3-highgpu-8g"):
+        compute_engine.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "3"], **GPUS))
+    compute_engine.check(job_of("compute", "pretrain", arguments=["--mesh.fsdp", "16"], **GPUS))
+
+
+CASES = {
+    "spot": GPUS,
+    "on_demand": GPUS | {"provisioning": "on_demand", "image": "projects/p/global/images/mine"},
+    "reserved": GPUS | {"provisioning": "reserved", "reservation": "mine"},
+    "bound": {"machine": "a4-highgpu-8g", "nodes": 2, "provisioning": "reserved", "reservation": "mine"},
+    "cards": {"machine": "a3-megagpu-8g", "nodes": 2, "gpu_network": "gpus"},
+    "rdma": {"machine": "a3-ultragpu-8g", "nodes": 2, "gpu_network": "gpus"},
+    "network": GPUS | {"subnetwork": "inside", "external_ip": False, "service_account": "a@b"},
+    "cpu": {"machine": "n2-standard-8"},
+    "tpu": {"machine": "ct6e-standard-8t"},
+    "slice": SLICE,
+    "cubes": {"machine": "ct5p-hightpu-4t", "nodes": 16},
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_requests_are_the_published_types_to_the_letter(config):
+    """Parsing them into the client's types and writing them again changes nothing."""
+    for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
+        message = google_api.parsed(request)
+        assert json_format.MessageToDict(type(message).pb(message)) == request.message
+
+
+ENUMS = {
+    "provisioningModel": compute_v1.Scheduling.ProvisioningModel,
+    "instanceTerminationAction": compute_v1.Scheduling.InstanceTerminationAction,
+    "onHostMaintenance": compute_v1.Scheduling.OnHostMaintenance,
+    "consumeReservationType": compute_v1.ReservationAffinity.ConsumeReservationType,
+    "nicType": compute_v1.NetworkInterface.NicType,
+    "defaultActionOnFailure": compute_v1.InstanceGroupManagerInstanceLifecyclePolicy.DefaultActionOnFailure,
+    "mode": compute_v1.InstanceGroupManagerTargetSizePolicy.Mode,
+}
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES)
+def test_values_are_those_that_the_api_names(config):
+    """The types of Compute Engine have strings in place of enumerations, so the parser accepts any value."""
+    for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
+        for key, value in pairs(request.message):
+            if key in ENUMS:
+                assert value in ENUMS[key].__members__, (key, value)
+
+
+def pairs(value):
+    """All keys of all nested objects, with their values."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from pairs(each)
+
+
+def properties(**config):
+    """The properties of the template's machines."""
+    template = next(
+        r for r in compute_engine.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call
+    )
+    return template.message["instanceTemplateResource"]["properties"]
+
+
+def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
+    """By Compute Engine, whatever the machine does."""
+    limit = {"maxRunDuration": {"seconds": "5400"}, "instanceTerminationAction": "DELETE"}
+    for config, model, restarts in (
+        ({}, "SPOT", False),
+        ({"provisioning": "on_demand"}, "STANDARD", True),
+        ({"provisioning": "reserved", "reservation": "mine"}, "STANDARD", True),
+        ({"machine": "a4-highgpu-8g", "provisioning": "reserved", "reservation": "mine"}, "RESERVATION_BOUND", True),
+    ):
+        assert properties(max_hours=1.5, **GPUS | config)["scheduling"] == limit | {
+            "provisioningModel": model,
+            "automaticRestart": restarts,
+            "onHostMaintenance": "TERMINATE",
+        }
+    _, group, _ = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 1)
+    lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
+    assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
+
+
+def test_machines_have_the_account_the_reservation_and_the_network_of_the_settings():
+    plain = properties(**GPUS)
+    (interface,) = plain["networkInterfaces"]
+    assert interface["network"] == "global/networks/default" and "accessConfigs" in interface
+    assert plain["serviceAccounts"][0]["email"] == "default" and "reservationAffinity" not in plain
+    config = {"service_account": "a@b", "provisioning": "reserved", "reservation": "mine", "subnetwork": "s"}
+    asked = properties(external_ip=False, **GPUS | config)
+    subnetwork = {"nicType": "GVNIC", "subnetwork": "regions/us-central1/subnetworks/s"}
+    assert asked["networkInterfaces"] == [subnetwork] and asked["serviceAccounts"][0]["email"] == "a@b"
+    assert asked["reservationAffinity"]["values"] == ["mine"] and asked["scheduling"]["provisioningModel"] == "STANDARD"
+
+
+def test_a_machine_has_a_disk_that_it_takes():
+    for machine, kind in (
+        ("ct6e-standard-8t", "hyperdisk-balanced"),
+        ("ct5p-hightpu-4t", None),
+        ("a2-highgpu-1g", None),
+        ("g2-standard-4", "pd-balanced"),
+        ("a3-megagpu-8g", "pd-balanced"),
+        ("a4-highgpu-8g", "hyperdisk-balanced"),
+    ):
+        assert properties(machine=machine)["disks"][0]["initializeParams"].get("diskType") == kind
+
+
+def test_each_kind_of_machine_has_its_image_and_its_extras():
+    for machine, image, extras in (
+        ("a3-highgpu-8g", "nvidia", "cuda,gcp"),
+        ("ct6e-standard-8t", "tpu", "tpu,gcp"),
+        ("n2-standard-8", "debian", "gcp"),
+    ):
+        made = properties(machine=machine)
+        assert image in made["disks"][0]["initializeParams"]["sourceImage"]
+        assert {"key": "tpullm-extras", "value": extras} in made["metadata"]["items"]
+
+
+def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
+    *_, last = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 3)
+    body = last.message["instanceGroupManagersCreateInstancesRequestResource"]
+    assert body == {"instances": [{"name": "tiny-pretrain-3-0"}, {"name": "tiny-pretrain-3-1"}]}
+    policy, _, group = compute_engine.requests(job_of("compute", "pretrain", **SLICE), 1)
+    assert policy.message["resourcePolicyResource"]["workloadPolicy"]["acceleratorTopology"] == "4x4"
+    made = group.message["instanceGroupManagerResource"]
+    assert (made["targetSize"], made["targetSizePolicy"]) == (4, {"mode": "BULK"})
+    assert made["resourcePolicies"]["workloadPolicy"].endswith("/regions/us-central1/resourcePolicies/tiny-pretrain-1")
+
+
+# Against the fake. A machine there starts in a fraction of a second.
+
+
+@pytest.fixture
+def fake(tmp_path, address, machine):
+    with FakeCompute(tmp_path, machine | {"JAX_PLATFORMS": "cpu"}) as service:
+        address("COMPUTE", service)
+        yield service
+
+
+def launched(bucket, folder="run", **config):
+    """A job whose code and specification are uploaded."""
+    work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
+    launch.upload(work)
+    return work
+
+
+def quickly(monkeypatch, script):
+    """Replaces the start-up script of machines."""
+    monkeypatch.setattr("tpullm.launch.target.text", lambda: f"#!/bin/sh\n{script}\n")
+
+
+def until(true, seconds=60):
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def turn(work, state):
+    """One turn of the loop; a service that asks for patience is no error."""
+    try:
+        watch.perform(watch.next_action(work, compute_engine, state, QUICK), work, compute_engine, state, QUICK)
+    except watch.TryAgain:
+        return
+
+
+def state_of(work):
+    """The state of the only resource."""
+    (seen,) = compute_engine.observe(work)
+    return seen.state
+
+
+@pytest.mark.parametrize("lost", ["instanceTemplates", "instanceGroupManagers$", "createInstances"])
+def test_an_attempt_is_created_once_even_if_answers_are_lost(bucket, fake, monkeypatch, lost):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    fake.faults += [
+        Fault("GET", "instanceTemplates", Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")),
+        Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
+        Fault("POST", lost, done=True),
+    ]
+    state = watch.Record(work.folder)
+    until(lambda: turn(work, state) or compute_engine.observe(work) and state_of(work) is watch.State.ACTIVE)
+    assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
+    assert sorted(fake.groups["tiny-pretrain-1"].machines) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
+    (seen,) = compute_engine.observe(work)
+    assert (seen.run, seen.attempt) == (work.run_hash, 1)
+    assert seen.dollars_an_hour == pytest.approx(2 * 88.48)
+    compute_engine.delete(work, seen)
+    assert fake.left() == [] and list(compute_engine.observe(work)) == []
+    compute_engine.delete(work, seen)
+
+
+def test_existing_resources_are_not_created_again(bucket, fake, monkeypatch):
+    """Also when the service no longer knows the identifiers of the first requests."""
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    compute_engine.create(work, 1)
+    fake.by_request.clear()
+    compute_engine.create(work, 1)
+    assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
+    assert len(fake.groups["tiny-pretrain-1"].machines) == 2
+
+
+def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket, **SLICE)
+    compute_engine.create(work, 1)
+    until(lambda: state_of(work) is watch.State.ACTIVE)
+    assert len(fake.left()) == 3
+    compute_engine.delete(work, compute_engine.observe(work)[0])
+    assert fake.left() == []
+
+
+@pytest.mark.parametrize(
+    "code, state, permanent",
+    [
+        ("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", watch.State.WAITING, False),
+        ("QUOTA_EXCEEDED", watch.State.FAILED, True),
+        ("RESOURCE_NOT_FOUND", watch.State.FAILED, True),
+    ],
+)
+def test_the_reason_for_missing_machines_is_observed(bucket, fake, code, state, permanent):
+    fake.error = {"code": code, "message": "that is why"}
+    work = launched(bucket)
+    compute_engine.create(work, 1)
+    (seen,) = compute_engine.observe(work)
+    assert (seen.state, seen.permanent, seen.dollars_an_hour) == (state, permanent, 0.0)
+    assert not permanent or "that is why" in seen.reason
+    compute_engine.delete(work, seen)
+
+
+def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    compute_engine.create(launched(bucket, "mine"), 1)
+    with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
+        watch.follow(launched(bucket, "other"), compute_engine, QUICK)
+    assert len(fake.left()) == 2
+
+
+def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
+    """As Compute Engine does when they are taken back, or when their hours are over."""
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    state = watch.Record(work.folder)
+    until(lambda: turn(work, state) or (state.attempts() and state.attempts()[0].active))
+    until(lambda: fake.groups["tiny-pretrain-1"].machines["tiny-pretrain-1-1"].process)
+    fake.preempt("tiny-pretrain-1-1")
+    until(lambda: turn(work, state) or "instanceGroupManagers/tiny-pretrain-2" in fake.made)
+    first, *_ = state.attempts()
+    assert first.outcome.retry and first.outcome.reason == "the machines are gone"
+    assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
+
+
+def test_a_machine_that_is_off_is_seen(bucket, fake, monkeypatch):
+    quickly(monkeypatch, "sleep 60")
+    work = launched(bucket)
+    compute_engine.create(work, 1)
+    until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
+    fake.switch_off("tiny-pretrain-1-1")
+    assert state_of(work) is watch.State.PREEMPTED
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(bucket, fake, tiny_run):
+    """The second run gets a notice while it trains: it saves, resumes on other machines, and ends as the first."""
+    disturbed = []
+    for name in ("whole", "warned"):
+        work = to_train(bucket / name, tiny_run)
+        if name == "warned":
+            thread = threading.Thread(target=take_back, args=(fake, work, disturbed))
+            thread.start()
+        assert watch.follow(work, compute_engine, QUICK) == 0
+        assert fake.left() == []
+    thread.join()
+    assert disturbed == ["warned"]
+    attempts = watch.Record(work.folder).attempts()
+    assert [attempt.outcome.retry for attempt in attempts] == [True, False]
+    assert fake.made.count("instanceGroupManagers/tiny-pretrain-2") == 1
+    one, other = (bucket / name / "pretrain" for name in ("whole", "warned"))
+    assert metrics(one) == metrics(other)
+    assert_same_bits(one, other)
+
+
+def to_train(run, tiny_run):
+    """A job that pretrains on two machines. Its run directory has the earlier stages."""
+    copied(tiny_run, run)
+    arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
+    work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
+    launch.upload(work)
+    return work
+
+
+def take_back(fake, work, disturbed):
+    """Announce the preemption of a machine after a checkpoint; take it back when the verb has ended."""
+    saves = storage.path(work.run) / "pretrain" / "checkpoints"
+    until(lambda: saves.exists() and any(path.name.isdigit() for path in saves.iterdir()), 300)
+    name = "tiny-pretrain-1-1"
+    fake.warn(name)
+    disturbed.append("warned")
+    process = fake.groups["tiny-pretrain-1"].machines[name].process
+    process.wait(120)

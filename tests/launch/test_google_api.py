@@ -1,0 +1,138 @@
+"""Google's APIs: what an error means, what a request is, and the addresses and credentials of its client."""
+
+import pytest
+from google.api_core import exceptions
+
+from tests.launch.conftest import job_of
+from tests.launch.fake_batch import FakeBatch
+from tests.launch.rest import Fault, Refused
+from tpullm.launch import google_api, google_batch
+from tpullm.launch.google_api import Request
+from tpullm.launch.target import by_attempt
+from tpullm.system.errors import TryAgain, UserError
+
+RATE = "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute'"
+
+
+@pytest.fixture
+def fake(tmp_path, address):
+    with FakeBatch(tmp_path) as service:
+        address("BATCH", service)
+        yield service
+
+
+@pytest.fixture
+def job():
+    return job_of("batch", "collect", machine="n2-standard-8")
+
+
+@pytest.mark.parametrize(
+    "code, status, message, kind, says",
+    [
+        (429, "RESOURCE_EXHAUSTED", "Quota 'CPUS' exceeded. Limit: 0.", UserError, "quota: .*CPUS.*; ask for more"),
+        (429, "RESOURCE_EXHAUSTED", RATE, TryAgain, "429 Quota exceeded"),
+        (429, "RESOURCE_EXHAUSTED", "quota: RATE_LIMIT_EXCEEDED", TryAgain, "429 quota"),
+        (429, "RESOURCE_EXHAUSTED", "try later", TryAgain, "429 try later"),
+        (408, "DEADLINE_EXCEEDED", "too slow", TryAgain, "408 too slow"),
+        (500, "INTERNAL", "a fault", TryAgain, "500 a fault"),
+        (503, "UNAVAILABLE", "away", TryAgain, "503 away"),
+        (400, "FAILED_PRECONDITION", "it is not ready", TryAgain, "400 it is not ready"),
+        (400, "INVALID_ARGUMENT", "no such field", UserError, r"CreateJob: refused \(no such field\)"),
+        (401, "UNAUTHENTICATED", "who?", UserError, "Google credentials: .* run `gcloud auth"),
+        (
+            403,
+            "PERMISSION_DENIED",
+            "no role",
+            UserError,
+            r"CreateJob: not allowed \(no role\); docs/en/google-cloud.md",
+        ),
+        (404, "NOT_FOUND", "absent", google_api.Missing, "absent"),
+        (409, "ALREADY_EXISTS", "there", google_api.Exists, "there"),
+    ],
+)
+def test_what_an_error_means(fake, job, code, status, message, kind, says):
+    (request,) = google_batch.requests(job, 1)
+    fake.faults.append(Fault("POST", "jobs", Refused(code, status, message)))
+    with pytest.raises((UserError, google_api.Missing, google_api.Exists), match=says) as error:
+        google_api.send(request)
+    assert type(error.value) is kind and "\n" not in str(error.value)
+    assert fake.count("POST", "jobs") == 1, "the library sends nothing again by itself"
+
+
+def test_credentials_that_google_refuses(job):
+    """With a login the client renews it first; the fake has none."""
+    (request,) = google_batch.requests(job, 1)
+    error = google_api._refusal(request, exceptions.Unauthenticated("who?"))
+    assert str(error).startswith("Google credentials: refused (who?); run `gcloud auth") and error.code == 2
+
+
+def test_no_answer_may_be_tried_again(fake, job):
+    fake.faults.append(Fault("GET", "jobs"))
+    with pytest.raises(TryAgain, match="batch.googleapis.com: no answer"):
+        google_batch.observe(job)
+
+
+@pytest.mark.parametrize(
+    "code, message, permanent",
+    [(code, "any", True) for code in (3, 5, 7, 9, 12, 16)]
+    + [(code, "any", False) for code in (0, 1, 2, 4, 8, 10, 13, 14)]
+    + [(8, "Quota 'TPUS' has been exceeded", True), (8, RATE, False), (14, "no quota server", False)],
+)
+def test_errors_that_come_again(code, message, permanent):
+    """By their RPC codes (google.rpc.Code); 8 is RESOURCE_EXHAUSTED."""
+    assert google_api.is_permanent(code, message) is permanent
+
+
+def test_a_long_message_is_one_line_without_its_address():
+    assert google_api.one_line("POST http://127.0.0.1:1/v1/jobs?a=b: no\n  such   job") == "no such job"
+    assert len(google_api.one_line("word " * 100)) == 300
+
+
+def test_a_field_is_in_the_path_the_query_or_the_body():
+    message = {"parent": "projects/p", "id": "a b", "thing": {"name": "x"}}
+    request = Request("m.Client", "CreateThing", "POST", "v1/{parent}/things", "x.googleapis.com", message, "thing")
+    url = "https://x.googleapis.com/v1/projects/p/things?id=a+b"
+    assert request.rest() == {"method": "POST", "url": url, "body": {"name": "x"}}
+    bare = Request("m.Client", "GetThing", "GET", "v1/{parent}", "x.googleapis.com", {"parent": "projects/p"})
+    assert bare.rest() == {"method": "GET", "url": "https://x.googleapis.com/v1/projects/p"}
+
+
+def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has():
+    made = [google_api.request_id(*parts) for parts in (("a", "b"), ("a", "b"), ("a", "c"), ("b", "a"))]
+    assert made[0] == made[1] and len(set(made)) == 3
+
+
+def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job, monkeypatch):
+    """The fake has one job a page; names sort otherwise than numbers."""
+    monkeypatch.setattr("tpullm.launch.target.text", lambda: "#!/bin/sh\nsleep 60\n")
+    for attempt in (10, 9, 2):
+        google_batch.create(job, attempt)
+    assert [each.attempt for each in google_batch.observe(job)] == [2, 9, 10]
+
+
+def test_only_names_of_the_job_and_a_number_are_its_resources(job):
+    listed = [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect-2", "tiny-collect-1", "tiny-collect-x-1")]
+    listed += [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect", "tiny-collect-", "a-tiny-collect-3")]
+    read = by_attempt(job, listed, lambda job, attempt, found: Seen(attempt, found["name"]))
+    assert [(each.attempt, each.name[-2:]) for each in read] == [(1, "-1"), (2, "-2")]
+
+
+class Seen:
+    def __init__(self, attempt, name):
+        self.attempt, self.name = attempt, name
+
+
+@pytest.mark.parametrize(
+    "address, credentials", [("http://127.0.0.1:1", False), ("https://x.example", True), ("", True)]
+)
+def test_credentials_go_to_google_and_to_https_alone(monkeypatch, address, credentials):
+    asked = []
+    anonymous = google_api._anonymous
+    monkeypatch.setattr(google_api, "_credentials", lambda: asked.append(1) or anonymous())
+    monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BATCH", address)
+    google_api._client.cache_clear()
+    client = google_api._client("batch_v1.BatchServiceClient")
+    google_api._client.cache_clear()
+    assert bool(asked) is credentials
+    host = address or "https://batch.googleapis.com"
+    assert client.transport._host.removesuffix(":443") == host

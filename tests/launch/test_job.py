@@ -1,0 +1,213 @@
+"""A job: its name, its inputs, its specification; and settings that no target can have."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from tests.conftest import TINY
+from tests.launch.conftest import job_of, make_job
+from tpullm.cli import launch
+from tpullm.launch import job, show
+from tpullm.launch.job import LaunchConfig
+from tpullm.system.errors import UserError
+
+FITS = "a" + "-" * 46 + "z"  # 48 characters
+
+
+@pytest.mark.parametrize("name", ["a", "a-1", FITS])
+def test_a_name_that_google_takes(name):
+    assert make_job("gs://b/run", name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["1a", "-a", "a-", "A", "a_b", "a.b", FITS + "z"])
+def test_a_name_that_google_refuses(name):
+    with pytest.raises(UserError, match="can't name resources"):
+        make_job("gs://b/run", name=name)
+
+
+def test_machines_get_the_extras_of_the_trackers():
+    assert make_job("gs://b/run").extras() == "tpu,gcp"
+    command = ["pretrain", "--config", str(TINY), "--trackers=[mlflow,wandb]"]
+    assert make_job("gs://b/run", *command).extras() == "tpu,gcp,mlflow,wandb"
+
+
+@pytest.mark.parametrize(
+    "recipe, name", [("Tiny", "tiny-pretrain"), ("125m", "tpullm-125m-pretrain"), ("é_x", "x-pretrain")]
+)
+def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
+    command = ["pretrain", "--config", str(TINY), "--run", "gs://b/run", "--name", recipe]
+    assert job.make("tpu-vm", LaunchConfig(), command).name == name
+
+
+PAIRS = [("A", "1"), ("B", "2")]
+
+
+def test_each_run_has_its_hash_and_each_specification_its_path():
+    """The run's hash marks resources; the specification's hash is in its path, so none is overwritten."""
+    one, again, other = make_job("gs://b/one"), make_job("gs://b/one/"), make_job("gs://b/other")
+    assert one.run_hash == again.run_hash != other.run_hash
+    changed = make_job("gs://b/one", environment={"A": "1"})
+    assert changed.spec_path != one.spec_path and changed.run_hash == one.run_hash
+    assert one.spec_path.startswith("gs://b/one/launch/tiny-pretrain/jobs/")
+    assert one.labels(3) == {"tpullm": "tiny-pretrain", "tpullm-run": one.run_hash, "tpullm-attempt": "3"}
+    in_another_order = [make_job("gs://b/one", environment=dict(each)) for each in (PAIRS, PAIRS[::-1])]
+    assert in_another_order[0].spec_path == in_another_order[1].spec_path
+
+
+@pytest.mark.parametrize(
+    "target, config, hosts",
+    [
+        ("tpu-vm", {"accelerator": "v5litepod-16", "slices": 3, "machine": "", "nodes": 7}, 12),
+        ("compute", {"accelerator": "", "slices": 3, "machine": "a3-highgpu-8g", "nodes": 7}, 7),
+    ],
+)
+def test_every_machine_of_every_slice_is_a_host(target, config, hosts):
+    work = job_of(target, "pretrain", **config)
+    assert work.hosts == hosts
+
+
+HERE = "/data/a"
+
+
+def job_with(key: str, path: str, verb: str) -> job.Job:
+    """A job in which one input has a path; a mount is seen by its machines."""
+    words = {
+        "corpus.sources": ["--corpus.sources", f"[{{name: a, kind: jsonl, path: {path}, licence: l, language: en}}]"],
+        "finetune.talk.conversations": ["--finetune.talk.conversations", f"[{path}]"],
+        "base": [],
+    }
+    arguments = words.get(key, [f"--{key}", path])
+    work = job_of("batch", verb, arguments=arguments, volumes={"gs://b/f": "/mnt/disks/f"})
+    if key == "base":  # a recipe with a base has no model of its own, as the tiny one has
+        return dataclasses.replace(work, recipe=dataclasses.replace(work.recipe, base=path))
+    return work
+
+
+READS = {
+    "text": ("run", "collect"),
+    "corpus.sources": ("run", "collect"),
+    "base": ("run", "pretrain", "finetune"),
+    "finetune.talk.conversations": ("run", "finetune"),
+    "finetune.talk.chat_template": ("run", "finetune"),
+}
+
+
+@pytest.mark.parametrize("verb", ["run", "collect", "tokenize", "pretrain", "finetune", "evaluate"])
+@pytest.mark.parametrize("key", READS)
+def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb):
+    for path, seen in ((HERE, False), ("gs://b/a", True), ("/mnt/disks/f/a", True), ("/mnt/disks/fa", False)):
+        work = job_with(key, path, verb)
+        if seen or verb not in READS[key]:
+            job.check_cloud(work)
+            continue
+        with pytest.raises(UserError, match=f"^{key}: {path} is on this machine; copy it to gs://"):
+            job.check_cloud(work)
+
+
+@pytest.mark.parametrize(
+    "key, path",
+    [
+        ("corpus.sources", "https://example.org/a"),
+        ("finetune.talk.conversations", "tenki"),
+        ("finetune.talk.conversations", "law"),
+    ],
+)
+def test_an_input_that_is_no_file_is_accepted(key, path):
+    job.check_cloud(job_with(key, path, "run"))
+
+
+def test_the_text_of_a_package_is_no_file_and_machines_get_the_package():
+    source = "[{name: a, kind: medicine, path: hpo, licence: l}]"
+    work = job_of("batch", "collect", arguments=["--corpus.sources", source])
+    job.check_cloud(work)
+    assert "domains" in work.extras().split(",")
+
+
+GOOD = LaunchConfig(zone="us-west4-a", project="p")
+
+
+@pytest.mark.parametrize("key", ["slices", "nodes", "processes", "disk_gb"])
+def test_there_is_at_least_one_of_each(key):
+    job.require(dataclasses.replace(GOOD, **{key: 1}), "t", "project", "zone")
+    with pytest.raises(UserError, match=f"{key}: 0 is too small; use 1 or more"):
+        job.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+
+
+@pytest.mark.parametrize("hours", [0.1, 1, 72, 336])
+def test_hours_that_a_machine_may_have(hours):
+    job.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+
+
+@pytest.mark.parametrize("hours", [0, 0.09, -1, 336.1, float("inf"), float("nan")])
+def test_hours_that_no_machine_may_have(hours):
+    with pytest.raises(UserError, match=f"max_hours: {hours:g} is not possible; use 0.1 to 336"):
+        job.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+
+
+NARROW = ["devstorage.read_write", "logging.write", "monitoring.write"]
+
+
+@pytest.mark.parametrize(
+    "target, config, scopes",
+    [
+        ("tpu-vm", {"accelerator": "v5litepod-4"}, NARROW),
+        ("compute", {"machine": "a3-highgpu-8g"}, NARROW),
+        ("batch", {"machine": "n2-standard-8"}, ["cloud-platform"]),  # its API has no other
+    ],
+)
+@pytest.mark.parametrize("account", ["", "trainer@p.iam.gserviceaccount.com"])
+def test_machines_have_the_least_scopes_and_a_line_says_so(target, config, scopes, account):
+    work = job_of(target, "collect" if target == "batch" else "pretrain", service_account=account, **config)
+    request = importlib.import_module(f"tpullm.launch.{launch.CLOUD[target]}").requests(work, 1)
+    assert all(f"https://www.googleapis.com/auth/{scope}" in str(request) for scope in scopes)
+    assert str(request).count("googleapis.com/auth/") == len(scopes)
+    who, _ = show.terms(work)
+    assert who.endswith(f", with the scopes {', '.join(scopes)}.")
+    default = "the project's default service account, which may change much more than the bucket"
+    assert who.startswith(f"Machines run as {account or default}")
+
+
+def test_the_most_that_an_attempt_can_cost_is_said():
+    _, cost = show.terms(job_of("tpu-vm", "pretrain", accelerator="v5litepod-4", slices=2, max_hours=10))
+    assert cost.startswith("A machine ends after 10 hours at the latest (max_hours)")
+    assert "at most 96.00 $ until then (9.60 $/h" in cost
+
+
+@pytest.mark.parametrize("key", ["max_preemptions", "devices"])
+def test_nothing_is_below_0(key):
+    job.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+    with pytest.raises(UserError, match="can't be below 0"):
+        job.require(dataclasses.replace(GOOD, **{key: -1}), "t")
+
+
+@pytest.mark.parametrize("zone", ["us-west4", "us-west4-ab", "west4-a", "us-west4-"])
+def test_a_zone_has_a_letter(zone):
+    with pytest.raises(UserError, match=f"zone: {zone} is not a zone"):
+        job.require(LaunchConfig(zone=zone), "t")
+
+
+def test_a_zone_is_not_needed_everywhere():
+    job.require(LaunchConfig(), "local")
+    with pytest.raises(UserError, match="zone: is needed to launch on t"):
+        job.require(LaunchConfig(), "t", "zone")
+
+
+@pytest.mark.parametrize("provisioning, reservation", [("reserved", ""), ("spot", "mine"), ("on_demand", "mine")])
+def test_a_reservation_goes_with_its_provisioning(provisioning, reservation):
+    job.require(LaunchConfig(provisioning="reserved", reservation="mine"), "t")
+    with pytest.raises(UserError, match="reservation: goes with provisioning: reserved"):
+        job.require(LaunchConfig(provisioning=provisioning, reservation=reservation), "t")
+
+
+@pytest.mark.parametrize(
+    "network, subnetwork, paths",
+    [
+        ("", "", {}),
+        ("n", "", {"network": "global/networks/n"}),
+        ("", "s", {"subnetwork": "regions/us-west4/subnetworks/s"}),
+        ("n", "s", {"network": "global/networks/n", "subnetwork": "regions/us-west4/subnetworks/s"}),
+    ],
+)
+def test_networks_by_the_names_of_compute_engine(network, subnetwork, paths):
+    assert dataclasses.replace(GOOD, network=network, subnetwork=subnetwork).network_paths == paths

@@ -1,0 +1,109 @@
+"""`launch local`: the devices, lines and exit codes of several processes, and the end of all after one fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+from tests.conftest import ROOT, TINY, interruptible, tpullm
+from tests.launch.test_end_to_end import children, is_gone, wait_for_children
+from tpullm.launch import job, local
+from tpullm.launch.job import LaunchConfig
+
+# The seconds of an end count from when all processes have started: a busy machine starts them late.
+VERB = """
+import os, pathlib, signal, sys, time
+index, count = (int(next(word for word in sys.argv if kind in word).split("=")[1]) for kind in (".index=", ".count="))
+def stop(*_):
+    print("saved", flush=True)
+    os._exit(130)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("DEAF") else stop)
+print("mine:", index, os.environ.get("XLA_FLAGS"), os.environ.get("CUDA_VISIBLE_DEVICES"), sys.argv[-1], flush=True)
+(pathlib.Path(os.environ["STARTED"]).parent / f"secret-{index}").write_text(os.environ["TPULLM_HOSTS_SECRET"])
+folder = pathlib.Path(os.environ["STARTED"])
+(folder / str(index)).touch()
+while len(list(folder.iterdir())) < count:
+    time.sleep(0.01)
+seconds, code = os.environ[f"END{index}"].split()
+time.sleep(float(seconds))
+os._exit(int(code))
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """A stand-in for the verb: each process ends as its variable says. Returns a function that runs it."""
+    (tmp_path / "tpullm").mkdir()
+    (tmp_path / "tpullm" / "__init__.py").touch()
+    (tmp_path / "tpullm" / "__main__.py").write_text(VERB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def go(*ends: str, **settings):
+        monkeypatch.setenv("STARTED", tempfile.mkdtemp(dir=tmp_path))
+        environment = {f"END{index}": end for index, end in enumerate(ends)} | settings.pop("environment", {})
+        config = LaunchConfig(processes=len(ends), environment=environment, **settings)
+        lines = []
+        work = job.make("local", config, ["pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")])
+        local.check(work)
+        began = time.monotonic()
+        code = local.run(work, lambda index, line: lines.append((index, line)))
+        return code, lines, time.monotonic() - began
+
+    return go
+
+
+def test_each_process_has_its_devices_its_lines_and_the_secret(stub, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1 --xla_force_host_platform_device_count=9")
+    code, lines, _ = stub("0 0", "0.3 0", devices=3)
+    assert code == 0 and [index for index, _ in sorted(lines)] == [0, 1]
+    for index, line in lines:
+        assert line.startswith(f"mine: {index} --xla_other=1 --xla_force_host_platform_device_count=3 None")
+        assert "--hosts.coordinator=127.0.0.1:" in line
+    secrets = [(tmp_path / f"secret-{index}").read_text() for index in range(2)]
+    assert secrets[0] == secrets[1] and len(secrets[0]) == 64
+    assert not any(secrets[0] in line for _, line in lines)
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_failure_stops_the_others(stub, monkeypatch, deaf):
+    monkeypatch.setattr(local, "SECONDS_TO_NOTICE", 0.3)
+    monkeypatch.setattr(local, "SECONDS_TO_END", 0.5 if deaf else 20.0)
+    code, lines, seconds = stub("60 0", "0.2 3", environment={"DEAF": "1"} if deaf else {})
+    assert code == 3 and seconds < 20 and ((0, "saved") in lines) is not deaf
+
+
+def test_ctrl_c_lets_all_save_and_exits_with_130(stub, tmp_path):
+    """A terminal sends Ctrl-C to the launcher alone; the launcher exits with its own code and one line."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tpullm.cli.main import entry; sys.exit(entry())"
+    command = [sys.executable, "-c", program, "launch", "local", "--processes", "2"]
+    command += ["--", "pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")]
+    environment = os.environ | {"END0": "60 0", "END1": "60 0", "STARTED": tempfile.mkdtemp(dir=tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with interruptible():
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
+    wait_for_children(process, 2)
+    started = children(process)
+    assert process.stdout.readline() and process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and out.count("saved") == 2, out + said
+    assert said == "tpullm: stopped all processes; the same command resumes from the last checkpoint\n"
+    assert len(started) == 2 and all(is_gone(pid) for pid in started)
+
+
+def test_shares_of_a_stage_are_launched_alike(tmp_path):
+    """Two processes that share `collect` write the same bytes as one."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    tpullm("collect", "--config", TINY, "--run", one)
+    done = tpullm("launch", "local", "--processes", 2, "--", "collect", "--config", TINY, "--run", two)
+    assert "[1] " in done.stdout
+    made = [sorted(path.name for path in (run / "documents").iterdir()) for run in (one, two)]
+    assert made[0] == made[1]
+    for name in made[0]:
+        if name.endswith((".jsonl", ".gz", ".parquet")):
+            assert (one / "documents" / name).read_bytes() == (two / "documents" / name).read_bytes()

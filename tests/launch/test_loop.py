@@ -1,0 +1,213 @@
+"""The loop that watches a launch: what it says, how long it waits, and in which order it notes and acts."""
+
+import threading
+import time
+
+import pytest
+
+from tests.launch.conftest import make_job
+from tpullm.launch import watch
+from tpullm.launch.record import HostExit, Outcome, Record, clock
+from tpullm.launch.target import Resource, State
+from tpullm.launch.watch import Conclude, Create, Delete, Finish, NoteActive, Wait
+from tpullm.system.errors import Interrupted, TryAgain, UserError
+
+PACE = watch.Pace(poll=10, first_wait=1, longest_wait=25, report=60)
+
+
+class Service:
+    """A target in memory; `answers` are faults of the next observations, None is no fault."""
+
+    def __init__(self, job):
+        self.resources, self.answers, self.done = [], [], []
+        self.job = job
+
+    def observe(self, job):
+        if self.answers and (fault := self.answers.pop(0)):
+            raise fault
+        return list(self.resources)
+
+    def create(self, job, attempt):
+        assert Record(job.folder).attempts()[-1].number == attempt, "noted before"
+        self.done.append(f"create {attempt}")
+        self.resources.append(Resource(f"x-{attempt}", attempt, State.WAITING, self.job.run_hash))
+
+    def delete(self, job, resource):
+        (attempt,) = (each for each in Record(job.folder).attempts() if each.number == resource.attempt)
+        assert attempt.outcome, "concluded before"
+        self.done.append(f"delete {resource.attempt}")
+        self.resources.remove(resource)
+
+    def set(self, state):
+        old = self.resources.pop()
+        self.resources.append(Resource(old.name, old.attempt, state, old.run))
+
+
+@pytest.fixture
+def job(tmp_path):
+    return make_job(tmp_path / "run", name="x")
+
+
+@pytest.fixture
+def record(job):
+    return Record(job.folder)
+
+
+@pytest.fixture
+def service(job):
+    return Service(job)
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The waits of this thread, none of which happens; each runs the next of `then`."""
+    here, wait = threading.get_ident(), time.sleep
+
+    def sleep(seconds):
+        if threading.get_ident() != here:  # a thread that another test has left, such as one that beats
+            return wait(seconds)
+        slept.append(seconds)
+        if slept.then and seconds:
+            slept.then.pop(0)()
+
+    slept = type("Slept", (list,), {"then": []})()
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    return slept
+
+
+def report(record, number, *codes):
+    """What the hosts of an attempt would."""
+    record.ready(number, 1, 0)
+    for host, code in enumerate(codes):
+        record.add_exit(number, HostExit(host, code, f"ended with {code}"))
+
+
+def test_a_run_from_its_start_to_its_end(job, record, service, slept, capsys):
+    """Lost once; each line is said once, and no wait is longer than one look needs."""
+    slept.then += [
+        lambda: None,  # still waiting: nothing is said again
+        lambda: service.set(State.ACTIVE),
+        lambda: (record.ready(1, 1, 0), service.set(State.PREEMPTED)),  # it worked, so the next one is not delayed
+        lambda: None,
+        lambda: service.set(State.ACTIVE),
+        lambda: report(record, 2, 0, 0, 0, 0),
+    ]
+    assert watch.follow(job, service, PACE) == 0
+    assert service.done == ["create 1", "delete 1", "create 2", "delete 2"]
+    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "attempt 1: asking for machines",
+        "waiting for capacity",
+        "being set up",
+        "attempt 1: the machines were taken back",
+        "deleting x-1",
+        "attempt 2: asking for machines",
+        "waiting for capacity",
+        "being set up",
+        "deleting x-2",
+        "finished; nothing is left that costs",
+    ]
+    assert max(slept) <= PACE.poll
+
+
+@pytest.mark.parametrize("code", [2, 139])
+def test_the_verbs_code_and_line_are_the_launchers(job, record, service, slept, code):
+    watch.start_attempt(job, service, record, 1)
+    service.set(State.ACTIVE)
+    report(record, 1, code)
+    with pytest.raises(UserError, match=f"^x: ended with {code}$") as error:
+        watch.follow(job, service, PACE)
+    assert error.value.code == code and service.resources == []
+
+
+def test_waits_for_a_service_that_does_not_answer_double_and_begin_anew(job, service, slept, capsys):
+    away = TryAgain("away")
+    service.answers += [away, away, away, away, None, away]
+    slept.then += [lambda: None] * 6 + [lambda: service.answers.append(KeyboardInterrupt())]
+    with pytest.raises(Interrupted, match="no longer watched; the run goes on and costs"):
+        watch.follow(job, service, PACE)
+    assert [seconds for seconds in slept if seconds][:5] == [10, 20, 25, 25, 10]
+    assert capsys.readouterr().err.count("away; trying again in") == 5
+    assert [each.attempt for each in service.resources] == [1], "left going"
+
+
+def test_start_returns_when_an_attempt_waits_or_runs(job, record, service, slept):
+    assert watch.start(job, service, record, PACE) is True
+    assert service.done == ["create 1"] and not [seconds for seconds in slept if seconds > 10]
+    service.set(State.ACTIVE)
+    assert watch.start(job, service, record, PACE) is True and service.done == ["create 1"]
+
+
+def test_what_is_being_deleted_is_waited_for_before_the_next_attempt(job, record, service, slept):
+    watch.start_attempt(job, service, record, 1)
+    record.ready(1, 1, 0)
+    record.conclude(1, Outcome(True, 75, "lost", 0.0))
+    service.set(State.DELETING)
+    slept.then += [lambda: None, service.resources.clear]
+    assert watch.start(job, service, record, PACE) is True
+    assert service.done == ["create 1", "create 2"]
+
+
+def test_a_finished_run_is_not_started(job, record, service, slept):
+    watch.start_attempt(job, service, record, 1)
+    service.resources.clear()
+    record.conclude(1, Outcome(False, 0, "finished", 0.0))
+    assert watch.start(job, service, record, PACE) is False
+    record.conclude(1, Outcome(False, 2, "no such key", 0.0))
+    with pytest.raises(UserError, match="x: no such key"):
+        watch.start(job, service, record, PACE)
+    assert service.done == ["create 1"]
+
+
+def test_each_action_and_the_wait_after_it(job, record, service):
+    def perform(action):
+        return watch.perform(action, job, service, record, PACE)
+
+    early = clock()
+    assert perform(Create(1, early + 1000)) == 10 and 0 < perform(Create(1, early + 5)) <= 5
+    assert service.done == [] and record.attempts() == [], "too early"
+    assert perform(Create(1, early - 1)) == 0.0 and service.done == ["create 1"]
+    assert record.attempts()[0].spec == job.spec_path
+    assert perform(NoteActive(1)) == 0.0 and record.attempts()[0].active >= early
+    outcome = Outcome(True, 75, "lost", 1.0)
+    assert perform(Conclude(1, outcome)) == 0.0 and record.attempts()[0].outcome == outcome
+    assert perform(Delete(service.resources[0])) == 10 and service.resources == []
+    assert perform(Wait("any")) == perform(Finish(outcome)) == 10
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_ends_no_launch_whose_machines_are_set_up(job, service, record, monkeypatch, jump):
+    watch.perform(Create(1), job, service, record, PACE)
+    service.set(State.ACTIVE)
+    watch.perform(NoteActive(1), job, service, record, PACE)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    assert watch.next_action(job, service, record, watch.Pace()) == Wait("being set up")
+
+
+def test_only_try_again_is_retried(slept):
+    def after(*faults):
+        left = list(faults)
+
+        def call():
+            if left:
+                raise left.pop(0)
+            return "answer"
+
+        return call
+
+    away = TryAgain("away")
+    assert watch.with_retries(after(), PACE) == "answer" and slept == []
+    assert watch.with_retries(after(*[away] * 4), PACE) == "answer" and slept == [1, 2, 4, 8]
+    slept.clear()
+    assert watch.with_retries(after(*[away] * 5), PACE, tries=6) == "answer" and slept == [1, 2, 4, 8, 10]
+    with pytest.raises(TryAgain):
+        watch.with_retries(after(*[away] * 5), PACE)
+    with pytest.raises(UserError, match="refused"):
+        watch.with_retries(after(UserError("refused")), PACE)
+
+
+def test_a_resource_of_another_run_is_refused(job):
+    mine = Resource("x-1", 1, State.ACTIVE, job.run_hash)
+    assert watch.check_owner(job, [mine]) == [mine]
+    with pytest.raises(UserError, match=r"name: x is used by another run \(x-2\); choose another with --name"):
+        watch.check_owner(job, [mine, Resource("x-2", 2, State.ACTIVE, "another")])

@@ -1,0 +1,51 @@
+"""What a launch notes in its run directory is what whoever watches it next reads."""
+
+import pytest
+
+from tpullm.launch.record import HostExit, Outcome, Record
+
+
+@pytest.fixture
+def record(tmp_path):
+    return Record(str(tmp_path / "run" / "launch" / "x"))
+
+
+def test_before_anything_is_noted_there_is_nothing(record):
+    assert record.attempts() == [] and record.exits(1) == [] and record.logs(1) == []
+    assert record.ready_hosts(1, 1) == record.last_start(1, 0) == 0
+
+
+def test_an_attempt_is_read_as_it_was_noted(record):
+    record.begin(1, "spec")
+    (attempt,) = record.attempts()
+    assert (attempt.number, attempt.spec) == (1, "spec")
+    assert (attempt.active, attempt.starts, attempt.exits, attempt.outcome) == (0.0, 0, (), None)
+    record.saw_active(1)
+    exits = [HostExit(0, 0, "done"), HostExit(11, 75, "host 0 is gone")]
+    for each in reversed(exits):
+        record.add_exit(1, each)
+    outcome = Outcome(True, 75, "taken back", 12.5)
+    record.conclude(1, outcome)
+    (attempt,) = record.attempts()
+    assert attempt.active > 1e9 and attempt.exits == tuple(exits) and attempt.outcome == outcome
+
+
+def test_starts_are_counted_by_host_and_attempt(record):
+    for number, start, host in ((1, 1, 0), (1, 1, 1), (1, 2, 1), (2, 5, 0)):
+        record.ready(number, start, host)
+    assert [record.ready_hosts(1, start) for start in (1, 2, 3)] == [2, 1, 0]
+    assert [record.last_start(1, host) for host in (0, 1, 2)] == [1, 2, 0]
+    assert [attempt.starts for attempt in record.attempts()] == [2, 5]
+
+
+def test_attempts_are_in_the_order_of_their_numbers(record):
+    for number in (10, 2, 1):
+        record.begin(number, f"spec-{number}")
+    assert [attempt.number for attempt in record.attempts()] == [1, 2, 10]
+
+
+def test_a_file_that_is_being_written_is_not_read(record):
+    """`storage` writes to a hidden neighbour and renames it."""
+    record.add_exit(1, HostExit(0, 0, "done"))
+    (record.attempt_folder(1) / "ended" / ".0001.json.partial").write_text('{"host": 1,')
+    assert record.exits(1) == [HostExit(0, 0, "done")]

@@ -1,0 +1,290 @@
+"""How each service's answer is read: the state of an attempt, why it failed, whether it would again, and its cost."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests.launch.conftest import job_of, make_job
+from tpullm.hardware import accelerators, machines
+from tpullm.launch import compute_engine, compute_engine_api, google_api, google_batch, tpu_vm
+from tpullm.launch.compute_engine_api import GROUP, POLICY, TEMPLATE, Scope
+from tpullm.launch.target import State
+from tpullm.system.errors import TryAgain, UserError
+
+TPU = make_job("gs://b/run", slices=2)
+SLICE_DOLLARS = accelerators.find("v5litepod-16").dollars_an_hour
+
+
+def queued(state, error=None, kind="v5litepod-16"):
+    """A queued resource as the API shows it."""
+    node = {"acceleratorType": kind, "labels": {"tpullm-run": "hash"}} if kind else {}
+    found = {"state": state} | ({"failedData": {"error": error}} if error else {})
+    return {"name": "p/tiny-pretrain-2", "tpu": {"nodeSpec": [{"node": node}]}, "state": found}
+
+
+@pytest.mark.parametrize(
+    "word, state, costs",
+    [
+        ("CREATING", State.WAITING, False),
+        ("ACCEPTED", State.WAITING, False),
+        ("WAITING_FOR_RESOURCES", State.WAITING, False),
+        ("PROVISIONING", State.PROVISIONING, True),
+        ("ACTIVE", State.ACTIVE, True),
+        ("SUSPENDING", State.PREEMPTED, False),
+        ("SUSPENDED", State.PREEMPTED, False),
+        ("FAILED", State.FAILED, False),
+        ("DELETING", State.DELETING, False),
+    ],
+)
+def test_a_queued_resource(word, state, costs):
+    seen = tpu_vm._resource(TPU, 2, queued(word))
+    assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-pretrain-2", 2, state, "hash")
+    assert seen.dollars_an_hour == (2 * SLICE_DOLLARS if costs else 0.0) and not seen.permanent
+
+
+def test_a_queued_resource_of_which_little_is_known():
+    seen = tpu_vm._resource(TPU, 1, {"name": "x"})
+    assert (seen.state, seen.run, seen.reason) == (State.WAITING, "", "")
+    assert tpu_vm._resource(TPU, 1, queued("ACTIVE", kind="")).dollars_an_hour is None
+    assert tpu_vm._resource(TPU, 1, queued("ACTIVE", kind="v99-8")).dollars_an_hour is None
+
+
+def test_why_a_queued_resource_failed():
+    quota = {"code": 8, "message": "Quota exceeded"}
+    seen = tpu_vm._resource(TPU, 1, queued("FAILED", quota))
+    assert (seen.reason, seen.permanent) == ("Quota exceeded", True)
+    assert not tpu_vm._resource(TPU, 1, queued("FAILED", {"code": 8, "message": "no capacity"})).permanent
+    assert not tpu_vm._resource(TPU, 1, queued("SUSPENDED", quota)).permanent, "it had its machines"
+
+
+BATCH = job_of("batch", "collect", machine="n2-standard-8", nodes=4)
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks that the API lists: a list to fill; each is its events, or its events and a state."""
+    shown = []
+
+    def listed(parent):
+        assert parent == "p/tiny-collect-2/taskGroups/group0"
+        states = [each if isinstance(each, tuple) else (each, "FAILED") for each in shown]
+        return [{"status": {"state": state, "statusEvents": events}} for events, state in states]
+
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=listed))
+    return shown
+
+
+def ended(code, words="Task failed", second=0):
+    """The event of a task that ended."""
+    at = f"2026-01-01T00:00:{second:02d}Z"
+    execution = {"exitCode": code} if code else {}
+    return {"type": "STATUS_CHANGED", "description": words, "eventTime": at, "taskExecution": execution}
+
+
+def batch_job(state, events=(), **counts):
+    """A Batch job as the API shows it."""
+    groups = {"group0": {"counts": {name: str(count) for name, count in counts.items()}}}
+    status = {"state": state, "statusEvents": list(events), "taskGroups": groups}
+    return {"name": "p/tiny-collect-2", "labels": {"tpullm-run": "hash"}, "status": status}
+
+
+@pytest.mark.parametrize(
+    "word, state",
+    [
+        ("QUEUED", State.WAITING),
+        ("SCHEDULED", State.PROVISIONING),
+        ("RUNNING", State.ACTIVE),
+        ("SUCCEEDED", State.DONE),
+        ("FAILED", State.FAILED),
+        ("CANCELLATION_IN_PROGRESS", State.FAILED),
+        ("CANCELLED", State.FAILED),
+        ("DELETION_IN_PROGRESS", State.DELETING),
+    ],
+)
+def test_a_batch_job(tasks, word, state):
+    """Each task at work is a machine that costs, as long as the job runs."""
+    seen = google_batch._resource(BATCH, 2, batch_job(word, ASSIGNED=1, RUNNING=2, SUCCEEDED=5, PENDING=7))
+    assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-collect-2", 2, state, "hash")
+    dollars = machines.find("n2-standard-8").dollars_an_hour
+    assert seen.dollars_an_hour == (pytest.approx(3 * dollars) if state is State.ACTIVE else 0.0)
+    assert not seen.permanent, "no task ended, so nothing says that it would again"
+
+
+@pytest.mark.parametrize(
+    "codes, state, permanent",
+    [
+        ([2], State.FAILED, True),
+        ([50001, 2], State.FAILED, True),
+        ([2, 50001], State.PREEMPTED, False),
+        ([0, 75], State.PREEMPTED, False),
+        ([130, 0], State.PREEMPTED, False),
+        ([50005], State.PREEMPTED, False),  # `maxRunDuration` is over
+        ([124], State.PREEMPTED, False),  # so says the supervisor, before it is
+        ([0], State.FAILED, False),
+    ],
+)
+def test_why_a_batch_job_failed(tasks, codes, state, permanent):
+    """The last exit code of a task that is not 0 decides: Batch gave up after it."""
+    tasks.append([ended(code, f"exit {code}") for code in codes])
+    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    assert (seen.state, seen.permanent) == (state, permanent)
+
+
+def test_the_task_that_failed_first_is_the_cause(tasks):
+    """Batch stops the others, which then end too; a task that has not failed says nothing."""
+    tasks += [[ended(143, "stopped", 9)], [ended(9, "cause", 3), ended(2, "the cause", 5)], [ended(1, "stopped", 8)]]
+    tasks.append(([ended(50001, "taken back, and restarted", 1)], "SUCCEEDED"))
+    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    assert (seen.reason, seen.permanent) == ("the cause", True)
+    fraction = ended(50001, "earlier")
+    fraction["eventTime"] = "2026-01-01T00:00:03.999Z"
+    tasks.append([fraction])
+    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.PREEMPTED
+
+
+def test_an_exit_code_among_the_events_of_a_job_is_not_of_the_api(tasks):
+    """Batch defines it for the events of tasks alone."""
+    assert not google_batch._resource(BATCH, 1, batch_job("FAILED", [ended(2)])).permanent
+
+
+def test_tasks_are_listed_only_of_a_job_that_failed(monkeypatch):
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=lambda parent: pytest.fail("asked")))
+    for state in ("QUEUED", "SCHEDULED", "RUNNING", "SUCCEEDED", "DELETION_IN_PROGRESS"):
+        google_batch._resource(BATCH, 1, batch_job(state))
+
+
+def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
+    def gone(parent):
+        raise google_api.Missing("no such job")
+
+    monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=gone))
+    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.FAILED
+
+
+def test_the_call_that_lists_tasks_is_one_that_the_library_has(monkeypatch):
+    sent = []
+    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or [])
+    google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    google_api.parsed(sent[0])
+    url = "https://batch.googleapis.com/v1/p/tiny-collect-2/taskGroups/group0/tasks"
+    assert sent[0].rest() == {"method": "GET", "url": url}
+
+
+def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one(tasks):
+    changed = {"type": "STATUS_CHANGED", "description": "Job state is set"}
+    info = {"type": "OPERATIONAL_INFO", "description": "no\n  machines"}
+    for state, events, reason in (
+        ("FAILED", [info, changed], "Job state is set"),
+        ("FAILED", [], ""),
+        ("QUEUED", [changed, info, changed], "no machines"),
+        ("SCHEDULED", [info, changed], "no machines"),
+        ("QUEUED", [changed], ""),
+        ("RUNNING", [info, changed], ""),
+        ("SUCCEEDED", [info], ""),
+    ):
+        assert google_batch._resource(BATCH, 1, batch_job(state, events)).reason == reason, (state, events)
+
+
+def test_a_batch_job_of_which_little_is_known():
+    seen = google_batch._resource(BATCH, 1, {"name": "x"})
+    assert (seen.state, seen.run, seen.dollars_an_hour) == (State.WAITING, "", 0.0)
+
+
+GROUP_JOB = job_of("compute", "pretrain", machine="a3-highgpu-8g", nodes=2)
+
+
+def member(status="RUNNING", action="NONE", *codes):
+    errors = [{"code": code, "message": f"of\n {code}"} for code in codes]
+    found = {"instanceStatus": status, "currentAction": action, "lastAttempt": {"errors": {"errors": errors}}}
+    return found if status else {key: value for key, value in found.items() if key != "instanceStatus"}
+
+
+@pytest.mark.parametrize(
+    "members, state",
+    [
+        ([], State.UNFINISHED),
+        ([member()], State.UNFINISHED),
+        ([member(), member()], State.ACTIVE),
+        ([member(), member("STAGING")], State.PROVISIONING),
+        ([member("PROVISIONING"), member("PROVISIONING")], State.PROVISIONING),
+        ([member(), member("RUNNING", "DELETING")], State.DELETING),
+        *(([member(), member(gone)], State.PREEMPTED) for gone in compute_engine.GONE),
+        ([member(), member("", "CREATING", "ZONE_RESOURCE_POOL_EXHAUSTED")], State.WAITING),
+        ([member(), member("", "CREATING", "VM_MIN_COUNT_NOT_REACHED")], State.WAITING),
+        ([member("RUNNING", "NONE", "ZONE_RESOURCE_POOL_EXHAUSTED"), member()], State.ACTIVE),
+        ([member(), member("", "CREATING", "STOCKOUT", "QUOTA_EXCEEDED")], State.FAILED),
+    ],
+)
+def test_a_group_of_machines(members, state):
+    """Errors for want of machines pass; any other would come again."""
+    seen, reason, permanent = compute_engine._state(GROUP_JOB, members)
+    assert seen is state and permanent is (state is State.FAILED)
+    assert reason == ("QUOTA_EXCEEDED: of QUOTA_EXCEEDED" if state is State.FAILED else "")
+
+
+def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
+    shown = [member(status) for status in ("PROVISIONING", "STAGING", "RUNNING", "STOPPING", "TERMINATED", "")]
+    monkeypatch.setattr(compute_engine_api, "instances", lambda scope, name: shown)
+    found = {"name": "tiny-pretrain-3", "description": "hash"}
+    seen = compute_engine._resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
+    assert seen.dollars_an_hour == pytest.approx(3 * machines.find("a3-highgpu-8g").dollars_an_hour)
+    assert (seen.attempt, seen.run) == (3, "hash")
+    without_group = compute_engine._resource(set(), GROUP_JOB, 3, found)
+    assert (without_group.state, without_group.dollars_an_hour) == (State.UNFINISHED, 0.0)
+
+
+@pytest.mark.parametrize(
+    "code, kind, says",
+    [
+        ("RESOURCE_ALREADY_EXISTS", google_api.Exists, "so it is"),
+        ("QUOTA_EXCEEDED", UserError, "quota: so it is; ask for more"),
+        ("RESOURCE_NOT_READY", TryAgain, "compute.googleapis.com: so it is"),
+        ("INTERNAL_ERROR", TryAgain, "compute.googleapis.com: so it is"),
+        ("RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", TryAgain, "compute.googleapis.com: so it is"),
+        ("INVALID_USAGE", UserError, r"compute: refused (INVALID_USAGE: so it is)"),
+    ],
+)
+def test_what_an_operation_failed_by(code, kind, says):
+    error = compute_engine_api.refusal({"code": code, "message": "so\n  it is"})
+    assert type(error) is kind and str(error).startswith(says)
+
+
+SCOPES = {"Zone": Scope("p", zone="z"), "Region": Scope("p", region="r"), "Global": Scope("p")}
+
+
+@pytest.mark.parametrize("place, kind", [("Zone", GROUP), ("Region", POLICY), ("Global", TEMPLATE)])
+def test_an_operation_is_waited_for_where_its_resource_is(monkeypatch, place, kind):
+    """In a zone, a region, or everywhere; the last answer's error is raised."""
+    sent = []
+    answers = [{"name": "op"}, {"name": "op", "status": "RUNNING"}, {"name": "op", "status": "DONE"}]
+    answers[-1]["error"] = {"errors": [{"code": "INVALID_USAGE", "message": "no"}]}
+    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or answers.pop(0))
+    with pytest.raises(UserError, match="refused"):
+        compute_engine_api.create(compute_engine_api.insert(kind, SCOPES[place], "id", {"name": "x"}))
+    assert [request.call for request in sent] == [f"Insert{kind.name}", *[f"Wait{place}Operation"] * 2]
+    assert sent[1].message == SCOPES[place].fields | {"operation": "op"}
+    for request in sent:
+        google_api.parsed(request)
+    path = {"Zone": "zones/z", "Region": "regions/r", "Global": "global"}[place]
+    assert sent[1].rest()["url"] == f"https://compute.googleapis.com/compute/v1/projects/p/{path}/operations/op/wait"
+
+
+def test_an_operation_that_does_not_end_is_left(monkeypatch):
+    monkeypatch.setattr(google_api, "send", lambda request: {"name": "op", "status": "RUNNING"})
+    monkeypatch.setattr(compute_engine_api, "SECONDS_FOR_OPERATION", 0.0)
+    with pytest.raises(TryAgain, match="op is not done after 0 s"):
+        compute_engine_api.delete(TEMPLATE, Scope("p"), "x")
+
+
+@pytest.mark.parametrize("kind", [GROUP, POLICY, TEMPLATE])
+def test_lists_and_deletions_are_calls_that_the_library_has(monkeypatch, kind):
+    sent = []
+    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or {"status": "DONE"})
+    scope = SCOPES[{GROUP: "Zone", POLICY: "Region", TEMPLATE: "Global"}[kind]]
+    compute_engine_api.list_all(kind, scope, "x-[0-9]+")
+    compute_engine_api.delete(kind, scope, "x-1")
+    listed, deleted = sent
+    assert listed.message["filter"] == "name eq x-[0-9]+"
+    assert deleted.rest()["url"].endswith(f"/{kind.collection}/x-1") and deleted.method == "DELETE"
+    for request in sent:
+        google_api.parsed(request)

@@ -1,0 +1,168 @@
+"""TPU slices by Google's own client and a fake of the service: the requests, and the effect of each answer."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.conftest import ROOT, TINY, interruptible
+from tests.launch.conftest import make_job
+from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
+from tpullm.launch import google_api, tpu_vm, watch
+from tpullm.launch.record import HostExit, Record
+from tpullm.launch.target import State
+from tpullm.system.errors import TryAgain, UserError
+
+
+def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
+    job = make_job(tmp_path / "run", name="mine", slices=2, service_account="a@b.iam.gserviceaccount.com")
+    tpu_vm.create(job, 3)
+    (shown,) = (request.rest() for request in tpu_vm.requests(job, 3))
+    (sent,) = tpu.requests
+    address = urlsplit(shown["url"])
+    assert (sent["path"], sent["body"]) == (address.path, shown["body"])
+    assert sent["query"] == {key: values[0] for key, values in parse_qs(address.query).items()}
+    assert sent["query"]["queuedResourceId"] == "mine-3"
+
+
+@pytest.mark.parametrize(
+    "reservation, name",
+    [
+        ("mine", "projects/my-project/locations/us-west4-a/reservations/mine"),
+        ("projects/other/locations/us-west4-a/reservations/theirs",) * 2,
+    ],
+)
+def test_a_reservation_is_of_the_project_unless_its_name_says_another(tmp_path, reservation, name):
+    job = make_job(tmp_path, provisioning="reserved", reservation=reservation)
+    (request,) = tpu_vm.requests(job, 1)
+    assert request.message["queuedResource"]["reservationName"] == name
+
+
+def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_theirs(tmp_path):
+    """The API has no limit for a slice that exists."""
+    (request,) = tpu_vm.requests(make_job(tmp_path, max_hours=1.5), 1)
+    resource = request.message["queuedResource"]
+    assert resource["queueingPolicy"] == {"validUntilDuration": "5400s"}
+    assert resource["tpu"]["nodeSpec"][0]["node"]["metadata"]["tpullm-seconds"] == "5400"
+
+
+def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
+    (request,) = tpu_vm.requests(make_job(tmp_path), 1)
+    request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
+    with pytest.raises(Exception, match="colour"):
+        google_api.parsed(request)
+
+
+def test_states_and_costs(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine", slices=2)
+    tpu_vm.create(job, 1)
+    seen = [tpu_vm.observe(job)[0] for _ in range(3)]
+    assert [each.state for each in seen] == [State.WAITING, State.PROVISIONING, State.ACTIVE]
+    assert [each.dollars_an_hour for each in seen] == [0.0, 2 * 16 * 1.2, 2 * 16 * 1.2]
+    assert (seen[0].attempt, seen[0].run) == (1, job.run_hash)
+    tpu.set("mine-1", SUSPENDED)
+    assert tpu_vm.observe(job)[0].state is State.PREEMPTED
+    tpu_vm.delete(job, seen[0])
+    assert tpu_vm.observe(job)[0].state is State.DELETING
+    assert tpu_vm.observe(job) == []
+    tpu_vm.delete(job, seen[0])  # gone already
+
+
+def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    for fault in (BUSY, AWAY, LOST):
+        tpu.faults["POST"] = [fault]
+        with pytest.raises(TryAgain):
+            tpu_vm.create(job, 1)
+    tpu_vm.create(job, 1)  # it exists: the request with the lost answer created it
+    tpu.faults["POST"] = [QUOTA]
+    with pytest.raises(UserError, match="quota: Quota limit .* has been exceeded"):
+        tpu_vm.create(job, 2)
+    tpu.faults["GET"] = [(403, "Cloud TPU API has not been used in project my-project before or it is disabled.")]
+    with pytest.raises(UserError, match="ListQueuedResources: not allowed .*google-cloud.md names the APIs and roles"):
+        tpu_vm.observe(job)
+
+
+def finish(folder: Record, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
+    """Report as the machines would."""
+    folder.ready(number, 1, 0)
+    for host in range(hosts):
+        folder.add_exit(number, HostExit(host, code, line))
+
+
+def when(condition, then) -> threading.Thread:
+    """In a thread: act as soon as a condition holds."""
+
+    def wait() -> None:
+        while not condition():
+            time.sleep(0.02)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def is_active(tpu, name: str) -> bool:
+    return tpu.resources.get(name, {}).get("state", {}).get("state") == "ACTIVE"
+
+
+def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    folder = Record(job.folder)
+    tpu.faults["POST"], tpu.faults["GET"] = [LOST, BUSY], [AWAY, None, BUSY]
+    when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
+    when(lambda: is_active(tpu, "mine-2"), lambda: tpu.set("mine-2", FAILED, NO_CAPACITY))
+    when(lambda: is_active(tpu, "mine-3"), lambda: finish(folder, 3))
+    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert tpu.resources == {}
+    assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
+
+
+def test_two_watchers_create_nothing_twice(tpu, tmp_path):
+    job = make_job(tmp_path, name="mine")
+    folder, codes = Record(job.folder), []
+    watchers = [
+        threading.Thread(target=lambda: codes.append(watch.follow(job, tpu_vm, watch.Pace()))) for _ in range(2)
+    ]
+    when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
+    when(lambda: is_active(tpu, "mine-2"), lambda: finish(folder, 2))
+    for watcher in watchers:
+        watcher.start()
+    for watcher in watchers:
+        watcher.join(30)
+    assert codes == [0, 0] and tpu.resources == {} and set(tpu.made()) == {"mine-1", "mine-2"}
+
+
+@pytest.mark.parametrize("code, line", [(2, "pretrain.steps: 0 must be > 0"), (139, "Segmentation fault")])
+def test_a_fault_of_the_run_ends_it_with_its_line_and_nothing_is_left(tpu, tmp_path, code, line):
+    job = make_job(tmp_path, name="mine")
+    when(lambda: is_active(tpu, "mine-1"), lambda: finish(Record(job.folder), 1, code=code, line=line))
+    with pytest.raises(UserError, match=line) as error:
+        watch.follow(job, tpu_vm, watch.Pace())
+    assert error.value.code == code and tpu.resources == {} and tpu.made() == ["mine-1"]
+
+
+def test_a_name_of_another_run_is_refused_and_left_alone(tpu, tmp_path):
+    tpu_vm.create(make_job(tmp_path / "other", name="mine"), 1)
+    with pytest.raises(UserError, match="name: mine is used by another run .* choose another with --name"):
+        watch.follow(make_job(tmp_path / "run", name="mine"), tpu_vm, watch.Pace())
+    assert list(tpu.resources) == ["mine-1"]
+
+
+def test_ctrl_c_ends_the_watching_and_leaves_the_run(tpu, bucket):
+    """Ctrl-C, as a terminal sends it."""
+    command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]
+    command += ["--accelerator=v5litepod-16", "--", "pretrain", "--config", str(TINY), "--run", f"{bucket}/run"]
+    with interruptible():
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert any("waiting for capacity" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("tpullm: tiny-pretrain: no longer watched; the run goes on and costs")
+    assert list(tpu.resources) == ["tiny-pretrain-1"]

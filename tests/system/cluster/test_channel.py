@@ -1,0 +1,433 @@
+"""Hosts in one process, connected by sockets: they meet, talk, and notice who is gone."""
+
+import contextlib
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.system.cluster.channels import connect, wait_for
+from tpullm.system.cluster import channel, connection, handshake, hosts
+from tpullm.system.cluster.channel import Channel
+from tpullm.system.cluster.connection import MOST_BYTES, Connection
+from tpullm.system.cluster.join import relay
+from tpullm.system.errors import TRY_AGAIN, HostFailed, TryAgain, UserError
+
+pytestmark = pytest.mark.usefixtures("ended")
+
+
+def meet(count: int, wrong: dict | None = None, own_secrets: dict[int, bytes] | None = None, seconds=20.0) -> list:
+    """What `receive` on host 0 and `connect` on the others return or raise.
+
+    Args:
+        wrong: what the last host, which comes last, says instead of the truth.
+        own_secrets: by host; nothing is no secret on any.
+    """
+    port, own_secrets, heard, members = handshake.free_port(), own_secrets or {}, set(), handshake._members
+
+    def host(index: int):
+        own_secret = own_secrets.get(index, b"")
+        if index == 0:
+            return handshake.receive(port, count, "name0", seconds, {"notice": 7}, own_secret)
+        own = {"index": index, "count": count, "name": f"name{index}"}
+        if index == count - 1:
+            wait_for(lambda: heard >= set(range(1, index)))
+            own |= wrong or {}
+        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, own_secret=own_secret)
+
+    def remember(guests, count):
+        found = members(guests, count)
+        heard.update(found)
+        return found
+
+    with ThreadPoolExecutor(count) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handshake, "_members", remember)
+        started = [threads.submit(host, index) for index in range(count)]
+        return [future.exception() or future.result() for future in started]
+
+
+SECRET = b"a secret of all hosts"
+ALL = {host: SECRET for host in range(3)}
+
+
+@pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["without a secret", "with one"])
+def test_hosts_meet_and_hear_each_others_names(own_secrets):
+    first, *others = meet(3, own_secrets=own_secrets)
+    assert first.names == ["name0", "name1", "name2"] and first.index == 0
+    for index, (own, answer) in enumerate(others, start=1):
+        assert (own.names, own.index, answer["notice"]) == (first.names, index, 7)
+    talk([first, *(own for own, _ in others)])
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"count": 4}, "hosts: name2 says it is index 2 of 4, and host 0 counts 3; correct the settings"),
+        ({"index": 3}, "hosts: name2 says it is index 3 of 3, and host 0 counts 3"),
+        ({"index": 0}, "hosts: name2 says it is index 0 of 3, which name0 is already"),
+        ({"index": 1}, "hosts: name2 says it is index 1 of 3, which name1 is already"),
+    ],
+)
+@pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["when the time is over", "at once"])
+def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says, own_secrets, capsys):
+    answers = meet(3, wrong, own_secrets, seconds=10_000.0 if own_secrets else 1.0)
+    assert all(isinstance(answer, UserError) and answer.code == 2 for answer in answers)
+    assert len({str(answer) for answer in answers}) == 1 and says in str(answers[0])
+    assert ("it may be a stranger" in capsys.readouterr().err) == (not own_secrets)
+
+
+@pytest.mark.parametrize("last", [b"another secret than theirs", b""])
+def test_a_host_with_another_secret_is_dropped_and_both_sides_say_so(last, capsys):
+    first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=1.0)
+    assert str(third) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 2; set the same on all"
+    says = "no answer from host(s) 2 of 3 in 1 s (1 without the secret were dropped); start them all"
+    assert str(first) == str(second) == says and first.code == second.code == TRY_AGAIN
+    assert "hosts: 127.0.0.1 says it is host 2, without the secret; dropped" in capsys.readouterr().err
+
+
+def test_a_host_with_a_secret_does_not_believe_a_host_0_without_one():
+    answers = meet(2, own_secrets={1: SECRET}, seconds=1.0)
+    assert str(answers[1]) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 1; set the same on all"
+
+
+def test_a_host_that_is_missing_is_named():
+    port = handshake.free_port()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(handshake.receive, port, 3, "name0", 1.0, {})
+        second = threads.submit(handshake.connect, "127.0.0.1", port, 1, 3, "name1", 20.0)
+        for future in (first, second):
+            with pytest.raises(TryAgain, match=r"no answer from host\(s\) 2 of 3 in 1 s; start them all"):
+                future.result()
+
+
+def test_without_host_0_the_line_names_its_address():
+    port, began = handshake.free_port(), time.monotonic()
+    with pytest.raises(TryAgain, match=f"hosts.coordinator: no answer from host 0 at 127.0.0.1:{port} in 2 s"):
+        handshake.connect("127.0.0.1", port, 1, 2, "name1", 2.0)
+    assert time.monotonic() - began >= 1, "it tries again until the time is over"
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} can't be used"):
+            handshake.receive(port, 2, "name0", 1.0, {})
+
+
+def test_a_message_that_follows_another_is_kept():
+    """Host 0 may send over the channel right after its last message of the handshake."""
+    one, other = socket.socketpair()
+    connection = Connection(one)
+    other.sendall(b'{"a": 1}\n{"b": 2}\n')
+    assert connection.receive(5) == {"a": 1} and connection.has_more()
+    assert connection.receive(5) == {"b": 2} and not connection.has_more()
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
+    connected = connect()
+    for one in connected:
+        if one.index != gone:
+            one.start()
+    for peer in connected[gone]._peers.values():
+        peer.hang_up()  # as the system does for a killed process
+    line = f"host {gone} (name{gone}) stopped answering; the same command on all hosts resumes from the last checkpoint"
+    wait_for(lambda: len(ended) == 2)
+    assert ended == [(line, TRY_AGAIN)] * 2
+
+
+def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended):
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
+    monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
+    first, second, third = connect()
+    for one in (first, second, third):
+        one.start()
+    time.sleep(1.5)
+    assert ended == []
+    third._tell = lambda *_, **__: None  # it sends no heartbeats any more
+    wait_for(lambda: ended)
+    assert ended[0][0].startswith("host 2 (name2) stopped answering")
+
+
+def test_a_host_that_is_paused_is_named_once_and_waited_for(monkeypatch, ended, capsys):
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.3)
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.05)
+    first, second, third = connect()
+    tell, third._tell = third._tell, lambda *_, **__: None
+    for one in (first, second, third):
+        one.start()
+    time.sleep(1.0)
+    third._tell = tell
+    time.sleep(0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["host 2 (name2) has not answered for 0 s; all hosts wait for it"] and ended == []
+
+
+UNHEARD = [
+    (b"no JSON\n", "sent a line that is not JSON; the same command on all hosts resumes", TRY_AGAIN),
+    (b"[" * 100_000 + b"\n", "sent a line that is not JSON; the same command", TRY_AGAIN),
+    (b"[]\n", "sent a line that is not a JSON object; the same command", TRY_AGAIN),
+    (b"x" * (MOST_BYTES + 1), "sent a line of more than 1,048,576 bytes; the same command", TRY_AGAIN),
+    (b"{}\n", "sent a message that can't be used (KeyError: 'kind'); report this", 1),
+    (b'{"kind": []}\n', "sent a message that can't be used (TypeError: ", 1),
+    (b'{"kind": "unknown"}\n', "sent a message that can't be used (KeyError: 'unknown')", 1),
+    (b'{"kind": "ends"}\n', "sent a message that can't be used (KeyError: 'host')", 1),
+    (b'{"kind": "ends", "host": 9, "message": "", "code": 2}\n', "(ValueError: an end without host, message and", 1),
+    (b'{"kind": "ends", "host": 2, "message": 7, "code": 2}\n', "(ValueError: an end without host, message and", 1),
+    (b'{"kind": "ends", "host": 2, "message": "", "code": "2"}\n', "(ValueError: an end without host, message", 1),
+]
+
+
+@pytest.mark.parametrize("sent, says, code", UNHEARD, ids=range(len(UNHEARD)))
+def test_a_host_that_sends_no_message_ends_all_and_is_named(sent, says, code, ended):
+    """Its connection would be deaf, so the hosts would wait for ever; an endless line would fill the memory."""
+    first, second, third = connect()
+    for one in (first, second):
+        one.start()
+    third._peers[0]._peer.settimeout(20)
+    threading.Thread(target=lambda: third._peers[0]._peer.sendall(sent), daemon=True).start()
+    wait_for(lambda: len(ended) == 2)
+    assert ended[0] == ended[1] and ended[0][1] == code
+    assert ended[0][0].startswith("host 2 (name2) sent ") and says in ended[0][0]
+
+
+def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
+    """Each byte shows that it is alive, but nobody hears a heartbeat."""
+    monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
+    monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
+    first, second = connect(2)
+    first.start()
+    while not ended:
+        with contextlib.suppress(OSError):
+            second._peers[0]._peer.send(b"x")
+        time.sleep(0.05)
+    assert ended[0][0].startswith("host 1 (name1) stopped answering")
+
+
+def test_a_message_that_nobody_reads_ends_the_connection(monkeypatch, ended):
+    """The sender must neither wait for ever nor send the rest of the message later."""
+    monkeypatch.setattr(connection, "SECONDS_TO_SEND", 0.2)
+    first, _ = connect(2)
+    first.start()
+    first.send(1, {"kind": "long", "text": "x" * (10 << 20)})
+    wait_for(lambda: ended)
+    assert ended == [(f"host 1 (name1) stopped answering; {channel.RESUME}", TRY_AGAIN)]
+
+
+def test_a_process_has_no_threads_left_when_all_hosts_have_left(ended):
+    connected = connect()
+    for one in connected:
+        one.start()
+    for one in connected:
+        one.leave()
+    for one in connected:
+        for thread in one.threads:
+            thread.join(20)
+            assert not thread.is_alive()
+    assert ended == []
+
+
+def test_hosts_that_leave_end_nobody(ended):
+    connected = connect()
+    for one in connected:
+        one.start()
+    connected[2].leave()
+    wait_for(lambda: connected[0]._left == {2})
+    for peer in connected[2]._peers.values():
+        peer.hang_up()
+    connected[1].leave()
+    connected[0].leave()
+    connected[0].lost(1)
+    time.sleep(0.5)
+    assert ended == []
+
+
+def test_an_error_on_one_host_is_raised_where_others_wait(ended):
+    first, second, third = connect()
+    for one in (first, second):
+        one.start()
+    third.fail("a.txt: is broken", 2)
+    for one in (first, second):
+        with pytest.raises(HostFailed, match=r"^host 2 \(name2\): a.txt: is broken$") as raised:
+            one.wait(lambda: False)
+        assert raised.value.code == 2
+        one.fail(str(raised.value), 2)  # its command fails with that error
+    time.sleep(0.5)
+    assert ended == [], "nobody has to be ended"
+
+
+def test_an_error_on_one_host_ends_others_that_do_not_wait_for_it(ended):
+    first, second, third = connect()
+    for one in (first, second):
+        one.start()
+    began = time.monotonic()
+    third.fail("a.txt: is broken", 2)
+    wait_for(lambda: len(ended) == 2)
+    assert ended == [("host 2 (name2): a.txt: is broken", 2)] * 2
+    assert time.monotonic() - began >= channel.SECONDS_TO_UNWIND
+
+
+def talk(connected: list[Channel]) -> None:
+    """Messages from host 0 arrive on all hosts in order, and those of any host on host 0."""
+    seen = {one.index: [] for one in connected}
+    for one in connected:
+        one.handlers["number"] = lambda sender, message, own=one.index: seen[own].append((sender, message["number"]))
+        one.start()
+    for number in range(50):
+        connected[0].broadcast({"kind": "number", "number": number})
+    expected = [(0, number) for number in range(50)]
+    wait_for(lambda: all(numbers == expected for numbers in seen.values()))
+    for one in connected:
+        one.send(0, {"kind": "number", "number": 100 + one.index})
+    wait_for(lambda: len(seen[0]) == 50 + len(connected))
+    assert sorted(seen[0][50:]) == [(one.index, 100 + one.index) for one in connected]
+    for one in connected:
+        one.leave()
+
+
+def test_messages_arrive_in_order():
+    talk(connect())
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """The module `hosts` once for each of three hosts."""
+    modules = []
+    for one in connect():
+        module = importlib.util.module_from_spec(hosts.__spec__)
+        hosts.__spec__.loader.exec_module(module)
+        module.use(one)
+        modules.append(module)
+    yield modules
+    for module in modules:
+        module.connection().leave()
+
+
+def everywhere(modules, work) -> list:
+    """What `work(module, index)` returns or raises on each host, all at once."""
+    with ThreadPoolExecutor(len(modules)) as threads:
+        started = [threads.submit(work, module, index) for index, module in enumerate(modules)]
+        return [future.exception() or future.result() for future in started]
+
+
+def test_every_host_gathers_the_values_of_all(together):
+    assert [module.index() for module in together] == [0, 1, 2]
+    assert {module.count() for module in together} == {3}
+    for turn in range(20):
+        assert (
+            everywhere(together, lambda host, index, turn=turn: host.gather("turn", [turn, index]))
+            == [[[turn, 0], [turn, 1], [turn, 2]]] * 3
+        )
+
+
+def test_a_host_that_gathers_out_of_turn_ends_all(together, ended):
+    """Values for turns to come would fill the memory of host 0."""
+    together[2].connection().send(0, {"kind": "gather", "turn": 2, "name": "later", "value": None})
+    wait_for(lambda: ended)
+    says = "host 2 (name2) sent a message that can't be used (ValueError: turn 2 before turn 1); report this"
+    assert ended[0] == (says, 1)
+
+
+def test_host_0_works_and_decides_for_all(together):
+    done = []
+
+    def work(host, index):
+        host.on_first("work", lambda: (time.sleep(0.2), done.append(index)))
+        return done == [0] and host.broadcast("decision", lambda: index)
+
+    assert everywhere(together, work) == [0, 0, 0]
+
+
+def test_hosts_that_differ_are_refused_by_the_first_key(together):
+    def value(index):
+        return {"same": [1, (), {}], "deep": {"list": [0, index // 2]}, "last": index}
+
+    answers = everywhere(together, lambda host, index: host.agree("the recipe", value(index)))
+    says = "the recipe: host 1 (name1) has last 1, host 0 (name0) has 0; start all hosts with the same"
+    assert [str(answer) for answer in answers] == [says] * 3
+    answers = everywhere(together, lambda host, index: host.agree("the code", {"a": {}} if index else {}))
+    assert "host 1 (name1) has a {}, host 0 (name0) has None" in str(answers[0])
+    answers = everywhere(together, lambda host, index: host.agree("the recipe", value(0)))
+    assert answers == [None] * 3
+
+
+def test_hosts_that_wait_for_different_things_are_ended(together, ended):
+    for index, host in enumerate(together):
+        threading.Thread(target=host.barrier, args=(f"thing {index // 2}",), daemon=True).start()
+    wait_for(lambda: ended)
+    assert {code for _, code in ended} == {1}
+    assert any("the hosts wait for different things: thing 0, thing 1" in line for line, _ in ended)
+
+
+def test_one_host_waits_for_nobody():
+    assert hosts.gather("a", 7) == [7] and hosts.broadcast("a", lambda: 8) == 8
+    assert (hosts.index(), hosts.count(), hosts.is_first(), hosts.connection()) == (0, 1, True, None)
+    hosts.agree("the recipe", {"a": 1})
+    hosts.fail("nobody hears this", 2)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_only_a_failed_collective_waits_for_its_cause(together, monkeypatch, waits):
+    slept = []
+    monkeypatch.setattr(together[1].time, "sleep", slept.append)
+    together[1].wait_for_cause(type("JaxRuntimeError" if waits else "ValueError", (Exception,), {})())
+    hosts.wait_for_cause(type("JaxRuntimeError", (Exception,), {})())  # one host has nobody to wait for
+    assert [seconds for seconds in slept if seconds > 30] == [32.0] * waits
+
+
+def test_the_relay_forwards_both_ways_and_outlives_the_other_side():
+    port = handshake.free_port()
+    near = socket.create_connection(("127.0.0.1", relay("127.0.0.1", port)))
+    near.settimeout(0.5)
+    near.sendall(b"early")  # before the other side listens
+    time.sleep(0.3)
+    with socket.create_server(("127.0.0.1", port)) as server:
+        far, _ = server.accept()
+    assert far.recv(100) == b"early"
+    far.sendall(b"answer")
+    assert near.recv(100) == b"answer"
+    time.sleep(0.7)
+    near.sendall(b"late")
+    assert far.recv(100) == b"late", "without a time limit"
+    far.close()
+    with pytest.raises(TimeoutError):
+        near.recv(100)
+
+
+def test_a_handler_gets_what_was_sent_as_json():
+    first, second = connect(2)
+    got = []
+    second.handlers["a"] = lambda sender, message: got.append((sender, message))
+    second.start()
+    first.send(1, {"kind": "a", "text": "あ\n"})
+    wait_for(lambda: got)
+    assert got == [(0, {"kind": "a", "text": "あ\n"})] and json.dumps(got)
+
+
+def test_the_end_of_a_process_is_one_line_and_waits_for_nothing():
+    """Exit handlers, as JAX's, would wait for hosts that are gone; what was printed before is not lost."""
+    program = (
+        "import atexit, time; from tpullm.system.cluster.channel import end_process\n"
+        "atexit.register(time.sleep, 300)\nprint('printed')\nend_process('host 1 is\\n gone', 75)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "printed\n", "tpullm: host 1 is gone\n")
+
+
+def test_the_end_of_a_process_is_the_last_line_though_its_threads_talk_on():
+    """As XLA's do about the host that is gone, in C++: here at the last moment there is."""
+    program = (
+        "import os; from tpullm.system.cluster.channel import end_process; leave = os._exit\n"
+        "def late(code):\n    os.write(2, b'E0000 of C++\\n\\n')\n    leave(code)\n"
+        "os._exit = late; os.write(2, b'I0000\\n'); end_process('host 1 is gone', 75)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (75, "I0000\ntpullm: host 1 is gone\n")

@@ -1,0 +1,212 @@
+"""Hosts that run ahead of each other do what is asked for after the same step."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from tests.system.cluster.channels import connect
+from tpullm.system.cluster.requests import Requests
+
+HOSTS, STEPS = 3, 200
+MOST_AHEAD = 5
+
+
+def run_hosts(seed: int, asked: dict[int, dict[int, str]]) -> list[dict[str, list[int]]]:
+    """For each host the steps at which each request was granted; `asked` is what each host wants at which step."""
+    connected = connect(HOSTS)
+    requests = [Requests(0, channel) for channel in connected]
+    for channel in connected:
+        channel.start()
+    granted: list[dict[str, list[int]]] = [{} for _ in range(HOSTS)]
+
+    begun = [0] * HOSTS
+
+    def steps(host: int) -> None:
+        pace = random.Random(seed * HOSTS + host)
+        wanted: set[str] = set()
+        for step in range(1, STEPS + 1):
+            while min(begun) < step - MOST_AHEAD:
+                time.sleep(1e-4)  # as for a device that waits for another host's
+            begun[host] = step
+            if pace.random() < 0.1:
+                time.sleep(pace.random() / 200)  # so that hosts are several steps apart
+            if what := asked.get(host, {}).get(step):
+                wanted.add(what)
+            now = requests[host].ended(step, wanted)
+            wanted -= now
+            for what in now:
+                granted[host].setdefault(what, []).append(step)
+
+    threads = [threading.Thread(target=steps, args=(host,)) for host in range(HOSTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "a host waits for ever"
+    for channel in connected:
+        channel.leave()
+    return granted
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_asked_for_is_granted_at_one_step_on_all_hosts(seed):
+    asked = {0: {10: "save", 60: "save"}, 1: {30: "stop"}, 2: {30: "stop"}}
+    granted = run_hosts(seed, asked)
+    assert granted == [granted[0]] * HOSTS
+    # Asked for at step 60 too: at that of the first request if a host was so far ahead.
+    assert granted[0]["save"][0] >= 10 and granted[0]["save"][-1] >= 60
+    assert granted[0]["stop"][0] >= 30
+
+
+def test_asked_for_at_the_end_it_is_granted_to_all_or_to_none():
+    for seed in range(8):
+        granted = run_hosts(seed, {1: {STEPS: "stop"}})
+        assert granted == [granted[0]] * HOSTS
+
+
+class Threads:
+    """Hosts whose threads take turns by chance, in one thread, so that a seed gives one order.
+
+    Each host has a main thread, which ends steps. Host 0 has a thread for each other host, and any other host has one:
+    it handles what arrives over that connection, one message after another. Where a thread sends a message (and holds
+    no lock) the others may go on first.
+    """
+
+    def __init__(self, count: int, chance: random.Random):
+        self.chance, self.channels = chance, [Line(self, host, count) for host in range(count)]
+        self.arrived = {(0, host): [] for host in range(1, count)} | {(host, 0): [] for host in range(1, count)}
+        self.busy: set[tuple[int, int]] = set()
+
+    def others_go_on(self) -> None:
+        """Let threads that are in no other call handle messages, a few or none."""
+        while (ready := self.ready()) and self.chance.random() < 0.5:
+            self.handle(self.chance.choice(ready))
+
+    def ready(self) -> list[tuple[int, int]]:
+        """The connections, as (receiver, sender), on which a message waits for a thread that is free."""
+        return [line for line, messages in self.arrived.items() if messages and line not in self.busy]
+
+    def handle(self, line: tuple[int, int]) -> None:
+        self.busy.add(line)
+        message = self.arrived[line].pop(0)
+        self.channels[line[0]].handlers[message["kind"]](line[1], message)
+        self.busy.remove(line)
+
+
+class Line:
+    """Stands for the channel of one host among `Threads`."""
+
+    def __init__(self, threads: Threads, index: int, count: int):
+        self._threads, self.index, self.names, self.handlers = threads, index, [""] * count, {}
+        self.changed, self._locked = self, 0
+
+    def __enter__(self):
+        self._locked += 1
+
+    def __exit__(self, *error):
+        self._locked -= 1
+
+    def notify_all(self):
+        assert self._locked
+
+    def send(self, host, message):
+        if not self._locked:
+            self._threads.others_go_on()
+        if host == self.index:
+            return self.handlers[message["kind"]](host, message)
+        self._threads.arrived[host, self.index].append(message)
+
+    def broadcast(self, message):
+        for host in [*range(1, len(self.names)), 0]:
+            self.send(host, message)
+
+    def wait(self, ready):
+        while not ready():
+            lines = self._threads.ready()
+            assert lines, "a host waits for ever"
+            self._threads.handle(self._threads.chance.choice(lines))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_in_any_order_of_threads_what_is_asked_for_is_granted_at_one_step_on_all_hosts(count):
+    """Asked for at random steps by random hosts, again and again; hosts are up to three steps apart."""
+    for seed in range(1500):
+        chance = random.Random(seed)
+        threads = Threads(count, chance)
+        requests = [Requests(0, channel) for channel in threads.channels]
+        done, wanted, last = [0] * count, [set() for _ in range(count)], 24
+        asked, granted = [[] for _ in range(count)], [[] for _ in range(count)]
+        while min(done) < last:
+            host = chance.choice([host for host in range(count) if done[host] < min(last, min(done) + 3)])
+            if done[host] < last - 8 and chance.random() < 0.2:
+                what = chance.choice(["save", "stop"])
+                wanted[host].add(what)
+                asked[host].append((what, done[host] + 1))
+            now = requests[host].ended(done[host] + 1, wanted[host])
+            done[host] += 1
+            granted[host] += [(what, done[host]) for what in sorted(now)]
+            wanted[host] -= now
+            threads.others_go_on()
+            while done[host] >= last - 4 and (ready := threads.ready()):  # so that all is decided before the end
+                threads.handle(ready[0])
+        for host in range(count):
+            assert granted[host] == granted[0], f"seed {seed}"
+            for what, step in asked[host]:
+                assert any(what == other and at >= step for other, at in granted[host]), f"seed {seed}: lost"
+
+
+class Recorded:
+    """Stands for the channel of host 0 to one other host, and keeps what is sent to it."""
+
+    def __init__(self):
+        self.names, self.handlers, self.changed, self.sent = ["name0", "name1"], {}, threading.Condition(), []
+
+    def send(self, host, message):
+        self.handlers[message["kind"]](0, message)
+
+    def broadcast(self, message):
+        self.sent.append(message)
+        self.handlers[message["kind"]](0, message)
+
+
+def test_a_request_made_while_another_is_decided_is_decided_next():
+    """Its host asks once, so it must not be forgotten."""
+    channel = Recorded()
+    requests = Requests(6, channel)
+
+    def says(kind, **content):
+        channel.handlers[kind](1, {"kind": kind, **content})
+
+    says("ask", what="save", step=7)
+    says("ask", what="stop", step=7)
+    says("ask", what="save", step=7)
+    assert channel.sent == [{"kind": "hold"}]
+    says("held", step=9)
+    assert channel.sent[1:] == [{"kind": "grant", "granted": [["save", 9]]}, {"kind": "hold"}]
+    says("ask", what="save", step=9)
+    says("held", step=10)
+    assert channel.sent[3:] == [{"kind": "grant", "granted": [["stop", 10]]}]
+    assert [requests.ended(step, []) for step in (7, 8, 9, 10)] == [set(), set(), {"save"}, {"stop"}]
+    says("ask", what="save", step=8)
+    says("held", step=8)
+    assert channel.sent[-1] == {"kind": "grant", "granted": [["save", 11]]}, "the step of the host that is ahead"
+
+
+def test_one_host_does_at_once_what_it_asks_for():
+    alone = Requests(0, None)
+    assert alone.ended(1, []) == set() and alone.ended(2, ["stop"]) == {"stop"}
+
+
+def test_a_host_asks_once_until_it_is_granted():
+    channel = Recorded()
+    channel.send = lambda host, message: channel.sent.append(message)
+    requests = Requests(0, channel)
+    for step in (1, 2, 3):
+        assert requests.ended(step, ["stop"]) == set()
+    assert channel.sent == [{"kind": "ask", "what": "stop", "step": 1}]
+    channel.handlers["grant"](0, {"granted": [["stop", 4]]})
+    assert requests.ended(4, ["stop"]) == {"stop"} and len(channel.sent) == 1
+    requests.ended(5, ["stop"])
+    assert channel.sent[1:] == [{"kind": "ask", "what": "stop", "step": 5}]

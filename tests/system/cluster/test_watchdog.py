@@ -1,0 +1,249 @@
+"""A training that hangs ends with a line that names the host, and one that does not hang goes on."""
+
+import threading
+import time
+from dataclasses import asdict
+
+import pytest
+
+from tests.system.cluster.channels import connect, wait_for
+from tpullm.system.cluster import channel, watchdog
+from tpullm.system.cluster.watchdog import Comparison, Progress, Watchdog, slow_host
+from tpullm.system.errors import TRY_AGAIN
+
+PATIENCE = 0.4
+
+
+class Training:
+    """A training in a thread of this process that goes through phases until it is told to hang in one."""
+
+    def __init__(self, folder, connected=None, patience=PATIENCE):
+        self.watchdog = Watchdog(folder, patience, connected)
+        self.entered, self.hangs, self.released = threading.Event(), threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._train, daemon=True)
+        self._todo = []
+
+    def does(self, *todo) -> "Training":
+        """Each is a step's number, which ends that step, or a phase, in which it hangs."""
+        self._todo = todo
+        self.thread.start()
+        return self
+
+    def _train(self):
+        with self.watchdog:
+            self.entered.set()
+            for each in self._todo:
+                if isinstance(each, int):
+                    self.watchdog.at(each)
+                else:
+                    with self.watchdog.of(each):
+                        self.hangs.set()
+                        self.released.wait(60)
+            self.hangs.set()
+            self.released.wait(60)
+
+    def ends(self):
+        self.released.set()
+        self.thread.join(60)
+
+
+def stacks(folder) -> list[str]:
+    return [path.read_text() for path in sorted((folder / "stacks").iterdir())]
+
+
+@pytest.mark.parametrize("patience, hangs", [(PATIENCE, True), (0.0, False)])
+def test_one_host_that_hangs_ends_with_a_line_and_its_stacks(tmp_path, ended, patience, hangs):
+    training = Training(tmp_path, patience=patience).does(7, "data")
+    if hangs:
+        wait_for(lambda: ended)
+    else:
+        time.sleep(2 * PATIENCE)
+    training.ends()
+    if not hangs:
+        assert ended == [] and list(tmp_path.iterdir()) == []
+        return
+    line, code = ended[0]
+    assert code == TRY_AGAIN and line.startswith("training made no progress for ")
+    assert ": after step 7 it is waiting for data, in " not in line, "a test is no line of this package"
+    assert f"after step 7 it is waiting for data; the stacks of all threads are in {tmp_path / 'stacks'}; " in line
+    assert line.endswith("the same command resumes from the last checkpoint")
+    (text,) = stacks(tmp_path)
+    assert "phase='data'" in text and "self.released.wait(60)" in text and "thread MainThread:" in text
+
+
+@pytest.mark.parametrize("todo", [(), (1, "start")])
+def test_what_comes_before_the_first_step_is_not_watched(tmp_path, ended, todo):
+    training = Training(tmp_path).does(*todo)
+    training.hangs.wait(60)
+    time.sleep(2 * PATIENCE)
+    training.ends()
+    assert ended == []
+
+
+def test_data_that_never_comes_is_noticed_in_the_first_step_too(tmp_path, ended):
+    training = Training(tmp_path).does("data")
+    wait_for(lambda: ended)
+    training.ends()
+    assert "in its first step it is waiting for data" in ended[0][0]
+
+
+def test_every_phase_step_and_batch_is_progress(tmp_path, ended):
+    """Together they take longer than the patience. A process that the system stops is not one that hangs."""
+    batch = []
+    with Watchdog(tmp_path, 1.0, None) as dog:
+        evaluate = dog.each(lambda number: batch.append(number) or number)
+        began, number = time.monotonic(), 0
+        while time.monotonic() - began < 2:
+            number += 1
+            dog.at(number)
+            time.sleep(0.4)
+            with dog.of("data"):
+                time.sleep(0.4)
+            evaluate(number)
+            time.sleep(0.4)
+    assert ended == [] and evaluate(7) == 7 and batch[-1] == 7
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(tmp_path, ended, monkeypatch):
+    """Each look is an hour after the one before by the clock, and counts as two seconds between looks."""
+    hours = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(watchdog, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: next(hours))
+    with Watchdog(tmp_path, 1000.0, None) as dog:
+        dog.at(1)
+        wait = threading.Event()
+        wait.wait(0.3)
+        idle = dog._idle
+    monkeypatch.undo()
+    assert 0 < idle < 10 and ended == []
+
+
+def test_the_time_that_a_host_waits_for_its_data_is_counted(tmp_path, monkeypatch):
+    dog, now = Watchdog(tmp_path, 1.0, None), [1000.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    for phase, seconds in (("data", 2.0), ("save", 30.0), ("data", 0.5)):
+        with dog.of(phase):
+            now[0] += seconds
+    assert dog._progress() == Progress(0, "start", 0.0, 2.5)
+
+
+def several(folder, count=3, patience=PATIENCE):
+    connected = connect(count)
+    trainings = [Training(folder, one, patience) for one in connected]
+    for one in connected:
+        one.start()
+    return connected, trainings
+
+
+def test_the_host_that_is_behind_is_named_on_all_hosts_and_all_write_their_stacks(
+    tmp_path,
+    ended,
+    monkeypatch,
+):
+    """Host 1 waits for its data. The others are silent as long, since they wait for host 1, but they are further."""
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
+    connected, trainings = several(tmp_path)
+    for training, todo in zip(trainings, ((8, "step"), (7, "data"), (8, "data")), strict=True):
+        training.does(*todo)
+    wait_for(lambda: len(ended) == 3)
+    for training in trainings:
+        training.ends()
+    assert len(set(ended)) == 1 and ended[0][1] == TRY_AGAIN
+    assert ended[0][0].startswith("host 1 (name1) made no progress for ")
+    assert "after step 7 it is waiting for data; the stacks" in ended[0][0] and channel.RESUME in ended[0][0]
+    found = stacks(tmp_path)
+    assert [text.splitlines()[0].split(",")[0] for text in found] == ["host 0", "host 1", "host 2"]
+    assert all("self.released.wait(60)" in text for text in found)
+
+
+def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkeypatch):
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
+    _, trainings = several(tmp_path)
+    for training in trainings:
+        training.does(8, "step")
+    wait_for(lambda: len(ended) == 3)
+    for training in trainings:
+        training.ends()
+    assert "after step 8 it is in a step, as all hosts are (a device or the network may hang); " in ended[0][0]
+
+
+def test_a_host_that_says_where_it_is_too_late_is_named_without(tmp_path, ended, monkeypatch):
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
+    monkeypatch.setattr(watchdog, "SECONDS_FOR_STACKS", 0.3)
+    connected, trainings = several(tmp_path, 2)
+    connected[1].handlers["stacks"] = lambda *_: None
+    trainings[0].does(8, "step")
+    trainings[1].entered.wait(0)
+    connected[1].status = lambda: {"training": asdict(Progress(7, "save", 100.0, 0.0))}
+    connected[1].handlers["stacks"] = lambda *_: None
+    wait_for(lambda: ended)
+    trainings[0].ends()
+    assert "host 1 (name1) made no progress for 100 s: after step 7 it is saving; the stacks" in ended[0][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": "7"}, {"phase": "sleeping"}, {"phase": []}, {"idle_seconds": None}, {"data_seconds": True}, {"step": []}],
+)
+def test_what_is_no_progress_is_refused(change):
+    said = asdict(Progress(7, "data", 1.0, 2.0))
+    assert Progress.of(said) == Progress(7, "data", 1.0, 2.0)
+    with pytest.raises((ValueError, TypeError)):
+        Progress.of(said | change)
+
+
+def idle(step: int, phase: str, seconds: float) -> Progress:
+    return Progress(step, phase, seconds, 0.0)
+
+
+@pytest.mark.parametrize(
+    "hosts, which",
+    [
+        ([idle(7, "step", 99), idle(7, "save", 99)], None),
+        ([idle(8, "step", 100), idle(7, "save", 5)], 1),  # the one that is behind, though it went on a moment ago
+        ([idle(8, "step", 100), idle(8, "data", 5)], 1),  # a step begins with its data
+        ([idle(8, "save", 100), idle(8, "evaluate", 5)], 1),
+        ([idle(8, "step", 100), idle(8, "step", 101)], 1),
+        ([idle(1, "step", 100), idle(0, "start", 0)], None),  # it still compiles
+        ([idle(0, "start", 0), idle(0, "data", 100)], 1),  # host 0 may be in its first step until host 1 joins it
+        ([idle(7, "data", 100), idle(6, "data", 100), idle(5, "step", 100)], 1),
+    ],
+)
+def test_the_host_that_all_wait_for_is_the_one_that_is_behind(hosts, which):
+    assert watchdog.hanging_host(dict(enumerate(hosts)), 100.0) == which
+
+
+NAMES = ["name0", "name1", "name2"]
+
+
+def after(*waits: float, steps: int = 100) -> dict[int, Progress]:
+    """Progress after 100 more steps, in each of which a host has waited so long for its data."""
+    return {host: Progress(50 + steps, "step", 0.0, 10 + wait * steps) for host, wait in enumerate(waits)}
+
+
+BEFORE = after(0, 0, 0, steps=0)
+
+
+def test_a_slow_host_is_named_with_what_it_costs():
+    assert slow_host(BEFORE, after(0.01, 0.9, 0.1), 200.0, NAMES) == (
+        "host 1 (name1) is slower than the others: in each step it waits 900 ms for its data, no other more than "
+        "100 ms; that costs up to 40% of a step"
+    )
+    assert slow_host(BEFORE, after(0.01, 0.29, 0.1), 200.0, NAMES) == "", "9.5 % of a step"
+    assert slow_host(BEFORE, after(0.9, 0.9, 0.9), 200.0, NAMES) == "", "all wait alike"
+    assert slow_host(BEFORE, after(0.9, 0.0, 0.0, steps=0), 200.0, NAMES) == "", "no step has ended"
+    assert slow_host({}, after(0.9, 0.0, 0.0), 200.0, NAMES) == "", "the first look"
+    assert slow_host(BEFORE, {0: after(0.9)[0]}, 200.0, NAMES) == "", "not all hosts have said something"
+
+
+def test_a_slow_host_is_warned_about_now_and_then(monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    comparison = Comparison(NAMES)
+    said = []
+    for minute in range(25):
+        now[0] = 1000.0 + 60 * minute
+        comparison.look(after(0.01, 0.5, 0.1, steps=60 * minute))
+        said.append("host 1 (name1) is slower" in capsys.readouterr().err)
+    monkeypatch.undo()
+    assert [minute for minute, warned in enumerate(said) if warned] == [2, 12, 22]

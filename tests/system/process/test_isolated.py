@@ -1,0 +1,243 @@
+"""What a model wrote can do little: limits hold, an end is an end of one call, and nothing of it stays behind."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.system.process import unhooked
+from tests.system.process.test_workers import is_gone, wait_for
+from tpullm.system.errors import UserError
+from tpullm.system.process import confinement, isolated
+from tpullm.system.process.isolated import Isolated
+
+HERE = "tests.system.process.hostile_work"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and namespaces of Linux")
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A function that has one call made in isolation; its children are kept from call to call, as in a training."""
+    made = {}
+
+    def call(function, *arguments):
+        if function not in made:
+            made[function] = Isolated(function if ":" in function else f"{HERE}:{function}", 1, 256 << 20)
+        value, call.late = made[function].map([list(arguments)])[0]
+        return value
+
+    call.made = made
+    yield call
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def inside(run):
+    return run("tell")
+
+
+def values(made, calls):
+    return [found.value for found in made.map(calls)]
+
+
+def is_root(run):
+    """Whether a child stayed root: as this process sees it, since in its namespace every user is nobody."""
+    run("echo")
+    return os.stat(f"/proc/{run.made['echo']._children[0]._process.pid}").st_uid == 0
+
+
+def may_become_nobody():
+    """Whether there is such a user, who can read Python's library."""
+    become = f"import os; os.setgid({confinement.NOBODY}); os.setuid({confinement.NOBODY}); open(os.__file__)"
+    return subprocess.run([sys.executable, "-c", become], capture_output=True).returncode == 0
+
+
+def test_calls_keep_their_order_on_all_cores(monkeypatch):
+    monkeypatch.setattr(isolated, "cores", lambda: 3)
+    made = Isolated(f"{HERE}:echo", 1, 64 << 20)
+    assert values(made, [[n, "猫\ud800"] for n in range(20)]) == [[n, "猫\ud800"] for n in range(20)]
+    assert len(made._children) == 3 and made.map([]) == []
+    made.close()
+
+
+def test_equal_calls_are_made_once(monkeypatch):
+    made, asked = Isolated(f"{HERE}:echo", 1, 64 << 20), []
+    monkeypatch.setattr(made, "_call", lambda child, call: asked.append(call) or call)
+    assert made.map([[1, "a"], [2, "a"], [1, "a"], [1, "b"]]) == [[1, "a"], [2, "a"], [1, "a"], [1, "b"]]
+    assert sorted(asked) == [[1, "a"], [1, "b"], [2, "a"]]
+    made.close()
+
+
+def test_each_call_has_a_process_of_its_own(run, inside):
+    assert inside["pid"] not in (run("tell")["pid"], os.getpid())
+
+
+def test_it_is_in_no_folder_of_the_users(inside):
+    assert inside["folder"] == "/"
+
+
+@LINUX
+def test_its_memory_is_what_it_may_add_to_pythons_own():
+    made = Isolated(f"{HERE}:fill", 5, 64 << 20)
+    assert values(made, [[48], [80], [48]]) == [48, None, 48]
+    made.close()
+
+
+def test_no_secret_of_the_environment_reaches_it(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "secret")
+    made = Isolated(f"{HERE}:tell", 1, 64 << 20)
+    (told,) = values(made, [[]])
+    made.close()
+    assert "A_TOKEN" not in told["environment"] and "HOME" not in told["environment"]
+
+
+@pytest.mark.parametrize("end", ["raise", "exit", "leave", "crash", "compute"])
+def test_what_was_reported_before_the_end_counts(run, end):
+    assert run("count_then", end) == 2
+    assert run.late == (end == "compute")
+    assert run("echo", 1) == [1], "the next call is not disturbed"
+
+
+@LINUX
+def test_what_fills_its_memory_ends_by_that_and_is_not_late():
+    made = Isolated(f"{HERE}:count_then", 20, 64 << 20)  # seconds: a machine that lends its memory fills it slowly
+    assert made.map([["fill"], ["fill_slowly"], ["exit"]]) == [(2, False)] * 3
+    made.close()
+
+
+def test_what_waits_for_ever_ends_by_the_clock(monkeypatch):
+    monkeypatch.setattr(isolated, "CLOCK_FACTOR", 0.5)
+    waits = Isolated(f"{HERE}:count_then", 1, 64 << 20)
+    began = time.monotonic()
+    assert waits.map([["wait"]]) == [(2, True)]
+    assert time.monotonic() - began < 60
+    waits.close()
+
+
+@pytest.mark.parametrize("end", ["flood", "forge"])
+def test_what_is_no_report_is_none(run, end):
+    assert run("count_then", end) in (None, 2, ["x" * 100_000])
+    assert run("echo", 1) == [1]
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["fork", "subprocess", "thread", "connect", "write", "append", "remove", "rename", "folder", "kill", "limit"],
+)
+def test_python_is_refused(run, tmp_path, what):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    given = {"kill": [os.getpid()], "connect": [9], "fork": [], "subprocess": [], "thread": [], "limit": []}
+    told = run("attempt", what, *given.get(what, [str(path)]))
+    assert told in ("PermissionError", {"thread": "RuntimeError", "limit": "ValueError"}.get(what))
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("what", "given"), [("read", os.__file__), ("list", os.path.dirname(os.__file__)), ("import", None)]
+)
+def test_what_a_function_needs_is_there(run, what, given):
+    assert run("attempt", what, *filter(None, [given])).startswith("done: ")
+
+
+@LINUX
+@pytest.mark.parametrize("what", unhooked.CALLS)
+def test_the_kernel_refuses_where_no_hook_sees_it(run, what):
+    """Root too, who has no limit of processes."""
+    assert run("tests.system.process.unhooked:call", what) == [-1, errno.EPERM]
+
+
+@LINUX
+@pytest.mark.parametrize("what", unhooked.FILES)
+def test_the_kernel_refuses_changes_of_files_of_ones_own(run, tmp_path, what):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    tmp_path.chmod(0o777)
+    path.chmod(0o666)
+    assert run("tests.system.process.unhooked:call", what, str(path)) == [-1, errno.EPERM]
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "kept"
+
+
+@LINUX
+def test_it_reads_no_memory_of_what_waits_for_its_end(run):
+    """The child that forks it, and so its neighbours, has the same user."""
+    run("tests.system.process.unhooked:alone", os.getpid())
+    child = below(run.made["tests.system.process.unhooked:alone"]._children[0]._process.pid)
+    for pid in child:
+        assert run("tests.system.process.unhooked:alone", pid) == "nothing"
+
+
+def test_no_fork_has_seen_another_call(run):
+    """The child reads no call, so there is nothing of another one to find."""
+    assert run("keep", "a secret of one call") is True
+    assert run("find", "a secret of another") == []
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("os.fork", ()),
+        ("socket.connect", (None, None)),
+        ("open", ("file", "w", os.O_WRONLY)),
+        ("ctypes.dlopen", ("x",)),
+    ],
+)
+def test_the_hook_refuses_where_there_is_no_filter(event, arguments):
+    with pytest.raises(PermissionError, match=f"{event} is not permitted here"):
+        confinement._refuse(event, arguments)
+    confinement._refuse("open", ("file", "r", os.O_RDONLY))
+    confinement._refuse("os.listdir", (".",))
+
+
+def test_a_machine_without_processes_left_is_one_line(monkeypatch):
+    made = Isolated(f"{HERE}:echo", 1, 64 << 20)
+    monkeypatch.setattr(isolated.Child, "ask", lambda *_: ["failed", "[Errno 11] Resource temporarily unavailable"])
+    with pytest.raises(UserError, match="^no process can be started for what a model wrote .*Errno 11.*; free memory"):
+        made.map([[1]])
+
+
+def test_a_child_that_cannot_start_is_one_line_and_no_score():
+    broken = Isolated(f"{HERE}:echo", 1, 64 << 20)
+    broken._children = [isolated.Child("tests.system.process.hostile_work:compute_nothing", first=[])]
+    with pytest.raises(UserError, match=r"^the process for what a model wrote ends at its start \(exit code 1\); try"):
+        broken.map([[1]])
+
+
+@LINUX
+def test_nothing_is_left_behind_when_the_parent_is_killed():
+    program = (
+        "import os, threading; from tpullm.system.process.isolated import Isolated\n"
+        f"one = Isolated('{HERE}:count_then', 100, 64 << 20)\n"
+        "threading.Thread(target=one.map, args=([['wait']],), daemon=True).start()\n"
+        "while not one._children or not one._children[0]._process: pass\n"
+        "print(one._children[0]._process.pid, flush=True); import time; time.sleep(1000)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        child = int(parent.stdout.readline())
+        wait_for(lambda: len(below(child)) >= 1)
+        all_of_them = [child, *below(child)]
+    finally:
+        parent.kill()
+        parent.communicate()
+    for pid in all_of_them:
+        wait_for(lambda pid=pid: is_gone(pid))
+
+
+def below(pid):
+    """The processes that descend from `pid`."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        children = [int(word) for word in file.read().split()]
+    return children + [one for child in children for one in below(child)]
+
+
+@LINUX
+@pytest.mark.skipif(os.getuid() != 0, reason="a user's own files")
+def test_root_becomes_nobody(run, inside):
+    assert is_root(run) == (not may_become_nobody())
+    assert is_root(run) or inside["groups"] == []

@@ -1,0 +1,167 @@
+"""A child reads what is foreign: its limits hold, its end is one line, and nothing of it stays behind."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.conftest import ROOT, interruptible
+from tests.system.process.test_workers import is_gone, wait_for
+from tpullm.system.errors import UserError
+from tpullm.system.process import limited
+from tpullm.system.process.limited import Limited
+
+HERE = "tests.system.process.foreign_code"
+LIMITS = {"RLIMIT_AS": 1 << 30, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
+
+
+@pytest.fixture
+def child():
+    made = Limited()
+    yield made
+    made.close()
+
+
+def test_a_call_gives_what_the_function_gives_in_another_process_that_stays(child):
+    assert child.call("x", f"{HERE}:echo", 1, "猫\ud800", None, {"a": [True, 2.5]}) == [
+        1,
+        "猫\ud800",
+        None,
+        {"a": [True, 2.5]},
+    ]
+    pids = {child.call("x", "os:getpid") for _ in range(3)}
+    assert len(pids) == 1 and os.getpid() not in pids
+    child.close()
+    child.close()
+    assert is_gone(pids.pop()) and child.call("x", "os:getpid") != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("refuse", "it is so"),
+        ("fail", r"x: can't be read \(ZeroDivisionError: division by zero\)"),
+        ("fail_wide", r"x: can't be read \(ValueError: a a a .*…\)"),
+        ("panic", r"x: can't be read \(Panic: at the disco\)"),
+        ("recurse", "x: can't be read .RecursionError"),
+        ("fill", "x: reading it needs more than 1 GiB of memory; it is broken or hostile, do not use it"),
+        ("fill_natively", "x: reading it needs more than 1 GiB of memory"),
+        ("crash", r"x: reading it ends by signal 11 \(is 1 GiB of memory too little\?\)"),
+        ("leave", "x: reading it ends with exit code 7"),
+        ("answer_without_end", r"x: can't be read \(it becomes 67,108,\d+ bytes\)"),
+        ("answer_a_set", r"x: can't be read \(TypeError: Object of type set is not JSON serializable\)"),
+        ("forge_a_length", "x: reading it makes more than 64 MiB of it"),
+        ("forge_an_answer", "x: reading it gives no answer"),
+        ("forge_a_kind", r"x: can't be read \(no answer\)"),
+        ("write", r"x: can't be read \(OSError: .*File too large\)"),
+    ],
+)
+def test_every_end_is_one_line(child, function, told):
+    with pytest.raises(UserError, match=f"^{told}") as end:
+        child.call("x", f"{HERE}:{function}")
+    assert "\n" not in str(end.value) and len(str(end.value)) < 400
+    assert child.call("x", f"{HERE}:echo", 1) == [1], "the next call has a child again"
+
+
+def test_what_is_printed_goes_nowhere(child, capfd):
+    assert child.call("x", f"{HERE}:talk") == "said"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_has_the_limits(child):
+    limits = {name: child.call("x", "resource:getrlimit", getattr(resource, name))[0] for name in LIMITS}
+    assert limits == LIMITS
+
+
+def test_no_secret_of_the_environment_reaches_it(child, monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "secret")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    found = child.call("x", f"{HERE}:environment")
+    assert "A_TOKEN" not in found and "GLIBC_TUNABLES" not in found and found["TZ"] == "Asia/Tokyo"
+
+
+def test_what_computes_for_ever_ends_at_its_processor_time(child, monkeypatch):
+    """The limit is of each call, whatever the machine does beside and the calls before took."""
+    monkeypatch.setattr(limited, "CPU_SECONDS", 1)
+    for _ in range(3):
+        child.call("x", f"{HERE}:compute", 0.6)
+    pid = child.call("x", "os:getpid")
+    with pytest.raises(UserError, match="x: reading it takes more than 1 s of the processor; it is broken or hostile"):
+        child.call("x", f"{HERE}:compute", 1e9)
+    assert is_gone(pid)
+
+
+def test_what_waits_for_ever_ends_by_the_clock(child, monkeypatch):
+    monkeypatch.setattr(limited, "WALL_SECONDS", 1)
+    with pytest.raises(UserError, match="x: reading it takes more than 1 s; it is broken or hostile"):
+        child.call("x", "time:sleep", 1e6)
+
+
+def test_a_child_that_ignores_its_clock_is_ended_by_the_parent(child, monkeypatch):
+    monkeypatch.setattr(limited, "WALL_SECONDS", 1)
+    monkeypatch.setattr(limited, "GRACE_SECONDS", 1)
+    with pytest.raises(UserError, match="x: reading it takes more than 1 s"):
+        child.call("x", f"{HERE}:ignore_the_clock")
+
+
+def test_it_ends_when_its_owner_is_collected():
+    owner = Limited()
+    pid = owner.call("x", "os:getpid")
+    del owner
+    wait_for(lambda: is_gone(pid))
+
+
+def test_threads_take_turns(child):
+    found = []
+    call = lambda number: found.append(child.call("x", f"{HERE}:echo", number))  # noqa: E731
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [[number] for number in range(8)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("work", ["time:sleep", f"{HERE}:compute"])
+def test_no_child_is_left_behind(number, work):
+    program = (
+        "from tpullm.system.process.limited import Limited; child = Limited()\n"
+        "print(child.call('x', 'os:getpid'), flush=True)\n"
+        f"child.call('x', '{work}', 1e6)"
+    )
+    with interruptible():
+        parent = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        pid = int(parent.stdout.readline())
+        time.sleep(0.3)  # into the second call; before it, the test holds as well
+        parent.send_signal(number)
+        parent.communicate(timeout=60)
+        wait_for(lambda: is_gone(pid))
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def test_it_starts_without_what_costs_time():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path = {[str(ROOT), *filter(None, sys.path)]}\n"
+            "import tpullm.system.process.limited; print(*{'jax', 'numpy', 'tokenizers', 'rich'} & set(sys.modules))",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("", "")

@@ -1,0 +1,158 @@
+"""A name that somebody else chose never leaves its folder, and a file that is none is never opened."""
+
+import os
+import resource
+import stat
+
+import pytest
+
+from tpullm.corpus.files.source_files import walk
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.storage import copies, gcs
+from tpullm.system.storage.foreign import check_names, writable_by_others
+
+LEADS_OUT = ["../x", "a/../../x", "/etc/passwd", "a//b", "", "a/", "./a", "..", ".", "a\0b", "a/b\ud800", "x" * 256]
+
+
+def test_names_in_a_folder_are_kept():
+    check_names(["a", "a.b/c", "..a", "a..", "b/..c/d", "猫/犬", "x" * 255, "a b\n"], "listing")
+
+
+@pytest.mark.parametrize("name", LEADS_OUT)
+def test_a_name_that_leads_out_of_its_folder_is_refused(name):
+    with pytest.raises(UserError, match="^listing: .* rename it where it comes from$"):
+        check_names(["good", name], "listing")
+
+
+@pytest.mark.parametrize("names", [["a", "a/b"], ["a/b/c", "a/b"], ["x/y", "x/y/z", "x"]])
+def test_a_name_that_is_a_file_and_a_folder_is_refused(names):
+    with pytest.raises(UserError, match="is a file and the folder of"):
+        check_names(names, "listing")
+
+
+def listed(monkeypatch, folder, names):
+    """A listing of a bucket with these objects, as a server sends it that somebody else filled."""
+    info = {"size": 1, "generation": "1", "type": "file"}
+    start = str(folder).removeprefix("gs://")
+    objects = {f"{start}/{name}": info | {"name": f"{start}/{name}"} for name in names}
+    monkeypatch.setattr(gcs.filesystem(), "find", lambda path, detail: objects)
+    fetched = []
+    monkeypatch.setattr(gcs.filesystem(), "get", lambda sources, targets, **_: fetched.extend(targets))
+    return fetched
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/../../../x", "/absolute", "sub//x", "config.json/x"])
+def test_an_object_is_never_written_outside_the_copy(bucket, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    storage.write_text(bucket / "model" / "config.json", "{}")
+    fetched = listed(monkeypatch, bucket / "model", ["config.json", name])
+    with pytest.raises(UserError, match=f"^{bucket}/model: '{name.split('/x')[0]}"):
+        storage.local_copy(bucket / "model")
+    assert fetched == []
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {copies.LOCK}
+
+
+def test_an_object_that_is_named_like_the_folder_above_is_refused(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="does not stay in its folder"):
+        storage.local_copy(gcs.BucketPath(f"{bucket}/model/.."))
+    monkeypatch.setattr(gcs.filesystem(), "ls", lambda path, detail: [f"{str(bucket)[5:]}/a", f"{str(bucket)[5:]}/.."])
+    with pytest.raises(UserError, match="does not stay in its folder"):
+        list(bucket.iterdir())
+
+
+def test_good_names_are_copied(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("a", "sub/b", "..c"):
+        storage.write_text(bucket / "model" / name, name)
+    copied = storage.local_copy(bucket / "model")
+    assert sorted(str(path.relative_to(copied)) for path, _ in walk(copied)) == ["a", "sub/b"]
+    assert (copied / "..c").read_text() == "..c"
+
+
+@pytest.mark.parametrize("above", ["", "objects", "objects/COPY"])
+@pytest.mark.parametrize("how", ["mode", "owner"])
+def test_a_copy_that_others_may_have_written_is_not_used(bucket, monkeypatch, tmp_path, above, how):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    storage.write_text(bucket / "a", "1")
+    copied = storage.local_copy(bucket / "a")
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o700 for path in (tmp_path / "tpullm", copied.parents[1]))
+    place = tmp_path / "tpullm" / above.replace("COPY", copied.parents[1].name)
+    if how == "mode":
+        place.chmod(0o770)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: place.stat().st_uid + 1)
+    with pytest.raises(UserError, match="no copy of .* can be trusted there; set XDG_CACHE_HOME"):
+        storage.local_copy(bucket / "a")
+
+
+def test_a_cache_in_a_folder_of_all_users_needs_its_sticky_bit(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    assert "can be written by other users" in storage.make_private(storage.cache_folder("x"))
+    (tmp_path / "cache").chmod(0o1777)
+    assert storage.make_private(storage.cache_folder("x")) == ""
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o700, ""), (0o755, ""), (0o775, "by other"), (0o757, "by other")])
+def test_who_may_write_is_told_by_the_mode(tmp_path, mode, told):
+    tmp_path.chmod(mode)
+    assert told in writable_by_others(tmp_path) and bool(writable_by_others(tmp_path)) == bool(told)
+
+
+def test_a_link_may_lead_into_its_folder_and_to_the_blobs_of_hugging_faces_cache_only(tmp_path):
+    snapshot = tmp_path / "models--a" / "snapshots" / "1"
+    for folder in (snapshot, tmp_path / "models--a" / "blobs", tmp_path / "plain"):
+        folder.mkdir(parents=True)
+    for path in (tmp_path / "secret", tmp_path / "models--a" / "blobs" / "f", tmp_path / "plain" / "real"):
+        path.write_text("x")
+    (snapshot / "a").symlink_to("../../blobs/f")
+    (snapshot / "b").symlink_to(tmp_path / "secret")
+    (tmp_path / "plain" / "a").symlink_to("real")
+    (tmp_path / "plain" / "b").symlink_to("../secret")
+    (tmp_path / "plain" / "c").symlink_to(tmp_path / "models--a" / "blobs" / "f")
+    assert storage.inside(tmp_path / "plain", "c", "index").read_text() == "x"
+    (tmp_path / "link").symlink_to(tmp_path / "plain")
+    for folder in (snapshot, tmp_path / "plain", tmp_path / "link"):
+        assert storage.inside(folder, "a", "index").read_text() == "x"
+        if folder != tmp_path / "link":
+            with pytest.raises(UserError, match="b: is a link that leads out of its folder; copy the file there"):
+                storage.inside(folder, "b", "index")
+    with pytest.raises(UserError, match="^index: '../secret'"):
+        storage.inside(tmp_path / "plain", "../secret", "index")
+
+
+def test_what_is_no_whole_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "device", "folder"):
+        with pytest.raises(UserError, match=f"{name}: is no file; put the file itself there"):
+            storage.read_bounded(tmp_path / name, 10)
+    with pytest.raises(FileNotFoundError):
+        storage.check_file(tmp_path / "nothing")
+    (tmp_path / "file").write_bytes(b"12345")
+    assert storage.read_bounded(tmp_path / "file", 5) == b"12345" and storage.check_file(tmp_path / "file") == 5
+    with pytest.raises(UserError, match="has 5 bytes, more than the 4 that such a file may have"):
+        storage.read_bounded(tmp_path / "file", 4)
+    (tmp_path / "empty").touch()
+    assert storage.read_bounded(tmp_path / "empty", 5) == b""
+
+
+def test_a_file_with_a_small_hole_is_whole(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        file.write(b"x" * (900 << 10))
+        file.truncate(1 << 20)
+    assert storage.check_file(tmp_path / "file") == 1 << 20
+
+
+def test_what_was_never_written_is_not_read(tmp_path):
+    with open(tmp_path / "hollow", "wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate(1 << 40)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    with pytest.raises(UserError, match="most of its 1,099,511,627,776 bytes were never written; fetch it again"):
+        storage.check_file(tmp_path / "hollow")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - used < 1

@@ -1,0 +1,82 @@
+"""Files that grow reach `gs://`, however the storage is, and nobody waits for it unasked."""
+
+import threading
+import time
+
+import pytest
+
+from tpullm.system import storage
+from tpullm.system.errors import TryAgain
+from tpullm.system.storage import gcs as gs
+from tpullm.system.storage import mirror
+from tpullm.training import metrics
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """An upload every fifth of a second, also after one that took long."""
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN", 0.2)
+    monkeypatch.setattr(mirror, "SHARE_OF_TIME", 1.0)
+
+
+def until(true) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+
+
+def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
+    before = set(threading.enumerate())
+    grown = mirror.mirrored(bucket / "stage")
+    with open(grown.folder / "log", "a") as file:
+        for line in ("1\n", "2\n"):
+            file.write(line)
+            file.flush()
+            grown.changed()
+            until(
+                lambda line=line: (
+                    (bucket / "stage" / "log").exists() and (bucket / "stage" / "log").read_text()[-2:] == line
+                )
+            )
+        file.write("3\n")
+    grown.wait()
+    assert (bucket / "stage" / "log").read_text() == "1\n2\n3\n"
+    grown.close()
+    assert not grown.folder.exists()
+    until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))
+
+
+def test_a_local_folder_is_written_where_it_is(tmp_path):
+    grown = mirror.mirrored(tmp_path / "run" / "stage")
+    (grown.folder / "log").write_text("1\n")
+    grown.changed()
+    grown.wait()
+    grown.close()
+    assert (tmp_path / "run" / "stage" / "log").read_text() == "1\n"
+
+
+def test_an_upload_that_failed_is_tried_again(bucket, storage_server, monkeypatch):
+    grown = mirror.mirrored(bucket / "stage")
+    monkeypatch.setattr(gs, "PATIENCE_SECONDS", 0.5)
+    (grown.folder / "log").write_text("1\n")
+    storage_server.kill()
+    grown.changed()
+    until(lambda: grown._failure)
+    with pytest.raises(TryAgain, match="did not answer"):
+        grown.wait()
+    threading.Timer(0.1, storage_server.start).start()
+    until(lambda: storage_server.is_running() and (bucket / "stage" / "log").exists())
+    grown.close()
+
+
+def test_a_log_goes_on_from_what_is_there(bucket):
+    for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        log = metrics.MetricsLog(bucket / "stage", first)
+        for step in steps:
+            log.write({"step": step, "loss": float(step)})
+        log.close()
+        began = int(time.time())
+        until(lambda began=began, first=first: first or int(time.time()) > began)  # TensorBoard names files by seconds
+    assert [row["step"] for row in metrics.read(bucket / "stage" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert len(storage.files(bucket / "stage" / "tensorboard")) == 2

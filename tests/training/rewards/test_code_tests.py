@@ -1,0 +1,245 @@
+"""No program passes tests but by what its functions return, and what it does otherwise ends with it."""
+
+import pytest
+
+from tests.system.process.test_isolated import below
+from tpullm.training.rewards.code_tests import CodeTests, isolated_tests
+from tpullm.training.rewards.scorer import Example
+
+TESTS = ["assert add(1, 2) == 3", "assert add(2, 3) == 5"]
+LOOK_AT_ALL = """
+import gc, sys
+frame = sys._getframe()
+while frame:
+    for value in list(frame.f_locals.values()):
+        if isinstance(value, list):
+            value[:] = ["pass"] * 2
+        if callable(value) and getattr(value, "__name__", "") in ("<lambda>", "report"):
+            value(["passed"] * 2)
+    frame = frame.f_back
+"""
+# Each passed all tests, or could have, as long as they ran in the process of the program.
+FORGERS = {
+    "exits": "import sys; sys.exit(0)",
+    "leaves": "import os; os._exit(0)",
+    "leaves later": "import os\ndef add(a, b): os._exit(0)",
+    "raises what ends": "def add(a, b): raise KeyboardInterrupt",
+    "writes verdicts": (
+        'import os\nfor number in range(64):\n    try: os.write(number, b\'["passed", "passed"]\\n\')\n'
+        "    except OSError: pass\nos._exit(0)"
+    ),
+    "writes answers": (
+        "import json, os\ndef add(a, b):\n    for number in range(3, 64):\n        try:\n"
+        "            data = json.dumps(['passed', ['list', 'passed'], ['list']]).encode()\n"
+        "            os.write(number, len(data).to_bytes(8, 'big') + data)\n        except OSError: pass"
+    ),
+    "is equal to all": (
+        "class Equal(int):\n    __eq__ = __ge__ = __le__ = lambda self, other: True\n    __hash__ = int.__hash__\n"
+        "def add(a, b): return Equal()"
+    ),
+    "is an object equal to all": "class Equal:\n    def __eq__(*_): return True\ndef add(a, b): return Equal()",
+    "replaces exec": "import builtins\nbuiltins.exec = lambda *arguments: None\nbuiltins.AssertionError = ValueError",
+    "looks at all": LOOK_AT_ALL,
+    "looks at all later": f"def add(a, b):\n    {LOOK_AT_ALL.strip().replace(chr(10), chr(10) + '    ')}",
+    "ends with words": "import atexit\natexit.register(print, 'passed')",
+    "kills": "import os, signal\ndef add(a, b): os.kill(os.getppid(), signal.SIGKILL)",
+    "has no function": "",
+}
+
+
+@pytest.fixture(scope="module")
+def isolated():
+    made = isolated_tests(1, 128 << 20)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def verdict(isolated):
+    def of(program, test, *more):
+        value, late = isolated.map([[program, [test], *more]])[0]
+        return "time" if late else value[-1]
+
+    return of
+
+
+def test_a_program_is_scored_by_what_it_returns():
+    scorer = CodeTests()
+    answers = ["def add(a, b): return a + b", "def add(a, b): return 3", *FORGERS.values()]
+    found = scorer.score([Example(n, text, fields={"tests": TESTS}) for n, text in enumerate(answers)])
+    scorer.close()
+    assert found[:2] == [1.0, 0.5]
+    assert dict(zip(FORGERS, found[2:], strict=True)) == dict.fromkeys(FORGERS, 0.0)
+
+
+HOSTILE = {
+    "while True: pass": "time",
+    "def f():\n    while True: print('x' * 10_000)": "time",
+    "def f():\n    return [0] * 10 ** 9": "memory",
+    "def f():\n    kept = []\n    while True: kept.append(bytearray(1 << 16))": "memory",
+    "def f():\n    f()": "error",
+    "def f():\n    import os\n    while True: os.fork()": "error",
+    "def f():\n    import threading\n    while True: threading.Thread(target=f).start()": "error",
+    "def f():\n    return 'x' * (17 << 20)": "error",
+    "def f():\n    import socket\n    socket.create_connection(('127.0.0.1', 9))": "error",
+    "def f():\n    open('FILE', 'w')": "error",
+    "def f():\n    import os\n    os.mkdir('FILE')": "error",
+    "def f():\n    import ctypes\n    1 / (ctypes.CDLL(None).fork() + 1)": "error",
+    "return (": "error",
+}
+SLOW = {
+    "def f():\n    10 ** 10 ** 10": ("time", "memory"),
+    "import signal\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, 1)\ndef f():\n    while 1: pass": ("error",),
+    "import time\ndef f(): time.sleep(100)": ("time",),
+}
+
+
+def test_a_hostile_program_ends_with_a_word_and_leaves_nothing(isolated, verdict, tmp_path):
+    tmp_path.chmod(0o777)
+    path, begun = str(tmp_path / "file"), [below(child._process.pid) for child in isolated._children]
+    found = isolated.map([[text.replace("FILE", path), ["f()\nassert False"]] for text in HOSTILE])
+    words = ["time" if late else value[-1] for value, late in found]
+    assert dict(zip(HOSTILE, words, strict=True)) == HOSTILE
+    assert list(tmp_path.iterdir()) == []
+    waiting = [below(child._process.pid) for child in isolated._children]
+    assert waiting[: len(begun)] == begun and all(len(forks) <= 1 for forks in waiting)
+    assert verdict("def f(): return 1", "assert f() == 1") == "passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", SLOW)
+def test_a_program_that_takes_its_time(verdict, text):
+    assert verdict(text, "f()\nassert False") in SLOW[text]
+
+
+def test_it_finds_no_test_and_no_secret(verdict):
+    """It is given the arguments of calls alone, and no variables."""
+    program = (
+        "import gc, os\ndef f(a):\n"
+        "    kept = [each for each in gc.get_objects() if isinstance(each, (list, dict, tuple))]\n"
+        "    values = [v for each in kept for v in (each.values() if isinstance(each, dict) else each)]\n"
+        "    texts = [v for v in values if isinstance(v, str) and 'quince' + chr(32) + 'plum' in v]\n"
+        "    return [*texts, *os.environ.keys() & {'HOME', 'PATH', 'USER'}]"
+    )
+    assert verdict(program, "x = f(3)\nassert x == [], x\nassert 'quince plum'") == "passed"
+
+
+CALLS = """
+from collections import Counter, namedtuple
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+import datetime, math
+Pair = namedtuple("Pair", "a b")
+class Own(ValueError): pass
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+    def moved(self, by=1): return Point(self.x + by, self.y)
+class Node:
+    def __init__(self, value): self.value, self.next = value, None
+def same(value): return value
+def sort(values): values.sort()
+def fill(mapping, key=0): mapping[key] = [key]
+def count():
+    n = 0
+    while True:
+        yield n
+        n += 1
+def apply(function, *values): return [function(value) for value in values]
+def only(values, kind): return [value for value in values if isinstance(value, kind)]
+def fails(kind): raise {"own": Own("x"), "key": KeyError("k"), "plain": Exception("p")}[kind]
+def length(node): return 1 + length(node.next) if node else 0
+def nested(depth): return [nested(depth - 1)] if depth else []
+def big(): return 7 ** 5000
+point = Point(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "for value in [None, True, -0.5, 'é\\ud800', b'x', (1, [2, {3: {4}}]), range(3), 1j, frozenset({1})]:\n"
+        "    assert same(value) == value and type(same(value)) is type(value)",
+        "assert same(float('inf')) == float('inf') and same(float('nan')) != same(float('nan'))",
+        "import fractions, decimal, datetime\nfor value in [fractions.Fraction(1, 3), decimal.Decimal('1.10'), "
+        "datetime.date(2020, 1, 2), datetime.datetime(2020, 1, 2, 3), datetime.timedelta(1, 2, 3)]:\n"
+        "    assert same(value) == value",
+        "assert big() == 7 ** 5000 and same(-(1 << 64)) == -(1 << 64)",
+        "assert Pair(1, 2) == (1, 2) and Counter('aab') == {'a': 2, 'b': 1}",
+        "values = [3, 1, 2]\nassert sort(values) is None and values == [1, 2, 3]",
+        "kept = {}\nfill(kept, key=2)\nfill(kept)\nassert kept == {2: [2], 0: [0]}",
+        "numbers = count()\nassert [next(numbers), next(numbers)] == [0, 1]",
+        "assert apply(lambda x: x * 2, 1, 2) == [2, 4] and apply(len, 'ab') == [2]",
+        "assert only([1, 'a', 2.0], int) == [1]",
+        "assert Point(1).moved(by=2).x == 3 and Point(1) == point and Point(2) != point and isinstance(point, Point)",
+        "assert repr(point) == 'Point(x=1, y=0)' and {Point: 1}[Point] == 1 and not isinstance(3, Point)",
+        "root = Node(1)\nroot.next = Node(2)\nassert length(root) == 2 and root.next.next is None",
+        "try:\n    fails('own')\nexcept ValueError as error:\n    assert str(error) == 'x'\nelse:\n    assert False",
+        "try:\n    fails('key')\nexcept KeyError:\n    pass",
+        "try:\n    apply(lambda x: 1 / x, 0)\nexcept ZeroDivisionError:\n    pass\nelse:\n    assert False",
+        "assert math.pi > 3 and abs(-1) == 1",
+        "assert all(same(n) == n for n in range(200))",
+    ],
+)  # fmt: skip
+def test_a_test_asks_as_if_the_program_were_here(verdict, test):
+    assert verdict(CALLS, test) == "passed"
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("assert same(1) == 2", "failed"),
+        ("assert same == 3", "failed"),
+        ("assert missing(1)", "error"),
+        ("assert 3 in count()", "error"),
+        ("assert point - 1 == 0", "error"),
+        ("assert point < 1", "error"),
+        ("fails('plain')", "error"),
+        ("same(open)", "error"),
+        ("nested(3000)", "error"),
+        ("raise SystemExit", "error"),
+    ],
+)
+def test_a_test_that_does_not_hold(verdict, test, expected):
+    assert verdict(CALLS, test) in (expected, "passed" if test == "same(open)" else expected)
+
+
+def test_names_of_python_are_pythons(verdict):
+    """A program that defines such a name has the tests fail that use it, unless it is asked to."""
+    program = "def all(values): return True\nlen = lambda values: 3\ndef f(): return []"
+    assert verdict(program, "assert f() == []") == "passed"
+    assert verdict(program, "assert all([])") == verdict(program, "assert len(f()) == 3") == "error"
+    assert verdict("def sum(a, b): return a + b", "assert sum(1, 2) == 3", "", "sum") == "passed"
+
+
+def test_what_was_given_is_not_the_programs(verdict):
+    given = "def half(x):\n    return x / 2\n\ndef double(x):\n"
+    program = f"{given}    return 0\n\ndef half(x): return 3"
+    assert verdict(program, "assert half(double(3)) == 3", given, "double") == "failed"
+    assert verdict(f"{given}    return 2 * x", "assert half(double(3)) == 3", given, "double") == "passed"
+
+
+def share(isolated, text, tests):
+    return isolated.map([[text, tests]])[0].value.count("passed") / len(tests)
+
+
+def test_an_error_of_a_file_is_an_error_of_one_test(isolated):
+    text = "def f():\n    open('/nowhere')\ndef g():\n    return 1"
+    tests = ["f()", "assert g() == 1", "try:\n    f()\nexcept FileNotFoundError:\n    pass\nelse:\n    assert False"]
+    assert share(isolated, text, tests) == 2 / 3
+
+
+def test_many_tests_are_all_counted(isolated):
+    assert share(isolated, "def f(x):\n    return x", [f"assert f({n}) == {n}" for n in range(1500)]) == 1
+
+
+def test_a_program_that_ends_passes_no_test_that_catches_everything(isolated):
+    assert share(isolated, "import os\ndef f():\n    os._exit(0)", ["try:\n    f()\nexcept:\n    pass"]) == 0
+
+
+def test_arguments_are_changed_in_place_by_name_too(isolated):
+    text = "def f(items, last):\n    items.sort()\n    last.append(3)"
+    test = "from collections import deque\nxs, ys = [2, 1], deque([1])\nf(items=xs, last=ys)"
+    assert share(isolated, text, [f"{test}\nassert xs == [1, 2] and ys == deque([1, 3])"]) == 1

@@ -1,0 +1,123 @@
+"""Tasks of reasoning-gym: the same for the same seed, scored by the package, whose place a small one takes here."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tpullm.data.examples import reasoning_tasks
+from tpullm.data.examples.reasoning_tasks import dataset, families, tasks
+from tpullm.system.errors import UserError
+from tpullm.training.rewards.reward_set import Rewards
+
+REAL = importlib.util.find_spec("reasoning_gym") is not None
+
+
+@pytest.fixture
+def small_package(monkeypatch):
+    """A package of that name with one family; children import it too."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "rewards" / "stands_for"))
+    installed = taken_out()
+    yield
+    taken_out()
+    sys.modules.update(installed)
+
+
+def taken_out():
+    """The modules of the package, which are imported no more."""
+    reasoning_tasks.package.cache_clear()
+    names = [name for name in sys.modules if name.split(".")[0] == "reasoning_gym"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def test_tasks_are_prompts_with_fields_of_json(small_package):
+    made = tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
+    assert (
+        made
+        == tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
+        != tasks("reasoning_gym:doubling?size=3&seed=8&largest=9")
+    )
+    assert [task.messages[0]["role"] for task in made] == ["user"] * 3
+    assert json.loads(json.dumps(made[1].fields)) == made[1].fields
+    assert made[1].fields["reasoning_gym"] == {
+        "name": "doubling",
+        "seed": 7,
+        "size": 3,
+        "parameters": {"largest": 9},
+        "index": 1,
+    }
+
+
+def test_answers_are_scored_by_the_package(small_package):
+    made = tasks("reasoning_gym:doubling?size=5&seed=7&largest=9")
+    right = made[0].fields["answer"]
+    answers = [right, f" {right}\n", "-1", "hang", "raise", "", f"はい。答え：{right}"]
+    with Rewards([{"name": "reasoning_gym", "seconds": 1}]) as own:
+        scores = own.score(answers, [made[0].messages] * 7, [made[0].fields] * 7)
+    assert list(scores["reasoning_gym"]) == [1, 1, 0.25, 0, 0, 0, 0.25]
+
+
+def test_an_answer_may_stand_after_a_text(small_package):
+    (task,) = tasks("reasoning_gym:doubling?size=1&seed=7")
+    right = task.fields["answer"]
+    answers = [right, f"答え：-1\n答え： {right}", f"答え：{right}答え：-1"]
+    with Rewards([{"name": "reasoning_gym", "after": "答え："}]) as own:
+        assert list(own.score(answers, [[]] * 3, [task.fields] * 3)["reasoning_gym"]) == [1, 1, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: tasks("reasoning_gym:doublign"),
+            "reasoning_gym:doublign: .* no such family; the nearest is doubling",
+        ),
+        (lambda: tasks("reasoning_gym:zzz"), "reasoning_gym:zzz: reasoning-gym has no such family$"),
+        (
+            lambda: tasks("reasoning_gym:doubling?top=3"),
+            "reasoning_gym:doubling: unknown parameter top; it has larg",
+        ),
+        (
+            lambda: tasks("reasoning_gym:doubling?largest=0"),
+            "reasoning_gym:doubling: largest must be positive; corr",
+        ),
+    ],
+)
+def test_what_the_package_does_not_have_is_one_line(small_package, make, told):
+    with pytest.raises(UserError, match=f"^{told}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"), [({}, "there is no field `reasoning_gym`"), ({"reasoning_gym": 3}, "is no task")]
+)
+def test_an_example_that_is_no_task_is_named(small_package, fields, told):
+    with (
+        Rewards([{"name": "reasoning_gym"}]) as own,
+        pytest.raises(UserError, match=f"^reward reasoning_gym: example 0.*{told}"),
+    ):
+        own.score(["1"], [[]], [fields])
+
+
+@pytest.mark.skipif(REAL, reason="the package is installed")
+def test_without_the_package_one_line_says_how_to_install_it():
+    reasoning_tasks.package.cache_clear()
+    with pytest.raises(UserError, match=r"needs the package: pip install 'tpullm\[reasoning-gym\]'"):
+        Rewards([{"name": "reasoning_gym"}])
+
+
+@pytest.mark.skipif(not REAL, reason="needs the extra reasoning-gym")
+def test_right_answers_of_the_real_package_score_1():
+    made = [
+        task
+        for name in ("chain_sum", "letter_counting", "spell_backward")
+        for task in tasks(f"reasoning_gym:{name}?size=4&seed=1")
+    ]
+    assert {"chain_sum", "letter_counting", "spell_backward"} <= set(families())
+    assert len(dataset("chain_sum", 1, 4, {})) == 4
+    with Rewards([{"name": "reasoning_gym"}]) as own:
+        right = own.score([task.fields["answer"] for task in made], [[]] * 12, [task.fields for task in made])
+        wrong = own.score(["nonsense"] * 12, [[]] * 12, [task.fields for task in made])
+    assert list(right["reasoning_gym"]) == [1] * 12 and max(wrong["reasoning_gym"]) < 0.5

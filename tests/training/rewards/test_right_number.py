@@ -1,0 +1,110 @@
+"""The number of an answer is found as people write it."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpullm.training.rewards.right_number import read
+
+KANJI = "〇一二三四五六七八九"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12", 12),
+        ("-12", -12),
+        ("−12", -12),
+        ("－１２", -12),
+        ("マイナス12", -12),
+        ("7-5", 5),
+        ("x-5", 5),
+        ("(3)-5", 5),
+        ("気温は -5 度", -5),
+        ("1,234,567", 1_234_567),
+        ("1,23", 23),
+        ("12,345,67", 67),
+        ("3.25", Fraction(13, 4)),
+        ("3.", 3),
+        ("1/3", Fraction(1, 3)),
+        ("2026/11/27", 27),
+        ("1/0", None),
+        ("50%", 50),
+        ("3万5千円", 35_000),
+        ("1億2345万", 123_450_000),
+        ("2.5万", 25_000),
+        ("3千", 3_000),
+        ("百", 100),
+        ("千二百", 1_200),
+        ("二十三", 23),
+        ("三百二十一", 321),
+        ("一万", 10_000),
+        ("十万三千", 103_000),
+        ("二兆", 2 * 10**12),
+        ("二〇二六", 2026),
+        ("三点一四", Fraction(314, 100)),
+        ("マイナス五", -5),
+        ("一緒に3個", 3),
+        ("答えは三個です。5分でした", 3),
+        ("答え: 3 + 4 = 7。2", 7),
+        ("答えは7です。3+4=7, 8", 7),
+        ("Answer: 5\nBecause 2 + 3", 5),
+        ("answer 1, no: the Answer is 2", 2),
+        ("The answer is below\n\n8", 8),
+        ("3 が答え", 3),
+        ("答えは 3 です。これが答えです。", 3),
+        ("#### 1,000", 1_000),
+        ("\\boxed{5} は答え6ではない 7", 5),
+        ("\\boxed{1} \\boxed{2}", 2),
+        ("\\boxed{x = \\frac{3}{4}}", Fraction(3, 4)),
+        ("\\boxed{-\\dfrac{3}{4}}", Fraction(-3, 4)),
+        ("\\boxed{1{,}000}", 1_000),
+        ("\\boxed{none} 3", None),
+        ("", None),
+        ("なし", None),
+        ("9" * 401, None),
+        (f"{'9' * 500} 3", 3),
+        (12, 12),
+        (-0.5, Fraction(-1, 2)),
+    ],
+)
+def test_read(text, number):
+    assert read(text) == number
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_an_integer_is_read_as_it_is_written(number):
+    full_width = str(number).translate({ord(digit): ord(digit) + 0xFEE0 for digit in "0123456789"})
+    for text in (f"{number}", f"{number:,}", f"答えは{number:,}です。", full_width, f"It is {number}."):
+        assert read(text) == number
+
+
+@given(st.integers(1, 10**16 - 1))
+def test_kanji_numerals_are_read_back(number):
+    assert read(in_kanji(number)) == number
+    assert read("".join(KANJI[int(digit)] for digit in str(number))) == number
+
+
+def in_kanji(number):
+    """As it is spoken: 12,345 is 一万二千三百四十五."""
+    groups, text = [], ""
+    while number:
+        number, group = divmod(number, 10_000)
+        groups.append(group)
+    for unit, group in reversed(list(zip(["", "万", "億", "兆"], groups, strict=False))):
+        digits = [(int(digit), name) for digit, name in zip(f"{group:04}", ["千", "百", "十", ""], strict=True)]
+        spoken = "".join(f"{KANJI[digit] if digit > 1 or not name else ''}{name}" for digit, name in digits if digit)
+        text += f"{spoken}{unit}" if group else ""
+    return text
+
+
+@given(st.text(alphabet="0123456789,.-/一十百千万億点・マイナス=答。 \\boxed{}frac", max_size=300))
+def test_any_text_is_read_in_time(text):
+    read(text)
+
+
+@pytest.mark.parametrize("text", ["1万" * 20_000, "1,111" * 20_000, "一十" * 20_000, "\\boxed{" * 20_000, "-" * 60_000])
+def test_a_long_text_is_read_in_time(text):
+    read(text)

@@ -1,0 +1,38 @@
+"""Fill 【?】 with words and their probabilities. The text on both sides of the blank counts."""
+
+from tpullm.cli.options import add_json, print_json
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm blank`."""
+    parser.add_argument("text", type=str, help="a text with one 【?】, from the beginning of a document")
+    parser.add_argument("--model", required=True, help="a run (its pretrained model), a stage, or one checkpoint")
+    parser.add_argument("--count", type=int, default=10, help="how many words; 0: all that were found")
+    add_json(parser)
+
+
+def main(arguments) -> None:
+    """Load the model, find the words and show them."""
+    from tpullm.engine.session import load
+    from tpullm.evaluation.blank import fill
+
+    # Tuning on conversations changes what is likely in plain text, so a run means its pretrained model here.
+    words = fill(load(arguments.model, tuned=False), arguments.text, max(0, arguments.count))
+    if arguments.json:
+        found = [{"word": word, "probability": probability} for word, probability in words]
+        print_json({"text": arguments.text, "words": found})
+    else:
+        _show(arguments.text, words)
+
+
+def _show(text: str, words: list[tuple[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=text, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    most = words[0][1]
+    for word, probability in words:
+        if probability < 0.0005:  # which would be written as 0.0%
+            break
+        table.add_row(word, f"{probability:6.1%}", "█" * max(1, round(30 * probability / most)))
+    Console(highlight=False).print(table)

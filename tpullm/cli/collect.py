@@ -1,0 +1,95 @@
+"""Step 1: read raw sources, and write clean, deduplicated documents with their licences and a data card.
+
+It makes RUN/documents.
+"""
+
+import time
+from pathlib import Path
+
+from tpullm.corpus import collect, datacard
+from tpullm.corpus.files.source_files import OFFICE, printable
+from tpullm.corpus.filters import verdicts
+from tpullm.evaluation import task_words
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
+from tpullm.system import storage
+from tpullm.system.cluster.place import ALONE, Place
+from tpullm.system.cluster.shares import SharedWork
+from tpullm.system.log import say
+
+_NAMES = 3  # of files, in one line
+
+
+def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
+    """Make `RUN/documents`, unless it exists with the same sources and settings."""
+    with SharedWork(run, "collect", share) as work:
+        try:
+            _make(recipe, run, work)
+        finally:
+            if share.count == 1:  # else another share may be writing there
+                storage.remove_partials(run / "documents" / "parts")
+
+
+def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
+    stage = run / "documents"
+    inputs = manifest.inputs(*collect.inputs(recipe))
+    if manifest.is_finished(stage, inputs):
+        return say("documents: finished, skipped")
+    start = time.monotonic()
+    for line in verdicts.prepare(recipe.corpus):
+        if work.share.is_first:
+            say(f"documents: {line}")
+    questions = task_words.read(recipe.corpus.leaks.tasks)
+    planned = collect.plan(recipe, inputs, run, work, questions)
+    if work.share.is_first:
+        _say_what_is_left_out(planned)
+    placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
+    if not work.share.is_first:
+        return work.wait_for_first("the documents", lambda: manifest.is_finished(stage, inputs))
+    card = collect.finish(planned, placed, recipe)
+    seconds = time.monotonic() - start
+    facts = {key: card[key] for key in ("documents", "characters")}
+    manifest.write(stage, inputs, **facts, seconds=round(seconds, 2))
+    collect.remove_old(stage)
+    for name, found in card["encodings"].items():
+        for encoding, count in found.items():
+            which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"
+            say(f"documents: {name}: {which} read as {encoding}")
+    for line in datacard.lines(card):
+        say(f"documents: {line}")
+    dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
+    say(
+        f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
+        f"{dropped:,} dropped; see {stage / 'datacard.md'}"
+    )
+
+
+def _say_what_is_left_out(planned: collect.Plan) -> None:
+    """Print a line for each source of which only a part is read, and for each source with files that are not read."""
+    for name, found in planned.files.items():
+        if found.is_part:
+            names = [printable(file.path.name) for file in found.read]
+            say(
+                f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
+                f"{len(found.read):,} of {found.files_there:,} files: {_named(names)}"
+            )
+        if found.skipped:
+            say(f"documents: {name}: {_not_read(found.skipped)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
+
+
+def _not_read(skipped: dict[str, list[str]]) -> str:
+    """Which files of a folder are not read: office files by name, all others as a number for each reason."""
+    by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
+    others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
+    counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
+    told = [f"{_named(by_name)} (save as .txt, .md or .html)"] if by_name else []
+    return f"not read: {'; '.join([*told, *([_named(counted)] if counted else [])])}"
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES])
+    return f"{shown} and {len(names) - _NAMES:,} more" if len(names) > _NAMES else shown

@@ -1,0 +1,206 @@
+"""Say how models differ: right answers, loss, calibration, examples. A table, and one self-contained HTML page.
+
+Each MODEL is a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face. The others are compared
+with the first. Without --tasks and --text, it is on the held-out text of the run that they come from. With --weights
+one MODEL is enough: it is compared with itself in fewer bits.
+"""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tpullm.cli.options import add_json, print_json
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+
+FOLDER, PAGE, RESULTS, ANSWERS = "compared", "compare.html", "results.json", "answers.jsonl"
+LONGEST_NAME = 60  # characters of the folder's name that are labels
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm compare`."""
+    about = "two or more, or one with --weights; the others are compared with the first"
+    parser.add_argument("models", metavar="MODEL MODEL ...", nargs="*", type=str, help=about)
+    about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
+    parser.add_argument("--tasks", type=str, default="", help=about)
+    about = "files and folders of text in UTF-8, or of JSON Lines with `text`; with commas"
+    parser.add_argument("--text", type=str, default="", help=about)
+    about = "int8, int4 or both, with a comma: also each model with its matrices quantized so"
+    parser.add_argument("--weights", type=str, default="", help=about)
+    parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
+    parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template of each model")
+    parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share a model, as in a recipe")
+    parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./compared")
+    add_json(parser)
+
+
+def main(arguments) -> None:
+    """Check everything, measure one model after the other, write the figures and the page, and print a table."""
+    from tpullm.evaluation import comparison, tables
+    from tpullm.system.cluster import hosts
+
+    kinds = _kinds(arguments.weights)
+    models = _named(arguments.models, 1 if kinds else 2)
+    compared, found = _checked(arguments, list(models.values()))
+    folder = storage.path(arguments.out) if arguments.out else _folder(models, arguments)
+    named = _opened(models, found, kinds, arguments.mesh)
+    hosts.on_first("compare begins", _check_folder, folder)
+    results = comparison.compare(named, compared, folder, arguments.mesh)
+    results = {"command": _command(arguments)} | results
+    hosts.on_first("compare", _write, folder, results, _language(found[0]))
+    if hosts.is_first():
+        if arguments.json:
+            return print_json(results)
+        tables.show_comparison(results)
+        say(f"compare: {results['seconds']} s; {folder / PAGE}")
+
+
+def _kinds(option: str) -> list[str]:
+    """The kinds of `--weights`, each once."""
+    from tpullm.model.quantized import IN_USE
+
+    kinds = list(dict.fromkeys(_words(option)))
+    if unknown := [kind for kind in kinds if kind not in IN_USE]:
+        raise UserError(f"--weights: {unknown[0]!r:.40} is not one of {', '.join(IN_USE)}; use one of these, or both")
+    return kinds
+
+
+def _opened(models: dict[str, str], found: list, kinds: list[str], mesh: dict[str, int] | None) -> dict[str, tuple]:
+    """By label, the word and what was found of each model as it is, then in each of the kinds of `--weights`."""
+    from tpullm.engine import session
+
+    opened = {}
+    for (label, word), own in zip(models.items(), found, strict=True):
+        for kind in ("", *kinds):
+            opened[f"{label} {kind}".strip()] = (word, own._replace(weights=kind))
+    for _, own in opened.values():
+        session.placed(own, mesh)  # no model is measured before all are seen to fit
+    return opened
+
+
+def _named(words: list[str], least: int = 2) -> dict[str, str]:
+    """The words that name models, by labels that are as short as they can be and differ.
+
+    Raises:
+        UserError: there are fewer than `least`, or one is given twice.
+    """
+    if len(words) < least:
+        raise UserError(
+            f"MODEL: {len(words)} given, and a comparison needs two or more, or one with --weights; name another one"
+        )
+    paths = [storage.path(word) for word in words]
+    places = [str(path if storage.is_remote(path) else path.resolve()) for path in paths]
+    if twice := next((word for word, place in zip(words, places, strict=True) if places.count(place) > 1), ""):
+        raise UserError(f"MODEL: {twice} is given twice; leave one out")
+    parts = [place.rstrip("/").split("/") for place in places]
+    parts = [[*of[:-3], f"{of[-3]}/{of[-1]}"] if of[-2:-1] == ["checkpoints"] else of for of in parts]
+    return {_label(of, parts): word for of, word in zip(parts, words, strict=True)}
+
+
+def _label(own: list[str], parts: list[list[str]]) -> str:
+    """The shortest end of a path that is the end of no other one."""
+    return next(
+        "/".join(own[-count:])
+        for count in range(1, len(own) + 1)
+        if sum(of[-count:] == own[-count:] for of in parts) == 1
+    )
+
+
+def _checked(arguments, words: list[str]) -> tuple[Any, list]:
+    """What to compare on, and the models on disk. Everything that may be wrong is looked at, and no model is loaded."""
+    import dataclasses
+
+    from tpullm.engine.session import find
+    from tpullm.evaluation import compared_texts, evaluate_tasks
+    from tpullm.evaluation.comparison import Compared
+    from tpullm.evaluation.question_task import Asking
+    from tpullm.system.cluster import hosts
+
+    for option in ("shots", "limit", "seed"):
+        if getattr(arguments, option) < 0:
+            raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
+    asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
+    hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
+    tasks = evaluate_tasks.tasks(_words(arguments.tasks)) if arguments.tasks else None
+    texts = compared_texts.read(_words(arguments.text), arguments.limit) if arguments.text else []
+    hosts.agree("the texts of --text", {text.name: text.version for text in texts})
+    if tasks:
+        evaluate_tasks.agree(tasks)
+    found = [find(word) for word in words]
+    for word, own in zip(words, found, strict=True):
+        if asking.chat and not own.tokenizer.has_template:
+            raise UserError(f"--chat: {word} has no chat template; leave --chat out")
+        if tasks:
+            evaluate_tasks.check(tasks, asking, own.config.context_length)
+    return Compared(tasks, texts or ([] if tasks else _held_out(found, words, asking.limit)), asking), found
+
+
+def _words(option: str) -> list[str]:
+    return list(filter(None, map(str.strip, option.split(","))))
+
+
+def _held_out(found: list, words: list[str], limit: int) -> list:
+    """The held-out text of the first model's run, if it is that of the other models too."""
+    from tpullm.evaluation import compared_texts
+    from tpullm.run import manifest
+
+    documents = [own.model.run / "documents" if own.model else None for own in found]
+    made = [manifest.finished_identity(of) if of and (of / manifest.FILE).exists() else "" for of in documents]
+    for word, own in zip(words, made, strict=True):
+        if not own or own != made[0]:
+            why = "has other documents than" if own else "has no held-out text of its run, as"
+            other = words[0] if own else "a comparison without --tasks and --text needs"
+            raise UserError(f"{word}: {why} {other}; say on what to compare, with --tasks or --text")
+    texts = compared_texts.held_out(found[0].model.run, limit)
+    if not texts:
+        raise UserError(f"{words[0]}: its run has no held-out text; say on what to compare, with --tasks or --text")
+    return texts
+
+
+def _folder(models: dict[str, str], arguments) -> Path:
+    """One for this comparison, below the working directory."""
+    name = "-".join(label.replace("/", "-") for label in models)[:LONGEST_NAME]
+    asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
+    asked += [arguments.weights] if arguments.weights else []
+    return storage.path(FOLDER) / f"{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
+
+
+def _check_folder(folder: Path) -> None:
+    """`UserError` if the folder holds something else than a comparison, finished or not."""
+    if folder.is_file():
+        raise UserError(f"--out: {folder}: is a file; name a folder")
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if others := sorted(there - {PAGE, RESULTS, ANSWERS}):
+        raise UserError(f"--out: {folder}: holds {others[0]}, which is of no comparison; name another folder")
+    if RESULTS in there and "models" not in storage.read_json(folder / RESULTS):
+        raise UserError(f"--out: {folder}: holds the results of `tpullm evaluate`; name another folder")
+
+
+def _command(arguments) -> str:
+    """The command that repeats the comparison."""
+    options = []
+    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
+        value = getattr(arguments, name)
+        if value:
+            options += [f"--{name}"] + ([] if value is True else [str(value)])
+    return shlex.join(["tpullm", "compare", *arguments.models, *options])
+
+
+def _language(first) -> str:
+    """The language of the page: the recipe's of the first model, else that of the environment."""
+    from tpullm.report import language
+
+    recipe = first.model.recipe if first.model else {}
+    return recipe.get("language") or language.preferred(os.environ)
+
+
+def _write(folder: Path, results: dict[str, Any], language: str) -> None:
+    from tpullm.report.comparison_page import comparison_page
+    from tpullm.report.language import named
+
+    storage.write_json(folder / RESULTS, results)
+    storage.write_text(folder / PAGE, comparison_page(results, named(language)))

@@ -1,0 +1,90 @@
+"""Show the documents in the batch of one pretraining step: row, source, id, tokens, and first words of each piece.
+
+Below each piece is where its document comes from: address, date, file and record, and licence, as far as known.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.cli.options import add_json, print_json
+from tpullm.corpus import document_files
+from tpullm.data.stream import Placed, Stream, pretraining_stream
+from tpullm.formats.models import left_out
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
+from tpullm.training import metrics
+
+SHOWN_TOKENS = 24
+
+
+def add_arguments(parser) -> None:
+    """`--step` and `--json`."""
+    parser.add_argument("--step", type=int, required=True, help="a step of pretraining, from 0")
+    add_json(parser)
+
+
+def main(recipe: Recipe, run: Path, arguments) -> None:
+    """Print the batch of `arguments.step`; `UserError` if there is no such step."""
+    step, steps = arguments.step, recipe.pretrain.steps
+    if not 0 <= step < steps:
+        raise UserError(f"--step {step}: pretraining has the steps 0 to {steps - 1}; choose one of them")
+    stage, tokenizer = run / "pretrain", load_tokenizer(run / "tokenizer")
+    stream = pretraining_stream(recipe, run).without(left_out(stage))
+    pieces = stream.documents_at(step)
+    texts = [beginning(stream, tokenizer, piece) for piece in pieces]
+    origins = origins_of(run / "documents", pieces)
+    if arguments.json:
+        found = [
+            {**dataclasses.asdict(piece), "text": text, **origin}
+            for piece, text, origin in zip(pieces, texts, origins, strict=True)
+        ]
+        return print_json(found)
+    epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
+    print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
+    for bad in skipped(stage, step):
+        print(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}")
+    for piece, text, origin in zip(pieces, texts, origins, strict=True):
+        tokens = f"{piece.start}-{piece.start + piece.length - 1}"
+        print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
+        if origin:
+            print(f"         {described(origin)}")
+
+
+def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]]:
+    """Where the document of each piece comes from: file, record, address, date, licence; empty without documents."""
+    if not (documents / manifest.FILE).exists():
+        return [{} for _ in pieces]
+    facts = {
+        source: document_files.at(
+            documents, source, document_files.TRAIN, [piece.document for piece in pieces if piece.source == source]
+        )
+        for source in {piece.source for piece in pieces}
+    }
+    keys = ("file", "record", "url", "date", "licence")
+    known = (facts[piece.source].get(piece.document, {}) for piece in pieces)  # tokens of others have no documents here
+    return [{key: found[key] for key in keys if found} for found in known]
+
+
+def described(origin: dict[str, str]) -> str:
+    """Where a document comes from, in one line: what is known of it."""
+    place = " ".join(filter(None, (origin["file"], origin["record"]))) or "generated"
+    return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
+
+
+def skipped(stage: Path, step: int) -> list[dict]:
+    """What the log says of `step`, from 0, if it was skipped: an entry, or none."""
+    rows = metrics.read(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
+    return [bad for row in rows for bad in row.get("skipped", []) if bad["step"] == step + 1]
+
+
+def beginning(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
+    """The text of the first tokens of a piece, in one line."""
+    count = min(SHOWN_TOKENS, piece.length + 1)
+    tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))
+    return tokenizer.decode(tokens.tolist()).replace("\n", "⏎")

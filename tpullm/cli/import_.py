@@ -1,0 +1,148 @@
+"""Import a published model into a run directory: its parameters, its shapes and its tokenizer, to train it further.
+
+It makes RUN/base from FOLDER. Every tensor is used once and every parameter is set once.
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import OptimizerConfig, Recipe, TrainConfig, TuningConfig
+from tpullm.run import manifest
+from tpullm.run.directory import check_owner, owned
+from tpullm.run.stages import DIGESTS, base_inputs, begin, digests
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import progress, say
+from tpullm.tokenizer.json_files import read_optional
+
+# The files of a published model that belong to its tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm import`."""
+    parser.add_argument("folder", help="a folder in the format of Hugging Face")
+    parser.add_argument("--run", required=True, help="the run directory; it is made if it does not exist")
+    parser.add_argument("--config", default="", help="the recipe of the run; default: a plain recipe for tuning")
+
+
+def main(arguments) -> None:
+    """Make `RUN/base` and the recipe of the run."""
+    folder, run = storage.path(arguments.folder), storage.path(arguments.run)
+    recipe = _recipe(folder, run, arguments.config)
+    with owned(run, recipe):
+        make(recipe, run)
+
+
+def make(recipe: Recipe, run: Path) -> None:
+    """Make `RUN/base` from `recipe.base`."""
+    stage, inputs = run / "base", base_inputs(recipe, run)
+    if manifest.is_finished(stage, inputs):
+        facts = storage.read_json(stage / manifest.FILE)
+        if (folder := str(storage.path(recipe.base))) != facts["folder"]:  # it was moved
+            storage.write_json(stage / manifest.FILE, facts | {"folder": folder})
+        return say("base: finished, skipped")
+    import jax
+
+    from tpullm.engine.session import fits_vocabulary, place
+    from tpullm.formats.checkpoints import description, save_params
+    from tpullm.formats.huggingface import reading, weight_files
+    from tpullm.model.architecture import Architecture, parameter_count
+    from tpullm.model.mesh import make_mesh
+    from tpullm.tokenizer.published import PublishedTokenizer
+
+    began, folder = time.monotonic(), storage.path(recipe.base)
+    here = storage.local_copy(folder)
+    config, family = reading.read_config(here)
+    tokenizer = PublishedTokenizer(here)
+    fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
+    with weight_files.opened(here) as source:
+        arguments = (family, architecture.shapes, architecture.axes, config.layers)
+        dtypes = reading.stored(source, reading.check(source, *arguments))
+        storage.room_for(source.size, run)  # a checkpoint is compressed to about 0.8 of that
+        with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
+            targets = _as_stored(architecture, mesh, dtypes)
+            params = reading.fill(source, family, targets, architecture.axes, config.layers, place, advance)
+    begin(stage, inputs)
+    save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
+    with storage.atomic_directory(stage / "tokenizer") as temporary:
+        _copy_tokenizer(here, temporary, tokenizer.stop_ids)
+    storage.copy(here / "config.json", stage / "published.json")  # which export reads
+    storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
+    seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
+    facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
+    manifest.write(stage, inputs, seconds=seconds, **facts)
+    kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
+    say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
+
+
+def _as_stored(architecture, mesh, dtypes: dict):
+    """The arrays to read: on the mesh, in the dtypes of the files."""
+    import jax
+
+    from tpullm.formats.huggingface import tensors
+
+    placed = tensors.flat(architecture.placed(mesh))
+    return tensors.nested(
+        {key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding) for key, leaf in placed.items()}
+    )
+
+
+def _recipe(folder: Path, run: Path, config: str) -> Recipe:
+    """The recipe of the run with this base: the given one, else the one in the run, else a plain one for tuning.
+
+    Raises:
+        UserError: the run belongs to another recipe, or has another base.
+    """
+    if run == folder or folder in run.parents:
+        raise UserError(f"{run}: is inside the published model; choose another --run")
+    kept = run / "recipe.yaml"
+    before = load(kept) if kept.exists() else None
+    if before and not before.base:
+        raise UserError(f"{run}: belongs to the recipe '{before.name}', which has no base; choose another --run")
+    if not config and not before:
+        return _plain(folder, run)
+    recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
+    check_owner(run, recipe)
+    if before and not _same_base(before, recipe, run):
+        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run")
+    return recipe
+
+
+def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
+    """Whether the base is in the same place, or in another place with the same content."""
+    if storage.path(kept.base) == storage.path(recipe.base) or not (run / "base" / manifest.FILE).exists():
+        return True
+    return manifest.is_finished(run / "base", base_inputs(recipe, run))
+
+
+def _plain(folder: Path, run: Path) -> Recipe:
+    """A recipe for full tuning, with a learning rate that is low enough for a trained model not to forget."""
+    from tpullm.formats.huggingface import reading
+
+    length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
+    optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
+    train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
+    tuning = {"talk": TuningConfig(train=train)}
+    return Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
+
+
+def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
+    """Copy the tokenizer's files. `generation_config.json` gets the stop tokens of all the model's files."""
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, into / name)
+    generation = into / "generation_config.json"
+    said = read_optional(generation)
+    generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,215 @@
+"""Run a verb on several processes here, on a Slurm cluster, or on machines in the cloud.
+
+Everything after -- is the verb's own command line. ACTION is start (the default), status, logs or stop. Repeat the
+command with another ACTION to look after a launch. `compute networks` makes the networks between the GPUs of several
+machines (--gpu_network), once a project, and needs no verb.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tpullm.launch import code, gpu_network, show, watch
+from tpullm.launch import job as jobs
+from tpullm.launch import job as settings
+from tpullm.launch.job import Job, LaunchConfig
+from tpullm.launch.record import Outcome, Record, clock
+from tpullm.launch.target import Target
+from tpullm.recipe.parsing import parse
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+
+# Module of each target in `launchers`.
+CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute_engine", "batch": "google_batch"}
+COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
+ACTIONS = ("start", "status", "logs", "stop", "networks")
+TARGETS = ("local", "slurm", *CLOUD)
+FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
+
+
+def main(argv: list[str]) -> int:
+    """Start a launch or look after it; the exit code."""
+    own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    arguments = parse(_parser(), _action_beside_target(own), LaunchConfig)
+    config = settings.from_arguments(arguments)
+    if arguments.action == "networks":
+        return _networks(config, arguments)
+    job = jobs.make(arguments.target, config, command)
+    if arguments.target == "local":
+        return _local(job, arguments)
+    if arguments.target == "slurm":
+        return _slurm(job, arguments)
+    target = importlib.import_module(f"tpullm.launch.{CLOUD[arguments.target]}")
+    target.check(job)
+    if arguments.dry_run:
+        print(show.dry_run(job, target), end="")
+        return 0
+    return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](job, target, arguments)
+
+
+def _action_beside_target(words: list[str]) -> list[str]:
+    """The words with the action right behind the target: argparse of Python 3.11 finds it only there."""
+
+    def stands_alone(place: int) -> bool:
+        before = words[place - 1] if place else ""
+        return not before.startswith("--") or "=" in before or before in FLAGS
+
+    target = next((place for place, word in enumerate(words) if word in TARGETS and stands_alone(place)), None)
+    action = next((place for place, word in enumerate(words) if word in ACTIONS and stands_alone(place)), None)
+    if target is None or action is None or action < target:
+        return words
+    return [*words[: target + 1], words[action], *words[target + 1 : action], *words[action + 1 :]]
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm launch` beside the keys of `LaunchConfig`."""
+    parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, slurm, tpu-vm, compute or batch")
+    parser.add_argument(
+        "action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs, stop or networks"
+    )
+    parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
+    parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")
+    parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")
+
+
+def _parser():
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(prog="tpullm launch", exit_on_error=False, add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    settings.add_arguments(parser)
+    return parser
+
+
+def _local(job: Job, arguments: Any) -> int:
+    from tpullm.launch import local
+
+    if arguments.action != "start":
+        raise UserError(f"{arguments.action}: a local launch is over when its command is; there is nothing to ask")
+    local.check(job)
+    if arguments.dry_run:
+        print(local.dry_run(job), end="")
+        return 0
+    return local.run(job, _printer())
+
+
+def _slurm(job: Job, arguments: Any) -> int:
+    from tpullm.launch import slurm
+
+    if arguments.watch:
+        raise UserError("watch: Slurm queues a job again whose node was lost; leave --watch out")
+    slurm.check(job)
+    if arguments.dry_run:
+        print(slurm.dry_run(job), end="")
+        return 0
+    if arguments.action == "start":
+        say(f"{job.name}: job {slurm.submit(job)}; `status`, `logs` and `stop` after slurm look after it")
+    elif arguments.action == "status":
+        print(slurm.status(job), end="")
+    elif arguments.action == "stop":
+        slurm.stop(job)
+        say(f"{job.name}: stopped; {job.run} is as it was")
+    elif file := slurm.newest_log(job):
+        return subprocess.call(["tail", "-n", "+1", *(["-F"] if arguments.follow else []), str(file)])
+    else:
+        say(f"{job.name}: no job has written a line; `status` says whether one waits")
+    return 0
+
+
+def _networks(config: LaunchConfig, arguments: Any) -> int:
+    if arguments.target != "compute":
+        raise UserError(f"networks: {arguments.target} needs none; they are for machines of compute")
+    requests = gpu_network.requests(config)
+    if arguments.dry_run:
+        print(show.networks(config, requests), end="")
+    else:
+        gpu_network.create(requests)
+    return 0
+
+
+def _printer() -> Callable[[int, str], None]:
+    """A function that prints whole lines, each with the number of its process; in colour on a terminal."""
+    printing = threading.Lock()
+
+    def show_line(index: int, line: str) -> None:
+        mark = f"[{index}]"
+        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+            mark = f"\033[{COLOURS[index % len(COLOURS)]}m{mark}\033[0m"
+        with printing:
+            print(f"{mark} {line}", flush=True)
+
+    return show_line
+
+
+def _start(job: Job, target: Target, arguments: Any) -> int:
+    """Upload the code and the specification, and start an attempt if none is open. With --watch, follow it."""
+    storage.check_writable(storage.path(job.run))
+    watch.check_owner(job, watch.with_retries(lambda: target.observe(job)))
+    upload(job)
+    record = Record(job.folder)
+    last = next(reversed(record.attempts()), None)
+    if last and last.outcome is None and last.spec != job.spec_path:
+        raise UserError(f"{job.name}: is running with other settings; wait for it, or stop it first")
+    if last and last.outcome and not last.outcome.retry:
+        if last.outcome.code == 0 and last.spec == job.spec_path:
+            say(f"{job.name}: finished in attempt {last.number}")
+        else:
+            watch.with_retries(lambda: watch.start_attempt(job, target, record, last.number + 1))
+    for line in show.terms(job):
+        say(f"{job.name}: {line}")
+    if arguments.watch:
+        return watch.follow(job, target)
+    if watch.start(job, target, record):
+        say(show.what_now(job))
+    return 0
+
+
+def upload(job: Job) -> None:
+    """Write the wheel and the specification into the run directory. A file's name is the hash of its content."""
+    for name in code.left_out():
+        say(f"code: {name} is not tracked by git, so machines do not get it; `git add` it if they need it")
+    wheel = storage.path(job.wheel)
+    if not wheel.exists():
+        with storage.atomic_file(wheel) as temporary:
+            temporary.write_bytes(code.wheel().content)
+    storage.write_json(storage.path(job.spec_path), job.spec())
+
+
+def _status(job: Job, target: Target, arguments: Any) -> int:
+    resources = watch.with_retries(lambda: target.observe(job))
+    print(show.status(job, Record(job.folder).attempts(), resources) + show.trainings(job), end="")
+    return 0
+
+
+def _logs(job: Job, target: Target, arguments: Any) -> int:
+    printed = False
+    for line in show.logs(Record(job.folder), arguments.follow):
+        print(line, flush=True)
+        printed = True
+    if not printed:
+        say(f"{job.name}: no host has sent a line; `status` says what there is")
+    return 0
+
+
+def _stop(job: Job, target: Target, arguments: Any) -> int:
+    """Delete all resources; the run directory stays."""
+    record = Record(job.folder)
+    last = next(reversed(record.attempts()), None)
+    if last and (last.outcome is None or last.outcome.retry):
+        record.conclude(last.number, Outcome(False, 130, "stopped", clock()))
+    said = set()
+    while resources := watch.check_owner(job, watch.with_retries(lambda: target.observe(job))):
+        for resource in resources:
+            if resource.name not in said:
+                say(f"{job.name}: deleting {resource.name}")
+            said.add(resource.name)
+            watch.with_retries(lambda resource=resource: target.delete(job, resource))
+        time.sleep(watch.Pace().poll)
+    say(f"{job.name}: stopped; nothing is left that costs, and {job.run} is as it was")
+    return 0

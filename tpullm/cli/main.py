@@ -1,0 +1,213 @@
+"""The command line: `tpullm VERB ...`. Only the chosen verb's module is imported."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+
+from tpullm.cli.verb_table import GROUPS, VERBS, module_of
+from tpullm.system import log, storage
+from tpullm.system.cluster import hosts, join, place
+from tpullm.system.errors import Interrupted, UserError, correctable
+from tpullm.system.process import environment
+
+HELP = ("-h", "--help", "--help-all")
+
+
+def entry() -> int:
+    """The program `tpullm`: set up the process for the verb, then `main`; returns the exit code."""
+    verb = VERBS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    if verb and verb.computes:
+        environment.prepare()
+    elif verb and not verb.reads:  # `launch` does not compute, and passes its variables to other machines
+        environment.set_variables()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes half-written files
+    sys.unraisablehook = _unraisable
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # question marks where a terminal can't show Japanese
+        stream.reconfigure(errors="replace")
+    code = main()
+    if code:
+        # After the one line, other threads (a checkpoint in flight, for example) may fail of the same cause. What they
+        # print, in Python or C++, is dropped.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    return code
+
+
+def _unraisable(raised) -> None:
+    """A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
+    each would be a traceback before the one line."""
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code: 0 or the verb's own, 2 for a user error, 75 to try again, 130 if interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        return _fail(str(error), error.code)
+    except Interrupted as error:
+        return _fail(str(error), code=130)
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished work is kept, and the same command resumes", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = correctable(error)
+        if message is None:
+            hosts.wait_for_cause(error)
+        if told := storage.explain(error):
+            return _fail(str(told), told.code)
+        if message is None:
+            if hosts.count() > 1:
+                traceback.print_exc()
+                hosts.fail(f"{type(error).__name__}: {error}", code=1)
+            raise
+        return _fail(message)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    hosts.fail(message, code)
+    log.last_words(message)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in HELP or argv == ["help"]:
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from tpullm import __version__
+
+        print(__version__)
+        return 0
+    if asked := _asks_for_help(argv):
+        print(importlib.import_module("tpullm.cli.help").text(*asked))
+        return 0
+    verb = _known(argv[0])
+    from tpullm.recipe.parsing import parse
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    module = importlib.import_module(module_of(verb))
+    if VERBS[verb].reads:
+        return module.main(argv[1:])
+    if VERBS[verb].joins:
+        return _without_recipe(verb, module.main, argv[1:])
+    if not VERBS[verb].recipe:
+        return module.main(parse(parser_of(verb), argv[1:])) or 0
+    if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
+        return _without_recipe(verb, module.show_main, argv[1:])
+    return (_as_share if VERBS[verb].shared else _as_host)(verb, module.main, argv[1:])
+
+
+def _as_share(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb whose work several processes can share."""
+    from tpullm.run.directory import open_run, owned
+
+    flags, arguments = place.take_flags("share", arguments)
+    recipe, run, _ = open_run(parser_of(verb), arguments)
+    share = place.find("share", flags, os.environ)
+    place.introduce(share)
+    with owned(run, recipe) if share.is_first else contextlib.nullcontext():
+        make(recipe, run, share)
+    return 0
+
+
+def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb with a recipe on all hosts; one that does not compute runs in this process alone."""
+    from tpullm.run.directory import open_run, owned
+
+    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
+    recipe, run, parsed = open_run(parser_of(verb), arguments)
+    if VERBS[verb].computes:
+        join.join(place.find("hosts", flags, os.environ))
+        # Without the run directory: all hosts share it, and may mount it in different places.
+        hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
+    adds = VERBS[verb].adds and not VERBS[verb].shows  # otherwise the options are those of its other form
+    with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
+        code = make(recipe, run, *([parsed] if adds else [])) or 0
+    join.leave()
+    return code
+
+
+def _without_recipe(verb: str, make: Callable, arguments: list[str]) -> int:
+    """Run a verb that takes no recipe, or one in its other form; if it computes, on all hosts."""
+    from tpullm.recipe.parsing import parse
+
+    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
+    parsed = parse(parser_of(verb, shows=bool(VERBS[verb].shows)), arguments)
+    if VERBS[verb].computes:
+        join.join(place.find("hosts", flags, os.environ))
+    code = make(parsed) or 0
+    join.leave()
+    return code
+
+
+def _known(verb: str) -> str:
+    """The verb, if it is one; `UserError` names the nearest."""
+    from tpullm.recipe import shipped
+
+    if verb in VERBS:
+        return verb
+    if verb in shipped.recipes():
+        raise UserError(f"{verb}: is a recipe, and a verb comes first, such as: tpullm run {verb}")
+    nearest = difflib.get_close_matches(verb, VERBS, 1)
+    raise UserError(f"{verb}: no such verb{f', did you mean {nearest[0]}?' if nearest else ''} (see tpullm --help)")
+
+
+def parser_of(verb: str, shows: bool = False):
+    """The parser of a verb's command line; it does not take the recipe as the first word.
+
+    Args:
+        shows: for the verb's other form (`Verb.shows`), which takes no recipe.
+    """
+    import jsonargparse
+
+    from tpullm.recipe.parsing import add_recipe_arguments
+
+    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
+    if VERBS[verb].recipe and not shows:
+        add_recipe_arguments(parser)
+    if VERBS[verb].adds and shows == bool(VERBS[verb].shows):
+        getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
+    return parser
+
+
+def _overview() -> str:
+    lines = [
+        "tpullm: raw text to a tuned, evaluated language model.",
+        "",
+        "usage: tpullm VERB [options]      tpullm VERB --help explains a verb",
+    ]
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs)]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "To begin:",
+            "  tpullm run quickstart",
+            "  tpullm chat --model runs/quickstart",
+            "  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart",
+        ]
+    )
+
+
+def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:
+    """The verb whose help is asked for, and whether in full. After the `--` of a launch it is the launched verb."""
+    if argv[0] == "help":
+        return _known(argv[1]), False
+    end = argv.index("--") if "--" in argv else len(argv)
+    for words in (argv[:end], argv[end + 1 :]):
+        if words and any(word in HELP for word in words):
+            return _known(words[0]), "--help-all" in words
+    return None

@@ -1,0 +1,41 @@
+"""Options that several verbs have, and their output as JSON."""
+
+import json
+from typing import Any
+
+from tpullm.system.errors import UserError
+
+
+def add_model(parser) -> None:
+    """`--model`, in any of its forms."""
+    about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
+    parser.add_argument("--model", required=True, help=about)
+
+
+def add_adapters(parser) -> None:
+    """`--adapter`, which may be given several times: the model is in memory once."""
+    about = "an adapter of the model: a stage that was tuned with one, or a folder in the format of PEFT; or several"
+    parser.add_argument("--adapter", action="append", default=[], help=about)
+
+
+def add_weights(parser) -> None:
+    """`--weights`: the bits of the matrices while the model is in use."""
+    about = "int8, int4: round the matrices of all layers so when they are read; `compare --weights` says what it costs"
+    parser.add_argument("--weights", choices=("int8", "int4"), help=about)
+
+
+def add_json(parser, when: str = "") -> None:
+    """`--json`; `when` says when it can be used."""
+    parser.add_argument("--json", action="store_true", help=f"{when}print one JSON value and nothing else")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON, with Japanese as it is."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def check_at_least_one(arguments, *options: str) -> None:
+    """`UserError` if one of the options is below 1."""
+    for option in options:
+        if getattr(arguments, option) < 1:
+            raise UserError(f"--{option}: {getattr(arguments, option)} is less than 1; use 1 or more")

@@ -1,0 +1,74 @@
+"""Step 4: pretrain the Transformer. It learns to predict the next token of the collected text.
+
+It makes RUN/pretrain. The same command resumes from the last checkpoint.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from tpullm.data import mixture
+from tpullm.data.stream import held_out_batches, pretraining_stream
+from tpullm.evaluation.while_training import while_training
+from tpullm.formats.models import load_params, made_by, model_of
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
+from tpullm.model.mesh_fit import check_fits
+from tpullm.model.platform import compute_dtype
+from tpullm.model.rows import own_rows
+from tpullm.planning.this_machine import expected
+from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
+from tpullm.run.stages import BRANCH, pretrain_inputs
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.log import moment, say
+from tpullm.tokenizer import load as load_tokenizer
+from tpullm.training import resume
+from tpullm.training.loop import Job
+from tpullm.training.stage import is_finished, make
+
+
+def main(recipe: Recipe, run: Path) -> None:
+    """Train `RUN/pretrain` from `RUN/tokens`, from its last checkpoint, the parameters of a base, or the beginning."""
+    stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
+    if is_finished(stage, inputs):
+        return say("pretrain: finished, skipped")
+    tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
+    model = model_of(recipe, run, tokenizer.vocabulary_size)
+    architecture = Architecture(model)
+    vocabulary = max(tokenizer.needed_size, 1 + max(tokenizer.document("")))
+    check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
+    rows = own_rows(mesh, config.batch_size)
+    stream = pretraining_stream(recipe, run, rows)
+    mixture.tell(stream.part_epoch_at(config.steps))
+    evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
+    origin = resume.origin(recipe, tokenizer, model) if recipe.branch else None
+    parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token())
+    if origin and recipe.branch_state == "all":
+        job = Job(*parts, branch=origin)
+    elif origin:
+        job = Job(*parts, partial(resume.parameters, origin, tokenizer, architecture, mesh))
+    else:
+        load = partial(load_params, made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None
+        job = Job(*parts, load)
+    dtype = compute_dtype(config.compute)
+    on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
+    job = replace(job, measures=on_the_way)
+    notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
+    if origin:
+        notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}
+    make(job, recipe, inputs, run / "tokenizer", notes=notes)
+
+
+def _predicted(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+    """How long a step should take, which is said, and kept for the report."""
+    found = expected(model, config, mesh)
+    worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
+    said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
+    say(
+        f"pretrain: a step is predicted to take {moment(found['step_seconds'])} on {found['topology']}, "
+        f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
+    )
+    return found

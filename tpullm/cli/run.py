@@ -1,0 +1,53 @@
+"""Make all stages of a recipe, in order, from `collect` to `report`. A finished stage is skipped if nothing changed. An
+interrupted one resumes.
+"""
+
+import importlib
+import time
+from pathlib import Path
+
+from tpullm.recipe.checks import trainings
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest, stages
+from tpullm.system.cluster import hosts
+from tpullm.system.log import say
+
+TOGETHER = ("pretrain", "finetune", "evaluate")  # every host calls these; host 0 makes the others
+
+
+def main(recipe: Recipe, run: Path) -> None:
+    """Make every stage of `run` that is not made yet."""
+    start = time.monotonic()
+    if recipe.trackers:  # before hours of collecting
+        from tpullm.training import trackers
+
+        hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
+    if any(training.measure.tasks for training in trainings(recipe).values()):
+        hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.task_words").check, recipe, run)
+    if recipe.base:
+        hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make, recipe, run)
+    for verb in _verbs(recipe):
+        if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
+            say(f"{verb}: finished, skipped")
+            continue
+        make = importlib.import_module(f"tpullm.cli.{verb}").main
+        if verb in TOGETHER:
+            make(recipe, run)
+        else:
+            hosts.on_first(verb, make, recipe, run)
+    seconds = time.monotonic() - start
+    say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
+
+
+def _is_finished(verb: str, recipe: Recipe, run: Path) -> bool:
+    """Compared before JAX is imported, so that skipping costs nothing."""
+    if verb == "evaluate":
+        return manifest.is_finished(run / verb, stages.evaluate_inputs(recipe, run))
+    made = recipe.finetune if verb == "finetune" else [verb]
+    return all(manifest.is_finished(run / stage, stages.training_inputs(recipe, run, stage)) for stage in made)
+
+
+def _verbs(recipe: Recipe) -> list[str]:
+    learned = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    trained = ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
+    return [*learned, *trained, "evaluate", "report"]

@@ -1,0 +1,151 @@
+"""Answer requests over HTTP, as OpenAI's API does: completions and chat, for any of its clients.
+
+MODEL and each adapter is a model of the name of its folder. Ctrl-C ends the server. With several hosts, host 0 answers.
+"""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Callable
+
+from tpullm.cli.options import add_adapters, add_weights, check_at_least_one
+from tpullm.system.cluster import hosts
+from tpullm.system.errors import Interrupted, UserError
+from tpullm.system.log import say
+
+KEY = "TPULLM_SERVE_KEY"
+LONGEST = 8192  # tokens: a context of 131,072 would take 48 GB of an 8 B model's keys and values before anybody asks
+PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
+
+
+def add_arguments(parser) -> None:
+    """The options of `tpullm serve`."""
+    about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
+    parser.add_argument("model", help=about)
+    add_adapters(parser)
+    add_weights(parser)
+    about = "the address to listen on; 0.0.0.0: all of this machine, which needs a key"
+    parser.add_argument("--host", type=str, default="127.0.0.1", help=about)
+    parser.add_argument("--port", type=int, default=8000, help="the port; 0: any that is free")
+    about = f"what clients must show as their API key; better in {KEY}, as everybody here sees the options"
+    parser.add_argument("--key", type=str, default="", help=about)
+    parser.add_argument("--open", action="store_true", help="allow a network to ask without a key")
+    about = f"tokens of the longest conversation; 0: the model's context, or {LONGEST:,} if that is less"
+    parser.add_argument("--longest", type=int, default=0, help=about)
+    about = "what guesses tokens ahead, which changes no answer: a smaller MODEL, or none; default: the text so far"
+    parser.add_argument("--draft", type=str, default="", metavar="MODEL", help=about)
+    parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
+
+
+def main(arguments) -> None:
+    """Load the models, listen, and answer until Ctrl-C or SIGTERM."""
+    key = _checked_key(arguments)
+    check_at_least_one(arguments, "queue")
+    if arguments.longest < 0:
+        raise UserError(f"--longest: {arguments.longest} is below 0; use a number of tokens, or 0")
+    if not 0 <= arguments.port < 1 << 16:
+        raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
+    options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
+    hosts.agree("the options", options | {"draft": arguments.draft})
+    with _listener(arguments, key) as listener:
+        _serve(arguments, key, listener)
+
+
+def _listener(arguments, key: str):
+    """The socket of host 0; other hosts have none."""
+    from tpullm.serving import listening
+
+    if not hosts.is_first():
+        return contextlib.nullcontext()
+    listener = listening.bound(arguments.host, arguments.port)
+    if not (listening.is_local(listener) or key or arguments.open):
+        listener.close()
+        raise UserError(
+            f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
+        )
+    return listener
+
+
+def _checked_key(arguments) -> str:
+    key = arguments.key or os.environ.get(KEY, "")
+    where = "--key" if arguments.key else KEY
+    if key and (not key.isascii() or not key.isprintable() or " " in key):
+        raise UserError(f"{where}: has characters that no HTTP header can hold; use letters, digits and signs of ASCII")
+    if key and len(key) < 8:
+        raise UserError(f"{where}: has {len(key)} characters, which can be guessed; use 8 or more")
+    return key
+
+
+def _serve(arguments, key: str, listener) -> None:
+    """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
+    models, steps = _loaded(arguments)
+    try:
+        with _answering(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
+            steps.compile()
+            say("serve: ready")
+            steps.run()
+    except KeyboardInterrupt:
+        raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
+
+
+def _loaded(arguments):
+    """The models by name, and what steps their engines, on all hosts."""
+    from tpullm.engine import needed_memory, session
+    from tpullm.engine.engine import Engine
+    from tpullm.serving import served_model, stepping
+
+    found = session.find(arguments.model, weights=arguments.weights or "")
+    paths = [arguments.model, *arguments.adapter]
+    longest = min(arguments.longest or LONGEST, found.config.context_length)
+    if arguments.longest > longest:
+        raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
+    needed_memory.check(found, longest, len(paths))
+    loaded = session.loaded(found, exact=False)
+    sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
+    named = dict(zip(served_model.names(paths), sessions, strict=True))
+    models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
+    guesses = _guesses(arguments.draft, loaded)
+    engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
+    gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
+    say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
+    if arguments.weights:
+        what = f"matrices are in {arguments.weights}, and all parameters take {loaded.memory_bytes() / 2**30:,.2f} GiB"
+        say(f"serve: {what}; `tpullm compare {arguments.model} --weights {arguments.weights}` says what that costs")
+    if channel := hosts.connection():
+        engines = {name: stepping.OnAllHosts(engine, models[name], channel) for name, engine in engines.items()}
+        hosts.barrier("the engines")
+    return models, stepping.Stepping(engines)
+
+
+@contextlib.contextmanager
+def _answering(arguments, key: str, listener, models, steps):
+    """Inside, requests are answered."""
+    from tpullm.serving import application, listening
+
+    names = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
+    is_local = listening.is_local(listener)
+    service = application.Service(models, steps, arguments.queue, key, names if is_local and not key else frozenset())
+    server = listening.Listening(application.application(service), listener)
+    address = listener.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    say(f"serve: {', '.join(models)} at http://{host}:{address[1]}/v1; the programs are being compiled")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(service.stop)
+
+
+def _guesses(draft: str, model) -> Callable:
+    """What makes the guesses of an engine."""
+    from tpullm.engine import guesses, session
+
+    if draft == "none":
+        return lambda: None
+    if not draft:
+        return guesses.Lookup
+    small = session.load(draft, exact=False)
+    guesses.check_draft(small, model, draft)
+    return lambda: guesses.Draft(small)

@@ -1,0 +1,170 @@
+"""Step 2: train a tokenizer on the documents, and write them as tokens.
+
+It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing: it prints how a finished tokenizer splits
+TEXT.
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tpullm.cli.options import add_json, print_json
+from tpullm.corpus import sources as corpus_sources
+from tpullm.data import tokenizing
+from tpullm.recipe.changes import result
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest, stages
+from tpullm.system import storage
+from tpullm.system.cluster.place import ALONE, Place
+from tpullm.system.cluster.shares import SharedWork
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+from tpullm.system.process.workers import Rounds
+from tpullm.tokenizer import Tokenizer, trainer
+from tpullm.tokenizer import load as load_tokenizer
+
+
+def add_show_arguments(parser) -> None:
+    """`--show TEXT --model MODEL [--json]`: print a split instead of making the stage."""
+    parser.add_argument("--show", metavar="TEXT", required=True, help="print how TEXT is split, and the ids")
+    parser.add_argument("--model", default="runs/quickstart", help="the run whose tokenizer is used")
+    add_json(parser)
+
+
+def show_main(arguments) -> None:
+    """Print the split of a text."""
+    split = show(arguments.show, storage.path(arguments.model))
+    if arguments.json:
+        print_json(split)
+    else:
+        print("/".join(token["piece"] for token in split))
+        print(" ".join(str(token["id"]) for token in split))
+
+
+def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
+    """Train the tokenizer, then write the token store. Finished work is skipped, interrupted work resumes."""
+    with SharedWork(run, "tokenize", share) as work:
+        if not (run / "documents" / manifest.FILE).exists():
+            raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
+        made_from = tokenizer_inputs(recipe, run)
+        # A stage's identity is the hash of its inputs, so it is known before there is a tokenizer.
+        upstream = {
+            "documents": manifest.finished_identity(run / "documents"),
+            "tokenizer": manifest.identity_of(made_from),
+        }
+        inputs = manifest.inputs({}, upstream)
+        folder = work.begin(inputs)
+        _make_tokenizer(recipe, run, made_from, folder, work)
+        _make_tokens(recipe, run, inputs, folder, work)
+
+
+def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """The inputs of the tokenizer: the documents and the settings, or the base that it comes from."""
+    if recipe.base:
+        return manifest.inputs({}, {"base": stages.need(run, "base", "import FOLDER")})
+    upstream = {"documents": manifest.finished_identity(run / "documents")}
+    return manifest.inputs({**result(recipe.tokenizer), "seed": recipe.seed, "weights": _weights(recipe)}, upstream)
+
+
+def _weights(recipe: Recipe) -> dict[str, float]:
+    return {source.name: source.weight for source in corpus_sources.sources(recipe)}
+
+
+def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
+    """Make RUN/tokenizer: all shares draw the sample, and share 0 trains on it."""
+    stage, began = run / "tokenizer", time.monotonic()
+    is_finished = functools.partial(manifest.is_finished, stage, inputs)
+    if is_finished():
+        return say("tokenizer: finished, skipped")
+    tasks = [] if recipe.base else _plan_sample(recipe, run, folder)
+    tokenizing.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
+    if not work.share.is_first:
+        return work.wait_for_first("the tokenizer", is_finished)
+    storage.remove_partials(run)
+    return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs, tasks, began)
+
+
+def _plan_sample(recipe: Recipe, run: Path, folder: Path) -> list[tokenizing.Task]:
+    characters = recipe.tokenizer.sample_characters
+    return tokenizing.plan_sample(run / "documents", folder, _weights(recipe), characters, recipe.seed)
+
+
+def train_tokenizer(
+    recipe: Recipe, run: Path, inputs: dict[str, Any], tasks: Sequence[tokenizing.Task], began: float
+) -> None:
+    """Make RUN/tokenizer from the drawn sample, which was begun at the time `began`."""
+    sample = tokenizing.sample(tasks)
+    with storage.atomic_directory(run / "tokenizer") as temporary:  # it replaces the old one when it is complete
+        made = trainer.train(sample, recipe.tokenizer, temporary / "tokenizer.model")
+        characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
+        ratios = characters_per_token(made, sample)
+        manifest.write(
+            temporary,
+            inputs,
+            vocabulary_size=made.vocabulary_size,
+            sample_characters=characters,
+            characters_per_token=ratios,
+            seconds=round(seconds, 1),
+        )
+    told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
+    say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
+    say(f"tokenizer: characters per token: {told}")
+
+
+def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
+    """Make RUN/tokenizer a copy of the base's tokenizer."""
+    with storage.atomic_directory(run / "tokenizer") as temporary:
+        for file in (run / "base" / "tokenizer").iterdir():
+            (temporary / file.name).write_bytes(file.read_bytes())
+        manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
+    tokenizer = load_tokenizer(run / "tokenizer")
+    say(f"tokenizer: copied from the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
+
+
+def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
+    """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
+    stage, began = run / "tokens", time.monotonic()
+    is_finished = functools.partial(manifest.is_finished, stage, inputs)
+    if is_finished():
+        return say("tokens: finished, skipped")
+    planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
+    tokenizing.make(planned, Rounds(recipe.tokenizer.workers, work, is_finished))
+    if not work.share.is_first:
+        return work.wait_for_first("the tokens", is_finished)
+    storage.remove_tree(stage)
+    size = load_tokenizer(run / "tokenizer").vocabulary_size
+    facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)
+    manifest.write(stage, inputs, sources=facts, seconds=round(time.monotonic() - began, 1))
+    for source, splits in facts.items():
+        training, held_out = (splits.get(split, {}).get("tokens", 0) for split in ("train", "held_out"))
+        say(f"tokens: {source}: {training:,} for training, {held_out:,} held out")
+
+
+def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict[str, float]:
+    """The mean number of characters in a token of the sample, by language."""
+    totals: dict[str, list[int]] = {}
+    for language, text in sample:
+        total = totals.setdefault(language or "unknown", [0, 0])
+        total[0] += len(text)
+        total[1] += len(made.encode(text))
+    return {language: round(characters / max(1, tokens), 3) for language, (characters, tokens) in totals.items()}
+
+
+def show(text: str, model: Path) -> list[dict[str, str | int]]:
+    """The tokens of `text`, as `tpullm tokenize --show` prints them: the text of each and its id.
+
+    `model` is a run directory, or a stage or checkpoint in one; `UserError` if there is no tokenizer.
+    """
+    return [{"piece": piece, "id": token} for piece, token in find_tokenizer(model).pieces(text)]
+
+
+def find_tokenizer(model: Path) -> Tokenizer:
+    """The tokenizer of a run directory, a stage, a checkpoint or a published model; `UserError` if there is none."""
+    model = storage.path(model)
+    for folder in (model, *model.absolute().parents[:3]):
+        for found in (folder, folder / "tokenizer", folder / "base" / "tokenizer"):
+            if (found / "tokenizer.model").is_file() or (found / "tokenizer.json").is_file():
+                return load_tokenizer(found)
+    return load_tokenizer(model)

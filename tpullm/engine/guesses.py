@@ -1,0 +1,141 @@
+"""Guesses of the tokens that come next, which the model checks several at a time (Leviathan et al. 2023).
+
+A guess only saves time: the engine chooses every token itself, and takes a guess where it is the token that it chose.
+So the text is the same with and without, bit for bit, and so is its distribution.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from tpullm.engine.next_tokens import Next, choose_next, compile_for, fetched
+from tpullm.engine.row_sizes import SIZE
+from tpullm.engine.session import Session
+from tpullm.engine.text_memory import Piece, TextMemory, Written
+from tpullm.system.errors import UserError
+
+PIECES = 8  # of a prompt, that a draft reads at a time
+MOST = 5  # tokens that are guessed at a time
+LOOKED_UP = (3, 2)  # the last tokens of a text that are looked for in it: the more, the better the guess
+
+
+class Guesses(Protocol):
+    """What guesses the tokens of texts that stand in the rows of one band, always of the same size."""
+
+    def compile(self, rows: int, slots: int) -> None:
+        """Compile its programs, for so many rows of so many tokens."""
+
+    def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
+        """Up to `MOST` guesses of each text, by its row."""
+
+
+class Lookup:
+    """The text goes on as it did before: after the last place where its last tokens stood (Saxena 2023)."""
+
+    def compile(self, rows: int, slots: int) -> None:
+        """Nothing to compile."""
+
+    def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
+        """What followed in each text."""
+        return {row: _followed(np.array((*text.request.ids, *text.new))) for row, text in texts.items()}
+
+
+def _followed(ids: np.ndarray) -> list[int]:
+    for count in LOOKED_UP:
+        if len(ids) > count:
+            same = np.ones(len(ids) - count, bool)
+            for n in range(count):
+                same &= ids[n : len(ids) - count + n] == ids[len(ids) - count + n]
+            if same.any():
+                period = len(ids) - count - int(np.flatnonzero(same)[-1])
+                return np.resize(ids[-period:], MOST).tolist()  # over and over where it is short
+    return []
+
+
+class Draft:
+    """A smaller model guesses, by the same rules and the same random numbers as the one that it guesses for."""
+
+    def __init__(self, small: Session):
+        self._session = small
+        self._memory: TextMemory | None = None
+        self._held: dict[int, list[int]] = {}  # of each row, the tokens whose keys it holds
+
+    def compile(self, rows: int, slots: int) -> None:
+        """Compile what reads, what writes the last tokens, and what writes one more."""
+        with jax.set_mesh(self._session.mesh):
+            _ = [*self._memory_of(rows, slots).read(0, [], PIECES, SIZE)]
+            for count in (MOST + 1, 1):
+                compile_for(self._session.mesh, self._logits({}, rows, slots, count))
+
+    def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
+        """The tokens that it would choose; none for a text of which much is still unread."""
+        most = min(slots, self._session.context_length) - MOST
+        ids = {row: [*text.request.ids, *text.new] for row, text in texts.items()}
+        ids = {row: own for row, own in ids.items() if len(own) <= most}
+        for row, own in ids.items():
+            self._held[row] = self._held.get(row, [])[: _same(self._held.get(row, []), own[:-1])]
+        with jax.set_mesh(self._session.mesh):
+            self._read_some(ids, rows, slots)
+            unread = {row: own[len(self._held[row]) :] for row, own in ids.items()}
+            ready = {row: own for row, own in unread.items() if len(own) <= MOST + 1}
+            return self._guessed({row: texts[row] for row in ready}, ready, rows, slots) if ready else {}
+
+    def _read_some(self, ids: Mapping[int, list[int]], rows: int, slots: int) -> None:
+        """Read some pieces of texts that came since, such as prompts: all but the last token."""
+        pieces: list[Piece] = []
+        for row, own in ids.items():
+            if len(own) - len(self._held[row]) > MOST + 1:
+                starts = range(len(self._held[row]), len(own) - 1, SIZE)[: PIECES - len(pieces)]
+                parts = [(start, tuple(own[start : min(start + SIZE, len(own) - 1)])) for start in starts]
+                pieces += [Piece(row, start, part, start + len(part)) for start, part in parts]
+        if pieces:
+            _ = [*self._memory_of(rows, slots).read(0, pieces, PIECES, SIZE)]
+        for piece in pieces:
+            self._held[piece.row] += piece.ids
+
+    def _guessed(self, texts: Mapping[int, Next], unread: Mapping[int, list[int]], rows: int, slots: int):
+        found: dict[int, list[int]] = {row: [] for row in texts}
+        for _ in range(MOST):
+            count = 1 if any(found.values()) else MOST + 1
+            asked: list[Next | None] = [None] * (rows * count)
+            for row, text in texts.items():
+                asked[row * count + len(unread[row]) - 1] = text._replace(new=(*text.new, *found[row]))
+            logits = self._logits(unread, rows, slots, count)
+            choice = fetched(self._session.mesh, choose_next(self._session.mesh, logits, asked))
+            for row in texts:
+                self._held[row] += unread[row]
+                found[row].append(int(choice.tokens[row * count + len(unread[row]) - 1]))
+            unread = {row: found[row][-1:] for row in texts}
+        return found
+
+    def _logits(self, new: Mapping[int, Sequence[int]], rows: int, slots: int, count: int) -> jax.Array:
+        tokens = {}
+        for row, ids in new.items():
+            held = len(self._held[row])
+            tokens[row] = [Written(token, held + n, held + MOST + 1) for n, token in enumerate(ids)]
+        return self._memory_of(rows, slots).write([slots], tokens, count)
+
+    def _memory_of(self, rows: int, slots: int) -> TextMemory:
+        if self._memory is None:
+            self._memory = TextMemory(self._session, slots, rows, groups=False)
+        return self._memory
+
+
+def _same(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def check_draft(small: Session, model: Session, name: str) -> None:
+    """Refuse a model that can't guess for another: their tokens differ.
+
+    Raises:
+        UserError: with the draft's `name`.
+    """
+    count = small.tokenizer.vocabulary_size
+    if count != model.tokenizer.vocabulary_size or any(
+        small.tokenizer.bytes_of(token) != model.tokenizer.bytes_of(token) for token in range(count)
+    ):
+        raise UserError(f"--draft {name}: its tokens are not those of the model; use one with the same tokenizer")

@@ -1,0 +1,97 @@
+"""Whether a model in use fits the memory of this machine: before its weights are read, from their shapes alone."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from tpullm.engine.engine import Engine
+from tpullm.engine.engine_programs import PIECES
+from tpullm.engine.row_sizes import CHUNK, SIZE
+from tpullm.engine.session import Found, Session, placed, targets, use_dtype
+from tpullm.model import quantized
+from tpullm.model.platform import decodes_separate_layers
+from tpullm.model.rows import row_parts
+from tpullm.system.errors import UserError
+from tpullm.system.process.memory import free_bytes
+
+GIB = 1 << 30
+
+
+class Needs(NamedTuple):
+    """Bytes of one device."""
+
+    weights: int
+    rows: int
+    programs: int
+
+
+def needs(session: Session, longest: int, models: int = 1) -> Needs:
+    """What engines of texts of up to `longest` tokens need.
+
+    Args:
+        session: of which only the shapes of the parameters are looked at.
+        models: how many have rows of their own; of adapters, which are small, the parameters are not counted.
+    """
+    with jax.set_mesh(session.mesh):
+        twice = decodes_separate_layers()
+    weights = _bytes(session.params) + (_bytes(session.params["layers"]) if twice else 0)
+    rows = Engine(session, longest=longest).memory_bytes() // session.mesh.size
+    return Needs(weights, models * rows, _piece_bytes(session, longest) * -(-PIECES[-1] // session.mesh.size))
+
+
+def _bytes(arrays: Any) -> int:
+    """What a device holds of arrays."""
+    shapes = [(array.sharding.shard_shape(array.shape), array.dtype.itemsize) for array in jax.tree.leaves(arrays)]
+    return sum(math.prod(shape) * size for shape, size in shapes)
+
+
+def _piece_bytes(session: Session, longest: int) -> int:
+    """What the largest program needs for each piece: to read it, scores twice in float32, and where several texts are
+    read at a time, keys and values; to tell its tokens, logits of a quarter of it.
+    """
+    config, tokens = session.architecture.config, SIZE
+    copied = 2 * config.kv_heads * config.head_width if row_parts(session.mesh) > 1 else 0
+    of_slot = 2 * config.heads * tokens + copied
+    of_token = 3 * config.mlp_width + 6 * config.width
+    reading = longest * of_slot + tokens * of_token + config.vocabulary_size
+    return 4 * max(reading, 3 * tokens // 4 * config.vocabulary_size)
+
+
+def check(found: Found, longest: int, models: int = 1) -> None:
+    """Refuse a model for which this machine lacks memory, before any is taken; arguments are those of `needs`.
+
+    Raises:
+        UserError: by how much, and the longest text that would fit.
+    """
+    dtype, (architecture, mesh) = use_dtype(exact=False), placed(found)
+    shapes = quantized.targets(targets(architecture, mesh, dtype), found.weights)
+    session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
+    free, needed = _free_of_device(), needs(session, longest, models)
+    if free is None or sum(needed) <= free:
+        return
+    shorter = (length for length in _shorter(longest) if sum(needs(session, length, models)) <= free)
+    length = next(shorter, 0)
+    advice = f"use --longest {length}" if length else "use a smaller model or a machine with more memory"
+    where = "a device" if jax.default_backend() != "cpu" else "this machine"
+    weights, rows, programs = (size / GIB for size in needed)
+    raise UserError(
+        f"serve: needs {sum(needed) / GIB:,.2f} GiB of memory (weights {weights:,.2f}, keys and values {rows:,.2f}, "
+        f"programs {programs:,.2f}), {(sum(needed) - free) / GIB:,.2f} more than {where} has free; {advice}"
+    )
+
+
+def _shorter(longest: int):
+    """Half of a length, a quarter, and so on, in whole chunks."""
+    while (longest := longest // 2 // CHUNK * CHUNK) > 0:
+        yield longest
+
+
+def _free_of_device() -> int | None:
+    """The free bytes of the local device that has least; a CPU's devices share the machine's."""
+    if jax.default_backend() == "cpu":
+        free = free_bytes()
+        return None if free is None else free // jax.local_device_count()
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    known = [one["bytes_limit"] - one["bytes_in_use"] for one in stats if one and "bytes_limit" in one]
+    return min(known, default=None)

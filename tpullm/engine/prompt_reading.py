@@ -1,0 +1,162 @@
+"""The prompts of an engine's texts: they are read at desks, some in each turn, and then brought to their rows.
+
+Shapes: C pieces of T tokens, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+
+from tpullm.engine.row_sizes import SHORT, SIZE
+from tpullm.engine.text_memory import Piece, TextMemory
+from tpullm.engine.text_rows import Text, TextRows
+
+# While texts are written, a turn reads one piece for each so many texts that have a row, and one at least. 12 M
+# parameters, bfloat16: a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
+TEXTS = 8
+# While texts are written, a turn reads as many layers of a prompt longer than `SHORT` as its budget pays for:
+# SLOTS_OF_TEXT for each text that is written, and for LEAST_TEXTS at least. A whole piece costs SLOTS_OF_PIECE and the
+# slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, turns of whole pieces took 36 ms, a
+# step alone 13, so their streams paused for 4.3 times as long as usual, now for 3.4.
+SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
+
+
+class Read(NamedTuple):
+    """Pieces whose last layers are dispatched: at which desk; their numbers in the arrays, and whose they are; the
+    logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
+    """
+
+    desk: int
+    pieces: list[tuple[int, Text, Piece]]
+    logits_CV: jax.Array
+    hidden_CTD: jax.Array
+
+    def ends(self) -> list[Text | None]:
+        """Of each row of the logits the text whose prompt ends there."""
+        ends: list[Text | None] = [None] * len(self.logits_CV)
+        for n, text, piece in self.pieces:
+            if piece.start + len(piece.ids) == len(text.request.ids):
+                ends[n] = text
+        return ends
+
+
+class _Reading(NamedTuple):
+    """Pieces that are being read: at which desk, whose they are, what `TextMemory.read` finds, and how many parts of it
+    are for one turn.
+    """
+
+    desk: int
+    pieces: list[tuple[Text, Piece]]
+    found: Iterator[jax.Array | tuple[jax.Array, jax.Array]]
+    parts: int
+
+
+class PromptReading:
+    """Reads the prompts of the texts that have a row.
+
+    Args:
+        waits: nothing is written until all is read.
+
+    Attributes:
+        reused_tokens: of prompts, that were copied from a row, not read.
+    """
+
+    def __init__(self, memory: TextMemory, rows: TextRows, waits: bool):
+        self._memory, self._rows, self._waits = memory, rows, waits
+        self._desks: list[list[Text | None]] = [[None] * memory.seats(desk) for desk in memory.desks]
+        self._reading: _Reading | None = None
+        self._readings = self.reused_tokens = 0
+
+    def is_whole(self) -> bool:
+        """Whether no prompt is left to read."""
+        return all(text.is_read for text in self._rows.texts())
+
+    def read(self, counts: Sequence[int]) -> Read | jax.Array | None:
+        """Read some of the prompts at a desk, or the next layers of what is being read if this takes long and texts
+        are written.
+
+        Returns:
+            A `Read` once the last layers are dispatched; before that, the input of the layers that follow; None if
+            there is nothing to read.
+
+        Args:
+            counts: of pieces, that may be read in a turn; the fewest first.
+        """
+        if self._reading is None and not self._begin(counts):
+            return None
+        reading = self._reading
+        *_, found = itertools.islice(reading.found, reading.parts if self._written() else None)
+        if isinstance(found, jax.Array):
+            return found
+        self._reading = None
+        pieces = [(n, text, piece) for n, (text, piece) in enumerate(reading.pieces) if text.row.text is text]
+        return Read(reading.desk, pieces, *found)
+
+    def leave(self, read: Read) -> None:
+        """Count what was read. A text whose prompt is whole leaves its desk for its row; what this held goes to a free
+        row if nothing of it is shared.
+        """
+        for _, text, piece in read.pieces:
+            text.read = piece.start + len(piece.ids)
+            if text.is_read:
+                self._desks[read.desk][piece.row], row = None, text.row
+                if not self._rows.shared(row, text):
+                    self._rows.keep(row)
+                self._memory.move((row.band, row.index), (self._memory.desks[read.desk], piece.row), text.read)
+                row.held, row.held_for = text.request.ids, text.longest
+
+    def _written(self) -> int:
+        """How many texts are written that should not wait for prompts."""
+        return 0 if self._waits else sum(text.is_read for text in self._rows.texts())
+
+    def _begin(self, counts: Sequence[int]) -> bool:
+        """Choose what is read next; the desks take turns. False if there is nothing."""
+        self._seat()
+        taken = [n for n, seats in enumerate(self._desks) if any(seats)]
+        if not taken:
+            return False
+        number = taken[self._readings % len(taken)]
+        seats, desk = self._desks[number], self._memory.desks[number]
+        count, pieces = self._count(seats, counts), []
+        for place, text in enumerate(seats):
+            if text is not None:
+                ids = text.request.ids
+                starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
+                pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
+        parts = len(self._memory.parts())
+        if max(len(text.request.ids) for text, _ in pieces) > SHORT:
+            seen = self._memory.seen(desk, max(piece.start + len(piece.ids) for _, piece in pieces))
+            cost, room = count * (SLOTS_OF_PIECE + seen), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
+            parts = max(1, parts * room // cost)
+        found = self._memory.read(desk, [piece for _, piece in pieces], count, SIZE)
+        self._reading, self._readings = _Reading(number, pieces, found, parts), self._readings + 1
+        return True
+
+    def _seat(self) -> None:
+        """Give the free seats to those who wait longest, unless another reads what they can copy when it is read."""
+        for seats in self._desks:
+            seats[:] = [text if text is not None and text.row.text is text else None for text in seats]
+        seated = [text for seats in self._desks for text in seats if text is not None]
+        unread = [text for text in self._rows.texts() if not text.is_read and text not in seated]
+        free = [(desk, place) for desk, seats in enumerate(self._desks) for place, text in enumerate(seats) if not text]
+        for text in sorted(unread, key=lambda text: text.number):
+            best = max(self._rows.all, key=lambda row: self._rows.shared(row, text))
+            shared = self._rows.shared(best, text)
+            awaited = (text.shared(other.request.ids) for other in seated if other.longest == text.longest)
+            if free and max(awaited, default=0) <= shared:
+                number, place = free.pop(0)
+                self._memory.copy((self._memory.desks[number], place), (best.band, best.index), shared)
+                self.reused_tokens += shared
+                text.read, self._desks[number][place] = shared, text
+                seated.append(text)
+
+    def _count(self, seats: Sequence[Text | None], counts: Sequence[int]) -> int:
+        """How many pieces are read together."""
+        few, *more = counts
+        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
+        if self._written():
+            texts = len(self._rows.texts())
+            return max((count for count in more if count <= left and TEXTS * count <= texts), default=few)
+        return max((count for count in more if 3 * count <= 4 * left), default=few)

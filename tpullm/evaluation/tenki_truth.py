@@ -1,0 +1,89 @@
+"""How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.corpus import tenki
+from tpullm.corpus.tenki.total_variation import total_variation
+from tpullm.data.token_store import TokenStore
+from tpullm.engine.session import Session
+from tpullm.evaluation.blank import fill
+from tpullm.evaluation.scoring import log_probabilities, text_log_probabilities
+from tpullm.system.errors import UserError
+
+_WORDS = 12  # of a blank, in the table
+
+
+def loss_and_entropy(path: Path, session: Session) -> dict[str, float]:
+    """The model's loss and the grammar's entropy on the same held-out tokens, and the difference.
+
+    Only whole documents are counted, with their end tokens. A document longer than the context counts on neither side.
+
+    Args:
+        path: the token store of held-out text.
+
+    Raises:
+        UserError: no document fits the context.
+    """
+    store, tokenizer = TokenStore(path), session.tokenizer
+    documents = [store.document(index).tolist() for index in range(len(store.lengths))]
+    documents = [ids for ids in documents if len(ids) <= session.context_length]
+    if not documents:
+        raise UserError(f"{path}: no held-out document fits model.context_length {session.context_length}; raise it")
+    predicted = sum(len(ids) - 1 for ids in documents)
+    loss = -sum(float(scores.sum()) for scores in log_probabilities(session, documents))
+    entropy = -sum(tenki.log_probability(tokenizer.decode(ids)) for ids in documents)
+    return {
+        "loss_nats_per_token": loss / predicted,
+        "entropy_nats_per_token": entropy / predicted,
+        "gap_nats_per_token": (loss - entropy) / predicted,
+        "documents": len(documents),
+        "tokens": predicted,
+        "entropy_nats_per_document": tenki.entropy(),
+    }
+
+
+def blanks(session: Session) -> dict:
+    """The words that the model expects in each blank of `tenki.BLANKS`, beside the true probabilities."""
+    rows = [_blank(session, text) for text in tenki.BLANKS]
+    distances = [row["total_variation"] for row in rows]
+    return {"total_variation": distances[0], "mean_total_variation": float(np.mean(distances)), "table": rows}
+
+
+def _blank(session: Session, text: str) -> dict:
+    truth = tenki.blank(text)
+    try:
+        model = dict(fill(session, text))
+    except UserError:  # a model that has learned little finds no word
+        model = {}
+    words = sorted(model.keys() | truth.keys(), key=lambda word: -truth.get(word, 0.0) - 1e-3 * model.get(word, 0.0))
+    shown = [{"word": word, "model": model.get(word, 0.0), "truth": truth.get(word, 0.0)} for word in words[:_WORDS]]
+    distance = total_variation(model, truth) if model else 1.0
+    return {"text": text, "total_variation": distance, "words": shown}
+
+
+def swaps(session: Session, pairs: Sequence[tenki.Swap]) -> dict:
+    """Whether the likeliest verb follows the object: each prefix of the pairs is scored with each of their verbs.
+
+    Returns:
+        `accuracy`: the share of pairs with the right verb on both sides; `pairs`: their number; `table`: one row for
+        each prefix, whose `probability` is that of the likeliest verb among all verbs.
+    """
+    wanted = {}
+    for pair in pairs:
+        wanted[pair.prefix] = (pair.object, pair.verb)
+        wanted[pair.other_prefix] = (pair.other_object, pair.other_verb)
+    verbs = sorted({verb for _, verb in wanted.values()})
+    texts = [prefix + verb for prefix in wanted for verb in verbs]
+    scores = np.reshape(text_log_probabilities(session, texts), (len(wanted), len(verbs)))
+    shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+    rows = [
+        {"prefix": prefix, "object": thing, "verb": verb, "model_verb": (likeliest := verbs[row.argmax()]),
+         "probability": float(row.max()), "right": likeliest == verb}
+        for (prefix, (thing, verb)), row in zip(wanted.items(), shares, strict=True)
+    ]  # fmt: skip
+    right = {row["prefix"]: row["right"] for row in rows}
+    accuracy = float(np.mean([right[pair.prefix] and right[pair.other_prefix] for pair in pairs]))
+    return {"accuracy": accuracy, "pairs": len(pairs), "table": rows}

@@ -1,0 +1,232 @@
+"""What a training measures of its model on the way (`measure` in its settings): figures of tasks, and texts.
+
+The model in use has the arrays of the training: nothing is copied but, where decoding wants the layers apart, those,
+while it writes. Nothing that is measured goes back into the training.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from jax.sharding import Mesh
+
+from tpullm.engine.generation import answer, sampled
+from tpullm.engine.session import Session
+from tpullm.evaluation import evaluate_tasks, programming_task, question_task
+from tpullm.evaluation.evaluate_tasks import Tasks
+from tpullm.evaluation.likelihoods import Continuation, Likelihood
+from tpullm.evaluation.measured_model import MeasuredModel, Writing
+from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.tables import RULES
+from tpullm.evaluation.task_words import keys_for_options
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import moved, of_single_tokens
+from tpullm.recipe.schema import TrainConfig
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, say
+from tpullm.tokenizer import Tokenizer
+
+Tree = Any
+NO_TASKS = Tasks([], [], [], None)
+MOST = 0.1  # of the training's FLOPs; above it the line says what to change
+SHOWN = 100  # characters of a sample in the terminal
+
+
+@dataclass(frozen=True)
+class WhileTraining:
+    """Measures the model of a training.
+
+    Args:
+        name: of the stage.
+        first: the step that it begins at.
+        config: of the training.
+        tasks: to measure it on; None is none.
+        tokenizer: of the model.
+        architecture: of the parameters; matmuls are in the type of the training, and not in fp8.
+        mesh: the training's.
+        dtype: of the matmuls.
+        seed: of the texts.
+    """
+
+    name: str
+    first: int
+    config: TrainConfig
+    tasks: Tasks | None
+    tokenizer: Tokenizer
+    architecture: Architecture
+    mesh: Mesh
+    dtype: Any
+    seed: int
+
+    def due(self, step: int) -> bool:
+        """Whether it measures after `step`: before the first step, every so many steps, and at the end."""
+        every = self.config.measure.every or self.config.evaluate_every
+        return step in (self.first, self.config.steps) or bool(every and step % every == 0)
+
+    def measure(self, step: int, params: Tree, between: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """A row of the log. With several hosts, all of them call it.
+
+        Args:
+            params: of the model after `step`, on the mesh.
+            between: called after each batch of requests; what it raises ends the measurement.
+
+        Returns:
+            `measured`: a number for each figure, by `TASK/MEASURE`. `tasks`: all that is known of each, as in the
+            results of `evaluate --tasks`. `samples`: texts after the prompts.
+        """
+        mesh = of_single_tokens(self.mesh)
+        session = Session(self.tokenizer, self.architecture, moved(params, mesh), mesh, self.dtype)
+        tasks: dict[str, Any] = {}
+        if self.tasks:
+            model = MeasuredModel(session, parameters=f"step {step}", between=between)  # no answer is kept, so no hash
+            found = evaluate_tasks.measured(model, self.name, self.tasks, self._asking)
+            tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
+        samples = self._samples(session)
+        between()
+        for line in (*map(_told, tasks, tasks.values()), *map(_shown, samples)):
+            say(f"step {step:>6,}  {line}")
+        numbers = {f"{task}/{name}": value for task, own in tasks.items() for name, value in _numbers(own)}
+        return {"measured": numbers, **({"tasks": tasks} if tasks else {}), **({"samples": samples} if samples else {})}
+
+    def cost(self) -> str:
+        """What the measurements cost, as a line for the beginning of the training.
+
+        A token that is read costs the forward pass, a third of training it. One that is written is counted as one that
+        is trained.
+        """
+        config, settings = self.config, self.config.measure
+        files, problems, names, _ = self.tasks or NO_TASKS
+        context = self.architecture.config.context_length
+        counter = _Counter(SimpleNamespace(tokenizer=self.tokenizer, context_length=context))
+        questions = sum(len(question_task.measure(counter, file, self._asking)["questions"]) for file in files)
+        for file in problems:
+            asked, _ = programming_task.prepare(file, self._asking)
+            questions += len(asked)
+            counter.read_tokens += sum(len(self.tokenizer.encode(problem.prompt)) for problem in asked)
+            counter.written_tokens += len(asked) * programming_task.TOKENS
+        written = counter.written_tokens + len(settings.prompts) * settings.sample_tokens
+        times = sum(map(self.due, range(self.first, config.steps + 1)))
+        trained = (config.steps - self.first) * config.batch_size * config.sequence_length
+        share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
+        whats = [_counted(questions, "question"), _counted(len(settings.prompts), "text"), *names]
+        line = f"{self.name}: {times} times {', '.join(filter(None, whats))} on the way: at most "
+        line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
+        line += ", and what the tasks of the harness take" * bool(names)
+        return line + "; a larger measure.every or a smaller measure.limit makes it less" * (share > MOST)
+
+    @property
+    def _asking(self) -> Asking:
+        settings = self.config.measure
+        return Asking(settings.shots, 0, settings.limit, settings.chat)
+
+    def _samples(self, session: Session) -> list[dict[str, str]]:
+        prompts, tokens = self.config.measure.prompts, self.config.measure.sample_tokens
+        if self.config.measure.chat:
+            texts = answer(session, prompts, tokens=tokens) if prompts else []
+        else:
+            texts = sampled(session, prompts, tokens, self.seed)
+        return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def while_training(
+    name: str,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    architecture: Architecture,
+    mesh: Mesh,
+    dtype: Any,
+    seed: int,
+    first: int = 0,
+    where: str = "",
+) -> WhileTraining | None:
+    """What measures a training as its settings ask, which are checked; None if they ask for nothing.
+
+    Args:
+        where: the section of the training in the recipe, if it is not `name`.
+
+    Raises:
+        UserError: a task is not known or can't be asked, or a prompt is too long.
+    """
+    settings, section = config.measure, f"{where or name}.measure"
+    if not settings.tasks and not settings.prompts:
+        return None
+    if settings.chat and not tokenizer.has_template:
+        raise UserError(f"{section}.chat: the model's tokenizer has no chat template; leave it out")
+    with keys_for_options(section):
+        tasks = evaluate_tasks.tasks(settings.tasks) if settings.tasks else None
+        evaluate_tasks.check(
+            tasks or NO_TASKS, Asking(settings.shots, 0, settings.limit), architecture.config.context_length
+        )
+    for prompt in settings.prompts:
+        _check_prompt(prompt, settings.chat, tokenizer, architecture.config.context_length, f"{section}.prompts")
+    evaluate_tasks.agree(tasks or NO_TASKS, name)
+    used = Architecture(dataclasses.replace(architecture.config, matmuls="compute"), architecture.adapter)
+    made = WhileTraining(name, first, config, tasks, tokenizer, used, mesh, dtype, seed)
+    say(made.cost())
+    return made
+
+
+def _check_prompt(prompt: str, chat: bool, tokenizer: Tokenizer, context: int, where: str) -> None:
+    if chat:
+        ids = tokenizer.chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)[0]
+    else:
+        ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
+    if not ids or len(ids) >= context:
+        what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
+        raise UserError(f"{where}: {one_line(repr(prompt), 40)} {what}; give another text")
+
+
+class _Counter:
+    """Stands in for a `MeasuredModel`, and counts the tokens that it would read and, at most, write."""
+
+    def __init__(self, session: Any):
+        self.session, self.read_tokens, self.written_tokens = session, 0, 0
+
+    def likelihoods(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """Choices of one question share its beginning, which is read once."""
+        self.read_tokens += sum(map(len, {of.context for of in requests}))
+        self.read_tokens += sum(len(of.continuation) for of in requests)
+        return [Likelihood(0.0, False)] * len(requests)
+
+    def written(self, requests: Sequence[Writing]) -> list[str]:
+        """Nothing is written."""
+        self.read_tokens += sum(len(of.prompt) for of in requests)
+        self.written_tokens += sum(of.tokens for of in requests)
+        return [""] * len(requests)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count > 1)}" if count else ""
+
+
+def _figures(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, int]]:
+    """The name, the value, the interval and the number of questions of each figure of a task."""
+    for metric, found in figures.get("metrics", {}).items():
+        yield metric, found["value"], found["interval"], found["count"]
+    for rule, found in figures.get("likelihood", {}).items():
+        yield RULES[rule], found["share"], found["interval"], found["count"]
+    for name, found in figures.get("pass_at_k", {}).items():
+        yield name, found["share"], found["interval"], found["count"]
+    if written := figures.get("written"):
+        yield "written answer", written["share"], written["interval"], written["count"]
+
+
+def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((name, value) for name, value, _, _ in _figures(figures) if math.isfinite(value))
+
+
+def _told(task: str, figures: dict[str, Any]) -> str:
+    """The figures of a task in a line: of the four rules for a choice the first, which is what people expect."""
+    said = []
+    for name, value, interval, count in _figures(figures):
+        if name not in list(RULES.values())[1:]:
+            low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+            said.append(f"{name} {value:.3g}{low_high} of {count}")
+    return f"{task}: {', '.join(said)}"
+
+
+def _shown(sample: dict[str, str]) -> str:
+    return f"{one_line(sample['prompt'], 40)} → {one_line(sample['text'], SHOWN)}"

@@ -1,0 +1,181 @@
+"""What llama.cpp computes for each family: the architecture of a GGUF file, and the settings that it knows.
+
+An architecture in llama.cpp is code, so a setting that its code lacks can't be written into a file. Such a model is
+refused, and never written as another one. The facts are those of llama.cpp's `src/models`.
+
+The settings of a model as keys of a GGUF file.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tpullm.recipe.schema import ModelConfig
+from tpullm.system.errors import UserError
+from tpullm.system.log import warn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture of llama.cpp.
+
+    Args:
+        name: its `general.architecture`.
+        interleaved: RoPE turns neighbouring dimensions, not those of two halves.
+        activation: the only activation.
+        biases: our fields of biases that it adds.
+        scalings: the kinds of RoPE scaling.
+        windows: whether layers can have an attention window.
+        whole_heads: the heads together must be as wide as the model.
+        output: `either` a table of its own or the embedding; `tied`, only the embedding; `own`, a table in any case.
+        fused: the tensor that holds several of our parameters → these, in order.
+        mlp_norm: the tensor of the norm before the MLP.
+        whole_scale_layers: layers of the one size whose attention scale is (width / heads)^-1/2.
+        swiglu_limit: the only bound of SwiGLU.
+    """
+
+    name: str
+    interleaved: bool = False
+    activation: str = "silu"
+    biases: tuple[str, ...] = ("qkv_bias",)
+    scalings: tuple[str, ...] = ("linear", "yarn")
+    windows: bool = False
+    whole_heads: bool = False
+    output: str = "either"
+    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    mlp_norm: str = "FFN_NORM"
+    whole_scale_layers: int = 0
+    swiglu_limit: float = 0.0
+
+
+_ALL_BIASES = ("qkv_bias", "out_bias", "mlp_bias")
+_QKV = ("ATTN_QKV", ("layers.attention.query", "layers.attention.key", "layers.attention.value"))
+_GATE_UP = ("FFN_UP", ("layers.mlp.gate", "layers.mlp.up"))
+_LLAMA = Architecture("llama", interleaved=True, biases=_ALL_BIASES, scalings=("linear", "yarn", "llama3"))
+
+# The `model_type` of a family → its architecture.
+ARCHITECTURES = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2": Architecture("qwen2", whole_heads=True),
+    "qwen3": Architecture("qwen3"),
+    "qwen3_moe": Architecture("qwen3moe"),
+    "olmo2": Architecture("olmo2", whole_heads=True, output="own"),
+    "phi3": Architecture("phi3", scalings=("linear", "longrope"), whole_heads=True, fused=(_QKV, _GATE_UP)),
+    "gemma": Architecture("gemma", activation="gelu_tanh", output="tied"),
+    "gemma2": Architecture("gemma2", activation="gelu_tanh", windows=True, output="tied", whole_scale_layers=46),
+    "gemma3_text": Architecture("gemma3", activation="gelu_tanh", windows=True, whole_scale_layers=62),
+    "gpt_oss": Architecture(
+        "gpt-oss",
+        biases=_ALL_BIASES,
+        windows=True,
+        output="own",
+        mlp_norm="ATTN_POST_NORM",
+        swiglu_limit=7.0,
+    ),
+    "gpt2": Architecture(
+        "gpt2", activation="gelu_tanh", biases=_ALL_BIASES, scalings=(), whole_heads=True, fused=(_QKV,)
+    ),
+}
+
+
+def of_model(config: ModelConfig, model_type: str) -> Architecture:
+    """The architecture for a model of the family `model_type`.
+
+    Raises:
+        UserError: llama.cpp lacks a setting of the model; the error names it.
+    """
+    found = ARCHITECTURES[model_type]
+    for setting, value in _lacking(config, found):
+        raise UserError(
+            f"export: llama.cpp's {found.name} can't compute model.{setting}: {value}; use --format huggingface"
+        )
+    if config.rope_scaling.kind == "yarn" and not config.rope_scaling.truncate:
+        warn(
+            "llama.cpp rounds the bounds of YaRN to whole dimensions (model.rope_scaling.truncate): a small difference"
+        )
+    return found
+
+
+def _lacking(config: ModelConfig, found: Architecture):
+    """The settings, with their values, that the architecture lacks."""
+    if config.activation != found.activation:
+        yield "activation", config.activation
+    for bias in ("qkv_bias", "out_bias", "mlp_bias"):
+        if getattr(config, bias) and bias not in found.biases:
+            yield bias, "true"
+    if config.rope_scaling.kind not in ("none", *found.scalings):
+        yield "rope_scaling.kind", config.rope_scaling.kind
+    if not found.windows and any(0 < window < config.context_length for window in config.windows):
+        yield "windows", f"{min(filter(None, config.windows))} of a context of {config.context_length}"
+    if found.windows and len(set(filter(None, config.windows))) != 1:
+        yield "windows", "every layer sees all" if not any(config.windows) else "of several lengths"
+    if found.whole_heads and config.heads * config.head_width != config.width:
+        yield "head_width", f"{config.heads} heads of {config.head_width} are not the width of {config.width}"
+    if found.output == "tied" and not config.tied_embeddings:
+        yield "tied_embeddings", "false"
+    if config.swiglu_limit != found.swiglu_limit:
+        yield "swiglu_limit", config.swiglu_limit
+    if not config.normalize_router:
+        yield "normalize_router", "false"
+    ours, theirs = config.attention_scale or config.head_width**-0.5, attention_scale(config, found)
+    if not math.isclose(ours, theirs, rel_tol=1e-6):
+        yield "attention_scale", f"{ours:.6g} is not {theirs:.6g}"
+
+
+def attention_scale(config: ModelConfig, found: Architecture) -> float:
+    """The factor on attention scores in llama.cpp, which knows Gemma's largest models by their number of layers."""
+    is_largest = config.layers == found.whole_scale_layers
+    return (config.width // config.heads if is_largest else config.head_width) ** -0.5
+
+
+def write(writer, config: ModelConfig, architecture: Architecture) -> None:
+    """Add what the model computes to a `gguf.GGUFWriter`."""
+    writer.add_block_count(config.layers)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.mlp_width)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_width)
+    writer.add_value_length(config.head_width)
+    writer.add_vocab_size(config.vocabulary_size)
+    (writer.add_layer_norm_eps if config.norm == "layer" else writer.add_layer_norm_rms_eps)(config.norm_epsilon)
+    if config.experts:
+        writer.add_expert_count(config.experts)
+        writer.add_expert_used_count(config.experts_per_token)
+        writer.add_expert_feed_forward_length(config.mlp_width)
+    if architecture.windows:
+        writer.add_sliding_window(max(config.windows))
+        writer.add_sliding_window_pattern([window > 0 for window in config.windows])
+    if config.attention_softcap:
+        writer.add_attn_logit_softcapping(config.attention_softcap)
+    if config.logit_softcap:
+        writer.add_final_logit_softcapping(config.logit_softcap)
+    if config.positions == "rotary":
+        _positions(writer, config)
+
+
+def _positions(writer, config: ModelConfig) -> None:
+    import gguf
+
+    scaling = config.rope_scaling
+    writer.add_rope_dimension_count(config.head_width)
+    writer.add_rope_freq_base(config.rope_theta)
+    if config.local_rope_theta:
+        writer.add_rope_freq_base_swa(config.local_rope_theta)
+    if scaling.kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+        writer.add_rope_scaling_factor(scaling.factor)
+    if scaling.kind in ("yarn", "longrope"):
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+        writer.add_rope_scaling_attn_factors(attention_factor(config))
+    if scaling.kind == "yarn":
+        writer.add_rope_scaling_yarn_beta_fast(scaling.fast)
+        writer.add_rope_scaling_yarn_beta_slow(scaling.slow)
+
+
+def attention_factor(config: ModelConfig) -> float:
+    """The factor on cosine and sine beside the one that llama.cpp computes itself, `0.1 log(factor) + 1` for YaRN."""
+    scaling = config.rope_scaling
+    return scaling.scale / (0.1 * math.log(scaling.factor) + 1) if scaling.kind == "yarn" else scaling.scale

@@ -1,0 +1,294 @@
+"""`config.json` → `ModelConfig` and back. A setting that our model does not compute is refused and never ignored.
+
+Rotary positions in `config.json`, read into our fields and written from them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tpullm.formats.huggingface.families import FAMILIES, Family
+from tpullm.recipe.schema import ModelConfig, RopeScaling
+from tpullm.system.errors import UserError
+
+
+def read_rope(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+    newer, older = said.get("rope_parameters") or {}, said.get("rope_scaling") or {}
+    local = newer.get("sliding_attention") or {}
+    newer = newer.get("full_attention", newer) or {}
+    kinds = [place.get("rope_type", place.get("type", "default")) for place in (older, newer)]
+    if older and newer and (kinds[0] != kinds[1] or older.get("factor") != newer.get("factor")):
+        raise UserError(
+            f"{where}: rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree"
+        )
+    for place in (older, newer, local):
+        if place.get("partial_rotary_factor", 1) != 1:
+            raise UserError(
+                f"{where}: partial_rotary_factor {place['partial_rotary_factor']!s:.80} can't be used: we compute 1"
+            )
+    if local.get("rope_type", "default") != "default":
+        raise UserError(
+            f"{where}: RoPE of type {local['rope_type']!s:.80} in sliding_attention can't be used: we compute default"
+        )
+    scaling = {**older, **newer}
+    theta = scaling.get("rope_theta") or said.get("rope_theta") or 10_000.0
+    found = {"rope_theta": float(theta), "rope_scaling": _scaling(scaling, fields["context_length"], said, where)}
+    local_theta = local.get("rope_theta") or said.get("rope_local_base_freq")
+    return found | ({"local_rope_theta": float(local_theta)} if local_theta else {})
+
+
+def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], where: str) -> RopeScaling:
+    """Our `RopeScaling` for theirs. The older name of `rope_type` is `type`."""
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "default":
+        return RopeScaling()
+    if "short_factor" in scaling:  # early files of Phi-3 call it `su` or `yarn`
+        kind = "longrope"
+    original = scaling.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
+    original, factor = int(original or context), scaling.get("factor")
+    if kind in ("linear", "dynamic"):
+        return RopeScaling(kind, float(factor), context)
+    if kind == "llama3":
+        low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+        return RopeScaling(kind, float(factor), original, low_frequency=low, high_frequency=high)
+    factor = float(factor or context / original)
+    if kind == "yarn":
+        fast, slow = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
+        truncate = scaling.get("truncate", True)
+        return RopeScaling(
+            kind, factor, original, fast=fast, slow=slow, truncate=truncate, scale=_yarn(scaling, factor)
+        )
+    if kind == "longrope":
+        scale = scaling.get("attention_factor") or math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
+        short, long = (tuple(map(float, scaling[key])) for key in ("short_factor", "long_factor"))
+        return RopeScaling(kind, factor, original, scale=float(scale), short=short, long=long)
+    raise UserError(
+        f"{where}: RoPE of type {kind!r:.80} is not known; known are linear, dynamic, llama3, yarn and longrope"
+    )
+
+
+def _yarn(scaling: Mapping[str, Any], factor: float) -> float:
+    """The factor of cosine and sine in YaRN (Peng et al. 2023, section 3.4; DeepSeek has two `mscale`s)."""
+    if scaling.get("attention_factor"):
+        return float(scaling["attention_factor"])
+    scale = lambda weight: 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0  # noqa: E731
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return scale(scaling["mscale"]) / scale(scaling["mscale_all_dim"])
+    return scale(1.0)
+
+
+def write_rope(name: str, config: ModelConfig) -> dict[str, Any]:
+    """The keys that transformers 5 writes, and the older keys that engines read."""
+    scaling = _scaling_written(config.rope_scaling)
+    whole = {"rope_theta": config.rope_theta, **scaling}
+    older = {"rope_theta": config.rope_theta, "rope_scaling": scaling if config.rope_scaling.kind != "none" else None}
+    if config.rope_scaling.kind == "longrope":  # Phi-3 looks for it here alone
+        older["original_max_position_embeddings"] = config.rope_scaling.original_context
+    if name != "gemma3_text":
+        return {"rope_parameters": whole, **older}
+    local = {"rope_type": "default", "rope_theta": config.local_rope_theta}
+    parameters = {"full_attention": whole, "sliding_attention": local}
+    return {"rope_parameters": parameters, "rope_local_base_freq": config.local_rope_theta, **older}
+
+
+def _scaling_written(scaling: RopeScaling) -> dict[str, Any]:
+    found: dict[str, Any] = {"rope_type": scaling.kind if scaling.kind != "none" else "default"}
+    if scaling.kind != "none":
+        found["factor"] = scaling.factor
+    if scaling.kind in ("llama3", "yarn", "longrope"):
+        found["original_max_position_embeddings"] = scaling.original_context
+    if scaling.kind == "llama3":
+        found |= {"low_freq_factor": scaling.low_frequency, "high_freq_factor": scaling.high_frequency}
+    if scaling.kind == "yarn":
+        found |= {"beta_fast": scaling.fast, "beta_slow": scaling.slow, "truncate": scaling.truncate}
+    if scaling.kind in ("yarn", "longrope"):
+        found["attention_factor"] = scaling.scale
+    if scaling.kind == "longrope":
+        found |= {"short_factor": list(scaling.short), "long_factor": list(scaling.long)}
+    return found
+
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+# Keys that change what a model computes, and the values with which our model computes the same.
+ONLY = {
+    "partial_rotary_factor": (1, 1.0, None),
+    "use_bidirectional_attention": (False, None),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([], None),
+    "swiglu_alpha": (1.702,),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
+WHY = {
+    "quantization_config": "its weights are quantized; use the checkpoint that it was made from",
+    "auto_map": "it runs code of its own; use a version of transformers' own architecture",
+}
+# Sizes beyond ten times those of any model: a shape of such sizes can still be computed with. Others, of 1 at least.
+MOST = {"layers": 4_096, "experts": 4_096, "experts_per_token": 4_096, "heads": 4_096, "kv_heads": 4_096}
+MOST |= {"head_width": 1 << 16, "width": 1 << 18, "mlp_width": 1 << 20, "vocabulary_size": 1 << 22}
+MOST_LENGTH = 1 << 30  # of a context or a window, in tokens
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The family of a `config.json`; `UserError` if it is unknown, or a setting is one that we don't compute."""
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserError(f"{where}: model_type {name!r:.80} is not known; known are {', '.join(sorted(FAMILIES))}")
+    for key, values in (ONLY | FAMILIES[name].only).items():
+        if key in config and config[key] not in values:
+            raise UserError(
+                f"{where}: {key} {config[key]!r:.200} can't be used: {WHY.get(key, f'we compute {values[0]!r}')}"
+            )
+    return FAMILIES[name]
+
+
+def read(config: Mapping[str, Any], where: str) -> ModelConfig:
+    """The `ModelConfig` of a `config.json`.
+
+    Raises:
+        UserError: the family is unknown, or a setting is missing, of a wrong type, or one that we don't compute.
+    """
+    family = family_of(config, where)
+    try:
+        return _read(family, {**family.defaults, **config}, where)
+    except KeyError as error:
+        raise UserError(f"{where}: {error.args[0]} is missing; take it from the model's source") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{where}: a setting has a wrong type or value ({error!s:.200}); take it from the model's source"
+        ) from None
+
+
+def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
+    """A null is like a missing key, unless the default of the key is not null: then null turns the feature off."""
+    fields: dict[str, Any] = {"tied_embeddings": False} | dict(family.fixed)
+    fields |= {ours: said[theirs] for ours, theirs in family.keys.items() if said.get(theirs) is not None}
+    for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
+        if not isinstance(fields.get(needed), int):
+            raise KeyError(family.keys[needed])
+    _check_sizes(fields)  # before anything is counted up to them
+    if "head_width" not in fields and fields["width"] % fields["heads"]:
+        raise ValueError(f"{fields['heads']} heads do not divide a width of {fields['width']}")
+    if fields["activation"] not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: {family.keys['activation']} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}"
+        )
+    fields["activation"] = ACTIVATIONS[fields["activation"]]
+    fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
+    if "experts" in family.keys:  # transformers 5 writes the second name in every family
+        fields["experts"] = said.get("num_experts") or said["num_local_experts"]
+        if not 1 <= fields.get("experts_per_token", 0) <= fields["experts"]:
+            raise ValueError(f"{said.get('num_experts_per_tok')} of {fields['experts']} experts can't be chosen")
+    if "attention_scale" in fields:
+        fields["attention_scale"] **= -0.5
+    for key, ours in family.biases.items():
+        fields |= dict.fromkeys(ours, bool(said.get(key)))
+    fields["windows"] = _windows(family, said, fields["layers"], where)
+    if fields.get("positions", "rotary") == "rotary":
+        fields |= read_rope(said, fields, where)
+    _check_sizes(fields)
+    _check_numbers(fields)
+    return ModelConfig(**fields).resolved(fields["vocabulary_size"])
+
+
+def _check_sizes(fields: Mapping[str, Any]) -> None:
+    """`ValueError` for a size that no model can have."""
+    for name in MOST.keys() & fields.keys():
+        if type(fields[name]) is not int or not 1 <= fields[name] <= MOST[name]:
+            raise ValueError(f"{name} {fields[name]!r:.40} is not from 1 to {MOST[name]:,}")
+    for size in (fields["context_length"], *filter(None, fields.get("windows", ()))):
+        if type(size) is not int or not 1 <= size <= MOST_LENGTH:
+            raise ValueError(f"a context or window of {size!r:.40} is not from 1 to {MOST_LENGTH:,}")
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """`ValueError` for a number that is none, infinite or negative, or a switch that is neither on nor off."""
+    kinds = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+    for name, value in fields.items():
+        if kinds[name] is float and not (type(value) in (int, float) and 0 <= value < math.inf):
+            raise ValueError(f"{name} {value!r:.40} is no number from 0")
+        if kinds[name] is bool and not isinstance(value, bool):
+            raise ValueError(f"{name} {value!r:.40} is neither true nor false")
+    scaling = fields.get("rope_scaling", RopeScaling())
+    numbers = [value for value in vars(scaling).values() if type(value) in (int, float)]
+    if not all(0 <= value < math.inf for value in (*numbers, *scaling.short, *scaling.long)):
+        raise ValueError("a number of the RoPE scaling is none, infinite or negative")
+
+
+def _windows(family: Family, said: Mapping, layers: int, where: str) -> tuple[int, ...]:
+    window, kinds = said.get("sliding_window"), said.get("layer_types")
+    if family.window_of_layer is None or not window or said.get("use_sliding_window") is False:
+        return ()
+    local = [bool(family.window_of_layer(layer, said)) for layer in range(layers)]
+    if kinds is not None:
+        if len(kinds) != layers or not set(kinds) <= {"sliding_attention", "full_attention"}:
+            raise UserError(
+                f"{where}: layer_types {kinds!r:.200} are not {layers} of sliding_attention and full_attention"
+            )
+        listed = [kind == "sliding_attention" for kind in kinds]
+        if not family.lists_windows and listed != local:
+            raise UserError(
+                f"{where}: layer_types are not used by this model_type, which has the window in every layer"
+            )
+        local = listed
+    return tuple(window if is_local else 0 for is_local in local) if any(local) else ()
+
+
+def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
+    """The `config.json` of a model, in the first family whose `config.json` reads back as exactly this config.
+
+    Args:
+        preferred: the `model_type` to try first, which is that of the model's source.
+
+    Raises:
+        UserError: no family has all settings of this config.
+    """
+    for name in sorted(FAMILIES, key=lambda name: name != preferred):
+        written = _written(name, config)
+        try:
+            if read(written, name) == config:
+                return written
+        except UserError:
+            continue
+    raise UserError(
+        f"export: no family of {', '.join(FAMILIES)} has such a model; nothing is left out silently ({config})"
+    )
+
+
+def _written(name: str, config: ModelConfig) -> dict[str, Any]:
+    family = FAMILIES[name]
+    found: dict[str, Any] = {"model_type": name, "architectures": [family.architecture]}
+    for ours, theirs in family.keys.items():
+        found[theirs] = getattr(config, ours)
+    if "attention_scale" in family.keys:
+        scale = config.attention_scale
+        scalar = round(scale**-2, 6) if scale else config.head_width
+        found["query_pre_attn_scalar"] = int(scalar) if scalar == int(scalar) else scalar  # Gemma's is a whole number
+    for softcap in ("attention_softcap", "logit_softcap"):
+        if softcap in family.keys:
+            found[family.keys[softcap]] = getattr(config, softcap) or None
+    tanh = "gelu_new" if name == "gpt2" else "gelu_pytorch_tanh"
+    found[family.keys["activation"]] = {"gelu_tanh": tanh}.get(config.activation, config.activation)
+    for key, ours in family.biases.items():
+        found[key] = getattr(config, ours[0])
+    if family.window_of_layer:
+        window = max(config.windows, default=0)
+        kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]
+        found |= {"sliding_window": window or None, "layer_types": kinds}
+        if name.startswith("qwen"):
+            found |= {"use_sliding_window": bool(window), "max_window_layers": kinds.count("full_attention")}
+        if not family.lists_windows:
+            del found["layer_types"]
+    if config.positions == "rotary":
+        found |= write_rope(name, config)
+    return found

@@ -1,0 +1,246 @@
+"""Compute Engine: an attempt is a managed instance group, of machines with GPUs or TPUs, and their instance template.
+
+The requests name the machines `NAME-ATTEMPT-INDEX`. A group has no order, so the name of a machine says which host it
+is. The machines of a TPU slice have to be created at once. The group names them; the slice numbers the hosts.
+
+The group repairs nothing. A machine that was taken back is missing, or stays visible, until `watch.py` deletes the
+attempt: the other hosts can only wait without it, and waiting costs as much as working.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.hardware import machines
+from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.machines import Machine
+from tpullm.launch import compute_engine_api, google_api, gpu_network
+from tpullm.launch import job as jobs
+from tpullm.launch import job as settings
+from tpullm.launch.compute_engine_api import GROUP, POLICY, TEMPLATE, Kind, Scope
+from tpullm.launch.google_api import Request
+from tpullm.launch.job import RUN_LABEL, Job, LaunchConfig
+from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.system.errors import UserError
+
+_IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
+GPU_IMAGE = f"{_IMAGES}/ubuntu-accelerator-2404-amd64-with-nvidia-580"
+CPU_IMAGE = "projects/debian-cloud/global/images/family/debian-13"
+GONE = ("STOPPING", "STOPPED", "SUSPENDING", "SUSPENDED", "TERMINATED")
+NO_CAPACITY = ("RESOURCE_POOL_EXHAUSTED", "STOCKOUT", "RESOURCE_NOT_AVAILABLE", "VM_MIN_COUNT_NOT_REACHED")
+
+
+def check(job: Job) -> None:
+    """Refuse a job that can't run on Compute Engine; `UserError` names the key."""
+    config = job.config
+    if config.accelerator:
+        raise UserError(
+            f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
+        )
+    settings.require(config, "compute", "project", "zone", "machine")
+    machine = machines.find(config.machine)
+    if job.verb in jobs.SHARING:
+        raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
+    jobs.check_cloud(job)
+    machines.check_provisioning(machine, config.provisioning)
+    gpu_network.check(config)
+    _check_slice(machine, config.nodes)
+    jobs.check_mesh(job)
+
+
+def _check_slice(machine: Machine, nodes: int) -> None:
+    """Several machines with TPUs form one slice. Its machines must have four chips each."""
+    if not machine.tpu or nodes == 1:
+        return
+    chip = CHIPS[machine.tpu]
+    if machine.chips != chip.chips_per_host:
+        raise UserError(f"machine: {machine.name} is a slice by itself; several machines need one with 4 chips (…-4t)")
+    topologies = chip.compute_engine.topologies
+    if machine.chips * nodes not in topologies:
+        sizes = ", ".join(str(chips // machine.chips) for chips in topologies)
+        raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
+
+
+def requests(job: Job, attempt: int) -> Sequence[Request]:
+    """A template, an empty group and its machines by name. For a slice: its shape, a template, a group of all."""
+    name, config = job.attempt_name(attempt), job.config
+    request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
+    template = compute_engine_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
+    group = compute_engine_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
+    if _is_slice(job):
+        return [
+            compute_engine_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)),
+            template,
+            group,
+        ]
+    names = [f"{name}-{index}" for index in range(config.nodes)]
+    return [template, group, compute_engine_api.create_instances(_zone(job), name, request_id("machines"), names)]
+
+
+def _is_slice(job: Job) -> bool:
+    """Whether the machines form one TPU slice."""
+    return bool(machines.find(job.config.machine).tpu) and job.config.nodes > 1
+
+
+def _everywhere(job: Job) -> Scope:
+    return Scope(job.config.project)
+
+
+def _zone(job: Job) -> Scope:
+    return Scope(job.config.project, zone=job.config.zone)
+
+
+def _region(job: Job) -> Scope:
+    return Scope(job.config.project, region=job.config.region)
+
+
+def _policy(job: Job, attempt: int) -> dict[str, Any]:
+    """The shape of a slice. A policy has no labels, so its description holds the hash of the run directory."""
+    machine = machines.find(job.config.machine)
+    shape = CHIPS[machine.tpu].compute_engine.topologies[machine.chips * job.config.nodes]
+    workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
+    return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
+
+
+def _template(job: Job, attempt: int) -> dict[str, Any]:
+    return {"name": job.attempt_name(attempt), "properties": _properties(job, attempt)}
+
+
+def _properties(job: Job, attempt: int) -> dict[str, Any]:
+    """The properties of each machine."""
+    config = job.config
+    email = {"email": config.service_account or "default"}
+    properties: dict[str, Any] = {
+        "machineType": config.machine,
+        "labels": job.labels(attempt),
+        "disks": [_boot_disk(job)],
+        "networkInterfaces": [_network(job), *gpu_network.interfaces(config)],
+        "serviceAccounts": [email | {"scopes": job.scopes}],
+        "scheduling": _scheduling(config),
+        "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(job, attempt).items()]},
+    }
+    if config.reservation:
+        properties["reservationAffinity"] = {
+            "consumeReservationType": "SPECIFIC_RESERVATION",
+            "key": "compute.googleapis.com/reservation-name",
+            "values": [config.reservation],
+        }
+    return properties
+
+
+def _boot_disk(job: Job) -> dict[str, Any]:
+    machine = machines.find(job.config.machine)
+    tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
+    image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
+    disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
+    if kind := tpu.disk if tpu else machine.disk:
+        disk["diskType"] = kind
+    return {"boot": True, "autoDelete": True, "initializeParams": disk}
+
+
+def _network(job: Job) -> dict[str, Any]:
+    interface = {"nicType": "GVNIC"} | (job.config.network_paths or {"network": "global/networks/default"})
+    external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]}
+    return interface | (external if job.config.external_ip else {})
+
+
+def _scheduling(config: LaunchConfig) -> dict[str, Any]:
+    """A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does.
+
+    A group's machine is deleted then (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The
+    action holds for a spot machine that is taken back, too: that one is then missing.
+    """
+    limit = {"maxRunDuration": {"seconds": str(config.max_seconds)}, "instanceTerminationAction": "DELETE"}
+    spot = config.provisioning == "spot"
+    bound = config.provisioning == "reserved" and machines.find(config.machine).reservation_bound
+    model = "SPOT" if spot else "RESERVATION_BOUND" if bound else "STANDARD"
+    restart = {"provisioningModel": model, "automaticRestart": not spot}
+    return restart | limit | {"onHostMaintenance": "TERMINATE"}
+
+
+def _metadata(job: Job, attempt: int) -> dict[str, str]:
+    """The metadata of a machine. The machines of a slice find their places by themselves."""
+    first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
+    place = json.dumps({"hosts": str(job.config.nodes), "first": first})
+    fabric = gpu_network.used(job.config)
+    gpudirect = {"tpullm-gpudirect": f"{fabric.transport} {fabric.cards}"} if fabric else {}
+    return metadata(job, attempt) | {"tpullm-place": place} | gpudirect
+
+
+def _group(job: Job, attempt: int) -> dict[str, Any]:
+    name, project = job.attempt_name(attempt), f"projects/{job.config.project}"
+    group: dict[str, Any] = {
+        "name": name,
+        "description": job.run_hash,
+        "baseInstanceName": name,
+        "instanceTemplate": f"{project}/global/instanceTemplates/{name}",
+        "targetSize": 0,
+        "instanceLifecyclePolicy": {"defaultActionOnFailure": "DO_NOTHING"},
+    }
+    if not _is_slice(job):
+        return group
+    policy = f"{project}/regions/{job.config.region}/resourcePolicies/{name}"
+    together = {"targetSizePolicy": {"mode": "BULK"}, "resourcePolicies": {"workloadPolicy": policy}}
+    return group | {"targetSize": job.config.nodes} | together
+
+
+def observe(job: Job) -> Sequence[Resource]:
+    """All attempts of which a group, a template or a policy exists."""
+    pattern = re.escape(job.name) + "-[0-9]+"
+    groups, *others = (compute_engine_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
+    found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
+    return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
+
+
+def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
+    """The kinds of resources of an attempt, in the order in which they can be deleted."""
+    kinds = [(GROUP, _zone(job)), (TEMPLATE, _everywhere(job))]
+    return kinds + ([(POLICY, _region(job))] if _is_slice(job) else [])
+
+
+def _owner(found: dict[str, Any]) -> str:
+    """The hash of the run directory, of a template's label or another resource's description."""
+    labels = found.get("properties", {}).get("labels", {})
+    return labels.get(RUN_LABEL, found.get("description", ""))
+
+
+def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    name = found["name"]
+    members = compute_engine_api.instances(_zone(job), name) if name in groups else []
+    state, reason, permanent = _state(job, members)
+    at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
+    dollars = machines.find(job.config.machine).dollars_of(at_work)
+    return Resource(name, attempt, state, _owner(found), reason, permanent, dollars)
+
+
+def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
+    """The state of an attempt, by its machines; why it failed, and whether another attempt would fail too."""
+    if len(members) < job.config.nodes:
+        return State.UNFINISHED, "", False
+    if any(member.get("currentAction") == "DELETING" for member in members):
+        return State.DELETING, "", False
+    if any(member.get("instanceStatus") in GONE for member in members):
+        return State.PREEMPTED, "", False
+    errors = [
+        error for member in members for error in member.get("lastAttempt", {}).get("errors", {}).get("errors", [])
+    ]
+    for error in errors:
+        if not any(word in error.get("code", "") for word in NO_CAPACITY):
+            return State.FAILED, f"{error.get('code')}: {google_api.one_line(error.get('message', ''))}", True
+    if all(member.get("instanceStatus") == "RUNNING" for member in members):
+        return State.ACTIVE, "", False
+    return (State.WAITING if errors else State.PROVISIONING), "", False
+
+
+def create(job: Job, attempt: int) -> None:
+    """Create the resources that do not exist yet, each when the one before is ready."""
+    for request in requests(job, attempt):
+        compute_engine_api.create(request)
+
+
+def delete(job: Job, resource: Resource) -> None:
+    """Delete the group with its machines, then its template and policy."""
+    for kind, scope in _kinds(job):
+        compute_engine_api.delete(kind, scope, resource.name)

@@ -1,0 +1,243 @@
+"""Google Batch: an attempt is one Batch job, with one task a machine. The tasks share a stage, or train together.
+
+Batch restarts a task whose machine was taken back. It offers GPUs and no TPUs
+(cloud.google.com/batch/docs/create-run-job-gpus).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.hardware import machines
+from tpullm.launch import google_api
+from tpullm.launch import job as jobs
+from tpullm.launch import job as settings
+from tpullm.launch.google_api import Collection, Request
+from tpullm.launch.job import RUN_LABEL, Job
+from tpullm.launch.record import OVERTIME
+from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.system.errors import TRY_AGAIN, UserError
+
+JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
+TASKS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Task")
+HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # Batch writes it on the machine; a container needs a mount of it
+# Exit codes after which Batch restarts a task: its machine was taken back (50001), fell silent, was rebooted or
+# recreated (50002, 50003, 50006); another host of the training is gone (75); the task was stopped, and saved (130).
+# All other codes are final, above all 2: a user error comes again.
+RETRIED = (50001, 50002, 50003, 50006, TRY_AGAIN, 130)
+# Exit codes of a task whose hours are over (`max_hours`). Batch does not restart it, but another attempt may resume.
+TIMED_OUT = (50005, OVERTIME)
+MOST_RETRIES = 10  # Batch allows no more; after them `watch.py` begins another attempt
+PROVISIONING = {"spot": "SPOT", "on_demand": "STANDARD", "reserved": "STANDARD"}
+STATES = {
+    "QUEUED": State.WAITING,
+    "SCHEDULED": State.PROVISIONING,
+    "RUNNING": State.ACTIVE,
+    "SUCCEEDED": State.DONE,
+    "FAILED": State.FAILED,
+    "CANCELLATION_IN_PROGRESS": State.FAILED,
+    "CANCELLED": State.FAILED,
+    "DELETION_IN_PROGRESS": State.DELETING,
+}
+
+
+def check(job: Job) -> None:
+    """Refuse a job that can't run on Batch; `UserError` names the key."""
+    config = job.config
+    if config.accelerator or config.machine.startswith("ct"):
+        key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
+        raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
+    settings.require(config, "batch", "project", "zone", "machine")
+    machine = machines.find(config.machine)
+    machines.check_provisioning(machine, config.provisioning)
+    if config.gpu_network:
+        raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
+    _check_volumes(config.volumes)
+    jobs.check_cloud(job)
+    if job.verb == "evaluate" and config.nodes > 1:
+        raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
+    if job.verb in jobs.SHARING:
+        if machine.gpus and job.verb != "evaluate":
+            raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
+        return
+    jobs.check_mesh(job)
+
+
+def _check_volumes(volumes: dict[str, str]) -> None:
+    for source, mount in volumes.items():
+        if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
+            raise UserError(
+                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
+            )
+
+
+def requests(job: Job, attempt: int) -> Sequence[Request]:
+    """One Batch job; the service creates its machines."""
+    return [JOBS.create_request(_parent(job), job.attempt_name(attempt), job.run, body(job, attempt))]
+
+
+def _parent(job: Job) -> str:
+    return f"projects/{job.config.project}/locations/{job.config.region}"
+
+
+def body(job: Job, attempt: int) -> dict[str, Any]:
+    """The Batch job in REST form, in which 64-bit numbers are strings."""
+    return {
+        "taskGroups": [_task_group(job, attempt)],
+        "allocationPolicy": _allocation(job, attempt),
+        "labels": job.labels(attempt),
+        "logsPolicy": {"destination": "CLOUD_LOGGING"},
+    }
+
+
+def _task_group(job: Job, attempt: int) -> dict[str, Any]:
+    """One task a machine, all in parallel: the hosts of a training wait for each other."""
+    nodes = str(job.config.nodes)
+    group = {
+        "taskSpec": _task(job, attempt),
+        "taskCount": nodes,
+        "parallelism": nodes,
+        "taskCountPerNode": "1",
+    }
+    joined = job.verb in jobs.JOINING and job.config.nodes > 1
+    return group | ({"requireHostsFile": True} if joined else {})
+
+
+def _task(job: Job, attempt: int) -> dict[str, Any]:
+    machine = machines.find(job.config.machine)
+    policy = {"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}
+    task: dict[str, Any] = {
+        "runnables": [_runnable(job, attempt)],
+        "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
+        "maxRunDuration": f"{job.config.max_seconds}s",
+        "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
+        "lifecyclePolicies": [policy],
+    }
+    return task | ({"volumes": [_volume(*pair) for pair in job.config.volumes.items()]} if job.config.volumes else {})
+
+
+def _runnable(job: Job, attempt: int) -> dict[str, Any]:
+    attributes = metadata(job, attempt)
+    text = attributes.pop("startup-script")
+    variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
+    runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
+    if not job.config.image:
+        return runnable | {"script": {"text": text}}
+    variables |= {"TPULLM_PYTHON": job.config.python or "python"}
+    return runnable | {"container": _container(job, text)}
+
+
+def _container(job: Job, text: str) -> dict[str, Any]:
+    """The start-up script in an image. It has the machine's network: the hosts file names machines."""
+    gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
+    container = {
+        "imageUri": job.config.image,
+        "entrypoint": "/bin/sh",
+        "commands": ["-c", text],
+        "options": f"--network host{gpus}",
+    }
+    volumes = [f"{mount}:{mount}" for mount in job.config.volumes.values()]
+    if job.verb in jobs.JOINING and job.config.nodes > 1:
+        volumes.append(f"{HOSTS_FILE}:{HOSTS_FILE}:ro")
+    return container | ({"volumes": volumes} if volumes else {})
+
+
+def _volume(source: str, mount: str) -> dict[str, Any]:
+    """The mount of a bucket (`gs://BUCKET/FOLDER`) or of a file server's folder (`nfs://SERVER/FOLDER`)."""
+    scheme, _, rest = source.partition("://")
+    if scheme == "gs":
+        return {"gcs": {"remotePath": rest}, "mountPath": mount}
+    server, _, folder = rest.partition("/")
+    return {"nfs": {"server": server, "remotePath": f"/{folder}"}, "mountPath": mount}
+
+
+def _allocation(job: Job, attempt: int) -> dict[str, Any]:
+    config = job.config
+    machine = machines.find(config.machine)
+    bound = config.provisioning == "reserved" and machine.reservation_bound
+    policy: dict[str, Any] = {
+        "machineType": config.machine,
+        "provisioningModel": "RESERVATION_BOUND" if bound else PROVISIONING[config.provisioning],
+        "bootDisk": {"sizeGb": str(config.disk_gb)} | ({"type": machine.disk} if machine.disk else {}),
+    }
+    if config.reservation:
+        policy["reservation"] = config.reservation
+    instance: dict[str, Any] = {"policy": policy}
+    if machine.gpus:
+        instance["installGpuDrivers"] = True
+    email = {"email": config.service_account} if config.service_account else {}
+    allocation: dict[str, Any] = {
+        "location": {"allowedLocations": [f"zones/{config.zone}"]},
+        "instances": [instance],
+        "serviceAccount": email | {"scopes": job.scopes},
+        "labels": job.labels(attempt),
+    }
+    interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})
+    return allocation | ({"network": {"networkInterfaces": [interface]}} if interface else {})
+
+
+def observe(job: Job) -> Sequence[Resource]:
+    """The Batch jobs of all attempts."""
+    return by_attempt(job, JOBS.list(_parent(job)), _resource)
+
+
+def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    status = found.get("status", {})
+    state = STATES[status.get("state", "QUEUED")]
+    cause = _cause(found["name"]) if state is State.FAILED else {}
+    code = _exit_code(cause)
+    if code in RETRIED + TIMED_OUT:
+        state = State.PREEMPTED
+    counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
+    at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING")) if state is State.ACTIVE else 0
+    return Resource(
+        name=found["name"],
+        attempt=attempt,
+        state=state,
+        run=found.get("labels", {}).get(RUN_LABEL, ""),
+        reason=_reason(status.get("statusEvents", []), cause, state),
+        permanent=state is State.FAILED and code != 0,
+        dollars_an_hour=machines.find(job.config.machine).dollars_of(at_work),
+    )
+
+
+def _cause(name: str) -> dict[str, Any]:
+    """Why a job failed: the last event of the task that failed first; nothing if no task did.
+
+    The API has exit codes in the events of tasks, not of jobs (`batch_v1.types.StatusEvent`). Tasks that fail later may
+    have been stopped because of the first.
+    """
+    try:
+        tasks = TASKS.list(f"{name}/taskGroups/group0")
+    except google_api.Missing:  # the job was deleted a moment ago
+        return {}
+    statuses = [task.get("status", {}) for task in tasks]
+    events = [status.get("statusEvents", []) for status in statuses if status.get("state") == "FAILED"]
+    ended = [[event for event in each if _exit_code(event)] for each in events]
+    # Times in UTC without their Z are in the order of their text, with a fraction of a second or without.
+    return min((each[-1] for each in ended if each), key=lambda event: event["eventTime"].rstrip("Z"), default={})
+
+
+def _exit_code(event: dict[str, Any]) -> int:
+    return event.get("taskExecution", {}).get("exitCode", 0)
+
+
+def _reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -> str:
+    """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
+    if state is State.FAILED:
+        chosen = [cause] if cause else events
+    elif state in (State.WAITING, State.PROVISIONING):
+        chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
+    else:
+        chosen = []
+    return google_api.one_line(chosen[-1].get("description", "")) if chosen else ""
+
+
+def create(job: Job, attempt: int) -> None:
+    """Create the Batch job, unless it exists already."""
+    for request in requests(job, attempt):
+        google_api.create(request)
+
+
+def delete(job: Job, resource: Resource) -> None:
+    """Delete the Batch job. Batch stops its tasks."""
+    JOBS.delete(resource.name)

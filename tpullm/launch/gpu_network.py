@@ -1,0 +1,123 @@
+"""Networks between the GPUs of several Compute Engine machines; `launch compute networks` makes them once a project.
+
+`--gpu_network NAME` then gives each machine the cards of its series (`gpu_machines.Fabric`). They are not a part of an
+attempt: they cost nothing, and all launches of a project share them.
+
+    tcpxo   networks NAME-0, NAME-1, ..., one a card, each with a subnetwork of its name
+    rdma    network NAME with the subnetworks NAME-0, NAME-1, ..., one a card, and network NAME-host for the second
+            ordinary card
+
+Sources: GoogleCloudPlatform/cluster-toolkit, examples/machine-learning (a3-megagpu-8g, a3-ultragpu-8g, a4-highgpu-8g);
+cloud.google.com/vpc/docs/rdma-network-profiles.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.hardware import machines
+from tpullm.hardware.machines import RDMA, Fabric
+from tpullm.launch import compute_engine_api, google_api, job
+from tpullm.launch.compute_engine_api import FIREWALL, NETWORK, SUBNETWORK, Scope
+from tpullm.launch.google_api import Request
+from tpullm.launch.job import LaunchConfig
+from tpullm.launch.watch import with_retries
+from tpullm.system.errors import UserError
+from tpullm.system.log import say
+
+# Private addresses that the project's default network (10.128.0.0/9) does not have; 4,096 a subnetwork.
+ADDRESSES = "192.168.0.0/16"
+PROTOCOLS = ("tcp", "udp", "icmp")
+
+
+def check(config: LaunchConfig) -> None:
+    """Refuse a network for machines that have no cards for it; `UserError` names the key."""
+    if config.gpu_network and not _series_fabric(config):
+        raise UserError(f"gpu_network: {config.machine} has no network cards for its GPUs; leave it out")
+
+
+def used(config: LaunchConfig) -> Fabric | None:
+    """The cards that each machine gets. A machine alone needs none."""
+    return _series_fabric(config) if config.gpu_network and config.nodes > 1 else None
+
+
+def unused(config: LaunchConfig) -> Fabric | None:
+    """The cards that several machines could have and do not get."""
+    return _series_fabric(config) if config.nodes > 1 and not config.gpu_network else None
+
+
+def create(requests: Sequence[Request]) -> None:
+    """Make the networks. One that exists already is left as it is."""
+    for request in requests:
+        with_retries(lambda request=request: compute_engine_api.create(request))
+        say(f"{request.path.rpartition('/')[2]}/{request.message[request.body]['name']}: is there")
+
+
+def _series_fabric(config: LaunchConfig) -> Fabric | None:
+    series = machines.find(config.machine).series
+    return series.fabric if series else None
+
+
+def interfaces(config: LaunchConfig) -> list[dict[str, Any]]:
+    """The network interfaces of a machine for its cards, after its own."""
+    fabric = used(config)
+    if not fabric:
+        return []
+    name, kind = config.gpu_network, "MRDMA" if fabric.transport == RDMA else "GVNIC"
+    host = [_interface(config, f"{name}-host", "GVNIC")] if fabric.transport == RDMA else []
+    return host + [_interface(config, f"{name}-{card}", kind) for card in range(fabric.cards)]
+
+
+def _interface(config: LaunchConfig, subnetwork: str, kind: str) -> dict[str, Any]:
+    return {"nicType": kind, "subnetwork": f"regions/{config.region}/subnetworks/{subnetwork}"}
+
+
+def requests(config: LaunchConfig) -> Sequence[Request]:
+    """All requests that make the networks, in order.
+
+    Raises:
+        UserError: a key is missing, or the machines have no cards for such networks.
+    """
+    job.require(config, "compute", "project", "zone", "machine", "gpu_network")
+    check(config)
+    fabric, name = _series_fabric(config), config.gpu_network
+    cards = [f"{name}-{card}" for card in range(fabric.cards)]
+    if fabric.transport != RDMA:
+        return [request for card, each in enumerate(cards) for request in _ordinary(config, fabric, each, card)]
+    # The name of a profile: cloud.google.com/vpc/docs/rdma-network-profiles. Its networks have no firewall.
+    profile = f"projects/{config.project}/global/networkProfiles/{config.zone}-vpc-roce"
+    return [
+        *_ordinary(config, fabric, f"{name}-host", fabric.cards),
+        _network(config, name, {"mtu": fabric.mtu, "networkProfile": profile}),
+        *(_subnetwork(config, each, name, card) for card, each in enumerate(cards)),
+    ]
+
+
+def _ordinary(config: LaunchConfig, fabric: Fabric, name: str, number: int) -> list[Request]:
+    """A network with one subnetwork, whose machines reach each other."""
+    allowed = [{"IPProtocol": protocol} for protocol in PROTOCOLS]
+    rule = {"network": _path(config, name), "sourceRanges": [ADDRESSES], "allowed": allowed}
+    return [
+        _network(config, name, {"mtu": fabric.mtu}),
+        _subnetwork(config, name, name, number),
+        _insert(config, FIREWALL, Scope(config.project), {"name": name, **rule}),
+    ]
+
+
+def _network(config: LaunchConfig, name: str, fields: dict[str, Any]) -> Request:
+    routing = {"routingMode": "REGIONAL"}
+    body = {"name": name, "autoCreateSubnetworks": False, "routingConfig": routing, **fields}
+    return _insert(config, NETWORK, Scope(config.project), body)
+
+
+def _subnetwork(config: LaunchConfig, name: str, network: str, number: int) -> Request:
+    body = {"name": name, "network": _path(config, network), "ipCidrRange": f"192.168.{16 * number}.0/20"}
+    return _insert(config, SUBNETWORK, Scope(config.project, region=config.region), body)
+
+
+def _path(config: LaunchConfig, network: str) -> str:
+    return f"projects/{config.project}/global/networks/{network}"
+
+
+def _insert(config: LaunchConfig, kind: compute_engine_api.Kind, scope: Scope, body: dict[str, Any]) -> Request:
+    identifier = google_api.request_id(config.project, config.region, kind.name, body["name"])
+    return compute_engine_api.insert(kind, scope, identifier, body)

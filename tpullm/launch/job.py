@@ -1,0 +1,335 @@
+"""A job: a verb with its recipe, one run directory and one name. Nothing here needs a network.
+
+The settings of a launch: one frozen dataclass, filled from a file of `configs/launch/` and the command line.
+"""
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tpullm.hardware import accelerators, machines
+from tpullm.hardware.machines import GPU_MACHINES
+from tpullm.launch import code
+from tpullm.recipe import mesh_axes
+from tpullm.recipe import parsing as recipes
+from tpullm.recipe.schema import ALONE, Recipe
+from tpullm.run import question_sets
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+
+LEAST_HOURS = 0.1
+MOST_HOURS = 336  # 14 days: Google Batch allows no more (cloud.google.com/batch/docs/set-timeouts)
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """The machines on which a verb runs. Each target needs some of these keys; its file in `configs/launch/` has them.
+
+    Args:
+        name: name of all resources. Empty is the recipe's name and the verb, such as `quickstart-pretrain`.
+        project: the Google Cloud project that pays.
+        zone: zone of the machines, such as `us-west4-a`. Its region is the part before the last dash.
+        accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)
+        slices: number of slices in one training. (tpu-vm)
+        machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
+        nodes: number of machines. They run one training or share one stage. (compute, batch, slurm)
+        provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest, but Google may take the
+            machines back at any time. `reserved` uses your reservation.
+        reservation: name of the reservation, for `reserved`.
+        runtime_version: system image of a TPU machine. Empty is Google's for its generation. (tpu-vm)
+        image: image of the boot disk or the container. (compute, batch) Empty is the target's own.
+        disk_gb: size of the boot disk, GB. (compute, batch)
+        python: path of a Python on the machines that has all dependencies. Empty installs one.
+        volumes: mounts: {source: folder of `/mnt/disks/`}. A source is `gs://BUCKET/FOLDER` or `nfs://SERVER/FOLDER`.
+            (batch)
+        service_account: service account of the machines. Empty is the project's default one, which may change much more
+            than the bucket.
+        network: network of the machines. Empty is the project's default.
+        subnetwork: subnetwork of the machines. Empty is the network's own.
+        gpu_network: name of the networks between the GPUs of several machines. `launch compute networks` makes them.
+            Empty leaves each machine one network card. (compute)
+        external_ip: give the machines addresses on the internet. Without them the subnetwork needs Private Google
+            Access, and a mirror or an image for Python packages.
+        environment: environment variables of the verb. No secrets: everyone who may see the machines can read them.
+        max_hours: hours that a machine may run. Then it ends, even if nobody watches: the verb saves its state a few
+            minutes earlier, and with --watch another attempt resumes. 72 is a long weekend. A request for TPUs that has
+            not been granted after this time is given up.
+        max_preemptions: number of times in a row that lost machines are replaced. Machines are lost when they are taken
+            back or can't be created.
+        processes: number of processes on this machine. (local)
+        devices: CPU devices of each process. 0 is one. GPUs are divided evenly. (local)
+        gpus_per_node: GPUs of each machine, with one process a GPU. 0 is one process a machine, on its CPU. (slurm)
+        sbatch: more options of `sbatch`, such as `[--partition=a3, --account=mine]`. (slurm)
+    """
+
+    name: str = ""
+    project: str = ""
+    zone: str = ""
+    accelerator: str = ""
+    slices: int = 1
+    machine: str = ""
+    nodes: int = 1
+    provisioning: Literal["spot", "on_demand", "reserved"] = "spot"
+    reservation: str = ""
+    runtime_version: str = ""
+    image: str = ""
+    disk_gb: int = 200
+    python: str = ""
+    volumes: dict[str, str] = field(default_factory=dict)
+    service_account: str = ""
+    network: str = ""
+    subnetwork: str = ""
+    gpu_network: str = ""
+    external_ip: bool = True
+    environment: dict[str, str] = field(default_factory=dict)
+    max_hours: float = 72.0
+    max_preemptions: int = 50
+    processes: int = 2
+    devices: int = 0
+    gpus_per_node: int = 0
+    sbatch: list[str] = field(default_factory=list)
+
+    @property
+    def region(self) -> str:
+        """The region of the zone."""
+        return self.zone.rpartition("-")[0]
+
+    @property
+    def max_seconds(self) -> int:
+        """How long a machine may run, in seconds."""
+        return round(self.max_hours * 3600)
+
+    @property
+    def network_paths(self) -> dict[str, str]:
+        """The network and the subnetwork as Compute Engine names them. Empty: the project's default network."""
+        network = {"network": f"global/networks/{self.network}"} if self.network else {}
+        subnetwork = f"regions/{self.region}/subnetworks/{self.subnetwork}"
+        return network | ({"subnetwork": subnetwork} if self.subnetwork else {})
+
+
+def add_arguments(parser) -> None:
+    """`--config FILE` and one option for every key."""
+    import jsonargparse
+
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="a YAML file of configs/launch/")
+    parser.add_class_arguments(LaunchConfig)
+
+
+def from_arguments(arguments: Any) -> LaunchConfig:
+    """The settings of a parsed command line."""
+    return LaunchConfig(**{key.name: getattr(arguments, key.name) for key in dataclasses.fields(LaunchConfig)})
+
+
+def require(config: LaunchConfig, target: str, *keys: str) -> None:
+    """Refuse settings that lack a key of the target or have an impossible value; `UserError` names the key."""
+    for key in keys:
+        if not getattr(config, key):
+            raise UserError(f"{key}: is needed to launch on {target}; give --{key}, or set it in a file of --config")
+    if config.zone and (config.zone.count("-") < 2 or len(config.zone.rpartition("-")[2]) != 1):
+        raise UserError(f"zone: {config.zone} is not a zone, such as us-west4-a; give the region's letter too")
+    for key in ("slices", "nodes", "processes", "disk_gb"):
+        if getattr(config, key) < 1:
+            raise UserError(f"{key}: {getattr(config, key)} is too small; use 1 or more")
+    if not LEAST_HOURS <= config.max_hours <= MOST_HOURS:  # NaN too
+        raise UserError(f"max_hours: {config.max_hours:g} is not possible; use {LEAST_HOURS} to {MOST_HOURS}")
+    if min(config.max_preemptions, config.devices, config.gpus_per_node) < 0:
+        raise UserError("max_preemptions, devices and gpus_per_node: can't be below 0")
+    if (config.provisioning == "reserved") != bool(config.reservation):
+        raise UserError("reservation: goes with provisioning: reserved; give both or none")
+
+
+# How a verb is distributed: its processes join as hosts (`system/cluster/join.py`), or share its work (`system/cluster/shares.py`).
+JOINING = ("run", "pretrain", "finetune", "evaluate")
+SHARING = ("collect", "tokenize")
+RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
+# What the machines' account may be used for: Cloud Storage, logs, measurements. Its roles may allow less, not more.
+SCOPES = ("devstorage.read_write", "logging.write", "monitoring.write")
+CLOUD_NAME = re.compile(r"[a-z]([-a-z0-9]{0,46}[a-z0-9])?")  # of Google's 63 characters, 15 for `-ATTEMPT-INDEX`
+
+
+@dataclass(frozen=True)
+class Job:
+    """One launch.
+
+    Args:
+        target: where the verb runs, such as `tpu-vm`.
+        name: name of all its resources.
+        verb: such as `pretrain`.
+        arguments: of the verb, as the user gave them.
+        recipe: that the arguments make.
+        config: settings of the launch.
+    """
+
+    target: str
+    name: str
+    verb: str
+    arguments: tuple[str, ...]
+    recipe: Recipe
+    config: LaunchConfig
+
+    @property
+    def run(self) -> str:
+        """The run directory."""
+        return self.recipe.run.rstrip("/")
+
+    @property
+    def folder(self) -> str:
+        """The folder of the launch in the run directory: specifications, attempts, logs."""
+        return f"{self.run}/launch/{self.name}"
+
+    @property
+    def run_hash(self) -> str:
+        """The hash that marks the resources of this run: a label can't hold a path."""
+        return hashlib.sha256(self.run.encode()).hexdigest()[:16]
+
+    @property
+    def wheel(self) -> str:
+        """The path in the run directory for the wheel of this code."""
+        return f"{self.run}/launch/code/{code.wheel().name}"
+
+    @property
+    def spec_path(self) -> str:
+        """The path for `spec`, by the hash of its content: the specification of an attempt never changes."""
+        return f"{self.folder}/jobs/{storage.hash_json(self.spec())[:12]}.json"
+
+    @property
+    def hosts(self) -> int:
+        """Machines of one attempt. Each reports how the verb ended."""
+        config = self.config
+        return accelerators.find(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes of the machines' account. The agent of Batch calls an API whose only scope is that of all APIs."""
+        names = ("cloud-platform",) if self.target == "batch" else SCOPES
+        return [f"https://www.googleapis.com/auth/{name}" for name in names]
+
+    @property
+    def dollars_an_hour(self) -> float | None:
+        """The list price of the machines of an attempt, on demand; None is not known."""
+        config = self.config
+        if config.accelerator:
+            return accelerators.find(config.accelerator).dollars_an_hour * config.slices
+        return machines.find(config.machine).dollars_of(config.nodes)
+
+    def attempt_name(self, attempt: int) -> str:
+        """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""
+        return f"{self.name}-{attempt}"
+
+    def labels(self, attempt: int) -> dict[str, str]:
+        """The labels of each resource of an attempt."""
+        return {"tpullm": self.name, RUN_LABEL: self.run_hash, "tpullm-attempt": str(attempt)}
+
+    def spec(self) -> dict[str, Any]:
+        """The specification that the machines read: all that `supervisor.py` needs to run the verb."""
+        spec = {
+            "name": self.name,
+            "verb": self.verb,
+            "run": self.run,
+            "folder": self.folder,
+            "recipe": recipes.dump(self.recipe),
+            "environment": self.config.environment,
+        }
+        machine = machines.find(self.config.machine) if self.config.machine else None
+        if machine and machine.gpus:
+            spec["gpus"] = {"machine": machine.name, "name": GPU_MACHINES[machine.gpu].name, "count": machine.gpus}
+        return spec
+
+    def extras(self) -> str:
+        """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
+        of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
+        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in question_sets.PACKAGES}
+        stages = self.recipe.finetune.values()
+        named = {question_sets.package_of(name) for stage in stages for name in stage.examples}
+        named |= {reward.get("name") for stage in stages for reward in stage.rewards}
+        of_sources |= {"domains" for name in ("law", "medicine") if name in named}
+        of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
+        return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
+
+
+def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
+    """The job for a command line `VERB …`.
+
+    Raises:
+        UserError: the verb can't be distributed, there is no recipe, or no resource can have the name.
+    """
+    if not command:
+        raise UserError("launch: what is to run? Give a verb after --, such as: -- pretrain --config FILE --run RUN")
+    verb, arguments = command[0], command[1:]
+    if verb not in JOINING + SHARING:
+        possible = ", ".join(JOINING + SHARING)
+        raise UserError(f"{verb}: is not a verb that can be distributed; those are {possible}")
+    if any(argument.startswith(("--hosts.", "--share.")) for argument in arguments):
+        raise UserError("--hosts.* and --share.*: launch gives them to each process; leave them out")
+    recipe = recipes.of_command_line(arguments)
+    name = config.name or re.sub(r"[^a-z0-9]+", "-", f"{recipe.name}-{verb}".lower()).strip("-")
+    name = name if config.name or name[:1].isalpha() else f"tpullm-{name}"
+    if not CLOUD_NAME.fullmatch(name):
+        raise UserError(f"name: {name} can't name resources; use up to 48 of a-z, 0-9 and -, beginning with a letter")
+    return Job(target, name, verb, tuple(arguments), recipe, config)
+
+
+def check_cloud(job: Job) -> None:
+    """Refuse a run directory or sources on this machine, which other machines can't read; `UserError` names the key."""
+    if not job.run.startswith("gs://"):
+        raise UserError(f"run: {job.run} is on this machine; give --run gs://BUCKET/FOLDER, which all machines see")
+    for key, path in _paths(job):
+        if path and not path.startswith(("gs://", *(f"{mount}/" for mount in job.config.volumes.values()))):
+            raise UserError(f"{key}: {path} is on this machine; copy it to gs:// and name it there")
+
+
+def check_mesh(job: Job) -> None:
+    """Refuse a mesh that does not fit the devices of all machines; `UserError` names them."""
+    config = job.config
+    if config.accelerator:
+        devices = accelerators.find(config.accelerator).chips * config.slices
+        slices = f"{config.slices} x " if config.slices > 1 else ""
+        which = f"accelerator: {slices}{config.accelerator}"
+    else:
+        devices = machines.find(config.machine).devices * config.nodes
+        which = f"machine: {config.nodes} x {config.machine}"
+    check_devices(job, devices, which)
+
+
+def check_devices(job: Job, devices: int, which: str) -> None:
+    """Refuse a mesh that does not fit a number of devices.
+
+    Args:
+        job: with the recipe.
+        devices: of all processes.
+        which: the keys that say so, for the message.
+
+    Raises:
+        UserError: it names the mesh and the devices.
+    """
+    try:
+        mesh_axes.axis_sizes(job.recipe.mesh, devices)
+    except UserError as error:
+        raise UserError(f"{error} ({which})") from None
+
+
+def _paths(job: Job) -> list[tuple[str, str]]:
+    """Key and path of each input of the verb."""
+    found, built_in = [], ("tenki", "tenki_casual", *question_sets.PACKAGES)
+    if job.verb in ("run", "collect"):
+        found += [("text", job.recipe.text)]
+        found += [
+            ("corpus.sources", source.path)
+            for source in job.recipe.corpus.sources
+            if source.kind not in (*built_in, "python") and "://" not in source.path
+        ]
+    if job.verb in ("run", "pretrain", "finetune"):
+        found += [("base", job.recipe.base)]
+    if job.verb in ("run", "pretrain"):
+        found += [("branch", job.recipe.branch)]
+    for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
+        for key in ("conversations", *ALONE):
+            named = [path for path in getattr(stage, key) if question_sets.package_of(path) not in built_in]
+            found += [(f"finetune.{name}.{key}", path) for path in named]
+        found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
+        found += [(f"finetune.{name}.chat_template", stage.chat_template)]
+        found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
+        found += [(f"finetune.{name}.teacher.model", stage.teacher.model)]
+    return found

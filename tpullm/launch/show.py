@@ -1,0 +1,146 @@
+"""What a launch prints: a dry run as YAML, the state of its machines, the hosts' logs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tpullm.hardware import machines
+from tpullm.hardware.chips import PRICES_DATE
+from tpullm.launch import code, gpu_network
+from tpullm.launch.google_api import Request
+from tpullm.launch.job import Job, LaunchConfig
+from tpullm.launch.record import Attempt, Record
+from tpullm.launch.target import Resource, Target
+from tpullm.run import hours
+from tpullm.system import storage
+
+SECONDS_BETWEEN_LOOKS = 5.0
+ATTEMPTS_SHOWN = 5
+
+
+def dry_run(job: Job, target: Target) -> str:
+    """All files and requests of a launch's first attempt, as YAML."""
+    wheel = code.wheel()
+    files = [
+        {"path": job.wheel, "bytes": len(wheel.content)},
+        {"path": job.spec_path, "content": job.spec()},
+    ]
+    requests = [request.rest() for request in target.requests(job, 1)]
+    lines = [f"What `tpullm launch {job.target}` would put and send; nothing was.", *terms(job)]
+    head = "".join(f"# {line}\n" for line in lines)
+    return head + as_yaml({"name": job.name, "files": files, "requests": requests})
+
+
+def networks(config: LaunchConfig, requests: Sequence[Request]) -> str:
+    """The requests that make the networks between GPUs, as YAML."""
+    head = "# What `tpullm launch compute networks` would send; nothing was. Networks cost nothing.\n"
+    return head + as_yaml({"name": config.gpu_network, "requests": [request.rest() for request in requests]})
+
+
+def terms(job: Job) -> list[str]:
+    """What the machines may do and cost, in lines: their account, the end of their hours, network cards left unused."""
+    config, account = job.config, job.config.service_account
+    scopes = ", ".join(scope.rpartition("/")[2] for scope in job.scopes)
+    instead = "give your own by --service_account; docs/en/google-cloud.md makes one"
+    default = f"the project's default service account, which may change much more than the bucket ({instead})"
+    lines = [
+        f"Machines run as {account or default}, with the scopes {scopes}.",
+        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {_cost(job)}",
+    ]
+    if config.machine and (fabric := gpu_network.unused(config)):
+        lines.append(
+            f"The GPUs of different machines talk over one network card a machine. {config.machine} has {fabric.cards} "
+            "more, on compute (gpu_network); docs/en/google-cloud.md makes their networks."
+        )
+    return lines
+
+
+def _cost(job: Job) -> str:
+    """What all machines cost until the end of their hours."""
+    dollars = job.dollars_an_hour
+    if dollars is None:
+        return f"What they cost is not known: {job.config.machine} has no list price on demand."
+    return (
+        f"All of an attempt together cost at most {dollars * job.config.max_hours:,.2f} $ until then "
+        f"({dollars:,.2f} $/h, the list price on demand)."
+    )
+
+
+def as_yaml(value: Any) -> str:
+    """YAML in the order of the keys. Texts of several lines keep their lines; commands stay in one line, to copy."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(value, Dumper=Dumper, allow_unicode=True, sort_keys=False, width=1 << 20)
+
+
+def what_now(job: Job) -> str:
+    """The line after a launch."""
+    watched = "the same command with --watch replaces lost machines and removes them at the end"
+    return (
+        f"{job.name}: launched; {watched}. After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
+    )
+
+
+def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:
+    """The last attempts, the resources that exist, and their cost."""
+    count = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
+    lines = [f"{job.name}: {count}; run directory {job.run}"]
+    lines += [f"  attempt {attempt.number}: {_progress(attempt)}" for attempt in attempts[-ATTEMPTS_SHOWN:]]
+    for resource in resources:
+        cost = "unknown cost" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
+        reason = f" ({resource.reason})" if resource.reason else ""
+        lines.append(f"  {resource.name}: {resource.state.value}{reason}, {cost}")
+    total = sum(resource.dollars_an_hour or 0 for resource in resources)
+    of_chips = f"list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less"
+    source = machines.PRICES if job.config.machine else of_chips
+    lines.append(f"  now {total:.2f} $/h ({source})" if resources else "  nothing is left that costs")
+    return "\n".join(lines) + "\n"
+
+
+def trainings(job: Job) -> str:
+    """Of each training in the run directory, its step and where its hours went."""
+    lines = []
+    for stage in job.recipe.trained:
+        if spent := hours.read(storage.path(job.run) / stage / hours.FILE):
+            plan = storage.path(job.run) / stage / "plan.json"
+            run = storage.read_json(plan).get("run") if plan.exists() else None
+            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.told(spent, run)}\n")
+    return "".join(lines)
+
+
+def _progress(attempt: Attempt) -> str:
+    if attempt.outcome:
+        return attempt.outcome.reason
+    if not attempt.starts:
+        return "no host has started the verb yet"
+    return f"the verb was started {attempt.starts} time(s), {len(attempt.exits)} host(s) have finished"
+
+
+def logs(record: Record, follow: bool) -> Iterator[str]:
+    """The lines of the last attempt, each with its host. With `follow`, also new lines until the attempt is final."""
+    printed: dict[str, int] = {}
+    while True:
+        attempts = record.attempts()
+        if attempts:
+            yield from _new_lines(record, attempts[-1].number, printed)
+        if not follow or (attempts and attempts[-1].outcome and not attempts[-1].outcome.retry):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _new_lines(record: Record, number: int, printed: dict[str, int]) -> Iterator[str]:
+    """The lines that were not printed yet; `printed` counts the characters of each piece."""
+    for name in record.logs(number):
+        key = f"{number}/{name}"
+        text = (record.attempt_folder(number) / "logs" / name).read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        for line in whole[printed.get(key, 0) :].splitlines():
+            yield f"[{int(name.split('.')[0])}] {line}"
+        printed[key] = len(whole)

@@ -1,0 +1,135 @@
+"""Slurm: the verb as one job of several nodes, by sbatch, with one process a GPU.
+
+JAX recognizes the tasks of `srun` and gives each the GPU with the number of its SLURM_LOCALID
+(`jax._src.clusters.SlurmCluster`); one task a node would get one GPU only. Each task sees all GPUs of its node, because
+NCCL needs them for NVLink: so the job asks for GPUs by node, not by task. The nodes share the run directory and this
+Python's environment. Slurm keeps the state, so `status`, `logs` and `stop` ask it.
+"""
+
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tpullm.launch import job as jobs
+from tpullm.launch import job as settings
+from tpullm.launch.job import Job
+from tpullm.system import storage
+from tpullm.system.cluster import handshake
+from tpullm.system.errors import TRY_AGAIN, UserError
+
+SECONDS_TO_SAVE = 600  # between SIGTERM and the end of the job's hours
+# A job that ends with 75 sooner has a fault of its own; later, a node was lost, and it is queued again.
+LEAST_SECONDS = 600
+# The variables of Google's plugins for NCCL, where its blueprints for Slurm put them on a node (`gpudirect.sh`).
+PROFILES = ("/var/lib/tcpxo/lib64/nccl-env-profile.sh", "/usr/local/gib/scripts/set_nccl_env.sh")
+
+
+def check(job: Job) -> None:
+    """Refuse a job that Slurm can't run; `UserError` names the key."""
+    config = job.config
+    settings.require(config, "slurm")
+    if job.verb in jobs.SHARING:
+        if config.gpus_per_node:
+            raise UserError(f"gpus_per_node: {job.verb} needs no GPU, and would leave some idle; leave it out")
+        return
+    each = f" with {config.gpus_per_node} GPUs" if config.gpus_per_node else ""
+    jobs.check_devices(job, config.nodes * tasks(job), f"nodes: {config.nodes}{each}")
+
+
+def tasks(job: Job) -> int:
+    """Processes of a node."""
+    return max(job.config.gpus_per_node, 1)
+
+
+def script(job: Job) -> str:
+    """The batch script."""
+    config = job.config
+    python = config.python or sys.executable
+    options = [
+        f"--job-name={job.name}",
+        f"--nodes={config.nodes}",
+        f"--ntasks-per-node={tasks(job)}",
+        *([f"--gpus-per-node={config.gpus_per_node}"] if config.gpus_per_node else []),
+        f"--time={math.ceil(config.max_seconds / 60)}",  # minutes
+        f"--signal=TERM@{SECONDS_TO_SAVE}",  # to the tasks, which save
+        "--requeue",
+        "--open-mode=append",
+        f"--output={_log(job).replace('%', '%%')}/%j.log",
+        *config.sbatch,
+    ]
+    make = shlex.join([python, "-c", "from tpullm.system.cluster import secret; print(secret.make())"])
+    verb = shlex.join([python, "-m", "tpullm", job.verb, *job.arguments])
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *(f"#SBATCH {shlex.quote(option)}" for option in options),
+            f"for profile in {' '.join(PROFILES)}; do",
+            '    if [ -r "$profile" ]; then NCCL_LIB_DIR=$(dirname "$profile"); export NCCL_LIB_DIR; . "$profile"; fi',
+            "done",
+            *(f"export {key}={shlex.quote(value)}" for key, value in config.environment.items()),
+            f"{handshake.VARIABLE}=$({make}) || exit 1",
+            f"export {handshake.VARIABLE}",
+            f"srun {verb}",
+            "code=$?",
+            f'if [ "$code" = {TRY_AGAIN} ] && [ "$SECONDS" -ge {LEAST_SECONDS} ] &&',
+            f'    [ "${{SLURM_RESTART_COUNT:-0}}" -lt {config.max_preemptions} ]; then',
+            '    scontrol requeue "$SLURM_JOB_ID"',
+            "fi",
+            'exit "$code"',
+            "",
+        ]
+    )
+
+
+def _log(job: Job) -> str:
+    """The folder for the job's output: in the run directory, or here for a run on gs://, which Slurm can't write."""
+    return job.folder if "://" not in job.run else f"launch-{job.name}"
+
+
+def dry_run(job: Job) -> str:
+    """The batch script, as YAML."""
+    from tpullm.launch import show
+
+    what: dict[str, Any] = {"command": "sbatch --parsable", "script": script(job)}
+    return "# What `tpullm launch slurm` would submit; nothing was.\n" + show.as_yaml(what)
+
+
+def submit(job: Job) -> str:
+    """Submit the job; its number."""
+    storage.check_writable(storage.path(job.run))
+    Path(_log(job)).mkdir(parents=True, exist_ok=True)
+    return _slurm("sbatch", "--parsable", text=script(job)).strip()
+
+
+def status(job: Job) -> str:
+    """What squeue says of the jobs of this name."""
+    return _slurm("squeue", "--me", f"--name={job.name}")
+
+
+def stop(job: Job) -> None:
+    """Cancel the jobs of this name."""
+    _slurm("scancel", "--me", f"--name={job.name}")
+
+
+def newest_log(job: Job) -> Path | None:
+    """The output of the newest job that has written a line."""
+    logs = sorted(Path(_log(job)).glob("*.log"), key=lambda file: file.stat().st_mtime)
+    return logs[-1] if logs else None
+
+
+def _slurm(*command: str, text: str = "") -> str:
+    """What a command of Slurm prints.
+
+    Raises:
+        UserError: there is no Slurm here, or it refuses; in its words.
+    """
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(f"{command[0]}: is not on this machine; launch from a login node of the cluster") from None
+    if done.returncode:
+        raise UserError(f"{command[0]}: refused ({' '.join((done.stderr or done.stdout).split())[:300]})")
+    return done.stdout

@@ -1,0 +1,384 @@
+"""The program on a machine of a launch: run the verb, restart it where that may help, and report how it ended.
+
+`startup.sh` starts it. It starts the verb when all hosts are ready. What the verb's exit code means:
+
+    0    finished                                                reported
+    2    user error                                              reported
+    75   another host or the storage is gone, or a host hangs    restarted
+    130  stopped and saved: this machine is taken back           reported
+         stopped and saved, for another host                     restarted
+    else a fault of the verb                                     restarted; reported after three without progress
+
+Five starts in a row without progress are a fault too, whatever ended them: a host that always hangs would be restarted
+until its hours are over. Progress is a newer checkpoint, a finished stage or a finished part of one.
+
+A host that has reported does not come back, so the other hosts report as well (75). When the hours of the machine are
+over (`max_hours`), the verb is stopped as by a notice, and 75 is reported: another attempt may resume.
+
+Whatever raises an error here is reported as well. After this program, `startup.sh` switches the machine off.
+
+Upload a host's log to the bucket, in pieces, while it grows. A thread uploads; a writer never waits.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tpullm.launch import machine_check
+from tpullm.launch.child_process import Child
+from tpullm.launch.job import JOINING
+from tpullm.launch.record import OVERTIME, HostExit, Record
+from tpullm.system import storage
+from tpullm.system.cluster import handshake, place
+from tpullm.system.cluster.place import PORTS, Place
+from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
+
+SECONDS_BETWEEN_UPLOADS = 5.0
+PIECE_CHARACTERS = 1 << 18  # each upload sends the last piece whole, so a piece must stay small
+
+
+class Log:
+    """The log of one host.
+
+    Args:
+        folder: receives the pieces, `HOST.NUMBER.log`.
+        host: index of the host.
+    """
+
+    def __init__(self, folder: Path, host: int):
+        self._folder, self._host = folder, host
+        self._pieces = [""]
+        self._sent = 0  # pieces that will not grow and are uploaded
+        self._changed = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def line(self, text: str) -> None:
+        """Add a line, and write it to stderr (the machine's serial console keeps it)."""
+        sys.stderr.write(text + "\n")
+        with self._changed:
+            if len(self._pieces[-1]) > PIECE_CHARACTERS:
+                self._pieces.append("")
+            self._pieces[-1] += text + "\n"
+
+    def close(self) -> None:
+        """Upload the rest."""
+        self._closing.set()
+        self._thread.join(60.0)
+
+    def _run(self) -> None:
+        sent = ""
+        while True:
+            last = self._closing.wait(SECONDS_BETWEEN_UPLOADS)
+            with self._changed:
+                pieces = list(self._pieces)
+            if pieces[-1] != sent or len(pieces) > self._sent + 1:
+                try:
+                    self._send(pieces)
+                    sent = pieces[-1]
+                except (OSError, UserError):  # the next upload has these lines too
+                    pass
+            if last:
+                return
+
+    def _send(self, pieces: list[str]) -> None:
+        for number in range(self._sent, len(pieces)):
+            storage.write_text(self._folder / f"{self._host:04d}.{number:04d}.log", pieces[number])
+            self._sent = min(number + 1, len(pieces) - 1)
+
+
+MOST_FAULTS = 3
+MOST_STARTS = 5  # without progress; more than faults, so that the host that has those reports before the others give up
+SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_FOR_PEERS = 1800.0  # machines of a slice start within minutes of each other; pip takes some more
+SECONDS_AT_THE_END = 15.0  # between two looks at the other hosts' reports
+SECONDS_TO_SAVE = 600.0  # before the end of the machine's hours
+NOTICES = {"preempted": ("TRUE",), "maintenance-event": ("TERMINATE_ON_HOST_MAINTENANCE",)}
+
+
+class Supervisor:
+    """Runs the verb on one host of one attempt.
+
+    Args:
+        spec: the job's specification (`Job.spec`).
+        attempt: number of the attempt.
+        place: which host this is.
+        log: receives the lines of the verb.
+    """
+
+    def __init__(self, spec: dict[str, Any], attempt: int, place: Place, log: Log):
+        self._spec, self._attempt, self._place, self._log = spec, attempt, place, log
+        self._record = Record(spec["folder"])
+        self._stopping = threading.Event()
+        self._child: Child | None = None
+        self._shared: dict[str, str] = {}  # the variable that only the hosts of one start know
+        self.overtime = False  # whether the hours of this machine are over
+
+    def limit(self, seconds: float) -> None:
+        """Stop in time to save before this machine ends.
+
+        Args:
+            seconds: until the machine ends.
+        """
+        timer = threading.Timer(max(seconds - min(SECONDS_TO_SAVE, seconds / 10), 0.0), self.end_of_hours)
+        timer.daemon = True
+        timer.start()
+
+    def end_of_hours(self) -> None:
+        """This machine will end: let the verb save, and do not restart it."""
+        self.overtime = True
+        self.stop()
+
+    def close(self) -> None:
+        """Leave no process of the verb behind."""
+        if self._child:
+            self._child.kill()
+
+    def stop(self) -> None:
+        """This machine is taken back: let the verb save, and do not restart it."""
+        self._stopping.set()
+        if self._child:
+            self._child.send(signal.SIGTERM)
+
+    def run(self) -> HostExit:
+        """Run the verb until there is something to report."""
+        start, progress = self._record.last_start(self._attempt, self._place.index), self._progress()
+        faults = vain = 0
+        while True:
+            start += 1
+            if reason := self._wait_for_peers(start):
+                return self._exit(130 if self._stopping.is_set() else TRY_AGAIN, reason)
+            code, line = self._run_verb()
+            self._log.line(f"host: {self._spec['verb']} ended with {code}")
+            now = self._progress()
+            faults, vain, progress = (0, 0, now) if now != progress else (faults, vain + 1, now)
+            faults += code not in (0, 2, TRY_AGAIN, 130)
+            if code in (0, 2) or faults == MOST_FAULTS or self._stopping.is_set():
+                return self._exit(code, line)
+            if vain == MOST_STARTS:
+                return self._exit(1, f"no progress in {vain} starts; the last one: {line}")
+
+    def _exit(self, code: int, line: str) -> HostExit:
+        if self.overtime and code not in (0, 2):
+            code, line = TRY_AGAIN, f"the hours of this machine are over (max_hours); {line}"
+        return HostExit(self._place.index, code, line)
+
+    def _wait_for_peers(self, start: int) -> str:
+        """Wait until all hosts are ready for this start. The reason if they never will be, else an empty text."""
+        joins = self._spec["verb"] in JOINING
+        if joins and self._place.is_first:
+            self._record.share_secret(self._attempt, start, handshake.make())
+        self._record.ready(self._attempt, start, self._place.index)
+        if not joins:  # the tasks of such a verb wait for each other's results by themselves
+            return ""
+        until = time.monotonic() + SECONDS_FOR_PEERS
+        while not self._stopping.is_set():
+            if (ready := self._record.ready_hosts(self._attempt, start)) >= self._place.count:
+                self._shared = {handshake.VARIABLE: self._record.secret(self._attempt, start)}
+                return ""
+            if others := [each for each in self._record.exits(self._attempt) if each.host != self._place.index]:
+                return f"host {others[0].host} ended: {others[0].line}"
+            if time.monotonic() > until:
+                return f"{ready} of {self._place.count} hosts are ready after {SECONDS_FOR_PEERS / 60:.0f} minutes"
+            self._stopping.wait(SECONDS_BETWEEN_LOOKS)
+        return "this machine is taken back"
+
+    def _run_verb(self) -> tuple[int, str]:
+        """Run the verb once; its exit code and last line."""
+        with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
+            recipe = Path(folder) / "recipe.yaml"
+            recipe.write_text(self._spec["recipe"], encoding="utf-8")
+            command = [sys.executable, "-m", "tpullm", self._spec["verb"], "--config", str(recipe), *self._flags()]
+            self._child = Child(command, os.environ | self._spec["environment"] | self._shared, self._log.line)
+            if self._stopping.is_set():  # the notice came before there was a child
+                self._child.send(signal.SIGTERM)
+            while (code := self._child.poll()) is None:
+                time.sleep(0.2)
+            self._child.kill()  # processes that the verb may have left
+            return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", self._child.last_line)
+
+    def _flags(self) -> list[str]:
+        """The flags `--hosts.*` of a verb whose hosts join; a verb that shares its work finds its share by itself."""
+        place = self._place
+        if self._spec["verb"] not in JOINING:
+            return []
+        flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
+        return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
+
+    def _progress(self) -> set[str]:
+        """The checkpoints, finished stages and finished parts of stages. A verb that adds to them makes progress."""
+        run, found, stages = storage.path(self._spec["run"]), set(), []
+        with contextlib.suppress(FileNotFoundError):
+            stages = [path for path in run.iterdir() if not path.name.startswith(".") and path.name != "replaced"]
+        for stage in stages:
+            for folder in (stage, stage / "checkpoints"):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    found |= {str(path) for path in folder.iterdir() if path.name.isdigit() or path.suffix == ".json"}
+        for folder in (".collect", ".tokenize"):
+            with contextlib.suppress(FileNotFoundError):  # a part was renamed meanwhile
+                names = storage.sizes(run / folder)
+                found |= {name for name in names if not (name.startswith("notes/") or ".partial" in name)}
+        return found
+
+
+def find_host(told: str, verb: str) -> Place:
+    """Which host of a launch this machine is.
+
+    A machine of a Compute Engine group finds it in its name. Other machines find it as the verb itself would: a share
+    by the index of its task, a host that joins others by the TPU's metadata or the Batch job's hosts file.
+
+    Args:
+        told: what the machine was told when it started, as JSON: `hosts`, and `first`, the name of host 0; or nothing.
+        verb: that the machine runs.
+
+    Raises:
+        UserError: the place is not found, or there are not as many hosts as were launched.
+    """
+    known = json.loads(told or "{}")
+    if known.get("first"):
+        return _by_name(known["first"], int(known["hosts"]))
+    if verb not in JOINING:
+        return place.find("share", {}, os.environ)
+    found = place.find("hosts", {}, os.environ)
+    if known and found.count != int(known["hosts"]):
+        raise UserError(f"hosts: {found.count} by {found.source}, and {known['hosts']} were launched")
+    return found
+
+
+def _by_name(first: str, count: int) -> Place:
+    """The names of the machines differ only in the index at the end; all machines are in one domain."""
+    name, address = place.get("instance/name"), place.get("instance/hostname")
+    index = int(name.rpartition("-")[2])
+    coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
+    return Place(index, count, "the machine's name", coordinator if count > 1 else "")
+
+
+def watch_notices(supervisor: Supervisor) -> None:
+    """In a thread: stop the supervisor when Google announces that it takes this machine back."""
+    while True:
+        with contextlib.suppress(OSError):  # the next turn asks again
+            if any(place.get(f"instance/{key}") in values for key, values in NOTICES.items()):
+                return supervisor.stop()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def main() -> int:
+    """Run this machine's part of an attempt and report how it ended; the exit code is the verb's.
+
+    The exit code is 124 when the machine's hours are over: Batch, which starts a task again after 75, leaves it then.
+    """
+    given = _arguments()
+    until = time.monotonic() + given.seconds
+    record = Record(given.job.rpartition("/jobs/")[0])
+    place, overtime = None, False
+    try:
+        spec = read_spec(given.job)
+        machine_check.asked(spec)
+        place = find_host(given.place, spec["verb"])
+        host_exit, overtime = _work(spec, given.attempt, place, record, until)
+    except Exception as error:
+        traceback.print_exc()
+        host_exit = _failed(place.index if place else _number(), error)
+    _report(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
+    if given.reported:
+        Path(given.reported).touch()
+    if place:
+        _wait_for_reports(record, given.attempt, host_exit, place.count, until)
+    return OVERTIME if overtime else host_exit.code
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tpullm.launch.supervisor")
+    parser.add_argument("--job", required=True, help="the job's specification, on gs://")
+    parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
+    parser.add_argument("--seconds", required=True, type=float, help="until the machine ends")
+    parser.add_argument("--reported", default="", help="a file to make when there is nothing left to report")
+    return parser.parse_args()
+
+
+def read_spec(path: str) -> dict[str, Any]:
+    """The job's specification.
+
+    Raises:
+        UserError: it is not the one of this name, which is the hash of its content.
+    """
+    spec = storage.read_json(storage.path(path))
+    if storage.hash_json(spec)[:12] != Path(path).stem:
+        raise UserError(f"{path}: is not what was launched (its hash differs); remove it and launch again")
+    return spec
+
+
+def _number() -> int:
+    """The number of this machine in its slice or job, as far as it is known before its place is found."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(os.environ.get("BATCH_TASK_INDEX") or place.attribute("agent-worker-number") or 0)
+    return 0
+
+
+def _work(spec: dict[str, Any], attempt: int, place: Place, record: Record, until: float) -> tuple[HostExit, bool]:
+    """Run the verb; how it ended, and whether that was because the machine's hours are over."""
+    if reported := [each for each in record.exits(attempt) if each.host == place.index]:
+        return reported[0], False  # the machine was rebooted after its report
+    log = Log(record.attempt_folder(attempt) / "logs", place.index)
+    log.line(f"host: {place}")
+    supervisor = Supervisor(spec, attempt, place, log)
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    threading.Thread(target=watch_notices, args=(supervisor,), daemon=True).start()
+    supervisor.limit(until - time.monotonic())
+    try:
+        ended = supervisor.run()
+        return ended, supervisor.overtime and ended.code == TRY_AGAIN
+    finally:
+        supervisor.close()
+        log.close()
+
+
+def _failed(index: int, error: Exception) -> HostExit:
+    """The report of an error of this program."""
+    code = error.code if isinstance(error, UserError) else 1
+    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return HostExit(index, code, f"supervisor on {socket.gethostname()}: {' '.join(words.split())}")
+
+
+def _report(record: Record, attempt: int, host_exit: HostExit, machine: str = "", overtime: bool = False) -> None:
+    """Report how the verb ended, however long the storage takes: nothing else says so.
+
+    A task that Google Batch restarts after this exit code has not ended.
+    """
+    if "BATCH_TASK_INDEX" in os.environ and host_exit.code in (TRY_AGAIN, 130) and not overtime:
+        return
+    while True:
+        try:
+            return record.add_exit(attempt, host_exit, machine)
+        except TryAgain:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _wait_for_reports(record: Record, attempt: int, own: HostExit, hosts: int, until: float) -> None:
+    """Stay while other hosts still work: a machine that is switched off before them looks as if it was taken back.
+
+    Batch sees to its tasks itself. After a failure the other hosts end too, whatever this one does.
+    """
+    while "BATCH_TASK_INDEX" not in os.environ and own.code in (0, 130) and time.monotonic() < until:
+        with contextlib.suppress(TryAgain):  # the next look may have an answer
+            exits = record.exits(attempt)
+            if len(exits) >= hosts or any(each.code not in (0, 130) for each in exits):
+                return
+        time.sleep(SECONDS_AT_THE_END)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""TPU slices by the Cloud TPU API, v2: an attempt is one queued resource of one or several slices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tpullm.hardware import accelerators
+from tpullm.launch import google_api
+from tpullm.launch import job as jobs
+from tpullm.launch import job as settings
+from tpullm.launch.google_api import Collection, Request
+from tpullm.launch.job import RUN_LABEL, Job
+from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.system.errors import UserError
+
+QUEUED_RESOURCES = Collection("tpu_v2.TpuClient", "tpu.googleapis.com", "v2", "QueuedResource")
+# States of the API. A resource is CREATING and ACCEPTED before it is in the queue, and SUSPENDING before SUSPENDED.
+STATES = {
+    "CREATING": State.WAITING,
+    "ACCEPTED": State.WAITING,
+    "WAITING_FOR_RESOURCES": State.WAITING,
+    "PROVISIONING": State.PROVISIONING,
+    "ACTIVE": State.ACTIVE,
+    "SUSPENDING": State.PREEMPTED,
+    "SUSPENDED": State.PREEMPTED,
+    "FAILED": State.FAILED,
+    "DELETING": State.DELETING,
+}
+
+
+def check(job: Job) -> None:
+    """Refuse a job that can't run on TPU slices; `UserError` names the key."""
+    settings.require(job.config, "tpu-vm", "project", "zone", "accelerator")
+    if job.verb in jobs.SHARING:
+        raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
+    jobs.check_cloud(job)
+    jobs.check_mesh(job)
+
+
+def requests(job: Job, attempt: int) -> Sequence[Request]:
+    """One queued resource; the service creates its slices."""
+    body = _queued_resource(job, attempt)
+    return [QUEUED_RESOURCES.create_request(_parent(job), job.attempt_name(attempt), job.run, body)]
+
+
+def _parent(job: Job) -> str:
+    return f"projects/{job.config.project}/locations/{job.config.zone}"
+
+
+def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
+    config, name = job.config, job.attempt_name(attempt)
+    spec: dict[str, Any] = {"parent": _parent(job), "node": _node(job, attempt)}
+    if config.slices == 1:
+        spec["nodeId"] = name
+    else:
+        spec["multisliceParams"] = {"nodeCount": config.slices, "nodeIdPrefix": name}
+    # The API has no limit for the time that a slice exists: its machines switch themselves off (`startup.sh`). After
+    # this time in the queue nobody may expect the slice any more.
+    queueing = {"validUntilDuration": f"{config.max_seconds}s"}
+    resource: dict[str, Any] = {"tpu": {"nodeSpec": [spec]}, "queueingPolicy": queueing}
+    if config.provisioning == "spot":
+        resource["spot"] = {}
+    if config.provisioning == "reserved":
+        place = "" if "/" in config.reservation else f"{_parent(job)}/reservations/"
+        resource |= {"guaranteed": {}, "reservationName": f"{place}{config.reservation}"}
+    return resource
+
+
+def _node(job: Job, attempt: int) -> dict[str, Any]:
+    config = job.config
+    found = accelerators.find(config.accelerator)
+    network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
+    node: dict[str, Any] = {
+        "acceleratorType": config.accelerator,
+        "runtimeVersion": config.runtime_version or found.chip.cloud_tpu.runtime_version,
+        "networkConfig": {key: value for key, value in network.items() if value != ""},
+        "serviceAccount": {"email": config.service_account, "scope": job.scopes},
+        "labels": job.labels(attempt),
+        "metadata": metadata(job, attempt),
+    }
+    if not config.service_account:
+        del node["serviceAccount"]["email"]
+    return node
+
+
+def observe(job: Job) -> Sequence[Resource]:
+    """The queued resources of all attempts."""
+    return by_attempt(job, QUEUED_RESOURCES.list(_parent(job)), _resource)
+
+
+def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+    state = STATES[found.get("state", {}).get("state", "CREATING")]
+    error = found.get("state", {}).get("failedData", {}).get("error", {})
+    nodes = [spec.get("node", {}) for spec in found.get("tpu", {}).get("nodeSpec", [])]
+    return Resource(
+        name=found["name"],
+        attempt=attempt,
+        state=state,
+        run=nodes[0].get("labels", {}).get(RUN_LABEL, "") if nodes else "",
+        reason=error.get("message", ""),
+        permanent=state is State.FAILED and google_api.is_permanent(error.get("code", 0), error.get("message", "")),
+        dollars_an_hour=_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
+    )
+
+
+def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
+    """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
+    try:
+        return sum(accelerators.find(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
+    except (KeyError, UserError):
+        return None
+
+
+def create(job: Job, attempt: int) -> None:
+    """Create the queued resource, unless it exists already."""
+    for request in requests(job, attempt):
+        google_api.create(request)
+
+
+def delete(job: Job, resource: Resource) -> None:
+    """Delete the queued resource, with its slices (`force`)."""
+    QUEUED_RESOURCES.delete(resource.name, force=True)

@@ -1,0 +1,267 @@
+"""What to do next about a launch (`decide`, a pure function), and the loop that observes and acts.
+
+The loop keeps no state that matters: it may be killed, started elsewhere, or run twice at once. Each attempt has its
+own name, so two requests for it create one resource. Its outcome is noted before its machines are deleted.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tpullm.launch.job import Job
+from tpullm.launch.record import Attempt, Outcome, Record, clock
+from tpullm.launch.target import Resource, State, Target
+from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
+from tpullm.system.log import say
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the loop waits, in seconds.
+
+    Args:
+        poll: between two observations.
+        first_wait: before an attempt that follows one whose machines never started the verb; doubled each time.
+        longest_wait: upper bound of `first_wait` when doubled, and of the wait for a service that does not answer.
+        report: machines that have not reported after this long never will: their set-up is broken.
+    """
+
+    poll: float = 15.0
+    first_wait: float = 15.0
+    longest_wait: float = 600.0
+    report: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create the machines of an attempt, not before a time (seconds since 1970)."""
+
+    number: int
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """Note the outcome of an attempt."""
+
+    number: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class NoteActive:
+    """Note that the machines of an attempt are there."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete a resource."""
+
+    resource: Resource
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do yet, and the reason. `alive`: an attempt is waiting for machines or runs."""
+
+    reason: str
+    alive: bool = True
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The launch has ended, and nothing is left of it that costs."""
+
+    outcome: Outcome
+
+
+Action = Create | Conclude | NoteActive | Delete | Wait | Finish
+
+
+def decide(
+    attempts: Sequence[Attempt], resources: Sequence[Resource], hosts: int, most: int, pace: Pace, now: float
+) -> Action:
+    """What to do next.
+
+    Args:
+        attempts: of the record in the run directory.
+        resources: of this job that exist now.
+        hosts: number of hosts of an attempt.
+        most: number of attempts in a row that may lose their machines.
+        now: seconds since 1970.
+    """
+    last = attempts[-1] if attempts else None
+    for resource in resources:
+        old = last is None or resource.attempt < last.number or (resource.attempt == last.number and last.outcome)
+        if old and resource.state is not State.DELETING:
+            return Delete(resource)
+    if last is None:
+        return Create(1)
+    if last.outcome is None:
+        own = next((resource for resource in resources if resource.attempt == last.number), None)
+        return _decide_open(last, own, hosts, pace, now)
+    if resources:  # a resource that is being deleted may still count against the quota
+        return Wait(f"{resources[-1].name} is being deleted", alive=False)
+    if not last.outcome.retry:
+        return Finish(last.outcome)
+    lost = _lost_in_a_row(attempts)
+    if len(lost) > most:
+        reason = f"machines were lost {len(lost)} times, the last time: {last.outcome.reason}; launch again to resume"
+        return Conclude(last.number, Outcome(False, TRY_AGAIN, reason, now))
+    idle = next((number for number, attempt in enumerate(reversed(lost)) if attempt.starts), len(lost))
+    wait = min(pace.first_wait * 2 ** (idle - 1), pace.longest_wait) if idle else 0.0
+    return Create(last.number + 1, last.outcome.time + wait)
+
+
+def _lost_in_a_row(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts since the last one that was final."""
+    final = max((attempt.number for attempt in attempts if attempt.outcome and not attempt.outcome.retry), default=0)
+    return [attempt for attempt in attempts if attempt.number > final]
+
+
+def _decide_open(attempt: Attempt, resource: Resource | None, hosts: int, pace: Pace, now: float) -> Action:
+    """What to do about an attempt without an outcome."""
+    if outcome := _outcome(attempt, resource, hosts, now):
+        return Conclude(attempt.number, outcome)
+    if resource is None or resource.state is State.UNFINISHED:  # a watcher noted the attempt and was then killed
+        return Create(attempt.number)
+    if resource.state is not State.ACTIVE:
+        return Wait(resource.state.value)
+    if not attempt.active:
+        return NoteActive(attempt.number)
+    if not attempt.starts and now - attempt.active > pace.report:
+        reason = f"no machine reported within {pace.report / 60:.0f} minutes; may its service account use the bucket?"
+        return Conclude(attempt.number, Outcome(False, 2, reason, now))
+    return Wait("running" if attempt.starts else "being set up")
+
+
+def _outcome(attempt: Attempt, resource: Resource | None, hosts: int, now: float) -> Outcome | None:
+    """How an attempt ended, by its hosts' reports first, then by the state of its machines; None if it has not."""
+    by_code = {each.code: each for each in reversed(attempt.exits)}
+    faults = [each for each in attempt.exits if each.code not in (0, 2, TRY_AGAIN, 130)]
+    if 2 in by_code:
+        return Outcome(False, 2, by_code[2].line, now)
+    if faults:
+        return Outcome(False, faults[0].code, faults[0].line, now)
+    if len(attempt.exits) == hosts and set(by_code) == {0}:
+        return Outcome(False, 0, "finished", now)
+    if TRY_AGAIN in by_code or len(attempt.exits) == hosts:
+        cause = by_code.get(TRY_AGAIN, by_code.get(130))
+        return Outcome(True, TRY_AGAIN, cause.line, now)
+    had_machines = attempt.active or attempt.starts
+    if had_machines and (resource is None or resource.state is State.UNFINISHED):
+        return Outcome(True, TRY_AGAIN, "the machines are gone", now)
+    if resource and resource.state is State.PREEMPTED:
+        return Outcome(True, TRY_AGAIN, "the machines were taken back", now)
+    if resource and resource.state in (State.FAILED, State.DONE):
+        code = 2 if resource.permanent else TRY_AGAIN
+        return Outcome(not resource.permanent, code, f"the machines could not be made: {resource.reason}", now)
+    return None
+
+
+def follow(job: Job, target: Target, pace: Pace = Pace()) -> int:  # noqa: B008
+    """Watch a launch until it has ended and nothing is left that costs; the exit code of the verb.
+
+    Raises:
+        UserError: the verb ended with an error; its line and exit code are the verb's.
+        Interrupted: Ctrl-C; the run goes on.
+    """
+    record, said, wait = Record(job.folder), "", pace.poll
+    try:
+        while True:
+            try:
+                action = next_action(job, target, record, pace)
+                if isinstance(action, Finish):
+                    return _end(job, action.outcome)
+                if isinstance(action, Wait) and action.reason != said:
+                    say(f"{job.name}: {action.reason}")
+                    said = action.reason
+                time.sleep(perform(action, job, target, record, pace))
+                wait = pace.poll
+            except TryAgain as error:
+                say(f"{job.name}: {error}; trying again in {wait:.0f} s")
+                time.sleep(wait)
+                wait = min(2 * wait, pace.longest_wait)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{job.name}: no longer watched; the run goes on and costs. The same command watches it again"
+        ) from None
+
+
+def start(job: Job, target: Target, record: Record, pace: Pace = Pace()) -> bool:  # noqa: B008
+    """Act until an attempt waits for machines or runs: True. False: the run has finished already."""
+    while True:
+        action = with_retries(lambda: next_action(job, target, record, pace), pace)
+        if isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive):
+            return True
+        if isinstance(action, Finish):
+            _end(job, action.outcome)
+            return False
+        time.sleep(with_retries(lambda action=action: perform(action, job, target, record, pace), pace))
+
+
+def next_action(job: Job, target: Target, record: Record, pace: Pace) -> Action:
+    """Observe, and decide what to do next."""
+    resources = check_owner(job, target.observe(job))
+    return decide(record.attempts(), resources, job.hosts, job.config.max_preemptions, pace, clock())
+
+
+def check_owner(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:
+    """The same resources; `UserError` if one of them belongs to another run."""
+    for resource in resources:
+        if resource.run != job.run_hash:
+            raise UserError(f"name: {job.name} is used by another run ({resource.name}); choose another with --name")
+    return resources
+
+
+def perform(action: Action, job: Job, target: Target, record: Record, pace: Pace) -> float:
+    """Perform an action; the seconds to wait before the next observation."""
+    match action:
+        case Create(number, not_before):
+            if (early := not_before - clock()) > 0:
+                return min(early, pace.poll)
+            start_attempt(job, target, record, number)
+            return 0.0
+        case Conclude(number, outcome):
+            if outcome.retry:
+                say(f"{job.name}: attempt {number}: {outcome.reason}")
+            record.conclude(number, outcome)
+            return 0.0
+        case NoteActive(number):
+            record.saw_active(number)
+            return 0.0
+        case Delete(resource):
+            say(f"{job.name}: deleting {resource.name}")
+            target.delete(job, resource)
+    return pace.poll
+
+
+def start_attempt(job: Job, target: Target, record: Record, number: int) -> None:
+    """Note an attempt, then create its machines. The note finds machines whose request had no answer."""
+    say(f"{job.name}: attempt {number}: asking for machines")
+    record.begin(number, job.spec_path)
+    target.create(job, number)
+
+
+def _end(job: Job, outcome: Outcome) -> int:
+    if outcome.code == 0:
+        say(f"{job.name}: finished; nothing is left that costs")
+        return 0
+    error = UserError(f"{job.name}: {outcome.reason}")
+    error.code = outcome.code
+    raise error
+
+
+def with_retries(call: Callable[[], Result], pace: Pace = Pace(), tries: int = 5) -> Result:  # noqa: B008
+    """The result of a call that is repeated after `TryAgain`; the last try's `TryAgain` is raised."""
+    for number in range(tries - 1):
+        try:
+            return call()
+        except TryAgain:
+            time.sleep(min(2**number, pace.poll))
+    return call()

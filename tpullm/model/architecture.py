@@ -1,0 +1,209 @@
+"""A model as a function of a plain dict of parameters, and the shapes and axes of that dict.
+
+The number of parameters, and the FLOPs of a token.
+
+Which parameters an optimizer treats as matrices, and their input and output dimensions, by logical axes alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from tpullm.model import quantized
+from tpullm.model.adapter import NAME
+from tpullm.model.mesh import RULES, unstacked_axes
+from tpullm.model.transformer import Transformer
+from tpullm.recipe.schema import AdapterConfig, ModelConfig
+
+
+def parameter_count(shapes: dict) -> int:
+    """Number of parameters in a tree of arrays or shapes."""
+    import jax
+
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def matrix_parameters(config: ModelConfig) -> int:
+    """Parameters that multiply each token: the matrices of the blocks (chosen experts alone) and the output table."""
+    D, N, K, H, F = config.width, config.heads, config.kv_heads, config.head_width, config.mlp_width
+    mlp = (3 if config.gated else 2) * D * F
+    if config.experts:
+        mlp = (config.experts_per_token + config.shared_experts) * mlp + D * config.experts
+    block = 2 * D * N * H + 2 * D * K * H + mlp
+    return config.layers * block + config.vocabulary_size * D
+
+
+def training_flops_per_token(config: ModelConfig, sequence_length: int, frozen: bool = False) -> float:
+    """Floating-point operations of forward and backward for one token (PaLM, appendix B, causal attention halved).
+
+    6 per matrix parameter: 2 for each multiply-add, times 3 for the forward pass and the two gradients. Attention adds
+    `6 L T N H`, half of 12: a token attends to T/2 others on average.
+
+    Args:
+        frozen: matrices have no gradients, since adapters are trained beside them: 4 a parameter. What the adapters
+            compute is not counted.
+    """
+    attention = 6 * config.layers * sequence_length * config.heads * config.head_width
+    return (4 if frozen else 6) * matrix_parameters(config) + attention
+
+
+# Tables and the router: each token, position or expert has its own row, whose gradient comes from few tokens.
+TABLES = {"vocabulary", "position", "routes"}
+
+
+def is_matrix(axes: tuple[str, ...]) -> bool:
+    """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
+    return bool({"embed", "rank"} & set(axes)) and len(unstacked_axes(axes)) > 1
+
+
+def is_second_of_adapter(axes: tuple[str, ...]) -> bool:
+    """Whether it is the second matrix of a low-rank adapter, `[R, *outputs]`."""
+    return unstacked_axes(axes)[0] == "rank"
+
+
+def is_hidden(axes: tuple[str, ...]) -> bool:
+    """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), not a table or router."""
+    return is_matrix(axes) and not TABLES & set(unstacked_axes(axes))
+
+
+def own(axes: tuple[str, ...]) -> tuple[int, ...]:
+    """The dimensions of one parameter; those that stack layers and experts come before them."""
+    return tuple(range(len(axes) - len(unstacked_axes(axes)), len(axes)))
+
+
+def sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The input dimensions and the output dimensions of a matrix; together they are `own`.
+
+    `embed` is one side and all others are the other side: `("layers", "embed", "heads", "head")` is, for each layer,
+    a matrix of `embed` inputs and `heads * head` outputs. In a matrix of an adapter `rank` is one side.
+    """
+    dimensions = own(axes)
+    if axes[dimensions[0]] in ("embed", "rank"):
+        return dimensions[:1], dimensions[1:]
+    if axes[dimensions[-1]] == "rank":
+        return dimensions[:-1], dimensions[-1:]
+    assert axes[dimensions[-1]] == "embed", f"{axes}: `embed` stands between others"
+    return dimensions[:-1], dimensions[-1:]
+
+
+Tree = Any
+
+
+class Architecture:
+    """The model of a `ModelConfig` as a function of a plain dict of parameters, and the shapes in that dict.
+
+    Two of the same config are equal, so a program that is compiled for one is reused for the other. With an adapter,
+    its parameters are in the dict too, and they alone are trained.
+
+    Attributes:
+        shapes: tree of `jax.ShapeDtypeStruct`.
+        axes: tree of logical axes, of the same structure; stacked parameters have `layers` first.
+    """
+
+    def __init__(self, config: ModelConfig, adapter: AdapterConfig | None = None):
+        self.config, self.adapter = config, adapter if adapter and adapter.rank else None
+        model = jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter))
+        self._graph, state = nnx.split(model)
+        self.shapes = _plain(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
+        self.axes = _plain(state, _axes)
+        self._state = state
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and (self.config, self.adapter) == (other.config, other.adapter)
+
+    def __hash__(self) -> int:
+        return hash((self.config, self.adapter))
+
+    def trained(self, tree: Tree) -> Tree:
+        """Of a tree of parameters, the part that is trained: all of it, or the adapters."""
+        return tree if self.adapter is None else _part(tree, lambda path: NAME in path)
+
+    def frozen(self, tree: Tree) -> Tree:
+        """The other part."""
+        return {} if self.adapter is None else _part(tree, lambda path: NAME not in path)
+
+    def whole(self, trained: Tree, frozen: Tree) -> Tree:
+        """A tree from its two parts."""
+        return _nested(flatten(trained) | flatten(frozen)) if frozen else trained
+
+    def model(self, params: Tree) -> Transformer:
+        """The Transformer with these parameters."""
+        flat = dict(nnx.to_flat_state(self._state))
+        values = flatten(params)
+        state = nnx.from_flat_state({path: variable.replace(values[path]) for path, variable in flat.items()})
+        return nnx.merge(self._graph, state)
+
+    def init(self, key: jax.Array) -> Tree:
+        """Fresh parameters, float32."""
+        model = Transformer(self.config, nnx.Rngs(key), self.adapter)
+        return _plain(nnx.split(model)[1], lambda variable: variable[...])
+
+    def shardings(self, mesh: Mesh) -> Tree:
+        """The sharding of every parameter on `mesh`."""
+        return jax.tree.map(
+            lambda axes: NamedSharding(mesh, RULES.spec(*axes)), self.axes, is_leaf=lambda node: isinstance(node, tuple)
+        )
+
+    def placed(self, mesh: Mesh, matrices: jnp.dtype | None = None) -> Tree:
+        """Shape, type and sharding of every parameter on `mesh`: the target of restoring a checkpoint.
+
+        Args:
+            matrices: the type of matrices and tables, if not that of a training. A step casts them to the type of its
+                matmuls anyway, so in that type they are frozen without a change of any bit. A router is multiplied in
+                float32, so it keeps its type.
+        """
+
+        def place(leaf, sharding, axes):
+            cast = matrices is not None and {"embed", "rank"} & set(axes) and not {"routes"} & set(axes)
+            cast = cast and len(unstacked_axes(axes)) > 1
+            return jax.ShapeDtypeStruct(leaf.shape, matrices if cast else leaf.dtype, sharding=sharding)
+
+        return jax.tree.map(place, self.shapes, self.shardings(mesh), self.axes)
+
+    def at_rest(self, mesh: Mesh, dtype: jnp.dtype) -> Tree:
+        """The same in a training: beside an adapter, matrices are in the type of the matmuls, or quantized.
+
+        Args:
+            dtype: of the matmuls.
+        """
+        if self.adapter is None:
+            return self.placed(mesh)
+        return quantized.targets(self.placed(mesh, dtype), self.adapter.quantize_base)
+
+
+def _axes(variable: nnx.Param) -> tuple[str, ...]:
+    axes = variable.get_metadata()["logical_axes"]
+    stacked = len(variable.shape) - len(axes)
+    return ("layers",) * stacked + tuple(axes)
+
+
+def _plain(state: nnx.State, leaf) -> Tree:
+    """A nested dict from an NNX state."""
+    return _nested({path: leaf(variable) for path, variable in nnx.to_flat_state(state)})
+
+
+def _part(tree: Tree, wanted: Callable[[tuple[str, ...]], bool]) -> Tree:
+    return _nested({path: leaf for path, leaf in flatten(tree).items() if wanted(path)})
+
+
+def _nested(flat: dict[tuple[str, ...], Any]) -> Tree:
+    tree: dict = {}
+    for path, value in flat.items():
+        node = tree
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+        node[path[-1]] = value
+    return tree
+
+
+def flatten(tree: dict, prefix: tuple = ()) -> dict:
+    """The leaves of a nested dict by their path."""
+    flat = {}
+    for name, value in tree.items():
+        flat |= flatten(value, (*prefix, name)) if isinstance(value, dict) else {(*prefix, name): value}
+    return flat

@@ -1,0 +1,161 @@
+"""Messages between hosts beside the devices: one TCP connection of each host to host 0, with lines of JSON.
+
+Every host sends heartbeats, so that all learn of a host that is gone: a killed process closes its connection at once, a
+machine without power or network sends nothing. So does one that is paused for a minute, while it is moved to other
+hardware, say: it is named after 30 s, and waited for. JAX's coordination service has heartbeats too, but it does not
+notice a killed host at once, and it aborts the other hosts in C++ instead of ending them with one line and a code.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from tpullm.system import log
+from tpullm.system.cluster.connection import Connection, Message
+from tpullm.system.errors import TRY_AGAIN, HostFailed
+
+SECONDS_BETWEEN_BEATS = 2.0
+SECONDS_TO_WARN = 30.0  # of silence; 8 processes on two cores sent heartbeats up to 3 s late
+SECONDS_SILENT = 150.0  # then a host is gone
+SECONDS_TO_UNWIND = 5.0  # for the main thread after another host failed; it may be stuck in a collective
+
+RESUME = "the same command on all hosts resumes from the last checkpoint"
+
+
+class Channel:
+    """This host's connections: host 0 to every other one, any other one to host 0.
+
+    Attributes:
+        index: this host.
+        names: the host names, by index.
+        handlers: functions of the sender and the message, by the `kind` of the message; called in a thread per peer.
+        failure: set when another host failed.
+        changed: notified whenever something arrived that `wait` may wait for.
+        status: what each heartbeat of this host says.
+    """
+
+    def __init__(self, index: int, names: list[str], peers: dict[int, Connection]):
+        self.index, self.names, self._peers = index, names, peers
+        self.handlers: dict[str, Callable[[int, Message], None]] = {
+            "beat": lambda sender, message: None,
+            "leaves": lambda sender, message: self._left.add(sender),
+            "ends": lambda sender, message: self._end(message, sender),
+        }
+        self._left: set[int] = set()
+        self._closing = threading.Event()
+        self.failure: HostFailed | None = None
+        self.changed = threading.Condition()
+        self.status: Callable[[], Message] = dict
+        listening = [threading.Thread(target=self._listen, args=(peer,), daemon=True) for peer in peers]
+        self.threads = [*listening, threading.Thread(target=self._beat, daemon=True)]
+
+    def start(self) -> None:
+        """Start the threads that receive messages and send heartbeats. They end when all hosts have left."""
+        for thread in self.threads:
+            thread.start()
+
+    def send(self, host: int, message: Message) -> None:
+        """Send to host 0, or from host 0 to any host; a message to this host itself is handled at once."""
+        if host == self.index:
+            return self.handlers[message["kind"]](host, message)
+        with contextlib.suppress(OSError):  # `_listen` notices a host that is gone
+            self._peers[host].send(message)
+
+    def broadcast(self, message: Message) -> None:
+        """Send from host 0 to every host, last to itself: what it does then can't delay the others' messages."""
+        for host in [*self._peers, self.index]:
+            self.send(host, message)
+
+    def _tell(self, message: Message, but: int | None = None) -> None:
+        for peer in self._peers:
+            if peer != but:
+                self.send(peer, message)
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready()`; `HostFailed` if another host failed meanwhile. Ctrl-C interrupts."""
+        with self.changed:
+            while not ready():
+                if self.failure:
+                    raise self.failure
+                self.changed.wait(1.0)
+
+    def fail(self, message: str, code: int) -> None:
+        """Tell the other hosts that this one ends with an error."""
+        self._closing.set()
+        self._tell({"kind": "ends", "host": self.index, "message": message, "code": code})
+
+    def leave(self) -> None:
+        """Tell the other hosts that this one is finished, so a closed connection is no failure."""
+        self._closing.set()
+        self._tell({"kind": "leaves"})
+        for connection in self._peers.values():
+            connection.leave()
+
+    def called(self, host: int) -> str:
+        """A host in words."""
+        return f"host {host} ({self.names[host]})"
+
+    def lost(self, host: int) -> None:
+        """Another host is gone: end all others, unless that host or this one is finished."""
+        if host not in self._left:
+            line = f"{self.called(host)} stopped answering; {RESUME}"
+            self._end({"kind": "ends", "host": host, "message": line, "code": TRY_AGAIN}, host)
+
+    def end(self, host: int, line: str, code: int = TRY_AGAIN) -> None:
+        """End all hosts because of what one of them did; the line begins with its name."""
+        self._end({"kind": "ends", "host": host, "message": line, "code": code}, self.index)
+
+    def _end(self, message: Message, sender: int) -> None:
+        """Another host failed: raise that in the main thread; end the process if the main thread does not get there."""
+        host, text, code = message["host"], message["message"], message["code"]
+        if host not in range(len(self.names)) or not isinstance(text, str) or type(code) is not int:
+            raise ValueError("an end without host, message and code")
+        line = text if text.startswith(self.called(host)) else f"{self.called(host)}: {text}"
+        with self.changed:
+            if self.failure or self._closing.is_set():
+                return
+            self._tell(message, but=sender)
+            if code == TRY_AGAIN:  # at once: the main thread's collective can't finish, and JAX will abort
+                end_process(line, code)
+            self.failure = HostFailed(line, code)
+            self.changed.notify_all()
+        if not self._closing.wait(SECONDS_TO_UNWIND):
+            end_process(line, code)
+
+    def _listen(self, peer: int) -> None:
+        while True:
+            try:
+                message = self._receive(peer)
+            except OSError:
+                return self.lost(peer)
+            except ValueError as error:
+                return self.end(peer, f"{self.called(peer)} sent {error}; {RESUME}")
+            try:
+                self.handlers[message["kind"]](peer, message)
+            except Exception as error:  # whatever a message holds: no host waits for one that nobody hears
+                problem = f"a message that can't be used ({type(error).__name__}: {error})"
+                return self.end(peer, f"{self.called(peer)} sent {problem}; report this", code=1)
+
+    def _receive(self, peer: int) -> Message:
+        """The next message; names a host from which none comes, and waits for it. `OSError` if it is gone."""
+        try:
+            return self._peers[peer].receive(SECONDS_TO_WARN)
+        except TimeoutError:
+            log.warn(f"{self.called(peer)} has not answered for {SECONDS_TO_WARN:.0f} s; all hosts wait for it")
+            return self._peers[peer].receive(SECONDS_SILENT - SECONDS_TO_WARN)
+
+    def _beat(self) -> None:
+        while not self._closing.wait(SECONDS_BETWEEN_BEATS):
+            self._tell({"kind": "beat", **self.status()})
+
+
+def end_process(line: str, code: int) -> None:
+    """Exit with one last line, without the exit handlers, which would wait for hosts that are gone."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(2), "w", errors="backslashreplace") as stderr:
+        # XLA's threads notice a host that is gone at the same moment: what they say would be last, after the line.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        log.last_words(line, stderr)
+    os._exit(code)

@@ -1,0 +1,339 @@
+"""How the hosts meet: each connects to host 0, which answers with the names of all when all are there.
+
+    a host    {"index", "count", "name", "number"}
+    host 0    {"number"}
+    a host    {"proof"}                                 of its first line and of both numbers
+    host 0    {"answer", "proof"}                       when all are there; the proof is also of the answer
+
+Anybody can connect to host 0. It reads all connections at once, each for at most `SECONDS_TO_SPEAK`, and drops whoever
+says anything else or has another secret. Without a secret, whoever says the above is a host. Then the first who says an
+index has it while it is connected, and a contradiction ends nothing before the time is over: it may be a stranger's.
+
+The secret that the hosts of one training share, and how they prove to each other that they have it.
+
+The secret itself is never sent. Each side sends a random number, and the other answers with an HMAC over it.
+"""
+
+import contextlib
+import hmac
+import json
+import random
+import secrets
+import selectors
+import socket
+import time
+from collections.abc import MutableMapping
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
+
+from tpullm.system.cluster.channel import Channel
+from tpullm.system.cluster.connection import MOST_BYTES, Connection, Message
+from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
+from tpullm.system.log import warn
+
+VARIABLE = "TPULLM_HOSTS_SECRET"  # not a flag: every user of a machine sees the flags of all processes
+FEWEST_CHARACTERS = 16  # whoever hears one handshake can try short secrets at leisure
+
+
+def make() -> str:
+    """A new secret, for `VARIABLE`."""
+    return secrets.token_hex(32)
+
+
+def take(environment: MutableMapping[str, str]) -> bytes:
+    """The secret of this process, and remove it: what it starts need not know. Empty if there is none.
+
+    Raises:
+        UserError: it is too short.
+    """
+    secret = environment.pop(VARIABLE, "")
+    if 0 < len(secret) < FEWEST_CHARACTERS:
+        raise UserError(f"{VARIABLE}: is shorter than {FEWEST_CHARACTERS} characters, so it can be guessed; use more")
+    return secret.encode()
+
+
+def number() -> str:
+    """A random number that nobody has used before."""
+    return secrets.token_hex(16)
+
+
+def prove(secret: bytes, *facts: Any) -> str:
+    """The proof that whoever says `facts` (JSON) has the secret; without a secret an empty text."""
+    return hmac.new(secret, json.dumps(facts, sort_keys=True).encode(), "sha256").hexdigest() if secret else ""
+
+
+def proves(given: Any, secret: bytes, *facts: Any) -> bool:
+    """Whether `given`, which may be anything, is the `proof` of the facts."""
+    return isinstance(given, str) and hmac.compare_digest(
+        given.encode(errors="replace"), prove(secret, *facts).encode()
+    )
+
+
+SECONDS_TO_SPEAK = 10.0  # for both lines of a host, which it sends at once
+MOST_BYTES_TO_SPEAK = 4096
+MOST_SPEAKING = 256  # connections that have not proven anything; one more ends the oldest of them
+MOST_LINES = 10  # of warnings about strangers
+LONGEST_NAME = 255  # of a machine
+
+
+def free_port() -> int:
+    """A free TCP port, to be bound right away.
+
+    Not one that the system would choose: in about one of a thousand starts on a busy machine the system gave such a
+    port to another process in the meantime.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise UserError("hosts: no port between 20,000 and 32,000 is free; stop what listens on them")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a host says first: its index, how many hosts it counts, its name, and a random number."""
+
+    index: int
+    count: int
+    name: str
+    number: str
+
+    @classmethod
+    def of(cls, message: Message) -> "Hello":
+        """Read a message of anybody; `ValueError` if it is none of a host."""
+        hello = cls(*(message.get(name) for name in ("index", "count", "name", "number")))
+        numbers = all(type(each) is int and 0 <= each < 1 << 31 for each in (hello.index, hello.count))
+        texts = all(isinstance(each, str) and len(each) <= LONGEST_NAME for each in (hello.name, hello.number))
+        if not (numbers and texts and hello.name.isprintable()):
+            raise ValueError("not what a host says")
+        return hello
+
+
+@dataclass(eq=False)
+class _Guest:
+    """A connection to host 0."""
+
+    connection: Connection
+    address: str
+    until: float
+    number: str = field(default_factory=number)
+    hello: Hello | None = None
+
+
+class _Reception:
+    """Host 0's open port. `hosts` are the connections that may be hosts, in the order in which they proved it."""
+
+    def __init__(self, server: socket.socket, own_secret: bytes):
+        self._server, self._secret, self._lines = server, own_secret, 0
+        self._server.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(server, selectors.EVENT_READ)
+        self._speaking: list[_Guest] = []
+        self.hosts: list[_Guest] = []
+        self.refused = 0  # connections without the secret
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether all `hosts` have proved that they know a secret, so none is a stranger."""
+        return bool(self._secret)
+
+    def look(self, seconds: float) -> None:
+        """Read what arrives within `seconds`, and drop who said nothing for too long."""
+        for key, _ in self._selector.select(seconds):
+            if key.data is None:
+                self._accept()
+            elif key.data in self._speaking or key.data in self.hosts:  # else dropped since the line above
+                self._hear(key.data)
+        for guest in [guest for guest in self._speaking if time.monotonic() > guest.until]:
+            self.drop(guest)
+
+    def _accept(self) -> None:
+        try:
+            peer, address = self._server.accept()
+        except BlockingIOError:  # it is gone again
+            return
+        except OSError:  # this process has too many open files, say
+            if self._speaking:
+                self.drop(self._speaking[0])
+            return
+        guest = _Guest(Connection(peer, MOST_BYTES_TO_SPEAK), address[0], time.monotonic() + SECONDS_TO_SPEAK)
+        self._selector.register(guest.connection, selectors.EVENT_READ, guest)
+        self._speaking.append(guest)
+        if len(self._speaking) > MOST_SPEAKING:
+            self.drop(self._speaking[0])
+
+    def _hear(self, guest: _Guest) -> None:
+        try:
+            message = guest.connection.look()
+            if message is not None:
+                self._answer(guest, message)
+        except (OSError, ValueError):
+            self.drop(guest)
+
+    def _answer(self, guest: _Guest, message: Message) -> None:
+        if guest in self.hosts or guest.connection.has_more():
+            raise ValueError("says more than it was asked")
+        if guest.hello is None:
+            guest.hello = Hello.of(message)
+            guest.connection.send({"number": guest.number})
+        elif proves(message.get("proof"), self._secret, "host", *astuple(guest.hello), guest.number):
+            self._speaking.remove(guest)
+            self.hosts.append(guest)
+        else:
+            self._refuse(guest)
+
+    def _refuse(self, guest: _Guest) -> None:
+        """A connection without the secret: a stranger, or a host that was started with another one."""
+        self.refused += 1
+        self.warn(f"hosts: {guest.address} says it is host {guest.hello.index}, without the secret; dropped")
+        self.answer(guest, {"refused": f"host 0 has another {VARIABLE}; start all hosts with the same"})
+        self.drop(guest)
+
+    def answer(self, guest: _Guest, answer: Message) -> None:
+        """The last message to a guest; one that is gone by now is noticed later."""
+        proof = prove(self._secret, "host 0", *astuple(guest.hello), guest.number, answer)
+        with contextlib.suppress(OSError):
+            guest.connection.send({"answer": answer, "proof": proof})
+
+    def warn(self, line: str) -> None:
+        """Warn about a guest, unless others were warned about often."""
+        self._lines += 1
+        if self._lines <= MOST_LINES:
+            warn(line)
+
+    def refuse_all(self, error: UserError) -> UserError:
+        """Tell all hosts why there is no training, and return that."""
+        for guest in self.hosts:
+            self.answer(guest, {"refused": str(error), "code": error.code})
+        return error
+
+    def drop(self, guest: _Guest) -> None:
+        """End a connection."""
+        self._selector.unregister(guest.connection)
+        (self.hosts if guest in self.hosts else self._speaking).remove(guest)
+        guest.connection.close()
+
+    def close(self) -> None:
+        """End all connections that are no hosts'."""
+        for guest in list(self._speaking):
+            self.drop(guest)
+        self._selector.close()
+
+
+def receive(
+    port: int, count: int, name: str, seconds: float, notice: Message, own_secret: bytes = b"", address: str = ""
+) -> Channel:
+    """Host 0: wait until all other hosts are connected, then send them the names of all and `notice`.
+
+    Args:
+        own_secret: see `secret.take`; empty is none.
+        address: of this machine, to listen on; empty is all.
+
+    Raises:
+        UserError: the port can't be used, or two hosts contradict each other.
+        TryAgain: hosts are missing after `seconds`.
+    """
+    try:
+        server = socket.create_server((address, port), backlog=count + MOST_SPEAKING)
+    except OSError as error:
+        raise UserError(f"hosts.coordinator: port {port} can't be used ({error.strerror}); choose another") from None
+    with server, contextlib.closing(_Reception(server, own_secret)) as reception:
+        members = _wait_for_all(reception, count, name, seconds)
+        names = [name, *(members[host].hello.name for host in range(1, count))]
+        for guest in members.values():
+            reception.answer(guest, {"names": names, **notice})
+            guest.connection.most_bytes = MOST_BYTES
+    return Channel(0, names, {host: guest.connection for host, guest in members.items()})
+
+
+def _wait_for_all(reception: _Reception, count: int, name: str, seconds: float) -> dict[int, _Guest]:
+    """The other hosts, by index. Those that contradict them are refused."""
+    until, warned = time.monotonic() + seconds, set()
+    while True:
+        members = _members(reception.hosts, count)
+        names = {0: name} | {host: guest.hello.name for host, guest in members.items()}
+        others = [guest for guest in reception.hosts if guest not in members.values()]
+        wrong = {guest: _contradiction(guest.hello, count, names) for guest in others}
+        if len(members) == count - 1 and not (wrong and reception.has_secret):
+            for guest, problem in wrong.items():
+                reception.answer(guest, {"refused": problem})
+            return members
+        late = time.monotonic() > until
+        if wrong and (late or reception.has_secret):
+            raise reception.refuse_all(UserError(wrong[others[0]]))
+        if late:
+            # A machine may have been taken back before it came this far, so another start may have them all.
+            raise reception.refuse_all(TryAgain(_missing(members, count, seconds, reception.refused)))
+        for problem in set(wrong.values()) - warned:
+            warned.add(problem)
+            reception.warn(f"{problem} (it may be a stranger, so this host still waits for the others)")
+        for guest in others[count:]:
+            reception.drop(guest)
+        reception.look(min(0.5, max(0.0, until - time.monotonic())))
+
+
+def _members(guests: list[_Guest], count: int) -> dict[int, _Guest]:
+    """The hosts among the guests by index: of those that say the same index, the first."""
+    members: dict[int, _Guest] = {}
+    for guest in guests:
+        if guest.hello.count == count and 0 < guest.hello.index < count:
+            members.setdefault(guest.hello.index, guest)
+    return members
+
+
+def _contradiction(hello: Hello, count: int, names: dict[int, str]) -> str:
+    told = f"hosts: {hello.name} says it is index {hello.index} of {hello.count}"
+    same = hello.count == count and hello.index in names
+    why = f"which {names[hello.index]} is already" if same else f"and host 0 counts {count}"
+    return f"{told}, {why}; correct the settings"
+
+
+def _missing(members: dict[int, _Guest], count: int, seconds: float, refused: int) -> str:
+    missing = ", ".join(str(host) for host in range(1, count) if host not in members)
+    strangers = f" ({refused} without the secret were dropped)" if refused else ""
+    return f"no answer from host(s) {missing} of {count} in {seconds:.0f} s{strangers}; start them all"
+
+
+def connect(
+    host: str, port: int, index: int, count: int, name: str, seconds: float, own_secret: bytes = b""
+) -> tuple[Channel, Message]:
+    """Any other host: connect to host 0; the channel, and the answer with the notice of `receive`.
+
+    Raises:
+        UserError: host 0 refuses, or has another secret.
+        TryAgain: host 0 does not answer within `seconds`, or misses other hosts.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        hello = Hello(index, count, name, number())
+        try:
+            peer = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
+            connection, answer = _introduce(peer, hello, own_secret, until)
+            break
+        except (OSError, ValueError) as error:
+            if time.monotonic() > until - 1:
+                raise TryAgain(
+                    f"hosts.coordinator: no answer from host 0 at {host}:{port} in {seconds:.0f} s ({error}); "
+                    "start all hosts, and give all the address of host 0"
+                ) from None
+            time.sleep(0.2)
+    if "refused" in answer:
+        raise (TryAgain if answer.get("code") == TRY_AGAIN else UserError)(str(answer["refused"]))
+    return Channel(index, answer["names"], {0: connection}), answer
+
+
+def _introduce(peer: socket.socket, hello: Hello, own_secret: bytes, until: float) -> tuple[Connection, Message]:
+    """Say who this host is and wait for the answer; `OSError` or `ValueError` if the other end is not host 0."""
+    with contextlib.ExitStack() as unless_answered:
+        connection = Connection(peer, MOST_BYTES * hello.count)
+        unless_answered.callback(connection.close)
+        connection.send(asdict(hello))
+        number = connection.receive(SECONDS_TO_SPEAK).get("number")
+        connection.send({"proof": prove(own_secret, "host", *astuple(hello), number)})
+        last = connection.receive(max(1.0, until - time.monotonic()))
+        answer = last.get("answer")
+        if not isinstance(answer, dict):
+            raise ValueError("not what host 0 says")
+        if not proves(last.get("proof"), own_secret, "host 0", *astuple(hello), number, answer):
+            raise UserError(f"hosts: host 0 has another {VARIABLE} than host {hello.index}; set the same on all")
+        unless_answered.pop_all()
+    return connection, answer

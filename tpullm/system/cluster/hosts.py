@@ -1,0 +1,203 @@
+"""What the hosts of one training do together: wait for each other, exchange values, refuse to differ, fail.
+
+One process alone is one host, and then nothing here waits. With several hosts, host 0 writes files and log lines; the
+others read a file after a `barrier`. `jax.experimental.multihost_utils` would need arrays of one shape and a running
+JAX, and a host that fails would leave the others in a collective.
+
+What host 0 tells the others in its own time: they wait for it as long as nothing comes, and it waits for nobody.
+"""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tpullm.system.cluster import channel
+from tpullm.system.cluster.channel import Channel, Message
+from tpullm.system.cluster.connection import MOST_BYTES
+from tpullm.system.errors import UserError
+
+_PIECE = MOST_BYTES // 8  # characters, which may become several bytes each
+
+
+class FromFirst:
+    """Values (JSON) of any length, in the order in which host 0 tells them.
+
+    Args:
+        name: what they are about; another one for each `FromFirst`.
+        channel: to the other hosts. All hosts must have made their `FromFirst` before host 0 tells anything.
+    """
+
+    def __init__(self, name: str, channel: Channel):
+        self._kind, self._channel = f"told {name}", channel
+        self._pieces: list[str] = []
+        self._whole: deque[str] = deque()
+        channel.handlers[self._kind] = self._arrive
+
+    def tell(self, value: Any) -> None:
+        """On host 0: tell the others."""
+        text = json.dumps(value)
+        for start in range(0, len(text), _PIECE):
+            message = {"kind": self._kind, "text": text[start : start + _PIECE], "ends": start + _PIECE >= len(text)}
+            self._channel.broadcast(message)
+
+    def next(self) -> Any:
+        """On the others: the next value, as soon as it is there.
+
+        Raises:
+            HostFailed: another host failed.
+        """
+        self._channel.wait(lambda: self._whole)
+        return json.loads(self._whole.popleft())
+
+    def _arrive(self, sender: int, message: Message) -> None:
+        if sender or not isinstance(message["text"], str):
+            raise ValueError("no words of host 0")
+        if self._channel.index == 0:
+            return
+        with self._channel.changed:
+            self._pieces.append(message["text"])
+            if message["ends"]:
+                self._whole.append("".join(self._pieces))
+                self._pieces = []
+                self._channel.changed.notify_all()
+
+
+_channel: Channel | None = None
+_turn = 0  # how many times this host has gathered
+_complete = 0  # on host 0: how many times all hosts have
+_arrived: dict[int, tuple[str, Any]] = {}  # on host 0: name and value of the turn that is not complete, by host
+_gathered: dict[int, list[Any]] = {}  # by turn
+
+
+def use(connected: Channel) -> None:
+    """Make this process one of several hosts."""
+    global _channel
+    _channel = connected
+    _channel.handlers |= {"gather": _collect, "gathered": _receive}
+    _channel.start()
+
+
+def index() -> int:
+    """Which host this is."""
+    return _channel.index if _channel else 0
+
+
+def count() -> int:
+    """How many hosts there are."""
+    return len(_channel.names) if _channel else 1
+
+
+def is_first() -> bool:
+    """Whether this host writes files and log lines."""
+    return index() == 0
+
+
+def connection() -> Channel | None:
+    """The channel to the other hosts; None if there are none."""
+    return _channel
+
+
+def gather(name: str, value: Any) -> list[Any]:
+    """The values (JSON) of all hosts, by index; waits for all hosts. `name` must be the same on all.
+
+    Raises:
+        HostFailed: another host failed.
+    """
+    global _turn
+    if _channel is None:
+        return [value]
+    _turn += 1
+    turn = _turn
+    _channel.send(0, {"kind": "gather", "turn": turn, "name": name, "value": value})
+    _channel.wait(lambda: turn in _gathered)
+    return _gathered.pop(turn)
+
+
+def _collect(sender: int, message: channel.Message) -> None:
+    """On host 0: when the values of all hosts have arrived, send them to all."""
+    global _complete
+    with _channel.changed:
+        if message["turn"] != _complete + 1:  # a host waits for its turn to be complete before the next
+            raise ValueError(f"turn {message['turn']} before turn {_complete + 1}")
+        _arrived[sender] = (message["name"], message["value"])
+        if len(_arrived) < count():
+            return
+        names, values = zip(*(_arrived[host] for host in range(count())), strict=True)
+        _arrived.clear()
+        _complete += 1
+    if len(set(names)) > 1:
+        fail(f"the hosts wait for different things: {', '.join(sorted(set(names)))}; report this", 1)
+    _channel.broadcast({"kind": "gathered", "turn": message["turn"], "values": list(values)})
+
+
+def _receive(sender: int, message: channel.Message) -> None:
+    with _channel.changed:
+        _gathered[message["turn"]] = message["values"]
+        _channel.changed.notify_all()
+
+
+def wait_for(event: threading.Event) -> None:
+    """Wait for what happens on this host alone.
+
+    Raises:
+        HostFailed: another host failed meanwhile.
+    """
+    while not event.wait(None if _channel is None else 1.0):
+        if _channel.failure:
+            raise _channel.failure
+
+
+def barrier(name: str) -> None:
+    """Wait until all hosts are here."""
+    gather(name, None)
+
+
+def on_first(name: str, work: Callable, *arguments: Any) -> None:
+    """Call `work` on host 0; the other hosts wait until it is done."""
+    if is_first():
+        work(*arguments)
+    barrier(name)
+
+
+def broadcast(name: str, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns on host 0 (JSON), on every host: for decisions that must be the same on all."""
+    return gather(name, ask() if is_first() else None)[0]
+
+
+def agree(what: str, value: Mapping[str, Any]) -> None:
+    """Raise `UserError` if a host has another value; the line names the first key in which it differs."""
+    everywhere = gather(what, _flat(value))
+    for host, other in enumerate(everywhere):
+        differing = [key for key in everywhere[0] | other if everywhere[0].get(key) != other.get(key)]
+        if differing:
+            key, names = differing[0], _channel.names
+            raise UserError(
+                f"{what}: host {host} ({names[host]}) has {key} {other.get(key)!r}, "
+                f"host 0 ({names[0]}) has {everywhere[0].get(key)!r}; start all hosts with the same"
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested dicts and lists, with values as JSON returns them."""
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+    found: dict[str, Any] = {}
+    for key, item in pairs:
+        nested = isinstance(item, Mapping | list | tuple) and len(item) > 0
+        found |= _flat(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item if item != () else []}
+    return found
+
+
+def fail(message: str, code: int) -> None:
+    """At the end of a command that failed: tell the other hosts, and exit without waiting for them."""
+    if _channel is not None:
+        _channel.fail(message, code)
+        channel.end_process(message, code)
+
+
+def wait_for_cause(error: BaseException) -> None:
+    """After a collective failed: give the channel time to report the host that is gone, which is then the cause."""
+    if _channel is not None and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+        time.sleep(channel.SECONDS_TO_WARN + channel.SECONDS_BETWEEN_BEATS)

@@ -1,0 +1,287 @@
+"""Does the training of every host make progress? A host that hangs is named, and the run ends; a slow one is named.
+
+The training loop says what its thread does: `with watchdog.of("data")`, and `watchdog.at(step)` after each step. A
+thread of each host counts the seconds since it last said something. The heartbeats carry that to host 0. When one host
+hangs, all hosts do soon, since each waits for the others in a collective. After the recipe's patience the host that is
+behind is named as the cause. Every host writes the stacks of all its threads, and all end with exit code 75.
+
+Nothing counts before all hosts have ended their first step, except waiting for data: a step compiles first. Seconds in
+which the whole process was stopped do not count. A thread of C++ that never gives back Python's lock stops the
+heartbeats too; such a host is gone after `channel.SECONDS_SILENT`.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tpullm.system import log, storage
+from tpullm.system.cluster import channel as channels
+from tpullm.system.cluster.channel import Channel, Message
+from tpullm.system.errors import TRY_AGAIN
+
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_FOR_STACKS = 15.0  # after which a host is named without its stack, and a file of stacks is given up
+SECONDS_BETWEEN_COMPARISONS = 60.0
+SECONDS_BETWEEN_WARNINGS = 600.0
+LEAST_COST = 0.1  # of a step, for a warning about a slow host
+
+# In the order in which a step goes through them, with the words for people. `start` is not watched.
+PHASES = {
+    "start": "compiling",
+    "data": "waiting for data",
+    "step": "in a step",
+    "evaluate": "evaluating",
+    "save": "saving",
+}
+PACKAGE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a host's heartbeat says of its training.
+
+    Args:
+        step: that it ended last.
+        phase: what its thread does now, a key of `PHASES`.
+        idle_seconds: since the thread said something.
+        data_seconds: that it has waited for data.
+    """
+
+    step: int
+    phase: str
+    idle_seconds: float
+    data_seconds: float
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> "Progress":
+        """Read what another host says; `ValueError` or `KeyError` if it is not that."""
+        found = cls(**{name: message[name] for name in cls.__dataclass_fields__})
+        numbers = (found.step, found.idle_seconds, found.data_seconds)
+        if found.phase not in PHASES or not all(type(number) in (int, float) for number in numbers):
+            raise ValueError("not the progress of a training")
+        return found
+
+    def rank(self) -> tuple[int, int]:
+        """How far the training is; the least of all hosts is behind."""
+        return self.step, list(PHASES).index(self.phase)
+
+
+class Watchdog:
+    """Watches one training. A context manager; the thread that enters it is the one that is watched.
+
+    Args:
+        folder: of the stage; the stacks go into its folder `stacks`.
+        patience_seconds: without progress. 0 never ends a training.
+        channel: to the other hosts. All hosts must have entered theirs before one of them ends a step.
+    """
+
+    def __init__(self, folder: Path, patience_seconds: float, channel: Channel | None):
+        self._folder, self._patience, self._channel = folder / "stacks", patience_seconds, channel
+        self._step, self._phase, self._moves = 0, "start", 0
+        self._idle = self._data = 0.0
+        self._told: dict[int, Progress] = {}  # on host 0: by host
+        self._stacks: dict[int, str] = {}  # on host 0: where the watched thread of each host is
+        self._comparison = Comparison(channel.names) if channel else None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._watched = threading.get_ident()
+        if self._channel:
+            self._channel.handlers |= {"beat": self._hear, "stacks": self._write_stacks, "stacked": self._collect}
+            self._channel.status = lambda: {"training": asdict(self._progress())}
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        if self._channel:
+            self._channel.status = dict
+
+    @contextlib.contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Inside, the thread does that; a key of `PHASES`."""
+        before, began = self._phase, time.monotonic()
+        self._move(phase)
+        try:
+            yield
+        finally:
+            self._data += (time.monotonic() - began) * (phase == "data")
+            self._move(before)
+
+    def at(self, step: int) -> None:
+        """The step ends on this host; its devices may still compute it."""
+        self._step = step
+        self._move("step")
+
+    def each(self, work: Callable) -> Callable:
+        """`work`, whose every call is progress."""
+
+        def moved(*arguments: Any) -> Any:
+            self._move(self._phase)
+            return work(*arguments)
+
+        return moved
+
+    def _move(self, phase: str) -> None:
+        self._phase = phase
+        self._moves += 1
+
+    def _progress(self) -> Progress:
+        return Progress(self._step, self._phase, self._idle, self._data)
+
+    def _watch(self) -> None:
+        seen, before = self._moves, time.monotonic()
+        seconds = min(SECONDS_BETWEEN_LOOKS, self._patience / 4 or SECONDS_BETWEEN_LOOKS)
+        while not self._closing.wait(seconds):
+            now = time.monotonic()
+            if self._moves != seen or self._phase == "start":
+                seen, self._idle = self._moves, 0.0
+            else:
+                self._idle += min(now - before, 2 * seconds)  # more than that: the process was stopped
+            before = now
+            if self._channel is None or self._channel.index == 0:
+                self._judge()
+
+    def _judge(self) -> None:
+        """On host 0: end the run if a host hangs, and name a host that is slow."""
+        hosts = {0: self._progress()} | self._told
+        host = hanging_host(hosts, self._patience) if self._patience > 0 else None
+        if host is not None:
+            self._end(hosts, host)
+        elif self._comparison:
+            self._comparison.look(hosts)
+
+    def _end(self, hosts: dict[int, Progress], host: int) -> None:
+        longest = max(each.idle_seconds for each in hosts.values())
+        self._ask_for_stacks()
+        who, resume = "training", "the same command resumes from the last checkpoint"
+        if self._channel:
+            who, resume = self._channel.called(host), channels.RESUME
+        step = f"after step {hosts[host].step:,}" if hosts[host].step else "in its first step"
+        alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
+        line = (
+            f"{who} made no progress for {log.moment(longest)}: {step} it is {PHASES[hosts[host].phase]}"
+            f"{self._stacks.get(host, '')}{', as all hosts are (a device or the network may hang)' if alike else ''}; "
+            f"the stacks of all threads are in {self._folder}; {resume}"
+        )
+        if self._channel:
+            self._channel.end(host, line)
+        else:
+            channels.end_process(line, TRY_AGAIN)
+
+    def _ask_for_stacks(self) -> None:
+        """Have all hosts write their stacks, and wait until each has said where its thread is."""
+        if self._channel is None:
+            self._stacks[0] = self._place()
+            return self._write()
+        self._channel.broadcast({"kind": "stacks"})
+        until = time.monotonic() + SECONDS_FOR_STACKS
+        while len(self._stacks) < len(self._channel.names) and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _hear(self, sender: int, message: Message) -> None:
+        if "training" in message:
+            self._told[sender] = Progress.of(message["training"])
+
+    def _write_stacks(self, sender: int, message: Message) -> None:
+        self._channel.send(0, {"kind": "stacked", "place": self._place()})
+        self._write()
+
+    def _collect(self, sender: int, message: Message) -> None:
+        self._stacks[sender] = str(message["place"])
+
+    def _place(self) -> str:
+        """The innermost line of this package where the watched thread is."""
+        frame = sys._current_frames().get(self._watched)
+        while frame and PACKAGE not in Path(frame.f_code.co_filename).parents:
+            frame = frame.f_back
+        return f", in {Path(frame.f_code.co_filename).name} line {frame.f_lineno}" if frame else ""
+
+    def _write(self) -> None:
+        """Write the stacks of this host's threads, in a thread: the storage may be what hangs."""
+        host = self._channel.index if self._channel else 0
+        text = f"host {host}, {self._progress()}\n{_stacks(sys._current_frames())}"
+        writing = threading.Thread(
+            target=storage.write_text, args=(self._folder / f"host-{host:04d}.txt", text), daemon=True
+        )
+        writing.start()
+        writing.join(SECONDS_FOR_STACKS)
+
+
+def hanging_host(hosts: Mapping[int, Progress], patience_seconds: float) -> int | None:
+    """The host that keeps all from going on; None if no host was idle for so long, or the others wait for a compiler.
+
+    Reading data waits for no other host, so a host that was idle in that is the cause, even if another is behind.
+    """
+    idle = [host for host, progress in hosts.items() if progress.idle_seconds >= patience_seconds]
+    by_itself = [host for host in idle if hosts[host].phase == "data"]
+    candidates = by_itself or (hosts if idle else [])
+    behind = min(candidates, key=lambda host: (*hosts[host].rank(), -hosts[host].idle_seconds), default=None)
+    return None if behind is None or hosts[behind].phase == "start" else behind
+
+
+def _stacks(frames: Mapping[int, FrameType]) -> str:
+    """The stack of each thread, the innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    stacks = (
+        f"\nthread {names.get(thread, thread)}:\n{''.join(traceback.format_stack(frame))}"
+        for thread, frame in frames.items()
+    )
+    return "".join(stacks)
+
+
+class Comparison:
+    """Finds a host that waits longer for its data than the others do, since all wait for it then.
+
+    What a host computes is the same as on the others, and slow devices make all hosts wait alike, so they are not seen
+    here.
+    """
+
+    def __init__(self, names: list[str]):
+        self._names = names
+        self._before: dict[int, Progress] = {}
+        self._looked, self._warned = time.monotonic(), -SECONDS_BETWEEN_WARNINGS
+
+    def look(self, hosts: dict[int, Progress]) -> None:
+        """Compare the hosts now and then, and warn about one that is slow."""
+        now = time.monotonic()
+        if now - self._looked < SECONDS_BETWEEN_COMPARISONS:
+            return
+        line = slow_host(self._before, hosts, now - self._looked, self._names)
+        self._before, self._looked = dict(hosts), now
+        if line and now - self._warned >= SECONDS_BETWEEN_WARNINGS:
+            self._warned = now
+            log.warn(line)
+
+
+def slow_host(before: dict[int, Progress], after: dict[int, Progress], seconds: float, names: list[str]) -> str:
+    """A line about the host whose data costs more than `LEAST_COST` of a step; an empty text if none does.
+
+    The cost is an upper bound: a host whose devices are still busy waits for its data at no cost.
+
+    Args:
+        before: progress of the hosts earlier.
+        after: the same `seconds` later.
+    """
+    steps = {host: after[host].step - before[host].step for host in before.keys() & after.keys()}
+    if len(steps) < len(names) or min(steps.values()) < 1:
+        return ""
+    waits = {host: (after[host].data_seconds - before[host].data_seconds) / steps[host] for host in steps}
+    slow = max(waits, key=waits.get)
+    next_wait = max(wait for host, wait in waits.items() if host != slow)
+    step_seconds = seconds / steps[slow]
+    if (cost := (waits[slow] - next_wait) / step_seconds) < LEAST_COST:
+        return ""
+    return (
+        f"host {slow} ({names[slow]}) is slower than the others: in each step it waits {log.moment(waits[slow])} for "
+        f"its data, no other more than {log.moment(next_wait)}; that costs up to {cost:.0%} of a step"
+    )

@@ -1,0 +1,376 @@
+"""A program that nobody trusts, in a process of its own, and what may be asked of it from another process.
+
+`serve_program` runs the program. `Program` is the other end: it asks for names of the program, calls its functions, and
+gets plain values (`plain_values.py`). So what the program may do to its interpreter changes no test: tests compare
+values of their own process. It learns the arguments of calls, and nothing else.
+
+An object that is no plain value stays with the program, and is a `Remote` to the tests. It has no equality, order or
+arithmetic with plain values: these would be the program's, and objects that are equal to all pass any test.
+
+Values of Python as JSON, and back: data alone, so that reading it runs no code of its sender.
+
+A subclass becomes its kind (a `Counter` a `dict`), so equality with plain values stays and methods of its own do not.
+"""
+
+import builtins
+import datetime
+import decimal
+import fractions
+import json
+import operator
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_BIG = 1 << 64  # from here on JSON's decimals take the square of the time, or are refused
+
+# A kind of value that JSON has not, its mark, and what makes JSON or plain values of it and a value of these.
+_PARTS: dict[type, tuple[str, Callable, Callable]] = {
+    list: ("list", list, list),
+    tuple: ("tuple", list, tuple),
+    dict: ("dict", lambda value: [list(pair) for pair in value.items()], dict),
+    set: ("set", list, set),
+    frozenset: ("frozenset", list, frozenset),
+    deque: ("deque", list, deque),
+    range: ("range", lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
+    complex: ("complex", lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
+    bytes: ("bytes", lambda value: [value.hex()], lambda parts: bytes.fromhex(*parts)),
+    bytearray: ("bytearray", lambda value: [value.hex()], lambda parts: bytearray.fromhex(*parts)),
+    fractions.Fraction: (
+        "Fraction",
+        lambda value: [value.numerator, value.denominator],
+        lambda parts: fractions.Fraction(*parts),
+    ),
+    decimal.Decimal: ("Decimal", lambda value: [str(value)], lambda parts: decimal.Decimal(*parts)),
+    datetime.datetime: (
+        "datetime",
+        lambda value: [value.isoformat()],
+        lambda parts: datetime.datetime.fromisoformat(*parts),
+    ),
+    datetime.date: ("date", lambda value: [value.isoformat()], lambda parts: datetime.date.fromisoformat(*parts)),
+    datetime.time: ("time", lambda value: [value.isoformat()], lambda parts: datetime.time.fromisoformat(*parts)),
+    datetime.timedelta: (
+        "timedelta",
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda parts: datetime.timedelta(*parts),
+    ),
+}
+_MAKE = {mark: make for mark, _, make in _PARTS.values()}
+
+
+def encode(value: Any, other: Callable[[Any], list]) -> Any:
+    """A value as JSON; `other` gives it, as a mark and one part, for what is no plain value."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if -_BIG < value < _BIG else ["int", hex(value)]
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    for kind, (mark, parts, _) in _PARTS.items():
+        if isinstance(value, kind):
+            return [mark, *(encode(part, other) for part in parts(value))]
+    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+        return ["type", value.__name__]
+    return other(value)
+
+
+def decode(found: Any, other: Callable[[str, Any], Any]) -> Any:
+    """The value of JSON that nobody has checked; `other` gives that of another mark and its part.
+
+    Raises:
+        ValueError, TypeError, ArithmeticError, RecursionError: it is none of `encode`'s.
+    """
+    if not isinstance(found, list):
+        if isinstance(found, dict):
+            raise ValueError("an object")
+        return found
+    mark, *parts = found
+    if mark == "int":
+        return int(*parts, 16)
+    if mark == "type":
+        return _type(*parts)
+    if mark not in _MAKE:
+        return other(mark, *parts)
+    return _MAKE[mark]([decode(part, other) for part in parts])
+
+
+def _type(name: str) -> type:
+    """A type of Python's own, such as `int`."""
+    found = getattr(builtins, name, None)
+    if not isinstance(found, type):
+        raise ValueError(name)
+    return found
+
+
+MOST_BYTES = 1 << 24  # of a message
+_PUT_BACK: dict[type, Callable] = {
+    list: lambda old, new: operator.setitem(old, slice(None), new),
+    bytearray: lambda old, new: operator.setitem(old, slice(None), new),
+    deque: lambda old, new: (old.clear(), old.extend(new)),
+    dict: lambda old, new: (old.clear(), old.update(new)),
+    set: lambda old, new: (old.clear(), old.update(new)),
+}
+_BETWEEN = ("lt", "le", "eq", "ne", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or")
+_OF_ONE: dict[str, Callable] = {
+    "__call__": lambda value, *arguments, **named: value(*arguments, **named),
+    **{"__len__": len, "__iter__": iter, "__next__": next, "__bool__": bool, "__hash__": hash},
+    **{"__repr__": repr, "__str__": str, "__neg__": operator.neg, "__abs__": abs},
+    **{"__getitem__": operator.getitem, "__setitem__": operator.setitem, "__delitem__": operator.delitem},
+    **{"__getattr__": getattr, "__setattr__": setattr, "__delattr__": delattr},
+}
+_OF_TWO: dict[str, Callable] = {
+    **{f"__{name}__": getattr(operator, f"__{name}__") for name in _BETWEEN},
+    "__instancecheck__": lambda kind, value: isinstance(value, kind),
+}
+
+
+class Gone(BaseException):
+    """The program's process has ended, or what it answers is no answer.
+
+    No `Exception`, so that few tests catch it; `Program.gone` remembers it in any case.
+    """
+
+
+class ProgramError(Exception):
+    """An exception of the program's that Python does not have."""
+
+
+class _Channel:
+    """Messages of JSON over a descriptor."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def send(self, message: list) -> None:
+        data = json.dumps(message).encode()
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"a value of {len(data):,} bytes is too long")
+        data = memoryview(len(data).to_bytes(8, "big") + data)
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def receive(self) -> list:
+        """The next message: a list whose parts nobody has checked. `Gone` if there is none."""
+        size = int.from_bytes(self._read(8), "big")
+        if size > MOST_BYTES:
+            raise Gone
+        try:
+            found = json.loads(self._read(size))
+        except (ValueError, RecursionError):
+            raise Gone from None
+        if not isinstance(found, list):
+            raise Gone
+        return found
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = os.read(self._descriptor, min(size, 1 << 20))
+            if not part:
+                raise Gone
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+class Program:
+    """The program, as tests ask it.
+
+    Args:
+        descriptor: of the socket to the process that runs it.
+
+    Attributes:
+        gone: whether there was no answer once.
+    """
+
+    def __init__(self, descriptor: int):
+        self._channel = _Channel(descriptor)
+        self.gone = False
+        self._functions: list[Callable] = []  # of the tests, which the program was given
+        self._remotes: dict[int, Remote] = {}
+
+    def run(self, text: str) -> None:
+        """Run the program's text, once. Raises what it raises, as `ask`."""
+        self.ask("run", text)
+
+    def names(self) -> list[str]:
+        """The names that the program has defined."""
+        return [name for name in self.ask("names") if isinstance(name, str)]
+
+    def ask(self, operation: str, *values: Any, **named: Any) -> Any:
+        """The result of an operation of `serve_program`.
+
+        Arguments that the program changes in place, such as a list that it sorts, are changed here too: those of
+        `_PUT_BACK`, if they are arguments themselves.
+
+        Raises:
+            Gone: there is no answer.
+            Exception: of Python, as the program raised it or the nearest; else `ProgramError`.
+            TypeError: an argument is neither a plain value, nor a function, nor the program's.
+        """
+        message = [operation, encode([list(values), named], self._as_json)]
+        try:
+            kind, *content = self._answered(message)
+            found = self._values(content)
+        except Gone:
+            self.gone = True
+            raise
+        if kind == "raised":
+            raise _exception(*found)
+        result, changed = found
+        for key, new in changed:
+            argument = named[key] if isinstance(key, str) else values[key]
+            _PUT_BACK[type(argument)](argument, new)
+        return result
+
+    def _answered(self, message: list) -> list:
+        """The answer to a message, after the calls of the tests' functions that come before it."""
+        try:
+            self._channel.send(message)
+            while (answer := self._channel.receive())[:1] == ["call"]:
+                self._call_back(*self._values(answer[1:]))
+        except OSError:  # it has ended
+            raise Gone from None
+        if not answer:
+            raise Gone
+        return answer
+
+    def _values(self, content: list) -> list:
+        """What a message says."""
+        try:
+            return [decode(part, self._of_json) for part in content]
+        except (ValueError, TypeError, ArithmeticError, RecursionError, LookupError):
+            raise Gone from None
+
+    def _call_back(self, function: Any, arguments: Any) -> None:
+        """The program calls a function of the tests."""
+        if function not in self._functions or not isinstance(arguments, list):
+            raise Gone
+        try:
+            answer = ["returned", encode(function(*arguments), self._as_json)]
+        except Exception as error:
+            answer = ["raised", [kind.__name__ for kind in type(error).__mro__], str(error)]
+        self._channel.send(answer)
+
+    def _as_json(self, value: Any) -> list:
+        if isinstance(value, Remote):
+            return ["remote", object.__getattribute__(value, "_number")]
+        if not callable(value):
+            raise TypeError(f"a program can't be given a {type(value).__name__}")
+        if value not in self._functions:
+            self._functions.append(value)
+        return ["function", self._functions.index(value)]
+
+    def _of_json(self, mark: str, number: Any) -> Any:
+        if type(number) is not int or number < 0:
+            raise ValueError(mark)
+        if mark == "function":
+            return self._functions[number]
+        if mark != "remote":
+            raise ValueError(mark)
+        return self._remotes.setdefault(number, Remote(self, number))
+
+
+class Remote:
+    """An object of the program's."""
+
+    __slots__ = ("_ask", "_number")
+    __contains__ = None  # or a program could make an object that holds all
+
+    def __init__(self, program: Program, number: int):
+        object.__setattr__(self, "_ask", program.ask)
+        object.__setattr__(self, "_number", number)
+
+
+def _forwarded(name: str, between: bool) -> Callable:
+    def asks(self: Remote, *values: Any, **named: Any) -> Any:
+        if between and not isinstance(values[0], Remote):
+            return False if name == "__instancecheck__" else NotImplemented
+        return object.__getattribute__(self, "_ask")(name, self, *values, **named)
+
+    return asks
+
+
+for _name in (*_OF_ONE, *_OF_TWO):
+    setattr(Remote, _name, _forwarded(_name, _name in _OF_TWO))
+
+
+def _exception(names: Any, text: Any) -> Exception:
+    """The exception of the first of `names` that Python has. None that ends a process is raised here."""
+    for name in names if isinstance(names, list) else ():
+        kind = getattr(builtins, name, None) if isinstance(name, str) else None
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (Exception, UnicodeError):
+            try:
+                return kind(text)
+            except TypeError:  # it takes other arguments
+                continue
+    return ProgramError(text)
+
+
+def serve_program(descriptor: int) -> None:
+    """Run a program, and answer what the tests ask of it until they end."""
+    channel, space, kept, numbers = _Channel(descriptor), {"__name__": "answer"}, [], {}
+
+    def as_json(value: Any) -> list:
+        if isinstance(value, _Function):
+            return ["function", value.number]
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            return encode(value.item(), as_json)
+        if id(value) not in numbers:  # it is kept, so its id is its own
+            numbers[id(value)] = len(kept)
+            kept.append(value)
+        return ["remote", numbers[id(value)]]
+
+    def of_json(mark: str, number: int) -> Any:
+        return kept[number] if mark == "remote" else _Function(number, ask)
+
+    def ask(number: int, arguments: list) -> Any:
+        channel.send(["call", ["function", number], encode(arguments, as_json)])
+        kind, *content = channel.receive()
+        found = [part if kind == "raised" else decode(part, of_json) for part in content]
+        if kind == "raised":
+            raise _exception(*found)
+        return found[0]
+
+    def name(wanted: str) -> Any:
+        if wanted not in space:
+            raise NameError(f"name '{wanted}' is not defined")
+        return space[wanted]
+
+    operations = {
+        "run": lambda text: exec(compile(text, "answer", "exec"), space),
+        "names": lambda: list(space),
+        "name": name,
+        **_OF_ONE,
+        **_OF_TWO,
+    }
+    while True:
+        operation, given = channel.receive()
+        try:
+            values, named = decode(given, of_json)
+            arguments = dict(enumerate(values)) | named
+            kept_in_place = {key: value for key, value in arguments.items() if type(value) in _PUT_BACK}
+            before = {key: encode(value, as_json) for key, value in kept_in_place.items()}
+            result = operations[operation](*values, **named)
+            after = {key: encode(value, as_json) for key, value in kept_in_place.items()}
+            changed = [["list", key, new] for key, new in after.items() if new != before[key]]
+            answer = ["returned", encode(None if operation == "run" else result, as_json), ["list", *changed]]
+            channel.send(answer)
+        except Gone:
+            raise
+        except BaseException as error:  # SystemExit too
+            names = [kind.__name__ for kind in type(error).__mro__]
+            channel.send(["raised", ["list", *names], str(error)[:1000]])
+
+
+class _Function:
+    """A function of the tests, as the program calls it."""
+
+    def __init__(self, number: int, ask: Callable):
+        self.number, self._ask = number, ask
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._ask(self.number, list(arguments))

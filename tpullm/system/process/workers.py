@@ -1,0 +1,196 @@
+"""The parts of one stage, each done by a worker process or, if there is little to do, all by this process.
+
+Worker processes that end with their parent process, however it ends.
+
+Rounds of parts that the shares of a verb make together: each makes its own, then waits for those of the others.
+
+With several shares the work of all is shown. A part of another share is known by the file that it leaves, so the folder
+of the files is listed: every few seconds, and in a twentieth of the time at most.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tpullm.system import log
+from tpullm.system.cluster import shares
+from tpullm.system.cluster.shares import SharedWork
+
+
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """An executor with `workers` processes; if the block raises, they are terminated at once."""
+    # A fork of a process with threads (JAX, rich) may deadlock; the fork server has no threads.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as executor:
+        try:
+            yield executor
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _end_with_parent() -> None:
+    """End this worker silently on Ctrl-C, and when its parent ends, even by kill -9.
+
+    If the parent ignores Ctrl-C (in a shell's background), so do its workers.
+    """
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+Part = TypeVar("Part")
+
+
+def run_all(
+    work: Callable[[Part], None],
+    parts: Sequence[Part],
+    sizes: Sequence[int],
+    workers: int,
+    parallel_bytes: int,
+    finished: Callable[[int], None],
+) -> None:
+    """Call `work` with each of `parts`.
+
+    Args:
+        sizes: bytes of each part.
+        workers: processes; 0 is one for each core.
+        parallel_bytes: if all parts together are no larger, this process does them.
+        finished: called here with the number of each part that is done.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(parts)) if sum(sizes) > parallel_bytes else 1
+    with contextlib.closing(_done(work, parts, workers)) as done:
+        for number in done:
+            finished(number)
+
+
+def _done(work: Callable[[Part], None], parts: Sequence[Part], workers: int) -> Iterator[int]:
+    """The number of each part, as soon as the part is done."""
+    if workers <= 1:
+        for number, part in enumerate(parts):
+            work(part)
+            yield number
+        return
+    with pool(workers) as executor:
+        futures = {executor.submit(work, part): number for number, part in enumerate(parts)}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+
+
+SECONDS_FOR_ONE = 20  # of work for a second of listing: on gs://, 100,000 objects take 10 s
+SHARES_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a stage; none is done once the stage is finished.
+
+    Args:
+        workers: processes of this share; 0 is one for each core.
+        work: of all shares.
+        is_finished: whether the stage is.
+    """
+
+    workers: int
+    work: SharedWork
+    is_finished: Callable[[], bool]
+
+    def do(
+        self, title: str, function: Callable, items: Sequence, files: Sequence[Path], sizes: Sequence[int], few: int
+    ) -> None:
+        """Call `function` with this share's items whose file is missing, then wait for the files of all shares.
+
+        Args:
+            title: of what is shown.
+            files: what each item leaves, all in one folder.
+            sizes: bytes of each item; if this share's are `few` together, one process does them.
+
+        Raises:
+            UserError: this share or another one failed.
+        """
+        parts = _Parts(files, sizes, self.work)  # before the question: share 0 removes the files of a finished stage
+        if self.is_finished():
+            return
+        own, missing = parts.own(), parts.missing_bytes()
+        total = sum(sizes) if parts.are_shared else missing
+        with log.progress(title, total, "bytes", total - missing, parts.are_shared) as advance:
+            given = [items[part] for part in own], [sizes[part] for part in own]
+            run_all(function, *given, self.workers, few, lambda done: parts.done(own[done], advance))
+            parts.wait(self.is_finished, advance)
+
+
+class _Parts:
+    """The parts of a round, of all shares, and which of them are missing."""
+
+    def __init__(self, files: Sequence[Path], sizes: Sequence[int], work: SharedWork):
+        self.are_shared = work.share.count > 1
+        self._folder = files[0].parent if files else Path()
+        self._names = [file.name for file in files]
+        self._sizes, self._work = sizes, work
+        self._missing = set(range(len(files)))
+        self._look()
+
+    def own(self) -> list[int]:
+        """The numbers of this share's parts that are missing."""
+        return [part for part in self._work.share.of(range(len(self._names))) if part in self._missing]
+
+    def missing_bytes(self) -> int:
+        """Bytes of the parts that are missing."""
+        return sum(self._sizes[part] for part in self._missing)
+
+    def done(self, part: int, advance: Callable[[int, str], None]) -> None:
+        """Show that this share has made a part. Every few seconds, look for failures and parts of the others."""
+        count = self._made([part])
+        if self.are_shared and time.monotonic() > self._next_look:
+            self._work.look()
+            count += self._look()
+        advance(count, self._how_many() if self.are_shared else "")
+
+    def wait(self, is_finished: Callable[[], bool], advance: Callable[[int, str], None]) -> None:
+        """Wait until no part is missing, or the stage is finished; raises like `SharedWork.look`."""
+
+        def is_over() -> bool:
+            if self._missing:
+                advance(self._look(), self._for_whom() if self._missing else self._how_many())
+            return not self._missing or is_finished()  # share 0 has removed the files
+
+        self._work.wait(is_over)
+
+    def _look(self) -> int:
+        """See which parts are there now; their bytes."""
+        began = time.monotonic()
+        there = shares.names(self._folder) if self._missing else set()
+        count = self._made([part for part in self._missing if self._names[part] in there])
+        took = time.monotonic() - began
+        self._next_look = began + took + max(shares.SECONDS_BETWEEN_LOOKS, took * SECONDS_FOR_ONE)
+        return count
+
+    def _made(self, parts: Collection[int]) -> int:
+        """Parts are not missing any more; their bytes."""
+        self._missing -= set(parts)
+        return sum(self._sizes[part] for part in parts)
+
+    def _how_many(self) -> str:
+        return f"{len(self._names) - len(self._missing):,} of {len(self._names):,} parts"
+
+    def _for_whom(self) -> str:
+        found = sorted({part % self._work.share.count for part in self._missing})
+        named = ", ".join(map(str, found[:SHARES_NAMED])) + ", ..." * (len(found) > SHARES_NAMED)
+        return f"waits for {len(self._missing):,} of {len(self._names):,} parts, from share {named}"

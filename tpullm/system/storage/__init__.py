@@ -1,0 +1,33 @@
+"""Files on local disks and on `gs://`: `from tpullm import storage; storage.write_json(...)`.
+
+paths.py: which of both a path is. atomic.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
+copies. brief_copies.py: those that are removed. foreign.py: names and files of others. mirror.py: files that grow.
+gcs.py: requests to `gs://`, imported only when one is needed.
+"""
+
+from tpullm.system.storage.atomic import (
+    append,
+    atomic_directory,
+    atomic_file,
+    check_writable,
+    naming,
+    read_json,
+    remove_partials,
+    write_json,
+    write_text,
+)
+from tpullm.system.storage.copies import brief_copy, cache_folder, copy, local_copy, make_private, remove_unread_copies
+from tpullm.system.storage.foreign import check_file, inside, read_bounded
+from tpullm.system.storage.paths import explain, is_remote, path, remote
+from tpullm.system.storage.trees import (
+    files,
+    hash_file,
+    hash_json,
+    md5s,
+    move_tree,
+    remove_empty,
+    remove_tree,
+    room_for,
+    size,
+    sizes,
+)

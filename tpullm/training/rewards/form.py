@@ -1,0 +1,412 @@
+"""Rewards for the form of an answer: sentences, length, language, repetition, phrases, a pattern, JSON.
+
+Each function here makes a reward from its parameters, and refuses parameters that mean nothing.
+
+Splits an answer into sentences, in Japanese and in English.
+
+The reward `polite`: です・ます throughout.
+"""
+
+import dataclasses
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import regex
+
+from tpullm.corpus import language_detection
+from tpullm.system.errors import UserError
+from tpullm.tokenizer.japanese_words import analyser
+from tpullm.training.rewards.scorer import Each, Example
+
+BRACKETS = {"「": "」", "『": "』", "（": "）", "(": ")", "“": "”", "【": "】", "〈": "〉", "《": "》"}
+QUOTES = ("「", "『", "“")  # of which the text inside is somebody's words
+# A mark of the end. `?` inside of an address (`?a=b`) is none.
+_END = re.compile(r"[。｡]+|[！？!?]+(?![A-Za-z0-9])|(?<!\d)．+|\.+(?=\s|$)")
+_ITEM = re.compile(r"\s*(?:[-*+・•●○◦▪‣→]|\d{1,3}[.)．）、]\s|[①-⑳]|[(（]\d{1,3}[)）])")
+_HEADING = re.compile(r"\s*(?:#{1,6}\s|■|◆|【[^】]*】\s*$)")
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_ABBREVIATIONS = frozenset("mr mrs ms dr prof st vs e.g i.e etc fig vol jr sr inc ltd a.m p.m u.s cf approx".split())
+MASK = "\ue000"  # stands for each character inside of brackets: a character that no text has a meaning for
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """One sentence.
+
+    Attributes:
+        text: with its mark of the end, without the sign of a list item.
+        masked: the same, where brackets and what is in them are `MASK`: as long as `text`.
+        ended: whether there is a mark of the end.
+        item: whether its line is an item of a list.
+        heading: whether its line is a heading.
+    """
+
+    text: str
+    masked: str
+    ended: bool
+    item: bool
+    heading: bool
+
+
+def sentences(text: str) -> list[Sentence]:
+    """The sentences of a text.
+
+    A sentence ends with 。！？!?, with a period before a space, or with its line. What is in brackets or quotes never
+    ends one. Marks, emoji and remarks in round brackets alone are no sentence. Blocks of code are left out.
+    """
+    return [sentence for line in _lines(text) for sentence in _in_line(line)]
+
+
+def _lines(text: str) -> Iterator[str]:
+    code = False
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            code = not code
+        elif not code and line.strip():
+            yield line
+
+
+def _in_line(line: str) -> Iterator[Sentence]:
+    heading = _HEADING.match(line) is not None
+    item = _ITEM.match(line)
+    line = line[item.end() :] if item else line
+    masked, begin = mask(line), 0
+    ends = [found.end() for found in _END.finditer(masked) if not _abbreviates(masked, found)]
+    for end in [*ends, len(line)]:
+        part, hidden = line[begin:end], masked[begin:end]
+        if _says_something(part, hidden):
+            visible = hidden[len(part) - len(part.lstrip()) :].rstrip()
+            yield Sentence(part.strip(), visible, end in ends, bool(item), heading)
+        begin = end
+
+
+def mask(line: str) -> str:
+    """`line` with `MASK` for each character of brackets that are closed in it, and of what is in them."""
+    stack, hidden = [], list(line)
+    for place, character in enumerate(line):
+        if character in BRACKETS:
+            stack.append(place)
+        elif stack and character in BRACKETS.values():
+            # The nearest open bracket of that kind; those inside that are never closed are characters.
+            opened = next((at for at in reversed(stack) if BRACKETS[line[at]] == character), None)
+            if opened is not None:
+                del stack[stack.index(opened) :]
+                hidden[opened : place + 1] = MASK * (place + 1 - opened)
+    return "".join(hidden)
+
+
+def _abbreviates(line: str, found: re.Match) -> bool:
+    """Whether a period belongs to an abbreviation or an initial (`Dr. J. Smith`), and more of the line follows."""
+    if found[0] != "." or not line[found.end() :].strip():
+        return False
+    before = re.search(r"[A-Za-z.]+$", line[: found.start()])
+    return before is not None and (before[0].lower() in _ABBREVIATIONS or re.fullmatch("[A-Z]", before[0]) is not None)
+
+
+def _says_something(part: str, masked: str) -> bool:
+    """Whether there is a letter or a digit outside of brackets, or a quote; a laugh (笑, www) is none."""
+    letters = [character for character in masked if character.isalnum()]
+    return not set(letters) <= set("笑wｗ") or not letters and any(quote in part for quote in QUOTES)
+
+
+# Auxiliaries between です・ます and the end: まし/た, ましょ/う, ませ/ん. Particles (か, ね, から) may stand there too.
+_AFTER = ("た", "う", "ん", "ぬ", "ず")
+_REQUESTS = ("くださる", "下さる")  # 座ってください
+_MARKS = ("補助記号", "空白", "記号")
+_VERBS = ("五段", "上一段", "下一段", "カ行変格", "サ行変格", "助動詞-レル")  # what conjugates as a verb begins so
+_HONORIFIC = ("ござる", "なさる", "くださる", "下さる", "おっしゃる", "いらっしゃる")  # ございます
+# Interjections of casual speech. Others (はい, いいえ, こんにちは) go with both and are not judged.
+_CASUAL = frozenset("ありがとう ありがと おはよう ごめん うん ううん やあ よう おう ああ へえ ねえ なあ おい".split())
+_NEUTRAL = frozenset(
+    "どうぞ どうも もちろん なるほど さようなら こんにちは こんばんは おやすみなさい お大事に はい いいえ".split()
+)
+_TRAILS = re.compile(r"[\sーｰ〜～~wｗ笑♪☆★♡♥❤…‥・、,.。｡．!！?？^_\ue000]+$")
+
+
+def polite(example: Example) -> float:
+    """Share of the sentences in Japanese that end with です, ます or ください, in any form. 1 is: throughout.
+
+    A quote is not judged, unless it is the whole sentence. Neither are headings, lines that end with a colon, items of
+    a list without a mark of the end, and はい, いいえ or a greeting alone. ありがとう alone is casual. A sentence that
+    ends with a noun is not polite, and neither is one whose end no verb has (飲んです, 撮っました): a model that only
+    appends です would be rewarded for it. If nothing is judged, the score is 0.
+    """
+    judged = judgements(example.answer)
+    return sum(judged) / len(judged) if judged else 0.0
+
+
+def judgements(text: str) -> list[bool]:
+    """Whether each sentence that can be judged is polite."""
+    found = []
+    for sentence in sentences(text):
+        found += _judged(sentence)
+    return found
+
+
+def _judged(sentence: Sentence) -> Sequence[bool]:
+    if sentence.heading or sentence.item and not sentence.ended or sentence.text.endswith(("：", ":")):
+        return []
+    if not any(character.isalnum() for character in sentence.masked):  # all of it is a quote
+        inside = "".join(character for character in sentence.text if character not in "「」『』“”")
+        return judgements(inside)
+    spoken = _without_brackets(sentence)
+    if not _is_japanese(spoken):
+        return []
+    return _ends_politely(_TRAILS.sub("", spoken).removesuffix("ので"))  # it has a form of だ
+
+
+def _without_brackets(sentence: Sentence) -> str:
+    """A quote becomes a noun, so that the grammar around it stays; what is in other brackets is left out."""
+    text, begin = "", 0
+    for found in re.finditer(f"{MASK}+", sentence.masked):
+        quoted = sentence.text[found.start()] in QUOTES
+        text += sentence.masked[begin : found.start()] + ("それ" if quoted else "")
+        begin = found.end()
+    return text + sentence.masked[begin:]
+
+
+def _is_japanese(text: str) -> bool:
+    """Whether there is a kana or a kanji."""
+    return re.search("[\u3041-\u30fa\u3400-\u9fff]", text) is not None
+
+
+def _ends_politely(text: str) -> Sequence[bool]:
+    """Whether a sentence without its marks is polite; nothing for an interjection that goes with both."""
+    words = list(analyser("C")(text))
+    said = (word for word in words if _kind(word) not in _MARKS)
+    if text in _NEUTRAL or all(_kind(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
+        return []
+    while words and _may_follow(words[-1]):
+        words.pop()
+    return [bool(words) and _is_polite(words[-1]) and _is_a_form(words[:-1], words[-1])]
+
+
+def _kind(word: Any) -> str:
+    """The part of speech of a morpheme."""
+    return word.part_of_speech()[0]
+
+
+def _may_follow(word: Any) -> bool:
+    kind = _kind(word)
+    return kind == "助詞" or kind in _MARKS or kind == "助動詞" and word.dictionary_form() in _AFTER
+
+
+def _is_polite(word: Any) -> bool:
+    if _kind(word) == "助動詞":
+        return word.dictionary_form() in ("です", "ます")
+    return word.dictionary_form() in _REQUESTS and word.surface().endswith("い")
+
+
+def _is_a_form(before: Sequence[Any], word: Any) -> bool:
+    """Whether です or ます may stand behind the words before it."""
+    if _kind(word) != "助動詞":
+        return True
+    if word.dictionary_form() == "ます":
+        return bool(before) and _is_verb(before[-1]) and _is_before_masu(before[-1])
+    if not before:
+        return True
+    last = before[-1]
+    if _conjugated(last) == "助動詞-タ":  # 高かったです, and not 飲んだです
+        return word.surface().startswith("でしょ") or not _is_verb_or_polite(before[-2:-1])
+    if _kind(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
+        return any(_form(earlier).startswith("連体形") for earlier in before[-2:-1])
+    if _is_verb_or_polite([last]) or last.dictionary_form() == "だ":
+        if before[-2:-1] and _kind(before[-2]) == "接頭辞":  # お帰りです
+            return True
+        return word.surface().startswith("でしょ") and _form(last).startswith(("終止形", "連体形"))  # 行くでしょう
+    return _kind(last) != "名詞" or not any(_is_object(word) for word in before[-2:-1])  # 酒を飲みでした
+
+
+def _is_object(word: Any) -> bool:
+    """Whether it is the を after an object, which needs a verb."""
+    return _kind(word) == "助詞" and word.surface() == "を"
+
+
+def _is_before_masu(verb: Any) -> bool:
+    forms = ("連用形-一般", "連用形-イ音便") if verb.dictionary_form() in _HONORIFIC else ("連用形-一般",)
+    return _form(verb) in forms
+
+
+def _is_verb_or_polite(words: Sequence[Any]) -> bool:
+    return any(_is_verb(word) or word.dictionary_form() in ("です", "ます") for word in words)
+
+
+def _is_verb(word: Any) -> bool:
+    return _conjugated(word).startswith(_VERBS)
+
+
+def _conjugated(word: Any) -> str:
+    """How a morpheme is conjugated."""
+    return word.part_of_speech()[4]
+
+
+def _form(word: Any) -> str:
+    """Which form of its conjugation a morpheme has."""
+    return word.part_of_speech()[5]
+
+
+PATTERN_SECONDS = 1.0  # of the processor for one answer; a pattern that is no trap takes microseconds
+UNITS = ("characters", "words", "tokens")
+
+
+def one_sentence() -> Each:
+    """1 for one sentence, 1/n for n."""
+
+    def score(example: Example) -> float:
+        count = len(sentences(example.answer))
+        return 1 / count if count else 0.0
+
+    return Each(score)
+
+
+def length(
+    least: int = 0, most: int = 0, unit: str = "characters", edge: int = 0, count_tokens: Callable | None = None
+) -> Each:
+    """1 from `least` to `most` units, then linearly down to 0 at `edge` + 1 units outside."""
+    if unit not in UNITS:
+        raise UserError(f"unit: {unit} is none of {', '.join(UNITS)}")
+    if not 0 <= least <= most or edge < 0:
+        raise UserError(f"least {least}, most {most}, edge {edge}: give 0 <= least <= most, and an edge of 0 or more")
+    if unit == "tokens" and count_tokens is None:
+        raise UserError("unit: tokens needs a tokenizer, and there is none here; use characters or words")
+    count = {"characters": count_characters, "words": count_words, "tokens": count_tokens}[unit]
+
+    def score(example: Example) -> float:
+        found = count(example.answer)
+        return max(0.0, 1 - max(least - found, found - most, 0) / (edge + 1))
+
+    return Each(score)
+
+
+def count_characters(text: str) -> int:
+    """Characters without the space around the text; a composed character (が from か and ゛) is one."""
+    return len(unicodedata.normalize("NFC", text.strip()))
+
+
+def count_words(text: str) -> int:
+    """Words between spaces; in Japanese, those of Sudachi's longest units, without marks."""
+    if not language_detection.is_spaceless(text):
+        return len(text.split())
+    return sum(word.part_of_speech()[0] not in ("補助記号", "空白", "記号") for word in analyser("C")(text))
+
+
+def language(language: str) -> Each:
+    """1 if the answer can be in that language, by its script and a model of languages."""
+    language_detection.check(language, "language")
+    return Each(lambda example: float(language_detection.is_language(example.answer, language)))
+
+
+def no_repetition(size: int = 8, allowed: float = 0.1) -> Each:
+    """1 if at most the share `allowed` of the runs of `size` characters occurred before; then linearly down to 0."""
+    if size < 1 or not 0 <= allowed < 1:
+        raise UserError(f"size {size}, allowed {allowed}: give a size of at least 1, and 0 <= allowed < 1")
+
+    def score(example: Example) -> float:
+        text = " ".join(example.answer.split())
+        runs = [text[begin : begin + size] for begin in range(len(text) - size + 1)]
+        repeated = 1 - len(set(runs)) / len(runs) if runs else 0.0
+        return min(1.0, (1 - repeated) / (1 - allowed))
+
+    return Each(score)
+
+
+def no_phrases(phrases: list[str]) -> Each:
+    """1 if none of the phrases is in the answer, else 0. Case and width (ＡＢＣ, ｱ) do not matter."""
+    if not phrases or not all(phrase.strip() for phrase in phrases):
+        raise UserError("phrases: give at least one, and none that is empty")
+    unwanted = [_folded(phrase) for phrase in phrases]
+    return Each(lambda example: float(not any(phrase in _folded(example.answer) for phrase in unwanted)))
+
+
+def mentions(field: str = "mentions") -> Each:
+    """The share of the texts of the field (a text, or a list) that are in the answer. Case and width do not matter."""
+
+    def share(example: Example) -> float:
+        value = example.field(field)
+        wanted = [value] if isinstance(value, str) else value
+        if not isinstance(wanted, list) or not wanted or not all(isinstance(text, str) and text for text in wanted):
+            raise UserError(f"field `{field}` is no text and no list of texts; give what an answer has to mention")
+        return sum(_folded(text) in _folded(example.answer) for text in wanted) / len(wanted)
+
+    return Each(share)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def matches(pattern: str, whole: bool = True) -> Each:
+    """1 if the regular expression matches the whole answer without the space around it (`whole`), or a part of it."""
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise UserError(f"pattern: {pattern} is no regular expression ({error})") from None
+    match = compiled.fullmatch if whole else compiled.search
+    return Each(lambda example: float(_in_time(pattern, lambda: match(_text(example), timeout=PATTERN_SECONDS))))
+
+
+def _text(example: Example) -> str:
+    return example.answer.strip()
+
+
+def _in_time(pattern: str, match: Callable[[], Any]) -> bool:
+    """Whether it matches. No score depends on a clock, so a pattern that takes too long is an error."""
+    try:
+        return match() is not None
+    except TimeoutError:
+        raise UserError(
+            f"pattern: {pattern} takes more than {PATTERN_SECONDS:g} s on this answer; "
+            "write it without a repetition inside of a repetition, such as (a+)+"
+        ) from None
+
+
+def json_schema(schema: dict) -> Each:
+    """1 if the answer, or its one fenced block, is JSON that satisfies the schema (draft 2020-12, unless it says)."""
+    from jsonschema import exceptions, validators
+
+    def pattern(validator: Any, wanted: str, instance: Any, schema: dict) -> Any:
+        searched = isinstance(instance, str)
+        if searched and not _in_time(wanted, lambda: regex.search(wanted, instance, timeout=PATTERN_SECONDS)):
+            yield exceptions.ValidationError(f"{instance!r} does not match {wanted!r}")
+
+    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except exceptions.SchemaError as error:
+        raise UserError(f"schema: {error.json_path}: {error.message}") from None
+    for reference in _references(schema):
+        if not str(reference).startswith("#"):
+            raise UserError(f"schema: $ref {reference}: only references inside of the schema (#...) are followed")
+    validator = validators.extend(kind, {"pattern": pattern})(schema)
+
+    def score(example: Example) -> float:
+        try:
+            value = json.loads(_unfenced(_text(example)), parse_constant=_refuse)
+            return float(validator.is_valid(value))
+        except (ValueError, RecursionError):
+            return 0.0
+
+    return Each(score)
+
+
+def _references(schema: Any) -> list:
+    """The values of `$ref` and `$dynamicRef` anywhere in a schema."""
+    if isinstance(schema, list):
+        return [found for part in schema for found in _references(part)]
+    if not isinstance(schema, dict):
+        return []
+    own = [value for key, value in schema.items() if key in ("$ref", "$dynamicRef") and isinstance(value, str)]
+    return own + [found for part in schema.values() for found in _references(part)]
+
+
+def _unfenced(text: str) -> str:
+    """What is in the fenced block that is all of `text`, or `text`."""
+    block = regex.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", text, regex.DOTALL)
+    return block[1] if block else text
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python's reader would take
