@@ -1,6 +1,6 @@
 """The five steps from Python: each runs the verb of the command line in a process of its own.
 
-glibc reads the settings of its allocator before a program begins (`system/process/environment.py`), so the notebook's process
+glibc reads the settings of its allocator before a program begins (`environment.py`), so the notebook's process
 cannot have them, and without them a CPU trains at two thirds of the speed. A process of its own also frees its memory
 when the step ends, and there is only one way to do a step.
 

@@ -1,7 +1,7 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
     plan      the files of the sources, in parts
-    read      worker processes on any number of machines (`system/cluster/shares.py`) read and filter a part each (`tasks.py`);
+    read      worker processes on any number of machines (`cluster/shares.py`) read and filter a part each (`tasks.py`);
               then they find copies and repeated lines over the whole corpus, by hashes and a range of them each
               (`reduce.py`, `repeated_lines.py`, `marking.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card

@@ -173,7 +173,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     """Whether the device waits for all-gathers and for reduce-scatters along `fsdp`, in compiled programs.
 
     A TPU without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
-    several dimensions of the torus and not the whole mesh: see `torus.steps` and benchmarks/LOG.md.
+    several dimensions of the torus and not the whole mesh: see `torus.steps` and docs/design/tpu-programs.md.
     """
     if setting.habits != OURS or not isinstance(setting.topology, Slices):
         return False, False

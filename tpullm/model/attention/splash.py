@@ -62,7 +62,7 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
     turn = length // (2 * sequence if sequence > 1 else 1)
     q, kv = splash_block(turn, most), splash_block(length, most)
     # One pass for all gradients would take 0.7 of the time of these two. But it writes a partial gradient of queries
-    # for each block of keys, and summing them takes longer than that saves (benchmarks/LOG.md).
+    # for each block of keys, and summing them takes longer than that saves (docs/design/tpu-programs.md).
     sizes = kernels.BlockSizes(
         block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv, block_q_dq=q, block_kv_dq=kv
     )

@@ -251,7 +251,7 @@ def grouped_kernel() -> str:
     XLA for a TPU has a kernel, for the product and both gradients, that masks by row and neither reads nor writes rows
     beyond the groups (libtpu 0.0.50). XLA for a CPU and for a GPU multiplies each row with every matrix and masks. On a
     CPU 2,048 rows of 384 by 512 took 4 ms with one matrix, 34 with 8 and 181 with 32, and E times the memory of the
-    rows. What a GPU lost is in benchmarks/LOG.md.
+    rows. What a GPU lost is in docs/design/gpu-programs.md.
     """
     return "triton" if target() == "gpu" else "ragged_dot"
 
