@@ -18,7 +18,7 @@ from tpullm.engine import session as tpullm_session
 from tpullm.launch import child_process
 from tpullm.system.errors import Interrupted, TryAgain, UserError
 
-STYLE = resources.files("tpullm.report").joinpath("style.css").read_text("utf-8")
+STYLE = resources.files("tpullm.report").joinpath("templates/style.css").read_text("utf-8")
 PYTHON = sys.executable
 BLANK = "今日はとても【?】天気ですね。"
 

@@ -195,7 +195,7 @@ def test_pip_installs_it_with_its_constraints_and_script(tmp_path):
     wheel.write_bytes(code.wheel().content)
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/style.css"} <= set(names)
+    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= set(names)
     assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= set(names)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "here"]
     subprocess.run([*pip, wheel], check=True)

@@ -5,7 +5,11 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.report.html import mixed, phrase, table, tag
+from tpullm.report.html import mixed, phrase, tag
+from tpullm.report.language import ENGLISH
+from tpullm.report.rendering import environment
+
+table = environment().get_template("parts.html").make_module({"text": ENGLISH}).table
 
 
 class Reader(HTMLParser):

@@ -6,41 +6,52 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jinja2 import nodes
 
 import tpullm
 from tpullm.corpus.datacard_counts import REASONS
 from tpullm.report.language import ENGLISH, named, preferred
+from tpullm.report.rendering import environment, source
 
 PACKAGE = Path(tpullm.__file__).parent
-FILES = sorted((PACKAGE / "report").glob("*.py"))
 JAPANESE = named("ja")
+TEMPLATES = environment()
 
 
-def calls(source):
-    """The calls of `text(template, **values)`."""
+def python_calls(source):
+    """The template and the names of the values of each `text(template, **values)`; None for the names of a `**`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "text":
-            yield node
+            given = {keyword.arg for keyword in node.keywords}
+            yield node.args[0].value if isinstance(node.args[0], ast.Constant) else None, given, None in given
 
 
-def templates():
-    return {call.args[0].value for file in FILES for call in calls(file.read_text(encoding="utf-8"))}
+def template_calls(source):
+    """The same of a template of jinja2."""
+    for node in TEMPLATES.parse(source).find_all(nodes.Call):
+        if isinstance(node.node, nodes.Name) and node.node.name == "text":
+            given = {keyword.key for keyword in node.kwargs}
+            yield node.args[0].value if isinstance(node.args[0], nodes.Const) else None, given, bool(node.dyn_kwargs)
+
+
+CALLS = {file.name: list(python_calls(file.read_text("utf-8"))) for file in (PACKAGE / "report").glob("*.py")}
+CALLS |= {name: list(template_calls(source(name))) for name in TEMPLATES.list_templates("html")}
 
 
 def names(template):
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_template_is_written_out_and_given_its_values(file):
-    for call in calls(file.read_text(encoding="utf-8")):
-        assert isinstance(call.args[0], ast.Constant), f"{file}:{call.lineno}: the template is not a literal"
-        given = {keyword.arg for keyword in call.keywords}
-        assert None in given or given == names(call.args[0].value), f"{file}:{call.lineno}: other values"
+@pytest.mark.parametrize("file", CALLS)
+def test_a_sentence_is_written_out_and_given_its_values(file):
+    for sentence, given, is_open in CALLS[file]:
+        assert sentence is not None, f"{file}: a sentence is not a literal ({given})"
+        assert is_open or given == names(sentence), f"{file}: other values: {sentence}"
 
 
 def test_every_sentence_is_there_in_japanese_and_nothing_else():
-    used = templates() | set(REASONS) | set(REASONS.values()) | {"other people's code"}  # source_files.py
+    written = {sentence for calls in CALLS.values() for sentence, _, _ in calls}
+    used = written | set(REASONS) | set(REASONS.values()) | {"other people's code"}  # source_files.py
     assert len(used) > 150  # the search for them works
     assert used - set(JAPANESE.catalogue) == set()
     assert set(JAPANESE.catalogue) - used == set()

@@ -11,7 +11,6 @@ import pytest
 from tpullm.formats.huggingface.tensors import flat
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import ModelConfig
-from tpullm.report import model_section
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
 from tpullm.report.run_data import STAGES, RunData
@@ -329,7 +328,8 @@ def test_the_parameters_are_those_of_the_model(changes):
         for part in (".mlp.", ".attention.")
     ]
     expected.append(sum(size for name, size in sizes.items() if name in ("embedding", "head")))
-    shown = re.findall(r'class="value">([\d,]+)<', "".join(model_section._parameters(full(model=config))))
+    legend = page(full(model=config)).split("Where the parameters are.")[0].rpartition('class="legend"')[2]
+    shown = re.findall(r'class="value">([\d,]+)<', legend)
     assert [int(value.replace(",", "")) for value in shown] == expected
 
 

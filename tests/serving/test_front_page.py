@@ -4,15 +4,15 @@ import base64
 import hashlib
 import json
 import re
-from importlib import resources
 from string import Formatter
 
 from tests.serving.conftest import Served
-from tpullm.serving import front
+from tpullm.report.rendering import source
+from tpullm.serving.front_page import SCRIPTS, FrontPage, texts
 
-PAGE = front.FrontPage()
+PAGE = FrontPage()
 HTML = PAGE.html.decode()
-CODE = "".join(resources.files("tpullm.serving.front").joinpath(name).read_text("utf-8") for name in front.SCRIPTS)
+CODE = "".join(source(name, "tpullm.serving") for name in SCRIPTS)
 
 
 def test_it_is_served_to_everybody(served):
@@ -61,21 +61,21 @@ def test_it_names_no_other_address():
 
 def test_texts_stay_texts():
     assert re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|setHTML", CODE) == []
-    assert "<" not in front._data({"a": "</script><b>"})
+    assert "<" not in HTML.partition('id="texts">')[2].partition("</script>")[0]
 
 
 def test_every_text_exists_in_both_languages():
-    for name, text in front.texts().items():
+    for name, text in texts().items():
         assert set(text) == {"en", "ja"} and all(isinstance(value, str) and value for value in text.values()), name
         filled = [{field for _, field, _, _ in Formatter().parse(value)} for value in text.values()]
         assert filled[0] == filled[1], name
 
 
 def test_every_text_is_used_and_every_used_text_exists():
-    texts = set(front.texts())
+    known = set(texts())
     shown = set(re.findall(r'data-(?:text|label)="(\w+)"', HTML))
     shown |= set(re.findall(r'(?:translated|Trouble)\("(\w+)"', CODE)) | set(re.findall(r"TEXTS\.(\w+)", CODE))
-    assert shown <= texts
+    assert shown <= known
     words = set(re.findall(r'"(\w+)"', CODE))
     places = {"after_note", "instead_note", "in_blank_note"}
-    assert texts - shown - words == places
+    assert known - shown - words == places

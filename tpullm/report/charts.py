@@ -5,7 +5,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tpullm.report.html import Markup, join, phrase, tag
+from markupsafe import Markup
+
+from tpullm.report.html import join, phrase, tag
 from tpullm.report.language import Language, percent, probability
 
 Points = Sequence[tuple[float, float]]

@@ -1,101 +1,90 @@
-"""How models differ, as one HTML page: the models, each task, the texts, and all that repeats the comparison."""
+"""How models differ, as one HTML page: the figures of `results.json` for `templates/comparison.html`."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tpullm import __version__
-from tpullm.report.html import Markup, document, join, paragraph, phrase, section, table, tag
-from tpullm.report.language import Language, count
-from tpullm.report.task_comparison import main_figure, task
-from tpullm.report.versus import Versus, said, versus, written
+from tpullm.report.charts import Line
+from tpullm.report.html import phrase
+from tpullm.report.language import Language, count, percent, three_decimals
+from tpullm.report.rendering import render
 
 CARDS = 4
+KINDS = ("both", "only_first", "only_other", "neither")  # how two models agree, as `results.json` has it
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One figure of all models.
+
+    Args:
+        name: what is measured.
+        share: the scores are shares, shown in percent, and their differences in points.
+        figure: as `results.json` has it.
+        whole: the difference at the right end of the picture.
+    """
+
+    name: str
+    share: bool
+    figure: dict[str, Any]
+    whole: float = 1.0
 
 
 def comparison_page(results: dict[str, Any], text: Language) -> str:
     """The page of the results of `tpullm compare`; the same results give the same text."""
     labels = [model["label"] for model in results["models"]]
-    tasks = [task(text, labels, name, found) for name, found in results["tasks"].items()]
-    parts = {
-        "models": (text("Models"), [_models(text, results["models"])]),
-        "tasks": (text("Tasks"), tasks),
-        "texts": (text("Texts"), _texts(text, labels, results["texts"])),
-        "again": (text("To repeat it"), _again(text, results)),
-    }
-    made = {name: section(name, title, *body) for name, (title, body) in parts.items() if body}
-    links = [tag("a", parts[name][0], href=f"#{name}") for name in made]
-    header = tag(
-        "header",
-        tag("p", text("tpullm comparison"), " · ", tag("b", *_between(labels)), class_="eyebrow"),
-        tag("h1", text("How the models differ")),
-        paragraph(_lead(text, labels[0]), class_="lead"),
-        tag("div", *_cards(text, labels, results)[:CARDS], class_="headline"),
-        tag("nav", *links, aria_label=text("Parts")),
-    )
-    footer = tag("footer", text("Made by tpullm {version}.", version=__version__))
-    return document(text, text("How the models differ"), header, tag("main", *made.values()), footer)
-
-
-def _between(labels: list[str]) -> list[Any]:
-    return [part for label in labels for part in (" / ", phrase(label))][1:]
-
-
-def _lead(text: Language, first: str) -> str:
-    compared = text("The other models are compared with {first}.", first=first)
-    interval = text(
-        "Each difference has an interval that holds the truth 95 times in 100. Where it holds 0, or where fewer than "
-        "six scores differ, the models can't be told apart. Of 20 equal models, chance calls one better or worse."
-    )
-    return text.join(compared, interval)
-
-
-def _cards(text: Language, labels: list[str], results: dict[str, Any]) -> list[Markup]:
-    """The main differences of each model from the first."""
-    found = [(name, main_figure(text, of_task)) for name, of_task in results["tasks"].items()]
-    if results["texts"]:
-        found.append((text("Texts"), Versus(text("bits a byte"), False, results["texts"]["all"])))
-    cards = []
-    for title, of in found:
-        for label, delta in zip(labels[1:], of.figure["deltas"], strict=True):
-            value = tag("b", f"{100 * delta['value']:+.1f}" if of.share else written(delta["value"], "+"))
-            unit = text("{measure}, points", measure=of.name) if of.share else of.name
-            note = tag("p", unit, tag("br"), phrase(label), tag("br"), said(text, delta["word"]))
-            cards.append(tag("div", tag("span", phrase(title), class_="name"), value, note, class_="figure"))
-    return cards
-
-
-def _models(text: Language, models: list[dict[str, Any]]) -> Markup:
-    header = ("", text("parameters"), text("vocabulary"), text("context, tokens"))
-    rows = [
-        (
-            phrase(model["label"]),
-            text.compact(model["parameters"]),
-            count(model["vocabulary"]),
-            count(model["context"]),
-        )
-        for model in models
+    texts, places, main = [], [], []
+    for name, found in results["tasks"].items():
+        figures = _figures(text, found)
+        # The rule for choices that no tokenizer changes, else the written answer, else the first metric.
+        first = figures.get("per byte") or figures.get("written") or next(iter(figures.values()))
+        main.append((name, first))
+    if found := results["texts"]:
+        main.append((text("Texts"), Versus(text("bits a byte"), False, found["all"])))
+        texts = [Versus(text("all texts"), False, found["all"])]
+        if len(found["by_text"]) > 1:
+            texts += [Versus(each["name"], False, each["figure"]) for each in found["by_text"]]
+        places = [Versus(_place(text, each), False, each["figure"]) for each in found["by_place"]]
+    cards = [
+        (title, each, label, delta)
+        for title, each in main
+        for label, delta in zip(labels[1:], each.figure["deltas"], strict=True)
     ]
-    return table(header, rows)
-
-
-def _texts(text: Language, labels: list[str], found: dict[str, Any]) -> list[Markup]:
-    if not found:
-        return []
-    about = text(
-        "Bits that the model needs for each byte of text: fewer are better. It does not depend on the tokenizer, so "
-        "models with different tokenizers can be compared. Differences are paired over documents."
+    return render(
+        "comparison.html",
+        text,
+        written=written,
+        labels=labels,
+        cards=cards[:CARDS],
+        sections=["models", *["tasks"] * bool(results["tasks"]), *["texts"] * bool(texts), "again"],
+        models=[
+            (phrase(each["label"]), text.compact(each["parameters"]), count(each["vocabulary"]), count(each["context"]))
+            for each in results["models"]
+        ],
+        tasks=[_task(text, labels, name, found) for name, found in results["tasks"].items()],
+        texts=_on_one_scale(texts),
+        places=_on_one_scale(places),
+        command=results["command"],
+        kept=json.dumps(_versions(results), ensure_ascii=False, indent=2),
     )
-    figures = [Versus(text("all texts"), False, found["all"])]
-    if len(found["by_text"]) > 1:
-        figures += [Versus(each["name"], False, each["figure"]) for each in found["by_text"]]
-    places = [Versus(_place(text, each), False, each["figure"]) for each in found["by_place"]]
-    return [
-        paragraph(about),
-        versus(text, labels, figures),
-        tag("h3", text("By place in the document")),
-        paragraph(text("Later in a document, a model can use more of what stands before, up to its context.")),
-        versus(text, labels, places),
-    ]
+
+
+def written(value: float, sign: str = "") -> str:
+    """A number with three decimals; a perplexity can have ten digits, and gets four."""
+    return f"{value:{sign}.3f}" if abs(value) < 10_000 else f"{value:{sign}.4g}"
+
+
+def _on_one_scale(figures: Sequence[Versus]) -> list[Versus]:
+    """The same figures, with all differences drawn on one scale."""
+    ends = [end for each in figures for delta in each.figure["deltas"] for end in _reach(delta)]
+    whole = max(map(abs, ends), default=1.0) or 1.0
+    return [Versus(each.name, each.share, each.figure, whole) for each in figures]
+
+
+def _reach(delta: dict[str, Any]) -> list[float]:
+    """The ends of the interval, and the difference."""
+    return [*(delta["interval"] or []), delta["value"]]
 
 
 def _place(text: Language, place: dict[str, Any]) -> str:
@@ -104,8 +93,9 @@ def _place(text: Language, place: dict[str, Any]) -> str:
     return text("from byte {start} to {end}", start=count(place["from"]), end=count(place["to"]))
 
 
-def _again(text: Language, results: dict[str, Any]) -> list[Markup]:
-    kept = {
+def _versions(results: dict[str, Any]) -> dict[str, Any]:
+    """All that repeats the comparison, beside its command."""
+    return {
         "models": {model["label"]: model["hash"] for model in results["models"]},
         "settings": results["settings"],
         "program": results["program"],
@@ -115,10 +105,55 @@ def _again(text: Language, results: dict[str, Any]) -> list[Markup]:
         },
         "texts": {each["name"]: each["version"] for each in results["texts"].get("by_text", [])},
     }
-    details = tag(
-        "details",
-        tag("summary", text("Show versions, settings and hashes")),
-        tag("pre", tag("code", json.dumps(kept, ensure_ascii=False, indent=2))),
-    )
-    said_of_it = text("The same command gives the same figures. `results.json` has all figures, and whole examples.")
-    return [paragraph(said_of_it), tag("pre", tag("code", results["command"])), join([details])]
+
+
+def _measures(text: Language) -> dict[str, str]:
+    """Names of the measures of a file of questions; the harness's metrics keep theirs."""
+    return {
+        "likelihood": text("likeliest choice"),
+        "per token": text("likeliest per token"),
+        "per byte": text("likeliest per byte"),
+        "pmi": text("likeliest by PMI"),
+        "written": text("written answer"),
+        "f1": text("characters of the written answer (F1)"),
+    }
+
+
+def _figures(text: Language, found: dict[str, Any]) -> dict[str, Versus]:
+    names = _measures(text) if "examples" in found else {}
+    return {key: Versus(names.get(key, key), "share" in each, each) for key, each in found["figures"].items()}
+
+
+def _task(text: Language, labels: Sequence[str], name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A task: its figures, notes, who is right where, examples, and calibration."""
+    figures, notes = list(_figures(text, found).values()), []
+    if "chance" in found:
+        notes.append(text("By guessing: {share}.", share=percent(found["chance"])))
+    for label, read in zip(labels, found.get("read_before", ()), strict=False):
+        if read["looked_for"] and read["found"]:
+            values = {"found": count(read["found"]), "asked": count(read["asked"]), "model": label}
+            notes.append(text("{found} of {asked} questions are in the training text of {model}.", **values))
+    calibration = None
+    if given := found.get("calibration"):
+        points = [[(each["probability"], each["share"]) for each in own["bins"]] for own in given]
+        lines = [Line(label, own, number) for number, (label, own) in enumerate(zip(labels, points, strict=True))]
+        errors = [(three_decimals(own["error"]), count(own["count"])) for own in given]
+        calibration = lines, [(phrase(label), *own) for label, own in zip(labels, errors, strict=True)]
+    return {
+        "name": name,
+        "notes": notes,
+        # The units of the harness's metrics differ, so each has its own scale.
+        "figures": _on_one_scale(figures) if "examples" in found else [_on_one_scale([each])[0] for each in figures],
+        "agreement": [
+            (f"{each.name}: {label}", *(count(of[kind]) for kind in KINDS))
+            for each in figures
+            for label, of in zip(labels[1:], each.figure.get("agreement", ()), strict=False)
+        ],
+        "examples": [
+            group | {"measure": _measures(text)[group["measure"]]}
+            for group in found.get("examples", ())
+            if group["shown"]
+        ],
+        "calibration": calibration,
+        "prompt": found.get("prompt"),
+    }

@@ -1,155 +1,325 @@
-"""The whole page: the headline, the five steps in order, the recipe. It is one file that loads nothing else."""
+"""The report of a run: the figures of its headline and of its first steps, for `templates/report.html`.
 
-from collections.abc import Callable
+A section that the run has nothing for is left out. The functions of `SECTIONS` find the figures; the template of the
+same name has the sentences. Some sections are in `result_sections.py`.
+"""
 
-from tpullm import __version__
-from tpullm.report.collect_section import collect, tokenize
-from tpullm.report.finetune_section import finetune
-from tpullm.report.html import Markup, document, join, paragraph, section, tag
-from tpullm.report.language import Language, percent, three_decimals
-from tpullm.report.measured_section import measured
-from tpullm.report.model_section import blocks
-from tpullm.report.pretrain_section import pretrain
-from tpullm.report.run_data import RunData, find, number, series
-from tpullm.report.speed_section import speed
-from tpullm.report.truth_section import gap_to_truth, truth, yours
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
-_CARDS = 4
+from tpullm.corpus.datacard_counts import REASONS
+from tpullm.report.charts import Line, padded
+from tpullm.report.html import mixed, phrase
+from tpullm.report.language import Language, count, percent, three_decimals
+from tpullm.report.rendering import render
+from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, held_out_lines, measured, truth, yours
+from tpullm.report.run_data import RunData, find, number, numbers, series
+from tpullm.run import hours
+
+Section = dict[str, Any] | None
+MOST_ROWS = 20  # of sources, languages and licences; the data card has them all
+_UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that it can't read; the extension follows
+_CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
 
 
-def recipe(data: RunData) -> Markup:
-    """The recipe of the run. It is hidden until the reader opens it."""
-    text = data.language
-    details = tag("details", tag("summary", text("Show the recipe (YAML)")), tag("pre", tag("code", data.recipe)))
-    said = text(
-        "The recipe holds every setting of this run. On the same kind of machine, the same recipe makes the same model."
+def page(data: RunData) -> str:
+    """The report as one HTML document; the same data give the same text."""
+    read = series(data.pretrain, "loss")
+    dates = [str(made["finished"]) for made in data.manifests.values() if made.get("finished")]
+    sections = {name: found for name, make in SECTIONS.items() if (found := make(data)) is not None}
+    return render(
+        "report.html",
+        data.language,
+        data=data,
+        sections=sections,
+        cards=_cards(data),
+        tokens_read=read[-1][0] if read else None,
+        parameters=number(data.results, "model", "parameters"),
+        finished=max(dates, default=""),
     )
-    return section("recipe", text("Recipe"), paragraph(said), details)
 
 
-SECTIONS: dict[str, Callable[[RunData], Markup | None]] = {
+def _cards(data: RunData) -> list[tuple[str, str, str]]:
+    """The headline figures that this run has, the most important first: name, value, note."""
+    text, results, read = data.language, data.results, series(data.pretrain, "loss")
+    before, bits = number(results, "base", "accuracy"), numbers(results.get("bits_per_byte"))
+    questions = text("to held-out questions")
+    if before is not None:
+        questions = text("to held-out questions; before tuning {share}", share=percent(before))
+    gap_note, blank_note = (
+        text("nats a token above the entropy of tenki"),
+        text("total variation from the true probabilities"),
+    )
+    verbs, eight = (
+        text("of verbs fit their object: 「本」→「読む」"),
+        text("on held-out text; a model that knows nothing has 8"),
+    )
+    tokens, read_note = read[-1][0] if read else None, text("in pretraining, repetitions included")
+    size, size_note = number(results, "model", "parameters"), text("numbers that training adjusted")
+    cards = [
+        (text("gap to the truth"), gap_to_truth(data), three_decimals, gap_note),
+        (text("blanks"), number(results, "blank", "total_variation"), three_decimals, blank_note),
+        (text("words that agree"), number(results, "swaps", "accuracy"), percent, verbs),
+        (text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
+        *((text("bits a byte, {source}", source=name), value, three_decimals, eight) for name, value in bits.items()),
+        (text("parameters"), size, text.compact, size_note),
+        (text("tokens read"), tokens, text.compact, read_note),
+    ]
+    return [(name, write(value), note) for name, value, write, note in cards if value is not None]
+
+
+def collect(data: RunData) -> Section:
+    """The data card: the largest rows in its order, one row for all others, and why documents were dropped."""
+    text, rows = data.language, data.datacard.get("rows")
+    if not rows:
+        return None
+    largest = sorted(range(len(rows)), key=lambda place: -rows[place]["characters"])
+    shown = [rows[place] for place in sorted(largest[:MOST_ROWS])]
+    others = [rows[place] for place in largest[MOST_ROWS:]]
+    if others:
+        name = text("{number} more", number=count(len(others)))
+        keys = ("documents", "held_out", "characters", "share")
+        summed = {key: sum(row[key] for row in others) for key in keys}
+        shown.append({"source": name, "language": "", "licence": ""} | summed)
+    characters, reasons = Counter(), Counter()
+    for row in rows:
+        characters[row["source"]] += row["characters"]
+    for counts in data.datacard.get("dropped", {}).values():
+        reasons.update(counts)
+    return {
+        "characters": list(characters.items()),
+        "rows": [
+            (phrase(row["source"]), row["language"], row["licence"])
+            + (*(count(row[key]) for key in ("documents", "held_out", "characters")), percent(row["share"]))
+            for row in shown
+        ],
+        "dropped": [(*_reason(text, reason), count(times)) for reason, times in reasons.most_common()],
+        "dropped_documents": count(reasons.total()),
+    }
+
+
+def _reason(text: Language, reason: str) -> tuple[str, str]:
+    """A reason and what it means. The reason for a file of an unknown kind names its extension."""
+    unread = text("a file that this source does not read")
+    meaning = mixed(text.known(REASONS[reason]) if reason in REASONS else unread)
+    if reason.startswith(_UNREAD):
+        return text("unknown extension {extension}", extension=reason.removeprefix(_UNREAD).strip()), meaning
+    return text.known(reason), meaning
+
+
+def tokenize(data: RunData) -> Section:
+    """The tokens of the corpus by source. (Example texts as tokens are `data.splits`.)"""
+    sources = find(data.manifests, "tokens", "sources") or {}
+    if not data.splits and not sources:
+        return None
+    rows = []
+    for source, splits in sources.items():
+        total = {what: sum(number(counts, what) or 0 for counts in splits.values()) for what in ("bytes", "tokens")}
+        tokens = [count(number(splits, split, "tokens") or 0) for split in ("train", "held_out")]
+        rows.append((phrase(source), *tokens, f"{total['bytes'] / max(total['tokens'], 1):.2f}"))
+    return {
+        "vocabulary": number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size,
+        "in_bytes": any(piece.startswith("<0x") for pieces in data.splits for piece, _ in pieces),
+        "rows": rows,
+    }
+
+
+def transformer(data: RunData) -> Section:
+    """The sizes of the model's parts, tokens for its drawing, and the attention picture if there is one."""
+    c = data.model
+    if not c.vocabulary_size:
+        return None
+    picture = ""
+    tokens, weights = find(data.results, "attention", "tokens"), find(data.results, "attention", "weights")
+    if tokens and weights:
+        import numpy as np  # only where there is something to draw
+
+        from tpullm.report.attention_picture import attention_html
+
+        picture = attention_html(tokens, np.asarray(weights), data.language)
+    return {
+        "tokens": _chips([piece for piece, _ in data.splits[0][:3]] if data.splits else ["今日", "は", "いい"]),
+        "guesses": _chips(["天気", "日", "本"]),
+        "attention": c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads),
+        "feed_forward": c.layers
+        * (3 if c.gated else 2)
+        * c.width
+        * c.mlp_width
+        * (max(c.experts, 1) + c.shared_experts),
+        "tables": c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2),
+        "picture": picture,
+    }
+
+
+def _chips(words: Sequence[str], middle: int = 180) -> list[tuple[float, int, str]]:
+    """Words side by side, centred: where each begins, its width, and the word."""
+    widths = [14 + sum(7 if character.isascii() else 14 for character in word) for word in words]
+    x, chips = middle - (sum(widths) + 6 * (len(words) - 1)) / 2, []
+    for word, width in zip(words, widths, strict=True):
+        chips.append((x, width, word))
+        x += width + 6
+    return chips
+
+
+def pretrain(data: RunData) -> Section:
+    """The loss against the tokens read, on held-out text too; rates, gradients, experts; what the model writes."""
+    read, text = series(data.pretrain, "loss"), data.language
+    if not read:
+        return None
+    titles = {"learning_rate": text("Learning rate"), "tokens_per_second": text("Tokens a second")}
+    curves = [(title, series(data.pretrain, key)) for key, title in titles.items()]
+    busiest, least = (series(data.pretrain, "expert_load", key) for key in ("highest", "lowest"))
+    grown = growing_texts(data.pretrain)
+    is_new = not data.manifests.get("base") and not find(data.manifests, "pretrain", "inputs", "upstream", "branch")
+    return {
+        "blind": math.log(data.model.vocabulary_size or 1),
+        "losses": losses(data),
+        "read": read[-1],
+        "held_out": _held_out(data),
+        "speed": [(title, found, (0.0, max(y for _, y in found) * 1.06 or 1.0)) for title, found in curves if found],
+        "gradients": _gradients(data.pretrain),
+        "experts": (busiest, least, [(x, 1.0) for x, _ in busiest]) if busiest and least else None,
+        "grown": grown,
+        "from_noise": is_new and any(written[0][0] == 0 for written in grown.values()),
+        "samples": [
+            {"prompt": sample.get("prompt") or "", "text": sample["text"]}
+            for sample in data.results.get("samples") or []
+            if sample.get("text")
+        ],
+    }
+
+
+def losses(data: RunData) -> dict[str, Any]:
+    """The lines of `templates/loss.html`: all of pretraining, and the last part of tenki's curve.
+
+    Beside the first losses, the gap to the truth is too small to see.
+    """
+    text, rows, truth = data.language, data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
+    training = Line(text("training"), series(rows, "loss"), 5, "faint")
+    lines, close, limits = [training, *held_out_lines(text, rows)], [], None
+    if truth is not None:
+        name, ends = text("the truth: entropy of tenki"), (training.points[0], training.points[-1])
+        lines.append(Line(name, [(x, truth) for x, _ in ends], 0, "dashed"))
+        near = [(x, y) for x, y in series(rows, "eval_loss", "tenki") if y < truth + _CLOSE]
+        if len(near) > 1:
+            limits = padded(min(truth, *(y for _, y in near)), max(truth, *(y for _, y in near)))
+            level = [(near[0][0], truth), (near[-1][0], truth)]
+            close = [Line(text("{source}, held out", source="tenki"), near, 0), Line(name, level, 0, "dashed")]
+    return {"lines": lines, "close": close, "limits": limits}
+
+
+def _held_out(data: RunData) -> list[tuple[Any, str, str, str]]:
+    """The loss on each held-out text, as choices, and its bits a byte; tenki is first."""
+    losses = {}
+    for row in data.pretrain:
+        losses |= numbers(row.get("eval_loss"))
+    losses |= numbers(find(data.results, "loss_nats_per_token"))
+    bits = {name: points[-1][1] for name in losses if (points := series(data.pretrain, "eval_bits_per_byte", name))}
+    bits |= numbers(find(data.results, "bits_per_byte"))
+    return [
+        (phrase(name), f"{loss:.3f}", f"{math.exp(min(loss, 99)):,.1f}", f"{bits[name]:.3f}" if name in bits else "")
+        for name, loss in sorted(losses.items(), key=lambda item: item[0] != "tenki")
+    ]
+
+
+def _gradients(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | None:
+    """The norm of the gradient by layer, if the log has it: (columns, rows). The parts of a layer make one row."""
+    found = [row for row in rows if row.get("gradient_norms")]
+    squares: list[Counter[str]] = [Counter() for _ in found]
+    for row, column in zip(found, squares, strict=True):
+        for part, norm in numbers(row["gradient_norms"]).items():
+            column[part.split(".")[0]] += norm**2
+    names = dict.fromkeys(name for column in squares for name in column)
+    if not names:
+        return None
+    by_layer = [(name, [math.sqrt(column[name]) if name in column else None for column in squares]) for name in names]
+    return [number(row, "tokens") or number(row, "step") for row in found], by_layer
+
+
+def speed(data: RunData) -> Section:
+    """The time of each stage, the machine, the rates of training, the prediction, and where the time went."""
+    text, results = data.language, data.results
+    names = {
+        "base": text("Import"),
+        "documents": text("Collect"),
+        "tokenizer": text("Train the tokenizer"),
+        "tokens": text("Tokenize"),
+        "pretrain": text("Pretrain"),
+        "evaluate": text("Evaluate"),
+    }
+    finished = {
+        stage: found for stage in data.manifests if (found := number(data.manifests, stage, "seconds")) is not None
+    }
+    seconds = numbers(results.get("seconds")) or finished
+    machine = {key: value for key, value in (results.get("machine") or {}).items() if value not in (None, "")}
+    if machine.get("device") == machine.get("platform"):
+        machine.pop("device", None)  # for a CPU, JAX repeats the platform
+    keys = {"python": "Python", "jax": "JAX"}
+    keys |= {"platform": text("platform"), "device": text("device"), "cores": text("cores")}
+    rates = {
+        "tokens_per_second": (text("tokens a second, median"), text.compact),
+        "mfu": (text("share of the peak (MFU), median"), percent),
+        "data_wait_share": (text("waiting for data, median"), percent),
+    }
+    medians = {key: _median(data, key) for key in (*rates, "step_seconds")}
+    facts = [(keys.get(key, key), str(value)) for key, value in machine.items()]
+    facts += [(name, write(medians[key])) for key, (name, write) in rates.items() if medians[key] is not None]
+    if not (seconds or facts):
+        return None
+    predicted, measured = number(data.plan, "step_seconds"), medians["step_seconds"]
+    return {
+        "times": [(names.get(stage, stage), value, text.duration(value)) for stage, value in seconds.items()],
+        "all": sum(seconds.values()),
+        "facts": facts,
+        "predicted": None if predicted is None or measured is None else (predicted, measured),
+        "goodput": _goodput(data),
+    }
+
+
+def _median(data: RunData, key: str) -> float | None:
+    """The median over all steps, because some of them wait for a checkpoint."""
+    values = sorted(value for _, value in series(data.pretrain, key))
+    return values[len(values) // 2] if values else None
+
+
+def _goodput(data: RunData) -> Section:
+    """Where the time of pretraining went, over all processes that worked on it."""
+    found, text = {kind: seconds for kind, seconds in hours.summary(data.hours).items() if seconds}, data.language
+    if "train" not in found:
+        return None
+    names = {
+        "train": text("training"),
+        "start": text("starting, or no process"),
+        "compile": text("compiling"),
+        "restore": text("restoring"),
+        "data": text("waiting for data"),
+        "save": text("saving"),
+        "evaluate": text("evaluating"),
+        "check": text("checking for wrong bits"),
+        "lost": text("steps made again"),
+        "skipped": text("skipped steps"),
+    }
+    interruptions, planned = hours.planned(data.hours, data.plan.get("run"))
+    return {
+        "times": [(name, found[kind]) for kind, name in names.items() if kind in found],
+        "share": found["train"] / sum(found.values()),
+        "interruptions": interruptions if "run" in data.plan else 0,
+        "planned": planned,
+        "skipped": sum(len(row.get("skipped") or []) for row in data.pretrain),
+    }
+
+
+SECTIONS: dict[str, Callable[[RunData], Section]] = {
     "collect": collect,
     "tokenize": tokenize,
-    "transformer": blocks,
+    "transformer": transformer,
     "pretrain": pretrain,
     "yours": yours,
     "truth": truth,
     "finetune": finetune,
     "measured": measured,
     "speed": speed,
-    "recipe": recipe,
+    "recipe": lambda data: {},
 }
-
-
-def _names(text: Language) -> dict[str, str]:
-    """The name of each section in the navigation."""
-    return {
-        "collect": text("Collect"),
-        "tokenize": text("Tokenize"),
-        "transformer": text("Transformer"),
-        "pretrain": text("Pretrain"),
-        "yours": text("Your own text"),
-        "truth": text("How true?"),
-        "finetune": text("Fine-tune"),
-        "measured": text("Questions"),
-        "speed": text("Speed"),
-        "recipe": text("Recipe"),
-    }
-
-
-def page(data: RunData) -> str:
-    """The report as one HTML document; the same data give the same text."""
-    text, names = data.language, _names(data.language)
-    made = {identifier: part for identifier, make in SECTIONS.items() if (part := make(data))}
-    links = [tag("a", names[identifier], href=f"#{identifier}") for identifier in made]
-    title = text("{run}: from raw text to a tuned model", run=data.name)
-    return document(text, title, _header(data, links), tag("main", *made.values()), _footer(data))
-
-
-def _header(data: RunData, links: list[Markup]) -> Markup:
-    text = data.language
-    tuned = text("From raw text to a tuned model")
-    return tag(
-        "header",
-        tag("p", text("tpullm report"), " · ", tag("b", data.name), class_="eyebrow"),
-        tag("h1", tuned if data.tuned else text("From raw text to a language model")),
-        paragraph(_summary(data), class_="lead"),
-        tag("div", *cards(data)[:_CARDS], class_="headline"),
-        tag("nav", *links, aria_label=text("Steps")),
-    )
-
-
-def _summary(data: RunData) -> str:
-    text, parameters = data.language, number(data.results, "model", "parameters")
-    read, began = "", ""
-    if curve := series(data.pretrain, "loss"):
-        tokens = text.compact(curve[-1][0])
-        read = text("A Transformer read {tokens} tokens.", tokens=tokens)
-        if parameters:
-            size = text.compact(parameters)
-            read = text(
-                "A Transformer of {parameters} parameters read {tokens} tokens.", parameters=size, tokens=tokens
-            )
-    if data.manifests.get("base"):
-        began = text(
-            "Its training began from the published model {folder}.", folder=find(data.manifests, "base", "folder")
-        )
-    purpose = text(
-        "This page shows step by step how the model was made. It is written for readers new to language models."
-    )
-    return text.join(read, began, purpose)
-
-
-def cards(data: RunData) -> list[Markup]:
-    """The headline figures that this run has, the most important first."""
-    return [card for card in (*_quality(data), *_bits(data), *_sizes(data)) if card is not None]
-
-
-def _quality(data: RunData) -> list[Markup | None]:
-    text, results = data.language, data.results
-    base = number(results, "base", "accuracy")
-    questions = text("to held-out questions")
-    if base is not None:
-        questions = text("to held-out questions; before tuning {share}", share=percent(base))
-    nats, distance = (
-        text("nats a token above the entropy of tenki"),
-        text("total variation from the true probabilities"),
-    )
-    follow = text("of verbs fit their object: 「本」→「読む」")
-    return [
-        _card(text("gap to the truth"), gap_to_truth(data), three_decimals, nats),
-        _card(text("blanks"), number(results, "blank", "total_variation"), three_decimals, distance),
-        _card(text("words that agree"), number(results, "swaps", "accuracy"), percent, follow),
-        _card(text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
-    ]
-
-
-def _bits(data: RunData) -> list[Markup | None]:
-    text, bits = data.language, data.results.get("bits_per_byte") or {}
-    note = text("on held-out text; a model that knows nothing has 8")
-    return [
-        _card(text("bits a byte, {source}", source=name), number(bits, name), three_decimals, note) for name in bits
-    ]
-
-
-def _sizes(data: RunData) -> list[Markup | None]:
-    text, read = data.language, series(data.pretrain, "loss")
-    adjusted, repeated = text("numbers that training adjusted"), text("in pretraining, repetitions included")
-    return [
-        _card(text("parameters"), number(data.results, "model", "parameters"), text.compact, adjusted),
-        _card(text("tokens read"), read[-1][0] if read else None, text.compact, repeated),
-    ]
-
-
-def _card(name: str, value: float | None, write: Callable[[float], str], note: str) -> Markup | None:
-    if value is None:
-        return None
-    return tag("div", tag("span", name, class_="name"), tag("b", write(value)), paragraph(note), class_="figure")
-
-
-def _footer(data: RunData) -> Markup:
-    text = data.language
-    dates = sorted(str(made["finished"]) for made in data.manifests.values() if made.get("finished"))
-    made_by = text("Made by tpullm {version} from the run “{run}”.", version=__version__, run=data.name)
-    finished = text("The last stage finished on {date}.", date=text.date(dates[-1])) if dates else ""
-    return tag("footer", join([text.join(made_by, finished)]))

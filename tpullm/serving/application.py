@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from tpullm.serving import completions
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
-from tpullm.serving.front import FrontPage
+from tpullm.serving.front_page import FrontPage
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.reply_form import Reply
 from tpullm.serving.request_fields import Fields, parse

@@ -3,12 +3,15 @@
 import base64
 import hashlib
 import json
-from importlib import resources
 
+import yaml
+from markupsafe import Markup
 from starlette.responses import Response
 
-from tpullm.report.html import colours
+from tpullm.report.language import ENGLISH
+from tpullm.report.rendering import render, source
 
+_PACKAGE = "tpullm.serving"
 SCRIPTS = ("asking.js", "chat.js", "next_tokens.js", "start.js")
 
 
@@ -16,13 +19,18 @@ class FrontPage:
     """The page, as it is for everybody: what it shows it asks the server for, with the reader's key."""
 
     def __init__(self) -> None:
-        style, script = colours() + _file("page.css"), "".join(map(_file, SCRIPTS))
-        page = _file("page.html")
-        for name, content in (("style", style), ("texts", _data(texts())), ("script", script)):
-            page = page.replace("{{" + name + "}}", content)
-        self.html = page.encode()
+        style = source("colours.css") + source("page.css", _PACKAGE)
+        script = "".join(source(name, _PACKAGE) for name in SCRIPTS)
+        words = json.dumps(texts(), ensure_ascii=False).replace("<", "\\u003c")  # it can't end its element
+        marked = {name: Markup(text) for name, text in (("style", style), ("texts", words), ("script", script))}
+        self.html = render("page.html", ENGLISH, _PACKAGE, **marked).encode()
         self.headers = {
-            "content-security-policy": _policy(style, script),
+            # With Trusted Types no script can make a text into HTML.
+            "content-security-policy": (
+                f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
+                "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+                "require-trusted-types-for 'script'; trusted-types 'none'"
+            ),
             "x-content-type-options": "nosniff",
             "referrer-policy": "no-referrer",
             "cache-control": "no-cache",  # kept, but asked for again: another version may serve here tomorrow
@@ -38,28 +46,8 @@ class FrontPage:
 
 def texts() -> dict[str, dict[str, str]]:
     """Every text of the page, by its name and its language."""
-    import yaml
-
-    return yaml.safe_load(_file("texts.yaml"))
-
-
-def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy. With Trusted Types no script can make a text into HTML."""
-    return (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+    return yaml.safe_load(source("texts.yaml", _PACKAGE))
 
 
 def _hash(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-
-
-def _data(value: dict) -> str:
-    """JSON that can't end the element it stands in."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
-
-
-def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Pages by the jinja2 templates in `templates/` of a package; a page is one document that loads nothing else.
+
+A template gets `text`, the language of the page, and `_NAMES`. Its sentences are `text("...", name=value)` as in
+Python, and `tests/report/test_language.py` reads them from the templates too. What is not markup is escaped.
+"""
+
+import functools
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tpullm import __version__
+from tpullm.report import charts, html, language
+from tpullm.report.language import Language
+
+_CHARTS = ("Line", "line_chart", "heat_map", "share_bar", "single_bars", "word_bars", "model_and_truth")
+_NAMES = {
+    "BLANK": "【?】",
+    "version": __version__,
+    "clip": lambda text, most: text[:most] + "…" if len(text) > most else text,
+    **{name: getattr(html, name) for name in ("phrase", "mixed")},
+    **{name: getattr(language, name) for name in ("count", "percent", "three_decimals")},
+    **{name: getattr(charts, name) for name in _CHARTS},
+}
+
+
+@functools.cache
+def environment(package: str = "tpullm.report") -> Environment:
+    """The templates of a package, with what each of them may call."""
+    made = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
+    )
+    made.globals |= _NAMES
+    return made
+
+
+def render(template: str, text: Language, package: str = "tpullm.report", **values: Any) -> Markup:
+    """What a template makes of some values; the same values give the same text."""
+    return Markup(environment(package).get_template(template).render(text=text, **values))
+
+
+def source(name: str, package: str = "tpullm.report") -> str:
+    """A file beside the templates as it stands, such as `colours.css`: the colours of all pages, light and dark."""
+    return environment(package).loader.get_source(environment(package), name)[0]

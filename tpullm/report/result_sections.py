@@ -1,0 +1,333 @@
+"""The figures of what a model can do: on its user's own text, against the truth, after tuning, on tasks.
+
+Each of these sections of the page has a template of its name with the sentences.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tpullm.report.charts import Line
+from tpullm.report.language import Language, count, percent, probability, three_decimals
+from tpullm.report.run_data import RunData, find, number, numbers, series
+from tpullm.run import manifest
+
+Section = dict[str, Any] | None
+Rows = Sequence[dict[str, Any]]  # the lines of a `metrics.jsonl`
+_STEPS = 6  # whose texts are shown, the first and the last among them
+_RIGHT_ANSWERS, _WRONG_ANSWERS, _REWARDED_ANSWERS = 8, 4, 4  # that are shown
+_WRONG_SWAPS = 6
+_SHOWN_FIRST = ("リンゴ", "本")
+_SUM = "sum"  # the weighted sum, among the rewards
+
+
+def growing_texts(rows: Rows) -> dict[str, list[tuple[float, str]]]:
+    """By prompt: the steps that measured it, and what the model wrote. Empty if it did so at one step at most."""
+    found = [row for row in rows if isinstance(row.get("samples"), list) and number(row, "step") is not None]
+    found = [found[round(n * (len(found) - 1) / (_STEPS - 1))] for n in range(_STEPS)] if len(found) > _STEPS else found
+    prompts: dict[str, list[tuple[float, str]]] = {}
+    for row in found if len(found) > 1 else []:
+        for sample in row["samples"]:
+            written = prompts.setdefault(str(sample.get("prompt", "")), [])
+            written.append((row["step"], str(sample.get("text", ""))))
+    return prompts
+
+
+def held_out_lines(text: Language, rows: Rows, what: str = "eval_loss") -> list[Line]:
+    """A line for each held-out source; tenki has the accent colour, since its true entropy is known."""
+    names = sorted({name: None for row in rows for name in row.get(what) or {}}, key=lambda name: name != "tenki")
+    return [Line(text("{source}, held out", source=n), series(rows, what, n), i) for i, n in enumerate(names)]
+
+
+def yours(data: RunData) -> Section:
+    """How the model continues the user's text, which words it expects in it, and how well it predicts it."""
+    found = data.results.get("yours")
+    if not found:
+        return None
+    packed, model = number(found, "compressor", "bits_per_byte"), number(data.results, "bits_per_byte", "yours")
+    name, blanks = find(found, "compressor", "name"), []
+    for row in found.get("blanks") or []:
+        if row.get("words") and row.get("word"):
+            shares = [(word.get("word"), number(word, "model")) for word in row["words"]]
+            bars = [(word, share, probability(share)) for word, share in shares if word and share is not None]
+            place = number(row, "place") or 0
+            blanks.append({"text": str(row.get("text", "")), "word": row["word"], "bars": bars, "place": place})
+    return {
+        "packed": (model, packed) if model and packed and name else None,
+        "compressor": name,
+        "times_read": number(found, "times_read") or 0.0,
+        "continuations": [
+            {"prompt": item["prompt"], "text": str(item.get("text", "")), "original": str(item.get("original", ""))}
+            for item in found.get("continuations") or []
+            if item.get("prompt")
+        ],
+        "blanks": blanks,
+        "first": sum(blank["place"] == 1 for blank in blanks),
+        "five": sum(1 <= blank["place"] <= 5 for blank in blanks),
+    }
+
+
+def gap_to_truth(data: RunData) -> float | None:
+    """The held-out loss on tenki minus its entropy, in nats a token; None if either is missing."""
+    loss, entropy = (number(data.results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
+    given = number(data.results, "tenki", "gap_nats_per_token")
+    return given if given is not None or loss is None or entropy is None else loss - entropy
+
+
+def truth(data: RunData) -> Section:
+    """The gap to the entropy, the blanks, the swapped objects."""
+    results = data.results
+    loss, entropy = (number(results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
+    terms, blanks = (loss, entropy, gap_to_truth(data)), []
+    for row in find(results, "blank", "table") or []:
+        if row.get("words"):
+            words = [(word.get("word"), number(word, "model"), number(word, "truth")) for word in row["words"]]
+            words = [word for word in words if None not in word]
+            blanks.append((str(row.get("text", "")), words, number(row, "total_variation")))
+    section = {
+        "gap": None if None in terms else terms,
+        "tokens": number(results, "tenki", "tokens"),
+        "blanks": blanks,
+        "mean": number(results, "blank", "mean_total_variation"),
+        "swaps": [_swap(row) for row in _chosen_swaps(find(results, "swaps", "table") or [])],
+        "fitting": number(results, "swaps", "accuracy"),
+        "pairs": number(results, "swaps", "pairs"),
+    }
+    return section if section["gap"] or blanks or section["swaps"] or section["fitting"] is not None else None
+
+
+def _chosen_swaps(rows: Rows) -> list[dict[str, Any]]:
+    """One object for every verb, リンゴ and 本 first, and some that the model got wrong."""
+    rows = [row for row in rows if row.get("prefix") and row.get("verb")]
+    chosen: dict[Any, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row.get("object") not in _SHOWN_FIRST):
+        chosen.setdefault(row.get("verb"), row)
+    wrong = [row for row in rows if not row.get("right")]
+    return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG_SWAPS]]}.values())
+
+
+def _swap(row: dict[str, Any]) -> dict[str, Any]:
+    prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
+    before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
+    likelihood = number(row, "probability")
+    share = "" if likelihood is None else percent(likelihood)
+    said = {"said": str(row.get("model_verb", "")), "right": bool(row.get("right")), "verb": verb, "share": share}
+    return {"before": before, "found": found, "after": after} | said
+
+
+def finetune(data: RunData) -> Section:
+    """Answers before and after tuning, how many are right; the curves of each stage, and what it kept."""
+    text, answers = data.language, data.results.get("answers") or []
+    base, tuned = (number(data.results, name, "accuracy") for name in ("base", "tuned"))
+    if tuned is None and not data.tuned and not answers:
+        return None
+    names = ((text("before tuning"), base), (text("after tuning"), tuned))
+    right = [answer for answer in answers if answer.get("right")]
+    wrong = [answer for answer in answers if not answer.get("right")]
+    every = -(-len(right) // _RIGHT_ANSWERS) or 1  # spread over all: neighbouring questions are of one kind
+    return {
+        "stages": _read_by_stages(data),
+        "base": base,
+        "tuned": tuned,
+        "bars": [(name, share, percent(share)) for name, share in names if share is not None],
+        "asked": number(data.results, "tuned", "questions"),
+        "kinds": _kinds(data),
+        "right": len(right),
+        "right_shown": [_answer(answer) for answer in right[::every]],
+        "wrong": len(wrong),
+        "wrong_shown": [_answer(answer) for answer in wrong[:_WRONG_ANSWERS]],
+        "grown": [growing_texts(rows) for rows in data.tuned.values()],
+        "learned": [found for name, rows in data.tuned.items() if (found := _learned(text, name, rows))],
+        "kept": _kept(data),
+    }
+
+
+def _answer(answer: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: answer.get(key) for key in ("question", "base", "tuned", "expected")}
+    texts = {key: None if said is None else str(said).strip() for key, said in texts.items()}
+    return texts | {"right": bool(answer.get("right"))}
+
+
+def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
+    """What each stage reads, and in which shares, if one of them reads documents."""
+    text, rows, any_documents = data.language, [], False
+    kinds = {"conversations": text("conversations"), "preferences": text("preferences"), "prompts": text("prompts")}
+    for name in data.tuned:
+        config = find(data.manifests, name, "inputs", "config") or {}
+        documents = numbers(config.get("documents"))
+        shares = {what: 1 - sum(documents.values()) for key, what in kinds.items() if config.get(key)} | documents
+        rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items())))
+        any_documents |= bool(documents)
+    return rows if any_documents else []
+
+
+def _kinds(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
+    """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
+    text, kinds = data.language, data.results.get("kinds") or {}
+    if len(kinds) < 2:
+        return None
+    shares = {
+        "base": text("before tuning"),
+        "tuned": text("after tuning"),
+        "guess": text("always the commonest answer"),
+    }
+    by_kind = {kind: numbers(found) for kind, found in kinds.items()}
+    shown = {key: name for key, name in shares.items() if any(key in found for found in by_kind.values())}
+    rows = [
+        (kind, *(percent(found[key]) if key in found else "" for key in shown), count(found.get("questions", 0)))
+        for kind, found in by_kind.items()
+    ]
+    return list(shown.values()), rows
+
+
+def _learned(text: Language, stage: str, rows: Rows) -> Section:
+    """The loss of a stage, or what it has instead; of a stage that learned from rewards, its rewards and answers."""
+    if any("rewards" in row for row in rows):
+        return {"name": stage, "rewards": _rewards(rows)}
+    curve, title, held_out = series(rows, "loss"), text("{stage}: loss, nats a token", stage=stage), None
+    # Else held-out text has another unit.
+    if any("margin" in row for row in rows):
+        title = text("{stage}: loss of a pair of answers", stage=stage)
+        held_out = [Line(text("held-out pairs"), series(rows, "eval_loss", "preferences"), 0)]
+    elif any("eval_accuracy" in row for row in rows):
+        title = text("{stage}: loss of a judged answer", stage=stage)
+        held_out = [Line(text("held-out answers"), series(rows, "eval_loss", "judged"), 0)]
+    elif any("eval_divergence" in row for row in rows):
+        title = text("{stage}: divergence from the teacher, nats a token", stage=stage)
+        held_out = held_out_lines(text, rows, "eval_divergence")
+    held_out = held_out_lines(text, rows) if held_out is None else held_out
+    return {"rewards": None, "title": title, "curve": curve, "held_out": held_out} if curve else None
+
+
+def _rewards(rows: Rows) -> dict[str, Any]:
+    """The reward by step, and the rewards and answers of the first and the last step that measured held-out prompts."""
+
+    def by_step(rows: Rows, key: str) -> list[tuple[float, float]]:
+        points = [(number(row, "step"), number(row, key, _SUM)) for row in rows]
+        return [(step, reward) for step, reward in points if step is not None and reward is not None]
+
+    judged = [row for row in rows if "eval_reward" in row]
+    curves = {"training": by_step(rows, "rewards"), "held_out": by_step(judged, "eval_reward")}
+    if len(judged) < 2:
+        return curves | {"rows": None}
+    ends, cells = (judged[0], judged[-1]), []
+    for name in ends[1]["eval_reward"]:
+        if name != _SUM:
+            shares = [number(row, "eval_reward", name) for row in ends]
+            cells.append((name, *("" if share is None else three_decimals(share) for share in shares)))
+    answers = zip(*(row.get("eval_answers") or [] for row in ends), strict=False)
+    shown = [(str(after["prompt"]), str(before["answer"]), str(after["answer"])) for before, after in answers]
+    return curves | {"rows": cells, "answers": shown[:_REWARDED_ANSWERS]}
+
+
+def _kept(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
+    """What the stages kept of the text that was learned before: bits a byte on held-out text after each."""
+    before = numbers(data.results.get("bits_per_byte"))
+    stages = {name: numbers(find(data.results, "stages", name, "bits_per_byte")) for name in data.tuned}
+    stages = {name: found for name, found in stages.items() if found}
+    if not before or not stages:
+        return None
+    columns = (before, *stages.values())
+    rows = [(source, *(three_decimals(c[source]) if source in c else "" for c in columns)) for source in before]
+    return list(stages), rows
+
+
+def measured(data: RunData) -> Section:
+    """The recipe's own questions and each task, with the scores before and after training."""
+    own, questions = _own_questions(data), number(data.results, "tuned", "questions") or 0
+    tasks = [found for task, asked in _by_task(data).items() if (found := _task(data, task, asked))]
+    return {"own": own, "questions": questions, "tasks": tasks} if own or tasks else None
+
+
+def _by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+    """Of each task: of which stage, when, and the figures: those of `evaluate --tasks`, else those of the training."""
+    text = data.language
+    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
+        on_the_way, finished = _on_the_way(rows), bool(data.manifests.get(stage))
+        first = on_the_way[0]["tasks"] if on_the_way and on_the_way[0].get("step") == 0 else {}
+        last, step = (on_the_way[-1]["tasks"], number(on_the_way[-1], "step")) if on_the_way else ({}, None)
+        measured_after = data.measured.get(stage, {})
+        for task, figures in {**last, **measured_after}.items():
+            asked = found.setdefault(task, [])
+            if task in first and not asked:
+                asked.append((stage, text("before {stage}", stage=stage), first[task]))
+            if finished or task in measured_after:
+                asked.append((stage, text("after {stage}", stage=stage), figures))
+            elif step:
+                asked.append((stage, text("{stage}, step {step}", stage=stage, step=count(step)), figures))
+    return found
+
+
+def _on_the_way(rows: Rows) -> list[dict[str, Any]]:
+    return [row for row in rows if isinstance(row.get("tasks"), dict)]
+
+
+def _own_questions(data: RunData) -> list[tuple[str, str, str, str]]:
+    """The held-out questions of a stage of the recipe, and what the commonest answer to each kind would score."""
+    text, rows = data.language, []
+    whens = {"base": text("before tuning"), "tuned": text("after tuning")}
+    for key, when in whens.items():
+        share, interval = number(data.results, key, "accuracy"), find(data.results, key, "interval")
+        if share is not None and interval:
+            rows.append((when, text("by writing"), percent(share), _sure(text, interval)))
+    kinds = [numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
+    asked = sum(kind.get("questions", 0.0) for kind in kinds)
+    if rows and asked:
+        guess = sum(kind.get("guess", 0.0) * kind.get("questions", 0.0) for kind in kinds) / asked
+        rows.append((text("always the commonest answer"), "", percent(guess), ""))
+    return rows
+
+
+def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> Section:
+    """The scores of a task, its curves over the stages that measured it on the way, and what repeats it."""
+    text, (last_stage, _, last) = data.language, asked[-1]
+    names = {"choice": text("by choosing"), "written": text("by writing")}
+    rows = []
+    for _, when, figures in asked:
+        for name, value, interval, is_share in _scores(figures):
+            sure = _sure(text, interval) if is_share else ""
+            rows.append((when, names.get(name, name), percent(value) if is_share else f"{value:.4g}", sure))
+    if not rows:
+        return None
+    if (chance := number(last, "chance")) is not None:
+        rows.append((text("by guessing"), names["choice"], percent(chance), ""))
+    curves = []
+    for stage, of_stage in {"pretrain": data.pretrain, **data.tuned}.items():
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row in _on_the_way(of_stage):
+            for name, value, _, is_share in _scores(row["tasks"].get(task) or {}):
+                if is_share and number(row, "step") is not None:
+                    points.setdefault(names.get(name, name), []).append((row["step"], value))
+        lines = [Line(name, found, n) for n, (name, found) in enumerate(points.items()) if len(found) > 1]
+        curves += [(stage, lines)] if lines else []
+    settings = last.get("settings") or {}
+    return {
+        "name": task,
+        "rows": rows,
+        "curves": curves,
+        "figures": last,
+        "read_before": numbers(last.get("read_before")),
+        "settings": settings,
+        "command": manifest.command(task, last, f"RUN/{last_stage}") if settings else "",
+    }
+
+
+def _scores(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, bool]]:
+    """The name, the value and the interval of each score, and whether it is a share of questions.
+
+    Of the rules for a choice it is the likeliest one alone. Scores that are no share, such as a perplexity, have no
+    interval or one of any size, and of a loss less is better.
+    """
+    metrics = {name: (number(found, "value"), found) for name, found in (figures.get("metrics") or {}).items()}
+    shares = {**(figures.get("pass_at_k") or {})}
+    shares |= {"choice": find(figures, "likelihood", "likelihood"), "written": figures.get("written")}
+    for name, (value, found) in {**metrics, **{n: (number(f, "share"), f) for n, f in shares.items()}}.items():
+        if value is not None:
+            interval, better = found.get("interval"), (figures.get("better") or {}).get(name.partition(" (")[0], True)
+            yield name, value, interval, bool(interval) and 0 <= interval[0] <= interval[1] <= 1 and better
+
+
+def _sure(text: Language, interval: Sequence[float]) -> str:
+    low, high = interval
+    return text("{low} to {high}", low=math.floor(100 * low), high=math.ceil(100 * high))
