@@ -7,7 +7,11 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
 # README*.md and docs/LANGUAGE/*.md: a new page is here as soon as its file is.
-PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("README*.md")),
+    *sorted((ROOT / "docs" / "en").glob("*.md")),
+    *sorted((ROOT / "docs" / "ja").glob("*.md")),
+]
 _FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 
 

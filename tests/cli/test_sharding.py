@@ -13,10 +13,10 @@ from tpullm.cli import main
 QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
 PLACED = """
 import json, math, sys, jax
-from tpullm.huggingface.tensors import flat
-from tpullm.mesh.layout import make_mesh
+from tpullm.formats.huggingface.tensors import flat
+from tpullm.model.mesh import make_mesh
 from tpullm.recipe.parsing import load
-from tpullm.training.architecture import Architecture
+from tpullm.model.architecture import Architecture
 recipe = load(sys.argv[1])
 architecture = Architecture(recipe.model.resolved(recipe.tokenizer.vocabulary_size))
 with jax.set_mesh(mesh := make_mesh(json.loads(sys.argv[2]))):

@@ -405,7 +405,7 @@ def test_lines_are_compared_alike_by_any_number_of_workers_and_another_number_ma
 PROGRAM = """
 import sys
 from pathlib import Path
-from tpullm.commands import collect
+from tpullm.cli import collect
 from tpullm.corpus import collect as corpus_collect
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 corpus_collect.PARALLEL_BYTES = 0

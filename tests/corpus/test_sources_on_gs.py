@@ -16,10 +16,10 @@ from tpullm.system import storage
 # Small parts, so that worker processes have something to share; the large file is cut.
 PROGRAM = """
 import sys
-from tpullm import cli
+from tpullm.cli import main as cli
 from tpullm.corpus import collect
-from tpullm.corpus.files import parts
-parts.BUNDLE_BYTES, parts.RANGE_BYTES, collect.PARALLEL_BYTES = 1, 10_000, 0
+from tpullm.corpus.files import source_files
+source_files.BUNDLE_BYTES, source_files.RANGE_BYTES, collect.PARALLEL_BYTES = 1, 10_000, 0
 if __name__ == "__main__":
     sys.exit(cli.main(["collect", *sys.argv[1:]]))
 """

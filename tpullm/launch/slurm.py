@@ -60,7 +60,7 @@ def script(job: Job) -> str:
         f"--output={_log(job).replace('%', '%%')}/%j.log",
         *config.sbatch,
     ]
-    make = shlex.join([python, "-c", "from tpullm.system.cluster import secret; print(secret.make())"])
+    make = shlex.join([python, "-c", "from tpullm.system.cluster import handshake; print(handshake.make())"])
     verb = shlex.join([python, "-m", "tpullm", job.verb, *job.arguments])
     return "\n".join(
         [

@@ -39,7 +39,7 @@ def test_hosts_of_different_recipes_are_refused(tiny_tokens):
 
 def test_hosts_of_different_code_are_refused(tiny_tokens, tmp_path):
     shutil.copytree(ROOT / "tpullm", tmp_path / "other" / "tpullm")
-    with open(tmp_path / "other" / "tpullm" / "data" / "row_order.py", "a") as file:
+    with open(tmp_path / "other" / "tpullm" / "data" / "mixture.py", "a") as file:
         file.write("# another\n")
     started = start(2, "tpullm", "pretrain", "--run", tiny_tokens, folders={1: tmp_path / "other"})
     refused(finish(started), 2, "the code: host 1 (", "tpullm/data/mixture.py")

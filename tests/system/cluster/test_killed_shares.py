@@ -17,12 +17,11 @@ from tests.system.cluster.test_shares import contents
 PROGRAM = """
 import json, os, random, signal, sys, time, traceback
 import numpy, pyarrow.parquet, sentencepiece, rich.progress
-from tpullm import cli
-from tpullm.cluster import shares
-from tpullm.commands import collect as _, tokenize
+from tpullm.cli import collect as _, main as cli, tokenize
 from tpullm.corpus import collect, language_detection, reduce
-from tpullm.corpus.files import parts
-parts.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 20, 500
+from tpullm.corpus.files import source_files
+from tpullm.system.cluster import shares
+source_files.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 20, 500
 recipe, run, count, kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 shares.SECONDS_BETWEEN_LOOKS = 0.1 + count / 64
 choices, began = random.Random(count), time.monotonic()

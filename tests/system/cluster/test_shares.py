@@ -32,11 +32,12 @@ FILES = 24
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from tpullm import cli, log
-from tpullm.cluster import shares
+from tpullm.cli import main as cli
 from tpullm.corpus import collect, reduce, tasks
-from tpullm.corpus.files import parts
-parts.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
+from tpullm.corpus.files import source_files
+from tpullm.system import log
+from tpullm.system.cluster import shares
+source_files.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
 shares.SECONDS_BETWEEN_LOOKS, log.SECONDS_TO_FIRST_LINE, log.SECONDS_BETWEEN_LINES = 0.1, 0.1, 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):

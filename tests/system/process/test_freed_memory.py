@@ -14,7 +14,7 @@ from tpullm.system.process import environment, memory
 HOLES = """
 import numpy as np
 from pathlib import Path
-from tpullm.process import freed_memory
+from tpullm.system.process import memory
 
 def mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
@@ -22,7 +22,7 @@ def mib():
 kept = [np.ones(1 << 20, np.uint8) for _ in range(400)]
 kept = kept[::4]  # holes of 3 MiB between what is used
 full = mib()
-freed_memory.give_back()
+memory.give_back()
 print(full - mib(), sum(int(each.sum()) for each in kept) >> 20)
 """
 

@@ -23,7 +23,7 @@ from tpullm.system.storage.trees import remove_tree
 # Reads one object, says where its copy is, and waits.
 READER = """
 import sys
-from tpullm import storage
+from tpullm.system import storage
 with storage.brief_copy(storage.path(sys.argv[1])) as copied:
     print(copied, flush=True)
     sys.stdin.read()

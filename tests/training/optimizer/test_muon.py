@@ -17,7 +17,7 @@ from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, 
 
 MOVES = """
 import json, re, sys, jax, jax.numpy as jnp
-from tpullm.mesh.layout import RULES, make_mesh
+from tpullm.model.mesh import RULES, make_mesh
 from tpullm.training.optimizer.muon import _scaled
 axes, found = ("layers", "embed", "heads", "head"), {}
 for name, sizes in json.loads(sys.argv[1]).items():

@@ -1,4 +1,4 @@
-"""Files on local disks and on `gs://`: `from tpullm import storage; storage.write_json(...)`.
+"""Files on local disks and on `gs://`: `from tpullm.system import storage; storage.write_json(...)`.
 
 paths.py: which of both a path is. atomic.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
 copies. brief_copies.py: those that are removed. foreign.py: names and files of others. mirror.py: files that grow.
