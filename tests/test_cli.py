@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import jsonargparse
 import pytest
 
 from tests.conftest import ROOT, TINY, tpullm
@@ -108,18 +107,8 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 @pytest.mark.parametrize("config", [["--config", str(TINY)], [f"--config={TINY}"]])
 def test_the_command_line_wins_wherever_the_file_stands(config):
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parsing.add_recipe_arguments(parser)
-    assert parsing.load(TINY).name != "other"
     for argv in ([*config, "--name", "other"], ["--name", "other", *config], ["--name=other", *config]):
-        assert parsing.parse(parser, argv).name == "other"
-
-
-def test_a_config_without_a_file_is_one_line():
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parsing.add_recipe_arguments(parser)
-    with pytest.raises(UserError, match="--config: its value is missing"):
-        parsing.parse(parser, ["--seed", "7", "--config"])
+        assert parsing.of_command_line(argv).name == "other"
 
 
 def test_there_are_at_most_200_keys():

@@ -353,11 +353,6 @@ def test_the_reference_is_what_the_schema_gives():
     assert written == made, "run: python docs/reference.py"
 
 
-def test_every_section_of_a_recipe_has_an_anchor():
-    sections = {key.replace(".NAME", "").split(".")[-2] for key in parsing.keys() if "." in key.replace(".NAME", "")}
-    assert sections | {"recipe", "launch"} <= anchors(ROOT / "docs" / "en" / "reference.md")
-
-
 def test_every_page_is_in_the_navigation():
     shown = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert [name_of(page) for page in PAGES if page.parent.name == "en" and f" {page.name}\n" not in shown] == []

@@ -204,32 +204,8 @@ def test_the_evaluation_and_the_report_have_each_stage(tuned):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--finetune.answers.adapter.targets=[quer]"], "no matrix is named quer; the nearest is query"),
-        (["--finetune.answers.adapter.targets=[]"], "names no matrix, so nothing would be trained"),
         (["--finetune.answers.adapter.targets=[router]"], "this model has no matrix router that can have an adapter"),
         (["--finetune.answers.adapter.rank=100"], "100 is above the rank of the matrix"),
-        (["--finetune.answers.adapter.rank=0"], "parameters that are trained can't be quantized"),
-        (["--finetune.answers.adapter.quantize_base=nf5"], "finetune.answers.adapter.quantize_base"),
-        (
-            ["--finetune.answers.documents={python-doc: 0.1}"],
-            "corpus.sources has no python-doc; the nearest is python-docs",
-        ),
-        (["--finetune.answers.documents={tenki: 1.5}"], "their shares are 1.5, so nothing is left"),
-        (["--finetune.Answers.train.steps=3"], "finetune.Answers: a stage of this name can't have a folder in the run"),
-        (
-            ["--finetune.pretrain.train.steps=3"],
-            "finetune.pretrain: a stage of this name can't have a folder in the run",
-        ),
-        (["--finetune.answers.train.stepz=3"], "the nearest is finetune.answers.train.steps"),
-        (
-            ["--finetune.answers.train=3"],
-            "finetune.answers.train: has keys of its own; give --finetune.answers.train.KEY",
-        ),
-        (
-            ["--finetune.answers.train.steps"],
-            "--finetune.answers.train.steps: its value is missing; give a whole number",
-        ),
-        (["--finetune.launch.train.sequence_length=128"], "finetune.launch: a stage of this name can't have a folder"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(pretrained, recipe, capsys, options, said):

@@ -377,9 +377,3 @@ def test_an_export_does_not_replace_what_came_meanwhile(published, tmp_path, cap
     assert "is not an empty folder any more" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "published", "run"]
     assert (tmp_path / "out" / "file").read_text() == "kept"
-
-
-def test_a_model_beside_a_base_is_refused(published, tmp_path, capsys):
-    call("run", f"--config={TINY}", f"--run={tmp_path / 'run'}", f"--base={published}", code=2)
-    assert "model: is that of `base`" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -10,7 +10,6 @@ from tpullm.cli import collect, tokenize
 from tpullm.corpus import tenki
 from tpullm.data.stream import held_out_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
-from tpullm.recipe.checks import check
 from tpullm.recipe.schema import CorpusConfig, MixtureConfig, Recipe, Source, TokenizerConfig, TrainConfig
 from tpullm.run import manifest
 from tpullm.system.errors import UserError
@@ -47,7 +46,7 @@ def recipe(run, tmp_path):
     ]
     train = TrainConfig(steps=20, batch_size=4, sequence_length=64)
     corpus = CorpusConfig(sources=sources, held_out_fraction=0.1, workers=1)
-    return check(Recipe(base="models/published", corpus=corpus, pretrain=train))
+    return Recipe(base="models/published", corpus=corpus, pretrain=train)
 
 
 def test_tokens_of_others_are_read_beside_text(run, recipe, tmp_path):
@@ -105,18 +104,3 @@ def test_documents_keep_their_language_for_the_mixture(run, recipe):
     mixed = dataclasses.replace(recipe, mixture=MixtureConfig(languages={"ja": 2.0}))
     with pytest.raises(UserError, match=r"web/train does not say the languages of its documents; name the `language`"):
         pretraining_stream(mixed, run)
-
-
-@pytest.mark.parametrize(
-    ("keys", "line"),
-    [
-        ({"base": ""}, "crawl: tokens need the tokenizer that wrote them; set `base`"),
-        ({"bytes": 5}, "crawl: of tokens all is read; leave out `documents` and `bytes`"),
-        ({"documents": 5}, "crawl: of tokens all is read"),
-    ],
-)
-def test_what_tokens_cannot_have_is_refused(keys, line):
-    base = keys.pop("base", "models/published")
-    sources = [Source("crawl", "tokens", "x", licence="x", **keys)]
-    with pytest.raises(UserError, match=line):
-        check(Recipe(base=base, corpus=CorpusConfig(sources=sources)))

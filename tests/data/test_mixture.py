@@ -12,7 +12,6 @@ from tests.data.test_batch import Numbered
 from tpullm.data import mixture, token_store
 from tpullm.data.mixture import Order, Schedule, Subset
 from tpullm.data.stream import Stream, pretraining_stream
-from tpullm.recipe.checks import check
 from tpullm.recipe.schema import CorpusConfig, MixtureConfig, Phase, Recipe, Source, TrainConfig
 from tpullm.system.errors import UserError
 
@@ -314,30 +313,3 @@ def test_what_will_be_read_is_said_and_what_is_read_too_often(capsys):
     assert said[1].startswith("pretrain: books is read 5.3 times: beyond about 4 times") and len(said) == 2
     mixture.tell({"web": 0.5, "books": 4.0})
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("mixed", "line"),
-    [
-        (
-            {"phases": [Phase(0.5, {"bokks": 1.0})]},
-            "start 0.5: weights: corpus.sources has no bokks; the nearest is books",
-        ),
-        ({"phases": [Phase(1.0, {"web": 1.0})]}, "start 1: is no share of the steps"),
-        ({"phases": [Phase(-0.1, {"web": 1.0})]}, "start -0.1: is no share"),
-        ({"phases": [Phase(float("nan"), {"web": 1.0})]}, "start nan: is no share"),
-        ({"phases": [Phase(0.5, {"web": 1.0}), Phase(0.5, {"web": 2.0})]}, "comes after the phase of start 0.5"),
-        ({"phases": [Phase(0.5, {"web": -1.0})]}, "weights: web has -1.0; give 0 or more"),
-        ({"phases": [Phase(0.5, {"web": float("inf")})]}, "weights: web has inf; give 0 or more"),
-        ({"phases": [Phase(0.5, {"web": 0.0})]}, "all weights are 0"),
-        ({"phases": [Phase(0.5)]}, "changes nothing"),
-        ({"phases": [Phase(0.5, languages={"ja": -1.0})]}, "languages: ja has -1.0"),
-        ({"languages": {"ja": float("nan")}}, "mixture.languages: ja has nan"),
-        ({"epochs": {"books": 0.0}}, "mixture.epochs: books has 0.0; give a number above 0"),
-        ({"epochs": {"web2": 1.0}}, "mixture.epochs: corpus.sources has no web2; the nearest is web"),
-    ],
-)
-def test_a_mixture_that_cannot_be_is_one_line(mixed, line):
-    with pytest.raises(UserError) as found:
-        check(dataclasses.replace(recipe_of(), mixture=MixtureConfig(**mixed)))
-    assert line in str(found.value)

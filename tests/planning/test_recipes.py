@@ -10,7 +10,7 @@ from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture, parameter_count
 from tpullm.model.mesh_fit import check_fits
 from tpullm.planning.program import absent_mesh, stage_of, traced
-from tpullm.recipe.changes import result
+from tpullm.recipe.fields import result
 from tpullm.recipe.parsing import load
 
 RECIPES = for_accelerators()

@@ -61,12 +61,11 @@ def test_the_examples_parse(verb):
         shows = VERBS[verb].shows in words if VERBS[verb].shows else False
         if verb == "launch":
             words, command = words[: words.index("--")], words[words.index("--") + 1 :]
-            recipes.parse(launch._parser(), words, launch.LaunchConfig)
+            recipes.settings_of(launch._parser(), words, launch.LaunchConfig)
             recipes.of_command_line(command[1:])
         elif VERBS[verb].recipe and not shows:
             words = words if words[0] != "--run" else ["quickstart", *words]  # a run that is there has a recipe
-            arguments = recipes.parse(parser_of(verb), ["--config", *words])
-            assert arguments.name == words[0]
+            assert recipes.recipe_of(parser_of(verb), words)[0].name == words[0]
         else:
             recipes.parse(parser_of(verb, shows), words)
 
@@ -126,7 +125,7 @@ def test_the_help_of_a_verb_behind_a_launch(capsys):
 
 
 def test_what_does_not_fit_is_shortened_from_the_end():
-    keys = tuple(schema_keys.Key(f"key{n}", "0", (), "int", f"explanation {n}. And more.") for n in range(20))
+    keys = tuple(schema_keys.Key(f"key{n}", "0", int, f"explanation {n}. And more.") for n in range(20))
     parts = [schema_keys.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
     shown = brief(Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80).split(
         "\n"
@@ -142,7 +141,6 @@ def test_what_does_not_fit_is_shortened_from_the_end():
 
 def test_a_key_has_its_explanation_default_and_choices():
     found = {section.dotted(key): key for section in KNOWN for key in section.keys}
-    assert set(found) | {section.name for section in KNOWN if section.name} == set(recipes.keys())
     assert found["pretrain.optimizer.schedule"].choices == ("cosine", "wsd")
     assert found["mesh"].default == "{fsdp: -1}" and found["base"].default == "''"
     assert found["model.kv_heads"].help == (

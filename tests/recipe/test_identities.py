@@ -12,7 +12,7 @@ import pytest
 
 from tpullm.cli.tokenize import tokenizer_inputs
 from tpullm.recipe import parsing, shipped
-from tpullm.recipe.changes import result
+from tpullm.recipe.fields import result
 from tpullm.run import manifest, stages
 from tpullm.system import storage
 

@@ -3,10 +3,9 @@
 import dataclasses
 import threading
 
-import jsonargparse
 import pytest
 
-from tpullm.recipe.parsing import add_recipe_arguments, dump, load
+from tpullm.recipe.parsing import Parser, dump, load
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory
 from tpullm.system.errors import TryAgain, UserError
@@ -118,9 +117,7 @@ def test_one_process_works_in_it(tmp_path):
 def test_another_recipe_is_refused_before_anything_is_done(tmp_path):
     with directory.owned(tmp_path, MINE):
         pass
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    add_recipe_arguments(parser)
-    recipe, run, _ = directory.open_run(parser, ["--run", str(tmp_path)])
+    recipe, run, _ = directory.open_run(Parser(), ["--run", str(tmp_path)])
     assert (recipe, run) == (dataclasses.replace(MINE, run=str(tmp_path)), tmp_path)
     with pytest.raises(UserError, match="was made by the recipe 'mine', not 'other'"):
-        directory.open_run(parser, ["--run", str(tmp_path), "--name", "other"])
+        directory.open_run(Parser(), ["--run", str(tmp_path), "--name", "other"])

@@ -16,11 +16,10 @@ from typing import Any
 
 from tpullm.launch import code, gpu_network, show, watch
 from tpullm.launch import job as jobs
-from tpullm.launch import job as settings
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Outcome, Record, clock
 from tpullm.launch.target import Target
-from tpullm.recipe.parsing import parse
+from tpullm.recipe.parsing import Parser, settings_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -36,8 +35,7 @@ FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 def main(argv: list[str]) -> int:
     """Start a launch or look after it; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    arguments = parse(_parser(), _action_beside_target(own), LaunchConfig)
-    config = settings.from_arguments(arguments)
+    config, arguments = settings_of(_parser(), _action_beside_target(own), LaunchConfig)
     if arguments.action == "networks":
         return _networks(config, arguments)
     job = jobs.make(arguments.target, config, command)
@@ -79,11 +77,8 @@ def add_arguments(parser) -> None:
 
 
 def _parser():
-    import jsonargparse
-
-    parser = jsonargparse.ArgumentParser(prog="tpullm launch", exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser = Parser("tpullm launch")
     add_arguments(parser)
-    settings.add_arguments(parser)
     return parser
 
 

@@ -165,18 +165,14 @@ def _known(verb: str) -> str:
 
 
 def parser_of(verb: str, shows: bool = False):
-    """The parser of a verb's command line; it does not take the recipe as the first word.
+    """The parser of the options that a verb has beside the keys of its recipe.
 
     Args:
         shows: for the verb's other form (`Verb.shows`), which takes no recipe.
     """
-    import jsonargparse
+    from tpullm.recipe.parsing import Parser
 
-    from tpullm.recipe.parsing import add_recipe_arguments
-
-    parser = jsonargparse.ArgumentParser(prog=f"tpullm {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
-    if VERBS[verb].recipe and not shows:
-        add_recipe_arguments(parser)
+    parser = Parser(f"tpullm {verb}")
     if VERBS[verb].adds and shows == bool(VERBS[verb].shows):
         getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
     return parser

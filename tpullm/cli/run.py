@@ -6,7 +6,6 @@ import importlib
 import time
 from pathlib import Path
 
-from tpullm.recipe.checks import trainings
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 from tpullm.system.cluster import hosts
@@ -22,7 +21,7 @@ def main(recipe: Recipe, run: Path) -> None:
         from tpullm.training import trackers
 
         hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
-    if any(training.measure.tasks for training in trainings(recipe).values()):
+    if any(training.measure.tasks for training in recipe.trainings.values()):
         hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.task_words").check, recipe, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make, recipe, run)

@@ -13,7 +13,7 @@ from typing import Any
 from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
-from tpullm.recipe.changes import result
+from tpullm.recipe.fields import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 from tpullm.system import storage

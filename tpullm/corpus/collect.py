@@ -26,7 +26,7 @@ from tpullm.corpus.files.source_files import File, Found
 from tpullm.corpus.question_windows import TaskQuestions
 from tpullm.corpus.reduce import Placed
 from tpullm.corpus.tasks import Task
-from tpullm.recipe import changes
+from tpullm.recipe import fields
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 from tpullm.system import log, storage
@@ -48,7 +48,7 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     found = corpus_sources.sources(recipe)
     corpus_sources.check(found)
     sources = [{key: value for key, value in vars(source).items() if key != "weight"} for source in found]
-    config = changes.result(recipe.corpus) | {"sources": sources}
+    config = fields.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
     upstream = source_hashes.upstream(found)

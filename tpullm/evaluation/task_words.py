@@ -14,7 +14,6 @@ from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.evaluation import harness_tasks, problem_files, question_files
 from tpullm.evaluation.problem_files import is_problem_file
 from tpullm.evaluation.question_files import Item, is_question_file
-from tpullm.recipe.checks import trainings
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import storage
@@ -57,7 +56,7 @@ def check(recipe: Recipe, run: Path) -> None:
     """
     unmade = {
         name: training
-        for name, training in trainings(recipe).items()
+        for name, training in recipe.trainings.items()
         if not (run / name.removeprefix("finetune.").removesuffix(".train") / manifest.FILE).exists()
     }
     for name, training in unmade.items():

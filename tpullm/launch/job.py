@@ -3,7 +3,6 @@
 The settings of a launch: one frozen dataclass, filled from a file of `configs/launch/` and the command line.
 """
 
-import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -107,19 +106,6 @@ class LaunchConfig:
         network = {"network": f"global/networks/{self.network}"} if self.network else {}
         subnetwork = f"regions/{self.region}/subnetworks/{self.subnetwork}"
         return network | ({"subnetwork": subnetwork} if self.subnetwork else {})
-
-
-def add_arguments(parser) -> None:
-    """`--config FILE` and one option for every key."""
-    import jsonargparse
-
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="a YAML file of configs/launch/")
-    parser.add_class_arguments(LaunchConfig)
-
-
-def from_arguments(arguments: Any) -> LaunchConfig:
-    """The settings of a parsed command line."""
-    return LaunchConfig(**{key.name: getattr(arguments, key.name) for key in dataclasses.fields(LaunchConfig)})
 
 
 def require(config: LaunchConfig, target: str, *keys: str) -> None:

@@ -1,17 +1,35 @@
-"""What is wrong in a command line or a YAML file, in one line: the key, the nearest one, and where it is explained."""
+"""What is wrong in a command line or in settings, in one line: the key, the nearest one, and where it is explained."""
 
 import difflib
 import re
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tpullm.recipe import schema_keys, shipped
 from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema_keys import NAME, WORDS, Key
 from tpullm.system.errors import UserError
 
 REFERENCE = "docs/en/reference.md"
+UNKNOWN = "unexpected_keyword_argument"  # pydantic's type of an error
+# What another one of its types says of a value: the kind of key that it wants.
+WANTED = {
+    "int_type": "int",
+    "float_type": "float",
+    "bool_type": "bool",
+    "string_type": "str",
+    "list_type": "list",
+    "tuple_type": "list",
+    "dict_type": "pairs",
+}
+# Of a number out of its range: what it is, what to use instead, and where the error has the bound.
+RANGES = {
+    "greater_than_equal": "is too small; use {ge:g} or more",
+    "greater_than": "is too small; use more than {gt:g}",
+    "less_than_equal": "is too large; use {le:g} or less",
+    "less_than": "is too large; use less than {lt:g}",
+}
 # Names that other programs have for our keys.
 ELSEWHERE = {
     "lr": "pretrain.optimizer.peak_lr",
@@ -29,31 +47,40 @@ ELSEWHERE = {
 
 
 class Keys:
-    """The keys that a command line and its files may have.
+    """The keys that a command line may have.
 
     Args:
-        parser: of the command line.
-        kind: the dataclass of the files; of a command line without such a file it does not matter.
+        prog: its beginning, such as `tpullm plan`.
+        own: the options of the verb: json, step.
+        kind: the class of its settings; None if it takes none.
     """
 
-    def __init__(self, parser, kind: type):
-        actions = {name.lstrip("-"): action for name, action in parser._option_string_actions.items()}
-        self.prog, self.kind = parser.prog or "tpullm", kind
-        self.has_sections = kind is not Recipe or {"config", "name", "pretrain.steps"} <= set(actions)
-        self.sections = list(schema_keys.sections(kind)) if self.has_sections else []
+    def __init__(self, prog: str, own: Iterable[str], kind: type | None):
+        self.prog, self.own, self.kind = prog, set(own), kind
+        self.sections = list(schema_keys.sections(kind)) if kind else []
         self.known = {section.dotted(key): key for section in self.sections for key in section.keys}
-        sections = [section.name for section in self.sections if section.name and section.name not in self.known]
-        # What else the verb has: --json, --step.
-        self.own = {
-            name: action
-            for name, action in actions.items()
-            if name not in (*self.known, *sections, "h") and name.rpartition(".")[2] != "help"
-        }
-        self.all = [*self.known, *sections, *self.own]
+        names = [section.name for section in self.sections if section.name and section.name not in self.known]
+        self.all = [*self.known, *names, *sorted(self.own)]
 
-    def general(self, dotted: str) -> str:
+    def find(self, dotted: str) -> Key | None:
+        """The key of that name, which may be one of a stage."""
+        return self.known.get(self._general(dotted))
+
+    def _general(self, dotted: str) -> str:
         """The key with `NAME` for the name of a stage."""
         return schema_keys.general(dotted, self.sections)
+
+    def check(self, option: str) -> None:
+        """`UserError` for an option that is none."""
+        general, holder = self._general(option), self.find(option.rpartition(".")[0])
+        if holder and holder.kind not in ("pairs", "stages"):
+            raise UserError(f"--{option}: give --{option.rpartition('.')[0]} as a whole: {holder.wanted}")
+        if not (holder and holder.kind == "pairs") and (general not in self.all or general.endswith(f".{NAME}")):
+            raise UserError(self.unknown(option))
+
+    def wanted(self, option: str) -> str:
+        """What the value of an option must be, in words."""
+        return key.wanted if (key := self.find(option)) else "a YAML file, or a name" if option == "config" else "one"
 
     def where(self, dotted: str) -> str:
         """Where a key is explained."""
@@ -61,29 +88,30 @@ class Keys:
             return f"{self.prog} --help"
         if self.kind is not Recipe:
             return f"{REFERENCE}#launch"
-        dotted = self.general(dotted)
+        dotted = self._general(dotted)
         owners = [section.name for section in self.sections if f"{dotted}.".startswith(f"{section.name}.")]
-        owner = max(owners, key=len, default="").removesuffix(f".{schema_keys.NAME}")
+        owner = max(owners, key=len, default="").removesuffix(f".{NAME}")
         return f"{REFERENCE}#{owner.rpartition('.')[2] or 'recipe'}"
 
-    def wanted(self, dotted: str, expected: str) -> str:
-        """What a value must be, by its key and the type that the parser names."""
-        known, kind = self.known.get(self.general(dotted)), re.search(r"<class '(\w+)'>", expected)
-        if known and (known.choices or known.kind in ("section", "stages")):
-            return known.wanted
-        return schema_keys.WORDS.get(kind[1].replace("tuple", "list") if kind else "", "a value that it can have")
+    def unknown(self, dotted: str) -> str:
+        """The line about a key that there is not."""
+        dashes = "" if self.kind else "--"
+        if nearest := self._nearest(dotted):
+            return f"unknown key {dashes}{dotted}; the nearest is {dashes}{nearest}, see {self.where(nearest)}"
+        place = f"{REFERENCE} has all keys" if self.kind else f"see {self.prog} --help"
+        return f"unknown key {dashes}{dotted}; {place}"
 
-    def nearest(self, dotted: str) -> str:
+    def _nearest(self, asked: str) -> str:
         """The key that was probably meant; empty if none is near."""
-        asked, dotted = dotted, self.general(dotted)
-        if dotted.endswith(f".{schema_keys.NAME}"):  # a key where the name of a stage should be
-            return self._nearest(asked)
-        found = self._nearest(dotted)
+        dotted = self._general(asked)
+        if dotted.endswith(f".{NAME}"):  # a key where the name of a stage should be
+            return self._nearest_general(asked)
+        found = self._nearest_general(dotted)
         # The key of the stage that was named.
-        stage = asked.split(".")[:2] if dotted.split(".")[1:2] == [schema_keys.NAME] else []
+        stage = asked.split(".")[:2] if dotted.split(".")[1:2] == [NAME] else []
         return ".".join([*stage, *found.split(".")[2:]]) if stage and found.startswith(f"{stage[0]}.") else found
 
-    def _nearest(self, dotted: str) -> str:
+    def _nearest_general(self, dotted: str) -> str:
         section, _, last = dotted.rpartition(".")
         if meant := ELSEWHERE.get(last, ""):
             tuned = meant.replace("pretrain.", "finetune.NAME.train.") if section.startswith("finetune") else meant
@@ -98,124 +126,52 @@ class Keys:
                 return inside[0]
         return next(iter(difflib.get_close_matches(dotted, self.all, 1, 0.6)), "")
 
-    def unknown(self, dotted: str) -> str:
-        """The line about a key that there is not."""
-        dashes = "" if self.has_sections else "--"
-        if nearest := self.nearest(dotted):
-            return f"unknown key {dashes}{dotted}; the nearest is {dashes}{nearest}, see {self.where(nearest)}"
-        place = f"{REFERENCE} has all keys" if self.has_sections else f"see {self.prog} --help"
-        return f"unknown key {dashes}{dotted}; {place}"
 
-
-def check_words(argv: Sequence[str], keys: Keys) -> None:
-    """`UserError` for an option that is none."""
-    for word in argv[: argv.index("--") if "--" in argv else len(argv)]:
-        dotted = word.removeprefix("--").split("=")[0].removesuffix("+")
-        general = keys.general(dotted)
-        above = keys.known.get(general.rpartition(".")[0])
-        if word in ("-h", "--help") or not word.startswith("--") or (above and above.kind == "pairs"):
-            continue
-        if above and above.kind != "stages":
-            raise UserError(f"--{dotted}: give --{dotted.rpartition('.')[0]} as a whole: {above.wanted}")
-        if general not in keys.all or general.endswith(f".{schema_keys.NAME}"):
-            raise UserError(keys.unknown(dotted))
-
-
-def check_file(path: Path, keys: Keys) -> None:
-    """`UserError` for a key in a YAML file that is none, or a section that is no section; not YAML at all is left."""
-    import yaml
-
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8", errors="replace"), Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
-        return
-    if root is None:
-        raise UserError(f"{path}: is empty; a recipe has KEY: VALUE lines, see {REFERENCE}")
-    for message, line in _wrong(root, keys.kind, "", keys):
-        raise UserError(f"{path}: line {line}: {message}")
-
-
-def _wrong(node: Any, kind: type, prefix: str, keys: Keys) -> Iterator[tuple[str, int]]:
-    """What is wrong in the node of a section, with its line."""
-    import yaml
-
-    if not isinstance(node, yaml.MappingNode):
-        name = prefix.rstrip(".")
-        what = f"{name}: has keys of its own" if name else "no key is here"
-        return (yield f"{what}; write KEY: VALUE lines, see {keys.where(name)}", node.start_mark.line + 1)
-    hints = typing.get_type_hints(kind)
-    for key, value in node.value:
-        dotted, nested = f"{prefix}{key.value}", schema_keys.nested_kind(hints.get(key.value))
-        if key.tag == "tag:yaml.org,2002:merge":
-            yield from _wrong(value, kind, prefix, keys)
-        elif key.value not in hints:
-            yield keys.unknown(dotted), key.start_mark.line + 1
-        elif nested and typing.get_origin(hints[key.value]) is list:
-            for item in value.value if isinstance(value, yaml.SequenceNode) else []:
-                yield from _wrong(item, nested, f"{dotted}.", keys)
-        elif nested and typing.get_origin(hints[key.value]) is dict:
-            for name, item in value.value if isinstance(value, yaml.MappingNode) else []:
-                if name.tag != "tag:yaml.org,2002:str":
-                    yield (
-                        f"{dotted}: {name.value} is not a text to YAML, so no name; write it in quotes",
-                        key.start_mark.line + 1,
-                    )
-                yield from _wrong(item, nested, f"{dotted}.{name.value}.", keys)
-        elif nested and not (value.tag == "tag:yaml.org,2002:null" and hints[key.value] is not nested):
-            yield from _wrong(value, nested, f"{dotted}.", keys)
-
-
-def readable(error: BaseException, keys: Keys, section: str = "") -> tuple[str, str]:
-    """One line for an error of the argument parser; and the key, if its value is what is wrong.
+def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
+    """Where a value is wrong, and the line about it.
 
     Args:
-        section: that the parser parsed, if it was not the whole recipe.
+        error: of pydantic's `ValidationError`.
     """
-    text = " ".join(str(error).split())
-    if found := re.search(r"Expected a (.*?)Got value: (.*?)(?: - Expected a <class 'NoneType'>.*)?$", text):
-        dotted = ".".join(filter(None, [section, _dotted(text[: found.start()])]))
-        return _wrong_value(dotted, found[1], found[2], keys)
-    if found := re.search(r"argument --([\w.-]+): expected one argument", text):
-        known = keys.known.get(found[1])
-        return f"--{found[1]}: its value is missing{f'; give {known.wanted}' if known else ''}", ""
-    if found := re.search(r"arguments are required: ([\w, ]+)", text):
-        if key := _dotted(text):
-            return f"{key}: {found[1]} is missing; see {keys.where(key)}", key
-        names = ", ".join(f"--{name}" if name in keys.own else name.upper() for name in found[1].split(", "))
-        return f"missing: {names}; see {keys.prog} --help", ""
-    if found := re.search(r"unrecognized arguments: (\S+)", text):
-        return _stray(found[1], keys), ""
-    if found := re.search(r"argument (\w+): invalid choice: '(.*)' \(choose from (.*)\)", text):
+    kind, loc, value, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
+    dotted = ".".join(part for part in loc if isinstance(part, str))
+    see = f"see {keys.where(dotted)}"
+    if kind == UNKNOWN:
+        return loc, keys.unknown(dotted)
+    if kind == "missing":
+        section, _, name = dotted.rpartition(".")
+        return loc[:-1], f"{section}: {name} is missing; {see}"
+    if kind == "dataclass_type":
+        return loc, f"{dotted}: has keys of its own; write KEY: VALUE lines, {see}"
+    if value is None:
+        return loc, f"{dotted}: has no value; give one, or leave the key out"
+    if kind in RANGES:
+        return loc, f"{dotted}: {value} {RANGES[kind].format(**context)}"
+    if kind == "literal_error":
+        choices = ", ".join(filter(None, re.findall("'(.*?)'", context["expected"])))
+        return loc, f"{dotted}: {value} is not one of {choices}; {see}"
+    key = keys.find(dotted) if kind in ("list_type", "tuple_type", "dict_type") else None
+    return loc, f"{dotted}: {value} is not {key.wanted if key else WORDS[WANTED[kind]]}; {see}"
+
+
+def of_option(message: str, keys: Keys) -> str:
+    """The line about what argparse does not understand."""
+    told = f"see {keys.prog} --help"
+    if found := re.search(r"argument (--\S+): invalid (\w+) value: '(.*)'", message):
+        return f"{found[1]}: {found[3]} is not {WORDS[found[2]]}; {told}"
+    if found := re.search(r"argument (--\S+): expected one argument", message):
+        return f"{found[1]}: its value is missing; {told}"
+    if found := re.search(r"arguments are required: (.+)", message):
+        names = ", ".join(name if name.startswith("-") else name.upper() for name in found[1].split(", "))
+        return f"missing: {names}; {told}"
+    if found := re.search(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
         choices = found[3].replace("'", "")  # Python 3.11 has them in quotes
-        return f"{found[1]}: {found[2]} is none of {choices}; choose one of them", ""
-    if found := re.search(r"[kK]ey \"([\w.]+)\": Unable to load config", text):
-        return f"{found[1]}: has keys of its own; give --{found[1]}.KEY, see {keys.where(found[1])}", ""
-    if "Problems parsing config" in text:
-        return f"not YAML ({text.split(': ', 1)[-1]}); correct it", "config"
-    return text.replace("Parser key ", "key "), ""
-
-
-def _dotted(text: str) -> str:
-    """The key that an error is about, of which the parser names the parts: an outer key, then those in it."""
-    dotted = ""
-    for part in re.findall(r'key "([\w.]+)"', text):
-        dotted = part if not dotted or part.startswith(f"{dotted}.") else f"{dotted}.{part}"
-    return dotted
-
-
-def _wrong_value(dotted: str, expected: str, value: str, keys: Keys) -> tuple[str, str]:
-    dashes = "--" * (dotted in keys.own)
-    if dotted == "mesh":
-        wanted = "no whole number of devices along an axis; write {fsdp: 4, tensor: 2}, say,"
-    else:
-        wanted = f"not {keys.wanted(dotted, expected)};"
-    return f"{dashes}{dotted}: {value} is {wanted} see {keys.where(dotted)}", dotted
-
-
-def _stray(word: str, keys: Keys) -> str:
-    """The line about a word that belongs to nothing."""
+        return f"{found[1]}: {found[2]} is none of {choices}; choose one of them"
+    if not (found := re.search(r"unrecognized arguments: (\S+)", message)):
+        return message
+    word = found[1]
     if word.startswith("-"):
-        return f"{word}: no such option; see {keys.prog} --help"
-    if keys.kind is Recipe and keys.has_sections and (word in shipped.recipes() or Path(word).is_file()):
+        return f"{word}: no such option; {told}"
+    if keys.kind is Recipe and (word in shipped.recipes() or Path(word).is_file()):
         return f"{word}: the recipe is the first word after the verb: {keys.prog} {word} ..."
-    return f"{word}: a word too many; an option begins with --, see {keys.prog} --help"
+    return f"{word}: a word too many; an option begins with --, {told}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpullm.recipe.changes import Changes, declared
+from tpullm.recipe.fields import Changes, declared
 
 ARGS = re.compile(r"\n\s*Args:\n(.*)", re.DOTALL)
 # What a value of a kind is called.
@@ -42,17 +42,14 @@ class Key:
     Args:
         name: without its section, `steps`.
         default: as YAML would have it.
-        choices: the values that are possible, if they are a fixed list.
-        kind: `pairs` for a dictionary, `list`, `section` for a list of sections, `stages` for sections by name, else
-            the name of the type.
+        hint: the type of its value.
         help: what it is, in full.
         changes: what another value changes.
     """
 
     name: str
     default: str
-    choices: tuple[str, ...]
-    kind: str
+    hint: Any
     help: str
     changes: Changes = Changes.RESULT
 
@@ -60,6 +57,25 @@ class Key:
     def short(self) -> str:
         """The first sentence of the explanation."""
         return _first_sentence(self.help)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are possible, if they are a fixed list."""
+        return tuple(map(str, typing.get_args(self.hint))) if typing.get_origin(self.hint) is typing.Literal else ()
+
+    @property
+    def kind(self) -> str:
+        """`pairs` for a dictionary, `list`, `section` for a list of sections, `stages` for sections by name, else the
+        name of the type."""
+        if nested_kind(self.hint):
+            return "stages" if typing.get_origin(self.hint) is dict else "section"
+        kind = typing.get_origin(self.hint) or self.hint
+        return {list: "list", tuple: "list", dict: "pairs", typing.Literal: "str"}.get(kind) or kind.__name__
+
+    @property
+    def holds(self) -> Any:
+        """The type of the values of `pairs`."""
+        return typing.get_args(self.hint)[1] if self.kind == "pairs" else None
 
     @property
     def wanted(self) -> str:
@@ -110,8 +126,7 @@ def sections(
             path = (f"{name}.{field.name}" if name else field.name) + f".{NAME}" * is_named
             inner.append((nested, path, _first_sentence(helps[field.name]), is_list, changes))
         if not nested or is_list or is_named:
-            choices = tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
-            keys.append(Key(field.name, _default(field), choices, _kind(hint), helps[field.name], changes))
+            keys.append(Key(field.name, _default(field), hint, helps[field.name], changes))
     yield Section(name, title, tuple(keys), repeated)
     for part in inner:
         yield from sections(*part)
@@ -150,13 +165,6 @@ def general(dotted: str, known: Sequence[Section]) -> str:
 
 def _key(known: Sequence[Section], dotted: str) -> Key | None:
     return next((key for section in known for key in section.keys if section.dotted(key) == dotted), None)
-
-
-def _kind(hint: Any) -> str:
-    if nested_kind(hint):
-        return "stages" if typing.get_origin(hint) is dict else "section"
-    kind = typing.get_origin(hint) or hint
-    return {list: "list", tuple: "list", dict: "pairs", typing.Literal: "str"}.get(kind) or kind.__name__
 
 
 def _first_sentence(text: str) -> str:

@@ -19,7 +19,7 @@ def inputs(config: dict[str, Any], upstream: dict[str, str], length: dict[str, A
     """What a stage depends on.
 
     Args:
-        config: the keys that decide its numbers (`recipe.changes.result`), and no others.
+        config: the keys that decide its numbers (`recipe.fields.result`), and no others.
         upstream: the hashes of what it reads, by name.
         length: the keys that say how far it goes (`Changes.LENGTH`).
     """

@@ -5,7 +5,7 @@ import datetime
 import shutil
 from pathlib import Path
 
-from tpullm.recipe.changes import Changes, part, result
+from tpullm.recipe.fields import Changes, part, result
 from tpullm.recipe.schema import MixtureConfig, Recipe
 from tpullm.run import manifest, question_sets
 from tpullm.system import storage

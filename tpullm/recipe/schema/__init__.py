@@ -1,8 +1,20 @@
 """The recipe: every setting of one run, each default written once, in the files of this folder.
 
 A recipe is one YAML file, such as those of `configs/`. `tpullm VERB RECIPE --section.key VALUE` overrides a key.
+A range stands at its field. What can't be beside other keys of a section, its `contradictions` say. The classes are
+those of the standard library: frozen, hashable where JAX needs it, and cheap to make (`dataclasses.replace` of a
+`ModelConfig` takes 15 us, and 26 us as a class of pydantic). pydantic checks them where a recipe is read.
 """
 
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from tpullm.recipe.fields import Changes, NonNegativeInt, PositiveInt, changing
 from tpullm.recipe.schema.corpus_settings import (
     ClassifierConfig,
     CorpusConfig,
@@ -12,7 +24,6 @@ from tpullm.recipe.schema.corpus_settings import (
     TokenizerConfig,
 )
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
-from tpullm.recipe.schema.recipe_settings import EvaluateConfig, Recipe
 from tpullm.recipe.schema.training_settings import (
     CheckpointConfig,
     MeasureConfig,
@@ -30,3 +41,155 @@ from tpullm.recipe.schema.tuning_settings import (
     TeacherConfig,
     TuningConfig,
 )
+
+# What a run directory has beside the stages of tuning, which are folders there too.
+TAKEN = {
+    *("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "measured", "replaced", "report", "launch"),
+    "downloads",
+}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What `evaluate` measures.
+
+    Args:
+        rows: at most this many rows of held-out text a source. 0 is all.
+        batch_size: rows at a time.
+        questions: at most this many held-out questions. 0 is all.
+        prompts: texts that the pretrained model continues, as samples.
+        sample_tokens: length of a sample, in tokens.
+        attention: the text whose attention is drawn.
+    """
+
+    rows: NonNegativeInt = 0
+    batch_size: PositiveInt = changing(Changes.ROUNDING, 32)
+    questions: NonNegativeInt = 0
+    prompts: list[str] = field(default_factory=lambda: ["今日は", "The ", "def "])
+    sample_tokens: PositiveInt = 60
+    attention: str = "昨日、リンゴを食べました。そのリンゴはとても"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run.
+
+    Args:
+        name: the name of the recipe. A run directory belongs to one recipe.
+        run: the run directory. It holds all that a run makes.
+        seed: the seed of everything random.
+        language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
+        text: a file or folder of your own text. It is added to the sources.
+        text_bytes: at most this many bytes of `text`. 0 is all.
+        base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
+            parameters are used.
+        branch: a checkpoint of any run, for pretraining to start from. Such as `runs/a/pretrain/checkpoints/700`. The
+            model has to be the same; with `branch_state: parameters` the vocabulary may have grown.
+        branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
+            step. `parameters`: training starts at step 0.
+        topology: the TPU slice of the recipe, such as `v5e:4x4` or `2 x v5p:4x4x8` (two). It runs on others too.
+        trackers: who else gets the numbers of a training: `wandb`, `mlflow`. By default in the folder of the stage.
+        mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
+        corpus: step 1, collect.
+        mixture: how pretraining mixes the sources, beyond their weights.
+        tokenizer: step 2, tokenize.
+        model: step 3, the Transformer.
+        pretrain: step 4, pretrain.
+        finetune: step 5, tune in named stages. Each starts from the model of the one before. A recipe without any ends
+            with the pretrained model.
+        evaluate: what `evaluate` measures.
+    """
+
+    name: str = "unnamed"
+    run: str = changing(Changes.NOTHING, "runs/unnamed")
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
+    language: Literal["", "en", "ja"] = changing(Changes.NOTHING, "")
+    text: str = ""
+    text_bytes: int = 0
+    base: str = ""
+    branch: str = ""
+    branch_state: Literal["all", "parameters"] = "all"
+    topology: str = changing(Changes.NOTHING, "")
+    trackers: list[Literal["wandb", "mlflow"]] = changing(Changes.NOTHING, factory=list)
+    mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: dict[str, TuningConfig] = field(default_factory=dict)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def foundation(self) -> str:
+        """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
+        learns = (
+            self.text
+            or any(source.weight > 0 for source in self.corpus.sources)
+            or any(weight > 0 for phase in self.mixture.phases for weight in phase.weights.values())
+        )
+        return "base" if self.base and not learns else "pretrain"
+
+    @property
+    def trained(self) -> list[str]:
+        """The stages that make a model, in order: each starts from the one before."""
+        return [self.foundation, *self.finetune]
+
+    @property
+    def trainings(self) -> dict[str, TrainConfig]:
+        """The settings of every training, by their keys."""
+        return {"pretrain": self.pretrain} | {f"finetune.{name}.train": of.train for name, of in self.finetune.items()}
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        if self.base and ModelConfig().trained_as(self.model) != self.model:
+            yield "model", f"is that of `base`; beside it only {', '.join(ModelConfig.of_training())} can be set"
+        for name, settings in self.finetune.items():
+            yield from self._contradictions_of_stage(name, settings)
+        for name, stage in self.trainings.items():
+            if not self.base and stage.sequence_length > self.model.context_length:
+                yield (
+                    f"{name}.sequence_length",
+                    f"{stage.sequence_length} is not within model.context_length {self.model.context_length}",
+                )
+        for source in self.corpus.sources:
+            if source.kind == "tokens" and not self.base:
+                yield (
+                    "corpus.sources",
+                    f"{source.name}: tokens need the tokenizer that wrote them; set `base` to its model",
+                )
+        yield from self._unknown_sources("mixture.epochs", self.mixture.epochs)
+        for phase in self.mixture.phases:
+            yield from self._unknown_sources("mixture.phases", phase.weights)
+
+    def _contradictions_of_stage(self, name: str, settings: TuningConfig) -> Iterator[tuple[str, str]]:
+        where = f"finetune.{name}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name) or name in TAKEN:
+            taken = ", ".join(sorted(TAKEN))
+            yield (
+                where,
+                "a stage of this name can't have a folder in the run; use small letters, digits, - and _, and none of "
+                f"{taken}",
+            )
+        yield from self._unknown_sources(f"{where}.documents", settings.documents)
+        for kind in ("conversations", *ALONE):
+            if getattr(settings, kind) and kind in self._sources:
+                yield where, f"a source of corpus is named {kind}; give it another name"
+        if settings.adapter.quantize_base and self.model.matmuls == "fp8":
+            yield (
+                f"{where}.adapter.quantize_base",
+                "a quantized matrix would be rounded again; set model.matmuls to compute",
+            )
+
+    @property
+    def _sources(self) -> list[str]:
+        """The names of the sources, and that of the user's own text."""
+        return [source.name for source in self.corpus.sources] + ["yours"] * bool(self.text)
+
+    def _unknown_sources(self, key: str, named: Iterable[str]) -> Iterator[tuple[str, str]]:
+        known = self._sources
+        for source in named:
+            if source not in known:
+                near = difflib.get_close_matches(source, known, 1)
+                there_are = f"there are {', '.join(known)}" if known else "there are none"
+                yield key, f"corpus.sources has no {source}; {f'the nearest is {near[0]}' if near else there_are}"

@@ -1,9 +1,10 @@
 """Settings of steps 1 and 2: what is collected, and the tokenizer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tpullm.recipe.changes import Changes, changing
+from tpullm.recipe.fields import Changes, Fraction, NonNegativeInt, PositiveInt, changing
 
 Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "address", "classifier"]
 Cleaning = Literal["width", "ruby", "lines", "personal_data"]
@@ -141,16 +142,25 @@ class CorpusConfig:
     """
 
     sources: list[Source] = field(default_factory=list)
-    held_out_fraction: float = 0.02
+    held_out_fraction: Fraction = 0.02
     minimum_characters: int = 50
     maximum_characters: int = 1_000_000
     near_duplicates: bool = True
-    repeated_lines: int = 0
+    repeated_lines: NonNegativeInt = 0
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     leaks: LeaksConfig = field(default_factory=LeaksConfig)
     opted_out: list[str] = field(default_factory=list)
     licences: list[str] = field(default_factory=list)
     workers: int = changing(Changes.NOTHING, 0)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        names = [source.name for source in self.sources]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            yield "sources", f"the name {', '.join(repeated)} is used twice; names must differ"
+        for source in self.sources:
+            if source.kind == "tokens" and (source.documents or source.bytes):
+                yield "sources", f"{source.name}: of tokens all is read; leave out `documents` and `bytes`"
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,7 @@ class TokenizerConfig:
     model_type: Literal["unigram", "char"] = "unigram"
     vocabulary_size: int = 4096
     largest_vocabulary: int = 0
-    sample_characters: int = 2_000_000
+    sample_characters: PositiveInt = 2_000_000
     words: bool = True
     reserved_tokens: int = 16
     workers: int = changing(Changes.NOTHING, 0)

@@ -1,10 +1,22 @@
 """Settings of step 3: the Transformer."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tpullm.recipe.changes import Changes, changing, declared
+from annotated_types import Interval
+
+from tpullm.recipe.fields import (
+    Changes,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    changing,
+    declared,
+)
 
 
 @dataclass(frozen=True)
@@ -112,21 +124,21 @@ class ModelConfig:
             own matrices, attention's scores and adapters keep the type of the matmuls.
     """
 
-    layers: int = 4
-    width: int = 128
-    heads: int = 4
-    kv_heads: int = 0
+    layers: PositiveInt = 4
+    width: PositiveInt = 128
+    heads: PositiveInt = 4
+    kv_heads: NonNegativeInt = 0
     head_width: int = 0
-    mlp_width: int = 0
-    experts: int = 0
-    experts_per_token: int = 2
+    mlp_width: NonNegativeInt = 0
+    experts: NonNegativeInt = 0
+    experts_per_token: PositiveInt = 2
     normalize_router: bool = True
     router_scores: Literal["softmax", "sigmoid"] = "softmax"
-    router_scale: float = 1.0
-    shared_experts: int = 0
-    balance_loss: float = changing(Changes.TRAINING, 0.0)
-    balance_rate: float = 0.0
-    vocabulary_size: int = 0
+    router_scale: PositiveFloat = 1.0
+    shared_experts: NonNegativeInt = 0
+    balance_loss: NonNegativeFloat = changing(Changes.TRAINING, 0.0)
+    balance_rate: Fraction = 0.0
+    vocabulary_size: NonNegativeInt = 0
     context_length: int = 256
     positions: Literal["rotary", "learned"] = "rotary"
     rope_theta: float = 10_000.0
@@ -143,14 +155,14 @@ class ModelConfig:
     mlp_bias: bool = False
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True
-    swiglu_limit: float = 0.0
+    swiglu_limit: NonNegativeFloat = 0.0
     attention_scale: float = 0.0
     sinks: bool = False
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     scale_embeddings: bool = True
     tied_embeddings: bool = True
-    dropout: float = changing(Changes.TRAINING, 0.0)
+    dropout: Annotated[float, Interval(ge=0, le=0.95)] = changing(Changes.TRAINING, 0.0)
     remat: Literal["none", "full", "save_attention", "save_dots", "offload"] = changing(Changes.ROUNDING, "none")
     attention_block: int = changing(Changes.ROUNDING, 0)
     gradients: Literal["compute", "float32"] = changing(Changes.TRAINING, "compute")
@@ -165,6 +177,26 @@ class ModelConfig:
             mlp_width=self.mlp_width or -(-self.width * 8 // 3 // 64) * 64,
             vocabulary_size=self.vocabulary_size or vocabulary_size,
         )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        model, blocks = self.resolved(vocabulary_size=1), (0, *ATTENTION_BLOCKS)
+        if model.heads % model.kv_heads:
+            yield "kv_heads", f"{model.kv_heads} does not divide model.heads {model.heads}; choose a divisor"
+        if model.head_width % 2:
+            yield "head_width", f"{model.head_width} is odd; rotary embeddings need an even head, change width or heads"
+        if model.experts and model.experts_per_token > model.experts:
+            yield (
+                "experts_per_token",
+                f"{model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
+            )
+        if model.attention_block not in blocks:
+            yield "attention_block", f"{model.attention_block} is none of {', '.join(map(str, blocks))}; choose one"
+        for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):
+            if getattr(model, key):
+                yield key, "needs a router; set model.experts, or this to 0"
+        if model.swiglu_limit and not model.gated:
+            yield "swiglu_limit", "there is no SwiGLU without model.gated"
 
     @property
     def distinct_windows(self) -> list[int]:

@@ -3,10 +3,24 @@
 Settings of what pretraining reads when, beyond the weights of the sources.
 """
 
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from tpullm.recipe.changes import Changes, changing
+from annotated_types import Interval
+
+from tpullm.recipe.fields import (
+    Changes,
+    Factor,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    changing,
+)
 
 
 @dataclass(frozen=True)
@@ -22,9 +36,9 @@ class Phase:
         languages: factors of languages in this phase, in place of those of `mixture`. Empty keeps those.
     """
 
-    start: float
-    weights: dict[str, float] = field(default_factory=dict)
-    languages: dict[str, float] = field(default_factory=dict)
+    start: Annotated[float, Interval(ge=0, lt=1)]
+    weights: dict[str, Factor] = field(default_factory=dict)
+    languages: dict[str, Factor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,22 @@ class MixtureConfig:
             mixture.phases.
     """
 
-    languages: dict[str, float] = field(default_factory=dict)
-    epochs: dict[str, float] = field(default_factory=dict)
+    languages: dict[str, Factor] = field(default_factory=dict)
+    epochs: dict[str, Annotated[float, Interval(gt=0, lt=math.inf)]] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        before = -1.0
+        for phase in self.phases:
+            this = f"start {phase.start:g}"
+            if phase.start <= before:
+                yield "phases", f"{this}: comes after the phase of start {before:g}; put them in order"
+            if not phase.weights and not phase.languages:
+                yield "phases", f"{this}: changes nothing; give it weights or languages"
+            if phase.weights and not any(phase.weights.values()):
+                yield "phases", f"{this}: all weights are 0, so nothing would be read; give a source a weight above 0"
+            before = phase.start
 
 
 @dataclass(frozen=True)
@@ -61,10 +88,10 @@ class SkipConfig:
         rollbacks: at most this many rollbacks. Then training stops.
     """
 
-    deviations: float = 6.0
-    window: int = 128
-    patience: int = 16
-    rollbacks: int = 3
+    deviations: NonNegativeFloat = 6.0
+    window: Annotated[int, Interval(ge=4, le=100_000)] = 128
+    patience: PositiveInt = 16
+    rollbacks: NonNegativeInt = 3
 
 
 @dataclass(frozen=True)
@@ -94,19 +121,24 @@ class OptimizerConfig:
 
     kind: Literal["adamw", "adafactor", "muon"] = "adamw"
     moments: Literal["float32", "bfloat16"] = "float32"
-    peak_lr: float = 3e-3
+    peak_lr: NonNegativeFloat = 3e-3
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3
-    final_lr_fraction: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
+    warmup_steps: NonNegativeInt = 100
+    decay_fraction: Fraction = 0.3
+    final_lr_fraction: Fraction = 0.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
     epsilon: float = 1e-8
-    momentum: float = 0.95
+    momentum: Fraction = 0.95
     weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    z_loss: float = 0.0
+    clip_norm: PositiveFloat = 1.0
+    z_loss: NonNegativeFloat = 0.0
     skip: SkipConfig = field(default_factory=SkipConfig)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        if self.kind == "adafactor" and self.moments != "float32":
+            yield "moments", "what adafactor keeps is next to nothing, and float32; leave this setting out"
 
 
 @dataclass(frozen=True)
@@ -125,14 +157,14 @@ class CheckpointConfig:
         local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
     """
 
-    every_steps: int = 500
-    every_minutes: float = 10.0
-    keep: int = 2
-    keep_every: int = 0
-    keep_best: int = 0
+    every_steps: NonNegativeInt = 500
+    every_minutes: NonNegativeFloat = 10.0
+    keep: PositiveInt = 2
+    keep_every: NonNegativeInt = 0
+    keep_best: NonNegativeInt = 0
     local: str = ""
-    local_every_minutes: float = 1.0
-    local_every_steps: int = 0
+    local_every_minutes: NonNegativeFloat = 1.0
+    local_every_steps: NonNegativeInt = 0
     local_copies: bool = False
 
 
@@ -151,13 +183,13 @@ class MeasureConfig:
         sample_tokens: length of such a continuation, in tokens.
     """
 
-    every: int = 0
+    every: NonNegativeInt = 0
     tasks: list[str] = field(default_factory=list)
-    shots: int = 0
-    limit: int = 200
+    shots: NonNegativeInt = 0
+    limit: NonNegativeInt = 200
     chat: bool = False
     prompts: list[str] = field(default_factory=list)
-    sample_tokens: int = 40
+    sample_tokens: PositiveInt = 40
 
 
 @dataclass(frozen=True)
@@ -187,20 +219,28 @@ class TrainConfig:
         measure: what is measured on the way.
     """
 
-    steps: int = changing(Changes.LENGTH, 1000)
-    batch_size: int = 32
-    sequence_length: int = 256
-    accumulation: int = changing(Changes.ROUNDING, 1)
-    loss_chunks: int = changing(Changes.ROUNDING, 0)
+    steps: PositiveInt = changing(Changes.LENGTH, 1000)
+    batch_size: PositiveInt = 32
+    sequence_length: PositiveInt = 256
+    accumulation: PositiveInt = changing(Changes.ROUNDING, 1)
+    loss_chunks: NonNegativeInt = changing(Changes.ROUNDING, 0)
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    evaluate_every: int = changing(Changes.NOTHING, 0)
-    evaluate_rows: int = changing(Changes.NOTHING, 64)
-    log_every: int = changing(Changes.NOTHING, 10)
-    norms_every: int = changing(Changes.ROUNDING, 0)  # it makes another program
-    data_workers: int = changing(Changes.NOTHING, 2)
-    check_every: int = changing(Changes.NOTHING, 0)
+    evaluate_every: NonNegativeInt = changing(Changes.NOTHING, 0)
+    evaluate_rows: NonNegativeInt = changing(Changes.NOTHING, 64)
+    log_every: PositiveInt = changing(Changes.NOTHING, 10)
+    norms_every: NonNegativeInt = changing(Changes.ROUNDING, 0)  # it makes another program
+    data_workers: NonNegativeInt = changing(Changes.NOTHING, 2)
+    check_every: NonNegativeInt = changing(Changes.NOTHING, 0)
     profile: str = changing(Changes.NOTHING, "")
-    patience_minutes: float = changing(Changes.NOTHING, 30.0)
+    patience_minutes: NonNegativeFloat = changing(Changes.NOTHING, 30.0)
     checkpoint: CheckpointConfig = changing(Changes.NOTHING, factory=CheckpointConfig)
     measure: MeasureConfig = changing(Changes.NOTHING, factory=MeasureConfig)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        steps = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        if self.profile and not (steps and 0 < int(steps[1]) <= int(steps[2])):
+            yield "profile", f"{self.profile} is not FIRST:LAST, such as 100:105"
+        if self.batch_size % self.accumulation:
+            yield "accumulation", f"{self.accumulation} does not divide batch_size {self.batch_size}; choose a divisor"

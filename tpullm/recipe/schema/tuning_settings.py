@@ -1,11 +1,18 @@
 """Settings of step 5: the stages of tuning, each from the model of the one before."""
 
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Interval
+
+from tpullm.recipe.fields import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Temperature
 from tpullm.recipe.schema.training_settings import TrainConfig
 
 ALONE = ("preferences", "judged", "prompts")  # keys of what is learned in a stage of its own
+# The matrices that an adapter may stand beside.
+MATRICES = ("query", "key", "value", "out", "gate", "up", "down", "router")
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,12 @@ class AdapterConfig:
         start: an adapter to go on with: a folder in the format of PEFT. Its rank, scale, kind and targets are used.
     """
 
-    rank: int = 0
-    alpha: float = 0.0
+    rank: Annotated[int, Interval(ge=0, le=65_536)] = 0
+    alpha: NonNegativeFloat = 0.0
     root_scale: bool = False
     magnitude: bool = False
     targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")
-    b_learning_rate: float = 1.0
+    b_learning_rate: PositiveFloat = 1.0
     quantize_base: Literal["", "int8", "fp8", "nf4"] = ""
     start: str = ""
 
@@ -41,6 +48,18 @@ class AdapterConfig:
     def scale(self) -> float:
         """The factor on what the adapter adds."""
         return (self.alpha or 2 * self.rank) / (self.rank**0.5 if self.root_scale else self.rank)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        for target in self.targets:
+            if target not in MATRICES:
+                near = difflib.get_close_matches(target, MATRICES, 1)
+                meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
+                yield "targets", f"no matrix is named {target}; {meant}"
+        if self.rank and not self.targets:
+            yield "targets", f"names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}"
+        if self.quantize_base and not self.rank and not self.start:
+            yield "quantize_base", "parameters that are trained can't be quantized; set adapter.rank"
 
 
 @dataclass(frozen=True)
@@ -62,13 +81,13 @@ class PreferenceConfig:
     """
 
     kind: Literal["dpo", "ipo", "orpo", "simpo", "kto"] = "dpo"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
+    beta: PositiveFloat = 0.1
+    label_smoothing: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
     per_token: bool = False
-    gamma: float = 0.5
+    gamma: NonNegativeFloat = 0.5
     reference: bool = True
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
+    desirable_weight: NonNegativeFloat = 1.0
+    undesirable_weight: NonNegativeFloat = 1.0
 
     @property
     def needs_reference(self) -> bool:
@@ -95,14 +114,14 @@ class PolicyConfig:
     """
 
     kind: Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"] = "grpo"
-    prompts: int = 8
-    answers: int = 8
-    tokens: int = 64
-    temperature: float = 1.0
-    clip_low: float = 0.0
-    clip_high: float = 0.0
-    updates: int = 1
-    kl_weight: float = 0.0
+    prompts: PositiveInt = 8
+    answers: Annotated[int, Interval(ge=1, le=32_767)] = 8
+    tokens: PositiveInt = 64
+    temperature: Temperature = 1.0
+    clip_low: Fraction = 0.0
+    clip_high: NonNegativeFloat = 0.0
+    updates: PositiveInt = 1
+    kl_weight: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +139,8 @@ class TeacherConfig:
 
     model: str = ""
     kind: Literal["forward_kl", "jsd", "reverse_kl"] = "forward_kl"
-    top: int = 64
-    temperature: float = 1.0
+    top: Annotated[int, Interval(ge=1, le=4096)] = 64
+    temperature: Temperature = 1.0
 
 
 @dataclass(frozen=True)
@@ -153,7 +172,7 @@ class TuningConfig:
 
     conversations: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
-    documents: dict[str, float] = field(default_factory=dict)
+    documents: dict[str, Annotated[float, Gt(0)]] = field(default_factory=dict)
     preferences: list[str] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
@@ -162,7 +181,7 @@ class TuningConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     chat_template: str = ""
-    held_out_fraction: float = 0.2
+    held_out_fraction: Fraction = 0.2
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -180,3 +199,56 @@ class TuningConfig:
     def reward_files(self) -> list[str]:
         """The files of the user's own rewards."""
         return [str(reward["function"]).rpartition(":")[0] for reward in self.rewards if "function" in reward]
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Each key that can't be as it is, beside the others, and why."""
+        if (self.conversations or self.beside) and (shares := sum(self.documents.values())) >= 1:
+            yield "documents", f"their shares are {shares:g}, so nothing is left for what is beside them; give less"
+        alone = [kind for kind in ALONE if getattr(self, kind)]
+        if alone and self.train.optimizer.z_loss:
+            yield "train.optimizer.z_loss", f"{alone[0]} have none; leave it out"
+        if alone and (self.conversations or alone[1:]):
+            yield "", f"{alone[0]} are learned in a stage of their own; put what else there is in another"
+        if self.judged and self.preference.kind != "kto":
+            yield (
+                "preference.kind",
+                f"{self.preference.kind} compares two answers, and judged ones stand alone; set kto",
+            )
+        if self.preferences and self.preference.kind == "kto":
+            yield "preference.kind", "kto learns from judged answers, and these are pairs; choose another kind"
+        yield from self._contradictions_of_rewards()
+        if self.teacher.model:
+            yield from self._contradictions_of_teacher()
+
+    def _contradictions_of_rewards(self) -> Iterator[tuple[str, str]]:
+        policy, row = self.policy, self.train.sequence_length
+        if self.prompts and not self.rewards and not self.teacher.model:
+            yield "rewards", "prompts need something that scores the answers; give one, such as [{name: polite}]"
+        if self.rewards and not self.prompts:
+            yield "prompts", "rewards need prompts to answer; name files of them, or tenki"
+        if self.rewards and policy.answers == 1:
+            yield "policy.answers", "one answer is not better than others; give 2 or more"
+        if policy.kl_weight and not self.adapter.rank and not self.adapter.start:
+            yield (
+                "policy.kl_weight",
+                "compares with the model that the stage starts from, which is in memory only beside an adapter; set "
+                "adapter.rank, or kl_weight to 0",
+            )
+        if self.prompts and policy.tokens >= row:
+            yield (
+                "policy.tokens",
+                f"{policy.tokens} tokens of an answer leave no room for a prompt in a row of {row}; give fewer, or "
+                "raise train.sequence_length",
+            )
+
+    def _contradictions_of_teacher(self) -> Iterator[tuple[str, str]]:
+        for kind in ("preferences", "judged", "rewards"):
+            if getattr(self, kind):
+                yield "teacher", f"teaches by text or by prompts alone; put {kind} in another stage"
+        if self.beside:
+            yield "documents", "a teacher of answers to prompts has no old text beside them; put it in another stage"
+        if self.train.optimizer.z_loss:
+            yield "train.optimizer.z_loss", "what a teacher says has none; leave it out"
+        for key in ("updates", "kl_weight"):
+            if (given := getattr(self.policy, key)) != getattr(PolicyConfig, key):
+                yield f"policy.{key}", f"is {given}, and a stage with a teacher has none; leave it out"

@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from tpullm.recipe.changes import Changes, declared, part, result
+from tpullm.recipe.fields import Changes, declared, part, result
 from tpullm.recipe.schema import CheckpointConfig, CorpusConfig, ModelConfig, Recipe, Source, TrainConfig
 
 

@@ -1,12 +1,24 @@
-"""What another value of a key changes, declared at the field of the key in `schema/`.
+"""What a field of `schema/` declares beside its type and its default: a range, and what another value changes.
 
-Which stages are made again, which trainings resume, what an export keeps, the reference and the advice of `plan` follow
-from these declarations. A key without one changes the result.
+A range is part of the type. pydantic checks it when a recipe is read (`parsing.py`), and nothing checks it when code
+makes a settings object. What a value changes decides which stages are made again, which trainings resume, what an
+export keeps, and what the reference and `plan` say. A key that declares nothing changes the result.
 """
 
 import dataclasses
+import math
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Interval
+
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+PositiveFloat = Annotated[float, Ge(1e-9)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Factor = Annotated[float, Interval(ge=0, lt=math.inf)]  # of a weight
+Temperature = Annotated[float, Interval(ge=0.01, le=100)]
 
 
 class Changes(Enum):
