@@ -35,9 +35,9 @@ import socket, sys, time
 def refuse(*_, **__): raise AssertionError("a dry run needs no network")
 socket.socket = type("Closed", (socket.socket,), {"connect": refuse, "connect_ex": refuse, "sendto": refuse})
 socket.getaddrinfo = refuse
-from tpullm.cli import main
+from tpullm.cli.main import main
 code = main(sys.argv[1:])
-heavy = sorted({name.split(".")[0] for name in sys.modules} & {"jax", "jaxlib", "google", "gcsfs", "numpy"})
+heavy = sorted({name.split(".")[0] for name in sys.modules} & {"jax", "jaxlib", "google", "numpy"})
 print(code, f"{time.process_time():.2f}", *heavy, file=sys.stderr)
 """
 

@@ -33,12 +33,10 @@ def test_a_name_that_is_a_file_and_a_folder_is_refused(names):
 
 def listed(monkeypatch, folder, names):
     """A listing of a bucket with these objects, as a server sends it that somebody else filled."""
-    info = {"size": 1, "generation": "1", "type": "file"}
-    start = str(folder).removeprefix("gs://")
-    objects = {f"{start}/{name}": info | {"name": f"{start}/{name}"} for name in names}
-    monkeypatch.setattr(gcs.filesystem(), "find", lambda path, detail: objects)
+    objects = {name: (folder / "config.json").blob() for name in names}
+    monkeypatch.setattr(gcs.BucketPath, "listed", lambda self, **_: (objects, set()))
     fetched = []
-    monkeypatch.setattr(gcs.filesystem(), "get", lambda sources, targets, **_: fetched.extend(targets))
+    monkeypatch.setattr(gcs, "_each", lambda work, names: fetched.extend(names))
     return fetched
 
 
@@ -57,7 +55,7 @@ def test_an_object_that_is_named_like_the_folder_above_is_refused(bucket, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="does not stay in its folder"):
         storage.local_copy(gcs.BucketPath(f"{bucket}/model/.."))
-    monkeypatch.setattr(gcs.filesystem(), "ls", lambda path, detail: [f"{str(bucket)[5:]}/a", f"{str(bucket)[5:]}/.."])
+    listed(monkeypatch, bucket, ["a", ".."])
     with pytest.raises(UserError, match="does not stay in its folder"):
         list(bucket.iterdir())
 

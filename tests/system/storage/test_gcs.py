@@ -4,13 +4,50 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from gcsfs.core import GCSFileSystem
-from gcsfs.retry import HttpError
+import requests
 
 from tests.system.storage.conftest import names
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain, UserError
 from tpullm.system.storage import gcs as gs
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """A function that sets the next answers of the server: each has a status, the last is given again and again."""
+
+    class Left(list):
+        """The answers that were not given yet, and the last `url`."""
+
+    def set_answers(*codes: int) -> list[int]:
+        left = Left(codes)
+
+        def send(self, request, **_):
+            answer, left.url = requests.Response(), request.url
+            answer.status_code, answer.request, answer.url = left.pop(0) if left[1:] else left[0], request, request.url
+            answer._content = b'{"error": {"message": "Bearer ya29.secret is not enough"}}'
+            return answer
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+        return left
+
+    monkeypatch.setattr(gs, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(gs.AnonymousCredentials, "refresh", lambda self, request: None)
+    return set_answers
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Minutes that pass with each look at the clock."""
+    now = SimpleNamespace(seconds=1000.0, pace=0.0)
+
+    def monotonic():
+        now.seconds += now.pace
+        return now.seconds
+
+    monkeypatch.setattr(gs, "time", SimpleNamespace(monotonic=monotonic, time=gs.time.time))
+    monkeypatch.setattr(gs.connection(), "warned", -1e9)
+    return now
 
 
 def test_of_two_writers_with_one_generation_one_succeeds(bucket):
@@ -21,6 +58,25 @@ def test_of_two_writers_with_one_generation_one_succeeds(bucket):
     assert second and gs.write_if(path, {"writer": 3}, first) is None
     generation, value, age = gs.read_with_age(path)
     assert (generation, value) == (second, {"writer": 2}) and abs(age) < 30
+    for _ in range(2):
+        gs.remove_if(path, second)
+    assert gs.read_with_age(path) == (0, {}, 0.0)
+
+
+def test_an_object_is_removed_if_nobody_has_written_it_since(bucket, answers):
+    asked = answers(412)
+    gs.remove_if(bucket / "object", 17)
+    assert "ifGenerationMatch=17" in asked.url
+
+
+def test_an_age_is_by_the_clock_of_the_server(bucket, monkeypatch):
+    """Its answers have a date. This machine's clock may be wrong."""
+    gs.write_if(bucket / "object", {}, 0)
+    written = (bucket / "object").stat().mtime
+    gs.connection().clock = 0.0
+    monkeypatch.setattr(gs.time, "time", lambda: 0.0)
+    assert abs(gs.read_with_age(bucket / "object")[2] - (gs.connection().clock - written)) < 1e-3
+    assert gs.connection().clock > written - 30
 
 
 def test_an_outage_is_waited_for_and_a_long_one_is_one_line(bucket, storage_server, monkeypatch):
@@ -28,38 +84,49 @@ def test_an_outage_is_waited_for_and_a_long_one_is_one_line(bucket, storage_serv
     storage_server.kill()
     threading.Timer(0.5, storage_server.start).start()
     assert (bucket / "a").read_text() == "1"
-    monkeypatch.setattr(gs, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(gs, "PATIENCE_SECONDS", 0.5)
     storage_server.kill()
-    with pytest.raises(TryAgain, match=f"{bucket}/a: the storage did not answer for 1 s .*the same command resumes"):
+    with pytest.raises(TryAgain, match=f"{bucket}/a: the storage did not answer for 0 s .*the same command resumes"):
+        (bucket / "a").read_text()
+    monkeypatch.setattr(gs, "FIRST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(gs.connection(), "reached", False)
+    with pytest.raises(UserError, match=f"{bucket}/a: can't be reached .*refused.*; check this machine's network"):
         (bucket / "a").read_text()
 
 
-def test_an_outage_is_one_line_for_all_requests(bucket, monkeypatch, capsys):
+def test_an_outage_is_one_line_for_all_requests(bucket, answers, clock, capsys):
     """For those that wait for its end; the next outage is told again."""
-    failed, now = {}, [1000.0]
-
-    async def busy(self, method, path, *args, **options):
-        failed[args] = failed.get(args, 0) + 1
-        if failed[args] <= 9:
-            raise HttpError({"code": 503, "message": "busy"})
-        return 200, {}, None, b"{}"
-
-    async def sleep(seconds):
-        now[0] += seconds
-
-    busy.__wrapped__ = busy
-    monkeypatch.setattr(GCSFileSystem, "_request", busy)
-    monkeypatch.setattr(gs.filesystem(), "_warned", -1e9)
-    monkeypatch.setattr(gs.filesystem(), "_reached", True)
-    monkeypatch.setattr(gs, "asyncio", SimpleNamespace(sleep=sleep, TimeoutError=TimeoutError))
-    monkeypatch.setattr(gs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock.pace = 2.0
     for name in "abc":
-        gs.filesystem().call("GET", "b/{}/o/{}", bucket.name, name)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"{bucket}/a: the storage does not answer (busy, 503); it is asked again for 150 s"
-    now[0] += gs.PATIENCE_SECONDS
-    gs.filesystem().call("GET", "b/{}/o/{}", bucket.name, "d")
-    assert len(capsys.readouterr().err.splitlines()) == 1
+        answers(*[503] * 9, 404)
+        assert not (bucket / name).is_dir()
+    line = f"{bucket}/a: the storage does not answer (503 Service Unavailable); it is asked again for 150 s\n"
+    assert capsys.readouterr().err == line
+    clock.seconds += gs.PATIENCE_SECONDS
+    answers(*[503] * 9, 404)
+    assert not (bucket / "a").is_dir()
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504, 401])
+def test_what_may_pass_is_asked_again_in_every_kind_of_request(bucket, answers, clock, code, tmp_path):
+    """A token that worked before may be renewed (401)."""
+    monkey, path = pytest.MonkeyPatch(), bucket / "a"
+    (tmp_path / "file").write_text("1")
+    gs.connection().reached = True
+    for use in (path.stat, path.read_bytes, path.unlink, lambda: list(path.iterdir()), lambda: path.open("rb").read(1)):
+        left = answers(code, code, code, code, 404)
+        with pytest.raises(FileNotFoundError):
+            use()
+        assert left == [404]
+    monkey.setattr(gs, "check_bucket", lambda target: None)
+    with monkey.context():
+        for use in (lambda: path.write_text("1"), lambda: gs.upload(tmp_path / "file", path)):
+            left = answers(code, code, code, code, 404)
+            with pytest.raises(FileNotFoundError):
+                use()
+            assert left == [404]
+    monkey.undo()
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket):
@@ -74,16 +141,22 @@ def test_a_bucket_that_is_not_there_is_told(bucket):
 @pytest.mark.parametrize(
     "code, says", [(401, "no valid credentials; run `gcloud auth"), (403, "permission denied; grant")]
 )
-def test_what_the_server_refuses_is_one_line_without_secrets(code, says, bucket, monkeypatch):
-    from gcsfs.retry import validate_response
-
-    async def refused(self, method, path, *args, **options):
-        validate_response(code, b'{"error": {"message": "Bearer ya29.secret is not enough"}}', path, args)
-
-    refused.__wrapped__ = refused
-    monkeypatch.setattr(gs.filesystem(), "_reached", False)
-    monkeypatch.setattr(GCSFileSystem, "_request", refused)
-    for use in (lambda: storage.read_json(bucket / "a"), lambda: (bucket / "a").exists(), lambda: names(bucket)):
+def test_what_the_server_refuses_is_one_line_without_secrets(code, says, bucket, answers, monkeypatch):
+    monkeypatch.setattr(gs.connection(), "reached", False)
+    answers(code)
+    for use in (
+        lambda: storage.read_json(bucket / "a"),
+        lambda: (bucket / "a").exists(),
+        lambda: names(bucket),
+        lambda: storage.write_text(bucket / "a", ""),
+    ):
         with pytest.raises(UserError, match=f"{bucket}.*{says}") as told:
             use()
         assert "secret" not in str(told.value)
+
+
+def test_without_credentials_the_line_says_how_to_log_in(monkeypatch, tmp_path):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "not-there.json"))
+    with pytest.raises(UserError, match="credentials are missing or expired; run `gcloud auth"):
+        gs.connection.__wrapped__()

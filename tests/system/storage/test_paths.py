@@ -48,11 +48,11 @@ def test_other_schemes_and_no_bucket_are_refused(text):
         storage.path(text)
 
 
-def test_without_gcsfs_the_line_says_what_to_install(monkeypatch):
+def test_without_the_extra_the_line_says_what_to_install(monkeypatch):
     monkeypatch.delattr(storage, "gcs")
     monkeypatch.delitem(sys.modules, "tpullm.system.storage.gcs")
-    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
-    with pytest.raises(UserError, match=r"gs:// needs gcsfs.*pip install 'tpullm\[gcp\]'"):
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(UserError, match=r"gs:// needs google.cloud.storage.*pip install 'tpullm\[gcp\]'"):
         storage.path("gs://bucket/a")
 
 

@@ -1,33 +1,38 @@
 """Objects on Google Cloud Storage: requests that survive an outage, and paths with the methods of `pathlib`.
 
-gcsfs (extra `gcp`) makes the requests and finds credentials; the paths are etils' `epath`, which Orbax uses. Importing
-gcsfs takes 0.4 s, so `paths.remote` imports this module for the first `gs://` path only. `STORAGE_EMULATOR_HOST` names
-another server for all requests, TensorStore's too, without credentials.
+Google's own client (extra `gcp`) makes the requests, resumes a broken download at its byte, and retries by the policy
+of `patiently`. The paths are etils' `epath`, which Orbax uses too. Importing the client takes 0.4 s, so `paths.remote`
+imports this module for the first `gs://` path only. `STORAGE_EMULATOR_HOST` names another server for all requests,
+TensorStore's too, without credentials. Obstore was tried as well: it reports no checksum of an object and no clock of
+the server, which identities of files and leases need.
 """
 
-import asyncio
 import contextlib
 import functools
+import http.client
 import io
 import json
 import os
-import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gcsfs sends a gRPC request for every bucket
-import aiohttp
-import fsspec
-import google.auth.exceptions
+import google.auth
 import requests
+import urllib3.exceptions
+from etils import epath
 from etils.epath import gpath
-from gcsfs.core import GCSFileSystem
-from gcsfs.retry import ChecksumError, HttpError
+from google.api_core.exceptions import PreconditionFailed
+from google.api_core.retry import Retry
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.transport.requests import AuthorizedSession
+from google.cloud.storage import Blob, Client
 
 from tpullm.system.errors import TryAgain, UserError
 from tpullm.system.log import warn
@@ -35,111 +40,123 @@ from tpullm.system.storage.foreign import check_names
 
 PATIENCE_SECONDS = 150.0  # a longer outage ends the command
 FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
-LONGEST_WAIT_SECONDS = 8.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0
 SECONDS_TO_WARN = 5.0  # of an outage; shorter ones are daily
+SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 10, 60
 AT_ONCE = 16  # files in flight
+MOST_CONNECTIONS = 64
+FIELDS = "items(name,size,generation,md5Hash,crc32c,updated),prefixes,nextPageToken"  # of a listing
+SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 ROLES = "roles/storage.objectAdmin and roles/storage.bucketViewer"
 LOG_IN = "run `gcloud auth application-default login`, or give the machine a service account"
+TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)
 TRANSIENT = (
-    aiohttp.ClientError,
-    asyncio.TimeoutError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
     ConnectionError,
-    ChecksumError,
-    requests.exceptions.RequestException,
-    google.auth.exceptions.TransportError,
+    TimeoutError,
+    TransportError,
 )
 
 
-class Bucket(GCSFileSystem):
-    """All buckets, as fsspec's filesystem; listings are not cached, since several hosts write into one folder."""
+class Connection(AuthorizedSession):
+    """The HTTP session of this process.
 
-    def __init__(self, **ignored: Any):
-        timeouts = aiohttp.ClientTimeout(total=600, sock_connect=10, sock_read=60)
-        token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
-        super().__init__(token=token, use_listings_cache=False, requests_timeout=timeouts)
-        self._reached, self._warned = False, -PATIENCE_SECONDS
+    Attributes:
+        reached: whether the server has answered a request well.
+        warned: when an outage was last told, by this process's clock.
+        clock: the server's, in its last answer; seconds since 1970.
+    """
 
-    async def _request(self, method: str, path: str, *args: Any, **options: Any):
-        once = functools.partial(GCSFileSystem._request.__wrapped__, self, method, path, *args, **options)
-        return await self._patiently(once, method, path, args)
+    def __init__(self):
+        if os.environ.get("STORAGE_EMULATOR_HOST"):
+            credentials = AnonymousCredentials()
+        else:
+            credentials, _ = google.auth.default([SCOPE])
+        super().__init__(credentials)
+        self.reached, self.warned, self.clock = False, -PATIENCE_SECONDS, time.time()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
 
-    async def _get_file_request(self, rpath: str, lpath: str, *args: Any, **options: Any):
-        once = functools.partial(GCSFileSystem._get_file_request.__wrapped__, self, rpath, lpath, *args, **options)
-        return await self._patiently(once, "GET", "", (rpath,))
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
+        """Send a request, once."""
+        answer = super().request(*arguments, **options)
+        self.reached |= answer.ok
+        if date := answer.headers.get("Date"):
+            self.clock = parsedate_to_datetime(date).timestamp()
+        return answer
 
-    async def _get_file(self, rpath: str, lpath: str, **options: Any) -> None:
-        await super()._get_file(rpath, lpath, **options | {"concurrency": 1})  # gcsfs does not retry concurrent ones
 
-    async def _put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        try:
-            await super()._put_file(lpath, rpath, **options)
-        except FileNotFoundError:  # the server forgot an upload of several requests
-            await super()._put_file(lpath, rpath, **options)
+@functools.cache
+def connection() -> Connection:
+    """The session of this process; `UserError` if this machine has no credentials."""
+    try:
+        return Connection()
+    except GoogleAuthError:
+        raise UserError(f"gs://: the credentials are missing or expired; {LOG_IN}") from None
 
-    async def _patiently(self, once: Callable[[], Awaitable], method: str, path: str, args: tuple) -> Any:
-        """The answer to a request, which is retried while the server is away or busy."""
-        began, wait = time.monotonic(), 0.5
-        while True:
-            try:
-                answer = await once()
-                self._reached = True
-                return answer
-            except Exception as error:
-                expired = self._reached and str(getattr(error, "code", "")) == "401"  # a token that worked before
-                if not expired:
-                    refuse(error, method, path, args)
-                if not (expired or is_transient(error)):
-                    raise
-                patience = PATIENCE_SECONDS if self._reached else FIRST_PATIENCE_SECONDS
-                waited = time.monotonic() - began
-                if waited > patience:
-                    raise self._given_up(error, path, args) from error
-                self._warn(error, waited, patience, path, args)
-            await asyncio.sleep(wait * (0.5 + random.random()))
-            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
-    def _warn(self, error: Exception, waited: float, patience: float, path: str, args: tuple) -> None:
-        """Warn of an outage, once for all requests that wait for its end."""
-        if waited > SECONDS_TO_WARN and time.monotonic() - self._warned > PATIENCE_SECONDS:
-            self._warned = time.monotonic()
-            where, reason = name(path, args), _reason(error)
+@functools.cache
+def client() -> Client:
+    """Google's client; listings are not cached, since several hosts write into one folder."""
+    return Client(None, connection().credentials, _http=connection())
+
+
+def patiently(path: Path | str) -> dict[str, Any]:
+    """How to send the requests of one call: with which time limits, and what to do about an error.
+
+    The call is retried while the server is away or busy.
+
+    Raises:
+        TryAgain: from the call: the server was away for too long.
+        UserError: from the call: what the user has to correct, such as credentials, roles, the network.
+        FileNotFoundError: from the call: there is no such object.
+    """
+    where, began, session = str(path), time.monotonic(), connection()
+
+    def is_transient(error: Exception) -> bool:
+        code = _code(error)
+        if code in TRANSIENT_CODES or isinstance(error, TRANSIENT) or getattr(error, "retryable", False):
+            return True
+        if code == 401 and session.reached:  # a token that worked before
+            return True
+        if isinstance(error, GoogleAuthError):
+            raise UserError(f"{where}: the credentials are missing or expired; {LOG_IN}") from None
+        if code == 401:
+            raise UserError(f"{where}: no valid credentials; {LOG_IN}") from None
+        if code == 403:
+            bucket = where.split("/")[2]
+            raise UserError(f"{where}: permission denied; grant {ROLES} on gs://{bucket} to this account") from None
+        if code in (404, 410):  # the second is an upload of several requests that the server forgot
+            raise FileNotFoundError(where) from None
+        return False
+
+    def wait(error: Exception) -> None:
+        patience = PATIENCE_SECONDS if session.reached else FIRST_PATIENCE_SECONDS
+        waited, reason = time.monotonic() - began, _reason(error)
+        if waited > patience and not session.reached:
+            raise UserError(f"{where}: can't be reached ({reason}); check this machine's network") from error
+        if waited > patience:
+            line = f"the storage did not answer for {patience:.0f} s ({reason}); the same command resumes"
+            raise TryAgain(f"{where}: {line}") from error
+        if waited > SECONDS_TO_WARN and time.monotonic() - session.warned > PATIENCE_SECONDS:
+            session.warned = time.monotonic()  # once for all requests that wait for the end of one outage
             warn(f"{where}: the storage does not answer ({reason}); it is asked again for {patience:.0f} s")
 
-    def _given_up(self, error: Exception, path: str, args: tuple) -> UserError:
-        where, reason = name(path, args), _reason(error)
-        if self._reached:
-            wait = f"{PATIENCE_SECONDS:.0f} s"
-            return TryAgain(f"{where}: the storage did not answer for {wait} ({reason}); the same command resumes")
-        return UserError(f"{where}: can't be reached ({reason}); check this machine's network")
+    retry = Retry(is_transient, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, timeout=None, on_error=wait)
+    return {"retry": retry, "timeout": (SECONDS_TO_CONNECT, SECONDS_TO_ANSWER)}
+
+
+def _code(error: Exception) -> int | None:
+    """The HTTP status of an error, of an upload or download too."""
+    return getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, HttpError):
-        return str(error.code) in {"408", "429", "500", "502", "503", "504"}
-    return isinstance(error, TRANSIENT) or bool(getattr(error, "retryable", False))
-
-
-def refuse(error: Exception, method: str, path: str, args: tuple) -> None:
-    """Raise `UserError` for what the user has to correct: credentials, roles, a missing bucket."""
-    where, code = name(path, args), str(getattr(error, "code", ""))
-    bucket = where.split("/")[2]
-    if isinstance(error, google.auth.exceptions.GoogleAuthError) and not is_transient(error):
-        raise UserError(f"{where}: the credentials are missing or expired; {LOG_IN}") from None
-    if code == "401":
-        raise UserError(f"{where}: no valid credentials; {LOG_IN}") from None
-    if code == "403" or isinstance(error, OSError) and str(error).startswith("Forbidden"):
-        raise UserError(f"{where}: permission denied; grant {ROLES} on gs://{bucket} to this account") from None
-    if isinstance(error, FileNotFoundError) and method == "POST" and "/upload/" in path and "upload_id=" not in path:
-        raise _no_bucket(bucket)
-
-
-def _no_bucket(bucket: str) -> UserError:
-    return UserError(f"gs://{bucket}: no such bucket; make it with `gcloud storage buckets create gs://{bucket}`")
+    if code := _code(error):
+        return f"{int(code)} {http.client.responses.get(code, '')}".strip()
+    return str(error).rsplit(": ", 1)[-1].strip("()'\" ")[:120] or type(error).__name__
 
 
 def explain(text: str) -> UserError:
@@ -151,14 +168,6 @@ def explain(text: str) -> UserError:
         return UserError(f"{where}: no valid credentials; {LOG_IN}")
     reason = " ".join(text.split("attempts failed: ")[-1].split("[")[0].split())[:120]
     return TryAgain(f"{where}: the storage did not answer ({reason}); the same command resumes")
-
-
-def name(path: str, args: tuple) -> str:
-    """`gs://bucket/object` of a request's URL or arguments, without its parameters."""
-    if path.startswith("http"):
-        found = re.search(r"/b/([^/?]+)(?:/o/([^?]+))?", path)
-        return "gs://" + "/".join(filter(None, found.groups())) if found else "gs://"
-    return "gs://" + "/".join(str(part) for part in args[:2]).removeprefix("gs://")
 
 
 @dataclass(frozen=True)
@@ -175,12 +184,18 @@ class Status:
         is_directory: there is no object of this name, but objects below it.
     """
 
-    st_size: int
-    generation: int
-    md5: str
-    crc32c: str
-    mtime: float
-    is_directory: bool
+    st_size: int = 0
+    generation: int = 0
+    md5: str = ""
+    crc32c: str = ""
+    mtime: float = 0.0
+    is_directory: bool = False
+
+    @classmethod
+    def of(cls, blob: Blob) -> "Status":
+        """What the server said about an object."""
+        changed = blob.updated.timestamp() if blob.updated else 0.0
+        return cls(blob.size or 0, blob.generation or 0, blob.md5_hash or "", blob.crc32c or "", changed)
 
     @property
     def digest(self) -> str:
@@ -204,13 +219,57 @@ class BucketPath(gpath.PosixGPath):
     def __reduce__(self):
         return path, (str(self),)
 
+    def blob(self) -> Blob:
+        """The object of this name, in the words of Google's client; sends nothing."""
+        bucket, _, key = str(self).removeprefix("gs://").partition("/")
+        return client().bucket(bucket).blob(key)
+
+    def listed(self, **options: Any) -> tuple[dict[str, Blob], set[str]]:
+        """The objects below, by name relative to this path, sorted; with a `delimiter`, the folders too."""
+        bucket, _, key = str(self).removeprefix("gs://").partition("/")
+        start = f"{key}/" if key else ""
+        pages = client().list_blobs(bucket, prefix=start, fields=FIELDS, **options, **patiently(self))
+        found = {blob.name.removeprefix(start): blob for blob in pages}
+        return dict(sorted(found.items())), {name.removeprefix(start).rstrip("/") for name in pages.prefixes}
+
     def stat(self) -> Status:
         """Facts about the object; `FileNotFoundError` if there is none and none below."""
-        return _status(filesystem().info(str(self)))
+        with contextlib.suppress(FileNotFoundError):
+            if (blob := self.blob()).name:
+                blob.reload(**patiently(self))
+                return Status.of(blob)
+        if not self.is_dir():
+            raise FileNotFoundError(str(self))
+        return Status(is_directory=True)
+
+    def exists(self) -> bool:
+        """Whether there is an object of this name, or one below."""
+        with contextlib.suppress(FileNotFoundError):
+            return bool(self.stat())
+        return False
+
+    def is_file(self) -> bool:
+        """Whether there is an object of this name."""
+        with contextlib.suppress(FileNotFoundError):
+            return not self.stat().is_directory
+        return False
+
+    def is_dir(self) -> bool:
+        """Whether there is an object below."""
+        with contextlib.suppress(FileNotFoundError):
+            return bool(self.listed(max_results=1)[0])
+        return False
+
+    def open(self, mode: str = "r", encoding: str | None = None, **options: Any) -> Any:
+        """Read the object as a stream, in ranges; a text without translated line ends."""
+        if mode not in ("r", "rb"):
+            raise NotImplementedError(f"{self}: objects are written whole")
+        stream = self.blob().open("rb", **patiently(self))
+        return stream if mode == "rb" else io.TextIOWrapper(stream, encoding=encoding or "utf-8")
 
     def read_bytes(self) -> bytes:
         """The whole object."""
-        return filesystem().cat_file(str(self))
+        return self.blob().download_as_bytes(**patiently(self))
 
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         """The whole object as text, with line ends as `pathlib` returns them."""
@@ -218,29 +277,38 @@ class BucketPath(gpath.PosixGPath):
 
     def write_bytes(self, data: bytes) -> int:
         """Write the whole object, atomically."""
-        filesystem().pipe_file(str(self), bytes(data))
+        _send(self, Blob.upload_from_string, bytes(data))
         return len(data)
 
     def write_text(self, data: str, encoding: str | None = None, errors: str | None = None) -> int:
         """Write the whole object as UTF-8, atomically."""
         return self.write_bytes(data.encode(encoding or "utf-8", errors or "strict"))
 
-    def iterdir(self):
+    def iterdir(self) -> Iterator["BucketPath"]:
         """The children, sorted; `FileNotFoundError` if there are none, `UserError` for one that leads elsewhere."""
-        own = str(self).removeprefix("gs://")
-        for found in sorted(filesystem().ls(str(self), detail=False)):
-            if found.strip("/") != own:
-                name = found.strip("/").rsplit("/", 1)[-1]
-                check_names([name], self)
-                yield self / name
+        objects, folders = self.listed(delimiter="/")
+        if not objects and not folders:
+            raise FileNotFoundError(str(self))
+        for name in sorted((folders | set(objects)) - {""}):
+            check_names([name], self)
+            yield self / name
+
+    def glob(self, pattern: str) -> Iterator["BucketPath"]:
+        """The children whose names match."""
+        with contextlib.suppress(FileNotFoundError):
+            yield from (child for child in self.iterdir() if child.match(pattern))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
-        try:
-            filesystem().rm_file(str(self))
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        with contextlib.suppress(*[FileNotFoundError] * missing_ok):
+            self.blob().delete(**patiently(self))
+
+    def rmtree(self, missing_ok: bool = False) -> None:
+        """Remove all objects below; `FileNotFoundError` if there are none."""
+        names = list(files(self))
+        if not (names or missing_ok):
+            raise FileNotFoundError(str(self))
+        remove_all(self, names)
 
     def resolve(self, strict: bool = False) -> "BucketPath":
         """Itself: there are no links."""
@@ -250,55 +318,49 @@ class BucketPath(gpath.PosixGPath):
         """Do nothing: a folder exists as soon as it has content."""
 
 
+def _send(target: BucketPath, upload: Callable, *arguments: Any) -> None:
+    """Write an object; `UserError` if there is no such bucket."""
+    try:
+        upload(target.blob(), *arguments, **patiently(target))
+    except FileNotFoundError:  # or the server forgot an upload of several requests
+        check_bucket(target)
+        upload(target.blob(), *arguments, **patiently(target))
+
+
 def path(text: str) -> BucketPath:
     """The path of `gs://bucket/...`."""
-    filesystem()
+    _have_others_use_it()
     return BucketPath(text.rstrip("/"))
 
 
 @functools.cache
-def filesystem() -> Bucket:
-    """The connection of this process; also makes Orbax and TensorStore use the same server."""
+def _have_others_use_it() -> None:
+    """Have Orbax use these paths, and TensorStore the same server."""
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator if "://" in emulator else f"http://{emulator}")
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    for protocol in ("gs", "gcs"):
-        fsspec.register_implementation(protocol, Bucket, clobber=True)
-    os.environ.setdefault("EPATH_USE_TF", "false")  # an installed TensorFlow would use its own connection
-    return fsspec.filesystem("gcs", finalize_on_close=True)  # epath's arguments, so both share one instance
+    epath.register_path_cls("gs://")(BucketPath)
 
 
-def files(folder: Path) -> dict[str, Status]:
+def files(folder: BucketPath) -> dict[str, Status]:
     """All objects below a folder, by name relative to it, sorted; one request per thousand objects."""
-    found = filesystem().find(str(folder), detail=True)
-    start = str(folder).removeprefix("gs://") + "/"
-    named = {key.removeprefix(start): _status(info) for key, info in sorted(found.items()) if key.startswith(start)}
-    return {key: status for key, status in named.items() if key and not key.endswith("/")}
+    with contextlib.suppress(FileNotFoundError):
+        found, _ = folder.listed()
+        return {name: Status.of(blob) for name, blob in found.items() if name and not name.endswith("/")}
+    return {}
 
 
-def _status(info: dict) -> Status:
-    changed = info.get("mtime")
-    return Status(
-        st_size=info.get("size") or 0,
-        generation=int(info.get("generation") or 0),
-        md5=info.get("md5Hash") or "",
-        crc32c=info.get("crc32c") or "",
-        mtime=changed.timestamp() if changed else 0,
-        is_directory=info["type"] == "directory",
-    )
-
-
-def upload(source: Path, target: Path) -> None:
+def upload(source: Path, target: BucketPath) -> None:
     """Write a local file as the object `target`, atomically."""
-    filesystem().put_file(str(source), str(target))
+    _send(target, Blob.upload_from_filename, str(source))
 
 
-def upload_all(source: Path, target: Path, names: list[str]) -> None:
+def upload_all(source: Path, target: BucketPath, names: list[str]) -> None:
     """Send the named files of a local folder, several at once."""
-    _transfer(filesystem().put, source, target, names)
+    _each(lambda name: upload(source / name, target / name), names)
 
 
-def download_all(source: Path, target: Path, names: list[str]) -> None:
+def download_all(source: BucketPath, target: Path, names: list[str]) -> None:
     """Fetch the named objects below a folder into a local folder, several at once.
 
     `UserError` names an object that would be written elsewhere: anyone who writes in the bucket chooses names.
@@ -306,77 +368,71 @@ def download_all(source: Path, target: Path, names: list[str]) -> None:
     check_names(names, source)
     for folder in {(target / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
-    _transfer(filesystem().get, source, target, names)
+
+    def download(name: str) -> None:
+        (source / name).blob().download_to_filename(str(target / name), **patiently(source / name))
+
+    _each(download, names)
 
 
-def copy_all(source: Path, target: Path, names: list[str]) -> None:
+def copy_all(source: BucketPath, target: BucketPath, names: list[str]) -> None:
     """Copy the named objects below a folder to another folder, on the server."""
-    _transfer(filesystem().copy, source, target, names)
+
+    def copy(name: str) -> None:
+        written, read, token = (target / name).blob(), (source / name).blob(), None
+        while (token := written.rewrite(read, token, **patiently(source / name))[0]) is not None:
+            pass  # the server copies a large object in parts
+
+    _each(copy, names)
 
 
-def _transfer(action: Callable, source: Path, target: Path, names: list[str]) -> None:
-    if names:
-        action([f"{source}/{name}" for name in names], [f"{target}/{name}" for name in names], batch_size=AT_ONCE)
-
-
-def remove_all(folder: Path, names: list[str]) -> None:
+def remove_all(folder: BucketPath, names: list[str]) -> None:
     """Remove the named objects below a folder; missing objects are no error."""
-    for first in range(0, len(names), 1000):
-        keys = [f"{folder}/{name}".removeprefix("gs://") for name in names[first : first + 1000]]
-        for result in fsspec.asyn.sync(filesystem().loop, filesystem()._delete_files, keys, 100):
-            if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
-                raise result
+    _each(lambda name: (folder / name).unlink(missing_ok=True), names)
 
 
-def _split(target: Path) -> tuple[str, str]:
-    """Bucket and name of an object."""
-    bucket, _, key = str(target).removeprefix("gs://").partition("/")
-    return bucket, key
+def _each(work: Callable[[str], None], names: list[str]) -> None:
+    """Do the same with each of several objects; after an error, begin with no other."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(work, names))
 
 
-def write_if(target: Path, value: dict, generation: int) -> int | None:
+def write_if(target: BucketPath, value: dict, generation: int) -> int | None:
     """Write JSON if the object still has that generation (0: no object); the new generation, or None if it has not.
 
     One request with a precondition, so only one of several writers succeeds. None also after an answer that was lost:
     the request is sent again, and finds its own first write.
     """
-    system, (bucket, key) = filesystem(), _split(target)
-    parts = [("application/json; charset=UTF-8", {"name": key}), ("application/json", value)]
-    body = "".join(f"--part\r\nContent-Type: {kind}\r\n\r\n{json.dumps(part)}\r\n" for kind, part in parts) + "--part--"
-    options = {"headers": {"Content-Type": 'multipart/related; boundary="part"'}, "data": body.encode()}
-    where = f"{system._location}/upload/storage/v1/b/{bucket}/o"
+    blob = target.blob()
     try:
-        made = system.call(
-            "POST", where, uploadType="multipart", ifGenerationMatch=str(generation), json_out=True, **options
-        )
-        return int(made["generation"])
-    except FileExistsError:
+        blob.upload_from_string(json.dumps(value), if_generation_match=generation, **patiently(target))
+        return blob.generation
+    except PreconditionFailed:
         return None
 
 
-def read_with_age(target: Path) -> tuple[int, dict, float]:
+def read_with_age(target: BucketPath) -> tuple[int, dict, float]:
     """Generation, JSON value and age in seconds by the server's clock; generation 0 if there is no object."""
-    system = filesystem()
+    blob = target.blob()
     try:
-        headers, found = system.call("GET", "b/{}/o/{}", *_split(target))
+        blob.reload(**patiently(target))
         value = json.loads(target.read_bytes())
     except FileNotFoundError:
         return 0, {}, 0.0
-    facts = json.loads(found)
-    changed = system._parse_timestamp(facts["updated"])
-    return int(facts["generation"]), value, (parsedate_to_datetime(headers["Date"]) - changed).total_seconds()
+    return blob.generation, value, connection().clock - blob.updated.timestamp()
 
 
-def remove_if(target: Path, generation: int) -> None:
+def remove_if(target: BucketPath, generation: int) -> None:
     """Remove an object if it still has that generation."""
-    with contextlib.suppress(FileNotFoundError, FileExistsError):
-        filesystem().call("DELETE", "b/{}/o/{}", *_split(target), ifGenerationMatch=str(generation))
+    with contextlib.suppress(FileNotFoundError, PreconditionFailed):
+        target.blob().delete(if_generation_match=generation, **patiently(target))
 
 
-def check_bucket(target: Path) -> None:
+def check_bucket(target: BucketPath) -> None:
     """`UserError` if the bucket does not exist or may not be read, which Orbax needs."""
-    bucket, _ = _split(target)
+    bucket = target.blob().bucket
     try:
-        filesystem().call("GET", "b/{}", bucket)
+        bucket.reload(**patiently(target))
     except FileNotFoundError:
-        raise _no_bucket(bucket) from None
+        line = f"no such bucket; make it with `gcloud storage buckets create gs://{bucket.name}`"
+        raise UserError(f"gs://{bucket.name}: {line}") from None

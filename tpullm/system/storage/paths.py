@@ -17,7 +17,7 @@ def path(text: str | Path) -> Path:
     """The path that the user means: an absolute local path, or a path on `gs://`.
 
     Raises:
-        UserError: another scheme, no bucket, or gcsfs is not installed.
+        UserError: another scheme, no bucket, or Google's client is not installed.
     """
     if is_remote(text):
         if not BUCKET.fullmatch(str(text).removeprefix("gs://").split("/")[0]):
@@ -34,7 +34,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def remote():
-    """The module `gcs`; `UserError` if gcsfs is not installed."""
+    """The module `gcs`; `UserError` if Google's client is not installed."""
     try:
         from tpullm.system.storage import gcs
     except ModuleNotFoundError as error:
