@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tpullm.corpus.files import opened
+from tpullm.corpus.files import source_files
 from tpullm.system.errors import UserError
 
 BODY = "今日はいい天気ですね。\n".encode() * 1000
@@ -37,36 +37,36 @@ def server():
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
-    path = opened.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
+    path = source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
     assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
     server.shutdown()
-    assert opened.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
+    assert source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
 
 
 def test_an_interrupted_download_leaves_nothing_and_is_made_again(server, tmp_path):
     server.breaks_off = True
     with pytest.raises(UserError, match=f"broke off after 100 of {len(BODY)} bytes; run the same command again"):
-        opened.fetch(f"{server.url}/a.txt", tmp_path)
+        source_files.fetch(f"{server.url}/a.txt", tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.breaks_off = False
-    assert opened.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
+    assert source_files.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
 
 
 def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
     with pytest.raises(UserError, match="the server answers 404"):
-        opened.fetch(f"{server.url}/missing", tmp_path)
+        source_files.fetch(f"{server.url}/missing", tmp_path)
     port = server.server_port
     server.shutdown()
     server.server_close()
     with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
-        opened.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
+        source_files.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_kept_under_its_name_and_the_hash_of_its_address(tmp_path):
     digest = hashlib.sha256(b"https://example.com/a/b.txt?x=1").hexdigest()
-    assert opened.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
-    assert opened.place("https://example.com/", tmp_path).name.endswith("-index.html")
-    assert [opened.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")] == [True, True] + [
+    assert source_files.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
+    assert source_files.place("https://example.com/", tmp_path).name.endswith("-index.html")
+    assert [source_files.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")] == [True, True] + [
         False
     ] * 2

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.files import json_lines, opened, readers
+from tpullm.corpus.files import opened, readers, records
 from tpullm.corpus.files.source_files import find
 from tpullm.recipe.schema import Source
 
@@ -81,14 +81,14 @@ def test_a_corpus_is_read_as_it_is(tmp_path, corpus, suffix):
 
 
 def test_the_case_of_a_name_does_not_matter():
-    found = json_lines.facts_of({"URL": "a", "WARC-Date": "b", "meta": {"License": "c", "ID": 7}})
+    found = records.facts_of({"URL": "a", "WARC-Date": "b", "meta": {"License": "c", "ID": 7}})
     assert (found["url"], found["date"], found["licence"], found["id"]) == ("a", "b", "c", "7")
 
 
 def test_a_fact_is_one_line_of_bounded_length(tmp_path):
     record = {"text": "x", "url": "a\nb\x00\ud800" * 10_000, "license": ["a", None, {"b": 1}, 5], "date": {"$date": 1}}
-    found = json_lines.facts_of(record)
-    assert len(found["url"]) <= json_lines.MOST_CHARACTERS and "\n" not in found["url"] and found["url"].encode()
+    found = records.facts_of(record)
+    assert len(found["url"]) <= records.MOST_CHARACTERS and "\n" not in found["url"] and found["url"].encode()
     assert found["licence"] == "a, 5" and found["date"] == ""
 
 
@@ -98,20 +98,20 @@ def test_a_fact_is_one_line_of_bounded_length(tmp_path):
     + [(name, "") for name in ("Python", "", "xyzzy", "en, de", "qqq", "日本語")],
 )
 def test_a_language_is_written_as_two_letters(name, code):
-    assert json_lines.language(name) == code
+    assert records.language(name) == code
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*json_lines.NAMES, *json_lines.INNER]), inner)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*records.NAMES, *records.INNER]), inner)
     ),
 )
 
 
-@given(st.dictionaries(st.sampled_from([*json_lines.NAMES, *json_lines.INNER, "URL", "x"]), JSON))
+@given(st.dictionaries(st.sampled_from([*records.NAMES, *records.INNER, "URL", "x"]), JSON))
 def test_no_record_breaks_them(record):
-    assert all(isinstance(value, str) for value in json_lines.facts_of(record).values())
+    assert all(isinstance(value, str) for value in records.facts_of(record).values())
 
 
 @pytest.mark.parametrize("expand_metadata", [False, True])

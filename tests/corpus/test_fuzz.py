@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from tpullm.corpus import characters
-from tpullm.corpus.files import limited_reading, opened, readers
+from tpullm.corpus.files import opened, readers
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
@@ -141,7 +141,7 @@ def read_all(folder, count, seed):
             found |= {"longest": took, "slowest": path.name}
         else:
             path.unlink()
-    limited_reading.close()
+    opened.close_child()
     # A process starts with the figure of the one that started it, so its own is read from the system.
     own = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

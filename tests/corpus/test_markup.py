@@ -16,7 +16,7 @@ def page(body, head=""):
 
 
 def lines(body, head=""):
-    return [line.strip() for line in pages.html_to_text(page(body, head)).splitlines() if line.strip()]
+    return [line.strip() for line in pages.extract(page(body, head), [])[0].splitlines() if line.strip()]
 
 
 CODE = "if a:\n    b()\n\n\tc = 1  # two"
@@ -34,18 +34,18 @@ CODE = "if a:\n    b()\n\n\tc = 1  # two"
 )
 def test_code_keeps_its_lines_and_its_indent(around, before):
     code = '<pre class="highlight"><span>if</span> a:\n    <b>b</b>()\n\n\tc = 1  # two</pre>'
-    text = pages.html_to_text(page(f"<p>{PROSE * 4}</p>{before}{around.format(code)}<p>{PROSE * 4}</p>"))
+    text = pages.extract(page(f"<p>{PROSE * 4}</p>{before}{around.format(code)}<p>{PROSE * 4}</p>"), [])[0]
     assert CODE.expandtabs() in text
 
 
 def test_a_break_in_code_is_a_line():
-    assert "one\ntwo" in pages.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"))
+    assert "one\ntwo" in pages.extract(page(f"<article><p>{PROSE * 4}</p><pre>one<br>two</pre></article>"), [])[0]
 
 
 @example("␊␠␉␍␛␞␟␝␜␀")
 @given(st.text(st.sampled_from("␊␠␉␍␛␞␟␝␜␀ab\n "), min_size=1, max_size=30))
 def test_marks_in_a_page_stay_what_they_are(code):
-    text = pages.html_to_text(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"))
+    text = pages.extract(page(f"<article><p>{PROSE * 4}</p><pre>x{code}y</pre><p>{PROSE * 4}</p></article>"), [])[0]
     marks = [letter for letter in code if letter in "␊␠␉␍␛␞␟␝␜␀"]
     assert [letter for letter in text if letter in "␊␠␉␍␛␞␟␝␜␀"] == marks
 

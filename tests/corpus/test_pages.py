@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tpullm.corpus.files import limited_reading, pages
+from tpullm.corpus.files import opened, pages
 from tpullm.system.process import limited
 
 PAGE = "<html><body><article><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。</p></article>"
@@ -39,21 +39,21 @@ def test_a_page_that_breaks_its_reader_is_put_aside_and_the_next_is_read(monkeyp
 
 
 def test_nothing_is_started_before_the_first_page(monkeypatch):
-    limited_reading._child.cache_clear()
+    opened._child.cache_clear()
     pages.read(b"\xff\xfe\xff")  # in no encoding
-    assert limited_reading._child.cache_info().currsize == 0
+    assert opened._child.cache_info().currsize == 0
     assert "リンゴ" in pages.read(PAGE.encode()).text
-    assert limited_reading._child.cache_info().currsize == 1
+    assert opened._child.cache_info().currsize == 1
 
 
 def test_the_child_can_be_ended_and_starts_again():
     for _ in range(2):
         assert "リンゴ" in pages.read(PAGE.encode()).text
-        process = limited_reading._child()._child._process
-        limited_reading.close()
-        assert process.returncode is not None and limited_reading._child()._child._process is None
-    limited_reading._child.cache_clear()
-    limited_reading.close()
+        process = opened._child()._child._process
+        opened.close_child()
+        assert process.returncode is not None and opened._child()._child._process is None
+    opened._child.cache_clear()
+    opened.close_child()
 
 
 @pytest.mark.parametrize("tag", ["div", "b", "span", "blockquote", "ul><li", "font"])

@@ -4,7 +4,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tpullm.corpus.files import parquet_files, readers
+from tpullm.corpus.files import opened, readers, records
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
@@ -21,9 +21,9 @@ def write(path, texts, **settings):
 def test_rows_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
     texts = [f"{number} " + "a" * (number % 7 * 100_000) for number in range(200)]
     asked = []
-    call = parquet_files.limited_reading.call
+    call = opened.in_child
     monkeypatch.setattr(
-        parquet_files.limited_reading, "call", lambda *arguments: asked.append(arguments) or call(*arguments)
+        opened, "in_child", lambda *arguments: asked.append(arguments) or call(*arguments)
     )
     raws = read(write(tmp_path / "a.parquet", texts))
     assert [raw.text for raw in raws] == texts
@@ -31,15 +31,15 @@ def test_rows_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
 
 
 def test_rows_that_are_too_much_at_once_are_read_one_by_one(tmp_path, monkeypatch):
-    call = parquet_files.limited_reading.call
+    call = opened.in_child
 
     def limited(function, *arguments):
         if function.endswith(":rows") and arguments[3] > 1 and arguments[4] > 0 or arguments[-1] == 7:
-            raise parquet_files.limited_reading.ReadingError("too much")
+            raise opened.ReadingError("too much")
         return call(function, *arguments)
 
-    monkeypatch.setattr(parquet_files.limited_reading, "call", limited)
-    monkeypatch.setattr(parquet_files, "BATCH_ROWS", 3)
+    monkeypatch.setattr(opened, "in_child", limited)
+    monkeypatch.setattr(records, "BATCH_ROWS", 3)
     *raws, last = read(write(tmp_path / "a.parquet", list("abcdefghij")))
     assert [raw.text for raw in raws] == list("abcdefg")
     assert (last.record, last.problem) == ("rows from 8 to 10", "cannot be read (too much)")

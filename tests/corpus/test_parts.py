@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.files import readers, source_files, text_files
+from tpullm.corpus.files import readers, source_files
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
@@ -105,7 +105,7 @@ def test_ranges_and_pieces_of_text_give_each_character_once(tmp_path_factory, te
     path = tmp_path_factory.mktemp("ranges") / "a.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "PIECE_BYTES", piece)
+        patch.setattr(readers, "PIECE_BYTES", piece)
         for found in (read_in_ranges(path, "text", cuts), read_in_ranges(path, "text", [])):
             assert "".join(raw.text for raw in found) == text
             assert all(len(raw.text.encode()) <= 3 * piece + 3 for raw in found)
@@ -113,7 +113,7 @@ def test_ranges_and_pieces_of_text_give_each_character_once(tmp_path_factory, te
 
 @pytest.mark.parametrize("piece", [1 << 24, 20])
 def test_ranges_of_utf_16_are_read_once(tmp_path, monkeypatch, piece):
-    monkeypatch.setattr(text_files, "PIECE_BYTES", piece)
+    monkeypatch.setattr(readers, "PIECE_BYTES", piece)
     path = tmp_path / "a.txt"
     path.write_text("吾輩は猫である。\n" * 9, encoding="utf-16")
     found = read_in_ranges(path, "text", [7, 50])

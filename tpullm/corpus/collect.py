@@ -21,7 +21,7 @@ from tpullm.corpus import sources as source_hashes
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
-from tpullm.corpus.files import limited_reading, opened, readers, source_files
+from tpullm.corpus.files import opened, readers, source_files
 from tpullm.corpus.files.source_files import File, Found
 from tpullm.corpus.question_windows import TaskQuestions
 from tpullm.corpus.reduce import Placed
@@ -98,8 +98,8 @@ def plan(
     """
     found, downloads, documents = corpus_sources.sources(recipe), run / "downloads", run / "documents"
     if not work.share.is_first:
-        urls = [path for source in found for path in (source.path, source.held_out) if opened.is_url(path)]
-        work.wait_for_first("the downloads", lambda: all(opened.place(url, downloads).exists() for url in urls))
+        urls = [path for source in found for path in (source.path, source.held_out) if source_files.is_url(path)]
+        work.wait_for_first("the downloads", lambda: all(source_files.place(url, downloads).exists() for url in urls))
     planned: list[Task] = []
     files: dict[str, Found] = {}
     windows = question_windows.windows_of(questions) if questions else None
@@ -128,7 +128,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     files, sizes = [task.result for task in planned.tasks], [task.bytes for task in planned.tasks]
     rounds = Rounds(config.workers, work, is_finished)
     rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
-    limited_reading.close()  # the child that read for this process, if there was only this one
+    opened.close_child()  # the child that read for this process, if there was only this one
     storage.remove_unread_copies()
     if is_finished():
         return []

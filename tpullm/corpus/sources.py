@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.corpus import dedup, domains, language_detection, tenki
-from tpullm.corpus.files import opened, source_files
+from tpullm.corpus.files import source_files
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.system import storage
@@ -49,7 +49,7 @@ def at(*locations: str) -> list[Any]:
 
 
 def _at(location: str) -> Any:
-    if opened.is_url(location):
+    if source_files.is_url(location):
         return location
     path = storage.path(location)
     found = [(path, path.stat())] if path.is_file() else source_files.walk(path)
@@ -205,5 +205,5 @@ def _check_source(source: Source) -> None:
         if not source.path:
             raise UserError(f"{where} has no path; write the file, folder or URL to read")
         for path in filter(None, (source.path, source.held_out)):
-            if not opened.is_url(path) and not storage.path(path).exists():
+            if not source_files.is_url(path) and not storage.path(path).exists():
                 raise UserError(f"{where}: {path}: no such file or folder; correct the path")

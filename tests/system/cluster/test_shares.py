@@ -17,7 +17,7 @@ from tests.corpus.test_collect import _story, _write
 from tpullm.cli import collect, main
 from tpullm.corpus import collect as corpus_collect
 from tpullm.corpus import document_files, tasks
-from tpullm.corpus.files import opened, source_files
+from tpullm.corpus.files import source_files
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 from tpullm.system import log, storage
@@ -331,13 +331,13 @@ def test_who_waits_for_share_0_tells_for_what_every_minute(tmp_path, monkeypatch
 def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
     url = "https://example.org/a.jsonl"
     source = Source("stories", "jsonl", url, licence="CC0-1.0", language="ja")
-    recipe, place = Recipe(corpus=CorpusConfig(sources=[source])), opened.place(url, tmp_path / "downloads")
+    recipe, place = Recipe(corpus=CorpusConfig(sources=[source])), source_files.place(url, tmp_path / "downloads")
 
     def sleep(_):
         place.parent.mkdir(exist_ok=True)
         _write(place, [_story(1)])
 
-    monkeypatch.setattr(opened, "_download", None)  # would fail if it were called
+    monkeypatch.setattr(source_files, "_download", None)  # would fail if it were called
     monkeypatch.setattr(shares.time, "sleep", sleep)
     work = SharedWork(tmp_path / "run", "collect", Place(1, 2))
     planned = corpus_collect.plan(recipe, {}, tmp_path, work)

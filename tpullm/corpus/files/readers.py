@@ -1,106 +1,52 @@
-"""Files → raw documents, one reader for each kind of file.
+"""Files → raw documents, one reader for each kind of file; large text is read in pieces, so that memory is bounded.
 
-A reader must not lose a line of a user's file silently, so datatrove's readers are not used. Its JSON Lines reader
-skips a broken line with a warning, and its WARC reader needs two C libraries to guess what the headers say.
-
-The readers of JSON Lines and Parquet know the fields of FineWeb, Dolma and datatrove (`fields.py`). So the files of
-these corpora are read as they are, without a kind of their own.
-
-Documents that cannot be read: how many a source puts up with, and what is said when there are more.
+A reader must not lose a line of a user's file silently: what cannot be read is a document that says why, and
+`check` says when a source has too many of them. So datatrove's readers are not used. Its JSON Lines reader skips a
+broken line with a warning, and its WARC reader needs two C libraries to guess what the headers say.
 """
 
+import codecs
 import dataclasses
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from tpullm.corpus import domains
 from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
 from tpullm.corpus.domains import programming
-from tpullm.corpus.files import encodings, json_lines, opened, pages, parquet_files, text_files, warc
+from tpullm.corpus.files import encodings, opened, pages, records, warc
 from tpullm.corpus.files.source_files import File, printable
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 
-NAMED = 3  # in the error
-
-
-def described(path: Path, raw: Raw) -> str:
-    """A document that cannot be read, in one line: its file, its record, and what is wrong with it."""
-    record = f" {raw.record}" if raw.record else ""
-    return one_line(f"{printable(str(path))}:{record} {raw.problem or raw.dropped}", 500)
-
-
-def most(max_bad: float, documents: int) -> float:
-    """How many of `documents` may be bad: a share of them below 1, else a number."""
-    return max_bad if max_bad >= 1 else max(max_bad, 0) * documents
-
-
-def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
-    """`UserError` if more documents of a source cannot be read than it puts up with.
-
-    Args:
-        source: the source.
-        bad: how many cannot be read: those with a reason of `document.BAD`.
-        documents: how many there are, with these.
-        first: the first of the bad ones, as `described` has them.
-    """
-    if bad <= most(source.max_bad, documents):
-        return
-    named = first[:NAMED] if bad <= NAMED else _unlike(first)[:NAMED]
-    more = f"; and {bad - len(named):,} more" if bad > len(named) else ""
-    which = "it" if bad == 1 else "them"
-    raise UserError(
-        f"corpus.sources: {source.name}: {bad:,} of {documents:,} documents cannot be read: {'; '.join(named)}{more}; "
-        f"correct or remove {which}, or put {which} aside with max_bad: {bad} for this source (it is "
-        f"{source.max_bad:g})"
-    )
-
-
-def _unlike(described: Sequence[str]) -> list[str]:
-    """The first of those that differ in more than numbers: by a wrong `text_key`, all lines of a file are alike."""
-    return list({re.sub(r"\d+", "", one): one for one in reversed(described)}.values())[::-1]
+NAMED = 3  # bad documents in an error
+PIECE_BYTES = 1 << 24
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read(file: File, source: Source) -> Iterator[Raw]:
     """The documents of one file in their order; if only a part is read, those in about the first `file.bytes`.
 
     What cannot be read is a document with a reason of `document.BAD`, be it a record or the rest of the file: nothing
-    in a file is an error here. `bad_documents.check` says when there are too many.
+    in a file is an error here.
     """
     with storage.brief_copy(file.path) as path:
         documents = MANY[file.kind](path, file, source) if file.kind in MANY else _whole(path, file)
-        if file.is_part and file.kind in MANY:
-            documents = _first(documents, file.bytes)
+        left = file.bytes
         try:
             with opened.reading():
-                yield from documents
+                for raw in documents:
+                    yield raw
+                    if file.is_part and file.kind in MANY:
+                        left -= len(raw.text.encode("utf-8", "surrogatepass"))
+                        if left <= 0:
+                            return
         except opened.Unreadable as error:
             yield Raw(dropped=UNREADABLE, problem=str(error))
-
-
-def _first(documents: Iterator[Raw], most: int) -> Iterator[Raw]:
-    """The first documents, until they hold `most` bytes of text."""
-    taken = 0
-    for raw in documents:
-        yield raw
-        taken += len(raw.text.encode("utf-8", "surrogatepass"))
-        if taken >= most:
-            return
-
-
-def _whole(path: Path, file: File) -> Iterator[Raw]:
-    """The document that a file is, or its pieces; a page is never cut."""
-    if file.kind == "html":
-        with opened.open_bytes(path) as stream:
-            yield pages.read(
-                stream.read(min(file.bytes, pages.MOST_PAGE_BYTES) if file.is_part else pages.MOST_PAGE_BYTES + 1)
-            )
-        return
-    for where, data in text_files.read(path, file):
-        yield dataclasses.replace(WHOLE[file.kind](data), record=where)
 
 
 def generate(source: Source, seed: int) -> Iterator[Raw]:
@@ -110,28 +56,140 @@ def generate(source: Source, seed: int) -> Iterator[Raw]:
     return (Raw(text, "ja") for text in tenki.documents(source.documents, seed))
 
 
-def _text(data: bytes) -> Raw:
-    found = encodings.decode_text(data)
-    return Raw(found.text, found.language, encoding=found.encoding) if found else NOT_UTF8
+def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
+    """Fail if a source exceeds `max_bad` unreadable documents: a share of them below 1, else a number.
+
+    Args:
+        source: the source.
+        bad: how many cannot be read: those with a reason of `document.BAD`.
+        documents: how many there are, with these.
+        first: the first of the bad ones, as `described` has them.
+    """
+    if bad <= (source.max_bad if source.max_bad >= 1 else max(source.max_bad, 0) * documents):
+        return
+    if bad > NAMED:  # those that differ in more than numbers: by a wrong `text_key`, all lines of a file are alike
+        first = list({re.sub(r"\d+", "", one): one for one in reversed(first)}.values())[::-1]
+    named = first[:NAMED]
+    more = f"; and {bad - len(named):,} more" if bad > len(named) else ""
+    which = "it" if bad == 1 else "them"
+    raise UserError(
+        f"corpus.sources: {source.name}: {bad:,} of {documents:,} documents cannot be read: {'; '.join(named)}{more}; "
+        f"correct or remove {which}, or put {which} aside with max_bad: {bad} for this source (it is "
+        f"{source.max_bad:g})"
+    )
 
 
-def _markdown(data: bytes) -> Raw:
-    raw = _text(data)
-    return dataclasses.replace(raw, text=pages.markdown_to_text(raw.text))
+def described(path: Path, raw: Raw) -> str:
+    """A document that cannot be read, in one line: its file, its record, and what is wrong with it."""
+    record = f" {raw.record}" if raw.record else ""
+    return one_line(f"{printable(str(path))}:{record} {raw.problem or raw.dropped}", 500)
 
 
-def _code(data: bytes) -> Raw:
-    raw = _text(data)
-    return raw if raw.dropped else dataclasses.replace(raw, language="code")
+def _whole(path: Path, file: File) -> Iterator[Raw]:
+    """The document that a file is, or its pieces; a page is never cut."""
+    if file.kind == "html":
+        most = min(file.bytes, pages.MOST_PAGE_BYTES) if file.is_part else pages.MOST_PAGE_BYTES + 1
+        with opened.open_bytes(path) as stream:
+            yield pages.read(stream.read(most))
+        return
+    for where, data in _pieces(path, file):
+        found = encodings.decode_text(data)
+        if found is None:
+            yield dataclasses.replace(NOT_UTF8, record=where)
+            continue
+        text = pages.markdown_to_text(found.text) if file.kind == "markdown" else found.text
+        language = "code" if file.kind == "code" else found.language
+        yield Raw(text, language, encoding=found.encoding, record=where)
 
 
-# Kinds of files that are one document each, and kinds that hold many documents.
-WHOLE: dict[str, Callable[[bytes], Raw]] = {"text": _text, "markdown": _markdown, "code": _code}
+# Kinds of files that hold many documents; all others are one document each.
 MANY: dict[str, Callable[[Path, File, Source], Iterator[Raw]]] = {
-    "jsonl": lambda path, file, source: json_lines.read(path, file, source.text_key),
-    "parquet": lambda path, file, source: parquet_files.read(path, file, source.text_key),
+    "jsonl": lambda path, file, source: records.read_json_lines(path, file, source.text_key),
+    "parquet": lambda path, file, source: records.read_parquet(path, file, source.text_key),
     "warc": lambda path, file, source: warc.read(path),
     "python": lambda path, file, source: programming.documents(path, source.path),
     "law": lambda path, file, source: domains.law.documents(path, source.path),
     "medicine": lambda path, file, source: domains.medicine.documents(path),
 }
+
+
+def _pieces(path: Path, file: File) -> Iterator[tuple[str, bytes]]:
+    """The pieces of a file, or of what `file` names of it: where each begins ("" if there is one), and its bytes.
+
+    A part of a file ends at a line, else at a character. A range has the lines that begin in it.
+    """
+    with opened.open_bytes(path) as stream:
+        if not stream.peek(1):
+            if not file.is_range:
+                yield "", b""
+            return
+        is_utf_16 = stream.peek(2)[:2] in UTF_16_MARKS
+        place = 0 if is_utf_16 else opened.next_line(stream, file.start)
+        if is_utf_16 and file.is_part:
+            pieces = _utf_16(io.BytesIO(stream.read(min(file.bytes, PIECE_BYTES) // 2 * 2)))
+        elif is_utf_16:  # its line ends have two bytes; the first range is all of it
+            pieces = _utf_16(stream) if file.start == 0 else iter(())
+        elif file.is_part:
+            pieces = _beginning(stream, file.bytes)
+        else:
+            pieces = _lines(stream, place, file.stop)
+        for number, data in enumerate(pieces):
+            is_whole = number == 0 and not file.is_range and len(data) < PIECE_BYTES
+            yield "" if is_whole else f"text at byte {place:,}", data
+            place += len(data)
+
+
+def _beginning(stream: BinaryIO, most: int) -> Iterator[bytes]:
+    """The first `most` bytes up to the end of a line, or else of a character."""
+    while most > PIECE_BYTES and (data := stream.read(PIECE_BYTES)):
+        data += stream.readline(most - PIECE_BYTES)
+        most -= len(data)
+        yield data
+    data = stream.read(most)
+    if not stream.read(1):
+        yield data
+    elif end := data.rfind(b"\n") + 1:
+        yield data[:end]
+    else:
+        ends = (end for end in range(len(data), len(data) - 4, -1) if encodings.decode(data[:end]) is not None)
+        yield data[: next(ends, len(data))]
+
+
+def _utf_16(stream: BinaryIO) -> Iterator[bytes]:
+    """The bytes of UTF-16; of a large file the lines, many at once, each time with a byte order mark."""
+    data = stream.read(PIECE_BYTES)
+    if len(data) < PIECE_BYTES:
+        yield data
+        return
+    decoder, left = codecs.getincrementaldecoder("utf-16")("replace"), ""
+    while data:
+        text = left + decoder.decode(data)
+        end = text.rfind("\n") + 1 or len(text)
+        left = text[end:]
+        yield UTF_16_MARKS[0] + text[:end].encode("utf-16-le", "surrogatepass")
+        data = stream.read(PIECE_BYTES)
+    if left := left + decoder.decode(b"", True):
+        yield UTF_16_MARKS[0] + left.encode("utf-16-le", "surrogatepass")
+
+
+def _lines(stream: BinaryIO, place: int, stop: int | None) -> Iterator[bytes]:
+    """The lines that begin from `place` to `stop`, many at once; of a line without end pieces of whole characters."""
+    goes_on, left = False, b""
+    while goes_on or stop is None or place < stop:
+        size = PIECE_BYTES if stop is None else max(0, min(PIECE_BYTES, stop - place))
+        data = stream.read(size)
+        is_full = len(data) == size
+        if is_full and not data.endswith(b"\n"):
+            data += stream.readline(PIECE_BYTES)
+        if not data:
+            break
+        goes_on = is_full and not data.endswith(b"\n")
+        place += len(data)
+        data = left + data
+        tail = data[-3:]
+        whole = len(data) - len(tail) + codecs.utf_8_decode(tail, "ignore", False)[1]
+        left = data[whole:]
+        if whole:
+            yield data[:whole]
+    if left:
+        yield left

@@ -1,18 +1,24 @@
-"""Finds the files of a source: which are read, how, and how much of them.
+"""Finds the files of a source: which are read, how, how much of them, and in which parts.
 
-The files of a source → parts, each the work of one process: large files are cut, small ones are bundled.
+A part is the work of one process: large files are cut, small ones are bundled. Where a part begins and ends depends on
+the files beside it and not on how many there are, so the parts of a source stay the same except where a file is added,
+changed or removed. A bundle ends after a file by chance, by the hash of its name, as in content-defined chunking
+(Muthitacharoen et al. 2001, LBFS): the more bytes the file has, the more often. A new file is then in one bundle, or,
+if that bundle ends after it, cuts it in two.
 
-Where a part begins and ends depends on the files beside it and not on how many there are, so the parts of a source stay
-the same but where a file is added, changed or removed. A bundle ends after a file by chance, by the hash of its name,
-as in content-defined chunking (Muthitacharoen et al. 2001, LBFS): the more bytes the file has, the more often. A new
-file is then in one bundle, or, if that bundle ends after it, cuts it in two.
+A source may be a file at an http(s) URL. It is downloaded once, and kept beside the run.
 """
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import re
+import shutil
 import stat
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +27,6 @@ from typing import Any
 
 from tpullm.corpus import domains
 from tpullm.corpus.domains import programming
-from tpullm.corpus.files import opened
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -52,7 +57,14 @@ ALSO = {"jsonl": (".json",)}
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 _HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
+TIMEOUT_SECONDS = 60  # of a download
 VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
+
+BUNDLE_BYTES = 2_000_000  # of a bundle on average
+RANGE_BYTES = 16_000_000  # of a range of a large file
+FILE_BYTES = 4_096  # opening a file takes about as long as reading so much
+# A line or a row group says itself where it begins. What is compressed can only be read from its beginning.
+CUT_KINDS = ("text", "jsonl", "parquet")
 
 
 @dataclass(frozen=True)
@@ -119,41 +131,39 @@ def find(source: Source, downloads: Path) -> Found:
     """The files of a source; if `source.bytes` is set, as many files as fit in these bytes."""
     if source.kind in ("tenki", "tokens"):  # tokens are read by `tokenize`
         return Found([], {})
+    held_out: list[File] = []
+    skipped: dict[str, list[str]] = {}
     if source.kind in INSTALLED:
-        found = INSTALLED[source.kind](source.path)
-        return _bounded([File(path, source.kind, storage.size(path)) for path in found], source, {})
-    held_out, skipped = _at(source, source.held_out, downloads) if source.held_out else ([], {})
-    apart = {file.path.resolve() for file in held_out}
-    found, skipped_too = _at(source, source.path, downloads)
-    training = [file for file in found if file.path.resolve() not in apart]
-    reasons = skipped | {reason: [*skipped.get(reason, []), *names] for reason, names in skipped_too.items()}
-    bounded = _bounded(training, source, reasons)
-    return dataclasses.replace(
-        bounded, files=[dataclasses.replace(file, held_out=True) for file in held_out] + bounded.files
-    )
+        found = [File(path, source.kind, storage.size(path)) for path in INSTALLED[source.kind](source.path)]
+    else:
+        if source.held_out:
+            held_out = [
+                dataclasses.replace(file, held_out=True) for file in _at(source, source.held_out, downloads, skipped)
+            ]
+        apart = {file.path.resolve() for file in held_out}
+        found = [file for file in _at(source, source.path, downloads, skipped) if file.path.resolve() not in apart]
+    total = sum(file.bytes for file in found)
+    read = _beginning(found, source) if 0 < source.bytes < total else found
+    return Found([*held_out, *read], skipped, len(found), total)
 
 
-def _bounded(found: list[File], source: Source, skipped: dict[str, list[str]]) -> Found:
-    """At most `source.bytes` of the files: whole files in the order of the hash of their names, and a part of the last.
+def _beginning(found: list[File], source: Source) -> list[File]:
+    """`source.bytes` of the files: whole files in the order of the hash of their names, and a part of the last.
 
     The order by hash makes the part of a folder a fair sample of it. The order by name would not.
     """
-    total = sum(file.bytes for file in found)
-    if not 0 < source.bytes < total:
-        return Found(found, skipped, len(found), total)
-    left, chosen = source.bytes, []
+    left, chosen = source.bytes, {}
     for file in sorted(found, key=lambda file: hashlib.sha256(name_of(file, source).encode()).digest()):
         taken = min(left, file.bytes)
         if taken > 0:
-            chosen.append(dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes))
+            chosen[file.path] = dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes)
             left -= taken
-    places = {file.path: place for place, file in enumerate(found)}
-    return Found(sorted(chosen, key=lambda file: places[file.path]), skipped, len(found), total)
+    return [chosen[file.path] for file in found if file.path in chosen]
 
 
 def name_of(file: File, source: Source) -> str:
     """The path of a file in the folder of its source, as `printable` has it; of a file from the web, its own name."""
-    if opened.is_url(source.path):
+    if is_url(source.path):
         return file.path.name
     root = programming.folder() if source.kind == "python" else storage.path(source.path)
     inside = file.path != root and file.path.is_relative_to(root)
@@ -166,40 +176,40 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _at(source: Source, location: str, downloads: Path) -> tuple[list[File], dict[str, list[str]]]:
-    """The files at a location, and the names of the files that are not read, by reason."""
-    path = opened.fetch(location, downloads) if opened.is_url(location) else storage.path(location)
+def _at(source: Source, location: str, downloads: Path, skipped: dict[str, list[str]]) -> list[File]:
+    """The files at a location; the names of those that are not read are added to `skipped`, by reason."""
+    path = fetch(location, downloads) if is_url(location) else storage.path(location)
     if path.is_file():
-        return [File(path, _kind_of_file(source, path), storage.size(path))], {}
-    found, skipped = [], {}
+        # A single file is read as the source says, whatever its extension. A file without an extension is text.
+        kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
+        if kind is None:
+            known = _known("files")
+            raise UserError(
+                f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {known}; save it as text"
+            )
+        return [File(path, kind, storage.size(path))]
+    found, reasons = [], set()
     for file, status in walk(path):
-        status, kind = status or status_of(file), _kind(file, source)
-        reason = _not_read(file.relative_to(path), kind, status, source)
-        if reason:
-            skipped.setdefault(reason, []).append(printable(str(file.relative_to(path))))
-        else:
+        status, name = status or status_of(file), file.relative_to(path)
+        kind = source.kind if extension(file) in ALSO.get(source.kind, ()) else KINDS.get(extension(file))
+        if not status:
+            reason = NO_FILE
+        elif kind == "code" and VENDORED.intersection(name.parts):
+            reason = "other people's code"
+        elif kind and source.kind in ("files", kind):
             found.append(File(file, kind, status.st_size))
+            continue
+        else:
+            reason = f"{UNKNOWN} ({printable(extension(name)) or 'none'})"
+        reasons.add(reason)
+        skipped.setdefault(reason, []).append(printable(str(name)))
     if not found:
-        seen = ", ".join(sorted(skipped)) or "it is empty"
+        seen = ", ".join(sorted(reasons)) or "it is empty"
         raise UserError(
             f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} ({_known(source.kind)}); "
             f"there is: {seen}"
         )
-    return found, skipped
-
-
-def _kind(file: Path, source: Source) -> str | None:
-    """How a file of a folder would be read, by its extension."""
-    return source.kind if extension(file) in ALSO.get(source.kind, ()) else KINDS.get(extension(file))
-
-
-def _not_read(name: Path, kind: str | None, status: Any, source: Source) -> str:
-    """Why a file in the folder of a source is not read; "" if it is."""
-    if not status:
-        return NO_FILE
-    if kind == "code" and VENDORED.intersection(name.parts):
-        return "other people's code"
-    return "" if kind and source.kind in ("files", kind) else f"{UNKNOWN} ({printable(extension(name)) or 'none'})"
+    return found
 
 
 def status_of(path: Path) -> Any:
@@ -209,16 +219,6 @@ def status_of(path: Path) -> Any:
     except (OSError, ValueError):
         return None
     return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _kind_of_file(source: Source, path: Path) -> str:
-    """How a single file is read: as the source says, whatever its extension. A file without an extension is text."""
-    kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
-    if kind is None:
-        raise UserError(
-            f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {_known('files')}; save it as text"
-        )
-    return kind
 
 
 def _known(kind: str) -> str:
@@ -256,41 +256,25 @@ def _place(name: str) -> list[tuple[bool, str]]:
     return [(True, part) for part in folders] + [(False, file)]
 
 
-BUNDLE_BYTES = 2_000_000  # of a bundle on average
-RANGE_BYTES = 16_000_000  # of a range of a large file
-FILE_BYTES = 4_096  # opening a file takes about as long as reading so much
-# A line or a row group says itself where it begins. What is compressed can only be read from its beginning.
-CUT_KINDS = ("text", "jsonl", "parquet")
-
-
 def parts(files: Sequence[File]) -> Iterator[tuple[tuple[File, ...], int]]:
     """The parts of a source, in the order of its files, and the bytes of each."""
     bundle: list[File] = []
     for file in files:
-        if file.bytes >= BUNDLE_BYTES:  # a file of its own, so that what is added beside it does not redo it
-            yield from _whole(bundle)
+        is_large = file.bytes >= BUNDLE_BYTES  # then it is by itself, so that what is added beside it does not redo it
+        if bundle and (is_large or bundle[-1].held_out != file.held_out):
+            yield tuple(bundle), sum(file.bytes for file in bundle)
             bundle = []
+        if is_large:
             yield from (((part,), part.bytes) for part in ranges(file))
             continue
-        if bundle and bundle[-1].held_out != file.held_out:
-            yield from _whole(bundle)
-            bundle = []
         bundle.append(file)
-        if _ends_bundle(file):
-            yield from _whole(bundle)
+        # Of files of `n` bytes, `n / BUNDLE_BYTES` end a bundle.
+        chance = int.from_bytes(hashlib.sha256(printable(file.path.name).encode()).digest()[:8], "big") / 2**64
+        if chance * BUNDLE_BYTES < max(file.bytes, FILE_BYTES):
+            yield tuple(bundle), sum(file.bytes for file in bundle)
             bundle = []
-    yield from _whole(bundle)
-
-
-def _whole(bundle: list[File]) -> Iterator[tuple[tuple[File, ...], int]]:
     if bundle:
         yield tuple(bundle), sum(file.bytes for file in bundle)
-
-
-def _ends_bundle(file: File) -> bool:
-    """Whether a bundle ends after a file; of files of `n` bytes, `n / BUNDLE_BYTES` do."""
-    chance = int.from_bytes(hashlib.sha256(printable(file.path.name).encode()).digest()[:8], "big") / 2**64
-    return chance * BUNDLE_BYTES < max(file.bytes, FILE_BYTES)
 
 
 def ranges(file: File) -> list[File]:
@@ -305,3 +289,47 @@ def ranges(file: File) -> list[File]:
         for start, stop in zip([0, *ends], ends, strict=False)
     ]
     return [*found[:-1], dataclasses.replace(found[-1], stop=None)]
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` is an http(s) URL."""
+    return path.startswith(("http://", "https://"))
+
+
+def place(url: str, folder: Path) -> Path:
+    """Where in `folder` the file at `url` is kept."""
+    name = Path(urllib.parse.urlsplit(url).path).name or "index.html"
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
+def fetch(url: str, folder: Path) -> Path:
+    """The file at `url`, downloaded into `folder` unless it is there already.
+
+    A download that breaks off leaves no file, so the next run starts it again.
+    """
+    path = place(url, folder)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.remove_partials(folder)
+        with storage.atomic_file(path) as temporary:
+            _download(url, temporary)
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "tpullm"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
+            shutil.copyfileobj(response, file)
+            expected = response.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}; correct the source's path") from None
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"{url}: cannot be downloaded ({reason}); check the address and the network, or download it yourself and "
+            "write the file's path in its place"
+        ) from None
+    size = path.stat().st_size
+    if expected is not None and size != int(expected):
+        raise UserError(f"{url}: the download broke off after {size} of {expected} bytes; run the same command again")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tpullm.corpus import language_detection as languages
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import Raw
-from tpullm.corpus.files.reservations import NOAI, NOIMAGEAI, TDM
+from tpullm.corpus.files.pages import NOAI, NOIMAGEAI, TDM
 from tpullm.corpus.filters import address_lists, cleaning, quality, quality_classifier
 from tpullm.recipe.schema import CorpusConfig, Source
 
