@@ -22,9 +22,7 @@ def test_rows_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
     texts = [f"{number} " + "a" * (number % 7 * 100_000) for number in range(200)]
     asked = []
     call = opened.in_child
-    monkeypatch.setattr(
-        opened, "in_child", lambda *arguments: asked.append(arguments) or call(*arguments)
-    )
+    monkeypatch.setattr(opened, "in_child", lambda *arguments: asked.append(arguments) or call(*arguments))
     raws = read(write(tmp_path / "a.parquet", texts))
     assert [raw.text for raw in raws] == texts
     assert 2 < len(asked) < 20
