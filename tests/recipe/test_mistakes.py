@@ -24,6 +24,7 @@ PAGE = "docs/en/reference.md"
         ("generate --modl x", "unknown key --modl; the nearest is --model, see tpullm generate --help"),
         ("generate --model x --tokens many", "--tokens: many is not a whole number; see tpullm generate --help"),
         ("generate --model", "--model: its value is missing; see tpullm generate --help"),
+        ("evaluate x --tasks y --mesh 3", "--mesh: 3 is not pairs, such as {fsdp: 4, tensor: 2}"),
         ("blank", "missing: TEXT, --model; see tpullm blank --help"),
         ("export x", "missing: FOLDER; see tpullm export --help"),
         ("launch local --procesess 3 -- run quickstart", f"the nearest is processes, see {PAGE}#launch"),

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tpullm.cli.options import add_json, print_json
+from tpullm.cli.options import add_json, add_mesh, print_json
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -33,7 +33,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
     parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template of each model")
-    parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share a model, as in a recipe")
+    add_mesh(parser)
     parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./compared")
     add_json(parser)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tpullm.cli.options import add_json, print_json
+from tpullm.cli.options import add_json, add_mesh, print_json
 from tpullm.corpus import document_files, tenki
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data import examples
@@ -53,7 +53,7 @@ def add_show_arguments(parser) -> None:
     parser.add_argument("--samples", type=int, default=1, help="programs for each problem of programming")
     parser.add_argument("--temperature", type=float, default=0.0, help="of programs; 0: the likeliest one")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
-    parser.add_argument("--mesh", type=dict[str, int], default=None, help="how devices share the model, as in a recipe")
+    add_mesh(parser)
     parser.add_argument(
         "--out", type=str, default="", help="the folder of results; empty: in RUN/measured or ./measured"
     )

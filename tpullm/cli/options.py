@@ -1,5 +1,7 @@
 """Options that several verbs have, and their output as JSON."""
 
+import functools
+import importlib
 import json
 from typing import Any
 
@@ -22,6 +24,12 @@ def add_weights(parser) -> None:
     """`--weights`: the bits of the matrices while the model is in use."""
     about = "int8, int4: round the matrices of all layers so when they are read; `compare --weights` says what it costs"
     parser.add_argument("--weights", choices=("int8", "int4"), help=about)
+
+
+def add_mesh(parser) -> None:
+    """`--mesh`, of a verb without a recipe."""
+    mesh = functools.partial(importlib.import_module("tpullm.recipe.parsing").value_of, "mesh")
+    parser.add_argument("--mesh", type=mesh, help="how devices share a model, as in a recipe")
 
 
 def add_json(parser, when: str = "") -> None:

@@ -100,6 +100,12 @@ def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     return _options(parser, _sort(argv, keys).rest, keys)
 
 
+def value_of(key: str, text: str) -> Any:
+    """The value of a key at the top of a recipe, from its text; `UserError` if it can't have that value."""
+    keys = Parser().keys(Recipe)
+    return getattr(_checked({key: _value(text, f"{key}.")}, Recipe, keys, lambda loc: "--"), key)
+
+
 def dump(recipe: Recipe) -> str:
     """The whole recipe as YAML, every key with its value."""
     header = "# Written by tpullm: the whole recipe of this run. `tpullm run` makes again what a change concerns.\n"
