@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 
 import jax
 import pytest
 
-from tests.conftest import ROOT, TINY, copy_tokens
+from tests.conftest import TINY, copy_tokens
+from tests.eight_devices import printed
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli.main import main
 from tpullm.evaluation import evaluate_tasks, task_words, while_training
@@ -97,10 +96,8 @@ def test_a_measurement_that_was_cut_off_is_that_of_a_whole_training(tiny_run, tm
 @pytest.mark.slow
 def test_a_mesh_measures_the_same_and_no_state_changes_by_it(tiny_run, questions):
     """On eight devices, of which some split the rows in time; of all parameters, and of an adapter."""
-    words = [sys.executable, "-m", "tests.evaluation.sharded_measuring", str(tiny_run / "tokenizer"), str(questions)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = {(mesh, adapter, measures): of for mesh, adapter, measures, of in json.loads(done.stdout.splitlines()[-1])}
+    results = printed("tests.evaluation.sharded_measuring", str(tiny_run / "tokenizer"), str(questions))
+    found = {(mesh, adapter, measures): of for mesh, adapter, measures, of in results}
     for mesh, adapter, measures in found:
         assert found[mesh, adapter, measures]["state"] == found[mesh, adapter, False]["state"]
         if measures:

@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as arrays
 from jax.sharding import AbstractDevice
 
 from tests.conftest import ROOT
+from tests.eight_devices import printed
 from tests.formats.huggingface.small import MODELS
 from tests.model.test_linear import MATMULS
 from tests.training.small import CONFIG, EXPERTS, SPREAD, batch, mesh, params
@@ -269,9 +270,7 @@ def test_codes_and_scales_are_the_same_on_every_mesh():
 
     Only where `tensor` splits the maxima is there a collective more, for all of them.
     """
-    done = subprocess.run([sys.executable, "-m", "tests.model.sharded_fp8"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = printed("tests.model.sharded_fp8")
     assert len(results) == 15
     for name, found in results.items():
         assert found["codes"], name

@@ -1,19 +1,12 @@
 """The type in which the gradients of devices are reduced (`model.gradients`)."""
 
-import json
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from tests.eight_devices import printed
 
 
 def test_sums_of_devices_are_exact_where_float32_is_asked():
     """A sum in bfloat16 is rounded by up to 2^-9 at each of 3 steps, and a CPU sums some matmuls in that type too: 0.03
     is 15 of those roundings. float32 is at most a hundred roundings of 6e-8 away from the sum in float64."""
-    command = [sys.executable, "-m", "tests.model.sharded_gradients"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = printed("tests.model.sharded_gradients")
     assert len(results) == 4
     for name, errors in results.items():
         assert 1e-3 < errors["compute"] < 0.03, name

@@ -1,25 +1,15 @@
 """Rows that are split along `sequence`: the same numbers, in less memory, and evenly distributed work."""
 
 import json
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.eight_devices import printed
 from tests.model.attention.documents import documents
 from tpullm.model.attention import flash
 from tpullm.model.rows import zigzag_order
-
-
-def printed(module: str, *arguments: str) -> dict:
-    """The output of a program of this folder."""
-    command = [sys.executable, "-m", f"tests.model.attention.{module}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +25,7 @@ def test_a_step_on_a_long_row_is_that_of_one_device(length, rows, shape):
     A device has its own queries and their gradients, but keys, values and their gradients of a whole row. So it needs
     less than half of the memory, and more than an eighth.
     """
-    found = printed("long_context", str(length), str(rows), json.dumps(shape))
+    found = printed("tests.model.attention.long_context", str(length), str(rows), json.dumps(shape))
     print(json.dumps(found, indent=1))
     one, several = found["one device"], found["the mesh"]
     for name in ("loss", "grad_norm"):
@@ -79,7 +69,7 @@ def test_every_kernel_on_rows_that_are_split_is_plain_attention(options):
 
     The kernels of a TPU and of a GPU are interpreted.
     """
-    found = printed("sharded_attention", options)
+    found = printed("tests.model.attention.sharded_attention", options)
     assert len(found) == 6
     for name, differences in found.items():
         assert max(differences) < 4e-6, (name, differences)

@@ -1,10 +1,7 @@
 """A mixture of experts is each token through its own experts, one after the other; none is dropped or added."""
 
 import dataclasses
-import json
 import math
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.conftest import ROOT
+from tests.eight_devices import printed
 from tests.training.small import EXPERTS, TWO_LAYERS, mesh
 from tpullm.model.architecture import Architecture, matrix_parameters, parameter_count
 from tpullm.model.experts.moe import MixtureOfExperts, route
@@ -111,10 +108,7 @@ def test_experts_on_other_devices_are_the_same_experts():
 
     1e-6 of the largest number: float32 (6e-8 a rounding) in sums over 64 inputs and 48 tokens in another order.
     """
-    command = [sys.executable, "-m", "tests.model.experts.sharded_experts"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = printed("tests.model.experts.sharded_experts")
     assert len(found) == 6
     for name, case in found.items():
         assert case["output"] < 1e-6 and case["gradients"] < 1e-6, (name, case)

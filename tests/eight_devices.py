@@ -1,0 +1,64 @@
+"""One process with eight CPU devices runs the sharded cases of a test worker: JAX is imported once, and waits there.
+
+A case is a script that prints JSON (`tests/training/sharded_losses.py`). It is run as `python -m MODULE ARGUMENTS` runs
+it, but in the process that is there already.
+"""
+
+import atexit
+import contextlib
+import functools
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+import traceback
+from typing import Any
+
+from tests.conftest import QUICK_TO_COMPILE, ROOT
+
+FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+
+
+def printed(module: str, *arguments: str) -> Any:
+    """What the script prints, from JSON; an `AssertionError` with its traceback if it fails."""
+    process = _process()
+    process.stdin.write(json.dumps([module, *arguments]) + "\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    assert answer, f"{module}: the process with eight devices ended with {process.wait()}"
+    found = json.loads(answer)
+    assert "failed" not in found, found["failed"]
+    return json.loads(found["printed"])
+
+
+@functools.cache
+def _process() -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.eight_devices"]
+    environment = {**os.environ, "XLA_FLAGS": FLAGS}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def _serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries write to stdout is no answer
+    for line in sys.stdin:
+        module, *arguments = json.loads(line)
+        sys.argv, said = [module, *arguments], io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                runpy.run_module(module, run_name="__main__")
+            answer = {"printed": said.getvalue()}
+        except BaseException:
+            answer = {"failed": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()
