@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.eight_devices import printed
 from tpullm.hardware.chips import GPUS
 
