@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.corpus.test_domains import check, real
+from tests.corpus.test_domains import by_entity, check, real
 from tpullm.corpus import domains
 from tpullm.corpus.domains import law
 from tpullm.corpus.domains.law import Licence
@@ -52,8 +52,7 @@ def test_an_entry_without_a_text_is_no_document(tmp_path):
 def test_a_document_says_what_is_asked(tmp_path):
     read(tmp_path)
     [raw] = law.documents(tmp_path / "tea.LICENSE", "")
-    assert raw.language == "en"
-    assert raw.text.startswith(
+    assert raw.language == "en" and raw.text.startswith(
         "Tea Public Licence\n\nThe category of the licence “Tea Public Licence” is Copyleft Limited. "
         "The SPDX identifier of “Tea Public Licence” is Tea-1.0.\n\nWhoever drinks"
     )
@@ -91,10 +90,6 @@ def asked():
         return law.questions_about(LICENCES)
 
 
-def of(asked, kind):
-    return {question.entity: question for question in asked if question.kind == kind}
-
-
 def test_each_question_is_asked_once_and_has_one_answer(asked):
     check(asked)
     again = law.questions_about(LICENCES)
@@ -102,13 +97,13 @@ def test_each_question_is_asked_once_and_has_one_answer(asked):
 
 
 def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_apart(asked):
-    assert {name: question.answers[0] for name, question in of(asked, "identifier").items()} == {
+    assert {name: question.answers[0] for name, question in by_entity(asked, "identifier").items()} == {
         "Tea Licence": "Tea", "Coffee Licence": "Coffee", "Juice Licence": "Juice"
     }  # fmt: skip
-    assert {name: question.answers[0] for name, question in of(asked, "name").items()} == {
+    assert {name: question.answers[0] for name, question in by_entity(asked, "name").items()} == {
         "Tea Licence": "Tea Licence", "Coffee Licence": "Coffee Licence", "Juice Licence": "Juice Licence"
     }  # fmt: skip
-    categories = of(asked, "category")
+    categories = by_entity(asked, "category")
     assert set(categories) == {"Tea Licence", "Coffee Licence", "Milk Licence", "Juice Licence"}
     assert categories["Coffee Licence"].answers == ("Copyleft",)
     assert "“Coffee Licence”" in categories["Coffee Licence"].question
@@ -116,7 +111,7 @@ def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_
 
 def test_a_demand_is_of_one_licence_alone(asked):
     """Two licences want a cup washed, three a notice kept. Another has words as long as the right one's."""
-    [question] = of(asked, "demand").values()
+    [question] = by_entity(asked, "demand").values()
     said, *listed, asked = question.question.split("\n")
     assert f"“{BEANS}”" in said and asked == "Answer with the letter."
     names = dict(line.split(". ") for line in listed)
@@ -127,7 +122,7 @@ def test_a_demand_is_of_one_licence_alone(asked):
 
 def test_a_word_is_in_as_many_licences_that_are_asked_about_as_not(asked):
     """One licence has “patent”; in one it is “Patents”, which is neither yes nor no."""
-    words = of(asked, "word")
+    words = by_entity(asked, "word")
     assert all("“patent”" in question.question or "「patent」" in question.question for question in words.values())
     answers = {name: question.answers[0] in ("Yes", "はい") for name, question in words.items()}
     assert answers in ({"Juice Licence": True, "Coffee Licence": False}, {"Juice Licence": True, "Milk Licence": False})

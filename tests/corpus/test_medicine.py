@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 
-from tests.corpus.test_domains import check, install, real
+from tests.corpus.test_domains import by_entity, check, install, real
 from tpullm.corpus import domains
-from tpullm.corpus.domains import diagnoses, medicine, phenotypes
-from tpullm.corpus.domains.diagnoses import Code
-from tpullm.corpus.domains.phenotypes import Term
+from tpullm.corpus.domains import medicine
+from tpullm.corpus.domains.medicine import Code, Term
 from tpullm.corpus.files import readers, source_files
 from tpullm.recipe.schema import Source
 
@@ -82,16 +81,12 @@ def obo(tmp_path):
     return path
 
 
-def of(asked, kind):
-    return {question.entity: question for question in asked if question.kind == kind}
-
-
 def answers(asked, kind):
-    return {entity: question.answers[0] for entity, question in of(asked, kind).items()}
+    return {entity: question.answers[0] for entity, question in by_entity(asked, kind).items()}
 
 
 def test_terms_are_read_without_obsolete_ones(obo):
-    terms = phenotypes.read(obo)
+    terms = medicine.read_terms(obo)
     assert list(terms) == ["HP:0000001", "HP:0000118", *(f"HP:{number}" for number in range(1, 7))]
     definition = 'A "bow" in the bone that carries the feathers.'
     assert terms["HP:3"] == Term("HP:3", "Bent wing", definition, ("Curved wing", "Wing that is bent"), ("HP:1",))
@@ -99,11 +94,11 @@ def test_terms_are_read_without_obsolete_ones(obo):
 
 
 def test_a_term_is_below_its_parents_and_in_their_organ_system(obo):
-    terms = phenotypes.read(obo)
-    above = phenotypes.ancestors(terms)
+    terms = medicine.read_terms(obo)
+    above = medicine.ancestors(terms)
     assert above["HP:6"] == {"HP:3", "HP:1", "HP:0000118"} and above["HP:0000001"] == above["HP:0000118"] == set()
     wing, tail = "Abnormality of the wing", "Abnormality of the tail"
-    assert phenotypes.organ_systems(terms) == {"HP:3": wing, "HP:4": tail, "HP:6": wing}
+    assert medicine.organ_systems(terms) == {"HP:3": wing, "HP:4": tail, "HP:6": wing}
 
 
 def test_a_phenotype_is_a_document_that_says_what_is_asked(obo):
@@ -117,25 +112,25 @@ def test_a_phenotype_is_a_document_that_says_what_is_asked(obo):
 
 
 def test_questions_about_phenotypes(obo):
-    terms = phenotypes.read(obo)
-    asked = phenotypes.questions_about(terms)
+    terms = medicine.read_terms(obo)
+    asked = medicine.about_terms(terms)
     check(asked)
-    assert asked == phenotypes.questions_about(terms)
-    assert answers(asked, "organ system") == phenotypes.organ_systems(terms)
+    assert asked == medicine.about_terms(terms)
+    assert answers(asked, "organ system") == medicine.organ_systems(terms)
     wing, tail = "Abnormality of the wing", "Abnormality of the tail"
     top = "Phenotypic abnormality"
     parents = {"HP:1": top, "HP:2": top, "HP:3": wing, "HP:4": tail, "HP:6": "Bent wing"}
     assert answers(asked, "parent") == parents, "HP:5 has two"
     assert answers(asked, "definition") == {"HP:3": "Bent wing"}, "one names itself, two are alike"
-    [synonym] = of(asked, "synonym").values()
+    [synonym] = by_entity(asked, "synonym").values()
     assert synonym.answers == ("Bent wing",) and "“Wing that is bent”" in synonym.question
 
 
 def test_whether_a_phenotype_is_a_kind_of_another(obo):
-    terms = phenotypes.read(obo)
-    above = phenotypes.ancestors(terms)
+    terms = medicine.read_terms(obo)
+    above = medicine.ancestors(terms)
     names = {term.name: identifier for identifier, term in terms.items()}
-    kinds = of(phenotypes.questions_about(terms), "is a")
+    kinds = by_entity(medicine.about_terms(terms), "is a")
     assert kinds
     for identifier, question in kinds.items():
         [other] = {
@@ -185,12 +180,12 @@ def xml(tmp_path):
 
 
 def test_codes_are_read_with_what_is_above_them(xml):
-    first, morning, dragon, other, rust = diagnoses.read(xml)
+    first, morning, dragon, other, rust = medicine.read_codes(xml)
     dragons, fire = "Diseases of dragons", "Diseases of the fire"
-    assert first == Code("D00", "Cold fire", ("blue fire",), (), fire, dragons)
+    assert first == Code("D00", "Cold fire", ("blue fire",), "D00", fire, dragons)
     included = ("Early cold", "Sleepy fire")
-    assert morning == Code("D00.1", "Cold fire in the morning", included, ("D00",), fire, dragons)
-    assert (dragon.above, dragon.category) == (("D00", "D00.1"), "D00")
+    assert morning == Code("D00.1", "Cold fire in the morning", included, "D00", fire, dragons)
+    assert (dragon.code, dragon.category) == ("D00.11", "D00")
     assert (other.meaning, other.category) == ("Other fire", "D01")
     assert (rust.block, rust.chapter) == ("Rust", "Diseases of knights")
 
@@ -206,17 +201,17 @@ def test_a_category_is_a_document_that_says_what_is_asked(xml):
 
 
 def test_questions_about_diagnoses(xml):
-    codes = diagnoses.read(xml)
-    asked = diagnoses.questions_about(codes)
+    codes = medicine.read_codes(xml)
+    asked = medicine.about_codes(codes)
     check(asked)
-    assert asked == diagnoses.questions_about(codes)
+    assert asked == medicine.about_codes(codes)
     assert answers(asked, "meaning") == {"D00": "Cold fire", "D00.1": "Cold fire in the morning"}, "two mean other fire"
     assert answers(asked, "code") == {"D00": "D00", "D00.1": "D00.1"}
     assert answers(asked, "category") == {"D00.1": "Cold fire", "D00.11": "Cold fire"}
     for kind in ("chapter of a code", "chapter of a diagnosis"):
         assert answers(asked, kind) == dict.fromkeys(("D00", "D00.1", "D00.11"), "Diseases of dragons")
-    assert all(code in question.question for code, question in of(asked, "chapter of a code").items())
-    assert "Cold fire, first dragon" in of(asked, "chapter of a diagnosis")["D00.11"].question
+    assert all(code in question.question for code, question in by_entity(asked, "chapter of a code").items())
+    assert "Cold fire, first dragon" in by_entity(asked, "chapter of a diagnosis")["D00.11"].question
 
 
 def test_a_source_reads_both_or_one(tmp_path, monkeypatch):
@@ -241,9 +236,9 @@ def test_the_data_of_the_packages_make_questions():
     check(found)
     kinds = Counter(question.kind for question in found)
     assert len(kinds) == 10 and min(kinds.values()) > 1000
-    [tabular] = diagnoses.PACKAGE.files()
+    [tabular] = medicine.ICD10.files()
     [listed] = tabular.parent.glob("code-list*.txt")
-    codes = {code.code.replace(".", ""): code for code in diagnoses.read(tabular)}
+    codes = {code.code.replace(".", ""): code for code in medicine.read_codes(tabular)}
     assert codes.keys() <= set(listed.read_text("utf-8").split()) and len(codes) > 40_000
     assert (codes["J45"].meaning, codes["J45"].chapter) == ("Asthma", "Diseases of the respiratory system")
     asked = [question for question in found if question.kind in ("meaning", "code")]

@@ -1,18 +1,114 @@
-"""Questions about the library have one right answer, and functions to complete are told apart by their tests."""
+"""The library's documentation and code share no sentence, questions have one right answer, and tests tell functions
+to complete apart."""
 
 import ast
 from collections import Counter
 
 import pytest
 
-from tests.corpus.test_domains import check
+from tests.corpus.test_domains import by_entity, check
 from tpullm.corpus import domains, question
-from tpullm.corpus.domains import judging, programming
+from tpullm.corpus.domains import programming
 from tpullm.corpus.domains.programming import Function
+from tpullm.system.errors import UserError
 
 
-def of(asked, kind):
-    return {question.entity: question for question in asked if question.kind == kind}
+def _documents(name, part):
+    return list(programming.documents(programming.folder() / name, part))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """Makes a file of a small library: name and text → the documents of its documentation and of its code."""
+    monkeypatch.setattr(programming, "folder", lambda: tmp_path)
+
+    def read(name, text):
+        (tmp_path / name).write_text(text)
+        return [[raw.text for raw in _documents(name, part)] for part in ("documentation", "code")]
+
+    return read
+
+
+def test_topics_are_one_document_each():
+    topics = _documents("pydoc_data/topics.py", "documentation")
+    assert len(topics) > 50
+    assert any(raw.text.startswith('The "assert" statement\n') for raw in topics)
+    assert {raw.language for raw in topics} == {"en"}
+
+
+def test_a_module_is_what_help_says_and_its_code_without_that():
+    [documentation], [code] = (_documents("textwrap.py", part) for part in ("documentation", "code"))
+    assert [raw.language for raw in (documentation, code)] == ["en", "code"]
+    assert _documents("textwrap.py", "") == [documentation, code]
+    assert documentation.text.startswith("textwrap\n\nText wrapping and filling.")
+    assert "dedent(text)\n\nRemove any common leading whitespace" in documentation.text
+    scopes = [node for node in ast.walk(ast.parse(code.text)) if hasattr(node, "name") or isinstance(node, ast.Module)]
+    assert "Remove any common leading whitespace" not in code.text and "class TextWrapper:" in code.text
+    assert not any(ast.get_docstring(scope) for scope in scopes if isinstance(scope, programming.Scope | ast.Module))
+
+
+def test_files_are_sorted_and_hold_no_tests():
+    files = programming.files("")
+    assert files[0].name == "topics.py" and files[1:] == sorted(files[1:])
+    assert programming.files("code") == files[1:]
+    assert not any("test" in path.relative_to(programming.folder()).parts for path in files)
+    with pytest.raises(UserError, match="documentation, code or nothing"):
+        programming.files("tests")
+
+
+SOURCE = '''"""Of the module."""
+
+class A:
+    """Of the class."""
+
+    def f(self, x, *, y=1):
+        """Of the method.
+
+            Indented.
+        """
+
+        def inner():
+            """Of nothing that a reader sees."""
+
+    class B:
+        async def g(self): ...
+
+
+def undocumented():
+    def h():
+        """Deep."""
+
+
+if True:
+    def conditional():
+        """In a branch."""
+        return 1
+'''
+
+
+def test_docstrings_stand_under_the_names_that_a_reader_sees_and_none_in_the_code(library):
+    [documentation], [code] = library("m.py", SOURCE)
+    assert documentation == (
+        "m\n\nOf the module.\n\nclass A\n\nOf the class.\n\nA.f(self, x, *, y=1)\n\nOf the method.\n\nIndented.\n"
+    )
+    assert '"""' not in code
+    named = [[node.name for node in ast.walk(ast.parse(text)) if hasattr(node, "name")] for text in (code, SOURCE)]
+    assert named[0] == named[1]
+    kept = [line for line in SOURCE.split("\n") if line.startswith(("class", "def", "if", "    def", "        return"))]
+    assert all(line in code.split("\n") for line in kept)
+    assert code.count("pass") == 2  # the bodies that were a docstring alone
+
+
+def test_nothing_else_is_gone_from_the_code(library):
+    plain = "x = 1\n\ndef f():\n    return 'text'\n"
+    assert library("m.py", plain) == [[], [plain]]
+    [_], [code] = library("n.py", 'class A(Exception):\n    """Text.\n\n    More.\n    """\n\ndef f(): "one line"\n')
+    assert code == 'class A(Exception):\n    pass\n\ndef f(): "one line"\n'
+
+
+def test_a_file_of_another_python_is_dropped(tmp_path):
+    (tmp_path / "old.py").write_text("print 'text'\n")
+    assert [raw.dropped for raw in programming.documents(tmp_path / "old.py", "")] == ["not Python"]
 
 
 def test_functions_are_read_with_their_arguments_and_purpose():
@@ -22,14 +118,22 @@ def test_functions_are_read_with_their_arguments_and_purpose():
     assert found["textwrap.fill"].arguments == "text, width=70, **kwargs"
     assert found["textwrap.TextWrapper"].arguments == ""
     assert not any("._" in path for path in found)
+    [first, *_] = programming.read(programming.folder() / "json" / "__init__.py")
+    assert first.module == "json"
 
 
-def test_private_modules_and_what_is_not_python_have_no_functions(tmp_path, monkeypatch):
-    monkeypatch.setattr(programming, "folder", lambda: tmp_path)
-    for name, text in (("_private.py", "def f(): pass"), ("broken.py", "def f(:"), ("a.py", "def f(): pass")):
-        (tmp_path / name).write_text(text)
-    found = [programming.read(tmp_path / name) for name in ("_private.py", "broken.py", "a.py")]
-    assert found == [[], [], [Function("a", "f", "", "")]]
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("_private.py", "def f(): pass", []),
+        ("broken.py", "def f(:", []),
+        ("a.py", "def f(): pass", [Function("a", "f", "", "")]),
+        ("b.py", "@cache\ndef f(x): 'Do. More.'", [Function("b", "f", "", "Do.")]),
+    ],
+)
+def test_private_modules_and_what_is_not_python_have_no_functions(library, tmp_path, name, text, found):
+    library(name, text)
+    assert programming.read(tmp_path / name) == found
 
 
 FUNCTIONS = [
@@ -46,13 +150,13 @@ def test_questions_about_functions():
     asked = programming.questions_about(FUNCTIONS)
     check(asked)
     assert asked == programming.questions_about(FUNCTIONS)
-    modules = {path: question.answers[0] for path, question in of(asked, "module").items()}
+    modules = {path: question.answers[0] for path, question in by_entity(asked, "module").items()}
     assert modules == {"tea.brew": "tea", "soup.stir": "soup", "soup.cook": "soup", "stew.mix": "stew"}
     purposes = {"tea.brew", "tea.drink", "soup.drink"}
-    assert set(of(asked, "purpose")) == set(of(asked, "function")) == purposes, "too short, or said of two"
-    assert of(asked, "purpose")["tea.drink"].answers == ("Empty the cup slowly.",)
-    assert of(asked, "function")["tea.drink"].answers == ("tea.drink",)
-    arguments = {path: question.answers[0] for path, question in of(asked, "arguments").items()}
+    assert set(by_entity(asked, "purpose")) == set(by_entity(asked, "function")) == purposes, "too short, or said twice"
+    assert by_entity(asked, "purpose")["tea.drink"].answers == ("Empty the cup slowly.",)
+    assert by_entity(asked, "function")["tea.drink"].answers == ("tea.drink",)
+    arguments = {path: question.answers[0] for path, question in by_entity(asked, "arguments").items()}
     assert arguments == {"tea.brew": "leaves, minutes=3", "tea.drink": "cup", "soup.drink": "bowl"}
 
 
@@ -70,9 +174,9 @@ def passes(program, tests):
 def test_the_right_body_passes_its_tests():
     check(COMPLETIONS)
     for asked in COMPLETIONS:
-        assert domains.is_right(asked, asked.answers[0], passes)
-        ast.parse(asked.fields["prompt"])
+        assert question.is_right(asked, asked.answers[0], passes)
         assert asked.question.endswith(f"\n\n{asked.fields['prompt']}")
+        assert asked.question.startswith(programming.JAPANESE) == ("を返す。" in asked.question)
 
 
 def test_the_body_of_another_function_fails():
@@ -84,7 +188,7 @@ def test_the_body_of_another_function_fails():
     assert set(by_argument) == {"numbers", "text"}
     for of_one in by_argument.values():
         for number in range(0, len(of_one), 60):
-            right = [domains.is_right(of_one[number], other.answers[0], passes) for other in of_one]
+            right = [question.is_right(of_one[number], other.answers[0], passes) for other in of_one]
             assert [place for place, is_right in enumerate(right) if is_right] == [number]
 
 
@@ -118,16 +222,9 @@ def test_every_part_of_a_held_out_function_is_learned():
     assert {part for asked in held_out for part in asked.entity.split("_")} <= parts
 
 
-def test_a_japanese_question_has_a_japanese_docstring():
-    for asked in COMPLETIONS:
-        assert asked.question.startswith(programming.JAPANESE) == ("を返す。" in asked.question)
-
-
 @pytest.mark.slow
 def test_the_library_makes_questions():
     found = domains.questions("programming")
     check(found)
     kinds = Counter(asked.kind for asked in found)
     assert set(kinds) == {"module", "purpose", "function", "arguments", "completion"} and min(kinds.values()) > 300
-    for asked in found[:100] + found[-100:]:
-        assert judging.normalized(asked.answers[0])

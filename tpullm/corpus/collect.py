@@ -1,9 +1,9 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
     plan      the files of the sources, in parts
-    read      worker processes on any number of machines (`cluster/shares.py`) read and filter a part each (`tasks.py`);
-              then they find copies and repeated lines over the whole corpus, by hashes and a range of them each
-              (`reduce.py`, `repeated_lines.py`, `marking.py`)
+    read      worker processes on any number of machines (`system/cluster/shares.py`) read and filter a part each
+              (`tasks.py`); then they find copies and repeated lines over the whole corpus, by hashes and a range of
+              them each (`reduce.py`, `repeated_lines.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card
 
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.

@@ -1,12 +1,20 @@
-"""A question with its right answer: what the sets of questions for tuning are made of (`tenki`, `domains`)."""
+"""A question with its right answer: what the sets of questions for tuning are made of (`tenki`, `domains`).
+
+Questions are made by rule and chosen by hashes, so they are the same on every machine. An answer is judged exactly, up
+to what does not matter, or by tests.
+"""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 Form = TypeVar("Form")
 LONGEST = 500  # characters of a question and its answer: with a small vocabulary about 170 tokens
+FENCE = re.compile(r"```(?:\w+)?\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,6 @@ class Question:
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def conversations(questions: Iterable[Question]) -> Iterator[dict]:
-    """Each question and its answer as one conversation: {"messages": [{"role", "content"}, …]}, and its fields."""
-    for question in questions:
-        user = {"role": "user", "content": question.question}
-        messages = [user, {"role": "assistant", "content": question.answers[0]}]
-        yield {"messages": messages} | ({"fields": dict(question.fields)} if question.fields else {})
-
-
 def place(text: str) -> float:
     """A number from 0 to 1 by the hash of a text. What is chosen by it is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
@@ -45,6 +45,31 @@ def place(text: str) -> float:
 def form(forms: Sequence[Form], entity: str) -> Form:
     """One of several forms of a question, by the hash of its entity."""
     return forms[int(place(f"form {entity}") * len(forms))]
+
+
+def ask(
+    kind: str,
+    forms: Sequence[str],
+    facts: Iterable[tuple[str, str, str]],
+    most: int,
+    form_by: Callable[[str], str] = str,
+) -> list[Question]:
+    """`some` of the questions of one kind: of each fact one, in one of the forms.
+
+    Args:
+        facts: of each its entity, the text for `{}` in the form, and the answer.
+        form_by: an entity → the text whose hash chooses the form.
+    """
+    questions = (
+        Question(form(forms, form_by(entity)).format(text), (answer,), kind, entity) for entity, text, answer in facts
+    )
+    return some(questions, most)
+
+
+def some(questions: Iterable[Question], most: int) -> list[Question]:
+    """At most `most` of the questions that are short enough: those of the lowest hashes, in the order of the hashes."""
+    short = [question for question in questions if len(question.question) + len(question.answers[0]) <= LONGEST]
+    return sorted(short, key=lambda question: place(f"asked {question.question}"))[:most]
 
 
 def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list[Question], list[Question]]:
@@ -58,7 +83,39 @@ def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list
     return parts
 
 
-def some(questions: Iterable[Question], most: int) -> list[Question]:
-    """At most `most` of the questions that are short enough: those of the lowest hashes, in the order of the hashes."""
-    short = [question for question in questions if len(question.question) + len(question.answers[0]) <= LONGEST]
-    return sorted(short, key=lambda question: place(f"asked {question.question}"))[:most]
+def conversations(questions: Iterable[Question]) -> Iterator[dict]:
+    """Each question and its answer as one conversation: {"messages": [{"role", "content"}, …]}, and its fields."""
+    for question in questions:
+        user = {"role": "user", "content": question.question}
+        messages = [user, {"role": "assistant", "content": question.answers[0]}]
+        yield {"messages": messages} | ({"fields": dict(question.fields)} if question.fields else {})
+
+
+def is_right(question: Question, said: str, passes: Callable[[str, str], bool]) -> bool:
+    """Whether an answer is right.
+
+    Args:
+        passes: whether a program passes tests; it runs both where they can do no harm.
+    """
+    if "tests" in question.fields:
+        return passes(program(question.fields["prompt"], said), question.fields["tests"])
+    return normalized(said) in map(normalized, question.answers)
+
+
+def normalized(text: str) -> str:
+    """A text without what does not make an answer another one: case, spaces, quotes around it and a final stop."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return plain.rstrip("。.").strip(" \"'`“”「」")
+
+
+def program(prompt: str, said: str) -> str:
+    """The function that an answer completes: the answer is the whole of it or its body, in a block of Markdown or not.
+
+    Args:
+        prompt: its signature and docstring.
+    """
+    block = FENCE.search(said)
+    code = textwrap.dedent(block[1] if block else said).strip("\n")
+    name = re.search(r"def (\w+)", prompt)[1]
+    is_whole = re.search(rf"^def {name}\(", code, re.MULTILINE)
+    return code if is_whole else prompt + textwrap.indent(code, "    ")

@@ -5,8 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from tpullm.corpus import domains
-from tpullm.corpus.question import Question
+from tpullm.corpus.question import Question, is_right
 from tpullm.engine.generation import answer
 from tpullm.engine.session import Session
 from tpullm.training.rewards.code_tests import PASSED, isolated_tests
@@ -33,7 +32,7 @@ def judge(name: str) -> Iterator[Judge]:
         def passes(program: str, tests: str) -> bool:
             return isolated.map([[program, [tests]]])[0].value == [PASSED]
 
-        yield lambda question, said: domains.is_right(question, said, passes)
+        yield lambda question, said: is_right(question, said, passes)
 
 
 def asked(

@@ -10,28 +10,13 @@ import platform
 from pathlib import Path
 
 from tpullm.corpus.domains import law, medicine, programming
-from tpullm.corpus.domains.judging import is_right
 from tpullm.corpus.domains.packages import Package
-from tpullm.corpus.question import Question, conversations, place, split
+from tpullm.corpus.question import Question, place, split
 from tpullm.run.question_sets import WORDING
 from tpullm.system.errors import UserError
 
 DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
 SOURCES = {"law": law, "medicine": medicine}  # the documents of `programming` are a `python` source
-
-__all__ = [
-    "DOMAINS",
-    "SOURCES",
-    "Package",
-    "Question",
-    "conversations",
-    "files",
-    "identity",
-    "is_right",
-    "packages",
-    "questions",
-    "split_questions",
-]
 
 
 def packages(kind: str, part: str = "") -> tuple[Package, ...]:

@@ -6,6 +6,8 @@ ask for a licence's identifier at SPDX, its name and its category, for words in 
 licence is held out with all these questions: tuning never asks about it, and its document has the answers. The last
 kind asks what a sentence is about. There, sentences that begin alike are held out together, and a model has to
 generalise.
+
+The package's own reader is not used: with its dependencies it fails to import (`plugincode` 32 and `pluggy` 1.6).
 """
 
 import itertools
@@ -13,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tpullm.corpus import dedup
 from tpullm.corpus.characters import cut
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import Package
-from tpullm.corpus.question import Question, form, place, some
+from tpullm.corpus.question import Question, ask, form, place, some
 
 PACKAGE = Package(
     "scancode-toolkit-mini",
@@ -46,6 +47,29 @@ SAME_BEGINNING = 6  # words
 # Words that do not tell a licence from others.
 COMMON_IN_NAMES = set(
     "license licence public general software version free open agreement source the and for exception".split()
+)
+FORMS = {
+    "identifier": (
+        "What is the SPDX identifier of the licence “{}”?",
+        "Which SPDX identifier does “{}” have?",
+        "How is “{}” written as an SPDX identifier?",
+        "「{}」のSPDX識別子は何ですか。",
+    ),
+    "name": (
+        "Which licence has the SPDX identifier {}?",
+        "What is the name of the licence that SPDX calls {}?",
+        "{} is the SPDX identifier of which licence?",
+    ),
+    "category": (
+        "In which category is the licence “{}”?",
+        "What is the category of the licence “{}”?",
+        "Which kind of licence is “{}”: in which category?",
+    ),
+}
+HAS_A_WORD = (
+    ("Is the word “{word}” in the text of the licence “{name}”?", "Yes", "No"),
+    ("Does the licence “{name}” have the word “{word}” in its text?", "Yes", "No"),
+    ("「{name}」の文面に「{word}」という語はありますか。", "はい", "いいえ"),
 )
 # What a licence may speak of: the words to ask for.
 WORDS = ("patent", "trademark", "source code", "export", "arbitration", "royalty-free", "endorse", "jurisdiction")
@@ -109,55 +133,20 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
     """The questions about these licences. They ask about none whose name another one has, or that is not English."""
     named = Counter(licence.name.casefold() for licence in licences)
     asked = [licence for licence in licences if named[licence.name.casefold()] == 1 and licence.language == "en"]
-    found = []
-    for kind in (_identifiers, _names, _categories, _words, partial(_demands, every=licences), _clauses):
-        found += some(kind(asked), MOST)
+    known = [licence for licence in asked if licence.identifier]
+    facts = {
+        "identifier": ((licence.name, licence.name, licence.identifier) for licence in known),
+        "name": ((licence.name, licence.identifier, licence.name) for licence in known),
+        "category": ((licence.name, licence.name, licence.category) for licence in asked),
+    }
+    found = [question for kind, of_kind in facts.items() for question in ask(kind, FORMS[kind], of_kind, MOST)]
+    for others in (_words(asked), _demands(asked, licences), _clauses(asked)):
+        found += some(others, MOST)
     return found
-
-
-def _identifiers(licences: Sequence[Licence]) -> Iterator[Question]:
-    forms = (
-        "What is the SPDX identifier of the licence “{}”?",
-        "Which SPDX identifier does “{}” have?",
-        "How is “{}” written as an SPDX identifier?",
-        "「{}」のSPDX識別子は何ですか。",
-    )
-    for licence in licences:
-        if licence.identifier:
-            asked = form(forms, licence.name).format(licence.name)
-            yield Question(asked, (licence.identifier,), "identifier", licence.name)
-
-
-def _names(licences: Sequence[Licence]) -> Iterator[Question]:
-    forms = (
-        "Which licence has the SPDX identifier {}?",
-        "What is the name of the licence that SPDX calls {}?",
-        "{} is the SPDX identifier of which licence?",
-    )
-    for licence in licences:
-        if licence.identifier:
-            asked = form(forms, licence.name).format(licence.identifier)
-            yield Question(asked, (licence.name,), "name", licence.name)
-
-
-def _categories(licences: Sequence[Licence]) -> Iterator[Question]:
-    forms = (
-        "In which category is the licence “{}”?",
-        "What is the category of the licence “{}”?",
-        "Which kind of licence is “{}”: in which category?",
-    )
-    for licence in licences:
-        asked = form(forms, licence.name).format(licence.name)
-        yield Question(asked, (licence.category,), "category", licence.name)
 
 
 def _words(licences: Sequence[Licence]) -> Iterator[Question]:
     """Whether a word is in the text of a licence: as many questions with yes as with no. In “patents” it is neither."""
-    forms = (
-        ("Is the word “{word}” in the text of the licence “{name}”?", "Yes", "No"),
-        ("Does the licence “{name}” have the word “{word}” in its text?", "Yes", "No"),
-        ("「{name}」の文面に「{word}」という語はありますか。", "はい", "いいえ"),
-    )
     texts = {licence.name: " ".join(licence.text.lower().split()) for licence in licences}
     for word in WORDS:
         without = [name for name, text in texts.items() if word not in text]
@@ -165,7 +154,7 @@ def _words(licences: Sequence[Licence]) -> Iterator[Question]:
         for names, has_it in ((having, True), (without, False)):
             count = min(len(having), len(without), MOST // len(WORDS) // 2)
             for name in sorted(names, key=lambda name: place(f"{word} {name}"))[:count]:
-                asked, yes, no = form(forms, f"{word} {name}")
+                asked, yes, no = form(HAS_A_WORD, f"{word} {name}")
                 yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
 
 
@@ -184,31 +173,23 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
     values, counts = np.unique(np.concatenate(runs), return_counts=True)
     exclusive = values[counts == 1]
     for licence in licences:
-        demands = (text for text in _sentences(licence.text) if DEMAND.search(text) and not _names_it(text, licence))
-        sentence = next((text for text in demands if _all_in(_runs(text), exclusive)), None)
-        if sentence:
-            names = [licence.name, *_others(licence, licences)]
-            names.sort(key=lambda name: place(f"{sentence} {name}"))
-            listed = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, names, strict=False))
-            asked = f"Which of these licences says “{sentence}”?\n{listed}\nAnswer with the letter."
-            yield Question(asked, (LETTERS[names.index(licence.name)],), "demand", licence.name)
+        telling = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - COMMON_IN_NAMES
+        for sentence in filter(DEMAND.search, _sentences(licence.text)):
+            names_it = telling.intersection(re.findall(r"[a-z]{3,}", sentence.lower()))
+            own = _runs(sentence)
+            places = np.minimum(np.searchsorted(exclusive, own), len(exclusive) - 1)
+            if not names_it and len(own) and (exclusive[places] == own).all():
+                names = [licence.name, *_others(licence, licences)]
+                names.sort(key=lambda name: place(f"{sentence} {name}"))
+                listed = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, names, strict=False))
+                asked = f"Which of these licences says “{sentence}”?\n{listed}\nAnswer with the letter."
+                yield Question(asked, (LETTERS[names.index(licence.name)],), "demand", licence.name)
+                break
 
 
 def _runs(text: str) -> np.ndarray:
     """The hashes of all runs of words of a text: uint64 [runs]."""
     return dedup.hashes(dedup.units(text), EXCLUSIVE_WORDS)
-
-
-def _all_in(values: np.ndarray, many: np.ndarray) -> bool:
-    """Whether there are values, and each is in `many`, which is sorted."""
-    places = np.minimum(np.searchsorted(many, values), len(many) - 1)
-    return len(values) > 0 and bool(np.all(many[places] == values))
-
-
-def _names_it(sentence: str, licence: Licence) -> bool:
-    """Whether a sentence has a word of the licence's name that is not in the names of many."""
-    words = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - COMMON_IN_NAMES
-    return bool(words.intersection(re.findall(r"[a-z]{3,}", sentence.lower())))
 
 
 def _others(licence: Licence, licences: Sequence[Licence]) -> list[str]:
