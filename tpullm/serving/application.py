@@ -1,13 +1,17 @@
-"""The server's paths: who may ask, what a request must be, and what it is told if something is wrong."""
+"""The server's paths: who may ask, what a request must be, what it is told if something is wrong, and `/metrics`."""
 
 import asyncio
 import hmac
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -16,21 +20,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tpullm.serving import completions
-from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
+from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Reply, Writing
 from tpullm.serving.front_page import FrontPage
-from tpullm.serving.refusal import Refusal
-from tpullm.serving.reply_form import Reply
-from tpullm.serving.request_fields import Fields, parse
+from tpullm.serving.refusal import Refusal, parse
 from tpullm.serving.served_model import ServedModel
-from tpullm.serving.serving_figures import ServingFigures
 from tpullm.serving.stepping import Stepping
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
 
 MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
+SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+# Of `Engine.figures`; the others go up and down.
+_SUMS = ("prompt_tokens", "reused_tokens", "new_tokens", "guesses", "right_guesses")
 _HANG_UP = 499  # no status of HTTP; nobody hears it
 
-Read = Callable[[Fields, ServedModel, str], Reply]
+Read = Callable[[dict[str, Any], ServedModel, str], Reply]
 
 
 @dataclass
@@ -79,7 +83,7 @@ class Service:
             reply = await asyncio.get_running_loop().run_in_executor(self._reader, self._read, raw, read, client)
         finally:
             self._reading -= 1
-        answers = len(reply.work.prompts) * reply.work.asked.choices
+        answers = len(reply.work.prompts) * reply.work.asked.n
         if answers > self.queue:
             raise Refusal(f"n: asks for {answers} answers, and at most {self.queue} may wait here; ask for fewer")
         self._check_open(answers)
@@ -103,13 +107,14 @@ class Service:
 
     def _read(self, raw: bytes, read: Read, client: str) -> Reply:
         """In the thread that reads: splitting a long text takes a second."""
-        fields = Fields(parse(raw))
-        name = fields.needed("model", str, f"the name of a model: {', '.join(self.models)}")
+        body, known = parse(raw), ", ".join(self.models)
+        name = body.get("model")
+        if not isinstance(name, str):
+            raise Refusal(f"model: is missing; give the name of a model: {known}", param="model")
         if name not in self.models:
-            known = ", ".join(self.models)
             raise Refusal(f"model: no {name[:200]!r} here; there are: {known}", 404, "model", "model_not_found")
         try:
-            return read(fields, self.models[name], client)
+            return read(body, self.models[name], client)
         except UserError as error:
             raise Refusal(str(error)) from None
         except RecursionError:
@@ -280,3 +285,50 @@ def _described(service: Service, name: str) -> dict:
     model = service.models[name]
     more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}
     return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}
+
+
+class ServingFigures:
+    """What the server and its engines have done, in the text format of Prometheus.
+
+    Args:
+        of_engines: the figures of each engine, by the model's name.
+    """
+
+    def __init__(self, of_engines: Callable[[], dict[str, dict[str, float]]]):
+        self._registry = CollectorRegistry()
+        self._registry.register(_Engines(of_engines))
+        about = "HTTP requests, by path and status"
+        self._requests = Counter("tpullm_requests", about, ("path", "status"), registry=self._registry)
+        about = "from a request to its whole answer"
+        self._seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self._registry)
+
+    def answered(self, path: str, status: int) -> None:
+        """Count a request. `path` must be one of the server's own: each has a counter."""
+        self._requests.labels(path, str(status)).inc()
+
+    def took(self, seconds: float) -> None:
+        """A whole answer took so long."""
+        self._seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """All figures."""
+        return generate_latest(self._registry)
+
+
+class _Engines(Collector):
+    def __init__(self, figures: Callable[[], dict[str, dict[str, float]]]):
+        self._figures = figures
+
+    def describe(self) -> list:
+        """Nothing, so that engines are not asked before they are ready."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """A figure of all engines at a time."""
+        found = self._figures()
+        for name in dict.fromkeys(name for figures in found.values() for name in figures):
+            family = CounterMetricFamily if name in _SUMS else GaugeMetricFamily
+            metric = family(f"tpullm_{name}", f"{name.replace('_', ' ')} of the engine", labels=("model",))
+            for model, figures in found.items():
+                metric.add_metric((model,), figures.get(name, 0.0))
+            yield metric

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tpullm.serving.refusal import Refusal, too_long
+from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Messages, Tools
@@ -66,13 +66,17 @@ class ServedModel:
     def fitting(self, ids: list[int]) -> list[int]:
         """The ids, if they leave room for an answer; else `Refusal`."""
         if len(ids) >= self.context_length:
-            raise too_long(f"{len(ids):,} tokens", self.context_length)
+            raise self._too_long(f"{len(ids):,} tokens")
         return ids
 
     def check_length(self, text: str) -> None:
         """Refuse a text that can't fit the context, without splitting it."""
         if len(text.encode()) > self._most_bytes:
-            raise too_long(f"{len(text):,} characters", self.context_length)
+            raise self._too_long(f"{len(text):,} characters")
+
+    def _too_long(self, count: str) -> Refusal:
+        context = f"the model's context holds {self.context_length:,} with the answer"
+        return Refusal(f"the prompt has {count}, and {context}; shorten it", code="context_length_exceeded")
 
 
 def names(paths: Sequence[str]) -> list[str]:

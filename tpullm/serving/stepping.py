@@ -90,10 +90,6 @@ def _words(asked: Request | int, heard: Callable | None = None) -> dict[str, Any
     return words | {"grammar": asked.allowed.grammar if asked.allowed else ""}
 
 
-if TYPE_CHECKING:
-    from tpullm.engine.engine import Engine
-
-
 class Stepping:
     """One thread calls `compile` and `run`; the other methods may be called from any thread.
 
