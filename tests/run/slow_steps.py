@@ -12,7 +12,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from tpullm.cli import main
-from tpullm.training import loop, step
+from tpullm.training import programs, step
 
 SECONDS = float(os.environ.get("SECONDS_OF_A_STEP", 3.0))
 
@@ -25,8 +25,8 @@ def _sleep(value):
 def _made(*arguments, **options):
     plain = step.make_step(*arguments, **options)
 
-    def slow(state, batch):
-        state, values = plain(state, batch)
+    def slow(state, batch, frozen):
+        state, values = plain(state, batch, frozen)
         asleep = jax.shard_map(
             lambda loss: jax.pure_callback(_sleep, jax.ShapeDtypeStruct(loss.shape, loss.dtype), loss),
             in_specs=P(),
@@ -39,5 +39,5 @@ def _made(*arguments, **options):
 
 
 if __name__ == "__main__":
-    loop.make_step = _made
+    programs.make_step = _made
     sys.exit(main.main())

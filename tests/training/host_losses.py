@@ -19,10 +19,10 @@ from tpullm.model.rows import own_rows, put
 from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.cluster import hosts, join, place
-from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.evaluation import held_out
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import abstract, initial
-from tpullm.training.step import make_step
+from tpullm.training.step import make_evaluation, make_step
 
 MESHES = {
     "fsdp 8": {"fsdp": 8},

@@ -23,10 +23,14 @@ from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import SkipConfig, TrainConfig  # noqa: E402
-from tpullm.training.meter import KINDS, part_names, part_norms  # noqa: E402
+from tpullm.training.meter import KINDS
 from tpullm.training.optimizer.chain import skip_bad_steps  # noqa: E402
 from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tpullm.training.step import (  # noqa: E402
+    make_step,  # noqa: E402
+    part_names,
+    part_norms,
+)
 
 EXPERTS = Architecture(dataclasses.replace(SPREAD.config, balance_rate=0.0))
 CASES = {

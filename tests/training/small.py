@@ -9,7 +9,8 @@ import numpy as np
 from tpullm.data.batch import Batch
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
-from tpullm.recipe.schema import ModelConfig
+from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.training.job import Job
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(
@@ -30,6 +31,13 @@ SPREAD = Architecture(
 def mesh():
     """One device."""
     return make_mesh({}, jax.devices()[:1])
+
+
+def job(directory, load, length: int = 32, rows: int = 4, on=None, config: ModelConfig = CONFIG) -> Job:
+    """A job of tuning in float32."""
+    settings = TrainConfig(batch_size=rows, sequence_length=length, compute="float32")
+    common = {"seed": 0, "evaluations": {}, "bytes_per_token": np.ones(config.vocabulary_size)}
+    return Job(directory=directory, model=config, config=settings, mesh=on or mesh(), load=load, **common)
 
 
 def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):

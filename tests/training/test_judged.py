@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import TINY, copy_tokens
-from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
 from tests.training.test_preference import of_answers_alone
 from tpullm.cli.main import main
 from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
@@ -21,11 +21,11 @@ from tpullm.data.batch import BRANCH
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.model.rows import put
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
-from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
 from tpullm.training.objectives.preferences import Answers, kto
 from tpullm.training.preference import fill_references
-from tpullm.training.step import batch_loss, with_divergence
+from tpullm.training.step import batch_loss, make_evaluation, with_divergence
 
 F32, T = jnp.dtype("float32"), 32
 SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
@@ -149,8 +149,7 @@ def test_held_out_answers_are_evaluated_in_any_micro_batches():
 
 def test_references_are_those_of_the_start_and_are_kept(tmp_path):
     found, pairs, _ = made()
-    arguments = (ARCHITECTURE, params, [pairs], (4, T), mesh(), F32)
-    fill_references(tmp_path, *arguments)
+    fill_references(job(tmp_path, params, T), [pairs])
     with jax.set_mesh(mesh()):
         texts = [(prompt, answer) for _, prompt, answer, _ in found]
         expected = jax.jit(lambda tree: log_probabilities(tree, texts))(params())
@@ -158,7 +157,7 @@ def test_references_are_those_of_the_start_and_are_kept(tmp_path):
         assert values[0 if good else 1] == pytest.approx(float(wanted), abs=2e-4) and values[1 if good else 0] == 0
     kept = pairs.references.copy()
     pairs.references[:] = 0
-    fill_references(tmp_path, ARCHITECTURE, None, [pairs], (4, T), mesh(), F32)  # read, not computed
+    fill_references(job(tmp_path, None, T), [pairs])  # read, not computed
     np.testing.assert_array_equal(pairs.references, kept)
 
 

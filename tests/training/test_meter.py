@@ -29,7 +29,7 @@ class Lines(list):
     def sync(self):
         """Nothing."""
 
-    def close(self):
+    def close(self, whole):
         """Remember it."""
         self.closed = True
 

@@ -15,10 +15,10 @@ from tests.training.test_sharded import results
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training import step as step_module
-from tpullm.training.meter import KINDS, Meter, part_names, part_norms
+from tpullm.training.meter import KINDS, Meter
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import with_params
-from tpullm.training.step import make_step
+from tpullm.training.step import make_step, part_names, part_norms
 
 ADAMW = OptimizerConfig(warmup_steps=1)
 NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.cli.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
-from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.answer_pairs import tokenized
 from tpullm.data.batch import BRANCH, Batch
@@ -25,11 +25,11 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
 from tpullm.training import preference
-from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
 from tpullm.training.objectives.preferences import PAIRED, Answers
 from tpullm.training.preference import answers, fill_references
-from tpullm.training.step import batch_loss
+from tpullm.training.step import batch_loss, make_evaluation
 
 F32, T = jnp.dtype("float32"), 32
 SETTINGS = {
@@ -163,8 +163,7 @@ def test_every_pair_is_in_an_epoch_once_and_whole(count, seed):
 def test_references_are_those_of_the_start_and_are_kept(tmp_path):
     pairs, _ = made(count=9, rows=1)
     other = tokenized(list(enumerate(some_pairs(3, seed=5))), pairs.settings, T, "finetune.a")
-    arguments = (ARCHITECTURE, params, [pairs, other], (4, T), mesh(), F32)
-    fill_references(tmp_path, *arguments)
+    fill_references(job(tmp_path, params, T), [pairs, other])
     with jax.set_mesh(mesh()):
         tree = params()
         one = jax.jit(lambda tree, row: of_row(ARCHITECTURE, tree, row))
@@ -178,7 +177,7 @@ def test_references_are_those_of_the_start_and_are_kept(tmp_path):
     assert found["eval_loss"]["held out"] == pytest.approx(np.log(2), abs=1e-5)  # the model is that of the start
     kept = pairs.references.copy()
     pairs.references[:] = 0
-    fill_references(tmp_path, ARCHITECTURE, None, [pairs, other], (4, T), mesh(), F32)  # read, not computed
+    fill_references(job(tmp_path, None, T), [pairs, other])  # read, not computed
     np.testing.assert_array_equal(pairs.references, kept)
 
 

@@ -8,8 +8,7 @@ import pytest
 from tests.run.test_resume import assert_same_bits
 from tests.training.test_sharded import results
 from tpullm.cli.main import main
-from tpullm.training import loop
-from tpullm.training.wrong_bits import unequal_copies
+from tpullm.training.diagnosis import Check, unequal_copies
 
 
 @pytest.mark.ci
@@ -50,13 +49,13 @@ def test_the_copy_that_differs_from_most_is_named(arrays, sums, expected):
 
 @pytest.mark.ci
 def test_a_checked_training_ends_with_the_same_bits(tiny_run, tiny_tokens, monkeypatch):
-    checked, plain = [], loop.Check.__call__
+    checked, plain = [], Check.__call__
 
     def call(self, state, batch, number, frozen):
         checked.append(number)
         plain(self, state, batch, number, frozen)
 
-    monkeypatch.setattr(loop.Check, "__call__", call)
+    monkeypatch.setattr(Check, "__call__", call)
     assert main(["pretrain", "--run", str(tiny_tokens), "--pretrain.check_every=7"]) == 0
     assert checked == [7, 14, 21, 28]
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")

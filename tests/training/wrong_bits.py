@@ -16,7 +16,7 @@ from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.system.errors import WrongBits  # noqa: E402
-from tpullm.training import wrong_bits  # noqa: E402
+from tpullm.training import diagnosis  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
 from tpullm.training.state import abstract, initial  # noqa: E402
 from tpullm.training.step import make_step  # noqa: E402
@@ -51,7 +51,7 @@ def main() -> None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(ARCHITECTURE, optimizer, mesh))
         state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
         step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
-        check, rows = wrong_bits.Check(step, mesh), put(mesh, batch(rows=8))
+        check, rows = diagnosis.Check(step, mesh), put(mesh, batch(rows=8))
         found["sound"] = checked(check, state, rows)
         for device, bit in ((0, 0), (3, 31), (6, 12)):
             params = state["params"] | {"embedding": flipped(state["params"]["embedding"], device, bit)}

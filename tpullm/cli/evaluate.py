@@ -38,7 +38,8 @@ from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
-from tpullm.training.evaluation import held_out, make_evaluation
+from tpullm.training.evaluation import held_out
+from tpullm.training.step import make_evaluation
 
 
 def add_show_arguments(parser) -> None:

@@ -36,11 +36,12 @@ from tpullm.system.log import say
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
-from tpullm.training.loop import Job
+from tpullm.training.job import Job
 from tpullm.training.preference import fill_references
 from tpullm.training.rewards.reward_set import Rewards
 from tpullm.training.rollouts import Rollouts
 from tpullm.training.stage import is_finished, make
+from tpullm.training.teacher import Teacher
 from tpullm.training.teaching import TaughtAnswers, taught_batches, teacher_of
 
 Tree = Any
@@ -76,77 +77,118 @@ def _start(recipe: Recipe, run: Path, name: str) -> Path:
 
 
 def _make(recipe: Recipe, run: Path, name: str) -> None:
+    """Make one stage: the job that all kinds of tuning share, then what its kind replaces."""
     settings, where, start = recipe.finetune[name], f"finetune.{name}", _start(recipe, run, name)
     tokenizer, mesh = _tokenizer(start / "tokenizer", settings.chat_template, where), make_mesh(recipe.mesh)
     config, model = settings.train, model_of(recipe, run, tokenizer.vocabulary_size)
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
-    trained = Architecture(model, adapter)
-    stage, inputs = run / name, tuning_inputs(recipe, run, name)
-    if is_finished(stage, inputs):
+    trained, dtype = Architecture(model, adapter), compute_dtype(config.compute)
+    inputs = tuning_inputs(recipe, run, name)
+    if is_finished(run / name, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    rows, size = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length)
-    evaluations = held_out_batches(recipe, run, *size, config.evaluate_rows, rows)
-    dtype = compute_dtype(config.compute)
+    rows = own_rows(mesh, config.batch_size)
     placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
-    load, before = partial(load_params, base, placed), (base.stage, base.step, inputs["upstream"][base.stage])
-    more = {"load": load, "adapter": adapter, "begins": begins, "before": before if adapter else None}
-    more |= _old_text(recipe, run, name, mesh)
-    on_the_way = while_training(name, config, tokenizer, trained, mesh, dtype, recipe.seed, where=f"{where}.train")
-    more["measures"] = on_the_way
-    job = partial(Job, stage, model, seed=recipe.seed, mesh=mesh, bytes_per_token=tokenizer.bytes_per_token(), **more)
+    job = Job(
+        directory=run / name,
+        model=model,
+        config=config,
+        seed=recipe.seed,
+        mesh=mesh,
+        evaluations=held_out_batches(
+            recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows
+        ),
+        bytes_per_token=tokenizer.bytes_per_token(),
+        load=partial(load_params, base, placed),
+        adapter=adapter,
+        begins=begins,
+        text=_old_text(recipe, run, name, mesh),
+        share=sum(settings.beside.values()),
+        measures=while_training(name, config, tokenizer, trained, mesh, dtype, recipe.seed, where=f"{where}.train"),
+        before=(base.stage, base.step, inputs["upstream"][base.stage]) if adapter else None,
+    )
     teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
-    if settings.prompts:
-        prompts, held_out = prompts_of(recipe, name, tokenizer, model.context_length)
-        _check_room(prompts, settings, where)
-        options = (settings.policy, config, tokenizer, trained, mesh, dtype, recipe.seed)
-        stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
-        changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
-        with contextlib.ExitStack() as closing:
-            if teacher:
-                answers = TaughtAnswers(prompts, held_out, *options, teacher)
-            else:
-                rewards = Rewards(settings.rewards, lambda text: len(tokenizer.encode(text)))
-                answers = Rollouts(prompts, held_out, *options, stage, closing.enter_context(rewards))
-                # Its loss is near 0, and its gradient 0 where no answer is better than another, so means say nothing.
-                skip = dataclasses.replace(config.optimizer.skip, deviations=0)
-                config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
-            asks = job(config=config, stream=stream, evaluations=evaluations, answers=answers)
-            return make(asks, recipe, inputs, start / "tokenizer", changed, notes, examples=len(prompts))
-    data = tuning_data(recipe, run, name, tokenizer)
-    _embedded(data, model, start)
-    changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
-    micro = (config.batch_size // config.accumulation, config.sequence_length)
+    with contextlib.ExitStack() as closing:
+        if settings.prompts:
+            job, examples = _on_own_answers(job, recipe, name, tokenizer, teacher, closing)
+            changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
+        else:
+            data = tuning_data(recipe, run, name, tokenizer)
+            _embedded(data, model, start)
+            changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
+            examples = sum(len(read.ids) for source, read in data.read.items() if source not in settings.documents)
+            job = _on_taught_texts(job, recipe, run, name, data, teacher) if teacher else _on_texts(job, data, where)
+        make(job, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
+
+
+def _on_own_answers(
+    job: Job, recipe: Recipe, name: str, tokenizer: Tokenizer, teacher: Teacher | None, closing: contextlib.ExitStack
+) -> tuple[Job, int]:
+    """The job that learns from the model's own answers, which a teacher corrects or rewards score; how many prompts.
+
+    Args:
+        closing: ends the rewards' processes.
+    """
+    settings, config = recipe.finetune[name], job.config
+    prompts, held_out = prompts_of(recipe, name, tokenizer, job.model.context_length)
+    _check_room(prompts, settings, f"finetune.{name}")
+    parts = {
+        "prompts": prompts,
+        "held_out": held_out,
+        "settings": settings.policy,
+        "config": config,
+        "tokenizer": tokenizer,
+        "architecture": Architecture(job.model, job.adapter),
+        "mesh": job.mesh,
+        "dtype": compute_dtype(config.compute),
+        "seed": recipe.seed,
+    }
+    stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
     if teacher:
-        stream, taught, prepare = taught_batches(recipe, run, name, data, teacher)
-        evaluations |= taught
-    else:
-        stream = Stream(data.read, data.weights, *size, recipe.seed, rows, what=where)
-        # Of preferences they are built when the references are there.
-        evaluations = {
-            source: EvaluationBatches(documents, *size, config.evaluate_rows, rows)
-            for source, documents in data.held_out.items()
-        } | evaluations
-        references = (stage, architecture, load, data.pairs, micro, mesh, dtype, config.loss_chunks)
-        prepare = lambda batches: fill_references(*references)  # noqa: E731
-    reads = job(config=config, stream=stream, evaluations=evaluations, prepare=prepare)
-    examples = sum(len(documents.ids) for source, documents in data.read.items() if source not in settings.documents)
-    make(reads, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
+        return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(**parts, teacher=teacher)), len(prompts)
+    rewards = closing.enter_context(Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))))
+    answers = Rollouts(**parts, directory=job.directory, rewards=rewards)
+    # The policy loss hovers near 0 and gradients vanish on ties, so outlier detection is off: only steps that are not
+    # finite are skipped.
+    skip = dataclasses.replace(config.optimizer.skip, deviations=0)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
+    return dataclasses.replace(job, config=config, stream=stream, answers=answers), len(prompts)
 
 
-def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> dict[str, Any]:
-    """What a job has of old text beside answers: as many rows as are its share of a batch, and that share."""
+def _on_texts(job: Job, data: TuningData, where: str) -> Job:
+    """The job that learns conversations, documents, and preferences, whose references it computes before."""
+    config, own = job.config, own_rows(job.mesh, job.config.batch_size)
+    # Batches of preferences are built when the references are there.
+    held_out = {
+        source: EvaluationBatches(documents, config.batch_size, config.sequence_length, config.evaluate_rows, own)
+        for source, documents in data.held_out.items()
+    }
+    return dataclasses.replace(
+        job,
+        stream=Stream(data.read, data.weights, config.batch_size, config.sequence_length, job.seed, own, what=where),
+        evaluations=held_out | job.evaluations,
+        prepare=lambda batches: fill_references(job, data.pairs),
+    )
+
+
+def _on_taught_texts(job: Job, recipe: Recipe, run: Path, name: str, data: TuningData, teacher: Teacher) -> Job:
+    """The job that learns what a teacher says of texts."""
+    stream, evaluations, prepare = taught_batches(recipe, run, name, data, teacher)
+    return dataclasses.replace(job, stream=stream, evaluations=job.evaluations | evaluations, prepare=prepare)
+
+
+def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None:
+    """Old text beside answers, as many rows as are its share of a batch; None if there is none."""
     settings, where = recipe.finetune[name], f"finetune.{name}"
     train, share = settings.train, sum(settings.beside.values())
     if not share:
-        return {}
+        return None
     least = train.accumulation * row_parts(mesh)
     rows = max(1, round(share * train.batch_size / least)) * least
     documents, own = documents_of(settings.beside, run, where), own_rows(mesh, rows)
-    size = (rows, train.sequence_length)
-    return {"text": Stream(documents, settings.beside, *size, recipe.seed, own, f"{where}.documents"), "share": share}
+    return Stream(documents, settings.beside, rows, train.sequence_length, recipe.seed, own, f"{where}.documents")
 
 
 def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:

@@ -26,7 +26,7 @@ from tpullm.system.cluster import hosts
 from tpullm.system.log import moment, say
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import resume
-from tpullm.training.loop import Job
+from tpullm.training.job import Job
 from tpullm.training.stage import is_finished, make
 
 
@@ -45,14 +45,22 @@ def main(recipe: Recipe, run: Path) -> None:
     mixture.tell(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     origin = resume.origin(recipe, tokenizer, model) if recipe.branch else None
-    parts = (stage, model, config, recipe.seed, mesh, stream, evaluations, tokenizer.bytes_per_token())
+    job = Job(
+        directory=stage,
+        model=model,
+        config=config,
+        seed=recipe.seed,
+        mesh=mesh,
+        stream=stream,
+        evaluations=evaluations,
+        bytes_per_token=tokenizer.bytes_per_token(),
+    )
     if origin and recipe.branch_state == "all":
-        job = Job(*parts, branch=origin)
+        job = replace(job, branch=origin)
     elif origin:
-        job = Job(*parts, partial(resume.parameters, origin, tokenizer, architecture, mesh))
-    else:
-        load = partial(load_params, made_by(run / "base"), architecture.placed(mesh)) if recipe.base else None
-        job = Job(*parts, load)
+        job = replace(job, load=partial(resume.parameters, origin, tokenizer, architecture, mesh))
+    elif recipe.base:
+        job = replace(job, load=partial(load_params, made_by(run / "base"), architecture.placed(mesh)))
     dtype = compute_dtype(config.compute)
     on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
     job = replace(job, measures=on_the_way)

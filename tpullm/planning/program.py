@@ -29,10 +29,9 @@ from tpullm.model.platform import compute_dtype
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
-from tpullm.training.evaluation import make_evaluation
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.state import abstract
-from tpullm.training.step import make_step
+from tpullm.training.step import make_evaluation, make_step
 
 PRETRAIN = "pretrain"
 

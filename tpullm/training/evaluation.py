@@ -1,7 +1,7 @@
-"""Held-out loss: the loss on text that the model is not trained on."""
+"""What a training is judged by: held-out loss, held-out prompts, and the tasks that the recipe asks for."""
 
-import functools
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,30 +10,75 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data.batch import Batch, PairBatch, TaughtBatch
-from tpullm.model.architecture import Architecture
 from tpullm.model.rows import put
-from tpullm.training.losses import Sums
-from tpullm.training.step import accumulate, batch_loss, with_divergence
+from tpullm.system.cluster import hosts
+from tpullm.training.job import Job
+from tpullm.training.meter import Meter
+from tpullm.training.pace import Phases
+from tpullm.training.programs import Programs
 
 Tree = Any
 
 
-@functools.cache  # the stages of one command share the compiled program
-def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, chunks: int = 0):
-    """The compiled `(params, batch) -> Sums`, without dropout or gradients.
+class CutOff(Exception):
+    """A stop came during a measurement."""
+
+
+class Evaluations:
+    """The evaluations and the measurements of one training, on every host the same.
+
+    An evaluation is the loss of held-out text and the answers to held-out prompts. A measurement are the figures of
+    tasks, and samples.
 
     Args:
-        accumulation, chunks: as in the training's step, which then has a larger peak of memory than the evaluation.
+        stopped: whether a signal came.
     """
 
-    def sums(params: Tree, batch: Batch, key: None) -> Sums:
-        return batch_loss(architecture, params, batch, dtype=dtype, chunks=chunks)[1]
+    def __init__(self, job: Job, programs: Programs, meter: Meter, phase: Phases, stopped: Callable[[], bool]):
+        self._job, self._programs, self._meter, self._phase, self._stopped = job, programs, meter, phase, stopped
 
-    def evaluate(params: Tree, batch: Batch) -> Sums:
-        batch = with_divergence(architecture, params, batch, accumulation, dtype, chunks)
-        return accumulate(sums, accumulation, params, batch, None)
+    def due(self, step: int) -> bool:
+        """Whether the model is evaluated after `step`."""
+        config = self._job.config
+        begun = bool(step or self._job.answers)  # with rewards, the score before training is also reported
+        return step == config.steps or bool(config.evaluate_every and begun and step % config.evaluate_every == 0)
 
-    return jax.jit(evaluate)
+    def measures(self, step: int) -> bool:
+        """Whether the model is measured after `step`."""
+        return self._job.measures is not None and self._job.measures.due(step)
+
+    def was_done(self, step: int) -> dict | None:
+        """The results of `step` in the log, if it was evaluated before the training resumed."""
+        return hosts.broadcast("evaluated", lambda: self._meter.log.evaluated(step))
+
+    def was_measured(self, step: int) -> bool:
+        """Whether `step` was measured before the training resumed."""
+        return hosts.broadcast("measured", lambda: self._meter.log.is_measured(step))
+
+    def evaluate(self, step: int, state: Tree) -> dict:
+        """Evaluate the model, and write the row."""
+        job = self._job
+        with self._phase("evaluate"):
+            params, program = self._programs.params(state), self._phase.watchdog.each(self._programs.evaluation)
+            results = held_out(program, params, job.mesh, job.evaluations, job.bytes_per_token)
+            if job.answers:
+                results |= job.answers.evaluate(params)
+        self._meter.evaluation(step, results)
+        return results
+
+    def measure(self, step: int, state: Tree) -> bool:
+        """Measure the model, and write the row; False if a stop came before the end, so that there is none."""
+
+        def between() -> None:
+            if any(hosts.gather("measure", self._stopped())):
+                raise CutOff
+
+        with self._phase("evaluate"), contextlib.suppress(CutOff):
+            params = self._programs.params(state)
+            row = self._job.measures.measure(step, params, self._phase.watchdog.each(between))
+            self._meter.measured(step, row)
+            return True
+        return False
 
 
 @jax.jit
@@ -55,7 +100,7 @@ def held_out(
     the loss against that, nats a token.
 
     Args:
-        evaluate: of `make_evaluation`.
+        evaluate: of `step.make_evaluation`.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`.
     """
     loss, bits, right, taught = {}, {}, {}, {}

@@ -1,59 +1,23 @@
-"""Rates of a training: from the metrics of steps to rows of the log and a readable line for the terminal.
-
-Norms of a tree of parameters by layer: `embedding`, `layer_0.attention`, `layer_0.mlp`, ..., `head`.
-
-Shapes: L layers, G parts of a layer, N named parts of the model.
-"""
+"""From the metrics of steps to rows of the log: rates since the last row, losses of each step, and a line to read."""
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from tpullm.run.hours import Hours
+from tpullm.system.cluster import hosts
 from tpullm.system.log import say, warn
+from tpullm.training.job import Job
 from tpullm.training.metrics import MetricsLog, NoLog
+from tpullm.training.optimizer.chain import learning_rates
+from tpullm.training.programs import Programs
+from tpullm.training.trackers import Trackers
 
-Tree = Any
-
-KINDS = ("parameter_norms", "gradient_norms", "update_norms")  # in the log
-
-
-def part_names(params: Tree, layers: int) -> list[str]:
-    """The names of the norms, N of them, in the order of `part_norms`: what is not of a layer, then layer by layer."""
-    alone = [name for name in sorted(params) if name != "layers"]
-    return [*alone, *(f"layer_{layer}.{part}" for layer in range(layers) for part in sorted(params["layers"]))]
-
-
-def part_norms(tree: Tree) -> jax.Array:
-    """The norm of each part, `[N]` float32, of parameters, or of a tree like them. Layers are stacked: `[L, ...]`."""
-
-    def squares(part: Tree, stacked: bool) -> jax.Array:
-        def of(leaf: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(stacked, leaf.ndim)))
-
-        return sum(map(of, jax.tree.leaves(part)))
-
-    alone_N = [squares(tree[name], False)[None] for name in sorted(tree) if name != "layers"]
-    of_layers_LG = jnp.stack([squares(tree["layers"][part], True) for part in sorted(tree["layers"])], axis=1)
-    return jnp.sqrt(jnp.concatenate([*alone_N, of_layers_LG.reshape(-1)]))
-
-
-def step_norms(params: Tree, grads: Tree, updates: Tree, skipped: jax.Array) -> jax.Array:
-    """The norms of a step, `[3, N]`: of the parameters after it, the gradient before it is clipped, and the update.
-
-    Args:
-        skipped: whether the step was skipped (not 0): its update is 0.
-    """
-    update_N = jnp.where(skipped > 0, 0.0, part_norms(updates))
-    return jnp.stack([part_norms(params), part_norms(grads), update_N])
-
-
+KINDS = ("parameter_norms", "gradient_norms", "update_norms")  # of a step, in the order of `step.step_norms`
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -241,11 +205,45 @@ class Meter:
     def _restart(self, step: int, now: float) -> None:
         self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
 
-    def close(self) -> None:
-        """Read all steps and close the log."""
-        self.read()
-        self.log.write_hours(self.hours.line(self.step, self._all_skipped))
-        self.log.close()
+    def close(self, whole: bool = True) -> None:
+        """Read all steps and close the log.
+
+        Args:
+            whole: False if an error ended the training: then no step is waited for.
+        """
+        if whole:
+            self.read()
+            self.log.write_hours(self.hours.line(self.step, self._all_skipped))
+        self.log.close(whole)
+
+
+def open_meter(
+    job: Job, programs: Programs, first: int, hours: Hours, documents: Callable[[int], list[str]], description: dict
+) -> Meter:
+    """The meter of a training that resumes after step `first`; host 0 alone writes a log.
+
+    Args:
+        documents: as of `Meter`.
+        description: what a checkpoint says of itself; the trackers get its recipe.
+    """
+    config, log, watch = job.config, NoLog(), lambda row: None
+    if hosts.is_first():
+        log = MetricsLog(job.directory, first, Trackers(job.directory, description["recipe"]))
+        watch = job.answers.watch if job.answers else watch
+    return Meter(
+        log=log,
+        hours=hours,
+        steps=config.steps,
+        step=first,
+        every=config.log_every,
+        tokens_per_step=job.rows * config.sequence_length,
+        peak_tokens_per_second=programs.peak_tokens_per_second,
+        learning_rate=learning_rates(config.optimizer, config.steps).item,
+        documents=documents,
+        norms_every=config.norms_every,
+        parts=programs.parts,
+        watch=watch,
+    )
 
 
 def readable(value: float) -> float | str:

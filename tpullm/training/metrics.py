@@ -134,15 +134,20 @@ class MetricsLog:
         self._tensorboard.flush()
         self._place.wait()
 
-    def close(self) -> None:
-        """The same, and end the log."""
-        self.sync()
-        self._file.close()
-        self._hours.close()
-        self._tensorboard.close()
-        self._place.close()
+    def close(self, whole: bool = True) -> None:
+        """End the log.
+
+        Args:
+            whole: first `sync`. False if an error ended the training: the storage may be what failed.
+        """
+        if whole:
+            self.sync()
+        for file in (self._file, self._hours, self._tensorboard):
+            file.close()
         if self._trackers:
-            self._trackers.close()
+            self._trackers.close(whole)
+        if whole:
+            self._place.close()
 
 
 class NoLog:
@@ -156,7 +161,7 @@ class NoLog:
     def sync(self) -> None:
         """Nothing."""
 
-    def close(self) -> None:
+    def close(self, whole: bool = True) -> None:
         """Nothing."""
 
 

@@ -3,23 +3,24 @@
 Shapes: B batch, T length, S pairs in a row at most.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from tpullm.data import packing
 from tpullm.data.answer_pairs import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.model.architecture import Architecture
+from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import fetch, own_rows, put, to_zigzag_order
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import progress
+from tpullm.training.job import Job
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sums
 from tpullm.training.objectives.preferences import PAIRED, Answers, kto, kto_kl
@@ -107,33 +108,21 @@ def _paired(batch: PairBatch, chosen: Answers, rejected: Answers) -> dict[str, S
     return PAIRED[settings.kind](chosen, rejected, weights, **more)
 
 
-def fill_references(
-    directory: Path,
-    architecture: Architecture,
-    load: Callable[[], Tree],
-    parts: Sequence[Pairs],
-    size: tuple[int, int],
-    mesh: Mesh,
-    dtype,
-    chunks: int = 0,
-) -> None:
+def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
     """Compute the references of all answers once, by the model that tuning starts from, and keep them in the stage.
 
     Args:
-        directory: of the stage.
-        load: reads that model's parameters, which are held for this time alone.
-        parts: whose `references` are filled.
-        size: rows and tokens of a micro-batch.
-        chunks: of a row, as in the loss.
+        parts: whose `references` are filled. `job.load` reads the model's parameters, which are held for this time
+            alone.
     """
     if not any(part.settings.needs_reference for part in parts):
         return
-    file = directory / FILE
+    file = job.directory / FILE
     if hosts.broadcast("references", file.exists):
         with storage.local_copy(file).open("rb") as opened:
             found = list(np.load(opened).values())
     else:
-        found = _references(architecture, load, parts, size, mesh, dtype, chunks)
+        found = _references(job, parts)
         hosts.on_first("references", _write, file, found)
     for part, values in zip(parts, found, strict=True):
         part.references[:] = values
@@ -144,25 +133,24 @@ def _write(file: Path, found: Sequence[np.ndarray]) -> None:
         np.savez(opened, *found)
 
 
-def _references(architecture, load, parts, size, mesh, dtype, chunks) -> list[np.ndarray]:
-    run = jax.jit(
-        lambda params, batch: jnp.stack(
-            [of.policy for of in answers(architecture, params, batch, dtype=dtype, chunks=chunks)]
-        )
-    )
-    found, own = [], own_rows(mesh, size[0])
+def _references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
+    """Of each part `[answers of a pair, pairs]`, computed in micro-batches of the training."""
+    mesh, config, architecture = job.mesh, job.config, Architecture(job.model)
+    count, length = config.batch_size // config.accumulation, config.sequence_length
+    options = {"dtype": compute_dtype(config.compute), "chunks": config.loss_chunks}
+    run = jax.jit(lambda *of: jnp.stack([found.policy for found in answers(architecture, *of, **options)]))
+    found, own = [], own_rows(mesh, count)
     with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:
-        params = load()
+        params = job.load()
         for part in parts:
             values = np.zeros_like(part.references)
-            packed = packing.pack(part.lengths, size[1], seed=0, moving=False)
-            for first in range(0, packed.rows, size[0]):
-                rows = np.arange(first, min(first + size[0], packed.rows))
+            packed = packing.pack(part.lengths, length, seed=0, moving=False)
+            for first in range(0, packed.rows, count):
+                rows = np.arange(first, min(first + count, packed.rows))
                 segments = packed.segments(rows, np.zeros_like(rows))
-                batch = part.build(segments, *size)
-                mine = jax.tree.map(lambda array: array[own], batch)
+                mine = jax.tree.map(lambda array: array[own], part.build(segments, count, length))
                 sums = fetch(mesh, run(params, put(mesh, mine)))
-                slots = np.concatenate([np.arange(count) for count in np.bincount(segments.rows)])
+                slots = np.concatenate([np.arange(pairs) for pairs in np.bincount(segments.rows)])
                 values[segments.documents] = sums[:, segments.rows, slots].T
                 advance(len(segments.documents))
             found.append(values)

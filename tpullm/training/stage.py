@@ -9,7 +9,8 @@ from tpullm.run import manifest, stages
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.training import metrics, resume, trackers
-from tpullm.training.loop import Job, RollBack, train
+from tpullm.training.job import Job, RollBack
+from tpullm.training.loop import train
 
 
 def is_finished(stage: Path, inputs: dict) -> bool:

@@ -1,8 +1,11 @@
-"""One training step: `step(state, batch) -> state, metrics`, pure, compiled once, with the state donated.
+"""The programs of a step, `(state, batch) -> state, metrics`, and of an evaluation, `(params, batch) -> Sums`.
 
-Shapes: B batch, T length, A micro-batches.
+A step is pure, compiled once, and its state is donated.
+
+Shapes: B batch, T length, A micro-batches, L layers, G parts of a layer, N named parts of the model.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +21,6 @@ from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.losses import Sums, balance_losses, cross_entropy, load_metrics, rebalanced
-from tpullm.training.meter import step_norms
 from tpullm.training.objectives.sums import Sum
 from tpullm.training.optimizer.chain import applied
 from tpullm.training.own_answers import answer_count, answer_loss
@@ -120,6 +122,54 @@ def make_step(
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
+
+
+@functools.cache  # the stages of one command share the compiled program
+def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, chunks: int = 0):
+    """The compiled `(params, batch) -> Sums`, without dropout or gradients.
+
+    Args:
+        accumulation, chunks: as in the training's step, which then has a larger peak of memory than the evaluation.
+    """
+
+    def sums(params: Tree, batch: Batch, key: None) -> Sums:
+        return batch_loss(architecture, params, batch, dtype=dtype, chunks=chunks)[1]
+
+    def evaluate(params: Tree, batch: Batch) -> Sums:
+        batch = with_divergence(architecture, params, batch, accumulation, dtype, chunks)
+        return accumulate(sums, accumulation, params, batch, None)
+
+    return jax.jit(evaluate)
+
+
+def part_names(params: Tree, layers: int) -> list[str]:
+    """The names of the norms, N of them, in the order of `part_norms`: `embedding`, ..., `layer_0.attention`, ..."""
+    alone = [name for name in sorted(params) if name != "layers"]
+    return [*alone, *(f"layer_{layer}.{part}" for layer in range(layers) for part in sorted(params["layers"]))]
+
+
+def part_norms(tree: Tree) -> jax.Array:
+    """The norm of each part, `[N]` float32, of parameters, or of a tree like them. Layers are stacked: `[L, ...]`."""
+
+    def squares(part: Tree, stacked: bool) -> jax.Array:
+        def of(leaf: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(stacked, leaf.ndim)))
+
+        return sum(map(of, jax.tree.leaves(part)))
+
+    alone_N = [squares(tree[name], False)[None] for name in sorted(tree) if name != "layers"]
+    of_layers_LG = jnp.stack([squares(tree["layers"][part], True) for part in sorted(tree["layers"])], axis=1)
+    return jnp.sqrt(jnp.concatenate([*alone_N, of_layers_LG.reshape(-1)]))
+
+
+def step_norms(params: Tree, grads: Tree, updates: Tree, skipped: jax.Array) -> jax.Array:
+    """The norms of a step, `[3, N]`: of the parameters after it, the gradient before it is clipped, and the update.
+
+    Args:
+        skipped: whether the step was skipped (not 0): its update is 0.
+    """
+    update_N = jnp.where(skipped > 0, 0.0, part_norms(updates))
+    return jnp.stack([part_norms(params), part_norms(grads), update_N])
 
 
 def with_text_weights(batch: Batch) -> Batch:

@@ -31,8 +31,8 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import stages
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, difference
-from tpullm.training.evaluation import make_evaluation
 from tpullm.training.rollouts import OwnAnswers
+from tpullm.training.step import make_evaluation
 from tpullm.training.teacher import Teacher, fill
 
 Tree = Any

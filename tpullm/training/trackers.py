@@ -1,8 +1,11 @@
 """Weights & Biases and MLflow: optional places for the rows of `metrics.jsonl`, each by its own library.
 
-A tracker that is down, fails or hangs neither stops nor slows a training. Its library runs in a process of its own
-(`tracker_child.py`), which is killed if it does not end. Rows wait in a bounded queue, and a thread sends them. What
-goes wrong is one line. The process also outlives a training that is killed, until it has written what was sent.
+A tracker that is down, fails or hangs neither stops nor slows a training. Its library runs in a thread, which takes the
+rows from a bounded queue. What goes wrong is one line. At the end the training waits a few seconds for it.
+
+A thread, as in torchtitan and Levanter, and not a process: it can't be killed if the library hangs, what the library
+prints or sets (signal handlers, hooks) is that of the training's process, and of a training that is killed the rows in
+the queue are lost. `metrics.jsonl` has every row.
 
 A resumed training goes on in the same run, by the id in `STAGE/trackers.json`. Steps that are repeated after a kill
 are sent again. What a row has is there by its own field `step`.
@@ -10,28 +13,25 @@ are sent again. What a row has is there by its own field `step`.
 
 import contextlib
 import importlib.util
-import json
 import os
 import queue
-import signal
-import subprocess
-import sys
+import re
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import sections
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.log import one_line, warn
-from tpullm.training import tracker_child
+from tpullm.system.log import warn
 
 FILE = "trackers.json"
-NAMES = tuple(tracker_child.RUNS)
+PROJECT = "tpullm"  # unless the library's variables name another one
 MOST_ROWS = 10_000  # that wait; further ones are left out
 SECONDS_TO_END = 10.0  # for all trackers together, when the log is closed
 # A variable that the user has set stands. By default nothing is said to the makers of a library, nor about the machine.
@@ -79,34 +79,87 @@ def settings(recipe: dict) -> dict[str, float | bool | str]:
     return found
 
 
+class WandbRun:
+    """A run of Weights & Biases. It refuses steps that are smaller than the last, so the step is a field of its own."""
+
+    def __init__(self, folder: Path, identity: str, name: str, config: dict):
+        import wandb
+
+        project, mode = os.environ.get("WANDB_PROJECT", PROJECT), "offline" if _is_local("wandb") else None
+        self._run = wandb.init(
+            project=project,
+            id=identity,
+            name=name,
+            dir=str(folder),
+            resume="allow",
+            mode=mode,
+            reinit="finish_previous",
+        )
+        self._run.config.update(config, allow_val_change=True)
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, row: dict) -> None:
+        """Log a row."""
+        self._run.log(row)
+
+    def close(self, whole: bool) -> None:
+        """End the run."""
+        self._run.finish(exit_code=0 if whole else 1)
+
+
+class MlflowRun:
+    """A run of MLflow. Its server chooses the id of a run, so ours is a tag. Of a repeated step both values stay."""
+
+    def __init__(self, folder: Path, identity: str, name: str, config: dict):
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        # Not by its variable: the next stage of this process has another folder.
+        self._client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if _is_local("mlflow") else None)
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        known = self._client.get_experiment_by_name(experiment)
+        experiment = known.experiment_id if known else self._client.create_experiment(experiment)
+        found = self._client.search_runs([experiment], f"tags.tpullm_id = '{identity}'", max_results=1)
+        run = found[0] if found else self._client.create_run(experiment, run_name=name, tags={"tpullm_id": identity})
+        self._id = run.info.run_id
+        self._client.update_run(self._id, status="RUNNING")
+        # A parameter of a run can't be changed: of a resumed one, the new ones are added.
+        new = [Param(key, str(value)) for key, value in config.items() if key not in run.data.params]
+        self._client.log_batch(self._id, params=new)
+
+    def write(self, row: dict) -> None:
+        """Log a row."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        # Names of sources may have characters that MLflow refuses.
+        metrics = [Metric(re.sub(r"[^/\w.\- :]", "_", key), value, now, row["step"]) for key, value in row.items()]
+        self._client.log_batch(self._id, metrics=metrics)
+
+    def close(self, whole: bool) -> None:
+        """End the run."""
+        self._client.set_terminated(self._id, "FINISHED" if whole else "KILLED")
+
+
+RUNS = {"wandb": WandbRun, "mlflow": MlflowRun}
+
+
 class Tracker:
-    """One tracker of one training.
+    """One tracker of one training: a queue of rows, and the thread that sends them.
 
     Args:
-        name: of `NAMES`.
-        folder: for its files, on this machine.
-        order: see `tracker_child.py`.
+        name: of `RUNS`.
+        order: what a run is made of.
     """
 
-    def __init__(self, name: str, folder: Path, order: dict):
-        self._name, self._told, self._ends = name, False, False
+    def __init__(self, name: str, *order: Any):
+        self._name, self._told, self._whole = name, False, False
         self._rows: queue.Queue[dict | None] = queue.Queue(MOST_ROWS)
-        self._rows.put(order | {"tracker": name, "folder": str(folder), "parent": os.getpid()})
-        local = {"wandb": {"WANDB_MODE": "offline"}, "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", tracker_child.__file__],
-            env=VARIABLES[name] | (local[name] if _is_local(name) else {}) | os.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # Ctrl-C at the terminal reaches the training alone
-        )
-        self._listens = threading.Thread(target=self._listen, daemon=True, name=name)
-        self._listens.start()
-        threading.Thread(target=self._send, daemon=True, name=name).start()
+        for variable, value in VARIABLES[name].items():
+            os.environ.setdefault(variable, value)
+        self._thread = threading.Thread(target=self._send, args=order, daemon=True, name=name)
+        self._thread.start()
 
     def write(self, row: dict[str, float]) -> None:
         """Queue a row."""
@@ -115,44 +168,49 @@ class Tracker:
         except queue.Full:
             self._tell("does not keep up; rows are left out")
 
-    def end(self) -> None:
-        """Ask it to end when it has taken all rows."""
-        self._ends = True
+    def end(self, whole: bool) -> None:
+        """Ask the thread to end when it has sent all rows."""
+        self._whole = whole
         with contextlib.suppress(queue.Full):  # it hangs
             self._rows.put_nowait(None)
 
     def wait(self, until: float) -> None:
-        """Wait for its end, and kill it at the time `until` (of `time.monotonic`)."""
-        try:
-            self._process.wait(max(until - time.monotonic(), 0.0))
-        except subprocess.TimeoutExpired:
+        """Wait for its end, at most until the time `until` (of `time.monotonic`)."""
+        self._thread.join(max(until - time.monotonic(), 0.0))
+        if self._thread.is_alive():
             self._tell("does not end; its last rows are left out")
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._listens.join(1.0)  # for its last line
 
-    def _send(self) -> None:
-        with contextlib.suppress(OSError):  # it has ended
-            row: dict | None = {}
-            while row is not None:
-                row = self._rows.get()
-                data = f"{json.dumps(row)}\n".encode()
-                while data:  # without a buffer, which would be written once more when it is collected
-                    data = data[os.write(self._process.stdin.fileno(), data) :]
-            self._process.stdin.close()
-
-    def _listen(self) -> None:
-        for line in self._process.stderr:
-            self._tell(line)
-        if not self._ends:
-            self._tell("has ended by itself")
+    def _send(self, *order: Any) -> None:
+        """What fails is tried again with the next row: a server may come back."""
+        run, row = None, {}
+        while row is not None:
+            try:
+                run = run or RUNS[self._name](*order)
+                if row:
+                    run.write(row)
+            except Exception as error:
+                self._tell(described(error, os.environ))
+            row = self._rows.get()
+        try:
+            if run:
+                run.close(self._whole)
+        except Exception as error:
+            self._tell(described(error, os.environ))
 
     def _tell(self, what: str) -> None:
         """The first thing that goes wrong, as one line."""
         if not self._told:
             self._told = True
-            warn(f"{self._name}: {one_line(what, 300)} (training goes on; metrics.jsonl has every row)")
+            warn(f"{self._name}: {what} (training goes on; metrics.jsonl has every row)")
+
+
+def described(error: Exception, environment: dict) -> str:
+    """One line about an error, without passwords and keys."""
+    text = re.sub(r"//[^/\s]*@", "//", f"{type(error).__name__}: {error}".splitlines()[0])
+    for name, value in environment.items():
+        if value and re.search("KEY|TOKEN|PASSWORD|SECRET", name):
+            text = text.replace(value, "***")
+    return text[:300]
 
 
 class Trackers:
@@ -164,29 +222,28 @@ class Trackers:
     """
 
     def __init__(self, stage: Path, recipe: dict):
-        self._temporary, self._all = None, []
+        self._temporary, self._all, folder = None, [], stage
         if not recipe["trackers"]:
             return
-        folder = stage
         if storage.is_remote(stage):
             self._temporary = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
             folder = Path(self._temporary.name)
-        order = {"id": _identity(stage), "name": f"{recipe['name']}/{stage.name}", "config": settings(recipe)}
-        for name in dict.fromkeys(recipe["trackers"]):
-            try:
-                self._all.append(Tracker(name, folder, order))
-            except OSError as error:  # no memory or no room for another process
-                warn(f"{name}: can't be started ({error}); training goes on without it")
+        order = folder, _identity(stage), f"{recipe['name']}/{stage.name}", settings(recipe)
+        self._all = [Tracker(name, *order) for name in dict.fromkeys(recipe["trackers"])]
 
     def write(self, row: dict[str, float]) -> None:
         """Give all of them a row of numbers, of which one is `step`."""
         for tracker in self._all:
             tracker.write(row)
 
-    def close(self) -> None:
-        """End all of them, in a few seconds."""
+    def close(self, whole: bool = True) -> None:
+        """End all of them, in a few seconds.
+
+        Args:
+            whole: False marks the runs as failed.
+        """
         for tracker in self._all:
-            tracker.end()
+            tracker.end(whole)
         until = time.monotonic() + SECONDS_TO_END
         for tracker in self._all:
             tracker.wait(until)

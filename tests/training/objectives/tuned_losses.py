@@ -32,13 +32,13 @@ from tests.training.objectives.tuned_model import (
     tuned,
 )
 from tests.training.sharded_losses import MESHES  # noqa: E402
+from tests.training.small import job  # noqa: E402
 from tpullm.data import packing  # noqa: E402
 from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
 from tpullm.data.answer_rows import laid_out  # noqa: E402
 from tpullm.data.batch import AnswerBatch, PairBatch  # noqa: E402
 from tpullm.data.conversations import Pair  # noqa: E402
 from tpullm.formats.huggingface import tensors  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.rows import put  # noqa: E402
 from tpullm.training.preference import fill_references  # noqa: E402
@@ -58,8 +58,7 @@ def pairs_of(case: str, load, mesh) -> PairBatch:
         found = [(n, Pair(prompts[n], *answers[n])) for n in range(PROMPTS)]
         pairs = tokenized(found, settings, LENGTH, "finetune.a")
     with TemporaryDirectory() as folder:
-        plain = Architecture(tuned()[0].config)
-        fill_references(Path(folder), plain, load, [pairs], (ROWS, LENGTH), mesh, jnp.float32)
+        fill_references(job(Path(folder), load, LENGTH, ROWS, mesh, tuned()[0].config), [pairs])
     packed = packing.pack(pairs.lengths, LENGTH, seed=0, moving=False)
     assert packed.rows < ROWS, "some rows are padding, and in some are several pairs"
     return pairs.build(packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64)), ROWS, LENGTH)

@@ -36,6 +36,7 @@ LEAST_COST = 0.1  # of a step, for a warning about a slow host
 PHASES = {
     "start": "compiling",
     "data": "waiting for data",
+    "answers": "answering prompts",
     "step": "in a step",
     "evaluate": "evaluating",
     "save": "saving",

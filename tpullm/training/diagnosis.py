@@ -1,13 +1,18 @@
-"""Find a device that computes or keeps wrong bits, which nothing else notices: the loss only gets a little worse.
+"""What a user turns on to look into a training: a check of the devices' bits, and a profile of some steps.
 
-A step that is computed twice from the same state must give the same bits, and the copies of an array on several devices
-must be equal. Both are compared by a checksum of each array on each device, so the device is known. A flipped bit in an
-array that one device alone holds shows in neither; it is part of the state from then on. Dixit et al. 2021, "Silent
-Data Corruptions at Scale", found about one such processor in a thousand.
+A device that computes or keeps wrong bits is noticed by nothing else: the loss only gets a little worse. A step that is
+computed twice from the same state must give the same bits, and the copies of an array on several devices must be equal.
+Both are compared by a checksum of each array on each device, so the device is known. A flipped bit in an array that one
+device alone holds shows in neither; it is part of the state from then on. Dixit et al. 2021, "Silent Data Corruptions
+at Scale", found about one such processor in a thousand.
+
+A profile is what host and devices do in some steps, for xprof (TensorBoard's profile page) and ui.perfetto.dev.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +21,9 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from tpullm.data.batch import Batch
+from tpullm.system import storage
 from tpullm.system.errors import WrongBits
+from tpullm.system.log import say
 
 Tree = Any
 
@@ -105,3 +112,43 @@ def unequal_copies(state: Tree, sums: np.ndarray, devices: np.ndarray) -> dict[j
                 if int(sums[rows[device], array]) not in agreed:
                     found.setdefault(device, array)
     return found
+
+
+class Profile:
+    """Records the steps that `pretrain.profile` names as `FIRST:LAST`.
+
+    Args:
+        steps: the recipe's words; empty records nothing.
+        folder: for `plugins/profile/TIME/{*.xplane.pb, perfetto_trace.json.gz}`.
+        catch_up: waits until all steps are computed.
+    """
+
+    def __init__(self, steps: str, folder: Path, catch_up: Callable[[], None]):
+        self._first, self._last = map(int, steps.split(":")) if steps else (0, 0)
+        self._folder, self._catch_up, self._local = folder, catch_up, None
+
+    def before(self, step: int) -> None:
+        """Start to record, in a folder of this machine, if `step` is the first one."""
+        if step == self._first:
+            self._catch_up()
+            self._local = tempfile.TemporaryDirectory(prefix="tpullm-")
+            jax.profiler.start_trace(self._local.name, create_perfetto_trace=True)
+
+    def after(self, step: int) -> None:
+        """Write what was recorded if `step` is the last one."""
+        if step == self._last:
+            self._catch_up()
+            self.close()
+
+    def close(self) -> None:
+        """Write what was recorded, if anything was."""
+        if self._local is None:
+            return
+        local, self._local = self._local, None
+        jax.profiler.stop_trace()
+        with storage.atomic_directory(self._folder) as temporary, local as made:
+            for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
+                target = temporary / file.relative_to(made)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                storage.copy(file, target)
+        say(f"steps {self._first:,} to {self._last:,} are recorded in {self._folder}; open it with xprof or Perfetto")
