@@ -102,6 +102,40 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log)
 
 
+# Seconds of processor time, those of its ended children included, that an unmarked test may take. A test that takes
+# more wants a smaller case, or the mark `ci` or `slow`.
+BUDGET_SECONDS = 2.0
+
+
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    began = _processor_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", _processor_seconds() - began))
+
+
+def _expensive(terminal) -> list[tuple[float, str]]:
+    """Unmarked tests over the budget, the most expensive first."""
+    marked = {"ci", "slow"}
+    reports = [report for report in terminal.stats.get("passed", []) if not marked & report.keywords.keys()]
+    took = [(dict(report.user_properties).get("processor_seconds", 0.0), report.nodeid) for report in reports]
+    return sorted((pair for pair in took if pair[0] > BUDGET_SECONDS), reverse=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which unmarked tests take more than the budget."""
+    if expensive := _expensive(terminalreporter):
+        terminalreporter.section(f"over {BUDGET_SECONDS:g} s of processor time without a mark")
+        for seconds, name in expensive:
+            terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+
+
 @pytest.fixture(scope="session")
 def real_text() -> Path:
     """The folder of real text for tests (`TPULLM_TEST_DATA`, or `../shared/data`); the test is skipped without it."""
