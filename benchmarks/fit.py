@@ -16,8 +16,7 @@ import numpy as np
 from published import runs
 from scipy.optimize import least_squares
 
-from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.planning.economics import estimate
 
 GPUS = tuple(name for name, chip in CHIPS.items() if chip.gpu)

@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tpullm.hardware.chip import KERNELS
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, KERNELS
 from tpullm.recipe.schema import ATTENTION_BLOCKS
 
 NAMES = {"fwd": "forward", "dq": "queries", "dkv": "keys"}

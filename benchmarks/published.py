@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import matrix_parameters
 from tpullm.planning.setting import MAXTEXT, Setting

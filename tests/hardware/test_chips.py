@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from tpullm.hardware import accelerators, machines
+from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS, of_kind
 from tpullm.hardware.topologies import parse
 from tpullm.system.errors import UserError
@@ -37,7 +37,7 @@ def test_machines_form_slices_that_exist(name):
 def test_every_accelerator_is_whole_chips_of_whole_hosts(name):
     cloud = CHIPS[name].cloud_tpu
     for size in cloud.sizes:
-        found = accelerators.find(f"{cloud.name}-{size}")
+        found = machines.find_slice(f"{cloud.name}-{size}")
         assert found.chips * cloud.cores == size and found.chips % found.hosts == 0
         assert found.hosts == 1 or found.chips == found.hosts * CHIPS[name].chips_per_host
         assert found.dollars_an_hour == found.chips * CHIPS[name].dollars_per_hour["on_demand"]

@@ -6,8 +6,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.cli import main
-from tpullm.hardware import accelerators, chips, machines
-from tpullm.hardware.chip import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
+from tpullm.hardware import chips, machines
+from tpullm.hardware.chips import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
 from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import prices_of
 from tpullm.system.errors import UserError
@@ -68,10 +68,10 @@ def test_sharding_knows_its_slices(capsys, tmp_path):
 def test_launch_knows_its_accelerators(capsys):
     printed = dry_run(capsys, "tpu-vm", "--accelerator=v9test-32")
     assert "acceleratorType: v9test-32\n" in printed and "runtimeVersion: v9-alpha\n" in printed
-    found = accelerators.find("v9test-32")
+    found = machines.find_slice("v9test-32")
     assert (found.chips, found.hosts, found.dollars_an_hour) == (32, 8, 160.0)
     with pytest.raises(UserError, match="use v9test-4 or v9test-16"):
-        accelerators.find("v9t-8")
+        machines.find_slice("v9t-8")
 
 
 def test_launch_knows_its_machines(capsys):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from tpullm.hardware import chips, peak_flops
-from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.hardware.peak_flops import MOST_WAITING, TRIALS, Fastest, Trial, choose, share_waited
 
 calm = st.builds(Trial, seconds=st.floats(0.1, 9), waiting=st.floats(0, MOST_WAITING))
@@ -75,6 +75,7 @@ def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeyp
     assert [trial.waiting for trial in peak_flops._trials(work)] == pytest.approx([0.75] * 7)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(peak_flops._waited() is None, reason="the system does not tell how long a thread waits for a core")
 def test_a_busy_core_is_noticed():
     """Three programs of the same core leave a fourth of it."""

@@ -1,7 +1,10 @@
 """Names of slices and of hosts with GPUs, and what their compilers are told."""
 
+import re
+
 import pytest
 
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
 from tpullm.system.errors import UserError
 
@@ -38,8 +41,51 @@ def test_rings_are_told_where_there_are_some():
         ("v6e:16x8", "no such slice of v6e; the nearest are 8x16 or"),
         ("v5p:8x4x4", "no such slice of v5p; the nearest are 4x4x8 or"),
         ("v5p:3x3x3", "no such slice of v5p; the nearest are 2x4x4 or"),
+        ("h100:3", r"a host has 1, 2, 4, 8 GPUs of h100, not 3$"),
+        ("h100:16", r"a host has 1, 2, 4, 8 GPUs of h100, not 16$"),
+        ("h100:4x4", r"not 4; several hosts have 8 each"),
+        ("h100:2x2x8", r"is not GPUS or HOSTSxGPUS, such as h100:8 or h100:2x8"),
+        ("2 x h100:8", r"is not GPUS or HOSTSxGPUS"),
+        ("h100:0x8", r"is not GPUS or HOSTSxGPUS"),
+        ("h100:0", r"a host has 1, 2, 4, 8"),
+        ("gb200:8", r"a host has 1, 2, 4 GPUs of gb200"),
+        ("gb200:20x4", r"NVLink connects 18 hosts of gb200; use a multiple of 18"),
     ],
 )
 def test_what_does_not_exist_is_told_in_one_line(text, message):
     with pytest.raises(UserError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "chips", "domain", "told"),
+    [
+        ("h100:1", 1, 1, "1x1x1"),
+        ("h100:8", 8, 8, "1x1x8"),
+        ("h100:16x8", 128, 8, "16x1x8"),  # NVLink ends at the host
+        ("gb200:4", 4, 4, "1x1x4"),
+        ("gb200:9x4", 36, 36, "1x9x4"),
+        ("gb200:36x4", 144, 72, "2x18x4"),  # NVLink connects the 18 hosts of a rack
+        ("l4:2", 2, 2, "1x1x2"),
+    ],
+)
+def test_a_name_says_hosts_and_gpus(text, chips, domain, told):
+    topology = parse(text)
+    assert (str(topology), topology.chips, topology.of_domain, topology.slices) == (text, chips, domain, 1)
+    assert topology.described()["topology"] == told and topology.described()["platform"] == "cuda"
+    assert topology.device_kind == CHIPS[topology.generation].device_kinds[0]
+
+
+@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.gpu])
+def test_the_compiler_is_told_what_the_entry_says(name):
+    chip, told = CHIPS[name], parse(f"{name}:1").described()["target_config"]
+    found = {name: value.strip('"') for name, value in re.findall(r'(\w+): ("[^"]*"|\S+)', told)}
+    assert int(found["core_count"]) == chip.gpu.multiprocessors
+    assert int(found["device_memory_size"]) == chip.gpu.memory_bytes > chip.hbm_bytes
+    assert float(found["memory_bandwidth"]) == chip.hbm_bandwidth
+    assert (int(found["major"]), int(found["minor"])) == chip.gpu.capability
+    assert found["feature_extension"] == ("ACCELERATED_FEATURES" if chip.gpu.capability[0] >= 9 else "NONE")
+    assert found["device_description_str"] == chip.device_kinds[0]
+    # The published peak in float32, without tensor cores, is two FLOPs a lane and cycle.
+    peaks = {"a100": 19.5e12, "h100": 67e12, "h200": 67e12, "b200": 75e12, "gb200": 80e12, "l4": 30.3e12}
+    assert 2 * chip.gpu.multiprocessors * chip.gpu.lanes * chip.clock == pytest.approx(peaks[name], rel=0.02)

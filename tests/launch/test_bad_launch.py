@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import TINY
 from tpullm.cli.main import main
-from tpullm.hardware import accelerators
+from tpullm.hardware import machines
 from tpullm.launch import google_api
 
 RUN = ["--", "pretrain", "--config", str(TINY), "--run", "gs://b-u-c-k-e-t/run"]
@@ -127,7 +127,7 @@ def test_a_launch_is_repeated_inspected_and_stopped(capsys, ready, tpu):
 
 
 def test_chips_and_hosts_as_google_counts_them():
-    found = {name: accelerators.find(name) for name in ("v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-256")}
+    found = {name: machines.find_slice(name) for name in ("v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-256")}
     assert {name: (each.chips, each.hosts) for name, each in found.items()} == {
         "v4-8": (4, 1),
         "v5litepod-8": (8, 1),

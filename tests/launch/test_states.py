@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import pytest
 
 from tests.launch.conftest import job_of, make_job
-from tpullm.hardware import accelerators, machines
+from tpullm.hardware import machines
 from tpullm.launch import compute_engine, compute_engine_api, google_api, google_batch, tpu_vm
 from tpullm.launch.compute_engine_api import GROUP, POLICY, TEMPLATE, Scope
 from tpullm.launch.target import State
 from tpullm.system.errors import TryAgain, UserError
 
 TPU = make_job("gs://b/run", slices=2)
-SLICE_DOLLARS = accelerators.find("v5litepod-16").dollars_an_hour
+SLICE_DOLLARS = machines.find_slice("v5litepod-16").dollars_an_hour
 
 
 def queued(state, error=None, kind="v5litepod-16"):

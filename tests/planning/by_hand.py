@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.hardware.topologies import parse
 from tpullm.planning.setting import Setting
 from tpullm.recipe.schema import ModelConfig

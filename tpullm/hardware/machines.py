@@ -1,8 +1,6 @@
-"""The Compute Engine machine types that `launch` can use: their hardware and prices.
+"""What `launch` can rent by its name: Compute Engine's machine types and the Cloud TPU API's slices, with their prices.
 
-All Compute Engine machine types with GPUs that `launch` can use, by kind of GPU, with the source of each figure.
-
-Sources: `page` is Google Cloud's page of accelerator-optimized machines
+Sources of machines with GPUs: `page` is Google Cloud's page of accelerator-optimized machines
 (docs.cloud.google.com/compute/docs/accelerator-optimized-machines): GPUs, vCPUs, memory, disk types, ways to pay, as
 remembered: look them up before you pay.
 `toolkit` is the blueprint of the machine type in GoogleCloudPlatform/cluster-toolkit, examples/machine-learning:
@@ -16,7 +14,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.system.errors import UserError
 
 TCPXO, RDMA = "tcpxo", "rdma"
@@ -280,3 +278,59 @@ def _instead(name: str, machines: Sequence[Machine]) -> str:
     if of_gpu := [each.name for each in machines if each.gpu == name.lower()]:
         return f"machines with {name} are {', '.join(of_gpu)}"
     return f"the nearest are {', '.join(difflib.get_close_matches(name, [each.name for each in machines], 3, 0.0))}"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One TPU slice, by the Cloud TPU API's name for it.
+
+    Args:
+        name: `v5litepod-16`.
+        chips: number of chips.
+        hosts: number of machines.
+        chip: the kind of chip.
+    """
+
+    name: str
+    chips: int
+    hosts: int
+    chip: Chip
+
+    @property
+    def dollars_an_hour(self) -> float:
+        """List price on demand."""
+        return self.chips * self.chip.dollars_per_hour["on_demand"]
+
+
+def find_slice(name: str) -> Slice:
+    """The TPU slice of that name. The number in it counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p).
+
+    Raises:
+        UserError: there is none; the message names the nearest ones.
+    """
+    family, _, number = name.rpartition("-")
+    chip = _tpu_families().get(family)
+    if chip is None or not number.isdigit() or int(number) not in chip.cloud_tpu.sizes:
+        raise UserError(f"accelerator: there is no {name}; use {' or '.join(_nearest_slices(name))}")
+    chips = int(number) // chip.cloud_tpu.cores
+    hosts = 1 if chips <= chip.cloud_tpu.one_host else chips // chip.chips_per_host
+    return Slice(name, chips, hosts, chip)
+
+
+def _tpu_families() -> dict[str, Chip]:
+    return {chip.cloud_tpu.name: chip for chip in CHIPS.values() if chip.cloud_tpu}
+
+
+def _nearest_slices(name: str) -> list[str]:
+    """The nearest sizes of the same family, or the most similar names if the family is unknown.
+
+    People write `v5e-16` for `v5litepod-16`, so a generation is taken for its family.
+    """
+    families = _tpu_families()
+    family, _, number = name.partition("-")
+    family = CHIPS[family].cloud_tpu.name if family in CHIPS and CHIPS[family].cloud_tpu else family
+    if family in families and number.isdigit():
+        sizes = sorted(families[family].cloud_tpu.sizes, key=lambda size: abs(size - int(number)))[:2]
+        return [f"{family}-{size}" for size in sorted(sizes if int(number) not in sizes else [int(number)])]
+    names = [f"{family}-{size}" for family, chip in families.items() for size in chip.cloud_tpu.sizes]
+    return difflib.get_close_matches(f"{family}-{number}", names, 2, 0.0)

@@ -1,10 +1,6 @@
 """Topologies by name: `v5e:16x16`, a slice of 256 TPU chips; `2 x v5p:4x4x8`, two slices; `h100:16x8`, hosts x GPUs.
 
-What all topologies have in common: TPU slices (`slices.py`) and hosts with GPUs (`gpu_hosts.py`).
-
-Slices of TPU chips. The TPU compiler can compile for them on any machine (`Slices.described`).
-
-Hosts with GPUs: `h100:8` is one host with 8, `h100:16x8` 16 such hosts. XLA can compile for them on any machine.
+A compiler for a topology runs on any machine: it is told of the devices (`described`).
 """
 
 import difflib
@@ -16,7 +12,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 from tpullm.hardware import chips
-from tpullm.hardware.chip import Chip, SliceShapes
+from tpullm.hardware.chips import Chip, SliceShapes
 from tpullm.system.errors import UserError
 
 

@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tpullm.hardware import accelerators, machines
+from tpullm.hardware import machines
 from tpullm.hardware.machines import GPU_MACHINES
 from tpullm.launch import code
 from tpullm.recipe import mesh_axes
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.schema import ALONE, Recipe
-from tpullm.run import question_sets
+from tpullm.run.stages import QUESTION_PACKAGES, question_set
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -184,7 +184,7 @@ class Job:
     def hosts(self) -> int:
         """Machines of one attempt. Each reports how the verb ended."""
         config = self.config
-        return accelerators.find(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
+        return machines.find_slice(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
 
     @property
     def scopes(self) -> list[str]:
@@ -197,7 +197,7 @@ class Job:
         """The list price of the machines of an attempt, on demand; None is not known."""
         config = self.config
         if config.accelerator:
-            return accelerators.find(config.accelerator).dollars_an_hour * config.slices
+            return machines.find_slice(config.accelerator).dollars_an_hour * config.slices
         return machines.find(config.machine).dollars_of(config.nodes)
 
     def attempt_name(self, attempt: int) -> str:
@@ -226,9 +226,9 @@ class Job:
     def extras(self) -> str:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
-        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in question_sets.PACKAGES}
+        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in QUESTION_PACKAGES}
         stages = self.recipe.finetune.values()
-        named = {question_sets.package_of(name) for stage in stages for name in stage.examples}
+        named = {question_set(name) for stage in stages for name in stage.examples}
         named |= {reward.get("name") for stage in stages for reward in stage.rewards}
         of_sources |= {"domains" for name in ("law", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
@@ -270,7 +270,7 @@ def check_mesh(job: Job) -> None:
     """Refuse a mesh that does not fit the devices of all machines; `UserError` names them."""
     config = job.config
     if config.accelerator:
-        devices = accelerators.find(config.accelerator).chips * config.slices
+        devices = machines.find_slice(config.accelerator).chips * config.slices
         slices = f"{config.slices} x " if config.slices > 1 else ""
         which = f"accelerator: {slices}{config.accelerator}"
     else:
@@ -298,7 +298,7 @@ def check_devices(job: Job, devices: int, which: str) -> None:
 
 def _paths(job: Job) -> list[tuple[str, str]]:
     """Key and path of each input of the verb."""
-    found, built_in = [], ("tenki", "tenki_casual", *question_sets.PACKAGES)
+    found, built_in = [], ("tenki", "tenki_casual", *QUESTION_PACKAGES)
     if job.verb in ("run", "collect"):
         found += [("text", job.recipe.text)]
         found += [
@@ -312,7 +312,7 @@ def _paths(job: Job) -> list[tuple[str, str]]:
         found += [("branch", job.recipe.branch)]
     for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
         for key in ("conversations", *ALONE):
-            named = [path for path in getattr(stage, key) if question_sets.package_of(path) not in built_in]
+            named = [path for path in getattr(stage, key) if question_set(path) not in built_in]
             found += [(f"finetune.{name}.{key}", path) for path in named]
         found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
         found += [(f"finetune.{name}.chat_template", stage.chat_template)]

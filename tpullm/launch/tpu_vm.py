@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tpullm.hardware import accelerators
+from tpullm.hardware import machines
 from tpullm.launch import google_api
 from tpullm.launch import job as jobs
 from tpullm.launch import job as settings
@@ -67,7 +67,7 @@ def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
 
 def _node(job: Job, attempt: int) -> dict[str, Any]:
     config = job.config
-    found = accelerators.find(config.accelerator)
+    found = machines.find_slice(config.accelerator)
     network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
     node: dict[str, Any] = {
         "acceleratorType": config.accelerator,
@@ -105,7 +105,7 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
 def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
     """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
     try:
-        return sum(accelerators.find(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
+        return sum(machines.find_slice(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
     except (KeyError, UserError):
         return None
 

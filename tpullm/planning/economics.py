@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.planning.routes import Transfer, traffic
 from tpullm.planning.setting import Setting
 from tpullm.planning.step_work import Part, useful_flops, work

@@ -8,7 +8,7 @@ from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
-from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.planning.setting import OURS, Setting
 from tpullm.recipe.mesh_axes import AXES

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.hardware.topologies import Topology
 from tpullm.model.attention.kernels import splash_block, splash_fits
 from tpullm.model.experts.exchange import round_capacity

@@ -10,7 +10,7 @@ on the diagonal whole. Large blocks therefore waste more computation, and small 
 
 from typing import NamedTuple
 
-from tpullm.hardware.chip import Chip
+from tpullm.hardware.chips import Chip
 from tpullm.planning.setting import Setting
 
 MATMULS = {"forward": 2, "queries": 3, "keys": 4, "all": 5}  # of the size of the scores, in each kernel

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.hardware.chip import Chip
-from tpullm.hardware.chips import CHIPS, REACHES, of_kind
+from tpullm.hardware.chips import CHIPS, REACHES, Chip, of_kind
 from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block

