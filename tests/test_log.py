@@ -48,7 +48,7 @@ def test_progress_on_a_terminal_counts_what_is_done(monkeypatch, only_warns):
     assert ("3 files" in shown and "reading" in shown) != only_warns
 
 
-@pytest.mark.parametrize("total, told", [(2_500, "2.5 kB"), (3e6, "3.0 MB"), (4e9, "4.0 GB"), (6.1e12, "6.1 TB")])
+@pytest.mark.parametrize("total, told", [(2_500, "2.5 kB"), (3e6, "3 MB"), (4e9, "4 GB"), (6.1e12, "6.1 TB")])
 def test_lines_tell_how_far_work_is_first_soon_then_every_minute(monkeypatch, capsys, total, told):
     now = [0.0]
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])

@@ -14,7 +14,7 @@ from tpullm.cli import main
 from tpullm.hardware import chips
 from tpullm.recipe.parsing import load
 from tpullm.system.errors import UserError
-from tpullm.system.log import moment
+from tpullm.system.words import moment
 
 EIGHT = ROOT / "configs" / "pretrain" / "8b.yaml"
 # The keys of the JSON and what they hold; a change of these is a change of `plans.VERSION`.

@@ -7,14 +7,14 @@ import pytest
 
 from tests.planning.by_hand import setting
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.planning import plan_tables
 from tpullm.planning.economics import Estimate, Run
 from tpullm.planning.memory import Memory
-from tpullm.planning.plan_tables import GIB, WIDTH, _days, _dollars, _size, aligned, bar, details, side_by_side
+from tpullm.planning.plan_tables import GIB, details, side_by_side
 from tpullm.planning.plans import Plan
 from tpullm.planning.routes import Transfer
 from tpullm.planning.search import Advice, Candidate, Found
 from tpullm.recipe.schema import Recipe, TrainConfig
+from tpullm.report.tables import WIDTH, bar
 
 CHIP = {"hbm_bytes": 16 * GIB}
 TRANSFERS = (Transfer("fsdp", "gathers", 2e9, 0.5), Transfer("data", "sums", 3e6, 0.001, True))
@@ -141,36 +141,8 @@ def test_what_the_compiler_said():
 def test_devices_and_chips_are_counted():
     one = details(plan(setting_=setting(topology="v6e:1x1", chip=CHIP)))
     assert one.startswith("mine on v6e:1x1, 1 chip, ")
-    assert "over the links" not in plan_tables._traffic(dataclasses.replace(ESTIMATE, transfers=()))
+    alone = dataclasses.replace(plan().chosen, estimate=dataclasses.replace(ESTIMATE, transfers=()))
+    assert "over the links" not in details(plan(chosen=alone))
     here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
     local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
-    assert ", 2 devices, " in plan_tables._head(plan(setting_=local))
-
-
-@pytest.mark.parametrize(
-    ("share", "width"), [(0.0, 0), (0.016, 0), (0.5 / 30 + 0.001, 1), (0.5, 15), (1.0, 30), (2.0, 30)]
-)
-def test_a_bar_is_full_at_most_and_never_empty(share, width):
-    assert bar(share) == ("█" * width or "▏")
-
-
-def test_numbers_in_their_units():
-    assert [_dollars(price) for price in (9.994, 10, 12345.6)] == ["9.99", "10", "12,346"]
-    assert [_days(days) for days in (1234.567, 1, 0.5, 1 / 24, 1 / 48)] == [
-        "1,234.57 days",
-        "1.00 days",
-        "12.0 hours",
-        "1.0 hours",
-        "30.0 minutes",
-    ]
-    sizes = [_size(number) for number in (1.5e12, 1e12, 999e9, 1e9, 5e5)]
-    assert sizes == ["1.5 TB", "1 TB", "999 GB", "1 GB", "0.5 MB"]
-
-
-def test_columns_are_as_wide_as_their_widest_cell(monkeypatch):
-    rows = [("a", "bb", "last"), ("ccc", "d", "")]
-    assert aligned(rows) == "a    bb  last\nccc   d"
-    monkeypatch.setenv("COLUMNS", "13")
-    assert aligned(rows) == "a    bb  last\nccc   d"
-    monkeypatch.setenv("COLUMNS", "12")
-    assert aligned(rows) == "a    bb\n    last\nccc   d"
+    assert ", 2 devices, " in details(plan(setting_=local))

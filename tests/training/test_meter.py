@@ -5,7 +5,7 @@ import pytest
 
 from tpullm.run.hours import Hours
 from tpullm.training import meter
-from tpullm.training.meter import Meter, duration, line
+from tpullm.training.meter import Meter, line
 
 TOKENS = 100  # of a step
 
@@ -194,12 +194,3 @@ def test_a_line_tells_the_time_that_is_left():
     row = {name: 0.5 for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second", "data_wait_share")}
     assert line(row | {"step": 40, "step_seconds": 1.5}, 100).endswith("  1:30 left")
     assert line(row | {"step": 100, "step_seconds": 1.5}, 100).endswith("  0:00 left")
-
-
-@pytest.mark.parametrize("seconds", [0, 9, 59, 60, 75, 3599, 3600, 3661, 90_000])
-def test_a_duration_counts_its_seconds(seconds):
-    """In groups of two digits but the first, the largest unit not 0 but minutes."""
-    first, *rest = duration(seconds).split(":")
-    assert sum(int(part) * 60**power for power, part in enumerate(reversed([first, *rest]))) == seconds
-    assert all(len(part) == 2 and int(part) < 60 for part in rest)
-    assert len(rest) == (2 if seconds >= 3600 else 1) and (len(rest) == 1 or int(first))

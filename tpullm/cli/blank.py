@@ -26,13 +26,8 @@ def main(arguments) -> None:
 
 
 def _show(text: str, words: list[tuple[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from tpullm.report.tables import WIDTH, bar, show
 
-    table = Table(title=text, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     most = words[0][1]
-    for word, probability in words:
-        if probability < 0.0005:  # which would be written as 0.0%
-            break
-        table.add_row(word, f"{probability:6.1%}", "█" * max(1, round(30 * probability / most)))
-    Console(highlight=False).print(table)
+    shown = [(word, share) for word, share in words if share >= 0.0005]  # else it would be written as 0.0%
+    show(text, ("", "", ""), [(word, f"{share:6.1%}", bar(max(share / most, 1 / WIDTH))) for word, share in shown])

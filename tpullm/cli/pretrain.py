@@ -23,7 +23,8 @@ from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run.stages import BRANCH, pretrain_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
-from tpullm.system.log import moment, say
+from tpullm.system.log import say
+from tpullm.system.words import moment
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import resume
 from tpullm.training.job import Job

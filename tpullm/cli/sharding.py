@@ -87,14 +87,11 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
 
 def _show(found: dict) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from tpullm.report.tables import show
 
     mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
-    title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("parameter", "dimensions", "sizes", "split over", "MB a device"):
-        justify = "right" if column == "MB a device" else "left"
-        table.add_column(column, justify=justify, no_wrap=column in ("parameter", "sizes"))
+    rows = []
     for row in found["table"]:
         split = [
             f"{axis}: {part if isinstance(part, str) else ' and '.join(part)}"
@@ -103,8 +100,10 @@ def _show(found: dict) -> None:
         ]
         sizes = " × ".join(f"{size:,}" for size in row["shape"])
         dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
-        table.add_row(row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes)
-    Console(highlight=False, width=120).print(table)
+        rows.append((row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes))
+    title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
+    header = ("parameter", "dimensions", "sizes", "split over", "MB a device")
+    show(title, header, rows, right=(4,), folded=(1, 3, 4), on=Console(highlight=False, width=120))
     print(
         f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
         f"keeps {found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"

@@ -1,113 +1,76 @@
-"""The figures of tasks as a table to read.
-
-How models differ, as a table to read.
-"""
+"""The figures of tasks, and how models differ, as tables to read."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from tpullm.evaluation.statistics import ALIKE
+from tpullm.report.tables import show as show_table
 
+Row = tuple[str, str, str, str]
 RULES = {  # short enough for a table in a terminal of 80 columns
     "likelihood": "likeliest choice",
     "per token": "likeliest per token",
     "per byte": "likeliest per byte",
     "pmi": "likeliest by PMI",
 }
-
-
-def show(results: dict[str, Any]) -> None:
-    """Print the table."""
-    table = Table(title=f"{results['model']['name']} on tasks", title_justify="left")
-    for column, justify in (("task", "left"), ("shots", "right"), ("what is measured", "left")):
-        table.add_column(column, justify=justify, overflow="fold")
-    for column in ("score", "95 %", "of"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for task, figures in results["tasks"].items():
-        shots = figures["settings"]["shots"]
-        for number, row in enumerate(rows(figures)):
-            table.add_row(*(("", "") if number else (task, str(shots))), *row, end_section=False)
-        table.add_section()
-    Console(highlight=False).print(table)
-
-
-def rows(figures: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """What is measured, the score, its interval and the number of questions, for each figure of a task."""
-    for metric, found in figures.get("metrics", {}).items():
-        yield metric, f"{found['value']:.4g}", _interval(found["interval"]), str(found["count"])
-    for k, found in figures.get("pass_at_k", {}).items():
-        yield k, _share(found["share"]), _shares(found["interval"]), str(found["count"])
-    for word, count in figures.get("verdicts", {}).items():
-        if count:
-            yield f"  programs: {word}", str(count), "", str(sum(figures["verdicts"].values()))
-    for rule, found in figures.get("likelihood", {}).items():
-        yield RULES[rule], _share(found["share"]), _shares(found["interval"]), str(found["count"])
-    if "chance" in figures:
-        yield "by guessing", _share(figures["chance"]), "", ""
-    if written := figures.get("written"):
-        count = str(written["count"])
-        yield "written answer", _share(written["share"]), _shares(written["interval"]), count
-        yield "  its characters (F1)", _share(written["f1"]), _shares(written["f1_interval"]), count
-        if written.get("no_choice"):
-            yield "  no choice at all", _share(written["no_choice"]), "", count
-    yield from _read_before(figures.get("read_before", {}))
-
-
-def _read_before(found: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """How many of the questions are in the training text, and the scores of the others if some are."""
-    if not found:
-        return
-    if not found["looked_for"]:
-        yield "in its training text", "unknown", "", ""
-        return
-    yield "in its training text", _share(found["found"] / found["asked"]), "", str(found["asked"])
-    for measure, own in found["unread"].items() if found["found"] else ():
-        if "value" in own:  # of the harness
-            yield f"  {measure}, others", f"{own['value']:.4g}", _interval(own["interval"]), str(own["count"])
-            continue
-        name = {"written": "written answer", **RULES}.get(measure, measure)
-        yield f"  {name}, others", _share(own["share"]), _shares(own["interval"]), str(own["count"])
-
-
-def _share(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _shares(interval: list[float]) -> str:
-    low, high = interval
-    return f"{low:.1%} to {high:.1%}"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else ""
-
-
 MEASURES = {**RULES, "written": "written answer", "f1": "its characters (F1)"}
 LARGE = 10_000  # scores from here on are written with four digits
 SHORT = {ALIKE: "can't tell"}  # so that the table fits a terminal of 80 columns
 
-Row = tuple[str, str, str, str]
+
+def show(results: dict[str, Any]) -> None:
+    """Print the figures of each task."""
+    cells: list[tuple[str, ...] | None] = []
+    for task, figures in results["tasks"].items():
+        shots = str(figures["settings"]["shots"])
+        cells += [(*(("", "") if number else (task, shots)), *row) for number, row in enumerate(rows(figures))]
+        cells.append(None)
+    header = ("task", "shots", "what is measured", "score", "95 %", "of")
+    title = f"{results['model']['name']} on tasks"
+    show_table(title, header, cells, right=(1, 3, 4, 5), folded=(0, 1, 2), lines="all")
+
+
+def rows(figures: dict[str, Any]) -> Iterator[Row]:
+    """What is measured, the score, its interval and the number of questions, for each figure of a task."""
+    for name, found in {**figures.get("metrics", {}), **figures.get("pass_at_k", {})}.items():
+        yield _score(name, found)
+    for word, count in figures.get("verdicts", {}).items():
+        if count:
+            yield f"  programs: {word}", str(count), "", str(sum(figures["verdicts"].values()))
+    for rule, found in figures.get("likelihood", {}).items():
+        yield _score(MEASURES[rule], found)
+    if "chance" in figures:
+        yield "by guessing", f"{figures['chance']:.1%}", "", ""
+    if written := figures.get("written"):
+        yield _score(MEASURES["written"], written)
+        f1 = {"share": written["f1"], "interval": written["f1_interval"], "count": written["count"]}
+        yield _score(f"  {MEASURES['f1']}", f1)
+        if written.get("no_choice"):
+            yield "  no choice at all", f"{written['no_choice']:.1%}", "", str(written["count"])
+    # How many of the questions are in the training text, and the scores of the others if some are.
+    if read := figures.get("read_before"):
+        share = f"{read['found'] / read['asked']:.1%}" if read["looked_for"] else "unknown"
+        yield "in its training text", share, "", str(read["asked"]) if read["looked_for"] else ""
+        for measure, own in read["unread"].items() if read.get("found") else ():
+            yield _score(f"  {MEASURES.get(measure, measure)}, others", own)
+
+
+def _score(name: str, found: dict[str, Any]) -> Row:
+    """The row of a share of questions, or of a metric of the harness, which may have any range."""
+    form, value = (".4g", found["value"]) if "value" in found else (".1%", found["share"])
+    interval = " to ".join(f"{end:{form}}" for end in found["interval"] or ())
+    return name, f"{value:{form}}", interval, str(found["count"])
 
 
 def show_comparison(results: dict[str, Any]) -> None:
     """Print a table of each task and of the texts: each model's scores, and their differences from the first's."""
     labels = [model["label"] for model in results["models"]]
+    header = ("", "score", f"minus {labels[0]} (95 %)", "")
     for heading, figures in _sections(results):
-        table = Table(title=escape(heading), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", overflow="fold")
-        table.add_column("score", justify="right", no_wrap=True)
-        table.add_column(f"minus {escape(labels[0])} (95 %)", justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True)
+        cells = []
         for name, share, figure in figures:
-            table.add_row(escape(name))
-            for label, *row in _rows(labels, share, figure):
-                table.add_row(f"  {escape(label)}", *map(escape, row))
-        Console(highlight=False).print(table)
+            cells += [(name,), *((f"  {label}", *row) for label, *row in _rows(labels, share, figure))]
+        show_table(heading, header, cells, right=(1, 2), folded=(0,), lines="head")
 
 
 def _sections(results: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, bool, dict[str, Any]]]]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tpullm.planning.instructions import Instruction, Shape, computations
 from tpullm.planning.timeline import Item
+from tpullm.system.words import memory
 from tpullm.training.losses import CHUNK
 
 SMALL = 1 << 20  # bytes; up to this, an array is a norm, a loss or the like
@@ -101,15 +102,15 @@ def _gathered_whole(look: Look) -> Iterator[Finding]:
     most = 4 * look.largest_parameter  # bytes in float32, the widest type of a matmul
     large = [item for item in look.collectives("all-gather") if item.collective.bytes > most]
     for place, items in _by_place(large):
-        what = f"more than one layer's parameter is gathered at once ({_size(items[0].collective.bytes)}"
-        what += f", where the largest has {_size(most)})"
+        what = f"more than one layer's parameter is gathered at once ({memory(items[0].collective.bytes)}"
+        what += f", where the largest has {memory(most)})"
         yield _finding("gathered_whole", what, place, items, "gather it where it is used, in the loop over layers")
 
 
 def _summed_everywhere(look: Look) -> Iterator[Finding]:
     summed = [item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+")]
     for place, items in _by_place(summed):
-        what = f"{_size(items[0].collective.bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
+        what = f"{memory(items[0].collective.bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
         yield _finding(
             "summed_everywhere", what, place, items, "reduce-scatter it (model/collectives.py), or make its width even"
         )
@@ -119,7 +120,7 @@ def _resharded(look: Look) -> Iterator[Finding]:
     moved = look.collectives("all-to-all", "collective-permute", "all-gather")
     unasked = [item for item in moved if _unasked(item)]
     for place, items in _by_place(unasked):
-        what = f"{_kind(items[0])} of {_size(items[0].collective.bytes)} that our code does not ask for"
+        what = f"{_kind(items[0])} of {memory(items[0].collective.bytes)} that our code does not ask for"
         yield _finding("resharded", what, place, items, "give both sides the same sharding (mesh.layout.Rules)")
 
 
@@ -140,14 +141,14 @@ def _copied(look: Look) -> Iterator[Finding]:
     """Copies that keep the layout, and all copies outside of loops."""
     copies = [item for item in _copies(look) if not _turned(look, item)]
     for place, items in _by_place(copies):
-        what = f"{_size(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
+        what = f"{memory(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
         yield _finding("copied", what, place, items, "use the array before it is changed, or donate it")
 
 
 def _transposed(look: Look) -> Iterator[Finding]:
     for place, items in _by_place([item for item in _copies(look) if _turned(look, item)]):
         shape = items[0].instruction.shapes[0]
-        what = f"{_size(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times(items)}"
+        what = f"{memory(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times(items)}"
         yield _finding("transposed", what, place, items, "produce it in the layout that its use needs")
 
 
@@ -157,7 +158,7 @@ def _all_scores(look: Look) -> Iterator[Finding]:
     for item in look.items:
         for shape in item.instruction.shapes:
             if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
-                what = f"float32 logits of many tokens at once, {list(shape.dims)}, {_size(shape.bytes)}"
+                what = f"float32 logits of many tokens at once, {list(shape.dims)}, {memory(shape.bytes)}"
                 yield Finding(
                     "all_scores", _sentence(what, _place(item), "chunk the loss"), _place(item), shape.bytes, 0.0
                 )
@@ -247,7 +248,3 @@ def _sentence(what: str, place: str, cure: str) -> str:
 def _times(items: list[Item]) -> str:
     times = sum(item.times for item in items)
     return f"{times} times a step" if times > 1 else "once a step"
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:.0f} MiB"

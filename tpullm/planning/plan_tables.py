@@ -1,23 +1,24 @@
 """Plans as text: memory by kind against the limit, the parts of a step's time, the whole run, several side by side."""
 
-import shutil
-
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.hardware.topologies import Topology
 from tpullm.planning.plans import Plan
 from tpullm.planning.program import stage_named, stage_of
 from tpullm.planning.search import Candidate, why_behind
-from tpullm.report.language import compact
-from tpullm.system.log import moment
+from tpullm.report.tables import aligned, bar
+from tpullm.system.words import compact, long_time, moment, size
 
-GIB, WIDTH = 1 << 30, 30
+GIB = 1 << 30
 SMALL = 0.005  # of the whole; smaller parts are shown as one
-COLUMNS = 120  # if the output is no terminal
 
 
 def details(plan: Plan) -> str:
     """All about one plan; without time and price if it does not fit."""
-    parts = [_head(plan), _memory(plan), _advice(plan)]
+    parts = [_head(plan), _memory(plan)]
+    if plan.advice:
+        over = f"IT DOES NOT FIT: {plan.advice.over_bytes / GIB:.2f} GiB a chip are missing"
+        largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
+        parts.append(f"{over}; {largest}; {_cure(plan)}")
     parts += [_time(plan), _run(plan)] if plan.fits else []
     parts += [_search(plan)] if plan.found else []
     parts += _compiled(plan) + [_uncounted(plan)]
@@ -61,21 +62,6 @@ def _note(plan: Plan) -> str:
     return _keys(plan.chosen) + (f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, the first and the last one left-aligned.
-
-    If a row is wider than the terminal, each row's last cell goes to a line below.
-    """
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    wide = sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size((COLUMNS, 0)).columns
-    lines = []
-    for *cells, last in rows:
-        told = "  ".join(cell.rjust(widths[n]) if n else cell.ljust(widths[n]) for n, cell in enumerate(cells))
-        lines.append((told if wide else f"{told}  {last}").rstrip())
-        lines += [f"    {last}"] if wide and last else []
-    return "\n".join(lines)
-
-
 def _head(plan: Plan) -> str:
     topology, run = plan.chosen.setting.topology, plan.run
     config = stage_of(plan.recipe, stage_named(plan.chosen.setting.key)).config
@@ -89,19 +75,11 @@ def _head(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     """Memory by kind. A full bar is the limit, or the needed memory if that is more."""
     memory, limit = plan.chosen.memory, plan.chosen.setting.device.hbm_bytes
-    shown = {kind: size for kind, size in memory.kinds.items() if size > SMALL * memory.peak}
+    shown = {kind: held for kind, held in memory.kinds.items() if held > SMALL * memory.peak}
     shown |= {"all else": rest} if (rest := memory.peak - sum(shown.values())) > SMALL * memory.peak else {}
-    rows = [(kind, f"{size / GIB:.2f} GiB", bar(size / max(limit, memory.peak))) for kind, size in shown.items()]
+    rows = [(kind, f"{held / GIB:.2f} GiB", bar(held / max(limit, memory.peak))) for kind, held in shown.items()]
     rows.append(("together", f"{memory.peak / GIB:.2f} GiB", f"of {limit / GIB:.2f}"))
     return f"peak memory of a chip, in the {memory.moment}\n{aligned(rows)}"
-
-
-def _advice(plan: Plan) -> str:
-    if not plan.advice:
-        return ""
-    over = f"IT DOES NOT FIT: {plan.advice.over_bytes / GIB:.2f} GiB a chip are missing"
-    largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
-    return f"{over}; {largest}; {_cure(plan)}"
 
 
 def _cure(plan: Plan) -> str:
@@ -112,11 +90,6 @@ def _cure(plan: Plan) -> str:
     )
 
 
-def bar(share: float) -> str:
-    """A bar, full at a share of 1 and never empty."""
-    return "█" * round(min(share, 1.0) * WIDTH) or "▏"
-
-
 def _time(plan: Plan) -> str:
     found = plan.chosen.time
     rows = [
@@ -125,31 +98,25 @@ def _time(plan: Plan) -> str:
         if value > SMALL * found.step_seconds
     ]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
-    return f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n{_traffic(found)}"
-
-
-def _traffic(found) -> str:
-    """The traffic over links. The step above includes all blocking traffic, and a share of the overlapped traffic."""
-    rows = [
-        (
-            f"  {one.axis}: {one.what}",
-            _size(one.received),
-            moment(one.seconds),
-            "waited for" if one.waits else "beside the matmuls",
-        )
+    told = f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n"
+    # The step includes all blocking traffic, and a share of the overlapped traffic.
+    traffic = [
+        (f"  {one.axis}: {one.what}", size(one.received), moment(one.seconds))
+        + ("waited for" if one.waits else "beside the matmuls",)
         for one in found.transfers
     ]
-    return "traffic over the links to a chip in a step, and its time alone\n" + aligned(rows) if rows else ""
+    head = "traffic over the links to a chip in a step, and its time alone\n"
+    return told + (head + aligned(traffic) if traffic else "")
 
 
 def _run(plan: Plan) -> str:
     run = plan.run
     dollars = [f"{_dollars(price)} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
-    whole = ", ".join([f"{compact(run.tokens)} tokens", _days(run.days), *dollars])
+    whole = ", ".join([f"{compact(run.tokens)} tokens", long_time(run.days), *dollars])
     lines = [f"the whole run: {whole}"]
     if run.dollars and "given" not in run.dollars:
         lines.append(f"  list prices of {PRICES_DATE}; yours with --price GENERATION=DOLLARS a chip-hour")
-    files = f"token store {_size(run.token_store_bytes)}, a checkpoint {_size(run.checkpoint_bytes)}"
+    files = f"token store {size(run.token_store_bytes)}, a checkpoint {size(run.checkpoint_bytes)}"
     lines.append(f"  {files}, saved in {moment(run.save_seconds)} while training continues")
     if run.hours_between:
         often = f"every {run.hours_between:g} hours in the mean, {run.interruptions:.1f} times"
@@ -160,17 +127,6 @@ def _run(plan: Plan) -> str:
 
 def _dollars(price: float) -> str:
     return f"{price:,.0f}" if price >= 10 else f"{price:.2f}"
-
-
-def _days(days: float) -> str:
-    if days >= 1:
-        return f"{days:,.2f} days"
-    return f"{days * 24:.1f} hours" if days * 24 >= 1 else f"{days * 1440:.1f} minutes"
-
-
-def _size(number: float) -> str:
-    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if number >= pair[0]), (1e6, "MB"))
-    return f"{number / unit:.3g} {name}"
 
 
 def _search(plan: Plan) -> str:

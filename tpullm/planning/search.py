@@ -20,7 +20,7 @@ from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 from tpullm.recipe.mesh_axes import AXES, written
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import sections
-from tpullm.system.log import moment
+from tpullm.system.words import moment
 
 LONGEST_SEQUENCE = 16  # most devices that share a row
 LONG_ROW = 16384  # tokens of the shortest row that devices share

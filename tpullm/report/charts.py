@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tpullm.report.html import join, phrase, tag
-from tpullm.report.language import Language, percent, probability
+from tpullm.report.language import Language
+from tpullm.system.words import percent, probability
 
 Points = Sequence[tuple[float, float]]
 COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour

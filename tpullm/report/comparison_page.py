@@ -7,8 +7,9 @@ from typing import Any
 
 from tpullm.report.charts import Line
 from tpullm.report.html import phrase
-from tpullm.report.language import Language, count, percent, three_decimals
+from tpullm.report.language import Language
 from tpullm.report.rendering import render
+from tpullm.system.words import count, percent, three_decimals
 
 CARDS = 4
 KINDS = ("both", "only_first", "only_other", "neither")  # how two models agree, as `results.json` has it

@@ -1,67 +1,18 @@
-"""The language of the page: English sentences are in the code, and `ja.yaml` has each of them in Japanese.
+"""The language of the page: English sentences are in the templates and the code, `ja.yaml` has each in Japanese.
 
-    text = data.language
-    paragraph(text("After {tokens} tokens the loss is {loss}.", tokens=text.compact(read), loss=f"{loss:.2f}"))
+    {{ text("After {tokens} tokens the loss is {loss}.", tokens=text.compact(read), loss=three_decimals(loss)) }}
 
-A template is a whole sentence or a whole label: the order of words differs in Japanese, so never build a sentence from
-two templates. Numbers come into a template as text. `tests/report/test_language.py` finds every template in the code
-and compares `ja.yaml` with them.
-
-How numbers are written in English; `language.py` has the Japanese ways.
+A sentence with names in braces is a whole sentence or a whole label: the order of words differs in Japanese, so never
+build one from two. Numbers come into it as text. `tests/report/test_language.py` finds every sentence in the templates
+and the code, and compares `ja.yaml` with them.
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
-from tpullm.system.log import moment
-
-Sizes = Sequence[tuple[float, str]]
-_WORDS: Sizes = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
-_LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def count(value: float) -> str:
-    """`20779` as `20,779`."""
-    return f"{value:,.0f}"
-
-
-def compact(value: float, sizes: Sizes = _WORDS) -> str:
-    """`9580921` as `9.58 million`; `sizes` are names of large numbers, the largest first."""
-    for size, name in sizes:
-        if value >= size:
-            return f"{_digits(value / size, 3)}{name}"
-    return count(value)
-
-
-def short(value: float, sizes: Sizes = _LETTERS) -> str:
-    """A number on an axis: `2500000` as `2.5M`, `0.003` as `0.003`."""
-    for size, name in sizes:
-        if abs(value) >= size:
-            return f"{_digits(value / size, 4)}{name}"
-    return f"{value:.4g}"
-
-
-def _digits(value: float, most: int) -> str:
-    """A number with at most `most` significant digits and without an exponent: `1234` with three is `1,230`."""
-    return f"{float(f'{value:.{most}g}'):,.12g}"
-
-
-def three_decimals(value: float) -> str:
-    """`0.0171` as `0.017`."""
-    return f"{value:.3f}"
-
-
-def percent(share: float) -> str:
-    """`0.983` as `98.3%`. A share below 1 is never written as `100%`, and one above 0 never as `0%`."""
-    return f"{share:.0%}" if share in (0, 1) else f"{min(max(share, 0.001), 0.999):.1%}"
-
-
-def probability(value: float) -> str:
-    """A probability with two decimals, or `<0.01`."""
-    return "<0.01" if 0 < value < 0.005 else f"{value:.2f}"
-
+from tpullm.system.words import compact, moment, short
 
 NAMES = ("en", "ja")
 _MYRIADS = ((1e12, "兆"), (1e8, "億"), (1e4, "万"))  # Japanese counts in powers of 10,000

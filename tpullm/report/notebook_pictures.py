@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from tpullm.report.charts import WORDS, model_and_truth, single_bars, word_bars
 from tpullm.report.html import join, phrase, tag
-from tpullm.report.language import ENGLISH, probability
+from tpullm.report.language import ENGLISH
 from tpullm.report.page import losses
 from tpullm.report.rendering import environment, render, source
 from tpullm.report.run_data import RunData
+from tpullm.system.words import probability
 
 _RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 

@@ -12,11 +12,12 @@ from typing import Any
 from tpullm.corpus.datacard_counts import REASONS
 from tpullm.report.charts import Line, padded
 from tpullm.report.html import mixed, phrase
-from tpullm.report.language import Language, count, percent, three_decimals
+from tpullm.report.language import Language
 from tpullm.report.rendering import render
 from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, held_out_lines, measured, truth, yours
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.run import hours
+from tpullm.system.words import count, percent, three_decimals
 
 Section = dict[str, Any] | None
 MOST_ROWS = 20  # of sources, languages and licences; the data card has them all

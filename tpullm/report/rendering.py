@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tpullm import __version__
-from tpullm.report import charts, html, language
+from tpullm.report import charts, html
 from tpullm.report.language import Language
+from tpullm.system import words
 
 _CHARTS = ("Line", "line_chart", "heat_map", "share_bar", "single_bars", "word_bars", "model_and_truth")
 _NAMES = {
@@ -20,7 +21,7 @@ _NAMES = {
     "version": __version__,
     "clip": lambda text, most: text[:most] + "…" if len(text) > most else text,
     **{name: getattr(html, name) for name in ("phrase", "mixed")},
-    **{name: getattr(language, name) for name in ("count", "percent", "three_decimals")},
+    **{name: getattr(words, name) for name in ("count", "percent", "three_decimals")},
     **{name: getattr(charts, name) for name in _CHARTS},
 }
 

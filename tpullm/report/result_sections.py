@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tpullm.report.charts import Line
-from tpullm.report.language import Language, count, percent, probability, three_decimals
+from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.run import manifest
+from tpullm.system.words import count, percent, probability, three_decimals
 
 Section = dict[str, Any] | None
 Rows = Sequence[dict[str, Any]]  # the lines of a `metrics.jsonl`

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TextIO
 
+from tpullm.system.words import size
+
 SECONDS_TO_FIRST_LINE = 5.0
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -37,13 +39,6 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print one line about this process, also on a host that only warns."""
     console().print(_prefix() + message, markup=False)
-
-
-def moment(seconds: float) -> str:
-    """A time with three digits, in seconds or milliseconds: `57.5 ms`."""
-    if seconds >= 999.5:
-        return f"{seconds:,.0f} s"
-    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
 
 
 def one_line(text: str, most: int = 2_000) -> str:
@@ -121,11 +116,5 @@ class _Lines:
         rate = (self._completed - self._told_completed) / seconds  # since the last line: shares come and go
         left = str(timedelta(seconds=round((self._total - self._completed) / rate))) if rate else "-:--:--"
         share = self._completed / self._total if self._total else 1.0
-        say(f"{self._description}: {note}; {share:.0%} of {_size(self._total)}, {_size(rate)}/s, {left} left")
+        say(f"{self._description}: {note}; {share:.0%} of {size(self._total)}, {size(rate)}/s, {left} left")
         self._told, self._told_completed, self._pause = time.monotonic(), self._completed, SECONDS_BETWEEN_LINES
-
-
-def _size(count: float) -> str:
-    """Bytes, as `1.2 TB`."""
-    unit, name = next((pair for pair in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
-    return f"{count / unit:,.1f} {name}"

@@ -11,6 +11,7 @@ import jax
 from tpullm.run.hours import Hours
 from tpullm.system.cluster import hosts
 from tpullm.system.log import say, warn
+from tpullm.system.words import clock
 from tpullm.training.job import Job
 from tpullm.training.metrics import MetricsLog, NoLog
 from tpullm.training.optimizer.chain import learning_rates
@@ -19,13 +20,6 @@ from tpullm.training.trackers import Trackers
 
 KINDS = ("parameter_norms", "gradient_norms", "update_norms")  # of a step, in the order of `step.step_norms`
 SECONDS_BETWEEN_LINES = 10.0
-
-
-def duration(seconds: float) -> str:
-    """`75` as `1:15`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass
@@ -253,7 +247,7 @@ def readable(value: float) -> float | str:
 
 def line(row: dict, steps: int) -> str:
     """One log line for people."""
-    left = duration(row["step_seconds"] * (steps - row["step"]))
+    left = clock(row["step_seconds"] * (steps - row["step"]))
     loss = f"loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  " if "loss" in row else ""
     mfu = f"MFU {row['mfu']:.0%}  " if "mfu" in row else ""
     return (

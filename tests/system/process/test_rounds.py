@@ -112,12 +112,12 @@ def test_lines_tell_of_the_parts_of_all_shares_and_for_whom_a_share_waits(tmp_pa
     do(tmp_path, clock, 0, 2, sizes, seconds=10.0)
     assert capsys.readouterr().err.splitlines() == [
         # after 10 s part 2 is made, and 3 seen
-        "collect: 4 of 10 parts; 40% of 1.0 GB, 20.0 MB/s, 0:00:30 left",
+        "collect: 4 of 10 parts; 40% of 1 GB, 20 MB/s, 0:00:30 left",
         # from 40 s on it waits; a line a minute
-        "collect: waits for 3 of 10 parts, from share 1; 70% of 1.0 GB, 4.8 MB/s, 0:01:03 left",
-        "collect: waits for 1 of 10 parts, from share 1; 90% of 1.0 GB, 3.3 MB/s, 0:00:30 left",
-        "collect: waits for 1 of 10 parts, from share 1; 90% of 1.0 GB, 0.0 kB/s, -:--:-- left",
-        "collect: 10 of 10 parts; 100% of 1.0 GB, 1.7 MB/s, 0:00:00 left",
+        "collect: waits for 3 of 10 parts, from share 1; 70% of 1 GB, 4.77 MB/s, 0:01:03 left",
+        "collect: waits for 1 of 10 parts, from share 1; 90% of 1 GB, 3.33 MB/s, 0:00:30 left",
+        "collect: waits for 1 of 10 parts, from share 1; 90% of 1 GB, 0 kB/s, -:--:-- left",
+        "collect: 10 of 10 parts; 100% of 1 GB, 1.67 MB/s, 0:00:00 left",
     ]
 
 

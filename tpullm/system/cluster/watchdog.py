@@ -25,6 +25,7 @@ from tpullm.system import log, storage
 from tpullm.system.cluster import channel as channels
 from tpullm.system.cluster.channel import Channel, Message
 from tpullm.system.errors import TRY_AGAIN
+from tpullm.system.words import moment
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_FOR_STACKS = 15.0  # after which a host is named without its stack, and a file of stacks is given up
@@ -170,7 +171,7 @@ class Watchdog:
         step = f"after step {hosts[host].step:,}" if hosts[host].step else "in its first step"
         alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
         line = (
-            f"{who} made no progress for {log.moment(longest)}: {step} it is {PHASES[hosts[host].phase]}"
+            f"{who} made no progress for {moment(longest)}: {step} it is {PHASES[hosts[host].phase]}"
             f"{self._stacks.get(host, '')}{', as all hosts are (a device or the network may hang)' if alike else ''}; "
             f"the stacks of all threads are in {self._folder}; {resume}"
         )
@@ -283,6 +284,6 @@ def slow_host(before: dict[int, Progress], after: dict[int, Progress], seconds: 
     if (cost := (waits[slow] - next_wait) / step_seconds) < LEAST_COST:
         return ""
     return (
-        f"host {slow} ({names[slow]}) is slower than the others: in each step it waits {log.moment(waits[slow])} for "
-        f"its data, no other more than {log.moment(next_wait)}; that costs up to {cost:.0%} of a step"
+        f"host {slow} ({names[slow]}) is slower than the others: in each step it waits {moment(waits[slow])} for "
+        f"its data, no other more than {moment(next_wait)}; that costs up to {cost:.0%} of a step"
     )

@@ -1,0 +1,67 @@
+"""Tables and bars in a terminal: `show` draws all tables of results, `aligned` gives the columns of a plan as text."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+COLUMNS = 120  # if the output is no terminal
+WIDTH = 30  # of a bar
+_LINES = {"none": None, "head": box.SIMPLE_HEAD, "all": box.HEAVY_HEAD}
+
+
+def show(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    right: Sequence[int] = (),
+    folded: Sequence[int] = (),
+    lines: str = "none",
+    on: Console | None = None,
+) -> None:
+    """Print a table.
+
+    Args:
+        header: the names of the columns; no line of names if all are empty.
+        rows: cells; None is a line between two parts.
+        right: the columns whose cells stand at the right.
+        folded: the columns whose cells are broken into lines if the table is too wide.
+        lines: `none`, `head` (below the names), or `all`.
+        on: default is stdout.
+    """
+    drawn = _LINES[lines]
+    table = Table(
+        title=escape(title), title_justify="left", box=drawn, show_header=any(header), pad_edge=lines == "all"
+    )
+    for number, name in enumerate(header):
+        justify = "right" if number in right else "left"
+        table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=number not in folded)
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*map(escape, row))
+    (on or Console(highlight=False)).print(table)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, the first and the last one left-aligned.
+
+    If a row is wider than the terminal, each row's last cell goes to a line below.
+    """
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    wide = sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size((COLUMNS, 0)).columns
+    lines = []
+    for *cells, last in rows:
+        told = "  ".join(cell.rjust(widths[n]) if n else cell.ljust(widths[n]) for n, cell in enumerate(cells))
+        lines.append((told if wide else f"{told}  {last}").rstrip())
+        lines += [f"    {last}"] if wide and last else []
+    return "\n".join(lines)
+
+
+def bar(share: float) -> str:
+    """A bar, full at a share of 1 and never empty."""
+    return "█" * round(min(share, 1.0) * WIDTH) or "▏"
