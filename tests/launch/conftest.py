@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.launch.fake_tpu import FakeTpu
-from tpullm.launch import google_api, job, watch
+from tpullm.launch import job, watch
 from tpullm.launch.job import Job, LaunchConfig
 
 QUICK = watch.Pace(poll=0.1, first_wait=0.1, longest_wait=1.0)
@@ -35,11 +35,9 @@ def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
         fake = FakeTpu(tmp_path / "machines", environment)
         fakes.append(fake)
         monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
-        google_api._client.cache_clear()
         return fake
 
     yield start
-    google_api._client.cache_clear()
     for fake in fakes:
         fake.close()
 
@@ -78,9 +76,7 @@ def address(monkeypatch):
     def set_address(service, fake):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
-    google_api._client.cache_clear()
     yield set_address
-    google_api._client.cache_clear()
 
 
 @pytest.fixture

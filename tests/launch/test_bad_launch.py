@@ -93,14 +93,13 @@ def test_other_settings_for_a_running_launch_are_refused(capsys, ready, tpu):
 def test_without_credentials(capsys, ready, monkeypatch, tmp_path):
     monkeypatch.delenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
-    google_api._client.cache_clear()
-    google_api._credentials.cache_clear()
+    google_api._authorized.cache_clear()
     assert "Google credentials: there are none on this machine; run `gcloud auth" in told(capsys, *ready)
 
 
 def test_without_the_client_libraries(capsys, ready, monkeypatch):
-    google_api._client.cache_clear()
-    monkeypatch.setitem(sys.modules, "google.cloud.tpu_v2", None)
+    google_api._anonymous.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.auth.exceptions", None)
     assert "Google's client libraries are not installed; run: pip install 'tpullm[gcp]'" in told(capsys, *ready)
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tpullm.hardware import machines
-from tpullm.launch import target as startup
+from tpullm.launch import job as startup
 
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]
@@ -71,7 +71,7 @@ def without_code(text):
             return {key: cleaned(each) for key, each in value.items()}
         if isinstance(value, list):
             return [cleaned(each) for each in value]
-        if value == startup.text():
+        if value == startup.startup_script():
             return "the start-up script"
         hashes = r"(?<=/code/tpullm-)[\w.+]+|(?<=/jobs/)\w+(?=\.json)|^[0-9a-f]{64}$"
         return re.sub(hashes, "HASH", value) if isinstance(value, str) else value

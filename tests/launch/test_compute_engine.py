@@ -5,14 +5,14 @@ import time
 
 import pytest
 from google.cloud import compute_v1
-from google.protobuf import json_format
 
 from tests.launch.conftest import PYTHON, QUICK, copied, job_of
 from tests.launch.fake_compute import FakeCompute
+from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
 from tests.run.test_resume import assert_same_bits, metrics
 from tpullm.cli import launch
-from tpullm.launch import compute_engine, google_api, watch
+from tpullm.launch import compute_engine, watch
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -67,8 +67,7 @@ CASES = {
 def test_requests_are_the_published_types_to_the_letter(config):
     """Parsing them into the client's types and writing them again changes nothing."""
     for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
-        message = google_api.parsed(request)
-        assert json_format.MessageToDict(type(message).pb(message)) == request.message
+        assert published(request) == request.body
 
 
 ENUMS = {
@@ -86,7 +85,7 @@ ENUMS = {
 def test_values_are_those_that_the_api_names(config):
     """The types of Compute Engine have strings in place of enumerations, so the parser accepts any value."""
     for request in compute_engine.requests(job_of("compute", "pretrain", **config), 1):
-        for key, value in pairs(request.message):
+        for key, value in pairs(request.body):
             if key in ENUMS:
                 assert value in ENUMS[key].__members__, (key, value)
 
@@ -104,7 +103,7 @@ def properties(**config):
     template = next(
         r for r in compute_engine.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call
     )
-    return template.message["instanceTemplateResource"]["properties"]
+    return template.body["properties"]
 
 
 def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
@@ -122,7 +121,7 @@ def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
             "onHostMaintenance": "TERMINATE",
         }
     _, group, _ = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 1)
-    lifecycle = group.message["instanceGroupManagerResource"]["instanceLifecyclePolicy"]
+    lifecycle = group.body["instanceLifecyclePolicy"]
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
 
 
@@ -163,11 +162,11 @@ def test_each_kind_of_machine_has_its_image_and_its_extras():
 
 def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
     *_, last = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 3)
-    body = last.message["instanceGroupManagersCreateInstancesRequestResource"]
+    body = last.body
     assert body == {"instances": [{"name": "tiny-pretrain-3-0"}, {"name": "tiny-pretrain-3-1"}]}
     policy, _, group = compute_engine.requests(job_of("compute", "pretrain", **SLICE), 1)
-    assert policy.message["resourcePolicyResource"]["workloadPolicy"]["acceleratorTopology"] == "4x4"
-    made = group.message["instanceGroupManagerResource"]
+    assert policy.body["workloadPolicy"]["acceleratorTopology"] == "4x4"
+    made = group.body
     assert (made["targetSize"], made["targetSizePolicy"]) == (4, {"mode": "BULK"})
     assert made["resourcePolicies"]["workloadPolicy"].endswith("/regions/us-central1/resourcePolicies/tiny-pretrain-1")
 
@@ -191,7 +190,7 @@ def launched(bucket, folder="run", **config):
 
 def quickly(monkeypatch, script):
     """Replaces the start-up script of machines."""
-    monkeypatch.setattr("tpullm.launch.target.text", lambda: f"#!/bin/sh\n{script}\n")
+    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: f"#!/bin/sh\n{script}\n")
 
 
 def until(true, seconds=60):

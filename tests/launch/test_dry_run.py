@@ -15,6 +15,8 @@ import yaml
 from tests.conftest import ROOT
 from tests.launch.test_cloud_dry_run import GOLDEN, RECIPE, run_alone, without_code
 from tpullm.cli import launch
+from tpullm.launch.job import LaunchConfig
+from tpullm.recipe.parsing import settings_of
 
 TPU = ["launch", "tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
 CASES = {
@@ -98,8 +100,8 @@ def test_an_action_may_stand_anywhere_behind_its_target(before):
     if WORDS[before - 1] == "--project":
         pytest.skip("there it is the project")
     words = ["tpu-vm", *WORDS[:before], "status", *WORDS[before:]]
-    found = launch._parser().parse_args(launch._action_beside_target(words))
-    assert (found.target, found.action, found.project, found.watch) == ("tpu-vm", "status", "my-project", True)
+    config, found = settings_of(launch._parser(), launch._action_beside_target(words), LaunchConfig)
+    assert (found.target, found.action, config.project, found.watch) == ("tpu-vm", "status", "my-project", True)
 
 
 def test_a_value_is_no_action():

@@ -1,14 +1,14 @@
 """Google's APIs: what an error means, what a request is, and the addresses and credentials of its client."""
 
+from types import SimpleNamespace
+
 import pytest
-from google.api_core import exceptions
 
 from tests.launch.conftest import job_of
 from tests.launch.fake_batch import FakeBatch
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch
-from tpullm.launch.google_api import Request
-from tpullm.launch.target import by_attempt
+from tpullm.launch.watch import by_attempt
 from tpullm.system.errors import TryAgain, UserError
 
 RATE = "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute'"
@@ -59,13 +59,6 @@ def test_what_an_error_means(fake, job, code, status, message, kind, says):
     assert fake.count("POST", "jobs") == 1, "the library sends nothing again by itself"
 
 
-def test_credentials_that_google_refuses(job):
-    """With a login the client renews it first; the fake has none."""
-    (request,) = google_batch.requests(job, 1)
-    error = google_api._refusal(request, exceptions.Unauthenticated("who?"))
-    assert str(error).startswith("Google credentials: refused (who?); run `gcloud auth") and error.code == 2
-
-
 def test_no_answer_may_be_tried_again(fake, job):
     fake.faults.append(Fault("GET", "jobs"))
     with pytest.raises(TryAgain, match="batch.googleapis.com: no answer"):
@@ -83,18 +76,18 @@ def test_errors_that_come_again(code, message, permanent):
     assert google_api.is_permanent(code, message) is permanent
 
 
-def test_a_long_message_is_one_line_without_its_address():
-    assert google_api.one_line("POST http://127.0.0.1:1/v1/jobs?a=b: no\n  such   job") == "no such job"
+def test_a_long_message_is_one_short_line():
+    assert google_api.one_line("no\n  such   job") == "no such job"
     assert len(google_api.one_line("word " * 100)) == 300
 
 
-def test_a_field_is_in_the_path_the_query_or_the_body():
-    message = {"parent": "projects/p", "id": "a b", "thing": {"name": "x"}}
-    request = Request("m.Client", "CreateThing", "POST", "v1/{parent}/things", "x.googleapis.com", message, "thing")
-    url = "https://x.googleapis.com/v1/projects/p/things?id=a+b"
-    assert request.rest() == {"method": "POST", "url": url, "body": {"name": "x"}}
-    bare = Request("m.Client", "GetThing", "GET", "v1/{parent}", "x.googleapis.com", {"parent": "projects/p"})
-    assert bare.rest() == {"method": "GET", "url": "https://x.googleapis.com/v1/projects/p"}
+def test_an_answer_that_is_not_googles_is_told_by_its_status(fake, job):
+    (request,) = google_batch.requests(job, 1)
+    proxy = Refused(502, "", "")
+    proxy.body = "<html>"
+    fake.faults.append(Fault("POST", "jobs", proxy))
+    with pytest.raises(TryAgain, match="502 Bad Gateway"):
+        google_api.send(request)
 
 
 def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has():
@@ -104,7 +97,7 @@ def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has()
 
 def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job, monkeypatch):
     """The fake has one job a page; names sort otherwise than numbers."""
-    monkeypatch.setattr("tpullm.launch.target.text", lambda: "#!/bin/sh\nsleep 60\n")
+    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: "#!/bin/sh\nsleep 60\n")
     for attempt in (10, 9, 2):
         google_batch.create(job, attempt)
     assert [each.attempt for each in google_batch.observe(job)] == [2, 9, 10]
@@ -125,14 +118,17 @@ class Seen:
 @pytest.mark.parametrize(
     "address, credentials", [("http://127.0.0.1:1", False), ("https://x.example", True), ("", True)]
 )
-def test_credentials_go_to_google_and_to_https_alone(monkeypatch, address, credentials):
+def test_credentials_go_to_google_and_to_https_alone(monkeypatch, job, address, credentials):
     asked = []
-    anonymous = google_api._anonymous
-    monkeypatch.setattr(google_api, "_credentials", lambda: asked.append(1) or anonymous())
+
+    def session(kind):
+        return lambda: SimpleNamespace(
+            request=lambda method, url, **_: asked.append((kind, url)) or SimpleNamespace(ok=True, json=dict)
+        )
+
+    monkeypatch.setattr(google_api, "_authorized", session(True))
+    monkeypatch.setattr(google_api, "_anonymous", session(False))
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BATCH", address)
-    google_api._client.cache_clear()
-    client = google_api._client("batch_v1.BatchServiceClient")
-    google_api._client.cache_clear()
-    assert bool(asked) is credentials
+    google_batch.observe(job)
     host = address or "https://batch.googleapis.com"
-    assert client.transport._host.removesuffix(":443") == host
+    assert asked == [(credentials, f"{host}/v1/projects/my-project/locations/us-central1/jobs")]

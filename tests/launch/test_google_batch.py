@@ -6,17 +6,17 @@ import threading
 import time
 
 import pytest
-from google.cloud import batch_v1
 from google.protobuf import json_format
 
 from tests.launch import machines
 from tests.launch.conftest import PYTHON, QUICK, copied, job_of
 from tests.launch.fake_batch import FakeBatch
 from tests.launch.fake_metadata import Metadata
+from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
 from tests.run.test_resume import assert_same_bits, metrics
 from tpullm.cli import launch
-from tpullm.launch import google_api, google_batch, watch
+from tpullm.launch import google_batch, watch
 from tpullm.system.errors import TRY_AGAIN, UserError
 
 TOKEN = "ya29.a-secret-that-is-never-shown"
@@ -74,16 +74,14 @@ CASES = {
 def test_a_job_is_the_published_type_to_the_letter(verb, config):
     """Parsing it into the client's type and writing it again changes nothing: 64-bit numbers, enumeration names."""
     (request,) = google_batch.requests(job_of("batch", verb, **config), 1)
-    message = google_api.parsed(request)
-    assert isinstance(message, batch_v1.CreateJobRequest)
-    assert json_format.MessageToDict(type(message).pb(message)) == request.message
+    assert published(request) == request.body
 
 
 def test_a_field_that_the_api_does_not_have_is_refused():
     (request,) = google_batch.requests(job_of("batch", "collect", **STAGE), 1)
-    request.message["job"]["taskGroups"][0]["taskcount"] = 8
+    request.body["taskGroups"][0]["taskcount"] = 8
     with pytest.raises(json_format.ParseError, match="taskcount"):
-        google_api.parsed(request)
+        published(request)
 
 
 def body_of(verb, **config):
@@ -171,7 +169,7 @@ def launched(run, verb, arguments=(), **config):
 
 def quickly(monkeypatch, script):
     """Replaces the start-up script of tasks."""
-    monkeypatch.setattr("tpullm.launch.target.text", lambda: f"#!/bin/sh\n{script}\n")
+    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: f"#!/bin/sh\n{script}\n")
 
 
 def test_a_job_is_created_once_even_if_answers_are_lost(bucket, fake, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SCRIPT = ROOT / "tpullm" / "launchers" / "gpudirect.sh"
+SCRIPT = ROOT / "tpullm" / "launch" / "gpudirect.sh"
 # Stand-ins, as the tools behave: what they print, and what they leave on the machine.
 TOOLS = {
     "curl": 'while [ "$1" != -o ]; do shift; done; echo key >"$2"',

@@ -271,7 +271,7 @@ def start(host, tmp_path, monkeypatch):
     monkeypatch.setattr(program.signal, "signal", lambda *_: None)
     monkeypatch.setattr(program, "SECONDS_AT_THE_END", 0.01)
     monkeypatch.setattr(program.socket, "gethostname", lambda: "machine")
-    monkeypatch.setattr(program.metadata, "attribute", {"agent-worker-number": "3"}.get)
+    monkeypatch.setattr(program.place, "attribute", {"agent-worker-number": "3"}.get)
 
     def run(spec=None, seconds=1000.0, place=ALONE, name=None):
         made = spec or host()._spec

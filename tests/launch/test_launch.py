@@ -10,7 +10,7 @@ from tests.launch.test_loop import Service
 from tpullm.cli import launch
 from tpullm.launch import code, show, tpu_vm, watch
 from tpullm.launch.record import HostExit, Outcome, Record
-from tpullm.launch.target import Resource, State
+from tpullm.launch.watch import Resource, State
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain, UserError
 

@@ -8,8 +8,7 @@ import pytest
 from tests.launch.conftest import make_job
 from tpullm.launch import watch
 from tpullm.launch.record import HostExit, Outcome, Record, clock
-from tpullm.launch.target import Resource, State
-from tpullm.launch.watch import Conclude, Create, Delete, Finish, NoteActive, Wait
+from tpullm.launch.watch import Conclude, Create, Delete, Finish, NoteActive, Resource, State, Wait
 from tpullm.system.errors import Interrupted, TryAgain, UserError
 
 PACE = watch.Pace(poll=10, first_wait=1, longest_wait=25, report=60)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.launch.conftest import job_of, nvidia_smi
-from tpullm.launch import machine_check
+from tpullm.launch import supervisor
 from tpullm.system.errors import UserError
 
 H200 = "NVIDIA H200, 580.95.05"
@@ -24,7 +24,7 @@ def test_the_specification_names_the_gpus_of_the_machine():
 
 def test_the_gpus_that_were_launched_pass(finds):
     finds([H200] * 8)
-    machine_check.asked(SPEC)
+    supervisor.check_gpus(**SPEC["gpus"])
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,11 @@ def test_the_gpus_that_were_launched_pass(finds):
 def test_others_are_one_line(finds, lines, code, says):
     finds(lines, code)
     with pytest.raises(UserError) as error:
-        machine_check.asked(SPEC)
+        supervisor.check_gpus(**SPEC["gpus"])
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_image_without_a_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="image: it has no nvidia-smi, so no NVIDIA driver; use an image with one"):
-        machine_check.asked(SPEC)
-    machine_check.asked(job_of("compute", "pretrain", machine="n2-standard-8").spec())
+        supervisor.check_gpus(**SPEC["gpus"])

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from tests.launch.conftest import job_of, make_job
+from tests.launch.published import published
 from tests.launch.test_host import ALONE, Lines
 from tests.launch.test_startup import ODD
 from tpullm.cli import launch
-from tpullm.launch import google_api, local
+from tpullm.launch import local
 from tpullm.launch.record import HostExit, Record
 from tpullm.launch.supervisor import Supervisor, read_spec
 from tpullm.recipe import parsing as recipes
@@ -101,7 +102,7 @@ def test_the_record_of_a_launch_is_found_in_a_bucket(bucket, name):
 def test_a_request_tells_the_machine_the_same_name(target, config, name):
     job = job_of(target, "pretrain", run=f"gs://bucket/{name}", **config)
     target = importlib.import_module(f"tpullm.launch.{launch.CLOUD[target]}")
-    told = [json.dumps(request.message, ensure_ascii=False) for request in target.requests(job, 1)]
+    told = [json.dumps(request.body, ensure_ascii=False) for request in target.requests(job, 1)]
     assert any(json.dumps(job.spec_path, ensure_ascii=False) in text for text in told)
     for request in target.requests(job, 1):
-        google_api.parsed(request)
+        published(request)

@@ -10,7 +10,7 @@ from tpullm.hardware import machines
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.launch import show
 from tpullm.launch.record import Attempt, HostExit, Outcome, Record
-from tpullm.launch.target import Resource, State
+from tpullm.launch.watch import Resource, State
 from tpullm.system import storage
 
 JOB = make_job("gs://b/run", name="x")

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.launch.fake_metadata import Metadata
-from tpullm.launch import target
+from tpullm.launch import job
 
 pytestmark = pytest.mark.ci  # real shells and servers, 50 s together; `test_job.py` has what a machine is told
 
@@ -118,7 +118,7 @@ def begin(storage, tmp_path):
         own = {"PATH": os.environ["PATH"], "GCE_METADATA_HOST": metadata.address, "TPULLM_HOME": str(tmp_path / "home")}
         own |= {"STORAGE_EMULATOR_HOST": storage.address, "TPULLM_POWER_OFF": str(command)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        command_line = ["sh", "-c", target.text()]
+        command_line = ["sh", "-c", job.startup_script()]
         process = subprocess.Popen(command_line, env=own | dict(variables), cwd=tmp_path, **pipes)
         started.append((process, metadata))
         return process
@@ -333,7 +333,7 @@ def test_a_machine_of_batch_is_not_switched_off_and_a_test_switches_nothing_off(
 )
 def test_a_machine_of_google_is_switched_off_by_shutdown(tmp_path, variables, off):
     """The function by itself: only a real machine has no variable that names its metadata server."""
-    (function,) = re.findall(r"^power_off\(\) \{.*?^\}$", target.text(), re.MULTILINE | re.DOTALL)
+    (function,) = re.findall(r"^power_off\(\) \{.*?^\}$", job.startup_script(), re.MULTILINE | re.DOTALL)
     command = tmp_path / "shutdown"
     command.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/off\n')
     command.chmod(0o755)

@@ -1,14 +1,16 @@
 """How each service's answer is read: the state of an attempt, why it failed, whether it would again, and its cost."""
 
 from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from tests.launch.conftest import job_of, make_job
+from tests.launch.published import published
 from tpullm.hardware import machines
-from tpullm.launch import compute_engine, compute_engine_api, google_api, google_batch, tpu_vm
-from tpullm.launch.compute_engine_api import GROUP, POLICY, TEMPLATE, Scope
-from tpullm.launch.target import State
+from tpullm.launch import compute_engine, google_api, google_batch, tpu_vm
+from tpullm.launch.google_api import GROUP, POLICY, TEMPLATE
+from tpullm.launch.watch import State
 from tpullm.system.errors import TryAgain, UserError
 
 TPU = make_job("gs://b/run", slices=2)
@@ -163,9 +165,9 @@ def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
 
 def test_the_call_that_lists_tasks_is_one_that_the_library_has(monkeypatch):
     sent = []
-    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or [])
+    monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or {})
     google_batch._resource(BATCH, 1, batch_job("FAILED"))
-    google_api.parsed(sent[0])
+    published(sent[0])
     url = "https://batch.googleapis.com/v1/p/tiny-collect-2/taskGroups/group0/tasks"
     assert sent[0].rest() == {"method": "GET", "url": url}
 
@@ -224,7 +226,7 @@ def test_a_group_of_machines(members, state):
 
 def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
     shown = [member(status) for status in ("PROVISIONING", "STAGING", "RUNNING", "STOPPING", "TERMINATED", "")]
-    monkeypatch.setattr(compute_engine_api, "instances", lambda scope, name: shown)
+    monkeypatch.setattr(google_api, "instances", lambda scope, name: shown)
     found = {"name": "tiny-pretrain-3", "description": "hash"}
     seen = compute_engine._resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
     assert seen.dollars_an_hour == pytest.approx(3 * machines.find("a3-highgpu-8g").dollars_an_hour)
@@ -245,11 +247,11 @@ def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
     ],
 )
 def test_what_an_operation_failed_by(code, kind, says):
-    error = compute_engine_api.refusal({"code": code, "message": "so\n  it is"})
+    error = google_api.operation_error({"code": code, "message": "so\n  it is"})
     assert type(error) is kind and str(error).startswith(says)
 
 
-SCOPES = {"Zone": Scope("p", zone="z"), "Region": Scope("p", region="r"), "Global": Scope("p")}
+SCOPES = {"Zone": "projects/p/zones/z", "Region": "projects/p/regions/r", "Global": "projects/p/global"}
 
 
 @pytest.mark.parametrize("place, kind", [("Zone", GROUP), ("Region", POLICY), ("Global", TEMPLATE)])
@@ -260,20 +262,18 @@ def test_an_operation_is_waited_for_where_its_resource_is(monkeypatch, place, ki
     answers[-1]["error"] = {"errors": [{"code": "INVALID_USAGE", "message": "no"}]}
     monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or answers.pop(0))
     with pytest.raises(UserError, match="refused"):
-        compute_engine_api.create(compute_engine_api.insert(kind, SCOPES[place], "id", {"name": "x"}))
+        google_api.create(kind.insert(SCOPES[place], "id", {"name": "x"}))
     assert [request.call for request in sent] == [f"Insert{kind.name}", *[f"Wait{place}Operation"] * 2]
-    assert sent[1].message == SCOPES[place].fields | {"operation": "op"}
     for request in sent:
-        google_api.parsed(request)
-    path = {"Zone": "zones/z", "Region": "regions/r", "Global": "global"}[place]
-    assert sent[1].rest()["url"] == f"https://compute.googleapis.com/compute/v1/projects/p/{path}/operations/op/wait"
+        published(request)
+    assert sent[1].url == f"https://compute.googleapis.com/compute/v1/{SCOPES[place]}/operations/op/wait"
 
 
 def test_an_operation_that_does_not_end_is_left(monkeypatch):
     monkeypatch.setattr(google_api, "send", lambda request: {"name": "op", "status": "RUNNING"})
-    monkeypatch.setattr(compute_engine_api, "SECONDS_FOR_OPERATION", 0.0)
+    monkeypatch.setattr(google_api, "SECONDS_FOR_OPERATION", 0.0)
     with pytest.raises(TryAgain, match="op is not done after 0 s"):
-        compute_engine_api.delete(TEMPLATE, Scope("p"), "x")
+        TEMPLATE.delete(SCOPES["Global"], "x")
 
 
 @pytest.mark.parametrize("kind", [GROUP, POLICY, TEMPLATE])
@@ -281,10 +281,10 @@ def test_lists_and_deletions_are_calls_that_the_library_has(monkeypatch, kind):
     sent = []
     monkeypatch.setattr(google_api, "send", lambda request: sent.append(request) or {"status": "DONE"})
     scope = SCOPES[{GROUP: "Zone", POLICY: "Region", TEMPLATE: "Global"}[kind]]
-    compute_engine_api.list_all(kind, scope, "x-[0-9]+")
-    compute_engine_api.delete(kind, scope, "x-1")
+    kind.list(scope, "x-[0-9]+")
+    kind.delete(scope, "x-1")
     listed, deleted = sent
-    assert listed.message["filter"] == "name eq x-[0-9]+"
-    assert deleted.rest()["url"].endswith(f"/{kind.collection}/x-1") and deleted.method == "DELETE"
+    assert parse_qs(urlsplit(listed.url).query) == {"filter": ["name eq x-[0-9]+"]}
+    assert deleted.url.endswith(f"/{kind.collection}/x-1") and deleted.method == "DELETE"
     for request in sent:
-        google_api.parsed(request)
+        published(request)

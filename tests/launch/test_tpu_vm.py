@@ -12,9 +12,10 @@ import pytest
 from tests.conftest import ROOT, TINY, interruptible
 from tests.launch.conftest import make_job
 from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
-from tpullm.launch import google_api, tpu_vm, watch
+from tests.launch.published import published
+from tpullm.launch import tpu_vm, watch
 from tpullm.launch.record import HostExit, Record
-from tpullm.launch.target import State
+from tpullm.launch.watch import State
 from tpullm.system.errors import TryAgain, UserError
 
 
@@ -39,22 +40,22 @@ def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
 def test_a_reservation_is_of_the_project_unless_its_name_says_another(tmp_path, reservation, name):
     job = make_job(tmp_path, provisioning="reserved", reservation=reservation)
     (request,) = tpu_vm.requests(job, 1)
-    assert request.message["queuedResource"]["reservationName"] == name
+    assert request.body["reservationName"] == name
 
 
 def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_theirs(tmp_path):
     """The API has no limit for a slice that exists."""
     (request,) = tpu_vm.requests(make_job(tmp_path, max_hours=1.5), 1)
-    resource = request.message["queuedResource"]
+    resource = request.body
     assert resource["queueingPolicy"] == {"validUntilDuration": "5400s"}
     assert resource["tpu"]["nodeSpec"][0]["node"]["metadata"]["tpullm-seconds"] == "5400"
 
 
 def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
     (request,) = tpu_vm.requests(make_job(tmp_path), 1)
-    request.message["queuedResource"]["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
+    request.body["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
     with pytest.raises(Exception, match="colour"):
-        google_api.parsed(request)
+        published(request)
 
 
 def test_states_and_costs(tpu, tmp_path):

@@ -4,16 +4,16 @@ import time
 
 import pytest
 
-from tpullm.launch import supervisor
-from tpullm.launch.supervisor import Log
+from tpullm.launch import record
+from tpullm.launch.record import Log
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(supervisor, "SECONDS_BETWEEN_UPLOADS", 0.02)
-    monkeypatch.setattr(supervisor, "PIECE_CHARACTERS", 50)
+    monkeypatch.setattr(record, "SECONDS_BETWEEN_UPLOADS", 0.02)
+    monkeypatch.setattr(record, "PIECE_CHARACTERS", 50)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def written(monkeypatch):
         write(path, text)
 
     names = type("Names", (list,), {"fail": []})()
-    monkeypatch.setattr(supervisor.storage, "write_text", write_text)
+    monkeypatch.setattr(record.storage, "write_text", write_text)
     return names
 
 
@@ -92,7 +92,7 @@ def test_a_storage_that_fails_loses_no_line(quick, tmp_path, written):
 
 
 def test_closing_uploads_what_is_left_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "SECONDS_BETWEEN_UPLOADS", 10000.0)
+    monkeypatch.setattr(record, "SECONDS_BETWEEN_UPLOADS", 10000.0)
     log = Log(tmp_path, 0)
     log.line("the end")
     log.close()

@@ -3,8 +3,7 @@
 import pytest
 
 from tpullm.launch.record import Attempt, HostExit, Outcome
-from tpullm.launch.target import Resource, State
-from tpullm.launch.watch import Conclude, Create, Delete, Finish, NoteActive, Pace, Wait, decide
+from tpullm.launch.watch import Conclude, Create, Delete, Finish, NoteActive, Pace, Resource, State, Wait, decide
 from tpullm.system.errors import TRY_AGAIN
 
 PACE = Pace(poll=1, first_wait=10, longest_wait=100, report=60)

@@ -18,13 +18,13 @@ from tpullm.launch import code, gpu_network, show, watch
 from tpullm.launch import job as jobs
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Outcome, Record, clock
-from tpullm.launch.target import Target
+from tpullm.launch.watch import Target
 from tpullm.recipe.parsing import Parser, settings_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
-# Module of each target in `launchers`.
+# Module of each target in `tpullm.launch`.
 CLOUD = {"tpu-vm": "tpu_vm", "compute": "compute_engine", "batch": "google_batch"}
 COLOURS = (36, 33, 35, 32, 34, 31)  # ANSI codes, one a process
 ACTIONS = ("start", "status", "logs", "stop", "networks")

@@ -16,13 +16,11 @@ from typing import Any
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.machines import Machine
-from tpullm.launch import compute_engine_api, google_api, gpu_network
+from tpullm.launch import google_api, gpu_network
 from tpullm.launch import job as jobs
-from tpullm.launch import job as settings
-from tpullm.launch.compute_engine_api import GROUP, POLICY, TEMPLATE, Kind, Scope
-from tpullm.launch.google_api import Request
+from tpullm.launch.google_api import GROUP, POLICY, TEMPLATE, ComputeKind, Request
 from tpullm.launch.job import RUN_LABEL, Job, LaunchConfig
-from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.launch.watch import Resource, State, by_attempt
 from tpullm.system.errors import UserError
 
 _IMAGES = "projects/ubuntu-os-accelerator-images/global/images/family"
@@ -39,7 +37,7 @@ def check(job: Job) -> None:
         raise UserError(
             f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
         )
-    settings.require(config, "compute", "project", "zone", "machine")
+    jobs.require(config, "compute", "project", "zone", "machine")
     machine = machines.find(config.machine)
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
@@ -67,16 +65,13 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     """A template, an empty group and its machines by name. For a slice: its shape, a template, a group of all."""
     name, config = job.attempt_name(attempt), job.config
     request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
-    template = compute_engine_api.insert(TEMPLATE, _everywhere(job), request_id("template"), _template(job, attempt))
-    group = compute_engine_api.insert(GROUP, _zone(job), request_id("group"), _group(job, attempt))
+    properties = {"name": name, "properties": _properties(job, attempt)}
+    template = TEMPLATE.insert(_scope(job), request_id("template"), properties)
+    group = GROUP.insert(_scope(job, "zones"), request_id("group"), _group(job, attempt))
     if _is_slice(job):
-        return [
-            compute_engine_api.insert(POLICY, _region(job), request_id("policy"), _policy(job, attempt)),
-            template,
-            group,
-        ]
+        return [POLICY.insert(_scope(job, "regions"), request_id("policy"), _policy(job, attempt)), template, group]
     names = [f"{name}-{index}" for index in range(config.nodes)]
-    return [template, group, compute_engine_api.create_instances(_zone(job), name, request_id("machines"), names)]
+    return [template, group, google_api.create_instances(_scope(job, "zones"), name, request_id("machines"), names)]
 
 
 def _is_slice(job: Job) -> bool:
@@ -84,16 +79,10 @@ def _is_slice(job: Job) -> bool:
     return bool(machines.find(job.config.machine).tpu) and job.config.nodes > 1
 
 
-def _everywhere(job: Job) -> Scope:
-    return Scope(job.config.project)
-
-
-def _zone(job: Job) -> Scope:
-    return Scope(job.config.project, zone=job.config.zone)
-
-
-def _region(job: Job) -> Scope:
-    return Scope(job.config.project, region=job.config.region)
+def _scope(job: Job, place: str = "") -> str:
+    """The path of the job's `zones` or `regions`; without a place, of what is global."""
+    where = {"zones": f"zones/{job.config.zone}", "regions": f"regions/{job.config.region}"}
+    return f"projects/{job.config.project}/{where.get(place, 'global')}"
 
 
 def _policy(job: Job, attempt: int) -> dict[str, Any]:
@@ -102,10 +91,6 @@ def _policy(job: Job, attempt: int) -> dict[str, Any]:
     shape = CHIPS[machine.tpu].compute_engine.topologies[machine.chips * job.config.nodes]
     workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
     return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
-
-
-def _template(job: Job, attempt: int) -> dict[str, Any]:
-    return {"name": job.attempt_name(attempt), "properties": _properties(job, attempt)}
 
 
 def _properties(job: Job, attempt: int) -> dict[str, Any]:
@@ -166,7 +151,7 @@ def _metadata(job: Job, attempt: int) -> dict[str, str]:
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
     fabric = gpu_network.used(job.config)
     gpudirect = {"tpullm-gpudirect": f"{fabric.transport} {fabric.cards}"} if fabric else {}
-    return metadata(job, attempt) | {"tpullm-place": place} | gpudirect
+    return job.metadata(attempt) | {"tpullm-place": place} | gpudirect
 
 
 def _group(job: Job, attempt: int) -> dict[str, Any]:
@@ -189,15 +174,15 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """All attempts of which a group, a template or a policy exists."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, *others = (compute_engine_api.list_all(kind, scope, pattern) for kind, scope in _kinds(job))
+    groups, *others = (kind.list(scope, pattern) for kind, scope in _kinds(job))
     found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
     return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
 
 
-def _kinds(job: Job) -> list[tuple[Kind, Scope]]:
+def _kinds(job: Job) -> list[tuple[ComputeKind, str]]:
     """The kinds of resources of an attempt, in the order in which they can be deleted."""
-    kinds = [(GROUP, _zone(job)), (TEMPLATE, _everywhere(job))]
-    return kinds + ([(POLICY, _region(job))] if _is_slice(job) else [])
+    kinds = [(GROUP, _scope(job, "zones")), (TEMPLATE, _scope(job))]
+    return kinds + ([(POLICY, _scope(job, "regions"))] if _is_slice(job) else [])
 
 
 def _owner(found: dict[str, Any]) -> str:
@@ -208,7 +193,7 @@ def _owner(found: dict[str, Any]) -> str:
 
 def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     name = found["name"]
-    members = compute_engine_api.instances(_zone(job), name) if name in groups else []
+    members = google_api.instances(_scope(job, "zones"), name) if name in groups else []
     state, reason, permanent = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
     dollars = machines.find(job.config.machine).dollars_of(at_work)
@@ -237,10 +222,10 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
 def create(job: Job, attempt: int) -> None:
     """Create the resources that do not exist yet, each when the one before is ready."""
     for request in requests(job, attempt):
-        compute_engine_api.create(request)
+        google_api.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
     """Delete the group with its machines, then its template and policy."""
     for kind, scope in _kinds(job):
-        compute_engine_api.delete(kind, scope, resource.name)
+        kind.delete(scope, resource.name)

@@ -1,4 +1,8 @@
-"""Google's APIs: a request as data, sent by the client library; its answer as JSON; the meaning of its errors.
+"""Google's APIs: requests as data, how one is sent, the meaning of an error, and waiting for operations.
+
+A dry run prints a `Request`; `send` sends the same method, address and JSON, with the credentials that google-auth
+finds. The client libraries of the APIs (70 MB installed) are used by the tests alone, which parse every request into
+the published types.
 
 gcloud's variables `CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU`, `…_COMPUTE` and `…_BATCH` set another address of an API. An
 address with `http://` (a fake on this machine) gets no credentials.
@@ -6,20 +10,21 @@ address with `http://` (a fake on this machine) gets no credentials.
 
 import contextlib
 import functools
-import importlib
 import os
 import re
-import string
+import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from tpullm.system.errors import TryAgain, UserError
 
 SECONDS = 60.0  # for one answer
+SECONDS_FOR_OPERATION = 240.0
 LOGIN = "run `gcloud auth application-default login`"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"  # all APIs: the roles of an account limit it, not its scopes
+COMPUTE = "https://compute.googleapis.com/compute/v1"
 
 
 class Missing(Exception):
@@ -32,126 +37,118 @@ class Exists(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a Google API, as its published definition has it.
+    """One call of a Google API.
 
     Args:
-        client: class of the client library that sends it, such as `tpu_v2.TpuClient`.
-        call: published name of the call, such as `CreateQueuedResource`.
+        call: published name of the call, such as `CreateQueuedResource`, for messages.
         method: HTTP method.
-        path: HTTP path, with fields of the message in braces, such as `v2/{parent}/queuedResources`.
-        host: server of the API.
-        message: the whole message, as JSON with the names of the REST form.
-        body: field of the message that is the HTTP body. The other fields are in the path and the query.
-        kind: type of the message. Empty is `call` and `Request`, as for most calls.
-        function: method of the client. Empty is `call` in snake case.
+        url: address with its query.
+        body: JSON; None is no body.
     """
 
-    client: str
     call: str
     method: str
-    path: str
-    host: str
-    message: dict[str, Any]
-    body: str = ""
-    kind: str = ""
-    function: str = ""
+    url: str
+    body: dict[str, Any] | None = None
 
     def rest(self) -> dict[str, Any]:
-        """The request in REST form: `method`, `url` with its query, `body`."""
-        in_path = {name for _, name, _, _ in string.Formatter().parse(self.path) if name}
-        query = {key: value for key, value in self.message.items() if key not in in_path | {self.body}}
-        url = f"https://{self.host}/{self.path.format(**self.message)}"
-        sent = {"method": self.method, "url": url + (f"?{urlencode(query)}" if query else "")}
-        return sent | ({"body": self.message[self.body]} if self.body else {})
-
-
-@dataclass(frozen=True)
-class Collection:
-    """A kind of resource with Google's standard methods (google.aip.dev/132, 133 and 135).
-
-    Args:
-        client: class of the client library, such as `tpu_v2.TpuClient`.
-        host: server of the API.
-        version: of the API, such as `v2`.
-        name: name of the kind in calls, such as `QueuedResource`.
-    """
-
-    client: str
-    host: str
-    version: str
-    name: str
-
-    def create_request(self, parent: str, name: str, run: str, body: dict[str, Any]) -> Request:
-        """Create the resource `name` for a run directory. Sent twice, it creates one resource."""
-        field = lower_first(self.name)
-        identifiers = {f"{field}Id": name, "requestId": request_id(parent, name, run)}
-        message = {"parent": parent, **identifiers, field: body}
-        return Request(self.client, f"Create{self.name}", "POST", self._path, self.host, message, field)
-
-    def list(self, parent: str) -> list[dict[str, Any]]:
-        """All resources of a project in a place."""
-        return send(Request(self.client, f"List{self.name}s", "GET", self._path, self.host, {"parent": parent}))
-
-    def delete(self, name: str, **options: Any) -> None:
-        """Delete a resource by its full name, unless it is gone already."""
-        path, message = f"{self.version}/{{name}}", {"name": name, **options}
-        delete(Request(self.client, f"Delete{self.name}", "DELETE", path, self.host, message))
+        """What a dry run shows: `method`, `url`, `body`."""
+        sent = {"method": self.method, "url": self.url}
+        return sent | ({"body": self.body} if self.body else {})
 
     @property
-    def _path(self) -> str:
-        return f"{self.version}/{{parent}}/{lower_first(self.name)}s"
+    def host(self) -> str:
+        """Server of the API."""
+        return urlsplit(self.url).netloc
 
 
-def request_id(*parts: str) -> str:
-    """The identifier by which an API recognizes a request that is sent again: the same for the same parts."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(parts)))
-
-
-def create(request: Request) -> None:
-    """Send a request that creates a resource, which may exist already."""
-    with contextlib.suppress(Exists):
-        send(request)
-
-
-def delete(request: Request) -> None:
-    """Send a request that deletes a resource, which may be gone already."""
-    with contextlib.suppress(Missing):
-        send(request)
-
-
-def send(request: Request) -> Any:
-    """The answer to a request, as JSON; for a list, the items of all its pages.
+def send(request: Request) -> dict[str, Any]:
+    """The answer to a request, as JSON. Nothing is sent twice: `watch.py` decides what is sent again.
 
     Raises:
         TryAgain: no answer, or 429 or 5xx. The request may have been carried out.
         Missing, Exists: the resource does not exist, or exists already.
         UserError: the request is refused, in one line.
     """
-    message = parsed(request)
-    exceptions = _import("google.api_core.exceptions")
-    function = getattr(_client(request.client), request.function or _snake(request.call))
+    service = request.host.split(".")[0]
+    address = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}", "").rstrip("/")
+    url = request.url.replace(f"https://{request.host}", address or f"https://{request.host}", 1)
+    session = _anonymous() if address.startswith("http://") else _authorized()
     try:
-        # The library retries nothing: `watch.py` decides what is sent again.
-        return _as_json(function(request=message, retry=None, timeout=SECONDS))
-    except exceptions.NotFound as error:
-        raise Missing(error.message) from None
-    except exceptions.Conflict as error:
-        raise Exists(error.message) from None
-    except exceptions.GoogleAPICallError as error:
-        raise _refusal(request, error) from None
-    except (OSError, exceptions.RetryError) as error:  # the errors of `requests` are OSErrors
+        answer = session.request(request.method, url, json=request.body, timeout=SECONDS)
+    except OSError as error:  # all errors of `requests` are
         raise TryAgain(f"{request.host}: no answer ({type(error).__name__})") from None
-    except _import("google.auth.exceptions").GoogleAuthError as error:
+    except _google_auth().exceptions.GoogleAuthError as error:
         raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
+    if answer.ok:
+        return answer.json()
+    try:
+        message = answer.json()["error"]["message"]
+    except (ValueError, LookupError, TypeError):  # not Google's: a proxy's, say
+        message = answer.reason
+    raise refusal(request, answer.status_code, one_line(message))
 
 
-def parsed(request: Request) -> Any:
-    """The message as the client library's own type. A field that the published API lacks raises `ParseError`."""
-    module, _ = request.client.split(".")
-    kind = getattr(_import(f"google.cloud.{module}"), request.kind or f"{request.call}Request")
-    message = kind()
-    _import("google.protobuf.json_format").ParseDict(request.message, kind.pb(message))
-    return message
+def pages(request: Request, items: str) -> list[dict[str, Any]]:
+    """What all pages of a list have in the field `items`."""
+    found, token = [], ""
+    while True:
+        more = f"{'&' if '?' in request.url else '?'}{urlencode({'pageToken': token})}" if token else ""
+        page = send(replace(request, url=request.url + more))
+        found += page.get(items, [])
+        if not (token := page.get("nextPageToken", "")):
+            return found
+
+
+@functools.cache
+def _anonymous() -> Any:
+    _google_auth()
+    import requests
+
+    return requests.Session()
+
+
+@functools.cache
+def _authorized() -> Any:
+    auth = _google_auth()
+    from google.auth.transport.requests import AuthorizedSession, Request
+
+    try:
+        found, _ = auth.default(scopes=[SCOPE])
+        found.refresh(Request())
+    except auth.exceptions.DefaultCredentialsError:
+        raise UserError(f"Google credentials: there are none on this machine; {LOGIN}") from None
+    except auth.exceptions.GoogleAuthError as error:
+        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
+    return AuthorizedSession(found)
+
+
+def _google_auth() -> Any:
+    """The library, which a dry run does without."""
+    try:
+        import google.auth.exceptions
+        import requests  # noqa: F401 (the other half of the extra)
+    except ImportError:
+        raise UserError("launch: Google's client libraries are not installed; run: pip install 'tpullm[gcp]'") from None
+    return google.auth
+
+
+def refusal(request: Request, status: int, message: str) -> Exception:
+    """The exception for an HTTP error."""
+    if status == 404:
+        return Missing(message)
+    if status == 409:
+        return Exists(message)
+    if status == 429 and "quota" in message.lower() and not _is_rate(message):
+        return quota_error(message)
+    if status in (408, 429) or status >= 500 or (status == 400 and "not ready" in message):
+        return TryAgain(f"{request.host}: {status} {message}")
+    if status == 401:
+        return UserError(f"Google credentials: refused ({message}); {LOGIN}")
+    if status == 403:
+        where = "docs/en/google-cloud.md names the APIs and roles that are needed"
+        return UserError(f"{request.call}: not allowed ({message}); {where}")
+    return UserError(f"{request.call}: refused ({message})")
 
 
 def is_permanent(code: int, message: str) -> bool:
@@ -164,20 +161,6 @@ def _is_rate(message: str) -> bool:
     return "per minute" in message.lower() or "RATE_LIMIT" in message
 
 
-def _refusal(request: Request, error: Any) -> Exception:
-    code, message = int(error.code or 0), one_line(error.message)
-    if code == 429 and "quota" in message.lower() and not _is_rate(message):
-        return quota_error(message)
-    if code in (408, 429) or code >= 500 or (code == 400 and "not ready" in message):
-        return TryAgain(f"{request.host}: {code} {message}")
-    if code == 401:
-        return UserError(f"Google credentials: refused ({message}); {LOGIN}")
-    if code == 403:
-        where = "docs/en/google-cloud.md names the APIs and roles that are needed"
-        return UserError(f"{request.call}: not allowed ({message}); {where}")
-    return UserError(f"{request.call}: refused ({message})")
-
-
 def quota_error(message: str) -> UserError:
     """The error of a quota that is used up."""
     return UserError(f"quota: {message}; ask for more (console, IAM & Admin, Quotas), or launch something smaller")
@@ -185,61 +168,130 @@ def quota_error(message: str) -> UserError:
 
 def one_line(message: Any) -> str:
     """A message of Google's in one line of at most 300 characters."""
-    text = " ".join(str(message).split())
-    return re.sub(r"^[A-Z]+ https?://\S+: ", "", text)[:300]  # the library puts the address before the message
+    return " ".join(str(message).split())[:300]
 
 
-def lower_first(name: str) -> str:
-    """`QueuedResource` as `queuedResource`."""
-    return name[:1].lower() + name[1:]
+def request_id(*parts: str) -> str:
+    """The identifier by which an API recognizes a request that is sent again: the same for the same parts."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(parts)))
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+@dataclass(frozen=True)
+class Collection:
+    """A kind of resource with Google's standard methods (google.aip.dev/132, 133 and 135).
+
+    Args:
+        api: address of the API with its version, such as `https://tpu.googleapis.com/v2`.
+        name: name of the kind in calls, such as `QueuedResource`.
+    """
+
+    api: str
+    name: str
+
+    @property
+    def field(self) -> str:
+        """The name in addresses and messages, such as `queuedResource`."""
+        return self.name[0].lower() + self.name[1:]
+
+    def create_request(self, parent: str, name: str, run: str, body: dict[str, Any]) -> Request:
+        """Create the resource `name` for a run directory. Sent twice, it creates one resource."""
+        query = urlencode({f"{self.field}Id": name, "requestId": request_id(parent, name, run)})
+        return Request(f"Create{self.name}", "POST", f"{self.api}/{parent}/{self.field}s?{query}", body)
+
+    def create(self, request: Request) -> None:
+        """Send such a request. The resource may exist already."""
+        with contextlib.suppress(Exists):
+            send(request)
+
+    def list(self, parent: str) -> list[dict[str, Any]]:
+        """All resources of a project in a place."""
+        return pages(Request(f"List{self.name}s", "GET", f"{self.api}/{parent}/{self.field}s"), f"{self.field}s")
+
+    def delete(self, name: str, query: str = "") -> None:
+        """Delete a resource by its full name, unless it is gone already."""
+        with contextlib.suppress(Missing):
+            send(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
 
 
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError("launch: Google's client libraries are not installed; run: pip install 'tpullm[gcp]'") from None
+@dataclass(frozen=True)
+class ComputeKind:
+    """A kind of resource of Compute Engine, whose calls are operations that take a while.
+
+    A scope is a path: `projects/P/global`, `projects/P/zones/Z` or `projects/P/regions/R`.
+
+    Args:
+        name: name of the kind in calls, such as `InstanceTemplate`.
+        collection: name of the kind in paths, such as `instanceTemplates`.
+    """
+
+    name: str
+    collection: str
+
+    def insert(self, scope: str, request_id: str, body: dict[str, Any]) -> Request:
+        """The request that creates a resource."""
+        url = f"{COMPUTE}/{scope}/{self.collection}?{urlencode({'requestId': request_id})}"
+        return Request(f"Insert{self.name}", "POST", url, body)
+
+    def list(self, scope: str, pattern: str) -> list[dict[str, Any]]:
+        """All resources whose whole name matches the pattern."""
+        url = f"{COMPUTE}/{scope}/{self.collection}?{urlencode({'filter': f'name eq {pattern}'})}"
+        call = f"List{self.collection[0].upper()}{self.collection[1:]}"
+        return pages(Request(call, "GET", url), "items")
+
+    def delete(self, scope: str, name: str) -> None:
+        """Delete a resource, and wait until it is gone. It may be gone already."""
+        with contextlib.suppress(Missing):
+            _finish(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
 
 
-@functools.cache
-def _client(name: str) -> Any:
-    """The client of the library, over REST."""
-    module, kind = name.split(".")
-    made = getattr(_import(f"google.cloud.{module}"), kind)
-    service = module.rpartition("_")[0].upper()
-    address = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", "").rstrip("/")
-    plain = address.startswith("http://")
-    options: dict[str, Any] = {"credentials": _anonymous() if plain else _credentials()}
-    if address:
-        options |= {"host": address.split("//")[-1], "url_scheme": "http" if plain else "https"}
-    return made(transport=made.get_transport_class("rest")(**options))
+TEMPLATE = ComputeKind("InstanceTemplate", "instanceTemplates")
+GROUP = ComputeKind("InstanceGroupManager", "instanceGroupManagers")
+POLICY = ComputeKind("ResourcePolicy", "resourcePolicies")
+NETWORK = ComputeKind("Network", "networks")
+SUBNETWORK = ComputeKind("Subnetwork", "subnetworks")
+FIREWALL = ComputeKind("Firewall", "firewalls")
 
 
-def _anonymous() -> Any:
-    return _import("google.auth.credentials").AnonymousCredentials()
+def create_instances(scope: str, group: str, request_id: str, names: list[str]) -> Request:
+    """The request that creates machines of a group, with these names."""
+    url = f"{COMPUTE}/{scope}/{GROUP.collection}/{group}/createInstances?{urlencode({'requestId': request_id})}"
+    return Request("CreateInstances", "POST", url, {"instances": [{"name": name} for name in names]})
 
 
-@functools.cache
-def _credentials() -> Any:
-    auth = _import("google.auth")
-    try:
-        found, _ = auth.default(scopes=[SCOPE])
-        found.refresh(_import("google.auth.transport.requests").Request())
-    except auth.exceptions.DefaultCredentialsError:
-        raise UserError(f"Google credentials: there are none on this machine; {LOGIN}") from None
-    except auth.exceptions.GoogleAuthError as error:
-        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
-    return found
+def instances(scope: str, group: str) -> list[dict[str, Any]]:
+    """The machines of a group, with their states."""
+    url = f"{COMPUTE}/{scope}/{GROUP.collection}/{group}/listManagedInstances"
+    return pages(Request("ListManagedInstances", "POST", url), "managedInstances")
 
 
-def _as_json(answer: Any) -> Any:
-    to_dict = _import("google.protobuf.json_format").MessageToDict
-    if hasattr(answer, "operation"):  # an operation that is not waited for
-        return to_dict(answer.operation)
-    if hasattr(answer, "pages"):
-        return [_as_json(item) for item in answer]
-    return to_dict(type(answer).pb(answer)) if hasattr(type(answer), "pb") else to_dict(answer)
+def create(request: Request) -> None:
+    """Send a request that creates a resource of Compute Engine, and wait for it. The resource may exist already."""
+    with contextlib.suppress(Exists):
+        _finish(request)
+
+
+def _finish(request: Request) -> None:
+    """Send a request and wait for its operation; an error of the operation is raised."""
+    operation, until = send(request), time.monotonic() + SECONDS_FOR_OPERATION
+    scope = re.match(rf"{COMPUTE}/(projects/[^/]+/(?:global|(?:zones|regions)/[^/]+))", request.url)[1]
+    place = scope.split("/")[2].removesuffix("s").capitalize()
+    while operation.get("status") != "DONE":
+        if time.monotonic() > until:
+            raise TryAgain(f"{request.host}: {operation['name']} is not done after {SECONDS_FOR_OPERATION:.0f} s")
+        # The answer comes when it is done, or after two minutes at the latest.
+        url = f"{COMPUTE}/{scope}/operations/{operation['name']}/wait"
+        operation = send(Request(f"Wait{place}Operation", "POST", url))
+    for error in operation.get("error", {}).get("errors", []):
+        raise operation_error(error)
+
+
+def operation_error(error: dict[str, Any]) -> Exception:
+    """The exception for an error of an operation."""
+    code, message = error.get("code", ""), one_line(error.get("message", ""))
+    if code == "RESOURCE_ALREADY_EXISTS":
+        return Exists(message)
+    if "QUOTA" in code:
+        return quota_error(message)
+    if code in ("RESOURCE_NOT_READY", "INTERNAL_ERROR", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"):
+        return TryAgain(f"{urlsplit(COMPUTE).netloc}: {message}")
+    return UserError(f"compute: refused ({code}: {message})")

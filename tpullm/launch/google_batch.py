@@ -10,15 +10,13 @@ from typing import Any
 from tpullm.hardware import machines
 from tpullm.launch import google_api
 from tpullm.launch import job as jobs
-from tpullm.launch import job as settings
 from tpullm.launch.google_api import Collection, Request
 from tpullm.launch.job import RUN_LABEL, Job
 from tpullm.launch.record import OVERTIME
-from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.launch.watch import Resource, State, by_attempt
 from tpullm.system.errors import TRY_AGAIN, UserError
 
-JOBS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Job")
-TASKS = Collection("batch_v1.BatchServiceClient", "batch.googleapis.com", "v1", "Task")
+JOBS, TASKS = (Collection("https://batch.googleapis.com/v1", name) for name in ("Job", "Task"))
 HOSTS_FILE = "/etc/cloudbatch-taskgroup-hosts"  # Batch writes it on the machine; a container needs a mount of it
 # Exit codes after which Batch restarts a task: its machine was taken back (50001), fell silent, was rebooted or
 # recreated (50002, 50003, 50006); another host of the training is gone (75); the task was stopped, and saved (130).
@@ -46,7 +44,7 @@ def check(job: Job) -> None:
     if config.accelerator or config.machine.startswith("ct"):
         key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
         raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
-    settings.require(config, "batch", "project", "zone", "machine")
+    jobs.require(config, "batch", "project", "zone", "machine")
     machine = machines.find(config.machine)
     machines.check_provisioning(machine, config.provisioning)
     if config.gpu_network:
@@ -116,7 +114,7 @@ def _task(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _runnable(job: Job, attempt: int) -> dict[str, Any]:
-    attributes = metadata(job, attempt)
+    attributes = job.metadata(attempt)
     text = attributes.pop("startup-script")
     variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
     runnable: dict[str, Any] = {"displayName": f"tpullm {job.verb}", "environment": {"variables": variables}}
@@ -235,7 +233,7 @@ def _reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -
 def create(job: Job, attempt: int) -> None:
     """Create the Batch job, unless it exists already."""
     for request in requests(job, attempt):
-        google_api.create(request)
+        JOBS.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:

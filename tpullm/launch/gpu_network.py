@@ -16,9 +16,8 @@ from typing import Any
 
 from tpullm.hardware import machines
 from tpullm.hardware.machines import RDMA, Fabric
-from tpullm.launch import compute_engine_api, google_api, job
-from tpullm.launch.compute_engine_api import FIREWALL, NETWORK, SUBNETWORK, Scope
-from tpullm.launch.google_api import Request
+from tpullm.launch import google_api, job
+from tpullm.launch.google_api import FIREWALL, NETWORK, SUBNETWORK, ComputeKind, Request
 from tpullm.launch.job import LaunchConfig
 from tpullm.launch.watch import with_retries
 from tpullm.system.errors import UserError
@@ -48,8 +47,8 @@ def unused(config: LaunchConfig) -> Fabric | None:
 def create(requests: Sequence[Request]) -> None:
     """Make the networks. One that exists already is left as it is."""
     for request in requests:
-        with_retries(lambda request=request: compute_engine_api.create(request))
-        say(f"{request.path.rpartition('/')[2]}/{request.message[request.body]['name']}: is there")
+        with_retries(lambda request=request: google_api.create(request))
+        say(f"{request.url.partition('?')[0].rpartition('/')[2]}/{request.body['name']}: is there")
 
 
 def _series_fabric(config: LaunchConfig) -> Fabric | None:
@@ -99,25 +98,25 @@ def _ordinary(config: LaunchConfig, fabric: Fabric, name: str, number: int) -> l
     return [
         _network(config, name, {"mtu": fabric.mtu}),
         _subnetwork(config, name, name, number),
-        _insert(config, FIREWALL, Scope(config.project), {"name": name, **rule}),
+        _insert(config, FIREWALL, "global", {"name": name, **rule}),
     ]
 
 
 def _network(config: LaunchConfig, name: str, fields: dict[str, Any]) -> Request:
     routing = {"routingMode": "REGIONAL"}
     body = {"name": name, "autoCreateSubnetworks": False, "routingConfig": routing, **fields}
-    return _insert(config, NETWORK, Scope(config.project), body)
+    return _insert(config, NETWORK, "global", body)
 
 
 def _subnetwork(config: LaunchConfig, name: str, network: str, number: int) -> Request:
     body = {"name": name, "network": _path(config, network), "ipCidrRange": f"192.168.{16 * number}.0/20"}
-    return _insert(config, SUBNETWORK, Scope(config.project, region=config.region), body)
+    return _insert(config, SUBNETWORK, f"regions/{config.region}", body)
 
 
 def _path(config: LaunchConfig, network: str) -> str:
     return f"projects/{config.project}/global/networks/{network}"
 
 
-def _insert(config: LaunchConfig, kind: compute_engine_api.Kind, scope: Scope, body: dict[str, Any]) -> Request:
+def _insert(config: LaunchConfig, kind: ComputeKind, place: str, body: dict[str, Any]) -> Request:
     identifier = google_api.request_id(config.project, config.region, kind.name, body["name"])
-    return compute_engine_api.insert(kind, scope, identifier, body)
+    return kind.insert(f"projects/{config.project}/{place}", identifier, body)

@@ -4,6 +4,7 @@ The settings of a launch: one frozen dataclass, filled from a file of `configs/l
 """
 
 import hashlib
+import importlib.resources
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -208,6 +209,19 @@ class Job:
         """The labels of each resource of an attempt."""
         return {"tpullm": self.name, RUN_LABEL: self.run_hash, "tpullm-attempt": str(attempt)}
 
+    def metadata(self, attempt: int) -> dict[str, str]:
+        """The metadata attributes of a machine: its start-up script, and what that has to know."""
+        return {
+            "startup-script": startup_script(),
+            "tpullm-job": self.spec_path,
+            "tpullm-attempt": str(attempt),
+            "tpullm-wheel": self.wheel,
+            "tpullm-sha256": code.wheel().sha256,
+            "tpullm-extras": self.extras(),
+            "tpullm-python": self.config.python,
+            "tpullm-seconds": str(self.config.max_seconds),
+        }
+
     def spec(self) -> dict[str, Any]:
         """The specification that the machines read: all that `supervisor.py` needs to run the verb."""
         spec = {
@@ -233,6 +247,11 @@ class Job:
         of_sources |= {"domains" for name in ("law", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
         return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
+
+
+def startup_script() -> str:
+    """`startup.sh`, which every machine runs."""
+    return importlib.resources.files("tpullm.launch").joinpath("startup.sh").read_text("utf-8")
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:

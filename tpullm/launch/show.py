@@ -10,7 +10,7 @@ from tpullm.launch import code, gpu_network
 from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Attempt, Record
-from tpullm.launch.target import Resource, Target
+from tpullm.launch.watch import Resource, Target
 from tpullm.run import hours
 from tpullm.system import storage
 

@@ -16,8 +16,6 @@ A host that has reported does not come back, so the other hosts report as well (
 over (`max_hours`), the verb is stopped as by a notice, and 75 is reported: another attempt may resume.
 
 Whatever raises an error here is reported as well. After this program, `startup.sh` switches the machine off.
-
-Upload a host's log to the bucket, in pieces, while it grows. A thread uploads; a writer never waits.
 """
 
 import argparse
@@ -27,78 +25,28 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tpullm.launch import machine_check
 from tpullm.launch.child_process import Child
 from tpullm.launch.job import JOINING
-from tpullm.launch.record import OVERTIME, HostExit, Record
+from tpullm.launch.record import OVERTIME, HostExit, Log, Record
 from tpullm.system import storage
 from tpullm.system.cluster import handshake, place
 from tpullm.system.cluster.place import PORTS, Place
 from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
 
-SECONDS_BETWEEN_UPLOADS = 5.0
-PIECE_CHARACTERS = 1 << 18  # each upload sends the last piece whole, so a piece must stay small
-
-
-class Log:
-    """The log of one host.
-
-    Args:
-        folder: receives the pieces, `HOST.NUMBER.log`.
-        host: index of the host.
-    """
-
-    def __init__(self, folder: Path, host: int):
-        self._folder, self._host = folder, host
-        self._pieces = [""]
-        self._sent = 0  # pieces that will not grow and are uploaded
-        self._changed = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def line(self, text: str) -> None:
-        """Add a line, and write it to stderr (the machine's serial console keeps it)."""
-        sys.stderr.write(text + "\n")
-        with self._changed:
-            if len(self._pieces[-1]) > PIECE_CHARACTERS:
-                self._pieces.append("")
-            self._pieces[-1] += text + "\n"
-
-    def close(self) -> None:
-        """Upload the rest."""
-        self._closing.set()
-        self._thread.join(60.0)
-
-    def _run(self) -> None:
-        sent = ""
-        while True:
-            last = self._closing.wait(SECONDS_BETWEEN_UPLOADS)
-            with self._changed:
-                pieces = list(self._pieces)
-            if pieces[-1] != sent or len(pieces) > self._sent + 1:
-                try:
-                    self._send(pieces)
-                    sent = pieces[-1]
-                except (OSError, UserError):  # the next upload has these lines too
-                    pass
-            if last:
-                return
-
-    def _send(self, pieces: list[str]) -> None:
-        for number in range(self._sent, len(pieces)):
-            storage.write_text(self._folder / f"{self._host:04d}.{number:04d}.log", pieces[number])
-            self._sent = min(number + 1, len(pieces) - 1)
-
-
+QUERY = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+# CUDA 13 needs this driver (docs.nvidia.com/cuda/cuda-toolkit-release-notes), and the extra `cuda` is `jax[cuda13]`.
+LEAST_DRIVER = 580
+SECONDS_FOR_GPUS = 120.0  # the first call after a boot may start the driver
 MOST_FAULTS = 3
 MOST_STARTS = 5  # without progress; more than faults, so that the host that has those reports before the others give up
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -285,7 +233,8 @@ def main() -> int:
     place, overtime = None, False
     try:
         spec = read_spec(given.job)
-        machine_check.asked(spec)
+        if spec.get("gpus"):
+            check_gpus(**spec["gpus"])
         place = find_host(given.place, spec["verb"])
         host_exit, overtime = _work(spec, given.attempt, place, record, until)
     except Exception as error:
@@ -319,6 +268,41 @@ def read_spec(path: str) -> dict[str, Any]:
     if storage.hash_json(spec)[:12] != Path(path).stem:
         raise UserError(f"{path}: is not what was launched (its hash differs); remove it and launch again")
     return spec
+
+
+def check_gpus(machine: str, name: str, count: int) -> None:
+    """Compare the GPUs of this machine with those of its type, by NVIDIA's own tool.
+
+    Args:
+        machine: type of the machine.
+        name: nvidia-smi's name of each GPU, such as `NVIDIA H200`.
+        count: number of GPUs.
+
+    Raises:
+        UserError: there is no driver, an old one, or other GPUs; one line says what is there.
+    """
+    try:
+        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS_FOR_GPUS)
+    except FileNotFoundError:
+        raise UserError("image: it has no nvidia-smi, so no NVIDIA driver; use an image with one") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"machine: nvidia-smi has not answered for {SECONDS_FOR_GPUS:.0f} s; launch again") from None
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise UserError(f"machine: nvidia-smi finds no GPU ({said[:200]}); launch again, or use another image")
+    found = [
+        (gpu.strip(), driver.strip()) for gpu, _, driver in (line.partition(",") for line in done.stdout.splitlines())
+    ]
+    names = [gpu for gpu, _ in found]
+    if names != [name] * count:
+        there = ", ".join(f"{times} x {each}" for each, times in Counter(names).items()) or "none"
+        raise UserError(f"machine: {machine} has {count} x {name}, and nvidia-smi finds {there}; launch again")
+    majors = {driver: driver.partition(".")[0] for _, driver in found}
+    numbers = {driver: int(major) if major.isdigit() else 0 for driver, major in majors.items()}
+    if numbers[oldest := min(numbers, key=numbers.get)] < LEAST_DRIVER:
+        raise UserError(
+            f"image: its NVIDIA driver {oldest} is older than {LEAST_DRIVER}, which CUDA 13 needs; use a newer image"
+        )
 
 
 def _number() -> int:

@@ -6,13 +6,12 @@ from typing import Any
 from tpullm.hardware import machines
 from tpullm.launch import google_api
 from tpullm.launch import job as jobs
-from tpullm.launch import job as settings
 from tpullm.launch.google_api import Collection, Request
 from tpullm.launch.job import RUN_LABEL, Job
-from tpullm.launch.target import Resource, State, by_attempt, metadata
+from tpullm.launch.watch import Resource, State, by_attempt
 from tpullm.system.errors import UserError
 
-QUEUED_RESOURCES = Collection("tpu_v2.TpuClient", "tpu.googleapis.com", "v2", "QueuedResource")
+QUEUED_RESOURCES = Collection("https://tpu.googleapis.com/v2", "QueuedResource")
 # States of the API. A resource is CREATING and ACCEPTED before it is in the queue, and SUSPENDING before SUSPENDED.
 STATES = {
     "CREATING": State.WAITING,
@@ -29,7 +28,7 @@ STATES = {
 
 def check(job: Job) -> None:
     """Refuse a job that can't run on TPU slices; `UserError` names the key."""
-    settings.require(job.config, "tpu-vm", "project", "zone", "accelerator")
+    jobs.require(job.config, "tpu-vm", "project", "zone", "accelerator")
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
     jobs.check_cloud(job)
@@ -75,7 +74,7 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
         "networkConfig": {key: value for key, value in network.items() if value != ""},
         "serviceAccount": {"email": config.service_account, "scope": job.scopes},
         "labels": job.labels(attempt),
-        "metadata": metadata(job, attempt),
+        "metadata": job.metadata(attempt),
     }
     if not config.service_account:
         del node["serviceAccount"]["email"]
@@ -113,9 +112,9 @@ def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
 def create(job: Job, attempt: int) -> None:
     """Create the queued resource, unless it exists already."""
     for request in requests(job, attempt):
-        google_api.create(request)
+        QUEUED_RESOURCES.create(request)
 
 
 def delete(job: Job, resource: Resource) -> None:
     """Delete the queued resource, with its slices (`force`)."""
-    QUEUED_RESOURCES.delete(resource.name, force=True)
+    QUEUED_RESOURCES.delete(resource.name, "?force=true")
