@@ -1,23 +1,80 @@
-"""`tpullm VERB --help` and `--help-all`, without importing JAX."""
+"""`tpullm VERB --help`: what the verb does, examples, options, and the keys of the recipe that it reads. Without JAX.
+
+A page has at most 60 lines of 80 characters: the sections that come last are shortened first. `--help-all` has all of
+it, and the keys that other verbs read.
+"""
 
 import argparse
 import ast
 import dataclasses
 import importlib
+import shutil
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import schema_keys
-from tpullm.recipe.help_page import Option, Page, brief, columns, full
 from tpullm.recipe.schema import Recipe
-from tpullm.system.cluster import place
+from tpullm.recipe.schema_keys import Key, Section
+from tpullm.system.cluster.place import HELP, SHARE_HELP
+
+MOST_LINES = 60
+WIDTHS = (80, 100)  # the least and the most of a terminal's columns that are used
+NAMES = 30  # columns of a key and its default; the explanation is beside it
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option or a word of a command line.
+
+    Args:
+        name: as it is typed, with a name for its value: `--tokens TOKENS`.
+        help: what it is, with its default.
+        optional: a word that may be left out.
+    """
+
+    name: str
+    help: str
+    optional: bool = False
+
+    @property
+    def is_word(self) -> bool:
+        """Whether it is a word of its own, without dashes."""
+        return not self.name.startswith("-")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a help page says.
+
+    Args:
+        usage: the command line.
+        description: what the verb does: paragraphs.
+        examples: command lines that work.
+        options: those of the verb itself.
+        keys: what stands above the sections.
+        sections: keys with their defaults, the most important first.
+        notes: paragraphs at the end, of `--help-all` only.
+    """
+
+    usage: str
+    description: str
+    examples: Sequence[str]
+    options: Sequence[Option] = ()
+    keys: str = ""
+    sections: Sequence[Section] = ()
+    notes: Sequence[str] = ()
+
 
 OF_HOSTS = Option("--hosts.count N", "N hosts; this one is --hosts.index I (see --help-all)")
 
 
 def text(verb: str, everything: bool = False) -> str:
     """The help of a verb: at most 60 lines, or every key in full."""
-    return full(page(verb, everything), columns()) if everything else brief(page(verb), columns())
+    width = min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
+    return full(page(verb, everything), width) if everything else brief(page(verb), width)
 
 
 def page(verb: str, everything: bool = False) -> Page:
@@ -43,13 +100,10 @@ def page(verb: str, everything: bool = False) -> Page:
     if sections and not everything:
         options = [*options, Option("--help-all", "every key in full, with those that other verbs read")]
     shown = [f"tpullm {verb} {example}".strip() for example in about.examples]
-    return Page(usage, _description(verb), shown, options, keys, sections, _notes(verb) if everything else ())
-
-
-def _description(verb: str) -> str:
-    """The docstring of the verb's module, read without importing the module."""
     file = Path(__file__).with_name(f"{module_of(verb).rpartition('.')[2]}.py")
-    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    description = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""  # without importing the module
+    notes = [SHARE_HELP] if about.shared else [HELP] * (about.joins or about.recipe and about.computes)
+    return Page(usage, description, shown, options, keys, sections, notes if everything else ())
 
 
 def _recipe_options(verb: str) -> list[Option]:
@@ -82,7 +136,114 @@ def _option(action: argparse.Action, shows: bool) -> Option:
     return Option(name, action.help + told)
 
 
-def _notes(verb: str) -> list[str]:
-    if VERBS[verb].shared:
-        return [place.SHARE_HELP]
-    return [place.HELP] if VERBS[verb].joins or VERBS[verb].recipe and VERBS[verb].computes else []
+def brief(page: Page, width: int) -> str:
+    """The page in `MOST_LINES`, with the first sentence of each explanation where there is room for it."""
+    head = _head(page, width)
+    forms = [[form(section, width) for form in (_listed, _in_a_row, _in_a_line)] for section in page.sections]
+    level = [0] * len(forms)
+    later = list(reversed(range(1, len(forms))))
+    # The keys that stand alone and the first section are the last to be shortened.
+    for shortest, places in ((1, later[:-1]), (2, later[:-1]), (1, later[-1:]), (1, [0])):
+        for place in places:
+            if len(head) + sum(len(of[at]) for of, at in zip(forms, level, strict=True)) > MOST_LINES:
+                level[place] = shortest
+    return "\n".join([*head, *(line for of, at in zip(forms, level, strict=True) for line in of[at])])
+
+
+def full(page: Page, width: int) -> str:
+    """The page with every key in full."""
+    lines = _head(page, width)
+    for section in page.sections:
+        entries = [line for key in section.keys for line in _entry(section, key, _whole(key), width)]
+        lines += _titled(section, entries, width, blank=bool(section.name))
+    for note in page.notes:
+        lines += ["", *_wrapped(note.split(), width, "")]
+    return "\n".join(lines)
+
+
+def _head(page: Page, width: int) -> list[str]:
+    lines = _wrapped(f"usage: {page.usage}".split(), width, "")
+    for paragraph in page.description.split("\n\n"):
+        lines += ["", *_wrapped(paragraph.split(), width, "")]
+    lines += ["", "Examples:", *(f"  {example}" for example in page.examples)]
+    names = min(NAMES, 4 + max((len(option.name) for option in page.options), default=0))
+    if page.options:
+        lines += ["", "Options:"]
+    for option in page.options:
+        lines += _beside(option.name, option.help, names, width)
+    return [*lines, *(["", page.keys] if page.keys else [])]
+
+
+def _listed(section: Section, width: int) -> list[str]:
+    """A key a line or two, with the first sentence of its explanation."""
+    lines = [line for key in section.keys for line in _entry(section, key, key.short, width)]
+    return _titled(section, lines, width, blank=bool(section.name))
+
+
+def _in_a_row(section: Section, width: int) -> list[str]:
+    """Keys and defaults one after the other."""
+    told = [f"{key.name} {key.default}".strip() for key in section.keys]
+    # A key and its default stay in one line.
+    lines = _wrapped([f"{each}," for each in told[:-1]] + told[-1:], width, "  ")
+    return _titled(section, lines, width)
+
+
+def _in_a_line(section: Section, width: int) -> list[str]:
+    """The number of keys, of a section within another one."""
+    if "." not in section.name or section.same_as:
+        return _in_a_row(section, width)
+    title = f"{section.name}: a list" if section.repeated else _title(section)
+    return _wrapped(f"{title} ({len(section.keys)} keys)".split(), width, "")
+
+
+def _titled(section: Section, lines: Sequence[str], width: int, blank: bool = False) -> list[str]:
+    if not section.name:
+        return list(lines)
+    keys = [] if section.same_as else lines
+    return [*([""] if blank else []), *_wrapped(_title(section).split(), width, ""), *keys]
+
+
+def _title(section: Section) -> str:
+    if section.repeated:
+        return f"{section.name}, a list; each has these keys:"
+    if section.same_as:
+        return f"--{section.name}.KEY: the keys of {section.same_as}"
+    return f"--{section.name}.KEY: {section.title}"
+
+
+def _entry(section: Section, key: Key, explanation: str, width: int) -> list[str]:
+    dashes = "" if section.name else "--"
+    return _beside(f"{dashes}{key.name} {key.default}".strip(), explanation, NAMES, width)
+
+
+def _whole(key: Key) -> str:
+    unnamed = [choice for choice in key.choices if choice not in key.help]
+    told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
+    if key.changes.resumes:
+        told.append("A training resumes with another value")
+    return ". ".join(told) + "." * (len(told) > 1 or key.help.endswith("."))
+
+
+def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:
+    """A name, and its explanation in a column of its own."""
+    lines = _wrapped(explanation.split(), width - column, "") or [""]
+    first = f"  {name}"
+    if cells(first) > column - 1:
+        return [first, *(" " * column + line for line in lines)]
+    return [first + " " * (column - cells(first)) + lines[0], *(" " * column + line for line in lines[1:])]
+
+
+def _wrapped(words: Sequence[str], width: int, indent: str) -> list[str]:
+    """Words in lines, by the columns of a terminal, of which a Japanese character takes two."""
+    lines: list[str] = []
+    for word in words:
+        if lines and cells(lines[-1]) + 1 + cells(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(indent + word)
+    return lines
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

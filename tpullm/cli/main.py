@@ -94,27 +94,24 @@ def _dispatch(argv: list[str]) -> int:
         print(importlib.import_module("tpullm.cli.help").text(*asked))
         return 0
     verb = _known(argv[0])
-    from tpullm.recipe.parsing import parse
-
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    module = importlib.import_module(module_of(verb))
-    if VERBS[verb].reads:
+    module, about = importlib.import_module(module_of(verb)), VERBS[verb]
+    if about.reads:
         return module.main(argv[1:])
-    if VERBS[verb].joins:
-        return _without_recipe(verb, module.main, argv[1:])
-    if not VERBS[verb].recipe:
-        return module.main(parse(parser_of(verb), argv[1:])) or 0
-    if VERBS[verb].shows and any(argument.split("=")[0] == VERBS[verb].shows for argument in argv):
-        return _without_recipe(verb, module.show_main, argv[1:])
-    return (_as_share if VERBS[verb].shared else _as_host)(verb, module.main, argv[1:])
+    shows = bool(about.shows) and any(word.split("=")[0] == about.shows for word in argv)
+    if about.shared and not shows:
+        return _as_share(verb, module.main, argv[1:])
+    if about.recipe and not shows:
+        return _with_recipe(verb, module.main, argv[1:])
+    return _without_recipe(verb, module.show_main if shows else module.main, argv[1:])
 
 
-def _as_share(verb: str, make: Callable, arguments: list[str]) -> int:
+def _as_share(verb: str, make: Callable, words: list[str]) -> int:
     """Run a verb whose work several processes can share."""
     from tpullm.run.directory import open_run, owned
 
-    flags, arguments = place.take_flags("share", arguments)
-    recipe, run, _ = open_run(parser_of(verb), arguments)
+    flags, words = place.take_flags("share", words)
+    recipe, run, _ = open_run(parser_of(verb), words)
     share = place.find("share", flags, os.environ)
     place.introduce(share)
     with owned(run, recipe) if share.is_first else contextlib.nullcontext():
@@ -122,34 +119,36 @@ def _as_share(verb: str, make: Callable, arguments: list[str]) -> int:
     return 0
 
 
-def _as_host(verb: str, make: Callable, arguments: list[str]) -> int:
+def _with_recipe(verb: str, make: Callable, words: list[str]) -> int:
     """Run a verb with a recipe on all hosts; one that does not compute runs in this process alone."""
     from tpullm.run.directory import open_run, owned
 
-    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
-    recipe, run, parsed = open_run(parser_of(verb), arguments)
-    if VERBS[verb].computes:
+    about = VERBS[verb]
+    flags, words = place.take_flags("hosts", words) if about.computes else ({}, words)
+    recipe, run, options = open_run(parser_of(verb), words)
+    if about.computes:
         join.join(place.find("hosts", flags, os.environ))
         # Without the run directory: all hosts share it, and may mount it in different places.
         hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
-    adds = VERBS[verb].adds and not VERBS[verb].shows  # otherwise the options are those of its other form
-    with owned(run, recipe) if VERBS[verb].writes and hosts.is_first() else contextlib.nullcontext():
-        code = make(recipe, run, *([parsed] if adds else [])) or 0
+    with owned(run, recipe) if about.writes and hosts.is_first() else contextlib.nullcontext():
+        code = make(recipe, run, options) if about.options else make(recipe, run)
     join.leave()
-    return code
+    return code or 0
 
 
-def _without_recipe(verb: str, make: Callable, arguments: list[str]) -> int:
-    """Run a verb that takes no recipe, or one in its other form; if it computes, on all hosts."""
+def _without_recipe(verb: str, make: Callable, words: list[str]) -> int:
+    """Run a verb that takes no recipe, or one in its other form; on all hosts if several can run it together."""
     from tpullm.recipe.parsing import parse
 
-    flags, arguments = place.take_flags("hosts", arguments) if VERBS[verb].computes else ({}, arguments)
-    parsed = parse(parser_of(verb, shows=bool(VERBS[verb].shows)), arguments)
-    if VERBS[verb].computes:
+    about = VERBS[verb]
+    on_hosts = about.computes and bool(about.joins or about.shows)
+    flags, words = place.take_flags("hosts", words) if on_hosts else ({}, words)
+    options = parse(parser_of(verb, shows=bool(about.shows)), words)
+    if on_hosts:
         join.join(place.find("hosts", flags, os.environ))
-    code = make(parsed) or 0
+    code = make(options)
     join.leave()
-    return code
+    return code or 0
 
 
 def _known(verb: str) -> str:

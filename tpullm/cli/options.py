@@ -1,7 +1,6 @@
 """Options that several verbs have, and their output as JSON."""
 
 import functools
-import importlib
 import json
 from typing import Any
 
@@ -28,7 +27,9 @@ def add_weights(parser) -> None:
 
 def add_mesh(parser) -> None:
     """`--mesh`, of a verb without a recipe."""
-    mesh = functools.partial(importlib.import_module("tpullm.recipe.parsing").value_of, "mesh")
+    from tpullm.recipe.parsing import value_of
+
+    mesh = functools.partial(value_of, "mesh")
     parser.add_argument("--mesh", type=mesh, help="how devices share a model, as in a recipe")
 
 

@@ -26,7 +26,7 @@ class Verb:
         shared: several processes can share its work (`system/cluster/shares.py`).
         joins: it takes no recipe, and several hosts can run it together.
         shows: an option with which it reads a MODEL that was made, instead of a recipe (`show_main` of its module).
-        adds: the function of its module that adds its own options.
+        options: it has options beside the keys of its recipe.
     """
 
     help: str
@@ -38,12 +38,17 @@ class Verb:
     reads: bool = False
     shared: bool = False
     joins: bool = False
-    adds: str = ""
+    options: bool = False
 
     @property
     def recipe(self) -> bool:
         """Whether it takes a recipe."""
         return bool(self.keys)
+
+    @property
+    def adds(self) -> str:
+        """The function of its module that adds options to its parser; empty if it has none."""
+        return "add_show_arguments" if self.shows else "add_arguments" if self.options or not self.recipe else ""
 
 
 VERBS = {
@@ -60,7 +65,6 @@ VERBS = {
         "list the recipes, with machine, time and result",
         ("", "quickstart > mine.yaml"),
         computes=False,
-        adds="add_arguments",
     ),
     "collect": Verb(
         "1. raw sources into clean, deduplicated documents",
@@ -78,7 +82,6 @@ VERBS = {
         shows="--show",
         computes=False,
         shared=True,
-        adds="add_show_arguments",
     ),
     "data": Verb(
         "show the documents in the batch of a training step",
@@ -88,7 +91,7 @@ VERBS = {
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
         ),
         computes=False,
-        adds="add_arguments",
+        options=True,
     ),
     "trace": Verb(
         "find the documents that hold a passage, and their steps",
@@ -98,20 +101,20 @@ VERBS = {
             *("pretrain.steps", "pretrain.batch_size", "pretrain.sequence_length"),
         ),
         computes=False,
-        adds="add_arguments",
+        options=True,
     ),
     "sharding": Verb(
         "show the layout of every parameter on a mesh of devices",
         ("8b", "8b --topology v5p:4x4x8 --mesh '{fsdp: -1, tensor: 4}'"),
         keys=("run", "name", "topology", "mesh", "base", "tokenizer.vocabulary_size", "pretrain", "model"),
         computes=False,
-        adds="add_arguments",
+        options=True,
     ),
     "plan": Verb(
         "memory, speed and cost of a recipe on TPUs, before you rent them",
         ("8b", "8b --topology v5e:16x16,v6e:16x16,v5p:4x4x8 --search"),
         keys=("run", "name", "topology", "mesh", "base", "tokenizer.vocabulary_size", "pretrain", "finetune", "model"),
-        adds="add_arguments",
+        options=True,
     ),
     "pretrain": Verb(
         "3. and 4. train a Transformer to predict the next token",
@@ -137,7 +140,6 @@ VERBS = {
             *("finetune.NAME.conversations", "finetune.NAME.held_out_fraction", "evaluate"),
         ),
         shows="--tasks",
-        adds="add_show_arguments",
     ),
     "compare": Verb(
         "say how models differ: answers, loss, calibration; a table, a page",
@@ -146,7 +148,6 @@ VERBS = {
             "runs/quickstart models/published --tasks my_questions.jsonl",
         ),
         joins=True,
-        adds="add_arguments",
     ),
     "report": Verb(
         "one HTML page about a run",
@@ -157,18 +158,15 @@ VERBS = {
     "generate": Verb(
         "continue a text",
         ("--model runs/quickstart --prompt 'The '", "--model runs/quickstart --tokens 50 --count 3 --json"),
-        adds="add_arguments",
     ),
     "chat": Verb(
         "talk with a tuned model",
         ("--model runs/quickstart", "--model runs/quickstart --prompt '本をどうしますか。'"),
-        adds="add_arguments",
     ),
     "serve": Verb(
         "answer over HTTP, as OpenAI's API does",
         ("runs/quickstart", "runs/mine --adapter runs/mine/talk --port 8001"),
         joins=True,
-        adds="add_arguments",
     ),
     "blank": Verb(
         "fill 【?】 with words and their probabilities",
@@ -176,24 +174,20 @@ VERBS = {
             "'今日はとても【?】天気ですね。' --model runs/quickstart",
             "'今日は【?】です。' --model runs/quickstart --count 3 --json",
         ),
-        adds="add_arguments",
     ),
     "attention": Verb(
         "draw which earlier tokens each token attends to",
         ("--model runs/quickstart", "'The sun rises.' --model runs/quickstart --out attention.html"),
-        adds="add_arguments",
     ),
     "import": Verb(
         "take a published model into a run directory, to train it further",
         ("models/published --run runs/mine", "models/published --run runs/mine --config=mine.yaml"),
         computes=False,
-        adds="add_arguments",
     ),
     "export": Verb(
         "write a trained model for Hugging Face's programs, or for llama.cpp",
         ("runs/quickstart models/quickstart", "runs/quickstart models/small --dtype bfloat16"),
         computes=False,
-        adds="add_arguments",
     ),
     "launch": Verb(
         "run a verb on several processes or on machines in the cloud",
@@ -203,12 +197,10 @@ VERBS = {
         ),
         computes=False,
         reads=True,
-        adds="add_arguments",
     ),
     "doctor": Verb(
         "check a model for silent faults",
         ("models/published", "runs/quickstart --json"),
-        adds="add_arguments",
     ),
 }
 

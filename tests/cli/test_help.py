@@ -15,11 +15,11 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.cli import launch
+from tpullm.cli.help import Option, Page, brief, cells
 from tpullm.cli.main import main, parser_of
 from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe import schema, schema_keys
-from tpullm.recipe.help_page import Option, Page, brief, cells
 from tpullm.recipe.schema import Recipe
 from tpullm.run import directory, stages
 from tpullm.system.cluster import hosts, place

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from tpullm.cli import evaluate
 from tpullm.corpus import document_files
 from tpullm.corpus.sources import YOURS
 from tpullm.engine.session import load
+from tpullm.evaluation import run_results
 from tpullm.recipe import parsing as recipes
 
 
@@ -28,14 +28,14 @@ def with_own_text(tiny_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(with_own_text):
-    return evaluate._yours(*with_own_text)
+    return run_results.of_own_text(*with_own_text)
 
 
 def test_the_compressor_has_the_bytes_of_the_model(with_own_text, found):
     """The bytes that the bits of the model are divided by: nats a token x tokens = bits a byte x bytes."""
     recipe, run, session = with_own_text
-    measured = evaluate._held_out_loss(recipe, run, session)
-    tokens = sum(float(batch.weights.sum()) for batch in evaluate._rows(recipe, run, YOURS, session))
+    measured = run_results.held_out_loss(recipe, run, session)
+    tokens = sum(float(batch.weights.sum()) for batch in run_results.held_out_rows(recipe, run, YOURS, session))
     nats = measured["loss_nats_per_token"][YOURS] * tokens
     bits = measured["bits_per_byte"][YOURS] * found["compressor"]["bytes"]
     assert bits * 0.6931472 == pytest.approx(nats, rel=1e-6), "float32 sums of a few hundred tokens"
@@ -70,7 +70,7 @@ def _documents(run):
 
 def test_a_table_names_both(with_own_text, found, capsys):
     recipe, run, session = with_own_text
-    results = {**evaluate._held_out_loss(recipe, run, session), "yours": found, "seconds": {"evaluate": 1.0}}
-    evaluate._print(results)
+    results = {**run_results.held_out_loss(recipe, run, session), "yours": found, "seconds": {"evaluate": 1.0}}
+    run_results.show(results)
     said = "".join(capsys.readouterr())
     assert "your text by xz -9e" in said and f"{found['compressor']['bits_per_byte']:.3f} bits a byte" in said

@@ -1,0 +1,210 @@
+"""What `evaluate` finds in a run: figures of each of its models, and samples. `RUN/evaluate/results.json` holds them.
+
+All hosts compute the same, from batches of which each has its rows.
+"""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tpullm.corpus import document_files, tenki
+from tpullm.corpus.sources import YOURS, sources
+from tpullm.data import examples
+from tpullm.data.batch import Batch
+from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.data.token_store import TokenStore
+from tpullm.engine.generation import sampled
+from tpullm.engine.padding import row_bucket
+from tpullm.engine.session import Session, load
+from tpullm.evaluation import own_text, questions, tenki_truth
+from tpullm.evaluation.scoring import weights
+from tpullm.evaluation.statistics import wilson
+from tpullm.model.architecture import parameter_count
+from tpullm.model.rows import own_rows
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.log import console
+from tpullm.training.evaluation import held_out
+from tpullm.training.step import make_evaluation
+
+
+def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """The results of a run whose models are made."""
+    base = load(run / recipe.foundation)
+    results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(recipe, run)}
+    results |= held_out_loss(recipe, run, base)
+    for source in sources(recipe):
+        if source.name == YOURS and held_out_rows(recipe, run, source.name, base):
+            results["yours"] = of_own_text(recipe, run, base)
+        if source.kind == "tenki":
+            found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
+            swaps = tenki_truth.swaps(base, tenki.swaps())
+            results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": swaps}
+    tuned = base
+    for name in recipe.finetune:
+        tuned = None  # free this model before loading the next
+        tuned = load(run / name)
+        results.setdefault("stages", {})[name] = held_out_loss(recipe, run, tuned)
+    results |= _questions(recipe, base, tuned) if recipe.finetune else {}
+    prompts = recipe.evaluate.prompts
+    texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
+    results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+    results["attention"] = _attention(base, recipe.evaluate.attention)
+    return results
+
+
+def held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict[str, dict[str, float]]:
+    """Nats a token and bits a byte of each source's held-out text."""
+    own = own_rows(session.mesh, row_bucket(session, recipe.evaluate.batch_size))
+    batches = {source.name: held_out_rows(recipe, run, source.name, session, own) for source in sources(recipe)}
+    batches = {name: rows for name, rows in batches.items() if rows}
+    evaluate = make_evaluation(session.architecture, session.dtype)
+    with jax.set_mesh(session.mesh):
+        found = held_out(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
+    return {"loss_nats_per_token": found["eval_loss"], "bits_per_byte": found["eval_bits_per_byte"]}
+
+
+def held_out_rows(
+    recipe: Recipe, run: Path, source: str, session: Session, own: np.ndarray | None = None
+) -> Iterator[Batch] | None:
+    """The batches of a source's held-out text; None if it has none.
+
+    Args:
+        own: the rows of each batch; None is all.
+    """
+    path, config = run / "tokens" / source / "held_out", recipe.evaluate
+    if not path.exists():
+        return None
+    rows = row_bucket(session, config.batch_size)
+    return evaluation_batches(TokenStore(path), rows, recipe.pretrain.sequence_length, config.rows, own)
+
+
+def of_own_text(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
+    """What the model learned from the user's own text, and the bits a byte of a compressor on it."""
+    documents = run / "documents"
+    texts = own_text.passages(
+        record["text"] for record in document_files.read(documents, YOURS, document_files.HELD_OUT)
+    )
+
+    def compressor() -> dict[str, Any]:
+        training = (record["text"] for record in document_files.read(documents, YOURS, document_files.TRAIN))
+        evaluated = own_text.evaluated_bytes(session, held_out_rows(recipe, run, YOURS, session))
+        bits = own_text.compressor_bits_per_byte(training, evaluated)
+        return {"name": "xz -9e", "bits_per_byte": bits, "bytes": len(evaluated)}
+
+    times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps).get(YOURS, 0.0)
+    return {
+        "times_read": round(times_read, 2),
+        "sentence": next((sentence for text in texts for sentence in own_text.sentences(text)), ""),
+        "continuations": own_text.continuations(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
+        "blanks": own_text.blanks(session, texts),
+        "compressor": hosts.broadcast("the compressor", compressor),
+    }
+
+
+def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
+    """The held-out questions of the first stage that learns built-in ones, before tuning and after all of it.
+
+    Each share of right answers has its interval.
+    """
+    # A casual answer is a matter of style, and later stages may change it on purpose.
+    built_in = [
+        (name, stage)
+        for stage in recipe.finetune.values()
+        for name in stage.conversations
+        if name in examples.BUILT_IN and name != "tenki_casual"
+    ]
+    if not built_in:
+        return {}
+    name, stage = built_in[0]
+    learned, asked = examples.questions(name, stage.held_out_fraction, recipe.seed)
+    if (
+        not base.tokenizer.has_template
+    ):  # a base that was never tuned to talk: it is asked in the tuned model's template
+        base = dataclasses.replace(base, tokenizer=tuned.tokenizer)
+    with questions.judge(name) as right:
+        found = questions.asked(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
+    for model in ("base", "tuned"):
+        share, count = found[model]["accuracy"], found[model]["questions"]
+        found[model]["interval"] = list(wilson(share * count, count))
+    return found
+
+
+def _attention(session: Session, text: str) -> dict[str, Any]:
+    tokenizer = session.tokenizer
+    text = tokenizer.decode(tokenizer.encode(text)[: session.context_length - 1])
+    tokens, shares = weights(session, text)
+    return {"text": text, "tokens": tokens, "weights": np.round(shares, 3).tolist()}
+
+
+def _model(session: Session) -> dict[str, Any]:
+    config = session.architecture.config
+    return {"parameters": parameter_count(session.architecture.shapes), "config": dataclasses.asdict(config)}
+
+
+def _machine() -> dict[str, Any]:
+    device = jax.local_devices()[0]
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "platform": device.platform,
+        "device": device.device_kind,
+        "cores": os.cpu_count(),
+    }
+
+
+def _seconds(recipe: Recipe, run: Path) -> dict[str, float]:
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
+    found = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
+    return {stage: value["seconds"] for stage, value in found.items() if "seconds" in value}
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the figures as a table."""
+    from rich.table import Table
+
+    table = Table(title="What the model learned", title_justify="left", show_header=False)
+    for title, figures in _figures(results):
+        table.add_row(title, figures)
+    console().print(table)
+
+
+def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for source, bits in results["bits_per_byte"].items():
+        loss = results["loss_nats_per_token"][source]
+        yield f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte"
+    for stage, found in results.get("stages", {}).items():
+        for source, bits in found["bits_per_byte"].items():
+            yield f"after {stage}: held-out {source}", f"{bits:.3f} bits a byte"
+    if "yours" in results:
+        compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
+        less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
+        beside = f"the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
+        yield f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}"
+        blanks = results["yours"]["blanks"]
+        first, five = (sum(1 <= blank["place"] <= last for blank in blanks) for last in (1, 5))
+        yield "blanks in your text", f"of {len(blanks)}, {first} guessed first, {five} among the first five"
+    for name, value in results.items():
+        if isinstance(value, dict) and "gap_nats_per_token" in value:
+            loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))
+            yield f"{name}: loss - true entropy", f"{loss:.4f} - {entropy:.4f} = {gap:.4f} nats a token"
+    if "blank" in results:
+        first, swaps = results["blank"]["table"][0], results["swaps"]
+        yield f"blank {first['text']}", f"total variation from the truth {first['total_variation']:.3f}"
+        yield "all blanks", f"mean total variation {results['blank']['mean_total_variation']:.3f}"
+        yield "リンゴ→本: the verb follows", f"{swaps['accuracy']:.1%} of {swaps['pairs']} swaps"
+    if "tuned" in results:
+        tuned, base = results["tuned"], results["base"]
+        shares = f"{tuned['accuracy']:.1%} / {base['accuracy']:.1%}"
+        yield "right answers, tuned / base", f"{shares} of {tuned['questions']} held-out questions"
+        for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
+            shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
+            yield f"  {kind}", f"{shares}; the commonest answer {found['guess']:.1%}"
