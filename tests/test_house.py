@@ -134,7 +134,7 @@ BY_THE_CLOCK_ON_THE_WALL = {
     "run/directory.py",  # when a lease was written; its age is by the server's clock
     "launch/record.py",  # the times of attempts; set once in a process
     "serving/application.py",  # when the server began: clients are told when a model was made
-    "serving/answer_writing.py",  # when an answer was made
+    "serving/completions.py",  # when an answer was made
     "run/hours.py",  # begin and end of a process, for the time between two
     "system/storage/copies.py",  # copies that are a day old
     "training/metrics.py",

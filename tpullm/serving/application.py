@@ -19,8 +19,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tpullm.serving import completions
-from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Reply, Writing
+from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
+from tpullm.serving.completions import ChatReply, Reply, TextReply
 from tpullm.serving.front_page import FrontPage
 from tpullm.serving.refusal import Refusal, parse
 from tpullm.serving.served_model import ServedModel
@@ -83,7 +83,7 @@ class Service:
             reply = await asyncio.get_running_loop().run_in_executor(self._reader, self._read, raw, read, client)
         finally:
             self._reading -= 1
-        answers = len(reply.work.prompts) * reply.work.asked.n
+        answers = len(reply.prompts) * reply.asked.n
         if answers > self.queue:
             raise Refusal(f"n: asks for {answers} answers, and at most {self.queue} may wait here; ask for fewer")
         self._check_open(answers)
@@ -125,10 +125,10 @@ def application(service: Service) -> ASGIApp:
     """The server, for any server of ASGI."""
 
     async def completion(request: Request) -> Response:
-        return await _answer(service, request, completions.read_text)
+        return await _answer(service, request, TextReply)
 
     async def chat(request: Request) -> Response:
-        return await _answer(service, request, completions.read_chat)
+        return await _answer(service, request, ChatReply)
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_described(service, name) for name in service.models]})
@@ -236,7 +236,7 @@ async def _answer(service: Service, request: Request, read: Read) -> Response:
         service.end(writing)
         service.figures.took(time.monotonic() - began)
 
-    if reply.work.asked.stream:
+    if reply.asked.stream:
         return EventStream(writing.events(lambda refusal: _log(request, refusal)), ended)
     try:
         return JSONResponse(await _unless_gone(request, writing.whole()))

@@ -1,42 +1,142 @@
-"""The answers of `/v1/completions` (continuations of texts) and of `/v1/chat/completions` (the next message)."""
+"""The answers of `/v1/completions` (continuations of texts) and of `/v1/chat/completions` (the next message).
+
+A `Reply` is made of a request. It says what engines are asked, makes the text of each answer out of its tokens, and has
+the JSON of the answers, whole and as events of a stream.
+"""
 
 import math
+import time
+import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tpullm.engine.request import Token
+from tpullm.engine.request import Request, Token
 from tpullm.serving.answer_text import OPEN, AnswerText, Part, ToolText, joined, whole_calls
-from tpullm.serving.answer_writing import Text, Work, log_probability
 from tpullm.serving.refusal import Refusal
-from tpullm.serving.request_models import ChatRequest, TextRequest, validated
+from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest, validated
 from tpullm.serving.served_model import ServedModel
+from tpullm.serving.token_masks import Mask
+
+LEAST_LOG_PROBABILITY = -9999.0  # nats, for tokens that cannot be: JSON has no infinity
 
 
-def read_text(body: dict[str, Any], model: ServedModel, client: str) -> "CompletionReply":
-    """The form of the answer to a request; `Refusal` names the field that is wrong."""
-    asked = validated(TextRequest, body, model.vocabulary_size)
-    ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
-    work = Work(model, asked, ids, asked.max_tokens, asked.logprobs or 0, client=client, told=asked.tells_prompt)
-    return CompletionReply(work)
+class Reply:
+    """What both endpoints have in common. `kind` and `chunk_kind` are its `object`, whole and as a part of a stream.
+
+    Args:
+        prompts: the ids of each prompt.
+        tokens: the most tokens of an answer.
+        top: how many likely tokens are told with each one.
+        masks: makes `Request.allowed`, which each answer has for itself; none allows all.
+        told: whether the tokens of the prompt are told as well.
+        client: who asks.
+
+    Attributes:
+        written: the number of tokens that engines have told.
+    """
+
+    prefix, kind, chunk_kind = "", "", ""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        asked: Asked,
+        client: str,
+        prompts: Sequence[list[int]],
+        tokens: int,
+        top: int,
+        masks: Sequence[Mask] = (),
+        told: bool = False,
+    ):
+        self.model, self.asked, self.prompts, self.told, self.written = model, asked, prompts, told, 0
+        self._client, self._tokens, self._top, self._masks = client, tokens, top, masks
+        self._name, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+
+    def requests(self) -> list[Request]:
+        """One for each answer: all answers to the first prompt come first."""
+        return [
+            Request(
+                ids=tuple(ids),
+                tokens=self._tokens,
+                sampling=self.asked.sampling,
+                seed=(self.asked.seed + number) % SEEDS,
+                stop_ids=tuple(self.model.tokenizer.stop_ids),
+                top=self._top,
+                bias=self.asked.logit_bias,
+                presence_penalty=self.asked.presence_penalty,
+                frequency_penalty=self.asked.frequency_penalty,
+                told=len(ids) - self._untold(ids),
+                allowed=self._masks[number] if self._masks else None,
+                client=self._client,
+            )
+            for number, ids in enumerate(ids for ids in self.prompts for _ in range(self.asked.n))
+        ]
+
+    def _untold(self, ids: list[int]) -> int:
+        """The number of tokens of a prompt that engines don't tell."""
+        if not self.told:
+            return len(ids)
+        return len(self.model.tokenizer.begin) if self._begins(ids) else 1
+
+    def _begins(self, ids: list[int]) -> bool:
+        begin = self.model.tokenizer.begin
+        return bool(begin) and ids[: len(begin)] == begin
+
+    def text(self, index: int) -> Any:
+        """Makes the text of one answer: an object whose `add` gives the part that comes with a token."""
+        return AnswerText(self.model.tokenizer, tuple(self.asked.stop), tuple(self.model.tokenizer.stop_ids))
+
+    def begin(self, index: int) -> dict[str, Any] | None:
+        """The choice that a stream begins with; None if there is nothing to say."""
+        raise NotImplementedError
+
+    def delta(self, index: int, part: Part) -> dict[str, Any]:
+        """A choice of a stream."""
+        raise NotImplementedError
+
+    def choice(self, index: int, whole: Part) -> dict[str, Any]:
+        """A choice of a whole answer."""
+        raise NotImplementedError
+
+    def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """An event of a stream. With `include_usage` each has the field; the last, without choices, the numbers."""
+        usage = {"usage": None if choices else self._usage()} if self.asked.usage else {}
+        return {**self._head(self.chunk_kind), "choices": choices, **usage}
+
+    def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The whole answer."""
+        return {**self._head(self.kind), "choices": choices, "usage": self._usage()}
+
+    def _usage(self) -> dict[str, int]:
+        """The numbers of tokens; each prompt counts once."""
+        prompt = sum(map(len, self.prompts))
+        new = self.written - self.asked.n * sum(len(ids) - self._untold(ids) for ids in self.prompts)
+        return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self._name, "object": kind, "created": self._created, "model": self.model.name}
 
 
-class CompletionReply:
-    """The form of continuations."""
+class TextReply(Reply):
+    """Continuations of texts; `Refusal` names the field of the request that is wrong."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, work: Work):
-        self.work, asked, decode = work, work.asked, work.model.tokenizer.decode
-        self._top = asked.logprobs  # None shows no log-probabilities
+    def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
+        asked = validated(TextRequest, body, model.vocabulary_size)
+        ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
+        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0, told=asked.tells_prompt)
         # The answers begin with the prompts; if engines tell these, they come from there.
-        prompts = asked.prompt if asked.echo and not work.told else []
-        self._echoed = [text if isinstance(text, str) else decode(text) for text in prompts]
+        prompts = asked.prompt if asked.echo and not self.told else []
+        self._echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in prompts]
 
-    def text(self, index: int) -> Text:
+    def text(self, index: int) -> Any:
         """Makes the text of one answer."""
-        tokenizer = self.work.model.tokenizer
-        text = AnswerText(tokenizer, tuple(self.work.asked.stop), tuple(tokenizer.stop_ids))
-        return ToldText(text, self.work.untold(index)) if self.work.told else text
+        if not self.told:
+            return super().text(index)
+        ids = self.prompts[index // self.asked.n]
+        return ToldText(super().text(index), [] if self._begins(ids) else ids[: self._untold(ids)])
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """The prompt, if it is echoed."""
@@ -44,47 +144,43 @@ class CompletionReply:
 
     def delta(self, index: int, part: Part) -> dict[str, Any]:
         """A choice of a stream."""
-        return {
-            "index": index,
-            "text": part.text,
-            "logprobs": None if self._top is None else self._log_probabilities(part),
-            "finish_reason": part.ends or None,
-        }
+        shown = None if self.asked.logprobs is None else self._log_probabilities(part)
+        return {"index": index, "text": part.text, "logprobs": shown, "finish_reason": part.ends or None}
 
     def choice(self, index: int, whole: Part) -> dict[str, Any]:
         """A choice of a whole answer."""
-        found = self.delta(index, whole)
-        return found | {"text": self._before(index) + found["text"]}
+        return self.delta(index, whole) | {"text": self._before(index) + whole.text}
 
     def _before(self, index: int) -> str:
-        return self._echoed[index // self.work.asked.n] if self._echoed else ""
+        return self._echoed[index // self.asked.n] if self._echoed else ""
 
     def _log_probabilities(self, part: Part) -> dict[str, Any]:
-        top = [
-            {self._name(token): log_probability(value) for token, value in told.top[: self._top]} or None
-            for told, _ in part.tokens
-        ]
+        tokens = [token for token, _ in part.tokens]
+        top = [{self._text(one): log_probability(value) for one, value in token.top} or None for token in tokens]
+        values = [token.log_probability for token in tokens]
         return {
-            "tokens": [self._name(token.id) for token, _ in part.tokens],
-            "token_logprobs": [_known(token.log_probability) for token, _ in part.tokens],
+            "tokens": [self._text(token.id) for token in tokens],
+            "token_logprobs": [None if math.isnan(value) else log_probability(value) for value in values],
             "top_logprobs": top if self._top else None,
             "text_offset": [place for _, place in part.tokens],
         }
 
-    def _name(self, token: int) -> str:
+    def _text(self, token: int) -> str:
         """The text of a token; of part of a character `bytes:\\xe7`, and of a special token its name."""
-        tokenizer = self.work.model.tokenizer
-        held = tokenizer.bytes_of(token)
+        held = self.model.tokenizer.bytes_of(token)
         try:
-            return held.decode() or tokenizer.piece(token)
+            return held.decode() or self.model.tokenizer.piece(token)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in held)
 
 
 class ToldText:
-    """Makes the text of a prompt and its continuation. The first token may be one that no engine tells.
+    """Makes the text of a prompt and its continuation.
 
     The token that ends the text is told with the others, since it shows what else could have come after the prompt.
+
+    Args:
+        untold: the first token of the text, if it follows nothing, so that no engine tells it.
     """
 
     def __init__(self, text: AnswerText, untold: list[int]):
@@ -98,44 +194,35 @@ class ToldText:
         return replace(part, tokens=(*part.tokens, (token, self._characters))) if part.ends == "stop" else part
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else log_probability(value)
-
-
-def read_chat(body: dict[str, Any], model: ServedModel, client: str) -> "ChatReply":
-    """The form of the answer to a request; `Refusal` names the field that is wrong."""
-    if not (model.talks or model.tokenizer.has_template):
-        raise Refusal(f"{model.name} has no chat template: it continues texts; use /v1/completions", param="model")
-    asked = validated(ChatRequest, body, model.vocabulary_size)
-    if asked.shown_tools and OPEN not in (getattr(model.tokenizer, "template", None) or ""):
-        raise Refusal(
-            f"tools: the chat template of {model.name} has no {OPEN}, and no other form of calls is known; "
-            "leave tools out",
-            param="tools",
-        )
-    ids = model.chat_ids([message.template_form() for message in asked.messages], asked.shown_tools or None)
-    masks, schema = [], asked.response_format.schema_of_answer
-    if asked.must_call:
-        masks = [model.grammars.of_calls(asked.must_call, asked.parallel_tool_calls, "tools") for _ in range(asked.n)]
-    elif schema is not None:
-        masks = [model.grammars.of_schema(schema, "response_format") for _ in range(asked.n)]
-    tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
-    return ChatReply(Work(model, asked, [ids], tokens, asked.top_logprobs or 0, masks, client))
-
-
-class ChatReply:
-    """The form of messages."""
+class ChatReply(Reply):
+    """The next messages of a conversation; `Refusal` names the field of the request that is wrong."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, work: Work):
-        self.work, self._shows, self._calls = work, work.asked.logprobs, bool(work.asked.shown_tools)
+    def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
+        if not (model.talks or model.tokenizer.has_template):
+            raise Refusal(f"{model.name} has no chat template: it continues texts; use /v1/completions", param="model")
+        asked = validated(ChatRequest, body, model.vocabulary_size)
+        tools, must, schema = asked.shown_tools, asked.must_call, asked.response_format.schema_of_answer
+        if tools and OPEN not in (getattr(model.tokenizer, "template", None) or ""):
+            raise Refusal(
+                f"tools: the chat template of {model.name} has no {OPEN}, and no other form of calls is known; "
+                "leave tools out",
+                param="tools",
+            )
+        ids = model.chat_ids([message.template_form() for message in asked.messages], tools or None)
+        masks = []
+        if must:
+            masks = [model.grammars.of_calls(must, asked.parallel_tool_calls, "tools") for _ in range(asked.n)]
+        elif schema is not None:
+            masks = [model.grammars.of_schema(schema, "response_format") for _ in range(asked.n)]
+        tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
+        super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0, masks)
 
-    def text(self, index: int) -> Text:
+    def text(self, index: int) -> Any:
         """Makes the text of one answer."""
-        tokenizer = self.work.model.tokenizer
-        text = AnswerText(tokenizer, tuple(self.work.asked.stop), tuple(tokenizer.stop_ids))
-        return ToolText(text, self.work.asked.parallel_tool_calls) if self._calls else text
+        text = super().text(index)
+        return ToolText(text, self.asked.parallel_tool_calls) if self.asked.shown_tools else text
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """Who speaks."""
@@ -156,15 +243,21 @@ class ChatReply:
         return self._choice(index, {"message": message}, whole)
 
     def _choice(self, index: int, said: dict[str, Any], part: Part) -> dict[str, Any]:
-        shown = {"content": [self._shown(token) for token, _ in part.tokens], "refusal": None} if self._shows else None
+        def named(token: int, value: float) -> dict[str, Any]:
+            held = self.model.tokenizer.bytes_of(token)
+            text = held.decode("utf-8", errors="replace") or self.model.tokenizer.piece(token)
+            return {"token": text, "logprob": log_probability(value), "bytes": list(held) or None}
+
+        shown = None
+        if self.asked.logprobs:
+            content = [
+                named(token.id, token.log_probability) | {"top_logprobs": [named(*one) for one in token.top]}
+                for token, _ in part.tokens
+            ]
+            shown = {"content": content, "refusal": None}
         return {"index": index, **said, "logprobs": shown, "finish_reason": part.ends or None}
 
-    def _shown(self, token: Token) -> dict[str, Any]:
-        top = [self._named(one, value) for one, value in token.top]
-        return self._named(token.id, token.log_probability) | {"top_logprobs": top}
 
-    def _named(self, token: int, value: float) -> dict[str, Any]:
-        tokenizer = self.work.model.tokenizer
-        held = tokenizer.bytes_of(token)
-        text = held.decode("utf-8", errors="replace") or tokenizer.piece(token)
-        return {"token": text, "logprob": log_probability(value), "bytes": list(held) or None}
+def log_probability(value: float) -> float:
+    """As JSON can hold it."""
+    return max(float(value), LEAST_LOG_PROBABILITY)
