@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.1.0"
 
 # Imported when first used: every module imports this one, and modules without JAX must not import it.
-_DOOR = {
+_API = {
     "LanguageModel": "tpullm.cli.python_model",
     "Run": "tpullm.cli.python_api",
     "Sampling": "tpullm.recipe.sampling",
@@ -18,14 +18,14 @@ _DOOR = {
 
 
 def __getattr__(name: str):
-    if name not in _DOOR:
+    if name not in _API:
         raise AttributeError(f"module 'tpullm' has no attribute {name!r}")
     importlib.import_module("tpullm.system.process.environment").set_variables()  # before JAX is imported
-    return getattr(importlib.import_module(_DOOR[name]), name)
+    return getattr(importlib.import_module(_API[name]), name)
 
 
 def __dir__() -> list[str]:
-    return ["__version__", "load", "truth", *_DOOR]
+    return ["__version__", "load", "truth", *_API]
 
 
 def load(model):

@@ -1,131 +1,33 @@
-"""The five steps from Python: each runs the verb of the command line in a process of its own.
+"""The five steps from Python: `tpullm.Run`. Each step runs a verb of the command line in a process of its own.
 
-glibc reads the settings of its allocator before a program begins (`environment.py`), so the notebook's process
-cannot have them, and without them a CPU trains at two thirds of the speed. A process of its own also frees its memory
-when the step ends, and there is only one way to do a step.
-
-What the door returns: one line as text, and a picture in a notebook.
+glibc reads the settings of its allocator before a program begins (`system/process/environment.py`), so the process of a
+notebook can't have them, and without them a CPU trains at two thirds of the speed. A process of its own also frees its
+memory when the step ends, and there is only one way to do a step.
 """
 
+import contextlib
 import json
 import os
 import queue
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tpullm.cli import tokenize
+from tpullm.cli.python_results import Loss, Split
 from tpullm.corpus import document_files
-from tpullm.corpus.tenki.total_variation import total_variation
 from tpullm.launch.child_process import Child
 from tpullm.recipe import parsing as recipes
-from tpullm.report import notebook_pictures, run_data
-from tpullm.report.attention_picture import attention_html
-from tpullm.report.run_data import RunData
+from tpullm.report import run_data
 from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 
-
-@dataclass(frozen=True, repr=False)
-class Split:
-    """A text as its tokens.
-
-    Args:
-        tokens: the text of each token, and its id.
-    """
-
-    tokens: tuple[tuple[str, int], ...]
-
-    @property
-    def ids(self) -> list[int]:
-        """The ids of the tokens."""
-        return [token for _, token in self.tokens]
-
-    def __repr__(self) -> str:
-        return "/".join(piece for piece, _ in self.tokens)
-
-    def _repr_html_(self) -> str:
-        return notebook_pictures.pieces(self.tokens)
-
-
-@dataclass(frozen=True, repr=False)
-class Blank:
-    """The words that fit 【?】.
-
-    Args:
-        text: the text with its blank.
-        words: each word and its probability, likeliest first.
-        truth: the true probabilities, if they are known.
-    """
-
-    text: str
-    words: tuple[tuple[str, float], ...]
-    truth: Mapping[str, float] | None = None
-
-    @property
-    def total_variation(self) -> float | None:
-        """The share of probability on wrong words: 0 is perfect. None if the truth is not known."""
-        if self.truth is None:
-            return None
-        return total_variation(dict(self.words), self.truth)
-
-    def __repr__(self) -> str:
-        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: notebook_pictures.WORDS])
-
-    def _repr_html_(self) -> str:
-        return notebook_pictures.words(self.text, self.words, self.truth)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attention:
-    """How much each token attends to each earlier one.
-
-    Args:
-        tokens: the text of each token, T of them.
-        weights: `[L, N, T, T]`, by layer and head: how much token t attends to token s; each row sums to 1.
-    """
-
-    tokens: tuple[str, ...]
-    weights: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"attention of {'/'.join(self.tokens)}"
-
-    def _repr_html_(self) -> str:
-        return attention_html(list(self.tokens), self.weights)
-
-
-@dataclass(frozen=True, repr=False)
-class Loss:
-    """The loss of pretraining, as the report draws it.
-
-    Args:
-        data: the data of the run so far.
-    """
-
-    data: RunData
-
-    @property
-    def losses(self) -> list[tuple[int, float]]:
-        """The step and the training loss, in nats a token, of each line of the log."""
-        return [(row["step"], row["loss"]) for row in self.data.pretrain if "loss" in row]
-
-    def __repr__(self) -> str:
-        return f"loss {self.losses[0][1]:.2f} to {self.losses[-1][1]:.2f} nats a token"
-
-    def _repr_html_(self) -> str:
-        return notebook_pictures.loss(self.data)
-
-
 SECONDS_BETWEEN_LOOKS = 0.2
-INTERRUPTED = 130
+ERRORS = {UserError.code: UserError, TRY_AGAIN: TryAgain, 130: Interrupted}  # by exit code
 # A notebook's kernel sets these. Programs then write colours and progress bars as on a terminal, and each update of a
 # bar would be a line here.
 AS_ON_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -161,7 +63,8 @@ class Run:
     def __init__(self, recipe: str | Path = "", folder: str | Path = "", keys: Mapping[str, Any] | None = None):
         words = [str(recipe)] if recipe else []
         words += [f"--run={folder}"] if folder else []
-        words += [f"--{key}={_written(value)}" for key, value in (keys or {}).items()]
+        for key, value in (keys or {}).items():
+            words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
         self.folder = storage.path(recipes.of_command_line(words).run)
         self._words = words
 
@@ -234,19 +137,10 @@ class Run:
         """
         code, line = _run([sys.executable, "-m", "tpullm", verb, *self._words])
         message = line.removeprefix("tpullm: ")
-        if code == UserError.code:
-            raise UserError(message)
-        if code == TRY_AGAIN:
-            raise TryAgain(message)
-        if code == INTERRUPTED:
-            raise Interrupted(message)
+        if error := ERRORS.get(code):
+            raise error(message)
         if code:
             raise RuntimeError(f"tpullm {verb} failed with exit code {code}; its lines are above")
-
-
-def _written(value: Any) -> str:
-    """A value as text for the command line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
@@ -261,24 +155,14 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
         while True:
             try:
                 code = child.poll()
-                for line in _drained(lines, 0.0 if code is not None else SECONDS_BETWEEN_LOOKS):
-                    # The error message is shown by the exception.
-                    if not line.startswith("tpullm: "):
-                        sys.stdout.write(line + "\n")
-                        sys.stdout.flush()
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        line = lines.get(timeout=SECONDS_BETWEEN_LOOKS if code is None else 0)
+                        if not line.startswith("tpullm: "):  # the error message is shown by the exception
+                            print(line, flush=True)
                 if code is not None:
                     return code, child.last_line
             except KeyboardInterrupt:
                 child.send(signal.SIGINT)
     finally:
         child.kill()
-
-
-def _drained(lines: "queue.SimpleQueue[str]", seconds: float) -> Iterator[str]:
-    """The lines that are there. It waits up to `seconds` for the first."""
-    try:
-        yield lines.get(timeout=seconds) if seconds else lines.get_nowait()
-        while True:
-            yield lines.get_nowait()
-    except queue.Empty:
-        return

@@ -1,11 +1,11 @@
-"""A trained model in this process: `model = tpullm.load(MODEL)`. The command line uses the same functions."""
+"""A trained model from Python: `tpullm.load(MODEL)`, in this process. The command line uses the same functions."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tpullm.cli.python_api import Attention, Blank, Split
+from tpullm.cli.python_results import Attention, Blank, Split
 from tpullm.engine.generation import ANSWER_TOKENS, answer, stream
 from tpullm.engine.padding import fits
 from tpullm.engine.session import Session, load, with_adapter

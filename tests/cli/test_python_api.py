@@ -1,4 +1,4 @@
-"""The Python door: what a notebook calls."""
+"""The Python API: what a notebook calls."""
 
 import re
 import signal
@@ -12,8 +12,8 @@ import pytest
 import tpullm
 from tests.conftest import ROOT, TINY, interruptible
 from tests.formats.huggingface.published import directory
-from tpullm.cli import python_api as door_run
-from tpullm.cli.python_api import Attention, Blank
+from tpullm.cli import python_api
+from tpullm.cli.python_results import Attention, Blank
 from tpullm.engine import session as tpullm_session
 from tpullm.launch import child_process
 from tpullm.system.errors import Interrupted, TryAgain, UserError
@@ -150,7 +150,7 @@ def test_what_is_not_there_yet_is_said(tiny_tokens, tmp_path):
 def test_how_a_verb_ends(monkeypatch, tiny_run, code, kind, message, capsys):
     run = tpullm.Run(folder=tiny_run)
     words = f"print('one'); print('tpullm: a line', flush=True); raise SystemExit({code})"
-    monkeypatch.setattr(door_run, "Child", lambda command, *rest: child_process.Child([PYTHON, "-c", words], *rest))
+    monkeypatch.setattr(python_api, "Child", lambda command, *rest: child_process.Child([PYTHON, "-c", words], *rest))
     with pytest.raises(kind, match=message):
         run.collect()
     assert capsys.readouterr().out == "one\n"
