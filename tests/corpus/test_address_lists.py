@@ -1,20 +1,97 @@
-"""Addresses fall that datatrove's URLFilter drops, for the same reasons."""
+"""Lists of domains, addresses and hashes: what is listed is found however it is written, and nothing else."""
 
 import io
 import tarfile
 
-import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.filters import address_lists, verdicts
 from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.system.errors import UserError
+
+LIST = """# people who asked
+example.org          # and all below it
+*.wild.example
+日本語.jp
+https://www.news.example/2024/story.html
+http://blog.example/anna/*
+shop.example/list?page=2
+"""
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lists") / "out.txt"
+    path.write_text(LIST, encoding="utf-8")
+    return address_lists.load((str(path),))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://example.org/", "opted out by domain"),
+        ("http://user@A.B.Example.ORG.:8080/x", "opted out by domain"),
+        ("example.org", "opted out by domain"),
+        ("https://example.org.evil.example/", ""),
+        ("https://wild.example/a", "opted out by domain"),
+        ("https://xn--wgv71a119e.jp/", "opted out by domain"),
+        ("https://www.日本語.jp/", "opted out by domain"),
+        ("http://news.example/2024/story.html#part", "opted out by URL"),
+        ("http://news.example/2024/story.html/", "opted out by URL"),
+        ("http://news.example/2024/story.html?x", ""),
+        ("https://blog.example/anna/2020/a.html", "opted out by URL"),
+        ("https://blog.example/annabel/a.html", ""),
+        ("https://blog.example/%61nna/b", "opted out by URL"),
+        ("https://shop.example/list?page=2", "opted out by URL"),
+        ("https://shop.example/list?page=20", ""),
+        ("", ""),
+        ("org", ""),
+        ("." * 10_000, ""),
+        ("/" * 10_000, ""),
+    ],
+)
+def test_an_address_is_looked_up(lists, url, reason):
+    assert lists.address(url) == reason
+
+
+@given(st.text())
+def test_any_address_is_looked_up(lists, url):
+    assert lists.address(url) in ("", "opted out by domain", "opted out by URL")
+
+
+@pytest.mark.parametrize("line", ["hello world", "nothing", "https://", "http://a b.example/", "g" * 64])
+def test_a_line_that_is_nothing_is_refused(tmp_path, line):
+    path = tmp_path / "out.txt"
+    path.write_text(f"example.org\n{line}\n")
+    with pytest.raises(UserError, match="out.txt: line 2: .* is no domain, address or SHA-256 hash; correct"):
+        address_lists.load((str(path),))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="corpus.opted_out: .*none.txt: cannot be read"):
+        address_lists.load((str(tmp_path / "none.txt"),))
+
+
+@settings(max_examples=30)
+@given(st.sets(st.from_regex(r"[a-z0-9]{1,9}\.(com|jp)", fullmatch=True), min_size=1, max_size=6), st.data())
+def test_exactly_what_is_listed_is_found(tmp_path_factory, names, data):
+    path = tmp_path_factory.mktemp("lists") / "out.txt"
+    listed = data.draw(st.sets(st.sampled_from(sorted(names))))
+    path.write_text("\n".join(listed))
+    found = address_lists.load((str(path),))
+    assert {name for name in names if found.address(f"https://www.{name}/x")} == listed
+
+
+def clear():
+    address_lists._keys.cache_clear()
+    address_lists._words.cache_clear()
 
 
 @pytest.fixture
-def lists(tmp_path, monkeypatch):
+def datatrove_lists(tmp_path, monkeypatch):
     """Small lists in the place of datatrove's."""
     contents = {"domains": "# a comment\nbad.example\nsub.mixed.example\n", "urls": "http://good.example/bad.html\n"}
     with tarfile.open(tmp_path / address_lists.LISTS, "w:gz") as archive:
@@ -31,11 +108,9 @@ def lists(tmp_path, monkeypatch):
         (tmp_path / f"{name}.txt").write_text(text)
     monkeypatch.setattr(address_lists, "_assets", lambda: tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for cached in (address_lists._keys, address_lists._words):
-        cached.cache_clear()
+    clear()
     yield
-    for cached in (address_lists._keys, address_lists._words):
-        cached.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize(
@@ -56,19 +131,18 @@ def lists(tmp_path, monkeypatch):
         ("", False),
     ],
 )
-def test_an_address_is_looked_up(lists, url, expected):
+def test_an_address_is_looked_up_in_the_lists_of_datatrove(datatrove_lists, url, expected):
     assert address_lists.is_listed(url) == expected
 
 
-def test_the_cache_holds_what_is_made(lists, tmp_path):
-    address_lists.is_listed("http://bad.example/")
-    [path] = (tmp_path / "cache" / "tpullm" / "address_lists").glob("domains-*.npy")
-    assert np.array_equal(np.load(path), address_lists._made("domains"))
-    address_lists._keys.cache_clear()
-    assert isinstance(address_lists._keys("domains"), np.memmap)
+def test_the_keys_are_made_once_on_a_machine(datatrove_lists, monkeypatch):
+    assert address_lists.is_listed("http://bad.example/") and address_lists.is_listed("http://good.example/bad.html")
+    clear()
+    monkeypatch.setattr(address_lists, "LISTS", "gone")
+    assert address_lists.is_listed("http://bad.example/") and not address_lists.is_listed("http://other.example/")
 
 
-def test_a_source_with_the_rule_drops_the_page(lists):
+def test_a_source_with_the_rule_drops_the_page(datatrove_lists):
     source = Source("s", "text", licence="x", rules=["address"])
     text = "A page with enough characters to be kept by all of the other rules."
     assert verdicts.judge(Raw(text, url="http://bad.example/"), source, CorpusConfig()).reason == "listed address"
@@ -89,4 +163,4 @@ def test_words_are_those_of_datatrove(parts):
     found = set(url_filter.normalizer.split(url))
     joined = url_filter.normalize(url)
     expected = bool(banned & found) or len(soft & found) >= 2 or any(word in joined for word in within)
-    assert address_lists._has_listed_words(url) == expected
+    assert address_lists.has_listed_words(url) == expected

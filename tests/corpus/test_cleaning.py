@@ -1,5 +1,7 @@
-"""What is removed from a text: menus and rows of symbols, ruby, full-width letters; and that prose stays."""
+"""What is removed from a text (menus, rows of symbols, ruby, width, personal data), and that prose stays."""
 
+import ipaddress
+import random
 import time
 
 import pytest
@@ -36,12 +38,12 @@ def test_prose_stays(line):
     assert (cleaning.without_noise(text) == text) == (line != "Home")
 
 
-def test_literature_loses_nothing_but_rows_of_symbols(real_text):
+def test_literature_loses_rows_of_symbols_and_has_no_personal_data(real_text):
     for path in [*(real_text / "soseki").iterdir(), real_text / "tinyshakespeare.txt"]:
         text = path.read_text(encoding="utf-8")
-        left = set(cleaning.without_noise(text).split("\n"))
-        lost = {line for line in text.split("\n") if line not in left}
-        assert not any(map(cleaning.WORD.search, lost))
+        left, replaced = cleaning.cleaned(text, ["lines", "personal_data"])
+        kept = set(left.split("\n"))
+        assert replaced == 0 and not any(cleaning.WORD.search(line) for line in text.split("\n") if line not in kept)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_long_runs_of_a_symbol_are_shortened(text, expected):
     assert cleaning.without_noise(text) == expected
 
 
-@pytest.mark.parametrize("place", [0, 1, 9, 10, 11, 20, 35])
+@pytest.mark.parametrize("place", [0, 1, 10, 11, 20])
 def test_a_run_is_found_wherever_it_is(monkeypatch, place):
     monkeypatch.setattr(cleaning, "WINDOW", 11)
     letters = "".join(chr(0x4E00 + number) for number in range(60))
@@ -80,14 +82,11 @@ def test_readings_and_notes_go(text, expected):
     assert cleaning.without_ruby(text) == expected
 
 
-@pytest.mark.parametrize(
-    "unit", ["｜", "《", "｜あ", "《あ", "｜あ《あ", "［＃", "［＃あ", "!", "ー", "Home ", "1 ", "|", " "]
-)
-def test_hostile_text_takes_linear_time(unit):
-    text = unit * (1_000_000 // len(unit))
-    begin = time.process_time()
-    cleaning.cleaned(text, ["lines", "ruby", "width", "personal_data"])
-    assert time.process_time() - begin < 6
+@given(st.text("猫《》｜ねこ［＃］\n"))
+def test_only_readings_marks_and_notes_go(text):
+    left = cleaning.without_ruby(text)
+    rest = iter(text)
+    assert all(character in rest for character in left)
 
 
 def test_steps_are_taken_in_their_order():
@@ -97,22 +96,167 @@ def test_steps_are_taken_in_their_order():
     assert cleaning.cleaned(text, ["width", "personal_data"]) == ("email@example.com ネコ", 1)
 
 
+JAPANESE = (
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。担当の者から連絡を差し上げますので、"
+    "ご希望の日時をお知らせください。二〇二六年の第３回は１２：３０に始まり、料金は１，２００円です。"
+)
+ENGLISH = (
+    "It was a bright cold day in April, and the clocks were striking thirteen. The 2nd edition of 1998 costs $12.50 "
+    "and has 314 pages; its tool 2.10.1 reads it in 3.5 s. Write to us, or come by before 17:00."
+)
+WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+
+
+def mail(random):
+    name = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=random.randint(2, 12)))
+    name = random.choice([name, f"{name}.yamada", f"{name}_x", f"{name}+news", f"{name}-{name}"])
+    domain = random.choice(["gmail.com", "docomo.ne.jp", "mail.kyoto-u.ac.jp", "bbc.co.uk", "a-b.museum", "x.io"])
+    return f"{name}@{domain}"
+
+
+def ip(random):
+    while True:
+        parts = [random.randint(1, 254) for _ in range(4)]
+        address = ipaddress.ip_address(".".join(map(str, parts)))
+        if address.is_global and not address.is_multicast:
+            return str(address)
+
+
+def digits(random, count):
+    return "".join(random.choices("0123456789", k=count))
+
+
+def japanese_phone(random):
+    area = random.choice(["03", "06", "075", "0422", "09808", "090", "080", "070", "050", "0120"])
+    middle = {"0120": 3}.get(area, 4 if len(area) == 3 and area.endswith("0") else 6 - len(area))
+    last = 3 if area == "0120" else 4
+    groups = [area, digits(random, middle), digits(random, last)]
+    forms = ["{}-{}-{}", "{}({}){}", "({}){}-{}", "{}−{}−{}", "{}ー{}ー{}", "{} {} {}", "({}) {} {}"]
+    number = random.choice(forms).format(*groups)
+    if len(area) == 3 and area.endswith("0") and area != "050" and random.random() < 0.3:
+        number = "".join(groups)
+    if area != "0120" and random.random() < 0.3:
+        groups[0] = groups[0][1:]
+        number = random.choice(["+81-{}-{}-{}", "+81 {} {} {}", "+81{}{}{}", "+81 (0){}-{}-{}"]).format(*groups)
+    elif random.random() < 0.1:
+        number = "TEL: " + "".join(groups)
+    return number
+
+
+def foreign_phone(random):
+    america = [str(random.randint(201, 989)), str(random.randint(200, 999)), digits(random, 4)]
+    forms = [
+        "({}) {}-{}",
+        "{}-{}-{}",
+        "{}.{}.{}",
+        "1-{}-{}-{}",
+        "+1 {} {} {}",
+        "+1 ({}) {}-{}",
+        "+1{}{}{}",
+        "({}) {} {}",
+    ]
+    britain = ["020 7{} {}", "0161 {} {}", "+44 20 7{} {}", "+44 (0)20 7{} {}", "(020) 7{} {}"]
+    written = random.choice(britain).format(digits(random, 3), digits(random, 4))
+    mobile = f"07{digits(random, 3)} {digits(random, 6)}"
+    return random.choice([random.choice(forms).format(*america), random.choice([written, written, mobile])])
+
+
+@pytest.mark.parametrize("kind", [mail, ip, japanese_phone, foreign_phone])
+@pytest.mark.parametrize("prose", [JAPANESE, ENGLISH])
+def test_planted_pieces_are_found(kind, prose):
+    """At least 99 %; found are all but IP addresses after a word for a version, or with four parts up to 30."""
+    chosen, missed = random.Random(7), []
+    for _ in range(500):
+        piece = kind(chosen)
+        if prose is JAPANESE and chosen.random() < 0.3:
+            piece = piece.translate(WIDE)
+        sentence = chosen.randrange(len(prose))
+        place = prose.find("。" if prose is JAPANESE else " ", sentence) + 1
+        before, space = ("連絡先は", "") if prose is JAPANESE else ("mail: ", " ")
+        text = prose[:place] + chosen.choice(["", before]) + piece + space + prose[place:]
+        found, count = cleaning.without_personal_data(text)
+        if piece in found or count != 1:
+            missed.append(text[max(place - 9, 0) : place + 40])
+    assert len(missed) <= 5, missed[:5]
+
+
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "expected"),
     [
-        ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。", ""),
-        ("東京都千代田区千代田一番地、大阪府大阪市北区中之島。", "too little hiragana"),
-        ("アイスクリームとコーヒーとケーキとパンのセット", "mostly katakana"),
-        ("これはとてもとても短いがひらがなはとてもおおい this is a half", ""),
-        ("ひらがなはおおいがはんぶんよりもすくない and this one is so very long", "too little Japanese"),
+        ("連絡はtaro.yamada@gmail.comまで", "連絡はemail@example.comまで"),
+        ("ｔａｒｏ＠ｇｍａｉｌ．ｃｏｍ", "email@example.com"),
+        ("taro [at] gmail [dot] com", "email@example.com"),
+        ("<mailto:x@y.net>.", "<mailto:email@example.com>."),
+        ("接続元203.104.209.7です", "接続元192.0.2.1です"),
+        ("from 2400:4051:1a2b::5 today", "from 2001:db8::1 today"),
+        ("電話03-1234-5678まで", "電話03-0000-0000まで"),
+        ("（０３）１２３４－５６７８", "（０３）００００－００００"),
+        ("090-1234-5678 2024年", "090-0000-0000 2024年"),
+        ("+81 (0)3 1234 5678", "+81 (0)3 0000 0000"),
+        ("1-800-555-0199", "1-800-000-0000"),
+        ("+44 20 7946 0018", "+44 20 0000 0000"),
+        ("07911 123 456", "07900 000 000"),
+        ("075-1234567", "070-0000000"),
+        ("TEL.03-1234-5678", "TEL.03-0000-0000"),
+        ("TEL03-1234-5678", "TEL03-0000-0000"),
+        ("+49 30 123456", "+49 30 000000"),
+        ("TEL 0312345678", "TEL 0300000000"),
+        ("Fax: 5552345678", "Fax: 5550000000"),
+        ("my phone is 555 234 5678", "my phone is 555 000 0000"),
     ],
 )
-def test_a_script_is_judged_by_its_shares(text, reason):
-    assert cleaning.odd_script(text) == reason
+def test_what_belongs_to_somebody_becomes_what_belongs_to_nobody(text, expected):
+    assert cleaning.without_personal_data(text) == (expected, 1)
+    assert cleaning.without_personal_data(expected)[0] == expected  # a second pass changes nothing
 
 
-@given(st.text("猫《》｜ねこ［＃］\n"))
-def test_only_readings_marks_and_notes_go(text):
-    left = cleaning.without_ruby(text)
-    rest = iter(text)
-    assert all(character in rest for character in left)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.2.3.4 and version 131.2.3.4, v131.2.3.4, バージョン 131.2.3.4",
+        "3.2.1.4 Section 8.2.4.44 239.1.2.99 +35236450.6",
+        "127.0.0.1 192.168.10.99 255.255.255.0 1.2.3.4.5 131.2.3.4.5 131.2.3.400",
+        "2024-05-06 06/05/2024 2024年05月06日 ２０２４－０５－０６ 09:00-18:00 2012:10:05 12:30:45.123456",
+        "$1,234,567,890 1,234,567円 3.14159265358979 0.123456789 1e-10 256 512 1024 -0.1234-5678",
+        "ISBN 978-0-13-110362-8 0-13-110362-8 0131103628 ISSN 0317-8471 ASIN B000123456 #1234567890",
+        "0123456789 1234567890 12345678901234567890 0x1234567890 a03-1234-5678 03-1234-56789 3-03-1234-5678",
+        "01 02 03 04 05 06 07 08 09 10 11", "4111 1111 1111 1111", "f+12345678901 x+1 2+2",
+        "user@localhost a@b.T email@example.com taro@example.co.jp @dataclass C@T std::string a::b :: 2001:db8::1",
+        "x = a@b", "〒100-0001 東京都千代田区千代田1-1",
+    ],
+)  # fmt: skip
+def test_other_numbers_stay(text):
+    assert cleaning.without_personal_data(text) == (text, 0)
+
+
+def test_in_english_all_is_found_that_datatrove_finds():
+    from datatrove.pipeline.formatters.pii import PIIFormatter
+
+    theirs, chosen = PIIFormatter(email_replacement="MAIL", ip_replacement="IP"), random.Random(5)
+    for _ in range(100):
+        words = ENGLISH.split()
+        for kind in (mail, ip):
+            words.insert(chosen.randrange(len(words)), kind(chosen))
+        text = " ".join(words)
+        ours = cleaning.without_personal_data(text)[0].replace(cleaning.MAIL_ADDRESS, "MAIL")
+        assert ours.replace(cleaning.IPV4_ADDRESS, "IP") == theirs.format(text)
+
+
+UNITS = "a- a@ a@a. @ (at) a(at)a(dot) 1. 1.1.1.1. 2001: 0 (0 03-1234- (2 200- 電話 0１ % － ｜ 《 ｜あ 《あ".split()
+UNITS += "｜あ《あ ［＃ ［＃あ ! ー |".split()
+UNITS += ["+1 ", "TEL ", "1234567890 ", "Home ", "1 ", " ", "a@" + "b." * 8, "a@" + "b" * 63 + "."]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_hostile_text_takes_linear_time(unit):
+    text = unit * (300_000 // len(unit))
+    begin = time.process_time()
+    cleaning.cleaned(text, ["lines", "ruby", "width", "personal_data"])
+    assert time.process_time() - begin < 3  # 0.2 s at most; where each place is tried to the end it takes minutes
+
+
+@given(st.text("0123456789-+(). @a０３－あ:\n", max_size=60))
+def test_only_what_is_replaced_changes(text):
+    found, count = cleaning.without_personal_data(text)
+    assert (found == text) or count > 0
+    assert cleaning.without_personal_data("本" + text + "本")[1] >= count - 1

@@ -3,7 +3,7 @@
 import pytest
 import webencodings
 import webencodings.labels
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus.files import encodings
@@ -41,7 +41,7 @@ def test_the_encodings_are_tried_in_an_order_that_tells_them_apart(charset):
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
-@pytest.mark.parametrize("text", ["Only a plain text.\r\nNo more.\n", SOSEKI])
+@pytest.mark.parametrize("text", ["Only a plain text.\r\nNo more.\n\r\n", SOSEKI])
 def test_utf_16_is_known_by_its_mark_or_else_by_plain_characters(charset, text):
     found = encodings.decode_text(text.encode(charset))
     assert found.text == text.replace("\r\n", "\n")
@@ -87,34 +87,21 @@ def test_what_a_page_declares(head, charset):
 
 
 SAMPLES = {
+    **dict.fromkeys("iso-8859-2 iso-8859-4 iso-8859-10 iso-8859-13 windows-1250 windows-1257".split(), "čé"),
+    **dict.fromkeys("iso-8859-5 koi8-r windows-1251 x-mac-cyrillic ibm866".split(), "Ёжик"),
     "big5": "我喜歡吃蘋果。",
     "euc-jp": "日本語の①と㈱と～、ｱｲｳ",
     "euc-kr": "나는 사과를 먹는다. 똠방각하",
     "gb18030": "我喜欢吃苹果。🙂",
     "gbk": "我喜欢吃苹果。",
     "iso-2022-jp": "日本語の①と㈱",
-    "iso-8859-2": "čé",
-    "iso-8859-4": "čé",
-    "iso-8859-5": "Ёжик",
-    "iso-8859-10": "čé",
-    "iso-8859-13": "čé",
-    "koi8-r": "Ёжик",
-    "windows-1250": "čé",
-    "windows-1251": "Ёжик",
-    "windows-1257": "čé",
     "koi8-u": "Ґанок і їжак",
     "shift_jis": "日本語の①と㈱と～、ｱｲｳ",
     "windows-874": "ภาษาไทย",
-    "x-mac-cyrillic": "Ёжик",
-    "ibm866": "Ёжик",
     "macintosh": "Où",
-    "iso-8859-8": "שלום",
-    "iso-8859-8-i": "שלום",
-    "windows-1255": "שלום",
-    "iso-8859-6": "مرحبا",
-    "windows-1256": "مرحبا",
-    "iso-8859-7": "Γειά",
-    "windows-1253": "Γειά",
+    **dict.fromkeys("iso-8859-8 iso-8859-8-i windows-1255".split(), "שלום"),
+    **dict.fromkeys("iso-8859-6 windows-1256".split(), "مرحبا"),
+    **dict.fromkeys("iso-8859-7 windows-1253".split(), "Γειά"),
     "windows-1258": "Đông",
     "x-user-defined": "\uf7e9",
 }
@@ -130,16 +117,16 @@ def in_charset(text, name):
     return b"\x1b$B" + b"".join(bytes(byte & 0x7F for byte in pairs[letter]) for letter in text) + b"\x1b(B"
 
 
-@pytest.mark.parametrize("label", webencodings.labels.LABELS)
-def test_every_label_of_the_web_is_understood(label):
-    name = webencodings.labels.LABELS[label]
-    if name == "replacement":  # refused by browsers
-        assert encodings.decode_html(b"~{<:Ky2;~}", label) is None
-        return
-    text = SAMPLES.get(name, "Où é")
-    assert encodings.decode(in_charset(text, name), f" {label.upper()} ") == text
+def test_every_label_of_the_web_is_understood():
+    for label, name in webencodings.labels.LABELS.items():
+        if name == "replacement":  # refused by browsers
+            assert encodings.decode_html(b"~{<:Ky2;~}", label) is None
+        else:
+            text = SAMPLES.get(name, "Où é")
+            assert encodings.decode(in_charset(text, name), f" {label.upper()} ") == text
 
 
+@settings(max_examples=40)
 @given(st.text(st.sampled_from(sorted(set(encodings.windows_characters().values()))), min_size=1))
 def test_each_character_of_windows_is_read_in_both_old_encodings(text):
     assert encodings.decode(in_charset(text, "euc-jp"), "euc-jp") == text
@@ -167,10 +154,6 @@ def test_a_page_may_have_a_few_broken_characters_and_no_more():
     assert encodings.decode_html(data + b"\xff" * 9) is None
 
 
-def test_line_ends_become_one_kind():
-    assert encodings.unix_lines("a\r\nb\rc\n\r\n") == "a\nb\nc\n\n"
-
-
 @pytest.mark.parametrize(
     ("text", "found"), [("\ud7ff\ue000🙂", False), ("a\ud800", True), ("\udfffb", True), ("", False)]
 )
@@ -180,7 +163,7 @@ def test_half_of_a_surrogate_pair_is_found(text, found):
 
 @pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
 def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
-    text = ("English before it.\n" * 100 + SOSEKI * 200) * 60
+    text = ("English before it.\n" * 100 + SOSEKI * 200) * 15
     found = encodings.decode_text(text.encode(charset))
     assert found == (text, encodings.JAPANESE_CHARSETS[charset], "ja")
     assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")

@@ -1,25 +1,27 @@
-"""Every kind of file gives its documents; what is broken is a document that says so, with the line."""
+"""Every kind of file gives its documents, whole, in part or in ranges; what is broken is a document that says so."""
 
 import bz2
 import errno
 import gzip
 import json
 import lzma
+import os
 import random
 import re
 import time
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.files import opened, pages, readers
 from tpullm.corpus.files.source_files import File
-from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
+from tpullm.system.errors import UserError
 
 PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホーム</a></nav>
 <article><h1>今日の天気</h1><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。明日は雨が降るでしょう。</p>
@@ -43,15 +45,6 @@ def test_text_is_kept_as_it_is_but_for_line_ends_and_the_byte_order_mark(tmp_pat
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf  \xe6\x9c\xac\r\n\r\nx \t y\rz")
     assert read(path, "text")[0].text == "  本\n\nx \t y\nz"
-
-
-@pytest.mark.parametrize(
-    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
-)
-def test_compressed_files_are_read(tmp_path, suffix, compress):
-    path = tmp_path / f"a.jsonl{suffix}"
-    path.write_bytes(compress('{"text": "リンゴ"}\n'.encode()))
-    assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"]
 
 
 SOSEKI = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\r\nカタカナもある。\n" * 3
@@ -140,14 +133,9 @@ def test_many_frames_are_one_file(tmp_path, members, compress):
     path = tmp_path / ("a.jsonl.gz" if compress is gzip.compress else "a.jsonl.zst")
     path.write_bytes(compress('{"text": "リンゴ"}\n'.encode()) * members)
     assert [raw.text for raw in read(path, "jsonl")] == ["リンゴ"] * members
-    path.write_bytes(path.read_bytes()[:-3])
-    assert len(read(path, "jsonl")) <= members + 1 and wrong(path, read(path, "jsonl")).startswith("cannot be read")
-
-
-def test_a_zstandard_file_of_random_bytes_is_named(tmp_path):
-    path = tmp_path / "a.txt.zst"
-    path.write_bytes(b"no frame at all")
-    assert wrong(path, read(path, "text")).startswith("cannot be read")
+    for broken in (path.read_bytes()[:-3], b"no frame at all"):
+        path.write_bytes(broken)
+        assert len(read(path, "jsonl")) <= members + 1 and wrong(path, read(path, "jsonl")).startswith("cannot be read")
 
 
 def test_an_empty_file_is_an_empty_document(tmp_path):
@@ -158,27 +146,20 @@ def test_an_empty_file_is_an_empty_document(tmp_path):
     assert read(path, "jsonl") == []
 
 
-def test_a_full_disk_is_no_broken_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    path.write_text("x")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(opened, "next_line", full)
-    with pytest.raises(OSError, match="No space left"):
-        read(path, "text")
-
-
-def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_is_no_broken_file_but_one_that_may_not_be_read_is(tmp_path, monkeypatch, number):
     path = tmp_path / "a.txt"
     path.write_text("x")
 
     def refused(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(opened, "next_line", refused)
-    assert wrong(path, read(path, "text")).startswith("cannot be read (Permission denied)")
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            read(path, "text")
+    else:
+        assert wrong(path, read(path, "text")).startswith("cannot be read (Permission denied)")
 
 
 def test_a_compressed_file_that_is_cut_off_is_named(tmp_path):
@@ -260,86 +241,106 @@ def test_a_short_page_gives_all_its_text(tmp_path):
     assert read(path, "html")[0].text.strip() == "本を読む"
 
 
-def test_bytes_that_are_no_utf8_are_counted_not_guessed(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes("天気".encode("euc-jp"))
-    assert [raw.dropped for raw in read(path, "text")] == ["not UTF-8"]
-
-
-def test_json_lines(tmp_path):
-    path = tmp_path / "a.jsonl"
-    lines = [b'{"body": "one"}', b"", b'{"body": null}', b'{"body": "\xff"}', json.dumps({"body": "二\r\n"}).encode()]
-    path.write_bytes(b"\n".join(lines))
-    raws = read(path, "jsonl", text_key="body")
-    assert [(raw.text, raw.dropped) for raw in raws] == [("one", ""), ("", ""), ("", "not UTF-8"), ("二\n", "")]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "x"', "line 2 is not JSON (Expecting ',' delimiter)"),
-        ("[1]", "line 2 has no 'text': it is not an object"),
-        ('{"body": "x"}', "line 2 has no 'text': its keys are body"),
-        ('{"text": 5}', "line 2 has no text in 'text' but int"),
-        ("[" * 500_000, "line 2 is not JSON (it is nested too deep)"),
-        ('{"text": ' + "1" * 5000 + "}", "line 2 is not JSON (Exceeds the limit"),
-    ],
-)
-def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path, line, message):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "fine"}\n' + line + '\n{"text": "too"}\n')
-    raws = read(path, "jsonl")
-    assert [raw.text for raw in raws] == ["fine", "", "too"]
-    assert wrong(path, raws).startswith(message)
-
-
-@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"text": "b"}'])
-@pytest.mark.parametrize("length", [63, 64, 65, 1 << 20])
-def test_a_line_without_end_is_cut(tmp_path, monkeypatch, length, end):
-    monkeypatch.setattr(opened, "MOST_RECORD_BYTES", 64)
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"text": "' + b"a" * (length - 12) + b'"}' + end)
-    raws = read(path, "jsonl")
-    assert [bool(raw.problem) for raw in raws] == [
-        length + (end != b"") > 64 or not end and length == 64,
-        *[False] * (len(end) > 1),
-    ]
-    assert raws[-1].text == ("b" if len(end) > 1 else "" if raws[0].problem else "a" * (length - 12))
-
-
-def test_a_line_in_another_encoding_is_dropped_and_named(tmp_path):
-    path = tmp_path / "a.jsonl"
-    lines = ['{"text": "一"}'.encode(), '{"text": "二"}'.encode("cp932"), '{"text": "三"}'.encode()]
-    path.write_bytes(b"\n".join(lines))
-    assert [(raw.text, raw.dropped, raw.record) for raw in read(path, "jsonl")] == [
-        ("一", "", "line 1"),
-        ("", "not UTF-8", "line 2"),
-        ("三", "", "line 3"),
-    ]
-
-
-def test_parquet(tmp_path):
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["一", None, "三"], "n": [1, 2, 3]}), path)
-    raws = read(path, "parquet")
-    assert [(raw.text, raw.record) for raw in raws] == [("一", "row 1"), ("", "row 2"), ("三", "row 3")]
-    told = wrong(path, read(path, "parquet", text_key="body"))
-    assert told.startswith("has no column 'body': its columns are text, n; set text_key")
-    path.write_bytes(path.read_bytes()[:100])
-    assert wrong(path, read(path, "parquet")).startswith("is not Parquet or is cut off")
-
-
-def test_a_row_of_parquet_that_is_no_text_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": [5]}), path)
-    assert wrong(path, read(path, "parquet")).startswith("row 1 has no text in 'text' but int")
-    broken = pyarrow.array([b"fine", b"\xff"]).view(pyarrow.string())
-    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
-    fine, other = read(path, "parquet")
-    assert fine.text == "fine" and verdicts.unreadable(other.text) == "broken encoding"
-
-
 def test_code_is_code_whatever_the_source_says(tmp_path):
     path = tmp_path / "a.py"
     path.write_text("print('本')\n", encoding="utf-8")
     assert [(raw.text, raw.language) for raw in read(path, "code")] == [("print('本')\n", "code")]
+
+
+def read_in_ranges(path, kind, cuts):
+    edges = [0, *sorted(set(cuts)), None]
+    source = Source("s", kind, str(path))
+    return [
+        raw
+        for start, stop in zip(edges, edges[1:], strict=False)
+        for raw in readers.read(File(path, kind, 1, start=start, stop=stop), source)
+    ]
+
+
+LINE = st.text(st.sampled_from("aé本🙂\r "), max_size=12)
+
+
+@settings(max_examples=50)
+@given(lines=st.lists(LINE), cuts=st.lists(st.integers(1, 90)), end=st.booleans())
+def test_ranges_of_json_lines_give_each_record_once(tmp_path_factory, lines, cuts, end):
+    path = tmp_path_factory.mktemp("ranges") / "a.jsonl"
+    data = "\n".join(json.dumps({"text": line}, ensure_ascii=False) for line in lines) + "\n" * end
+    path.write_bytes(data.encode())
+    whole = [raw.text for raw in readers.read(File(path, "jsonl", 1), Source("s", "jsonl", str(path)))]
+    assert [raw.text for raw in read_in_ranges(path, "jsonl", cuts)] == whole == [x.replace("\r", "\n") for x in lines]
+
+
+@settings(max_examples=50)
+@given(
+    text=st.text(st.sampled_from("aé本🙂\n"), max_size=90), cuts=st.lists(st.integers(1, 200)), piece=st.integers(4, 40)
+)
+def test_ranges_and_pieces_of_text_give_each_character_once(tmp_path_factory, text, cuts, piece):
+    path = tmp_path_factory.mktemp("ranges") / "a.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "PIECE_BYTES", piece)
+        for found in (read_in_ranges(path, "text", cuts), read_in_ranges(path, "text", [])):
+            assert "".join(raw.text for raw in found) == text
+            assert all(len(raw.text.encode()) <= 3 * piece + 3 for raw in found)
+
+
+@pytest.mark.parametrize("piece", [1 << 24, 20])
+def test_ranges_of_utf_16_are_read_once(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(readers, "PIECE_BYTES", piece)
+    path = tmp_path / "a.txt"
+    path.write_text("吾輩は猫である。\n" * 9, encoding="utf-16")
+    found = read_in_ranges(path, "text", [7, 50])
+    assert "".join(raw.text for raw in found) == "吾輩は猫である。\n" * 9
+    assert {raw.encoding for raw in found} == {"UTF-16"} and (len(found) == 1) == (piece > 200)
+
+
+@settings(max_examples=20)
+@given(cuts=st.lists(st.integers(1, 3000)))
+def test_ranges_of_parquet_give_each_row_once(tmp_path_factory, cuts):
+    path = tmp_path_factory.mktemp("ranges") / "a.parquet"
+    texts = [f"row {number}" for number in range(50)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=7)
+    found = read_in_ranges(path, "parquet", cuts)
+    assert [raw.text for raw in found] == texts
+    assert [raw.record for raw in found] == [f"row {number}" for number in range(1, 51)]
+
+
+@pytest.mark.parametrize(
+    ("max_bad", "bad", "documents", "fine"),
+    [
+        (0.001, 0, 0, True),
+        (0.001, 1, 999, False),
+        (0.001, 1, 1000, True),
+        (0, 1, 10**9, False),
+        (-1, 0, 5, True),
+        (1, 1, 1, True),
+        (1, 2, 10**9, False),
+        (0.5, 3, 5, False),
+    ],
+)
+def test_a_share_or_a_number_of_documents_may_be_bad(max_bad, bad, documents, fine):
+    source = Source("s", "jsonl", max_bad=max_bad)
+    if fine:
+        readers.check(source, bad, documents, ["a"])
+        return
+    with pytest.raises(UserError, match=f"s: {bad:,} of {documents:,} documents cannot be read: a"):
+        readers.check(source, bad, documents, ["a"])
+
+
+def test_a_small_file_with_one_broken_line_says_so():
+    raw = Raw(dropped="broken record", record="line 2", problem="is not JSON (Expecting value)")
+    with pytest.raises(UserError) as error:
+        readers.check(Source("s", "jsonl"), 1, 3, [readers.described(Path("a\n.jsonl"), raw)])
+    assert str(error.value) == (
+        "corpus.sources: s: 1 of 3 documents cannot be read: a\\n.jsonl: line 2 is not JSON (Expecting value); correct "
+        "or remove it, or put it aside with max_bad: 1 for this source (it is 0.001)"
+    )
+
+
+def test_three_are_named_that_are_not_alike_and_the_others_counted():
+    first = ["a: line 1", "a: line 2", "a: line 3"]
+    with pytest.raises(UserError, match="read: a: line 1; a: line 2; a: line 3; correct or remove them, or put them"):
+        readers.check(Source("s", "jsonl"), 3, 2999, first)
+    first = [*(f"a: line {number}" for number in range(9)), "b: c", "b: d", "b: e"]
+    with pytest.raises(UserError, match="read: a: line 0; b: c; b: d; and 1,997 more; correct or remove them"):
+        readers.check(Source("s", "jsonl", max_bad=10), 2000, 3000, first)

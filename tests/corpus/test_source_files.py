@@ -1,9 +1,13 @@
-"""Which files of a source are found, in which order, how each is read, and how much of them."""
+"""Which files of a source are found, how each is read and how much of them, in which parts; and what is downloaded."""
 
+import dataclasses
 import errno
+import hashlib
+import http.server
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 
 from tpullm.corpus import sources
 from tpullm.corpus.files import readers, source_files
+from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -225,11 +230,11 @@ def test_an_extension_is_the_last_but_for_compression(name, extension):
     assert source_files.extension(Path("folder.x", name)) == extension
 
 
-def test_files_of_a_folder_come_before_its_subfolders_here_and_on_gs(tmp_path):
+def test_files_of_a_folder_come_before_its_subfolders(tmp_path):
     names = ["b/x", "a/z", "a/b/c", "z", "a/y", "c"]
     _write(tmp_path, *names)
     found = [str(path.relative_to(tmp_path)) for path, _ in source_files.walk(tmp_path)]
-    assert found == sorted(names, key=source_files._place) == ["c", "z", "a/y", "a/z", "a/b/c", "b/x"]
+    assert found == ["c", "z", "a/y", "a/z", "a/b/c", "b/x"]
 
 
 def test_the_files_of_the_library_are_named_by_their_places_in_it(tmp_path):
@@ -245,3 +250,127 @@ def test_a_part_is_named_by_the_places_in_its_folder(tmp_path):
     assert source_files.name_of(other, Source("s", "text", str(tmp_path))) == "a/b.txt"
     for place in (other.path, tmp_path / "elsewhere"):
         assert source_files.name_of(other, Source("s", "text", str(place))) == "b.txt"
+
+
+FILES = st.lists(
+    st.builds(
+        File,
+        st.integers(0, 10**9).map(lambda number: Path(f"{number}.txt")),
+        st.sampled_from(["text", "html"]),
+        st.integers(0, 100_000_000) | st.integers(0, 9_000),
+        st.booleans(),
+    ),
+    max_size=40,
+    unique_by=lambda file: file.path,
+)
+
+
+@given(FILES)
+def test_each_byte_is_in_one_part_and_the_parts_are_in_order(files):
+    found = list(source_files.parts(files))
+    assert [size for _, size in found] == [sum(file.bytes for file in group) for group, _ in found]
+    flat = [file for group, _ in found for file in group]
+    whole = [dataclasses.replace(file, start=0, stop=None, bytes=0) for file in flat]
+    assert list(dict.fromkeys(whole)) == [dataclasses.replace(file, bytes=0) for file in files]
+    for file in files:
+        own = [part for part in flat if part.path == file.path]
+        assert sum(part.bytes for part in own) == file.bytes
+        assert [part.stop for part in own] == [*(part.start for part in own[1:]), None]
+        assert file.kind == "text" or own == [file]
+        assert all(part.bytes < 2 * source_files.RANGE_BYTES for part in own) or file.kind == "html"
+    for group, _ in found:
+        assert len({file.held_out for file in group}) == 1
+        assert len(group) == 1 or all(file.bytes < source_files.BUNDLE_BYTES for file in group)
+
+
+def many(count):
+    return [File(Path(f"{number:05}.txt"), "text", 3_000 + number % 7_000) for number in range(count)]
+
+
+def test_bundles_are_about_as_large_as_they_should_be():
+    sizes = [size for _, size in source_files.parts(many(10_000))]
+    assert 0.7 < sum(sizes) / len(sizes) / source_files.BUNDLE_BYTES < 1.3
+    assert max(sizes) < 10 * source_files.BUNDLE_BYTES
+    empty = [File(Path(f"{number}.txt"), "text", 0) for number in range(10_000)]
+    assert 10 < len(list(source_files.parts(empty))) < 40
+
+
+@pytest.mark.parametrize("place", range(0, 10_000, 2500))
+def test_one_file_added_to_ten_thousand_changes_one_bundle(place):
+    files = many(10_000)
+    before = set(source_files.parts(files))
+    added = File(Path(f"{place:05}-new.txt"), "text", 3_000)
+    after = set(source_files.parts([*files[:place], added, *files[place:]]))
+    assert len(after - before) == 1  # by chance, one in 667 such files cuts its bundle in two
+
+
+def test_what_is_appended_to_a_large_file_changes_its_last_range():
+    file = File(Path("a.jsonl"), "jsonl", 10 * source_files.RANGE_BYTES + 1)
+    before = source_files.ranges(file)
+    after = source_files.ranges(dataclasses.replace(file, bytes=11 * source_files.RANGE_BYTES))
+    assert len(before) == 10 and len(after) == 11 and before[:-1] == after[:9]
+    for whole in (Path("a.jsonl.gz"), Path("a.jsonl.zst")):
+        assert len(source_files.ranges(dataclasses.replace(file, path=whole))) == 1
+    assert len(source_files.ranges(dataclasses.replace(file, is_part=True))) == 1
+
+
+BODY = "今日はいい天気ですね。\n".encode() * 1000
+
+
+class _Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path.startswith("/missing"):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(BODY)))
+        self.end_headers()
+        self.wfile.write(BODY[:100] if self.server.breaks_off else BODY)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as found:
+        found.breaks_off = False
+        found.url = f"http://127.0.0.1:{found.server_port}"
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    path = source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
+    assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
+    server.shutdown()
+    assert source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
+
+
+def test_an_interrupted_download_leaves_nothing_and_is_made_again(server, tmp_path):
+    server.breaks_off = True
+    with pytest.raises(UserError, match=f"broke off after 100 of {len(BODY)} bytes; run the same command again"):
+        source_files.fetch(f"{server.url}/a.txt", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    server.breaks_off = False
+    assert source_files.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
+
+
+def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
+    with pytest.raises(UserError, match="the server answers 404"):
+        source_files.fetch(f"{server.url}/missing", tmp_path)
+    port = server.server_port
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
+        source_files.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_kept_under_its_name_and_the_hash_of_its_address(tmp_path):
+    digest = hashlib.sha256(b"https://example.com/a/b.txt?x=1").hexdigest()
+    assert source_files.place("https://example.com/a/b.txt?x=1", tmp_path) == tmp_path / f"{digest[:8]}-b.txt"
+    assert source_files.place("https://example.com/", tmp_path).name.endswith("-index.html")
+    found = [source_files.is_url(path) for path in ("http://a", "https://a", "ftp://a", "a/http://b")]
+    assert found == [True, True, False, False]

@@ -1,14 +1,11 @@
-"""Facts of characters as tables, so that numpy finds those of a whole text at once.
+"""The characters of a text in arrays and tables, so that numpy looks at all of a text at once. C characters.
 
 A table ends where Unicode has no more letters, spaces and marks: look up code points with `mode="clip"`, and those
 beyond have the last entry.
 
-A text without what people change when they copy it: width, case, white space, punctuation. C characters.
-
-A folded text is the letters and digits of Unicode's NFKC of the text, in lower case (`str.casefold`). Almost every
-character is folded alone, by a table. A text with one that is not (a combining mark, `㍻`) takes the slow way.
-
-Cuts a text that is too long at the end of a line or of a sentence.
+A folded text is without what people change when they copy it (width, case, white space, punctuation): the letters and
+digits of Unicode's NFKC of the text, in lower case (`str.casefold`). Almost every character is folded alone, by a
+table. A text with one that is not (a combining mark, `㍻`) takes the slow way.
 """
 
 import functools
@@ -18,37 +15,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tpullm.corpus.language_detection import code_points
-
 # Places where a text may be cut, best first: a line's end, a sentence's end.
 BOUNDARIES = (re.compile(r"\n"), re.compile(r"[。．！？]|[.!?] "))
-
-
-def cut(text: str, length: int) -> list[str]:
-    """Consecutive pieces of `text`, of at most `length` characters each; joined they are `text`.
-
-    A piece ends after a line if there is a line end in it, else after a sentence, else anywhere.
-    """
-    pieces, start = [], 0
-    while len(text) - start > length:
-        end = _boundary(text, start, start + length)
-        pieces.append(text[start:end])
-        start = end
-    return [*pieces, text[start:]]
-
-
-def _boundary(text: str, start: int, limit: int) -> int:
-    """The best place to cut in the second half of `text[start:limit]`, else in its first half, else `limit`."""
-    middle = (start + limit) // 2
-    for low, high in ((middle, limit), (start, middle)):
-        for boundary in BOUNDARIES:
-            ends = [match.end() for match in boundary.finditer(text, low, high)]
-            if ends:
-                return ends[-1]
-    return limit
-
-
 END = 0x40000  # planes 4 to 13 are empty; behind them are tags, selectors of variants and private characters
+
+
+def code_points(text: str) -> np.ndarray:
+    """The Unicode code points of `text`: uint32 [C]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 def that(test: Callable[[str], bool]) -> np.ndarray:
@@ -103,28 +77,45 @@ def normal(text: str) -> str:
 @functools.cache
 def _table() -> np.ndarray:
     """What each character is folded to, 0 for nothing: uint32 [END]."""
-    composing = _composing()
-    return np.fromiter((_alone(chr(point), composing) for point in range(END)), np.uint32, END)
-
-
-def _alone(character: str, composing: frozenset[str]) -> int:
-    if not character.isalnum() and character.isascii():
-        return 0
-    whole = normal(character)
-    left = "".join(filter(str.isalnum, whole))
-    if len(left) > 1 or not composing.isdisjoint(unicodedata.normalize("NFKC", character)):
-        return int(_SLOW)
-    return ord(left) if left else 0
-
-
-@functools.cache
-def _composing() -> frozenset[str]:
-    """The characters that NFKC may join with one before them, or put in another order (Unicode, UAX 15)."""
-    found = {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # vowels and finals of Hangul
-    for point in range(END):
-        if unicodedata.combining(chr(point)):
-            found.add(chr(point))
-        kind, *parts = unicodedata.decomposition(chr(point)).split() or [""]
+    # The characters that NFKC may join with one before them, or put in another order (Unicode, UAX 15): vowels and
+    # finals of Hangul, marks, and the first character of what is composed.
+    composing = {chr(point) for point in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}
+    for character in map(chr, range(END)):
+        if unicodedata.combining(character):
+            composing.add(character)
+        kind, *parts = unicodedata.decomposition(character).split() or [""]
         if parts and not kind.startswith("<"):
-            found.add(chr(int(parts[0], 16)))
-    return frozenset(found)
+            composing.add(chr(int(parts[0], 16)))
+    table = np.zeros(END, np.uint32)
+    for point, character in enumerate(map(chr, range(END))):
+        if character.isascii() and not character.isalnum():
+            continue
+        left = "".join(filter(str.isalnum, normal(character)))
+        is_slow = len(left) > 1 or not composing.isdisjoint(unicodedata.normalize("NFKC", character))
+        table[point] = _SLOW if is_slow else ord(left) if left else 0
+    return table
+
+
+def cut(text: str, length: int) -> list[str]:
+    """Consecutive pieces of `text`, of at most `length` characters each; joined they are `text`.
+
+    A piece ends after the last line in its second half, else after the last sentence there; else the same of its first
+    half, else anywhere.
+    """
+    pieces, start = [], 0
+    while len(text) - start > length:
+        end = _boundary(text, start, start + length)
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
+
+
+def _boundary(text: str, start: int, limit: int) -> int:
+    """The best place to cut `text[start:limit]`."""
+    middle = (start + limit) // 2
+    for low, high in ((middle, limit), (start, middle)):
+        for boundary in BOUNDARIES:
+            ends = [match.end() for match in boundary.finditer(text, low, high)]
+            if ends:
+                return ends[-1]
+    return limit

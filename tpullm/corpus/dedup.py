@@ -81,7 +81,7 @@ LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
 def units(text: str) -> np.ndarray:
     """The words or characters of `text` as hashes: uint64 [U], U >= 1."""
     if language_detection.is_spaceless(text):
-        return language_detection.code_points("".join(text.split())).astype(np.uint64)
+        return characters.code_points("".join(text.split())).astype(np.uint64)
     codes = _words(text.lower())
     return codes if len(codes) else np.array([zlib.crc32(text.encode())], np.uint64)
 
@@ -127,7 +127,7 @@ def _edges(is_word_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_word(text: str) -> np.ndarray:
     """Which bytes of `text` in UTF-8 are of characters that `\\w` matches: bool [B]."""
-    points = language_detection.code_points(text)
+    points = characters.code_points(text)
     is_word = characters.of_words().take(points, mode="clip")
     return is_word if text.isascii() else is_word.repeat(1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF))
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpullm.corpus.characters import folded, normal, within
-from tpullm.corpus.language_detection import SCRIPTS, SPACELESS, code_points
+from tpullm.corpus.characters import code_points, folded, normal, within
+from tpullm.corpus.language_detection import SCRIPTS, SPACELESS
 from tpullm.system import storage
 
 WORDS, CHARACTERS = 13, 30

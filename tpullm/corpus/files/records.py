@@ -8,6 +8,7 @@ Parquet is read in a child with limits, a few rows at a time: a few bytes may sa
 library in C++ may end with its process.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -101,7 +102,7 @@ def _group(path: str, number: int, first: int, rows_there: int, size: int, text_
     taken = 0
     while taken < rows_there:
         try:
-            records = opened.in_child(f"{__name__}:rows", path, number, text_key, batch, taken)
+            found = opened.in_child(f"{__name__}:rows", path, number, text_key, batch, taken, first)
         except opened.ReadingError as error:
             if batch > 1:  # a text of a dictionary counts once in the size of its group, and takes memory for each row
                 batch = 1
@@ -109,10 +110,9 @@ def _group(path: str, number: int, first: int, rows_there: int, size: int, text_
             where = f"rows from {first + taken + 1} to {first + rows_there}"
             yield Raw(dropped=UNREADABLE, record=where, problem=f"cannot be read ({error})")
             return
-        for record in records:
-            taken += 1
-            yield _document(record, text_key, f"row {first + taken}")
-        if not records:
+        yield from (Raw(*fields) for fields in found)
+        taken += len(found)
+        if not found:
             return
 
 
@@ -128,6 +128,8 @@ def _document(record: Any, key: str, where: str) -> Raw:
         there = f"its keys are {keys}" if isinstance(record, dict) else "it is not an object"
         return _broken(where, f"has no {key!r}: {there}; set text_key of the source to the field that holds the text")
     text = record[key]
+    if isinstance(text, bytes):  # as Parquet may have it
+        text = text.decode("utf-8", "surrogateescape")
     if text is not None and not isinstance(text, str):
         return _broken(where, f"has no text in {key!r} but {type(text).__name__}; set text_key to another field")
     facts = facts_of(record)
@@ -164,7 +166,8 @@ def _line(value: Any) -> str:
     if isinstance(value, str) and len(value) <= MOST_CHARACTERS and value.isascii() and value.isprintable():
         return " ".join(value.split())  # nearly all
     values = value if isinstance(value, list) else [value]
-    texts = [str(one) for one in values[:20] if isinstance(one, str | int | float) and not isinstance(one, bool)]
+    simple = [one for one in values[:20] if not isinstance(one, bool | list | Mapping | None)]
+    texts = [one.decode("utf-8", "ignore") if isinstance(one, bytes) else str(one) for one in simple]
     line = " ".join(", ".join(texts)[:MOST_CHARACTERS].split())
     return line.encode("utf-8", "ignore").decode()  # without halves of surrogate pairs
 
@@ -197,23 +200,27 @@ def look(path: str) -> list:
     return [table.schema_arrow.names, groups]
 
 
-def rows(path: str, group: int, text_key: str, batch: int, taken: int) -> list[dict[str, Any]]:
-    """In the child: the rows of a row group after the first `taken`, at most `batch`."""
+def rows(path: str, group: int, text_key: str, batch: int, taken: int, first: int) -> list[list[str]]:
+    """In the child: the documents of a row group after the first `taken`, at most `batch`, each as the fields of `Raw`.
+
+    The rows of the group are numbered from `first`.
+    """
     found = list(itertools.islice(_reader(path, group, text_key, batch), batch))
     if not found or found[0][0] != taken:  # the answer of the call before was lost
         _reader.cache_clear()
         found = list(itertools.islice(_reader(path, group, text_key, batch), taken, taken + batch))
-    return [row for _, row in found]
+    documents = (_document(row, text_key, f"row {first + number + 1}") for number, row in found)
+    return [list(dataclasses.astuple(document)) for document in documents]
 
 
 @functools.lru_cache(1)
 def _reader(path: str, group: int, text_key: str, batch: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of one row group with their numbers, one after the other."""
     table = _table(path)
-    columns = [name for name in table.schema_arrow.names if name == text_key or _is_fact(name)]
+    names = table.schema_arrow.names
+    columns = [name for name in names if name == text_key or name.lower() in NAMES or name in INNER]
     batches = table.iter_batches(batch_size=batch, row_groups=[group], columns=columns, use_threads=False)
-    found = (row for one in batches for row in _python_rows(one, text_key))
-    return enumerate({name: _json(value) for name, value in row.items()} for row in found)
+    return enumerate(row for one in batches for row in _python_rows(one, text_key))
 
 
 @functools.lru_cache(1)
@@ -231,20 +238,3 @@ def _python_rows(batch: Any, text_key: str) -> list[dict[str, Any]]:
         if len(batch) == 1:
             return [{text_key: "\udc80"}]  # no text, and known as such
         return [row for place in range(len(batch)) for row in _python_rows(batch.slice(place, 1), text_key)]
-
-
-def _is_fact(name: str) -> bool:
-    return name.lower() in NAMES or name in INNER
-
-
-def _json(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if value is None or isinstance(value, str):  # nearly all
-        return value
-    if isinstance(value, dict):
-        return {name: _json(inner) for name, inner in value.items() if _is_fact(name)}
-    if isinstance(value, list):
-        return [_json(inner) for inner in value[:20]]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return value if isinstance(value, int | float) else str(value)

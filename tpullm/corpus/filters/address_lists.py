@@ -1,10 +1,10 @@
-"""Pages whose address says what they are: datatrove's lists of domains, addresses and words (adult, gambling, malware).
+"""Pages that lists keep out: of their owners (domains, addresses, hashes of texts), and datatrove's of bad addresses.
 
-datatrove's URLFilter needs two more packages, and 600 MB and more for the sets of each process. Here the 4.6 million
-domains are a sorted file of 64-bit hashes in the user's cache, 36 MB, which the processes of a machine share. A look-up
-takes 0.03 ms. A domain between the host and its registered domain counts too; datatrove looks for these two alone.
-
-Lists of what its owners have asked to leave out: domains, addresses of pages, hashes of texts.
+`OptOuts` are the lists of a recipe: what its owners have asked to leave out. `is_listed` looks into datatrove's lists
+of domains, addresses and words (adult, gambling, malware). datatrove's own URLFilter needs two more packages, and
+600 MB and more for the sets of each process. Here the 4.6 million domains are a sorted file of 64-bit hashes in the
+user's cache, 36 MB, which the processes of a machine share. A look-up takes 0.03 ms. A domain between the host and its
+registered domain counts too; datatrove looks for these two alone.
 """
 
 import array
@@ -29,6 +29,10 @@ DOMAIN = re.compile(r"[^\s/?#@:]+(\.[^\s/?#@:]+)+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}://", re.IGNORECASE)
 LONGEST_HOST = 255  # RFC 1035
 MOST_FOLDERS = 32  # of the path of an address that are looked up
+LISTS = "url_filterblacklistsv0_3_0.tar.gz"
+NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]+")
+LEAST_SOFT_WORDS = 2
+LONGEST_ADDRESS = 2000  # characters that are looked at
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,18 @@ class OptOuts:
         """The reason that keeps out what was published at `url`; "" if nothing does."""
         if not url:
             return ""
-        host, path = host_and_path(url)
-        labels = host.split(".")
-        if holds(self.domains, (".".join(labels[start:]) for start in range(len(labels) - 1))):
+        host, path = _host_and_path(url)
+        if _holds(self.domains, _domains(host)):
             return "opted out by domain"
         page = f"{host.removeprefix('www.')}/{path}"
         ends = [match.end() for match in re.finditer("/", page)][:MOST_FOLDERS]
-        if holds(self.pages, [page]) or holds(self.folders, (page[:end] for end in ends)):
+        if _holds(self.pages, [page]) or _holds(self.folders, (page[:end] for end in ends)):
             return "opted out by URL"
         return ""
 
     def texts(self, hashes: Iterable[str]) -> str:
         """The reason that keeps out a text with one of these SHA-256 hashes; "" if none is listed."""
-        return "opted out by hash" if holds(self.hashes, hashes) else ""
+        return "opted out by hash" if _holds(self.hashes, hashes) else ""
 
 
 @functools.lru_cache(maxsize=4)
@@ -74,21 +77,17 @@ def load(files: tuple[str, ...]) -> OptOuts:
     """
     found = {kind: array.array("Q") for kind in ("domains", "pages", "folders", "hashes")}
     for name in files:
-        for number, line in enumerate(_lines(name), 1):
-            entry = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()
-            if entry:
-                kind, value = _parsed(entry, f"{name}: line {number}")
-                found[kind].append(key(value))
+        try:
+            with open(storage.local_copy(storage.path(name)), "rb") as file:
+                for number, data in enumerate(file, 1):
+                    line = encodings.decode(data) or ""
+                    entry = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()
+                    if entry:
+                        kind, value = _parsed(entry, f"{name}: line {number}")
+                        found[kind].append(_key(value))
+        except OSError as error:
+            raise UserError(f"corpus.opted_out: {name}: cannot be read ({error.strerror}); correct the path") from None
     return OptOuts(**{kind: np.unique(np.array(keys, np.uint64)) for kind, keys in found.items()})
-
-
-def _lines(name: str) -> Iterable[str]:
-    try:
-        with open(storage.local_copy(storage.path(name)), "rb") as file:
-            for line in file:
-                yield encodings.decode(line) or ""
-    except OSError as error:
-        raise UserError(f"corpus.opted_out: {name}: cannot be read ({error.strerror}); correct the path") from None
 
 
 def _parsed(entry: str, where: str) -> tuple[str, str]:
@@ -98,7 +97,7 @@ def _parsed(entry: str, where: str) -> tuple[str, str]:
     bare = entry.removeprefix("*.").removeprefix(".")
     if DOMAIN.fullmatch(bare):
         return "domains", _host(bare)
-    host, path = host_and_path(entry.removesuffix("*"))
+    host, path = _host_and_path(entry.removesuffix("*"))
     if any(map(str.isspace, entry)) or not DOMAIN.fullmatch(host):
         raise UserError(f"{where}: {entry[:80]!r} is no domain, address or SHA-256 hash; correct or remove the line")
     page = f"{host.removeprefix('www.')}/{path}"
@@ -107,7 +106,7 @@ def _parsed(entry: str, where: str) -> tuple[str, str]:
     return "folders", page if page.endswith("/") else page + "/"
 
 
-def host_and_path(url: str) -> tuple[str, str]:
+def _host_and_path(url: str) -> tuple[str, str]:
     """`example.org` and `a/b?c` of an address, in one form: scheme, port, fragment and last slash do not count."""
     address = SCHEME.sub("", url.strip(), count=1).partition("#")[0]
     end = re.search("[/?]", address)
@@ -125,33 +124,24 @@ def _host(name: str) -> str:
         return name
 
 
-def key(value: str) -> int:
+def _domains(host: str) -> Iterator[str]:
+    """A host and the domains above it, without the one of the top level."""
+    labels = host.split(".")
+    return (".".join(labels[start:]) for start in range(len(labels) - 1))
+
+
+def _key(value: str) -> int:
     """The 64-bit hash of an entry of a list."""
     return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
-def holds(keys: np.ndarray, values: Iterable[str]) -> bool:
+def _holds(keys: np.ndarray, values: Iterable[str]) -> bool:
     """Whether the key of one of the values is among the sorted keys."""
     if not len(keys):
         return False
-    wanted = np.array([key(value) for value in values], np.uint64)
+    wanted = np.array([_key(value) for value in values], np.uint64)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return bool(np.any(keys[places] == wanted))
-
-
-LISTS = "url_filterblacklistsv0_3_0.tar.gz"
-NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]+")
-LEAST_SOFT_WORDS = 2
-LONGEST_ADDRESS = 2000  # characters that are looked at
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Words of addresses: one of `banned`, two of `soft`, or a part that is in `parts`, and the page is dropped."""
-
-    banned: frozenset[str]
-    soft: frozenset[str]
-    parts: tuple[str, ...]
 
 
 def is_listed(url: str) -> bool:
@@ -159,36 +149,28 @@ def is_listed(url: str) -> bool:
     if not url:
         return False
     url = url[:LONGEST_ADDRESS]
-    host, _ = host_and_path(url)
-    labels = host.split(".")
-    above = [".".join(labels[start:]) for start in range(len(labels) - 1)]
-    return holds(_keys("domains"), above) or holds(_keys("urls"), [url]) or _has_listed_words(url)
+    host, _ = _host_and_path(url)
+    return _holds(_keys("domains"), _domains(host)) or _holds(_keys("urls"), [url]) or has_listed_words(url)
 
 
-def _has_listed_words(url: str) -> bool:
-    listed, words = _words(), set(NOT_ALPHANUMERIC.split(url))
-    if not listed.banned.isdisjoint(words) or len(listed.soft & words) >= LEAST_SOFT_WORDS:
-        return True
-    joined = _normalized(url)
-    return any(part in joined for part in listed.parts)
+def has_listed_words(url: str) -> bool:
+    """Whether an address has a banned word, two soft ones, or a banned part of a word."""
+    banned, soft, parts = (_words(name) for name in ("banned_words", "soft_banned_words", "banned_subwords"))
+    found, joined = set(NOT_ALPHANUMERIC.split(url)), _normalized(url)
+    return not banned.isdisjoint(found) or len(soft & found) >= LEAST_SOFT_WORDS or any(map(joined.__contains__, parts))
 
 
 def _normalized(text: str) -> str:
     return NOT_ALPHANUMERIC.sub("", text).lower()
 
 
-@functools.lru_cache(maxsize=1)
-def _words() -> _Words:
-    banned, soft, parts = (_list(name) for name in ("banned_words", "soft_banned_words", "banned_subwords"))
-    return _Words(frozenset(banned), frozenset(soft), tuple(sorted(parts)))
-
-
-def _list(name: str) -> set[str]:
+@functools.cache
+def _words(name: str) -> frozenset[str]:
     lines = (_assets() / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return {word for line in lines if line and not line.startswith("#") and (word := _normalized(line))}
+    return frozenset(word for line in lines if line and not line.startswith("#") and (word := _normalized(line)))
 
 
-@functools.lru_cache(maxsize=2)
+@functools.cache
 def _keys(name: str) -> np.ndarray:
     """The sorted keys of a list, from the cache. Making those of the domains takes 10 s, once on a machine."""
     folder = storage.cache_folder("address_lists")
@@ -202,17 +184,12 @@ def _keys(name: str) -> np.ndarray:
 
 
 def _made(name: str) -> np.ndarray:
-    return np.unique(np.fromiter(map(key, _entries(name)), np.uint64))
-
-
-def _entries(name: str) -> Iterator[str]:
     with tarfile.open(_assets() / LISTS, "r:gz") as archive:
         member = archive.extractfile(name)
         assert member is not None, f"{LISTS} of datatrove holds {name}"
-        for line in member:
-            entry = line.decode("utf-8", "replace").strip()
-            if entry and not entry.startswith("#"):
-                yield entry
+        entries = (line.decode("utf-8", "replace").strip() for line in member)
+        keys = (_key(entry) for entry in entries if entry and not entry.startswith("#"))
+        return np.unique(np.fromiter(keys, np.uint64))
 
 
 def _assets() -> Path:

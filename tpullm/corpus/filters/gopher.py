@@ -1,16 +1,20 @@
-"""The rules of Gopher (Rae et al. 2021, table A1) for quality and for repetition, decided as datatrove decides them.
+"""The rules of Gopher, FineWeb and C4 for good text, decided as datatrove's filters decide them on the same words.
 
-datatrove's filters loop over words and n-grams in Python: 1.1 MB/s of English with the same words. Here words are
-hashes in arrays: 11 MB/s, finding the words included. A test runs both, and the decisions are the same. W words.
+- Gopher (Rae et al. 2021, table A1): quality and repetition. datatrove loops over words and n-grams in Python: 1.1 MB/s
+  of English with the same words. Here words are hashes in arrays: 11 MB/s, finding the words included.
+- FineWeb, C4: pages of the web. datatrove's code for C4 takes 55 ms for a MB of English, since it looks for every
+  phrase in every line. Here a phrase is looked for in the lines of a text that has it.
 
-The rules of FineWeb and C4 for pages of the web.
+`is_repetitive` is Gopher's rules of repetition for text of any kind, in four ways milder, so that it drops no good text
+that is not prose: marks are no words (Python's documentation is full of them), a page of few words is not judged,
+repeated lines must be many and hold many characters (the names of the speakers in a play are many), and most pages of
+a book must repeat.
 
-Both decide as datatrove's filters do on the same words, which a test holds. Its code for C4 takes 55 ms for a MB of
-English, since it looks for every phrase in every line. Here a phrase is looked for in the lines of a text that has it.
-FineWeb's last rule compares line ends with words, which are counted only if there may be too few.
+Tests run both and compare. W words.
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +60,23 @@ class Limits:
     paragraphs: tuple[float, float] = (0.30, 0.20)
 
 
+@dataclass(frozen=True)
+class WebLimits:
+    """What a page may have; the defaults are those of FineWeb (Penedo et al. 2024, section 3.6).
+
+    Args:
+        ends: least share of its lines that end as sentences do.
+        short: greatest share of its lines that are short.
+        repeated: greatest share of its characters in lines that are as one before.
+        line_ends: greatest number of line ends for each word.
+    """
+
+    ends: float = 0.12
+    short: float = 0.67
+    repeated: float = 0.01
+    line_ends: float = 0.3
+
+
 LEAST_STOP_WORDS = 2
 # Words that are frequent in one of these languages only.
 OTHER_STOP_WORDS = {
@@ -77,6 +98,21 @@ JAPANESE = Limits(
     lines=(0.375, 1),
     paragraphs=(1, 1),
 )
+FINEWEB = WebLimits()
+JAPANESE_PAGES = WebLimits(0.167, 1.0, 0.1, 0.162)  # of FineWeb 2 (Penedo et al. 2025)
+# Shares of repeated n-grams grow with the length of a text. The limits are for web pages, so a book is cut into pages.
+PAGE_CHARACTERS = 10_000
+# Shorter pages may repeat an n-gram and still be good text (Gopher drops texts under 50 words before it counts).
+LEAST_REPEATED_WORDS = 100
+SENTENCE = re.compile(r"[^.!?。！？…]*[.!?。！？…]+[\"'”’」』）)]*|[^.!?。！？…]+")
+SPACELESS = ("ja", "zh", "th")
+# A line of dialogue ends with a bracket, which is no sentence end in datatrove's set: without it 19 of 150 pages of
+# Soseki fall, with it 1.
+CLOSING = ("」", "』", "）", "…")
+SHORT_LINE = 30  # characters
+LEAST_SENTENCES, LEAST_WORDS, LONGEST_WORD = 5, 3, 1000
+LOREM_IPSUM, SCRIPT, BRACKET = "lorem ipsum", "javascript", "a curly bracket"
+DROPPING = (LOREM_IPSUM, BRACKET)  # the text; the others only their line
 
 
 def limits(language: str) -> Limits:
@@ -95,65 +131,61 @@ def low_quality(text: str, words: Words, limit: Limits) -> str:
     mean = int(words.lengths_W[own].sum()) / texts
     if not limit.mean_length[0] <= mean <= limit.mean_length[1]:
         return "words too short" if mean < limit.mean_length[0] else "words too long"
-    if text.count("#") / count > limit.symbols or (text.count("...") + text.count("…")) / count > limit.symbols:
+    dots = text.count("...") + text.count("…")
+    if text.count("#") / count > limit.symbols or dots / count > limit.symbols:
         return "too many # or …"
-    if reason := _odd_lines(text, limit):
-        return reason
-    if np.count_nonzero(words.has_letter_W) / count < limit.letters:
-        return "too few words of letters"
-    return "" if _has_stop_words(words, limit.stop_words) else "too few stop words"
-
-
-def _odd_lines(text: str, limit: Limits) -> str:
     lines = text.splitlines()
     # Most texts have fewer of these marks than lines are allowed to have: then no line is looked at.
     if text.count("•") + text.count("-") > limit.bullets * len(lines):
-        bullets = sum(line.lstrip().startswith(("•", "-")) for line in lines)
-        if bullets / len(lines) > limit.bullets:
+        if sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines) > limit.bullets:
             return "mostly bullet points"
-    if text.count("...") + text.count("…") > limit.ellipses * len(lines):
-        ellipses = sum(line.rstrip().endswith(("...", "…")) for line in lines)
-        if ellipses / len(lines) > limit.ellipses:
+    if dots > limit.ellipses * len(lines):
+        if sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines) > limit.ellipses:
             return "lines that are cut off"
-    return ""
-
-
-def _has_stop_words(words: Words, stop_words: tuple[str, ...]) -> bool:
-    found = 0
-    for word in map(hash_of, stop_words):
-        found += bool(np.any(words.hashes_W == word))
-        if found == LEAST_STOP_WORDS:
-            return True
-    return not stop_words
+    if np.count_nonzero(words.has_letter_W) / count < limit.letters:
+        return "too few words of letters"
+    there = (word for word in map(hash_of, limit.stop_words) if np.any(words.hashes_W == word))
+    enough = not limit.stop_words or len(list(itertools.islice(there, LEAST_STOP_WORDS))) == LEAST_STOP_WORDS
+    return "" if enough else "too few stop words"
 
 
 def repetitive(text: str, words: Words, limit: Limits) -> str:
     """What a text repeats by Gopher's rules of repetition; "" if nothing."""
-    if any(share > most for share, most in zip(repeated(_paragraphs(text), text), limit.paragraphs, strict=True)):
+    # What stands between two and more line ends. As a pattern, `\n{2,}`, this takes four times as long.
+    pieces = (piece.lstrip("\n") for piece in text.strip().split("\n\n"))
+    paragraphs = [piece for piece in pieces if piece] or [""]
+    if any(share > most for share, most in zip(_repeated(paragraphs, text), limit.paragraphs, strict=True)):
         return "repeated paragraphs"
-    if any(share > most for share, most in zip(repeated(_lines(text), text), limit.lines, strict=True)):
-        return "repeated lines"
-    return "repeated phrases" if repeats_phrases(words.hashes_W, words.lengths_W, limit, len(text)) else ""
-
-
-def _paragraphs(text: str) -> list[str]:
-    """What stands between two and more line ends. As a pattern, `\\n{2,}`, this takes four times as long."""
-    return list(filter(None, (piece.lstrip("\n") for piece in text.strip().split("\n\n")))) or [""]
-
-
-def _lines(text: str) -> list[str]:
-    """What stands between line ends: `\\n+`. Empty ones count at the beginning and the end of the text only."""
+    # What stands between line ends. Empty ones count at the beginning and the end of the text only.
     first, *rest = text.split("\n")
-    return [first, *filter(None, rest[:-1]), *rest[-1:]]
+    lines = [first, *filter(None, rest[:-1]), *rest[-1:]]
+    if any(share > most for share, most in zip(_repeated(lines, text), limit.lines, strict=True)):
+        return "repeated lines"
+    return "repeated phrases" if _repeats_phrases(words.hashes_W, words.lengths_W, limit, len(text)) else ""
 
 
-def repeated(pieces: Sequence[str], text: str) -> tuple[float, float]:
+def is_repetitive(text: str) -> bool:
+    """Whether most pages of `text` repeat their own lines or n-grams too often."""
+    pages = [text[start : start + PAGE_CHARACTERS] for start in range(0, len(text), PAGE_CHARACTERS)]
+    return 2 * sum(map(_is_repetitive_page, pages)) > len(pages)
+
+
+def _is_repetitive_page(text: str) -> bool:
+    lines = [line for line in text.split("\n") if line.strip()]
+    if all(share > most for share, most in zip(_repeated(lines, text), ENGLISH.lines, strict=True)):
+        return True
+    found = words.of(text)
+    hashes_W, lengths_W = found.hashes_W[found.has_text_W], found.lengths_W[found.has_text_W]
+    return len(lengths_W) >= LEAST_REPEATED_WORDS and _repeats_phrases(hashes_W, lengths_W, ENGLISH, len(text))
+
+
+def _repeated(pieces: Sequence[str], text: str) -> tuple[float, float]:
     """The pieces of `text` that are as one before: their share of the pieces, and of its characters."""
-    found = again(pieces)
+    found = _again(pieces)
     return len(found) / max(len(pieces), 1), sum(map(len, found)) / max(len(text), 1)
 
 
-def again(pieces: Sequence[str]) -> list[str]:
+def _again(pieces: Sequence[str]) -> list[str]:
     """The pieces that are as one before."""
     if len(set(pieces)) == len(pieces):  # mostly
         return []
@@ -161,13 +193,29 @@ def again(pieces: Sequence[str]) -> list[str]:
     return [piece for piece in pieces if piece in seen or seen.add(piece)]
 
 
-def repeats_phrases(hashes_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
+def _repeats_phrases(hashes_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
     """Whether n-grams of words hold more of the characters of a text than `limit` allows."""
     mixed_W = splitmix64(hashes_W)
-    return _has_top_phrase(mixed_W, lengths_W, limit, characters) or _has_repeats(mixed_W, lengths_W, limit, characters)
+    if _has_top_phrase(mixed_W, lengths_W, limit, characters):
+        return True
+    # Longer n-grams that repeat lie in the shortest ones that do: those cover more than is counted for any length.
+    shortest, most = min(n for n, _ in limit.repeated), min(share for _, share in limit.repeated) * characters
+    grams = combined(mixed_W, shortest)
+    ordered = np.sort(grams)
+    if np.count_nonzero(ordered[1:] == ordered[:-1]) * _widest(lengths_W, shortest) <= most:
+        return False
+    repeats = np.ones(len(grams), bool)
+    repeats[np.unique(grams, return_index=True)[1]] = False
+    covered_W = np.zeros(len(lengths_W), bool)
+    for offset in range(shortest):
+        covered_W[offset : offset + len(grams)] |= repeats
+    if lengths_W[covered_W].sum() <= most:
+        return False
+    return any(_repeated_characters(mixed_W, lengths_W, n) > share * characters for n, share in limit.repeated)
 
 
 def _has_top_phrase(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
+    """Whether the most frequent n-gram of a length, with its spaces, holds more than its share."""
     longest, least = max(n for n, _ in limit.top), min(share for _, share in limit.top) * characters
     most = least // (_widest(lengths_W, longest) + longest - 1)
     for n, share in limit.top:
@@ -176,8 +224,12 @@ def _has_top_phrase(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, c
         # An n-gram is at most as frequent as the shorter one in it, so the search mostly ends after one sort.
         if not _has_more(ordered, most):
             return False
-        may_be = _has_more(ordered, share * characters // (_widest(lengths_W, n) + n - 1))
-        if may_be and _top_characters(grams, lengths_W, n) > share * characters:
+        if not _has_more(ordered, share * characters // (_widest(lengths_W, n) + n - 1)):
+            continue
+        _, first, counts = np.unique(grams, return_index=True, return_counts=True)
+        count = counts.max()
+        start = first[counts == count].min()  # of several the one that comes first
+        if int(count) * (int(lengths_W[start : start + n].sum()) + n - 1) > share * characters:
             return True
     return False
 
@@ -196,38 +248,7 @@ def _has_more(ordered: np.ndarray, times: float) -> bool:
     return bool((ordered[start:] == ordered[: max(len(ordered) - start, 0)]).any())
 
 
-def _top_characters(grams: np.ndarray, lengths_W: np.ndarray, n: int) -> int:
-    """Characters of all of the most frequent n-gram, with its spaces; of several the one that comes first."""
-    _, first, counts = np.unique(grams, return_index=True, return_counts=True)
-    count = counts.max()
-    start = first[counts == count].min()
-    return int(count) * (int(lengths_W[start : start + n].sum()) + n - 1)
-
-
-def _has_repeats(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
-    # Longer n-grams that repeat lie in the shortest ones that do: those cover more than is counted for any length.
-    shortest, most = min(n for n, _ in limit.repeated), min(share for _, share in limit.repeated) * characters
-    grams = combined(mixed_W, shortest)
-    ordered = np.sort(grams)
-    repeats = int(np.count_nonzero(ordered[1:] == ordered[:-1]))
-    if repeats * _widest(lengths_W, shortest) <= most:
-        return False
-    if lengths_W[_covered(grams, shortest, len(lengths_W))].sum() <= most:
-        return False
-    return any(repeated_characters(mixed_W, lengths_W, n) > share * characters for n, share in limit.repeated)
-
-
-def _covered(grams: np.ndarray, n: int, words: int) -> np.ndarray:
-    """Which words lie in an n-gram that is as one before: bool [W]."""
-    repeats = np.ones(len(grams), bool)
-    repeats[np.unique(grams, return_index=True)[1]] = False
-    covered_W = np.zeros(words, bool)
-    for offset in range(n):
-        covered_W[offset : offset + len(grams)] |= repeats
-    return covered_W
-
-
-def repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> int:
+def _repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> int:
     """Characters of n-grams that are as one before. After one that repeats the next begins behind it, as in datatrove.
 
     Args:
@@ -235,7 +256,8 @@ def repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> i
         lengths_W: of each word its characters.
         n: words of an n-gram.
     """
-    grams, sums = combined(mixed_W, n).tolist(), _sums(lengths_W, n).tolist()
+    ends = np.concatenate([[0], np.cumsum(lengths_W)])
+    grams, sums = combined(mixed_W, n).tolist(), (ends[n:] - ends[:-n]).tolist()
     seen: set[int] = set()
     found = place = 0
     while place < len(grams):
@@ -246,44 +268,6 @@ def repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> i
             seen.add(grams[place])
             place += 1
     return found
-
-
-def _sums(lengths_W: np.ndarray, n: int) -> np.ndarray:
-    """Characters of each run of `n` words: int64 [W - n + 1]."""
-    ends = np.concatenate([[0], np.cumsum(lengths_W)])
-    return ends[n:] - ends[:-n] if n else np.zeros(0, np.int64)
-
-
-SENTENCE = re.compile(r"[^.!?。！？…]*[.!?。！？…]+[\"'”’」』）)]*|[^.!?。！？…]+")
-SPACELESS = ("ja", "zh", "th")
-# A line of dialogue ends with a bracket, which is no sentence end in datatrove's set: without it 19 of 150 pages of
-# Soseki fall, with it 1.
-CLOSING = ("」", "』", "）", "…")
-SHORT_LINE = 30  # characters
-LEAST_SENTENCES, LEAST_WORDS, LONGEST_WORD = 5, 3, 1000
-LOREM_IPSUM, SCRIPT, BRACKET = "lorem ipsum", "javascript", "a curly bracket"
-DROPPING = (LOREM_IPSUM, BRACKET)  # the text; the others only their line
-
-
-@dataclass(frozen=True)
-class WebLimits:
-    """What a page may have; the defaults are those of FineWeb (Penedo et al. 2024, section 3.6).
-
-    Args:
-        ends: least share of its lines that end as sentences do.
-        short: greatest share of its lines that are short.
-        repeated: greatest share of its characters in lines that are as one before.
-        line_ends: greatest number of line ends for each word.
-    """
-
-    ends: float = 0.12
-    short: float = 0.67
-    repeated: float = 0.01
-    line_ends: float = 0.3
-
-
-FINEWEB = WebLimits()
-JAPANESE_PAGES = WebLimits(0.167, 1.0, 0.1, 0.162)  # of FineWeb 2 (Penedo et al. 2025)
 
 
 def fineweb(text: str, language: str) -> str:
@@ -297,7 +281,7 @@ def fineweb(text: str, language: str) -> str:
     if sum(len(line) <= SHORT_LINE for line in lines) / len(lines) > limit.short:
         return "mostly short lines"
     line_ends = text.count("\n")
-    if sum(map(len, again(lines))) / (len(text) - line_ends) > limit.repeated:
+    if sum(map(len, _again(lines))) / (len(text) - line_ends) > limit.repeated:
         return "repeated lines"
     # A text has at least as many words as what stands between white space.
     has_few = line_ends / len(text.split()) > limit.line_ends
@@ -314,39 +298,28 @@ def c4(text: str, language: str) -> tuple[str, str]:
     lines, lowered = list(map(str.strip, text.splitlines())), text.lower()
     phrases = [phrase for phrase in (SCRIPT, *POLICY_SUBSTRINGS) if phrase in lowered]
     if language not in SPACELESS:
-        lines = [line for line in lines if len(line.split(None, LEAST_WORDS)) >= LEAST_WORDS and not _is_odd(line)]
+        lines = [line for line in lines if len(line.split(None, LEAST_WORDS)) >= LEAST_WORDS]
+        lines = [line for line in lines if len(line) <= LONGEST_WORD or max(map(len, line.split())) <= LONGEST_WORD]
     if "[" in text:
         lines = [CITATION_REGEX.sub("", line) for line in lines]
     if phrases or LOREM_IPSUM in lowered or "{" in lowered:
-        marks = [_mark(line.lower(), phrases) for line in lines]
-        if found := next((mark for mark in marks if mark in DROPPING), ""):
-            return found, text
-        lines = [line for line, mark in zip(lines, marks, strict=True) if not mark]
-    return ("", "\n".join(lines).strip()) if _has_sentences(lines) else ("too few sentences", text)
-
-
-def _mark(line: str, phrases: list[str]) -> str:
-    """What is wrong with a line, the first in C4's order; "" if nothing."""
-    if LOREM_IPSUM in line:
-        return LOREM_IPSUM
-    if SCRIPT in line:
-        return SCRIPT
-    return BRACKET if "{" in line else next((phrase for phrase in phrases if phrase in line), "")
-
-
-def _is_odd(line: str) -> bool:
-    """Whether a line has a very long word."""
-    return len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD
-
-
-def _has_sentences(lines: list[str]) -> bool:
-    """Whether the lines have five sentences. An empty line counts as one, as in datatrove."""
-    found = 0
+        # The reasons in C4's order.
+        reasons = {LOREM_IPSUM: LOREM_IPSUM, SCRIPT: SCRIPT, "{": BRACKET} | dict.fromkeys(phrases, SCRIPT)
+        kept = []
+        for line in lines:
+            lowered = line.lower()
+            reason = next((reason for mark, reason in reasons.items() if mark in lowered), "")
+            if reason in DROPPING:
+                return reason, text
+            if not reason:
+                kept.append(line)
+        lines = kept
+    sentences = 0
     for line in lines:
-        found += max(len(SENTENCE.findall(line)), 1)
-        if found >= LEAST_SENTENCES:
-            return True
-    return False
+        sentences += max(len(SENTENCE.findall(line)), 1)  # an empty line counts as one, as in datatrove
+        if sentences >= LEAST_SENTENCES:
+            return "", "\n".join(lines).strip()
+    return "too few sentences", text
 
 
 @functools.cache

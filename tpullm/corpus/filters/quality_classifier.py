@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tpullm.corpus.characters import code_points
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.files import readers, source_files
-from tpullm.corpus.language_detection import code_points
 from tpullm.recipe.schema import ClassifierConfig, Source
 from tpullm.system.errors import UserError
 

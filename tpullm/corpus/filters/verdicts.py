@@ -1,8 +1,6 @@
-"""Which documents are dropped, and for which reason.
+"""Which documents are dropped, and for which reason: unreadable ones, those without rights, and those of low quality.
 
-Whether the rights in a document allow its use: what its owner reserves, licences, and what was opted out.
-
-Whether the licence of a document is one that the recipe allows.
+The rights are what the owner of a document reserves, its licence, and what was opted out.
 """
 
 import re
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from tpullm.corpus import language_detection as languages
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import Raw
+from tpullm.corpus.files.encodings import has_surrogate
 from tpullm.corpus.files.pages import NOAI, NOIMAGEAI, TDM
 from tpullm.corpus.filters import address_lists, cleaning, quality, quality_classifier
 from tpullm.recipe.schema import CorpusConfig, Source
@@ -21,57 +20,6 @@ DEED = re.compile(
     r"(?:https?:)?/*(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/([0-9.]+)(?:[/?#].*)?"
 )
 NAMED = re.compile(r"(?:creative commons|cc)[ _-]+(by(?:[ _-](?:nc|nd|sa))*)[ _-]+([0-9.]+)")
-
-
-def is_allowed(licence: str, allowed: Sequence[str]) -> bool:
-    """Whether `licence` is one of `allowed`: names or expressions of SPDX, addresses of Creative Commons, or sentences.
-
-    Case and spaces do not count. `A OR B` is allowed if one of both is, `A AND B` if both are. No licence is not
-    allowed.
-    """
-    return _is_allowed(_plain(licence), {_plain(name) for name in allowed})
-
-
-def _is_allowed(licence: str, allowed: set[str]) -> bool:
-    if licence in allowed:
-        return True
-    for word, combine in ((" or ", any), (" and ", all)):  # AND binds more strongly, so OR is split first
-        parts = licence.split(word)
-        if len(parts) > 1 and "(" not in licence:
-            return combine(_is_allowed(_plain(part), allowed) for part in parts)
-    return False
-
-
-def _plain(licence: str) -> str:
-    """One form of a name: lower case, single spaces, and SPDX's name for the address of a deed."""
-    name = " ".join(licence.lower().split())
-    if deed := DEED.fullmatch(name):
-        kind, version = deed.groups()
-        return {"zero": "cc0", "mark": "cc-pdm"}.get(kind, f"cc-{kind}") + f"-{version}"
-    if named := NAMED.fullmatch(name):
-        return f"cc-{re.sub('[ _]', '-', named[1])}-{named[2]}"
-    return name
-
-
-def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:
-    """Why the rights in a document keep it out, as a reason of the data card; "" if the recipe may use it.
-
-    Args:
-        raw: the document as a reader found it.
-        text: what would be trained on, if cleaning changed it: its hash may be listed too.
-        source: its source, whose licence stands where the document has none.
-        config: the lists of what is opted out, and of the licences that are allowed.
-    """
-    if raw.reserved:
-        return f"reserved ({raw.reserved})" if raw.reserved in (NOAI, NOIMAGEAI, TDM) else "reserved"
-    if config.licences and not is_allowed(raw.licence or source.licence, config.licences):
-        return "licence not allowed"
-    if not config.opted_out:
-        return ""
-    listed = address_lists.load(tuple(config.opted_out))
-    return listed.address(raw.url) or (listed.texts(text_hash(found) for found in {raw.text, text}))
-
-
 # Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
 LONGEST_MEAN_LINE, LONGEST_LINE, LEAST_LETTERS = 100, 1000, 0.25
 MOST_BROKEN = 0.001  # share of characters
@@ -122,24 +70,21 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
     if reason:
         return Verdict(reason)
     text, replaced = cleaning.cleaned(raw.text, source.clean)
-    is_judged = source.filter and not held_out
+    reason = ("" if text.strip() else "empty") or left_out(raw, text, source, config)
+    if reason:
+        return Verdict(reason)
     # What the data says of its language is a label: only what the recipe says is compared with the text.
     expected = "code" if raw.language == "code" else source.language
-    reason = ("" if text.strip() else "empty") or left_out(raw, text, source, config)
-    if reason := reason or (is_judged and _unfit(text, expected, config)) or "":
+    is_judged = source.filter and not held_out
+    if is_judged and (reason := _unfit(text, expected, config)):
         return Verdict(reason)
     language = raw.language or source.language or languages.guess(text)
     if is_judged and expected != "code":
-        reason, text = _by_rules(text, expected or language, raw.url, source, config)
+        reason, left = quality.judge(text, expected or language, raw.url, source.rules, config)
+        if not reason and left is not text and len(left.strip()) < config.minimum_characters:
+            reason = "too short"
+        text = left
     return Verdict(reason) if reason else Verdict("", text, language, replaced)
-
-
-def _by_rules(text: str, language: str, url: str, source: Source, config: CorpusConfig) -> tuple[str, str]:
-    """Why the rules of its source drop a text ("" if they don't), and what they leave of it."""
-    reason, left = quality.judge(text, language, url, source.rules, config)
-    if not reason and left is not text and len(left.strip()) < config.minimum_characters:
-        reason = "too short"
-    return reason, left
 
 
 def unreadable(text: str) -> str:
@@ -150,34 +95,66 @@ def unreadable(text: str) -> str:
         return "broken encoding"
     if text.isascii():
         return ""
-    if _has_surrogate(text):
-        return "broken encoding"
-    return "broken encoding" if len(BROKEN.findall(text)) > MOST_BROKEN * len(text) else ""
+    is_broken = has_surrogate(text) or len(BROKEN.findall(text)) > MOST_BROKEN * len(text)
+    return "broken encoding" if is_broken else ""
 
 
-def _has_surrogate(text: str) -> bool:
-    """Whether a text cannot be written as UTF-8. The encoder looks for it: 30 times as fast as a loop."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:
+    """Why the rights in a document keep it out, as a reason of the data card; "" if the recipe may use it.
+
+    Args:
+        raw: the document as a reader found it.
+        text: what would be trained on, if cleaning changed it: its hash may be listed too.
+        source: its source, whose licence stands where the document has none.
+        config: the lists of what is opted out, and of the licences that are allowed.
+    """
+    if raw.reserved:
+        return f"reserved ({raw.reserved})" if raw.reserved in (NOAI, NOIMAGEAI, TDM) else "reserved"
+    if config.licences and not is_allowed(raw.licence or source.licence, config.licences):
+        return "licence not allowed"
+    if not config.opted_out:
+        return ""
+    listed = address_lists.load(tuple(config.opted_out))
+    return listed.address(raw.url) or (listed.texts(text_hash(found) for found in {raw.text, text}))
+
+
+def is_allowed(licence: str, allowed: Sequence[str]) -> bool:
+    """Whether `licence` is one of `allowed`: names or expressions of SPDX, addresses of Creative Commons, or sentences.
+
+    Case and spaces do not count. `A OR B` is allowed if one of both is, `A AND B` if both are. No licence is not
+    allowed.
+    """
+    name = _plain(licence)
+    if name in map(_plain, allowed):
         return True
+    for word, combine in ((" or ", any), (" and ", all)):  # AND binds more strongly, so OR is split first
+        parts = name.split(word)
+        if len(parts) > 1 and "(" not in name:
+            return combine(is_allowed(part, allowed) for part in parts)
     return False
+
+
+def _plain(licence: str) -> str:
+    """One form of a name: lower case, single spaces, and SPDX's name for the address of a deed."""
+    name = " ".join(licence.lower().split())
+    if deed := DEED.fullmatch(name):
+        kind, version = deed.groups()
+        return {"zero": "cc0", "mark": "cc-pdm"}.get(kind, f"cc-{kind}") + f"-{version}"
+    if named := NAMED.fullmatch(name):
+        return f"cc-{re.sub('[ _]', '-', named[1])}-{named[2]}"
+    return name
 
 
 def _unfit(text: str, language: str, config: CorpusConfig) -> str:
     """Why a text is not what its source gives: too short, in another language, no code that people write."""
     if len(text.strip()) < config.minimum_characters:
         return "too short"
-    if language == "code":
-        return "" if _is_written_code(text) else "generated code or data"
-    return "wrong language" if language and not languages.is_language(text, language) else ""
-
-
-def _is_written_code(text: str) -> bool:
+    if language != "code":
+        return "wrong language" if language and not languages.is_language(text, language) else ""
     lines = text.splitlines()
-    letters = sum(map(str.isalpha, text))
-    return (
+    is_written = (
         len(text) / len(lines) <= LONGEST_MEAN_LINE
         and max(map(len, lines)) <= LONGEST_LINE
-        and letters >= LEAST_LETTERS * len(text)
+        and sum(map(str.isalpha, text)) >= LEAST_LETTERS * len(text)
     )
+    return "" if is_written else "generated code or data"

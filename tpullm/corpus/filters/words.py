@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.corpus import characters
+from tpullm.corpus.characters import code_points
 from tpullm.corpus.dedup import splitmix64
-from tpullm.corpus.language_detection import code_points
 
 # Blocks of Unicode, first and last code point.
 HIRAGANA, THAI = ((0x3041, 0x309F),), ((0x0E00, 0x0E7F),)
@@ -72,7 +72,7 @@ class Words:
         first, sizes_W = self.starts_W[0], characters.sizes(self.starts_W, len(self.text))
         places_C = np.arange(first, len(self.text)) - np.repeat(self.starts_W, sizes_W)
         points_C = (code_points(self.text) * self._is_text_C)[first:]
-        return np.add.reduceat(_multipliers(int(sizes_W.max())).take(places_C) * points_C, self.starts_W - first)
+        return np.add.reduceat(_multipliers(_bits(int(sizes_W.max()))).take(places_C) * points_C, self.starts_W - first)
 
     @functools.cached_property
     def has_letter_W(self) -> np.ndarray:
@@ -104,7 +104,7 @@ def of(text: str) -> Words:
 @functools.lru_cache(maxsize=1000)
 def hash_of(word: str) -> np.uint64:
     """The hash that `word` has as a word of a text."""
-    return (_multipliers(len(word))[: len(word)] * code_points(word)).sum(dtype=np.uint64)
+    return (_multipliers(_bits(len(word)))[: len(word)] * code_points(word)).sum(dtype=np.uint64)
 
 
 def _begin_unspaced(kinds_C: np.ndarray) -> np.ndarray:
@@ -139,13 +139,14 @@ def _is_unspaced(kinds_C: np.ndarray) -> bool:
     return np.count_nonzero(sample & UNSPACED) > LEAST_SHARE * len(sample)
 
 
-def _multipliers(longest: int) -> np.ndarray:
-    """A number for each place in a word of at most `longest` characters: uint64 [places >= longest]."""
-    return _odd_numbers(max(longest, 64).bit_length())
+def _bits(longest: int) -> int:
+    """So many that few tables of multipliers are made."""
+    return max(longest, 64).bit_length()
 
 
 @functools.lru_cache(maxsize=2)
-def _odd_numbers(bits: int) -> np.ndarray:
+def _multipliers(bits: int) -> np.ndarray:
+    """An odd number for each place in a word of at most 2^bits characters: uint64 [2^bits]."""
     return splitmix64(np.arange(1, (1 << bits) + 1, dtype=np.uint64)) | np.uint64(1)
 
 

@@ -1,0 +1,141 @@
+"""The rules that a source may name: their lists of words, the script of Japanese, and what they cost."""
+
+import importlib.util
+import random
+import time
+
+import pytest
+
+from tpullm.corpus.filters import quality, words
+from tpullm.recipe.schema import CorpusConfig
+
+PROSE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた。"
+RULES = ["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising"]
+RULES = RULES if importlib.util.find_spec("hojichar") else RULES[:-2]
+of_lists = pytest.mark.skipif(RULES[-1] == "kana", reason="hojichar is not installed")
+
+
+def reason(text, rule, language="ja"):
+    return quality.judge(text, language, "", [rule], CorpusConfig())[0]
+
+
+def is_adult(text):
+    return reason(text, "adult") == "adult words"
+
+
+def is_advertising(text):
+    return reason(text, "advertising") == "advertising"
+
+
+def some(name, count, seed=1):
+    return random.Random(seed).sample(sorted(quality.listed_words(name).words), count)
+
+
+@of_lists
+@pytest.mark.parametrize("separator", ["、", "は"])
+def test_a_text_that_is_full_of_adult_words_falls(separator):
+    found = separator.join(some("adult_keywords_ja.txt", 20))
+    assert is_adult(PROSE + found)
+    assert not is_adult(PROSE * 300 + found)  # a word here and there
+
+
+@of_lists
+def test_an_english_text_too():
+    single = [word for word in some("adult_keywords_en.txt", 100) if word.isalpha()]
+    prose = "It was a bright cold day in April, and the clocks were striking thirteen. "
+    assert is_adult(prose + " ".join(single[:6]))
+    assert is_adult(prose + " ".join(single[:6]).upper())
+    assert not is_adult(prose + " ".join(single[:2]))
+    assert not is_adult(prose + "".join(single[:6]))  # parts of one word
+
+
+@of_lists
+def test_a_word_of_katakana_is_found_only_as_a_whole():
+    katakana = [
+        word for word in quality.listed_words("adult_keywords_ja.txt").words if quality.WHOLE_WORDS[0].fullmatch(word)
+    ]
+    for word in katakana[:200]:
+        assert word in quality.counts(f"その{word}は", "adult_keywords_ja.txt")
+        assert word not in quality.counts(f"ア{word}ー", "adult_keywords_ja.txt")
+    assert not quality.counts("アスパラガス", "adult_keywords_ja.txt")
+
+
+@of_lists
+def test_counts_are_those_of_a_loop_over_all_words():
+    names = some("advertisement_keywords_ja.txt", 10)
+    text = PROSE.join(names) * 3
+    listed = quality.listed_words("advertisement_keywords_ja.txt").words
+    expected = {word: text.lower().count(word) for word in listed if word in text.lower()}
+    found = quality.counts(text, "advertisement_keywords_ja.txt")
+    assert {word: count for word, count in found.items()} == expected
+
+
+@of_lists
+def test_advertising_is_counted_by_the_page():
+    phrases = "お問い合わせください。営業時間は九時から。送料は別です。"
+    assert is_advertising(phrases * 5) and not is_advertising(phrases * 4)
+    assert not is_advertising(phrases * 5 + PROSE * 200)
+
+
+@of_lists
+def test_literature_is_neither(real_text):
+    for path in (real_text / "soseki").iterdir():
+        text = path.read_text(encoding="utf-8")
+        pages = [text[start : start + 4000] for start in range(0, 100_000, 4000)]
+        assert not any(map(is_adult, pages)) and not any(map(is_advertising, pages))
+    text = (real_text / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    assert not any(is_adult(text[start : start + 4000]) for start in range(0, 400_000, 4000))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。", ""),
+        ("東京都千代田区千代田一番地、大阪府大阪市北区中之島。", "too little hiragana"),
+        ("アイスクリームとコーヒーとケーキとパンのセット", "mostly katakana"),
+        ("これはとてもとても短いがひらがなはとてもおおい this is a half", ""),
+        ("ひらがなはおおいがはんぶんよりもすくない and this one is so very long", "too little Japanese"),
+    ],
+)
+def test_a_script_is_judged_by_its_shares(text, expected):
+    assert reason(text, "kana") == expected
+
+
+UNITS = [
+    "a!",
+    "a ",
+    "a\n",
+    "! ",
+    "!",
+    "の",
+    "の。",
+    "猫は",
+    "a.",
+    ". ",
+    "「",
+    "[1]",
+    "{",
+    "- a\n",
+    "...\n",
+    "\u0301",
+    "\n",
+    "ー",
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_rule_takes_more_than_linear_time(unit):
+    text = PROSE + unit * (300_000 // len(unit)) + "a"
+    begin = time.process_time()
+    for rule in RULES:
+        for language in ("en", "ja"):
+            reason(text, rule, language)
+    assert time.process_time() - begin < 20  # 0.8 s at most; a quadratic search takes minutes
+
+
+def test_words_of_a_huge_text_are_bounded(monkeypatch):
+    monkeypatch.setattr(quality, "BEGINNING", 1000)
+    of = words.of
+    monkeypatch.setattr(words, "of", lambda text: of(text) if len(text) <= 1000 else pytest.fail("all of it was split"))
+    for rule in set(RULES) - {"repetition", "c4"}:
+        reason(PROSE * 100, rule)

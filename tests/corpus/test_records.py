@@ -1,0 +1,274 @@
+"""The records of others' corpora are read as they are, and of a broken or huge one no more is lost than itself."""
+
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpullm.corpus.files import opened, readers, records
+from tpullm.corpus.files.source_files import File, find
+from tpullm.corpus.filters import verdicts
+from tpullm.recipe.schema import Source
+
+# A record of each, with the fields of their own documentation.
+FINEWEB = {
+    "text": "A text.", "id": "<urn:uuid:1>", "dump": "CC-MAIN-2024-10", "url": "https://a.example/x",
+    "date": "2024-02-21T00:08:17Z", "file_path": "s3://commoncrawl/a.warc.gz", "language": "en",
+    "language_score": 0.97, "token_count": 3,
+}  # fmt: skip
+FINEWEB_2 = FINEWEB | {"language": "jpn", "language_script": "Jpan", "minhash_cluster_size": 1}
+DOLMA = {
+    "id": "d1", "text": "A text.", "source": "common-crawl", "version": "v0", "added": "2024-04-15T08:50:00Z",
+    "created": "2019-02-01T00:00:00Z", "metadata": {"url": "https://a.example/x", "license": "CC-BY-4.0"},
+}  # fmt: skip
+DATATROVE = {
+    "text": "A text.", "id": "t1", "media": [],
+    "metadata": {"url": "https://a.example/x", "date": "2024-01-01", "language": "ja", "file_path": "a"},
+}  # fmt: skip
+RED_PAJAMA = {
+    "text": "A text.",
+    "meta": json.dumps({"url": "https://a.example/x", "timestamp": "2023-03-01", "language": "de"}),
+}
+OSCAR = {
+    "text": "A text.",
+    "warc_headers": {
+        "warc-record-id": "<urn:uuid:2>",
+        "warc-target-uri": "https://a.example/x",
+        "warc-date": "2021-01-01",
+    },
+    "metadata": {"identification": {"label": "fr"}},
+}
+STACK = {"text": "A text.", "detected_licenses": ["MIT", "Apache-2.0"], "language": "Python"}
+EXPECTED = {
+    "fineweb": (FINEWEB, ("2024-02-21T00:08:17Z", "", "en", "<urn:uuid:1>")),
+    "fineweb-2": (FINEWEB_2, ("2024-02-21T00:08:17Z", "", "ja", "<urn:uuid:1>")),
+    "dolma": (DOLMA, ("2019-02-01T00:00:00Z", "CC-BY-4.0", "", "d1")),
+    "datatrove": (DATATROVE, ("2024-01-01", "", "ja", "t1")),
+    "red-pajama": (RED_PAJAMA, ("2023-03-01", "", "de", "")),
+    "oscar": (OSCAR, ("2021-01-01", "", "", "<urn:uuid:2>")),
+    "the-stack": (STACK, ("", "MIT, Apache-2.0", "", "")),
+}
+
+
+def write_records(path, found):
+    data = "".join(json.dumps(record) + "\n" for record in found).encode()
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), path)
+    else:
+        compress = {".gz": gzip.compress, ".zst": lambda data: opened.zstandard().compress(data)}.get(path.suffix)
+        path.write_bytes(compress(data) if compress else data)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+@pytest.mark.parametrize("corpus", EXPECTED)
+def test_a_corpus_is_read_as_it_is(tmp_path, corpus, suffix):
+    folder = tmp_path / "corpus.parquet" / "CC-MAIN"  # a folder may have the name of a file
+    folder.mkdir(parents=True)
+    record, (date, licence, language, identity) = EXPECTED[corpus]
+    write_records(folder / f"000_0{suffix}", [record, record])
+    source = Source("s", "files", str(tmp_path / "corpus.parquet"))
+    (file,) = find(source, tmp_path).files
+    first, second = readers.read(file, source)
+    assert (first.text, first.date, first.licence, first.language) == ("A text.", date, licence, language)
+    assert first.url == ("" if corpus == "the-stack" else "https://a.example/x")
+    where = "row" if suffix == ".parquet" else "line"
+    assert second.record == (f"{where} 2 ({identity})" if identity else f"{where} 2")
+
+
+def test_the_case_of_a_name_does_not_matter():
+    found = records.facts_of({"URL": "a", "WARC-Date": "b", "meta": {"License": "c", "ID": 7}})
+    assert (found["url"], found["date"], found["licence"], found["id"]) == ("a", "b", "c", "7")
+
+
+def test_a_fact_is_one_line_of_bounded_length(tmp_path):
+    record = {"text": "x", "url": "a\nb\x00\ud800" * 10_000, "license": ["a", None, {"b": 1}, 5], "date": {"$date": 1}}
+    found = records.facts_of(record)
+    assert len(found["url"]) <= records.MOST_CHARACTERS and "\n" not in found["url"] and found["url"].encode()
+    assert found["licence"] == "a, 5" and found["date"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("ja", "ja"), ("jpn", "ja"), ("jpn_Jpan", "ja"), ("ja-JP", "ja"), ("EN", "en"), ("deu", "de"), ("ben", "bn")]
+    + [(name, "") for name in ("Python", "", "xyzzy", "en, de", "qqq", "日本語")],
+)
+def test_a_language_is_written_as_two_letters(name, code):
+    assert records.language(name) == code
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*sorted(records.NAMES), *records.INNER]), inner)
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from([*sorted(records.NAMES), *records.INNER, "URL", "x"]), JSON))
+def test_no_record_breaks_them(record):
+    assert all(isinstance(value, str) for value in records.facts_of(record).values())
+
+
+@pytest.mark.parametrize("expand_metadata", [False, True])
+def test_what_datatrove_writes_is_read(tmp_path, expand_metadata):
+    from datatrove.data import Document
+    from datatrove.pipeline.writers import ParquetWriter
+
+    metadata = {"url": "https://a.example/x", "date": "2024-01-01", "language": "ja", "license": "MIT"}
+    with ParquetWriter(str(tmp_path / "out"), expand_metadata=expand_metadata) as writer:
+        writer.write(Document(text="本を読む。", id="t1", metadata=metadata))
+    source = Source("s", "files", str(tmp_path / "out"))
+    ((raw,),) = [list(readers.read(file, source)) for file in find(source, tmp_path).files]
+    assert (raw.text, raw.url, raw.date) == ("本を読む。", "https://a.example/x", "2024-01-01")
+    assert (raw.licence, raw.language, raw.record) == ("MIT", "ja", "row 1 (t1)")
+
+
+def read(path, kind="parquet", **settings):
+    return list(readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path), **settings)))
+
+
+def wrong(path, raws):
+    """The one document that cannot be read, as the user is told of it."""
+    (raw,) = [raw for raw in raws if raw.problem]
+    assert raw.dropped in ("could not be read", "broken record", "too large") and raw.text == ""
+    told = readers.described(path, raw)
+    assert told.startswith(f"{path}: ") and "\n" not in told
+    return told.removeprefix(f"{path}: ")
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [b'{"body": "one"}', b"", b'{"body": null}', b'{"body": "\xff"}', json.dumps({"body": "二\r\n"}).encode()]
+    path.write_bytes(b"\n".join(lines))
+    raws = read(path, "jsonl", text_key="body")
+    assert [(raw.text, raw.dropped) for raw in raws] == [("one", ""), ("", ""), ("", "not UTF-8"), ("二\n", "")]
+    assert [raw.record for raw in raws] == ["line 1", "line 3", "line 4", "line 5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "x"', "line 2 is not JSON (Expecting ',' delimiter)"),
+        ("[1]", "line 2 has no 'text': it is not an object"),
+        ('{"body": "x"}', "line 2 has no 'text': its keys are body"),
+        ('{"text": 5}', "line 2 has no text in 'text' but int"),
+        ("[" * 500_000, "line 2 is not JSON (it is nested too deep)"),
+        ('{"text": ' + "1" * 5000 + "}", "line 2 is not JSON (Exceeds the limit"),
+    ],
+)
+def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + '\n{"text": "too"}\n')
+    raws = read(path, "jsonl")
+    assert [raw.text for raw in raws] == ["fine", "", "too"]
+    assert wrong(path, raws).startswith(message)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"text": "b"}'])
+@pytest.mark.parametrize("length", [63, 64, 65, 1 << 20])
+def test_a_line_without_end_is_cut(tmp_path, monkeypatch, length, end):
+    monkeypatch.setattr(opened, "MOST_RECORD_BYTES", 64)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "' + b"a" * (length - 12) + b'"}' + end)
+    raws = read(path, "jsonl")
+    assert [bool(raw.problem) for raw in raws] == [
+        length + (end != b"") > 64 or not end and length == 64,
+        *[False] * (len(end) > 1),
+    ]
+    assert raws[-1].text == ("b" if len(end) > 1 else "" if raws[0].problem else "a" * (length - 12))
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["一", None, "三"], "n": [1, 2, 3]}), path)
+    raws = read(path, "parquet")
+    assert [(raw.text, raw.record) for raw in raws] == [("一", "row 1"), ("", "row 2"), ("三", "row 3")]
+    told = wrong(path, read(path, "parquet", text_key="body"))
+    assert told.startswith("has no column 'body': its columns are text, n; set text_key")
+    path.write_bytes(path.read_bytes()[:100])
+    assert wrong(path, read(path, "parquet")).startswith("is not Parquet or is cut off")
+
+
+def test_a_row_of_parquet_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [5]}), path)
+    assert wrong(path, read(path, "parquet")).startswith("row 1 has no text in 'text' but int")
+    broken = pyarrow.array([b"fine", b"\xff"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
+    fine, other = read(path, "parquet")
+    assert fine.text == "fine" and verdicts.unreadable(other.text) == "broken encoding"
+
+
+def write(path, texts, **settings):
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, compression="zstd", **settings)
+    return path
+
+
+def test_rows_are_read_a_few_at_a_time_in_their_order(tmp_path, monkeypatch):
+    texts = [f"{number} " + "a" * (number % 7 * 20_000) for number in range(200)]
+    monkeypatch.setattr(records, "BATCH_BYTES", 1 << 21)
+    asked = []
+    call = opened.in_child
+    monkeypatch.setattr(opened, "in_child", lambda *arguments: asked.append(arguments) or call(*arguments))
+    raws = read(write(tmp_path / "a.parquet", texts))
+    assert [raw.text for raw in raws] == texts
+    assert 2 < len(asked) < 20
+
+
+def test_rows_that_are_too_much_at_once_are_read_one_by_one(tmp_path, monkeypatch):
+    call = opened.in_child
+
+    def limited(function, *arguments):
+        if function.endswith(":rows") and arguments[3] > 1 and arguments[4] > 0 or arguments[4:5] == (7,):
+            raise opened.ReadingError("too much")
+        return call(function, *arguments)
+
+    monkeypatch.setattr(opened, "in_child", limited)
+    monkeypatch.setattr(records, "BATCH_ROWS", 3)
+    *raws, last = read(write(tmp_path / "a.parquet", list("abcdefghij")))
+    assert [raw.text for raw in raws] == list("abcdefg")
+    assert (last.record, last.problem) == ("rows from 8 to 10", "cannot be read (too much)")
+
+
+@pytest.mark.slow
+def test_a_text_that_a_thousand_rows_share_is_read_for_each(tmp_path):
+    texts = ["a" * 4_000_000] * 130  # half a GB as Arrow has it and half as Python does, some kB in the file
+    path = write(tmp_path / "a.parquet", texts)
+    assert path.stat().st_size < 100_000
+    assert [len(raw.text) for raw in read(path)] == [4_000_000] * 130
+
+
+@pytest.mark.slow
+def test_a_text_that_is_far_too_large_is_put_aside_with_its_group_alone(tmp_path):
+    table = pyarrow.table({"text": pyarrow.array(["a", "b" * 400_000_000, "c", "d"])})
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=2)
+    bad, third, fourth = read(path)
+    assert (third.text, fourth.text, fourth.record) == ("c", "d", "row 4")
+    assert bad.dropped == "could not be read" and bad.record == "rows from 1 to 2"
+
+
+def test_a_page_that_lies_about_its_size_ends_no_more_than_its_group(tmp_path):
+    path = write(tmp_path / "a.parquet", [f"row {number}" for number in range(100)], row_group_size=50)
+    data = path.read_bytes()
+    for place in range(4, len(data) - 8, 31):
+        path.write_bytes(data[:place] + b"\xff\xff\x7f" + data[place + 3 :])
+        raws = read(path)
+        assert raws and all(raw.dropped or isinstance(raw.text, str) for raw in raws)
+
+
+@pytest.mark.parametrize("texts", [[], [None], [""]])
+def test_an_empty_file_is_no_error(tmp_path, texts):
+    assert [raw.text for raw in read(write(tmp_path / "a.parquet", pyarrow.array(texts, pyarrow.string())))] == [
+        ""
+    ] * len(texts)
+
+
+def test_the_file_at_a_path_may_change(tmp_path):
+    for text in ("first", "second"):
+        assert [raw.text for raw in read(write(tmp_path / "a.parquet", [text]))] == [text]
