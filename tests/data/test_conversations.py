@@ -75,7 +75,7 @@ def test_a_conversation_of_exactly_the_sequence_is_kept(characters):
     length = len(characters.chat_template(CHATS[0])[0])
     assert len(conversations.tokenize(TALKS[:1], characters, length - 1, "chats").lengths) == 1
     with pytest.raises(
-        UserError, match=f"chats: no conversation of at most {length - 2} tokens .*longest has {length}"
+        UserError, match=f"chats: no conversation of at most {length - 2} tokens .*longest has {length - 1}"
     ):
         conversations.tokenize(TALKS[:1], characters, length - 2, "chats")
 

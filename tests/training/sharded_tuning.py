@@ -21,8 +21,11 @@ from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E4
 from tests.training.test_judged import some_judged  # noqa: E402
 from tests.training.test_own_answers import sampled  # noqa: E402
 from tests.training.test_preference import some_pairs  # noqa: E402
-from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
-from tpullm.data.answer_rows import laid_out  # noqa: E402
+from tpullm.data.answer_rows import (  # noqa: E402
+    judged,
+    laid_out,  # noqa: E402
+    tokenized,
+)
 from tpullm.data.batch import TaughtBatch  # noqa: E402
 from tpullm.data.stream import Stream  # noqa: E402
 from tpullm.model.adapter import with_lengths  # noqa: E402

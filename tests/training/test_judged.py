@@ -16,7 +16,7 @@ from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
 from tests.training.test_preference import of_answers_alone
 from tpullm.cli.main import main
-from tpullm.data.answer_pairs import MISMATCHED, judged, mismatched
+from tpullm.data.answer_rows import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.model.rows import put

@@ -16,7 +16,7 @@ from tests.cli.test_finetune import arrays
 from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
 from tpullm.cli.main import main
-from tpullm.data.answer_pairs import tokenized
+from tpullm.data.answer_rows import tokenized
 from tpullm.data.batch import BRANCH, Batch
 from tpullm.data.conversations import Pair
 from tpullm.data.stream import EvaluationBatches, Stream

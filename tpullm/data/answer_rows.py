@@ -1,16 +1,173 @@
-"""Answers that a model gave itself, packed into rows: a prompt stands in a row once, and its answers after it.
+"""Answers in rows: several answers share the computation of their prompt, in tuning on preferences and on rewards.
 
-It is the layout of preferences (`answer_pairs.py`), with any number of answers. The tokens are those that were sampled:
-no text is tokenized again.
+In a row stand the tokens of the prompt but its last one, then the answers one after the other. Each answer begins with
+the last token of the prompt, which predicts its first token. Its positions go on from the prompt, and a token sees its
+own answer and the prompt, not the other answers: segment ids say so (`data.batch.BRANCH`).
+
+A preference is a prompt with the liked answer and the disliked one. A judged answer stands beside an answer to another
+prompt: from such mismatched ones KTO estimates how far the model has moved. Each answer keeps its mismatched one, so
+the log-probabilities of both under the model that tuning starts from are computed once. Answers that the model gave
+itself are any number to a prompt, and their tokens are those that were sampled: no text is tokenized again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tpullm.data import packing
-from tpullm.data.batch import BRANCH, AnswerBatch
-from tpullm.recipe.schema import PolicyConfig
+from tpullm.data.batch import BRANCH, AnswerBatch, PairBatch, Segments, flat_ranges
+from tpullm.data.conversations import Pair, fitting
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
+
+# The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
+GOOD, BAD, MISMATCHED = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Prompts with their answers, one after the other. A token that is read and the next one are a prediction.
+
+    Args:
+        inputs, targets, positions: int32 [all predictions].
+        branches: int32 [all predictions]: 0 the prompt, else the branch of the answer.
+        offsets: int64 [prompts + 1], where each prompt begins.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    positions: np.ndarray
+    branches: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """One more than the predictions of each prompt with its answers, int64: as of a document."""
+        return np.diff(self.offsets) + 1
+
+    def rows(self, segments: Segments, batch_size: int, sequence_length: int) -> tuple[np.ndarray, tuple]:
+        """The predictions of some prompts with their answers in rows, `[B, T]`; a row without any is padding.
+
+        Args:
+            segments: of them `documents` are prompts.
+
+        Returns:
+            The place of each prediction among all, -1 on padding; and inputs, targets, segment ids and positions.
+        """
+        lengths = segments.lengths
+        where = flat_ranges(self.offsets[segments.documents], lengths)
+        in_row = np.bincount(segments.rows)
+        numbers = np.repeat(flat_ranges(np.ones_like(in_row), in_row), lengths)  # of the prompt in its row
+        real = np.arange(sequence_length) < np.bincount(segments.rows, lengths, batch_size)[:, None]
+        segment_ids = (numbers + BRANCH * self.branches[where]).astype(np.int32)
+
+        def filled(values: np.ndarray, padding: int = 0) -> np.ndarray:
+            array = np.full((batch_size, sequence_length), padding, values.dtype)
+            array[real] = values
+            return array
+
+        columns = (self.inputs[where], self.targets[where], segment_ids, self.positions[where])
+        return filled(where, -1), tuple(map(filled, columns))
+
+
+def branches(of_prompts: Iterable[tuple[list[int], Mapping[int, list[int]]]]) -> Branches:
+    """Prompts, each with its answers by branch."""
+    parts, offsets = [], [0]
+    for prompt, answers in of_prompts:
+        before = len(prompt) - 1
+        parts.append((prompt[:-1], prompt[1:], np.arange(before), np.zeros(before)))
+        for branch, answer in answers.items():
+            places = before + np.arange(len(answer))
+            parts.append(([prompt[-1], *answer[:-1]], answer, places, np.full(len(answer), branch)))
+        offsets.append(offsets[-1] + before + sum(map(len, answers.values())))
+    columns = (np.concatenate([np.asarray(each, np.int32) for each in column]) for column in zip(*parts, strict=True))
+    return Branches(*columns, np.array(offsets))
+
+
+@dataclass(frozen=True)
+class Pairs(Branches):
+    """Tokenized preferences or judged answers; it implements `tpullm.data.batch.Documents`.
+
+    Args:
+        ids: uint64 [pairs], the first 8 bytes of the hash of each prompt.
+        references: float32 [pairs, branches], the log-probability of each answer under the model that tuning starts
+            from, in nats; filled before training.
+        settings: of the objective.
+        sequences: the most pairs of a row.
+    """
+
+    ids: np.ndarray
+    references: np.ndarray
+    settings: PreferenceConfig
+    sequences: int
+
+    def build(self, segments: Segments, batch_size: int, sequence_length: int) -> PairBatch:
+        """The batch of some pairs; a row without any is padding."""
+        where, columns = self.rows(segments, batch_size, sequence_length)
+        branches = np.where(where < 0, 0, self.branches[where])
+        begins = (branches > 0) & (np.diff(columns[2], axis=1, prepend=0) != 0)
+        references = np.zeros(where.shape, np.float32)
+        pairs = np.searchsorted(self.offsets, where[begins], side="right") - 1
+        references[begins] = self.references[pairs, branches[begins] - 1]
+        return PairBatch(*columns, (branches > 0).astype(np.float32), references, self.settings, self.sequences)
+
+
+def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, sequence_length: int, name: str) -> Pairs:
+    """The pairs that fit a row; the log counts the others.
+
+    Args:
+        found: the hash of the prompt and the ids of each.
+        name: the stage, for errors.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in found]
+    kept = fitting(found, lengths, sequence_length, name, "pair", ", both answers together")
+    of_prompts = [(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
+    return _pairs([number for number, _ in kept], of_prompts, settings, sequence_length)
+
+
+def judged(
+    found: Sequence[tuple[int, list[int], list[int], bool]], settings: PreferenceConfig, sequence_length: int, name: str
+) -> Pairs:
+    """The judged answers that fit a row, each beside an answer to another prompt, of which the beginning may do.
+
+    Args:
+        found: of each the hash of the prompt, the ids of both, and whether the answer is good.
+        name: the stage, for errors.
+
+    Raises:
+        UserError: no answer is left.
+    """
+    # The answer with its prompt, and a token at least of the mismatched one.
+    lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in found]
+    kept = fitting(found, lengths, sequence_length, name, "judged answer", ", with its prompt")
+    ids, of_prompts = [number for number, *_ in kept], []
+    for (_, prompt, answer, good), other in zip(kept, mismatched(ids), strict=True):
+        room = sequence_length - (len(prompt) - 1 + len(answer))
+        of_prompts.append((prompt, {GOOD if good else BAD: answer, MISMATCHED: kept[other][2][:room]}))
+    return _pairs(ids, of_prompts, settings, sequence_length)
+
+
+def mismatched(prompts: Sequence[int]) -> np.ndarray:
+    """For each example the number of another one, every number once.
+
+    Args:
+        prompts: hashes. The other example has another prompt, unless more than half of the examples have the same.
+    """
+    order = np.argsort(np.array(prompts, np.uint64), kind="stable")
+    _, counts = np.unique(np.array(prompts, np.uint64), return_counts=True)
+    found = np.empty_like(order)
+    found[order] = np.roll(order, -counts.max())
+    return found
+
+
+def _pairs(ids: Sequence[int], of_prompts: Sequence[tuple], settings: PreferenceConfig, sequence_length: int) -> Pairs:
+    laid = branches(of_prompts)
+    references = np.zeros((len(ids), MISMATCHED if settings.kind == "kto" else BAD), np.float32)
+    most = int(sequence_length // (laid.lengths - 1).min())
+    return Pairs(**vars(laid), ids=np.array(ids, np.uint64), references=references, settings=settings, sequences=most)
 
 
 def rows_needed(prompts: int, answers: int, longest_prompt: int, longest_answer: int, sequence_length: int) -> int:
@@ -39,56 +196,41 @@ def laid_out(
         The batch, and int64 `[tokens, 2]`: row and column of each predicted token of the answers, prompt by prompt and
         answer by answer.
     """
-    pieces = [
-        (group, part)
-        for group, ids in enumerate(prompts)
-        for part in _parts(len(ids) - 1, [len(answer) for answer in answers[group]], sequence_length)
-    ]
-    sizes = [len(prompts[group]) - 1 + sum(len(answers[group][n]) for n in part) for group, part in pieces]
-    packed = packing.pack(np.array(sizes) + 1, sequence_length, seed=0, moving=False)
+    pieces, room = [], 0  # a prompt with some of its answers, in their order; and the room that is left in the last one
+    for group, prompt in enumerate(prompts):
+        for number, answer in enumerate(answers[group]):
+            if not number or len(answer) > room:
+                pieces.append((group, []))
+                room = sequence_length - (len(prompt) - 1)
+            pieces[-1][1].append(number)
+            room -= len(answer)
+    laid = branches(
+        (prompts[group], {branch: answers[group][number] for branch, number in enumerate(part, start=1)})
+        for group, part in pieces
+    )
+    packed = packing.pack(laid.lengths, sequence_length, seed=0, moving=False)
     rows = next(rows for rows in possible_rows if rows >= packed.rows)
     segments = packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64))
-    shape = (rows, sequence_length)
-    inputs, targets, segment_ids, positions, numbers = (np.zeros(shape, np.int32) for _ in range(5))
-    weights, advantages = (np.zeros(shape, np.float32) for _ in range(2))
-    places: dict[tuple[int, int], tuple[int, int]] = {}
-    used, said, prompted = (np.zeros(rows, np.int64) for _ in range(3))
-    for document, row in zip(segments.documents.tolist(), segments.rows.tolist(), strict=True):
-        group, part = pieces[document]
-        prompt, prompted[row] = prompts[group], prompted[row] + 1
-        before = len(prompt) - 1
-        for branch, answer in enumerate([None, *part]):
-            read, follow = prompt[:-1], prompt[1:]
-            if answer is not None:
-                follow = answers[group][answer]
-                read = [prompt[-1], *follow[:-1]]
-            where = row, slice(used[row], used[row] + len(read))
-            inputs[where], targets[where] = read, follow
-            segment_ids[where] = prompted[row] + BRANCH * branch
-            positions[where] = np.arange(len(read)) + (before if branch else 0)
-            if answer is not None:
-                said[row] += 1
-                numbers[where], weights[where], advantages[where] = said[row], 1.0, advantages_GN[group, answer]
-                places[group, answer] = row, int(used[row])
-            used[row] += len(read)
-    # A power of two, so that few programs are compiled.
-    sequences = 1 << (int(said.max()) - 1).bit_length()
-    none = np.zeros(shape, np.float32)
+    where, columns = laid.rows(segments, rows, sequence_length)
+    # Of each token the number of its answer among all, from 1; 0 of prompts and, at the end, of padding.
+    parts = [
+        (1 + group * len(answers[group]) + number, len(answers[group][number]))
+        for group, part in pieces
+        for number in part
+    ]
+    own = np.zeros(len(laid.branches) + 1, np.int64)
+    own[:-1][laid.branches > 0] = np.repeat(*np.transpose(parts))
+    own_BT = own[where]
+    is_answer = own_BT > 0
+    numbers = np.cumsum(is_answer & (np.diff(own_BT, axis=1, prepend=0) != 0), axis=1) * is_answer
     batch = AnswerBatch(
-        *(inputs, targets, segment_ids, positions, weights, numbers, advantages, none, settings, sequences, True)
+        *columns,
+        weights=is_answer.astype(np.float32),
+        answers=numbers.astype(np.int32),
+        advantages=np.append(0.0, advantages_GN)[own_BT].astype(np.float32),
+        old=np.zeros((rows, sequence_length), np.float32),
+        settings=settings,
+        sequences=1 << (int(numbers.max()) - 1).bit_length(),  # a power of two, so that few programs are compiled
+        first=True,
     )
-    order = [(places[g, n], len(answer)) for g, of_prompt in enumerate(answers) for n, answer in enumerate(of_prompt)]
-    of_tokens = [(row, start + n) for (row, start), length in order for n in range(length)]
-    return batch, np.array(of_tokens, np.int64)
-
-
-def _parts(before: int, lengths: Sequence[int], most: int) -> list[list[int]]:
-    """The answers to a prompt in as few parts as hold them in their order, each with the prompt in at most `most`."""
-    parts, room = [], 0
-    for number, length in enumerate(lengths):
-        if length > room:
-            parts.append([])
-            room = most - before
-        parts[-1].append(number)
-        room -= length
-    return parts
+    return batch, np.argwhere(is_answer)[np.argsort(own_BT[is_answer], kind="stable")]

@@ -51,7 +51,7 @@ class MixedBatch(Batch):
 
 @dataclass(frozen=True)
 class PairBatch(MixedBatch):
-    """Rows of preferences: of each pair the prompt, then both answers. Or of judged answers (`answer_pairs.py`).
+    """Rows of preferences: of each pair the prompt, then both answers. Or of judged answers (`answer_rows.py`).
 
     Args:
         references: float32 `[B, T]`, at the first token of an answer its log-probability under the model that tuning
@@ -144,7 +144,7 @@ def build(parts: Sequence[tuple[Documents, Segments]], batch_size: int, sequence
     """The batch of the segments of all sources. Each row belongs to one source.
 
     The segments of a row stand side by side, and the rest of the row is padding. A row without segments is padding.
-    Documents that lay out their rows themselves (`answer_pairs.Pairs`) are the only ones of a batch.
+    Documents that lay out their rows themselves (`answer_rows.Pairs`) are the only ones of a batch.
     """
     for documents, segments in parts:
         if hasattr(documents, "build"):

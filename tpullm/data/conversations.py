@@ -1,6 +1,4 @@
-"""Conversations for supervised tuning: tokenized by the chat template, in memory.
-
-Answers to a prompt, tokenized by the chat template: what preferences, judged answers and rollouts are trained on.
+"""Examples as tokens, by the chat template: conversations for supervised tuning, and answers to a prompt.
 
 The tokens of a prompt and its answer are those of the whole conversation, tokenized at once. So they are what the model
 sees in tuning on conversations, and what it is asked with.
@@ -8,7 +6,7 @@ sees in tuning on conversations, and what it is asked with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +16,95 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import say
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer.chat_template import EarlierAnswersChangeError, Message, Messages, Tools
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Tokenized conversations; it implements `tpullm.data.batch.Documents`.
+
+    Args:
+        tokens: int32 [all tokens], the conversations concatenated.
+        token_weights: float32 [all tokens], 1 on what the assistant says.
+        offsets: int64 [conversations + 1], where each conversation begins.
+        ids: uint64 [conversations], the first 8 bytes of the hash of each conversation.
+    """
+
+    tokens: np.ndarray
+    token_weights: np.ndarray
+    offsets: np.ndarray
+    ids: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each conversation, int64."""
+        return np.diff(self.offsets)
+
+    def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and weights of `[start, start + count)` of each conversation, concatenated."""
+        where = flat_ranges(self.offsets[documents] + starts, counts)
+        return self.tokens[where], self.token_weights[where]
+
+
+def tokenize(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str
+) -> Conversations:
+    """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
+
+    Raises:
+        UserError: no conversation is left.
+    """
+    made = [shown for conversation in conversations for shown in _shown(conversation, tokenizer, name)]
+    if len(made) > len(conversations):
+        say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
+    kept = fitting(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
+    return Conversations(
+        tokens=np.concatenate([np.array(ids, np.int32) for _, ids, _ in kept]),
+        token_weights=np.concatenate([np.array(weights, np.float32) for _, _, weights in kept]),
+        offsets=np.cumsum([0, *(len(ids) for _, ids, _ in kept)]),
+        ids=np.array([number for number, _, _ in kept], np.uint64),
+    )
+
+
+def _shown(conversation: Conversation, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
+    """Identity, ids and weights of a conversation.
+
+    If the template shows earlier answers otherwise than the last one, each answer ends a conversation of its own.
+    """
+    messages, tools = conversation.messages, conversation.tools
+    try:
+        try:
+            return [(conversation.group, *tokenizer.chat_template(messages, tools=tools))]
+        except EarlierAnswersChangeError:
+            ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+            parts = [messages[:end] for end in ends]
+            return [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
+    except UserError as error:
+        begins = messages[0]["content"][:20]
+        raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
+
+
+def fitting(found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = "") -> list[E]:
+    """The examples of at most `most` tokens, which are `lengths` long; the log counts the others.
+
+    Args:
+        name: the stage, for errors.
+        what: an example, in words.
+        which: tokens are counted, in words.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = [each for each, length in zip(found, lengths, strict=True) if length <= most]
+    if skipped := len(found) - len(kept):
+        say(f"{name}: {skipped:,} of {len(found):,} {what}s are longer than {most} tokens and left out")
+    if not kept:
+        raise UserError(
+            f"{name}: no {what} of at most {most} tokens{which} (the longest has {max(lengths, default=0)});"
+            f" give more {what}s or raise {name}.train.sequence_length"
+        )
+    return kept
 
 
 class Pair(NamedTuple):
@@ -71,76 +158,3 @@ def _answer(
 
 def _error(name: str, prompt: Messages, what: str) -> UserError:
     return UserError(f"{name}: the prompt that begins with {prompt[0]['content'][:20]!r}: {what}")
-
-
-@dataclass(frozen=True)
-class Conversations:
-    """Tokenized conversations; it implements `tpullm.data.batch.Documents`.
-
-    Args:
-        tokens: int32 [all tokens], the conversations concatenated.
-        token_weights: float32 [all tokens], 1 on what the assistant says.
-        offsets: int64 [conversations + 1], where each conversation begins.
-        ids: uint64 [conversations], the first 8 bytes of the hash of each conversation.
-    """
-
-    tokens: np.ndarray
-    token_weights: np.ndarray
-    offsets: np.ndarray
-    ids: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each conversation, int64."""
-        return np.diff(self.offsets)
-
-    def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and weights of `[start, start + count)` of each conversation, concatenated."""
-        where = flat_ranges(self.offsets[documents] + starts, counts)
-        return self.tokens[where], self.token_weights[where]
-
-
-def tokenize(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str
-) -> Conversations:
-    """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
-
-    Raises:
-        UserError: no conversation is left.
-    """
-    made = [shown for conversation in conversations for shown in _shown(conversation, tokenizer, name)]
-    if len(made) > len(conversations):
-        say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
-    kept = [conversation for conversation in made if len(conversation[1]) <= sequence_length + 1]
-    if skipped := len(made) - len(kept):
-        say(f"{name}: {skipped:,} of {len(made):,} conversations are longer than {sequence_length} tokens and left out")
-    if not kept:
-        longest = max((len(ids) for _, ids, _ in made), default=0)
-        raise UserError(
-            f"{name}: no conversation of at most {sequence_length} tokens (the longest has {longest});"
-            f" give more conversations or raise {name}.train.sequence_length"
-        )
-    return Conversations(
-        tokens=np.concatenate([np.array(ids, np.int32) for _, ids, _ in kept]),
-        token_weights=np.concatenate([np.array(weights, np.float32) for _, _, weights in kept]),
-        offsets=np.cumsum([0, *(len(ids) for _, ids, _ in kept)]),
-        ids=np.array([number for number, _, _ in kept], np.uint64),
-    )
-
-
-def _shown(conversation: Conversation, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
-    """Identity, ids and weights of a conversation.
-
-    If the template shows earlier answers otherwise than the last one, each answer ends a conversation of its own.
-    """
-    messages, tools = conversation.messages, conversation.tools
-    try:
-        try:
-            return [(conversation.group, *tokenizer.chat_template(messages, tools=tools))]
-        except EarlierAnswersChangeError:
-            ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
-            parts = [messages[:end] for end in ends]
-            return [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
-    except UserError as error:
-        begins = messages[0]["content"][:20]
-        raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None

@@ -1,10 +1,9 @@
-"""What pretraining reads when: the weights of the sources in each phase of the recipe, times those of languages.
+"""What is read when: the infinite order of the rows of all sources, and the weights of the sources in each phase.
 
-The infinite order of the rows of all sources: mixed by their shares, and shuffled anew in each epoch.
-
-The row at a place is computed from the place alone, for many places at once. The order is that of grain's
-`MapDataset.range(rows).shuffle(seed).repeat()`, mixed by `MapDataset.mix`. grain takes 14 microseconds a row, this 5.
-From some place on the shares may be others. Every source then goes on in its own order where it was.
+The rows are mixed by the shares of their sources, and shuffled anew in each epoch. The row at a place is computed from
+the place alone, for many places at once. The order is that of grain's `MapDataset.range(rows).shuffle(seed).repeat()`,
+mixed by `MapDataset.mix`. grain takes 14 microseconds a row, this 5. Where a phase begins the shares change, and every
+source goes on in its own order where it was. In pretraining, a weight of a source is multiplied by one of a language.
 """
 
 import itertools

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tpullm.data.conversations import fitting
 from tpullm.data.examples import Prompt
 from tpullm.data.mixture import Order
 from tpullm.data.stream import Placed, seed_of
 from tpullm.system.errors import UserError
-from tpullm.system.log import say
 from tpullm.tokenizer import Tokenizer
 
 
@@ -51,14 +51,13 @@ def tokenized(found: Sequence[Prompt], tokenizer: Tokenizer, most: int, name: st
         except UserError as error:
             begins = str(example.messages[0]["content"])[:20]
             raise UserError(f"{name}: the prompt that begins with {begins!r}: {error}") from None
-    kept = [number for number, tokens in enumerate(ids) if len(tokens) <= most]
-    if skipped := len(ids) - len(kept):
-        say(f"{name}: {skipped:,} of {len(ids):,} prompts are longer than {most} tokens and left out")
-    if not kept:
+    shortest = min(map(len, ids), default=0)
+    if shortest > most or not ids:
         raise UserError(
-            f"{name}: no prompt of at most {most} tokens (the shortest has {min(map(len, ids), default=0)}), since a "
-            f"row also has an answer; give others, raise {name}.train.sequence_length, or lower {name}.policy.tokens"
+            f"{name}: no prompt of at most {most} tokens (the shortest has {shortest}), since a row also has an "
+            f"answer; give others, raise {name}.train.sequence_length, or lower {name}.policy.tokens"
         )
+    kept = fitting(range(len(ids)), list(map(len, ids)), most, name, "prompt")
     return Prompts([found[number] for number in kept], [ids[number] for number in kept])
 
 

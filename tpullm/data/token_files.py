@@ -1,11 +1,9 @@
-"""Files of tokens that other programs wrote: where their tokens stand, and where their documents end.
+"""Files of tokens that other programs wrote: where their tokens stand and their documents end, and how they are read.
 
 `.ds` with `.ds.index` (and `.ds.loss`) is datatrove's. `.bin` with `.idx` is Megatron's, of which RWKV, GPT-NeoX and
 datatrove write the same. `.bin` with a header is that of llm.c. `.npy` is an array of numpy. Of the last two a document
 ends with each end token. Nothing here reads more than headers and the asked part of an index, and every number is
-compared with the sizes of the files before it is used.
-
-Reads files of tokens that other programs wrote, where they are, through memory maps.
+compared with the sizes of the files before it is used. The tokens are read where they are, through memory maps.
 """
 
 import functools

@@ -1,13 +1,13 @@
-"""Documents → token stores, by many processes: each part of the documents is tokenized, and the parts become stores.
+"""Step 2 by many processes: documents → the sample that a tokenizer is trained on, and then → token stores.
+
+    plan_sample    how many characters of each source, in proportion to its weight, and tasks: some of its parts each
+    draw           a task leaves the passages whose keys are below a bound, a little more than are needed
+    sample         one process takes those of the lowest keys of each source
+    plan, make     each part of the documents is tokenized
+    assemble       the parts become stores
 
 A finished part is never made again, so a run that was killed resumes. A part depends on its documents and on the
 tokenizer alone, so the stores are the same for any number of processes and machines.
-
-Documents → the passages that a tokenizer is trained on, drawn by many processes.
-
-    plan      how many characters of each source, in proportion to its weight, and tasks: some of its parts each
-    draw      a task leaves the passages whose keys are below a bound, a little more than are needed
-    sample    one process takes those of the lowest keys of each source
 
 The key of a passage is a hash of the seed, of its document, of the record that it was read from (so that of copies each
 has a chance of its own), and of its number in the document. So a passage has the same chance in a novel as in a short

@@ -1,19 +1,19 @@
-"""What a stage of tuning reads: conversations, documents of the corpus, both mixed, answers that were compared or
-judged, or prompts."""
+"""What a stage of tuning reads: conversations, preferences, judged answers, prompts, or documents of the corpus."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tpullm.data import answer_pairs, conversations, examples, prompts
-from tpullm.data.answer_pairs import BAD, GOOD, Pairs
+from tpullm.data import answer_rows, conversations, examples, prompts
+from tpullm.data.answer_rows import BAD, GOOD, Pairs
 from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
-from tpullm.recipe.schema import Recipe, TuningConfig
+from tpullm.recipe.schema import PreferenceConfig, Recipe, TuningConfig
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -55,18 +55,14 @@ class TuningData:
     def ends(self) -> list[int]:
         """The tokens that an answer ends with."""
         if self.learned is not None:
-            return _last_of_runs(self.learned.tokens, self.learned.token_weights)
+            tokens, weights = self.learned.tokens, np.append(self.learned.token_weights, 0)
+            return np.unique(tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
         if not self.pairs:
             return []
         # Answers stand side by side in the targets. Of mismatched ones the end may be cut off.
         part = self.pairs[0]
         last = np.append(part.branches[1:], 0) != part.branches
         return np.unique(part.targets[last & np.isin(part.branches, (GOOD, BAD))]).tolist()
-
-
-def _last_of_runs(tokens: np.ndarray, token_weights: np.ndarray) -> list[int]:
-    weights = np.append(token_weights, 0)
-    return np.unique(tokens[(weights[:-1] > 0) & (weights[1:] == 0)]).tolist()
 
 
 def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> TuningData:
@@ -79,22 +75,23 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     where, length = f"finetune.{name}", settings.train.sequence_length
     weights = {} if settings.beside else dict(settings.documents)
     read, held_out = documents_of(weights, run, where), {}
-    if settings.conversations:
-        parts = _examples(settings.conversations, examples.Conversation, settings, recipe.seed)
-        made = [conversations.tokenize(part, tokenizer, length, where) if part else None for part in parts]
-        _place(CONVERSATIONS, made, read, held_out)
-        weights[CONVERSATIONS] = 1 - sum(weights.values())
-    if settings.preferences:
-        parts = _examples(settings.preferences, examples.Preference, settings, recipe.seed)
-        made = [_pairs(part, tokenizer, settings, where) if part else None for part in parts]
-        _place(PREFERENCES, made, read, held_out)
-        weights[PREFERENCES] = 1.0
-    if settings.judged:
-        parts = _examples(settings.judged, examples.Judged, settings, recipe.seed)
-        made = [_judged(part, tokenizer, settings, where) if part else None for part in parts]
-        _check_both_sorts(made[0], where)
-        _place(JUDGED, made, read, held_out)
-        weights[JUDGED] = 1.0
+    for kind, names, example, tokenize in (
+        (CONVERSATIONS, settings.conversations, examples.Conversation, conversations.tokenize),
+        (PREFERENCES, settings.preferences, examples.Preference, partial(_pairs, settings.preference)),
+        (JUDGED, settings.judged, examples.Judged, partial(_judged, settings.preference)),
+    ):
+        if names:
+            weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
+            for part, into in zip(_examples(names, example, settings, recipe.seed), (read, held_out), strict=True):
+                if part:
+                    into[kind] = tokenize(part, tokenizer, length, where)
+    if JUDGED in read:
+        sorts = {GOOD, BAD} & set(np.unique(read[JUDGED].branches).tolist())
+        if len(sorts) == 1:
+            raise UserError(
+                f"{where}.judged: all answers to learn from are judged {'good' if GOOD in sorts else 'bad'}, and kto "
+                "needs both sorts; add the other one"
+            )
     if not read:
         raise UserError(
             f"{where}: nothing to learn from; name files of conversations, of preferences, of judged answers or of "
@@ -135,26 +132,15 @@ def _examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -
     return examples.read(names, kind, settings.columns, settings.held_out_fraction, seed)
 
 
-def _place(name: str, made: list[Documents | None], read: dict, held_out: dict) -> None:
-    for part, into in zip(made, (read, held_out), strict=True):
-        if part is not None:
-            into[name] = part
-
-
-def _pairs(found: list[examples.Preference], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
+def _pairs(
+    settings: PreferenceConfig, found: list[examples.Preference], tokenizer: Tokenizer, length: int, where: str
+) -> Pairs:
     ids = [(preference.group, conversations.pair(preference, tokenizer, where)) for preference in found]
-    return answer_pairs.tokenized(ids, settings.preference, settings.train.sequence_length, where)
+    return answer_rows.tokenized(ids, settings, length, where)
 
 
-def _judged(found: list[examples.Judged], tokenizer: Tokenizer, settings: TuningConfig, where: str) -> Pairs:
+def _judged(
+    settings: PreferenceConfig, found: list[examples.Judged], tokenizer: Tokenizer, length: int, where: str
+) -> Pairs:
     ids = [(judged.group, *conversations.answer(judged, tokenizer, where), judged.good) for judged in found]
-    return answer_pairs.judged(ids, settings.preference, settings.train.sequence_length, where)
-
-
-def _check_both_sorts(learned: Pairs | None, where: str) -> None:
-    sorts = set() if learned is None else {GOOD, BAD} & set(np.unique(learned.branches).tolist())
-    if len(sorts) == 1:
-        raise UserError(
-            f"{where}.judged: all answers to learn from are judged {'good' if GOOD in sorts else 'bad'}, and kto needs "
-            "both sorts; add the other one"
-        )
+    return answer_rows.judged(ids, settings, length, where)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.data import packing
-from tpullm.data.answer_pairs import BAD, GOOD, MISMATCHED, Pairs
+from tpullm.data.answer_rows import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.model.architecture import Architecture
 from tpullm.model.platform import compute_dtype

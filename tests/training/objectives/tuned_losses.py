@@ -34,8 +34,11 @@ from tests.training.objectives.tuned_model import (
 from tests.training.sharded_losses import MESHES  # noqa: E402
 from tests.training.small import job  # noqa: E402
 from tpullm.data import packing  # noqa: E402
-from tpullm.data.answer_pairs import judged, tokenized  # noqa: E402
-from tpullm.data.answer_rows import laid_out  # noqa: E402
+from tpullm.data.answer_rows import (  # noqa: E402
+    judged,
+    laid_out,  # noqa: E402
+    tokenized,
+)
 from tpullm.data.batch import AnswerBatch, PairBatch  # noqa: E402
 from tpullm.data.conversations import Pair  # noqa: E402
 from tpullm.formats.huggingface import tensors  # noqa: E402

@@ -1,7 +1,7 @@
 """Examples to tune on, in the shapes that people have: files → conversations, preferences, judged answers, prompts.
 
-kinds.py: what an example is. example_rows.py: files → rows (json_rows.py, parquet_rows.py). shapes.py: a row → an
-example, recognized by its keys. turns.py: the turns of a conversation, checked.
+example_rows.py: files → rows. shapes.py: what an example is, and a row → an example, recognized by its keys. turns.py:
+the turns of a conversation, checked.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,8 @@
 """Files of examples → rows: JSON Lines, JSON and Parquet, a folder of these, here or on `gs://`.
 
-What others made is read within bounds: a row has at most 4 MiB, a file of JSON is read row by row, and a child with
-limits reads Parquet.
-
-JSON that is read row by row, so that a file may be larger than the memory, and a row may not.
+What others made is read within bounds, so that a file may be larger than the memory, and a row may not. A row has at
+most 4 MiB, and a file of JSON is read row by row. A child with limits reads Parquet (`system/process/limited.py`): such
+a file says itself how much memory each of its pages takes, and the library believes it.
 """
 
 import contextlib
@@ -18,12 +17,136 @@ from tpullm.corpus.files.opened import open_bytes, readable
 from tpullm.corpus.files.source_files import extension, walk
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.log import say
+from tpullm.system.log import one_line, say
 from tpullm.system.process.limited import Limited
 
 # A million tokens of text. A value of three bytes becomes an object of a hundred, so a row takes 0.1 GB at most.
 MOST_ROW_BYTES = 1 << 22
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def files(name: str, what: str) -> list[Path]:
+    """The files of a name in a recipe: the file itself, or those of a folder in the order of their names.
+
+    Args:
+        what: the examples that are looked for, for the errors.
+
+    Raises:
+        UserError: there is nothing of that name, or the folder has no file that can be read.
+    """
+    path = storage.path(name)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder of {what}; correct its name in the recipe")
+    there = [file for file, status in walk(path) if status or file.is_file()]
+    found = [file for file in there if extension(file) in READERS]
+    if not found:
+        raise UserError(f"{path}: has no file of {what}; it may have {' '.join(READERS)}")
+    if others := len(there) - len(found):
+        say(f"{path}: {others:,} other files are not read ({' '.join(READERS)} are)")
+    return found
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file in their order, each with where it is. A file of another extension is JSON Lines.
+
+    Raises:
+        UserError: the file is broken, or a row is not an object; the error says where.
+    """
+    with readable(path):
+        local = storage.local_copy(path)
+        storage.check_file(local)
+        for place, row in READERS.get(extension(path), _lines)(local, str(path)):
+            if not isinstance(row, dict):
+                raise UserError(f"{path}: {place}: is not an object; write one JSON object for each example")
+            yield f"{path}: {place}", row
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    with open_bytes(path) as file:
+        number = 0
+        while line := file.readline(MOST_ROW_BYTES + 1):
+            number += 1
+            if len(line) > MOST_ROW_BYTES:
+                raise UserError(f"{name}: line {number}: is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it")
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{name}: line {number}: is not UTF-8; convert the file") from None
+            if text.strip():
+                yield f"line {number}", parse(text, f"{name}: line {number}")
+
+
+def _json(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """A list, an object with one list, or JSON Lines with the extension of JSON."""
+    with open_bytes(path) as file:
+        text = JsonText(file, name)
+        if not text.is_lines():
+            yield from text.rows()
+            return
+    yield from _lines(path, name)
+
+
+def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    number = 0
+    with contextlib.closing(Limited()) as child:
+        while batch := child.call(name, "tpullm.data.examples.example_rows:more_of_parquet", str(path), name):
+            if not isinstance(batch, list):
+                raise UserError(f"{name}: its rows can't be read; it is broken or hostile, do not use it")
+            for row in batch:
+                number += 1
+                yield f"row {number}", row
+
+
+PARQUET_ROWS = 16  # at a time: each may have 4 MiB, and an answer of the child has 64
+PARQUET_BUFFER_BYTES = 1 << 20  # read at once of a column: a group of rows may have gigabytes
+_reading: dict[str, Iterator[list[dict]]] = {}  # in the child
+
+
+def more_of_parquet(path: str, name: str) -> list[dict[str, Any]]:
+    """In the child: the next rows of a file, none at its end.
+
+    Raises:
+        UserError: it is not Parquet; `name` begins the error.
+    """
+    import pyarrow
+
+    try:
+        return next(_reading.setdefault(path, _batches(path)), [])
+    except (pyarrow.ArrowException, OSError) as error:
+        why = one_line(str(error), 200)
+        raise UserError(f"{name}: is not Parquet or is cut off ({why}); copy or download it again") from None
+
+
+def _batches(path: str) -> Iterator[list[dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others reserve memory that they never use
+    with pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as table:
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
+            if batch.num_rows:
+                yield [_plain(row) for row in batch.to_pylist()]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON. A null is a key that a row does not have: in Parquet, all rows have all keys. Bytes are none."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if not isinstance(item, bytes | None)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return None if isinstance(value, bytes) else str(value)
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
+    ".jsonl": _lines,
+    ".ndjson": _lines,
+    ".json": _json,
+    ".parquet": _parquet,
+}
 
 
 def parse(text: str, where: str) -> Any:
@@ -164,85 +287,3 @@ class JsonText:
     def _error(self, what: str) -> UserError:
         where = f"row {self._row}: " if self._row else ""
         return UserError(f"{self._name}: {where}{what}")
-
-
-def files(name: str, what: str) -> list[Path]:
-    """The files of a name in a recipe: the file itself, or those of a folder in the order of their names.
-
-    Args:
-        what: the examples that are looked for, for the errors.
-
-    Raises:
-        UserError: there is nothing of that name, or the folder has no file that can be read.
-    """
-    path = storage.path(name)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder of {what}; correct its name in the recipe")
-    there = [file for file, status in walk(path) if status or file.is_file()]
-    found = [file for file in there if extension(file) in READERS]
-    if not found:
-        raise UserError(f"{path}: has no file of {what}; it may have {' '.join(READERS)}")
-    if others := len(there) - len(found):
-        say(f"{path}: {others:,} other files are not read ({' '.join(READERS)} are)")
-    return found
-
-
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file in their order, each with where it is. A file of another extension is JSON Lines.
-
-    Raises:
-        UserError: the file is broken, or a row is not an object; the error says where.
-    """
-    with readable(path):
-        local = storage.local_copy(path)
-        storage.check_file(local)
-        for place, row in READERS.get(extension(path), _lines)(local, str(path)):
-            if not isinstance(row, dict):
-                raise UserError(f"{path}: {place}: is not an object; write one JSON object for each example")
-            yield f"{path}: {place}", row
-
-
-def _lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    with open_bytes(path) as file:
-        number = 0
-        while line := file.readline(MOST_ROW_BYTES + 1):
-            number += 1
-            if len(line) > MOST_ROW_BYTES:
-                raise UserError(f"{name}: line {number}: is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it")
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise UserError(f"{name}: line {number}: is not UTF-8; convert the file") from None
-            if text.strip():
-                yield f"line {number}", parse(text, f"{name}: line {number}")
-
-
-def _json(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    """A list, an object with one list, or JSON Lines with the extension of JSON."""
-    with open_bytes(path) as file:
-        text = JsonText(file, name)
-        if not text.is_lines():
-            yield from text.rows()
-            return
-    yield from _lines(path, name)
-
-
-def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    number = 0
-    with contextlib.closing(Limited()) as child:
-        while batch := child.call(name, "tpullm.data.examples.parquet_rows:more", str(path), name):
-            if not isinstance(batch, list):
-                raise UserError(f"{name}: its rows can't be read; it is broken or hostile, do not use it")
-            for row in batch:
-                number += 1
-                yield f"row {number}", row
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": _lines,
-    ".ndjson": _lines,
-    ".json": _json,
-    ".parquet": _parquet,
-}

@@ -1,10 +1,8 @@
-"""The shapes that examples are written in, recognized by their keys → examples.
+"""Rows of a file → examples of four kinds: conversations, preferences, judged answers, prompts.
 
-One row of a file is an object. A shape is the keys that it must have, and a function that makes an example of it.
-
-The four kinds of examples: conversations, preferences, judged answers, prompts.
-
-Each has a `group`, a number by hash. Examples of one group are never on both sides of what is held out.
+A row is an object. A shape is the keys that a row must have, and a function that makes an example of it; the first row
+of a file tells its shape. Each example has a `group`, a number by hash. Examples of one group are never on both sides
+of what is held out.
 """
 
 import difflib
