@@ -1,11 +1,12 @@
-"""The text of one answer, from its tokens: whole characters, up to a stop text.
+"""The text of one answer, from its tokens: whole characters, up to a stop text, and the calls of tools in it.
 
-Calls of tools in the text of a model: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen).
+A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen).
 """
 
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,24 +213,19 @@ class _Arguments:
         return len(text)
 
 
-def _merged(deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merged(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same deltas, with one for each call."""
     merged: list[dict[str, Any]] = []
     for delta in deltas:
         if merged and "id" not in delta:
-            merged[-1]["function"]["arguments"] += delta["function"]["arguments"]
+            function = merged[-1]["function"]
+            more = function["arguments"] + delta["function"]["arguments"]
+            merged[-1] = merged[-1] | {"function": function | {"arguments": more}}
         else:
             merged.append(delta)
     return merged
 
 
-def whole_calls(deltas: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+def whole_calls(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The calls that some deltas make."""
-    calls: list[dict[str, Any]] = []
-    for delta in deltas:
-        if "id" in delta:
-            named = {key: value for key, value in delta.items() if key != "index"}
-            calls.append(named | {"function": dict(delta["function"])})
-        else:
-            calls[-1]["function"]["arguments"] += delta["function"]["arguments"]
-    return calls
+    return [{key: value for key, value in call.items() if key != "index"} for call in _merged(deltas)]

@@ -164,8 +164,13 @@ def application(service: Service) -> ASGIApp:
     routes = [Route(path, _guarded(service, path, work, False), methods=[how]) for path, work, how in open_to_all]
     routes += [Route(path, _guarded(service, path, work, True), methods=[how]) for path, work, how in with_key]
 
-    async def elsewhere(request: Request, error: Exception) -> Response:
-        return _elsewhere(service, request, error)
+    async def elsewhere(request: Request, error: HTTPException) -> Response:
+        there = "/v1/models, /v1/completions and /v1/chat/completions"
+        what = {404: f"no such path; there are {there}", 405: "no such method"}
+        response = _refused(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
+        response.headers.update(error.headers or {})
+        service.figures.answered("elsewhere", error.status_code)
+        return response
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
     app.router.redirect_slashes = False
@@ -217,16 +222,6 @@ def _log(request: Request, refusal: Refusal) -> None:
     say(one_line(line, 500))
 
 
-def _elsewhere(service: Service, request: Request, error: Exception) -> Response:
-    """The answer to another path, or another method."""
-    assert isinstance(error, HTTPException)
-    what = {404: "no such path; there are /v1/models, /v1/completions and /v1/chat/completions", 405: "no such method"}
-    response = _refused(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
-    response.headers.update({name: value for name, value in (error.headers or {}).items()})
-    service.figures.answered("elsewhere", error.status_code)
-    return response
-
-
 async def _answer(service: Service, request: Request, read: Read) -> Response:
     """The answers to a request, whole or as a stream."""
     began, client = time.monotonic(), request.client.host if request.client else ""
@@ -264,7 +259,12 @@ async def _body(request: Request) -> bytes:
 
 async def _unless_gone(request: Request, work: Awaitable[dict]) -> dict:
     """The result of `work`, which is cancelled if the client hangs up."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(hung_up())
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -273,11 +273,6 @@ async def _unless_gone(request: Request, work: Awaitable[dict]) -> dict:
     finally:
         working.cancel()
         gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _described(service: Service, name: str) -> dict:

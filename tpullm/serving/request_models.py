@@ -4,10 +4,9 @@ Types are strict: "1" is no number. A field that is null is as if it were not th
 answer elsewhere, and that this server doesn't have, is refused; those of `HARMLESS` change none.
 """
 
-import json
 import re
 import secrets
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Json,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -25,7 +25,7 @@ from tpullm.recipe.sampling import Sampling
 from tpullm.serving.refusal import Refusal
 
 # Clients of OpenAI's send these of themselves, or for OpenAI's own bookkeeping: they change no answer here.
-HARMLESS = {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"}
+HARMLESS = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
 MOST_CHOICES = 128
 MOST_PROMPTS = 128
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -34,11 +34,14 @@ SEEDS = 1 << 31
 
 class _Object(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
+    ignored: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None and name not in cls.ignored}
 
 
 def _only(*allowed: Any, why: str) -> BeforeValidator:
@@ -73,6 +76,8 @@ class Asked(_Object):
     `top_k` and `min_p` are those of other servers.
     """
 
+    ignored = HARMLESS
+
     model: str
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
@@ -92,11 +97,6 @@ class Asked(_Object):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: _Tokens | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_harmless(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if name not in HARMLESS}
 
     @field_validator("logit_bias")
     @classmethod
@@ -174,14 +174,9 @@ class TextPart(_Object):
     text: str
 
 
-def _parts(content: Any) -> Any:
-    """A text as its parts."""
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
 _Content = Annotated[
     list[TextPart],
-    BeforeValidator(_parts),
+    BeforeValidator(lambda text: [{"type": "text", "text": text}] if isinstance(text, str) else text),
     AfterValidator(lambda parts: "".join(part.text for part in parts)),
 ]
 
@@ -196,17 +191,8 @@ class Message(_Object):
     def template_form(self) -> dict[str, Any]:
         """As chat templates take it."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.content} | ({"name": self.name} if self.name else {})
-
-
-def _json_object(text: Any) -> Any:
-    try:
-        found = json.loads(text or "{}") if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError("is not a JSON object in a text")
-    return found
+        more = self.model_dump(include={"name", "tool_calls", "tool_call_id"})
+        return {"role": role, "content": self.content} | {name: value for name, value in more.items() if value}
 
 
 class CalledFunction(_Object):
@@ -215,7 +201,7 @@ class CalledFunction(_Object):
     model_config = ConfigDict(extra="ignore")
 
     name: str
-    arguments: Annotated[dict[str, Any], BeforeValidator(_json_object)]
+    arguments: Annotated[Json[dict[str, Any]], BeforeValidator(lambda text: "{}" if text == "" else text)]
 
 
 class Call(_Object):
@@ -229,15 +215,13 @@ class Call(_Object):
 
 
 class AssistantMessage(Message):
-    """A message of the assistant. Clients send back what this server and others added to it."""
+    """A message of the assistant, as clients send it back, with what this server and others added."""
+
+    ignored = frozenset({"refusal", "annotations", "reasoning_content", "audio"})
 
     role: Literal["assistant"]
     content: _Content = Field(default="", validate_default=False)
     tool_calls: list[Call] = []
-    refusal: Any = None
-    annotations: Any = None
-    reasoning_content: Any = None
-    audio: Any = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -245,21 +229,12 @@ class AssistantMessage(Message):
             raise ValueError("content: is missing; give a text")
         return self
 
-    def template_form(self) -> dict[str, Any]:
-        """As chat templates take it."""
-        calls = [call.model_dump() for call in self.tool_calls]
-        return super().template_form() | ({"tool_calls": calls} if calls else {})
-
 
 class ToolMessage(Message):
     """The result of a call."""
 
     role: Literal["tool"]
     tool_call_id: str
-
-    def template_form(self) -> dict[str, Any]:
-        """As chat templates take it."""
-        return super().template_form() | {"tool_call_id": self.tool_call_id}
 
 
 AnyMessage = Annotated[Message | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -392,6 +367,8 @@ _WORDS = {
     "dict_type": "is not an object",
     "model_type": "is not an object",
     "model_attributes_type": "is not an object",
+    "json_invalid": "is not a JSON object in a text",
+    "json_type": "is not a JSON object in a text",
     "union_tag_not_found": "role: is missing; give it",
     "union_tag_invalid": f"role: is not one of {', '.join(ROLES)}",
 }
@@ -409,7 +386,7 @@ def validated(kind: type[_Request], body: dict[str, Any], vocabulary_size: int) 
             where += f"[{part}]"
         elif not (where.endswith("]") and part in ROLES):  # the tag of the union is no field
             where += f".{part[:100]}"
-    told = first.get("ctx", {}).get("error") or _WORDS.get(first["type"]) or first["msg"]
+    told = _WORDS.get(first["type"]) or first.get("ctx", {}).get("error") or first["msg"]
     said = re.sub(r"^\w+ should", "should", str(told))
     if named := re.match(r"(\w+): (.*)", said):  # a check of several fields names one of them
         where, said = f"{where}.{named[1]}", named[2]
