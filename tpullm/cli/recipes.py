@@ -22,7 +22,8 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Print the list, or the file of one recipe."""
-    heads = dict(sorted(_heads().items(), key=lambda item: _size(item[1]["hardware"])))
+    heads = {name: shipped.head(path) for name, path in shipped.recipes().items()}
+    heads = dict(sorted(heads.items(), key=lambda item: _size(item[1]["hardware"])))
     if arguments.json and arguments.name:
         raise UserError("--json: prints the list; leave out --json or the name")
     if arguments.name:
@@ -31,10 +32,6 @@ def main(arguments) -> None:
         print_json([{"name": name} | head for name, head in heads.items()])
     else:
         print("\n".join(_lines(heads)))
-
-
-def _heads() -> dict[str, dict[str, str]]:
-    return {name: shipped.head(path) for name, path in shipped.recipes().items()}
 
 
 def _size(hardware: str) -> tuple[bool, int]:

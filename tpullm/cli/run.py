@@ -25,7 +25,9 @@ def main(recipe: Recipe, run: Path) -> None:
         hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.task_words").check, recipe, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make, recipe, run)
-    for verb in _verbs(recipe):
+    verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
+    verbs += ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
+    for verb in (*verbs, "evaluate", "report"):
         if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
@@ -44,9 +46,3 @@ def _is_finished(verb: str, recipe: Recipe, run: Path) -> bool:
         return manifest.is_finished(run / verb, stages.evaluate_inputs(recipe, run))
     made = recipe.finetune if verb == "finetune" else [verb]
     return all(manifest.is_finished(run / stage, stages.training_inputs(recipe, run, stage)) for stage in made)
-
-
-def _verbs(recipe: Recipe) -> list[str]:
-    learned = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
-    trained = ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
-    return [*learned, *trained, "evaluate", "report"]

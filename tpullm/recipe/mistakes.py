@@ -127,6 +127,11 @@ class Keys:
         return next(iter(difflib.get_close_matches(dotted, self.all, 1, 0.6)), "")
 
 
+def dotted(loc: tuple) -> str:
+    """The name of a key from pydantic's `loc`, which has the places in lists too."""
+    return ".".join(part for part in loc if isinstance(part, str))
+
+
 def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
     """Where a value is wrong, and the line about it.
 
@@ -134,24 +139,24 @@ def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
         error: of pydantic's `ValidationError`.
     """
     kind, loc, value, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
-    dotted = ".".join(part for part in loc if isinstance(part, str))
-    see = f"see {keys.where(dotted)}"
+    name = dotted(loc)
+    see = f"see {keys.where(name)}"
     if kind == UNKNOWN:
-        return loc, keys.unknown(dotted)
+        return loc, keys.unknown(name)
     if kind == "missing":
-        section, _, name = dotted.rpartition(".")
-        return loc[:-1], f"{section}: {name} is missing; {see}"
+        section, _, last = name.rpartition(".")
+        return loc[:-1], f"{section}: {last} is missing; {see}"
     if kind == "dataclass_type":
-        return loc, f"{dotted}: has keys of its own; write KEY: VALUE lines, {see}"
+        return loc, f"{name}: has keys of its own; write KEY: VALUE lines, {see}"
     if value is None:
-        return loc, f"{dotted}: has no value; give one, or leave the key out"
+        return loc, f"{name}: has no value; give one, or leave the key out"
     if kind in RANGES:
-        return loc, f"{dotted}: {value} {RANGES[kind].format(**context)}"
+        return loc, f"{name}: {value} {RANGES[kind].format(**context)}"
     if kind == "literal_error":
         choices = ", ".join(filter(None, re.findall("'(.*?)'", context["expected"])))
-        return loc, f"{dotted}: {value} is not one of {choices}; {see}"
-    key = keys.find(dotted) if kind in ("list_type", "tuple_type", "dict_type") else None
-    return loc, f"{dotted}: {value} is not {key.wanted if key else WORDS[WANTED[kind]]}; {see}"
+        return loc, f"{name}: {value} is not one of {choices}; {see}"
+    key = keys.find(name) if kind in ("list_type", "tuple_type", "dict_type") else None
+    return loc, f"{name}: {value} is not {key.wanted if key else WORDS[WANTED[kind]]}; {see}"
 
 
 def of_option(message: str, keys: Keys) -> str:

@@ -87,7 +87,7 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
         _put(values, option, text, keys)
 
     def place(loc: tuple) -> str:
-        typed = any(f"{_dotted(loc)}.".startswith(f"{option}.") for option, _ in words.changes)
+        typed = any(f"{mistakes.dotted(loc)}.".startswith(f"{option}.") for option, _ in words.changes)
         found = [(file.path, line) for file in files if not typed and (line := _line(file.root, loc))]
         return "{}: line {}: ".format(*found[-1]) if found else ""
 
@@ -314,7 +314,7 @@ def _checked(values: dict[str, Any], kind: type, keys: Keys, place: Callable[[tu
     from pydantic import ValidationError
 
     try:
-        (settings,) = _adapter(kind).validate_json(json.dumps([values]))
+        (settings,) = _adapter(kind).validate_json(json.dumps([values], default=str))
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != mistakes.UNKNOWN)
         loc, message = mistakes.of_value(first | {"loc": first["loc"][1:]}, keys)
@@ -339,7 +339,3 @@ def _contradictions(settings: Any, dotted: str) -> Iterator[tuple[str, str]]:
     if hasattr(settings, "contradictions"):
         for key, message in settings.contradictions():
             yield f"{dotted}.{key}".strip("."), message
-
-
-def _dotted(loc: tuple) -> str:
-    return ".".join(part for part in loc if isinstance(part, str))

@@ -6,7 +6,6 @@ The first sentence of an explanation says what the key is; the rest is for `--he
 import dataclasses
 import functools
 import re
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ class Key:
     def kind(self) -> str:
         """`pairs` for a dictionary, `list`, `section` for a list of sections, `stages` for sections by name, else the
         name of the type."""
-        if nested_kind(self.hint):
+        if _nested_kind(self.hint):
             return "stages" if typing.get_origin(self.hint) is dict else "section"
         kind = typing.get_origin(self.hint) or self.hint
         return {list: "list", tuple: "list", dict: "pairs", typing.Literal: "str"}.get(kind) or kind.__name__
@@ -119,7 +118,7 @@ def sections(
     """
     hints, helps, keys, inner = typing.get_type_hints(kind), explanations(kind), [], []
     for field in dataclasses.fields(kind):
-        hint, nested = hints[field.name], nested_kind(hints[field.name])
+        hint, nested = hints[field.name], _nested_kind(hints[field.name])
         is_list, is_named = typing.get_origin(hint) is list, typing.get_origin(hint) is dict
         changes = declared(field) if above is Changes.RESULT else above
         if nested:
@@ -138,7 +137,8 @@ def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
     A section brings those in it, and so do sections by name; a list of sections (`corpus.sources`) is a key here. A
     section with the keys of an earlier one refers to that.
     """
-    keys = {name: key for name in names if (key := _key(known, name)) and key.kind != "stages"}
+    by_name = {section.dotted(key): key for section in known for key in section.keys if key.kind != "stages"}
+    keys = {name: by_name[name] for name in names if name in by_name}
     single = [dataclasses.replace(key, name=name) for name, key in keys.items()]
     found = [Section("", "", tuple(single))] if single else []
     for name in names:
@@ -161,10 +161,6 @@ def general(dotted: str, known: Sequence[Section]) -> str:
             _, *rest = dotted.removeprefix(f"{above}.").split(".")
             return ".".join([section.name, *rest])
     return dotted
-
-
-def _key(known: Sequence[Section], dotted: str) -> Key | None:
-    return next((key for section in known for key in section.keys if section.dotted(key) == dotted), None)
 
 
 def _first_sentence(text: str) -> str:
@@ -190,8 +186,8 @@ def _default(field: dataclasses.Field) -> str:
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if value is dataclasses.MISSING:
         return ""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {each}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -199,10 +195,6 @@ def _default(field: dataclasses.Field) -> str:
     return str(value) if value != "" else "''"
 
 
-def nested_kind(hint: Any) -> Any:
-    """The dataclass that a type is, has (a list or a dict of it) or may be (an optional one); `None` if none."""
-    if dataclasses.is_dataclass(hint):
-        return hint
-    if typing.get_origin(hint) in (list, dict, typing.Union, types.UnionType):
-        return next((found for part in typing.get_args(hint) if (found := nested_kind(part))), None)
-    return None
+def _nested_kind(hint: Any) -> Any:
+    """The dataclass that a type is or has (a list or a dict of it); `None` if none."""
+    return next((part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)), None)
