@@ -10,7 +10,7 @@ from tests.engine.test_rollouts import SETTINGS, prompts_of
 from tests.training.test_preference import alone
 from tpullm.data.batch import BRANCH
 from tpullm.recipe.schema import TeacherConfig, TrainConfig
-from tpullm.training.teacher import Teacher
+from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.teaching import TaughtAnswers
 
 

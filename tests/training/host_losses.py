@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tests.training.small import TWO_LAYERS
+from tests.training.small import TWO_LAYERS, begun
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
@@ -21,8 +21,7 @@ from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.cluster import hosts, join, place
 from tpullm.training.evaluation import held_out
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract, initial
-from tpullm.training.step import make_evaluation, make_step
+from tpullm.training.step import make_evaluation
 
 MESHES = {
     "fsdp 8": {"fsdp": 8},
@@ -53,9 +52,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     losses, batches = [], []
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(CONFIG.optimizer, STEPS, TWO_LAYERS.axes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(TWO_LAYERS, optimizer, mesh))
-        state = jax.jit(lambda key: initial(TWO_LAYERS, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(TWO_LAYERS, optimizer, CONFIG, jax.numpy.float32, seed=0)
+        step, state, _ = begun(TWO_LAYERS, mesh, optimizer, CONFIG)
         for number in range(STEPS):
             batch = stream.batch_at(number)
             assert built[-1] == len(rows), "a host built rows of other hosts"

@@ -1,28 +1,20 @@
-"""Run in its own process with 8 CPU devices: losses of a model on each mesh, as one JSON object.
+"""Run by `tests/eight_devices.py`: losses of a model on each mesh, as one JSON object.
 
-Arguments: the model, the number of steps, and the meshes (none is all, and the last one accumulated).
+Arguments: the model, the optimizer, the number of steps, and the meshes (none is all, and the last one accumulated).
 """
 
 import dataclasses
 import json
-import os
 import sys
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-
-from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
+from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch, begun
+from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put  # noqa: E402
-from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
-from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tpullm.model.rows import put
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.training.optimizer.chain import make_optimizer
 
 FP8 = Architecture(dataclasses.replace(TWO_LAYERS.config, matmuls="fp8"))
 MODELS = {"dense": TWO_LAYERS, "experts": EXPERTS, "spread": SPREAD, "fp8": FP8}
@@ -42,6 +34,13 @@ EXPERT_MESHES = MESHES | {
 ACCUMULATED = ", accumulated"  # after the name of a mesh: the batch is cut in two
 SCHEDULE = 20  # steps of the schedule; a test runs the first of them
 ADAMW = OptimizerConfig(peak_lr=3e-3, warmup_steps=1)
+OPTIMIZERS = {
+    "adamw": ADAMW,
+    "adamw bfloat16": OptimizerConfig(peak_lr=1e-2, warmup_steps=1, moments="bfloat16"),
+    "adafactor": OptimizerConfig(kind="adafactor", peak_lr=1e-2, warmup_steps=1),
+    "muon": OptimizerConfig(kind="muon", peak_lr=1e-2, warmup_steps=1),
+    "muon bfloat16": OptimizerConfig(kind="muon", peak_lr=1e-2, warmup_steps=1, moments="bfloat16"),
+}
 
 
 def losses(
@@ -58,10 +57,7 @@ def losses(
     found = {name: [] for name in said}
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, SCHEDULE, architecture.axes)
-        target = abstract(architecture, optimizer, mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+        step, state, shardings = begun(architecture, mesh, optimizer, config)
         for number in range(steps):
             state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
             for name in said:
@@ -79,10 +75,10 @@ def asked_for(names: list[str]) -> list[tuple[str, str, int]]:
 
 
 if __name__ == "__main__":
-    model, steps, *asked = sys.argv[1:]
+    model, optimizer, steps, *asked = sys.argv[1:]
     meshes = EXPERT_MESHES if model == "spread" else MESHES
     results = {
-        name: losses(MODELS[model], meshes[mesh], int(steps), accumulation)
+        name: losses(MODELS[model], meshes[mesh], int(steps), accumulation, OPTIMIZERS[optimizer])
         for name, mesh, accumulation in asked_for(asked or [*meshes, f"{[*meshes][-1]}{ACCUMULATED}"])
     }
     print(json.dumps(results))

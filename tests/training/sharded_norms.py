@@ -1,4 +1,4 @@
-"""Run in its own process with 8 CPU devices: the norms of a step on meshes, and numpy's of the gathered trees, as JSON.
+"""Run by `tests/eight_devices.py`: the norms of a step on meshes, and numpy's of the gathered trees, as JSON.
 
 Arguments: names of `CASES`; without any, the norms of fresh parameters, which takes no step. The optimizer
 is plain descent at a rate of 1, so what a step subtracts from the parameters is the gradient.
@@ -6,28 +6,20 @@ is plain descent at a rate of 1, so what a step subtracts from the parameters is
 
 import dataclasses
 import json
-import os
 import sys
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import numpy as np
+import optax
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-
-from tests.training.small import SPREAD, TWO_LAYERS, batch  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.model.rows import put  # noqa: E402
-from tpullm.recipe.schema import SkipConfig, TrainConfig  # noqa: E402
+from tests.training.small import SPREAD, TWO_LAYERS, batch, begun
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
+from tpullm.recipe.schema import SkipConfig, TrainConfig
 from tpullm.training.meter import KINDS
-from tpullm.training.optimizer.chain import skip_bad_steps  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import (  # noqa: E402
-    make_step,  # noqa: E402
+from tpullm.training.optimizer.chain import skip_bad_steps
+from tpullm.training.step import (
     part_names,
     part_norms,
 )
@@ -67,9 +59,7 @@ def compared(architecture: Architecture, shape: dict[str, int], accumulation: in
     mesh, optimizer = make_mesh(shape), skip_bad_steps(optax.sgd(1.0), SkipConfig())
     config = TrainConfig(batch_size=16, accumulation=accumulation, norms_every=1)
     with jax.set_mesh(mesh):
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
-        state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+        step, state, _ = begun(architecture, mesh, optimizer, config)
         for number in range(2):
             before = jax.tree.map(np.asarray, state["params"])
             state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))

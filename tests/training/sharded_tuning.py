@@ -1,38 +1,29 @@
-"""Run in its own process with 8 CPU devices: losses of tuning on each mesh, as one JSON object.
+"""Run by `tests/eight_devices.py`: losses of tuning on each mesh, as one JSON object.
 
 Arguments: what is tuned (of `TUNED`), and the meshes.
 """
 
 import dataclasses
 import json
-import os
 import sys
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tests.training.sharded_losses import EXPERT_MESHES, asked_for  # noqa: E402
-from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch  # noqa: E402
-from tests.training.test_judged import some_judged  # noqa: E402
-from tests.training.test_own_answers import sampled  # noqa: E402
-from tests.training.test_preference import some_pairs  # noqa: E402
-from tpullm.data.answer_rows import (  # noqa: E402
-    judged,
-    laid_out,  # noqa: E402
-    tokenized,
-)
-from tpullm.data.batch import TaughtBatch  # noqa: E402
-from tpullm.data.stream import Stream  # noqa: E402
-from tpullm.model.adapter import with_lengths  # noqa: E402
-from tpullm.model.architecture import Architecture  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
-from tpullm.model.rows import put  # noqa: E402
+from tests.training.sharded_losses import EXPERT_MESHES, asked_for
+from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
+from tests.training.test_judged import some_judged
+from tests.training.test_own_answers import sampled
+from tests.training.test_preference import some_pairs
+from tpullm.data.answer_rows import judged, laid_out, tokenized
+from tpullm.data.batch import TaughtBatch
+from tpullm.data.stream import Stream
+from tpullm.model.adapter import with_lengths
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh import make_mesh
+from tpullm.model.quantized import each_matrix, quantized
+from tpullm.model.rows import put
 from tpullm.recipe.schema import (
     AdapterConfig,
     OptimizerConfig,
@@ -41,10 +32,10 @@ from tpullm.recipe.schema import (
     TeacherConfig,
     TrainConfig,
 )
-from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, with_params  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
-from tpullm.training.teacher import Teacher  # noqa: E402
+from tpullm.training.objectives.distillation import Teacher
+from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.state import abstract, with_params
+from tpullm.training.step import make_step
 
 DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {

@@ -1,30 +1,21 @@
-"""Trainings with and without a bad step, for tests. Run as a program: with 8 CPU devices, a bad row on each in turn.
+"""Trainings with and without a bad step, for tests. Run by `tests/eight_devices.py`: a bad row on each device in turn.
 
-As a program it prints, as JSON, which steps were skipped, and whether the final bits are those of the training whose
+It then prints, as JSON, which steps were skipped, and whether the final bits are those of the training whose
 bad updates were left out by hand.
 """
 
 import functools
 import json
-import os
 
-if __name__ == "__main__":
-    from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import numpy as np
 
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tests.training.small import ARCHITECTURE, batch  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.model.rows import put  # noqa: E402
-from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig  # noqa: E402
-from tpullm.training import step as step_module  # noqa: E402
-from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tests.training.small import ARCHITECTURE, batch, begun
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
+from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
+from tpullm.training import step as step_module
+from tpullm.training.optimizer.chain import make_optimizer
 
 STEPS, BAD = 12, 8  # the eighth of the steps, counted from 0, is bad
 SKIP = SkipConfig(window=8)
@@ -35,9 +26,7 @@ def made(architecture, optimizer_config, batch_size, accumulation, on, batch_los
     """The step (of that `batch_loss`), a fresh state and where it lies, for trainings that differ in data alone."""
     config = TrainConfig(batch_size=batch_size, accumulation=accumulation, optimizer=optimizer_config)
     optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
-    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-    step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
+    step, state, shardings = begun(architecture, on, optimizer, config)
     return step, jax.tree.map(np.asarray, state), shardings
 
 

@@ -11,6 +11,8 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.job import Job
+from tpullm.training.state import abstract, initial
+from tpullm.training.step import make_step
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(
@@ -38,6 +40,13 @@ def job(directory, load, length: int = 32, rows: int = 4, on=None, config: Model
     settings = TrainConfig(batch_size=rows, sequence_length=length, compute="float32")
     common = {"seed": 0, "evaluations": {}, "bytes_per_token": np.ones(config.vocabulary_size)}
     return Job(directory=directory, model=config, config=settings, mesh=on or mesh(), load=load, **common)
+
+
+def begun(architecture: Architecture, on, optimizer, config: TrainConfig):
+    """The step of a training, its fresh state on the mesh `on`, and where that lies."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
+    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    return make_step(architecture, optimizer, config, np.dtype("float32"), seed=0), state, shardings
 
 
 def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):
@@ -68,3 +77,8 @@ def batch(rows: int = 4, length: int = 32, seed: int = 0, vocabulary: int = 96) 
         positions[row, :cut], positions[row, cut:end] = np.arange(cut), np.arange(end - cut)
     weights = (random.random((rows, length)) > 1 / 3).astype(np.float32) * (segments > 0)
     return Batch(tokens[:, :-1], tokens[:, 1:], segments, positions, weights)
+
+
+def means(sums) -> dict[str, float]:
+    """The means of an objective's sums; without those whose weight is 0."""
+    return {name: float(total) / float(weight) for name, (total, weight) in sums.items() if float(weight) > 0}

@@ -23,8 +23,7 @@ from tpullm.model.rows import put
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
 from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
-from tpullm.training.objectives.preferences import Answers, kto
-from tpullm.training.preference import fill_references
+from tpullm.training.objectives.preferences import Answers, fill_references, kto
 from tpullm.training.step import batch_loss, make_evaluation, with_divergence
 
 F32, T = jnp.dtype("float32"), 32

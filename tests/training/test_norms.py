@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.eight_devices import printed
 from tests.training.skipping import same_bits
 from tests.training.small import ARCHITECTURE, TWO_LAYERS, batch, mesh, params
 from tests.training.test_meter import Lines, values
-from tests.training.test_sharded import results
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training import step as step_module
@@ -27,7 +27,7 @@ NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)
 @pytest.mark.ci
 def test_norms_on_a_mesh_are_those_of_the_gathered_parameters():
     """Float32 sums of up to some thousand squares beside numpy's in float64."""
-    found = results("tests.training.sharded_norms")
+    found = printed("tests.training.sharded_norms")
     assert set(found) == {"dense", "experts"}
     for said in found.values():
         assert_close(said["told"], said["wanted"], 1e-6)
@@ -42,7 +42,7 @@ def assert_close(told, wanted, rtol):
 @pytest.mark.parametrize("case", ["dense", "accumulated", "experts"])
 def test_norms_of_a_step_on_a_mesh_are_those_of_the_gathered_trees(case):
     """What moved is a difference of parameters near 1, rounded to 6e-8: 1e-4 of the smallest norm of an update."""
-    said = results("tests.training.sharded_norms", case)[case]
+    said = printed("tests.training.sharded_norms", case)[case]
     for kind in KINDS:
         assert_close(said["told"][kind], said["wanted"][kind], 1e-6 if kind == "parameter_norms" else 1e-4)
     whole = math.hypot(*said["told"]["gradient_norms"].values())

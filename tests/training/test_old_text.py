@@ -10,8 +10,7 @@ import pytest
 from tests.training import test_judged, test_own_answers, test_preference
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tpullm.model.rows import put
-from tpullm.training.objectives.policy import METHODS
-from tpullm.training.own_answers import answer_count
+from tpullm.training.objectives.policy import METHODS, answer_count
 from tpullm.training.step import accumulate, batch_loss, with_divergence, with_text_weights
 
 F32, SHARE = jnp.dtype("float32"), 0.2

@@ -23,8 +23,7 @@ from tpullm.data.batch import BRANCH
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig
 from tpullm.training.metrics import read
-from tpullm.training.objectives.policy import METHODS, policy_loss
-from tpullm.training.own_answers import answer_loss, clip_of, token_log_probabilities
+from tpullm.training.objectives.policy import METHODS, answer_loss, policy_loss, token_log_probabilities
 
 F32, T = jnp.dtype("float32"), 32
 
@@ -101,7 +100,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
     def apart(tree):
         logp = of_answers_alone(tree, texts)
         each = jnp.asarray(advantages.ravel())[:, None] * trained
-        options = {"clip": clip_of(batch.settings), "budget": 9, "old_BT": padded(of_answers)}
+        options = {"clip": METHODS[kind].clip, "budget": 9, "old_BT": padded(of_answers)}
         total, weight = policy_loss(METHODS[kind], padded(logp), each, trained, 1, **options)["loss"]
         return total / weight
 

@@ -24,11 +24,10 @@ from tpullm.data.token_store import TokenStore
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
-from tpullm.training import preference
 from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
-from tpullm.training.objectives.preferences import PAIRED, Answers
-from tpullm.training.preference import answers, fill_references
+from tpullm.training.objectives import preferences as preference
+from tpullm.training.objectives.preferences import PAIRED, Answers, answers, fill_references
 from tpullm.training.step import batch_loss, make_evaluation
 
 F32, T = jnp.dtype("float32"), 32

@@ -1,13 +1,9 @@
 """Sharded = single device: the mesh changes where arrays live, and no number."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.eight_devices import printed
 
 SOME = ["one device", "data 2, fsdp 2, tensor 2"]
 EXPERT = "expert 2, sequence 2, tensor 2"
@@ -35,7 +31,7 @@ def test_losses_on_a_mesh_are_those_of_one_device(model, steps, meshes):
     fp8 all five meshes were within 7e-7; but where such a sum is at the middle between two codes, it gets the other
     one, 2^-3 away. One of them moves the loss of one token of some 340 by up to 1 %.
     """
-    found = results("tests.training.sharded_losses", model, str(steps), *meshes)
+    found = printed("tests.training.sharded_losses", model, "adamw", str(steps), *meshes)
     assert len(found) == (len(meshes) or {"spread": 8}.get(model, 5) + 1), "all of them, and one accumulated"
     assert_those_of_one_device(found, 5e-5 if model == "fp8" else 1e-5)
 
@@ -59,8 +55,8 @@ def test_every_optimizer_gives_the_losses_of_one_device(model, optimizer, meshes
     In the fifth step with Adafactor a token's second and third expert are 1.2e-5 apart on one device, and one mesh
     chooses the other expert.
     """
-    found = results("tests.training.sharded_optimizers", model, optimizer, *meshes)
-    assert len(found) == (len(meshes) or 5)
+    found = printed("tests.training.sharded_losses", model, optimizer, "4", *meshes)
+    assert len(found) == (len(meshes) or 6)
     assert_those_of_one_device(found, 1e-4 if "bfloat16" in optimizer else 1e-5)
 
 
@@ -85,16 +81,9 @@ def test_tuning_on_a_mesh_is_that_of_one_device(tuned, meshes):
     A gradient norm of answers is a difference of like sums, so their roundings weigh ten times as much. Of answers that
     the model gave itself every ratio is exactly 1 on each mesh.
     """
-    found = results("tests.training.sharded_tuning", tuned, *meshes)
+    found = printed("tests.training.sharded_tuning", tuned, *meshes)
     assert len(found) == len(meshes)
     assert_those_of_one_device(found, 1e-5 if tuned in ("dora", "experts", "taught") else 1e-4)
-
-
-def results(module: str, *arguments: str) -> dict[str, dict[str, list]]:
-    """The output of a program of this folder: for each mesh, the metrics of each step."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: float) -> None:

@@ -24,9 +24,8 @@ from tpullm.recipe.schema import TeacherConfig
 from tpullm.run import manifest, stages
 from tpullm.system import storage
 from tpullm.training.metrics import read
-from tpullm.training.objectives.distillation import DIVERGENCES
+from tpullm.training.objectives.distillation import DIVERGENCES, Teacher, fill
 from tpullm.training.step import batch_loss
-from tpullm.training.teacher import Teacher, fill
 
 F32, T, V = jnp.dtype("float32"), 32, CONFIG.vocabulary_size
 # Another model than the student, and a larger one, with some rows of the table that stand for no token.

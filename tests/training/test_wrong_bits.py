@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.eight_devices import printed
 from tests.run.test_resume import assert_same_bits
-from tests.training.test_sharded import results
 from tpullm.cli.main import main
 from tpullm.training.diagnosis import Check, unequal_copies
 
 
 @pytest.mark.ci
 def test_one_flipped_bit_on_one_of_eight_devices_is_found():
-    found = results("tests.training.wrong_bits")
+    found = printed("tests.training.wrong_bits")
     assert found.pop("sound") == ""
     assert "device 5 of host 0" in (computed := found.pop("computed on 5")) and "computed one step twice" in computed
     assert len(found) == 3

@@ -1,25 +1,17 @@
-"""Run in its own process with 8 CPU devices: which device is named when one has a wrong bit. Prints JSON."""
+"""Run by `tests/eight_devices.py`: which device is named when one has a wrong bit. Prints JSON."""
 
 import json
-import os
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import numpy as np
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tests.training.small import ARCHITECTURE, batch  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.model.rows import put  # noqa: E402
-from tpullm.recipe.schema import OptimizerConfig, TrainConfig  # noqa: E402
-from tpullm.system.errors import WrongBits  # noqa: E402
-from tpullm.training import diagnosis  # noqa: E402
-from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tests.training.small import ARCHITECTURE, batch, begun
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
+from tpullm.system.errors import WrongBits
+from tpullm.training import diagnosis
+from tpullm.training.optimizer.chain import make_optimizer
 
 
 def flipped(array: jax.Array, device: int, bit: int) -> jax.Array:
@@ -48,9 +40,7 @@ def main() -> None:
     found = {}
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(ARCHITECTURE, optimizer, mesh))
-        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        step, state, _ = begun(ARCHITECTURE, mesh, optimizer, config)
         check, rows = diagnosis.Check(step, mesh), put(mesh, batch(rows=8))
         found["sound"] = checked(check, state, rows)
         for device, bit in ((0, 0), (3, 31), (6, 12)):

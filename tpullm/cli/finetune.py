@@ -37,11 +37,11 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.training.job import Job
-from tpullm.training.preference import fill_references
+from tpullm.training.objectives.distillation import Teacher
+from tpullm.training.objectives.preferences import fill_references
 from tpullm.training.rewards.reward_set import Rewards
 from tpullm.training.rollouts import Rollouts
 from tpullm.training.stage import is_finished, make
-from tpullm.training.teacher import Teacher
 from tpullm.training.teaching import TaughtAnswers, taught_batches, teacher_of
 
 Tree = Any

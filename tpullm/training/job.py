@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 from tpullm.data.batch import Batch
 from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import Stream
-from tpullm.formats.models import Model
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:  # it imports Orbax, a second that planning a step need not take
+    from tpullm.formats.models import Model
 
 Tree = Any
 
@@ -90,7 +92,7 @@ class Job:
     bytes_per_token: np.ndarray
     stream: Stream | PromptStream | None = None
     load: Callable[[], Tree] | None = field(default=None, repr=False)
-    branch: Model | None = None
+    branch: "Model | None" = None
     adapter: AdapterConfig | None = None
     prepare: Callable[[int], None] | None = None
     begins: Tree = None

@@ -1,10 +1,10 @@
-"""The loss: cross-entropy of each next token.
+"""Losses as weighted sums that add up over micro-batches: cross-entropy, and the balance loss of experts.
 
-Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary.
+A step differentiates the sum of a loss, adds up the sums of its micro-batches and divides by the whole weight, so its
+gradient does not depend on how the batch is cut. Every objective returns a dict of `Sum`, `loss` among them.
 
-Balancing the loads of experts: a loss for each row, a bias for each expert, and metrics of the loads.
-
-Shapes: L layers, B batch, T length, P parts of a row along `sequence`, E experts.
+Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary, L layers, P parts of a row along
+`sequence`, E experts, S sequences in a row at most.
 """
 
 from functools import partial
@@ -20,45 +20,8 @@ from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES, mesh_axes
 from tpullm.model.platform import barrier_on_tpu, row_major_on_cpu, target
 from tpullm.recipe.schema import ModelConfig
-from tpullm.training.objectives.sums import Sum
 
 Tree = Any
-
-
-def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -> jax.Array:
-    """The balance loss of each row, `[B]`, summed over layers (DeepSeek-V3, equations 17 to 20, without alpha).
-
-    `sum_e f_e p_e` with `f` the share of tokens that chose an expert, times `E / k`, and `p` its mean score: 1 at even
-    loads. The choice is the actual one, with the bias. A row counts as one sequence, whatever is packed in it.
-
-    Args:
-        routing: of all layers, `[L, B, P, E]`.
-        tokens_B: real tokens in each row.
-    """
-    tokens_B1 = jnp.maximum(tokens_B, 1).astype(jnp.float32)[:, None]
-    loads_LBE, scores_LBE = (part.sum(axis=2) for part in routing)
-    f_LBE = loads_LBE * (config.experts / config.experts_per_token) / tokens_B1
-    return jnp.sum(f_LBE * scores_LBE / tokens_B1, axis=(0, 2))
-
-
-def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> Tree:
-    """The parameters after a step, with the biases of experts moved by `rate` from before it (Wang et al. 2024).
-
-    Up if the expert's load over the whole batch is below the mean of its layer, and down if above. The optimizer's
-    update of the biases is discarded.
-    """
-    moe = params["layers"]["mlp"]
-    loads_LE = loads_LE.astype(jnp.float32)
-    error_LE = loads_LE.mean(axis=1, keepdims=True) - loads_LE
-    balance_LE = before["layers"]["mlp"]["balance"] + rate * jnp.sign(error_LE)
-    return params | {"layers": params["layers"] | {"mlp": moe | {"balance": balance_LE}}}
-
-
-def load_metrics(loads_LE: jax.Array) -> dict[str, Any]:
-    """For the log: loads as multiples of an even load, the extremes of all layers, and the mean over layers `[E]`."""
-    relative_LE = loads_LE / jnp.maximum(loads_LE.mean(axis=1, keepdims=True), 1e-9)
-    extremes = {"highest": relative_LE.max(), "lowest": relative_LE.min()}
-    return {"expert_load": extremes, "expert_loads": relative_LE.mean(axis=0)}
 
 
 # The most bytes of float32 logits in a chunk of the loss: see `logits_bytes`.
@@ -67,6 +30,38 @@ AXES = ("vocabulary", "embed")  # of the table
 VOCABULARY = mesh_axes(RULES.spec("vocabulary"), (0,))  # mesh axes that split the scores of one token
 SPLIT = mesh_axes(RULES.spec("batch", "time"), (0, 1))  # mesh axes that split the tokens
 GRADIENTS = RULES.spec("batch", "time", "width"), RULES.spec(*AXES)  # of the hidden states and of the table
+
+
+class Sum(NamedTuple):
+    """A weighted sum and the sum of the weights, float32 scalars. The sums of parts of a batch add up."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
+    """`sum(weights * values)` and `sum(weights)`, of arrays of one shape. Values of weight 0 may be anything finite."""
+    return Sum(jnp.sum(weights * values), jnp.sum(weights))
+
+
+def sum_by_sequence(values_BT: jax.Array, sequences_BT: jax.Array, count: int) -> jax.Array:
+    """The sum of the values over the tokens of each sequence, `[B, S]`.
+
+    Args:
+        sequences_BT: int32, the number of the token's sequence in its row, from 1 to `count`; 0 for no sequence.
+        count: S.
+    """
+    return jnp.sum(jnp.where(_members(sequences_BT, count), values_BT[..., None], 0), axis=1)
+
+
+def to_tokens(values_BS: jax.Array, sequences_BT: jax.Array) -> jax.Array:
+    """The value of each token's sequence, `[B, T]`; 0 for no sequence."""
+    members_BTS = _members(sequences_BT, values_BS.shape[1])
+    return jnp.sum(jnp.where(members_BTS, values_BS[:, None], 0), axis=-1)
+
+
+def _members(sequences_BT, count):
+    return sequences_BT[..., None] == jnp.arange(1, count + 1)
 
 
 class Sums(NamedTuple):
@@ -270,3 +265,39 @@ def as_at_rest(dtable_VD, table_VD):
     if dtable_VD is None:
         return None
     return jax.reshard(dtable_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)
+
+
+def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -> jax.Array:
+    """The balance loss of each row, `[B]`, summed over layers (DeepSeek-V3, equations 17 to 20, without alpha).
+
+    `sum_e f_e p_e` with `f` the share of tokens that chose an expert, times `E / k`, and `p` its mean score: 1 at even
+    loads. The choice is the actual one, with the bias. A row counts as one sequence, whatever is packed in it.
+
+    Args:
+        routing: of all layers, `[L, B, P, E]`.
+        tokens_B: real tokens in each row.
+    """
+    tokens_B1 = jnp.maximum(tokens_B, 1).astype(jnp.float32)[:, None]
+    loads_LBE, scores_LBE = (part.sum(axis=2) for part in routing)
+    f_LBE = loads_LBE * (config.experts / config.experts_per_token) / tokens_B1
+    return jnp.sum(f_LBE * scores_LBE / tokens_B1, axis=(0, 2))
+
+
+def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> Tree:
+    """The parameters after a step, with the biases of experts moved by `rate` from before it (Wang et al. 2024).
+
+    Up if the expert's load over the whole batch is below the mean of its layer, and down if above. The optimizer's
+    update of the biases is discarded.
+    """
+    moe = params["layers"]["mlp"]
+    loads_LE = loads_LE.astype(jnp.float32)
+    error_LE = loads_LE.mean(axis=1, keepdims=True) - loads_LE
+    balance_LE = before["layers"]["mlp"]["balance"] + rate * jnp.sign(error_LE)
+    return params | {"layers": params["layers"] | {"mlp": moe | {"balance": balance_LE}}}
+
+
+def load_metrics(loads_LE: jax.Array) -> dict[str, Any]:
+    """For the log: loads as multiples of an even load, the extremes of all layers, and the mean over layers `[E]`."""
+    relative_LE = loads_LE / jnp.maximum(loads_LE.mean(axis=1, keepdims=True), 1e-9)
+    extremes = {"highest": relative_LE.max(), "lowest": relative_LE.min()}
+    return {"expert_load": extremes, "expert_loads": relative_LE.mean(axis=0)}

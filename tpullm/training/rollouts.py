@@ -36,8 +36,7 @@ from tpullm.system.cluster import hosts
 from tpullm.system.log import warn
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
-from tpullm.training.objectives.policy import ADVANTAGES, METHODS
-from tpullm.training.own_answers import HOLDS_IN_REWARD, token_log_probabilities
+from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS, token_log_probabilities
 from tpullm.training.rewards.known_failures import STEPS, SUM, KnownFailures, group_signals
 from tpullm.training.rewards.reward_set import Rewards
 

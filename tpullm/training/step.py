@@ -20,12 +20,11 @@ from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import TrainConfig
-from tpullm.training.losses import Sums, balance_losses, cross_entropy, load_metrics, rebalanced
-from tpullm.training.objectives.sums import Sum
+from tpullm.training.losses import Sum, Sums, balance_losses, cross_entropy, load_metrics, rebalanced
+from tpullm.training.objectives.distillation import taught_loss
+from tpullm.training.objectives.policy import answer_count, answer_loss
+from tpullm.training.objectives.preferences import divergence, pair_count, pair_loss
 from tpullm.training.optimizer.chain import applied
-from tpullm.training.own_answers import answer_count, answer_loss
-from tpullm.training.preference import divergence, pair_count, pair_loss
-from tpullm.training.teacher import taught_loss
 
 Tree = Any
 

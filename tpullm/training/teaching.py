@@ -31,9 +31,9 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import stages
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, difference
+from tpullm.training.objectives.distillation import Teacher, fill
 from tpullm.training.rollouts import OwnAnswers
 from tpullm.training.step import make_evaluation
-from tpullm.training.teacher import Teacher, fill
 
 Tree = Any
 

@@ -1,29 +1,26 @@
-"""Run in its own process with 8 CPU devices: objectives from hidden states and table on each mesh, as one JSON object.
+"""Run by `tests/eight_devices.py`: objectives from hidden states and table on each mesh, as one JSON object.
 
 Arguments: names of meshes (none is all). All objectives are one program, which is quicker to compile.
 """
 
 import json
-import os
 import sys
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tests.training.sharded_losses import EXPERT_MESHES  # noqa: E402
-from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
-from tpullm.model.rows import put, put_whole  # noqa: E402
-from tpullm.training.log_probabilities import likeliest, log_probabilities  # noqa: E402
-from tpullm.training.losses import AXES  # noqa: E402
-from tpullm.training.objectives.distillation import distillation_loss  # noqa: E402
-from tpullm.training.objectives.policy import METHODS, policy_loss  # noqa: E402
-from tpullm.training.objectives.preferences import Answers, dpo  # noqa: E402
-from tpullm.training.objectives.sums import sum_by_sequence  # noqa: E402
+from tests.training.sharded_losses import EXPERT_MESHES
+from tpullm.model.mesh import RULES, make_mesh
+from tpullm.model.rows import put, put_whole
+from tpullm.training.log_probabilities import likeliest, log_probabilities
+from tpullm.training.losses import (
+    AXES,
+    sum_by_sequence,
+)
+from tpullm.training.objectives.distillation import distillation_loss
+from tpullm.training.objectives.policy import METHODS, policy_loss
+from tpullm.training.objectives.preferences import Answers, dpo
 
 B, T, D, V, K = 16, 32, 8, 96, 4
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.training.small import means
 from tpullm.training.objectives import policy
-from tpullm.training.objectives.policy import ADVANTAGES, METHODS, k3, policy_loss, without_signal
-from tpullm.training.objectives.sums import means
+from tpullm.training.objectives.policy import ADVANTAGES, METHODS, k3, policy_loss
 
 B, T, S = 4, 12, 3
 SEEDS = st.integers(0, 2**32 - 1)
@@ -178,8 +178,3 @@ def test_answers_without_a_reward_are_left_out():
     assert policy.leave_one_out(rewards)[:4].tolist() == [[-2, 0, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert not policy.standardized(rewards)[1:4].any()
     np.testing.assert_allclose(policy.standardized(rewards)[0], [-1 / (2**0.5 + 1e-4), 0, 1 / (2**0.5 + 1e-4)])
-    assert without_signal(rewards).tolist() == [False, True, True, True, False]
-
-
-def test_a_penalty_without_a_margin_is_a_step():
-    assert policy.overlong_penalty(np.array([7, 8, 9]), 8, 0).tolist() == [0, 0, -1]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.training.small import means
+from tpullm.training.losses import sum_by_sequence, to_tokens, weighted_sum
 from tpullm.training.objectives.preferences import PAIRED, Answers, dpo, kto
-from tpullm.training.objectives.sums import Sum, means, sum_by_sequence, to_tokens, weighted_sum
 
 N = 6
 OBJECTIVES = {
@@ -185,8 +186,7 @@ def test_orpo_is_its_definition_on_both_sides_of_one_half():
     np.testing.assert_allclose(losses("orpo", one, other), -np.log(p) + 0.3 * expected, rtol=1e-4)
 
 
-def test_what_has_no_weight_is_not_logged():
-    assert means({"loss": Sum(3.0, 2.0), "reward_undesirable": Sum(0.0, 0.0)}) == {"loss": 1.5}
+def test_a_weighted_sum_has_the_sum_of_its_weights():
     assert weighted_sum(np.array([2.0, 5.0]), np.array([3.0, 1.0])) == (11, 4)
 
 

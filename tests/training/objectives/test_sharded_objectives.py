@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.training.test_sharded import results
+from tests.eight_devices import printed
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from tests.training.test_sharded import results
 )
 def test_objectives_on_a_mesh_are_those_of_one_device(meshes):
     """Losses, what is logged and gradients of hidden states and table, float32 sums in another order."""
-    found = results("tests.training.objectives.sharded_objectives", *meshes)
+    found = printed("tests.training.objectives.sharded_objectives", *meshes)
     expected = found.pop("one device")
     assert len(found) >= len(meshes or [0] * 5) - 1
     for name, numbers in found.items():

@@ -1,22 +1,17 @@
-"""Run in its own process with 8 CPU devices: our losses of `tuned_model`, and the gradients of its adapter, as JSON.
+"""Run by `tests/eight_devices.py`: our losses of `tuned_model`, and the gradients of its adapter, as JSON.
 
 Arguments: the meshes. Batches are built by the code that builds them in training.
 """
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.training.several_hosts import QUICK_TO_COMPILE
-
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-
-import jax  # noqa: E402 (the devices must be asked for before)
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tests.training.objectives.tuned_model import (
     FILE,
@@ -31,21 +26,17 @@ from tests.training.objectives.tuned_model import (
     in_a_row,
     tuned,
 )
-from tests.training.sharded_losses import MESHES  # noqa: E402
-from tests.training.small import job  # noqa: E402
-from tpullm.data import packing  # noqa: E402
-from tpullm.data.answer_rows import (  # noqa: E402
-    judged,
-    laid_out,  # noqa: E402
-    tokenized,
-)
-from tpullm.data.batch import AnswerBatch, PairBatch  # noqa: E402
-from tpullm.data.conversations import Pair  # noqa: E402
-from tpullm.formats.huggingface import tensors  # noqa: E402
-from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.model.rows import put  # noqa: E402
-from tpullm.training.preference import fill_references  # noqa: E402
-from tpullm.training.step import batch_loss  # noqa: E402
+from tests.training.sharded_losses import MESHES
+from tests.training.small import job
+from tpullm.data import packing
+from tpullm.data.answer_rows import judged, laid_out, tokenized
+from tpullm.data.batch import AnswerBatch, PairBatch
+from tpullm.data.conversations import Pair
+from tpullm.formats.huggingface import tensors
+from tpullm.model.mesh import make_mesh
+from tpullm.model.rows import put
+from tpullm.training.objectives.preferences import fill_references
+from tpullm.training.step import batch_loss
 
 ROWS = 8
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from tests.training.small import mesh
-from tpullm.training.optimizer.adafactor import scale_by_factored_moments
+from tpullm.training.optimizer.moments import scale_by_factored_moments
 
 AXES = {
     "query": ("layers", "embed", "heads", "head"),

@@ -1,33 +1,14 @@
 """Muon against numpy's SVD and against optax, and the collectives that it takes on a mesh."""
 
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from tests.conftest import QUICK_TO_COMPILE, ROOT
+from tests.eight_devices import printed
 from tests.training.small import mesh
 from tpullm.training.optimizer.muon import COEFFICIENTS, STEPS, orthogonalized, scale_by_muon
-
-MOVES = """
-import json, re, sys, jax, jax.numpy as jnp
-from tpullm.model.mesh import RULES, make_mesh
-from tpullm.training.optimizer.muon import _scaled
-axes, found = ("layers", "embed", "heads", "head"), {}
-for name, sizes in json.loads(sys.argv[1]).items():
-    with jax.set_mesh(mesh := make_mesh(sizes)):
-        x = jax.device_put(jnp.ones((6, 16, 4, 8)), jax.NamedSharding(mesh, RULES.spec(*axes)))
-        text = jax.jit(lambda x: _scaled(x, axes, jnp.float32)).lower(x).compile().as_text()
-    kinds = ("all-to-all", "all-gather", "all-reduce", "collective-permute")
-    found[name] = [kind for kind in kinds if re.search(rf" {kind}(-start)?[(]", text)]
-print(json.dumps(found))
-"""
 
 
 def random(*shape, seed=0):
@@ -120,10 +101,5 @@ def test_an_update_is_as_long_as_adamws():
 
 def test_matrices_move_whole_and_are_gathered_nowhere():
     """All-to-all there and back. Only results that were split along `sequence` are all-gathered."""
-    meshes = {"both": {"fsdp": 4, "tensor": 2}, "shared": {"fsdp": 2, "sequence": 4}}
-    devices = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
-    flags = os.environ | {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", MOVES, json.dumps(meshes)]
-    done = subprocess.run(command, env=flags, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout) == {"both": ["all-to-all"], "shared": ["all-to-all", "all-gather"]}
-    assert "rematerialization" not in done.stderr
+    found = printed("tests.training.optimizer.sharded_moves")
+    assert found == {"both": ["all-to-all"], "shared": ["all-to-all", "all-gather"]}

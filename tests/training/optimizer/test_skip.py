@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from tests.eight_devices import printed
 from tests.training.skipping import BAD, SKIP, STEPS, numbers, same_bits, trained
 from tests.training.small import ARCHITECTURE, SPREAD, batch, mesh
-from tests.training.test_sharded import results
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
@@ -78,7 +78,7 @@ def test_every_optimizer_and_the_biases_of_experts_stay(monkeypatch, kind):
 @pytest.mark.ci
 def test_bad_data_on_any_of_eight_devices_is_skipped_on_all():
     """A weight that is not finite, in the row of each device in turn; then a sound batch."""
-    found = results("tests.training.skipping")
+    found = printed("tests.training.skipping")
     assert found == {bad: [[1, 2, 3, 4, 5, 6, 7, 8, 0], True] for bad in ("nan", "inf")}
 
 

@@ -1,52 +1,65 @@
-"""Objectives of a teacher: how far the student's next-token distribution is from the teacher's.
+"""Learning from a teacher: what a larger model says of rows, and how far the student's distribution is from that.
 
-A store keeps the teacher's K likeliest tokens alone. What is left of the probability is handled in one of two ways:
-
-    bucket   all other tokens are one more outcome. The divergence of these K + 1 outcomes is at most that of the
-             vocabulary (data processing), and the student learns how much the others have together.
-    dropped  both distributions are divided by their sums over the K tokens. Nothing is said about the others: a
-             student may give them any probability.
+A store keeps the teacher's K likeliest tokens alone. All other tokens are one more outcome. The divergence of these
+K + 1 outcomes is at most that of the vocabulary (data processing), and the student learns how much the others have
+together.
 
 Shapes: B batch, T length, K tokens of the teacher.
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from tpullm.training.objectives.sums import Sum, weighted_sum
+from tpullm.data.batch import Batch, TaughtBatch
+from tpullm.data.taught_rows import Kept
+from tpullm.data.token_store import token_dtype
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import fetch, put, to_zigzag_order, zigzag_order
+from tpullm.recipe.schema import TeacherConfig
+from tpullm.system.cluster import hosts
+from tpullm.system.log import progress
+from tpullm.training.log_probabilities import likeliest, log_probabilities
+from tpullm.training.losses import Sum, Sums, weighted_sum
 
+Tree = Any
+jax.tree_util.register_dataclass(
+    TaughtBatch,
+    ["inputs", "targets", "segment_ids", "positions", "weights", "ids", "logps"],
+    ["settings", "branched"],
+)
 # Where the interpolation is between the two directions, for `distillation_loss`.
 DIVERGENCES = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
 IMPOSSIBLE = -1e4  # a log-probability whose exponential is 0 in float32; with -inf, gradients would be NaN
 
 
-def distillation_loss(
-    student_BTK, teacher_BTK, weights_BT, *, beta: float, rest: Literal["bucket", "dropped"] = "bucket"
-) -> dict[str, Sum]:
+def distillation_loss(student_BTK, teacher_BTK, weights_BT, *, beta: float) -> dict[str, Sum]:
     """The mean divergence a token, and `kept`, the teacher's probability of its K tokens.
 
     Args:
         student_BTK, teacher_BTK: log-probabilities of the teacher's K tokens over the whole vocabulary, both at one
-            temperature. That of the teacher has to be there when the store is made, except with `rest: dropped`, where
-            stored log-probabilities may be divided by it. `-inf` in the teacher's is a place without a token.
+            temperature, which the store was made with. `-inf` in the teacher's is a place without a token.
         beta: 0 is KL(teacher | student), 1 is KL(student | teacher), between is the generalized Jensen-Shannon
             divergence (Agarwal et al. 2023, equation 1).
     """
     kept_BT = jax.lax.stop_gradient(jnp.exp(jax.nn.logsumexp(teacher_BTK, axis=-1)))
-    losses_BT = divergence(student_BTK, teacher_BTK, beta, rest)
+    losses_BT = divergence(student_BTK, teacher_BTK, beta)
     return {"loss": weighted_sum(losses_BT, weights_BT), "kept": weighted_sum(kept_BT, weights_BT)}
 
 
-def divergence(student_BTK, teacher_BTK, beta: float, rest: str):
+def divergence(student_BTK, teacher_BTK, beta: float):
     """The divergence at each token, nats, `[B, T]`; the gradient with respect to the teacher is 0."""
     known = teacher_BTK > -jnp.inf
     teacher = jnp.where(known, jax.lax.stop_gradient(teacher_BTK), IMPOSSIBLE)
     student = jnp.where(known, student_BTK, IMPOSSIBLE)
-    complete = _with_rest if rest == "bucket" else _renormalized
-    teacher, student = complete(teacher), complete(student)
+    teacher, student = _with_rest(teacher), _with_rest(student)
     if beta == 0:
         return _kl(teacher, student)
     if beta == 1:
@@ -65,5 +78,84 @@ def _with_rest(logp):
     return jnp.concatenate([logp, jnp.log(-jnp.expm1(total))], axis=-1)
 
 
-def _renormalized(logp):
-    return logp - jax.nn.logsumexp(logp, axis=-1, keepdims=True)
+@dataclass(frozen=True)
+class Teacher:
+    """A model to learn from.
+
+    Args:
+        settings: of the objective.
+        architecture: builds the model.
+        load: reads its parameters, onto `mesh`.
+        mesh: devices, those of the training.
+        dtype: of matmuls.
+        vocabulary: rows of the student's table. The teacher's may have more, which stand for no token.
+        chunks: of a row, as in the loss.
+    """
+
+    settings: TeacherConfig
+    architecture: Architecture
+    load: Callable[[], Tree]
+    mesh: Mesh
+    dtype: Any
+    vocabulary: int
+    chunks: int = 0
+
+    def says(self, params: Tree, batch: Batch, branched: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest tokens at each place and their log-probabilities, `[B, T, K]`, on every host.
+
+        Args:
+            batch: this host's rows.
+            branched: whether a row holds several answers to a prompt.
+        """
+        count = min(self.settings.top, self.architecture.config.vocabulary_size)
+        options = (self.architecture, self.dtype, count, self.settings.temperature, self.chunks, branched)
+        with jax.set_mesh(self.mesh):
+            said = _said(*options, params, put(self.mesh, batch))
+            ids, logps = (_in_order(self.mesh, array) for array in said)
+        known = ids < self.vocabulary
+        return np.where(known, ids, 0), np.where(known, logps, -np.inf)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _said(architecture, dtype, count, temperature, chunks, branched, params: Tree, batch: Batch):
+    batch, model = jax.tree.map(to_zigzag_order, batch), architecture.model(params)
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, branched=branched)
+    with jax.named_scope("loss"):
+        softcap = architecture.config.logit_softcap
+        return likeliest(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
+
+
+def _in_order(mesh: Mesh, x_BTK: jax.Array) -> np.ndarray:
+    """Rows that were computed in zigzag order, on every host."""
+    fetched = fetch(mesh, x_BTK)
+    found = np.empty_like(fetched)
+    found[:, zigzag_order(fetched.shape[1], mesh.shape["sequence"])] = fetched
+    return found
+
+
+def fill(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) -> None:
+    """Have the teacher say what is not kept yet, a file at a time, so a fill that was killed resumes.
+
+    Args:
+        wanted: what is to be kept, and of each of its files this host's rows.
+    """
+    missing = hosts.broadcast("what the teacher said", lambda: [kept.missing() for kept, _ in wanted])
+    if not any(missing):
+        return
+    params = teacher.load()
+    with progress("teacher", sum(map(len, missing)), "batches") as advance:
+        for numbers, (kept, of_file) in zip(missing, wanted, strict=True):
+            for number in numbers:
+                ids, logps = teacher.says(params, of_file(number))
+                hosts.on_first("the teacher", kept.write, number, ids.astype(token_dtype(teacher.vocabulary)), logps)
+                advance(1)
+
+
+def taught_loss(hidden_BTD, table_VD, batch: TaughtBatch, softcap: float, reduce_dtype: str, chunks: int):
+    """The summed divergence from the teacher, and its `Sums`; the arguments are those of `cross_entropy`."""
+    options = (softcap, batch.settings.temperature, reduce_dtype, chunks)
+    student_BTK, _ = log_probabilities(hidden_BTD, table_VD, batch.ids, *options)
+    beta = DIVERGENCES[batch.settings.kind]
+    sums = distillation_loss(student_BTK, batch.logps, batch.weights, beta=beta)
+    loss, weight = sums.pop("loss")
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, None, told=sums)

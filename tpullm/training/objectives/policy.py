@@ -1,4 +1,4 @@
-"""Objectives of rewards: advantages of answers, and the clipped losses of their tokens.
+"""Learning from rewards: advantages of answers, and the clipped losses of their tokens.
 
 Advantages compare the answers to one prompt, so they are computed before the step, of all answers, in numpy: rewards
 are numbers of the host. Then every loss is a sum over tokens with a weight known beforehand.
@@ -7,14 +7,26 @@ Shapes: G prompts, N answers to each; B batch, T length, S answers in a row at m
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.training.objectives.sums import Sum, sum_by_sequence, to_tokens, weighted_sum
+from tpullm.data.batch import AnswerBatch
+from tpullm.model.architecture import Architecture
+from tpullm.model.rows import to_zigzag_order
+from tpullm.training.log_probabilities import log_probabilities
+from tpullm.training.losses import Sum, Sums, sum_by_sequence, to_tokens, weighted_sum
 
+Tree = Any
+HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part of the reward, not of the loss
+
+jax.tree_util.register_dataclass(
+    AnswerBatch,
+    ["inputs", "targets", "segment_ids", "positions", "weights", "answers", "advantages", "old", "beside"],
+    ["settings", "sequences", "first", "share"],
+)
 # The largest logarithm of a ratio. Its exponential and its gradient stay finite in float32.
 LARGEST = 30.0
 
@@ -163,14 +175,63 @@ def _scored(rewards_GN):
     return np.sum(~np.isnan(rewards_GN), axis=1, keepdims=True)
 
 
-def without_signal(rewards_GN: np.ndarray) -> np.ndarray:
-    """Whether the answers to a prompt have equal rewards, bool `[G]`: then nothing is learned. DAPO samples it anew."""
-    known_GN = ~np.isnan(rewards_GN)
-    highest_G = np.max(np.where(known_GN, rewards_GN, -np.inf), axis=1)
-    return highest_G - np.min(np.where(known_GN, rewards_GN, np.inf), axis=1) <= 0
+def token_log_probabilities(
+    architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, entropy=False, key=None
+):
+    """The log-probability of each target at the temperature of sampling, and the entropy there or None, `[B, T]`.
+
+    Args:
+        batch: in the order that the model reads it in (`to_zigzag_order`).
+    """
+    config, model = architecture.config, architecture.model(params)
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
+    with jax.named_scope("loss"):
+        table, temperature = model.output_parameter(), batch.settings.temperature
+        options = (config.logit_softcap, temperature, config.gradients, chunks, entropy)
+        return log_probabilities(out.hidden, table, batch.targets, *options)
 
 
-def overlong_penalty(lengths: np.ndarray, most: int, margin: int) -> np.ndarray:
-    """A reward that falls from 0 to -1 over the last `margin` of `most` tokens (Yu et al. 2025, equation 13)."""
-    within = np.minimum(0, (most - margin - np.asarray(lengths)) / max(margin, 1))
-    return np.where(np.asarray(lengths) > most, -1.0, within).astype(np.float32)
+def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, key=None):
+    """The summed loss of a batch of answers, and its `Sums`, whose weight is the number of answers or of tokens.
+
+    `told` is what the objective logs, and `surprise`: by how much the mean of -log p of the sampled tokens is above
+    their entropy, nats. It is near 0 if decoding and training compute the same. The reference is the model without its
+    adapter, whose parameters are among `params`.
+    """
+    settings, batch = batch.settings, jax.tree.map(to_zigzag_order, batch)
+    low, high = METHODS[settings.kind].clip
+    more = {"dtype": dtype, "chunks": chunks}
+    logp_BT, entropy_BT = token_log_probabilities(architecture, params, batch, entropy=True, key=key, **more)
+    reference_BT = None
+    if settings.kl_weight and architecture.adapter and settings.kind != HOLDS_IN_REWARD:
+        base = Architecture(architecture.config)
+        frozen = jax.lax.stop_gradient(architecture.frozen(params))
+        reference_BT, _ = token_log_probabilities(base, frozen, batch, **more)
+    with jax.named_scope("loss"):
+        sums = policy_loss(
+            METHODS[settings.kind],
+            logp_BT,
+            batch.advantages,
+            batch.answers,
+            batch.sequences,
+            clip=(settings.clip_low or low, settings.clip_high or high),
+            budget=settings.tokens,
+            old_BT=None if batch.first else batch.old,
+            reference_BT=reference_BT,
+            kl_weight=settings.kl_weight if reference_BT is not None else 0.0,
+            entropy_BT=jax.lax.stop_gradient(entropy_BT),
+        )
+    loss, weight = sums.pop("loss")
+    if batch.first:
+        # In the mean a sampled token is as surprising as the entropy says, if it was sampled by this very model.
+        trained_BT = (batch.answers > 0).astype(jnp.float32)
+        sums["surprise"] = weighted_sum(jax.lax.stop_gradient(-logp_BT - entropy_BT), trained_BT)
+    nothing = jnp.zeros_like(loss)
+    return loss, Sums(loss, nothing, weight, None, told=sums)
+
+
+def answer_count(batch: AnswerBatch):
+    """What the loss of a whole batch is divided by: the number of its answers, or of their tokens."""
+    if METHODS[batch.settings.kind].average == "tokens":
+        return jnp.sum(batch.answers > 0)
+    return jnp.sum(jnp.max(batch.answers, axis=1))

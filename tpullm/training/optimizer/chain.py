@@ -16,8 +16,7 @@ import optax
 
 from tpullm.model.architecture import is_hidden, is_matrix, is_second_of_adapter
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, SkipConfig
-from tpullm.training.optimizer.adafactor import scale_by_factored_moments
-from tpullm.training.optimizer.moments import store_in_bfloat16
+from tpullm.training.optimizer.moments import scale_by_factored_moments, store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
 
 Tree = Any
