@@ -30,40 +30,28 @@ class Killed(Exception):
     """In place of a kill."""
 
 
-@pytest.fixture
-def killed_at(monkeypatch):
-    """A training is killed when it has saved that step locally."""
-
-    save = LocalSaves.save
-
-    def kill(step):
-        def saved(self, at, state):
-            save(self, at, state)
-            if at == step:
-                self.wait()
-                raise Killed
-
-        monkeypatch.setattr(LocalSaves, "save", saved)
-
-    return kill
-
-
-def options(folder, *more):
-    rare = ["--pretrain.checkpoint.every_steps=0", "--pretrain.checkpoint.every_minutes=0"]
-    local = [f"--pretrain.checkpoint.local={folder}", "--pretrain.checkpoint.local_every_steps=4"]
-    return [*rare, *local, "--pretrain.checkpoint.local_every_minutes=0", *more]
-
-
 def saved(folder, host=0):
     """The steps of the local saves of a host."""
     (training,) = folder.iterdir()
     return sorted(int(path.name) for path in (training / f"host-{host}").iterdir())
 
 
-def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, tiny_tokens, tmp_path, killed_at, capsys):
-    command, folder = ["pretrain", "--run", str(tiny_tokens), *options(tmp_path / "disk")], tmp_path / "disk"
-    killed_at(12)
-    with pytest.raises(Killed):
+@pytest.mark.ci
+def test_a_killed_training_resumes_from_the_newest_whole_local_save(
+    tiny_run, tiny_tokens, tmp_path, monkeypatch, capsys
+):
+    folder, save = tmp_path / "disk", LocalSaves.save
+    settings = ["every_steps=0", "every_minutes=0", f"local={folder}", "local_every_steps=4", "local_every_minutes=0"]
+    command = ["pretrain", "--run", str(tiny_tokens), *(f"--pretrain.checkpoint.{setting}" for setting in settings)]
+
+    def killed(self, step, state):
+        save(self, step, state)
+        if step == 12:
+            self.wait()
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(LocalSaves, "save", killed)
         main(command)
     assert saved(folder) == [4, 8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
     shards = next(folder.rglob("12/*.safetensors"))
@@ -71,44 +59,12 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(tiny_run, ti
     content[-5] ^= 4
     shards.write_bytes(content)
     capsys.readouterr()
-    killed_at(None)
     assert main(command) == 0
     said = capsys.readouterr().err
     assert "/12: the checkpoint is corrupt (shards.safetensors has changed): an older one is used" in said
     assert "resumes from the save of step 8 in" in said and "step 8 of 30" in said
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
     assert not list(folder.iterdir()), "a finished training needs none"
-
-
-@pytest.mark.ci
-def test_a_newer_checkpoint_in_the_run_comes_first(tiny_run, tiny_tokens, tmp_path, killed_at, capsys):
-    folder = tmp_path / "disk"
-    command = ["pretrain", "--run", str(tiny_tokens), *options(folder, "--pretrain.checkpoint.every_steps=10")]
-    killed_at(12)
-    with pytest.raises(Killed):
-        main(command)
-    shutil.rmtree(next(folder.rglob("12")))
-    assert saved(folder) == [4, 8]
-    capsys.readouterr()
-    killed_at(None)
-    assert main(command) == 0
-    assert "step 10 of 30" in capsys.readouterr().err
-    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
-
-
-@pytest.mark.ci
-def test_a_training_that_is_made_again_takes_no_save_of_the_one_before(tiny_tokens, tmp_path, killed_at, capsys):
-    """Neither with the same settings, after its folder was removed, nor with others."""
-    folder = tmp_path / "disk"
-    command = ["pretrain", "--run", str(tiny_tokens), *options(folder)]
-    killed_at(4)
-    for more in (), ("--pretrain.optimizer.peak_lr=0.02",):
-        with pytest.raises(Killed):
-            main([*command, *more])
-        assert saved(folder) == [4]
-        if not more:
-            shutil.rmtree(tiny_tokens / "pretrain")
-    assert "resumes from the save" not in capsys.readouterr().err
 
 
 def state_of(on):
@@ -149,6 +105,16 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path, capsys):
     saves.wait()
     next((tmp_path / "disk").rglob("7/description.json")).write_text("no JSON")
     assert again.newest(target, after=0) is None
+
+
+def test_a_stage_that_is_made_again_takes_no_save_of_the_one_before(tmp_path):
+    config, (state, target) = CheckpointConfig(local=str(tmp_path / "disk")), state_of(mesh())
+    saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
+    saves.save(4, state)
+    saves.wait()
+    shutil.rmtree(tmp_path / "pretrain")
+    assert LocalSaves(tmp_path / "pretrain", config, ABOUT).newest(target, after=0) is None
+    assert saved(tmp_path / "disk") == []
 
 
 def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, monkeypatch):
@@ -217,6 +183,7 @@ def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
     assert saved(tmp_path / "disk") == []
 
 
+@pytest.mark.ci
 def test_all_hosts_resume_from_what_is_whole_on_every_disk(tmp_path):
     """Two hosts, two devices each: the step that is restored, and whether all bits are right."""
     ended = run(2, "tests.formats.hosts_with_disks", tmp_path, devices=4)
