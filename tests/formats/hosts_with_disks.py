@@ -21,7 +21,7 @@ from tpullm.model.mesh import make_mesh, named_sharding
 from tpullm.recipe.schema import CheckpointConfig
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
-from tpullm.system.cluster.join import join, leave
+from tpullm.system.cluster.hosts import join, leave
 from tpullm.system.cluster.place import find, take_flags
 
 DATA, FSDP = {"data": 2, "fsdp": 2}, {"fsdp": 4}

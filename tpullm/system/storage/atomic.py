@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.system.errors import UserError
-from tpullm.system.storage.paths import is_remote, remote
-from tpullm.system.storage.trees import LAST, remove_tree
+from tpullm.system.storage.paths import LAST, is_remote, remote, remove_tree
 
 
 @contextlib.contextmanager

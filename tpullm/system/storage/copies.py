@@ -24,8 +24,7 @@ from typing import Any, BinaryIO
 from tpullm.system.errors import UserError
 from tpullm.system.storage.atomic import atomic_directory, remove_partials
 from tpullm.system.storage.foreign import check_names, writable_by_others
-from tpullm.system.storage.paths import is_remote, remote
-from tpullm.system.storage.trees import hash_json, remove_tree, room_for
+from tpullm.system.storage.paths import hash_json, is_remote, remote, remove_tree, room_for
 
 LOCK = ".lock"
 SECONDS_IN_USE = 86_400.0  # another process may still read a copy of an older version
