@@ -82,7 +82,9 @@ def local_copy(path: Path) -> Path:
                 with atomic_directory(home / version) as folder:
                     into = (path, folder / path.name) if status.is_directory else (path.parent, folder)
                     remote().download_all(*into, list(found))
-                _remove_old(home, version)
+                for other in home.iterdir():  # versions that no process can be reading any more
+                    if other.name not in (version, LOCK) and other.stat().st_mtime < time.time() - SECONDS_IN_USE:
+                        shutil.rmtree(other, ignore_errors=True)
     return copied
 
 
@@ -99,13 +101,6 @@ def check_private(folder: Path, path: Path) -> None:
     """Make a folder in the cache; `UserError` if others may write the copy of `path` there."""
     if why := make_private(folder):
         raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
-
-
-def _remove_old(home: Path, version: str) -> None:
-    """Remove copies of other versions that no process can be reading any more."""
-    for other in home.iterdir():
-        if other.name not in (version, LOCK) and other.stat().st_mtime < time.time() - SECONDS_IN_USE:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 FOLDER, BRIEF_LOCK, COPY = "brief", "lock", "copy"
@@ -137,18 +132,14 @@ def brief_copy(path: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # until who copies it has done so, or failed; then look again
                 continue
             if not found:
-                _fetch(path, status.st_size, home)
+                remove_partials(home)  # of a process that was killed
+                room_for(status.st_size, home)
+                with atomic_directory(home / COPY) as folder:
+                    remote().download_all(path.parent, folder, [path.name])
                 with _alone():  # or the copy could be removed while one kind of lock becomes the other
                     fcntl.flock(lock, fcntl.LOCK_SH)
             yield copied
             return
-
-
-def _fetch(path: Path, size: int, home: Path) -> None:
-    remove_partials(home)  # of a process that was killed
-    room_for(size, home)
-    with atomic_directory(home / COPY) as folder:
-        remote().download_all(path.parent, folder, [path.name])
 
 
 def remove_unread_copies() -> None:
