@@ -1,6 +1,5 @@
 """Fakes of Google's services for the tests of launches, and jobs for them."""
 
-import contextlib
 import functools
 import os
 import shlex
@@ -28,16 +27,19 @@ def make_job(run: str | Path, *command: str, **settings) -> Job:
 
 
 @pytest.fixture
-def start_tpu(tmp_path, address) -> Iterator[Callable[..., FakeTpu]]:
+def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
     """Starts a fake TPU service and points Google's client to it."""
-    with contextlib.ExitStack() as fakes:
+    fakes = []
 
-        def start(environment: dict[str, str] | None = None) -> FakeTpu:
-            fake = fakes.enter_context(FakeTpu(tmp_path / "machines", environment))
-            address("TPU", fake)
-            return fake
+    def start(environment: dict[str, str] | None = None) -> FakeTpu:
+        fake = FakeTpu(tmp_path / "machines", environment)
+        fakes.append(fake)
+        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
+        return fake
 
-        yield start
+    yield start
+    for fake in fakes:
+        fake.close()
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def address(monkeypatch):
     def set_address(service, fake):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
-    return set_address
+    yield set_address
 
 
 @pytest.fixture

@@ -4,56 +4,49 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from tpullm.report.attention_picture import CELL, attention_html, attention_page
 
-
-def picture():
-    tokens = ["<s>", "雨", "</script><b>", " and"]
-    logits = np.random.default_rng(0).random((2, 3, 4, 4))
-    found = np.tril(logits) / np.tril(logits).sum(axis=-1, keepdims=True)
-    return tokens, found, attention_html(tokens, found)
+TOKENS = ["<s>", "雨", "</script><b>", " and"]
+LOGITS = np.random.default_rng(0).random((2, 3, 4, 4))
+WEIGHTS = np.tril(LOGITS) / np.tril(LOGITS).sum(axis=-1, keepdims=True)
 
 
-def test_the_picture_needs_nothing_else():
-    _, _, fragment = picture()
+@pytest.fixture(scope="module")
+def fragment():
+    return attention_html(TOKENS, WEIGHTS)
+
+
+def test_the_picture_needs_nothing_else_and_no_token_can_break_its_page(fragment):
     assert not re.search(r"https?://|url\(|@import|<link|src=", fragment)
     assert fragment.startswith("<figure") and "<html" not in fragment
+    assert "<b>" not in fragment and fragment.count("</script>") == 1 and "␣and" in fragment
+    page = attention_page(TOKENS, WEIGHTS)
+    assert page.startswith("<!doctype html>") and fragment in page and 'name="viewport"' in page
 
 
-def test_the_picture_holds_every_weight():
-    tokens, found, fragment = picture()
+def test_the_picture_holds_every_weight(fragment):
     data = json.loads(re.search(r'getElementById\("[^"]+"\), (.*)\);</script>', fragment)[1])
     held = np.array(data["weights"]) / 1000
-    np.testing.assert_allclose(held, found[:, :, *np.tril_indices(4)], atol=5e-4)
-    assert fragment.count('class="cell"') == 10
-    assert f"雨 looks at &lt;s&gt;: {found.mean(axis=(0, 1))[1, 0]:.0%}" in fragment
+    np.testing.assert_allclose(held, WEIGHTS[:, :, *np.tril_indices(4)], atol=5e-4)
+    assert f"雨 looks at &lt;s&gt;: {WEIGHTS.mean(axis=(0, 1))[1, 0]:.0%}" in fragment
 
 
-def test_no_token_can_break_the_page():
-    _, _, fragment = picture()
-    assert "<b>" not in fragment and fragment.count("</script>") == 1
-    assert "␣and" in fragment
-
-
-def test_the_words_on_the_line_are_in_order_and_within_the_picture():
-    _, _, fragment = picture()
+def test_the_words_on_the_line_are_in_order_and_within_the_picture(fragment):
     width = float(re.search(r'class="arcs" hidden width="(\d+)"', fragment)[1])
     places = [float(x) for x in re.findall(r'class="word" data-t="\d" x="([\d.]+)"', fragment)]
     assert places == sorted(places) and len(places) == 4 and 0 < places[0] and places[-1] < width < 1.5 * places[-1]
 
 
-def test_two_pictures_on_one_page_have_their_own_names():
-    tokens, found, fragment = picture()
-    other = attention_html(tokens, found[:1])
-    names = [re.search(r'id="([^"]+)"', text)[1] for text in (fragment, other)]
+def test_two_pictures_on_one_page_have_their_own_names(fragment):
+    names = [re.search(r'id="([^"]+)"', text)[1] for text in (fragment, attention_html(TOKENS, WEIGHTS[:1]))]
     assert names[0] != names[1]
 
 
-def test_the_page_is_whole():
-    tokens, found, fragment = picture()
-    page = attention_page(tokens, found)
-    assert page.startswith("<!doctype html>") and fragment in page and 'name="viewport"' in page
+def sentence(weights_TT):
+    made = attention_html(list("abcdefgh")[: len(weights_TT)], weights_TT[None, None])
+    return re.search('<p class="said"[^>]*>(.*?)</p>', made)[1]
 
 
 def test_the_token_that_is_chosen_first_attends_most_to_a_distant_one():
@@ -61,31 +54,22 @@ def test_the_token_that_is_chosen_first_attends_most_to_a_distant_one():
     weights = np.full((7, 7), 0.01)
     weights[np.arange(7), np.arange(7)] = weights[:, 0] = weights[np.arange(1, 7), np.arange(6)] = 0.9
     weights[4, 2] = 0.5
-    tokens = list("abcdefg")
-    fragment = attention_html(tokens, np.tril(weights)[None, None])
-    said = re.search('<p class="said"[^>]*>(.*?)</p>', fragment)[1]
-    assert said.startswith("e looks at: ") and "c 50%" in said
+    assert sentence(np.tril(weights)).startswith("e looks at: ") and "c 50%" in sentence(np.tril(weights))
 
 
 def test_a_sentence_has_the_five_largest_shares_of_the_tokens_before():
     weights = np.triu(np.full((8, 8), 99.0), 1)  # the future, which nobody sees
     weights[5, :6] = np.arange(40, 46) / 100
-    said = re.search('<p class="said"[^>]*>(.*?)</p>', attention_html(list("abcdefgh"), weights[None, None]))[1]
-    assert said == "f looks at: f 45%, e 44%, d 43%, c 42%, b 41%"
+    assert sentence(weights) == "f looks at: f 45%, e 44%, d 43%, c 42%, b 41%"
 
 
-def test_the_cells_are_a_grid_whose_rows_and_columns_are_those_of_the_labels():
-    _, _, fragment = picture()
-    cells = re.findall(r'class="cell" data-t="(\d)" data-s="(\d)" x="([\d.]+)" y="([\d.]+)" width="(\d+)"', fragment)
+def test_the_cells_are_a_grid_and_a_larger_share_has_a_stronger_colour(fragment):
+    cell = r'class="cell" data-t="(\d)" data-s="(\d)" x="([\d.]+)" y="([\d.]+)"[^>]* fill-opacity="([\d.]+)"'
+    cells = re.findall(cell, fragment)
     xs, ys = {s: float(x) for _, s, x, _, _ in cells}, {t: float(y) for t, _, _, y, _ in cells}
     for places in (xs, ys):
         assert {b - a for a, b in zip(sorted(places.values()), sorted(places.values())[1:], strict=False)} == {CELL}
     assert xs["0"] == ys["0"] and len(cells) == 10
-
-
-def test_a_larger_share_has_a_stronger_colour():
-    _, found, fragment = picture()
-    opacities = [float(value) for value in re.findall(r'fill-opacity="([\d.]+)"', fragment)]
-    shares = found.mean(axis=(0, 1))[np.tril_indices(4)]
-    assert np.diff(np.array(opacities)[np.argsort(shares)]).min() >= 0
+    opacities, shares = np.array([float(one[-1]) for one in cells]), WEIGHTS.mean(axis=(0, 1))[np.tril_indices(4)]
+    assert np.diff(opacities[np.argsort(shares)]).min() >= 0
     assert max(opacities) == 1 and min(opacities) < 0.6

@@ -43,9 +43,8 @@ def test_markup_in_a_text_is_no_markup():
 
 
 def test_the_columns_behind_the_first_hold_numbers():
-    made = table(["name", "kind", "size", "share"], [["a", "b", 1, 2]], left=2)
-    assert made.count('<th class="number">') == made.count('<td class="number">') == 2
-    assert '<td class="number">1</td><td class="number">2</td>' in made
+    cells = str(table(["name", "kind", "size", "share"], [["a", "b", 1, 2]], left=2))
+    assert cells.count('<th class="number">') == 2 and '<td class="number">1</td><td class="number">2</td>' in cells
 
 
 def test_japanese_is_marked_so_that_it_takes_japanese_shapes():

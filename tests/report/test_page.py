@@ -33,21 +33,14 @@ TRAINING = [
 ]
 EVALUATION = {"step": 2, "tokens": 200, "eval_loss": {"tenki": 1.3, "books": 3.0}, "eval_bits_per_byte": {"books": 2.0}}
 RESULTS = {
-    "tenki": {
-        "loss_nats_per_token": 1.135,
-        "entropy_nats_per_token": 1.114,
-        "gap_nats_per_token": 0.021,
-        "tokens": 900,
-    },
+    "tenki": {"loss_nats_per_token": 1.135, "entropy_nats_per_token": 1.114, "tokens": 900}
+    | {"gap_nats_per_token": 0.021},
     "blank": {
         "total_variation": 0.0123,
         "mean_total_variation": 0.02,
         "table": [
-            {
-                "text": "今日はとても【?】天気ですね。",
-                "total_variation": 0.0123,
-                "words": [{"word": f"語{i}", "model": 0.1, "truth": 0.1} for i in range(10)],
-            }
+            {"text": "今日はとても【?】天気ですね。", "total_variation": 0.0123}
+            | {"words": [{"word": f"語{i}", "model": 0.1, "truth": 0.1} for i in range(10)]}
         ],
     },
     "swaps": {
@@ -67,14 +60,9 @@ RESULTS = {
     },
     "stages": {"talk": {"bits_per_byte": {"tenki": 0.31, "books": 1.9}}},
     "answers": [
-        {
-            "question": f"{i}: リンゴをどうしましたか。",
-            "expected": "食べました。",
-            "tuned": tuned,
-            "base": "",
-            "right": right,
-        }
-        for i, (tuned, right) in enumerate([("食べました。", True)] * 20 + [("読みました。", False)])
+        {"question": f"{i}: リンゴをどうしましたか。", "expected": "食べました。", "base": ""}
+        | {"tuned": "食べました。" if i < 20 else "読みました。", "right": i < 20}
+        for i in range(21)
     ],
     "bits_per_byte": {"tenki": 0.28, "books": 1.6, "yours": 2.0},
     "yours": {
@@ -205,14 +193,40 @@ def test_sources_in_many_languages_are_one_color_each_and_their_small_rows_one_l
     assert "books en CC0 2 1 5,000 2.0% 6 more 12 6 6,015 12.0%" in text
 
 
-def test_a_run_that_was_not_evaluated_yet_shows_what_it_has_read():
-    assert "tokens read 200 in pretraining" in Outline(page(full(results={}))).text
+REWARDED = [
+    {"step": s, "rewards": {"sum": 0.1 * s}, "eval_reward": {"sum": 0.2 * s, "form": 0.3 * s}}
+    | {"eval_answers": [{"prompt": "q", "answer": " " if s == 1 else "42"}]}
+    for s in (1, 2)
+]
+HOURS = [
+    {"process": 0.0, "ended": 100.0, "resumed": 0, "step": 10, "skipped": 0, "seconds": {"compile": 5.0, "all": 100.0}},
+    {"process": 110.0, "ended": 160.0, "resumed": 10, "step": 20, "skipped": 0, "seconds": {"all": 50.0}},
+]
+PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds": 20.0}
 
 
-def test_only_a_run_with_a_base_names_it():
-    said = "Its training began from the published model a-model."
-    assert said in Outline(page(full(manifests={"base": {"folder": "a-model"}}))).text
-    assert "published model" not in Outline(page(full())).text
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"results": {}}, "tokens read 200 in pretraining"),
+        ({"manifests": {"base": {"folder": "a-model"}}}, "Its training began from the published model a-model."),
+        ({"splits": [[("<0xE9>", 258), ("は", 283)]]}, "is written as its bytes"),
+        ({"pretrain": [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}} for row in TRAINING]}, "an even load"),
+        (
+            {"model": dataclasses.replace(MODEL, experts=8, experts_per_token=3)},
+            "feed-forward layers; the router sends a token to 3 of them 8",
+        ),
+        ({"model": dataclasses.replace(MODEL, experts=8, experts_per_token=3)}, "3 of 8 experts 64 →"),
+        ({"tuned": {"r": REWARDED}}, "r: the model answered prompts itself"),
+        ({"tuned": {"r": REWARDED}}, "r: reward training 0.200 held-out prompts 0.400"),
+        ({"tuned": {"r": REWARDED}}, "before after form 0.300 0.600 q before (nothing) after 42"),
+        ({"hours": HOURS}, "90.6% of the time went into steps that the model is made of (goodput)."),
+        ({"hours": HOURS, "plan": {"run": PLANNED}}, "It was interrupted 1 times; the plan expects 90.4% then."),
+    ],
+)
+def test_what_only_some_runs_have(changes, said):
+    assert said in Outline(page(full(**changes))).text
+    assert said not in Outline(page(full())).text
 
 
 def test_the_apple_and_the_book_come_first():
@@ -220,14 +234,10 @@ def test_the_apple_and_the_book_come_first():
     assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
 
 
-def test_it_needs_no_network():
+def test_it_needs_no_network_has_both_themes_and_fits_a_phone():
     made = page(full())
     assert Outline(made).loaded == []
     assert "url(" not in made and "@import" not in made and "http" not in made
-
-
-def test_it_has_both_themes_and_fits_a_phone():
-    made = page(full())
     assert "prefers-color-scheme: dark" in made
     assert 'name="viewport" content="width=device-width, initial-scale=1"' in made
 
@@ -268,11 +278,16 @@ def without(value, path):
     return value | {first: without(value[first], rest)}
 
 
+@pytest.fixture(scope="module")
+def whole_text():
+    return Outline(page(full())).text.split()
+
+
 @pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
-def test_any_result_may_be_missing(path):
+def test_any_result_may_be_missing(path, whole_text):
     """What is missing is left out: nothing stands in its place, and no number is made up for it."""
-    shown, whole = (Outline(page(full(results=results))).text.split() for results in (without(RESULTS, path), RESULTS))
-    assert (set(shown) - set(whole)) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
+    shown = Outline(page(full(results=without(RESULTS, path)))).text.split()
+    assert (set(shown) - set(whole_text)) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
 
 
 def test_a_result_that_is_no_number_is_left_out():
@@ -328,21 +343,11 @@ def test_the_parameters_are_those_of_the_model(changes):
         for part in (".mlp.", ".attention.")
     ]
     expected.append(sum(size for name, size in sizes.items() if name in ("embedding", "head")))
-    legend = page(full(model=config)).split("Where the parameters are.")[0].rpartition('class="legend"')[2]
+    made = page(full(model=config))
+    assert made.count('class="layer strong"') == 2, "attention and the feed-forward layer stand out in the drawing"
+    legend = made.split("Where the parameters are.")[0].rpartition('class="legend"')[2]
     shown = re.findall(r'class="value">([\d,]+)<', legend)
     assert [int(value.replace(",", "")) for value in shown] == expected
-
-
-def test_attention_and_the_feed_forward_layer_stand_out_in_the_drawing():
-    assert page(full()).count('class="layer strong"') == 2
-
-
-def test_how_evenly_experts_work_is_drawn_for_a_mixture_alone():
-    said = "How evenly the experts work"
-    assert said not in page(full())
-    loads = [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}} for row in TRAINING]
-    written = page(full(pretrain=loads))
-    assert said in written and "the busiest expert of all layers" in written and "an even load" in written
 
 
 def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
@@ -355,12 +360,6 @@ def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
     assert re.findall(r"<dt>.*?>(\w+)<", heat) == ["embedding", "layer_0"]
     # Of 1, 5 and 2, on a logarithmic scale from 1 to 5.
     assert re.findall(r'opacity="([\d.]+)"', heat) == ["0.08", "1.00", f"{0.08 + 0.92 * math.log(2) / math.log(5):.2f}"]
-
-
-def test_a_mixture_of_experts_is_told_as_one():
-    assert "experts" not in page(full())
-    written = page(full(model=dataclasses.replace(MODEL, experts=8, experts_per_token=3)))
-    assert "3 of 8 experts<" in written and "the router sends a token to 3 of them" in written
 
 
 def test_long_labels_of_an_axis_have_room_beside_the_plot():
@@ -377,7 +376,7 @@ def test_the_attention_picture_is_drawn_where_there_is_one():
 
 
 def test_a_long_run_still_makes_a_small_page():
-    rows = [TRAINING[0] | {"step": s, "tokens": s * 100, "loss": 3 + s % 7} for s in range(1, 30_000)]
+    rows = [TRAINING[0] | {"step": s, "tokens": s * 100, "loss": 3 + s % 7} for s in range(1, 8_000)]
     assert len(page(full(pretrain=[*rows, EVALUATION])).encode()) < 200_000
 
 
@@ -452,9 +451,3 @@ def test_a_japanese_page_has_the_sections_and_numbers_of_the_english_one():
         assert (number in there.text) == (number in here.text), number
     for said in ("2026年1月2日 03:04（UTC）", "12.3万", "2分3秒", "550ミリ秒"):
         assert said in there.text
-
-
-def test_a_character_in_bytes_is_explained():
-    explained = "is written as its bytes"
-    assert explained in Outline(page(full(splits=[[("<0xE9>", 258), ("は", 283)]]))).text
-    assert explained not in Outline(page(full())).text

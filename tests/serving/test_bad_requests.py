@@ -115,10 +115,6 @@ BODIES = {
 }
 
 
-def test_there_are_two_hundred():
-    assert len(CASES) + 2 * len(BODIES) >= 200
-
-
 @pytest.fixture
 def is_refused(served):
     """Whether a request is refused with a status, in OpenAI's form and with one line; gives the error."""
@@ -160,19 +156,31 @@ def test_a_body_that_is_no_request(is_refused, path, body):
     is_refused(400, path, BODIES[body])
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_what_is_not_said_to_be_json(is_refused, path, kind):
-    is_refused(415, path, PATHS[path], headers={"content-type": kind})
+PACKED = {"content-encoding": "gzip"}
+KINDS = (None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+HOSTS = ("[", "[::1", "a/b?c", "a b", "]:x", "", "x" * 5_000)
+NO_PATHS = ("/nothing", "/v1", "/v1/", "/v1/embeddings", "/v1/completions/", "//", "/%00", "/v1/models/no")
+METHODS = ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW")
+REFUSED = [
+    *((415, path, body, {"headers": {"content-type": kind}}) for path, body in PATHS.items() for kind in KINDS),
+    (415, "/v1/completions", TEXT, {"headers": PACKED}),
+    *((404, "/nothing", None, {"headers": {"host": host}}) for host in HOSTS),
+    *((404, path, None, {}) for path in NO_PATHS),
+    *((405, "/v1/completions", None, {"method": method}) for method in METHODS),
+    (413, "/v1/completions", b" " * (MOST_BODY_BYTES + 1), {}),
+]
 
 
-@pytest.mark.parametrize("host", ["[", "[::1", "a/b?c", "a b", "]:x", "", "x" * 5_000])
-def test_a_host_that_is_none(is_refused, host):
-    is_refused(404, "/nothing", headers={"host": host})
+@pytest.mark.parametrize(("status", "path", "body", "options"), REFUSED, ids=lambda value: str(value)[:40])
+def test_a_request_that_is_wrong_around_its_body(is_refused, status, path, body, options):
+    is_refused(status, path, body, **options)
 
 
-def test_a_packed_body(is_refused):
-    is_refused(415, "/v1/completions", TEXT, headers={"content-encoding": "gzip"})
+def test_a_body_that_says_it_is_small(is_refused):
+    def parts():
+        yield from [b" " * (1 << 20)] * 5
+
+    is_refused(413, "/v1/completions", parts(), method="POST")
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v1/models", "/v1/models/small", "/metrics"])
@@ -185,23 +193,25 @@ def test_a_wrong_key(is_refused, path, shown):
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1", "/v1/", "/v1/embeddings", "/v1/completions/", "//", "/%00", "/v1/models/no"]
+    ("path", "changes", "param", "told"),
+    [
+        ("/v1/completions", {"temperature": 3}, "temperature", "should be less than or equal to 2"),
+        ("/v1/completions", {"stop": ["a", 1]}, "stop[1]", "should be a valid string"),
+        ("/v1/completions", {"logit_bias": {"99999": 1}}, "logit_bias", "'99999' is not a token of this model"),
+        ("/v1/completions", {"sampler": 1}, "sampler", "is not a field that this server knows; leave it out"),
+        ("/v1/completions", {"best_of": 2}, "best_of", "is not supported by this server; leave it out, or use n"),
+        ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
+        ("/v1/chat/completions", {"messages": [{"role": "king"}]}, "messages[0].role", "is not one of system, "),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant"}]}, "messages[0].content", "is missing"),
+        ("/v1/chat/completions", {"top_logprobs": 1}, "top_logprobs", "needs logprobs: true"),
+    ],
 )
-def test_another_path(is_refused, path):
-    is_refused(404, path)
+def test_an_error_names_the_field_and_says_what_is_wrong(is_refused, path, changes, param, told):
+    error = is_refused(400, path, PATHS[path] | changes)
+    assert error["param"] == param and error["message"].startswith(f"{param}: {told}")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
-def test_another_method(is_refused, method):
-    is_refused(405, "/v1/completions", method=method)
-
-
-def test_a_body_that_is_too_large(is_refused):
-    is_refused(413, "/v1/completions", b" " * (MOST_BODY_BYTES + 1))
-
-
-def test_a_body_that_says_it_is_small(is_refused, served):
-    def parts():
-        yield from [b" " * (1 << 20)] * 5
-
-    is_refused(413, "/v1/completions", parts(), method="POST")
+@pytest.mark.parametrize("path", PATHS)
+def test_what_changes_no_answer_is_not_read(served, path):
+    harmless = {name: {"any": 1} for name in ("metadata", "prompt_cache_key", "safety_identifier", "store", "user")}
+    assert served.ask(path, PATHS[path] | harmless | {"service_tier": "auto", "seed": None}).status == 200

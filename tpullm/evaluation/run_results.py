@@ -28,6 +28,7 @@ from tpullm.evaluation.statistics import wilson
 from tpullm.model.architecture import parameter_count
 from tpullm.model.rows import own_rows
 from tpullm.recipe.schema import Recipe
+from tpullm.report import tables
 from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -169,12 +170,8 @@ def _seconds(recipe: Recipe, run: Path) -> dict[str, float]:
 
 def show(results: dict[str, Any]) -> None:
     """Print the figures as a table."""
-    from rich.table import Table
-
-    table = Table(title="What the model learned", title_justify="left", show_header=False)
-    for title, figures in _figures(results):
-        table.add_row(title, figures)
-    console().print(table)
+    rows = list(_figures(results))
+    tables.show("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
 
 
 def _figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:

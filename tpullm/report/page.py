@@ -45,28 +45,48 @@ def page(data: RunData) -> str:
 def _cards(data: RunData) -> list[tuple[str, str, str]]:
     """The headline figures that this run has, the most important first: name, value, note."""
     text, results, read = data.language, data.results, series(data.pretrain, "loss")
-    before, bits = number(results, "base", "accuracy"), numbers(results.get("bits_per_byte"))
+    before = number(results, "base", "accuracy")
     questions = text("to held-out questions")
     if before is not None:
         questions = text("to held-out questions; before tuning {share}", share=percent(before))
-    gap_note, blank_note = (
-        text("nats a token above the entropy of tenki"),
-        text("total variation from the true probabilities"),
-    )
-    verbs, eight = (
-        text("of verbs fit their object: 「本」→「読む」"),
-        text("on held-out text; a model that knows nothing has 8"),
-    )
-    tokens, read_note = read[-1][0] if read else None, text("in pretraining, repetitions included")
-    size, size_note = number(results, "model", "parameters"), text("numbers that training adjusted")
+    in_bits = [
+        (text("bits a byte, {source}", source=name), value)
+        for name, value in numbers(results.get("bits_per_byte")).items()
+    ]
+    eight = text("on held-out text; a model that knows nothing has 8")
     cards = [
-        (text("gap to the truth"), gap_to_truth(data), three_decimals, gap_note),
-        (text("blanks"), number(results, "blank", "total_variation"), three_decimals, blank_note),
-        (text("words that agree"), number(results, "swaps", "accuracy"), percent, verbs),
+        (
+            text("gap to the truth"),
+            gap_to_truth(data),
+            three_decimals,
+            text("nats a token above the entropy of tenki"),
+        ),
+        (
+            text("blanks"),
+            number(results, "blank", "total_variation"),
+            three_decimals,
+            text("total variation from the true probabilities"),
+        ),
+        (
+            text("words that agree"),
+            number(results, "swaps", "accuracy"),
+            percent,
+            text("of verbs fit their object: 「本」→「読む」"),
+        ),
         (text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
-        *((text("bits a byte, {source}", source=name), value, three_decimals, eight) for name, value in bits.items()),
-        (text("parameters"), size, text.compact, size_note),
-        (text("tokens read"), tokens, text.compact, read_note),
+        *((name, value, three_decimals, eight) for name, value in in_bits),
+        (
+            text("parameters"),
+            number(results, "model", "parameters"),
+            text.compact,
+            text("numbers that training adjusted"),
+        ),
+        (
+            text("tokens read"),
+            read[-1][0] if read else None,
+            text.compact,
+            text("in pretraining, repetitions included"),
+        ),
     ]
     return [(name, write(value), note) for name, value, write, note in cards if value is not None]
 
@@ -132,7 +152,7 @@ def transformer(data: RunData) -> Section:
     c = data.model
     if not c.vocabulary_size:
         return None
-    picture = ""
+    picture, layer = "", (3 if c.gated else 2) * c.width * c.mlp_width  # parameters of a feed-forward layer
     tokens, weights = find(data.results, "attention", "tokens"), find(data.results, "attention", "weights")
     if tokens and weights:
         import numpy as np  # only where there is something to draw
@@ -144,11 +164,7 @@ def transformer(data: RunData) -> Section:
         "tokens": _chips([piece for piece, _ in data.splits[0][:3]] if data.splits else ["今日", "は", "いい"]),
         "guesses": _chips(["天気", "日", "本"]),
         "attention": c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads),
-        "feed_forward": c.layers
-        * (3 if c.gated else 2)
-        * c.width
-        * c.mlp_width
-        * (max(c.experts, 1) + c.shared_experts),
+        "feed_forward": c.layers * layer * (max(c.experts, 1) + c.shared_experts),
         "tables": c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2),
         "picture": picture,
     }
