@@ -198,6 +198,7 @@ def files(tmp_path_factory):
     return local_tasks.write(tmp_path_factory.mktemp("tasks"))
 
 
+@pytest.mark.ci
 @needs_harness
 def test_tasks_beside_a_file_of_questions(model, questions, files, tmp_path, capsys):
     tasks = f"{files['choice']},{files['whole_texts']},{questions},{files['written']}"
@@ -214,6 +215,7 @@ def test_tasks_beside_a_file_of_questions(model, questions, files, tmp_path, cap
     assert again["tasks"] == found and again["counts"]["kept"] == again["counts"]["requests"] > 20
 
 
+@pytest.mark.ci
 @needs_harness
 def test_shots_and_a_conversation(model, files, tmp_path, capsys):
     words = (model, "--tasks", files["choice"], "--out", tmp_path, "--limit", 2)
@@ -231,6 +233,7 @@ def test_names_that_are_not_known(model, tmp_path, capsys):
     assert "gone.yaml: no such file" in refused(capsys, model, "--tasks", tmp_path / "gone.yaml")
 
 
+@pytest.mark.ci
 @needs_harness
 def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, capsys):
     (tmp_path / "questions.jsonl").write_text("")
@@ -244,6 +247,7 @@ def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, cap
         assert f"--tasks: {file}: the harness can't load or run them (" in line
 
 
+@pytest.mark.ci
 @needs_harness
 def test_more_tokens_than_the_context(model, files, tmp_path, capsys):
     file = tmp_path / "long.yaml"

@@ -63,37 +63,13 @@ def test_published_models_come_from_gs_learn_there_and_go_out_there(published, c
     call("doctor", bucket / "out")
     call("export", bucket / "run", bucket / "out", code=2)
     assert f"{bucket}/out: is not an empty folder" in capsys.readouterr().err
-    learn = [
-        "--finetune.talk.conversations",
-        f"[{bucket}/talks.jsonl]",
-        "--finetune.talk.chat_template",
-        bucket / "chatml.jinja",
-    ]
-    call(
-        "finetune",
-        "--run",
-        bucket / "run",
-        *learn,
-        "--finetune.talk.train.steps=2",
-        "--finetune.talk.train.batch_size=8",
-    )
-    call(
-        "finetune",
-        "--run",
-        bucket / "run",
-        *learn,
-        "--finetune.talk.train.steps=3",
-        "--finetune.talk.train.batch_size=8",
-    )
-    assert "resumes at step 2 of 3" in " ".join(capsys.readouterr().err.split())
-    call(
-        "finetune",
-        "--run",
-        bucket / "run",
-        *learn,
-        "--finetune.talk.train.steps=3",
-        "--finetune.talk.train.batch_size=4",
-    )
+    learn = [f"--finetune.talk.conversations=[{bucket}/talks.jsonl]"]
+    learn += [f"--finetune.talk.chat_template={bucket}/chatml.jinja"]
+    for steps, rows in ((2, 8), (3, 8), (3, 4)):
+        length = (f"--finetune.talk.train.steps={steps}", f"--finetune.talk.train.batch_size={rows}")
+        call("finetune", "--run", bucket / "run", *learn, *length)
+        if (steps, rows) == (3, 8):
+            assert "resumes at step 2 of 3" in " ".join(capsys.readouterr().err.split())
     assert f"the old one is kept in {bucket}/run/replaced/talk-" in capsys.readouterr().err
     assert [path.name for path in (bucket / "run" / "replaced").iterdir()]
     call("tokenize", "--show", "The cat", "--model", bucket / "run")
@@ -230,12 +206,12 @@ def test_a_pretrained_model_goes_out_as_one_that_goes_on_with_a_text(tiny_run, t
 def test_a_base_that_moved_is_the_same_and_another_one_is_not(published, conversations, tmp_path, capsys):
     run = tmp_path / "run"
     call("import", published, "--run", run)
-    call("finetune", "--run", run, conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
+    options = (conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
+    call("finetune", "--run", run, *options)
     published.rename(tmp_path / "moved")
     call("import", tmp_path / "moved", "--run", run)
-    call("finetune", "--run", run, conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
+    call("finetune", "--run", run, *options)
     assert "finetune: finished, skipped" in capsys.readouterr().err
-    options = (conversations, "--finetune.talk.train.steps=2", "--finetune.talk.train.batch_size=8")
     call("finetune", "--run", run, *options, "--model.dropout=0.1")
     assert "its inputs changed" in capsys.readouterr().err
     (tmp_path / "moved").rename(tmp_path / "gone")

@@ -1,11 +1,14 @@
 """The tasks of a model card: scores, and what repeats them; names and prompts of others change nothing of the card."""
 
 from tests.report.test_page import FIGURES
-from tpullm.formats.card import task_sections
+from tpullm.formats.publish import model_card
+
+MODEL = {"name": "my-model", "parameters": 1, "layers": 1, "width": 8, "architecture": "Llama", "talks": False}
+MODEL |= {"licence": "", "base": "", "recipe": "", "data": "", "languages": [], "evaluation": []}
 
 
 def card(tasks):
-    return "\n\n".join(task_sections(tasks, "my-model"))
+    return model_card(MODEL, tasks)
 
 
 def test_a_task_has_its_scores_its_version_its_command_and_its_prompt():
@@ -33,4 +36,4 @@ def test_a_task_of_the_harness_names_its_version():
 def test_a_prompt_ends_no_block_and_a_name_no_cell():
     made = card({"a|b <x>": FIGURES | {"prompt": "```\n# Licence"}})
     assert "| a\\|b &lt;x> |" in made and "\n# Licence" not in made
-    assert card({}) == ""
+    assert "Not evaluated." in card({}) and "| task |" not in card({}) and "Not evaluated." not in made

@@ -83,6 +83,7 @@ def test_two_hosts_take_the_same_whole_save(tiny_run, interrupted):
     assert steps(interrupted / "pretrain" / "checkpoints") == [25, 30]
 
 
+@pytest.mark.ci
 def test_a_description_that_is_no_json_is_a_corrupt_save(interrupted, capsys):
     checkpoints = interrupted / "pretrain" / "checkpoints"
     (checkpoints / "30" / "description" / "metadata").write_bytes(b"\xff{")

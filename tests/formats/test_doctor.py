@@ -19,82 +19,65 @@ def empty_a_token(folder):
     path.write_text(json.dumps(described, ensure_ascii=False), encoding="utf-8")
 
 
+def setting(file, **changes):
+    """Other values in a JSON file, named without its `.json`."""
+    return lambda folder: change(folder / f"{file}.json", **changes)
+
+
+def tensor(name, value):
+    return lambda folder: change_tensor(folder, name, value)
+
+
+def all_of(*spoils):
+    return lambda folder: [spoil(folder) for spoil in spoils]
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+SILENT_SYSTEM = CHATML.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+CONFIG, TOKENS, ENDS = "config", "tokenizer_config", "generation_config"
+# The exit code, what is said, what spoils the directory.
 FAULTS = {
     "a token of nothing": (1, "1 tokens decode to nothing (316)", empty_a_token),
-    "no end token": (
+    "no end token": (3, "no engine stops", all_of(*(setting(file, eos_token_id=None) for file in (CONFIG, ENDS)))),
+    "end tokens differ": (3, "end tokens differ", setting(ENDS, eos_token_id=5)),
+    "the tokenizer's end differs": (3, "eos_token is token", setting(TOKENS, eos_token="<|im_start|>")),
+    "one file has no end": (1, f"{ENDS}.json: no eos_token_id", lambda folder: (folder / f"{ENDS}.json").unlink()),
+    "no template": (1, "no chat template", setting(TOKENS, chat_template=None)),
+    "a template that fails": (
         3,
-        "no engine stops",
-        lambda d: [change(d / f, eos_token_id=None) for f in ("config.json", "generation_config.json")],
+        "template can't show these",
+        setting(TOKENS, chat_template="{{ raise_exception('no') }}"),
     ),
-    "end tokens differ": (3, "end tokens differ", lambda d: change(d / "generation_config.json", eos_token_id=5)),
-    "the tokenizer's end differs": (
-        3,
-        "eos_token is token",
-        lambda d: change(d / "tokenizer_config.json", eos_token="<|im_start|>"),
-    ),
-    "one file has no end": (
-        1,
-        "generation_config.json: no eos_token_id",
-        lambda d: (d / "generation_config.json").unlink(),
-    ),
-    "no template": (1, "no chat template", lambda d: change(d / "tokenizer_config.json", chat_template=None)),
     "no end after an answer": (
         1,
         "no file calls that an end token",
-        lambda d: change(d / "tokenizer_config.json", chat_template=CHATML.replace("<|im_end|>", "")),
+        setting(TOKENS, chat_template=CHATML.replace("<|im_end|>", "")),
     ),
-    "a system turn fails": (
-        1,
-        "a system turn fails",
-        lambda d: change(
-            d / "tokenizer_config.json",
-            chat_template="{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-            + CHATML,
-        ),
-    ),
-    "a system turn is dropped": (
-        1,
-        "leaves a system turn out",
-        lambda d: change(
-            d / "tokenizer_config.json",
-            chat_template=CHATML.replace("in messages %}", "in messages if message['role'] != 'system' %}"),
-        ),
-    ),
-    "rope scaling lost": (
-        3,
-        "no RoPE scaling is left",
-        lambda d: change(d / "config.json", original_max_position_embeddings=16),
-    ),
-    "two kinds of rope": (
-        3,
-        "make them agree",
-        lambda d: change(d / "config.json", rope_scaling={"rope_type": "linear", "factor": 2.0}),
-    ),
-    "vocabulary": (3, "an embedding of 300", lambda d: change(d / "config.json", vocab_size=300)),
+    "a system turn fails": (1, "a system turn fails", setting(TOKENS, chat_template=NO_SYSTEM)),
+    "a system turn is dropped": (1, "leaves a system turn out", setting(TOKENS, chat_template=SILENT_SYSTEM)),
+    "rope scaling lost": (3, "no RoPE scaling is left", setting(CONFIG, original_max_position_embeddings=16)),
+    "two kinds of rope": (3, "make them agree", setting(CONFIG, rope_scaling={"rope_type": "linear", "factor": 2.0})),
+    "two bases of rope": (3, "two values of rope_theta, 7.0 and 500.0", setting(CONFIG, rope_theta=7.0)),
+    "a wrong type": (3, "error: config.json: a setting has a wrong type", setting(CONFIG, rope_scaling="yarn")),
+    "vocabulary": (3, "an embedding of 300", setting(CONFIG, vocab_size=300)),
     "nan": (
         3,
         "1 of 24 values are NaN",
-        lambda d: change_tensor(
-            d, "model.norm.weight", lambda x: np.where(np.arange(24) == 3, np.nan, x).astype(np.float32)
-        ),
+        tensor("model.norm.weight", lambda x: np.where(np.arange(24) == 3, np.nan, x).astype(np.float32)),
     ),
-    "zero": (
-        3,
-        "q_proj.weight: all zero",
-        lambda d: change_tensor(d, "model.layers.1.self_attn.q_proj.weight", np.zeros_like),
-    ),
-    "type": (1, "config.json says bfloat16", lambda d: change(d / "config.json", dtype="bfloat16")),
-    "types": (1, "several types", lambda d: change_tensor(d, "lm_head.weight", lambda x: x.astype(np.float16))),
+    "zero": (3, "q_proj.weight: all zero", tensor("model.layers.1.self_attn.q_proj.weight", np.zeros_like)),
+    "type": (1, "config.json says bfloat16", setting(CONFIG, dtype="bfloat16")),
+    "types": (1, "several types", tensor("lm_head.weight", lambda x: x.astype(np.float16))),
     "a space or none": (
         1,
         "LlamaTokenizer without `legacy: true`",
-        lambda d: [
-            change(d / "tokenizer_config.json", tokenizer_class="LlamaTokenizer"),
-            change(d / "tokenizer.json", normalizer={"type": "Prepend", "prepend": "\u2581"}),
-        ],
+        all_of(
+            setting(TOKENS, tokenizer_class="LlamaTokenizer"),
+            setting("tokenizer", normalizer={"type": "Prepend", "prepend": "\u2581"}),
+        ),
     ),
-    "no tokenizer": (3, "tokenizer.json: no such file", lambda d: (d / "tokenizer.json").unlink()),
-    "missing tensor": (3, "missing model.layers.3", lambda d: change(d / "config.json", num_hidden_layers=4)),
+    "no tokenizer": (3, "tokenizer.json: no such file", lambda folder: (folder / "tokenizer.json").unlink()),
+    "missing tensor": (3, "missing model.layers.3", setting(CONFIG, num_hidden_layers=4)),
 }
 
 

@@ -27,7 +27,7 @@ def good(tmp_path_factory):
 
 
 def found(file):
-    return [(finding.severity, finding.what) for finding in doctor.examine_gguf(file, lambda size: None)]
+    return [(finding.severity, finding.what) for finding in doctor.examine(file, None, lambda size: None)]
 
 
 def rewritten(good, path, settings=(), tensors=()):

@@ -1,5 +1,6 @@
 """Fakes of Google's services for the tests of launches, and jobs for them."""
 
+import contextlib
 import functools
 import os
 import shlex
@@ -27,19 +28,16 @@ def make_job(run: str | Path, *command: str, **settings) -> Job:
 
 
 @pytest.fixture
-def start_tpu(tmp_path, monkeypatch) -> Iterator[Callable[..., FakeTpu]]:
+def start_tpu(tmp_path, address) -> Iterator[Callable[..., FakeTpu]]:
     """Starts a fake TPU service and points Google's client to it."""
-    fakes = []
+    with contextlib.ExitStack() as fakes:
 
-    def start(environment: dict[str, str] | None = None) -> FakeTpu:
-        fake = FakeTpu(tmp_path / "machines", environment)
-        fakes.append(fake)
-        monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", fake.address)
-        return fake
+        def start(environment: dict[str, str] | None = None) -> FakeTpu:
+            fake = fakes.enter_context(FakeTpu(tmp_path / "machines", environment))
+            address("TPU", fake)
+            return fake
 
-    yield start
-    for fake in fakes:
-        fake.close()
+        yield start
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def address(monkeypatch):
     def set_address(service, fake):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
-    yield set_address
+    return set_address
 
 
 @pytest.fixture

@@ -1,104 +1,161 @@
-"""`--dry-run` of local and tpu-vm: the recorded requests, without a network, JAX or Google's libraries, in a second.
+"""`--dry-run` of each target: the recorded requests, without a network, JAX or Google's libraries, in a second.
 
 After an intended change, `TPULLM_RECORD=1 pytest tests/launch/test_dry_run.py` records them anew.
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.launch.test_cloud_dry_run import GOLDEN, RECIPE, run_alone, without_code
 from tpullm.cli import launch
+from tpullm.cli.main import main
+from tpullm.hardware import machines
+from tpullm.launch import job
 from tpullm.launch.job import LaunchConfig
 from tpullm.recipe.parsing import settings_of
 
-TPU = ["launch", "tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
+GOLDEN = Path(__file__).parent / "golden"
+RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]
+TPU = ["tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
+TRAINER = "trainer@my-project.iam.gserviceaccount.com"
 CASES = {
-    "tpu-vm-spot": [],
-    "tpu-vm-on-demand": ["--provisioning=on_demand", "--service_account=trainer@my-project.iam.gserviceaccount.com"],
-    "tpu-vm-reserved": ["--provisioning=reserved", "--reservation=ours", "--network=n", "--external_ip=false"],
-    "tpu-vm-slices": ["--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
+    "tpu-vm-spot": TPU,
+    "tpu-vm-on-demand": [
+        *TPU,
+        "--provisioning=on_demand",
+        "--service_account=trainer@my-project.iam.gserviceaccount.com",
+    ],
+    "tpu-vm-reserved": [*TPU, "--provisioning=reserved", "--reservation=ours", "--network=n", "--external_ip=false"],
+    "tpu-vm-slices": [*TPU, "--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
+    "batch-stage": ["batch", "--machine=n2-standard-8", "--nodes=8"],
+    "batch-gpus": ["batch", "--machine=a3-highgpu-8g", "--nodes=2"],
+    "batch-gpus-on-demand": ["batch", "--machine=a2-ultragpu-8g", "--provisioning=on_demand"],
+    "compute-gpus": ["compute", "--machine=a3-highgpu-8g", "--nodes=2"],
+    "compute-gpus-on-demand": ["compute", "--machine=a2-highgpu-8g", "--provisioning=on_demand"],
+    "compute-tcpxo": ["compute", "--machine=a3-megagpu-8g", "--nodes=2", "--gpu_network=gpus"],
+    "compute-rdma": ["compute", "--machine=a4-highgpu-8g", "--nodes=2", "--gpu_network=gpus"],
+    "compute-slice": ["compute", "--machine=ct6e-standard-4t", "--nodes=4"],
+    "local": ["local", "--processes=2", "--devices=4"],
 }
+SECRETS = ("HF_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN")
+# A process that can't connect anywhere. It prints its exit code, its processor time and the heavy modules it loaded.
+ALONE = """
+import socket, sys, time
+def refuse(*_, **__): raise AssertionError("a dry run needs no network")
+socket.socket = type("Closed", (socket.socket,), {"connect": refuse, "connect_ex": refuse, "sendto": refuse})
+socket.getaddrinfo = refuse
+from tpullm.cli.main import main
+code = main(sys.argv[1:])
+heavy = sorted({name.split(".")[0] for name in sys.modules} & {"jax", "jaxlib", "google", "numpy"})
+print(code, f"{time.process_time():.2f}", *heavy, file=sys.stderr)
+"""
 
 
-def tpu_command(case: str) -> list[str]:
-    return [*TPU, *CASES[case], "--", "pretrain", *RECIPE]
+def command(case: str) -> list[str]:
+    target, *options = CASES[case]
+    place = [] if target in ("tpu-vm", "local") else ["--project=my-project", "--zone=us-central1-a"]
+    verb = "collect" if case == "batch-stage" else "pretrain"
+    return ["launch", target, "--dry-run", *place, *options, "--", verb, *RECIPE]
 
 
-def check(name: str, made: str) -> None:
-    file = GOLDEN / f"{name}.yaml"
+@pytest.fixture(autouse=True)
+def bare(monkeypatch):
+    """An environment without Google's variables and devices, and with secrets."""
+    for name in list(os.environ):
+        if name.startswith(("GOOGLE", "CLOUDSDK")) or name in ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+            monkeypatch.delenv(name)
+    for name in SECRETS:
+        monkeypatch.setenv(name, f"a_secret_of_mine_in_{name}")
+
+
+def without_code(text: str) -> str:
+    """The requests without the start-up script and the hashes, which change with the code and the recipe."""
+
+    def cleaned(value):
+        if isinstance(value, dict):
+            return {key: cleaned(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [cleaned(each) for each in value]
+        if value == job.startup_script():
+            return "the start-up script"
+        hashes = r"(?<=/code/tpullm-)[\w.+]+|(?<=/jobs/)\w+(?=\.json)|^[0-9a-f]{64}$"
+        return re.sub(hashes, "HASH", value) if isinstance(value, str) else value
+
+    return yaml.safe_dump(cleaned(yaml.safe_load(text)["requests"]), sort_keys=False, allow_unicode=True, width=120)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_requests_are_the_recorded_ones_and_no_secret_is_printed(case, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(command(case)) == 0
+    printed, said = capsys.readouterr()
+    assert "a_secret_of_mine" not in printed + said
+    made = printed.replace(sys.executable, "python") if case == "local" else without_code(printed)
+    file = GOLDEN / f"{case}.yaml"
     if os.environ.get("TPULLM_RECORD"):
         file.write_text(made, encoding="utf-8")
     assert made == file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_requests_are_the_recorded_ones(case):
-    printed, (code, seconds, *heavy) = run_alone(tpu_command(case))
+@pytest.mark.parametrize("case", ["tpu-vm-slices", "batch-gpus", "compute-tcpxo", "local"])
+def test_a_dry_run_needs_no_network_and_no_heavy_library(case):
+    run = [sys.executable, "-c", ALONE, *command(case)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code, seconds, *heavy = done.stderr.split()
     assert code == "0" and heavy == []
     assert float(seconds) < 1.0, "of the processor's time: a machine may be busy"
-    check(case, without_code(printed))
 
 
-def test_uploaded_files_are_shown():
+def test_in_a_namespace_without_a_network_it_works():
+    alone = ["unshare", "--net", "--map-root-user"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here")
+    run = [*alone, sys.executable, "-m", "tpullm", *command("tpu-vm-slices")]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and yaml.safe_load(done.stdout)["requests"], done.stderr
+
+
+def test_uploaded_files_are_shown(capsys, monkeypatch):
     """The wheel with its size, and the specification with the recipe that the machines read."""
-    wheel, spec = yaml.safe_load(run_alone(tpu_command("tpu-vm-spot"))[0])["files"]
+    monkeypatch.chdir(ROOT)
+    assert main(command("tpu-vm-spot")) == 0
+    wheel, spec = yaml.safe_load(capsys.readouterr().out)["files"]
     assert wheel["path"].startswith("gs://my-bucket/tiny/launch/code/tpullm-") and wheel["bytes"] > 100_000
     assert spec["path"].startswith("gs://my-bucket/tiny/launch/tiny-pretrain/jobs/")
     assert yaml.safe_load(spec["content"]["recipe"])["run"] == "gs://my-bucket/tiny"
 
 
-def test_local_shows_its_processes(monkeypatch):
-    for name in ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    command = ["launch", "local", "--dry-run", "--processes=2", "--devices=4", "--", "pretrain", *RECIPE]
-    printed, (code, seconds, *heavy) = run_alone(command)
-    assert code == "0" and heavy == [] and float(seconds) < 1.0
-    check("local", printed.replace(sys.executable, "python"))
-
-
-def test_a_dry_run_needs_no_network():
-    """In a network namespace without a network, where the system allows one."""
-    alone = ["unshare", "--net", "--map-root-user"]
-    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
-        pytest.skip("no network namespace can be made here")
-    command = [sys.executable, "-m", "tpullm", *tpu_command("tpu-vm-slices")]
-    done = subprocess.run([*alone, *command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and yaml.safe_load(done.stdout)["requests"], done.stderr
-
-
-@pytest.mark.parametrize(
-    "command", [tpu_command("tpu-vm-spot"), ["launch", "local", "--dry-run", "--", "pretrain", *RECIPE]]
-)
-def test_a_dry_run_prints_no_secret(command):
-    names = ("HF_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN")
-    printed, said = run_alone(command, {name: f"a_secret_of_mine_in_{name}" for name in names})
-    assert printed and "a_secret_of_mine" not in printed + " ".join(said)
-
-
-@pytest.mark.parametrize("target", ["local", "slurm", "tpu-vm"])
-def test_the_command_in_the_head_of_the_targets_file_works(target):
+@pytest.mark.parametrize("target", launch.TARGETS)
+def test_the_command_and_the_cost_in_the_head_of_the_targets_file_are_true(target, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     head = (ROOT / "configs" / "launch" / f"{target}.yaml").read_text(encoding="utf-8")
-    line = next(line for line in head.splitlines() if line.startswith("#   command"))
-    program, verb, *words = shlex.split(line.removeprefix("#   command"))
+    program, verb, *words = shlex.split(re.search(r"#   command(.*)", head)[1])
     assert (program, verb, words[0]) == ("tpullm", "launch", target)
-    assert run_alone([verb, target, "--dry-run", *words[1:]])[1][0] == "0"
+    assert main([verb, target, "--dry-run", *words[1:]]) == 0
+    assert capsys.readouterr().out
+    if target in ("compute", "batch"):
+        cost = re.search(r"at most ([\d.]+) \$/h \((\d+) machines at ([\d.]+) \$", head)
+        machine = machines.find(yaml.safe_load(head)["machine"])
+        assert float(cost[3]) == pytest.approx(machine.dollars_an_hour, abs=0.005)
+        assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars_an_hour, abs=0.005)
 
 
 WORDS = ["--project", "my-project", "--name=x", "--watch"]
 
 
-@pytest.mark.parametrize("before", range(len(WORDS) + 1))
+@pytest.mark.parametrize("before", [0, 2, 3, 4])  # behind `--project` stands the project
 def test_an_action_may_stand_anywhere_behind_its_target(before):
     """Python 3.11's argparse takes an optional positional only right behind the one before it."""
-    if WORDS[before - 1] == "--project":
-        pytest.skip("there it is the project")
     words = ["tpu-vm", *WORDS[:before], "status", *WORDS[before:]]
     config, found = settings_of(launch._parser(), launch._action_beside_target(words), LaunchConfig)
     assert (found.target, found.action, config.project, found.watch) == ("tpu-vm", "status", "my-project", True)

@@ -85,6 +85,7 @@ def logs(record: Record, number: int) -> str:
     return "".join((folder / name).read_text() for name in record.logs(number))
 
 
+@pytest.mark.ci
 def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
     fake, job, record = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]])
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
@@ -99,6 +100,7 @@ def test_hosts_find_their_places_run_the_verb_and_report(launched, tmp_path):
     assert "the TPU's metadata" in logs(record, 1) and "all done here" in logs(record, 1)
 
 
+@pytest.mark.ci
 def test_three_faults_are_reported_and_a_lost_host_is_waited_for(launched, tmp_path):
     fake, job, record = launched([[(75, 0, "host 1 is gone")], [(137, 0, "killed")]])
     with pytest.raises(UserError, match="killed") as error:
@@ -107,6 +109,7 @@ def test_three_faults_are_reported_and_a_lost_host_is_waited_for(launched, tmp_p
     assert [name for name in starts(tmp_path) if "-1-" in name] == [f"started-1-{n}" for n in range(3)]
 
 
+@pytest.mark.ci
 def test_a_user_error_is_not_retried(launched, tmp_path):
     line = "tpullm: tokens: not made yet; run tpullm tokenize"
     fake, job, record = launched([[(2, 0, line)], [(2, 0, line)]])
@@ -138,6 +141,7 @@ def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
     assert fake.resources == {}
 
 
+@pytest.mark.ci
 def test_the_machines_token_is_nowhere(launched, storage_server, tmp_path):
     fake, job, record = launched([[(0, 0, "done")]] * 2)
     watch.follow(job, tpu_vm, watch.Pace())

@@ -18,7 +18,7 @@ from tpullm.engine.request import Request
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import OnAllHosts
-from tpullm.system.cluster.connection import MOST_BYTES
+from tpullm.system.cluster.channel import MOST_BYTES
 from tpullm.system.cluster.handshake import free_port
 from tpullm.system.errors import HostFailed
 

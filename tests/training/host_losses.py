@@ -18,7 +18,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import own_rows, put
 from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
-from tpullm.system.cluster import hosts, join, place
+from tpullm.system.cluster import hosts, place
 from tpullm.training.evaluation import held_out
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import make_evaluation
@@ -86,9 +86,9 @@ def used() -> dict:
 
 if __name__ == "__main__":
     flags, (folder, *asked) = place.take_flags("hosts", sys.argv[1:])
-    join.join(place.find("hosts", flags, {}))
+    hosts.join(place.find("hosts", flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
     results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES} | {"used": used()}
     print("\n" + json.dumps(results))
-    join.leave()
+    hosts.leave()

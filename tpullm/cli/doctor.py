@@ -23,6 +23,7 @@ def add_arguments(parser) -> None:
 def main(arguments) -> int:
     """Print one line for each fault. The exit code is that of the gravest."""
     from tpullm.formats import publish
+    from tpullm.formats.gguf import writing as gguf
     from tpullm.formats.models import find
     from tpullm.system import storage
     from tpullm.tokenizer.json_files import read_json
@@ -33,15 +34,16 @@ def main(arguments) -> int:
     if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             publish.write(find(path), Path(folder), path.name)
-            return _examine(Path(folder), str(path), arguments.json)
+            return _examine(Path(folder), path, arguments.json)
     here = storage.local_copy(path)
     if here.is_file():
-        return _examine_file(here, str(path), arguments.json)
-    read_json(here / "config.json")
-    return _examine(here, str(path), arguments.json)
+        gguf.check_installed()
+    else:
+        read_json(here / "config.json")
+    return _examine(here, path, arguments.json)
 
 
-def _examine(folder: Path, name: str, as_json: bool) -> int:
+def _examine(here: Path, path: Path, as_json: bool) -> int:
     from tpullm.formats import doctor
     from tpullm.model.architecture import Architecture
 
@@ -49,28 +51,14 @@ def _examine(folder: Path, name: str, as_json: bool) -> int:
         architecture = Architecture(config)
         return architecture.shapes, architecture.axes
 
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file())
-    with progress("doctor", size, "bytes") as advance:
-        found = list(doctor.examine(folder, shapes_of, advance))
-    return _told(found, name, as_json)
-
-
-def _examine_file(file: Path, name: str, as_json: bool) -> int:
-    from tpullm.formats import doctor
-    from tpullm.formats.gguf import writing
-
-    writing.check_installed()
-    with progress("doctor", file.stat().st_size, "bytes") as advance:
-        return _told(list(doctor.examine_gguf(file, advance)), name, as_json)
-
-
-def _told(found: list, name: str, as_json: bool) -> int:
-    """Print the findings; the exit code is that of the gravest."""
+    files = [here] if here.is_file() else [file for file in here.glob("*.safetensors") if file.is_file()]
+    with progress("doctor", sum(file.stat().st_size for file in files), "bytes") as advance:
+        found = list(doctor.examine(here, shapes_of, advance))
     if as_json:
         print_json([vars(finding) for finding in found])
     else:
         for finding in sorted(found, key=lambda finding: finding.severity):
             print(one_line(f"{finding.severity}: {finding.what}"))
-        say(f"{name}: {len(found)} found" if found else f"{name}: nothing found")
+        say(f"{path}: {len(found)} found" if found else f"{path}: nothing found")
     severities = {finding.severity for finding in found}
     return 3 if "error" in severities else 1 if severities else 0

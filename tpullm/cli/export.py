@@ -40,39 +40,40 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Write everything beside the folder and rename it, so that the folder appears when it is complete."""
-    folder = storage.path(arguments.folder).resolve()
+    folder, is_gguf, weights = storage.path(arguments.folder).resolve(), arguments.format == "gguf", arguments.weights
+    of_format = OF_GGUF if is_gguf else OF_FOLDER
+    is_sized = arguments.dtype != "stored" or arguments.shard_gigabytes != 5
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:
         raise UserError(f"--shard-gigabytes: {arguments.shard_gigabytes} is not above 0; use 5, say")
-    of_format = OF_GGUF if arguments.format == "gguf" else OF_FOLDER
-    if arguments.weights and arguments.weights not in of_format:
-        raise UserError(
-            f"--weights {arguments.weights}: is not for --format {arguments.format}; use {', '.join(of_format)}"
-        )
-    if arguments.format == "gguf" and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
+    if weights and weights not in of_format:
+        raise UserError(f"--weights {weights}: is not for --format {arguments.format}; use {', '.join(of_format)}")
+    if is_gguf and is_sized:
         raise UserError(
             "--dtype, --shard-gigabytes: are for the format of Hugging Face; use --weights with --format gguf"
         )
     from tpullm.formats import publish
     from tpullm.formats.models import find
 
-    model, shard_bytes = find(arguments.model), int(arguments.shard_gigabytes * 1e9)
+    model = find(arguments.model)
+    is_adapter = model.adapter and not arguments.merge
     if arguments.merge and not model.adapter:
         raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
-    if model.adapter and not arguments.merge and arguments.format == "gguf":
+    if is_adapter and is_gguf:
         raise UserError("--format gguf: an adapter alone is not written for llama.cpp; add --merge for the whole model")
-    if model.adapter and not arguments.merge and (arguments.dtype, arguments.shard_gigabytes) != ("stored", 5.0):
+    if is_adapter and is_sized:
         raise UserError("--dtype, --shard-gigabytes: are for whole models; an adapter is written as it was trained")
-    if model.adapter and not arguments.merge and arguments.weights:
+    if is_adapter and weights:
         raise UserError("--weights: is for whole models; add --merge, or leave --weights out for the adapter alone")
     with storage.atomic_directory(folder, replaces=False) as temporary:
-        if arguments.format == "gguf":
-            size = publish.write_gguf(model, temporary, folder.name, arguments.weights or "q8_0", arguments.licence)
-        elif model.adapter and not arguments.merge:
-            size = publish.write_adapter(model, temporary, folder.name, arguments.licence)
+        to = model, temporary, folder.name
+        if is_gguf:
+            size = publish.write_gguf(*to, weights or "q8_0", arguments.licence)
+        elif is_adapter:
+            size = publish.write_adapter(*to, arguments.licence)
         else:
-            options = arguments.dtype, shard_bytes, arguments.licence, arguments.weights or ""
-            size = publish.write(model, temporary, folder.name, *options)
-    what = "the adapter of " if model.adapter and not arguments.merge else ""
+            shard_bytes = int(arguments.shard_gigabytes * 1e9)
+            size = publish.write(*to, arguments.dtype, shard_bytes, arguments.licence, weights or "")
+    what = "the adapter of " if is_adapter else ""
     say(f"export: {what}{model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")

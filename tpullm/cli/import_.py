@@ -20,12 +20,13 @@ from tpullm.system.log import progress, say
 from tpullm.tokenizer.json_files import read_optional
 
 # The files of a published model that belong to its tokenizer.
+GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
-    "generation_config.json",
+    GENERATION,
 )
 
 
@@ -56,7 +57,7 @@ def make(recipe: Recipe, run: Path) -> None:
 
     from tpullm.engine.session import fits_vocabulary, place
     from tpullm.formats.checkpoints import description, save_params
-    from tpullm.formats.huggingface import reading, weight_files
+    from tpullm.formats.huggingface import reading, tensors
     from tpullm.model.architecture import Architecture, parameter_count
     from tpullm.model.mesh import make_mesh
     from tpullm.tokenizer.published import PublishedTokenizer
@@ -67,17 +68,26 @@ def make(recipe: Recipe, run: Path) -> None:
     tokenizer = PublishedTokenizer(here)
     fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with weight_files.opened(here) as source:
+    with reading.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # a checkpoint is compressed to about 0.8 of that
+        targets = {  # on the mesh, in the dtypes of the files
+            key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding)
+            for key, leaf in tensors.flat(architecture.placed(mesh)).items()
+        }
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
-            targets = _as_stored(architecture, mesh, dtypes)
-            params = reading.fill(source, family, targets, architecture.axes, config.layers, place, advance)
+            arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
+            params = reading.fill(source, *arguments, place, advance)
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
-        _copy_tokenizer(here, temporary, tokenizer.stop_ids)
+        for name in TOKENIZER_FILES:
+            if (here / name).is_file():
+                shutil.copyfile(here / name, temporary / name)
+        # It gets the stop tokens of all the model's files.
+        generation = read_optional(temporary / GENERATION) | {"eos_token_id": tokenizer.stop_ids}
+        (temporary / GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     storage.copy(here / "config.json", stage / "published.json")  # which export reads
     storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
@@ -85,18 +95,6 @@ def make(recipe: Recipe, run: Path) -> None:
     manifest.write(stage, inputs, seconds=seconds, **facts)
     kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
     say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
-
-
-def _as_stored(architecture, mesh, dtypes: dict):
-    """The arrays to read: on the mesh, in the dtypes of the files."""
-    import jax
-
-    from tpullm.formats.huggingface import tensors
-
-    placed = tensors.flat(architecture.placed(mesh))
-    return tensors.nested(
-        {key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding) for key, leaf in placed.items()}
-    )
 
 
 def _recipe(folder: Path, run: Path, config: str) -> Recipe:
@@ -115,16 +113,14 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
         return _plain(folder, run)
     recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
     check_owner(run, recipe)
-    if before and not _same_base(before, recipe, run):
-        raise UserError(f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run")
+    # The same base may be in another place, with the same content.
+    moved = before and storage.path(before.base) != storage.path(recipe.base)
+    if moved and (run / "base" / manifest.FILE).exists():
+        if not manifest.is_finished(run / "base", base_inputs(recipe, run)):
+            raise UserError(
+                f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run"
+            )
     return recipe
-
-
-def _same_base(kept: Recipe, recipe: Recipe, run: Path) -> bool:
-    """Whether the base is in the same place, or in another place with the same content."""
-    if storage.path(kept.base) == storage.path(recipe.base) or not (run / "base" / manifest.FILE).exists():
-        return True
-    return manifest.is_finished(run / "base", base_inputs(recipe, run))
 
 
 def _plain(folder: Path, run: Path) -> Recipe:
@@ -136,13 +132,3 @@ def _plain(folder: Path, run: Path) -> Recipe:
     train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
     tuning = {"talk": TuningConfig(train=train)}
     return Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
-
-
-def _copy_tokenizer(folder: Path, into: Path, stop_ids: list[int]) -> None:
-    """Copy the tokenizer's files. `generation_config.json` gets the stop tokens of all the model's files."""
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, into / name)
-    generation = into / "generation_config.json"
-    said = read_optional(generation)
-    generation.write_text(json.dumps(said | {"eos_token_id": stop_ids}, indent=2) + "\n", encoding="utf-8")

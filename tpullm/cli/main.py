@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tpullm.cli.verb_table import GROUPS, VERBS, module_of
 from tpullm.system import log, storage
-from tpullm.system.cluster import hosts, join, place
+from tpullm.system.cluster import hosts, place
 from tpullm.system.errors import Interrupted, UserError, correctable
 from tpullm.system.process import environment
 
@@ -127,12 +127,12 @@ def _with_recipe(verb: str, make: Callable, words: list[str]) -> int:
     flags, words = place.take_flags("hosts", words) if about.computes else ({}, words)
     recipe, run, options = open_run(parser_of(verb), words)
     if about.computes:
-        join.join(place.find("hosts", flags, os.environ))
+        hosts.join(place.find("hosts", flags, os.environ))
         # Without the run directory: all hosts share it, and may mount it in different places.
         hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
     with owned(run, recipe) if about.writes and hosts.is_first() else contextlib.nullcontext():
         code = make(recipe, run, options) if about.options else make(recipe, run)
-    join.leave()
+    hosts.leave()
     return code or 0
 
 
@@ -145,9 +145,9 @@ def _without_recipe(verb: str, make: Callable, words: list[str]) -> int:
     flags, words = place.take_flags("hosts", words) if on_hosts else ({}, words)
     options = parse(parser_of(verb, shows=bool(about.shows)), words)
     if on_hosts:
-        join.join(place.find("hosts", flags, os.environ))
+        hosts.join(place.find("hosts", flags, os.environ))
     code = make(options)
-    join.leave()
+    hosts.leave()
     return code or 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.formats import models
-from tpullm.formats.huggingface import adapters, reading, tensors, weight_files
+from tpullm.formats.huggingface import adapters, reading, tensors
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
@@ -272,7 +272,7 @@ def _published(folder: Path, text: bool) -> Found:
         tokenizer, talks = NoTokenizer(folder), False
 
     def params(architecture: Architecture, wanted: Tree) -> Tree:
-        with weight_files.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+        with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
             return reading.fill(source, family, wanted, architecture.axes, config.layers, place, advance)
 
     return Found(tokenizer, config, params, talks)

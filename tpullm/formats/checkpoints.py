@@ -1,17 +1,13 @@
-"""Saving and restoring a training state by Orbax, in the background, and saving parameters alone.
+"""The checkpoints of a stage: saved by Orbax in the background, with checksums, and restored.
 
 A checkpoint holds the training state (parameters, optimizer, step; the step alone is the position in the data) and a
-description: the model's config, the recipe, the stage and its inputs. `latest` is never an unfinished checkpoint, since
-Orbax writes to a temporary folder and renames it. Just before that, its checksums are written into it.
-
-What the files of a checkpoint were when it was written, and whether they still are.
+description: the model's config, the recipe, the stage and its inputs. The newest one is never unfinished, since Orbax
+writes to a temporary folder and renames it.
 
 `STEP/checksums.json` has the bytes and the MD5 of every file. It is written before Orbax commits the save, so every
 save has it. MD5, since Google's servers compute it of every object: on `gs://` one listing is all that saving and
-verifying take. Against flipped bits it is enough; nobody is to be kept from changing a checkpoint.
-
-On a disk the files are read back when they are saved, in the background, and once more before a checkpoint is used, at
-0.9 GB/s a core.
+verifying take. Against flipped bits it is enough; nobody is to be kept from changing a checkpoint. On a disk the files
+are read back when they are saved, in the background, and once more before a checkpoint is used, at 0.9 GB/s a core.
 """
 
 import dataclasses
@@ -19,7 +15,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,173 +29,20 @@ from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 
+Tree = Any
+
 FILE = "checksums.json"
 # Of Orbax, which writes it in the background and notes in it what restoring needs (`HANDLERS`), then the time of the
 # commit. Both may come after all other files: once, on a machine with a load of 16, the checksums were made before.
 METADATA, HANDLERS, SECONDS_TO_NOTE = "_CHECKPOINT_METADATA", "item_handlers", 60.0
 COMMITTED = "commit_success.txt"  # of Orbax; nobody reads it, it only has to be there
-
-
-class CorruptSave(UserError):
-    """A checkpoint is not as it was written."""
-
-
-def write(save: Path) -> None:
-    """Note what the files of a checkpoint are."""
-    sizes = {name: size for name, size in storage.sizes(save).items() if _counts(name)}
-    md5s = storage.md5s(save, sizes)
-    files = {name: [size, md5s[name]] for name, size in sizes.items()}
-    deadline = time.monotonic() + SECONDS_TO_NOTE
-    while not (metadata := _noted(save)) and (save / METADATA).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    storage.write_json(save / FILE, {"files": files, "metadata": metadata})
-
-
-def _counts(name: str) -> bool:
-    return name != FILE and name != METADATA and name.rpartition("/")[2] != COMMITTED
-
-
-def _metadata(save: Path) -> str:
-    """Hash of what Orbax notes of a checkpoint, without times; empty if that is not whole, or no save of Orbax's."""
-    if not (save / METADATA).exists():
-        return ""
-    noted = storage.read_json(save / METADATA)
-    if not noted.get(HANDLERS):
-        return ""
-    return storage.hash_json({key: value for key, value in noted.items() if not key.endswith("_nsecs")})
-
-
-def _noted(save: Path) -> str:
-    """The same while Orbax may be writing it."""
-    try:
-        return _metadata(save)
-    except (UserError, ValueError, AttributeError):
-        return ""
-
-
-def verify(save: Path, share: int = 0, shares: int = 1) -> None:
-    """Compare a checkpoint with its checksums; one without any, of an older version of tpullm, passes.
-
-    Args:
-        share: of the files that are compared.
-        shares: how many there are.
-
-    Raises:
-        CorruptSave: a file is not as it was written.
-    """
-    if reason := _damage(save, share, shares):
-        raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
-
-
-def verify_together(save: Path) -> None:
-    """The same on all hosts: each compares its share, and all raise the same error."""
-    reasons = hosts.gather(f"save {save.name} is whole", _damage(save, hosts.index(), hosts.count()))
-    if reason := next(filter(None, reasons), ""):
-        raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
-
-
-def _damage(save: Path, share: int, shares: int) -> str:
-    """The first of a share of the files that is not as it was written, and in what; empty if there is none."""
-    if not (save / FILE).exists():
-        return ""
-    try:
-        noted = json.loads((save / FILE).read_bytes())
-        files = {name: (int(size), str(md5)) for name, (size, md5) in noted["files"].items()}
-        metadata = noted["metadata"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{FILE} can't be read"
-    try:
-        if metadata and _metadata(save) != metadata:
-            return f"{METADATA} has changed"
-    except (UserError, ValueError, AttributeError):
-        return f"{METADATA} can't be read"
-    own = sorted(files, key=lambda name: (-files[name][0], name))[share::shares]
-    return _difference({name: files[name] for name in own}, save)
-
-
-def _difference(files: dict[str, tuple[int, str]], save: Path) -> str:
-    sizes = storage.sizes(save)
-    for name, (size, _) in files.items():
-        if name not in sizes:
-            return f"{name} is missing"
-        if sizes[name] != size:
-            return f"{name} has {sizes[name]:,} bytes instead of {size:,}"
-    try:
-        found = storage.md5s(save, files)
-    except OSError as error:  # a disk that is breaking
-        return f"{error.filename or 'a file'} can't be read: {error.strerror}"
-    for name, (_, md5) in files.items():
-        if md5 and found.get(name, "missing") not in (md5, ""):
-            return f"{name} has changed"
-    return ""
-
-
-Tree = Any
-
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError)  # what Orbax raises of broken files
 HELD_OUT = "held_out.json"  # in a stage: held-out losses by step
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Options of Orbax for steps that hosts may run without a barrier."""
-    host = hosts.index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
-    )
-
-
-def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
-    """Orbax's manager of `STAGE/checkpoints`, for reading; `named` are its further arguments."""
-    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
-    return ocp.CheckpointManager(directory, options=options, **named)
-
-
-class Best(preservation_policy.PreservationPolicy):
-    """Keeps the checkpoints of the lowest held-out losses, which may be known only after a checkpoint was saved.
-
-    Args:
-        file: JSON, the losses by step. Host 0 writes it; all hosts know the same losses.
-        count: of the checkpoints that are kept.
-    """
-
-    def __init__(self, file: Path, count: int):
-        self._file, self._count = file, count
-        noted = storage.read_json(file) if count and file.exists() else {}
-        self._losses = {int(step): loss for step, loss in noted.items()}
-
-    def note(self, step: int, loss: float) -> None:
-        """Note the held-out loss at a step."""
-        self._losses[step] = loss
-        if self._count and hosts.is_first():
-            storage.write_json(self._file, self._losses)
-
-    def forget(self, after: int) -> None:
-        """Forget the losses of steps that will be repeated, maybe otherwise."""
-        self._losses = {step: loss for step, loss in self._losses.items() if step <= after}
-
-    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
-        """Whether each of the checkpoints, which have a `step`, is one of the best."""
-        known = [saved.step for saved in checkpoints if math.isfinite(self._losses.get(saved.step, math.nan))]
-        best = sorted(known, key=lambda step: (self._losses[step], -step))[: self._count]
-        return [saved.step in best for saved in checkpoints]
-
-
-@dataclasses.dataclass
-class LatestOfEvery(preservation_policy.PreservationPolicy):
-    """Keeps the last `count` checkpoints of every so many steps, to which a training rolls back.
-
-    Others are saved by the clock. Which ones there are must not decide a result.
-    """
-
-    every: int
-    count: int
-
-    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
-        """Whether each of the checkpoints, which have a `step`, is one of them."""
-        chosen = sorted(saved.step for saved in checkpoints if self.every and saved.step % self.every == 0)
-        return [saved.step in chosen[-self.count :] for saved in checkpoints]
+class CorruptSave(UserError):
+    """A checkpoint is not as it was written."""
 
 
 class Checkpoints:
@@ -262,6 +106,52 @@ class Checkpoints:
             self._manager.close()
 
 
+class Best(preservation_policy.PreservationPolicy):
+    """Keeps the checkpoints of the lowest held-out losses, which may be known only after a checkpoint was saved.
+
+    Args:
+        file: JSON, the losses by step. Host 0 writes it; all hosts know the same losses.
+        count: of the checkpoints that are kept.
+    """
+
+    def __init__(self, file: Path, count: int):
+        self._file, self._count = file, count
+        noted = storage.read_json(file) if count and file.exists() else {}
+        self._losses = {int(step): loss for step, loss in noted.items()}
+
+    def note(self, step: int, loss: float) -> None:
+        """Note the held-out loss at a step."""
+        self._losses[step] = loss
+        if self._count and hosts.is_first():
+            storage.write_json(self._file, self._losses)
+
+    def forget(self, after: int) -> None:
+        """Forget the losses of steps that will be repeated, maybe otherwise."""
+        self._losses = {step: loss for step, loss in self._losses.items() if step <= after}
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a `step`, is one of the best."""
+        known = [saved.step for saved in checkpoints if math.isfinite(self._losses.get(saved.step, math.nan))]
+        best = sorted(known, key=lambda step: (self._losses[step], -step))[: self._count]
+        return [saved.step in best for saved in checkpoints]
+
+
+@dataclasses.dataclass
+class LatestOfEvery(preservation_policy.PreservationPolicy):
+    """Keeps the last `count` checkpoints of every so many steps, to which a training rolls back.
+
+    Others are saved by the clock. Which ones there are must not decide a result.
+    """
+
+    every: int
+    count: int
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a `step`, is one of them."""
+        chosen = sorted(saved.step for saved in checkpoints if self.every and saved.step % self.every == 0)
+        return [saved.step in chosen[-self.count :] for saved in checkpoints]
+
+
 def save_params(directory: Path, params: Tree, description: dict) -> None:
     """Save parameters alone as step 0, in little memory: a few at a time, in small chunks, in the foreground.
 
@@ -277,25 +167,41 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     options = ocp.CheckpointManagerOptions(
         create=False, enable_async_checkpointing=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()
     )
-    manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
-    try:
+    with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
         state = ocp.args.PyTreeSave({"params": params}, save_args=in_chunks, ocdbt_target_data_file_size=CHUNK_BYTES)
         if manager.latest_step() is None:  # otherwise an earlier process was killed after the save
             manager.save(0, args=ocp.args.Composite(state=state, description=ocp.args.JsonSave(description)))
-    finally:
-        manager.close()
     write(directory / "0")
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Options of Orbax for steps that hosts may run without a barrier."""
+    host = hosts.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
+    )
+
+
+def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
+    """Orbax's manager of `STAGE/checkpoints`, for reading; `named` are its further arguments."""
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
+    return ocp.CheckpointManager(directory, options=options, **named)
+
+
+@contextmanager
+def readable(save: Path, what: str = "the checkpoint can't be read") -> Iterator[None]:
+    """Raise what Orbax raises of broken files as a `CorruptSave`."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        raise CorruptSave(f"{save}: {what} ({first_line(error)})") from error
 
 
 def restore(manager: ocp.CheckpointManager, step: int, target: Tree) -> Tree:
     """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
-    try:
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return manager.restore(step, args=items)["state"]
-    except UNREADABLE as error:
-        where = manager.directory / str(step)
-        raise CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
+    with readable(manager.directory / str(step)):
+        return manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
 
 
 def first_line(error: BaseException) -> str:
@@ -324,3 +230,76 @@ def description(
         "adapter": dataclasses.asdict(adapter) if adapter else None,
         "before": before,
     }
+
+
+def write(save: Path) -> None:
+    """Note what the files of a checkpoint are."""
+    counts = lambda name: name not in (FILE, METADATA) and name.rpartition("/")[2] != COMMITTED  # noqa: E731
+    sizes = {name: size for name, size in storage.sizes(save).items() if counts(name)}
+    md5s = storage.md5s(save, sizes)
+    deadline, metadata = time.monotonic() + SECONDS_TO_NOTE, ""
+    while not metadata and (save / METADATA).exists() and time.monotonic() < deadline:
+        with suppress(UserError, ValueError, AttributeError):  # Orbax is writing it
+            metadata = _metadata(save)
+        if not metadata:
+            time.sleep(0.02)
+    files = {name: [size, md5s[name]] for name, size in sizes.items()}
+    storage.write_json(save / FILE, {"files": files, "metadata": metadata})
+
+
+def _metadata(save: Path) -> str:
+    """Hash of what Orbax notes of a checkpoint, without times; empty if that is not whole, or no save of Orbax's."""
+    noted = storage.read_json(save / METADATA) if (save / METADATA).exists() else {}
+    if not noted.get(HANDLERS):
+        return ""
+    return storage.hash_json({key: value for key, value in noted.items() if not key.endswith("_nsecs")})
+
+
+def verify(save: Path, share: int = 0, shares: int = 1) -> None:
+    """Compare a checkpoint with its checksums; one without any, of an older version of tpullm, passes.
+
+    Args:
+        share: of the files that are compared.
+        shares: how many there are.
+
+    Raises:
+        CorruptSave: a file is not as it was written.
+    """
+    if reason := _damage(save, share, shares):
+        raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
+
+
+def verify_together(save: Path) -> None:
+    """The same on all hosts: each compares its share, and all raise the same error."""
+    reasons = hosts.gather(f"save {save.name} is whole", _damage(save, hosts.index(), hosts.count()))
+    if reason := next(filter(None, reasons), ""):
+        raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
+
+
+def _damage(save: Path, share: int, shares: int) -> str:
+    """The first of a share of the files that is not as it was written, and in what; empty if there is none."""
+    if not (save / FILE).exists():
+        return ""
+    try:
+        noted = json.loads((save / FILE).read_bytes())
+        files = {name: (int(size), str(md5)) for name, (size, md5) in noted["files"].items()}
+        metadata = noted["metadata"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{FILE} can't be read"
+    try:
+        if metadata and _metadata(save) != metadata:
+            return f"{METADATA} has changed"
+    except (UserError, ValueError, AttributeError):
+        return f"{METADATA} can't be read"
+    own, sizes = sorted(files, key=lambda name: (-files[name][0], name))[share::shares], storage.sizes(save)
+    for name in own:
+        size = files[name][0]
+        if sizes.get(name) != size:
+            has = f"has {sizes[name]:,} bytes instead of {size:,}" if name in sizes else "is missing"
+            return f"{name} {has}"
+    try:
+        found = storage.md5s(save, own)
+    except OSError as error:  # a disk that is breaking
+        return f"{error.filename or 'a file'} can't be read: {error.strerror}"
+    changed = (name for name in own if files[name][1] and found.get(name, "missing") not in (files[name][1], ""))
+    return next((f"{name} has changed" for name in changed), "")

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.formats import checkpoints
-from tpullm.formats.checkpoints import UNREADABLE, CorruptSave, Tree, first_line, reader, restore
+from tpullm.formats.checkpoints import CorruptSave, Tree, first_line, readable, reader, restore
 from tpullm.formats.huggingface import reading, tensors
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME, merge
@@ -188,27 +188,19 @@ def described(directory: Path, step: int | None = None) -> Model:
         raise UserError(f"{directory}: no finished checkpoint{f' of step {step}' if step is not None else ''} here")
     step = found[-1] if step is None else step
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-    manager = reader(directory)
-    try:
+    save = directory / str(step)
+    with reader(directory) as manager, readable(save, "not a checkpoint of tpullm"):
         args = ocp.args.Composite(description=ocp.args.JsonRestore())
         described = manager.restore(step, args=args)["description"]
-    except UNREADABLE as error:
-        raise CorruptSave(f"{directory / str(step)}: not a checkpoint of tpullm ({first_line(error)})") from error
-    finally:
-        manager.close()
-    config = _config(described, directory / str(step))
+    try:
+        config = ModelConfig.from_json(described["model"])
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{save}: written by another version of tpullm ({first_line(error)}); use that one") from error
     run = directory.parent.parent
     said = described["recipe"], described["horizons"], described["left_out"]
     adapter, before = described.get("adapter"), described.get("before")
     adapter = adapter and AdapterConfig(**adapter | {"targets": tuple(adapter["targets"])})
     return Model(directory, step, run, directory.parent.name, config, *said, adapter, before and tuple(before))
-
-
-def _config(described: dict, where: Path) -> ModelConfig:
-    try:
-        return ModelConfig.from_json(described["model"])
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{where}: written by another version of tpullm ({first_line(error)}); use that one") from error
 
 
 def stored_params(model: Model) -> Tree:
@@ -219,12 +211,9 @@ def stored_params(model: Model) -> Tree:
 def stored(model: Model) -> Tree:
     """Shapes and types of the parameters in the checkpoint."""
     handlers = {"state": ocp.PyTreeCheckpointHandler()}  # without a handler, Orbax has no metadata of an item
-    manager = reader(model.directory, item_names=("state",), item_handlers=handlers)
-    try:
+    with reader(model.directory, item_names=("state",), item_handlers=handlers) as manager:
         saved = manager.item_metadata(model.step)["state"].tree["params"]
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
-    finally:
-        manager.close()
 
 
 def model_of(recipe: Recipe, run: Path, vocabulary_size: int) -> ModelConfig:
@@ -273,11 +262,8 @@ def check_shape(base: Model, wanted: ModelConfig, but: str = "") -> None:
 
 def load_state(model: Model, target: Tree) -> Tree:
     """The whole state of a training, with the shapes, types and shardings of `target`."""
-    manager = reader(model.directory)
-    try:
+    with reader(model.directory) as manager:
         return restore(manager, model.step, target)
-    finally:
-        manager.close()
 
 
 def load_params(model: Model, shapes: Tree) -> Tree:
@@ -295,7 +281,9 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         return _restored(model, shapes)
     adapters, kind = load_adapter(model, shapes), model.adapter.quantize_base
     # In float32 until they are merged: a sum that is rounded twice would be another model than the exported one.
-    wanted = _in_float32(shapes, adapters)
+    beside = {_matrix(name) for name in tensors.flat(adapters)}
+    flat = tensors.flat(shapes)
+    wanted = tensors.nested({name: _float32(leaf) if name in beside else leaf for name, leaf in flat.items()})
     wanted = quantized.each_matrix(wanted, lambda leaf, axis: _float32(leaf)) if kind else wanted
     params = load_params(model.base, wanted)
     leaves = jax.tree.leaves(shapes)
@@ -330,11 +318,9 @@ def _quantized(model: Model, shapes: Tree) -> Tree:
 quantize = jax.jit(quantized.quantized, static_argnums=(1, 2))
 
 
-def _in_float32(shapes: Tree, adapters: Tree) -> Tree:
-    """The shapes, with float32 where an adapter is beside a matrix."""
-    if NAME in adapters:
-        return shapes | {"weight": _float32(shapes["weight"])}
-    return shapes | {key: _in_float32(shapes[key], below) for key, below in adapters.items()}
+def _matrix(name: str) -> str:
+    """The flat name of the matrix that a parameter of an adapter stands beside."""
+    return name.partition(f".{NAME}.")[0] + ".weight"
 
 
 def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -343,31 +329,20 @@ def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def load_adapter(model: Model, shapes: Tree) -> Tree:
     """The adapters of the parameters in `shapes`, whole on each device."""
-    wanted, mesh = _beside(stored(model), shapes), jax.tree.leaves(shapes)[0].sharding.mesh
-    whole = NamedSharding(mesh, PartitionSpec())
-    return _restored(
-        model, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), wanted)
-    )
-
-
-def _beside(adapters: Tree, shapes: Tree) -> Tree:
-    """The part of a tree of adapters that stands beside the matrices in `shapes`."""
-    if NAME in adapters:
-        return adapters if "weight" in shapes else {}
-    found = {key: _beside(below, shapes[key]) for key, below in adapters.items() if key in shapes}
-    return {key: below for key, below in found.items() if below}
+    matrices, leaves = tensors.flat(shapes), tensors.flat(stored(model))
+    whole = NamedSharding(jax.tree.leaves(shapes)[0].sharding.mesh, PartitionSpec())
+    wanted = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+        for name, leaf in leaves.items()
+        if _matrix(name) in matrices
+    }
+    return _restored(model, tensors.nested(wanted))
 
 
 def _restored(model: Model, shapes: Tree) -> Tree:
     if not shapes:
         return {}
-    manager = reader(model.directory, item_names=("state",))
-    try:
-        restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
-        args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
+    restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)
+    args = ocp.args.PyTreeRestore({"params": shapes}, restore_args={"params": restore_args}, partial_restore=True)
+    with reader(model.directory, item_names=("state",)) as manager, readable(model.directory / str(model.step)):
         return manager.restore(model.step, args=ocp.args.Composite(state=args))["state"]["params"]
-    except UNREADABLE as error:
-        where = model.directory / str(model.step)
-        raise CorruptSave(f"{where}: the checkpoint can't be read ({first_line(error)})") from error
-    finally:
-        manager.close()

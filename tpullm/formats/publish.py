@@ -1,5 +1,6 @@
-"""Writes a checkpoint as a published model: its weights, its tokenizer, and a model card."""
+"""Writes a checkpoint as a published model: its weights, its tokenizer, and a model card (`templates/`)."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tpullm.formats import card
+from tpullm import __version__
 from tpullm.formats.gguf import writing as gguf_writing
 from tpullm.formats.huggingface import adapters, tensors, writing
 from tpullm.formats.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
@@ -23,6 +25,15 @@ from tpullm.system.log import progress
 from tpullm.tokenizer import Tokenizer, exported
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
+
+# Of Markdown: nothing is escaped.
+_TEMPLATES = Environment(
+    loader=PackageLoader("tpullm.formats"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 def write(
@@ -48,15 +59,16 @@ def write(
     """
     tokenizer = load_tokenizer(model.tokenizer_path)
     params, config = _parameters(model, dtype), model.config.trained_as(ModelConfig())
-    how = _preferred(model), weights
-    size = writing.size(config, params, *how)
-    storage.room_for(size, folder.parent)
-    with progress("export", size, "bytes") as advance:
-        writing.write_model(folder, config, params, _special_tokens(tokenizer), advance, shard_bytes, *how)
+    planned = writing.planned(config, params, _preferred(model), weights)
+    storage.room_for(planned.size, folder.parent)
+    with progress("export", planned.size, "bytes") as advance:
+        writing.write(folder, planned, _special_tokens(tokenizer), advance, shard_bytes)
     talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
-    card.write(folder, _card(model, folder, name, licence, params, talks))
-    return size
+    facts = _facts(model, folder, params) | {"name": name, "licence": licence, "talks": talks}
+    card = model_card(facts, manifest.tasks(model.run, model.stage, model.step))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return planned.size
 
 
 def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str = "") -> int:
@@ -103,7 +115,10 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     )
     tokenizer = load_tokenizer(model.tokenizer_path)
     _write_tokenizer(model, tokenizer, folder, model.talks(tokenizer))
-    (folder / "README.md").write_text(card.of_adapter(name, base, model.adapter, licence), encoding="utf-8")
+    kind = "DoRA" if model.adapter.magnitude else "rsLoRA" if model.adapter.root_scale else "LoRA"
+    facts = {"name": name, "base": base, "licence": licence, "version": __version__, "kind": kind}
+    facts |= {"rank": model.adapter.rank, "targets": ", ".join(model.adapter.targets)}
+    (folder / "README.md").write_text(_TEMPLATES.get_template("adapter_card.md.jinja").render(facts), encoding="utf-8")
     return size
 
 
@@ -146,22 +161,74 @@ def _write_tokenizer(model: Model, tokenizer: Tokenizer, folder: Path, talks: bo
     storage.write_json(folder / "generation_config.json", how | _special_tokens(tokenizer))
 
 
-def _card(model: Model, folder: Path, name: str, licence: str, params: writing.Parameters, talks: bool) -> dict:
-    data = model.run / "documents"
+def model_card(facts: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> str:
+    """The model card: what a model is, its data, and how good it is.
+
+    Args:
+        facts: `name`, `parameters`, `layers`, `width`, `architecture`, `talks`, `licence` (or ""), `base` (or ""),
+            `recipe`, `data` (the text of the data card, or ""), `languages`, `evaluation` (pairs of a measure and its
+            result).
+        tasks: the figures of each task, as `evaluate --tasks` has them.
+    """
+    licence = facts["licence"].lower()
+    has_name = licence and all(character.isalnum() or character in "-." for character in licence)  # on the Hub
+    found = facts | {"license": licence if has_name else "other", "version": __version__}
+    found["tasks"] = [_task(task, figures, facts["name"]) for task, figures in tasks.items()]
+    return _TEMPLATES.get_template("card.md.jinja").render(found)
+
+
+def _task(task: str, figures: dict[str, Any], model: str) -> dict[str, Any]:
+    """What the card says of a task: its scores, how sure they are, and what repeats them."""
+    settings, version, prompt = figures["settings"], figures["version"], figures.get("prompt")
+    scores = []
+    for metric, found in figures.get("metrics", {}).items():
+        interval = " to ".join(f"{end:.4g}" for end in found["interval"] or ())
+        scores.append((metric, f"{found['value']:.4g}", interval, found["count"]))
+    shares = {
+        "chooses the right answer": figures.get("likelihood", {}).get("likelihood"),
+        "writes the right answer": figures.get("written"),
+    }
+    shares |= {f"solves the problem ({name})": found for name, found in figures.get("pass_at_k", {}).items()}
+    for what, found in shares.items():
+        if found:
+            low, high = found["interval"]
+            scores.append((what, f"{found['share']:.1%}", f"{low:.1%} to {high:.1%}", found["count"]))
+    if "chance" in figures:
+        scores.append(("a guess chooses it", f"{figures['chance']:.1%}", "", ""))
+    # A group without --shots has those of its tasks.
+    shots = "" if settings["shots"] == "" else f", {settings['shots'] or 0} examples before each question"
+    seed = f", seed {settings['seed']}" if "seed" in settings else ""
+    harness = f", lm-evaluation-harness {settings['harness']}" if "harness" in settings else ""
+    return {
+        "name": _cell(task),
+        "scores": [(_cell(what), *rest) for what, *rest in scores],
+        "facts": f"Version `{version}`{shots}{seed}{harness}",
+        "command": manifest.command(task, figures, model),
+        # As a string of JSON in one line, a prompt can end no block of the card.
+        "prompt": json.dumps(prompt, ensure_ascii=False) if prompt else "",
+    }
+
+
+def _cell(text: str) -> str:
+    """A name in a table or a heading of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _facts(model: Model, folder: Path, params: writing.Parameters) -> dict[str, Any]:
+    """What a card says of a model in an exported folder."""
+    data, config = model.run / "documents", storage.read_json(folder / "config.json")
     languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
     recipe = {key: value for key, value in _without_folders(model.recipe).items() if key != "run"}
     return {
-        "name": name,
         "parameters": sum(math.prod(target.shape) for target in params.targets.values()),
-        "config": storage.read_json(folder / "config.json"),
-        "talks": talks,
-        "licence": licence,
+        "layers": config.get("num_hidden_layers") or config.get("n_layer"),
+        "width": config.get("hidden_size") or config.get("n_embd"),
+        "architecture": config["architectures"][0],
         "base": Path(model.recipe["base"]).name,
         "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=100),
         "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
         "languages": [language for language in languages if len(language) == 2],
         "evaluation": _evaluation(model),
-        "tasks": manifest.tasks(model.run, model.stage, model.step),
     }
 
 
@@ -176,7 +243,7 @@ def _without_folders(value: Any) -> Any:
 
 def _evaluation(model: Model) -> list[tuple[str, str]]:
     """The measures of exactly this checkpoint: on held-out text at the end of its training, and by `evaluate`."""
-    made = model.run / model.stage / manifest.FILE
+    made, evaluated = (model.run / stage / manifest.FILE for stage in (model.stage, "evaluate"))
     if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):
         return []
     facts = storage.read_json(made)
@@ -188,19 +255,9 @@ def _evaluation(model: Model) -> list[tuple[str, str]]:
         (f"held-out {source}", f"the better answer wins in {share:.1%}")
         for source, share in facts.get("eval_accuracy", {}).items()
     ]
-    results, key = _results(model), "base" if model.stage in FOUNDATIONS else "tuned"
-    if key in results:
-        rows.append(
-            ("right answers", f"{results[key]['accuracy']:.1%} of {results[key]['questions']} held-out questions")
-        )
+    upstream = storage.read_json(evaluated)["inputs"]["upstream"] if evaluated.exists() else {}
+    if upstream.get(model.stage) == manifest.finished_identity(model.run / model.stage):  # it ran on the stage as it is
+        results = storage.read_json(evaluated.parent / "results.json")
+        if found := results.get("base" if model.stage in FOUNDATIONS else "tuned"):
+            rows.append(("right answers", f"{found['accuracy']:.1%} of {found['questions']} held-out questions"))
     return rows
-
-
-def _results(model: Model) -> dict:
-    """The results of `evaluate`, if it ran on the stage as it is now."""
-    made = model.run / "evaluate" / manifest.FILE
-    if not made.exists():
-        return {}
-    upstream = storage.read_json(made)["inputs"]["upstream"]
-    stands = upstream.get(model.stage) == manifest.finished_identity(model.run / model.stage)
-    return storage.read_json(model.run / "evaluate" / "results.json") if stands else {}

@@ -91,15 +91,61 @@ class Slices(Topology):
         return options | {"wrap": (*wrap, False)[:3]} if any(wrap) else options
 
 
-def make(generation: str, shape: tuple[int, ...], count: int, text: str) -> Slices:
-    """So many slices of that shape.
+@dataclass(frozen=True)
+class GpuHosts(Topology):
+    """Hosts with GPUs: `generation` has `gpu` in its entry of `chips.CHIPS`."""
 
-    Args:
-        text: as it was written, for messages.
+    platform: ClassVar[str] = "gpu"
+    compiler: ClassVar[str] = "jax-cuda13-plugin"
+    extra: ClassVar[str] = "gpu-plan"
+
+    @property
+    def of_host(self) -> int:
+        """GPUs of one host."""
+        return self.shape[-1]
+
+    @property
+    def of_domain(self) -> int:
+        """GPUs that NVLink connects."""
+        return min(self.chips, self.of_host * self.chip.gpu.domain)
+
+    def described(self) -> dict[str, Any]:
+        """The arguments of `get_topology_desc`: the GPU, and NVLink domains x hosts of a domain x GPUs of a host."""
+        domains, hosts = self.chips // self.of_domain, self.of_domain // self.of_host
+        shape = f"{domains}x{hosts}x{self.of_host}"
+        return {"platform": "cuda", "target_config": _target_config(self.chip), "topology": shape}
+
+
+def names(text: str) -> list[str]:
+    """The topologies in a comma-separated list; `local` may be one of them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse(text: str) -> Topology:
+    """The topology of that name.
 
     Raises:
-        UserError: there is no such slice; the message says which ones are nearest.
+        UserError: there is none; the message says what is wrong with the name and which ones exist.
     """
+    found = re.fullmatch(r"(?:(\d+) ?x )?(\w+):(\d+(?:x\d+)*)", text.strip())
+    if not found:
+        raise UserError(f"topology: {text} is not NAME:SHAPE, such as v5e:16x16, 2 x v5p:4x4x8, h100:8 or h100:16x8")
+    count, generation, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
+    chip = chips.CHIPS.get(generation)
+    if chip and chip.slices:
+        return _slices(generation, shape, count, text)
+    if chip and chip.gpu:
+        return _gpu_hosts(generation, shape, count, text)
+    there = {name: chip for name, chip in chips.CHIPS.items() if chip.slices or chip.gpu}
+    nearest = difflib.get_close_matches(generation, there, 1, 0.1)
+    told = f", nearest {nearest[0]}" if nearest else ""
+    tpus, gpus = ([name for name, chip in there.items() if bool(chip.gpu) == is_gpu] for is_gpu in (False, True))
+    known = f"TPUs {', '.join(tpus)} and GPUs {', '.join(gpus)}"
+    raise UserError(f"topology: {generation} is not known{told}; there are {known}")
+
+
+def _slices(generation: str, shape: tuple[int, ...], count: int, text: str) -> Slices:
+    """`count` slices of that shape; `text` is their name. `UserError` if there is no such slice."""
     of = chips.CHIPS[generation].slices
     if len(shape) != of.dimensions or 0 in shape or not count:
         sizes = "x".join(["4"] * of.dimensions)
@@ -127,40 +173,10 @@ def _nearest(of: SliceShapes, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return sorted(there, key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))[:2]
 
 
-@dataclass(frozen=True)
-class GpuHosts(Topology):
-    """Hosts with GPUs: `generation` has `gpu` in its entry of `chips.CHIPS`."""
+def _gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -> GpuHosts:
+    """Hosts of that shape: the GPUs of one host, or hosts and the GPUs of each; `text` is their name.
 
-    platform: ClassVar[str] = "gpu"
-    compiler: ClassVar[str] = "jax-cuda13-plugin"
-    extra: ClassVar[str] = "gpu-plan"
-
-    @property
-    def of_host(self) -> int:
-        """GPUs of one host."""
-        return self.shape[-1]
-
-    @property
-    def of_domain(self) -> int:
-        """GPUs that NVLink connects."""
-        return min(self.chips, self.of_host * self.chip.gpu.domain)
-
-    def described(self) -> dict[str, Any]:
-        """The arguments of `get_topology_desc`: the GPU, and NVLink domains x hosts of a domain x GPUs of a host."""
-        domains, hosts = self.chips // self.of_domain, self.of_domain // self.of_host
-        shape = f"{domains}x{hosts}x{self.of_host}"
-        return {"platform": "cuda", "target_config": target_config(self.chip), "topology": shape}
-
-
-def make_gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -> GpuHosts:
-    """Hosts of that shape: the GPUs of one host, or hosts and the GPUs of each.
-
-    Args:
-        count: 1; several slices are of TPUs.
-        text: as it was written, for messages.
-
-    Raises:
-        UserError: there are no such hosts.
+    `UserError` if there are no such hosts, or if several slices (`count`) are asked for.
     """
     gpu = chips.CHIPS[generation].gpu
     most, domain = max(gpu.of_host), gpu.domain
@@ -177,7 +193,7 @@ def make_gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: st
     return GpuHosts(generation, (own,) if hosts == 1 else (hosts, own))
 
 
-def target_config(chip: Chip) -> str:
+def _target_config(chip: Chip) -> str:
     """The GPU in XLA's words (`GpuTargetConfigProto`), as text. What all these GPUs have in common is written here.
 
     Without `runtime_version`, that of CUDA, XLA makes no product of 8-bit floats by CUDA's library.
@@ -212,31 +228,3 @@ def target_config(chip: Chip) -> str:
 platform_name: "CUDA"
 device_description_str: "{chip.device_kinds[0]}"
 """
-
-
-def names(text: str) -> list[str]:
-    """The topologies in a comma-separated list; `local` may be one of them."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def parse(text: str) -> Topology:
-    """The topology of that name.
-
-    Raises:
-        UserError: there is none; the message says what is wrong with the name and which ones exist.
-    """
-    found = re.fullmatch(r"(?:(\d+) ?x )?(\w+):(\d+(?:x\d+)*)", text.strip())
-    if not found:
-        raise UserError(f"topology: {text} is not NAME:SHAPE, such as v5e:16x16, 2 x v5p:4x4x8, h100:8 or h100:16x8")
-    count, generation, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
-    chip = chips.CHIPS.get(generation)
-    if chip and chip.slices:
-        return make(generation, shape, count, text)
-    if chip and chip.gpu:
-        return make_gpu_hosts(generation, shape, count, text)
-    there = {name: chip for name, chip in chips.CHIPS.items() if chip.slices or chip.gpu}
-    nearest = difflib.get_close_matches(generation, there, 1, 0.1)
-    told = f", nearest {nearest[0]}" if nearest else ""
-    tpus, gpus = ([name for name, chip in there.items() if bool(chip.gpu) == is_gpu] for is_gpu in (False, True))
-    known = f"TPUs {', '.join(tpus)} and GPUs {', '.join(gpus)}"
-    raise UserError(f"topology: {generation} is not known{told}; there are {known}")

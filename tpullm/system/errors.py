@@ -49,21 +49,20 @@ def correctable(error: BaseException) -> str | None:
     """The line for an error that the user can correct, whichever library raised it; None for any other error."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
-    return _no_space(error) or _no_access(error) or _read_only(error) or _no_memory(error) or _no_socket(error)
-
-
-def _no_space(error: BaseException) -> str | None:
-    """One line if a disk is full."""
-    where = _where(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")
-    if where is None:
-        return None
-    return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
-
-
-def _read_only(error: BaseException) -> str | None:
-    """One line if a disk can only be read."""
-    where = _where(error, (errno.EROFS,), "Read-only file system")
-    return None if where is None else f"{where or 'a disk'}: read-only file system; choose another place"
+    if (where := _where(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")) is not None:
+        return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
+    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename}: {error.strerror.lower()}; choose another place"
+    if (where := _where(error, (errno.EROFS,), "Read-only file system")) is not None:
+        return f"{where or 'a disk'}: read-only file system; choose another place"
+    text = str(error)
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search("[Oo]ut of memory", text):
+        asked = re.search(r"[Oo]ut of memory\D*allocat\D*(\d+) bytes", text)
+        size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
+        return f"out of memory{size}; use a smaller batch_size, sequence_length or model, or raise accumulation"
+    if isinstance(error, OSError) and "AF_UNIX path too long" in text:  # the sockets of worker processes
+        return "the temporary folder's path is too long; set TMPDIR to a shorter one, such as /tmp"
+    return None
 
 
 def _where(error: BaseException | None, numbers: tuple[int, ...], says: str) -> str | None:
@@ -74,28 +73,4 @@ def _where(error: BaseException | None, numbers: tuple[int, ...], says: str) -> 
             names = [getattr(error, name, None) for name in ("filename2", "filename")]  # of a copy, the second is new
             return next(filter(None, names), quoted[1] if quoted else "")
         error = error.__cause__ or error.__context__
-    return None
-
-
-def _no_access(error: BaseException) -> str | None:
-    """One line if a file or a folder can't be used."""
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"{error.filename}: {error.strerror.lower()}; choose another place"
-    return None
-
-
-def _no_memory(error: BaseException) -> str | None:
-    """One line if the memory of the machine or of a device was too small for one allocation."""
-    text = str(error)
-    if not (isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search("[Oo]ut of memory", text)):
-        return None
-    asked = re.search(r"[Oo]ut of memory\D*allocat\D*(\d+) bytes", text)
-    size = f" ({int(asked[1]) / 1e9:,.1f} GB at once)" if asked else ""
-    return f"out of memory{size}; use a smaller batch_size, sequence_length or model, or raise accumulation"
-
-
-def _no_socket(error: BaseException) -> str | None:
-    """One line if the path of temporary files is too long for the sockets of worker processes."""
-    if isinstance(error, OSError) and "AF_UNIX path too long" in str(error):
-        return "the temporary folder's path is too long; set TMPDIR to a shorter one, such as /tmp"
     return None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.formats.gguf.small_gguf import config_of, planned
-from tpullm.formats.gguf import tensors
+from tpullm.formats.gguf import block_types
 from tpullm.system.errors import UserError
 
 
@@ -19,7 +19,7 @@ def values(rows=6, width=768, scale=1.0):
 
 def held(found, kind):
     """Its values after rounding."""
-    rounded = tensors.rounded(found, kind, "a tensor")
+    rounded = block_types.rounded(found, kind, "a tensor")
     return gguf.dequantize(rounded, gguf.GGMLQuantizationType[kind]).reshape(found.shape)
 
 
@@ -67,14 +67,14 @@ def test_several_guesses_find_better_scales_than_the_first(kind, most):
 
 def test_rounding_in_parts_is_rounding_at_once(monkeypatch):
     exact = values()
-    whole = tensors.rounded(exact, "Q4_K", "a tensor")
-    monkeypatch.setattr(tensors, "_AT_ONCE", 1_000)
-    np.testing.assert_array_equal(tensors.rounded(exact, "Q4_K", "a tensor"), whole)
+    whole = block_types.rounded(exact, "Q4_K", "a tensor")
+    monkeypatch.setattr(block_types, "_AT_ONCE", 1_000)
+    np.testing.assert_array_equal(block_types.rounded(exact, "Q4_K", "a tensor"), whole)
 
 
 def test_values_beyond_float16_are_refused():
     with pytest.raises(UserError, match="f16 is too small for the values of blk.0.x; use bf16"):
-        tensors.rounded(values(scale=1e5), "F16", "blk.0.x")
+        block_types.rounded(values(scale=1e5), "F16", "blk.0.x")
     held(values(scale=1e5), "BF16")
 
 

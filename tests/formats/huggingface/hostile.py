@@ -12,25 +12,9 @@ from pathlib import Path
 from tests.formats.huggingface.published import CHATML, change, write
 
 Spoil = Callable[[Path, random.Random], object]
-ODD_VALUES = [
-    None,
-    True,
-    -1,
-    0,
-    1.5,
-    1e999,
-    float("nan"),
-    "x",
-    "",
-    [],
-    {},
-    [[]],
-    {"a": 1},
-    10**9,
-    2**63,
-    10**400,
-    -(10**12),
-]
+ODD_VALUES = [None, True, -1, 0, 1.5, 1e999, float("nan"), "x", "", [], {}, [[]], {"a": 1}]
+ODD_VALUES += [10**9, 2**63, 10**400, -(10**12)]
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # What else a config may say, and engines read.
 SETTINGS = (
     "model_type hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
@@ -59,9 +43,8 @@ def odd_family(folder: Path, chance: random.Random) -> None:
 
 
 def odd_size(folder: Path, chance: random.Random) -> None:
-    sizes = [
-        key for key in SETTINGS if key.startswith(("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos"))
-    ]
+    of_sizes = ("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos")
+    sizes = [key for key in SETTINGS if key.startswith(of_sizes)]
     change(folder / "config.json", **{chance.choice(sizes): chance.choice([10**6, 10**9, 2**31, 2**40, 2**62, 2**64])})
 
 
@@ -77,23 +60,12 @@ def odd_tokens(folder: Path, chance: random.Random) -> None:
 
 
 def odd_generation(folder: Path, chance: random.Random) -> None:
-    write(
-        folder / "generation_config.json", {"eos_token_id": chance.choice([*ODD_VALUES, [[1]], [{}], ["a"], [2**40]])}
-    )
-
-
-def whole_file(name: str, data: bytes) -> Spoil:
-    return lambda folder, _: (folder / name).write_bytes(data)
+    ends = chance.choice([*ODD_VALUES, [[1]], [{}], ["a"], [2**40]])
+    write(folder / "generation_config.json", {"eos_token_id": ends})
 
 
 def any_json(data: Callable[[random.Random], bytes]) -> Spoil:
-    names = [
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "generation_config.json",
-        "special_tokens_map.json",
-    ]
+    names = [*FILES, "special_tokens_map.json"]
     return lambda folder, chance: (folder / chance.choice(names)).write_bytes(data(chance))
 
 
@@ -126,8 +98,7 @@ def in_place_of(name: str, kind: str) -> Spoil:
 
 
 def any_place(kind: str) -> Spoil:
-    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
-    names += ["chat_template.jinja", "model.safetensors.index.json", "other.safetensors"]
+    names = [*FILES, "model.safetensors", "chat_template.jinja", "model.safetensors.index.json", "other.safetensors"]
     return lambda folder, chance: in_place_of(chance.choice(names), kind)(folder, chance)
 
 
@@ -137,6 +108,10 @@ def template(*sources: str) -> Spoil:
 
 def tokenizer(**parts) -> Spoil:
     return lambda folder, _: change(folder / "tokenizer.json", **parts)
+
+
+def pattern(regex: str) -> Spoil:
+    return tokenizer(pre_tokenizer=SPLIT | {"pattern": {"Regex": regex}})
 
 
 def doubling(folder: Path, chance: random.Random) -> None:
@@ -221,6 +196,7 @@ def linked_shard(folder: Path, chance: random.Random) -> None:
 LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}" + "{% endfor %}" * 3
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 TOO_MANY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+TWICE = b'{"eos_token_id": 1, "eos_token_id": [2, 3], "eos_token_id": {}}'
 OUT = ["../x", "/etc/passwd", "a\0b", "", ".", "..", 7, None, ["a"]]
 KINDS: dict[str, Spoil] = {
     "nothing": lambda folder, chance: None,
@@ -252,17 +228,8 @@ KINDS: dict[str, Spoil] = {
     "an odd vocabulary": odd_vocabulary,
     "an odd tokenizer": odd_tokenizer,
     "nested steps": nested_steps,
-    "a pattern that is none": tokenizer(
-        pre_tokenizer={"type": "Split", "pattern": {"Regex": "(" * 1000}, "behavior": "Isolated", "invert": False}
-    ),
-    "a pattern that is slow": tokenizer(
-        pre_tokenizer={
-            "type": "Split",
-            "pattern": {"Regex": "(a+a+)+$|(a*)*b"},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-    ),
+    "a pattern that is none": pattern("(" * 1000),
+    "a pattern that is slow": pattern("(a+a+)+$|(a*)*b"),
     "a broken table": tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     "a billion layers": config(num_hidden_layers=10**9),
     "millions of experts": config(model_type="mixtral", num_local_experts=4000, num_hidden_layers=4000),
@@ -280,9 +247,7 @@ KINDS: dict[str, Spoil] = {
     "spaces": any_json(lambda chance: b" " * (80 << 20)),
     "values": any_json(lambda chance: b"[" + b"{}," * (15 << 20) + b"1]"),
     "no UTF-8": any_json(lambda chance: b'{"a": "\xff\xfe"}'),
-    "keys twice": whole_file(
-        "generation_config.json", b'{"eos_token_id": 1, "eos_token_id": [2, 3], "eos_token_id": {}}'
-    ),
+    "keys twice": lambda folder, _: (folder / "generation_config.json").write_bytes(TWICE),
     "a number without end": any_json(lambda chance: b'{"vocab_size": ' + b"9" * 10**6 + b"}"),
     "a cut": cut,
     "a pipe": any_place("pipe"),
@@ -301,25 +266,13 @@ KINDS: dict[str, Spoil] = {
     "a header of no object": header(lambda said, chance: [said]),
     "a header without end": header(lambda said, chance: None, length=2**60),
     "a header of 90 MB": header(lambda said, chance: said | {"__metadata__": {"a": "x" * (90 << 20)}}),
-    "a million tensors": header(
-        lambda said, chance: (
-            said | {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(10**6)}
-        )
-    ),
-    "a name that talks": header(
-        lambda said, chance: {"\x1b[2J\n" * 1000 + name: value for name, value in said.items()}
-    ),
+    "a million tensors": header(lambda said, chance: said | dict.fromkeys(map(str, range(10**6)), TOO_MANY)),
+    "a name that talks": header(lambda said, chance: {"\x1b[2J\n" * 1000 + name: said[name] for name in said}),
     "an index that is a list": index(lambda chance: ["model.safetensors"]),
-    "an index that leads out": index(
-        lambda chance: {
-            "model.norm.weight": chance.choice(["../x", "/etc/passwd", "a\0b", "", ".", "..", 7, None, ["a"]])
-        }
-    ),
+    "an index that leads out": index(lambda chance: {"model.norm.weight": chance.choice(OUT)}),
     "an index of missing files": index(lambda chance: {str(n): f"{n}.safetensors" for n in range(10**4)}),
     "a giant index": index(lambda chance: {f"model.layers.{n}.x": "model.safetensors" for n in range(10**6)}),
-    "an index of other tensors": index(
-        lambda chance: {"model.norm.weight": "model.safetensors", "x": "model.safetensors"}
-    ),
+    "an index of other tensors": index(lambda chance: dict.fromkeys(("model.norm.weight", "x"), "model.safetensors")),
     "a shard elsewhere": linked_shard,
 }
 

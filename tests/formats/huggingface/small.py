@@ -6,8 +6,11 @@ original length, biases, tied and untied, a vocabulary that is a multiple of not
 
 import zlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tests.training.small import mesh
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.formats.huggingface.families import FAMILIES, Family
 from tpullm.model.architecture import Architecture
@@ -157,6 +160,20 @@ def as_ours(architecture: Architecture, family: Family, found: dict[str, np.ndar
         used.add(name)
     assert used == found.keys()
     return tensors.nested(flat)
+
+
+def logits(architecture: Architecture, params: dict, tokens: np.ndarray, segments=None, positions=None) -> np.ndarray:
+    """Our logits of rows of tokens, in float32; by default each row is one text."""
+    segments = np.ones_like(tokens) if segments is None else segments
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+
+    @jax.jit
+    def run(params):
+        model = architecture.model(params)
+        return model.logits(model(tokens, segments, positions, dtype=jnp.float32).hidden)
+
+    with jax.set_mesh(mesh()):
+        return np.asarray(run(params))
 
 
 def _pieces(architecture: Architecture, family: Family):

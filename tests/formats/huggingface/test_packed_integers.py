@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.formats.huggingface.small import GEMMA, LLAMA, MODELS, as_ours, published, rows
+from tests.formats.huggingface.small import GEMMA, LLAMA, MODELS, as_ours, logits, published, rows
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.formats.huggingface import writing
@@ -132,15 +132,8 @@ def test_transformers_gives_the_same_logits(model_type, kind, tmp_path):
     with torch.no_grad():
         theirs = model.eval()(input_ids=torch.from_numpy(tokens).long()).logits.numpy()
 
-    @jax.jit
-    def logits(params):
-        of = architecture.model(params)
-        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        return of.logits(of(tokens, jnp.ones_like(tokens), places, dtype=jnp.float32).hidden)
-
-    with jax.set_mesh(mesh()):
-        ours, unrounded = (
-            np.asarray(logits(as_ours(architecture, family, of))) for of in (unpacked(found, kind), before)
-        )
+    ours, unrounded = (
+        logits(architecture, as_ours(architecture, family, of), tokens) for of in (unpacked(found, kind), before)
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
     assert np.abs(unrounded - theirs).max() > 1e-3 * np.abs(theirs).max()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows
+from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, logits, published, rows
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
@@ -81,10 +81,10 @@ def test_logits_loss_and_gradients(name):
         return architecture.model(params).logits(hidden), *jax.value_and_grad(mean_loss)(params)
 
     with jax.set_mesh(mesh()):
-        logits, our_loss, gradient = jax.device_get(run(params))
+        our_logits, our_loss, gradient = jax.device_get(run(params))
     expected = out.logits.detach().numpy()
     # Sums in another order in float32: some roundings of 6e-8, through three layers.
-    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(our_logits, expected, atol=1e-5 * np.abs(expected).max())
     assert our_loss == pytest.approx(loss.item(), rel=1e-5)
     family = configs.FAMILIES[MODELS[name][0]]
     flat, axes = tensors.flat(gradient), tensors.flat(architecture.axes)
@@ -153,13 +153,7 @@ def test_packed_rows_are_each_document_alone(name):
     segments[0, :17], segments[0, 17:37] = 1, 2
     positions[0, :17], positions[0, 17:37] = np.arange(17), np.arange(20)
 
-    @jax.jit
-    def run(params):
-        m = architecture.model(params)
-        return m.logits(m(tokens, segments, positions, dtype=jnp.float32)[0])
-
-    with jax.set_mesh(mesh()):
-        found = np.asarray(run(params))[0]
+    found = logits(architecture, params, tokens, segments, positions)[0]
     with torch.no_grad():
         alone = [model(input_ids=torch.from_numpy(part[None]).long()).logits[0].numpy() for part in (first, second)]
     np.testing.assert_allclose(found[:17], alone[0], atol=1e-5 * np.abs(alone[0]).max())
@@ -175,13 +169,7 @@ def test_rows_padded_on_the_left(name):
     mask = (np.arange(LENGTH) >= np.array([0, 3, 17, LENGTH - 1])[:, None]).astype(np.int32)
     tokens, positions = tokens * mask, np.maximum(np.cumsum(mask, axis=1, dtype=np.int32) - 1, 0)
 
-    @jax.jit
-    def run(params):
-        m = architecture.model(params)
-        return m.logits(m(tokens, mask, positions, dtype=jnp.float32)[0])
-
-    with jax.set_mesh(mesh()):
-        found = np.asarray(run(params))
+    found = logits(architecture, params, tokens, mask, positions)
     arguments = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
     with torch.no_grad():
         wanted = model(**{key: torch.from_numpy(value).long() for key, value in arguments.items()}).logits.numpy()

@@ -4,8 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from tpullm.system.cluster.channel import Channel
-from tpullm.system.cluster.connection import Connection
+from tpullm.system.cluster.channel import Channel, Connection
 
 MADE: list[Channel] = []  # by the test that runs
 

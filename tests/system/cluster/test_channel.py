@@ -14,10 +14,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.system.cluster.channels import connect, wait_for
-from tpullm.system.cluster import channel, connection, handshake, hosts
-from tpullm.system.cluster.channel import Channel
-from tpullm.system.cluster.connection import MOST_BYTES, Connection
-from tpullm.system.cluster.join import relay
+from tpullm.system.cluster import channel, handshake, hosts
+from tpullm.system.cluster.channel import MOST_BYTES, Channel, Connection
+from tpullm.system.cluster.hosts import relay
 from tpullm.system.errors import TRY_AGAIN, HostFailed, TryAgain, UserError
 
 pytestmark = pytest.mark.usefixtures("ended")
@@ -214,7 +213,7 @@ def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
 
 def test_a_message_that_nobody_reads_ends_the_connection(monkeypatch, ended):
     """The sender must neither wait for ever nor send the rest of the message later."""
-    monkeypatch.setattr(connection, "SECONDS_TO_SEND", 0.2)
+    monkeypatch.setattr(channel, "SECONDS_TO_SEND", 0.2)
     first, _ = connect(2)
     first.start()
     first.send(1, {"kind": "long", "text": "x" * (10 << 20)})

@@ -6,7 +6,7 @@ import pytest
 
 from tests.system.cluster.channels import connect
 from tpullm.system.cluster import hosts
-from tpullm.system.cluster.connection import MOST_BYTES
+from tpullm.system.cluster.channel import MOST_BYTES
 from tpullm.system.cluster.hosts import FromFirst
 from tpullm.system.errors import HostFailed
 

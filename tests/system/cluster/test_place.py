@@ -126,7 +126,7 @@ def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
         "tpu-env": "ZONE: 'z'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.9:8080'\n"
         "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n",
     }
-    monkeypatch.setattr(place.metadata, "attribute", lambda key: told.get(key, ""))
+    monkeypatch.setattr(place, "attribute", lambda key: told.get(key, ""))
     environment = {"GCE_METADATA_HOST": "there"}
     found = find("hosts", {}, environment)
     assert (found.index, found.count, found.coordinator) == (3, 4, "10.0.0.9:8482")
@@ -141,7 +141,7 @@ def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
 
 
 def test_metadata_that_can_not_be_read_is_one_line(monkeypatch):
-    monkeypatch.setattr(place.metadata, "TRIES", 1)
+    monkeypatch.setattr(place, "TRIES", 1)
     monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
     with pytest.raises(UserError, match="the TPU's metadata can't be read"):
         find("hosts", {}, {"GCE_METADATA_HOST": "127.0.0.1:9"})

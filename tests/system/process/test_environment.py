@@ -189,7 +189,7 @@ def test_every_verb_chooses_the_platform_before_jax(without_platform, monkeypatc
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # not started again
     monkeypatch.setattr(sys, "argv", ["tpullm", verb])
-    monkeypatch.setattr(environment.compile_cache, "maintain", lambda: None)
+    monkeypatch.setattr(environment, "maintain", lambda: None)
     monkeypatch.setattr(main, "main", lambda: 0)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.storage import copies as brief_copies
 from tpullm.system.storage import gcs
-from tpullm.system.storage.trees import remove_tree
+from tpullm.system.storage.paths import remove_tree
 
 # Reads one object, says where its copy is, and waits.
 READER = """

@@ -1,9 +1,7 @@
-"""What llama.cpp computes for each family: the architecture of a GGUF file, and the settings that it knows.
+"""What llama.cpp computes for each family: the architecture of a GGUF file, and the settings of a model as its keys.
 
 An architecture in llama.cpp is code, so a setting that its code lacks can't be written into a file. Such a model is
 refused, and never written as another one. The facts are those of llama.cpp's `src/models`.
-
-The settings of a model as keys of a GGUF file.
 """
 
 import math
@@ -66,12 +64,7 @@ ARCHITECTURES = {
     "gemma2": Architecture("gemma2", activation="gelu_tanh", windows=True, output="tied", whole_scale_layers=46),
     "gemma3_text": Architecture("gemma3", activation="gelu_tanh", windows=True, whole_scale_layers=62),
     "gpt_oss": Architecture(
-        "gpt-oss",
-        biases=_ALL_BIASES,
-        windows=True,
-        output="own",
-        mlp_norm="ATTN_POST_NORM",
-        swiglu_limit=7.0,
+        "gpt-oss", biases=_ALL_BIASES, windows=True, output="own", mlp_norm="ATTN_POST_NORM", swiglu_limit=7.0
     ),
     "gpt2": Architecture(
         "gpt2", activation="gelu_tanh", biases=_ALL_BIASES, scalings=(), whole_heads=True, fused=(_QKV,)
@@ -87,13 +80,11 @@ def of_model(config: ModelConfig, model_type: str) -> Architecture:
     """
     found = ARCHITECTURES[model_type]
     for setting, value in _lacking(config, found):
-        raise UserError(
-            f"export: llama.cpp's {found.name} can't compute model.{setting}: {value}; use --format huggingface"
-        )
+        what = f"llama.cpp's {found.name} can't compute model.{setting}: {value}"
+        raise UserError(f"export: {what}; use --format huggingface")
     if config.rope_scaling.kind == "yarn" and not config.rope_scaling.truncate:
-        warn(
-            "llama.cpp rounds the bounds of YaRN to whole dimensions (model.rope_scaling.truncate): a small difference"
-        )
+        what = "llama.cpp rounds the bounds of YaRN to whole dimensions"
+        warn(f"{what} (model.rope_scaling.truncate): a small difference")
     return found
 
 
@@ -118,15 +109,12 @@ def _lacking(config: ModelConfig, found: Architecture):
         yield "swiglu_limit", config.swiglu_limit
     if not config.normalize_router:
         yield "normalize_router", "false"
-    ours, theirs = config.attention_scale or config.head_width**-0.5, attention_scale(config, found)
+    # llama.cpp knows Gemma's largest models by their number of layers.
+    is_largest = config.layers == found.whole_scale_layers
+    theirs = (config.width // config.heads if is_largest else config.head_width) ** -0.5
+    ours = config.attention_scale or config.head_width**-0.5
     if not math.isclose(ours, theirs, rel_tol=1e-6):
         yield "attention_scale", f"{ours:.6g} is not {theirs:.6g}"
-
-
-def attention_scale(config: ModelConfig, found: Architecture) -> float:
-    """The factor on attention scores in llama.cpp, which knows Gemma's largest models by their number of layers."""
-    is_largest = config.layers == found.whole_scale_layers
-    return (config.width // config.heads if is_largest else config.head_width) ** -0.5
 
 
 def write(writer, config: ModelConfig, architecture: Architecture) -> None:
@@ -168,14 +156,10 @@ def _positions(writer, config: ModelConfig) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
         writer.add_rope_scaling_factor(scaling.factor)
     if scaling.kind in ("yarn", "longrope"):
+        # Beside the factor on cosine and sine that llama.cpp computes itself, which is 1 for LongRoPE.
+        own = 0.1 * math.log(scaling.factor) + 1 if scaling.kind == "yarn" else 1
         writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
-        writer.add_rope_scaling_attn_factors(attention_factor(config))
+        writer.add_rope_scaling_attn_factors(scaling.scale / own)
     if scaling.kind == "yarn":
         writer.add_rope_scaling_yarn_beta_fast(scaling.fast)
         writer.add_rope_scaling_yarn_beta_slow(scaling.slow)
-
-
-def attention_factor(config: ModelConfig) -> float:
-    """The factor on cosine and sine beside the one that llama.cpp computes itself, `0.1 log(factor) + 1` for YaRN."""
-    scaling = config.rope_scaling
-    return scaling.scale / (0.1 * math.log(scaling.factor) + 1) if scaling.kind == "yarn" else scaling.scale

@@ -11,90 +11,72 @@ from typing import Any
 # number of the layer, the second that of the expert.
 Names = Mapping[str, str | tuple[str, ...]]
 
+
+def _linear(where: str, **matrices: str | tuple[str, ...]) -> Names:
+    """The weight and the bias of each matrix of a layer."""
+    found = {}
+    for theirs, ours in matrices.items():
+        for part in ("weight", "bias"):
+            several = tuple(f"layers.{name}.{part}" for name in ((ours,) if isinstance(ours, str) else ours))
+            found[f"{where}.{theirs}.{part}"] = several[0] if len(several) == 1 else several
+    return found
+
+
+_LAYER, _ATTENTION, _MLP = "model.layers.{}", "model.layers.{}.self_attn", "model.layers.{}.mlp"
+_QKV = ("attention.query", "attention.key", "attention.value")
 LLAMA_NAMES: Names = {
     "model.embed_tokens.weight": "embedding",
-    "model.layers.{}.input_layernorm.weight": "layers.attention_norm.scale",
-    "model.layers.{}.self_attn.q_proj.weight": "layers.attention.query.weight",
-    "model.layers.{}.self_attn.q_proj.bias": "layers.attention.query.bias",
-    "model.layers.{}.self_attn.k_proj.weight": "layers.attention.key.weight",
-    "model.layers.{}.self_attn.k_proj.bias": "layers.attention.key.bias",
-    "model.layers.{}.self_attn.v_proj.weight": "layers.attention.value.weight",
-    "model.layers.{}.self_attn.v_proj.bias": "layers.attention.value.bias",
-    "model.layers.{}.self_attn.o_proj.weight": "layers.attention.out.weight",
-    "model.layers.{}.self_attn.o_proj.bias": "layers.attention.out.bias",
-    "model.layers.{}.self_attn.q_norm.weight": "layers.attention.query_norm.scale",
-    "model.layers.{}.self_attn.k_norm.weight": "layers.attention.key_norm.scale",
-    "model.layers.{}.post_attention_layernorm.weight": "layers.mlp_norm.scale",
-    "model.layers.{}.mlp.gate_proj.weight": "layers.mlp.gate.weight",
-    "model.layers.{}.mlp.gate_proj.bias": "layers.mlp.gate.bias",
-    "model.layers.{}.mlp.up_proj.weight": "layers.mlp.up.weight",
-    "model.layers.{}.mlp.up_proj.bias": "layers.mlp.up.bias",
-    "model.layers.{}.mlp.down_proj.weight": "layers.mlp.down.weight",
-    "model.layers.{}.mlp.down_proj.bias": "layers.mlp.down.bias",
+    f"{_LAYER}.input_layernorm.weight": "layers.attention_norm.scale",
+    **_linear(_ATTENTION, q_proj=_QKV[0], k_proj=_QKV[1], v_proj=_QKV[2], o_proj="attention.out"),
+    f"{_ATTENTION}.q_norm.weight": "layers.attention.query_norm.scale",
+    f"{_ATTENTION}.k_norm.weight": "layers.attention.key_norm.scale",
+    f"{_LAYER}.post_attention_layernorm.weight": "layers.mlp_norm.scale",
+    **_linear(_MLP, gate_proj="mlp.gate", up_proj="mlp.up", down_proj="mlp.down"),
     "model.norm.weight": "norm.scale",
     "lm_head.weight": "head",
 }
 # Norms after attention and MLP (OLMo 2), and around both (Gemma 2 and 3).
 AFTER_NAMES = LLAMA_NAMES | {
-    "model.layers.{}.post_attention_layernorm.weight": "layers.attention_out_norm.scale",
-    "model.layers.{}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
+    f"{_LAYER}.post_attention_layernorm.weight": "layers.attention_out_norm.scale",
+    f"{_LAYER}.post_feedforward_layernorm.weight": "layers.mlp_out_norm.scale",
 }
-AROUND_NAMES = AFTER_NAMES | {"model.layers.{}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
+AROUND_NAMES = AFTER_NAMES | {f"{_LAYER}.pre_feedforward_layernorm.weight": "layers.mlp_norm.scale"}
 # Tensors of Llama that Phi-3 fuses.
 _FUSED = tuple(f".{part}_proj.weight" for part in ("q", "k", "v", "gate", "up"))
 PHI3_NAMES = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if not theirs.endswith(_FUSED)} | {
-    "model.layers.{}.self_attn.qkv_proj.weight": (
-        "layers.attention.query.weight",
-        "layers.attention.key.weight",
-        "layers.attention.value.weight",
-    ),
-    "model.layers.{}.mlp.gate_up_proj.weight": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+    f"{_ATTENTION}.qkv_proj.weight": tuple(f"layers.{name}.weight" for name in _QKV),
+    f"{_MLP}.gate_up_proj.weight": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
 }
 _NO_MLP = {theirs: ours for theirs, ours in LLAMA_NAMES.items() if ".mlp." not in theirs}
 MIXTRAL_NAMES = _NO_MLP | {
-    "model.layers.{}.block_sparse_moe.gate.weight": "layers.mlp.router.weight",
-    "model.layers.{}.block_sparse_moe.experts.{}.w1.weight": "layers.mlp.gate.weight",
-    "model.layers.{}.block_sparse_moe.experts.{}.w3.weight": "layers.mlp.up.weight",
-    "model.layers.{}.block_sparse_moe.experts.{}.w2.weight": "layers.mlp.down.weight",
+    f"{_LAYER}.block_sparse_moe.gate.weight": "layers.mlp.router.weight",
+    f"{_LAYER}.block_sparse_moe.experts.{{}}.w1.weight": "layers.mlp.gate.weight",
+    f"{_LAYER}.block_sparse_moe.experts.{{}}.w3.weight": "layers.mlp.up.weight",
+    f"{_LAYER}.block_sparse_moe.experts.{{}}.w2.weight": "layers.mlp.down.weight",
 }
 QWEN3_MOE_NAMES = _NO_MLP | {
-    "model.layers.{}.mlp.gate.weight": "layers.mlp.router.weight",
-    "model.layers.{}.mlp.experts.{}.gate_proj.weight": "layers.mlp.gate.weight",
-    "model.layers.{}.mlp.experts.{}.up_proj.weight": "layers.mlp.up.weight",
-    "model.layers.{}.mlp.experts.{}.down_proj.weight": "layers.mlp.down.weight",
+    f"{_MLP}.gate.weight": "layers.mlp.router.weight",
+    f"{_MLP}.experts.{{}}.gate_proj.weight": "layers.mlp.gate.weight",
+    f"{_MLP}.experts.{{}}.up_proj.weight": "layers.mlp.up.weight",
+    f"{_MLP}.experts.{{}}.down_proj.weight": "layers.mlp.down.weight",
 }
 GPT_OSS_NAMES = _NO_MLP | {
-    "model.layers.{}.self_attn.sinks": "layers.attention.sinks",
-    "model.layers.{}.mlp.router.weight": "layers.mlp.router.weight",
-    "model.layers.{}.mlp.router.bias": "layers.mlp.router.bias",
-    "model.layers.{}.mlp.experts.gate_up_proj": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
-    "model.layers.{}.mlp.experts.gate_up_proj_bias": ("layers.mlp.gate.bias", "layers.mlp.up.bias"),
-    "model.layers.{}.mlp.experts.down_proj": "layers.mlp.down.weight",
-    "model.layers.{}.mlp.experts.down_proj_bias": "layers.mlp.down.bias",
+    f"{_ATTENTION}.sinks": "layers.attention.sinks",
+    **_linear(_MLP, router="mlp.router"),
+    f"{_MLP}.experts.gate_up_proj": ("layers.mlp.gate.weight", "layers.mlp.up.weight"),
+    f"{_MLP}.experts.gate_up_proj_bias": ("layers.mlp.gate.bias", "layers.mlp.up.bias"),
+    f"{_MLP}.experts.down_proj": "layers.mlp.down.weight",
+    f"{_MLP}.experts.down_proj_bias": "layers.mlp.down.bias",
 }
 GPT2_NAMES: Names = {
     "transformer.wte.weight": "embedding",
     "transformer.wpe.weight": "position_embedding",
     "transformer.h.{}.ln_1.weight": "layers.attention_norm.scale",
     "transformer.h.{}.ln_1.bias": "layers.attention_norm.bias",
-    "transformer.h.{}.attn.c_attn.weight": (
-        "layers.attention.query.weight",
-        "layers.attention.key.weight",
-        "layers.attention.value.weight",
-    ),
-    "transformer.h.{}.attn.c_attn.bias": (
-        "layers.attention.query.bias",
-        "layers.attention.key.bias",
-        "layers.attention.value.bias",
-    ),
-    "transformer.h.{}.attn.c_proj.weight": "layers.attention.out.weight",
-    "transformer.h.{}.attn.c_proj.bias": "layers.attention.out.bias",
+    **_linear("transformer.h.{}.attn", c_attn=_QKV, c_proj="attention.out"),
     "transformer.h.{}.ln_2.weight": "layers.mlp_norm.scale",
     "transformer.h.{}.ln_2.bias": "layers.mlp_norm.bias",
-    "transformer.h.{}.mlp.c_fc.weight": "layers.mlp.gate.weight",
-    "transformer.h.{}.mlp.c_fc.bias": "layers.mlp.gate.bias",
-    "transformer.h.{}.mlp.c_proj.weight": "layers.mlp.down.weight",
-    "transformer.h.{}.mlp.c_proj.bias": "layers.mlp.down.bias",
+    **_linear("transformer.h.{}.mlp", c_fc="mlp.gate", c_proj="mlp.down"),
     "transformer.ln_f.weight": "norm.scale",
     "transformer.ln_f.bias": "norm.bias",
     "lm_head.weight": "head",
@@ -174,8 +156,17 @@ _PLAIN = {"qk_norm": "none", "scale_embeddings": False}
 _GEMMA = {"norm_unit_offset": True, "norm_placement": "both"}
 _ATTENTION_BIAS = {"attention_bias": ("qkv_bias", "out_bias")}
 _SILU = {"hidden_act": "silu"}
-_GEMMA_DEFAULTS = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "sliding_window": 4096}
-_GEMMA_DEFAULTS |= {"head_dim": 256, "query_pre_attn_scalar": 256, "num_key_value_heads": 4}
+_GELU = {"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "head_dim": 256}
+_GEMMA_DEFAULTS = _GELU | {"sliding_window": 4096, "query_pre_attn_scalar": 256, "num_key_value_heads": 4}
+
+
+def _every_layer(layer: int, config: dict) -> bool:
+    return True
+
+
+def _later_layers(layer: int, config: dict) -> bool:
+    return bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
+
 
 FAMILIES = {
     "llama": Family(
@@ -185,25 +176,21 @@ FAMILIES = {
         "MistralForCausalLM",
         fixed=_PLAIN,
         defaults=_SILU | {"sliding_window": 4096, "num_key_value_heads": 8},
-        window_of_layer=lambda layer, config: True,
+        window_of_layer=_every_layer,
         lists_windows=False,
     ),
     "qwen2": Family(
         "Qwen2ForCausalLM",
         fixed=_PLAIN | {"qkv_bias": True},
         defaults=_SILU | {"max_window_layers": 28, "sliding_window": 4096, "num_key_value_heads": 32},
-        window_of_layer=lambda layer, config: (
-            bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
-        ),
+        window_of_layer=_later_layers,
     ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         fixed=_PLAIN | {"qk_norm": "head"},
         defaults=_SILU | {"max_window_layers": 28, "sliding_window": 4096, "num_key_value_heads": 32, "head_dim": 128},
         biases=_ATTENTION_BIAS,
-        window_of_layer=lambda layer, config: (
-            bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
-        ),
+        window_of_layer=_later_layers,
     ),
     "olmo2": Family(
         "Olmo2ForCausalLM",
@@ -218,15 +205,14 @@ FAMILIES = {
         names=PHI3_NAMES,
         fixed=_PLAIN,
         defaults=_SILU | {"rms_norm_eps": 1e-5},
-        window_of_layer=lambda layer, config: True,
+        window_of_layer=_every_layer,
         lists_windows=False,
     ),
     "gemma": Family(
         "GemmaForCausalLM",
         keys=LLAMA_KEYS | {"activation": "hidden_activation"},
         fixed={"norm_unit_offset": True, "qk_norm": "none"},
-        defaults={"hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True}
-        | {"head_dim": 256, "num_key_value_heads": 16},
+        defaults=_GELU | {"num_key_value_heads": 16},
         biases=_ATTENTION_BIAS,
         # Gemma was trained with the tanh approximation, which its first published files call `gelu`.
         only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "hidden_activation": ("gelu_pytorch_tanh", None)},
@@ -257,7 +243,7 @@ FAMILIES = {
         fixed=_PLAIN,
         defaults=_SILU
         | {"num_key_value_heads": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0},
-        window_of_layer=lambda layer, config: True,
+        window_of_layer=_every_layer,
         lists_windows=False,
     ),
     "qwen3_moe": Family(

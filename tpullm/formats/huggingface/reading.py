@@ -1,23 +1,37 @@
-"""Reads a Hugging Face directory: its config, and its tensors, one at a time, into our stacked parameters."""
+"""Reads a Hugging Face directory: its config, and its tensors, one at a time, into our stacked parameters.
+
+Weights are safetensors, in one file or in shards with an index. They are foreign. What is read from a file's header is
+bounded before the library reads it: the library holds the places and shapes of all tensors against the length of the
+file.
+"""
 
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.formats.huggingface.families import FAMILIES, Family
-from tpullm.formats.huggingface.weight_files import WeightFiles
 from tpullm.recipe.schema import ModelConfig
+from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.log import one_line
 from tpullm.tokenizer.json_files import read_json
 
 Tree = Any
+DTYPES = {"F32": np.dtype("float32"), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype("float16")}
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# Open files are mapped into memory. They are closed after this many bytes of tensors.
+MAPPED_BYTES = 1 << 28
+PART_BYTES = 1 << 26
+MOST_HEADER_BYTES = 1 << 24  # about 150,000 tensors; the largest known has a tenth of it
 MOST_MISSING = 100_000  # tensors that an error counts
 # Tables that older versions of transformers saved with the model, and recomputed when they loaded it.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
@@ -28,6 +42,101 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
     path = folder / "config.json"
     config = read_json(path)
     return configs.read(config, str(path)), FAMILIES[config["model_type"]]
+
+
+@contextmanager
+def opened(folder: Path, single: str = SINGLE) -> Iterator["WeightFiles"]:
+    """The tensors of a directory; `UserError` if files are missing or broken.
+
+    Args:
+        single: the name of the file, if it is one.
+    """
+    with ExitStack() as stack:
+        yield WeightFiles(folder, stack, single)
+
+
+class WeightFiles:
+    """The tensors of a directory, by name. Open it with `opened`.
+
+    Attributes:
+        files: the file of each tensor.
+        size: the bytes of all files.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack, single: str = SINGLE):
+        self.folder, self._stack, self._open, self._mapped = folder, stack, {}, 0
+        index = folder / INDEX
+        if index.exists() and single == SINGLE:
+            self.files = read_json(index).get("weight_map")
+            if not isinstance(self.files, dict) or not all(isinstance(name, str) for name in self.files.values()):
+                raise UserError(f"{index}: its weight_map does not name a file for each tensor; fetch it again")
+        elif (folder / single).exists():
+            self.files = dict.fromkeys(self._handle(single).keys(), single)
+        else:
+            raise UserError(f"{folder}: holds neither {SINGLE} nor {INDEX}; other formats of weights are not read")
+        self.size = sum(map(self._size, sorted(set(self.files.values()))))
+
+    def _size(self, name: str) -> int:
+        try:
+            return storage.check_file(storage.inside(self.folder, name, self.folder / INDEX))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.folder / name}: this shard is missing; fetch it again") from None
+
+    def __call__(self, name: str) -> np.ndarray:
+        """One tensor in its stored type."""
+        tensor = self._read(name, lambda handle: handle.get_tensor(name))
+        self._mapped += tensor.nbytes
+        if self._mapped > MAPPED_BYTES:
+            self._stack.close()
+            self._open, self._mapped = {}, 0
+        return tensor
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """One tensor in its stored type, in parts of about `PART_BYTES` along its first dimension."""
+        shape, size = self.shape(name), self.numpy_dtype(name).itemsize
+        rows = max(1, PART_BYTES // max(1, size * math.prod(shape[1:])))
+        for first in range(0, shape[0] if shape else 1, rows):
+            part = slice(first, min(first + rows, shape[0])) if shape else ...
+            yield self._read(name, lambda handle, part=part: handle.get_slice(name)[part])
+
+    def numpy_dtype(self, name: str) -> np.dtype:
+        """The type of one tensor; `UserError` if it is no floating-point type, so the checkpoint is quantized."""
+        kind = self._read(name, lambda handle: handle.get_slice(name).get_dtype())
+        if kind not in DTYPES:
+            raise UserError(f"{self.folder}: {name!s:.80} is {kind}; use the checkpoint that was not quantized")
+        return DTYPES[kind]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        return tuple(self._read(name, lambda handle: handle.get_slice(name).get_shape()))
+
+    def _read(self, name: str, read: Callable):
+        try:
+            return read(self._handle(self.files[name]))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises errors of its own and of the standard library
+            raise UserError(
+                f"{self.folder / self.files[name]}: {name!s:.80} can't be read ({one_line(str(error), 200)}); fetch it "
+                "again"
+            ) from None
+
+    def _handle(self, file: str):
+        from safetensors import safe_open
+
+        if file not in self._open:
+            path = storage.inside(self.folder, file, self.folder)
+            size = storage.check_file(path)
+            with open(path, "rb") as start:
+                header = int.from_bytes(start.read(8), "little")
+            try:
+                if not 2 <= header <= min(size - 8, MOST_HEADER_BYTES):
+                    raise ValueError(f"a header of {header:,} bytes")
+                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="numpy"))
+            except Exception as error:
+                why = one_line(str(error), 200)
+                raise UserError(f"{self.folder / file}: not a whole safetensors file ({why}); fetch it again") from None
+        return self._open[file]
 
 
 def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers: int) -> list[tuple]:
@@ -41,7 +150,10 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
         UserError: tensors are missing, unknown or of another shape; the error names them.
     """
     shapes, axes = tensors.flat(shapes), tensors.flat(axes)
-    named = _as_named(source.files, family)
+    # Names in the files may lack the prefix of the model.
+    prefix = next(iter(family.names)).split(".")[0] + "."
+    lacks = not any(name.startswith(prefix) for name in source.files)
+    named = {prefix + name if lacks and not name.startswith("lm_head.") else name: name for name in source.files}
     # The files say how many tensors there are. A config that asks for millions more is not counted to its end.
     wanted = list(itertools.islice(tensors.pieces(family, shapes, layers), len(named) + MOST_MISSING))
     over = {name for name in named if not _COMPUTED.search(name)} - {name for name, _, _ in wanted}
@@ -61,6 +173,25 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
             )
         found.append((named[name], ours, place, inputs))
     return found
+
+
+def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
+    """Accept a second copy of tied weights if it is equal to the first; else `UserError`."""
+    embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
+    if "lm_head.weight" in over and embedding:
+        head, table = named["lm_head.weight"], named[embedding]
+        if source.shape(head) != source.shape(table) or not np.array_equal(source(head), source(table)):
+            raise UserError(
+                f"{source.folder}: config.json ties the output layer to the embedding, and lm_head.weight is another "
+                "table; set tie_word_embeddings to false if the model was trained so"
+            )
+        over.discard("lm_head.weight")
+
+
+def _some(what: str, names) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} {', '.join(name[:80] for name in names[:3])}{more}" if names else ""
 
 
 def stored(source: WeightFiles, wanted: list[tuple]) -> dict[str, np.dtype]:
@@ -123,30 +254,3 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
-
-
-def _as_named(files: dict[str, str], family: Family) -> dict[str, str]:
-    """The family's names of the tensors → their names in the files, which may lack the prefix of the model."""
-    prefix = next(iter(family.names)).split(".")[0] + "."
-    if any(name.startswith(prefix) for name in files):
-        return {name: name for name in files}
-    return {name if name.startswith("lm_head.") else prefix + name: name for name in files}
-
-
-def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
-    """Accept a second copy of tied weights if it is equal to the first; else `UserError`."""
-    embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
-    if "lm_head.weight" in over and embedding:
-        head, table = named["lm_head.weight"], named[embedding]
-        if source.shape(head) != source.shape(table) or not np.array_equal(source(head), source(table)):
-            raise UserError(
-                f"{source.folder}: config.json ties the output layer to the embedding, and lm_head.weight is another "
-                "table; set tie_word_embeddings to false if the model was trained so"
-            )
-        over.discard("lm_head.weight")
-
-
-def _some(what: str, names) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what} {', '.join(name[:80] for name in names[:3])}{more}" if names else ""

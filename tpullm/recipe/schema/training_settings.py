@@ -154,7 +154,6 @@ class CheckpointConfig:
         local: a folder on each host's own disk, for more frequent saves. Training resumes from the newest. Empty: none.
         local_every_minutes: save in `local` after this many minutes. 0 is never by time.
         local_every_steps: save in `local` after this many steps. 0 is never by steps.
-        local_copies: save in `local` also what another host alone has, so its disk may be lost. A save costs twice.
     """
 
     every_steps: NonNegativeInt = 500
@@ -165,7 +164,6 @@ class CheckpointConfig:
     local: str = ""
     local_every_minutes: NonNegativeFloat = 1.0
     local_every_steps: NonNegativeInt = 0
-    local_copies: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
-from tpullm.system.cluster.channel import Channel
-from tpullm.system.cluster.connection import MOST_BYTES, Connection, Message
+from tpullm.system.cluster.channel import MOST_BYTES, Channel, Connection, Message
 from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
 from tpullm.system.log import warn
 

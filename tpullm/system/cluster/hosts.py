@@ -1,75 +1,155 @@
-"""What the hosts of one training do together: wait for each other, exchange values, refuse to differ, fail.
+"""The hosts of one training: become one of them, and what they do together: wait, exchange values, differ, fail, leave.
 
 One process alone is one host, and then nothing here waits. With several hosts, host 0 writes files and log lines; the
 others read a file after a `barrier`. `jax.experimental.multihost_utils` would need arrays of one shape and a running
 JAX, and a host that fails would leave the others in a collective.
-
-What host 0 tells the others in its own time: they wait for it as long as nothing comes, and it waits for nobody.
 """
 
+import contextlib
+import hashlib
+import importlib.metadata
 import json
+import os
+import platform
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from tpullm.system.cluster import channel
-from tpullm.system.cluster.channel import Channel, Message
-from tpullm.system.cluster.connection import MOST_BYTES
+from tpullm import __version__
+from tpullm.system import log
+from tpullm.system.cluster import channel, handshake
+from tpullm.system.cluster.channel import MOST_BYTES, Channel, Message
+from tpullm.system.cluster.place import SLURM, Place
 from tpullm.system.errors import UserError
 
+SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
+SECONDS_OF_A_DAY = 86_400
+# What decides numbers, tokens and, when a model is evaluated on all hosts, which words are looked at.
+COMPARED = ("jax", "jaxlib", "numpy", "sentencepiece", "tokenizers", "sudachipy")
+THIS_MACHINE = ("127.0.0.1", "localhost")
 _PIECE = MOST_BYTES // 8  # characters, which may become several bytes each
-
-
-class FromFirst:
-    """Values (JSON) of any length, in the order in which host 0 tells them.
-
-    Args:
-        name: what they are about; another one for each `FromFirst`.
-        channel: to the other hosts. All hosts must have made their `FromFirst` before host 0 tells anything.
-    """
-
-    def __init__(self, name: str, channel: Channel):
-        self._kind, self._channel = f"told {name}", channel
-        self._pieces: list[str] = []
-        self._whole: deque[str] = deque()
-        channel.handlers[self._kind] = self._arrive
-
-    def tell(self, value: Any) -> None:
-        """On host 0: tell the others."""
-        text = json.dumps(value)
-        for start in range(0, len(text), _PIECE):
-            message = {"kind": self._kind, "text": text[start : start + _PIECE], "ends": start + _PIECE >= len(text)}
-            self._channel.broadcast(message)
-
-    def next(self) -> Any:
-        """On the others: the next value, as soon as it is there.
-
-        Raises:
-            HostFailed: another host failed.
-        """
-        self._channel.wait(lambda: self._whole)
-        return json.loads(self._whole.popleft())
-
-    def _arrive(self, sender: int, message: Message) -> None:
-        if sender or not isinstance(message["text"], str):
-            raise ValueError("no words of host 0")
-        if self._channel.index == 0:
-            return
-        with self._channel.changed:
-            self._pieces.append(message["text"])
-            if message["ends"]:
-                self._whole.append("".join(self._pieces))
-                self._pieces = []
-                self._channel.changed.notify_all()
-
 
 _channel: Channel | None = None
 _turn = 0  # how many times this host has gathered
 _complete = 0  # on host 0: how many times all hosts have
 _arrived: dict[int, tuple[str, Any]] = {}  # on host 0: name and value of the turn that is not complete, by host
 _gathered: dict[int, list[Any]] = {}  # by turn
+
+
+def join(place: Place) -> None:
+    """Connect to the other hosts, then start JAX on them; before anything asks JAX for a device.
+
+    Raises:
+        UserError: hosts are missing, contradict each other, or run different code.
+    """
+    if place.count == 1:
+        return
+    if not place.is_first:
+        log.speak_as(f"host {place.index}", only_warns=True)
+    name, own_secret = socket.gethostname(), handshake.take(os.environ)
+    host, _, port = place.coordinator.rpartition(":")
+    host = host.strip("[]")
+    # Host 0 listens where the others may come from: everywhere, or on this machine only.
+    address = "127.0.0.1" if host in THIS_MACHINE else "0.0.0.0"
+    if place.is_first:
+        if not own_secret and host not in THIS_MACHINE:
+            log.warn(
+                f"hosts: {handshake.VARIABLE} is not set, so whoever reaches port {port} of this machine can join; "
+                "set it to the same random text on all hosts"
+            )
+        notice = {"jax_port": handshake.free_port()}
+        connected = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, notice, own_secret, address)
+        jax_port = notice["jax_port"]
+    else:
+        connected, notice = handshake.connect(
+            host, int(port), place.index, place.count, name, SECONDS_TO_JOIN, own_secret
+        )
+        jax_port = relay(host, notice["jax_port"])
+    use(connected)
+    agree("the code", _code())
+    _start_jax(place, jax_port, address)
+    log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(connected.names)}")
+
+
+def _start_jax(place: Place, port: int, address: str) -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX's preemption service would replace our handler of SIGTERM, which saves.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            f"127.0.0.1:{port}",
+            place.count,
+            place.index,
+            # Under Slurm, JAX gives each process of a machine its own devices.
+            cluster_detection_method=None if place.source == SLURM else "deactivate",
+            coordinator_bind_address=f"{address}:{port}",
+            # The channel notices a host that is gone. JAX's own heartbeats go by a clock that may be set an hour on.
+            heartbeat_timeout_seconds=SECONDS_OF_A_DAY,
+        )
+    except RuntimeError as error:
+        raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error
+
+
+def _code() -> dict[str, str]:
+    """What must be equal for hosts to compute the same: versions, and the hash of each source file of this package."""
+    package = Path(__file__).parents[2]
+    files = {str(path.relative_to(package.parent)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
+    versions = {name: importlib.metadata.version(name) for name in COMPARED}
+    return {"tpullm": __version__, "python": platform.python_version(), **versions} | {
+        name: hashlib.sha256(content).hexdigest()[:12] for name, content in files.items()
+    }
+
+
+def relay(host: str, port: int) -> int:
+    """A port of this machine that forwards to `host:port`, and stays open when that side closes.
+
+    Through it JAX talks to its coordinator. JAX aborts a process in C++ 0.1 to 0.3 s after that connection closes, also
+    with `jax_enable_recoverability` (JAX 0.12), before the channel can say who is gone.
+    """
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            near, _ = server.accept()
+            threading.Thread(target=_forward_both, args=(near, host, port), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    return server.getsockname()[1]
+
+
+def _forward_both(near: socket.socket, host: str, port: int) -> None:
+    while True:
+        try:
+            far = socket.create_connection((host, port), timeout=60)
+            break
+        except OSError:
+            time.sleep(0.1)  # host 0 has not started JAX's coordinator yet; JAX has its own time limit
+    far.settimeout(None)
+    threading.Thread(target=_forward, args=(near, far), daemon=True).start()
+    _forward(far, near)
+
+
+def _forward(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+
+
+def leave() -> None:
+    """At the end of a command that succeeded: wait for all hosts, then disconnect."""
+    if _channel is None:
+        return
+    import jax
+
+    barrier("the end")
+    _channel.leave()
+    jax.distributed.shutdown()
 
 
 def use(connected: Channel) -> None:
@@ -201,3 +281,46 @@ def wait_for_cause(error: BaseException) -> None:
     """After a collective failed: give the channel time to report the host that is gone, which is then the cause."""
     if _channel is not None and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
         time.sleep(channel.SECONDS_TO_WARN + channel.SECONDS_BETWEEN_BEATS)
+
+
+class FromFirst:
+    """Values (JSON) of any length that host 0 tells the others in its own time, in its order; it waits for nobody.
+
+    Args:
+        name: what they are about; another one for each `FromFirst`.
+        channel: to the other hosts. All hosts must have made their `FromFirst` before host 0 tells anything.
+    """
+
+    def __init__(self, name: str, channel: Channel):
+        self._kind, self._channel = f"told {name}", channel
+        self._pieces: list[str] = []
+        self._whole: deque[str] = deque()
+        channel.handlers[self._kind] = self._arrive
+
+    def tell(self, value: Any) -> None:
+        """On host 0: tell the others."""
+        text = json.dumps(value)
+        for start in range(0, len(text), _PIECE):
+            message = {"kind": self._kind, "text": text[start : start + _PIECE], "ends": start + _PIECE >= len(text)}
+            self._channel.broadcast(message)
+
+    def next(self) -> Any:
+        """On the others: the next value, as soon as it is there.
+
+        Raises:
+            HostFailed: another host failed.
+        """
+        self._channel.wait(lambda: self._whole)
+        return json.loads(self._whole.popleft())
+
+    def _arrive(self, sender: int, message: Message) -> None:
+        if sender or not isinstance(message["text"], str):
+            raise ValueError("no words of host 0")
+        if self._channel.index == 0:
+            return
+        with self._channel.changed:
+            self._pieces.append(message["text"])
+            if message["ends"]:
+                self._whole.append("".join(self._pieces))
+                self._pieces = []
+                self._channel.changed.notify_all()

@@ -16,6 +16,7 @@ Google's metadata server, which tells a machine about itself; `GCE_METADATA_HOST
 """
 
 import argparse
+import contextlib
 import os
 import re
 import socket
@@ -255,19 +256,14 @@ def _from_hosts_file(environment: Mapping[str, str]) -> Place | None:
         raise UserError(
             f"hosts: {file} names {len(names)} hosts and BATCH_TASK_COUNT is {place.count}; set taskCountPerNode: 1"
         )
-    own = {socket.gethostname(), socket.getfqdn(), *_addresses(socket.gethostname())}
+    own = {socket.gethostname(), socket.getfqdn()}
+    with contextlib.suppress(OSError):
+        own |= {entry[4][0] for entry in socket.getaddrinfo(socket.gethostname(), None)}
     own |= {name.split(".")[0] for name in own if not name.replace(".", "").isdigit()}
     found = [index for index, name in enumerate(names) if {name, name.split(".")[0]} & own]
     if len(found) != 1:
         raise UserError(f"hosts: {socket.gethostname()} is {len(found)} times in {file}; give --hosts.*")
     return replace(place, index=found[0], coordinator=f"{names[0]}:{_ports(environment)[0]}")
-
-
-def _addresses(name: str) -> set[str]:
-    try:
-        return {entry[4][0] for entry in socket.getaddrinfo(name, None)}
-    except OSError:
-        return set()
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Place | None:

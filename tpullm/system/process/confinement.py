@@ -151,20 +151,16 @@ def confine(kept: set[int], seconds: int, memory_bytes: int) -> None:
     for before, after in zip(edges, edges[1:], strict=False):
         os.closerange(before + 1, after)
     os.chdir("/")
-    limit("RLIMIT_AS", _reserved_bytes() + memory_bytes, for_good=True)
+    reserved = 1 << 30
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
+        reserved = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit("RLIMIT_AS", reserved + memory_bytes, for_good=True)
     limit("RLIMIT_CPU", seconds + 1, for_good=True)  # for what does not end at the signal of the next limit
     limit("RLIMIT_CPU", seconds)
     for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"):
         limit(name, 0, for_good=True)
     if not permit_only_computing():
         sys.addaudithook(_refuse)
-
-
-def _reserved_bytes() -> int:
-    """The address space that this process has."""
-    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    return 1 << 30
 
 
 def _refuse(event: str, arguments: tuple) -> None:

@@ -86,8 +86,12 @@ class Isolated:
         return [found[key] for key in keys]
 
     def _call(self, child: Child, arguments: list) -> Outcome:
+        seconds = self._clock_seconds + START_SECONDS
         try:
-            kind, *content = self._ask(child, arguments)
+            try:
+                kind, *content = child.ask(arguments, seconds)
+            except Ended:  # something has ended it, such as a machine without memory
+                kind, *content = child.ask(arguments, seconds)
         except Ended as end:
             raise UserError(
                 f"the process for what a model wrote ends at its start (exit code {end.code}); "
@@ -97,12 +101,6 @@ class Isolated:
             why = content[0]
             raise UserError(f"no process can be started for what a model wrote ({why}); free memory or processes")
         return Outcome(*content)
-
-    def _ask(self, child: Child, arguments: list) -> list:
-        seconds = self._clock_seconds + START_SECONDS
-        with contextlib.suppress(Ended):  # something has ended it, such as a machine without memory
-            return child.ask(arguments, seconds)
-        return child.ask(arguments, seconds)
 
     def close(self) -> None:
         """End the children, and begin no further call."""
@@ -120,7 +118,9 @@ def serve() -> None:
     """Have calls done until the pipe is closed; what a child runs."""
     pipes = Pipes()
     function, program, seconds, clock_seconds, memory_bytes = next(pipes.requests())
-    works = [_function(name) for name in (function, program) if name]  # before `nobody`, who may not read all files
+    names = [name.split(":") for name in (function, program) if name]
+    # Before this process becomes `nobody`, who may not read all files.
+    works = [getattr(importlib.import_module(module), name) for module, name in names]
     leave_the_machine(function.split(".")[0])
     while pipes.wait():
         try:
@@ -128,11 +128,6 @@ def serve() -> None:
         except OSError as error:
             reply = ["failed", str(error)]
         pipes.reply(json.dumps(reply))
-
-
-def _function(name: str) -> Callable:
-    module, name = name.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes) -> Outcome:
@@ -153,7 +148,12 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
 
     try:
         for work in (judge, program)[: len(works)]:
-            forks.append(_fork(work))
+            if (fork := os.fork()) == 0:
+                try:
+                    work()
+                finally:  # whatever it may raise is not told
+                    os._exit(0)
+            forks.append(fork)
         for end in (its, sides[0].detach(), sides[1].detach()):
             os.close(end)
         reported = _read(mine, deadline, pipes)
@@ -164,16 +164,6 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
     if not reported:  # it is still in the pipe, as what comes next
         os._exit(1)
     return Outcome(_last(reported), is_over or signal.SIGXCPU in ends)
-
-
-def _fork(work: Callable[[], None]) -> int:
-    """A process that does `work` and ends; whatever it may raise is not told."""
-    if (fork := os.fork()) == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return fork
 
 
 def _end(fork: int) -> int:

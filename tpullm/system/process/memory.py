@@ -41,14 +41,11 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
             folder, names = ("sys/fs/cgroup/memory", _FIRST) if controllers else ("sys/fs/cgroup", _SECOND)
             # In a container the path may be that outside of it; then the folders that are missing have no limit.
             for path in (PurePosixPath(own), *PurePosixPath(own).parents):
-                yield from _left_in_group(root / folder / path.relative_to("/"), *names)
-
-
-def _left_in_group(folder: Path, limit: str, used: str, files: str) -> Iterator[int]:
-    limits, uses = _lines(folder / limit), _lines(folder / used)
-    if limits and uses and limits[0].isdigit():  # otherwise it is `max`
-        again = [int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == files]
-        yield int(limits[0]) - int(uses[0]) + sum(again)
+                group = root / folder / path.relative_to("/")
+                limits, uses, parts = (_lines(group / name) for name in (*names[:2], "memory.stat"))
+                if limits and uses and limits[0].isdigit():  # otherwise it is `max`
+                    again = [int(line.split()[1]) for line in parts if line.split()[0] == names[2]]
+                    yield int(limits[0]) - int(uses[0]) + sum(again)
 
 
 def _lines(file: Path) -> list[str]:

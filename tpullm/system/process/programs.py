@@ -91,18 +91,13 @@ def decode(found: Any, other: Callable[[str, Any], Any]) -> Any:
     if mark == "int":
         return int(*parts, 16)
     if mark == "type":
-        return _type(*parts)
+        found = getattr(builtins, *parts, None)
+        if not isinstance(found, type):
+            raise ValueError(*parts)
+        return found
     if mark not in _MAKE:
         return other(mark, *parts)
     return _MAKE[mark]([decode(part, other) for part in parts])
-
-
-def _type(name: str) -> type:
-    """A type of Python's own, such as `int`."""
-    found = getattr(builtins, name, None)
-    if not isinstance(found, type):
-        raise ValueError(name)
-    return found
 
 
 MOST_BYTES = 1 << 24  # of a message

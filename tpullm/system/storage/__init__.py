@@ -1,8 +1,7 @@
 """Files on local disks and on `gs://`: `from tpullm.system import storage; storage.write_json(...)`.
 
-paths.py: which of both a path is. atomic.py: atomic writes. trees.py: folders. hashing.py: SHA-256. copies.py: local
-copies. brief_copies.py: those that are removed. foreign.py: names and files of others. mirror.py: files that grow.
-gcs.py: requests to `gs://`, imported only when one is needed.
+paths.py: which of both a path is; folders, hashes. atomic.py: atomic writes. copies.py: local copies. foreign.py: names
+and files of others. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only when one is needed.
 """
 
 from tpullm.system.storage.atomic import (
@@ -18,13 +17,16 @@ from tpullm.system.storage.atomic import (
 )
 from tpullm.system.storage.copies import brief_copy, cache_folder, copy, local_copy, make_private, remove_unread_copies
 from tpullm.system.storage.foreign import check_file, inside, read_bounded
-from tpullm.system.storage.paths import explain, is_remote, path, remote
-from tpullm.system.storage.trees import (
+from tpullm.system.storage.paths import (
+    explain,
     files,
     hash_file,
     hash_json,
+    is_remote,
     md5s,
     move_tree,
+    path,
+    remote,
     remove_empty,
     remove_tree,
     room_for,

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.system.errors import UserError
-from tpullm.system.storage.paths import is_remote, remote
-from tpullm.system.storage.trees import LAST, remove_tree
+from tpullm.system.storage.paths import LAST, is_remote, remote, remove_tree
 
 
 @contextlib.contextmanager
@@ -73,7 +72,12 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             yield Path(folder)
-            _replace_remote(Path(folder), path, replaces)
+            names = [str(file.relative_to(folder)) for file in Path(folder).rglob("*") if file.is_file()]
+            if not replaces and path.exists():
+                raise UserError(f"{path}: is not an empty folder any more; choose another one")
+            remove_tree(path)
+            remote().upload_all(Path(folder), path, sorted(set(names) - {LAST}))
+            remote().upload_all(Path(folder), path, [name for name in names if name == LAST])
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -94,15 +98,6 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace_remote(folder: Path, target: Path, replaces: bool) -> None:
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    if not replaces and target.exists():
-        raise UserError(f"{target}: is not an empty folder any more; choose another one")
-    remove_tree(target)
-    remote().upload_all(folder, target, [name for name in names if name != LAST])
-    remote().upload_all(folder, target, [name for name in names if name == LAST])
 
 
 def _sync(path: Path) -> None:

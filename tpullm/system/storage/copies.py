@@ -24,8 +24,7 @@ from typing import Any, BinaryIO
 from tpullm.system.errors import UserError
 from tpullm.system.storage.atomic import atomic_directory, remove_partials
 from tpullm.system.storage.foreign import check_names, writable_by_others
-from tpullm.system.storage.paths import is_remote, remote
-from tpullm.system.storage.trees import hash_json, remove_tree, room_for
+from tpullm.system.storage.paths import hash_json, is_remote, remote, remove_tree, room_for
 
 LOCK = ".lock"
 SECONDS_IN_USE = 86_400.0  # another process may still read a copy of an older version
@@ -83,7 +82,9 @@ def local_copy(path: Path) -> Path:
                 with atomic_directory(home / version) as folder:
                     into = (path, folder / path.name) if status.is_directory else (path.parent, folder)
                     remote().download_all(*into, list(found))
-                _remove_old(home, version)
+                for other in home.iterdir():  # versions that no process can be reading any more
+                    if other.name not in (version, LOCK) and other.stat().st_mtime < time.time() - SECONDS_IN_USE:
+                        shutil.rmtree(other, ignore_errors=True)
     return copied
 
 
@@ -100,13 +101,6 @@ def check_private(folder: Path, path: Path) -> None:
     """Make a folder in the cache; `UserError` if others may write the copy of `path` there."""
     if why := make_private(folder):
         raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
-
-
-def _remove_old(home: Path, version: str) -> None:
-    """Remove copies of other versions that no process can be reading any more."""
-    for other in home.iterdir():
-        if other.name not in (version, LOCK) and other.stat().st_mtime < time.time() - SECONDS_IN_USE:
-            shutil.rmtree(other, ignore_errors=True)
 
 
 FOLDER, BRIEF_LOCK, COPY = "brief", "lock", "copy"
@@ -138,18 +132,14 @@ def brief_copy(path: Path) -> Iterator[Path]:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # until who copies it has done so, or failed; then look again
                 continue
             if not found:
-                _fetch(path, status.st_size, home)
+                remove_partials(home)  # of a process that was killed
+                room_for(status.st_size, home)
+                with atomic_directory(home / COPY) as folder:
+                    remote().download_all(path.parent, folder, [path.name])
                 with _alone():  # or the copy could be removed while one kind of lock becomes the other
                     fcntl.flock(lock, fcntl.LOCK_SH)
             yield copied
             return
-
-
-def _fetch(path: Path, size: int, home: Path) -> None:
-    remove_partials(home)  # of a process that was killed
-    room_for(size, home)
-    with atomic_directory(home / COPY) as folder:
-        remote().download_all(path.parent, folder, [path.name])
 
 
 def remove_unread_copies() -> None:

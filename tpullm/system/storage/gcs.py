@@ -213,8 +213,9 @@ class Status:
         return self.generation
 
 
+@epath.register_path_cls("gs://")
 class BucketPath(gpath.PosixGPath):
-    """A path `gs://bucket/...`; a file is one request. Unpickled in another process, it connects there."""
+    """A path `gs://bucket/...`, for Orbax too; a file is one request. Unpickled elsewhere, it connects there."""
 
     def __reduce__(self):
         return path, (str(self),)
@@ -328,18 +329,11 @@ def _send(target: BucketPath, upload: Callable, *arguments: Any) -> None:
 
 
 def path(text: str) -> BucketPath:
-    """The path of `gs://bucket/...`."""
-    _have_others_use_it()
-    return BucketPath(text.rstrip("/"))
-
-
-@functools.cache
-def _have_others_use_it() -> None:
-    """Have Orbax use these paths, and TensorStore the same server."""
+    """The path of `gs://bucket/...`. TensorStore will use the same server."""
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator if "://" in emulator else f"http://{emulator}")
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    epath.register_path_cls("gs://")(BucketPath)
+    return BucketPath(text.rstrip("/"))
 
 
 def files(folder: BucketPath) -> dict[str, Status]:
