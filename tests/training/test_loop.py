@@ -11,13 +11,11 @@ import pytest
 
 from tests.training.counter import Counting
 from tpullm.cli.main import main
-from tpullm.recipe.schema import OptimizerConfig
 from tpullm.system.cluster.requests import Requests
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.training import diagnosis, evaluation, pace, programs, saves, step
 from tpullm.training.job import RollBack
 from tpullm.training.metrics import read
-from tpullm.training.optimizer.chain import learning_rate, learning_rates
 from tpullm.training.pace import Pace, stop_signal
 
 
@@ -312,11 +310,3 @@ def test_the_log_of_a_model_with_experts_tells_their_loads(tiny_tokens):
         assert len(row["expert_loads"]) == 4 and row["balance_loss"] > 0.9
         assert 0 <= row["expert_load"]["lowest"] <= min(row["expert_loads"])
         assert row["expert_load"]["highest"] >= max(row["expert_loads"])
-
-
-def test_the_logged_learning_rates_are_the_schedule():
-    for schedule in ("cosine", "wsd"):
-        config = OptimizerConfig(schedule=schedule, warmup_steps=5)
-        one_by_one = [float(learning_rate(config, 40)(number)) for number in range(40)]
-        # float32, and one program may round otherwise than its operations one by one
-        np.testing.assert_allclose(learning_rates(config, 40), one_by_one, rtol=1e-6)

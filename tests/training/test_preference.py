@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cli.test_finetune import arrays
@@ -142,6 +142,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()) + 1e-7)
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(0, 1000))
 def test_every_pair_is_in_an_epoch_once_and_whole(count, seed):
     found = some_pairs(count, seed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli.main import main
 from tpullm.data.stream import Stream
-from tpullm.formats.checkpoints import Checkpoints
-from tpullm.formats.models import find, steps
+from tpullm.formats.models import find
+from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, SkipConfig, TrainConfig
+from tpullm.system.errors import UserError
+from tpullm.training import resume
+from tpullm.training.resume import Start
 
 KEYS = ["--pretrain.log_every=4", "--pretrain.evaluate_every=0"]  # 30 steps, by the program of the tiny run
 PATIENT = ["--pretrain.optimizer.skip.patience=3"]
@@ -74,41 +78,35 @@ def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_
     assert after == json.loads(capsys.readouterr().out), "step 10 is made of batch 14"
 
 
-@pytest.mark.slow
-def test_killed_after_the_rollback_it_ends_with_the_same_bits(tiny_tokens, never_saw, poison, monkeypatch):
-    """Nothing of the rollback was saved yet, so it is decided again."""
-    reference, save, stage = never_saw([[10, 4]]), Checkpoints.save, tiny_tokens / "pretrain"
-    poison({11, 12, 13})
-    seen = []
-
-    def killed(self, step, *rest):
-        seen.append(step)
-        if step == 15 and seen.count(15) == 1:
-            raise KeyboardInterrupt
-        return save(self, step, *rest)
-
-    monkeypatch.setattr(Checkpoints, "save", killed)
-    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS, *PATIENT]) == 130
-    assert steps(stage / "checkpoints") == [5, 10]
-    assert main(["pretrain", "--run", str(tiny_tokens), *KEYS, *PATIENT]) == 0
-    assert_same_bits(reference, stage)
-    assert sum("rolled_back" in row for row in rows(stage)) == 1
-
-
-@pytest.mark.slow
-def test_without_a_checkpoint_it_begins_anew_and_at_last_it_stops(tiny_tokens, never_saw, poison, capsys):
-    """Two rollbacks to the beginning, then a third in vain; another bound on them lets the same command resume."""
-    stage, options = tiny_tokens / "pretrain", [*KEYS, *PATIENT, "--pretrain.checkpoint.every_steps=0"]
-    poison({1, 2, 3, 6, 7, 8, 9, 10, 11})
-    assert main(["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.optimizer.skip.rollbacks=2"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("rolls back to step 0") == 2
-    assert "has rolled back 2 times" in said and "lower optimizer.peak_lr" in " ".join(said.split())
-    assert not (stage / "manifest.json").exists()
-    assert main(["pretrain", "--run", str(tiny_tokens), *options]) == 0
-    assert_same_bits(never_saw([[0, 12]]), stage)
+@pytest.mark.parametrize(
+    ("saved", "every", "bad", "target", "kept"),
+    [
+        ([5, 10, 15], 5, 14, 10, [15]),
+        ([5, 10, 13], 5, 14, 10, [13]),  # saved by the clock, which must not decide a result
+        ([7, 11], 0, 14, 11, []),
+        ([10, 15], 5, 17, 10, [15]),  # made while steps were skipped
+        ([15], 5, 17, 15, []),  # the oldest has the state from before them
+        ([], 5, 14, 0, []),
+    ],
+)
+def test_where_it_rolls_back_to(tmp_path, monkeypatch, saved, every, bad, target, kept):
+    """Before it a few times; then the training ends."""
+    stage, skip = tmp_path / "pretrain", SkipConfig(patience=3, rollbacks=2)
+    for step in saved:
+        (stage / "checkpoints" / str(step)).mkdir(parents=True)
+    (stage / "tokenizer").mkdir(parents=True)
+    monkeypatch.setattr(resume, "described", lambda folder, step: SimpleNamespace(horizons=[[0, 20], [step, 30]]))
+    monkeypatch.setattr(resume, "steps", lambda folder: saved)
+    config = TrainConfig(steps=30, checkpoint=CheckpointConfig(every_steps=every), optimizer=OptimizerConfig(skip=skip))
+    found = resume.rolled_back(stage, Start(0, [[0, 30]], [[1, 2]]), bad, config)
+    assert (found.step, found.left_out) == (target, [[1, 2], [target, bad - target]])
+    assert found.horizons == ([[0, 20], [target, 30]] if target else [[0, 30]])
+    assert sorted(int(path.name) for path in (tmp_path / "replaced").glob("*/checkpoints/*")) == kept
+    with pytest.raises(UserError, match="up to step 14 were skipped, and it has rolled back 2 times"):
+        resume.rolled_back(stage, found, 14, config)
 
 
+@pytest.mark.ci
 def test_one_bad_step_is_skipped_and_told(tiny_tokens, poison, capsys):
     poison({6})
     assert main(["pretrain", "--run", str(tiny_tokens), *KEYS]) == 0

@@ -5,16 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.small import ARCHITECTURE, EXPERTS, batch, mesh
+from tests.training.small import ARCHITECTURE, EXPERTS, batch, begun, mesh
 from tpullm.formats.checkpoints import Checkpoints
 from tpullm.formats.huggingface.tensors import flat
 from tpullm.model.architecture import is_hidden, is_matrix, sides
 from tpullm.model.mesh import planned_mesh
 from tpullm.model.rows import put
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, TrainConfig
-from tpullm.training.optimizer.chain import learning_rate, make_optimizer
-from tpullm.training.state import abstract, initial
-from tpullm.training.step import make_step
+from tpullm.training.optimizer.chain import decay_begin, learning_rate, learning_rates, make_optimizer
+from tpullm.training.state import abstract
 
 LOSS = jnp.ones(())  # of a step that is not skipped
 KINDS = [
@@ -27,36 +26,44 @@ KINDS = [
 
 
 def test_cosine_rises_to_the_peak_and_falls_to_the_last():
-    rate = learning_rate(OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_fraction=0.1), steps=110)
-    values = np.array([float(rate(step)) for step in range(110)])
+    config = OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_fraction=0.1)
+    values = learning_rates(config, 110)
     np.testing.assert_allclose(values[:10], np.arange(1, 11) / 10, rtol=1e-6)
     np.testing.assert_allclose(values[60], 0.55, rtol=1e-3)
     assert (np.diff(values[10:]) < 0).all()
-    np.testing.assert_allclose(float(rate(110)), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(values[-1], 0.1, rtol=5e-3)
+    for step in (0, 9, 10, 60, 109):  # one program may round otherwise than its operations one by one
+        np.testing.assert_allclose(values[step], float(learning_rate(config, 110)(step)), rtol=1e-6)
 
 
 def test_wsd_is_constant_until_the_decay():
     config = OptimizerConfig(peak_lr=1.0, schedule="wsd", warmup_steps=10, decay_fraction=0.2)
-    values = np.array([float(learning_rate(config, 100)(step)) for step in range(101)])
+    values = learning_rates(config, 100)
     np.testing.assert_allclose(values[10:81], 1.0)
-    np.testing.assert_allclose(values[90], 0.5, rtol=1e-6)
-    np.testing.assert_allclose(values[100], 0.0, atol=1e-7)
+    np.testing.assert_allclose(values[[90, 99]], [0.5, 0.05], rtol=1e-5)
+    assert decay_begin(config, 100) == 80
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_a_run_shorter_than_its_warmup_still_has_finite_rates(schedule, steps):
-    rate = learning_rate(OptimizerConfig(schedule=schedule, warmup_steps=100), steps)
-    assert all(np.isfinite(float(rate(step))) and float(rate(step)) > 0 for step in range(steps))
+    rates = learning_rates(OptimizerConfig(schedule=schedule, warmup_steps=100), steps)
+    assert np.isfinite(rates).all() and (rates > 0).all()
+
+
+def first_updates(config, axes, params, *grads):
+    """The first update of each of some gradients."""
+    optimizer = make_optimizer(config, 1000, axes)
+    update = jax.jit(lambda params, grads: optimizer.update(grads, optimizer.init(params), params, loss=LOSS)[0])
+    with jax.set_mesh(mesh()):
+        return [update(params, each) for each in grads]
 
 
 def test_the_update_is_adamw_with_decay_on_matrices_only():
     config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5, clip_norm=1e9)
     axes = {"matrix": ("layers", "embed", "mlp"), "scale": ("layers", "embed")}
-    optimizer = make_optimizer(config, 1000, axes)
     params = {"matrix": jnp.full((2, 3, 4), 2.0), "scale": jnp.full((2, 3), 2.0)}
-    grads = {"matrix": jnp.full((2, 3, 4), -0.3), "scale": jnp.full((2, 3), -0.3)}
-    updates, _ = optimizer.update(grads, optimizer.init(params), params, loss=LOSS)
+    (updates,) = first_updates(config, axes, params, jax.tree.map(lambda leaf: leaf * -0.15, params))
     # The first update of Adam is the sign of the gradient; the decay adds rate * decay * parameter.
     np.testing.assert_allclose(updates["scale"], 0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["matrix"], 0.1 - 0.1 * 0.5 * 2.0, atol=1e-6)
@@ -64,10 +71,8 @@ def test_the_update_is_adamw_with_decay_on_matrices_only():
 
 def test_a_long_gradient_is_scaled_to_the_clip_norm():
     config = OptimizerConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=1.0, epsilon=1.0)
-    optimizer = make_optimizer(config, 1000, {"w": ("embed",)})
-    params = {"w": jnp.zeros(2)}
-    long, _ = optimizer.update({"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params, loss=LOSS)
-    unit, _ = optimizer.update({"w": jnp.array([0.6, 0.8])}, optimizer.init(params), params, loss=LOSS)
+    grads = ({"w": jnp.array(value)} for value in ([30.0, 40.0], [0.6, 0.8]))
+    long, unit = first_updates(config, {"w": ("embed",)}, {"w": jnp.zeros(2)}, *grads)
     np.testing.assert_allclose(long["w"], unit["w"], rtol=1e-5)
 
 
@@ -94,17 +99,14 @@ def test_the_sides_of_a_matrix():
 
 @pytest.mark.parametrize(
     ("kind", "moments"),
-    [("adafactor", "float32"), ("muon", "bfloat16"), pytest.param("adamw", "float32", marks=pytest.mark.slow)],
+    [KINDS[0], *(pytest.param(*of, marks=pytest.mark.slow) for of in (KINDS[2], KINDS[-1]))],
 )
 def test_only_matrices_decay_whatever_the_kind(kind, moments):
     """With a gradient of 0 only the decay is left: rate * decay * parameter, of matrices."""
     config = OptimizerConfig(kind=kind, moments=moments, peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
     axes = {**EXPERTS.axes, "balance": ("layers", "experts")}
-    optimizer = make_optimizer(config, 1000, axes)
-    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 2.0), {**EXPERTS.shapes, "balance": jnp.zeros((2, 5))})
-    with jax.set_mesh(mesh()):
-        grads = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params, loss=LOSS)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0), {**EXPERTS.shapes, "balance": np.zeros((2, 5))})
+    (updates,) = first_updates(config, axes, params, jax.tree.map(np.zeros_like, params))
     for name, update in flat(updates).items():
         decay = 0.1 * 0.5 * 2.0 if is_matrix(flat(axes)[name]) else 0.0
         np.testing.assert_allclose(update, -decay, rtol=1e-6, err_msg=name)
@@ -139,16 +141,14 @@ def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
 
 
 @pytest.mark.parametrize(
-    ("kind", "moments"), [pytest.param("adafactor", "float32", marks=pytest.mark.slow), ("muon", "bfloat16")]
+    ("kind", "moments"), [KINDS[1], *(pytest.param(*of, marks=pytest.mark.slow) for of in (KINDS[2], KINDS[-1]))]
 )
 def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path):
     config = TrainConfig(batch_size=4, optimizer=OptimizerConfig(kind, moments, peak_lr=1e-2, warmup_steps=1))
     with jax.set_mesh(on := mesh()):
         optimizer = make_optimizer(config.optimizer, 4, ARCHITECTURE.axes)
         target = abstract(ARCHITECTURE, optimizer, on)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-        state = jax.jit(lambda key: initial(ARCHITECTURE, optimizer, key), out_shardings=shardings)(jax.random.key(0))
-        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0)
+        step, state, _ = begun(ARCHITECTURE, on, optimizer, config)
         checkpoints = Checkpoints(tmp_path, CheckpointConfig())
         for number in range(4):
             state, _ = step(state, put(on, batch(seed=number)))

@@ -82,12 +82,16 @@ def test_bad_data_on_any_of_eight_devices_is_skipped_on_all():
     assert found == {bad: [[1, 2, 3, 4, 5, 6, 7, 8, 0], True] for bad in ("nan", "inf")}
 
 
+@functools.cache
+def of_one(config):
+    """An optimizer of one parameter, compiled once: its fresh state and its update."""
+    optimizer = skip_bad_steps(optax.sgd(1.0), config)
+    return optimizer.init(jnp.zeros(1)), jax.jit(optimizer.update)
+
+
 def judged(losses, norms=None, config=SKIP, updates=None):
     """How many steps in a row are skipped after each of these losses and gradient norms."""
-    optimizer = skip_bad_steps(optax.sgd(1.0), config)
-    params = jnp.zeros(1)
-    update = jax.jit(functools.partial(optimizer.update))
-    state, found = optimizer.init(params), []
+    (state, update), params, found = of_one(config), jnp.zeros(1), []
     for loss, norm in zip(losses, norms or [1.0] * len(losses), strict=True):
         gradient = jnp.full(1, norm) * (1.0 if updates is None else updates)
         _, state = update(gradient, state, params, loss=jnp.float32(loss))
