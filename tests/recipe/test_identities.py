@@ -3,6 +3,7 @@
 `identities.json` was recorded before recipes were validated by pydantic. A run that was begun before resumes after.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -20,12 +21,13 @@ RECORDED = json.loads(Path(__file__).with_name("identities.json").read_text())
 
 
 def identities(name: str) -> dict[str, str]:
-    """The first figures of the hash of the whole recipe, and of what each stage is made from, if it had all it needs.
+    """The first figures of the hash of what each stage is made from, if it had all it needs.
 
     Text, tokens and a published model are stand-ins, in a run directory in the working directory.
     """
     recipe, run = parsing.of_command_line([name]), Path("runs", name)
-    made = {"recipe": parsing.dump(recipe), "corpus": manifest.plain(result(recipe.corpus) | {"sources": ""})}
+    sources = {"sources": list(map(dataclasses.asdict, recipe.corpus.sources))}
+    made = {"corpus": manifest.plain(result(recipe.corpus) | sources)}
     if recipe.base:
         manifest.write(run / "base", {"from": "elsewhere"}, folder=str(storage.path(recipe.base)))
     for stage in ("documents", "tokens"):
