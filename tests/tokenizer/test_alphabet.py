@@ -45,7 +45,10 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
     for character in set(text) - chosen.rare:
         assert has_token(made, character)
     for character in chosen.rare:
-        assert made.encode(character) == [made._byte_id(byte) for byte in character.encode()]
+        assert [made.piece(token) for token in made.encode(character)] == [f"<0x{b:02X}>" for b in character.encode()]
+    names = [made.piece(token) for token in range(512)]
+    fixed = [name for name in names if name.startswith("<") and name.endswith(">") or name in ("\n", " ")]
+    assert len(fixed) == trainer.fixed_tokens(SMALL)
     counts = {character: text.count(character) for character in set(text)}
     assert min(counts[c] for c in set(text) - chosen.rare) >= max(counts[c] for c in chosen.rare)
 
@@ -67,41 +70,41 @@ def test_a_vocabulary_that_grew_says_so(tmp_path, capsys):
     assert "tokenizer: the vocabulary grew from 512 to 1,024, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("counts", "covering"), [([1999, 1], 1), ([1998, 1, 1], 2), ([1] * 2000, 1999)])
+def test_the_characters_that_cover_a_text_are_no_more_than_needed(counts, covering):
+    assert 0.9995 * 2000 == 1999
+    text = "".join(chr(0x4E00 + number) * count for number, count in enumerate(counts))
+    assert trainer.choose([text], SMALL).covering == covering
+
+
+@pytest.mark.parametrize(("characters", "size"), [(57, 512), (58, 768), (121, 768), (122, 1024)])
+def test_a_vocabulary_is_a_multiple_of_256_in_which_characters_take_a_quarter_at_most(characters, size):
+    """282 tokens that every vocabulary has, and four for each character."""
+    config = TokenizerConfig(vocabulary_size=300, largest_vocabulary=10**6)
+    every = "".join(chr(0x4E00 + number) for number in range(characters))
+    assert trainer.fixed_tokens(config) == 282 and trainer.choose([every], config).vocabulary_size == size
+
+
 SCRIPTS = st.sampled_from([(0x41, 26), (0x3041, 86), (0x4E00, 3000), (0xAC00, 2000), (0x1F300, 700), (0x400, 64)])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(scripts=st.lists(SCRIPTS, min_size=1, max_size=3), seed=st.integers(0, 99), words=st.booleans())
 def test_text_in_any_script_trains_and_comes_back(tmp_path_factory, scripts, seed, words):
     drawn = random.Random(seed)
     every = [chr(first + number) for first, count in scripts for number in range(count)]
     texts = ["".join(drawn.choices(every, k=40)) + drawn.choice(["", "。\n", ". "]) for _ in range(120)]
     config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=words)
-    folder = tmp_path_factory.mktemp("any")
-    made = trainer.train([("", text) for text in texts], config, folder / "model")
-    assert 512 <= made.vocabulary_size <= 1024 or made.vocabulary_size < 512
+    made = trainer.train([("", text) for text in texts], config, tmp_path_factory.mktemp("any") / "model")
+    assert made.vocabulary_size <= 1024
     for text in texts[:20]:
         assert made.decode(made.encode(text)) == text
-
-
-def test_the_tokens_that_every_vocabulary_has_are_counted(tmp_path):
-    made = trainer.train([("zh", line) for line in many_characters(1000)], SMALL, tmp_path / "model")
-    processor = made._processor
-    special = [i for i in range(512) if processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)]
-    assert len(special) + len(["\n", " "]) == trainer.fixed_tokens(SMALL)
 
 
 def test_characters_that_just_fit_all_get_tokens():
     every = "".join(chr(0x4E00 + number) for number in range(ROOM))
     assert trainer.choose([every], SMALL).rare == frozenset()
     assert len(trainer.choose([every + "本"], SMALL).rare) == 1
-
-
-def test_the_characters_that_cover_a_text_are_no_more_than_needed():
-    assert 0.9995 * 2000 == 1999
-    assert trainer._covering([1999, 1]) == 1
-    assert trainer._covering([1998, 1, 1]) == 2
-    assert trainer._covering([1] * 2000) == 1999
 
 
 @given(
@@ -130,10 +133,3 @@ def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, 
     chosen = trainer.choose(["aaaabbbccd"], config)
     assert chosen.vocabulary_size == (size or trainer.fixed_tokens(config) + 4)
     assert (chosen.characters, chosen.others, chosen.rare) == (characters, 4 - characters, frozenset())
-
-
-@pytest.mark.parametrize(("characters", "size"), [(57, 512), (58, 768), (121, 768), (122, 1024)])
-def test_a_vocabulary_is_a_multiple_of_256_in_which_characters_take_a_quarter_at_most(characters, size):
-    """282 tokens that every vocabulary has, and four for each character."""
-    config = TokenizerConfig(vocabulary_size=300, largest_vocabulary=10**6)
-    assert trainer.fixed_tokens(config) == 282 and trainer._grown(characters, config) == size

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_text_comes_back_from_the_bytes_of_its_tokens(folder, text):
     tokenizer = _tokenizer(folder)
     ids = tokenizer.encode(text)

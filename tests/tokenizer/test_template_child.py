@@ -6,8 +6,7 @@ from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK, TOOL_TALK, T
 from tpullm.system.errors import UserError
 from tpullm.system.process import limited
 from tpullm.system.process.limited import Limited
-from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
-from tpullm.tokenizer.template_child import TemplateChild
+from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, TemplateChild
 
 HIDDEN = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
 
@@ -40,7 +39,7 @@ def test_errors_keep_their_kind():
     ("source", "message"),
     [
         ("{{ 'a' * 3000000000 }}", "needs more than 1 GiB of memory"),
-        ("{{ 'a' * 100000000 }}", r"it becomes 100,000,\d+ bytes"),
+        ("{{ 'a' * 70000000 }}", r"it becomes 70,000,\d+ bytes"),
         ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "maximum recursion depth exceeded"),
         ("{{ ''.__class__.__mro__ }}", "is unsafe"),
     ],

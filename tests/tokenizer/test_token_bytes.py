@@ -1,7 +1,7 @@
 """The bytes of a token are those that its decoder would write."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
@@ -12,16 +12,15 @@ BYTE_LEVEL = {"decoder": {"type": "ByteLevel"}}
 METASPACE = {"decoder": {"type": "Sequence", "decoders": [{"type": "Replace"}, {"type": "ByteFallback"}]}}
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_letters_stand_for_the_bytes_that_the_library_means(text):
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    table = published._byte_letters()
-    assert bytes(table[letter] for piece, _ in split for letter in piece) == text.encode()
-
-
-def test_each_byte_has_one_letter():
-    table = published._byte_letters()
-    assert sorted(table.values()) == list(range(256)) and set(table) == set(pre_tokenizers.ByteLevel.alphabet())
+    ids = {piece: number for number, piece in enumerate(dict.fromkeys(piece for piece, _ in split))}
+    table = published.all_bytes(BYTE_LEVEL, ids, set(), set(), "file") if ids else []
+    assert b"".join(table[ids[piece]] for piece, _ in split) == text.encode()
+    letters = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    assert len(set(published.all_bytes(BYTE_LEVEL, letters, set(), set(), "file"))) == 256
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,7 @@
 import dataclasses
-import hashlib
 import io
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -64,16 +60,9 @@ def assert_round_trip(made, text):
     assert not special & set(ids)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=STRINGS)
 def test_decoding_gives_back_any_text(plain, text):
-    assert_round_trip(plain, text)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@given(text=STRINGS)
-def test_decoding_gives_back_ten_thousand_texts(plain, text):
     assert_round_trip(plain, text)
 
 
@@ -92,7 +81,7 @@ def test_every_character_survives(plain):
     assert plain.decode(plain.encode(everything)) == everything
 
 
-def test_a_lone_surrogate_is_refused(plain):
+def test_half_of_a_surrogate_pair_is_refused(plain):
     with pytest.raises(UserError, match=r"character 2 is U\+D800"):
         plain.encode("ab\ud800")
     with pytest.raises(UserError, match=r"U\+DFFF"):
@@ -102,9 +91,6 @@ def test_a_lone_surrogate_is_refused(plain):
 def test_bytes_of_a_token_join_to_characters(plain):
     assert [plain.bytes_of(token) for token in plain.encode("👍")] == [bytes([byte]) for byte in "👍".encode()]
     assert plain.bytes_of(plain.end_id) == plain.bytes_of(plain.bos_id) == b""
-
-
-def test_half_a_character_decodes_to_the_replacement(plain):
     assert plain.decode(plain.encode("👍")[:2]) == "\ufffd"
 
 
@@ -181,28 +167,22 @@ def test_special_tokens_have_fixed_ids_and_reserved_ones_follow(plain):
     assert names[8:] == [f"<|reserved_{i}|>" for i in range(PLAIN.reserved_tokens)]
 
 
-TRAIN = """
-import os, sys
-if sys.argv[1]:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-sys.path[:0] = sys.argv[3:]
-import dataclasses, importlib.util, pathlib, test_trainer
-from tpullm.tokenizer import trainer
-config = dataclasses.replace(test_trainer.PLAIN, words=importlib.util.find_spec("sudachipy") is not None)
-trainer.train(test_trainer.TEXTS, config, pathlib.Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't take cores from a process")
-def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path):
-    hashes = set()
-    for one_core in ("", "one core"):
-        path = tmp_path / f"{one_core}.model"
-        root = str(Path(__file__).parents[2])
-        arguments = [sys.executable, "-c", TRAIN, one_core, str(path), root, os.path.dirname(os.path.abspath(__file__))]
-        subprocess.run(arguments, check=True)
-        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
-    assert len(hashes) == 1
+def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path, plain):
+    """The scores are multiples of 1/64: their sums are exact in float32, so equally likely splits compare alike."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})  # the threads of the trainer inherit it
+        made = tokenizer.train(TEXTS, PLAIN, tmp_path / "model").serialized()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert made == plain.serialized()
+    model = sentencepiece_model_pb2.ModelProto.FromString(made)
+    assert not model.trainer_spec.HasField("seed_sentencepieces_file")
+    scores = [piece.score for piece in model.pieces]
+    assert all((score * 64).is_integer() for score in scores) and len(set(scores)) > 20
 
 
 def test_lines_longer_than_the_trainer_takes_are_learnt(tmp_path):
@@ -228,10 +208,10 @@ def test_character_models_have_a_token_for_each_character(tmp_path):
     assert_round_trip(made, f"{text}é👍{SPACE}")
 
 
-def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(tmp_path):
+def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(tmp_path, capsys):
     config = TokenizerConfig(model_type="char", vocabulary_size=285)
     made = tokenizer.train([("en", "aaaabbbbccccdddd ")], config, tmp_path / "model")
-    assert made.vocabulary_size == 285
+    assert made.vocabulary_size == 285 and not capsys.readouterr().err
     assert_round_trip(made, "abcd  天気\n")
 
 
@@ -256,29 +236,18 @@ def test_no_text_is_refused(texts, tmp_path):
         tokenizer.train(texts, PLAIN, tmp_path / "model")
 
 
+@pytest.mark.parametrize("content", [None, b"", b"not a model", b"\x00" * 100, "cut off"])
+def test_a_missing_or_broken_model_is_refused(tmp_path, plain, content):
+    if content is not None:
+        whole = plain.serialized()
+        (tmp_path / "tokenizer.model").write_bytes(whole[: len(whole) // 2] if content == "cut off" else content)
+    with pytest.raises(UserError, match="no such tokenizer" if content is None else "tokenizer.model: not a"):
+        load(tmp_path)
+
+
 def test_training_and_loading_say_nothing(tmp_path, capfd):
     load(tokenizer.train(TEXTS, PLAIN, tmp_path / "tokenizer.model") and tmp_path)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_missing_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no such tokenizer"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
-def test_a_broken_model_is_refused(tmp_path, content):
-    (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(UserError, match="tokenizer.model: not a"):
-        load(tmp_path)
-
-
-def test_a_cut_off_model_is_refused(tmp_path, plain):
-    model = tmp_path / "tokenizer.model"
-    tokenizer.train(TEXTS, PLAIN, model)
-    model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
-    with pytest.raises(UserError, match="not a"):
-        load(model)
 
 
 def test_a_model_without_chat_tokens_is_refused(tmp_path):
@@ -289,54 +258,24 @@ def test_a_model_without_chat_tokens_is_refused(tmp_path):
         load(tmp_path / "other.model")
 
 
-def test_scores_are_the_trainers_in_64ths():
-    """Sums of multiples of 1/64 are exact in float32, so equally likely splits compare alike everywhere."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    scores = [-1.0, -3.14159, -8.0077, 0.0, -12.345678]
-    raw = sentencepiece_model_pb2.ModelProto(pieces=[{"piece": str(n), "score": s} for n, s in enumerate(scores)])
-    raw.trainer_spec.seed_sentencepieces_file = "/tmp/somewhere"
-    made = sentencepiece_model_pb2.ModelProto.FromString(tokenizer._finished(raw.SerializeToString()))
-    assert not made.trainer_spec.HasField("seed_sentencepieces_file")
-    for piece, score in zip(made.pieces, scores, strict=True):
-        assert (piece.score * 64).is_integer() and abs(piece.score - score) <= 1 / 128
-
-
-ABOUT = [
-    # asked, model, got, characters, others, rare
-    (
-        (500, "unigram", 400, 5, 0, ""),
-        "the text has too few different pieces for tokenizer.vocabulary_size 500; 400 were found",
-    ),
-    ((500, "unigram", 500, 5, 0, ""), ""),
-    ((500, "unigram", 500, 5, 7, "x"), "5 characters have a token of their own, 7 rarer ones are written as bytes"),
-    ((500, "unigram", 600, 5, 0, ""), "the vocabulary grew from 500 to 600, 5 characters have a token of their own"),
-    ((500, "char", 400, 5, 0, ""), ""),
-    ((0, "char", 400, 5, 3, ""), ""),
-]
-
-
-@pytest.mark.parametrize(("case", "said"), ABOUT)
-def test_the_log_says_why_a_vocabulary_is_otherwise_than_asked(case, said):
-    asked, model_type, got, characters, others, rare = case
-    config = dataclasses.replace(PLAIN, vocabulary_size=asked, model_type=model_type)
-    chosen = trainer.Alphabet(got, characters, others, characters, frozenset(rare))
-    assert tokenizer._about_size(config, got, chosen) == said
-
-
 CHAT = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 
 
 @pytest.mark.parametrize("lacking", [*CHAT, "bytes", "space"])
 def test_a_model_that_lacks_one_thing_is_refused(lacking):
-    chosen = trainer.choose(ENGLISH, PLAIN)
-    options = tokenizer._trainer_options(PLAIN, chosen) | {"hard_vocab_limit": False}
-    options["control_symbols"] = [piece for piece in CHAT if piece != lacking]
-    options |= {"byte_fallback": False} if lacking == "bytes" else {}
-    lines = [line.strip() for line in ENGLISH]
-    if lacking == "space":
-        options["required_chars"], lines = "", [line.replace(" ", "") for line in lines]
+    lines = [line.strip().replace(" ", "" if lacking == "space" else " ") for line in ENGLISH]
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines * 9), model_writer=model, **options)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 9),
+        model_writer=model,
+        vocab_size=375,
+        hard_vocab_limit=False,
+        control_symbols=[piece for piece in CHAT if piece != lacking],
+        byte_fallback=lacking != "bytes",
+        required_chars="" if lacking == "space" else SPACE,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
     with pytest.raises(UserError, match=rf"it has no {re.escape(lacking)}\)"):
         TrainedTokenizer(model.getvalue(), "file")

@@ -1,5 +1,9 @@
-"""Chat templates: Jinja programs that turn a conversation into text, run as transformers does."""
+"""Chat templates: Jinja programs that turn a conversation into text, run as transformers does.
 
+A template is a foreign program, and some never end or fill the memory: `TemplateChild` runs it in a child with limits.
+"""
+
+import contextlib
 import datetime
 import functools
 import json
@@ -7,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 
 # Stand around what a template marks as the assistant's. No text has these characters (Unicode noncharacters).
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
@@ -83,13 +88,18 @@ class ChatTemplate:
     def _refuse_hidden(self, messages: Messages, tools: Tools, add_generation_prompt: bool, text: str) -> None:
         """Refuse a template that leaves out tools, calls or their results: `text` is then the same without them."""
         messages = list(messages)
-        without = {
-            "tools": (messages, None),
-            "tool_calls": ([_without_calls(message) for message in messages], tools),
-            "messages of the role `tool`": ([said for said in messages if said["role"] != "tool"], tools),
-        }
-        for what, (fewer, other) in without.items():
-            if (fewer, other) != (messages, tools) and self._shows(text, fewer, other, add_generation_prompt):
+        no_calls = [{key: value for key, value in message.items() if key != "tool_calls"} for message in messages]
+        no_results = [message for message in messages if message["role"] != "tool"]
+        for what, fewer, other in (
+            ("tools", messages, None),
+            ("tool_calls", no_calls, tools),
+            ("messages of the role `tool`", no_results, tools),
+        ):
+            same = None
+            if (fewer, other) != (messages, tools):
+                with contextlib.suppress(UserError):  # the template may refuse these
+                    same = self._render(fewer, other, add_generation_prompt)
+            if same == text:
                 raise self._leaves_out(what)
 
     def _leaves_out(self, what: str) -> UserError:
@@ -97,13 +107,6 @@ class ChatTemplate:
             f"{self._where}: its chat template leaves out {what}; take them out of the examples, or give a template "
             "that shows them"
         )
-
-    def _shows(self, text: str, messages: Messages, tools: Tools, add_generation_prompt: bool) -> bool:
-        """Whether `text` is how the template shows a conversation; it may refuse it."""
-        try:
-            return self._render(messages, tools, add_generation_prompt) == text
-        except UserError:
-            return False
 
     def _added(self, messages: Messages, tools: Tools, number: int, text: str) -> Answer:
         """Where in `text` the answer `messages[number]` is: what it adds to the messages before it."""
@@ -148,10 +151,6 @@ def _with_text_arguments(message: Message) -> Message:
         text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         calls.append(call | {"function": call["function"] | {"arguments": text}})
     return message | {"tool_calls": calls}
-
-
-def _without_calls(message: Message) -> Message:
-    return {key: value for key, value in message.items() if key != "tool_calls"}
 
 
 def _marked(text: str) -> list[Answer]:
@@ -200,3 +199,53 @@ def compiled(template: str):
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),
     }
     return environment.from_string(template)
+
+
+class TemplateChild:
+    """A `ChatTemplate` in a child process, with the same arguments and the same methods."""
+
+    def __init__(self, source: str, tokens: dict[str, str], where: str):
+        self._program, self._where, self._child = (source, tokens, where), where, Limited()
+
+    def prompt(self, messages: Messages, tools: Tools = None) -> str:
+        """A conversation as text, up to the place where the model answers."""
+        return self._shown("prompt", messages, tools)[0]
+
+    def shown(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+        """A conversation as text, and where in it the answers are; it raises what `ChatTemplate.shown` raises."""
+        return self._shown("shown", messages, tools)
+
+    def last(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+        """The same for the last answer alone; the last message is the assistant's."""
+        return self._shown("last", messages, tools)
+
+    def _shown(self, method: str, messages: Messages, tools: Tools) -> tuple[str, list[Answer]]:
+        called = (f"{__name__}:show", method, *self._program, list(messages), tools)
+        text, answers, changes = _checked(self._child.call(f"{self._where}: its chat template", *called), self._where)
+        if changes:
+            raise EarlierAnswersChangeError(changes)
+        return text, answers
+
+
+def show(method: str, source: str, tokens: dict, where: str, messages: list, tools: Tools) -> list:
+    """In the child: the text, the answers in it, and the message of an `EarlierAnswersChangeError`, if any."""
+    try:
+        shown = getattr(ChatTemplate(source, tokens, where), method)(messages, tools)
+    except EarlierAnswersChangeError as error:
+        return ["", [], str(error)]
+    return [shown, [], ""] if method == "prompt" else [*shown, ""]
+
+
+def _checked(reply: Any, where: str) -> tuple[str, list[Answer], str]:
+    """The reply of `show`, if the child was still itself."""
+    text, answers, changes = reply if isinstance(reply, list) and len(reply) == 3 else (None, None, None)
+    if not (isinstance(text, str) and isinstance(answers, list) and isinstance(changes, str)):
+        raise UserError(f"{where}: its chat template gives no text")
+    found = []
+    for answer in answers:
+        start, end, content, calls = answer if isinstance(answer, list) and len(answer) == 4 else (-1, -1, None, False)
+        places = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= len(text)
+        if not places or not isinstance(content, str | None) or not isinstance(calls, bool):
+            raise UserError(f"{where}: its chat template gives no answers")
+        found.append(Answer(start, end, content, calls))
+    return text, found, changes

@@ -2,8 +2,6 @@
 
 It implements `tpullm.tokenizer.Tokenizer`. Its files are foreign: a child with limits tries the tokenizer before this
 process loads it, and runs the template.
-
-The bytes that each token of a published tokenizer stands for, by the kind of its decoder.
 """
 
 import contextlib
@@ -20,49 +18,8 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 from tpullm.system.process.limited import Limited
 from tpullm.system.storage import check_file, hash_file, hash_json
-from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, Tools
+from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, TemplateChild, Tools
 from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
-from tpullm.tokenizer.template_child import TemplateChild
-
-
-def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
-    """The bytes of each token, by how the decoder of the tokenizer joins pieces; `UserError` if it is not known."""
-    kinds = _decoders(described.get("decoder"))
-    if "ByteLevel" in kinds:
-        table = _byte_letters()
-        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
-    elif {"ByteFallback", "Metaspace"} & kinds:
-        of_piece = _of_sentencepiece
-    else:
-        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
-    found = [b""] * (max(ids.values()) + 1)
-    for piece, token in ids.items():
-        if token not in special:
-            try:
-                found[token] = piece.encode() if token in added else of_piece(piece)
-            except (KeyError, ValueError):  # not written in the letters for bytes, so it stands for itself
-                found[token] = piece.encode()
-    return found
-
-
-def _decoders(decoder: dict | None) -> set[str]:
-    if not decoder:
-        return set()
-    return {decoder["type"]}.union(*map(_decoders, decoder.get("decoders", [])))
-
-
-def _of_sentencepiece(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()
-
-
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable bytes are their own letters, and the others are U+0100 and onwards."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
-
 
 MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
 _TRIED: set[str] = set()  # hashes of what this process has tried: workers load the same tokenizer many times
@@ -139,10 +96,14 @@ class PublishedTokenizer:
         self.vocabulary_size = max(ids.values()) + 1
         self.needed_size = max(set(ids.values()) - self._special) + 1
         self._bytes = all_bytes(described, ids, self._special, set(added), path)
-        self.begin = self._begin()
+        plain, with_special = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
+        self.begin = with_special[: with_special.index(plain[0])]
         self.bos_id = self._named("bos_token")
         self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()
-        self.stop_ids = self._stops()
+        # Those of generation come first: engines stop at them.
+        self.stop_ids = list(dict.fromkeys([*self.file_ends, *([] if self.named_end is None else [self.named_end])]))
+        if not self.stop_ids:
+            raise UserError(f"{folder}: no file names a token that ends a text; set eos_token_id in config.json")
         present = set(ids.values()) - self._special
         self.silent = [token for token in sorted(present) if not self._bytes[token]]
         self.eos_id = self.stop_ids[0]
@@ -279,11 +240,6 @@ class PublishedTokenizer:
         text = _content(self._config.get(name))
         return None if text is None else self._tokenizer.token_to_id(text)
 
-    def _begin(self) -> list[int]:
-        with_special = self._tokenizer.encode("a", add_special_tokens=True).ids
-        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
-        return with_special[: with_special.index(plain[0])]
-
     def _file_ends(self) -> list[int]:
         found = []
         for file in ("generation_config.json", "config.json"):
@@ -293,13 +249,6 @@ class PublishedTokenizer:
         if wrong := [end for end in ends if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
             raise UserError(f"{self.folder}: end token {wrong[0]!r} is not a token; correct eos_token_id")
         return ends
-
-    def _stops(self) -> list[int]:
-        """The end tokens that the three files name, each once. Those of generation come first: engines stop at them."""
-        found = list(dict.fromkeys([*self.file_ends, *([] if self.named_end is None else [self.named_end])]))
-        if not found:
-            raise UserError(f"{self.folder}: no file names a token that ends a text; set eos_token_id in config.json")
-        return found
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -323,3 +272,36 @@ def _template(folder: Path, config: dict) -> str | None:
     if found is not None and not isinstance(found, str):
         raise UserError(f"{folder}: its chat template is no text; fetch tokenizer_config.json again")
     return found
+
+
+def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
+    """The bytes of each token, by how the decoder of the tokenizer joins pieces; `UserError` if it is not known."""
+    kinds, decoders = set(), [described.get("decoder")]
+    for decoder in decoders:
+        if decoder:
+            kinds.add(decoder["type"])
+            decoders += decoder.get("decoders", [])
+    if "ByteLevel" in kinds:
+        # GPT-2's letters for bytes: printable bytes are their own letters, and the others are U+0100 and onwards.
+        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        rest = [byte for byte in range(256) if byte not in printable]
+        table = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
+    elif {"ByteFallback", "Metaspace"} & kinds:
+        of_piece = _of_sentencepiece
+    else:
+        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
+    found = [b""] * (max(ids.values()) + 1)
+    for piece, token in ids.items():
+        if token not in special:
+            try:
+                found[token] = piece.encode() if token in added else of_piece(piece)
+            except (KeyError, ValueError):  # not written in the letters for bytes, so it stands for itself
+                found[token] = piece.encode()
+    return found
+
+
+def _of_sentencepiece(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace("\u2581", " ").encode()

@@ -29,7 +29,14 @@ class TrainedTokenizer:
 
     def __init__(self, model: bytes, name: str = "the tokenizer"):
         """Load a serialized SentencePiece model; `UserError` (with `name`) if tpullm did not make it."""
-        self._processor = _processor(model, name)
+        import sentencepiece
+
+        try:
+            if not model:
+                raise RuntimeError("empty")
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
         self.vocabulary_size = self.needed_size = len(self._processor)
         self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
         special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
@@ -63,7 +70,11 @@ class TrainedTokenizer:
                 ids.append(self._newline)
             return ids[:-1]
         except (RuntimeError, TypeError, UnicodeEncodeError):
-            raise UserError(_surrogate_message(text)) from None
+            found = re.search("[\ud800-\udfff]", text)
+            where = f"character {found.start()} is U+{ord(found.group()):04X}, " if found else ""
+            raise UserError(
+                f"text to tokenize: {where}half of a surrogate pair and not a character; repair the text's encoding"
+            ) from None
 
     def _line(self, line: str) -> list[int]:
         if SPACE not in line:
@@ -150,17 +161,6 @@ class TrainedTokenizer:
         return self._processor.serialized_model_proto()
 
 
-def _processor(model: bytes, name: str):
-    import sentencepiece
-
-    try:
-        if not model:
-            raise RuntimeError("empty")
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
-    except RuntimeError:
-        raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
-
-
 def _bytes_of(processor, token: int) -> bytes:
     if processor.is_byte(token):
         return bytes([int(processor.id_to_piece(token)[3:5], 16)])
@@ -178,9 +178,3 @@ def _role_and_content(message: Message) -> tuple[str, str]:
     if not isinstance(content, str):
         raise UserError(f"a message of the {role} has no text; give it a `content` string")
     return role, content
-
-
-def _surrogate_message(text: str) -> str:
-    found = re.search("[\ud800-\udfff]", text)
-    where = f"character {found.start()} is U+{ord(found.group()):04X}, " if found else ""
-    return f"text to tokenize: {where}half of a surrogate pair and not a character; repair the text's encoding"

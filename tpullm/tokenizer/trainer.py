@@ -1,15 +1,13 @@
-"""Trains a tokenizer with SentencePiece.
+"""Trains a tokenizer with SentencePiece: texts → lines of passages → an alphabet and seed pieces → a model.
 
-The size of a vocabulary, and which characters get a token of their own. Other characters are written as bytes.
-
-The pieces from which the trainer of a tokenizer chooses: parts of words. No piece spans two words.
-
-Passages, the pieces of text that a tokenizer is trained on, and their lines.
+The alphabet is the size of the vocabulary and the characters that get a token of their own; others are written as
+bytes. The trainer chooses from seed pieces, which are parts of words, so no piece spans two words.
 """
 
 import dataclasses
 import functools
 import io
+import itertools
 import math
 import re
 import tempfile
@@ -24,6 +22,52 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import say
 from tpullm.tokenizer import japanese_words
 from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNKNOWN, USER, TrainedTokenizer
+
+BYTES = 4000  # of a passage at most: the trainer silently drops lines of more than 4,192 bytes
+
+
+def passages(text: str) -> Iterator[str]:
+    """`text` in passages of at most `BYTES` bytes, cut at line ends unless a line is longer."""
+    held, size = [], 0
+    for line in text.splitlines(keepends=True):
+        for part in _cut(line):
+            length = len(part.encode())
+            if size + length > BYTES and held:
+                yield "".join(held)
+                held, size = [], 0
+            held.append(part)
+            size += length
+    if held:
+        yield "".join(held)
+
+
+def most(text: str) -> int:
+    """How many passages `text` has at most: two that follow each other are longer than `BYTES`."""
+    return 2 * len(text.encode()) // BYTES + 1
+
+
+def passage_lines(passage: str) -> Iterator[str]:
+    """The lines of a passage for the trainer: without newlines, at most 4,000 bytes, none empty.
+
+    The trainer uses U+2585 itself and drops lines that have it, so the character is removed.
+    """
+    for line in passage.replace("\u2585", "").split("\n"):
+        yield from (part for part in _cut(line) if part)
+
+
+def _cut(line: str) -> Iterator[str]:
+    """`line` in parts of at most 4,000 bytes, at character boundaries."""
+    if len(line) * 4 <= BYTES:
+        yield line
+        return
+    data = line.encode()
+    while data:
+        end = min(BYTES, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[:end].decode()
+        data = data[end:]
+
 
 # The share of the text whose characters should have tokens, as in SentencePiece. Rarer ones leave room for words.
 COVERAGE = 0.9995
@@ -91,28 +135,15 @@ def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
         size = config.vocabulary_size or fixed_tokens(config) + len(ordered)
         characters = min(len(ordered), size - fixed_tokens(config))
         return Alphabet(size, characters, len(ordered) - characters, characters)
-    covering = _covering([counts[character] for character in ordered])
-    size = _grown(covering, config)
+    before = itertools.accumulate((counts[character] for character in ordered), initial=0)  # covered by those before
+    covering = sum(covered < COVERAGE * counts.total() for covered in before)
+    needed = fixed_tokens(config) + math.ceil(covering / GROWN_CHARACTERS)
+    rounded = -(-needed // _ROUNDED_TO) * _ROUNDED_TO
+    size = max(config.vocabulary_size, min(rounded, config.largest_vocabulary))
     room = int(MOST_CHARACTERS * (size - fixed_tokens(config)))
     if covering <= room:
         return Alphabet(size, covering, len(ordered) - covering, covering)
     return Alphabet(size, room, len(ordered) - room, covering, frozenset(ordered[room:]))
-
-
-def _covering(counts: list[int]) -> int:
-    """How many of the most frequent characters cover `COVERAGE` of the text."""
-    total, covered = sum(counts), 0
-    for number, count in enumerate(counts):
-        if covered >= COVERAGE * total:
-            return number
-        covered += count
-    return len(counts)
-
-
-def _grown(characters: int, config: TokenizerConfig) -> int:
-    needed = fixed_tokens(config) + math.ceil(characters / GROWN_CHARACTERS)
-    rounded = -(-needed // _ROUNDED_TO) * _ROUNDED_TO
-    return max(config.vocabulary_size, min(rounded, config.largest_vocabulary))
 
 
 def fixed_tokens(config: TokenizerConfig) -> int:
@@ -172,52 +203,6 @@ def _japanese_words() -> Callable[[str], list[str]]:
     return split
 
 
-BYTES = 4000  # of a passage at most: the trainer silently drops lines of more than 4,192 bytes
-
-
-def passages(text: str) -> Iterator[str]:
-    """`text` in passages of at most `BYTES` bytes, cut at line ends unless a line is longer."""
-    held, size = [], 0
-    for line in text.splitlines(keepends=True):
-        for part in _cut(line):
-            length = len(part.encode())
-            if size + length > BYTES and held:
-                yield "".join(held)
-                held, size = [], 0
-            held.append(part)
-            size += length
-    if held:
-        yield "".join(held)
-
-
-def most(text: str) -> int:
-    """How many passages `text` has at most: two that follow each other are longer than `BYTES`."""
-    return 2 * len(text.encode()) // BYTES + 1
-
-
-def passage_lines(passage: str) -> Iterator[str]:
-    """The lines of a passage for the trainer: without newlines, at most 4,000 bytes, none empty.
-
-    The trainer uses U+2585 itself and drops lines that have it, so the character is removed.
-    """
-    for line in passage.replace("\u2585", "").split("\n"):
-        yield from (part for part in _cut(line) if part)
-
-
-def _cut(line: str) -> Iterator[str]:
-    """`line` in parts of at most 4,000 bytes, at character boundaries."""
-    if len(line) * 4 <= BYTES:
-        yield line
-        return
-    data = line.encode()
-    while data:
-        end = min(BYTES, len(data))
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        yield data[:end].decode()
-        data = data[end:]
-
-
 # The trainer chooses from the most frequent pieces. With all pieces, training took a third longer, and the characters
 # per token differed by less than 2 % (2 M characters of Japanese, English and code).
 _SEEDS_PER_TOKEN = 8
@@ -248,21 +233,16 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)
     made = TrainedTokenizer(model, str(model_path))
-    if note := _about_size(config, made.vocabulary_size, chosen):
-        say(f"tokenizer: {note}")
-    return made
-
-
-def _about_size(config: TokenizerConfig, size: int, chosen: Alphabet) -> str:
-    """Why the vocabulary differs from the recipe or lacks frequent characters; "" if neither is so."""
-    asked = config.vocabulary_size
+    asked, size = config.vocabulary_size, made.vocabulary_size
+    notes = [f"the vocabulary grew from {asked:,} to {size:,}"] if 0 < asked < size else []
     if size < asked and config.model_type == "unigram":
-        return f"the text has too few different pieces for tokenizer.vocabulary_size {asked:,}; {size:,} were found"
-    said = [f"the vocabulary grew from {asked:,} to {size:,}"] if 0 < asked < size else []
-    if said or chosen.rare:
-        said.append(f"{chosen.characters:,} characters have a token of their own")
-        said += [f"{chosen.others:,} rarer ones are written as bytes"] if chosen.others else []
-    return ", ".join(said)
+        notes = [f"the text has too few different pieces for tokenizer.vocabulary_size {asked:,}; {size:,} were found"]
+    elif notes or chosen.rare:
+        notes.append(f"{chosen.characters:,} characters have a token of their own")
+        notes += [f"{chosen.others:,} rarer ones are written as bytes"] if chosen.others else []
+    if notes:
+        say(f"tokenizer: {', '.join(notes)}")
+    return made
 
 
 def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphabet) -> tuple[bytes, Alphabet]:

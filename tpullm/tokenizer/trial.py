@@ -65,25 +65,18 @@ def _own_growth(step: dict) -> float:
     """The growth of one step without those in it. A step that is not named keeps the length."""
     kind = step.get("type")
     if kind == "Replace":
-        return _replacing(step.get("pattern"), len(str(step.get("content")).encode()))
+        pattern, content = step.get("pattern"), len(str(step.get("content")).encode())
+        text = pattern.get("String") if isinstance(pattern, dict) else None
+        # A regular expression may match nothing, between any two letters.
+        return content / max(1, len(text.encode())) if isinstance(text, str) else 1.0 + content
     if kind == "Precompiled":
-        return _longest_of(str(step.get("precompiled_charsmap")))
+        # SentencePiece's table: the size of a trie in bytes, the trie, then the replacements, which end in 0.
+        data = base64.b64decode(str(step.get("precompiled_charsmap")))
+        (size,) = struct.unpack_from("<I", data)
+        return float(max(map(len, data[4 + size :].split(b"\0"))))
     if kind in ("NFKC", "NFKD"):
         return 11.0  # U+FDFA, the longest (Unicode Standard Annex 15)
     if kind in ("NFC", "NFD", "BertNormalizer", "Lowercase"):
         return 3.0
     # A letter for each byte; a space before each piece, which may be one letter.
     return 2.0 if kind in ("ByteLevel", "Metaspace", "WordPiece") else 1.0
-
-
-def _replacing(pattern: Any, content: int) -> float:
-    """The growth of replacing a pattern. A regular expression may match nothing, between any two letters."""
-    text = pattern.get("String") if isinstance(pattern, dict) else None
-    return content / max(1, len(text.encode())) if isinstance(text, str) else 1.0 + content
-
-
-def _longest_of(charsmap: str) -> float:
-    """The longest replacement in SentencePiece's table: a trie, after its size in bytes, then texts that end in 0."""
-    data = base64.b64decode(charsmap)
-    (size,) = struct.unpack_from("<I", data)
-    return float(max(map(len, data[4 + size :].split(b"\0"))))
