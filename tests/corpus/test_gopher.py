@@ -32,13 +32,13 @@ def repetition_reason(theirs):
     return "repeated phrases"
 
 
-def of_datatrove(text, limit, tokenizer=None):
+def of_datatrove(text, limit):
     """What datatrove's two filters say, in our words. Where ours has no limit (1), theirs is off (0)."""
     from datatrove.data import Document
     from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
     from datatrove.pipeline.filters.gopher_repetition_filter import GopherRepetitionFilter
 
-    language = tokenizer or datatrove_words.tokenizer()
+    language = datatrove_words.tokenizer()
     quality = GopherQualityFilter(
         min_doc_words=limit.words[0], max_doc_words=limit.words[1], min_avg_word_length=limit.mean_length[0],
         max_avg_word_length=limit.mean_length[1], max_non_alpha_words_ratio=limit.letters,
@@ -109,32 +109,6 @@ def test_decisions_on_made_texts_are_those_of_datatrove(found):
         assert ours(text, limit) == of_datatrove(text, limit)
 
 
-def test_with_the_words_of_sudachi_nearly_all_decisions_on_pages_are_the_same(real_text):
-    """All of 120 good pages and 239 of 240 spoiled ones. Of 300 dialogues, which are shorter, it was 278: texts near 50
-    words, and phrases that Sudachi cuts as their words are and we after each second character."""
-    from datatrove.utils.word_tokenizers import WordTokenizer
-    from sudachipy import Dictionary, SplitMode
-
-    sudachi = Dictionary(dict="small").tokenizer(mode=SplitMode.A)
-
-    class Tokenizer(WordTokenizer):
-        def word_tokenize(self, text):
-            found = [word.surface() for line in text.split("\n") for word in sudachi.tokenize(line)]
-            return [word for word in found if word.strip()]
-
-        sent_tokenize = span_tokenize = word_tokenize
-
-    lines = (real_text / "instruction_ja.jsonl").read_text(encoding="utf-8").splitlines()[:50]
-    dialogues = ["\n".join(turn["text"] for turn in json.loads(line)["utterances"]) for line in lines]
-    good = ["\n".join(dialogues[start : start + 10]) for start in range(0, 50, 10)]
-    good += pages((real_text / "soseki" / "bottyan.txt").read_text(encoding="utf-8"))[:5]
-    chosen, tokenizer = random.Random(1), Tokenizer()
-    japanese = good + [spoiled(page, chosen) or "x" for page in good for _ in range(2)]
-    limit = gopher.JAPANESE
-    same = [any(ours(text, limit)) == any(of_datatrove(text, limit, tokenizer)) for text in japanese]
-    assert sum(same) >= 0.98 * len(same)
-
-
 PROSE = "The cat that we have sits on the mat and looks at the birds of the garden. "
 
 
@@ -142,14 +116,8 @@ PROSE = "The cat that we have sits on the mat and looks at the birds of the gard
     ("text", "language", "reason"),
     [
         (PROSE * 4, "en", ""),
-        (PROSE, "en", "too few words"),
         ("a b c d e f g h i j " * 6, "en", "words too short"),
-        ("internationalization " * 60, "en", "words too long"),
-        ((PROSE + "# " * 3) * 4, "en", "too many # or …"),
-        ("\n".join(f"- {PROSE}" for _ in range(5)), "en", "mostly bullet points"),
         ("\n".join([*[f"- {PROSE}"] * 9, f"{PROSE} well-known, old-fashioned"]), "en", ""),  # nine of ten, no more
-        ("\n".join(f"{PROSE}…" for _ in range(5)), "en", "lines that are cut off"),
-        (PROSE * 4 + "1998 " * 30, "en", "too few words of letters"),
         ("Kahvila avautuu huomenna kello kahdeksan aamulla torilla " * 10, "en", "too few stop words"),
         ("Kahvila avautuu huomenna kello kahdeksan aamulla torilla " * 10, "fi", ""),  # its stop words are not known
         ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。" * 5, "ja", ""),
@@ -169,14 +137,10 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
 @pytest.mark.parametrize(
     ("text", "language", "reason"),
     [
-        ("".join(LINES), "en", ""),
-        ("".join(JAPANESE), "ja", ""),
         ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
         # A tenth of its characters is in a line that repeats, and no more.
         ("\n".join([SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "あかきくけこさしす")]), "ja", ""),
         ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
-        ("".join(line.replace("。", "") for line in JAPANESE), "ja", "too few sentence ends"),
-        ("Yes.\nNo.\nWhy?\n" + LINES[0], "en", "mostly short lines"),
         ("".join(LINES[:9] * 2), "en", "repeated lines"),
         ("".join(f"It is {number}, which is one of the numbers.\n\n\n\n" for number in range(40)), "en", "a list"),
         ("\n".join("猫犬馬鳥魚虫牛羊。"[place:] for place in range(9)), "ja", "a list"),

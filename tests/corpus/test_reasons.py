@@ -8,7 +8,7 @@ from tpullm.corpus.datacard_counts import REASONS
 from tpullm.corpus.files import warc
 from tpullm.corpus.filters import gopher
 
-FILES = "verdicts quality gopher cleaning address_lists document_files document warc programming source_files".split()
+FILES = "verdicts quality gopher address_lists document_files document warc programming source_files".split()
 FOLDER = Path(datacard_counts.__file__).parent
 
 
@@ -41,7 +41,7 @@ def test_no_meaning_is_left_over():
 
 def test_every_reason_has_a_meaning():
     known = set(REASONS)
-    for name in ("gopher", "cleaning", "verdicts", "address_lists"):
+    for name in ("gopher", "quality", "verdicts", "address_lists"):
         assert returned(name) - known == set()
     assert {*gopher.DROPPING} <= known
     assert {*document.BAD, document.NOT_UTF8.dropped, warc.NOT_A_PAGE, warc.NO_SUCCESS} <= known

@@ -32,25 +32,6 @@ def test_unreadable(text, reason):
     assert verdicts.unreadable(text) == reason
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "reason"),
-    [
-        ("短い", "ja", "too short"),
-        (PROSE, "ja", ""),
-        (PROSE, "en", "wrong language"),
-        (PROSE, "", ""),
-        (PROSE * 5, "ja", "too repetitive"),
-        ("the same words " * 60, "en", "too repetitive"),
-        ("def f(x):\n    return x + 1  # one\n", "code", ""),
-        ("0x00, 0x01, 0x02, 0x03,\n" * 5, "code", "generated code or data"),
-        ("var x = 'aaaa';" * 100, "code", "generated code or data"),
-    ],
-)
-def test_what_its_source_does_not_want(text, name, reason):
-    raw = Raw(text, language="code" if name == "code" else "")
-    assert judged(raw, language=name).reason == reason
-
-
 @pytest.mark.parametrize(("characters", "reason"), [(19, "too short"), (20, "")])
 def test_the_least_length_is_kept_and_white_space_around_does_not_count(characters, reason):
     assert judged(Raw(f"  {PROSE[:characters]}\n"), language="").reason == reason
@@ -95,7 +76,6 @@ def judged(raw, held_out=False, config=CONFIG, **source):
         (NOT_UTF8, {}, "not UTF-8"),
         (Raw(" \n"), {"filter": False}, "empty"),
         (Raw("caf\ufffd"), {"filter": False}, "broken encoding"),
-        (Raw("\ud800" + PROSE), {"filter": False}, "broken encoding"),
         (Raw("★☆★\n"), {"filter": False, "clean": ["lines"]}, "empty"),
         (Raw(PROSE, reserved="noai"), {"filter": False}, "reserved (noai)"),
         (Raw("短い"), {}, "too short"),
@@ -103,13 +83,14 @@ def judged(raw, held_out=False, config=CONFIG, **source):
         (Raw("短い。\n" + MENU), {"clean": ["lines"]}, "too short"),  # after it was cleaned
         (Raw(PROSE), {"language": "en"}, "wrong language"),
         (Raw(PROSE * 5), {}, "too repetitive"),
-        (Raw(PROSE * 5), {"rules": []}, ""),
         (Raw(PROSE * 5), {"filter": False}, ""),
         (Raw(PROSE), {"rules": ["repetition", "gopher"]}, "too few words"),
         (Raw(LONG), {"rules": ["repetition", "gopher", "fineweb", "c4", "kana"]}, ""),
         (Raw(LONG), {"rules": ["repetition", "gopher", "fineweb", "c4", "kana"], "language": ""}, ""),
         (Raw(LONG.replace("。", "")), {"rules": ["gopher", "fineweb"]}, "too few sentence ends"),
+        (Raw("the same words " * 60), {"language": "en"}, "too repetitive"),
         (Raw("value = one\n" * 9, "code"), {"rules": ["gopher"]}, ""),
+        (Raw("0x00, 0x01, 0x02, 0x03,\n" * 5), {"language": "code"}, "generated code or data"),
     ],
 )
 def test_a_document_is_judged(raw, source, reason):
@@ -154,14 +135,6 @@ def test_the_language_is_what_is_known_of_it(raw, source, language):
     assert judged(raw, **source).language == language
 
 
-def test_the_hash_of_the_text_that_would_be_trained_on_can_be_listed(tmp_path):
-    path = tmp_path / "out.txt"
-    path.write_text(text_hash(PROSE))
-    config = dataclasses.replace(CONFIG, opted_out=[str(path)])
-    assert judged(Raw(MENU + PROSE), config=config).reason == ""
-    assert judged(Raw(MENU + PROSE), config=config, clean=["lines"]).reason == "opted out by hash"
-
-
 def test_what_was_read_and_learned_is_told(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text(f"example.org\nexample.com/a\nexample.com/b/*\n{text_hash('a')}\n")
@@ -193,8 +166,8 @@ def test_a_text_is_opted_out_by_its_hash_as_it_was_read_and_as_it_would_be_train
     listed = tmp_path / "out.txt"
     listed.write_text(text_hash("as read") + "\n" + text_hash("cleaned").upper() + "\nexample.org\n")
     config = CorpusConfig(opted_out=[str(listed)])
-    assert verdicts.left_out(Raw("as read"), "x", MIXED, config) == "opted out by hash"
-    assert verdicts.left_out(Raw("x"), "cleaned", MIXED, config) == "opted out by hash"
+    found = [verdicts.left_out(Raw(read), text, MIXED, config) for read, text in (("as read", "x"), ("x", "cleaned"))]
+    assert found == ["opted out by hash"] * 2
     assert verdicts.left_out(Raw("x"), "x", MIXED, config) == ""
     assert verdicts.left_out(Raw("x", url="http://example.org"), "x", MIXED, config) == "opted out by domain"
 
@@ -203,22 +176,18 @@ def test_a_text_is_opted_out_by_its_hash_as_it_was_read_and_as_it_would_be_train
     ("licence", "allowed", "expected"),
     [
         ("CC-BY-4.0", ["CC-BY-4.0"], True),
-        ("cc-by-4.0", ["CC-BY-4.0"], True),
         ("https://creativecommons.org/licenses/by/4.0/", ["CC-BY-4.0"], True),
         ("http://creativecommons.org/licenses/by-sa/3.0/deed.ja", ["CC-BY-SA-3.0"], True),
         ("https://creativecommons.org/publicdomain/zero/1.0/", ["CC0-1.0"], True),
-        ("CC BY-SA 4.0", ["CC-BY-SA-4.0"], True),
         ("Creative Commons BY NC 4.0", ["https://creativecommons.org/licenses/by-nc/4.0/"], True),
         ("https://creativecommons.org/licenses/by-nc/4.0/", ["CC-BY-4.0"], False),
         ("CC-BY-4.0", ["CC-BY-3.0"], False),
-        ("MIT", ["CC-BY-4.0", "MIT"], True),
         ("MIT OR GPL-3.0-only", ["MIT"], True),
         ("MIT AND GPL-3.0-only", ["MIT"], False),
         ("MIT AND BSD-3-Clause OR GPL-3.0-only", ["MIT", "BSD-3-Clause"], True),
         ("MIT AND (BSD-3-Clause OR GPL-3.0-only)", ["MIT", "BSD-3-Clause"], False),  # not taken apart: rather left out
         ("MIT AND (BSD-3-Clause OR GPL-3.0-only)", ["mit and (BSD-3-Clause or GPL-3.0-only)"], True),
         ("public  domain", ["Public domain"], True),
-        ("your own", ["MIT"], False),
         ("", ["MIT"], False),
         ("or", ["MIT"], False),
     ],
