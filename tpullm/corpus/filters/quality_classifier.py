@@ -85,14 +85,8 @@ def learned(config: ClassifierConfig) -> Model:
 
 def _examples(path: str, key: str) -> dict[str, str]:
     """The pieces of the texts at a path, each with the hash of its text; of very many those of the smallest hashes."""
-    chosen: list[tuple[int, str, str]] = []
-    for piece, document in _pieces(path, key):
-        entry = (-int(text_hash(piece)[:16], 16), piece, document)
-        if len(chosen) < MOST_EXAMPLES:
-            heapq.heappush(chosen, entry)
-        elif entry > chosen[0]:
-            heapq.heapreplace(chosen, entry)
-    found = {piece: document for _, piece, document in sorted(chosen)}
+    hashed = ((-int(text_hash(piece)[:16], 16), piece, document) for piece, document in _pieces(path, key))
+    found = {piece: document for _, piece, document in sorted(heapq.nlargest(MOST_EXAMPLES, hashed))}
     if len(found) < LEAST_EXAMPLES:
         raise UserError(
             f"corpus.classifier.{key}: {path} holds {len(found)} examples of up to {PIECE_CHARACTERS} characters; "

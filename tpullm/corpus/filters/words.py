@@ -3,7 +3,8 @@
 Japanese words are not looked up: Sudachi reads 0.4 to 1.3 MB/s. A run of kana or of ideographs is cut after every
 second character instead, which gives as many words as Sudachi finds (mode A): 0.6 % more in Soseki, 0.9 % fewer in
 today's dialogues, of 1.5 and 1.7 characters in both. Runs begin anew at each change of script, so a phrase that repeats
-is cut as before. With the words of Sudachi, the rules of Gopher decide alike on 359 of 360 pages and 278 of 300 dialogues.
+is cut as before. With the words of Sudachi, the rules of Gopher decide alike on 359 of 360 pages and on 278 of 300
+dialogues.
 """
 
 import functools
