@@ -257,32 +257,7 @@ def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch)
     assert fake.left() == []
 
 
-@pytest.mark.parametrize(
-    "code, state, permanent",
-    [
-        ("ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", watch.State.WAITING, False),
-        ("QUOTA_EXCEEDED", watch.State.FAILED, True),
-        ("RESOURCE_NOT_FOUND", watch.State.FAILED, True),
-    ],
-)
-def test_the_reason_for_missing_machines_is_observed(bucket, fake, code, state, permanent):
-    fake.error = {"code": code, "message": "that is why"}
-    work = launched(bucket)
-    compute_engine.create(work, 1)
-    (seen,) = compute_engine.observe(work)
-    assert (seen.state, seen.permanent, seen.dollars_an_hour) == (state, permanent, 0.0)
-    assert not permanent or "that is why" in seen.reason
-    compute_engine.delete(work, seen)
-
-
-def test_the_group_of_another_run_is_left_alone(bucket, fake, monkeypatch):
-    quickly(monkeypatch, "sleep 60")
-    compute_engine.create(launched(bucket, "mine"), 1)
-    with pytest.raises(UserError, match="name: tiny-pretrain is used by another run"):
-        watch.follow(launched(bucket, "other"), compute_engine, QUICK)
-    assert len(fake.left()) == 2
-
-
+@pytest.mark.ci
 def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
     """As Compute Engine does when they are taken back, or when their hours are over."""
     quickly(monkeypatch, "sleep 60")
@@ -295,15 +270,6 @@ def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
     first, *_ = state.attempts()
     assert first.outcome.retry and first.outcome.reason == "the machines are gone"
     assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
-
-
-def test_a_machine_that_is_off_is_seen(bucket, fake, monkeypatch):
-    quickly(monkeypatch, "sleep 60")
-    work = launched(bucket)
-    compute_engine.create(work, 1)
-    until(lambda: all(machine.process for machine in fake.groups["tiny-pretrain-1"].machines.values()))
-    fake.switch_off("tiny-pretrain-1-1")
-    assert state_of(work) is watch.State.PREEMPTED
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 from tests.conftest import ROOT, TINY, interruptible
 from tests.launch.conftest import make_job
 from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
-from tests.launch.published import published
 from tpullm.launch import tpu_vm, watch
 from tpullm.launch.record import HostExit, Record
 from tpullm.launch.watch import State
@@ -49,13 +48,6 @@ def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_the
     resource = request.body
     assert resource["queueingPolicy"] == {"validUntilDuration": "5400s"}
     assert resource["tpu"]["nodeSpec"][0]["node"]["metadata"]["tpullm-seconds"] == "5400"
-
-
-def test_a_field_that_the_api_does_not_have_is_refused(tmp_path):
-    (request,) = tpu_vm.requests(make_job(tmp_path), 1)
-    request.body["tpu"]["nodeSpec"][0]["node"]["colour"] = "red"
-    with pytest.raises(Exception, match="colour"):
-        published(request)
 
 
 def test_states_and_costs(tpu, tmp_path):

@@ -1,6 +1,7 @@
-"""A job: a verb with its recipe, one run directory and one name. Nothing here needs a network.
+"""A launch as data: its settings, and the job that they and a verb's command line make. Nothing here needs a network.
 
-The settings of a launch: one frozen dataclass, filled from a file of `configs/launch/` and the command line.
+`LaunchConfig` is filled from a file of `configs/launch/` and the command line. A `Job` is a verb with its recipe, one
+run directory and one name.
 """
 
 import hashlib

@@ -207,7 +207,7 @@ def find_host(told: str, verb: str) -> Place:
 
 def _by_name(first: str, count: int) -> Place:
     """The names of the machines differ only in the index at the end; all machines are in one domain."""
-    name, address = place.get("instance/name"), place.get("instance/hostname")
+    name, address = place.metadata("instance/name"), place.metadata("instance/hostname")
     index = int(name.rpartition("-")[2])
     coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
     return Place(index, count, "the machine's name", coordinator if count > 1 else "")
@@ -217,7 +217,7 @@ def watch_notices(supervisor: Supervisor) -> None:
     """In a thread: stop the supervisor when Google announces that it takes this machine back."""
     while True:
         with contextlib.suppress(OSError):  # the next turn asks again
-            if any(place.get(f"instance/{key}") in values for key, values in NOTICES.items()):
+            if any(place.metadata(f"instance/{key}") in values for key, values in NOTICES.items()):
                 return supervisor.stop()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 

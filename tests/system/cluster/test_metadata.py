@@ -36,7 +36,7 @@ def answers(monkeypatch):
 def test_a_value_is_asked_for_directly_and_none_is_empty(answers):
     given, asked = answers
     given += [(200, "3"), (404, "")]
-    assert place.attribute("agent-worker-number") == "3" and place.get("instance/name") == ""
+    assert place.attribute("agent-worker-number") == "3" and place.metadata("instance/name") == ""
     start = "/computeMetadata/v1/instance"
     assert asked == [(f"{start}/attributes/agent-worker-number", "Google"), (f"{start}/name", "Google")]
 
@@ -46,9 +46,9 @@ def test_a_busy_server_is_asked_again_ever_more_slowly_and_not_for_ever(answers,
     slept = []
     monkeypatch.setattr(place.time, "sleep", slept.append)
     given += [(503, "")] * 2 + [(200, "a")]
-    assert place.get("instance/name") == "a"
+    assert place.metadata("instance/name") == "a"
     given += [(503, "")] * 6
     with pytest.raises(OSError, match="503"):
-        place.get("instance/name")
+        place.metadata("instance/name")
     assert given == [] and len(asked) == 3 + 6
     assert slept == pytest.approx([0.1, 0.2] + [0.1, 0.2, 0.4, 0.8, 1.6, 3.2])

@@ -5,13 +5,11 @@
     a host    {"proof"}                                 of its first line and of both numbers
     host 0    {"answer", "proof"}                       when all are there; the proof is also of the answer
 
+A proof is an HMAC with the secret that the hosts of one training share. The secret itself is never sent.
+
 Anybody can connect to host 0. It reads all connections at once, each for at most `SECONDS_TO_SPEAK`, and drops whoever
 says anything else or has another secret. Without a secret, whoever says the above is a host. Then the first who says an
 index has it while it is connected, and a contradiction ends nothing before the time is over: it may be a stranger's.
-
-The secret that the hosts of one training share, and how they prove to each other that they have it.
-
-The secret itself is never sent. Each side sends a random number, and the other answers with an HMAC over it.
 """
 
 import contextlib
@@ -32,6 +30,11 @@ from tpullm.system.log import warn
 
 VARIABLE = "TPULLM_HOSTS_SECRET"  # not a flag: every user of a machine sees the flags of all processes
 FEWEST_CHARACTERS = 16  # whoever hears one handshake can try short secrets at leisure
+SECONDS_TO_SPEAK = 10.0  # for both lines of a host, which it sends at once
+MOST_BYTES_TO_SPEAK = 4096
+MOST_SPEAKING = 256  # connections that have not proven anything; one more ends the oldest of them
+MOST_LINES = 10  # of warnings about strangers
+LONGEST_NAME = 255  # of a machine
 
 
 def make() -> str:
@@ -66,13 +69,6 @@ def proves(given: Any, secret: bytes, *facts: Any) -> bool:
     return isinstance(given, str) and hmac.compare_digest(
         given.encode(errors="replace"), prove(secret, *facts).encode()
     )
-
-
-SECONDS_TO_SPEAK = 10.0  # for both lines of a host, which it sends at once
-MOST_BYTES_TO_SPEAK = 4096
-MOST_SPEAKING = 256  # connections that have not proven anything; one more ends the oldest of them
-MOST_LINES = 10  # of warnings about strangers
-LONGEST_NAME = 255  # of a machine
 
 
 def free_port() -> int:

@@ -10,9 +10,7 @@ Hosts train one model together; shares each do a part of `collect` or `tokenize`
     5. nothing  one host                                      all of the work
 
 The tasks of a Slurm array are neither: users run one recipe in each. Nothing here imports JAX, since launchers and
-shares need their place without it.
-
-Google's metadata server, which tells a machine about itself; `GCE_METADATA_HOST` names another server.
+shares need their place without it. `GCE_METADATA_HOST` names another metadata server than Google's.
 """
 
 import argparse
@@ -30,39 +28,6 @@ from typing import Any, TypeVar
 
 from tpullm.system import log
 from tpullm.system.errors import UserError
-
-SERVER = "metadata.google.internal"
-SECONDS = 5.0  # for one answer
-TRIES = 6  # when a machine starts, the server may come up after the program
-
-
-def get(key: str) -> str:
-    """A value, such as `instance/attributes/agent-worker-number`; empty if there is none.
-
-    Raises:
-        OSError: no server answers.
-    """
-    address = f"http://{os.environ.get('GCE_METADATA_HOST', SERVER)}/computeMetadata/v1/{key}"
-    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for number in range(TRIES):
-        try:
-            with direct.open(request, timeout=SECONDS) as answer:
-                return answer.read().decode()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return ""
-            problem: OSError = error
-        except OSError as error:
-            problem = error
-        time.sleep(0.1 * 2**number)
-    raise problem
-
-
-def attribute(key: str) -> str:
-    """A value set when this machine was created; empty if there is none."""
-    return get(f"instance/attributes/{key}")
-
 
 # Where host 0 listens, unless TPULLM_PORT is set; on the second if the transport between slices has the first. The TPU
 # runtime uses 8431 and 8471 to 8479, the transport 8080, 8081 or MEGASCALE_PORT.
@@ -84,6 +49,9 @@ SHARE_HELP = (
 FLAGS = {"hosts": {"coordinator": str, "count": int, "index": int}, "share": {"count": int, "index": int}}
 SLURM = "the variables of Slurm"
 
+SERVER = "metadata.google.internal"
+SECONDS = 5.0  # for one answer
+TRIES = 6  # when a machine starts, the server may come up after the program
 Item = TypeVar("Item")
 
 
@@ -212,6 +180,34 @@ def _in_slices(source: str, workers: list[str], own: str, variables: Mapping[str
 def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
     own = variables.get("TPULLM_PORT")
     return (int(own), *PORTS) if own else PORTS
+
+
+def metadata(key: str) -> str:
+    """A value, such as `instance/attributes/agent-worker-number`; empty if there is none.
+
+    Raises:
+        OSError: no server answers.
+    """
+    address = f"http://{os.environ.get('GCE_METADATA_HOST', SERVER)}/computeMetadata/v1/{key}"
+    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for number in range(TRIES):
+        try:
+            with direct.open(request, timeout=SECONDS) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return ""
+            problem: OSError = error
+        except OSError as error:
+            problem = error
+        time.sleep(0.1 * 2**number)
+    raise problem
+
+
+def attribute(key: str) -> str:
+    """A value set when this machine was created; empty if there is none."""
+    return metadata(f"instance/attributes/{key}")
 
 
 def may_have_tpu(environment: Mapping[str, str]) -> bool:

@@ -1,11 +1,11 @@
 """Takes from a process what a program that nobody trusts does not need. docs/en/threat_model.md says what holds.
 
-Takes from this process all calls of Linux but those by which Python computes, reads files and prints.
-
-A filter of the kernel (seccomp) can't be taken back, binds root too, and sees what no hook of Python does. A call that
-it refuses fails with EPERM: processes and threads, the network, signals to others, changes of files, memory that
-outlives its process (System V), limits, devices. It has no names of files, so files that this user may read can be
-read.
+`leave_the_machine` gives up root, the network and the sight of other processes. `confine` adds limits, and takes all
+calls of Linux but those by which Python computes, reads files and prints: a filter of the kernel (seccomp) can't be
+taken back, binds root too, and sees what no hook of Python does. A call that it refuses fails with EPERM: processes and
+threads, the network, signals to others, changes of files, memory that outlives its process (System V), limits, devices.
+It has no names of files, so files that this user may read can be read. Where the kernel has no filter, an audit hook of
+Python refuses what it sees.
 
 Sources: seccomp(2) and linux/seccomp.h, linux/filter.h; the numbers are those of asm/unistd.h of both machines.
 """
@@ -38,7 +38,8 @@ getcpu 309 168, getpid 39 172, getppid 110 173, gettid 186 178, getuid 102 174, 
 getegid 108 177, getgroups 115 158, exit 60 93, exit_group 231 94, restart_syscall 219 128, set_robust_list 273 99,
 rseq 334 293
 """
-_WRITING_CALLS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last is __O_TMPFILE
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_WRITING_CALLS = _WRITES | 0o20000000  # __O_TMPFILE
 _ABOVE_F_GETFL = ~3 & 0xFFFFFFFF  # among them F_SETOWN and F_SETSIG, which send signals to others
 # Calls that are permitted if an argument has none of some bits: its number, and the bits.
 _GUARDED = {
@@ -49,59 +50,12 @@ _GUARDED = {
 # Instructions: load a word of the call; go on or skip, by a comparison with the word; end.
 _LOAD, _IF_EQUAL, _IF_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
-
-
-class _Program(ctypes.Structure):
-    """`struct sock_fprog`."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
-
-
-def can_be_filtered() -> bool:
-    """Whether the filter knows this system and machine, and its kernel has filters."""
-    if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.maxsize <= 1 << 32:
-        return False
-    # A kernel that has filters looks for the one at address 0 (seccomp(2)).
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    none = ctypes.c_ulong(0)
-    return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), none, none, none) == -1 and ctypes.get_errno() == errno.EFAULT
-
-
-def permit_only_computing() -> bool:
-    """Install the filter, for good; False if the system, the machine or the kernel has none."""
-    if not can_be_filtered():
-        return False
-    instructions = _instructions(*_MACHINES[platform.machine()])
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
-    program = _Program(len(instructions), ctypes.addressof(code))
-    prctl = ctypes.CDLL(None).prctl
-    if prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0))):
-        return False
-    return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), ctypes.byref(program)) == 0
-
-
-def _instructions(machine: int, column: int) -> list[tuple[int, int, int, int]]:
-    """The filter: each instruction has a code, how many to skip if it holds and if it does not, and a number."""
-    end = [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
-    found = [(_LOAD, 0, 0, _MACHINE_AT), (_IF_EQUAL, 1, 0, machine), end[1], (_LOAD, 0, 0, _NUMBER_AT)]
-    for numbers, argument, bits in _GUARDED.values():
-        if numbers[column] >= 0:
-            lower_half = _ARGUMENTS_AT + 8 * argument
-            found += [(_IF_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, lower_half), (_IF_BITS, 1, 0, bits), *end]
-    for name_and_numbers in _PERMITTED.split(","):
-        number = int(name_and_numbers.split()[1 + column])
-        if number >= 0:
-            found += [(_IF_EQUAL, 0, 1, number), end[0]]
-    return [*found, end[1]]
-
-
 NOBODY = 65_534
 _NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000  # CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET of linux/sched.h
 _DIE_WITH_PARENT, _DUMPABLE = 1, 4  # PR_SET_PDEATHSIG, PR_SET_DUMPABLE of linux/prctl.h
 _MOST_DESCRIPTORS = 1 << 16
 _REFUSED = ("os", "socket", "subprocess", "ctypes", "shutil", "tempfile", "pty", "fcntl", "resource", "mmap", "signal")
 _READS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def leave_the_machine(own: str) -> None:
@@ -171,3 +125,47 @@ def _refuse(event: str, arguments: tuple) -> None:
     opens_to_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
     if opens_to_write or event.split(".")[0] in _REFUSED and event not in _READS:
         raise PermissionError(f"{event} is not permitted here")
+
+
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
+
+
+def can_be_filtered() -> bool:
+    """Whether the filter knows this system and machine, and its kernel has filters."""
+    if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.maxsize <= 1 << 32:
+        return False
+    # A kernel that has filters looks for the one at address 0 (seccomp(2)).
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    none = ctypes.c_ulong(0)
+    return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), none, none, none) == -1 and ctypes.get_errno() == errno.EFAULT
+
+
+def permit_only_computing() -> bool:
+    """Install the filter, for good; False if the system, the machine or the kernel has none."""
+    if not can_be_filtered():
+        return False
+    instructions = _instructions(*_MACHINES[platform.machine()])
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
+    program = _Program(len(instructions), ctypes.addressof(code))
+    prctl = ctypes.CDLL(None).prctl
+    if prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0))):
+        return False
+    return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), ctypes.byref(program)) == 0
+
+
+def _instructions(machine: int, column: int) -> list[tuple[int, int, int, int]]:
+    """The filter: each instruction has a code, how many to skip if it holds and if it does not, and a number."""
+    end = [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
+    found = [(_LOAD, 0, 0, _MACHINE_AT), (_IF_EQUAL, 1, 0, machine), end[1], (_LOAD, 0, 0, _NUMBER_AT)]
+    for numbers, argument, bits in _GUARDED.values():
+        if numbers[column] >= 0:
+            lower_half = _ARGUMENTS_AT + 8 * argument
+            found += [(_IF_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, lower_half), (_IF_BITS, 1, 0, bits), *end]
+    for name_and_numbers in _PERMITTED.split(","):
+        number = int(name_and_numbers.split()[1 + column])
+        if number >= 0:
+            found += [(_IF_EQUAL, 0, 1, number), end[0]]
+    return [*found, end[1]]

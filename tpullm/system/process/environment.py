@@ -1,13 +1,12 @@
-"""The environment variables of a process that computes. A variable that the user has set is left alone.
+"""What a process that computes is started with: environment variables, its allocator, JAX's compilation cache.
 
 They are variables because glibc reads them before the program starts, XLA and JAX when they are imported, and child
-processes inherit them.
+processes inherit them. A variable that the user has set is left alone.
 
-JAX's compilation cache, in the user's cache folder: a command that was run before does not compile again.
-
-JAX's key has the program, the versions and XLA's flags, but not the machine. A program compiled for one processor can
-crash on another (SIGILL), and one compiled for fewer cores is slow: on two cores, the quickstart's step took 0.57 s
-with the program of one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own.
+The cache is in the user's cache folder: a command that was run before does not compile again. JAX's key has the
+program, the versions and XLA's flags, but not the machine. A program compiled for one processor can crash on another
+(SIGILL), and one compiled for fewer cores is slow: on two cores, the quickstart's step took 0.57 s with the program of
+one core instead of 0.48 s. Machines may share a home folder, so each kind of machine has its own.
 
 What is kept is executed. A folder that another user may have written is not used: a warning says so, and programs are
 compiled as if there were no cache, since that costs minutes and a stop would cost the training.
@@ -32,6 +31,61 @@ LEAST_SECONDS = 0.1  # of compilation; keeping quicker programs too made a start
 MOST_BYTES = 1 << 30
 _MACHINE = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
 _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL)
+# Freed memory stays in the process, in huge pages. By default glibc returns large blocks to the system, and every
+# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. With one
+# arena (the last setting), XLA's threads do so too, whose own arenas can't keep large blocks: at 12 M parameters a step
+# took 1.15 s without it (1.53 s after a pause, on a machine that lends its free memory) and 1.09 s with it, at the cost
+# of more memory.
+ALLOCATOR = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 34, "hugetlb": 1, "arena_max": 1}.items()
+)
+STARTED_AGAIN = "TPULLM_STARTED_AGAIN"
+
+
+def prepare() -> None:
+    """Set the variables, and start the same command again so that glibc reads them.
+
+    A process that was started again without them stays as it is: glibc removes them from a privileged Python.
+    """
+    known = "GLIBC_TUNABLES" in os.environ or STARTED_AGAIN in os.environ
+    if sys.platform == "linux" and sys.executable and not known:
+        wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
+        with contextlib.suppress(OSError):  # without a second start: slower, same results
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+    set_variables()
+    maintain()
+
+
+def set_variables() -> None:
+    """Set JAX's variables. If JAX is imported already (in a notebook), set its platform directly.
+
+    Every verb except `launch` calls this before JAX is imported, and so does the Python API.
+    """
+    wanted = settings() | platforms()
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if "JAX_PLATFORMS" in wanted and (jax := sys.modules.get("jax")) and not jax.config.jax_platforms:
+        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+
+
+def platforms() -> dict[str, str]:
+    """The platform `cpu` if a compiler is installed (extras `tpu`, `gpu-plan`) without a TPU or GPU; else JAX chooses.
+
+    Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none; the plugin for GPUs would
+    warn that it finds no CUDA.
+    """
+    installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # plugins are for GPUs
+    here = place.may_have_tpu(os.environ) or place.may_have_gpu()
+    return {"JAX_PLATFORMS": "cpu"} if installed and not here else {}
+
+
+def allocator() -> str:
+    """How this process allocates memory, for the log."""
+    found = os.environ.get("GLIBC_TUNABLES")
+    if found is None:
+        return "gives freed memory back to the system"
+    return "keeps freed memory and asks for huge pages" if found == ALLOCATOR else f"as set: GLIBC_TUNABLES={found}"
 
 
 def settings() -> dict[str, str]:
@@ -116,60 +170,3 @@ def _entries(home: Path) -> Iterator[tuple[float, int, str]]:
             with contextlib.suppress(OSError):
                 status = os.stat(os.path.join(folder, name))
                 yield max(status.st_atime, status.st_mtime), status.st_size, os.path.join(folder, name)
-
-
-# Freed memory stays in the process, in huge pages. By default glibc returns large blocks to the system, and every
-# operation pays for fresh pages: the quickstart trained at 12,100 tokens/s without this and at 17,500 with it. With one
-# arena (the last setting), XLA's threads do so too, whose own arenas can't keep large blocks: at 12 M parameters a step
-# took 1.15 s without it (1.53 s after a pause, on a machine that lends its free memory) and 1.09 s with it, at the cost
-# of more memory.
-ALLOCATOR = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 34, "hugetlb": 1, "arena_max": 1}.items()
-)
-STARTED_AGAIN = "TPULLM_STARTED_AGAIN"
-
-
-def prepare() -> None:
-    """Set the variables, and start the same command again so that glibc reads them.
-
-    A process that was started again without them stays as it is: glibc removes them from a privileged Python.
-    """
-    known = "GLIBC_TUNABLES" in os.environ or STARTED_AGAIN in os.environ
-    if sys.platform == "linux" and sys.executable and not known:
-        wanted = os.environ | {"GLIBC_TUNABLES": ALLOCATOR, STARTED_AGAIN: "1"}
-        with contextlib.suppress(OSError):  # without a second start: slower, same results
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    set_variables()
-    maintain()
-
-
-def set_variables() -> None:
-    """Set JAX's variables. If JAX is imported already (in a notebook), set its platform directly.
-
-    Every verb except `launch` calls this before JAX is imported, and so does the Python API.
-    """
-    wanted = settings() | platforms()
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    if "JAX_PLATFORMS" in wanted and (jax := sys.modules.get("jax")) and not jax.config.jax_platforms:
-        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-
-
-def platforms() -> dict[str, str]:
-    """The platform `cpu` if a compiler is installed (extras `tpu`, `gpu-plan`) without a TPU or GPU; else JAX chooses.
-
-    Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none; the plugin for GPUs would
-    warn that it finds no CUDA.
-    """
-    installed = [name for name in ("libtpu", "jax_plugins") if importlib.util.find_spec(name)]  # plugins are for GPUs
-    here = place.may_have_tpu(os.environ) or place.may_have_gpu()
-    return {"JAX_PLATFORMS": "cpu"} if installed and not here else {}
-
-
-def allocator() -> str:
-    """How this process allocates memory, for the log."""
-    found = os.environ.get("GLIBC_TUNABLES")
-    if found is None:
-        return "gives freed memory back to the system"
-    return "keeps freed memory and asks for huge pages" if found == ALLOCATOR else f"as set: GLIBC_TUNABLES={found}"

@@ -5,8 +5,6 @@ A chat template, a tokenizer or a page can cost hours and all memory in a few by
 
 The limits bound what a reader costs. They are no sandbox: the child is this user. What comes back is JSON, bounded and
 checked by the caller, and the child gets no variables of the environment, which may hold credentials.
-
-`child.py` is how the child is started, asked and ended.
 """
 
 import importlib

@@ -1,11 +1,8 @@
-"""Gives memory back to the system that was freed and that later allocations can't use.
+"""The memory of this process and machine: how much is free, and giving back what was freed and can't be used again.
 
 The allocator keeps all that is freed (`environment.ALLOCATOR`), since a step needs the same blocks again. But compiling
 leaves holes of many sizes, and in the first steps the blocks of a program find their places, so what they left stays
-unused. Of tuning 120 M parameters it was 3.7 GiB before and 2.2 after, at the same speed
-(`docs/design/tuning-beside-others.md`).
-
-How much memory this machine can still give to a program, as Linux says, and the limits of the program's cgroups.
+unused. Of tuning 120 M parameters it was 3.7 GiB before and 2.2 after, at the same speed.
 """
 
 import contextlib

@@ -1,15 +1,13 @@
 """A program that nobody trusts, in a process of its own, and what may be asked of it from another process.
 
 `serve_program` runs the program. `Program` is the other end: it asks for names of the program, calls its functions, and
-gets plain values (`plain_values.py`). So what the program may do to its interpreter changes no test: tests compare
-values of their own process. It learns the arguments of calls, and nothing else.
+gets plain values as JSON, so that reading them runs no code of their sender. So what the program may do to its
+interpreter changes no test: tests compare values of their own process. It learns the arguments of calls, and nothing
+else.
 
 An object that is no plain value stays with the program, and is a `Remote` to the tests. It has no equality, order or
-arithmetic with plain values: these would be the program's, and objects that are equal to all pass any test.
-
-Values of Python as JSON, and back: data alone, so that reading it runs no code of its sender.
-
-A subclass becomes its kind (a `Counter` a `dict`), so equality with plain values stays and methods of its own do not.
+arithmetic with plain values: these would be the program's, and objects that are equal to all pass any test. A subclass
+becomes its kind (a `Counter` a `dict`), so equality with plain values stays and methods of its own do not.
 """
 
 import builtins

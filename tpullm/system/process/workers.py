@@ -1,11 +1,9 @@
-"""The parts of one stage, each done by a worker process or, if there is little to do, all by this process.
+"""The parts of one stage, done by worker processes, and shared with other shares of the verb.
 
-Worker processes that end with their parent process, however it ends.
-
-Rounds of parts that the shares of a verb make together: each makes its own, then waits for those of the others.
-
-With several shares the work of all is shown. A part of another share is known by the file that it leaves, so the folder
-of the files is listed: every few seconds, and in a twentieth of the time at most.
+`run_all` does parts here: in worker processes that end with their parent process, however it ends, or, if there is
+little to do, in this process. `Rounds` makes the parts of a round together with the other shares: each makes its own,
+then waits for those of the others. A part of another share is known by the file that it leaves, so the folder of the
+files is listed: every few seconds, and in a twentieth of the time at most.
 """
 
 import contextlib

@@ -1,14 +1,15 @@
 """Copies of files, above all those of `gs://` objects in the user's cache folder.
 
-Copies of `gs://` objects that are there while a process reads them: a source may be larger than any disk.
+`local_copy` keeps a copy for the processes that come later. `brief_copy` keeps it for as long as a process reads it,
+since a source may be larger than any disk:
 
     ~/.cache/tpullm/brief.lock           held by who looks which copies there are, and removes some
     ~/.cache/tpullm/brief/KEY/lock       its readers share it; KEY is the hash of the address and the generation
     ~/.cache/tpullm/brief/KEY/copy/NAME
 
-Who needs a copy that is not there first removes those that nobody reads, whoever made them: a process that was killed
-can't. So there is never more than one file for each process that reads. A copy that was read stays until then: the
-ranges of a large file are read from one copy.
+A process that needs a copy that is not there first removes those that nobody reads, whoever made them: a process that
+was killed can't. So there is never more than one file for each process that reads. A copy that was read stays until
+then: the ranges of a large file are read from one copy.
 """
 
 import contextlib
