@@ -13,7 +13,7 @@ from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
 from tpullm.data.batch import Batch
-from tpullm.engine.decode import decode
+from tpullm.engine.generation import decode
 from tpullm.engine.session import Session, targets, use_dtype
 from tpullm.hardware.peak_flops import peak as measured_peak
 from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token

@@ -8,6 +8,7 @@ import pytest
 
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
+from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import ModelConfig
 
@@ -61,3 +62,11 @@ def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
 def alone(one, request: Request) -> list[int]:
     """What the request gets of an engine that has never done anything."""
     return continued(Engine(one, ROWS), [request])[0]
+
+
+def greedy_by_full_forward(session, ids, tokens):
+    """The reference: the whole text through the model for every token, without a cache."""
+    new = []
+    for _ in range(tokens):
+        new.append(int(np.argmax(next_log_probabilities(session, [[*ids, *new]])[0])))
+    return new

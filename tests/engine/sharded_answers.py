@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tpullm.data.prompts import Prompts  # noqa: E402
-from tpullm.engine import row_sizes  # noqa: E402
+from tpullm.engine import cache  # noqa: E402
 from tpullm.engine.engine import Engine  # noqa: E402
 from tpullm.engine.generation import continued  # noqa: E402
 from tpullm.engine.guesses import Lookup  # noqa: E402
@@ -65,7 +65,7 @@ def texts(shape: dict[str, int]) -> list:
     """What the engine writes: texts of several chunks that begin alike, more than there are rows, in bands of two
     sizes, of the first one several.
     """
-    row_sizes.LEAST_ROWS = row_sizes.BAND = 1
+    cache.LEAST_ROWS = cache.GROUP_BYTES = 1
     mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
     architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
     with jax.set_mesh(mesh):

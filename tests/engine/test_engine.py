@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.engine_texts import CONTEXT, KINDS, ROWS, alone, continued, made, prompt
-from tests.engine.test_decode import greedy_by_full_forward
+from tests.engine.engine_texts import CONTEXT, KINDS, ROWS, alone, continued, greedy_by_full_forward, made, prompt
 from tpullm.engine import engine as engine_module
-from tpullm.engine.decode import decode
+from tpullm.engine.cache import CHUNK, FEW, Cache
 from tpullm.engine.engine import Engine
+from tpullm.engine.generation import decode
+from tpullm.engine.guesses import Lookup
 from tpullm.engine.request import Request
-from tpullm.engine.row_sizes import CHUNK, FEW
-from tpullm.engine.text_memory import TextMemory
 from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.recipe.schema import RopeScaling
@@ -46,15 +45,15 @@ def test_a_text_that_outgrows_its_band_does_not_wait_for_others(long):
     engine, lengths = Engine(long, ROWS), {"long": 0, "other": 0}
     others = {}
 
-    def heard(name):
+    def on_token(name):
         def count(token):
             lengths[name] += 1
             others[name] = lengths["other"] if name == "long" else 0
 
         return count
 
-    engine.submit(Request(prompt(300), 120, GREEDY), heard("other"))  # in a step as long as theirs
-    engine.submit(Request(prompt(500), 40, GREEDY), heard("long"))
+    engine.submit(Request(prompt(300), 120, GREEDY), on_token("other"))  # in a step as long as theirs
+    engine.submit(Request(prompt(500), 40, GREEDY), on_token("long"))
     while lengths["long"] < 40:
         engine.step()
     assert others["long"] < 75  # 8 pieces of its prompt, and 40 tokens
@@ -109,25 +108,10 @@ def some(long):
     return asked, [alone(long, request) for request in asked]
 
 
-def test_the_memory_is_what_the_rows_take(long):
-    engine = Engine(long, ROWS)
-    continued(engine, [Request(prompt(3), 2, GREEDY), Request(prompt(520), 2, GREEDY)])
-    memory = engine._memory
-    blocks = memory.blocks()
-    assert {(0, 0), (memory.desks[0], 0)} <= set(blocks)
-    assert (len(memory.sizes) - 1, 0) not in blocks  # nobody needed it
-    taken = sum(array.nbytes for array in jax.tree.leaves(blocks))
-    assert taken < engine.memory_bytes()
-    with jax.set_mesh(long.mesh):
-        for band in [*range(len(memory.sizes)), *memory.desks]:
-            memory.copy((band, 0), (band, 0), CONTEXT)
-    assert sum(array.nbytes for array in jax.tree.leaves(memory.blocks())) == engine.memory_bytes()
-
-
 def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
-    engine, write, turns, heard = Engine(long, ROWS), TextMemory.write, [[]], []
-    noted = lambda self, seen, *more: turns[-1].append(seen) or write(self, seen, *more)  # noqa: E731
-    monkeypatch.setattr(TextMemory, "write", noted)
+    engine, write, turns, heard = Engine(long, ROWS), Cache.write, [[]], []
+    noted = lambda self, step, *more: turns[-1].append(step) or write(self, step, *more)  # noqa: E731
+    monkeypatch.setattr(Cache, "write", noted)
     engine.submit(Request(prompt(3), 40, GREEDY), lambda token: None)
     engine.step()
     engine.submit(Request(prompt(520), 4, GREEDY), lambda token: heard.append(len(turns)))
@@ -142,8 +126,8 @@ def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_aft
 
 
 def test_the_texts_that_are_left_close_ranks(long, monkeypatch):
-    engine, write, steps = Engine(long, ROWS), TextMemory.write, []
-    monkeypatch.setattr(TextMemory, "write", lambda self, seen, *more: steps.append(seen) or write(self, seen, *more))
+    engine, write, steps = Engine(long, ROWS), Cache.write, []
+    monkeypatch.setattr(Cache, "write", lambda self, step, *more: steps.append(step) or write(self, step, *more))
     last = Request(prompt(3), 30, GREEDY)
     (*_, found) = continued(engine, [Request(prompt(5), 5, GREEDY), Request(prompt(4), 5, GREEDY), last])
     assert {(FEW, FEW, 0, 0), (FEW, 0, 0, 0)} == set(steps) and steps[-20:] == [(FEW, 0, 0, 0)] * 20
@@ -151,8 +135,8 @@ def test_the_texts_that_are_left_close_ranks(long, monkeypatch):
 
 
 def test_a_step_is_on_its_way_before_the_last_one_is_looked_at_unless_it_depends_on_its_tokens(long, monkeypatch):
-    done, write, look = [], TextMemory.write, engine_module.fetched
-    monkeypatch.setattr(TextMemory, "write", lambda *arguments: done.append("write") or write(*arguments))
+    done, write, look = [], Cache.write, engine_module.fetched
+    monkeypatch.setattr(Cache, "write", lambda *arguments: done.append("write") or write(*arguments))
     monkeypatch.setattr(engine_module, "fetched", lambda *arguments: done.append("look") or look(*arguments))
     ahead = ["look", "write", *["write", "look"] * 3, "look"]  # the first look is at what follows the prompt
     in_turn = ["look", *["write", "look"] * 4]
@@ -267,3 +251,54 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
     with pytest.raises(UserError, match=r"^prompt: "):
         engine.submit(Request(ids, 3, GREEDY), lambda token: None)
     assert not engine.step()
+
+
+def test_everything_is_compiled_before_the_first_text(long):
+    engine = Engine(long, ROWS, guesses=Lookup())
+    engine.compile()
+    with jax.log_compiles(False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
+        beginning = prompt(CHUNK, 9)
+        asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
+        asked += [Request((*beginning, 5), 3, GREEDY, echo=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+        continued(engine, asked)
+        continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
+        continued(engine, [Request(prompt(12, 4) * 3, 30, GREEDY)])
+    assert engine.figures()["guesses"]
+
+
+def test_a_reproducible_text_has_the_same_bits_alone_and_among_others(long):
+    """The same program computes every step, and another one every prompt; no row gives other bits than another."""
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr(engine_module, "say", said.append)
+        engine = Engine(long, ROWS, guesses=Lookup(), reproducible=True)
+        engine.compile()
+        assert engine.guesses is None and not said
+    asked = [Request(prompt(length, length), 6, Sampling(2.0), seed=length, top=2) for length in (3, 40, 130, 505, 520)]
+
+    def tokens(requests):
+        heard = [[] for _ in requests]
+        for request, own in zip(requests, heard, strict=True):
+            engine.submit(request, own.append)
+        while engine.step():
+            pass
+        return heard
+
+    together = tokens(asked)
+    assert together == [tokens([request])[0] for request in asked] == tokens(asked)
+
+
+def test_rows_that_give_other_bits_than_others_are_told_where_a_text_is_to_be_the_same(long, monkeypatch):
+    write, said = Cache.write, []
+
+    def other(*arguments):
+        logits = write(*arguments)
+        last = np.arange(len(logits))[:, None] == len(logits) - 1
+        return jax.device_put(np.asarray(logits) + last, logits.sharding)
+
+    monkeypatch.setattr(Cache, "write", other)
+    monkeypatch.setattr(engine_module, "say", said.append)
+    Engine(long, ROWS, reproducible=True).compile()
+    Engine(long, ROWS).compile()
+    assert [line[:23] for line in said] == ["engine: rows give other"]

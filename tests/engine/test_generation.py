@@ -1,14 +1,89 @@
+"""Texts of many prompts at once, several answers to one prompt, and one text as it is written."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from tests.engine.test_decode import PROMPTS, greedy_by_full_forward
-from tpullm.engine import generation, row_memory
-from tpullm.engine.decode import decode
+from tests.conftest import ROOT
+from tests.engine.engine_texts import greedy_by_full_forward
+from tpullm.engine import forward, generation
+from tpullm.engine import sampling as sampling_module
+from tpullm.engine import session as session_module
 from tpullm.engine.engine import Engine
-from tpullm.engine.generation import LOOK_EVERY, answer, as_they_end, continued, sampled, stream
+from tpullm.engine.generation import LOOK_EVERY, answer, as_they_end, continued, decode, sampled, stream
 from tpullm.engine.request import Request
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system.errors import UserError
+
+PROMPTS = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
+
+
+def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session):
+    together = decode(session, PROMPTS, tokens=12, stop_ids=[])
+    assert together == [greedy_by_full_forward(session, ids, 12) for ids in PROMPTS]
+
+
+def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, monkeypatch):
+    expected = decode(session, PROMPTS, tokens=12, stop_ids=[], each=2)
+    monkeypatch.setattr(session_module, "decodes_separate_layers", lambda: False)
+    stacked = dataclasses.replace(session)
+    assert stacked.layers is None and session.layers is not None
+    assert decode(stacked, PROMPTS, tokens=12, stop_ids=[], each=2) == expected
+
+
+def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session):
+    sampling = Sampling(temperature=1.5, min_p=0.0)
+    (whole,) = decode(session, PROMPTS[:1], tokens=8, sampling=sampling, seeds=[5], stop_ids=[])
+    for done in (1, 4, 7):
+        begun = [[*PROMPTS[0], *whole[:done]]]
+        assert decode(session, begun, 8 - done, sampling, seeds=[5], stop_ids=[]) == [whole[done:]]
+
+
+def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session):
+    sampling, seeds = Sampling(40.0, 0, 1.0, 0.0), list(range(9))
+    found = decode(session, PROMPTS, 6, sampling, seeds, each=3)
+    assert found == decode(session, [ids for ids in PROMPTS for _ in range(3)], 6, sampling, seeds)
+    assert len({tuple(ids) for ids in found}) > 3
+
+
+def test_other_seeds_give_other_texts(session):
+    sampling = Sampling(temperature=1.5, min_p=0.0)
+    texts = decode(session, [PROMPTS[0]] * 4, tokens=16, sampling=sampling, seeds=[1, 2, 3, 1], stop_ids=[])
+    assert texts[0] == texts[3] and len({tuple(text) for text in texts}) == 3
+
+
+def test_a_text_ends_with_its_stop_token(session):
+    free = decode(session, PROMPTS, tokens=12, stop_ids=[])
+    stop = free[0][5]
+    unused = [token for token in range(600, 604) if token not in sum(free, [])]
+    assert decode(session, PROMPTS, 12, stop_ids=[*unused, stop]) == decode(session, PROMPTS, 12, stop_ids=[stop])
+    for whole, stopped in zip(free, decode(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
+        end = whole.index(stop) + 1 if stop in whole else len(whole)
+        assert stopped == whole[:end]
+
+
+def test_a_batch_never_goes_beyond_the_context(session):
+    prompt = [1] + [40] * 24
+    assert len(decode(session, [prompt], tokens=16, stop_ids=[])[0]) == session.context_length - 25
+
+
+@pytest.mark.ci
+def test_a_mesh_samples_the_answers_of_one_device():
+    """Rows on several devices, heads on several, and rows that are split in training, which a single token can't be.
+
+    The same of the texts that the engine writes, and of the codes and the likeliest tokens of a model in 4 bits.
+    """
+    command = [sys.executable, "-m", "tests.engine.sharded_answers"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    for found in json.loads(done.stdout):
+        expected = found.pop("{}")
+        assert found and len({str(ids) for ids in expected}) > 3
+        for shape, answers in found.items():
+            assert answers == expected, shape
 
 
 def test_each_question_gets_the_answer_it_gets_alone(session):
@@ -115,13 +190,14 @@ def test_a_stream_that_nobody_reads_is_given_up(session):
 
 
 def test_a_prompt_longer_than_the_context_is_refused(session):
-    with pytest.raises(UserError, match=r"33 tokens.* holds 32"):
-        next(stream(session, [1] * 33, 4, GREEDY))
+    for write in (lambda ids: next(stream(session, ids, 4, GREEDY)), lambda ids: decode(session, [ids], 4)):
+        with pytest.raises(UserError, match=r"33 tokens.* holds 32"):
+            write([1] * 33)
 
 
 def test_one_program_serves_prompts_and_settings_alike(session):
     list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
-    programs = [row_memory.read_layers, row_memory.advance, row_memory.pick]
+    programs = [forward.read_layers, forward.advance, sampling_module.pick]
     before = [program._cache_size() for program in programs]
     for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
         list(stream(session, prompt, 5, sampling, 2))

@@ -9,12 +9,11 @@ import pytest
 
 from tests.engine.engine_texts import ROWS, alone, continued, prompt
 from tpullm.engine import guesses
+from tpullm.engine.cache import CHUNK
 from tpullm.engine.engine import Engine
 from tpullm.engine.guesses import MOST, Draft, Lookup, check_draft
-from tpullm.engine.next_tokens import Next
 from tpullm.engine.request import Request
-from tpullm.engine.row_sizes import CHUNK
-from tpullm.engine.text_memory import TextMemory
+from tpullm.engine.sampling import Next
 from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import GREEDY, Sampling
@@ -26,10 +25,7 @@ class Told:
     """Guesses what is known to follow, `right` tokens of it, and then another token."""
 
     def __init__(self, follows: dict[tuple[int, ...], list[int]], right: int):
-        self.follows, self.right, self.compiled = follows, right, []
-
-    def compile(self, rows, slots):
-        self.compiled.append((rows, slots))
+        self.follows, self.right = follows, right
 
     def of(self, texts, rows, slots):
         found = {}
@@ -154,23 +150,6 @@ def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkey
     assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time
     assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(small, other)[:MOST]}
     assert draft.of({0: Next(Request(prompt(508), 9, GREEDY), ())}, 2, 512) == {}  # there is no room for guesses
-
-
-def test_what_is_compiled_for_guesses_has_the_same_bits(long, plain):
-    expected = continued(plain, ASKED[:1])
-    engine = Engine(long, ROWS, guesses=Told({ASKED[0].ids: expected[0]}, MOST))
-    engine.compile()
-    if engine.guesses is not None:  # else this machine gives other bits, and nothing is guessed
-        assert engine.guesses.compiled == [(2, 512)]  # the rows that are checked together
-        assert continued(engine, ASKED[:1]) == expected
-
-
-def test_steps_that_give_other_bits_are_not_used(long, monkeypatch):
-    engine, write = Engine(long, ROWS, guesses=Lookup()), TextMemory.write
-    other = lambda self, seen, tokens, count=1: write(self, seen, tokens, count) + (count > 1)  # noqa: E731
-    monkeypatch.setattr(TextMemory, "write", other)
-    engine.compile()
-    assert engine.guesses is None
 
 
 def test_a_model_with_other_tokens_does_not_guess(long):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from tpullm.engine import needed_memory
-from tpullm.engine.engine import Engine
-from tpullm.engine.engine_programs import PIECES
-from tpullm.engine.row_memory import alike_layers, empty_block, read_layers
-from tpullm.engine.row_sizes import SIZE, block_sizes
+from tpullm.engine.cache import SIZE, block_sizes, empty_block
+from tpullm.engine.engine import PIECES, Engine
+from tpullm.engine.forward import alike_layers, read_layers
 from tpullm.engine.session import Found, Session, targets
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import named_sharding

@@ -8,7 +8,7 @@ import pytest
 
 from tpullm.data.examples import Prompt
 from tpullm.data.prompts import Prompts, PromptStream, tokenized
-from tpullm.engine.decode import decode
+from tpullm.engine.generation import decode
 from tpullm.evaluation import scoring
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import Sampling

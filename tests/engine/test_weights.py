@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.engine.test_decode import greedy_by_full_forward
+from tests.engine.engine_texts import greedy_by_full_forward
 from tests.engine.test_session import run  # noqa: F401
 from tests.formats.huggingface.published import directory
 from tpullm.cli.options import add_weights

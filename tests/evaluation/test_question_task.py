@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tpullm.engine.decode import decode
+from tpullm.engine.generation import decode
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.prompt_forms import JAPANESE
 from tpullm.evaluation.question_files import Item, QuestionFile

@@ -108,8 +108,9 @@ def test_a_step_never_has_the_numbers_of_all_layers(config):
         def forward(params, tokens):
             ones = jnp.ones_like(tokens)
             without_others = lambda layer, window: lambda q, k, v, softcap, sinks: q  # noqa: E731
-            arguments = tokens, ones, ones, ones[:, 0], None, without_others
-            return architecture.model(params).remembering(*arguments, dtype=F32)
+            model, kinds = architecture.model(params), architecture.config.window_indices
+            x = model.embed(tokens, ones, F32)
+            return model.after_layers(x, ones, ones, ones[:, 0], None, kinds, without_others)
 
         tokens = jax.ShapeDtypeStruct((2, 8), jnp.int32, sharding=jax.NamedSharding(mesh(), jax.P(None, None)))
         needed = jax.jit(forward).lower(shapes, tokens).compile().memory_analysis().temp_size_in_bytes

@@ -11,7 +11,7 @@ from tests.training.small import TWO_LAYERS, begun
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
-from tpullm.engine.decode import decode
+from tpullm.engine.generation import decode
 from tpullm.engine.session import NoTokenizer, Session
 from tpullm.evaluation.scoring import log_probabilities
 from tpullm.model.mesh import make_mesh

@@ -2,42 +2,48 @@
 
 import sys
 
-from tpullm.cli.options import add_adapters, add_json, add_model, add_weights, check_at_least_one, print_json
+from tpullm.cli import options
+from tpullm.cli.serve import LONGEST
 from tpullm.recipe.sampling import Sampling, add_options, from_options
 from tpullm.system.log import say
 
 
 def add_arguments(parser) -> None:
     """The options of `tpullm generate`."""
-    add_model(parser)
-    add_adapters(parser)
-    add_weights(parser)
+    options.add_model(parser)
+    options.add_adapters(parser)
+    options.add_weights(parser)
     parser.add_argument("--prompt", type=str, default="", help="the text to continue; empty: begin a document")
     parser.add_argument("--tokens", type=int, default=200, help="at most this many new tokens")
     parser.add_argument("--count", type=int, default=1, help="the number of texts; each has the next seed")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
     parser.add_argument("--stop", type=str, default="", help="stop before this text")
-    add_json(parser)
+    options.add_reproducible(parser)
+    options.add_json(parser)
     add_options(parser, Sampling())
 
 
 def main(arguments) -> None:
     """Load the model and continue the prompt."""
     sampling = from_options(arguments)
-    check_at_least_one(arguments, "tokens", "count")
+    options.check_at_least_one(arguments, "tokens", "count")
+    from tpullm.engine.engine import Engine
     from tpullm.engine.session import load_each
 
     results = []
     for adapter, session in load_each(arguments.model, arguments.adapter, arguments.weights or "").items():
         if len(arguments.adapter) > 1 and not arguments.json:
             print(f"{adapter}:", flush=True)
-        named = {"adapter": adapter} if adapter else {}
-        results += [named | _one(session, arguments, sampling, arguments.seed + n) for n in range(arguments.count)]
+        named, engine = {"adapter": adapter} if adapter else {}, None
+        if arguments.reproducible:  # with as many rows of the same length as `serve` has
+            engine = Engine(session, longest=min(LONGEST, session.context_length), reproducible=True)
+        numbers = range(arguments.count)
+        results += [named | _one(session, engine, arguments, sampling, arguments.seed + n) for n in numbers]
     if arguments.json:
-        print_json(results[0] if len(results) == 1 else results)
+        options.print_json(results[0] if len(results) == 1 else results)
 
 
-def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
+def _one(session, engine, arguments, sampling: Sampling, seed: int) -> dict:
     """The values of one text for --json; without --json the text is printed while it is generated."""
     from tpullm.engine.generation import stream
     from tpullm.engine.padding import fits
@@ -46,7 +52,7 @@ def _one(session, arguments, sampling: Sampling, seed: int) -> dict:
     meter, text = Meter(), []
     prompt = [*session.tokenizer.begin, *session.tokenizer.encode(arguments.prompt)]
     fits(session, prompt, "--prompt")
-    ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed))
+    ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed, engine=engine))
     parts = until(characters(session.tokenizer, ids), [arguments.stop])
     if not arguments.json:
         print(arguments.prompt, end="", flush=True)

@@ -33,6 +33,12 @@ def add_mesh(parser) -> None:
     parser.add_argument("--mesh", type=mesh, help="how devices share a model, as in a recipe")
 
 
+def add_reproducible(parser) -> None:
+    """`--reproducible`: the same bits alone and among others."""
+    about = "a text is the same alone and among others, to the last bit; takes longer"
+    parser.add_argument("--reproducible", action="store_true", help=about)
+
+
 def add_json(parser, when: str = "") -> None:
     """`--json`; `when` says when it can be used."""
     parser.add_argument("--json", action="store_true", help=f"{when}print one JSON value and nothing else")

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from tpullm.cli.options import add_adapters, add_weights, check_at_least_one
+from tpullm.cli.options import add_adapters, add_reproducible, add_weights, check_at_least_one
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.system.log import say
@@ -32,8 +32,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--open", action="store_true", help="allow a network to ask without a key")
     about = f"tokens of the longest conversation; 0: the model's context, or {LONGEST:,} if that is less"
     parser.add_argument("--longest", type=int, default=0, help=about)
-    about = "what guesses tokens ahead, which changes no answer: a smaller MODEL, or none; default: the text so far"
+    about = "what guesses tokens ahead, to save time: a smaller MODEL, or none; default: the text so far"
     parser.add_argument("--draft", type=str, default="", metavar="MODEL", help=about)
+    add_reproducible(parser)
     parser.add_argument("--queue", type=int, default=128, help="how many requests may wait; more are told to try later")
 
 
@@ -43,12 +44,14 @@ def main(arguments) -> None:
     check_at_least_one(arguments, "queue")
     if arguments.longest < 0:
         raise UserError(f"--longest: {arguments.longest} is below 0; use a number of tokens, or 0")
+    if arguments.reproducible and arguments.draft not in ("", "none"):
+        raise UserError("--draft: a server that is --reproducible guesses nothing; leave one of them out")
     if not 0 <= arguments.port < 1 << 16:
         raise UserError(f"--port: {arguments.port} is not from 0 to 65535; use such a number")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
     options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
-    hosts.agree("the options", options | {"draft": arguments.draft})
+    hosts.agree("the options", options | {"draft": arguments.draft, "reproducible": arguments.reproducible})
     with _listener(arguments, key) as listener:
         _serve(arguments, key, listener)
 
@@ -107,7 +110,8 @@ def _loaded(arguments):
     named = dict(zip(served_model.names(paths), sessions, strict=True))
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
     guesses = _guesses(arguments.draft, loaded)
-    engines = {name: Engine(one, longest=longest, guesses=guesses()) for name, one in named.items()}
+    options = {"longest": longest, "reproducible": arguments.reproducible}
+    engines = {name: Engine(one, guesses=guesses(), **options) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
     say(f"serve: texts of up to {longest:,} tokens; keys and values take {gigabytes:,.2f} GiB")
     if arguments.weights:

@@ -1,15 +1,20 @@
-"""Many texts at once: each is read and continued as it comes, and ends without the others waiting (Yu et al. 2022).
+"""The scheduler: many texts at once, each read and continued as it comes and ended without the others (Yu et al. 2022).
 
-A turn of the engine writes one token to every text that has been read, and reads some of a prompt. So a long prompt
-does not stop the others. A text's tokens do not depend on what is computed beside it: a prompt is read in pieces that
-begin at multiples of `CHUNK`, and only programs are used that were seen to give the same bits (`engine_programs.py`).
+A step of the engine writes one token to every text that has been read, and reads some of a prompt. So a long prompt
+does not stop the others.
 
-A turn dispatches its work, and the next turn fetches the result. Where it can, that turn first dispatches its own step,
-so the device does not wait for the host: the tokens that this step needs and nobody has seen are still on the device.
+A step dispatches its work, and the next one fetches the result. Where it can, that one first dispatches its own work,
+so the device does not wait for the host: the tokens that it needs and nobody has seen are still on the device.
 
-Shapes: B rows of all bands, V vocabulary.
+Programs of few rows and of many sum in another order, so the last bits of a text depend on what is written beside it.
+`reproducible` uses one program for all steps and one for all prompts: a text has the same bits alone and among others.
+12 M parameters on two cores: its step of 32 rows takes 19 ms, that of two rows 12. (To compile all programs and use
+those that give the same bits took longer to start than anything else, and which these are differs between machines.)
+
+Shapes: B rows of all groups, V vocabulary.
 """
 
+import operator
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,26 +22,41 @@ from typing import NamedTuple
 
 import jax
 
-from tpullm.engine.engine_programs import Programs, Step
+from tpullm.engine.cache import (
+    CHUNK,
+    FEW,
+    SIZE,
+    Cache,
+    Piece,
+    Step,
+    Written,
+    block_sizes,
+    bytes_of_slot,
+    group_sizes,
+    split_steps,
+    whole_steps,
+)
+from tpullm.engine.forward import UNSEEN
 from tpullm.engine.guesses import MOST, Guesses
-from tpullm.engine.next_tokens import MOST_TOP, Next, choose_next, fetched
 from tpullm.engine.padding import fits
-from tpullm.engine.prompt_reading import PromptReading, Read
+from tpullm.engine.prefill import Prefill, Read
 from tpullm.engine.request import Request, Token
-from tpullm.engine.row_memory import UNSEEN, Choice
-from tpullm.engine.row_sizes import CHUNK
+from tpullm.engine.rows import Rows, Text
+from tpullm.engine.sampling import MOST_TOP, Choice, Next, choose_next, compile_for, fetched
 from tpullm.engine.session import Session
-from tpullm.engine.text_memory import TWO_DESKS, Piece, TextMemory, Written
-from tpullm.engine.text_rows import Text, TextRows
-from tpullm.recipe.schema import ModelConfig
+from tpullm.model.rows import fetch, row_parts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
 ROWS = 32
-# Texts at a desk if all are read before one is written. 12 M parameters, texts of 200 tokens: one after the other they
-# were read in 108 turns of 27 ms, four together in 25 of 84.
-SEATS = 4
-PATIENCE = 16  # turns at most in which nothing is guessed for a text after guesses that were wrong
+# Of prompts, that are read in a step. Only the most where all prompts are there from the start: seven that are empty
+# take less than the seconds in which the programs for fewer are compiled.
+PIECES = (1, 2, 8)
+# Texts that are read together if all are read before one is written. 12 M parameters, texts of 200 tokens: one after
+# the other they were read in 108 steps of 27 ms, four together in 25 of 84.
+PREFILL_SLOTS = 4
+BACKOFF = 16  # steps at most in which nothing is guessed for a text after guesses that were wrong
+SAMPLES = 32  # tokens that each row is given, to see whether its bits are those of the others
 
 
 class _Unseen(NamedTuple):
@@ -59,6 +79,7 @@ class Engine:
         reads_first: read all prompts for which there is a row before a token is written, and compute all rows in each
             step: best if all requests are there from the start.
         guesses: of the next tokens, which are checked together while few texts are written; None guesses nothing.
+        reproducible: compute all rows in each step and as many pieces in each prefill, and guess nothing.
     """
 
     def __init__(
@@ -68,24 +89,35 @@ class Engine:
         longest: int = 0,
         reads_first: bool = False,
         guesses: Guesses | None = None,
+        reproducible: bool = False,
     ):
-        self.session, self.reads_first, self.guesses = session, reads_first, guesses
+        self.session, self.reads_first, self.reproducible = session, reads_first, reproducible
+        self.guesses = None if reproducible else guesses
         self.longest = min(longest or session.context_length, session.context_length)
-        desks = (min(SEATS, rows),) if reads_first else TWO_DESKS
-        self._memory = TextMemory(session, self.longest, rows, groups=not reads_first, desks=desks)
-        self._programs = Programs(session, self._memory)
-        self._rows = TextRows(self._memory)
-        self._prompts = PromptReading(self._memory, self._rows, waits=reads_first)
+        parts = row_parts(session.mesh)
+        sizes = group_sizes(self.longest, rows, parts, not reads_first, bytes_of_slot(session))
+        prefill = [(parts * min(PREFILL_SLOTS, rows), sizes[-1][1])] if reads_first else [(parts, sizes[-1][1])] * 2
+        every = [*sizes, *prefill]
+        self._cache = Cache(session, every, [block_sizes(slots, equal=reads_first) for _, slots in every])
+        self._groups, ends = len(sizes), self._cache.ends(len(sizes))
+        whole = PIECES[-1:] if reads_first or reproducible else PIECES
+        self._pieces = [-(-count // parts) * parts for count in whole]
+        if reproducible:
+            self._steps = [tuple(min(end, slots) for _, slots in sizes) for end in ends]
+        else:
+            self._steps = whole_steps(sizes, ends) if reads_first else split_steps(sizes)
+        self._rows = Rows(self._cache, len(sizes))
+        self._prefill = Prefill(self._cache, self._rows, range(len(sizes), len(every)), waits=reads_first)
         self._lock, self._number = threading.Lock(), 0
         self._waiting: OrderedDict[str, deque[Text]] = OrderedDict()
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
         self._cancelled: set[int] = set()
-        self._begun: list[Iterator[None]] = []  # the parts of the last turn that are dispatched and not finished
+        self._begun: list[Iterator[None]] = []  # the parts of the last step that are dispatched and not finished
         self._unseen: _Unseen | None = None
         self._counts = dict.fromkeys(("prompt_tokens", "new_tokens", "guesses", "right_guesses"), 0)
 
-    def submit(self, request: Request, heard: Callable[[Token], None]) -> int:
-        """Ask for a text; returns its number. `heard` gets each token, in the thread of `step`.
+    def submit(self, request: Request, on_token: Callable[[Token], None]) -> int:
+        """Ask for a text; returns its number. `on_token` gets each token, in the thread of `step`.
 
         Raises:
             UserError: the prompt does not fit.
@@ -95,10 +127,9 @@ class Engine:
         if len(ids) >= self.longest:
             raise UserError(f"prompt: {len(ids)} tokens leave no room for an answer in {self.longest}; shorten it")
         most = min(len(ids) + request.tokens, self.longest)
-        longest = _longest(self.session.architecture.config, most)
         with self._lock:
             self._number += 1
-            text = Text(self._number, request, heard, longest, most)
+            text = Text(self._number, request, on_token, rotation_length(self.session, most), most)
             self._texts[text.number] = text
             self._waiting.setdefault(request.client, deque()).append(text)
             return text.number
@@ -116,58 +147,44 @@ class Engine:
         pages = sum(self._rows.slots(row) // CHUNK for row in self._rows.all)
         used = sum(-(-(text.read + len(text.new)) // CHUNK) for text in running)
         found = {"waiting": waiting, "running": len(running), "pages": pages, "pages_used": used}
-        return found | self._counts | {"reused_tokens": self._prompts.reused_tokens}
+        return found | self._counts | {"reused_tokens": self._prefill.reused_tokens}
 
     def memory_bytes(self) -> int:
-        """What the rows of all bands take."""
-        return self._memory.bytes()
-
-    def compile(self) -> None:
-        """Compile every program; otherwise the first text that needs one waits for it.
-
-        It also sees which programs give the same bits: no other is used then. Without it, all are, which matters to
-        nobody if the engine writes one text at a time and guesses nothing.
-        """
-        with jax.set_mesh(self.session.mesh):
-            self._programs.compile(guesses=self.guesses is not None)
-            if self.guesses is not None and self._programs.together:
-                self.guesses.compile(*self._memory.sizes[0])
-            elif self.guesses is not None:
-                say("engine: nothing is guessed ahead: steps of several tokens would give other bits here")
-                self.guesses = None
+        """What the rows of all groups take."""
+        return self._cache.bytes()
 
     def step(self) -> bool:
-        """One turn; False if no text is left."""
-        self._rows.turn += 1
+        """One step; False if no text is left."""
+        self._rows.step += 1
         self._forget_cancelled()
         before, self._begun = self._begun, []
         with jax.set_mesh(self.session.mesh):
             ahead = self._begin_ahead()
-            for turn in before:
-                next(turn, None)
+            for part in before:
+                next(part, None)
             self._admit()
             if not ahead:
                 self._unseen = None
-                if not self.reads_first or self._prompts.is_whole():
-                    self._begin(self._write_turn())
-            self._begin(self._read_turn())
+                if not self.reads_first or self._prefill.is_whole():
+                    self._begin(self._write_step())
+            self._begin(self._read_step())
         with self._lock:
             # Nobody needs what is dispatched, and a generator that has not ended would keep the engine's memory.
             if not self._texts:
                 self._begun, self._unseen = [], None
             return bool(self._texts)
 
-    # The parts of a turn are generators. Up to `yield` they dispatch what they compute; after it they wait for it.
+    # The parts of a step are generators. Up to `yield` they dispatch what they compute; after it they wait for it.
 
-    def _begin(self, turn: Iterator[None]) -> None:
-        next(turn, None)
-        self._begun.append(turn)
+    def _begin(self, part: Iterator[None]) -> None:
+        next(part, None)
+        self._begun.append(part)
 
     def _begin_ahead(self) -> bool:
         """Dispatch the next step before the tokens of the last one are fetched. False if it depends on them, or needs
         another program or other rows.
         """
-        if self._unseen is None or (self.reads_first and not self._prompts.is_whole()):
+        if self._unseen is None or (self.reads_first and not self._prefill.is_whole()):
             return False
         texts = self._rows.written()
         if not texts or self._step_of(texts.values()) != self._unseen.step or self._guesses_for(texts):
@@ -204,39 +221,39 @@ class Engine:
 
     # Prompts.
 
-    def _read_turn(self) -> Iterator[None]:
-        """Read some of the prompts; tell what is known by that, and the first new token where a prompt is whole."""
-        read = self._prompts.read(self._programs.pieces)
+    def _read_step(self) -> Iterator[None]:
+        """Read some of the prompts; emit what is echoed of them, and the first new token where a prompt is whole."""
+        read = self._prefill.read(self._pieces)
         if not isinstance(read, Read):
             yield
-            if read is not None:  # else parts of several turns would queue, and the next step would wait for all
+            if read is not None:  # else parts of several steps would queue, and the next step would wait for all
                 read.block_until_ready()
             return
         ends = read.ends()
         choosing = self._choose(read.logits_CV, ends, [text and Next(text.request, ()) for text in ends])
         next(choosing, None)
         yield
-        told = [(n, text, piece) for n, text, piece in read.pieces if text.request.told and text.row.text is text]
-        if told:
-            self._tell_prompts(read.hidden_CTD, told)
+        echoed = [(n, text, piece) for n, text, piece in read.pieces if text.request.echo and text.row.text is text]
+        if echoed:
+            self._emit_prompts(read.hidden_CTD, echoed)
         next(choosing, None)
-        self._prompts.leave(read)  # the first token need not wait for this
+        self._prefill.leave(read)  # the first token need not wait for this
 
-    def _tell_prompts(self, hidden_CTD: jax.Array, pieces: Sequence[tuple[int, Text, Piece]]) -> None:
-        """Tell the tokens that follow those of pieces, where a request asks for them."""
+    def _emit_prompts(self, hidden_CTD: jax.Array, pieces: Sequence[tuple[int, Text, Piece]]) -> None:
+        """Emit the tokens that follow those of pieces, where a request asks for them."""
         after: list[tuple[int, ...]] = [()] * len(hidden_CTD)
         for n, text, piece in pieces:
             after[n] = text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)]
-        choice = self._memory.told(hidden_CTD, after, MOST_TOP)
+        choice = self._cache.given(hidden_CTD, after, MOST_TOP)
         for n, text, piece in pieces:
-            first = len(text.request.ids) - text.request.told - 1  # the token before the first one that is told
+            first = len(text.request.ids) - text.request.echo - 1  # the token before the first one that is echoed
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
-                text.heard(_token(text.request, choice, (n, place - piece.start)))
+                text.on_token(_token(text.request, choice, (n, place - piece.start)))
 
     # New tokens.
 
-    def _write_turn(self) -> Iterator[None]:
+    def _write_step(self) -> Iterator[None]:
         """Write the last token of each text that is read, and choose the next one."""
         self._rows.move(self._rows.crowded())
         self._rows.move(self._rows.closing(), room=1)
@@ -244,24 +261,28 @@ class Engine:
             ahead = self._guessed(texts) if self._guesses_for(texts) else {}
             if any(ahead.values()):
                 longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
-                yield from self._write(texts, ahead, self._programs.first_band(longest), self._programs.together)
+                yield from self._write(texts, ahead, self._first_group(longest), MOST + 1)
             else:
                 yield from self._write(texts, {}, self._step_of(texts.values()), 1)
 
     def _step_of(self, texts: Iterable[Text]) -> Step:
-        """The one that computes all the texts."""
-        longest = [0] * len(self._memory.sizes)
+        """The step of the fewest slots that computes all the texts."""
+        longest = [0] * self._groups
         for text in texts:
-            longest[text.row.band] = max(longest[text.row.band], text.length)
-        return self._programs.step_of(longest)
+            longest[text.row.group] = max(longest[text.row.group], text.length)
+        return min((step for step in self._steps if all(map(operator.ge, step, longest))), key=self._cache.cost)
+
+    def _first_group(self, longest: int) -> Step:
+        """A step of it alone."""
+        return (longest, *[0] * (self._groups - 1))
 
     def _guesses_for(self, texts: Mapping[int, Text]) -> bool:
         """Whether guesses are checked for so few texts."""
-        return self.guesses is not None and not any(text.row.band for text in texts.values())
+        return self.guesses is not None and not any(text.row.group for text in texts.values())
 
     def _guessed(self, texts: Mapping[int, Text]) -> dict[int, list[int]]:
         """Guesses of what follows in each text, no more than it has room for."""
-        rows, slots = self._memory.sizes[0]
+        rows, slots = self._cache.sizes[0]
         for text in texts.values():
             text.guess_in = max(0, text.guess_in - 1)
         asked = {n: text for n, text in texts.items() if not (text.guess_in or text.request.allowed)}
@@ -275,17 +296,17 @@ class Engine:
         self, texts: Mapping[int, Text], ahead: Mapping[int, list[int]], step: Step, count: int
     ) -> Iterator[None]:
         """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
-        rows = self._memory.rows(step)
-        last, heard, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
-        for first, n in zip(range(0, len(heard), count), rows, strict=True):
+        rows = self._cache.rows(step)
+        last, owners, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
+        for first, n in zip(range(0, len(owners), count), rows, strict=True):
             if text := texts.get(n):
                 ids = [UNSEEN if text.unseen else text.new[-1], *ahead.get(n, ())]
                 last[n] = [Written(token, text.length - 1 + place, text.longest) for place, token in enumerate(ids)]
                 for place in range(len(ids)):
-                    heard[first + place] = text
+                    owners[first + place] = text
                     asked[first + place] = Next(text.request, (*text.new, *ids[1 : place + 1]), text.unseen)
-        logits = self._memory.write(step, last, count, self._unseen and self._unseen.tokens_B)
-        choosing, before = self._choose(logits, heard, asked), {n: len(texts[n].new) for n in ahead}
+        logits = self._cache.write(step, last, count, self._unseen and self._unseen.tokens_B)
+        choosing, before = self._choose(logits, owners, asked), {n: len(texts[n].new) for n in ahead}
         tokens_B = next(choosing)
         self._unseen = _Unseen(step, tokens_B) if count == 1 else None
         for text in texts.values():
@@ -295,49 +316,90 @@ class Engine:
             text.unseen -= 1
         next(choosing, None)
         for n, ids in ahead.items():
-            if right := len(texts[n].new) - before[n]:  # else it was cancelled
-                self._learn(texts[n], ids, right - 1)
-
-    def _learn(self, text: Text, guessed: list[int], right: int) -> None:
-        """Guess less often for a text whose guesses are wrong."""
-        self._counts["guesses"] += len(guessed)
-        self._counts["right_guesses"] += right
-        if guessed:
-            text.wrong = 0 if right else text.wrong + 1
-            text.guess_in = min(PATIENCE, (1 << text.wrong) - 1)
+            text = texts[n]
+            if ids and (right := len(text.new) - before[n]):  # else it was cancelled
+                self._counts["guesses"] += len(ids)
+                self._counts["right_guesses"] += right - 1
+                text.wrong = 0 if right > 1 else text.wrong + 1
+                text.guess_in = min(BACKOFF, (1 << text.wrong) - 1)
 
     def _choose(
-        self, logits: jax.Array, heard: Sequence[Text | None], asked: Sequence[Next | None]
+        self, logits: jax.Array, owners: Sequence[Text | None], asked: Sequence[Next | None]
     ) -> Iterator[jax.Array]:
-        """Choose a token for each text that asks, `[B]`; tell those of texts that go on, up to a wrong guess."""
+        """Choose a token for each text that asks, `[B]`; emit those of texts that go on, up to a wrong guess."""
         if not any(asked):
             return
         found = choose_next(self.session.mesh, logits, asked)
         yield found.tokens
         found = fetched(self.session.mesh, found)
-        for n, (text, one) in enumerate(zip(heard, asked, strict=True)):
+        for n, (text, one) in enumerate(zip(owners, asked, strict=True)):
             if text is not None and text.row.text is text and one.follows(text.new):
-                self._tell(text, found, n)
+                self._emit(text, found, n)
 
-    def _tell(self, text: Text, choice: Choice, n: int) -> None:
-        """Keep the token, free the row if it is the last one, and tell it."""
+    def _emit(self, text: Text, choice: Choice, n: int) -> None:
+        """Keep the token, free the row if it is the last one, and emit it."""
         request, token = text.request, int(choice.tokens[n])
         text.new.append(token)
         self._counts["new_tokens"] += 1
-        ends = "stop" if token in request.stop_ids else "length" if text.is_full else ""
+        is_full = len(request.ids) + len(text.new) >= text.most
+        ends = "stop" if token in request.stop_ids else "length" if is_full else ""
         if ends:
             text.row.text = None
             with self._lock:
                 self._texts.pop(text.number, None)
-        text.heard(_token(request, choice, n, ends))
+        text.on_token(_token(request, choice, n, ends))
+
+    # What is compiled before the first text.
+
+    def compile(self) -> None:
+        """Compile every program; otherwise the first text that needs one waits for it."""
+        cache, prefill = self._cache, self._groups
+        with jax.set_mesh(self.session.mesh):
+            for count in self._pieces:
+                for end in cache.ends(prefill):
+                    *_, (logits_CV, hidden_CTD) = cache.read(prefill, [], count, end=end)
+                compile_for(self.session.mesh, logits_CV)
+                cache.given(hidden_CTD, [], MOST_TOP)
+            for group, (_, slots) in enumerate(cache.sizes[:prefill]):
+                for to, of in ((group, prefill), (prefill, group), (group, group)):  # single rows are copied otherwise
+                    cache.copy((to, 0), (of, 0), slots)
+            for step in self._steps:
+                compile_for(self.session.mesh, cache.write(step, {}))
+            if self.guesses is not None:
+                rows, slots = cache.sizes[0]
+                for longest in dict.fromkeys([min(FEW, slots), slots]):
+                    compile_for(self.session.mesh, cache.write(self._first_group(longest), {}, MOST + 1))
+                self.guesses.compile(rows, slots)
+            if self.reproducible and not self._rows_are_alike():
+                say("engine: rows give other bits here than others do: a text may depend on what is written beside it")
+
+    def _rows_are_alike(self) -> bool:
+        """Whether all rows have the same logits after the same tokens.
+
+        In bfloat16 another order of a sum is seen in one of ten tokens; hence many.
+        """
+        cache, step, ids = self._cache, self._steps[-1], range(1, SIZE + 1)
+        *_, _ = cache.read(self._groups, [Piece(0, 0, tuple(ids)[: cache.sizes[0][1] - 1], 1)], self._pieces[0])
+        held = min(len(ids), cache.sizes[0][1] - 1)
+        for group, (rows, _) in enumerate(cache.sizes[: self._groups]):
+            for row in range(rows):
+                cache.copy((group, row), (self._groups, 0), held)
+        found: dict[int, bytes] = {}
+        for first in range(SAMPLES):
+            tokens = {row: [Written((row + first) % SAMPLES, held, 1)] for row in cache.rows(step)}
+            logits_BV = fetch(self.session.mesh, cache.write(step, tokens))
+            for row, (written,) in tokens.items():
+                if found.setdefault(written.token, logits_BV[row].tobytes()) != logits_BV[row].tobytes():
+                    return False
+        return True
 
 
 def _token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
-    """A token of a choice, as it is told."""
+    """A token of a choice, as it is emitted."""
     pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
     return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)
 
 
-def _longest(config: ModelConfig, tokens: int) -> int:
+def rotation_length(session: Session, tokens: int) -> int:
     """What rotations depend on: the length that a text may reach, or 0 where they do not depend on it."""
-    return tokens if config.rope_scaling.kind in ("dynamic", "longrope") else 0
+    return tokens if session.architecture.config.rope_scaling.kind in ("dynamic", "longrope") else 0

@@ -1,14 +1,25 @@
-"""Texts by the engine: of many prompts at once, or one as it is written."""
+"""Texts by the engine: of many prompts at once, several answers to each prompt, or one text as it is written.
+
+Shapes: G prompts, A answers to each, B = G * A rows, V vocabulary.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from tpullm.engine.engine import Engine
-from tpullm.engine.padding import bucket, fits, near
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.engine.cache import SHORT, SIZE, Cache, Piece, empty_block
+from tpullm.engine.engine import Engine, rotation_length
+from tpullm.engine.forward import Prompts, advance_answers
+from tpullm.engine.padding import bucket, fits, near, row_bucket
 from tpullm.engine.request import Request, Token
-from tpullm.engine.row_sizes import SHORT
+from tpullm.engine.sampling import choose
 from tpullm.engine.session import Session
 from tpullm.engine.streaming import characters
+from tpullm.model.rows import fetch
 from tpullm.recipe.sampling import GREEDY, Sampling
 
 IsOver = Callable[[int, list[int]], bool]
@@ -87,27 +98,27 @@ def as_they_end(
     few = min(rows, 1 << (len(asked) - 1).bit_length())
     engine = Engine(session, few, max(SHORT, near(longest)), reads_first=True)
     ended: list[tuple[int, list[int]]] = []
+
+    def submit(number: int) -> None:
+        ids: list[int] = []
+
+        def on_token(token: Token) -> None:
+            ids.append(token.id)
+            over = is_over is not None and len(ids) % LOOK_EVERY == 0 and is_over(number, ids)
+            if token.ends or over:
+                ended.append((number, ids))
+            if over and not token.ends:
+                engine.cancel(submitted)
+
+        submitted = engine.submit(requests[number], on_token)
+
     for number in asked:
-        _ask(engine, number, requests[number], ended, is_over)
+        submit(number)
     going = True
     while going:
         going = engine.step()
         yield from ended
         ended.clear()
-
-
-def _ask(engine: Engine, number: int, request: Request, ended: list, is_over: IsOver | None) -> None:
-    ids: list[int] = []
-
-    def heard(token: Token) -> None:
-        ids.append(token.id)
-        over = is_over is not None and len(ids) % LOOK_EVERY == 0 and is_over(number, ids)
-        if token.ends or over:
-            ended.append((number, ids))
-        if over and not token.ends:
-            engine.cancel(submitted)
-
-    submitted = engine.submit(request, heard)
 
 
 def stream(
@@ -132,26 +143,103 @@ def stream(
     """
     fits(session, list(prompt), "prompt")
     stops = tuple(session.tokenizer.stop_ids if stop_ids is None else stop_ids)
-    ids, left = tuple(prompt), tokens
+    ids, left, emitted = tuple(prompt), tokens, deque()
     engine = engine or Engine(session, 1, bucket(len(ids) + tokens))
     while left > 0:
-        if len(ids) >= session.context_length:
-            ids = ids[-max(1, session.context_length // 2) :]
-        for token in _streamed(engine, Request(ids, left, sampling, seed + tokens - left, stops)):
-            ids, left = (*ids, token), left - 1
-            yield token
-            if token in stops:
-                return
+        if len(ids) >= engine.longest:
+            ids = ids[-max(1, engine.longest // 2) :]
+        number = engine.submit(Request(ids, left, sampling, seed + tokens - left, stops), emitted.append)
+        try:
+            going = True
+            while going:
+                going = engine.step()
+                while emitted:
+                    token = emitted.popleft().id
+                    ids, left = (*ids, token), left - 1
+                    yield token
+                    if token in stops:
+                        return
+        finally:
+            engine.cancel(number)
 
 
-def _streamed(engine: Engine, request: Request) -> Iterator[int]:
-    heard: deque[Token] = deque()
-    number = engine.submit(request, heard.append)
-    try:
-        going = True
-        while going:
-            going = engine.step()
-            while heard:
-                yield heard.popleft().id
-    finally:
-        engine.cancel(number)
+def decode(
+    session: Session,
+    prompts: Sequence[list[int]],
+    tokens: int,
+    sampling: Sampling = GREEDY,
+    seeds: Sequence[int] = (0,),
+    stop_ids: Sequence[int] | None = None,
+    each: int = 1,
+) -> list[list[int]]:
+    """Answer several prompts, all rows in each step, for training: the batch is as it is given, and so are its bits.
+
+    A prompt is read once. Its answers share its keys and values and have slots of their own behind it: 64 answers of 64
+    tokens to 8 prompts took 1.3 s and now 1.1 with 20 tokens in a prompt, 2.5 and 1.7 s with 200. A single answer
+    stands in the row of its prompt, since two places cost 7 to 14 % more (12 M parameters, two cores).
+
+    Args:
+        prompts: token ids, `<s>` first. Their lengths can differ.
+        tokens: the largest number of new tokens for each prompt. No row grows beyond the context.
+        seeds: one for each answer; repeated if there are fewer.
+        stop_ids: tokens that end a text (default: the tokenizer's). The token that ended a row is returned too.
+        each: number of answers to each prompt.
+
+    Returns:
+        The new ids of each answer, prompt by prompt.
+
+    Raises:
+        UserError: a prompt is longer than the context.
+    """
+    for ids in prompts:
+        fits(session, ids, "prompt")
+    stops = list(session.tokenizer.stop_ids if stop_ids is None else stop_ids)
+    mesh, lengths = session.mesh, [len(ids) for ids in prompts]
+    G, P, S = row_bucket(session, len(prompts)), bucket(max(lengths)), bucket(tokens)
+    longest = [rotation_length(session, len(ids) + tokens) for ids in prompts]
+    cache = Cache(session, [(G, P if each > 1 else P + S)], [[P if each > 1 else P + S]])
+    with jax.set_mesh(mesh):
+        logits_GV = _read_prompts(cache, prompts, longest, G, P)
+        lengths_B = np.repeat(np.resize(lengths, G), each).astype(np.int32)
+        seeds_B = np.resize(np.asarray(seeds, np.uint32), len(lengths_B)).astype(np.int32)
+        longest_B = np.repeat(np.resize(longest, G), each).astype(np.int32)
+        rows_B3 = cache.put(np.stack([lengths_B, seeds_B, longest_B], axis=1), "batch", None)
+        blocks, shared = cache.blocks(0, P), None
+        if each > 1:
+            shared = Prompts(blocks[0], cache.put(lengths_B, "batch"))
+            blocks = (empty_block(session.architecture, len(lengths_B), S, session.dtype),)
+        new_BT = np.full((len(prompts) * each, tokens), -1)
+        last_B, ended_B = _first_tokens(logits_GV, rows_B3, sampling, each=each), np.zeros(len(new_BT), bool)
+        for n in range(tokens):
+            before_B = last_B
+            if n + 1 < tokens:  # on its way before the tokens of the last step are looked at
+                arguments = blocks, shared, last_B, rows_B3, sampling
+                last_B, rows_B3, blocks = advance_answers(*session.arrays, *arguments, dtype=session.dtype)
+            new_BT[~ended_B, n] = fetch(mesh, before_B)[: len(new_BT)][~ended_B]
+            ended_B |= np.isin(new_BT[:, n], stops)
+            if ended_B.all():
+                break
+    rooms = [min(tokens, session.context_length - len(ids)) for ids in prompts for _ in range(each)]
+    return [[token for token in row[:room].tolist() if token >= 0] for row, room in zip(new_BT, rooms, strict=True)]
+
+
+def _read_prompts(cache: Cache, prompts: Sequence[list[int]], longest: list[int], rows: int, slots: int) -> jax.Array:
+    """Read each prompt into its row of the first group: the logits after the last token of each, `[G, V]`."""
+    size = min(SIZE, slots)
+    logits_GV = None
+    for start in range(0, max(map(len, prompts)), size):
+        # Every prompt has a piece, for its number is that of its row; one that is read has a piece without tokens.
+        pieces = [Piece(n, start, tuple(ids[start : start + size]), longest[n]) for n, ids in enumerate(prompts)]
+        *_, (some_GV, _) = cache.read(0, pieces, rows, size, end=slots)
+        ends = np.array([start < len(ids) <= start + size for ids in prompts] + [False] * (rows - len(prompts)))
+        ends_G1 = cache.put(ends[:, None], "batch", None)
+        logits_GV = some_GV if logits_GV is None else jnp.where(ends_G1, some_GV, logits_GV)
+    return logits_GV
+
+
+@partial(jax.jit, static_argnames=("each",))
+def _first_tokens(logits_GV, rows_B3, sampling: Sampling, *, each: int) -> jax.Array:
+    """The first token of each answer, `[B]`; each device has the answers to its own prompts."""
+    spec = jax.typeof(logits_GV).sharding.spec
+    logits_BV = jax.shard_map(lambda own: jnp.repeat(own, each, axis=0), out_specs=spec)(logits_GV)
+    return choose(logits_BV, sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0])

@@ -1,7 +1,8 @@
 """Guesses of the tokens that come next, which the model checks several at a time (Leviathan et al. 2023).
 
 A guess only saves time: the engine chooses every token itself, and takes a guess where it is the token that it chose.
-So the text is the same with and without, bit for bit, and so is its distribution.
+So the distribution of texts is the same with and without. Several tokens are summed in another order than one, so the
+logits may differ in their last bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,9 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from tpullm.engine.next_tokens import Next, choose_next, compile_for, fetched
-from tpullm.engine.row_sizes import SIZE
+from tpullm.engine.cache import SIZE, Cache, Piece, Written
+from tpullm.engine.sampling import Next, choose_next, compile_for, fetched
 from tpullm.engine.session import Session
-from tpullm.engine.text_memory import Piece, TextMemory, Written
 from tpullm.system.errors import UserError
 
 PIECES = 8  # of a prompt, that a draft reads at a time
@@ -22,7 +22,7 @@ LOOKED_UP = (3, 2)  # the last tokens of a text that are looked for in it: the m
 
 
 class Guesses(Protocol):
-    """What guesses the tokens of texts that stand in the rows of one band, always of the same size."""
+    """What guesses the tokens of texts that stand in the rows of one group, always of the same size."""
 
     def compile(self, rows: int, slots: int) -> None:
         """Compile its programs, for so many rows of so many tokens."""
@@ -59,13 +59,13 @@ class Draft:
 
     def __init__(self, small: Session):
         self._session = small
-        self._memory: TextMemory | None = None
+        self._cache: Cache | None = None
         self._held: dict[int, list[int]] = {}  # of each row, the tokens whose keys it holds
 
     def compile(self, rows: int, slots: int) -> None:
         """Compile what reads, what writes the last tokens, and what writes one more."""
         with jax.set_mesh(self._session.mesh):
-            _ = [*self._memory_of(rows, slots).read(0, [], PIECES, SIZE)]
+            _ = [*self._cache_of(rows, slots).read(0, [], PIECES)]
             for count in (MOST + 1, 1):
                 compile_for(self._session.mesh, self._logits({}, rows, slots, count))
 
@@ -91,7 +91,7 @@ class Draft:
                 parts = [(start, tuple(own[start : min(start + SIZE, len(own) - 1)])) for start in starts]
                 pieces += [Piece(row, start, part, start + len(part)) for start, part in parts]
         if pieces:
-            _ = [*self._memory_of(rows, slots).read(0, pieces, PIECES, SIZE)]
+            _ = [*self._cache_of(rows, slots).read(0, pieces, PIECES)]
         for piece in pieces:
             self._held[piece.row] += piece.ids
 
@@ -115,12 +115,12 @@ class Draft:
         for row, ids in new.items():
             held = len(self._held[row])
             tokens[row] = [Written(token, held + n, held + MOST + 1) for n, token in enumerate(ids)]
-        return self._memory_of(rows, slots).write([slots], tokens, count)
+        return self._cache_of(rows, slots).write((slots,), tokens, count)
 
-    def _memory_of(self, rows: int, slots: int) -> TextMemory:
-        if self._memory is None:
-            self._memory = TextMemory(self._session, slots, rows, groups=False)
-        return self._memory
+    def _cache_of(self, rows: int, slots: int) -> Cache:
+        if self._cache is None:
+            self._cache = Cache(self._session, [(rows, slots)])
+        return self._cache
 
 
 def _same(one: Sequence[int], other: Sequence[int]) -> int:

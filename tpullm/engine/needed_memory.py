@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tpullm.engine.engine import Engine
-from tpullm.engine.engine_programs import PIECES
-from tpullm.engine.row_sizes import CHUNK, SIZE
+from tpullm.engine.cache import CHUNK, SIZE
+from tpullm.engine.engine import PIECES, Engine
 from tpullm.engine.session import Found, Session, placed, targets, use_dtype
 from tpullm.model import quantized
 from tpullm.model.platform import decodes_separate_layers

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it answers, token by token. Without JAX."""
+"""What is asked of the engine, and what it emits, token by token. Without JAX."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ class Request:
         sampling: how tokens are chosen.
         seed: of sampling: the same seed gives the same text, whatever else is computed beside it.
         stop_ids: tokens that end the text.
-        top: how many of the likeliest tokens are told with each token.
+        top: how many of the likeliest tokens are emitted with each token.
         bias: what is added to the logits of tokens, by id.
         presence_penalty: is subtracted from the logit of each token that is among the new ones so far (OpenAI's).
         frequency_penalty: the same, as often as the token is among them.
-        told: how many tokens at the end of the prompt are told before the new ones, as if they had been chosen.
+        echo: how many tokens at the end of the prompt are emitted before the new ones, as if they had been chosen.
         allowed: of the new ids so far, which token may be next (`[V]` bool); None is all.
         client: who asks: clients take turns.
     """
@@ -36,7 +36,7 @@ class Request:
     bias: Mapping[int, float] = field(default_factory=dict)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    told: int = 0
+    echo: int = 0
     allowed: Callable[[tuple[int, ...]], np.ndarray] | None = None
     client: str = ""
 
@@ -59,7 +59,7 @@ class Token:
         id: of the token.
         log_probability: by the model alone, before sampling's rules (nats).
         top: the likeliest tokens and their log-probabilities, the likeliest first.
-        ends: `stop` or `length` if this is the last one, else "". The token that stops a text is told too.
+        ends: `stop` or `length` if this is the last one, else "". The token that stops a text is emitted too.
     """
 
     id: int

@@ -1,15 +1,147 @@
-"""The choice of the next token: pure functions on logits `[B, V]`.
+"""The choice of the next token: the rules of sampling on logits `[B, V]`, and those of each request.
 
-Shapes: B batch, V vocabulary, N blocks of S tokens.
+The random number of a token depends on the seed of its text and its position alone. So a text does not depend on the
+rows beside it, and a training that resumes samples the same answers.
+
+Shapes: B batch, V vocabulary, N blocks of S tokens; C pieces of T tokens of prompts.
 """
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tpullm.engine.request import Request
 from tpullm.model.mesh import RULES
-from tpullm.recipe.sampling import Sampling
+from tpullm.model.rows import fetch, put_whole
+from tpullm.recipe.sampling import GREEDY, Sampling
 
 jax.tree_util.register_dataclass(Sampling)
+
+MOST_TOP = 20  # likeliest tokens that are emitted with each, as in OpenAI's interface
+
+
+class Choice(NamedTuple):
+    """Of each row: the next token, its log-probability by the model alone, the likeliest tokens and theirs."""
+
+    tokens: jax.Array
+    log_probabilities: jax.Array
+    top: jax.Array
+    top_log_probabilities: jax.Array
+
+
+class Next(NamedTuple):
+    """A token to choose: of which request, after which new tokens, and how many more that are still on the device."""
+
+    request: Request
+    new: tuple[int, ...]
+    unseen: int = 0
+
+    def follows(self, new: Sequence[int]) -> bool:
+        """Whether it comes next after these."""
+        return len(new) == len(self.new) + self.unseen and tuple(new[: len(self.new)]) == self.new
+
+
+def choose_next(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
+    """The next token of each row of logits `[B, V]` that is asked for, still on the device: `fetched` waits for it."""
+    known = [one.request for one in asked if one is not None]
+    if not any(request.is_biased or request.top for request in known):
+        return _pick(mesh, logits, asked, None, 0)
+    bias = np.zeros(logits.shape, np.float32)
+    for bias_V, one in zip(bias, asked, strict=True):
+        if one is not None:
+            _add_bias(bias_V, one)
+    return _pick(mesh, logits, asked, bias, MOST_TOP)
+
+
+def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
+    """A choice as numpy arrays; waits for the device."""
+    return Choice(*(fetch(mesh, array) for array in found))
+
+
+def compile_for(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
+    """Compile what chooses among such logits."""
+    for bias, top in ((None, 0), (np.zeros(logits.shape, np.float32), MOST_TOP)):
+        fetched(mesh, _pick(mesh, logits, [None] * len(logits), bias, top))
+
+
+def _pick(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndarray | None, top: int) -> Choice:
+    integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
+    for n, one in enumerate(asked):
+        sampling = GREEDY if one is None else one.request.sampling
+        shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
+        integers[n, 2] = sampling.top_k
+        if one is not None:
+            integers[n, 0] = np.uint32(one.request.seed).astype(np.int32)
+            integers[n, 1] = len(one.request.ids) + len(one.new) + one.unseen
+    arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
+    return pick(logits, *arrays, top=top)
+
+
+@partial(jax.jit, static_argnames=("top",))
+def pick(logits_BV, integers_B3, shares_B3, bias_BV: jax.Array | None, *, top: int) -> Choice:
+    """Choose the next token of each row.
+
+    Args:
+        integers_B3: of each row the seed, the position of the token that is chosen, and top-k.
+        shares_B3: its temperature, top-p and min-p.
+        bias_BV: is added to the logits before sampling; None is nothing.
+        top: how many of the likeliest tokens are emitted.
+    """
+    temperature, top_p, min_p = (shares_B3[:, n : n + 1] for n in range(3))
+    sampling = Sampling(temperature, integers_B3[:, 2:], top_p, min_p)
+    logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
+    biased_BV = logits_BV if bias_BV is None else logits_BV + bias_BV
+    tokens_B = choose(biased_BV, sampling, integers_B3[:, 0].astype(jnp.uint32), integers_B3[:, 1])
+    return _with_probabilities(tokens_B, logits_BV, top)
+
+
+@partial(jax.jit, static_argnames=("architecture", "top"))
+def given_tokens(architecture, params, hidden_CTD, tokens_CT, *, top: int) -> Choice:
+    """Tokens of prompts with their log-probabilities, `[C, T]`.
+
+    Args:
+        hidden_CTD: the states before them.
+    """
+    C, T, _ = hidden_CTD.shape
+    model, rows = architecture.model(params), RULES.spec("batch")
+
+    def some(_, given):
+        hidden_CTD, tokens_CT = given
+        logits_CTV = jax.reshard(model.logits(hidden_CTD), jax.P(*rows, None, None))
+        return None, _with_probabilities(tokens_CT, logits_CTV, top)
+
+    # A quarter of the logits at a time: for a vocabulary of 256 k tokens all of them are 0.5 GB.
+    arrays = (jax.reshard(array, jax.P(*rows, *[None] * (array.ndim - 1))) for array in (hidden_CTD, tokens_CT))
+    parts = tuple(jnp.swapaxes(array.reshape(C, 4, T // 4, *array.shape[2:]), 0, 1) for array in arrays)
+    _, found = jax.lax.scan(some, None, parts)
+    return jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1).reshape(C, T, *array.shape[3:]), found)
+
+
+def _with_probabilities(tokens, logits, top: int) -> Choice:
+    """Tokens `[...]` with the log-probabilities that logits `[..., V]` give them, and the likeliest ones."""
+    own = jnp.arange(logits.shape[-1]) == tokens[..., None]
+    total = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.sum(jnp.where(own, logits, 0), axis=-1) - total
+    best, ids = jax.lax.top_k(logits, top) if top else (logits[..., :0], tokens[..., None][..., :0])
+    return Choice(tokens, chosen, ids, best - total[..., None])
+
+
+def _add_bias(bias_V: np.ndarray, asked: Next) -> None:
+    request = asked.request
+    for token, value in request.bias.items():
+        bias_V[token] += value
+    if request.presence_penalty or request.frequency_penalty:
+        for token, count in Counter(asked.new).items():
+            bias_V[token] -= request.presence_penalty + count * request.frequency_penalty
+    if request.allowed is not None:
+        allowed_V = request.allowed(asked.new)
+        bias_V[: len(allowed_V)][~allowed_V] = -np.inf
+        bias_V[len(allowed_V) :] = -np.inf
 
 
 def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:

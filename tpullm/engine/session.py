@@ -99,6 +99,11 @@ class Session:
                 return _unstacked(self.architecture, self.params)
             return _beside(self.base.layers, self.architecture, self.params)
 
+    @property
+    def arrays(self) -> tuple[Architecture, Tree, list[list[jax.Array]] | None]:
+        """What the programs of the engine begin with."""
+        return self.architecture, self.params, self.layers
+
     def memory_bytes(self) -> int:
         """What the parameters take on all devices, those in `layers` too."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, self.layers)))

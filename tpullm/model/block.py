@@ -9,7 +9,6 @@ A layer names what may be kept: `attention` (its mixed values) and `dots` (the o
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -40,15 +39,6 @@ def rematerialized(layer: Callable, policy: str) -> Callable:
     return layer if policy == "none" else jax.checkpoint(layer, policy=POLICIES[policy], prevent_cse=False)
 
 
-class Cached(NamedTuple):
-    """The keys and values `[B, K, S, H]` of earlier tokens, where new ones are written, and those of the prompts."""
-
-    keys: jax.Array
-    values: jax.Array
-    slot: jax.Array
-    prompts: tuple[jax.Array, jax.Array] | None
-
-
 class Block(nnx.Module):
     """One layer: attention, then the MLP, each normalized before or after it and added to the residual stream."""
 
@@ -63,43 +53,33 @@ class Block(nnx.Module):
         self.mlp_out_norm = norm() if after else None
         self.dropout = config.dropout
 
-    def __call__(
-        self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached: Cached | None = None, key=None
-    ):
+    def __call__(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, key=None):
         """`[B, T, D]` to `[B, T, D]`.
 
         Args:
             kind, segments_BT, positions_BT, kernel: as for `Attention`.
-            cached: of earlier tokens, to which the new ones are added.
             key: for dropout; None is no dropout.
 
         Returns:
-            The new residual stream, the keys and values attended to, the attention weights or None, the `Routing` or
-            None.
+            The new residual stream, the attention weights or None, the `Routing` or None.
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
         with jax.named_scope("attention"):
-            mixed, pair, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel, cached)
+            mixed, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel)
             x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
         with jax.named_scope("feed_forward"):
             out, routing = self._fed_forward(x_BTD, segments_BT)
-            return x_BTD + dropout(out, self.dropout, mlp_key), pair, weights, routing
+            return x_BTD + dropout(out, self.dropout, mlp_key), weights, routing
 
-    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str, cached: Cached | None):
-        """The output of attention, the keys and values, the weights."""
+    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str):
+        """The output of attention, and the weights."""
         normed = _maybe(self.attention_norm, x_BTD)
         k, v = self.attention.keys_and_values(normed, kind.table)
         if kernel in ("plain", "blocks") or callable(kernel):  # they need the keys of whole rows
             whole = RULES.spec("batch", "kv_heads", None, "head")
             k, v = jax.reshard((k, v), (whole, whole))
-        prompts, pair = None, (k, v)
-        if cached is not None:
-            add = partial(jax.lax.dynamic_update_slice_in_dim, start_index=cached.slot, axis=2)
-            pair = tuple(add(old, new.astype(old.dtype)) for old, new in ((cached.keys, k), (cached.values, v)))
-            if kernel == "plain":  # otherwise nothing stands before the new tokens
-                (k, v), prompts = pair, cached.prompts
-        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel, prompts)
-        return _maybe(self.attention_out_norm, mixed), pair, weights
+        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel)
+        return _maybe(self.attention_out_norm, mixed), weights
 
     def _fed_forward(self, x_BTD, segments_BT):
         """The output of the MLP or the experts, and the experts' routing."""

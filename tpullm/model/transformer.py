@@ -1,6 +1,6 @@
 """The decoder-only Transformer: embed tokens, pass them through L blocks, and score every next token.
 
-Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width, V vocabulary, L layers.
+Shapes: B batch, T query length, S key length, D model width, K key/value heads, V vocabulary, L layers.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
 from tpullm.model.attention.self_attention import LayerKind
-from tpullm.model.block import Block, Cached, rematerialized
+from tpullm.model.block import Block, rematerialized
 from tpullm.model.collectives import all_gather
 from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import lookup, parameter
@@ -23,34 +23,6 @@ from tpullm.model.mlp import Norm, dropout
 from tpullm.model.platform import unrolled
 from tpullm.model.quantized import is_quantized, numbers_when_used
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
-
-
-class CachedPrompts(NamedTuple):
-    """Keys and values of P tokens before those of a `Cache`, each for as many of its rows: the answers to a prompt.
-
-    `keys`, `values`: `[B / answers, K, P, H]` of each layer; `segments`, `positions`: `[B, P]`.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-    segments: jax.Array
-    positions: jax.Array
-
-
-class Cache(NamedTuple):
-    """Keys and values of the tokens so far; decoding adds to it and does not recompute them.
-
-    `keys`, `values`: `[B, K, S, H]` of each layer, as attention reads them, in one array per layer, so that writing a
-    token does not copy all of them; `segments`, `positions` `[B, S]` (segment 0: empty); `length`: slots filled;
-    `prompts`: what stands before them.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-    segments: jax.Array
-    positions: jax.Array
-    length: jax.Array
-    prompts: CachedPrompts | None = None
 
 
 class Output(NamedTuple):
@@ -104,7 +76,7 @@ class Transformer(nnx.Module):
         return (self.embedding if self.config.tied_embeddings else self.head)[...]
 
     def unstacked(self) -> list[list[jax.Array]]:
-        """The parameters of each layer, for `extend`: made once, since making them copies all parameters."""
+        """The parameters of each layer, for `after_layers`: made once, since making them copies all parameters."""
         return self._each_layer(jax.tree.leaves(nnx.split(self.layers)[1]))
 
     def _each_layer(self, stacked: list[jax.Array]) -> list[list[jax.Array]]:
@@ -130,14 +102,14 @@ class Transformer(nnx.Module):
         sequence = axis_size(RULES.time)
         chosen = attention_kernel(self.config, tokens_BT.shape[1], sequence, branched)
         kernel = "plain" if keep_weights else chosen
-        kinds = self._kinds(own, own, kernel)
+        kinds = self._kinds(own, kernel)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x_BTD, scanned):
             state, layer_key, index = scanned
             kind = kinds[0] if len(kinds) == 1 else jax.tree.map(lambda *of: jax.lax.select_n(index, *of), *kinds)
             block = nnx.merge(graph, state)
-            x_BTD, _, weights, routing = block(x_BTD, kind, *own, kernel, key=layer_key)
+            x_BTD, weights, routing = block(x_BTD, kind, *own, kernel, key=layer_key)
             return x_BTD, (weights if keep_weights else None, routing)
 
         layer = rematerialized(layer, self.config.remat)
@@ -146,82 +118,37 @@ class Transformer(nnx.Module):
         x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
         return Output(self.norm(x_BTD), weights, routing)
 
-    def _kinds(self, queries, keys, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
+    def _kinds(self, own, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
         """The kinds of layers, one for each of the distinct windows.
 
         Args:
-            queries, keys: segment ids and positions, `[B, T]` and `[B, S]`.
+            own: segment ids and positions, `[B, T]`.
             longest_B: of `rotary_table`.
         """
         kinds = []
         for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
-            table = rotary_table(*reversed(queries), self.config, window > 0, longest_B) if rotates else None
+            table = rotary_table(*reversed(own), self.config, window > 0, longest_B) if rotates else None
             masked = kernel in ("plain", "blocks")
-            mask_BTS = causal_mask(*queries, *keys, window or None) if masked else None
+            mask_BTS = causal_mask(*own, *own, window or None) if masked else None
             size = jnp.asarray(window or 2**30, jnp.int32)
             kinds.append(LayerKind(table, mask_BTS, size, jnp.asarray(index, jnp.int32)))
         return kinds
 
-    def extend(self, tokens_BT, segment_ids_BT, positions_BT, cache: Cache, layers, *, dtype, first: bool = False):
-        """The hidden states `[B, T, D]` of tokens that follow those in `cache`, and the cache with these tokens added.
-
-        Args:
-            layers: of `unstacked`. None: of the stacked ones, read where they stand.
-            first: the cache is empty, and nothing stands before it. A CPU then attends as in training: 32 prompts of
-                320 tokens, with room for 64 more, took 5 to 15 % less (12 and 120 M parameters).
-        """
-        if layers is None:
-            cache, layers = self._layers_after(cache)
-        # A cache has whole rows, as the keys and values in it have.
-        whole_rows = RULES.spec("batch", None)
-        segments, positions = jax.reshard((segment_ids_BT, positions_BT), (whole_rows, whole_rows))
-        segments = jax.lax.dynamic_update_slice_in_dim(cache.segments, segments, cache.length, axis=1)
-        positions = jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.length, axis=1)
-        own = (segment_ids_BT, positions_BT)
-        blocks = first and attention_kernel(self.config, tokens_BT.shape[1], sequence=1) == "blocks"
-        kernel, prompts = "blocks" if blocks else "plain", cache.prompts
-        keys, before = own if blocks else (segments, positions), [None] * self.config.layers
-        if prompts is not None:
-            both = zip((prompts.segments, prompts.positions), keys, strict=True)
-            keys = tuple(jnp.concatenate(parts, axis=1) for parts in both)
-            before = list(zip(prompts.keys, prompts.values, strict=True))
-        kinds = self._kinds(own, keys, kernel)
-        x_BTD, kept = self.embed(tokens_BT, positions_BT, dtype), []
-        graph, stacked = nnx.split(self.layers)
-        layered = zip(layers, self.config.window_indices, cache.keys, cache.values, before, strict=True)
-        for leaves, index, keys, values, of_prompts in layered:
-            block = nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(stacked), leaves))
-            cached = Cached(keys, values, cache.length, of_prompts)
-            x_BTD, pair, *_ = block(x_BTD, kinds[index], *own, kernel, cached)
-            kept.append(pair)
-        keys, values = zip(*kept, strict=True)
-        return self.norm(x_BTD), Cache(keys, values, segments, positions, cache.length + tokens_BT.shape[1], prompts)
-
-    def remembering(self, tokens_BT, segment_ids_BT, positions_BT, longest_B, layers, attend, *, dtype) -> jax.Array:
-        """The hidden states `[B, T, D]` of tokens whose earlier keys and values the caller keeps.
+    def after_layers(self, x_BTD, segment_ids_BT, positions_BT, longest_B, layers, kinds, attend) -> jax.Array:
+        """The residual stream `[B, T, D]` after some of the layers, of tokens whose earlier keys the caller caches.
 
         Args:
             longest_B: how long each row's text may become.
-            layers: of `unstacked`; None is the stacked ones, read where they stand.
-            attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
-                `Attention`. It gets the new keys and values, and keeps them.
-        """
-        x_BTD = self.embed(tokens_BT, positions_BT, dtype)
-        arguments = segment_ids_BT, positions_BT, longest_B, layers, self.config.window_indices, attend
-        return self.norm(self.after_layers(x_BTD, *arguments))
-
-    def after_layers(self, x_BTD, segment_ids_BT, positions_BT, longest_B, layers, kinds, attend) -> jax.Array:
-        """The residual stream `[B, T, D]` after some of the layers; the other arguments are those of `remembering`.
-
-        Args:
-            layers: those that are meant; None is all of them.
+            layers: of `unstacked`, those that are meant; None is all of them, read where they stand.
             kinds: of each of them, as `window_indices` has it.
+            attend: of a layer's number and window (0 is none), the function that mixes its values: `kernel` of
+                `Attention`. It gets the new keys and values, and caches them.
         """
         own = (segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)
         layers = self._each_layer(jax.tree.leaves(stacked)) if layers is None else layers
-        windows, every_kind = self.config.distinct_windows, self._kinds(own, own, "", longest_B)
+        windows, every_kind = self.config.distinct_windows, self._kinds(own, "", longest_B)
         for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
             if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
@@ -229,15 +156,6 @@ class Transformer(nnx.Module):
             block = nnx.merge(graph, state)
             x_BTD, *_ = block(x_BTD, every_kind[index], *own, attend(number, windows[index]))
         return x_BTD
-
-    def _layers_after(self, cache: Cache) -> tuple[Cache, list[list[jax.Array]]]:
-        """The cache, and the parameters of each layer as they are after it.
-
-        In a loop over tokens the compiler would otherwise take all layers apart before the loop, a copy of them.
-        """
-        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
-        length, stacked = jax.lax.optimization_barrier((cache.length, stacked))
-        return cache._replace(length=length), self._each_layer(stacked)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""

@@ -66,7 +66,7 @@ class Reply:
                 bias=self.asked.logit_bias,
                 presence_penalty=self.asked.presence_penalty,
                 frequency_penalty=self.asked.frequency_penalty,
-                told=len(ids) - self._untold(ids),
+                echo=len(ids) - self._untold(ids),
                 allowed=self._masks[number] if self._masks else None,
                 client=self._client,
             )

@@ -23,8 +23,7 @@ from jax.sharding import Mesh
 from tpullm.data import answer_rows
 from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
-from tpullm.engine.decode import decode
-from tpullm.engine.generation import likeliest
+from tpullm.engine.generation import decode, likeliest
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import moved, of_single_tokens

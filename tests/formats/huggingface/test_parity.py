@@ -16,7 +16,7 @@ from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, logits, 
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
-from tpullm.engine.decode import decode
+from tpullm.engine.generation import decode
 from tpullm.engine.session import Session
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.model.architecture import Architecture

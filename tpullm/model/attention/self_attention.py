@@ -62,14 +62,13 @@ class Attention(nnx.Module):
         k = k if table is None else rotary(k, table)
         return k.swapaxes(1, 2), v.swapaxes(1, 2)
 
-    def __call__(self, x_BTD, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str, prompts=None):
+    def __call__(self, x_BTD, kind: LayerKind, k_BKSH, v_BKSH, segments_BT, positions_BT, kernel: str):
         """Mix the values of the keys that each query attends to.
 
         Args:
             segments_BT, positions_BT: of the queries; only some kernels need them.
             kernel: of `kernels.attention_kernel`, or `plain`, or a function of queries, keys, values, soft cap and
                 sinks that returns the mixed values `[B, T, N, H]`: it remembers other keys.
-            prompts: for `plain`: keys and values that stand before these, of `attend`.
 
         Returns:
             `[B, T, D]`, and with `plain` the weights `[B, K, G, T, S]`.
@@ -96,7 +95,7 @@ class Attention(nnx.Module):
             case "blocks":
                 mixed = attend_in_blocks(q, k_BKSH, v_BKSH, kind.mask)
             case "plain":
-                mixed, weights = attend(q, k_BKSH, v_BKSH, kind.mask, *more, () if prompts is None else (prompts,))
+                mixed, weights = attend(q, k_BKSH, v_BKSH, kind.mask, *more)
         if kernel not in ("splash", "triton"):  # which name their outputs themselves
             mixed = checkpoint_name(mixed, "attention")
         return self.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width")), weights

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from tests.engine.engine_texts import ROWS, alone, continued, prompt
-from tpullm.engine import prompt_reading
+from tpullm.engine import prefill
+from tpullm.engine.cache import CHUNK, FEW, SIZE, Cache
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
-from tpullm.engine.row_sizes import CHUNK, FEW, SIZE
-from tpullm.engine.text_memory import TextMemory
 from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities
 from tpullm.recipe.sampling import GREEDY
 
@@ -75,8 +74,8 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
         pass
     engine.submit(writes, lambda token: written.append(token.id))
     engine.step()
-    number = engine.submit(Request(prompt(520), 2, GREEDY, told=400), heard.append)
-    while engine._prompts._reading is None or engine._prompts._reading.pieces[0][1].start < FEW:
+    number = engine.submit(Request(prompt(520), 2, GREEDY, echo=400), heard.append)
+    while engine._prefill._reading is None or engine._prefill._reading.pieces[0][1].start < FEW:
         engine.step()
     engine.cancel(number)
     told = len(heard)
@@ -88,10 +87,10 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
 
 
 def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, monkeypatch):
-    monkeypatch.setattr(prompt_reading, "TEXTS", 2)
-    reads, read = [], TextMemory.read
+    monkeypatch.setattr(prefill, "TEXTS", 2)
+    reads, read = [], Cache.read
     noted = lambda self, desk, pieces, *more: reads.append(len(pieces)) or read(self, desk, pieces, *more)  # noqa: E731
-    monkeypatch.setattr(TextMemory, "read", noted)
+    monkeypatch.setattr(Cache, "read", noted)
     for others, expected in ((2, [1, 1, 1]), (3, [2, 1])):  # it counts too
         engine = Engine(long, ROWS)
         for number in range(others):
@@ -121,7 +120,7 @@ def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engi
     ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
     plain = Request(ids, 4, GREEDY, top=3)
     heard = [[], [], []]
-    for request, tokens in zip((plain, *[dataclasses.replace(plain, told=told)] * 2), heard, strict=True):
+    for request, tokens in zip((plain, *[dataclasses.replace(plain, echo=told)] * 2), heard, strict=True):
         engine.submit(request, tokens.append)
     while engine.step():
         pass
@@ -149,13 +148,13 @@ def test_all_prompts_are_read_first_if_so_wanted(long):
 
 def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
-    engine, read, turns = Engine(long, ROWS, reads_first=True), TextMemory.read, []
+    engine, read, turns = Engine(long, ROWS, reads_first=True), Cache.read, []
 
     def counted(memory, band, pieces, *arguments, **named):
         turns.append([piece.row for piece in pieces])
         return read(memory, band, pieces, *arguments, **named)
 
-    monkeypatch.setattr(TextMemory, "read", counted)
+    monkeypatch.setattr(Cache, "read", counted)
     begin = prompt(2 * SIZE, 9)
     lengths = (3 * SIZE + 5, 2 * SIZE, 40, 2 * SIZE + 1)
     asked = [Request(prompt(length, n), 3, GREEDY) for n, length in enumerate(lengths)]
@@ -168,10 +167,10 @@ def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
 
 def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothing(long):
     engine, heard, ended = Engine(long, ROWS), [], []
-    number = engine.submit(Request(prompt(60), 4, GREEDY, told=40), heard.append)
+    number = engine.submit(Request(prompt(60), 4, GREEDY, echo=40), heard.append)
     engine.step()
     engine.cancel(number)
-    other = Request(prompt(60, 1), 4, GREEDY, told=3)
+    other = Request(prompt(60, 1), 4, GREEDY, echo=3)
     engine.submit(other, ended.append)
     while engine.step():
         pass

@@ -1,4 +1,6 @@
-"""The prompts of an engine's texts: they are read at desks, some in each turn, and then brought to their rows.
+"""Prefill: the prompts of texts that have a row are read in prefill slots, some in each step, and then copied to it.
+
+Each prefill group is read by a program of its own, so one long prompt does not keep all others waiting.
 
 Shapes: C pieces of T tokens, V vocabulary.
 """
@@ -9,26 +11,25 @@ from typing import NamedTuple
 
 import jax
 
-from tpullm.engine.row_sizes import SHORT, SIZE
-from tpullm.engine.text_memory import Piece, TextMemory
-from tpullm.engine.text_rows import Text, TextRows
+from tpullm.engine.cache import SHORT, SIZE, Cache, Piece
+from tpullm.engine.rows import Rows, Text
 
-# While texts are written, a turn reads one piece for each so many texts that have a row, and one at least. 12 M
+# While texts are written, a step reads one piece for each so many texts that have a row, and one at least. 12 M
 # parameters, bfloat16: a piece takes 17 ms, two of a text 27; a step of 12 rows takes 10, of 32 20.
 TEXTS = 8
-# While texts are written, a turn reads as many layers of a prompt longer than `SHORT` as its budget pays for:
+# While texts are written, a step reads as many layers of a prompt longer than `SHORT` as its budget pays for:
 # SLOTS_OF_TEXT for each text that is written, and for LEAST_TEXTS at least. A whole piece costs SLOTS_OF_PIECE and the
-# slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, turns of whole pieces took 36 ms, a
+# slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, steps of whole pieces took 36 ms, a
 # step alone 13, so their streams paused for 4.3 times as long as usual, now for 3.4.
 SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
 
 
 class Read(NamedTuple):
-    """Pieces whose last layers are dispatched: at which desk; their numbers in the arrays, and whose they are; the
-    logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
+    """Pieces whose last layers are dispatched: in which prefill group; their numbers in the arrays, and whose they are;
+    the logits after each, `[C, V]`, and the hidden states after each token, `[C, T, D]`.
     """
 
-    desk: int
+    group: int
     pieces: list[tuple[int, Text, Piece]]
     logits_CV: jax.Array
     hidden_CTD: jax.Array
@@ -43,29 +44,30 @@ class Read(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """Pieces that are being read: at which desk, whose they are, what `TextMemory.read` finds, and how many parts of it
-    are for one turn.
+    """Pieces that are being read: in which prefill group, whose they are, what `Cache.read` finds, and how many parts
+    of it are for one step.
     """
 
-    desk: int
+    group: int
     pieces: list[tuple[Text, Piece]]
     found: Iterator[jax.Array | tuple[jax.Array, jax.Array]]
     parts: int
 
 
-class PromptReading:
+class Prefill:
     """Reads the prompts of the texts that have a row.
 
     Args:
+        groups: the numbers of the prefill groups.
         waits: nothing is written until all is read.
 
     Attributes:
         reused_tokens: of prompts, that were copied from a row, not read.
     """
 
-    def __init__(self, memory: TextMemory, rows: TextRows, waits: bool):
-        self._memory, self._rows, self._waits = memory, rows, waits
-        self._desks: list[list[Text | None]] = [[None] * memory.seats(desk) for desk in memory.desks]
+    def __init__(self, cache: Cache, rows: Rows, groups: Sequence[int], waits: bool):
+        self._cache, self._rows, self._waits = cache, rows, waits
+        self._slots: dict[int, list[Text | None]] = {group: [None] * cache.sizes[group][0] for group in groups}
         self._reading: _Reading | None = None
         self._readings = self.reused_tokens = 0
 
@@ -74,7 +76,7 @@ class PromptReading:
         return all(text.is_read for text in self._rows.texts())
 
     def read(self, counts: Sequence[int]) -> Read | jax.Array | None:
-        """Read some of the prompts at a desk, or the next layers of what is being read if this takes long and texts
+        """Read some of the prompts of a group, or the next layers of what is being read if this takes long and texts
         are written.
 
         Returns:
@@ -82,7 +84,7 @@ class PromptReading:
             there is nothing to read.
 
         Args:
-            counts: of pieces, that may be read in a turn; the fewest first.
+            counts: of pieces, that may be read in a step; the fewest first.
         """
         if self._reading is None and not self._begin(counts):
             return None
@@ -92,19 +94,19 @@ class PromptReading:
             return found
         self._reading = None
         pieces = [(n, text, piece) for n, (text, piece) in enumerate(reading.pieces) if text.row.text is text]
-        return Read(reading.desk, pieces, *found)
+        return Read(reading.group, pieces, *found)
 
     def leave(self, read: Read) -> None:
-        """Count what was read. A text whose prompt is whole leaves its desk for its row; what this held goes to a free
+        """Count what was read. A text whose prompt is whole leaves its slot for its row; what this held goes to a free
         row if nothing of it is shared.
         """
         for _, text, piece in read.pieces:
             text.read = piece.start + len(piece.ids)
             if text.is_read:
-                self._desks[read.desk][piece.row], row = None, text.row
+                self._slots[read.group][piece.row], row = None, text.row
                 if not self._rows.shared(row, text):
                     self._rows.keep(row)
-                self._memory.move((row.band, row.index), (self._memory.desks[read.desk], piece.row), text.read)
+                self._cache.move((row.group, row.index), (read.group, piece.row), text.read)
                 row.held, row.held_for = text.request.ids, text.longest
 
     def _written(self) -> int:
@@ -112,50 +114,49 @@ class PromptReading:
         return 0 if self._waits else sum(text.is_read for text in self._rows.texts())
 
     def _begin(self, counts: Sequence[int]) -> bool:
-        """Choose what is read next; the desks take turns. False if there is nothing."""
-        self._seat()
-        taken = [n for n, seats in enumerate(self._desks) if any(seats)]
+        """Choose what is read next; the groups alternate. False if there is nothing."""
+        self._fill_slots()
+        taken = [group for group, slots in self._slots.items() if any(slots)]
         if not taken:
             return False
-        number = taken[self._readings % len(taken)]
-        seats, desk = self._desks[number], self._memory.desks[number]
-        count, pieces = self._count(seats, counts), []
-        for place, text in enumerate(seats):
+        group = taken[self._readings % len(taken)]
+        count, pieces = self._count(self._slots[group], counts), []
+        for place, text in enumerate(self._slots[group]):
             if text is not None:
                 ids = text.request.ids
                 starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
                 pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
-        parts = len(self._memory.parts())
+        parts = len(self._cache.parts())
         if max(len(text.request.ids) for text, _ in pieces) > SHORT:
-            seen = self._memory.seen(desk, max(piece.start + len(piece.ids) for _, piece in pieces))
-            cost, room = count * (SLOTS_OF_PIECE + seen), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
+            attended = self._cache.attended(group, max(piece.start + len(piece.ids) for _, piece in pieces))
+            cost, room = count * (SLOTS_OF_PIECE + attended), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
             parts = max(1, parts * room // cost)
-        found = self._memory.read(desk, [piece for _, piece in pieces], count, SIZE)
-        self._reading, self._readings = _Reading(number, pieces, found, parts), self._readings + 1
+        found = self._cache.read(group, [piece for _, piece in pieces], count)
+        self._reading, self._readings = _Reading(group, pieces, found, parts), self._readings + 1
         return True
 
-    def _seat(self) -> None:
-        """Give the free seats to those who wait longest, unless another reads what they can copy when it is read."""
-        for seats in self._desks:
-            seats[:] = [text if text is not None and text.row.text is text else None for text in seats]
-        seated = [text for seats in self._desks for text in seats if text is not None]
-        unread = [text for text in self._rows.texts() if not text.is_read and text not in seated]
-        free = [(desk, place) for desk, seats in enumerate(self._desks) for place, text in enumerate(seats) if not text]
+    def _fill_slots(self) -> None:
+        """Give the free slots to those who wait longest, unless another reads what they can copy when it is read."""
+        for slots in self._slots.values():
+            slots[:] = [text if text is not None and text.row.text is text else None for text in slots]
+        reading = [text for slots in self._slots.values() for text in slots if text is not None]
+        unread = [text for text in self._rows.texts() if not text.is_read and text not in reading]
+        free = [(group, n) for group, slots in self._slots.items() for n, text in enumerate(slots) if not text]
         for text in sorted(unread, key=lambda text: text.number):
             best = max(self._rows.all, key=lambda row: self._rows.shared(row, text))
             shared = self._rows.shared(best, text)
-            awaited = (text.shared(other.request.ids) for other in seated if other.longest == text.longest)
+            awaited = (text.shared(other.request.ids) for other in reading if other.longest == text.longest)
             if free and max(awaited, default=0) <= shared:
-                number, place = free.pop(0)
-                self._memory.copy((self._memory.desks[number], place), (best.band, best.index), shared)
+                group, place = free.pop(0)
+                self._cache.copy((group, place), (best.group, best.index), shared)
                 self.reused_tokens += shared
-                text.read, self._desks[number][place] = shared, text
-                seated.append(text)
+                text.read, self._slots[group][place] = shared, text
+                reading.append(text)
 
-    def _count(self, seats: Sequence[Text | None], counts: Sequence[int]) -> int:
+    def _count(self, slots: Sequence[Text | None], counts: Sequence[int]) -> int:
         """How many pieces are read together."""
         few, *more = counts
-        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in seats if text is not None)
+        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in slots if text is not None)
         if self._written():
             texts = len(self._rows.texts())
             return max((count for count in more if count <= left and TEXTS * count <= texts), default=few)

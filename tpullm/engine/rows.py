@@ -1,26 +1,25 @@
-"""Which text has which row of an engine's memory, and what rows hold that other texts can begin with."""
+"""Which text has which row of the cache, and what rows hold that other texts can begin with."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tpullm.engine.cache import CHUNK, Cache
 from tpullm.engine.request import Request, Token
-from tpullm.engine.row_sizes import CHUNK
-from tpullm.engine.text_memory import TextMemory
 
 
 @dataclass(eq=False)
 class Row:
-    """A row of the memory: which one, the prompt tokens that it holds as they were read, and whose it is.
+    """A row of the cache: which one, the prompt tokens that it holds as they were read, and whose it is.
 
     While the prompt of its text is read, it holds what it held before.
     """
 
-    band: int
+    group: int
     index: int
     held: tuple[int, ...] = ()
     held_for: int = 0  # `Text.longest`: rotations may depend on it
     text: "Text | None" = None
-    used: int = 0  # the turn in which a text last got it
+    used: int = 0  # the step in which a text last got it
 
 
 @dataclass(eq=False)
@@ -29,14 +28,14 @@ class Text:
 
     Args:
         number: of the text.
-        heard: gets each token.
+        on_token: gets each token.
         longest: the length that rotations depend on.
         most: the length at which it ends, if not before.
     """
 
     number: int
     request: Request
-    heard: Callable[[Token], None]
+    on_token: Callable[[Token], None]
     longest: int
     most: int
     row: Row | None = None
@@ -44,7 +43,7 @@ class Text:
     new: list[int] = field(default_factory=list)
     unseen: int = 0  # dispatched steps not yet fetched: one token each, or more if guesses are checked
     wrong: int = 0  # guesses in a row
-    guess_in: int = 0  # turns
+    guess_in: int = 0  # steps
 
     @property
     def length(self) -> int:
@@ -61,32 +60,31 @@ class Text:
         """Whether its prompt is read, and it may still grow after the dispatched steps."""
         return self.is_read and self.length < self.most
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is as long as it may be."""
-        return len(self.request.ids) + len(self.new) >= self.most
-
     def shared(self, held: Sequence[int]) -> int:
         """How many tokens of the prompt are as those that are held: whole chunks, and one token at least is left to
-        read, and those that are told.
+        read, and those that are echoed.
         """
         ids = self.request.ids
-        most = min(len(ids) - 1 - self.request.told, len(held)) // CHUNK * CHUNK
+        most = min(len(ids) - 1 - self.request.echo, len(held)) // CHUNK * CHUNK
         starts = range(0, most, CHUNK)
         return next((start for start in starts if held[start : start + CHUNK] != ids[start : start + CHUNK]), most)
 
 
-class TextRows:
-    """The rows of a memory.
+class Rows:
+    """The rows of the groups in which texts are written.
+
+    Args:
+        groups: how many of the cache's groups these are: the first ones.
 
     Attributes:
-        all: the rows, band by band.
-        turn: the number of the engine's turn.
+        all: the rows, group by group.
+        step: the number of the engine's step.
     """
 
-    def __init__(self, memory: TextMemory):
-        self._memory, self.turn = memory, 0
-        self.all = [Row(band, index) for band, (count, _) in enumerate(memory.sizes) for index in range(count)]
+    def __init__(self, cache: Cache, groups: int):
+        self._cache, self.step = cache, 0
+        sizes = enumerate(cache.sizes[:groups])
+        self.all = [Row(group, index) for group, (count, _) in sizes for index in range(count)]
 
     def texts(self) -> list[Text]:
         """All that have a row."""
@@ -95,14 +93,14 @@ class TextRows:
 
     def slots(self, row: Row) -> int:
         """How many tokens it has room for."""
-        return self._memory.sizes[row.band][1]
+        return self._cache.sizes[row.group][1]
 
     def place(self, text: Text) -> bool:
-        """Give a text a row with room for its prompt and a token, the best of the first band that has one."""
+        """Give a text a row with room for its prompt and a token, the best of the first group that has one."""
         row = self._free(len(text.request.ids) + 1, lambda row: self.shared(row, text))
         if row is None:
             return False
-        text.row, row.text, row.used = row, text, self.turn
+        text.row, row.text, row.used = row, text, self.step
         return True
 
     def shared(self, row: Row, text: Text) -> int:
@@ -111,10 +109,10 @@ class TextRows:
 
     def keep(self, row: Row) -> None:
         """Copy what a row holds to one that is free and needed later."""
-        later = [other for other in self.all if other.band > row.band and self.slots(other) == self.slots(row)]
+        later = [other for other in self.all if other.group > row.group and self.slots(other) == self.slots(row)]
         if len(row.held) >= CHUNK and (free := [other for other in later if other.text is None]):
             to = min(free, key=lambda other: (bool(other.held), other.used))
-            self._copy(row, to, len(row.held))
+            self._cache.copy((to.group, to.index), (row.group, row.index), len(row.held))
             to.held, to.held_for, to.used = row.held, row.held_for, row.used
 
     def written(self) -> dict[int, Text]:
@@ -127,11 +125,11 @@ class TextRows:
         return [text for text in self.texts() if text.goes_on and text.length > self.slots(text.row)]
 
     def closing(self) -> list[Text]:
-        """The texts of the last band that is in use, if the bands before it have room for all of them."""
-        last = max((row.band for row in self.all if row.text is not None), default=0)
-        texts = [row.text for row in self.all if row.band == last and row.text is not None]
+        """The texts of the last group that is in use, if the groups before it have room for all of them."""
+        last = max((row.group for row in self.all if row.text is not None), default=0)
+        texts = [row.text for row in self.all if row.group == last and row.text is not None]
         most = max((text.length for text in texts), default=0)
-        before = [row for row in self.all if row.band < last and row.text is None and self.slots(row) > most]
+        before = [row for row in self.all if row.group < last and row.text is None and self.slots(row) > most]
         return texts if last and all(text.is_read for text in texts) and len(texts) <= len(before) else []
 
     def move(self, texts: Iterable[Text], room: int = 0) -> None:
@@ -139,16 +137,13 @@ class TextRows:
         for text in texts:
             old, row = text.row, self._free(text.length + room)
             if row is not None:
-                self._copy(old, row, text.length)
-                row.text, row.held, row.held_for, row.used = text, old.held, old.held_for, self.turn
+                self._cache.copy((row.group, row.index), (old.group, old.index), text.length)
+                row.text, row.held, row.held_for, row.used = text, old.held, old.held_for, self.step
                 text.row, old.text = row, None
 
     def _free(self, slots: int, worth: Callable[[Row], int] = lambda row: 0) -> Row | None:
-        """In the first band of so many slots that has a free row, the one of the highest worth; of several, the one
+        """In the first group of so many slots that has a free row, the one of the highest worth; of several, the one
         that holds nothing, or was used longest ago.
         """
         free = [row for row in self.all if row.text is None and self.slots(row) >= slots]
-        return max(free, key=lambda row: (-row.band, worth(row), not row.held, -row.used, -row.index), default=None)
-
-    def _copy(self, of: Row, to: Row, tokens: int) -> None:
-        self._memory.copy((to.band, to.index), (of.band, of.index), tokens)
+        return max(free, key=lambda row: (-row.group, worth(row), not row.held, -row.used, -row.index), default=None)

@@ -1,0 +1,327 @@
+"""The key/value cache: groups of rows, their sizes, and what is computed on them.
+
+The cache has a few groups: many rows with few slots, few rows with many. A text begins in the first group with room for
+its prompt and moves on when it has outgrown it, so one long text does not make all rows long. One step computes one
+token for the rows of the groups that are in use; its matmuls read the weights once. Prompts are read in groups of their
+own, the prefill slots.
+
+Shapes: R rows of a group, K key/value heads, S slots of a block, H head width, C pieces, T tokens, V vocabulary.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.engine.forward import (
+    Block,
+    advance,
+    alike_layers,
+    cache_spec,
+    embed,
+    last_logits,
+    read_layers,
+)
+from tpullm.engine.sampling import Choice, fetched, given_tokens
+from tpullm.engine.session import Session
+from tpullm.model.architecture import Architecture
+from tpullm.model.platform import cache_dtype
+from tpullm.model.rows import put_whole
+
+# Rows that are computed if there are no more texts. 12 M parameters, JAX 0.12: 2 rows took 12 ms, 32 took 19.
+FIRST_ROWS = (2, 12)
+# A prompt is read in chunks of so many tokens; what is used again for another text is a whole number of these. 64
+# tokens at a time or more give the same bits, in any number of rows; 32 tokens give others in float32 (12 M parameters,
+# JAX 0.12). How many blocks are attended to changes no bit.
+CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
+SHORT = 512  # slots of the rows with the fewest
+BLOCK = 128  # slots of the first block of a row; see `block_sizes`
+FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
+# Groups of the shortest rows if all rows are computed in each step, and how many bytes each has at least. 64 rows, 12 M
+# parameters, float32, two cores: 47 ms with 256 slots in one group, 36 in two, 32 in four; with 384 slots 52, 47 and
+# 46; with 384 in half of four and 256 in the others 39, 48 if there are two. XLA for a CPU computes side by side only
+# where more than eight things can be computed. To compile a step of four takes 4 s, of one 1.2.
+MOST_GROUPS, GROUP_BYTES = 4, 1 << 26
+LEAST_ROWS = 8  # of each: a step of 64 rows took 42 ms with groups of 8, 32 with 16, 36 with 32
+
+Step = tuple[int, ...]  # of each group how many slots its rows attend to, or 0 if they are not computed
+
+
+def group_sizes(context: int, rows: int, parts: int, split: bool, slot_bytes: int = 0) -> list[tuple[int, int]]:
+    """Rows and slots of each group, for texts of up to `context` tokens.
+
+    Args:
+        rows: of all groups. Each size has four times the slots and a quarter of the rows of the one before.
+        parts: of the mesh that share the rows.
+        split: each size is several groups, a few rows first: a step of few texts computes few. Of long rows one comes
+            first, as there is seldom more than one long text, and attention reads whole groups. Without it, the first
+            size is several equal groups if it takes many bytes: texts of like length can stand together.
+        slot_bytes: what a token's keys and values take.
+    """
+    whole = -(-context // CHUNK) * CHUNK
+    sizes = [min(SHORT, whole)]
+    while sizes[-1] < whole:
+        sizes.append(min(4 * sizes[-1], whole))
+    longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
+    first = _divided(rows - sum(longer), parts)
+    if not split:
+        count = max(1, min(MOST_GROUPS, rows * context * slot_bytes // GROUP_BYTES, first // (LEAST_ROWS * parts)))
+        shares = [_divided((first + n) // count, parts) for n in range(count)]
+        return [*((share, sizes[0]) for share in shares), *zip(longer, sizes[1:], strict=True)]
+    ends = sorted({_divided(count, parts) for count in FIRST_ROWS})
+    ends = [end for end in ends if end + _divided(2, parts) <= first]
+    short = [(end - before, sizes[0]) for before, end in itertools.pairwise([0, *ends, first])]
+    one = [(parts, slots) for slots in sizes[1:]]
+    return [*short, *one, *((count - parts, slots) for count, slots in zip(longer, sizes[1:], strict=True))]
+
+
+def _divided(rows: int, parts: int) -> int:
+    """As many rows, or more: the same number for each part, and two at least."""
+    return max(2, -(-rows // parts)) * parts
+
+
+def block_sizes(slots: int, equal: bool = False) -> list[int]:
+    """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it.
+
+    Args:
+        equal: up to `SHORT` slots no block is longer than `BLOCK`, so less is attended to, by more programs.
+    """
+    ends = [min(BLOCK, slots // 2)]
+    while ends[-1] < slots:
+        ends.append(min(ends[-1] + (BLOCK if equal and ends[-1] < SHORT else ends[-1]), slots))
+    return [end - before for before, end in itertools.pairwise([0, *ends])]
+
+
+def split_steps(sizes: Sequence[tuple[int, int]]) -> list[Step]:
+    """The steps of groups that are `split`, each a program. Not all that there are: any number of the groups with the
+    shortest rows; where a long text is, the single rows in front of the groups of long ones; where several are, all
+    groups as far as some length. The last one is of all rows and slots.
+    """
+    slots = [slots for _, slots in sizes]
+    short = slots.count(slots[0])
+    single = [n for n in range(short, len(slots)) if slots[n] not in slots[:n]]
+    step = lambda groups, most: tuple(min(most, own) if n in groups else 0 for n, own in enumerate(slots))  # noqa: E731
+    every, numbers = range(len(slots)), range(1, short + 1)
+    steps = [step(range(number), most) for most in (min(FEW, slots[0]), slots[0]) for number in numbers]
+    beside = [range(min(2, short)), range(short)]
+    steps += [step([*some, *single[:count]], max(slots)) for some in beside for count in range(1, len(single) + 1)]
+    # 12 M parameters, a context of 4,352: a step of all took 100 ms with nine texts of 600 tokens.
+    between = [own for own in dict.fromkeys(slots) if slots[0] < own < max(slots)]
+    steps += [step([n for n in every if slots[n] <= most], view) for most in between for view in (most // 2, most)]
+    return list(dict.fromkeys([*steps, step(every, FEW), step(every, max(slots))]))
+
+
+def whole_steps(sizes: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[Step]:
+    """The steps that compute all of the groups with the shortest rows, of which none, the first half or all attend to
+    more than `FEW` slots; and any number of the longer ones.
+
+    Args:
+        ends: how many slots a program may attend to.
+    """
+    slots = [slots for _, slots in sizes]
+    short, few, longer = slots.count(slots[0]), min(FEW, slots[0]), slots[slots.count(slots[0]) :]
+    views = [end for end in ends if end <= slots[0]]
+    first = [[view] * count + [few] * (short - count) for view in views for count in (0, short // 2, short)]
+    rest = [longer[:count] + [0] * (len(longer) - count) for count in range(len(longer) + 1)]
+    return list(dict.fromkeys((*one, *other) for other in rest for one in first))
+
+
+@partial(jax.jit, static_argnames=("architecture", "rows", "slots", "dtype"))
+def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Block:
+    """A block without texts, for matmuls in `dtype`."""
+    config = architecture.config
+    shape = (rows, config.kv_heads, slots, config.head_width)
+    make = lambda: jax.reshard(jnp.zeros(shape, cache_dtype(dtype)), cache_spec())  # noqa: E731
+    return Block(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
+
+
+def bytes_of_slot(session: Session) -> int:
+    """What the keys and values of a token take, in all layers."""
+    config = session.architecture.config
+    with jax.set_mesh(session.mesh):
+        return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(session.dtype).itemsize
+
+
+@partial(jax.jit, static_argnames=("alone",))
+def _row_of(block: Block, number: jax.Array, *, alone: bool) -> Block:
+    """One row of a block, on every part of the mesh that shares rows. `alone`: as a block of a group of one row."""
+    spec = cache_spec() if alone else jax.P(None, *cache_spec()[1:])
+    return jax.tree.map(lambda array: array.at[number[None]].get(out_sharding=spec), block)
+
+
+@partial(jax.jit, donate_argnames=("block",))
+def _with_row(block: Block, row: Block, number: jax.Array) -> Block:
+    """A block, one row of which is another."""
+    return jax.tree.map(lambda array, own: array.at[number[None]].set(own, out_sharding=cache_spec()), block, row)
+
+
+class Piece(NamedTuple):
+    """A piece of a prompt: the row of the group that holds it, where it begins, how long its text may become."""
+
+    row: int
+    start: int
+    ids: tuple[int, ...]
+    longest: int
+
+
+class Written(NamedTuple):
+    """A token to write: its position, and how long its text may become."""
+
+    token: int
+    position: int
+    longest: int
+
+
+class Cache:
+    """Groups of rows, each row for the keys and values of one text.
+
+    Args:
+        sizes: rows and slots of each group.
+        slots: of each group, the slots of each of its blocks; by default those of `block_sizes`.
+    """
+
+    def __init__(self, session: Session, sizes: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]] = ()):
+        self._session, self.sizes = session, list(sizes)
+        self._slots = slots or [block_sizes(own) for _, own in sizes]
+        self._blocks: dict[tuple[int, int], Block] = {}
+
+    def bytes(self) -> int:
+        """What all groups take. A block takes its part when it is first used: long texts may never come."""
+        return bytes_of_slot(self._session) * sum(rows * slots for rows, slots in self.sizes)
+
+    def used_blocks(self) -> dict[tuple[int, int], Block]:
+        """Those that have been used, by their group and their number there."""
+        return self._blocks
+
+    def rows(self, step: Step) -> list[int]:
+        """The rows that a step computes, by their number among those of all groups."""
+        ends = np.cumsum([rows for rows, _ in self.sizes]).tolist()
+        return [
+            n
+            for (rows, _), end, slots in zip(self.sizes, ends, step, strict=False)
+            if slots
+            for n in range(end - rows, end)
+        ]
+
+    def cost(self, step: Step) -> int:
+        """How many slots are attended to in a step."""
+        return sum(self.sizes[group][0] * self.attended(group, slots) for group, slots in enumerate(step) if slots)
+
+    def attended(self, group: int, tokens: int) -> int:
+        """How many slots a text of so many tokens attends to there."""
+        return sum(self._slots[group][n] for n in self._numbers(group, max(tokens, FEW)))
+
+    def ends(self, group: int) -> list[int]:
+        """How many slots a program may attend to there."""
+        return [end for end in np.cumsum(self._slots[group]).tolist() if end >= min(FEW, self.sizes[group][1])]
+
+    def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
+        """Let a row, by its group and its number there, hold so many tokens that another one holds, or more."""
+        for number in self._numbers(of[0], tokens):
+            found, alone = self._block(of[0], number), self.sizes[to[0]][0] == 1
+            if alone or found.rows > 1:
+                found = _row_of(found, np.int32(of[1]), alone=alone)
+            if not alone:
+                found = _with_row(self._block(to[0], number), found, np.int32(to[1]))
+            self._blocks[to[0], number] = found
+
+    def move(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
+        """The same, where nobody needs what they hold else: two groups of one row exchange their blocks."""
+        if self.sizes[to[0]][0] > 1 or self.sizes[of[0]][0] > 1:
+            return self.copy(to, of, tokens)
+        for number in self._numbers(of[0], tokens):
+            blocks = self._block(of[0], number), self._block(to[0], number)
+            self._blocks[to[0], number], self._blocks[of[0], number] = blocks
+
+    def read(
+        self, group: int, pieces: Sequence[Piece], count: int, size: int = SIZE, end: int = 1
+    ) -> Iterator[jax.Array | tuple[jax.Array, jax.Array]]:
+        """Read up to `count` pieces of up to `size` tokens, some layers at a time. Yields after each part but the last
+        the input of the next, which this donates; then the logits after each piece and the states after each token.
+
+        Args:
+            end: no piece ends after it; those that are given may be later.
+        """
+        rows = self.sizes[group][0]
+        tokens = np.full((count, size), self._session.tokenizer.pad_id, np.int32)
+        places = np.tile(np.array([rows, 0, 1, 1], np.int32), (count, 1))
+        for n, piece in enumerate(pieces):
+            tokens[n, : len(piece.ids)] = piece.ids
+            places[n] = piece.row, piece.start, len(piece.ids), piece.longest
+            end = max(end, piece.start + len(piece.ids))
+        architecture, params, layers = self._session.arrays
+        kinds = architecture.config.window_indices
+        pieces_C4 = self.put(places, "batch", None)
+        x_CTD = embed(architecture, params, self.put(tokens, "batch", "time"), pieces_C4, dtype=self._session.dtype)
+        for part in self.parts():
+            blocks = self.blocks(group, end)
+            arguments = params, layers and layers[part], tuple(block.of(part) for block in blocks), x_CTD, pieces_C4
+            x_CTD, found = read_layers(architecture, *arguments, kinds=kinds[part])
+            self._keep(group, [block.changed(part, new) for block, new in zip(blocks, found, strict=True)])
+            if part.stop < len(kinds):
+                yield x_CTD
+        yield last_logits(architecture, params, x_CTD, pieces_C4)
+
+    def parts(self) -> list[slice]:
+        """The layers that are read in one program, part by part."""
+        kinds = self._session.architecture.config.window_indices
+        size = alike_layers(kinds) if self._session.layers else len(kinds)
+        return [slice(first, first + size) for first in range(0, len(kinds), size)]
+
+    def given(self, hidden_CTD: jax.Array, after: Sequence[tuple[int, ...]], top: int) -> Choice:
+        """The tokens `after` those of pieces, whose states are given, as if they had been chosen."""
+        tokens_CT = np.zeros(hidden_CTD.shape[:2], np.int32)
+        for n, ids in enumerate(after):
+            tokens_CT[n, : len(ids)] = ids
+        arguments = self._session.params, hidden_CTD, self.put(tokens_CT, "batch", "time")
+        return fetched(self._session.mesh, given_tokens(self._session.architecture, *arguments, top=top))
+
+    def write(
+        self, step: Step, tokens: Mapping[int, Sequence[Written]], count: int = 1, chosen_B: jax.Array | None = None
+    ) -> jax.Array:
+        """Write up to `count` tokens to each row of a step: the logits after each, `[len(rows(step)) * count, V]`.
+
+        Args:
+            tokens: of some rows, by their number among those of all groups.
+            chosen_B: the tokens that the step before chose for the same rows, in the place of `UNSEEN`; None: of none.
+        """
+        used, nowhere = [group for group, slots in enumerate(step) if slots], max(slots for _, slots in self.sizes)
+        tokens_BT3 = np.array([[(0, nowhere, 1)] * count for _ in self.rows(step)], np.int32)
+        for n, row in enumerate(self.rows(step)):
+            if each := tokens.get(row):
+                tokens_BT3[n, : len(each)] = each
+                tokens_BT3[n, :, 2] = each[0].longest
+        groups = tuple(self.blocks(group, step[group]) for group in used)
+        if chosen_B is None:
+            chosen_B = self.put(np.zeros(len(tokens_BT3), np.int32), "batch")
+        arguments = groups, self.put(tokens_BT3, "batch", None, None), chosen_B
+        logits, groups = advance(*self._session.arrays, *arguments, dtype=self._session.dtype)
+        for group, found in zip(used, groups, strict=True):
+            self._keep(group, found)
+        return logits
+
+    def blocks(self, group: int, tokens: int) -> tuple[Block, ...]:
+        """The blocks that are attended to: those that texts of so many tokens reach, and `FEW` slots."""
+        return tuple(self._block(group, number) for number in self._numbers(group, max(tokens, FEW)))
+
+    def put(self, array: np.ndarray, *dimensions: str | None) -> jax.Array:
+        """An array that every host has, on the mesh."""
+        return put_whole(self._session.mesh, array, *dimensions)
+
+    def _numbers(self, group: int, tokens: int) -> list[int]:
+        """The blocks that hold so many tokens of a row."""
+        sizes = self._slots[group]
+        return [n for n in range(len(sizes)) if sum(sizes[:n]) < tokens]
+
+    def _block(self, group: int, number: int) -> Block:
+        if (group, number) not in self._blocks:
+            sizes = self.sizes[group][0], self._slots[group][number]
+            self._blocks[group, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
+        return self._blocks[group, number]
+
+    def _keep(self, group: int, blocks: Sequence[Block]) -> None:
+        self._blocks |= {(group, number): block for number, block in enumerate(blocks)}
