@@ -107,6 +107,14 @@ def test_who_guesses_ahead_is_what_was_said(chat_tokenizer, monkeypatch):  # noq
     assert makers[0]() is not makers[0]()  # of each engine its own
 
 
+@pytest.mark.parametrize("words", [[], ["--reproducible"]])
+def test_answers_are_reproducible_if_so_wanted(served, monkeypatch, words):
+    made = []
+    monkeypatch.setattr(StandIn, "compile", lambda self: made.append(self.reproducible))
+    served(*words, ask=lambda url: get(f"{url}/v1/models"))
+    assert made == [bool(words)]
+
+
 def refused(*words: str) -> str:
     with pytest.raises(UserError) as raised:
         serve.main(_parsed(words))
@@ -124,6 +132,7 @@ def _parsed(words):
         (["--key", "クラウドの鍵です。。"], "--key: has characters that no HTTP header can hold"),
         (["--key", "two words here"], "--key: has characters"),
         (["--queue", "0"], "--queue: 0 is less than 1"),
+        (["--draft", "runs/small", "--reproducible"], "--draft: a server that is --reproducible guesses nothing"),
         (["--longest", "-1"], "--longest: -1 is below 0"),
         (["--port", "65536"], "--port: 65536 is not from 0 to 65535"),
         (["--port", "0", "--host", "0.0.0.0"], "others on the network could ask this server; give a key in"),

@@ -8,6 +8,8 @@ import pytest
 from tests.small_model import session, small_tokenizer  # noqa: F401
 from tpullm.cli import chat, main
 from tpullm.engine import session as session_module
+from tpullm.engine.engine import Engine
+from tpullm.engine.request import Request, characters
 from tpullm.recipe.sampling import GREEDY
 
 
@@ -43,6 +45,20 @@ def test_generate_streams_what_json_tells(use):
     arguments = ["generate", "--prompt", "今日は", "--tokens", "6", "--seed", "3"]
     _, out, _ = use(*arguments)
     assert out == "今日は" + json.loads(use(*arguments, "--json")[1])["text"] + "\n"
+
+
+def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, session):  # noqa: F811
+    """One of as many rows as the server's: its program sums in the same order."""
+    code, out, _ = use(
+        "generate", "--prompt", "今日は", "--tokens", "6", "--temperature", "0", "--reproducible", "--json"
+    )
+    engine, tokenizer, found = Engine(session, reproducible=True), session.tokenizer, []
+    ids = (*tokenizer.begin, *tokenizer.encode("今日は"))
+    engine.submit(Request(ids, 6, GREEDY, stop_ids=tuple(tokenizer.stop_ids)), lambda token: found.append(token.id))
+    engine.submit(Request(ids[:2], 6, GREEDY), lambda token: None)
+    while engine.step():
+        pass
+    assert code == 0 and json.loads(out)["text"] == "".join(characters(tokenizer, found))
 
 
 def test_generate_makes_several_texts(use):

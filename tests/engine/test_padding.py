@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.engine.padding import bucket, fits, last_hidden, near, padded, row_bucket, segments_and_positions
+from tpullm.engine.session import bucket, fits, near, padded, row_bucket
+from tpullm.model.rows import last_hidden, segments_and_positions
 from tpullm.system.errors import UserError
 
 

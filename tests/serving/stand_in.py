@@ -31,8 +31,8 @@ class StandIn:
         fails: a step raises it.
     """
 
-    def __init__(self, session, rows: int = 8, longest: int = 0, guesses=None):
-        self.guesses = guesses
+    def __init__(self, session, rows: int = 8, longest: int = 0, guesses=None, reproducible: bool = False):
+        self.guesses, self.reproducible = guesses, reproducible
         self.longest = longest or session.context_length
         self.session, self._rows, self._lock = session, rows, threading.Lock()
         size = session.architecture.config.vocabulary_size

@@ -1,8 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.engine.request import Token
-from tpullm.engine.streaming import characters, until
+from tpullm.engine.request import Token, characters, until
 from tpullm.serving.answer_text import AnswerText, Part, joined
 
 STOP = 319  # `<|im_end|>` of the tests' tokenizer

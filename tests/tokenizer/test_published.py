@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from tests.formats.huggingface.published import CHATML, change, directory
 from tpullm.data import conversations
 from tpullm.data.examples import Conversation
-from tpullm.engine.streaming import characters
+from tpullm.engine.request import characters
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
 

@@ -97,7 +97,7 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
         engine: of the conversation; None is a new one.
     """
     from tpullm.engine.generation import stream
-    from tpullm.engine.streaming import characters
+    from tpullm.engine.request import characters
 
     tokenizer = session.tokenizer
     prompt = _prompt(session, messages, tokens)
@@ -114,7 +114,7 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
 
 def _prompt(session, messages, tokens: int) -> list[int]:
     """The ids of the conversation. If it leaves no room for an answer, the oldest turns are dropped, with a message."""
-    from tpullm.engine.padding import fits
+    from tpullm.engine.session import fits
 
     # Leave room for an answer of `tokens`, but at most half of the context.
     most = session.context_length - min(tokens, session.context_length // 2)

@@ -46,8 +46,8 @@ def main(arguments) -> None:
 def _one(session, engine, arguments, sampling: Sampling, seed: int) -> dict:
     """The values of one text for --json; without --json the text is printed while it is generated."""
     from tpullm.engine.generation import stream
-    from tpullm.engine.padding import fits
-    from tpullm.engine.streaming import Meter, characters, until
+    from tpullm.engine.request import Meter, characters, until
+    from tpullm.engine.session import fits
 
     meter, text = Meter(), []
     prompt = [*session.tokenizer.begin, *session.tokenizer.encode(arguments.prompt)]

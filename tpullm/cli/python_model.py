@@ -7,9 +7,8 @@ import numpy as np
 
 from tpullm.cli.python_results import Attention, Blank, Split
 from tpullm.engine.generation import ANSWER_TOKENS, answer, stream
-from tpullm.engine.padding import fits
-from tpullm.engine.session import Session, load, with_adapter
-from tpullm.engine.streaming import characters
+from tpullm.engine.request import characters
+from tpullm.engine.session import Session, fits, load, with_adapter
 from tpullm.evaluation import scoring
 from tpullm.evaluation.blank import fill
 from tpullm.recipe.sampling import GREEDY, Sampling, check

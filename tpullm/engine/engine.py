@@ -38,12 +38,11 @@ from tpullm.engine.cache import (
 )
 from tpullm.engine.forward import UNSEEN
 from tpullm.engine.guesses import MOST, Guesses
-from tpullm.engine.padding import fits
 from tpullm.engine.prefill import Prefill, Read
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
 from tpullm.engine.sampling import MOST_TOP, Choice, Next, choose_next, compile_for, fetched
-from tpullm.engine.session import Session
+from tpullm.engine.session import Session, fits
 from tpullm.model.rows import fetch, row_parts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.engine.padding import last_hidden
 from tpullm.engine.sampling import choose
 from tpullm.model.attention.plain import attend
 from tpullm.model.mesh import RULES
+from tpullm.model.rows import last_hidden
 
 Tree = Any
 UNSEEN = -1  # stands for a token that the step before chose and that is still on the device
@@ -212,7 +212,10 @@ def _extended(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, 
                     before_BTP = _visible(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
                     masks_RTS = jnp.concatenate([before_BTP, masks_RTS], axis=2)
                     parts = [(prompts.block.keys[layer], prompts.block.values[layer]), *parts]
-                found.append(_each_alone(part(q_BTNH), parts, masks_RTS, softcap, sinks_N))
+                # Each token by itself: it has the same bits with and without the others.
+                tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
+                each = [_attend(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
+                found.append(each[0] if len(each) == 1 else jnp.concatenate(each, axis=1))
             return _joined(found)
 
         return mixed
@@ -278,13 +281,6 @@ def _visible(slots_BT: jax.Array, slots: int, window: int) -> jax.Array:
     slots_S = jnp.arange(slots)
     mask = slots_S <= slots_BT1
     return mask & (slots_S > slots_BT1 - window) if window else mask
-
-
-def _each_alone(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:
-    """The values that tokens mix, each token by itself: it has the same bits with and without the others."""
-    tokens = [slice(n, n + 1) for n in range(q_RTNH.shape[1])]
-    each = [_attend(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
-    return each[0] if len(each) == 1 else jnp.concatenate(each, axis=1)
 
 
 def _attend(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:

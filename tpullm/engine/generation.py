@@ -14,11 +14,9 @@ import numpy as np
 from tpullm.engine.cache import SHORT, SIZE, Cache, Piece, empty_block
 from tpullm.engine.engine import Engine, rotation_length
 from tpullm.engine.forward import Prompts, advance_answers
-from tpullm.engine.padding import bucket, fits, near, row_bucket
-from tpullm.engine.request import Request, Token
+from tpullm.engine.request import Request, Token, characters
 from tpullm.engine.sampling import choose
-from tpullm.engine.session import Session
-from tpullm.engine.streaming import characters
+from tpullm.engine.session import Session, bucket, fits, near, row_bucket
 from tpullm.model.rows import fetch
 from tpullm.recipe.sampling import GREEDY, Sampling
 

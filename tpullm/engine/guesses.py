@@ -5,6 +5,7 @@ So the distribution of texts is the same with and without. Several tokens are su
 logits may differ in their last bits.
 """
 
+import os.path
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -75,7 +76,7 @@ class Draft:
         ids = {row: [*text.request.ids, *text.new] for row, text in texts.items()}
         ids = {row: own for row, own in ids.items() if len(own) <= most}
         for row, own in ids.items():
-            self._held[row] = self._held.get(row, [])[: _same(self._held.get(row, []), own[:-1])]
+            self._held[row] = os.path.commonprefix([self._held.get(row, []), own[:-1]])
         with jax.set_mesh(self._session.mesh):
             self._read_some(ids, rows, slots)
             unread = {row: own[len(self._held[row]) :] for row, own in ids.items()}
@@ -121,11 +122,6 @@ class Draft:
         if self._cache is None:
             self._cache = Cache(self._session, [(rows, slots)])
         return self._cache
-
-
-def _same(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def check_draft(small: Session, model: Session, name: str) -> None:

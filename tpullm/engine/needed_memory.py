@@ -69,8 +69,9 @@ def check(found: Found, longest: int, models: int = 1) -> None:
     free, needed = _free_of_device(), needs(session, longest, models)
     if free is None or sum(needed) <= free:
         return
-    shorter = (length for length in _shorter(longest) if sum(needs(session, length, models)) <= free)
-    length = next(shorter, 0)
+    length = longest // 2 // CHUNK * CHUNK  # half, a quarter, and so on, in whole chunks
+    while length and sum(needs(session, length, models)) > free:
+        length = length // 2 // CHUNK * CHUNK
     advice = f"use --longest {length}" if length else "use a smaller model or a machine with more memory"
     where = "a device" if jax.default_backend() != "cpu" else "this machine"
     weights, rows, programs = (size / GIB for size in needed)
@@ -78,12 +79,6 @@ def check(found: Found, longest: int, models: int = 1) -> None:
         f"serve: needs {sum(needed) / GIB:,.2f} GiB of memory (weights {weights:,.2f}, keys and values {rows:,.2f}, "
         f"programs {programs:,.2f}), {(sum(needed) - free) / GIB:,.2f} more than {where} has free; {advice}"
     )
-
-
-def _shorter(longest: int):
-    """Half of a length, a quarter, and so on, in whole chunks."""
-    while (longest := longest // 2 // CHUNK * CHUNK) > 0:
-        yield longest
 
 
 def _free_of_device() -> int | None:

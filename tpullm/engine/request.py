@@ -1,11 +1,14 @@
-"""What is asked of the engine, and what it emits, token by token. Without JAX."""
+"""What is asked of the engine, the tokens that it emits, and their text as it comes. Without JAX."""
 
-from collections.abc import Callable, Mapping
+import codecs
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tpullm.recipe.sampling import Sampling
+from tpullm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,89 @@ class Token:
     log_probability: float
     top: tuple[tuple[int, float], ...] = ()
     ends: str = ""
+
+
+class Characters:
+    """The text of tokens that come one by one. A character whose bytes are in several tokens comes with the last one.
+
+    Bytes that are not UTF-8 give U+FFFD, as in `Tokenizer.decode`. A space at the start of the first token stays,
+    because the text continues another one; Llama 2's tokenizer would remove it as the space that begins every text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._bytes_of = tokenizer.bytes_of
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        """The characters that end with this token."""
+        return self._decoder.decode(self._bytes_of(token))
+
+    def rest(self) -> str:
+        """What is left after the last token: U+FFFD for part of a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+class Until:
+    """The text up to the first of `stops`, without it, part by part. Text that can still become a stop is held back.
+
+    Attributes:
+        found: whether a stop came; no part may be added after it.
+        held: what was not given: what can still become a stop, or the stop that came and all after it.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops, self.held, self.found = stops, "", False
+
+    def add(self, part: str) -> str:
+        """The text that is known to belong to the answer, now that `part` came."""
+        held = self.held + part
+        found = [held.index(stop) for stop in self._stops if stop and stop in held]
+        self.found = bool(found)
+        begun = (n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n]))
+        keep = len(held) - min(found) if found else max(begun, default=0)
+        self.held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def rest(self) -> str:
+        """What was held back, if no stop came."""
+        return "" if self.found else self.held
+
+
+def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of each token, and what is left at the end; see `Characters`."""
+    text = Characters(tokenizer)
+    for token in ids:
+        yield text.add(token)
+    yield text.rest()
+
+
+def until(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The text up to the first of `stops`, without it; see `Until`."""
+    text = Until(stops)
+    for part in parts:
+        yield text.add(part)
+        if text.found:
+            return
+    yield text.rest()
+
+
+class Meter:
+    """Counts tokens and measures their rate."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._times: list[float] = []
+
+    def watch(self, ids: Iterable[int]) -> Iterator[int]:
+        """Yield `ids` unchanged."""
+        for token in ids:
+            self._times.append(time.perf_counter())
+            self.ids.append(token)
+            yield token
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The rate after the second token, until which programs are compiled. None for fewer than three tokens."""
+        if len(self._times) < 3:
+            return None
+        return (len(self._times) - 2) / (self._times[-1] - self._times[1])

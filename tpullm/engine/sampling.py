@@ -181,11 +181,8 @@ def choose(logits_BV: jax.Array, sampling: Sampling, seeds_B: jax.Array, positio
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     # `cond` runs one branch only. With `where`, greedy decoding would sort too.
     samples = jnp.any(sampling.temperature > 0)
-    return jax.lax.cond(samples, _sampled, _likeliest, logits_BV, sampling, seeds_B, positions_B)
-
-
-def _likeliest(logits_BV, sampling, seeds_B, positions_B):
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    likeliest = lambda logits_BV, *_: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)  # noqa: E731
+    return jax.lax.cond(samples, _sampled, likeliest, logits_BV, sampling, seeds_B, positions_B)
 
 
 def _sampled(logits_BV, sampling, seeds_B, positions_B):

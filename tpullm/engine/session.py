@@ -1,4 +1,7 @@
-"""A trained model that is ready for use: its tokenizer, and its parameters on the devices."""
+"""A trained model that is ready for use: its tokenizer, its parameters on the devices, and what prompts fit it.
+
+Prompts of any length become arrays of few shapes, so that few programs are compiled. A row is left-aligned.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +19,7 @@ from tpullm.formats.huggingface import adapters, reading, tensors
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
-from tpullm.model.mesh import make_mesh, mesh_in_use, of_single_tokens
+from tpullm.model.mesh import RULES, make_mesh, mesh_in_use, of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
 from tpullm.recipe.schema import ModelConfig
@@ -27,6 +30,7 @@ from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
 
 Tree = Any
+SMALLEST_BUCKET = 16  # tokens
 
 
 class NoTokenizer:
@@ -157,8 +161,7 @@ def loaded(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = 
     """The model that was found, on all devices; arguments are those of `load`."""
     dtype, (architecture, used) = use_dtype(exact), placed(found, mesh)
     params = found.params(architecture, quantized.targets(targets(architecture, used, dtype), found.weights))
-    made = found.talks, found.model, None, found.weights
-    return Session(found.tokenizer, architecture, params, used, dtype, *made)
+    return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model, None, found.weights)
 
 
 def placed(found: "Found", mesh: Mapping[str, int] | None = None) -> tuple[Architecture, jax.sharding.Mesh]:
@@ -218,43 +221,32 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     Raises:
         UserError: it is no adapter, or it is one of another model.
     """
-    path, shapes, talks, tokenizer = (
-        storage.path(adapter),
-        session.architecture.shapes,
-        session.talks,
-        session.tokenizer,
-    )
-    whole = NamedSharding(session.mesh, PartitionSpec())
+    path, (architecture, mesh) = storage.path(adapter), (session.architecture, session.mesh)
     if (path / adapters.CONFIG).is_file():
-        folder = storage.local_copy(path)
-        config, flat = adapters.read(folder, tensors.flat(shapes), session.architecture.config.layers)
+        folder, shapes = storage.local_copy(path), tensors.flat(architecture.shapes)
+        config, flat = adapters.read(folder, shapes, architecture.config.layers)
         adapters.check(folder, tensors.flat((session.base or session).params), _sampled)
+        whole = NamedSharding(mesh, PartitionSpec())
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
+        talks, tokenizer = session.talks, session.tokenizer
     else:
         model = models.find(path)
         if model.adapter is None:
             raise UserError(f"{path}: holds a whole model and no adapter; give a stage that was tuned with an adapter")
-        if session.model is None or (model.base.directory, model.base.step) != (
-            session.model.directory,
-            session.model.step,
-        ):
+        own, of = session.model, model.base
+        if own is None or (of.directory, of.step) != (own.directory, own.step):
             raise UserError(
-                f"{path}: is an adapter of {model.base.directory.parent}, step {model.base.step:,}, and of no other "
-                "model; load that one"
+                f"{path}: is an adapter of {of.directory.parent}, step {of.step:,}, and of no other model; load that one"
             )
         config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
-        found, talks = (
-            models.load_adapter(model, targets(session.architecture, session.mesh, session.dtype)),
-            model.talks(tokenizer),
-        )
-    architecture = Architecture(session.architecture.config, config)
+        found, talks = models.load_adapter(model, targets(architecture, mesh, session.dtype)), model.talks(tokenizer)
+    architecture = Architecture(architecture.config, config)
     base, trained = session.base or session, config.quantize_base
     if base.weights and trained not in ("", base.weights):
         raise UserError(f"--weights {base.weights}: {path} was tuned beside matrices in {trained}; leave --weights out")
     base = base if base.weights else base.quantized(trained)
     params = architecture.whole(found, base.params)
-    own = talks, session.model, base, session.weights
-    return Session(tokenizer, architecture, params, session.mesh, session.dtype, *own)
+    return Session(tokenizer, architecture, params, mesh, session.dtype, talks, session.model, base, session.weights)
 
 
 def _sampled(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
@@ -319,3 +311,48 @@ def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtyp
 
     is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
+
+
+def bucket(length: int) -> int:
+    """The smallest power of two that is at least `length` and at least 16."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def near(length: int) -> int:
+    """The smallest of four lengths between two powers of two that is at least `length`, and at least 16."""
+    return max(SMALLEST_BUCKET, -(-length // (step := bucket(length) // 8)) * step)
+
+
+def row_bucket(session: Session, rows: int) -> int:
+    """The number of rows to compute for `rows`: a power of two times the devices that share the rows, at least 2.
+
+    With one row, JAX 0.10 to 0.12 give a wrong sharding to the reshape of the query heads into groups of one.
+    """
+    devices = int(np.prod([session.mesh.shape[axis] for axis in RULES.batch]))
+    return max(2, devices * (1 << (-(-rows // devices) - 1).bit_length()))
+
+
+def padded(session: Session, sequences: list[list[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids `[rows, length]` int32, and the number of real tokens in each row, `[rows]`.
+
+    A row without a sequence has one padding token that counts as real, so that every row has a last token.
+    """
+    tokens = np.full((rows, length), session.tokenizer.pad_id, np.int32)
+    for row, ids in enumerate(sequences):
+        tokens[row, : len(ids)] = ids
+    lengths = np.ones(rows, np.int32)
+    lengths[: len(sequences)] = [len(ids) for ids in sequences]
+    return tokens, lengths
+
+
+def fits(session: Session, ids: list[int], what: str) -> None:
+    """Refuse ids that are empty, longer than the context or outside the vocabulary; `UserError` names `what`."""
+    if not ids:
+        raise UserError(f"{what}: empty, and this model's tokenizer has no token that begins a text; give some text")
+    if max(ids) >= session.architecture.config.vocabulary_size:
+        raise UserError(f"{what}: holds token {max(ids)}, for which this model has no embedding; leave it out")
+    if len(ids) > session.context_length:
+        raise UserError(
+            f"{what}: {len(ids)} tokens, the start token included, and the model's context holds "
+            f"{session.context_length}; shorten it, or train with a larger model.context_length"
+        )

@@ -21,8 +21,7 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH
-from tpullm.engine.padding import bucket, row_bucket
-from tpullm.engine.session import Session
+from tpullm.engine.session import Session, bucket, row_bucket
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import fetch, put_whole, row_parts
 from tpullm.training.log_probabilities import with_likeliest

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.engine.padding import bucket, fits, last_hidden, padded, row_bucket, segments_and_positions
-from tpullm.engine.session import Session
-from tpullm.model.rows import fetch, put_whole
+from tpullm.engine.session import Session, bucket, fits, padded, row_bucket
+from tpullm.model.rows import fetch, last_hidden, put_whole, segments_and_positions
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))

@@ -116,3 +116,14 @@ def fetch(mesh: Mesh, array: jax.Array) -> np.ndarray:
 @functools.cache
 def _gathered(mesh: Mesh):
     return jax.jit(lambda array: array, out_shardings=named_sharding(mesh))
+
+
+def segments_and_positions(tokens_BT: jax.Array, lengths_B1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The segment (0 for padding) and the position of each token, `[B, T]` int32."""
+    positions_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32) + jnp.zeros_like(tokens_BT)
+    return (positions_BT < lengths_B1).astype(jnp.int32), positions_BT
+
+
+def last_hidden(hidden_BTD: jax.Array, positions_BT: jax.Array, lengths_B1: jax.Array) -> jax.Array:
+    """The hidden state of each row's last real token, `[B, D]`."""
+    return jnp.sum(jnp.where((positions_BT == lengths_B1 - 1)[..., None], hidden_BTD, 0), axis=1)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tpullm.engine.request import Token
-from tpullm.engine.streaming import Characters, Until
+from tpullm.engine.request import Characters, Token, Until
 from tpullm.tokenizer import Tokenizer
 
 

@@ -3,7 +3,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.engine.streaming import Meter, characters, until
+from tpullm.engine.request import Meter, characters, until
 
 
 @given(st.text())
