@@ -12,8 +12,8 @@ from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import ModelConfig
 
-ROWS = 6  # three bands of 2, and the same everywhere: each number of rows is a program
-CONTEXT = 640  # and a band of two texts with more than 512 tokens
+ROWS = 6  # three groups of 2, and the same everywhere: each number of rows is a program
+CONTEXT = 640  # and a group of two texts with more than 512 tokens
 KINDS = {
     "shared keys": {"kv_heads": 2},
     "windows": {"windows": (24, 0), "attention_softcap": 20.0, "sinks": True, "positions": "learned"},

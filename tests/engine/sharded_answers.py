@@ -62,7 +62,7 @@ def answers(shape: dict[str, int]) -> list:
 
 
 def texts(shape: dict[str, int]) -> list:
-    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in bands of two
+    """What the engine writes: texts of several chunks that begin alike, more than there are rows, in groups of two
     sizes, of the first one several.
     """
     cache.LEAST_ROWS = cache.GROUP_BYTES = 1

@@ -33,30 +33,21 @@ def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(sessio
     assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
 
 
-def test_a_text_that_outgrows_its_band_moves_on_and_is_the_same(long, engine):
-    """In a band of other sizes it would stand in one row to its end."""
+def test_a_text_that_outgrows_its_group_moves_on_and_is_the_same(long, engine):
+    """In a group of other sizes it would stand in one row to its end."""
     ids = prompt(500, 1)
     found = continued(engine, [Request(ids, 30, GREEDY), *(Request(prompt(9, n), 40, GREEDY) for n in range(5))])
     assert found[0] == decode(long, [list(ids)], 30, stop_ids=[])[0]
     assert engine.figures()["pages"] == 4 * 16 + 2 * 20 and engine.figures()["pages_used"] == 0
 
 
-def test_a_text_that_outgrows_its_band_does_not_wait_for_others(long):
-    engine, lengths = Engine(long, ROWS), {"long": 0, "other": 0}
-    others = {}
-
-    def on_token(name):
-        def count(token):
-            lengths[name] += 1
-            others[name] = lengths["other"] if name == "long" else 0
-
-        return count
-
-    engine.submit(Request(prompt(300), 120, GREEDY), on_token("other"))  # in a step as long as theirs
-    engine.submit(Request(prompt(500), 40, GREEDY), on_token("long"))
-    while lengths["long"] < 40:
+def test_a_text_that_outgrows_its_group_does_not_wait_for_others(long):
+    engine, order = Engine(long, ROWS), []
+    engine.submit(Request(prompt(300), 120, GREEDY), lambda token: order.append("other"))  # in a step as long as theirs
+    engine.submit(Request(prompt(500), 40, GREEDY), lambda token: order.append("long"))
+    while order.count("long") < 40:
         engine.step()
-    assert others["long"] < 75  # 8 pieces of its prompt, and 40 tokens
+    assert order.count("other") < 75  # 8 pieces of its prompt, and 40 tokens
 
 
 def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
@@ -73,12 +64,12 @@ def test_what_is_sampled_is_what_the_decoder_of_batches_samples(long, engine):
 def test_a_text_does_not_depend_on_what_comes_and_goes(engine, some, data):
     """Requests at any turn, some of them given up: each has a beginning of its own tokens, all of them if it ends."""
     asked, expected = some
-    heard, numbers, given_up = {}, {}, set()
+    emitted, numbers, given_up = {}, {}, set()
     for turn in range(data.draw(st.integers(1, 25))):
         for n in data.draw(st.lists(st.integers(0, len(asked) - 1), max_size=3)):
-            key = (turn, n, len(heard))
-            heard[key] = []
-            numbers[key] = engine.submit(asked[n], heard[key].append)
+            key = (turn, n, len(emitted))
+            emitted[key] = []
+            numbers[key] = engine.submit(asked[n], emitted[key].append)
         if numbers and data.draw(st.booleans()):
             key = data.draw(st.sampled_from(sorted(numbers)))
             engine.cancel(numbers[key])
@@ -86,7 +77,7 @@ def test_a_text_does_not_depend_on_what_comes_and_goes(engine, some, data):
         engine.step()
     while engine.step():
         pass
-    for key, tokens in heard.items():
+    for key, tokens in emitted.items():
         ids = [token.id for token in tokens]
         assert ids == expected[key[1]][: len(ids)]
         assert key in given_up or (len(ids) == len(expected[key[1]]) and tokens[-1].ends)
@@ -108,19 +99,19 @@ def some(long):
     return asked, [alone(long, request) for request in asked]
 
 
-def test_a_step_computes_the_bands_in_use_and_a_long_text_begins_in_the_turn_after_its_reading(long, monkeypatch):
-    engine, write, turns, heard = Engine(long, ROWS), Cache.write, [[]], []
+def test_a_step_computes_the_groups_in_use_and_a_long_text_begins_in_the_step_after_its_reading(long, monkeypatch):
+    engine, write, turns, emitted = Engine(long, ROWS), Cache.write, [[]], []
     noted = lambda self, step, *more: turns[-1].append(step) or write(self, step, *more)  # noqa: E731
     monkeypatch.setattr(Cache, "write", noted)
     engine.submit(Request(prompt(3), 40, GREEDY), lambda token: None)
     engine.step()
-    engine.submit(Request(prompt(520), 4, GREEDY), lambda token: heard.append(len(turns)))
+    engine.submit(Request(prompt(520), 4, GREEDY), lambda token: emitted.append(len(turns)))
     turns.append([])
     while engine.step():
         turns.append([])
     alone, both = (FEW, 0, 0, 0), (512, 512, CONTEXT, 0)
-    first = heard[0]
-    assert heard == [first, first + 2, first + 3, first + 4]
+    first = emitted[0]
+    assert emitted == [first, first + 2, first + 3, first + 4]
     expected = [alone] * (first - 1) + [both] * 3 + [alone] * (39 - 3 - (first - 1))
     assert turns == [[], *([step] for step in expected), []]  # the prompt is read in the first one
 
@@ -163,33 +154,33 @@ def test_clients_take_turns(long):
 
 def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
     first = continued(engine, [Request(prompt(30, 3), 8, GREEDY)])[0]
-    heard = []
-    engine.submit(Request(prompt(30, 3), 8, GREEDY, stop_ids=(first[2],)), heard.append)
-    engine.submit(Request(prompt(30, 3), 2, GREEDY), heard.append)
-    engine.submit(Request(prompt(CONTEXT - 3, 3), 8, GREEDY), heard.append)
+    emitted = []
+    engine.submit(Request(prompt(30, 3), 8, GREEDY, stop_ids=(first[2],)), emitted.append)
+    engine.submit(Request(prompt(30, 3), 2, GREEDY), emitted.append)
+    engine.submit(Request(prompt(CONTEXT - 3, 3), 8, GREEDY), emitted.append)
     while engine.step():
         pass
-    assert sorted(token.ends for token in heard if token.ends) == ["length", "length", "stop"]
-    assert len(heard) == first.index(first[2]) + 1 + 2 + 3
+    assert sorted(token.ends for token in emitted if token.ends) == ["length", "length", "stop"]
+    assert len(emitted) == first.index(first[2]) + 1 + 2 + 3
 
 
 def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, engine):
-    ids, heard = prompt(30, 4), []
+    ids, emitted = prompt(30, 4), []
     logps = next_log_probabilities(long, [list(ids)])[0]
     order = np.argsort(-logps)
     only_odd = np.arange(len(logps)) % 2 == 1
-    engine.submit(Request(ids, 1, GREEDY, top=3), heard.append)
-    engine.submit(Request(ids, 1, GREEDY, bias={int(order[9]): 1e4}), heard.append)
-    engine.submit(Request(ids, 3, Sampling(2.0), allowed=lambda new: only_odd & (len(new) < 9)), heard.append)
+    engine.submit(Request(ids, 1, GREEDY, top=3), emitted.append)
+    engine.submit(Request(ids, 1, GREEDY, bias={int(order[9]): 1e4}), emitted.append)
+    engine.submit(Request(ids, 3, Sampling(2.0), allowed=lambda new: only_odd & (len(new) < 9)), emitted.append)
     while engine.step():
         pass
-    plain = next(token for token in heard if token.top)
+    plain = next(token for token in emitted if token.top)
     assert [id for id, _ in plain.top] == order[:3].tolist() and plain.id == order[0]
     # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
     np.testing.assert_allclose([value for _, value in plain.top], logps[order[:3]], atol=1e-3)
-    biased = next(token for token in heard if token.id == order[9] and not token.top)
+    biased = next(token for token in emitted if token.id == order[9] and not token.top)
     assert biased.log_probability == pytest.approx(logps[order[9]], abs=1e-3)
-    assert sum(token.id % 2 for token in heard) >= 3
+    assert sum(token.id % 2 for token in emitted) >= 3
 
 
 @pytest.mark.parametrize(("presence", "frequency"), [(30.0, 0.0), (0.0, 4.0), (9.0, -2.0)])
@@ -219,15 +210,15 @@ def test_a_mask_sees_the_tokens_so_far(long, engine):
 
 
 def test_one_that_waits_and_one_that_runs_can_be_cancelled(long):
-    engine, heard = Engine(long, ROWS), []
-    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), heard.append) for n in range(ROWS + 1)]
+    engine, emitted = Engine(long, ROWS), []
+    numbers = [engine.submit(Request(prompt(4, n), 50, GREEDY), emitted.append) for n in range(ROWS + 1)]
     engine.step()
     assert engine.figures()["waiting"] == 1
     thread = threading.Thread(target=lambda: [engine.cancel(number) for number in [*numbers, 999]])
     thread.start()
     thread.join()
-    before = len(heard)
-    assert not engine.step() and len(heard) == before
+    before = len(emitted)
+    assert not engine.step() and len(emitted) == before
     assert engine.figures()["waiting"] == engine.figures()["running"] == 0
 
 
@@ -278,12 +269,12 @@ def test_a_reproducible_text_has_the_same_bits_alone_and_among_others(long):
     asked = [Request(prompt(length, length), 6, Sampling(2.0), seed=length, top=2) for length in (3, 40, 130, 505, 520)]
 
     def tokens(requests):
-        heard = [[] for _ in requests]
-        for request, own in zip(requests, heard, strict=True):
+        emitted = [[] for _ in requests]
+        for request, own in zip(requests, emitted, strict=True):
             engine.submit(request, own.append)
         while engine.step():
             pass
-        return heard
+        return emitted
 
     together = tokens(asked)
     assert together == [tokens([request])[0] for request in asked] == tokens(asked)

@@ -44,16 +44,11 @@ def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session):
 
 
 def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session):
-    sampling, seeds = Sampling(40.0, 0, 1.0, 0.0), list(range(9))
+    """And other seeds give other texts, the same seed the same."""
+    sampling, seeds = Sampling(40.0, 0, 1.0, 0.0), [*range(8), 6]
     found = decode(session, PROMPTS, 6, sampling, seeds, each=3)
     assert found == decode(session, [ids for ids in PROMPTS for _ in range(3)], 6, sampling, seeds)
-    assert len({tuple(ids) for ids in found}) > 3
-
-
-def test_other_seeds_give_other_texts(session):
-    sampling = Sampling(temperature=1.5, min_p=0.0)
-    texts = decode(session, [PROMPTS[0]] * 4, tokens=16, sampling=sampling, seeds=[1, 2, 3, 1], stop_ids=[])
-    assert texts[0] == texts[3] and len({tuple(text) for text in texts}) == 3
+    assert found[6] == found[8] and len({tuple(ids) for ids in found}) == 8
 
 
 def test_a_text_ends_with_its_stop_token(session):

@@ -49,7 +49,7 @@ def guessing(long):
 ASKED = [
     Request(prompt(9, 1), 14, GREEDY),
     Request(prompt(CHUNK + 3, 2), 9, Sampling(1.5, 0, 1.0, 0.0), seed=7),
-    Request(prompt(505, 3), 12, GREEDY),  # it outgrows its band in the midst of guesses
+    Request(prompt(505, 3), 12, GREEDY),  # it outgrows its group in the midst of guesses
 ]
 
 

@@ -40,14 +40,14 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
         empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
         kinds = shapes.architecture.config.window_indices
         part = slice(0, alike_layers(kinds))
-        desk = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in block_sizes(1024))
+        slots = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in block_sizes(1024))
         layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)[part]
         width = shapes.architecture.config.width
         given, places = (
             jax.ShapeDtypeStruct((PIECES[-1], *shape), dtype, sharding=named_sharding(mesh, "batch", *split))
             for shape, dtype, split in (((SIZE, width), shapes.dtype, ("time", None)), ((4,), np.int32, (None,)))
         )
-        arguments = shapes.architecture, shapes.params, layers, desk, given, places
+        arguments = shapes.architecture, shapes.params, layers, slots, given, places
         program = read_layers.lower(*arguments, kinds=kinds[part]).compile()
         taken = program.memory_analysis().temp_size_in_bytes
     estimate = needed_memory.needs(shapes, 1024).programs

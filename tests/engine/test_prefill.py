@@ -45,7 +45,7 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
     assert order == ["short"] * 2 + ["long"] * 2
 
 
-def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_written(long):
+def test_a_prompt_is_read_some_layers_in_a_step_if_it_is_long_and_others_are_written(long):
     """So the others wait for a part of a piece and a step. Nobody waits if nothing is written."""
     engine, written, turns = Engine(long, ROWS), [], 0
     engine.submit(Request(prompt(3), 60, GREEDY), written.append)
@@ -56,7 +56,7 @@ def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_wri
         turns += 1
         engine.step()
         assert len(written) == turns
-    assert turns == 2 * 9 + 1  # two layers of 9 pieces; the first token is heard in the next turn
+    assert turns == 2 * 9 + 1  # two layers of 9 pieces; the first token is emitted in the next turn
     engine, turns, first = Engine(long, ROWS), 0, []
     engine.submit(Request(prompt(520), 2, GREEDY), lambda token: first.append(turns))
     while not first:
@@ -66,30 +66,30 @@ def test_a_prompt_is_read_some_layers_in_a_turn_if_it_is_long_and_others_are_wri
 
 
 def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
-    """Another one, whose beginning was read before, gets its seat when this piece has ended, not before."""
+    """Another one, whose beginning was read before, gets its slot when this piece has ended, not before."""
     engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
-    before, writes, heard, after = [], Request(prompt(3), 60, GREEDY), [], []
+    before, writes, emitted, after = [], Request(prompt(3), 60, GREEDY), [], []
     engine.submit(again, before.append)
     while engine.step():
         pass
     engine.submit(writes, lambda token: written.append(token.id))
     engine.step()
-    number = engine.submit(Request(prompt(520), 2, GREEDY, echo=400), heard.append)
+    number = engine.submit(Request(prompt(520), 2, GREEDY, echo=400), emitted.append)
     while engine._prefill._reading is None or engine._prefill._reading.pieces[0][1].start < FEW:
         engine.step()
     engine.cancel(number)
-    told = len(heard)
+    told = len(emitted)
     engine.submit(again, after.append)
     while engine.step():
         pass
     assert before == after and [token.id for token in after] == alone(long, again)
-    assert written == alone(long, writes) and len(heard) == told
+    assert written == alone(long, writes) and len(emitted) == told
 
 
 def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, monkeypatch):
     monkeypatch.setattr(prefill, "TEXTS", 2)
     reads, read = [], Cache.read
-    noted = lambda self, desk, pieces, *more: reads.append(len(pieces)) or read(self, desk, pieces, *more)  # noqa: E731
+    noted = lambda self, group, pieces, *more: reads.append(len(pieces)) or read(self, group, pieces, *more)  # noqa: E731
     monkeypatch.setattr(Cache, "read", noted)
     for others, expected in ((2, [1, 1, 1]), (3, [2, 1])):  # it counts too
         engine = Engine(long, ROWS)
@@ -98,11 +98,11 @@ def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, m
         while len(engine._rows.written()) < others:
             engine.step()
         reads.clear()
-        request, heard = Request(prompt(150), 2, GREEDY), []
-        engine.submit(request, lambda token, heard=heard: heard.append(token.id))
-        while len(heard) < 2:
+        request, emitted = Request(prompt(150), 2, GREEDY), []
+        engine.submit(request, lambda token, emitted=emitted: emitted.append(token.id))
+        while len(emitted) < 2:
             engine.step()
-        assert reads == expected and heard == alone(long, request)
+        assert reads == expected and emitted == alone(long, request)
 
 
 def test_what_a_row_held_is_kept_where_another_row_is_free(long):
@@ -119,15 +119,15 @@ def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engi
     """Those of one forward pass, whatever rows hold already; and the new tokens are those without."""
     ids, told = prompt(length, 11), min(length - 1, 2 * CHUNK + 3)
     plain = Request(ids, 4, GREEDY, top=3)
-    heard = [[], [], []]
-    for request, tokens in zip((plain, *[dataclasses.replace(plain, echo=told)] * 2), heard, strict=True):
+    emitted = [[], [], []]
+    for request, tokens in zip((plain, *[dataclasses.replace(plain, echo=told)] * 2), emitted, strict=True):
         engine.submit(request, tokens.append)
     while engine.step():
         pass
     before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
     expected = log_probabilities(long, [list(ids)])[0][-told:]
-    for tokens in heard[1:]:
-        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in heard[0])]
+    for tokens in emitted[1:]:
+        assert [token.id for token in tokens] == [*ids[-told:], *(token.id for token in emitted[0])]
         # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
         np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
         assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
@@ -137,22 +137,22 @@ def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engi
 def test_all_prompts_are_read_first_if_so_wanted(long):
     engine = Engine(long, ROWS, reads_first=True)
     asked = [Request(prompt(CHUNK * n + 5, n), 4, GREEDY) for n in range(ROWS)]
-    heard, turns = [], []
+    emitted, turns = [], []
     for n, request in enumerate(asked):
-        engine.submit(request, lambda token, n=n: heard.append(n))
+        engine.submit(request, lambda token, n=n: emitted.append(n))
     while engine.step():
-        turns.append(len(heard))
+        turns.append(len(emitted))
     assert max(turn for turn in turns if turn <= len(asked)) == len(asked)
-    assert sorted(heard[: len(asked)]) == list(range(len(asked)))
+    assert sorted(emitted[: len(asked)]) == list(range(len(asked)))
 
 
 def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
     engine, read, turns = Engine(long, ROWS, reads_first=True), Cache.read, []
 
-    def counted(memory, band, pieces, *arguments, **named):
+    def counted(memory, group, pieces, *arguments, **named):
         turns.append([piece.row for piece in pieces])
-        return read(memory, band, pieces, *arguments, **named)
+        return read(memory, group, pieces, *arguments, **named)
 
     monkeypatch.setattr(Cache, "read", counted)
     begin = prompt(2 * SIZE, 9)
@@ -161,17 +161,20 @@ def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     asked += [Request((*begin, *prompt(9, n)), 3, GREEDY) for n in range(2)]
     assert continued(engine, asked) == [alone(long, request) for request in asked]
     together = [rows for rows in turns if rows]
-    assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all seats, until eight pieces are full
+    assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all slots, until eight pieces are full
     assert engine.figures()["reused_tokens"] == 2 * SIZE
 
 
 def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothing(long):
-    engine, heard, ended = Engine(long, ROWS), [], []
-    number = engine.submit(Request(prompt(60), 4, GREEDY, echo=40), heard.append)
+    engine, emitted, ended = Engine(long, ROWS), [], []
+    number = engine.submit(Request(prompt(60), 4, GREEDY, echo=40), emitted.append)
     engine.step()
     engine.cancel(number)
     other = Request(prompt(60, 1), 4, GREEDY, echo=3)
     engine.submit(other, ended.append)
     while engine.step():
         pass
-    assert not heard and [token.id for token in ended] == [*other.ids[-3:], *alone(long, Request(other.ids, 4, GREEDY))]
+    assert not emitted and [token.id for token in ended] == [
+        *other.ids[-3:],
+        *alone(long, Request(other.ids, 4, GREEDY)),
+    ]

@@ -47,7 +47,7 @@ def _bytes(arrays: Any) -> int:
 
 def _piece_bytes(session: Session, longest: int) -> int:
     """What the largest program needs for each piece: to read it, scores twice in float32, and where several texts are
-    read at a time, keys and values; to tell its tokens, logits of a quarter of it.
+    read at a time, keys and values; to echo its tokens, logits of a quarter of it.
     """
     config, tokens = session.architecture.config, SIZE
     copied = 2 * config.kv_heads * config.head_width if row_parts(session.mesh) > 1 else 0

@@ -129,8 +129,8 @@ def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: T
     of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
     stacked = jax.tree.leaves(architecture.trained(params))
     small = jax.jit(lambda leaves: [[leaf[n] for leaf in leaves] for n in range(len(layers))])(stacked)
-    turns = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
-    return [[next(added if adapts else own) for adapts in of_adapter] for own, added in turns]
+    pairs = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
+    return [[next(added if adapts else own) for adapts in of_adapter] for own, added in pairs]
 
 
 def load(
@@ -235,9 +235,8 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
             raise UserError(f"{path}: holds a whole model and no adapter; give a stage that was tuned with an adapter")
         own, of = session.model, model.base
         if own is None or (of.directory, of.step) != (own.directory, own.step):
-            raise UserError(
-                f"{path}: is an adapter of {of.directory.parent}, step {of.step:,}, and of no other model; load that one"
-            )
+            where = f"{of.directory.parent}, step {of.step:,}"
+            raise UserError(f"{path}: is an adapter of {where}, and of no other model; load that one")
         config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
         found, talks = models.load_adapter(model, targets(architecture, mesh, session.dtype)), model.talks(tokenizer)
     architecture = Architecture(architecture.config, config)

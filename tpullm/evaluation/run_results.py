@@ -20,8 +20,7 @@ from tpullm.data.batch import Batch
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
 from tpullm.engine.generation import sampled
-from tpullm.engine.session import row_bucket
-from tpullm.engine.session import Session, load
+from tpullm.engine.session import Session, load, row_bucket
 from tpullm.evaluation import own_text, questions, tenki_truth
 from tpullm.evaluation.scoring import weights
 from tpullm.evaluation.statistics import wilson
