@@ -29,7 +29,8 @@ def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(sessio
     one = long if kind == "shared keys" else made(session, **KINDS[kind])
     asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
     found = continued(Engine(one, ROWS), [Request(ids, 6, GREEDY) for ids in asked])
-    assert found == decode(one, [list(ids) for ids in asked], 6, stop_ids=[])
+    prompts = [list(ids) for ids in asked]
+    assert found == decode(one, prompts, 6, stop_ids=[]) == decode(one, prompts, 6, stop_ids=[], each=2)[::2]
     assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
 
 

@@ -11,12 +11,11 @@ from tests.training.small import TWO_LAYERS, batch, mesh, params
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.mesh import RULES
-from tpullm.model.transformer import Cache, logits
+from tpullm.model.transformer import logits
 
 CONFIG = TWO_LAYERS.config
 
 WINDOWS = dataclasses.replace(CONFIG, layers=3, windows=(3, 0, 3), local_rope_theta=50.0)
-KEYS = RULES.spec("batch", "kv_heads", None, "head")
 
 
 def rows():
@@ -100,42 +99,3 @@ def test_weights_that_are_kept_are_those_of_every_kind_of_layer():
         np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
         seen = np.broadcast_to(mask[:, None, None], weights.shape)
         assert (weights[~seen] == 0).all() and (weights[seen] > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("config", "cuts"),
-    [
-        pytest.param(config, cuts, marks=[pytest.mark.slow] * (not quick), id=f"{kind}, {cuts}")
-        for kind, config, several in (("one kind", CONFIG, False), ("windows", WINDOWS, True))
-        for cuts, quick in (((32,), False), ((20,), not several), ((1, 31), several), ((8, 9, 3), True))
-    ],
-)
-def test_tokens_after_those_in_a_cache_are_as_in_the_whole_row(config, cuts):
-    """In pieces of these lengths, into a cache of 32 tokens; roundings of float32."""
-    architecture = Architecture(config)
-    tree = params(architecture=architecture)
-    shape = (2, config.kv_heads, 32, config.head_width)
-
-    def whole(tokens, segments, positions):
-        return architecture.model(tree)(tokens, segments, positions, dtype=jnp.float32).hidden
-
-    def in_pieces(tokens, segments, positions):
-        model = architecture.model(tree)
-        empty = [jax.reshard(jnp.zeros(shape), KEYS) for _ in range(config.layers)]
-        none = jax.reshard(jnp.zeros((2, 32), jnp.int32), RULES.spec("batch", None))
-        cache = Cache(tuple(empty), tuple(empty), none, none, jnp.zeros((), jnp.int32))
-        layers, found, at = model.unstacked(), [], 0
-        for length in cuts:
-            piece = [x[:, at : at + length] for x in (tokens, segments, positions)]
-            hidden, cache = model.extend(*piece, cache, layers, dtype=jnp.float32, first=not found)
-            found, at = [*found, hidden], at + length
-        return jnp.concatenate(found, axis=1), cache
-
-    with jax.set_mesh(mesh()):
-        given = rows()
-        (found, cache), expected = jax.jit(in_pieces)(*given), jax.jit(whole)(*given)
-    count = sum(cuts)
-    real = np.asarray(given[1])[:, :count] > 0
-    np.testing.assert_allclose(np.asarray(found)[real], np.asarray(expected)[:, :count][real], rtol=1e-4, atol=1e-5)
-    assert int(cache.length) == count and (np.asarray(cache.segments)[:, count:] == 0).all()
-    np.testing.assert_array_equal(cache.positions[:, :count], given[2][:, :count])

@@ -107,8 +107,8 @@ class StandIn:
         return self._token(token, log_probabilities_V, request.top, ends)
 
     def _told(self, request: Request) -> list[Token]:
-        """The tokens of the prompt that are told."""
-        told, before = (request.ids[len(request.ids) - request.told - n :][: request.told] for n in (0, 1))
+        """The tokens of the prompt that are echoed."""
+        told, before = (request.ids[len(request.ids) - request.echo - n :][: request.echo] for n in (0, 1))
         logits = [self._table_VV[one] for one in before]
         return [
             self._token(token, logits_V - np.logaddexp.reduce(logits_V), request.top, "")

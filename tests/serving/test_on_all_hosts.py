@@ -27,7 +27,7 @@ CHANGES = {
     "presence_penalty": 0.5,
     "frequency_penalty": -1.25,
     "top": 3,
-    "told": 2,
+    "echo": 2,
     "seed": 9,
     "stop_ids": (319,),
     "client": "a",
