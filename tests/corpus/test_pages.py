@@ -50,15 +50,15 @@ def test_the_child_starts_with_the_first_page_and_again_after_its_end():
 
 
 @pytest.mark.parametrize("tag", ["div", "b", "ul><li"])
-def test_text_a_thousand_deep_is_read(tag):
-    page = f"<html><body>{f'<{tag}>' * 1000}{'今日はいい天気ですね。' * 9}</body></html>"
+def test_text_that_is_nested_400_deep_is_read(tag):
+    page = f"<html><body>{f'<{tag}>' * 400}{'今日はいい天気ですね。' * 9}</body></html>"
     assert "今日はいい天気ですね。" in pages.read(page.encode()).text
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        "<div>" * 20_000 + "text",
+        "<div>" * 2_000 + "text",
         "<" * 1_000_000,
         "<!--" * 40_000,
         "<p " + "a=b " * 100_000 + ">text",

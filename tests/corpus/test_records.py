@@ -108,7 +108,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(st.sampled_from([*sorted(records.NAMES), *records.INNER, "URL", "x"]), JSON))
 def test_no_record_breaks_them(record):
     assert all(isinstance(value, str) for value in records.facts_of(record).values())
