@@ -331,6 +331,7 @@ def test_what_training_saw_is_faint_and_the_truth_is_a_level_dashed_line():
     assert made.count('class="c5 faint" vector-effect') == 2, "in pretraining and in tuning"
     dashed = re.findall(r'<path d="M([\d.]+),([\d.]+) ([\d.]+),([\d.]+)" class="c0 dashed"', made)
     assert len(dashed) == 2, "all of the curve, and its end close to the truth"
+    assert 'class="c0 solid"' in made.split("The same, close to the truth")[1].split("</svg>")[0], "the accent colour"
     assert all(left == "0.0" and right == "1000.0" and first == last for left, first, right, last in dashed)
 
 
