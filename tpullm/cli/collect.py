@@ -55,7 +55,7 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
         for encoding, count in found.items():
             which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"
             say(f"documents: {name}: {which} read as {encoding}")
-    for line in datacard.lines(card):
+    for line in datacard.leak_lines(card):
         say(f"documents: {line}")
     dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
     say(

@@ -16,8 +16,6 @@ from typing import Any
 
 from tpullm.corpus import datacard, document_files, held_out, question_windows, reduce, repeated_lines, tasks
 from tpullm.corpus import sources as corpus_sources
-from tpullm.corpus import sources as part_identity
-from tpullm.corpus import sources as source_hashes
 from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
@@ -51,12 +49,12 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     config = fields.result(recipe.corpus) | {"sources": sources}
     if any(source.kind == "tenki" for source in found):
         config["seed"] = recipe.seed
-    upstream = source_hashes.upstream(found)
+    upstream = corpus_sources.upstream(found)
     lists = [*recipe.corpus.opted_out, recipe.corpus.classifier.good, recipe.corpus.classifier.bad]
     if any(lists):
-        upstream["lists"] = source_hashes.at(*lists)
+        upstream["lists"] = corpus_sources.at(*lists)
     if recipe.corpus.leaks.tasks:
-        upstream["leaks"] = source_hashes.at(*recipe.corpus.leaks.tasks)
+        upstream["leaks"] = corpus_sources.at(*recipe.corpus.leaks.tasks)
     return config, upstream
 
 
@@ -107,12 +105,12 @@ def plan(
     for source in found:
         files[source.name] = source_files.find(source, downloads)
         for group, size in _parts(source, files[source.name].files):
-            key = part_identity.key(source, group, recipe.corpus, recipe.seed, identity)
+            key = corpus_sources.key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
     # Machines may keep the same text in different folders, so shares compare keys of parts, and no paths.
     keys = [task.part.key for task in planned]
-    folder = work.begin(depends_on | {"code": part_identity.code(), "files": keys})
+    folder = work.begin(depends_on | {"code": corpus_sources.code(), "files": keys})
     if windows:
         path = folder / f"windows-{identity}.npz"
         windows.save(path)
@@ -178,7 +176,7 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
-        card["leaks"] = datacard.write(planned.documents, planned.tasks, groups, few, planned.questions)
+        card["leaks"] = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
     _write(planned.documents, all_parts, card, recipe.corpus)
     return card
 

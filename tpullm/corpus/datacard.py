@@ -1,10 +1,6 @@
-"""The data card for programs, `datacard.json`: what the corpus is made of, in numbers.
+"""The data card: what the corpus is made of, in numbers (`datacard.json`) and for people (`datacard.md`).
 
-The data card for people: `datacard.md`, from the numbers of `datacard.py`.
-
-What is written of the questions of tasks that documents hold: `documents/leaks.jsonl`, and counts for the data card.
-
-A line of the file is a question that a document holds:
+`leaks.jsonl` beside it lists the questions of tasks that documents hold. A line of the file is one of them:
 
     task, question   the name of the task, and the number of the question in it, from 0
     asked, passage   the beginning of the question, and the first words of it that the document holds, folded
@@ -36,105 +32,96 @@ from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.system import storage
 
 FILE = "leaks.jsonl"
+NAMES = 20  # of files, listed at most
 
 
-def write(
-    documents: Path,
-    planned: Sequence[Task],
-    groups: Sequence[Group],
-    few: Collection[str],
-    all_: Sequence[TaskQuestions],
-) -> dict[str, Any]:
-    """Write `leaks.jsonl`, and return the counts of each task by its name.
+def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
+    """The numbers of the card.
 
     Args:
-        documents: the folder.
-        planned: the tasks of collect.
-        groups: of their parts, which are marked.
-        few: the sources whose documents are cut into stretches, some of which are held out: they count as trained on.
-        all_: the questions, in the order of the windows.
-
-    Returns:
-        `drop`: whether documents were dropped. `tasks`: of each its `version`; `questions`, and `too_short`, those
-        that cannot be looked for; `found`, those in documents that are trained on; `trained_on` and `dropped`,
-        documents that hold some.
+        sources: the sources, in the recipe's order.
+        counts: of documents that are kept and that were dropped.
+        files: by source name, which files were read and which were skipped.
+        recipe: its seed, and the settings of collect.
     """
-    found: list[set[int]] = [set() for _ in all_]
-    held: list[dict[str, set[str]]] = [{TRAIN: set(), LEAKED: set()} for _ in all_]
-    with storage.atomic_file(documents / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for leak in _leaks_of_part(planned, groups, few):
-            task, use = leak["task"], leak["use"]
-            held[task].get(use, set()).add(leak["hash"])
-            if use == TRAIN:
-                found[task].add(leak["question"])
-            asked = all_[task].questions[leak["question"]].texts[0][:BEGINNING]
-            file.write(json.dumps(leak | {"task": all_[task].name, "asked": asked}, ensure_ascii=False) + "\n")
-    too_short = _too_short(planned, len(all_))
+    total = sum(count for (*_, what), count in counts.kept.items() if what == "characters")
+    kinds = sorted({key[:3] for key in counts.kept})
+    rows = [_row(kind, counts, total) for source in sources for kind in kinds if kind[0] == source.name]
     return {
-        "drop": planned[0].config.leaks.drop if planned else False,
-        "tasks": {
-            task.name: {
-                "version": task.version,
-                "questions": len(task.questions),
-                "too_short": too_short[number],
-                "found": len(found[number]),
-                "trained_on": len(held[number][TRAIN]),
-                "dropped": len(held[number][LEAKED]),
+        "tpullm": __version__,
+        "seed": recipe.seed,
+        "held_out_fraction": recipe.corpus.held_out_fraction,
+        "documents": sum(row["documents"] for row in rows),
+        "characters": total,
+        "training_characters": {source.name: counts.characters(source.name, TRAIN) for source in sources},
+        "rows": rows,
+        "by_licence": _shares(rows, "licence"),
+        "by_language": _shares(rows, "language"),
+        "dropped": {source.name: counts.reasons(source.name) for source in sources},
+        "dropped_rows": [  # of files that were not read, language and licence are empty
+            {"source": source.name, "reason": reason, "language": language, "licence": licence, "documents": count}
+            for source in sources
+            for (name, reason, language, licence), count in sorted(counts.dropped.items())
+            if name == source.name
+        ],
+        "dropped_examples": {
+            source.name: dict(sorted(counts.examples.get(source.name, {}).items())) for source in sources
+        },
+        "read_in_part": {
+            source.name: {
+                "bytes": found.bytes_read,
+                "of_bytes": found.bytes_there,
+                "files": len(found.read),
+                "of_files": found.files_there,
+                "names": [name_of(file, source) for file in found.read][:NAMES],
             }
-            for number, task in enumerate(all_)
+            for source in sources
+            if (found := files[source.name]).is_part
+        },
+        "packages": {
+            source.name: [
+                {"name": package.name, "version": package.version(), "licence": package.licence}
+                for package in domains.packages(source.kind, source.path)
+            ]
+            for source in sources
+            if source.kind in domains.SOURCES
+        },
+        "encodings": {name: dict(sorted(found.items())) for name, found in counts.encodings.items() if found},
+        "tokens_of_others": {source.name: source.licence for source in sources if source.kind == "tokens"},
+        "personal_data_replaced": dict(sorted((+counts.replaced).items())),
+        "skipped_files": {
+            source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
+            for source in sources
+            if files[source.name].skipped
         },
     }
 
 
-def lines(card: dict[str, Any]) -> list[str]:
-    """A line for each task: how much of it the corpus holds.
+def _row(kind: tuple[str, str, str], counts: Counts, total: int) -> dict[str, Any]:
+    """The counts of a source, language and licence."""
 
-    Args:
-        card: the numbers of the data card.
-    """
-    return [
-        f"{name}: {task['found']:,} of {task['questions']:,} questions are in {task['trained_on']:,} documents to "
-        f"train on; {task['dropped']:,} documents were dropped for them, {task['too_short']:,} questions are too short "
-        f"to look for; see {FILE}"
-        for name, task in card.get("leaks", {}).get("tasks", {}).items()
-    ]
+    def count(split: str, what: str) -> int:
+        return counts.kept[(*kind, split, what)]
 
-
-def found_in_training(documents: Path, task: str) -> set[int]:
-    """The numbers of the questions of a task that documents hold which are trained on."""
-    with (documents / FILE).open(encoding="utf-8") as file:
-        lines = map(json.loads, file)
-        return {line["question"] for line in lines if line["task"] == task and line["use"] == TRAIN}
-
-
-def _leaks_of_part(planned: Sequence[Task], groups: Sequence[Group], few: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The leaks of all parts in their order, each with its source and what became of its document."""
-    of_parts = {task.part.key: task for task in planned}
-    for group in groups:
-        summaries = {one.part.key: tasks.summary(of_parts[one.part.key])["leaks"] for one in group.placed}
-        if not any(summaries.values()):
-            continue
-        with group.marks.open("rb") as file:
-            marks = np.load(file)
-        for one, own in group.split(marks):
-            for leak in summaries[one.part.key]:
-                row = leak.pop("row")
-                yield leak | {"source": one.source.name, "use": _use(row, own, one.source.name in few)}
+    source, language, licence = kind
+    characters = count(TRAIN, "characters") + count(HELD_OUT, "characters")
+    return {
+        "source": source,
+        "licence": licence,
+        "language": language,
+        "documents": count(TRAIN, "documents") + count(HELD_OUT, "documents"),
+        "characters": characters,
+        "share": characters / total,
+        "training": count(TRAIN, "documents"),
+        "held_out": count(HELD_OUT, "documents"),
+    }
 
 
-def _use(row: int, marks: np.ndarray, is_cut: bool) -> str:
-    """What became of the document in a row of a part."""
-    if row == tasks.DROPPED:
-        return LEAKED
-    mark = MARKS[marks[row]]
-    return TRAIN if is_cut and mark == HELD_OUT else mark
-
-
-def _too_short(planned: Sequence[Task], count: int) -> list[int]:
-    """How many questions of each task have no window."""
-    path = next((task.windows for task in planned if task.windows), None)
-    totals = question_windows.load(path).totals if path else np.zeros((0, 3), np.int64)
-    return np.bincount(totals[totals[:, 2] == 0, 0], minlength=count).tolist()
+def _shares(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    shares: Counter = Counter()
+    for row in rows:
+        shares[row[key]] += row["share"]
+    return dict(shares.most_common())
 
 
 COLUMNS = {
@@ -178,7 +165,8 @@ def _sections(card: dict[str, Any], config: CorpusConfig) -> Iterable[str]:
 def _dropped(card: dict[str, Any]) -> Iterable[str]:
     """What was dropped by source, reason, language and licence, and the beginnings of some of it."""
     rows = [
-        [*(row[key] for key in ("source", "reason", "language", "licence")), f"{row['documents']:,}", _why(row)]
+        [*(row[key] for key in ("source", "reason", "language", "licence")), f"{row['documents']:,}"]
+        + [REASONS.get(row["reason"], "a file that this source does not read")]
         for row in card["dropped_rows"]
     ]
     header = ("source", "reason", "language", "licence", "documents", "meaning")
@@ -205,10 +193,6 @@ def _leaks(card: dict[str, Any]) -> Iterable[str]:
     )
     if card["tokens_of_others"]:
         yield "Tokens of others were not searched."
-
-
-def _why(row: dict[str, Any]) -> str:
-    return REASONS.get(row["reason"], "a file that this source does not read")
 
 
 def _place(example: dict[str, str]) -> str:
@@ -271,26 +255,21 @@ def _listed(names: list[str], count: int) -> str:
 
 
 def _how(card: dict[str, Any], config: CorpusConfig) -> str:
+    lines = (
+        f" A document was dropped if it had more than {MOST:.0%} of its characters in lines that stand in more than "
+        f"{config.repeated_lines:,} documents (unless the recipe says `filter: false` or `deduplicate: false`)."
+    )
     return (
         f"By tpullm {card['tpullm']}, seed {card['seed']}. Each source was read, its text extracted. What is "
         f"unreadable, shorter than {config.minimum_characters} characters, repetitive or in another language was "
         f"dropped (unless the recipe says `filter: false`); of exact {'and near ' if config.near_duplicates else ''}"
         "copies one was kept (unless it says `deduplicate: false`): where one is held out, that one. Texts longer than "
-        f"{config.maximum_characters:,} characters were cut at a line's end.{_lines(config)}\n\n"
+        f"{config.maximum_characters:,} characters were cut at a line's end."
+        f"{lines if config.repeated_lines else ''}\n\n"
         f"Held out are the documents whose text has a SHA-256 in the lowest {config.held_out_fraction:.1%} of its "
         "range, or those that the recipe names. The choice does not depend on the order of the documents or on other "
         f"documents. A source of fewer than {FEW} documents is cut into stretches first, and those with the lowest "
         "SHA-256 are held out."
-    )
-
-
-def _lines(config: CorpusConfig) -> str:
-    """The sentence about lines that documents have in common."""
-    if not config.repeated_lines:
-        return ""
-    return (
-        f" A document was dropped if it had more than {MOST:.0%} of its characters in lines that stand in more than "
-        f"{config.repeated_lines:,} documents (unless the recipe says `filter: false` or `deduplicate: false`)."
     )
 
 
@@ -305,100 +284,95 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-NAMES = 20  # of files, listed at most
-
-
-def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
-    """The numbers of the card.
+def write_leaks(
+    documents: Path,
+    planned: Sequence[Task],
+    groups: Sequence[Group],
+    few: Collection[str],
+    all_: Sequence[TaskQuestions],
+) -> dict[str, Any]:
+    """Write `leaks.jsonl`, and return the counts of each task by its name.
 
     Args:
-        sources: the sources, in the recipe's order.
-        counts: of documents that are kept and that were dropped.
-        files: by source name, which files were read and which were skipped.
-        recipe: its seed, and the settings of collect.
+        documents: the folder.
+        planned: the tasks of collect.
+        groups: of their parts, which are marked.
+        few: the sources whose documents are cut into stretches, some of which are held out: they count as trained on.
+        all_: the questions, in the order of the windows.
+
+    Returns:
+        `drop`: whether documents were dropped. `tasks`: of each its `version`; `questions`, and `too_short`, those
+        that cannot be looked for; `found`, those in documents that are trained on; `trained_on` and `dropped`,
+        documents that hold some.
     """
-    total = sum(count for (*_, what), count in counts.kept.items() if what == "characters")
-    kinds = sorted({key[:3] for key in counts.kept})
-    rows = [_row(kind, counts, total) for source in sources for kind in kinds if kind[0] == source.name]
+    found: list[set[int]] = [set() for _ in all_]
+    held: list[dict[str, set[str]]] = [{TRAIN: set(), LEAKED: set()} for _ in all_]
+    with storage.atomic_file(documents / FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for leak in _leaks_in(planned, groups, few):
+            task, use = leak["task"], leak["use"]
+            held[task].get(use, set()).add(leak["hash"])
+            if use == TRAIN:
+                found[task].add(leak["question"])
+            asked = all_[task].questions[leak["question"]].texts[0][:BEGINNING]
+            file.write(json.dumps(leak | {"task": all_[task].name, "asked": asked}, ensure_ascii=False) + "\n")
+    too_short = _too_short(planned, len(all_))
     return {
-        "tpullm": __version__,
-        "seed": recipe.seed,
-        "held_out_fraction": recipe.corpus.held_out_fraction,
-        "documents": sum(row["documents"] for row in rows),
-        "characters": total,
-        "training_characters": {source.name: counts.characters(source.name, TRAIN) for source in sources},
-        "rows": rows,
-        "by_licence": _shares(rows, "licence"),
-        "by_language": _shares(rows, "language"),
-        "dropped": {source.name: counts.reasons(source.name) for source in sources},
-        "dropped_rows": _dropped_rows(sources, counts),
-        "dropped_examples": {
-            source.name: dict(sorted(counts.examples.get(source.name, {}).items())) for source in sources
-        },
-        "read_in_part": {
-            source.name: _part(files[source.name], source) for source in sources if files[source.name].is_part
-        },
-        "packages": {source.name: _packages(source) for source in sources if source.kind in domains.SOURCES},
-        "encodings": {name: dict(sorted(found.items())) for name, found in counts.encodings.items() if found},
-        "tokens_of_others": {source.name: source.licence for source in sources if source.kind == "tokens"},
-        "personal_data_replaced": dict(sorted((+counts.replaced).items())),
-        "skipped_files": {
-            source.name: {reason: names[:NAMES] for reason, names in files[source.name].skipped.items()}
-            for source in sources
-            if files[source.name].skipped
+        "drop": planned[0].config.leaks.drop if planned else False,
+        "tasks": {
+            task.name: {
+                "version": task.version,
+                "questions": len(task.questions),
+                "too_short": too_short[number],
+                "found": len(found[number]),
+                "trained_on": len(held[number][TRAIN]),
+                "dropped": len(held[number][LEAKED]),
+            }
+            for number, task in enumerate(all_)
         },
     }
 
 
-def _dropped_rows(sources: Sequence[Source], counts: Counts) -> list[dict[str, Any]]:
-    """What was dropped by source, reason, language and licence; of files that were not read, the last two are empty."""
+def leak_lines(card: dict[str, Any]) -> list[str]:
+    """A line for each task: how much of it the corpus holds.
+
+    Args:
+        card: the numbers of the data card.
+    """
     return [
-        {"source": source.name, "reason": reason, "language": language, "licence": licence, "documents": count}
-        for source in sources
-        for (name, reason, language, licence), count in sorted(counts.dropped.items())
-        if name == source.name
+        f"{name}: {task['found']:,} of {task['questions']:,} questions are in {task['trained_on']:,} documents to "
+        f"train on; {task['dropped']:,} documents were dropped for them, {task['too_short']:,} questions are too short "
+        f"to look for; see {FILE}"
+        for name, task in card.get("leaks", {}).get("tasks", {}).items()
     ]
 
 
-def _packages(source: Source) -> list[dict[str, str]]:
-    return [
-        {"name": package.name, "version": package.version(), "licence": package.licence}
-        for package in domains.packages(source.kind, source.path)
-    ]
+def found_in_training(documents: Path, task: str) -> set[int]:
+    """The numbers of the questions of a task that documents hold which are trained on."""
+    with (documents / FILE).open(encoding="utf-8") as file:
+        lines = map(json.loads, file)
+        return {line["question"] for line in lines if line["task"] == task and line["use"] == TRAIN}
 
 
-def _part(found: Found, source: Source) -> dict[str, Any]:
-    return {
-        "bytes": found.bytes_read,
-        "of_bytes": found.bytes_there,
-        "files": len(found.read),
-        "of_files": found.files_there,
-        "names": [name_of(file, source) for file in found.read][:NAMES],
-    }
+def _leaks_in(planned: Sequence[Task], groups: Sequence[Group], few: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The leaks of all parts in their order, each with its source and what became of its document."""
+    of_parts = {task.part.key: task for task in planned}
+    for group in groups:
+        summaries = {one.part.key: tasks.summary(of_parts[one.part.key])["leaks"] for one in group.placed}
+        if not any(summaries.values()):
+            continue
+        with group.marks.open("rb") as file:
+            marks = np.load(file)
+        for one, own in group.split(marks):
+            for leak in summaries[one.part.key]:
+                row = leak.pop("row")
+                use = LEAKED if row == tasks.DROPPED else MARKS[own[row]]
+                if use == HELD_OUT and one.source.name in few:  # it is cut into stretches, and some are trained on
+                    use = TRAIN
+                yield leak | {"source": one.source.name, "use": use}
 
 
-def _row(kind: tuple[str, str, str], counts: Counts, total: int) -> dict[str, Any]:
-    """The counts of a source, language and licence."""
-
-    def count(split: str, what: str) -> int:
-        return counts.kept[(*kind, split, what)]
-
-    source, language, licence = kind
-    characters = count(TRAIN, "characters") + count(HELD_OUT, "characters")
-    return {
-        "source": source,
-        "licence": licence,
-        "language": language,
-        "documents": count(TRAIN, "documents") + count(HELD_OUT, "documents"),
-        "characters": characters,
-        "share": characters / total,
-        "training": count(TRAIN, "documents"),
-        "held_out": count(HELD_OUT, "documents"),
-    }
-
-
-def _shares(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    shares: Counter = Counter()
-    for row in rows:
-        shares[row[key]] += row["share"]
-    return dict(shares.most_common())
+def _too_short(planned: Sequence[Task], count: int) -> list[int]:
+    """How many questions of each task have no window."""
+    path = next((task.windows for task in planned if task.windows), None)
+    totals = question_windows.load(path).totals if path else np.zeros((0, 3), np.int64)
+    return np.bincount(totals[totals[:, 2] == 0, 0], minlength=count).tolist()

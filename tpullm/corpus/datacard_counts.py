@@ -1,6 +1,6 @@
 """What the data card counts: documents and characters that are used or held out, and what was dropped, and why.
 
-Why documents and files are left out, as the data card has it: each reason, and what it means.
+`REASONS` says what each reason means.
 """
 
 from collections import Counter
@@ -111,7 +111,7 @@ class Counts:
             self.dropped[source, reason, "", ""] += len(names)
 
     def add_group(self, counted: Mapping[str, Any], few: set[str]) -> None:
-        """Add what `marking.mark` counted. The documents of the sources in `few` are replaced by their stretches."""
+        """Add what `repeated_lines.mark` counted. Documents of the sources in `few` are replaced by their stretches."""
         for source, language, licence, mark, documents, characters in counted["rows"]:
             cut = source in few and mark in _SPLITS
             self.add(source, language, licence, STRETCHES if cut else mark, documents, characters)

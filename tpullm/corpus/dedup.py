@@ -1,17 +1,13 @@
-"""What tells copies of a document: one key for exact copies, and keys of bands for near copies (MinHash).
+"""What tells copies of a document and of its lines: hashes of texts, of runs of words, and of lines.
 
-Broder 1997; Lee et al. 2022 and FineWeb (Penedo et al. 2024, 14 bands of 8) for language models. datatrove's MinHash
-computes the same kind of bands, document by document; here `reduce.py` needs them as arrays.
-D documents, S shingles, P permutations, G groups (bands).
+A document has one key for exact copies, and keys of bands for near copies (MinHash: Broder 1997; Lee et al. 2022 and
+FineWeb, Penedo et al. 2024, 14 bands of 8, for language models). datatrove's MinHash computes the same kind of bands,
+document by document; here `reduce.py` needs them as arrays.
+D documents, S shingles, P permutations, G groups (bands), B bytes, U units.
 
-The n-grams of a text as arrays: of words, or of characters in scripts without spaces. B bytes, U units.
-
-The hash of a word is the CRC-32 of its bytes. A CRC is linear: that of a word is the XOR of what each byte adds, which
-depends on the byte and on how many follow it. So the words of a text take one look-up for each byte, and no strings.
-
-The lines of a document by their hashes, so that lines that many documents have can be found without the text.
-
-Hashes: SHA-256, which names a document, and SplitMix64, which mixes arrays of integers.
+A unit of a text is a word, or a character in scripts without spaces. The hash of a word is the CRC-32 of its bytes. A
+CRC is linear: that of a word is the XOR of what each byte adds, which depends on the byte and on how many follow it. So
+the words of a text take one look-up for each byte, and no strings.
 """
 
 import functools

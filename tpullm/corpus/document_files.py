@@ -10,7 +10,7 @@
 KEY is the hash of all that the part depends on, so a part serves any corpus that needs it. CORPUS is the hash of all
 that the marks depend on.
 
-Files of 64-bit numbers in slices, of which a reader takes one: what the rounds of collect leave for each other.
+The rounds of collect leave files of 64-bit numbers for each other, in slices, of which a reader takes one.
 """
 
 import contextlib

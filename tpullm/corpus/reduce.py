@@ -5,15 +5,13 @@ Like a sort that is done by many, in rounds of tasks:
     scatter   a group of parts   → entries (key, rank), sorted by key: one for each key, of its first document
     gather    a range of keys    → the documents that are not the first with their key in the whole corpus
 
-`compared` then has the marks of a group, which `marking.py` writes.
+`compared` then has the marks of a group, which `repeated_lines.mark` writes. Before, `place` decides of each part what
+the corpus as a whole decides, limits and what is held out. It reads the summaries of the parts alone, so it is quick
+for any corpus, and every share comes to the same.
 
 A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
 a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and
 the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
-
-What the corpus as a whole decides of each part before documents are compared: limits, and what is held out.
-
-It takes the summaries of the parts alone, so it is quick for any corpus, and every share comes to the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +40,7 @@ class Placed:
         documents: how many it has.
         room: how many of its documents for training are within the limit of the source.
         fraction: which documents are held out by their hash.
-        few: whether its source has so few documents that stretches of them are held out (`split.stretches`).
+        few: whether its source has so few documents that stretches of them are held out (`held_out.stretches`).
         alone: the row that is held out since the hash of no document of the source is in the fraction.
         lines: how many lines its documents have kept, to be compared.
     """
@@ -190,7 +188,7 @@ class Group:
 
     @property
     def counts(self) -> Path:
-        """What `marking.mark` leaves last."""
+        """What `repeated_lines.mark` leaves last."""
         return self.folder / f"counts-{self.number:06}.json"
 
 

@@ -9,9 +9,7 @@ Two rounds of tasks like those of `reduce.py`, after the copies are found:
 is there twenty times would be repeated lines, and the one copy that is kept would be dropped for them. So the result
 depends on the documents that are left, and not on groups, ranges and processes.
 
-The last round of collect over the whole corpus: a group of parts → the marks of its documents, and what they count.
-
-It comes after copies (`reduce.py`) and repeated lines (`repeated_lines.py`) are found.
+The last round of collect comes after both, `mark`: a group of parts → the marks of its documents, and what they count.
 """
 
 import json

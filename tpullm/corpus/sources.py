@@ -1,8 +1,7 @@
-"""The sources of a recipe, and the checks of what they say.
+"""The sources of a recipe: checks of what they say, and identities of what their documents depend on.
 
-Hashes of everything that the documents depend on beside the recipe. When one changes, `collect` runs again.
-
-What a part of the documents depends on, so that a part is made again if and only if that changed.
+`upstream` has hashes of everything that the documents depend on beside the recipe. When one changes, `collect` runs
+again. `key` names a part by all that it depends on, so it is made again if and only if that changed.
 """
 
 import ast
@@ -21,6 +20,60 @@ from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+
+YOURS = "yours"
+
+
+def sources(recipe: Recipe) -> list[Source]:
+    """The sources of the recipe and, if `text` is set, the user's own text as a source named `yours`.
+
+    The user's own text gets a third of the training tokens (half the weight of all other sources). It is not filtered,
+    however short it is: only empty, unreadable and duplicate documents are dropped.
+    """
+    named = list(recipe.corpus.sources)
+    if not recipe.text:
+        return named
+    if any(source.name == YOURS for source in named):
+        raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
+    weight = sum(source.weight for source in named) / 2 or 1.0
+    yours = Source(
+        YOURS, "files", recipe.text, licence="your own", weight=weight, bytes=recipe.text_bytes, filter=False
+    )
+    return [*named, yours]
+
+
+def check(found: list[Source]) -> None:
+    """Refuse sources that cannot be read or should not be used; `UserError` names the source and the key."""
+    if not found:
+        raise UserError(
+            "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"
+        )
+    for source in found:
+        _check_source(source)
+
+
+def _check_source(source: Source) -> None:
+    where = f"corpus.sources: {source.name}"
+    if not re.fullmatch(r"\w[\w.-]*", source.name):
+        raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
+    if not source.licence.strip():
+        raise UserError(
+            f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
+            "write for example licence: CC-BY-4.0"
+        )
+    if source.filter and source.language not in ("", "code"):
+        language_detection.check(source.language, f"{where}: language")
+    if source.kind == "tenki" and source.documents <= 0:
+        raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
+    if source.kind in domains.SOURCES:
+        domains.files(source.kind, source.path)
+    elif source.kind not in ("tenki", "python"):
+        if not source.path:
+            raise UserError(f"{where} has no path; write the file, folder or URL to read")
+        for path in filter(None, (source.path, source.held_out)):
+            if not source_files.is_url(path) and not storage.path(path).exists():
+                raise UserError(f"{where}: {path}: no such file or folder; correct the path")
+
 
 HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start
 
@@ -92,10 +145,7 @@ LIBRARIES = (
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
-_AFTERWARDS = (
-    "bad_documents collect datacard datacard_counts datacard_markdown download leak_records marking part_identity "
-    "parts range_files reasons reduce repeated_lines selection stretches tracing"
-).split()
+_AFTERWARDS = "collect datacard datacard_counts reduce repeated_lines sources tracing".split()
 
 
 def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
@@ -153,57 +203,3 @@ def _meaning(path: Path) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
     return ast.unparse(tree)
-
-
-YOURS = "yours"
-
-
-def sources(recipe: Recipe) -> list[Source]:
-    """The sources of the recipe and, if `text` is set, the user's own text as a source named `yours`.
-
-    The user's own text gets a third of the training tokens (half the weight of all other sources). It is not filtered,
-    however short it is: only empty, unreadable and duplicate documents are dropped.
-    """
-    named = list(recipe.corpus.sources)
-    if not recipe.text:
-        return named
-    if any(source.name == YOURS for source in named):
-        raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
-    weight = sum(source.weight for source in named) / 2 or 1.0
-    yours = Source(
-        YOURS, "files", recipe.text, licence="your own", weight=weight, bytes=recipe.text_bytes, filter=False
-    )
-    return [*named, yours]
-
-
-def check(found: list[Source]) -> None:
-    """Refuse sources that cannot be read or should not be used; `UserError` names the source and the key."""
-    if not found:
-        raise UserError(
-            "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"
-        )
-    for source in found:
-        _check_source(source)
-
-
-def _check_source(source: Source) -> None:
-    where = f"corpus.sources: {source.name}"
-    if not re.fullmatch(r"\w[\w.-]*", source.name):
-        raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
-    if not source.licence.strip():
-        raise UserError(
-            f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
-            "write for example licence: CC-BY-4.0"
-        )
-    if source.filter and source.language not in ("", "code"):
-        language_detection.check(source.language, f"{where}: language")
-    if source.kind == "tenki" and source.documents <= 0:
-        raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
-    if source.kind in domains.SOURCES:
-        domains.files(source.kind, source.path)
-    elif source.kind not in ("tenki", "python"):
-        if not source.path:
-            raise UserError(f"{where} has no path; write the file, folder or URL to read")
-        for path in filter(None, (source.path, source.held_out)):
-            if not source_files.is_url(path) and not storage.path(path).exists():
-                raise UserError(f"{where}: {path}: no such file or folder; correct the path")

@@ -1,7 +1,4 @@
-"""The true distributions over the word in a blank of a tenki text, and over its next word.
-
-Texts that test what a model has learned of tenki: blanks to fill, and objects to swap.
-"""
+"""What tests a model of tenki: blanks to fill and objects to swap, and the true distributions over the words there."""
 
 import math
 import re

@@ -4,9 +4,8 @@ The answer is one polite sentence, whatever the style of the question. Some answ
 (リンゴ is eaten), and some need the text of the question. Held-out questions are combinations (a kind of question
 with an object or weather) that tuning never asks.
 
-The questions of tenki with casual answers: in plain form, and with a remark behind.
-
-They are there to show a rule that tuning on examples did not teach: rewards then ask for one polite sentence.
+`split_casual` has the same questions with casual answers: in plain form, and with a remark behind. They show a rule
+that tuning on examples did not teach: rewards then ask for one polite sentence.
 """
 
 import hashlib
