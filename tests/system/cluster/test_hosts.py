@@ -37,6 +37,7 @@ def test_hosts_of_different_recipes_are_refused(tiny_tokens):
     assert (tiny_tokens / "recipe.yaml").read_text() == kept and not (tiny_tokens / "pretrain").exists()
 
 
+@pytest.mark.ci
 def test_hosts_of_different_code_are_refused(tiny_tokens, tmp_path):
     shutil.copytree(ROOT / "tpullm", tmp_path / "other" / "tpullm")
     with open(tmp_path / "other" / "tpullm" / "data" / "mixture.py", "a") as file:
@@ -45,6 +46,7 @@ def test_hosts_of_different_code_are_refused(tiny_tokens, tmp_path):
     refused(finish(started), 2, "the code: host 1 (", "tpullm/data/mixture.py")
 
 
+@pytest.mark.ci
 def test_a_host_that_fails_ends_all(tiny_tokens, tmp_path):
     """Host 1 has another run directory, as when the folder is not shared."""
     elsewhere = tmp_path / "elsewhere"

@@ -1,15 +1,226 @@
-"""Copies of objects on `gs://`: of the present version, made once, removed when old."""
+"""Copies of objects on `gs://`: of the present version, made once; brief ones never more than their readers."""
 
+import contextlib
 import os
+import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.storage import gcs as gs
+from tpullm.system.storage import copies as module
+from tpullm.system.storage import gcs
+from tpullm.system.storage.paths import remove_tree
+
+# Reads one object, says where its copy is, and waits.
+READER = """
+import sys
+from tpullm.system import storage
+with storage.brief_copy(storage.path(sys.argv[1])) as copied:
+    print(copied, flush=True)
+    sys.stdin.read()
+    print(copied.read_text(), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """The folder of the copies, of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tpullm" / "brief"
+
+
+def copies(cache) -> list[str]:
+    """The text of each copy, of those too that are being written."""
+    found = []
+    for folder, _, names in os.walk(cache):  # unlike `rglob`, it bears that folders go
+        for name in set(names) - {"lock"}:
+            with contextlib.suppress(FileNotFoundError):
+                found.append((Path(folder) / name).read_text())
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def reader(path):
+    """A process that reads an object until the block ends."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", READER, str(path)], cwd=ROOT, **pipes) as process:
+        process.copied = Path(process.stdout.readline().strip())
+        yield process
+
+
+def test_a_copy_is_of_what_is_there_now_and_stays_until_another_is_needed(bucket, tmp_path, cache):
+    storage.write_text(bucket / "a", "1")
+    with storage.brief_copy(bucket / "a") as first:
+        assert first.name == "a" and first.read_text() == "1"
+    with storage.brief_copy(bucket / "a") as again:
+        assert again == first
+    storage.write_text(bucket / "a", "2")
+    with storage.brief_copy(bucket / "a") as second:
+        assert second.read_text() == "2" and not first.exists()
+        storage.remove_unread_copies()
+        assert second.exists()
+    storage.remove_unread_copies()
+    assert list(cache.iterdir()) == []
+    storage.remove_unread_copies()
+    with storage.brief_copy(tmp_path) as here:
+        assert here == tmp_path
+    with pytest.raises(UserError, match="nothing: no such file"), storage.brief_copy(bucket / "nothing"):
+        pass
+
+
+def test_it_removes_nothing_that_stays_or_is_local(bucket, tmp_path):
+    storage.write_text(bucket / "model", "1")
+    storage.write_text(tmp_path / "own", "2")
+    stays = storage.local_copy(bucket / "model")
+    for path in (bucket / "model", tmp_path / "own"):
+        with storage.brief_copy(path) as copied:
+            assert copied != stays
+    storage.remove_unread_copies()
+    assert stays.read_text() == "1" and (tmp_path / "own").read_text() == "2"
+
+
+def test_another_process_reads_on_and_who_was_killed_leaves_its_copy_to_the_next(bucket, cache):
+    for name in "abc":
+        storage.write_text(bucket / name, name)
+    with reader(bucket / "a") as other, reader(bucket / "a") as third:
+        assert other.copied == third.copied
+        with storage.brief_copy(bucket / "b"):
+            assert copies(cache) == ["a", "b"]
+        third.send_signal(signal.SIGKILL)
+        third.communicate()
+        with storage.brief_copy(bucket / "c"):
+            assert copies(cache) == ["a", "c"]
+        assert other.communicate("")[0].strip() == "a"
+    with storage.brief_copy(bucket / "b"):
+        assert copies(cache) == ["b"]
+
+
+def test_what_a_killed_process_copied_in_part_goes(bucket, cache):
+    """Of the same object, and of another."""
+    halves = []
+    for name in "ab":
+        storage.write_text(bucket / name, name)
+        with storage.brief_copy(bucket / name) as copied:
+            halves.append(copied.parents[1] / ".copy.0a.partial" / name)
+    storage.remove_unread_copies()
+    for half in halves:
+        half.parent.mkdir(parents=True)
+        half.write_text("half")
+    (cache / "0a").mkdir()
+    assert copies(cache) == ["half", "half"]
+    with storage.brief_copy(bucket / "b"):
+        assert copies(cache) == ["b"] and len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("copied", [storage.brief_copy, lambda path: contextlib.nullcontext(storage.local_copy(path))])
+def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch, copied):
+    """flock holds between open files, so threads stand for processes."""
+    storage.write_text(bucket / "a", "1")
+    made, download = [], gcs.download_all
+
+    def slowly(*arguments):
+        made.append(threading.current_thread())
+        time.sleep(0.2)
+        download(*arguments)
+
+    def read(_):
+        with copied(bucket / "a") as copy:
+            return copy.read_text()
+
+    monkeypatch.setattr(gcs, "download_all", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read, range(4))) == ["1"] * 4 and len(made) == 1
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_there_are_never_more_copies_than_readers(bucket, monkeypatch, readers):
+    """Counted at each begin of a copy and each removal: a walk over the folders sees no one moment."""
+    names, there, most, counting = [str(number) for number in range(6)], set(), [], threading.Lock()
+    for name in names:
+        storage.write_text(bucket / name, name)
+
+    def download(source, target, wanted):
+        with counting:
+            there.add(target.parents[0])
+            most.append(len(there))
+        time.sleep(0.001)  # while the others move on
+        (target / wanted[0]).write_text(wanted[0])
+
+    def remove(home):
+        remove_tree(home)
+        with counting:
+            there.discard(home)
+
+    def read(seed):
+        choices = random.Random(seed)
+        for name in choices.choices(names, k=100):
+            with storage.brief_copy(bucket / name) as copied:
+                time.sleep(choices.choice([0, 0, 0.002]))
+                assert copied.read_text() == name
+
+    monkeypatch.setattr(gcs, "download_all", download)
+    monkeypatch.setattr(module, "remove_tree", remove)
+    with ThreadPoolExecutor(readers) as threads:
+        list(threads.map(read, range(readers)))
+    assert max(most) == readers
+
+
+def test_who_waits_for_a_copy_that_fails_makes_it(bucket, monkeypatch):
+    storage.write_text(bucket / "a", "1")
+    began, download = [], gcs.download_all
+
+    def once_in_vain(*arguments):
+        began.append(1)
+        time.sleep(0.2)
+        if len(began) == 1:
+            raise ConnectionError("lost")
+        download(*arguments)
+
+    def read(_):
+        with storage.brief_copy(bucket / "a") as copied:
+            return copied.read_text()
+
+    monkeypatch.setattr(gcs, "download_all", once_in_vain)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(read, number) for number in range(2))
+        outcomes = {repr(of.exception() or of.result()) for of in (first, second)}
+    assert outcomes == {"ConnectionError('lost')", "'1'"} and len(began) == 2
+
+
+def test_a_cache_that_others_may_write_is_refused(bucket, cache):
+    storage.write_text(bucket / "a", "1")
+    cache.mkdir(parents=True)
+    os.chmod(cache, 0o777)
+    with pytest.raises(UserError, match="can be written by other users: no copy"), storage.brief_copy(bucket / "a"):
+        pass
+
+
+def test_there_must_be_room(bucket, monkeypatch):
+    storage.write_text(bucket / "a", "123")
+    asked = []
+    monkeypatch.setattr("tpullm.system.storage.copies.room_for", lambda size, folder: asked.append(size))
+    with storage.brief_copy(bucket / "a"):
+        assert asked == [3]
+
+
+def test_folders_are_for_the_user_alone(bucket, cache):
+    storage.write_text(bucket / "a", "1")
+    cache.parents[1].mkdir()
+    before = os.umask(0)
+    try:
+        with storage.brief_copy(bucket / "a") as copied:
+            assert {os.stat(folder).st_mode & 0o77 for folder in (cache, copied.parents[1])} == {0}
+    finally:
+        os.umask(before)
 
 
 def test_a_local_copy_is_of_what_is_there_now(bucket, tmp_path):
@@ -26,22 +237,6 @@ def test_a_local_copy_is_of_what_is_there_now(bucket, tmp_path):
     assert storage.local_copy(tmp_path) == tmp_path
     with pytest.raises(UserError, match="nothing: no such file or folder"):
         storage.local_copy(bucket / "nothing")
-
-
-def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch):
-    """flock holds between open files, so threads stand for processes."""
-    storage.write_text(bucket / "model" / "a", "1")
-    made, download = [], gs.download_all
-
-    def slowly(*arguments):
-        made.append(threading.current_thread())
-        time.sleep(0.3)
-        download(*arguments)
-
-    monkeypatch.setattr(gs, "download_all", slowly)
-    with ThreadPoolExecutor(4) as threads:
-        texts = list(threads.map(lambda _: (storage.local_copy(bucket / "model") / "a").read_text(), range(4)))
-    assert texts == ["1"] * 4 and len(made) == 1
 
 
 def test_old_copies_go(bucket):

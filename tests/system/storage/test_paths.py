@@ -1,6 +1,9 @@
-"""Paths of both kinds do the same, and other paths are refused."""
+"""Paths of both kinds do the same, and other paths are refused; folders, hashes and room."""
 
+import base64
+import hashlib
 import pickle
+import shutil
 import sys
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from tests.system.storage.conftest import names
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain, UserError
+from tpullm.system.storage import gcs as gs
 
 
 def test_paths_of_both_kinds_do_the_same(folder):
@@ -68,3 +72,48 @@ def test_what_tensorstore_gives_up_is_one_line():
     assert isinstance(told, TryAgain)
     assert str(told).startswith("gs://bbb/s/tokens/zarr.json: the storage did not answer (CURL error Could not connect")
     assert storage.explain(ValueError("gs://bbb/s: something else")) is None
+
+
+def test_hashes_do_not_depend_on_the_order_of_keys(folder):
+    assert storage.hash_json({"a": 1, "b": "あ"}) == storage.hash_json({"b": "あ", "a": 1})
+    assert storage.hash_json({"a": 1}) != storage.hash_json({"a": 2})
+    storage.write_text(folder / "a", "あ" * 100_000)
+    assert storage.hash_file(folder / "a") == hashlib.sha256(("あ" * 100_000).encode()).hexdigest()
+
+
+def test_md5s_are_those_of_the_content(folder):
+    for name in ("a", "b/c"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        storage.write_text(folder / name, name * 1000)
+    assert storage.sizes(folder) == {"a": 1000, "b/c": 3000}
+    found = storage.md5s(folder, ["a", "b/c", "missing"])
+    assert found == {
+        name: base64.b64encode(hashlib.md5(name.encode() * 1000).digest()).decode() for name in ("a", "b/c")
+    }
+
+
+def test_only_an_empty_folder_is_removed_as_empty(folder):
+    (folder / "empty").mkdir(parents=True)
+    storage.write_text(folder / "full" / "a", "")
+    for name in ("empty", "full", "nothing"):
+        storage.remove_empty(folder / name)
+    assert [path.name for path in folder.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize("needed, fits", [(1_000_000, True), (1_000_001, False)])
+def test_what_does_not_fit_is_refused_before_it_is_written(folder, monkeypatch, needed, fits):
+    usage = type(shutil.disk_usage("/"))(10_000_000, 9_000_000, 1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    if fits or storage.is_remote(folder):
+        return storage.room_for(needed, folder / "not" / "there")
+    with pytest.raises(UserError, match=f"no space left on the device: {folder} has 1.0 MB, 1.0 are needed"):
+        storage.room_for(needed, folder / "not" / "there")
+
+
+def test_each_object_of_a_folder_is_removed_and_no_other(bucket):
+    for number in range(40):
+        storage.write_text(bucket / "folder" / f"{number % 3}" / f"{number}", "")
+    storage.write_text(bucket / "folders" / "a", "")
+    gs.remove_all(bucket / "folder", ["not there"])
+    storage.remove_tree(bucket / "folder")
+    assert list(storage.files(bucket)) == ["folders/a"]
