@@ -141,6 +141,7 @@ JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}�
         # A tenth of its characters is in a line that repeats, and no more.
         ("\n".join([SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "あかきくけこさしす")]), "ja", ""),
         ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
+        ("".join([LINES[0], *(line.replace(".", "") for line in LINES[1:10])]), "en", "too few sentence ends"),
         ("".join(LINES[:9] * 2), "en", "repeated lines"),
         ("".join(f"It is {number}, which is one of the numbers.\n\n\n\n" for number in range(40)), "en", "a list"),
         ("\n".join("猫犬馬鳥魚虫牛羊。"[place:] for place in range(9)), "ja", "a list"),
