@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str = "tpullm"):
-        super().__init__(prog=prog, add_help=False, allow_abbrev=False)
+        super().__init__(prog=prog, add_help=False)
 
     def keys(self, kind: type | None = None) -> Keys:
         """These options, and the keys of the settings."""
