@@ -146,13 +146,13 @@ def tokenizer(*pieces):
 
 def test_rows_go_where_their_tokens_went():
     old, new = tokenizer("<s>", "a", "b", "ab"), tokenizer("<s>", "b", "c", "ab", "a")
-    assert resume._rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
-    assert resume._rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
-    assert resume._rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    assert resume.moved_rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
+    assert resume.moved_rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
+    assert resume.moved_rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
     leaf = np.arange(8, dtype=np.float32).reshape(4, 2)
-    grown = resume._grown(leaf, np.array([3, -1, 0]), 2, 0)
+    grown = resume.grown(leaf, np.array([3, -1, 0]), 2, 0)
     assert grown.tolist() == [[6, 7], [1, 2], [0, 1]]
-    assert (resume._grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
+    assert (resume.grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
 
 
 @pytest.mark.parametrize(

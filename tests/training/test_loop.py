@@ -70,7 +70,8 @@ def test_stopped_anywhere_and_resumed_it_reads_each_batch_once(counting, at, eve
     ],
 )
 def test_when_checkpoints_are_saved(counting, monkeypatch, config, expected):
-    of, clock = counting(10, **config), [0.0]
+    """The counter asserts that the log of their steps is written before, also between two of its lines."""
+    of, clock = counting(10, log_every=7, **config), [0.0]
     monkeypatch.setattr(saves, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     of.at = dict.fromkeys(range(1, 11), lambda: clock.__setitem__(0, clock[0] + 16))
     of.train()
@@ -149,6 +150,16 @@ def test_what_answers_prompts_is_evaluated_before_the_training_too(counting):
     assert of.kept[4]["read"] == tuple((step, step, step) for step in range(4))
     assert of.did("evaluate") == ["evaluate 0", "evaluate 2", "evaluate 4"] and of.did("best")[-1] == "best 4 -0.40"
     assert [row["step"] for row in watched if "answers" in row] == [1, 2, 2, 3, 4]
+
+
+def test_an_evaluation_that_is_in_the_log_is_not_made_again(counting):
+    of = counting(4, evaluate_every=2, checkpoint={"every_steps": 2})
+    of.at[3] = fail
+    with pytest.raises(UserError):
+        of.train()
+    of.at.clear()
+    of.train(step=2)
+    assert of.did("evaluate") == ["evaluate 2", "evaluate 4"] and of.rows("eval_loss") == [2, 4]
 
 
 @pytest.mark.parametrize("where", [2, ("finite", 4)])

@@ -179,6 +179,13 @@ def test_a_skipped_step_is_told_with_its_documents_and_its_loss_is_not_the_losse
     assert said.count("is skipped") == 2 and "tpullm data --step 1" in said, "step 2 is number 1 from 0"
 
 
+def test_a_mean_of_nothing_is_left_out(clock):
+    of, clock.now = metered(), 1.0
+    of.dispatched(1, values(told={"kl": np.float32(0.5), "reward_undesirable": np.float32("nan")}))
+    of.read()
+    assert of.log[0]["kl"] == 0.5 and "reward_undesirable" not in of.log[0]
+
+
 def test_a_line_at_most_every_ten_seconds_and_one_at_the_end(clock, capsys):
     """Every row is written, whether a line is said or not."""
     of, clock.now = metered(steps=6), 100.0

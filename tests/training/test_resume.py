@@ -104,8 +104,8 @@ def test_a_checkpoint_is_on_the_way_while_no_phase_has_begun_elsewhere(step, lef
     """Of 10 steps a phase of start 0.7 begins after 7, of 20 after 14."""
     model = SimpleNamespace(step=step, left_out=left_out, horizons=[[0, 10]])
     inputs = {"config": {"mixture": {"phases": [{"start": 0}, {"start": 0.7}]}}}
-    assert resume._same_phases(inputs, model, 20) == same
-    assert resume._same_phases(inputs, model, 10) and resume._same_phases({"config": {}}, model, 20)
+    assert resume.same_phases(inputs, model, 20) == same
+    assert resume.same_phases(inputs, model, 10) and resume.same_phases({"config": {}}, model, 20)
 
 
 @pytest.mark.ci

@@ -103,13 +103,11 @@ class Meter:
         else:
             self._sound = values
         if self.norms_every and step % self.norms_every == 0:
-            norms = {kind: self._by_part(row) for kind, row in zip(KINDS, values["norms"], strict=True)}
+            rows = {kind: zip(self.parts, row, strict=True) for kind, row in zip(KINDS, values["norms"], strict=True)}
+            norms = {kind: {part: readable(norm) for part, norm in row} for kind, row in rows.items()}
             self.log.write({"step": step, "tokens": step * self.tokens_per_step, **norms})
         if step % self.every == 0 or step == self.steps:
             self._report(step, values)
-
-    def _by_part(self, norms: list[float]) -> dict[str, float | str]:
-        return {part: readable(norm) for part, norm in zip(self.parts, norms, strict=True)}
 
     def _skip(self, step: int, values: dict) -> None:
         self._all_skipped += 1
@@ -135,7 +133,8 @@ class Meter:
             "data_wait_share": waited / elapsed,
             **self._each_step(),
         }
-        row |= self._mfu(rate) | values.get("told", {})
+        # Without the means of nothing, as of bad answers where all are good.
+        row |= self._mfu(rate) | {name: of for name, of in values.get("told", {}).items() if math.isfinite(of)}
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
         self.log.write(row)
         self.watch(row)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.training.small import mesh
-from tpullm.training.optimizer.moments import _hashed, stochastic_round, store_in_bfloat16
+from tpullm.training.optimizer.moments import hashed, stochastic_round, store_in_bfloat16
 
 
 def after(steps, optimizer, size=2048, seed=0):
@@ -72,7 +72,7 @@ def test_the_rounding_depends_on_the_step_alone():
 def test_the_bits_of_all_elements_differ(shape):
     """The mixer is a bijection of 32 bits, and each element has an index of its own."""
     with jax.set_mesh(mesh()):
-        words = np.asarray(_hashed(jnp.zeros(shape), jnp.uint32(7)))
+        words = np.asarray(hashed(jnp.zeros(shape), jnp.uint32(7)))
     assert words.shape == shape and len(np.unique(words)) == words.size
 
 

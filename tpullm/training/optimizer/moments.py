@@ -122,11 +122,11 @@ def stochastic_round(x: jax.Array, salt: jax.Array) -> jax.Array:
     Args:
         salt: uint32, different for each array and step.
     """
-    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + (_hashed(x, salt) >> 16)
+    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + (hashed(x, salt) >> 16)
     return jax.lax.bitcast_convert_type((word >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
-def _hashed(x: jax.Array, salt: jax.Array) -> jax.Array:
+def hashed(x: jax.Array, salt: jax.Array) -> jax.Array:
     """32 random bits for each element of `x`, sharded like it, the same on every mesh.
 
     The mixer "lowbias32" (Wellons 2018, "Prospecting for hash functions") of the element's index and the salt. It is
