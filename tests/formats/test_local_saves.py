@@ -219,8 +219,8 @@ def newest_of(disks):
 def test_killed_hosts_end_with_the_same_bits(tiny_run, tiny_tokens, tmp_path, lost):
     """Each host has a disk of its own, since the folder is relative. The run has the checkpoint of step 20."""
     mesh, disks = ("--mesh.fsdp", 4), {host: tmp_path / f"disk of {host}" for host in range(2)}
-    for disk in disks.values():
-        disk.mkdir()
+    for folder in (*disks.values(), tmp_path / "whole"):
+        folder.mkdir()
     whole = copy_tokens(tiny_run, tmp_path / "whole" / "tiny")
     run(2, "tpullm", "pretrain", "--run", whole, *mesh, devices=4)
     saving = ["every_steps=20", "every_minutes=0", "local=saves", "local_every_steps=1", "local_every_minutes=0"]

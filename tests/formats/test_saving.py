@@ -32,21 +32,14 @@ def save(directory, config, numbers, losses, first="save", **options):
 
 
 @pytest.mark.parametrize("first", ["save", "note"])
-def test_the_best_stay_beside_the_last(tmp_path, first):
+@pytest.mark.parametrize(
+    ("keep_best", "losses", "kept"),
+    [(1, LOSSES, [2, 6]), (2, LOSSES, [2, 3, 6]), (2, {5: 1.0}, [5, 6]), (0, LOSSES, [6])],
+)
+def test_the_best_stay_beside_the_last(tmp_path, first, keep_best, losses, kept):
     """A loss that is no number is not the best, and a step that was not evaluated is none of them."""
-    assert save(tmp_path / "1" / "checkpoints", CheckpointConfig(keep=1, keep_best=1), range(1, 7), LOSSES, first) == [
-        2,
-        6,
-    ]
-    assert save(tmp_path / "2" / "checkpoints", CheckpointConfig(keep=1, keep_best=2), range(1, 7), LOSSES, first) == [
-        2,
-        3,
-        6,
-    ]
-    assert save(
-        tmp_path / "3" / "checkpoints", CheckpointConfig(keep=1, keep_best=2), range(1, 7), {5: 1.0}, first
-    ) == [5, 6]
-    assert save(tmp_path / "4" / "checkpoints", CheckpointConfig(keep=1), range(1, 7), LOSSES, first) == [6]
+    config = CheckpointConfig(keep=1, keep_best=keep_best)
+    assert save(tmp_path / "checkpoints", config, range(1, 7), losses, first) == kept
 
 
 def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(tmp_path):

@@ -24,7 +24,6 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import warn
 from tpullm.tokenizer import Tokenizer
 
-MARK = "commit_success.txt"
 FOUNDATIONS = ("pretrain", "base")  # the stages that tuning may start from
 
 
@@ -163,7 +162,11 @@ def _stands(run: Path, stage: str) -> bool:
 def steps(directory: Path) -> list[int]:
     """The steps of the finished checkpoints in `STAGE/checkpoints`. On `gs://` Orbax marks each with a file."""
     found = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-    return [step for step in found if not storage.is_remote(directory) or (directory / str(step) / MARK).exists()]
+    return [
+        step
+        for step in found
+        if not storage.is_remote(directory) or (directory / str(step) / checkpoints.COMMITTED).exists()
+    ]
 
 
 def left_out(stage: Path) -> list[list[int]]:

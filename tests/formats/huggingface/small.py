@@ -34,6 +34,7 @@ LLAMA = dict(
     eos_token_id=2,
     pad_token_id=0,
 )
+NO_HEAD = {key: value for key, value in LLAMA.items() if key != "head_dim"}
 GEMMA = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | dict(
     hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7, tie_word_embeddings=True
 )
@@ -68,21 +69,19 @@ MODELS = {
     "llama yarn": ("llama", LLAMA | {"rope_parameters": YARN}),
     "llama longrope": ("llama", LLAMA | {"rope_parameters": LONG}),
     "mistral": ("mistral", LLAMA | {"sliding_window": 9}),
-    "qwen-2.5": ("qwen2", {k: v for k, v in LLAMA.items() if k != "head_dim"} | {"tie_word_embeddings": True}),
+    "qwen-2.5": ("qwen2", NO_HEAD | {"tie_word_embeddings": True}),
     "qwen-2.5 windows": (
         "qwen2",
-        {k: v for k, v in LLAMA.items() if k != "head_dim"}
-        | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+        NO_HEAD | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
     "qwen-3": ("qwen3", LLAMA | {"rope_parameters": YARN | {"truncate": False}}),
     "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
-    "olmo-2": ("olmo2", {k: v for k, v in LLAMA.items() if k != "head_dim"}),
+    "olmo-2": ("olmo2", NO_HEAD),
     "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
     # The text is always longer than the original context: where it crosses over, transformers computes its cache anew.
     "phi-3 longrope": (
         "phi3",
-        {k: v for k, v in LLAMA.items() if k != "head_dim"}
-        | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
+        NO_HEAD | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
     ),
     "gemma": (
         "gemma",

@@ -40,8 +40,11 @@ def test_written_and_read_again_is_the_same(name, tmp_path):
     for key in [key.removesuffix(".a") for key in flat if key.endswith(".a")]:
         ours, theirs = ((tree[f"{key}.a"], tree[f"{key}.b"]) for tree in (flat, arrays))
         scales = architecture.adapter.scale, config.scale
-        products = [scale * np.tensordot(a[0], b[0], 1) for scale, (a, b) in zip(scales, (ours, theirs), strict=True)]
-        np.testing.assert_allclose(products[1], products[0], atol=1e-5)
+        for layer in (0, -1):
+            of_both = zip(scales, (ours, theirs), strict=True)
+            products = [scale * np.tensordot(a[layer], b[layer], 1) for scale, (a, b) in of_both]
+            np.testing.assert_allclose(products[1], products[0], atol=1e-5)
+        np.testing.assert_array_equal(arrays[f"{key}.magnitude"], flat[f"{key}.magnitude"])
 
 
 @pytest.mark.parametrize(
