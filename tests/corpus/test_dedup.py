@@ -1,15 +1,19 @@
-"""MinHash finds what is nearly the same, whatever the order, and nothing else."""
+"""Copies share a key, n-grams are those of the words, and lines are known by their letters."""
 
 import hashlib
 import random
+import re
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.corpus import dedup
+from tpullm.corpus import characters, dedup
+from tpullm.corpus.dedup import GOLDEN, splitmix64, text_hash
+from tpullm.recipe.schema import CorpusConfig, Source
 
 WORDS = [f"word{number}" for number in range(5000)]
 
@@ -135,3 +139,94 @@ def test_a_long_text_has_the_signature_of_all_its_shingles():
     shingles = dedup._shingles(text)
     assert len(shingles) > 4 * dedup._SHINGLES_AT_ONCE
     assert dedup.signature(text).tolist() == [int((shingles * one).min()) for one in dedup.MULTIPLIERS_P]
+
+
+LETTERS = "aZéİß9½_'-.猫のह्\u0301😀\x7f\x80\u07ff\u0800\uffff \n"  # of one to four bytes, and the last of each
+
+
+def one_by_one(text):
+    found = re.findall(r"\w+", text.lower()) or [text]
+    return [zlib.crc32(word.encode()) for word in found]
+
+
+@given(st.text(st.sampled_from("abcé İ.\n_9"), max_size=60) | st.text(st.sampled_from(LETTERS), max_size=20))
+@example("")
+@example("?!")
+@example("a" * 31 + " " + "b" * 32 + " " + "c" * 33 + " é" + "d" * 500 + ".")
+def test_words_have_the_crc_of_their_bytes(text):
+    if not dedup.language_detection.is_spaceless(text):
+        found = dedup.units(text)
+        assert found.dtype == np.uint64 and found.tolist() == one_by_one(text)
+
+
+def test_the_table_knows_each_character():
+    """Those beyond its end, too, which have the last entry."""
+    letters = "".join(map(chr, range(0x110000)))
+    expected = np.zeros(len(letters), bool)
+    for match in re.finditer(r"\w+", letters):
+        expected[match.start() : match.end()] = True
+    assert np.array_equal(characters.of_words().take(np.arange(len(letters)), mode="clip"), expected)
+    beyond = letters[characters.END :]
+    assert not any(map(str.isspace, beyond)) and not any(map(str.isalpha, beyond))
+
+
+LINES = ["All rights reserved by Example Inc.", "all RIGHTS reserved 2019, by example inc", "short", "", "１２３" * 9]
+LINES += [
+    "これは多くの文書にある行です。",
+    "七文字の行です",
+    "六文字の行だ",
+    "exactly twenty letters",
+    "only nineteen lette",
+]
+
+
+def key(text):
+    (found,) = dedup.of(text)["key"]
+    return found
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=12))
+def test_each_line_is_there_once_with_its_characters(texts):
+    """By the letters of ASCII, without a hash."""
+    counts = Counter()
+    for text in texts:
+        letters = "".join(letter for letter in text.lower() if ord(letter) > 127 or letter.isalpha())
+        counts[letters] += len(text) if len(letters.encode()) >= 20 else 0
+    expected = {key(letters): count for letters, count in counts.items() if count}
+    found = dedup.of("\n".join(texts))
+    assert dict(zip(found["key"].tolist(), found["characters"].tolist(), strict=True)) == expected
+    assert np.all(found["key"][1:] > found["key"][:-1])
+
+
+def test_lines_of_few_letters_are_left_out():
+    assert len(dedup.of("七文字の行です")) == 1 and len(dedup.of("六文字の行だ")) == 0
+    assert len(dedup.of("abcdefghijklmnopqrst")) == 1 and len(dedup.of("abcdefghijklmnopqrs")) == 0
+    assert len(dedup.of("| 12,345 | 67,890 | 11.5 % | 12,345 | 67,890 |")) == 0
+
+
+def test_case_spaces_numbers_and_marks_do_not_count():
+    assert key("Copyright 2019  Example Incorporated.") == key("copyright, 2024 example incorporated ")
+    assert key("Copyright 2019 Example Incorporated") != key("Copyright 2019 Another Incorporated")
+
+
+@pytest.mark.parametrize(
+    ("most", "settings", "kept"),
+    [(0, {}, False), (1, {}, True), (9, {}, True), (9, {"filter": False}, False), (9, {"deduplicate": False}, False)],
+)
+def test_lines_are_kept_where_documents_are_judged_and_compared(most, settings, kept):
+    source = Source("s", "text", licence="CC0-1.0", **settings)
+    assert dedup.are_kept(source, CorpusConfig(repeated_lines=most)) is kept
+
+
+# The first outputs of the published generator (Vigna, prng.di.unimi.it/splitmix64.c) from seed 1234567.
+PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+
+
+def test_splitmix64_gives_the_published_numbers():
+    states = (np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * GOLDEN).astype(np.uint64)
+    assert splitmix64(states).tolist() == PUBLISHED
+
+
+@given(st.text())
+def test_a_text_is_named_by_the_sha256_of_its_utf8(text):
+    assert text_hash(text) == hashlib.sha256(text.encode("utf-8")).hexdigest()

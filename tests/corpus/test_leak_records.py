@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sys
 
 import pytest
 
@@ -169,11 +170,14 @@ def test_several_shares_write_the_same_as_one(tmp_path, asked, texts):
     "name, says",
     [
         ("none.jsonl", "no such file of questions .*; correct the name$"),
-        ("quiz.txt", "(tasks of the harness need the package|the harness has no such task)"),
-        (".", "(tasks of the harness need the package|the harness has no such task)"),
+        ("quiz.txt", "tasks of the harness need the package"),
+        (".", "tasks of the harness need the package"),
     ],
 )
-def test_a_task_that_is_not_there_is_one_line(tmp_path, texts, name, says):
+def test_a_task_that_is_not_there_is_one_line(tmp_path, texts, name, says, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "lm_eval.tasks", None
+    )  # as if the harness were not installed; importing it is slow
     made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / name)
     with pytest.raises(UserError, match=f"^corpus.leaks.tasks: .*: {says}"):
         command.main(made, tmp_path)

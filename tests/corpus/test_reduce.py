@@ -72,7 +72,7 @@ PARTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(made=PARTS, group=st.sampled_from([1, 5, 1000]), entries=st.sampled_from([1, 40, 10**6]))
 def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(made, group, entries):
     with (

@@ -268,7 +268,7 @@ def test_what_is_broken_is_one_line(tmp_path, write, damage, line):
     assert line in str(found.value) and str(tmp_path) in str(found.value) and "\n" not in str(found.value)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 @given(st.sampled_from([datatrove, megatron, llm_c, array]), st.data())
 def test_no_byte_that_is_changed_is_a_traceback(tmp_path_factory, write, data):
     """Either one line, or documents that lie within the file."""

@@ -1,7 +1,11 @@
+"""Documents and pieces come back as they were written, from a disk and as from a bucket; broken stores are refused."""
+
 import mmap
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpullm.data import token_store
 from tpullm.system.errors import UserError
@@ -38,7 +42,7 @@ def opened(small_shards, parts, tmp_path):
 def test_documents_come_back_as_written(opened, parts):
     tokens = np.concatenate([part[0] for part in parts])
     lengths = np.concatenate([part[1] for part in parts])
-    assert (opened.lengths == lengths).all()
+    assert (opened.lengths == lengths).all() and opened.languages() is None
     assert (opened.ids == np.concatenate([part[2] for part in parts])).all()
     ends = np.cumsum(lengths)
     for index in range(len(lengths)):
@@ -74,11 +78,6 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
     assert (token_store.token_dtype(65_535), dtype) == (np.uint16, np.uint32)
 
 
-def test_an_empty_store_can_be_opened(tmp_path):
-    token_store.write_store(tmp_path / "store", [], np.dtype(np.uint16))
-    assert len(token_store.TokenStore(tmp_path / "store").lengths) == 0
-
-
 def test_a_store_that_fails_half_way_is_not_there(tmp_path, parts):
     def failing():
         yield parts[0]
@@ -107,30 +106,19 @@ def test_the_languages_of_documents_are_kept(tmp_path):
     assert codes.dtype == np.uint16 and len(names) == len(set(names)) == 5
 
 
-def test_a_store_may_not_know_the_languages(opened):
-    assert opened.languages() is None
-
-
-def test_what_is_no_store_is_refused(tmp_path):
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
+def test_a_broken_or_missing_store_is_refused(opened, damage, tmp_path):
     with pytest.raises(UserError, match="no token store"):
         token_store.TokenStore(tmp_path)
-
-
-def test_a_broken_store_is_refused(tmp_path, parts):
-    token_store.write_store(tmp_path / "store", iter(parts), np.dtype(np.uint16))
-    (tmp_path / "store" / "offsets" / "zarr.json").write_text("{")
-    with pytest.raises(UserError, match="broken token store"):
-        token_store.TokenStore(tmp_path / "store")
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
-def test_a_broken_shard_is_refused(opened, damage):
     shards = sorted((opened.path / "tokens" / "c").iterdir())
     content = shards[1].read_bytes()
     shards[1].unlink()
     if damage != "missing":
         shards[1].write_bytes(content[:700] if damage == "cut short" else content[64:])
     with pytest.raises(UserError, match="c/1: broken token store; remove it"):
+        token_store.TokenStore(opened.path)
+    (opened.path / "offsets" / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match=f"{opened.path}/offsets: broken token store"):
         token_store.TokenStore(opened.path)
 
 
@@ -172,3 +160,38 @@ def test_the_system_is_asked_for_every_piece_before_one_is_read(tmp_path):
     begins, ends = np.array([15_010, 300, 7_799]) * 2, np.array([15_030, 400, 7_800]) * 2
     assert [end for _, end in asked] == ends.tolist()
     assert all(0 <= begin - page < mmap.PAGESIZE for begin, (page, _) in zip(begins, asked, strict=True))
+
+
+SIZE, SHARD = 3 * 64 + 64, 64
+
+
+@pytest.fixture(scope="module", params=[SIZE, SIZE - 13], ids=["whole shards", "a part of one at the end"])
+def written(request, tmp_path_factory):
+    """An array of four shards, of four chunks each."""
+    folder = tmp_path_factory.mktemp("arrays") / "array"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(token_store, "CHUNK_TOKENS", SHARD // 4)
+        patched.setattr(token_store, "SHARD_TOKENS", SHARD)
+        values = np.random.default_rng(0).integers(0, 60_000, request.param).astype(np.uint16)
+        token_store.write_all(folder, values)
+    return values, [token_store.Mapped(folder), token_store.Remote(folder)]
+
+
+@given(st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=8))
+def test_pieces_come_one_after_the_other(written, ends):
+    values, readers = written
+    pairs = [sorted((min(one, len(values)), min(other, len(values)))) for one, other in ends]
+    begins, ends = (np.array([pair[place] for pair in pairs], np.int64) for place in (0, 1))
+    expected = [value for begin, end in pairs for value in values[begin:end].tolist()]
+    for reader in readers:
+        found = reader.read(begins, ends)
+        assert found.dtype == np.int32 and found.tolist() == expected
+
+
+def test_pieces_that_end_with_a_shard_or_beside_its_end_come_whole(written):
+    values, readers = written
+    ends = [end for shard in (1, 2, 3) for end in range(shard * SHARD - 2, shard * SHARD + 3)] + [len(values)]
+    begins = [end - 5 for end in ends]
+    for reader in readers:
+        found = reader.read(np.array(begins), np.array(ends))
+        assert found.tolist() == [value for end in ends for value in values[end - 5 : end].tolist()]
