@@ -257,6 +257,7 @@ def test_more_tokens_than_the_context(model, files, tmp_path, capsys):
     assert "a text of up to 600 tokens: the model's context holds 512" in line
 
 
+@pytest.mark.ci
 def test_the_results_of_a_run_stay_in_it_and_are_in_its_report_and_its_model_card(tiny_run, questions, tmp_path):
     """Those of another file of questions come beside them; a stage that is made again has none."""
     run, other = tmp_path / "run", tmp_path / "other.jsonl"
