@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tpullm.launch import job as settings
+from tpullm.launch import job as jobs
 from tpullm.launch.child_process import Child
 from tpullm.launch.job import JOINING, Job, check_devices
 from tpullm.system.cluster import handshake
@@ -27,7 +27,7 @@ COUNT_FLAG = "--xla_force_host_platform_device_count"
 
 def check(job: Job) -> None:
     """Refuse a job that can't run on this machine; `UserError` names the key."""
-    settings.require(job.config, "local")
+    jobs.require(job.config, "local")
     cards, count = _cards(), job.config.processes
     if cards and len(cards) % count:
         raise UserError(

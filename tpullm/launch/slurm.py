@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.launch import job as jobs
-from tpullm.launch import job as settings
 from tpullm.launch.job import Job
 from tpullm.system import storage
 from tpullm.system.cluster import handshake
@@ -30,7 +29,7 @@ PROFILES = ("/var/lib/tcpxo/lib64/nccl-env-profile.sh", "/usr/local/gib/scripts/
 def check(job: Job) -> None:
     """Refuse a job that Slurm can't run; `UserError` names the key."""
     config = job.config
-    settings.require(config, "slurm")
+    jobs.require(config, "slurm")
     if job.verb in jobs.SHARING:
         if config.gpus_per_node:
             raise UserError(f"gpus_per_node: {job.verb} needs no GPU, and would leave some idle; leave it out")

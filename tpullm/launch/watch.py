@@ -182,19 +182,14 @@ def decide(
         return Wait(f"{resources[-1].name} is being deleted", alive=False)
     if not last.outcome.retry:
         return Finish(last.outcome)
-    lost = _lost_in_a_row(attempts)
+    final = max((attempt.number for attempt in attempts if attempt.outcome and not attempt.outcome.retry), default=0)
+    lost = [attempt for attempt in attempts if attempt.number > final]
     if len(lost) > most:
         reason = f"machines were lost {len(lost)} times, the last time: {last.outcome.reason}; launch again to resume"
         return Conclude(last.number, Outcome(False, TRY_AGAIN, reason, now))
     idle = next((number for number, attempt in enumerate(reversed(lost)) if attempt.starts), len(lost))
     wait = min(pace.first_wait * 2 ** (idle - 1), pace.longest_wait) if idle else 0.0
     return Create(last.number + 1, last.outcome.time + wait)
-
-
-def _lost_in_a_row(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts since the last one that was final."""
-    final = max((attempt.number for attempt in attempts if attempt.outcome and not attempt.outcome.retry), default=0)
-    return [attempt for attempt in attempts if attempt.number > final]
 
 
 def _decide_open(attempt: Attempt, resource: Resource | None, hosts: int, pace: Pace, now: float) -> Action:
