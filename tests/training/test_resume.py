@@ -43,7 +43,7 @@ def all_and_each(keys, *marks):
     ]
 
 
-@pytest.mark.parametrize("keys", all_and_each(SAME_BITS))
+@pytest.mark.parametrize("keys", all_and_each(SAME_BITS, pytest.mark.ci))
 def test_keys_that_change_nothing_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
     pretrain(interrupted, *(f"--pretrain.{key}" for key in keys))
     assert "step 25 of 30" in capsys.readouterr().err

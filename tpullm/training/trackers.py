@@ -228,7 +228,10 @@ class Trackers:
         if storage.is_remote(stage):
             self._temporary = tempfile.TemporaryDirectory(prefix="tpullm-", ignore_cleanup_errors=True)
             folder = Path(self._temporary.name)
-        order = folder, _identity(stage), f"{recipe['name']}/{stage.name}", settings(recipe)
+        if not (stage / FILE).exists():  # the id of the stage's run, which goes where the stage goes
+            storage.write_json(stage / FILE, {"id": uuid.uuid4().hex[:12]})
+        identity = storage.read_json(stage / FILE)["id"]
+        order = folder, identity, f"{recipe['name']}/{stage.name}", settings(recipe)
         self._all = [Tracker(name, *order) for name in dict.fromkeys(recipe["trackers"])]
 
     def write(self, row: dict[str, float]) -> None:
@@ -249,10 +252,3 @@ class Trackers:
             tracker.wait(until)
         if self._temporary:
             self._temporary.cleanup()
-
-
-def _identity(stage: Path) -> str:
-    """The id of the run of a stage, which goes where the stage goes."""
-    if not (stage / FILE).exists():
-        storage.write_json(stage / FILE, {"id": uuid.uuid4().hex[:12]})
-    return storage.read_json(stage / FILE)["id"]

@@ -173,11 +173,10 @@ def test_advantages(name):
 
 
 QUICK = ("bucket 0.0", "bucket 0.3", "whole 0.3")
-DISTILLATION = [name for name in CASES["distillation"] if not name.startswith("dropped")]  # a way that we have not
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in DISTILLATION]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CASES["distillation"]]
 )
 def test_distillation(name):
     """From hidden states: the log-probabilities of the teacher's tokens, with softcap and temperature, are ours too."""

@@ -64,7 +64,11 @@ def dpo(
         per_token: compare means over tokens and not sums, so that a longer answer weighs no more.
     """
     scores = [beta * _log_ratio(answers, per_token) for answers in (chosen, rejected)]
-    return _sums(_smoothed(scores[0] - scores[1], label_smoothing), *scores, weights)
+    margins = scores[0] - scores[1]
+    losses = -(1 - label_smoothing) * jax.nn.log_sigmoid(margins)
+    if label_smoothing:
+        losses -= label_smoothing * jax.nn.log_sigmoid(-margins)
+    return _sums(losses, *scores, weights)
 
 
 def ipo(chosen: Answers, rejected: Answers, weights, *, beta: float) -> dict[str, Sum]:
@@ -148,12 +152,6 @@ def _log_ratio(answers: Answers, per_token: bool):
 
 def _per_token(answers: Answers, values):
     return values / jnp.maximum(answers.tokens, 1)
-
-
-def _smoothed(margins, label_smoothing: float):
-    if not label_smoothing:
-        return -jax.nn.log_sigmoid(margins)
-    return -(1 - label_smoothing) * jax.nn.log_sigmoid(margins) - label_smoothing * jax.nn.log_sigmoid(-margins)
 
 
 def _log_complement(log_p):
