@@ -12,13 +12,13 @@ from tests.conftest import QUICK_TO_COMPILE
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 
 import math  # noqa: E402 (the devices must be asked for before)
+from unittest import mock  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tpullm.data.prompts import Prompts  # noqa: E402
-from tpullm.engine import cache  # noqa: E402
 from tpullm.engine.engine import Engine  # noqa: E402
 from tpullm.engine.generation import continued  # noqa: E402
 from tpullm.engine.guesses import Lookup  # noqa: E402
@@ -61,11 +61,11 @@ def answers(shape: dict[str, int]) -> list:
         return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
 
 
+@mock.patch.multiple("tpullm.engine.cache", LEAST_ROWS=1, GROUP_BYTES=1)
 def texts(shape: dict[str, int]) -> list:
     """What the engine writes: texts of several chunks that begin alike, more than there are rows, in groups of two
     sizes, of the first one several.
     """
-    cache.LEAST_ROWS = cache.GROUP_BYTES = 1
     mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
     architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
     with jax.set_mesh(mesh):

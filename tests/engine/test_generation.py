@@ -1,14 +1,11 @@
 """Texts of many prompts at once, several answers to one prompt, and one text as it is written."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.eight_devices import printed
 from tests.engine.engine_texts import greedy_by_full_forward
 from tpullm.engine import forward, generation
 from tpullm.engine import sampling as sampling_module
@@ -72,9 +69,7 @@ def test_a_mesh_samples_the_answers_of_one_device():
 
     The same of the texts that the engine writes, and of the codes and the likeliest tokens of a model in 4 bits.
     """
-    command = [sys.executable, "-m", "tests.engine.sharded_answers"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    for found in json.loads(done.stdout):
+    for found in printed("tests.engine.sharded_answers"):
         expected = found.pop("{}")
         assert found and len({str(ids) for ids in expected}) > 3
         for shape, answers in found.items():

@@ -224,14 +224,15 @@ def decode(
 def _read_prompts(cache: Cache, prompts: Sequence[list[int]], longest: list[int], rows: int, slots: int) -> jax.Array:
     """Read each prompt into its row of the first group: the logits after the last token of each, `[G, V]`."""
     size = min(SIZE, slots)
-    logits_GV = None
     for start in range(0, max(map(len, prompts)), size):
         # Every prompt has a piece, for its number is that of its row; one that is read has a piece without tokens.
         pieces = [Piece(n, start, tuple(ids[start : start + size]), longest[n]) for n, ids in enumerate(prompts)]
         *_, (some_GV, _) = cache.read(0, pieces, rows, size, end=slots)
-        ends = np.array([start < len(ids) <= start + size for ids in prompts] + [False] * (rows - len(prompts)))
-        ends_G1 = cache.put(ends[:, None], "batch", None)
-        logits_GV = some_GV if logits_GV is None else jnp.where(ends_G1, some_GV, logits_GV)
+        if start == 0:
+            logits_GV = some_GV
+        else:  # for the prompts that reach so far
+            reach = [len(ids) > start for ids in prompts] + [False] * (rows - len(prompts))
+            logits_GV = jnp.where(cache.put(np.array(reach)[:, None], "batch", None), some_GV, logits_GV)
     return logits_GV
 
 

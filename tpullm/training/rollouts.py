@@ -1,13 +1,9 @@
-"""Answers of the model that trains, scored by rewards: what a step of a stage with rewards learns from.
+"""Rollouts: answers of the model that trains to the prompts of a step, which rewards score or a teacher corrects.
 
-Text is made of the sampled ids for the rewards alone.
+Training reads the ids that were sampled; text is made of them for the rewards alone. Everything depends on the
+parameters, the seed and the step, so a training that resumes samples the same answers.
 
 Shapes: G prompts, N answers to each; B rows, T tokens in a row.
-
-Answers of the model that trains to the prompts of a step: what rewards score, and what a teacher corrects.
-
-Tokens go in and tokens come out: what is trained on are the ids that were sampled. Everything depends on the
-parameters, the seed and the step, so a training that resumes samples the same answers.
 """
 
 import dataclasses
@@ -41,6 +37,7 @@ from tpullm.training.rewards.reward_set import Rewards
 
 Tree = Any
 
+FOLDER = "answers"  # in a stage of which several steps learn from the same answers: those answers
 SHOWN = 8  # held-out prompts whose answers are in the log
 RUN = 4  # tokens; answers that repeat runs of so many are counted
 
@@ -132,9 +129,6 @@ def _repeated(ids: Sequence[int]) -> float:
     """The share of the runs of tokens that stood in the answer before."""
     runs = [tuple(ids[n : n + RUN]) for n in range(len(ids) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-FOLDER = "answers"  # in a stage of which several steps learn from the same answers: those answers
 
 
 @dataclasses.dataclass(frozen=True)

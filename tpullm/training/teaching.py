@@ -1,9 +1,7 @@
-"""A stage of tuning with a teacher: who that is, and the batches with what it says.
+"""A stage of tuning with a teacher: who the teacher is, and the batches with its probabilities of each next token.
 
-Answers of the model that trains, where a teacher says at each place what it would have said (Agarwal et al. 2024).
-
-So the model learns where its own texts lead it, and not only on texts of others. The teacher's parameters are in memory
-beside those of the student.
+The texts are documents, or answers of the model that trains (Agarwal et al. 2024). With answers, the model learns
+where its own texts lead it. The teacher's parameters are in memory beside those of the student.
 """
 
 import dataclasses
@@ -36,6 +34,7 @@ from tpullm.training.rollouts import OwnAnswers
 from tpullm.training.step import make_evaluation
 
 Tree = Any
+FOLDER = "teacher"  # in a stage: what its teacher said of the text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +88,6 @@ class TaughtAnswers(OwnAnswers):
         plain = Batch(*(getattr(whole, name)[own] for name in names))
         ids, logps = self.teacher.says(self._params[0], plain, branched=True)
         return TaughtBatch(**vars(plain), ids=ids[own], logps=logps[own], settings=self.teacher.settings, branched=True)
-
-
-FOLDER = "teacher"  # in a stage: what its teacher said of the text
 
 
 def teacher_of(
