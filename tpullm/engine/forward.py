@@ -53,7 +53,7 @@ class Block(NamedTuple):
         return Block(*((*own[: layers.start], *new, *own[layers.stop :]) for own, new in zip(self, to, strict=True)))
 
 
-class Prompts(NamedTuple):
+class SharedPrompts(NamedTuple):
     """Prompts that rows share: `[B / A, K, P, H]`, in the order of the rows; `lengths_B`: of each row's prompt."""
 
     block: Block
@@ -170,7 +170,7 @@ def advance_answers(
     params,
     layers,
     blocks: tuple[Block, ...],
-    prompts: Prompts | None,
+    prompts: SharedPrompts | None,
     tokens_B,
     rows_B3,
     sampling,
@@ -192,7 +192,7 @@ def advance_answers(
     return choose(logits_B1V[:, 0], sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0]), rows_B3, blocks
 
 
-def _extended(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts: Prompts | None = None):
+def _extended(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts: SharedPrompts | None = None):
     """The logits after each token, `[B, T, V]`, and the groups with the tokens. With prompts there is one group."""
     held, counts = [_Held(blocks) for blocks in groups], [blocks[0].rows for blocks in groups]
     ends, by_time = list(itertools.accumulate(counts)), RULES.spec("batch", "time")

@@ -13,7 +13,7 @@ import numpy as np
 
 from tpullm.engine.cache import SHORT, SIZE, Cache, Piece, empty_block
 from tpullm.engine.engine import Engine, rotation_length
-from tpullm.engine.forward import Prompts, advance_answers
+from tpullm.engine.forward import SharedPrompts, advance_answers
 from tpullm.engine.request import Request, Token, characters
 from tpullm.engine.sampling import choose
 from tpullm.engine.session import Session, bucket, fits, near, row_bucket
@@ -204,7 +204,7 @@ def decode(
         rows_B3 = cache.put(np.stack([lengths_B, seeds_B, longest_B], axis=1), "batch", None)
         blocks, shared = cache.blocks(0, P), None
         if each > 1:
-            shared = Prompts(blocks[0], cache.put(lengths_B, "batch"))
+            shared = SharedPrompts(blocks[0], cache.put(lengths_B, "batch"))
             blocks = (empty_block(session.architecture, len(lengths_B), S, session.dtype),)
         new_BT = np.full((len(prompts) * each, tokens), -1)
         last_B, ended_B = _first_tokens(logits_GV, rows_B3, sampling, each=each), np.zeros(len(new_BT), bool)

@@ -1,6 +1,6 @@
 """Prefill: the prompts of texts that have a row are read in prefill slots, some in each step, and then copied to it.
 
-Each prefill group is read by a program of its own, so one long prompt does not keep all others waiting.
+Two prefill groups alternate while texts are written, so one long prompt does not keep all others waiting.
 
 Shapes: C pieces of T tokens, V vocabulary.
 """
