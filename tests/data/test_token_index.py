@@ -74,7 +74,7 @@ def test_a_document_is_known_by_its_tokens_whatever_the_windows(tmp_path_factory
 
 @given(st.floats(0, 1), st.lists(st.integers(0, 2**64 - 1), min_size=1))
 def test_the_split_is_that_of_text(fraction, ids):
-    chosen = token_index._is_held_out(np.array(ids, np.uint64), fraction)
+    chosen = token_index.is_held_out(np.array(ids, np.uint64), fraction)
     expected = [number < held_out.bound(fraction) for number in ids]
     if any(expected) or fraction == 0 or len(ids) == 1:
         assert chosen.tolist() == expected

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.corpus.tenki.total_variation import total_variation
+from tpullm.corpus.tenki.blanks import total_variation
 from tpullm.report import notebook_pictures
 from tpullm.report.attention_picture import attention_html
 from tpullm.report.run_data import RunData

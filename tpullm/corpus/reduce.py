@@ -283,12 +283,8 @@ def compared(group: Group) -> np.ndarray:
         # Twice the number of a document, and 1 if it is an exact copy.
         found = document_files.read_range(copies_file(group.folder, number), group.number)[:, 0]
         _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
-    marks = np.concatenate([_own_marks(one) for one in group.placed])
+    marks = np.concatenate([one.marks(*tasks.arrays(one.part, "ids", "held_out")) for one in group.placed])
     return np.where(copies != USED, copies, marks)
-
-
-def _own_marks(one: Placed) -> np.ndarray:
-    return one.marks(*tasks.arrays(one.part, "ids", "held_out"))
 
 
 def _entries(group: Group) -> np.ndarray:

@@ -99,19 +99,12 @@ def make_part(part: IndexPart) -> None:
     tokenizer = load_tokenizer(part.tokenizer)
     bounds = list(token_files.ends(part.file, part.first, part.last, tokenizer.eos_id))
     bounds = np.concatenate([np.zeros(0, np.int64), *bounds])
-    before = _begin(part)
+    before = int(next(token_files.ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
     begins = np.concatenate([[before], bounds])[:-1] if len(bounds) else bounds
     ids, ended, begun, size = _read(part.file, before, bounds, tokenizer)
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
         facts = {"ended": ended, "begun": begun, "bytes": size}
         np.savez(file, begins=begins, lengths=bounds - begins, ids=ids, **facts)
-
-
-def _begin(part: IndexPart) -> int:
-    """Where the first document of a part begins."""
-    if not part.first:
-        return 0
-    return int(next(token_files.ends(part.file, part.first - 1, part.first, 0))[0])
 
 
 def _read(file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, int, int, int]:
@@ -181,7 +174,7 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
             continue
         files = list({part.number: part.file for part in own}.values())
         begins, lengths, ids, counts = _joined(own, files)
-        held_out = np.full(len(ids), apart) | _is_held_out(ids, fraction)
+        held_out = np.full(len(ids), apart) | is_held_out(ids, fraction)
         for which, chosen in ((TRAIN, ~held_out), (HELD_OUT, held_out)):
             if chosen.any():
                 _write(folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size)
@@ -211,8 +204,8 @@ def _joined(parts: Sequence[IndexPart], files: Sequence[TokenFile]) -> tuple[np.
     return (*(np.concatenate(each) for each in found), counts)
 
 
-def _is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
-    """Which of these beginnings of hashes are held out; the lowest one, if that is none of two documents or more."""
+def is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
+    """Which documents are held out, by these beginnings of their hashes; of two or more, the lowest one at least."""
     chosen = ids < np.uint64(split.bound(fraction))
     if fraction > 0 and len(ids) > 1 and not chosen.any():
         chosen = ids == ids.min()

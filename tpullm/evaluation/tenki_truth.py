@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.corpus import tenki
-from tpullm.corpus.tenki.total_variation import total_variation
+from tpullm.corpus.tenki.blanks import total_variation
 from tpullm.data.token_store import TokenStore
 from tpullm.engine.session import Session
 from tpullm.evaluation.blank import fill

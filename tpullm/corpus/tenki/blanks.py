@@ -1,9 +1,12 @@
-"""What tests a model of tenki: blanks to fill and objects to swap, and the true distributions over the words there."""
+"""What tests a model of tenki: blanks to fill and objects to swap, and the true distributions over the words there.
+
+Without JAX, so that a notebook's pictures start quickly.
+"""
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -142,3 +145,8 @@ def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
             return None
         at += len(token)
     return None
+
+
+def total_variation(model: Mapping[str, float], truth: Mapping[str, float]) -> float:
+    """Half the sum of the absolute differences over all words of either: 0 is equal, 1 has no word in common."""
+    return sum(abs(model.get(word, 0.0) - truth.get(word, 0.0)) for word in {**truth, **model}) / 2
