@@ -3,8 +3,8 @@
 Google's own client (extra `gcp`) makes the requests, resumes a broken download at its byte, and retries by the policy
 of `patiently`. The paths are etils' `epath`, which Orbax uses too. Importing the client takes 0.4 s, so `paths.remote`
 imports this module for the first `gs://` path only. `STORAGE_EMULATOR_HOST` names another server for all requests,
-TensorStore's too, without credentials. Obstore was tried as well: it reports no checksum of an object and no clock of
-the server, which identities of files and leases need.
+TensorStore's too, without credentials. Obstore was not run: its interface names no checksum of an object and no clock
+of the server, which identities of files and leases need.
 """
 
 import contextlib
