@@ -356,3 +356,17 @@ def test_the_reference_is_what_the_schema_gives():
 def test_every_page_is_in_the_navigation():
     shown = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert [name_of(page) for page in PAGES if page.parent.name == "en" and f" {page.name}\n" not in shown] == []
+
+
+def test_the_architecture_is_a_short_page_that_names_every_file():
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    named, room, folder = set(), "", ""
+    for first, files in re.findall(r"^\| (.*?) ?\| (.*) \|$", text, re.MULTILINE):
+        if found := re.fullmatch(r"\*\*(\w+)\*\*", first):
+            room = folder = found[1]
+        elif found := re.fullmatch(r"`(\w+)/`", first):
+            folder = f"{room}/{found[1]}"
+        named |= {f"{folder}/{name}" for name in re.findall(r"`(\w+)`", files)}
+    files = [path.relative_to(ROOT / "tpullm").with_suffix("") for path in (ROOT / "tpullm").rglob("*.py")]
+    assert {file.as_posix() for file in files if not file.name.startswith("__")} - named == set()
