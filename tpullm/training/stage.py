@@ -47,7 +47,7 @@ def make(
             job.prepare(job.config.steps + sum(count for _, count in start.left_out))
         try:
             describes = description(
-                *(stage.name, job.model, recipe, inputs, start.horizons, start.left_out, job.adapter, job.before)
+                stage.name, job.model, recipe, inputs, start.horizons, start.left_out, job.adapter, job.before
             )
             results = train(job, describes, start)
             break
