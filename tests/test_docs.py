@@ -1,7 +1,8 @@
 """What the documentation says is so: its commands run, its recipes load, its links lead somewhere.
 
-The commands of all pages run here on the tiny run, in a folder like the reader's: each once, on however many pages.
-`make` commands are run by `.ci/run`; what needs the network is checked as far as it can be.
+Every command of every page is parsed by its verb's own parser, which refuses unknown options, keys and values. CI also
+runs each command once, on the tiny run, in a folder like the reader's. `make` commands are run by `.ci/run`. What
+needs the network is checked as far as possible.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import runpy
 import shlex
 import shutil
 import tomllib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -24,13 +25,16 @@ from tests.formats.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tests.serving.command import get, serve_until
 from tests.serving.conftest import serving
-from tpullm.cli import main
+from tpullm.cli import launch, main
 from tpullm.cli.serve import KEY
 from tpullm.corpus import document_files
 from tpullm.evaluation import harness_tasks, problem_files
+from tpullm.launch.job import LaunchConfig
 from tpullm.recipe import parsing
 from tpullm.run import directory as lock
 from tpullm.system import log, storage
+from tpullm.system.cluster import place
+from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import ChatTemplate
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
@@ -114,10 +118,18 @@ def _as_run_here(command: str) -> list[str]:
     return [verb, *words]
 
 
+def _with_recipes(folder: Path) -> Path:
+    """The folder, with `configs/` as the project has it and the recipes that pages show as files."""
+    (folder / "configs").symlink_to(ROOT / "configs")
+    for block in [block for page in PAGES for block in blocks(page, "yaml")]:
+        if named := re.match(r"# (\w+\.yaml)\n", block):
+            (folder / named[1]).write_text(block, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory, tiny_run, _storage_server):
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "configs").symlink_to(ROOT / "configs")
+    folder = _with_recipes(tmp_path_factory.mktemp("reader"))
     (folder / "runs").mkdir()
     shutil.copytree(tiny_run, folder / "runs" / "quickstart")
     shutil.copytree(tiny_run, folder / "runs" / "profiled", ignore=shutil.ignore_patterns("pretrain"))
@@ -135,9 +147,6 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     lines = [json.dumps(question | {"choices": ["読みます", "食べます"]}) for question in questions]
     (folder / "my_questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
     problems.write(folder / "my_problems.jsonl", problems.ROWS[:1])
-    for block in [block for page in PAGES for block in blocks(page, "yaml")]:
-        if named := re.match(r"# (\w+\.yaml)\n", block):
-            (folder / named[1]).write_text(block, encoding="utf-8")
 
     def bucket():
         remote = storage.path("gs://my-bucket/quickstart")
@@ -150,20 +159,13 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     return Reader(folder, bucket)
 
 
-QUICK = ("plan", "launch", "doctor", "recipes", "sharding", "help")  # the other verbs train, or read a model
-
-
-def _marked(command: str):
-    quick = command.split()[1] in QUICK and "--search" not in command
-    return pytest.param(command, marks=[pytest.mark.ci] * (not quick))
-
-
 def _fetches(command: str) -> bool:
     """Whether it measures a model on tasks whose questions are on the Internet."""
     words = shlex.split(command)
     return "--tasks" in words and not words[words.index("--tasks") + 1].endswith(".jsonl")
 
 
+@pytest.mark.ci  # 7 s a command: the harness reads the files of all its tasks
 @pytest.mark.parametrize("command", list(filter(_fetches, COMMANDS)))
 def test_the_names_of_tasks_are_known(command):
     pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
@@ -172,10 +174,48 @@ def test_the_names_of_tasks_are_known(command):
     assert not names or harness_tasks.known(names)
 
 
-RUN_HERE = [command for command in COMMANDS if command.startswith("tpullm") and not _fetches(command)]
+def _parse(verb: str, words: list[str]):
+    """What a verb's own parser makes of its command line; no work begins."""
+    if verb == "launch":
+        own, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+        parser = parsing.Parser("tpullm launch")
+        launch.add_arguments(parser)
+        return parsing.settings_of(parser, own, LaunchConfig), command and _parse(command[0], command[1:])
+    about = main.VERBS[verb]
+    shows = bool(about.shows) and about.shows in words
+    for name in ("share", "hosts"):
+        _, words = place.take_flags(name, words)
+    parser = main.parser_of(verb, shows=shows)
+    return parsing.recipe_of(parser, words) if about.recipe and not shows else parsing.parse(parser, words)
 
 
-@pytest.mark.parametrize("command", list(map(_marked, RUN_HERE)))
+@pytest.fixture(scope="module")
+def folder_with_runs(tmp_path_factory):
+    """A folder with the recipes of the pages, and run directories that have a recipe and nothing else."""
+    folder = _with_recipes(tmp_path_factory.mktemp("parsed"))
+    for run in ("mine", "small", "student"):
+        (folder / "runs" / run).mkdir(parents=True)
+        shutil.copy(ROOT / "configs" / "quickstart.yaml", folder / "runs" / run / "recipe.yaml")
+    return folder
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("tpullm")])
+def test_a_command_of_tpullm_is_parsed(folder_with_runs, command):
+    verb, *words = shlex.split(command)[1:]
+    with contextlib.chdir(folder_with_runs):
+        assert _parse(verb, words)
+
+
+@pytest.mark.parametrize("words", ["plan 8b --serch", "pretrain quickstart --pretrain.step 2", "launch local --nods 2"])
+def test_a_wrong_command_is_not_parsed(words):
+    with pytest.raises(UserError, match="the nearest is"):
+        _parse(words.split()[0], words.split()[1:])
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.startswith("tpullm") and not _fetches(command)]
+)
 def test_a_command_of_tpullm(reader, command):
     shown = reader.types(command)
     if "launch" in command:
@@ -270,6 +310,7 @@ def test_another_command(command):
 PYTHON = sorted({block for page in PAGES for block in blocks(page, "python")})
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" in block])
 def test_the_lines_for_a_client(capsys, block):
     with serving("quickstart") as server:
@@ -277,6 +318,7 @@ def test_the_lines_for_a_client(capsys, block):
     assert capsys.readouterr().out
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" not in block])
 def test_the_lines_for_a_notebook(reader, capsys, block):
     made = {}
