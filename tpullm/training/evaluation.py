@@ -1,4 +1,10 @@
-"""What a training is judged by: held-out loss, held-out prompts, and the tasks that the recipe asks for."""
+"""What a training is judged by: held-out loss, held-out prompts, and the tasks that the recipe asks for.
+
+An evaluation works in the micro-batches of the step, so it needs less memory than the step. Each checkpoint comes
+before the evaluation after its step; an evaluation that was cut off is made when the training resumes. Between the
+batches of a measurement the hosts agree whether a stop came. If so, the training is saved at this step and measures
+after it has resumed: a row of the log is whole or not there.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping

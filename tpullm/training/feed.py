@@ -1,4 +1,9 @@
-"""The batches of a training, placed on its mesh: rows of a stream, old text beside them, or answers to prompts."""
+"""The batches of a training, placed on its mesh: rows of a stream, old text beside them, or answers to prompts.
+
+A share of old text keeps a model from forgetting. Beside preferences, judged answers and rewards the text has rows of
+its own, from a stream of its own. The step weights its loss by the whole batch, so the text has its share of the loss
+however many answers there are.
+"""
 
 import time
 from collections.abc import Iterator

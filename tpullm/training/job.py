@@ -1,4 +1,8 @@
-"""What one training is: its model, its settings, its data, and what it starts from."""
+"""What one training is: its model, its settings, its data, and what it starts from.
+
+The loop asks two protocols, which a verb gives to the job. `Answers` makes the batch of a step from answers of the
+model that trains. `Measures` evaluates the model on tasks.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

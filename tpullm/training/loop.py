@@ -1,4 +1,8 @@
-"""The training loop, one for pretraining and for every kind of tuning."""
+"""The training loop, one for pretraining and for every kind of tuning.
+
+The order is fixed: a step is dispatched, the metrics of the step before it are read, a checkpoint is saved where one is
+due, and evaluations and measurements follow the checkpoint.
+"""
 
 import contextlib
 from types import TracebackType

@@ -3,6 +3,9 @@
 A step differentiates the sum of a loss, adds up the sums of its micro-batches and divides by the whole weight, so its
 gradient does not depend on how the batch is cut. Every objective returns a dict of `Sum`, `loss` among them.
 
+Cross-entropy never holds logits `[B, T, V]`. It goes over chunks of tokens, and computes the gradient while the logits
+of a chunk exist, so nothing is computed twice. An output table that is not trained gets no gradient.
+
 Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary, L layers, P parts of a row along
 `sequence`, E experts, S sequences in a row at most.
 """

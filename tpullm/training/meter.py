@@ -1,4 +1,8 @@
-"""From the metrics of steps to rows of the log: rates since the last row, losses of each step, and a line to read."""
+"""From the metrics of steps to rows of the log: rates since the last row, losses of each step, and a line to read.
+
+An MFU is a share of a peak that is published or measured (`hardware/peak_flops.py`). On a processor that stays busy
+with other programs there is none.
+"""
 
 import math
 import time

@@ -1,11 +1,10 @@
 """The log of metrics: one JSON line a report in `metrics.jsonl`, and its numbers for TensorBoard and the trackers.
 
-Beside it stands `hours.jsonl` (see `hours.py`), of which no line is ever dropped.
+When a training resumes, lines after its checkpoint are dropped. `hours.jsonl` beside it keeps all
+lines (`run/hours.py`).
 
-TensorBoard's file of one training: numbers by name and step.
-
-tensorboardX has the format. Its own writer hands events to a thread. On a full disk that thread ends, and the training
-waits forever for room in its queue. Here an event is written at once, by the caller, who gets the error.
+tensorboardX has the format of TensorBoard's file. Its own writer hands events to a thread. On a full disk that thread
+ends, and the training waits forever for room in its queue. Here the caller writes an event at once and gets the error.
 """
 
 import json

@@ -1,4 +1,9 @@
-"""How a training's thread waits: one step ahead of the devices, and never deaf to Ctrl-C and SIGTERM."""
+"""How a training's thread waits: one step ahead of the devices, and never deaf to Ctrl-C and SIGTERM.
+
+A step is dispatched while the device computes the one before it, and none after a step of more than a second. So a stop
+waits for one step at most. The thread waits in Python, so a signal is noticed at once, and the other hosts are asked at
+once.
+"""
 
 import contextlib
 import signal

@@ -1,7 +1,10 @@
 """Rollouts: answers of the model that trains to the prompts of a step, which rewards score or a teacher corrects.
 
-Training reads the ids that were sampled; text is made of them for the rewards alone. Everything depends on the
-parameters, the seed and the step, so a training that resumes samples the same answers.
+The loop asks for them after the step before. Training reads the ids that were sampled; text is made of them for the
+rewards alone. Everything depends on the parameters, the seed and the step, so a training that resumes samples the same
+answers. Where several steps learn from the same answers, the stage keeps them. The first of these steps takes its own
+log-probabilities as the old ones, so every ratio is exactly 1 on any mesh. The reference model is the same parameters
+without the adapter, so the base is never copied.
 
 Shapes: G prompts, N answers to each; B rows, T tokens in a row.
 """

@@ -1,4 +1,7 @@
-"""A stage that trains, from its begin to its manifest: the same for pretraining and for every kind of tuning."""
+"""A stage that trains, from its begin to its manifest: the same for pretraining and for every kind of tuning.
+
+A stage of tuning starts from the checkpoint with which the stage before it ended.
+"""
 
 from pathlib import Path
 from typing import Any

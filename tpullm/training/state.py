@@ -1,4 +1,8 @@
-"""The training state: a plain dict of arrays."""
+"""The training state: a plain dict of arrays.
+
+With an adapter the state holds the adapter alone. The frozen matrices are the third argument of the step, and in memory
+once, in the type of the matmuls.
+"""
 
 from typing import Any
 

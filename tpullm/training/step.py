@@ -1,6 +1,10 @@
 """The programs of a step, `(state, batch) -> state, metrics`, and of an evaluation, `(params, batch) -> Sums`.
 
-A step is pure, compiled once, and its state is donated.
+A step is pure, compiled once, and its state is donated. Its loss is a sum of weighted losses, divided by the weight of
+the whole batch. So micro-batches, padding and any mesh give the same number. A loss that needs the whole batch before
+its gradient (KTO's divergence) gets it from a forward pass over all micro-batches.
+
+With `norms_every` a step also returns the norms of parameters, gradient and update, of each part of each layer.
 
 Shapes: B batch, T length, A micro-batches, L layers, G parts of a layer, N named parts of the model.
 """

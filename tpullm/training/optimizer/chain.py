@@ -1,10 +1,9 @@
 """The optimizer: skip bad steps, clip the gradient's norm, AdamW, Adafactor or Muon, weight decay, learning rate.
 
-Skip a step that would ruin a training: one that is not finite, or far beyond the steps before it.
-
-A skipped step changes nothing: parameters, moments and counters keep their bits, by selection. Multiplying an update
-by zero would not do, since 0 * NaN is NaN. What a skipped step measured never enters the window of the steps that the
-next ones are held against, so one Inf can't hide what follows it.
+A bad step is one whose loss, gradient norm or update is not finite, or is far beyond those of the steps before it. It
+changes nothing: parameters, moments and counters keep their bits, by selection in the step itself, so all devices
+agree. Multiplying an update by zero would not do, since 0 * NaN is NaN. What a skipped step measured never enters the
+window of the steps that the next ones are compared with, so one Inf can't hide what follows it.
 """
 
 from typing import Any, NamedTuple

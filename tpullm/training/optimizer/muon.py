@@ -4,6 +4,9 @@ Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; s
 scalable for LLM training" (arXiv 2502.16982, section 2.2): updates have the root mean square of AdamW's, so learning
 rates and weight decay carry over.
 
+Muon needs whole matrices. Stacked matrices are split over the devices of a slice, one mesh axis at a time (an
+all-to-all each; in one step, XLA would all-gather every matrix on every device), and the updates go back.
+
 Shapes: B stacked matrices (layers, experts), I inputs, O outputs.
 """
 

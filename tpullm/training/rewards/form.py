@@ -1,10 +1,7 @@
 """Rewards for the form of an answer: sentences, length, language, repetition, phrases, a pattern, JSON.
 
-Each function here makes a reward from its parameters, and refuses parameters that mean nothing.
-
-Splits an answer into sentences, in Japanese and in English.
-
-The reward `polite`: です・ます throughout.
+Each function here makes a reward from its parameters, and refuses parameters that mean nothing. An answer is split into
+sentences, in Japanese and in English. The reward `polite` asks for です・ます throughout.
 """
 
 import dataclasses

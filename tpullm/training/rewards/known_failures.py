@@ -1,8 +1,7 @@
 """The known ways in which learning from rewards fails, each recognized in what is logged and named in one line.
 
-What the rewards of a batch tell: their mean, their spread within groups, and the groups that teach nothing.
-
-S samples of each of G prompts are a group. GRPO learns from the differences within a group.
+`GroupSignal` is what the rewards of a batch tell: their mean, their spread within groups, and the groups that teach
+nothing. S samples of each of G prompts are a group; GRPO learns from the differences within a group.
 """
 
 import dataclasses

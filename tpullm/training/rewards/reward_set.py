@@ -1,4 +1,7 @@
-"""The rewards of a stage: from settings to a number for each answer and each reward."""
+"""The rewards of a stage: from settings to a number for each answer and each reward, in order.
+
+No score depends on the clock, except where an answer is a program that runs (`code_tests.py`).
+"""
 
 import difflib
 import inspect
