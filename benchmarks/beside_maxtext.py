@@ -20,7 +20,7 @@ from pathlib import Path
 from tpullm.hardware.topologies import parse
 from tpullm.planning.compiling import read
 from tpullm.planning.proof import Proof, by_part, cached_at, prove
-from tpullm.planning.tpu_schedule import Torus, schedule
+from tpullm.planning.tpu_schedule import schedule
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
 from tpullm.system.errors import UserError
@@ -122,7 +122,7 @@ def maxtexts(name: str, python: str, keep: Path | None, places: tuple[tuple[int,
             compile_maxtext(CASES[name], python, path, scratch)
         with gzip.open(path, "rt", encoding="utf-8") as file:
             kept = json.load(file)
-    items = schedule(kept["text"], Torus(parse(CASES[name].topology), places))
+    items = schedule(kept["text"], parse(CASES[name].topology), places)
     return Figures(sum(item.seconds for item in items), kept["peak_bytes"], by_part(items), kept["versions"])
 
 

@@ -5,10 +5,9 @@
 import itertools
 
 from tpullm.hardware.topologies import parse
-from tpullm.planning.tpu_schedule import Torus
 
 TOPOLOGY = parse("v5e:16x16")
-TORUS = Torus(TOPOLOGY, tuple(itertools.product(range(16), range(16))))
+TORUS = TOPOLOGY, tuple(itertools.product(range(16), range(16)))
 MESH = {"data": 1, "fsdp": 256, "expert": 1, "sequence": 1, "tensor": 1}
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
 LINES = "replica_groups={{" + ",".join(str(n) for n in range(16)) + "}}"

@@ -5,7 +5,7 @@ import dataclasses
 from tests.planning.by_hand import DENSE, setting
 from tpullm.hardware.topologies import parse
 from tpullm.planning.memory import resting
-from tpullm.planning.search import _changes_advised, _resumes, advise, assessed
+from tpullm.planning.search import advise, assessed, changes_of_one_key
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
 
@@ -28,15 +28,16 @@ def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
     advice = advise(candidate)
     kinds = candidate.memory.kinds
     assert advice.over_bytes == 1 and advice.largest_bytes == kinds[advice.largest] == max(kinds.values())
-    changes = dict(_changes_advised(candidate.setting))
+    changes = dict(changes_of_one_key(candidate.setting))
     fitting = {key: found for key, found in ((key, assess(of)) for key, of in changes.items()) if found.estimate}
-    fastest = max(found.estimate.tokens_per_second for key, found in fitting.items() if _resumes(key, "pretrain"))
+    resumes = ("model.remat", "mesh", "pretrain.accumulation", "pretrain.loss_chunks")
+    fastest = max(found.estimate.tokens_per_second for key, found in fitting.items() if key.startswith(resumes))
     assert fitting[advice.change].estimate.tokens_per_second == fastest
 
 
 def test_each_change_is_of_one_key_and_can_be_run():
     of = setting(fsdp=8, tensor=2, rows=64, accumulation=2, loss_chunks=2)
-    changes = dict(_changes_advised(of))
+    changes = dict(changes_of_one_key(of))
     fields = ("sizes", "remat", "accumulation", "loss_chunks", "optimizer", "rows")
     for key, one in changes.items():
         differ = [name for name in fields if getattr(one, name) != getattr(of, name)]
@@ -50,7 +51,7 @@ def test_each_change_is_of_one_key_and_can_be_run():
 
 def test_a_mesh_has_rows_for_all_its_devices():
     of = setting(fsdp=8, tensor=2, accumulation=2)
-    sizes = [one.sizes for key, one in _changes_advised(of) if key.startswith("mesh")]
+    sizes = [one.sizes for key, one in changes_of_one_key(of) if key.startswith("mesh")]
     assert sizes and all(8 % (data * fsdp * expert) == 0 for data, fsdp, expert, *_ in sizes)
 
 

@@ -14,10 +14,9 @@ import re
 import pytest
 
 from tests.conftest import ROOT
-from tests.planning.hlo_text import between_slices, largest_arrays
+from tests.planning.hlo_text import between_slices, collectives, largest_arrays
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
-from tpullm.planning import instructions
 from tpullm.planning.instructions import computations
 from tpullm.planning.program import compiled, compiler_mesh
 from tpullm.recipe.parsing import load
@@ -66,7 +65,7 @@ def test_describing_a_slice_leaves_the_environment_as_it_was():
 @pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
 def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
     model, config, placed, text = program(name, slice_name, mesh)
-    found = instructions.collectives(text)
+    found = collectives(text)
     # Parameters are gathered in the loop, a layer's at a time and never the stack of them.
     gathers = [one for one in found if one.kind == "all-gather"]
     assert any(one.in_loop for one in gathers)
@@ -103,11 +102,7 @@ def test_nothing_is_computed_or_laid_out_twice(name, slice_name, mesh):
 @pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
 def test_other_work_goes_on_while_the_layers_gather(name, slice_name, mesh):
     """The bytes of a layer's collectives that nothing waits for. A v5e has no core for scatters: it waits for these."""
-    found = [
-        one
-        for one in instructions.collectives(program(name, slice_name, mesh)[-1])
-        if one.in_loop and one.bytes > SMALL
-    ]
+    found = [one for one in collectives(program(name, slice_name, mesh)[-1]) if one.in_loop and one.bytes > SMALL]
     kinds = ("all-gather",) if slice_name.startswith("v5e") else ("all-gather", "reduce-scatter")
     concerned = [one for one in found if one.kind in kinds]
     share = sum(one.bytes for one in concerned if one.asynchronous) / sum(one.bytes for one in concerned)
@@ -119,7 +114,7 @@ def test_other_work_goes_on_while_the_layers_gather(name, slice_name, mesh):
 def test_experts_stay_and_tokens_travel():
     """The mixture: tokens by all-to-all, and of the experts' weights each device gathers those of its own alone."""
     model, config, placed, text = program("8x7b", "v6e:16x16")
-    found = instructions.collectives(text)
+    found = collectives(text)
     assert any("all-to-all" in one.kind and one.in_loop for one in found)
     own = 2 * model.experts // placed.shape["expert"] * model.width * model.mlp_width
     assert max(one.bytes for one in found if one.kind == "all-gather" and one.in_loop) <= own
@@ -143,7 +138,7 @@ def test_between_slices_there_is_only_data(name):
     assert max(size for _, size in crossing) <= 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
     # All else stays within a slice, whose devices the program numbers from 0.
     within = placed.size // 2
-    assert all(device < within for one in instructions.collectives(text) for group in one.devices() for device in group)
+    assert all(device < within for one in collectives(text) for group in one.devices() for device in group)
 
 
 def _parts(model, mesh):

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from tests.conftest import ROOT
-from tpullm.planning.compiling import fingerprint
+from tpullm.planning.proof import fingerprint
 
 PROGRAM = """module @jit_step {
   func.func public @main(%arg0: tensor<f32>) -> tensor<f32> {

@@ -2,8 +2,8 @@
 
 # ruff: noqa: E501 (lines of a program are as long as they are)
 
-from tests.planning.hlo_text import between_slices, largest_arrays
-from tpullm.planning.instructions import Collective, collectives
+from tests.planning.hlo_text import between_slices, collectives, largest_arrays
+from tpullm.planning.instructions import Collective
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
 
@@ -57,7 +57,7 @@ def test_groups_of_devices_in_all_their_forms():
     assert groups["reduce-scatter", 16 * 64 * 2] == [[0, 2], [1, 3]]
     assert groups["collective-permute", 16] == [[0, 1], [1, 0]]
     assert groups["all-reduce", 68] == [[0, 1, 2, 3]]
-    whole = Collective("all-reduce", 4, "[1,4]<=[4]", False, False, "")
+    whole = Collective("all-reduce", 4, "[1,4]<=[4]", "")
     assert whole.devices() == [[0, 1, 2, 3]]
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 import os
-import warnings
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -101,15 +100,6 @@ def test_a_gpu_program_above_the_memory_is_refused_by_us(monkeypatch):
         told(60 << 30)
 
 
-def test_only_the_warning_of_donated_buffers_is_kept_quiet():
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        with program._without_warnings():
-            warnings.warn("Some donated buffers were not usable: f32[8]", stacklevel=1)
-            warnings.warn("another", stacklevel=1)
-    assert [str(one.message) for one in seen] == ["another"]
-
-
 @pytest.mark.parametrize(
     ("memory", "peak"),
     [
@@ -144,8 +134,8 @@ def test_an_evaluation_may_need_more_than_the_step(monkeypatch):
 
 def compile_with(monkeypatch, compile_):
     devices = np.array([SimpleNamespace(coords=(1, 2, 0)), SimpleNamespace(coords=(1, 3, 0))])
-    monkeypatch.setattr(program, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
-    monkeypatch.setattr(program, "compiled", compile_)
+    monkeypatch.setattr(compiling, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
+    monkeypatch.setattr(compiling, "compiled", compile_)
     times = iter([100.0, 102.34])
     monkeypatch.setattr(compiling.time, "monotonic", lambda: next(times))
     return compiling._compile(Job(DENSE, CONFIG, {"fsdp": -1}, parse("v6e:4x4")))

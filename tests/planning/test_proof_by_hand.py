@@ -9,7 +9,7 @@ from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
 from tpullm.hardware.topologies import parse
 from tpullm.planning.compiling import Executable, Job
 from tpullm.planning.memory import of_device, resting
-from tpullm.planning.proof import _largest_parameter, _proof, _refusal, by_part, look_at, traffic_of
+from tpullm.planning.proof import by_part, look_at, proof_of, refusal, traffic_of
 from tpullm.planning.tpu_schedule import OBSERVED, schedule
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 
@@ -22,7 +22,7 @@ EVERYWHERE = "%sum = f32[1024]{0} all-reduce(%x), channel_id=4, replica_groups=[
 
 def executable(*lines: str, **fields) -> Executable:
     text = looped(*lines, turns=4)
-    return Executable(**{"text": text, "peak_bytes": GIB, "limit_bytes": 0, "places": TORUS.places} | SAID | fields)
+    return Executable(**{"text": text, "peak_bytes": GIB, "limit_bytes": 0, "places": TORUS[1]} | SAID | fields)
 
 
 SAID = {"seconds": 60.0, "date": "2026-01-01T00:00:00", "evaluation_bytes": GIB // 2}
@@ -30,8 +30,8 @@ SAID = {"seconds": 60.0, "date": "2026-01-01T00:00:00", "evaluation_bytes": GIB 
 
 def test_a_proof_sums_a_programs_instructions():
     said = executable(PRODUCT, GATHER, EVERYWHERE)
-    found = _proof("mine", JOB, "hash", {"jax": "1"}, said)
-    items = schedule(said.text, TORUS)
+    found = proof_of("mine", JOB, "hash", {"jax": "1"}, said)
+    items = schedule(said.text, *TORUS)
     assert (found.recipe, found.topology, found.program, found.refused) == ("mine", "v5e:16x16", "hash", "")
     assert (found.peak_bytes, found.tokens, found.compile_seconds) == (GIB, 256 * 256, 60.0)
     assert found.step_seconds == pytest.approx(sum(item.seconds for item in items))
@@ -39,7 +39,7 @@ def test_a_proof_sums_a_programs_instructions():
     assert found.seconds["waiting"] == pytest.approx(found.step_seconds - 4e-3 * OBSERVED)
     assert list(found.seconds.values()) == sorted(found.seconds.values(), reverse=True)
     assert found.limit_bytes == round(parse("v5e:16x16").chip.hbm_bytes)
-    assert _proof("mine", JOB, "hash", {}, dataclasses.replace(said, limit_bytes=5)).limit_bytes == 5
+    assert proof_of("mine", JOB, "hash", {}, dataclasses.replace(said, limit_bytes=5)).limit_bytes == 5
     rests = resting(DENSE, CONFIG.optimizer)
     state = of_device(rests.parameters + rests.optimizer, (1, 256, 1, 1, 1))
     assert found.state_bytes == pytest.approx(state, abs=1)
@@ -50,9 +50,9 @@ def test_an_evaluation_that_does_not_fit_is_refused():
     sizes, rests = (1, 256, 1, 1, 1), resting(DENSE, CONFIG.optimizer)
     limit, optimizer = round(parse("v5e:16x16").chip.hbm_bytes), round(of_device(rests.optimizer, sizes))
     fits, not_ = (executable(PRODUCT, evaluation_bytes=limit - optimizer + more) for more in (0, 1))
-    found = _proof("mine", JOB, "hash", {}, fits)
+    found = proof_of("mine", JOB, "hash", {}, fits)
     assert found.evaluation_bytes == limit and not found.refused and found.step_seconds
-    found = _proof("mine", JOB, "hash", {}, not_)
+    found = proof_of("mine", JOB, "hash", {}, not_)
     assert found.peak_bytes == found.evaluation_bytes == limit + 1 and found.refused and not found.step_seconds
 
 
@@ -80,45 +80,44 @@ def test_what_crosses_slices_is_traffic_between_slices():
 
 def test_parts_are_summed_by_their_place():
     named = PRODUCT.replace("feed_forward", "attention").replace("%product", "%scores")
-    items = schedule(looped(PRODUCT, named, named.replace("%scores", "%out"), turns=1), TORUS)
+    items = schedule(looped(PRODUCT, named, named.replace("%scores", "%out"), turns=1), *TORUS)
     assert by_part(items) == pytest.approx({"attention": 2e-3 * OBSERVED, "feed-forward": 1e-3 * OBSERVED})
 
 
 def test_what_is_expected_of_a_program():
     """The largest parameter is the table, or one layer's largest, with all its experts; `tensor` splits it."""
     look = look_at(JOB, executable(PRODUCT))
-    assert (look.tokens, look.vocabulary, look.largest_parameter) == (256, 1024, _largest_parameter(JOB))
-    assert _largest_parameter(JOB) == TABLE == 512 * 1024
+    assert (look.tokens, look.vocabulary, look.largest_parameter) == (256, 1024, TABLE) and TABLE == 512 * 1024
     large = dataclasses.replace(JOB, model=dataclasses.replace(DENSE, vocabulary_size=1 << 16))
-    assert _largest_parameter(large) == 512 << 16
+    assert look_at(large, executable(PRODUCT)).largest_parameter == 512 << 16
     experts = dataclasses.replace(JOB, model=EXPERTS)
-    assert _largest_parameter(experts) == 8 * 512 * 1024
+    assert look_at(experts, executable(PRODUCT)).largest_parameter == 8 * 512 * 1024
     split = dataclasses.replace(JOB, mesh={"fsdp": 128, "tensor": 2})
     look = look_at(split, executable(PRODUCT))
-    assert (look.tokens, look.vocabulary, look.largest_parameter) == (512, 512, _largest_parameter(JOB) // 2)
+    assert (look.tokens, look.vocabulary, look.largest_parameter) == (512, 512, TABLE // 2)
 
 
-def refusal(peak: int, state: int, model=DENSE, mesh=None, **config) -> str:
+def refused(peak: int, state: int, model=DENSE, mesh=None, **config) -> str:
     job = Job(model, dataclasses.replace(CONFIG, **config), mesh or {"fsdp": -1}, parse("v5e:4x4"))
-    return _refusal(job, dataclasses.replace(executable(), peak_bytes=peak), state, 16 * GIB)
+    return refusal(job, dataclasses.replace(executable(), peak_bytes=peak), state, 16 * GIB)
 
 
 def test_a_refusal_names_what_is_largest_and_the_key_to_change():
-    assert "20.0 GiB a chip of 16.0" in refusal(20 * GIB, 5 * GIB)
-    assert "activations and gathered parameters (15.0): set pretrain.accumulation to 2" in refusal(20 * GIB, 5 * GIB)
-    assert "activations and gathered parameters (10.0)" in refusal(20 * GIB, 10 * GIB)  # as much is not more
-    state = refusal(20 * GIB, 11 * GIB)
+    assert "20.0 GiB a chip of 16.0" in refused(20 * GIB, 5 * GIB)
+    assert "activations and gathered parameters (15.0): set pretrain.accumulation to 2" in refused(20 * GIB, 5 * GIB)
+    assert "activations and gathered parameters (10.0)" in refused(20 * GIB, 10 * GIB)  # as much is not more
+    state = refused(20 * GIB, 11 * GIB)
     assert "parameters and optimizer (11.0): set pretrain.optimizer.moments to bfloat16, or take more chips" in state
     for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
-        assert refusal(20 * GIB, 11 * GIB, optimizer=optimizer).endswith("(11.0): take more chips (topology)")
+        assert refused(20 * GIB, 11 * GIB, optimizer=optimizer).endswith("(11.0): take more chips (topology)")
 
 
 def test_rows_are_cut_until_a_device_has_one():
-    more = refusal(20 * GIB, GIB, accumulation=8)
+    more = refused(20 * GIB, GIB, accumulation=8)
     assert more.endswith("set pretrain.accumulation to 16")
-    least = refusal(20 * GIB, GIB, accumulation=16, model=dataclasses.replace(DENSE, remat="none"))
+    least = refused(20 * GIB, GIB, accumulation=16, model=dataclasses.replace(DENSE, remat="none"))
     assert least.endswith("set model.remat to full")
     full = dataclasses.replace(DENSE, remat="full")
-    assert "give mesh.sequence or mesh.tensor more devices" in refusal(20 * GIB, GIB, accumulation=16, model=full)
-    shared = refusal(20 * GIB, GIB, accumulation=16, model=full, mesh={"fsdp": 8, "tensor": 2})
+    assert "give mesh.sequence or mesh.tensor more devices" in refused(20 * GIB, GIB, accumulation=16, model=full)
+    shared = refused(20 * GIB, GIB, accumulation=16, model=full, mesh={"fsdp": 8, "tensor": 2})
     assert shared.endswith("set pretrain.accumulation to 32")

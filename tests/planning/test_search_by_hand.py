@@ -3,29 +3,13 @@
 import dataclasses
 import itertools
 from math import prod
-from types import SimpleNamespace
 
 import pytest
 
 from tests.planning.by_hand import DENSE, EXPERTS, setting
-from tpullm.planning import search as searching
 from tpullm.planning.economics import Estimate
 from tpullm.planning.memory import Memory, resting
-from tpullm.planning.search import (
-    NEAR,
-    Candidate,
-    _blocks,
-    _chunks,
-    _distinct,
-    _in_order,
-    _parts,
-    _with_moments,
-    assessed,
-    meshes,
-    search,
-    settings,
-    why_behind,
-)
+from tpullm.planning.search import NEAR, Candidate, assessed, in_order, meshes, search, settings, why_behind
 from tpullm.planning.setting import RECOMPUTED
 from tpullm.recipe.schema import OptimizerConfig
 
@@ -69,23 +53,34 @@ def test_meshes_are_all_that_are_allowed(of, longest):
     assert set(found) == expected and len(found) == len(expected)
 
 
+def tried(of, sizes) -> set[int]:
+    """The numbers of micro-batches that are tried on a mesh, beside the recipe's own."""
+    return {one.accumulation for one in list(settings(of))[1:] if one.sizes == sizes}
+
+
 def test_micro_batches_share_the_rows():
     of = setting(rows=96, fsdp=16)
-    assert _parts(of, (1, 16, 1, 1, 1)) == [1, 2, 3, 6] and _parts(of, (2, 4, 2, 1, 1)) == [1, 2, 3, 6]
-    assert _parts(of, (1, 64, 1, 1, 1)) == []
-    assert _parts(of, (1, 1, 1, 1, 16)) == [1, 2, 4, 8, 16, 32]  # of 64 at most, those that divide the rows
+    assert tried(of, (1, 16, 1, 1, 1)) == tried(of, (2, 8, 1, 1, 1)) == {1, 2, 3, 6}
+    assert tried(setting(rows=8, fsdp=16), (1, 16, 1, 1, 1)) == set()
+    one = setting(DENSE, "v6e:1x1", rows=1024)
+    assert tried(one, (1, 1, 1, 1, 1)) == {1, 2, 4, 8, 16, 32, 64}  # of 64 at most, those that divide the rows
+
+
+def beside(of) -> tuple[set[int], set[int]]:
+    """The attention blocks and the numbers of loss chunks that are tried on its own mesh, as it accumulates."""
+    own = [one for one in settings(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
+    return {one.attention_block for one in own}, {one.loss_chunks for one in own}
 
 
 def test_blocks_and_chunks_beside_the_platforms_own():
     table = {"attention": dict.fromkeys((128, 256, 512, 1024, 2048), {})}
     of = setting(fsdp=16, length=4096, chip=table)
-    assert of.block == 1024 and _blocks(of) == [0, 256, 512, 2048]
-    assert _blocks(setting(fsdp=8, sequence=2, length=2048, chip=table)) == [0, 256]
-    assert _blocks(setting(fsdp=16)) == [0]  # no kernel is known
+    assert of.block == 1024 and beside(of)[0] == {0, 256, 512, 2048}
+    assert beside(setting(fsdp=8, sequence=2, length=18432, rows=8, chip=table))[0] == {0, 256}  # of 4,608 in a piece
+    assert beside(setting(fsdp=16))[0] == {0}  # no kernel is known
     large = setting(dataclasses.replace(DENSE, vocabulary_size=1 << 20), fsdp=16, rows=64)
-    assert large.chunks == 4 and _chunks(large) == [0, 1, 2, 8, 16]
-    assert setting(fsdp=16).chunks == 1 and _chunks(setting(fsdp=16)) == [0, 2, 4]
-    assert _chunks(setting(fsdp=8, sequence=2, length=4)) == [0, 2]
+    assert large.chunks == 4 and beside(large)[1] == {0, 1, 2, 8, 16}
+    assert setting(fsdp=16).chunks == 1 and beside(setting(fsdp=16))[1] == {0, 2, 4}
 
 
 def test_every_way_is_tried_once_and_the_recipes_own_first():
@@ -97,14 +92,6 @@ def test_every_way_is_tried_once_and_the_recipes_own_first():
     parts = {sizes: [p for p in (1, 2, 4, 8, 16, 32) if (each / p).is_integer()] for sizes, each in rows.items()}
     assert ways == {(sizes, remat, p) for sizes in rows for remat in RECOMPUTED for p in parts[sizes]}
     assert {one.loss_chunks for one in found} == {0, 2, 4} and {one.rows for one in found} == {32}
-
-
-def test_moments_in_bfloat16_come_second():
-    base = setting(fsdp=16)
-    first, second = _with_moments(base)
-    assert first == base and second.optimizer == dataclasses.replace(base.optimizer, moments="bfloat16")
-    for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
-        assert len(_with_moments(dataclasses.replace(base, optimizer=optimizer))) == 1
 
 
 def test_a_search_counts_what_fits_and_stops_where_something_does():
@@ -119,8 +106,11 @@ def test_a_search_counts_what_fits_and_stops_where_something_does():
     half = search(dataclasses.replace(base, device=dataclasses.replace(base.device, hbm_bytes=least - 1)))
     assert half.screened == 2 * found.screened
     assert {one.setting.optimizer.moments for one in half.best} == {"bfloat16"}
-    none = search(dataclasses.replace(base, device=dataclasses.replace(base.device, hbm_bytes=1)))
+    without = dataclasses.replace(base, device=dataclasses.replace(base.device, hbm_bytes=1))
+    none = search(without)
     assert none.best == () and none.fitting == 0 and none.screened == 2 * found.screened
+    for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
+        assert search(dataclasses.replace(without, optimizer=optimizer)).screened == found.screened
 
 
 def test_steps_that_are_as_long_are_told_apart_by_changes_and_then_by_memory():
@@ -128,16 +118,15 @@ def test_steps_that_are_as_long_are_told_apart_by_changes_and_then_by_memory():
     changed = candidate(1.0, remat="none")
     near, smaller = candidate(1 + NEAR / 2, 2.0), candidate(1 + NEAR / 2, 1.0)
     slower = candidate(1 + 2 * NEAR)
-    assert _in_order([slower, changed, near, smaller], base) == [smaller, near, changed, slower]
-    assert _in_order([], base) == []
+    assert in_order([slower, changed, near, smaller], base) == [smaller, near, changed, slower]
+    assert in_order([], base) == []
     more = candidate(1.0, remat="none", accumulation=2)
-    assert _in_order([more, changed], base) == [changed, more]
+    assert in_order([more, changed], base) == [changed, more]
 
 
 def test_blocks_and_chunks_alone_make_no_other_way():
-    first, second = candidate(1.0, attention_block=256), candidate(2.0, loss_chunks=2)
-    other = candidate(3.0, accumulation=2)
-    assert _distinct([first, second, other]) == [first, other]
+    best = search(setting(fsdp=16, rows=32), most=1000).best
+    assert len({(one.setting.sizes, one.setting.remat, one.setting.accumulation) for one in best}) == len(best)
 
 
 def test_a_runner_up_is_told_what_it_loses_most_with():
@@ -164,9 +153,3 @@ def test_what_fits_exactly_fits():
     limit = lambda size: dataclasses.replace(of, device=dataclasses.replace(of.device, hbm_bytes=size))  # noqa: E731
     assert assessed(limit(peak), resting(of.model, of.optimizer)).estimate
     assert assessed(limit(peak - 1), resting(of.model, of.optimizer)).estimate is None
-
-
-def test_only_rows_up_to_64_micro_batches_are_cut(monkeypatch):
-    assert searching.MOST_PARTS == 64
-    of = SimpleNamespace(rows=256 * 4)
-    assert _parts(of, (1, 4, 1, 1, 1)) == [1, 2, 4, 8, 16, 32, 64]

@@ -8,7 +8,7 @@ from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TO
 from tpullm.hardware.topologies import parse
 from tpullm.planning.instructions import Collective
 from tpullm.planning.step_work import kernel_seconds, keys_per_query
-from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, Torus, link_seconds, schedule
+from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
 RING = 2 * TOPOLOGY.chip.link_bandwidth * LINKS
@@ -16,13 +16,13 @@ GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring o
 
 
 def seconds(text: str) -> float:
-    return sum(item.seconds for item in schedule(text, TORUS)) / OBSERVED
+    return sum(item.seconds for item in schedule(text, *TORUS)) / OBSERVED
 
 
 def test_a_loops_products_count_once_a_turn():
     assert seconds(looped(PRODUCT, turns=1)) == MILLISECOND
     assert seconds(looped(PRODUCT, turns=32)) == pytest.approx(32e-3)
-    items = schedule(looped(PRODUCT, turns=32), TORUS)
+    items = schedule(looped(PRODUCT, turns=32), *TORUS)
     assert [(item.times, item.inside) for item in items] == [(32, "body")]
 
 
@@ -50,7 +50,7 @@ def test_what_stands_in_line_is_no_longer_waited_for_than_it_takes():
     gather = '%gathers = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
     small = f"%small = f32[8]{{0}} all-reduce(%x), {LINES}, use_global_device_ids=true, to_apply=%sum"
     done = "%done = bf16[4096,4096]{1,0} call-done(%gathers), to_apply=%gathering"
-    items = {item.instruction.name: item for item in schedule(looped(gather, small, done, turns=1), TORUS)}
+    items = {item.instruction.name: item for item in schedule(looped(gather, small, done, turns=1), *TORUS)}
     assert items["small"].seconds == pytest.approx(items["small"].busy_seconds) and items["small"].seconds > 0
     assert items["gathers"].seconds == pytest.approx(GATHERING * OBSERVED) and "done" not in items
 
@@ -105,7 +105,7 @@ def test_what_has_no_cycles_is_counted_by_its_bytes():
 
 def test_links_by_what_a_group_of_devices_spans():
     def along(kind, groups):
-        return link_seconds(Collective(kind, 1 << 30, groups, False, False, ""), TORUS)
+        return link_seconds(Collective(kind, 1 << 30, groups, ""), *TORUS)
 
     line = along("all-gather", LINES.removeprefix("replica_groups="))
     plane = along("all-gather", "[1,256]<=[256]")
@@ -134,7 +134,7 @@ def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
     expected = 2 * 4096 * 1024 * 2048 / (197e12 * GROUPED_SHARE)
     assert seconds(looped(rows, matrices, forward, turns=1)) == pytest.approx(expected)
     assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
-    half = schedule(looped(rows, wide, backward, turns=1), TORUS, filled=0.5)
+    half = schedule(looped(rows, wide, backward, turns=1), *TORUS, filled=0.5)
     assert sum(item.seconds for item in half) == pytest.approx(expected * OBSERVED / 2)
 
 
@@ -168,8 +168,8 @@ def test_rounds_that_uneven_loads_alone_need_count_nothing():
 
 def along(kind: str, groups: str, topology: str = "v5e:16x16", size: int = 1 << 30):
     of = parse(topology)
-    torus = Torus(of, tuple(itertools.product(*map(range, of.shape))))
-    return link_seconds(Collective(kind, size, groups, False, False, ""), torus)
+    places = tuple(itertools.product(*map(range, of.shape)))
+    return link_seconds(Collective(kind, size, groups, ""), of, places)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_transfers_by_the_memory_that_they_go_to():
 
 
 def test_items_of_a_loop_are_counted_as_often_as_it_turns():
-    items = {item.instruction.name: item for item in schedule(looped(GATHER, PRODUCT, turns=7), TORUS)}
+    items = {item.instruction.name: item for item in schedule(looped(GATHER, PRODUCT, turns=7), *TORUS)}
     assert items["gather"].times == items["product"].times == 7
     assert items["gather"].seconds == items["gather"].busy_seconds == pytest.approx(7 * GATHERING * OBSERVED)
     assert items["product"].busy_seconds == 0 and items["gather"].collective.kind == "all-gather"
@@ -247,9 +247,9 @@ def test_what_is_small_or_a_name_costs_nothing():
 
 def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
     exchange = f"%x.1 = bf16[4096,4096]{{1,0}} ragged-all-to-all(%a, %b, %c), channel_id=1, {LINES}"
-    whole, half = (schedule(looped(exchange, turns=1), TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5))
+    whole, half = (schedule(looped(exchange, turns=1), *TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5))
     assert whole == 2 * half == pytest.approx(2 * 4096 * 4096 * 16 / 8 / (50e9 * LINKS) + 8e-6)
-    gather = schedule(looped(GATHER, turns=1), TORUS, 0.5)[0].seconds / OBSERVED
+    gather = schedule(looped(GATHER, turns=1), *TORUS, 0.5)[0].seconds / OBSERVED
     assert gather == pytest.approx(GATHERING)
 
 
@@ -262,7 +262,7 @@ def test_a_wait_is_shared_by_the_transfers_that_made_it():
     """Two gathers on one line, the second begun after 1 ms of matmul: it waits for what is left of the first."""
     starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
     done = "%done = bf16[4096,4096]{1,0} call-done(%started.3)"
-    items = {item.instruction.name: item for item in schedule(looped(*starts, PRODUCT, done, turns=1), TORUS)}
+    items = {item.instruction.name: item for item in schedule(looped(*starts, PRODUCT, done, turns=1), *TORUS)}
     assert sum(item.seconds for item in items.values()) == pytest.approx(4 * GATHERING * OBSERVED)
     assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
     assert items["started.0"].seconds == items["started.1"].seconds == 0

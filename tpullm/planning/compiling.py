@@ -2,19 +2,12 @@
 
 `python -m tpullm.planning.compiling FILE` is that process. It reads a `Job` from its standard input and writes an
 `Executable` as JSON to FILE, which it creates only when it is complete.
-
-The hash of a traced program, independent of its functions' names.
-
-What the process traced before decides how JAX names functions and which equal functions it shares. So a function is
-hashed by its text, in which the hash of each called function replaces its name.
 """
 
 import gzip
-import hashlib
 import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 import time
@@ -22,30 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tpullm.hardware.topologies import Topology
+from tpullm.planning.program import TooLarge, compiled, compiler_mesh
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.system.errors import UserError
-
-_FUNCTION = re.compile(r"^  func\.func (?:public |private )?@([\w.]+)(.*?)^  \}$", re.MULTILINE | re.DOTALL)
-_NAME = re.compile(r"@([\w.]+)")
-
-
-def fingerprint(text: str) -> str:
-    """The hash of a lowered function's text (StableHLO): 64 hexadecimal digits."""
-    bodies = dict(_FUNCTION.findall(text))
-    known: dict[str, str] = {}
-
-    def of(name: str) -> str:
-        if name not in known:
-            inner = _NAME.sub(lambda called: of(called[1]) if called[1] in bodies else called[0], bodies[name])
-            known[name] = _hash(inner)
-        return known[name]
-
-    around = _FUNCTION.sub("", text).split()
-    return _hash(" ".join(around) + of("main"))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,8 +103,6 @@ def compile_apart(job: Job, path: Path, name: str) -> Executable:
 
 
 def _compile(job: Job) -> Executable:
-    from tpullm.planning.program import TooLarge, compiled, compiler_mesh
-
     start, mesh = time.monotonic(), compiler_mesh(job.mesh, job.topology)
     text, peak, limit, evaluation = "", 0, 0, 0
     try:
@@ -144,21 +114,15 @@ def _compile(job: Job) -> Executable:
     except TooLarge as error:
         peak, limit = error.needed_bytes, error.limit_bytes
     else:
-        evaluation = _evaluation_bytes(job, mesh)
+        try:
+            program = compiled(job.model, job.config, mesh, job.adapter, evaluation=True)
+            evaluation = program.memory_analysis().peak_memory_in_bytes
+        except TooLarge as error:
+            evaluation = error.needed_bytes
     dimensions, on_tpu = len(job.topology.shape), job.topology.platform == "tpu"
     places = tuple(tuple(device.coords[:dimensions]) for device in mesh.devices.flat) if on_tpu else ()
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     return Executable(text, peak, limit, places, round(time.monotonic() - start, 1), date, evaluation)
-
-
-def _evaluation_bytes(job: Job, mesh) -> int:
-    from tpullm.planning.program import TooLarge, compiled
-
-    try:
-        program = compiled(job.model, job.config, mesh, job.adapter, evaluation=True)
-        return program.memory_analysis().peak_memory_in_bytes
-    except TooLarge as error:
-        return error.needed_bytes
 
 
 def _main(path: Path) -> int:

@@ -1,17 +1,17 @@
-"""The time and cost of a whole run: tokens, days, dollars, files, and the time lost to interruptions.
+"""The predicted time of a step, and the time and cost of a run: days, dollars, files, and what interruptions lose.
 
-The time of a step: its parts at the speeds that a chip reaches, and the traffic that computation does not hide.
+A step takes the time of its parts, at the speeds that a chip reaches, and of the traffic that computation does not
+hide.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from tpullm.hardware.chips import CHIPS, Chip
+from tpullm.hardware.chips import CHIPS
 from tpullm.planning.routes import Transfer, traffic
 from tpullm.planning.setting import Setting
-from tpullm.planning.step_work import Part, useful_flops, work
+from tpullm.planning.step_work import useful_flops, work
 from tpullm.recipe.schema import TrainConfig
 from tpullm.run.hours import kept
 from tpullm.system.errors import UserError
@@ -45,8 +45,12 @@ class Estimate:
 
 def estimate(setting: Setting) -> Estimate:
     """The predicted time of a step in this setting."""
-    chip = setting.device
-    computing = {name: _seconds(part, chip) for name, part in work(setting).items()}
+    chip, computing = setting.device, {}
+    for name, part in work(setting).items():  # its matmuls or its memory traffic, whichever takes longer
+        grouped = part.grouped_flops / (chip.matmul_efficiency * chip.grouped_efficiency)
+        matmuls = (part.flops / chip.matmul_efficiency + grouped) / chip.peak_flops
+        moved = part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency)
+        computing[name] = max(matmuls + part.kernel_seconds / chip.attention_efficiency, moved)
     compute, transfers = sum(computing.values()), tuple(traffic(setting))
     exposed = _exposed(setting, transfers, compute)
     step, chips = compute + sum(exposed.values()), setting.topology.chips
@@ -60,15 +64,6 @@ def estimate(setting: Setting) -> Estimate:
     )
 
 
-def _seconds(part: Part, chip: Chip) -> float:
-    """The time of the matmuls or of the memory traffic, whichever is longer."""
-    at_peak = part.flops / chip.matmul_efficiency + part.grouped_flops / (
-        chip.matmul_efficiency * chip.grouped_efficiency
-    )
-    computing = at_peak / chip.peak_flops + part.kernel_seconds / chip.attention_efficiency
-    return max(computing, part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency))
-
-
 def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) -> dict[str, float]:
     """Seconds by axis: of blocking transfers all; of overlapped ones `overlap_loss`, and what exceeds `compute`."""
     chip, exposed = setting.device, {}
@@ -77,10 +72,8 @@ def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) 
     for one in transfers:
         share = 1.0 if one.waits else chip.overlap_loss + (1 - chip.overlap_loss) * longer
         exposed[one.axis] = exposed.get(one.axis, 0.0) + share * one.seconds
-    offloaded = (
-        setting.offloaded * setting.accumulation * setting.model.layers * setting.tokens / setting.along("tensor")
-    )
-    host = 2 * 2 * offloaded / chip.host_bandwidth
+    numbers = setting.offloaded * setting.accumulation * setting.model.layers * setting.tokens
+    host = 2 * 2 * (numbers / setting.along("tensor")) / chip.host_bandwidth
     if host > compute:
         exposed["host"] = host - compute
     return exposed
@@ -124,10 +117,6 @@ class Run:
     interruptions: float
     hours_between: float
     goodput: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def whole_run(
@@ -192,21 +181,17 @@ def prices_of(generation: str, given: list[str]) -> dict[str, float]:
     Raises:
         UserError: a given price is not valid.
     """
-    own = dict(_given(text) for text in given)
-    if generation in own:
-        return {"given": own[generation]}
+    known, prices = [name for name, chip in CHIPS.items() if chip.dollars_per_hour or chip.gpu], {}
+    for text in given:
+        name, _, price = text.partition("=")
+        try:
+            prices[name] = float(price)
+        except ValueError:
+            prices[name] = -1.0
+        if name not in known or not 0 <= prices[name] < math.inf:
+            raise UserError(
+                f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
+            )
+    if generation in prices:
+        return {"given": prices[generation]}
     return dict(CHIPS[generation].dollars_per_hour) if generation in CHIPS else {}
-
-
-def _given(text: str) -> tuple[str, float]:
-    generation, _, price = text.partition("=")
-    known = [name for name, chip in CHIPS.items() if chip.dollars_per_hour or chip.gpu]
-    try:
-        value = float(price)
-    except ValueError:
-        value = -1.0
-    if generation not in known or not 0 <= value < math.inf:
-        raise UserError(
-            f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
-        )
-    return generation, value

@@ -233,12 +233,8 @@ def _place(item: Item) -> str:
 
 
 def _finding(kind: str, what: str, place: str, items: list[Item], cure: str) -> Finding:
-    size = sum(item.times * _bytes(item) for item in items)
+    size = sum(item.times * item.bytes for item in items)
     return Finding(kind, _sentence(what, place, cure), place, size, sum(item.seconds for item in items))
-
-
-def _bytes(item: Item) -> int:
-    return item.collective.bytes if item.collective else item.instruction.shapes[0].bytes
 
 
 def _sentence(what: str, place: str, cure: str) -> str:

@@ -23,7 +23,6 @@ LAUNCH = 2.5e-6  # seconds from one kernel to the next; a guess
 # Our kernels, and their matmuls of the size of the scores; the first that matches counts.
 ATTENTION = {"triton_attention_dkv": 4, "triton_attention_dq": 3, "triton_attention": 2}
 GROUPED = "grouped_matmul"  # our kernels of experts
-PRODUCTS = ("__cublas",)
 SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -53,12 +52,10 @@ class _Estimator(Estimator):
 
     def collective(self, one: Instruction, inside: str) -> Collective | None:
         """The collective that an instruction is or starts."""
-        if one.opcode.removesuffix("-start") in KINDS:
-            return as_collective(one, inside, False)
         if one.opcode == "async-start":
             started = (inner for name in one.calls for inner in self.program.get(name, ()))
-            return next((as_collective(inner, inside, False) for inner in started if inner.opcode in KINDS), None)
-        return None
+            return next((as_collective(inner, inside) for inner in started if inner.opcode in KINDS), None)
+        return as_collective(one, inside)
 
     def waits_at_once(self, one: Instruction) -> bool:
         """Whether nothing runs beside a transfer."""
@@ -134,7 +131,7 @@ class _Estimator(Estimator):
 
     def _product_flops(self, one: Instruction) -> float:
         """FLOPs of a product by CUDA's library; 0 for another kernel."""
-        if not any(name in one.attributes for name in PRODUCTS):
+        if "__cublas" not in one.attributes:
             return 0.0
         contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.attributes)
         return 2 * math.prod(one.shapes[0].dims) * self.operands(one)[0].dims[int(contracted[1])]

@@ -1,13 +1,10 @@
-"""Parse the text of a compiled program into instructions, in the order in which they run.
+"""The instructions of a compiled program, and its collectives, read from the text of an executable (`as_text()`).
 
-The collectives of a compiled program, read from the text of a TPU executable (`as_text()`).
-
-The text is scheduled. The instructions of a loop run once for each layer.
+The text is scheduled: the instructions of a computation stand in the order in which they run.
 """
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -100,33 +97,22 @@ def shapes(text: str) -> list[Shape]:
 
 
 def computations(text: str) -> dict[str, list[Instruction]]:
-    """The instructions of each computation. The entry computation is last."""
-    return {name: [_instruction(line) for line in _joined(lines)] for name, lines in bodies(text)}
+    """The instructions of each computation. The entry computation is last.
 
-
-def bodies(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The name and the lines of each computation. (Metadata of kernels has other lines that begin with `}`.)"""
-    name, lines = None, []
+    The metadata of a kernel takes several lines, some of which begin with `}`.
+    """
+    found, name = {}, None
     for line in text.splitlines():
         if name is None:
-            if found := _COMPUTATION.match(line):
-                name, lines = found[1], []
+            if begin := _COMPUTATION.match(line):
+                name, found[begin[1]] = begin[1], []
         elif _END.fullmatch(line):
-            yield name, lines
             name = None
+        elif _BEGIN.match(line) or not found[name]:
+            found[name].append(line)
         else:
-            lines.append(line)
-
-
-def _joined(lines: list[str]) -> list[str]:
-    """One string for each instruction: the metadata of a kernel takes several lines."""
-    whole: list[str] = []
-    for line in lines:
-        if _BEGIN.match(line) or not whole:
-            whole.append(line)
-        else:
-            whole[-1] += "\n" + line
-    return whole
+            found[name][-1] += "\n" + line
+    return {name: [_instruction(line) for line in lines] for name, lines in found.items()}
 
 
 def _instruction(line: str) -> Instruction:
@@ -160,17 +146,12 @@ class Collective:
             `all-reduce-scatter`) counts as a reduce-scatter.
         bytes: size of the output on one device; of a reduce-scatter, of the input.
         groups: the devices of each group, as the program writes them.
-        in_loop: it is in a loop: over layers, or over chunks.
-        asynchronous: other work can run meanwhile: it is a pair of start and done, fused with other work, or on
-            another core.
         operation: its place in the traced function (`op_name`).
     """
 
     kind: str
     bytes: int
     groups: str
-    in_loop: bool
-    asynchronous: bool
     operation: str
 
     def devices(self) -> list[list[int]]:
@@ -188,57 +169,25 @@ class Collective:
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", self.groups)]
 
 
-def collectives(text: str) -> list[Collective]:
-    """All collectives, each once, even if the compiler has split it over several fusions."""
-    program = computations(text)
-    looped = _reached(program, re.findall(r"body=%?([\w.-]+)", text))
-    found = {}
-    for name, instructions in program.items():
-        for instruction in instructions:
-            if instruction.opcode.removesuffix("-start") in KINDS:
-                one = as_collective(instruction, name, name in looped)
-                channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-                # The fusions of one asynchronous collective agree in all of these. So do equal collectives of a layer,
-                # which therefore count once.
-                found.setdefault(
-                    (one.kind, one.bytes, one.groups, one.operation, channel and channel[1], one.in_loop), one
-                )
-    return list(found.values())
+def as_collective(instruction: Instruction, computation: str) -> Collective | None:
+    """The collective that an instruction in a computation is; None if it is none.
 
-
-def as_collective(instruction: Instruction, computation: str, in_loop: bool) -> Collective:
-    """The collective that an instruction is; its opcode is one of `KINDS`."""
+    A combined collective has several outputs. A start names inputs too: `(input, output)`, on a GPU
+    `((inputs), outputs)`. Then the larger of both sides counts; a ragged exchange also has its output buffer, and the
+    sizes of its chunks, among the inputs.
+    """
     kind = instruction.opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return None
     groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", instruction.attributes)
-    apart = computation.startswith(("async_collective_fusion", "fused_computation", "called_computation"))
-    asynchronous = instruction.opcode.endswith("-start") or apart
-    size = _size(instruction)
-    one = Collective(kind, size, groups[1] if groups else "", in_loop, asynchronous, instruction.operation)
+    if instruction.shape.startswith("(("):
+        sides = [sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:])]
+        size = sides[1] if kind.startswith("ragged") else max(sides)
+    else:
+        of = [shape.bytes for shape in instruction.shapes]
+        size = max(of) if instruction.opcode.endswith("-start") else sum(of)
+    one = Collective(kind, size, groups[1] if groups else "", instruction.operation)
     if instruction.opcode == "reduce-scatter":
         return replace(one, bytes=size * len(one.devices()[0]))
     scattered = kind == "all-reduce" and computation.startswith("all-reduce-scatter")
     return replace(one, kind="reduce-scatter") if scattered else one
-
-
-def _size(instruction: Instruction) -> int:
-    """Bytes of the outputs of a collective, which are several if the compiler combined collectives.
-
-    A start names inputs too: `(input, output)`, on a GPU `((inputs), outputs)`. Then the larger of both sides counts;
-    a ragged exchange also has its output buffer, and the sizes of its chunks, among the inputs.
-    """
-    if instruction.shape.startswith("(("):
-        sides = [sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:])]
-        return sides[1] if instruction.opcode.startswith("ragged") else max(sides)
-    of = [shape.bytes for shape in instruction.shapes]
-    return max(of) if instruction.opcode.endswith("-start") else sum(of)
-
-
-def _reached(program: dict[str, list[Instruction]], roots: list[str]) -> set[str]:
-    """These computations, and all that they call, directly or not."""
-    reached, todo = set(), list(roots)
-    while todo:
-        name = todo.pop()
-        if name not in reached:
-            reached.add(name)
-            todo += [called for one in program.get(name, ()) for called in one.calls]
-    return reached

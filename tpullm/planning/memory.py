@@ -1,14 +1,12 @@
 """The peak memory of a device, by kind: the training state, kept activations, and the arrays of the worst moment.
 
+The state's shapes and layouts come from `training.state.abstract`, once for a model; a mesh then only divides them.
+
 Three moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32)
 and a layer's backward pass. The update never is: it holds all gradients and no activations. This is read off compiled
 programs; tests compare it with `benchmarks/compiled.yaml`. XLA for GPUs works on two layers at once: it has the next
 layer's parameters, and a second sum of gradients. Where much memory is free it takes more to wait less, which is not
 counted.
-
-The training state between steps: bytes of parameters and of the optimizer's state on a device, for any mesh.
-
-Shapes and layouts come from `training.state.abstract`, once for a model. A mesh then only divides them.
 """
 
 import math
@@ -60,6 +58,9 @@ def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
     return total
 
 
+_architecture = lru_cache(maxsize=8)(Architecture)
+
+
 @lru_cache(maxsize=64)
 def resting(model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConfig | None = None) -> Resting:
     """The state of a training of this model, or of an adapter beside it."""
@@ -68,11 +69,6 @@ def resting(model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConf
     state = abstract(architecture, made, mesh)
     frozen = architecture.frozen(architecture.at_rest(mesh, jnp.dtype("bfloat16")))
     return Resting(_whole(state["params"]), _whole(state["optimizer"]), _whole(frozen))
-
-
-@lru_cache(maxsize=8)
-def _architecture(model: ModelConfig, adapter: AdapterConfig | None) -> Architecture:
-    return Architecture(model, adapter)
 
 
 def _whole(tree) -> Whole:
@@ -104,7 +100,10 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
     state |= {"frozen parameters": frozen} if setting.adapter else {}
     # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
-    kept = {"kept activations": _kept(setting), "cast parameters": 2 * _cast(setting), "program": PROGRAM}
+    cast = setting.model.layers * setting.layer_parameters / setting.along("fsdp")
+    if setting.adapter:
+        cast = setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
+    kept = {"kept activations": _kept(setting), "cast parameters": 2 * cast, "program": PROGRAM}
     if setting.adapter and setting.accumulation > 1:  # frozen tables are gathered once for all micro-batches
         kept["gathered tables"] = 2 * _gathered(setting) * setting.tables
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
@@ -120,13 +119,6 @@ def memory(setting: Setting, rests: Resting) -> Memory:
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(state | moments[worst], worst)
-
-
-def _cast(setting: Setting) -> float:
-    """Elements of all layers' matrices on one device that are trained."""
-    if setting.adapter:
-        return setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
-    return setting.model.layers * setting.layer_parameters / setting.along("fsdp")
 
 
 def _kept(setting: Setting) -> float:

@@ -6,9 +6,11 @@ from typing import Any
 
 from tpullm.hardware import topologies
 from tpullm.hardware.topologies import Slices
+from tpullm.model.architecture import Architecture
+from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.memory import resting
-from tpullm.planning.program import Stage, stage_of
+from tpullm.planning.program import Stage, absent_mesh, stage_of
 from tpullm.planning.proof import Proof
 from tpullm.planning.search import Advice, Candidate, Found, advise, assessed, search, why_behind
 from tpullm.planning.setting import Setting, setting_of
@@ -76,7 +78,7 @@ def make_plan(
         hours_between: mean time between interruptions; 0 if there are none.
         searched: take the best way to run it, instead of the recipe's.
         restart_seconds: from an interruption until a step is computed; 0 is the usual.
-        stage: of `planned_stage.stage_of`.
+        stage: of `program.stage_of`.
 
     Raises:
         UserError: no such topology or stage, or the recipe does not fit it (its mesh, its rows, a size of its model).
@@ -112,10 +114,6 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
 
 
 def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
-    from tpullm.model.architecture import Architecture
-    from tpullm.model.mesh_fit import check_adapter, check_fits
-    from tpullm.planning.program import absent_mesh
-
     if name == "local":
         setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)
     else:
@@ -139,41 +137,15 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
     one = topologies.parse(name)
     if not isinstance(one, Slices):
         raise UserError(f"--slices: {name} is no TPU slice; write the hosts into its name, such as h100:16x8")
-    whole = str(Slices(one.generation, one.shape, slices))
-    return dataclasses.replace(
-        recipe, mesh={"data": slices, **{k: v for k, v in recipe.mesh.items() if k != "data"}}
-    ), whole
+    mesh = {"data": slices} | {axis: size for axis, size in recipe.mesh.items() if axis != "data"}
+    return dataclasses.replace(recipe, mesh=mesh), str(Slices(one.generation, one.shape, slices))
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values. docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
-    found = chosen.time
-    return {
-        "topology": str(setting.topology),
-        "chips": setting.topology.chips,
-        "keys": chosen.keys(),
-        "fits": plan.fits,
-        "limit_bytes": round(setting.device.hbm_bytes),
-        "peak_bytes": round(chosen.memory.peak),
-        "peak_moment": chosen.memory.moment,
-        "memory": {kind: round(size) for kind, size in chosen.memory.kinds.items()},
-        "step_seconds": found.step_seconds,
-        "tokens_per_second": found.tokens_per_second,
-        "mfu": found.mfu,
-        "computing_seconds": found.computing,
-        "exposed_seconds": found.exposed,
-        "traffic": [one._asdict() for one in found.transfers],
-        "run": plan.run.to_json(),
-        "advice": plan.advice and dataclasses.asdict(plan.advice),
-        "search": plan.found and _found(plan.found),
-        "proofs": [proof.to_json() | {"keys": candidate.keys()} for candidate, proof in plan.proven],
-        "uncounted": list(plan.uncounted),
-    }
-
-
-def _found(found: Found) -> dict[str, Any]:
-    return {
+    time, found = chosen.time, plan.found
+    searched = found and {
         "screened": found.screened,
         "fitting": found.fitting,
         "seconds": found.seconds,
@@ -187,4 +159,25 @@ def _found(found: Found) -> dict[str, Any]:
             }
             for one in found.best
         ],
+    }
+    return {
+        "topology": str(setting.topology),
+        "chips": setting.topology.chips,
+        "keys": chosen.keys(),
+        "fits": plan.fits,
+        "limit_bytes": round(setting.device.hbm_bytes),
+        "peak_bytes": round(chosen.memory.peak),
+        "peak_moment": chosen.memory.moment,
+        "memory": {kind: round(size) for kind, size in chosen.memory.kinds.items()},
+        "step_seconds": time.step_seconds,
+        "tokens_per_second": time.tokens_per_second,
+        "mfu": time.mfu,
+        "computing_seconds": time.computing,
+        "exposed_seconds": time.exposed,
+        "traffic": [one._asdict() for one in time.transfers],
+        "run": dataclasses.asdict(plan.run),
+        "advice": plan.advice and dataclasses.asdict(plan.advice),
+        "search": searched,
+        "proofs": [proof.to_json() | {"keys": candidate.keys()} for candidate, proof in plan.proven],
+        "uncounted": list(plan.uncounted),
     }

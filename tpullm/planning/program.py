@@ -1,9 +1,7 @@
-"""The programs that a recipe would run on chips that this machine does not have: the step, and the evaluation.
+"""The trainings of a recipe, and their programs on chips that this machine does not have: the step and the evaluation.
 
 `traced` needs neither a chip nor its software, and finds layout errors. `compiled` is the program of the TPU compiler
 (extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
-
-The trainings of a recipe: its pretraining, and its stages of tuning, with their keys in the recipe.
 """
 
 import contextlib
@@ -173,7 +171,8 @@ def traced(
     jax.config.update("jax_traceback_in_locations_limit", 0)
     architecture = Architecture(model, adapter)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
-    with used(mesh), _without_warnings():
+    with used(mesh), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")  # here it only traces
         dtype, axes = compute_dtype(config.compute), architecture.trained(architecture.axes)
         optimizer = make_optimizer(config.optimizer, config.steps, axes, dtype, architecture.adapter)
         state, batch = abstract(architecture, optimizer, mesh), abstract_batch(config, mesh)
@@ -232,11 +231,3 @@ class TooLarge(UserError):
             f"{limit_bytes / 2**30:.1f}; more devices, fewer rows a device, or model.remat"
         )
         self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
-
-
-@contextlib.contextmanager
-def _without_warnings():
-    """Ignore JAX's warning that donated buffers are not usable: here it only traces."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-        yield

@@ -5,6 +5,7 @@ The evaluation between steps is compiled too, for its memory.
 
 import hashlib
 import math
+import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -13,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh
 
 from tpullm.hardware.topologies import GpuHosts, Topology
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compiler_options
 from tpullm.planning import gpu_schedule, tpu_schedule
-from tpullm.planning.compiling import Executable, Job, compile_apart, fingerprint, read
+from tpullm.planning.compiling import Executable, Job, compile_apart, read
 from tpullm.planning.findings import Finding, Look, axes_of, find
 from tpullm.planning.memory import of_device, resting
 from tpullm.planning.program import absent_mesh, compiler_versions, stage_of, traced
@@ -43,7 +43,7 @@ class Traffic:
 
     Args:
         axes: the mesh axes that they go over, such as `fsdp` or `fsdp+tensor`; `slices` is the data center network.
-        kind: one of `hlo.KINDS`.
+        kind: one of `instructions.KINDS`.
         bytes: of their outputs.
         seconds: in which they use the links.
         exposed_seconds: in which the device waits for them.
@@ -126,7 +126,7 @@ def prove(
     Args:
         recipe: its `mesh`, `model` and training are used; its own `topology` is not.
         tell: gets a log line when a compilation begins, and one with its seconds when it ends.
-        stage: of `planned_stage.stage_of`.
+        stage: of `program.stage_of`.
         model: resolved, if it is not that of the recipe alone.
 
     Raises:
@@ -144,7 +144,7 @@ def prove(
         executable = compile_apart(job, path, name)
         tell(f"{name}: compiled in {executable.seconds:.0f} s")
         shrink(path.parent, MOST_BYTES)
-    return _proof(recipe.name, job, program, versions, executable)
+    return proof_of(recipe.name, job, program, versions, executable)
 
 
 def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConfig | None = None) -> Job:
@@ -157,13 +157,14 @@ def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConf
     if not model.vocabulary_size:
         raise UserError("tokenizer.vocabulary_size: 0 is known only after tokenizing; give a number to plan with")
     job = Job(model, planned.config, dict(recipe.mesh), topology, planned.adapter, planned.key)
-    check_fits(Architecture(model), job.config, model.vocabulary_size, _absent(job), job.key, bool(recipe.base))
+    mesh = absent_mesh(job.mesh, topology)
+    check_fits(Architecture(model), job.config, model.vocabulary_size, mesh, job.key, bool(recipe.base))
     return job
 
 
 def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     """The hash of the compiler's inputs: the traced programs, the slice, the options, the versions; it takes 3 s."""
-    mesh = _absent(job)
+    mesh = absent_mesh(job.mesh, job.topology)
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
@@ -173,16 +174,35 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
 
+_FUNCTION = re.compile(r"^  func\.func (?:public |private )?@([\w.]+)(.*?)^  \}$", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"@([\w.]+)")
+
+
+def fingerprint(text: str) -> str:
+    """The hash of a lowered function's text (StableHLO), independent of the names of functions: 64 hexadecimal digits.
+
+    What the process traced before decides how JAX names functions and which equal functions it shares. So a function is
+    hashed by its text, in which the hash of each called function replaces its name.
+    """
+    bodies, known = dict(_FUNCTION.findall(text)), {}
+    hashed = lambda text: hashlib.sha256(text.encode()).hexdigest()  # noqa: E731
+
+    def of(name: str) -> str:
+        if name not in known:
+            inner = _NAME.sub(lambda called: of(called[1]) if called[1] in bodies else called[0], bodies[name])
+            known[name] = hashed(inner)
+        return known[name]
+
+    return hashed(" ".join(_FUNCTION.sub("", text).split()) + of("main"))
+
+
 def cached_at(program: str) -> Path:
     """The file in the cache for the compiler's result for a program."""
     return cache_folder("proofs") / f"{program}.json.gz"
 
 
-def _absent(job: Job) -> AbstractMesh:
-    return absent_mesh(job.mesh, job.topology)
-
-
-def _proof(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
+def proof_of(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
+    """The proof of a compiled step: its time from its schedule, or why it does not fit."""
     sizes = axis_sizes(job.mesh, job.topology.chips)
     rests = resting(job.model, job.config.optimizer, job.adapter)
     parameters, optimizer = (of_device(kind, sizes) for kind in (rests.parameters + rests.frozen, rests.optimizer))
@@ -198,7 +218,7 @@ def _proof(name: str, job: Job, program: str, versions: dict[str, str], executab
         program=program,
         versions=versions,
         date=executable.date,
-        refused="" if executable.text else _refusal(job, executable, state, limit),
+        refused="" if executable.text else refusal(job, executable, state, limit),
         limit_bytes=limit,
         peak_bytes=executable.peak_bytes,
         evaluation_bytes=evaluation,
@@ -217,28 +237,22 @@ def look_at(job: Job, executable: Executable) -> Look:
     setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
     data, *others = setting.sizes
     within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
+    filled, items = 1 / setting.fullness, []
+    if executable.text and isinstance(job.topology, GpuHosts):
+        items = gpu_schedule.schedule(executable.text, job.topology, filled)
+    elif executable.text:
+        items = tpu_schedule.schedule(executable.text, job.topology, executable.places, filled)
+    shapes = Architecture(job.model).shapes
+    layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]  # used one at a time
+    others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
     return Look(
-        items=_scheduled(job.topology, executable, 1 / setting.fullness) if executable.text else [],
+        items=items,
         text=executable.text,
         mesh=within,
-        largest_parameter=_largest_parameter(job) // setting.along("tensor"),
+        largest_parameter=max(layers + others) // setting.along("tensor"),
         tokens=setting.tokens,
         vocabulary=job.model.vocabulary_size // setting.along("tensor"),
     )
-
-
-def _scheduled(topology: Topology, executable: Executable, filled: float) -> list[Item]:
-    if isinstance(topology, GpuHosts):
-        return gpu_schedule.schedule(executable.text, topology, filled)
-    return tpu_schedule.schedule(executable.text, tpu_schedule.Torus(topology, executable.places), filled)
-
-
-def _largest_parameter(job: Job) -> int:
-    """Elements of the largest parameter that is used at once: one layer's, or one outside of the layers."""
-    shapes = Architecture(job.model).shapes
-    layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]
-    others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
-    return max(layers + others)
 
 
 def by_part(items: list[Item]) -> dict[str, float]:
@@ -257,49 +271,32 @@ def traffic_of(look: Look) -> tuple[Traffic, ...]:
             grouped[axes_of(item.collective.devices(), look.mesh), item.collective.kind].append(item)
         elif item.instruction.opcode == "send":
             grouped["slices", "all-reduce"].append(item)
-    found = [_traffic(axes, kind, items) for (axes, kind), items in grouped.items() if axes]
+    found = []
+    for (axes, kind), items in grouped.items():
+        seconds = [sum(item.busy_seconds for item in items), sum(item.seconds for item in items)]
+        found += [Traffic(axes, kind, sum(item.times * item.bytes for item in items), *seconds)] if axes else []
     return tuple(sorted(found, key=lambda one: (-one.exposed_seconds, -one.seconds)))
 
 
-def _traffic(axes: str, kind: str, items: list[Item]) -> Traffic:
-    sizes = [item.collective.bytes if item.collective else item.instruction.shapes[0].bytes for item in items]
-    return Traffic(
-        axes,
-        kind,
-        sum(item.times * size for item, size in zip(items, sizes, strict=True)),
-        sum(item.busy_seconds for item in items),
-        sum(item.seconds for item in items),
-    )
-
-
-def _refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
+def refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
     """Why the program does not fit: the missing memory, the largest kind of it, and the key to change."""
     rest = executable.peak_bytes - state_bytes
+    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
+    key, optimizer = "take more chips (topology)", job.config.optimizer
     if state_bytes > rest:
-        what, key = f"parameters and optimizer ({state_bytes / 2**30:.1f})", _key_for_state(job)
+        what = f"parameters and optimizer ({state_bytes / 2**30:.1f})"
+        if job.adapter and job.adapter.quantize_base != "nf4":
+            key = f"set {job.key.replace('.train', '.adapter.quantize_base')} to nf4, or take more chips"
+        elif not job.adapter and optimizer.kind != "adafactor" and optimizer.moments == "float32":
+            key = f"set {job.key}.optimizer.moments to bfloat16, or take more chips"
     else:
-        what, key = f"activations and gathered parameters ({rest / 2**30:.1f})", _key_for_activations(job)
+        what = f"activations and gathered parameters ({rest / 2**30:.1f})"
+        if setting.rows // setting.accumulation // setting.along("data", "fsdp", "expert") > 1:
+            key = f"set {job.key}.accumulation to {2 * job.config.accumulation}"
+        elif job.model.remat != "full":
+            key = "set model.remat to full"
+        else:
+            key = "give mesh.sequence or mesh.tensor more devices, or take more chips"
     needed = f"{executable.peak_bytes / 2**30:.1f} GiB a chip of {limit_bytes / 2**30:.1f}"
     needed += " in an evaluation" * bool(executable.evaluation_bytes)  # if the step did not fit, it was not compiled
     return f"does not fit: {needed}, by the compiler; largest are {what}: {key}"
-
-
-def _key_for_state(job: Job) -> str:
-    optimizer, adapter = job.config.optimizer, job.adapter
-    if adapter:
-        key = job.key.replace(".train", ".adapter.quantize_base")
-        return (
-            "take more chips (topology)" if adapter.quantize_base == "nf4" else f"set {key} to nf4, or take more chips"
-        )
-    if optimizer.kind != "adafactor" and optimizer.moments == "float32":
-        return f"set {job.key}.optimizer.moments to bfloat16, or take more chips"
-    return "take more chips (topology)"
-
-
-def _key_for_activations(job: Job) -> str:
-    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
-    if setting.rows // setting.accumulation // setting.along("data", "fsdp", "expert") > 1:
-        return f"set {job.key}.accumulation to {2 * job.config.accumulation}"
-    if job.model.remat != "full":
-        return "set model.remat to full"
-    return "give mesh.sequence or mesh.tensor more devices, or take more chips"

@@ -1,9 +1,7 @@
-"""Search the fastest way to run a training: every mesh, remat policy, number of micro-batches, attention block and
-number of loss chunks is estimated.
+"""Search the fastest way to run a training; and advice where a way does not fit: the one key whose change makes it fit.
 
-None of these changes a result of the training. Moments in bfloat16 are tried too, but only if nothing else fits.
-
-What does not fit: by how much, what is largest, and the one key whose change makes it fit.
+The search estimates every mesh, remat policy, number of micro-batches, attention block and number of loss chunks. None
+of these changes a result of the training. Moments in bfloat16 are tried too, but only if nothing else fits.
 """
 
 import dataclasses
@@ -100,8 +98,11 @@ def assessed(setting: Setting, rests: Resting) -> Candidate:
 
 def search(base: Setting, most: int = 10) -> Found:
     """The fastest ways to run a training that fit the memory of its slice."""
-    began, screened, fitting = time.perf_counter(), 0, []
-    for start in _with_moments(base):
+    began, screened, fitting, starts = time.perf_counter(), 0, [], [base]
+    if base.optimizer.kind != "adafactor" and base.optimizer.moments != "bfloat16":
+        half = dataclasses.replace(base.optimizer, moments="bfloat16")
+        starts.append(dataclasses.replace(base, optimizer=half))
+    for start in starts:
         rests = resting(start.model, start.optimizer, start.adapter)
         for setting in settings(start):
             candidate, screened = assessed(setting, rests), screened + 1
@@ -109,19 +110,33 @@ def search(base: Setting, most: int = 10) -> Found:
                 fitting.append(candidate)
         if fitting:
             break
-    best = _distinct(_in_order(fitting, base))
-    return Found(screened, len(fitting), time.perf_counter() - began, tuple(best[:most]))
+    distinct: dict[tuple, Candidate] = {}  # the first of those that differ only in the block or the loss chunks
+    for one in in_order(fitting, base):
+        setting = one.setting
+        distinct.setdefault((setting.sizes, setting.remat, setting.accumulation, setting.optimizer), one)
+    return Found(screened, len(fitting), time.perf_counter() - began, tuple(distinct.values())[:most])
 
 
 def settings(base: Setting) -> Iterator[Setting]:
-    """`base`, and every other way to run it."""
+    """`base`, and every other way to run it.
+
+    An attention block or a number of loss chunks of 0 is the platform's choice. The others are the blocks that the
+    chip's kernel accepts, and numbers of chunks near the platform's that divide a device's part of a row.
+    """
     yield base
+    accepted = [block for block in base.device.attention if block >= SMALLEST_BLOCK]
     for sizes in meshes(base):
-        for remat, parts in product(RECOMPUTED, _parts(base, sizes)):
+        rows, left = divmod(base.rows, sizes[0] * sizes[1] * sizes[2])
+        shared = [] if left else [parts for parts in divisors(min(rows, MOST_PARTS)) if rows % parts == 0]
+        for remat, parts in product(RECOMPUTED, shared):
             free = dataclasses.replace(
                 with_remat(base, remat), sizes=sizes, accumulation=parts, attention_block=0, loss_chunks=0
             )
-            for block, chunks in product(_blocks(free), _chunks(free)):
+            blocks = [block for block in accepted if block != free.block and free.contiguous % block == 0]
+            length, own = base.length // free.along("sequence"), free.chunks
+            near = [round(own * times) for times in CHUNKS]
+            near = [count for count in near if count and count != own and length % count == 0]
+            for block, chunks in product([0, *blocks], [0, *near]):
                 setting = dataclasses.replace(free, attention_block=block, loss_chunks=chunks)
                 if setting != base:
                     yield setting
@@ -152,54 +167,17 @@ def why_behind(one: Candidate, best: Candidate) -> str:
     return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
 
 
-def _with_moments(base: Setting) -> list[Setting]:
-    own = base.optimizer
-    if own.kind == "adafactor" or own.moments == "bfloat16":
-        return [base]
-    return [base, dataclasses.replace(base, optimizer=dataclasses.replace(own, moments="bfloat16"))]
-
-
-def _parts(setting: Setting, sizes: tuple[int, ...]) -> list[int]:
-    """The numbers of micro-batches whose rows the devices can share."""
-    rows, left = divmod(setting.rows, sizes[0] * sizes[1] * sizes[2])
-    return [] if left else [parts for parts in divisors(min(rows, MOST_PARTS)) if rows % parts == 0]
-
-
-def _blocks(setting: Setting) -> list[int]:
-    """Attention blocks: 0, the platform's choice, and the others that the chip's kernel accepts."""
-    own = [of for of in setting.device.attention if of >= SMALLEST_BLOCK]
-    return [0, *(of for of in own if of != setting.block and setting.contiguous % of == 0)]
-
-
-def _chunks(setting: Setting) -> list[int]:
-    """Numbers of loss chunks: 0, the platform's choice, and others near it that divide a device's part of a row."""
-    near, length = [round(setting.chunks * times) for times in CHUNKS], setting.length // setting.along("sequence")
-    return [0, *(count for count in near if count and count != setting.chunks and length % count == 0)]
-
-
-def _in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
+def in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
     """The fastest first; among equals, the nearest to the recipe, and then the smallest."""
     order = sorted(fitting, key=lambda found: found.estimate.step_seconds)
     if not order:
         return []
     bound = order[0].estimate.step_seconds * (1 + NEAR)
     first = [found for found in order if found.estimate.step_seconds <= bound]
-    first.sort(key=lambda found: (_changes(found.setting, base), found.memory.peak))
-    return first + order[len(first) :]
-
-
-def _distinct(order: list[Candidate]) -> list[Candidate]:
-    """Of the candidates that differ only in the attention block or the loss chunks, the first."""
-    first: dict[tuple, Candidate] = {}
-    for one in order:
-        setting = one.setting
-        first.setdefault((setting.sizes, setting.remat, setting.accumulation, setting.optimizer), one)
-    return list(first.values())
-
-
-def _changes(setting: Setting, base: Setting) -> int:
     names = ("sizes", "remat", "accumulation", "attention_block", "loss_chunks", "optimizer")
-    return sum(getattr(setting, name) != getattr(base, name) for name in names)
+    changes = lambda setting: sum(getattr(setting, name) != getattr(base, name) for name in names)  # noqa: E731
+    first.sort(key=lambda found: (changes(found.setting), found.memory.peak))
+    return first + order[len(first) :]
 
 
 @dataclass(frozen=True)
@@ -225,27 +203,18 @@ def advise(candidate: Candidate) -> Advice | None:
         return None
     kinds, limit = candidate.memory.kinds, candidate.setting.device.hbm_bytes
     largest = max(kinds, key=kinds.get)
-    tried = [
-        (key, assessed(setting, resting(setting.model, setting.optimizer, setting.adapter)))
-        for key, setting in _changes_advised(candidate.setting)
-    ]
-    fitting = [(key, found) for key, found in tried if found.estimate]
-    best = min(
-        fitting,
-        key=lambda pair: (not _resumes(pair[0], candidate.setting.key), -pair[1].estimate.tokens_per_second),
-        default=None,
-    )
-    return Advice(candidate.memory.peak - limit, largest, kinds[largest], best[0] if best else "")
-
-
-def _resumes(change: str, key: str) -> bool:
-    """Whether a change leaves the result as it is, up to rounding. Every training has the keys of `pretrain`."""
-    dotted = change.split(":")[0].replace(key, "pretrain")
     keys = {section.dotted(key): key for section in sections(Recipe) for key in section.keys}
-    return keys[dotted].changes.resumes
+    ways = {}
+    for change, setting in changes_of_one_key(candidate.setting):
+        found = assessed(setting, resting(setting.model, setting.optimizer, setting.adapter))
+        if found.estimate:
+            dotted = change.split(":")[0].replace(setting.key, "pretrain")  # every training has the keys of `pretrain`
+            ways[change] = not keys[dotted].changes.resumes, -found.estimate.tokens_per_second
+    change = min(ways, key=ways.get, default="")
+    return Advice(candidate.memory.peak - limit, largest, kinds[largest], change)
 
 
-def _changes_advised(setting: Setting) -> Iterator[tuple[str, Setting]]:
+def changes_of_one_key(setting: Setting) -> Iterator[tuple[str, Setting]]:
     """Every setting that differs in one key of the recipe, and that key with its value."""
     for remat in RECOMPUTED:
         yield f"model.remat: {remat}", with_remat(setting, remat)

@@ -1,16 +1,15 @@
 """The work of a step on one device, by part: FLOPs of matmuls, seconds of attention kernels, bytes of memory traffic.
 
-A matmul of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that.
-
-The shortest time of the attention kernel: on a TPU by the compiler's schedule of it, elsewhere at the peak.
-
-A TPU's kernel multiplies one block of queries by one block of keys in each turn of its loop. It multiplies the blocks
-on the diagonal whole. Large blocks therefore waste more computation, and small blocks take more turns.
+A matmul of `[M, D]` by `[D, F]` is 2 M D F FLOPs; its two gradients are twice that. The attention kernel of a TPU takes
+the time of the compiler's schedule of it, any other the time of its matmuls at the peak. A TPU's kernel multiplies one
+block of queries by one block of keys in each turn of its loop, and the blocks on the diagonal whole. Large blocks
+therefore waste more computation, and small blocks take more turns.
 """
 
 from typing import NamedTuple
 
 from tpullm.hardware.chips import Chip
+from tpullm.model.architecture import training_flops_per_token
 from tpullm.planning.setting import Setting
 
 MATMULS = {"forward": 2, "queries": 3, "keys": 4, "all": 5}  # of the size of the scores, in each kernel
@@ -140,8 +139,6 @@ def recomputed(setting: Setting) -> tuple[str, ...]:
 
 def useful_flops(setting: Setting) -> float:
     """FLOPs of a device's share of a step for the MFU: without recomputation, with half of the scores."""
-    from tpullm.model.architecture import training_flops_per_token
-
     each = training_flops_per_token(setting.model, setting.length, frozen=setting.adapter is not None)
     return each * setting.global_tokens / setting.topology.chips
 

@@ -1,7 +1,7 @@
 """This machine as a topology: its devices, and their speed, measured in half a second."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -33,7 +33,7 @@ CPU_REACHES = {
 }
 # Of a GPU that `gpus.py` does not know, which has no NVLink.
 GPU_REACHES = REACHES | {"link_bandwidth": 16e9}
-COPIED = 1 << 27  # bytes of the array that measures the memory bandwidth
+COPIED = 1 << 27  # bytes of the array whose sum with itself measures the memory bandwidth
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def machine() -> Machine:
 @lru_cache(maxsize=4)
 def measured(dtype: str) -> Chip:
     """One device of this machine, as measured. A CPU's devices exchange data through its memory."""
-    bandwidth, here = _copies(), machine()
+    here, x, add = machine(), jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
+    bandwidth = 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
     known = of_kind(here.device_kind)
     found = Chip(
         (here.device_kind,),
@@ -90,12 +91,6 @@ def measured(dtype: str) -> Chip:
     if jax.default_backend() != "cpu":
         return replace(found, **GPU_REACHES)
     return replace(found, link_bandwidth=bandwidth / 4, host_bandwidth=bandwidth, **CPU_REACHES)
-
-
-def _copies() -> float:
-    """Memory bandwidth in bytes a second, of a sum with an array."""
-    x, add = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
-    return 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
 
 
 def local_setting(
@@ -146,5 +141,5 @@ def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
         "step_seconds": found.step_seconds,
         "tokens_per_second": setting.global_tokens / found.step_seconds,
         "seconds": found.parts,
-        "run": whole_run(config, setting, found, size, restart_seconds=restart).to_json(),
+        "run": asdict(whole_run(config, setting, found, size, restart_seconds=restart)),
     }

@@ -1,11 +1,10 @@
-"""The instructions of a scheduled program on a line of time: what blocks the device, and what runs beside its work.
+"""The instructions of a scheduled program on a line of time: what blocks the device, what runs beside its work, and
+the part of a step that each belongs to.
 
 The text of an executable is scheduled: instructions stand in the order in which they run. Asynchronous instructions
 (collectives, gathers, copies between memories) run from their start; at their done, the device waits for the rest. A
 core that is started before it gets its operands begins when it gets them (`call-update`). How long each takes is told
 by `tpu_schedule.py` and `gpu_schedule.py`.
-
-The part of a step that an instruction belongs to, by its place in the traced function.
 """
 
 import math
@@ -41,6 +40,16 @@ class Item:
     busy_seconds: float
     collective: Collective | None
     inside: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the collective, or of the first output."""
+        return self.collective.bytes if self.collective else self.instruction.shapes[0].bytes
+
+    def repeated(self, turns: int) -> "Item":
+        """The instruction in a loop of so many turns."""
+        more = {name: turns * getattr(self, name) for name in ("times", "seconds", "busy_seconds")}
+        return replace(self, **more)
 
 
 @dataclass(frozen=True)
@@ -150,15 +159,18 @@ class Estimator(ABC):
         """The items in a loop, the longest branch or a call; None if the instruction is none of these."""
         if one.opcode == "while":
             turns = 0 if FURTHER_ROUNDS in one.operation else self.turns(one)
-            return [_repeated(item, turns) for item in self.run(called(one, "body"))] if turns else []
+            return [item.repeated(turns) for item in self.run(called(one, "body"))] if turns else []
         if one.opcode == "conditional":
             branches = [self.run(name) for name in one.calls]
             return max(branches, key=lambda items: sum(item.seconds for item in items), default=[])
         return self.run(one.calls[0]) if one.opcode == "call" and one.calls else None
 
     def _add(self, one: Instruction, inside: str, timeline: Timeline, items: list[Item]) -> None:
-        if (started := _start_of(one)) is not None:
-            self._finish(started, timeline, items)
+        if one.name.startswith("async-collective-done"):  # its operands come from the matmuls beside it
+            self._finish(one.name.replace("-done", "-start", 1), timeline, items)
+            return
+        if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
+            self._finish(one.uses[0], timeline, items)
             return
         begun = self.named[one.uses[0]] if one.opcode == "call-update" else one
         collective = self.collective(begun, inside)
@@ -180,22 +192,9 @@ class Estimator(ABC):
             items[place] = replace(items[place], seconds=items[place].seconds + waited)
 
 
-def _repeated(item: Item, turns: int) -> Item:
-    return replace(item, times=item.times * turns, seconds=item.seconds * turns, busy_seconds=item.busy_seconds * turns)
-
-
 def called(one: Instruction, key: str) -> str:
     """The computation that an attribute of an instruction names."""
     return re.search(rf"{key}=%?([\w.-]+)", one.attributes)[1]
-
-
-def _start_of(one: Instruction) -> str | None:
-    """The name of the start that this instruction waits for; None if it waits for none."""
-    if one.name.startswith("async-collective-done"):  # its operands come from the matmuls beside it
-        return one.name.replace("-done", "-start", 1)
-    if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
-        return one.uses[0]
-    return None
 
 
 # The first match counts. The patterns also match MaxText's names: one estimator serves its programs and ours.

@@ -3,7 +3,7 @@
 Most instructions of its text have the cycles that the compiler expects, and loops have their number of turns. The time
 of the others is counted here:
 
-- attention kernels by the compiler's schedule of them (`attention_kernels.py`),
+- attention kernels by the compiler's schedule of them (`step_work.py`),
 - grouped matmuls by their FLOPs,
 - other kernels by the bytes that they move,
 - collectives by the links that they use,
@@ -13,13 +13,11 @@ of the others is counted here:
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from tpullm.hardware.topologies import Slices
 from tpullm.model.experts.exchange import UNINITIALIZED
-from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective, computations
+from tpullm.planning.instructions import Collective, Instruction, as_collective, computations
 from tpullm.planning.step_work import kernel_seconds, keys_per_query, table_block
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
@@ -38,29 +36,25 @@ GATHERS = 0.8  # share of the HBM bandwidth that a gather on SparseCores reaches
 OBSERVED = 0.82
 
 
-@dataclass(frozen=True)
-class Torus:
-    """A slice, and the place of each device of a program in it: `places[n]` are the coordinates of device n."""
-
-    topology: Slices
-    places: tuple[tuple[int, ...], ...]
+Places = tuple[tuple[int, ...], ...]
 
 
-def schedule(text: str, torus: Torus, filled: float = 1.0) -> list[Item]:
+def schedule(text: str, topology: Slices, places: Places, filled: float = 1.0) -> list[Item]:
     """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
 
     Args:
+        places: the coordinates of each device of the program in its slice.
         filled: share of the experts' buffers that holds rows.
     """
     program = computations(text)
-    items = _Estimator(program, torus, filled).run(list(program)[-1])
+    items = _Estimator(program, topology, places, filled).run(list(program)[-1])
     return [replace(one, seconds=one.seconds * OBSERVED, busy_seconds=one.busy_seconds * OBSERVED) for one in items]
 
 
 class _Estimator(Estimator):
-    def __init__(self, program: dict[str, list[Instruction]], torus: Torus, filled: float):
+    def __init__(self, program: dict[str, list[Instruction]], topology: Slices, places: Places, filled: float):
         super().__init__(program, filled)
-        self.torus, self.chip = torus, torus.topology.chip
+        self.topology, self.places, self.chip = topology, places, topology.chip
 
     def turns(self, loop: Instruction) -> int:
         """The number of turns: the constant in the condition of a loop."""
@@ -71,7 +65,7 @@ class _Estimator(Estimator):
     def transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
         """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
         if collective is not None:
-            dimensions, seconds = link_seconds(collective, self.torus)
+            dimensions, seconds = link_seconds(collective, self.topology, self.places)
             share = self.filled if collective.kind.startswith("ragged") else 1.0
             return tuple(f"links {n}" for n in dimensions) or ("links",), seconds * share
         if one.opcode == "send":
@@ -89,17 +83,15 @@ class _Estimator(Estimator):
 
     def collective(self, one: Instruction, inside: str) -> Collective | None:
         """The collective that an instruction is or starts. A matmul that runs beside a collective is none."""
-        if one.opcode.removesuffix("-start") in KINDS:
-            return as_collective(one, inside, False)
         if one.opcode in ("fusion", "call-start", "async-start") and one.cycles is None:
             return next(self._collectives_in(one.calls), None)
-        return None
+        return as_collective(one, inside)
 
     def _collectives_in(self, names: list[str]) -> Iterator[Collective]:
         for name in names:
             for one in self.program.get(name, ()):
-                if one.opcode.removesuffix("-start") in KINDS:
-                    yield as_collective(one, name, False)
+                if found := as_collective(one, name):
+                    yield found
                 yield from self._collectives_in(one.calls) if one.opcode in ("fusion", "call") else ()
 
     def work(self, one: Instruction) -> float:
@@ -134,7 +126,7 @@ class _Estimator(Estimator):
         return heads * seconds / self.chip.attention_efficiency
 
 
-def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]:
+def link_seconds(one: Collective, topology: Slices, places: Places) -> tuple[tuple[int, ...], float]:
     """The dimensions of the torus that a collective uses, and its seconds if nothing else uses their links.
 
     Along a ring, data goes both ways. Along a line, all data passes each link. Each hop adds a latency.
@@ -142,15 +134,18 @@ def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]
     groups = one.devices()
     if not groups or max(map(len, groups)) < 2:
         return (), 0.0
-    places = np.array([torus.places[device] for device in groups[0]])
-    spans = [len(set(places[:, n].tolist())) for n in range(places.shape[1])]
+    spans = [len(set(along)) for along in zip(*(places[device] for device in groups[0]), strict=True)]
     dimensions = tuple(n for n, span in enumerate(spans) if span > 1)
-    of, rings = torus.topology.chip, torus.topology.rings
+    of, shape, rings = topology.chip, topology.shape, topology.rings
     bandwidth = of.link_bandwidth * LINKS
     if one.kind == "collective-permute":
-        hops = max(_distance(torus, *pair) for pair in groups)
+        hops = 1
+        for source, target in groups:
+            steps = [abs(a - b) for a, b in zip(places[source], places[target], strict=True)]
+            ways = zip(steps, shape, rings, strict=True)
+            hops = max(hops, sum(min(step, size - step) if ring else step for step, size, ring in ways))
         return dimensions, one.bytes * hops / bandwidth + hops * of.latency_seconds
-    ring = {n: rings[n] and spans[n] == torus.topology.shape[n] for n in dimensions}
+    ring = {n: rings[n] and spans[n] == shape[n] for n in dimensions}
     hops = sum(spans[n] // 2 if ring[n] else spans[n] - 1 for n in dimensions)
     links = sum(2 if ring[n] else 1 for n in dimensions)
     devices = len(groups[0])
@@ -161,11 +156,3 @@ def link_seconds(one: Collective, torus: Torus) -> tuple[tuple[int, ...], float]
     ways = 2 if one.kind == "all-reduce" else 1
     moved = ways * one.bytes * (devices - 1) / devices
     return dimensions, moved / (links * bandwidth) + ways * hops * of.latency_seconds
-
-
-def _distance(torus: Torus, source: int, target: int) -> int:
-    steps = 0
-    shape, rings = torus.topology.shape, torus.topology.rings
-    for size, ring, a, b in zip(shape, rings, torus.places[source], torus.places[target], strict=True):
-        steps += min(abs(a - b), size - abs(a - b)) if ring else abs(a - b)
-    return max(steps, 1)
