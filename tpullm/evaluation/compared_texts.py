@@ -1,10 +1,9 @@
-"""The texts on which models are compared: the user's own, or the held-out text of the run that they come from.
+"""The texts on which models are compared, and how likely a model finds them: nats in each stretch of the bytes.
 
-How likely a model finds texts, by where in a document: nats in each stretch of its bytes.
-
-A text is read in windows of the model's context. Each begins half a context after the one before it, so every token is
-predicted after half a context at least, or after all of the text before it. The token that ends a document is not
-predicted: what divides the nats is the text alone.
+They are the user's own texts, or the held-out text of the run that the models come from. A text is read in windows of
+the model's context. Each begins half a context after the one before it, so every token is predicted after half a
+context at least, or after all of the text before it. The token that ends a document is not predicted: what divides the
+nats is the text alone. The stretches of a window are continuations of one row, so they need no program of their own.
 """
 
 import hashlib

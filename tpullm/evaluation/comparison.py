@@ -1,8 +1,7 @@
 """Several models on the same tasks and texts: what each gives, and how the others differ from the first.
 
-One model at a time is in memory. All answers are kept in one folder, by the hash of the parameters and of the request.
-
-The answers of several models to one task: scores and their differences, examples, calibration.
+One model at a time is in memory. All answers are kept in one folder, by the hash of the parameters and of the request,
+so a model that has answered is not asked again. A difference is a bootstrap of pairs, of questions and documents alike.
 """
 
 import time

@@ -1,4 +1,9 @@
-"""A model on tasks: which words after `--tasks` are what, the figures of all, and the files that keep them."""
+"""A model on tasks: which words after `--tasks` are what, the figures of all, and the files that keep them.
+
+There are three kinds of tasks: files of questions, problems of programming, and tasks of the lm-evaluation-harness.
+Beneath all is one model that knows tokens alone (`measured_model.py`). A request is a continuation whose likelihood is
+asked for, or a prompt to continue.
+"""
 
 import json
 import time

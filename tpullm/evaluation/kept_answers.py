@@ -3,10 +3,8 @@
 `answers.jsonl` grows by a line for each answer: the key of its request, and the answer. A line that was cut off is not
 read. On `gs://` the file is sent every few seconds (`system/storage/mirror.py`).
 
-The hash of the parameters of a model in use, by which its answers are kept.
-
-It is computed where the parameters are. The bits of each number are multiplied by a hash of its place, and the products
-are added modulo 2^32: integers, so the sum is the same on any mesh.
+Answers are kept by the hash of the parameters, which is computed where the parameters are. The bits of each number are
+multiplied by a hash of its place, and the products are added modulo 2^32: integers, so the sum is the same on any mesh.
 """
 
 import contextlib

@@ -1,14 +1,11 @@
 """How likely a model finds given continuations of given contexts: many at once, each beginning computed once.
 
-Shapes: B rows, T tokens in a row, S predictions of a row that are scored, D model width.
-
-Sequences of tokens as rows in which a common beginning stands once.
-
 Of sequences that begin alike, such as the choices of one question, a row holds the beginning but its last token, then a
 branch for each: from that last token on, with the positions that follow the beginning. Segment ids keep the branches
-apart (`data.batch.BRANCH`), as in rows of preferences. Groups of sequences stand side by side.
+apart (`data.batch.BRANCH`), as in rows of preferences. Groups of sequences stand side by side. Only the places that are
+asked for are scored against the vocabulary.
 
-Shapes: R rows, T tokens in a row.
+Shapes: B rows, R rows of a batch, T tokens in a row, S predictions of a row that are scored, D model width.
 """
 
 import itertools

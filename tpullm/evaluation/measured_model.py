@@ -1,6 +1,7 @@
 """A model that is measured: it answers requests, and what it answered before is not computed again.
 
-Texts that a model writes after given prompts, up to a text that ends them.
+It writes texts after given prompts, up to a text that ends them, and gives likelihoods of continuations. Several hosts
+ask the same and fetch whole results; host 0 keeps them.
 """
 
 import itertools

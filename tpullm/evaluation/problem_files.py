@@ -1,6 +1,6 @@
 """Files of problems of programming, in the forms of HumanEval (Chen et al. 2021) and of MBPP (Austin et al. 2021).
 
-How a problem of programming is put to a model, and what program its answer is.
+Here is also how a problem is put to a model, and what program its answer is.
 """
 
 import hashlib

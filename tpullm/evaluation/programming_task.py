@@ -1,8 +1,7 @@
 """A file of problems of programming, put to a model: its programs run with their tests, and pass@k says how many pass.
 
-The protocol is HumanEval's (Chen et al. 2021).
-
-What becomes of programs that a model wrote: each runs with its tests, and the verdict is kept.
+The protocol is HumanEval's (Chen et al. 2021). Each program that a model wrote runs with its tests, confined
+(`system/process/isolated.py`), and its verdict is kept.
 """
 
 import platform

@@ -1,13 +1,9 @@
-"""Files of questions: JSON Lines, JSON or Parquet, in the shapes of `items.py`, and llm-jp-eval's.
+"""Files of questions with right answers: JSON Lines, JSON or Parquet, in the shapes in which people publish them.
 
-A file of llm-jp-eval 1.x is one object: `instruction` for all questions, `few_shots` and `samples` of `input` and
-`output`, and perhaps `output_length`.
+JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016. A file of llm-jp-eval 1.x is one
+object: `instruction` for all questions, `few_shots` and `samples` of `input` and `output`, and perhaps `output_length`.
 
-Questions with right answers, in the shapes in which people write and publish them.
-
-JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016.
-
-Whether what a model wrote is a right answer.
+`is_exact` and `character_f1` say whether what a model wrote is a right answer.
 """
 
 import hashlib

@@ -1,6 +1,8 @@
 """A file of questions, put to a model: the likelihood of each choice, and the text that it writes.
 
-The likelihoods are those of the choices after the question alone. Before it writes, the model is shown the choices.
+The likelihoods are those of the choices after the question alone. Before it writes, the model is shown the choices. A
+choice is the likeliest by four rules, and right texts are counted beside, because models differ in which they are good
+at.
 """
 
 import string

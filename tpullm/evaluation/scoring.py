@@ -1,10 +1,9 @@
-"""The probability that the model gives to a text.
+"""The probability that the model gives to a text, and which earlier tokens each token attends to.
 
-Shapes: B batch, T length, V vocabulary.
+On a CPU these numbers are computed in float32, since they are shown. (Text is written in the type of training: the time
+of a token is that of reading the weights.)
 
-Which earlier tokens each token attends to.
-
-Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, L layers.
+Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, L layers, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence

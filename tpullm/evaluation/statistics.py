@@ -1,12 +1,12 @@
-"""How scores of several models on the same questions or documents differ from those of the first model.
+"""What a score on some questions says of the score on all such questions, and how the scores of two models differ.
 
-Intervals of confidence: what a score on some questions says of the score on all such questions.
+- Confidence intervals of one model, and of differences on the same questions or documents.
+- Calibration: probabilities of choices against the share of right ones (Guo et al. 2017, "On Calibration of Modern
+  Neural Networks").
+- pass@k: how likely one of k programs passes, from how many of n did.
 
-Whether a model is as often right as it is sure: probabilities of choices against the share of right ones.
-
-Guo et al. 2017, "On Calibration of Modern Neural Networks".
-
-How likely one of k programs passes, from how many of n did.
+A word about a difference needs six scores that differ: of five that all differ one way, a coin does as much 1 time in
+16.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
-"""Which words that name tasks (after `--tasks`, in a recipe) name what. It imports no JAX.
+"""The words that name tasks (after `--tasks`, in a recipe): what each names. It imports no JAX.
 
-The tasks that the trainings of a recipe are measured on, before anything is made. It imports no JAX.
-
-The questions that `collect` looks for in the corpus: of the tasks of `corpus.leaks`.
+`check` reads the tasks that the trainings of a recipe are measured on before anything is made. `read` has the questions
+of the tasks of `corpus.leaks`, which `collect` looks for in the corpus.
 """
 
 import contextlib

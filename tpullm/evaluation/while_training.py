@@ -1,7 +1,8 @@
 """What a training measures of its model on the way (`measure` in its settings): figures of tasks, and texts.
 
-The model in use has the arrays of the training: nothing is copied but, where decoding wants the layers apart, those,
-while it writes. Nothing that is measured goes back into the training.
+The model in use has the arrays of the training: nothing is copied except the layers, where decoding wants them apart,
+while it writes. Nothing that is measured goes back into the training, so its parameters have the same bits with and
+without it. The cost is counted by the same code that asks, with a model that counts tokens.
 """
 
 import dataclasses

@@ -1,4 +1,8 @@
-"""This code as a wheel, named by the hash of its content. The same files give the same bytes on any machine."""
+"""This code as a wheel, named by the hash of its content. The same files give the same bytes on any machine.
+
+The files are those that git tracks, or that pip installed. A machine of a launch knows the SHA-256 of the wheel from
+its metadata.
+"""
 
 import functools
 import hashlib

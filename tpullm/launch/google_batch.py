@@ -1,6 +1,8 @@
 """Google Batch: an attempt is one Batch job, with one task a machine. The tasks share a stage, or train together.
 
-Batch restarts a task whose machine was taken back. It offers GPUs and no TPUs
+Batch restarts a task whose machine was taken back (50001), whose peer is gone (75) or that was stopped and saved (130);
+such an end is not reported. Any other end is final, except 124 and 50005: its hours are over. Exit codes are read from
+the events of tasks. The task that failed first is the cause. Batch offers GPUs and no TPUs
 (cloud.google.com/batch/docs/create-run-job-gpus).
 """
 

@@ -1,4 +1,8 @@
-"""TPU slices by the Cloud TPU API, v2: an attempt is one queued resource of one or several slices."""
+"""TPU slices by the Cloud TPU API, v2: an attempt is one queued resource of one or several slices.
+
+The API has no limit of time, so `startup.sh` schedules the shutdown of a machine at the end of `max_hours`. Batch and
+Compute Engine enforce `maxRunDuration` themselves.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,8 +1,16 @@
 """What to do next about a launch (`decide`, a pure function), and the loop that observes a service and acts.
 
 A service of Google Cloud is a `Target`: a module that keeps no state and whose requests are data. The loop keeps no
-state that matters: it may be killed, started elsewhere, or run twice at once. Each attempt has its own name, so two
-requests for it create one resource. Its outcome is noted before its machines are deleted.
+state that matters: it may be killed, started elsewhere, or run twice at once. A launch is its resources, named
+`NAME-ATTEMPT` and labelled with the hash of the run directory, and its record (`record.py`). Each attempt has its own
+name, so two requests for it create one resource. Its outcome is noted before its machines are deleted. A deleted
+machine of a group is missing, so an attempt that had machines and lacks one is over.
+
+What `--watch` does when the supervisors have reported (`supervisor.py`):
+
+    0 of all hosts                              remove the machines; finished
+    2, or another fault                         remove the machines; exit with the line of the report
+    130 after a notice, or the hours are over   remove the machines and ask for new ones, `max_preemptions` times
 """
 
 import re

@@ -1,6 +1,8 @@
 """Low-rank adapters: beside a matrix that stays as it is stand two small ones, which alone are trained.
 
-LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023) and DoRA (Liu et al. 2024), as PEFT computes them.
+LoRA (Hu et al. 2021), rsLoRA (Kalajdzievski 2023) and DoRA (Liu et al. 2024), as PEFT computes them. A checkpoint of
+such a stage holds the adapter alone, and names the checkpoint of its base. The next stage, `export --merge` and a model
+in use get merged parameters (`formats/models.py`). Query, key and value have adapters of their own.
 
 Shapes: a matrix is `[*inputs, *outputs]`, its adapter `a` is `[*inputs, R]` and `b` is `[R, *outputs]`, R the rank.
 """

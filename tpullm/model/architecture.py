@@ -1,8 +1,9 @@
 """A model as a function of a plain dict of parameters, and the shapes and axes of that dict.
 
-The number of parameters, and the FLOPs of a token.
-
-Which parameters an optimizer treats as matrices, and their input and output dimensions, by logical axes alone.
+`jax.eval_shape` of the model gives the shapes, shardings, counts and restore targets of its parameters, so each is
+declared once, where the model uses it. With an adapter the tree has the parameters of both; `trained` and `frozen` are
+its two parts. The functions here tell by logical axes alone which parameters an optimizer treats as matrices, and what
+their inputs and outputs are; they also count parameters, and the FLOPs of a token.
 """
 
 import math

@@ -1,10 +1,9 @@
-"""One layer of the Transformer.
+"""One layer of the Transformer, and which of its activations the forward pass keeps for the backward pass.
+
+A layer names what may be kept: `attention` (its mixed values) and `dots` (the outputs of the other matmuls). The table
+of `model.remat` chooses among these names.
 
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, H head width.
-
-Which activations the forward pass keeps for the backward pass, by name: the table of `model.remat`.
-
-A layer names what may be kept: `attention` (its mixed values) and `dots` (the outputs of the other matmuls).
 """
 
 from collections.abc import Callable

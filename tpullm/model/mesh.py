@@ -1,7 +1,8 @@
 """Where every array lives: the mesh, and the rules that map logical dimensions to mesh axes.
 
-The mesh is Explicit: the sharding is part of an array's type, so a layout mistake is an error while tracing, on a
-laptop. On one device the mesh is 1x1x1x1x1 and the same code runs.
+The mesh has always the five axes data, fsdp, expert, sequence and tensor. It is Explicit: the sharding is part of an
+array's type, so a layout mistake is an error while tracing, on a laptop. On one device the mesh is 1x1x1x1x1 and the
+same code runs.
 """
 
 import functools

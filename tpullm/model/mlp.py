@@ -1,12 +1,9 @@
-"""The feed-forward layer and its activations.
+"""The feed-forward layer and its activations, normalization, and the residual stream.
 
-Shapes: B batch, T query length, D model width, F feed-forward width.
+Normalization is RMSNorm or LayerNorm, over the last dimension or over all heads. Of the residual stream: the initial
+scale of what is added to it, and dropout.
 
-Normalization: RMSNorm and LayerNorm, over the last dimension or over all heads.
-
-Shapes: D model width, N heads, H head width.
-
-The residual stream: the initial scale of what is added to it, and dropout.
+Shapes: B batch, T query length, D model width, F feed-forward width, N heads, H head width.
 """
 
 import math

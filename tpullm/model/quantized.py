@@ -1,10 +1,13 @@
 """A frozen matrix in 8 or 4 bits: codes, and a scale for each block of 64 inputs (QLoRA, Dettmers et al. 2023).
 
 `Quantized` stands in the tree of parameters where the matrix stood, and is split over devices as the matrix was. Where
-it is used, its codes are all-gathered, which are fewer bytes, and what the matmul multiplies with is computed of them,
-again in the backward pass. Only matrices that are not trained can be quantized: there is no gradient.
+the matrix is used, its codes are all-gathered, which are fewer bytes, and dequantized. The backward pass gathers and
+dequantizes again, behind a barrier, so no numbers are kept. Only matrices that are not trained can be quantized: there
+is no gradient. Codes are always made from the numbers of the checkpoint, so resuming, merging and using an adapter find
+the same codes.
 
 An adapter is tuned beside `int8`, `fp8` or `nf4`; a model in use has `int8` or `int4`, which other programs read too.
+docs/design/libraries.md says why qwix is not used.
 """
 
 import dataclasses

@@ -1,5 +1,8 @@
 """The decoder-only Transformer: embed tokens, pass them through L blocks, and score every next token.
 
+One model computes all families of published models: `ModelConfig` has everything in which they differ. Layers are
+stacked and scanned; a CPU unrolls them.
+
 Shapes: B batch, T query length, S key length, D model width, K key/value heads, V vocabulary, L layers.
 """
 

@@ -1,4 +1,10 @@
-"""A plan: a recipe on a topology, with its memory, its time, the whole run, and advice."""
+"""A plan: a recipe on a topology, with its memory, its time, the whole run, and advice.
+
+There are two depths. *Estimated*: a `Setting` is a training in numbers, and formulas count its work, memory and
+traffic. *Compiled*: `proof.py` has the compiler of the chip make the step itself. A change of the step that moves
+memory or traffic is a change of these formulas too: `tests/planning` compares them with compiled programs and published
+runs.
+"""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The data that goes over the links in a step, by mesh axis, and its time.
 
-The route of a collective along a mesh axis: over the torus of a TPU slice, or over NVLink and the hosts' network.
+A collective along a mesh axis takes a route: over the torus of a TPU slice, or over NVLink and the hosts' network.
 """
 
 from functools import lru_cache

@@ -1,4 +1,9 @@
-"""The answers to one request while engines write them, and how a client hears of them: whole, or as events."""
+"""The answers to one request while engines write them, and how a client gets them: whole, or as events.
+
+An answer is parts (`answer_text.py`). A stream sends each part and a whole answer joins them, so both are the same
+text. Whatever ends the response (its end, an error, a client that hangs up) closes its `Writing`, which cancels what is
+left.
+"""
 
 import asyncio
 import collections

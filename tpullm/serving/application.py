@@ -1,4 +1,8 @@
-"""The server's paths: who may ask, what a request must be, what it is told if something is wrong, and `/metrics`."""
+"""The server's paths: who may ask, what a request must be, what it is told if something is wrong, and `/metrics`.
+
+This is the event loop's thread. The main thread steps the engines (`stepping.py`), and a third thread reads requests,
+since a long text takes a second to split.
+"""
 
 import asyncio
 import hmac

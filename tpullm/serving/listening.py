@@ -1,4 +1,4 @@
-"""The address that the server listens on, and uvicorn with bounds on what a client may cost before it is heard."""
+"""The address that the server listens on, and uvicorn with bounds on what a client may cost before it is authorized."""
 
 import asyncio
 import errno

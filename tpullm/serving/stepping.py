@@ -1,6 +1,9 @@
 """The engines of the models that are served, and the loop that steps them, in one thread.
 
-An engine on several hosts: host 0 is asked, and all hosts ask their engines for the same before the same turn.
+It is the main thread, so Ctrl-C reaches it between two steps, and a fault of an engine ends the command as any other
+fault. On several hosts all have the engines and take the same steps. Only host 0 listens. It tells the other hosts what
+it is asked before each step; a mask of tokens is told as its grammar. Between requests the others wait on their
+connection, outside of any collective.
 """
 
 import threading

@@ -1,4 +1,7 @@
-"""Text that must have a form: which tokens may come next, by llguidance (Earley parsing over the bytes of tokens)."""
+"""Text that must have a form: which tokens may come next, by llguidance (Earley parsing over the bytes of tokens).
+
+A child with limits tries a schema before this process reads it (`grammar_trial.py`).
+"""
 
 import json
 from collections.abc import Sequence

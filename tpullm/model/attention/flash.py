@@ -1,21 +1,17 @@
-"""Self-attention for long rows, in plain JAX: queries and keys in blocks, with the scores of one block at a time.
+"""Self-attention in plain JAX, in blocks: for long rows on any device, and for training on a CPU.
 
-The softmax is computed online (Milakov & Gimelshein 2018), and the backward pass recomputes the scores (FlashAttention,
-Dao et al. 2022; FlashAttention-2, Dao 2023). A block of queries attends to the keys from the start of its earliest
-document to its own last token, and skips all others. A CPU uses it for long rows, other platforms where their own
-kernel does not apply.
+For long rows the scores of one block of queries and keys exist at a time. The softmax is computed online (Milakov &
+Gimelshein 2018), and the backward pass recomputes the scores (FlashAttention, Dao et al. 2022; FlashAttention-2, Dao
+2023). A block of queries attends to the keys from the start of its earliest document to its own last token, and skips
+all others. A CPU uses it for long rows, other platforms where their own kernel does not apply.
+
+For training on a CPU each block of queries attends to the keys up to the end of the block. The scores of a block stay
+in the processor's cache, and the forward pass keeps only the weights, in the type of the matmuls. The backward pass is
+written by hand: `jax.grad` would use float32 matmuls, since the scores are float32. Forward and backward of 16 x 256
+tokens with 6 heads of 64 took 24 ms on two cores, and 50 ms with plain attention.
 
 Shapes: B rows and T queries of one device, S keys of a whole row, N query heads, K key/value heads, G = N / K, H head
 width, C queries and D keys of a block.
-
-Self-attention for training on a CPU: in blocks of queries, each against the keys up to the end of the block.
-
-Blocks above the diagonal are not computed, the scores of a block stay in the processor's cache, and the forward pass
-keeps only the weights, in the type of the matmuls. The backward pass is written by hand: `jax.grad` would use float32
-matmuls, since the scores are float32. Forward and backward of 16 x 256 tokens with 6 heads of 64 took 24 ms on two
-cores, and 50 ms with plain attention.
-
-Shapes: B batch, T length, N query heads, K key/value heads, G = N / K, H head width, C queries and S keys of a block.
 """
 
 from functools import partial

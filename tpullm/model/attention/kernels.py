@@ -1,4 +1,8 @@
-"""Which attention kernel training uses on a platform, and the sizes of its blocks."""
+"""Which attention kernel training uses on a platform, and the sizes of its blocks.
+
+`blocks` is for a CPU, `flash` for long texts and for rows whose mask no other kernel has, `splash` for a TPU, `triton`
+for an NVIDIA GPU.
+"""
 
 from typing import NamedTuple
 

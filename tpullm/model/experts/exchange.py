@@ -1,16 +1,16 @@
 """Rows of tokens go to the devices of their experts and back: an all-to-all along the mesh axis `expert`, in rounds.
 
-Shapes: R rows of one device (a token and one of its experts) sorted by expert, D model width, E experts; X devices
-along the axis, G = E / X experts on each; S rows, the capacity of a device in a round. In a padded exchange each device
-sends C = S / X rows to each. A chunk is the rows of one device for one expert: a device sends E of them and receives X
-G.
+`dispatch` sorts the pairs of a token and one of its experts by expert. `combine` adds up the rows of each token. The
+buffers of a round hold a quarter more than an even load, or half more in a padded exchange. If the load is less even
+there are more rounds, so no token is ever dropped.
+
+Shapes: M tokens, k experts of each, R = M k pairs, which are rows of one device sorted by expert; D model width (which
+may be several dimensions), E experts; X devices along the axis, G = E / X experts on each; S rows, the capacity of a
+device in a round. In a padded exchange each device sends C = S / X rows to each. A chunk is the rows of one device for
+one expert: a device sends E of them and receives X G.
 
 Rows of a buffer that no chunk covers are uninitialized and may hold NaN; only the rows of chunks are read. (To zero
 the buffers took a sixth of the step of `8x7b` by the TPU compiler's estimate.)
-
-Pairs of a token and one of its experts: their rows sorted by expert (dispatch), and the sum over each token's.
-
-Shapes: M tokens, k experts of each, R = M k pairs, D model width (which may be several dimensions).
 """
 
 from functools import partial

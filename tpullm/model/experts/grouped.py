@@ -1,10 +1,10 @@
 """A grouped matmul: rows sorted by group, each times the matrix of its group; and the kernel of each platform.
 
-Grouped matmul on an NVIDIA GPU, in Pallas (Triton): rows sorted by group, each times the matrix of its group.
-
-A program computes one tile of rows and columns of the result for one group. A tile of rows with a border between groups
-is visited once for each group in it, and each visit writes the rows of its own group, so the work is that of the rows
-that exist (as in MegaBlocks, Gale et al. 2023). The gradient of a matrix is a sum over the rows of its group.
+A TPU has XLA's own kernel. On an NVIDIA GPU, XLA multiplies every row with every group, so a kernel in Pallas (Triton)
+is here. Its program computes one tile of rows and columns of the result for one group. A tile of rows with a border
+between groups is visited once for each group in it, and each visit writes the rows of its own group, so the work is
+that of the rows that exist (as in MegaBlocks, Gale et al. 2023). The gradient of a matrix is a sum over the rows of its
+group. XLA's scheduler is told how long the kernel takes, or it would run no collective beside it.
 
 Shapes: M rows, D and F input and output width, E groups; V visits; R rows, C columns and K summed numbers of a tile.
 R, C and K are powers of two, as Triton needs them; what is beyond an array is masked.

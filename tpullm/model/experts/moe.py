@@ -1,5 +1,9 @@
 """A mixture of experts in place of the MLP: a router chooses a few experts for each token, and no token is dropped.
 
+Each device along `expert` holds some experts whole, or their share along `tensor`. One half of the tokens is exchanged
+while the other half is multiplied. Loads are counted in integers over the whole batch. A loss (`balance_loss`) or a
+bias that each step moves (`balance_rate`) keeps them even, the same on any mesh.
+
 Shapes: B batch, T length, D model width, F feed-forward width, E experts. On one device: M = B T tokens with k experts
 each, R = M k pairs of a token and an expert, sorted by expert; G of the E experts, and S, the rows that it can receive
 for them in a round.
