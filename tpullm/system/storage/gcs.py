@@ -428,5 +428,6 @@ def check_bucket(target: BucketPath) -> None:
     try:
         bucket.reload(**patiently(target))
     except FileNotFoundError:
-        line = f"no such bucket; make it with `gcloud storage buckets create gs://{bucket.name}`"
-        raise UserError(f"gs://{bucket.name}: {line}") from None
+        raise UserError(
+            f"gs://{bucket.name}: no such bucket; make it with `gcloud storage buckets create gs://{bucket.name}`"
+        ) from None
