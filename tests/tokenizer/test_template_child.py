@@ -4,27 +4,21 @@ import pytest
 
 from tests.tokenizer.test_chat_template import MARKED, PLAIN, TALK, TOOL_TALK, TOOLS, WITH_TOOLS
 from tpullm.system.errors import UserError
-from tpullm.system.process import limited
 from tpullm.system.process.limited import Limited
 from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, TemplateChild
 
 HIDDEN = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
 
 
-@pytest.mark.parametrize("source", [PLAIN, MARKED])
+@pytest.mark.parametrize("source", [MARKED, WITH_TOOLS])
 def test_a_child_shows_the_same(source):
     here, child = (kind(source, {"bos_token": "<s>"}, "folder") for kind in (ChatTemplate, TemplateChild))
     assert child.shown(TALK) == here.shown(TALK) and child.prompt(TALK) == here.prompt(TALK)
     assert isinstance(child.shown(TALK)[1][0], Answer)
-    if source == PLAIN:
-        assert child.last(TALK) == here.last(TALK)
-
-
-def test_a_child_is_given_the_tools():
-    here, child = (kind(WITH_TOOLS, {}, "folder") for kind in (ChatTemplate, TemplateChild))
-    assert child.shown(TOOL_TALK, TOOLS) == here.shown(TOOL_TALK, TOOLS)
-    assert child.last(TOOL_TALK, TOOLS) == here.last(TOOL_TALK, TOOLS)
-    assert child.prompt(TOOL_TALK[:1], TOOLS) == here.prompt(TOOL_TALK[:1], TOOLS)
+    if source == WITH_TOOLS:
+        assert child.shown(TOOL_TALK, TOOLS) == here.shown(TOOL_TALK, TOOLS)
+        assert child.last(TOOL_TALK, TOOLS) == here.last(TOOL_TALK, TOOLS)
+        assert child.prompt(TOOL_TALK[:1], TOOLS) == here.prompt(TOOL_TALK[:1], TOOLS)
 
 
 def test_errors_keep_their_kind():
@@ -39,7 +33,6 @@ def test_errors_keep_their_kind():
     ("source", "message"),
     [
         ("{{ 'a' * 3000000000 }}", "needs more than 1 GiB of memory"),
-        ("{{ 'a' * 70000000 }}", r"it becomes 70,000,\d+ bytes"),
         ("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "maximum recursion depth exceeded"),
         ("{{ ''.__class__.__mro__ }}", "is unsafe"),
     ],
@@ -47,13 +40,6 @@ def test_errors_keep_their_kind():
 def test_what_a_template_costs_is_bounded(source, message):
     with pytest.raises(UserError, match=message):
         TemplateChild(source, {}, "folder").prompt(TALK)
-
-
-def test_a_template_that_does_not_end_is_ended(monkeypatch):
-    monkeypatch.setattr(limited, "CPU_SECONDS", 1)
-    loop = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
-    with pytest.raises(UserError, match="takes more than 1 s of the"):
-        TemplateChild(loop, {}, "folder").prompt(TALK)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.document import BAD
 from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
 from tpullm.corpus.files import opened, readers, source_files
-from tpullm.corpus.files.source_files import File, Found
+from tpullm.corpus.files.source_files import Found
 from tpullm.corpus.question_windows import TaskQuestions
 from tpullm.corpus.reduce import Placed
 from tpullm.corpus.tasks import Task
@@ -104,7 +104,10 @@ def plan(
     identity = windows.identity if windows else ""
     for source in found:
         files[source.name] = source_files.find(source, downloads)
-        for group, size in _parts(source, files[source.name].files):
+        parts: Iterable = source_files.parts(files[source.name].files)
+        if source.kind == "tenki":  # it is generated as one part
+            parts = [((), source.documents * TENKI_BYTES)]
+        for group, size in parts:
             key = corpus_sources.key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
@@ -177,7 +180,11 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
         card["leaks"] = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
-    _write(planned.documents, all_parts, card, recipe.corpus)
+    # The list of the parts and the card replace old ones. The stage is finished when the caller writes the manifest.
+    (planned.documents / manifest.FILE).unlink(missing_ok=True)
+    document_files.write_parts(planned.documents, all_parts)
+    storage.write_json(planned.documents / "datacard.json", card)
+    storage.write_text(planned.documents / "datacard.md", datacard.markdown(card, recipe.corpus))
     return card
 
 
@@ -187,17 +194,6 @@ def _marks(planned: Plan) -> Path:
 
 def _divided(planned: Plan, placed: list[Placed]) -> tuple[list[reduce.Group], list[reduce.Range]]:
     return reduce.divide(placed, planned.folder, _marks(planned))
-
-
-def _write(documents: Path, all_parts: list[Part], card: dict[str, Any], config: CorpusConfig) -> None:
-    """Put the new list of the parts and the new data card in the place of old ones.
-
-    Until the caller writes the manifest, the stage is not finished.
-    """
-    (documents / manifest.FILE).unlink(missing_ok=True)
-    document_files.write_parts(documents, all_parts)
-    storage.write_json(documents / "datacard.json", card)
-    storage.write_text(documents / "datacard.md", datacard.markdown(card, config))
 
 
 def remove_old(documents: Path) -> None:
@@ -217,11 +213,6 @@ def remove_old(documents: Path) -> None:
 def _children(folder: Path) -> list[Path]:
     """What is in a folder; nothing if there is none, since a corpus may have tokens of others alone."""
     return list(folder.iterdir()) if folder.exists() else []
-
-
-def _parts(source: Source, files: list[File]) -> Iterable[tuple[tuple[File, ...], int]]:
-    """The parts of a source, and how many bytes each reads. A generated source is one part."""
-    return [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else source_files.parts(files)
 
 
 def _check_bad(planned: Plan, tell: bool) -> None:

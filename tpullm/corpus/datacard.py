@@ -64,9 +64,7 @@ def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], 
             for (name, reason, language, licence), count in sorted(counts.dropped.items())
             if name == source.name
         ],
-        "dropped_examples": {
-            source.name: dict(sorted(counts.examples.get(source.name, {}).items())) for source in sources
-        },
+        "dropped_examples": {source.name: counts.examples_of(source.name) for source in sources},
         "read_in_part": {
             source.name: {
                 "bytes": found.bytes_read,
@@ -207,46 +205,40 @@ def _quoted(text: str) -> str:
 
 def _files(card: dict[str, Any]) -> Iterable[str]:
     """Which packages the text came with; which files were read in part, in another encoding, or not at all."""
-    if card["packages"]:
-        yield "## Text that came with packages of PyPI"
-        yield "\n".join(
-            f"- {source}: `{package['name']}` {package['version']}. Licence: {package['licence']}."
+    sections = {
+        "Text that came with packages of PyPI": [
+            f"{source}: `{package['name']}` {package['version']}. Licence: {package['licence']}"
             for source, packages in card["packages"].items()
             for package in packages
-        )
-    if card["tokens_of_others"]:
-        yield "## Tokens of others"
-        yield "\n".join(
-            f"- {source}: {licence}. They are read as they are; `tokens/manifest.json` counts them."
+        ],
+        "Tokens of others": [
+            f"{source}: {licence}. They are read as they are; `tokens/manifest.json` counts them"
             for source, licence in card["tokens_of_others"].items()
-        )
-    if card["encodings"]:
-        yield "## Files that are not UTF-8"
-        yield "\n".join(
-            f"- {source}: {count:,} read as {name}."
+        ],
+        "Files that are not UTF-8": [
+            f"{source}: {count:,} read as {name}"
             for source, found in card["encodings"].items()
             for name, count in found.items()
-        )
-    if card["personal_data_replaced"]:
-        yield "## Personal data"
-        yield "\n".join(
-            f"- {source}: {count:,} mail addresses, phone numbers and IP addresses were replaced."
+        ],
+        "Personal data": [
+            f"{source}: {count:,} mail addresses, phone numbers and IP addresses were replaced"
             for source, count in card["personal_data_replaced"].items()
-        )
-    if card["read_in_part"]:
-        yield "## What was read in part"
-        yield "\n".join(
-            f"- {source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of "
-            f"{part['of_files']:,} files, chosen by the hash of their names: {_listed(part['names'], part['files'])}."
+        ],
+        "What was read in part": [
+            f"{source}: {part['bytes']:,} of {part['of_bytes']:,} bytes, from {part['files']:,} of "
+            f"{part['of_files']:,} files, chosen by the hash of their names: {_listed(part['names'], part['files'])}"
             for source, part in card["read_in_part"].items()
-        )
-    if card["skipped_files"]:
-        yield "## Files that were not read"
-        yield "\n".join(
-            f"- {source}, {reason}: {_listed(names, card['dropped'][source][reason])}."
+        ],
+        "Files that were not read": [
+            f"{source}, {reason}: {_listed(names, card['dropped'][source][reason])}"
             for source, reasons in card["skipped_files"].items()
             for reason, names in reasons.items()
-        )
+        ],
+    }
+    for title, lines in sections.items():
+        if lines:
+            yield f"## {title}"
+            yield "\n".join(f"- {line}." for line in lines)
 
 
 def _listed(names: list[str], count: int) -> str:
@@ -315,7 +307,9 @@ def write_leaks(
                 found[task].add(leak["question"])
             asked = all_[task].questions[leak["question"]].texts[0][:BEGINNING]
             file.write(json.dumps(leak | {"task": all_[task].name, "asked": asked}, ensure_ascii=False) + "\n")
-    too_short = _too_short(planned, len(all_))
+    windows = next((task.windows for task in planned if task.windows), None)
+    totals = question_windows.load(windows).totals if windows else np.zeros((0, 3), np.int64)
+    too_short = np.bincount(totals[totals[:, 2] == 0, 0], minlength=len(all_)).tolist()  # questions without a window
     return {
         "drop": planned[0].config.leaks.drop if planned else False,
         "tasks": {
@@ -369,10 +363,3 @@ def _leaks_in(planned: Sequence[Task], groups: Sequence[Group], few: Collection[
                 if use == HELD_OUT and one.source.name in few:  # it is cut into stretches, and some are trained on
                     use = TRAIN
                 yield leak | {"source": one.source.name, "use": use}
-
-
-def _too_short(planned: Sequence[Task], count: int) -> list[int]:
-    """How many questions of each task have no window."""
-    path = next((task.windows for task in planned if task.windows), None)
-    totals = question_windows.load(path).totals if path else np.zeros((0, 3), np.int64)
-    return np.bincount(totals[totals[:, 2] == 0, 0], minlength=count).tolist()

@@ -41,7 +41,9 @@ def of(text: str) -> np.ndarray:
     footers. Lines of fewer letters are left out.
     """
     digests, characters = [], []
-    for line, letters in zip(text.split("\n"), _letters(text), strict=True):
+    # What counts of each line: all at once, so that it takes little time.
+    letters_of_lines = text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
+    for line, letters in zip(text.split("\n"), letters_of_lines, strict=True):
         if len(letters) >= LEAST_BYTES:
             digests.append(hashlib.blake2b(letters, digest_size=8).digest())
             characters.append(len(line))
@@ -49,11 +51,6 @@ def of(text: str) -> np.ndarray:
     found = np.empty(len(keys), LINE)
     found["key"], found["characters"] = keys, np.bincount(which, characters, len(keys))
     return found
-
-
-def _letters(text: str) -> list[bytes]:
-    """What counts of each line: all at once, so that it takes little time."""
-    return text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd: the step of SplitMix64
@@ -100,7 +97,12 @@ def combined(mixed: np.ndarray, n: int) -> np.ndarray:
 def _words(text: str) -> np.ndarray:
     """The CRC-32 of each word of `text`, a run of what `\\w` matches: uint64 [U]."""
     bytes_B = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-    starts, ends = _edges(_is_word(text))
+    points = characters.code_points(text)
+    is_word = characters.of_words().take(points, mode="clip")
+    if not text.isascii():  # of characters -> of their bytes in UTF-8
+        is_word = is_word.repeat(1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF))
+    edges = np.flatnonzero(np.diff(is_word, prepend=False, append=False))
+    starts, ends = edges[::2], edges[1::2]  # the first byte of each word, and the one behind it
     if not len(starts):
         return np.zeros(0, np.uint64)
     first, lengths = starts[0], ends - starts
@@ -111,21 +113,6 @@ def _words(text: str) -> np.ndarray:
     for place in np.flatnonzero(lengths > LONGEST).tolist():
         found[place] = zlib.crc32(bytes_B[starts[place] : ends[place]])
     return found.astype(np.uint64)
-
-
-def _edges(is_word_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first byte of each word, and the one behind it: int64 [U] each."""
-    padded = np.zeros(len(is_word_B) + 2, bool)
-    padded[1:-1] = is_word_B
-    edges = np.flatnonzero(padded[1:] != padded[:-1])
-    return edges[::2], edges[1::2]
-
-
-def _is_word(text: str) -> np.ndarray:
-    """Which bytes of `text` in UTF-8 are of characters that `\\w` matches: bool [B]."""
-    points = characters.code_points(text)
-    is_word = characters.of_words().take(points, mode="clip")
-    return is_word if text.isascii() else is_word.repeat(1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF))
 
 
 @functools.cache
@@ -162,7 +149,8 @@ def exact_key(text: str) -> int:
 
 def signature(text: str) -> np.ndarray:
     """MinHash of the set of 5-grams of `text`: uint64 [P]. The share of equal entries estimates Jaccard similarity."""
-    shingles_S = _shingles(text)
+    codes = units(text)
+    shingles_S = hashes(codes, min(SHINGLE, len(codes)))  # what repeats is there again, which changes no minimum
     smallest_P = np.full(PERMUTATIONS, _LARGEST)
     for start in range(0, len(shingles_S), _SHINGLES_AT_ONCE):
         some_S = shingles_S[start : start + _SHINGLES_AT_ONCE]
@@ -190,9 +178,3 @@ def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
     for row in range(ROWS):
         keys_DG = splitmix64(keys_DG * GOLDEN + rows_DGR[:, :, row])
     return keys_DG
-
-
-def _shingles(text: str) -> np.ndarray:
-    """Hashes of the 5-grams of `text`: uint64 [S], S >= 1. What repeats is there again, which changes no minimum."""
-    codes = units(text)
-    return hashes(codes, min(SHINGLE, len(codes)))

@@ -60,7 +60,7 @@ def stretches(
 def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig, counts: Counts) -> list[Part]:
     """The parts of a source of few documents, marked anew, and one more part with the stretches of its documents.
 
-    There are fewer than `split.FEW` documents of at most `config.maximum_characters`, so all of them are in memory.
+    There are fewer than `FEW` documents of at most `config.maximum_characters`, so all of them are in memory.
 
     Args:
         parts: of the source, with their marks.
@@ -81,15 +81,10 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig, counts: Co
             row = whole | {"text": text, "hash": text_hash(text)}
             writer.write(*(row[column] for column in COLUMNS))
             counts.add(part.source, whole["language"], whole["licence"], mark, 1, len(text))
-    return [*_without(parts, marks), part]
-
-
-def _without(parts: Sequence[Part], marks: Path) -> list[Part]:
-    """The parts, of which the documents that are used or held out are marked as cut into stretches."""
     old = [part.marks() for part in parts]
     new = [np.where((own == USED) | (own == APART), STRETCHES, own) for own in old]
-    marked = _write_marks(marks, f"cut-{parts[0].source}", new)
-    return [replace(part, marked=place) for part, place in zip(parts, marked, strict=True)]
+    places = _write_marks(marks, f"cut-{parts[0].source}", new)
+    return [*(replace(whole, marked=place) for whole, place in zip(parts, places, strict=True)), part]
 
 
 def _write_marks(folder: Path, name: str, marks: list[np.ndarray]) -> list[tuple[str, int, int]]:

@@ -1,6 +1,6 @@
 """Finds the questions of tasks in documents, by passages of 13 words or 30 characters. C characters, W windows.
 
-Texts are compared as `folding.folded` leaves them. A window is a passage of a question that a document must hold: 13
+Texts are compared as `characters.folded` leaves them. A window is a passage of a question that a document must hold: 13
 words (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C), 30 characters of a script without
 spaces, or a mix in these shares. One begins at each word, and at each character of such a script. A question that is
 shorter than a window is one window as a whole, if it is long enough to tell.
@@ -104,8 +104,9 @@ class QuestionWindows:
     def find(self, text: str) -> list[Leak]:
         """The questions that a text holds, by task and question."""
         document_C = folded(text)
-        hashes = _anchors(document_C)
-        places = np.flatnonzero(self._may_be_anchors(hashes))
+        hashes = _runs(document_C, ANCHOR)
+        bits = hashes >> np.uint32(32 - _FILTER_BITS)
+        places = np.flatnonzero(self._filter.take(bits >> np.uint32(3)) & _BITS.take(bits & np.uint32(7)))
         first, last = (self.anchors_W.searchsorted(hashes[places], side) for side in ("left", "right"))
         is_known = last > first
         if not is_known.any():
@@ -115,11 +116,6 @@ class QuestionWindows:
         for at, windows in _pairs(document_C, places[is_known], first[is_known], last[is_known]):
             found.update(windows[self._equal(document_C, at, windows)].tolist())
         return self._leaks(np.array(sorted(found), np.int64))
-
-    def _may_be_anchors(self, hashes: np.ndarray) -> np.ndarray:
-        """Which hashes begin like that of an anchor: not 0."""
-        bits = hashes >> np.uint32(32 - _FILTER_BITS)
-        return self._filter.take(bits >> np.uint32(3)) & _BITS.take(bits & np.uint32(7))
 
     @functools.cached_property
     def _filter(self) -> np.ndarray:
@@ -150,18 +146,14 @@ class QuestionWindows:
             last = np.searchsorted(texts, start, "right")
             for row in range(np.searchsorted(texts, texts[last - 1]), last):
                 counts.setdefault(tuple(self.owners[row, 1:].tolist()), []).append(window)
-        return [
-            Leak(*key, min(len(own) / int(self._total[key]), 1.0), self._passage(own[0]))
-            for key, own in sorted(counts.items())
-        ]
-
-    @functools.cached_property
-    def _total(self) -> dict[tuple[int, int], int]:
-        return {(task, question): count for task, question, count in self.totals.tolist()}
-
-    def _passage(self, window: int) -> str:
-        start = self.windows_W[window]
-        return self.codes_C[start : start + self.lengths_W[window]].astype("<u4").tobytes().decode("utf-32-le")
+        totals = {(task, question): count for task, question, count in self.totals.tolist()}
+        leaks = []
+        for key, own in sorted(counts.items()):
+            start = self.windows_W[own[0]]
+            passage_C = self.codes_C[start : start + self.lengths_W[own[0]]]
+            text = passage_C.astype("<u4").tobytes().decode("utf-32-le")
+            leaks.append(Leak(*key, min(len(own) / totals[key], 1.0), text))
+        return leaks
 
     @property
     def identity(self) -> str:
@@ -205,7 +197,7 @@ def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
             place += len(text_C) + 1
     codes_C = np.concatenate([*codes, np.zeros(ANCHOR, np.uint32)])
     windows_W, lengths_W = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (windows, lengths))
-    hashes = _anchors(codes_C)[windows_W]
+    hashes = _runs(codes_C, ANCHOR)[windows_W]
     order = np.argsort(hashes, kind="stable")
     return QuestionWindows(
         codes_C,
@@ -297,11 +289,6 @@ def _pairs(
 def _spaceless() -> np.ndarray:
     """Which characters are of scripts without spaces between words: bool."""
     return within(*(block for script in SPACELESS for block in SCRIPTS[script]))
-
-
-def _anchors(codes_C: np.ndarray) -> np.ndarray:
-    """The hash of the `ANCHOR` characters from each place on: uint32 [C - ANCHOR + 1]."""
-    return _runs(codes_C, ANCHOR)
 
 
 def _runs(codes_C: np.ndarray, length: int) -> np.ndarray:

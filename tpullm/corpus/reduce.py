@@ -101,18 +101,15 @@ def _alone(own: list, training: list[int], rooms: list[int], fraction: float) ->
     """The part and the row of the document with the lowest hash, if it is not in the held-out fraction."""
     candidates = []
     for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
-        lowest = summary["lowest"] if room == training[number] else _lowest_of_first(task, room)
+        lowest = summary["lowest"]
+        if room != training[number]:  # of its first `room` documents for training
+            ids, named = tasks.arrays(task.part, "ids", "held_out")
+            rows = np.flatnonzero(~named)[:room]
+            lowest = min(zip(ids[rows].tolist(), rows.tolist(), strict=True), default=None)
         if lowest:
             candidates.append((lowest[0], number, lowest[1]))
     id_, number, row = min(candidates)
     return (number, row) if id_ >= held_out.bound(fraction) else (NO_ROW, NO_ROW)
-
-
-def _lowest_of_first(task: Task, room: int) -> tuple[int, int] | None:
-    """The lowest id of the first `room` documents for training of a part, and its row."""
-    ids, named = tasks.arrays(task.part, "ids", "held_out")
-    rows = np.flatnonzero(~named)[:room]
-    return min(zip(ids[rows].tolist(), rows.tolist(), strict=True), default=None)
 
 
 # What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.

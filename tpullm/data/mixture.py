@@ -53,7 +53,12 @@ class Order:
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Source, epoch and row (in the source) at each of `places`; int64 `[places]` each."""
-        sources, numbers = self._mixed(places)
+        phases = np.searchsorted(self._firsts, places, side="right") - 1
+        sources, numbers = np.zeros((2, len(places)), np.int64)  # of each place, the rows of its source before it
+        for phase in np.unique(phases).tolist():
+            here = phases == phase
+            sources[here], within = _mixed(places[here] - self._firsts[phase], self._proportions[phase])
+            numbers[here] = within + np.array(self._before[phase])[sources[here]]
         counts = self._rows[sources]
         epochs, within = np.divmod(numbers, counts)
         seeds = (self._seeds[sources] + epochs) % 2**32
@@ -69,16 +74,6 @@ class Order:
         """`read_before` of a place in a phase, or at its end."""
         here = _counts(place - int(self._firsts[phase]), self._proportions[phase])
         return [before + count for before, count in zip(self._before[phase], here, strict=True)]
-
-    def _mixed(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The source at each place, and how many rows of that source come before the place."""
-        phases = np.searchsorted(self._firsts, places, side="right") - 1
-        sources, numbers = np.zeros((2, len(places)), np.int64)
-        for phase in np.unique(phases).tolist():
-            here = phases == phase
-            sources[here], within = _mixed(places[here] - self._firsts[phase], self._proportions[phase])
-            numbers[here] = within + np.array(self._before[phase])[sources[here]]
-        return sources, numbers
 
 
 def _proportions(shares: Sequence[float]) -> list[int]:

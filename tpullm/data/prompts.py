@@ -87,9 +87,8 @@ class PromptStream:
 
     def documents_at(self, step: int) -> list[Placed]:
         """As of `Stream`: the prompts, each in a row of its own."""
-        chosen = enumerate(self.at(step).tolist())
-        parts = [
-            (number, self._prompts.examples[number].group, len(self._prompts.ids[number]), row)
-            for row, number in chosen
+        examples, ids = self._prompts.examples, self._prompts.ids
+        return [
+            Placed("prompts", number, f"{examples[number].group:016x}", 0, len(ids[number]), row)
+            for row, number in enumerate(self.at(step).tolist())
         ]
-        return [Placed("prompts", number, f"{group:016x}", 0, length, row) for number, group, length, row in parts]

@@ -99,17 +99,13 @@ def find(location: str) -> list[TokenFile]:
 
 
 def _opened(path: Path) -> TokenFile:
-    readers = {".ds": _datatrove, ".bin": _megatron if _beside(path, ".idx").exists() else _llm_c, ".npy": _numpy}
+    readers = {".ds": _datatrove, ".bin": _megatron if path.with_suffix(".idx").exists() else _llm_c, ".npy": _numpy}
     if path.suffix not in readers:
         raise UserError(f"{path}: no file of tokens; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
     try:
         return readers[path.suffix](path, check_file(path))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; fetch it again") from error
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_suffix(suffix)
 
 
 def _datatrove(path: Path, size: int) -> TokenFile:
@@ -133,7 +129,7 @@ def _datatrove(path: Path, size: int) -> TokenFile:
 
 def _megatron(path: Path, size: int) -> TokenFile:
     """`.idx` has the length (int32) and place (int64, bytes) of each sequence, and where documents begin (int64)."""
-    index = _beside(path, ".idx")
+    index = path.with_suffix(".idx")
     index_size = check_file(index)
     with index.open("rb") as file:
         head = file.read(MEGATRON_HEADER)

@@ -17,7 +17,7 @@ document, and the sample is the same for any parts, tasks and processes.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
 
@@ -129,16 +129,14 @@ def draw(tasks: Sequence[Task], rounds: Rounds) -> None:
 
 def draw_task(task: Task) -> None:
     """Write (key, language, passage) of the passages of a task whose keys are below its bound."""
-    documents = (document for part in task.parts for document, _ in document_files.read_part(part, (USED,)))
-    storage.write_json(task.file, [drawn for document in documents for drawn in _drawn(document, task)])
-
-
-def _drawn(document: Mapping[str, str], task: Task) -> Iterator[tuple[int, str, str]]:
-    keys = _keys(document, task.seed)
-    if min(keys) < task.bound:  # else the text is not cut: that takes three times as long as all before it
-        for key, passage in zip(keys, trainer.passages(document["text"]), strict=False):
-            if key < task.bound:
-                yield key, document["language"], passage
+    drawn = []
+    for part in task.parts:
+        for document, _ in document_files.read_part(part, (USED,)):
+            keys = _keys(document, task.seed)
+            if min(keys) < task.bound:  # else the text is not cut: that takes three times as long as all before it
+                passages = zip(keys, trainer.passages(document["text"]), strict=False)
+                drawn += [(key, document["language"], passage) for key, passage in passages if key < task.bound]
+    storage.write_json(task.file, drawn)
 
 
 def _keys(document: Mapping[str, str], seed: int) -> list[int]:
@@ -157,15 +155,13 @@ def sample(tasks: Sequence[Task]) -> list[tuple[str, str]]:
 
     It has no more characters of a source than planned, but at least one passage.
     """
-    by_source = groupby(tasks, lambda task: task.source)
-    return [pair for _, own in by_source for pair in _lowest(list(own))]
-
-
-def _lowest(tasks: Sequence[Task]) -> list[tuple[str, str]]:
-    """The passages of the lowest keys of one source."""
-    drawn = sorted(one for task in tasks for one in storage.read_json(task.file))
-    fitting = sum(end <= tasks[0].characters for end in accumulate(len(passage) for _, _, passage in drawn))
-    return [(language, passage) for _, language, passage in drawn[: max(1, fitting)]]
+    found = []
+    for _, own in groupby(tasks, lambda task: task.source):
+        of_source = list(own)
+        drawn = sorted(one for task in of_source for one in storage.read_json(task.file))
+        fitting = sum(end <= of_source[0].characters for end in accumulate(len(passage) for _, _, passage in drawn))
+        found += [(language, passage) for _, language, passage in drawn[: max(1, fitting)]]
+    return found
 
 
 # Starting worker processes takes as long as tokenizing this many (compressed) bytes of documents.
@@ -213,35 +209,22 @@ def make_part(part: TokensPart | IndexPart) -> None:
         return token_index.make_part(part)
     tokenizer = load_tokenizer(part.tokenizer)
     dtype = token_store.token_dtype(tokenizer.vocabulary_size)
-    found = {split: _Tokens([np.zeros(0, dtype)]) for split in SPLITS}
+    found: dict[str, list[tuple]] = {split: [] for split in SPLITS}
     for document, mark in document_files.read_part(part.documents):
-        own, text = found[SPLIT_OF[mark]], document["text"]
-        own.tokens.append(np.array(tokenizer.document(text), dtype))
-        own.ids.append(int(document["hash"][:16], 16))
-        own.languages.append(document["language"])
-        own.bytes += len(text.encode())
-    arrays = {f"{split}_{name}": array for split, own in found.items() for name, array in own.arrays().items()}
+        tokens, size = np.array(tokenizer.document(document["text"]), dtype), len(document["text"].encode())
+        found[SPLIT_OF[mark]].append((tokens, int(document["hash"][:16], 16), document["language"], size))
+    arrays = {}
+    for split, own in found.items():
+        tokens, ids, languages, sizes = zip(*own, strict=True) if own else ((),) * 4
+        arrays |= {
+            f"{split}_tokens": np.concatenate([np.zeros(0, dtype), *tokens]),
+            f"{split}_lengths": np.array(list(map(len, tokens)), np.int64),
+            f"{split}_ids": np.array(ids, np.uint64),
+            f"{split}_languages": np.array(languages, np.str_),
+            f"{split}_bytes": np.array(sum(sizes)),
+        }
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-
-
-@dataclass
-class _Tokens:
-    """The documents of one split of a part."""
-
-    tokens: list[np.ndarray]
-    ids: list[int] = field(default_factory=list)
-    languages: list[str] = field(default_factory=list)
-    bytes: int = 0
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "tokens": np.concatenate(self.tokens),
-            "lengths": np.array([len(document) for document in self.tokens[1:]], np.int64),
-            "ids": np.array(self.ids, np.uint64),
-            "languages": np.array(self.languages, np.str_),
-            "bytes": np.array(self.bytes),
-        }
 
 
 def assemble(

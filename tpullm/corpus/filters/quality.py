@@ -103,7 +103,11 @@ def _odd_script(text: str, language: str) -> str:
 
 def _adult(text: str, language: str) -> str:
     """Whether a text is full of adult words: three different ones, and one character of a hundred in them."""
-    found = _english_adult_words(text)
+    (forms, may_be_form), own = _english_forms(), words.of(text)
+    places = np.flatnonzero(may_be_form[own.hashes_W >> TABLE_SHIFT]).tolist()
+    found = Counter(word.lower() for place in places if (word := own[place]) in forms)
+    if len(found) < LEAST_WORDS:  # too few of them count as none
+        found = Counter()
     if not text.isascii():
         found += counts(text, "adult_keywords_ja.txt")
     characters = sum(len(word) * count for word, count in found.items())
@@ -176,14 +180,6 @@ def listed_words(name: str) -> ListedWords:
 
 def _hash(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first * MULTIPLIER + second) & np.uint32((1 << TABLE_BITS) - 1)
-
-
-def _english_adult_words(text: str) -> Counter[str]:
-    """How often each English adult word is in a text, if there are enough of them."""
-    (forms, may_be_form), found = _english_forms(), words.of(text)
-    places = np.flatnonzero(may_be_form[found.hashes_W >> TABLE_SHIFT]).tolist()
-    counted = Counter(word.lower() for place in places if (word := found[place]) in forms)
-    return counted if len(counted) >= LEAST_WORDS else Counter()
 
 
 @functools.cache

@@ -113,13 +113,6 @@ def _continuing(context: Context) -> Iterator[tuple[float, tuple[str, ...]]]:
             yield probability * share, tokens
 
 
-def _contexts_after(whole: str) -> dict[Context, float]:
-    if not whole:
-        return {start(mode): probability for mode, probability in MODES.probability.items()}
-    context = derivation(whole)[2]
-    return {} if context is None else {context: 1.0}
-
-
 def continuations(prefix: str) -> dict[str, float]:
     """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
 
@@ -127,7 +120,11 @@ def continuations(prefix: str) -> dict[str, float]:
     """
     whole, _, begun = prefix.rpartition("。")
     found: dict[str, float] = defaultdict(float)
-    for context, mass in _contexts_after(whole + "。" if whole else "").items():
+    contexts = {start(mode): probability for mode, probability in MODES.probability.items()}
+    if whole:
+        context = derivation(whole + "。")[2]
+        contexts = {} if context is None else {context: 1.0}
+    for context, mass in contexts.items():
         for probability, tokens in _continuing(context):
             word = _word_after(tokens, begun)
             if word:

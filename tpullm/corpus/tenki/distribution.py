@@ -111,15 +111,9 @@ def closing_sentences(topic: str, mode: Mode) -> dict[str, Sentence]:
     return {"".join(words): Sentence(mode, said, words, math.log(p)) for words, p in choices}
 
 
-def _split(text: str) -> list[str]:
-    """The whole sentences of a text, and last what follows the last 。 (empty if nothing does)."""
-    *whole, rest = text.split("。")
-    return [sentence + "。" for sentence in whole] + [rest]
-
-
 def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     """Log-probability that a document begins with `text`, its sentences, and the context after (None: it has ended)."""
-    *surfaces, rest = _split(text)
+    *surfaces, rest = text.replace("。", "。\n").split("\n")
     if rest or not surfaces or surfaces[0] not in _index():
         return NEVER, [], None
     context: Context | None = start(_index()[surfaces[0]].mode)

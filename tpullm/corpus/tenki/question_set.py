@@ -54,30 +54,24 @@ def _knowledge() -> Iterator[_Grouped]:
             yield _Grouped(f"knowledge {name}", Question(_join(when, name, "を", ask), (answer,), "knowledge"))
 
 
-def _reading_of(name: str) -> Iterator[_Grouped]:
-    thing = w.THINGS[name]
-    verb = _polite(thing.verb, past=True)
-    settings = [
-        (time, companion, place)
-        for time in w.TIMES[True]
-        for companion in w.COMPANIONS[thing.topic]
-        for place in w.PLACES[thing.topic]
-        if companion and place
-    ]
-    for time, companion, place in sorted(settings, key=lambda s: _hash(_join(name, *s)))[:_READINGS_PER_THING]:
-        statement = _join(time, companion, place, name, "を", thing.verb.past, "。")
-        day = time.removesuffix(" 、")
-        asked = {"どこで": place, "誰と": companion, "いつ": day, "何を": f"{name}を"}
-        for word, answer in asked.items():
-            question = Question(_join(statement, word, verb, "か。"), (_join(answer, verb, "。"),), "reading")
-            yield _Grouped(f"reading {word} {name}", question)
-
-
 def _reading() -> Iterator[_Grouped]:
     """「昨日、友達と公園で本を読んだ。どこで読みましたか。」→「公園で読みました。」"""
     for name, thing in w.THINGS.items():
-        if thing.topic in w.PLACES:
-            yield from _reading_of(name)
+        verb = _polite(thing.verb, past=True)
+        settings = [
+            (time, companion, place)
+            for time in w.TIMES[True]
+            for companion in w.COMPANIONS[thing.topic]
+            for place in w.PLACES.get(thing.topic, ())
+            if companion and place
+        ]
+        for time, companion, place in sorted(settings, key=lambda s: _hash(_join(name, *s)))[:_READINGS_PER_THING]:
+            statement = _join(time, companion, place, name, "を", thing.verb.past, "。")
+            day = time.removesuffix(" 、")
+            asked = {"どこで": place, "誰と": companion, "いつ": day, "何を": f"{name}を"}
+            for word, answer in asked.items():
+                question = Question(_join(statement, word, verb, "か。"), (_join(answer, verb, "。"),), "reading")
+                yield _Grouped(f"reading {word} {name}", question)
 
 
 def _liking() -> Iterator[_Grouped]:

@@ -7,6 +7,7 @@ of what is held out.
 
 import difflib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -158,7 +159,13 @@ def examples(rows: Iterable[tuple[str, Row]], kind: type[E], columns: "Columns")
     shape = None
     for where, row in rows:
         row = columns.renamed(row)
-        shape = shape or _recognized(row, kind, where)
+        shape = shape or next((shape for shape in SHAPES[kind] if shape.fits(row)), None)
+        if shape is None:
+            there = ", ".join(repr(key)[:40] for key in [*row][:12]) or "none"
+            raise UserError(
+                f"{where}: its keys are {there}, which is no shape of {WHAT[kind]} "
+                "(docs/en/tuning.md#shapes-of-examples); name them with `columns`"
+            )
         if not shape.fits(row):
             missing = next(key for key in shape.keys if row.get(key) is None)
             raise UserError(f"{where}: has no {missing!r}, which the first example of the file has; add or remove it")
@@ -204,17 +211,6 @@ class Columns:
         for theirs, ours in (self._row | self._turn).items():
             if theirs not in self._found:
                 raise UserError(f"columns.{ours}: no file has {theirs!r}; correct its name or remove it")
-
-
-def _recognized(row: Row, kind: type[Example], where: str) -> Shape:
-    found = next((shape for shape in SHAPES[kind] if shape.fits(row)), None)
-    if found is None:
-        there = ", ".join(repr(key)[:40] for key in [*row][:12]) or "none"
-        raise UserError(
-            f"{where}: its keys are {there}, which is no shape of {WHAT[kind]} (docs/en/tuning.md#shapes-of-examples); "
-            "name them with `columns`"
-        )
-    return found
 
 
 def _with_system(said: Messages, row: Row, where: str) -> Messages:
@@ -291,21 +287,20 @@ def _judged(row: Row, where: str) -> Judged:
 
 def _preferred(row: Row, where: str) -> Preference:
     """A pair, whether or not the prompt stands at the beginning of both answers."""
-    prompt = _prompt_of_pair(row, where)
+    prompt: Messages = []
+    if row.get("prompt") is not None:
+        prompt = _asked(row["prompt"], where)
+    elif row.get("instruction") is not None:
+        prompt = _instructed(row, where)
     sides = [_side(row, key, where) for key in ("chosen", "rejected")]
-    shared = _common(sides[0][:-1], sides[1][:-1])
+    before = zip(sides[0][:-1], sides[1][:-1], strict=False)
+    shared = [one for one, _ in itertools.takewhile(lambda pair: _same(*pair), before)]
     prompt = _agreed(prompt, shared, where)
     rests = zip(sides, ("chosen", "rejected"), strict=True)
     chosen, rejected = (_one_answer(said[len(shared) :], f"{where}, {key}") for said, key in rests)
     if _same(chosen, rejected):
         raise UserError(f"{where}: both answers are equal, so none is preferred; remove the pair")
     return Preference(_with_system(prompt, row, where), chosen, rejected, tools(row.get("tools"), where))
-
-
-def _prompt_of_pair(row: Row, where: str) -> Messages:
-    if row.get("prompt") is not None:
-        return _asked(row["prompt"], where)
-    return [] if row.get("instruction") is None else _instructed(row, where)
 
 
 def _side(row: Row, key: str, where: str) -> Messages:
@@ -341,21 +336,9 @@ def _agreed(prompt: Messages, shared: Messages, where: str) -> Messages:
     return _open(longer, where)
 
 
-def _common(one: Messages, other: Messages) -> Messages:
-    """The longest beginning that both have."""
-    for place, pair in enumerate(zip(one, other, strict=False)):
-        if not _same(*pair):
-            return one[:place]
-    return one[: len(other)]
-
-
 def _same(one: Message, other: Message) -> bool:
     """Whether two turns say the same, but for white space around it."""
     return one | {"content": one["content"].strip()} == other | {"content": other["content"].strip()}
-
-
-def _asked_alone(row: Row, where: str) -> Prompt:
-    return _prompt(_asked(row["prompt"], where), row, {"prompt"}, {}, where)
 
 
 def _asked_in(shape: Shape) -> Shape:
@@ -400,6 +383,9 @@ SHAPES: dict[type[Example], list[Shape]] = {
         Shape("pairs of conversations", ("chosen", "rejected"), _preferred),
     ],
     Judged: [Shape("judged completions", ("prompt", "completion", "label"), _judged)],
-    Prompt: [Shape("prompts", ("prompt",), _asked_alone), *map(_asked_in, CONVERSATIONS[:-1])],
+    Prompt: [
+        Shape("prompts", ("prompt",), lambda row, at: _prompt(_asked(row["prompt"], at), row, {"prompt"}, {}, at)),
+        *map(_asked_in, CONVERSATIONS[:-1]),
+    ],
 }
 WHAT = {Conversation: "conversations", Preference: "preferences", Judged: "judged answers", Prompt: "prompts"}
