@@ -181,7 +181,7 @@ LINES += [
 
 
 def key(text):
-    (found,) = dedup.of(text)["key"]
+    (found,) = dedup.lines_of(text)["key"]
     return found
 
 
@@ -193,15 +193,15 @@ def test_each_line_is_there_once_with_its_characters(texts):
         letters = "".join(letter for letter in text.lower() if ord(letter) > 127 or letter.isalpha())
         counts[letters] += len(text) if len(letters.encode()) >= 20 else 0
     expected = {key(letters): count for letters, count in counts.items() if count}
-    found = dedup.of("\n".join(texts))
+    found = dedup.lines_of("\n".join(texts))
     assert dict(zip(found["key"].tolist(), found["characters"].tolist(), strict=True)) == expected
     assert np.all(found["key"][1:] > found["key"][:-1])
 
 
 def test_lines_of_few_letters_are_left_out():
-    assert len(dedup.of("七文字の行です")) == 1 and len(dedup.of("六文字の行だ")) == 0
-    assert len(dedup.of("abcdefghijklmnopqrst")) == 1 and len(dedup.of("abcdefghijklmnopqrs")) == 0
-    assert len(dedup.of("| 12,345 | 67,890 | 11.5 % | 12,345 | 67,890 |")) == 0
+    assert len(dedup.lines_of("七文字の行です")) == 1 and len(dedup.lines_of("六文字の行だ")) == 0
+    assert len(dedup.lines_of("abcdefghijklmnopqrst")) == 1 and len(dedup.lines_of("abcdefghijklmnopqrs")) == 0
+    assert len(dedup.lines_of("| 12,345 | 67,890 | 11.5 % | 12,345 | 67,890 |")) == 0
 
 
 def test_case_spaces_numbers_and_marks_do_not_count():
@@ -215,7 +215,7 @@ def test_case_spaces_numbers_and_marks_do_not_count():
 )
 def test_lines_are_kept_where_documents_are_judged_and_compared(most, settings, kept):
     source = Source("s", "text", licence="CC0-1.0", **settings)
-    assert dedup.are_kept(source, CorpusConfig(repeated_lines=most)) is kept
+    assert dedup.keeps_lines(source, CorpusConfig(repeated_lines=most)) is kept
 
 
 # The first outputs of the published generator (Vigna, prng.di.unimi.it/splitmix64.c) from seed 1234567.

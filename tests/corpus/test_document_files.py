@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus import made_documents
@@ -66,6 +66,7 @@ def test_a_document_with_a_licence_of_its_own_has_that_one(tmp_path):
     ]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=12), st.integers(1, 40))
 def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts, size):
     folder = tmp_path_factory.mktemp("any")

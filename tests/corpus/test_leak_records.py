@@ -149,6 +149,7 @@ def collect_share(made, folder, place):
     command.main(made, folder, place)
 
 
+@pytest.mark.ci  # of other facts, `system/cluster/test_shares.py` says so
 def test_several_shares_write_the_same_as_one(tmp_path, asked, texts):
     (tmp_path / "in").mkdir()
     for number in range(5):

@@ -101,36 +101,17 @@ def test_a_script_is_judged_by_its_shares(text, expected):
     assert reason(text, "kana") == expected
 
 
-UNITS = [
-    "a!",
-    "a ",
-    "a\n",
-    "! ",
-    "!",
-    "の",
-    "の。",
-    "猫は",
-    "a.",
-    ". ",
-    "「",
-    "[1]",
-    "{",
-    "- a\n",
-    "...\n",
-    "\u0301",
-    "\n",
-    "ー",
-]
+UNITS = [*"!の「{ー", "\u0301", "\n", "a!", "a ", "a\n", "! ", "の。", "猫は", "a.", ". ", "[1]", "- a\n", "...\n"]
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_no_rule_takes_more_than_linear_time(unit):
-    text = PROSE + unit * (300_000 // len(unit)) + "a"
+    text = PROSE + unit * (100_000 // len(unit)) + "a"
     begin = time.process_time()
     for rule in RULES:
         for language in ("en", "ja"):
             reason(text, rule, language)
-    assert time.process_time() - begin < 20  # 0.8 s at most; a quadratic search takes minutes
+    assert time.process_time() - begin < 6  # 0.3 s at most; a quadratic search takes minutes
 
 
 def test_words_of_a_huge_text_are_bounded(monkeypatch):

@@ -28,7 +28,7 @@ PAGE = """<html><head><title>天気</title></head><body><nav><a href="/">ホー�
 <p>毎日学校で本を読みます。友だちと一緒に帰ります。</p></article></body></html>"""
 
 
-def read(path, kind, **settings):
+def read(path, kind="parquet", **settings):
     return list(readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path), **settings)))
 
 
@@ -162,10 +162,10 @@ def test_a_full_disk_is_no_broken_file_but_one_that_may_not_be_read_is(tmp_path,
 
 def test_a_compressed_file_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "a.jsonl.gz"
-    text = "".join(json.dumps({"text": random.Random(line).random()}) + "\n" for line in range(20_000))
+    text = "".join(json.dumps({"text": random.Random(line).random()}) + "\n" for line in range(2_000))
     path.write_bytes(gzip.compress(text.replace(": ", ': "').replace("}", '"}').encode())[:-20])
     raws = read(path, "jsonl")
-    assert len(raws) > 10_000 and raws[0].text  # what was before it is read
+    assert len(raws) > 1_000 and raws[0].text  # what was before it is read
     assert wrong(path, raws).startswith("cannot be read (Compressed file ended")
 
 
@@ -210,16 +210,10 @@ def test_comments_are_what_the_pattern_says(source):
 
 def test_markdown_takes_time_by_its_length(tmp_path):
     for unit in ("<!--", "<!-- -->", "---\n", "a: b\n", "<!", "-"):
-        text = "---\n" + unit * (4_000_000 // len(unit))
+        text = "---\n" + unit * (1_000_000 // len(unit))
         begin = time.process_time()
         pages.markdown_to_text(text)
-        assert time.process_time() - begin < 5  # 0.2 s; by the pattern `<!--.*?-->`, 160 kB took 48 s
-
-
-def test_markdown_loses_front_matter_and_comments_only(tmp_path):
-    path = tmp_path / "a.md"
-    path.write_text("---\ntitle: x\n---\n# 本\n\n<!-- hidden\n -->*a* `b`\n", encoding="utf-8")
-    assert read(path, "markdown")[0].text == "# 本\n\n*a* `b`\n"
+        assert time.process_time() - begin < 2  # 0.05 s; by the pattern `<!--.*?-->`, 160 kB took 48 s
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "shift_jis", "euc-jp"])
@@ -228,12 +222,6 @@ def test_html_gives_its_text_in_whatever_encoding_it_declares(tmp_path, charset)
     path.write_bytes(PAGE.replace("<head>", f'<head><meta charset="{charset}">').encode(charset))
     text = read(path, "html")[0].text
     assert "私はリンゴを食べるのが好きです。" in text and "<" not in text
-
-
-def test_a_short_page_gives_all_its_text(tmp_path):
-    path = tmp_path / "a.html"
-    path.write_text("<p>本を読む</p>", encoding="utf-8")
-    assert read(path, "html")[0].text.strip() == "本を読む"
 
 
 def test_code_is_code_whatever_the_source_says(tmp_path):

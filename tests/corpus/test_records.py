@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.test_readers import read, wrong
 from tpullm.corpus.files import opened, readers, records
-from tpullm.corpus.files.source_files import File, find
+from tpullm.corpus.files.source_files import find
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
 
@@ -126,19 +127,6 @@ def test_what_datatrove_writes_is_read(tmp_path, expand_metadata):
     ((raw,),) = [list(readers.read(file, source)) for file in find(source, tmp_path).files]
     assert (raw.text, raw.url, raw.date) == ("本を読む。", "https://a.example/x", "2024-01-01")
     assert (raw.licence, raw.language, raw.record) == ("MIT", "ja", "row 1 (t1)")
-
-
-def read(path, kind="parquet", **settings):
-    return list(readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path), **settings)))
-
-
-def wrong(path, raws):
-    """The one document that cannot be read, as the user is told of it."""
-    (raw,) = [raw for raw in raws if raw.problem]
-    assert raw.dropped in ("could not be read", "broken record", "too large") and raw.text == ""
-    told = readers.described(path, raw)
-    assert told.startswith(f"{path}: ") and "\n" not in told
-    return told.removeprefix(f"{path}: ")
 
 
 def test_json_lines(tmp_path):

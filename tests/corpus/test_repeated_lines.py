@@ -67,7 +67,7 @@ def by_brute_force(made: list[Made], marks: list[list[int]], most: int) -> list[
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     made=PARTS.map(distinct),
     most=st.integers(1, 5),

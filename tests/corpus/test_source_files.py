@@ -295,7 +295,7 @@ def test_bundles_are_about_as_large_as_they_should_be():
     assert 10 < len(list(source_files.parts(empty))) < 40
 
 
-@pytest.mark.parametrize("place", range(0, 10_000, 2500))
+@pytest.mark.parametrize("place", [0, 5_000])
 def test_one_file_added_to_ten_thousand_changes_one_bundle(place):
     files = many(10_000)
     before = set(source_files.parts(files))

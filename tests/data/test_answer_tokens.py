@@ -1,7 +1,7 @@
 """A prompt and its answers are the tokens of whole conversations, in two parts."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_conversations import CHATS, NUMBERS, characters, say  # noqa: F401
@@ -27,12 +27,13 @@ def tokenizer(request, tmp_path_factory, characters):  # noqa: F811
         return characters
     folder = directory(tmp_path_factory.mktemp(request.param) / "model")
     change(folder / "tokenizer_config.json", chat_template=TEMPLATES[request.param])
-    return PublishedTokenizer(folder)
+    return PublishedTokenizer(folder, is_tried=True)
 
 
 SAID = st.text(NUMBERS + "猫です。は？\n ", min_size=1, max_size=9).filter(lambda text: text == text.strip())
 
 
+@settings(max_examples=25)
 @given(st.lists(SAID, min_size=1, max_size=3).filter(lambda said: len(said) % 2), SAID, SAID)
 def test_both_conversations_begin_with_the_prompt_that_the_model_is_asked(tokenizer, asked, chosen, other):
     asked, answers = say(*asked), [say("", said)[1] for said in (chosen, f"{other}{chosen}")]
@@ -57,7 +58,7 @@ def test_the_answer_to_a_longer_talk_is_the_last_alone(tokenizer):
 def test_a_pair_may_call_tools(tmp_path):
     folder = directory(tmp_path / "model")
     change(folder / "tokenizer_config.json", chat_template=CALLING)
-    tokenizer = PublishedTokenizer(folder)
+    tokenizer = PublishedTokenizer(folder, is_tried=True)
     made = pair(Preference(CALLED[:1], CALLED[1], CALLED[3], TOOLS), tokenizer, "talk")
     assert "sky" in tokenizer.decode(made.prompt) and "東京" in tokenizer.decode(made.chosen)
     assert made.prompt + made.chosen == tokenizer.last_answer(CALLED[:2], TOOLS)[0][: len(made.prompt + made.chosen)]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_batch import Numbered
+from tests.data.test_stream import FIELDS, assert_same
 from tpullm.data import mixture, token_store
 from tpullm.data.mixture import Order, Schedule, Subset
 from tpullm.data.stream import Stream, pretraining_stream
@@ -18,7 +19,6 @@ from tpullm.system.errors import UserError
 
 B, T = 8, 32
 WEIGHT = st.one_of(st.just(0.0), st.floats(0.05, 1))
-FIELDS = ("inputs", "targets", "segment_ids", "positions", "weights")
 
 
 @st.composite
@@ -134,11 +134,6 @@ def test_a_batch_at_a_border_does_not_depend_on_hosts_workers_or_restarts(at_onc
         assert_same(batch, stream_of(Schedule(PHASES)).batch_at(step))
         for name in FIELDS:
             assert (getattr(part.batch_at(step), name) == getattr(batch, name)[own]).all()
-
-
-def assert_same(left, right):
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
 
 
 def test_epochs_are_the_rows_that_were_read():

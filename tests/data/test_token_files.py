@@ -101,7 +101,7 @@ def test_documents_of_megatron_come_back(tmp_path, dtype, cuts, step, listed, mo
 
 def test_a_document_of_megatron_may_have_no_sequence(tmp_path):
     path = megatron(tmp_path, DOCUMENTS)
-    put(path.with_suffix(".idx"), LISTS + 8, "<q", 0)
+    put(beside(path), LISTS + 8, "<q", 0)
     (file,) = token_files.find(str(path))
     assert read_all(file) == [[], DOCUMENTS[0] + DOCUMENTS[1], *DOCUMENTS[2:]]
 
@@ -186,6 +186,11 @@ def cut(path, count):
     path.write_bytes(path.read_bytes()[:count])
 
 
+def beside(path):
+    """The index of a file."""
+    return path.with_name(f"{path.name}.index") if path.suffix == ".ds" else path.with_suffix(".idx")
+
+
 def put(path, at, kind, value):
     content = bytearray(path.read_bytes())
     struct.pack_into(kind, content, at, value)
@@ -200,47 +205,35 @@ LISTS = PLACES + 8 * len(DOCUMENTS)
     ("write", "damage", "line"),
     [
         (datatrove, lambda path: cut(path, 5), "one of them is cut short"),
-        (datatrove, lambda path: cut(path.with_name(f"{path.name}.index"), 39), "one of them is cut short"),
-        (datatrove, lambda path: cut(path.with_name(f"{path.name}.index"), 32), "one of them is cut short"),
-        (datatrove, lambda path: path.with_name(f"{path.name}.index").unlink(), ".ds.index: no such file"),
-        (datatrove, lambda path: put(path.with_name(f"{path.name}.index"), 8, "<Q", 9), "overlap or lie beyond"),
+        (datatrove, lambda path: cut(beside(path), 39), "one of them is cut short"),
+        (datatrove, lambda path: cut(beside(path), 32), "one of them is cut short"),
+        (datatrove, lambda path: beside(path).unlink(), ".ds.index: no such file"),
+        (datatrove, lambda path: put(beside(path), 8, "<Q", 9), "overlap or lie beyond"),
+        (datatrove, lambda path: put(beside(path), 8, "<Q", 2**64 - 1), "overlap or lie beyond"),
+        (datatrove, lambda path: put(beside(path), 32, "<Q", 2**63), "one of them is cut short"),
         (
             datatrove,
-            lambda path: put(path.with_name(f"{path.name}.index"), 8, "<Q", 2**64 - 1),
-            "overlap or lie beyond",
-        ),
-        (
-            datatrove,
-            lambda path: put(path.with_name(f"{path.name}.index"), 32, "<Q", 2**63),
-            "one of them is cut short",
-        ),
-        (
-            datatrove,
-            lambda path: path.with_name(f"{path.name}.loss").write_bytes(b"1"),
+            lambda path: path.with_suffix(".ds.loss").write_bytes(b"1"),
             "has another length than the 10",
         ),
-        (megatron, lambda path: cut(path.with_suffix(".idx"), 20), "no index of Megatron"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 0, "<B", 1), "no index of Megatron"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 9, "<Q", 2), "no index of Megatron (MMIDIDX, version 1)"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 17, "<B", 7), "its type 7 is none of token ids"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 18, "<Q", 2**62), "do not fill its"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 26, "<Q", 0), "do not fill its"),
-        (megatron, lambda path: cut(path.with_suffix(".idx"), LISTS), "do not fill its"),
+        (megatron, lambda path: cut(beside(path), 20), "no index of Megatron"),
+        (megatron, lambda path: put(beside(path), 0, "<B", 1), "no index of Megatron"),
+        (megatron, lambda path: put(beside(path), 9, "<Q", 2), "no index of Megatron (MMIDIDX, version 1)"),
+        (megatron, lambda path: put(beside(path), 17, "<B", 7), "its type 7 is none of token ids"),
+        (megatron, lambda path: put(beside(path), 18, "<Q", 2**62), "do not fill its"),
+        (megatron, lambda path: put(beside(path), 26, "<Q", 0), "do not fill its"),
+        (megatron, lambda path: cut(beside(path), LISTS), "do not fill its"),
         (megatron, lambda path: cut(path, 5), "5 bytes are no whole tokens"),
         (megatron, lambda path: cut(path, 6), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 34, "<i", -3), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), 34, "<i", 2**31 - 1), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), PLACES, "<q", 2), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), PLACES + 8, "<q", 7), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), PLACES + 8, "<q", 2**62), "do not stand side by side"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), LISTS, "<q", 1), "no ranges of its 5 sequences"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), LISTS + 8, "<q", 9), "no ranges of its 5 sequences"),
-        (megatron, lambda path: put(path.with_suffix(".idx"), LISTS + 8, "<q", -9), "no ranges of its 5 sequences"),
-        (
-            megatron,
-            lambda path: path.with_suffix(".idx").unlink(),
-            "neither data.idx beside it (Megatron) nor the header",
-        ),
+        (megatron, lambda path: put(beside(path), 34, "<i", -3), "do not stand side by side"),
+        (megatron, lambda path: put(beside(path), 34, "<i", 2**31 - 1), "do not stand side by side"),
+        (megatron, lambda path: put(beside(path), PLACES, "<q", 2), "do not stand side by side"),
+        (megatron, lambda path: put(beside(path), PLACES + 8, "<q", 7), "do not stand side by side"),
+        (megatron, lambda path: put(beside(path), PLACES + 8, "<q", 2**62), "do not stand side by side"),
+        (megatron, lambda path: put(beside(path), LISTS, "<q", 1), "no ranges of its 5 sequences"),
+        (megatron, lambda path: put(beside(path), LISTS + 8, "<q", 9), "no ranges of its 5 sequences"),
+        (megatron, lambda path: put(beside(path), LISTS + 8, "<q", -9), "no ranges of its 5 sequences"),
+        (megatron, lambda path: beside(path).unlink(), "neither data.idx beside it (Megatron) nor the header"),
         (llm_c, lambda path: put(path, 0, "<i", 1), "nor the header of llm.c"),
         (llm_c, lambda path: put(path, 4, "<i", 2), "nor the header of llm.c"),
         (llm_c, lambda path: put(path, 8, "<i", -1), "its header says -1 tokens"),

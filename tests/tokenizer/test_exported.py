@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizer.test_trainer import AWKWARD, CHARACTERS, PLAIN, TEXTS
+from tpullm.system.errors import UserError
 from tpullm.tokenizer import exported, load
 from tpullm.tokenizer.trainer import train
 
@@ -25,12 +26,12 @@ CONFIGS = {
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def made(request, tmp_path_factory):
-    """A trained tokenizer, and the folder that it was exported to."""
+    """A trained tokenizer, the library's of the folder that it was exported to, and ours of that folder."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = train(TEXTS, CONFIGS[request.param], folder / "tokenizer.model")
     (folder / "exported").mkdir()
     exported.write(folder / "exported", tokenizer, 64, tuned=True)
-    return tokenizer, folder / "exported"
+    return tokenizer, literal(folder / "exported"), load(folder / "exported")
 
 
 def literal(folder):
@@ -51,7 +52,7 @@ def assert_same(tokenizer, fast, text):
 @settings(max_examples=80, deadline=None)
 @given(text=STRINGS)
 def test_any_text_has_the_same_ids(made, text):
-    assert_same(made[0], literal(made[1]), text)
+    assert_same(made[0], made[1], text)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def of_real_text(real_text, tmp_path_factory):
     return [train(texts, config, folder / f"{number}.model") for number, config in enumerate(configs)]
 
 
-@pytest.mark.parametrize("characters", [30_000, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("characters", [10_000, pytest.param(None, marks=pytest.mark.slow)])
 def test_real_text_has_the_same_ids(of_real_text, real_text, tmp_path, characters):
     """Of each file the first characters, or all."""
     files = [file for file in sorted(real_text.rglob("*")) if file.is_file()]
@@ -123,31 +124,24 @@ def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
 @given(st.lists(st.one_of(st.text(CHARACTERS), NAMES)).map("".join))
 def test_marked_text_has_the_ids_that_others_read(made, text):
     """The names of special tokens are these tokens; those of bytes are text."""
-    from tokenizers import Tokenizer
-
-    fast = Tokenizer.from_file(str(made[1] / "tokenizer.json"))
-    assert made[0].encode_marked(text) == fast.encode(text, add_special_tokens=False).ids
-    assert load(made[1]).encode_marked(text) == made[0].encode_marked(text)
+    tokenizer, _, again = made
+    assert tokenizer.encode_marked(text) == again.encode_marked(text) == again.encode(text)
 
 
 def test_a_conversation_as_text_has_its_ids(made):
-    tokenizer, again = made[0], load(made[1])
+    tokenizer, _, again = made
     messages = [{"role": "system", "content": "短く。"}, {"role": "user", "content": "猫は\n？ \u2581"}]
     text = tokenizer.prompt_text(messages)
     assert (
         text == "<s><|system|>短く。<|end|><|user|>猫は\n？ \u2581<|end|><|assistant|>" == again.prompt_text(messages)
     )
     assert tokenizer.encode_marked(text) == tokenizer.chat_template(messages, add_generation_prompt=True)[0]
-
-
-def test_an_unknown_role_is_refused(made):
-    from tpullm.system.errors import UserError
-
     with pytest.raises(UserError, match="role robot is not one of"):
-        load(made[1]).chat_template([{"role": "robot", "content": "a"}])
+        again.chat_template([{"role": "robot", "content": "a"}])
 
 
 def test_a_document_with_the_names_of_special_tokens_has_none(made):
-    again, text = load(made[1]), "a</s>b<|end|>"
-    assert again.document(text)[:-1] == made[0].document(text)[:-1]
-    assert again.encode(text) != made[0].encode(text)  # of a prompt they become tokens, as in transformers
+    tokenizer, _, again = made
+    text = "a</s>b<|end|>"
+    assert again.document(text)[:-1] == tokenizer.document(text)[:-1]
+    assert again.encode(text) != tokenizer.encode(text)  # of a prompt they become tokens, as in transformers

@@ -1,6 +1,7 @@
 """A published tokenizer is used as it is: the library's ids, the template's text, the right tokens in the loss."""
 
 import json
+import shutil
 
 import hypothesis.strategies as st
 import pytest
@@ -32,21 +33,35 @@ def folder(tmp_path_factory):
     return directory(tmp_path_factory.mktemp("published") / "model")
 
 
+@pytest.fixture
+def made(folder, tmp_path):
+    """A copy of the folder, to change."""
+    return shutil.copytree(folder, tmp_path / "model")
+
+
+def opened(folder, template=None):
+    """The tokenizer without its trial in a child, which `test_trial.py` tests."""
+    return PublishedTokenizer(folder, template, is_tried=True)
+
+
+def shown_with(made, template):
+    """The tokenizer of the folder with another template."""
+    change(made / "tokenizer_config.json", chat_template=template)
+    return opened(made)
+
+
 @given(st.text(max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_text_comes_back_from_the_bytes_of_its_tokens(folder, text):
-    tokenizer = _tokenizer(folder)
+def test_text_comes_back_from_the_bytes_of_its_tokens(tokenizer, text):
     ids = tokenizer.encode(text)
     special = any(token in text for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>"))
     if not special:
         assert b"".join(map(tokenizer.bytes_of, ids)).decode() == text == tokenizer.decode(ids)
 
 
-_kept = {}
-
-
-def _tokenizer(folder):
-    return _kept.setdefault(folder, PublishedTokenizer(folder))
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return opened(folder)
 
 
 def spoken(tokenizer):
@@ -63,10 +78,8 @@ def spoken(tokenizer):
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED], ids=["by what is added", "by marks"])
-def test_the_loss_is_on_the_answers_and_their_ends(tmp_path, template):
-    made = directory(tmp_path / "model")
-    change(made / "tokenizer_config.json", chat_template=template)
-    assert spoken(PublishedTokenizer(made)) == ["好きです。<|im_end|>", "犬も、好きです。<|im_end|>"]
+def test_the_loss_is_on_the_answers_and_their_ends(made, template):
+    assert spoken(shown_with(made, template)) == ["好きです。<|im_end|>", "犬も、好きです。<|im_end|>"]
 
 
 LLAMA2 = (
@@ -104,7 +117,7 @@ def llama2(tmp_path_factory):
 
 
 def test_llama_2s_kind_of_tokenizer(llama2):
-    tokenizer = PublishedTokenizer(llama2)
+    tokenizer = opened(llama2)
     assert tokenizer.begin == [1] and tokenizer.stop_ids == [2]
     for text in ("今日は猫が好き", "a  b\n👍", "", " x", "<0x41>"):
         ids = tokenizer.encode(text)
@@ -123,12 +136,10 @@ def test_llama_2s_kind_of_tokenizer(llama2):
     assert theirs("今日は")["input_ids"] == [*tokenizer.begin, *tokenizer.encode("今日は")]
 
 
-def test_a_template_that_hides_answers_is_refused(tmp_path):
-    made = directory(tmp_path / "model")
+def test_a_template_that_hides_answers_is_refused(made):
     counted = CHATML.replace("<|im_start|>{{", "<|im_start|>{{ messages | length }}{{")
-    change(made / "tokenizer_config.json", chat_template=counted)
     with pytest.raises(UserError, match="changes a conversation as it grows"):
-        PublishedTokenizer(made).chat_template(CONVERSATION)
+        shown_with(made, counted).chat_template(CONVERSATION)
 
 
 REFUSED = {
@@ -149,21 +160,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("fault", REFUSED)
-def test_templates_that_would_teach_something_else_are_refused(fault, tmp_path):
+def test_templates_that_would_teach_something_else_are_refused(fault, made):
     template, message = REFUSED[fault]
-    made = directory(tmp_path / "model")
-    change(made / "tokenizer_config.json", chat_template=template)
     answer = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "the cat sat"}]
     with pytest.raises(UserError, match=message):
-        PublishedTokenizer(made).chat_template(answer)
+        shown_with(made, template).chat_template(answer)
 
 
 @pytest.mark.parametrize("name", ["<|im_end|>", "\ufdd0"])
 @pytest.mark.parametrize("role", ["user", "assistant"])
-def test_a_message_can_not_forge_a_turn(folder, name, role):
+def test_a_message_can_not_forge_a_turn(tokenizer, name, role):
     messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
     messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
-    tokenizer = PublishedTokenizer(folder)
     for show in (tokenizer.chat_template, tokenizer.last_answer):
         with pytest.raises(UserError, match=f"a message of the {role} holds"):
             show(messages)
@@ -194,20 +202,17 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("template", SHOWN)
-def test_what_of_the_text_is_the_answer(template, tmp_path):
-    made, (source, expected) = directory(tmp_path / "model"), SHOWN[template]
-    change(made / "tokenizer_config.json", chat_template=source)
-    tokenizer = PublishedTokenizer(made)
+def test_what_of_the_text_is_the_answer(template, made):
+    source, expected = SHOWN[template]
+    tokenizer = shown_with(made, source)
     messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
     ids, weights = tokenizer.chat_template(messages)
     said = [token for token, weight in zip(ids, weights, strict=True) if weight]
     assert tokenizer._tokenizer.decode(said, skip_special_tokens=False) == expected
 
 
-def test_where_earlier_answers_change_each_is_learned_by_itself(tmp_path, capsys):
-    made = directory(tmp_path / "model")
-    change(made / "tokenizer_config.json", chat_template=THINKING)
-    tokenizer = PublishedTokenizer(made)
+def test_where_earlier_answers_change_each_is_learned_by_itself(made, capsys):
+    tokenizer = shown_with(made, THINKING)
     found = conversations.tokenize([Conversation(CONVERSATION)], tokenizer, 400, "finetune")
     assert "each answer is learned in a row of its own" in capsys.readouterr().err
     rows = zip(found.offsets[:-1], found.offsets[1:], strict=True)
@@ -242,11 +247,9 @@ CALLING = CHATML.replace(
 
 @pytest.mark.parametrize("special", ["<|im_start|>", "<tool_call>"])
 @pytest.mark.parametrize("after", ["", "<|im_start|>user"])
-def test_calls_of_tools_are_learned_up_to_their_end(tmp_path, special, after):
-    made = directory(tmp_path / "model")
+def test_calls_of_tools_are_learned_up_to_their_end(made, special, after):
     source = CALLING.replace("SPECIAL", special)
-    change(made / "tokenizer_config.json", chat_template=source.replace("<|im_end|>", f"<|im_end|>{after}"))
-    tokenizer = PublishedTokenizer(made)
+    tokenizer = shown_with(made, source.replace("<|im_end|>", f"<|im_end|>{after}"))
     ids, weights = tokenizer.chat_template(CALLED, tools=TOOLS)
     said = [token for token, weight in zip(ids, weights, strict=True) if weight]
     call = f'はい。{special}{{"name": "sky", "arguments": {{"in": "東京"}}}}<|im_end|>'
@@ -260,34 +263,30 @@ def test_calls_of_tools_are_learned_up_to_their_end(tmp_path, special, after):
 
 
 @pytest.mark.parametrize("place", ["tools", "arguments", "key", "name"])
-def test_a_tool_can_not_forge_a_turn(tmp_path, place):
-    made = directory(tmp_path / "model")
-    change(made / "tokenizer_config.json", chat_template=CALLING)
+def test_a_tool_can_not_forge_a_turn(made, place):
     named = {name: "a<|im_end|>b" if name == place else name for name in ("tools", "arguments", "key", "name")}
     call = {"function": {"name": named["name"], "arguments": {named["key"]: [named["arguments"]]}}}
     messages = [CALLED[0], CALLED[1] | {"tool_calls": [call]}]
     who = "a description of the tools" if place == "tools" else "a message of the assistant"
     with pytest.raises(UserError, match=f"^{who} holds '<.im_end.>'"):
-        PublishedTokenizer(made).chat_template(messages, tools=[{"name": "f", "description": named["tools"]}])
+        shown_with(made, CALLING).chat_template(messages, tools=[{"name": "f", "description": named["tools"]}])
 
 
-def test_special_tokens_are_found(folder):
-    tokenizer = PublishedTokenizer(folder)
+def test_special_tokens_are_found(tokenizer):
     assert [tokenizer.piece(token) for token in tokenizer.stop_ids] == ["<|im_end|>", "<|endoftext|>"]
     assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b""
     assert tokenizer.decode([*tokenizer.encode("猫"), tokenizer.eos_id]) == "猫"
     assert tokenizer.silent == []
 
 
-def test_parts_of_characters_are_shown_as_bytes(folder):
-    tokenizer = PublishedTokenizer(folder)
+def test_parts_of_characters_are_shown_as_bytes(tokenizer):
     assert [piece for piece, _ in tokenizer.pieces("👍")] == ["<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
     assert tokenizer.piece(tokenizer.encode("T")[0]) == "T" and tokenizer.piece(tokenizer.eos_id) == "<|im_end|>"
 
 
 def test_ids_are_those_of_transformers(folder):
     transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), PublishedTokenizer(folder)
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), opened(folder)
     for text in ("今日は\n\nいい  天気🐈‍⬛", "", " a", "が\u3099", "<|im_end|>x"):
         assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
     for prompted in (False, True):
@@ -295,8 +294,7 @@ def test_ids_are_those_of_transformers(folder):
         assert ours.chat_template(CONVERSATION, prompted)[0] == ids["input_ids"]
 
 
-def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands_for(folder):
-    tokenizer = PublishedTokenizer(folder)
+def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands_for(tokenizer):
     ids = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
     special = {ids[name] for name in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")}
     assert tokenizer.vocabulary_size == max(ids.values()) + 1 == len(tokenizer.bytes_per_token())
@@ -309,61 +307,49 @@ def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands
     assert sum(lengths[token] for token in tokenizer.encode("Tの")) == 4
 
 
-def test_padding_is_the_named_token_or_else_the_end(tmp_path):
-    made = directory(tmp_path / "model")
-    tokenizer = PublishedTokenizer(made)
+def test_padding_is_the_named_token_or_else_the_end(made):
+    tokenizer = opened(made)
     assert tokenizer.piece(tokenizer.pad_id) == "<|endoftext|>" and tokenizer.bos_id is None
     change(made / "tokenizer_config.json", pad_token=None, bos_token={"content": "<|im_start|>"})
-    tokenizer = PublishedTokenizer(made)
+    tokenizer = opened(made)
     assert tokenizer.pad_id == tokenizer.eos_id and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
 
 
-def test_what_the_config_of_the_tokenizer_says_counts_more_than_the_map_of_special_tokens(tmp_path):
-    made = directory(tmp_path / "model")
+def test_what_the_config_of_the_tokenizer_says_counts_more_than_the_map_of_special_tokens(made):
     (made / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>", "bos_token": "<|im_start|>"}')
-    tokenizer = PublishedTokenizer(made)
+    tokenizer = opened(made)
     assert tokenizer.piece(tokenizer.pad_id) == "<|endoftext|>" and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
 
 
-@pytest.mark.parametrize("end", [-1, 100_000, "x", 1.5])
-def test_an_end_that_is_no_token_is_refused(tmp_path, end):
-    made = directory(tmp_path / "model")
-    change(made / "config.json", eos_token_id=[5, end])
-    with pytest.raises(UserError, match=f"end token {end!r} is not a token; correct eos_token_id"):
-        PublishedTokenizer(made)
-
-
-def test_the_first_and_the_last_id_may_be_ends(tmp_path):
-    made = directory(tmp_path / "model")
-    last = PublishedTokenizer(made).vocabulary_size - 1
+def test_an_end_is_a_token(made, tokenizer):
+    last = tokenizer.vocabulary_size - 1
     change(made / "config.json", eos_token_id=[0, last])
-    assert {0, last} <= set(PublishedTokenizer(made).stop_ids)
-    change(made / "config.json", eos_token_id=last + 1)
-    with pytest.raises(UserError, match="is not a token"):
-        PublishedTokenizer(made)
+    assert {0, last} <= set(opened(made).stop_ids)
+    for end in (-1, last + 1, "x", 1.5):
+        change(made / "config.json", eos_token_id=[5, end])
+        with pytest.raises(UserError, match=f"end token {end!r} is not a token; correct eos_token_id"):
+            opened(made)
 
 
-def test_a_model_without_an_end_is_refused(tmp_path):
-    made = directory(tmp_path / "model")
+def test_a_model_without_an_end_is_refused(made):
     for file in ("config.json", "generation_config.json"):
         change(made / file, eos_token_id=None)
     change(made / "tokenizer_config.json", eos_token=None)
     with pytest.raises(UserError, match="no file names a token that ends a text"):
-        PublishedTokenizer(made)
+        opened(made)
 
 
-def test_a_template_may_be_a_file_one_of_a_list_or_given(tmp_path):
-    made = directory(tmp_path / "model")
+def test_a_template_may_be_a_file_one_of_a_list_or_given(made):
     change(
         made / "tokenizer_config.json",
         chat_template=[{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}],
     )
-    assert PublishedTokenizer(made).template == "d"
+    assert opened(made).template == "d"
     (made / "chat_template.jinja").write_text("j")
-    assert PublishedTokenizer(made).template == "j" and PublishedTokenizer(made, "own").template == "own"
+    assert opened(made).template == "j" and opened(made, "own").template == "own"
     (made / "chat_template.jinja").unlink()
     change(made / "tokenizer_config.json", chat_template=None)
-    tokenizer = PublishedTokenizer(made)
+    tokenizer = opened(made)
     assert not tokenizer.has_template
     with pytest.raises(UserError, match="has no chat template"):
         tokenizer.chat_template(CONVERSATION)
@@ -379,14 +365,13 @@ def test_a_template_may_be_a_file_one_of_a_list_or_given(tmp_path):
         ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "the files of its tokenizer can't be read"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path, file, content, message):
-    made = directory(tmp_path / "model")
+def test_a_broken_file_is_named(made, file, content, message):
     (made / file).write_text(content)
     with pytest.raises(UserError, match=message):
-        PublishedTokenizer(made)
+        opened(made)
 
 
 def test_an_answer_of_nothing_is_refused(folder):
-    marked = PublishedTokenizer(folder, MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}"))
+    marked = opened(folder, MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}"))
     with pytest.raises(UserError, match="shows nothing of an answer"):
         marked.chat_template([{"role": "user", "content": "猫"}, {"role": "assistant", "content": ""}])

@@ -7,9 +7,10 @@ import struct
 import pytest
 
 from tests.formats.huggingface.published import change, directory
+from tpullm.recipe.schema import TokenizerConfig
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
-from tpullm.tokenizer import exported, published, trial
+from tpullm.tokenizer import exported, published, trainer, trial
 from tpullm.tokenizer.published import PublishedTokenizer
 
 REPLACE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
@@ -63,10 +64,10 @@ def test_the_growth_of_steps_is_the_product_of_theirs(step, times):
     assert trial.growth(step) == times
 
 
-def test_our_own_export_grows_as_little_as_is_written(tiny_run):
-    from tpullm.tokenizer import load
-
-    described = json.loads(exported.fast(load(tiny_run / "tokenizer")).to_str())
+def test_our_own_export_grows_as_little_as_is_written(tmp_path):
+    config = TokenizerConfig(model_type="char", vocabulary_size=0)
+    made = trainer.train([("en", "any text")], config, tmp_path / "tokenizer.model")
+    described = json.loads(exported.fast(made).to_str())
     assert round(trial.growth([described["normalizer"], described["pre_tokenizer"]])) == 1152
 
 

@@ -20,40 +20,17 @@ import numpy as np
 from tpullm.corpus import characters, language_detection
 from tpullm.recipe.schema import CorpusConfig, Source
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd: the step of SplitMix64
+LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
+SHINGLE = 5  # words, or characters in scripts without spaces
+BANDS, ROWS = 14, 8
+PERMUTATIONS = BANDS * ROWS
+_LARGEST = np.uint64(2**64 - 1)
+_SHINGLES_AT_ONCE = 1024  # their products take 0.9 MiB, which a core's second cache holds
 LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
 # Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
 LEAST_BYTES = 20
 _NO_LETTERS = bytes(byte for byte in range(128) if chr(byte) != "\n" and not chr(byte).isalpha())
-
-
-def are_kept(source: Source, config: CorpusConfig) -> bool:
-    """Whether the parts of a source keep the lines of their documents.
-
-    With `filter: false` nothing is judged, and with `deduplicate: false` documents are there more than once on purpose.
-    """
-    return config.repeated_lines > 0 and source.filter and source.deduplicate
-
-
-def of(text: str) -> np.ndarray:
-    """The different lines of a text, sorted by their hash, and how many characters each has in all: [lines] of `LINE`.
-
-    Of ASCII, letters count and their case does not: a footer has another date on each page, and rows of numbers are no
-    footers. Lines of fewer letters are left out.
-    """
-    digests, characters = [], []
-    # What counts of each line: all at once, so that it takes little time.
-    letters_of_lines = text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
-    for line, letters in zip(text.split("\n"), letters_of_lines, strict=True):
-        if len(letters) >= LEAST_BYTES:
-            digests.append(hashlib.blake2b(letters, digest_size=8).digest())
-            characters.append(len(line))
-    keys, which = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)
-    found = np.empty(len(keys), LINE)
-    found["key"], found["characters"] = keys, np.bincount(which, characters, len(keys))
-    return found
-
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd: the step of SplitMix64
 
 
 def text_hash(text: str) -> str:
@@ -68,7 +45,7 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
+MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
 
 
 def units(text: str) -> np.ndarray:
@@ -134,14 +111,6 @@ def _table() -> np.ndarray:
     return np.array(rows, np.uint32).ravel()
 
 
-SHINGLE = 5  # words, or characters in scripts without spaces
-BANDS, ROWS = 14, 8
-PERMUTATIONS = BANDS * ROWS
-MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np.uint64(1)  # odd
-_LARGEST = np.uint64(2**64 - 1)
-_SHINGLES_AT_ONCE = 1024  # their products take 0.9 MiB, which a core's second cache holds
-
-
 def exact_key(text: str) -> int:
     """A 64-bit hash that is the same for texts that differ in white space only."""
     return int.from_bytes(hashlib.sha256(" ".join(text.split()).encode()).digest()[:8], "little")
@@ -178,3 +147,30 @@ def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
     for row in range(ROWS):
         keys_DG = splitmix64(keys_DG * GOLDEN + rows_DGR[:, :, row])
     return keys_DG
+
+
+def keeps_lines(source: Source, config: CorpusConfig) -> bool:
+    """Whether the parts of a source keep the lines of their documents.
+
+    With `filter: false` nothing is judged, and with `deduplicate: false` documents are there more than once on purpose.
+    """
+    return config.repeated_lines > 0 and source.filter and source.deduplicate
+
+
+def lines_of(text: str) -> np.ndarray:
+    """The different lines of a text, sorted by their hash, and how many characters each has in all: [lines] of `LINE`.
+
+    Of ASCII, letters count and their case does not: a footer has another date on each page, and rows of numbers are no
+    footers. Lines of fewer letters are left out.
+    """
+    digests, characters = [], []
+    # What counts of each line: all at once, so that it takes little time.
+    letters_of_lines = text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
+    for line, letters in zip(text.split("\n"), letters_of_lines, strict=True):
+        if len(letters) >= LEAST_BYTES:
+            digests.append(hashlib.blake2b(letters, digest_size=8).digest())
+            characters.append(len(line))
+    keys, which = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)
+    found = np.empty(len(keys), LINE)
+    found["key"], found["characters"] = keys, np.bincount(which, characters, len(keys))
+    return found

@@ -175,7 +175,7 @@ def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
     names += ["minimum_characters"] if source.filter else []
     names += [] if source.deduplicate else ["held_out_fraction"]
     settings = {name: getattr(config, name) for name in [*names, "licences"]}
-    settings["lines"] = dedup.are_kept(source, config)
+    settings["lines"] = dedup.keeps_lines(source, config)
     settings["opted_out"] = at(*config.opted_out)
     if source.filter and "classifier" in source.rules:
         examples = at(config.classifier.good, config.classifier.bad)

@@ -70,7 +70,7 @@ class Facts:
         characters: lengths of their texts.
         kinds: language and licence of each document.
         held_out: whether the recipe names it as held out.
-        lines: the lines of each document, if they are kept (`lines.are_kept`).
+        lines: the lines of each document, if they are kept (`dedup.keeps_lines`).
     """
 
     ids: list[int] = field(default_factory=list)
@@ -186,9 +186,9 @@ class _PartMaker:
         facts.characters.append(len(text))
         facts.kinds.append(kind)
         facts.held_out.append(held_out)
-        if dedup.are_kept(self.task.source, config):
+        if dedup.keeps_lines(self.task.source, config):
             is_judged = not held_out and kind[0] != "code"
-            facts.lines.append(dedup.of(text if is_judged else ""))
+            facts.lines.append(dedup.lines_of(text if is_judged else ""))
 
     def summary(self) -> dict[str, Any]:
         """What is written last: see `summary`."""

@@ -61,8 +61,8 @@ def _reading() -> Iterator[_Grouped]:
         settings = [
             (time, companion, place)
             for time in w.TIMES[True]
-            for companion in w.COMPANIONS[thing.topic]
-            for place in w.PLACES.get(thing.topic, ())
+            for companion in w.COMPANIONS.get(thing.topic, ())  # none of clothes
+            for place in w.PLACES[thing.topic]
             if companion and place
         ]
         for time, companion, place in sorted(settings, key=lambda s: _hash(_join(name, *s)))[:_READINGS_PER_THING]:

@@ -17,14 +17,6 @@ class Verb:
 
 
 @dataclass(frozen=True)
-class Adjective:
-    """An adjective; `past` is a template (甘かっ た), or None for a na-adjective (静か だ, 静か だっ た)."""
-
-    dictionary: str
-    past: str | None
-
-
-@dataclass(frozen=True)
 class Thing:
     """An object: its topic, its share of that topic, its one verb, and the adjectives that describe it."""
 
@@ -55,11 +47,12 @@ _I_ADJECTIVES = (
     "古い 長い 楽しい 重い 軽い 忙しい"
 ).split()
 _NA_ADJECTIVES = "静か きれい 簡単 大切 便利 大変 久しぶり 好き 大好き".split()
-ADJECTIVES = (
-    {"いい": Adjective("いい", "よかっ た")}
-    | {word: Adjective(word, f"{word[:-1]}かっ た") for word in _I_ADJECTIVES}
-    | {word: Adjective(word, None) for word in _NA_ADJECTIVES}
-)
+# The past of each adjective, a template (甘かっ た); None for a na-adjective (静か だ, 静か だっ た).
+ADJECTIVES: dict[str, str | None] = {
+    "いい": "よかっ た",
+    **{word: f"{word[:-1]}かっ た" for word in _I_ADJECTIVES},
+    **dict.fromkeys(_NA_ADJECTIVES),
+}
 
 _SWEET = {"甘い": 0.5, "おいしい": 0.4, "大きい": 0.1}
 _HOT_DISH = {"おいしい": 0.5, "辛い": 0.3, "熱い": 0.2}
@@ -191,19 +184,15 @@ FEELINGS = {
 # 「楽しい一日でした。」 and 「毎日が楽しいです。」
 DAYS = {
     True: {
-        "weather": {"いい": 0.5, "楽しい": 0.3, "忙しい": 0.2},
-        "clothes": {"いい": 0.5, "楽しい": 0.3, "忙しい": 0.2},
-        "food": {"いい": 0.5, "楽しい": 0.4, "忙しい": 0.1},
-        "reading": {"いい": 0.5, "楽しい": 0.4, "忙しい": 0.1},
+        **dict.fromkeys(("weather", "clothes"), {"いい": 0.5, "楽しい": 0.3, "忙しい": 0.2}),
+        **dict.fromkeys(("food", "reading"), {"いい": 0.5, "楽しい": 0.4, "忙しい": 0.1}),
         "leisure": {"楽しい": 0.7, "いい": 0.2, "忙しい": 0.1},
         "school": {"忙しい": 0.5, "楽しい": 0.3, "いい": 0.2},
         "work": {"忙しい": 0.8, "いい": 0.2},
     },
     False: {
-        "weather": {"楽しい": 0.6, "忙しい": 0.4},
-        "clothes": {"楽しい": 0.6, "忙しい": 0.4},
-        "food": {"楽しい": 0.8, "忙しい": 0.2},
-        "reading": {"楽しい": 0.8, "忙しい": 0.2},
+        **dict.fromkeys(("weather", "clothes"), {"楽しい": 0.6, "忙しい": 0.4}),
+        **dict.fromkeys(("food", "reading"), {"楽しい": 0.8, "忙しい": 0.2}),
         "leisure": {"楽しい": 0.9, "忙しい": 0.1},
         "school": {"楽しい": 0.5, "忙しい": 0.5},
         "work": {"忙しい": 0.8, "楽しい": 0.2},

@@ -37,10 +37,10 @@ def copula(mode: Mode) -> str:
 
 def adjective_form(word: str, mode: Mode) -> str:
     """寒い です, 寒かっ た です, 寒い, 寒かっ た; 静か です, 静か でし た, 静か だ, 静か だっ た."""
-    adjective = w.ADJECTIVES[word]
-    if adjective.past is None:
+    past = w.ADJECTIVES[word]
+    if past is None:
         return f"{word} {copula(mode)}"
-    form = adjective.past if mode.past else word
+    form = past if mode.past else word
     return f"{form} です" if mode.polite else form
 
 

@@ -49,12 +49,11 @@ def read(
     learned: list[E] = []
     held_out: list[E] = []
     for name in names:
-        parts = None
-        if name in BUILT_IN:
-            parts = _built_in(name, kind, held_out_fraction, seed)
-        elif name.startswith(reasoning_tasks.SOURCE):
-            parts = split(_tasks(name, kind), held_out_fraction)
-        for part in [parts] if parts else [split(made, held_out_fraction) for made in _of_files(name, kind, named)]:
+        if name in BUILT_IN or name.startswith(reasoning_tasks.SOURCE):
+            parts = [_without_files(name, kind, held_out_fraction, seed)]
+        else:
+            parts = [split(made, held_out_fraction) for made in _of_files(name, kind, named)]
+        for part in parts:
             learned += part[0]
             held_out += part[1]
     named.check_found()
@@ -73,31 +72,29 @@ def _of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
     return found
 
 
-def _built_in(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
-    """Built-in questions, as conversations or as prompts with their answers."""
-    make = {
-        Conversation: lambda asked: Conversation(next(conversations([asked]))["messages"]),
-        Prompt: lambda asked: Prompt(
-            [{"role": "user", "content": asked.question}],
-            {"answers": [*asked.answers], "kind": asked.kind, **asked.fields},
-        ),
-    }.get(kind)
-    if make is None:
+def _without_files(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
+    """Built-in questions or tasks of reasoning-gym: conversations, or prompts with what judges their answers."""
+    if kind not in (Conversation, Prompt):
         raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")
+    if name.startswith(reasoning_tasks.SOURCE):
+        made = [Prompt(task.messages, task.fields) for task in reasoning_tasks.tasks(name)]
+        if kind is Conversation:
+            said = [[*asked.messages, {"role": "assistant", "content": asked.fields["answer"]}] for asked in made]
+            return split(list(map(Conversation, said)), held_out_fraction)
+        return split(made, held_out_fraction)
     parts = questions(name, held_out_fraction, seed)
-    return [make(asked) for asked in parts[0]], [make(asked) for asked in parts[1]]
-
-
-def _tasks(name: str, kind: type[E]) -> list[E]:
-    """Tasks of reasoning-gym, as prompts or as conversations with a right answer."""
-    tasks = reasoning_tasks.tasks(name)
-    if kind is Prompt:
-        return [Prompt(task.messages, task.fields) for task in tasks]
     if kind is Conversation:
-        return [
-            Conversation([*task.messages, {"role": "assistant", "content": task.fields["answer"]}]) for task in tasks
+        return tuple([Conversation(talk["messages"]) for talk in conversations(part)] for part in parts)
+    return tuple(
+        [
+            Prompt(
+                [{"role": "user", "content": asked.question}],
+                {"answers": [*asked.answers], "kind": asked.kind, **asked.fields},
+            )
+            for asked in part
         ]
-    raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")
+        for part in parts
+    )
 
 
 def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
