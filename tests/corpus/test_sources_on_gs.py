@@ -39,6 +39,7 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
+@pytest.mark.ci  # a whole collect in a process; `system/storage` has the quick tests of brief copies
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_cache_holds_one_file_for_each_worker_at_most(bucket, storage_server, tmp_path, workers):
     sizes = []
