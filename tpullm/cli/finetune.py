@@ -245,7 +245,7 @@ def _tokenizer(folder: Path, chat_template: str, where: str) -> Tokenizer:
 
 
 def _changed_files(tokenizer: Tokenizer, ends: list[int], folder: Path, where: str) -> dict[str, str]:
-    """What the tuned model's tokenizer has otherwise than its base's: the template, and an end that nobody knew yet.
+    """Tokenizer files that differ from the base's: the chat template and new stop tokens.
 
     Raises:
         UserError: the template ends an answer with nothing that a generation could stop at.

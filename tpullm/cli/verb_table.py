@@ -21,7 +21,8 @@ class Verb:
             takes a recipe (a name or a file, `--run`, `--section.key`). Keys that it only compares, to see whether an
             earlier stage is up to date, are not listed.
         writes: it makes a stage, so the recipe is kept in the run directory.
-        computes: it computes with JAX, in a process whose environment is set up first (`process/environment.py`).
+        computes: it computes with JAX, in a process whose environment is set up first
+            (`system/process/environment.py`).
         reads: it parses its command line itself.
         shared: several processes can share its work (`system/cluster/shares.py`).
         joins: it takes no recipe, and several hosts can run it together.

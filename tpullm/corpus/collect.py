@@ -216,7 +216,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _check_bad(planned: Plan, tell: bool) -> None:
-    """`UserError` if more documents of a source cannot be read than it puts up with; else `tell` of those there are."""
+    """Fail if a source has more than `max_bad` unreadable documents; otherwise report them."""
     for source in planned.sources:
         own = [tasks.summary(task) for task in planned.tasks if task.source is source]
         first = [line for summary in own for line in summary["bad"]]

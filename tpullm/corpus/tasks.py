@@ -167,7 +167,7 @@ class _PartMaker:
             examples.append(dict(zip(DROPPED_COLUMNS[1:], row[1:], strict=True)))
 
     def _count_bad(self, raw: Raw, name: str) -> None:
-        """Stop at once if this part alone has more documents that cannot be read than its source puts up with."""
+        """Stop at once if this part alone has more than `max_bad` unreadable documents."""
         source = self.task.source
         self.bad_documents += 1
         if len(self.bad) < readers.NAMED:
@@ -229,7 +229,7 @@ def summary(task: Task) -> dict[str, Any]:
     `documents`, `held_out` (those that the recipe names) and `lines` (if they are kept) are counts, `lowest` the lowest
     id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was
     dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read`
-    all documents, `bad` are lines about the first of those that could not be read, and `leaks` the questions of tasks
+    all documents, `bad` are lines about the first unreadable documents, and `leaks` the questions of tasks
     that were found: the fields of `question_windows.Leak`, and where; `row` is `DROPPED` if the document was.
     """
     return storage.read_json(task.result)

@@ -70,7 +70,7 @@ def tokenize(
 def _shown(conversation: Conversation, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
     """Identity, ids and weights of a conversation.
 
-    If the template shows earlier answers otherwise than the last one, each answer ends a conversation of its own.
+    If the template shows earlier answers differently from the last one, each answer ends a conversation of its own.
     """
     messages, tools = conversation.messages, conversation.tools
     try:

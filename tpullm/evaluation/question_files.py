@@ -3,7 +3,7 @@
 JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016. A file of llm-jp-eval 1.x is one
 object: `instruction` for all questions, `few_shots` and `samples` of `input` and `output`, and perhaps `output_length`.
 
-`is_exact` and `character_f1` say whether what a model wrote is a right answer.
+`is_exact` and `character_f1` judge the answer that a model wrote.
 """
 
 import hashlib

@@ -76,7 +76,7 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
 
     Returns:
         `likelihood` by rule and `written`: `right`, `count`, `share` and `interval`, and of what is written `f1` with
-        its interval, and `no_choice`, the share of answers that are none of the choices. `chance`: the share of right
+        its interval, and `no_choice`, the share of answers that match no choice. `chance`: the share of right
         choices that guessing would give. `questions`: of each its answers. `probabilities`: of each question with
         choices, the model's probability of each. All else repeats the measurement.
     """

@@ -1,7 +1,7 @@
 """How many of the questions that a model was asked are in the text that it was trained on.
 
-`collect` has looked for them (`corpus.leaks`). Of a model that is no run, or of questions that were not looked for,
-nothing is known.
+`collect` has looked for them (`corpus.leaks`). Nothing is known of a model that is not a run, or
+of questions that `collect` did not look for.
 """
 
 import json
@@ -109,7 +109,7 @@ def _key(question: str, answers: Sequence[str]) -> str:
 
 
 def _by_measure(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The share of right answers by each rule for the likeliest choice, and of those that were written."""
+    """The share of right answers: by each rule for the likeliest choice, and among the written answers."""
     right = {"written": [row["right"] for row in rows]}
     chosen = [row for row in rows if "likeliest" in row]
     for rule in chosen[0]["likeliest"] if chosen else ():

@@ -68,7 +68,7 @@ class GpuMachines:
 
 
 def _sizes(family: str, gpus: tuple[int, ...], vcpus: int, memory_gib: int, dollars: float) -> dict:
-    """Machine types whose vCPUs, memory and price are multiples of those of one GPU."""
+    """Machine types whose vCPUs, memory and price are multiples of one GPU's."""
     return {f"{family}-{n}g": (n, vcpus * n, memory_gib * n, round(dollars * n, 2)) for n in gpus}
 
 

@@ -128,7 +128,8 @@ def require(config: LaunchConfig, target: str, *keys: str) -> None:
         raise UserError("reservation: goes with provisioning: reserved; give both or none")
 
 
-# How a verb is distributed: its processes join as hosts (`cluster/hosts.py`), or share its work (`cluster/shares.py`).
+# How a verb is distributed: its processes join as hosts (`system/cluster/hosts.py`), or share its work
+# (`system/cluster/shares.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")
 SHARING = ("collect", "tokenize")
 RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`

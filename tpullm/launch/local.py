@@ -135,7 +135,7 @@ def _own_variables(job: Job, index: int) -> dict[str, str]:
 def _cards() -> list[str]:
     """The NVIDIA GPUs that the processes share, by their names in CUDA_VISIBLE_DEVICES.
 
-    CUDA ignores that list from the first name on that is no GPU: `-1` hides all (CUDA C++ Programming Guide).
+    CUDA ignores the list from the first name that is not a GPU: `-1` hides all (CUDA C++ Programming Guide).
     """
     if "cpu" in os.environ.get("JAX_PLATFORMS", ""):
         return []

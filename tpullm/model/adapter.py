@@ -30,7 +30,7 @@ class LowRank(nnx.Module):
 
     With DoRA each output has in addition a learned length, `magnitude`, over that of its column of `W + scale a b`. The
     latter counts as a constant in the gradient. Experts have no magnitudes, and multiply with their adapters themselves
-    (`experts/moe.py`).
+    (`model/experts/moe.py`).
     """
 
     def __init__(self, config: AdapterConfig, rngs: nnx.Rngs, linear: Linear | Experts):

@@ -156,7 +156,7 @@ class Setting:
 
     @property
     def dots(self) -> dict[str, int]:
-        """Outputs of a layer's matmuls per token, before `tensor` splits them (`dots` in remat.py)."""
+        """Outputs of a layer's matmuls per token, before `tensor` splits them (`dots` in model/block.py)."""
         model = self.model
         attention = {"qkv": model.head_width * (model.heads + 2 * model.kv_heads), "out": model.width}
         width = model.mlp_width * (2 if model.gated else 1)
@@ -164,7 +164,7 @@ class Setting:
 
     @property
     def kept_numbers(self) -> int:
-        """Numbers of a token and a layer that have names in remat.py: the output of attention, and `dots`."""
+        """Numbers of a token and a layer that have names in model/block.py: the output of attention, and `dots`."""
         return self.model.heads * self.model.head_width + sum(self.dots.values())
 
     @property

@@ -144,7 +144,7 @@ def useful_flops(setting: Setting) -> float:
 
 
 def _layer(setting: Setting) -> dict[str, Part]:
-    """The forward pass of one layer, by the names in remat.py."""
+    """The forward pass of one layer, by the names in model/block.py."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
     matmul = lambda inputs, outputs: _layer_matmul(setting, M, inputs, outputs)  # noqa: E731

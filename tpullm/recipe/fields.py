@@ -54,7 +54,7 @@ def declared(field: dataclasses.Field) -> Changes:
 
 
 def part(config: Any, *which: Changes) -> dict[str, Any]:
-    """The keys of a settings dataclass, and of those in it, that change one of `which`; as plain values.
+    """The keys of a settings dataclass and its nested dataclasses that change one of `which`; as plain values.
 
     A field that holds settings and declares something declares it for all keys in it.
     """

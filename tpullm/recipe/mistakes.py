@@ -71,7 +71,7 @@ class Keys:
         return schema_keys.general(dotted, self.sections)
 
     def check(self, option: str) -> None:
-        """`UserError` for an option that is none."""
+        """`UserError` for an unknown option."""
         general, holder = self._general(option), self.find(option.rpartition(".")[0])
         if holder and holder.kind not in ("pairs", "stages"):
             raise UserError(f"--{option}: give --{option.rpartition('.')[0]} as a whole: {holder.wanted}")

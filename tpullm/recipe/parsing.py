@@ -208,7 +208,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct
 
 
 def _read(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
-    """The nodes and the values of YAML; `UserError` if a mapping has a key twice, or one that is no text.
+    """The nodes and the values of YAML; `UserError` if a mapping repeats a key, or if a key is not a text.
 
     Args:
         where: the beginning of the message, with `{line}`.

@@ -251,7 +251,7 @@ def set_aside(stage: Path) -> None:
 
 
 def replaced(stage: Path) -> Path:
-    """A new folder in `RUN/replaced` for a stage, or for what of it is made again."""
+    """A new folder in `RUN/replaced` for a stage, or for the part that is made again."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
     return stage.parent / "replaced" / f"{stage.name}-{now}"
 

@@ -108,7 +108,7 @@ class ToolText:
         return self._count > 0 and self._call is None and not self._several
 
     def _beside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
-        """Text outside of calls: what of it is said, no calls, and what is left, where a call began."""
+        """Text outside of calls: the text to emit, no calls, and the rest from where a call began."""
         said, left = self._outside.add(text), ""
         said = said.lstrip() if self._follows else said
         self._follows = self._follows and not said

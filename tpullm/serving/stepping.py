@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class OnAllHosts:
     """An engine with the methods of `Engine` that `Stepping` needs.
 
-    Only on host 0 anybody submits, cancels and hears. The others are in a turn, or wait for the next one.
+    Requests, cancellations and `on_token` are on host 0 alone. The others are in a turn, or wait for the next one.
 
     Args:
         engine: of this host.
@@ -40,11 +40,11 @@ class OnAllHosts:
         self._calls: list[tuple[Any, ...]] = []  # on host 0: those that the next turn begins with
         self.compile, self.memory_bytes = engine.compile, engine.memory_bytes
 
-    def submit(self, request: Request, heard: Callable[[Token], None]) -> int:
+    def submit(self, request: Request, on_token: Callable[[Token], None]) -> int:
         """As `Engine.submit`, in the next turn."""
         with self._lock:
             self._number += 1
-            self._calls.append((request, heard))
+            self._calls.append((request, on_token))
             return self._number
 
     def cancel(self, number: int) -> None:
@@ -84,9 +84,9 @@ class OnAllHosts:
         return Request(ids, sampling=sampling, stop_ids=stop_ids, bias=bias, allowed=allowed, **words)
 
 
-def _words(asked: Request | int, heard: Callable | None = None) -> dict[str, Any]:
+def _words(asked: Request | int, on_token: Callable | None = None) -> dict[str, Any]:
     """A call as JSON has it."""
-    if heard is None:
+    if on_token is None:
         return {"cancel": asked}
     words = asdict(replace(asked, allowed=None))
     del words["allowed"]
@@ -116,9 +116,9 @@ class Stepping:
             if not any([engine.step() for engine in self._engines.values()]):
                 hosts.wait_for(self._work)
 
-    def submit(self, name: str, request: Request, heard: Callable[[Token], None]) -> int:
-        """As `Engine.submit` of a model's engine; `heard` is called in the thread that steps."""
-        number = self._engines[name].submit(request, heard)
+    def submit(self, name: str, request: Request, on_token: Callable[[Token], None]) -> int:
+        """As `Engine.submit` of a model's engine; `on_token` is called in the thread that steps."""
+        number = self._engines[name].submit(request, on_token)
         self._work.set()
         return number
 

@@ -23,11 +23,11 @@ Tools = list[dict[str, Any]] | None  # the functions that an answer may call, as
 
 
 class EarlierAnswersChangeError(UserError):
-    """The template shows an earlier answer otherwise than the last one (Qwen 3 leaves earlier thoughts out)."""
+    """The template shows an earlier answer differently from the last one (Qwen 3 omits earlier thoughts)."""
 
 
 class Answer(NamedTuple):
-    """Where in a text an answer is, and what of it is known.
+    """Where an answer is in a text, and its properties.
 
     Args:
         start, end: places in the text.
@@ -66,7 +66,7 @@ class ChatTemplate:
         before it.
 
         Raises:
-            EarlierAnswersChangeError: the template shows an earlier answer otherwise than the last one.
+            EarlierAnswersChangeError: the template shows an earlier answer differently from the last one.
             UserError: the template refuses the messages, or leaves the tools out, or the answers can't be found.
         """
         answers = [n for n, said in enumerate(messages) if said["role"] == "assistant"]

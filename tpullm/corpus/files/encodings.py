@@ -219,12 +219,12 @@ def _sample(text: str) -> str:
 
 
 def _shift_jis(data: bytes) -> str:
-    """The text of Shift_JIS; U+FFFD for what is none."""
+    """The text of Shift_JIS; U+FFFD for bytes that are not Shift_JIS."""
     return _LONE.sub(BROKEN, data.decode("cp932", "replace"))
 
 
 def _euc_jp(data: bytes) -> str:
-    """The text of EUC-JP; U+FFFD for each byte or pair that is none."""
+    """The text of EUC-JP; U+FFFD for each byte or pair that is not EUC-JP."""
     characters = windows_characters()
     try:  # the codec in C, for text without characters of Windows
         return data.decode("euc_jp").translate(_changed_by_windows())
@@ -245,7 +245,7 @@ def _euc_jp(data: bytes) -> str:
 
 
 def _iso_2022_jp(data: bytes) -> str:
-    """The text of ISO-2022-JP; U+FFFD for what is none. A line end stands for itself, also among pairs."""
+    """The text of ISO-2022-JP; U+FFFD for other bytes. A line end stands for itself, also among pairs."""
     characters = windows_characters()
     plain, *parts = ESCAPES.split(data)
     text = [plain.decode("ascii", "replace")]

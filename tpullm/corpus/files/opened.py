@@ -52,7 +52,7 @@ def reading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """The same as a `UserError`, for a file of which nothing may be missing."""
+    """The same as a `UserError`, for a file that must be read completely."""
     try:
         with reading():
             yield

@@ -73,7 +73,7 @@ class OptOuts:
 def load(files: tuple[str, ...]) -> OptOuts:
     """The lists in `files`: a domain, an address or a SHA-256 hash on each line; `#` begins a comment.
 
-    `UserError` names the line that is none of them. They are read once in a process: 1.2 s for each million lines.
+    `UserError` names a line of another form. They are read once in a process: 1.2 s for each million lines.
     """
     found = {kind: array.array("Q") for kind in ("domains", "pages", "folders", "hashes")}
     for name in files:

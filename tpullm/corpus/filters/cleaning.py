@@ -169,8 +169,8 @@ def without_ruby(text: str) -> str:
 def without_personal_data(text: str) -> tuple[str, int]:
     """`text` with its personal data replaced, and how many pieces were. Time is linear in its length.
 
-    A mail address becomes email@example.com, an IP address of the public net one of those for documentation, and of a
-    phone number the digits after the area code become 0: no such number is given to anyone.
+    A mail address becomes email@example.com. A public IP address becomes one that is reserved for documentation. The
+    digits of a phone number after the area code become 0: no such number is given to anyone.
     """
     folded = _folded(text)
     pieces = list(_mail(folded))

@@ -61,7 +61,7 @@ def prepare(config: CorpusConfig) -> list[str]:
 
 
 def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False) -> Verdict:
-    """Whether a document is kept, and what of it.
+    """Whether a document is kept, and which text of it.
 
     What the recipe holds out passes every rule of quality, and so does a source with `filter: false`. What cannot be
     read and what its owner keeps back is dropped from both.

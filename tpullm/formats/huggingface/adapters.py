@@ -177,7 +177,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
         shapes: of the parameters of the model, by flat name.
 
     Raises:
-        UserError: it is no adapter that we can compute, or it is one of another model; the error names the tensor.
+        UserError: we cannot compute this adapter, or it belongs to another model; the error names the tensor.
     """
     said = read_json(folder / CONFIG)
     for key, allowed in ONLY.items():

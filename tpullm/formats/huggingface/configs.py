@@ -99,7 +99,7 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
 
 
 def _check_numbers(fields: Mapping[str, Any]) -> None:
-    """`ValueError` for a number that is none, infinite or negative, or a switch that is neither on nor off."""
+    """`ValueError` for a value that is not a finite number of 0 or more, or a switch that is not true or false."""
     kinds = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
     for name, value in fields.items():
         if kinds[name] is float and not (type(value) in (int, float) and 0 <= value < math.inf):

@@ -284,7 +284,7 @@ def wait_for_cause(error: BaseException) -> None:
 
 
 class FromFirst:
-    """Values (JSON) of any length that host 0 tells the others in its own time, in its order; it waits for nobody.
+    """Values (JSON) of any length that host 0 sends to the others, in order, without a barrier.
 
     Args:
         name: what they are about; another one for each `FromFirst`.

@@ -5,7 +5,7 @@ gets plain values as JSON, so that reading them runs no code of their sender. So
 interpreter changes no test: tests compare values of their own process. It learns the arguments of calls, and nothing
 else.
 
-An object that is no plain value stays with the program, and is a `Remote` to the tests. It has no equality, order or
+An object that is not a plain value stays with the program, and is a `Remote` to the tests. It has no equality, order or
 arithmetic with plain values: these would be the program's, and objects that are equal to all pass any test. A subclass
 becomes its kind (a `Counter` a `dict`), so equality with plain values stays and methods of its own do not.
 """

@@ -7,7 +7,7 @@ since a source may be larger than any disk:
     ~/.cache/tpullm/brief/KEY/lock       its readers share it; KEY is the hash of the address and the generation
     ~/.cache/tpullm/brief/KEY/copy/NAME
 
-A process that needs a copy that is not there first removes those that nobody reads, whoever made them: a process that
+A process that needs a new copy first removes all copies without a reader, also those of other processes: a process that
 was killed can't. So there is never more than one file for each process that reads. A copy that was read stays until
 then: the ranges of a large file are read from one copy.
 """

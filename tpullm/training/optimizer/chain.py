@@ -72,7 +72,7 @@ def skip_bad_steps(
 
 
 def _bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Array:
-    """The largest value that counts as one of those in the ring `before` [W], the first `updates` of which are set."""
+    """The largest value that is not an outlier among the ring `before` [W]; its first `updates` values are set."""
     is_set = jnp.arange(before.shape[0]) < updates
     count = jnp.sum(is_set)
     mean = jnp.sum(jnp.where(is_set, before, 0)) / count
