@@ -120,7 +120,7 @@ class Counts:
             self._add_examples(example["source"], MARKS[example["mark"]], [rest])
 
     def splits(self, source: str) -> set[str]:
-        """The splits of which a source has documents."""
+        """The splits in which a source has documents."""
         return {split for name, _, _, split, _ in self.kept if name == source}
 
     def characters(self, source: str, split: str) -> int:

@@ -94,7 +94,7 @@ def _words(text: str) -> np.ndarray:
 
 @functools.cache
 def _zeros() -> np.ndarray:
-    """The CRC-32 of so many zero bytes: uint32 [LONGEST + 1]."""
+    """The CRC-32 of 0 to LONGEST zero bytes: uint32 [LONGEST + 1]."""
     return np.array([zlib.crc32(bytes(count)) for count in range(LONGEST + 1)], np.uint32)
 
 

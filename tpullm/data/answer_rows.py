@@ -131,7 +131,7 @@ def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, seq
 def judged(
     found: Sequence[tuple[int, list[int], list[int], bool]], settings: PreferenceConfig, sequence_length: int, name: str
 ) -> Pairs:
-    """The judged answers that fit a row, each beside an answer to another prompt, of which the beginning may do.
+    """The judged answers that fit a row, each beside an answer to another prompt, which may be cut off.
 
     Args:
         found: of each the hash of the prompt, the ids of both, and whether the answer is good.
@@ -171,7 +171,7 @@ def _pairs(ids: Sequence[int], of_prompts: Sequence[tuple], settings: Preference
 
 
 def rows_needed(prompts: int, answers: int, longest_prompt: int, longest_answer: int, sequence_length: int) -> int:
-    """Rows that hold the answers to so many prompts however long they are."""
+    """How many rows always suffice for the answers to `prompts` prompts, whatever their lengths."""
     in_row = (sequence_length - (longest_prompt - 1)) // longest_answer
     return prompts * -(-answers // in_row)
 

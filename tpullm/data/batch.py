@@ -92,7 +92,7 @@ class AnswerBatch(MixedBatch):
 
 @dataclass(frozen=True)
 class TaughtBatch(Batch):
-    """Rows of which a teacher has said how likely the next tokens are; K tokens at each place.
+    """Rows with a teacher's probabilities of the next tokens; K tokens at each place.
 
     Args:
         ids: int32 `[B, T, K]`, the teacher's likeliest tokens.

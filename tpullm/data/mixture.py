@@ -162,7 +162,7 @@ class Schedule:
 
 
 def _bounded(shares: list[list[float]], read: list[int], most: list[float]) -> list[list[float]]:
-    """The shares of parts in phases, each part times one factor of at most 1, such that it gives `most` rows at most.
+    """Multiply the shares of each part by one factor of at most 1, so that the part gives at most `most` rows.
 
     Phases read `read` rows. This is UniMax (Chung et al. 2023) for several phases. Sums are rounded once (`fsum`), so
     all machines find the same.

@@ -96,7 +96,7 @@ class Stream:
         self._left_out: tuple[tuple[int, int], ...] = ()
 
     def without(self, left_out: Sequence[Sequence[int]]) -> "Stream":
-        """The same stream, of which batches are left out: pairs `[step, count]`, `count` of them before `step`."""
+        """The same stream without some batches. A pair `[step, count]` leaves out `count` batches before `step`."""
         other = copy.copy(self)
         other._left_out = tuple((step, count) for step, count in left_out)
         return other

@@ -79,7 +79,7 @@ def to_json(file: TokenFile) -> dict[str, Any]:
 
 
 def of_json(kept: dict[str, Any]) -> TokenFile:
-    """The file of which `to_json` kept this."""
+    """The file that `to_json` described."""
     return TokenFile(**kept | {"path": Path(kept["path"]), "loss": Path(kept["loss"]) if kept["loss"] else None})
 
 

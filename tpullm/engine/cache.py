@@ -116,8 +116,9 @@ def split_steps(sizes: Sequence[tuple[int, int]]) -> list[Step]:
 
 
 def whole_steps(sizes: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[Step]:
-    """The steps that compute all of the groups with the shortest rows, of which none, the first half or all attend to
-    more than `FEW` slots; and any number of the longer ones.
+    """The steps that compute all groups with the shortest rows, and any number of the longer groups.
+
+    Of the shortest groups none, the first half or all attend to more than `FEW` slots.
 
     Args:
         ends: how many slots a program may attend to.
@@ -155,7 +156,7 @@ def _row_of(block: Block, number: jax.Array, *, alone: bool) -> Block:
 
 @partial(jax.jit, donate_argnames=("block",))
 def _with_row(block: Block, row: Block, number: jax.Array) -> Block:
-    """A block, one row of which is another."""
+    """The block with one row replaced."""
     return jax.tree.map(lambda array, own: array.at[number[None]].set(own, out_sharding=cache_spec()), block, row)
 
 
@@ -220,7 +221,7 @@ class Cache:
         return [end for end in np.cumsum(self._slots[group]).tolist() if end >= min(FEW, self.sizes[group][1])]
 
     def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
-        """Let a row, by its group and its number there, hold so many tokens that another one holds, or more."""
+        """Copy the first `tokens` tokens, or more, from one row to another. A row is its group and its number there."""
         for number in self._numbers(of[0], tokens):
             found, alone = self._block(of[0], number), self.sizes[to[0]][0] == 1
             if alone or found.rows > 1:
@@ -305,7 +306,7 @@ class Cache:
         return logits
 
     def blocks(self, group: int, tokens: int) -> tuple[Block, ...]:
-        """The blocks that are attended to: those that texts of so many tokens reach, and `FEW` slots."""
+        """The blocks that texts of `tokens` tokens attend to: at least `FEW` slots."""
         return tuple(self._block(group, number) for number in self._numbers(group, max(tokens, FEW)))
 
     def put(self, array: np.ndarray, *dimensions: str | None) -> jax.Array:
@@ -313,7 +314,7 @@ class Cache:
         return put_whole(self._session.mesh, array, *dimensions)
 
     def _numbers(self, group: int, tokens: int) -> list[int]:
-        """The blocks that hold so many tokens of a row."""
+        """The numbers of the blocks that hold the first `tokens` tokens of a row."""
         sizes = self._slots[group]
         return [n for n in range(len(sizes)) if sum(sizes[:n]) < tokens]
 

@@ -26,7 +26,7 @@ class Guesses(Protocol):
     """What guesses the tokens of texts that stand in the rows of one group, always of the same size."""
 
     def compile(self, rows: int, slots: int) -> None:
-        """Compile its programs, for so many rows of so many tokens."""
+        """Compile its programs, for `rows` rows of `slots` tokens."""
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
         """Up to `MOST` guesses of each text, by its row."""
@@ -71,7 +71,7 @@ class Draft:
                 compile_for(self._session.mesh, self._logits({}, rows, slots, count))
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
-        """The tokens that it would choose; none for a text of which much is still unread."""
+        """The tokens that the draft model would choose; none for a text that it has still to prefill."""
         most = min(slots, self._session.context_length) - MOST
         ids = {row: [*text.request.ids, *text.new] for row, text in texts.items()}
         ids = {row: own for row, own in ids.items() if len(own) <= most}

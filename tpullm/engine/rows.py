@@ -142,8 +142,8 @@ class Rows:
                 text.row, old.text = row, None
 
     def _free(self, slots: int, worth: Callable[[Row], int] = lambda row: 0) -> Row | None:
-        """In the first group of so many slots that has a free row, the one of the highest worth; of several, the one
-        that holds nothing, or was used longest ago.
+        """A free row in the first group with enough slots: the row of the highest worth, then an empty one, then the
+        least recently used.
         """
         free = [row for row in self.all if row.text is None and self.slots(row) >= slots]
         return max(free, key=lambda row: (-row.group, worth(row), not row.held, -row.used, -row.index), default=None)

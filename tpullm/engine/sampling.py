@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 
 class Next(NamedTuple):
-    """A token to choose: of which request, after which new tokens, and how many more that are still on the device."""
+    """A token to choose: its request, the new tokens before it, and how many more are still on the device."""
 
     request: Request
     new: tuple[int, ...]

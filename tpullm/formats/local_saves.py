@@ -128,7 +128,7 @@ class LocalSaves:
             self._thread.join()
 
     def newest(self, target: Tree, after: int) -> int | None:
-        """The newest step after `after` of which every host has its shards whole; None if there is none."""
+        """The newest step after `after` whose shards are whole on every host; None if there is no such step."""
         if not self._folder:
             return None
         own = {(int(save.name), self._start_of(save)) for save in self._own.glob("[0-9]*")}

@@ -301,7 +301,7 @@ def _merge(params: Tree, adapters: Tree, scale: float, kind: str, dtypes: tuple)
 
 
 def _quantized(model: Model, shapes: Tree) -> Tree:
-    """The parameters, of which some are quantized. One whole matrix at a time is in memory, before all else is."""
+    """The parameters, some of them quantized. These are read first, with one whole matrix at a time in memory."""
     wanted = tensors.flat(shapes)
     matrices = {name: target for name, target in wanted.items() if is_quantized(target)}
     # Of the numbers in the checkpoint, whatever the type of the matmuls is: then the codes are always the same.

@@ -172,7 +172,7 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def observe(job: Job) -> Sequence[Resource]:
-    """All attempts of which a group, a template or a policy exists."""
+    """All attempts with a group, a template or a policy."""
     pattern = re.escape(job.name) + "-[0-9]+"
     groups, *others = (kind.list(scope, pattern) for kind, scope in _kinds(job))
     found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}

@@ -58,7 +58,7 @@ def all_gather_row(x: jax.Array, axis: str, dimension: int) -> jax.Array:
 
 
 def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a batch of which this host's devices hold a part, int64, ascending.
+    """The rows of a batch that this host's devices hold, whole or in part: int64, ascending.
 
     They follow from the mesh, not from the host's index: hosts that split a row along `sequence` need the same rows.
 

@@ -47,7 +47,7 @@ class Item:
         return self.collective.bytes if self.collective else self.instruction.shapes[0].bytes
 
     def repeated(self, turns: int) -> "Item":
-        """The instruction in a loop of so many turns."""
+        """The instruction, repeated by a loop of `turns` turns."""
         more = {name: turns * getattr(self, name) for name in ("times", "seconds", "busy_seconds")}
         return replace(self, **more)
 

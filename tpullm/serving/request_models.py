@@ -352,7 +352,7 @@ class ChatRequest(Asked):
 
     @property
     def must_call(self) -> list[dict[str, Any]]:
-        """The functions of which the answer must call one, if it must."""
+        """The functions that the answer has to choose from; empty if it need not call one."""
         choice, functions = self.tool_choice, [tool["function"] for tool in self.shown_tools]
         if choice and choice.function:
             return [function for function in functions if function["name"] == choice.function.name]

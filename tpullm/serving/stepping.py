@@ -53,7 +53,7 @@ class OnAllHosts:
             self._calls.append((number,))
 
     def figures(self) -> dict[str, float]:
-        """As `Engine.figures`; who is not submitted yet waits."""
+        """As `Engine.figures`; requests that are not submitted yet count as waiting."""
         with self._lock:
             asked = sum(len(call) > 1 for call in self._calls)
         figures = self._engine.figures()

@@ -96,7 +96,7 @@ class Programs:
         return self._step(state, batch, self._frozen)
 
     def params(self, state: Tree) -> Tree:
-        """The parameters of the model, of which an adapter is a part."""
+        """The parameters of the model, its adapter among them."""
         return self._architecture.whole(state["params"], self._frozen)
 
     def check(self, state: Tree, batch: Batch, step: int) -> None:

@@ -235,7 +235,7 @@ class Trackers:
         self._all = [Tracker(name, *order) for name in dict.fromkeys(recipe["trackers"])]
 
     def write(self, row: dict[str, float]) -> None:
-        """Give all of them a row of numbers, of which one is `step`."""
+        """Give all trackers a row of numbers; `step` is one of them."""
         for tracker in self._all:
             tracker.write(row)
 

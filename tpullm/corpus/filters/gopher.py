@@ -243,7 +243,7 @@ def _widest(lengths_W: np.ndarray, n: int) -> int:
 
 
 def _has_more(ordered: np.ndarray, times: float) -> bool:
-    """Whether one of some sorted values is there more than so many times."""
+    """Whether one of the sorted values occurs more often than the limit."""
     start = int(times)
     return bool((ordered[start:] == ordered[: max(len(ordered) - start, 0)]).any())
 

@@ -38,7 +38,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt and two answers, of which one was preferred.
+    """A prompt, the preferred answer and the other one.
 
     Args:
         prompt: the turns before the answers. The last one is not the assistant's.

@@ -101,7 +101,7 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
 
 
 def _with_rows(array: jax.Array, rows: int) -> jax.Array:
-    """The array with so many rows, for one device."""
+    """The array, padded with zeros to `rows` rows, for one device."""
     more = jnp.zeros((rows - len(array), *array.shape[1:]), array.dtype)
     return jax.lax.optimization_barrier(jnp.concatenate([jax.reshard(array, jax.P()), more]))
 

@@ -86,7 +86,7 @@ triton_grouped_matmul.defvjp(_forward, _backward)
 
 
 def visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
-    """The visits of a grouped matmul of so many rows, in tiles of `tile` rows.
+    """The visits of a grouped matmul of `rows` rows, in tiles of `tile` rows.
 
     At most one for each tile and one more for each border between groups. The others come last.
     """
