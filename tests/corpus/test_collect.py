@@ -316,17 +316,6 @@ def test_documents_that_are_mostly_lines_of_many_documents_are_dropped(tmp_path)
     assert "in lines that stand in more than 20 documents" in page
 
 
-def test_held_out_documents_of_repeated_lines_are_dropped_too(tmp_path):
-    path = _write(tmp_path / "a.jsonl", _pages())
-    settings = {"held_out_fraction": 0.5, "near_duplicates": False}
-    _collect(_recipe(_source(path, rules=[]), **settings), tmp_path / "all")
-    _collect(_recipe(_source(path, rules=[]), **settings, repeated_lines=20), tmp_path / "some")
-    for split in ("train", "held_out"):
-        all_ = _texts(tmp_path / "all", split)
-        left = [text for text in all_ if text[0] != "ホ" or len(text) > 300]
-        assert _texts(tmp_path / "some", split) == left and len(left) < len(all_)
-
-
 def test_lines_are_compared_alike_by_any_number_of_workers_and_another_number_makes_no_part(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "PARALLEL_ENTRY_BYTES", 0)
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)

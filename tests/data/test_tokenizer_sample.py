@@ -112,11 +112,12 @@ def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_doc
     monkeypatch.setattr(trainer, "BYTES", 40)
     novel = "".join(f"{number}".ljust(39) + "\n" for number in range(40))
     write(tmp_path, {"en": [novel] + [f"{40 + number}\n" for number in range(40)]}, per_part=11)
-    (task,) = [plan(tmp_path, 1)[0]]
+    planned = plan(tmp_path, 1)
+    parts, file = tuple(part for task in planned for part in task.parts), planned[0].file
     chance, drawn = 0.25, np.zeros((60, 80))
     for seed in range(60):
-        tokenizing.draw_task(tokenizing.Task(task.parts, task.file, 1, int(chance * tokenizing.KEYS), seed, 0))
-        for _, _, passage in json.loads(task.file.read_text()):
+        tokenizing.draw_task(tokenizing.Task(parts, file, 1, int(chance * tokenizing.KEYS), seed, 0))
+        for _, _, passage in json.loads(file.read_text()):
             drawn[seed, int(passage)] += 1
     assert drawn.max() == 1
     for counts in (drawn.sum(0)[:40], drawn.sum(0)[40:], drawn.sum(1)[:60]):

@@ -136,7 +136,7 @@ class PublishedTokenizer:
 
     def bytes_per_token(self) -> np.ndarray:
         """The UTF-8 bytes that each token stands for, `[V]`."""
-        return np.array([len(of_token) for of_token in self._bytes], np.float64)
+        return np.array(list(map(len, self._bytes)), np.float64)
 
     def piece(self, token: int) -> str:
         """One token for display: its text, `<0x..>` for part of a character, or the name of a special token."""
@@ -286,22 +286,19 @@ def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: se
         printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
         rest = [byte for byte in range(256) if byte not in printable]
         table = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
-        of_piece = lambda piece: bytes(table[letter] for letter in piece)  # noqa: E731
-    elif {"ByteFallback", "Metaspace"} & kinds:
-        of_piece = _of_sentencepiece
-    else:
+    elif not {"ByteFallback", "Metaspace"} & kinds:
         raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
     found = [b""] * (max(ids.values()) + 1)
     for piece, token in ids.items():
-        if token not in special:
-            try:
-                found[token] = piece.encode() if token in added else of_piece(piece)
-            except (KeyError, ValueError):  # not written in the letters for bytes, so it stands for itself
-                found[token] = piece.encode()
+        if token in special:
+            continue
+        found[token] = piece.encode()  # what is not written as below stands for itself
+        if token not in added:
+            with contextlib.suppress(KeyError, ValueError):
+                if "ByteLevel" in kinds:
+                    found[token] = bytes(table[letter] for letter in piece)
+                elif len(piece) == 6 and piece.startswith("<0x"):
+                    found[token] = bytes([int(piece[3:5], 16)])
+                else:
+                    found[token] = piece.replace("\u2581", " ").encode()
     return found
-
-
-def _of_sentencepiece(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()

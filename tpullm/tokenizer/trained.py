@@ -106,7 +106,7 @@ class TrainedTokenizer:
 
     def bytes_per_token(self) -> np.ndarray:
         """The UTF-8 bytes that each token stands for, `[V]`: the denominator of bits per byte."""
-        return np.array([len(self._bytes[token]) for token in range(self.vocabulary_size)], np.float64)
+        return np.array(list(map(len, self._bytes)), np.float64)
 
     def piece(self, token: int) -> str:
         """One token for display: its text, `<0x..>` for a byte token, or the name of a special token (`<|user|>`)."""
