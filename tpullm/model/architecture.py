@@ -1,4 +1,4 @@
-"""A model as a function of a plain dict of parameters, and the shapes and axes of that dict.
+"""A model as a function of a plain dict of parameters: the shapes, axes and layouts of that dict, and what they tell.
 
 `jax.eval_shape` of the model gives the shapes, shardings, counts and restore targets of its parameters, so each is
 declared once, where the model uses it. With an adapter the tree has the parameters of both; `trained` and `frozen` are
@@ -7,7 +7,6 @@ their inputs and outputs are; they also count parameters, and the FLOPs of a tok
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,8 +23,6 @@ from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 def parameter_count(shapes: dict) -> int:
     """Number of parameters in a tree of arrays or shapes."""
-    import jax
-
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
@@ -110,8 +107,13 @@ class Architecture:
         self.config, self.adapter = config, adapter if adapter and adapter.rank else None
         model = jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter))
         self._graph, state = nnx.split(model)
+
+        def axes(variable: nnx.Param) -> tuple[str, ...]:
+            of_one = variable.get_metadata()["logical_axes"]
+            return ("layers",) * (len(variable.shape) - len(of_one)) + tuple(of_one)
+
         self.shapes = _plain(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
-        self.axes = _plain(state, _axes)
+        self.axes = _plain(state, axes)
         self._state = state
 
     def __eq__(self, other: object) -> bool:
@@ -122,11 +124,11 @@ class Architecture:
 
     def trained(self, tree: Tree) -> Tree:
         """Of a tree of parameters, the part that is trained: all of it, or the adapters."""
-        return tree if self.adapter is None else _part(tree, lambda path: NAME in path)
+        return tree if self.adapter is None else _part(tree, of_adapter=True)
 
     def frozen(self, tree: Tree) -> Tree:
         """The other part."""
-        return {} if self.adapter is None else _part(tree, lambda path: NAME not in path)
+        return {} if self.adapter is None else _part(tree, of_adapter=False)
 
     def whole(self, trained: Tree, frozen: Tree) -> Tree:
         """A tree from its two parts."""
@@ -177,19 +179,13 @@ class Architecture:
         return quantized.targets(self.placed(mesh, dtype), self.adapter.quantize_base)
 
 
-def _axes(variable: nnx.Param) -> tuple[str, ...]:
-    axes = variable.get_metadata()["logical_axes"]
-    stacked = len(variable.shape) - len(axes)
-    return ("layers",) * stacked + tuple(axes)
-
-
 def _plain(state: nnx.State, leaf) -> Tree:
     """A nested dict from an NNX state."""
     return _nested({path: leaf(variable) for path, variable in nnx.to_flat_state(state)})
 
 
-def _part(tree: Tree, wanted: Callable[[tuple[str, ...]], bool]) -> Tree:
-    return _nested({path: leaf for path, leaf in flatten(tree).items() if wanted(path)})
+def _part(tree: Tree, of_adapter: bool) -> Tree:
+    return _nested({path: leaf for path, leaf in flatten(tree).items() if (NAME in path) == of_adapter})
 
 
 def _nested(flat: dict[tuple[str, ...], Any]) -> Tree:

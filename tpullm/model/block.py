@@ -63,32 +63,20 @@ class Block(nnx.Module):
             The new residual stream, the attention weights or None, the `Routing` or None.
         """
         attention_key, mlp_key = (None, None) if key is None else jax.random.split(key)
+        normalized = lambda norm, x: x if norm is None else norm(x)  # noqa: E731
         with jax.named_scope("attention"):
-            mixed, weights = self._mixed(x_BTD, kind, segments_BT, positions_BT, kernel)
-            x_BTD = x_BTD + dropout(mixed, self.dropout, attention_key)
+            normed_BTD = normalized(self.attention_norm, x_BTD)
+            k, v = self.attention.keys_and_values(normed_BTD, kind.table)
+            if kernel in ("plain", "blocks") or callable(kernel):  # they need the keys of whole rows
+                whole = RULES.spec("batch", "kv_heads", None, "head")
+                k, v = jax.reshard((k, v), (whole, whole))
+            mixed_BTD, weights = self.attention(normed_BTD, kind, k, v, segments_BT, positions_BT, kernel)
+            x_BTD = x_BTD + dropout(normalized(self.attention_out_norm, mixed_BTD), self.dropout, attention_key)
         with jax.named_scope("feed_forward"):
-            out, routing = self._fed_forward(x_BTD, segments_BT)
-            return x_BTD + dropout(out, self.dropout, mlp_key), weights, routing
-
-    def _mixed(self, x_BTD, kind: LayerKind, segments_BT, positions_BT, kernel: str):
-        """The output of attention, and the weights."""
-        normed = _maybe(self.attention_norm, x_BTD)
-        k, v = self.attention.keys_and_values(normed, kind.table)
-        if kernel in ("plain", "blocks") or callable(kernel):  # they need the keys of whole rows
-            whole = RULES.spec("batch", "kv_heads", None, "head")
-            k, v = jax.reshard((k, v), (whole, whole))
-        mixed, weights = self.attention(normed, kind, k, v, segments_BT, positions_BT, kernel)
-        return _maybe(self.attention_out_norm, mixed), weights
-
-    def _fed_forward(self, x_BTD, segments_BT):
-        """The output of the MLP or the experts, and the experts' routing."""
-        normed, routing = _maybe(self.mlp_norm, x_BTD), None
-        if isinstance(self.mlp, MixtureOfExperts):
-            out, routing = self.mlp(normed, segments_BT > 0)
-        else:
-            out = self.mlp(normed)
-        return _maybe(self.mlp_out_norm, out), routing
-
-
-def _maybe(norm: Norm | None, x: jax.Array) -> jax.Array:
-    return x if norm is None else norm(x)
+            normed_BTD, routing = normalized(self.mlp_norm, x_BTD), None
+            if isinstance(self.mlp, MixtureOfExperts):
+                out_BTD, routing = self.mlp(normed_BTD, segments_BT > 0)
+            else:
+                out_BTD = self.mlp(normed_BTD)
+            out_BTD = normalized(self.mlp_out_norm, out_BTD)
+            return x_BTD + dropout(out_BTD, self.dropout, mlp_key), weights, routing

@@ -37,7 +37,7 @@ def steps(axis: str, planes: bool = False) -> list:
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
     chip = of_kind(abstract_device().device_kind)
     dimensions = 1 if chip.gpu else chip.slices.dimensions if chip.slices else 2
-    sizes = _factors(size, dimensions) if size == mesh.size else [size]
+    sizes = factors(size, dimensions) if size == mesh.size else [size]
     return line_groups(sizes, 2 if planes and len(sizes) == 3 else 1) if len(sizes) > 1 else [None]
 
 
@@ -53,12 +53,12 @@ def line_groups(sizes: list[int], first: int = 1) -> list[list[list[int]]]:
     return [np.moveaxis(grid, n, -1).reshape(-1, length).tolist() for n, length in enumerate(merged)]
 
 
-def _factors(size: int, dimensions: int) -> list[int]:
+def factors(size: int, dimensions: int) -> list[int]:
     """The most even factors of a number of devices, without 1: 1,024 in 3 dimensions is 8 x 8 x 16."""
     if dimensions == 1:
         return [size]
     least = max(divisor for divisor in range(1, size + 1) if size % divisor == 0 and divisor**dimensions <= size)
-    return [*([least] if least > 1 else []), *_factors(size // least, dimensions - 1)]
+    return [*([least] if least > 1 else []), *factors(size // least, dimensions - 1)]
 
 
 def all_gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
@@ -96,22 +96,18 @@ def reduce_gradient(x: jax.Array, *dimensions: str | None, over: tuple[str, ...]
 
 
 def _reduce_scatter(x: jax.Array, axis: str, dimension: int) -> jax.Array:
-    """Sum over a mesh axis and keep this device's part along `dimension`, which is not the last."""
-    parts = jnp.split(x, _split_point(x.shape[-1]), axis=-1)
+    """Sum over a mesh axis and keep this device's part along `dimension`, which is not the last.
+
+    The TPU compiler tiles a wide array by a divisor: it turns a reduce-scatter of 128,256 columns (1,002 tiles of 128)
+    into an all-reduce, but not one of 128,000, 129,024 or 130,944. So an array as wide as a vocabulary is cut after the
+    last multiple of 1,024.
+    """
+    width, even = x.shape[-1], x.shape[-1] // 1024 * 1024
+    parts = jnp.split(x, [even] if width > 1 << 16 and even < width else [], axis=-1)
     for groups in steps(axis, planes=True):
         scatter = partial(jax.lax.psum_scatter, scatter_dimension=dimension, tiled=True, axis_index_groups=groups)
         parts = [scatter(part, axis) for part in parts]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-
-
-def _split_point(width: int) -> list[int]:
-    """Where a reduce-scatter cuts an array as wide as a vocabulary: after the last multiple of 1,024.
-
-    The TPU compiler tiles a wide array by a divisor: it turns a reduce-scatter of 128,256 columns (1,002 tiles of 128)
-    into an all-reduce, but not one of 128,000, 129,024 or 130,944.
-    """
-    even = width // 1024 * 1024
-    return [even] if width > 1 << 16 and even < width else []
 
 
 def _row_major(x: jax.Array) -> jax.Array:

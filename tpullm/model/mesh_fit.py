@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from tpullm.hardware.chips import of_kind
 from tpullm.model.adapter import NAME
@@ -62,8 +62,8 @@ def check_fits(
         )
     _check_rows(config, mesh, stage)
     _check_time(config, model, mesh, stage)
-    _check_block(model, mesh)
-    _check_fp8(model, mesh)
+    if device := mesh.abstract_mesh.abstract_device:
+        _check_device(model, device)
     axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     used = {dimension for dimensions in axes for dimension in dimensions}
     for axis in mesh.axis_names:
@@ -164,20 +164,14 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
     _refuse(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, f"mesh.{axis}", ways)
 
 
-def _check_block(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """The block of the attention kernel, in on-chip memory."""
-    device = mesh.abstract_mesh.abstract_device if model.attention_block else None
-    if device and device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
+def _check_device(model: ModelConfig, device: AbstractDevice) -> None:
+    """The attention block in on-chip memory; and 8-bit floats, which a CPU multiplies too, more slowly."""
+    if device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
         raise UserError(
             f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
             f"{device.device_kind}; use {most} or less"
         )
-
-
-def _check_fp8(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Whether the devices multiply 8-bit floats. A CPU computes the same numbers, more slowly."""
-    device = mesh.abstract_mesh.abstract_device if model.matmuls == "fp8" else None
-    if device and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
+    if model.matmuls == "fp8" and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
         raise UserError(
             f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.py); use compute"
         )

@@ -91,19 +91,15 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         return [jax.nn.softmax(scores[0], axis=-1)], jax.nn.logsumexp(scores[0], axis=-1, keepdims=True)
     rows = len(scores[0])
     if _on_one_cpu() and rows < (least := max(-(-SMALL * rows // part.size) for part in scores)):
-        weights, total = _softmax([_with_rows(part, least) for part in scores])
+        more = [jnp.zeros((least - rows, *part.shape[1:]), part.dtype) for part in scores]
+        whole = [jnp.concatenate([jax.reshard(part, jax.P()), rest]) for part, rest in zip(scores, more, strict=True)]
+        weights, total = _softmax([jax.lax.optimization_barrier(part) for part in whole])
         first = lambda array: jax.reshard(array[:rows], jax.typeof(scores[0]).sharding.spec)  # noqa: E731
         return [first(part) for part in weights], first(total)
     most = functools.reduce(jnp.maximum, [jnp.max(part, axis=-1, keepdims=True) for part in scores])
     raised = [jnp.exp(part - most) for part in scores]
     total = functools.reduce(operator.add, [jnp.sum(part, axis=-1, keepdims=True) for part in raised])
     return [part / total for part in raised], most + jnp.log(total)
-
-
-def _with_rows(array: jax.Array, rows: int) -> jax.Array:
-    """The array, padded with zeros to `rows` rows, for one device."""
-    more = jnp.zeros((rows - len(array), *array.shape[1:]), array.dtype)
-    return jax.lax.optimization_barrier(jnp.concatenate([jax.reshard(array, jax.P()), more]))
 
 
 def _scores(q_BTKGH, k_BKSH):

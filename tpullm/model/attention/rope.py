@@ -53,17 +53,13 @@ def rotary(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     return turned.astype(x_BTNH.dtype)
 
 
-def _rotary_forward(x_BTNH, table):
-    return rotary(x_BTNH, table), table
-
-
 def _rotary_backward(table, cotangent_BTNH):
     """The transpose of a rotation is the rotation by the negative angles."""
     cos, sin = table
     return rotary(cotangent_BTNH, (cos, -sin)), None
 
 
-rotary.defvjp(_rotary_forward, _rotary_backward)
+rotary.defvjp(lambda x_BTNH, table: (rotary(x_BTNH, table), table), _rotary_backward)
 
 
 def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, longest: jax.Array) -> jax.Array:

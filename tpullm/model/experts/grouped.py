@@ -1,4 +1,4 @@
-"""A grouped matmul: rows sorted by group, each times the matrix of its group; and the kernel of each platform.
+"""A grouped matmul: rows sorted by group, each times the matrix of its group; on an NVIDIA GPU in Pallas (Triton).
 
 A TPU has XLA's own kernel. On an NVIDIA GPU, XLA multiplies every row with every group, so a kernel in Pallas (Triton)
 is here. Its program computes one tile of rows and columns of the result for one group. A tile of rows with a border
@@ -71,10 +71,6 @@ def triton_grouped_matmul(x_MD: jax.Array, weight_EDF: jax.Array, sizes_E: jax.A
     return _rows(x_MD, weight_EDF, sizes_E, transposed=False)
 
 
-def _forward(x_MD, weight_EDF, sizes_E):
-    return triton_grouped_matmul(x_MD, weight_EDF, sizes_E), (x_MD, weight_EDF, sizes_E)
-
-
 def _backward(saved, d_MF):
     x_MD, weight_EDF, sizes_E = saved
     # As in `linear.matmul`: XLA would put off the gradient of the matrices, and hold its inputs.
@@ -82,7 +78,7 @@ def _backward(saved, d_MF):
     return _rows(d_MF, weight_EDF, sizes_E, transposed=True), dweight_EDF, None
 
 
-triton_grouped_matmul.defvjp(_forward, _backward)
+triton_grouped_matmul.defvjp(lambda *given: (triton_grouped_matmul(*given), given), _backward)
 
 
 def visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:

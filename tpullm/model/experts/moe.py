@@ -150,7 +150,9 @@ class MixtureOfExperts(nnx.Module):
         out_MD = mix(self.config, *tokens, parts, experts_Mk)
         out_MD = jax.lax.psum(out_MD.astype(dtype), RULES.mlp)
         if down.bias is not None:  # added on the token's device, once, after the sum
-            out_MD += _weighted_sum(weights_Mk, down.bias.astype(dtype)[experts_Mk]).astype(dtype)
+            # In float32: a matmul on a TPU would round the weights.
+            bias_MkD = down.bias.astype(dtype)[experts_Mk]
+            out_MD += jnp.sum(weights_Mk[..., None] * bias_MkD.astype(jnp.float32), axis=1).astype(dtype)
         routing = None if real_BT is None else _routing(real_BT, chosen_ME, scores_ME)
         return out_MD.reshape(x_BTD.shape), routing
 
@@ -174,16 +176,12 @@ def _over_devices(config, x_MD, weights_Mk, parts, experts_Mk):
     """
     cut = [x_MD.shape[0] // 2] if x_MD.shape[0] > 1 else []
     halves = zip(*(jnp.split(x, cut) for x in (x_MD, weights_Mk, experts_Mk)), strict=True)
-    return jnp.concatenate([_half(config, *half, parts) for half in halves])
 
+    def half(x_MD, weights_Mk, experts_Mk):
+        plan = _plan(config, experts_Mk)
+        return _sum_over_rounds(plan, lambda n: _round(config, plan, n, x_MD, weights_Mk, parts))
 
-def _half(config, x_MD, weights_Mk, experts_Mk, parts):
-    plan = _plan(config, experts_Mk)
-    return _sum_over_rounds(plan, lambda n: _round(config, plan, n, x_MD, weights_Mk, parts))
-
-
-def _over_devices_forward(config, *arguments):
-    return _over_devices(config, *arguments), arguments
+    return jnp.concatenate([half(*given) for given in halves])
 
 
 def _over_devices_backward(config, saved, cotangent_MD):
@@ -193,7 +191,7 @@ def _over_devices_backward(config, saved, cotangent_MD):
     return *_sum_over_rounds(plan, gradients), None
 
 
-_over_devices.defvjp(_over_devices_forward, _over_devices_backward)
+_over_devices.defvjp(lambda *given: (_over_devices(*given), given[1:]), _over_devices_backward)
 
 
 class Plan(NamedTuple):
@@ -309,10 +307,6 @@ def _all_gather_weight(axes, dtype, reduce_dtype, weight):
     return all_gather_local(own, "experts", *axes) if "embed" in axes else own
 
 
-def _all_gather_weight_forward(axes, dtype, reduce_dtype, weight):
-    return _all_gather_weight(axes, dtype, reduce_dtype, weight), None
-
-
 def _all_gather_weight_backward(axes, dtype, reduce_dtype, saved, cotangent):
     over = (RULES.embed, *_replicas(axes)) if "embed" in axes else _replicas(axes)
     return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=over),)
@@ -327,7 +321,7 @@ def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
     return (*REPLICA_AXES, *whole)
 
 
-_all_gather_weight.defvjp(_all_gather_weight_forward, _all_gather_weight_backward)
+_all_gather_weight.defvjp(lambda *given: (_all_gather_weight(*given), None), _all_gather_weight_backward)
 
 
 def _multiply(x, part: Part, sizes_G):
@@ -339,11 +333,5 @@ def _multiply(x, part: Part, sizes_G):
     if part.bias is None:
         return out
     experts_S = jnp.sum(jnp.arange(x.shape[0])[:, None] >= jnp.cumsum(sizes_G), axis=1)
-    return out + part.bias.at[experts_S].get(
-        mode="fill", fill_value=0
-    )  # the gradient of rows beyond the groups is dropped
-
-
-def _weighted_sum(weights_Mk, x_MkD):
-    """The sum over a token's experts, in float32: a matmul on a TPU would round the weights."""
-    return jnp.sum(weights_Mk[..., None] * x_MkD.astype(jnp.float32), axis=1)
+    # The gradient of rows beyond the groups is dropped.
+    return out + part.bias.at[experts_S].get(mode="fill", fill_value=0)

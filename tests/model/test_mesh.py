@@ -1,10 +1,11 @@
-"""Sizes of a mesh: what fits the devices, and what is said of what does not."""
+"""Sizes of a mesh, the rules from logical dimensions to its axes, and what is said of what does not fit."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from tpullm.model.mesh import make_mesh, planned_mesh
+from tpullm.model import mesh
+from tpullm.model.mesh import RULES, make_mesh, mesh_axes, planned_mesh, unstacked_axes
 from tpullm.system.errors import UserError
 
 
@@ -42,3 +43,34 @@ def refused(make) -> str:
         make()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("devices", "slices", "width", "data", "fsdp"),
+    [(1, 1, 32, 1, 1), (8, 1, 32, 1, 8), (12, 1, 32, 3, 4), (3, 1, 32, 3, 1), (8, 2, 32, 2, 4), (16, 4, 2, 8, 2)],
+)
+def test_the_width_is_split_as_often_as_a_slice_allows(monkeypatch, devices, slices, width, data, fsdp):
+    asked = {}
+    monkeypatch.setattr(mesh.jax, "devices", lambda: list(range(devices)))
+    monkeypatch.setattr(mesh, "_slices", lambda devices: slices)
+    monkeypatch.setattr(mesh, "make_mesh", lambda shape, devices: asked.update(shape))
+    mesh.mesh_in_use(width)
+    assert asked == {"data": -1, "fsdp": fsdp} and data * fsdp == devices and data % slices == 0 and width % fsdp == 0
+
+
+def test_no_two_dimensions_share_a_mesh_axis():
+    with pytest.raises(AssertionError, match="twice"):
+        RULES.spec("heads", "mlp")
+
+
+def test_the_axes_that_split_some_dimensions():
+    """In their order, whether a dimension is split by several, by one or by none."""
+    spec = RULES.spec("batch", "time", None, "mlp")
+    assert mesh_axes(spec, (0, 1)) == ("data", "fsdp", "expert", "sequence")
+    assert mesh_axes(spec, range(2, 4)) == ("tensor",) and mesh_axes(spec, (2,)) == ()
+
+
+def test_what_stacks_parameters_is_no_axis_of_one():
+    assert unstacked_axes(("layers", "experts", "embed", "mlp")) == ("embed", "mlp")
+    assert unstacked_axes(("layers", "embed", "experts")) == ("embed", "experts"), "a router's own dimension"
+    assert unstacked_axes(("layers",)) == ()
