@@ -81,7 +81,7 @@ def test_a_host_whose_data_hangs_is_named_and_ends_all(tiny_tokens):
     """Host 0 waits for it in a collective, without end. The patience is 3 s, and a step takes a tenth of one."""
     words = ("--mesh.fsdp", 2, "--pretrain.patience_minutes", 0.05)
     ended = finish(start(2, "tests.system.cluster.hanging_data", "pretrain", "--run", tiny_tokens, *words, devices=2))
-    says = "after step 7 it is waiting for data, in loop.py line "
+    says = "after step 7 it is waiting for data, in feed.py line "
     refused(ended, TRY_AGAIN, "tpullm: host 1 (", "made no progress for 3", says, "; the stacks of all threads are in ")
     first, second = (tiny_tokens / "pretrain" / "stacks" / f"host-{host:04d}.txt" for host in range(2))
     assert "tpullm/training/loop.py" in first.read_text() and "phase='data'" not in first.read_text()
