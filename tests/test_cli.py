@@ -38,11 +38,10 @@ def test_text_verbs_never_import_jax(tiny_run):
     assert done.returncode == 0, done.stderr
 
 
-def test_json_is_one_value_and_nothing_else(tiny_run):
-    """`cli/test_use.py` says so of other verbs, without a process."""
-    done = tpullm("tokenize", "--show", "今日はいい天気ですね。", "--model", tiny_run, "--json")
-    json.loads(done.stdout)
-    assert done.stdout.count("\n") == 1
+def test_json_is_one_value_and_nothing_else(tiny_run, capsys):
+    assert main.main(["tokenize", "--show", "今日はいい天気ですね。", "--model", str(tiny_run), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) and out.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import ROOT, TINY
 from tpullm.recipe import shipped
 
+pytestmark = pytest.mark.ci  # pip builds and installs; `launch/test_code.py` has what a wheel holds
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
@@ -53,7 +55,6 @@ def test_it_lists_the_recipes_in_any_folder(installed, tmp_path):
     assert "-m tpullm run 1b" in local.stdout
 
 
-@pytest.mark.ci
 def test_it_runs_a_recipe_in_any_folder(installed, tmp_path):
     """The run directory is the recipe's, in the folder in which the command is given."""
     less = ["--corpus.sources", "[{name: tenki, kind: tenki, licence: Apache-2.0, documents: 600, filter: false}]"]

@@ -20,7 +20,8 @@ from safetensors.numpy import load_file
 from serving_server import Server, in_use, started
 
 from benchmarks.serving_conformance import CASES
-from tests.serving.conftest import serving, wait_until
+from tests.conftest import wait_until
+from tests.serving.conftest import serving
 from tpullm.engine.session import find
 
 TEXT = "".join(f"{number} cats sat on {number} mats, 猫。\n" for number in range(300))

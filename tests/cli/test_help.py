@@ -36,7 +36,7 @@ def printed(capsys, *arguments) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", [*VERBS, ""])
-@pytest.mark.parametrize("columns", [20, 80, 100, 200])
+@pytest.mark.parametrize("columns", [20, 200])
 def test_help_fits_a_terminal(capsys, monkeypatch, verb, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = printed(capsys, *([verb] if verb else []), "--help")
@@ -106,16 +106,17 @@ def test_what_a_verb_adds_is_declared():
         assert [name for name in names if hasattr(module, name)] == [VERBS[verb].adds] * bool(VERBS[verb].adds)
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "generate", "tokenize"])
-def test_help_is_quick_and_without_jax(verb):
+def test_help_is_quick_and_without_jax():
     program = (
-        f"import sys; from tpullm.cli.main import main; main([{verb!r}, '--help']); sys.exit('jax' in sys.modules)"
+        "import sys; from tpullm.cli.main import main\n"
+        "for verb in ('pretrain', 'generate', 'tokenize'): main([verb, '--help'])\n"
+        "sys.exit('jax' in sys.modules)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 1, "of the processor's time: a machine may be busy"
+    assert used < 1.5, "of the processor's time: a machine may be busy"
 
 
 def test_the_help_of_a_verb_behind_a_launch(capsys):

@@ -29,6 +29,12 @@ def published(tmp_path):
     return directory(tmp_path / "published", layers=2)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A published model of one layer. Read only."""
+    return directory(tmp_path_factory.mktemp("small") / "published", layers=1)
+
+
 @pytest.fixture
 def conversations(tmp_path):
     """Questions that are all answered alike."""
@@ -306,11 +312,11 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("doctor", "{full}"), "config.json: no such file"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, published, tmp_path, capsys, monkeypatch):
+def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("kept")
-    names = {"run": tiny_run, "full": tmp_path / "full", "new": tmp_path / "new", "published": published}
+    names = {"run": tiny_run, "full": tmp_path / "full", "new": tmp_path / "new", "published": small}
     call(*(argument.format(**names) for argument in arguments), code=2)
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
@@ -318,19 +324,19 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, published, 
     assert (tmp_path / "full" / "file").read_text() == "kept"
 
 
-def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, capsys, monkeypatch):
-    call("import", published, "--run", tmp_path / "run")
+def test_a_full_device_is_told_before_anything_is_written(small, tmp_path, capsys, monkeypatch):
+    call("import", small, "--run", tmp_path / "run")
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     capsys.readouterr()
     call("export", tmp_path / "run", tmp_path / "out", code=2)
-    call("import", published, "--run", tmp_path / "other", code=2)
+    call("import", small, "--run", tmp_path / "other", code=2)
     assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed; free some, or choose another place\n") == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_export_does_not_replace_what_came_meanwhile(published, tmp_path, capsys, monkeypatch):
-    call("import", published, "--run", tmp_path / "run")
+def test_an_export_does_not_replace_what_came_meanwhile(small, tmp_path, capsys, monkeypatch):
+    call("import", small, "--run", tmp_path / "run")
 
     def meanwhile(*arguments):
         (tmp_path / "out").mkdir()
@@ -340,5 +346,5 @@ def test_an_export_does_not_replace_what_came_meanwhile(published, tmp_path, cap
     monkeypatch.setattr(publish, "write", meanwhile)
     call("export", tmp_path / "run", tmp_path / "out", code=2)
     assert "is not an empty folder any more" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "published", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
     assert (tmp_path / "out" / "file").read_text() == "kept"

@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -76,15 +73,3 @@ def test_the_language_is_the_recipes_or_else_the_environments(run, monkeypatch):
 def test_a_language_that_there_is_not_is_refused(run, capsys):
     assert main.main(["report", "--run", str(run), "--language", "fr"]) == 2
     assert "language" in capsys.readouterr().err and not (run / "report.html").exists()
-
-
-def test_it_runs_without_jax(run):
-    code = (
-        "import sys; from pathlib import Path; from tpullm.cli import report; from tpullm.recipe import parsing; "
-        "run = Path(sys.argv[1]); report.main(parsing.load(run / 'recipe.yaml'), run); "
-        "print(*{'jax', 'jaxlib', 'flax', 'matplotlib', 'pyarrow', 'datatrove'} & set(sys.modules))"
-    )
-    root = Path(__file__).parents[2]
-    result = subprocess.run([sys.executable, "-c", code, str(run)], cwd=root, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == ""

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -60,64 +61,83 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with its tokens. Read only."""
+    run = tmp_path_factory.mktemp("made") / "run"
+    write_documents(run)
+    tokenize.main(RECIPE, run)
+    return run
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A run with its tokens, of a test's own."""
+    return shutil.copytree(made, tmp_path / "copied")
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A run whose tokenizer is trained on a sample. Read only."""
+    run = tmp_path_factory.mktemp("sampled") / "run"
+    write_documents(run)
+    tokenize.main(SMALL_SAMPLE, run)
+    return run
+
+
 def contents(folder):
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != manifest.FILE)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_every_document_is_in_the_store_between_its_marks(run):
-    tokenize.main(RECIPE, run)
-    made = load(run / "tokenizer")
-    assert made.vocabulary_size == 345
+def test_every_document_is_in_the_store_between_its_marks(made):
+    model = load(made / "tokenizer")
+    assert model.vocabulary_size == 345
     for source in ("ja", "en"):
         for split in ("train", "held_out"):
-            store, texts = TokenStore(run / "tokens" / source / split), texts_of(source, split)
+            store, texts = TokenStore(made / "tokens" / source / split), texts_of(source, split)
             assert len(store.lengths) == len(texts)
             for index, text in enumerate(texts):
                 tokens = store.document(index).tolist()
-                assert tokens == [made.bos_id, *made.encode(text), made.eos_id]
-            hashes = [document["hash"] for document in documents_store.read(run / "documents", source, split)]
+                assert tokens == [model.bos_id, *model.encode(text), model.eos_id]
+            hashes = [document["hash"] for document in documents_store.read(made / "documents", source, split)]
             assert [f"{number:016x}" for number in store.ids.tolist()] == [value[:16] for value in hashes]
 
 
-def test_the_manifest_counts_documents_tokens_and_bytes(run):
-    tokenize.main(RECIPE, run)
-    facts = json.loads((run / "tokens" / manifest.FILE).read_text())["sources"]
+def test_the_manifest_counts_documents_tokens_and_bytes(made):
+    facts = json.loads((made / "tokens" / manifest.FILE).read_text())["sources"]
     assert set(facts) == {"ja", "en"}
     for source, splits in facts.items():
         for split, counts in splits.items():
-            store, texts = TokenStore(run / "tokens" / source / split), texts_of(source, split)
+            store, texts = TokenStore(made / "tokens" / source / split), texts_of(source, split)
             size = sum(len(text.encode()) for text in texts)
             assert counts == {"documents": len(texts), "tokens": int(store.lengths.sum()), "bytes": size}
 
 
-def test_a_finished_stage_is_skipped(run, monkeypatch):
-    tokenize.main(RECIPE, run)
+def test_a_finished_stage_is_skipped(copied, monkeypatch):
     monkeypatch.setattr(tokenizing, "make", None)  # would fail if it were called
     monkeypatch.setattr(tokenize.trainer, "train", None)
     more_workers = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7))
-    tokenize.main(more_workers, run)
+    tokenize.main(more_workers, copied)
 
 
-def test_the_store_does_not_depend_on_the_number_of_workers(run, tmp_path, monkeypatch):
+def test_the_store_does_not_depend_on_the_number_of_workers(run, made, monkeypatch):
     monkeypatch.setattr(tokenizing, "PARALLEL_BYTES", 0)
-    tokenize.main(RECIPE, run)
-    write_documents(tmp_path / "other")
     workers = dataclasses.replace(RECIPE.tokenizer, workers=2)
-    tokenize.main(dataclasses.replace(RECIPE, tokenizer=workers), tmp_path / "other")
+    tokenize.main(dataclasses.replace(RECIPE, tokenizer=workers), run)
     assert len(list((run / "documents").rglob("*.parquet"))) > 5  # there is something to share
     for stage in ("tokenizer", "tokens"):
-        assert contents(run / stage) == contents(tmp_path / "other" / stage)
+        assert contents(run / stage) == contents(made / stage)
 
 
 @pytest.mark.parametrize("failing", ["make_part", "assemble"])
-def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, monkeypatch, failing):
-    made, real = [], tokenizing.make_part
+def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, made, monkeypatch, failing):
+    done, real = [], tokenizing.make_part
 
     def counted(part):
-        if failing == "make_part" and len(made) == 3 and not (run / "again").exists():
+        if failing == "make_part" and len(done) == 3 and not (run / "again").exists():
             raise KeyboardInterrupt
-        made.append(part.tokens)
+        done.append(part.tokens)
         real(part)
 
     with monkeypatch.context() as interrupted:
@@ -130,13 +150,11 @@ def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, tmp_path, mon
     (run / "again").touch()
     monkeypatch.setattr(tokenizing, "make_part", counted)
     tokenize.main(RECIPE, run)
-    assert len(made) == len(set(made)) == len(list((run / "documents").rglob("*.parquet")))
-    write_documents(tmp_path / "whole")
-    tokenize.main(RECIPE, tmp_path / "whole")
-    assert contents(run / "tokens") == contents(tmp_path / "whole" / "tokens")
+    assert len(done) == len(set(done)) == len(list((run / "documents").rglob("*.parquet")))
+    assert contents(run / "tokens") == contents(made / "tokens")
 
 
-def test_an_interrupted_sample_goes_on_and_is_the_same(run, tmp_path, monkeypatch):
+def test_an_interrupted_sample_goes_on_and_is_the_same(run, sampled, monkeypatch):
     drawn, real = [], tokenizing.draw_task
 
     def counted(task):
@@ -152,12 +170,10 @@ def test_an_interrupted_sample_goes_on_and_is_the_same(run, tmp_path, monkeypatc
     (run / "again").touch()
     tokenize.main(SMALL_SAMPLE, run)
     assert len(drawn) == len(set(drawn)) == len(list((run / "documents").rglob("*.parquet")))
-    write_documents(tmp_path / "whole")
-    tokenize.main(SMALL_SAMPLE, tmp_path / "whole")
-    assert contents(run / "tokenizer") == contents(tmp_path / "whole" / "tokenizer")
+    assert contents(run / "tokenizer") == contents(sampled / "tokenizer")
 
 
-def test_three_shares_make_what_one_makes(run, tmp_path, monkeypatch):
+def test_three_shares_make_what_one_makes(run, sampled, monkeypatch):
     monkeypatch.setattr(shares, "SECONDS_BETWEEN_LOOKS", 0.1)
     drawn, real = [], tokenizing.draw_task
     monkeypatch.setattr(tokenizing, "draw_task", lambda task: drawn.append(task.file) or real(task))
@@ -165,27 +181,19 @@ def test_three_shares_make_what_one_makes(run, tmp_path, monkeypatch):
         started = [threads.submit(tokenize.main, SMALL_SAMPLE, run, Place(index, 3)) for index in (2, 1, 0)]
     assert [share.result() for share in started] == [None] * 3
     assert len(drawn) == len(set(drawn)) == len(list((run / "documents").rglob("*.parquet")))
-    write_documents(tmp_path / "alone")
-    tokenize.main(SMALL_SAMPLE, tmp_path / "alone")
     for stage in ("tokenizer", "tokens"):
-        assert contents(run / stage) == contents(tmp_path / "alone" / stage)
+        assert contents(run / stage) == contents(sampled / stage)
     told = json.loads((run / "tokenizer" / manifest.FILE).read_text())
     assert 2_500 < told["sample_characters"] <= 3_000
 
 
-def test_other_documents_replace_the_tokens(run):
-    tokenize.main(RECIPE, run)
-    write_documents(run, SOURCES[:1])
+def test_other_documents_replace_the_tokens(copied):
+    write_documents(copied, SOURCES[:1])
     fewer = dataclasses.replace(RECIPE, corpus=CorpusConfig(sources=SOURCES[:1]))
     smaller = dataclasses.replace(RECIPE.tokenizer, vocabulary_size=327)
-    tokenize.main(dataclasses.replace(fewer, tokenizer=smaller), run)
-    assert load(run / "tokenizer").vocabulary_size == 327
-    assert sorted(path.name for path in (run / "tokens").iterdir()) == ["ja", manifest.FILE]
-
-
-def test_the_stage_needs_finished_documents(tmp_path):
-    with pytest.raises(UserError, match="no finished documents"):
-        tokenize.main(RECIPE, tmp_path)
+    tokenize.main(dataclasses.replace(fewer, tokenizer=smaller), copied)
+    assert load(copied / "tokenizer").vocabulary_size == 327
+    assert sorted(path.name for path in (copied / "tokens").iterdir()) == ["ja", manifest.FILE]
 
 
 def test_a_broken_file_of_documents_is_refused(run):
@@ -196,50 +204,45 @@ def test_a_broken_file_of_documents_is_refused(run):
     assert not (run / "tokens" / manifest.FILE).exists()
 
 
-def test_show_gives_pieces_and_ids(run):
-    tokenize.main(RECIPE, run)
-    shown = tokenize.show("今日は\n👍", run)
-    made = load(run / "tokenizer")
-    assert [entry["id"] for entry in shown] == made.encode("今日は\n👍")
+def test_show_gives_pieces_and_ids(made):
+    shown = tokenize.show("今日は\n👍", made)
+    model = load(made / "tokenizer")
+    assert [entry["id"] for entry in shown] == model.encode("今日は\n👍")
     assert [entry["piece"] for entry in shown][-5:] == ["\n", "<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
     json.dumps(shown)
 
 
-def test_the_tokenizer_is_found_from_every_kind_of_model(run, tmp_path):
-    tokenize.main(RECIPE, run)
-    for model in (run, run / "pretrain", run / "pretrain" / "checkpoints" / "100", run / "tokenizer"):
+def test_the_tokenizer_is_found_from_every_kind_of_model(made, tmp_path):
+    for model in (made, made / "pretrain", made / "pretrain" / "checkpoints" / "100", made / "tokenizer"):
         assert tokenize.find_tokenizer(model).vocabulary_size == 345
     with pytest.raises(UserError, match="no such tokenizer"):
         tokenize.find_tokenizer(tmp_path / "elsewhere")
 
 
-def test_data_prints_what_is_in_a_step(run, capsys):
-    tokenize.main(RECIPE, run)
+def test_data_prints_what_is_in_a_step(made, capsys):
     capsys.readouterr()
-    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=True))
+    data_command.main(RECIPE, made, SimpleNamespace(step=2, json=True))
     found = json.loads(capsys.readouterr().out)
-    pieces = pretraining_stream(RECIPE, run).documents_at(2)
+    pieces = pretraining_stream(RECIPE, made).documents_at(2)
     assert [(entry["source"], entry["id"], entry["row"]) for entry in found] == [
         (p.source, p.id, p.row) for p in pieces
     ]
     texts = texts_of("ja", "train") + texts_of("en", "train")
     assert all(entry["text"] and any(entry["text"].replace("⏎", "\n") in text for text in texts) for entry in found)
-    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=False))
+    data_command.main(RECIPE, made, SimpleNamespace(step=2, json=False))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * len(pieces) + 1
-    documents = {name: list(documents_store.read(run / "documents", name, "train")) for name in ("ja", "en")}
+    documents = {name: list(documents_store.read(made / "documents", name, "train")) for name in ("ja", "en")}
     for piece, entry, line in zip(pieces, found, lines[2::2], strict=True):
         document = documents[piece.source][piece.document]
         assert document["id"] == piece.id == entry["id"] and entry["record"] == document["record"]
         assert line.strip().split("  ") == [f"file {document['record']}", document["licence"]]
 
 
-def test_data_shows_a_step_though_the_documents_are_gone(run, capsys):
-    tokenize.main(RECIPE, run)
-    (run / "documents" / manifest.FILE).unlink()
-    capsys.readouterr()
-    data_command.main(RECIPE, run, SimpleNamespace(step=2, json=False))
-    assert len(capsys.readouterr().out.splitlines()) == len(pretraining_stream(RECIPE, run).documents_at(2)) + 1
+def test_data_shows_a_step_though_the_documents_are_gone(copied, capsys):
+    (copied / "documents" / manifest.FILE).unlink()
+    data_command.main(RECIPE, copied, SimpleNamespace(step=2, json=False))
+    assert len(capsys.readouterr().out.splitlines()) == len(pretraining_stream(RECIPE, copied).documents_at(2)) + 1
 
 
 @pytest.mark.parametrize("step", [-1, 10])

@@ -1,6 +1,7 @@
 """A recipe whose sources are tokens of others, and text beside them, from `collect` to the batches of pretraining."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -16,65 +17,40 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import load, trainer
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run directory with a base, whose tokenizer is one of tenki's language."""
-    base = tmp_path / "run" / "base"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run directory with a base, whose tokenizer is one of tenki's language; tokens of it, and text."""
+    folder = tmp_path_factory.mktemp("tokens")
+    base = folder / "run" / "base"
     (base / "tokenizer").mkdir(parents=True)
     config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
-    texts = [("ja", text) for text in tenki.documents(600, 0)]
-    trainer.train(texts, config, base / "tokenizer" / "tokenizer.model")
+    trainer.train([("ja", text) for text in tenki.documents(600, 0)], config, base / "tokenizer" / "tokenizer.model")
     manifest.write(base, manifest.inputs({}, {"config.json": "1"}))
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def recipe(run, tmp_path):
-    """Tokens of datatrove and of Megatron, and text."""
-    model = load(run / "base" / "tokenizer")
-    documents = [model.document(text) for text in tenki.documents(300, 1)]
+    documents = [load(base / "tokenizer").document(text) for text in tenki.documents(300, 1)]
     for name, write, own in (("ds", datatrove, documents[:150]), ("bin", megatron, documents[150:])):
-        (tmp_path / name).mkdir()
-        write(tmp_path / name, own)
-    (tmp_path / "texts").mkdir()
+        (folder / name).mkdir()
+        write(folder / name, own)
+    (folder / "texts").mkdir()
     for number, text in enumerate(tenki.documents(60, 2)):
-        (tmp_path / "texts" / f"{number}.txt").write_text(text * 3)
+        (folder / "texts" / f"{number}.txt").write_text(text * 3)
+    return folder
+
+
+def recipe_of(folder, count=3) -> Recipe:
+    """Tokens of datatrove, text, and tokens of Megatron."""
     sources = [
-        Source("crawl", "tokens", str(tmp_path / "ds"), licence="ODC-By-1.0", language="ja"),
-        Source("texts", "text", str(tmp_path / "texts"), licence="CC0-1.0", filter=False, deduplicate=False),
-        Source("web", "tokens", str(tmp_path / "bin"), licence="ODC-By-1.0"),
+        Source("crawl", "tokens", str(folder / "ds"), licence="ODC-By-1.0", language="ja"),
+        Source("texts", "text", str(folder / "texts"), licence="CC0-1.0", filter=False, deduplicate=False),
+        Source("web", "tokens", str(folder / "bin"), licence="ODC-By-1.0"),
     ]
     train = TrainConfig(steps=20, batch_size=4, sequence_length=64)
-    corpus = CorpusConfig(sources=sources, held_out_fraction=0.1, workers=1)
+    corpus = CorpusConfig(sources=sources[:count], held_out_fraction=0.1, workers=1)
     return Recipe(base="models/published", corpus=corpus, pretrain=train)
 
 
-def test_tokens_of_others_are_read_beside_text(run, recipe, tmp_path):
+def made(recipe, run):
     collect.main(recipe, run)
     tokenize.main(recipe, run)
-    model = load(run / "base" / "tokenizer")
-    written = {name: model.decode(read_whole(run, name)) for name in ("crawl", "web", "texts")}
-    for name, first in (("crawl", 0), ("web", 150)):
-        for text in list(tenki.documents(300, 1))[first : first + 5]:
-            assert text in written[name]
-    facts = manifest.storage.read_json(run / "tokens" / manifest.FILE)["sources"]
-    assert set(facts) == {"crawl", "web", "texts"} and all(
-        set(each) == {"train", "held_out"} for each in facts.values()
-    )
-    stream = pretraining_stream(recipe, run)
-    assert {piece.source for step in range(5) for piece in stream.documents_at(step)} == {"crawl", "web", "texts"}
-    assert set(held_out_batches(recipe, run, 4, 64, 0, np.arange(4))) == {"crawl", "texts", "web"}
-    again = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
-    tokenize.main(recipe, run)
-    assert {path: path.stat().st_mtime_ns for path in again} == again
-
-
-def test_a_recipe_may_have_tokens_of_others_alone(run, recipe):
-    corpus = dataclasses.replace(recipe.corpus, sources=[recipe.corpus.sources[0]])
-    alone = dataclasses.replace(recipe, corpus=corpus)
-    collect.main(alone, run)
-    tokenize.main(alone, run)
-    assert {piece.source for piece in pretraining_stream(alone, run).documents_at(3)} == {"crawl"}
 
 
 def read_whole(run, name):
@@ -82,25 +58,41 @@ def read_whole(run, name):
     return [int(token) for store in stores for number in range(len(store.lengths)) for token in store.document(number)]
 
 
-def test_other_tokens_make_the_stages_again(run, recipe, tmp_path):
-    collect.main(recipe, run)
-    tokenize.main(recipe, run)
-    before = manifest.finished_identity(run / "tokens")
+def test_tokens_of_others_are_read_beside_text(folder):
+    run, recipe = folder / "run", recipe_of(folder)
+    made(recipe, run)
     model = load(run / "base" / "tokenizer")
-    datatrove(tmp_path / "ds", [model.document(text) for text in tenki.documents(100, 5)])
-    with pytest.raises(UserError, match=r"00000_x.ds: has .* put it back on every host"):
-        pretraining_stream(recipe, run)
-    collect.main(recipe, run)
+    written = {name: model.decode(read_whole(run, name)) for name in ("crawl", "web", "texts")}
+    for name, first in (("crawl", 0), ("web", 150)):
+        for text in list(tenki.documents(300, 1))[first : first + 5]:
+            assert text in written[name]
+    facts = manifest.storage.read_json(run / "tokens" / manifest.FILE)["sources"]
+    assert {name: set(each) for name, each in facts.items()} == dict.fromkeys(written, {"train", "held_out"})
+    stream = pretraining_stream(recipe, run)
+    assert {piece.source for step in range(5) for piece in stream.documents_at(step)} == {"crawl", "web", "texts"}
+    assert set(held_out_batches(recipe, run, 4, 64, 0, np.arange(4))) == {"crawl", "texts", "web"}
+    again = {path: path.stat().st_mtime_ns for path in run.rglob("*.json")}
     tokenize.main(recipe, run)
-    assert manifest.finished_identity(run / "tokens") != before
-    pretraining_stream(recipe, run).batch_at(0)
-
-
-def test_documents_keep_their_language_for_the_mixture(run, recipe):
-    collect.main(recipe, run)
-    tokenize.main(recipe, run)
+    assert {path: path.stat().st_mtime_ns for path in again} == again
+    # Documents keep their language for the mixture.
     names, codes = TokenStore(run / "tokens" / "texts" / "train").languages()
     assert {names[code] for code in codes} == {"ja"}
     mixed = dataclasses.replace(recipe, mixture=MixtureConfig(languages={"ja": 2.0}))
     with pytest.raises(UserError, match=r"web/train does not say the languages of its documents; name the `language`"):
         pretraining_stream(mixed, run)
+
+
+def test_a_recipe_may_have_tokens_of_others_alone_and_others_make_the_stages_again(folder, tmp_path):
+    run = tmp_path / "run"
+    for name in ("run/base", "ds"):
+        shutil.copytree(folder / name, tmp_path / name)
+    alone = recipe_of(tmp_path, 1)
+    made(alone, run)
+    assert {piece.source for piece in pretraining_stream(alone, run).documents_at(3)} == {"crawl"}
+    before, model = manifest.finished_identity(run / "tokens"), load(run / "base" / "tokenizer")
+    datatrove(tmp_path / "ds", [model.document(text) for text in tenki.documents(100, 5)])
+    with pytest.raises(UserError, match=r"00000_x.ds: has .* put it back on every host"):
+        pretraining_stream(alone, run)
+    made(alone, run)
+    assert manifest.finished_identity(run / "tokens") != before
+    pretraining_stream(alone, run).batch_at(0)

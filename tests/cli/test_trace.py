@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.cli.test_tokenize import RECIPE, run, texts_of  # noqa: F401
-from tpullm.cli import tokenize, trace
+from tests.cli.test_tokenize import RECIPE, made, run, texts_of  # noqa: F401
+from tpullm.cli import trace
 from tpullm.data.stream import pretraining_stream
 from tpullm.system.errors import UserError
 
@@ -18,15 +18,14 @@ def asked(capsys, run, json_=True, **words):  # noqa: F811
     return json.loads(said) if json_ else said
 
 
-def test_the_steps_are_those_whose_batches_have_the_document(run, capsys, monkeypatch):  # noqa: F811
+def test_the_steps_are_those_whose_batches_have_the_document(made, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(trace, "_ROWS_AT_ONCE", 3 * RECIPE.pretrain.batch_size)  # several steps at once, not all
-    tokenize.main(RECIPE, run)
-    stream = pretraining_stream(RECIPE, run)
+    stream = pretraining_stream(RECIPE, made)
     reads = {}
     for step in range(RECIPE.pretrain.steps):
         for piece in stream.documents_at(step):
             reads.setdefault((piece.source, piece.document), set()).add(step)
-    hits = asked(capsys, run, passage="train")
+    hits = asked(capsys, made, passage="train")
     assert len(hits) == 120 and all(hit["fate"] == "train" for hit in hits)
     for hit in hits:
         assert hit["steps"] == sorted(reads.get((hit["source"], hit["number"]), set()))
@@ -34,13 +33,12 @@ def test_the_steps_are_those_whose_batches_have_the_document(run, capsys, monkey
     assert any(len(hit["steps"]) > 1 for hit in hits) or max(map(len, reads.values())) == 1
 
 
-def test_what_is_held_out_is_found_and_read_in_no_step(run, capsys):  # noqa: F811
-    tokenize.main(RECIPE, run)
-    hits = asked(capsys, run, passage="held_out")
+def test_what_is_held_out_is_found_and_read_in_no_step(made, capsys):  # noqa: F811
+    hits = asked(capsys, made, passage="held_out")
     assert len(hits) == 10 and {(hit["fate"], hit["number"], len(hit["steps"])) for hit in hits} == {
         ("held_out", -1, 0)
     }
-    said = asked(capsys, run, json_=False, passage="held_out")
+    said = asked(capsys, made, json_=False, passage="held_out")
     assert said.startswith("10 documents have it, 0 of them for training\n") and "read in the steps" not in said
 
 

@@ -97,12 +97,6 @@ def test_mistakes_are_told_in_one_line(use, arguments, message):
     assert re.search(message, last), last
 
 
-def test_what_is_no_model_is_refused(tmp_path, capsys):
-    for verb in (["generate"], ["chat", "--prompt", "雨"], ["blank", "今日は【?】。"], ["attention"]):
-        assert main.main([*verb, "--model", str(tmp_path / "none")]) == 2
-        assert "no such folder" in capsys.readouterr().err
-
-
 def test_blank_prints_one_json_value(use, monkeypatch):
     from tpullm.evaluation import blank
 

@@ -86,6 +86,11 @@ def machine(storage_server, tmp_path) -> dict[str, str]:
     return {"STORAGE_EMULATOR_HOST": storage_server.address, "PATH": f"{tools}:{os.environ['PATH']}"}
 
 
+def quickly(monkeypatch, script: str) -> None:
+    """Replaces the start-up script of machines."""
+    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: f"#!/bin/sh\n{script}\n")
+
+
 def nvidia_smi(folder: Path, lines: list[str], code: int = 0) -> None:
     """Put a program of that name into a folder, which finds the GPUs that the lines name."""
     program = folder / "nvidia-smi"

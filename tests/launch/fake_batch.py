@@ -57,10 +57,9 @@ class FakeBatch(Rest):
     Args:
         folder: for what the machines write.
         machine: a function of a task's index to the variables that its machine has (where its metadata are, say).
-        quota: how many machines there are; a job that needs more waits forever.
     """
 
-    def __init__(self, folder: Path, machine: Callable[[int], dict[str, str]] = lambda index: {}, quota: int = 100):
+    def __init__(self, folder: Path, machine: Callable[[int], dict[str, str]] = lambda index: {}):
         super().__init__(
             [
                 ("POST", JOBS, self.create),
@@ -71,7 +70,7 @@ class FakeBatch(Rest):
                 ("GET", r"/v1/(projects/[^/]+/locations/[^/]+)/operations/([^/]+)", self.operation),
             ]
         )
-        self.folder, self.machine, self.quota = folder, machine, quota
+        self.folder, self.machine = folder, machine
         self.jobs: dict[str, Job] = {}
         self.made: list[str] = []
 
@@ -152,10 +151,6 @@ class FakeBatch(Rest):
             time.sleep(0.02)
         raise TimeoutError(f"{name} is {self.jobs[name].status if name in self.jobs else 'absent'}, not {states}")
 
-    def log(self, name: str) -> str:
-        """What all machines of a job printed."""
-        return "".join(file.read_text("utf-8") for file in sorted(self.jobs[name].folder.glob("*/log")))
-
     def _found(self, parent: str, name: str) -> Job:
         if name not in self.jobs:
             raise Refused(404, "NOT_FOUND", f"Resource '{parent}/jobs/{name}' was not found")
@@ -174,8 +169,6 @@ class FakeBatch(Rest):
         """A job from the queue to its end."""
         group = job.body["taskGroups"][0]
         time.sleep(SECONDS_IN_A_STATE)
-        while not job.deleted and len(job.tasks) > self.quota * int(group.get("taskCountPerNode", 1)):
-            time.sleep(SECONDS_IN_A_STATE)
         self._advance(job, "SCHEDULED")
         time.sleep(SECONDS_IN_A_STATE)
         places = int(group.get("parallelism", len(job.tasks)))
@@ -223,13 +216,8 @@ class FakeBatch(Rest):
         process.wait()
         with self.lock:
             job.processes.pop(index, None)
-            code = (
-                PREEMPTED
-                if index in job.preempted
-                else process.returncode % 256
-                if process.returncode >= 0
-                else 128 - process.returncode
-            )
+            returned = process.returncode
+            code = PREEMPTED if index in job.preempted else returned % 256 if returned >= 0 else 128 - returned
             job.preempted.discard(index)
             job.codes[index].append(code)
             return code

@@ -41,7 +41,6 @@ class Machine:
     metadata: Metadata
     status: str = "PROVISIONING"
     process: object = None
-    error: dict | None = None
 
 
 @dataclass
@@ -58,10 +57,9 @@ class FakeCompute(Rest):
     Args:
         folder: for what the machines write.
         environment: of all machines.
-        error: what each new machine fails by, such as `{"code": "QUOTA_EXCEEDED"}`; None is nothing.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None, error: dict | None = None):
+    def __init__(self, folder: Path, environment: dict[str, str] | None = None):
         kind = f"/({'|'.join(TYPES)})"
         super().__init__(
             [
@@ -73,7 +71,7 @@ class FakeCompute(Rest):
                 ("POST", PLACE + "/operations/([^/]+)/wait", self.wait_operation),
             ]
         )
-        self.folder, self.environment, self.error = folder, environment or {}, error
+        self.folder, self.environment = folder, environment or {}
         self.things: dict[str, dict[str, dict]] = {collection: {} for collection in TYPES}
         self.groups: dict[str, Group] = {}
         self.made: list[str] = []
@@ -170,17 +168,6 @@ class FakeCompute(Rest):
             machines.kill(machine.process)
             machine.metadata.close()
 
-    def switch_off(self, name: str) -> None:
-        """What a machine does by `shutdown`: its group keeps it."""
-        with self.lock:
-            machine = self._machine(name)
-            machines.kill(machine.process)
-            machine.status = "TERMINATED"
-
-    def log(self, name: str) -> str:
-        """What a machine printed."""
-        return (self.folder / name / "log").read_text("utf-8")
-
     def left(self) -> list[str]:
         """All resources that exist."""
         return [f"{collection}/{name}" for collection, things in self.things.items() for name in things]
@@ -222,10 +209,9 @@ class FakeCompute(Rest):
         template = self._found("instanceTemplates", self.groups[group].body["instanceTemplate"].rpartition("/")[2])
         attributes = {item["key"]: item.get("value", "") for item in template["properties"]["metadata"]["items"]}
         for name in names:
-            machine = Machine(name, Metadata(name, attributes), error=self.error)
+            machine = Machine(name, Metadata(name, attributes))
             self.groups[group].machines[name] = machine
-            if not self.error:
-                threading.Thread(target=self._boot, args=(group, machine, attributes), daemon=True).start()
+            threading.Thread(target=self._boot, args=(group, machine, attributes), daemon=True).start()
 
     def _boot(self, group: str, machine: Machine, attributes: dict[str, str]) -> None:
         for status in ("STAGING", "RUNNING"):
@@ -242,9 +228,6 @@ class FakeCompute(Rest):
         shown = {"name": machine.name, "instanceStatus": machine.status, "currentAction": "NONE"}
         if machine.status in ("PROVISIONING", "STAGING"):
             shown["currentAction"] = "CREATING"
-        if machine.error:
-            shown |= {"lastAttempt": {"errors": {"errors": [machine.error]}}}
-            del shown["instanceStatus"]
         return shown
 
     def _close(self, group: Group) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from tests.conftest import TINY
 from tpullm.cli.main import main
-from tpullm.hardware import machines
 from tpullm.launch import google_api
 
 RUN = ["--", "pretrain", "--config", str(TINY), "--run", "gs://b-u-c-k-e-t/run"]
@@ -73,23 +72,6 @@ def test_an_unwritable_bucket_is_refused_before_anything_is_created(capsys, read
     assert "gs://no-such-bucket" in line and "no such bucket" in line and tpu.resources == {}
 
 
-def test_a_name_that_another_run_uses(capsys, ready, tpu, bucket):
-    assert main([*map(str, ready)]) == 0
-    before = dict(tpu.calls)
-    capsys.readouterr()
-    line = told(capsys, *ready[:-1], bucket / "another")
-    assert "name: tiny-pretrain is used by another run" in line and "choose another with --name" in line
-    assert dict(tpu.calls) == before and not (bucket / "another").exists()
-
-
-def test_other_settings_for_a_running_launch_are_refused(capsys, ready, tpu):
-    assert main([*map(str, ready)]) == 0
-    capsys.readouterr()
-    assert "is running with other settings; wait for it, or stop it first" in told(
-        capsys, *ready, "--pretrain.steps", "31"
-    )
-
-
 def test_without_credentials(capsys, ready, monkeypatch, tmp_path):
     monkeypatch.delenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
@@ -123,14 +105,3 @@ def test_a_launch_is_repeated_inspected_and_stopped(capsys, ready, tpu):
     assert main([*words[:2], "status", *words[2:]]) == 0
     assert "attempt 1: stopped" in (said := capsys.readouterr().out) and "nothing is left that costs" in said
     assert main(words) == 0 and "tiny-pretrain-2" in tpu.resources, "launched again, it is another attempt"
-
-
-def test_chips_and_hosts_as_google_counts_them():
-    found = {name: machines.find_slice(name) for name in ("v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-256")}
-    assert {name: (each.chips, each.hosts) for name, each in found.items()} == {
-        "v4-8": (4, 1),
-        "v5litepod-8": (8, 1),
-        "v5litepod-16": (16, 4),
-        "v5p-8": (4, 1),
-        "v6e-256": (256, 64),
-    }

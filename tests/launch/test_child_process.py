@@ -8,21 +8,17 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.launch.test_end_to_end import is_gone
+from tests.conftest import ROOT, is_gone, wait_until
 from tpullm.launch import child_process
 from tpullm.launch.child_process import Child
 
 
-def ended(program: str, seconds: float = 60.0) -> tuple[Child, int, list[str]]:
+def ended(program: str, environment=os.environ) -> tuple[Child, int, list[str]]:
     """Run a Python program to its end; the child, its exit code and its lines."""
     lines = []
-    child = Child([sys.executable, "-c", program], os.environ, lines.append)
-    until = time.monotonic() + seconds
-    while (code := child.poll()) is None:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    return child, code, lines
+    child = Child([sys.executable, "-c", program], environment, lines.append)
+    wait_until(lambda: child.poll() is not None)
+    return child, child.poll(), lines
 
 
 def test_all_lines_of_both_streams_are_there_when_it_has_ended():
@@ -43,11 +39,9 @@ def test_a_signal_is_a_code_as_in_a_shell(number):
     assert ended("raise SystemExit(7)")[1] == 7
 
 
-def test_poll_does_not_wait_for_a_child_that_runs(monkeypatch):
-    child = Child(["sleep", "60"], os.environ, print)
-    monkeypatch.setattr(child._reader, "join", lambda seconds: pytest.fail("waits for the lines of a child that runs"))
-    assert child.poll() is None
-    monkeypatch.undo()
+def test_poll_does_not_wait_for_a_child_that_runs():
+    child, began = Child(["sleep", "60"], os.environ, print), time.monotonic()
+    assert child.poll() is None and time.monotonic() - began < child_process.SECONDS_TO_READ
     child.kill()
 
 
@@ -55,13 +49,9 @@ def test_it_can_be_told_to_stop():
     started = []
     program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(130)); print('up', flush=True)"
     child = Child([sys.executable, "-c", f"{program}; time.sleep(60)"], os.environ, started.append)
-    until = time.monotonic() + 60
-    while not started and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: started)
     child.send(signal.SIGTERM)
-    while child.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    assert child.poll() == 130
+    wait_until(lambda: child.poll() == 130)
     child.send(signal.SIGTERM)
     child.kill()
 
@@ -73,10 +63,7 @@ def test_what_it_started_ends_when_it_is_killed(monkeypatch):
     child, code, lines = ended(program)
     assert code == 0 and not is_gone(int(lines[0]))
     child.kill()
-    until = time.monotonic() + 60
-    while not is_gone(int(lines[0])) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert is_gone(int(lines[0]))
+    wait_until(lambda: is_gone(int(lines[0])))
 
 
 def test_a_pipe_that_stays_open_does_not_keep_this_process_from_its_end():
@@ -94,11 +81,5 @@ def test_a_pipe_that_stays_open_does_not_keep_this_process_from_its_end():
 
 
 def test_it_has_the_variables_that_are_given_and_no_input():
-    assert ended("import os, sys; print(os.environ.get('HOME'), repr(sys.stdin.read()))")[2][0].endswith(" ''")
-    lines = []
-    child = Child(
-        [sys.executable, "-c", "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"], {"A": "1"}, lines.append
-    )
-    while child.poll() is None:
-        time.sleep(0.01)
-    assert lines == ["['A']"]
+    program = "import os, sys; print(sorted(set(os.environ) - {'LC_CTYPE'}), repr(sys.stdin.read()))"
+    assert ended(program, {"A": "1"})[2] == ["['A'] ''"]

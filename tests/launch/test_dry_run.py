@@ -3,10 +3,10 @@
 After an intended change, `TPULLM_RECORD=1 pytest tests/launch/test_dry_run.py` records them anew.
 """
 
+import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,16 +46,16 @@ CASES = {
     "local": ["local", "--processes=2", "--devices=4"],
 }
 SECRETS = ("HF_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN")
-# A process that can't connect anywhere. It prints its exit code, its processor time and the heavy modules it loaded.
+# A process that can't connect anywhere; it prints the sum of its exit codes, its processor time and heavy modules.
 ALONE = """
-import socket, sys, time
+import json, socket, sys, time
 def refuse(*_, **__): raise AssertionError("a dry run needs no network")
 socket.socket = type("Closed", (socket.socket,), {"connect": refuse, "connect_ex": refuse, "sendto": refuse})
 socket.getaddrinfo = refuse
 from tpullm.cli.main import main
-code = main(sys.argv[1:])
+codes = [main(words) for words in json.loads(sys.argv[1])]
 heavy = sorted({name.split(".")[0] for name in sys.modules} & {"jax", "jaxlib", "google", "numpy"})
-print(code, f"{time.process_time():.2f}", *heavy, file=sys.stderr)
+print(sum(codes), f"{time.process_time():.2f}", *heavy, file=sys.stderr)
 """
 
 
@@ -105,24 +105,16 @@ def test_the_requests_are_the_recorded_ones_and_no_secret_is_printed(case, capsy
     assert made == file.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("case", ["tpu-vm-slices", "batch-gpus", "compute-tcpxo", "local"])
-def test_a_dry_run_needs_no_network_and_no_heavy_library(case):
-    run = [sys.executable, "-c", ALONE, *command(case)]
+def test_a_dry_run_needs_no_network_and_no_heavy_library():
+    """Of a TPU, of Batch, of Compute Engine, and of this machine."""
+    words = [command(case) for case in ("tpu-vm-slices", "batch-gpus", "compute-tcpxo", "local")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
+    run = [sys.executable, "-c", ALONE, json.dumps(words)]
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    code, seconds, *heavy = done.stderr.split()
+    code, seconds, *heavy = done.stderr.splitlines()[-1].split()
     assert code == "0" and heavy == []
-    assert float(seconds) < 1.0, "of the processor's time: a machine may be busy"
-
-
-def test_in_a_namespace_without_a_network_it_works():
-    alone = ["unshare", "--net", "--map-root-user"]
-    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
-        pytest.skip("no network namespace can be made here")
-    run = [*alone, sys.executable, "-m", "tpullm", *command("tpu-vm-slices")]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and yaml.safe_load(done.stdout)["requests"], done.stderr
+    assert float(seconds) < 2.0, "of the processor's time: a machine may be busy"
 
 
 def test_uploaded_files_are_shown(capsys, monkeypatch):

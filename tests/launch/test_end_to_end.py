@@ -1,9 +1,7 @@
 """Runs whose machines are taken back, and whose processes are killed, end with the same bits as undisturbed runs."""
 
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -49,14 +47,6 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in done.stdout.split()]
 
 
-def is_gone(pid: int) -> bool:
-    """Whether a process does not run; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @pytest.mark.slow
 def test_four_machines_that_are_taken_back_twice(start_tpu, bucket, tiny_tokens, tmp_path):
     """Two preemptions (one without a notice), a lost answer, one 429: the same bits, and no resource is left."""
@@ -91,53 +81,7 @@ def take_away(fake, name: str, run: Path) -> None:
         fake.preempt(f"{name}-{number}", notice)
 
 
-@pytest.mark.slow
-def test_four_processes_killed_at_twenty_random_moments(tiny_tokens, tmp_path):
-    """Twenty times SIGKILL to one of four processes after a random time; the launcher exits with its code."""
-    whole = tmp_path / "whole"
-    shutil.copytree(tiny_tokens, whole)
-    assert start_local(whole).wait(300) == 0
-    moments, kills, slowest = random.Random(0), 0, 0.0
-    while kills < 20:
-        process, before = start_local(tiny_tokens), saved(tiny_tokens)
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        wait_for_children(process, 4)
-        if moments.random() < 0.7:  # else while they start
-            while saved(tiny_tokens) == before and process.poll() is None:
-                time.sleep(0.05)
-        time.sleep(moments.uniform(0, 8))
-        victim = moments.choice(children(process) or [0])
-        if process.poll() is None and victim and not is_gone(victim):
-            others = children(process)
-            os.kill(victim, signal.SIGKILL)
-            began = time.monotonic()
-            code = process.wait(120)
-            slowest = max(slowest, time.monotonic() - began)
-            assert code == 137 and all(is_gone(pid) for pid in others)
-            kills += 1
-        process.wait(300)
-        if (tiny_tokens / "pretrain" / "manifest.json").exists() and kills < 20:
-            assert_same_bits(whole / "pretrain", tiny_tokens / "pretrain")
-            shutil.rmtree(tiny_tokens / "pretrain")
-        print(f"kills {kills}, saved {before} to {saved(tiny_tokens)}, the others gone after {slowest:.1f} s at most")
-    assert slowest < 30
-    assert start_local(tiny_tokens).wait(300) == 0
-    assert_same_bits(whole / "pretrain", tiny_tokens / "pretrain")
-    assert metrics(whole / "pretrain") == metrics(tiny_tokens / "pretrain")
-
-
 def wait_for_children(process: subprocess.Popen, count: int) -> None:
     until = time.monotonic() + 120
     while len(children(process)) < count and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
-
-
-def test_a_launcher_that_is_killed_leaves_nothing_behind(tiny_tokens):
-    process = start_local(tiny_tokens, processes=2)
-    wait_for_children(process, 2)
-    started = children(process)
-    process.kill()
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not all(is_gone(pid) for pid in started):
-        time.sleep(0.05)
-    assert len(started) == 2 and all(is_gone(pid) for pid in started)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.launch.conftest import job_of
+from tests.launch.conftest import job_of, quickly
 from tests.launch.fake_batch import FakeBatch
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch
@@ -97,7 +97,7 @@ def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has()
 
 def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job, monkeypatch):
     """The fake has one job a page; names sort otherwise than numbers."""
-    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: "#!/bin/sh\nsleep 60\n")
+    quickly(monkeypatch, "sleep 60")
     for attempt in (10, 9, 2):
         google_batch.create(job, attempt)
     assert [each.attempt for each in google_batch.observe(job)] == [2, 9, 10]

@@ -118,11 +118,6 @@ def test_a_dry_run_shows_the_requests(capsys):
     assert shown == [request.rest() for request in gpu_network.requests(config("a4-highgpu-8g"))]
 
 
-def test_only_compute_has_networks(capsys):
-    assert main(["launch", "batch", *WORDS[2:]]) == 2
-    assert "networks: batch needs none; they are for machines of compute" in capsys.readouterr().err
-
-
 def test_networks_are_made_once(tmp_path, address, capsys):
     """Networks before their subnetworks; again, what is there is left as it is."""
     with FakeCompute(tmp_path) as service:

@@ -107,16 +107,6 @@ def test_notes_and_halves_are_no_progress(host, made):
     assert supervisor.run().code == 1 and supervisor.left == [0]
 
 
-def test_a_training_that_is_taken_back_in_every_hour_goes_on_while_it_saves(host):
-    def saved():
-        folder = supervisor.run_folder / "pretrain" / "checkpoints" / f"{100 - len(supervisor.left)}"
-        folder.mkdir(parents=True)
-        return 75
-
-    supervisor = host(*[saved] * 50, 0)
-    assert supervisor.run().code == 0
-
-
 def test_it_continues_after_the_starts_that_were_before_a_reboot(host):
     made = host(0)
     for start, index in ((1, 0), (2, 0), (7, 1)):
@@ -355,22 +345,20 @@ def verb_at_the_end_of_the_hours(code):
     return run_verb
 
 
-@pytest.mark.parametrize("batch", [False, True])
-def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(start, tmp_path, monkeypatch, batch):
-    """Batch starts a task again after 75, with new hours; after 124 it does not."""
+@pytest.mark.parametrize("batch, ended_with, code", [(False, 130, 124), (True, 130, 124), (False, 0, 0), (False, 2, 2)])
+def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(
+    start, tmp_path, monkeypatch, batch, ended_with, code
+):
+    """Batch starts a task again after 75, with new hours; after 124 it does not. One that ends by itself has ended."""
     if batch:
         monkeypatch.setenv("BATCH_TASK_INDEX", "0")
-    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(130))
-    assert start() == 124
-    line = "the hours of this machine are over (max_hours); stopped and saved at step 5"
-    assert ended(tmp_path) == {"0000": {"host": 0, "code": 75, "line": line}}
-
-
-@pytest.mark.parametrize("code", [0, 2])
-def test_a_verb_that_ends_in_its_last_minutes_has_ended(start, tmp_path, monkeypatch, code):
-    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(code))
+    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(ended_with))
     assert start() == code
-    assert ended(tmp_path)["0000"]["code"] == code
+    (report,) = ended(tmp_path).values()
+    line = "stopped and saved at step 5"
+    if ended_with == 130:
+        line = f"the hours of this machine are over (max_hours); {line}"
+    assert report == {"host": 0, "code": 75 if ended_with == 130 else code, "line": line}
 
 
 @pytest.mark.parametrize(

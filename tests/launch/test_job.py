@@ -15,15 +15,12 @@ from tpullm.system.errors import UserError
 FITS = "a" + "-" * 46 + "z"  # 48 characters
 
 
-@pytest.mark.parametrize("name", ["a", "a-1", FITS])
-def test_a_name_that_google_takes(name):
-    assert make_job("gs://b/run", name=name).name == name
-
-
 @pytest.mark.parametrize("name", ["1a", "-a", "a-", "A", "a_b", "a.b", FITS + "z"])
 def test_a_name_that_google_refuses(name):
     with pytest.raises(UserError, match="can't name resources"):
         make_job("gs://b/run", name=name)
+    for good in ("a", "a-1", FITS):
+        assert make_job("gs://b/run", name=good).name == good
 
 
 def test_machines_get_the_extras_of_the_trackers():
@@ -127,22 +124,37 @@ def test_the_text_of_a_package_is_no_file_and_machines_get_the_package():
 GOOD = LaunchConfig(zone="us-west4-a", project="p")
 
 
-@pytest.mark.parametrize("key", ["slices", "nodes", "processes", "disk_gb"])
-def test_there_is_at_least_one_of_each(key):
-    job.require(dataclasses.replace(GOOD, **{key: 1}), "t", "project", "zone")
-    with pytest.raises(UserError, match=f"{key}: 0 is too small; use 1 or more"):
-        job.require(dataclasses.replace(GOOD, **{key: 0}), "t")
+RESERVED = {"provisioning": "reserved", "reservation": "mine"}
+POSSIBLE = [
+    *({key: 1} for key in ("slices", "nodes", "processes", "disk_gb")),
+    *({key: 0} for key in ("max_preemptions", "devices")),
+    *({"max_hours": hours} for hours in (0.1, 1, 72, 336)),
+    RESERVED,
+]
+IMPOSSIBLE = [
+    *(({key: 0}, f"{key}: 0 is too small; use 1 or more") for key in ("slices", "nodes", "processes", "disk_gb")),
+    *(({key: -1}, "can't be below 0") for key in ("max_preemptions", "devices")),
+    *(
+        ({"max_hours": hours}, f"max_hours: {hours:g} is not possible; use 0.1 to 336")
+        for hours in (0, 0.09, -1, 336.1, float("inf"), float("nan"))
+    ),
+    *(({"zone": zone}, f"zone: {zone} is not a zone") for zone in ("us-west4", "us-west4-ab", "west4-a", "us-west4-")),
+    ({"zone": ""}, "zone: is needed to launch on t"),
+    *((RESERVED | change, "reservation: goes with") for change in ({"reservation": ""}, {"provisioning": "spot"})),
+    (RESERVED | {"provisioning": "on_demand"}, "reservation: goes with provisioning: reserved"),
+]
 
 
-@pytest.mark.parametrize("hours", [0.1, 1, 72, 336])
-def test_hours_that_a_machine_may_have(hours):
-    job.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+@pytest.mark.parametrize("settings, says", IMPOSSIBLE, ids=str)
+def test_settings_that_no_target_can_have(settings, says):
+    with pytest.raises(UserError, match=says):
+        job.require(dataclasses.replace(GOOD, **settings), "t", "zone")
 
 
-@pytest.mark.parametrize("hours", [0, 0.09, -1, 336.1, float("inf"), float("nan")])
-def test_hours_that_no_machine_may_have(hours):
-    with pytest.raises(UserError, match=f"max_hours: {hours:g} is not possible; use 0.1 to 336"):
-        job.require(dataclasses.replace(GOOD, max_hours=hours), "t")
+def test_settings_that_a_target_may_have():
+    job.require(LaunchConfig(), "local")
+    for settings in POSSIBLE:
+        job.require(dataclasses.replace(GOOD, **settings), "t", "project", "zone")
 
 
 NARROW = ["devstorage.read_write", "logging.write", "monitoring.write"]
@@ -172,32 +184,6 @@ def test_the_most_that_an_attempt_can_cost_is_said():
     _, cost = show.terms(job_of("tpu-vm", "pretrain", accelerator="v5litepod-4", slices=2, max_hours=10))
     assert cost.startswith("A machine ends after 10 hours at the latest (max_hours)")
     assert "at most 96.00 $ until then (9.60 $/h" in cost
-
-
-@pytest.mark.parametrize("key", ["max_preemptions", "devices"])
-def test_nothing_is_below_0(key):
-    job.require(dataclasses.replace(GOOD, **{key: 0}), "t")
-    with pytest.raises(UserError, match="can't be below 0"):
-        job.require(dataclasses.replace(GOOD, **{key: -1}), "t")
-
-
-@pytest.mark.parametrize("zone", ["us-west4", "us-west4-ab", "west4-a", "us-west4-"])
-def test_a_zone_has_a_letter(zone):
-    with pytest.raises(UserError, match=f"zone: {zone} is not a zone"):
-        job.require(LaunchConfig(zone=zone), "t")
-
-
-def test_a_zone_is_not_needed_everywhere():
-    job.require(LaunchConfig(), "local")
-    with pytest.raises(UserError, match="zone: is needed to launch on t"):
-        job.require(LaunchConfig(), "t", "zone")
-
-
-@pytest.mark.parametrize("provisioning, reservation", [("reserved", ""), ("spot", "mine"), ("on_demand", "mine")])
-def test_a_reservation_goes_with_its_provisioning(provisioning, reservation):
-    job.require(LaunchConfig(provisioning="reserved", reservation="mine"), "t")
-    with pytest.raises(UserError, match="reservation: goes with provisioning: reserved"):
-        job.require(LaunchConfig(provisioning=provisioning, reservation=reservation), "t")
 
 
 @pytest.mark.parametrize(

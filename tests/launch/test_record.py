@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tests.conftest import wait_until
 from tpullm.launch import record as module
 from tpullm.launch.record import HostExit, Log, Outcome, Record
 from tpullm.system import storage
@@ -85,13 +86,6 @@ def pieces(folder) -> list[str]:
     return [path.read_text() for path in sorted(folder.glob("[!.]*"))]  # not what is being written
 
 
-def until(true) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_all_lines_are_there_in_pieces(quick, tmp_path, capsys):
     log = Log(tmp_path, 3)
     for line in LINES:
@@ -108,7 +102,7 @@ def test_a_line_is_uploaded_while_the_verb_runs(quick, tmp_path):
     log = Log(tmp_path, 0)
     for line in LINES[:3]:
         log.line(line)
-        until(lambda line=line: tmp_path.exists() and "".join(pieces(tmp_path)).endswith(f"{line}\n"))
+        wait_until(lambda line=line: tmp_path.exists() and "".join(pieces(tmp_path)).endswith(f"{line}\n"))
     log.close()
 
 
@@ -117,12 +111,12 @@ def test_what_has_not_changed_is_not_uploaded_again(quick, tmp_path, written):
     for line in LINES:
         log.line(line)
     last = f"0000.{len(log._pieces) - 1:04d}.log"
-    until(lambda: "".join(pieces(tmp_path)).splitlines() == LINES)
+    wait_until(lambda: "".join(pieces(tmp_path)).splitlines() == LINES)
     before = len(written)
     time.sleep(0.2)
     assert len(written) == before
     log.line("one more")
-    until(lambda: "".join(pieces(tmp_path)).endswith("one more\n"))
+    wait_until(lambda: "".join(pieces(tmp_path)).endswith("one more\n"))
     log.close()
     assert written[before:] == [last]
 
@@ -132,7 +126,7 @@ def test_a_storage_that_fails_loses_no_line(quick, tmp_path, written):
     log = Log(tmp_path, 0)
     for line in LINES:
         log.line(line)
-    until(lambda: not written.fail)
+    wait_until(lambda: not written.fail)
     log.close()
     assert "".join(pieces(tmp_path)).splitlines() == LINES
 

@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import subprocess
-from itertools import product
 
 import pytest
 import yaml
@@ -52,7 +51,7 @@ def options(work: job.Job) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in words)
 
 
-@pytest.mark.parametrize("nodes, gpus", list(product((1, 2, 16), (0, 1, 4, 8))))
+@pytest.mark.parametrize("nodes, gpus", [(1, 0), (16, 0), (2, 1), (16, 8)])
 def test_every_gpu_has_a_process(nodes, gpus):
     """JAX gives a task the device of its SLURM_LOCALID, so fewer tasks would leave GPUs idle and more would fail."""
     found = options(make(nodes=nodes, gpus_per_node=gpus))

@@ -140,13 +140,6 @@ def test_a_fault_of_the_run_ends_it_with_its_line_and_nothing_is_left(tpu, tmp_p
     assert error.value.code == code and tpu.resources == {} and tpu.made() == ["mine-1"]
 
 
-def test_a_name_of_another_run_is_refused_and_left_alone(tpu, tmp_path):
-    tpu_vm.create(make_job(tmp_path / "other", name="mine"), 1)
-    with pytest.raises(UserError, match="name: mine is used by another run .* choose another with --name"):
-        watch.follow(make_job(tmp_path / "run", name="mine"), tpu_vm, watch.Pace())
-    assert list(tpu.resources) == ["mine-1"]
-
-
 def test_ctrl_c_ends_the_watching_and_leaves_the_run(tpu, bucket):
     """Ctrl-C, as a terminal sends it."""
     command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]

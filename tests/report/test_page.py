@@ -143,6 +143,11 @@ class Outline(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+@pytest.fixture(scope="module")
+def whole_text():
+    return Outline(page(full())).text
+
+
 def test_a_finished_run_has_every_section_once_and_a_link_to_each():
     outline = Outline(page(full()))
     assert outline.ids == list(SECTIONS)
@@ -179,8 +184,8 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "The last stage finished on 2026-01-02 03:04 UTC.",
     ],
 )
-def test_the_numbers_of_the_run_are_on_the_page(said):
-    assert said in Outline(page(full())).text
+def test_the_numbers_of_the_run_are_on_the_page(whole_text, said):
+    assert said in whole_text
 
 
 def test_sources_in_many_languages_are_one_color_each_and_their_small_rows_one_line():
@@ -224,13 +229,12 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"hours": HOURS, "plan": {"run": PLANNED}}, "It was interrupted 1 times; the plan expects 90.4% then."),
     ],
 )
-def test_what_only_some_runs_have(changes, said):
-    assert said in Outline(page(full(**changes))).text
-    assert said not in Outline(page(full())).text
+def test_what_only_some_runs_have(whole_text, changes, said):
+    assert said in Outline(page(full(**changes))).text and said not in whole_text
 
 
-def test_the_apple_and_the_book_come_first():
-    text = Outline(page(full())).text
+def test_the_apple_and_the_book_come_first(whole_text):
+    text = whole_text
     assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
 
 
@@ -278,16 +282,11 @@ def without(value, path):
     return value | {first: without(value[first], rest)}
 
 
-@pytest.fixture(scope="module")
-def whole_text():
-    return Outline(page(full())).text.split()
-
-
 @pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
 def test_any_result_may_be_missing(path, whole_text):
     """What is missing is left out: nothing stands in its place, and no number is made up for it."""
     shown = Outline(page(full(results=without(RESULTS, path)))).text.split()
-    assert (set(shown) - set(whole_text)) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
+    assert (set(shown) - set(whole_text.split())) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
 
 
 def test_a_result_that_is_no_number_is_left_out():

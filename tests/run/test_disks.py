@@ -95,6 +95,14 @@ def test_a_disk_that_is_full_in_a_training(tiny_run, disk, left):
     assert no_partials(run)
 
 
+def test_a_disk_that_is_full_leaves_nothing_half_written(tiny_run, disk):
+    run = copy_tokens(tiny_run, disk.folder / "tiny")
+    shutil.rmtree(run / "documents")
+    disk.fill(16)
+    assert f"no space left on the device ({disk.folder}" in refusal("collect", "--run", run)
+    assert no_partials(run) and not (run / "documents" / "manifest.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 16, 60, 150])
 def test_a_disk_that_is_full_while_text_is_made_ready(tiny_run, disk, left):

@@ -8,7 +8,7 @@ import threading
 import urllib.request
 from collections.abc import Callable
 
-from tests.serving.conftest import wait_until
+from tests.conftest import wait_until
 from tpullm.cli import main
 
 

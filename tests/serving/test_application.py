@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.serving.conftest import KEY, Served, wait_until
+from tests.conftest import wait_until
+from tests.serving.conftest import KEY, Served
 from tests.serving.stand_in import StandIn, session_of
 from tpullm.serving import application, listening, served_model
 from tpullm.serving.stepping import Stepping
@@ -97,21 +98,17 @@ def stopped(one: Served, body: dict) -> tuple[int, bytes]:
     return response.status, response.read()
 
 
-def test_when_the_server_stops_a_stream_ends_with_an_error(server):
+@pytest.mark.parametrize("stream", [True, False])
+def test_when_the_server_stops_a_stream_ends_with_an_error_and_a_whole_answer_is_refused(server, stream):
     one = server()
     one.step()
-    status, text = stopped(one, TEXT | {"stream": True})
+    status, text = stopped(one, TEXT | {"stream": stream})
     *_, last = text.decode().strip().split("\n\n")
-    assert status == 200 and json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+    assert status == (200 if stream else 503)
+    assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
     assert one.said == [f"127.0.0.1 POST /v1/completions: 503 {application.STOPPING}"]
     with pytest.raises(OSError):
         one.ask("/health")
-
-
-def test_when_the_server_stops_a_whole_answer_is_refused(server):
-    one = server()
-    one.step()
-    assert stopped(one, TEXT)[0] == 503
 
 
 def test_an_engine_that_fails_ends_the_loop():

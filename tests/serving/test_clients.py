@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.serving.conftest import wait_until
+from tests.conftest import wait_until
 from tpullm.serving import listening
 
 LONG = {"model": "small", "prompt": "The cat", "max_tokens": 900, "logit_bias": {"319": -100, "318": -100, "317": -100}}

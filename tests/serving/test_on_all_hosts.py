@@ -9,8 +9,8 @@ import urllib.request
 import numpy as np
 import pytest
 
+from tests.conftest import wait_until
 from tests.formats.huggingface.published import change, directory
-from tests.serving.conftest import wait_until
 from tests.serving.stand_in import StandIn, session_of
 from tests.system.cluster.channels import connect, end_threads
 from tests.training.several_hosts import finish, start

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.conftest import wait_until
 from tests.serving import browser
-from tests.serving.conftest import Served, serving, wait_until
+from tests.serving.conftest import Served, serving
 from tpullm.serving.answer_writing import Writing
 
 pytestmark = [

@@ -1,8 +1,6 @@
 """Channels of several hosts in one process, connected by sockets."""
 
 import socket
-import time
-from collections.abc import Callable
 
 from tpullm.system.cluster.channel import Channel, Connection
 
@@ -26,11 +24,3 @@ def end_threads() -> None:
         for peer in one._peers.values():
             peer.hang_up()
     MADE.clear()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -1,5 +1,6 @@
 """Shares of a verb's work: the same bytes as by one process, whoever is killed, fails or comes late."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.corpus.test_collect import _story, _write
 from tpullm.cli import collect, main
 from tpullm.corpus import collect as corpus_collect
@@ -120,40 +122,25 @@ def whole(recipe) -> dict[str, bytes]:
 
 
 @pytest.mark.ci
-def test_eight_shares_make_the_bytes_of_one_and_every_part_once(recipe, tmp_path, whole):
-    """Share 0 starts last; then all start again."""
-    run = tmp_path / "run"
-    said = succeed([start(recipe, run, index, 8) for index in (5, 3, 7, 1, 2, 6, 4, 0)])
-    assert contents(run) == whole
-    assert sorted(Path(f"{run}.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
-    assert "[share 5] place: share 5 of 8 (from 0), by the flags --share.*" in said[0]
-    for text in succeed([start(recipe, run, index, 8) for index in range(2)]):
-        assert text.count("finished, skipped") == 3
-    assert contents(run) == whole
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path, whole):
     run, made = tmp_path / "run", Path(f"{tmp_path / 'run'}.made")
     others = [start(recipe, run, index, 3) for index in (0, 2)]
     killed = start(recipe, run, 1, 3, pause=0.2)
     own = {f"{number:06}" for number in range(1, FILES, 3)}
-    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
+    wait_until(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     left = len(own - set(made.read_text().split()))
     assert left > 0, "it was killed too late"
-    wait_for(lambda: len(made.read_text().split()) == FILES - left)
+    wait_until(lambda: len(made.read_text().split()) == FILES - left)
     assert [share.poll() for share in others] == [None, None]
     said = succeed([*others, start(recipe, run, 1, 3)])
     assert re.search(r"\[share 0\] collect: waits for \d+ of 24 parts, from share 1; \d\d% of ", said[0]), said[0]
+    assert "[share 2] place: share 2 of 3 (from 0), by the flags --share.*" in said[1]
     assert sorted(made.read_text().split()) == [f"{number:06}" for number in range(FILES)], "none was made twice"
+    assert contents(run) == whole
+    for text in succeed([start(recipe, run, index, 3) for index in range(2)]):
+        assert text.count("finished, skipped") == 3
     assert contents(run) == whole
 
 
@@ -163,7 +150,7 @@ def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, w
     others = [start(recipe, run, index, 3, made=made) for index in (1, 2)]
     killed = start(recipe, run, 0, 3, made=made, pause=0.2)
     own = {f"{number:06}" for number in range(0, FILES, 3)}
-    wait_for(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
+    wait_until(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     succeed([*others, start(recipe, run, 0, 3, made=made)])
@@ -172,8 +159,8 @@ def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, w
     assert contents(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize("by", ["flags", pytest.param("batch", marks=pytest.mark.ci)])
-def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
+@pytest.mark.ci
+def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path):
     """Of a job, also those that start when it has failed already; and the next job is not concerned."""
     recipe = make_recipe(tmp_path)
     broken, run = tmp_path / "in" / "07.jsonl", tmp_path / "run"
@@ -183,13 +170,11 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
 
     def share(index, job="first"):
         variables = {"BATCH_TASK_INDEX": str(index), "BATCH_TASK_COUNT": "4", "BATCH_JOB_UID": job}
-        return start(recipe, run, index, 4, **(variables if by == "batch" else {}))
+        return start(recipe, run, index, 4, **variables)
 
     early = [share(1)]
-    wait_for(lambda: any(run.glob(".collect/notes/1.*")))
-    ended = finish([share(3), *early])
-    if by == "batch":
-        ended += finish([share(0)])
+    wait_until(lambda: any(run.glob(".collect/notes/1.*")))
+    ended = [*finish([share(3), *early]), *finish([share(0)])]
     for code, said in ended:
         assert code == 2 and "07.jsonl.gz" in said.splitlines()[-1], said
         assert len([line for line in said.splitlines() if "tpullm: " in line]) == 1
@@ -200,16 +185,29 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path, by):
     assert (run / "tokens" / manifest.FILE).exists() and not list(run.glob(".[!l]*"))
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_a_share_of_another_recipe_is_refused(recipe, tmp_path, first):
-    run = tmp_path / "run"
-    other = {1: ["--corpus.minimum_characters", 7]}
-    shares = [start(recipe, run, first, 2, *other.get(first, []), pause=0.1)]
-    wait_for(lambda: any(run.glob(f".collect/notes/{first}.*")))
-    shares.append(start(recipe, run, 1 - first, 2, *other.get(1 - first, []), pause=0.1))
-    for code, said in finish(shares):
-        assert code == 2 and "config.minimum_characters" in said.splitlines()[-1], said
-    assert not (run / "documents" / manifest.FILE).exists()
+def stories(folder, files) -> Recipe:
+    """A recipe of so many files."""
+    folder.mkdir()
+    for number in range(files):
+        _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(20)])
+    source = Source("s", "jsonl", str(folder), licence="CC0", language="ja")
+    return Recipe(corpus=CorpusConfig(sources=[source], workers=1))
+
+
+def test_a_share_of_another_recipe_is_refused(tmp_path, monkeypatch):
+    """Both shares end, with the key in which they differ. Threads stand for processes."""
+    monkeypatch.setattr(shares, "SECONDS_BETWEEN_LOOKS", 0.05)
+    recipe = stories(tmp_path / "in", 2)
+    other = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, minimum_characters=7))
+    with ThreadPoolExecutor(2) as threads:
+        begun = [
+            threads.submit(collect.main, of, tmp_path / "run", Place(index, 2))
+            for index, of in enumerate((recipe, other))
+        ]
+    for share in begun:
+        with pytest.raises(UserError, match="config.minimum_characters"):
+            share.result()
+    assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
 
 
 def begun(folder, index, job="", count=2, inputs=None) -> SharedWork:
@@ -345,10 +343,7 @@ def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
 
 
 def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch):
-    folder, made, real = tmp_path / "in", [], tasks.run
-    folder.mkdir()
-    for number in range(6):
-        _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(20)])
+    made, real = [], tasks.run
 
     def counted(task):
         if len(made) == 3:
@@ -359,14 +354,12 @@ def test_one_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeyp
 
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     monkeypatch.setattr(tasks, "run", counted)
-    recipe = Recipe(corpus=CorpusConfig(sources=[Source("s", "jsonl", str(folder), licence="CC0", language="ja")]))
+    recipe = stories(tmp_path / "in", 6)
     with pytest.raises(KeyboardInterrupt):
         collect.main(recipe, tmp_path / "run")
     collect.main(recipe, tmp_path / "run")
-    assert len(made) == 7 and set(made) == {
-        "",
-        *(f"{part.key}.json" for part in document_files.parts(tmp_path / "run/documents")),
-    }
+    parts = [f"{part.key}.json" for part in document_files.parts(tmp_path / "run/documents")]
+    assert len(made) == 7 and set(made) == {"", *parts}
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["documents"]
 
 

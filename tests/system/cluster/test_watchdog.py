@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.system.cluster.channels import connect, wait_for
+from tests.conftest import wait_until
+from tests.system.cluster.channels import connect
 from tpullm.system.cluster import channel, watchdog
 from tpullm.system.cluster.watchdog import Comparison, Progress, Watchdog, slow_host
 from tpullm.system.errors import TRY_AGAIN
@@ -55,7 +56,7 @@ def stacks(folder) -> list[str]:
 def test_one_host_that_hangs_ends_with_a_line_and_its_stacks(tmp_path, ended, patience, hangs):
     training = Training(tmp_path, patience=patience).does(7, "data")
     if hangs:
-        wait_for(lambda: ended)
+        wait_until(lambda: ended)
     else:
         time.sleep(2 * PATIENCE)
     training.ends()
@@ -82,7 +83,7 @@ def test_what_comes_before_the_first_step_is_not_watched(tmp_path, ended, todo):
 
 def test_data_that_never_comes_is_noticed_in_the_first_step_too(tmp_path, ended):
     training = Training(tmp_path).does("data")
-    wait_for(lambda: ended)
+    wait_until(lambda: ended)
     training.ends()
     assert "in its first step it is waiting for data" in ended[0][0]
 
@@ -145,7 +146,7 @@ def test_the_host_that_is_behind_is_named_on_all_hosts_and_all_write_their_stack
     connected, trainings = several(tmp_path)
     for training, todo in zip(trainings, ((8, "step"), (7, "data"), (8, "data")), strict=True):
         training.does(*todo)
-    wait_for(lambda: len(ended) == 3)
+    wait_until(lambda: len(ended) == 3)
     for training in trainings:
         training.ends()
     assert len(set(ended)) == 1 and ended[0][1] == TRY_AGAIN
@@ -161,7 +162,7 @@ def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkey
     _, trainings = several(tmp_path)
     for training in trainings:
         training.does(8, "step")
-    wait_for(lambda: len(ended) == 3)
+    wait_until(lambda: len(ended) == 3)
     for training in trainings:
         training.ends()
     assert "after step 8 it is in a step, as all hosts are (a device or the network may hang); " in ended[0][0]
@@ -176,7 +177,7 @@ def test_a_host_that_says_where_it_is_too_late_is_named_without(tmp_path, ended,
     trainings[1].entered.wait(0)
     connected[1].status = lambda: {"training": asdict(Progress(7, "save", 100.0, 0.0))}
     connected[1].handlers["stacks"] = lambda *_: None
-    wait_for(lambda: ended)
+    wait_until(lambda: ended)
     trainings[0].ends()
     assert "host 1 (name1) made no progress for 100 s: after step 7 it is saving; the stacks" in ended[0][0]
 

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, is_gone, wait_until
 from tests.system.process import unhooked
-from tests.system.process.test_workers import is_gone, wait_for
 from tpullm.system.errors import UserError
 from tpullm.system.process import confinement, isolated
 from tpullm.system.process.isolated import Isolated
@@ -220,13 +219,13 @@ def test_nothing_is_left_behind_when_the_parent_is_killed():
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         child = int(parent.stdout.readline())
-        wait_for(lambda: len(below(child)) >= 1)
+        wait_until(lambda: len(below(child)) >= 1)
         all_of_them = [child, *below(child)]
     finally:
         parent.kill()
         parent.communicate()
     for pid in all_of_them:
-        wait_for(lambda pid=pid: is_gone(pid))
+        wait_until(lambda pid=pid: is_gone(pid))
 
 
 def below(pid):

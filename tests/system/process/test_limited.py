@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, interruptible
-from tests.system.process.test_workers import is_gone, wait_for
+from tests.conftest import ROOT, interruptible, is_gone, wait_until
 from tpullm.system.errors import UserError
 from tpullm.system.process import limited
 from tpullm.system.process.limited import Limited
@@ -113,7 +112,7 @@ def test_it_ends_when_its_owner_is_collected():
     owner = Limited()
     pid = owner.call("x", "os:getpid")
     del owner
-    wait_for(lambda: is_gone(pid))
+    wait_until(lambda: is_gone(pid))
 
 
 def test_threads_take_turns(child):
@@ -128,8 +127,7 @@ def test_threads_take_turns(child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("work", ["time:sleep", f"{HERE}:compute"])
+@pytest.mark.parametrize("number, work", [(signal.SIGINT, "time:sleep"), (signal.SIGKILL, f"{HERE}:compute")])
 def test_no_child_is_left_behind(number, work):
     program = (
         "from tpullm.system.process.limited import Limited; child = Limited()\n"
@@ -145,7 +143,7 @@ def test_no_child_is_left_behind(number, work):
         time.sleep(0.3)  # into the second call; before it, the test holds as well
         parent.send_signal(number)
         parent.communicate(timeout=60)
-        wait_for(lambda: is_gone(pid))
+        wait_until(lambda: is_gone(pid))
     finally:
         parent.kill()
         parent.communicate()

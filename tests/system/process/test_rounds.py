@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -82,6 +82,7 @@ def touch(files, *numbers):
     return lambda: [files[number].touch() for number in numbers]
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(0, 12), st.data())
 def test_every_share_makes_its_own_missing_parts_and_waits_for_the_others(tmp_path_factory, count, parts, data):
     folder = tmp_path_factory.mktemp("run")

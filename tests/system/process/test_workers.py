@@ -9,25 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, interruptible
+from tests.conftest import ROOT, interruptible, is_gone, wait_until
 from tpullm.system.process import workers
 from tpullm.system.process.workers import run_all
-
-
-def is_gone(process: int) -> bool:
-    """Whether the process has ended; one that nobody waits for may be a zombie for ever."""
-    try:
-        with open(f"/proc/{process}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_results_come_from_other_processes():
@@ -44,13 +28,12 @@ def test_a_block_that_fails_ends_its_workers_at_once():
         queued = [executor.submit(time.sleep, 300) for _ in range(5)]
         raise RuntimeError("the block")
     assert time.monotonic() - began < 200
-    wait_for(lambda: is_gone(child))
+    wait_until(lambda: is_gone(child))
     assert all(future.done() for future in queued)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-@pytest.mark.parametrize("ignored", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number, ignored", [(signal.SIGKILL, False), (signal.SIGINT, False), (signal.SIGINT, True)])
 def test_workers_end_with_their_parent_and_silently_on_ctrl_c(number, ignored):
     """A parent that ignores Ctrl-C, as in a shell's background, has workers that do too."""
     program = (
@@ -73,7 +56,7 @@ def test_workers_end_with_their_parent_and_silently_on_ctrl_c(number, ignored):
             else:
                 assert "KeyboardInterrupt" not in parent.communicate(timeout=60)[1]
         parent.kill()
-        wait_for(lambda: is_gone(child))
+        wait_until(lambda: is_gone(child))
     finally:
         parent.kill()
         parent.communicate()

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.conftest import wait_until
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain
 from tpullm.system.storage import gcs as gs
@@ -19,13 +20,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(mirror, "SHARE_OF_TIME", 1.0)
 
 
-def until(true) -> None:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < 60
-        time.sleep(0.05)
-
-
 def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
     before = set(threading.enumerate())
     grown = mirror.mirrored(bucket / "stage")
@@ -34,7 +28,7 @@ def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
             file.write(line)
             file.flush()
             grown.changed()
-            until(
+            wait_until(
                 lambda line=line: (
                     (bucket / "stage" / "log").exists() and (bucket / "stage" / "log").read_text()[-2:] == line
                 )
@@ -44,7 +38,7 @@ def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
     assert (bucket / "stage" / "log").read_text() == "1\n2\n3\n"
     grown.close()
     assert not grown.folder.exists()
-    until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))
+    wait_until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))
 
 
 def test_a_local_folder_is_written_where_it_is(tmp_path):
@@ -62,11 +56,11 @@ def test_an_upload_that_failed_is_tried_again(bucket, storage_server, monkeypatc
     (grown.folder / "log").write_text("1\n")
     storage_server.kill()
     grown.changed()
-    until(lambda: grown._failure)
+    wait_until(lambda: grown._failure)
     with pytest.raises(TryAgain, match="did not answer"):
         grown.wait()
     threading.Timer(0.1, storage_server.start).start()
-    until(lambda: storage_server.is_running() and (bucket / "stage" / "log").exists())
+    wait_until(lambda: storage_server.is_running() and (bucket / "stage" / "log").exists())
     grown.close()
 
 
@@ -77,6 +71,8 @@ def test_a_log_goes_on_from_what_is_there(bucket):
             log.write({"step": step, "loss": float(step)})
         log.close()
         began = int(time.time())
-        until(lambda began=began, first=first: first or int(time.time()) > began)  # TensorBoard names files by seconds
+        wait_until(
+            lambda began=began, first=first: first or int(time.time()) > began
+        )  # TensorBoard names files by seconds
     assert [row["step"] for row in metrics.read(bucket / "stage" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert len(storage.files(bucket / "stage" / "tensorboard")) == 2

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
-from tests.system.process.test_workers import is_gone, wait_for
+from tests.conftest import ROOT, is_gone
+from tests.conftest import wait_until as wait_for
 from tpullm.system.errors import UserError
 from tpullm.training.rewards import own_function
 from tpullm.training.rewards.own_function import OwnFunction
