@@ -23,7 +23,6 @@ ACTIVE, SUSPENDED, FAILED, DELETING = "ACTIVE", "SUSPENDED", "FAILED", "DELETING
 WAY = ("WAITING_FOR_RESOURCES", "PROVISIONING", ACTIVE)  # one step at each list request
 HOSTS = {"v5litepod-4": 1, "v5litepod-16": 4}
 LOST = "lost"  # the request is carried out, then the connection is closed
-QUOTA = (429, "Quota limit 'TPUV5sPreemptiblePerProjectPerZone' has been exceeded. Limit: 0 in zone us-west4-a.")
 BUSY = (429, "Too many requests; try again later.")
 AWAY = (503, "The service is currently unavailable.")
 NO_CAPACITY = {"code": 8, "message": "There is no more capacity in the zone us-west4-a; you can try in another zone"}

@@ -108,7 +108,6 @@ def test_tcpxo(tmp_path, cards):
     [
         ("6.8.0-1030-gcp", "MODULE_IMPORT_NS(DMA_BUF)"),
         ("6.13.0", 'MODULE_IMPORT_NS("DMA_BUF")'),
-        ("6.17.0-1012-gcp", 'MODULE_IMPORT_NS("DMA_BUF")'),
     ],
 )
 def test_the_kernel_module_is_as_the_kernel_wants_it(tmp_path, kernel, line):

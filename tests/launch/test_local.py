@@ -10,7 +10,6 @@ import time
 import pytest
 
 from tests.conftest import ROOT, TINY, interruptible, is_gone, wait_until
-from tests.launch.test_end_to_end import children, wait_for_children
 from tpullm.launch import job, local
 from tpullm.launch.job import LaunchConfig
 
@@ -77,6 +76,12 @@ def test_a_failure_stops_the_others(stub, monkeypatch, deaf):
     assert code == 3 and seconds < 20 and ((0, "saved") in lines) is not deaf
 
 
+def children(process: subprocess.Popen) -> list[int]:
+    """The processes that a launcher started."""
+    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_lets_all_save_and_a_launcher_that_is_killed_leaves_nothing_behind(stub, tmp_path, number):
     """A terminal sends Ctrl-C to the launcher alone; the launcher exits with its own code and one line."""
@@ -87,9 +92,9 @@ def test_ctrl_c_lets_all_save_and_a_launcher_that_is_killed_leaves_nothing_behin
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with interruptible():
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes)
-    wait_for_children(process, 2)
+    wait_until(lambda: len(children(process)) == 2)
     started = children(process)
-    assert len(started) == 2 and process.stdout.readline() and process.stdout.readline()
+    assert process.stdout.readline() and process.stdout.readline()
     process.send_signal(number)
     out, said = process.communicate(timeout=60)
     wait_until(lambda: all(is_gone(pid) for pid in started))

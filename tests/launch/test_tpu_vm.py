@@ -1,21 +1,16 @@
 """TPU slices by Google's own client and a fake of the service: the requests, and the effect of each answer."""
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.conftest import ROOT, TINY, interruptible
 from tests.launch.conftest import make_job
-from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, QUOTA, SUSPENDED
+from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, SUSPENDED
 from tpullm.launch import tpu_vm, watch
 from tpullm.launch.record import HostExit, Record
 from tpullm.launch.watch import State
-from tpullm.system.errors import TryAgain, UserError
 
 
 def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
@@ -63,21 +58,6 @@ def test_states_and_costs(tpu, tmp_path):
     assert tpu_vm.observe(job)[0].state is State.DELETING
     assert tpu_vm.observe(job) == []
     tpu_vm.delete(job, seen[0])  # gone already
-
-
-def test_errors_that_pass_and_errors_that_do_not(tpu, tmp_path):
-    job = make_job(tmp_path, name="mine")
-    for fault in (BUSY, AWAY, LOST):
-        tpu.faults["POST"] = [fault]
-        with pytest.raises(TryAgain):
-            tpu_vm.create(job, 1)
-    tpu_vm.create(job, 1)  # it exists: the request with the lost answer created it
-    tpu.faults["POST"] = [QUOTA]
-    with pytest.raises(UserError, match="quota: Quota limit .* has been exceeded"):
-        tpu_vm.create(job, 2)
-    tpu.faults["GET"] = [(403, "Cloud TPU API has not been used in project my-project before or it is disabled.")]
-    with pytest.raises(UserError, match="ListQueuedResources: not allowed .*google-cloud.md names the APIs and roles"):
-        tpu_vm.observe(job)
 
 
 def finish(folder: Record, number: int, hosts: int = 4, code: int = 0, line: str = "") -> None:
@@ -129,26 +109,3 @@ def test_two_watchers_create_nothing_twice(tpu, tmp_path):
     for watcher in watchers:
         watcher.join(30)
     assert codes == [0, 0] and tpu.resources == {} and set(tpu.made()) == {"mine-1", "mine-2"}
-
-
-@pytest.mark.parametrize("code, line", [(2, "pretrain.steps: 0 must be > 0"), (139, "Segmentation fault")])
-def test_a_fault_of_the_run_ends_it_with_its_line_and_nothing_is_left(tpu, tmp_path, code, line):
-    job = make_job(tmp_path, name="mine")
-    when(lambda: is_active(tpu, "mine-1"), lambda: finish(Record(job.folder), 1, code=code, line=line))
-    with pytest.raises(UserError, match=line) as error:
-        watch.follow(job, tpu_vm, watch.Pace())
-    assert error.value.code == code and tpu.resources == {} and tpu.made() == ["mine-1"]
-
-
-def test_ctrl_c_ends_the_watching_and_leaves_the_run(tpu, bucket):
-    """Ctrl-C, as a terminal sends it."""
-    command = [sys.executable, "-m", "tpullm", "launch", "tpu-vm", "--watch", "--project=p", "--zone=us-west4-a"]
-    command += ["--accelerator=v5litepod-16", "--", "pretrain", "--config", str(TINY), "--run", f"{bucket}/run"]
-    with interruptible():
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert any("waiting for capacity" in line for line in process.stderr)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("tpullm: tiny-pretrain: no longer watched; the run goes on and costs")
-    assert list(tpu.resources) == ["tiny-pretrain-1"]

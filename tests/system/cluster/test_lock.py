@@ -18,15 +18,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(directory, "SECONDS_OF_ROUNDING", 1.0)
 
 
-def test_on_a_disk_the_second_is_refused_at_once_and_comes_after(tmp_path):
-    with directory.alone(tmp_path):
-        with pytest.raises(UserError, match=f"{tmp_path}: another tpullm works in it; wait for it"):
-            with directory.alone(tmp_path):
-                pass
-    with directory.alone(tmp_path):
-        pass
-
-
 def test_the_second_waits_with_a_line_and_is_refused_or_comes_after(bucket, capsys):
     with directory.alone(bucket):
         generation, said, _ = gs.read_with_age(bucket / ".lock")
