@@ -64,10 +64,8 @@ class FakeBatch(Rest):
             [
                 ("POST", JOBS, self.create),
                 ("GET", JOBS, self.list_jobs),
-                ("GET", JOBS + "/([^/:]+)", self.get),
                 ("DELETE", JOBS + "/([^/:]+)", self.delete),
                 ("GET", JOBS + "/([^/:]+)/taskGroups/group0/tasks", self.list_tasks),
-                ("GET", r"/v1/(projects/[^/]+/locations/[^/]+)/operations/([^/]+)", self.operation),
             ]
         )
         self.folder, self.machine = folder, machine
@@ -105,10 +103,6 @@ class FakeBatch(Rest):
         more = {"nextPageToken": str(number + 1)} if number + 1 < len(names) else {}
         return {"jobs": [self._shown(self.jobs[name]) for name in names[number : number + 1]]} | more
 
-    def get(self, call: Call, parent: str, name: str) -> dict:
-        """`jobs.get`."""
-        return self._shown(self._found(parent, name))
-
     def delete(self, call: Call, parent: str, name: str) -> dict:
         """`jobs.delete`: an operation; the job stays visible for a moment."""
         job = self._found(parent, name)
@@ -116,12 +110,6 @@ class FakeBatch(Rest):
         job.deleted = True
         threading.Timer(SECONDS_IN_A_STATE, self.jobs.pop, (name, None)).start()
         return {"name": f"{parent}/operations/delete-{name}", "done": False}
-
-    def operation(self, call: Call, parent: str, name: str) -> dict:
-        """`operations.get`."""
-        done = name.removeprefix("delete-") not in self.jobs
-        answer = {"response": {"@type": "type.googleapis.com/google.protobuf.Empty"}} if done else {}
-        return {"name": f"{parent}/operations/{name}", "done": done, **answer}
 
     def list_tasks(self, call: Call, parent: str, name: str) -> dict:
         """`jobs.taskGroups.tasks.list`, one a page."""

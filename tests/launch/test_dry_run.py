@@ -25,7 +25,6 @@ from tpullm.recipe.parsing import settings_of
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]
 TPU = ["tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
-TRAINER = "trainer@my-project.iam.gserviceaccount.com"
 CASES = {
     "tpu-vm-spot": TPU,
     "tpu-vm-on-demand": [

@@ -71,6 +71,7 @@ def test_a_training_goes_on_through_an_outage_with_the_same_bits(tiny_run, remot
     assert not (remote_tokens / ".lock").exists()
 
 
+@pytest.mark.ci
 def test_while_steps_go_on_nothing_is_asked_of_the_storage(remote_tokens, storage_server, monkeypatch):
     """Between saves there are uploads of the log alone, and with the server away the steps go on as before."""
     seen, real = [], programs.put
