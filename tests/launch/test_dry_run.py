@@ -36,11 +36,8 @@ CASES = {
     "tpu-vm-slices": [*TPU, "--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
     "batch-stage": ["batch", "--machine=n2-standard-8", "--nodes=8"],
     "batch-gpus": ["batch", "--machine=a3-highgpu-8g", "--nodes=2"],
-    "batch-gpus-on-demand": ["batch", "--machine=a2-ultragpu-8g", "--provisioning=on_demand"],
     "compute-gpus": ["compute", "--machine=a3-highgpu-8g", "--nodes=2"],
-    "compute-gpus-on-demand": ["compute", "--machine=a2-highgpu-8g", "--provisioning=on_demand"],
     "compute-tcpxo": ["compute", "--machine=a3-megagpu-8g", "--nodes=2", "--gpu_network=gpus"],
-    "compute-rdma": ["compute", "--machine=a4-highgpu-8g", "--nodes=2", "--gpu_network=gpus"],
     "compute-slice": ["compute", "--machine=ct6e-standard-4t", "--nodes=4"],
     "local": ["local", "--processes=2", "--devices=4"],
 }

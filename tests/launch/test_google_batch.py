@@ -119,6 +119,10 @@ def test_machines_have_the_account_the_reservation_and_the_network_of_the_settin
     plain = body_of("collect", **STAGE)["allocationPolicy"]
     assert "network" not in plain and "email" not in plain["serviceAccount"]
     assert "reservation" not in plain["instances"][0]["policy"]
+    for provisioning, model in (("spot", "SPOT"), ("on_demand", "STANDARD")):
+        made = body_of("pretrain", machine="a2-ultragpu-8g", provisioning=provisioning)
+        assert made["allocationPolicy"]["instances"][0]["policy"]["provisioningModel"] == model
+        assert made["taskGroups"][0]["taskSpec"]["computeResource"] == {"cpuMilli": "96000", "memoryMib": "1392640"}
     config = {"service_account": "a@b", "provisioning": "reserved", "reservation": "mine", "subnetwork": "s"}
     asked = body_of("collect", external_ip=False, **STAGE | config)["allocationPolicy"]
     assert asked["serviceAccount"]["email"] == "a@b" and asked["instances"][0]["policy"]["reservation"] == "mine"

@@ -93,7 +93,8 @@ READS = {
 @pytest.mark.parametrize("verb", ["run", "collect", "tokenize", "pretrain", "finetune", "evaluate"])
 @pytest.mark.parametrize("key", READS)
 def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb):
-    for path, seen in ((HERE, False), ("gs://b/a", True), ("/mnt/disks/f/a", True), ("/mnt/disks/fa", False)):
+    paths = ((HERE, False), ("gs://b/a", True), ("/mnt/disks/f/a", True), ("/mnt/disks/fa", False))
+    for path, seen in paths if verb in READS[key] else paths[:1]:
         work = job_with(key, path, verb)
         if seen or verb not in READS[key]:
             job.check_cloud(work)
