@@ -324,15 +324,15 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, small, tmp_
     assert (tmp_path / "full" / "file").read_text() == "kept"
 
 
-def test_a_full_device_is_told_before_anything_is_written(small, tmp_path, capsys, monkeypatch):
-    call("import", small, "--run", tmp_path / "run")
+def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, capsys, monkeypatch):
+    call("import", published, "--run", tmp_path / "run")
     usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     capsys.readouterr()
     call("export", tmp_path / "run", tmp_path / "out", code=2)
-    call("import", small, "--run", tmp_path / "other", code=2)
+    call("import", published, "--run", tmp_path / "other", code=2)
     assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed; free some, or choose another place\n") == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
 
 
 def test_an_export_does_not_replace_what_came_meanwhile(small, tmp_path, capsys, monkeypatch):
