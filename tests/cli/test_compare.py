@@ -107,6 +107,7 @@ def test_two_hosts_give_the_same(words, capsys, folder, tmp_path):
     assert bits[0] == pytest.approx(bits[1], rel=1e-5)  # other shapes round otherwise
 
 
+@pytest.mark.ci
 def test_without_tasks_it_is_the_held_out_text_of_the_run(tiny_run, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = compared(capsys, tiny_run / "pretrain", tiny_run / "talk", "--limit", 2)
@@ -118,6 +119,7 @@ def test_without_tasks_it_is_the_held_out_text_of_the_run(tiny_run, tmp_path, ca
     assert {path.name for path in made.iterdir()} == {"answers.jsonl", "results.json", "compare.html"}
 
 
+@pytest.mark.ci
 def test_one_model_is_compared_with_itself_in_fewer_bits(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     given = ["other", "--text", "one.txt", "--weights", "int8,int4,int8", "--out", "bits"]

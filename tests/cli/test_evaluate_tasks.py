@@ -225,6 +225,7 @@ def test_shots_and_a_conversation(model, files, tmp_path, capsys):
     assert told["prompt"].count("<|im_start|>") == 4 and "<|im_start|>" not in plain["prompt"]
 
 
+@pytest.mark.ci
 @needs_harness
 def test_names_that_are_not_known(model, tmp_path, capsys):
     assert "helaswag: the harness has no such task, did you mean hellaswag?" in refused(

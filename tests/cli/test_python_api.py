@@ -56,9 +56,15 @@ def test_wrong_ids_are_refused(model):
 def test_a_run_of_ours_is_a_model_too(tiny_run):
     model = tpullm.load(tiny_run / "pretrain")
     ids = np.array([[*model.tokenizer.begin, *model.tokenizer.encode("今日は")]])
-    text = model.generate("今日は", tokens=3)
     assert model.logits(ids).shape == (1, ids.shape[1], model.config.vocabulary_size)
-    assert isinstance(text, str) and text == model.generate("今日は", tokens=3)
+    found = tpullm.Run(folder=tiny_run).model("pretrain").blank("今日は【?】天気です。", {})
+    assert sum(probability for _, probability in found.words) == pytest.approx(1)
+    assert len(model.attention("今日は").tokens) == model.attention("今日は").weights.shape[-1]
+
+
+@pytest.mark.ci
+def test_a_tuned_run_answers(tiny_run):
+    assert isinstance(tpullm.Run(folder=tiny_run).model().answer("今日は何を食べますか。", tokens=4), str)
 
 
 def test_a_published_folder_without_a_tokenizer_gives_logits_and_only_text_is_refused(tmp_path, model):
@@ -93,6 +99,7 @@ def python(code, **options):
 # ------------------------------------------------------------------------------------------------ a run
 
 
+@pytest.mark.ci
 def test_the_steps_are_the_verbs_of_the_command_line(tiny_tokens, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a notebook's kernel has it: the lines are plain all the same
     run = tpullm.Run(TINY, tiny_tokens)
@@ -217,12 +224,3 @@ def test_the_truth_is_the_grammars():
     assert next(iter(found)) == "いい" and sum(found.values()) == pytest.approx(1)
     with pytest.raises(UserError):
         tpullm.truth("The 【?】 is nice.")
-
-
-def test_a_model_fills_a_blank_and_answers(tiny_run):
-    run = tpullm.Run(folder=tiny_run)
-    base = run.model("pretrain")
-    found = base.blank("今日は【?】天気です。", {})
-    assert sum(probability for _, probability in found.words) == pytest.approx(1)
-    assert len(base.attention("今日は").tokens) == base.attention("今日は").weights.shape[-1]
-    assert isinstance(run.model().answer("今日は何を食べますか。", tokens=4), str)

@@ -47,6 +47,7 @@ def test_generate_streams_what_json_tells(use):
     assert out == "今日は" + json.loads(use(*arguments, "--json")[1])["text"] + "\n"
 
 
+@pytest.mark.ci
 def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, session):  # noqa: F811
     """One of as many rows as the server's: its program sums in the same order."""
     code, out, _ = use(

@@ -116,6 +116,7 @@ def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launche
     assert {ended.code for ended in record.exits(1)} <= {130, 75} and fake.resources == {}
 
 
+@pytest.mark.ci
 def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
     fake, job, record = launched([[(0, 0, "")]] * 2)
     job = make_job(job.run, accelerator="v5litepod-4", slices=2, python="/no/such/python")
