@@ -99,7 +99,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(tiny_run, disk):
     run = copy_tokens(tiny_run, disk.folder / "tiny")
     shutil.rmtree(run / "documents")
     disk.fill(16)
-    assert f"no space left on the device ({disk.folder}" in refusal("collect", "--run", run)
+    assert "no space left on the device" in refusal("collect", "--run", run)
     assert no_partials(run) and not (run / "documents" / "manifest.json").exists()
 
 
