@@ -115,5 +115,5 @@ def test_chips_and_hosts_as_google_counts_them():
         "v5litepod-8": (8, 1),
         "v5litepod-16": (16, 4),
         "v5p-8": (4, 1),
-        "v6e-256": (256, 64),  # fmt: skip
+        "v6e-256": (256, 64),
     }
