@@ -63,8 +63,10 @@ def test_a_run_of_ours_is_a_model_too(tiny_run):
 
 
 @pytest.mark.ci
-def test_a_tuned_run_answers(tiny_run):
-    assert isinstance(tpullm.Run(folder=tiny_run).model().answer("今日は何を食べますか。", tokens=4), str)
+def test_a_tuned_run_is_evaluated_and_answers(tiny_run):
+    run = tpullm.Run(folder=tiny_run)
+    assert run.evaluate()["tenki"]["tokens"] > 0
+    assert isinstance(run.model().answer("今日は何を食べますか。", tokens=4), str)
 
 
 def test_a_published_folder_without_a_tokenizer_gives_logits_and_only_text_is_refused(tmp_path, model):
@@ -118,7 +120,6 @@ def test_the_steps_are_the_verbs_of_the_command_line(tiny_tokens, capsys, monkey
 def test_a_run_without_a_recipe_is_that_of_its_folder(tiny_run):
     run = tpullm.Run(folder=tiny_run)
     assert run.folder == tiny_run
-    assert run.evaluate()["tenki"]["tokens"] > 0
     assert len(run.documents("tenki", 2)) == 2 and run.documents("tenki", 1)[0] in run.documents("tenki", 9)
     split = run.split("今日はいい天気ですね。")
     assert repr(split).replace("/", "") == "今日はいい天気ですね。" and len(split.ids) == len(split.tokens) > 2
