@@ -155,7 +155,7 @@ def published(tiny_run, tmp_path):
 
 
 @pytest.mark.ci  # `test_every_verb_chooses_the_platform_before_jax` holds it without libtpu's words
-def test_nothing_says_a_word_of_libtpu(without_platform, tiny_run, published):
+def test_nothing_says_a_word_of_libtpu(tiny_run, published, without_platform):
     """Neither a verb nor the Python door, also where JAX is imported first; JAX by itself would."""
     code = f"import jax; import tpullm; tpullm.load({str(published)!r}).generate('今日は', tokens=1)"
     plain, door = (
