@@ -49,8 +49,8 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
 ROWS = 32
-# Of prompts, that are read in a step. Only the most where all prompts are there from the start: seven that are empty
-# take less than the seconds in which the programs for fewer are compiled.
+# Prompt chunks per step. Offline batches compile only the largest size: seven empty chunks take less time than the
+# programs for fewer take to compile.
 PIECES = (1, 2, 8)
 # Texts that are read together if all are read before one is written. 12 M parameters, texts of 200 tokens: one after
 # the other they were read in 108 steps of 27 ms, four together in 25 of 84.

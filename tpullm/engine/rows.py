@@ -1,4 +1,4 @@
-"""Which text has which row of the cache, and what rows hold that other texts can begin with."""
+"""Assigns cache rows to requests, and finds cached prefixes to reuse: what another row holds is copied."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field

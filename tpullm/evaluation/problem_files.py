@@ -1,6 +1,6 @@
 """Files of problems of programming, in the forms of HumanEval (Chen et al. 2021) and of MBPP (Austin et al. 2021).
 
-Here is also how a problem is put to a model, and what program its answer is.
+`plain` and `conversation` put a problem to a model; `program_of` takes the program out of its answer.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """What `evaluate` finds in a run: figures of each of its models, and samples. `RUN/evaluate/results.json` holds them.
 
-All hosts compute the same, from batches of which each has its rows.
+All hosts compute the same; each host has its own rows of a batch.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """A stage's manifest names its inputs by hash, so a finished stage is skipped and a changed one is made again.
 
-What `evaluate MODEL --tasks` found of the models of a run: `RUN/measured/STAGE-HASH/results.json`.
+`of_model` finds the results of `evaluate RUN --tasks`: `RUN/measured/STAGE-HASH/results.json`.
 """
 
 import datetime
@@ -76,7 +76,7 @@ FOLDER, RESULTS = "measured", "results.json"
 
 
 class OfRun(Protocol):
-    """A checkpoint of a run: `checkpoint.models.Model`."""
+    """A checkpoint of a run: `formats.models.Model`."""
 
     run: Path
     stage: str

@@ -1,6 +1,6 @@
 """Settings of a training, of step 4 and of each stage of step 5: length, batch, optimizer, saves.
 
-Settings of what pretraining reads when, beyond the weights of the sources.
+`MixtureConfig` says what pretraining reads when, beyond the weights of the sources.
 """
 
 import math
