@@ -105,7 +105,8 @@ def test_what_is_given_is_not_told_to_be_changed():
 
 def test_devices_that_are_here_are_as_many_as_they_are():
     """Six experts fit 3 and 6 devices, but of 4 devices only 1 and 2 can be along an axis."""
-    mesh = SimpleNamespace(shape=planned_mesh({"expert": 4}, 4).shape, size=4, axis_names=AXES)
+    shape, kind = planned_mesh({"expert": 4}, 4).shape, SimpleNamespace(abstract_device=None)
+    mesh = SimpleNamespace(shape=shape, size=4, axis_names=AXES, abstract_mesh=kind)
     assert "use mesh.expert 2, or model.experts 4 or 8" in refused(lambda: fits(mesh, experts=6))
 
 
