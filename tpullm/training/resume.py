@@ -44,7 +44,7 @@ class Start:
 
     Args:
         step: of the checkpoint that it resumes from; 0 is the beginning.
-        horizons, left_out: as of `checkpoint.models.Model`, for the checkpoints to come.
+        horizons, left_out: as of `formats.models.Model`, for the checkpoints to come.
     """
 
     step: int
