@@ -3,7 +3,7 @@
 import pytest
 
 from tests.system.process.test_isolated import below
-from tpullm.training.rewards.code_tests import CodeTests, isolated_tests
+from tpullm.training.rewards.code_tests import CodeTests, Judge
 from tpullm.training.rewards.scorer import Example
 
 TESTS = ["assert add(1, 2) == 3", "assert add(2, 3) == 5"]
@@ -48,19 +48,15 @@ FORGERS = {
 
 
 @pytest.fixture(scope="module")
-def isolated():
-    made = isolated_tests(1, 128 << 20)
+def judge():
+    made = Judge(1, 128 << 20)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def verdict(isolated):
-    def of(program, test, *more):
-        value, late = isolated.map([[program, [test], *more]])[0]
-        return "time" if late else value[-1]
-
-    return of
+def verdict(judge):
+    return lambda program, test, *more: judge.verdicts([[program, [test], *more]])[0][-1]
 
 
 def test_a_program_is_scored_by_what_it_returns():
@@ -94,14 +90,13 @@ SLOW = {
 }
 
 
-def test_a_hostile_program_ends_with_a_word_and_leaves_nothing(isolated, verdict, tmp_path):
+def test_a_hostile_program_ends_with_a_word_and_leaves_nothing(judge, verdict, tmp_path):
     tmp_path.chmod(0o777)
-    path, begun = str(tmp_path / "file"), [below(child._process.pid) for child in isolated._children]
-    found = isolated.map([[text.replace("FILE", path), ["f()\nassert False"]] for text in HOSTILE])
-    words = ["time" if late else value[-1] for value, late in found]
-    assert dict(zip(HOSTILE, words, strict=True)) == HOSTILE
+    path, begun = str(tmp_path / "file"), [below(child._process.pid) for child in judge.isolated._children]
+    found = judge.verdicts([[text.replace("FILE", path), ["f()\nassert False"]] for text in HOSTILE])
+    assert dict(zip(HOSTILE, [words[-1] for words in found], strict=True)) == HOSTILE
     assert list(tmp_path.iterdir()) == []
-    waiting = [below(child._process.pid) for child in isolated._children]
+    waiting = [below(child._process.pid) for child in judge.isolated._children]
     assert waiting[: len(begun)] == begun and all(len(forks) <= 1 for forks in waiting)
     assert verdict("def f(): return 1", "assert f() == 1") == "passed"
 
@@ -221,25 +216,27 @@ def test_what_was_given_is_not_the_programs(verdict):
     assert verdict(f"{given}    return 2 * x", "assert half(double(3)) == 3", given, "double") == "passed"
 
 
-def share(isolated, text, tests):
-    return isolated.map([[text, tests]])[0].value.count("passed") / len(tests)
-
-
-def test_an_error_of_a_file_is_an_error_of_one_test(isolated):
+def test_an_error_of_a_file_is_an_error_of_one_test(judge):
     text = "def f():\n    open('/nowhere')\ndef g():\n    return 1"
     tests = ["f()", "assert g() == 1", "try:\n    f()\nexcept FileNotFoundError:\n    pass\nelse:\n    assert False"]
-    assert share(isolated, text, tests) == 2 / 3
+    assert judge.verdicts([[text, tests]]) == [["error", "passed", "passed"]]
 
 
-def test_many_tests_are_all_counted(isolated):
-    assert share(isolated, "def f(x):\n    return x", [f"assert f({n}) == {n}" for n in range(1500)]) == 1
+def test_many_tests_are_all_counted(judge):
+    tests = [f"assert f({n}) == {n}" for n in range(1500)]
+    assert judge.verdicts([["def f(x):\n    return x", tests]]) == [["passed"] * 1500]
 
 
-def test_a_program_that_ends_passes_no_test_that_catches_everything(isolated):
-    assert share(isolated, "import os\ndef f():\n    os._exit(0)", ["try:\n    f()\nexcept:\n    pass"]) == 0
+def test_what_passed_before_the_time_was_over_counts(judge):
+    tests = ["assert f(1) == 1", "while True: pass", "assert f(1) == 1"]
+    assert judge.verdicts([["def f(x): return x", tests]])[0].count("passed") == 1
 
 
-def test_arguments_are_changed_in_place_by_name_too(isolated):
+def test_a_program_that_ends_passes_no_test_that_catches_everything(verdict):
+    assert verdict("import os\ndef f():\n    os._exit(0)", "try:\n    f()\nexcept:\n    pass") == "error"
+
+
+def test_arguments_are_changed_in_place_by_name_too(verdict):
     text = "def f(items, last):\n    items.sort()\n    last.append(3)"
     test = "from collections import deque\nxs, ys = [2, 1], deque([1])\nf(items=xs, last=ys)"
-    assert share(isolated, text, [f"{test}\nassert xs == [1, 2] and ys == deque([1, 3])"]) == 1
+    assert verdict(text, f"{test}\nassert xs == [1, 2] and ys == deque([1, 3])") == "passed"

@@ -1,9 +1,15 @@
-"""Rewards for the form of an answer, beyond their samples."""
+"""Rewards for the form of an answer: where sentences end, です・ます in every form, lengths, patterns and JSON."""
+
+import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpullm.system.errors import UserError
 from tpullm.training.rewards import form
+from tpullm.training.rewards.form import MASK, judgements, mask, polite, sentences
 from tpullm.training.rewards.scorer import Example
 
 
@@ -95,3 +101,140 @@ def test_a_repetition_within_what_is_allowed_is_free():
     assert scores(form.no_repetition(size=2, allowed=0.1), text) == [1]
     assert scores(form.no_repetition(size=2, allowed=0.0), text) == [11 / 12]
     assert scores(form.no_repetition(size=1, allowed=0.0), "aabb") == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("雨です。晴れです。", ["雨です。", "晴れです。"]),
+        ("雨です。。。晴れです", ["雨です。。。", "晴れです"]),
+        ("雨です！？本当に?はい!", ["雨です！？", "本当に?", "はい!"]),
+        ("雨です\n晴れです\n\n", ["雨です", "晴れです"]),
+        ("「雨だ。帰る。」と言った。寝た。", ["「雨だ。帰る。」と言った。", "寝た。"]),
+        ("「雨だ。」", ["「雨だ。」"]),
+        ("「雨だ。帰る。", ["「雨だ。", "帰る。"]),
+        ("雨だ。」帰る。", ["雨だ。", "」帰る。"]),
+        ("雨です。（笑）晴れです（本当。本当）。", ["雨です。", "（笑）晴れです（本当。本当）。"]),
+        ("雨です。（笑）", ["雨です。"]),
+        ("雨です。www 😊 ♪", ["雨です。"]),
+        ("雨です。笑", ["雨です。"]),
+        ("It rains. It snows! Why?", ["It rains.", "It snows!", "Why?"]),
+        ("At 3.50 p.m. Dr. J. Smith, e.g. he, came.", ["At 3.50 p.m. Dr. J. Smith, e.g. he, came."]),
+        ("I like tea, coffee, etc.", ["I like tea, coffee, etc."]),
+        ("See example.com/?a=b now.", ["See example.com/?a=b now."]),
+        ("Wait... What?", ["Wait...", "What?"]),
+        ("円周率は３．１４です．次です．", ["円周率は３．１４です．", "次です．"]),
+        ("1. りんご\n2. みかん", ["りんご", "みかん"]),
+        ("12.5 度です", ["12.5 度です"]),
+        ("```\nprint(1). no. \n```\nはい。", ["はい。"]),
+        ("。。。！", []),
+        ("", []),
+    ],
+)
+def test_sentences(text, parts):
+    assert [sentence.text for sentence in sentences(text)] == parts
+
+
+@pytest.mark.parametrize(
+    ("line", "item", "heading", "ended"),
+    [
+        ("- 雨です。", True, False, True),
+        ("・雨", True, False, False),
+        ("① 雨", True, False, False),
+        ("(2) 雨", True, False, False),
+        ("# 雨", False, True, False),
+        ("【雨】", False, True, False),
+        ("【雨】です。", False, False, True),
+        ("-5度です。", True, False, True),
+        ("2026年です。", False, False, True),
+    ],
+)
+def test_kinds_of_lines(line, item, heading, ended):
+    for sentence in sentences(line):
+        assert (sentence.item, sentence.heading, sentence.ended) == (item, heading, ended)
+
+
+def test_brackets_are_masked_only_if_they_are_closed():
+    assert mask("a「b（c」d）e") == f"a{MASK * 5}d）e"
+    assert mask("（a（b）") == f"（a{MASK * 3}"
+    assert mask("a」b") == "a」b"
+
+
+@given(st.text(alphabet=st.sampled_from("雨a1 。!.「」（）()\n-#"), max_size=40))
+def test_nothing_is_lost_and_nothing_is_added(text):
+    found = sentences(text)
+    at = 0
+    for sentence in found:
+        assert len(sentence.text) == len(sentence.masked) and sentence.text == sentence.text.strip() != ""
+        at = text.index(sentence.text, at) + len(sentence.text)  # in their order
+    said = "".join(sentence.text for sentence in found)
+    assert sum(map(str.isalpha, said)) <= sum(map(str.isalpha, text))
+    if not set("「（(") & set(text):
+        assert said.count("雨") == text.count("雨")
+
+
+POLITE = (
+    "晴れです 晴れでした 晴れでしょう 晴れでしょうか 晴れですか 晴れですね 晴れですよ〜 晴れですよね！ "
+    "晴れではありません 晴れではありませんでした 晴れじゃないです 寒いですが 行きます 行きました "
+    "行きません 行きましょう 行きましょうか 行きませんか 行きますので 行きますけど 行きますから "
+    "行きますし 行ってください 行って下さい 行ってくださいね おかけくださいませ お願いします "
+    "お願いいたします よろしくお願いいたします ありがとうございます ありがとうございました "
+    "ごめんなさいと言いました おはようございます いただけますか 知りませんでした そう思います 猫であります "
+    "行くのです 行くんです 行くと思いますよ です。（笑）雨です 雨ですw 雨ですー 雨です♪ 雨です… "
+    "「行くよ」と言いました 「行く」です"
+).split()
+# Ends that are rare, and still what Japanese has.
+RARE = (
+    "高かったです 静かだったです 食べたかったです 行くでしょう 行ったでしょう 行きますでしょうか "
+    "なさいます くださいました いらっしゃいます おっしゃいました 食べさせられました 行ってます "
+    "見ちゃいました 猫なんです 寒いんです 行くようです 行くべきです 行くはずです 行くからです "
+    "行かないです よさそうです 私のです お帰りです お勧めです 猫を飼うのが夢です 本を読む人です"
+).split()
+# です or ます behind what it can't follow: what a model says that is rewarded for them.
+NO_FORM = (
+    "飲んです 撮っました 撮ました 飲みです 飲むです 飲んだです 飲みましたです 走っです 食べです "
+    "食べるました 食べたました するます 犬ました 楽しいました 遊びんです 買っんです 猫だです "
+    "飲みますです 飲んました 書いました 高くます 犬んです 行くますか 飲んですね 飲むでした 飲んでしょう "
+    "酒を飲みでした 本を書きです 本を机です"
+).split()
+PLAIN = (
+    "晴れだ 晴れだった 晴れだろう 晴れである 晴れ 行く 行った 行かない 行こう 行くか 行くね 行くから "
+    "行け 行きなさい 行って 知らん いいよ そう思う 猫じゃん 雨っす ありがとう ごめん うん おはよう "
+    "ございますと書いてある 「行きます」と言った 増す 出す 行きますと書いた 明日は雨"
+).split()
+NOT_JUDGED = [
+    *"はい いいえ。 こんにちは！ 次の通り： OK! （笑） どうぞ なるほど。 ええ".split(),
+    "# 見出し",
+    "- りんご",
+    "1 + 1 = 2",
+]
+
+
+def test_each_form_is_judged_with_and_without_a_mark_of_the_end():
+    expected = dict.fromkeys([*POLITE, *RARE], {True}) | dict.fromkeys([*PLAIN, *NO_FORM], {False})
+    assert {text: set(judgements(text)) for text in expected} == expected
+    assert {text: set(judgements(f"{text}。")) for text in expected} == expected
+    assert [text for text in NOT_JUDGED if judgements(text)] == []
+
+
+def test_the_score_is_the_share_of_what_is_judged():
+    of = lambda answer: polite(Example(0, answer))  # noqa: E731
+    assert [of("雨です。雨だ。はい。雨です。"), of("雨です。雨です。"), of("はい。")] == [2 / 3, 1, 0]
+
+
+def test_what_people_write_is_a_form(real_text):
+    lines = (real_text / "instruction_ja.jsonl").read_text("utf-8").splitlines()
+    said = [turn["text"] for line in lines for turn in json.loads(line)["utterances"]]
+    ends = r"[^。\n「」（）！？：]*(?:です|ます|でした|ました|ません)。"
+    judged = [judgement for text in said for end in re.findall(ends, text) for judgement in judgements(end)]
+    # Seen: 5 of 1,764; two of them are mistakes (ゴルフコースがあます), three are 出来上がりです.
+    assert len(judged) > 1500 and judged.count(False) < 0.005 * len(judged)
+
+
+def test_a_quote_alone_is_judged_by_its_sentences():
+    assert judgements("「行くよ。雨です。」") == [False, True]
+    assert judgements("『行くよ』\n雨です。") == [False, True]
+
+
+def test_items_count_if_they_are_sentences():
+    assert judgements("- 雨だ。\n- 晴れ\n・雨です。") == [False, True]

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tpullm.training.rewards.own_function import OwnFunction
 from tpullm.training.rewards.reward_set import Rewards
 from tpullm.training.rewards.scorer import Example
 
-FILE = str(ROOT / "tests" / "rewards" / "own_rewards.py")
+FILE = str(Path(__file__).with_name("own_rewards.py"))
 PROMPT = [{"role": "user", "content": "a"}]
 
 

@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tpullm.data.examples import reasoning_tasks
 from tpullm.data.examples.reasoning_tasks import dataset, families, tasks
 from tpullm.system.errors import UserError
@@ -18,7 +18,7 @@ REAL = importlib.util.find_spec("reasoning_gym") is not None
 @pytest.fixture
 def small_package(monkeypatch):
     """A package of that name with one family; children import it too."""
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "rewards" / "stands_for"))
+    monkeypatch.syspath_prepend(str(Path(__file__).with_name("stands_for")))
     installed = taken_out()
     yield
     taken_out()

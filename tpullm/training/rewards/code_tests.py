@@ -1,6 +1,7 @@
-"""The reward `code`: a Python program passes its tests, in processes that can do little else.
+"""The judge of programs that a model wrote, and the reward `code`: each program runs with its tests.
 
-Program and tests have a process each, so what the program does to its own changes no verdict.
+Program and tests have a process each, which can do little else: what the program does to its own changes no verdict.
+The reward, tasks of programming and questions about code have this one judge.
 """
 
 import builtins
@@ -12,9 +13,9 @@ from typing import Any
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
 from tpullm.system.process.programs import Gone, Program
-from tpullm.training.rewards.scorer import Example
+from tpullm.training.rewards.scorer import Example, check_limits
 
-VERDICTS = PASSED, FAILED, ERROR, MEMORY = "passed", "failed", "error", "memory"
+VERDICTS = PASSED, FAILED, ERROR, MEMORY, TIME = "passed", "failed", "error", "memory", "time"
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -32,42 +33,55 @@ class CodeTests:
     """
 
     def __init__(self, seconds: int = 1, memory_mib: int = 256):
-        if seconds < 1 or memory_mib < 16:
-            raise UserError(f"seconds {seconds}, memory_mib {memory_mib}: give at least 1 second and 16 MiB")
-        self._isolated = isolated_tests(seconds, memory_mib << 20)
+        check_limits(seconds, memory_mib)
+        self._judge = Judge(seconds, memory_mib << 20)
 
     def score(self, examples: Sequence[Example]) -> list[float]:
         """As of `Scorer`."""
-        tests = [_tests(example) for example in examples]
-        programs = [f"{example.fields.get('before', '')}{program(example.answer)}" for example in examples]
-        found = self._isolated.map([list(call) for call in zip(programs, tests, strict=True)])
-        return [(one.value or []).count(PASSED) / len(own) for one, own in zip(found, tests, strict=True)]
+        calls = []
+        for example in examples:
+            with example.named():
+                tests = example.field("tests")
+                if not (isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests)):
+                    raise UserError(
+                        "field `tests` is no list of texts; write [assert f(1) == 2, ...], each a text of Python"
+                    )
+            calls.append([f"{example.fields.get('before', '')}{program(example.answer)}", tests])
+        found = self._judge.verdicts(calls)
+        return [words.count(PASSED) / len(tests) for words, (_, tests) in zip(found, calls, strict=True)]
 
     def close(self) -> None:
         """End the processes."""
-        self._isolated.close()
+        self._judge.close()
 
 
-def isolated_tests(seconds: int, memory_bytes: int) -> Isolated:
-    """The processes that call `run_tests`; what they are given is its arguments from `text` on."""
-    return Isolated(
-        "tpullm.training.rewards.code_tests:run_tests",
-        seconds,
-        memory_bytes,
-        "tpullm.system.process.programs:serve_program",
-    )
+class Judge:
+    """Runs programs with their tests, on all cores.
 
+    Args:
+        seconds: of the processor for a program and its tests.
+        memory_bytes: for them, beside Python's own.
+    """
 
-def _tests(example: Example) -> list[str]:
-    try:
-        tests = example.field("tests")
-    except UserError as error:
-        raise UserError(f"{example.where}: {error}") from None
-    if not (isinstance(tests, list) and tests and all(isinstance(test, str) for test in tests)):
-        raise UserError(
-            f"{example.where}: field `tests` is no list of texts; write [assert f(1) == 2, ...], each a text of Python"
-        )
-    return tests
+    def __init__(self, seconds: int, memory_bytes: int):
+        tests = "tpullm.training.rewards.code_tests:run_tests"
+        self.isolated = Isolated(tests, seconds, memory_bytes, "tpullm.system.process.programs:serve_program")
+
+    def verdicts(self, calls: Sequence[list]) -> list[list[str]]:
+        """Of each call the verdicts of its tests, in their order, up to the one that ended it.
+
+        Args:
+            calls: the arguments of `run_tests` from `text` on.
+        """
+        found = []
+        for value, late in self.isolated.map(calls):
+            words = value or [ERROR]
+            found.append([*words[:-1], TIME] if late and words[-1] != PASSED else words)
+        return found
+
+    def close(self) -> None:
+        """End the processes."""
+        self.isolated.close()
 
 
 def program(answer: str) -> str:
@@ -82,7 +96,7 @@ def run_tests(
     """Report the verdicts of the tests so far, after each; what the isolated process of the tests runs.
 
     Args:
-        report: gets one of `VERDICTS` for each test; one alone if the program itself raises.
+        report: gets one of `VERDICTS` for each test; one alone if the program itself raises. `time` is the judge's.
         descriptor: of the socket to the process of the program.
         text: of the program.
         tests: in Python. A name that they do not define is Python's, or else the program's.

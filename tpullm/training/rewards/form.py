@@ -1,7 +1,7 @@
 """Rewards for the form of an answer: sentences, length, language, repetition, phrases, a pattern, JSON.
 
-Each function here makes a reward from its parameters, and refuses parameters that mean nothing. An answer is split into
-sentences, in Japanese and in English. The reward `polite` asks for です・ます throughout.
+Each public function that returns an `Each` makes a reward from its parameters, and refuses parameters that mean
+nothing. `sentences` splits Japanese and English text; `polite` scores です・ます by Sudachi's parts of speech.
 """
 
 import dataclasses
@@ -54,16 +54,13 @@ def sentences(text: str) -> list[Sentence]:
     A sentence ends with 。！？!?, with a period before a space, or with its line. What is in brackets or quotes never
     ends one. Marks, emoji and remarks in round brackets alone are no sentence. Blocks of code are left out.
     """
-    return [sentence for line in _lines(text) for sentence in _in_line(line)]
-
-
-def _lines(text: str) -> Iterator[str]:
-    code = False
+    found, code = [], False
     for line in text.splitlines():
         if _FENCE.match(line):
             code = not code
         elif not code and line.strip():
-            yield line
+            found += _in_line(line)
+    return found
 
 
 def _in_line(line: str) -> Iterator[Sentence]:
@@ -74,7 +71,9 @@ def _in_line(line: str) -> Iterator[Sentence]:
     ends = [found.end() for found in _END.finditer(masked) if not _abbreviates(masked, found)]
     for end in [*ends, len(line)]:
         part, hidden = line[begin:end], masked[begin:end]
-        if _says_something(part, hidden):
+        letters = [character for character in hidden if character.isalnum()]
+        # A laugh (笑, www) says nothing; a quote alone does.
+        if not set(letters) <= set("笑wｗ") or not letters and any(quote in part for quote in QUOTES):
             visible = hidden[len(part) - len(part.lstrip()) :].rstrip()
             yield Sentence(part.strip(), visible, end in ends, bool(item), heading)
         begin = end
@@ -101,12 +100,6 @@ def _abbreviates(line: str, found: re.Match) -> bool:
         return False
     before = re.search(r"[A-Za-z.]+$", line[: found.start()])
     return before is not None and (before[0].lower() in _ABBREVIATIONS or re.fullmatch("[A-Z]", before[0]) is not None)
-
-
-def _says_something(part: str, masked: str) -> bool:
-    """Whether there is a letter or a digit outside of brackets, or a quote; a laugh (笑, www) is none."""
-    letters = [character for character in masked if character.isalnum()]
-    return not set(letters) <= set("笑wｗ") or not letters and any(quote in part for quote in QUOTES)
 
 
 # Auxiliaries between です・ます and the end: まし/た, ましょ/う, ませ/ん. Particles (か, ね, から) may stand there too.
@@ -137,10 +130,7 @@ def polite(example: Example) -> float:
 
 def judgements(text: str) -> list[bool]:
     """Whether each sentence that can be judged is polite."""
-    found = []
-    for sentence in sentences(text):
-        found += _judged(sentence)
-    return found
+    return [judgement for sentence in sentences(text) for judgement in _judged(sentence)]
 
 
 def _judged(sentence: Sentence) -> Sequence[bool]:
@@ -150,7 +140,7 @@ def _judged(sentence: Sentence) -> Sequence[bool]:
         inside = "".join(character for character in sentence.text if character not in "「」『』“”")
         return judgements(inside)
     spoken = _without_brackets(sentence)
-    if not _is_japanese(spoken):
+    if not re.search("[\u3041-\u30fa\u3400-\u9fff]", spoken):  # neither kana nor kanji
         return []
     return _ends_politely(_TRAILS.sub("", spoken).removesuffix("ので"))  # it has a form of だ
 
@@ -165,20 +155,22 @@ def _without_brackets(sentence: Sentence) -> str:
     return text + sentence.masked[begin:]
 
 
-def _is_japanese(text: str) -> bool:
-    """Whether there is a kana or a kanji."""
-    return re.search("[\u3041-\u30fa\u3400-\u9fff]", text) is not None
-
-
 def _ends_politely(text: str) -> Sequence[bool]:
     """Whether a sentence without its marks is polite; nothing for an interjection that goes with both."""
     words = list(analyser("C")(text))
     said = (word for word in words if _kind(word) not in _MARKS)
     if text in _NEUTRAL or all(_kind(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
         return []
-    while words and _may_follow(words[-1]):
+    while words and (
+        _kind(words[-1]) in ("助詞", *_MARKS) or _kind(words[-1]) == "助動詞" and words[-1].dictionary_form() in _AFTER
+    ):
         words.pop()
-    return [bool(words) and _is_polite(words[-1]) and _is_a_form(words[:-1], words[-1])]
+    if not words:
+        return [False]
+    *before, last = words
+    if _kind(last) != "助動詞":
+        return [last.dictionary_form() in _REQUESTS and last.surface().endswith("い")]
+    return [last.dictionary_form() in ("です", "ます") and _is_a_form(before, last)]
 
 
 def _kind(word: Any) -> str:
@@ -186,27 +178,17 @@ def _kind(word: Any) -> str:
     return word.part_of_speech()[0]
 
 
-def _may_follow(word: Any) -> bool:
-    kind = _kind(word)
-    return kind == "助詞" or kind in _MARKS or kind == "助動詞" and word.dictionary_form() in _AFTER
-
-
-def _is_polite(word: Any) -> bool:
-    if _kind(word) == "助動詞":
-        return word.dictionary_form() in ("です", "ます")
-    return word.dictionary_form() in _REQUESTS and word.surface().endswith("い")
-
-
 def _is_a_form(before: Sequence[Any], word: Any) -> bool:
     """Whether です or ます may stand behind the words before it."""
-    if _kind(word) != "助動詞":
-        return True
     if word.dictionary_form() == "ます":
-        return bool(before) and _is_verb(before[-1]) and _is_before_masu(before[-1])
+        if not before or not _is_verb(before[-1]):
+            return False
+        honorific = before[-1].dictionary_form() in _HONORIFIC
+        return _form(before[-1]) == "連用形-一般" or honorific and _form(before[-1]) == "連用形-イ音便"
     if not before:
         return True
     last = before[-1]
-    if _conjugated(last) == "助動詞-タ":  # 高かったです, and not 飲んだです
+    if last.part_of_speech()[4] == "助動詞-タ":  # 高かったです, and not 飲んだです
         return word.surface().startswith("でしょ") or not _is_verb_or_polite(before[-2:-1])
     if _kind(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
         return any(_form(earlier).startswith("連体形") for earlier in before[-2:-1])
@@ -214,17 +196,8 @@ def _is_a_form(before: Sequence[Any], word: Any) -> bool:
         if before[-2:-1] and _kind(before[-2]) == "接頭辞":  # お帰りです
             return True
         return word.surface().startswith("でしょ") and _form(last).startswith(("終止形", "連体形"))  # 行くでしょう
-    return _kind(last) != "名詞" or not any(_is_object(word) for word in before[-2:-1])  # 酒を飲みでした
-
-
-def _is_object(word: Any) -> bool:
-    """Whether it is the を after an object, which needs a verb."""
-    return _kind(word) == "助詞" and word.surface() == "を"
-
-
-def _is_before_masu(verb: Any) -> bool:
-    forms = ("連用形-一般", "連用形-イ音便") if verb.dictionary_form() in _HONORIFIC else ("連用形-一般",)
-    return _form(verb) in forms
+    # An object needs a verb: not 酒を飲みでした.
+    return _kind(last) != "名詞" or not any(_kind(word) == "助詞" and word.surface() == "を" for word in before[-2:-1])
 
 
 def _is_verb_or_polite(words: Sequence[Any]) -> bool:
@@ -232,12 +205,7 @@ def _is_verb_or_polite(words: Sequence[Any]) -> bool:
 
 
 def _is_verb(word: Any) -> bool:
-    return _conjugated(word).startswith(_VERBS)
-
-
-def _conjugated(word: Any) -> str:
-    """How a morpheme is conjugated."""
-    return word.part_of_speech()[4]
+    return word.part_of_speech()[4].startswith(_VERBS)
 
 
 def _form(word: Any) -> str:
@@ -342,11 +310,9 @@ def matches(pattern: str, whole: bool = True) -> Each:
     except regex.error as error:
         raise UserError(f"pattern: {pattern} is no regular expression ({error})") from None
     match = compiled.fullmatch if whole else compiled.search
-    return Each(lambda example: float(_in_time(pattern, lambda: match(_text(example), timeout=PATTERN_SECONDS))))
-
-
-def _text(example: Example) -> str:
-    return example.answer.strip()
+    return Each(
+        lambda example: float(_in_time(pattern, lambda: match(example.answer.strip(), timeout=PATTERN_SECONDS)))
+    )
 
 
 def _in_time(pattern: str, match: Callable[[], Any]) -> bool:
@@ -381,7 +347,8 @@ def json_schema(schema: dict) -> Each:
 
     def score(example: Example) -> float:
         try:
-            value = json.loads(_unfenced(_text(example)), parse_constant=_refuse)
+            block = regex.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", example.answer.strip(), regex.DOTALL)
+            value = json.loads(block[1] if block else example.answer.strip(), parse_constant=_refuse)
             return float(validator.is_valid(value))
         except (ValueError, RecursionError):
             return 0.0
@@ -397,12 +364,6 @@ def _references(schema: Any) -> list:
         return []
     own = [value for key, value in schema.items() if key in ("$ref", "$dynamicRef") and isinstance(value, str)]
     return own + [found for part in schema.values() for found in _references(part)]
-
-
-def _unfenced(text: str) -> str:
-    """What is in the fenced block that is all of `text`, or `text`."""
-    block = regex.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", text, regex.DOTALL)
-    return block[1] if block else text
 
 
 def _refuse(name: str) -> Any:

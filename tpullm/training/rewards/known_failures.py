@@ -1,7 +1,8 @@
-"""The known ways in which learning from rewards fails, each recognized in what is logged and named in one line.
+"""What the rewards of a batch say of the training, and the known ways in which learning from rewards fails.
 
-`GroupSignal` is what the rewards of a batch tell: their mean, their spread within groups, and the groups that teach
-nothing. S samples of each of G prompts are a group; GRPO learns from the differences within a group.
+G prompts with S samples each make G groups, and GRPO learns from the differences within a group. `group_signal` gives
+the mean, the spread within groups and the share of groups that teach nothing. `KnownFailures` reads these figures in
+the log and names each failure once, in one line.
 """
 
 import dataclasses

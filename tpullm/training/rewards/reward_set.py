@@ -14,13 +14,33 @@ from typing import Any
 import numpy as np
 
 from tpullm.system.errors import UserError
+from tpullm.training.rewards import form
+from tpullm.training.rewards.code_tests import CodeTests
 from tpullm.training.rewards.known_failures import weighted_sum
 from tpullm.training.rewards.own_function import OwnFunction
-from tpullm.training.rewards.scorer import Example, Scorer
-from tpullm.training.rewards.shipped_rewards import REWARDS
+from tpullm.training.rewards.reasoning import ReasoningGym
+from tpullm.training.rewards.right_number import number
+from tpullm.training.rewards.scorer import Each, Example, Scorer
 
+# What makes each shipped reward from its parameters, in the order of the documentation's table. `count_tokens` is no
+# parameter. Each scores from 0 to 1, and an answer without a visible character scores 0.
+REWARDS: dict[str, Callable[..., Scorer]] = {
+    "polite": lambda: Each(form.polite),
+    "one_sentence": form.one_sentence,
+    "length": form.length,
+    "language": form.language,
+    "json_schema": form.json_schema,
+    "matches": form.matches,
+    "number": number,
+    "mentions": form.mentions,
+    "code": CodeTests,
+    "reasoning_gym": ReasoningGym,
+    "no_repetition": form.no_repetition,
+    "no_phrases": form.no_phrases,
+}
 SECONDS = 60.0  # for a function of the user's, for one batch
-_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
+_WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS |= {dict: "a mapping", list[str]: "a list of texts"}
 
 
 class Rewards:
@@ -42,7 +62,6 @@ class Rewards:
     def __init__(self, settings: Sequence[dict[str, Any]], count_tokens: Callable[[str], int] | None = None):
         self.weights: dict[str, float] = {}
         self._scorers: dict[str, Scorer] = {}
-        self._shipped: dict[str, str] = {}  # label → name
         if not settings:
             raise UserError("rewards: there is none; give at least one, such as {name: polite}")
         try:
@@ -68,7 +87,6 @@ class Rewards:
                 self._scorers[label] = _own(where, parameters)
             else:
                 self._scorers[label] = _shipped(name, parameters, count_tokens)
-                self._shipped[label] = name
         except UserError as error:
             raise UserError(f"reward {label}: {error}") from None
         self.weights[label] = float(weight)
@@ -88,7 +106,7 @@ class Rewards:
         """
         texts = [answer.encode("utf-8", "replace").decode() for answer in answers]  # half a surrogate is no character
         batch = [Example(n, *parts) for n, parts in enumerate(zip(texts, prompts, fields, strict=True))]
-        apart = [label for label in self._scorers if self._in_processes(label)]
+        apart = [label for label, scorer in self._scorers.items() if not isinstance(scorer, Each)]  # in processes
         with ThreadPoolExecutor(max(1, len(apart))) as threads:
             try:
                 begun = {label: threads.submit(self._score, label, batch) for label in apart}
@@ -113,14 +131,11 @@ class Rewards:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _in_processes(self, label: str) -> bool:
-        return label not in self._shipped or REWARDS[self._shipped[label]].in_processes
-
     def _score(self, label: str, batch: Sequence[Example]) -> np.ndarray:
-        asked = [example for example in batch if label not in self._shipped or example.answer.strip()]
-        scores = np.zeros(len(batch))
+        scorer, scores = self._scorers[label], np.zeros(len(batch))
+        asked = [example for example in batch if isinstance(scorer, OwnFunction) or example.answer.strip()]
         try:
-            scores[[example.number for example in asked]] = self._scorers[label].score(asked)
+            scores[[example.number for example in asked]] = scorer.score(asked)
         except UserError as error:
             raise UserError(f"reward {label}: {error}") from None
         return scores
@@ -138,7 +153,6 @@ def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | Non
         nearest = difflib.get_close_matches(str(name), REWARDS, 1, 0.5)
         more = f"the nearest is {nearest[0]}" if nearest else f"there are {', '.join(REWARDS)}"
         raise UserError(f"no reward has this name; {more}")
-    make = REWARDS[name].make
     known = parameters_of(name)
     for key, value in parameters.items():
         if key not in known:
@@ -146,19 +160,18 @@ def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | Non
             more = f"the nearest is {nearest[0]}" if nearest else f"it has {', '.join(known) or 'none'}"
             raise UserError(f"unknown parameter {key}; {more}")
         if not _fits(value, known[key].annotation):
-            raise UserError(f"{key}: {value} is not {_wanted(known[key].annotation)}")
+            raise UserError(f"{key}: {value} is not {_WORDS[known[key].annotation]}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in parameters:
-            raise UserError(f"{key} is missing; give {_wanted(parameter.annotation)}")
-    context = {"count_tokens": count_tokens} if "count_tokens" in inspect.signature(make).parameters else {}
-    return make(**parameters, **context)
+            raise UserError(f"{key} is missing; give {_WORDS[parameter.annotation]}")
+    context = {"count_tokens": count_tokens} if name == "length" else {}
+    return REWARDS[name](**parameters, **context)
 
 
 def parameters_of(name: str) -> dict[str, inspect.Parameter]:
     """The parameters of a shipped reward, with types and defaults."""
-    found = dict(inspect.signature(REWARDS[name].make).parameters)
-    found.pop("count_tokens", None)
-    return found
+    found = inspect.signature(REWARDS[name]).parameters
+    return {key: parameter for key, parameter in found.items() if key != "count_tokens"}
 
 
 def _is_number(value: Any) -> bool:
@@ -171,7 +184,3 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         return _is_number(value) and (kind is float or isinstance(value, int))
     return isinstance(value, kind)
-
-
-def _wanted(kind: Any) -> str:
-    return "a list of texts" if typing.get_origin(kind) is list else _WORDS[kind]

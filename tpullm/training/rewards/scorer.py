@@ -1,7 +1,8 @@
 """What is scored: an answer with its prompt and the further fields of its example."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from tpullm.system.errors import UserError
@@ -30,6 +31,14 @@ class Example:
         asked = one_line(str(self.prompt[-1].get("content", "")), 40) if self.prompt else ""
         return f'example {self.number} ("{asked}")' if asked else f"example {self.number}"
 
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """A user error inside says which example it is about."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.where}: {error}") from None
+
     def field(self, name: str) -> Any:
         """The value of a field that has to be there."""
         if name not in self.fields:
@@ -48,6 +57,12 @@ class Scorer(Protocol):
         """End the processes that it started."""
 
 
+def check_limits(seconds: int, memory_mib: int) -> None:
+    """Refuse limits in which no process starts."""
+    if seconds < 1 or memory_mib < 16:
+        raise UserError(f"seconds {seconds}, memory_mib {memory_mib}: give at least 1 second and 16 MiB")
+
+
 @dataclasses.dataclass(frozen=True)
 class Each:
     """A reward that looks at each answer by itself, in this process."""
@@ -56,13 +71,11 @@ class Each:
 
     def score(self, examples: Sequence[Example]) -> list[float]:
         """As of `Scorer`; an error names its example."""
-        return [self._one(example) for example in examples]
-
-    def _one(self, example: Example) -> float:
-        try:
-            return float(self.function(example))
-        except UserError as error:
-            raise UserError(f"{example.where}: {error}") from None
+        scores = []
+        for example in examples:
+            with example.named():
+                scores.append(float(self.function(example)))
+        return scores
 
     def close(self) -> None:
         """There is nothing to end."""

@@ -1,4 +1,4 @@
-"""Each reward gives what its samples say; the pages have the same table; a wrong setting is one line."""
+"""Each reward gives the scores of its samples; the pages list the parameters; a wrong setting is one line."""
 
 import math
 import re
@@ -9,11 +9,98 @@ from hypothesis import strategies as st
 
 from tests.pages import ROOT
 from tpullm.system.errors import UserError
-from tpullm.training.rewards.reward_set import Rewards, parameters_of
-from tpullm.training.rewards.shipped_rewards import REWARDS, Sample
+from tpullm.training.rewards.reward_set import REWARDS, Rewards, parameters_of
 
-SAMPLES = [(name, sample) for name, reward in REWARDS.items() for sample in reward.samples]
-TEXTUAL = [name for name, reward in REWARDS.items() if not reward.in_processes]
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "pattern": "^[^0-9]+$"}, "temperature": {"type": "number"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+SHORT = {"least": 2, "most": 5}
+ADD = {"tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]}
+
+SAMPLES = {
+    "polite": (
+        ("今日は晴れです。明日は雨だ。", 0.5),
+        ("母は「早く行け。雨だ。」と言いました。", 1),
+        ("次の二つです：\n- りんご\n- みかん\n", 0),
+        ("次の二つがあります。\n- りんご\n- みかん\n", 1),
+        ("- 走る。\n- 歩きます。", 0.5),
+        ("It is sunny today.", 0),
+    ),
+    "one_sentence": (
+        ("今日は晴れです。", 1),
+        ("今日は晴れです", 1),
+        ("今日は晴れです。明日は雨です。", 0.5),
+        ("It rains. Take an umbrella! Really?", 1 / 3),
+    ),
+    "length": (
+        ("雨です", 1, SHORT),
+        ("雨でしょうか", 0, SHORT),
+        ("雨でしょうか", 0.5, SHORT | {"edge": 1}),
+        ("雨", 0, SHORT),
+        (" 雨です。\n", 1, SHORT),
+        ("It may rain today", 1, SHORT | {"unit": "words"}),
+        ("今日は雨が降りそうです。", 0.75, SHORT | {"unit": "words", "edge": 7}),
+    ),
+    "language": (
+        ("今日は晴れです。", 1, {"language": "ja"}),
+        ("It is sunny today.", 0, {"language": "ja"}),
+        ("今天天气很好。", 0, {"language": "ja"}),
+        ("It is sunny today.", 1, {"language": "en"}),
+        ("Die Sonne scheint und das Wetter ist gut, nicht wahr?", 0, {"language": "en"}),
+        ("12345", 0, {"language": "en"}),
+    ),
+    "json_schema": (
+        ('{"city": "東京", "temperature": 21.5}', 1, {"schema": CITY}),
+        ('```json\n{"city": "Kyoto"}\n```', 1, {"schema": CITY}),
+        ('{"temperature": 21.5}', 0, {"schema": CITY}),
+        ('{"city": "東京1"}', 0, {"schema": CITY}),
+        ('{"city": "東京", "temperature": NaN}', 0, {"schema": CITY}),
+        ('はい。{"city": "東京"}', 0, {"schema": CITY}),
+    ),
+    "matches": (
+        ("2026-11-27\n", 1, {"pattern": r"\d{4}-\d\d-\d\d"}),
+        ("It is 2026-11-27.", 0, {"pattern": r"\d{4}-\d\d-\d\d"}),
+        ("It is 2026-11-27.", 1, {"pattern": r"\d{4}-\d\d-\d\d", "whole": False}),
+        ("雨です。", 1, {"pattern": r"\p{Han}+です。"}),
+    ),
+    "number": (
+        ("3 + 4 = 7", 1, {}, {"answer": 7}),
+        ("It is -5.", 1, {}, {"answer": "#### -5"}),
+        ("about 3.14", 0, {}, {"answer": 3.14159}),
+        ("about 3.14", 1, {"tolerance": 0.01}, {"answer": 3.14159}),
+        ("わかりません。", 0, {}, {"answer": 1}),
+    ),
+    "mentions": (
+        ("リンゴを食べました。", 1, {}, {"mentions": "リンゴを食べ"}),
+        ("リンゴです。", 0.5, {}, {"mentions": ["リンゴ", "食べ"]}),
+        ("An apple, in KYOTO.", 1, {"field": "words"}, {"words": ["apple", "Kyoto"]}),
+        ("はい。", 0, {}, {"mentions": ["リンゴ"]}),
+    ),
+    "code": (
+        ("def add(a, b):\n    return a + b", 1, {}, ADD),
+        ("はい。\n```python\ndef add(a, b):\n    return a + b\n```\n以上です。", 1, {}, ADD),
+        ("def add(a, b):\n    return 3", 0.5, {}, ADD),
+        ("def add(a, b): return", 0, {}, ADD),
+        ("def add(a, b:", 0, {}, ADD),
+        ("    return a + b", 1, {}, ADD | {"before": "def add(a, b):\n"}),
+    ),
+    "no_repetition": (
+        ("今日は晴れです。", 1),
+        ("雨です。" * 20, 4 / 73 / 0.9),
+        ("The cat sat on the mat and looked at the rain.", 1),
+        ("あ" * 108, 1 / 101 / 0.9),
+        ("ababab", 0.4, {"size": 2, "allowed": 0}),
+    ),
+    "no_phrases": (
+        ("雨です。", 1, {"phrases": ["AIとして", "as an AI"]}),
+        ("ＡＩとして答えます。", 0, {"phrases": ["AIとして", "as an AI"]}),
+        ("As an AI, I cannot say.", 0, {"phrases": ["AIとして", "as an AI"]}),
+    ),
+}
+TEXTUAL = [name for name in REWARDS if name not in ("code", "reasoning_gym")]
 NEEDED = {
     "length": {"most": 40},
     "language": {"language": "ja"},
@@ -28,20 +115,21 @@ def score(name, answer, fields=None, **parameters):
         return rewards.score([answer], [[]], [fields or {"answer": 1, "tests": ["pass"]}])[name][0]
 
 
-@pytest.mark.parametrize(("name", "sample"), SAMPLES, ids=lambda value: getattr(value, "answer", value))
-def test_a_sample(name, sample: Sample):
-    found = score(name, sample.answer, sample.fields, **sample.parameters)
-    assert math.isclose(found, sample.score, abs_tol=1e-12)  # the order of a division
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples(name):
+    for answer, expected, *more in SAMPLES[name]:
+        parameters, fields = (*more, {}, {})[:2]
+        found = score(name, answer, fields, **parameters)
+        assert math.isclose(found, expected, abs_tol=1e-12), answer  # the order of a division
 
 
 def test_every_reward_has_samples():
-    assert [name for name, reward in REWARDS.items() if len(reward.samples) < 3] == ["reasoning_gym"]
+    assert REWARDS.keys() - SAMPLES.keys() == {"reasoning_gym"} and min(map(len, SAMPLES.values())) >= 3
 
 
 @pytest.mark.parametrize("name", TEXTUAL)
-@pytest.mark.parametrize("answer", ["", " \n\t", "\u3000"])
-def test_an_answer_without_a_visible_character_scores_0(name, answer):
-    assert score(name, answer, **NEEDED.get(name, {})) == 0
+def test_an_answer_without_a_visible_character_scores_0(name):
+    assert [score(name, answer, **NEEDED.get(name, {})) for answer in ("", " \n\t", "\u3000")] == [0, 0, 0]
 
 
 @example("\ud800")
@@ -69,18 +157,11 @@ def parameters_shown(name):
     return ", ".join(shown) or "-"
 
 
-def test_the_pages_have_the_table():
-    rows = [f"| `{name}` | {parameters_shown(name)} | {reward.meaning} |" for name, reward in REWARDS.items()]
-    english, japanese = (
-        re.findall(
-            r"^\| `.*",
-            (ROOT / "docs" / language / "rewards.md").read_text("utf-8").partition(f"\n## {heading}\n")[2],
-            re.MULTILINE,
-        )
-        for language, heading in (("en", "The rewards"), ("ja", "用意されている報酬"))
-    )
-    assert english == rows
-    assert [row.rpartition(" | ")[0] for row in japanese] == [row.rpartition(" | ")[0] for row in rows]
+def test_the_pages_have_the_rewards_and_their_parameters():
+    rows = [f"| `{name}` | {parameters_shown(name)}" for name in REWARDS]
+    for language, heading in (("en", "The rewards"), ("ja", "用意されている報酬")):
+        page = (ROOT / "docs" / language / "rewards.md").read_text("utf-8").partition(f"\n## {heading}\n")[2]
+        assert [row.rpartition(" | ")[0] for row in re.findall(r"^\| `.*", page, re.MULTILINE)] == rows
 
 
 @pytest.mark.parametrize(
