@@ -24,7 +24,7 @@ from tpullm.engine.generation import continued  # noqa: E402
 from tpullm.engine.guesses import Lookup  # noqa: E402
 from tpullm.engine.request import Request  # noqa: E402
 from tpullm.engine.session import Session  # noqa: E402
-from tpullm.evaluation.kept_answers import parameter_hash  # noqa: E402
+from tpullm.evaluation.measured_model import parameter_hash  # noqa: E402
 from tpullm.evaluation.scoring import logits  # noqa: E402
 from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.mesh import make_mesh, of_single_tokens  # noqa: E402

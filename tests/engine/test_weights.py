@@ -14,7 +14,7 @@ from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
 from tpullm.engine.session import load
 from tpullm.evaluation import scoring
-from tpullm.evaluation.kept_answers import parameter_hash
+from tpullm.evaluation.measured_model import parameter_hash
 from tpullm.formats.huggingface.tensors import flat
 from tpullm.model import quantized
 from tpullm.recipe.sampling import GREEDY

@@ -1,38 +1,42 @@
 """What is made of the harness's results, without the harness; `tests/cli/test_evaluate_tasks.py` runs it."""
 
+import logging
+
 import numpy as np
 import pytest
 
-from tpullm.evaluation import harness_tasks, measured_model
-from tpullm.evaluation.harness import _interval, _is_ours, _metrics, _of_group
-from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation import harness, harness_tasks, measured_model
+from tpullm.evaluation.harness import figures, of_group
 from tpullm.evaluation.statistics import wilson
+from tpullm.evaluation.tasks import Asking
+from tpullm.system.errors import UserError
 
 
-def sample(**values):
-    return {"filter": "none", **values}
+def sample(number=0, **values):
+    return {"filter": "none", "doc_id": number, **values}
 
 
 def test_a_share_has_the_interval_of_wilson_and_a_mean_that_of_the_bootstrap():
-    samples = [sample(acc=float(n < 3), f1=n / 10) for n in range(10)]
-    found = _metrics(
-        {"acc,none": 0.3, "f1,none": 0.45, "acc_stderr,none": "N/A", "alias": "x", "sample_len": 10}, samples
-    )
+    samples = [sample(9 - n, acc=float(n < 3), f1=n / 10) for n in range(10)]
+    given = {"acc,none": 0.3, "f1,none": 0.45, "acc_stderr,none": "N/A", "alias": "x", "sample_len": 10}
+    found, scores = figures(given, samples)
+    assert list(scores["acc"].items()) == [(n, float(n > 6)) for n in range(10)], "by the numbers of documents"
     assert list(found) == ["acc", "f1"] and found["acc"]["count"] == 10
     assert found["acc"]["interval"] == list(wilson(3, 10))
     low, high = found["f1"]["interval"]
     assert low == pytest.approx(0.45 - 0.178, abs=0.02) and high == pytest.approx(0.45 + 0.178, abs=0.02)
 
 
-def test_what_is_no_mean_has_no_interval():
+@pytest.mark.parametrize(("value", "values"), [(float(np.exp(1.5)), [-1.0, -2.0]), (0.5, [(1, 2), (3, 4)]), (0.0, [])])
+def test_what_is_no_mean_has_no_interval(value, values):
     """A perplexity is e to the mean; a metric of whole sets gets pairs."""
-    assert _interval(float(np.exp(1.5)), [-1.0, -2.0]) is None
-    assert _interval(0.5, [(1, 2), (3, 4)]) is None and _interval(0.0, []) is None
+    metrics, scores = figures({"m,none": value}, [sample(n, m=each) for n, each in enumerate(values)])
+    assert metrics == {"m": {"value": value, "count": len(values), "interval": None}} and scores == {}
 
 
 def test_filters_are_told_apart():
-    samples = [sample(exact=1.0), {"filter": "strict", "exact": 0.0}]
-    found = _metrics({"exact,none": 1.0, "exact,strict": 0.0}, samples)
+    samples = [sample(exact=1.0), sample(exact=0.0) | {"filter": "strict"}]
+    found, _ = figures({"exact,none": 1.0, "exact,strict": 0.0}, samples)
     assert {name: of["value"] for name, of in found.items()} == {"exact": 1.0, "exact (strict)": 0.0}
 
 
@@ -45,7 +49,7 @@ def test_a_group_is_of_all_its_tasks():
         "versions": {"all": 1, "some": 2},
     }
     pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
-    whole, some = _of_group(results, "all", Asking(shots=5)), _of_group(results, "some", Asking())
+    whole, some = of_group(results, "all", Asking(shots=5)), of_group(results, "some", Asking())
     assert whole["settings"]["tasks"] == ["a", "b", "c"] and whole["version"] == "1"
     assert (whole["settings"]["shots"], some["settings"]["shots"]) == (5, "")
     assert whole["metrics"]["acc"] == {"value": 4 / 6, "count": 6, "interval": list(wilson(4, 6))}
@@ -53,19 +57,19 @@ def test_a_group_is_of_all_its_tasks():
 
 
 def test_a_failure_of_the_model_is_no_mistake_in_a_task(wide):
-    def ask(requests):
-        measured_model.MeasuredModel(wide, parameters="x").likelihoods(requests)
+    """The one stays what it is, and the other is one line."""
 
-    with pytest.raises(AttributeError) as of_model:
-        ask([None])
-    with pytest.raises(ZeroDivisionError) as of_task:
-        1 / 0  # noqa: B018
-    assert _is_ours(of_model.value) and not _is_ours(of_task.value)
+    def run(task):
+        with harness_tasks.failures(["own.yaml"], ours=harness.is_ours):
+            task()
+
+    with pytest.raises(AttributeError):
+        run(lambda: measured_model.MeasuredModel(wide, parameters="x").likelihoods([None]))
+    with pytest.raises(UserError, match="--tasks: own.yaml: the harness can't load or run them .ZeroDivisionError"):
+        run(lambda: 1 / 0)
 
 
 def test_quiet_leaves_logging_as_it_was():
-    import logging
-
     before = logging.root.manager.disable, logging.getLogger("lm_eval").level
     with harness_tasks.quiet():
         assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)

@@ -21,7 +21,7 @@ def test_a_sentence_is_whole_and_neither_short_nor_long():
 
 @pytest.mark.parametrize("document", [JAPANESE, ENGLISH])
 def test_the_word_put_back_into_the_blank_gives_the_sentence(document):
-    ((text, word),) = own_text._questions([document])
+    ((text, word),) = own_text.blanked([document])
     assert text.count(own_text.BLANK) == 1
     assert text.replace(own_text.BLANK, word) in document
     assert text.index(own_text.BLANK) >= len(text) / 4, "a model needs something before the blank"
@@ -29,7 +29,7 @@ def test_the_word_put_back_into_the_blank_gives_the_sentence(document):
 
 def test_a_sentence_with_one_word_to_ask_for_asks_for_it():
     """In 30 characters without spaces the words of the first third are left out, and only 本 is a content word here."""
-    ((text, word),) = own_text._questions(["あああああああああああああああ本だったのですよね。"])
+    ((text, word),) = own_text.blanked(["あああああああああああああああ本だったのですよね。"])
     assert word == "本" and text == f"あああああああああああああああ{own_text.BLANK}だったのですよね。"
 
 
@@ -48,7 +48,7 @@ def test_a_blank_tells_where_the_right_word_stands(session, monkeypatch):
         ([("笑っ", 1.0)], 0),
     ):
         monkeypatch.setattr(own_text, "fill", lambda session, text, guesses=guesses: guesses)
-        monkeypatch.setattr(own_text, "_questions", lambda documents: iter([("所で【?】ていた。", "泣い")]))
+        monkeypatch.setattr(own_text, "blanked", lambda documents: iter([("所で【?】ていた。", "泣い")]))
         (found,) = own_text.blanks(session, [JAPANESE])
         assert found["place"] == place
         assert found["words"] == [{"word": word, "model": share} for word, share in guesses]
@@ -80,7 +80,7 @@ def test_one_long_text_gives_as_many_examples_as_many_short_ones(session):
     assert "".join(texts) == novel and max(map(len, texts)) <= 600
     found = own_text.continuations(session, texts, tokens=2, seed=0)
     assert len({item["prompt"] for item in found}) == own_text.CONTINUATIONS
-    assert len(list(own_text._questions(texts))) >= own_text.BLANKS
+    assert len(list(own_text.blanked(texts))) >= own_text.BLANKS
 
 
 def test_the_compressor_knows_what_it_has_read():

@@ -4,11 +4,10 @@ import pytest
 
 from tests.evaluation.problems import MBPP, ROWS, write
 from tpullm.evaluation import problem_files
-from tpullm.evaluation.kept_answers import KeptAnswers
-from tpullm.evaluation.measured_model import MeasuredModel, Writing, text_of
-from tpullm.evaluation.problem_files import STOPS, program_of, read
-from tpullm.evaluation.programming_task import Attempts, check, measure, prepare
-from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel, Writing, text_of
+from tpullm.evaluation.problem_files import read
+from tpullm.evaluation.programming_task import STOPS, Attempts, check, measure, prepare, program_of
+from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
 
@@ -53,7 +52,7 @@ def test_programs_run_with_their_tests(wide, file):
     row = found["questions"][1]
     assert row["program"] == ROWS[0]["prompt"] + SAYS[1] and (row["problem"], row["sample"]) == ("own/1", 1)
     kept = {"samples": 2, "temperature": 0.8, "top_p": 0.95, "seed": 3, "seconds": 3, "memory_mib": 1024}
-    assert found["settings"].items() >= kept.items() and found["settings"]["stops"] == list(STOPS)
+    assert found["settings"].items() >= kept.items() and found["settings"]["stops"] == list(STOPS["continued"])
     assert found["prompt"] == ROWS[0]["prompt"]
 
 
@@ -121,8 +120,8 @@ def test_the_spaces_of_the_first_line_stay(wide):
         bytes_of, decode = wide.tokenizer.bytes_of, staticmethod(lambda ids: wide.tokenizer.decode(ids)[1:])
 
     session = type("Session", (), {"tokenizer": Takes})
-    assert text_of(session, ids, Writing((1,), 9, STOPS, by_bytes=True)) == "    return x"
-    assert text_of(session, ids, Writing((1,), 9, STOPS)) == "   return x"
+    assert text_of(session, ids, Writing((1,), 9, STOPS["continued"], by_bytes=True)) == "    return x"
+    assert text_of(session, ids, Writing((1,), 9, STOPS["continued"])) == "   return x"
 
 
 @pytest.mark.parametrize(

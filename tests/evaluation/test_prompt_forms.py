@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.evaluation.prompt_forms import ENGLISH, JAPANESE, conversation, encoded, form_of
+from tpullm.evaluation.prompt_forms import ENGLISH, JAPANESE, encoded, form_of
 from tpullm.evaluation.question_files import Item
 
 CHOICE = Item("会社の長は？", ("社長",), ("社長", "教師"))
@@ -38,7 +38,7 @@ def test_the_form_is_that_of_most_questions():
 
 
 def test_a_conversation_has_the_examples_as_turns():
-    said = conversation(JAPANESE, TOLD, [CHOICE], False)
+    said = JAPANESE.conversation(TOLD, [CHOICE], False)
     assert [turn["role"] for turn in said] == ["user", "assistant", "user"]
     assert said[1]["content"] == "社長" and said[2]["content"].endswith("### 入力:\ncat")
 

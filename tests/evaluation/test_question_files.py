@@ -18,12 +18,12 @@ ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
 def test_an_answer_is_a_number_a_text_or_a_letter(tmp_path, answer):
     found = read(written(tmp_path / "own.jsonl", ASKED | {"answer": answer}))
     assert found.items == (Item("どれ？", ("ろ",), ("い", "ろ", "は")),)
-    assert found.items[0].right_choice == 1 and found.name == "own" and found.tokens == TOKENS
+    assert found.name == "own" and found.tokens == TOKENS
 
 
 def test_the_text_of_a_choice_goes_before_its_letter(tmp_path):
     (item,) = read(written(tmp_path / "own.jsonl", ASKED | {"choices": ["B", "A"], "answer": "A"})).items
-    assert item.answers == ("A",) and item.right_choice == 1
+    assert item.answers == ("A",)
 
 
 def test_labels_as_arc_has_them(tmp_path):

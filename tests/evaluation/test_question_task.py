@@ -1,15 +1,20 @@
+"""Questions are asked in the form of their language, and answers judged by likelihood and by what is written."""
+
 import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tpullm.engine.generation import decode
-from tpullm.evaluation.measured_model import MeasuredModel
+from tpullm.evaluation import likelihoods, measured_model
+from tpullm.evaluation.measured_model import MeasuredModel, Writing
 from tpullm.evaluation.prompt_forms import JAPANESE
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.question_task import RULES, Asking, measure, prepare
+from tpullm.evaluation.question_task import RULES, character_f1, is_exact, measure, normalized, prepare
 from tpullm.evaluation.scoring import text_log_probabilities
 from tpullm.evaluation.statistics import wilson
+from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 
 VERBS = ["読みます", "食べます", "飲みます", "買いました"]
@@ -20,6 +25,7 @@ ITEMS = tuple(
 FILE = QuestionFile("verbs", "v", ITEMS, tokens=8)
 
 
+@pytest.mark.ci
 def test_each_rule_is_what_it_says(wide):
     """Against the likelihoods of whole texts, each scored alone."""
     found = measure(MeasuredModel(wide), FILE, Asking(shots=1, seed=3))
@@ -30,8 +36,8 @@ def test_each_rule_is_what_it_says(wide):
             assert "likeliest" not in row
             continue
         prompt, encode = JAPANESE.prompt(item, asked.examples, False), wide.tokenizer.encode
-        given = [*text_log_probabilities(wide, [prompt + choice for choice in item.choices])]
-        given = np.array(given) - text_log_probabilities(wide, [prompt])
+        given = np.array(text_log_probabilities(wide, [prompt + choice for choice in item.choices]))
+        given = given - text_log_probabilities(wide, [prompt])
         alone = np.array(text_log_probabilities(wide, [JAPANESE.cue + choice for choice in item.choices]))
         tokens = np.array([len(encode(prompt + choice)) - len(encode(prompt)) for choice in item.choices])
         size = np.array([len(choice.encode()) for choice in item.choices])
@@ -48,15 +54,6 @@ def test_each_rule_is_what_it_says(wide):
     assert found["chance"] == pytest.approx(sum(guess) / len(guess))
 
 
-def test_what_is_written_is_the_likeliest_text(wide):
-    found = measure(MeasuredModel(wide), FILE, Asking(limit=2))
-    assert len(found["questions"]) == found["written"]["count"] == 2
-    for row, item in zip(found["questions"], ITEMS, strict=False):
-        prompt = [*wide.tokenizer.begin, *wide.tokenizer.encode(JAPANESE.prompt(item, [], True))]
-        (ids,) = decode(wide, [prompt], 8)
-        assert row["written"] == wide.tokenizer.decode(ids).split("\n")[0]
-
-
 class Says(MeasuredModel):
     """A model that writes what it is told to."""
 
@@ -69,11 +66,12 @@ def test_an_answer_is_right_by_its_text_or_its_letter(wide):
     model = Says(wide, parameters="x")
     items = (*[Item("どれ？", ("ろ",), ("い", "ろ", "１"))] * 5, *[Item("何？", ("猫", "ねこ"))] * 3)
     model.says = ["ろ", "Ｂ", "い", "何か", "1", "ねこ\n犬", "犬", "猫"]
-    found = measure(model, QuestionFile("own", "v", items), Asking())
+    found = measure(model, QuestionFile("own", "v", items, tokens=8), Asking())
+    prompt = (*wide.tokenizer.begin, *wide.tokenizer.encode(JAPANESE.prompt(items[0], [], True)))
+    assert model.asked[0] == Writing(prompt, 8, ("\n",)), "the likeliest line after the question"
     assert [row["right"] for row in found["questions"]] == [True, True, False, False, False, True, False, True]
     assert found["written"]["share"] == 4 / 8 and found["written"]["no_choice"] == 1 / 5
     assert found["written"]["f1"] == pytest.approx((1 + 0 + 0 + 0 + 0 + 1 + 0 + 1) / 8)
-    assert all(request.stops == ("\n",) for request in model.asked)
 
 
 def test_examples_are_drawn_by_the_seed_and_not_asked():
@@ -115,9 +113,55 @@ def test_as_a_conversation(wide):
     assert model.asked[0].stops == ()
 
 
-def test_longer_prompts_than_the_context_are_cut_and_counted(session):
+def test_longer_prompts_than_the_context_are_cut_and_counted(session, monkeypatch):
     """The context of 32 tokens holds no prompt, so each request is cut."""
-    model = MeasuredModel(session)
+
+    def answers(answer):
+        return lambda session, requests, done: done(dict.fromkeys(range(len(requests)), answer))
+
+    monkeypatch.setattr(likelihoods, "likelihoods", answers((-1.0, True)))
+    monkeypatch.setattr(measured_model, "write", answers([8]))
+    model = MeasuredModel(session, parameters="x")
     items = tuple(dataclasses.replace(item, choices=tuple(VERBS[:2])) for item in ITEMS[:2])
     measure(model, QuestionFile("verbs", "v", items, tokens=4), Asking())
     assert model.counts.requests == 2 * 2 * 2 + 2 and model.counts.cut == 2 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    "said, means",
+    [
+        ("１２３", "123"),
+        ("ｱﾒﾘｶ", "アメリカ"),
+        ("Ａ．　本", "A. 本"),
+        ("\n\n  答え です \nそして", "答え です"),
+        ("㍻", "平成"),
+        ("", ""),
+        (" \n ", ""),
+    ],
+)
+def test_what_is_written_differently_and_means_the_same(said, means):
+    assert normalized(said) == means
+    assert is_exact(said, ["other", means])
+
+
+def test_another_answer_is_not_exact():
+    assert not is_exact("12", ["123"]) and not is_exact("123\n4", ["4"])
+
+
+def test_f1_of_characters():
+    """東京都 and 東京: two characters in common of three and of two."""
+    assert character_f1("東京都", ["東京"]) == pytest.approx(2 * 2 / (3 + 2))
+    assert character_f1("東京都", ["大阪", "東京"]) == pytest.approx(0.8)  # the nearest answer
+    assert character_f1("ああ", ["あ"]) == pytest.approx(2 / 3)  # a character counts as often as both have it
+    assert character_f1("", ["あ"]) == 0 and character_f1("", [""]) == 1 and character_f1("い", ["あ"]) == 0
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_f1_is_symmetric_and_1_for_the_same(one, other):
+    assert character_f1(one, [other]) == pytest.approx(character_f1(other, [one]))
+    assert character_f1(one, [one]) == 1 and 0 <= character_f1(one, [other]) <= 1
+
+
+@given(st.text(max_size=20))
+def test_normalizing_twice_is_normalizing_once(text):
+    assert normalized(normalized(text)) == normalized(text)

@@ -1,4 +1,4 @@
-"""What `evaluate` says of the user's own text, on the tiny run with a part of its text given as one's own."""
+"""What `evaluate` says of a run: of the user's own text, and of questions before and after tuning."""
 
 import dataclasses
 import json
@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from tpullm.corpus import document_files
+from tpullm.corpus import document_files, tenki
+from tpullm.corpus.question import Question
 from tpullm.corpus.sources import YOURS
 from tpullm.engine.session import load
 from tpullm.evaluation import run_results
@@ -74,3 +75,42 @@ def test_a_table_names_both(with_own_text, found, capsys):
     run_results.show(results)
     said = "".join(capsys.readouterr())
     assert "your text by xz -9e" in said and f"{found['compressor']['bits_per_byte']:.3f} bits a byte" in said
+
+
+def test_answers_are_right_word_for_word(monkeypatch):
+    asked = tenki.questions()[:3]
+    said = {"base": ["", "?", " "], "tuned": [asked[0].answers[-1] + "\n", asked[1].answers[0], "?"]}
+    monkeypatch.setattr(run_results, "answer", lambda model, texts: said[model])
+    with run_results.judge("tenki") as right:
+        found = run_results.ask("base", "tuned", asked, asked, right)
+    assert found["base"]["accuracy"] == 0 and found["tuned"] == {"accuracy": pytest.approx(2 / 3), "questions": 3}
+    assert [row["right"] for row in found["answers"]] == [True, True, False]
+    assert [row["expected"] for row in found["answers"]] == [question.answers[0] for question in asked]
+    assert sum(kind["questions"] for kind in found["kinds"].values()) == 3
+    assert sum(kind["tuned"] * kind["questions"] for kind in found["kinds"].values()) == pytest.approx(2)
+
+
+def test_beside_the_shares_stands_that_of_the_commonest_answer_of_a_kind_and_a_language(monkeypatch):
+    def made(kind, *pairs):
+        return [Question(asked, (answer,), kind) for asked, answer in pairs]
+
+    learned = made("word", ("a?", "No"), ("b?", "Yes"), ("c?", "Yes"), ("dですか。", "はい"), ("eですか。", "はい"))
+    held_out = made("word", ("f?", "Yes"), ("g?", "No"), ("hですか。", "はい"), ("iですか。", "いいえ"))
+    held_out += made("name", ("j?", "Yes"))
+    monkeypatch.setattr(run_results, "answer", lambda model, texts: [model] * len(texts))
+    with run_results.judge("law") as right:
+        kinds = run_results.ask("base", "No", held_out, learned, right)["kinds"]
+    assert kinds == {
+        "word": {"base": 0, "tuned": 1 / 4, "guess": 1 / 2, "questions": 4},
+        "name": {"base": 0, "tuned": 0, "guess": 0, "questions": 1},
+    }
+
+
+def test_code_is_right_if_its_tests_pass():
+    fields = {"prompt": "def double(n):\n", "tests": "assert double(2) == 4\nassert double(-1) == -2\n"}
+    question = Question("complete", ("return 2 * n",), "completion", "double", fields)
+    with run_results.judge("programming") as right:
+        said = ["return n + n", "return n * n", "import os; os._exit(0)", "return (", "while True: pass"]
+        assert [right(question, text) for text in said] == [True, False, False, False, False]
+        plain = Question("where?", ("math",), "module")
+        assert right(plain, "`Math`.") and not right(plain, "maths")

@@ -1,7 +1,9 @@
+"""Scores follow the chain rule and depend on no other row; attention looks back only."""
+
 import numpy as np
 import pytest
 
-from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities
+from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities, weights
 from tpullm.system.errors import UserError
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
@@ -40,3 +42,15 @@ def test_a_text_begins_a_document(session):
 def test_a_text_longer_than_the_context_is_refused(session):
     with pytest.raises(UserError, match="text: 33 tokens.* holds 32"):
         log_probabilities(session, [[1] * 33])
+
+
+TEXT = "私はリンゴを食べる。"
+
+
+def test_each_token_looks_back_only_and_at_one_in_all(session):
+    tokens, found = weights(session, TEXT)
+    assert tokens[0] == "<s>" and "".join(tokens[1:]) == TEXT
+    T, config = len(tokens), session.architecture.config
+    assert found.shape == (config.layers, config.heads, T, T)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
+    assert np.abs(np.triu(found, 1)).max() == 0

@@ -13,10 +13,10 @@ from tests.conftest import TINY, copy_tokens
 from tests.eight_devices import printed
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli.main import main
-from tpullm.evaluation import evaluate_tasks, task_words, while_training
+from tpullm.evaluation import evaluate_tasks, tasks, while_training
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.programming_task import ONCE
-from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.tasks import Asking
 from tpullm.formats.models import steps
 from tpullm.recipe.schema import MeasureConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
@@ -134,7 +134,7 @@ def test_the_model_in_use_has_the_arrays_of_the_training_and_keeps_none(measures
 def test_the_figures_are_those_of_evaluate(measures, wide, questions, tmp_path):
     with jax.set_mesh(wide.mesh):
         row = measures.measure(40, wide.params)
-    chosen, asking = evaluate_tasks.tasks([str(questions)]), Asking(limit=200)
+    chosen, asking = tasks.named([str(questions)]), Asking(limit=200)
     results, _ = evaluate_tasks.evaluate(wide, "small", chosen, asking, ONCE, str(tmp_path))
     results["tasks"]["little"].pop("read_before")
     assert row["tasks"] == results["tasks"]
@@ -195,6 +195,6 @@ def test_a_stage_that_is_made_needs_its_questions_no_more(tiny_run):
     recipe = Recipe(
         pretrain=TrainConfig(measure=settings), finetune={"talk": TuningConfig(train=TrainConfig(measure=settings))}
     )
-    task_words.check(recipe, tiny_run)
+    tasks.check(recipe, tiny_run)
     with pytest.raises(UserError, match=r"finetune.talk.train.measure.tasks: .*no.jsonl"):
-        task_words.check(dataclasses.replace(recipe, pretrain=TrainConfig()), tiny_run / "nowhere")
+        tasks.check(dataclasses.replace(recipe, pretrain=TrainConfig()), tiny_run / "nowhere")

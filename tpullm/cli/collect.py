@@ -9,7 +9,7 @@ from pathlib import Path
 from tpullm.corpus import collect, datacard
 from tpullm.corpus.files.source_files import OFFICE, printable
 from tpullm.corpus.filters import verdicts
-from tpullm.evaluation import task_words
+from tpullm.evaluation import tasks
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import storage
@@ -39,7 +39,7 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     for line in verdicts.prepare(recipe.corpus):
         if work.share.is_first:
             say(f"documents: {line}")
-    questions = task_words.read(recipe.corpus.leaks.tasks)
+    questions = tasks.questions(recipe.corpus.leaks.tasks)
     planned = collect.plan(recipe, inputs, run, work, questions)
     if work.share.is_first:
         _say_what_is_left_out(planned)

@@ -45,11 +45,11 @@ def main(arguments) -> None:
 
     kinds = _kinds(arguments.weights)
     models = _named(arguments.models, 1 if kinds else 2)
-    compared, found = _checked(arguments, list(models.values()))
+    asking, tasks, texts, found = _checked(arguments, list(models.values()))
     folder = storage.path(arguments.out) if arguments.out else _folder(models, arguments)
     named = _opened(models, found, kinds, arguments.mesh)
     hosts.on_first("compare begins", _check_folder, folder)
-    results = comparison.compare(named, compared, folder, arguments.mesh)
+    results = comparison.compare(named, tasks, texts, asking, folder, arguments.mesh)
     results = {"command": _command(arguments)} | results
     hosts.on_first("compare", _write, folder, results, _language(found[0]))
     if hosts.is_first():
@@ -110,14 +110,13 @@ def _label(own: list[str], parts: list[list[str]]) -> str:
     )
 
 
-def _checked(arguments, words: list[str]) -> tuple[Any, list]:
+def _checked(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
     """What to compare on, and the models on disk. Everything that may be wrong is looked at, and no model is loaded."""
     import dataclasses
 
     from tpullm.engine.session import find
     from tpullm.evaluation import compared_texts, evaluate_tasks
-    from tpullm.evaluation.comparison import Compared
-    from tpullm.evaluation.question_task import Asking
+    from tpullm.evaluation.tasks import Asking, Tasks, named
     from tpullm.system.cluster import hosts
 
     for option in ("shots", "limit", "seed"):
@@ -125,18 +124,17 @@ def _checked(arguments, words: list[str]) -> tuple[Any, list]:
             raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
     asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
-    tasks = evaluate_tasks.tasks(_words(arguments.tasks)) if arguments.tasks else None
+    tasks = named(_words(arguments.tasks)) if arguments.tasks else Tasks()
     texts = compared_texts.read(_words(arguments.text), arguments.limit) if arguments.text else []
     hosts.agree("the texts of --text", {text.name: text.version for text in texts})
-    if tasks:
-        evaluate_tasks.agree(tasks)
+    evaluate_tasks.agree(tasks)
     found = [find(word) for word in words]
     for word, own in zip(words, found, strict=True):
         if asking.chat and not own.tokenizer.has_template:
             raise UserError(f"--chat: {word} has no chat template; leave --chat out")
-        if tasks:
-            evaluate_tasks.check(tasks, asking, own.config.context_length)
-    return Compared(tasks, texts or ([] if tasks else _held_out(found, words, asking.limit)), asking), found
+        evaluate_tasks.check(tasks, asking, own.config.context_length)
+    texts = texts if texts or arguments.tasks else _held_out(found, words, asking.limit)
+    return asking, tasks, texts, found
 
 
 def _words(option: str) -> list[str]:

@@ -12,7 +12,7 @@ from tpullm.cli.options import add_json, add_mesh, print_json
 from tpullm.engine.session import find, loaded
 from tpullm.evaluation import evaluate_tasks, programming_task, run_results, tables
 from tpullm.evaluation.programming_task import Attempts
-from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.tasks import Asking, named
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import begin, evaluate_inputs
@@ -74,7 +74,7 @@ def show_main(arguments) -> None:
     settings = dataclasses.asdict(asking) | dataclasses.asdict(attempts)
     hosts.agree("the command", {"asking": settings, "tasks": arguments.tasks})
     words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
-    chosen = evaluate_tasks.tasks(words)
+    chosen = named(words)
     evaluate_tasks.agree(chosen)
     hosts.on_first("the folder of results", evaluate_tasks.check_out, words, chosen, arguments.out)
     if attempts != Attempts() and not chosen.problems:

@@ -18,7 +18,7 @@ from tpullm.data.answer_rows import rows_needed
 from tpullm.data.prompts import Prompts, PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
 from tpullm.data.tuning_data import TuningData, documents_of, prompts_of, tuning_data
-from tpullm.evaluation import task_words
+from tpullm.evaluation import tasks
 from tpullm.evaluation.while_training import while_training
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.formats.models import check_shape, load_params, made_by, model_of
@@ -53,7 +53,7 @@ def main(recipe: Recipe, run: Path) -> None:
         raise UserError(
             "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
         )
-    hosts.on_first("the tasks", task_words.check, recipe, run)
+    hosts.on_first("the tasks", tasks.check, recipe, run)
     _check_adapters(recipe, run)
     for name in recipe.finetune:
         _make(recipe, run, name)

@@ -22,7 +22,7 @@ def main(recipe: Recipe, run: Path) -> None:
 
         hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
     if any(training.measure.tasks for training in recipe.trainings.values()):
-        hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.task_words").check, recipe, run)
+        hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.tasks").check, recipe, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []

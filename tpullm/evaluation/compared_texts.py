@@ -1,9 +1,11 @@
-"""The texts on which models are compared, and how likely a model finds them: nats in each stretch of the bytes.
+"""The texts on which models are compared, and how likely a model finds them, by where in a document.
 
-They are the user's own texts, or the held-out text of the run that the models come from. A text is read in windows of
-the model's context. Each begins half a context after the one before it, so every token is predicted after half a
-context at least, or after all of the text before it. The token that ends a document is not predicted: what divides the
-nats is the text alone. The stretches of a window are continuations of one row, so they need no program of their own.
+Texts are the user's own, or the held-out text of the run that the models come from. Likelihoods are in nats, by
+stretches of a document's bytes.
+
+A text is read in windows of the model's context. Each begins half a context after the one before it, so every token is
+predicted after half a context at least, or after all of the text before it. The token that ends a document is not
+predicted: what divides the nats is the text alone.
 """
 
 import hashlib
@@ -129,7 +131,12 @@ def held_out(run: Path, limit: int) -> list[ComparedText]:
     found = []
     for source in dict.fromkeys(part.source for part in document_files.parts(documents)):
         records = document_files.read(documents, source, document_files.HELD_OUT)
-        pieces = list(_first_bytes(piece for record in records for piece in cut(record["text"], LONGEST)))
+        pieces, left = [], MOST_HELD_OUT_BYTES
+        for piece in (piece for record in records for piece in cut(record["text"], LONGEST)):
+            pieces.append(piece)
+            left -= len(piece.encode())
+            if left <= 0:
+                break
         found += [_named(source, pieces, limit, f"{run}: {source}")] if any(map(str.strip, pieces)) else []
     return found
 
@@ -141,31 +148,19 @@ def _named(name: str, documents: Iterable[str], limit: int, where: str) -> Compa
     return ComparedText(name, hashlib.sha256(repr(kept).encode()).hexdigest()[:16], kept)
 
 
-def _first_bytes(documents: Iterable[str]) -> Iterator[str]:
-    left = MOST_HELD_OUT_BYTES
-    for text in documents:
-        yield text
-        left -= len(text.encode())
-        if left <= 0:
-            return
-
-
 def _texts(path: Path, most: int) -> Iterator[str]:
     if not path.is_file() and not path.is_dir():
         raise UserError(f"--text: {path}: no such file or folder; correct the name")
     files = [path] if path.is_file() else [file for file, status in walk(path) if status or file.is_file()]
     for file in files:
         if extension(file) in READERS:
-            yield from (_text(row, where) for where, row in rows(file))
+            for where, row in rows(file):
+                text = row.get("text")
+                if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
+                    raise UserError(f"--text: {where}: its 'text' is {text!r:.60} and no text; each row is a document")
+                yield text
         else:
             yield _whole(file, most)
-
-
-def _text(row: dict, where: str) -> str:
-    text = row.get("text")
-    if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"--text: {where}: its 'text' is {text!r:.60} and no text; each row is a document")
-    return text
 
 
 def _whole(file: Path, most: int) -> str:

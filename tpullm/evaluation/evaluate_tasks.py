@@ -1,4 +1,4 @@
-"""A model on tasks: which words after `--tasks` are what, the figures of all, and the files that keep them.
+"""A model on tasks: what may be asked of it, the figures of all tasks, and the files that keep them.
 
 There are three kinds of tasks: files of questions, problems of programming, and tasks of the lm-evaluation-harness.
 Beneath all is one model that knows tokens alone (`measured_model.py`). A request is a continuation whose likelihood is
@@ -11,69 +11,22 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from tpullm import __version__
 from tpullm.engine.session import Session
-from tpullm.evaluation import (
-    harness,
-    harness_tasks,
-    problem_files,
-    programming_task,
-    question_files,
-    question_task,
-    read_before,
-)
-from tpullm.evaluation.kept_answers import FILE, KeptAnswers, parameter_hash
-from tpullm.evaluation.measured_model import MeasuredModel
-from tpullm.evaluation.problem_files import ProblemFile
+from tpullm.evaluation import harness, programming_task, question_task, read_before
+from tpullm.evaluation.measured_model import FILE, KeptAnswers, MeasuredModel, parameter_hash
 from tpullm.evaluation.programming_task import ONCE, Attempts
-from tpullm.evaluation.question_files import QuestionFile
-from tpullm.evaluation.question_task import Asking
-from tpullm.evaluation.task_words import sorted_words, twice
+from tpullm.evaluation.tasks import Asking, Tasks
 from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
-from tpullm.system.log import warn
 
 OF_EACH_QUESTION = ("questions", "probabilities", "scores")
-
-
-class Tasks(NamedTuple):
-    """What to measure a model on.
-
-    Args:
-        files: of questions.
-        problems: files of problems of programming.
-        names: of tasks of the harness, and its YAML files.
-        index: the harness's, which has these names; None if there are none.
-    """
-
-    files: list[QuestionFile]
-    problems: list[ProblemFile]
-    names: list[str]
-    index: Any
-
-
-def tasks(words: Sequence[str]) -> Tasks:
-    """The tasks that words name.
-
-    Raises:
-        UserError: a task is not known, or a file is wrong.
-    """
-    named = sorted_words(words)
-    files = [question_files.read(word) for word in named.files]
-    problems = [problem_files.to_run(word) for word in named.problems]
-    if not words:
-        raise UserError("--tasks: names no task; name tasks of the harness or files of questions, with commas")
-    if name := twice([*named.harness, *(file.name for file in (*files, *problems))]):
-        raise UserError(f"--tasks: two tasks are called {name}; rename a file, or leave one out")
-    if reserved := {Path(manifest.RESULTS).stem, Path(FILE).stem} & {file.name for file in (*files, *problems)}:
-        raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
-    return Tasks(files, problems, named.harness, harness_tasks.known(named.harness) if named.harness else None)
 
 
 def check(chosen: Tasks, asking: Asking, context: int) -> None:
@@ -90,23 +43,26 @@ def agree(chosen: Tasks, where: str = "--tasks") -> None:
 
 
 def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
-    """Refuse a folder of results in which one would replace a file of something else."""
+    """Refuse a folder of results in which one would replace another, or a file of something else."""
+    names = [file.name for file in (*chosen.files, *chosen.problems)]
+    if reserved := {Path(manifest.RESULTS).stem, Path(FILE).stem} & set(names):
+        raise UserError(f"--tasks: {reserved.pop()}: is the name of a file of results; rename the file of questions")
     if not out:
         return
+
+    def place(path: Path) -> Path:
+        return path if storage.is_remote(path) else path.resolve()
+
     folder = storage.path(out)
-    replaced = {_place(folder / f"{file.name}.jsonl") for file in (*chosen.files, *chosen.problems)}
+    replaced = {place(folder / f"{name}.jsonl") for name in names}
     for file in map(storage.path, words):
-        if _place(file) in replaced:
+        if place(file) in replaced:
             raise UserError(f"--out: {out}: results would replace {file}; name another folder")
     if not (folder / FILE).exists() and (there := [file for file in replaced if file.exists()]):
         raise UserError(f"--out: {out}: results would replace {there[0]}; name another folder")
     results = folder / manifest.RESULTS
     if results.exists() and "model" not in storage.read_json(results):
         raise UserError(f"--out: {out}: holds results of something else; name another folder")
-
-
-def _place(path: Path) -> Path:
-    return path if storage.is_remote(path) else path.resolve()
 
 
 def evaluate(
@@ -124,8 +80,10 @@ def evaluate(
     Returns:
         The figures, and the folder.
     """
-    start, parameters = time.monotonic(), parameter_hash(session)
-    folder = storage.path(out) if out else _folder(session) / f"{_called(session, name)}-{parameters[:8]}"
+    start, parameters, own = time.monotonic(), parameter_hash(session), session.model
+    called = own.stage if own else storage.path(name).name
+    below = (own.run if own else storage.path("")) / manifest.FOLDER / f"{called}-{parameters[:8]}"
+    folder = storage.path(out) if out else below
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
         found = measured(model, name, chosen, asking, attempts)
@@ -134,27 +92,15 @@ def evaluate(
     found = {task: without_questions(figures) for task, figures in found.items()}
     results = {
         "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks}
-        | (manifest.of_model(session.model) if session.model else {}),
+        | (manifest.of_model(own) if own else {}),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": found,
         "counts": asdict(model.counts),
         "seconds": round(time.monotonic() - start, 1),
     }
     hosts.on_first("evaluate", _write, folder, results, questions)
-    if model.counts.cut and hosts.is_first():
-        warn(
-            f"evaluate: {model.counts.cut:,} of {model.counts.requests:,} requests are longer than the context of "
-            f"{session.context_length} tokens, and lost their beginning"
-        )
+    model.warn_of_cuts("evaluate")
     return results, folder
-
-
-def _folder(session: Session) -> Path:
-    return (session.model.run if session.model else storage.path("")) / manifest.FOLDER
-
-
-def _called(session: Session, name: str) -> str:
-    return session.model.stage if session.model else storage.path(name).name
 
 
 def measured(
@@ -170,18 +116,8 @@ def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, 
     """Add to `measured` how much of each task is in the training text of the model's run. All hosts call this."""
     run = session.model.run if session.model else None
     # Host 0 reads what collect has written.
-    for task, read in hosts.broadcast("read before", lambda: _read_before(run, chosen, found)).items():
+    for task, read in hosts.broadcast("read before", lambda: read_before.figures(run, chosen, found)).items():
         found[task]["read_before"] = read
-
-
-def _read_before(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    read = {file.name: read_before.figures(run, file, found[file.name]["questions"]) for file in chosen.files}
-    for file in chosen.problems:
-        read[file.name] = read_before.of_problems(run, file, found[file.name]["questions"])
-    scores, versions = {task: figures["scores"] for task, figures in found.items() if "scores" in figures}, {}
-    if read_before.tasks_looked_for(run) & set(scores):
-        versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}
-    return read | {task: read_before.of_harness(run, task, versions.get(task, ""), of) for task, of in scores.items()}
 
 
 def without_questions(figures: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""A model on tasks of EleutherAI's lm-evaluation-harness, which asks and judges."""
+"""A model on tasks of EleutherAI's lm-evaluation-harness, which asks and judges; the intervals are ours."""
 
 import importlib.metadata
 import math
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from tpullm.evaluation import measured_model
 from tpullm.evaluation.harness_tasks import YAML, failures, quiet
 from tpullm.evaluation.measured_model import MeasuredModel
-from tpullm.evaluation.question_task import Asking
 from tpullm.evaluation.statistics import of_mean
+from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 
 MOST = 1 << 20  # bytes of a YAML file that are looked at
@@ -41,7 +41,7 @@ def measure(
 
     from tpullm.evaluation.harness_model import HarnessModel
 
-    with failures(tasks, ours=_is_ours), quiet():
+    with failures(tasks, ours=is_ours), quiet():
         results = evaluator.simple_evaluate(
             HarnessModel(model, name, asking.seed),
             tasks=list(tasks),
@@ -56,8 +56,8 @@ def measure(
             torch_random_seed=None,
             fewshot_random_seed=asking.seed,
         )
-    groups = {group: _of_group(results, group, asking) for group in results.get("groups", {})}
-    found = groups | {task: _of_task(results, task, asking) for task in results["configs"]}
+    groups = {group: of_group(results, group, asking) for group in results.get("groups", {})}
+    found = groups | {task: of_task(results, task, asking) for task in results["configs"]}
     files = {name: word for word in tasks if word.endswith(YAML) for name in _named_in(word)}
     return {name: of | ({"file": files[name]} if name in files else {}) for name, of in found.items()}
 
@@ -69,58 +69,34 @@ def _named_in(file: str) -> list[str]:
     return [name.strip("'\"") for name in found]
 
 
-def _is_ours(error: Exception) -> bool:
+def is_ours(error: Exception) -> bool:
     """Whether the model failed, and not the task."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == measured_model.__name__ for frame, _ in frames)
 
 
-def _of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, Any]:
+def of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, Any]:
+    """The figures of a task, from what the harness returns."""
     config, samples = results["configs"][task], results["samples"][task]
     if not samples:
         raise UserError(f"--tasks: {task}: has no question; look at its files")
-    return {
-        "version": str(results["versions"].get(task)),
-        "settings": _settings(asking)
-        | {
-            "shots": results["n-shot"].get(task),
-            "questions": results["n-samples"][task],
-            "dataset": config.get("dataset_path"),
-            "output": config.get("output_type"),
-        },
-        "prompt": str(samples[0]["arguments"][0][0]),
-        "metrics": _metrics(results["results"][task], samples),
-        "better": _better(results, task),
-        "scores": _scores(results["results"][task], samples),
+    facts = {
+        "shots": results["n-shot"].get(task),
+        "questions": results["n-samples"][task],
+        "dataset": config.get("dataset_path"),
+        "output": config.get("output_type"),
     }
+    metrics, scores = figures(results["results"][task], samples)
+    prompt = str(samples[0]["arguments"][0][0])
+    return _facts(results, task, asking, facts) | {"prompt": prompt, "metrics": metrics, "scores": scores}
 
 
-def _settings(asking: Asking) -> dict[str, Any]:
-    return {
-        "harness": importlib.metadata.version("lm_eval"),
-        "shots": asking.shots or "",
-        "seed": asking.seed,
-        "limit": asking.limit,
-        "form": "chat" if asking.chat else "the task's",
-    }
-
-
-def _better(results: dict[str, Any], task: str) -> dict[str, bool]:
-    """Of each metric whether a higher one is better, where the harness knows."""
-    known = results.get("higher_is_better", {}).get(task, {})
-    return {name: higher for name, higher in known.items() if higher is not None}
-
-
-def _of_group(results: dict[str, Any], group: str, asking: Asking) -> dict[str, Any]:
+def of_group(results: dict[str, Any], group: str, asking: Asking) -> dict[str, Any]:
     """The figures over several tasks."""
     tasks = _tasks_of(results["group_subtasks"], group)
     samples = [sample for task in tasks for sample in results["samples"][task]]
-    return {
-        "version": str(results["versions"].get(group)),
-        "settings": _settings(asking) | {"tasks": tasks},
-        "metrics": _metrics(results["groups"][group], samples),
-        "better": _better(results, group),
-    }
+    metrics, _ = figures(results["groups"][group], samples)
+    return _facts(results, group, asking, {"tasks": tasks}) | {"metrics": metrics}
 
 
 def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
@@ -128,34 +104,41 @@ def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
     return [group] if below is None else [task for each in below for task in _tasks_of(groups, each)]
 
 
-def _metrics(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each metric with its interval."""
-    return {
-        name: {"value": value, "count": len(values), "interval": _interval(value, values)}
-        for name, value, _, values in _values(found, samples)
+def _facts(results: dict[str, Any], name: str, asking: Asking, more: dict[str, Any]) -> dict[str, Any]:
+    """What repeats the measurement, and of each metric whether a higher one is better, where the harness knows."""
+    settings = {
+        "harness": importlib.metadata.version("lm_eval"),
+        "shots": asking.shots or "",
+        "seed": asking.seed,
+        "limit": asking.limit,
+        "form": "chat" if asking.chat else "the task's",
     }
+    known = results.get("higher_is_better", {}).get(name, {})
+    better = {metric: higher for metric, higher in known.items() if higher is not None}
+    return {"version": str(results["versions"].get(name)), "settings": settings | more, "better": better}
 
 
-def _scores(found: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    """Of each metric that is a mean over questions, the score of each question, by the number of its document."""
-    in_order = sorted(samples, key=lambda sample: sample["doc_id"])
-    return {
-        name: {sample["doc_id"]: float(score) for sample, score in zip(given, values, strict=True)}
-        for name, value, given, values in _values(found, in_order)
-        if _interval(value, values) is not None
-    }
+def figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Each metric with its interval; and of each that is a mean over questions, their scores by number of document.
 
-
-def _values(
-    found: dict[str, Any], samples: list[dict[str, Any]]
-) -> Iterator[tuple[str, float, list[dict[str, Any]], list[Any]]]:
-    """Of each metric its name, its value, its samples, and what each gave; it is `METRIC,FILTER` in the harness."""
+    Args:
+        found: the harness's, by `METRIC,FILTER`.
+        samples: what became of each question.
+    """
+    metrics, scores = {}, {}
     for key, value in found.items():
         metric, _, filtered = key.partition(",")
-        if isinstance(value, int | float) and not metric.endswith("_stderr") and filtered:
-            given = [sample for sample in samples if sample["filter"] == filtered and metric in sample]
-            name = metric if filtered == "none" else f"{metric} ({filtered})"
-            yield name, value, given, [sample[metric] for sample in given]
+        if not isinstance(value, int | float) or metric.endswith("_stderr") or not filtered:
+            continue
+        name = metric if filtered == "none" else f"{metric} ({filtered})"
+        given = [sample for sample in samples if sample["filter"] == filtered and metric in sample]
+        values = [sample[metric] for sample in given]
+        interval = _interval(value, values)
+        metrics[name] = {"value": value, "count": len(values), "interval": interval}
+        if interval is not None:
+            by_document = {sample["doc_id"]: float(sample[metric]) for sample in given}
+            scores[name] = dict(sorted(by_document.items()))
+    return metrics, scores
 
 
 def _interval(value: float, values: list) -> list[float] | None:

@@ -53,7 +53,10 @@ def questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
     with failures(tasks), quiet():
         loaded = index.load(list(tasks))["tasks"]
         wordings = {name: [_wording(task, one) for one in task.eval_docs] for name, task in loaded.items()}
-    return [TaskQuestions(name, _version(own), own) for name, own in wordings.items()]
+    return [
+        TaskQuestions(name, hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16], own)
+        for name, own in wordings.items()
+    ]
 
 
 @contextlib.contextmanager
@@ -113,7 +116,3 @@ def _wording(task: Any, document: dict[str, Any]) -> Wording:
     if isinstance(asked, int):
         return Wording(tuple(choices), answers)
     return Wording((asked,), answers) if asked.strip() else Wording(answers)
-
-
-def _version(wordings: Sequence[Wording]) -> str:
-    return hashlib.sha256(json.dumps(wordings).encode()).hexdigest()[:16]

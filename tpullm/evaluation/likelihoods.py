@@ -5,7 +5,7 @@ branch for each: from that last token on, with the positions that follow the beg
 apart (`data.batch.BRANCH`), as in rows of preferences. Groups of sequences stand side by side. Only the places that are
 asked for are scored against the vocabulary.
 
-Shapes: B rows, R rows of a batch, T tokens in a row, S predictions of a row that are scored, D model width.
+Shapes: R rows, of which B are a batch, T tokens in a row, S predictions of a row that are scored, D model width.
 """
 
 import itertools
@@ -89,7 +89,8 @@ def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None
     ids, last = sequences[number], sequences[group.members[-1]]
     # A branch begins with the last token of the beginning and has one token more at least.
     most = min(group.shared, len(last) - 1, len(ids) - 1)
-    shared = _common(last, ids, most)
+    alike = last[:most] == ids[:most]
+    shared = most if alike else next(place for place in range(most) if last[place] != ids[place])
     before, count = group.shared - 1, len(group.members)
     left_out = count * (shared - 1) - (count - 1) * before
     if left_out * WORTH_IT < len(ids) - 1:
@@ -97,13 +98,6 @@ def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None
     longest = max(len(ids), *(len(sequences[member]) for member in group.members))
     size = group.size + (count - 1) * (before - (shared - 1)) + len(ids) - 1 - (shared - 1)
     return Group(shared, (*group.members, number), size) if size <= max(LARGEST_GROUP, bucket(longest - 1)) else None
-
-
-def _common(one: Ids, other: Ids, most: int) -> int:
-    """How many tokens two sequences begin with alike, at most `most`."""
-    if one[:most] == other[:most]:
-        return most
-    return next(place for place in range(most) if one[place] != other[place])
 
 
 def row_length(predictions: int) -> int:
@@ -236,7 +230,9 @@ def _score(session: Session, sequences, asked, rows: Rows, done) -> None:
         targets_RS[row] = rows.targets[row][columns_RS[row]]
     arrays = (rows.inputs, rows.segments, rows.positions, columns_RS, targets_RS)
     size = _batch_rows(session, count, length)
-    parts = ([_filled(array[first : first + size], size) for array in arrays] for first in range(0, count, size))
+    padding = ((0, -count % size), (0, 0))  # the last batch has fewer rows
+    arrays = [np.pad(array, padding) for array in arrays]
+    parts = ([array[first : first + size] for array in arrays] for first in range(0, count, size))
     dispatched = (_run(session, part, rows.branched) for part in parts)
     # In pairs: a batch is dispatched before the one before it is looked at, so the device need not wait for the host.
     for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(dispatched, [None]))):
@@ -256,10 +252,6 @@ def _batch_rows(session: Session, rows: int, length: int) -> int:
     on_cpu = session.mesh.devices.flat[0].platform == "cpu"
     most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if on_cpu else TOKENS) // length)
     return row_bucket(session, min(rows, most))
-
-
-def _filled(array: np.ndarray, rows: int) -> np.ndarray:
-    return np.pad(array, ((0, rows - len(array)), (0, 0)))
 
 
 def _run(session: Session, arrays: list[np.ndarray], branched: bool) -> tuple[jax.Array, jax.Array]:

@@ -2,23 +2,46 @@
 
 It writes texts after given prompts, up to a text that ends them, and gives likelihoods of continuations. Several hosts
 ask the same and fetch whole results; host 0 keeps them.
+
+`answers.jsonl` grows by a line for each answer: the key of its request, and the answer. So an evaluation that was
+killed can resume; a line that was cut off is not read. On `gs://` the file is sent every few seconds
+(`system/storage/mirror.py`).
+
+Answers are kept by the hash of the parameters, which is computed where the parameters are. The bits of each number are
+multiplied by a hash of its place, and the products are added modulo 2^32: integers, so the sum is the same on any mesh.
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from tpullm.engine.generation import BATCH, as_they_end
 from tpullm.engine.request import Request
 from tpullm.engine.session import Session
 from tpullm.evaluation import likelihoods
-from tpullm.evaluation.kept_answers import KeptAnswers, key_of, parameter_hash
 from tpullm.evaluation.likelihoods import Continuation, Ids, Likelihood
+from tpullm.formats.huggingface import tensors
+from tpullm.model.rows import fetch
 from tpullm.recipe.sampling import GREEDY, Sampling
-from tpullm.system import log
+from tpullm.system import log, storage
+from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
+from tpullm.system.storage.mirror import mirrored
+
+FILE = "answers.jsonl"
+AT_A_TIME = 100  # answers in a message between hosts, which are of bounded length
+_BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+_SALTS = (0x9E3779B9, 0x85EBCA6B)  # two sums: 64 bits for each parameter
 
 
 class Writing(NamedTuple):
@@ -39,6 +62,97 @@ class Writing(NamedTuple):
     sampling: Sampling = GREEDY
     seed: int = 0
     by_bytes: bool = False
+
+
+@dataclass
+class Counts:
+    """What became of the requests so far.
+
+    Args:
+        requests: how many there were.
+        kept: of these, how many had been answered by an earlier evaluation.
+        cut: how many were longer than the context and lost tokens at their left.
+    """
+
+    requests: int = 0
+    kept: int = 0
+    cut: int = 0
+
+
+@dataclass
+class MeasuredModel:
+    """A model, and the answers that it gave. With several hosts, all of them ask the same.
+
+    Args:
+        session: the model.
+        answers: where answers are kept; None keeps none.
+        parameters: the hash of the parameters.
+        counts: of the requests.
+        between: called after each batch of requests; what it raises ends the measurement.
+    """
+
+    session: Session
+    answers: "KeptAnswers | None" = None
+    parameters: str = ""
+    counts: Counts = field(default_factory=Counts)
+    between: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.parameters = self.parameters or parameter_hash(self.session)
+
+    def likelihoods(self, requests: Sequence[Continuation]) -> list[Likelihood]:
+        """How likely each continuation is after its context.
+
+        Raises:
+            UserError: a continuation is empty, or longer than the context.
+        """
+        most = self.session.context_length
+        for request in requests:
+            if not 0 < len(request.continuation) <= most or not request.context:
+                what = f"{len(request.continuation)} tokens after {len(request.context)}"
+                raise UserError(f"a continuation of {what}: the model scores 1 to {most} tokens after 1 or more")
+        self.counts.cut += sum(len(of.context) + len(of.continuation) > most + 1 for of in requests)
+        keys = [("likelihood", of.context, of.continuation) for of in requests]
+        score = partial(likelihoods.likelihoods, self.session)
+        return [Likelihood(*found) for found in self._answered(requests, keys, score, "likelihoods")]
+
+    def written(self, requests: Sequence[Writing]) -> list[str]:
+        """What the model writes after each prompt."""
+        most = self.session.context_length
+        self.counts.cut += sum(len(of.prompt) > len(cut(of, most)) for of in requests)
+        keys = [("writing", *of[:3], astuple(of.sampling), of.seed) for of in requests]
+        said = self._answered(requests, keys, partial(write, self.session), "texts")
+        return [text_of(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
+
+    def warn_of_cuts(self, command: str) -> None:
+        """Say how many requests were too long; host 0 does."""
+        if self.counts.cut and hosts.is_first():
+            log.warn(
+                f"{command}: {self.counts.cut:,} of {self.counts.requests:,} requests are longer than the context of "
+                f"{self.session.context_length} tokens, and lost their beginning"
+            )
+
+    def _answered(self, requests: Sequence, keys: Sequence, ask: Callable, what: str) -> list[Any]:
+        """The answer to each request, as JSON has it: kept, or asked for now. Equal requests are asked once."""
+        keys = [key_of(self.parameters, key) for key in keys]
+        kept = self.answers.found(keys) if self.answers else [None] * len(keys)
+        answers = {key: answer for key, answer in zip(keys, kept, strict=True) if answer is not None}
+        self.counts.requests += len(keys)
+        self.counts.kept += sum(answer is not None for answer in kept)
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
+        names = list(missing)
+        with log.progress("evaluate", len(names), what) as advance:
+
+            def done(found: dict[int, Any]) -> None:
+                new = {names[number]: answer for number, answer in found.items()}
+                answers.update(new)
+                if self.answers:
+                    self.answers.add(new)
+                advance(len(new))
+                self.between()
+
+            ask(list(missing.values()), done)
+        return [answers[key] for key in keys]
 
 
 def cut(request: Writing, most: int) -> Ids:
@@ -95,84 +209,95 @@ def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
     return text
 
 
-@dataclass
-class Counts:
-    """What became of the requests so far.
+def key_of(parameters: str, request: Sequence[Any]) -> str:
+    """The key of a request (JSON) to a model of the hash `parameters`: all that the answer depends on."""
+    return hashlib.sha256(json.dumps([parameters, *request]).encode()).hexdigest()[:32]
 
-    Args:
-        requests: how many there were.
-        kept: of these, how many had been answered by an earlier evaluation.
-        cut: how many were longer than the context and lost tokens at their left.
+
+class KeptAnswers:
+    """The answers in a folder. Host 0 reads and writes them; `found` tells all hosts."""
+
+    def __init__(self, folder: Path):
+        self._answers: dict[str, Any] = {}
+        self._file = None
+        if hosts.is_first():
+            self._open(folder)
+
+    def _open(self, folder: Path) -> None:
+        storage.check_writable(folder)
+        self._grows = mirrored(folder)
+        file = self._grows.folder / FILE
+        if storage.is_remote(folder) and (folder / FILE).exists():
+            file.write_bytes((folder / FILE).read_bytes())
+        if file.exists():
+            text = file.read_bytes()
+            self._answers = dict(_lines(text, folder / FILE))
+            if text and not text.endswith(b"\n"):  # cut off in the middle of a line
+                file.write_bytes(text[: text.rfind(b"\n") + 1])
+        self._file = open(file, "ab", buffering=0)
+
+    def found(self, keys: Sequence[str]) -> list[Any]:
+        """The answer of each key, None where there is none; on all hosts the same."""
+        found: list[Any] = []
+        for first in range(0, len(keys), AT_A_TIME):
+            part = keys[first : first + AT_A_TIME]
+            found += hosts.broadcast("kept answers", lambda part=part: [self._answers.get(key) for key in part])
+        return found
+
+    def add(self, answers: Mapping[str, Any]) -> None:
+        """Keep answers (JSON) by their keys."""
+        if self._file:
+            self._answers |= answers
+            lines = [json.dumps({"key": key, "answer": answer}) + "\n" for key, answer in answers.items()]
+            storage.append(self._file, "".join(lines).encode())
+            self._grows.changed()
+
+    def close(self) -> None:
+        """All that was added is written."""
+        if self._file:
+            self._file.close()
+            self._grows.close()
+            self._file = None
+
+
+def _lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            found = json.loads(line)
+            yield str(found["key"]), found["answer"]
+            continue
+        raise UserError(f"{where}: line {number}: is not an answer; remove the file, and all is asked again")
+
+
+def parameter_hash(session: Session) -> str:
+    """The hash of all parameters, in the type in which they are used, and of the model that they are parameters of.
+
+    It tells apart models and checkpoints; nobody is to be kept from making two that are alike.
     """
+    architecture = session.architecture
+    model = {"config": dataclasses.asdict(architecture.config), "adapter": repr(architecture.adapter)}
+    with jax.set_mesh(session.mesh):
+        leaves = {name: jax.tree.leaves(part) for name, part in sorted(tensors.flat(session.params).items())}
+        sums = {
+            name: [[str(leaf.dtype), *fetch(session.mesh, _sums(leaf)).tolist()] for leaf in parts]
+            for name, parts in leaves.items()
+        }
+    return storage.hash_json({"model": model, "parameters": sums})
 
-    requests: int = 0
-    kept: int = 0
-    cut: int = 0
+
+@jax.jit
+def _sums(array: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(array, _BITS[array.dtype.itemsize]).astype(jnp.uint32)
+    return jnp.stack([jnp.sum(bits * _places(array.shape, salt), dtype=jnp.uint32) for salt in _SALTS])
 
 
-@dataclass
-class MeasuredModel:
-    """A model, and the answers that it gave. With several hosts, all of them ask the same.
-
-    Args:
-        session: the model.
-        answers: where answers are kept; None keeps none.
-        parameters: the hash of the parameters.
-        counts: of the requests.
-        between: called after each batch of requests; what it raises ends the measurement.
-    """
-
-    session: Session
-    answers: KeptAnswers | None = None
-    parameters: str = ""
-    counts: Counts = field(default_factory=Counts)
-    between: Callable[[], None] = lambda: None
-
-    def __post_init__(self) -> None:
-        self.parameters = self.parameters or parameter_hash(self.session)
-
-    def likelihoods(self, requests: Sequence[Continuation]) -> list[Likelihood]:
-        """How likely each continuation is after its context.
-
-        Raises:
-            UserError: a continuation is empty, or longer than the context.
-        """
-        most = self.session.context_length
-        for request in requests:
-            if not 0 < len(request.continuation) <= most or not request.context:
-                what = f"{len(request.continuation)} tokens after {len(request.context)}"
-                raise UserError(f"a continuation of {what}: the model scores 1 to {most} tokens after 1 or more")
-        self.counts.cut += sum(len(of.context) + len(of.continuation) > most + 1 for of in requests)
-        keys = [("likelihood", of.context, of.continuation) for of in requests]
-        score = partial(likelihoods.likelihoods, self.session)
-        return [Likelihood(*found) for found in self._answered(requests, keys, score, "likelihoods")]
-
-    def written(self, requests: Sequence[Writing]) -> list[str]:
-        """What the model writes after each prompt."""
-        most = self.session.context_length
-        self.counts.cut += sum(len(of.prompt) > len(cut(of, most)) for of in requests)
-        keys = [("writing", *of[:3], astuple(of.sampling), of.seed) for of in requests]
-        said = self._answered(requests, keys, partial(write, self.session), "texts")
-        return [text_of(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
-
-    def _answered(self, requests: Sequence, keys: Sequence, ask: Callable, what: str) -> list[Any]:
-        """The answer to each request, as JSON has it: kept, or asked for now. Equal requests are asked once."""
-        keys = [key_of(self.parameters, key) for key in keys]
-        kept = self.answers.found(keys) if self.answers else [None] * len(keys)
-        answers = {key: answer for key, answer in zip(keys, kept, strict=True) if answer is not None}
-        self.counts.requests += len(keys)
-        self.counts.kept += sum(answer is not None for answer in kept)
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
-        names = list(missing)
-        with log.progress("evaluate", len(names), what) as advance:
-
-            def done(found: dict[int, Any]) -> None:
-                new = {names[number]: answer for number, answer in found.items()}
-                answers.update(new)
-                if self.answers:
-                    self.answers.add(new)
-                advance(len(new))
-                self.between()
-
-            ask(list(missing.values()), done)
-        return [answers[key] for key in keys]
+def _places(shape: tuple[int, ...], salt: int) -> jax.Array:
+    """An odd number for each place in an array, well mixed (the finalizer of MurmurHash3)."""
+    number = jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(shape):
+        along = jnp.arange(size, dtype=jnp.uint32).reshape([-1 if n == axis else 1 for n in range(len(shape))])
+        number = number * jnp.uint32(size) + along
+    mixed = (number + jnp.uint32(1)) * jnp.uint32(salt)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return (mixed ^ (mixed >> 16)) | jnp.uint32(1)

@@ -7,6 +7,7 @@ import lzma
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tpullm.corpus.characters import cut
@@ -75,7 +76,7 @@ def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
         probabilities, and the `place` of the right word among all words found (1 is the likeliest, 0: not found).
     """
     found = []
-    for text, word in _spread(list(_questions(_spread(texts, _TRIED * BLANKS))), BLANKS):
+    for text, word in _spread(list(blanked(_spread(texts, _TRIED * BLANKS))), BLANKS):
         try:
             words = fill(session, text)
         except UserError:  # a model that has learned little finds no word
@@ -86,8 +87,8 @@ def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _questions(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """A sentence of each passage with a blank for its second last word, and that word."""
+def blanked(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """A sentence of each passage with a blank for its second last content word, and that word."""
     for passage in texts:
         for sentence in sentences(passage):
             if words := _words(sentence):
@@ -120,24 +121,17 @@ def compressor_bits_per_byte(training: Iterable[str], held_out: bytes) -> float:
 
     This is the size of both texts together minus the size of the training text, of which at most 16 MiB are read.
     """
-    before = _first_bytes(training, _MOST_TRAINING_BYTES)
-    with ThreadPoolExecutor() as pool:  # lzma releases the GIL
-        whole, part = pool.map(_compressed_bytes, (before + held_out, before))
-    return 8 * (whole - part) / max(1, len(held_out))
-
-
-def _first_bytes(texts: Iterable[str], most: int) -> bytes:
     parts, size = [], 0
-    for text in texts:
+    for text in training:
         parts.append(text.encode())
         size += len(parts[-1])
-        if size >= most:
+        if size >= _MOST_TRAINING_BYTES:
             break
-    return b"".join(parts)[:most]
-
-
-def _compressed_bytes(data: bytes) -> int:
-    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=_FILTERS))
+    before = b"".join(parts)[:_MOST_TRAINING_BYTES]
+    compress = partial(lzma.compress, format=lzma.FORMAT_RAW, filters=_FILTERS)
+    with ThreadPoolExecutor() as pool:  # lzma releases the GIL
+        whole, part = map(len, pool.map(compress, (before + held_out, before)))
+    return 8 * (whole - part) / max(1, len(held_out))
 
 
 def evaluated_bytes(session: Session, batches: Iterable[Batch]) -> bytes:

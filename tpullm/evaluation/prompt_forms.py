@@ -1,7 +1,8 @@
-"""How a question is put to a model: in plain text, or as a conversation.
+"""How a question or a problem of programming is put to a model: in plain text, or as the turns of a conversation.
 
-The plain form is chosen by the language of the questions. Japanese models are tuned on `### 指示`, `### 入力` and
-`### 応答`; English ones are asked as in the paper on GPT-3 (Brown et al. 2020).
+The plain form of questions is chosen by their language. Japanese models are tuned on `### 指示`, `### 入力` and
+`### 応答`; English ones are asked as in the paper on GPT-3 (Brown et al. 2020). Problems have the form of HumanEval
+(Chen et al. 2021) or of MBPP (Austin et al. 2021).
 """
 
 import re
@@ -9,10 +10,32 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tpullm.evaluation.problem_files import Problem
 from tpullm.evaluation.question_files import Item
 from tpullm.tokenizer import Tokenizer
 
 KANA = re.compile("[\u3041-\u30ff]")
+Prompt = str | list[dict[str, str]]  # a text that is continued, or the turns before the model's
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+    """The ids of a text as the beginning of a document, or of turns up to where the model answers."""
+    if isinstance(prompt, str):
+        return (*tokenizer.begin, *tokenizer.encode(prompt))
+    return tuple(tokenizer.chat_template(prompt, add_generation_prompt=True)[0])
+
+
+def as_text(prompt: Prompt) -> str:
+    """A prompt to read: turns are without the template of a model."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+
+
+def _turns(question: str, solved: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """A question after others with their answers."""
+    turns = []
+    for asked, answer in solved:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return [*turns, {"role": "user", "content": question}]
 
 
 @dataclass(frozen=True)
@@ -38,10 +61,9 @@ class PromptForm:
 
     def question(self, item: Item, lists_choices: bool) -> str:
         """The question, without the cue."""
-        alone = not (item.instruction and item.text)
-        words = [self.instruction.format(item.instruction or item.text)] if alone else []
-        if not alone:
-            words = [self.instruction.format(item.instruction), self.text.format(item.text)]
+        words = [self.instruction.format(item.instruction or item.text)]
+        if item.instruction and item.text:
+            words.append(self.text.format(item.text))
         if lists_choices and item.choices:
             lettered = zip(string.ascii_uppercase, item.choices, strict=False)
             words.append("\n".join([self.choose, *(f"{letter}. {choice}" for letter, choice in lettered)]))
@@ -53,6 +75,11 @@ class PromptForm:
         for example in examples:
             shown.append(f"{self.question(example, lists_choices)}\n\n{self.cue}{self.space}{example.answers[0]}")
         return "\n\n".join([*shown, self.question(item, lists_choices), self.cue])
+
+    def conversation(self, item: Item, examples: Sequence[Item], lists_choices: bool) -> list[dict[str, str]]:
+        """The same as turns."""
+        solved = [(self.question(example, lists_choices), example.answers[0]) for example in examples]
+        return _turns(self.question(item, lists_choices), solved)
 
 
 JAPANESE = PromptForm(
@@ -90,15 +117,31 @@ def encoded(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], 
     return [*begin, *whole[:common]], whole[common:]
 
 
-def conversation(form: PromptForm, item: Item, examples: Sequence[Item], lists_choices: bool) -> list[dict[str, str]]:
-    """The question after the examples, as turns."""
-    turns = []
-    for example in examples:
-        turns.append({"role": "user", "content": form.question(example, lists_choices)})
-        turns.append({"role": "assistant", "content": example.answers[0]})
-    return [*turns, {"role": "user", "content": form.question(item, lists_choices)}]
+_MBPP = (
+    "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}\n"
+    "[BEGIN]\n"
+)
+_COMPLETE = "Complete this function. Answer with the whole function in a block of code.\n\n```python\n{}\n```"
+_COMPLETE_JA = "次の関数を完成させてください。関数全体をコードブロックで答えてください。\n\n```python\n{}\n```"
+_SOLVE = "{}\nAnswer with a block of code in Python. It should pass these tests:\n\n```python\n{}\n```"
+_SOLVE_JA = "{}\nPythonのコードブロックで答えてください。次のテストに通る必要があります。\n\n```python\n{}\n```"
 
 
-def as_text(turns: Sequence[dict[str, str]]) -> str:
-    """Turns to read, without the template of a model."""
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+def program_prompt(problem: Problem, examples: Sequence[Problem], chat: bool) -> Prompt:
+    """The beginning of a program, or a task after `examples` with their programs; if `chat`, as turns."""
+
+    def task(one: Problem) -> str:
+        return _MBPP.format(text=one.prompt.strip(), tests="\n".join(one.shown))
+
+    def question(one: Problem) -> str:
+        japanese = KANA.search(one.prompt)
+        if one.shown is None:
+            return (_COMPLETE_JA if japanese else _COMPLETE).format(one.prompt.rstrip())
+        return (_SOLVE_JA if japanese else _SOLVE).format(one.prompt.strip(), "\n".join(one.shown))
+
+    if chat:
+        solved = [(question(one), f"```python\n{one.solution.rstrip()}\n```") for one in examples]
+        return _turns(question(problem), solved)
+    if problem.shown is None:
+        return problem.prompt
+    return "".join(f"{task(one)}{one.solution.rstrip()}\n[DONE]\n\n" for one in examples) + task(problem)

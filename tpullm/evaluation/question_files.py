@@ -2,17 +2,12 @@
 
 JGLUE: Kurihara et al. 2022. SQuAD, whose form JSQuAD has: Rajpurkar et al. 2016. A file of llm-jp-eval 1.x is one
 object: `instruction` for all questions, `few_shots` and `samples` of `input` and `output`, and perhaps `output_length`.
-
-`is_exact` and `character_f1` judge the answer that a model wrote.
 """
 
 import hashlib
 import io
-import re
 import string
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +39,6 @@ class Item:
     instruction: str = ""
     parts: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
-    @property
-    def right_choice(self) -> int:
-        """The number of the right choice."""
-        return self.choices.index(self.answers[0])
-
 
 def items(row: Row, where: str) -> list[Item]:
     """The questions of a row: one, or those about all paragraphs of an article.
@@ -75,7 +65,7 @@ def _with_choices(row: Row, where: str) -> list[Item]:
             f"{where}: 'answer' is {row['answer']!r:.60} and no choice; write the text of a choice, its number from 0 "
             f"to {len(choices) - 1}, or its letter"
         )
-    return [Item(_text(row, "question", where), (choices[right],), tuple(choices))]
+    return [Item(text_of(row, "question", where), (choices[right],), tuple(choices))]
 
 
 def _chosen(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> int | None:
@@ -93,12 +83,12 @@ def _free(row: Row, where: str) -> list[Item]:
     answers = [row["answer"]] if isinstance(row["answer"], str | int | float) else row["answer"]
     if not answers or not isinstance(answers, list):
         raise UserError(f"{where}: 'answer' is {row['answer']!r:.60}; write a text, or a list of right answers")
-    return [Item(_text(row, "question", where), tuple(map(str, answers)))]
+    return [Item(text_of(row, "question", where), tuple(map(str, answers)))]
 
 
 def _instruction(row: Row, where: str) -> list[Item]:
-    text = _text(row, "input", where) if row.get("input") else ""
-    return [Item(text, (_text(row, "output", where),), instruction=_text(row, "instruction", where))]
+    text = text_of(row, "input", where) if row.get("input") else ""
+    return [Item(text, (text_of(row, "output", where),), instruction=text_of(row, "instruction", where))]
 
 
 def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
@@ -107,14 +97,14 @@ def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
 
 
 def _jnli(row: Row, where: str) -> list[Item]:
-    text = f"前提: {_text(row, 'sentence1', where)}\n仮説: {_text(row, 'sentence2', where)}"
+    text = f"前提: {text_of(row, 'sentence1', where)}\n仮説: {text_of(row, 'sentence2', where)}"
     labels, parts = ("entailment", "contradiction", "neutral"), (row["sentence1"], row["sentence2"])
     return [replace(_labelled(text, row, labels, "前提と仮説の関係を答えてください。", where), parts=parts)]
 
 
 def _marc(row: Row, where: str) -> list[Item]:
     instruction = "製品のレビューが肯定的か否定的かを答えてください。"
-    return [_labelled(_text(row, "text", where), row, ("positive", "negative"), instruction, where)]
+    return [_labelled(text_of(row, "text", where), row, ("positive", "negative"), instruction, where)]
 
 
 def _labelled(text: str, row: Row, labels: tuple[str, ...], instruction: str, where: str) -> Item:
@@ -127,7 +117,8 @@ def _squad(row: Row, where: str) -> list[Item]:
     try:
         return [
             Item(
-                f"{(context := _paragraph(paragraph['context']))}\n質問: {asked['question']}",
+                # JSQuAD has the title before a mark of BERT, which no other model reads.
+                f"{(context := str(paragraph['context']).replace(' [SEP] ', chr(10)))}\n質問: {asked['question']}",
                 tuple(dict.fromkeys(answers)),
                 parts=(context, str(asked["question"])),
             )
@@ -139,14 +130,10 @@ def _squad(row: Row, where: str) -> list[Item]:
         raise UserError(f"{where}: 'paragraphs' are not those of SQuAD's form; copy the file again") from None
 
 
-def _paragraph(context: str) -> str:
-    """JSQuAD has the title before a mark of BERT, which no other model reads."""
-    return str(context).replace(" [SEP] ", "\n")
-
-
-def _text(row: Row, key: str, where: str) -> str:
-    if not isinstance(row[key], str) or not row[key].strip():
-        raise UserError(f"{where}: {key!r} is {row[key]!r:.60} and no text; write one")
+def text_of(row: Row, key: str, where: str) -> str:
+    """The text of a row's key; `UserError` if it is none, or empty."""
+    if not isinstance(row.get(key), str) or not row[key].strip():
+        raise UserError(f"{where}: {key!r} is {row.get(key)!r:.60} and no text; write one")
     return row[key]
 
 
@@ -164,35 +151,6 @@ SHAPES: dict[tuple[str, ...], Callable[[Row, str], list[Item]]] = {
     ("question", "answer"): _free,
     ("text", "label"): _marc,
 }
-
-
-_SPACE = re.compile(r"\s+")
-
-
-def normalized(text: str) -> str:
-    """The first line that is not empty, in Unicode's form NFKC (１２ is 12, ｱ is ア), with single spaces."""
-    lines = (_SPACE.sub(" ", line).strip() for line in unicodedata.normalize("NFKC", text).splitlines())
-    return next(filter(None, lines), "")
-
-
-def is_exact(said: str, answers: Iterable[str]) -> bool:
-    """Whether the answer is one of the right ones."""
-    return normalized(said) in map(normalized, answers)
-
-
-def character_f1(said: str, answers: Iterable[str]) -> float:
-    """The F1 of the characters that an answer has in common with the right one that is nearest.
-
-    As SQuAD's of words (Rajpurkar et al. 2016), but of characters, since Japanese has no spaces between words.
-    """
-    return max((_f1(normalized(said), normalized(answer)) for answer in answers), default=0.0)
-
-
-def _f1(one: str, other: str) -> float:
-    common = (Counter(one) & Counter(other)).total()
-    if not one or not other:
-        return float(one == other)
-    return 2 * common / (len(one) + len(other))
 
 
 MOST_BYTES = 64 << 20  # of a file that is one object
@@ -236,10 +194,9 @@ def read(name: str) -> QuestionFile:
         raise UserError(f"--tasks: {path}: no such file of questions; correct the name")
     whole = _one_object(path)
     if whole is not None and isinstance(whole.get("samples"), list):
-        found = _llm_jp_eval(whole, path)
+        examples, asked, tokens = _llm_jp_eval(whole, path)
     else:
-        found = [], [item for where, row in rows(path) for item in items(row, where)], TOKENS
-    examples, asked, tokens = found
+        examples, asked, tokens = [], [item for where, row in rows(path) for item in items(row, where)], TOKENS
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]

@@ -1,12 +1,15 @@
 """A file of questions, put to a model: the likelihood of each choice, and the text that it writes.
 
-The likelihoods are those of the choices after the question alone. Before it writes, the model is shown the choices. A
-choice is the likeliest by four rules, and right texts are counted beside, because models differ in which they are good
-at.
+The likelihoods are those of the choices after the question alone. Before it writes, the model is shown the choices.
+What it writes is right if it is an answer, or a choice or its letter, after Unicode's normal form. A choice is the
+likeliest by four rules, because models differ in which they are good at.
 """
 
+import re
 import string
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,39 +17,44 @@ import numpy as np
 
 from tpullm.evaluation.likelihoods import Continuation
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
-from tpullm.evaluation.prompt_forms import PromptForm, as_text, conversation, encoded, form_of
-from tpullm.evaluation.question_files import Item, QuestionFile, character_f1, is_exact, normalized
-from tpullm.evaluation.statistics import of_mean, wilson
+from tpullm.evaluation.prompt_forms import Prompt, PromptForm, as_text, encoded, form_of, prompt_ids
+from tpullm.evaluation.question_files import Item, QuestionFile
+from tpullm.evaluation.statistics import of_mean, share
+from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
+from tpullm.tokenizer import Tokenizer
 
-RULES = ("likelihood", "per token", "per byte", "pmi")  # by which a choice is the likeliest
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How questions are asked.
-
-    Args:
-        shots: examples with their answers before each question.
-        seed: chooses them.
-        limit: the most questions; 0 is all.
-        chat: as conversations, by the chat template of the model.
-    """
-
-    shots: int = 0
-    seed: int = 0
-    limit: int = 0
-    chat: bool = False
+# By which a choice is the likeliest, and what tables call it, short enough for a terminal of 80 columns.
+RULES = {
+    "likelihood": "likeliest choice",
+    "per token": "likeliest per token",
+    "per byte": "likeliest per byte",
+    "pmi": "likeliest by PMI",
+}
+WRITTEN = "written"  # the measure of what the model writes
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The questions of a file as they are asked: all after the same examples, so a row holds these once."""
+    """The questions of a file as they are asked: all after the same examples, so a row of a batch holds these once."""
 
     items: tuple[Item, ...]
     examples: tuple[Item, ...]
     form: PromptForm
     tokens: int
+    chat: bool
+
+    def prompt(self, item: Item, lists_choices: bool) -> Prompt:
+        """What stands before the answer."""
+        put = self.form.conversation if self.chat else self.form.prompt
+        return put(item, self.examples, lists_choices)
+
+    def continuation(self, tokenizer: Tokenizer, item: Item, answer: str) -> Continuation:
+        """An answer after its question."""
+        prompt = self.prompt(item, False)
+        if self.chat:
+            return Continuation(prompt_ids(tokenizer, prompt), tuple(tokenizer.encode(answer)))
+        return Continuation(*map(tuple, encoded(tokenizer, prompt, self.form.space + answer)))
 
 
 def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
@@ -56,9 +64,9 @@ def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
     Raises:
         UserError: the file has too few questions.
     """
-    random, items, examples = np.random.default_rng(asking.seed), file.items, file.examples
+    items, examples = file.items, file.examples
     if not examples:
-        order = random.permutation(len(items))[: asking.shots].tolist()
+        order = np.random.default_rng(asking.seed).permutation(len(items))[: asking.shots].tolist()
         examples = tuple(items[number] for number in order)
         items = tuple(item for number, item in enumerate(items) if number not in set(order))
     examples = examples[: asking.shots]
@@ -68,7 +76,7 @@ def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
             "examples; take fewer"
         )
     items = items[: asking.limit or None]
-    return Asked(items, examples, form_of(file.items), min(file.tokens, context // 2))
+    return Asked(items, examples, form_of(file.items), min(file.tokens, context // 2), asking.chat)
 
 
 def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[str, Any]:
@@ -86,87 +94,55 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
         "file": file.file,
         "version": file.version,
         "settings": asdict(asking) | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
-        "prompt": _prompt(asked, asking.chat),
-        **_by_likelihood(model, asked, asking.chat, table),
-        "written": _by_writing(model, asked, asking.chat, table),
+        "prompt": as_text(asked.prompt(asked.items[0], True)),
+        **_by_likelihood(model, asked, table),
+        "written": _by_writing(model, asked, table),
         "questions": table,
     }
 
 
-def _prompt(asked: Asked, chat: bool) -> str:
-    """What stands before the first answer that is written; of a conversation its turns, without the template."""
-    if not chat:
-        return asked.form.prompt(asked.items[0], asked.examples, True)
-    return as_text(conversation(asked.form, asked.items[0], asked.examples, True))
+def said(rows: Sequence[dict[str, Any]], measure: str) -> list[tuple[dict[str, Any], str, bool]]:
+    """Of `questions` those that a measure is of: each with its answer by this measure, and whether this is right.
+
+    Args:
+        measure: one of `RULES`, or `WRITTEN`.
+    """
+    if measure == WRITTEN:
+        return [(row, row["written"], row["right"]) for row in rows]
+    chosen = [(row, row["likeliest"][measure]) for row in rows if "likeliest" in row]
+    return [(row, choice, choice == row["answers"][0]) for row, choice in chosen]
 
 
-def _by_likelihood(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict]) -> dict[str, Any]:
+def _by_likelihood(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of the likelihoods of choices, if questions have choices; `table` gets the likeliest of each."""
-    numbers = [number for number, item in enumerate(asked.items) if item.choices]
-    if not numbers:
+    with_choices = [(row, item) for row, item in zip(table, asked.items, strict=True) if item.choices]
+    if not with_choices:
         return {}
-    items = [asked.items[number] for number in numbers]
-    scores = _scores(model, asked, items, chat)
-    chosen = [dict(zip(RULES, by_rule.argmax(axis=1).tolist(), strict=True)) for by_rule in scores]
-    for number, item, by_rule in zip(numbers, items, chosen, strict=True):
-        likeliest = {rule: item.choices[choice] for rule, choice in by_rule.items()}
-        table[number] |= {"choices": list(item.choices), "likeliest": likeliest}
-    right = {
-        rule: [by_rule[rule] == item.right_choice for item, by_rule in zip(items, chosen, strict=True)]
-        for rule in RULES
+    items = [item for _, item in with_choices]
+    scores = _scores(model, asked, items)
+    for (row, item), by_rule in zip(with_choices, scores, strict=True):
+        likeliest = zip(RULES, by_rule.argmax(axis=1).tolist(), strict=True)
+        row |= {"choices": list(item.choices), "likeliest": {rule: item.choices[choice] for rule, choice in likeliest}}
+    # The probability of each choice, given that it is one of them.
+    likelier = [np.exp(by_rule[0] - by_rule[0].max()) for by_rule in scores]
+    return {
+        "likelihood": {rule: share([right for _, _, right in said(table, rule)]) for rule in RULES},
+        "chance": float(np.mean([1 / len(item.choices) for item in items])),
+        "probabilities": [(each / each.sum()).tolist() for each in likelier],
     }
-    chance = float(np.mean([1 / len(item.choices) for item in items]))
-    shares = {rule: _share(right[rule]) for rule in RULES}
-    return {"likelihood": shares, "chance": chance, "probabilities": [_softmax(by_rule[0]) for by_rule in scores]}
 
 
-def _softmax(log_probabilities: np.ndarray) -> list[float]:
-    """The probability of each choice, given that it is one of them."""
-    likelier = np.exp(log_probabilities - log_probabilities.max())
-    return (likelier / likelier.sum()).tolist()
-
-
-def _by_writing(model: MeasuredModel, asked: Asked, chat: bool, table: list[dict]) -> dict[str, Any]:
-    """The figures of what the model writes; `table` gets it."""
-    said, items = _written(model, asked, chat), asked.items
-    exact = [_is_right(text, item) for text, item in zip(said, items, strict=True)]
-    f1 = [character_f1(text, item.answers) for text, item in zip(said, items, strict=True)]
-    for row, text, is_right in zip(table, said, exact, strict=True):
-        row |= {"written": text, "right": is_right}
-    found = _share(exact) | {"f1": float(np.mean(f1)), "f1_interval": list(of_mean(f1))}
-    none = [not _chosen(text, item) for text, item in zip(said, items, strict=True) if item.choices]
-    return found | ({"no_choice": float(np.mean(none))} if none else {})
-
-
-def _share(right: Sequence[bool]) -> dict[str, Any]:
-    count, interval = len(right), list(wilson(sum(right), len(right)))
-    return {"right": sum(right), "count": count, "share": sum(right) / count, "interval": interval}
-
-
-def _is_right(said: str, item: Item) -> bool:
-    if item.choices:
-        return _chosen(said, item) == item.answers[0]
-    return is_exact(said, item.answers)
-
-
-def _chosen(said: str, item: Item) -> str:
-    """The choice that was written, by its text or by its letter; empty if it is none."""
-    named = dict(zip(string.ascii_uppercase, item.choices, strict=False))
-    named |= {normalized(choice): choice for choice in item.choices}
-    return named.get(normalized(said), "")
-
-
-def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item], chat: bool) -> list[np.ndarray]:
+def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item]) -> list[np.ndarray]:
     """Of each question, by each rule the score of each choice, `[rules, choices]`: the likeliest has the highest.
 
     By PMI it is the choice that the question makes the most likelier than it is after the cue alone (Holtzman et al.
     2021, "Surface Form Competition").
     """
-    requests, sizes = [], []
+    tokenizer, requests, sizes = model.session.tokenizer, [], []
     for item in items:
         for choice in item.choices:
-            after = _pair(model, asked, item, choice, chat)
-            alone = encoded(model.session.tokenizer, asked.form.cue, asked.form.space + choice)
+            after = asked.continuation(tokenizer, item, choice)
+            alone = encoded(tokenizer, asked.form.cue, asked.form.space + choice)
             requests += [after, Continuation(*map(tuple, alone))]
             sizes.append([len(after.continuation), len(choice.encode())])
     scores = np.array([found.log_probability for found in model.likelihoods(requests)]).reshape(-1, 2)
@@ -176,24 +152,49 @@ def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item], chat: boo
     return np.split(by_rule, ends, axis=1)
 
 
-def _pair(model: MeasuredModel, asked: Asked, item: Item, answer: str, chat: bool) -> Continuation:
-    tokenizer = model.session.tokenizer
-    if chat:
-        turns = conversation(asked.form, item, asked.examples, False)
-        ids = tokenizer.chat_template(turns, add_generation_prompt=True)[0], tokenizer.encode(answer)
-    else:
-        ids = encoded(tokenizer, asked.form.prompt(item, asked.examples, False), asked.form.space + answer)
-    return Continuation(*map(tuple, ids))
+def _by_writing(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the likeliest text after each question: one line, or in a conversation what the model says.
+
+    `table` gets the texts.
+    """
+    stops = () if asked.chat else ("\n",)
+    prompts = [prompt_ids(model.session.tokenizer, asked.prompt(item, True)) for item in asked.items]
+    written = model.written([Writing(ids, asked.tokens, stops) for ids in prompts])
+    none = []
+    for row, text, item in zip(table, written, asked.items, strict=True):
+        chosen = _chosen(text, item)
+        row |= {"written": text, "right": chosen == item.answers[0] if item.choices else is_exact(text, item.answers)}
+        none += [not chosen] if item.choices else []
+    f1 = [character_f1(row["written"], row["answers"]) for row in table]
+    found = share([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": list(of_mean(f1))}
+    return found | ({"no_choice": float(np.mean(none))} if none else {})
 
 
-def _written(model: MeasuredModel, asked: Asked, chat: bool) -> list[str]:
-    """The likeliest text after each question: one line, or in a conversation what the model says."""
-    tokenizer, requests = model.session.tokenizer, []
-    for item in asked.items:
-        if chat:
-            turns = conversation(asked.form, item, asked.examples, True)
-            ids = tokenizer.chat_template(turns, add_generation_prompt=True)[0]
-        else:
-            ids = [*tokenizer.begin, *tokenizer.encode(asked.form.prompt(item, asked.examples, True))]
-        requests.append(Writing(tuple(ids), asked.tokens, () if chat else ("\n",)))
-    return model.written(requests)
+def _chosen(text: str, item: Item) -> str:
+    """The choice that was written, by its text or by its letter; empty if it is none."""
+    named = dict(zip(string.ascii_uppercase, item.choices, strict=False))
+    named |= {normalized(choice): choice for choice in item.choices}
+    return named.get(normalized(text), "")
+
+
+def normalized(text: str) -> str:
+    """The first line that is not empty, in Unicode's form NFKC (１２ is 12, ｱ is ア), with single spaces."""
+    lines = (re.sub(r"\s+", " ", line).strip() for line in unicodedata.normalize("NFKC", text).splitlines())
+    return next(filter(None, lines), "")
+
+
+def is_exact(text: str, answers: Iterable[str]) -> bool:
+    """Whether the answer is one of the right ones."""
+    return normalized(text) in map(normalized, answers)
+
+
+def character_f1(text: str, answers: Iterable[str]) -> float:
+    """The F1 of the characters that an answer has in common with the right one that is nearest.
+
+    As SQuAD's of words (Rajpurkar et al. 2016), but of characters, since Japanese has no spaces between words.
+    """
+    one, scores = normalized(text), [0.0]
+    for other in map(normalized, answers):
+        common = (Counter(one) & Counter(other)).total()
+        scores.append(2 * common / (len(one) + len(other)) if one and other else float(one == other))
+    return max(scores)

@@ -1,12 +1,14 @@
-"""What `evaluate` finds in a run: figures of each of its models, and samples. `RUN/evaluate/results.json` holds them.
+"""What `evaluate` finds in a run: figures of each of its models, samples, and questions before and after tuning.
 
-All hosts compute the same; each host has its own rows of a batch.
+`RUN/evaluate/results.json` holds them. All hosts compute the same; each host has its own rows of a batch.
 """
 
+import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,16 @@ import jax
 import numpy as np
 
 from tpullm.corpus import document_files, tenki
+from tpullm.corpus.question import Question, is_right
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data import examples
 from tpullm.data.batch import Batch
 from tpullm.data.stream import evaluation_batches, pretraining_stream
 from tpullm.data.token_store import TokenStore
-from tpullm.engine.generation import sampled
+from tpullm.engine.generation import answer, sampled
 from tpullm.engine.session import Session, load, row_bucket
-from tpullm.evaluation import own_text, questions, tenki_truth
+from tpullm.evaluation import own_text, tenki_truth
+from tpullm.evaluation.prompt_forms import KANA
 from tpullm.evaluation.scoring import weights
 from tpullm.evaluation.statistics import wilson
 from tpullm.model.architecture import parameter_count
@@ -33,13 +37,25 @@ from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import console
 from tpullm.training.evaluation import held_out
+from tpullm.training.rewards.code_tests import PASSED, Judge
 from tpullm.training.step import make_evaluation
+
+SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
 
 
 def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The results of a run whose models are made."""
     base = load(run / recipe.foundation)
-    results = {"model": _model(base), "machine": _machine(), "seconds": _seconds(recipe, run)}
+    architecture, stages = base.architecture, ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
+    made = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
+    results = {
+        "model": {
+            "parameters": parameter_count(architecture.shapes),
+            "config": dataclasses.asdict(architecture.config),
+        },
+        "machine": _machine(),
+        "seconds": {stage: value["seconds"] for stage, value in made.items() if "seconds" in value},
+    }
     results |= held_out_loss(recipe, run, base)
     for source in sources(recipe):
         if source.name == YOURS and held_out_rows(recipe, run, source.name, base):
@@ -57,7 +73,10 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     prompts = recipe.evaluate.prompts
     texts = sampled(base, prompts, recipe.evaluate.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
-    results["attention"] = _attention(base, recipe.evaluate.attention)
+    tokenizer = base.tokenizer
+    text = tokenizer.decode(tokenizer.encode(recipe.evaluate.attention)[: base.context_length - 1])
+    tokens, shares = weights(base, text)
+    results["attention"] = {"text": text, "tokens": tokens, "weights": np.round(shares, 3).tolist()}
     return results
 
 
@@ -130,24 +149,82 @@ def _questions(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
         not base.tokenizer.has_template
     ):  # a base that was never tuned to talk: it is asked in the tuned model's template
         base = dataclasses.replace(base, tokenizer=tuned.tokenizer)
-    with questions.judge(name) as right:
-        found = questions.asked(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
+    with judge(name) as right:
+        found = ask(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
     for model in ("base", "tuned"):
         share, count = found[model]["accuracy"], found[model]["questions"]
         found[model]["interval"] = list(wilson(share * count, count))
     return found
 
 
-def _attention(session: Session, text: str) -> dict[str, Any]:
-    tokenizer = session.tokenizer
-    text = tokenizer.decode(tokenizer.encode(text)[: session.context_length - 1])
-    tokens, shares = weights(session, text)
-    return {"text": text, "tokens": tokens, "weights": np.round(shares, 3).tolist()}
+@contextlib.contextmanager
+def judge(name: str) -> Iterator[Callable[[Question, str], bool]]:
+    """What says whether an answer to a built-in question of this name is right.
+
+    An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in processes
+    that can do little else.
+    """
+    if name.startswith("tenki"):
+        yield lambda question, said: said.strip() in question.answers
+        return
+    with contextlib.closing(Judge(SECONDS, MEMORY_BYTES)) as programs:
+
+        def passes(program: str, tests: str) -> bool:
+            return programs.verdicts([[program, [tests]]]) == [[PASSED]]
+
+        yield lambda question, said: is_right(question, said, passes)
 
 
-def _model(session: Session) -> dict[str, Any]:
-    config = session.architecture.config
-    return {"parameters": parameter_count(session.architecture.shapes), "config": dataclasses.asdict(config)}
+def ask(
+    base: Session,
+    tuned: Session,
+    questions: Sequence[Question],
+    learned: Sequence[Question],
+    right: Callable[[Question, str], bool],
+) -> dict:
+    """The share of right answers before and after tuning.
+
+    Args:
+        questions: the held-out questions to ask.
+        learned: the questions of tuning. Their commonest answer, of a kind and a language, is what one who knows
+            nothing else would say.
+
+    Returns:
+        `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question, and
+        `guess`, the share of that commonest answer; `answers`: all of them.
+    """
+    texts = [question.question for question in questions]
+    said = {"base": answer(base, texts), "tuned": answer(tuned, texts)}
+    judged = {
+        name: [right(question, text) for question, text in zip(questions, found, strict=True)]
+        for name, found in said.items()
+    }
+    table = [
+        {"question": question.question, "expected": question.answers[0], "kind": question.kind,
+         "base": said["base"][i], "tuned": said["tuned"][i], "right": judged["tuned"][i]}
+        for i, question in enumerate(questions)
+    ]  # fmt: skip
+    # By how it is asked, the answer that most questions have; of several the first.
+    answers: dict[tuple[str, bool], Counter] = {}
+    for question in learned:
+        answers.setdefault(_asked_how(question), Counter())[question.answers[0]] += 1
+    commonest = {how: counts.most_common(1)[0][0] for how, counts in answers.items()}
+    kinds = {}
+    for kind in dict.fromkeys(question.kind for question in questions):
+        places = [i for i, question in enumerate(questions) if question.kind == kind]
+        shares = {name: sum(found[i] for i in places) / len(places) for name, found in judged.items()}
+        guessed = sum(right(questions[i], commonest.get(_asked_how(questions[i]), "")) for i in places) / len(places)
+        kinds[kind] = shares | {"guess": guessed, "questions": len(places)}
+    whole = {
+        name: {"accuracy": sum(found) / max(len(found), 1), "questions": len(questions)}
+        for name, found in judged.items()
+    }
+    return whole | {"kinds": kinds, "answers": table}
+
+
+def _asked_how(question: Question) -> tuple[str, bool]:
+    """The kind of a question, and whether it is asked in Japanese, which has kana."""
+    return question.kind, bool(KANA.search(question.question))
 
 
 def _machine() -> dict[str, Any]:
@@ -159,12 +236,6 @@ def _machine() -> dict[str, Any]:
         "device": device.device_kind,
         "cores": os.cpu_count(),
     }
-
-
-def _seconds(recipe: Recipe, run: Path) -> dict[str, float]:
-    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
-    found = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
-    return {stage: value["seconds"] for stage, value in found.items() if "seconds" in value}
 
 
 def show(results: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 On a CPU these numbers are computed in float32, since they are shown. (Text is written in the type of training: the time
 of a token is that of reading the weights.)
 
-Shapes: B batch, T query length, S key length, N query heads, K key/value heads, G = N / K, L layers, V vocabulary.
+Shapes: B batch, T query length, S key length, V vocabulary, N query heads, K key/value heads, G = N / K, L layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     fits(session, ids, "text")
     tokens, lengths = padded(session, [ids], row_bucket(session, 1), bucket(len(ids)))
     with jax.set_mesh(session.mesh):
-        arguments = (put_whole(session.mesh, array, "batch", "time") for array in (tokens, lengths[:, None]))
+        arguments = _placed(session, tokens, lengths[:, None])
         found = _weights(session.architecture, session.params, *arguments, dtype=session.dtype)
         found_LKGTS = fetch(session.mesh, found)
     found_LKGTS = found_LKGTS[..., : len(ids), : len(ids)]

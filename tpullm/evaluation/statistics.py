@@ -1,9 +1,8 @@
-"""What a score on some questions says of the score on all such questions, and how the scores of two models differ.
+"""What scores on some questions say of a model: confidence intervals, calibration, pass@k, differences of models.
 
-- Confidence intervals of one model, and of differences on the same questions or documents.
-- Calibration: probabilities of choices against the share of right ones (Guo et al. 2017, "On Calibration of Modern
-  Neural Networks").
-- pass@k: how likely one of k programs passes, from how many of n did.
+Shares have Wilson's interval, other means that of a bootstrap with a fixed seed. Models that answered the same
+questions are compared in pairs. Calibration is that of Guo et al. 2017 ("On Calibration of Modern Neural Networks"),
+pass@k that of Chen et al. 2021.
 
 A word about a difference needs six scores that differ: of five that all differ one way, a coin does as much 1 time in
 16.
@@ -71,6 +70,12 @@ def of_mean(values: np.ndarray) -> Interval:
     if different <= {0.0, 1.0} or (len(different) == 1 and 0 <= values[0] <= 1):
         return wilson(float(values.sum()), len(values))
     return bootstrap(values)
+
+
+def share(right: Sequence[bool]) -> dict[str, Any]:
+    """How many answers are `right`, of how many (`count`): the `share` and its `interval`."""
+    found, count = sum(right), len(right)
+    return {"right": found, "count": count, "share": found / count, "interval": list(wilson(found, count))}
 
 
 def paired(one: np.ndarray, other: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:
@@ -142,8 +147,8 @@ def figures(right: Sequence[int], count: int) -> dict[str, dict[str, Any]]:
     for k in KS:
         if k <= count:
             values = np.array([pass_at_k(count, of_one, k) for of_one in right])
-            share = {"share": float(values.mean()), "interval": list(of_mean(values)), "count": len(values)}
-            found[f"pass@{k}"] = share
+            interval = list(of_mean(values))
+            found[f"pass@{k}"] = {"share": float(values.mean()), "interval": interval, "count": len(values)}
     return found
 
 
@@ -167,29 +172,24 @@ def figure(
         each but the first its `value` (that of the model minus that of the first), the paired `interval`, how many
         scores `differ`, and a `word`: "better", "worse" or "can't be told apart".
     """
-    scores = [np.asarray(each, np.float64) for each in scores]
-    total = len(scores[0]) if sizes is None else sizes.sum()
+    first, *others = scores = [np.asarray(each, np.float64) for each in scores]
+    total = len(first) if sizes is None else sizes.sum()
+    alone = [of_mean(each) if sizes is None else bootstrap(each, sizes=sizes) for each in scores]
+    deltas = []
+    for own in others:
+        interval, differ, word = paired(own, first, sizes=sizes), int(np.count_nonzero(own - first)), ALIKE
+        if differ >= LEAST_DIFFERING and not interval.low <= 0 <= interval.high:
+            word = BETTER if (interval.low > 0) == higher_is_better else WORSE
+        value = float((own - first).sum() / total)
+        deltas.append({"value": value, "interval": list(interval), "differ": differ, "word": word})
     return {
-        "count": len(scores[0]),
+        "count": len(first),
         "better": "higher" if higher_is_better else "lower",
-        "scores": [{"value": float(each.sum() / total), "interval": list(_alone(each, sizes))} for each in scores],
-        "deltas": [_delta(each, scores[0], higher_is_better, sizes) for each in scores[1:]],
+        "scores": [
+            {"value": float(each.sum() / total), "interval": list(own)} for each, own in zip(scores, alone, strict=True)
+        ],
+        "deltas": deltas,
     }
-
-
-def _alone(scores: np.ndarray, sizes: np.ndarray | None) -> Interval:
-    """As `evaluate` has it, for questions."""
-    return of_mean(scores) if sizes is None else bootstrap(scores, sizes=sizes)
-
-
-def _delta(own: np.ndarray, first: np.ndarray, higher_is_better: bool, sizes: np.ndarray | None) -> dict[str, Any]:
-    total, interval = len(own) if sizes is None else sizes.sum(), paired(own, first, sizes=sizes)
-    differ = int(np.count_nonzero(own - first))
-    word = ALIKE
-    if differ >= LEAST_DIFFERING and not interval.low <= 0 <= interval.high:
-        word = BETTER if (interval.low > 0) == higher_is_better else WORSE
-    value = float((own - first).sum() / total)
-    return {"value": value, "interval": list(interval), "differ": differ, "word": word}
 
 
 def agreement(right: np.ndarray, first: np.ndarray) -> dict[str, int]:

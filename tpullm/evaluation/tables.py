@@ -3,17 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tpullm.evaluation.question_task import RULES, WRITTEN
 from tpullm.evaluation.statistics import ALIKE
 from tpullm.report.tables import show as show_table
 
 Row = tuple[str, str, str, str]
-RULES = {  # short enough for a table in a terminal of 80 columns
-    "likelihood": "likeliest choice",
-    "per token": "likeliest per token",
-    "per byte": "likeliest per byte",
-    "pmi": "likeliest by PMI",
-}
-MEASURES = {**RULES, "written": "written answer", "f1": "its characters (F1)"}
+MEASURES = {**RULES, WRITTEN: "written answer", "f1": "its characters (F1)"}
 LARGE = 10_000  # scores from here on are written with four digits
 SHORT = {ALIKE: "can't tell"}  # so that the table fits a terminal of 80 columns
 
@@ -42,7 +37,7 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
     if "chance" in figures:
         yield "by guessing", f"{figures['chance']:.1%}", "", ""
     if written := figures.get("written"):
-        yield _score(MEASURES["written"], written)
+        yield _score(MEASURES[WRITTEN], written)
         f1 = {"share": written["f1"], "interval": written["f1_interval"], "count": written["count"]}
         yield _score(f"  {MEASURES['f1']}", f1)
         if written.get("no_choice"):
@@ -80,14 +75,13 @@ def _sections(results: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, bo
         named = [(MEASURES.get(key, key), "share" in figure, figure) for key, figure in found["figures"].items()]
         yield f"{task}, {named[0][2]['count']:,} questions", named
     if texts := results["texts"]:
-        places = [(_place(place), False, place["figure"]) for place in texts["by_place"]]
+        places = []
+        for place in texts["by_place"]:
+            start, end = place["from"], place["to"]
+            places.append((f"bytes {start:,}-{end:,}" if end else f"from byte {start:,}", False, place["figure"]))
         named = [(text["name"], False, text["figure"]) for text in texts["by_text"]]
         count = f"{texts['all']['count']:,} documents"
         yield f"bits a byte, {count}; fewer are better", [("all texts", False, texts["all"]), *named, *places]
-
-
-def _place(place: dict[str, Any]) -> str:
-    return f"bytes {place['from']:,}-{place['to']:,}" if place["to"] else f"from byte {place['from']:,}"
 
 
 def _rows(labels: list[str], share: bool, figure: dict[str, Any]) -> Iterator[Row]:

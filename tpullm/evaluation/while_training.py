@@ -7,7 +7,7 @@ without it. The cost is counted by the same code that asks, with a model that co
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,12 @@ from jax.sharding import Mesh
 from tpullm.engine.generation import answer, sampled
 from tpullm.engine.session import Session
 from tpullm.evaluation import evaluate_tasks, programming_task, question_task
-from tpullm.evaluation.evaluate_tasks import Tasks
 from tpullm.evaluation.likelihoods import Continuation, Likelihood
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
-from tpullm.evaluation.question_task import Asking
-from tpullm.evaluation.tables import RULES
-from tpullm.evaluation.task_words import keys_for_options
+from tpullm.evaluation.prompt_forms import prompt_ids
+from tpullm.evaluation.question_task import RULES
+from tpullm.evaluation.tables import MEASURES
+from tpullm.evaluation.tasks import Asking, Tasks, keys_for_options, named
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import moved, of_single_tokens
 from tpullm.recipe.schema import TrainConfig
@@ -31,7 +31,6 @@ from tpullm.system.log import one_line, say
 from tpullm.tokenizer import Tokenizer
 
 Tree = Any
-NO_TASKS = Tasks([], [], [], None)
 MOST = 0.1  # of the training's FLOPs; above it the line says what to change
 SHOWN = 100  # characters of a sample in the terminal
 
@@ -44,7 +43,7 @@ class WhileTraining:
         name: of the stage.
         first: the step that it begins at.
         config: of the training.
-        tasks: to measure it on; None is none.
+        tasks: to measure it on.
         tokenizer: of the model.
         architecture: of the parameters; matmuls are in the type of the training, and not in fp8.
         mesh: the training's.
@@ -55,7 +54,7 @@ class WhileTraining:
     name: str
     first: int
     config: TrainConfig
-    tasks: Tasks | None
+    tasks: Tasks
     tokenizer: Tokenizer
     architecture: Architecture
     mesh: Mesh
@@ -81,15 +80,27 @@ class WhileTraining:
         mesh = of_single_tokens(self.mesh)
         session = Session(self.tokenizer, self.architecture, moved(params, mesh), mesh, self.dtype)
         tasks: dict[str, Any] = {}
-        if self.tasks:
+        if any(self.tasks):
             model = MeasuredModel(session, parameters=f"step {step}", between=between)  # no answer is kept, so no hash
             found = evaluate_tasks.measured(model, self.name, self.tasks, self._asking)
             tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
-        samples = self._samples(session)
+        settings = self.config.measure
+        if settings.chat:
+            texts = answer(session, settings.prompts, tokens=settings.sample_tokens) if settings.prompts else []
+        else:
+            texts = sampled(session, settings.prompts, settings.sample_tokens, self.seed)
+        samples = [{"prompt": prompt, "text": text} for prompt, text in zip(settings.prompts, texts, strict=True)]
         between()
-        for line in (*map(_told, tasks, tasks.values()), *map(_shown, samples)):
+        lines = [_told(task, own) for task, own in tasks.items()]
+        lines += [f"{one_line(each['prompt'], 40)} → {one_line(each['text'], SHOWN)}" for each in samples]
+        for line in lines:
             say(f"step {step:>6,}  {line}")
-        numbers = {f"{task}/{name}": value for task, own in tasks.items() for name, value in _numbers(own)}
+        values = {
+            f"{task}/{name}": found["value" if "value" in found else "share"]
+            for task, own in tasks.items()
+            for name, found in _figures(own).items()
+        }
+        numbers = {name: value for name, value in values.items() if math.isfinite(value)}
         return {"measured": numbers, **({"tasks": tasks} if tasks else {}), **({"samples": samples} if samples else {})}
 
     def cost(self) -> str:
@@ -99,7 +110,7 @@ class WhileTraining:
         is trained.
         """
         config, settings = self.config, self.config.measure
-        files, problems, names, _ = self.tasks or NO_TASKS
+        files, problems, names, _ = self.tasks
         context = self.architecture.config.context_length
         counter = _Counter(SimpleNamespace(tokenizer=self.tokenizer, context_length=context))
         questions = sum(len(question_task.measure(counter, file, self._asking)["questions"]) for file in files)
@@ -123,14 +134,6 @@ class WhileTraining:
         settings = self.config.measure
         return Asking(settings.shots, 0, settings.limit, settings.chat)
 
-    def _samples(self, session: Session) -> list[dict[str, str]]:
-        prompts, tokens = self.config.measure.prompts, self.config.measure.sample_tokens
-        if self.config.measure.chat:
-            texts = answer(session, prompts, tokens=tokens) if prompts else []
-        else:
-            texts = sampled(session, prompts, tokens, self.seed)
-        return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
-
 
 def while_training(
     name: str,
@@ -151,33 +154,24 @@ def while_training(
     Raises:
         UserError: a task is not known or can't be asked, or a prompt is too long.
     """
-    settings, section = config.measure, f"{where or name}.measure"
+    settings, section, context = config.measure, f"{where or name}.measure", architecture.config.context_length
     if not settings.tasks and not settings.prompts:
         return None
     if settings.chat and not tokenizer.has_template:
         raise UserError(f"{section}.chat: the model's tokenizer has no chat template; leave it out")
     with keys_for_options(section):
-        tasks = evaluate_tasks.tasks(settings.tasks) if settings.tasks else None
-        evaluate_tasks.check(
-            tasks or NO_TASKS, Asking(settings.shots, 0, settings.limit), architecture.config.context_length
-        )
+        tasks = named(settings.tasks) if settings.tasks else Tasks()
+        evaluate_tasks.check(tasks, Asking(settings.shots, 0, settings.limit), context)
     for prompt in settings.prompts:
-        _check_prompt(prompt, settings.chat, tokenizer, architecture.config.context_length, f"{section}.prompts")
-    evaluate_tasks.agree(tasks or NO_TASKS, name)
+        ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}] if settings.chat else prompt)
+        if not ids or len(ids) >= context:
+            what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
+            raise UserError(f"{section}.prompts: {one_line(repr(prompt), 40)} {what}; give another text")
+    evaluate_tasks.agree(tasks, name)
     used = Architecture(dataclasses.replace(architecture.config, matmuls="compute"), architecture.adapter)
     made = WhileTraining(name, first, config, tasks, tokenizer, used, mesh, dtype, seed)
     say(made.cost())
     return made
-
-
-def _check_prompt(prompt: str, chat: bool, tokenizer: Tokenizer, context: int, where: str) -> None:
-    if chat:
-        ids = tokenizer.chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)[0]
-    else:
-        ids = [*tokenizer.begin, *tokenizer.encode(prompt)]
-    if not ids or len(ids) >= context:
-        what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
-        raise UserError(f"{where}: {one_line(repr(prompt), 40)} {what}; give another text")
 
 
 class _Counter:
@@ -203,31 +197,19 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count > 1)}" if count else ""
 
 
-def _figures(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, int]]:
-    """The name, the value, the interval and the number of questions of each figure of a task."""
-    for metric, found in figures.get("metrics", {}).items():
-        yield metric, found["value"], found["interval"], found["count"]
-    for rule, found in figures.get("likelihood", {}).items():
-        yield RULES[rule], found["share"], found["interval"], found["count"]
-    for name, found in figures.get("pass_at_k", {}).items():
-        yield name, found["share"], found["interval"], found["count"]
-    if written := figures.get("written"):
-        yield "written answer", written["share"], written["interval"], written["count"]
+def _figures(task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of a task by what tables call them."""
+    likelihood = {RULES[rule]: found for rule, found in task.get("likelihood", {}).items()}
+    written = {MEASURES["written"]: task["written"]} if "written" in task else {}
+    return {**task.get("metrics", {}), **likelihood, **task.get("pass_at_k", {}), **written}
 
 
-def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    return ((name, value) for name, value, _, _ in _figures(figures) if math.isfinite(value))
-
-
-def _told(task: str, figures: dict[str, Any]) -> str:
+def _told(task: str, own: dict[str, Any]) -> str:
     """The figures of a task in a line: of the four rules for a choice the first, which is what people expect."""
     said = []
-    for name, value, interval, count in _figures(figures):
+    for name, found in _figures(own).items():
         if name not in list(RULES.values())[1:]:
+            value, interval = found["value" if "value" in found else "share"], found["interval"]
             low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-            said.append(f"{name} {value:.3g}{low_high} of {count}")
+            said.append(f"{name} {value:.3g}{low_high} of {found['count']}")
     return f"{task}: {', '.join(said)}"
-
-
-def _shown(sample: dict[str, str]) -> str:
-    return f"{one_line(sample['prompt'], 40)} → {one_line(sample['text'], SHOWN)}"

@@ -7,8 +7,9 @@ from tpullm.evaluation.comparison import EXAMPLES, task
 from tpullm.evaluation.likelihoods import Likelihood
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.question_task import Asking, measure
+from tpullm.evaluation.question_task import measure
 from tpullm.evaluation.statistics import ALIKE, BETTER
+from tpullm.evaluation.tasks import Asking
 
 ITEMS = tuple(Item(f"{n}番はどれ？", ("い",), ("い", "ろ")) for n in range(40))
 LABELS = ["one", "two"]

@@ -1,0 +1,171 @@
+"""Intervals cover the truth, and differences, calibration and pass@k are those of their definitions."""
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from tpullm.evaluation.statistics import (
+    ALIKE,
+    BETTER,
+    WORSE,
+    agreement,
+    bootstrap,
+    calibration,
+    figure,
+    figures,
+    paired,
+    pass_at_k,
+    wilson,
+)
+
+
+def covered(seed, simulate):
+    """How often, of 400 simulated evaluations, an interval held the truth."""
+    random = np.random.default_rng(seed)
+    held = 0
+    for number in range(400):
+        (low, high), truth = simulate(random, number)
+        held += low <= truth <= high
+    return held / 400
+
+
+# An interval of 95 % covers 95 % of 400 evaluations +- 2.2 % (two standard deviations), so 92 to 98 % is asked.
+def test_wilson_covers_the_truth():
+    """Truths all over: of one share, counts of right answers are so few that it covers a bit more or less."""
+
+    def simulate(random, _):
+        share, count = random.uniform(0.05, 0.95), int(random.integers(50, 500))
+        return wilson(random.binomial(count, share), count), share
+
+    assert 0.92 <= covered(0, simulate) <= 0.98
+
+
+def test_the_bootstrap_covers_the_truth():
+    def simulate(random, number):
+        return bootstrap(random.beta(2, 3, 100), seed=number), 0.4
+
+    assert 0.92 <= covered(1, simulate) <= 0.98
+
+
+def test_paired_bootstrap_covers_the_true_difference():
+    """Two models: questions of any difficulty, of which the second one is right 5 % more often."""
+
+    def simulate(random, number):
+        easy = random.uniform(0.1, 0.9, 200)
+        one, other = random.random(200) < easy + 0.05, random.random(200) < easy
+        return paired(one, other, seed=number), 0.05
+
+    assert 0.92 <= covered(2, simulate) <= 0.98
+
+
+def test_a_pair_says_more_than_two_intervals():
+    random = np.random.default_rng(0)
+    other = random.random(500) < 0.5
+    one = other | (random.random(500) < 0.1)
+    low, high = paired(one, other)
+    assert low > 0 and high - low < 0.5 * sum(of.high - of.low for of in (bootstrap(one), bootstrap(other)))
+
+
+def test_wilson_of_published_figures():
+    """Newcombe 1998 (Statistics in Medicine 17, table I), method 3: 81/263, 15/148, 0/20, 1/29."""
+    table = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (right, count), ends in table.items():
+        assert wilson(right, count) == pytest.approx(ends, abs=5e-5)
+
+
+def test_no_question_says_nothing():
+    assert wilson(0, 0) == (0, 1) and bootstrap(np.zeros(0)) == (-np.inf, np.inf)
+
+
+def test_a_bootstrap_of_sums_divided_by_sizes():
+    values = np.random.default_rng(0).uniform(size=30)
+    assert bootstrap(values, sizes=np.ones(30)) == pytest.approx(bootstrap(values))
+    sizes = np.arange(1, 31)
+    assert bootstrap(3.0 * sizes, sizes=sizes) == pytest.approx((3.0, 3.0))
+    assert paired(values + 0.5 * sizes, values, sizes=sizes) == pytest.approx((0.5, 0.5))
+    low, high = bootstrap(values, sizes=sizes)
+    assert low < values.sum() / sizes.sum() < high < 2 * values.sum() / sizes.sum()
+
+
+def test_the_error_of_planted_probabilities():
+    """By hand: from 0.5 the share is 1/2 and the mean 0.56, from 0.8 1 and 0.85, and in the last bin 2/3 and 0.95."""
+    probabilities = [[0.52, 0.48], [0.4, 0.6 - 1e-9], [0.95, 0.05], [0.1, 0.9], [0.0, 1.0], [0.85, 0.15]]
+    found = calibration(probabilities, right=[0, 0, 0, 1, 0, 0])
+    assert [each["count"] for each in found["bins"]] == [2, 1, 3]
+    assert [each["share"] for each in found["bins"]] == pytest.approx([1 / 2, 1, 2 / 3])
+    assert [each["probability"] for each in found["bins"]] == pytest.approx([0.56, 0.85, 0.95])
+    assert found["count"] == 6
+    assert found["error"] == pytest.approx((2 * (0.56 - 1 / 2) + (1 - 0.85) + 3 * (0.95 - 2 / 3)) / 6)
+
+
+def test_a_model_that_is_as_right_as_it_is_sure():
+    found = calibration([[0.75, 0.25]] * 4, right=[0, 0, 1, 0])
+    assert found["error"] == 0 and found["bins"] == [{"count": 4, "probability": 0.75, "share": 0.75}]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 200])
+def test_it_is_the_share_of_draws_with_a_right_program(count):
+    for right in {0, 1, count // 2, count}:
+        for k in {1, min(2, count), count}:
+            exact = 1 - comb(count - right, k) / comb(count, k)
+            assert pass_at_k(count, right, k) == pytest.approx(exact, rel=1e-12, abs=1e-12)  # roundings of 200 factors
+
+
+def test_figures_are_means_over_problems():
+    found = figures([0, 5, 10], 10)
+    assert list(found) == ["pass@1", "pass@10"]
+    assert found["pass@1"]["share"] == pytest.approx(0.5) and found["pass@10"]["share"] == pytest.approx(2 / 3)
+    assert found["pass@1"]["interval"] == list(bootstrap(np.array([0, 0.5, 1]))) and found["pass@1"]["count"] == 3
+    assert found["pass@10"]["interval"] == list(wilson(2, 3)), "each problem is solved or not"
+
+
+FIRST = np.repeat([1, 0], [20, 20]).astype(float)
+
+
+def changed(gained: int, lost: int) -> np.ndarray:
+    """The scores of a model that answers so many more questions right, and others wrong."""
+    found = FIRST.copy()
+    found[20 : 20 + gained], found[:lost] = 1, 0
+    return found
+
+
+def test_equal_scores_differ_by_exactly_0():
+    found = figure([FIRST, FIRST, FIRST])
+    assert found["deltas"] == [{"value": 0.0, "interval": [0.0, 0.0], "differ": 0, "word": ALIKE}] * 2
+    assert found["scores"] == [{"value": 0.5, "interval": list(wilson(20, 40))}] * 3 and found["count"] == 40
+
+
+@pytest.mark.parametrize(("gained", "lost", "word"), [(10, 2, BETTER), (2, 10, WORSE), (3, 2, ALIKE), (12, 11, ALIKE)])
+def test_a_planted_difference(gained, lost, word):
+    (delta,) = figure([FIRST, changed(gained, lost)])["deltas"]
+    assert delta["value"] == pytest.approx((gained - lost) / 40) and delta["differ"] == gained + lost
+    low, high = delta["interval"]
+    assert low < delta["value"] < high and delta["word"] == word
+
+
+def test_where_lower_is_better_the_words_are_exchanged():
+    (delta,) = figure([FIRST, changed(10, 2)], higher_is_better=False)["deltas"]
+    assert delta["value"] == pytest.approx(0.2) and delta["word"] == WORSE
+
+
+@pytest.mark.parametrize(("differing", "word"), [(5, ALIKE), (6, BETTER)])
+def test_a_few_that_differ_say_nothing(differing, word):
+    """All one way, and the interval is far from 0 in both cases."""
+    (delta,) = figure([np.zeros(differing), np.ones(differing)])["deltas"]
+    assert delta["interval"] == [1.0, 1.0] and delta["word"] == word
+
+
+def test_sums_over_documents_are_divided_by_the_sum_of_their_sizes():
+    sizes, bits = np.array([10, 1000] * 5), np.array([20.0, 1000.0] * 5)
+    found = figure([bits, bits + 0.1 * sizes], higher_is_better=False, sizes=sizes)
+    assert found["scores"][0]["value"] == pytest.approx(1020 / 1010)
+    low, high = found["scores"][0]["interval"]
+    assert 1000 / 1000 < low < 1020 / 1010 < high < 2
+    (delta,) = found["deltas"]
+    assert [delta["value"], *delta["interval"]] == pytest.approx([0.1] * 3) and delta["word"] == WORSE
+
+
+def test_who_is_right_where():
+    right, first = np.array([[1, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 0]], bool)
+    assert agreement(right, first) == {"both": 1, "only_first": 1, "only_other": 2, "neither": 2}
