@@ -52,7 +52,6 @@ BEGUN_FIRST = (
     "training/test_branch.py",
     "training/test_resume.py",
     "training/test_loop.py",
-    "training/test_preference.py",
     "launch/test_supervisor.py",
     "system/process/test_compile_cache.py",
     "run/test_run.py",

@@ -50,9 +50,14 @@ def continued(engine: Engine, requests) -> list[list[int]]:
     new = [[] for _ in requests]
     for request, ids in zip(requests, new, strict=True):
         engine.submit(request, lambda token, ids=ids: ids.append(token.id))
+    finish(engine)
+    return new
+
+
+def finish(engine: Engine) -> None:
+    """Step until every text has ended."""
     while engine.step():
         pass
-    return new
 
 
 def prompt(length: int, seed: int = 0) -> tuple[int, ...]:

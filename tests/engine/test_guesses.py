@@ -1,7 +1,6 @@
 """Guesses of tokens: they change no text, whoever guesses and however well."""
 
 import dataclasses
-from collections import Counter
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from tpullm.engine.engine import Engine
 from tpullm.engine.guesses import MOST, Draft, Lookup, check_draft
 from tpullm.engine.request import Request
 from tpullm.engine.sampling import Next
-from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.recipe.schema import ModelConfig
@@ -162,42 +160,6 @@ def test_a_model_with_other_tokens_does_not_guess(long):
     check_draft(long, long, "small")
     with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
         check_draft(dataclasses.replace(long, tokenizer=Other()), long, "small")
-
-
-@pytest.mark.slow  # 10,000 texts
-@pytest.mark.parametrize("kind", ["lookup", "draft"])
-def test_ten_thousand_samples_have_the_models_distribution(long, small, kind):
-    """Chi squared at 0.1 % of texts of four tokens out of three. All pairs of these stand in the prompt, so something
-    is guessed at each place.
-    """
-    ids, bias = [20, 20, 21, 21, 22, 22, 20, 22, 21, 20], {20: 100.0, 21: 100.0, 22: 100.0}
-    engine = Engine(long, ROWS, guesses=Lookup() if kind == "lookup" else Draft(small))
-    counts = Counter()
-    for seed in range(10_000):
-        request = Request(tuple(ids), 4, Sampling(3.0, 0, 1.0, 0.0), seed=seed, bias=bias)
-        counts[tuple(continued(engine, [request])[0])] += 1
-    figures = engine.figures()
-    assert figures["guesses"] > figures["right_guesses"] > 1_000
-    expected = _tree(long, ids, bias, temperature=3.0)
-    often = {key: 10_000 * share for key, share in expected.items() if share > 5e-4}
-    chi = sum((counts.pop(key, 0) - mean) ** 2 / mean for key, mean in often.items())
-    assert len(often) > 10 and chi < len(often) + 3.1 * (2 * len(often)) ** 0.5 + 4
-    assert sum(counts.values()) < 10_000 - sum(often.values()) + 100
-
-
-def _tree(session, ids: list[int], bias: dict[int, float], temperature: float) -> dict[tuple[int, ...], float]:
-    """The probability of every four of the tokens that have a bias, by the model alone."""
-    found = {(): 1.0}
-    for _ in range(4):
-        keys = list(found)
-        logps = next_log_probabilities(session, [[*ids, *key] for key in keys])
-        new = {}
-        for key, logp in zip(keys, logps, strict=True):
-            shares = np.exp((logp[list(bias)] - logp[list(bias)].max()) / temperature)
-            for token, share in zip(bias, shares / shares.sum(), strict=True):
-                new[(*key, token)] = found[key] * share
-        found = new
-    return found
 
 
 def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(plain, guessing):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.engine.engine_texts import ROWS, alone, continued, prompt
+from tests.engine.engine_texts import ROWS, alone, continued, finish, prompt
 from tpullm.engine import prefill
 from tpullm.engine.cache import CHUNK, FEW, SIZE, Cache
 from tpullm.engine.engine import Engine
@@ -40,8 +40,7 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
     engine.step()
     for name, count in (("long", 500), ("short", 5)):
         engine.submit(Request(prompt(count), 2, GREEDY), lambda token, name=name: order.append(name))
-    while engine.step():
-        pass
+    finish(engine)
     assert order == ["short"] * 2 + ["long"] * 2
 
 
@@ -70,8 +69,7 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
     engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
     before, writes, emitted, after = [], Request(prompt(3), 60, GREEDY), [], []
     engine.submit(again, before.append)
-    while engine.step():
-        pass
+    finish(engine)
     engine.submit(writes, lambda token: written.append(token.id))
     engine.step()
     number = engine.submit(Request(prompt(520), 2, GREEDY, echo=400), emitted.append)
@@ -80,8 +78,7 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
     engine.cancel(number)
     told = len(emitted)
     engine.submit(again, after.append)
-    while engine.step():
-        pass
+    finish(engine)
     assert before == after and [token.id for token in after] == alone(long, again)
     assert written == alone(long, writes) and len(emitted) == told
 
@@ -122,8 +119,7 @@ def test_the_tokens_of_a_prompt_are_told_with_their_log_probabilities(long, engi
     emitted = [[], [], []]
     for request, tokens in zip((plain, *[dataclasses.replace(plain, echo=told)] * 2), emitted, strict=True):
         engine.submit(request, tokens.append)
-    while engine.step():
-        pass
+    finish(engine)
     before_V = next_log_probabilities(long, [list(ids[: length - told])])[0]
     expected = log_probabilities(long, [list(ids)])[0][-told:]
     for tokens in emitted[1:]:
@@ -172,8 +168,7 @@ def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothi
     engine.cancel(number)
     other = Request(prompt(60, 1), 4, GREEDY, echo=3)
     engine.submit(other, ended.append)
-    while engine.step():
-        pass
+    finish(engine)
     assert not emitted and [token.id for token in ended] == [
         *other.ids[-3:],
         *alone(long, Request(other.ids, 4, GREEDY)),

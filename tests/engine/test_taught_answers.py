@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.engine.test_rollouts import SETTINGS, prompts_of
-from tests.training.test_preference import alone
+from tests.training.objectives.answers import alone
 from tpullm.data.batch import BRANCH
 from tpullm.recipe.schema import TeacherConfig, TrainConfig
 from tpullm.training.objectives.distillation import Teacher

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.engine.engine_texts import greedy_by_full_forward
+from tests.engine.engine_texts import finish, greedy_by_full_forward
 from tests.engine.test_session import run  # noqa: F401
 from tests.formats.huggingface.published import directory
 from tpullm.cli.options import add_weights
@@ -65,8 +65,7 @@ def test_it_computes_what_its_numbers_compute(opened, session):
 def test_the_engine_writes_what_the_numbers_write(opened):
     new, engine = [], Engine(opened, 2)
     engine.submit(Request(tuple(TOKENS[0].tolist()), 5, GREEDY), lambda token: new.append(token.id))
-    while engine.step():
-        pass
+    finish(engine)
     assert new == greedy_by_full_forward(of_numbers(opened), TOKENS[0].tolist(), 5)
 
 

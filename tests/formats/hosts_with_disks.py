@@ -96,7 +96,6 @@ def restored(disks: Path, shape: dict[str, int], lost: list[str]) -> tuple[int, 
 
 
 def main() -> None:
-    """See above."""
     flags, (folder,) = take_flags("hosts", sys.argv[1:])
     join(find("hosts", flags, {}))
     results = {}

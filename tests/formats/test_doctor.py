@@ -1,6 +1,8 @@
 """A good directory passes; each fault, put into a good one, is named."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,15 +83,20 @@ FAULTS = {
 }
 
 
-def test_a_good_directory_passes(tmp_path, capsys):
-    assert main(["doctor", str(directory(tmp_path / "good"))]) == 0
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return directory(tmp_path_factory.mktemp("published") / "good")
+
+
+def test_a_good_directory_passes(good, capsys):
+    assert main(["doctor", str(good)]) == 0
     assert "nothing found" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_named(fault, tmp_path, capsys):
+def test_each_fault_is_named(good, fault, tmp_path, capsys):
     code, message, spoil = FAULTS[fault]
-    spoil(directory(tmp_path / "bad"))
+    spoil(Path(shutil.copytree(good, tmp_path / "bad")))
     assert main(["doctor", str(tmp_path / "bad")]) == code
     assert message in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ from tpullm.formats.local_saves import LocalSaves
 from tpullm.formats.models import steps
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract, initial
+from tpullm.training.state import abstract
 
 ABOUT = {"inputs": {"a": (1, 2)}, "horizons": [[0, 30]], "stage": "pretrain"}
 
@@ -67,20 +67,17 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(
     assert not list(folder.iterdir()), "a finished training needs none"
 
 
-def state_of(on):
+def state_of():
+    """Of a training: a state of several types, and its shapes with their shardings."""
     optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10, ARCHITECTURE.axes, jnp.dtype("float32"))
-    target = abstract(ARCHITECTURE, optimizer, on)
-    with jax.set_mesh(on):
-        make = jax.jit(
-            lambda key: initial(ARCHITECTURE, optimizer, key),
-            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target),
-        )
-        return make(jax.random.key(0)), target
+    target, random = abstract(ARCHITECTURE, optimizer, mesh()), np.random.default_rng(0)
+    made = lambda leaf: jax.device_put(random.normal(0, 9, leaf.shape).astype(leaf.dtype), leaf.sharding)  # noqa: E731
+    return jax.tree.map(made, target), target
 
 
 def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path, capsys):
     config = CheckpointConfig(local=str(tmp_path / "disk"))
-    state, target = state_of(mesh())
+    state, target = state_of()
     saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
     for step in (2, 3, 4, 5):
         saves.save(step, state)
@@ -108,7 +105,7 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path, capsys):
 
 
 def test_a_stage_that_is_made_again_takes_no_save_of_the_one_before(tmp_path):
-    config, (state, target) = CheckpointConfig(local=str(tmp_path / "disk")), state_of(mesh())
+    config, (state, target) = CheckpointConfig(local=str(tmp_path / "disk")), state_of()
     saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
     saves.save(4, state)
     saves.wait()
@@ -119,7 +116,7 @@ def test_a_stage_that_is_made_again_takes_no_save_of_the_one_before(tmp_path):
 
 def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, monkeypatch):
     """Its state is donated while the save waits to be written."""
-    state, target = state_of(mesh())
+    state, target = state_of()
     before = jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), jax.tree.map(jnp.copy, state))
     saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local=str(tmp_path / "disk")), ABOUT)
     go, write = [], LocalSaves._write
@@ -158,7 +155,7 @@ def test_it_is_time_after_minutes_or_steps(tmp_path, monkeypatch):
     assert saves.asks() == []
     clock.now += 1
     assert saves.asks() == ["local"]
-    saves.save(5, state_of(mesh())[0])
+    saves.save(5, state_of()[0])
     assert saves.asks() == []
     saves.close(finished=False)
     assert saved(tmp_path / "disk") == [5]
@@ -170,7 +167,7 @@ def test_it_is_time_after_minutes_or_steps(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
-    state, _ = state_of(mesh())
+    state, _ = state_of()
     saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local=str(tmp_path / "disk")), ABOUT)
 
     def full(*arguments):

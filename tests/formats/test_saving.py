@@ -31,10 +31,15 @@ def save(directory, config, numbers, losses, first="save", **options):
     return steps(directory)
 
 
-@pytest.mark.parametrize("first", ["save", "note"])
 @pytest.mark.parametrize(
-    ("keep_best", "losses", "kept"),
-    [(1, LOSSES, [2, 6]), (2, LOSSES, [2, 3, 6]), (2, {5: 1.0}, [5, 6]), (0, LOSSES, [6])],
+    ("first", "keep_best", "losses", "kept"),
+    [
+        ("save", 1, LOSSES, [2, 6]),
+        ("save", 2, LOSSES, [2, 3, 6]),
+        ("note", 2, LOSSES, [2, 3, 6]),
+        ("save", 2, {5: 1.0}, [5, 6]),
+        ("save", 0, LOSSES, [6]),
+    ],
 )
 def test_the_best_stay_beside_the_last(tmp_path, first, keep_best, losses, kept):
     """A loss that is no number is not the best, and a step that was not evaluated is none of them."""

@@ -26,7 +26,6 @@ class Ready(np.float32):
     """A number that a device has computed."""
 
     def is_ready(self):
-        """It has."""
         return True
 
 
@@ -39,7 +38,6 @@ class Numbers:
         self._left_out = left_out
 
     def without(self, left_out):
-        """As of `Stream`."""
         return Numbers(left_out)
 
     def batches(self, start, stop, workers):
@@ -48,7 +46,6 @@ class Numbers:
             yield step + sum(count for first, count in self._left_out if step >= first)
 
     def documents_at(self, step):
-        """None."""
         return []
 
 
@@ -120,7 +117,6 @@ class Programs:
         return {"step": 0, "read": (), "skipped": 0}
 
     def place(self, batch):
-        """The batch."""
         self._of.events.append(f"batch {batch}")
         return batch
 
@@ -136,20 +132,16 @@ class Programs:
         return {"step": step, "read": read, "skipped": skipped}, values
 
     def params(self, state):
-        """The state."""
         return state
 
     def evaluation(self, state, batch):
-        """A loss that falls."""
         self._of.events.append(f"evaluate {state['step']}")
         return Sums(*(np.float32(value) for value in (1 / (1 + state["step"]), 0, 1, 0)))
 
     def check(self, state, batch, step):
-        """Note it."""
         self._of.events.append(f"check {step} with {batch}")
 
     def check_finite(self, state, step):
-        """Whether it is finite."""
         self._of.at.get(("finite", step), lambda: None)()
 
 
@@ -160,7 +152,6 @@ class Checkpoints:
         self._of = counting
 
     def save(self, step, state, description):
-        """Keep the state."""
         assert self._of.rows("losses")[-1] == step, "the log of a saved step is written before"
         self._of.events.append(f"save {step}")
         self._of.kept[step] = jax.tree.map(lambda leaf: leaf, state)
@@ -169,13 +160,10 @@ class Checkpoints:
         """No save fails."""
 
     def restore(self, step, target):
-        """A state that was kept."""
         return self._of.kept[step]
 
     def evaluated(self, step, loss):
-        """Note it."""
         self._of.events.append(f"best {step} {loss:.2f}")
 
     def close(self):
-        """Note it."""
         self._of.events.append("checkpoints closed")

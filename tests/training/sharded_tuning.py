@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.training.objectives.answers import some_judged, some_pairs, some_sampled
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
-from tests.training.test_judged import some_judged
-from tests.training.test_own_answers import sampled
-from tests.training.test_preference import some_pairs
 from tpullm.data.answer_rows import judged, laid_out, tokenized
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.stream import Stream
@@ -57,7 +55,7 @@ STEPS = 3
 
 def answers(number: int):
     """Answers to 8 prompts, packed."""
-    prompts, said = sampled(8, 6, seed=number)
+    prompts, said = some_sampled(8, 6, seed=number)
     advantages = np.random.default_rng(number).normal(size=(8, 6))
     return laid_out(prompts, said, advantages, PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
 

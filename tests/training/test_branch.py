@@ -90,6 +90,7 @@ def both(one, other):
     return zip(final_parameters(one / "pretrain"), final_parameters(other / "pretrain"), strict=True)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_can_be_another_one_from_a_step_on(origin, run):
     """The loss of a step is that before its update."""
     assert pretrain(run, origin, "--pretrain.optimizer.peak_lr=0.001") == 0
@@ -160,37 +161,35 @@ def test_rows_go_where_their_tokens_went():
     [
         (8, [], "branch: no such checkpoint"),
         ("last", [], "is no checkpoint; name one, such as RUN/pretrain/checkpoints/700"),
-        (7, ["--pretrain.steps=7"], "has done 7; set more, or branch_state to parameters"),
-        (7, ["--model.width=64"], "model.width: the checkpoint"),
-        (7, ["--model.width=64", "--branch_state=parameters"], "model.width: the checkpoint"),
-        (7, ["--pretrain.optimizer.kind=muon"], "has the state of adamw, the recipe says muon"),
-        (7, ["--pretrain.optimizer.moments=bfloat16"], "has the state of float32, the recipe says bfloat16"),
-        (7, ["--model.vocabulary_size=700"], "model.vocabulary_size: the checkpoint"),
+        (25, ["--pretrain.steps=25"], "has done 25; set more, or branch_state to parameters"),
+        (25, ["--model.width=64"], "model.width: the checkpoint"),
+        (25, ["--model.width=64", "--branch_state=parameters"], "model.width: the checkpoint"),
+        (25, ["--pretrain.optimizer.kind=muon"], "has the state of adamw, the recipe says muon"),
+        (25, ["--pretrain.optimizer.moments=bfloat16"], "has the state of float32, the recipe says bfloat16"),
+        (25, ["--model.vocabulary_size=700"], "model.vocabulary_size: the checkpoint"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(origin, run, capsys, step, options, says):
-    assert pretrain(run, origin, *options, step=step) == 2
+def test_a_checkpoint_that_does_not_fit_is_refused(tiny_run, run, capsys, step, options, says):
+    assert main(["pretrain", f"--run={run}", f"--branch={tiny_run}/pretrain/checkpoints/{step}", *options]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     assert not (run / "pretrain").exists()
 
 
-def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(origin, run, tmp_path, capsys, monkeypatch):
+def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(tiny_run, run, tmp_path, capsys, monkeypatch):
     """Another one may have the same tokens under other ids."""
-    shutil.copytree(origin, tmp_path / "origin")
-    own = load_tokenizer(origin / "tokenizer")
-    swapped = [own.piece(token) for token in [*range(638), 639, 638]]
-    bytes_of = [own.bytes_of(token) for token in [*range(638), 639, 638]].__getitem__
-    recipe = load(run / "recipe.yaml")
-    model = find(origin / "pretrain" / "checkpoints" / "7")
-    (tmp_path / "origin" / "pretrain" / "checkpoints" / "7" / "state" / "_METADATA").unlink()
-    assert pretrain(run, tmp_path / "origin") == 2
+    shutil.copytree(tiny_run / "pretrain", tmp_path / "origin")
+    (tmp_path / "origin" / "checkpoints" / "25" / "state" / "_METADATA").unlink()
+    assert main(["pretrain", f"--run={run}", f"--branch={tmp_path}/origin/checkpoints/25"]) == 2
     assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
-    recipe = dataclasses.replace(recipe, branch=str(model.directory / "7"))
+    own, model = load_tokenizer(tiny_run / "tokenizer"), find(tiny_run / "pretrain" / "checkpoints" / "25")
+    recipe = dataclasses.replace(load(run / "recipe.yaml"), branch=str(model.directory / "25"))
     assert resume.origin(recipe, own, model.config) == model
-    for other in (tokenizer(*(f"p{number}" for number in range(640))), tokenizer(*swapped)):
-        other.bytes_of = bytes_of if other.piece(638) == swapped[638] else other.bytes_of
+    swapped, other = [*range(638), 639, 638], tokenizer(*(f"p{number}" for number in range(640)))
+    same_tokens = tokenizer(*map(own.piece, swapped))
+    same_tokens.bytes_of = list(map(own.bytes_of, swapped)).__getitem__
+    for another in (other, same_tokens):
         with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
-            resume.origin(recipe, other, model.config)
+            resume.origin(recipe, another, model.config)
     monkeypatch.setattr(resume, "described", lambda *place: dataclasses.replace(model, stage="base"))
     with pytest.raises(UserError, match="has parameters alone; set branch_state to parameters"):
         resume.origin(recipe, own, model.config)

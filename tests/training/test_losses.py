@@ -38,37 +38,21 @@ def _plain(hidden, table, targets, weights, z_loss, softcap=0.0):
     return jnp.sum(weights * (nll + z_loss * log_z**2))
 
 
-@pytest.mark.parametrize(("chunks", "length"), [(1, 12), (3, 4), (12, 1)])
-def test_chunks_that_are_asked_for(chunks, length):
-    assert chunk_length(B, T, V, chunks) == length
+@pytest.mark.parametrize(("chunks", "z_loss", "softcap"), [(1, 0.0, 0.0), (3, 0.1, 2.0), (12, 0.1, 0.0), (0, 0.0, 2.0)])
+def test_value_and_gradients_are_those_of_the_definition_in_as_many_chunks_as_are_asked_for(chunks, z_loss, softcap):
+    """Both are float32 sums of 24 terms; 1e-5 is about 100 roundings."""
     hidden, table, targets, weights = _inputs()
+    of = lambda h, t: 3 * _ours(h, t, targets, weights, z_loss, chunks, softcap)[0]  # noqa: E731
+    plain = lambda h, t: 3 * _plain(h, t, targets, weights, z_loss, softcap)  # noqa: E731
     with jax.set_mesh(mesh()):
-        of = lambda chunks: lambda h, t: _ours(h, t, targets, weights, 0.1, chunks)[0]  # noqa: E731
-        value, gradients = jax.jit(jax.value_and_grad(of(chunks), (0, 1)))(hidden, table)
-        scans = str(jax.make_jaxpr(of(chunks))(hidden, table)).count(f"length={chunks}\n")
-        expected, expected_gradients = jax.jit(jax.value_and_grad(of(0), (0, 1)))(hidden, table)
-    assert scans == 1
-    # The same sums in another order.
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for ours, plain in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("z_loss", "softcap"), [(0.0, 0.0), (0.1, 0.0), (0.1, 2.0)])
-@pytest.mark.parametrize("chunk", [1, 4, 12])
-def test_value_and_gradients_are_those_of_the_definition(monkeypatch, chunk, z_loss, softcap):
-    monkeypatch.setattr(losses, "logits_bytes", lambda: 4 * B * V * chunk)
-    assert chunk_length(B, T, V) == chunk
-    hidden, table, targets, weights = _inputs()
-    with jax.set_mesh(mesh()):
-        ours = jax.value_and_grad(lambda h, t: 3 * _ours(h, t, targets, weights, z_loss, softcap=softcap)[0], (0, 1))
-        value, gradients = jax.jit(ours)(hidden, table)
-    plain = jax.value_and_grad(lambda h, t: 3 * _plain(h, t, targets, weights, z_loss, softcap), (0, 1))
-    expected, expected_gradients = plain(hidden, table)
-    # Both are float32 sums of 24 terms; 1e-5 is about 100 roundings.
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for ours_gradient, plain_gradient in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(ours_gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+        if chunks:
+            assert chunk_length(B, T, V, chunks) == T // chunks
+            assert str(jax.make_jaxpr(of)(hidden, table)).count(f"length={chunks}\n") == 1
+        found = jax.jit(jax.value_and_grad(of, (0, 1)))(hidden, table)
+    expected = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, table)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for one, other in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_the_value_alone_is_that_with_gradients():

@@ -19,18 +19,15 @@ class Lines(list):
         self.hours = []
 
     def write(self, values):
-        """Keep a row."""
         self.append(values)
 
     def write_hours(self, line):
-        """Keep a line of the hours."""
         self.hours.append(line)
 
     def sync(self):
         """Nothing."""
 
     def close(self, whole):
-        """Remember it."""
         self.closed = True
 
 
@@ -40,7 +37,6 @@ class Clock:
     now = 0.0
 
     def monotonic(self) -> float:
-        """Seconds."""
         return self.now
 
 

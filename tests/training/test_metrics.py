@@ -122,7 +122,6 @@ class Full:
         return written
 
     def fileno(self):
-        """Of the real file."""
         return self._file.fileno()
 
 

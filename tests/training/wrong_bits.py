@@ -35,7 +35,6 @@ def checked(check, state, rows) -> str:
 
 
 def main() -> None:
-    """See above."""
     mesh, config = make_mesh({"data": 4, "fsdp": 2}), TrainConfig(batch_size=8, optimizer=OptimizerConfig())
     found = {}
     with jax.set_mesh(mesh):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -89,8 +91,17 @@ def test_the_largest_sizes_are_only_shapes(name):
     assert Architecture(config).shapes["embedding"].shape == (1 << 22, 1 << 18)
 
 
-def test_a_config_is_held_against_the_files_without_counting_to_its_end(tmp_path):
-    folder = directory(tmp_path / "model")
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return directory(tmp_path_factory.mktemp("published") / "good")
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    return Path(shutil.copytree(good, tmp_path / "model"))
+
+
+def test_a_config_is_held_against_the_files_without_counting_to_its_end(folder):
     change(folder / "config.json", model_type="mixtral", num_local_experts=4000, num_hidden_layers=4000)
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
@@ -117,8 +128,7 @@ def test_a_config_is_held_against_the_files_without_counting_to_its_end(tmp_path
         ({"a": "pipe"}, "pipe: is no file"),
     ],
 )
-def test_an_index_names_files_of_its_folder_only(tmp_path, files, message):
-    folder = directory(tmp_path / "model")
+def test_an_index_names_files_of_its_folder_only(folder, files, message):
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / reading.INDEX).write_text(json.dumps({"weight_map": files}))
@@ -127,16 +137,14 @@ def test_an_index_names_files_of_its_folder_only(tmp_path, files, message):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**24 + 1, 2**60, 10**5])
-def test_a_header_that_is_longer_than_its_file_or_any_is_not_read(tmp_path, length):
-    folder = directory(tmp_path / "model")
+def test_a_header_that_is_longer_than_its_file_or_any_is_not_read(folder, length):
     data = (folder / "model.safetensors").read_bytes()[:50_000]
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + data[8:])
     with pytest.raises(UserError, match=f"not a whole safetensors file .a header of {length:,} bytes"):
         reading.opened(folder).__enter__()
 
 
-def test_a_tensor_is_read_in_parts(tmp_path, monkeypatch):
-    folder = directory(tmp_path / "model")
+def test_a_tensor_is_read_in_parts(folder, monkeypatch):
     with reading.opened(folder) as source:
         for name, rows in (("model.embed_tokens.weight", [100, 100, 100, 20]), ("model.norm.weight", [24])):
             monkeypatch.setattr(reading, "PART_BYTES", 100 * 4 * LLAMA["hidden_size"])

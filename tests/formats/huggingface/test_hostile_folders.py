@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, tpullm
+from tests.conftest import ROOT
 from tests.formats.huggingface import hostile
 from tests.formats.huggingface.published import directory
+from tpullm.cli.main import main
 
 MOST_BYTES = 1 << 30
 GOOD_ENDS = {"doctor": (0, 1, 2, 3), "import": (0, 2)}
@@ -70,9 +71,10 @@ def ends_well(end: dict) -> bool:
     return end["code"] in GOOD_ENDS[end["verb"]] and one and plain and end["seconds"] < 120
 
 
-def test_a_hostile_folder_ends_the_program_itself_in_one_line(tmp_path):
+def test_a_hostile_folder_ends_the_program_itself_in_one_line(tmp_path, capsys):
     folder = directory(tmp_path / "model")
     hostile.KINDS["a billion layers"](folder, None)
-    done = tpullm("import", folder, "--run", tmp_path / "run", check=False)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "layers 1000000000 is not from 1 to 4,096" in done.stderr and not (tmp_path / "run").exists()
+    assert main(["import", str(folder), "--run", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert "layers 1000000000 is not from 1 to 4,096" in err and err.count("\n") == 1 and not out
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,6 @@
 """Loss and gradients of an adapter are those of trl with peft and transformers on the same answers.
 
-Nothing is given in place of the model: `record_trl_model.py` ran theirs. Their rows have one answer each, ours packed
+Nothing is given in place of the model: theirs was run (`tuned_model.py`). Their rows have one answer each, ours packed
 pairs; on a mesh rows and parameters are split.
 """
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.training.skipping import toy_loss
 from tests.training.small import ARCHITECTURE, EXPERTS, batch, begun, mesh
 from tpullm.formats.checkpoints import Checkpoints
 from tpullm.formats.huggingface.tensors import flat
@@ -12,6 +13,7 @@ from tpullm.model.architecture import is_hidden, is_matrix, sides
 from tpullm.model.mesh import planned_mesh
 from tpullm.model.rows import put
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, TrainConfig
+from tpullm.training import step as step_module
 from tpullm.training.optimizer.chain import decay_begin, learning_rate, learning_rates, make_optimizer
 from tpullm.training.state import abstract
 
@@ -143,7 +145,8 @@ def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
 @pytest.mark.parametrize(
     ("kind", "moments"), [KINDS[1], *(pytest.param(*of, marks=pytest.mark.slow) for of in (KINDS[2], KINDS[-1]))]
 )
-def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path):
+def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path, monkeypatch):
+    monkeypatch.setattr(step_module, "batch_loss", toy_loss)
     config = TrainConfig(batch_size=4, optimizer=OptimizerConfig(kind, moments, peak_lr=1e-2, warmup_steps=1))
     with jax.set_mesh(on := mesh()):
         optimizer = make_optimizer(config.optimizer, 4, ARCHITECTURE.axes)

@@ -9,14 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.test_finetune import arrays
-from tests.conftest import TINY, copy_tokens
+from tests.training.objectives.answers import (
+    F32,
+    T,
+    assert_resumed_has_the_same_bits,
+    assert_same_loss_and_gradients,
+    mean_loss,
+    of_answers_alone,
+    pretrained,
+    some_sampled,
+    tiny_recipe,
+)
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
-from tests.training.test_preference import of_answers_alone
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import laid_out, rows_needed
 from tpullm.data.batch import BRANCH
@@ -25,18 +32,10 @@ from tpullm.recipe.schema import AdapterConfig, PolicyConfig
 from tpullm.training.metrics import read
 from tpullm.training.objectives.policy import METHODS, answer_loss, policy_loss, token_log_probabilities
 
-F32, T = jnp.dtype("float32"), 32
-
-
-def sampled(groups=3, answers=4, seed=0, longest=9):
-    random = np.random.default_rng(seed)
-    ids = lambda most: random.integers(0, CONFIG.vocabulary_size, random.integers(1, most + 1)).tolist()  # noqa: E731
-    return [ids(6) for _ in range(groups)], [[ids(longest) for _ in range(answers)] for _ in range(groups)]
-
 
 def made(kind="grpo", seed=0, **settings):
     """Prompts, answers, advantages, and their batch with the places of the tokens."""
-    prompts, answers = sampled(seed=seed)
+    prompts, answers = some_sampled(seed=seed)
     advantages = np.random.default_rng(seed + 1).normal(size=(3, 4)).astype(np.float32)
     settings = PolicyConfig(kind, prompts=3, answers=4, tokens=9, **settings)
     return prompts, answers, advantages, *laid_out(prompts, answers, advantages, settings, T, [2, 4, 8])
@@ -44,7 +43,7 @@ def made(kind="grpo", seed=0, **settings):
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
 def test_every_answer_stands_once_and_whole_after_its_prompt(groups, answers, seed):
-    prompts, said = sampled(groups, answers, seed)
+    prompts, said = some_sampled(groups, answers, seed)
     advantages = np.arange(groups * answers, dtype=np.float32).reshape(groups, answers)
     needed = rows_needed(groups, answers, max(map(len, prompts)), 9, T)
     batch, places = laid_out(prompts, said, advantages, PolicyConfig(tokens=9), T, [needed])
@@ -93,10 +92,6 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
     of_answers = np.split(old, ends[:-1])
     trained = padded([jnp.ones(len(answer), jnp.int32) for _, answer in texts])
 
-    def packed(tree):
-        loss, sums = answer_loss(ARCHITECTURE, tree, batch, dtype=F32)
-        return loss / sums.weight
-
     def apart(tree):
         logp = of_answers_alone(tree, texts)
         each = jnp.asarray(advantages.ravel())[:, None] * trained
@@ -104,11 +99,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
         total, weight = policy_loss(METHODS[kind], padded(logp), each, trained, 1, **options)["loss"]
         return total / weight
 
-    with jax.set_mesh(mesh()):
-        ours, expected = (jax.jit(jax.value_and_grad(function))(params()) for function in (packed, apart))
-    assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-4)
-    for found, wanted in zip(*map(jax.tree.leaves, (ours[1], expected[1])), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()) + 1e-7)
+    assert_same_loss_and_gradients(mean_loss(batch), apart)
 
 
 def test_the_base_is_the_reference():
@@ -144,15 +135,11 @@ def ruled(tiny_run, tmp_path_factory):
     @functools.cache
     def made(stage):
         folder = tmp_path_factory.mktemp(stage)
-        whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
         # As many held-out prompts as answers to a batch: they are decoded by the same programs.
-        train = whole["finetune"]["talk"]["train"] | {"steps": 8, "log_every": 1, "evaluate_rows": 64, "batch_size": 16}
-        train |= {"checkpoint": {"every_steps": 1, "keep": 9}, "optimizer": {"peak_lr": 3e-2, "warmup_steps": 1}}
-        whole["finetune"] = {stage: RULE | (TWICE if stage == "twice" else {}) | {"train": train}}
-        recipe, run = folder / "brief.yaml", folder / "run"
-        recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
-        copy_tokens(tiny_run, run)
-        shutil.copytree(tiny_run / "pretrain", run / "pretrain")
+        train = {"evaluate_rows": 64, "batch_size": 16, "optimizer": {"peak_lr": 3e-2, "warmup_steps": 1}}
+        train |= {"checkpoint": {"every_steps": 1, "keep": 9}}
+        recipe = tiny_recipe(folder, {stage: RULE | (TWICE if stage == "twice" else {})}, steps=8, **train)
+        run = pretrained(tiny_run, folder)
         assert main(["finetune", str(recipe), "--run", str(run)]) == 0
         return run
 
@@ -187,15 +174,8 @@ def test_resumed_it_ends_with_the_same_bits(ruled, stage, tmp_path):
     """Also between two steps that learn from the same answers."""
     run = tmp_path / "run"
     shutil.copytree(ruled(stage), run)
-    wanted = arrays(run / stage, 8)
     before = read(run / stage / "metrics.jsonl")
-    (run / stage / "manifest.json").unlink()
-    for checkpoint in (run / stage / "checkpoints").iterdir():
-        if checkpoint.name.isdigit() and int(checkpoint.name) > 3:
-            shutil.rmtree(checkpoint)
-    assert main(["finetune", "--run", str(run)]) == 0
-    for name, array in arrays(run / stage, 8).items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    assert_resumed_has_the_same_bits(run, **{stage: (3, 8)})
     after = read(run / stage / "metrics.jsonl")
     sampled = lambda rows: [json.dumps(row) for row in rows if "rewards" in row]  # noqa: E731
     assert sampled(after) == sampled(before)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training import test_judged, test_own_answers, test_preference
+from tests.training.objectives import test_judged, test_own_answers, test_pairs
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tpullm.model.rows import put
 from tpullm.training.objectives.policy import METHODS, answer_count
@@ -20,7 +20,7 @@ TEXT = batch(rows=2)
 def some_answers(kind):
     """Rows of answers; no micro-batch of two has as many as the other."""
     if kind == "dpo":
-        return test_preference.made()[1].batch_at(0)
+        return test_pairs.made()[1].batch_at(0)
     if kind == "kto":
         return test_judged.made(count=7)[2].batch_at(0)
     return test_own_answers.made(kind)[3]

@@ -7,10 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from tests.cli.test_finetune import arrays
-from tests.conftest import TINY, copy_tokens
+from tests.conftest import copy_tokens
+from tests.training.objectives.answers import (
+    F32,
+    T,
+    assert_resumed_has_the_same_bits,
+    assert_same_loss_and_gradients,
+    mean_loss,
+    pretrained,
+    tiny_recipe,
+)
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.batch import TaughtBatch
@@ -25,9 +33,8 @@ from tpullm.run import manifest, stages
 from tpullm.system import storage
 from tpullm.training.metrics import read
 from tpullm.training.objectives.distillation import DIVERGENCES, Teacher, fill
-from tpullm.training.step import batch_loss
 
-F32, T, V = jnp.dtype("float32"), 32, CONFIG.vocabulary_size
+V = CONFIG.vocabulary_size
 # Another model than the student, and a larger one, with some rows of the table that stand for no token.
 LARGER = Architecture(dataclasses.replace(CONFIG, layers=2, width=48, mlp_width=80, vocabulary_size=V + 32))
 
@@ -151,48 +158,34 @@ def test_loss_and_gradient_are_those_of_the_definition(kind, top, temperature):
         taught = put(mesh(), TaughtBatch(**vars(rows), ids=ids, logps=logps, settings=settings))
         rows = put(mesh(), rows)
 
-        def ours(tree):
-            loss, sums = batch_loss(ARCHITECTURE, tree, taught, dtype=F32)
-            return loss / sums.weight
+    def plain(tree):
+        student, other = (log_softmax(ARCHITECTURE, of, rows, temperature) for of in (tree, params(1)))
+        if top < V:
+            chosen = np.eye(V, dtype=np.float32)[ids]  # [B, T, K, V]
+            student, other = (_merged(of, chosen) for of in (student, other))
+        return jnp.sum(rows.weights * definition(student, other, kind)) / jnp.sum(rows.weights)
 
-        def plain(tree):
-            student, other = (log_softmax(ARCHITECTURE, of, rows, temperature) for of in (tree, params(1)))
-            if top < V:
-                chosen = np.eye(V, dtype=np.float32)[ids]  # [B, T, K, V]
-                student, other = (_merged(of, chosen) for of in (student, other))
-            return jnp.sum(rows.weights * definition(student, other, kind)) / jnp.sum(rows.weights)
-
-        found, wanted = (jax.jit(jax.value_and_grad(of))(params()) for of in (ours, plain))
-    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=1e-5, abs=1e-6) and float(wanted[0]) > 0
-    for one, other in zip(*map(jax.tree.leaves, (found[1], wanted[1])), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4 * float(np.abs(other).max()) + 1e-7)
+    assert_same_loss_and_gradients(mean_loss(taught), plain)
 
 
-@pytest.fixture(scope="module")
-def prepared(tiny_run, tmp_path_factory):
-    """A smaller model, pretrained, and its recipe: the tiny run teaches it on text and then on its own answers."""
-    folder = tmp_path_factory.mktemp("taught")
-    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    train = whole["finetune"]["talk"]["train"] | {"steps": 8, "log_every": 1, "evaluate_rows": 8, "evaluate_every": 2}
-    train |= {"checkpoint": {"every_steps": 2, "keep": 9}, "optimizer": {"peak_lr": 1e-2, "warmup_steps": 1}}
-    whole["model"] |= {"layers": 1, "width": 16}
-    whole["pretrain"] |= {"steps": 2, "evaluate_every": 0}
+def recipe_of(folder, tiny_run, **sizes):
+    """A model that the tiny run's teaches on text and then on its own answers."""
     by = {"teacher": {"model": str(tiny_run / "talk"), "top": 8}}
-    text = {"conversations": ["tenki"], "documents": {"python-docs": 0.3}, "train": train | {"accumulation": 2}}
-    own = {"prompts": ["tenki"], "policy": {"prompts": 4, "answers": 2, "tokens": 12}, "train": train | {"steps": 6}}
-    whole["finetune"] = {"text": text | by, "own": own | {"teacher": by["teacher"] | {"kind": "reverse_kl"}}}
-    recipe, run = folder / "small.yaml", folder / "run"
-    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
-    copy_tokens(tiny_run, run)
-    assert main(["pretrain", str(recipe), "--run", str(run)]) == 0
-    return recipe, run
+    text = {"conversations": ["tenki"], "documents": {"python-docs": 0.3}, "train": {"accumulation": 2}} | by
+    own = {"prompts": ["tenki"], "policy": {"prompts": 4, "answers": 2, "tokens": 12}, "train": {"steps": 6}}
+    stages = {"text": text, "own": own | {"teacher": by["teacher"] | {"kind": "reverse_kl"}}}
+    options = {"evaluate_rows": 8, "evaluate_every": 2, "checkpoint": {"every_steps": 2, "keep": 9}}
+    return tiny_recipe(folder, stages, 8, **options, **sizes)
 
 
 @pytest.fixture(scope="module")
-def taught(prepared):
-    """The same, with both stages made."""
-    recipe, run = prepared
-    assert main(["finetune", str(recipe), "--run", str(run)]) == 0
+def taught(tiny_run, tmp_path_factory):
+    """The recipe of a smaller model, and its run with both stages made."""
+    folder = tmp_path_factory.mktemp("taught")
+    sizes = {"model": {"layers": 1, "width": 16}, "pretrain": {"steps": 2, "evaluate_every": 0}}
+    recipe, run = recipe_of(folder, tiny_run, **sizes), copy_tokens(tiny_run, folder / "run")
+    for verb in ("pretrain", "finetune"):
+        assert main([verb, str(recipe), "--run", str(run)]) == 0
     return recipe, run
 
 
@@ -219,20 +212,12 @@ def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
     recipe, made = taught
     run = tmp_path / "run"
     shutil.copytree(made, run)
-    wanted = {"text": arrays(run / "text", 8), "own": arrays(run / "own", 6)}
-    before = {path.name: path.read_bytes() for path in (run / "text" / "teacher" / "read").iterdir()}
+    kept = run / "text" / "teacher" / "read"
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
     gone = sorted(before)[1]
-    (run / "text" / "teacher" / "read" / gone).unlink()
-    for stage, resumed in (("text", 4), ("own", 2)):
-        (run / stage / "manifest.json").unlink()
-        for checkpoint in (run / stage / "checkpoints").iterdir():
-            if checkpoint.name.isdigit() and int(checkpoint.name) > resumed:
-                shutil.rmtree(checkpoint)
-    assert main(["finetune", "--run", str(run)]) == 0
-    assert (run / "text" / "teacher" / "read" / gone).read_bytes() == before[gone]
-    for stage, last in (("text", 8), ("own", 6)):
-        for name, array in arrays(run / stage, last).items():
-            np.testing.assert_array_equal(array, wanted[stage][name], err_msg=f"{stage} {name}")
+    (kept / gone).unlink()
+    assert_resumed_has_the_same_bits(run, text=(4, 8), own=(2, 6))
+    assert (kept / gone).read_bytes() == before[gone]
 
 
 @pytest.mark.ci
@@ -244,14 +229,13 @@ def test_a_stage_stands_without_its_teacher_whose_identity_it_has_noted(taught, 
     assert stages.teacher(parsing.load(recipe), run, "text")[1] == identity
 
 
-def test_a_teacher_is_known_by_its_identity(prepared, tiny_run, tmp_path):
+def test_a_teacher_is_known_by_its_identity(tiny_run, tmp_path):
     """Of a stage it is that of the stage, of a folder that of its files."""
-    recipe, run = prepared
-    settings = parsing.load(recipe)
+    settings, run = parsing.load(recipe_of(tmp_path, tiny_run)), tmp_path / "run"
     path, identity = stages.teacher(settings, run, "text")
     assert path == tiny_run / "talk" and identity == manifest.finished_identity(path)
     ids = []
-    for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path, "{}")):
+    for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path)):
         other = dataclasses.replace(settings.finetune["text"], teacher=TeacherConfig(str(folder)))
         ids.append(stages.teacher(dataclasses.replace(settings, finetune={"new": other}), run, "new"))
     assert ids[0] == (path, identity), "of a run it is the last stage"
@@ -265,38 +249,23 @@ def _checkpoint(stage):
     return found
 
 
-def published(folder, config):
+def published(folder):
     for name in ("config.json", "model.safetensors"):
-        (folder / name).write_text(config)
+        (folder / name).write_text("{}")
     return folder
 
 
-def test_mistakes_are_one_line(prepared, tiny_run, tmp_path, capsys):
-    recipe, run = prepared
-    other = tmp_path / "other"
+def test_mistakes_are_one_line(tiny_run, tmp_path, capsys):
+    recipe, run, other = recipe_of(tmp_path, tiny_run), pretrained(tiny_run, tmp_path), tmp_path / "other"
     shutil.copytree(tiny_run / "talk", other)
-    from sentencepiece import sentencepiece_model_pb2 as pb2
-
-    told = pb2.ModelProto()
-    told.ParseFromString((other / "tokenizer" / "tokenizer.model").read_bytes())
+    told = ModelProto.FromString((other / "tokenizer" / "tokenizer.model").read_bytes())
     told.pieces[300].piece += "ん"
     (other / "tokenizer" / "tokenizer.model").write_bytes(told.SerializeToString())
-    text = "--finetune.text.teacher"
-    for options, said in [
-        ([f"{text}.model={run}"], "is the model that is to be taught; give a larger one"),
-        ([f"{text}.model={run / 'text'}"], "is the model that is to be taught; give a larger one"),
-        ([f"{text}.model={tmp_path}"], "is no finished stage of a run, no checkpoint, and no folder"),
-        ([f"{text}.model={other}"], f"finetune.text.teacher.model: {other} has other tokens (token 300 is "),
-        ([f"{text}.top=0"], "finetune.text.teacher.top: 0 is too small"),
-        (
-            ["--finetune.own.rewards=[{name: polite}]"],
-            "teaches by text or by prompts alone; put rewards",
-        ),
-        (
-            ["--finetune.own.policy.updates=2"],
-            "policy.updates: is 2, and a stage with a teacher has none",
-        ),
-        (["--finetune.own.documents={tenki: 0.2}"], "a teacher of answers to prompts has no old text beside them"),
+    for model, said in [
+        (run, "is the model that is to be taught; give a larger one"),
+        (run / "text", "is the model that is to be taught; give a larger one"),
+        (tmp_path, "is no finished stage of a run, no checkpoint, and no folder"),
+        (other, f"finetune.text.teacher.model: {other} has other tokens (token 300 is "),
     ]:
-        assert main(["finetune", str(recipe), "--run", str(run), *options]) == 2
+        assert main(["finetune", str(recipe), "--run", str(run), f"--finetune.text.teacher.model={model}"]) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]

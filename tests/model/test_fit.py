@@ -34,58 +34,37 @@ def fits(mesh, stage="pretrain", sizes_given=False, **settings):
     check_fits(architecture, config, 96, mesh, stage, sizes_given)
 
 
+OF_A_BATCH = {"data": 2, "fsdp": 2, "expert": 2}
+ROWS = "rows (batch_size / accumulation)"
+
+
 @pytest.mark.parametrize(
-    ("shape", "settings", "message"),
+    ("shape", "settings", "size", "told"),
     [
+        ({"tensor": 3}, {}, "model.heads: 4", "mesh.tensor 2, or model"),
+        ({"tensor": 4}, {}, "model.kv_heads: 2", "mesh.tensor 2, or model.kv_heads 4"),
+        ({"tensor": 2}, {"kv_heads": 1}, "model.kv_heads: 1", "mesh.tensor 1, or model.kv_heads 2"),
+        ({"tensor": 2}, {"mlp_width": 17}, "model.mlp_width: 17", "mesh.tensor 1, or model.mlp_width 16 or 18"),
+        ({"tensor": 2}, {"vocabulary_size": 97}, "model.vocabulary_size: 97", "mesh.tensor 1, or model.vocabulary_siz"),
+        ({"fsdp": 16}, {"width": 40}, "model.width: 40", "mesh.fsdp 10 or 20, or model.width 32 or 48"),
+        ({"expert": 4}, {"experts": 6}, "model.experts: 6", "mesh.expert 3 or 6, or model.experts 4 or 8"),
+        ({"expert": 8}, {"experts": 5}, "model.experts: 5", "mesh.expert 5, or model.experts 8"),
+        ({"fsdp": 3}, {}, f"pretrain.batch_size: 16 {ROWS}", "batch_size 15 or 18, or mesh.fsdp 2 or 4"),
+        (OF_A_BATCH, {"accumulation": 4}, f"4 {ROWS}", "batch_size 32, accumulation 2, or mesh.data"),
+        ({"sequence": 3}, {}, "32 tokens, in 2 chunks a device,", "sequence_length 30, or mesh.sequence 2 or 4"),
         (
-            {"tensor": 3},
-            {},
-            "model.heads: 4 can't be shared by 3 devices along mesh.tensor; use mesh.tensor 2, or model",
+            {"sequence": 2},
+            {"sequence_length": 30},
+            "30 tokens, in 2 chunks a device,",
+            "sequence_length 28 or 32, or mesh.sequence 1 or 3",
         ),
-        (
-            {"tensor": 4},
-            {},
-            "model.kv_heads: 2 can't be shared by 4 devices along mesh.tensor; use mesh.tensor 2, or m",
-        ),
-        ({"tensor": 4}, {}, "or model.kv_heads 4"),
-        ({"tensor": 2}, {"kv_heads": 1}, "use mesh.tensor 1, or model.kv_heads 2"),
-        (
-            {"tensor": 2},
-            {"mlp_width": 17},
-            "model.mlp_width: 17 can't be shared by 2 devices along mesh.tensor; use me",
-        ),
-        ({"tensor": 2}, {"mlp_width": 17}, "use mesh.tensor 1, or model.mlp_width 16 or 18"),
-        ({"tensor": 2}, {"vocabulary_size": 97}, "model.vocabulary_size: 97 can't be shared by 2 devices along mesh.t"),
-        ({"tensor": 2}, {"vocabulary_size": 97}, "or model.vocabulary_size 96 or 98"),
-        (
-            {"fsdp": 16},
-            {"width": 40},
-            "model.width: 40 can't be shared by 16 devices along mesh.fsdp; use mesh.fsdp 10",
-        ),
-        ({"fsdp": 16}, {"width": 40}, "use mesh.fsdp 10 or 20, or model.width 32 or 48"),
-        ({"expert": 4}, {"experts": 6}, "6 can't be shared by 4 devices along mesh.expert; use mesh.expert 3 or 6, or"),
-        ({"expert": 4}, {"experts": 6}, "or model.experts 4 or 8"),
-        ({"expert": 8}, {"experts": 5}, "use mesh.expert 5, or model.experts 8"),
-        ({"fsdp": 3}, {}, "pretrain.batch_size: 16 rows (batch_size / accumulation) can't be shared by 3 devices"),
-        ({"fsdp": 3}, {}, "along mesh.fsdp; use batch_size 15 or 18, or mesh.fsdp 2 or 4"),
-        ({"data": 2, "fsdp": 2, "expert": 2}, {"accumulation": 4}, "4 rows (batch_size / accumulation) can't be shar"),
-        (
-            {"data": 2, "fsdp": 2, "expert": 2},
-            {"accumulation": 4},
-            "by 8 devices along mesh.data x mesh.fsdp x mesh.ex",
-        ),
-        ({"data": 2, "fsdp": 2, "expert": 2}, {"accumulation": 4}, "use batch_size 32, accumulation 2, or mesh.data"),
-        (
-            {"sequence": 3},
-            {},
-            "sequence_length: 32 tokens, in 2 chunks a device, can't be shared by 3 devices along mesh",
-        ),
-        ({"sequence": 3}, {}, "along mesh.sequence; use sequence_length 30, or mesh.sequence 2 or 4"),
-        ({"sequence": 2}, {"sequence_length": 30}, "use sequence_length 28 or 32, or mesh.sequence 1 or 3"),
     ],
 )
-def test_a_size_that_the_mesh_cannot_share_is_one_line_with_sizes_that_can(shape, settings, message):
-    assert message in refused(lambda: fits(planned_mesh(shape, math.prod(shape.values())), **settings))
+def test_a_size_that_the_mesh_cannot_share_is_one_line_with_sizes_that_can(shape, settings, size, told):
+    devices = math.prod(shape.values())
+    along = " x ".join(f"mesh.{axis}" for axis in shape)
+    said = refused(lambda: fits(planned_mesh(shape, devices), **settings))
+    assert f"{size} can't be shared by {devices} devices along {along}; use {told}" in said
 
 
 def test_the_sizes_that_are_told_do_fit():

@@ -1,41 +1,36 @@
 """Judged answers (KTO): each in a row with its prompt and with an answer to another prompt."""
 
-import dataclasses
 import json
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import TINY, copy_tokens
+from tests.training.objectives.answers import (
+    F32,
+    T,
+    assert_same_gradients,
+    of_answers_alone,
+    pretrained,
+    some_judged,
+    tiny_recipe,
+)
 from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
-from tests.training.test_preference import of_answers_alone
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.model.rows import put
-from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
+from tpullm.recipe.schema import PreferenceConfig
 from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
 from tpullm.training.objectives.preferences import Answers, fill_references, kto
-from tpullm.training.step import batch_loss, make_evaluation, with_divergence
+from tpullm.training.step import batch_loss, make_evaluation
 
-F32, T = jnp.dtype("float32"), 32
 SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
-
-
-def some_judged(count=7, seed=0):
-    """Hash of the prompt, ids of prompt and answer, judgement; two in a row have the same prompt."""
-    random = np.random.default_rng(seed)
-    ids = lambda most: random.integers(0, CONFIG.vocabulary_size, random.integers(1, most)).tolist()  # noqa: E731
-    prompts = [ids(8) for _ in range(-(-count // 2))]
-    return [(hash(tuple(prompts[n // 2])) % 2**64, prompts[n // 2], ids(9), bool(n % 3)) for n in range(count)]
 
 
 def made(count=8, rows=2, length=T):
@@ -96,21 +91,14 @@ def by_hand(tree, found, pairs, numbers):
     return jnp.mean(jnp.where(good, 1.5, 1.0) * jax.nn.sigmoid(-gains)), kl, jnp.mean(gains > 0)
 
 
-def test_loss_and_gradient_are_those_of_answers_that_stand_alone_however_the_batch_is_cut():
+def test_loss_and_gradient_are_those_of_answers_that_stand_alone():
+    """`test_old_text.py` has them of a batch that is cut."""
     found, pairs, stream = made()
     batch, numbers = put(mesh(), stream.batch_at(0)), [piece.document for piece in stream.documents_at(0)]
 
     def packed(tree):
         loss, sums = batch_loss(ARCHITECTURE, tree, batch, dtype=F32)
         return loss / sums.weight, sums
-
-    def cut(tree):
-        """Each row is a micro-batch."""
-        whole = with_divergence(ARCHITECTURE, tree, batch, 2, F32, 0)
-        rows = [jax.tree.map(lambda array, n=n: array[n : n + 1], whole) for n in range(2)]
-        parts = [batch_loss(ARCHITECTURE, tree, row, dtype=F32) for row in rows]
-        total = parts[0][0] + parts[1][0]
-        return total / (parts[0][1].weight + parts[1][1].weight), parts[0][1]
 
     def apart(tree):
         loss, *more = by_hand(tree, found, pairs, numbers)
@@ -119,31 +107,24 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone_however_the_bat
     with jax.set_mesh(mesh()):
         run = lambda of: jax.jit(jax.value_and_grad(of, has_aux=True))(params())  # noqa: E731
         (wanted, (kl, right)), gradient = run(apart)
-        whole = run(packed)
-        for (ours, sums), ours_gradient in (whole, run(cut)):
-            assert float(ours) == pytest.approx(float(wanted), rel=1e-4)
-            assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(float(kl), abs=2e-4)
-            for one, other in zip(*map(jax.tree.leaves, (ours_gradient, gradient)), strict=True):
-                np.testing.assert_allclose(one, other, atol=1e-4 * float(np.abs(other).max()) + 1e-7)
-            if ours_gradient is whole[1]:
-                assert float(sums.correct / sums.weight) == pytest.approx(float(right))
-        assert len(numbers) >= 3 and float(kl) > 0 and 0 < float(right) < 1
+        (ours, sums), ours_gradient = run(packed)
+    assert float(ours) == pytest.approx(float(wanted), rel=1e-4)
+    assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(float(kl), abs=2e-4)
+    assert float(sums.correct / sums.weight) == pytest.approx(float(right))
+    assert_same_gradients(ours_gradient, gradient)
+    assert len(numbers) >= 3 and float(kl) > 0 and 0 < float(right) < 1
 
 
-def test_held_out_answers_are_evaluated_in_any_micro_batches():
+def test_held_out_answers_are_evaluated_in_micro_batches():
     found, pairs, _ = made(count=9)
     batches = {"judged": EvaluationBatches(pairs, 8, T)}
-    packed = list(batches["judged"])
-    assert len(packed) == 1, "the divergence is that of all"
+    assert len(list(batches["judged"])) == 1, "the divergence is that of all"
     with jax.set_mesh(mesh()):
-        programs = [make_evaluation(ARCHITECTURE, F32, parts) for parts in (1, 4)]
-        one, other = (
-            held_out(program, params(), mesh(), batches, np.ones(CONFIG.vocabulary_size)) for program in programs
-        )
+        program = make_evaluation(ARCHITECTURE, F32, 4)
+        results = held_out(program, params(), mesh(), batches, np.ones(CONFIG.vocabulary_size))
         loss, _, right = jax.jit(lambda tree: by_hand(tree, found, pairs, range(9)))(params())
-    for results in (one, other):
-        assert results["eval_loss"]["judged"] == pytest.approx(float(loss), rel=1e-4)
-        assert results["eval_accuracy"]["judged"] == pytest.approx(float(right))
+    assert results["eval_loss"]["judged"] == pytest.approx(float(loss), rel=1e-4)
+    assert results["eval_accuracy"]["judged"] == pytest.approx(float(right))
 
 
 def test_references_are_those_of_the_start_and_are_kept(tmp_path):
@@ -172,27 +153,16 @@ def some_rows():
         yield {"prompt": f"{n}は？", "completion": f"{n}です。" if good else f"{n}だよ。", "label": good}
 
 
-@pytest.fixture(scope="module")
-def prepared(tiny_run, tmp_path_factory):
+@pytest.fixture
+def prepared(tiny_run, tmp_path):
     """A recipe whose one stage learns from judged answers beside old text, and its run up to that stage."""
-    folder = tmp_path_factory.mktemp("judged")
-    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "checkpoint": {"every_steps": 6}}
-    train |= {"optimizer": {"peak_lr": 1e-2, "warmup_steps": 1}, "accumulation": 2, "evaluate_rows": 8}
-    whole["finetune"] = {
-        "polite": {
-            "judged": [written(folder, some_rows())],
-            "preference": {"kind": "kto"},
-            "documents": {"tenki": 0.25},
-            "adapter": dataclasses.asdict(AdapterConfig(rank=4)) | {"targets": ["query", "up"]},
-            "train": train,
-        }
+    stage = {
+        "judged": [written(tmp_path, some_rows())],
+        "preference": {"kind": "kto"},
+        "documents": {"tenki": 0.25},
+        "adapter": {"rank": 4, "targets": ["query", "up"]},
     }
-    recipe, run = folder / "judged.yaml", folder / "run"
-    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
-    copy_tokens(tiny_run, run)
-    shutil.copytree(tiny_run / "pretrain", run / "pretrain")
-    return recipe, run
+    return tiny_recipe(tmp_path, {"polite": stage}, accumulation=2, evaluate_rows=8), pretrained(tiny_run, tmp_path)
 
 
 @pytest.mark.ci
@@ -214,15 +184,12 @@ def test_a_stage_learns_what_is_good(prepared):
 
 def test_mistakes_are_one_line(prepared, tmp_path, capsys):
     recipe, run = prepared
-    for rows, options, said in [
-        ([{**row, "label": True} for row in some_rows()], [], "finetune.polite.judged: all answers to learn from are "),
-        ([], [], "has no judged answers in it"),
-        (some_rows(), ["--finetune.polite.preference.kind=dpo"], "dpo compares two answers, and judged ones stand"),
-        (some_rows(), ["--finetune.polite.preferences=[likes.jsonl]"], "are learned in a stage of their own"),
-        (some_rows(), ["--finetune.polite.documents={tenki: 1}"], "their shares are 1, so nothing is left"),
+    for rows, said in [
+        ([{**row, "label": True} for row in some_rows()], "finetune.polite.judged: all answers to learn from are "),
+        ([], "has no judged answers in it"),
     ]:
-        named = f"--finetune.polite.judged=[{written(tmp_path, rows)}]"
-        assert main(["finetune", str(recipe), "--run", str(run), named, *options]) == 2
+        named = f"--finetune.polite.judged=[{written(tmp_path, rows, 'wrong.jsonl')}]"
+        assert main(["finetune", str(recipe), "--run", str(run), named]) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
 
 

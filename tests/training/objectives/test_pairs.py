@@ -1,6 +1,7 @@
 """Preferences in packed rows, where both answers share the computation of their prompt."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -8,29 +9,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cli.test_finetune import arrays
-from tests.conftest import TINY, copy_tokens
+from tests.training.objectives.answers import (
+    F32,
+    T,
+    alone,
+    assert_resumed_has_the_same_bits,
+    assert_same_arrays,
+    assert_same_loss_and_gradients,
+    mean_loss,
+    of_answers_alone,
+    pretrained,
+    some_pairs,
+    tiny_recipe,
+)
 from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import tokenized
-from tpullm.data.batch import BRANCH, Batch
-from tpullm.data.conversations import Pair
+from tpullm.data.batch import BRANCH
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.data.token_store import TokenStore
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
-from tpullm.recipe.schema import AdapterConfig, PreferenceConfig
+from tpullm.recipe.schema import PreferenceConfig
 from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
 from tpullm.training.objectives import preferences as preference
 from tpullm.training.objectives.preferences import PAIRED, Answers, answers, fill_references
 from tpullm.training.step import batch_loss, make_evaluation
 
-F32, T = jnp.dtype("float32"), 32
 SETTINGS = {
     "dpo": PreferenceConfig(beta=0.3, label_smoothing=0.1),
     "per token": PreferenceConfig(per_token=True, beta=2.0),
@@ -41,36 +51,10 @@ SETTINGS = {
 }
 
 
-def some_pairs(count=7, seed=0):
-    random = np.random.default_rng(seed)
-    ids = lambda most: random.integers(0, CONFIG.vocabulary_size, random.integers(1, most)).tolist()  # noqa: E731
-    return [Pair(ids(6), ids(5), ids(7)) for _ in range(count)]
-
-
 def made(settings=SETTINGS["dpo"], count=24, rows=4):
     """Pairs, and their first batch."""
     pairs = tokenized(list(enumerate(some_pairs(count))), settings, T, "finetune.a")
     return pairs, Stream({"preferences": pairs}, {"preferences": 1.0}, rows, T, 0)
-
-
-def alone(prompt, answer):
-    """A row with one conversation, and weight 1 on its answer."""
-    ids = np.array([*prompt, *answer], np.int32)
-    n = len(ids) - 1
-    pad = lambda values: np.pad(np.asarray(values), (0, T - n))[None].astype(np.int32)  # noqa: E731
-    weights = np.pad(np.arange(n) >= len(prompt) - 1, (0, T - n))[None].astype(np.float32)
-    return Batch(pad(ids[:-1]), pad(ids[1:]), pad(np.ones(n)), pad(np.arange(n)), weights)
-
-
-def of_answers_alone(tree, texts):
-    """The log-probabilities of the tokens of each answer, which has a row for itself and its prompt."""
-    rows = jax.tree.map(lambda *parts: np.concatenate(parts), *(alone(*text) for text in texts))
-    hidden = ARCHITECTURE.model(tree)(rows.inputs, rows.segment_ids, rows.positions, dtype=F32).hidden
-    scores = jax.nn.log_softmax(ARCHITECTURE.model(tree).logits(hidden).astype(jnp.float32))
-    own = jnp.sum(jnp.where(rows.targets[..., None] == jnp.arange(CONFIG.vocabulary_size), scores, 0), axis=-1)
-    own = jax.reshard(own, jax.P(None, None))
-    starts = [len(prompt) - 1 for prompt, _ in texts]
-    return [of[start : start + len(answer)] for of, start, (_, answer) in zip(own, starts, texts, strict=True)]
 
 
 def of_row(architecture, tree, row):
@@ -78,20 +62,29 @@ def of_row(architecture, tree, row):
     return -batch_loss(architecture, tree, row, dtype=F32)[0]
 
 
-@pytest.mark.parametrize("kernel", ["blocks", "flash", "plain"])
-def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
-    monkeypatch.setattr(kernels, "LONGEST_KEPT", 0 if kernel == "flash" else 4096)
-    config = dataclasses.replace(CONFIG, attention_softcap=30.0 if kernel == "plain" else 0.0)
-    architecture, batch = Architecture(config), made()[1].batch_at(0)
+@functools.cache
+def each_alone(softcap: float) -> dict:
+    """The log-probability of each answer that stands alone after its prompt, by the loss of pretraining."""
+    architecture = Architecture(dataclasses.replace(CONFIG, attention_softcap=softcap))
     with jax.set_mesh(mesh()):
-        tree = params()
-        chosen, rejected = jax.jit(lambda tree: answers(architecture, tree, batch, dtype=F32))(tree)
-        one = jax.jit(lambda tree, row: of_row(architecture, tree, row))
-        expected = {
+        tree, one = params(), jax.jit(lambda tree, row: of_row(architecture, tree, row))
+        return {
             (which, tuple(answer)): float(one(tree, alone(pair.prompt, answer)))
             for pair in some_pairs(24)
             for which, answer in (("chosen", pair.chosen), ("rejected", pair.rejected))
         }
+
+
+@pytest.mark.parametrize("kernel", ["blocks", "flash", "plain"])
+def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
+    softcap = 30.0 if kernel == "plain" else 0.0
+    expected = each_alone(softcap)
+    monkeypatch.setattr(kernels, "LONGEST_KEPT", 0 if kernel == "flash" else 4096)
+    architecture = Architecture(dataclasses.replace(CONFIG, attention_softcap=softcap))
+    batch = made()[1].batch_at(0)
+    with jax.set_mesh(mesh()):
+        tree = params()
+        chosen, rejected = jax.jit(lambda tree: answers(architecture, tree, batch, dtype=F32))(tree)
     found = {}
     for which, branch, of in (("chosen", 1, chosen), ("rejected", 2, rejected)):
         for row in range(4):
@@ -114,10 +107,6 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
     numbers = [piece.document for piece in stream.documents_at(0)]
     all_pairs = some_pairs(6)
 
-    def packed(tree):
-        loss, sums = batch_loss(ARCHITECTURE, tree, batch, dtype=F32)
-        return loss / sums.weight
-
     def apart(tree):
         texts = [(all_pairs[number].prompt, answer) for number in numbers for answer in all_pairs[number][1:]]
         policy = jnp.stack([of.sum() for of in of_answers_alone(tree, texts)])
@@ -135,11 +124,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
         found = PAIRED[settings.kind](*sides, jnp.ones(len(numbers)), beta=settings.beta, **more)["loss"]
         return found.total / found.weight
 
-    with jax.set_mesh(mesh()):
-        ours, expected = (jax.jit(jax.value_and_grad(function))(params()) for function in (packed, apart))
-    assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-4)
-    for found, wanted in zip(*map(jax.tree.leaves, (ours[1], expected[1])), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(np.abs(wanted).max()) + 1e-7)
+    assert_same_loss_and_gradients(mean_loss(batch), apart)
 
 
 @settings(max_examples=30)
@@ -186,22 +171,12 @@ def prepared(tiny_run, tmp_path):
     """A recipe whose one stage learns from preferences beside old text, and its run up to that stage."""
     turns = [{"prompt": f"{n}は？", "chosen": f"{n}です。", "rejected": f"{n}だよ。"} for n in range(10, 80)]
     (tmp_path / "likes.jsonl").write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in turns), "utf-8")
-    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    train = whole["finetune"]["talk"]["train"] | {"steps": 12, "log_every": 1, "checkpoint": {"every_steps": 6}}
-    train["optimizer"] = {"peak_lr": 1e-2, "warmup_steps": 1}
-    whole["finetune"] = {
-        "polite": {
-            "preferences": [str(tmp_path / "likes.jsonl")],
-            "documents": {"tenki": 0.25},
-            "adapter": dataclasses.asdict(AdapterConfig(rank=4)) | {"targets": ["query", "up"]},
-            "train": train,
-        }
+    stage = {
+        "preferences": [str(tmp_path / "likes.jsonl")],
+        "documents": {"tenki": 0.25},
+        "adapter": {"rank": 4, "targets": ["query", "up"]},
     }
-    recipe, run = tmp_path / "likes.yaml", tmp_path / "run"
-    recipe.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
-    copy_tokens(tiny_run, run)
-    shutil.copytree(tiny_run / "pretrain", run / "pretrain")
-    return recipe, run
+    return tiny_recipe(tmp_path, {"polite": stage}), pretrained(tiny_run, tmp_path)
 
 
 @pytest.mark.ci
@@ -218,12 +193,7 @@ def test_a_stage_learns_what_is_preferred(prepared):
     last = [row for row in rows if "eval_accuracy" in row][-1]
     assert losses[-1] < 0.6 and last["eval_accuracy"]["preferences"] > 0.8 and rows[-2]["margin"] > 0
     assert "preferences" not in last["eval_bits_per_byte"] and "tenki" in last["eval_bits_per_byte"]
-    wanted = arrays(run / "polite", 12)
-    (run / "polite" / "manifest.json").unlink()
-    shutil.rmtree(run / "polite" / "checkpoints" / "12")
-    assert main(["finetune", "--run", str(run)]) == 0
-    for name, array in arrays(run / "polite", 12).items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    assert_resumed_has_the_same_bits(run, polite=(6, 12))
 
 
 @pytest.mark.slow
@@ -247,9 +217,7 @@ def test_a_training_that_rolls_back_leaves_out_pairs_and_old_text(prepared, monk
         assert main(["finetune", str(recipe), "--run", str(never)]) == 0
     patient = "--finetune.polite.train.optimizer.skip.patience=2"
     assert main(["finetune", str(recipe), "--run", str(run), patient]) == 0
-    wanted = arrays(never / "polite", 12)
-    for name, array in arrays(run / "polite", 12).items():
-        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+    assert_same_arrays(arrays(run / "polite", 12), arrays(never / "polite", 12))
     (bad,) = sum((row.get("skipped", []) for row in read(run / "polite" / "metrics.jsonl")), [])
     texts = {f"{number:016x}" for number in TokenStore(run / "tokens" / "tenki" / "train").ids.tolist()}
     assert bad["step"] == 4 and texts & {*bad["documents"]} and {*bad["documents"]} - texts, "both are named"
