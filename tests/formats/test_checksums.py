@@ -52,8 +52,11 @@ def largest(save):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("what", ["arrays", "a description that is no JSON"])
-def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, capsys, what):
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [("arrays", "the checkpoint is corrupt ("), ("a description that is no JSON", "not a checkpoint of tpullm (")],
+)
+def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, capsys, what, says):
     """The corrupt one is kept, and neither resumed from again nor counted."""
     checkpoints = interrupted / "pretrain" / "checkpoints"
     if what == "arrays":
@@ -63,7 +66,7 @@ def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, caps
     assert main(["pretrain", "--run", str(interrupted)]) == 0
     said = capsys.readouterr().err
     (line,) = [line for line in said.splitlines() if "corrupt" in line]
-    assert line.startswith(f"{checkpoints / '30'}: the checkpoint is corrupt (") and "resumes from an older" in line
+    assert line.startswith(f"{checkpoints / '30'}: {says}") and "resumes from an older" in line
     assert "step 25 of 30" in said
     assert_same_bits(tiny_run / "pretrain", interrupted / "pretrain")
     assert steps(checkpoints) == [25, 30]
