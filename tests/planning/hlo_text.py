@@ -18,7 +18,10 @@ class Seen(Collective):
 
 def collectives(text: str) -> list[Seen]:
     """All collectives, each once, even if the compiler has split it over several fusions."""
-    return list(dict(_collectives(text)).values())
+    found = {}
+    for key, one in _collectives(text):
+        found.setdefault(key, one)  # the first of several fusions says whether it is asynchronous
+    return list(found.values())
 
 
 def _collectives(text: str) -> Iterator[tuple[tuple, Seen]]:
