@@ -33,6 +33,14 @@ def printed(module: str, *arguments: str) -> Any:
     return json.loads(found["printed"])
 
 
+def printed_alone(module: str, *arguments: str) -> Any:
+    """The same by a process of its own, in which no other case ran before."""
+    command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, "XLA_FLAGS": FLAGS}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @functools.cache
 def _process() -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.eight_devices"]
