@@ -34,7 +34,7 @@ def printed(module: str, *arguments: str) -> Any:
 
 
 def printed_alone(module: str, *arguments: str) -> Any:
-    """The same by a process of its own, in which no other case ran before."""
+    """The same by a process of its own: for cases that put something in the place of the program's own."""
     command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, "XLA_FLAGS": FLAGS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.eight_devices import printed
+from tests.eight_devices import printed, printed_alone
 from tests.model.attention.documents import documents
 from tpullm.model.attention import flash
 from tpullm.model.rows import zigzag_order
@@ -25,7 +25,7 @@ def test_a_step_on_a_long_row_is_that_of_one_device(length, rows, shape):
     A device has its own queries and their gradients, but keys, values and their gradients of a whole row. So it needs
     less than half of the memory, and more than an eighth.
     """
-    found = printed("tests.model.attention.long_context", str(length), str(rows), json.dumps(shape))
+    found = printed_alone("tests.model.attention.long_context", str(length), str(rows), json.dumps(shape))
     print(json.dumps(found, indent=1))
     one, several = found["one device"], found["the mesh"]
     for name in ("loss", "grad_norm"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.eight_devices import printed
+from tests.eight_devices import printed_alone
 from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model import transformer
 from tpullm.model.architecture import Architecture
@@ -256,6 +256,6 @@ def test_save_attention_keeps_the_output_and_the_sum_of_each_query(monkeypatch):
 @pytest.mark.ci
 def test_eight_devices_compute_what_plain_attention_on_one_does():
     """Float32, over `fsdp` and `tensor`, with sinks and each policy: 1e-5 is some hundred roundings."""
-    found = printed("tests.model.attention.sharded_model")
+    found = printed_alone("tests.model.attention.sharded_model")
     assert set(found) == {"none", "save_attention"}
     assert max(found.values()) < 1e-5, found

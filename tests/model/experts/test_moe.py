@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.eight_devices import printed
+from tests.eight_devices import printed_alone
 from tests.training.small import EXPERTS, TWO_LAYERS, mesh
 from tpullm.model.architecture import Architecture, matrix_parameters, parameter_count
 from tpullm.model.experts.moe import MixtureOfExperts, route
@@ -108,7 +108,7 @@ def test_experts_on_other_devices_are_the_same_experts():
 
     1e-6 of the largest number: float32 (6e-8 a rounding) in sums over 64 inputs and 48 tokens in another order.
     """
-    found = printed("tests.model.experts.sharded_experts")
+    found = printed_alone("tests.model.experts.sharded_experts")
     assert len(found) == 6
     for name, case in found.items():
         assert case["output"] < 1e-6 and case["gradients"] < 1e-6, (name, case)

@@ -7,7 +7,7 @@ pairs; on a mesh rows and parameters are split.
 import numpy as np
 import pytest
 
-from tests.eight_devices import printed_alone
+from tests.eight_devices import printed
 from tests.training.objectives.tuned_model import FILE, POLICIES, PREFERENCES
 from tests.training.test_sharded import SOME
 
@@ -18,7 +18,7 @@ def test_a_tuned_model_has_trls_loss_and_gradients():
     gradient is compared with its largest element (7e-6).
     """
     recorded = np.load(FILE)
-    for mesh, of_mesh in printed_alone("tests.training.objectives.tuned_losses", *SOME).items():
+    for mesh, of_mesh in printed("tests.training.objectives.tuned_losses", *SOME).items():
         assert of_mesh.keys() == {*PREFERENCES, *POLICIES}
         for case, ours in of_mesh.items():
             loss, gradient = recorded[f"{case} loss"], recorded[f"{case} gradient"]
