@@ -131,7 +131,7 @@ def _squad(row: Row, where: str) -> list[Item]:
 
 
 def text_of(row: Row, key: str, where: str) -> str:
-    """The text of a row's key; `UserError` if it is none, or empty."""
+    """Return the text under a key of a row; `UserError` if it is empty or not text."""
     if not isinstance(row.get(key), str) or not row[key].strip():
         raise UserError(f"{where}: {key!r} is {row.get(key)!r:.60} and no text; write one")
     return row[key]

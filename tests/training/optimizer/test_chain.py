@@ -34,7 +34,7 @@ def test_cosine_rises_to_the_peak_and_falls_to_the_last():
     np.testing.assert_allclose(values[60], 0.55, rtol=1e-3)
     assert (np.diff(values[10:]) < 0).all()
     np.testing.assert_allclose(values[-1], 0.1, rtol=5e-3)
-    for step in (0, 9, 10, 60, 109):  # one program may round otherwise than its operations one by one
+    for step in (0, 9, 10, 60, 109):  # one fused program rounds differently
         np.testing.assert_allclose(values[step], float(learning_rate(config, 110)(step)), rtol=1e-6)
 
 
