@@ -322,7 +322,7 @@ def proof(bench: Bench, name: str, arguments: dict, topology: str) -> dict:
     if bench.tiny:
         topology = "h100:1"  # at tiny sizes any card does, so that a CPU tries this too
     if name not in bench.proofs and topology == "local":
-        bench.proofs[name] = {"failed": "hardware/chips.py does not know this card"}
+        bench.proofs[name] = {"failed": "hardware/chips.yaml does not know this card"}
     if name not in bench.proofs:
         given = arguments | {"topology": topology}
         try:

@@ -1,4 +1,4 @@
-"""The cycles of the attention kernels by the TPU compiler's schedule: the tables in hardware/chips.py.
+"""The cycles of the attention kernels by the TPU compiler's schedule: the tables in hardware/chips.yaml.
 
     python benchmarks/kernels.py            # all, three minutes
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tpullm.hardware.chips import CHIPS, KERNELS
+from tpullm.hardware.chips import CHIPS
 from tpullm.recipe.schema import ATTENTION_BLOCKS
 
 NAMES = {"fwd": "forward", "dq": "queries", "dkv": "keys"}
@@ -37,8 +37,10 @@ def main() -> None:
             found = measured(generation, block, "apart")
             if found:
                 found["all"] = measured(generation, block, "fused").get("keys")
-            told = ", ".join(str(found[name]) for name in KERNELS) if found else "refused"
-            print(f"{generation} {block}: kernels({told}),", flush=True)
+            told = (
+                ", ".join(f"{name}: {list(found[name])}" for name in (*NAMES.values(), "all")) if found else "refused"
+            )
+            print(f"{generation} {block}: {{{told}}}", flush=True)
 
 
 def measured(generation: str, block: int, how: str) -> dict[str, tuple[int, int, int]]:

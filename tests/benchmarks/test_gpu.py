@@ -263,7 +263,7 @@ def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_o
 
 def test_a_card_that_the_plan_does_not_know_is_measured_without_it(bench):
     made = bench({})
-    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/chips.py does not know this card"}
+    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/chips.yaml does not know this card"}
     assert "failed" not in gpu.proof(made, "125m", {"changes": [""]}, "h100:1")
 
 

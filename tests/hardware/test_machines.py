@@ -1,4 +1,4 @@
-"""Machine types with GPUs agree with themselves, with their names and with the chips' entries."""
+"""Machine types agree with their names and with the chips' entries."""
 
 import re
 
@@ -6,47 +6,27 @@ import pytest
 
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.machines import EVERY_WAY, GPU_MACHINES, RDMA
+from tpullm.hardware.machines import MACHINES, RDMA
 from tpullm.system.errors import UserError
 
-TYPES = [
-    pytest.param(key, series, name, id=name)
-    for key, gpu in GPU_MACHINES.items()
-    for series in gpu.series
-    for name in series.machines
-]
+WITH_GPUS = [name for name, machine in MACHINES.items() if machine.gpus]
 
 
-def test_no_machine_type_is_in_two_series():
-    names = [each.values[2] for each in TYPES]
-    assert len(names) == len(set(names)) and len({gpu.name for gpu in GPU_MACHINES.values()}) == len(GPU_MACHINES)
-
-
-@pytest.mark.parametrize("key, series, name", TYPES)
-def test_a_machine_type_has_what_its_name_says(key, series, name):
-    """The number in a name is that of the GPUs (`-8g`) or, of G2, of the vCPUs."""
+@pytest.mark.parametrize("name", WITH_GPUS)
+def test_a_machine_type_has_what_its_name_says(name):
+    """The number in a name is that of the GPUs (`-8g`) or, of G2, of the vCPUs; whole machines alone have cards."""
     found = machines.find(name)
     number = int(re.search(r"-(\d+)g?$", name)[1])
-    assert (found.gpus if name.endswith("g") else found.vcpus) == number
-    assert (found.gpu, found.devices, found.series, found.extras) == (key, found.gpus, series, "cuda,gcp")
+    assert (found.gpus if name.endswith("g") else found.vcpus) == number and found.name == name
+    assert found.gpu and (found.devices, found.extras) == (found.gpus, "cuda,gcp")
+    assert found.gpu not in CHIPS or found.gpu_name in CHIPS[found.gpu].device_kinds
     # 11.3 GiB a vCPU in A2 mega, 17.7 in A4; 4 in G2: Google has no machine with GPUs outside of these.
     assert 4 <= found.memory_gib / found.vcpus <= 18
-
-
-@pytest.mark.parametrize("key, series, name", TYPES)
-def test_cards_are_those_of_whole_machines(key, series, name):
-    """Only a machine with all eight GPUs has the cards, and it has one for each GPU or for two."""
-    found = machines.find(name)
-    assert set(series.provisioning) <= set(EVERY_WAY) and "spot" in series.provisioning
-    if series.fabric:
-        assert found.gpus == 8 and found.gpus % series.fabric.cards == 0
-        assert (series.fabric.transport == RDMA) == (series.disk == "hyperdisk-balanced")
-    assert found.reservation_bound == ("on_demand" not in series.provisioning)
-
-
-@pytest.mark.parametrize("key", sorted(GPU_MACHINES.keys() & CHIPS.keys()))
-def test_nvidia_and_jax_call_a_gpu_alike(key):
-    assert GPU_MACHINES[key].name in CHIPS[key].device_kinds
+    assert set(found.provisioning) <= {"spot", "on_demand", "reserved"} and "spot" in found.provisioning
+    if found.fabric:
+        assert found.gpus == 8 and found.gpus % found.fabric.cards == 0
+        assert (found.fabric.transport == RDMA) == (found.disk == "hyperdisk-balanced")
+    assert found.reservation_bound == ("on_demand" not in found.provisioning)
 
 
 def test_the_published_machines():
@@ -93,9 +73,9 @@ def test_a_way_to_pay_that_is_not_offered(name, provisioning, says):
     machines.check_provisioning(machines.find("n2-standard-8"), provisioning)
 
 
-@pytest.mark.parametrize("key", sorted(name for name, chip in CHIPS.items() if chip.gpu and chip.dollars_per_hour))
-def test_a_gpu_costs_as_much_as_its_share_of_a_machine(key):
+def test_a_gpu_costs_as_much_as_its_share_of_a_machine():
     """Of the smallest machine per GPU: others of a G2 have more processors."""
-    tables = [one.machines for one in GPU_MACHINES[key].series]
-    each = [dollars / gpus for table in tables for gpus, _, _, dollars in table.values() if dollars]
-    assert CHIPS[key].dollars_per_hour["on_demand"] == pytest.approx(min(each), rel=0.01)
+    for key in (name for name, chip in CHIPS.items() if chip.gpu and chip.dollars_per_hour):
+        of = [machine for machine in MACHINES.values() if machine.gpu == key]
+        least = min(machine.dollars_an_hour / machine.gpus for machine in of)
+        assert CHIPS[key].dollars_per_hour["on_demand"] == pytest.approx(least, rel=0.01)

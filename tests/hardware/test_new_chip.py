@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import ROOT
 from tpullm.cli import main
 from tpullm.hardware import chips, machines
-from tpullm.hardware.chips import Chip, CloudTpu, ComputeEngine, SliceShapes, kernels
+from tpullm.hardware.chips import Chip, CloudTpu, ComputeEngine, Cycles, SliceShapes
 from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import prices_of
 from tpullm.system.errors import UserError
@@ -26,8 +26,7 @@ CHIP = Chip(
     attention_efficiency=0.7,
     clock=2e9,
     attention={
-        block: kernels((block, 100, block), (block, 90, 50), (block, 110, 90), (block, 130, 90))
-        for block in (512, 1024)
+        block: dict.fromkeys(("forward", "queries", "keys", "all"), Cycles(block, 100, 90)) for block in (512, 1024)
     },
     slices=SliceShapes(dimensions=2, wraps=8, largest=64, small=((2, 2), (4, 4), (4, 8), (8, 8))),
     cloud_tpu=CloudTpu("v9test", 1, (4, 16, 32), 4, "v9-alpha"),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
@@ -17,12 +17,14 @@ calm = st.builds(Trial, seconds=st.floats(0.1, 9), waiting=st.floats(0, MOST_WAI
 hindered = st.builds(Trial, seconds=st.floats(0.001, 99), waiting=st.floats(MOST_WAITING, 1, exclude_min=True))
 
 
+@settings(max_examples=20)
 @given(st.lists(calm, min_size=TRIALS, max_size=TRIALS), st.lists(hindered), st.randoms())
 def test_the_fastest_of_enough_calm_trials_counts_whatever_the_others_took(good, bad, random):
     trials = random.sample([*good, *bad], len(good) + len(bad))
     assert choose(trials) == Fastest(min(trial.seconds for trial in good), disturbed=False)
 
 
+@settings(max_examples=20)
 @given(st.lists(calm, max_size=TRIALS - 1), st.lists(hindered, min_size=1))
 def test_too_few_calm_trials_are_not_believed(good, bad):
     assert choose([*good, *bad]).disturbed

@@ -11,14 +11,12 @@ from tests.launch.conftest import CLOUD, job_of
 from tests.launch.fake_compute import FakeCompute
 from tests.launch.published import published
 from tpullm.cli.main import main
-from tpullm.hardware.machines import GPU_MACHINES
+from tpullm.hardware.machines import MACHINES
 from tpullm.launch import compute_engine, gpu_network, show
 from tpullm.launch.job import LaunchConfig
 from tpullm.system.errors import UserError
 
-WITH_CARDS = [
-    name for gpu in GPU_MACHINES.values() for series in gpu.series if series.fabric for name in series.machines
-]
+WITH_CARDS = [name for name, machine in MACHINES.items() if machine.fabric]
 DEFAULT = ip_network("10.128.0.0/9")  # cloud.google.com/vpc/docs/subnets: of networks that make subnetworks themselves
 PAIR = {"nodes": 2, "gpu_network": "gpus"}
 

@@ -1,28 +1,13 @@
-"""All known chips, TPUs and GPUs: an entry for each, with the source of each figure. To add a chip, add its entry.
-
-Sources of TPUs: `page` is Google Cloud's page of the generation (docs.cloud.google.com/tpu/docs/v5e, v6e, v5p).
-`compiler` is the behavior of libtpu 0.0.50 when it compiles for the chip on another machine. `benchmarks/kernels.py`
-counted the cycles of attention, for the splash kernels with segments and heads of 128 (libtpu 0.0.50). A clock is
-inferred from the matmuls that the compiler expects to run at the peak.
-
-Sources of GPUs: `sheet` is NVIDIA's data sheet (dense products, one direction of NVLink). `spec` is what XLA's plugin
-for CUDA 13 has about the GPU to compile for it. `machine` is Google Cloud's page of machines with GPUs
-(docs.cloud.google.com/compute/docs/accelerator-optimized-machines). All fitted runs are on A100 and H100; their
-figures are taken for the other GPUs too.
-
-`guess` was measured by nobody here. `fitted` figures are those with which `benchmarks/fit.py` comes nearest to the
-published runs marked `fit` in `benchmarks/published.yaml`; docs/en/planning.md has the errors on the other runs.
-
-Prices change: look them up before you decide, and override them with --price v5e=0.9. `on_demand` prices are Google
-Cloud's list prices in US regions; of a GPU, that of a whole machine divided by its GPUs. `spot` prices of TPUs are half
-of those: the price of flex-start TPUs (v6e 1.35). The prices of Spot VMs change by day and region and are often lower;
-Google can take Spot VMs back at any time. A GPU without a quoted price has none: give it with --price b200=6.
-"""
+"""Chips, TPUs and GPUs: what is known of each. The figures and their sources are in `chips.yaml`."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import TypeAdapter
 
 PRICES_DATE = "2026-11-26"
 # As quoted publicly; not from a bill.
@@ -43,17 +28,6 @@ class Cycles(NamedTuple):
     edge: int
 
 
-KERNELS = ("forward", "queries", "keys", "all")
-
-
-def kernels(*cycles: tuple[int, int, int]) -> dict[str, Cycles]:
-    """The cycles of each of `KERNELS` for one block size.
-
-    `queries` and `keys` compute the gradients in two passes, `all` computes them in one.
-    """
-    return {name: Cycles(*values) for name, values in zip(KERNELS, cycles, strict=True)}
-
-
 @dataclass(frozen=True)
 class SliceShapes:
     """The slices of a chip, as the TPU compiler knows them.
@@ -70,7 +44,7 @@ class SliceShapes:
     wraps: int
     largest: int
     small: tuple[tuple[int, ...], ...]
-    options: tuple[tuple[str, str], ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,7 +145,8 @@ class Chip:
         latency_seconds: of one hop of a collective; of a GPU, of a whole collective.
         clock: cycles a second.
         cores: TensorCores of a chip; they share the heads of attention.
-        attention: cycles of the attention kernels by block size. Sizes that are missing do not fit the VMEM.
+        attention: cycles of the attention kernels by block size: `forward`; the gradients in two passes, `queries` and
+            `keys`, or in one, `all`. Sizes that are missing do not fit the VMEM.
         ragged_exchange: whether devices can send each other different numbers of rows in one operation.
         offloads_collectives: whether SparseCores run collectives beside matmuls, with the options in
             `model/platform.py`.
@@ -218,212 +193,22 @@ class Chip:
         return max(self.gpu.of_host) if self.gpu else math.prod(self.host)
 
 
-_PLANES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-_CHIPS_OF_PLANES = tuple(map(math.prod, _PLANES))
-_PARTS_OF_A_CUBE = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
-_CUBES = ((4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8))
-_CORES_OF_CUBES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # there are more shapes than names
-_IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
-
-TPUS = {
-    "v4": Chip(
-        device_kinds=("TPU v4",),
-        peak_flops=275e12,  # published
-        dollars_per_hour={"on_demand": 3.22, "spot": 1.61},
-        cloud_tpu=CloudTpu("v4", 2, _CORES_OF_CUBES, 4, "tpu-ubuntu2204-base"),
-    ),
-    "v5e": Chip(
-        device_kinds=("TPU v5 lite",),
-        peak_flops=197e12,  # page
-        dollars_per_hour={"on_demand": 1.20, "spot": 0.60},
-        memory_gib=16,  # page
-        hbm_bytes=15.75 * 2**30,  # compiler: in its refusals
-        hbm_bandwidth=819e9,  # page
-        link_bandwidth=50e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=3.1e9,  # page: of a pod or chip
-        host_bandwidth=8e9,  # guess: half of a v6e's
-        matmul_efficiency=0.95,  # fitted
-        attention_efficiency=0.50,  # fitted
-        dcn_efficiency=0.47,  # fitted
-        clock=1.5e9,
-        attention={
-            128: kernels((265, 101, 164), (263, 95, 56), (253, 126, 86), (350, 129, 92)),
-            256: kernels((518, 112, 289), (518, 116, 74), (723, 110, 161), (822, 106, 198)),
-            512: kernels((1184, 112, 533), (1493, 92, 147), (1927, 110, 258), (2431, 106, 327)),
-            1024: kernels((4762, 107, 1021), (5776, 93, 243), (7456, 110, 449), (9277, 106, 583)),
-        },
-        # compiler: on 64 and 256 chips "not supported in limited ICI routing settings"
-        ragged_exchange=False,
-        # page; which dimensions wrap is MaxText's table
-        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
-        cloud_tpu=CloudTpu("v5litepod", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv5-lite"),
-        compute_engine=ComputeEngine("ct5lp-"),  # Compute Engine lists the machine types, but only GKE makes them
-    ),
-    "v6e": Chip(
-        device_kinds=("TPU v6 lite",),
-        peak_flops=918e12,  # page
-        dollars_per_hour={"on_demand": 2.70, "spot": 1.35},
-        memory_gib=32,  # page
-        hbm_bytes=31.25 * 2**30,  # compiler: in its refusals
-        hbm_bandwidth=1638e9,  # page
-        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=6.25e9,  # page: of a pod or chip
-        host_bandwidth=16e9,  # guess; a published run of Llama 3.1 8B moves 13 GB/s, and nothing waits for it
-        matmul_efficiency=0.72,  # fitted
-        attention_efficiency=1.0,  # fitted
-        clock=1.75e9,
-        attention={
-            128: kernels((234, 120, 112), (204, 108, 48), (240, 143, 70), (329, 144, 76)),
-            256: kernels((558, 131, 169), (460, 127, 58), (657, 131, 121), (779, 141, 126)),
-            512: kernels((939, 137, 275), (1089, 107, 106), (1346, 131, 178), (1597, 125, 215)),
-            1024: kernels((3799, 126, 504), (4066, 107, 163), (4769, 131, 290), (5976, 125, 360)),
-            2048: kernels((15650, 126, 952), (14709, 107, 277), (17852, 131, 515), (22970, 125, 649)),
-        },
-        offloads_collectives=True,  # compiler
-        # page; which dimensions wrap is MaxText's table
-        slices=SliceShapes(dimensions=2, wraps=16, largest=256, small=_PLANES),
-        cloud_tpu=CloudTpu("v6e", 1, _CHIPS_OF_PLANES, 8, "v2-alpha-tpuv6e"),
-        compute_engine=ComputeEngine(
-            "ct6e-",
-            {"ct6e-standard-1t": (1, 44, 176), "ct6e-standard-4t": (4, 180, 720), "ct6e-standard-8t": (8, 180, 1440)},
-            _PLANES[2:],
-            _IMAGE,
-            "hyperdisk-balanced",
-        ),
-    ),
-    "v5p": Chip(
-        device_kinds=("TPU v5", "TPU v5p"),
-        peak_flops=459e12,  # page
-        dollars_per_hour={"on_demand": 4.20, "spot": 2.10},
-        memory_gib=95,  # page
-        hbm_bytes=95.74 * 2**30,  # compiler: in its refusals
-        hbm_bandwidth=2765e9,  # page
-        link_bandwidth=100e9,  # page: of a chip, by its ports and both ways
-        dcn_bandwidth=6.25e9,  # page: of a pod or chip
-        host_bandwidth=16e9,  # guess: as a v6e's
-        matmul_efficiency=0.95,  # fitted
-        attention_efficiency=0.50,  # fitted
-        clock=1.75e9,
-        cores=2,
-        attention={
-            128: kernels((259, 289, 164), (257, 192, 53), (249, 236, 83), (341, 284, 87)),
-            256: kernels((521, 300, 288), (520, 215, 70), (726, 221, 159), (832, 257, 195)),
-            512: kernels((1183, 300, 532), (1503, 192, 146), (1893, 221, 256), (2439, 257, 324)),
-            1024: kernels((4717, 300, 1019), (5733, 192, 239), (7339, 220, 447), (9360, 256, 578)),
-        },
-        offloads_collectives=True,  # compiler
-        # page; which dimensions wrap is MaxText's table
-        slices=SliceShapes(3, 4, 6144, _PARTS_OF_A_CUBE, options=(("chip_config_name", "megacore"),)),
-        cloud_tpu=CloudTpu("v5p", 2, (*_CORES_OF_CUBES, 6144, 8192, 12288), 4, "v2-alpha-tpuv5"),
-        compute_engine=ComputeEngine(
-            "ct5p-", {"ct5p-hightpu-4t": (4, 208, 448)}, (*_PARTS_OF_A_CUBE[1:], *_CUBES), _IMAGE
-        ),
-    ),
-    # Of this one, only the published peak is used.
-    "v7": Chip(("TPU v7",), 2307e12),
-}
-
 # JAX takes this share of a GPU's memory (XLA_PYTHON_CLIENT_MEM_FRACTION). The rest is left for what no program's memory
 # counts: CUDA's context, NCCL's buffers, the workspaces of products and of their tuning.
 SHARE = 0.75
 
-REACHES = {  # of all but the A100
-    "matmul_efficiency": 0.55,  # fitted
-    "grouped_efficiency": 0.7,  # guess
-    "attention_efficiency": 0.50,  # fitted
-    "hbm_efficiency": 0.80,  # fitted
-    "link_efficiency": 0.70,  # fitted
-    "dcn_efficiency": 0.64,  # fitted
-    "overlap_loss": 0.05,  # guess: in compiled programs nearly nothing is waited for
-    "latency_seconds": 12e-6,  # guess
-    "host_bandwidth": 25e9,  # guess: half of PCI Express 5 with 16 lanes
-}
 
-GPUS = {
-    "a100": Chip(
-        device_kinds=("NVIDIA A100-SXM4-80GB",),
-        peak_flops=312e12,  # sheet
-        dollars_per_hour={"on_demand": 5.07, "spot": 2.54},  # a2-ultragpu-1g
-        memory_gib=80,
-        hbm_bytes=SHARE * 85100068864,
-        hbm_bandwidth=2039e9,  # sheet
-        link_bandwidth=300e9,  # sheet
-        dcn_bandwidth=25e9,  # sheet of DGX A100: a card of 200 Gb/s for each GPU; an a2-ultragpu-8g has 12.5 for all
-        clock=1.41e9,
-        gpu=Gpu((8, 0), 108, 64, 2048, 85100068864, 41943040, 167936),  # spec
-        **REACHES | {"matmul_efficiency": 0.67},  # fitted
-    ),
-    "h100": Chip(
-        device_kinds=("NVIDIA H100 80GB HBM3",),
-        fp8=True,
-        peak_flops=989e12,  # sheet
-        dollars_per_hour={"on_demand": 11.06, "spot": 5.53},  # a3-highgpu-8g
-        memory_gib=80,
-        hbm_bytes=SHARE * 84942979072,
-        hbm_bandwidth=3352e9,  # spec
-        link_bandwidth=450e9,  # sheet
-        dcn_bandwidth=25e9,  # machine: a3-megagpu-8g, 1,600 Gb/s for eight; an a3-highgpu-8g has 800, a DGX H100 3,200
-        clock=1.98e9,
-        gpu=Gpu((9, 0), 132, 128, 2048, 84942979072, 52428800, 233472),  # spec
-        **REACHES,
-    ),
-    "h200": Chip(
-        device_kinds=("NVIDIA H200",),
-        fp8=True,
-        peak_flops=989e12,  # sheet
-        dollars_per_hour={"on_demand": 10.60, "spot": 5.30},  # a3-ultragpu-8g
-        memory_gib=141,
-        hbm_bytes=SHARE * 151397597184,
-        hbm_bandwidth=4800e9,  # spec
-        link_bandwidth=450e9,  # sheet
-        dcn_bandwidth=50e9,  # machine: a3-ultragpu-8g, 3,200 Gb/s for eight
-        clock=1.98e9,
-        gpu=Gpu((9, 0), 132, 128, 2048, 151397597184, 52428800, 233472),  # spec
-        **REACHES,
-    ),
-    "b200": Chip(
-        device_kinds=("NVIDIA B200",),
-        fp8=True,
-        peak_flops=2250e12,  # sheet
-        memory_gib=180,
-        hbm_bytes=SHARE * 191514411008,
-        hbm_bandwidth=7672e9,  # spec
-        link_bandwidth=900e9,  # sheet
-        dcn_bandwidth=50e9,  # machine: a4-highgpu-8g, 3,200 Gb/s for eight
-        clock=1.965e9,
-        gpu=Gpu((10, 0), 148, 128, 2048, 191514411008, 132644864, 233472),  # spec
-        **REACHES,
-    ),
-    "gb200": Chip(
-        device_kinds=("NVIDIA GB200",),
-        fp8=True,
-        peak_flops=2500e12,  # sheet
-        memory_gib=186,
-        hbm_bytes=SHARE * 197897748480,
-        hbm_bandwidth=7928e9,  # spec
-        link_bandwidth=900e9,  # sheet
-        dcn_bandwidth=50e9,  # machine: a4x-highgpu-4g, 1,600 Gb/s for four
-        clock=2.062e9,
-        gpu=Gpu((10, 0), 152, 128, 2048, 197897748480, 135528448, 233472, of_host=(1, 2, 4), domain=18),  # spec
-        **REACHES,
-    ),
-    "l4": Chip(
-        device_kinds=("NVIDIA L4",),
-        fp8=True,
-        peak_flops=121e12,  # sheet
-        dollars_per_hour={"on_demand": 0.71, "spot": 0.36},  # g2-standard-4
-        memory_gib=24,
-        hbm_bytes=SHARE * 23580639232,
-        hbm_bandwidth=300e9,  # sheet
-        link_bandwidth=16e9,  # guess: PCI Express 4 with 16 lanes, half of it; there is no NVLink
-        dcn_bandwidth=1.56e9,  # machine: g2-standard-96, 100 Gb/s for eight
-        clock=2.04e9,
-        gpu=Gpu((8, 9), 58, 128, 1536, 23580639232, 50331648, 102400),  # sheet: XLA has no spec of it
-        ragged_exchange=False,  # see `exchange.has_ragged_all_to_all`
-        **REACHES,
-    ),
-}
+def read_table(name: str, **kinds: Any) -> list[Any]:
+    """Tables in a YAML file beside this module, by their keys, as dicts or lists of the dataclasses in `kinds`."""
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    read = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # 10 ms instead of 60
+    return [TypeAdapter(kind, config={"extra": "forbid"}).validate_python(read[key]) for key, kind in kinds.items()]
 
+
+TPUS, _gpus, REACHES = read_table(
+    "chips.yaml", tpus=dict[str, Chip], gpus=dict[str, Chip], reaches_of_gpus=dict[str, float]
+)
+GPUS = {name: replace(chip, hbm_bytes=SHARE * chip.gpu.memory_bytes) for name, chip in _gpus.items()}
 CHIPS = TPUS | GPUS
 
 

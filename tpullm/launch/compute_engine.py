@@ -120,8 +120,8 @@ def _boot_disk(job: Job) -> dict[str, Any]:
     tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
     image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
     disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
-    if kind := tpu.disk if tpu else machine.disk:
-        disk["diskType"] = kind
+    if machine.disk:
+        disk["diskType"] = machine.disk
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 

@@ -1,6 +1,6 @@
 """Networks between the GPUs of several Compute Engine machines; `launch compute networks` makes them once a project.
 
-`--gpu_network NAME` then gives each machine the cards of its series (`gpu_machines.Fabric`). They are not a part of an
+`--gpu_network NAME` then gives each machine its cards (`machines.Fabric`). They are not a part of an
 attempt: they cost nothing, and all launches of a project share them.
 
     tcpxo   networks NAME-0, NAME-1, ..., one a card, each with a subnetwork of its name
@@ -30,18 +30,18 @@ PROTOCOLS = ("tcp", "udp", "icmp")
 
 def check(config: LaunchConfig) -> None:
     """Refuse a network for machines that have no cards for it; `UserError` names the key."""
-    if config.gpu_network and not _series_fabric(config):
+    if config.gpu_network and not machines.find(config.machine).fabric:
         raise UserError(f"gpu_network: {config.machine} has no network cards for its GPUs; leave it out")
 
 
 def used(config: LaunchConfig) -> Fabric | None:
     """The cards that each machine gets. A machine alone needs none."""
-    return _series_fabric(config) if config.gpu_network and config.nodes > 1 else None
+    return machines.find(config.machine).fabric if config.gpu_network and config.nodes > 1 else None
 
 
 def unused(config: LaunchConfig) -> Fabric | None:
     """The cards that several machines could have and do not get."""
-    return _series_fabric(config) if config.nodes > 1 and not config.gpu_network else None
+    return machines.find(config.machine).fabric if config.nodes > 1 and not config.gpu_network else None
 
 
 def create(requests: Sequence[Request]) -> None:
@@ -49,11 +49,6 @@ def create(requests: Sequence[Request]) -> None:
     for request in requests:
         with_retries(lambda request=request: google_api.create(request))
         say(f"{request.url.partition('?')[0].rpartition('/')[2]}/{request.body['name']}: is there")
-
-
-def _series_fabric(config: LaunchConfig) -> Fabric | None:
-    series = machines.find(config.machine).series
-    return series.fabric if series else None
 
 
 def interfaces(config: LaunchConfig) -> list[dict[str, Any]]:
@@ -78,7 +73,7 @@ def requests(config: LaunchConfig) -> Sequence[Request]:
     """
     job.require(config, "compute", "project", "zone", "machine", "gpu_network")
     check(config)
-    fabric, name = _series_fabric(config), config.gpu_network
+    fabric, name = machines.find(config.machine).fabric, config.gpu_network
     cards = [f"{name}-{card}" for card in range(fabric.cards)]
     if fabric.transport != RDMA:
         return [request for card, each in enumerate(cards) for request in _ordinary(config, fabric, each, card)]

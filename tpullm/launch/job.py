@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tpullm.hardware import machines
-from tpullm.hardware.machines import GPU_MACHINES
 from tpullm.launch import code
 from tpullm.recipe import mesh_axes
 from tpullm.recipe import parsing as recipes
@@ -236,7 +235,7 @@ class Job:
         }
         machine = machines.find(self.config.machine) if self.config.machine else None
         if machine and machine.gpus:
-            spec["gpus"] = {"machine": machine.name, "name": GPU_MACHINES[machine.gpu].name, "count": machine.gpus}
+            spec["gpus"] = {"machine": machine.name, "name": machine.gpu_name, "count": machine.gpus}
         return spec
 
     def extras(self) -> str:

@@ -173,7 +173,7 @@ def _check_device(model: ModelConfig, device: AbstractDevice) -> None:
         )
     if model.matmuls == "fp8" and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
         raise UserError(
-            f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.py); use compute"
+            f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.yaml); use compute"
         )
 
 

@@ -6,7 +6,7 @@
 - all other work by the bytes that it reads and writes,
 - collectives by NVLink and the network cards that they use, one after the other, beside the work.
 
-What is reached of each peak is in the GPU's entry (`hardware/chips.py`).
+What is reached of each peak is in the GPU's entry (`hardware/chips.yaml`).
 """
 
 import math

@@ -31,7 +31,7 @@ CPU_REACHES = {
     "grouped_efficiency": 0.41,  # fitted to the mixture there, which was predicted 26 % too fast without
     "latency_seconds": 1e-4,
 }
-# Of a GPU that `hardware/chips.py` does not know, which has no NVLink.
+# Of a GPU that `hardware/chips.yaml` does not know, which has no NVLink.
 GPU_REACHES = REACHES | {"link_bandwidth": 16e9}
 COPIED = 1 << 27  # bytes of the array whose sum with itself measures the memory bandwidth
 
