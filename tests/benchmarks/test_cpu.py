@@ -56,21 +56,6 @@ def test_the_last_line_is_the_result(results, monkeypatch, capsys):
     assert {"ratio", "mfu", "decode_ratio", "versions", "machine", "settings"} <= set(printed)
 
 
-def test_the_result_is_written_under_the_version_of_python(results, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cpu, "measure", lambda parts, sizes, rounds: results)
-    assert cpu.main(["--output", str(tmp_path / "python{python}.json")]) == 0
-    (written,) = tmp_path.iterdir()
-    assert written.name == f"python{'.'.join(results['versions']['python'].split('.')[:2])}.json"
-    assert json.loads(written.read_text()) == results
-
-
-def test_the_tables_show_the_figures(results, capsys):
-    tables.show(results)
-    shown = capsys.readouterr().out
-    for text in ("1.50", "1.00 to 2.00", "50%", "5.00", "20.0", "0.20%", "9.0"):
-        assert text in shown
-
-
 def test_without_torch_it_says_what_to_do(monkeypatch, capsys):
     monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: None)
     assert cpu.main(["--only", "train"]) == 2
@@ -78,39 +63,12 @@ def test_without_torch_it_says_what_to_do(monkeypatch, capsys):
     assert "torch is not installed" in line and "make benchmark" in line
 
 
-@pytest.mark.parametrize("argv", [["--only", "speed"], ["--sizes", "7B"], ["--rounds", "0"], ["--rounds", "two"]])
-def test_what_it_does_not_know_is_refused(argv, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        cpu.main(argv)
-    assert argv[1] in capsys.readouterr().err
-
-
 def test_the_quickstart_in_short_reads_all_of_its_sources():
     sources = yaml.safe_load(quickstart.RECIPE.read_text(encoding="utf-8"))["corpus"]["sources"]
     assert set(quickstart.DOCUMENTS) == {source["name"] for source in sources}
-
-
-def test_a_half_written_line_of_the_log_does_not_count(tmp_path):
-    (tmp_path / "pretrain").mkdir()
-    evaluation, step = {"step": 1, "eval_loss": {}}, {"step": 1, "step_seconds": 3.0, "data_wait_share": 0.1}
-    text = json.dumps(evaluation) + "\n" + json.dumps(step) + "\n" + '{"step": 2, "step_sec'
-    (tmp_path / "pretrain" / "metrics.jsonl").write_text(text)
-    assert quickstart.read_lines(tmp_path) == [step]
-    assert quickstart.read_lines(tmp_path / "elsewhere") == []
-
-
-def test_the_share_of_waiting_is_that_of_the_time():
-    lines = [{"step_seconds": 3.0, "data_wait_share": 0.1}, {"step_seconds": 1.0, "data_wait_share": 0.5}]
-    assert quickstart.wait_share(lines) == pytest.approx((0.3 + 0.5) / 4)
 
 
 @pytest.mark.skipif(not RECORDED, reason="nothing is recorded yet")
 def test_the_readme_shows_what_is_recorded():
     recorded = [json.loads(path.read_text(encoding="utf-8")) for path in RECORDED]
     assert tables.markdown(recorded) in (ROOT / "docs" / "en" / "speed.md").read_text(encoding="utf-8")
-
-
-def test_the_table_in_markdown_has_a_column_for_each_result(results):
-    lines = tables.markdown([results, results]).splitlines()
-    assert {line.count("|") for line in lines} == {4}
-    assert any("**1.50** times torch bf16" in line for line in lines)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import gpu
 import gpu_cases
-import gpu_table
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,17 +124,6 @@ def test_the_visible_pairs_are_those_of_the_mask(length, documents, rows):
     assert all(row[begin] == begin for row in first for begin in np.unique(row))
 
 
-def test_every_shape_has_a_name_of_its_own():
-    assert (str(WHOLE), str(CUT)) == ("2 x 64", "2 x 64, 3 documents each")
-    assert len(set(map(str, gpu_cases.ATTENTION))) == len(gpu_cases.ATTENTION) == 6
-    assert {case.rows * case.length for case in gpu_cases.ATTENTION} == {gpu_cases.TOKENS}
-
-
-def test_the_numbers_are_exact_in_bfloat16():
-    for x in arrays(CUT):
-        np.testing.assert_array_equal(x, x.astype(jnp.bfloat16).astype(np.float32))
-
-
 def test_a_kernel_that_is_refused_or_wrong_does_not_take_part():
     right = attended(WHOLE, mask_of(WHOLE))
 
@@ -152,24 +140,6 @@ def test_a_kernel_that_is_refused_or_wrong_does_not_take_part():
     assert {which: list(of) for which, of in program.run(1).items()} == {"forward": ["right"], "gradient": ["right"]}
     pairs = 2 * 64 * 65 / 2
     assert program.facts["flops"] == {"forward": 4 * 4 * 16 * pairs, "gradient": 14 * 4 * 16 * pairs}
-
-
-def test_the_seconds_of_a_call_include_the_wait_for_the_device(monkeypatch):
-    """By a clock of our own: a call takes 1 to start, the device 6 to finish all."""
-    clock, right = SimpleNamespace(now=100.0), attended(WHOLE, mask_of(WHOLE))
-    monkeypatch.setattr("attention_turns.time", SimpleNamespace(perf_counter=lambda: clock.now))
-
-    def started(results):
-        clock.now += 1
-        return results
-
-    def wait(results):
-        clock.now += 6
-
-    made = {"one": lambda given, begins_BT: Kernel(lambda: started(right[0]), lambda: started(right))}
-    program = turns(WHOLE, made, lambda x: x, lambda x: x, wait)
-    assert clock.now == 100 + 1 + 1 + 6  # both passes ran before, and nothing of that is left to wait for
-    assert program.run(3) == {"forward": {"one": (3 + 6) / 3}, "gradient": {"one": (3 + 6) / 3}}
 
 
 # ---------------------------------------------------------------- settings, time and mistakes
@@ -210,32 +180,6 @@ def test_after_a_setting_that_does_not_fit_comes_the_next(bench, message):
     assert second["setting"] == "batch_size=2" and second["tokens_per_second"]["median"] == 200
 
 
-def test_as_many_settings_are_measured_as_are_wanted(bench):
-    made = bench({}, tries=2)
-    gpu.measure_training(made, "1b", "transformers")
-    assert [one["setting"] for one in made.found["train"]["1b"]["transformers"]] == ["batch_size=4", "batch_size=2"]
-
-
-def test_what_an_earlier_call_measured_stands_until_there_is_something_new(bench):
-    made, before = bench({}), [{"setting": "of before", "failed": "no"}]
-    made.found["train"] = {"1b": {"transformers": before}}
-
-    def out_of_time(*_, **__):
-        raise gpu.OutOfTime
-
-    object.__setattr__(made, "run", out_of_time)
-    with pytest.raises(gpu.OutOfTime):
-        gpu.measure_training(made, "1b", "transformers")
-    assert made.found["train"]["1b"]["transformers"] == before
-
-
-def test_after_another_failure_there_is_no_next_setting(bench):
-    made = bench({4: "ModuleNotFoundError: No module named 'torch'"})
-    gpu.measure_training(made, "1b", "transformers")
-    assert len(made.found["train"]["1b"]["transformers"]) == 1
-    assert "No module named 'torch'" in made.file.with_suffix(".md").read_text()
-
-
 def test_a_loss_that_is_no_number_is_a_failure():
     answers = [{"seconds": 1.0, "loss": float("nan"), "peak_bytes": 1}]
     assert gpu.training_record(FACTS, answers, 1) == {"failed": "the loss is nan"}
@@ -261,22 +205,6 @@ def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_o
     assert json.loads(made.file.with_suffix(".json").read_text()) == made.found
 
 
-def test_a_card_that_the_plan_does_not_know_is_measured_without_it(bench):
-    made = bench({})
-    assert gpu.proof(made, "1b", {}, "local") == {"failed": "hardware/chips.yaml does not know this card"}
-    assert "failed" not in gpu.proof(made, "125m", {"changes": [""]}, "h100:1")
-
-
-def test_the_table_of_attention_has_our_ratio_to_the_fastest():
-    speeds = {"tpullm": 4e12, "JAX cuDNN": 5e12, "SDPA flash": 2e12}
-    of_pass = {name: {"flops_per_second": speed} for name, speed in speeds.items()}
-    case = {"shape": dataclasses.asdict(WHOLE), "forward": of_pass, "gradient": {}, "failed": {"flex": "no"}}
-    found = {"card": "x", "driver": "", "machine": {"cores": 2, "cpu": "y"}, "kernel": {"2 x 64": case}}
-    page = gpu_table.page(found)
-    assert "| 2 x 64 | forward | 4 | 5 | 2 | **0.80** |" in page
-    assert "| 2 x 64 | with gradients | – | – | – |  |" in page and "- 2 x 64, flex: no" in page
-
-
 def test_when_the_minutes_are_over_what_was_measured_is_kept(monkeypatch, tmp_path, capsys):
     def endless(bench):
         bench.found["train"] = {}
@@ -295,12 +223,6 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     assert gpu.main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no NVIDIA GPU is here" in line and "--tiny" in line
-
-
-def test_a_peer_that_is_not_there_is_named(capsys, tmp_path):
-    assert gpu.main(["--tiny", "--output", str(tmp_path), "--peer-python", "no/such/python"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--peer-python: there is no program no/such/python" in line
 
 
 @pytest.mark.slow
@@ -395,17 +317,3 @@ def test_torchs_attention_is_right_and_what_a_cpu_lacks_is_named():
     assert made.facts["errors"]["SDPA flash"] <= TOLERANCE
     assert list(made.run(1)["gradient"]) == ["SDPA flash"]
     assert set(made.facts["failed"]) == {"SDPA cuDNN", "FlexAttention"}
-
-
-@pytest.mark.parametrize("kind", ["transformers", "nanoGPT"])
-def test_the_peers_of_a_gpu_learn(kind, monkeypatch):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    import gpu_peers
-
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    monkeypatch.setattr(gpu_peers, "BATCHES", 1)
-    (*_, (_, _, arguments)) = gpu.settings_of(gpu_cases.TINY_TRAININGS["tiny"], kind)
-    made = gpu_peers.training(**arguments)
-    assert made.run(60)["loss"] < 0.9 * np.log(512)
-    assert made.facts["tokens"] == 4 * 64

@@ -13,7 +13,6 @@ from tpullm.planning.program import stage_of
 from tpullm.planning.proof import Proof, Traffic, job_of, program_hash
 from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
-from tpullm.system.errors import UserError
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
 COMPILERS = {"tpu": "libtpu", "gpu": "jax_plugins"}  # by platform, the module that a compiler comes with
@@ -61,21 +60,6 @@ def test_the_table_says_what_is_stale_what_is_refused_and_what_is_missing():
     assert plan_all.row(PROOF, False, tight) == plan_all.row(PROOF, False, beside)
     refused = dataclasses.replace(PROOF, refused="does not fit: so", step_seconds=0.0)
     assert "| does not fit |" in plan_all.row(refused, False, beside) and "so" in plan_all.findings(refused)
-
-
-def test_what_can_not_be_proven_is_told_and_left_out(monkeypatch, capsys):
-    def prove(recipe, topology, tell):
-        if recipe == "bad":
-            raise UserError("no compiler")
-        return PROOF
-
-    monkeypatch.setattr(plan_all, "prove", prove)
-    monkeypatch.setattr(plan_all, "parse", lambda topology: topology)
-    recipes = {name: load(RECIPE) for name in ("good", "bad")}
-    monkeypatch.setattr(plan_all, "prove", lambda recipe, topology, tell: prove(topology, topology, tell))
-    recipes["bad"] = dataclasses.replace(recipes["bad"], topology="bad")
-    assert plan_all.proven(recipes) == {"good": PROOF}
-    assert "bad: no compiler" in "".join(capsys.readouterr())
 
 
 def test_the_head_of_a_recipe_quotes_its_proof(tmp_path):

@@ -42,16 +42,6 @@ def test_our_decoding_makes_all_tokens(tiny, monkeypatch):
     ours.decoding().run(3)
 
 
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-def test_the_peer_learns_with_as_many_parameters(tiny, compute, monkeypatch):
-    peers = pytest.importorskip("peers")
-    one_batch = peers.random_batches(tiny, count=1)
-    monkeypatch.setattr(peers, "random_batches", lambda size: one_batch)
-    made = peers.training(tiny, compute, compiled=False)
-    assert made.run(80)["loss"] < 0.9 * np.log(SIZES[tiny].model.vocabulary_size)
-    assert made.facts["parameters"] == parameter_count(Architecture(SIZES[tiny].model).shapes)
-
-
 def test_with_the_same_parameters_the_peer_has_the_same_loss_and_gradient(tiny):
     """Within float32: the two sum in another order. `embed` multiplies by the root of the width, Llama doesn't."""
     peers = pytest.importorskip("peers")

@@ -38,19 +38,6 @@ def test_one_that_fails_is_named_with_its_reason(tmp_path):
         assert list(ready.workers) == list(ready.facts) == ["A", "B"]
 
 
-def test_the_required_one_must_not_fail(tmp_path):
-    with pytest.raises(WorkerError, match="no compiler here"):
-        with warm({"A": ("noted:broken", {})}, ENVIRONMENT, required="A", tell=lambda share, message: None):
-            pass
-
-
-def test_nothing_is_compared_with_nothing(tmp_path):
-    only = {name: of for name, of in programs(tmp_path / "notes", C="broken").items() if name != "B"}
-    with pytest.raises(WorkerError, match="nothing to compare with"):
-        with warm(only, ENVIRONMENT, required="A", tell=lambda share, message: None):
-            pass
-
-
 def test_a_process_that_ends_unasked_is_an_error(tmp_path):
     with Worker(
         "noted:noting", {"name": "A", "file": str(tmp_path)}, ENVIRONMENT
