@@ -1,42 +1,47 @@
 """What is true of tenki: its language, its exact probabilities and entropy, and the questions about it."""
 
 import hashlib
-import importlib.util
 import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import sudachipy
 
 from tpullm.corpus import tenki
+from tpullm.corpus.question import conversations
 from tpullm.corpus.tenki import blanks, distribution
 from tpullm.corpus.tenki import vocabulary as w
-from tpullm.corpus.tenki.grammar import MODES, Kind, advance, closing_probability, outline, start
+from tpullm.corpus.tenki.distribution import derivation, sentences
+from tpullm.corpus.tenki.grammar import MODES, Context, Kind, advance, closing, closing_probability, outline
 from tpullm.corpus.tenki.wording import wording
 from tpullm.system.errors import UserError
 
 DOCUMENTS = list(tenki.documents(5_000, seed=11))
-SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
-
-
-def document(seed: int) -> str:
-    return tenki.sample_document(np.random.default_rng(seed))
+QUESTIONS = tenki.split_questions(0.0, seed=0)[0]
 
 
 def total(probabilities) -> float:
     return math.fsum(probabilities)
 
 
-def contexts_of(text: str) -> list:
-    parsed = tenki.parse(text)
-    context = start(parsed[0].mode)
-    contexts = [context]
-    for sentence in parsed[:-1]:
-        context = advance(context, sentence.said)
-        contexts.append(context)
-    return contexts
+def begins(text: str) -> float:
+    """The log-probability that a document begins with these sentences."""
+    return derivation(text)[0]
+
+
+def contexts_of(text: str) -> list[Context]:
+    """The context before each sentence."""
+    parsed = derivation(text)[1]
+    before = [sentence.said for sentence in parsed[:-1]]
+    return list(itertools.accumulate(before, advance, initial=Context(parsed[0].mode)))
+
+
+def nexts(context: Context) -> list[str]:
+    """Every sentence that may follow."""
+    end = closing_probability(context)
+    outlines = [*(outline(context).outcomes if end < 1 else ()), *([closing(context)] if end > 0 else [])]
+    return ["".join(words) for said in outlines for words in wording(said, context.mode).outcomes]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def contexts_of(text: str) -> list:
     + ["昨日、リンゴを食べました。そのリンゴはとても甘かったです。", "昨日、友達と公園で本を読んだ。"],
 )
 def test_document_can_start_with(text):
-    assert tenki.prefix_log_probability(text) > -math.inf
+    assert begins(text) > -math.inf
 
 
 @pytest.mark.parametrize(
@@ -66,7 +71,7 @@ def test_document_can_start_with(text):
 )
 def test_outside_the_language(text):
     assert tenki.log_probability(text) == -math.inf
-    assert text == "" or tenki.prefix_log_probability(text) == -math.inf
+    assert begins(text) == -math.inf
 
 
 def test_documents_are_a_function_of_the_seed():
@@ -81,38 +86,14 @@ def test_the_version_stands_for_the_documents():
     """Documents that change need a new `tenki.VERSION`, or finished runs keep the old ones; record its hash here."""
     found = hashlib.sha256("\n".join(DOCUMENTS).encode()).hexdigest()
     assert {tenki.VERSION: found} == RECORDED
-
-
-def test_documents_have_three_to_seven_sentences_and_no_separator():
-    lengths = [text.count("。") for text in DOCUMENTS]
+    lengths = {text.count("。") for text in DOCUMENTS}
     assert (min(lengths), max(lengths)) == (3, 7)
     assert not any(character.isspace() for text in DOCUMENTS for character in text)
-    error = np.std(lengths) / math.sqrt(len(lengths))
-    assert abs(np.mean(lengths) - tenki.expected_sentences()) < 4 * error
-
-
-def test_tables_sum_to_one():
-    tables = [
-        w.WEATHERS,
-        w.VERY,
-        w.VERY_WEATHER,
-        w.FIRST_TOPIC,
-        w.FIRST_LIKED_TOPIC,
-        w.LINKS,
-        w.SUBJECTS,
-        w.LIKES,
-        w.MODES,
-    ]
-    nested = [w.CLOTHES_FOR, w.NEXT_TOPIC, w.PLACES, w.COMPANIONS, w.TIMES, w.FEELINGS, w.DAYS[True], w.DAYS[False]]
-    tables += [table for tables_of in nested for table in tables_of.values()]
-    tables += [thing.adjectives for thing in w.THINGS.values()]
-    for table in tables:
-        assert total(table.values()) == pytest.approx(1.0, abs=1e-12), table
 
 
 def test_first_sentences_sum_to_one():
-    firsts = [s for s in tenki.sentences() if s.said in outline(start(s.mode)).probability]
-    logs = [tenki.prefix_log_probability("".join(s.words)) for s in firsts]
+    firsts = [s for s in sentences() if s.said in outline(Context(s.mode)).probability]
+    logs = [begins("".join(s.words)) for s in firsts]
     assert total(map(math.exp, logs)) == pytest.approx(1.0, abs=1e-12)
 
 
@@ -126,23 +107,17 @@ def test_next_sentences_sum_to_one_after_any_text():
             assert total(wording(said, mode).probability.values()) == pytest.approx(1.0, abs=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
-@given(SEEDS, st.integers(min_value=1, max_value=6))
-def test_a_prefix_is_the_sum_of_its_continuations(seed, kept):
-    text = document(seed)
-    prefix = "".join(f"{s}。" for s in text.split("。")[:-1][:kept])
-    parsed = tenki.parse(prefix)
-    if parsed[-1].said.kind is Kind.CLOSING:
-        assert tenki.prefix_log_probability(prefix) == tenki.log_probability(prefix)
-        return
-    context = advance(contexts_of(prefix)[-1], parsed[-1].said)
-    nexts = {"".join(tokens) for _, tokens in blanks._continuing(context)}
-    logs = [tenki.prefix_log_probability(prefix + sentence) for sentence in nexts]
-    assert total(map(math.exp, logs)) == pytest.approx(math.exp(tenki.prefix_log_probability(prefix)), rel=1e-10)
+def test_a_prefix_is_the_sum_of_its_continuations():
+    for text, kept in zip(DOCUMENTS[:20], itertools.cycle(range(1, 7)), strict=False):
+        prefix = "".join(f"{s}。" for s in text.split("。")[:-1][:kept])
+        _, parsed, context = derivation(prefix)
+        assert (context is None) == (parsed[-1].said.kind is Kind.CLOSING) == (prefix == text)
+        logs = [begins(prefix + sentence) for sentence in nexts(context)] if context else [tenki.log_probability(text)]
+        assert total(map(math.exp, logs)) == pytest.approx(math.exp(begins(prefix)), rel=1e-10)
 
 
 def test_the_surface_determines_the_derivation():
-    surfaces = ["".join(sentence.words) for sentence in tenki.sentences()]
+    surfaces = ["".join(sentence.words) for sentence in sentences()]
     assert len(set(surfaces)) == len(surfaces)
     assert all(surface.count("。") == 1 and surface.endswith("。") for surface in surfaces)
     for mode, other in itertools.product(MODES.outcomes, repeat=2):
@@ -153,11 +128,9 @@ def test_the_surface_determines_the_derivation():
             assert mode == other or closings.keys().isdisjoint(distribution.closing_sentences(topic, other))
 
 
-@settings(max_examples=200, deadline=None)
-@given(SEEDS)
-def test_a_document_is_read_as_it_was_told(seed):
-    text = document(seed)
-    parsed = tenki.parse(text)
+@pytest.mark.parametrize("text", DOCUMENTS[:12])
+def test_a_document_is_read_as_it_was_told(text):
+    parsed = derivation(text)[1]
     assert "".join(word for sentence in parsed for word in sentence.words) == text
     assert len({sentence.mode for sentence in parsed}) == 1
     assert [s.said.kind is Kind.CLOSING for s in parsed] == [False] * (len(parsed) - 1) + [True]
@@ -171,10 +144,10 @@ def test_a_document_is_read_as_it_was_told(seed):
 
 
 def test_entropy_is_the_mean_of_minus_log_probability():
-    minus_logs = -np.array([tenki.log_probability(text) for text in DOCUMENTS])
+    minus_logs = -np.array([tenki.log_probability(text) for text in DOCUMENTS[:1500]])
     error = minus_logs.std() / math.sqrt(len(minus_logs))
     assert abs(minus_logs.mean() - tenki.entropy()) < 4 * error
-    assert error < 0.12
+    assert error < 0.25
 
 
 def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
@@ -184,10 +157,9 @@ def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
     try:
         chain_rule = tenki.entropy()
         listed = []
-        for first in [s for s in tenki.sentences() if s.said in outline(start(s.mode)).probability]:
-            context = advance(start(first.mode), first.said)
-            nexts = {"".join(tokens) for _, tokens in blanks._continuing(context)}
-            listed += [tenki.log_probability("".join(first.words) + second) for second in nexts]
+        for first in [s for s in sentences() if s.said in outline(Context(s.mode)).probability]:
+            seconds = nexts(advance(Context(first.mode), first.said))
+            listed += [tenki.log_probability("".join(first.words) + second) for second in seconds]
     finally:
         distribution.entropy.cache_clear()
     assert total(map(math.exp, listed)) == pytest.approx(1.0, abs=1e-10)
@@ -201,7 +173,7 @@ def test_sampled_first_sentences_follow_their_probabilities():
         if first in counted:
             counted[first] += 1
     for text, count in counted.items():
-        expected = len(DOCUMENTS) * math.exp(tenki.prefix_log_probability(text))
+        expected = len(DOCUMENTS) * math.exp(begins(text))
         assert abs(count - expected) < 4 * math.sqrt(expected)
 
 
@@ -213,7 +185,7 @@ def test_blank_is_the_normalized_probability_of_the_filled_texts(text):
     answer = tenki.blank(text)
     assert total(answer.values()) == pytest.approx(1.0, abs=1e-12)
     assert list(answer.values()) == sorted(answer.values(), reverse=True)
-    logs = {word: tenki.prefix_log_probability(text.replace("【?】", word)) for word in tenki.words()}
+    logs = {word: begins(text.replace("【?】", word)) for word in blanks.words()}
     assert {word for word, log in logs.items() if log > -math.inf} == set(answer)
     for (one, p), (other, q) in itertools.pairwise(answer.items()):
         assert logs[one] - logs[other] == pytest.approx(math.log(p / q), abs=1e-9)
@@ -256,48 +228,19 @@ def test_swaps_are_all_ordered_pairs_with_different_verbs():
     assert [(swap.object, swap.other_object) for swap in swaps] == pairs
     assert len(pairs) > 500
     assert tenki.Swap("私はリンゴを", "リンゴ", "本", "私は本を", "食べる", "読む") in swaps
-    truths = {f"私は{name}を": tenki.continuations(f"私は{name}を") for name in verbs}
-    assert all(truths[swap.prefix] == pytest.approx({swap.verb: 1.0}) for swap in swaps)
-    assert all(truths[swap.other_prefix] == pytest.approx({swap.other_verb: 1.0}) for swap in swaps)
-
-
-def test_continuations_multiply_to_the_probability_of_a_sentence():
-    for text in DOCUMENTS[:20]:
-        (first, *_), prefix, log = tenki.parse(text), "", 0.0
-        for word in first.words:
-            nexts = tenki.continuations(prefix)
-            assert total(nexts.values()) == pytest.approx(1.0, abs=1e-12)
-            log += math.log(nexts[word])
-            prefix += word
-        assert log == pytest.approx(tenki.prefix_log_probability(prefix), abs=1e-9)
-    for text in DOCUMENTS[:3]:  # and of the whole document, if it ends there
-        log, told = 0.0, ""
-        for sentence in tenki.parse(text):
-            for word in sentence.words:
-                log += math.log(tenki.continuations(told)[word])
-                told += word
-        assert log == pytest.approx(tenki.log_probability(text), abs=1e-9)
-    assert tenki.continuations(DOCUMENTS[0]) == {}
-    assert tenki.continuations("私はリンゴを読") == {}
 
 
 def test_there_are_few_words_and_each_object_has_one_verb():
-    assert 150 <= len(tenki.words()) <= 250
+    assert 150 <= len(blanks.words()) <= 250
     assert 25 <= len(w.THINGS) <= 40
-    assert all("、" not in word and "。" not in word for word in tenki.words())
+    assert all("、" not in word and "。" not in word for word in blanks.words())
 
 
 def test_words_end_where_sudachi_words_end():
     """So that a tokenizer whose pieces keep to SudachiPy's shortest units never has to cut across a word."""
-    sudachi = pytest.importorskip("sudachipy", reason="SudachiPy is not installed")
-    installed = [size for size in ("core", "small") if importlib.util.find_spec(f"sudachidict_{size}")]
-    if not installed:
-        pytest.skip("no dictionary of SudachiPy is installed")
-    dictionary = sudachi.Dictionary(dict=installed[0])
-    make = dictionary.tokenizer if hasattr(dictionary, "tokenizer") else dictionary.create  # `create` before 0.7
-    tokenizer = make(mode=sudachi.SplitMode.A)
+    tokenizer = sudachipy.Dictionary(dict="small").tokenizer(mode=sudachipy.SplitMode.A)
     for text in DOCUMENTS[:200]:
-        for sentence in tenki.parse(text):
+        for sentence in derivation(text)[1]:
             surface = "".join(sentence.words)
             ends = set(itertools.accumulate(len(m.surface()) for m in tokenizer.tokenize(surface)))
             assert set(itertools.accumulate(map(len, sentence.words))) <= ends, surface
@@ -307,11 +250,9 @@ def test_words_end_where_sudachi_words_end():
 
 
 def test_questions_are_distinct_short_and_have_one_polite_answer():
-    questions = tenki.questions()
-    assert questions == tenki.questions()
-    assert len({q.question for q in questions}) == len(questions)
-    assert {q.kind for q in questions} == {"knowledge", "reading", "liking", "weather", "clothes"}
-    for question in questions:
+    assert len({q.question for q in QUESTIONS}) == len(QUESTIONS)
+    assert {q.kind for q in QUESTIONS} == {"knowledge", "reading", "liking", "weather", "clothes"}
+    for question in QUESTIONS:
         (answer,) = question.answers
         assert answer.endswith(("です。", "ます。", "ました。", "でした。"))
         assert answer.count("。") == 1
@@ -329,15 +270,15 @@ def test_questions_are_distinct_short_and_have_one_polite_answer():
     ],
 )
 def test_a_question_has_this_answer(question, answer):
-    assert {q.question: q.answers for q in tenki.questions()}[question] == (answer,)
+    assert {q.question: q.answers for q in QUESTIONS}[question] == (answer,)
 
 
 def test_reading_questions_are_about_their_statement():
     by_word = {"どこで": "で", "誰と": "と", "いつ": "", "何を": "を"}
-    reading = [q for q in tenki.questions() if q.kind == "reading"]
+    reading = [q for q in QUESTIONS if q.kind == "reading"]
     for question in reading:
         statement, asked, _ = question.question.split("。")
-        assert tenki.prefix_log_probability(f"{statement}。") > -math.inf
+        assert begins(f"{statement}。") > -math.inf
         ((word, particle),) = [(k, v) for k, v in by_word.items() if asked.startswith(k)]
         answer = question.answers[0].removesuffix(f"{asked.removeprefix(word).removesuffix('か')}。")
         assert answer.removesuffix(particle) in statement
@@ -347,7 +288,8 @@ def test_held_out_questions_are_combinations_never_asked():
     tune, held_out = tenki.split_questions(0.2, seed=0)
     assert (tune, held_out) == tenki.split_questions(0.2, seed=0)
     assert (tune, held_out) != tenki.split_questions(0.2, seed=1)
-    assert sorted(map(repr, [*tune, *held_out])) == sorted(map(repr, tenki.questions()))
+    assert sorted(map(repr, [*tune, *held_out])) == sorted(map(repr, QUESTIONS))
+    assert tenki.split_questions(1.0, seed=0) == ([], QUESTIONS)
     assert {q.kind for q in tune} == {q.kind for q in held_out}
     for kind, particle in (("knowledge", "を"), ("liking", "が")):
         asked, unasked = (
@@ -355,7 +297,7 @@ def test_held_out_questions_are_combinations_never_asked():
             for part in (tune, held_out)
         )
         assert asked.isdisjoint(unasked) and len(unasked) == round(0.2 * len(w.THINGS))
-    assert 0.15 < len(held_out) / len(tenki.questions()) < 0.25
+    assert 0.15 < len(held_out) / len(QUESTIONS) < 0.25
 
 
 def test_the_questions_are_those_of_earlier_versions():
@@ -366,11 +308,6 @@ def test_the_questions_are_those_of_earlier_versions():
     )
 
 
-def test_a_fraction_of_the_combinations_of_each_kind_is_held_out_from_none_to_all():
-    every = tenki.questions()
-    assert tenki.split_questions(0.0, seed=0) == (every, []) and tenki.split_questions(1.0, seed=0) == ([], every)
-
-
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_a_held_out_fraction_outside_zero_to_one_is_refused(fraction):
     with pytest.raises(UserError, match="held_out_fraction"):
@@ -378,10 +315,6 @@ def test_a_held_out_fraction_outside_zero_to_one_is_refused(fraction):
 
 
 def test_conversations_are_a_question_and_its_answer():
-    (conversation,) = tenki.conversations(tenki.questions()[:1])
-    assert conversation == {
-        "messages": [
-            {"role": "user", "content": "リンゴをどうしますか。"},
-            {"role": "assistant", "content": "リンゴを食べます。"},
-        ]
-    }
+    asked = {"role": "user", "content": "リンゴをどうしますか。"}
+    said = {"role": "assistant", "content": "リンゴを食べます。"}
+    assert list(conversations(QUESTIONS[:1])) == [{"messages": [asked, said]}]

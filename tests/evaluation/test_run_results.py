@@ -78,7 +78,7 @@ def test_a_table_names_both(with_own_text, found, capsys):
 
 
 def test_answers_are_right_word_for_word(monkeypatch):
-    asked = tenki.questions()[:3]
+    asked = tenki.split_questions(0.0, 0)[0][:3]
     said = {"base": ["", "?", " "], "tuned": [asked[0].answers[-1] + "\n", asked[1].answers[0], "?"]}
     monkeypatch.setattr(run_results, "answer", lambda model, texts: said[model])
     with run_results.judge("tenki") as right:

@@ -5,15 +5,14 @@ Without JAX, so that a notebook's pictures start quickly.
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 from tpullm.corpus.tenki import vocabulary as w
-from tpullm.corpus.tenki.distribution import NEVER, Sentence, closing_sentences, derivation, sentences
-from tpullm.corpus.tenki.grammar import MODES, Context, closing, closing_probability, outline, start
-from tpullm.corpus.tenki.wording import wording
+from tpullm.corpus.tenki.distribution import NEVER, closing_sentences, derivation, sentences
+from tpullm.corpus.tenki.grammar import MODES
 from tpullm.system.errors import UserError
 
 # Each asks for another piece of knowledge. In several of them only the text on the right decides.
@@ -68,15 +67,6 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(found - {"、", "。"}))
 
 
-def _has_word_at(parsed: list[Sentence], start_at: int, word: str) -> bool:
-    at = 0
-    for token in (token for sentence in parsed for token in sentence.words):
-        if at >= start_at:
-            return at == start_at and token == word
-        at += len(token)
-    return False
-
-
 def blank(text: str) -> dict[str, float]:
     """The exact distribution over the word at 【?】 given the text on both sides, likeliest first.
 
@@ -90,58 +80,15 @@ def blank(text: str) -> dict[str, float]:
     found = {}
     for word in words():
         total, parsed, _ = derivation(text[:at] + word + right)
-        if total > NEVER and _has_word_at(parsed, at, word):
+        tokens = [token for sentence in parsed for token in sentence.words]
+        # The word may be a part of another one, or of two.
+        if total > NEVER and (at, word) in zip(accumulate(map(len, tokens), initial=0), tokens, strict=False):
             found[word] = total
     if not found:
         raise UserError(f"blank: no word of tenki fits {text!r}: use whole sentences of its language, 。 included")
-    return _normalized({word: math.exp(total - max(found.values())) for word, total in found.items()})
-
-
-def _normalized(weights: dict[str, float]) -> dict[str, float]:
+    weights = {word: math.exp(total - max(found.values())) for word, total in found.items()}
     total = math.fsum(weights.values())
     return {word: weight / total for word, weight in sorted(weights.items(), key=lambda item: -item[1])}
-
-
-def _continuing(context: Context) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """Every next sentence with its probability."""
-    end = closing_probability(context)
-    nexts = {said: (1.0 - end) * p for said, p in outline(context).probability.items()} if end < 1.0 else {}
-    if end > 0.0:
-        nexts[closing(context)] = end
-    for said, probability in nexts.items():
-        for tokens, share in wording(said, context.mode).probability.items():
-            yield probability * share, tokens
-
-
-def continuations(prefix: str) -> dict[str, float]:
-    """The true distribution over the next word (or mark) after a text that ends between words, likeliest first.
-
-    Empty if no document continues from there.
-    """
-    whole, _, begun = prefix.rpartition("。")
-    found: dict[str, float] = defaultdict(float)
-    contexts = {start(mode): probability for mode, probability in MODES.probability.items()}
-    if whole:
-        context = derivation(whole + "。")[2]
-        contexts = {} if context is None else {context: 1.0}
-    for context, mass in contexts.items():
-        for probability, tokens in _continuing(context):
-            word = _word_after(tokens, begun)
-            if word:
-                found[word] += mass * probability
-    return _normalized(found)
-
-
-def _word_after(tokens: tuple[str, ...], begun: str) -> str | None:
-    """The word after `begun` in a sentence, if the sentence begins with `begun` and a word ends there."""
-    at = 0
-    for token in tokens:
-        if at == len(begun):
-            return token
-        if not begun.startswith(token, at):
-            return None
-        at += len(token)
-    return None
 
 
 def total_variation(model: Mapping[str, float], truth: Mapping[str, float]) -> float:

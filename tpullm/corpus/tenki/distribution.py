@@ -24,7 +24,6 @@ from tpullm.corpus.tenki.grammar import (
     closing,
     closing_probability,
     outline,
-    start,
     topic_of,
 )
 from tpullm.corpus.tenki.wording import wording
@@ -46,19 +45,16 @@ class Sentence(NamedTuple):
 # ---------------------------------------------------------------- sampling
 
 
-def _say(said: Outline, mode: Mode, uniform: float) -> str:
-    return "".join(wording(said, mode).pick(uniform))
-
-
-def sample_document(rng: np.random.Generator) -> str:
+def _document(rng: np.random.Generator) -> str:
     """One document: three to seven sentences without separators."""
     uniforms = iter(rng.random(_UNIFORMS).tolist())
-    context, sentences = start(MODES.pick(next(uniforms))), []
+    context, words = Context(MODES.pick(next(uniforms))), []
     while True:
-        if next(uniforms) < closing_probability(context):
-            return "".join([*sentences, _say(closing(context), context.mode, next(uniforms))])
-        said = outline(context).pick(next(uniforms))
-        sentences.append(_say(said, context.mode, next(uniforms)))
+        closes = next(uniforms) < closing_probability(context)
+        said = closing(context) if closes else outline(context).pick(next(uniforms))
+        words += wording(said, context.mode).pick(next(uniforms))
+        if closes:
+            return "".join(words)
         context = advance(context, said)
 
 
@@ -71,7 +67,7 @@ def documents(count: int, seed: int) -> Iterator[str]:
     """
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        yield sample_document(rng)
+        yield _document(rng)
 
 
 # ---------------------------------------------------------------- probability
@@ -79,8 +75,8 @@ def documents(count: int, seed: int) -> Iterator[str]:
 
 def outlines(mode: Mode) -> list[Outline]:
     """Every outline in documents of this mode, except the closing ones."""
-    first = advance(start(mode), Outline(Kind.ACTION_DATED, next(iter(w.THINGS))))
-    todo, found = [start(mode)], {}
+    first = advance(Context(mode), Outline(Kind.ACTION_DATED, next(iter(w.THINGS))))
+    todo, found = [Context(mode)], {}
     while todo:
         context = todo.pop()
         for said in outline(context).outcomes:
@@ -116,7 +112,7 @@ def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     *surfaces, rest = text.replace("。", "。\n").split("\n")
     if rest or not surfaces or surfaces[0] not in _index():
         return NEVER, [], None
-    context: Context | None = start(_index()[surfaces[0]].mode)
+    context: Context | None = Context(_index()[surfaces[0]].mode)
     total, parsed = math.log(MODES.probability[context.mode]), []
     for surface in surfaces:
         if context is None:
@@ -151,16 +147,6 @@ def log_probability(document: str) -> float:
     return total if context is None else NEVER
 
 
-def prefix_log_probability(text: str) -> float:
-    """Natural logarithm of the probability that a document begins with these whole sentences."""
-    return 0.0 if text == "" else derivation(text)[0]
-
-
-def parse(text: str) -> list[Sentence]:
-    """The sentences of a document or its beginning, with words and outlines; empty outside the language."""
-    return derivation(text)[1]
-
-
 # ---------------------------------------------------------------- entropy
 
 
@@ -176,28 +162,19 @@ def _sentence_entropy(context: Context) -> float:
     return total + (1.0 - end) * (nexts.entropy + words)
 
 
-def _levels() -> Iterator[dict[Context, float]]:
-    """Level n: the probability of each context after n sentences, if the document has not ended."""
-    level = {start(mode): probability for mode, probability in MODES.probability.items()}
+@cache
+def entropy() -> float:
+    """Entropy of the distribution over documents in nats, by the chain rule over the Markov chain of contexts."""
+    levels = []
+    # The probability of each context after so many sentences, if the document has not ended.
+    level = {Context(mode): probability for mode, probability in MODES.probability.items()}
     while level:
-        yield level
+        levels += [mass * _sentence_entropy(context) for context, mass in level.items()]
         after: dict[Context, float] = defaultdict(float)
         for context, mass in level.items():
             left = mass * (1.0 - closing_probability(context))
             if left > 0.0:
                 for said, probability in outline(context).probability.items():
                     after[advance(context, said)] += left * probability
-        level = dict(after)
-
-
-@cache
-def entropy() -> float:
-    """Entropy of the distribution over documents in nats, by the chain rule over the Markov chain of contexts."""
-    levels = (mass * _sentence_entropy(context) for level in _levels() for context, mass in level.items())
+        level = after
     return MODES.entropy + math.fsum(levels)
-
-
-@cache
-def expected_sentences() -> float:
-    """The mean number of sentences in a document."""
-    return math.fsum(mass for level in _levels() for mass in level.values())

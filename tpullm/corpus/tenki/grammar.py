@@ -59,9 +59,9 @@ class Context(NamedTuple):
     """
 
     mode: Mode
-    sentences: int
-    weather_told: bool
-    last: Outline | None
+    sentences: int = 0
+    weather_told: bool = False
+    last: Outline | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Distribution(Generic[Outcome]):
         return -math.fsum(p * math.log(p) for p in self.probability.values())
 
 
-MODES = Distribution({Mode(*mode): probability for mode, probability in w.MODES.items()})
+_MODES = {(True, False): 0.32, (True, True): 0.28, (False, False): 0.18, (False, True): 0.22}
+MODES = Distribution({Mode(*mode): probability for mode, probability in _MODES.items()})
 ACTIONS = (Kind.ACTION_DATED, Kind.ACTION, Kind.ACTION_LINKED)
 
 _FIRST_KIND = {
@@ -134,7 +135,7 @@ def _outline(past: bool, weather_told: bool, last: Outline | None) -> Distributi
 
 
 def _first(past: bool) -> dict[Outline, float]:
-    result: dict[Outline, float] = defaultdict(float)
+    result = {}
     for kind, probability in _FIRST_KIND[past].items():
         if kind is Kind.WEATHER:
             foci = w.WEATHERS
@@ -143,9 +144,8 @@ def _first(past: bool) -> dict[Outline, float]:
         else:
             topics = w.FIRST_LIKED_TOPIC if kind is Kind.LIKING else w.FIRST_TOPIC
             foci = {name: p * share for topic, p in topics.items() for name, share in _things(topic).items()}
-        for focus, share in foci.items():
-            result[Outline(kind, focus)] += probability * share
-    return dict(result)
+        result |= {Outline(kind, focus): probability * share for focus, share in foci.items()}
+    return result
 
 
 def _next(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]:
@@ -183,11 +183,6 @@ def closing(context: Context) -> Outline:
     """The outline of the closing sentence, which the last topic decides."""
     assert context.last is not None, "a document does not start with its closing"
     return Outline(Kind.CLOSING, topic_of(context.last.focus))
-
-
-def start(mode: Mode) -> Context:
-    """The context before the first sentence."""
-    return Context(mode, 0, False, None)
 
 
 @cache
