@@ -31,15 +31,9 @@ def alone(tmp_path_factory):
     return cache(lambda mesh: results(1, tmp_path_factory.mktemp("one"), mesh)[0])
 
 
-# `cluster/test_hosts.py` has losses and evaluations of two hosts.
-@pytest.mark.parametrize(
-    ("hosts", "mesh"),
-    [
-        pytest.param(hosts, mesh, marks=pytest.mark.ci if (hosts, mesh) == (2, MESHES[1]) else pytest.mark.slow)
-        for hosts in (2, 4, 8)
-        for mesh in MESHES
-    ],
-)
+@pytest.mark.slow  # `system/cluster/test_hosts.py` has losses and evaluations of two hosts
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+@pytest.mark.parametrize("mesh", MESHES)
 def test_losses_and_evaluation_of_several_hosts_are_those_of_one(tmp_path, alone, hosts, mesh):
     """Float32 sums in another order (gloo's) over 20 steps of AdamW: 1e-5 relative is some hundred roundings.
 
