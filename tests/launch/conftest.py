@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from tpullm.launch.job import Job, LaunchConfig
 
 QUICK = watch.Pace(poll=0.1, first_wait=0.1, longest_wait=1.0)
 CLOUD = {"project": "my-project", "zone": "us-central1-a"}
-PYTHON = {"python": sys.executable}  # of a machine, so that no test waits for pip
 SETTINGS = {"project": "my-project", "zone": "us-west4-a", "accelerator": "v5litepod-16"}
 
 
@@ -59,14 +56,6 @@ def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **co
     return job.make(target, LaunchConfig(**CLOUD | config), command)
 
 
-def copied(run: Path, there: Path) -> None:
-    """Copy a run's documents, tokenizer and tokens into another run directory."""
-    for stage in ("documents", "tokenizer", "tokens"):
-        for file in (run / stage).rglob("*"):
-            if file.is_file():
-                (there / file.relative_to(run).as_posix()).write_bytes(file.read_bytes())
-
-
 @pytest.fixture
 def address(monkeypatch):
     """Points an API's client to a fake: `address("BATCH", fake)`."""
@@ -75,20 +64,6 @@ def address(monkeypatch):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
     return set_address
-
-
-@pytest.fixture
-def machine(storage_server, tmp_path) -> dict[str, str]:
-    """The environment variables of every machine: the address of the bucket, and where its nvidia-smi is."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    nvidia_smi(tools, ["NVIDIA H100 80GB HBM3, 580.95.05"] * 8)
-    return {"STORAGE_EMULATOR_HOST": storage_server.address, "PATH": f"{tools}:{os.environ['PATH']}"}
-
-
-def quickly(monkeypatch, script: str) -> None:
-    """Replaces the start-up script of machines."""
-    monkeypatch.setattr("tpullm.launch.job.startup_script", lambda: f"#!/bin/sh\n{script}\n")
 
 
 def nvidia_smi(folder: Path, lines: list[str], code: int = 0) -> None:

@@ -1,23 +1,15 @@
-"""Compute Engine on this machine: templates, policies, networks and managed groups; machines run as processes.
+"""Compute Engine on this machine: templates, policies, networks and managed groups with the states of machines.
 
-It follows the documentation. Names are checked. Each call is an operation that is done a moment later. A request whose
-identifier came before does nothing. A group needs its template, which can't be deleted before the group. A machine is
-provisioning, staging, running; the group repairs none (`DO_NOTHING`). A machine runs its start-up script as a process
-group, which finds its metadata by `GCE_METADATA_HOST`.
+It follows the documentation. Names are checked. Each call is an operation that is done when it is waited for. A request
+whose identifier came before does nothing. A group needs its template, which can't be deleted before the group.
 """
 
 import itertools
 import re
-import threading
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from google.cloud import compute_v1
 from google.protobuf import json_format
 
-from tests.launch import machines
-from tests.launch.fake_metadata import Metadata
 from tests.launch.rest import Call, Refused, Rest
 
 PROJECT = "/compute/v1/(projects/[^/]+)"
@@ -30,36 +22,17 @@ TYPES = {
     "subnetworks": compute_v1.Subnetwork,
     "firewalls": compute_v1.Firewall,
 }
-SECONDS_IN_A_STATE = 0.05
-
-
-@dataclass
-class Machine:
-    """One machine of a group."""
-
-    name: str
-    metadata: Metadata
-    status: str = "PROVISIONING"
-    process: object = None
-
-
-@dataclass
-class Group:
-    """A group with its machines."""
-
-    body: dict
-    machines: dict[str, Machine] = field(default_factory=dict)
+STATES = ("PROVISIONING", "STAGING", "RUNNING")
 
 
 class FakeCompute(Rest):
     """The service.
 
-    Args:
-        folder: for what the machines write.
-        environment: of all machines.
+    Attributes:
+        machines: the state of each machine, by group and name.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str] | None = None):
+    def __init__(self):
         kind = f"/({'|'.join(TYPES)})"
         super().__init__(
             [
@@ -71,19 +44,12 @@ class FakeCompute(Rest):
                 ("POST", PLACE + "/operations/([^/]+)/wait", self.wait_operation),
             ]
         )
-        self.folder, self.environment = folder, environment or {}
         self.things: dict[str, dict[str, dict]] = {collection: {} for collection in TYPES}
-        self.groups: dict[str, Group] = {}
+        self.machines: dict[str, dict[str, str]] = {}
         self.made: list[str] = []
         self.operations: dict[str, dict] = {}
         self.by_request: dict[str, dict] = {}
         self._numbers = itertools.count(1)
-
-    def __exit__(self, *_):
-        with self.lock:
-            for group in self.groups.values():
-                self._close(group)
-        super().__exit__()
 
     def insert(self, call: Call, project: str, place: str, collection: str) -> dict:
         """`insert` of a template, a policy or a group."""
@@ -99,8 +65,8 @@ class FakeCompute(Rest):
                 self._need(call.body["network"], "networks")
             if collection == "instanceGroupManagers":
                 self._need(call.body["instanceTemplate"], "instanceTemplates")
-                self.groups[name] = Group(call.body)
-                self._start(name, [f"{name}-{number:04x}" for number in range(call.body.get("targetSize", 0))])
+                names = [f"{name}-{number:04x}" for number in range(call.body.get("targetSize", 0))]
+                self.machines[name] = dict.fromkeys(names, STATES[0])
             self.things[collection][name] = call.body
             self.made.append(f"{collection}/{name}")
 
@@ -113,9 +79,9 @@ class FakeCompute(Rest):
         def make():
             self._found("instanceGroupManagers", name)
             names = [instance["name"] for instance in call.body["instances"]]
-            if taken := set(names) & set(self.groups[name].machines):
+            if taken := set(names) & set(self.machines[name]):
                 raise Refused(409, "ALREADY_EXISTS", f"instances {sorted(taken)} already exist")
-            self._start(name, names)
+            self.machines[name] |= dict.fromkeys(names, STATES[0])
 
         return self._operation(call, place, make)
 
@@ -126,9 +92,12 @@ class FakeCompute(Rest):
         return {"items": found} if found else {}
 
     def list_instances(self, call: Call, project: str, place: str, name: str) -> dict:
-        """`listManagedInstances`."""
+        """`listManagedInstances`; then each machine is one state further."""
         self._found("instanceGroupManagers", name)
-        return {"managedInstances": [self._shown(machine) for machine in self.groups[name].machines.values()]}
+        shown = [{"name": each, "instanceStatus": state} for each, state in self.machines[name].items()]
+        for each, state in self.machines[name].items():
+            self.machines[name][each] = STATES[min(STATES.index(state) + 1, len(STATES) - 1)]
+        return {"managedInstances": shown}
 
     def delete(self, call: Call, project: str, place: str, collection: str, name: str) -> dict:
         """`delete`; of a group, with its machines."""
@@ -143,37 +112,19 @@ class FakeCompute(Rest):
             if collection != "instanceGroupManagers" and users:
                 raise Refused(400, "INVALID_ARGUMENT", f"'{name}' is already being used by '{users[0]}'")
             if collection == "instanceGroupManagers":
-                self._close(self.groups.pop(name))
+                del self.machines[name]
             del self.things[collection][name]
 
         return self._operation(call, place, remove)
 
     def wait_operation(self, call: Call, project: str, place: str, name: str) -> dict:
         """`wait`: done by now."""
-        time.sleep(SECONDS_IN_A_STATE)
         self.operations[name]["status"] = "DONE"
         return self.operations[name]
-
-    def warn(self, name: str) -> None:
-        """Announce that a machine will be taken back."""
-        self._machine(name).metadata.warn()
-
-    def preempt(self, name: str) -> None:
-        """Take a machine back, or end its hours: delete it, as its `instanceTerminationAction` says."""
-        with self.lock:
-            group = name.rpartition("-")[0]
-            scheduling = self.things["instanceTemplates"][group]["properties"]["scheduling"]
-            assert scheduling["instanceTerminationAction"] == "DELETE", scheduling
-            machine = self.groups[group].machines.pop(name)
-            machines.kill(machine.process)
-            machine.metadata.close()
 
     def left(self) -> list[str]:
         """All resources that exist."""
         return [f"{collection}/{name}" for collection, things in self.things.items() for name in things]
-
-    def _machine(self, name: str) -> Machine:
-        return self.groups[name.rpartition("-")[0]].machines[name]
 
     def _check(self, collection: str, body: dict) -> None:
         kind = TYPES[collection]
@@ -204,34 +155,3 @@ class FakeCompute(Rest):
         if "requestId" in call.query:
             self.by_request[call.query["requestId"]] = operation
         return operation
-
-    def _start(self, group: str, names: list[str]) -> None:
-        template = self._found("instanceTemplates", self.groups[group].body["instanceTemplate"].rpartition("/")[2])
-        attributes = {item["key"]: item.get("value", "") for item in template["properties"]["metadata"]["items"]}
-        for name in names:
-            machine = Machine(name, Metadata(name, attributes))
-            self.groups[group].machines[name] = machine
-            threading.Thread(target=self._boot, args=(group, machine, attributes), daemon=True).start()
-
-    def _boot(self, group: str, machine: Machine, attributes: dict[str, str]) -> None:
-        for status in ("STAGING", "RUNNING"):
-            time.sleep(SECONDS_IN_A_STATE)
-            machine.status = status
-        with self.lock:
-            if group not in self.groups:
-                return
-            environment = {"GCE_METADATA_HOST": machine.metadata.address, **self.environment}
-            environment["TPULLM_HOME"] = str(self.folder / machine.name / "home")
-            machine.process = machines.start(attributes["startup-script"], self.folder / machine.name, environment)
-
-    def _shown(self, machine: Machine) -> dict:
-        shown = {"name": machine.name, "instanceStatus": machine.status, "currentAction": "NONE"}
-        if machine.status in ("PROVISIONING", "STAGING"):
-            shown["currentAction"] = "CREATING"
-        return shown
-
-    def _close(self, group: Group) -> None:
-        for machine in group.machines.values():
-            if machine.process:
-                machines.kill(machine.process)
-            machine.metadata.close()

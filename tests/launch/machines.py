@@ -9,14 +9,8 @@ from pathlib import Path
 KEPT = ("PATH", "LANG", "TMPDIR")  # the only variables of the test that a machine gets
 
 
-NAMED = ["unshare", "--map-root-user", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a machine's own name
-
-
-def start(script: str, folder: Path, environment: Mapping[str, str], name: str = "") -> subprocess.Popen:
-    """Run the text of a script, as the agent on a machine does; what it prints is appended to `folder/log`.
-
-    A machine with a name takes a namespace of the system's, which not every machine allows: `can_name`.
-    """
+def start(script: str, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Run the text of a script, as the agent on a machine does; what it prints is appended to `folder/log`."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "script"
     file.write_text(script, encoding="utf-8")
@@ -24,7 +18,7 @@ def start(script: str, folder: Path, environment: Mapping[str, str], name: str =
     own = {name: os.environ[name] for name in KEPT if name in os.environ}
     with open(folder / "log", "ab") as log:
         return subprocess.Popen(
-            ([*NAMED, name] if name else []) + [str(file)],
+            [str(file)],
             env=own | {"HOME": str(folder)} | dict(environment),
             cwd=folder,
             stdout=log,
@@ -32,11 +26,6 @@ def start(script: str, folder: Path, environment: Mapping[str, str], name: str =
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-
-
-def can_name() -> bool:
-    """Whether machines can have names of their own here."""
-    return subprocess.run([*NAMED, "a-name", "true"], capture_output=True).returncode == 0
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -56,7 +56,7 @@ class Rest:
         self.lock = threading.RLock()
         handler = type("Handler", (_Handler,), {"rest": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -94,6 +94,7 @@ class Rest:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # else each answer takes 40 ms
     rest: Rest
     protocol_version = "HTTP/1.1"
 

@@ -49,7 +49,11 @@ def told(capsys, *argv) -> str:
         ([*TPU, *RUN[:-1], "runs/here"], "is on this machine; give --run gs://BUCKET/FOLDER"),
         ([*TPU, "--", "run", *RUN[2:], "--text", "novels"], "text: novels is on this machine; copy it to gs://"),
         (["launch", "local", "status", *RUN], "status: a local launch is over when its command is"),
-        (["launch", "local", "--processes=0", *RUN], "processes: 0 is too small"),
+        (["launch", "local", "--processes=0", *RUN], "processes: 0 is too small; use 1 or more"),
+        (["launch", "local", "--devices=-1", *RUN], "devices: -1 is too small; use 0 or more"),
+        *(([*TPU, f"--max_hours={hours}", *RUN], "max_hours: ") for hours in ("0.09", "336.1", ".inf", ".nan")),
+        *(([*TPU, f"--zone={zone}", *RUN], "is not a zone") for zone in ("us-west4-ab", "west4-a", "us-west4-")),
+        ([*TPU, "--reservation=mine", *RUN], "reservation: goes with provisioning: reserved; give both or none"),
         (["launch", "local", "networks"], "networks: local needs none; they are for machines of compute"),
         (
             ["launch", "compute", "networks", "--project=p", "--zone=us-west4-a"],
@@ -76,13 +80,13 @@ def test_an_unwritable_bucket_is_refused_before_anything_is_created(capsys, read
 def test_without_credentials(capsys, ready, monkeypatch, tmp_path):
     monkeypatch.delenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
-    google_api._authorized.cache_clear()
+    google_api._session.cache_clear()
     assert "Google credentials: there are none on this machine; run `gcloud auth" in told(capsys, *ready)
 
 
 def test_without_the_client_libraries(capsys, ready, monkeypatch):
-    google_api._anonymous.cache_clear()
-    monkeypatch.setitem(sys.modules, "google.auth.exceptions", None)
+    google_api._session.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.auth", None)
     assert "Google's client libraries are not installed; run: pip install 'tpullm[gcp]'" in told(capsys, *ready)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -110,41 +111,16 @@ def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
     assert [name for name in names_in(built()) if name.endswith(".py")] == ["tpullm/a.py"]
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """A package that pip installed, in an environment that git ignores, with a stray file."""
-    site = tmp_path / "site-packages"
-    about = site / "tpullm-1.dist-info"
-    about.mkdir(parents=True)
-    (site / "tpullm").mkdir()
-    (site / "tpullm" / "a.py").write_text("A = 1\n")
-    (site / "tpullm" / ".env").write_text("HF_TOKEN=a_secret_of_mine\n")
-    (site / "tpullm" / "b.py").write_text("B = 1\n")
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tpullm\nVersion: 1\n")
-    (about / "RECORD").write_text(
-        "tpullm/a.py,,\ntpullm/__pycache__/a.cpython-313.pyc,,\ntpullm-1.dist-info/RECORD,,\n"
-    )
-    monkeypatch.setattr(code, "PACKAGE", site / "tpullm")
-    monkeypatch.setattr(code, "CONSTRAINTS", site / "constraints.txt")
-    monkeypatch.syspath_prepend(str(site))
-    yield about
-    code.wheel.cache_clear()
-
-
-def test_an_installed_package_is_packed_by_its_record(installed):
-    names = names_in(built())
-    assert [name for name in names if not name.startswith("tpullm-")] == ["tpullm/a.py"]
-
-
-def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(installed):
-    """A downloaded archive, say."""
-    (installed / "RECORD").unlink()
+def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(package, tmp_path):
+    """An installed package, or a downloaded archive."""
+    shutil.rmtree(tmp_path / ".git")
+    (package / "constraints.txt").touch()
     for name in STRAY:
         if "/" not in name and name != "secrets.yaml":
-            (code.PACKAGE / name).write_text("HF_TOKEN=a_secret_of_mine\n")
+            (package / name).write_text("HF_TOKEN=a_secret_of_mine\n")
     wheel = built()
-    assert {"tpullm/a.py", "tpullm/b.py"} == {name for name in names_in(wheel) if not name.startswith("tpullm-")}
-    assert b"a_secret_of_mine" not in wheel.content
+    names = {name for name in names_in(wheel) if not name.startswith("tpullm-")}
+    assert names == {"tpullm/a.py", "tpullm/constraints.txt"} and b"a_secret_of_mine" not in wheel.content
 
 
 def test_the_kinds_are_those_that_pip_packs():
@@ -180,13 +156,16 @@ def test_the_constraints_of_a_checkout_are_in_it(package, tmp_path, monkeypatch)
     assert "tpullm/constraints.txt" in names_in(built()) and built().name != without.name
 
 
-def test_pip_installs_it_with_its_constraints_and_script(tmp_path):
+def test_it_has_the_files_that_are_no_modules():
+    names = set(names_in(code.wheel()))
+    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= names
+    assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= names
+
+
+@pytest.mark.ci
+def test_pip_installs_it(tmp_path):
     wheel = tmp_path / code.wheel().name
     wheel.write_bytes(code.wheel().content)
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= set(names)
-    assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= set(names)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "here"]
     subprocess.run([*pip, wheel], check=True)
     program = "import tpullm, importlib.metadata as m; print(tpullm.__file__, len(m.requires('tpullm')))"

@@ -1,19 +1,13 @@
-"""Compute Engine: refused jobs, the requests, and a fake of the service whose machines run as processes."""
-
-import threading
+"""Compute Engine: refused jobs, the requests, and a fake of the service."""
 
 import pytest
 from google.cloud import compute_v1
 
-from tests.conftest import wait_until
-from tests.launch.conftest import PYTHON, QUICK, copied, job_of, quickly
+from tests.launch.conftest import QUICK, job_of
 from tests.launch.fake_compute import FakeCompute
 from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
-from tests.run.test_resume import assert_same_bits, metrics
-from tpullm.cli import launch
-from tpullm.launch import compute_engine, watch
-from tpullm.system import storage
+from tpullm.launch import compute_engine, google_api, watch
 from tpullm.system.errors import UserError
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
@@ -24,8 +18,6 @@ SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
     "verb, config, says",
     [
         ("pretrain", {}, "machine: is needed to launch on compute"),
-        ("pretrain", GPUS | {"project": ""}, "project: is needed to launch on compute"),
-        ("pretrain", GPUS | {"zone": "us-central1"}, "zone: us-central1 is not a zone"),
         ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
         ("pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
         ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
@@ -33,7 +25,6 @@ SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
         ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
         ("collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
         ("pretrain", GPUS | {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
-        ("pretrain", GPUS | {"reservation": "mine"}, "reservation: goes with provisioning: reserved"),
         ("pretrain", GPUS | {"arguments": ["--mesh.fsdp", "3"]}, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
     ],
 )
@@ -128,26 +119,18 @@ def test_machines_have_the_account_the_reservation_and_the_network_of_the_settin
     assert asked["reservationAffinity"]["values"] == ["mine"] and asked["scheduling"]["provisioningModel"] == "STANDARD"
 
 
-def test_a_machine_has_a_disk_that_it_takes():
-    for machine, kind in (
-        ("ct6e-standard-8t", "hyperdisk-balanced"),
-        ("ct5p-hightpu-4t", None),
-        ("a2-highgpu-1g", None),
-        ("g2-standard-4", "pd-balanced"),
-        ("a3-megagpu-8g", "pd-balanced"),
-        ("a4-highgpu-8g", "hyperdisk-balanced"),
-    ):
-        assert properties(machine=machine)["disks"][0]["initializeParams"].get("diskType") == kind
-
-
-def test_each_kind_of_machine_has_its_image_and_its_extras():
-    for machine, image, extras in (
-        ("a3-highgpu-8g", "nvidia", "cuda,gcp"),
-        ("ct6e-standard-8t", "tpu", "tpu,gcp"),
-        ("n2-standard-8", "debian", "gcp"),
+def test_each_kind_of_machine_has_its_disk_its_image_and_its_extras():
+    for machine, disk, image, extras in (
+        ("ct6e-standard-8t", "hyperdisk-balanced", "tpu", "tpu,gcp"),
+        ("ct5p-hightpu-4t", None, "tpu", "tpu,gcp"),
+        ("a2-highgpu-1g", None, "nvidia", "cuda,gcp"),
+        ("a3-megagpu-8g", "pd-balanced", "nvidia", "cuda,gcp"),
+        ("a4-highgpu-8g", "hyperdisk-balanced", "nvidia", "cuda,gcp"),
+        ("n2-standard-8", None, "debian", "gcp"),
     ):
         made = properties(machine=machine)
-        assert image in made["disks"][0]["initializeParams"]["sourceImage"]
+        asked = made["disks"][0]["initializeParams"]
+        assert asked.get("diskType") == disk and image in asked["sourceImage"], machine
         assert {"key": "tpullm-extras", "value": extras} in made["metadata"]["items"]
 
 
@@ -162,51 +145,34 @@ def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
     assert made["resourcePolicies"]["workloadPolicy"].endswith("/regions/us-central1/resourcePolicies/tiny-pretrain-1")
 
 
-# Against the fake. A machine there starts in a fraction of a second.
+# Against the fake.
 
 
 @pytest.fixture
-def fake(tmp_path, address, machine):
-    with FakeCompute(tmp_path, machine | {"JAX_PLATFORMS": "cpu"}) as service:
+def fake(address, monkeypatch):
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: None)
+    with FakeCompute() as service:
         address("COMPUTE", service)
         yield service
 
 
-def launched(bucket, folder="run", **config):
-    """A job whose code and specification are uploaded."""
-    work = job_of("compute", "pretrain", f"{bucket}/{folder}", **PYTHON | GPUS | config)
-    launch.upload(work)
-    return work
-
-
-def turn(work, state):
-    """One turn of the loop; a service that asks for patience is no error."""
-    try:
-        watch.perform(watch.next_action(work, compute_engine, state, QUICK), work, compute_engine, state, QUICK)
-    except watch.TryAgain:
-        return
-
-
-def state_of(work):
-    """The state of the only resource."""
-    (seen,) = compute_engine.observe(work)
-    return seen.state
-
-
 @pytest.mark.parametrize("lost", ["instanceTemplates", "instanceGroupManagers$", "createInstances"])
-def test_an_attempt_is_created_once_even_if_answers_are_lost(bucket, fake, monkeypatch, lost):
-    quickly(monkeypatch, "sleep 60")
-    work = launched(bucket)
+def test_an_attempt_is_created_once_even_if_answers_are_lost(tmp_path, fake, lost):
+    """And if the service no longer knows the identifiers of the first requests."""
+    work = job_of("compute", "pretrain", str(tmp_path), **GPUS)
     fake.faults += [
         Fault("GET", "instanceTemplates", Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")),
         Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
         Fault("POST", lost, done=True),
     ]
-    state = watch.Record(work.folder)
-    wait_until(lambda: turn(work, state) or compute_engine.observe(work) and state_of(work) is watch.State.ACTIVE)
+    assert watch.start(work, compute_engine, watch.Record(work.folder), QUICK)
+    fake.by_request.clear()
+    for request in compute_engine.requests(work, 1):
+        google_api.create(request)
     assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
-    assert sorted(fake.groups["tiny-pretrain-1"].machines) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
-    (seen,) = compute_engine.observe(work)
+    assert sorted(fake.machines["tiny-pretrain-1"]) == ["tiny-pretrain-1-0", "tiny-pretrain-1-1"]
+    while (seen := compute_engine.observe(work)[0]).state is not watch.State.ACTIVE:
+        assert seen.state is watch.State.PROVISIONING
     assert (seen.run, seen.attempt) == (work.run_hash, 1)
     assert seen.dollars_an_hour == pytest.approx(2 * 88.48)
     compute_engine.delete(work, seen)
@@ -214,78 +180,10 @@ def test_an_attempt_is_created_once_even_if_answers_are_lost(bucket, fake, monke
     compute_engine.delete(work, seen)
 
 
-def test_existing_resources_are_not_created_again(bucket, fake, monkeypatch):
-    """Also when the service no longer knows the identifiers of the first requests."""
-    quickly(monkeypatch, "sleep 60")
-    work = launched(bucket)
-    compute_engine.create(work, 1)
-    fake.by_request.clear()
-    compute_engine.create(work, 1)
-    assert fake.made == ["instanceTemplates/tiny-pretrain-1", "instanceGroupManagers/tiny-pretrain-1"]
-    assert len(fake.groups["tiny-pretrain-1"].machines) == 2
-
-
-def test_a_slice_has_a_policy_that_is_deleted_with_it(bucket, fake, monkeypatch):
-    quickly(monkeypatch, "sleep 60")
-    work = launched(bucket, **SLICE)
-    compute_engine.create(work, 1)
-    wait_until(lambda: state_of(work) is watch.State.ACTIVE)
-    assert len(fake.left()) == 3
+def test_a_slice_has_a_policy_that_is_deleted_with_it(fake):
+    work = job_of("compute", "pretrain", **SLICE)
+    for request in compute_engine.requests(work, 1):
+        google_api.create(request)
+    assert len(fake.left()) == 3 and len(fake.machines["tiny-pretrain-1"]) == 4
     compute_engine.delete(work, compute_engine.observe(work)[0])
     assert fake.left() == []
-
-
-@pytest.mark.ci
-def test_machines_that_were_deleted_are_replaced(bucket, fake, monkeypatch):
-    """As Compute Engine does when they are taken back, or when their hours are over."""
-    quickly(monkeypatch, "sleep 60")
-    work = launched(bucket)
-    state = watch.Record(work.folder)
-    wait_until(lambda: turn(work, state) or (state.attempts() and state.attempts()[0].active))
-    wait_until(lambda: fake.groups["tiny-pretrain-1"].machines["tiny-pretrain-1-1"].process)
-    fake.preempt("tiny-pretrain-1-1")
-    wait_until(lambda: turn(work, state) or "instanceGroupManagers/tiny-pretrain-2" in fake.made)
-    first, *_ = state.attempts()
-    assert first.outcome.retry and first.outcome.reason == "the machines are gone"
-    assert fake.made.count("instanceGroupManagers/tiny-pretrain-1") == 1
-
-
-@pytest.mark.slow
-def test_two_machines_train_one_is_taken_back_with_a_notice_and_the_bits_are_the_same(bucket, fake, tiny_run):
-    """The second run gets a notice while it trains: it saves, resumes on other machines, and ends as the first."""
-    disturbed = []
-    for name in ("whole", "warned"):
-        work = to_train(bucket / name, tiny_run)
-        if name == "warned":
-            thread = threading.Thread(target=take_back, args=(fake, work, disturbed))
-            thread.start()
-        assert watch.follow(work, compute_engine, QUICK) == 0
-        assert fake.left() == []
-    thread.join()
-    assert disturbed == ["warned"]
-    attempts = watch.Record(work.folder).attempts()
-    assert [attempt.outcome.retry for attempt in attempts] == [True, False]
-    assert fake.made.count("instanceGroupManagers/tiny-pretrain-2") == 1
-    one, other = (bucket / name / "pretrain" for name in ("whole", "warned"))
-    assert metrics(one) == metrics(other)
-    assert_same_bits(one, other)
-
-
-def to_train(run, tiny_run):
-    """A job that pretrains on two machines. Its run directory has the earlier stages."""
-    copied(tiny_run, run)
-    arguments = ["--mesh.fsdp", "2", "--pretrain.steps", "60"]
-    work = job_of("compute", "pretrain", str(run), arguments, **PYTHON | {"machine": "g2-standard-4", "nodes": 2})
-    launch.upload(work)
-    return work
-
-
-def take_back(fake, work, disturbed):
-    """Announce the preemption of a machine after a checkpoint; take it back when the verb has ended."""
-    saves = storage.path(work.run) / "pretrain" / "checkpoints"
-    wait_until(lambda: saves.exists() and any(path.name.isdigit() for path in saves.iterdir()), 600)
-    name = "tiny-pretrain-1-1"
-    fake.warn(name)
-    disturbed.append("warned")
-    process = fake.groups["tiny-pretrain-1"].machines[name].process
-    process.wait(120)

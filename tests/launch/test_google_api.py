@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.launch.conftest import job_of, quickly
+from tests.launch.conftest import job_of
 from tests.launch.fake_batch import FakeBatch
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch
@@ -15,8 +15,8 @@ RATE = "Quota exceeded for quota metric 'Read requests' and limit 'Read requests
 
 
 @pytest.fixture
-def fake(tmp_path, address):
-    with FakeBatch(tmp_path) as service:
+def fake(address):
+    with FakeBatch() as service:
         address("BATCH", service)
         yield service
 
@@ -95,11 +95,10 @@ def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has()
     assert made[0] == made[1] and len(set(made)) == 3
 
 
-def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job, monkeypatch):
+def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job):
     """The fake has one job a page; names sort otherwise than numbers."""
-    quickly(monkeypatch, "sleep 60")
     for attempt in (10, 9, 2):
-        google_batch.create(job, attempt)
+        google_api.send(*google_batch.requests(job, attempt))
     assert [each.attempt for each in google_batch.observe(job)] == [2, 9, 10]
 
 
@@ -121,13 +120,14 @@ class Seen:
 def test_credentials_go_to_google_and_to_https_alone(monkeypatch, job, address, credentials):
     asked = []
 
-    def session(kind):
-        return lambda: SimpleNamespace(
-            request=lambda method, url, **_: asked.append((kind, url)) or SimpleNamespace(ok=True, json=dict)
-        )
+    def session(with_credentials):
+        def request(method, url, **_):
+            asked.append((with_credentials, url))
+            return SimpleNamespace(ok=True, json=dict)
 
-    monkeypatch.setattr(google_api, "_authorized", session(True))
-    monkeypatch.setattr(google_api, "_anonymous", session(False))
+        return SimpleNamespace(request=request)
+
+    monkeypatch.setattr(google_api, "_session", session)
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BATCH", address)
     google_batch.observe(job)
     host = address or "https://batch.googleapis.com"

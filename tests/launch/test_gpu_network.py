@@ -116,9 +116,9 @@ def test_a_dry_run_shows_the_requests(capsys):
     assert shown == [request.rest() for request in gpu_network.requests(config("a4-highgpu-8g"))]
 
 
-def test_networks_are_made_once(tmp_path, address, capsys):
+def test_networks_are_made_once(address, capsys):
     """Networks before their subnetworks; again, what is there is left as it is."""
-    with FakeCompute(tmp_path) as service:
+    with FakeCompute() as service:
         address("COMPUTE", service)
         assert main(WORDS) == 0
         made = list(service.made)

@@ -117,13 +117,13 @@ def test_it_continues_after_the_starts_that_were_before_a_reboot(host):
 
 @pytest.mark.parametrize("code", [0, 1, 75, 130])
 def test_a_host_that_is_stopped_reports_what_the_verb_ended_with(host, code):
-    made = host(lambda: made.stop() or code)
+    made = host(lambda: made.stopping.set() or code)
     assert made.run() == HostExit(0, code, "its last line")
 
 
 def test_a_host_that_is_stopped_before_the_verb_starts_nothing(host):
     made = host(0, place=Place(0, 2, "a test"))
-    made.stop()
+    made.stopping.set()
     assert made.run() == HostExit(0, 130, "this machine is taken back") and made.left == [0]
 
 
@@ -229,10 +229,10 @@ def test_a_notice_stops_the_host(host, metadata, key, value, stops):
     thread = threading.Thread(target=program.watch_notices, args=(made,), daemon=True)
     thread.start()
     thread.join(60 if stops else 0.3)
-    assert made._stopping.is_set() is stops and thread.is_alive() is not stops
+    assert made.stopping.is_set() is stops and thread.is_alive() is not stops
     metadata.warn()
     thread.join(60)
-    assert made._stopping.is_set()
+    assert made.stopping.is_set()
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 130])
@@ -339,7 +339,7 @@ def test_a_specification_that_was_changed_is_not_run(start, host, tmp_path):
 def verb_at_the_end_of_the_hours(code):
     def run_verb(self):
         self.end_of_hours()
-        assert self._stopping.is_set(), "as by a notice"
+        assert self.stopping.is_set(), "as by a notice"
         return code, "stopped and saved at step 5"
 
     return run_verb
@@ -384,17 +384,6 @@ def test_the_verb_is_limited_to_the_time_that_the_machine_has(start, monkeypatch
     monkeypatch.setattr(Supervisor, "limit", lambda self, seconds: limits.append(seconds))
     monkeypatch.setattr(Supervisor, "run", lambda self: HostExit(0, 0, "done"))
     assert start(seconds=1000) == 0 and 500 < limits[0] <= 1000
-
-
-def test_an_error_of_the_supervisor_leaves_no_verb_behind(start, monkeypatch):
-    killed = []
-
-    def run(self):
-        self._child = type("Child", (), {"kill": lambda self: killed.append("verb"), "send": lambda *_: None})()
-        raise ValueError("a fault of ours")
-
-    monkeypatch.setattr(Supervisor, "run", run)
-    assert start() == 1 and killed == ["verb"]
 
 
 @pytest.mark.parametrize("own", [0, 130])

@@ -177,8 +177,6 @@ def test_what_slurm_can_not_run_is_refused():
     with pytest.raises(UserError, match="gpus_per_node: collect needs no GPU"):
         slurm.check(make("collect", gpus_per_node=8))
     slurm.check(make("collect", nodes=8))
-    with pytest.raises(UserError, match="gpus_per_node: can't be below 0"):
-        slurm.check(make(gpus_per_node=-1))
 
 
 def test_slurms_refusal_and_a_machine_without_slurm(cluster, tmp_path, capsys, monkeypatch):

@@ -8,15 +8,16 @@ import pytest
 
 from tests.launch.conftest import make_job
 from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, SUSPENDED
-from tpullm.launch import tpu_vm, watch
+from tpullm.launch import google_api, tpu_vm, watch
 from tpullm.launch.record import HostExit, Record
 from tpullm.launch.watch import State
 
 
 def test_what_is_sent_is_what_a_dry_run_shows(tpu, tmp_path):
     job = make_job(tmp_path / "run", name="mine", slices=2, service_account="a@b.iam.gserviceaccount.com")
-    tpu_vm.create(job, 3)
-    (shown,) = (request.rest() for request in tpu_vm.requests(job, 3))
+    (request,) = tpu_vm.requests(job, 3)
+    google_api.create(request)
+    shown = request.rest()
     (sent,) = tpu.requests
     address = urlsplit(shown["url"])
     assert (sent["path"], sent["body"]) == (address.path, shown["body"])
@@ -47,7 +48,7 @@ def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_the
 
 def test_states_and_costs(tpu, tmp_path):
     job = make_job(tmp_path, name="mine", slices=2)
-    tpu_vm.create(job, 1)
+    google_api.create(*tpu_vm.requests(job, 1))
     seen = [tpu_vm.observe(job)[0] for _ in range(3)]
     assert [each.state for each in seen] == [State.WAITING, State.PROVISIONING, State.ACTIVE]
     assert [each.dollars_an_hour for each in seen] == [0.0, 2 * 16 * 1.2, 2 * 16 * 1.2]

@@ -1,7 +1,6 @@
 """This code as a wheel, named by the hash of its content. The same files give the same bytes on any machine.
 
-The files are those that git tracks, or that pip installed. A machine of a launch knows the SHA-256 of the wheel from
-its metadata.
+The files are those that git tracks. A machine of a launch knows the SHA-256 of the wheel from its metadata.
 """
 
 import functools
@@ -57,12 +56,12 @@ def wheel() -> Wheel:
 
 
 def _files() -> dict[str, Path]:
-    """The files of the package by their names in it: those that git tracks, or that pip installed.
+    """The files of the package by their names in it: those that git tracks.
 
     Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here. A copy
-    that neither knows, such as a downloaded archive, has the kinds of files that pip would pack.
+    that git does not know, such as an installed one or a downloaded archive, has the kinds of files that pip packs.
     """
-    found = _tracked(PACKAGE) or _installed() or _of_known_kinds()
+    found = _tracked(PACKAGE) or _of_known_kinds()
     return {name: path for name, path in found.items() if not path.name.startswith(".") and path.is_file()}
 
 
@@ -97,16 +96,11 @@ def _git(folder: Path, *words: str) -> list[str]:
     return [] if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
-def _installed() -> dict[str, Path]:
-    """The files of the package in the record of what pip installed."""
-    paths = [Path(file.locate()) for file in metadata.files("tpullm") or [] if file.suffix != ".pyc"]
-    return {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.is_relative_to(PACKAGE)}
-
-
 def _of_known_kinds() -> dict[str, Path]:
     """The files in the package's folder, and in the folder that is a link in a checkout, of the kinds in `KINDS`."""
     paths = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
-    return {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.suffix in KINDS}
+    packed = [path for path in paths if path.suffix in KINDS or path.name == CONSTRAINTS.name]
+    return {path.relative_to(PACKAGE).as_posix(): path for path in packed}
 
 
 def _hash(files: dict[str, bytes]) -> str:

@@ -219,12 +219,6 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
     return (State.WAITING if errors else State.PROVISIONING), "", False
 
 
-def create(job: Job, attempt: int) -> None:
-    """Create the resources that do not exist yet, each when the one before is ready."""
-    for request in requests(job, attempt):
-        google_api.create(request)
-
-
 def delete(job: Job, resource: Resource) -> None:
     """Delete the group with its machines, then its template and policy."""
     for kind, scope in _kinds(job):

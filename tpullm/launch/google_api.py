@@ -14,6 +14,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -73,13 +74,12 @@ def send(request: Request) -> dict[str, Any]:
     service = request.host.split(".")[0]
     address = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}", "").rstrip("/")
     url = request.url.replace(f"https://{request.host}", address or f"https://{request.host}", 1)
-    session = _anonymous() if address.startswith("http://") else _authorized()
+    session = _session(with_credentials=not address.startswith("http://"))
     try:
-        answer = session.request(request.method, url, json=request.body, timeout=SECONDS)
+        with _valid_credentials():
+            answer = session.request(request.method, url, json=request.body, timeout=SECONDS)
     except OSError as error:  # all errors of `requests` are
         raise TryAgain(f"{request.host}: no answer ({type(error).__name__})") from None
-    except _google_auth().exceptions.GoogleAuthError as error:
-        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
     if answer.ok:
         return answer.json()
     try:
@@ -101,36 +101,33 @@ def pages(request: Request, items: str) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _anonymous() -> Any:
-    _google_auth()
-    import requests
-
-    return requests.Session()
-
-
-@functools.cache
-def _authorized() -> Any:
-    auth = _google_auth()
-    from google.auth.transport.requests import AuthorizedSession, Request
-
+def _session(with_credentials: bool) -> Any:
+    """A session of the libraries that a dry run does without."""
     try:
-        found, _ = auth.default(scopes=[SCOPE])
+        import google.auth
+        import requests
+        from google.auth.transport.requests import AuthorizedSession, Request
+    except ImportError:
+        raise UserError("launch: Google's client libraries are not installed; run: pip install 'tpullm[gcp]'") from None
+    if not with_credentials:
+        return requests.Session()
+    with _valid_credentials():
+        found, _ = google.auth.default(scopes=[SCOPE])
         found.refresh(Request())
-    except auth.exceptions.DefaultCredentialsError:
-        raise UserError(f"Google credentials: there are none on this machine; {LOGIN}") from None
-    except auth.exceptions.GoogleAuthError as error:
-        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
     return AuthorizedSession(found)
 
 
-def _google_auth() -> Any:
-    """The library, which a dry run does without."""
+@contextlib.contextmanager
+def _valid_credentials() -> Iterator[None]:
+    """Have an error of google-auth say what to do."""
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
     try:
-        import google.auth.exceptions
-        import requests  # noqa: F401 (the other half of the extra)
-    except ImportError:
-        raise UserError("launch: Google's client libraries are not installed; run: pip install 'tpullm[gcp]'") from None
-    return google.auth
+        yield
+    except DefaultCredentialsError:
+        raise UserError(f"Google credentials: there are none on this machine; {LOGIN}") from None
+    except GoogleAuthError as error:
+        raise UserError(f"Google credentials: not valid any more ({one_line(error)}); {LOGIN}") from None
 
 
 def refusal(request: Request, status: int, message: str) -> Exception:
@@ -198,19 +195,13 @@ class Collection:
         query = urlencode({f"{self.field}Id": name, "requestId": request_id(parent, name, run)})
         return Request(f"Create{self.name}", "POST", f"{self.api}/{parent}/{self.field}s?{query}", body)
 
-    def create(self, request: Request) -> None:
-        """Send such a request. The resource may exist already."""
-        with contextlib.suppress(Exists):
-            send(request)
-
     def list(self, parent: str) -> list[dict[str, Any]]:
         """All resources of a project in a place."""
         return pages(Request(f"List{self.name}s", "GET", f"{self.api}/{parent}/{self.field}s"), f"{self.field}s")
 
     def delete(self, name: str, query: str = "") -> None:
-        """Delete a resource by its full name, unless it is gone already."""
-        with contextlib.suppress(Missing):
-            send(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
+        """Delete a resource by its full name. It may be gone already."""
+        _delete(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
 
 
 @dataclass(frozen=True)
@@ -240,8 +231,7 @@ class ComputeKind:
 
     def delete(self, scope: str, name: str) -> None:
         """Delete a resource, and wait until it is gone. It may be gone already."""
-        with contextlib.suppress(Missing):
-            _finish(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
+        _delete(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
 
 
 TEMPLATE = ComputeKind("InstanceTemplate", "instanceTemplates")
@@ -265,14 +255,21 @@ def instances(scope: str, group: str) -> list[dict[str, Any]]:
 
 
 def create(request: Request) -> None:
-    """Send a request that creates a resource of Compute Engine, and wait for it. The resource may exist already."""
+    """Send a request that creates a resource. The resource may exist already."""
     with contextlib.suppress(Exists):
         _finish(request)
 
 
+def _delete(request: Request) -> None:
+    with contextlib.suppress(Missing):
+        _finish(request)
+
+
 def _finish(request: Request) -> None:
-    """Send a request and wait for its operation; an error of the operation is raised."""
+    """Send a request; on Compute Engine, wait for its operation, whose error is raised."""
     operation, until = send(request), time.monotonic() + SECONDS_FOR_OPERATION
+    if not request.url.startswith(COMPUTE):
+        return
     scope = re.match(rf"{COMPUTE}/(projects/[^/]+/(?:global|(?:zones|regions)/[^/]+))", request.url)[1]
     place = scope.split("/")[2].removesuffix("s").capitalize()
     while operation.get("status") != "DONE":

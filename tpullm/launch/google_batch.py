@@ -232,12 +232,6 @@ def _reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -
     return google_api.one_line(chosen[-1].get("description", "")) if chosen else ""
 
 
-def create(job: Job, attempt: int) -> None:
-    """Create the Batch job, unless it exists already."""
-    for request in requests(job, attempt):
-        JOBS.create(request)
-
-
 def delete(job: Job, resource: Resource) -> None:
     """Delete the Batch job. Batch stops its tasks."""
     JOBS.delete(resource.name)

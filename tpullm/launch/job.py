@@ -7,20 +7,24 @@ run directory and one name.
 import hashlib
 import importlib.resources
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from tpullm.hardware import machines
 from tpullm.launch import code
 from tpullm.recipe import mesh_axes
 from tpullm.recipe import parsing as recipes
+from tpullm.recipe.fields import NonNegativeInt, PositiveInt
 from tpullm.recipe.schema import ALONE, Recipe
 from tpullm.run.stages import QUESTION_PACKAGES, question_set
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
-LEAST_HOURS = 0.1
-MOST_HOURS = 336  # 14 days: Google Batch allows no more (cloud.google.com/batch/docs/set-timeouts)
+# 14 days: Google Batch allows no more (cloud.google.com/batch/docs/set-timeouts).
+Hours = Annotated[float, Interval(ge=0.1, le=336)]
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,14 @@ class LaunchConfig:
     project: str = ""
     zone: str = ""
     accelerator: str = ""
-    slices: int = 1
+    slices: PositiveInt = 1
     machine: str = ""
-    nodes: int = 1
+    nodes: PositiveInt = 1
     provisioning: Literal["spot", "on_demand", "reserved"] = "spot"
     reservation: str = ""
     runtime_version: str = ""
     image: str = ""
-    disk_gb: int = 200
+    disk_gb: PositiveInt = 200
     python: str = ""
     volumes: dict[str, str] = field(default_factory=dict)
     service_account: str = ""
@@ -84,12 +88,19 @@ class LaunchConfig:
     gpu_network: str = ""
     external_ip: bool = True
     environment: dict[str, str] = field(default_factory=dict)
-    max_hours: float = 72.0
-    max_preemptions: int = 50
-    processes: int = 2
-    devices: int = 0
-    gpus_per_node: int = 0
+    max_hours: Hours = 72.0
+    max_preemptions: NonNegativeInt = 50
+    processes: PositiveInt = 2
+    devices: NonNegativeInt = 0
+    gpus_per_node: NonNegativeInt = 0
     sbatch: list[str] = field(default_factory=list)
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """What no type can say: a key, and what is wrong with it."""
+        if self.zone and not re.fullmatch(r"[^-]*-.*-.", self.zone):
+            yield "zone", f"{self.zone} is not a zone, such as us-west4-a; give the region's letter too"
+        if (self.provisioning == "reserved") != bool(self.reservation):
+            yield "reservation", "goes with provisioning: reserved; give both or none"
 
     @property
     def region(self) -> str:
@@ -110,21 +121,10 @@ class LaunchConfig:
 
 
 def require(config: LaunchConfig, target: str, *keys: str) -> None:
-    """Refuse settings that lack a key of the target or have an impossible value; `UserError` names the key."""
+    """Refuse settings that lack a key of the target; `UserError` names it."""
     for key in keys:
         if not getattr(config, key):
             raise UserError(f"{key}: is needed to launch on {target}; give --{key}, or set it in a file of --config")
-    if config.zone and (config.zone.count("-") < 2 or len(config.zone.rpartition("-")[2]) != 1):
-        raise UserError(f"zone: {config.zone} is not a zone, such as us-west4-a; give the region's letter too")
-    for key in ("slices", "nodes", "processes", "disk_gb"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{key}: {getattr(config, key)} is too small; use 1 or more")
-    if not LEAST_HOURS <= config.max_hours <= MOST_HOURS:  # NaN too
-        raise UserError(f"max_hours: {config.max_hours:g} is not possible; use {LEAST_HOURS} to {MOST_HOURS}")
-    if min(config.max_preemptions, config.devices, config.gpus_per_node) < 0:
-        raise UserError("max_preemptions, devices and gpus_per_node: can't be below 0")
-    if (config.provisioning == "reserved") != bool(config.reservation):
-        raise UserError("reservation: goes with provisioning: reserved; give both or none")
 
 
 # How a verb is distributed: its processes join as hosts (`system/cluster/hosts.py`), or share its work
@@ -316,26 +316,25 @@ def check_devices(job: Job, devices: int, which: str) -> None:
         raise UserError(f"{error} ({which})") from None
 
 
-def _paths(job: Job) -> list[tuple[str, str]]:
+def _paths(job: Job) -> Iterator[tuple[str, str]]:
     """Key and path of each input of the verb."""
-    found, built_in = [], ("tenki", "tenki_casual", *QUESTION_PACKAGES)
+    recipe, built_in = job.recipe, ("tenki", "tenki_casual", *QUESTION_PACKAGES)
     if job.verb in ("run", "collect"):
-        found += [("text", job.recipe.text)]
-        found += [
-            ("corpus.sources", source.path)
-            for source in job.recipe.corpus.sources
-            if source.kind not in (*built_in, "python") and "://" not in source.path
-        ]
+        yield "text", recipe.text
+        for source in recipe.corpus.sources:
+            if source.kind not in (*built_in, "python") and "://" not in source.path:
+                yield "corpus.sources", source.path
     if job.verb in ("run", "pretrain", "finetune"):
-        found += [("base", job.recipe.base)]
+        yield "base", recipe.base
     if job.verb in ("run", "pretrain"):
-        found += [("branch", job.recipe.branch)]
-    for name, stage in job.recipe.finetune.items() if job.verb in ("run", "finetune") else ():
+        yield "branch", recipe.branch
+    for name, stage in recipe.finetune.items() if job.verb in ("run", "finetune") else ():
         for key in ("conversations", *ALONE):
-            named = [path for path in getattr(stage, key) if question_set(path) not in built_in]
-            found += [(f"finetune.{name}.{key}", path) for path in named]
-        found += [(f"finetune.{name}.rewards", path) for path in stage.reward_files]
-        found += [(f"finetune.{name}.chat_template", stage.chat_template)]
-        found += [(f"finetune.{name}.adapter.start", stage.adapter.start)]
-        found += [(f"finetune.{name}.teacher.model", stage.teacher.model)]
-    return found
+            for path in getattr(stage, key):
+                if question_set(path) not in built_in:
+                    yield f"finetune.{name}.{key}", path
+        for path in stage.reward_files:
+            yield f"finetune.{name}.rewards", path
+        yield f"finetune.{name}.chat_template", stage.chat_template
+        yield f"finetune.{name}.adapter.start", stage.adapter.start
+        yield f"finetune.{name}.teacher.model", stage.teacher.model

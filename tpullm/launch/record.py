@@ -12,6 +12,7 @@ RUN/launch/NAME/attempts/0001/asked.json  the attempt was begun, with this speci
                              /outcome.json  how the attempt ended; written before its machines are deleted
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -20,10 +21,10 @@ from pathlib import Path
 
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.storage.mirror import mirrored
 
 OVERTIME = 124  # exit code of a machine whose hours (`max_hours`) are over, as of timeout(1)
-SECONDS_BETWEEN_UPLOADS = 5.0
-PIECE_CHARACTERS = 1 << 18  # each upload sends the last piece whole, so a piece must stay small
+PIECE_CHARACTERS = 1 << 18  # an upload sends a piece that has grown whole, so a piece must stay small
 _BEGAN = time.time() - time.monotonic()
 
 
@@ -178,7 +179,7 @@ def _names(folder: Path) -> list[str]:
 
 
 class Log:
-    """The log of one host, uploaded in pieces while it grows. A thread uploads; a writer never waits.
+    """The log of one host, uploaded in pieces while it grows. A writer never waits.
 
     Args:
         folder: receives the pieces, `HOST.NUMBER.log`.
@@ -186,43 +187,22 @@ class Log:
     """
 
     def __init__(self, folder: Path, host: int):
-        self._folder, self._host = folder, host
-        self._pieces = [""]
-        self._sent = 0  # pieces that will not grow and are uploaded
-        self._changed = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._mirror, self._host = mirrored(folder), host
+        self._number = self._characters = 0  # of the last piece
+        self._writing = threading.Lock()
 
     def line(self, text: str) -> None:
         """Add a line, and write it to stderr (the machine's serial console keeps it)."""
         sys.stderr.write(text + "\n")
-        with self._changed:
-            if len(self._pieces[-1]) > PIECE_CHARACTERS:
-                self._pieces.append("")
-            self._pieces[-1] += text + "\n"
+        with self._writing:
+            if self._characters > PIECE_CHARACTERS:
+                self._number, self._characters = self._number + 1, 0
+            self._characters += len(text) + 1
+            with open(self._mirror.folder / f"{self._host:04d}.{self._number:04d}.log", "a", encoding="utf-8") as piece:
+                piece.write(text + "\n")
+        self._mirror.changed()
 
     def close(self) -> None:
-        """Upload the rest."""
-        self._closing.set()
-        self._thread.join(60.0)
-
-    def _run(self) -> None:
-        sent = ""
-        while True:
-            last = self._closing.wait(SECONDS_BETWEEN_UPLOADS)
-            with self._changed:
-                pieces = list(self._pieces)
-            if pieces[-1] != sent or len(pieces) > self._sent + 1:
-                try:
-                    self._send(pieces)
-                    sent = pieces[-1]
-                except (OSError, UserError):  # the next upload has these lines too
-                    pass
-            if last:
-                return
-
-    def _send(self, pieces: list[str]) -> None:
-        for number in range(self._sent, len(pieces)):
-            storage.write_text(self._folder / f"{self._host:04d}.{number:04d}.log", pieces[number])
-            self._sent = min(number + 1, len(pieces) - 1)
+        """Upload the rest, if the storage answers."""
+        with contextlib.suppress(UserError):
+            self._mirror.close()

@@ -64,15 +64,18 @@ class Supervisor:
         attempt: number of the attempt.
         place: which host this is.
         log: receives the lines of the verb.
+
+    Attributes:
+        stopping: set when this machine is taken back: the verb saves, and is not started again.
+        overtime: whether the hours of this machine are over.
     """
 
     def __init__(self, spec: dict[str, Any], attempt: int, place: Place, log: Log):
         self._spec, self._attempt, self._place, self._log = spec, attempt, place, log
         self._record = Record(spec["folder"])
-        self._stopping = threading.Event()
-        self._child: Child | None = None
+        self.stopping = threading.Event()
         self._shared: dict[str, str] = {}  # the variable that only the hosts of one start know
-        self.overtime = False  # whether the hours of this machine are over
+        self.overtime = False
 
     def limit(self, seconds: float) -> None:
         """Stop in time to save before this machine ends.
@@ -87,18 +90,7 @@ class Supervisor:
     def end_of_hours(self) -> None:
         """This machine will end: let the verb save, and do not restart it."""
         self.overtime = True
-        self.stop()
-
-    def close(self) -> None:
-        """Leave no process of the verb behind."""
-        if self._child:
-            self._child.kill()
-
-    def stop(self) -> None:
-        """This machine is taken back: let the verb save, and do not restart it."""
-        self._stopping.set()
-        if self._child:
-            self._child.send(signal.SIGTERM)
+        self.stopping.set()
 
     def run(self) -> HostExit:
         """Run the verb until there is something to report."""
@@ -107,13 +99,13 @@ class Supervisor:
         while True:
             start += 1
             if reason := self._wait_for_peers(start):
-                return self._exit(130 if self._stopping.is_set() else TRY_AGAIN, reason)
+                return self._exit(130 if self.stopping.is_set() else TRY_AGAIN, reason)
             code, line = self._run_verb()
             self._log.line(f"host: {self._spec['verb']} ended with {code}")
             now = self._progress()
             faults, vain, progress = (0, 0, now) if now != progress else (faults, vain + 1, now)
             faults += code not in (0, 2, TRY_AGAIN, 130)
-            if code in (0, 2) or faults == MOST_FAULTS or self._stopping.is_set():
+            if code in (0, 2) or faults == MOST_FAULTS or self.stopping.is_set():
                 return self._exit(code, line)
             if vain == MOST_STARTS:
                 return self._exit(1, f"no progress in {vain} starts; the last one: {line}")
@@ -132,7 +124,7 @@ class Supervisor:
         if not joins:  # the tasks of such a verb wait for each other's results by themselves
             return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             if (ready := self._record.ready_hosts(self._attempt, start)) >= self._place.count:
                 self._shared = {handshake.VARIABLE: self._record.secret(self._attempt, start)}
                 return ""
@@ -140,7 +132,7 @@ class Supervisor:
                 return f"host {others[0].host} ended: {others[0].line}"
             if time.monotonic() > until:
                 return f"{ready} of {self._place.count} hosts are ready after {SECONDS_FOR_PEERS / 60:.0f} minutes"
-            self._stopping.wait(SECONDS_BETWEEN_LOOKS)
+            self.stopping.wait(SECONDS_BETWEEN_LOOKS)
         return "this machine is taken back"
 
     def _run_verb(self) -> tuple[int, str]:
@@ -149,13 +141,17 @@ class Supervisor:
             recipe = Path(folder) / "recipe.yaml"
             recipe.write_text(self._spec["recipe"], encoding="utf-8")
             command = [sys.executable, "-m", "tpullm", self._spec["verb"], "--config", str(recipe), *self._flags()]
-            self._child = Child(command, os.environ | self._spec["environment"] | self._shared, self._log.line)
-            if self._stopping.is_set():  # the notice came before there was a child
-                self._child.send(signal.SIGTERM)
-            while (code := self._child.poll()) is None:
-                time.sleep(0.2)
-            self._child.kill()  # processes that the verb may have left
-            return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", self._child.last_line)
+            child = Child(command, os.environ | self._spec["environment"] | self._shared, self._log.line)
+            try:
+                while (code := child.poll()) is None and not self.stopping.wait(0.2):
+                    pass
+                child.send(signal.SIGTERM)  # if it still runs
+                while code is None:
+                    time.sleep(0.2)
+                    code = child.poll()
+            finally:
+                child.kill()  # the verb after an error here, and processes that it may have left
+            return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", child.last_line)
 
     def _flags(self) -> list[str]:
         """The flags `--hosts.*` of a verb whose hosts join; a verb that shares its work finds its share by itself."""
@@ -218,7 +214,7 @@ def watch_notices(supervisor: Supervisor) -> None:
     while True:
         with contextlib.suppress(OSError):  # the next turn asks again
             if any(place.metadata(f"instance/{key}") in values for key, values in NOTICES.items()):
-                return supervisor.stop()
+                return supervisor.stopping.set()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -239,7 +235,10 @@ def main() -> int:
         host_exit, overtime = _work(spec, given.attempt, place, record, until)
     except Exception as error:
         traceback.print_exc()
-        host_exit = _failed(place.index if place else _number(), error)
+        code, words = error.code if isinstance(error, UserError) else 1, str(error)
+        words = words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
+        line = f"supervisor on {socket.gethostname()}: {' '.join(words.split())}"
+        host_exit = HostExit(place.index if place else _number(), code, line)
     _report(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
     if given.reported:
         Path(given.reported).touch()
@@ -290,19 +289,15 @@ def check_gpus(machine: str, name: str, count: int) -> None:
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
         raise UserError(f"machine: nvidia-smi finds no GPU ({said[:200]}); launch again, or use another image")
-    found = [
-        (gpu.strip(), driver.strip()) for gpu, _, driver in (line.partition(",") for line in done.stdout.splitlines())
-    ]
-    names = [gpu for gpu, _ in found]
-    if names != [name] * count:
-        there = ", ".join(f"{times} x {each}" for each, times in Counter(names).items()) or "none"
+    found = [line.split(", ") for line in done.stdout.splitlines()]
+    names = Counter(gpu for gpu, _ in found)
+    if names != {name: count}:
+        there = ", ".join(f"{times} x {each}" for each, times in names.items()) or "none"
         raise UserError(f"machine: {machine} has {count} x {name}, and nvidia-smi finds {there}; launch again")
-    majors = {driver: driver.partition(".")[0] for _, driver in found}
-    numbers = {driver: int(major) if major.isdigit() else 0 for driver, major in majors.items()}
-    if numbers[oldest := min(numbers, key=numbers.get)] < LEAST_DRIVER:
-        raise UserError(
-            f"image: its NVIDIA driver {oldest} is older than {LEAST_DRIVER}, which CUDA 13 needs; use a newer image"
-        )
+    for _, driver in found:
+        if int(driver.split(".")[0]) < LEAST_DRIVER:
+            why = f"is older than {LEAST_DRIVER}, which CUDA 13 needs"
+            raise UserError(f"image: its NVIDIA driver {driver} {why}; use a newer image")
 
 
 def _number() -> int:
@@ -319,22 +314,14 @@ def _work(spec: dict[str, Any], attempt: int, place: Place, record: Record, unti
     log = Log(record.attempt_folder(attempt) / "logs", place.index)
     log.line(f"host: {place}")
     supervisor = Supervisor(spec, attempt, place, log)
-    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stopping.set())
     threading.Thread(target=watch_notices, args=(supervisor,), daemon=True).start()
     supervisor.limit(until - time.monotonic())
     try:
         ended = supervisor.run()
         return ended, supervisor.overtime and ended.code == TRY_AGAIN
     finally:
-        supervisor.close()
         log.close()
-
-
-def _failed(index: int, error: Exception) -> HostExit:
-    """The report of an error of this program."""
-    code = error.code if isinstance(error, UserError) else 1
-    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return HostExit(index, code, f"supervisor on {socket.gethostname()}: {' '.join(words.split())}")
 
 
 def _report(record: Record, attempt: int, host_exit: HostExit, machine: str = "", overtime: bool = False) -> None:

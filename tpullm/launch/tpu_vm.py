@@ -113,12 +113,6 @@ def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
         return None
 
 
-def create(job: Job, attempt: int) -> None:
-    """Create the queued resource, unless it exists already."""
-    for request in requests(job, attempt):
-        QUEUED_RESOURCES.create(request)
-
-
 def delete(job: Job, resource: Resource) -> None:
     """Delete the queued resource, with its slices (`force`)."""
     QUEUED_RESOURCES.delete(resource.name, "?force=true")

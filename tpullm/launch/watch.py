@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
+from tpullm.launch import google_api
 from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job
 from tpullm.launch.record import Attempt, Outcome, Record, clock
@@ -76,9 +77,6 @@ class Target(Protocol):
 
     def observe(self, job: Job) -> Sequence[Resource]:
         """The resources that exist under the job's name, of all attempts and of any run, sorted by attempt."""
-
-    def create(self, job: Job, attempt: int) -> None:
-        """Send `requests`. A resource that exists already is left as it is."""
 
     def delete(self, job: Job, resource: Resource) -> None:
         """Delete a resource with all that belongs to it. It may be gone already."""
@@ -321,7 +319,8 @@ def start_attempt(job: Job, target: Target, record: Record, number: int) -> None
     """Note an attempt, then create its machines. The note finds machines whose request had no answer."""
     say(f"{job.name}: attempt {number}: asking for machines")
     record.begin(number, job.spec_path)
-    target.create(job, number)
+    for request in target.requests(job, number):
+        google_api.create(request)
 
 
 def _end(job: Job, outcome: Outcome) -> int:
