@@ -22,8 +22,7 @@ from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import put
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract, initial
-from tpullm.training.step import make_step
+from tpullm.training.step import abstract, initial, make_step
 
 WARM_UP = 2  # steps: the first compiles, the second has found its memory
 

@@ -27,8 +27,7 @@ from tpullm.model.rows import put
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import initial
-from tpullm.training.step import make_step
+from tpullm.training.step import initial, make_step
 
 WHOLE, CUT = Attention(2, 64, 4, 2, 16, 1), Attention(2, 64, 4, 2, 16, 3)
 

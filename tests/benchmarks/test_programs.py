@@ -12,8 +12,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import put
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import initial
-from tpullm.training.step import make_step
+from tpullm.training.step import initial, make_step
 
 # Parameters, in millions, as the names say.
 MILLIONS = {"0.8M": 0.86, "12M": 12.2, "50M": 50.1}

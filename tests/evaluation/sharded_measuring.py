@@ -23,8 +23,10 @@ from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import AdapterConfig, MeasureConfig, ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import with_params  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tpullm.training.step import (
+    make_step,  # noqa: E402
+    with_params,  # noqa: E402
+)
 
 MESHES = {"one": {}, "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2}}
 

@@ -21,7 +21,7 @@ from tpullm.formats.local_saves import LocalSaves
 from tpullm.formats.models import steps
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract
+from tpullm.training.step import abstract
 
 ABOUT = {"inputs": {"a": (1, 2)}, "horizons": [[0, 30]], "stage": "pretrain"}
 

@@ -36,8 +36,7 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import with_params
-from tpullm.training.step import accumulate, batch_loss, make_step
+from tpullm.training.step import accumulate, batch_loss, make_step, with_params
 
 AXES = {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}
 KINDS = {fp8.E4M3: (ml_dtypes.float8_e4m3fn, 7), fp8.E5M2: (ml_dtypes.float8_e5m2, 14)}

@@ -100,7 +100,7 @@ def test_what_rests_is_what_the_state_says(mesh):
 
     from tpullm.recipe.mesh_axes import AXES
     from tpullm.training.optimizer.chain import make_optimizer
-    from tpullm.training.state import abstract
+    from tpullm.training.step import abstract
 
     recipe = load(ROOT / "configs" / "pretrain" / "8x7b.yaml")
     model = recipe.model.resolved(32000)

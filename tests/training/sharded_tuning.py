@@ -32,8 +32,7 @@ from tpullm.recipe.schema import (
 )
 from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract, with_params
-from tpullm.training.step import make_step
+from tpullm.training.step import abstract, make_step, with_params
 
 DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {

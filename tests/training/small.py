@@ -11,8 +11,7 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.job import Job
-from tpullm.training.state import abstract, initial
-from tpullm.training.step import make_step
+from tpullm.training.step import abstract, initial, make_step
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(

@@ -14,8 +14,7 @@ from tpullm.model.experts.moe import Routing
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.losses import balance_losses, load_metrics
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import with_params
-from tpullm.training.step import batch_loss, make_step
+from tpullm.training.step import batch_loss, make_step, with_params
 
 
 def test_the_balance_loss_is_that_of_the_paper_row_by_row():

@@ -13,8 +13,7 @@ from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import with_params
-from tpullm.training.step import batch_loss, make_evaluation, make_step
+from tpullm.training.step import batch_loss, make_evaluation, make_step, with_params
 
 
 def test_means_are_over_all_batches_of_a_source():

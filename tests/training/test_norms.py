@@ -17,8 +17,7 @@ from tpullm.run.hours import Hours
 from tpullm.training import step as step_module
 from tpullm.training.meter import KINDS, Meter
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import with_params
-from tpullm.training.step import make_step, part_names, part_norms
+from tpullm.training.step import make_step, part_names, part_norms, with_params
 
 ADAMW = OptimizerConfig(warmup_steps=1)
 NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)

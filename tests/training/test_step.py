@@ -17,8 +17,7 @@ from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.losses import cross_entropy
 from tpullm.training.optimizer.chain import make_optimizer, skip_bad_steps
-from tpullm.training.state import with_params
-from tpullm.training.step import accumulate, batch_loss, make_evaluation, make_step
+from tpullm.training.step import accumulate, batch_loss, make_evaluation, make_step, with_params
 
 
 def test_causal_no_loss_depends_on_a_later_token():

@@ -50,7 +50,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     from tpullm.model.mesh import planned_mesh
     from tpullm.model.mesh_fit import check_fits
     from tpullm.training.optimizer.chain import make_optimizer
-    from tpullm.training.state import abstract
+    from tpullm.training.step import abstract
 
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")

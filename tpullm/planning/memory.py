@@ -1,6 +1,6 @@
 """The peak memory of a device, by kind: the training state, kept activations, and the arrays of the worst moment.
 
-The state's shapes and layouts come from `training.state.abstract`, once for a model; a mesh then only divides them.
+The state's shapes and layouts come from `training.step.abstract`, once for a model; a mesh then only divides them.
 
 Three moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32)
 and a layer's backward pass. The update never is: it holds all gradients and no activations. This is read off compiled
@@ -24,7 +24,7 @@ from tpullm.planning.routes import stops
 from tpullm.planning.setting import PLACES, Setting, attention_parameters
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract
+from tpullm.training.step import abstract
 
 Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes, and the bytes of all arrays that they split
 

@@ -28,8 +28,7 @@ from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract
-from tpullm.training.step import make_evaluation, make_step
+from tpullm.training.step import abstract, make_evaluation, make_step
 
 PRETRAIN = "pretrain"
 

@@ -21,8 +21,7 @@ from tpullm.system.process import environment
 from tpullm.training.diagnosis import Check
 from tpullm.training.job import Job
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.state import abstract, initial, with_params
-from tpullm.training.step import make_evaluation, make_step, part_names
+from tpullm.training.step import abstract, initial, make_evaluation, make_step, part_names, with_params
 
 Tree = Any
 

@@ -1,4 +1,7 @@
-"""The programs of a step, `(state, batch) -> state, metrics`, and of an evaluation, `(params, batch) -> Sums`.
+"""The state of a training, and the programs of a step, `(state, batch) -> state, metrics`, and of an evaluation.
+
+The state is a plain dict of arrays. With an adapter it holds the adapter alone. The frozen matrices are the third
+argument of the step, and in memory once, in the type of the matmuls.
 
 A step is pure, compiled once, and its state is donated. Its loss is a sum of weighted losses, divided by the weight of
 the whole batch. So micro-batches, padding and any mesh give the same number. A loss that needs the whole batch before
@@ -17,9 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpullm.data.batch import Batch, MixedBatch, PairBatch, TaughtBatch
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, flatten
 from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
@@ -33,6 +37,37 @@ from tpullm.training.optimizer.chain import applied
 Tree = Any
 
 jax.tree_util.register_dataclass(Batch)
+
+
+def initial(architecture: Architecture, optimizer: optax.GradientTransformation, key: jax.Array) -> Tree:
+    """Step 0: `{"params", "optimizer", "step"}`, of the parameters that are trained."""
+    return with_params(architecture.trained(architecture.init(key)), optimizer)
+
+
+def with_params(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
+    """Step 0 of a stage that starts from these parameters."""
+    return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
+    """Shapes, types and shardings of the state: the target of restoring a checkpoint, from any mesh.
+
+    The optimizer's array of a parameter (same path in the tree, as many dimensions) is sharded like the parameter. If
+    it is reduced over a dimension, that dimension has size 1 and is not sharded.
+    """
+    shapes = jax.eval_shape(lambda params: with_params(params, optimizer), architecture.trained(architecture.shapes))
+    parameters = flatten(architecture.trained(architecture.placed(mesh)))
+
+    def place(path, leaf):
+        names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+        of = next((parameters[names[i:]] for i in range(len(names)) if names[i:] in parameters), None)
+        spec = PartitionSpec(*[None] * leaf.ndim)
+        if of is not None and leaf.ndim == len(of.shape):
+            sizes = zip(leaf.shape, of.shape, of.sharding.spec, strict=True)
+            spec = PartitionSpec(*(axis if size == whole else None for size, whole, axis in sizes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype, z_loss=0.0, chunks=0, key=None):

@@ -27,8 +27,11 @@ from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.model.rows import put  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from tpullm.training.optimizer.chain import make_optimizer  # noqa: E402
-from tpullm.training.state import abstract, initial  # noqa: E402
-from tpullm.training.step import make_step  # noqa: E402
+from tpullm.training.step import (  # noqa: E402
+    abstract,
+    initial,
+    make_step,  # noqa: E402
+)
 
 VOCABULARY = 64
 CONFIG = ModelConfig(layers=1, width=16, heads=1, head_width=8, mlp_width=32, context_length=LENGTH)

@@ -15,7 +15,7 @@ from tpullm.model.rows import put
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.optimizer.chain import decay_begin, learning_rate, learning_rates, make_optimizer
-from tpullm.training.state import abstract
+from tpullm.training.step import abstract
 
 LOSS = jnp.ones(())  # of a step that is not skipped
 KINDS = [

@@ -31,7 +31,7 @@ class FactoredState(NamedTuple):
 
     `rows`: of a matrix, the mean of its squares over outputs, `[*stacked, *inputs, 1, ...]`; of other parameters the
     whole second moment. `columns`: of a matrix, the mean over inputs, `[*stacked, 1, ..., *outputs]`. A reduced
-    dimension stays, with size 1, so that the others are sharded as the parameter's are (`state.abstract`).
+    dimension stays, with size 1, so that the others are sharded as the parameter's are (`step.abstract`).
     """
 
     count: jax.Array

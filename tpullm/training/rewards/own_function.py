@@ -62,15 +62,20 @@ class OwnFunction:
             child.close()
 
     def _call(self, child: Child, examples: Sequence[Example]) -> list[float]:
-        try:
-            reply = self._ask(child, examples, self._seconds)
-        except Ended as end:
-            raise UserError(self._found(child, examples, end)) from None
-        if reply[0] == "scores":
-            return reply[1]
-        _, number, why = reply
-        where = self._where if number is None else f"{self._where}: {examples[number].where}"
-        raise UserError(f"{where}: {one_line(why)}")
+        """The scores; `UserError` names the first example with which alone it goes wrong too, if there is one.
+
+        Twice the time of a call is spent on looking for it.
+        """
+        scores, problem = self._ask(child, examples)
+        if not problem:
+            return scores
+        deadline = time.monotonic() + 2 * self._seconds
+        for example in examples:
+            if time.monotonic() > deadline:
+                break
+            if alone := self._ask(child, [example])[1]:
+                raise UserError(f"{self._where}: {example.where}: {one_line(alone)}")
+        raise UserError(f"{self._where}: {one_line(problem)}")
 
     def _load(self, child: Child) -> None:
         """Have the child import the file, if it has not yet."""
@@ -82,23 +87,18 @@ class OwnFunction:
             self.close()
             raise UserError(f"function: {self._where}: {reply[1]}")
 
-    def _ask(self, child: Child, examples: Sequence[Example], seconds: float) -> Any:
+    def _ask(self, child: Child, examples: Sequence[Example]) -> tuple[list[float], str]:
+        """The scores, or what is wrong."""
         batch = [[dataclasses.asdict(example)[name] for example in examples] for name in ("answer", "prompt", "fields")]
         self._load(child)
-        return child.ask(["score", seconds, *batch], seconds)
-
-    def _found(self, child: Child, examples: Sequence[Example], end: Ended) -> str:
-        """The line for a call that ended so, with the example that does it alone, if it is found in twice the time."""
-        deadline = time.monotonic() + 2 * self._seconds
-        for example in examples:
-            if time.monotonic() > deadline:
-                break
-            try:
-                self._ask(child, [example], self._seconds)
-            except Ended as alone:
-                return f"{self._where}: {example.where}: {_how(alone, self._seconds)}; correct it, or raise `seconds`"
-        many = f"{len(examples)} answers: {_how(end, self._seconds)}"
-        return f"{self._where}: {many}; make it faster, raise `seconds`, or share the answers by `processes`"
+        try:
+            return child.ask(["score", self._seconds, *batch], self._seconds)
+        except Ended as end:
+            how = _how(end, self._seconds)
+            if len(examples) == 1:
+                return [], f"{how}; correct it, or raise `seconds`"
+            more = "make it faster, raise `seconds`, or share the answers by `processes`"
+            return [], f"{len(examples)} answers: {how}; {more}"
 
 
 def _how(end: Ended, seconds: float) -> str:
