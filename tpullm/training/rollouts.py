@@ -205,8 +205,9 @@ class Rollouts(OwnAnswers):
         scores = self._scored(self.prompts, np.repeat(chosen, settings.answers).tolist(), said)
         shape = len(chosen), settings.answers
         in_groups = lambda values: np.asarray(values).reshape(shape)  # noqa: E731
-        total_GN = in_groups(self.rewards.total(scores))
-        figures = self._scores({name: in_groups(values) for name, values in scores.items()}, total_GN)
+        scores_GN = {name: in_groups(values) for name, values in scores.items()}
+        total_GN = self.rewards.total(scores_GN)
+        figures = group_signals(scores_GN | {SUM: total_GN}) | {"total_spread": float(np.std(total_GN))}
         figures |= self.figures(said)
         prompts = [self.prompts.ids[number] for number in chosen]
         build = partial(answer_rows.laid_out, prompts, groups)
@@ -250,16 +251,6 @@ class Rollouts(OwnAnswers):
             return {name: values.tolist() for name, values in found.items()}
 
         return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}
-
-    def _scores(self, scores_GN: dict[str, np.ndarray], total_GN: np.ndarray) -> dict[str, Any]:
-        """What the log says of the scores of a step."""
-        signals = group_signals(scores_GN, self.rewards.weights)
-        return {
-            "rewards": {name: signal.mean for name, signal in signals.items()},
-            "reward_spread": {name: signal.spread for name, signal in signals.items()},
-            "without_signal": {name: signal.without_signal for name, signal in signals.items()},
-            "total_spread": float(np.std(total_GN)),
-        }
 
     def _base_likelihood(self, params: Tree, prompts: list[list[int]], groups: list[list[list[int]]]) -> float:
         """The mean log-probability of a token of the answers under the model without its adapter.

@@ -1,53 +1,34 @@
 """What the rewards of a batch say of the training, and the known ways in which learning from rewards fails.
 
-G prompts with S samples each make G groups, and GRPO learns from the differences within a group. `group_signal` gives
+G prompts with S samples each make G groups, and GRPO learns from the differences within a group. `group_signals` gives
 the mean, the spread within groups and the share of groups that teach nothing. `KnownFailures` reads these figures in
 the log and names each failure once, in one line.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tpullm.training.metrics import numbers
+
 SUM = "sum"  # the name of the weighted sum among the rewards
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupSignal:
-    """Figures of one reward.
+def group_signals(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Figures of each reward of G groups of S samples, `[G, S]` float64.
 
-    Attributes:
-        mean: of all samples.
-        spread: the standard deviation within groups: the root of the mean of their variances.
-        without_signal: the share of groups of which all samples have the same reward.
+    `rewards`: the mean of all samples. `reward_spread`: the standard deviation within groups, the root of the mean of
+    their variances. `without_signal`: the share of groups of which all samples have the same reward.
     """
-
-    mean: float
-    spread: float
-    without_signal: float
-
-
-def group_signal(rewards_GS: np.ndarray) -> GroupSignal:
-    """The figures of a reward of G groups of S samples, computed in float64."""
-    rewards_GS = np.asarray(rewards_GS, np.float64)
-    if rewards_GS.ndim != 2 or 0 in rewards_GS.shape:
-        raise ValueError(f"rewards of shape {rewards_GS.shape} are not [groups, samples]")
-    same_G = rewards_GS.max(axis=1) == rewards_GS.min(axis=1)
-    variance_G = np.where(same_G, 0.0, rewards_GS.var(axis=1))  # of equal numbers rounding leaves a little
-    return GroupSignal(float(rewards_GS.mean()), float(np.sqrt(variance_G.mean())), float(same_G.mean()))
-
-
-def group_signals(scores: dict[str, np.ndarray], weights: dict[str, float]) -> dict[str, GroupSignal]:
-    """The figures of each reward, `[G, S]` each, and of their weighted sum as `sum`."""
-    total_GS = weighted_sum(scores, weights)
-    return {name: group_signal(values_GS) for name, values_GS in scores.items()} | {SUM: group_signal(total_GS)}
-
-
-def weighted_sum(scores: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
-    """The sum of the rewards by their weights, added in their order."""
-    return sum(weights[name] * np.asarray(values, np.float64) for name, values in scores.items())
+    found: dict[str, dict[str, float]] = {"rewards": {}, "reward_spread": {}, "without_signal": {}}
+    for name, rewards_GS in scores.items():
+        same_G = rewards_GS.max(axis=1) == rewards_GS.min(axis=1)
+        variance_G = np.where(same_G, 0.0, rewards_GS.var(axis=1))  # of equal numbers rounding leaves a little
+        found["rewards"][name] = float(rewards_GS.mean())
+        found["reward_spread"][name] = float(np.sqrt(variance_G.mean()))
+        found["without_signal"][name] = float(same_G.mean())
+    return found
 
 
 STEPS = 10  # that a failure has to last; the first ones are what later ones are held against
@@ -80,89 +61,82 @@ class KnownFailures:
         if losses := row.get("eval_loss"):
             self._losses.append(sum(losses.values()) / len(losses))
         if "rewards" in row:
-            self._rows.append(row)
+            self._rows.append(numbers(row))
         if "surprise" in row:
             self._surprises.append(row["surprise"])
         if len(self._rows) < STEPS:
             return []
-        lines = []
-        for kind, text in (
-            ("signal", self._without_signal()),
-            ("disagreement", self._disagrees()),
-            ("length", self._too_long()),
-            ("hacking", self._hacked()),
-        ):
-            if text and kind not in self._said:
-                self._said.add(kind)
-                lines.append(f"{self._name}: {text}")
-        return lines
+        first, last = _means(self._rows[:STEPS]), _means(self._rows[-STEPS:])
+        told = {
+            "signal": _without_signal(last),
+            "disagreement": _disagreement(self._surprises[-STEPS:]),
+            "length": _growing(first, last),
+            "hacking": _hacking(first, last, self._losses),
+        }
+        new = {kind: text for kind, text in told.items() if text and kind not in self._said}
+        self._said |= new.keys()
+        return [f"{self._name}: {text}" for text in new.values()]
 
-    def _mean(self, last: bool, *keys: str) -> float | None:
-        """The mean of a figure over the last or the first rows; None where none has it."""
-        found = []
-        for row in self._rows[-STEPS:] if last else self._rows[:STEPS]:
-            value: Any = row
-            for key in keys:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            found += [] if value is None else [value]
-        return sum(found) / len(found) if found else None
 
-    def _without_signal(self) -> str:
-        share = self._mean(True, "without_signal", "sum")
-        if share < MOST_WITHOUT_SIGNAL:
-            return ""
-        reward = self._mean(True, "rewards", "sum")
-        return (
-            f"{share:.0%} of the prompts of the last {STEPS} steps have answers with equal rewards ({reward:.2g} in "
-            "the mean), so nothing is learned from them; take prompts that are answered right now and then, a reward "
-            "that gives parts, more answers, or a higher temperature"
-        )
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the rows that have it."""
+    columns = {name: [row[name] for row in rows if name in row] for row in rows for name in row}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
 
-    def _disagrees(self) -> str:
-        last = self._surprises[-STEPS:]
-        mean = sum(last) / max(len(last), 1)
-        chance = (sum((value - mean) ** 2 for value in last) / max(len(last), 1)) ** 0.5
-        if len(last) < STEPS or abs(mean) < max(SURPRISE, chance):
-            return ""
-        return (
-            f"the tokens that were sampled are {mean:+.2f} nats from what training expects of them, so decoding and "
-            "training compute something else; train in float32 (train.compute), and report it if that does not help"
-        )
 
-    def _too_long(self) -> str:
-        first, last, cut_off = (
-            self._mean(False, "answer_tokens"),
-            self._mean(True, "answer_tokens"),
-            self._mean(True, "cut_off"),
-        )
-        if last < 2 * first or cut_off < MOST_CUT_OFF:
-            return ""
-        return (
-            f"answers grew from {first:.0f} to {last:.0f} tokens, and {cut_off:.0%} are cut off; reward a length "
-            "(name: length), or use dr_grpo, whose loss does not favour long answers"
-        )
+def _without_signal(last: Mapping[str, float]) -> str:
+    share, reward = last["without_signal/sum"], last["rewards/sum"]
+    if share < MOST_WITHOUT_SIGNAL:
+        return ""
+    return (
+        f"{share:.0%} of the prompts of the last {STEPS} steps have answers with equal rewards ({reward:.2g} in the "
+        "mean), so nothing is learned from them; take prompts that are answered right now and then, a reward that "
+        "gives parts, more answers, or a higher temperature"
+    )
 
-    def _hacked(self) -> str:
-        """A reward that rises while what nobody rewards gets worse."""
-        first, last = self._mean(False, "rewards", "sum"), self._mean(True, "rewards", "sum")
-        spread = self._mean(False, "total_spread")
-        if last - first <= REWARD_GAINED * max(spread, 1e-6):
-            return ""
-        signs = []
-        likely, now = self._mean(False, "base_likelihood"), self._mean(True, "base_likelihood")
-        if likely is not None and now is not None and likely - now > LIKELIHOOD_LOST:
-            signs.append(
-                f"the answers became unlikely for the model that tuning started from ({likely:.1f} to {now:.1f} nats a "
-                "token)"
-            )
-        repeated = self._mean(True, "repeated")
-        if repeated > MOST_REPEATED > self._mean(False, "repeated"):
-            signs.append(f"{repeated:.0%} of an answer repeats itself")
-        if self._losses and self._losses[-1] - self._losses[0] > LOSS_GAINED:
-            signs.append(f"the loss on held-out text rose from {self._losses[0]:.2f} to {self._losses[-1]:.2f}")
-        if not signs:
-            return ""
-        return (
-            f"the reward rose from {first:.2g} to {last:.2g} while {' and '.join(signs)}: the reward may be exploited; "
-            "read the answers in metrics.jsonl, and add a reward against it (name: no_repetition) or policy.kl_weight"
+
+def _disagreement(surprises: Sequence[float]) -> str:
+    if len(surprises) < STEPS or abs(mean := np.mean(surprises)) < max(SURPRISE, np.std(surprises)):
+        return ""
+    return (
+        f"the tokens that were sampled are {mean:+.2f} nats from what training expects of them, so decoding and "
+        "training compute something else; train in float32 (train.compute), and report it if that does not help"
+    )
+
+
+def _growing(first: Mapping[str, float], last: Mapping[str, float]) -> str:
+    before, now, cut_off = first["answer_tokens"], last["answer_tokens"], last["cut_off"]
+    if now < 2 * before or cut_off < MOST_CUT_OFF:
+        return ""
+    return (
+        f"answers grew from {before:.0f} to {now:.0f} tokens, and {cut_off:.0%} are cut off; reward a length "
+        "(name: length), or use dr_grpo, whose loss does not favour long answers"
+    )
+
+
+def _hacking(first: Mapping[str, float], last: Mapping[str, float], losses: Sequence[float]) -> str:
+    """A reward that rises while what nobody rewards gets worse.
+
+    Args:
+        losses: on held-out text, from the first one on.
+    """
+    before, now = first["rewards/sum"], last["rewards/sum"]
+    if now - before <= REWARD_GAINED * max(first["total_spread"], 1e-6):
+        return ""
+    signs = []
+    likely, less = (means.get("base_likelihood", 0.0) for means in (first, last))  # without an adapter there is none
+    if likely - less > LIKELIHOOD_LOST:
+        signs.append(
+            f"the answers became unlikely for the model that tuning started from ({likely:.1f} to {less:.1f} nats a "
+            "token)"
         )
+    if last["repeated"] > MOST_REPEATED > first["repeated"]:
+        signs.append(f"{last['repeated']:.0%} of an answer repeats itself")
+    if losses and losses[-1] - losses[0] > LOSS_GAINED:
+        signs.append(f"the loss on held-out text rose from {losses[0]:.2f} to {losses[-1]:.2f}")
+    if not signs:
+        return ""
+    return (
+        f"the reward rose from {before:.2g} to {now:.2g} while {' and '.join(signs)}: the reward may be exploited; "
+        "read the answers in metrics.jsonl, and add a reward against it (name: no_repetition) or policy.kl_weight"
+    )

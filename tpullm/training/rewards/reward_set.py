@@ -16,7 +16,6 @@ import numpy as np
 from tpullm.system.errors import UserError
 from tpullm.training.rewards import form
 from tpullm.training.rewards.code_tests import CodeTests
-from tpullm.training.rewards.known_failures import weighted_sum
 from tpullm.training.rewards.own_function import OwnFunction
 from tpullm.training.rewards.reasoning import ReasoningGym
 from tpullm.training.rewards.right_number import number
@@ -117,8 +116,8 @@ class Rewards:
                 raise
 
     def total(self, scores: dict[str, np.ndarray]) -> np.ndarray:
-        """The sum of `scores` by the weights, of any shape."""
-        return weighted_sum(scores, self.weights)
+        """The sum of `scores` by the weights, added in their order, of any shape."""
+        return sum(self.weights[name] * np.asarray(values, np.float64) for name, values in scores.items())
 
     def close(self) -> None:
         """End the processes of all rewards; a later `score` starts them again."""
