@@ -1,8 +1,12 @@
 """What a log line says of speed: rates of the steps since the line before, and the share of a peak that is known."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from tpullm.recipe.schema import TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training import meter
 from tpullm.training.meter import Meter, line
@@ -42,12 +46,19 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
+    monkeypatch.setattr(meter, "MetricsLog", lambda *_: Lines())
+    monkeypatch.setattr(meter, "Trackers", lambda *_: None)
+    monkeypatch.setattr(meter, "learning_rates", lambda config, steps: np.arange(steps))
     monkeypatch.setattr(meter, "time", made := Clock())
     return made
 
 
-def metered(steps=100, step=0, every=1, peak=None, rate=lambda step: 1e-3, documents=lambda step: []):
-    return Meter(Lines(), Hours(), steps, step, every, TOKENS, peak, rate, documents, _since=0.0)
+def metered(steps=100, step=0, every=1, peak=None, documents=lambda step: [], parts=(), **config):
+    """The meter of a training whose n-th update has the rate n - 1."""
+    config = TrainConfig(steps=steps, log_every=every, sequence_length=TOKENS, **config)
+    job = SimpleNamespace(config=config, rows=1, answers=None, directory=None)
+    programs = SimpleNamespace(peak_tokens_per_second=peak, parts=parts)
+    return Meter(job, programs, step, Hours(), documents, {"recipe": None})
 
 
 def values(step=1, **more):
@@ -104,11 +115,11 @@ def test_a_peak_that_training_exceeds_is_no_longer_believed(rows):
 
 def test_rates_are_of_the_steps_since_the_line_before(clock):
     """A resumed training reports every third step, waits for data, and evaluates after the second report."""
-    of = metered(step=7, every=3, rate=lambda step: step)
+    of = metered(step=7, every=3)
     for step, seconds in ((9, 6.0), (12, 3.0)):
         of.hours.seconds["data"] += seconds / 4
         clock.now += seconds
-        for one in range(of.step + 1, step + 1):
+        for one in range(step - 2 if step > 9 else 8, step + 1):
             of.dispatched(one, values(one, expert_loads=np.ones(2)))
         of.read()
     clock.now += 50.0
@@ -159,7 +170,7 @@ def test_no_loss_is_lost_at_a_checkpoint_between_two_lines(clock):
 
 
 def test_a_skipped_step_is_told_with_its_documents_and_its_loss_is_not_the_losses(clock, capsys):
-    of = metered(steps=4, every=2, rate=lambda updates: updates, documents=lambda step: [f"document {step}"])
+    of = metered(steps=4, every=2, documents=lambda step: [f"document {step}"])
     bad = {"loss": np.float32("nan"), "grad_norm": np.float32("inf")}
     for step, skipped, updates, more in ((1, 0, 1, {}), (2, 1, 1, bad), (3, 2, 1, bad), (4, 0, 2, {})):
         clock.now += 1.0
@@ -197,3 +208,24 @@ def test_a_line_tells_the_time_that_is_left():
     row = {name: 0.5 for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second", "data_wait_share")}
     assert line(row | {"step": 40, "step_seconds": 1.5}, 100).endswith("  1:30 left")
     assert line(row | {"step": 100, "step_seconds": 1.5}, 100).endswith("  0:00 left")
+
+
+def test_every_so_many_steps_a_row_has_the_norms(clock):
+    """In a row of its own, whichever steps are logged otherwise; what is not finite is text, as JSON has to have it."""
+    of, clock.now = metered(steps=7, every=4, norms_every=3, parts=["embedding", "layer_0.mlp"]), 1.0
+    for step in range(1, 8):
+        norms = np.array([[step, 2.0], [np.nan, 4.0], [5.0, 6.0]], np.float32)
+        of.dispatched(step, values(step, norms=norms))
+        clock.now += 1.0
+        of.read()
+    of.close()
+    rows = [row for row in of.log if "gradient_norms" in row]
+    assert [row["step"] for row in rows] == [3, 6] and [row["step"] for row in of.log if "loss" in row] == [4, 7]
+    assert rows[1] == {
+        "step": 6,
+        "tokens": 600,
+        "parameter_norms": {"embedding": 6.0, "layer_0.mlp": 2.0},
+        "gradient_norms": {"embedding": "nan", "layer_0.mlp": 4.0},
+        "update_norms": {"embedding": 5.0, "layer_0.mlp": 6.0},
+    }
+    json.dumps(rows, allow_nan=False)

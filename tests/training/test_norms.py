@@ -1,6 +1,5 @@
 """Norms by layer are those of the gathered trees on any mesh, and asking for them changes no bit of a training."""
 
-import json
 import math
 
 import jax
@@ -11,11 +10,9 @@ import pytest
 from tests.eight_devices import printed
 from tests.training.skipping import same_bits
 from tests.training.small import ARCHITECTURE, TWO_LAYERS, batch, mesh, params
-from tests.training.test_meter import Lines, values
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
-from tpullm.run.hours import Hours
 from tpullm.training import step as step_module
-from tpullm.training.meter import KINDS, Meter
+from tpullm.training.meter import KINDS
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import make_step, part_names, part_norms, with_params
 
@@ -104,23 +101,3 @@ def test_a_skipped_step_has_no_update_and_tells_the_gradient_that_it_had():
     assert int(metrics["skipped"]) == 1 and same_bits(state["params"], before["params"])
     parameters, gradients, updates = np.asarray(metrics["norms"])
     assert (updates == 0).all() and np.isnan(gradients).all() and (parameters > 0).all()
-
-
-def test_every_so_many_steps_a_row_has_the_norms():
-    """In a row of its own, whichever steps are logged otherwise; what is not finite is text, as JSON has to have it."""
-    lines = Lines()
-    of = Meter(lines, Hours(), 7, 0, 4, 100, None, lambda step: 1.0, norms_every=3, parts=["embedding", "layer_0.mlp"])
-    for step in range(1, 8):
-        norms = np.array([[step, 2.0], [np.nan, 4.0], [5.0, 6.0]], np.float32)
-        of.dispatched(step, values(step, norms=norms))
-    of.close()
-    rows = [row for row in lines if "gradient_norms" in row]
-    assert [row["step"] for row in rows] == [3, 6] and [row["step"] for row in lines if "loss" in row] == [4, 7]
-    assert rows[1] == {
-        "step": 6,
-        "tokens": 600,
-        "parameter_norms": {"embedding": 6.0, "layer_0.mlp": 2.0},
-        "gradient_norms": {"embedding": "nan", "layer_0.mlp": 4.0},
-        "update_norms": {"embedding": 5.0, "layer_0.mlp": 6.0},
-    }
-    json.dumps(rows, allow_nan=False)

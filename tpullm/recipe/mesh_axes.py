@@ -1,10 +1,10 @@
 """The number of devices along each axis of a mesh, and what is wrong with the sizes asked for; without JAX."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 
 from tpullm.system.errors import UserError
+from tpullm.system.words import nearest
 
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
@@ -13,9 +13,7 @@ def check_sizes(shape: Mapping[str, int]) -> None:
     """Refuse an unknown axis and a size that is not a number of devices; `UserError` names the axis."""
     for axis, size in shape.items():
         if axis not in AXES:
-            nearest = difflib.get_close_matches(str(axis), AXES, 1, 0.5)
-            told = f"; the nearest is {nearest[0]}" if nearest else ""
-            raise UserError(f"mesh: {axis} is not an axis; the axes are {', '.join(AXES)}{told}")
+            raise UserError(f"mesh: {axis} is not an axis; the axes are {', '.join(AXES)}; {nearest(axis, AXES, 0.0)}")
         if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
             raise UserError(
                 f"mesh.{axis}: {size} is not a number of devices; use 1 or more, or -1 for all remaining devices"

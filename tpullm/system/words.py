@@ -1,11 +1,19 @@
 """Numbers, sizes and times in words, in English; `report/language.py` has the Japanese ways."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 Sizes = Sequence[tuple[float, str]]  # names of large numbers, the largest first
 _WORDS: Sizes = ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"))
 _LETTERS: Sizes = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 _BYTES: Sizes = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (0, "kB"))
+
+
+def nearest(name: object, known: Iterable[str], least: float = 0.6) -> str:
+    """What may have been meant by a wrong name: `the nearest is fsdp`, or all that there are."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, 1, least)
+    return f"the nearest is {near[0]}" if near else f"there are {', '.join(known) or 'none'}"
 
 
 def count(value: float) -> str:

@@ -69,23 +69,19 @@ def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, ch
     A teacher's are kept like this. The arguments are those of `log_probabilities`.
     """
 
-    def local(table_VD, hidden_BTD):
-        def of_chunk(_, chunk):
-            logits_BCV = chunk_logits(*chunk, table_VD, softcap) / temperature
-            _, log_z_BC1 = log_normalizer(logits_BCV)
-            best, rows = jax.lax.top_k(logits_BCV - log_z_BC1, min(count, table_VD.shape[0]))
-            found = best, rows + first_row(table_VD)
-            # The best of each device, then the best of these.
-            best, ids = (jax.lax.all_gather(x, VOCABULARY, axis=2, tiled=True) for x in found)
-            best_BCK, places_BCK = jax.lax.top_k(best, count)
-            return None, (jnp.take_along_axis(ids, places_BCK, axis=2), best_BCK)
+    def of_chunk(table_VD, hidden_BCD):
+        logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap) / temperature
+        _, log_z_BC1 = log_normalizer(logits_BCV)
+        best, rows = jax.lax.top_k(logits_BCV - log_z_BC1, min(count, table_VD.shape[0]))
+        found = best, rows + first_row(table_VD)
+        # The best of each device, then the best of these.
+        best, ids = (jax.lax.all_gather(x, VOCABULARY, axis=2, tiled=True) for x in found)
+        best_BCK, places_BCK = jax.lax.top_k(best, count)
+        return jnp.take_along_axis(ids, places_BCK, axis=2), best_BCK
 
-        _, found = jax.lax.scan(of_chunk, None, chunked(chunks, table_VD, hidden_BTD))
-        return _unchunked(found, hidden_BTD)
-
-    arguments = jax.lax.stop_gradient((all_gather_table(table_VD, hidden_BTD), hidden_BTD))
+    arrays = jax.lax.stop_gradient((table_VD, hidden_BTD))
     # Every device of the vocabulary finds the same, which a gather does not tell.
-    return jax.shard_map(local, out_specs=PER_CHOICE, check_vma=False)(*arguments)
+    return _each_chunk(of_chunk, chunks, PER_CHOICE, *arrays, check_vma=False)
 
 
 def with_likeliest(hidden_BTD, table_VD, ids_BT, softcap=0.0, chunks=0):
@@ -94,20 +90,27 @@ def with_likeliest(hidden_BTD, table_VD, ids_BT, softcap=0.0, chunks=0):
     Without a gradient, and in one pass over the logits. The arguments are those of `log_probabilities`.
     """
 
-    def local(table_VD, hidden_BTD, ids_BTK):
-        def of_chunk(_, chunk):
-            hidden_BCD, ids_BCK = chunk
-            logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
-            most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
-            chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD))
-            return None, ((chosen_BCK - log_z_BC1)[..., 0], (chosen_BCK >= most_BC1)[..., 0])
+    def of_chunk(table_VD, hidden_BCD, ids_BCK):
+        logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
+        most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
+        chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD))
+        return (chosen_BCK - log_z_BC1)[..., 0], (chosen_BCK >= most_BC1)[..., 0]
 
-        arrays = hidden_BTD, ids_BTK
-        _, found = jax.lax.scan(of_chunk, None, chunked(chunks, table_VD, *arrays))
-        return _unchunked(found, hidden_BTD)
+    arrays = jax.lax.stop_gradient((table_VD, hidden_BTD))
+    return _each_chunk(of_chunk, chunks, (PER_TOKEN, PER_TOKEN), *arrays, ids_BT[..., None])
 
-    arguments = jax.lax.stop_gradient((all_gather_table(table_VD, hidden_BTD), hidden_BTD))
-    return jax.shard_map(local, out_specs=(PER_TOKEN, PER_TOKEN))(*arguments, ids_BT[..., None])
+
+def _each_chunk(of_chunk, chunks: int, specs, table_VD, hidden_BTD, *arrays, **options):
+    """What `of_chunk(table, hidden states, ...)` gives of each chunk of each device, as arrays `[B, T, ...]`."""
+
+    def local(table_VD, *arrays):
+        B, T = arrays[0].shape[:2]
+        parts = chunked(chunks, table_VD, *arrays)
+        _, found = jax.lax.scan(lambda _, chunk: (None, of_chunk(table_VD, *chunk)), None, parts)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
+
+    gathered_VD = all_gather_table(table_VD, hidden_BTD)
+    return jax.shard_map(local, out_specs=specs, **options)(gathered_VD, hidden_BTD, *arrays)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -119,30 +122,18 @@ def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
 def _scores(options, hidden_BTD, table_VD, ids_BTK):
     """The log-probabilities `[B, T, K]`, the log-normalizer `[B, T]` and the entropy `[B, T]` or None."""
 
-    def local(table_VD, *arrays):
-        def of_chunk(_, chunk):
-            hidden_BCD, ids_BCK = chunk
-            logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap) / options.temperature
-            _, log_z_BC1 = log_normalizer(logits_BCV)
-            logp_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
-            entropy_BC = _entropy(logits_BCV - log_z_BC1) if options.entropy else None
-            return None, (logp_BCK, log_z_BC1[..., 0], entropy_BC)
-
-        _, found = jax.lax.scan(of_chunk, None, chunked(options.chunks, table_VD, *arrays))
-        return _unchunked(found, arrays[0])
+    def of_chunk(table_VD, hidden_BCD, ids_BCK):
+        logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap) / options.temperature
+        _, log_z_BC1 = log_normalizer(logits_BCV)
+        chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
+        entropy_BC = None
+        if options.entropy:
+            logp_BCV = logits_BCV - log_z_BC1
+            entropy_BC = -jax.lax.psum(jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1), VOCABULARY)
+        return chosen_BCK, log_z_BC1[..., 0], entropy_BC
 
     specs = PER_CHOICE, PER_TOKEN, PER_TOKEN
-    return jax.shard_map(local, out_specs=specs)(all_gather_table(table_VD, hidden_BTD), hidden_BTD, ids_BTK)
-
-
-def _unchunked(found, hidden_BTD):
-    """The inverse of `chunked`, for arrays `[T / C, B, C, ...]`."""
-    B, T = hidden_BTD.shape[:2]
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
-
-
-def _entropy(logp_BCV):
-    return -jax.lax.psum(jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1), VOCABULARY)
+    return _each_chunk(of_chunk, options.chunks, specs, table_VD, hidden_BTD, ids_BTK)
 
 
 def _forward(options, *primals):

@@ -16,7 +16,7 @@ from tpullm.training.diagnosis import Profile
 from tpullm.training.evaluation import Evaluations
 from tpullm.training.feed import Feed
 from tpullm.training.job import Job, RollBack
-from tpullm.training.meter import open_meter
+from tpullm.training.meter import Meter
 from tpullm.training.pace import Pace, Phases, stop_signal
 from tpullm.training.programs import Programs
 from tpullm.training.resume import Start
@@ -89,7 +89,7 @@ class Training:
                 self._state: Tree = self.saves.restore(programs, self._start.step)
             first = self.done = self._first = phase.hours.resumed = int(self._state["step"])
             feed = self._feed = Feed(job, self._start.left_out, programs, phase)
-            meter = self._meter = open_meter(job, programs, first, phase.hours, feed.documents, self._description)
+            meter = self._meter = Meter(job, programs, first, phase.hours, feed.documents, self._description)
             closing.callback(lambda: meter.close(whole=self._ends_well))
             closing.callback(self._close_saves)
             feed.open(first, meter)

@@ -7,8 +7,7 @@ with other programs there is none.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import jax
 
@@ -26,52 +25,48 @@ KINDS = ("parameter_norms", "gradient_norms", "update_norms")  # of a step, in t
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@dataclass
 class Meter:
     """Turns the metrics of steps into log lines: rates over the steps since the last line, time left, MFU.
 
+    Host 0 alone writes a log.
+
     Args:
-        log: where the lines go.
+        first: the last step before the training.
         hours: where the time of this process goes.
-        steps: of the whole stage.
-        step: the last step before training.
-        every: steps between lines.
-        tokens_per_step: positions in a global batch, padding included.
-        peak_tokens_per_second: of all devices at their peak FLOP/s; None if the peak is not known.
-        learning_rate: by the number of updates before.
         documents: the documents of a step, from 1, for a skipped one.
-        norms_every: steps between rows of norms; 0 is none.
-        parts: the names of the norms of a step.
-        watch: is given the rows that say how a training goes.
+        description: what a checkpoint says of itself; the trackers get its recipe.
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
     """
 
-    log: MetricsLog | NoLog
-    hours: Hours
-    steps: int
-    step: int
-    every: int
-    tokens_per_step: int
-    peak_tokens_per_second: float | None
-    learning_rate: Callable[[int], float]
-    documents: Callable[[int], list[str]] = lambda step: []
-    norms_every: int = 0
-    parts: Sequence[str] = ()
-    watch: Callable[[dict], None] = lambda row: None
-    skipped: dict[int, int] = field(default_factory=dict)
-    _pending: deque[tuple[int, dict]] = field(default_factory=deque)
-    _losses: list[float | None] = field(default_factory=list)
-    _bad: list[dict] = field(default_factory=list)
-    _sound: dict = field(default_factory=dict)
-    _all_skipped: int = 0
-    _last: int = 0
-    _since: float = field(default_factory=time.monotonic)
-    _waited: float = 0.0
-    _last_line: float = 0.0
-    _answer_tokens: dict[int, float] = field(default_factory=dict)
-    _learned_from: float = 0.0
+    def __init__(
+        self,
+        job: Job,
+        programs: Programs,
+        first: int,
+        hours: Hours,
+        documents: Callable[[int], list[str]],
+        description: dict,
+    ):
+        self._config, self._parts, self._documents, self.hours = job.config, programs.parts, documents, hours
+        self.log, self._watch = NoLog(), lambda row: None
+        if hosts.is_first():
+            self.log = MetricsLog(job.directory, first, Trackers(job.directory, description["recipe"]))
+            self._watch = job.answers.watch if job.answers else self._watch
+        self._tokens_per_step = job.rows * job.config.sequence_length  # padding included
+        self._peak = programs.peak_tokens_per_second
+        self._rates = learning_rates(job.config.optimizer, job.config.steps)
+        self._last = first
+        self.skipped: dict[int, int] = {}
+        self._pending: deque[tuple[int, dict]] = deque()
+        self._losses: list[float | None] = []
+        self._bad: list[dict] = []
+        self._sound: dict = {}
+        self._all_skipped, self._last_line = 0, 0.0
+        self._answer_tokens: dict[int, float] = {}
+        self._learned_from = 0.0
+        self._restart(first, time.monotonic())
 
     def oldest(self, ahead: int = 0) -> jax.Array | None:
         """An array of the oldest step that `read` would read, which is ready when the step is computed."""
@@ -89,7 +84,7 @@ class Meter:
     def answered(self, step: int, figures: dict) -> None:
         """Log what the answers are like that `step` learns from. Speed is then that of their tokens."""
         self.log.write({"step": step, **figures})
-        self.watch({"step": step, **figures})
+        self._watch({"step": step, **figures})
         self._answer_tokens[step] = figures["answers"] * figures["answer_tokens"]
 
     def read(self, ahead: int = 0) -> None:
@@ -103,57 +98,55 @@ class Meter:
         self.skipped = {step - 1: self.skipped.get(step - 1, 0), step: values["skipped"]}
         self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
         if values["skipped"]:
-            self._skip(step, values)
+            self._all_skipped += 1
+            loss, norm = (readable(values[name]) for name in ("loss", "grad_norm"))
+            self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self._documents(step)})
+            shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
+            warn(f"step {step:,} is skipped and changes nothing: {shown}")
         else:
             self._sound = values
-        if self.norms_every and step % self.norms_every == 0:
-            rows = {kind: zip(self.parts, row, strict=True) for kind, row in zip(KINDS, values["norms"], strict=True)}
-            norms = {kind: {part: readable(norm) for part, norm in row} for kind, row in rows.items()}
-            self.log.write({"step": step, "tokens": step * self.tokens_per_step, **norms})
-        if step % self.every == 0 or step == self.steps:
+        if self._config.norms_every and step % self._config.norms_every == 0:
+            readable_norms = (map(readable, norms) for norms in values["norms"])
+            rows = (dict(zip(self._parts, norms, strict=True)) for norms in readable_norms)
+            self._write(step, dict(zip(KINDS, rows, strict=True)))
+        if step % self._config.log_every == 0 or step == self._config.steps:
             self._report(step, values)
-
-    def _skip(self, step: int, values: dict) -> None:
-        self._all_skipped += 1
-        loss, norm = (readable(values[name]) for name in ("loss", "grad_norm"))
-        self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self.documents(step)})
-        shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
-        warn(f"step {step:,} is skipped and changes nothing: {shown}")
 
     def _report(self, step: int, values: dict) -> None:
         # The next interval begins now: the next step is already in flight.
         now = time.monotonic()
-        elapsed = now - self._since
-        seconds = elapsed / (step - self.step)
+        elapsed, waited = now - self._since, self.hours.seconds["data"] - self._waited
         rate = self._tokens(step) / elapsed
-        waited = self.hours.seconds["data"] - self._waited
         row = {
-            "step": step,
-            "tokens": step * self.tokens_per_step,
             **{name: self._sound[name] for name in ("loss", "grad_norm", "accuracy") if name in self._sound},
-            "learning_rate": float(self.learning_rate(max(values["updates"] - 1, 0))),
+            "learning_rate": self._rates.item(max(values["updates"] - 1, 0)),
             "tokens_per_second": rate,
-            "step_seconds": seconds,
+            "step_seconds": elapsed / (step - self._step),
             "data_wait_share": waited / elapsed,
             **self._each_step(),
         }
+        if self._peak is not None and rate > self._peak:
+            warn("training is faster than the measured peak of this machine, so that is wrong: MFU is not shown")
+            self._peak = None
+        if self._peak is not None:
+            row["mfu"] = rate / self._peak
         # Without the means of nothing, as of bad answers where all are good.
-        row |= self._mfu(rate) | {name: of for name, of in values.get("told", {}).items() if math.isfinite(of)}
+        row |= {name: of for name, of in values.get("told", {}).items() if math.isfinite(of)}
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
-        self.log.write(row)
-        self.watch(row)
+        row = self._write(step, row)
+        self._watch(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))
-        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self.steps:
-            say(line(row, self.steps))
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._config.steps:
+            say(line(row, self._config.steps))
             self._last_line = now
         self._restart(step, now)
 
     def _tokens(self, step: int) -> float:
         """Tokens of the steps since the last line: of answers, if the model gives them itself, else all places."""
         total = 0.0
-        for done in range(self.step + 1, step + 1):
+        for done in range(self._step + 1, step + 1):
             self._learned_from = self._answer_tokens.pop(done, self._learned_from)
-            total += self._learned_from or self.tokens_per_step
+            total += self._learned_from or self._tokens_per_step
         return total
 
     def _each_step(self) -> dict[str, list]:
@@ -169,23 +162,13 @@ class Meter:
             self.log.write({"step": self._last, **self._each_step()})
         self.log.sync()
 
-    def _mfu(self, rate: float) -> dict[str, float]:
-        """The share of the peak, if the peak is known. A peak that is exceeded was measured wrong and is discarded."""
-        if self.peak_tokens_per_second is not None and rate > self.peak_tokens_per_second:
-            warn("training is faster than the measured peak of this machine, so that is wrong: MFU is not shown")
-            self.peak_tokens_per_second = None
-        return {} if self.peak_tokens_per_second is None else {"mfu": rate / self.peak_tokens_per_second}
-
     def evaluation(self, step: int, results: dict[str, dict[str, float]]) -> None:
         """Write held-out results; the time that they took does not count as training."""
-        self.log.write({"step": step, "tokens": step * self.tokens_per_step, **results})
-        self.watch({"step": step, **results})
+        self._watch(self._write(step, results))
         right = results.get("eval_accuracy", {})
         losses = [f"{source} {loss:.4f}" for source, loss in results["eval_loss"].items() if source not in right]
         told = [f"loss (nats a token): {', '.join(losses)}"] if losses else []
-        told += [
-            f"{source}: loss {results['eval_loss'][source]:.4f}, {share:.0%} right" for source, share in right.items()
-        ]
+        told += [f"{name}: loss {results['eval_loss'][name]:.4f}, {share:.0%} right" for name, share in right.items()]
         if taught := results.get("eval_divergence"):
             told.append("from the teacher " + ", ".join(f"{source} {value:.4f}" for source, value in taught.items()))
         if reward := results.get("eval_reward"):
@@ -196,11 +179,16 @@ class Meter:
 
     def measured(self, step: int, figures: dict) -> None:
         """Write what was measured on the way; its time does not count as training."""
-        self.log.write({"step": step, "tokens": step * self.tokens_per_step, **figures})
+        self._write(step, figures)
         self._restart(step, time.monotonic())
 
+    def _write(self, step: int, figures: dict) -> dict:
+        row = {"step": step, "tokens": step * self._tokens_per_step, **figures}
+        self.log.write(row)
+        return row
+
     def _restart(self, step: int, now: float) -> None:
-        self.step, self._since, self._waited = step, now, self.hours.seconds["data"]
+        self._step, self._since, self._waited = step, now, self.hours.seconds["data"]
 
     def close(self, whole: bool = True) -> None:
         """Read all steps and close the log.
@@ -210,37 +198,8 @@ class Meter:
         """
         if whole:
             self.read()
-            self.log.write_hours(self.hours.line(self.step, self._all_skipped))
+            self.log.write_hours(self.hours.line(self._step, self._all_skipped))
         self.log.close(whole)
-
-
-def open_meter(
-    job: Job, programs: Programs, first: int, hours: Hours, documents: Callable[[int], list[str]], description: dict
-) -> Meter:
-    """The meter of a training that resumes after step `first`; host 0 alone writes a log.
-
-    Args:
-        documents: as of `Meter`.
-        description: what a checkpoint says of itself; the trackers get its recipe.
-    """
-    config, log, watch = job.config, NoLog(), lambda row: None
-    if hosts.is_first():
-        log = MetricsLog(job.directory, first, Trackers(job.directory, description["recipe"]))
-        watch = job.answers.watch if job.answers else watch
-    return Meter(
-        log=log,
-        hours=hours,
-        steps=config.steps,
-        step=first,
-        every=config.log_every,
-        tokens_per_step=job.rows * config.sequence_length,
-        peak_tokens_per_second=programs.peak_tokens_per_second,
-        learning_rate=learning_rates(config.optimizer, config.steps).item,
-        documents=documents,
-        norms_every=config.norms_every,
-        parts=programs.parts,
-        watch=watch,
-    )
 
 
 def readable(value: float) -> float | str:

@@ -13,13 +13,14 @@ import numpy as np
 from tests.training.sharded_losses import EXPERT_MESHES
 from tpullm.model.mesh import RULES, make_mesh
 from tpullm.model.rows import put, put_whole
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
 from tpullm.training.log_probabilities import likeliest, log_probabilities
 from tpullm.training.losses import (
     AXES,
     sum_by_sequence,
 )
 from tpullm.training.objectives.distillation import distillation_loss
-from tpullm.training.objectives.policy import METHODS, policy_loss
+from tpullm.training.objectives.policy import policy_loss
 from tpullm.training.objectives.preferences import Answers, dpo
 
 B, T, D, V, K = 16, 32, 8, 96, 4
@@ -45,15 +46,16 @@ def of_preferences(hidden, table, given):
     logp_BT, _ = log_probabilities(hidden, table, given["targets"])
     answers = [sum_by_sequence(x, given["answers"], 2) for x in (logp_BT, jnp.ones_like(logp_BT), given["old"])]
     chosen, rejected = (Answers(*(x[:, side] for x in answers)) for side in (0, 1))
-    return dpo(chosen, rejected, jnp.ones_like(chosen.policy), beta=0.1)
+    return dpo(chosen, rejected, jnp.ones_like(chosen.policy), PreferenceConfig())
 
 
 def of_policy(hidden, table, given):
     """GSPO, whose ratios are of whole answers, with the entropy in the loss of no one."""
     logp_BT, entropy_BT = log_probabilities(hidden, table, given["targets"], 5.0, 0.8, entropy=True)
-    options = {"clip": (10.0, 10.0), "reference_BT": given["old"], "kl_weight": 0.1, "entropy_BT": entropy_BT}
+    settings = PolicyConfig("gspo", clip_low=1.0, clip_high=10.0, kl_weight=0.1)
     old_BT = jax.lax.stop_gradient(logp_BT) - 0.01 * given["old"]
-    return policy_loss(METHODS["gspo"], logp_BT, given["advantages"], given["answers"], 2, old_BT=old_BT, **options)
+    given_BT = logp_BT, given["advantages"], given["answers"], 2
+    return policy_loss(settings, *given_BT, old_BT, given["old"], entropy_BT)
 
 
 def of_teacher(hidden, table, given):

@@ -195,5 +195,6 @@ def test_mistakes_are_one_line(prepared, tmp_path, capsys):
 
 def test_a_good_answer_counts_as_much_as_its_sort():
     answers = Answers(np.float32([-9, -9]), np.float32([3, 3]), np.float32([-9, -9]))
-    sums = kto(answers, np.array([True, False]), np.ones(2), beta=1.0, kl=0.0, desirable_weight=3.0)
+    settings = PreferenceConfig("kto", beta=1.0, desirable_weight=3.0)
+    sums = kto(answers, np.array([True, False]), np.ones(2), settings, kl=0.0)
     assert float(sums["loss"].total) == pytest.approx(2.0) and float(sums["accuracy"].total) == 0

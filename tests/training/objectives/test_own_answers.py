@@ -95,8 +95,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
     def apart(tree):
         logp = of_answers_alone(tree, texts)
         each = jnp.asarray(advantages.ravel())[:, None] * trained
-        options = {"clip": METHODS[kind].clip, "budget": 9, "old_BT": padded(of_answers)}
-        total, weight = policy_loss(METHODS[kind], padded(logp), each, trained, 1, **options)["loss"]
+        total, weight = policy_loss(batch.settings, padded(logp), each, trained, 1, padded(of_answers))["loss"]
         return total / weight
 
     assert_same_loss_and_gradients(mean_loss(batch), apart)

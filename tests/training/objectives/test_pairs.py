@@ -116,12 +116,7 @@ def test_loss_and_gradient_are_those_of_answers_that_stand_alone(name):
             Answers(policy[side::2], tokens[side::2], reference[side::2] if settings.needs_reference else None)
             for side in (0, 1)
         ]
-        more = {
-            "dpo": {"label_smoothing": settings.label_smoothing, "per_token": settings.per_token},
-            "simpo": {"gamma": settings.gamma},
-            "orpo": {"nll": -sides[0].policy / sides[0].tokens},
-        }.get(settings.kind, {})
-        found = PAIRED[settings.kind](*sides, jnp.ones(len(numbers)), beta=settings.beta, **more)["loss"]
+        found = PAIRED[settings.kind](*sides, jnp.ones(len(numbers)), settings)["loss"]
         return found.total / found.weight
 
     assert_same_loss_and_gradients(mean_loss(batch), apart)

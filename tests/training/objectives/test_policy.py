@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.small import means
+from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.objectives import policy
 from tpullm.training.objectives.policy import ADVANTAGES, METHODS, k3, policy_loss
 
@@ -37,10 +38,8 @@ def compiled(name, logp, old, advantages, answers, kl_weight):
     """The sums of a method and the gradient of its loss. Without `old`, nothing is a reference."""
 
     def loss(logp):
-        options = {"clip": METHODS[name].clip, "budget": 20, "entropy_BT": -logp}
-        if old is not None:
-            options |= {"reference_BT": old - 0.1, "kl_weight": kl_weight}
-        sums = policy_loss(METHODS[name], logp, advantages, answers, S, old_BT=old, **options)
+        reference, settings = None if old is None else old - 0.1, PolicyConfig(name, tokens=20, kl_weight=kl_weight)
+        sums = policy_loss(settings, logp, advantages, answers, S, old, reference, -logp)
         return sums["loss"].total, sums
 
     gradient, sums = jax.grad(loss, has_aux=True)(logp)

@@ -11,26 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.small import means
+from tpullm.recipe.schema import PreferenceConfig
 from tpullm.training.losses import sum_by_sequence, to_tokens, weighted_sum
-from tpullm.training.objectives.preferences import PAIRED, Answers, dpo, kto
+from tpullm.training.objectives.preferences import PAIRED, Answers, kto
 
 N = 6
-OBJECTIVES = {
-    "dpo": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, label_smoothing=0.1),
-    "dpo per token": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, per_token=True),
-    "ipo": lambda chosen, rejected, weights: PAIRED["ipo"](chosen, rejected, weights, beta=0.3),
-    "simpo": lambda chosen, rejected, weights: PAIRED["simpo"](chosen, rejected, weights, beta=2.0, gamma=0.5),
-    "dpo even": lambda chosen, rejected, weights: dpo(chosen, rejected, weights, beta=0.3, label_smoothing=0.5),
-    "simpo without margin": lambda chosen, rejected, weights: PAIRED["simpo"](
-        chosen, rejected, weights, beta=2.0, gamma=0.0
-    ),
-    "orpo": lambda chosen, rejected, weights: PAIRED["orpo"](
-        chosen, rejected, weights, beta=0.3, nll=-chosen.policy / jnp.maximum(chosen.tokens, 1)
-    ),
-    "kto": lambda chosen, rejected, weights: kto(chosen, rejected.tokens > 15, weights, beta=0.3, kl=0.2),
+SETTINGS = {
+    "dpo": PreferenceConfig(beta=0.3, label_smoothing=0.1),
+    "dpo per token": PreferenceConfig(beta=0.3, per_token=True),
+    "ipo": PreferenceConfig("ipo", beta=0.3),
+    "simpo": PreferenceConfig("simpo", beta=2.0),
+    "dpo even": PreferenceConfig(beta=0.3, label_smoothing=0.5),
+    "simpo without margin": PreferenceConfig("simpo", beta=2.0, gamma=0.0),
+    "orpo": PreferenceConfig("orpo", beta=0.3),
+    "kto": PreferenceConfig("kto", beta=0.3),
 }
 
-SHIPPED = [name for name in OBJECTIVES if name not in ("dpo even", "simpo without margin")]
+
+def objective(name, chosen, rejected, weights):
+    """The sums of pairs; those of KTO are of answers, of which some are good."""
+    if name == "kto":
+        return kto(chosen, rejected.tokens > 15, weights, SETTINGS[name], kl=0.2)
+    return PAIRED[SETTINGS[name].kind](chosen, rejected, weights, SETTINGS[name])
+
+
+SHIPPED = [name for name in SETTINGS if name not in ("dpo even", "simpo without margin")]
 
 
 def answers(random, tokens=None):
@@ -46,7 +51,7 @@ def moved(answers, policy=0.0, reference=0.0):
 @partial(jax.jit, static_argnums=0)
 def losses(name, chosen, rejected):
     """Of each pair."""
-    return jax.vmap(lambda weights: OBJECTIVES[name](chosen, rejected, weights)["loss"].total)(jnp.eye(N))
+    return jax.vmap(lambda weights: objective(name, chosen, rejected, weights)["loss"].total)(jnp.eye(N))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -54,7 +59,7 @@ def differentiated(name, pair, weights):
     """The gradients of the sum of losses, and the sums."""
 
     def loss(pair):
-        sums = OBJECTIVES[name](*pair, weights)
+        sums = objective(name, *pair, weights)
         return sums["loss"].total, sums
 
     return jax.grad(loss, has_aux=True)(pair)
@@ -146,7 +151,7 @@ def test_kto_sees_how_far_a_ratio_is_from_the_divergence(seed, shift):
 @jax.jit
 def kto_loss(answers, desirable, kl):
     """The sum of the losses and its gradient with respect to the divergence."""
-    loss = lambda kl: kto(answers, desirable, jnp.ones(N), beta=0.3, kl=kl)["loss"].total  # noqa: E731
+    loss = lambda kl: kto(answers, desirable, jnp.ones(N), SETTINGS["kto"], kl)["loss"].total  # noqa: E731
     return jax.value_and_grad(loss)(kl)
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from tests.training.small import means, mesh
 from tpullm.model.mesh import RULES
+from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
 from tpullm.training.log_probabilities import log_probabilities
-from tpullm.training.losses import Sum, sum_by_sequence
+from tpullm.training.losses import Sum, sum_by_sequence, weighted_sum
 from tpullm.training.objectives import policy, preferences
 from tpullm.training.objectives.distillation import distillation_loss
 from tpullm.training.objectives.preferences import Answers
@@ -82,24 +83,22 @@ def chosen_and_rejected(logp_BT, referenced):
     ]
 
 
+KINDS = {"cdpo": "dpo", "dpo_per_token": "dpo", "dpo_without_reference": "dpo"}
+
+
 def pair_loss(name, case):
     """A case's objective as a function of the packed log-probabilities of tokens."""
-    referenced = name not in ("dpo_without_reference", "simpo", "orpo")
-    weights = np.r_[np.ones(6), 0].astype(np.float32)
+    weights, options = np.r_[np.ones(6), 0].astype(np.float32), {"per_token": name == "dpo_per_token"}
+    options |= {"label_smoothing": case.get("label_smoothing", 0.0), "gamma": case.get("simpo_gamma", 0.0)}
+    settings = PreferenceConfig(KINDS.get(name, name), beta=case["beta"], **options)
 
     def loss(logp_BT):
-        chosen, rejected = chosen_and_rejected(logp_BT, referenced)
-        options = {"beta": case["beta"]}
-        if name == "simpo":
-            options["gamma"] = case["simpo_gamma"]
-        if name == "orpo":
-            options["nll"] = -chosen.policy / (jnp.sum(chosen.tokens) / 6)
-        if name == "cdpo":
-            options["label_smoothing"] = case["label_smoothing"]
-        if name == "dpo_per_token":
-            options["per_token"] = True
-        objective = preferences.PAIRED.get(name, preferences.dpo)
-        return objective(chosen, rejected, weights, **options)
+        chosen, rejected = chosen_and_rejected(logp_BT, name not in ("dpo_without_reference", "simpo", "orpo"))
+        sums = preferences.PAIRED[settings.kind](chosen, rejected, weights, settings)
+        if name == "orpo":  # trl has the mean over the tokens of all chosen answers
+            nll = weighted_sum(-chosen.policy / (jnp.sum(chosen.tokens) / 6), weights)
+            sums |= {"nll": nll, "loss": Sum(sums["loss"].total - sums["nll"].total + nll.total, 6.0)}
+        return sums
 
     return loss
 
@@ -126,7 +125,7 @@ def test_kto(name):
     def sums(logp):
         answers = Answers((logp * mask).sum(1), mask.sum(1), np.array(given["reference"], np.float32))
         options = {key: case[key] for key in ("beta", "desirable_weight", "undesirable_weight")}
-        return preferences.kto(answers, desirable, whole, kl=kl.total / kl.weight, **options)
+        return preferences.kto(answers, desirable, whole, PreferenceConfig("kto", **options), kl.total / kl.weight)
 
     ours, theirs = assert_same(sums, logp, case, [np.array(case["gradients"][0])]), case["logged"]
     np.testing.assert_allclose(max(kl.total / kl.weight, 0), theirs["kl"], rtol=1e-6)
@@ -140,26 +139,17 @@ def test_policies(name):
     given, case = INPUTS["policy"], CASES["policy"][name]
     arrays = {key: packed(np.array(given[key], np.float32)) for key in ("logp", "old", "reference", "entropy")}
     advantages_BT = packed(np.array(given["advantages"], np.float32)[:, None] * np.ones_like(given["mask"]))
-    method = policy.METHODS[name.split()[0]]
+    (low, high), kind = case["clip"], name.split()[0]
+    settings = PolicyConfig(kind, tokens=10, clip_low=low, clip_high=high, kl_weight=case["beta"])
+    old_BT = arrays["old"] if case["old"] else None
 
     def sums(logp_BT):
-        return policy.policy_loss(
-            method,
-            logp_BT,
-            advantages_BT,
-            numbered(given["mask"]),
-            2,
-            clip=case["clip"],
-            budget=10,
-            old_BT=arrays["old"] if case["old"] else None,
-            reference_BT=arrays["reference"],
-            kl_weight=case["beta"],
-            entropy_BT=arrays["entropy"],
-        )
+        given_BT = logp_BT, advantages_BT, numbered(given["mask"]), 2
+        return policy.policy_loss(settings, *given_BT, old_BT, arrays["reference"], arrays["entropy"])
 
     logged = assert_same(sums, arrays["logp"], case, [packed(case["gradients"][0])])
     shares = ("clip_ratio/low_mean", "clip_ratio/high_mean")
-    assert_logged(logged, case["logged"], () if method.ratio == "token" else shares)
+    assert_logged(logged, case["logged"], () if policy.METHODS[kind].ratio == "token" else shares)
     if case["old"]:
         assert sum(case["logged"][share] for share in shares) > 0, "nothing was clipped"
 

@@ -6,7 +6,6 @@ those of the standard library: frozen, hashable where JAX needs it, and cheap to
 `ModelConfig` takes 15 us, and 26 us as a class of pydantic). pydantic checks them where a recipe is read.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from tpullm.recipe.schema.tuning_settings import (
     TeacherConfig,
     TuningConfig,
 )
+from tpullm.system.words import nearest
 
 # What a run directory has beside the stages of tuning, which are folders there too.
 TAKEN = {
@@ -187,9 +187,6 @@ class Recipe:
         return [source.name for source in self.corpus.sources] + ["yours"] * bool(self.text)
 
     def _unknown_sources(self, key: str, named: Iterable[str]) -> Iterator[tuple[str, str]]:
-        known = self._sources
         for source in named:
-            if source not in known:
-                near = difflib.get_close_matches(source, known, 1)
-                there_are = f"there are {', '.join(known)}" if known else "there are none"
-                yield key, f"corpus.sources has no {source}; {f'the nearest is {near[0]}' if near else there_are}"
+            if source not in self._sources:
+                yield key, f"corpus.sources has no {source}; {nearest(source, self._sources)}"

@@ -1,6 +1,5 @@
 """Settings of step 5: the stages of tuning, each from the model of the one before."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -9,6 +8,7 @@ from annotated_types import Gt, Interval
 
 from tpullm.recipe.fields import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Temperature
 from tpullm.recipe.schema.training_settings import TrainConfig
+from tpullm.system.words import nearest
 
 ALONE = ("preferences", "judged", "prompts")  # keys of what is learned in a stage of its own
 # The matrices that an adapter may stand beside.
@@ -53,9 +53,7 @@ class AdapterConfig:
         """Each key that can't be as it is, beside the others, and why."""
         for target in self.targets:
             if target not in MATRICES:
-                near = difflib.get_close_matches(target, MATRICES, 1)
-                meant = f"the nearest is {near[0]}" if near else f"there are {', '.join(MATRICES)}"
-                yield "targets", f"no matrix is named {target}; {meant}"
+                yield "targets", f"no matrix is named {target}; {nearest(target, MATRICES)}"
         if self.rank and not self.targets:
             yield "targets", f"names no matrix, so nothing would be trained; name some of {', '.join(MATRICES)}"
         if self.quantize_base and not self.rank and not self.start:

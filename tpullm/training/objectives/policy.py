@@ -16,6 +16,7 @@ import numpy as np
 from tpullm.data.batch import AnswerBatch
 from tpullm.model.architecture import Architecture
 from tpullm.model.rows import to_zigzag_order
+from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import log_probabilities
 from tpullm.training.losses import Sum, Sums, sum_by_sequence, to_tokens, weighted_sum
 
@@ -59,17 +60,13 @@ METHODS = {
 
 
 def policy_loss(
-    method: Method,
+    settings: PolicyConfig,
     logp_BT,
     advantages_BT,
     answers_BT,
     count: int,
-    *,
-    clip: tuple[float, float],
-    budget: int = 0,
     old_BT=None,
     reference_BT=None,
-    kl_weight: float = 0.0,
     entropy_BT=None,
 ) -> dict[str, Sum]:
     """The loss of answers that were sampled, and what is logged, each a `Sum`.
@@ -79,8 +76,6 @@ def policy_loss(
         advantages_BT: of each token's answer.
         answers_BT: int32, the number of the token's answer in its row, 1 to `count`; 0 for tokens that are not trained
             (prompts, padding, what a tool said). An answer without trained tokens is not counted.
-        clip: as `Method.clip`.
-        budget: the most tokens of an answer, for `average: budget`.
         old_BT: log-probabilities when the answers were sampled. None: those of this step, so every ratio is exactly 1.
             Another program of the same model may round otherwise, also one of another number of micro-batches: of a
             model of two layers in float32, `moved` was then up to 0.5.
@@ -91,10 +86,10 @@ def policy_loss(
         `loss`; and means over tokens: `ratio`, `moved` (the share whose ratio is not exactly 1), `clipped_low` and
         `clipped_high` (the shares that have no gradient), `kl` and `entropy` where they are given.
     """
-    trained_BT = (answers_BT > 0).astype(jnp.float32)
+    method, trained_BT = METHODS[settings.kind], (answers_BT > 0).astype(jnp.float32)
     old_BT = jax.lax.stop_gradient(logp_BT) if old_BT is None else old_BT
     ratio_BT = _ratio(method.ratio, jnp.where(answers_BT > 0, logp_BT - old_BT, 0), answers_BT, count)
-    low, high = 1 - clip[0], 1 + clip[1]
+    low, high = 1 - (settings.clip_low or method.clip[0]), 1 + (settings.clip_high or method.clip[1])
     losses_BT = -jnp.minimum(ratio_BT * advantages_BT, jnp.clip(ratio_BT, low, high) * advantages_BT)
     logged = {
         "ratio": ratio_BT,
@@ -104,11 +99,11 @@ def policy_loss(
     }
     if reference_BT is not None:
         logged["kl"] = k3(logp_BT, reference_BT)
-        losses_BT += kl_weight * logged["kl"]
+        losses_BT += settings.kl_weight * logged["kl"]
     if entropy_BT is not None:
         logged["entropy"] = entropy_BT
     logged = jax.lax.stop_gradient({name: values.astype(jnp.float32) for name, values in logged.items()})
-    weights_BT, weight = _weights(method.average, trained_BT, answers_BT, count, budget)
+    weights_BT, weight = _weights(method.average, trained_BT, answers_BT, count, settings.tokens)
     return {"loss": Sum(jnp.sum(weights_BT * losses_BT), weight)} | {
         name: weighted_sum(values_BT, trained_BT) for name, values_BT in logged.items()
     }
@@ -139,7 +134,6 @@ def _weights(average: str, trained_BT, answers_BT, count: int, budget: int):
     """What each token counts for, and by what the sum over the whole batch is divided: answers or tokens."""
     if average == "tokens":
         return trained_BT, jnp.sum(trained_BT)
-    assert budget or average != "budget", "the most tokens of an answer"
     lengths_BS = _lengths(answers_BT, count)
     shares_BT = trained_BT / jnp.maximum(to_tokens(lengths_BS, answers_BT), 1)
     return (shares_BT if average == "answers" else trained_BT / budget), jnp.sum(lengths_BS > 0, dtype=jnp.float32)
@@ -199,7 +193,6 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
     adapter, whose parameters are among `params`.
     """
     settings, batch = batch.settings, jax.tree.map(to_zigzag_order, batch)
-    low, high = METHODS[settings.kind].clip
     more = {"dtype": dtype, "chunks": chunks}
     logp_BT, entropy_BT = token_log_probabilities(architecture, params, batch, entropy=True, key=key, **more)
     reference_BT = None
@@ -208,26 +201,14 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
         frozen = jax.lax.stop_gradient(architecture.frozen(params))
         reference_BT, _ = token_log_probabilities(base, frozen, batch, **more)
     with jax.named_scope("loss"):
-        sums = policy_loss(
-            METHODS[settings.kind],
-            logp_BT,
-            batch.advantages,
-            batch.answers,
-            batch.sequences,
-            clip=(settings.clip_low or low, settings.clip_high or high),
-            budget=settings.tokens,
-            old_BT=None if batch.first else batch.old,
-            reference_BT=reference_BT,
-            kl_weight=settings.kl_weight if reference_BT is not None else 0.0,
-            entropy_BT=jax.lax.stop_gradient(entropy_BT),
-        )
+        of_answers = batch.advantages, batch.answers, batch.sequences, None if batch.first else batch.old
+        sums = policy_loss(settings, logp_BT, *of_answers, reference_BT, jax.lax.stop_gradient(entropy_BT))
     loss, weight = sums.pop("loss")
     if batch.first:
         # In the mean a sampled token is as surprising as the entropy says, if it was sampled by this very model.
         trained_BT = (batch.answers > 0).astype(jnp.float32)
         sums["surprise"] = weighted_sum(jax.lax.stop_gradient(-logp_BT - entropy_BT), trained_BT)
-    nothing = jnp.zeros_like(loss)
-    return loss, Sums(loss, nothing, weight, None, told=sums)
+    return loss, Sums(loss, jnp.zeros_like(loss), weight, None, told=sums)
 
 
 def answer_count(batch: AnswerBatch):

@@ -8,7 +8,6 @@ Shapes: B batch, T length, S pairs in a row at most.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.model.architecture import Architecture
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import fetch, own_rows, put, to_zigzag_order
+from tpullm.recipe.schema import PreferenceConfig
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import progress
@@ -51,66 +51,51 @@ class Answers(NamedTuple):
     reference: jax.Array | None = None
 
 
-def dpo(
-    chosen: Answers, rejected: Answers, weights, *, beta: float, label_smoothing=0.0, per_token=False
-) -> dict[str, Sum]:
-    """Direct preference optimization (Rafailov et al. 2023, equation 7).
+def dpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
+    """Direct preference optimization (Rafailov et al. 2023, equation 7); `label_smoothing` is cDPO (Mitchell 2023).
 
     Without references it is the reference-free form: the reference is then the uniform distribution, up to a constant.
-
-    Args:
-        beta: how strongly the policy is held at the reference.
-        label_smoothing: the probability that a label is wrong (cDPO, Mitchell 2023).
-        per_token: compare means over tokens and not sums, so that a longer answer weighs no more.
     """
-    scores = [beta * _log_ratio(answers, per_token) for answers in (chosen, rejected)]
-    margins = scores[0] - scores[1]
-    losses = -(1 - label_smoothing) * jax.nn.log_sigmoid(margins)
-    if label_smoothing:
-        losses -= label_smoothing * jax.nn.log_sigmoid(-margins)
+    scores = [settings.beta * _log_ratio(answers, settings.per_token) for answers in (chosen, rejected)]
+    margins, wrong = scores[0] - scores[1], settings.label_smoothing
+    losses = -(1 - wrong) * jax.nn.log_sigmoid(margins)
+    if wrong:
+        losses -= wrong * jax.nn.log_sigmoid(-margins)
     return _sums(losses, *scores, weights)
 
 
-def ipo(chosen: Answers, rejected: Answers, weights, *, beta: float) -> dict[str, Sum]:
+def ipo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
     """Identity preference optimization (Azar et al. 2023, equation 17; `beta` is their tau), of means over tokens.
 
     The paper's sums would make the target of the margin depend on the length; its authors' results are of means.
     """
     scores = [_log_ratio(answers, per_token=True) for answers in (chosen, rejected)]
-    losses = jnp.square(scores[0] - scores[1] - 1 / (2 * beta))
-    return _sums(losses, *(beta * score for score in scores), weights)
+    losses = jnp.square(scores[0] - scores[1] - 1 / (2 * settings.beta))
+    return _sums(losses, *(settings.beta * score for score in scores), weights)
 
 
-def simpo(chosen: Answers, rejected: Answers, weights, *, beta: float, gamma: float) -> dict[str, Sum]:
-    """Simple preference optimization (Meng et al. 2024, equation 6): means over tokens, no reference.
-
-    Args:
-        gamma: the margin by which the chosen answer is to win, in units of the reward.
-    """
-    scores = [beta * _per_token(answers, answers.policy) for answers in (chosen, rejected)]
-    return _sums(-jax.nn.log_sigmoid(scores[0] - scores[1] - gamma), *scores, weights)
+def simpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
+    """Simple preference optimization (Meng et al. 2024, equation 6): means over tokens, no reference."""
+    scores = [settings.beta * _per_token(answers, answers.policy) for answers in (chosen, rejected)]
+    return _sums(-jax.nn.log_sigmoid(scores[0] - scores[1] - settings.gamma), *scores, weights)
 
 
-def orpo(chosen: Answers, rejected: Answers, weights, *, beta: float, nll) -> dict[str, Sum]:
+def orpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
     """Odds ratio preference optimization (Hong et al. 2024, equations 6 and 7): no reference.
 
-    Args:
-        beta: the weight of the odds ratio beside the likelihood (their lambda).
-        nll: of each chosen text, nats a token: its negative log-probability divided by its tokens (the paper), or by
-            the mean tokens of the chosen texts of the whole batch (trl: a mean over tokens). Which tokens count is the
-            caller's choice: the answer's, or (trl, the authors' code) also the prompt's.
+    `nll` is of each chosen answer, nats a token, as in the paper. trl has the mean over the tokens of all chosen texts,
+    and with the authors' code it counts the prompt too.
     """
+    nll = -chosen.policy / jnp.maximum(chosen.tokens, 1)
     # An answer that is certain has infinite odds; 1e-7 is the least difference from 1 that float32 has.
     means = [jnp.minimum(_per_token(answers, answers.policy), -1e-7) for answers in (chosen, rejected)]
     log_odds = [mean - _log_complement(mean) for mean in means]
     odds_losses = -jax.nn.log_sigmoid(log_odds[0] - log_odds[1])
-    sums = _sums(nll + beta * odds_losses, *(beta * mean for mean in means), weights)
+    sums = _sums(nll + settings.beta * odds_losses, *(settings.beta * mean for mean in means), weights)
     return sums | {"nll": weighted_sum(nll, weights), "odds_loss": weighted_sum(odds_losses, weights)}
 
 
-def kto(
-    answers: Answers, desirable, weights, *, beta: float, kl, desirable_weight=1.0, undesirable_weight=1.0
-) -> dict[str, Sum]:
+def kto(answers: Answers, desirable, weights, settings: PreferenceConfig, kl) -> dict[str, Sum]:
     """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equations 7 and 8): answers that need no partner.
 
     Args:
@@ -121,10 +106,10 @@ def kto(
     `accuracy` is the share of answers that are judged right: a good one is likelier by more than `kl` than for the
     reference, a bad one is not.
     """
-    kl = jax.lax.stop_gradient(jnp.maximum(kl, 0))
+    kl, beta = jax.lax.stop_gradient(jnp.maximum(kl, 0)), settings.beta
     log_ratios = _log_ratio(answers, per_token=False)
     gains = beta * jnp.where(desirable, log_ratios - kl, kl - log_ratios)
-    losses = jnp.where(desirable, desirable_weight, undesirable_weight) * jax.nn.sigmoid(-gains)
+    losses = jnp.where(desirable, settings.desirable_weight, settings.undesirable_weight) * jax.nn.sigmoid(-gains)
     rewards = jax.lax.stop_gradient(beta * log_ratios)
     return {
         "loss": weighted_sum(losses, weights),
@@ -201,7 +186,12 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
     `correct` counts the pairs whose chosen answer has the higher reward, and the judged answers that are judged right.
     """
     found = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
-    sums = (_judged if batch.settings.kind == "kto" else _paired)(batch, *found)
+    if batch.settings.kind == "kto":
+        sums = _judged(batch, *found)
+    else:
+        if not batch.settings.needs_reference:
+            found = [of._replace(reference=None) for of in found]
+        sums = PAIRED[batch.settings.kind](*found, (found[0].tokens > 0).astype(jnp.float32), batch.settings)
     loss, weight = sums.pop("loss")
     correct = sums.pop("accuracy").total
     return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
@@ -219,7 +209,6 @@ def divergence(architecture: Architecture, params: Tree, batch: PairBatch, *, dt
 
 
 def _judged(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) -> dict[str, Sum]:
-    settings = batch.settings
     each = Answers(*(one + other for one, other in zip(good, bad, strict=True)))  # one of the two has no tokens
     weights = (each.tokens > 0).astype(jnp.float32)
     if batch.kl is None:
@@ -227,24 +216,8 @@ def _judged(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) 
         kl = total / jnp.maximum(count, 1)
     else:
         kl = jnp.max(batch.kl)
-    by_sort = {"desirable_weight": settings.desirable_weight, "undesirable_weight": settings.undesirable_weight}
-    sums = kto(each, good.tokens > 0, weights, beta=settings.beta, kl=kl, **by_sort)
+    sums = kto(each, good.tokens > 0, weights, batch.settings, kl)
     return sums | {"kl": weighted_sum(jnp.full_like(weights, jax.lax.stop_gradient(kl)), weights)}
-
-
-def _paired(batch: PairBatch, chosen: Answers, rejected: Answers) -> dict[str, Sum]:
-    settings = batch.settings
-    if not settings.needs_reference:
-        chosen, rejected = chosen._replace(reference=None), rejected._replace(reference=None)
-    weights = (chosen.tokens > 0).astype(jnp.float32)
-    more = {"beta": settings.beta}
-    if settings.kind == "dpo":
-        more |= {"label_smoothing": settings.label_smoothing, "per_token": settings.per_token}
-    if settings.kind == "simpo":
-        more |= {"gamma": settings.gamma}
-    if settings.kind == "orpo":
-        more |= {"nll": -chosen.policy / jnp.maximum(chosen.tokens, 1)}
-    return PAIRED[settings.kind](chosen, rejected, weights, **more)
 
 
 def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
@@ -262,14 +235,14 @@ def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
             found = list(np.load(opened).values())
     else:
         found = _references(job, parts)
-        hosts.on_first("references", _write, file, found)
+
+        def write() -> None:
+            with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
+                np.savez(opened, *found)
+
+        hosts.on_first("references", write)
     for part, values in zip(parts, found, strict=True):
         part.references[:] = values
-
-
-def _write(file: Path, found: Sequence[np.ndarray]) -> None:
-    with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
-        np.savez(opened, *found)
 
 
 def _references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 No score depends on the clock, except where an answer is a program that runs (`code_tests.py`).
 """
 
-import difflib
 import inspect
 import math
 import typing
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tpullm.system.errors import UserError
+from tpullm.system.words import nearest
 from tpullm.training.rewards import form
 from tpullm.training.rewards.code_tests import CodeTests
 from tpullm.training.rewards.own_function import OwnFunction
@@ -149,15 +149,11 @@ def _own(where: Any, parameters: dict[str, Any]) -> OwnFunction:
 
 def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | None) -> Scorer:
     if name not in REWARDS:
-        nearest = difflib.get_close_matches(str(name), REWARDS, 1, 0.5)
-        more = f"the nearest is {nearest[0]}" if nearest else f"there are {', '.join(REWARDS)}"
-        raise UserError(f"no reward has this name; {more}")
+        raise UserError(f"no reward has this name; {nearest(name, REWARDS, 0.5)}")
     known = parameters_of(name)
     for key, value in parameters.items():
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, 1, 0.5)
-            more = f"the nearest is {nearest[0]}" if nearest else f"it has {', '.join(known) or 'none'}"
-            raise UserError(f"unknown parameter {key}; {more}")
+            raise UserError(f"unknown parameter {key}; {nearest(key, known, 0.5)}")
         if not _fits(value, known[key].annotation):
             raise UserError(f"{key}: {value} is not {_WORDS[known[key].annotation]}")
     for key, parameter in known.items():
