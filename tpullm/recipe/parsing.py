@@ -15,7 +15,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,9 +68,9 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
         UserError: no recipe, or a value that no run could have.
     """
     argv = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    words = _sort(argv, parser.keys(Recipe))
-    if not words.files:
-        run = dict(words.changes).get("run", Recipe().run)
+    files, changes, _ = _sort(argv, parser.keys(Recipe))
+    if not files:
+        run = dict(changes).get("run", Recipe().run)
         argv = ["--config", str(_kept(run)), *argv]
     return settings_of(parser, argv, Recipe)
 
@@ -79,16 +78,16 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
 def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, argparse.Namespace]:
     """The checked settings of a `kind`, such as `Recipe`, and the other options of the command line."""
     keys = parser.keys(kind)
-    words = _sort(argv, keys)
-    files = [_File.read(shipped.find(name, launch=kind is not Recipe)) for name in words.files]
-    options = _options(parser, words.rest, keys)
-    values = functools.reduce(_merged, (file.values for file in files), {})
-    for option, text in words.changes:
+    names, changes, rest = _sort(argv, keys)
+    files = [_file(shipped.find(name, launch=kind is not Recipe)) for name in names]
+    options = _options(parser, rest, keys)
+    values = functools.reduce(_merged, (values for _, _, values in files), {})
+    for option, text in changes:
         _put(values, option, text, keys)
 
     def place(loc: tuple) -> str:
-        typed = any(f"{mistakes.dotted(loc)}.".startswith(f"{option}.") for option, _ in words.changes)
-        found = [(file.path, line) for file in files if not typed and (line := _line(file.root, loc))]
+        typed = any(f"{mistakes.dotted(loc)}.".startswith(f"{option}.") for option, _ in changes)
+        found = [(path, line) for path, root, _ in files if not typed and (line := _line(root, loc))]
         return "{}: line {}: ".format(*found[-1]) if found else ""
 
     return _checked(values, kind, keys, place), options
@@ -97,7 +96,7 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """The options of a verb that takes no settings."""
     keys = parser.keys()
-    return _options(parser, _sort(argv, keys).rest, keys)
+    return _options(parser, _sort(argv, keys)[2], keys)
 
 
 def value_of(key: str, text: str) -> Any:
@@ -128,37 +127,23 @@ def _kept(run: str) -> Path:
 # ---------------------------------------------------------------- the command line
 
 
-@dataclass(frozen=True)
-class _Words:
-    """A command line, sorted.
-
-    Args:
-        files: the values of `--config`.
-        changes: keys of the settings, and the texts that are their values.
-        rest: words for argparse.
-    """
-
-    files: list[str]
-    changes: list[tuple[str, str]]
-    rest: list[str]
-
-
-def _sort(argv: Sequence[str], keys: Keys) -> _Words:
-    found, words = _Words([], [], []), iter(argv)
+def _sort(argv: Sequence[str], keys: Keys) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """A command line, sorted: the values of `--config`; keys of the settings with their texts; words for argparse."""
+    files, changes, rest, words = [], [], [], iter(argv)
     for word in words:
         option, equals, value = word.removeprefix("--").partition("=")
         if word == "--":
-            found.rest.extend([word, *words])
+            rest.extend([word, *words])
         elif not word.startswith("--") or option in keys.own:
-            found.rest.append(word)
+            rest.append(word)
         else:
             is_file = option == "config" and keys.kind is not None
             if not is_file:
                 keys.check(option)
             if not equals and (value := next(words, "--")).startswith("--"):
                 raise UserError(f"--{option}: its value is missing; give {keys.wanted(option)}")
-            found.files.append(value) if is_file else found.changes.append((option, value))
-    return found
+            files.append(value) if is_file else changes.append((option, value))
+    return files, changes, rest
 
 
 def _options(parser: Parser, words: Sequence[str], keys: Keys) -> argparse.Namespace:
@@ -247,31 +232,21 @@ def _value(text: str, prefix: str) -> Any:
     return text
 
 
-@dataclass(frozen=True)
-class _File:
+def _file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
     """A YAML file of settings: where it is, its nodes, which know their lines, and its values."""
-
-    path: str
-    root: yaml.Node
-    values: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: str) -> "_File":
-        if storage.is_remote(path):
-            path = str(storage.local_copy(storage.path(path)))
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-        try:
-            root, values = _read(text, f"{path}: line {{line}}: ", "")
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
-        if values is None:
-            raise UserError(f"{path}: is empty; a recipe has KEY: VALUE lines, see {mistakes.REFERENCE}")
-        if not isinstance(values, dict):
-            line = root.start_mark.line + 1
-            raise UserError(
-                f"{path}: line {line}: no key is here; write KEY: VALUE lines, see {mistakes.REFERENCE}#recipe"
-            )
-        return cls(path, root, values)
+    if storage.is_remote(path):
+        path = str(storage.local_copy(storage.path(path)))
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        root, values = _read(text, f"{path}: line {{line}}: ", "")
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
+    if values is None:
+        raise UserError(f"{path}: is empty; a recipe has KEY: VALUE lines, see {mistakes.REFERENCE}")
+    if not isinstance(values, dict):
+        line = root.start_mark.line + 1
+        raise UserError(f"{path}: line {line}: no key is here; write KEY: VALUE lines, see {mistakes.REFERENCE}#recipe")
+    return path, root, values
 
 
 def _line(node: yaml.Node, loc: tuple) -> int | None:

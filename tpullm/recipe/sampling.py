@@ -38,26 +38,19 @@ def check(sampling: Sampling) -> Sampling:
     return sampling
 
 
+HELP = {
+    "temperature": "randomness; 0 always takes the likeliest token",
+    "top_k": "choose among the k likeliest tokens; 0: among all",
+    "top_p": "choose among the likeliest tokens that together have this probability",
+    "min_p": "choose among tokens with at least this share of the likeliest token's probability",
+}
+
+
 def add_options(parser, defaults: Sampling) -> None:
     """The options of a verb that generates: --temperature, --top-k, --top-p, --min-p."""
-    parser.add_argument(
-        "--temperature", type=float, default=defaults.temperature, help="randomness; 0 always takes the likeliest token"
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=defaults.top_k, help="choose among the k likeliest tokens; 0: among all"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=defaults.top_p,
-        help="choose among the likeliest tokens that together have this probability",
-    )
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        default=defaults.min_p,
-        help="choose among tokens with at least this share of the likeliest token's probability",
-    )
+    for name, words in HELP.items():
+        default = getattr(defaults, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=words)
 
 
 def from_options(arguments) -> Sampling:

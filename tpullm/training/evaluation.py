@@ -7,6 +7,7 @@ after it has resumed: a row of the log is whole or not there.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -109,25 +110,23 @@ def held_out(
         evaluate: of `step.make_evaluation`.
         bytes_per_token: UTF-8 bytes of each token id, `[V]`.
     """
-    loss, bits, right, taught = {}, {}, {}, {}
+    found: dict[str, dict[str, float]] = {"eval_loss": {}, "eval_bits_per_byte": {}}
     for source, source_batches in batches.items():
-        nats = weight = text_bytes = correct = divergence = 0.0
-        pairs = False
+        total, batch = Counter(), None
         for batch in source_batches:
             if isinstance(batch, TaughtBatch):
-                divergence += float(evaluate(params, put(mesh, batch)).loss)
-                taught[source], batch = divergence, batch.plain
+                total["divergence"] += float(evaluate(params, put(mesh, batch)).loss)
+                batch = batch.plain
             placed = put(mesh, batch)
             sums, batch_bytes = jax.device_get((evaluate(params, placed), _text_bytes(bytes_per_token, placed)))
-            nats, weight = nats + float(sums.loss), weight + float(sums.weight)
-            text_bytes, correct = text_bytes + float(batch_bytes), correct + float(sums.correct)
-            pairs = isinstance(batch, PairBatch)
-        loss[source] = nats / max(weight, 1.0)
-        if source in taught:
-            taught[source] /= max(weight, 1.0)
-        if pairs:
-            right[source] = correct / max(weight, 1.0)
+            total.update(loss=float(sums.loss), weight=float(sums.weight), correct=float(sums.correct))
+            total["bytes"] += float(batch_bytes)
+        weight = max(total["weight"], 1.0)
+        found["eval_loss"][source] = total["loss"] / weight
+        if isinstance(batch, PairBatch):
+            found.setdefault("eval_accuracy", {})[source] = total["correct"] / weight
         else:
-            bits[source] = nats / np.log(2) / max(text_bytes, 1.0)
-    more = {"eval_accuracy": right, "eval_divergence": taught}
-    return {"eval_loss": loss, "eval_bits_per_byte": bits} | {name: found for name, found in more.items() if found}
+            found["eval_bits_per_byte"][source] = total["loss"] / np.log(2) / max(total["bytes"], 1.0)
+        if "divergence" in total:
+            found.setdefault("eval_divergence", {})[source] = total["divergence"] / weight
+    return found

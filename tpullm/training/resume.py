@@ -10,7 +10,7 @@ settings give the same bits, a `wsd` training can decay twice from one step, and
 a step on. With the parameters alone it starts at step 0, and the vocabulary may have grown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,7 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
     """
     anew = Start(0, [[first, config.steps]])
     while True:
-        ask = lambda: asdict(_start(stage, inputs, config, anew))  # noqa: E731
-        chosen = Start(**hosts.broadcast(f"where {stage.name} starts", ask))
+        chosen = _decided(f"where {stage.name} starts", lambda: _start(stage, inputs, config, anew))
         if not chosen.step:
             return chosen
         try:
@@ -76,6 +75,11 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
             return chosen
         except CorruptSave as error:
             hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
+
+
+def _decided(what: str, ask: Callable[[], Start]) -> Start:
+    """What host 0 decides, on every host."""
+    return Start(**hosts.broadcast(what, lambda: asdict(ask())))
 
 
 def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start:
@@ -88,7 +92,7 @@ def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons, models[0].left_out)
     for model in models:
-        same_rates = _rates(config, anew.horizons, model.step) == _rates_of(model, config)
+        same_rates = _rates(config, anew.horizons, model.step) == _rates(config, model.horizons, model.step)
         if model.step <= config.steps and same_rates and same_phases(inputs, model, config.steps):
             _keep_later(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
@@ -122,8 +126,8 @@ def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
 def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
     """The last checkpoint, which another schedule has led to."""
     horizons = [*model.horizons, [model.step, config.steps]]
-    of_old, of_new = _rates_of(model, config)[-1], _rates(config, [[0, config.steps]], config.steps)
-    then = of_new[min(model.step, config.steps - 1)]
+    of_old = _rates(config, model.horizons, model.step)[-1]
+    then = _rates(config, [[0, config.steps]], config.steps)[min(model.step, config.steps - 1)]
     warn(
         f"{name}: resumes at step {model.step:,} of {config.steps:,}, and its learning rate jumps from {of_old:.2g} to "
         f"{then:.2g}. The result is not that of {config.steps:,} steps from the beginning; with `schedule: wsd` it is"
@@ -144,8 +148,7 @@ def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, firs
     Raises:
         UserError: it has rolled back as often as it may.
     """
-    ask = lambda: asdict(_rolled_back(stage, before, step, config, first))  # noqa: E731
-    return Start(**hosts.broadcast(f"{stage.name} rolls back", ask))
+    return _decided(f"{stage.name} rolls back", lambda: _rolled_back(stage, before, step, config, first))
 
 
 def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int) -> Start:
@@ -178,13 +181,8 @@ def same_phases(inputs: dict, model: Model, steps: int) -> bool:
     return all(begun(length) == begun(steps) for _, length in model.horizons)
 
 
-def _rates_of(model: Model, config: TrainConfig) -> list[float]:
-    """The learning rates that have led to a checkpoint."""
-    return _rates(config, model.horizons, model.step)
-
-
 def _rates(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -> list[float]:
-    """The learning rate of each step before `until`."""
+    """The learning rate of each step before `until`, of a training with these horizons."""
     firsts = [first for first, _ in horizons] + [until]
     parts = [
         learning_rates(config.optimizer, length)[first:last]
