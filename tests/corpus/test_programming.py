@@ -176,7 +176,7 @@ def test_the_right_body_passes_its_tests():
     for asked in COMPLETIONS:
         assert question.is_right(asked, asked.answers[0], passes)
         assert asked.question.endswith(f"\n\n{asked.fields['prompt']}")
-        assert asked.question.startswith(programming.JAPANESE) == ("を返す。" in asked.question)
+        assert asked.question.startswith("この") == ("を返す。" in asked.question)
 
 
 def test_the_body_of_another_function_fails():

@@ -213,7 +213,7 @@ def test_rows_that_are_too_much_at_once_are_read_one_by_one(tmp_path, monkeypatc
 
     def limited(function, *arguments):
         if function.endswith(":rows") and arguments[3] > 1 and arguments[4] > 0 or arguments[4:5] == (7,):
-            raise opened.ReadingError("too much")
+            raise opened.Unreadable("too much")
         return call(function, *arguments)
 
     monkeypatch.setattr(opened, "in_child", limited)

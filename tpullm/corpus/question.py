@@ -48,22 +48,25 @@ def form(forms: Sequence[Form], entity: str) -> Form:
 
 
 def ask(
-    kind: str,
-    forms: Sequence[str],
-    facts: Iterable[tuple[str, str, str]],
+    facts: Mapping[str, Iterable[tuple[str, str, str]]],
+    forms: Mapping[str, Sequence[str]],
     most: int,
     form_by: Callable[[str], str] = str,
 ) -> list[Question]:
-    """`some` of the questions of one kind: of each fact one, in one of the forms.
+    """`some` of the questions of each kind: of each fact one, in one of the forms of its kind.
 
     Args:
-        facts: of each its entity, the text for `{}` in the form, and the answer.
+        facts: of each kind; of each fact its entity, the text for `{}` in the form, and the answer.
         form_by: an entity → the text whose hash chooses the form.
     """
-    questions = (
-        Question(form(forms, form_by(entity)).format(text), (answer,), kind, entity) for entity, text, answer in facts
-    )
-    return some(questions, most)
+    found: list[Question] = []
+    for kind, of_kind in facts.items():
+        questions = (
+            Question(form(forms[kind], form_by(entity)).format(text), (answer,), kind, entity)
+            for entity, text, answer in of_kind
+        )
+        found += some(questions, most)
+    return found
 
 
 def some(questions: Iterable[Question], most: int) -> list[Question]:

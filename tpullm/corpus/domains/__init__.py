@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tpullm.corpus.domains import law, medicine, programming
 from tpullm.corpus.domains.packages import Package
-from tpullm.corpus.question import Question, place, split
+from tpullm.corpus.question import Question, place
 from tpullm.run.stages import WORDING
 from tpullm.system.errors import UserError
 
@@ -48,8 +48,3 @@ def questions(domain: str) -> list[Question]:
     `UserError` if a package is not installed.
     """
     return sorted(DOMAINS[domain].questions(), key=lambda question: place(f"order {question.question}"))
-
-
-def split_questions(domain: str, held_out_fraction: float) -> tuple[list[Question], list[Question]]:
-    """The questions of a domain to tune on, and those about the held-out entities, `held_out_fraction` of all."""
-    return split(questions(domain), held_out_fraction)

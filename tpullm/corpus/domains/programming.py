@@ -19,10 +19,11 @@ import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tpullm.corpus.document import Raw
+from tpullm.corpus.domains.packages import wording
 from tpullm.corpus.question import Question, ask, form
 from tpullm.system.errors import UserError
 
@@ -97,19 +98,10 @@ def _scopes(scope: Scope, title: str, prefix: str = "") -> Iterator[tuple[Scope,
             yield node, f"{prefix}{node.name}({ast.unparse(node.args)})"
 
 
-def _with_body(node: ast.AST) -> Iterator[ast.AST]:
-    """`node` and the compound statements in it. `ast.walk` visits expressions too and takes seven times as long."""
-    yield node
-    for branch in ("body", "orelse", "handlers", "finalbody", "cases"):
-        for child in getattr(node, branch, ()):
-            if hasattr(child, "body"):
-                yield from _with_body(child)
-
-
 def _without_docstrings(module: ast.Module, text: str) -> str:
     """The source without the lines of its docstrings. A body that was only a docstring becomes `pass`."""
     lines = text.splitlines(keepends=True)
-    for node in _with_body(module):
+    for node in ast.walk(module):
         if not isinstance(node, Scope) or ast.get_docstring(node) is None:
             continue
         docstring = node.body[0]
@@ -125,30 +117,9 @@ def _without_docstrings(module: ast.Module, text: str) -> str:
 MOST = 500  # questions of a kind: no more than of functions to complete, from which a small model learns most
 LENGTHS = range(15, 121)  # characters of a sentence that says what a function does
 LONGEST_ARGUMENTS = 60  # characters
-FORMS = {
-    "module": (
-        "Which module of Python's library defines `{}`?",
-        "In which module of Python's library is `{}`?",
-        "`{}` is in which module of Python's library?",
-        "Pythonの標準ライブラリで`{}`を定義しているモジュールはどれですか。",
-    ),
-    "purpose": ("What does `{}` do?", "What is `{}` for?", "Describe `{}` in one sentence."),
-    "function": (
-        "What in Python's library is this: “{}”",
-        "Name this part of Python's library: “{}”",
-        "Which function or class of Python's library is described so: “{}”",
-    ),
-    "arguments": (
-        "What are the arguments of `{}`?",
-        "Which arguments does `{}` take?",
-        "How is `{}` called: with which arguments?",
-        "`{}`の引数は何ですか。",
-    ),
-}
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(NamedTuple):
     """A public function or class of the library.
 
     Args:
@@ -214,134 +185,29 @@ def questions_about(functions: Sequence[Function]) -> list[Question]:
             (one.path, one.path, one.arguments) for one in described if 0 < len(one.arguments) <= LONGEST_ARGUMENTS
         ),
     }
-    return [question for kind, of_kind in facts.items() for question in ask(kind, FORMS[kind], of_kind, MOST)]
+    return ask(facts, wording("programming")["forms"], MOST)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part of a function: English words, Japanese words, code, and its word in the function's name."""
 
     english: str
     japanese: str
     code: str
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Family:
-    """Functions of one argument: all combinations of a choice, a change and a result.
-
-    Args:
-        argument: the name of the argument.
-        each: the name of one value, in code.
-        values: code for all values.
-        choices: which values it takes; the code is a condition, or "" for all.
-        changes: what it makes of each value; the code is an expression.
-        results: what it returns; the code has `{values}`, a generator without parentheses.
-        inputs: the arguments of the tests. The first makes the example in the docstring.
-    """
-
-    argument: str
-    each: str
-    values: str
-    choices: tuple[Part, ...]
-    changes: tuple[Part, ...]
-    results: tuple[Part, ...]
-    inputs: tuple[object, ...]
-
-
-NUMBERS = Family(
-    "numbers",
-    "n",
-    "numbers",
-    (
-        Part("the numbers", "数", "", "numbers"),
-        Part("the even numbers", "偶数", "n % 2 == 0", "even"),
-        Part("the odd numbers", "奇数", "n % 2 == 1", "odd"),
-        Part("the positive numbers", "正の数", "n > 0", "positive"),
-        Part("the negative numbers", "負の数", "n < 0", "negative"),
-        Part("the multiples of 3", "3の倍数", "n % 3 == 0", "threes"),
-        Part("the multiples of 5", "5の倍数", "n % 5 == 0", "fives"),
-        Part("the numbers above 4", "4より大きい数", "n > 4", "large"),
-        Part("the numbers below 4", "4より小さい数", "n < 4", "small"),
-        Part("the numbers from 1 to 9", "1から9までの数", "1 <= n <= 9", "digits"),
-    ),
-    (
-        Part("", "", "n"),
-        Part("the squares of", "二乗", "n * n", "squares"),
-        Part("the cubes of", "三乗", "n ** 3", "cubes"),
-        Part("the doubles of", "二倍", "n * 2", "doubles"),
-        Part("the opposites of", "符号を変えた値", "-n", "opposites"),
-        Part("the absolute values of", "絶対値", "abs(n)", "sizes"),
-        Part("the successors of", "次の整数", "n + 1", "successors"),
-        Part("the remainders by 7 of", "7で割った余り", "n % 7", "remainders"),
-    ),
-    (
-        Part("a list of", "リスト", "[{values}]", "all"),
-        Part("a sorted list of", "昇順のリスト", "sorted({values})", "ascending"),
-        Part("the set of", "集合", "set({values})", "distinct"),
-        Part("the sum of", "合計", "sum({values})", "total"),
-        Part("the largest of", "最大値", "max({values})", "largest"),
-        Part("the smallest of", "最小値", "min({values})", "smallest"),
-    ),
-    (
-        [6, -5, 3, 10],
-        [5, 8, -3, 10, 6, -4, 1, 8],
-        [4, 15, -9, 3, 2, -10, 7],
-        [-6, 30, 9, -15, 5, 12, -1, -2],
-        [1, -5, 6, 45, -8, -30],
-    ),
-)
-WORDS = Family(
-    "text",
-    "word",
-    "text.split()",
-    (
-        Part("the words", "単語", "", "words"),
-        Part("the words of more than 4 letters", "4文字より長い単語", "len(word) > 4", "long"),
-        Part("the words of less than 4 letters", "4文字より短い単語", "len(word) < 4", "short"),
-        Part("the words that begin with b", "bで始まる単語", 'word.startswith("b")', "begin_b"),
-        Part("the words that end with e", "eで終わる単語", 'word.endswith("e")', "end_e"),
-        Part("the words that contain a", "aを含む単語", '"a" in word', "with_a"),
-    ),
-    (
-        Part("", "", "word"),
-        Part("the upper case of", "大文字にしたもの", "word.upper()", "upper"),
-        Part("the first letters of", "最初の文字", "word[0]", "first"),
-        Part("the last letters of", "最後の文字", "word[-1]", "last"),
-        Part("the reverses of", "逆順にしたもの", "word[::-1]", "reversed"),
-        Part("the lengths of", "長さ", "len(word)", "lengths"),
-    ),
-    (
-        Part("a list of", "リスト", "[{values}]", "all"),
-        Part("a sorted list of", "昇順のリスト", "sorted({values})", "ascending"),
-        Part("the set of", "集合", "set({values})", "distinct"),
-        Part("the largest of", "最大値", "max({values})", "largest"),
-        Part("the smallest of", "最小値", "min({values})", "smallest"),
-    ),
-    (
-        "a brave bee",
-        "the big blue apple is a bit bare",
-        "brave cats be at the same old gate bat",
-        "one bad bee ate some late bread and a tree",
-        "baboon tie bone an able mango sea be banana",
-    ),
-)
-FAMILIES = (NUMBERS, WORDS)
-JAPANESE = "この関数の本体を書いてください。"
-COMPLETE = ("Complete this function.", "Write the body of this function.", "What is missing here?", JAPANESE)
+    name: str
 
 
 def completions() -> list[Question]:
     """A question for each combination of parts, in a fixed order. Combinations with the same results are left out."""
     made = []
-    for family in FAMILIES:
-        for choice, change, result in itertools.product(family.choices, family.changes, family.results):
+    for family in wording("programming")["families"]:
+        parts = [[Part(*part) for part in family[kind]] for kind in ("choices", "changes", "results")]
+        for choice, change, result in itertools.product(*parts):
             condition = f" if {choice.code}" if choice.code else ""
-            values = f"{change.code} for {family.each} in {family.values}{condition}"
+            values = f"{change.code} for {family['each']} in {family['values']}{condition}"
             expression = result.code.format(values=values)
-            function = eval(f"lambda {family.argument}: {expression}")  # our own words, all of them in this file
-            results = tuple(_literal(function(given)) for given in family.inputs)
+            function = eval(f"lambda {family['argument']}: {expression}")  # our own words, all of them in the YAML file
+            results = tuple(_literal(function(given)) for given in family["inputs"])
             made.append((_completion(family, choice, change, result, expression, results), results))
     often = Counter(results for _, results in made)
     return [question for question, results in made if often[results] == 1]
@@ -353,19 +219,19 @@ def _literal(value: object) -> str:
 
 
 def _completion(
-    family: Family, choice: Part, change: Part, result: Part, expression: str, results: Sequence[str]
+    family: dict[str, Any], choice: Part, change: Part, result: Part, expression: str, results: Sequence[str]
 ) -> Question:
     """The question for a combination: the right function returns `expression`, and `results` for the inputs."""
     name = "_".join(part.name for part in (result, change, choice) if part.name)
-    calls = [f"{name}({given!r})" for given in family.inputs]
-    asked = form(COMPLETE, name)
-    if asked == JAPANESE:
+    calls = [f"{name}({given!r})" for given in family["inputs"]]
+    argument, asked = family["argument"], form(wording("programming")["complete"], name)
+    if not asked.isascii():
         what = "の".join(part.japanese for part in (choice, change, result) if part.japanese)
-        says = f"{family.argument}の{what}を返す。"
+        says = f"{argument}の{what}を返す。"
     else:
         what = " ".join(part.english for part in (result, change, choice) if part.english)
-        says = f"Return {what} in {family.argument}."
-    prompt = f'def {name}({family.argument}):\n    """{says}\n\n    >>> {calls[0]}\n    {results[0]}\n    """\n'
+        says = f"Return {what} in {argument}."
+    prompt = f'def {name}({argument}):\n    """{says}\n\n    >>> {calls[0]}\n    {results[0]}\n    """\n'
     tests = "".join(f"assert {call} == {value}\n" for call, value in zip(calls, results, strict=True))
     fields = {"prompt": prompt, "tests": tests}
     return Question(f"{asked}\n\n{prompt}", (f"return {expression}",), "completion", name, fields)

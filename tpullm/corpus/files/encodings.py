@@ -226,10 +226,6 @@ def _shift_jis(data: bytes) -> str:
 def _euc_jp(data: bytes) -> str:
     """The text of EUC-JP; U+FFFD for each byte or pair that is not EUC-JP."""
     characters = windows_characters()
-    try:  # the codec in C, for text without characters of Windows
-        return data.decode("euc_jp").translate(_changed_by_windows())
-    except UnicodeDecodeError:
-        pass
     text = []
     for match in _EUC_JP.finditer(data):
         kind, part = match.lastgroup, match[0]
@@ -275,15 +271,4 @@ def windows_characters() -> dict[bytes, str]:
             character = bytes((lead, trail)).decode("cp932", "replace")
             if BROKEN not in character:
                 table[bytes((row + 0xA1, column + 0xA1))] = character
-    return table
-
-
-@functools.cache
-def _changed_by_windows() -> dict[int, str]:
-    """The characters that Python's `euc_jp` reads otherwise, such as the wave dash."""
-    table = {}
-    for pair, character in windows_characters().items():
-        other = pair.decode("euc_jp", "replace")
-        if other != character and BROKEN not in other:
-            table[ord(other)] = character
     return table

@@ -171,16 +171,16 @@ def _line(file: BinaryIO, place: int) -> tuple[bytes | None, int]:
     return None, place
 
 
-class ReadingError(Exception):
-    """The child could not read something, within its limits; the message goes on after the name of it."""
-
-
 def in_child(function: str, *arguments: Any) -> Any:
-    """The result of `module:name`, called in the child; it starts with the first call, and again after an end."""
+    """The result of `module:name`, called in the child; it starts with the first call, and again after an end.
+
+    Raises:
+        Unreadable: the function fails, or takes more than the limits.
+    """
     try:
         return _child().call(_WHAT, function, *arguments)
     except UserError as error:
-        raise ReadingError(str(error).replace(f"{_WHAT}: ", "").replace(", do not use it", "")) from None
+        raise Unreadable(str(error).replace(f"{_WHAT}: ", "").replace(", do not use it", "")) from None
 
 
 def close_child() -> None:

@@ -79,15 +79,20 @@ def read(data: bytes, charset: str = "", headers: Sequence[tuple[str, str]] = ()
         headers: of the answer of the server: names and values.
     """
     if len(data) > MOST_PAGE_BYTES:
-        return Raw(dropped=TOO_LARGE, problem=f"is a page of more than {MOST_PAGE_BYTES >> 20} MiB")
+        return too_large()
     page = encodings.decode_html(data, charset)
     if page is None:
         return NOT_UTF8
     try:
         text, reserved = opened.in_child(EXTRACT, page, [list(header) for header in headers])
-    except opened.ReadingError as error:
+    except opened.Unreadable as error:
         return Raw(dropped=UNREADABLE, problem=f"cannot be read ({error})")
     return Raw(encodings.unix_lines(text), reserved=reserved)
+
+
+def too_large() -> Raw:
+    """A page of more than `MOST_PAGE_BYTES`."""
+    return Raw(dropped=TOO_LARGE, problem=f"is a page of more than {MOST_PAGE_BYTES >> 20} MiB")
 
 
 def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
@@ -100,8 +105,6 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs an error for each page without a main text
     tree = _parsed(page)
-    if tree is None:
-        return ["", _reserved((), headers)]
     reserved = _reserved(tree.iter("meta"), headers)
     for anchor in list(tree.iter("a")):  # `<a id="x"/>` never ends in HTML, and makes a link of the text after it
         if not anchor.get("href"):
@@ -117,25 +120,19 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _parsed(page: str) -> Any:
-    """The tree of a page; None if there is nothing in it.
+    """The tree of a page.
 
     trafilatura would parse it itself, but stops at elements nested 256 deep and loses the rest of the page. Pages that
     never close their elements are nested deeper.
     """
     from lxml import etree, html
 
-    parser = html.HTMLParser(
-        collect_ids=False,
-        encoding="utf-8",
-        remove_comments=True,
-        remove_pis=True,
-        huge_tree=True,
-        default_doctype=False,
-    )
+    settings = {"collect_ids": False, "remove_comments": True, "remove_pis": True, "default_doctype": False}
+    parser = html.HTMLParser(encoding="utf-8", huge_tree=True, **settings)
     try:
         return html.document_fromstring(_CONTROL.sub("", page).encode("utf-8", "replace"), parser=parser)
-    except etree.ParserError:  # an empty page
-        return None
+    except etree.ParserError:  # nothing is in it
+        return html.document_fromstring("<html></html>")
 
 
 def _reserved(tags: Iterable[Any], headers: Sequence[Sequence[str]]) -> str:

@@ -84,7 +84,7 @@ def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
     """
     try:
         names, groups = opened.in_child(f"{__name__}:look", str(path))
-    except opened.ReadingError as error:
+    except opened.Unreadable as error:
         raise opened.Unreadable(f"is not Parquet or is cut off ({error}); copy or download it again") from None
     if text_key not in names:
         columns = ", ".join(names)
@@ -103,7 +103,7 @@ def _group(path: str, number: int, first: int, rows_there: int, size: int, text_
     while taken < rows_there:
         try:
             found = opened.in_child(f"{__name__}:rows", path, number, text_key, batch, taken, first)
-        except opened.ReadingError as error:
+        except opened.Unreadable as error:
             if batch > 1:  # a text of a dictionary counts once in the size of its group, and takes memory for each row
                 batch = 1
                 continue

@@ -19,7 +19,7 @@ import stat
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -256,39 +256,33 @@ def _place(name: str) -> list[tuple[bool, str]]:
     return [(True, part) for part in folders] + [(False, file)]
 
 
-def parts(files: Sequence[File]) -> Iterator[tuple[tuple[File, ...], int]]:
+def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
     """The parts of a source, in the order of its files, and the bytes of each."""
-    bundle: list[File] = []
+    bundles: list[list[File]] = [[]]
     for file in files:
         is_large = file.bytes >= BUNDLE_BYTES  # then it is by itself, so that what is added beside it does not redo it
-        if bundle and (is_large or bundle[-1].held_out != file.held_out):
-            yield tuple(bundle), sum(file.bytes for file in bundle)
-            bundle = []
+        if is_large or bundles[-1] and bundles[-1][-1].held_out != file.held_out:
+            bundles.append([])
         if is_large:
-            yield from (((part,), part.bytes) for part in ranges(file))
+            bundles += [*([part] for part in ranges(file)), []]
             continue
-        bundle.append(file)
+        bundles[-1].append(file)
         # Of files of `n` bytes, `n / BUNDLE_BYTES` end a bundle.
         chance = int.from_bytes(hashlib.sha256(printable(file.path.name).encode()).digest()[:8], "big") / 2**64
         if chance * BUNDLE_BYTES < max(file.bytes, FILE_BYTES):
-            yield tuple(bundle), sum(file.bytes for file in bundle)
-            bundle = []
-    if bundle:
-        yield tuple(bundle), sum(file.bytes for file in bundle)
+            bundles.append([])
+    return [(tuple(bundle), sum(file.bytes for file in bundle)) for bundle in bundles if bundle]
 
 
 def ranges(file: File) -> list[File]:
     """A file in ranges of about `RANGE_BYTES`, or whole if it can't be cut; what is appended changes the last one."""
     can_be_cut = file.kind in CUT_KINDS and file.path.suffix.lower() not in COMPRESSED and not file.is_part
-    count = file.bytes // RANGE_BYTES if can_be_cut else 0
-    if count < 2:
-        return [file]
-    ends = [*(number * RANGE_BYTES for number in range(1, count)), file.bytes]
-    found = [
-        dataclasses.replace(file, start=start, stop=stop, bytes=stop - start)
-        for start, stop in zip([0, *ends], ends, strict=False)
+    count = max(file.bytes // RANGE_BYTES, 1) if can_be_cut else 1
+    starts = [number * RANGE_BYTES for number in range(count)]
+    return [
+        dataclasses.replace(file, start=start, stop=stop, bytes=(file.bytes if stop is None else stop) - start)
+        for start, stop in zip(starts, [*starts[1:], None], strict=True)
     ]
-    return [*found[:-1], dataclasses.replace(found[-1], stop=None)]
 
 
 def is_url(path: str) -> bool:

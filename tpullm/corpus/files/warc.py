@@ -13,9 +13,9 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, TOO_LARGE, Raw
+from tpullm.corpus.document import BROKEN_RECORD, NOT_UTF8, Raw
 from tpullm.corpus.files import encodings, opened, pages, records
 
 Headers = Sequence[tuple[str, str]]
@@ -32,22 +32,6 @@ _HEAD_END = re.compile(rb"\r\n\r\n|\n\n")
 _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
 
-class Record(NamedTuple):
-    """A record of a type of `READ`, or what is wrong.
-
-    Args:
-        number: its number in the file, from 1.
-        headers: its headers.
-        data: its content; None if that is too long.
-        problem: why it is no record; "" if it is one.
-    """
-
-    number: int
-    headers: Headers = ()
-    data: bytes | None = None
-    problem: str = ""
-
-
 def read(path: Path) -> Iterator[Raw]:
     """The pages of a file in their order, each with what the headers of its record say of it.
 
@@ -55,42 +39,40 @@ def read(path: Path) -> Iterator[Raw]:
         Unreadable: it is no WARC, or cut off.
     """
     with opened.open_bytes(path, by_content=True) as stream:
-        for record in _records(stream):
-            raw = _broken(record.problem) if record.problem else _document(record)
-            if raw is None:
-                continue
-            identity = value(record.headers, "warc-record-id")[: records.MOST_CHARACTERS]
+        for number, found, raw in _records(stream):
+            identity = value(found, "warc-record-id")[: records.MOST_CHARACTERS]
             yield dataclasses.replace(
                 raw,
-                record=f"record {record.number}" + (f" ({identity})" if identity else ""),
-                url=value(record.headers, "warc-target-uri").strip("<>")[: records.MOST_CHARACTERS],
-                date=value(record.headers, "warc-date")[:40],
+                record=f"record {number}" + (f" ({identity})" if identity else ""),
+                url=value(found, "warc-target-uri").strip("<>")[: records.MOST_CHARACTERS],
+                date=value(found, "warc-date")[:40],
             )
 
 
-def _records(stream: BinaryIO) -> Iterator[Record]:
-    """The records that may hold a page, and what is broken between them."""
+def _records(stream: BinaryIO) -> Iterator[tuple[int, Headers, Raw]]:
+    """Each page, and what is broken between them: the number of its record from 1, the record's headers, and it."""
     number = 0
     while line := _next_line(stream, b""):
         number += 1
         if not line.startswith(b"WARC/"):
             if number == 1:
                 raise opened.Unreadable(NO_WARC)
-            yield Record(number, problem="does not begin where the one before it ends (is a length wrong?)")
+            yield number, (), _broken("does not begin where the one before it ends (is a length wrong?)")
             if not _next_line(stream, (b"WARC/1.", b"WARC/0.")):
                 return
             number += 1
         found = _record_headers(stream)
         length, is_read = value(found, "content-length"), value(found, "warc-type").lower() in READ
         if not (length.isascii() and length.isdigit() and len(length) < 19):
-            yield Record(number, found, problem="has no length")
+            yield number, found, _broken("has no length")
         elif is_read and int(length) <= pages.MOST_PAGE_BYTES + MOST_HEADER_BYTES:
-            yield Record(number, found, _content(stream, int(length)))
+            if raw := _document(found, _content(stream, int(length))):
+                yield number, found, raw
         else:
             for start in range(0, int(length), opened.BUFFER_BYTES):
                 _content(stream, min(int(length) - start, opened.BUFFER_BYTES))
             if is_read:
-                yield Record(number, found)
+                yield number, found, pages.too_large()
     if number == 0:
         raise opened.Unreadable(NO_WARC)
 
@@ -140,19 +122,21 @@ def value(found: Headers, name: str) -> str:
     return next((text for key, text in found if key.lower() == name), "")
 
 
-def _document(record: Record) -> Raw | None:
-    """The document of a record; None if it holds no page by its nature."""
-    kind, data = value(record.headers, "warc-type").lower(), record.data
-    too_long = Raw(dropped=TOO_LARGE, problem=f"is a page of more than {pages.MOST_PAGE_BYTES >> 20} MiB")
-    if data is None:
-        return too_long
+def _document(about: Headers, data: bytes) -> Raw | None:
+    """The document of a record of a type of `READ`; None if it holds no page by its nature.
+
+    Args:
+        about: the record's headers.
+        data: its content.
+    """
+    kind = value(about, "warc-type").lower()
     if kind == "conversion":  # plain text (WET)
         text = encodings.decode(data)
-        language = records.language(value(record.headers, "warc-identified-content-language"))
+        language = records.language(value(about, "warc-identified-content-language"))
         return NOT_UTF8 if text is None else Raw(text, language)
     if kind == "resource":
-        return _page(data, value(record.headers, "content-type"), ())
-    if not value(record.headers, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
+        return _page(data, value(about, "content-type"), ())
+    if not value(about, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
         return None  # such as an answer of DNS
     status = _STATUS.match(data)
     if not status:
@@ -160,12 +144,9 @@ def _document(record: Record) -> Raw | None:
     end = _HEAD_END.search(data)
     head, body = (data[: end.start()], data[end.end() :]) if end else (data, b"")
     found = headers(head.split(b"\n")[1:])
-    body = _decoded_body(body, found)
-    if body is None:
-        return too_long
     if not 200 <= int(status[1]) < 300:
         return Raw(dropped=NO_SUCCESS)
-    return _page(body, value(found, "content-type"), found)
+    return _page(_decoded_body(body, found), value(found, "content-type"), found)
 
 
 def _broken(problem: str) -> Raw:
@@ -180,8 +161,8 @@ def _page(data: bytes, content_type: str, found: Headers) -> Raw:
     return pages.read(data, charset[1] if charset else "", found)
 
 
-def _decoded_body(body: bytes, found: Headers) -> bytes | None:
-    """The body of an answer as it was before its encodings; None if it has more than `MOST_PAGE_BYTES`.
+def _decoded_body(body: bytes, found: Headers) -> bytes:
+    """The body of an answer as it was before its encodings, or the beginning of one that is larger than any page.
 
     Crawlers join the chunks of a body or decode it, and leave the header: such a body stays as it is.
     """
@@ -191,7 +172,7 @@ def _decoded_body(body: bytes, found: Headers) -> bytes | None:
     for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
         body = _expanded(body, coding, pages.MOST_PAGE_BYTES + 1)
         if len(body) > pages.MOST_PAGE_BYTES:
-            return None
+            break
     return body
 
 

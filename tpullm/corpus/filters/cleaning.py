@@ -38,7 +38,7 @@ LONGEST = 200  # characters of a line that may be a menu
 # Words of which a menu or a pager is made. A line goes if it has no other.
 BESIDE = frozenset(
     "to more read the a of page first last back continue reading like x line us".split()
-)  # only with others
+)  # beside others
 LABELS = frozenset(
     """
     home top menu search login logout register contact about sitemap privacy policy terms help faq archive archives
@@ -123,10 +123,8 @@ def cleaned(text: str, steps: Sequence[str]) -> tuple[str, int]:
     for step in steps:
         if step == "personal_data":
             text, replaced = without_personal_data(text)
-        elif step == "width":
-            text = unicodedata.normalize("NFKC", text)
         else:
-            text = {"lines": without_noise, "ruby": without_ruby}[step](text)
+            text = CHANGES[step](text)
     return text, replaced
 
 
@@ -164,6 +162,10 @@ def without_ruby(text: str) -> str:
     if "《" in text:
         text = RUBY.sub("", MARKED_RUBY.sub(r"\1", text))
     return NOTE.sub("", text) if "［＃" in text else text
+
+
+# The steps that change a text, but for personal data, which is counted too.
+CHANGES = {"lines": without_noise, "ruby": without_ruby, "width": functools.partial(unicodedata.normalize, "NFKC")}
 
 
 def without_personal_data(text: str) -> tuple[str, int]:
@@ -290,8 +292,6 @@ def _is_national(digits: list[str]) -> bool:
 def _zeroed(number: str, count: int) -> str:
     """`number` with its last `count` digits 0, full-width ones as full-width 0."""
     characters = list(number)
-    for place in range(len(characters) - 1, -1, -1):
-        if count and characters[place].isdecimal():
-            characters[place] = "0" if characters[place].isascii() else "０"
-            count -= 1
+    for place in [place for place, letter in enumerate(number) if letter.isdecimal()][-count:]:
+        characters[place] = "0" if number[place].isascii() else "０"
     return "".join(characters)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpullm.corpus.characters import code_points
+from tpullm.corpus.characters import code_points, within
 from tpullm.corpus.filters import address_lists, gopher, quality_classifier, words
 from tpullm.recipe.schema import CorpusConfig
 from tpullm.system.errors import UserError
@@ -32,9 +32,6 @@ OTHER_JAPANESE = ((0x3000, 0x303F), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0xFF00,
 LEAST_WORDS, LEAST_SHARE = 3, 0.01  # different words, and the share of their characters, from which a text is adult
 # HojiChar's DiscardAds allows 14 phrases in a page; longer texts may have as many for each 5,000 characters.
 MOST_PHRASES, PAGE_CHARACTERS = 14, 5000
-TABLE_BITS = 16
-TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
-MULTIPLIER = np.uint32(0x9E37)
 # The scripts in which a word counts only as a whole.
 WHOLE_WORDS = (re.compile(r"[ァ-ヺー]+"), re.compile(r"[A-Za-z0-9]+"))
 
@@ -103,9 +100,9 @@ def _odd_script(text: str, language: str) -> str:
 
 def _adult(text: str, language: str) -> str:
     """Whether a text is full of adult words: three different ones, and one character of a hundred in them."""
-    (forms, may_be_form), own = _english_forms(), words.of(text)
-    places = np.flatnonzero(may_be_form[own.hashes_W >> TABLE_SHIFT]).tolist()
-    found = Counter(word.lower() for place in places if (word := own[place]) in forms)
+    forms, own = _english_forms(), words.of(text)
+    is_form_W = forms[np.minimum(np.searchsorted(forms, own.hashes_W), len(forms) - 1)] == own.hashes_W
+    found = Counter(own[place].lower() for place in np.flatnonzero(is_form_W).tolist())
     if len(found) < LEAST_WORDS:  # too few of them count as none
         found = Counter()
     if not text.isascii():
@@ -135,7 +132,8 @@ def counts(text: str, name: str) -> Counter[str]:
     listed, lowered = listed_words(name), text.lower()
     points = code_points(lowered)
     found: Counter[str] = Counter()
-    for place in np.flatnonzero(listed.begins[_hash(points[:-1], points[1:])]).tolist():
+    may_begin = listed.firsts.take(points[:-1], mode="clip") & listed.seconds.take(points[1:], mode="clip")
+    for place in np.flatnonzero(may_begin).tolist():
         for length in listed.lengths.get(lowered[place : place + 2], ()):
             end = place + length
             word = lowered[place:end]
@@ -153,12 +151,13 @@ class ListedWords(NamedTuple):
     Args:
         words: in lower case.
         lengths: the first two characters of a word → the lengths of the words that begin so.
-        begins: whether a word may begin with two characters, by their hash: bool [2^16].
+        firsts, seconds: which characters are the first and the second ones of words: bool [END].
     """
 
     words: frozenset[str]
-    lengths: dict[str, tuple[int, ...]]
-    begins: np.ndarray
+    lengths: dict[str, set[int]]
+    firsts: np.ndarray
+    seconds: np.ndarray
 
 
 @functools.lru_cache(maxsize=8)
@@ -172,24 +171,14 @@ def listed_words(name: str) -> ListedWords:
     lengths: dict[str, set[int]] = {}
     for word in listed:
         lengths.setdefault(word[:2], set()).add(len(word))
-    begins = np.zeros(1 << TABLE_BITS, bool)
-    points = code_points("".join(lengths)).reshape(-1, 2)
-    begins[_hash(points[:, 0], points[:, 1])] = True
-    return ListedWords(listed, {begin: tuple(sorted(found)) for begin, found in lengths.items()}, begins)
-
-
-def _hash(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return (first * MULTIPLIER + second) & np.uint32((1 << TABLE_BITS) - 1)
+    pairs = code_points("".join(lengths)).reshape(-1, 2)
+    firsts, seconds = (within(*((point, point) for point in points)) for points in pairs.T.tolist())
+    return ListedWords(listed, lengths, firsts, seconds)
 
 
 @functools.cache
-def _english_forms() -> tuple[frozenset[str], np.ndarray]:
-    """The English adult words as they stand in a sentence, at its beginning, and in capitals; and bits of their hashes.
-
-    The bits say whether a word may be one of them, by the highest bits of its hash: bool [2^16].
-    """
+def _english_forms() -> np.ndarray:
+    """The hashes of the English adult words as they stand in a sentence, at its beginning, and in capitals, sorted."""
     listed = listed_words("adult_keywords_en.txt").words
-    forms = frozenset(form for word in listed for form in (word, word.capitalize(), word.upper()))
-    may_be_form = np.zeros(1 << TABLE_BITS, bool)
-    may_be_form[np.array([words.hash_of(form) for form in forms], np.uint64) >> TABLE_SHIFT] = True
-    return forms, may_be_form
+    forms = [form for word in listed for form in (word, word.capitalize(), word.upper())]
+    return np.unique(np.array([words.hash_of(form) for form in forms], np.uint64))

@@ -6,7 +6,7 @@ the turns of a conversation, checked.
 
 from collections.abc import Mapping, Sequence
 
-from tpullm.corpus import domains, tenki
+from tpullm.corpus import domains, question, tenki
 from tpullm.corpus.question import Question, conversations
 from tpullm.data.examples import example_rows, reasoning_tasks
 from tpullm.data.examples.shapes import (
@@ -102,4 +102,4 @@ def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Ques
     if name.startswith("tenki"):
         of_tenki = tenki.split_questions if name == "tenki" else tenki.split_casual
         return of_tenki(held_out_fraction, seed)
-    return domains.split_questions(name, held_out_fraction)
+    return question.split(domains.questions(name), held_out_fraction)
