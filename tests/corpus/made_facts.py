@@ -92,8 +92,7 @@ def _lines(documents: tuple[Document, ...]) -> np.ndarray:
 
 def marked(folder: Path, placed: list[Placed], most: int = 1) -> tuple[list[list[int]], list[list]]:
     """The marks of each part, and the rows that were counted; a line may stand in `most` documents."""
-    groups, ranges = reduce.divide(placed, folder / "work", folder / "marks" / "corpus")
-    line_ranges = repeated_lines.ranges(groups, most)
+    groups, ranges, line_ranges = reduce.divide(placed, folder / "work", folder / "marks" / "corpus", most)
     for group in groups:
         reduce.scatter(group)
     for own in ranges:
@@ -105,5 +104,5 @@ def marked(folder: Path, placed: list[Placed], most: int = 1) -> tuple[list[list
     for group in groups:
         repeated_lines.mark(group)
     parts = [part for group in groups for part in group.marked()]
-    rows = [row for group in groups for row in storage.read_json(group.counts)["rows"]]
+    rows = [row for group in groups for row in storage.read_json(group.file("counts"))["rows"]]
     return [part.marks().tolist() for part in parts], rows

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tpullm.corpus import datacard
-from tpullm.corpus.datacard_counts import Counts
+from tpullm.corpus.datacard import Counts
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, USED
 from tpullm.corpus.files.source_files import File, Found
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
@@ -98,9 +98,9 @@ def test_what_was_dropped_is_counted_by_language_and_licence_with_ten_examples(c
 def test_the_documents_of_a_few_count_as_the_stretches_that_are_made_of_them():
     counts = Counts()
     counts.add_group({"rows": ROWS, "examples": []}, few={"news"})
-    assert counts.splits("news") == set() and counts.reasons("news") == {"exact duplicate": 5}
+    assert counts.total("news", "documents") == 0 and counts.reasons("news") == {"exact duplicate": 5}
     counts.add("news", "ja", "CC0-1.0", APART, 1, 200)
-    assert counts.splits("news") == {"held_out"}
+    assert counts.total("news", "training") == 0 and counts.total("news", "held_out") == 1
 
 
 def test_the_page_says_all_of_it(card):
@@ -111,7 +111,7 @@ def test_the_page_says_all_of_it(card):
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| news | CC0-1.0 | ja | 4 | 4,000 | 40.0% | 3 | 1 |",
         "| books | PD\\|old | en | 1 | 4,000 | 40.0% | 1 | 0 |",
-        "| CC0-1.0 | 60.0% |",
+        "| PD\\|old | 40.0% |",
         "| news | too short | ja | CC0-1.0 | 1,200 | shorter than `corpus.minimum_characters` |",
         "| mine | x (.pdf) |  |  | 25 | a file that this source does not read |",
         "Of news, too short:\n\n- a.txt line 2: `a 'short' text`\n",

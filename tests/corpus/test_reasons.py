@@ -3,13 +3,13 @@
 import ast
 from pathlib import Path
 
-from tpullm.corpus import datacard_counts, document
-from tpullm.corpus.datacard_counts import REASONS
+from tpullm.corpus import document
+from tpullm.corpus.document import REASONS
 from tpullm.corpus.files import warc
 from tpullm.corpus.filters import gopher
 
 FILES = "verdicts quality gopher address_lists document_files document warc programming source_files".split()
-FOLDER = Path(datacard_counts.__file__).parent
+FOLDER = Path(document.__file__).parent
 
 
 def parsed(name):

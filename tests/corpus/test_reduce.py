@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.made_facts import Document, Made, marked, written
-from tpullm.corpus import dedup, reduce, repeated_lines
+from tpullm.corpus import dedup, reduce
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
 from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
@@ -91,52 +91,38 @@ def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(ma
         }
 
 
-def test_ranges_are_as_many_as_keep_each_below_its_bound():
-    source = Source("s", "text", licence="CC0-1.0")
+def test_groups_are_bounded_and_ranges_are_as_many_as_keep_each_below_its_bound():
+    def divided(*sizes: tuple[int, int]) -> tuple:
+        source, part = Source("s", "text", licence="CC0-1.0"), Part(Path(), "", "s", "")
+        placed = [Placed(part, source, 0, documents, documents, lines=lines) for documents, lines in sizes]
+        return reduce.divide(placed, Path(), Path(), 9)
 
-    def count(documents: int) -> int:
-        placed = [Placed(Part(Path(), "", "s", ""), source, 0, documents, documents)]
-        return len(reduce.divide(placed, Path(), Path())[1])
-
-    assert count(1000) == 1
+    half = reduce.GROUP_LINES // 2
+    groups, *_ = divided((1, half), (1, half), (1, half), (1, 2 * half), (1, 1))
+    assert [len(group.placed) for group in groups] == [2, 2, 1] and groups[0].lines == 2 * half
+    assert reduce.divide([], Path(), Path(), 9) == ([], [], []) and len(divided((1000, 0))[1]) == 1
     for documents in (10**6, 10**8):
-        assert reduce.RANGE_ENTRIES / 2 <= reduce.ENTRIES * documents / count(documents) <= reduce.RANGE_ENTRIES
-    assert reduce.divide([], Path(), Path()) == ([], [])
+        entries = reduce.ENTRIES * documents / len(divided((documents, 0))[1])
+        assert reduce.RANGE_ENTRIES / 2 <= entries <= reduce.RANGE_ENTRIES
+    for lines in (1, 10**7, 10**9):
+        ranges = divided((1, lines))[2]
+        assert lines / len(ranges) <= reduce.RANGE_LINES <= max(2 * lines / len(ranges), reduce.RANGE_LINES)
+        assert [(own.number, own.most) for own in ranges] == [(n, 9) for n in range(len(ranges))]
 
 
-def test_what_is_counted_has_characters_and_the_first_copies_as_examples(tmp_path):
-    copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(30))
-    groups, ranges = reduce.divide(written(tmp_path, [Made(copies)]), tmp_path / "work", tmp_path / "marks" / "corpus")
-    for step, things in ((reduce.scatter, groups), (reduce.gather, ranges), (repeated_lines.mark, groups)):
-        for thing in things:
-            step(thing)
-    counted = storage.read_json(groups[0].counts)
-    assert counted["rows"] == [["s0", "en", "CC0-1.0", USED, 1, 7], ["s0", "en", "CC0-1.0", EXACT, 29, 7 * 29]]
-    assert [example["record"] for example in counted["examples"]] == [f"line {row}" for row in range(1, 11)]
-    assert counted["examples"][0] == {
-        "source": "s0",
-        "mark": EXACT,
-        "hash": "",
-        "language": "en",
-        "licence": "",
-        "file": "file",
-        "record": "line 1",
-        "url": "",
-        "beginning": "text 1",
-    }
-
-
-def test_each_source_has_ten_examples_from_all_of_its_parts(tmp_path):
+def test_what_is_counted_has_characters_and_ten_copies_of_each_source_as_examples(tmp_path):
     copies = tuple(Document(1, (1,) * dedup.BANDS) for _ in range(7))
     placed = written(tmp_path, [Made(copies)] * 4)
     placed[1] = dataclasses.replace(placed[1], source=placed[0].source)
-    marked(tmp_path, placed)
-    examples = storage.read_json(tmp_path / "work" / "counts-000000.json")["examples"]
-    found = [(example["source"], example["record"]) for example in examples]
-    assert found == [
+    _, rows = marked(tmp_path, placed)
+    assert rows[0] == ["s0", "en", "CC0-1.0", USED, 1, 7] and rows[1] == ["s0", "en", "CC0-1.0", EXACT, 6, 7 * 6]
+    examples = storage.read_json(tmp_path / "work" / "counts-000000")["examples"]
+    assert [(example["source"], example["record"]) for example in examples] == [
         *(("s0", f"line {row}") for row in [*range(1, 7), *range(4)]),
         *((name, f"line {row}") for name in ("s2", "s3") for row in range(7)),
     ]
+    facts = {"hash": "", "language": "en", "licence": "", "file": "file", "record": "line 1", "url": ""}
+    assert examples[0] == {"source": "s0", "mark": EXACT, **facts, "beginning": "text 1"}
 
 
 @pytest.mark.parametrize("alike", [0.5, 0.7, 0.8, 0.9, 1.0])

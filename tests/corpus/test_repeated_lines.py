@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.made_facts import Document, Made, marked, written
-from tpullm.corpus import dedup, reduce, repeated_lines
-from tpullm.corpus.document_files import APART, EXACT, LINES, USED, Part
-from tpullm.corpus.reduce import Placed
-from tpullm.recipe.schema import Source
+from tpullm.corpus import dedup, reduce
+from tpullm.corpus.document_files import APART, EXACT, LINES, USED
 
 LINE_LISTS = st.dictionaries(st.integers(0, 12), st.integers(1, 30), max_size=6).map(lambda own: tuple(own.items()))
 DOCUMENTS = st.builds(
@@ -100,19 +98,3 @@ def test_the_one_copy_that_is_kept_is_not_dropped_for_its_copies(tmp_path):
     assert marked(tmp_path, written(tmp_path, [Made((text,) * 9, has_lines=True)]))[0] == [[USED, *[EXACT] * 8]]
     alike = [Made((text,) * 9, has_lines=True), Made((other,), has_lines=True)]
     assert marked(tmp_path, written(tmp_path, alike))[0] == [[LINES, *[EXACT] * 8], [LINES]]
-
-
-def test_groups_are_bounded_in_lines_and_ranges_are_as_many_as_keep_each_below_its_bound():
-    def divided(*lines: int) -> list[reduce.Group]:
-        source = Source("s", "text", licence="CC0-1.0")
-        placed = [Placed(Part(Path(), "", "s", ""), source, 0, 1, 1, lines=own) for own in lines]
-        return reduce.divide(placed, Path(), Path())[0]
-
-    half = reduce.GROUP_LINES // 2
-    assert [len(group.placed) for group in divided(half, half, half, 2 * half, 1)] == [2, 2, 1]
-    assert [group.lines for group in divided(half, half, 5)] == [2 * half, 5]
-    assert repeated_lines.ranges(divided(0, 0), 9) == [] == repeated_lines.ranges([], 9)
-    for lines in (1, 10**7, 10**9):
-        ranges = repeated_lines.ranges(divided(lines), 9)
-        assert lines / len(ranges) <= reduce.RANGE_LINES <= max(2 * lines / len(ranges), reduce.RANGE_LINES)
-        assert [(own.number, own.groups, own.most) for own in ranges] == [(n, 1, 9) for n in range(len(ranges))]

@@ -9,7 +9,7 @@ import yaml
 from jinja2 import nodes
 
 import tpullm
-from tpullm.corpus.datacard_counts import REASONS
+from tpullm.corpus.document import REASONS
 from tpullm.report.language import ENGLISH, named, preferred
 from tpullm.report.rendering import environment, source
 

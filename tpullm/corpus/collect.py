@@ -16,9 +16,9 @@ from typing import Any
 
 from tpullm.corpus import datacard, document_files, held_out, question_windows, reduce, repeated_lines, tasks
 from tpullm.corpus import sources as corpus_sources
-from tpullm.corpus.datacard_counts import Counts
+from tpullm.corpus.datacard import Counts
 from tpullm.corpus.document import BAD
-from tpullm.corpus.document_files import HELD_OUT, TRAIN, Part
+from tpullm.corpus.document_files import Part
 from tpullm.corpus.files import opened, readers, source_files
 from tpullm.corpus.files.source_files import Found
 from tpullm.corpus.question_windows import TaskQuestions
@@ -68,7 +68,7 @@ class Plan:
         files: by source name, which of its files are read and which are not.
         documents: the folder of the documents.
         folder: where the shares leave what they find, until the documents are finished.
-        corpus: the name of what the marks depend on.
+        marks: the folder of the marks, named by all that they depend on.
         questions: of the tasks that documents are searched for.
     """
 
@@ -77,7 +77,7 @@ class Plan:
     files: dict[str, Found]
     documents: Path
     folder: Path
-    corpus: str
+    marks: Path
     questions: Sequence[TaskQuestions] = ()
 
 
@@ -118,7 +118,8 @@ def plan(
         path = folder / f"windows-{identity}.npz"
         windows.save(path)
         planned = [replace(task, windows=path) for task in planned]
-    return Plan(found, planned, files, documents, folder, storage.hash_json([depends_on, keys])[:16], questions)
+    marks = documents / "marks" / storage.hash_json([depends_on, keys])[:16]
+    return Plan(found, planned, files, documents, folder, marks, questions)
 
 
 def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Callable[[], bool]) -> list[Placed]:
@@ -135,32 +136,25 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
         return []
     _check_bad(planned, tell=work.share.is_first)
     placed = reduce.place(planned.sources, planned.tasks, config)
-    groups, ranges = _divided(planned, placed)
-    sizes = [reduce.ENTRY_BYTES * group.documents for group in groups]
-    each = [sum(sizes) // len(ranges)] * len(ranges) if ranges else []
-    rounds.do("sort keys", reduce.scatter, groups, [group.entries for group in groups], sizes, PARALLEL_ENTRY_BYTES)
-    rounds.do("compare", reduce.gather, ranges, [own.copies for own in ranges], each, PARALLEL_ENTRY_BYTES)
-    _compare_lines(rounds, groups, config.repeated_lines)
-    rounds.do("mark", repeated_lines.mark, groups, [group.counts for group in groups], sizes, PARALLEL_ENTRY_BYTES)
+    groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
+    entries = [reduce.ENTRY_BYTES * group.documents for group in groups]
+    lines = [repeated_lines.COUNT_BYTES * group.lines for group in groups]
+    for title, function, items, left, sizes in (
+        ("sort keys", reduce.scatter, groups, "entries", entries),
+        ("compare", reduce.gather, ranges, "copies", entries),
+        ("count lines", repeated_lines.count, groups if line_ranges else [], "lines", lines),
+        ("add up lines", repeated_lines.add_up, line_ranges, "repeated", lines),
+        ("mark", repeated_lines.mark, groups, "counts", entries),
+    ):
+        if items:
+            own = sizes if items is groups else [sum(sizes) // len(items)] * len(items)
+            rounds.do(title, function, items, [item.file(left) for item in items], own, PARALLEL_ENTRY_BYTES)
     return placed
-
-
-def _compare_lines(rounds: Rounds, groups: list[reduce.Group], most: int) -> None:
-    """Find the lines that stand in more than `most` documents, if the parts have kept their lines."""
-    ranges = repeated_lines.ranges(groups, most)
-    if ranges:
-        files = [repeated_lines.counts_file(group.folder, group.number) for group in groups]
-        sizes = [repeated_lines.COUNT_BYTES * group.lines for group in groups]
-        each = [sum(sizes) // len(ranges)] * len(ranges)
-        rounds.do("count lines", repeated_lines.count, groups, files, sizes, PARALLEL_ENTRY_BYTES)
-        rounds.do(
-            "add up lines", repeated_lines.add_up, ranges, [own.repeated for own in ranges], each, PARALLEL_ENTRY_BYTES
-        )
 
 
 def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any]:
     """Write which parts there are, and the data card; its numbers. `UserError` if no document of a source is left."""
-    groups, _ = _divided(planned, placed)
+    groups, *_ = reduce.divide(placed, planned.folder, planned.marks, recipe.corpus.repeated_lines)
     few = {one.source.name for one in placed if one.few}
     counts = Counts()
     for source in planned.sources:
@@ -168,32 +162,27 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     for task in planned.tasks:
         counts.add_part(task.source.name, tasks.summary(task))
     for group in groups:
-        counts.add_group(storage.read_json(group.counts), few)
+        counts.add_group(storage.read_json(group.file("counts")), few)
     all_parts: list[Part] = []
     for source in planned.sources:
         own = [part for group in groups for part in group.marked() if part.source == source.name]
-        is_few = source.name in few and own
-        all_parts += held_out.cut_out(own, _marks(planned), recipe.corpus, counts) if is_few else own
+        if source.name in few and own:
+            own, rows = held_out.cut_out(own, planned.marks, recipe.corpus)
+            counts.add_group({"rows": rows, "examples": []}, few=())
+        all_parts += own
         if source.kind != "tokens":
             _check_not_empty(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
-        card["leaks"] = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
+        found = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
+        card["leaks"] = {"drop": recipe.corpus.leaks.drop, "tasks": found}
     # The list of the parts and the card replace old ones. The stage is finished when the caller writes the manifest.
     (planned.documents / manifest.FILE).unlink(missing_ok=True)
     document_files.write_parts(planned.documents, all_parts)
     storage.write_json(planned.documents / "datacard.json", card)
     storage.write_text(planned.documents / "datacard.md", datacard.markdown(card, recipe.corpus))
     return card
-
-
-def _marks(planned: Plan) -> Path:
-    return planned.documents / "marks" / planned.corpus
-
-
-def _divided(planned: Plan, placed: list[Placed]) -> tuple[list[reduce.Group], list[reduce.Range]]:
-    return reduce.divide(placed, planned.folder, _marks(planned))
 
 
 def remove_old(documents: Path) -> None:
@@ -227,14 +216,14 @@ def _check_bad(planned: Plan, tell: bool) -> None:
 
 
 def _check_not_empty(source: Source, counts: Counts) -> None:
-    kept, dropped = counts.splits(source.name), counts.reasons(source.name)
+    dropped = counts.reasons(source.name)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
-    if TRAIN not in kept:
+    if not counts.total(source.name, "training"):
         advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
         if set(dropped) <= {"not UTF-8", "broken encoding"} and dropped:
             advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
         raise UserError(f"corpus.sources: {source.name}: no document left to train on (dropped: {reasons}); {advice}")
-    if source.held_out and HELD_OUT not in kept:
+    if source.held_out and not counts.total(source.name, "held_out"):
         raise UserError(
             f"corpus.sources: {source.name}: no document left in held_out {source.held_out} (dropped: {reasons}); "
             "name another file, or leave it out to hold documents out by hash"

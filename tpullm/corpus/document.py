@@ -1,6 +1,9 @@
 """A document of step 1, as a reader found it."""
 
 from dataclasses import dataclass
+from importlib import resources
+
+import yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,5 @@ NOT_UTF8 = Raw(dropped="not UTF-8")
 UNREADABLE, BROKEN_RECORD, TOO_LARGE = "could not be read", "broken record", "too large"
 LEAKED = "questions of a task"
 BAD = frozenset((UNREADABLE, BROKEN_RECORD, TOO_LARGE))
+# What the reasons mean for which documents are dropped.
+REASONS: dict[str, str] = yaml.safe_load(resources.files(__package__).joinpath("reasons.yaml").read_text("utf-8"))

@@ -72,6 +72,7 @@ FACTS = COLUMNS[1:]
 DROPPED_COLUMNS = ("reason", "hash", "language", "licence", "file", "record", "url", "beginning")
 GROUP_CHARACTERS = 4_000_000  # of a row group: what a reader holds at once
 BEGINNING = 80  # characters of a document that is dropped
+EXAMPLES = 10  # of documents that were dropped, for each source and reason
 _COMPRESSION_LEVEL = 3
 
 

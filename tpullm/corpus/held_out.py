@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tpullm.corpus import document_files
 from tpullm.corpus.characters import cut
-from tpullm.corpus.datacard_counts import Counts
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import APART, COLUMNS, STRETCHES, USED, Part, Writer
 from tpullm.recipe.schema import CorpusConfig
@@ -57,15 +57,16 @@ def stretches(
     return training, [pieces[index] for index in apart]
 
 
-def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig, counts: Counts) -> list[Part]:
+def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig) -> tuple[list[Part], list[list[Any]]]:
     """The parts of a source of few documents, marked anew, and one more part with the stretches of its documents.
+
+    Also rows of what the stretches count: (source, language, licence, mark, documents, characters).
 
     There are fewer than `FEW` documents of at most `config.maximum_characters`, so all of them are in memory.
 
     Args:
         parts: of the source, with their marks.
         marks: the folder of the marks.
-        counts: the stretches are counted here.
     """
     documents = [document for part in parts for document, _ in document_files.read_part(part)]
     training, held_out = stretches(
@@ -77,14 +78,14 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig, counts: Co
     marked = _write_marks(marks, f"stretches-{parts[0].source}", [np.array([mark for *_, mark in pieces])])
     part = replace(parts[0], key=key, marked=marked[0])
     with Writer(part.path) as writer:
-        for whole, text, mark in pieces:
+        for whole, text, _ in pieces:
             row = whole | {"text": text, "hash": text_hash(text)}
             writer.write(*(row[column] for column in COLUMNS))
-            counts.add(part.source, whole["language"], whole["licence"], mark, 1, len(text))
+    rows = [[part.source, whole["language"], whole["licence"], mark, 1, len(text)] for whole, text, mark in pieces]
     old = [part.marks() for part in parts]
     new = [np.where((own == USED) | (own == APART), STRETCHES, own) for own in old]
     places = _write_marks(marks, f"cut-{parts[0].source}", new)
-    return [*(replace(whole, marked=place) for whole, place in zip(parts, places, strict=True)), part]
+    return [*(replace(whole, marked=place) for whole, place in zip(parts, places, strict=True)), part], rows
 
 
 def _write_marks(folder: Path, name: str, marks: list[np.ndarray]) -> list[tuple[str, int, int]]:

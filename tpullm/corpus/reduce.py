@@ -17,7 +17,6 @@ the result is the same for any groups, ranges and processes. What is held out is
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -76,25 +75,18 @@ def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -
     start = 0
     for source in found:
         own = [(task, tasks.summary(task)) for task in done if task.source is source]
-        for one in _of_source(source, own, config, start):
-            placed.append(one)
-            start += one.documents
+        training = [summary["documents"] - summary["held_out"] for _, summary in own]
+        total = min(sum(training), source.documents or sum(training))
+        divides = not source.held_out and config.held_out_fraction > 0
+        few = divides and total < held_out.FEW
+        fraction = config.held_out_fraction if divides and not few else 0.0
+        rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
+        alone = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
+        for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
+            row, lines = alone[1] if number == alone[0] else NO_ROW, summary.get("lines", 0)
+            placed.append(Placed(task.part, source, start, summary["documents"], room, fraction, few, row, lines))
+            start += summary["documents"]
     return placed
-
-
-def _of_source(source: Source, own: list[tuple[Task, dict[str, Any]]], config: CorpusConfig, start: int):
-    training = [summary["documents"] - summary["held_out"] for _, summary in own]
-    total = min(sum(training), source.documents or sum(training))
-    divides = not source.held_out and config.held_out_fraction > 0
-    few = divides and total < held_out.FEW
-    fraction = config.held_out_fraction if divides and not few else 0.0
-    rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
-    lonely = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
-    for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
-        alone = lonely[1] if number == lonely[0] else NO_ROW
-        lines = summary.get("lines", 0)
-        yield Placed(task.part, source, start, summary["documents"], room, fraction, few, alone, lines)
-        start += summary["documents"]
 
 
 def _alone(own: list, training: list[int], rooms: list[int], fraction: float) -> tuple[int, int]:
@@ -128,21 +120,39 @@ _IS_EXACT = np.uint64(1)  # the lowest bit of a key
 
 
 @dataclass(frozen=True)
-class Group:
+class _Numbered:
+    """What a task of a round takes.
+
+    Args:
+        number: of the group or range.
+        folder: where the rounds leave their files.
+    """
+
+    number: int
+    folder: Path
+
+    def file(self, what: str) -> Path:
+        """What a round leaves: `entries`, `lines` and `counts` of a group; `copies` and `repeated` lines of a range."""
+        return file_of(self.folder, what, self.number)
+
+
+def file_of(folder: Path, what: str, number: int) -> Path:
+    """A file of a group or a range."""
+    return folder / f"{what}-{number:06}"
+
+
+@dataclass(frozen=True)
+class Group(_Numbered):
     """Consecutive parts.
 
     Args:
-        number: of the group.
         placed: its parts.
-        folder: where the rounds leave their files.
         marks: the file of its marks.
         ranges: how many ranges of keys there are, a power of 2.
         line_ranges: how many ranges of the hashes of lines; 0 if lines are not compared.
     """
 
-    number: int
     placed: tuple[Placed, ...]
-    folder: Path
     marks: Path
     ranges: int
     line_ranges: int
@@ -162,16 +172,6 @@ class Group:
         """How many lines its parts have kept."""
         return sum(one.lines for one in self.placed)
 
-    @property
-    def entries(self) -> Path:
-        """What `scatter` leaves last."""
-        return entries_file(self.folder, self.number)
-
-    @property
-    def repeats(self) -> Path:
-        """What `scatter` leaves for `compared`: which of its documents repeat another one of the group."""
-        return self.folder / f"repeats-{self.number:06}.npy"
-
     def marked(self) -> list[Part]:
         """Its parts, with where their marks are."""
         name = f"{self.marks.parent.name}/{self.marks.name}"
@@ -183,70 +183,51 @@ class Group:
         for one in self.placed:
             yield one, marks[one.start - self.start :][: one.documents]
 
-    @property
-    def counts(self) -> Path:
-        """What `repeated_lines.mark` leaves last."""
-        return self.folder / f"counts-{self.number:06}.json"
-
 
 @dataclass(frozen=True)
-class Range:
-    """One of the ranges of keys, which have the same length.
+class Range(_Numbered):
+    """One of the ranges of keys, or of the hashes of lines, which have the same length.
 
     Args:
-        number: of the range.
-        folder: where the rounds leave their files.
         starts: the number of the first document of each group, and that after the last document.
+        most: in how many documents a line may stand.
     """
 
-    number: int
-    folder: Path
     starts: tuple[int, ...]
+    most: int
 
-    @property
-    def copies(self) -> Path:
-        """What `gather` leaves."""
-        return copies_file(self.folder, self.number)
-
-
-def entries_file(folder: Path, group: int) -> Path:
-    """The file of the entries of a group."""
-    return folder / f"entries-{group:06}.bin"
+    def slices(self, what: str, width: int) -> list[np.ndarray]:
+        """What each group has in this range."""
+        files = (file_of(self.folder, what, group) for group in range(len(self.starts) - 1))
+        return [document_files.read_range(file, self.number, width) for file in files]
 
 
-def copies_file(folder: Path, number: int) -> Path:
-    """The file of the copies in a range."""
-    return folder / f"copies-{number:06}.bin"
-
-
-def divide(placed: Sequence[Placed], folder: Path, marks: Path) -> tuple[list[Group], list[Range]]:
-    """The groups of all parts, and the ranges of the keys of their documents.
+def divide(
+    placed: Sequence[Placed], folder: Path, marks: Path, most: int
+) -> tuple[list[Group], list[Range], list[Range]]:
+    """The groups of all parts, the ranges of the keys of their documents, and those of the hashes of their lines.
 
     A group has consecutive parts of at least `GROUP_DOCUMENTS` or `GROUP_LINES`, a range about `RANGE_ENTRIES` entries
     or fewer.
     """
-    documents = sum(one.documents for one in placed)
-    lines = sum(one.lines for one in placed)
-    count = document_files.count(ENTRIES * documents, RANGE_ENTRIES)
-    line_count = document_files.count(lines, RANGE_LINES) if lines else 0
-    groups = [
-        Group(number, tuple(own), folder, marks / f"{number:06}.npy", count, line_count)
-        for number, own in enumerate(_grouped(placed))
-    ]
-    starts = (*(group.start for group in groups), documents)
-    return groups, [Range(number, folder, starts) for number in range(count if groups else 0)]
-
-
-def _grouped(placed: Sequence[Placed]) -> list[list[Placed]]:
-    groups: list[list[Placed]] = []
+    grouped: list[list[Placed]] = []
     documents, lines = GROUP_DOCUMENTS, 0
     for one in placed:
         if documents >= GROUP_DOCUMENTS or lines >= GROUP_LINES:
-            groups.append([])
+            grouped.append([])
             documents, lines = 0, 0
-        groups[-1].append(one)
+        grouped[-1].append(one)
         documents, lines = documents + one.documents, lines + one.lines
-    return groups
+    documents, lines = (sum(getattr(one, what) for one in placed) for what in ("documents", "lines"))
+    count = document_files.count(ENTRIES * documents, RANGE_ENTRIES) if placed else 0
+    line_count = document_files.count(lines, RANGE_LINES) if lines else 0
+    groups = [
+        Group(number, folder, tuple(own), marks / f"{number:06}.npy", count, line_count)
+        for number, own in enumerate(grouped)
+    ]
+    starts = (*(group.start for group in groups), documents)
+    ranges, line_ranges = ([Range(number, folder, starts, most) for number in range(n)] for n in (count, line_count))
+    return groups, ranges, line_ranges
 
 
 def scatter(group: Group) -> None:
@@ -255,30 +236,29 @@ def scatter(group: Group) -> None:
     firsts, which = _firsts(entries)
     local = np.full(group.documents, USED, np.uint8)
     _mark(local, _repeats(entries, firsts, which), group.start)
-    document_files.write_marks(group.repeats, local)
+    document_files.write_marks(group.file("repeats"), local)
     rows = _sorted(np.concatenate([firsts, late])) if len(late) else firsts
-    document_files.write(group.entries, document_files.bounds(rows[:, 0], group.ranges), rows)
+    document_files.write(group.file("entries"), document_files.bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
-    groups = range(len(own.starts) - 1)
-    slices = [document_files.read_range(entries_file(own.folder, group), own.number, 2) for group in groups]
-    entries, late = _apart(np.concatenate(slices))
+    entries, late = _apart(np.concatenate(own.slices("entries", 2)))
     firsts, which = _firsts(entries)
     repeats = [_repeats(entries, firsts, which), _like_held_out(late, firsts)]
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
-    document_files.write(own.copies, np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1)), copies)
+    starts = np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1))
+    document_files.write(own.file("copies"), starts, copies)
 
 
 def compared(group: Group) -> np.ndarray:
     """The marks of the documents of a group after copies are found: uint8 [documents]."""
-    with group.repeats.open("rb") as file:
+    with group.file("repeats").open("rb") as file:
         copies = np.load(file)
     for number in range(group.ranges):
         # Twice the number of a document, and 1 if it is an exact copy.
-        found = document_files.read_range(copies_file(group.folder, number), group.number)[:, 0]
+        found = document_files.read_range(file_of(group.folder, "copies", number), group.number)[:, 0]
         _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
     marks = np.concatenate([one.marks(*tasks.arrays(one.part, "ids", "held_out")) for one in group.placed])
     return np.where(copies != USED, copies, marks)

@@ -13,17 +13,13 @@ The last round of collect comes after both, `mark`: a group of parts → the mar
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tpullm.corpus import document_files, reduce, tasks
-from tpullm.corpus.datacard_counts import EXAMPLES
-from tpullm.corpus.document_files import COMPARED, EXACT, LINES, MARKS
-from tpullm.corpus.reduce import Group, Placed
+from tpullm.corpus.document_files import COMPARED, EXACT, EXAMPLES, LINES, MARKS
+from tpullm.corpus.reduce import Group, Placed, Range
 from tpullm.system import storage
 
 # Share of the characters of a document. Dolma 1.7 drops pages of Common Crawl with more than this in paragraphs that
@@ -31,43 +27,6 @@ from tpullm.system import storage
 # of 5,000 characters, nothing is dropped for lines that stand in more than 3 of them.
 MOST = 0.3
 COUNT_BYTES = 16  # of a line and its number of documents
-
-
-@dataclass(frozen=True)
-class LineRange:
-    """One of the ranges of the hashes of lines.
-
-    Args:
-        number: of the range.
-        folder: where the rounds leave their files.
-        groups: how many groups of parts there are.
-        most: in how many documents a line may stand.
-    """
-
-    number: int
-    folder: Path
-    groups: int
-    most: int
-
-    @property
-    def repeated(self) -> Path:
-        """What `add_up` leaves."""
-        return _repeated_file(self.folder, self.number)
-
-
-def counts_file(folder: Path, group: int) -> Path:
-    """What `count` leaves of a group."""
-    return folder / f"lines-{group:06}.bin"
-
-
-def _repeated_file(folder: Path, number: int) -> Path:
-    return folder / f"repeated-{number:06}.bin"
-
-
-def ranges(groups: Sequence[Group], most: int) -> list[LineRange]:
-    """The ranges of the lines of all groups; none if no part has kept its lines."""
-    numbers = range(groups[0].line_ranges if groups else 0)
-    return [LineRange(number, groups[0].folder, len(groups), most) for number in numbers]
 
 
 def count(group: Group) -> None:
@@ -79,19 +38,17 @@ def count(group: Group) -> None:
             found.append(lines["key"][marks[rows] < EXACT])
     keys, documents = np.unique(np.concatenate(found), return_counts=True)
     counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
-    document_files.write(
-        counts_file(group.folder, group.number), document_files.bounds(keys, group.line_ranges), counts
-    )
+    document_files.write(group.file("lines"), document_files.bounds(keys, group.line_ranges), counts)
 
 
-def add_up(own: LineRange) -> None:
+def add_up(own: Range) -> None:
     """Write which lines of each group are repeated ones: their hashes, sorted."""
-    counted = [document_files.read_range(counts_file(own.folder, group), own.number, 2) for group in range(own.groups)]
+    counted = own.slices("lines", 2)
     counts = np.concatenate(counted)
     keys, which = np.unique(counts[:, 0], return_inverse=True)
     repeated = keys[np.bincount(which, counts[:, 1]) > own.most]
     found = [one[_are_among(one[:, 0], repeated), 0] for one in counted]
-    document_files.write(own.repeated, np.cumsum([0, *map(len, found)]), np.concatenate(found))
+    document_files.write(own.file("repeated"), np.cumsum([0, *map(len, found)]), np.concatenate(found))
 
 
 def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
@@ -100,7 +57,7 @@ def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
     Args:
         marks: of its documents, after copies are found.
     """
-    places = (_repeated_file(group.folder, number) for number in range(group.line_ranges))
+    places = (reduce.file_of(group.folder, "repeated", number) for number in range(group.line_ranges))
     repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
     return np.concatenate([_are_mostly(one, repeated) & (own < EXACT) for one, own in group.split(marks)])
 
@@ -134,7 +91,7 @@ def mark(group: Group) -> None:
     if group.line_ranges:
         marks[dropped(group, marks)] = LINES
     document_files.write_marks(group.marks, marks)
-    storage.write_json(group.counts, _counts(group, marks))
+    storage.write_json(group.file("counts"), _counts(group, marks))
 
 
 def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:

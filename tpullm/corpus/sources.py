@@ -145,7 +145,7 @@ LIBRARIES = (
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
-_AFTERWARDS = "collect datacard datacard_counts reduce repeated_lines sources tracing".split()
+_AFTERWARDS = "collect datacard reduce repeated_lines sources tracing".split()
 
 
 def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:

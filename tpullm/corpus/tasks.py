@@ -17,10 +17,9 @@ import numpy as np
 from tpullm.corpus import dedup, question_windows
 from tpullm.corpus import held_out as split
 from tpullm.corpus.characters import cut
-from tpullm.corpus.datacard_counts import EXAMPLES
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document import BAD, LEAKED, Raw
-from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, Part, Writer
+from tpullm.corpus.document_files import BEGINNING, DROPPED_COLUMNS, EXAMPLES, Part, Writer
 from tpullm.corpus.files import readers
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.corpus.filters import verdicts

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tpullm.corpus.datacard_counts import REASONS
+from tpullm.corpus.document import REASONS
 from tpullm.report.charts import Line, padded
 from tpullm.report.html import mixed, phrase
 from tpullm.report.language import Language
