@@ -6,8 +6,6 @@ from tests.report.test_page import FIGURES, RESULTS, SCORE, TRAINING, Outline, f
 from tpullm.report.language import named
 from tpullm.report.page import page
 
-ATTACK = "</pre></dd><script>alert(1)</script><img src=x>"
-
 
 def row(step, share, text="晴れ"):
     tasks = {"little": FIGURES | {"written": SCORE | {"share": share}}}
@@ -70,12 +68,3 @@ def test_texts_grow_from_the_first_step_to_the_last_and_six_at_most_are_shown():
     assert "its parameters are random" in text
     assert "its parameters are random" not in shown(pretrain=rows, manifests={"base": {"folder": "a-model"}})
     assert "How its writing grew" not in shown()
-
-
-def test_texts_and_names_of_others_cannot_add_markup_and_japanese_has_no_english():
-    figures = FIGURES | {"prompt": ATTACK, "version": ATTACK, "file": ATTACK}
-    hostile = row(0, 0.1, ATTACK) | {"samples": [{"prompt": ATTACK, "text": ATTACK}]}
-    made = page(full(measured={"talk": {ATTACK: figures}}, pretrain=[*TRAINING, hostile, hostile | {"step": 3}]))
-    assert "<script" not in made and "<img" not in made and Outline(made).loaded == []
-    text = shown("ja", pretrain=[*TRAINING, row(0, 0.1), row(2, 0.3)])
-    assert "文章が育つまで" in text and "76〜100問" in text and "such questions" not in text

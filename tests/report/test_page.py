@@ -1,7 +1,6 @@
 """The page: complete where the run is, shorter where it is not, and readable with no network."""
 
 import dataclasses
-import itertools
 import math
 import re
 from html.parser import HTMLParser
@@ -148,12 +147,6 @@ def whole_text():
     return Outline(page(full())).text
 
 
-def test_a_finished_run_has_every_section_once_and_a_link_to_each():
-    outline = Outline(page(full()))
-    assert outline.ids == list(SECTIONS)
-    assert outline.links == [f"#{identifier}" for identifier in SECTIONS]
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -166,8 +159,7 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "3 blocks",
         "1.135 the model − 1.114 the truth = 0.021 the gap",
         "other words 0.40",
-        "私は リンゴ を 食べる right 90.0%",
-        "「履く」 would be right",
+        "私は リンゴ を 食べる right 90.0% 私は 本 を 読む right 90.0% 私は 靴 を 着る 「履く」 would be right",
         "97.0% of 400 held-out questions",
         "books 2.700 14.9 1.600",
         "tenki 300 0 3.00",
@@ -181,6 +173,12 @@ def test_a_finished_run_has_every_section_once_and_a_link_to_each():
         "2 min 0 s in all",
         "Python 3.13.1",
         "name: quickstart seed: 0",
+        "the model 2.000 xz -9e 2.500",
+        "The model needs 20.0% less than the compressor",
+        "was read 40 times, so the model knows much of it by heart",
+        "吾輩は 【?】 である。 猫 0.70 In your text: 「猫」 right",
+        "名前は 【?】 無い。 何も 0.40 In your text: 「まだ」 What it shows. Of 2 words taken out, 1 are the model",
+        "私は猫 が好きである。 In your text: である。名前はまだ無い。",
         "The last stage finished on 2026-01-02 03:04 UTC.",
     ],
 )
@@ -207,6 +205,8 @@ HOURS = [
     {"process": 0.0, "ended": 100.0, "resumed": 0, "step": 10, "skipped": 0, "seconds": {"compile": 5.0, "all": 100.0}},
     {"process": 110.0, "ended": 160.0, "resumed": 10, "step": 20, "skipped": 0, "seconds": {"all": 50.0}},
 ]
+PACKED = RESULTS | {"yours": {"compressor": {"name": "xz -9e", "bits_per_byte": 1.6}, "times_read": 3.0}}
+TIMED = [row | {"step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
 PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds": 20.0}
 
 
@@ -225,6 +225,10 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"tuned": {"r": REWARDED}}, "r: the model answered prompts itself"),
         ({"tuned": {"r": REWARDED}}, "r: reward training 0.200 held-out prompts 0.400"),
         ({"tuned": {"r": REWARDED}}, "before after form 0.300 0.600 q before (nothing) after 42"),
+        ({"results": RESULTS | {"swaps": {"accuracy": 0.98}}}, "The verb fits in 98.0% of all pairs of objects"),
+        ({"results": PACKED}, "The model needs 25.0% more than the compressor"),
+        ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "predicted 550 ms measured 500 ms"),
+        ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "The prediction was 10% too long."),
         ({"hours": HOURS}, "90.6% of the time went into steps that the model is made of (goodput)."),
         ({"hours": HOURS, "plan": {"run": PLANNED}}, "It was interrupted 1 times; the plan expects 90.4% then."),
     ],
@@ -233,14 +237,16 @@ def test_what_only_some_runs_have(whole_text, changes, said):
     assert said in Outline(page(full(**changes))).text and said not in whole_text
 
 
-def test_the_apple_and_the_book_come_first(whole_text):
-    text = whole_text
-    assert text.index("私は リンゴ を") < text.index("私は 本 を") < text.index("私は 靴 を")
+def test_of_a_short_text_that_was_read_seldom_there_is_what_there_is():
+    text = Outline(page(full(results=PACKED))).text
+    assert "by heart" not in text and "Which word is missing in your text?" not in text
 
 
-def test_it_needs_no_network_has_both_themes_and_fits_a_phone():
+def test_it_has_every_section_once_needs_no_network_has_both_themes_and_fits_a_phone():
     made = page(full())
-    assert Outline(made).loaded == []
+    outline = Outline(made)
+    assert outline.ids == list(SECTIONS) and outline.links == [f"#{name}" for name in SECTIONS]
+    assert outline.loaded == []
     assert "url(" not in made and "@import" not in made and "http" not in made
     assert "prefers-color-scheme: dark" in made
     assert 'name="viewport" content="width=device-width, initial-scale=1"' in made
@@ -251,16 +257,11 @@ def test_only_the_recipe_is_needed():
     assert Outline(page(nothing)).ids == ["recipe"]
 
 
-REMOVED = ["datacard", "manifests", "splits", "pretrain", "tuned", "results"]
-
-
-@pytest.mark.parametrize("missing", [m for size in (1, 2) for m in itertools.combinations(REMOVED, size)])
+@pytest.mark.parametrize("missing", ["datacard", "manifests", "splits", "pretrain", "tuned", "results"])
 def test_what_the_run_has_not_made_is_left_out(missing):
-    empty = {name: type(getattr(full(), name))() for name in missing}
-    ids = Outline(page(full(**empty))).ids
-    assert ("collect" in ids) == ("datacard" not in missing)
-    assert ("truth" in ids) == ("results" not in missing)
-    assert ("pretrain" in ids) == ("pretrain" not in missing)
+    ids = Outline(page(full(**{missing: type(getattr(full(), missing))()}))).ids
+    assert ("collect" in ids) == (missing != "datacard") and ("pretrain" in ids) == (missing != "pretrain")
+    assert {"truth", "yours"} <= set(ids) if missing != "results" else {"truth", "yours"}.isdisjoint(ids)
 
 
 def removals(value, path=()):
@@ -285,7 +286,7 @@ def without(value, path):
 @pytest.mark.parametrize("path", list(removals(RESULTS)), ids=lambda path: ".".join(map(str, path)))
 def test_any_result_may_be_missing(path, whole_text):
     """What is missing is left out: nothing stands in its place, and no number is made up for it."""
-    shown = Outline(page(full(results=without(RESULTS, path)))).text.split()
+    shown = Outline(page(RunData("r", "", MODEL, results=without(RESULTS, path)))).text.split()
     assert (set(shown) - set(whole_text.split())) & {"?", "「」", "0.00", "0.0%", "None", "nan", "0"} == set()
 
 
@@ -298,30 +299,21 @@ def test_a_result_that_is_no_number_is_left_out():
 def test_texts_of_others_cannot_add_markup():
     attack = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\"'"
     answers = [{"question": attack, "expected": attack, "tuned": attack, "base": attack, "right": False}]
-    results = RESULTS | {
-        "answers": answers,
-        "samples": [{"prompt": attack, "text": attack}],
-        "machine": {attack: attack},
-    }
+    sample = [{"prompt": attack, "text": attack}]
     rows = [DATACARD["rows"][0] | {"source": attack, "licence": attack, "language": attack}]
+    figures = FIGURES | {"prompt": attack, "version": attack, "file": attack}
     data = full(
         name=attack,
         recipe=attack,
-        results=results,
+        results=RESULTS | {"answers": answers, "samples": sample, "machine": {attack: attack}},
         datacard=DATACARD | {"rows": rows, "dropped": {attack: {attack: 1}}},
         splits=[[(attack, 1)]],
-        pretrain=[*TRAINING, EVALUATION | {"eval_loss": {attack: 1.0}}],
+        pretrain=[*TRAINING, *({"step": s, "samples": sample, "eval_loss": {attack: 1.0}} for s in (0, 1))],
+        measured={"talk": {attack: figures}},
     )
     made = page(data)
     assert "<script" not in made and "<img" not in made
     assert Outline(made).loaded == []
-
-
-def test_a_swap_without_an_accuracy_shows_its_table_and_one_without_a_table_its_accuracy():
-    for key, said in (("accuracy", "「履く」 would be right"), ("table", "The verb fits in 99.6% of all 1,560 pairs")):
-        swaps = {name: value for name, value in RESULTS["swaps"].items() if name != key}
-        text = Outline(page(full(results=RESULTS | {"swaps": swaps}))).text
-        assert "If one word changes" in text and said in text
 
 
 def test_what_training_saw_is_faint_and_the_truth_is_a_level_dashed_line():
@@ -352,20 +344,11 @@ def test_the_parameters_are_those_of_the_model(changes):
 
 def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():
     """The parts of a layer are one row; a norm that was not finite is text, and has no cell."""
-    assert "Gradients by layer" not in page(RunData("r", "", MODEL, pretrain=TRAINING))
     norms = [{"embedding": 1.0, "layer_0.attention": 3.0, "layer_0.mlp": 4.0}, {"embedding": "nan", "layer_0.mlp": 2.0}]
     rows = [{"step": s, "tokens": 100 * s, "gradient_norms": norm} for s, norm in enumerate(norms, 1)]
-    shown = page(RunData("r", "", MODEL, pretrain=[*TRAINING, *rows]))
-    heat = shown[shown.index('class="heat"') :][:3000].split("</dl>")[0]
-    assert re.findall(r"<dt>.*?>(\w+)<", heat) == ["embedding", "layer_0"]
-    # Of 1, 5 and 2, on a logarithmic scale from 1 to 5.
-    assert re.findall(r'opacity="([\d.]+)"', heat) == ["0.08", "1.00", f"{0.08 + 0.92 * math.log(2) / math.log(5):.2f}"]
-
-
-def test_long_labels_of_an_axis_have_room_beside_the_plot():
-    rates = [row | {"learning_rate": rate} for row, rate in zip(TRAINING, (3e-4, 1.5e-4), strict=False)]
-    rooms = re.findall(r'class="plot[^"]*" style="--label:(\d+)"', page(full(pretrain=[*rates, EVALUATION])))
-    assert str(len("0.0003")) in rooms and len(set(rooms)) > 1
+    shown = page(RunData("r", "", MODEL, pretrain=[*TRAINING, *rows])).partition('class="heat"')[2].split("</dl>")[0]
+    assert re.findall(r"<dt>.*?>(\w+)<", shown) == ["embedding", "layer_0"]
+    assert re.findall(r'opacity="([\d.]+)"', shown) == ["0.08", "1.00", "0.48"]  # of 1, 5 and 2, in logarithms
 
 
 def test_the_attention_picture_is_drawn_where_there_is_one():
@@ -373,11 +356,6 @@ def test_the_attention_picture_is_drawn_where_there_is_one():
     made = page(full(results=RESULTS | {"attention": attention}))
     assert "What it looks at" in Outline(made).text and made.count("</script>") == 1
     assert "What it looks at" not in page(full())
-
-
-def test_a_long_run_still_makes_a_small_page():
-    rows = [TRAINING[0] | {"step": s, "tokens": s * 100, "loss": 3 + s % 7} for s in range(1, 8_000)]
-    assert len(page(full(pretrain=[*rows, EVALUATION])).encode()) < 200_000
 
 
 def luminance(colour):
@@ -403,13 +381,6 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
         assert contrast(colours["ink"], colours[behind]) >= 4.5, behind
     for line in ("accent", "c1", "c2", "c3", "c4"):
         assert contrast(colours[line], colours["paper"]) >= 3, line
-
-
-def test_a_prediction_is_held_against_what_came():
-    steps = [{**row, "step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
-    found = page(RunData("r", "", MODEL, pretrain=steps, plan={"step_seconds": 0.55}))
-    assert "550 ms" in found and "500 ms" in found and "The prediction was 10% too long." in found
-    assert "predicted" not in page(RunData("r", "", MODEL, pretrain=steps))
 
 
 WHOLE = {

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tpullm.report.html import join, phrase, tag
+from tpullm.report.html import phrase, tag
 from tpullm.report.language import Language
-from tpullm.system.words import percent, probability
 
 Points = Sequence[tuple[float, float]]
 COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour
-WORDS = 6  # with bars of their own; the others are added up
+WORDS = 6  # that have bars; the others are added up
 _LEAST_REST = 0.005  # the others get no line if their probability together is less
 _MOST_POINTS = 400  # of one line: nobody sees more, and the page stays small
 _MOST_CELLS = 80  # of one row of a heat map
@@ -175,85 +174,13 @@ def _opacity(share: float) -> float:
     return _FAINTEST + (1 - _FAINTEST) * share
 
 
-def share_bar(parts: Sequence[tuple[str, float]], write: Callable[[float], str] = percent) -> Markup:
-    """One bar that is divided by the amounts of `parts`, (name, amount), with a legend."""
-    total = sum(amount for _, amount in parts) or 1.0
-    shares = [(name, amount / total, amount) for name, amount in parts]
-    segments = [
-        tag("i", class_=f"c{i % COLOURS}", style=f"width:{share:.3%}", title=f"{name}: {percent(share)}")
-        for i, (name, share, _) in enumerate(shares)
-    ]
-    legend = [
-        tag(
-            "span",
-            tag("i", class_=f"swatch c{i % COLOURS}"),
-            phrase(name),
-            " ",
-            tag("span", write(amount), class_="value"),
-        )
-        for i, (name, _, amount) in enumerate(shares)
-    ]
-    return join([tag("div", *segments, class_="shares", aria_hidden="true"), tag("div", *legend, class_="legend")])
-
-
-def paired_bars(rows: Sequence[tuple[str, float, float]], rest: tuple[str, float, float] | None = None) -> Markup:
-    """Words with two probabilities each: the model's in the accent colour, the true one below it in grey.
-
-    `rest` is the sum of all other words. It stands below them without bars, which could dwarf those of the words.
-    """
-    longest = max([value for _, *values in rows for value in values] or [1.0]) or 1.0
-
-    def bar(kind: str, value: float) -> Markup:
-        return tag("i", class_=f"bar {kind}", style=f"width:{value / longest:.2%}")
-
-    cells = []
-    for word, model, truth in [*rows, *([rest] if rest else [])]:
-        bars = () if (word, model, truth) == rest else (bar("model", model), bar("truth", truth))
-        numbers = tag("dd", probability(model), tag("span", probability(truth)), class_="pair")
-        cells += [tag("dt", phrase(word)), tag("dd", *bars, class_="bars"), numbers]
-    return tag("dl", *cells, class_="paired")
-
-
-def word_bars(words: Sequence[tuple[str, float, float]], others: str) -> Markup:
-    """The likeliest words of two distributions, and one row called `others` for the sum of all other words.
+def likeliest(words: Sequence[tuple[str, float, float]]) -> tuple[Sequence, tuple[float, float] | None, float]:
+    """The likeliest words of two distributions, the sums of all others if they count, and the largest probability.
 
     Args:
         words: (word, the model's probability, the true probability), in any order.
-        others: the name of the last row.
     """
     shown = sorted(words, key=lambda word: -max(word[1:]))[:WORDS]
-    model, truth = (max(0.0, 1.0 - sum(word[column] for word in shown)) for column in (1, 2))
-    return paired_bars(shown, (others, model, truth) if max(model, truth) >= _LEAST_REST else None)
-
-
-def model_and_truth(model: str, truth: str) -> Markup:
-    """The legend of `word_bars`: the two names with their colours."""
-    swatches = (tag("i", class_=f"swatch {kind}") for kind in ("c0", "truth"))
-    names = (tag("span", swatch, name) for swatch, name in zip(swatches, (model, truth), strict=True))
-    return tag("div", *names, class_="legend")
-
-
-def single_bars(
-    rows: Sequence[tuple[str, float, str]], accent: str | None = None, whole: float | None = None
-) -> Markup:
-    """Names, each with a bar and its value.
-
-    Args:
-        rows: (name, value, the value as text).
-        accent: the name of the row in the accent colour; None: all rows.
-        whole: the value of a full bar; None: the largest.
-    """
-    longest = whole or max([value for _, value, _ in rows] or [1.0]) or 1.0
-    cells = [
-        (
-            tag("dt", phrase(name)),
-            tag("dd", tag("i", class_=_kind(name, accent), style=f"width:{value / longest:.2%}"), class_="bars"),
-            tag("dd", written, class_="pair"),
-        )
-        for name, value, written in rows
-    ]
-    return tag("dl", *(cell for row in cells for cell in row), class_="paired single")
-
-
-def _kind(name: str, accent: str | None) -> str:
-    return "bar model" if accent in (None, name) else "bar truth"
+    rest = tuple(max(0.0, 1.0 - sum(word[column] for word in shown)) for column in (1, 2))
+    longest = max((value for _, *values in shown for value in values), default=0.0) or 1.0
+    return shown, rest if max(rest) >= _LEAST_REST else None, longest

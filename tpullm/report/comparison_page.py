@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tpullm.report.charts import Line
@@ -78,14 +78,9 @@ def written(value: float, sign: str = "") -> str:
 
 def _on_one_scale(figures: Sequence[Versus]) -> list[Versus]:
     """The same figures, with all differences drawn on one scale."""
-    ends = [end for each in figures for delta in each.figure["deltas"] for end in _reach(delta)]
-    whole = max(map(abs, ends), default=1.0) or 1.0
-    return [Versus(each.name, each.share, each.figure, whole) for each in figures]
-
-
-def _reach(delta: dict[str, Any]) -> list[float]:
-    """The ends of the interval, and the difference."""
-    return [*(delta["interval"] or []), delta["value"]]
+    deltas = [delta for each in figures for delta in each.figure["deltas"]]
+    ends = [abs(end) for delta in deltas for end in (delta["value"], *(delta["interval"] or ()))]
+    return [replace(each, whole=max(ends, default=1.0) or 1.0) for each in figures]
 
 
 def _place(text: Language, place: dict[str, Any]) -> str:

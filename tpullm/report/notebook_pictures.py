@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from tpullm.report.charts import WORDS, model_and_truth, single_bars, word_bars
-from tpullm.report.html import join, phrase, tag
+from tpullm.report.charts import WORDS
 from tpullm.report.language import ENGLISH
 from tpullm.report.page import losses
 from tpullm.report.rendering import environment, render, source
@@ -31,12 +30,11 @@ def loss(data: RunData) -> str:
 
 def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, float] | None = None) -> str:
     """The words that fit a blank as bars, beside their true probabilities if those are known."""
-    question = tag("p", phrase(text), class_="question")
-    if truth is None:
-        return _alone(join([question, single_bars([(word, p, probability(p)) for word, p in found[:WORDS]], whole=1)]))
-    model = dict(found)
-    rows = [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
-    return _alone(join([question, model_and_truth("the model", "the truth"), word_bars(rows, "other words")]))
+    alone, model = [(word, p, probability(p)) for word, p in found[:WORDS]], dict(found)
+    compared = (
+        None if truth is None else [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
+    )
+    return _alone(render("words.html", ENGLISH, question=text, alone=alone, compared=compared))
 
 
 def _alone(content: Markup) -> Markup:

@@ -17,7 +17,7 @@ from tpullm.report.rendering import render
 from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, held_out_lines, measured, truth, yours
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.run import hours
-from tpullm.system.words import count, percent, three_decimals
+from tpullm.system.words import count, percent
 
 Section = dict[str, Any] | None
 MOST_ROWS = 20  # of sources, languages and licences; the data card has them all
@@ -34,61 +34,14 @@ def page(data: RunData) -> str:
         "report.html",
         data.language,
         data=data,
+        number=number,
         sections=sections,
-        cards=_cards(data),
+        gap=gap_to_truth(data),
         tokens_read=read[-1][0] if read else None,
         parameters=number(data.results, "model", "parameters"),
+        bits=numbers(data.results.get("bits_per_byte")),
         finished=max(dates, default=""),
     )
-
-
-def _cards(data: RunData) -> list[tuple[str, str, str]]:
-    """The headline figures that this run has, the most important first: name, value, note."""
-    text, results, read = data.language, data.results, series(data.pretrain, "loss")
-    before = number(results, "base", "accuracy")
-    questions = text("to held-out questions")
-    if before is not None:
-        questions = text("to held-out questions; before tuning {share}", share=percent(before))
-    in_bits = [
-        (text("bits a byte, {source}", source=name), value)
-        for name, value in numbers(results.get("bits_per_byte")).items()
-    ]
-    eight = text("on held-out text; a model that knows nothing has 8")
-    cards = [
-        (
-            text("gap to the truth"),
-            gap_to_truth(data),
-            three_decimals,
-            text("nats a token above the entropy of tenki"),
-        ),
-        (
-            text("blanks"),
-            number(results, "blank", "total_variation"),
-            three_decimals,
-            text("total variation from the true probabilities"),
-        ),
-        (
-            text("words that agree"),
-            number(results, "swaps", "accuracy"),
-            percent,
-            text("of verbs fit their object: 「本」→「読む」"),
-        ),
-        (text("right answers"), number(results, "tuned", "accuracy"), percent, questions),
-        *((name, value, three_decimals, eight) for name, value in in_bits),
-        (
-            text("parameters"),
-            number(results, "model", "parameters"),
-            text.compact,
-            text("numbers that training adjusted"),
-        ),
-        (
-            text("tokens read"),
-            read[-1][0] if read else None,
-            text.compact,
-            text("in pretraining, repetitions included"),
-        ),
-    ]
-    return [(name, write(value), note) for name, value, write, note in cards if value is not None]
 
 
 def collect(data: RunData) -> Section:
@@ -257,70 +210,37 @@ def _gradients(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | None:
 
 def speed(data: RunData) -> Section:
     """The time of each stage, the machine, the rates of training, the prediction, and where the time went."""
-    text, results = data.language, data.results
-    names = {
-        "base": text("Import"),
-        "documents": text("Collect"),
-        "tokenizer": text("Train the tokenizer"),
-        "tokens": text("Tokenize"),
-        "pretrain": text("Pretrain"),
-        "evaluate": text("Evaluate"),
-    }
-    finished = {
-        stage: found for stage in data.manifests if (found := number(data.manifests, stage, "seconds")) is not None
-    }
-    seconds = numbers(results.get("seconds")) or finished
+    results = data.results
+    finished = {stage: number(data.manifests, stage, "seconds") for stage in data.manifests}
+    seconds = numbers(results.get("seconds")) or numbers(finished)
     machine = {key: value for key, value in (results.get("machine") or {}).items() if value not in (None, "")}
     if machine.get("device") == machine.get("platform"):
         machine.pop("device", None)  # for a CPU, JAX repeats the platform
-    keys = {"python": "Python", "jax": "JAX"}
-    keys |= {"platform": text("platform"), "device": text("device"), "cores": text("cores")}
-    rates = {
-        "tokens_per_second": (text("tokens a second, median"), text.compact),
-        "mfu": (text("share of the peak (MFU), median"), percent),
-        "data_wait_share": (text("waiting for data, median"), percent),
-    }
-    medians = {key: _median(data, key) for key in (*rates, "step_seconds")}
-    facts = [(keys.get(key, key), str(value)) for key, value in machine.items()]
-    facts += [(name, write(medians[key])) for key, (name, write) in rates.items() if medians[key] is not None]
-    if not (seconds or facts):
+    medians = {}  # over all steps, because some of them wait for a checkpoint
+    for key in ("tokens_per_second", "mfu", "data_wait_share", "step_seconds"):
+        values = sorted(value for _, value in series(data.pretrain, key))
+        medians[key] = values[len(values) // 2] if values else None
+    predicted, measured = number(data.plan, "step_seconds"), medians.pop("step_seconds")
+    rates = numbers(medians)
+    if not (seconds or machine or rates):
         return None
-    predicted, measured = number(data.plan, "step_seconds"), medians["step_seconds"]
     return {
-        "times": [(names.get(stage, stage), value, text.duration(value)) for stage, value in seconds.items()],
-        "all": sum(seconds.values()),
-        "facts": facts,
+        "seconds": seconds,
+        "machine": machine,
+        "rates": rates,
         "predicted": None if predicted is None or measured is None else (predicted, measured),
         "goodput": _goodput(data),
     }
 
 
-def _median(data: RunData, key: str) -> float | None:
-    """The median over all steps, because some of them wait for a checkpoint."""
-    values = sorted(value for _, value in series(data.pretrain, key))
-    return values[len(values) // 2] if values else None
-
-
 def _goodput(data: RunData) -> Section:
     """Where the time of pretraining went, over all processes that worked on it."""
-    found, text = {kind: seconds for kind, seconds in hours.summary(data.hours).items() if seconds}, data.language
+    found = {kind: seconds for kind, seconds in hours.summary(data.hours).items() if seconds}
     if "train" not in found:
         return None
-    names = {
-        "train": text("training"),
-        "start": text("starting, or no process"),
-        "compile": text("compiling"),
-        "restore": text("restoring"),
-        "data": text("waiting for data"),
-        "save": text("saving"),
-        "evaluate": text("evaluating"),
-        "check": text("checking for wrong bits"),
-        "lost": text("steps made again"),
-        "skipped": text("skipped steps"),
-    }
     interruptions, planned = hours.planned(data.hours, data.plan.get("run"))
     return {
-        "times": [(name, found[kind]) for kind, name in names.items() if kind in found],
+        "seconds": found,
         "share": found["train"] / sum(found.values()),
         "interruptions": interruptions if "run" in data.plan else 0,
         "planned": planned,

@@ -15,14 +15,13 @@ from tpullm.report import charts, html
 from tpullm.report.language import Language
 from tpullm.system import words
 
-_CHARTS = ("Line", "line_chart", "heat_map", "share_bar", "single_bars", "word_bars", "model_and_truth")
 _NAMES = {
     "BLANK": "【?】",
     "version": __version__,
     "clip": lambda text, most: text[:most] + "…" if len(text) > most else text,
     **{name: getattr(html, name) for name in ("phrase", "mixed")},
-    **{name: getattr(words, name) for name in ("count", "percent", "three_decimals")},
-    **{name: getattr(charts, name) for name in _CHARTS},
+    **{name: getattr(words, name) for name in ("count", "percent", "probability", "three_decimals")},
+    **{name: getattr(charts, name) for name in ("Line", "line_chart", "heat_map", "likeliest")},
 }
 
 

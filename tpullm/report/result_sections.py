@@ -122,7 +122,6 @@ def finetune(data: RunData) -> Section:
     base, tuned = (number(data.results, name, "accuracy") for name in ("base", "tuned"))
     if tuned is None and not data.tuned and not answers:
         return None
-    names = ((text("before tuning"), base), (text("after tuning"), tuned))
     right = [answer for answer in answers if answer.get("right")]
     wrong = [answer for answer in answers if not answer.get("right")]
     every = -(-len(right) // _RIGHT_ANSWERS) or 1  # spread over all: neighbouring questions are of one kind
@@ -130,23 +129,16 @@ def finetune(data: RunData) -> Section:
         "stages": _read_by_stages(data),
         "base": base,
         "tuned": tuned,
-        "bars": [(name, share, percent(share)) for name, share in names if share is not None],
         "asked": number(data.results, "tuned", "questions"),
         "kinds": _kinds(data),
         "right": len(right),
-        "right_shown": [_answer(answer) for answer in right[::every]],
+        "right_shown": right[::every],
         "wrong": len(wrong),
-        "wrong_shown": [_answer(answer) for answer in wrong[:_WRONG_ANSWERS]],
+        "wrong_shown": wrong[:_WRONG_ANSWERS],
         "grown": [growing_texts(rows) for rows in data.tuned.values()],
         "learned": [found for name, rows in data.tuned.items() if (found := _learned(text, name, rows))],
         "kept": _kept(data),
     }
-
-
-def _answer(answer: dict[str, Any]) -> dict[str, Any]:
-    texts = {key: answer.get(key) for key in ("question", "base", "tuned", "expected")}
-    texts = {key: None if said is None else str(said).strip() for key, said in texts.items()}
-    return texts | {"right": bool(answer.get("right"))}
 
 
 def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
@@ -164,21 +156,15 @@ def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
 
 def _kinds(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
-    text, kinds = data.language, data.results.get("kinds") or {}
-    if len(kinds) < 2:
+    by_kind = {kind: numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
+    if len(by_kind) < 2:
         return None
-    shares = {
-        "base": text("before tuning"),
-        "tuned": text("after tuning"),
-        "guess": text("always the commonest answer"),
-    }
-    by_kind = {kind: numbers(found) for kind, found in kinds.items()}
-    shown = {key: name for key, name in shares.items() if any(key in found for found in by_kind.values())}
+    keys = [key for key in ("base", "tuned", "guess") if any(key in found for found in by_kind.values())]
     rows = [
-        (kind, *(percent(found[key]) if key in found else "" for key in shown), count(found.get("questions", 0)))
+        (kind, *(percent(found[key]) if key in found else "" for key in keys), count(found.get("questions", 0)))
         for kind, found in by_kind.items()
     ]
-    return list(shown.values()), rows
+    return keys, rows
 
 
 def _learned(text: Language, stage: str, rows: Rows) -> Section:

@@ -128,21 +128,16 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`. A last line without a line end is still being written and is left out."""
     if not path.is_file():
         return []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if line.endswith("\n"):
-            rows.append(_line(path, number, line))
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {number} is not JSON ({error.msg}); remove that line") from None
+        if not isinstance(rows[-1], dict):
+            raise UserError(f"{path}: line {number} is not a JSON object; remove that line")
     return rows
-
-
-def _line(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {number} is not JSON ({error.msg}); remove that line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}: line {number} is not a JSON object; remove that line")
-    return row
 
 
 def _splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
