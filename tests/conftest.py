@@ -57,7 +57,6 @@ BEGUN_FIRST = (
     "run/test_run.py",
     "system/storage/test_on_gs.py",
     "planning/test_proof.py",
-    "launch/test_compute_engine.py",
     "system/cluster/test_shares.py",
 )
 

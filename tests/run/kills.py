@@ -6,7 +6,7 @@ One round makes a whole run (collect, tokenize, pretrain, finetune, export, impo
 four, with its run directory on a disk or on an emulated `gs://`. A verb is killed a few times, each time after a random
 part of the time that it takes, and then ends. Of four hosts one is killed, at random. The bytes of the documents, the
 tokens, the exported and the imported model, and all numbers of the log must be those of the reference. A line of the
-log is a kill or the end of a round. CI makes ten kills (`tests/run/test_resume.py`).
+log is a kill or the end of a round. CI makes five kills (`tests/run/test_resume.py`).
 """
 
 import argparse

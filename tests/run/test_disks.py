@@ -78,10 +78,9 @@ def no_partials(folder: Path) -> bool:
     return not list(folder.rglob("*partial*")) + list(folder.rglob("*tmp*"))
 
 
-# In kilobytes: at the copy of the tokenizer, at a line of the log, in the first save, in the second.
+# In kilobytes: at the copy of the tokenizer, in the first save, in the second.
 @pytest.mark.parametrize(
-    "left",
-    [pytest.param(left, marks=pytest.mark.ci if left == 60 else pytest.mark.slow) for left in (8, 24, 60, 300, 900)],
+    "left", [pytest.param(left, marks=pytest.mark.ci if left == 60 else pytest.mark.slow) for left in (8, 60, 900)]
 )
 def test_a_disk_that_is_full_in_a_training(tiny_run, disk, left):
     run = copy_tokens(tiny_run, disk.folder / "tiny")
@@ -104,7 +103,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(tiny_run, disk):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [0, 16, 60, 150])
+@pytest.mark.parametrize("left", [0, 60])
 def test_a_disk_that_is_full_while_text_is_made_ready(tiny_run, disk, left):
     run, commands = disk.folder / "tiny", [["collect", "--config", TINY], ["tokenize"]]
     for words, room in zip(commands, (left, 4 * left), strict=True):
@@ -117,30 +116,6 @@ def test_a_disk_that_is_full_while_text_is_made_ready(tiny_run, disk, left):
     whole = contents(tiny_run)
     found = {name: content for name, content in contents(run).items() if not name.startswith("ballast")}
     assert found == {name: whole[name] for name in whole if name.split("/")[0] in ("documents", "tokenizer", "tokens")}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("left", [0, 60, 200])
-def test_a_disk_that_is_full_in_an_export(tiny_run, disk, tmp_path, left):
-    disk.fill(left)
-    said = refusal("export", tiny_run, disk.folder / "model")
-    assert f"no space left on the device: {disk.folder} has 0." in said and said.endswith("choose another place")
-    assert [path.name for path in disk.folder.iterdir()] == ["ballast"]
-    disk.make_room()
-    for folder in (disk.folder / "model", tmp_path / "model"):
-        finishes("export", tiny_run, folder)
-    here, there = (sorted(folder.iterdir()) for folder in (disk.folder / "model", tmp_path / "model"))
-    assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
-
-
-@pytest.mark.slow
-def test_a_full_disk_of_local_saves_is_a_warning(tiny_run, tiny_tokens, disk):
-    disk.fill(100)
-    often = [f"--pretrain.checkpoint.local={disk.folder}", "--pretrain.checkpoint.local_every_steps=4"]
-    done = tpullm("pretrain", "--run", tiny_tokens, *often)
-    assert done.returncode == 0 and "Traceback" not in done.stderr
-    assert "/host-0: not saved at step 4 (no space left on the device" in done.stderr
-    assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
 
 
 def test_a_disk_that_can_only_be_read(tiny_run, disk):

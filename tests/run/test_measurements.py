@@ -1,7 +1,6 @@
 """What `evaluate --tasks` found of a run, and the command that repeats it."""
 
 import shlex
-from types import SimpleNamespace
 
 from tpullm.run import manifest
 from tpullm.system import storage
@@ -13,7 +12,7 @@ def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
     stage = tmp_path / "talk"
     manifest.write(stage, {"config": {"steps": 1}})
     for step, shots in ((5, 1), (10, 2)):
-        model = manifest.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=step))
+        model = manifest.of_model(tmp_path, "talk", step)
         results = {"model": model, "tasks": {"little": {"shots": shots}}}
         storage.write_json(tmp_path / "measured" / f"talk-{step}" / "results.json", results)
     assert manifest.tasks(tmp_path, "talk") == {"little": {"shots": 2}}, "of the last checkpoint"
@@ -24,7 +23,7 @@ def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
 
 
 def test_a_stage_that_is_not_finished_has_none(tmp_path):
-    model = manifest.of_model(SimpleNamespace(run=tmp_path, stage="talk", step=5))
+    model = manifest.of_model(tmp_path, "talk", 5)
     assert model == {"stage": "talk", "step": 5, "identity": ""} and manifest.tasks(tmp_path, "talk") == {}
 
 

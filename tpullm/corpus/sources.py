@@ -129,7 +129,7 @@ def of_file(path: Path) -> str:
 
 @functools.cache
 def _remote(folder: Path) -> dict[str, Any]:
-    return storage.files(folder)
+    return storage.remote().files(folder)
 
 
 @functools.cache

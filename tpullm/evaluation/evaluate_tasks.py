@@ -92,7 +92,7 @@ def evaluate(
     found = {task: without_questions(figures) for task, figures in found.items()}
     results = {
         "model": {"name": name, "parameters": parameters, "dtype": str(session.dtype), "talks": session.talks}
-        | (manifest.of_model(own) if own else {}),
+        | (manifest.of_model(own.run, own.stage, own.step) if own else {}),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": found,
         "counts": asdict(model.counts),

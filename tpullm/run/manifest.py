@@ -4,9 +4,10 @@
 """
 
 import datetime
+import json
 import shlex
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tpullm import __version__
 from tpullm.system import storage
@@ -65,29 +66,16 @@ def identity_of(inputs: dict[str, Any]) -> str:
 
 def plain(value: Any) -> Any:
     """`value` as it comes back from JSON (tuples become lists), so that a comparison means what it says."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+    return json.loads(json.dumps(value))
 
 
 FOLDER, RESULTS = "measured", "results.json"
 
 
-class OfRun(Protocol):
-    """A checkpoint of a run: `formats.models.Model`."""
-
-    run: Path
-    stage: str
-    step: int
-
-
-def of_model(model: OfRun) -> dict[str, Any]:
-    """What the results say of the checkpoint. Its stage has an `identity` if it is finished."""
-    stage = model.run / model.stage
-    identity = finished_identity(stage) if (stage / FILE).exists() else ""
-    return {"stage": model.stage, "step": model.step, "identity": identity}
+def of_model(run: Path, stage: str, step: int) -> dict[str, Any]:
+    """What the results say of a checkpoint of a run. Its stage has an `identity` if it is finished."""
+    identity = finished_identity(run / stage) if (run / stage / FILE).exists() else ""
+    return {"stage": stage, "step": step, "identity": identity}
 
 
 def tasks(run: Path, stage: str, step: int | None = None) -> dict[str, dict[str, Any]]:

@@ -182,7 +182,10 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     named = {name: storage.path(name) for name in names if name}
     # A file may be called like a stage.
     files = {f"file {name}": storage.hash_file(path) for name, path in named.items() if path.is_file()}
-    files |= {f"folder {name}": _folder_identity(path) for name, path in named.items() if path.is_dir()}
+    for name, path in named.items():
+        if path.is_dir():
+            hashes = {inner: storage.hash_file(path / inner) for inner in storage.sizes(path)}
+            files[f"folder {name}"] = manifest.identity_of(hashes)
     asked = set(map(question_set, settings.examples)) & QUESTION_PACKAGES.keys()
     files |= {f"questions of {name}": _question_identity(name) for name in sorted(asked)}
     config = result(settings) | {"seed": recipe.seed}
@@ -212,11 +215,6 @@ def _question_identity(name: str) -> str:
     return ", ".join([*found, f"wording {WORDING}"])
 
 
-def _folder_identity(folder: Path) -> str:
-    """A hash of the names and the contents of all files in a folder."""
-    return manifest.identity_of({name: storage.hash_file(folder / name) for name in sorted(storage.sizes(folder))})
-
-
 def before_tuning(recipe: Recipe, stage: str) -> str:
     """The stage whose model a stage of tuning starts from."""
     return recipe.trained[recipe.trained.index(stage) - 1]
@@ -238,9 +236,11 @@ def begin(stage: Path, inputs: dict) -> None:
 
     What was trained is never deleted: only the user knows what it cost.
     """
-    if stage.exists() and started(stage) != inputs:
+    before = started(stage)
+    if stage.exists() and before != inputs:
         set_aside(stage)
-    _note(stage, inputs)
+    if before != inputs:
+        storage.write_json(stage / STARTED, inputs)
 
 
 def set_aside(stage: Path) -> None:
@@ -254,11 +254,6 @@ def replaced(stage: Path) -> Path:
     """A new folder in `RUN/replaced` for a stage, or for the part that is made again."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S.%f")
     return stage.parent / "replaced" / f"{stage.name}-{now}"
-
-
-def _note(stage: Path, inputs: dict) -> None:
-    if started(stage) != inputs:
-        storage.write_json(stage / STARTED, inputs)
 
 
 def begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, changed: dict[str, str] | None = None) -> None:
@@ -292,4 +287,5 @@ def _begin_training(run: Path, stage: str, inputs: dict, tokenizer: Path, change
                     shutil.copyfile(file, temporary / file.name)
             for name, text in changed.items():
                 (temporary / name).write_text(text, encoding="utf-8")
-    _note(run / stage, inputs)
+    if before != inputs:
+        storage.write_json(run / stage / STARTED, inputs)

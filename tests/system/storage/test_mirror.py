@@ -6,7 +6,6 @@ import time
 import pytest
 
 from tests.conftest import wait_until
-from tpullm.system import storage
 from tpullm.system.errors import TryAgain
 from tpullm.system.storage import gcs as gs
 from tpullm.system.storage import mirror
@@ -75,4 +74,4 @@ def test_a_log_goes_on_from_what_is_there(bucket):
             lambda began=began, first=first: first or int(time.time()) > began
         )  # TensorBoard names files by seconds
     assert [row["step"] for row in metrics.read(bucket / "stage" / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert len(storage.files(bucket / "stage" / "tensorboard")) == 2
+    assert len(gs.files(bucket / "stage" / "tensorboard")) == 2

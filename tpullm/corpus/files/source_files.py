@@ -134,7 +134,7 @@ def find(source: Source, downloads: Path) -> Found:
     held_out: list[File] = []
     skipped: dict[str, list[str]] = {}
     if source.kind in INSTALLED:
-        found = [File(path, source.kind, storage.size(path)) for path in INSTALLED[source.kind](source.path)]
+        found = [File(path, source.kind, path.stat().st_size) for path in INSTALLED[source.kind](source.path)]
     else:
         if source.held_out:
             held_out = [
@@ -187,7 +187,7 @@ def _at(source: Source, location: str, downloads: Path, skipped: dict[str, list[
             raise UserError(
                 f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {known}; save it as text"
             )
-        return [File(path, kind, storage.size(path))]
+        return [File(path, kind, path.stat().st_size)]
     found, reasons = [], set()
     for file, status in walk(path):
         status, name = status or status_of(file), file.relative_to(path)
@@ -239,7 +239,7 @@ def walk(folder: Path) -> list[tuple[Path, Any]]:
     With them come links to folders, and folders that cannot be read: nobody looks into them, so they are told.
     """
     if storage.is_remote(folder):
-        shown = [item for item in storage.files(folder).items() if not _HIDDEN.search(item[0])]
+        shown = [item for item in storage.remote().files(folder).items() if not _HIDDEN.search(item[0])]
         return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
     unreadable: list[OSError] = []
     found: list[Path] = []

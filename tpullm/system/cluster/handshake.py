@@ -8,8 +8,8 @@
 A proof is an HMAC with the secret that the hosts of one training share. The secret itself is never sent.
 
 Anybody can connect to host 0. It reads all connections at once, each for at most `SECONDS_TO_SPEAK`, and drops whoever
-says anything else or has another secret. Without a secret, whoever says the above is a host. Then the first who says an
-index has it while it is connected, and a contradiction ends nothing before the time is over: it may be a stranger's.
+says anything else or has another secret. Without a secret, whoever says the above is a host. Two hosts that contradict
+each other end the start of all.
 """
 
 import contextlib
@@ -118,18 +118,13 @@ class _Reception:
     """Host 0's open port. `hosts` are the connections that may be hosts, in the order in which they proved it."""
 
     def __init__(self, server: socket.socket, own_secret: bytes):
-        self._server, self._secret, self._lines = server, own_secret, 0
+        self._server, self._secret = server, own_secret
         self._server.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(server, selectors.EVENT_READ)
         self._speaking: list[_Guest] = []
         self.hosts: list[_Guest] = []
         self.refused = 0  # connections without the secret
-
-    @property
-    def has_secret(self) -> bool:
-        """Whether all `hosts` have proved that they know a secret, so none is a stranger."""
-        return bool(self._secret)
 
     def look(self, seconds: float) -> None:
         """Read what arrives within `seconds`, and drop who said nothing for too long."""
@@ -173,27 +168,18 @@ class _Reception:
         elif proves(message.get("proof"), self._secret, "host", *astuple(guest.hello), guest.number):
             self._speaking.remove(guest)
             self.hosts.append(guest)
-        else:
-            self._refuse(guest)
-
-    def _refuse(self, guest: _Guest) -> None:
-        """A connection without the secret: a stranger, or a host that was started with another one."""
-        self.refused += 1
-        self.warn(f"hosts: {guest.address} says it is host {guest.hello.index}, without the secret; dropped")
-        self.answer(guest, {"refused": f"host 0 has another {VARIABLE}; start all hosts with the same"})
-        self.drop(guest)
+        else:  # a stranger, or a host that was started with another secret
+            self.refused += 1
+            if self.refused <= MOST_LINES:
+                warn(f"hosts: {guest.address} says it is host {guest.hello.index}, without the secret; dropped")
+            self.answer(guest, {"refused": f"host 0 has another {VARIABLE}; start all hosts with the same"})
+            self.drop(guest)
 
     def answer(self, guest: _Guest, answer: Message) -> None:
         """The last message to a guest; one that is gone by now is noticed later."""
         proof = prove(self._secret, "host 0", *astuple(guest.hello), guest.number, answer)
         with contextlib.suppress(OSError):
             guest.connection.send({"answer": answer, "proof": proof})
-
-    def warn(self, line: str) -> None:
-        """Warn about a guest, unless others were warned about often."""
-        self._lines += 1
-        if self._lines <= MOST_LINES:
-            warn(line)
 
     def refuse_all(self, error: UserError) -> UserError:
         """Tell all hosts why there is no training, and return that."""
@@ -241,45 +227,24 @@ def receive(
 
 
 def _wait_for_all(reception: _Reception, count: int, name: str, seconds: float) -> dict[int, _Guest]:
-    """The other hosts, by index. Those that contradict them are refused."""
-    until, warned = time.monotonic() + seconds, set()
+    """The other hosts, by index. All are refused if one contradicts host 0 or another."""
+    until = time.monotonic() + seconds
     while True:
-        members = _members(reception.hosts, count)
-        names = {0: name} | {host: guest.hello.name for host, guest in members.items()}
-        others = [guest for guest in reception.hosts if guest not in members.values()]
-        wrong = {guest: _contradiction(guest.hello, count, names) for guest in others}
-        if len(members) == count - 1 and not (wrong and reception.has_secret):
-            for guest, problem in wrong.items():
-                reception.answer(guest, {"refused": problem})
+        members: dict[int, _Guest] = {}
+        for guest in reception.hosts:
+            hello, taken = guest.hello, {0: name} | {host: one.hello.name for host, one in members.items()}
+            if hello.count != count or hello.index >= count or hello.index in taken:
+                known = hello.count == count and hello.index in taken
+                why = f"which {taken[hello.index]} is already" if known else f"and host 0 counts {count}"
+                told = f"hosts: {hello.name} says it is index {hello.index} of {hello.count}, {why}"
+                raise reception.refuse_all(UserError(f"{told}; correct the settings"))
+            members[hello.index] = guest
+        if len(members) == count - 1:
             return members
-        late = time.monotonic() > until
-        if wrong and (late or reception.has_secret):
-            raise reception.refuse_all(UserError(wrong[others[0]]))
-        if late:
+        if time.monotonic() > until:
             # A machine may have been taken back before it came this far, so another start may have them all.
             raise reception.refuse_all(TryAgain(_missing(members, count, seconds, reception.refused)))
-        for problem in set(wrong.values()) - warned:
-            warned.add(problem)
-            reception.warn(f"{problem} (it may be a stranger, so this host still waits for the others)")
-        for guest in others[count:]:
-            reception.drop(guest)
         reception.look(min(0.5, max(0.0, until - time.monotonic())))
-
-
-def _members(guests: list[_Guest], count: int) -> dict[int, _Guest]:
-    """The hosts among the guests by index: of those that say the same index, the first."""
-    members: dict[int, _Guest] = {}
-    for guest in guests:
-        if guest.hello.count == count and 0 < guest.hello.index < count:
-            members.setdefault(guest.hello.index, guest)
-    return members
-
-
-def _contradiction(hello: Hello, count: int, names: dict[int, str]) -> str:
-    told = f"hosts: {hello.name} says it is index {hello.index} of {hello.count}"
-    same = hello.count == count and hello.index in names
-    why = f"which {names[hello.index]} is already" if same else f"and host 0 counts {count}"
-    return f"{told}, {why}; correct the settings"
 
 
 def _missing(members: dict[int, _Guest], count: int, seconds: float, refused: int) -> str:

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MOST_REPLY_BYTES = 1 << 26
 # One thread: each further one of a library reserves memory that it never uses, and a limit counts what is reserved.
@@ -72,7 +72,7 @@ class Child:
         process = self._running()
         try:
             with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says how
-                _send(process.stdin, json.dumps(request, ensure_ascii=False))
+                send(process.stdin.fileno(), json.dumps(request, ensure_ascii=False))
             deadline = time.monotonic() + seconds
             size = int.from_bytes(_read(process, 8, deadline), "big")
             if size > MOST_REPLY_BYTES:
@@ -109,26 +109,18 @@ class Child:
         weakref.finalize(self, _end, self._process)
         if self._first is not None:
             with contextlib.suppress(BrokenPipeError):
-                _send(self._process.stdin, json.dumps(self._first))
+                send(self._process.stdin.fileno(), json.dumps(self._first))
         return self._process
 
 
 def _read(process: subprocess.Popen, size: int, deadline: float) -> bytes:
     """`size` bytes of the child's answer."""
-    poll, parts = select.poll(), []
-    poll.register(process.stdout, select.POLLIN)
-    while size > 0:
-        left = deadline - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise TooLong
-        part = os.read(process.stdout.fileno(), min(size, 1 << 20))
-        if not part:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5.0)
-            raise Ended(process.poll())
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+    found = read(process.stdout.fileno(), size, deadline)
+    if len(found) < size:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5.0)
+        raise Ended(process.poll())
+    return found
 
 
 def _parsed(reply: bytes) -> Any:
@@ -149,17 +141,34 @@ def _end(process: subprocess.Popen) -> None:
             pipe.close()
 
 
-def _send(pipe: BinaryIO, text: str) -> None:
+def send(descriptor: int, text: str) -> None:
+    """Send a message: its length in 8 bytes, then its text."""
     data = text.encode("utf-8", "surrogatepass")
-    pipe.write(len(data).to_bytes(8, "big") + data)
-    pipe.flush()
+    left = memoryview(len(data).to_bytes(8, "big") + data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def read(descriptor: int, size: int, deadline: float | None = None) -> bytes:
+    """`size` bytes, or fewer if the other end is closed; `TooLong` if they are not there by then."""
+    poll, parts = select.poll(), []
+    poll.register(descriptor, select.POLLIN)
+    while size > 0:
+        if deadline is not None and not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise TooLong
+        part = os.read(descriptor, min(size, 1 << 20))
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 class Pipes:
     """The child's end. What is printed from now on goes to `prints`, a file descriptor, or nowhere."""
 
     def __init__(self, prints: int | None = None):
-        self._requests, self._replies = os.dup(0), os.fdopen(os.dup(1), "wb")
+        self._requests, self._replies = os.dup(0), os.dup(1)
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
         os.dup2(nowhere if prints is None else prints, 1)
@@ -167,15 +176,8 @@ class Pipes:
 
     def requests(self) -> Iterator[Any]:
         """Each request, until the parent closes the pipe. Nothing is read before it is asked for."""
-        while size := self._read(8):
-            yield json.loads(self._read(int.from_bytes(size, "big")).decode("utf-8", "surrogatepass"))
-
-    def _read(self, size: int) -> bytes:
-        parts = []
-        while size > 0 and (part := os.read(self._requests, min(size, 1 << 20))):
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        while size := read(self._requests, 8):
+            yield json.loads(read(self._requests, int.from_bytes(size, "big")).decode("utf-8", "surrogatepass"))
 
     def wait(self) -> bool:
         """Wait for a request; False if the parent has closed the pipe."""
@@ -185,7 +187,7 @@ class Pipes:
 
     def reply(self, text: str) -> None:
         """Answer the last request with JSON."""
-        _send(self._replies, text)
+        send(self._replies, text)
 
     def fileno(self) -> int:
         """The descriptor that reports POLLHUP when the parent is gone, or needs this process no more."""

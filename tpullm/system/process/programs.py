@@ -16,10 +16,11 @@ import decimal
 import fractions
 import json
 import operator
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from tpullm.system.process import child
 
 _BIG = 1 << 64  # from here on JSON's decimals take the square of the time, or are refused
 
@@ -138,12 +139,10 @@ class _Channel:
         self._descriptor = descriptor
 
     def send(self, message: list) -> None:
-        data = json.dumps(message).encode()
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"a value of {len(data):,} bytes is too long")
-        data = memoryview(len(data).to_bytes(8, "big") + data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        text = json.dumps(message)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"a value of {len(text):,} bytes is too long")
+        child.send(self._descriptor, text)
 
     def receive(self) -> list:
         """The next message: a list whose parts nobody has checked. `Gone` if there is none."""
@@ -159,14 +158,10 @@ class _Channel:
         return found
 
     def _read(self, size: int) -> bytes:
-        parts = []
-        while size > 0:
-            part = os.read(self._descriptor, min(size, 1 << 20))
-            if not part:
-                raise Gone
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+        found = child.read(self._descriptor, size)
+        if len(found) < size:
+            raise Gone
+        return found
 
 
 class Program:

@@ -19,7 +19,6 @@ from tpullm.system.storage.copies import brief_copy, cache_folder, copy, local_c
 from tpullm.system.storage.foreign import check_file, inside, read_bounded
 from tpullm.system.storage.paths import (
     explain,
-    files,
     hash_file,
     hash_json,
     is_remote,
@@ -30,6 +29,5 @@ from tpullm.system.storage.paths import (
     remove_empty,
     remove_tree,
     room_for,
-    size,
     sizes,
 )

@@ -120,22 +120,12 @@ def move_tree(source: Path, target: Path) -> None:
         source.rename(target)
 
 
-def size(path: Path) -> int:
-    """Bytes of a file."""
-    return path.stat().st_size
-
-
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of all files below a folder, by name relative to the folder, sorted by name."""
     if is_remote(folder):
         return {name: status.st_size for name, status in remote().files(folder).items()}
     found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     return dict(sorted(found.items()))
-
-
-def files(folder: Path) -> dict[str, Any]:
-    """All files below a folder on `gs://`: name relative to the folder -> `gcs.Status`, sorted by name."""
-    return remote().files(folder)
 
 
 def room_for(size: int, folder: Path) -> None:
