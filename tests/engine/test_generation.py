@@ -1,55 +1,67 @@
 """Texts of many prompts at once, several answers to one prompt, and one text as it is written."""
 
 import dataclasses
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from tests.eight_devices import printed
-from tests.engine.engine_texts import greedy_by_full_forward
-from tpullm.engine import forward, generation
-from tpullm.engine import sampling as sampling_module
+from tests.engine.chain import alone, prompt
+from tests.engine.test_forward import greedy_by_full_forward
+from tpullm.engine import generation
 from tpullm.engine import session as session_module
 from tpullm.engine.engine import Engine
 from tpullm.engine.generation import LOOK_EVERY, answer, as_they_end, continued, decode, sampled, stream
 from tpullm.engine.request import Request
+from tpullm.engine.session import Session
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system.errors import UserError
 
 PROMPTS = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
 
 
-def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session):
-    together = decode(session, PROMPTS, tokens=12, stop_ids=[])
-    assert together == [greedy_by_full_forward(session, ids, 12) for ids in PROMPTS]
+@pytest.fixture(scope="module")
+def free(session):
+    """Texts that nothing ends. The other tests of `decode` have the same shapes, so they share its programs."""
+    return decode(session, PROMPTS, tokens=12, stop_ids=[])
 
 
-def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, monkeypatch):
-    expected = decode(session, PROMPTS, tokens=12, stop_ids=[], each=2)
+def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session, free):
+    assert [ids[:7] for ids in free] == [greedy_by_full_forward(session, ids, 7) for ids in PROMPTS]
+
+
+def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, free, monkeypatch):
     monkeypatch.setattr(session_module, "decodes_separate_layers", lambda: False)
     stacked = dataclasses.replace(session)
     assert stacked.layers is None and session.layers is not None
-    assert decode(stacked, PROMPTS, tokens=12, stop_ids=[], each=2) == expected
+    assert decode(stacked, PROMPTS, tokens=12, stop_ids=[]) == free
 
 
-def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session):
-    sampling = Sampling(temperature=1.5, min_p=0.0)
-    (whole,) = decode(session, PROMPTS[:1], tokens=8, sampling=sampling, seeds=[5], stop_ids=[])
-    for done in (1, 4, 7):
-        begun = [[*PROMPTS[0], *whole[:done]]]
-        assert decode(session, begun, 8 - done, sampling, seeds=[5], stop_ids=[]) == [whole[done:]]
+def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session, free):
+    sampling, seeds = Sampling(temperature=1.5, min_p=0.0), [5, 6, 7]
+    whole = decode(session, PROMPTS, 7, sampling, seeds, stop_ids=[])
+    assert whole != [ids[:7] for ids in free]
+    for done in (1, 4):
+        begun = [[*ids, *new[:done]] for ids, new in zip(PROMPTS, whole, strict=True)]
+        assert decode(session, begun, 7 - done, sampling, seeds, stop_ids=[]) == [new[done:] for new in whole]
 
 
-def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session):
+WILD, SEEDS = Sampling(40.0, 0, 1.0, 0.0), [0, 1, 2, 2]
+
+
+@pytest.fixture(scope="module")
+def several(session):
+    """Two answers to each of two prompts."""
+    return decode(session, PROMPTS[:2], 6, WILD, SEEDS, each=2)
+
+
+def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session, several):
     """And other seeds give other texts, the same seed the same."""
-    sampling, seeds = Sampling(40.0, 0, 1.0, 0.0), [*range(8), 6]
-    found = decode(session, PROMPTS, 6, sampling, seeds, each=3)
-    assert found == decode(session, [ids for ids in PROMPTS for _ in range(3)], 6, sampling, seeds)
-    assert found[6] == found[8] and len({tuple(ids) for ids in found}) == 8
+    assert several == decode(session, [ids for ids in PROMPTS[:2] for _ in range(2)], 6, WILD, SEEDS)
+    assert several[2] == several[3] and len({tuple(ids) for ids in several}) == 3
 
 
-def test_a_text_ends_with_its_stop_token(session):
-    free = decode(session, PROMPTS, tokens=12, stop_ids=[])
+def test_a_text_ends_with_its_stop_token(session, free):
     stop = free[0][5]
     unused = [token for token in range(600, 604) if token not in sum(free, [])]
     assert decode(session, PROMPTS, 12, stop_ids=[*unused, stop]) == decode(session, PROMPTS, 12, stop_ids=[stop])
@@ -58,9 +70,10 @@ def test_a_text_ends_with_its_stop_token(session):
         assert stopped == whole[:end]
 
 
-def test_a_batch_never_goes_beyond_the_context(session):
-    prompt = [1] + [40] * 24
-    assert len(decode(session, [prompt], tokens=16, stop_ids=[])[0]) == session.context_length - 25
+def test_a_batch_never_goes_beyond_the_context(session, free, monkeypatch):
+    monkeypatch.setattr(Session, "context_length", 14)
+    found = decode(session, PROMPTS, 12, stop_ids=[])
+    assert found == [new[: 14 - len(ids)] for ids, new in zip(PROMPTS, free, strict=True)]
 
 
 @pytest.mark.ci
@@ -76,44 +89,45 @@ def test_a_mesh_samples_the_answers_of_one_device():
             assert answers == expected, shape
 
 
-def test_each_question_gets_the_answer_it_gets_alone(session):
-    questions = ["本?", "リンゴが好きですか。", "傘", "本をどうしますか。", "雪"]
-    tokenizer = session.tokenizer
-    for question, found in zip(questions, answer(session, questions, batch=2, tokens=5), strict=True):
-        prompt, _ = tokenizer.chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
-        alone = decode(session, [prompt], 5, stop_ids=[tokenizer.end_id, tokenizer.eos_id])[0]
-        assert found == tokenizer.decode(alone)
+@pytest.fixture
+def short(long):
+    """A session of 32 tokens whose engines have no model."""
+    return SimpleNamespace(**vars(long) | {"context_length": 32})
 
 
-def test_a_sampled_text_continues_its_prompt_with_the_default_settings_and_the_seed(session, monkeypatch):
-    asked = []
+def test_texts_ask_for_their_prompts_the_stops_and_their_seeds(session, monkeypatch):
+    """Each question begins a conversation, and has the likeliest answer; other texts have the default settings."""
+    asked, rows = [], []
 
-    def continued(session, requests):
+    def continued(session, requests, *batch):
         asked.extend(requests)
+        rows.extend(batch)
         return [session.tokenizer.encode("雨です。") for _ in requests]
 
     monkeypatch.setattr(generation, "continued", continued)
     tokenizer, prompts = session.tokenizer, ["今日は", "私は"]
-    assert sampled(session, prompts, tokens=6, seed=3) == ["雨です。"] * 2
+    stops = tuple(tokenizer.stop_ids)
+    assert sampled(session, prompts, tokens=6, seed=3) == ["雨です。"] * 2 and sampled(session, [], 6, 3) == []
     ids = [(*tokenizer.begin, *tokenizer.encode(prompt)) for prompt in prompts]
-    assert asked == [Request(own, 6, Sampling(), 3 + n, tuple(tokenizer.stop_ids)) for n, own in enumerate(ids)]
-    assert sampled(session, [], tokens=6, seed=3) == []
+    assert asked == [Request(own, 6, Sampling(), 3 + n, stops) for n, own in enumerate(ids)]
+    sampled(session, ["雨" * 99], tokens=6, seed=0)
+    assert len(asked.pop().ids) == session.context_length - 1
+    asked.clear()
+    assert answer(session, prompts, batch=2, tokens=5) == ["雨です。"] * 2 and rows == [2]
+    talks = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    ids = [tuple(tokenizer.chat_template(talk, add_generation_prompt=True)[0]) for talk in talks]
+    assert asked == [Request(own, 5, GREEDY, stop_ids=stops) for own in ids]
 
 
-def test_a_prompt_that_fills_the_context_leaves_room_for_a_token(session):
-    (text,) = sampled(session, ["雨" * 99], tokens=6, seed=0)
-    assert len(session.tokenizer.encode(text)) <= 1
-
-
-def test_a_prompt_that_is_the_context_has_no_text_and_a_longer_one_is_refused(session):
-    full, short = Request((5,) * 32, 4, GREEDY), Request((5, 6), 4, GREEDY)
-    assert continued(session, [full, short]) == [[], decode(session, [[5, 6]], 4, stop_ids=[])[0]]
-    assert continued(session, [full]) == [[]] and continued(session, []) == []
+def test_a_prompt_that_is_the_context_has_no_text_and_a_longer_one_is_refused(short):
+    full, other = Request((5,) * 32, 4, GREEDY), Request((5, 6), 4, GREEDY)
+    assert continued(short, [full, other]) == [[], alone(other)]
+    assert continued(short, [full]) == [[]] and continued(short, []) == []
     longer = [1] * 33
     for write in (
-        lambda: continued(session, [short, Request(tuple(longer), 4, GREEDY)]),
-        lambda: next(stream(session, longer, 4, GREEDY)),
-        lambda: decode(session, [longer], 4),
+        lambda: continued(short, [other, Request(tuple(longer), 4, GREEDY)]),
+        lambda: next(stream(short, longer, 4, GREEDY)),
+        lambda: decode(short, [longer], 4),
     ):
         with pytest.raises(UserError, match=r"33 tokens.* holds 32"):
             write()
@@ -122,73 +136,54 @@ def test_a_prompt_that_is_the_context_has_no_text_and_a_longer_one_is_refused(se
 @pytest.mark.parametrize("lengths, slots", [((17, 400), 512), ((600, 620), 640)])
 def test_texts_of_like_length_share_their_programs(long, monkeypatch, lengths, slots):
     """Each number of rows and each length of them is a program, and every task has another longest text."""
-
-    class Made(Exception):
-        pass
-
-    def engine(session, rows, longest, reads_first):
-        raise Made(rows, longest)
-
-    monkeypatch.setattr(generation, "Engine", engine)
+    made = []
+    of_engine = lambda *given, **more: made.append(given[1:]) or Engine(*given, **more)  # noqa: E731
+    monkeypatch.setattr(generation, "Engine", of_engine)
     for length in lengths:
-        with pytest.raises(Made) as made:
-            continued(long, [Request((5,) * length, 4, GREEDY)])
-        assert made.value.args == (1, slots)
+        request = Request(prompt(length), 4, GREEDY)
+        assert continued(long, [request]) == [alone(request)]
+    assert made == [(1, slots)] * len(lengths)
 
 
-def test_a_text_that_is_over_is_continued_for_a_while_at_most(session):
+def test_a_text_that_is_over_is_continued_for_a_while_at_most(long):
     """It begins with the same tokens; one that is not over has all of its."""
-    asked = [Request(ids, 28, GREEDY) for ids in ((1, 300, 40), (1, 9, 17, 5))]
-    whole = dict(as_they_end(session, asked))
-    looked = []
-
-    def is_over(number, ids):
-        looked.append(len(ids))
-        return number == 0
-
-    found = dict(as_they_end(session, asked, is_over=is_over))
-    assert found == {0: whole[0][:LOOK_EVERY], 1: whole[1]} and len(whole[1]) == 28
-    assert looked == [LOOK_EVERY] * 2
+    asked, looked = [Request(ids, 28, GREEDY) for ids in ((1, 300, 40), (1, 9, 17, 5))], []
+    is_over = lambda number, ids: looked.append(len(ids)) or number == 0  # noqa: E731
+    found = dict(as_they_end(long, asked, is_over=is_over))
+    assert found == {0: alone(asked[0])[:LOOK_EVERY], 1: alone(asked[1])} and looked == [LOOK_EVERY] * 2
 
 
-def test_a_stream_gives_the_same_tokens_as_a_batch(session):
-    sampling = Sampling(temperature=1.0, min_p=0.0)
-    together = decode(session, PROMPTS, tokens=10, sampling=sampling, seeds=[5, 6, 7], stop_ids=[])
-    alone = [list(stream(session, ids, 10, sampling, seed, [])) for ids, seed in zip(PROMPTS, (5, 6, 7), strict=True)]
-    assert together == alone
-    stop = alone[0][5]
-    stopped = list(stream(session, PROMPTS[0], 10, sampling, 5, stop_ids=[stop]))
-    assert stopped == alone[0][: alone[0].index(stop) + 1]
+def test_a_stream_gives_the_tokens_of_its_text_up_to_a_stop(short):
+    request = Request((1, 300, 40), 10, Sampling(1.0, min_p=0.0), 5)
+    whole = alone(request)
+    assert list(stream(short, request.ids, 10, request.sampling, 5, [])) == whole
+    stopped = list(stream(short, request.ids, 10, request.sampling, 5, stop_ids=[whole[5]]))
+    assert stopped == whole[: whole.index(whole[5]) + 1]
 
 
-def test_a_stream_goes_on_when_the_context_is_full(session):
-    prompt = [1, *np.random.default_rng(0).integers(20, 500, 29).tolist()]
-    new = list(stream(session, prompt, 8, GREEDY, stop_ids=[]))
-    assert len(new) == 8
-    half = [*prompt, *new[:2]][-16:]
-    assert new[2:] == greedy_by_full_forward(session, half, 6)
+@pytest.mark.parametrize("length", [4, 30])
+def test_a_stream_goes_on_from_the_last_half_of_the_context_when_it_is_full(short, length):
+    engine, ids = Engine(short, 1), prompt(length)
+    new = list(stream(short, ids, 8, GREEDY, stop_ids=[], engine=engine))
+    first = alone(Request(ids, min(8, 32 - length), GREEDY))
+    half = (*ids, *first)[-16:]
+    assert new == [*first, *alone(Request(half, 8 - len(first), GREEDY))] and len(new) == 8
+    assert engine.figures()["prompt_tokens"] == length + (len(half) if len(first) < 8 else 0)
 
 
-@pytest.mark.parametrize(("length", "begun"), [(4, 1), (30, 2)])
-def test_a_stream_reads_its_prompt_once_until_the_context_is_full(session, length, begun):
-    engine = Engine(session, 1)
-    assert len(list(stream(session, [1, *range(40, 39 + length)], 8, GREEDY, stop_ids=[], engine=engine))) == 8
-    assert engine.figures()["prompt_tokens"] == [length, length + session.context_length // 2][begun - 1]
-
-
-def test_a_stream_that_nobody_reads_is_given_up(session):
-    engine = Engine(session, 1)
-    texts = stream(session, [1, 6], 9, GREEDY, stop_ids=[], engine=engine)
+def test_a_stream_that_nobody_reads_is_given_up(short):
+    engine = Engine(short, 1)
+    texts = stream(short, [1, 6], 9, GREEDY, stop_ids=[], engine=engine)
     first = next(texts)
     texts.close()
-    assert next(stream(session, [1, 6], 9, GREEDY, engine=engine)) == first
+    assert next(stream(short, [1, 6], 9, GREEDY, engine=engine)) == first
     assert engine.figures()["running"] == 1 and not engine.figures()["waiting"]
 
 
-def test_one_program_serves_prompts_and_settings_alike(session):
-    list(stream(session, [1, 5], 3, Sampling(temperature=0.7), 1))
-    programs = [forward.read_layers, forward.advance, sampling_module.pick]
-    before = [program._cache_size() for program in programs]
-    for prompt, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
-        list(stream(session, prompt, 5, sampling, 2))
-    assert [program._cache_size() for program in programs] == before
+def test_one_program_serves_prompts_and_settings_alike(short):
+    engine = Engine(short, 1)
+    list(stream(short, [1, 5], 3, Sampling(temperature=0.7), 1, engine=engine))
+    programs = set(engine._cache.programs)
+    for ids, sampling in (([1, 6, 9], Sampling(1.0, 3, 0.5, 0.1)), ([1] * 12, GREEDY)):
+        list(stream(short, ids, 5, sampling, 2, engine=engine))
+    assert engine._cache.programs == programs

@@ -1,21 +1,19 @@
 """Guesses of tokens: they change no text, whoever guesses and however well."""
 
 import dataclasses
+from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
-from tests.engine.engine_texts import ROWS, alone, continued, prompt
+from tests.engine.chain import ROWS, V, alone, continued, prompt
 from tpullm.engine import guesses
 from tpullm.engine.cache import CHUNK
 from tpullm.engine.engine import Engine
 from tpullm.engine.guesses import MOST, Draft, Lookup, check_draft
 from tpullm.engine.request import Request
 from tpullm.engine.sampling import Next
-from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import GREEDY, Sampling
-from tpullm.recipe.schema import ModelConfig
 from tpullm.system.errors import UserError
 
 
@@ -34,11 +32,6 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def plain(long):
-    return Engine(long, ROWS)
-
-
-@pytest.fixture(scope="module")
 def guessing(long):
     """An engine that guesses; a test says how."""
     return Engine(long, ROWS, guesses=Lookup())
@@ -52,8 +45,8 @@ ASKED = [
 
 
 @pytest.mark.parametrize("right", [0, 1, 3, MOST])
-def test_guesses_that_are_right_wrong_and_both_change_nothing(plain, guessing, right):
-    expected = continued(plain, ASKED)
+def test_guesses_that_are_right_wrong_and_both_change_nothing(guessing, right):
+    expected = list(map(alone, ASKED))
     guessing.guesses = Told({one.ids: ids for one, ids in zip(ASKED, expected, strict=True)}, right)
     before = guessing.figures()
     for one, ids in zip(ASKED, expected, strict=True):
@@ -64,8 +57,8 @@ def test_guesses_that_are_right_wrong_and_both_change_nothing(plain, guessing, r
     assert bool(found) == bool(right)
 
 
-def test_several_tokens_are_checked_in_one_step(plain, guessing):
-    (expected,) = continued(plain, [ASKED[0]])
+def test_several_tokens_are_checked_in_one_step(guessing):
+    expected = alone(ASKED[0])
     guessing.guesses, turns = Told({ASKED[0].ids: expected}, MOST), 1
     guessing.submit(ASKED[0], lambda token: None)
     while guessing.step():
@@ -74,8 +67,8 @@ def test_several_tokens_are_checked_in_one_step(plain, guessing):
     assert turns == 2 + -(-(len(expected) - 1) // (MOST + 1))
 
 
-def test_a_text_that_ends_among_guesses_ends_there(plain, guessing):
-    (expected,) = continued(plain, [ASKED[0]])
+def test_a_text_that_ends_among_guesses_ends_there(guessing):
+    expected = alone(ASKED[0])
     guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
     stop = expected[3]
     (found,) = continued(guessing, [dataclasses.replace(ASKED[0], stop_ids=(stop,))])
@@ -83,13 +76,13 @@ def test_a_text_that_ends_among_guesses_ends_there(plain, guessing):
     assert continued(guessing, [dataclasses.replace(ASKED[0], tokens=3)]) == [expected[:3]]
 
 
-def test_a_form_and_biases_hold_with_guesses(plain, guessing):
-    odd = np.arange(plain.session.architecture.config.vocabulary_size) % 2 == 1
+def test_a_form_and_biases_hold_with_guesses(long, guessing):
+    odd = np.arange(V) % 2 == 1
     asked = [
         Request(prompt(9, 1), 8, Sampling(2.0), seed=3, bias={11: 4.0, 12: 4.0}, top=2),
         Request(prompt(9, 1), 8, GREEDY, allowed=lambda new: odd),
     ]
-    expected = continued(plain, asked)
+    expected = continued(Engine(long, ROWS), asked)
     for one, ids in zip(asked, expected, strict=True):
         guessing.guesses = Told({one.ids: ids}, 2)
         assert continued(guessing, [one]) == [ids]
@@ -104,30 +97,23 @@ def test_what_stood_there_before_is_looked_up():
     assert guessed(5, 5, 5) == [5] * MOST and guessed(5, 5) == guessed(7) == guessed(1, 2, 3, 4) == []
 
 
-def test_texts_that_repeat_are_guessed_from_themselves(long, plain, guessing):
+def test_texts_that_repeat_are_guessed_from_themselves(long, guessing):
     guessing.guesses = Lookup()
-    asked = Request(prompt(12, 4) * 3, 60, Sampling(0.3, 2), seed=1)
+    asked = Request(prompt(12, 4) * 3, 60, Sampling(0.3), seed=1, bias=dict.fromkeys(range(20, 23), 40.0))
     before = guessing.figures()["guesses"]
-    assert continued(guessing, [asked]) == continued(plain, [asked])
+    assert continued(guessing, [asked]) == continued(Engine(long, ROWS), [asked])
     assert guessing.figures()["guesses"] > before
 
 
 @pytest.fixture(scope="module")
 def small(long):
     """Another model with the same tokens."""
-    architecture = Architecture(
-        ModelConfig(layers=1, width=32, heads=2, context_length=600, vocabulary_size=0).resolved(
-            long.tokenizer.vocabulary_size
-        )
-    )
-    with jax.set_mesh(long.mesh):
-        params = jax.device_put(architecture.init(jax.random.key(5)), architecture.shardings(long.mesh))
-    return dataclasses.replace(long, architecture=architecture, params=params)
+    return SimpleNamespace(**vars(long) | {"model": 1, "context_length": 600})
 
 
-def test_a_smaller_model_guesses(long, small, plain, guessing):
+def test_a_smaller_model_guesses(long, small, guessing):
     """Of itself, a model guesses all tokens right, sampled ones too; another one guesses what it would write."""
-    expected = continued(plain, ASKED[:2])
+    expected = list(map(alone, ASKED[:2]))
     guessing.guesses, before = Draft(long), guessing.figures()
     for one, ids in zip(ASKED, expected, strict=False):
         assert continued(guessing, [one]) == [ids]
@@ -135,35 +121,35 @@ def test_a_smaller_model_guesses(long, small, plain, guessing):
     guessed, right = (guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
     assert right > 0.9 * guessed > 0
     guessing.guesses = Draft(small)
-    assert continued(guessing, ASKED) == continued(plain, ASKED)
+    assert continued(guessing, ASKED) == list(map(alone, ASKED))
 
 
 def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkeypatch):
-    draft, own = Draft(small), alone(small, ASKED[1])
+    draft, own = Draft(small), alone(ASKED[1], 1)
     for count in (0, 3, 4, 1):  # as texts go on, and another one that begins alike
         text = Next(ASKED[1], tuple(own[:count]))
         assert draft.of({1: text}, 2, 512) == {1: own[count : count + MOST]}
     monkeypatch.setattr(guesses, "PIECES", 4)
     other = Request(prompt(CHUNK * 14 + 10, 8), 9, GREEDY)
     assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time
-    assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(small, other)[:MOST]}
+    assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(other, 1)[:MOST]}
     assert draft.of({0: Next(Request(prompt(508), 9, GREEDY), ())}, 2, 512) == {}  # there is no room for guesses
 
 
-def test_a_model_with_other_tokens_does_not_guess(long):
+def test_a_model_with_other_tokens_does_not_guess(session):
     class Other:
-        vocabulary_size = long.tokenizer.vocabulary_size
+        vocabulary_size = session.tokenizer.vocabulary_size
 
         def bytes_of(self, token):
             return b"x"
 
-    check_draft(long, long, "small")
+    check_draft(session, session, "small")
     with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
-        check_draft(dataclasses.replace(long, tokenizer=Other()), long, "small")
+        check_draft(dataclasses.replace(session, tokenizer=Other()), session, "small")
 
 
-def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(plain, guessing):
-    (expected,) = continued(plain, [ASKED[0]])
+def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(guessing):
+    expected = alone(ASKED[0])
     guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
     before = guessing.figures()
     number = guessing.submit(ASKED[0], lambda token: None)

@@ -38,14 +38,24 @@ def rollouts(session, tmp_path):
     rewards.close()
 
 
-def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session):
-    """Of a model that knows nothing some answers do not survive to be decoded and encoded."""
-    chosen = np.array([1, 4])
+CHOSEN = np.array([1, 4])
+
+
+@pytest.fixture(scope="module")
+def said(session):
+    """The answers of step 7 to the chosen prompts, of which some do not survive to be decoded and encoded."""
+    ids, seeds = [prompts_of(session).ids[n] for n in CHOSEN], np.random.SeedSequence([3, 7]).generate_state(6)
+    return decode(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds.tolist(), each=3)
+
+
+@pytest.fixture(scope="module")
+def likeliest(session):
+    return decode(session, prompts_of(session).ids, 6)
+
+
+def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session, said):
     with jax.set_mesh(session.mesh):
-        batch, figures = rollouts.batch(7, session.params, chosen)
-    ids = [rollouts.prompts.ids[number] for number in np.repeat(chosen, 3)]
-    seeds = np.random.SeedSequence([3, 7]).generate_state(6).tolist()
-    said = decode(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds)
+        batch, figures = rollouts.batch(7, session.params, CHOSEN)
     found = sorted(
         [*batch.targets[row][batch.answers[row] == number]]
         for row in range(len(batch.targets))
@@ -99,10 +109,9 @@ def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, 
     assert figures["base_likelihood"] == pytest.approx(np.mean(found), abs=1e-4)
 
 
-def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session):
+def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session, likeliest):
     found = rollouts.evaluate(session.params)
-    said = decode(session, rollouts.held_out.ids, 6)
-    assert [each["answer"] for each in found["eval_answers"]] == [session.tokenizer.decode(ids) for ids in said]
+    assert [each["answer"] for each in found["eval_answers"]] == list(map(session.tokenizer.decode, likeliest))
     total = found["eval_reward"]["length"] + 0.5 * found["eval_reward"]["language"]
     assert found["eval_reward"]["sum"] == pytest.approx(total)
     assert dataclasses.replace(rollouts, held_out=None).evaluate(session.params) == {}

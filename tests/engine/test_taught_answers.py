@@ -14,7 +14,7 @@ from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.teaching import TaughtAnswers
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taught(session):
     """The model is its own teacher, by other parameters."""
     load = lambda: jax.tree.map(lambda leaf: 1.1 * leaf, session.params)  # noqa: E731
@@ -25,15 +25,24 @@ def taught(session):
     return TaughtAnswers(prompts_of(session), prompts_of(session), SETTINGS, train, *parts, teacher)
 
 
-def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught, session):
-    chosen = np.array([1, 4])
+CHOSEN = np.array([1, 4])
+
+
+@pytest.fixture(scope="module")
+def learned(taught, session):
+    """The batch of a step, and its figures."""
     with jax.set_mesh(session.mesh):
-        batch, figures = taught.batch(7, session.params, chosen)
-        again, _ = taught.batch(7, session.params, chosen)
-    said = taught.sampled(7, session.params, chosen)
+        return taught.batch(7, session.params, CHOSEN)
+
+
+def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught, session, learned):
+    batch, figures = learned
+    with jax.set_mesh(session.mesh):
+        again, _ = taught.batch(7, session.params, CHOSEN)
+    said = taught.sampled(7, session.params, CHOSEN)
     np.testing.assert_array_equal(batch.targets, again.targets)
     np.testing.assert_array_equal(batch.logps, again.logps)
-    answers = [(taught.prompts.ids[n], ids) for n, of_prompt in zip(chosen, said, strict=True) for ids in of_prompt]
+    answers = [(taught.prompts.ids[n], ids) for n, of_prompt in zip(CHOSEN, said, strict=True) for ids in of_prompt]
     assert figures["answers"] == len(answers) == 6 and batch.weights.sum() == sum(len(ids) for _, ids in answers)
     params, found = taught.teacher.load(), 0
     for prompt, ids in answers:

@@ -1,0 +1,156 @@
+"""Engines with a model: each text is that of the full forward pass, whatever is in the cache beside it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.engine.chain import continued, finish, prompt
+from tpullm.engine import engine as engine_module
+from tpullm.engine.cache import CHUNK, Cache, Piece
+from tpullm.engine.engine import Engine
+from tpullm.engine.generation import decode
+from tpullm.engine.guesses import Draft, Lookup
+from tpullm.engine.request import Request
+from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities
+from tpullm.model.architecture import Architecture
+from tpullm.recipe.sampling import GREEDY, Sampling
+from tpullm.recipe.schema import ModelConfig, RopeScaling
+
+KINDS = {
+    "shared keys": {"kv_heads": 2},
+    "windows": {"windows": (24, 0), "attention_softcap": 20.0, "sinks": True, "positions": "learned"},
+    "experts": {"experts": 4, "experts_per_token": 2, "mlp_width": 32},
+    "frequencies of the longest": {
+        "rope_scaling": RopeScaling(kind="dynamic", factor=4.0, original_context=32),
+    },
+}
+ROWS = 6
+
+
+def made(session, layers=2, context=640, seed=1, **changes):
+    """A session with another model of random parameters."""
+    config = ModelConfig(layers=layers, width=32, heads=4, context_length=context, **changes)
+    architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
+    with jax.set_mesh(session.mesh):
+        init = jax.jit(architecture.init, out_shardings=architecture.shardings(session.mesh))
+        params = init(jax.random.key(seed))
+        params["embedding"] = params["embedding"] * 20
+        # What a token adds by itself is small beside what it attends to: otherwise the next token shows no memory.
+        out = params["layers"]["attention"]["out"]
+        out["weight"] = out["weight"] * 200
+    return dataclasses.replace(session, architecture=architecture, params=params)
+
+
+def greedy_by_full_forward(session, ids, tokens):
+    """The reference: the whole text through the model for every token, without a cache."""
+    new = []
+    for _ in range(tokens):
+        new.append(int(np.argmax(next_log_probabilities(session, [[*ids, *new]])[0])))
+    return new
+
+
+@pytest.fixture(scope="module")
+def small(session):
+    """Of one layer and few tokens, so that there are few programs; and its engine."""
+    one = made(session, 1, 3 * CHUNK, kv_heads=2)
+    engine = Engine(one, 4, reproducible=True)
+    engine.compile()
+    return one, engine
+
+
+def emitted_by(engine, requests):
+    """The tokens of each request, with their probabilities."""
+    emitted = [[] for _ in requests]
+    for request, own in zip(requests, emitted, strict=True):
+        engine.submit(request, own.append)
+    finish(engine)
+    return emitted
+
+
+def test_texts_are_those_of_the_full_forward_and_have_the_same_bits_alone_and_among_others(small):
+    one, engine = small
+    asked = [Request(prompt(length, length), 4, GREEDY, top=2) for length in (1, 3, CHUNK + 1, 2 * CHUNK + 3)]
+    together = emitted_by(engine, asked)
+    assert together == [emitted_by(engine, [request])[0] for request in asked]
+    found = [[token.id for token in tokens] for tokens in together]
+    assert found[2] == greedy_by_full_forward(one, list(asked[2].ids), 4)
+    logps_V = next_log_probabilities(one, [list(asked[2].ids)])[0]
+    # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
+    np.testing.assert_allclose([value for _, value in together[2][0].top], np.sort(logps_V)[:-3:-1], atol=1e-3)
+
+
+def test_the_tokens_of_a_prompt_are_told_with_the_log_probabilities_of_one_forward_pass(small):
+    one, engine = small
+    ids, told = prompt(CHUNK + 1, 11), CHUNK
+    for tokens in emitted_by(engine, [Request(ids, 4, GREEDY, top=3, echo=told)] * 2):
+        expected, before_V = log_probabilities(one, [list(ids)])[0], next_log_probabilities(one, [list(ids[:1])])[0]
+        np.testing.assert_allclose([token.log_probability for token in tokens[:told]], expected, atol=1e-3)
+        assert [one for one, _ in tokens[0].top] == np.argsort(-before_V)[:3].tolist()
+        np.testing.assert_allclose([value for _, value in tokens[0].top], np.sort(-before_V)[:3] * -1, atol=1e-3)
+
+
+@pytest.mark.parametrize(("to", "of"), [((0, 1), (1, 0)), ((1, 0), (0, 1)), ((0, 0), (0, 1)), ((1, 0), (2, 0))])
+def test_a_copied_row_has_the_keys_of_the_other(session, to, of):
+    """To a group of several rows, of one, and within one; two groups of one row exchange theirs."""
+    cache = Cache(session, [(2, 256), (1, 256), (1, 256)])
+    with jax.set_mesh(session.mesh):
+        *_, _ = cache.read(of[0], [Piece(of[1], 0, prompt(8), 1)], 1)
+        held = jax.tree.map(np.asarray, [cache.used_blocks()[of[0], number] for number in range(2)])
+        (cache.move if to[0] + of[0] == 3 else cache.copy)(to, of, 256)
+        found = [cache.used_blocks()[to[0], number] for number in range(2)]
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(held), strict=True):
+        np.testing.assert_array_equal(one[to[1]], other[of[1]])
+    assert np.abs(jax.tree.leaves(held)[0]).max() > 0
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
+def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(session, kind):
+    one = made(session, **KINDS[kind])
+    asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
+    engine, requests = Engine(one, ROWS), [Request(ids, 6, GREEDY) for ids in asked]
+    found = continued(engine, requests)
+    assert found == decode(one, [list(ids) for ids in asked], 6, stop_ids=[])
+    assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
+    # A text that may become longer has other frequencies; then no keys are used again.
+    other = dataclasses.replace(requests[5], tokens=40)
+    assert continued(engine, [other]) == continued(Engine(one, ROWS), [other])
+    assert bool(engine.figures()["reused_tokens"]) == (kind != "frequencies of the longest")
+
+
+@pytest.mark.ci
+def test_everything_is_compiled_before_the_first_text_and_guesses_change_no_text(session):
+    """Of all groups: texts that outgrow theirs, that are copied, told and biased; and a draft that is the model."""
+    long = made(session, kv_heads=2)
+    engine = Engine(long, 2, guesses=Lookup())
+    engine.compile()
+    with jax.log_compiles(False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
+        beginning = prompt(CHUNK, 9)
+        asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
+        asked += [Request((*beginning, 5), 3, GREEDY, echo=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+        continued(engine, asked)
+        continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
+        repeated = [Request(prompt(12, 4) * 3, 30, GREEDY), Request(prompt(500, 1), 20, Sampling(0.8, 9), seed=1)]
+        found = [continued(engine, [request])[0] for request in repeated]
+    assert engine.figures()["guesses"]
+    assert found[0] == decode(long, [list(repeated[0].ids)], 30, stop_ids=[])[0]
+    engine.guesses = None
+    assert [continued(engine, [request])[0] for request in repeated] == found
+    engine.guesses = Draft(long)
+    before = engine.figures()
+    assert [continued(engine, [request])[0] for request in repeated] == found
+    guessed, right = (engine.figures()[name] - before[name] for name in ("guesses", "right_guesses"))
+    assert right > 0.9 * guessed > 0
+
+
+@pytest.mark.slow
+def test_a_reproducible_text_has_the_same_bits_alone_and_among_others_in_every_group(session, monkeypatch):
+    said, engine = [], Engine(made(session, kv_heads=2), ROWS, reproducible=True)
+    monkeypatch.setattr(engine_module, "say", said.append)
+    engine.compile()
+    assert not said
+    asked = [Request(prompt(length, length), 6, Sampling(2.0), seed=length, top=2) for length in (3, 40, 130, 505, 520)]
+    together = emitted_by(engine, asked)
+    assert together == [emitted_by(engine, [request])[0] for request in asked] == emitted_by(engine, asked)
