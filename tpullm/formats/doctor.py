@@ -7,6 +7,7 @@ tensor, read piece by piece.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,14 +37,7 @@ class Finding:
     what: str
 
 
-def error(what: str) -> Finding:
-    """A fault that makes wrong text or none."""
-    return Finding("error", what)
-
-
-def warning(what: str) -> Finding:
-    """A fault that may make wrong text."""
-    return Finding("warning", what)
+error, warning = partial(Finding, "error"), partial(Finding, "warning")
 
 
 def examine(path: Path, shapes_of: Callable[[Any], tuple[Any, Any]], done: Callable[[int], None]) -> Iterator[Finding]:

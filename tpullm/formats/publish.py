@@ -173,45 +173,17 @@ def model_card(facts: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> str:
     licence = facts["licence"].lower()
     has_name = licence and all(character.isalnum() or character in "-." for character in licence)  # on the Hub
     found = facts | {"license": licence if has_name else "other", "version": __version__}
-    found["tasks"] = [_task(task, figures, facts["name"]) for task, figures in tasks.items()]
-    return _TEMPLATES.get_template("card.md.jinja").render(found)
-
-
-def _task(task: str, figures: dict[str, Any], model: str) -> dict[str, Any]:
-    """What the card says of a task: its scores, how sure they are, and what repeats them."""
-    settings, version, prompt = figures["settings"], figures["version"], figures.get("prompt")
-    scores = []
-    for metric, found in figures.get("metrics", {}).items():
-        interval = " to ".join(f"{end:.4g}" for end in found["interval"] or ())
-        scores.append((metric, f"{found['value']:.4g}", interval, found["count"]))
-    shares = {
-        "chooses the right answer": figures.get("likelihood", {}).get("likelihood"),
-        "writes the right answer": figures.get("written"),
-    }
-    shares |= {f"solves the problem ({name})": found for name, found in figures.get("pass_at_k", {}).items()}
-    for what, found in shares.items():
-        if found:
-            low, high = found["interval"]
-            scores.append((what, f"{found['share']:.1%}", f"{low:.1%} to {high:.1%}", found["count"]))
-    if "chance" in figures:
-        scores.append(("a guess chooses it", f"{figures['chance']:.1%}", "", ""))
-    # A group without --shots has those of its tasks.
-    shots = "" if settings["shots"] == "" else f", {settings['shots'] or 0} examples before each question"
-    seed = f", seed {settings['seed']}" if "seed" in settings else ""
-    harness = f", lm-evaluation-harness {settings['harness']}" if "harness" in settings else ""
-    return {
-        "name": _cell(task),
-        "scores": [(_cell(what), *rest) for what, *rest in scores],
-        "facts": f"Version `{version}`{shots}{seed}{harness}",
-        "command": manifest.command(task, figures, model),
-        # As a string of JSON in one line, a prompt can end no block of the card.
-        "prompt": json.dumps(prompt, ensure_ascii=False) if prompt else "",
-    }
+    commands = {task: manifest.command(task, figures, facts["name"]) for task, figures in tasks.items()}
+    return _TEMPLATES.get_template("card.md.jinja").render(found, tasks=tasks, commands=commands)
 
 
 def _cell(text: str) -> str:
     """A name in a table or a heading of Markdown."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+# As a string of JSON in one line, a prompt can end no block of the card.
+_TEMPLATES.filters |= {"cell": _cell, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
 
 
 def _facts(model: Model, folder: Path, params: writing.Parameters) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-from pydantic import TypeAdapter
+from tpullm.system.table_files import read_tables
 
 PRICES_DATE = "2026-11-26"
 # As quoted publicly; not from a bill.
@@ -198,15 +197,11 @@ class Chip:
 SHARE = 0.75
 
 
-def read_table(name: str, **kinds: Any) -> list[Any]:
-    """Tables in a YAML file beside this module, by their keys, as dicts or lists of the dataclasses in `kinds`."""
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    read = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # 10 ms instead of 60
-    return [TypeAdapter(kind, config={"extra": "forbid"}).validate_python(read[key]) for key, kind in kinds.items()]
-
-
-TPUS, _gpus, REACHES = read_table(
-    "chips.yaml", tpus=dict[str, Chip], gpus=dict[str, Chip], reaches_of_gpus=dict[str, float]
+TPUS, _gpus, REACHES = read_tables(
+    Path(__file__).with_suffix(".yaml"),
+    tpus=dict[str, Chip],
+    gpus=dict[str, Chip],
+    reaches_of_gpus=dict[str, float],
 )
 GPUS = {name: replace(chip, hbm_bytes=SHARE * chip.gpu.memory_bytes) for name, chip in _gpus.items()}
 CHIPS = TPUS | GPUS

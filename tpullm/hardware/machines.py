@@ -6,9 +6,11 @@ The machine types, and the sources of the figures, are in `machines.yaml`; those
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from tpullm.hardware.chips import CHIPS, Chip, read_table
+from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.system.errors import UserError
+from tpullm.system.table_files import read_tables
 
 RDMA = "rdma"
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"
@@ -84,7 +86,7 @@ class Machine:
         return "tpu,gcp" if self.tpu else "cuda,gcp" if self.gpus else "gcp"
 
 
-(_rows,) = read_table("machines.yaml", machines=dict[str, Machine])
+(_rows,) = read_tables(Path(__file__).with_suffix(".yaml"), machines=dict[str, Machine])
 MACHINES = {name: replace(machine, name=name) for name, machine in _rows.items()}  # those with TPUs are in `CHIPS`
 
 

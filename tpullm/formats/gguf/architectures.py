@@ -1,15 +1,18 @@
 """What llama.cpp computes for each family: the architecture of a GGUF file, and the settings of a model as its keys.
 
 An architecture in llama.cpp is code, so a setting that its code lacks can't be written into a file. Such a model is
-refused, and never written as another one. The facts are those of llama.cpp's `src/models`.
+refused, and never written as another one. The tables are in `architectures.yaml`.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system.errors import UserError
 from tpullm.system.log import warn
+from tpullm.system.table_files import read_tables
 
 
 @dataclass(frozen=True)
@@ -39,37 +42,15 @@ class Architecture:
     windows: bool = False
     whole_heads: bool = False
     output: str = "either"
-    fused: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mlp_norm: str = "FFN_NORM"
     whole_scale_layers: int = 0
     swiglu_limit: float = 0.0
 
 
-_ALL_BIASES = ("qkv_bias", "out_bias", "mlp_bias")
-_QKV = ("ATTN_QKV", ("layers.attention.query", "layers.attention.key", "layers.attention.value"))
-_GATE_UP = ("FFN_UP", ("layers.mlp.gate", "layers.mlp.up"))
-_LLAMA = Architecture("llama", interleaved=True, biases=_ALL_BIASES, scalings=("linear", "yarn", "llama3"))
-
-# The `model_type` of a family → its architecture.
-ARCHITECTURES = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "mixtral": _LLAMA,
-    "qwen2": Architecture("qwen2", whole_heads=True),
-    "qwen3": Architecture("qwen3"),
-    "qwen3_moe": Architecture("qwen3moe"),
-    "olmo2": Architecture("olmo2", whole_heads=True, output="own"),
-    "phi3": Architecture("phi3", scalings=("linear", "longrope"), whole_heads=True, fused=(_QKV, _GATE_UP)),
-    "gemma": Architecture("gemma", activation="gelu_tanh", output="tied"),
-    "gemma2": Architecture("gemma2", activation="gelu_tanh", windows=True, output="tied", whole_scale_layers=46),
-    "gemma3_text": Architecture("gemma3", activation="gelu_tanh", windows=True, whole_scale_layers=62),
-    "gpt_oss": Architecture(
-        "gpt-oss", biases=_ALL_BIASES, windows=True, output="own", mlp_norm="ATTN_POST_NORM", swiglu_limit=7.0
-    ),
-    "gpt2": Architecture(
-        "gpt2", activation="gelu_tanh", biases=_ALL_BIASES, scalings=(), whole_heads=True, fused=(_QKV,)
-    ),
-}
+NAMES, ARCHITECTURES = read_tables(
+    Path(__file__).with_suffix(".yaml"), names=dict[str, str], architectures=dict[str, Architecture]
+)
 
 
 def of_model(config: ModelConfig, model_type: str) -> Architecture:

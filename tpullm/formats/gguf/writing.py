@@ -15,35 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.formats.gguf import architectures, block_types, vocabulary
-from tpullm.formats.gguf.architectures import Architecture
+from tpullm.formats.gguf.architectures import NAMES, Architecture
 from tpullm.formats.huggingface import tensors, writing
 from tpullm.formats.huggingface.writing import Parameters
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
-# Our parameter, without its last word → its name in `gguf.MODEL_TENSOR`.
-NAMES = {
-    "embedding": "TOKEN_EMBD",
-    "position_embedding": "POS_EMBD",
-    "layers.attention_norm": "ATTN_NORM",
-    "layers.attention.query": "ATTN_Q",
-    "layers.attention.key": "ATTN_K",
-    "layers.attention.value": "ATTN_V",
-    "layers.attention.query_norm": "ATTN_Q_NORM",
-    "layers.attention.key_norm": "ATTN_K_NORM",
-    "layers.attention": "ATTN_SINKS",
-    "layers.attention.out": "ATTN_OUT",
-    "layers.attention_out_norm": "ATTN_POST_NORM",
-    "layers.mlp_norm": "FFN_NORM",
-    "layers.mlp.router": "FFN_GATE_INP",
-    "layers.mlp.gate": "FFN_GATE",
-    "layers.mlp.up": "FFN_UP",
-    "layers.mlp.down": "FFN_DOWN",
-    "layers.mlp_out_norm": "FFN_POST_NORM",
-    "norm": "OUTPUT_NORM",
-    "head": "OUTPUT",
-}
 # The option → the type of most tensors, and of the whole file (`gguf.LlamaFileType`).
 WEIGHTS = {
     "f32": ("F32", "ALL_F32"),
@@ -129,7 +107,7 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
     if architecture.output == "own" and config.tied_embeddings:
         config, params = dataclasses.replace(config, tied_embeddings=False), params.with_head("embedding")
     output = "TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"
-    found, fused = [], {part: (kind, parts) for kind, parts in architecture.fused for part in parts}
+    found, fused = [], {part: (kind, parts) for kind, parts in architecture.fused.items() for part in parts}
     for key in sorted(params.targets, key=lambda key: list(NAMES).index(_stem(key))):
         stem = _stem(key)
         kind, parts = fused.get(stem, (_kind(stem, config, architecture), (stem,)))

@@ -39,25 +39,28 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         UserError: the family is unknown, or a setting is missing, of a wrong type, or one that we don't compute.
     """
+    try:
+        return _read(config)
+    except UserError as error:
+        why = str(error)
+    except KeyError as error:
+        why = f"{error.args[0]} is missing; take it from the model's source"
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = f"a setting has a wrong type or value ({error!s:.200}); take it from the model's source"
+    raise UserError(f"{where}: {why}")
+
+
+def _read(config: Mapping[str, Any]) -> ModelConfig:
+    """A null is like a missing key, unless the default of the key is not null: then null turns the feature off."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"{where}: model_type {name!r:.80} is not known; known are {', '.join(sorted(FAMILIES))}")
+        raise UserError(f"model_type {name!r:.80} is not known; known are {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[name]
+    said = {**family.defaults, **config}
     for key, values in (ONLY | family.only).items():
         if key in config and config[key] not in values:
             why = WHY.get(key, f"we compute {values[0]!r}")
-            raise UserError(f"{where}: {key} {config[key]!r:.200} can't be used: {why}")
-    try:
-        return _read(family, {**family.defaults, **config}, where)
-    except KeyError as error:
-        why = f"{error.args[0]} is missing"
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        why = f"a setting has a wrong type or value ({error!s:.200})"
-    raise UserError(f"{where}: {why}; take it from the model's source")
-
-
-def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
-    """A null is like a missing key, unless the default of the key is not null: then null turns the feature off."""
+            raise UserError(f"{key} {config[key]!r:.200} can't be used: {why}")
     fields: dict[str, Any] = {"tied_embeddings": False} | dict(family.fixed)
     fields |= {ours: said[theirs] for ours, theirs in family.keys.items() if said.get(theirs) is not None}
     for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
@@ -67,9 +70,8 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
     if "head_width" not in fields and fields["width"] % fields["heads"]:
         raise ValueError(f"{fields['heads']} heads do not divide a width of {fields['width']}")
     if fields["activation"] not in ACTIVATIONS:
-        raise UserError(
-            f"{where}: {family.keys['activation']} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}"
-        )
+        key = family.keys["activation"]
+        raise UserError(f"{key} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}")
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
     if "experts" in family.keys:  # transformers 5 writes the second name in every family
@@ -80,9 +82,9 @@ def _read(family: Family, said: Mapping[str, Any], where: str) -> ModelConfig:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
         fields |= dict.fromkeys(ours, bool(said.get(key)))
-    fields["windows"] = _windows(family, said, fields["layers"], where)
+    fields["windows"] = _windows(family, said, fields["layers"])
     if fields.get("positions", "rotary") == "rotary":
-        fields |= _read_rope(said, fields, where)
+        fields |= _read_rope(said, fields["context_length"])
     _check_sizes(fields)
     _check_numbers(fields)
     return ModelConfig(**fields).resolved(fields["vocabulary_size"])
@@ -112,52 +114,42 @@ def _check_numbers(fields: Mapping[str, Any]) -> None:
         raise ValueError("a number of the RoPE scaling is none, infinite or negative")
 
 
-def _windows(family: Family, said: Mapping, layers: int, where: str) -> tuple[int, ...]:
+def _windows(family: Family, said: Mapping, layers: int) -> tuple[int, ...]:
     window, kinds = said.get("sliding_window"), said.get("layer_types")
-    if family.window_of_layer is None or not window or said.get("use_sliding_window") is False:
+    if not family.window or not window or said.get("use_sliding_window") is False:
         return ()
-    local = [bool(family.window_of_layer(layer, said)) for layer in range(layers)]
+    local = [family.has_window(layer, said) for layer in range(layers)]
     if kinds is not None:
         if len(kinds) != layers or not set(kinds) <= {"sliding_attention", "full_attention"}:
-            raise UserError(
-                f"{where}: layer_types {kinds!r:.200} are not {layers} of sliding_attention and full_attention"
-            )
+            raise UserError(f"layer_types {kinds!r:.200} are not {layers} of sliding_attention and full_attention")
         listed = [kind == "sliding_attention" for kind in kinds]
         if not family.lists_windows and listed != local:
-            raise UserError(
-                f"{where}: layer_types are not used by this model_type, which has the window in every layer"
-            )
+            raise UserError("layer_types are not used by this model_type, which has the window in every layer")
         local = listed
     return tuple(window if is_local else 0 for is_local in local) if any(local) else ()
 
 
-def _read_rope(said: Mapping[str, Any], fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _read_rope(said: Mapping[str, Any], context: int) -> dict[str, Any]:
     """The rotary fields, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
     newer, older = said.get("rope_parameters") or {}, said.get("rope_scaling") or {}
     local = newer.get("sliding_attention") or {}
     newer = newer.get("full_attention", newer) or {}
     kinds = [place.get("rope_type", place.get("type", "default")) for place in (older, newer)]
     if older and newer and (kinds[0] != kinds[1] or older.get("factor") != newer.get("factor")):
-        raise UserError(
-            f"{where}: rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree"
-        )
+        raise UserError(f"rope_scaling says {kinds[0]!s:.80} and rope_parameters {kinds[1]!s:.80}; make them agree")
     for place in (older, newer, local):
-        if place.get("partial_rotary_factor", 1) != 1:
-            raise UserError(
-                f"{where}: partial_rotary_factor {place['partial_rotary_factor']!s:.80} can't be used: we compute 1"
-            )
-    if local.get("rope_type", "default") != "default":
-        raise UserError(
-            f"{where}: RoPE of type {local['rope_type']!s:.80} in sliding_attention can't be used: we compute default"
-        )
+        if (factor := place.get("partial_rotary_factor", 1)) != 1:
+            raise UserError(f"partial_rotary_factor {factor!s:.80} can't be used: we compute 1")
+    if (kind := local.get("rope_type", "default")) != "default":
+        raise UserError(f"RoPE of type {kind!s:.80} in sliding_attention can't be used: we compute default")
     scaling = {**older, **newer}
     theta = scaling.get("rope_theta") or said.get("rope_theta") or 10_000.0
-    found = {"rope_theta": float(theta), "rope_scaling": _scaling(scaling, fields["context_length"], said, where)}
+    found = {"rope_theta": float(theta), "rope_scaling": _scaling(scaling, context, said)}
     local_theta = local.get("rope_theta") or said.get("rope_local_base_freq")
     return found | ({"local_rope_theta": float(local_theta)} if local_theta else {})
 
 
-def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], where: str) -> RopeScaling:
+def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any]) -> RopeScaling:
     """Our `RopeScaling` for theirs. The older name of `rope_type` is `type`."""
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
@@ -181,9 +173,7 @@ def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any], 
         scale = scaling.get("attention_factor") or math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
         short, long = (tuple(map(float, scaling[key])) for key in ("short_factor", "long_factor"))
         return RopeScaling(kind, factor, original, scale=float(scale), short=short, long=long)
-    raise UserError(
-        f"{where}: RoPE of type {kind!r:.80} is not known; known are linear, dynamic, llama3, yarn and longrope"
-    )
+    raise UserError(f"RoPE of type {kind!r:.80} is not known; known are linear, dynamic, llama3, yarn and longrope")
 
 
 def _yarn_scale(scaling: Mapping[str, Any], factor: float) -> float:
@@ -233,7 +223,7 @@ def _written(name: str, config: ModelConfig) -> dict[str, Any]:
     found[family.keys["activation"]] = {"gelu_tanh": tanh}.get(config.activation, config.activation)
     for key, ours in family.biases.items():
         found[key] = getattr(config, ours[0])
-    if family.window_of_layer:
+    if family.window:
         window = max(config.windows, default=0)
         kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]
         found |= {"sliding_window": window or None, "layer_types": kinds}
