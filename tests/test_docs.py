@@ -343,7 +343,7 @@ TEMPLATES = sorted({block for page in PAGES for block in blocks(page, "jinja")})
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_chat_template_shows_the_conversation(template, line):
     messages = json.loads(line)["messages"]
-    text, answers = ChatTemplate(template, {}, "chatml.jinja").shown(messages)
+    text, answers = ChatTemplate(template, {}, "chatml.jinja").show("answers", messages)
     said = [message["content"] for message in messages if message["role"] == "assistant"]
     assert [text[answer.start : answer.end] for answer in answers] == [f"{content}<|im_end|>\n" for content in said]
 

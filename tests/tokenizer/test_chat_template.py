@@ -1,11 +1,12 @@
-"""A template shows a conversation as transformers would, and says where the answers are."""
+"""A template shows a conversation as transformers would, and says where the answers are; in a child as well."""
 
 import datetime
 
 import pytest
 
 from tpullm.system.errors import UserError
-from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError
+from tpullm.system.process.limited import Limited
+from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, TemplateChild
 
 TALK = [
     {"role": "user", "content": "猫は？"},
@@ -40,41 +41,39 @@ WITH_TOOLS = (
 )
 
 
-def template(source, **tokens):
-    return ChatTemplate(source, tokens, "folder")
+def show(what, source, messages, tools=None, kind=ChatTemplate):
+    return kind(source, {"bos_token": "<s>"}, "folder").show(what, messages, tools)
 
 
 @pytest.mark.parametrize(("source", "content", "end"), [(PLAIN, True, "\n"), (MARKED, False, "")])
 def test_answers_are_found_by_marks_or_by_what_they_add(source, content, end):
-    text, answers = template(source).shown(TALK)
+    text, answers = show("answers", source, TALK)
     assert text == "u:猫は？\na:好き。\nu:犬は？\na:犬も。\n"
     assert [text[answer.start : answer.end] for answer in answers] == ["好き。" + end, "犬も。" + end]
     assert [answer.content for answer in answers] == (["好き。", "犬も。"] if content else [None, None])
+    assert show("last", source, TALK) == (text, answers[1:])
+    assert show("prompt", source, TALK[:3]) == ("u:猫は？\na:好き。\nu:犬は？\na:", [])
 
 
-def test_the_last_answer_alone_can_be_asked_for():
-    text, answers = template(PLAIN).last(TALK)
-    assert answers == [Answer(text.rindex("犬も。"), len(text), "犬も。")]
+HIDDEN = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
 
 
-@pytest.mark.parametrize("source", [PLAIN, MARKED])
-def test_a_prompt_has_no_marks(source):
-    assert template(source).prompt(TALK[:3]) == "u:猫は？\na:好き。\nu:犬は？\na:"
-
-
-def test_an_earlier_answer_that_changes_is_told_apart_from_other_faults():
-    hidden = PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '-' }}")
+@pytest.mark.parametrize("kind", [ChatTemplate, TemplateChild])
+def test_an_earlier_answer_that_changes_is_told_apart_from_other_faults(kind):
     with pytest.raises(EarlierAnswersChangeError, match="folder: its chat template changes a conversation as it grows"):
-        template(hidden).shown(TALK)
-    assert template(hidden).shown(TALK[:2])[1] == [Answer(8, 12, "好き。")]
+        show("answers", HIDDEN, TALK, kind=kind)
+    assert show("answers", HIDDEN, TALK[:2], kind=kind)[1] == [Answer(8, 12, "好き。")]
+    with pytest.raises(UserError, match=r"folder: its chat template can't show these messages \(no\)") as refused:
+        show("prompt", "{{ raise_exception('no') }}", TALK, kind=kind)
+    assert type(refused.value) is UserError
 
 
 def test_a_template_that_begins_answers_otherwise_when_it_asks_is_refused():
     silent = PLAIN.replace("{% if add_generation_prompt %}a:{% endif %}", "")
     with pytest.raises(UserError, match=r"begins an answer with 'a:好き。.*' and leaves that out"):
-        template(silent).shown(TALK[:2])
+        show("answers", silent, TALK[:2])
     none = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"  # nothing to leave out
-    assert template(none).shown(TALK[:2])[1] == [Answer(4, 8, "好き。")]
+    assert show("answers", none, TALK[:2])[1] == [Answer(4, 8, "好き。")]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_a_template_that_begins_answers_otherwise_when_it_asks_is_refused():
         ("{{ bos_token }}{{ messages | length }}", "<s>4"),
         ("{{ strftime_now('%Y') }}", str(datetime.datetime.now().year)),
         (
-            "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m['content'] }}{% endfor %}",
+            "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m['content'] }}{% endfor %}",
             "猫は？",
         ),
         ("{{ messages[0] | tojson }}", '{"role": "user", "content": "猫は？"}'),
@@ -93,25 +92,26 @@ def test_a_template_that_begins_answers_otherwise_when_it_asks_is_refused():
     ],
 )
 def test_a_template_has_what_transformers_gives_it(source, expected):
-    assert template(source, bos_token="<s>").prompt(TALK) == expected
+    assert show("prompt", source, TALK)[0] == expected
 
 
-@pytest.mark.parametrize("source", ["{{ raise_exception('no system') }}", "{{ messages.append(1) }}", "{% if %}"])
+@pytest.mark.parametrize("source", ["{{ messages.append(1) }}", "{% if %}", "{{ 1 / 0 }}"])
 def test_a_template_that_fails_says_so(source):
     with pytest.raises(UserError, match="folder: its chat template can't show these messages"):
-        template(source).prompt(TALK)
+        show("prompt", source, TALK)
 
 
-def test_tools_and_their_calls_are_shown_as_jinja_shows_them():
-    text, answers = template(WITH_TOOLS).shown(TOOL_TALK, TOOLS)
+@pytest.mark.parametrize("kind", [ChatTemplate, TemplateChild])
+def test_tools_and_their_calls_are_shown_as_jinja_shows_them(kind):
+    text, answers = show("answers", WITH_TOOLS, TOOL_TALK, TOOLS, kind)
     described = '{"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}'
     calls = '[sky {"in": "東京"}][sky {"in": "京都"}]\n'
     assert text == f"s:{described}\nu:天気は？\na:{calls}t:晴れ\na:晴れです。\n"
     assert [text[answer.start : answer.end] for answer in answers] == [calls, "晴れです。\n"]
     assert [answer[2:] for answer in answers] == [("sky", True), ("晴れです。", False)]
-    assert template(WITH_TOOLS).prompt(TOOL_TALK[:3], TOOLS) == text[: answers[1].start]
-    assert template(WITH_TOOLS).last(TOOL_TALK, TOOLS) == (text, answers[1:])
-    assert template(WITH_TOOLS).last(TOOL_TALK[:2], TOOLS)[1] == answers[:1]
+    assert show("prompt", WITH_TOOLS, TOOL_TALK[:3], TOOLS, kind)[0] == text[: answers[1].start]
+    assert show("last", WITH_TOOLS, TOOL_TALK, TOOLS, kind) == (text, answers[1:])
+    assert show("last", WITH_TOOLS, TOOL_TALK[:2], TOOLS, kind)[1] == answers[:1]
 
 
 HIDING = {
@@ -123,28 +123,24 @@ HIDING = {
 
 @pytest.mark.parametrize("what", HIDING)
 def test_a_template_that_leaves_tools_out_is_refused(what):
-    hiding = template(HIDING[what])
-    for show in (hiding.shown, hiding.last, hiding.prompt):
+    for asked in ("answers", "last", "prompt"):
         with pytest.raises(UserError, match=f"folder: its chat template leaves out {what}; take them out"):
-            show(TOOL_TALK, TOOLS)
-    plain = [said for said in TALK if said["role"] != "tool"]
-    assert hiding.shown(plain) == template(WITH_TOOLS).shown(plain), "whoever has no tools may use it"
+            show(asked, HIDING[what], TOOL_TALK, TOOLS)
+    assert show("answers", HIDING[what], TALK) == show("answers", WITH_TOOLS, TALK), "whoever has no tools may use it"
 
 
 def test_a_template_that_marks_a_call_and_does_not_show_it_is_refused():
-    marking = template(WITH_TOOLS.replace("{{ call.function.name }} {{ call.function.arguments | tojson }}", "call"))
+    marking = WITH_TOOLS.replace("{{ call.function.name }} {{ call.function.arguments | tojson }}", "call")
     with pytest.raises(UserError, match="folder: its chat template leaves out tool_calls"):
-        marking.shown(TOOL_TALK, TOOLS)
+        show("answers", marking, TOOL_TALK, TOOLS)
 
 
 def test_arguments_are_text_where_the_template_appends_them_to_text():
-    appending = template(
-        WITH_TOOLS.replace("{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}")
-    )
-    assert appending.shown(TOOL_TALK, TOOLS) == template(WITH_TOOLS).shown(TOOL_TALK, TOOLS)
-    failing = template("{{ raise_exception(messages[1].tool_calls[0].function.arguments is string | string) }}")
+    appending = WITH_TOOLS.replace("{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}")
+    assert show("answers", appending, TOOL_TALK, TOOLS) == show("answers", WITH_TOOLS, TOOL_TALK, TOOLS)
+    failing = "{{ raise_exception(messages[1].tool_calls[0].function.arguments is string | string) }}"
     with pytest.raises(UserError, match=r"can't show these messages \(True\)"):
-        failing.prompt(TOOL_TALK)
+        show("prompt", failing, TOOL_TALK)
 
 
 def test_a_template_that_fails_without_a_result_does_not_leave_it_out():
@@ -153,9 +149,25 @@ def test_a_template_that_fails_without_a_result_does_not_leave_it_out():
         "{% if messages | selectattr('tool_calls') | list and not messages | selectattr('role', 'equalto', 'tool') "
         "| list and messages | length > 2 %}{{ raise_exception('no result') }}{% endif %}{% for m in messages %}",
     )
-    assert template(strict).shown(TOOL_TALK, TOOLS) == template(WITH_TOOLS).shown(TOOL_TALK, TOOLS)
+    assert show("answers", strict, TOOL_TALK, TOOLS) == show("answers", WITH_TOOLS, TOOL_TALK, TOOLS)
 
 
-def test_the_last_answer_of_a_template_with_marks_is_the_last_marked():
-    text, answers = template(MARKED).shown(TALK)
-    assert template(MARKED).last(TALK) == (text, answers[1:])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("{{ 'a' * 3000000000 }}", "needs more than 1 GiB of memory"), ("{{ ''.__class__.__mro__ }}", "is unsafe")],
+)
+def test_what_a_template_costs_is_bounded(source, message):
+    with pytest.raises(UserError, match=message):
+        show("prompt", source, TALK, kind=TemplateChild)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [None, ["a", []], [1, [], ""], ["a", {}, ""], ["a", [], None]]
+    + [["a", [[start, end, content, False]], ""] for start, end, content in ((0, 2, "a"), (-1, 1, "a"), (1, 0, "a"))]
+    + [["a", [[0, 1, 7, False]], ""], ["a", [[0.5, 1, "a", False]], ""]],
+)
+def test_a_child_that_was_taken_over_is_not_believed(reply, monkeypatch):
+    monkeypatch.setattr(Limited, "call", lambda self, *arguments: reply)
+    with pytest.raises(UserError, match="folder: its chat template gives no (text|answers)"):
+        show("answers", PLAIN, TALK, kind=TemplateChild)

@@ -49,7 +49,7 @@ def assert_same(tokenizer, fast, text):
     assert fast.decode(ids) == text
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=STRINGS)
 def test_any_text_has_the_same_ids(made, text):
     assert_same(made[0], made[1], text)
@@ -61,7 +61,7 @@ def of_real_text(real_text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     files = [("ja", file) for file in sorted((real_text / "soseki").iterdir())]
     files.append(("en", real_text / "tinyshakespeare.txt"))
-    texts = [(language, file.read_text(encoding="utf-8")[:30_000]) for language, file in files]
+    texts = [(language, file.read_text(encoding="utf-8")[:15_000]) for language, file in files]
     configs = [dataclasses.replace(CONFIGS["unigram"], vocabulary_size=4096), CONFIGS["characters"]]
     configs.append(dataclasses.replace(CONFIGS["words"], vocabulary_size=6000))
     return [train(texts, config, folder / f"{number}.model") for number, config in enumerate(configs)]
@@ -93,8 +93,8 @@ def test_conversations_have_the_same_ids_and_weights(of_real_text, real_text, tm
     """Read again by us, as a published tokenizer: the marks in its template say what is the assistant's."""
     exported.write(tmp_path, of_real_text[0], 64, tuned=True)
     again = load(tmp_path)
-    dialogues = conversations(real_text)
-    assert len(dialogues) == 669
+    dialogues = conversations(real_text)[:100]
+    assert len(dialogues) == 100
     for messages in dialogues:
         assert again.chat_template(messages) == of_real_text[0].chat_template(messages)
     asked = dialogues[1][:2]
@@ -120,7 +120,7 @@ def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
     assert prompt["input_ids"] == tokenizer.chat_template(asked, True)[0]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.one_of(st.text(CHARACTERS), NAMES)).map("".join))
 def test_marked_text_has_the_ids_that_others_read(made, text):
     """The names of special tokens are these tokens; those of bytes are text."""

@@ -51,7 +51,7 @@ def shown_with(made, template):
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_text_comes_back_from_the_bytes_of_its_tokens(tokenizer, text):
     ids = tokenizer.encode(text)
     special = any(token in text for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>"))
@@ -136,34 +136,12 @@ def test_llama_2s_kind_of_tokenizer(llama2):
     assert theirs("今日は")["input_ids"] == [*tokenizer.begin, *tokenizer.encode("今日は")]
 
 
-def test_a_template_that_hides_answers_is_refused(made):
-    counted = CHATML.replace("<|im_start|>{{", "<|im_start|>{{ messages | length }}{{")
-    with pytest.raises(UserError, match="changes a conversation as it grows"):
-        shown_with(made, counted).chat_template(CONVERSATION)
-
-
-REFUSED = {
-    "a token on both sides": (
-        CHATML.replace("<|im_start|>assistant\n", "ASSISTANT: ").replace(
-            "<|im_start|>{{ message['role'] }}\n",
-            "{{ 'ASSISTANT: ' if message['role'] == 'assistant' else 'USER: ' }}",
-        ),
-        "share a token",
-    ),
-    "no word of who speaks when asked": (
-        CHATML.split("{% if add_generation_prompt")[0],
-        "leaves that out when it asks",
-    ),
-    "division by zero": ("{{ 1 / 0 }}", "can't show these messages"),
-    "syntax": ("{% for", "can't show these messages"),
-}
-
-
-@pytest.mark.parametrize("fault", REFUSED)
-def test_templates_that_would_teach_something_else_are_refused(fault, made):
-    template, message = REFUSED[fault]
+def test_a_template_in_which_an_answer_shares_a_token_is_refused(made):
+    template = CHATML.replace("<|im_start|>assistant\n", "ASSISTANT: ").replace(
+        "<|im_start|>{{ message['role'] }}\n", "{{ 'ASSISTANT: ' if message['role'] == 'assistant' else 'USER: ' }}"
+    )
     answer = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "the cat sat"}]
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="share a token"):
         shown_with(made, template).chat_template(answer)
 
 
@@ -245,8 +223,7 @@ CALLING = CHATML.replace(
 ).replace("{% for message", "{% if tools %}{{ tools | tojson }}{% endif %}{% for message", 1)
 
 
-@pytest.mark.parametrize("special", ["<|im_start|>", "<tool_call>"])
-@pytest.mark.parametrize("after", ["", "<|im_start|>user"])
+@pytest.mark.parametrize(("special", "after"), [("<|im_start|>", "<|im_start|>user"), ("<tool_call>", "")])
 def test_calls_of_tools_are_learned_up_to_their_end(made, special, after):
     source = CALLING.replace("SPECIAL", special)
     tokenizer = shown_with(made, source.replace("<|im_end|>", f"<|im_end|>{after}"))
@@ -272,16 +249,11 @@ def test_a_tool_can_not_forge_a_turn(made, place):
         shown_with(made, CALLING).chat_template(messages, tools=[{"name": "f", "description": named["tools"]}])
 
 
-def test_special_tokens_are_found(tokenizer):
+def test_special_tokens_and_parts_of_characters_are_shown_by_name(tokenizer):
     assert [tokenizer.piece(token) for token in tokenizer.stop_ids] == ["<|im_end|>", "<|endoftext|>"]
-    assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b""
+    assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b"" and tokenizer.silent == []
     assert tokenizer.decode([*tokenizer.encode("猫"), tokenizer.eos_id]) == "猫"
-    assert tokenizer.silent == []
-
-
-def test_parts_of_characters_are_shown_as_bytes(tokenizer):
-    assert [piece for piece, _ in tokenizer.pieces("👍")] == ["<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
-    assert tokenizer.piece(tokenizer.encode("T")[0]) == "T" and tokenizer.piece(tokenizer.eos_id) == "<|im_end|>"
+    assert [piece for piece, _ in tokenizer.pieces("👍T")] == ["<0xF0>", "<0x9F>", "<0x91>", "<0x8D>", "T"]
 
 
 def test_ids_are_those_of_transformers(folder):
@@ -300,11 +272,7 @@ def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands
     assert tokenizer.vocabulary_size == max(ids.values()) + 1 == len(tokenizer.bytes_per_token())
     assert tokenizer.needed_size == max(set(ids.values()) - special) + 1 < tokenizer.vocabulary_size
     assert tokenizer.bytes_of(tokenizer.vocabulary_size) == tokenizer.bytes_of(10**6) == b""
-    lengths = tokenizer.bytes_per_token()
-    assert [lengths[token] for token in tokenizer.encode("Tの")] == [
-        len(tokenizer.bytes_of(token)) for token in tokenizer.encode("Tの")
-    ]
-    assert sum(lengths[token] for token in tokenizer.encode("Tの")) == 4
+    assert sum(tokenizer.bytes_per_token()[tokenizer.encode("Tの")]) == 4
 
 
 def test_padding_is_the_named_token_or_else_the_end(made):
@@ -313,12 +281,9 @@ def test_padding_is_the_named_token_or_else_the_end(made):
     change(made / "tokenizer_config.json", pad_token=None, bos_token={"content": "<|im_start|>"})
     tokenizer = opened(made)
     assert tokenizer.pad_id == tokenizer.eos_id and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
-
-
-def test_what_the_config_of_the_tokenizer_says_counts_more_than_the_map_of_special_tokens(made):
-    (made / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>", "bos_token": "<|im_start|>"}')
-    tokenizer = opened(made)
-    assert tokenizer.piece(tokenizer.pad_id) == "<|endoftext|>" and tokenizer.piece(tokenizer.bos_id) == "<|im_start|>"
+    change(made / "tokenizer_config.json", pad_token="<|endoftext|>")  # it counts more than the map of special tokens
+    (made / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>"}')
+    assert opened(made).piece(opened(made).pad_id) == "<|endoftext|>"
 
 
 def test_an_end_is_a_token(made, tokenizer):
@@ -361,7 +326,6 @@ def test_a_template_may_be_a_file_one_of_a_list_or_given(made):
         ("tokenizer.json", "{", "tokenizer.json: not JSON"),
         ("tokenizer.json", "{}", "not a tokenizer of the `tokenizers` library"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: not a JSON object; fetch it again"),
-        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
         ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "the files of its tokenizer can't be read"),
     ],
 )

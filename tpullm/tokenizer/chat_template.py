@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
 
@@ -41,6 +43,9 @@ class Answer(NamedTuple):
     calls: bool = False
 
 
+_REPLY = TypeAdapter(tuple[str, list[Answer], str])  # of the child
+
+
 class ChatTemplate:
     """A model's own chat template.
 
@@ -53,37 +58,32 @@ class ChatTemplate:
     def __init__(self, source: str, tokens: dict[str, str], where: str):
         self._source, self._tokens, self._where = source, tokens, where
 
-    def prompt(self, messages: Messages, tools: Tools = None) -> str:
-        """A conversation as text, up to the place where the model answers."""
-        text = self._render(messages, tools, True)
-        self._refuse_hidden(messages, tools, True, text)
-        return text.replace(OPEN, "").replace(CLOSE, "")
-
-    def shown(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+    def show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
         """A conversation as text, and where in it the answers are.
 
         The template marks the answers (`{% generation %}`), or an answer is what the template adds to the conversation
         before it.
 
+        Args:
+            what: `answers`, all of them; `last`, that of the last message; or `prompt`, none: the text ends where the
+                model answers.
+
         Raises:
             EarlierAnswersChangeError: the template shows an earlier answer differently from the last one.
             UserError: the template refuses the messages, or leaves the tools out, or the answers can't be found.
         """
-        answers = [n for n, said in enumerate(messages) if said["role"] == "assistant"]
-        return self._with_answers(messages, tools, answers)
-
-    def last(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
-        """The same for the last answer alone; the last message is the assistant's."""
-        text, answers = self._with_answers(messages, tools, [len(messages) - 1])
-        return text, answers[-1:]
-
-    def _with_answers(self, messages: Messages, tools: Tools, numbers: list[int]) -> tuple[str, list[Answer]]:
-        """A conversation as text, and where in it these messages are; of a template with marks, all answers."""
-        text = self._render(messages, tools, False)
-        self._refuse_hidden(messages, tools, False, text)
-        if OPEN in text:
-            return text.replace(OPEN, "").replace(CLOSE, ""), _marked(text)
-        return text, [self._added(messages, tools, number, text) for number in numbers]
+        is_prompt = what == "prompt"
+        text = self._render(messages, tools, is_prompt)
+        self._refuse_hidden(messages, tools, is_prompt, text)
+        if is_prompt:
+            answers = []
+        elif OPEN in text:
+            answers = _marked(text)
+        else:
+            first = len(messages) - 1 if what == "last" else 0
+            numbers = [number for number in range(first, len(messages)) if messages[number]["role"] == "assistant"]
+            answers = [self._added(messages, tools, number, text) for number in numbers]
+        return text.replace(OPEN, "").replace(CLOSE, ""), answers[-1:] if what == "last" else answers
 
     def _refuse_hidden(self, messages: Messages, tools: Tools, add_generation_prompt: bool, text: str) -> None:
         """Refuse a template that leaves out tools, calls or their results: `text` is then the same without them."""
@@ -202,50 +202,29 @@ def compiled(template: str):
 
 
 class TemplateChild:
-    """A `ChatTemplate` in a child process, with the same arguments and the same methods."""
+    """A `ChatTemplate` in a child process, with the same arguments and the same method."""
 
     def __init__(self, source: str, tokens: dict[str, str], where: str):
         self._program, self._where, self._child = (source, tokens, where), where, Limited()
 
-    def prompt(self, messages: Messages, tools: Tools = None) -> str:
-        """A conversation as text, up to the place where the model answers."""
-        return self._shown("prompt", messages, tools)[0]
-
-    def shown(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
-        """A conversation as text, and where in it the answers are; it raises what `ChatTemplate.shown` raises."""
-        return self._shown("shown", messages, tools)
-
-    def last(self, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
-        """The same for the last answer alone; the last message is the assistant's."""
-        return self._shown("last", messages, tools)
-
-    def _shown(self, method: str, messages: Messages, tools: Tools) -> tuple[str, list[Answer]]:
-        called = (f"{__name__}:show", method, *self._program, list(messages), tools)
-        text, answers, changes = _checked(self._child.call(f"{self._where}: its chat template", *called), self._where)
+    def show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+        """What `ChatTemplate.show` returns; it raises what that raises."""
+        called = (f"{__name__}:shown", what, *self._program, list(messages), tools)
+        reply = self._child.call(f"{self._where}: its chat template", *called)
+        try:  # the child may have been taken over
+            text, answers, changes = _REPLY.validate_python(reply)
+        except ValidationError:
+            raise UserError(f"{self._where}: its chat template gives no text") from None
         if changes:
             raise EarlierAnswersChangeError(changes)
+        if not all(0 <= answer.start <= answer.end <= len(text) for answer in answers):
+            raise UserError(f"{self._where}: its chat template gives no answers")
         return text, answers
 
 
-def show(method: str, source: str, tokens: dict, where: str, messages: list, tools: Tools) -> list:
+def shown(what: str, source: str, tokens: dict, where: str, messages: list, tools: Tools) -> list:
     """In the child: the text, the answers in it, and the message of an `EarlierAnswersChangeError`, if any."""
     try:
-        shown = getattr(ChatTemplate(source, tokens, where), method)(messages, tools)
+        return [*ChatTemplate(source, tokens, where).show(what, messages, tools), ""]
     except EarlierAnswersChangeError as error:
         return ["", [], str(error)]
-    return [shown, [], ""] if method == "prompt" else [*shown, ""]
-
-
-def _checked(reply: Any, where: str) -> tuple[str, list[Answer], str]:
-    """The reply of `show`, if the child was still itself."""
-    text, answers, changes = reply if isinstance(reply, list) and len(reply) == 3 else (None, None, None)
-    if not (isinstance(text, str) and isinstance(answers, list) and isinstance(changes, str)):
-        raise UserError(f"{where}: its chat template gives no text")
-    found = []
-    for answer in answers:
-        start, end, content, calls = answer if isinstance(answer, list) and len(answer) == 4 else (-1, -1, None, False)
-        places = isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= len(text)
-        if not places or not isinstance(content, str | None) or not isinstance(calls, bool):
-            raise UserError(f"{where}: its chat template gives no answers")
-        found.append(Answer(start, end, content, calls))
-    return text, found, changes

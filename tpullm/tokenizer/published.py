@@ -161,24 +161,18 @@ class PublishedTokenizer:
         Raises:
             UserError: there is no template, it refuses the messages, or the answers can't be found.
         """
-        self._check(messages, tools)
-        if add_generation_prompt:
-            ids = self._tokenizer.encode(self._chat.prompt(messages, tools), add_special_tokens=False).ids
-            return ids, [0.0] * len(ids)
-        return self._with_weights(*self._chat.shown(messages, tools))
+        return self._with_weights(*self._show("prompt" if add_generation_prompt else "answers", messages, tools))
 
     def prompt_text(self, messages: Messages) -> str:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
-        self._check(messages, None)
-        return self._chat.prompt(messages)
+        return self._show("prompt", messages)[0]
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
         """The same with weights on the last answer alone, which any template shows as the model will write it."""
-        self._check(messages, tools)
-        return self._with_weights(*self._chat.last(messages, tools))
+        return self._with_weights(*self._show("last", messages, tools))
 
     def _with_weights(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids = self.encode(text)
         weights = [0.0] * len(ids)
         for answer in answers:
             first, after = self._length(text[: answer.start], ids), self._length(text[: answer.end], ids)
@@ -210,7 +204,7 @@ class PublishedTokenizer:
             UserError: a token spans the end of the beginning. When the model is asked for an answer, it would see other
                 tokens before it than in training.
         """
-        found = self._tokenizer.encode(beginning, add_special_tokens=False).ids
+        found = self.encode(beginning)
         if ids[: len(found)] != found:
             raise UserError(
                 f"{self.folder}: in its chat template, {beginning[-12:]!r} and what follows it share a token, so an "
@@ -226,8 +220,11 @@ class PublishedTokenizer:
         tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         return TemplateChild(self.template, tokens, str(self.folder))
 
-    def _check(self, messages: Messages, tools: Tools) -> None:
-        """Refuse messages that forge a turn: the library turns the name of a special token into that token."""
+    def _show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
+        """A conversation as `ChatTemplate.show` shows it.
+
+        Messages that forge a turn are refused: the library turns the name of a special token into that token.
+        """
         whose = [(f"a message of the {message['role']}", message) for message in messages]
         for who, said in [*whose, ("a description of the tools", tools)]:
             if found := next(filter(None, map(self._special_names.search, _texts(said))), None):
@@ -235,6 +232,7 @@ class PublishedTokenizer:
                     f"{who} holds {found.group()!r}, which this model reads as a special token and not as text; take "
                     "it out"
                 )
+        return self._chat.show(what, messages, tools)
 
     def _named(self, name: str) -> int | None:
         text = _content(self._config.get(name))

@@ -66,7 +66,9 @@ class TrainedTokenizer:
         try:
             ids = []
             for line in text.split("\n"):
-                ids += self._line(line)
+                for number, part in enumerate(line.split(SPACE)):
+                    ids += self._space_bytes if number else []
+                    ids += self._processor.encode(part)
                 ids.append(self._newline)
             return ids[:-1]
         except (RuntimeError, TypeError, UnicodeEncodeError):
@@ -75,16 +77,6 @@ class TrainedTokenizer:
             raise UserError(
                 f"text to tokenize: {where}half of a surrogate pair and not a character; repair the text's encoding"
             ) from None
-
-    def _line(self, line: str) -> list[int]:
-        if SPACE not in line:
-            return self._processor.encode(line)
-        first, *rest = line.split(SPACE)
-        ids = self._processor.encode(first)
-        for part in rest:
-            ids += self._space_bytes
-            ids += self._processor.encode(part)
-        return ids
 
     def encode_marked(self, text: str) -> list[int]:
         """Ids of a text in which the names of special tokens are these tokens, as in an exported tokenizer."""

@@ -12,7 +12,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,10 +115,6 @@ class Alphabet:
         kept = "".join("\n" if character in self.rare else character for character in line)
         return [part for part in kept.split("\n") if part]
 
-    def has(self, piece: str) -> bool:
-        """Whether no character of `piece` is rare."""
-        return self.rare.isdisjoint(piece)
-
 
 def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
     """The alphabet of a tokenizer for `lines`.
@@ -171,7 +167,7 @@ def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
     words: Counter[str] = Counter()
     for language, line in lines:
         japanese = _HAS_KANA.search(line) or (language == "ja" and _JAPANESE.search(line))
-        for part in _japanese_words()(line) if japanese else (line,):
+        for part in _japanese_words(line) if japanese else (line,):
             words.update((part,) if _JAPANESE.search(part) else _CHUNK.findall(part))
     pieces: Counter[str] = Counter()
     for word, count in words.items():
@@ -182,25 +178,20 @@ def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
     return sorted(kept, key=lambda item: (-item[1] * len(item[0]), item[0]))
 
 
-@functools.cache
-def _japanese_words() -> Callable[[str], list[str]]:
-    """A function that splits a line at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
+@functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
+def _japanese_words(line: str) -> list[str]:
+    """A line split at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
 
-    It does not split what is not Japanese: English words and numbers are split as in other lines.
+    What is not Japanese is not split: English words and numbers are split as in other lines.
     """
-
-    @functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
-    def split(line: str) -> list[str]:
-        parts: list[str] = []
-        for word in japanese_words.analyser("A")(line):
-            surface = word.surface()
-            if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
-                parts[-1] += surface
-            elif surface:
-                parts.append(surface)
-        return parts
-
-    return split
+    parts: list[str] = []
+    for word in japanese_words.analyser("A")(line):
+        surface = word.surface()
+        if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
+            parts[-1] += surface
+        elif surface:
+            parts.append(surface)
+    return parts
 
 
 # The trainer chooses from the most frequent pieces. With all pieces, training took a third longer, and the characters
@@ -251,38 +242,26 @@ def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphab
     If the text has too few different pieces for the vocabulary, more of its characters get a token. If these are too
     few as well, the vocabulary becomes smaller.
     """
+    import sentencepiece
+
     pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
     attempts = [(chosen, True), *([(chosen.with_all(), True)] if chosen.rare else []), (chosen, False)]
     for trial, is_exact in attempts:
-        try:
-            return _finished(_trained(lines, pieces, config, trial, is_exact)), trial
-        except RuntimeError as error:
-            reason = error
-    raise UserError(f"tokenizer: SentencePiece could not be trained ({reason})") from reason
-
-
-def _trained(
-    lines: list[tuple[str, str]],
-    pieces: list[tuple[str, int]] | None,
-    config: TokenizerConfig,
-    chosen: Alphabet,
-    is_exact: bool,
-) -> bytes:
-    """The model of SentencePiece's trainer; `RuntimeError` if `is_exact` and it can't reach the vocabulary size."""
-    import sentencepiece
-
-    options = _trainer_options(config, chosen) | ({} if is_exact else {"hard_vocab_limit": False})
-    with tempfile.TemporaryDirectory() as folder:
-        if pieces is not None:
-            seeds = Path(folder) / "seeds.tsv"
-            kept = [(piece, count) for piece, count in pieces if chosen.has(piece)]
-            kept = kept[: _SEEDS_PER_TOKEN * chosen.vocabulary_size]
-            seeds.write_text("".join(f"{piece}\t{count}\n" for piece, count in kept), encoding="utf-8")
-            options["seed_sentencepieces_file"] = str(seeds)
-        parts = (part for _, line in lines for part in chosen.parts(line))
+        options = _trainer_options(config, trial) | ({} if is_exact else {"hard_vocab_limit": False})
+        parts = (part for _, line in lines for part in trial.parts(line))
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=parts, model_writer=model, **options)
-    return model.getvalue()
+        with tempfile.TemporaryDirectory() as folder:
+            if pieces is not None:
+                seeds = Path(folder) / "seeds.tsv"
+                kept = [f"{piece}\t{count}\n" for piece, count in pieces if trial.rare.isdisjoint(piece)]
+                seeds.write_text("".join(kept[: _SEEDS_PER_TOKEN * trial.vocabulary_size]), encoding="utf-8")
+                options["seed_sentencepieces_file"] = str(seeds)
+            try:
+                sentencepiece.SentencePieceTrainer.train(sentence_iterator=parts, model_writer=model, **options)
+                return _finished(model.getvalue()), trial
+            except RuntimeError as error:
+                reason = error
+    raise UserError(f"tokenizer: SentencePiece could not be trained ({reason})") from reason
 
 
 def _finished(model: bytes) -> bytes:
