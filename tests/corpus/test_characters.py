@@ -2,7 +2,6 @@
 
 import unicodedata
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,33 +30,16 @@ def test_it_is_the_definition(text):
     assert as_text(text) == by_definition(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("Ｔｏ　ｂｅ, or NOT\nto be!", "tobeornottobe"),
-        ("ﾃﾞｰﾀは１２３個（約５０％）。", "データは123個約50"),
-        ("か\u3099くせい", "がくせい"),
-        ("、。 \n…―", ""),
-        ("", ""),
-    ],
-)
-def test_width_case_white_space_and_punctuation_are_gone(text, left):
-    assert as_text(text) == left
-
-
 def test_every_character_is_folded_as_the_definition_says():
     points = [*range(0x3400), *range(0x3400, END, 97), *range(0xAC00, 0x10000, 5)]
     assert [point for point in points if as_text(chr(point)) != by_definition(chr(point))] == []
 
 
-def test_normal_keeps_what_stands_between_words():
+def test_width_case_white_space_and_punctuation_are_gone_and_normal_keeps_what_stands_between_words():
+    assert (
+        as_text("Ｔｏ　ｂｅ, or NOT\nto be! ﾃﾞｰﾀは１２３個（約５０％）。か\u3099") == "tobeornottobeデータは123個約50が"
+    )
     assert normal("Ａ b。") == "a b。"
-
-
-def test_a_text_is_cut_at_a_line_else_after_a_sentence():
-    assert cut("今日は。\n雨です。\n明日は。\n", 7) == ["今日は。\n", "雨です。\n", "明日は。\n"]
-    assert cut("今日は雨です。明日は", 9) == ["今日は雨です。", "明日は"]
-    assert cut("ああああああ", 4) == ["ああああ", "ああ"]
 
 
 def best(window):

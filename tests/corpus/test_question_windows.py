@@ -3,7 +3,6 @@
 import itertools
 import time
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +54,7 @@ WORDS = st.sampled_from(["a", "to", "cat", "lamp", "Ｒｏｏｆ", "猫", "本�
 TEXTS = st.lists(WORDS, min_size=1, max_size=40).map(" ".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(TEXTS, min_size=1, max_size=3), TEXTS, st.data())
 def test_it_is_a_search_for_each_window_in_the_folded_text(questions, noise, data):
     question = data.draw(st.sampled_from(questions))
@@ -160,8 +159,3 @@ def test_comparisons_are_made_in_bounded_parts(monkeypatch):
     monkeypatch.setattr(question_windows, "AT_A_TIME", 3)
     questions = [ENGLISH + f" {number}" for number in range(9)]
     assert found(looked_for(*questions), ENGLISH + ENGLISH) == [(0, number) for number in range(9)]
-    counts = np.array([5, 1, 1, 0, 4])
-    parts = list(question_windows._pairs(np.zeros(300, np.uint32), np.arange(5), np.zeros(5, int), counts))
-    assert all(len(at) <= 5 for at, _ in parts), "a part ends with the place that fills it"
-    pairs = [pair for at, own in parts for pair in zip(at.tolist(), own.tolist(), strict=True)]
-    assert pairs == [(place, number) for place in range(5) for number in range(counts[place])]

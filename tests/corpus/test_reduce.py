@@ -5,8 +5,6 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,21 +121,3 @@ def test_what_is_counted_has_characters_and_ten_copies_of_each_source_as_example
     ]
     facts = {"hash": "", "language": "en", "licence": "", "file": "file", "record": "line 1", "url": ""}
     assert examples[0] == {"source": "s0", "mark": EXACT, **facts, "beginning": "text 1"}
-
-
-@pytest.mark.parametrize("alike", [0.5, 0.7, 0.8, 0.9, 1.0])
-def test_near_copies_are_found_as_often_as_the_theory_of_bands_says(alike):
-    """A pair has the share `alike` of its shingles in common. 600 pairs: two standard errors are 4 points at most."""
-    generator, pairs = np.random.default_rng(0), 600
-    found = 0
-    for _ in range(pairs):
-        common = int(round(300 * alike))
-        shared = generator.integers(0, 2**63, common, dtype=np.uint64)
-        own = generator.integers(0, 2**63, (2, (300 - common) // 2), dtype=np.uint64)
-        given = {"units": lambda text, own=own, shared=shared: np.append(shared, own[text]), "hashes": lambda of, n: of}
-        with mock.patch.multiple(dedup, **given):
-            one, two = dedup.bands([dedup.signature(0), dedup.signature(1)])
-        found += bool((one == two).any())
-    similarity = common / (common + 2 * ((300 - common) // 2))
-    expected = 1 - (1 - similarity**dedup.ROWS) ** dedup.BANDS
-    assert abs(found / pairs - expected) <= 0.045

@@ -3,9 +3,7 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
-from tpullm.corpus import held_out as split
 from tpullm.corpus import reduce, tasks
 from tpullm.corpus.document_files import APART, BEYOND, USED, Part
 from tpullm.corpus.tasks import Task
@@ -75,11 +73,3 @@ def test_the_lowest_hash_is_that_of_a_document_within_the_limit(monkeypatch):
     assert marks == [[USED] * 19 + [APART], [USED] * 5 + [BEYOND] * 15]
     _, marks = placed(monkeypatch, [(source, [HIGH + 99] * 20, []), (source, ids, []), (source, [LOW], [])])
     assert marks == [[USED] * 20, [USED] * 4 + [APART] + [BEYOND] * 15, [BEYOND]]
-
-
-@pytest.mark.parametrize("fraction", [0.02, 0.5])
-def test_the_fraction_is_the_same_for_all_sources(monkeypatch, fraction):
-    edge = split.bound(fraction)
-    config = dataclasses.replace(CONFIG, held_out_fraction=fraction)
-    _, marks = placed(monkeypatch, [(SOURCE, [edge - 1, edge] * 15, [])], config)
-    assert marks == [[APART, USED] * 15]

@@ -20,29 +20,6 @@ def test_the_fraction_holds_and_does_not_depend_on_the_order():
     assert split.bound(0.0) == 0 and split.bound(1.0) == 2**64 - 1 and split.bound(0.5) == 2**63
 
 
-def test_lowest_is_by_hash_then_position():
-    assert split.lowest(["b", "a", "c", "a"], 2) == [1, 3]
-    assert split.lowest([], 1) == []
-
-
-@given(st.lists(st.text(alphabet="ab。\n本", min_size=1, max_size=2000), min_size=1, max_size=4))
-def test_stretches_lose_nothing(texts):
-    training, held_out = split.stretches(texts, 0.1, 500)
-    assert sum(len(text) for _, text in training + held_out) == sum(map(len, texts))
-    assert training
-    for number, text in training + held_out:
-        assert text in texts[number]
-
-
-def test_one_book_gives_about_the_fraction_in_whole_lines():
-    book = "".join(LINES)
-    training, held_out = split.stretches([book], 0.02, 1_000_000)
-    share = sum(len(text) for _, text in held_out) / len(book)
-    assert 0.005 < share < 0.04
-    assert all(text.endswith("\n") for _, text in training + held_out)
-    assert all(text not in other for _, text in held_out for _, other in training)
-
-
 def test_a_text_too_short_to_divide_is_trained_on():
     assert split.stretches(["短い文です。"], 0.02, 1000) == ([(0, "短い文です。")], [])
 

@@ -68,7 +68,6 @@ USED, APART, EXACT, NEAR, BEYOND, STRETCHES, LINES = range(len(MARKS))
 COMPARED = (EXACT, NEAR, LINES)  # dropped for what other documents have
 SPLITS = {TRAIN: USED, HELD_OUT: APART}
 COLUMNS = ("text", "hash", "language", "licence", "file", "record", "url", "date")
-FACTS = COLUMNS[1:]
 DROPPED_COLUMNS = ("reason", "hash", "language", "licence", "file", "record", "url", "beginning")
 GROUP_CHARACTERS = 4_000_000  # of a row group: what a reader holds at once
 BEGINNING = 80  # characters of a document that is dropped
@@ -190,7 +189,7 @@ def read_part(part: Part, marks: Sequence[int] = (USED, APART)) -> Iterator[tupl
     A document has `id`, `text`, `source`, `licence`, `language`, `hash`, `file`, `record`, `url` and `date`.
     """
     found, start = part.marks(), 0
-    for rows in _batches(part.path):
+    for rows in (table.to_pylist() for table in tables(part.path)):
         for row, mark in zip(rows, found[start : start + len(rows)].tolist(), strict=True):
             if mark in marks:
                 own = {"id": row["hash"][:16], "source": part.source, "licence": row["licence"] or part.licence}
@@ -199,35 +198,29 @@ def read_part(part: Part, marks: Sequence[int] = (USED, APART)) -> Iterator[tupl
 
 
 def at(documents: Path, source: str, split: str, numbers: Sequence[int]) -> dict[int, dict[str, str]]:
-    """The facts of some documents of a source and split, by their numbers in it: `FACTS` of `COLUMNS`.
+    """The facts of some documents of a source and split, by their numbers in it: `COLUMNS` but the text.
 
     Only the parts that hold them are read.
     """
+    import pyarrow.parquet
+
     wanted, found, first = np.unique(np.array(numbers, np.int64)), {}, 0
     for part in parts(documents, source):
         rows = np.flatnonzero(part.marks() == SPLITS[split])
         here = wanted[(wanted >= first) & (wanted < first + len(rows))]
-        facts = _rows(part.path, rows[here - first])
-        for number, row in zip(here.tolist(), facts, strict=True):
-            found[number] = row | {"licence": row["licence"] or part.licence}
+        if len(here):
+            with _whole(part.path), part.path.open("rb") as opened:
+                facts = pyarrow.parquet.read_table(opened, columns=list(COLUMNS[1:])).take(rows[here - first])
+            for number, row in zip(here.tolist(), facts.to_pylist(), strict=True):
+                found[number] = row | {"licence": row["licence"] or part.licence}
         first += len(rows)
     return found
 
 
-def _rows(path: Path, rows: np.ndarray) -> list[dict[str, str]]:
-    """Some rows of a part, without their texts."""
-    import pyarrow.parquet
-
-    if not len(rows):
-        return []
-    with _whole(path), path.open("rb") as opened:
-        return pyarrow.parquet.read_table(opened, columns=list(FACTS)).take(rows).to_pylist()
-
-
 def read_dropped(part: Part) -> Iterator[dict[str, str]]:
     """What was dropped of a part before its documents were compared: the columns `DROPPED_COLUMNS`."""
-    for rows in _batches(part.beside(".dropped.parquet")):
-        yield from rows
+    for table in tables(part.beside(".dropped.parquet")):
+        yield from table.to_pylist()
 
 
 def examples(part: Part, rows: np.ndarray) -> list[dict[str, str]]:
@@ -252,11 +245,6 @@ def tables(path: Path) -> Iterator[Any]:
             yield file.read_row_group(group, use_threads=False)
     # Its threads and its allocator keep what they had: after 75 files 123 MiB more, by one thread and this 15.
     pyarrow.default_memory_pool().release_unused()
-
-
-def _batches(path: Path) -> Iterator[list[dict[str, str]]]:
-    """The rows of a Parquet file, a row group at once."""
-    return (table.to_pylist() for table in tables(path))
 
 
 @contextlib.contextmanager

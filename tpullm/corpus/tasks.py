@@ -8,9 +8,9 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,48 +57,47 @@ class Task:
         return self.part.beside(".json")
 
 
-@dataclass
-class Facts:
-    """What is compared and summed over the whole corpus of the documents of a part. D documents.
+class Fact(NamedTuple):
+    """What is compared and summed over the whole corpus of a document.
 
     Args:
-        ids: the first 8 bytes of the hash of each document.
-        keys: exact keys.
-        signatures: MinHash signatures of the documents in `signed`.
-        signed: the documents that have a signature.
-        characters: lengths of their texts.
-        kinds: language and licence of each document.
+        id: the first 8 bytes of its hash.
+        key: its exact key.
+        signature: its MinHash signature, if it is compared with near copies.
+        characters: the length of its text.
+        kind: its language and licence.
         held_out: whether the recipe names it as held out.
-        lines: the lines of each document, if they are kept (`dedup.keeps_lines`).
+        lines: its lines, if they are kept (`dedup.keeps_lines`).
     """
 
-    ids: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
-    signatures: list[np.ndarray] = field(default_factory=list)
-    signed: list[int] = field(default_factory=list)
-    characters: list[int] = field(default_factory=list)
-    kinds: list[tuple[str, str]] = field(default_factory=list)
-    held_out: list[bool] = field(default_factory=list)
-    lines: list[np.ndarray] = field(default_factory=list)
+    id: int
+    key: int
+    signature: np.ndarray | None
+    characters: int
+    kind: tuple[str, str]
+    held_out: bool
+    lines: np.ndarray | None
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of `KEY.npz`: a document's language and licence are a row of `kinds`."""
-        kinds = sorted(set(self.kinds))
-        places = {kind: place for place, kind in enumerate(kinds)}
-        found = {
-            "ids": np.array(self.ids, np.uint64),
-            "keys": np.array(self.keys, np.uint64),
-            "bands": dedup.bands(self.signatures),
-            "signed": np.array(self.signed, np.int32),
-            "characters": np.array(self.characters, np.int32),
-            "held_out": np.array(self.held_out, bool),
-            "kind": np.array([places[kind] for kind in self.kinds], np.int32),
-            "kinds": np.array(json.dumps(kinds)),
-        }
-        if self.lines:
-            found["lines"] = np.concatenate(self.lines)
-            found["line_counts"] = np.array([len(own) for own in self.lines], np.int32)
-        return found
+
+def _arrays(facts: list[Fact]) -> dict[str, np.ndarray]:
+    """The arrays of `KEY.npz`: a document's language and licence are a row of `kinds`."""
+    kinds = sorted({fact.kind for fact in facts})
+    places = {kind: place for place, kind in enumerate(kinds)}
+    signed = [row for row, fact in enumerate(facts) if fact.signature is not None]
+    found = {
+        "ids": np.array([fact.id for fact in facts], np.uint64),
+        "keys": np.array([fact.key for fact in facts], np.uint64),
+        "bands": dedup.bands([facts[row].signature for row in signed]),
+        "signed": np.array(signed, np.int32),
+        "characters": np.array([fact.characters for fact in facts], np.int32),
+        "held_out": np.array([fact.held_out for fact in facts], bool),
+        "kind": np.array([places[fact.kind] for fact in facts], np.int32),
+        "kinds": np.array(json.dumps(kinds)),
+    }
+    lines = [fact.lines for fact in facts if fact.lines is not None]
+    if lines:
+        found |= {"lines": np.concatenate(lines), "line_counts": np.array(list(map(len, lines)), np.int32)}
+    return found
 
 
 class _PartMaker:
@@ -106,7 +105,7 @@ class _PartMaker:
 
     def __init__(self, task: Task, kept: Writer, dropped: Writer):
         self.task, self._kept, self._dropped = task, kept, dropped
-        self.facts = Facts()
+        self.facts: list[Fact] = []
         self.encodings: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.examples: dict[str, list[dict[str, str]]] = {}
@@ -149,7 +148,7 @@ class _PartMaker:
         """
         found = self._windows.find(text)
         is_left_out = bool(found) and self.task.config.leaks.drop and not held_out
-        row = DROPPED if is_left_out else len(self.facts.ids)
+        row = DROPPED if is_left_out else len(self.facts)
         where = {"row": row, "file": name, "record": raw.record, "url": raw.url, "hash": digest}
         self.leaks += [leak._asdict() | where for leak in found]
         return is_left_out
@@ -175,28 +174,22 @@ class _PartMaker:
             readers.check(source, self.bad_documents, self.read, self.bad)
 
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
-        facts, config = self.facts, self.task.config
-        apart = held_out or int(digest[:16], 16) < split.bound(config.held_out_fraction)
-        if config.near_duplicates and (self.task.source.deduplicate or apart):
-            facts.signed.append(len(facts.ids))
-            facts.signatures.append(dedup.signature(text))
-        facts.ids.append(int(digest[:16], 16))
-        facts.keys.append(dedup.exact_key(text))
-        facts.characters.append(len(text))
-        facts.kinds.append(kind)
-        facts.held_out.append(held_out)
-        if dedup.keeps_lines(self.task.source, config):
-            is_judged = not held_out and kind[0] != "code"
-            facts.lines.append(dedup.lines_of(text if is_judged else ""))
+        source, config, number = self.task.source, self.task.config, int(digest[:16], 16)
+        apart = held_out or number < split.bound(config.held_out_fraction)
+        signs = config.near_duplicates and (source.deduplicate or apart)
+        lines = None
+        if dedup.keeps_lines(source, config):
+            lines = dedup.lines_of("" if held_out or kind[0] == "code" else text)
+        signature = dedup.signature(text) if signs else None
+        self.facts.append(Fact(number, dedup.exact_key(text), signature, len(text), kind, held_out, lines))
 
     def summary(self) -> dict[str, Any]:
         """What is written last: see `summary`."""
-        facts = self.facts
-        free = [(number, row) for row, number in enumerate(facts.ids) if not facts.held_out[row]]
-        kept_lines = {"lines": sum(map(len, facts.lines))} if facts.lines else {}
-        return kept_lines | {
-            "documents": len(facts.ids),
-            "held_out": sum(facts.held_out),
+        lines = [len(fact.lines) for fact in self.facts if fact.lines is not None]
+        free = [(fact.id, row) for row, fact in enumerate(self.facts) if not fact.held_out]
+        return ({"lines": sum(lines)} if lines else {}) | {
+            "documents": len(self.facts),
+            "held_out": sum(fact.held_out for fact in self.facts),
             "lowest": min(free, default=None),
             "dropped": [[*kind, count] for kind, count in sorted(self.counts.items())],
             "examples": self.examples,
@@ -218,7 +211,7 @@ def run(task: Task) -> None:
             if task.source.documents and taken >= task.source.documents:
                 break
     with storage.atomic_file(task.part.beside(".npz")) as temporary, temporary.open("wb") as opened:
-        np.savez(opened, **maker.facts.arrays())
+        np.savez(opened, **_arrays(maker.facts))
     storage.write_json(task.result, maker.summary())
 
 
@@ -235,7 +228,7 @@ def summary(task: Task) -> dict[str, Any]:
 
 
 def arrays(part: Part, *names: str) -> list[np.ndarray]:
-    """Some arrays of the facts of a finished part: see `Facts.arrays`."""
+    """Some arrays of the facts of a finished part: see `_arrays`."""
     with part.beside(".npz").open("rb") as file, np.load(file) as found:
         return [found[name] for name in names]
 
