@@ -1,4 +1,4 @@
-"""Run as one of several hosts: losses of 20 steps on each mesh, the rows that this host built, a model's use."""
+"""Run as one of several hosts: losses of 20 steps on each mesh, and the rows that this host built."""
 
 import json
 import sys
@@ -11,12 +11,8 @@ from tests.training.small import TWO_LAYERS, begun
 from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import Stream, evaluation_batches
-from tpullm.engine.generation import decode
-from tpullm.engine.session import NoTokenizer, Session
-from tpullm.evaluation.scoring import log_probabilities
 from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import own_rows, put
-from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.cluster import hosts, place
 from tpullm.training.evaluation import held_out
@@ -73,22 +69,11 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     }
 
 
-def used() -> dict:
-    """What a model that is spread over all hosts gives to each of them: probabilities, and tokens that it writes."""
-    mesh, prompts = make_mesh({"fsdp": -1}), [[1, 2, 3], [5] * 9]
-    with jax.set_mesh(mesh):
-        params = jax.jit(TWO_LAYERS.init, out_shardings=TWO_LAYERS.shardings(mesh))(jax.random.key(0))
-    session = Session(NoTokenizer(Path()), TWO_LAYERS, params, mesh, jax.numpy.dtype("float32"))
-    scores = log_probabilities(session, prompts)
-    written = decode(session, prompts, 4, Sampling(), seeds=(1, 2), stop_ids=[])
-    return {"scores": np.concatenate(scores).tolist(), "written": written}
-
-
 if __name__ == "__main__":
     flags, (folder, *asked) = place.take_flags("hosts", sys.argv[1:])
     hosts.join(place.find("hosts", flags, {}))
     assert len(jax.devices()) == 8
     texts = documents(Path(folder))
-    results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES} | {"used": used()}
+    results = {name: trained(make_mesh(MESHES[name]), texts) for name in asked or MESHES}
     print("\n" + json.dumps(results))
     hosts.leave()

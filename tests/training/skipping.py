@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.training.small import ARCHITECTURE, batch, begun
+from tests.training.small import ARCHITECTURE, batch
 from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import put
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.step import abstract, with_params
 
 STEPS, BAD = 12, 8  # the eighth of the steps, counted from 0, is bad
 SKIP = SkipConfig(window=8)
@@ -28,7 +29,11 @@ def made(architecture, optimizer_config, batch_size, accumulation, on, batch_los
     """The step (of that `batch_loss`), a fresh state and where it lies, for trainings that differ in data alone."""
     config = TrainConfig(batch_size=batch_size, accumulation=accumulation, optimizer=optimizer_config)
     optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
-    step, state, shardings = begun(architecture, on, optimizer, config)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
+    random = np.random.default_rng(0)  # quicker than to compile the initialization of the architecture
+    params = jax.tree.map(lambda leaf: np.float32(random.normal(0, 0.1, leaf.shape)), architecture.shapes)
+    state = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(params)
+    step = step_module.make_step(architecture, optimizer, config, np.dtype("float32"), seed=0)
     return step, jax.tree.map(np.asarray, state), shardings
 
 

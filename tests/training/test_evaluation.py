@@ -13,7 +13,7 @@ from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.evaluation import held_out
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import batch_loss, make_evaluation, make_step, with_params
+from tpullm.training.step import make_evaluation, make_step, with_params
 
 
 def test_means_are_over_all_batches_of_a_source():
@@ -51,18 +51,6 @@ def test_a_token_of_any_weight_has_all_its_bytes():
         whole, half = (held_out(evaluate, None, mesh(), {"a": [of]}, np.full(96, 3)) for of in (b, halved))
     assert whole["eval_loss"] == half["eval_loss"] == {"a": 1.0}
     assert whole["eval_bits_per_byte"]["a"] == 2 * half["eval_bits_per_byte"]["a"]
-
-
-def test_an_evaluation_is_the_loss_of_the_batch_compiled_once_and_the_same_in_parts():
-    """Float32 sums in another order."""
-    b = jax.tree.map(jnp.asarray, batch())
-    with jax.set_mesh(mesh()):
-        evaluate = make_evaluation(ARCHITECTURE, jnp.float32)
-        assert make_evaluation(ARCHITECTURE, jnp.float32) is evaluate
-        expected = jax.jit(lambda p: batch_loss(ARCHITECTURE, p, b, dtype=jnp.float32)[1])(params())
-        for found in (evaluate(params(), b), make_evaluation(ARCHITECTURE, jnp.float32, 2, 2)(params(), b)):
-            jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, expected)
-    np.testing.assert_allclose(expected.weight, b.weights.sum(), rtol=1e-6)
 
 
 @pytest.mark.ci

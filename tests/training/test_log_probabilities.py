@@ -8,7 +8,6 @@ import pytest
 from tests.training.small import mesh
 from tests.training.test_losses import TARGETS, assert_a_frozen_table_costs_less
 from tpullm.model.mesh import RULES
-from tpullm.training import losses
 from tpullm.training.log_probabilities import likeliest, log_probabilities, with_likeliest
 
 B, T, D, V, K = 2, 12, 8, 37, 3
@@ -66,16 +65,6 @@ def test_values_and_gradients_are_those_of_the_definition(chunks, asked, softcap
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_log_probability_of_targets_is_the_loss_of_cross_entropy():
-    hidden, table, ids, dlogp, _ = inputs()
-    targets, weights = ids[..., 0], dlogp[..., 0].astype(np.float32)
-    with jax.set_mesh(mesh()):
-        logp, entropy = jax.jit(lambda *a: ours(*a, softcap=2.0))(hidden, table, targets)
-        loss, _ = jax.jit(lambda *a: losses.cross_entropy(*a, softcap=2.0))(hidden, table, targets, weights)
-    assert logp.shape == targets.shape and logp.dtype == jnp.float32 and entropy is None
-    np.testing.assert_allclose(-jnp.sum(logp * weights), loss, rtol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_step_computes_the_bits_of_a_pass_without_gradients(dtype):
     """So the ratio of new to old log-probabilities is exactly 1 while the parameters are the same."""
@@ -92,33 +81,24 @@ def test_a_step_computes_the_bits_of_a_pass_without_gradients(dtype):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_the_likeliest_tokens_are_those_of_all_logits():
-    hidden, table, *_ = inputs()
-    options = {"softcap": 2.0, "temperature": 0.7, "chunks": 3}
-    with jax.set_mesh(mesh()):
-        hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
-        ids, logp = jax.jit(lambda *a: likeliest(*a, 5, **options))(hidden, jnp.asarray(table))
-        again, _ = jax.jit(lambda *a: ours(*a, **options))(hidden, table, ids)
-        every, _ = ours(hidden, table, np.broadcast_to(np.arange(V, dtype=np.int32), (B, T, V)), **options)
-    assert ids.dtype == jnp.int32
-    np.testing.assert_array_equal(ids, np.argsort(-np.asarray(every), axis=-1)[..., :5])
-    np.testing.assert_allclose(logp, again, rtol=1e-5)
-
-
-def test_a_token_that_no_other_is_likelier_than_is_told():
-    """Where targets are the likeliest tokens, and where they are any."""
+def test_the_likeliest_tokens_are_told_and_whether_a_token_is_one():
+    """Of all logits; where targets are the likeliest tokens, and where they are any."""
     hidden, table, ids, *_ = inputs()
-    options = {"softcap": 2.0, "chunks": 3}
+    every = np.broadcast_to(np.arange(V, dtype=np.int32), (B, T, V))
+    expected, of_sampling = (np.asarray(plain(hidden, table, every, 2.0, temperature)[0]) for temperature in (1, 0.7))
+    best = np.argsort(-expected, axis=-1)[..., :5]
     with jax.set_mesh(mesh()):
-        hidden = jax.reshard(hidden, RULES.spec("batch", "time", "width"))
-        best, _ = jax.jit(lambda *a: likeliest(*a, 1, **options))(hidden, jnp.asarray(table))
-        for targets in (np.asarray(best)[..., 0], ids[..., 0]):
-            placed = jax.reshard(targets, RULES.spec("batch", "time"))
-            logp, is_likeliest = jax.jit(lambda *a: with_likeliest(*a, **options))(hidden, jnp.asarray(table), placed)
-            expected, _ = ours(hidden, table, targets, **options)
-            np.testing.assert_allclose(logp, expected, rtol=1e-5)
-            np.testing.assert_array_equal(is_likeliest, targets == np.asarray(best)[..., 0])
-    assert 0 < np.sum(ids[..., 0] == np.asarray(best)[..., 0]) < B * T
+        hidden, table = jax.reshard(hidden, RULES.spec("batch", "time", "width")), jnp.asarray(table)
+        found, logp = jax.jit(lambda *a: likeliest(*a, 5, softcap=2.0, temperature=0.7, chunks=3))(hidden, table)
+        run = jax.jit(lambda *a: with_likeliest(*a, softcap=2.0, chunks=3))
+        for targets in (best[..., 0], ids[..., 0]):
+            said, is_likeliest = run(hidden, table, jax.reshard(targets.astype(np.int32), RULES.spec("batch", "time")))
+            wanted = np.take_along_axis(expected, targets[..., None], axis=-1)[..., 0]
+            np.testing.assert_allclose(said, wanted, rtol=1e-4)
+            np.testing.assert_array_equal(is_likeliest, targets == best[..., 0])
+    np.testing.assert_array_equal(found, best)
+    np.testing.assert_allclose(logp, np.take_along_axis(of_sampling, best, axis=-1), rtol=1e-4)
+    assert found.dtype == jnp.int32 and 0 < np.sum(ids[..., 0] == best[..., 0]) < B * T
 
 
 def log_probability(hidden, table):

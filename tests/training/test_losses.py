@@ -38,16 +38,14 @@ def _plain(hidden, table, targets, weights, z_loss, softcap=0.0):
     return jnp.sum(weights * (nll + z_loss * log_z**2))
 
 
-@pytest.mark.parametrize(("chunks", "z_loss", "softcap"), [(1, 0.0, 0.0), (3, 0.1, 2.0), (12, 0.1, 0.0), (0, 0.0, 2.0)])
+@pytest.mark.parametrize(("chunks", "z_loss", "softcap"), [(1, 0.0, 0.0), (3, 0.1, 2.0)])
 def test_value_and_gradients_are_those_of_the_definition_in_as_many_chunks_as_are_asked_for(chunks, z_loss, softcap):
     """Both are float32 sums of 24 terms; 1e-5 is about 100 roundings."""
     hidden, table, targets, weights = _inputs()
     of = lambda h, t: 3 * _ours(h, t, targets, weights, z_loss, chunks, softcap)[0]  # noqa: E731
     plain = lambda h, t: 3 * _plain(h, t, targets, weights, z_loss, softcap)  # noqa: E731
     with jax.set_mesh(mesh()):
-        if chunks:
-            assert chunk_length(B, T, V, chunks) == T // chunks
-            assert str(jax.make_jaxpr(of)(hidden, table)).count(f"length={chunks}\n") == 1
+        assert str(jax.make_jaxpr(of)(hidden, table)).count(f"length={chunks}\n") == 1
         found = jax.jit(jax.value_and_grad(of, (0, 1)))(hidden, table)
     expected = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, table)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
@@ -55,17 +53,15 @@ def test_value_and_gradients_are_those_of_the_definition_in_as_many_chunks_as_ar
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_the_value_alone_is_that_with_gradients():
-    """Where nothing is differentiated another program runs: an evaluation's. And the sums are of the definition."""
+def test_the_value_alone_is_that_of_the_definition_too():
+    """Where nothing is differentiated another program runs: an evaluation's."""
     hidden, table, targets, weights = _inputs()
     with jax.set_mesh(mesh()):
         value, sums = jax.jit(lambda h, t: _ours(h, t, targets, weights, 0.1, 3, 2.0))(hidden, table)
-        of = jax.value_and_grad(lambda h, t: _ours(h, t, targets, weights, 0.1, 3, 2.0), (0, 1), has_aux=True)
-        (expected, expected_sums), _ = jax.jit(of)(hidden, table)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    for one, other in zip(sums[:4], expected_sums[:4], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
-    np.testing.assert_allclose(sums.loss, _plain(hidden, table, targets, weights, 0.0, 2.0), rtol=1e-5)
+    expected = [
+        jax.jit(_plain, static_argnums=5)(hidden, table, targets, weights, z_loss, 2.0) for z_loss in (0.1, 0.0)
+    ]
+    np.testing.assert_allclose([value, sums.loss], expected, rtol=1e-5)
     np.testing.assert_allclose(sums.loss + 0.1 * sums.z, value, rtol=1e-6)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.eight_devices import printed
-from tests.training.skipping import same_bits
+from tests.training.skipping import same_bits, toy_loss
 from tests.training.small import ARCHITECTURE, TWO_LAYERS, batch, mesh, params
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.meter import KINDS
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import make_step, part_names, part_norms, with_params
+from tpullm.training.step import make_step, part_names, part_norms, step_norms, with_params
 
 ADAMW = OptimizerConfig(warmup_steps=1)
 NAMES = part_names(TWO_LAYERS.shapes, TWO_LAYERS.config.layers)
@@ -48,12 +48,11 @@ def test_norms_of_a_step_on_a_mesh_are_those_of_the_gathered_trees(case):
 def test_each_layer_has_a_norm_of_each_of_its_parts():
     parts = ("attention", "attention_norm", "mlp", "mlp_norm")
     assert NAMES == ["embedding", "norm", *(f"layer_{layer}.{part}" for layer in (0, 1) for part in parts)]
-    tree = jax.tree.map(jnp.zeros_like, params(architecture=TWO_LAYERS))
-    kernel = next(iter(jax.tree.leaves(tree["layers"]["mlp"])))
+    tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), TWO_LAYERS.shapes)
+    tree["layers"]["mlp"] = {"one": np.ones((2, 3, 4), np.float32) * [[[0.0]], [[2.0]]]}
     with jax.set_mesh(mesh()):
-        tree["layers"]["mlp"] = {"one": kernel.at[1].set(2.0)}
         found = dict(zip(NAMES, jax.jit(part_norms)(tree).tolist(), strict=True))
-    assert found == dict.fromkeys(NAMES, 0.0) | {"layer_1.mlp": pytest.approx(2 * math.sqrt(kernel[0].size))}
+    assert found == dict.fromkeys(NAMES, 0.0) | {"layer_1.mlp": pytest.approx(2 * math.sqrt(12))}
 
 
 def trained(every: int, batches, accumulation: int = 1):
@@ -80,6 +79,7 @@ def test_norms_change_no_bit_of_a_training(accumulation):
 
 def test_without_the_key_the_program_is_the_same(monkeypatch):
     """As one in which there is no such thing; and another number of steps makes no other program."""
+    monkeypatch.setattr(step_module, "batch_loss", toy_loss)
     config, b = TrainConfig(batch_size=4, optimizer=ADAMW), jax.tree.map(jnp.asarray, batch())
     with jax.set_mesh(mesh()):
         optimizer = make_optimizer(config.optimizer, 20, ARCHITECTURE.axes)
@@ -94,10 +94,12 @@ def test_without_the_key_the_program_is_the_same(monkeypatch):
         assert "norms" not in jax.eval_shape(make_step(ARCHITECTURE, optimizer, config, jnp.float32, 0), state, b)[1]
 
 
-def test_a_skipped_step_has_no_update_and_tells_the_gradient_that_it_had():
-    bad = batch()
-    bad.weights[0, 3] = np.nan
-    (before, _), (state, metrics) = trained(1, [batch(seed=1), bad])
-    assert int(metrics["skipped"]) == 1 and same_bits(state["params"], before["params"])
-    parameters, gradients, updates = np.asarray(metrics["norms"])
-    assert (updates == 0).all() and np.isnan(gradients).all() and (parameters > 0).all()
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_skipped_step_has_no_update_and_tells_the_gradient_that_it_had(skipped):
+    params, grads, updates = (
+        {"norm": np.float32([value, 0]), "layers": {"mlp": {"up": np.float32([[value]])}}}
+        for value in (3.0, np.nan, 2.0)
+    )
+    with jax.set_mesh(mesh()):
+        found = jax.jit(step_norms)(params, grads, updates, jnp.int32(skipped))
+    np.testing.assert_array_equal(found, [[3, 3], [np.nan, np.nan], [0, 0] if skipped else [2, 2]])
