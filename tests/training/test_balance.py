@@ -39,6 +39,7 @@ def test_the_balance_loss_is_that_of_the_paper_row_by_row():
     assert expected[0] > 2 * 0.9 and expected[2] == 0
 
 
+@pytest.mark.ci
 def test_every_real_token_is_counted_k_times():
     """In a model that is built; the step adds up what `batch_loss` says."""
     b, one_layer = batch(rows=4), Architecture(dataclasses.replace(SPREAD.config, layers=1, remat="none"))

@@ -13,6 +13,7 @@ from tpullm.cli.main import main
 from tpullm.system.cluster.requests import Requests
 from tpullm.system.errors import Interrupted, UserError
 from tpullm.training import diagnosis, evaluation, pace, programs, saves, step
+from tpullm.training.feed import Feed
 from tpullm.training.job import RollBack
 from tpullm.training.metrics import read
 from tpullm.training.pace import Pace, stop_signal
@@ -170,6 +171,17 @@ def test_an_error_closes_each_part_once_and_waits_for_nobody(counting, where):
         of.train()
     assert of.kept == {} and of.did(*CLOSED) == ["log closed after an error"]
     assert signal.getsignal(signal.SIGTERM) == before and jax.sharding.get_abstract_mesh().empty
+
+
+def test_what_is_left_out_is_left_out_of_both_streams_and_the_documents_of_both_are_named():
+    """Beside answers there is a stream of old text."""
+
+    def stream(name):
+        named = lambda left_out: [SimpleNamespace(id=f"{name} without {left_out}")] * 40  # noqa: E731
+        return SimpleNamespace(without=lambda left_out: SimpleNamespace(documents_at=lambda step: named(left_out)))
+
+    feed = Feed(SimpleNamespace(stream=stream("pairs"), text=stream("text")), [[6, 3]], None, None)
+    assert feed.documents(4) == ["pairs without [[6, 3]]", "text without [[6, 3]]"]
 
 
 @pytest.fixture

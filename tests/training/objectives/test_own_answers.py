@@ -6,31 +6,26 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.training.objectives.answers import (
     F32,
     T,
     assert_resumed_has_the_same_bits,
-    assert_same_loss_and_gradients,
-    mean_loss,
     of_answers_alone,
     pretrained,
     some_sampled,
+    sums_of,
     tiny_recipe,
 )
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tpullm.cli.main import main
-from tpullm.data.answer_rows import laid_out, rows_needed
-from tpullm.data.batch import BRANCH
+from tpullm.data.answer_rows import laid_out
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig
 from tpullm.training.metrics import read
-from tpullm.training.objectives.policy import METHODS, answer_loss, policy_loss, token_log_probabilities
+from tpullm.training.objectives.policy import answer_loss, policy_loss, token_log_probabilities
 
 
 def made(kind="grpo", seed=0, **settings):
@@ -41,66 +36,27 @@ def made(kind="grpo", seed=0, **settings):
     return prompts, answers, advantages, *laid_out(prompts, answers, advantages, settings, T, [2, 4, 8])
 
 
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
-def test_every_answer_stands_once_and_whole_after_its_prompt(groups, answers, seed):
-    prompts, said = some_sampled(groups, answers, seed)
-    advantages = np.arange(groups * answers, dtype=np.float32).reshape(groups, answers)
-    needed = rows_needed(groups, answers, max(map(len, prompts)), 9, T)
-    batch, places = laid_out(prompts, said, advantages, PolicyConfig(tokens=9), T, [needed])
-    assert batch.sequences >= batch.answers.max()
-    seen = {}
-    for row in range(needed):
-        for number in range(1, batch.answers[row].max() + 1):
-            own = batch.answers[row] == number
-            segment = np.unique(batch.segment_ids[row][own])
-            before = batch.segment_ids[row] == segment[0] % BRANCH
-            assert len(segment) == 1 and len(np.unique(batch.advantages[row][own])) == 1
-            read_ids = [*batch.inputs[row][before], *batch.inputs[row][own], batch.targets[row][own][-1]]
-            assert batch.positions[row][own].tolist() == list(range(before.sum(), before.sum() + own.sum()))
-            assert batch.positions[row][before].tolist() == list(range(before.sum()))
-            seen[int(batch.advantages[row][own][0])] = read_ids
-    assert seen == {g * answers + n: [*prompts[g], *said[g][n]] for g in range(groups) for n in range(answers)}
-    assert (batch.weights == (batch.answers > 0)).all() and not batch.advantages[batch.answers == 0].any()
-    assert batch.targets[*places.T].tolist() == [token for of in said for answer in of for token in answer]
-
-
-def test_an_answer_beside_others_is_as_alone():
-    prompts, answers, _, batch, places = made(temperature=1.0)
-    with jax.set_mesh(mesh()):
-        tree = params()
-        logp, _ = jax.jit(lambda tree: token_log_probabilities(ARCHITECTURE, tree, batch, dtype=F32))(tree)
-        texts = [(prompt, answer) for prompt, of in zip(prompts, answers, strict=True) for answer in of]
-        expected = jax.jit(lambda tree: of_answers_alone(tree, texts))(tree)
-    np.testing.assert_allclose(np.asarray(logp)[*places.T], np.concatenate(expected), atol=2e-5)  # of size 5
-
-
-@pytest.mark.parametrize("kind", ["grpo", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*METHODS][1:])])
-def test_loss_and_gradient_are_those_of_answers_that_stand_alone(kind):
-    """The objective itself is held against trl's in `objectives/test_policy.py`."""
-    prompts, answers, advantages, batch, places = made(kind, updates=2)
+def test_answers_beside_others_are_as_alone_and_so_is_their_loss():
+    """`test_trl.py` has the objective itself, and `test_trl_model.py` its gradient in packed rows."""
+    prompts, answers, advantages, batch, places = made(updates=2)
     texts = [(prompt, answer) for prompt, of in zip(prompts, answers, strict=True) for answer in of]
-    longest = max(len(answer) for _, answer in texts)
+    with jax.set_mesh(mesh()):
+        logp, _ = jax.jit(lambda tree: token_log_probabilities(ARCHITECTURE, tree, batch, dtype=F32))(params())
+    expected = of_answers_alone(texts)
+    np.testing.assert_allclose(np.asarray(logp)[*places.T], np.concatenate(expected), atol=2e-5)  # of size 5
     old = np.random.default_rng(3).normal(-6, 0.3, len(places)).astype(np.float32)
-    placed = np.zeros_like(batch.old)
-    placed[*places.T] = old
-    batch = dataclasses.replace(batch, old=placed, first=False)
-
-    def padded(values):
-        return jnp.stack([jnp.pad(value, (0, longest - len(value))) for value in values])
-
-    ends = np.cumsum([len(answer) for _, answer in texts])
-    of_answers = np.split(old, ends[:-1])
-    trained = padded([jnp.ones(len(answer), jnp.int32) for _, answer in texts])
-
-    def apart(tree):
-        logp = of_answers_alone(tree, texts)
-        each = jnp.asarray(advantages.ravel())[:, None] * trained
-        total, weight = policy_loss(batch.settings, padded(logp), each, trained, 1, padded(of_answers))["loss"]
-        return total / weight
-
-    assert_same_loss_and_gradients(mean_loss(batch), apart)
+    batch.old[*places.T] = old
+    of_answers = np.split(old, np.cumsum([len(answer) for _, answer in texts])[:-1])
+    longest = max(len(answer) for _, answer in texts)
+    padded = lambda values: np.stack([np.pad(value, (0, longest - len(value))) for value in values])  # noqa: E731
+    trained = padded([np.ones(len(answer), np.int32) for _, answer in texts])
+    each = advantages.reshape(-1, 1) * trained
+    total, weight = policy_loss(batch.settings, padded(expected), each, trained, 1, padded(of_answers))["loss"]
+    found, _ = sums_of(dataclasses.replace(batch, first=False))
+    assert found == pytest.approx(float(total / weight), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_base_is_the_reference():
     """A fresh adapter changes nothing, so its divergence is 0. A ratio of the first step is exactly 1."""
     architecture = Architecture(CONFIG, AdapterConfig(rank=2))

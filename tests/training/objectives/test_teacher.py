@@ -4,7 +4,6 @@ import dataclasses
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -14,9 +13,9 @@ from tests.training.objectives.answers import (
     F32,
     T,
     assert_resumed_has_the_same_bits,
-    assert_same_loss_and_gradients,
-    mean_loss,
+    log_softmax,
     pretrained,
+    sums_of,
     tiny_recipe,
 )
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
@@ -43,13 +42,6 @@ def teacher(**settings):
     """Of the student in `small`."""
     load = lambda: params(1, LARGER)  # noqa: E731
     return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), F32, V)
-
-
-def log_softmax(architecture, tree, rows, temperature=1.0):
-    """Of each next token, `[B, T, V]`; a plain computation."""
-    model = architecture.model(tree)
-    hidden = model(rows.inputs, rows.segment_ids, rows.positions, dtype=F32).hidden
-    return jax.nn.log_softmax(model.logits(hidden).astype(jnp.float32) / temperature)
 
 
 def some_documents(count=9, seed=0):
@@ -82,11 +74,10 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_pat
     assert not kept.missing() and kept.rows == sum(packed.rows for packed in stream.packings.values())
     fill(dataclasses.replace(who, load=None), [(kept, of_file)])  # nothing is computed
     with jax.set_mesh(mesh()):
-        plain = jax.jit(lambda tree, rows: log_softmax(LARGER, tree, rows))
         tree = params(1, LARGER)
         left_out = stream.without([[1, 1]])
         for found in (stream.batch_at(0), stream.batch_at(steps - 1), left_out.batch_at(1)):
-            _check(found, np.asarray(plain(tree, put(mesh(), found.plain))))
+            _check(found, np.asarray(log_softmax(LARGER, tree, put(mesh(), found.plain))))
     assert epochs_read(stream, steps) > 1
     np.testing.assert_array_equal(left_out.batch_at(1).ids, stream.batch_at(2).ids)
 
@@ -123,23 +114,6 @@ def test_held_out_batches_have_what_was_said_of_their_rows(tmp_path):
     assert len(found) == 2 and len(files) == 3, "the last batch has a file less"
 
 
-def definition(student, other, kind):
-    """The divergence at each token over the given outcomes, from log-probabilities."""
-    kl = lambda p, q: jnp.sum(jnp.exp(p) * (p - q), axis=-1)  # noqa: E731
-    beta = DIVERGENCES[kind]
-    if beta in (0, 1):
-        return kl(student, other) if beta else kl(other, student)
-    mixed = jnp.log(beta * jnp.exp(other) + (1 - beta) * jnp.exp(student))
-    return beta * kl(other, mixed) + (1 - beta) * kl(student, mixed)
-
-
-def _merged(logp, chosen):
-    """The log-probabilities of the chosen tokens, and that of all others together."""
-    own = jnp.sum(chosen * logp[:, :, None], axis=-1)
-    rest = jnp.log(jnp.sum((1 - chosen.sum(axis=2)) * jnp.exp(logp), axis=-1, keepdims=True))
-    return jnp.concatenate([own, rest], axis=-1)
-
-
 @pytest.mark.parametrize(
     ("kind", "top", "temperature"),
     [
@@ -148,24 +122,24 @@ def _merged(logp, chosen):
         pytest.param("jsd", 7, 1.0, marks=pytest.mark.slow),
     ],
 )
-def test_loss_and_gradient_are_those_of_the_definition(kind, top, temperature):
-    """All tokens are the whole vocabulary; of fewer, all others are one outcome more."""
-    settings, rows = TeacherConfig("larger", kind, top, temperature), batch()
-    same = Teacher(settings, ARCHITECTURE, lambda: params(1), mesh(), F32, V)
+def test_the_loss_is_that_of_the_definition(kind, top, temperature):
+    """All tokens are the whole vocabulary; of fewer, all others are one outcome more. `test_trl.py` has gradients."""
+    rows, beta = batch(), DIVERGENCES[kind]
     with jax.set_mesh(mesh()):
-        ids, logps = same.says(params(1), rows)
-        assert ids.shape == (4, T, top)
-        taught = put(mesh(), TaughtBatch(**vars(rows), ids=ids, logps=logps, settings=settings))
-        rows = put(mesh(), rows)
-
-    def plain(tree):
-        student, other = (log_softmax(ARCHITECTURE, of, rows, temperature) for of in (tree, params(1)))
-        if top < V:
-            chosen = np.eye(V, dtype=np.float32)[ids]  # [B, T, K, V]
-            student, other = (_merged(of, chosen) for of in (student, other))
-        return jnp.sum(rows.weights * definition(student, other, kind)) / jnp.sum(rows.weights)
-
-    assert_same_loss_and_gradients(mean_loss(taught), plain)
+        of = [np.asarray(log_softmax(ARCHITECTURE, params(seed), rows), np.float64) for seed in (0, 1)]
+    scaled = [np.exp(logp / temperature) for logp in of]
+    student, other = (of / of.sum(axis=-1, keepdims=True) for of in scaled)
+    ids = np.argsort(-other, axis=-1)[..., :top].astype(np.int32)
+    q, p = (np.take_along_axis(of, ids, axis=-1) for of in (student, other))
+    logps = np.log(p).astype(np.float32)
+    taught = TaughtBatch(**vars(rows), ids=ids, logps=logps, settings=TeacherConfig("larger", kind, top, temperature))
+    if top < V:
+        q, p = (np.concatenate([of, 1 - of.sum(axis=-1, keepdims=True)], axis=-1) for of in (q, p))
+    kl = lambda a, b: np.sum(a * np.log(a / b), axis=-1)  # noqa: E731
+    mixed = beta * p + (1 - beta) * q
+    each = {0: kl(p, q), 1: kl(q, p)}.get(beta, beta * kl(p, mixed) + (1 - beta) * kl(q, mixed))
+    expected = np.sum(rows.weights * each) / np.sum(rows.weights)
+    assert sums_of(put(mesh(), taught))[0] == pytest.approx(expected, rel=1e-4)
 
 
 def recipe_of(folder, tiny_run, **sizes):
