@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from tests.conftest import QUICK_TO_COMPILE, ROOT
@@ -39,6 +40,14 @@ def printed_alone(module: str, *arguments: str) -> Any:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def processor_seconds() -> float:
+    """What the process has taken until now; 0 if no case has run."""
+    if not _process.cache_info().currsize:
+        return 0.0
+    fields = Path(f"/proc/{_process().pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own and its ended children's
 
 
 @functools.cache
