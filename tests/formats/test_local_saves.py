@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 import time
 from types import SimpleNamespace
@@ -12,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import copy_tokens
 from tests.run.test_resume import assert_same_bits
-from tests.training.several_hosts import finish, run, start
+from tests.training.several_hosts import run
 from tests.training.small import ARCHITECTURE, mesh
 from tpullm.cli.main import main
 from tpullm.formats.local_saves import LocalSaves
@@ -204,39 +202,3 @@ def test_all_hosts_resume_from_what_is_whole_on_every_disk(tmp_path):
     ]
     assert len(warned) == 3 and all(line.endswith(": an older one is used") for line in warned)
     assert "(steps 5, 4, 3) is whole on the disks of all hosts, so none is used" in said
-
-
-def newest_of(disks):
-    """The newest local save of each host, 0 if it has none."""
-    return [max([0, *(int(path.name) for path in disk.glob("*/host-?/[0-9]*"))]) for disk in disks]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [[], [1]])
-def test_killed_hosts_end_with_the_same_bits(tiny_run, tiny_tokens, tmp_path, lost):
-    """Each host has a disk of its own, since the folder is relative. The run has the checkpoint of step 20."""
-    mesh, disks = ("--mesh.fsdp", 4), {host: tmp_path / f"disk of {host}" for host in range(2)}
-    for folder in (*disks.values(), tmp_path / "whole"):
-        folder.mkdir()
-    whole = copy_tokens(tiny_run, tmp_path / "whole" / "tiny")
-    run(2, "tpullm", "pretrain", "--run", whole, *mesh, devices=4)
-    saving = ["every_steps=20", "every_minutes=0", "local=saves", "local_every_steps=1", "local_every_minutes=0"]
-    command = ["tpullm", "pretrain", "--run", tiny_tokens, *mesh]
-    command += [f"--pretrain.checkpoint.{key}" for key in saving]
-    started = start(2, *command, devices=4, within=disks)
-    while min(newest_of(disk / "saves" for disk in disks.values())) < 22:
-        assert started[0].poll() is None
-        time.sleep(0.01)
-    for process in started:
-        process.kill()
-    finish(started)
-    assert steps(tiny_tokens / "pretrain" / "checkpoints") == [20]
-    for host in lost:
-        shutil.rmtree(disks[host] / "saves")
-    left = newest_of(disk / "saves" for disk in disks.values())
-    said = run(2, *command, devices=4, within=disks)[0][2]
-    (begun,) = re.findall(r"step (\d+) of 30", said)
-    assert int(begun) == (20 if lost else min(left)), said
-    assert ("resumes from the save of step" in said) != bool(lost)
-    assert_same_bits(whole / "pretrain", tiny_tokens / "pretrain")
-    assert not [left for disk in disks.values() for left in disk.glob("saves/*")], "a finished training needs none"

@@ -35,7 +35,6 @@ def save(directory, config, numbers, losses, first="save", **options):
     ("first", "keep_best", "losses", "kept"),
     [
         ("save", 1, LOSSES, [2, 6]),
-        ("save", 2, LOSSES, [2, 3, 6]),
         ("note", 2, LOSSES, [2, 3, 6]),
         ("save", 2, {5: 1.0}, [5, 6]),
         ("save", 0, LOSSES, [6]),

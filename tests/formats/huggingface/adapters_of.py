@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.formats.huggingface.record import PLACES
-from tests.formats.huggingface.small import MODELS, as_ours, published, rows, weight
+from tests.formats.huggingface.small import MODELS, OF_FAMILIES, as_ours, published, rows, weight
 from tests.training.small import mesh
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.adapter import with_lengths
@@ -21,8 +21,6 @@ from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig
 
 FILE = Path(__file__).parent / "recorded_adapters.npz"
-# One model of each family.
-NAMES = list({model_type: name for name, (model_type, _) in reversed(MODELS.items())}.values())
 
 
 @functools.cache
@@ -60,7 +58,7 @@ def main() -> None:
     from tests.formats.huggingface.test_parity import theirs
 
     found = {}
-    for name in NAMES:
+    for name in OF_FAMILIES:
         with TemporaryDirectory() as folder, torch.no_grad():
             written(Path(folder), name)
             model = peft.PeftModel.from_pretrained(theirs(name), folder).eval()

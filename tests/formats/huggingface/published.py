@@ -1,5 +1,6 @@
 """A whole directory as its authors would publish it: a small Llama, a byte-level tokenizer, ChatML."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -22,8 +23,8 @@ TEXT = [
 START, END, TURN = "<|endoftext|>", "<|im_end|>", "<|im_start|>"
 
 
-def tokenizer(path: Path) -> Tokenizer:
-    """A byte-level BPE of 320 tokens, written to `path`."""
+@functools.cache
+def _trained() -> str:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -32,6 +33,12 @@ def tokenizer(path: Path) -> Tokenizer:
         TEXT * 20, trainers.BpeTrainer(vocab_size=317, initial_alphabet=alphabet, show_progress=False)
     )
     made.add_special_tokens([AddedToken(token, special=True) for token in (START, TURN, END)])
+    return made.to_str()
+
+
+def tokenizer(path: Path) -> Tokenizer:
+    """A byte-level BPE of 320 tokens, written to `path`."""
+    made = Tokenizer.from_str(_trained())
     made.save(str(path))
     return made
 

@@ -126,6 +126,9 @@ MODELS = {
     ),
 }
 
+# One model of each family.
+OF_FAMILIES = list({model_type: name for name, (model_type, _) in reversed(MODELS.items())}.values())
+
 
 def weight(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
     """A random tensor that depends on its name and shape alone; scales of norms are near `scale`."""

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.formats.huggingface.adapters_of import NAMES
-from tests.formats.huggingface.small import LENGTH, MODELS, V, rows
+from tests.formats.huggingface.small import LENGTH, MODELS, OF_FAMILIES, V, rows
 from tests.formats.huggingface.test_exchange import tensors_in, write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
@@ -106,7 +105,7 @@ def test_theirs_in_ours(name, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_FAMILIES)
 def test_theirs_beside_a_quantized_base(name, kind, tmp_path):
     _, architecture, params, _, family = both(name)
     with jax.set_mesh(mesh()):

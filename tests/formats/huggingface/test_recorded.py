@@ -6,12 +6,18 @@ import pytest
 from tests.formats.huggingface.record import FILE, PLACES
 from tests.formats.huggingface.small import MODELS, as_ours, logits, published, rows
 
+# Between them they have what most families have; tests/model has the rest by itself.
+QUICK = ("llama-3.1", "gemma-3", "gpt-2")
 # What only a RoPE scaling or another setting of a family distinguishes from the others.
 OTHERS = ("llama-2 linear", "llama-2 dynamic", "llama-3 one key head", "llama-3.2 tied", "llama yarn")
 OTHERS += ("llama longrope", "qwen-2.5 windows", "qwen-3 biases", "phi-3", "qwen-3 experts, weights as they are")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.ci] * (name in OTHERS)) for name in MODELS])
+def marked(name):
+    return pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow if name in OTHERS else pytest.mark.ci)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in MODELS])
 def test_logits_are_those_recorded(name):
     model_type, keys = MODELS[name]
     architecture, family, found = published({"model_type": model_type, **keys})

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.formats.huggingface.adapters_of import FILE, NAMES, made, written
+from tests.formats.huggingface.adapters_of import FILE, made, written
 from tests.formats.huggingface.record import PLACES
-from tests.formats.huggingface.small import logits, rows
+from tests.formats.huggingface.small import OF_FAMILIES, logits, rows
 from tpullm.data import batch
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.attention import plain
@@ -19,7 +19,7 @@ QUICK = ("phi-3", "gpt-oss")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.ci if name in QUICK else pytest.mark.slow) for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.ci if name in QUICK else pytest.mark.slow) for name in OF_FAMILIES]
 )
 def test_logits_are_those_recorded(name):
     """With DoRA, and each of our matrices with an adapter of its own."""
