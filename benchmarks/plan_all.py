@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tpullm.hardware.topologies import parse
-from tpullm.planning.memory import resting
-from tpullm.planning.program import stage_of
-from tpullm.planning.proof import Proof, job_of, program_hash, prove
+from tpullm.planning.program import job_of, stage_of
+from tpullm.planning.proof import Proof, program_hash, prove
 from tpullm.planning.search import Candidate, assessed
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
@@ -144,10 +143,7 @@ from the compiler's cycles (`tpullm/planning/tpu_schedule.py`), for GPUs from th
 
 def estimated(recipe: Recipe) -> Candidate:
     """The recipe as `tpullm plan` sees it."""
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    stage = stage_of(recipe)
-    setting = setting_of(model, stage.config, recipe.mesh, parse(recipe.topology), adapter=stage.adapter, key=stage.key)
-    return assessed(setting, resting(model, setting.optimizer, setting.adapter))
+    return assessed(setting_of(job_of(recipe, parse(recipe.topology))))
 
 
 def row(proof: Proof, stale: bool, beside: Candidate) -> str:
@@ -161,7 +157,7 @@ def row(proof: Proof, stale: bool, beside: Candidate) -> str:
     if proof.refused:
         return f"| {proof.recipe} | {proof.topology} | {memory} | does not fit | | | | {made} |"
     waiting = sum(of.exposed_seconds for of in proof.traffic) / proof.step_seconds
-    expected = beside.time.step_seconds
+    expected = beside.estimate.step_seconds
     numbers = f"{proof.step_seconds:.2f} | {expected:.2f} | {speed(proof):,.0f} | {waiting:.1%}"
     return f"| {proof.recipe} | {proof.topology} | {memory} | {numbers} | {made} |"
 

@@ -25,8 +25,8 @@ from scipy.optimize import least_squares  # noqa: E402
 
 from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.planning.economics import estimate  # noqa: E402
-from tpullm.planning.setting import Setting  # noqa: E402
-from tpullm.planning.this_machine import local_setting  # noqa: E402
+from tpullm.planning.setting import Job, Setting  # noqa: E402
+from tpullm.planning.this_machine import local_setting, machine  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, TrainConfig  # noqa: E402
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     cases = [case for case in CASES if case.name in options.only.split(",") or not options.only]
     configs = [TrainConfig(batch_size=case.rows, sequence_length=case.length, steps=100) for case in cases]
     pairs = list(zip(cases, configs, strict=True))
-    settings = [local_setting(case.model, config, {"fsdp": 1}) for case, config in pairs]
+    settings = [local_setting(Job(case.model, config, {"fsdp": 1}, machine())) for case, config in pairs]
     measured = [_measured(case, config, options.steps) for case, config in pairs]
     if options.fit:
         settings = _fitted(cases, settings, measured)

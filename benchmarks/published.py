@@ -70,7 +70,7 @@ def _run(row: dict, model: ModelConfig) -> Run:
         recompute=tuple(row["recompute"]),
         padding=row.get("padding", 1.0),
         offloaded=row.get("offloaded", 0),
-        habits=ON_GPUS
+        traits=ON_GPUS
         if topology.platform == "gpu"
         else dataclasses.replace(MAXTEXT, block=row.get("block", MAXTEXT.block), fused=row.get("fused", False)),
     )

@@ -1,10 +1,13 @@
-"""Two small models on a chip with round figures: all numbers of a step can be counted by hand."""
+"""Two small models on a chip with round figures, of which all can be counted by hand; and shipped recipes."""
 
 import dataclasses
 
+from tests.conftest import ROOT
 from tpullm.hardware.chips import Chip
 from tpullm.hardware.topologies import parse
-from tpullm.planning.setting import Setting
+from tpullm.planning.program import job_of
+from tpullm.planning.setting import Setting, setting_of
+from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import ModelConfig
 
 CHIP = Chip(
@@ -39,3 +42,10 @@ def setting(model: ModelConfig = DENSE, topology: str = "v6e:4x4", *, chip: dict
     sizes = tuple(options.pop(axis, 1) for axis in ("data", "fsdp", "expert", "sequence", "tensor"))
     device = dataclasses.replace(CHIP, **(chip or {}))
     return Setting(model, parse(topology), device, sizes, **{"rows": 16, "length": 256} | options)
+
+
+def shipped(name: str, topology: str = "", **options) -> Setting:
+    """A recipe on its own topology or another one; options are keys, `pretrain__batch_size` for example."""
+    (path,) = (ROOT / "configs").glob(f"*/{name}.yaml")
+    recipe = load(path, [f"--{key.replace('__', '.')}={value}" for key, value in options.items()])
+    return setting_of(job_of(recipe, parse(topology or recipe.topology)))

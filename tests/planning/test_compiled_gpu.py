@@ -14,9 +14,9 @@ from tests.conftest import ROOT
 from tpullm.hardware.topologies import parse
 from tpullm.planning import gpu_schedule
 from tpullm.planning.instructions import computations
-from tpullm.planning.memory import memory, resting
-from tpullm.planning.program import TooLarge, compiled, compiler_mesh
-from tpullm.planning.setting import setting_of
+from tpullm.planning.program import TooLarge, compiled, compiler_mesh, job_of
+from tpullm.planning.search import assessed
+from tpullm.planning.setting import Job, setting_of
 from tpullm.recipe.parsing import load
 
 pytestmark = pytest.mark.skipif(
@@ -37,7 +37,7 @@ def program(name: str, topology: str):
     config = dataclasses.replace(
         recipe.pretrain, accumulation=1, batch_size=gpus.chips, sequence_length=LENGTH, loss_chunks=4
     )
-    return compiled(model, config, compiler_mesh({"fsdp": -1}, gpus))
+    return compiled(Job(model, config, {"fsdp": -1}, gpus), compiler_mesh({"fsdp": -1}, gpus))
 
 
 def collectives(topology: str, text: str):
@@ -85,10 +85,9 @@ def test_gradients_of_weights_are_not_put_off():
     """Where memory is free XLA would keep the inputs of those of a second layer: 3 of 9 GiB more (`barrier_on_gpu`)."""
     options = ["--model.remat=full", f"--model.layers={LAYERS}", "--pretrain.batch_size=64"]
     recipe, gpus = load(ROOT / "configs" / "pretrain" / "1b.yaml", options), parse("a100:8")
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    peak = compiled(model, recipe.pretrain, compiler_mesh(recipe.mesh, gpus)).memory_analysis().peak_memory_in_bytes
-    setting = setting_of(model, recipe.pretrain, recipe.mesh, gpus)
-    assert peak < 1.08 * memory(setting, resting(model, setting.optimizer)).peak
+    job = job_of(recipe, gpus)
+    peak = compiled(job, compiler_mesh(job.mesh, gpus)).memory_analysis().peak_memory_in_bytes
+    assert peak < 1.08 * assessed(setting_of(job)).memory.peak
 
 
 @pytest.mark.slow
@@ -104,8 +103,10 @@ def test_a_program_above_the_memory_is_refused():
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml", ["--model.remat=none", "--model.layers=4"])
     model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=8, sequence_length=8192)
-    with pytest.raises(TooLarge, match=r"GiB a chip and may use 59.3"):
-        compiled(model, config, compiler_mesh({"fsdp": -1}, parse("h100:1")))
+    job = Job(model, config, {"fsdp": -1}, parse("h100:1"))
+    with pytest.raises(TooLarge) as refused:
+        compiled(job, compiler_mesh(job.mesh, job.topology))
+    assert refused.value.limit_bytes == pytest.approx(59.3 * 2**30, rel=1e-3)
 
 
 @pytest.mark.ci

@@ -1,57 +1,75 @@
-"""The whole run: what interruptions lose, what files take, and prices."""
+"""The estimate of a step, against published runs that no constant was fitted to; and the whole run: files,
+interruptions, prices."""
 
 import dataclasses
+import re
+import statistics
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.planning.by_hand import DENSE
-from tests.planning.by_hand import setting as small
+from tests.planning.by_hand import DENSE, setting, shipped
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
-from tpullm.planning.economics import RESTART_SECONDS, RESTART_SECONDS_HERE, Estimate, estimate, prices_of, whole_run
-from tpullm.planning.setting import setting_of
-from tpullm.recipe.parsing import load
+from tpullm.planning.economics import RESTART_SECONDS_HERE, Estimate, estimate, prices_of, whole_run
+from tpullm.planning.setting import RECOMPUTED, with_remat
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
 from tpullm.run.hours import kept
 from tpullm.system.errors import UserError
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-def run(hours_between=0.0, prices=None, **checkpoint):
-    recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
-    saves = dataclasses.replace(recipe.pretrain.checkpoint, **checkpoint)
-    config = dataclasses.replace(recipe.pretrain, checkpoint=saves)
-    setting = setting_of(recipe.model.resolved(128256), config, recipe.mesh, parse(recipe.topology))
-    return whole_run(config, setting, estimate(setting), 96_000_000_000, prices or {}, hours_between)
+from published import runs  # noqa: E402
 
-
-def test_interruptions_lose_a_restart_and_half_of_the_time_between_saves():
-    quiet, disturbed = run(), run(12, every_minutes=60, every_steps=0)
-    assert quiet.goodput == 1 and quiet.interruptions == 0
-    lost = RESTART_SECONDS + 2 * disturbed.save_seconds + 1800
-    assert disturbed.goodput == pytest.approx(1 - lost / (12 * 3600), abs=0.01), "to the first order"
-    assert disturbed.days == pytest.approx(quiet.days / disturbed.goodput)
+# Published speeds that the estimate misses by more than a tenth, and why it could not meet them.
+MISSED = {
+    "1024b on v5p:8x8x16": "the same program a chip as on 8x16x16, published 15 % slower",
+    "256b on v5p:8x8x8": "as many rows a chip and wider products than 128b, published slower",
+    "256b on 2 x v5p:8x8x8": "as with one slice",
+    "mixtral-8x7b on v6e:16x16 (recipes)": "published twice, 7 % apart; the later one is met",
+    "mixtral-8x7b on h200:32x8": "its all-reduces between hosts are counted as waited for",
+    "gpt-175b on h100:32x8": "of 2023, with another program",
+}
 
 
-def test_the_rarer_saves_and_the_more_interruptions_the_less_is_kept():
-    assert (
-        run(12, every_minutes=10).goodput
-        > run(12, every_minutes=120, every_steps=0).goodput
-        > run(4, every_minutes=120, every_steps=0).goodput
-    )
-    # Whichever comes first makes a save.
-    assert run(12, every_minutes=120, every_steps=100).goodput == run(12, every_minutes=0, every_steps=100).goodput
+def test_what_is_computed_again_costs_time_and_nothing_else_does():
+    found = {remat: estimate(with_remat(shipped("8b"), remat)) for remat in RECOMPUTED}
+    steps = {remat: one.step_seconds for remat, one in found.items()}
+    assert steps["none"] == steps["save_dots"] < steps["save_attention"] < steps["full"]
+    assert found["full"].computing["recomputed"] > 0 and found["none"].computing["recomputed"] == 0
+    assert found["full"].tokens_per_second < found["none"].tokens_per_second
 
 
-def test_hosts_write_a_save_together():
-    assert run().save_seconds == pytest.approx(96e9 / (64 * 0.5e9))
+def errors() -> dict[str, list[tuple[str, float]]]:
+    found = {"fit": [], "held": [], "apart": []}
+    for run in runs():
+        found[run.use].append((run.name, estimate(run.on(CHIPS)).tokens_per_second / run.tokens_per_second - 1))
+    return found
 
 
-def test_prices_are_per_chip_and_hour():
-    found = run(prices={"on_demand": 2.0, "spot": 1.0})
-    assert found.dollars["on_demand"] == pytest.approx(found.days * 24 * 256 * 2, abs=0.02)
-    assert found.dollars["spot"] == pytest.approx(found.dollars["on_demand"] / 2, abs=0.02)
+def test_published_runs_that_were_held_out_are_met():
+    """Within 10 % each but those named above, and 5 % in the mean; mixtures and 405 B are among them."""
+    held = errors()["held"]
+    assert len(held) >= 30
+    assert statistics.mean(abs(error) for _, error in held) < 0.05
+    assert {name for name, error in held if abs(error) > 0.10} == set(MISSED)
+    assert max(abs(error) for _, error in held) < 0.15
+    met = {name.split(" on ")[0] for name, error in held if abs(error) <= 0.10}
+    assert {"mixtral-8x7b", "mixtral-8x22b", "llama3.1-405b"} <= met
+
+
+def test_few_runs_were_fitted_to():
+    fit = errors()["fit"]
+    assert len(fit) <= 12 and max(abs(error) for name, error in fit if ":" in name and "h100" not in name) < 0.05
+    assert max(abs(error) for _, error in fit) < 0.10
+
+
+def test_published_runs_on_gpus_that_were_held_out_are_met():
+    """8 % in the mean and 15 % at most: the runs are of four machines and three years."""
+    held = [abs(error) for name, error in errors()["held"] if re.search("[abh][12]00:", name)]
+    assert len(held) >= 8 and statistics.mean(held) < 0.08 and max(held) < 0.15
 
 
 def test_a_given_price_takes_the_place_of_the_list():
@@ -67,7 +85,7 @@ def by_hand(hours_between=0.0, chips="v6e:4x4", vocabulary=1 << 16, prices=None,
     """1,000 steps of 9 s; a checkpoint of 12e9 bytes."""
     saves = CheckpointConfig(**{"every_minutes": 0, "every_steps": 0} | checkpoint)
     config = TrainConfig(steps=1000, checkpoint=saves)
-    of = small(dataclasses.replace(DENSE, vocabulary_size=vocabulary), chips, fsdp=parse(chips).chips, rows=512)
+    of = setting(dataclasses.replace(DENSE, vocabulary_size=vocabulary), chips, fsdp=parse(chips).chips, rows=512)
     found = Estimate(9.0, {}, {}, (), 1.0, 1.0)
     return whole_run(config, of, found, 12_000_000_000, prices or {}, hours_between)
 
@@ -90,7 +108,7 @@ def test_where_nothing_is_kept_there_is_no_plan():
 
 def test_a_restart_of_ones_own():
     """On this machine nobody waits for chips."""
-    config, of = TrainConfig(steps=1000), small(DENSE, "v6e:4x4", fsdp=16, rows=512)
+    config, of = TrainConfig(steps=1000), setting(DENSE, "v6e:4x4", fsdp=16, rows=512)
     local = dataclasses.replace(of, topology=SimpleNamespace(generation="local", chips=1))
     arguments = (Estimate(9.0, {}, {}, (), 1.0, 1.0), 12_000_000_000, {}, 2.0)
     assert whole_run(config, local, *arguments).restart_seconds == RESTART_SECONDS_HERE

@@ -29,10 +29,15 @@ def _width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def plan(*, fits: bool = True, setting_=None, **fields) -> Plan:
-    chosen = Candidate(setting_ or setting(fsdp=16, chip=CHIP), MEMORY, ESTIMATE if fits else None)
+def chosen_way(setting_=None, memory=MEMORY, estimate=ESTIMATE) -> Candidate:
+    found = Candidate(setting_ or setting(fsdp=16, chip=CHIP), memory)
+    vars(found)["estimate"] = estimate
+    return found
+
+
+def plan(chosen: Candidate | None = None, *, fits: bool = True, **fields) -> Plan:
     advice = None if fits else Advice(2.5 * GIB, "scores", 1.5 * GIB, "model.remat: full")
-    return Plan(**{"recipe": RECIPE, "chosen": chosen, "run": RUN, "advice": advice} | fields)
+    return Plan(**{"recipe": RECIPE, "chosen": chosen or chosen_way(), "run": RUN, "advice": advice} | fields)
 
 
 def test_a_plan_on_a_page():
@@ -61,15 +66,11 @@ def test_a_plan_on_a_page():
     ]
 
 
-def test_small_parts_are_one():
-    kinds = {"parameters": 6.0 * GIB, "one": 0.04 * GIB, "two": 0.04 * GIB}
-    chosen = dataclasses.replace(plan().chosen, memory=Memory(kinds, "loss"))
-    lines = details(plan(chosen=chosen)).split("\n\n")[1].splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == ["parameters", "one", "two", "together"]
-    kinds = {"parameters": 6.0 * GIB, "one": 0.02 * GIB, "two": 0.02 * GIB}
-    chosen = dataclasses.replace(chosen, memory=Memory(kinds, "loss"))
-    lines = details(plan(chosen=chosen)).split("\n\n")[1].splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == ["parameters", "all else", "together"]
+@pytest.mark.parametrize(("gib", "shown"), [(0.04, ["one", "two"]), (0.02, ["all else"])])
+def test_small_parts_are_one(gib, shown):
+    chosen = chosen_way(memory=Memory({"parameters": 6.0 * GIB, "one": gib * GIB, "two": gib * GIB}, "loss"))
+    lines = details(plan(chosen)).split("\n\n")[1].splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["parameters", *shown, "together"]
     assert "0.04 GiB" in lines[2]
 
 
@@ -82,8 +83,7 @@ def test_what_does_not_fit_has_neither_time_nor_price():
     searched = plan(fits=False, advice=none, found=Found(3, 0, 0.1, ()))
     assert "makes it fit; take more chips" in details(searched)
     assert "searched: 3 ways in 100 ms, 0 fit" in details(searched)
-    over = dataclasses.replace(plan(fits=False).chosen, memory=Memory({"x": 32.0 * GIB}, "loss"))
-    assert "█" * WIDTH in details(plan(fits=False, chosen=over))
+    assert "█" * WIDTH in details(plan(chosen_way(memory=Memory({"x": 32.0 * GIB}, "loss")), fits=False))
 
 
 def test_given_prices_and_interruptions():
@@ -99,7 +99,7 @@ def test_given_prices_and_interruptions():
 def test_plans_side_by_side():
     one = setting(topology="v6e:1x1", chip=CHIP, attention_block=256, loss_chunks=4)
     short = dataclasses.replace(RUN, days=0.049, dollars={"given": 3.0})
-    rows = side_by_side([plan(), plan(setting_=one, run=short), plan(fits=False)]).splitlines()
+    rows = side_by_side([plan(), plan(chosen_way(one), run=short), plan(fits=False)]).splitlines()
     cells = [row.split("  ") for row in rows]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in cells]
     assert cells[0] == ["tokens/s", "dollars", "dollars", "dollars"]
@@ -113,8 +113,8 @@ def test_plans_side_by_side():
 
 
 def test_what_was_searched():
-    other = Candidate(setting(fsdp=8, tensor=2, chip=CHIP), MEMORY, dataclasses.replace(ESTIMATE, step_seconds=4.0))
-    best = plan().chosen
+    other = chosen_way(setting(fsdp=8, tensor=2, chip=CHIP), estimate=dataclasses.replace(ESTIMATE, step_seconds=4.0))
+    best = chosen_way()
     lines = details(plan(found=Found(1500, 20, 2.0, (best, other)))).split("\n\n")[-1].splitlines()
     assert lines[0] == "searched: 1,500 ways in 2 s, 20 fit"
     assert lines[2].split() == ["{fsdp:", "16}", "full", "1", "256", "1", "8.0", "2", "s", "400", "ms"]
@@ -127,22 +127,21 @@ def test_what_the_compiler_said():
         refused="", step_seconds=3.0, peak_bytes=5 * GIB, findings=(SimpleNamespace(text="change this"),)
     )
     refused = SimpleNamespace(refused="too large", step_seconds=0.0, peak_bytes=20 * GIB, findings=())
-    base = plan()
-    lines = details(plan(proven=((base.chosen, proof), (base.chosen, refused)))).split("\n\n")[-1].splitlines()
+    chosen = chosen_way()
+    lines = details(plan(proven=((chosen, proof), (chosen, refused)))).split("\n\n")[-1].splitlines()
     assert lines[1].split()[-7:] == ["5.00", "GiB", "(8.00)", "3", "s", "(2", "s)"]
     assert lines[2].endswith("  20.00 GiB (8.00)  DOES NOT FIT")
     assert lines[3:] == ["  change this"]
-    lines = details(plan(proven=((base.chosen, refused),))).split("\n\n")[-1].splitlines()
+    lines = details(plan(proven=((chosen, refused),))).split("\n\n")[-1].splitlines()
     assert lines[-1] == "  too large"
-    assert side_by_side([plan(proven=((base.chosen, proof),))]).endswith("; compiled: 3 s a step")
-    assert side_by_side([plan(proven=((base.chosen, refused),))]).endswith("DOES NOT FIT, says the compiler")
+    assert side_by_side([plan(proven=((chosen, proof),))]).endswith("; compiled: 3 s a step")
+    assert side_by_side([plan(proven=((chosen, refused),))]).endswith("DOES NOT FIT, says the compiler")
 
 
 def test_devices_and_chips_are_counted():
-    one = details(plan(setting_=setting(topology="v6e:1x1", chip=CHIP)))
+    one = details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
     assert one.startswith("mine on v6e:1x1, 1 chip, ")
-    alone = dataclasses.replace(plan().chosen, estimate=dataclasses.replace(ESTIMATE, transfers=()))
-    assert "over the links" not in details(plan(chosen=alone))
+    assert "over the links" not in details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
     here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
     local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
-    assert ", 2 devices, " in details(plan(setting_=local))
+    assert ", 2 devices, " in details(plan(chosen_way(local)))

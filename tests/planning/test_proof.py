@@ -1,33 +1,50 @@
 """The proof of a recipe: what it says, when it is made anew, and what goes wrong."""
 
 import dataclasses
-import errno
 import importlib.util
-import io
 import json
-import os
-import pickle
+import shutil
+import subprocess
 import sys
 import threading
-from types import SimpleNamespace
+from pathlib import Path
 
+import jax
 import pytest
 
 from tests.conftest import ROOT
-from tests.planning.programs import PRODUCT, looped
+from tests.planning.by_hand import DENSE, EXPERTS, TABLE
+from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
 from tpullm.hardware.topologies import parse
-from tpullm.planning import compiling, program, proof
-from tpullm.planning.compiling import Executable, compile_apart, read
-from tpullm.planning.proof import Proof, cached_at, job_of, program_hash, prove
-from tpullm.planning.tpu_schedule import OBSERVED
+from tpullm.planning import proof
+from tpullm.planning.compiling import Executable, compile_apart, read, write
+from tpullm.planning.memory import global_state, of_device
+from tpullm.planning.program import job_of
+from tpullm.planning.proof import (
+    Proof,
+    by_part,
+    cached_at,
+    fingerprint,
+    look_at,
+    program_hash,
+    proof_of,
+    prove,
+    refusal,
+    traffic_of,
+)
+from tpullm.planning.setting import Job
+from tpullm.planning.tpu_schedule import OBSERVED, schedule
 from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.errors import UserError
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
+GIB = 1 << 30
 SLICE = parse("v5e:2x2")
 VERSIONS = {"jax": "1", "libtpu": "1"}
 FITS = Executable(looped(PRODUCT), 3 << 30, 0, ((0, 0), (0, 1), (1, 0), (1, 1)), 60.0, "2026-01-01T00:00:00", 1 << 30)
-TOO_LARGE = dataclasses.replace(FITS, text="", peak_bytes=40 << 30, limit_bytes=15 << 30, evaluation_bytes=0)
+CONFIG = TrainConfig(batch_size=256, sequence_length=256)
+JOB = Job(DENSE, CONFIG, {"fsdp": -1}, parse("v5e:16x16"))
 
 
 def recipe(*overrides: str, layers: int = 2):
@@ -41,20 +58,17 @@ def compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(proof, "compiler_versions", lambda topology: VERSIONS)
     asked = []
-
-    def compile_apart(job, path, name):
-        asked.append(name)
-        return FITS if len(asked) == 1 else TOO_LARGE
-
-    monkeypatch.setattr(proof, "compile_apart", compile_apart)
+    monkeypatch.setattr(proof, "program_hash", lambda job, versions: "0123")
+    monkeypatch.setattr(proof, "compile_apart", lambda job, name: asked.append(name) or FITS)
     return asked
 
 
 def test_a_proof_survives_json_and_adds_up(compiler):
     said = []
     found = prove(recipe(), SLICE, said.append)
-    assert Proof.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert Proof.from_json(json.loads(json.dumps(found.to_json()))) == found == prove(recipe(), SLICE, said.append)
     assert said == ["125m for v5e:2x2: compiling, a minute or two", "125m for v5e:2x2: compiled in 60 s"]
+    assert compiler == ["125m for v5e:2x2"]
     assert found.mesh == {"data": 1, "fsdp": 4, "expert": 1, "sequence": 1, "tensor": 1}
     assert found.peak_bytes == 3 << 30 and found.limit_bytes == pytest.approx(15.75 * 2**30)
     assert sum(found.seconds.values()) == pytest.approx(found.step_seconds) == pytest.approx(32e-3 * OBSERVED)
@@ -80,39 +94,6 @@ def test_a_proof_is_made_anew_when_the_program_or_a_version_is_another():
 
 
 @pytest.mark.parametrize(
-    ("settings", "chips", "key"),
-    [
-        ((), "v5e:2x2", "activations and gathered parameters .*: set pretrain.accumulation to 2"),
-        (("--pretrain.batch_size=4",), "v5e:2x2", "set model.remat to full"),
-        (("--pretrain.batch_size=4", "--model.remat=full"), "v5e:2x2", "give mesh.sequence or mesh.tensor more"),
-        (
-            ("--model.width=24576",),
-            "v5e:2x2",
-            "parameters and optimizer .*: set pretrain.optimizer.moments to bfloat16",
-        ),
-        (("--model.width=36864", "--pretrain.optimizer.kind=adafactor"), "v5e:2x2", "take more chips"),
-    ],
-)
-def test_what_is_too_large_says_what_is_largest_and_which_key_to_change(compiler, settings, chips, key):
-    compiler.append("")
-    found = prove(recipe(*settings), parse(chips))
-    assert found.step_seconds == 0 and not found.findings
-    with pytest.raises(AssertionError, match=f"does not fit: 40.0 GiB a chip of 15.0, by the compiler; .*{key}"):
-        raise AssertionError(found.refused)
-
-
-def test_what_can_not_be_planned_is_told_in_one_line(compiler, monkeypatch):
-    with pytest.raises(UserError, match="batch_size"):
-        prove(recipe("--pretrain.batch_size=7"), SLICE)
-    with pytest.raises(UserError, match="tokenizer.vocabulary_size: 0 is known only after"):
-        prove(recipe("--tokenizer.vocabulary_size=0"), SLICE)
-    monkeypatch.undo()
-    monkeypatch.setattr(program, "version", lambda name: (_ for _ in ()).throw(program.PackageNotFoundError(name)))
-    with pytest.raises(UserError, match=r"the TPU compiler is missing; install it: pip install 'tpullm\[tpu\]'"):
-        prove(recipe(), SLICE)
-
-
-@pytest.mark.parametrize(
     ("script", "message"),
     [
         ("kill -9 $$", "the compiler was killed by signal 9, most likely for want of memory"),
@@ -126,31 +107,15 @@ def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, script,
     python.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    path = tmp_path / "proofs" / "one.json.gz"
     with pytest.raises(UserError, match=message):
-        compile_apart(job_of(recipe(), SLICE), path, "this")
-    assert read(path) is None
-
-
-def test_what_can_not_be_kept_is_told_and_leaves_nothing(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/proofs: can't be made .* set XDG_CACHE_HOME to another place"):
-        compile_apart(job_of(recipe(), SLICE), tmp_path / "file" / "proofs" / "one.json.gz", "this")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(pickle.dumps(None))))
-    monkeypatch.setattr(compiling, "_compile", lambda job: FITS)
-    monkeypatch.setattr(os, "replace", full)
-    assert compiling._main(tmp_path / "one.json.gz") == 2
-    assert "can't be written there (No space left on device); make room" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        compile_apart(JOB, "this")
 
 
 def test_a_broken_file_is_as_none(tmp_path):
+    path = tmp_path / "proofs" / "one.json.gz"
+    write(path, FITS)
+    assert read(path) == FITS
     for content in (b"", b"\x1f\x8b broken", b"{}"):
-        path = tmp_path / "one.json.gz"
         path.write_bytes(content)
         assert read(path) is None
 
@@ -195,3 +160,167 @@ def test_two_plans_at_once(monkeypatch, tmp_path):
     assert len({one.program for one in found}) == 2
     assert all(0 < one.peak_bytes < one.limit_bytes and one.step_seconds > 0 for one in found)
     assert all(one.seconds["attention kernel"] > 0 and one.seconds["feed-forward"] > 0 for one in found)
+
+
+SEND = "%sent = (bf16[1024,1024]{1,0}, u32[], token[]) send(%x, %token), channel_id=6"
+EVERYWHERE = "%sum = f32[1024]{0} all-reduce(%x), channel_id=4, replica_groups=[1,256]<=[256]"
+
+
+def executable(*lines: str, **fields) -> Executable:
+    text = looped(*lines, turns=4)
+    return dataclasses.replace(FITS, **{"text": text, "peak_bytes": GIB, "places": TORUS[1]} | fields)
+
+
+def test_a_proof_sums_a_programs_instructions():
+    said = executable(PRODUCT, GATHER, EVERYWHERE)
+    found = proof_of("mine", JOB, "hash", {"jax": "1"}, said)
+    items = schedule(said.text, *TORUS)
+    assert (found.recipe, found.topology, found.program, found.refused) == ("mine", "v5e:16x16", "hash", "")
+    assert (found.peak_bytes, found.tokens, found.compile_seconds) == (GIB, 256 * 256, 60.0)
+    assert found.step_seconds == pytest.approx(sum(item.seconds for item in items))
+    assert found.seconds["feed-forward"] == pytest.approx(4e-3 * OBSERVED)
+    assert found.seconds["waiting"] == pytest.approx(found.step_seconds - 4e-3 * OBSERVED)
+    assert list(found.seconds.values()) == sorted(found.seconds.values(), reverse=True)
+    assert found.limit_bytes == round(parse("v5e:16x16").chip.hbm_bytes)
+    assert proof_of("mine", JOB, "hash", {}, dataclasses.replace(said, limit_bytes=5)).limit_bytes == 5
+    rests = global_state(DENSE, CONFIG.optimizer)
+    state = of_device(rests.parameters + rests.optimizer, (1, 256, 1, 1, 1))
+    assert found.state_bytes == pytest.approx(state, abs=1)
+
+
+def test_an_evaluation_that_does_not_fit_is_refused():
+    """Beside it lies the optimizer's state, which no evaluation has as its input."""
+    sizes, rests = (1, 256, 1, 1, 1), global_state(DENSE, CONFIG.optimizer)
+    limit, optimizer = round(parse("v5e:16x16").chip.hbm_bytes), round(of_device(rests.optimizer, sizes))
+    fits, not_ = (executable(PRODUCT, evaluation_bytes=limit - optimizer + more) for more in (0, 1))
+    found = proof_of("mine", JOB, "hash", {}, fits)
+    assert found.evaluation_bytes == limit and not found.refused and found.step_seconds
+    found = proof_of("mine", JOB, "hash", {}, not_)
+    assert found.peak_bytes == found.evaluation_bytes == limit + 1 and found.refused and not found.step_seconds
+
+
+def test_traffic_by_axes_and_kind_the_dearest_first():
+    look = look_at(JOB, executable(PRODUCT, GATHER, GATHER.replace("%gather", "%other"), EVERYWHERE))
+    gathers, sums = traffic_of(look)
+    assert (gathers.axes, gathers.kind, gathers.bytes) == ("fsdp", "all-gather", 2 * 4 * 2 * 4096 * 4096)
+    assert (sums.axes, sums.kind, sums.bytes) == ("fsdp", "all-reduce", 4 * 4 * 1024)
+    items = [item for item in look.items if item.collective and item.collective.kind == "all-gather"]
+    assert gathers.exposed_seconds == pytest.approx(sum(item.seconds for item in items))
+    assert gathers.seconds == pytest.approx(sum(item.busy_seconds for item in items))
+    assert gathers.exposed_seconds > sums.exposed_seconds > 0
+    alone = EVERYWHERE.replace("[1,256]<=[256]", "[256,1]<=[256]")
+    assert len(traffic_of(look_at(JOB, executable(GATHER, alone)))) == 1  # a device alone exchanges nothing
+
+
+def test_what_crosses_slices_is_traffic_between_slices():
+    job = dataclasses.replace(JOB, mesh={"data": 2, "fsdp": 256}, topology=parse("2 x v5e:16x16"))
+    look = look_at(job, executable(SEND))
+    assert look.mesh == {"data": 1, "fsdp": 256, "expert": 1, "sequence": 1, "tensor": 1}
+    (one,) = traffic_of(look)
+    assert (one.axes, one.kind, one.bytes) == ("slices", "all-reduce", 4 * 2 * 1024 * 1024)
+    assert one.seconds == pytest.approx(4 * 2 * 1024 * 1024 / 3.1e9 * OBSERVED) and one.exposed_seconds == 0
+
+
+def test_parts_are_summed_by_their_place():
+    named = PRODUCT.replace("feed_forward", "attention").replace("%product", "%scores")
+    items = schedule(looped(PRODUCT, named, named.replace("%scores", "%out"), turns=1), *TORUS)
+    assert by_part(items) == pytest.approx({"attention": 2e-3 * OBSERVED, "feed-forward": 1e-3 * OBSERVED})
+
+
+def test_what_is_expected_of_a_program():
+    """The largest parameter is the table, or one layer's largest, with all its experts; `tensor` splits it."""
+    look = look_at(JOB, executable(PRODUCT))
+    assert (look.tokens, look.vocabulary, look.largest_parameter) == (256, 1024, TABLE) and TABLE == 512 * 1024
+    large = dataclasses.replace(JOB, model=dataclasses.replace(DENSE, vocabulary_size=1 << 16))
+    assert look_at(large, executable(PRODUCT)).largest_parameter == 512 << 16
+    experts = dataclasses.replace(JOB, model=EXPERTS)
+    assert look_at(experts, executable(PRODUCT)).largest_parameter == 8 * 512 * 1024
+    split = dataclasses.replace(JOB, mesh={"fsdp": 128, "tensor": 2})
+    look = look_at(split, executable(PRODUCT))
+    assert (look.tokens, look.vocabulary, look.largest_parameter) == (512, 512, TABLE // 2)
+
+
+def refused(peak: int, state: int, model=DENSE, mesh=None, **config) -> str:
+    job = Job(model, dataclasses.replace(CONFIG, **config), mesh or {"fsdp": -1}, parse("v5e:4x4"))
+    return refusal(job, dataclasses.replace(executable(), peak_bytes=peak), state, 16 * GIB)
+
+
+def test_a_refusal_names_what_is_largest_and_the_key_to_change():
+    assert "20.0 GiB a chip of 16.0" in refused(20 * GIB, 5 * GIB)
+    assert "activations and gathered parameters (15.0): set pretrain.accumulation to 2" in refused(20 * GIB, 5 * GIB)
+    assert "activations and gathered parameters (10.0)" in refused(20 * GIB, 10 * GIB)  # as much is not more
+    state = refused(20 * GIB, 11 * GIB)
+    assert "parameters and optimizer (11.0): set pretrain.optimizer.moments to bfloat16, or take more chips" in state
+    for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
+        assert refused(20 * GIB, 11 * GIB, optimizer=optimizer).endswith("(11.0): take more chips (topology)")
+
+
+def test_rows_are_cut_until_a_device_has_one():
+    more = refused(20 * GIB, GIB, accumulation=8)
+    assert more.endswith("set pretrain.accumulation to 16")
+    least = refused(20 * GIB, GIB, accumulation=16, model=dataclasses.replace(DENSE, remat="none"))
+    assert least.endswith("set model.remat to full")
+    full = dataclasses.replace(DENSE, remat="full")
+    assert "give mesh.sequence or mesh.tensor more devices" in refused(20 * GIB, GIB, accumulation=16, model=full)
+    shared = refused(20 * GIB, GIB, accumulation=16, model=full, mesh={"fsdp": 8, "tensor": 2})
+    assert shared.endswith("set pretrain.accumulation to 32")
+
+
+PROGRAM = """module @jit_step {
+  func.func public @main(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = call @twice(%arg0) : (tensor<f32>) -> tensor<f32>
+    %1 = call @again(%0) : (tensor<f32>) -> tensor<f32>
+    return %1 : tensor<f32>
+  }
+  func.func private @twice(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = stablehlo.add %arg0, %arg0 : tensor<f32>
+    return %0 : tensor<f32>
+  }
+  func.func private @again(%arg0: tensor<f32>) -> tensor<f32> {
+    %0 = stablehlo.add %arg0, %arg0 : tensor<f32>
+    return %0 : tensor<f32>
+  }
+}
+"""
+SHARED = PROGRAM[: PROGRAM.index("  func.func private @again")].replace("@again", "@twice") + "}\n"
+TRACED = """
+import sys
+import jax
+import tpullm
+from tests.planning.test_proof import SLICE, VERSIONS, job_of, parse, program_hash, recipe
+if "warm" in sys.argv:
+    program_hash(job_of(recipe("--model.remat=full"), SLICE), VERSIONS)
+for topology in (SLICE, parse("h100:4")):
+    print(program_hash(job_of(recipe(), topology), VERSIONS))
+print(jax.__file__, tpullm.__file__)
+"""
+
+
+def test_names_of_functions_and_sharing_of_equal_ones_change_nothing():
+    assert fingerprint(PROGRAM) == fingerprint(PROGRAM.replace("@twice", "@twice_7")) == fingerprint(SHARED)
+
+
+def test_what_a_function_computes_counts():
+    assert fingerprint(PROGRAM) != fingerprint(SHARED.replace("stablehlo.add", "stablehlo.multiply"))
+    assert fingerprint(PROGRAM) != fingerprint(PROGRAM.replace("@jit_step", "@jit_other"))
+    swapped = PROGRAM.replace("call @again(%0)", "call @again(%arg0)")
+    assert fingerprint(PROGRAM) != fingerprint(swapped)
+
+
+@pytest.mark.ci
+def test_it_is_the_same_in_a_process_that_has_traced_before_and_wherever_the_sources_are(tmp_path):
+    """JAX names functions otherwise in a second trace, and kernels name the files and lines that they come from."""
+    for entry in ROOT.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "jax").symlink_to(Path(jax.__file__).parent)
+    (tmp_path / "tpullm").unlink()
+    shutil.copytree(ROOT / "tpullm", tmp_path / "tpullm")
+    for kernels in (tmp_path / "tpullm" / "model").rglob("*.py"):
+        kernels.write_text("\n\n" + kernels.read_text(encoding="utf-8"), encoding="utf-8")
+    run = [
+        subprocess.run([sys.executable, "-c", TRACED, kind], cwd=folder, capture_output=True, text=True)
+        for kind, folder in (("cold", ROOT), ("warm", tmp_path))
+    ]
+    (*first, here), (*second, there) = (done.stdout.splitlines() for done in run)
+    assert first == second and len(set(first)) == 2, run[0].stderr + run[1].stderr
+    assert not set(here.split()) & set(there.split())

@@ -31,12 +31,12 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once():
     twice = sent(setting(TIED, fsdp=16, accumulation=2, gradient=4))
     assert twice["fsdp", "all-gathers of parameters"][0] == 2 * found["fsdp", "all-gathers of parameters"][0]
     assert twice["fsdp", "sums of gradients"][0] == 4 * found["fsdp", "sums of gradients"][0]
-    everywhere = sent(dataclasses.replace(setting(TIED, fsdp=16), habits=MAXTEXT))
+    everywhere = sent(dataclasses.replace(setting(TIED, fsdp=16), traits=MAXTEXT))
     assert everywhere["fsdp", "sums of gradients"][0] == 2 * found["fsdp", "sums of gradients"][0]
 
 
 @pytest.mark.parametrize(
-    ("topology", "habits", "links", "hops", "scatter_links"),
+    ("topology", "traits", "links", "hops", "scatter_links"),
     [
         ("v6e:4x4", OURS, 1, 8, 1),  # two lines, one after the other
         ("v6e:4x4", MAXTEXT, 2, 8, 2),  # both at once
@@ -47,8 +47,8 @@ def test_parameters_are_gathered_twice_and_their_gradients_scattered_once():
         ("v5p:2x2x1", OURS, 1, 4, 1),
     ],
 )
-def test_seconds_are_bytes_over_links_and_a_latency_for_each_hop(topology, habits, links, hops, scatter_links):
-    of = setting(TIED, topology, fsdp=parse(topology).chips, rows=512, habits=habits)
+def test_seconds_are_bytes_over_links_and_a_latency_for_each_hop(topology, traits, links, hops, scatter_links):
+    of = setting(TIED, topology, fsdp=parse(topology).chips, rows=512, traits=traits)
     gathers, sums = traffic(of)
     assert gathers.seconds == pytest.approx(gathers.received / (links * 0.5e9) + 3 * 4 * hops * 1e-6)
     assert sums.seconds == pytest.approx(sums.received / (scatter_links * 0.5e9) + 3 * 2 * hops * 1e-6)
@@ -78,7 +78,7 @@ def test_activations_are_reduced_four_times_a_layer_along_tensor():
     assert sent(of)[key] == ((3 * 4 + 2) * once, True)
     assert sent(dataclasses.replace(of, recompute=("out",)))[key] == ((3 * 5 + 2) * once, True)
     assert sent(dataclasses.replace(of, accumulation=2))[key] == sent(of)[key]
-    assert sent(dataclasses.replace(of, habits=MAXTEXT))[key] == ((3 * 4 + 2) * once, False)
+    assert sent(dataclasses.replace(of, traits=MAXTEXT))[key] == ((3 * 4 + 2) * once, False)
     (one,) = (one for one in traffic(of) if one.axis == "tensor")
     assert one.seconds == pytest.approx(one.received / 0.5e9 + 2 * 3 * 4 * 2 * 1e-6)
     # The parameters are shared too.
@@ -106,7 +106,7 @@ def test_slices_sum_their_gradients_over_the_data_center_network():
     assert one.seconds == pytest.approx(one.received / (1e8 * 0.4))
     untied = dataclasses.replace(of, model=UNTIED, accumulation=2)
     assert sent(untied)["slices", "sums of gradients"][0] == 2 * 2 * (NUMBERS + TABLE) / 16 * 2 / 2
-    assert sent(dataclasses.replace(of, habits=MAXTEXT))["slices", "sums of gradients"][0] == 2 * one.received
+    assert sent(dataclasses.replace(of, traits=MAXTEXT))["slices", "sums of gradients"][0] == 2 * one.received
     three = setting(TIED, "3 x v6e:4x4", data=3, fsdp=16, rows=48)
     assert sent(three)["slices", "sums of gradients"][0] == pytest.approx(2 * NUMBERS / 16 * 2 * 2 / 3)
 
@@ -118,7 +118,7 @@ def test_tokens_travel_five_times_and_padded_buffers_are_sent_whole():
     assert sent(of)[key] == (3 * 5 * rows * 512 * 2 * 3 / 4, False)
     padded = dataclasses.replace(of, device=dataclasses.replace(of.device, ragged_exchange=False))
     assert padded.fullness == 1.5 and sent(padded)[key] == (1.5 * sent(of)[key][0], True)
-    theirs = dataclasses.replace(of, habits=MAXTEXT)
+    theirs = dataclasses.replace(of, traits=MAXTEXT)
     assert sent(theirs)[key] == (3 * 6 * rows * 512 * 2 * 3 / 4, True)
     assert sent(dataclasses.replace(theirs, recompute=("up",)))[key][0] == 3 * 8 * rows * 512 * 2 * 3 / 4
     one = next(one for one in traffic(of) if one.what == "dispatch and combine")
@@ -137,7 +137,7 @@ def test_what_stops_a_chip():
     assert stops(setting(fsdp=16, chip={"offloads_collectives": False})) == (False, True)
     assert stops(setting(fsdp=8, tensor=2)) == (True, True)
     assert stops(setting(data=4, fsdp=4)) == (False, False)
-    assert stops(setting(fsdp=8, tensor=2, habits=MAXTEXT)) == (False, False)
+    assert stops(setting(fsdp=8, tensor=2, traits=MAXTEXT)) == (False, False)
     found = sent(setting(TIED, fsdp=16, chip={"offloads_collectives": False}))
     assert [waits for _, waits in found.values()] == [False, True]
 

@@ -1,36 +1,58 @@
-"""The search and the advice: what they propose can be run, fits, and is no worse than what was written by hand."""
+"""The search: all that can be run is tried, and nothing else, and the fastest comes first; and the advice."""
 
 import dataclasses
+import itertools
+from math import prod
 
+import jax
 import pytest
 
 from tests.conftest import ROOT
+from tests.planning.by_hand import DENSE, EXPERTS, setting
 from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
-from tpullm.model.mesh_fit import check_fits
-from tpullm.planning.economics import estimate
-from tpullm.planning.memory import memory, of_device, resting
-from tpullm.planning.program import absent_mesh
-from tpullm.planning.search import advise, assessed, search, settings, why_behind
-from tpullm.planning.setting import setting_of
+from tpullm.planning.economics import Estimate, estimate
+from tpullm.planning.memory import Memory, global_state, of_device
+from tpullm.planning.program import job_of
+from tpullm.planning.search import (
+    NEAR,
+    Candidate,
+    advise,
+    assessed,
+    changes_of_one_key,
+    in_order,
+    mesh_of,
+    meshes,
+    search,
+    settings,
+    why_behind,
+)
+from tpullm.planning.setting import RECOMPUTED, setting_of
+from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.parsing import load
+from tpullm.recipe.schema import OptimizerConfig
+from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.step import abstract
 
 RECIPES = [path.stem for path in for_accelerators("pretrain")]
+QUICK = ("125m", "1b-gpu", "8x7b")  # a chip, GPUs, experts
 
 
 def made(name: str, topology: str = "", *options: str):
     recipe = load(ROOT / "configs" / "pretrain" / f"{name}.yaml", list(options))
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    return recipe, setting_of(model, recipe.pretrain, recipe.mesh, parse(topology or recipe.topology))
+    return recipe, setting_of(job_of(recipe, parse(topology or recipe.topology)))
 
 
-def assess(setting):
-    return assessed(setting, resting(setting.model, setting.optimizer))
+def limited(of, size: float):
+    return dataclasses.replace(of, device=dataclasses.replace(of.device, hbm_bytes=size))
 
 
-QUICK = ("125m", "1b-gpu", "8x7b")  # a chip, GPUs, experts
+def candidate(seconds: float, peak: float = 1.0, computing: dict | None = None, exposed: dict | None = None, **changes):
+    found = Candidate(dataclasses.replace(setting(fsdp=16), **changes), Memory({"x": peak}, "loss"))
+    vars(found)["estimate"] = Estimate(seconds, computing or {"loss": seconds}, exposed or {}, (), 1.0, 0.5)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -42,25 +64,12 @@ def test_the_search_is_never_worse_than_the_recipe(name):
     best = found.best[0]
     assert own in list(settings(own)) and found.screened > found.fitting > 0
     assert best.estimate.step_seconds <= estimate(own).step_seconds
+    # It can be run, and its figures are those of the recipe that it makes.
     changed = best.changed(recipe)
-    model = changed.model.resolved(changed.tokenizer.vocabulary_size)
-    mesh = absent_mesh(changed.mesh, own.topology)
-    check_fits(Architecture(model), changed.pretrain, model.vocabulary_size, mesh, "pretrain")
-    # It is the recipe that was estimated, and its numbers are those of the first.
-    again = setting_of(model, changed.pretrain, changed.mesh, parse(changed.topology))
-    assert estimate(again) == best.estimate and memory(again, resting(model, again.optimizer)) == best.memory
-    assert (changed.pretrain.batch_size, changed.pretrain.optimizer) == (
-        recipe.pretrain.batch_size,
-        recipe.pretrain.optimizer,
-    )
-
-
-def test_runners_up_are_told_why():
-    found = search(made("8b")[1])
-    told = [why_behind(one, found.best[0]) for one in found.best[1:]]
-    assert any("slower" in reason and "more of" in reason for reason in told)
-    steps = [one.estimate.step_seconds for one in found.best]
-    assert steps == pytest.approx(sorted(steps), rel=0.003)
+    again = assessed(setting_of(job_of(changed, parse(changed.topology))))
+    assert again.memory == best.memory and again.estimate == best.estimate
+    assert changed.pretrain.batch_size == recipe.pretrain.batch_size
+    assert changed.pretrain.optimizer == recipe.pretrain.optimizer
 
 
 def test_thousands_are_screened_in_seconds():
@@ -69,44 +78,176 @@ def test_thousands_are_screened_in_seconds():
     assert found.screened > 1000 and found.screened / found.seconds > 200
 
 
-def test_moments_rest_in_bfloat16_only_where_nothing_else_fits():
-    tight = search(
-        made("8b", "v5e:2x2", "--pretrain.batch_size=8", "--model.layers=12", "--pretrain.sequence_length=1024")[1]
-    )
-    assert not advise(assess(made("8b")[1]))
-    assert {one.setting.optimizer.moments for one in search(made("8b")[1]).best} == {"float32"}
-    assert {one.setting.optimizer.moments for one in tight.best} == {"bfloat16"}
-
-
-def test_what_does_not_fit_is_told_what_to_change():
-    setting = made("8b", "v6e:4x4", "--pretrain.batch_size=256")[1]
-    advice = advise(assess(setting))
-    assert advice.over_bytes > 0 and advice.largest == "kept activations"
-    key, value = advice.change.split(": ", 1)
-    assert key == "pretrain.accumulation"
-    assert assess(dataclasses.replace(setting, accumulation=int(value))).estimate
-
-
-def test_what_no_key_helps_is_told_so():
-    assert advise(assess(made("70b", "v5e:2x2", "--pretrain.batch_size=4")[1])).change == ""
-
-
 @pytest.mark.parametrize("mesh", [(1, 8, 1, 1, 1), (2, 4, 1, 1, 2), (1, 2, 4, 1, 2)])
-def test_what_rests_is_what_the_state_says(mesh):
-    """Bytes of every array of the state, as its sharding cuts it."""
-    import math
-
-    import jax
-
-    from tpullm.recipe.mesh_axes import AXES
-    from tpullm.training.optimizer.chain import make_optimizer
-    from tpullm.training.step import abstract
-
+def test_the_global_state_is_divided_as_its_shardings_cut_it(mesh):
     recipe = load(ROOT / "configs" / "pretrain" / "8x7b.yaml")
     model = recipe.model.resolved(32000)
     architecture = Architecture(model)
-    placed = planned_mesh(dict(zip(AXES, mesh, strict=True)), math.prod(mesh))
+    placed = planned_mesh(dict(zip(AXES, mesh, strict=True)), prod(mesh))
     state = abstract(architecture, make_optimizer(recipe.pretrain.optimizer, 10, architecture.axes), placed)
-    here = [math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    rests = resting(model, recipe.pretrain.optimizer)
-    assert of_device(rests.parameters + rests.optimizer, mesh) == sum(here) - 4  # the step's number
+    here = [prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    whole = global_state(model, recipe.pretrain.optimizer)
+    assert of_device(whole.parameters + whole.optimizer, mesh) == sum(here) - 4  # the step's number
+
+
+def allowed(of, sizes, longest) -> bool:
+    """Whether a mesh of these sizes holds the model and the slices."""
+    data, fsdp, expert, sequence, tensor = sizes
+    model = of.model
+    split = (model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
+    return (
+        prod(sizes) == of.topology.chips
+        and all(size % tensor == 0 for size in split)
+        and (model.experts % expert == 0 if model.experts else expert == 1)
+        and model.width % fsdp == 0
+        and data % of.topology.slices == 0
+        and (sequence == 1 or (sequence <= longest and of.length % (2 * sequence) == 0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "longest"),
+    [
+        (setting(EXPERTS, fsdp=16), 1),
+        (setting(EXPERTS, "2 x v6e:2x4", data=2, fsdp=8), 1),
+        (setting(fsdp=32, length=16384, topology="v6e:4x8"), 16),
+        (setting(fsdp=32, length=16383, topology="v6e:4x8"), 1),
+        (setting(fsdp=16, length=16400), 8),
+        (setting(dataclasses.replace(DENSE, width=24), fsdp=16), 1),
+    ],
+)
+def test_meshes_are_all_that_are_allowed(of, longest):
+    sizes = [size for size in (1, 2, 4, 8, 16, 32) if of.topology.chips % size == 0]
+    expected = {each for each in itertools.product(sizes, repeat=5) if allowed(of, each, longest)}
+    found = list(meshes(of))
+    assert set(found) == expected and len(found) == len(expected)
+
+
+def tried(of, sizes) -> set[int]:
+    """The numbers of micro-batches that are tried on a mesh, beside the recipe's own."""
+    return {one.accumulation for one in list(settings(of))[1:] if one.sizes == sizes}
+
+
+def test_micro_batches_share_the_rows():
+    of = setting(rows=96, fsdp=16)
+    assert tried(of, (1, 16, 1, 1, 1)) == tried(of, (2, 8, 1, 1, 1)) == {1, 2, 3, 6}
+    assert tried(setting(rows=8, fsdp=16), (1, 16, 1, 1, 1)) == set()
+    one = setting(DENSE, "v6e:1x1", rows=1024)
+    assert tried(one, (1, 1, 1, 1, 1)) == {1, 2, 4, 8, 16, 32, 64}  # of 64 at most, those that divide the rows
+
+
+def beside(of) -> tuple[set[int], set[int]]:
+    """The attention blocks and the numbers of loss chunks that are tried on its own mesh, as it accumulates."""
+    own = [one for one in settings(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
+    return {one.attention_block for one in own}, {one.loss_chunks for one in own}
+
+
+def test_blocks_and_chunks_beside_the_platforms_own():
+    table = {"attention": dict.fromkeys((128, 256, 512, 1024, 2048), {})}
+    of = setting(fsdp=16, length=4096, chip=table)
+    assert of.block == 1024 and beside(of)[0] == {0, 256, 512, 2048}
+    assert beside(setting(fsdp=8, sequence=2, length=18432, rows=8, chip=table))[0] == {0, 256}  # of 4,608 in a piece
+    assert beside(setting(fsdp=16))[0] == {0}  # no kernel is known
+    large = setting(dataclasses.replace(DENSE, vocabulary_size=1 << 20), fsdp=16, rows=64)
+    assert large.chunks == 4 and beside(large)[1] == {0, 1, 2, 8, 16}
+    assert setting(fsdp=16).chunks == 1 and beside(setting(fsdp=16))[1] == {0, 2, 4}
+
+
+def test_every_way_is_tried_once_and_the_recipes_own_first():
+    base = setting(fsdp=16, rows=32)
+    found = list(settings(base))
+    assert found[0] == base and len(found) == len({repr(one) for one in found})
+    rows = {sizes: 32 / prod(sizes[:3]) for sizes in meshes(base)}
+    parts = {sizes: [p for p in (1, 2, 4, 8, 16, 32) if (each / p).is_integer()] for sizes, each in rows.items()}
+    ways = {(sizes, remat, p) for sizes in rows for remat in RECOMPUTED for p in parts[sizes]}
+    assert {(one.sizes, one.remat, one.accumulation) for one in found} == ways
+    assert {one.loss_chunks for one in found} == {0, 2, 4} and {one.rows for one in found} == {32}
+    # Blocks and chunks alone make no other way.
+    best = [(one.setting.sizes, one.setting.remat, one.setting.accumulation) for one in search(base, most=1000).best]
+    assert len(set(best)) == len(best)
+
+
+def test_a_search_counts_what_fits_and_stops_where_something_does():
+    base = setting(fsdp=16, rows=32)
+    found = search(base, most=3)
+    assert found.screened == found.fitting == len(list(settings(base))) and len(found.best) == 3 and found.seconds > 0
+    assert {one.setting.optimizer.moments for one in found.best} == {"float32"}
+    least = min(assessed(one).memory.peak for one in settings(base))
+    tight = search(limited(base, least))  # what fits exactly fits
+    assert 1 <= tight.fitting < tight.screened == found.screened
+    assert all(one.memory.peak == least for one in tight.best)
+    half = search(limited(base, least - 1))
+    assert half.screened == 2 * found.screened
+    assert {one.setting.optimizer.moments for one in half.best} == {"bfloat16"}
+    without = limited(base, 1)
+    none = search(without)
+    assert none.best == () and none.fitting == 0 and none.screened == 2 * found.screened
+    for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
+        assert search(dataclasses.replace(without, optimizer=optimizer)).screened == found.screened
+
+
+def test_steps_that_are_as_long_are_told_apart_by_changes_and_then_by_memory():
+    base = setting(fsdp=16)
+    changed, more = candidate(1.0, remat="none"), candidate(1.0, remat="none", accumulation=2)
+    near, smaller = candidate(1 + NEAR / 2, 2.0), candidate(1 + NEAR / 2, 1.0)
+    slower = candidate(1 + 2 * NEAR)
+    assert in_order([slower, more, changed, near, smaller], base) == [smaller, near, changed, more, slower]
+    assert in_order([], base) == []
+
+
+def test_a_runner_up_is_told_what_it_loses_most_with():
+    best = candidate(1.0, computing={"loss": 0.5, "attention": 0.5})
+    one = candidate(2.0, computing={"loss": 0.7, "attention": 0.6}, exposed={"fsdp": 0.7})
+    assert why_behind(one, best) == "100.0% slower: 700 ms more of waiting for fsdp"
+    assert why_behind(candidate(1 + NEAR / 2), best).startswith("as fast")
+    assert why_behind(candidate(1.0025, computing={"loss": 1.0025}), best).startswith("0.2% slower")
+
+
+def test_a_candidate_names_its_keys():
+    keys = candidate(1.0).keys()
+    assert keys["mesh"] == "{fsdp: 16}" and keys["pretrain.accumulation"] == 1
+    assert (keys["model.remat"], keys["pretrain.optimizer.moments"]) == ("full", "float32")
+    assert mesh_of(setting(topology="v6e:1x1")) == {"fsdp": 1}
+
+
+def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
+    of = setting(DENSE, fsdp=16, remat="none", rows=512)
+    assert advise(assessed(of)) is None
+    tight = assessed(limited(of, assessed(of).memory.peak - 1))
+    advice, kinds = advise(tight), tight.memory.kinds
+    assert advice.over_bytes == 1 and advice.largest_bytes == kinds[advice.largest] == max(kinds.values())
+    fitting = {key: one for key, of in changes_of_one_key(tight.setting) if (one := assessed(of)).fits}
+    resumes = ("model.remat", "mesh", "pretrain.accumulation", "pretrain.loss_chunks")
+    fastest = max(found.estimate.tokens_per_second for key, found in fitting.items() if key.startswith(resumes))
+    assert fitting[advice.change].estimate.tokens_per_second == fastest
+    assert advise(assessed(limited(setting(fsdp=16), 1))).change == ""  # nothing helps
+
+
+def test_each_change_is_of_one_key_and_can_be_run():
+    of = setting(fsdp=8, tensor=2, rows=64, accumulation=2, loss_chunks=2)
+    changes = dict(changes_of_one_key(of))
+    fields = ("sizes", "remat", "accumulation", "loss_chunks", "optimizer", "rows")
+    for key, one in changes.items():
+        differ = [name for name in fields if getattr(one, name) != getattr(of, name)]
+        assert len(differ) == 1 or key in ("model.remat: full", "mesh: {fsdp: 8, tensor: 2}"), key
+        assert one.rows // one.accumulation % one.along("data", "fsdp", "expert") == 0
+    named = lambda name: [key.split(": ")[1] for key in changes if key.startswith(name)]  # noqa: E731
+    assert named("pretrain.accumulation") == ["4", "8"] and named("pretrain.batch_size") == ["32", "16"]
+    assert named("pretrain.loss_chunks") == ["4", "8", "16", "32", "64", "128", "256"]
+    assert named("pretrain.optimizer") == ["bfloat16", "adafactor", "muon"]
+    few = setting(fsdp=8, tensor=2, accumulation=2)
+    sizes = [one.sizes for key, one in changes_of_one_key(few) if key.startswith("mesh")]
+    assert sizes and all(8 % (data * fsdp * expert) == 0 for data, fsdp, expert, *_ in sizes)
+
+
+def test_more_micro_batches_come_before_another_optimizer():
+    """Adafactor would be faster here. Two micro-batches fit as well, and change no number of the result."""
+    setting = made("8b", "v6e:8x8")[1]
+    assert advise(assessed(setting)).change == "pretrain.accumulation: 2"
+    fits = assessed(dataclasses.replace(setting, accumulation=2))
+    adafactor = dataclasses.replace(setting.optimizer, kind="adafactor")
+    other = assessed(dataclasses.replace(setting, optimizer=adafactor))
+    assert fits.fits and other.estimate.tokens_per_second > fits.estimate.tokens_per_second
+    # AdamW's state alone is larger than half of the memory of four chips, so a key that changes the result is told.
+    small = made("8b", "v6e:2x2", "--pretrain.batch_size=4", "--model.remat=full")[1]
+    assert advise(assessed(small)).change == "pretrain.optimizer.kind: adafactor"

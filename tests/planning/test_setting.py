@@ -6,7 +6,7 @@ import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
-from tpullm.planning.setting import MAXTEXT, divisors, setting_of, with_remat
+from tpullm.planning.setting import MAXTEXT, Job, divisors, setting_of, with_remat
 from tpullm.planning.this_machine import Machine
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 
@@ -43,7 +43,7 @@ def test_a_row_that_devices_share_is_two_pieces_on_each():
 def test_blocks_divide_what_is_contiguous(length, sequence, most, block):
     of = setting(fsdp=4, sequence=sequence, length=length, attention_block=most)
     assert of.block == block
-    assert dataclasses.replace(of, habits=MAXTEXT).block == 512
+    assert dataclasses.replace(of, traits=MAXTEXT).block == 512
 
 
 def test_the_loss_has_as_few_chunks_as_the_memory_of_a_chunk_allows():
@@ -89,11 +89,11 @@ def test_a_setting_is_that_of_its_training():
     model = dataclasses.replace(DENSE, remat="offload", attention_block=256, gradients="float32")
     optimizer = OptimizerConfig(kind="muon")
     config = TrainConfig(batch_size=32, sequence_length=256, accumulation=2, loss_chunks=4, optimizer=optimizer)
-    of = setting_of(model, config, {"fsdp": -1, "tensor": 2}, parse("v6e:4x4"))
+    of = setting_of(Job(model, config, {"fsdp": -1, "tensor": 2}, parse("v6e:4x4")))
     assert of.sizes == (1, 8, 1, 1, 2) and (of.rows, of.length, of.accumulation, of.chunks) == (32, 256, 2, 4)
     assert (of.remat, of.block, of.gradient, of.optimizer) == ("offload", 256, 4, optimizer)
     assert of.device is parse("v6e:4x4").chip and of.offloaded == of.kept_numbers
-    plain = setting_of(DENSE, config, {"fsdp": 16}, HERE, of.device)
+    plain = setting_of(Job(DENSE, config, {"fsdp": 16}, HERE), of.device)
     assert plain.gradient == 2 and plain.device is of.device and plain.topology is HERE
 
 

@@ -4,11 +4,27 @@ import dataclasses
 
 import pytest
 
-from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
+from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting, shipped
+from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
+from tpullm.model.architecture import matrix_parameters
+from tpullm.model.attention.kernels import largest_block
 from tpullm.planning.economics import estimate
-from tpullm.planning.setting import CPU, MAXTEXT, Habits
-from tpullm.planning.step_work import Part, recomputed, useful_flops, work
+from tpullm.planning.setting import CPU, MAXTEXT, ProgramTraits
+from tpullm.planning.step_work import (
+    MATMULS,
+    TURN,
+    UNIT,
+    Part,
+    backward,
+    forward,
+    kernel_seconds,
+    keys_per_query,
+    recomputed,
+    table_block,
+    useful_flops,
+    work,
+)
 from tpullm.recipe.schema import OptimizerConfig
 
 M = 256  # tokens of a device
@@ -66,7 +82,7 @@ def test_the_kernel_at_the_peak_where_no_schedule_is_known():
     """Two matmuls of the scores forward and five backward, `[tokens, 256 keys]` of 8 heads of 64."""
     one = 2 * M * 256 * 8 * 64 / 1e12
     assert work(setting(fsdp=16))["attention kernel"].kernel_seconds == pytest.approx(3 * 7 * one)
-    assert work(setting(fsdp=16, habits=CPU))["attention kernel"].kernel_seconds == pytest.approx(3 * 6 * one)
+    assert work(setting(fsdp=16, traits=CPU))["attention kernel"].kernel_seconds == pytest.approx(3 * 6 * one)
     shared = work(setting(fsdp=8, tensor=2))["attention kernel"].kernel_seconds
     assert shared == pytest.approx(3 * 7 * one)  # twice the tokens, half of the heads
 
@@ -105,7 +121,7 @@ def test_norms_and_activations_are_read_and_written_once_forward_and_twice_backw
     assert moved(dataclasses.replace(of, recompute=("up",))) == moved(of) + 3 * 2 * M * mlp
     plain = dataclasses.replace(of, model=dataclasses.replace(DENSE, gated=False))
     assert moved(plain) == moved(of) - 3 * 2 * M * 3 * 1024
-    fused = dataclasses.replace(of, habits=Habits(fused=True, block=64))
+    fused = dataclasses.replace(of, traits=ProgramTraits(fused=True, block=64))
     assert moved(fused) == moved(of) + 3 * 2 * M * 4 * 512  # the queries' gradient of each of four blocks of keys
     half = setting(fsdp=8, tensor=2)
     assert moved(half) == 3 * 2 * 512 * 3 * (4 * 512 + 1024 + 4 * 512 + 2.5 * 512)
@@ -121,7 +137,7 @@ def test_experts_multiply_their_own_rows_and_a_router_all_tokens():
     assert found.moved_bytes == 9 * (2 * 512 * (512 + 2048) + 2 * 512 * (1024 + 512) + matrices + tokens)
     padded = work(setting(EXPERTS, fsdp=4, expert=4, padding=1.5))["experts"]
     assert padded.grouped_flops == 0 and padded.flops == found.flops + 1.5 * found.grouped_flops
-    masked = work(setting(EXPERTS, fsdp=4, expert=4, habits=CPU))["experts"]
+    masked = work(setting(EXPERTS, fsdp=4, expert=4, traits=CPU))["experts"]
     assert masked.grouped_flops == 2 * found.grouped_flops
     shared = work(setting(dataclasses.replace(EXPERTS, shared_experts=2), fsdp=4, expert=4))["experts"]
     assert shared.flops == found.flops + 9 * 2 * M * (512 * 4096 + 2048 * 512)
@@ -131,7 +147,7 @@ def test_experts_multiply_their_own_rows_and_a_router_all_tokens():
 
 def test_the_rows_of_experts_are_sorted_too():
     """Beside the activations of two experts, four arrays of D for each of a token's two rows."""
-    of = setting(EXPERTS, fsdp=4, expert=4, habits=MAXTEXT)
+    of = setting(EXPERTS, fsdp=4, expert=4, traits=MAXTEXT)
     moved = lambda of: work(of)["norms and activations"].moved_bytes  # noqa: E731
     hidden = 2 * (2.5 * 1024 + 4 * 512)
     assert moved(of) == 3 * 2 * M * 3 * (4 * 512 + 2 * 1024 + 4 * 512 + hidden)
@@ -145,7 +161,7 @@ def test_spread_experts_of_ours_recompute_their_first_matmul():
     of = setting(EXPERTS, fsdp=4, expert=4, recompute=("qkv", "up"))
     assert recomputed(of) == ("qkv", "up") and recomputed(dataclasses.replace(of, recompute=())) == ("up",)
     assert recomputed(setting(EXPERTS, fsdp=16)) == () == recomputed(setting(fsdp=4, expert=4))
-    assert recomputed(dataclasses.replace(of, recompute=(), habits=MAXTEXT)) == ()
+    assert recomputed(dataclasses.replace(of, recompute=(), traits=MAXTEXT)) == ()
 
 
 @pytest.mark.parametrize(
@@ -229,3 +245,85 @@ def test_offloaded_activations_are_waited_for_where_they_take_longer_than_all_el
     shared = estimate(setting(DENSE_TIED, fsdp=8, tensor=2, offloaded=1000))
     assert shared.exposed["host"] + sum(shared.computing.values()) == pytest.approx(4 * 1000 * 3 * M / 1e7)
     assert "host" not in estimate(dataclasses.replace(of, offloaded=1)).exposed
+
+
+@pytest.mark.parametrize("name", ["125m", "1b", "8b", "175b", "8x7b"])
+def test_products_are_six_for_each_parameter_and_token(name):
+    """Forward and two gradients, 2 FLOPs each; a router's float32 products count as what they cost.
+
+    Where experts are spread, their first products are computed again, whatever else is kept.
+    """
+    of = dataclasses.replace(shipped(name), recompute=())
+    once = {part: one for part, one in work(of).items() if part != "recomputed"}
+    assert (work(of)["recomputed"].grouped_flops > 0) == (of.along("expert") > 1)
+    flops = sum(part.flops + part.grouped_flops for part in once.values())
+    router = of.model.layers * of.model.width * of.model.experts
+    expected = 6 * (matrix_parameters(of.model) - router) * of.global_tokens / of.topology.chips
+    assert flops == pytest.approx(expected + 36 * router * of.global_tokens / of.topology.chips, rel=1e-9)
+    assert useful_flops(of) < flops + sum(part.kernel_seconds for part in work(of).values()) * of.device.peak_flops
+
+
+SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attention}
+
+
+@pytest.mark.parametrize(("generation", "block"), [(name, block) for name in SCHEDULED for block in SCHEDULED[name]])
+def test_no_kernel_is_faster_than_its_products(generation, block):
+    """Not even without what its turns and rows of blocks cost besides."""
+    chip, keys = CHIPS[generation], keys_per_query(8192, block)
+    for kernel, products in MATMULS.items():
+        of = chip.attention[block][kernel]
+        turns = 8192 * (8192 if kernel == "all" else keys) / block**2
+        besides = (turns * of.turn + 8192 / block * of.edge) / chip.clock / chip.cores + turns * TURN / chip.cores
+        found = kernel_seconds(chip, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
+        assert found >= 2 * products * 8192 * keys * UNIT / chip.peak_flops * (1 - 1e-9)
+
+
+def test_a_row_of_one_block_is_one_turn():
+    chip = CHIPS["v6e"]
+    of = chip.attention[1024]["forward"]
+    expected = (of.body + of.turn + of.edge) / chip.clock + TURN
+    keys = keys_per_query(1024, 1024)
+    assert kernel_seconds(chip, "forward", 1024, (1, 1024, 1024), keys, UNIT) == pytest.approx(expected)
+
+
+def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
+    """Of 4 x 4 blocks 10 are multiplied."""
+    chip = CHIPS["v5p"]
+    of = chip.attention[256]
+    keys, every = (
+        kernel_seconds(chip, name, 256, (1, 1024, 1024), keys_per_query(1024, 256), UNIT) * chip.cores
+        for name in ("keys", "all")
+    )
+    a_turn = lambda name: of[name].turn / chip.clock + TURN  # noqa: E731
+    body = lambda name: of[name].body / chip.clock  # noqa: E731
+    edge = lambda name: of[name].edge / chip.clock  # noqa: E731
+    assert keys == pytest.approx(10 * (body("keys") + a_turn("keys")) + 4 * edge("keys"))
+    assert every == pytest.approx(10 * body("all") + 16 * a_turn("all") + 4 * edge("all"))
+
+
+def test_windows_and_shared_rows_leave_less_to_do():
+    assert [keys_per_query(8192, 1024, windows) for windows in ((), (1024,), (0, 1024))] == [4608, 2048, 3328]
+    whole, shared = shipped("8b", "v6e:4x4", mesh="{fsdp: 16}"), shipped("8b", "v6e:4x4", mesh="{fsdp: 8, sequence: 2}")
+    assert whole.tokens == shared.tokens  # rows are longer there, in parts
+    assert forward(shared) == pytest.approx(forward(whole))
+    assert backward(shared) > backward(whole)  # each of the devices begins every block of keys
+
+
+def test_one_pass_would_be_faster_and_small_blocks_are_slower():
+    base = shipped("8b")
+    fused = dataclasses.replace(base, traits=ProgramTraits(fused=True))
+    assert 0.6 < backward(fused) / backward(base) < 0.8
+    small = dataclasses.replace(base, attention_block=256)
+    assert small.block == 256 and forward(small) > 2 * forward(base)
+
+
+@pytest.mark.parametrize("generation", SCHEDULED)
+def test_what_is_refused_is_what_is_not_in_the_table(generation):
+    for kind in CHIPS[generation].device_kinds:
+        assert largest_block(kind) == max(SCHEDULED[generation])
+    assert largest_block("a chip of tomorrow") == 1024
+
+
+def test_blocks_that_are_not_in_the_table():
+    assert table_block(CHIPS["v5e"], 2048) == 1024
+    assert table_block(CHIPS["v6e"], 2048) == 2048 and table_block(CHIPS["v6e"], 724) == 512

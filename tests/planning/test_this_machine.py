@@ -12,7 +12,7 @@ from tpullm.hardware.topologies import parse
 from tpullm.model.mesh import make_mesh
 from tpullm.planning import this_machine
 from tpullm.planning.economics import estimate
-from tpullm.planning.setting import CPU, OURS
+from tpullm.planning.setting import CPU, OURS, Job
 from tpullm.planning.this_machine import CPU_REACHES, GPU_REACHES
 from tpullm.recipe.schema import TrainConfig
 
@@ -55,17 +55,18 @@ def test_devices_of_a_cpu_speak_through_its_memory(quick, monkeypatch):
     assert {name: getattr(found, name) for name in GPU_REACHES} == GPU_REACHES
 
 
-def test_a_training_here_has_the_habits_of_a_cpu(quick, monkeypatch):
+def test_a_training_here_has_the_traits_of_a_cpu(quick, monkeypatch):
     count = jax.device_count()
-    of = this_machine.local_setting(DENSE, CONFIG, {"data": count})
-    assert of.habits == CPU.__class__(**{**vars(CPU), "block": 128}) and of.topology.generation == "local"
+    job = Job(DENSE, CONFIG, {"data": count}, this_machine.machine())
+    of = this_machine.local_setting(job)
+    assert of.traits == CPU.__class__(**{**vars(CPU), "block": 128}) and of.topology.generation == "local"
     found = this_machine.expected(DENSE, CONFIG, make_mesh({"data": count}))
     step = estimate(of)
     assert found["topology"] == "local" and found["step_seconds"] == step.step_seconds
     assert found["tokens_per_second"] == pytest.approx(8 * 256 / step.step_seconds)
     assert sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert this_machine.local_setting(DENSE, CONFIG, {"data": count}).habits == OURS
+    assert this_machine.local_setting(job).traits == OURS
 
 
 @pytest.mark.parametrize("name", ["v6e:4x4", "v5p:2x2x4", "2 x v5e:2x2", "v6e:1x1"])

@@ -26,10 +26,6 @@ def test_a_loops_products_count_once_a_turn():
     assert [(item.times, item.inside) for item in items] == [(32, "body")]
 
 
-def test_what_waits_for_the_links_is_added():
-    assert seconds(looped(GATHER, PRODUCT, turns=1)) == pytest.approx(1e-3 + GATHERING)
-
-
 @pytest.mark.parametrize("products", [0, 1, 2])
 def test_what_goes_on_beside_products_costs_what_they_do_not_hide(products):
     """A gather of 0.4 ms on another core: hidden by a product of 1 ms, waited for without one."""
@@ -43,16 +39,6 @@ def test_two_gathers_over_the_same_links_go_one_after_the_other():
     starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
     done = [f"%done.{n} = bf16[4096,4096]{{1,0}} call-done(%started.{n}), to_apply=%gathering" for n in range(4)]
     assert seconds(looped(*starts, PRODUCT, *done, turns=1)) == pytest.approx(4 * GATHERING)
-
-
-def test_what_stands_in_line_is_no_longer_waited_for_than_it_takes():
-    """A sum of a few numbers that was started while a gather was on its way: the rest of the wait is the gather's."""
-    gather = '%gathers = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
-    small = f"%small = f32[8]{{0}} all-reduce(%x), {LINES}, use_global_device_ids=true, to_apply=%sum"
-    done = "%done = bf16[4096,4096]{1,0} call-done(%gathers), to_apply=%gathering"
-    items = {item.instruction.name: item for item in schedule(looped(gather, small, done, turns=1), *TORUS)}
-    assert items["small"].seconds == pytest.approx(items["small"].busy_seconds) and items["small"].seconds > 0
-    assert items["gathers"].seconds == pytest.approx(GATHERING * OBSERVED) and "done" not in items
 
 
 def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
@@ -101,27 +87,6 @@ def test_what_has_no_cycles_is_counted_by_its_bytes():
     assert seconds(looped(scatter + ", " + CYCLES % 1500, turns=1)) == pytest.approx(1e-6)
     on_the_chip = scatter.replace("{1,0}", "{1,0:T(8,128)S(1)}")
     assert seconds(looped(on_the_chip, turns=1)) == 0
-
-
-def test_links_by_what_a_group_of_devices_spans():
-    def along(kind, groups):
-        return link_seconds(Collective(kind, 1 << 30, groups, ""), *TORUS)
-
-    line = along("all-gather", LINES.removeprefix("replica_groups="))
-    plane = along("all-gather", "[1,256]<=[256]")
-    assert line[0] == (1,) and plane[0] == (0, 1)
-    assert line[1] / plane[1] == pytest.approx(2 * (15 / 16) / (255 / 256), rel=0.01)  # a plane has twice the links
-    assert along("all-reduce", "[1,256]<=[256]")[1] == pytest.approx(2 * plane[1])
-    half = along("all-gather", "{{0,1,2,3,4,5,6,7}}")  # no ring: half the links, and 7 / 8 of the bytes
-    assert half[1] / line[1] == pytest.approx(2 * (7 / 8) / (15 / 16), rel=0.01)
-    near, far = along("collective-permute", "{{0,1}}"), along("collective-permute", "{{0,8}}")
-    assert far[1] == pytest.approx(8 * near[1])
-    assert along("all-gather", "[256,1]<=[256]") == ((), 0.0)
-
-
-def test_rings_of_a_topology():
-    assert TOPOLOGY.rings == (True, True) and parse("v5e:8x16").rings == (False, True)
-    assert parse("v5p:4x4x8").rings == (True,) * 3 and parse("v5p:2x2x1").rings == (False,) * 3
 
 
 def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():

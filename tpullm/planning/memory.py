@@ -26,12 +26,12 @@ from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import abstract
 
-Whole = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes, and the bytes of all arrays that they split
+GlobalBytes = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes, and the bytes of all global arrays that they shard
 
 
 @dataclass(frozen=True)
-class Resting:
-    """Bytes of the whole state, by the mesh axes that split them.
+class GlobalState:
+    """Bytes of a training's state as global arrays, by the mesh axes that shard them.
 
     Args:
         parameters: that are trained: of the model, or of its adapter.
@@ -39,16 +39,16 @@ class Resting:
         frozen: the parameters beside an adapter.
     """
 
-    parameters: Whole
-    optimizer: Whole
-    frozen: Whole = ()
+    parameters: GlobalBytes
+    optimizer: GlobalBytes
+    frozen: GlobalBytes = ()
 
     def total(self) -> int:
         """Bytes of what is trained: the size of a checkpoint."""
         return sum(size for _, size in self.parameters + self.optimizer)
 
 
-def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
+def of_device(whole: GlobalBytes, sizes: tuple[int, ...]) -> float:
     """Bytes on one device of a mesh of these `sizes` (in the order of `AXES`)."""
     total = 0.0
     for axes, size in whole:
@@ -58,20 +58,20 @@ def of_device(whole: Whole, sizes: tuple[int, ...]) -> float:
     return total
 
 
-_architecture = lru_cache(maxsize=8)(Architecture)
+architecture_of = lru_cache(maxsize=8)(Architecture)
 
 
 @lru_cache(maxsize=64)
-def resting(model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConfig | None = None) -> Resting:
+def global_state(model: ModelConfig, optimizer: OptimizerConfig, adapter: AdapterConfig | None = None) -> GlobalState:
     """The state of a training of this model, or of an adapter beside it."""
-    architecture, mesh = _architecture(model, adapter), planned_mesh({}, 1)
+    architecture, mesh = architecture_of(model, adapter), planned_mesh({}, 1)
     made = make_optimizer(optimizer, 1000, architecture.trained(architecture.axes), adapter=architecture.adapter)
     state = abstract(architecture, made, mesh)
     frozen = architecture.frozen(architecture.at_rest(mesh, jnp.dtype("bfloat16")))
-    return Resting(_whole(state["params"]), _whole(state["optimizer"]), _whole(frozen))
+    return GlobalState(*map(_bytes, (state["params"], state["optimizer"], frozen)))
 
 
-def _whole(tree) -> Whole:
+def _bytes(tree) -> GlobalBytes:
     found = Counter()
     for leaf in jax.tree.leaves(tree):
         axes = mesh_axes(leaf.sharding.spec, range(min(len(leaf.shape), len(leaf.sharding.spec))))
@@ -94,10 +94,10 @@ class Memory(NamedTuple):
         return sum(self.kinds.values())
 
 
-def memory(setting: Setting, rests: Resting) -> Memory:
+def memory(setting: Setting, whole: GlobalState) -> Memory:
     """The memory of a device at the worst moment of a step."""
-    parameters, frozen = of_device(rests.parameters, setting.sizes), of_device(rests.frozen, setting.sizes)
-    state = {"parameters": parameters, "optimizer": of_device(rests.optimizer, setting.sizes)}
+    parameters, frozen = of_device(whole.parameters, setting.sizes), of_device(whole.frozen, setting.sizes)
+    state = {"parameters": parameters, "optimizer": of_device(whole.optimizer, setting.sizes)}
     state |= {"frozen parameters": frozen} if setting.adapter else {}
     # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
     cast = setting.model.layers * setting.layer_parameters / setting.along("fsdp")

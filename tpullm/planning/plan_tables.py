@@ -3,7 +3,7 @@
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.hardware.topologies import Topology
 from tpullm.planning.plans import Plan
-from tpullm.planning.program import stage_named, stage_of
+from tpullm.planning.program import stage_of
 from tpullm.planning.search import Candidate, why_behind
 from tpullm.report.tables import aligned, bar
 from tpullm.system.words import compact, long_time, moment, size
@@ -48,7 +48,7 @@ def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
     """Speed and cost of a plan that fits; dashes for one that does not."""
     if not plan.fits:
         return ("-",) * (4 + len(kinds))
-    found, run = plan.chosen.time, plan.run
+    found, run = plan.chosen.estimate, plan.run
     prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
     days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
     speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
@@ -64,7 +64,7 @@ def _note(plan: Plan) -> str:
 
 def _head(plan: Plan) -> str:
     topology, run = plan.chosen.setting.topology, plan.run
-    config = stage_of(plan.recipe, stage_named(plan.chosen.setting.key)).config
+    config = stage_of(plan.recipe, plan.chosen.setting.key).config
     what = f"{topology.chips:,} {'chip' if isinstance(topology, Topology) else 'device'}{'s' * (topology.chips > 1)}"
     tokens = f"{run.steps:,} steps of {config.batch_size * config.sequence_length:,} tokens"
     # 0 is the platform's choice
@@ -91,7 +91,7 @@ def _cure(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    found = plan.chosen.time
+    found = plan.chosen.estimate
     rows = [
         (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
         for name, value in found.parts.items()
@@ -156,7 +156,7 @@ def _compiled(plan: Plan) -> list[str]:
         return []
     rows = []
     for candidate, proof in plan.proven:
-        found = candidate.time
+        found = candidate.estimate
         memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
         step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
         rows.append((_keys(candidate), memory, step, ""))

@@ -12,15 +12,13 @@ from typing import Any
 
 from tpullm.hardware import topologies
 from tpullm.hardware.topologies import Slices
-from tpullm.model.architecture import Architecture
-from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.planning.economics import Run, prices_of, whole_run
-from tpullm.planning.memory import resting
-from tpullm.planning.program import Stage, absent_mesh, stage_of
+from tpullm.planning.memory import global_state
+from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import Proof
 from tpullm.planning.search import Advice, Candidate, Found, advise, assessed, search, why_behind
-from tpullm.planning.setting import Setting, setting_of
-from tpullm.planning.this_machine import local_setting
+from tpullm.planning.setting import setting_of
+from tpullm.planning.this_machine import local_setting, machine
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.system.errors import UserError
 
@@ -89,15 +87,15 @@ def make_plan(
     Raises:
         UserError: no such topology or stage, or the recipe does not fit it (its mesh, its rows, a size of its model).
     """
-    planned = stage_of(recipe, stage)
-    setting = _checked(recipe, planned, model, name)
-    rests = resting(model, setting.optimizer, setting.adapter)
+    job = job_of(recipe, machine() if name == "local" else topologies.parse(name), stage, model)
+    setting = local_setting(job) if name == "local" else setting_of(job)
     found = search(setting) if searched else None
-    chosen = found.best[0] if found and found.best else assessed(setting, rests)
+    chosen = found.best[0] if found and found.best else assessed(setting)
+    size = global_state(model, chosen.setting.optimizer, job.adapter).total()
     prices = prices_of(setting.topology.generation, list(prices))
-    size = resting(model, chosen.setting.optimizer, setting.adapter).total()
-    run = whole_run(planned.config, chosen.setting, chosen.time, size, prices, hours_between, restart_seconds)
-    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=planned.uncounted)
+    run = whole_run(job.config, chosen.setting, chosen.estimate, size, prices, hours_between, restart_seconds)
+    uncounted = stage_of(recipe, stage).uncounted
+    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=uncounted)
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
@@ -107,7 +105,7 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
         return dataclasses.replace(plan, proven=tuple(proofs))
     chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
     others = tuple(pair for pair in proofs if pair[1] is not proof)
-    scale = chosen.time.step_seconds / plan.run.step_seconds
+    scale = chosen.estimate.step_seconds / plan.run.step_seconds
     run = dataclasses.replace(
         plan.run,
         step_seconds=plan.run.step_seconds * scale,
@@ -117,23 +115,6 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
     return dataclasses.replace(
         plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, advice=None, proven=((chosen, proof), *others)
     )
-
-
-def _checked(recipe: Recipe, stage: Stage, model: ModelConfig, name: str) -> Setting:
-    if name == "local":
-        setting = local_setting(model, stage.config, recipe.mesh, stage.adapter, stage.key)
-    else:
-        topology = topologies.parse(name)
-        setting = setting_of(model, stage.config, recipe.mesh, topology, adapter=stage.adapter, key=stage.key)
-    slices = setting.topology.slices
-    if setting.sizes[0] % slices:
-        raise UserError(f"mesh.data: {setting.sizes[0]} can't be shared by {slices} slices; use a multiple of {slices}")
-    mesh = absent_mesh(recipe.mesh, setting.topology)
-    architecture = Architecture(model, stage.adapter)
-    check_fits(architecture, stage.config, model.vocabulary_size, mesh, stage.key, bool(recipe.base))
-    if stage.adapter:
-        check_adapter(architecture, mesh, f"finetune.{stage.name}.adapter")
-    return setting
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
@@ -150,7 +131,7 @@ def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:
 def to_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values. docs/en/planning.md documents the keys, and a test holds them."""
     chosen, setting = plan.chosen, plan.chosen.setting
-    time, found = chosen.time, plan.found
+    time, found = chosen.estimate, plan.found
     searched = found and {
         "screened": found.screened,
         "fitting": found.fitting,

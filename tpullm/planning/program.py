@@ -21,9 +21,11 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 from tpullm.data.batch import Batch
 from tpullm.hardware.chips import of_kind
 from tpullm.hardware.topologies import Topology
-from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import EXPLICIT, arrange_devices, named_sharding, planned_mesh
+from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.model.platform import compute_dtype
+from tpullm.planning.memory import architecture_of
+from tpullm.planning.setting import Job
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
@@ -63,15 +65,16 @@ def stage_of(recipe: Recipe, name: str = "") -> Stage:
     """A training of a recipe.
 
     Args:
-        name: `pretrain` or of a stage of tuning. "" is the pretraining, or the first stage of tuning if the recipe
-            starts from a published model, or says nothing of pretraining.
+        name: `pretrain` or of a stage of tuning, or the key of one. "" is the pretraining, or the first stage of tuning
+            if the recipe starts from a published model, or says nothing of pretraining.
 
     Raises:
         UserError: there is no such stage.
     """
-    first = next(iter(recipe.finetune), PRETRAIN)
+    name = name.removeprefix("finetune.").removesuffix(".train")
     if not name:
-        name = first if recipe.base or recipe.pretrain == TrainConfig() else PRETRAIN
+        starts = not recipe.base and recipe.pretrain != TrainConfig()
+        name = PRETRAIN if starts else next(iter(recipe.finetune), PRETRAIN)
     if name == PRETRAIN:
         return Stage(name, PRETRAIN, recipe.pretrain)
     if name not in recipe.finetune:
@@ -98,9 +101,27 @@ def _uncounted(settings: TuningConfig) -> Iterator[str]:
         yield f"old text beside the answers ({', '.join(settings.beside)}), its rows in each step"
 
 
-def stage_named(key: str) -> str:
-    """The name of the training that has this key."""
-    return key.split(".")[1] if "." in key else key
+def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConfig | None = None) -> Job:
+    """A training of a recipe on a topology.
+
+    Args:
+        stage: of `stage_of`.
+        model: resolved, if it is not that of the recipe alone.
+
+    Raises:
+        UserError: the recipe has no such stage, or does not fit the topology (its mesh, its rows, a size of its model).
+    """
+    planned, model = stage_of(recipe, stage), model or recipe.model.resolved(recipe.tokenizer.vocabulary_size)
+    job = Job(model, planned.config, recipe.mesh, topology, planned.adapter, planned.key)
+    mesh, architecture, slices = absent_mesh(job.mesh, topology), architecture_of(model, job.adapter), topology.slices
+    if mesh.shape["data"] % slices:
+        raise UserError(
+            f"mesh.data: {mesh.shape['data']} can't be shared by {slices} slices; use a multiple of {slices}"
+        )
+    check_fits(architecture, job.config, model.vocabulary_size, mesh, job.key, bool(recipe.base))
+    if job.adapter:
+        check_adapter(architecture, mesh, f"finetune.{planned.name}.adapter")
+    return job
 
 
 # XLA asks the GPU how much memory it needs to sort many numbers with CUDA's library; without it, it sorts by itself.
@@ -154,21 +175,11 @@ def _quiet() -> Iterator[None]:
         os.environ.update(before)
 
 
-def traced(
-    model: ModelConfig,
-    config: TrainConfig,
-    mesh: Mesh | AbstractMesh,
-    adapter: AdapterConfig | None = None,
-    evaluation: bool = False,
-) -> jax.stages.Lowered:
-    """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform.
-
-    Args:
-        adapter: what is trained, if not the parameters of the model.
-    """
+def traced(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:
+    """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform."""
     # Otherwise a kernel's text names the files and lines of its source, and the hash depends on where those are.
     jax.config.update("jax_traceback_in_locations_limit", 0)
-    architecture = Architecture(model, adapter)
+    config, architecture = job.config, architecture_of(job.model, job.adapter)
     used = jax.set_mesh if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh
     with used(mesh), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")  # here it only traces
@@ -193,22 +204,24 @@ def abstract_batch(config: TrainConfig, mesh: Mesh | AbstractMesh) -> Batch:
     return Batch(*[of(jnp.int32)] * 4, of(jnp.float32))
 
 
-def compiled(
-    model: ModelConfig,
-    config: TrainConfig,
-    mesh: Mesh,
-    adapter: AdapterConfig | None = None,
-    evaluation: bool = False,
-) -> Any:
+class TooLarge(Exception):
+    """The program needs more memory than a device has, by the compiler."""
+
+    def __init__(self, needed_bytes: int, limit_bytes: int):
+        super().__init__(needed_bytes, limit_bytes)
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+
+
+def compiled(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
     """The executable of the step, or of the evaluation, with `memory_analysis()` and `as_text()`.
 
     Raises:
         TooLarge: it does not fit the memory.
     """
-    lowered = traced(model, config, mesh, adapter, evaluation)
     kind = mesh.abstract_mesh.abstract_device
     try:
-        executable = lowered.compile(compiler_options=_WITHOUT_A_GPU if kind.platform == "gpu" else None)
+        options = _WITHOUT_A_GPU if kind.platform == "gpu" else None
+        executable = traced(job, mesh, evaluation).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
         if not found:
@@ -219,14 +232,3 @@ def compiled(
         if needed > limit:
             raise TooLarge(needed, limit)
     return executable
-
-
-class TooLarge(UserError):
-    """The program needs more memory than a device has, by the compiler."""
-
-    def __init__(self, needed_bytes: int, limit_bytes: int):
-        super().__init__(
-            f"does not fit: the program needs {needed_bytes / 2**30:.1f} GiB a chip and may use "
-            f"{limit_bytes / 2**30:.1f}; more devices, fewer rows a device, or model.remat"
-        )
-        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes

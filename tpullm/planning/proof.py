@@ -18,15 +18,13 @@ from typing import Any
 import jax
 
 from tpullm.hardware.topologies import GpuHosts, Topology
-from tpullm.model.architecture import Architecture
-from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compiler_options
 from tpullm.planning import gpu_schedule, tpu_schedule
-from tpullm.planning.compiling import Executable, Job, compile_apart, read
+from tpullm.planning.compiling import Executable, compile_apart, read, write
 from tpullm.planning.findings import Finding, Look, axes_of, find
-from tpullm.planning.memory import of_device, resting
-from tpullm.planning.program import absent_mesh, compiler_versions, stage_of, traced
-from tpullm.planning.setting import setting_of
+from tpullm.planning.memory import architecture_of, global_state, of_device
+from tpullm.planning.program import absent_mesh, compiler_versions, job_of, traced
+from tpullm.planning.setting import Job, setting_of
 from tpullm.planning.timeline import Item, part_of
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -128,8 +126,7 @@ def prove(
     Args:
         recipe: its `mesh`, `model` and training are used; its own `topology` is not.
         tell: gets a log line when a compilation begins, and one with its seconds when it ends.
-        stage: of `program.stage_of`.
-        model: resolved, if it is not that of the recipe alone.
+        stage, model: of `program.job_of`.
 
     Raises:
         UserError: the recipe does not fit the mesh, or the compiler is missing or was killed.
@@ -143,25 +140,11 @@ def prove(
     executable = read(path)
     if executable is None:
         tell(f"{name}: compiling, a minute or two")
-        executable = compile_apart(job, path, name)
+        executable = compile_apart(job, name)
+        write(path, executable)
         tell(f"{name}: compiled in {executable.seconds:.0f} s")
         shrink(path.parent, MOST_BYTES)
     return proof_of(recipe.name, job, program, versions, executable)
-
-
-def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConfig | None = None) -> Job:
-    """The step of a recipe's training, to be compiled; `UserError` if it does not fit the mesh.
-
-    Args:
-        stage, model: as of `prove`.
-    """
-    model, planned = model or recipe.model.resolved(recipe.tokenizer.vocabulary_size), stage_of(recipe, stage)
-    if not model.vocabulary_size:
-        raise UserError("tokenizer.vocabulary_size: 0 is known only after tokenizing; give a number to plan with")
-    job = Job(model, planned.config, dict(recipe.mesh), topology, planned.adapter, planned.key)
-    mesh = absent_mesh(job.mesh, topology)
-    check_fits(Architecture(model), job.config, model.vocabulary_size, mesh, job.key, bool(recipe.base))
-    return job
 
 
 def program_hash(job: Job, versions: Mapping[str, str]) -> str:
@@ -170,8 +153,7 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        both = [traced(job.model, job.config, mesh, job.adapter, evaluation) for evaluation in (False, True)]
-        programs = [fingerprint(lowered.as_text()) for lowered in both]
+        programs = [fingerprint(traced(job, mesh, evaluation).as_text()) for evaluation in (False, True)]
     told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
@@ -206,8 +188,8 @@ def cached_at(program: str) -> Path:
 def proof_of(name: str, job: Job, program: str, versions: dict[str, str], executable: Executable) -> Proof:
     """The proof of a compiled step: its time from its schedule, or why it does not fit."""
     sizes = axis_sizes(job.mesh, job.topology.chips)
-    rests = resting(job.model, job.config.optimizer, job.adapter)
-    parameters, optimizer = (of_device(kind, sizes) for kind in (rests.parameters + rests.frozen, rests.optimizer))
+    whole = global_state(job.model, job.config.optimizer, job.adapter)
+    parameters, optimizer = (of_device(kind, sizes) for kind in (whole.parameters + whole.frozen, whole.optimizer))
     limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
     evaluation = executable.evaluation_bytes and executable.evaluation_bytes + round(optimizer)
     if evaluation > limit:  # then it is what needs the most: the step fits
@@ -236,7 +218,7 @@ def proof_of(name: str, job: Job, program: str, versions: dict[str, str], execut
 
 def look_at(job: Job, executable: Executable) -> Look:
     """The program with its schedule, and what is expected of it."""
-    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
+    setting = setting_of(job)
     data, *others = setting.sizes
     within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
     filled, items = 1 / setting.fullness, []
@@ -244,7 +226,7 @@ def look_at(job: Job, executable: Executable) -> Look:
         items = gpu_schedule.schedule(executable.text, job.topology, filled)
     elif executable.text:
         items = tpu_schedule.schedule(executable.text, job.topology, executable.places, filled)
-    shapes = Architecture(job.model).shapes
+    shapes = architecture_of(job.model).shapes
     layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]  # used one at a time
     others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
     return Look(
@@ -283,7 +265,7 @@ def traffic_of(look: Look) -> tuple[Traffic, ...]:
 def refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
     """Why the program does not fit: the missing memory, the largest kind of it, and the key to change."""
     rest = executable.peak_bytes - state_bytes
-    setting = setting_of(job.model, job.config, job.mesh, job.topology, adapter=job.adapter, key=job.key)
+    setting = setting_of(job)
     key, optimizer = "take more chips (topology)", job.config.optimizer
     if state_bytes > rest:
         what = f"parameters and optimizer ({state_bytes / 2**30:.1f})"

@@ -31,7 +31,7 @@ def speed(setting: Setting, axis: str, faster: int = 1) -> Speed:
     if isinstance(topology, GpuHosts):
         together = in_domain(setting.sizes, axis, topology.of_domain)
         return network_speed(chip, together, setting.along(axis) > together)
-    route = torus_route(topology, setting.sizes, axis, setting.habits.in_lines)
+    route = torus_route(topology, setting.sizes, axis, setting.traits.in_lines)
     return Speed(route.links * chip.link_bandwidth * chip.link_efficiency * faster, route.hops * chip.latency_seconds)
 
 
@@ -149,11 +149,11 @@ def _parameters(setting: Setting) -> list[Transfer]:
     gathered = 2 * (numbers * 2 - codes) * share
     if setting.adapter:  # only its small matrices have gradients
         numbers = times * model.layers * setting.adapter_parameters
-    summed = setting.habits.sums * numbers * setting.gradient * share
+    summed = setting.traits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
     gathers_wait, sums_wait = stops(setting)
     # On a torus of three dimensions, a reduce-scatter takes two at once (`torus.steps`).
-    planes = setting.habits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
+    planes = setting.traits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
         _transfer(setting, "fsdp", "all-gathers of parameters", gathered, hops, gathers_wait),
         _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
@@ -175,7 +175,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     A TPU without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
     several dimensions of the torus and not the whole mesh: see `torus.steps` and docs/design/tpu-programs.md.
     """
-    if setting.habits != OURS or not isinstance(setting.topology, Slices):
+    if setting.traits != OURS or not isinstance(setting.topology, Slices):
         return False, False
     if not setting.device.offloads_collectives:
         return False, True
@@ -199,7 +199,7 @@ def _tensor(setting: Setting) -> list[Transfer]:
             "all-reduces of activations",
             sent,
             2 * model.layers * of_layer,
-            setting.habits.tensor_waits,
+            setting.traits.tensor_waits,
         )
     ]
 
@@ -209,7 +209,7 @@ def _experts(setting: Setting) -> list[Transfer]:
 
     Without a ragged exchange, whole buffers are sent.
     """
-    size, model, ours = setting.along("expert"), setting.model, setting.habits.halves
+    size, model, ours = setting.along("expert"), setting.model, setting.traits.halves
     if not model.experts:
         return []
     padded = not setting.device.ragged_exchange
@@ -240,7 +240,7 @@ def _slices(setting: Setting) -> list[Transfer]:
     numbers = setting.accumulation * (layers + setting.tables * setting.table) / setting.along("fsdp")
     if setting.adapter:
         numbers = setting.accumulation * model.layers * setting.adapter_parameters / setting.along("fsdp")
-    received = 2 * numbers * setting.habits.crossing * (slices - 1) / slices
+    received = 2 * numbers * setting.traits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]
 

@@ -8,12 +8,13 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 from tpullm.planning.economics import Estimate, estimate
-from tpullm.planning.memory import Memory, Resting, memory, resting
-from tpullm.planning.program import stage_named, stage_of
+from tpullm.planning.memory import Memory, global_state, memory
+from tpullm.planning.program import stage_of
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 from tpullm.recipe.mesh_axes import AXES, written
 from tpullm.recipe.schema import Recipe
@@ -30,26 +31,25 @@ NEAR = 0.002  # steps that differ by less count as equal: then fewer changes win
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run a training on a slice; `estimate` is None if it does not fit the memory."""
+    """One way to run a training on a slice."""
 
     setting: Setting
     memory: Memory
-    estimate: Estimate | None
 
     @property
-    def time(self) -> Estimate:
-        """The estimate, also if it does not fit."""
-        return self.estimate or estimate(self.setting)
+    def fits(self) -> bool:
+        """Whether it fits the memory of a device."""
+        return self.memory.peak <= self.setting.device.hbm_bytes
 
-    @property
-    def mesh(self) -> dict[str, int]:
-        """The mesh axes with more than one device, and their sizes."""
-        return {axis: size for axis, size in zip(AXES, self.setting.sizes, strict=True) if size > 1} or {"fsdp": 1}
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The time of a step, also if it does not fit."""
+        return estimate(self.setting)
 
     def keys(self) -> dict[str, Any]:
         """The keys of the recipe that it sets, with their values."""
         return {
-            "mesh": written(self.mesh),
+            "mesh": written(mesh_of(self.setting)),
             "model.remat": self.setting.remat,
             "model.attention_block": self.setting.attention_block,
             f"{self.setting.key}.accumulation": self.setting.accumulation,
@@ -60,7 +60,7 @@ class Candidate:
     def changed(self, recipe: Recipe) -> Recipe:
         """The recipe with these keys."""
         setting = self.setting
-        stage = stage_of(recipe, stage_named(setting.key))
+        stage = stage_of(recipe, setting.key)
         config = dataclasses.replace(
             stage.config,
             accumulation=setting.accumulation,
@@ -69,8 +69,13 @@ class Candidate:
             batch_size=setting.rows,
         )
         model = dataclasses.replace(recipe.model, remat=setting.remat, attention_block=setting.attention_block)
-        recipe = dataclasses.replace(recipe, mesh=self.mesh, model=model, topology=str(setting.topology))
+        recipe = dataclasses.replace(recipe, mesh=mesh_of(setting), model=model, topology=str(setting.topology))
         return stage.changed(recipe, config)
+
+
+def mesh_of(setting: Setting) -> dict[str, int]:
+    """The mesh axes with more than one device, and their sizes."""
+    return {axis: size for axis, size in zip(AXES, setting.sizes, strict=True) if size > 1} or {"fsdp": 1}
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,9 @@ class Found:
     best: tuple[Candidate, ...]
 
 
-def assessed(setting: Setting, rests: Resting) -> Candidate:
-    """A setting with its memory and, if it fits, its time."""
-    held = memory(setting, rests)
-    return Candidate(setting, held, estimate(setting) if held.peak <= setting.device.hbm_bytes else None)
+def assessed(setting: Setting) -> Candidate:
+    """A setting with its memory."""
+    return Candidate(setting, memory(setting, global_state(setting.model, setting.optimizer, setting.adapter)))
 
 
 def search(base: Setting, most: int = 10) -> Found:
@@ -103,10 +107,10 @@ def search(base: Setting, most: int = 10) -> Found:
         half = dataclasses.replace(base.optimizer, moments="bfloat16")
         starts.append(dataclasses.replace(base, optimizer=half))
     for start in starts:
-        rests = resting(start.model, start.optimizer, start.adapter)
+        state = global_state(start.model, start.optimizer, start.adapter)
         for setting in settings(start):
-            candidate, screened = assessed(setting, rests), screened + 1
-            if candidate.estimate:
+            candidate, screened = Candidate(setting, memory(setting, state)), screened + 1
+            if candidate.fits:
                 fitting.append(candidate)
         if fitting:
             break
@@ -199,15 +203,15 @@ class Advice:
 
 def advise(candidate: Candidate) -> Advice | None:
     """Advice for what does not fit; None for what does."""
-    if candidate.estimate:
+    if candidate.fits:
         return None
     kinds, limit = candidate.memory.kinds, candidate.setting.device.hbm_bytes
     largest = max(kinds, key=kinds.get)
     keys = {section.dotted(key): key for section in sections(Recipe) for key in section.keys}
     ways = {}
     for change, setting in changes_of_one_key(candidate.setting):
-        found = assessed(setting, resting(setting.model, setting.optimizer, setting.adapter))
-        if found.estimate:
+        found = assessed(setting)
+        if found.fits:
             dotted = change.split(":")[0].replace(setting.key, "pretrain")  # every training has the keys of `pretrain`
             ways[change] = not keys[dotted].changes.resumes, -found.estimate.tokens_per_second
     change = min(ways, key=ways.get, default="")
@@ -229,7 +233,7 @@ def changes_of_one_key(setting: Setting) -> Iterator[tuple[str, Setting]]:
     for sizes in meshes(setting):
         if setting.rows // setting.accumulation % (sizes[0] * sizes[1] * sizes[2]) == 0:
             changed = dataclasses.replace(setting, sizes=sizes)
-            yield f"mesh: {written(Candidate(changed, None, None).mesh)}", changed
+            yield f"mesh: {written(mesh_of(changed))}", changed
     for key, value in (("moments", "bfloat16"), ("kind", "adafactor"), ("kind", "muon")):
         own = {"moments": "float32"} if value == "adafactor" else {}
         optimizer = dataclasses.replace(setting.optimizer, **own | {key: value})

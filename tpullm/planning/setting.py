@@ -1,7 +1,7 @@
 """The numbers that decide the time and the memory of a step; a search makes thousands of them.
 
-`Habits` are program traits: what our programs and MaxText's do differently. With them MaxText's published speeds are
-compared with the same formulas.
+`ProgramTraits` are what our programs and MaxText's do differently. With them MaxText's published speeds are compared
+with the same formulas.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,26 @@ RECOMPUTED = {
 
 
 @dataclass(frozen=True)
-class Habits:
+class Job:
+    """A training of a model on a mesh over a topology: what is planned, traced and compiled.
+
+    Args:
+        model: resolved.
+        mesh: devices along each axis.
+        adapter: what is trained beside the parameters of the model; None trains them all.
+        key: of `config` in the recipe.
+    """
+
+    model: ModelConfig
+    config: TrainConfig
+    mesh: Mapping[str, int]
+    topology: Topology
+    adapter: AdapterConfig | None = None
+    key: str = "pretrain"
+
+
+@dataclass(frozen=True)
+class ProgramTraits:
     """How a program works: ours, or another one whose speed is published.
 
     Args:
@@ -60,9 +79,10 @@ class Habits:
     every_expert: bool = False
 
 
-OURS, MAXTEXT = Habits(), Habits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
+OURS = ProgramTraits()
+MAXTEXT = ProgramTraits(in_lines=False, sums=2, tensor_waits=False, crossing=4, block=512, halves=False)
 # model/attention/flash.py keeps the weights of the forward pass. On a CPU, XLA multiplies a row by every expert.
-CPU = Habits(in_lines=False, passes=4, every_expert=True)
+CPU = ProgramTraits(in_lines=False, passes=4, every_expert=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,7 @@ class Setting:
         optimizer: of the training.
         padding: rows that experts multiply, per row that was routed to them.
         offloaded: numbers of a token and a layer that go to the host's memory and back.
-        habits: of the program.
+        traits: of the program.
         adapter: what is trained beside the parameters of the model, which are frozen; None trains them all.
         key: of the training in the recipe.
     """
@@ -105,7 +125,7 @@ class Setting:
     optimizer: OptimizerConfig = OptimizerConfig()
     padding: float = 1.0
     offloaded: int = 0
-    habits: Habits = OURS
+    traits: ProgramTraits = OURS
     adapter: AdapterConfig | None = None
     key: str = "pretrain"
 
@@ -129,9 +149,7 @@ class Setting:
     @property
     def block(self) -> int:
         """Queries and keys of an attention block."""
-        if self.habits.block:
-            return self.habits.block
-        return _block(self.contiguous, self.attention_block)
+        return self.traits.block or _block(self.contiguous, self.attention_block)
 
     @property
     def contiguous(self) -> int:
@@ -258,30 +276,21 @@ def mlp_parameters(model: ModelConfig) -> int:
     return (3 if model.gated else 2) * model.width * model.mlp_width
 
 
-def setting_of(
-    model: ModelConfig,
-    config: TrainConfig,
-    mesh: Mapping[str, int],
-    topology: Topology,
-    device: Chip | None = None,
-    adapter: AdapterConfig | None = None,
-    key: str = "pretrain",
-) -> Setting:
+def setting_of(job: Job, device: Chip | None = None, traits: ProgramTraits = OURS) -> Setting:
     """The setting of a training as `pretrain` or `finetune` would run it.
 
     Args:
         device: if it is not the topology's chip.
-        adapter: of a stage of tuning, if its rank is not 0.
-        key: of `config` in the recipe.
 
     Raises:
         UserError: the mesh does not fit the topology.
     """
+    model, config = job.model, job.config
     made = Setting(
         model,
-        topology,
-        device or topology.chip,
-        axis_sizes(mesh, topology.chips),
+        job.topology,
+        device or job.topology.chip,
+        axis_sizes(job.mesh, job.topology.chips),
         config.batch_size,
         config.sequence_length,
         config.accumulation,
@@ -289,8 +298,9 @@ def setting_of(
         loss_chunks=config.loss_chunks,
         gradient=4 if model.gradients == "float32" else 2,
         optimizer=config.optimizer,
-        adapter=adapter if adapter and adapter.rank else None,
-        key=key,
+        traits=traits,
+        adapter=job.adapter,
+        key=job.key,
     )
     return with_remat(made, model.remat)
 

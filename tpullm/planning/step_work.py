@@ -26,8 +26,8 @@ def forward(setting: Setting) -> float:
 
 def backward(setting: Setting) -> float:
     """Seconds of one layer's backward kernels: the gradients of queries, keys and values."""
-    passes = ("all",) if setting.habits.fused else ("queries", "keys")
-    return _best(setting, passes, setting.habits.passes)
+    passes = ("all",) if setting.traits.fused else ("queries", "keys")
+    return _best(setting, passes, setting.traits.passes)
 
 
 def keys_per_query(length: int, block: int, windows: tuple[int, ...] = ()) -> float:
@@ -133,7 +133,7 @@ def work(setting: Setting) -> dict[str, Part]:
 
 def recomputed(setting: Setting) -> tuple[str, ...]:
     """The parts of a layer that the backward pass recomputes. Our experts always recompute `up` if they are spread."""
-    spread = setting.model.experts and setting.along("expert") > 1 and setting.habits.halves
+    spread = setting.model.experts and setting.along("expert") > 1 and setting.traits.halves
     return tuple(dict.fromkeys((*setting.recompute, "up"))) if spread else setting.recompute
 
 
@@ -180,7 +180,7 @@ def _layer_matmul(setting: Setting, rows: float, inputs: float, outputs: float) 
 
 def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
     """Rows by the matrix of their own expert. With padding, each expert has as many rows: an ordinary matmul."""
-    rows *= experts if setting.habits.every_expert else 1
+    rows *= experts if setting.traits.every_expert else 1
     moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
     return Part(flops=flops, moved_bytes=moved) if setting.padding > 1 else Part(grouped_flops=flops, moved_bytes=moved)
 
@@ -232,7 +232,7 @@ def _element_wise(setting: Setting) -> float:
         k = model.experts_per_token * setting.padding
         hidden = k * (hidden + 4 * model.width) + model.shared_experts * hidden
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
-    parts = setting.length / setting.block if setting.habits.fused else 0  # of the queries' gradient
+    parts = setting.length / setting.block if setting.traits.fused else 0  # of the queries' gradient
     summed = parts * model.heads * model.head_width / tensor
     again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in recomputed(setting) else 0)
     return 2 * M * (3 * (attention + mlp) + again + summed)

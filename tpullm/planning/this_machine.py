@@ -16,9 +16,9 @@ from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
 from tpullm.planning.economics import RESTART_SECONDS, estimate, whole_run
-from tpullm.planning.memory import resting
-from tpullm.planning.setting import CPU, OURS, Setting, setting_of
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
+from tpullm.planning.memory import global_state
+from tpullm.planning.setting import CPU, OURS, Job, Setting, setting_of
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
 # Xeon with AMX (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An
@@ -93,27 +93,23 @@ def measured(dtype: str) -> Chip:
     return replace(found, link_bandwidth=bandwidth / 4, host_bandwidth=bandwidth, **CPU_REACHES)
 
 
-def local_setting(
-    model: ModelConfig,
-    config: TrainConfig,
-    mesh: dict[str, int],
-    adapter: AdapterConfig | None = None,
-    key: str = "pretrain",
-) -> Setting:
-    """The setting of a training on this machine, as of `setting_of`.
+def local_setting(job: Job) -> Setting:
+    """The setting of a training on this machine, which is the topology of the job.
 
     Raises:
         UserError: the mesh does not fit its devices.
     """
-    device = measured(compute_dtype(config.compute).name)
-    habits = replace(CPU, block=query_block(config.sequence_length)) if jax.default_backend() == "cpu" else OURS
-    return replace(setting_of(model, config, mesh, machine(), device, adapter, key), habits=habits)
+    traits = OURS
+    if jax.default_backend() == "cpu":
+        traits = replace(CPU, block=query_block(job.config.sequence_length))
+    return setting_of(job, measured(compute_dtype(job.config.compute).name), traits)
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
     """The setting of a training on a mesh of local devices: TPU slices, hosts with GPUs, or another machine."""
-    shape, known = dict(mesh.shape), _topology(mesh.devices.reshape(-1))
-    return setting_of(model, config, shape, known) if known else local_setting(model, config, shape)
+    known = _topology(mesh.devices.reshape(-1))
+    job = Job(model, config, dict(mesh.shape), known or machine())
+    return setting_of(job) if known else local_setting(job)
 
 
 def _topology(devices: np.ndarray) -> Topology | None:
@@ -134,7 +130,7 @@ def _topology(devices: np.ndarray) -> Topology | None:
 def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
     """The predicted time of a step on local devices and `run` of a plan, as plain values for the log and the report."""
     setting = setting_here(model, config, mesh)
-    found, size = estimate(setting), resting(model, config.optimizer).total()
+    found, size = estimate(setting), global_state(model, config.optimizer).total()
     restart = 0.0 if jax.default_backend() == "cpu" else RESTART_SECONDS  # other devices have to be found again
     return {
         "topology": str(setting.topology),
