@@ -46,24 +46,13 @@ def test_literature_loses_rows_of_symbols_and_has_no_personal_data(real_text):
         assert replaced == 0 and not any(cleaning.WORD.search(line) for line in text.split("\n") if line not in kept)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("本" + "!" * 10, "本!!!"),
-        ("!" * 9 + "a" + "?" * 10, "!" * 9 + "a???"),
-        ("あーーーーーーーーーーー", "あーーー"),
-    ],
-)
-def test_long_runs_of_a_symbol_are_shortened(text, expected):
-    assert cleaning.without_noise(text) == expected
-
-
 @pytest.mark.parametrize("place", [0, 1, 10, 11, 20])
-def test_a_run_is_found_wherever_it_is(monkeypatch, place):
+def test_a_long_run_of_a_symbol_is_shortened_wherever_it_is(monkeypatch, place):
     monkeypatch.setattr(cleaning, "WINDOW", 11)
     letters = "".join(chr(0x4E00 + number) for number in range(60))
     before, after = letters[:place], letters[place:]
-    assert cleaning.without_noise(f"{before}{10 * chr(33)}{after}") == f"{before}!!!{after}"
+    assert cleaning.without_noise(f"{before}{'!' * 10}{after}") == f"{before}!!!{after}"
+    assert cleaning.without_noise(f"{before}{'!' * 9}a{'ー' * 11}{after}") == f"{before}{'!' * 9}aーーー{after}"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +62,7 @@ def test_a_run_is_found_wherever_it_is(monkeypatch, place):
         ("どこで｜生れたか《うまれたか》知らぬ", "どこで生れたか知らぬ"),
         ("ここから［＃ここから２字下げ］本文", "ここから本文"),
         ("《吾輩》は題名、《ねこ》は行の初め", "《吾輩》は題名、は行の初め"),
-        ("《ねこ》", "《ねこ》"),  # nothing before it that it could be the reading of
-        ("A | B | C", "A | B | C"),
-        ("表｜列｜値", "表｜列｜値"),
+        ("《ねこ》、表｜列｜値", "《ねこ》、表｜列｜値"),  # nothing before it that it could be the reading of
     ],
 )
 def test_readings_and_notes_go(text, expected):
@@ -144,7 +131,7 @@ def japanese_phone(random):
 
 
 def foreign_phone(random):
-    america = [str(random.randint(201, 989)), str(random.randint(200, 999)), digits(random, 4)]
+    groups = [str(random.randint(201, 989)), str(random.randint(200, 999)), digits(random, 4), digits(random, 6)]
     forms = [
         "({}) {}-{}",
         "{}-{}-{}",
@@ -155,10 +142,8 @@ def foreign_phone(random):
         "+1{}{}{}",
         "({}) {} {}",
     ]
-    britain = ["020 7{} {}", "0161 {} {}", "+44 20 7{} {}", "+44 (0)20 7{} {}", "(020) 7{} {}"]
-    written = random.choice(britain).format(digits(random, 3), digits(random, 4))
-    mobile = f"07{digits(random, 3)} {digits(random, 6)}"
-    return random.choice([random.choice(forms).format(*america), random.choice([written, written, mobile])])
+    forms += ["020 7{1} {2}", "0161 {1} {2}", "+44 20 7{1} {2}", "+44 (0)20 7{1} {2}", "(020) 7{1} {2}", "07{1} {3}"]
+    return random.choice(forms).format(*groups)
 
 
 @pytest.mark.parametrize("kind", [mail, ip, japanese_phone, foreign_phone])
@@ -166,7 +151,7 @@ def foreign_phone(random):
 def test_planted_pieces_are_found(kind, prose):
     """At least 99 %; found are all but IP addresses after a word for a version, or with four parts up to 30."""
     chosen, missed = random.Random(7), []
-    for _ in range(500):
+    for _ in range(300):
         piece = kind(chosen)
         if prose is JAPANESE and chosen.random() < 0.3:
             piece = piece.translate(WIDE)
@@ -177,14 +162,13 @@ def test_planted_pieces_are_found(kind, prose):
         found, count = cleaning.without_personal_data(text)
         if piece in found or count != 1:
             missed.append(text[max(place - 9, 0) : place + 40])
-    assert len(missed) <= 5, missed[:5]
+    assert len(missed) <= 3, missed[:5]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("連絡はtaro.yamada@gmail.comまで", "連絡はemail@example.comまで"),
-        ("ｔａｒｏ＠ｇｍａｉｌ．ｃｏｍ", "email@example.com"),
         ("taro [at] gmail [dot] com", "email@example.com"),
         ("<mailto:x@y.net>.", "<mailto:email@example.com>."),
         ("接続元203.104.209.7です", "接続元192.0.2.1です"),
@@ -195,7 +179,6 @@ def test_planted_pieces_are_found(kind, prose):
         ("+81 (0)3 1234 5678", "+81 (0)3 0000 0000"),
         ("+44 20 7946 0018", "+44 20 0000 0000"),
         ("075-1234567", "070-0000000"),
-        ("TEL.03-1234-5678", "TEL.03-0000-0000"),
         ("TEL03-1234-5678", "TEL03-0000-0000"),
         ("+49 30 123456", "+49 30 000000"),
         ("Fax: 5552345678", "Fax: 5550000000"),
@@ -224,19 +207,6 @@ def test_what_belongs_to_somebody_becomes_what_belongs_to_nobody(text, expected)
 )  # fmt: skip
 def test_other_numbers_stay(text):
     assert cleaning.without_personal_data(text) == (text, 0)
-
-
-def test_in_english_all_is_found_that_datatrove_finds():
-    from datatrove.pipeline.formatters.pii import PIIFormatter
-
-    theirs, chosen = PIIFormatter(email_replacement="MAIL", ip_replacement="IP"), random.Random(5)
-    for _ in range(100):
-        words = ENGLISH.split()
-        for kind in (mail, ip):
-            words.insert(chosen.randrange(len(words)), kind(chosen))
-        text = " ".join(words)
-        ours = cleaning.without_personal_data(text)[0].replace(cleaning.MAIL_ADDRESS, "MAIL")
-        assert ours.replace(cleaning.IPV4_ADDRESS, "IP") == theirs.format(text)
 
 
 UNITS = "a- a@ a@a. @ (at) a(at)a(dot) 1. 1.1.1.1. 2001: 0 (0 03-1234- (2 200- 電話 0１ % － ｜ 《 ｜あ 《あ".split()

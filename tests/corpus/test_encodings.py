@@ -3,7 +3,7 @@
 import pytest
 import webencodings
 import webencodings.labels
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.corpus.files import encodings
@@ -17,14 +17,24 @@ def test_a_charset_that_does_not_exist_is_not_used():
 
 
 @pytest.mark.parametrize(
+    ("text", "charset"),
+    [
+        ("나는 사과를 먹는 것을 좋아한다.\n", "euc_kr"),
+        ("我喜欢吃苹果。\n", "gb18030"),
+        ("Où est-il passé ?\n", "latin-1"),
+    ],
+)
+def test_what_is_not_surely_japanese_is_not_guessed(text, charset):
+    assert encodings.decode_text(text.encode(charset) * 20) is None
+
+
+@pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("本か" * 9, True),
-        ("本本本本か", True),  # a fifth of the letters
+        ("本本本本か、。", True),  # a fifth of the letters
         ("本本本本本か", False),
         ("か" * 19 + "ｱ", True),  # a twentieth
         ("か" * 18 + "ｱ", False),
-        ("か、。" * 9, True),  # marks are no letters
         ("。。", False),  # no letter, no sign of Japanese
     ],
 )
@@ -126,9 +136,8 @@ def test_every_label_of_the_web_is_understood():
             assert encodings.decode(in_charset(text, name), f" {label.upper()} ") == text
 
 
-@settings(max_examples=40)
-@given(st.text(st.sampled_from(sorted(set(encodings.windows_characters().values()))), min_size=1))
-def test_each_character_of_windows_is_read_in_both_old_encodings(text):
+def test_each_character_of_windows_is_read_in_both_old_encodings():
+    text = "".join(sorted(set(encodings.windows_characters().values())))
     assert encodings.decode(in_charset(text, "euc-jp"), "euc-jp") == text
     assert encodings.decode(in_charset(text, "iso-2022-jp"), "iso-2022-jp") == text
 
@@ -152,13 +161,6 @@ def test_a_page_may_have_a_few_broken_characters_and_no_more():
     data = page.encode("cp932")
     assert encodings.decode_html(data[:-2] + b"\xff" + data[-2:]) == page[:-1] + "\ufffd" + page[-1:]
     assert encodings.decode_html(data + b"\xff" * 9) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "found"), [("\ud7ff\ue000🙂", False), ("a\ud800", True), ("\udfffb", True), ("", False)]
-)
-def test_half_of_a_surrogate_pair_is_found(text, found):
-    assert encodings.has_surrogate(text) == found
 
 
 @pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)

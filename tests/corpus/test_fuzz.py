@@ -1,4 +1,4 @@
-"""Ten thousand broken files: none hangs the reader, none breaks it, none takes its memory."""
+"""Broken files: none hangs the reader, none breaks it."""
 
 import bz2
 import gzip
@@ -6,12 +6,8 @@ import io
 import json
 import lzma
 import random
-import re
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections import Counter
 
 import pyarrow
 import pyarrow.parquet
@@ -43,9 +39,7 @@ def jsonl():
 
 def parquet(**settings):
     file = io.BytesIO()
-    rows = [
-        {"text": line, "id": str(number), "metadata": {"url": "u"}} for number, line in enumerate(TEXT.splitlines())
-    ]
+    rows = [{"text": line, "id": "1", "metadata": {"url": "u"}} for line in TEXT.splitlines()]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, **settings)
     return file.getvalue()
 
@@ -90,77 +84,33 @@ def mutated(data, chance, others):
     """The bytes of a good file with one to four things done to them."""
     for _ in range(chance.choice([1, 1, 2, 4])):
         place, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
-        kind = chance.choice([0, 1, 1, 2, 3, 4, 4, 5, 6, 6, 6, 7])
-        if kind == 0:
-            data = data[:place]
-        elif kind == 1:
-            data = data[:place] + chance.randbytes(chance.randint(1, 300)) + data[place:]
-        elif kind == 2:
-            data = data[:place] + data[end:]
-        elif kind == 3:
-            data = data[:end] + data[place:end] * chance.randint(1, 20) + data[end:]
-        elif kind == 4:
-            data = data[:place] + chance.choice(TOKENS) * chance.choice([1, 9, 999]) + data[place:]
-        elif kind == 5:
-            data = data[:place] + chance.choice(others)[end:]
-        elif kind == 6:
-            broken = bytearray(data)
-            for _ in range(chance.randint(1, 20)):
-                if broken:
-                    broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
-            data = bytes(broken)
-        elif kind == 7 and chance.random() < 0.3:
-            data = chance.randbytes(place % 3000)
-        data = data[:2_000_000]
+        token = chance.choice(TOKENS) * chance.choice([1, 9, 999])
+        flipped = bytes(byte ^ (1 << chance.randrange(8)) for byte in data[place : place + 20])
+        inserted = chance.choice([chance.randbytes(300), token, flipped, data[place:end] * 20])
+        after = chance.choice([data[place:], data[end:], data[place + 20 :], b"", chance.choice(others)[end:]])
+        data = (data[:place] + inserted + after)[:2_000_000]
     return data
 
 
-def read_all(folder, count, seed):
-    """Read `count` broken files; what was found, and what it cost."""
+@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_broken_files_are_read_or_named(tmp_path, count):
     good = list(good_files())
     others = [data for _, _, data in good]
-    found = {"files": count, "documents": 0, "texts": 0, "bad": 0, "longest": 0.0, "slowest": ""}
+    found = Counter()
     for number in range(count):
-        chance = random.Random(f"{seed} {number}")
+        chance = random.Random(f"1 {number}")
         suffix, kind, data = chance.choice(good)
-        path = Path(folder, f"{number}{suffix}")
+        path = tmp_path / f"{number}{suffix}"
         path.write_bytes(mutated(data, chance, others))
         begin = time.monotonic()
         for raw in readers.read(File(path, kind, path.stat().st_size), Source("s", kind, str(path))):
-            found["documents"] += 1
-            found["bad"] += bool(raw.problem)
             told = readers.described(path, raw)
             assert "\n" not in told and told.encode() and not (raw.dropped and raw.text)
             for fact in (raw.url, raw.date, raw.licence, raw.language, raw.record):
                 assert fact.encode() is not None and "\n" not in fact
-            if not raw.dropped and not verdicts.unreadable(raw.text):
-                found["texts"] += 1
-                assert "".join(characters.cut(raw.text, 1000)).encode() and "\r" not in raw.text
-        took = time.monotonic() - begin
-        if took > found["longest"]:
-            found |= {"longest": took, "slowest": path.name}
-        else:
-            path.unlink()
-    opened.close_child()
-    # A process starts with the figure of the one that started it, so its own is read from the system.
-    own = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return found | {"SELF MiB": own >> 10, "CHILDREN MiB": children >> 10}
-
-
-def test_broken_files_are_read_or_named(tmp_path):
-    found = read_all(tmp_path, 30, seed=1)
-    assert found["documents"] > 30 and found["texts"] > 3 and found["bad"] > 3
-
-
-@pytest.mark.slow
-def test_ten_thousand_broken_files_cost_no_more_than_themselves(tmp_path):
-    call = f"test_fuzz.read_all({str(tmp_path)!r}, 10_000, 1)"
-    script = f"import json; from tests.corpus import test_fuzz; print(json.dumps({call}))"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["documents"] > 10_000 and found["texts"] > 1_000 and found["bad"] > 1_000
-    assert found["longest"] < 60  # the child's limit is 20 s of the processor
-    assert found["SELF MiB"] < 1024 and found["CHILDREN MiB"] < 1024
+            is_text = not raw.dropped and not verdicts.unreadable(raw.text)
+            assert not is_text or "".join(characters.cut(raw.text, 1000)).encode() and "\r" not in raw.text
+            found += Counter(documents=1, bad=bool(raw.problem), texts=is_text)
+        assert time.monotonic() - begin < 60  # the child's limit is 20 s of the processor
+        path.unlink()
+    assert found["documents"] > count and found["texts"] > count / 10 and found["bad"] > count / 10

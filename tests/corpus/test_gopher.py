@@ -2,10 +2,9 @@
 
 import json
 import random
-from collections import Counter
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import datatrove_words
@@ -24,12 +23,6 @@ QUALITY = {
     "gopher_below_alpha_threshold": "too few words of letters",
     "gopher_enough_stop_words": "too few stop words",
 }
-
-
-def repetition_reason(theirs):
-    if theirs.startswith("dup_"):
-        return "repeated paragraphs" if "para" in theirs else "repeated lines"
-    return "repeated phrases"
 
 
 def of_datatrove(text, limit):
@@ -51,7 +44,9 @@ def of_datatrove(text, limit):
         language=language,
     )  # fmt: skip
     found = quality.filter(Document(text, "")), repetition.filter(Document(text, ""))
-    return "" if found[0] is True else QUALITY[found[0][1]], "" if found[1] is True else repetition_reason(found[1][1])
+    low, repeats = ("" if kept is True else kept[1] for kept in found)
+    kinds = {"dup_para": "repeated paragraphs", "dup_line": "repeated lines"}
+    return low and QUALITY[low], repeats and kinds.get(repeats[:8], "repeated phrases")
 
 
 def ours(text, limit):
@@ -117,10 +112,8 @@ PROSE = "The cat that we have sits on the mat and looks at the birds of the gard
     [
         (PROSE * 4, "en", ""),
         ("a b c d e f g h i j " * 6, "en", "words too short"),
-        ("\n".join([*[f"- {PROSE}"] * 9, f"{PROSE} well-known, old-fashioned"]), "en", ""),  # nine of ten, no more
         ("Kahvila avautuu huomenna kello kahdeksan aamulla torilla " * 10, "en", "too few stop words"),
         ("Kahvila avautuu huomenna kello kahdeksan aamulla torilla " * 10, "fi", ""),  # its stop words are not known
-        ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。" * 5, "ja", ""),
         ("東京都千代田区千代田一番地" * 20, "ja", "too few stop words"),
     ],
 )
@@ -128,27 +121,8 @@ def test_each_rule_of_quality_drops(text, language, reason):
     assert gopher.low_quality(text, words.of(text), gopher.limits(language)) == reason
 
 
-SENTENCE_LINE = "The cat that we have sits on the mat, and it looks at the birds of the garden.\n"
-LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(40)]
-SENTENCE = "あいうえおたちつて。"
-JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}日かけて調べた話をする。\n" for number in range(40)]
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "reason"),
-    [
-        ("".join(f"「{line.strip().rstrip('。')}」\n" for line in JAPANESE), "ja", ""),  # a dialogue ends its lines so
-        # A tenth of its characters is in a line that repeats, and no more.
-        ("\n".join([SENTENCE, *(f"{letter}{SENTENCE[1:]}" for letter in "あかきくけこさしす")]), "ja", ""),
-        ("".join(line.replace(".", "") for line in LINES), "en", "too few sentence ends"),
-        ("".join([LINES[0], *(line.replace(".", "") for line in LINES[1:10])]), "en", "too few sentence ends"),
-        ("".join(LINES[:9] * 2), "en", "repeated lines"),
-        ("".join(f"It is {number}, which is one of the numbers.\n\n\n\n" for number in range(40)), "en", "a list"),
-        ("\n".join("猫犬馬鳥魚虫牛羊。"[place:] for place in range(9)), "ja", "a list"),
-    ],
-)
-def test_fineweb(text, language, reason):
-    assert gopher.fineweb(text, language) == reason
+LINES = [f"Line {number} says what nobody else has said on day {number * 7}.\n" for number in range(3)]
+JAPANESE = [f"第{number}章では、猫がどこで生れたかを{number * 7}日かけて調べた話をする。\n" for number in range(3)]
 
 
 FINEWEB_REASONS = {
@@ -158,7 +132,7 @@ FINEWEB_REASONS = {
     "char_dup_ratio": "repeated lines",
     "list_ratio": "a list",
 }
-PIECES = [*LINES[:3], *JAPANESE[:3], "Yes.", "no", "\n", "\n", "\n\n\n", "」\n", "…", " \n", "猫", "a b c d e f g h "]
+PIECES = [*LINES, *JAPANESE, "Yes.", "no", "\n", "\n", "\n\n\n", "」\n", "…", " \n", "猫", "a b c d e f g h "]
 
 
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=40), st.sampled_from(["en", "ja"]))
@@ -168,17 +142,6 @@ def test_fineweb_decides_as_datatrove_does_on_made_texts(parts, language):
     text = "".join(parts)
     kept = datatrove_words.fineweb(language).filter(Document(text, ""))
     assert gopher.fineweb(text, language) == ("" if kept is True else FINEWEB_REASONS[kept[1]])
-
-
-def test_c4_removes_lines_of_boilerplate_and_marks_of_citations():
-    text = (
-        SENTENCE_LINE
-        + "Please enable JavaScript to go on.\nWe use cookies to know you.\nMenu\n"
-        + SENTENCE_LINE[:-1]
-        + "[12]\n"
-    )
-    reason, left = gopher.c4(text + SENTENCE_LINE * 4, "en")
-    assert reason == "" and left == (SENTENCE_LINE * 6).strip()
 
 
 def of_c4(text, language):
@@ -194,51 +157,23 @@ def of_c4(text, language):
 
 
 PARTS = ["Yes.", "it is so", "No!\n", "\n", "JavaScript ", "Lorem ipsum", "{", "our Privacy Policy.", "[3]", "w" * 999]
+FIVE = ["The cat that we have sits on the mat.\n"] * 5
 
 
 @example(["Yes.", "\n", "\n", "\n", "\n", "Yes."], "ja")  # an empty line is a sentence there
+@example([*FIVE, "Please enable JavaScript to go on.\n", "Menu\n", "It is so, and is said [12]\n"], "en")
+@example([*FIVE, "if (a) { b = 1; }"], "en")
+@example(["あ" * 1500, "。い。う。え。お。"], "ja")
 @given(st.lists(st.sampled_from(PARTS), max_size=30), st.sampled_from(["en", "ja"]))
 def test_c4_decides_as_datatrove_does_on_made_texts(parts, language):
     text = "".join(parts)
     assert gopher.c4(text, language) == of_c4(text, language)
 
 
-def test_c4_decides_as_datatrove_does_on_real_texts(documents):
-    texts = [(text, "ja" if limit is gopher.JAPANESE else "en") for text, limit in documents]
-    texts += [(SENTENCE_LINE * 5 + "if (a) { b = 1; }", "en"), ("あ" * 1500 + "。い。う。え。お。", "ja")]
-    assert [text for text, language in texts if gopher.c4(text, language) != of_c4(text, language)] == []
-    assert {gopher.c4(text, language)[0] for text, language in texts} >= {"", "a curly bracket", "too few sentences"}
-
-
-def repeated_characters(found, n):
-    """After an n-gram that repeats the next begins behind it."""
-    seen, count, place = set(), 0, 0
-    while place <= len(found) - n:
-        gram = tuple(found[place : place + n])
-        count += sum(map(len, gram)) if gram in seen else 0
-        place += n if gram in seen else 1
-        seen.add(gram)
-    return count
-
-
-def repeats(text, found):
-    """The rules by n-grams alone."""
-    limit = gopher.ENGLISH
-    for n, share in limit.top:
-        counts = Counter(" ".join(found[start : start + n]) for start in range(len(found) - n + 1))
-        gram, count = counts.most_common(1)[0]
-        if len(gram) * count > share * len(text):
-            return True
-    return any(repeated_characters(found, n) > share * len(text) for n, share in limit.repeated)
-
-
-@settings(max_examples=40)
-@given(st.lists(st.integers(0, 40), min_size=90, max_size=130), st.integers(1, 41), st.booleans())
-def test_a_page_is_judged_by_its_n_grams(numbers, different, marked):
-    """Marks are no words; a page of fewer than 100 words is not judged."""
-    found = [f"word{number % different}" for number in numbers]
-    text = (" , " if marked else " ").join(found)
-    assert gopher.is_repetitive(text) == (repeats(text, found) and len(found) >= 100)
+@pytest.mark.parametrize(("separator", "count", "expected"), [(" ", 99, False), (" ", 100, True), (" , ", 99, False)])
+def test_a_page_of_fewer_words_than_a_hundred_is_not_judged_by_its_n_grams(separator, count, expected):
+    """Marks are no words."""
+    assert gopher.is_repetitive(separator.join(f"word{number % 9}" for number in range(count))) == expected
 
 
 @pytest.mark.parametrize(
@@ -261,12 +196,6 @@ def test_a_book_is_repetitive_if_most_of_its_pages_are(bad, good, expected):
     text = "".join(page[:9999] + "\n" for page in pages)
     assert len(text) == 10_000 * (bad + good)
     assert gopher.is_repetitive(text) == expected
-
-
-@pytest.mark.parametrize(("sentence", "expected"), [("毎日学校で本を読みます。", True), ("", False)])
-def test_a_japanese_sentence_again_and_again_is_repetitive(sentence, expected):
-    text = "".join(chr(0x4E00 + 7 * place) + "は" + chr(0x3042 + place % 80) + "と" for place in range(200))
-    assert gopher.is_repetitive(text + sentence * 30) == expected
 
 
 def test_books_are_not_repetitive(real_text):

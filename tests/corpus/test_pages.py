@@ -1,52 +1,27 @@
 """What of a page becomes text, what its owner reserves, and what a page costs that breaks its reader."""
 
-import time
+import ctypes
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tpullm.corpus.files import opened, pages
-from tpullm.system.process import limited
-
-PAGE = "<html><body><article><p>今日はいい天気ですね。私はリンゴを食べるのが好きです。</p></article>"
+from tpullm.corpus.files import pages
 
 
-def hang(page, headers):
-    while "hang" in page:
-        pass
-    if "memory" in page:
-        return bytearray(1 << 40)
+def crash(page, headers):
     if "crash" in page:
-        import ctypes
-
         ctypes.string_at(0)
-    return [page, "", "more than asked"][: 3 if "more" in page else 2]
+    return [page, ""]
 
 
-@pytest.mark.parametrize(
-    ("page", "problem"),
-    [
-        ("hang", "takes more than 1 s of the processor"),
-        ("memory", "needs more than 1 GiB of memory"),
-        ("crash", "ends by signal 11"),
-    ],
-)
-def test_a_page_that_breaks_its_reader_is_put_aside_and_the_next_is_read(monkeypatch, page, problem):
-    monkeypatch.setattr(limited, "CPU_SECONDS", 1)
-    monkeypatch.setattr(pages, "EXTRACT", "tests.corpus.test_pages:hang")
-    raw = pages.read(page.encode())
-    assert raw.dropped == "could not be read" and problem in raw.problem and "do not use" not in raw.problem
+def test_a_page_that_breaks_its_reader_is_put_aside_and_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(pages, "EXTRACT", "tests.corpus.test_pages:crash")
+    raw = pages.read(b"crash")
+    assert raw.dropped == "could not be read" and "ends by signal 11" in raw.problem and "do not use" not in raw.problem
     assert pages.read(b"fine").text == "fine"
-
-
-def test_the_child_starts_with_the_first_page_and_again_after_its_end():
-    opened._child.cache_clear()
-    pages.read(b"\xff\xfe\xff")  # in no encoding
-    assert opened._child.cache_info().currsize == 0
-    for _ in range(2):
-        assert "リンゴ" in pages.read(PAGE.encode()).text
-        opened.close_child()
+    monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 4)
+    assert pages.read(b"large").dropped == "too large" and pages.read(b"fine").text == "fine"
 
 
 @pytest.mark.parametrize("tag", ["div", "b", "ul><li"])
@@ -58,26 +33,13 @@ def test_text_that_is_nested_400_deep_is_read(tag):
 @pytest.mark.parametrize(
     "page",
     [
-        "<div>" * 2_000 + "text",
-        "<" * 1_000_000,
-        "<!--" * 40_000,
-        "<p " + "a=b " * 100_000 + ">text",
-        "<!DOCTYPE [" + "<!ENTITY a 'bbbb'>" * 1000 + "]>&a;",
-        "<meta " * 100_000,
-        "\0" * 100_000,
-        "",
+        "<div>" * 2_000 + "text", "<" * 100_000, "<!--" * 40_000, "<p " + "a=b " * 100_000 + ">text",
+        "<meta " * 100_000, "<!DOCTYPE [" + "<!ENTITY a 'bbbb'>" * 1000 + "]>&a;", "\0" * 100_000, "",
         "<script>" * 10_000,
     ],
-)
+)  # fmt: skip
 def test_hostile_pages_are_no_more_than_a_document_without_text(page):
-    begin = time.monotonic()
-    raw = pages.read(page.encode())
-    assert raw.dropped in ("", "could not be read") and time.monotonic() - begin < 200
-
-
-def test_a_page_that_is_too_large_is_not_sent(monkeypatch):
-    monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 10)
-    assert pages.read(b"a" * 11).dropped == "too large" and pages.read(b"a" * 10).text == "a" * 10
+    assert pages.read(page.encode()).dropped in ("", "could not be read")
 
 
 PROSE = "ネットワークの設定を変えるには、次のコマンドを管理者として実行します。"
@@ -97,13 +59,7 @@ CODE = "if a:\n    b()\n\n\tc = 1  # two"
 
 
 @pytest.mark.parametrize(
-    "around",
-    [
-        "<article>{}</article>",
-        "<article><ul><li><p>text</p>{}</li></ul></article>",
-        "<div>{}</div>",
-        "<dl><dd>{}</dd></dl><pre>one<br>two</pre>",
-    ],
+    "around", ["<article>{}</article>", "<ul><li><p>text</p>{}</li></ul>", "<dl><dd>{}</dd></dl><pre>one<br>two</pre>"]
 )
 def test_code_keeps_its_lines_and_its_indent(around):
     code = '<pre class="highlight"><span>if</span> a:\n    <b>b</b>()\n\n\tc = 1  # two</pre>'
@@ -191,11 +147,6 @@ def test_a_manual_of_sphinx_in_one_page_keeps_its_chapters_and_another_leaves_ou
         assert lines(body, SPHINX) == ["手引き", PROSE * 3, "1. 章", PROSE * 3]
 
 
-def test_another_page_is_left_to_trafilatura():
-    body = f'<article><p>{PROSE * 4}</p></article><div class="sidebar"><div>{PROSE}横の文。</div></div>'
-    assert lines(body) == [PROSE * 4]
-
-
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
@@ -203,13 +154,10 @@ def test_another_page_is_left_to_trafilatura():
         ('<META CONTENT="index, NOAI,noimageai" NAME=Robots />', "noai"),
         ('<meta name="GPTBot" content="noai">', "noai"),
         ('<meta http-equiv="X-Robots-Tag" content="noai">', "noai"),
-        ('<meta name="robots" content="&#110;oai">', "noai"),
         ('<script>"<meta name=robots content=noai>"</script>', ""),
         ('<meta name="tdm-reservation" content="1">', "tdm-reservation"),
         ('<meta name="tdm-reservation" content=" 1 "><meta name="robots" content="noimageai">', "noimageai"),
-        ('<meta name="tdm-reservation" content="0">', ""),
         ('<meta name="keywords" content="noai, art">', ""),
-        ('<meta name="description" content="What tdm-reservation and noai mean">', ""),
         ('<!-- <meta name="robots" content="noai"> -->', ""),
         ('<!-- old --><meta name="robots" content="noai"><!-- -->', "noai"),
         ('<!-- <meta name="robots" content="noai">', ""),  # browsers read no tag in a comment that is not closed
@@ -230,18 +178,14 @@ def test_a_reservation_in_a_page_is_heard(head, reason):
         ([("Server", "noai"), ("tdm-policy", "1")], ""),
     ],
 )
-def test_a_reservation_in_a_header_is_heard(headers, reason):
+def test_a_reservation_in_a_header_is_heard_unless_the_page_says_another(headers, reason):
     assert pages.extract(page(""), headers)[1] == reason
-
-
-@pytest.mark.parametrize(("own", "header", "reason"), [("0", "1", ""), ("1", "0", "tdm-reservation")])
-def test_the_page_itself_goes_before_the_header(own, header, reason):
-    tag = f'<meta name="tdm-reservation" content="{own}">'
-    assert pages.extract(page("", tag), [("tdm-reservation", header)])[1] == reason
+    if headers == [("TDM-Reservation", "1")]:
+        assert pages.extract(page("", '<meta name="tdm-reservation" content="0">'), headers)[1] == ""
 
 
 @settings(max_examples=30)
-@given(st.text("<>!-= \"'/metanoairobots01\n"), st.text())
+@given(st.text("<>!-= \"'/metanoairobots01\n"), st.text(",: noai本"))
 def test_any_page_is_read(head, value):
     _, reason = pages.extract(head, [(head, value), ("x-robots-tag", value)])
     assert reason in ("", "noai", "noimageai", "tdm-reservation")

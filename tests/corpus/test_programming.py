@@ -2,12 +2,11 @@
 to complete apart."""
 
 import ast
-from collections import Counter
 
 import pytest
 
-from tests.corpus.test_domains import by_entity, check
-from tpullm.corpus import domains, question
+from tests.corpus.test_domains import answers, by_entity, check, passes
+from tpullm.corpus import question
 from tpullm.corpus.domains import programming
 from tpullm.corpus.domains.programming import Function
 from tpullm.system.errors import UserError
@@ -34,17 +33,6 @@ def test_topics_are_one_document_each():
     assert len(topics) > 50
     assert any(raw.text.startswith('The "assert" statement\n') for raw in topics)
     assert {raw.language for raw in topics} == {"en"}
-
-
-def test_a_module_is_what_help_says_and_its_code_without_that():
-    [documentation], [code] = (_documents("textwrap.py", part) for part in ("documentation", "code"))
-    assert [raw.language for raw in (documentation, code)] == ["en", "code"]
-    assert _documents("textwrap.py", "") == [documentation, code]
-    assert documentation.text.startswith("textwrap\n\nText wrapping and filling.")
-    assert "dedent(text)\n\nRemove any common leading whitespace" in documentation.text
-    scopes = [node for node in ast.walk(ast.parse(code.text)) if hasattr(node, "name") or isinstance(node, ast.Module)]
-    assert "Remove any common leading whitespace" not in code.text and "class TextWrapper:" in code.text
-    assert not any(ast.get_docstring(scope) for scope in scopes if isinstance(scope, programming.Scope | ast.Module))
 
 
 def test_files_are_sorted_and_hold_no_tests():
@@ -88,6 +76,7 @@ if True:
 
 def test_docstrings_stand_under_the_names_that_a_reader_sees_and_none_in_the_code(library):
     [documentation], [code] = library("m.py", SOURCE)
+    assert [raw.language for raw in _documents("m.py", "")] == ["en", "code"]
     assert documentation == (
         "m\n\nOf the module.\n\nclass A\n\nOf the class.\n\nA.f(self, x, *, y=1)\n\nOf the method.\n\nIndented.\n"
     )
@@ -106,34 +95,22 @@ def test_nothing_else_is_gone_from_the_code(library):
     assert code == 'class A(Exception):\n    pass\n\ndef f(): "one line"\n'
 
 
-def test_a_file_of_another_python_is_dropped(tmp_path):
-    (tmp_path / "old.py").write_text("print 'text'\n")
-    assert [raw.dropped for raw in programming.documents(tmp_path / "old.py", "")] == ["not Python"]
-
-
 def test_functions_are_read_with_their_arguments_and_purpose():
     found = {function.path: function for function in programming.read(programming.folder() / "textwrap.py")}
     purpose = "Remove any common leading whitespace from every line in `text`."
     assert found["textwrap.dedent"] == Function("textwrap", "dedent", "text", purpose)
     assert found["textwrap.fill"].arguments == "text, width=70, **kwargs"
-    assert found["textwrap.TextWrapper"].arguments == ""
-    assert not any("._" in path for path in found)
-    [first, *_] = programming.read(programming.folder() / "json" / "__init__.py")
-    assert first.module == "json"
+    assert found["textwrap.TextWrapper"].arguments == "" and not any("._" in path for path in found)
+    assert programming.read(programming.folder() / "json" / "__init__.py")[0].module == "json"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "found"),
-    [
-        ("_private.py", "def f(): pass", []),
-        ("broken.py", "def f(:", []),
-        ("a.py", "def f(): pass", [Function("a", "f", "", "")]),
-        ("b.py", "@cache\ndef f(x): 'Do. More.'", [Function("b", "f", "", "Do.")]),
-    ],
-)
-def test_private_modules_and_what_is_not_python_have_no_functions(library, tmp_path, name, text, found):
-    library(name, text)
-    assert programming.read(tmp_path / name) == found
+def test_private_modules_and_what_is_not_python_have_no_functions(library, tmp_path):
+    library("_private.py", "def f(): pass")
+    library("b.py", "@cache\ndef f(x): 'Do. More.'")
+    library("broken.py", "def f(:")
+    found = [programming.read(tmp_path / name) for name in ("_private.py", "broken.py", "b.py")]
+    assert found == [[], [], [Function("b", "f", "", "Do.")]]
+    assert [raw.dropped for raw in programming.documents(tmp_path / "broken.py", "")] == ["not Python"]
 
 
 FUNCTIONS = [
@@ -149,26 +126,15 @@ FUNCTIONS = [
 def test_questions_about_functions():
     asked = programming.questions_about(FUNCTIONS)
     check(asked)
-    assert asked == programming.questions_about(FUNCTIONS)
-    modules = {path: question.answers[0] for path, question in by_entity(asked, "module").items()}
-    assert modules == {"tea.brew": "tea", "soup.stir": "soup", "soup.cook": "soup", "stew.mix": "stew"}
+    assert answers(asked, "module") == {"tea.brew": "tea", "soup.stir": "soup", "soup.cook": "soup", "stew.mix": "stew"}
     purposes = {"tea.brew", "tea.drink", "soup.drink"}
     assert set(by_entity(asked, "purpose")) == set(by_entity(asked, "function")) == purposes, "too short, or said twice"
-    assert by_entity(asked, "purpose")["tea.drink"].answers == ("Empty the cup slowly.",)
-    assert by_entity(asked, "function")["tea.drink"].answers == ("tea.drink",)
-    arguments = {path: question.answers[0] for path, question in by_entity(asked, "arguments").items()}
-    assert arguments == {"tea.brew": "leaves, minutes=3", "tea.drink": "cup", "soup.drink": "bowl"}
+    assert answers(asked, "purpose")["tea.drink"] == "Empty the cup slowly."
+    assert answers(asked, "function")["tea.drink"] == "tea.drink"
+    assert answers(asked, "arguments") == {"tea.brew": "leaves, minutes=3", "tea.drink": "cup", "soup.drink": "bowl"}
 
 
 COMPLETIONS = programming.completions()
-
-
-def passes(program, tests):
-    try:
-        exec(f"{program}\n{tests}", {})
-    except AssertionError:
-        return False
-    return True
 
 
 def test_the_right_body_passes_its_tests():
@@ -220,11 +186,3 @@ def test_every_part_of_a_held_out_function_is_learned():
     assert 0.15 < len(held_out) / len(COMPLETIONS) < 0.25
     parts = {part for asked in learned for part in asked.entity.split("_")}
     assert {part for asked in held_out for part in asked.entity.split("_")} <= parts
-
-
-@pytest.mark.slow
-def test_the_library_makes_questions():
-    found = domains.questions("programming")
-    check(found)
-    kinds = Counter(asked.kind for asked in found)
-    assert set(kinds) == {"module", "purpose", "function", "arguments", "completion"} and min(kinds.values()) > 300

@@ -21,13 +21,15 @@ def texts(pieces, separator, count, seed):
     return [separator.join(chosen.choices(pieces, k=8)) + str(number) for number in range(count)]
 
 
+def written(folder, good, bad):
+    for name, found in (("good", good), ("bad", bad)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in found))
+    return ClassifierConfig(str(folder / "good.jsonl"), str(folder / "bad.jsonl"))
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("examples")
-    for name, found in (("good", texts(GOOD, "。", 60, 1)), ("bad", texts(BAD, " ", 80, 2))):
-        lines = [json.dumps({"text": text}) + "\n" for text in found]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return ClassifierConfig(str(folder / "good.jsonl"), str(folder / "bad.jsonl"))
+    return written(tmp_path_factory.mktemp("examples"), texts(GOOD, "。", 60, 1), texts(BAD, " ", 80, 2))
 
 
 def test_it_tells_good_from_bad_and_how_well(config):
@@ -36,14 +38,12 @@ def test_it_tells_good_from_bad_and_how_well(config):
     assert model.good_kept == model.bad_dropped == 1
     assert all(model.score(text) > 0.5 for text in texts(GOOD, "。", 50, 3))
     assert all(model.score(text) < 0.5 for text in texts(BAD, " ", 50, 4))
+    assert all(0 <= model.score(text) <= 1 for text in ("", "あ", "ab"))
     assert "of 28 others it keeps 100.0% of the good and drops 100.0% of the bad" in str(model)
 
 
 def test_what_cannot_be_told_apart_is_told(tmp_path):
-    for name, seed in (("good", 1), ("bad", 2)):
-        lines = [json.dumps({"text": text}) + "\n" for text in texts(GOOD, "。", 100, seed)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
-    model = quality_classifier.learned(ClassifierConfig(str(tmp_path / "good.jsonl"), str(tmp_path / "bad.jsonl")))
+    model = quality_classifier.learned(written(tmp_path, texts(GOOD, "。", 60, 1), texts(GOOD, "。", 60, 2)))
     assert model.good_kept + model.bad_dropped < 1.5  # 1 by chance
 
 
@@ -61,11 +61,6 @@ def test_held_out_examples_are_of_other_documents():
         {document for piece, document in examples.items() if piece not in held}
     )
     assert len(quality_classifier._held_out({f"piece {part}": "one book" for part in range(40)})) == 8
-
-
-@pytest.mark.parametrize("text", ["", "あ", "ab"])
-def test_a_text_of_hardly_any_n_grams_has_a_score(config, text):
-    assert 0 <= quality_classifier.learned(config).score(text) <= 1
 
 
 def test_too_few_examples_are_refused(tmp_path):

@@ -26,51 +26,31 @@ DOLMA = {
     "id": "d1", "text": "A text.", "source": "common-crawl", "version": "v0", "added": "2024-04-15T08:50:00Z",
     "created": "2019-02-01T00:00:00Z", "metadata": {"url": "https://a.example/x", "license": "CC-BY-4.0"},
 }  # fmt: skip
-DATATROVE = {
-    "text": "A text.", "id": "t1", "media": [],
-    "metadata": {"url": "https://a.example/x", "date": "2024-01-01", "language": "ja", "file_path": "a"},
-}  # fmt: skip
-RED_PAJAMA = {
-    "text": "A text.",
-    "meta": json.dumps({"url": "https://a.example/x", "timestamp": "2023-03-01", "language": "de"}),
-}
-OSCAR = {
-    "text": "A text.",
-    "warc_headers": {
-        "warc-record-id": "<urn:uuid:2>",
-        "warc-target-uri": "https://a.example/x",
-        "warc-date": "2021-01-01",
-    },
-    "metadata": {"identification": {"label": "fr"}},
-}
+RED_PAJAMA_META = {"url": "https://a.example/x", "timestamp": "2023-03-01", "language": "de"}
+RED_PAJAMA = {"text": "A text.", "meta": json.dumps(RED_PAJAMA_META)}
+OSCAR_HEADERS = {"warc-record-id": "<urn:uuid:2>", "warc-target-uri": "https://a.example/x", "warc-date": "2021-01-01"}
+OSCAR = {"text": "A text.", "warc_headers": OSCAR_HEADERS, "metadata": {"identification": {"label": "fr"}}}
 STACK = {"text": "A text.", "detected_licenses": ["MIT", "Apache-2.0"], "language": "Python"}
 EXPECTED = {
     "fineweb": (FINEWEB, ("2024-02-21T00:08:17Z", "", "en", "<urn:uuid:1>")),
     "fineweb-2": (FINEWEB_2, ("2024-02-21T00:08:17Z", "", "ja", "<urn:uuid:1>")),
     "dolma": (DOLMA, ("2019-02-01T00:00:00Z", "CC-BY-4.0", "", "d1")),
-    "datatrove": (DATATROVE, ("2024-01-01", "", "ja", "t1")),
     "red-pajama": (RED_PAJAMA, ("2023-03-01", "", "de", "")),
     "oscar": (OSCAR, ("2021-01-01", "", "", "<urn:uuid:2>")),
     "the-stack": (STACK, ("", "MIT, Apache-2.0", "", "")),
 }
 
 
-def write_records(path, found):
-    data = "".join(json.dumps(record) + "\n" for record in found).encode()
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), path)
-    else:
-        compress = {".gz": gzip.compress, ".zst": lambda data: opened.zstandard().compress(data)}.get(path.suffix)
-        path.write_bytes(compress(data) if compress else data)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
 @pytest.mark.parametrize("corpus", EXPECTED)
 def test_a_corpus_is_read_as_it_is(tmp_path, corpus, suffix):
     folder = tmp_path / "corpus.parquet" / "CC-MAIN"  # a folder may have the name of a file
     folder.mkdir(parents=True)
     record, (date, licence, language, identity) = EXPECTED[corpus]
-    write_records(folder / f"000_0{suffix}", [record, record])
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record, record]), folder / "000_0.parquet")
+    else:
+        (folder / f"000_0{suffix}").write_bytes(gzip.compress((json.dumps(record) + "\n").encode() * 2))
     source = Source("s", "files", str(tmp_path / "corpus.parquet"))
     (file,) = find(source, tmp_path).files
     first, second = readers.read(file, source)
@@ -80,13 +60,8 @@ def test_a_corpus_is_read_as_it_is(tmp_path, corpus, suffix):
     assert second.record == (f"{where} 2 ({identity})" if identity else f"{where} 2")
 
 
-def test_the_case_of_a_name_does_not_matter():
-    found = records.facts_of({"URL": "a", "WARC-Date": "b", "meta": {"License": "c", "ID": 7}})
-    assert (found["url"], found["date"], found["licence"], found["id"]) == ("a", "b", "c", "7")
-
-
-def test_a_fact_is_one_line_of_bounded_length(tmp_path):
-    record = {"text": "x", "url": "a\nb\x00\ud800" * 10_000, "license": ["a", None, {"b": 1}, 5], "date": {"$date": 1}}
+def test_a_fact_is_one_line_of_bounded_length_whatever_the_case_of_its_name():
+    record = {"URL": "a\nb\x00\ud800" * 10_000, "meta": {"License": ["a", None, {"b": 1}, 5]}, "date": {"$date": 1}}
     found = records.facts_of(record)
     assert len(found["url"]) <= records.MOST_CHARACTERS and "\n" not in found["url"] and found["url"].encode()
     assert found["licence"] == "a, 5" and found["date"] == ""
@@ -94,23 +69,19 @@ def test_a_fact_is_one_line_of_bounded_length(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("ja", "ja"), ("jpn", "ja"), ("jpn_Jpan", "ja"), ("ja-JP", "ja"), ("EN", "en"), ("deu", "de"), ("ben", "bn")]
+    [("jpn_Jpan", "ja"), ("ja-JP", "ja"), ("EN", "en"), ("ben", "bn")]
     + [(name, "") for name in ("Python", "", "xyzzy", "en, de", "qqq", "日本語")],
 )
 def test_a_language_is_written_as_two_letters(name, code):
     assert records.language(name) == code
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*sorted(records.NAMES), *records.INNER]), inner)
-    ),
-)
+KEYS = st.sampled_from([*sorted(records.NAMES), *records.INNER, "URL", "x"])
+JSON = st.none() | st.booleans() | st.floats() | st.sampled_from(["", "en", "{", '{"url": 1}', "a\n\ud800"])
 
 
 @settings(max_examples=25)
-@given(st.dictionaries(st.sampled_from([*sorted(records.NAMES), *records.INNER, "URL", "x"]), JSON))
+@given(st.dictionaries(KEYS, JSON | st.lists(JSON) | st.dictionaries(KEYS, JSON | st.lists(JSON))))
 def test_no_record_breaks_them(record):
     assert all(isinstance(value, str) for value in records.facts_of(record).values())
 
@@ -141,12 +112,12 @@ def test_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "x"', "line 2 is not JSON (Expecting ',' delimiter)"),
-        ("[1]", "line 2 has no 'text': it is not an object"),
-        ('{"body": "x"}', "line 2 has no 'text': its keys are body"),
-        ('{"text": 5}', "line 2 has no text in 'text' but int"),
-        ("[" * 500_000, "line 2 is not JSON (it is nested too deep)"),
-        ('{"text": ' + "1" * 5000 + "}", "line 2 is not JSON (Exceeds the limit"),
+        ('{"text": "x"', "is not JSON (Expecting ',' delimiter)"),
+        ("[1]", "has no 'text': it is not an object"),
+        ('{"body": "x"}', "has no 'text': its keys are body"),
+        ('{"text": 5}', "has no text in 'text' but int"),
+        ("[" * 500_000, "is not JSON (it is nested too deep)"),
+        ('{"text": ' + "1" * 5000 + "}", "is not JSON (Exceeds the limit"),
     ],
 )
 def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path, line, message):
@@ -154,25 +125,23 @@ def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path, line, m
     path.write_text('{"text": "fine"}\n' + line + '\n{"text": "too"}\n')
     raws = read(path, "jsonl")
     assert [raw.text for raw in raws] == ["fine", "", "too"]
-    assert wrong(path, raws).startswith(message)
+    assert wrong(path, raws).startswith(f"line 2 {message}")
 
 
-@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"text": "b"}'])
-@pytest.mark.parametrize("length", [63, 64, 65, 1 << 20])
-def test_a_line_without_end_is_cut(tmp_path, monkeypatch, length, end):
+@pytest.mark.parametrize("end", [b"\n", b'\n{"text": "b"}'])
+@pytest.mark.parametrize("length", [63, 64, 1 << 20])
+def test_a_line_without_end_is_put_aside(tmp_path, monkeypatch, length, end):
     monkeypatch.setattr(opened, "MOST_RECORD_BYTES", 64)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "' + b"a" * (length - 12) + b'"}' + end)
-    raws = read(path, "jsonl")
-    assert [bool(raw.problem) for raw in raws] == [
-        length + (end != b"") > 64 or not end and length == 64,
-        *[False] * (len(end) > 1),
-    ]
-    assert raws[-1].text == ("b" if len(end) > 1 else "" if raws[0].problem else "a" * (length - 12))
+    first, *others = read(path, "jsonl")
+    assert first.text == ("a" * 51 if length == 63 else "") and bool(first.problem) == (length > 63)
+    assert [raw.text for raw in others] == ["b"] * (len(end) > 1)
 
 
 def test_parquet(tmp_path):
     path = tmp_path / "a.parquet"
+    assert read(write(path, pyarrow.array([], pyarrow.string()))) == []
     pyarrow.parquet.write_table(pyarrow.table({"text": ["一", None, "三"], "n": [1, 2, 3]}), path)
     raws = read(path, "parquet")
     assert [(raw.text, raw.record) for raw in raws] == [("一", "row 1"), ("", "row 2"), ("三", "row 3")]
@@ -180,16 +149,9 @@ def test_parquet(tmp_path):
     assert told.startswith("has no column 'body': its columns are text, n; set text_key")
     path.write_bytes(path.read_bytes()[:100])
     assert wrong(path, read(path, "parquet")).startswith("is not Parquet or is cut off")
-
-
-def test_a_row_of_parquet_that_is_no_text_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": [5]}), path)
-    assert wrong(path, read(path, "parquet")).startswith("row 1 has no text in 'text' but int")
-    broken = pyarrow.array([b"fine", b"\xff"]).view(pyarrow.string())
-    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
-    fine, other = read(path, "parquet")
-    assert fine.text == "fine" and verdicts.unreadable(other.text) == "broken encoding"
+    assert wrong(path, read(write(path, [5]))).startswith("row 1 has no text in 'text' but int")
+    fine, broken = read(write(path, pyarrow.array([b"fine", b"\xff"]).view(pyarrow.string())))
+    assert fine.text == "fine" and verdicts.unreadable(broken.text) == "broken encoding"
 
 
 def write(path, texts, **settings):
@@ -223,24 +185,6 @@ def test_rows_that_are_too_much_at_once_are_read_one_by_one(tmp_path, monkeypatc
     assert (last.record, last.problem) == ("rows from 8 to 10", "cannot be read (too much)")
 
 
-@pytest.mark.slow
-def test_a_text_that_a_thousand_rows_share_is_read_for_each(tmp_path):
-    texts = ["a" * 4_000_000] * 130  # half a GB as Arrow has it and half as Python does, some kB in the file
-    path = write(tmp_path / "a.parquet", texts)
-    assert path.stat().st_size < 100_000
-    assert [len(raw.text) for raw in read(path)] == [4_000_000] * 130
-
-
-@pytest.mark.slow
-def test_a_text_that_is_far_too_large_is_put_aside_with_its_group_alone(tmp_path):
-    table = pyarrow.table({"text": pyarrow.array(["a", "b" * 400_000_000, "c", "d"])})
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=2)
-    bad, third, fourth = read(path)
-    assert (third.text, fourth.text, fourth.record) == ("c", "d", "row 4")
-    assert bad.dropped == "could not be read" and bad.record == "rows from 1 to 2"
-
-
 def test_a_page_that_lies_about_its_size_ends_no_more_than_its_group(tmp_path):
     path = write(tmp_path / "a.parquet", [f"row {number}" for number in range(100)], row_group_size=50)
     data = path.read_bytes()
@@ -248,13 +192,6 @@ def test_a_page_that_lies_about_its_size_ends_no_more_than_its_group(tmp_path):
         path.write_bytes(data[:place] + b"\xff\xff\x7f" + data[place + 3 :])
         raws = read(path)
         assert raws and all(raw.dropped or isinstance(raw.text, str) for raw in raws)
-
-
-@pytest.mark.parametrize("texts", [[], [None], [""]])
-def test_an_empty_file_is_no_error(tmp_path, texts):
-    assert [raw.text for raw in read(write(tmp_path / "a.parquet", pyarrow.array(texts, pyarrow.string())))] == [
-        ""
-    ] * len(texts)
 
 
 def test_the_file_at_a_path_may_change(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from tpullm.corpus.files import opened, pages, readers
+from tpullm.corpus.files import opened, pages, readers, warc
 from tpullm.corpus.files.source_files import File
 from tpullm.recipe.schema import Source
 
@@ -49,18 +49,11 @@ def test_a_file_of_warcio_gives_pages_and_extracted_text(tmp_path):
         writer = WARCWriter(file, gzip=True)
         for mime, body in (("text/html; charset=shift_jis", PAGE.encode("shift_jis")), ("image/png", b"\x89PNG")):
             headers = StatusAndHeaders("200 OK", [("Content-Type", mime)], protocol="HTTP/1.0")
-            writer.write_record(
-                writer.create_warc_record("http://example.com/", "response", io.BytesIO(body), http_headers=headers)
-            )
-        writer.write_record(
-            writer.create_warc_record(
-                "http://example.com/",
-                "conversion",
-                io.BytesIO("本を読む".encode()),
-                warc_content_type="text/plain",
-                warc_headers_dict={"WARC-Identified-Content-Language": "jpn"},
-            )  # fmt: skip
-        )
+            content = {"payload": io.BytesIO(body), "http_headers": headers}
+            writer.write_record(writer.create_warc_record("http://example.com/", "response", **content))
+        said = {"warc_headers_dict": {"WARC-Identified-Content-Language": "jpn"}, "warc_content_type": "text/plain"}
+        body = io.BytesIO("本を読む".encode())
+        writer.write_record(writer.create_warc_record("http://example.com/", "conversion", body, **said))
     page, image, converted = read(path)
     assert SAID in page.text and page.url == "http://example.com/" and page.date[:2] == "20"
     assert page.record.startswith("record 1 (<urn:uuid:") and converted.record.startswith("record 3 (")
@@ -79,15 +72,12 @@ def zst_with_dictionary(records):
     return opened.DICTIONARY + len(content).to_bytes(4, "little") + content + frames
 
 
+def gz(records):
+    return b"".join(map(gzip.compress, records))
+
+
 @pytest.mark.parametrize(
-    "compress",
-    [
-        b"".join,
-        lambda records: b"".join(map(gzip.compress, records)),
-        lambda records: gzip.compress(b"".join(records)),
-        zst,
-        zst_with_dictionary,
-    ],
+    "compress", [b"".join, gz, lambda records: gzip.compress(b"".join(records)), zst, zst_with_dictionary]
 )
 def test_a_crawl_is_read_however_it_is_compressed(tmp_path, compress):
     raws = read_records(tmp_path, record(b"a: b", "warcinfo"), record(answer()), record(answer()), compress=compress)
@@ -103,20 +93,33 @@ def test_what_is_no_page_by_its_type_is_no_document(tmp_path):
     assert [raw.record for raw in raws] == ["record 9"]
 
 
+def resource(mime, body=b"abc"):
+    return record(body, "resource", mime=mime)
+
+
 @pytest.mark.parametrize(
-    ("status", "dropped"),
-    [("200 OK", ""), ("203", ""), ("301 Moved", "no success"), ("503", "no success")],
+    ("data", "dropped"),
+    [
+        (record(answer(status="203")), ""),
+        (record(answer(status="301 Moved")), "no success"),
+        (record(answer(status="503")), "no success"),
+        (record(answer(mime="image/png")), "not a page"),
+        (resource("text/html; charset=EUC-JP", PAGE.encode("euc-jp")), ""),
+        (resource("text/plain"), "not a page"),
+        (record(b"garbage"), "broken record"),
+        (record(answer(), length=10**15), "could not be read"),
+        (record(answer(b"a" * 3_000_000)), "too large"),
+        (record(b"a" * 3_000_000), "too large"),
+    ],
 )
-def test_only_an_answer_with_success_is_a_page(tmp_path, status, dropped):
-    (raw,) = read_records(tmp_path, record(answer(status=status)))
+def test_only_an_answer_with_success_is_a_page(tmp_path, monkeypatch, data, dropped):
+    monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 1_000_000)
+    raw, *others = read_records(tmp_path, data, record(answer()))
     assert raw.dropped == dropped and (SAID in raw.text) == (not dropped)
-
-
-def test_a_resource_is_a_page_if_it_says_so(tmp_path):
-    page = record(PAGE.encode("euc-jp"), "resource", mime="text/html; charset=EUC-JP")
-    text, image = (record(b"abc", "resource", mime=mime) for mime in ("text/plain", "image/png"))
-    first, *others = read_records(tmp_path, page, text, image)
-    assert SAID in first.text and [raw.dropped for raw in others] == ["not a page"] * 2
+    assert [SAID in raw.text for raw in others] == [True] * (dropped != "could not be read")
+    if dropped == "broken record":
+        told = readers.described(tmp_path / "a.warc", raw)
+        assert told.endswith("a.warc: record 1 is no answer of a web server")
 
 
 RAW_DEFLATE = zlib.compress(PAGE.encode())[2:-4]
@@ -167,31 +170,23 @@ def test_a_body_that_expands_without_bound_is_dropped(tmp_path, monkeypatch, cod
     assert first.dropped == "too large" and SAID in second.text
 
 
-def test_a_page_of_a_crawl_that_is_far_too_large_is_dropped_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 1_000_000)
-    large = record(answer(b"a" * 3_000_000), url="http://large/")
-    first, second = read_records(tmp_path, large, record(answer()))
-    assert first.dropped == "too large" and first.url == "http://large/" and SAID in second.text
-
-
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.95])
-@pytest.mark.parametrize("compress", [b"".join, lambda records: b"".join(map(gzip.compress, records))])
+@pytest.mark.parametrize("compress", [b"".join, gz])
 def test_a_warc_that_is_cut_off_is_named_and_what_was_before_is_read(tmp_path, kept, compress):
-    raws = read_records(
-        tmp_path, *[record(answer())] * 2, compress=lambda records: (data := compress(records))[: int(len(data) * kept)]
-    )
+    data = compress([record(answer())] * 2)
+    raws = read_records(tmp_path, data[: int(len(data) * kept)])
     assert [SAID in raw.text for raw in raws] == [True] * (kept > 0.5) + [False]
     assert raws[-1].dropped == "could not be read" and "download it again" in raws[-1].problem
 
 
-@pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"not a warc file at all\n" * 10, b"\0" * 100])
+@pytest.mark.parametrize("data", [b"\r\n\r\n", b"not a warc file at all\n" * 10])
 def test_what_is_no_warc_is_named(tmp_path, data):
     (raw,) = read_records(tmp_path, data)
     told = readers.described(tmp_path / "a.warc", raw)
     assert told == f"{tmp_path}/a.warc: is not WARC or is cut off; copy or download it again"
 
 
-@pytest.mark.parametrize("wrong", [-20, 20, "none", "-5", "1e3", "²"])
+@pytest.mark.parametrize("wrong", [-20, 20, "none", "-5", "²"])
 def test_a_record_of_a_wrong_length_costs_what_it_covers(tmp_path, wrong):
     length = len(answer()) + wrong if isinstance(wrong, int) else wrong
     records = [record(answer()), record(answer(), length=length), record(answer()), record(answer())]
@@ -200,24 +195,9 @@ def test_a_record_of_a_wrong_length_costs_what_it_covers(tmp_path, wrong):
     assert [raw.dropped for raw in raws].count("broken record") >= 1
 
 
-def test_a_length_beyond_the_file_is_named(tmp_path):
-    raws = read_records(tmp_path, record(answer()), record(answer(), length=10**15), record(answer()))
-    assert [raw.dropped for raw in raws] == ["", "could not be read"]
-
-
-def test_an_answer_that_is_none_is_broken_and_named(tmp_path):
-    first, second = read_records(tmp_path, record(b"garbage"), record(answer()))
-    told = readers.described(tmp_path / "a.warc", first)
-    assert told.endswith("a.warc: record 1 is no answer of a web server") and SAID in second.text
-
-
-def test_headers_without_end_are_cut(tmp_path):
-    endless = b"WARC/1.0\r\n" + b"a: b\r\n" * 500_000 + b"\r\n\r\n"
-    raws = read_records(tmp_path, endless, b"WARC/1.0\r\nx: " + b"y" * 3_000_000 + b"\r\n\r\n", record(answer()))
+def test_headers_without_end_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(warc, "MOST_HEADER_BYTES", 1 << 12)
+    endless = b"WARC/1.0\r\n" + b"a: b\r\n" * 2_000 + b"\r\n\r\n"
+    raws = read_records(tmp_path, endless, b"WARC/1.0\r\nx: " + b"y" * 12_000 + b"\r\n\r\n", record(answer()))
     assert SAID in raws[-1].text and {raw.dropped for raw in raws[:-1]} == {"broken record"}
-    assert [raw.problem[:15] for raw in raws[:-1]] == [
-        "has no length",
-        "does not begin ",
-        "has no length",
-        "does not begin ",
-    ]
+    assert [raw.problem[:15] for raw in raws[:-1]] == ["has no length", "does not begin "] * 2

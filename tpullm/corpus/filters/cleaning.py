@@ -8,8 +8,7 @@
 The patterns for personal data are ours. datatrove's PIIFormatter finds no mail address after a Japanese letter, since
 `\\b` sees none there. It draws its replacements in turns, so they depend on the order of the documents; and `a-`
 repeated over 16 kB takes it 2.8 s, four times as long for twice the length. Each pattern here begins only where a run
-of its characters begins and never tries a run twice (`++`), so its time is linear. A test compares what both find in
-English.
+of its characters begins and never tries a run twice (`++`), so its time is linear.
 
 A phone number (international, of Japan and the United Kingdom with 0…, of North America) is known by its shape: how
 many digits each of its groups has. So dates, prices, ISBNs and ids are none, and a number without any separator is one
