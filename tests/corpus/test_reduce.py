@@ -1,7 +1,8 @@
-"""Copies over the whole corpus: what brute force finds, for any groups of parts and ranges of keys."""
+"""Copies and lines over the whole corpus: what brute force finds, for any groups of parts and ranges of keys."""
 
 import dataclasses
 import tempfile
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.corpus.made_facts import Document, Made, marked, written
 from tpullm.corpus import dedup, reduce
-from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
+from tpullm.corpus.document_files import APART, BEYOND, EXACT, LINES, NEAR, USED, Part
 from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
@@ -49,10 +50,32 @@ def _are_near(document: Document, other: tuple) -> bool:
     return is_signed and any(one == two for one, two in zip(document.near, earlier.near, strict=True))
 
 
+def by_lines(made: list[Made], marks: list[list[int]], most: int) -> list[list[int]]:
+    """The marks by their definition, from those after copies are found: a line of a copy is not counted."""
+    lines = [
+        [document.lines if one.has_lines and mark < EXACT else () for document, mark in zip(*both, strict=True)]
+        for one, both in ((one, (one.documents, own)) for one, own in zip(made, marks, strict=True))
+    ]
+    counts = Counter(number for part in lines for own in part for number, _ in own)
+    found = []
+    for one, own, part in zip(made, marks, lines, strict=True):
+        repeated = [sum(length for number, length in lines if counts[number] > most) for lines in part]
+        found.append(
+            [
+                LINES if 10 * length > 3 * document.characters else mark
+                for length, document, mark in zip(repeated, one.documents, own, strict=True)
+            ]
+        )
+    return found
+
+
+LINE_LISTS = st.dictionaries(st.integers(0, 12), st.integers(1, 30), max_size=6).map(lambda own: tuple(own.items()))
 DOCUMENTS = st.builds(
     Document,
-    st.integers(0, 12),
-    st.tuples(*[st.integers(0, 40)] * dedup.BANDS),
+    st.integers(0, 20),
+    st.tuples(*[st.integers(0, 60)] * dedup.BANDS),
+    lines=LINE_LISTS,
+    characters=st.integers(1, 200),
     apart=st.sampled_from([False, False, False, True]),
     named=st.sampled_from([False, False, False, False, True]),
 )
@@ -64,29 +87,43 @@ PARTS = st.lists(
         few=st.sampled_from([False, False, True]),
         room=st.sampled_from([99, 99, 3]),
         divides=st.sampled_from([True, True, False]),
+        has_lines=st.sampled_from([True, True, False]),
     ),
     min_size=1,
     max_size=5,
 )
 
 
-@settings(max_examples=8, deadline=None)
-@given(made=PARTS, group=st.sampled_from([1, 5, 1000]), entries=st.sampled_from([1, 40, 10**6]))
-def test_what_repeats_an_earlier_document_is_marked_for_any_groups_and_ranges(made, group, entries):
+@settings(max_examples=12, deadline=None)
+@given(
+    made=PARTS,
+    most=st.integers(1, 5),
+    group=st.sampled_from([1, 5, 1000]),
+    lines=st.sampled_from([1, 10, 10**6]),
+    in_range=st.sampled_from([(1, 1), (40, 9), (10**6, 10**6)]),
+)
+def test_copies_and_repeated_lines_are_marked_for_any_groups_and_ranges(made, most, group, lines, in_range):
+    bounds = {"GROUP_DOCUMENTS": group, "GROUP_LINES": lines, "RANGE_ENTRIES": in_range[0], "RANGE_LINES": in_range[1]}
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(reduce, "GROUP_DOCUMENTS", group),
-        mock.patch.object(reduce, "RANGE_ENTRIES", entries),
+        mock.patch.multiple(reduce, **bounds),
         mock.patch("tpullm.system.storage.atomic._sync"),  # most of the time, and nothing is lost here
     ):
-        found, rows = marked(Path(folder), written(Path(folder), made))
-    expected = by_brute_force(made)
+        found, rows = marked(Path(folder), written(Path(folder), made), most)
+    expected = by_lines(made, by_brute_force(made), most)
     assert found == expected
-    counted = {(row[0], row[3]): row[4] for row in rows}
-    for number, marks in enumerate(expected):
-        assert {mark: counted.get((f"s{number}", mark), 0) for mark in set(marks)} == {
-            mark: marks.count(mark) for mark in set(marks)
-        }
+    counted = Counter()
+    for row in rows:
+        counted[row[0], row[3]] += row[4]
+    assert counted == Counter((f"s{number}", mark) for number, marks in enumerate(expected) for mark in marks)
+
+
+def test_the_one_copy_that_is_kept_is_not_dropped_for_its_copies(tmp_path):
+    text = Document(1, (1,) * dedup.BANDS, lines=((1, 7),))
+    other = Document(2, (2,) * dedup.BANDS, lines=((1, 7),))
+    assert marked(tmp_path, written(tmp_path, [Made((text,) * 9, has_lines=True)]))[0] == [[USED, *[EXACT] * 8]]
+    alike = [Made((text,) * 9, has_lines=True), Made((other,), has_lines=True)]
+    assert marked(tmp_path, written(tmp_path, alike))[0] == [[LINES, *[EXACT] * 8], [LINES]]
 
 
 def test_groups_are_bounded_and_ranges_are_as_many_as_keep_each_below_its_bound():

@@ -46,16 +46,6 @@ def nexts(context: Context) -> list[str]:
 
 @pytest.mark.parametrize(
     "text",
-    ["今日はいい天気ですね。", "私はリンゴを食べるのが好きです。", "私は本を読むのが好きです。"]
-    + [f"今日はとても{word}天気ですね。" for word in w.WEATHERS if word in w.ADJECTIVES]
-    + ["昨日、リンゴを食べました。そのリンゴはとても甘かったです。", "昨日、友達と公園で本を読んだ。"],
-)
-def test_document_can_start_with(text):
-    assert begins(text) > -math.inf
-
-
-@pytest.mark.parametrize(
-    "text",
     [
         "",
         "今日は",
@@ -74,11 +64,6 @@ def test_outside_the_language(text):
     assert begins(text) == -math.inf
 
 
-def test_documents_are_a_function_of_the_seed():
-    assert list(tenki.documents(50, seed=11)) == DOCUMENTS[:50]
-    assert list(tenki.documents(50, seed=12)) != DOCUMENTS[:50]
-
-
 RECORDED = {1: "16a96199f3eb68489ca5123725265b450ccd6c0a5eb3ff1509ce30c6ab2443a9"}
 
 
@@ -86,6 +71,7 @@ def test_the_version_stands_for_the_documents():
     """Documents that change need a new `tenki.VERSION`, or finished runs keep the old ones; record its hash here."""
     found = hashlib.sha256("\n".join(DOCUMENTS).encode()).hexdigest()
     assert {tenki.VERSION: found} == RECORDED
+    assert list(tenki.documents(50, seed=11)) == DOCUMENTS[:50] != list(tenki.documents(50, seed=12))
     lengths = {text.count("。") for text in DOCUMENTS}
     assert (min(lengths), max(lengths)) == (3, 7)
     assert not any(character.isspace() for text in DOCUMENTS for character in text)
@@ -166,17 +152,6 @@ def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
     assert chain_rule == pytest.approx(-total(math.exp(log) * log for log in listed), abs=1e-9)
 
 
-def test_sampled_first_sentences_follow_their_probabilities():
-    counted = dict.fromkeys(["今日はいい天気ですね。", "昨日は雨でした。", "私はリンゴを食べるのが好きです。"], 0)
-    for text in DOCUMENTS:
-        first = text[: text.index("。") + 1]
-        if first in counted:
-            counted[first] += 1
-    for text, count in counted.items():
-        expected = len(DOCUMENTS) * math.exp(begins(text))
-        assert abs(count - expected) < 4 * math.sqrt(expected)
-
-
 # ---------------------------------------------------------------- blanks, swaps, continuations
 
 
@@ -205,14 +180,11 @@ def test_blank_is_one_word_and_no_part_of_one():
     assert set(tenki.blank("私は本を読むのが【?】です。")) == {"好き", "大好き"}
     with pytest.raises(UserError, match="no word"):
         tenki.blank("私は本を読むのが大【?】です。")
-
-
-def test_blank_is_no_beginning_of_a_word():
-    """だ fits before った as letters, but the word there is だっ."""
-    told = next(text for text in DOCUMENTS if text.endswith("一日だった。"))
+    # だ fits before った as letters, but the word there is だっ.
+    told = next(text for text in DOCUMENTS if text.endswith("一日だった。")).removesuffix("だった。")
     with pytest.raises(UserError, match="no word"):
-        tenki.blank(told.removesuffix("だった。") + "【?】った。")
-    assert tenki.blank(told.removesuffix("だった。") + "【?】た。") == {"だっ": 1.0}
+        tenki.blank(told + "【?】った。")
+    assert tenki.blank(told + "【?】た。") == {"だっ": 1.0}
 
 
 @pytest.mark.parametrize("text", ["今日はいい天気ですね。", "【?】は【?】です。"])
@@ -251,31 +223,6 @@ def test_questions_are_distinct_short_and_have_one_polite_answer():
         assert answer.endswith(("です。", "ます。", "ました。", "でした。"))
         assert answer.count("。") == 1
         assert len(question.question) + len(answer) < 60
-
-
-@pytest.mark.parametrize(
-    "question, answer",
-    [
-        ("リンゴをどうしますか。", "リンゴを食べます。"),
-        ("昨日、本をどうしましたか。", "本を読みました。"),
-        ("リンゴが好きですか。", "はい、リンゴを食べるのが好きです。"),
-        ("昨日は雨だった。天気はどうでしたか。", "雨でした。"),
-        ("今日は雨だ。どうしますか。", "傘をさします。"),
-    ],
-)
-def test_a_question_has_this_answer(question, answer):
-    assert {q.question: q.answers for q in QUESTIONS}[question] == (answer,)
-
-
-def test_reading_questions_are_about_their_statement():
-    by_word = {"どこで": "で", "誰と": "と", "いつ": "", "何を": "を"}
-    reading = [q for q in QUESTIONS if q.kind == "reading"]
-    for question in reading:
-        statement, asked, _ = question.question.split("。")
-        assert begins(f"{statement}。") > -math.inf
-        ((word, particle),) = [(k, v) for k, v in by_word.items() if asked.startswith(k)]
-        answer = question.answers[0].removesuffix(f"{asked.removeprefix(word).removesuffix('か')}。")
-        assert answer.removesuffix(particle) in statement
 
 
 def test_held_out_questions_are_combinations_never_asked():

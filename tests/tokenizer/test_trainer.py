@@ -64,16 +64,6 @@ def test_decoding_gives_back_any_text(plain, text):
     assert_round_trip(plain, text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "\n", "\n\n", " \n ", SPACE, f"a{SPACE}b {SPACE}{SPACE}", "a  b   c    ", "\0", "\x01\x1b\x7f", "\r\n\t"]
-    + ["👍🏽\U0001f468\u200d\U0001f469", "\ue000\U0010fffd", "\ufffe\uffff", "e\u0301 \u00e9"]
-    + ["<s></s><pad><unk>", "<|user|>", "<0x0A>", "⁇"],
-)  # fmt: skip
-def test_decoding_gives_back_awkward_text(plain, text):
-    assert_round_trip(plain, text)
-
-
 def test_every_character_survives(plain):
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 7)]))
     assert plain.decode(plain.encode(everything)) == everything
@@ -128,14 +118,8 @@ def test_chat_template_weighs_what_the_assistant_says(plain):
     weighed = [token for token, weight in zip(ids, weights, strict=True) if weight == 1]
     assert weighed == [*plain.encode("いい天気です。"), plain.end_id, plain.end_id]
     assert set(weights) == {0.0, 1.0}
-
-
-def test_a_generation_prompt_is_a_prefix_of_the_whole_conversation(plain):
-    asked = [{"role": "user", "content": "天気は?"}]
-    prompt, weights = plain.chat_template(asked, add_generation_prompt=True)
-    whole, _ = plain.chat_template([*asked, {"role": "assistant", "content": "いい天気です。"}])
-    assert whole[: len(prompt)] == prompt and prompt[-1] == plain.assistant_id
-    assert not any(weights)
+    prompt, unweighted = plain.chat_template(messages[:2], add_generation_prompt=True)
+    assert ids[: len(prompt)] == prompt and prompt[-1] == plain.assistant_id and not any(unweighted)
 
 
 @pytest.mark.parametrize("message", [{"role": "robot", "content": "a"}, {"content": "a"}, {"role": "user"}, "user"])
@@ -189,13 +173,6 @@ def test_character_models_have_a_token_for_each_character(tmp_path):
     assert [piece for piece, _ in made.pieces(text)] == list(text)
     assert made.vocabulary_size == 8 + 16 + 256 + len(set(text))
     assert_round_trip(made, f"{text}é👍{SPACE}")
-
-
-def test_a_character_model_too_small_for_all_characters_keeps_the_frequent_ones(tmp_path, capsys):
-    config = TokenizerConfig(model_type="char", vocabulary_size=285)
-    made = trainer.train([("en", "aaaabbbbccccdddd ")], config, tmp_path / "model")
-    assert made.vocabulary_size == 285 and not capsys.readouterr().err
-    assert_round_trip(made, "abcd  天気\n")
 
 
 def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_path, capsys):

@@ -1,6 +1,7 @@
-"""Which characters get a token, and how far a vocabulary grows: text in any script must simply work."""
+"""What the trainer is given of a text: passages and their lines, the characters that get a token, and seed pieces."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,55 @@ from hypothesis import strategies as st
 
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.tokenizer import trainer
+from tpullm.tokenizer.trained import SPACE
+from tpullm.tokenizer.trainer import seed_pieces
+
+LINES = st.text(st.sampled_from("aé本🙂\u2585 "), max_size=60).map(lambda line: line * 90)
+TEXTS_OF_LINES = st.lists(LINES, max_size=8).map("\n".join)
+BYTES = 4000  # SentencePiece drops lines of more than 4,192
+
+
+def size(text):
+    return len(text.encode())
+
+
+@settings(max_examples=40)
+@given(text=TEXTS_OF_LINES)
+def test_the_passages_of_a_text_are_the_text_in_pieces_as_long_as_they_may_be(text):
+    found = list(trainer.passages(text))
+    assert "".join(found) == text and all(found)
+    for passage, after in zip(found, found[1:], strict=False):
+        first = after.splitlines(keepends=True)[0]
+        assert size(passage) + size(first) > BYTES  # the next line, or its first part, had no room
+    assert all(size(passage) <= BYTES for passage in found)
+    assert len(found) <= trainer.most(text)
+
+
+@settings(max_examples=40)
+@given(text=TEXTS_OF_LINES)
+def test_the_lines_of_a_passage_are_all_of_it_but_what_the_trainer_keeps_for_itself(text):
+    found = list(trainer.passage_lines(text))
+    assert all(0 < size(line) <= BYTES and "\n" not in line for line in found)
+    assert "".join(found) == text.replace("\u2585", "").replace("\n", "")
+    whole = [line for line in text.replace("\u2585", "").split("\n") if 0 < size(line) <= BYTES]
+    assert [line for line in found if line in whole] == whole
+
+
+@given(line=LINES.filter(lambda line: "\u2585" not in line))
+def test_a_line_is_cut_only_where_the_next_character_has_no_room(line):
+    parts = list(trainer.passage_lines(line))
+    for part, after in zip(parts, parts[1:], strict=False):
+        assert size(part) <= BYTES < size(part + after[0])
+
+
+def test_a_text_has_few_passages_more_than_the_bytes_need():
+    """A document whose keys are all too high is not cut, so the number of keys should be close."""
+    text = "".join(f"{number}".ljust(99) + "\n" for number in range(400))
+    assert len(list(trainer.passages(text))) == 10 and trainer.most(text) == 21
+    assert trainer.most("") == trainer.most("a" * 1999) == 1
+
+
+# ---------------------------------------------------------------- the alphabet
 
 SMALL = TokenizerConfig(vocabulary_size=512, words=False)
 ROOM = (512 - trainer.fixed_tokens(SMALL)) // 2
@@ -20,10 +70,6 @@ def many_characters(count, lines=400, seed=0):
     weights = [1 / (number + 1) for number in range(count)]
     every = ["".join(characters[start : start + 40]) for start in range(0, count, 40)]
     return every + ["".join(drawn.choices(characters, weights, k=30)) for _ in range(lines)]
-
-
-def has_token(made, character):
-    return len(made.encode(character)) == 1
 
 
 def test_few_characters_change_nothing():
@@ -45,13 +91,10 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
     text = "".join(lines)
     assert made.decode(made.encode(text)) == text
     for character in set(text) - chosen.rare:
-        assert has_token(made, character)
+        assert len(made.encode(character)) == 1
     for character in chosen.rare:
         assert [made.piece(token) for token in made.encode(character)] == [f"<0x{b:02X}>" for b in character.encode()]
-    names = [made.piece(token) for token in range(512)]
-    fixed = [name for name in names if name.startswith("<") and name.endswith(">") or name in ("\n", " ")]
-    assert len(fixed) == trainer.fixed_tokens(SMALL)
-    counts = {character: text.count(character) for character in set(text)}
+    counts = Counter(text)
     assert min(counts[c] for c in set(text) - chosen.rare) >= max(counts[c] for c in chosen.rare)
 
 
@@ -129,3 +172,51 @@ def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, 
     chosen = trainer.choose(["aaaabbbccd"], config)
     assert chosen.vocabulary_size == (size or trainer.fixed_tokens(config) + 4)
     assert (chosen.characters, chosen.others, chosen.rare) == (characters, 4 - characters, frozenset())
+
+
+# ---------------------------------------------------------------- seed pieces
+
+
+def parts_of(chunks):
+    """Every part of 2 to 16 characters, counted, as the trainer is given those that occur twice."""
+    counts = Counter(
+        chunk[start:end]
+        for chunk in chunks
+        for start in range(len(chunk))
+        for end in range(start + 2, min(len(chunk), start + 16) + 1)
+    )
+    return {piece.replace(" ", SPACE): count for piece, count in counts.items() if count > 1}
+
+
+def test_chunks_are_words_with_the_space_before_them_single_digits_symbols_and_white_space():
+    line = "the  cat, the cat: 1999 (the dog)\t\tthe  cat"
+    chunks = ["the", "  ", "cat", ",", " the", " cat", ":", " ", *"1999", " (", "the", " dog", ")", "\t\t"]
+    chunks += ["the", "  ", "cat"]
+    found = seed_pieces([("en", line)])
+    assert dict(found) == {piece: count for piece, count in parts_of(chunks).items() if "\t" not in piece}
+
+
+@given(st.lists(st.text(st.sampled_from("ab c"), max_size=40), max_size=6))
+def test_pieces_come_with_the_most_text_first(lines):
+    found = seed_pieces([("en", line) for line in lines])
+    assert found == sorted(found, key=lambda item: (-item[1] * len(item[0]), item[0]))
+    assert len(dict(found)) == len(found) and all(count > 1 for _, count in found)
+
+
+def test_no_piece_holds_a_tab_or_more_characters_than_sentencepiece_takes():
+    assert seed_pieces([("en", "\t\t\t a\t\t\t")] * 9) == []
+    assert max(len(piece) for piece, _ in seed_pieces([("en", "abcdefghijklmnopqrstuvwxyz" * 3)])) == 16
+
+
+@pytest.mark.parametrize(
+    ("language", "line", "words"),
+    [
+        ("ja", "東京都東京都", ["東京", "都", "東京", "都"]),
+        ("zh", "東京都東京都", ["東京都東京都"]),  # Han characters alone may be Chinese
+        ("en", "東京都へ東京都へ", ["東京", "都", "へ", "東京", "都", "へ"]),  # kana are Japanese, whatever is said
+        ("ja", "the cat the cat", ["the", " cat", " the", " cat"]),
+        ("ja", "猫はthe catとthe cat", ["猫", "は", "the", " cat", "と", "the", " cat"]),
+    ],
+)
+def test_japanese_is_cut_at_its_words(language, line, words):
+    assert dict(seed_pieces([(language, line)])) == parts_of(words)
