@@ -12,8 +12,6 @@ import pytest
 from tests.formats.gguf.small_gguf import KNOWN, config_of, nested_parameters, tokenizer, write
 from tests.formats.gguf.test_gguf_vocabulary import GPT_4O, LLAMA_3, TEKKEN, changed, of_pairs, splitting, trained
 from tests.training.small import mesh
-from tpullm import LanguageModel
-from tpullm.cli.main import main
 from tpullm.formats.gguf import vocabulary as gguf_vocabulary
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -144,17 +142,3 @@ def test_the_types_of_4_and_6_bits_are_those_of_its_own_program(small_tokenizer,
         values = [gguf.dequantize(of.data, of.tensor_type) for of in (tensor, theirs[name])]
         errors = [np.square(found - exact[name].data).mean() for found in values]
         assert errors[0] <= errors[1] * 1.001
-
-
-@pytest.mark.slow
-def test_a_model_that_was_trained_here_has_the_same_logits_and_greedy_tokens(tiny_run, tmp_path):
-    assert main(["export", str(tiny_run), str(tmp_path / "mine"), "--format", "gguf", "--weights", "f32"]) == 0
-    model, theirs = LanguageModel(tiny_run), loaded(tmp_path / "mine" / "mine-f32.gguf")
-    ids = model.tokenizer.document("今日は")[:-1]
-    prompt = len(ids)
-    for _ in range(NEW):
-        theirs.eval(ids[theirs.n_tokens :])
-        ids.append(int(theirs.scores[len(ids) - 1].argmax()))
-    logits = np.asarray(model.logits(np.array([ids[:-1]])))[0]
-    assert np.abs(theirs.scores[: len(ids) - 1] - logits).max() < 1e-4 * np.std(logits)
-    assert logits[prompt - 1 :].argmax(-1).tolist() == ids[prompt:]

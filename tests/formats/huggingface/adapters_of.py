@@ -24,7 +24,7 @@ FILE = Path(__file__).parent / "recorded_adapters.npz"
 
 
 @functools.cache
-def made(name: str, magnitude: bool = True):
+def made(name: str, magnitude: bool = True, root_scale: bool = False):
     """Our architecture with an adapter, its family, all parameters, and the adapter's alone by flat name.
 
     Experts have none: PEFT has another form for those.
@@ -33,7 +33,7 @@ def made(name: str, magnitude: bool = True):
     plain, family, found = published({"model_type": model_type, **keys})
     params, shapes = as_ours(plain, family, found), tensors.flat(plain.shapes)
     parts = {part.rpartition(".")[2] for module in adapters.modules(family, shapes, 1) for part in module.ours}
-    config = AdapterConfig(rank=2, alpha=3.0, magnitude=magnitude, targets=tuple(sorted(parts)))
+    config = AdapterConfig(2, 3.0, root_scale, magnitude, targets=tuple(sorted(parts)))
     architecture = Architecture(plain.config, config)
     wanted = tensors.flat(architecture.trained(architecture.shapes))
     arrays = {key: weight(key, leaf.shape, 0.0) for key, leaf in wanted.items()}

@@ -1,4 +1,7 @@
-"""Hostile model folders: a good one, spoiled in one way or in several, all chosen by a seed."""
+"""Hostile model folders: a good one, spoiled in one way or in several, all chosen by a seed.
+
+What one reader refuses by itself is in test_hostile_configs.py, and in tests/tokenizer for templates and steps.
+"""
 
 import contextlib
 import json
@@ -64,11 +67,6 @@ def odd_generation(folder: Path, chance: random.Random) -> None:
     write(folder / "generation_config.json", {"eos_token_id": ends})
 
 
-def any_json(data: Callable[[random.Random], bytes]) -> Spoil:
-    names = [*FILES, "special_tokens_map.json"]
-    return lambda folder, chance: (folder / chance.choice(names)).write_bytes(data(chance))
-
-
 def cut(folder: Path, chance: random.Random) -> None:
     """Any file, cut off anywhere, or with some bytes changed."""
     path = chance.choice(sorted(path for path in folder.iterdir() if path.is_file()))
@@ -114,25 +112,10 @@ def pattern(regex: str) -> Spoil:
     return tokenizer(pre_tokenizer=SPLIT | {"pattern": {"Regex": regex}})
 
 
-def doubling(folder: Path, chance: random.Random) -> None:
-    """36 steps that double a text, of one of the kinds that can."""
-    replace = {"type": "Replace", "pattern": chance.choice([{"String": "a"}, {"Regex": "[a-z]"}]), "content": "aa"}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    name, steps, step = chance.choice(
-        [("normalizer", "normalizers", replace), ("pre_tokenizer", "pretokenizers", level)]
-        + [("normalizer", "normalizers", {"type": "ByteLevel"}), ("decoder", "decoders", replace)]
-    )
-    kept = [{"type": "ByteLevel"}] if name == "decoder" else []
-    change(folder / "tokenizer.json", **{name: {"type": "Sequence", steps: [*[step] * 36, *kept]}})
-
-
-def added_tokens(count: int, first: int = 400, content: str = "<{}>") -> Spoil:
-    def spoil(folder: Path, _: random.Random) -> None:
-        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-        tokens = [{"id": first + number, "content": content.format(number), **flags} for number in range(count)]
-        change(folder / "tokenizer.json", added_tokens=tokens)
-
-    return spoil
+def many_added_tokens(folder: Path, _: random.Random) -> None:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    tokens = [{"id": 400 + number, "content": f"<{number}>", **flags} for number in range(200_000)]
+    change(folder / "tokenizer.json", added_tokens=tokens)
 
 
 def odd_vocabulary(folder: Path, chance: random.Random) -> None:
@@ -156,7 +139,7 @@ def nested_steps(folder: Path, _: random.Random) -> None:
     change(folder / "tokenizer.json", normalizer=step)
 
 
-def header(changes: Callable[[dict, random.Random], object], length: int | None = None) -> Spoil:
+def header(changes: Callable[[dict, random.Random], object]) -> Spoil:
     """Another header of the weights, before the same data."""
 
     def spoil(folder: Path, chance: random.Random) -> None:
@@ -166,7 +149,7 @@ def header(changes: Callable[[dict, random.Random], object], length: int | None 
         said = json.loads(data[8 : 8 + size])
         said = changes(said, chance) or said
         text = json.dumps(said).encode()
-        path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data[8 + size :])
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
 
     return spoil
 
@@ -197,7 +180,6 @@ LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 TOO_MANY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 TWICE = b'{"eos_token_id": 1, "eos_token_id": [2, 3], "eos_token_id": {}}'
-OUT = ["../x", "/etc/passwd", "a\0b", "", ".", "..", 7, None, ["a"]]
 KINDS: dict[str, Spoil] = {
     "nothing": lambda folder, chance: None,
     "a template that loops": template(LOOP, CHATML + LOOP, "{% for i in range(10**12) %}{% endfor %}"),
@@ -208,23 +190,10 @@ KINDS: dict[str, Spoil] = {
         "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
     ),
     "a template that calls itself": template("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}"),
-    "a template that is deep": template(
-        "{% if true %}" * 5000 + "{% endif %}" * 5000, "{{ " + "(" * 20000 + ")" * 20000 + " }}"
-    ),
-    "a template that looks inside": template(
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ raise_exception.__globals__ }}",
-        "{{ cycler.__init__.__globals__.os }}",
-    ),
     "a template that talks": template("{{ raise_exception('\x1b[2J\n' * 100000) }}", "\x1b[2J{{ 1 / 0 }}"),
     "a template of powers": template("{{ 9**9**9 }}", "{{ (10**4000) ~ '' }}", "{{ messages | tojson(indent=10**9) }}"),
-    "a long template": lambda folder, _: (folder / "chat_template.jinja").write_text("a" * (2 << 20)),
     "a template of no text": template(7, [1], [{"name": "default"}], {"a": 1}),
-    "a tokenizer that doubles": doubling,
-    "a tokenizer of long tokens": added_tokens(2, content="a" * 10**6 + "{}"),
-    "many added tokens": added_tokens(200_000),
-    "an added token far away": added_tokens(1, first=4_000_000_000),
-    "an added token a little away": added_tokens(1, first=10_000_000),
+    "many added tokens": many_added_tokens,
     "an odd vocabulary": odd_vocabulary,
     "an odd tokenizer": odd_tokenizer,
     "nested steps": nested_steps,
@@ -242,13 +211,8 @@ KINDS: dict[str, Spoil] = {
     "odd RoPE": odd_rope,
     "odd tokens": odd_tokens,
     "odd ends": odd_generation,
-    "a list": any_json(lambda chance: b"[1, 2]"),
-    "deep brackets": any_json(lambda chance: b"[" * 10**6),
-    "spaces": any_json(lambda chance: b" " * (80 << 20)),
-    "values": any_json(lambda chance: b"[" + b"{}," * (15 << 20) + b"1]"),
-    "no UTF-8": any_json(lambda chance: b'{"a": "\xff\xfe"}'),
+    "values": lambda folder, chance: (folder / chance.choice(FILES)).write_bytes(b"[" + b"{}," * (15 << 20) + b"1]"),
     "keys twice": lambda folder, _: (folder / "generation_config.json").write_bytes(TWICE),
-    "a number without end": any_json(lambda chance: b'{"vocab_size": ' + b"9" * 10**6 + b"}"),
     "a cut": cut,
     "a pipe": any_place("pipe"),
     "a folder": any_place("folder"),
@@ -264,13 +228,8 @@ KINDS: dict[str, Spoil] = {
     "another type": one_tensor(dtype="I64"),
     "an odd shape": header(lambda said, chance: said[sorted(said)[0]].update(shape=chance.choice(ODD_VALUES))),
     "a header of no object": header(lambda said, chance: [said]),
-    "a header without end": header(lambda said, chance: None, length=2**60),
-    "a header of 90 MB": header(lambda said, chance: said | {"__metadata__": {"a": "x" * (90 << 20)}}),
     "a million tensors": header(lambda said, chance: said | dict.fromkeys(map(str, range(10**6)), TOO_MANY)),
     "a name that talks": header(lambda said, chance: {"\x1b[2J\n" * 1000 + name: said[name] for name in said}),
-    "an index that is a list": index(lambda chance: ["model.safetensors"]),
-    "an index that leads out": index(lambda chance: {"model.norm.weight": chance.choice(OUT)}),
-    "an index of missing files": index(lambda chance: {str(n): f"{n}.safetensors" for n in range(10**4)}),
     "a giant index": index(lambda chance: {f"model.layers.{n}.x": "model.safetensors" for n in range(10**6)}),
     "an index of other tensors": index(lambda chance: dict.fromkeys(("model.norm.weight", "x"), "model.safetensors")),
     "a shard elsewhere": linked_shard,

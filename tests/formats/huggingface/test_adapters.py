@@ -1,10 +1,5 @@
-"""Adapters of every family against PEFT in float32: logits, loss and gradients; PEFT's in ours, ours in PEFT.
+"""Adapters of every family against PEFT in float32: logits, loss and gradients; PEFT's in ours, ours in PEFT."""
 
-Also beside a quantized base, whose numbers are then the weights of theirs. That the codes of a matrix are those of
-bitsandbytes is in `tests/model/test_quantized.py`.
-"""
-
-import dataclasses
 import warnings
 
 import jax
@@ -13,16 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.formats.huggingface.small import LENGTH, MODELS, OF_FAMILIES, V, rows
-from tests.formats.huggingface.test_exchange import tensors_in, write
+from tests.formats.huggingface.adapters_of import made
+from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, logits, published, rows
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
-from tpullm.formats.huggingface import adapters, configs, tensors
-from tpullm.model import quantized
-from tpullm.model.adapter import with_lengths
+from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.architecture import Architecture
-from tpullm.recipe.schema import AdapterConfig
-from tpullm.system.errors import UserError
 from tpullm.training.step import batch_loss
 
 torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
@@ -30,15 +21,13 @@ peft = pytest.importorskip("peft", reason="the extra `hf` is not installed")
 pytest.importorskip("transformers", reason="the extra `hf` is not installed")
 
 KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
-QUANTIZED = {"nf4": "lora", "int8": "lora", "fp8": "lora", "nf4 dora": "dora"}
 
 
-def both(name):
-    """Their model, our architecture and parameters, our shapes by flat name, and the family."""
-    from tests.formats.huggingface.test_parity import ours, theirs
+def theirs(name):
+    """Their model; `test_parity` needs their package."""
+    from tests.formats.huggingface import test_parity
 
-    architecture, params = ours(name)
-    return theirs(name), architecture, params, tensors.flat(architecture.shapes), configs.FAMILIES[MODELS[name][0]]
+    return test_parity.theirs(name)
 
 
 def their_adapter(model, family, architecture, kind, folder):
@@ -99,48 +88,20 @@ def near(found, wanted, share, what=""):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_theirs_in_ours(name, kind, tmp_path):
-    model, architecture, params, shapes, family = both(name)
-    adapted = their_adapter(model, family, architecture, kind, tmp_path / "theirs")
-    compare(adapted, tmp_path / "theirs", architecture, params, family, kind)
-
-
-@pytest.mark.parametrize("kind", QUANTIZED)
-@pytest.mark.parametrize("name", OF_FAMILIES)
-def test_theirs_beside_a_quantized_base(name, kind, tmp_path):
-    _, architecture, params, _, family = both(name)
-    with jax.set_mesh(mesh()):
-        codes = jax.jit(quantize, static_argnums=1)(params, kind.split()[0])
-        numbers = jax.device_get(jax.jit(quantized.rounded, static_argnums=1)(params, kind.split()[0]))
-    write(tmp_path / "base", architecture, numbers, preferred=MODELS[name][0])
-    model = from_files(name, tensors_in(tmp_path / "base"))
-    adapted = their_adapter(model, family, architecture, QUANTIZED[kind], tmp_path / "theirs")
-    compare(adapted, tmp_path / "theirs", architecture, codes, family, QUANTIZED[kind], kind.split()[0])
-
-
-def quantize(params, kind):
-    return quantized.each_matrix(params, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
-
-
-def from_files(name, weights):
-    from tests.formats.huggingface.test_parity import theirs
-
-    return theirs(name, weights)
-
-
-def compare(adapted, folder, architecture, params, family, kind, quantize_base=""):
-    """Logits, loss and gradients of their adapter, and of ours, read from `folder` and beside `params`.
-
-    Reading and writing gives the same numbers.
-    """
-    shapes = tensors.flat(architecture.shapes)
+    """Logits, loss and gradients; reading and writing gives the same numbers."""
+    model_type, keys = MODELS[name]
+    architecture, family, found = published({"model_type": model_type, **keys})
+    params, shapes = as_ours(architecture, family, found), tensors.flat(architecture.shapes)
+    folder, again = tmp_path / "theirs", tmp_path / "again"
+    adapted = their_adapter(theirs(name), family, architecture, kind, folder)
     config, arrays = adapters.read(folder, shapes, architecture.config.layers)
     assert (config.rank, config.magnitude) == (3, kind == "dora")
-    own = Architecture(architecture.config, dataclasses.replace(config, quantize_base=quantize_base))
+    own = Architecture(architecture.config, config)
     found_logits, found_loss, found = computed(own, params, tensors.nested(arrays))
-    logits, loss = their_loss(adapted)
+    their_logits, loss = their_loss(adapted)
     loss.backward()
     # Sums in another order in float32: some roundings of 6e-8, through three layers.
-    near(found_logits, logits.detach().numpy(), 1e-5)
+    near(found_logits, their_logits.detach().numpy(), 1e-5)
     assert found_loss == pytest.approx(loss.item(), rel=1e-5)
     gradients = {
         key.replace(".default", ""): value.grad.numpy()
@@ -158,7 +119,6 @@ def compare(adapted, folder, architecture, params, family, kind, quantize_base="
             lengths = [found[f"{part}.adapter.magnitude"][layer].reshape(-1) for part in module.ours]
             near(np.concatenate(lengths), gradients.pop(where + adapters.MAGNITUDE).reshape(-1), 1e-4, where)
     assert not gradients
-    again = folder.with_name("again")
     again.mkdir()
     adapters.write(again, family, arrays, config, shapes, "base")
     before, after = (load_file(written / adapters.WEIGHTS) for written in (folder, again))
@@ -171,36 +131,7 @@ def compare(adapted, folder, architecture, params, family, kind, quantize_base="
 @pytest.mark.parametrize("name", MODELS)
 def test_ours_in_theirs(name, kind, tmp_path):
     """An adapter that was made here, each of whose matrices has its own: in fused modules they stand side by side."""
-    model, architecture, params, shapes, family = both(name)
-    wanted = {part.rpartition(".")[2] for module in adapters.modules(family, shapes, 1) for part in module.ours}
-    config = AdapterConfig(
-        rank=2, alpha=3.0, root_scale=kind == "rslora", magnitude=kind == "dora", targets=tuple(sorted(wanted))
-    )
-    own, random = Architecture(architecture.config, config), np.random.default_rng(1)
-    noise = jax.tree.map(lambda leaf: random.normal(0, 0.2, leaf.shape).astype(np.float32), own.trained(own.shapes))
-    with jax.set_mesh(mesh()):
-        fresh = jax.device_get(jax.jit(with_lengths)(params, jax.tree.map(jnp.asarray, noise)))
-    adapter = jax.tree.map(lambda value, more: value if value is more else value * 1.1, fresh, noise)
-    arrays = tensors.flat(adapter)
-    logits, _, _ = computed(own, params, adapter)
-    adapters.write(tmp_path, family, arrays, config, shapes, "base")
-    near(their_loss(peft.PeftModel.from_pretrained(model, tmp_path).eval())[0].detach().numpy(), logits, 1e-5)
-
-
-def test_an_adapter_of_another_model_is_refused(tmp_path):
-    model, architecture, _, _, family = both("llama-2")
-    their_adapter(model, family, architecture, "lora", tmp_path)
-    other = both("gpt-2")[1]
-    with pytest.raises(UserError, match="is for a matrix of .* its base is another model"):
-        adapters.read(tmp_path, tensors.flat(other.shapes), 3)
-    (tmp_path / adapters.CONFIG).write_text('{"peft_type": "IA3"}')
-    with pytest.raises(UserError, match="peft_type is IA3; only LORA is known here"):
-        adapters.read(tmp_path, tensors.flat(architecture.shapes), 3)
-
-
-def test_an_adapter_of_experts_has_no_form_in_peft(tmp_path):
-    _, architecture, _, shapes, family = both("mixtral")
-    own = Architecture(architecture.config, AdapterConfig(rank=2, targets=("query", "up")))
-    arrays = {key: np.zeros(leaf.shape, np.float32) for key, leaf in tensors.flat(own.trained(own.shapes)).items()}
-    with pytest.raises(UserError, match="PEFT has no form for an adapter of up of experts; use --merge"):
-        adapters.write(tmp_path, family, arrays, own.adapter, shapes, "base")
+    architecture, family, params, flat = made(name, kind == "dora", kind == "rslora")
+    adapters.write(tmp_path, family, flat, architecture.adapter, tensors.flat(architecture.shapes), "base")
+    found = their_loss(peft.PeftModel.from_pretrained(theirs(name), tmp_path).eval())[0]
+    near(found.detach().numpy(), logits(architecture, params, rows()[:, :-1]), 1e-5)

@@ -26,16 +26,13 @@ torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
 
 
-def theirs(name, weights=None):
-    """Their model with our weights, from files: in memory, its tensors may be others than those that are published.
-
-    `weights` are tensors by their names; None is those of `weight`.
-    """
+def theirs(name):
+    """Their model with our weights, from files: in memory, its tensors may be others than those that are published."""
     model_type, keys = MODELS[name]
     config = {"model_type": model_type, **keys}
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        save_file(weights or published(config)[2], Path(folder) / "model.safetensors", {"format": "pt"})
+        save_file(published(config)[2], Path(folder) / "model.safetensors", {"format": "pt"})
         options = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
         model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     assert not any(found.values()), found

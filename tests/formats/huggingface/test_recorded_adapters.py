@@ -11,7 +11,9 @@ from tests.formats.huggingface.record import PLACES
 from tests.formats.huggingface.small import OF_FAMILIES, logits, rows
 from tpullm.data import batch
 from tpullm.formats.huggingface import adapters, tensors
+from tpullm.model.architecture import Architecture
 from tpullm.model.attention import plain
+from tpullm.recipe.schema import AdapterConfig
 from tpullm.system.errors import UserError
 
 # Experts, biases, and modules that hold several of our matrices; the names of all are those of `test_recorded.py`.
@@ -45,6 +47,21 @@ def test_written_and_read_again_is_the_same(name, tmp_path):
             products = [scale * np.tensordot(a[layer], b[layer], 1) for scale, (a, b) in of_both]
             np.testing.assert_allclose(products[1], products[0], atol=1e-5)
         np.testing.assert_array_equal(arrays[f"{key}.magnitude"], flat[f"{key}.magnitude"])
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    written(tmp_path, "llama-2")
+    other = made("gpt-2")[0]
+    with pytest.raises(UserError, match="is for a matrix of .* its base is another model"):
+        adapters.read(tmp_path, tensors.flat(other.shapes), 3)
+
+
+def test_an_adapter_of_experts_has_no_form_in_peft(tmp_path):
+    architecture, family = made("mixtral")[:2]
+    own = Architecture(architecture.config, AdapterConfig(rank=2, targets=("query", "up")))
+    arrays = {key: np.zeros(leaf.shape, np.float32) for key, leaf in tensors.flat(own.trained(own.shapes)).items()}
+    with pytest.raises(UserError, match="PEFT has no form for an adapter of up of experts; use --merge"):
+        adapters.write(tmp_path, family, arrays, own.adapter, tensors.flat(architecture.shapes), "base")
 
 
 @pytest.mark.parametrize(
