@@ -132,7 +132,7 @@ def answer(program: str, batch: str, folder: str) -> None:
 def ours(folder: str):
     """The model in tpullm."""
     from tpullm.engine.session import load
-    from tpullm.evaluation.harness_model import HarnessModel
+    from tpullm.evaluation.harness import HarnessModel
     from tpullm.evaluation.measured_model import MeasuredModel
 
     return HarnessModel(MeasuredModel(load(folder)), "model")

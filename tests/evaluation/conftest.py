@@ -1,12 +1,13 @@
-"""The small model of `tests/small_model.py`, and one like it with a context that holds whole prompts."""
+"""The small model of `tests/small_model.py`, one with a context that holds whole prompts, and stand-ins for models."""
 
 import dataclasses
+import zlib
 
-import jax
 import pytest
 
 from tests.small_model import session, small_tokenizer  # noqa: F401
-from tpullm.engine.session import Session
+from tpullm.evaluation.likelihoods import Likelihood
+from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.model.architecture import Architecture
 
 
@@ -17,8 +18,29 @@ def wide(session):  # noqa: F811
     return dataclasses.replace(session, architecture=Architecture(config), _quantized={})
 
 
-@pytest.fixture(scope="session")
-def other(session):  # noqa: F811
-    """A model with other parameters."""
-    params = session.params | {"embedding": session.params["embedding"] * 0.5}
-    return Session(session.tokenizer, session.architecture, jax.block_until_ready(params), session.mesh, session.dtype)
+def guess(context, continuation) -> float:
+    """The log-probability of a continuation: of each token after all before it."""
+    ids = [*context, *continuation]
+    return -sum(zlib.crc32(repr(ids[: at + 1]).encode()) % 997 for at in range(len(context), len(ids))) / 100
+
+
+class Guesses(MeasuredModel):
+    """Its answer to a request depends on the request alone, as a model's does; nothing is compiled.
+
+    Args:
+        says: what it writes to all requests in turn, or to each.
+        asked: the last requests to write.
+    """
+
+    def __init__(self, session, says=(), answers=None):  # noqa: F811
+        super().__init__(session, answers, parameters="x")
+        self.says = says
+
+    def likelihoods(self, requests):
+        most = self.session.context_length + 1
+        assert all(of.context and len(of.context) + len(of.continuation) <= most for of in requests)
+        return [Likelihood(guess(*of), False) for of in requests]
+
+    def written(self, requests):
+        self.asked = requests
+        return list(map(self.says, requests)) if callable(self.says) else [*self.says, *[""] * 99][: len(requests)]

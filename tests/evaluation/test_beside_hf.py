@@ -80,7 +80,7 @@ def of_both(model, name, folder, files, chat):
     """The results of MODEL under ours, and of a folder in the format of Hugging Face under `hf`."""
     from lm_eval.models.huggingface import HFLM
 
-    from tpullm.evaluation.harness_model import HarnessModel
+    from tpullm.evaluation.harness import HarnessModel
 
     more = {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
     ours = results(HarnessModel(MeasuredModel(load(model)), name), chosen(files, chat), **more)

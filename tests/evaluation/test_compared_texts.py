@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from tests.evaluation.conftest import Guesses, guess
 from tpullm.evaluation import compared_texts
 from tpullm.evaluation.compared_texts import LONGEST, STRETCHES, held_out, nats, read, sizes
-from tpullm.evaluation.measured_model import MeasuredModel
-from tpullm.evaluation.scoring import log_probabilities
 from tpullm.system.errors import UserError
 
 
@@ -56,67 +55,39 @@ def test_what_is_wrong_is_one_line(tmp_path, monkeypatch, name, content, said):
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
-def test_two_texts_of_one_name(tmp_path):
+def test_two_texts_of_one_name_and_a_run_without_documents(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.txt").write_text("x")
     with pytest.raises(UserError, match="two texts are called x.txt"):
         read([str(tmp_path / "a" / "x.txt"), str(tmp_path / "b" / "x.txt")], 0)
-
-
-def test_a_folder_without_documents(tmp_path):
     assert held_out(tmp_path, 0) == []
 
 
 DOCUMENTS = ["本を読みます。", "今日はとてもいい天気ですね。\n" * 9, "リンゴ🍎を食べます。 " * 14]
 
 
-def by_hand(wide, text, context):
-    """The nats of each stretch, token by token. A window ends after the context, then each half a context further.
+@pytest.mark.parametrize("has_begin", [True, False])
+def test_each_stretch_is_the_sum_of_its_tokens(session, monkeypatch, has_begin):
+    """A text is read in windows: they end after the context, then each half a context further.
 
-    Args:
-        wide: the model with a context that holds any window.
+    Without a token that begins a text, the one that ends a document stands before it.
     """
-    ids, found, byte = [*wide.tokenizer.begin, *wide.tokenizer.encode(text)], np.zeros(len(STRETCHES)), 0
-    for place in range(1, len(ids)):
-        end = context + 1
-        while end <= place:
-            end += context // 2
-        left = max(0, min(end, len(ids)) - context - 1)
-        (scores,) = log_probabilities(wide, [ids[left : place + 1]])
-        found[np.searchsorted(STRETCHES, byte, side="right") - 1] -= scores[-1]
-        byte += len(wide.tokenizer.bytes_of(ids[place]))
-    return found
-
-
-def test_each_stretch_is_the_sum_of_its_tokens(wide):
-    model = MeasuredModel(wide)
-    found = nats(model, DOCUMENTS)
-    assert model.counts.cut == 0
-    one, two = [True, False, False, False, False], [True, True, False, False, False]
-    assert (found > 0).tolist() == (sizes(DOCUMENTS) > 0).tolist() == [one, two, two]
+    tokenizer, context = session.tokenizer, session.context_length
+    monkeypatch.setattr(tokenizer, "begin", [tokenizer.bos_id] if has_begin else [])
+    found = nats(Guesses(session), DOCUMENTS)
     for own, text in zip(found, DOCUMENTS, strict=True):
-        ids = wide.tokenizer.encode(text)
-        (scores,) = log_probabilities(wide, [[*wide.tokenizer.begin, *ids]])
-        begins = np.cumsum([0, *(len(wide.tokenizer.bytes_of(token)) for token in ids[:-1])])
-        stretches = np.searchsorted(STRETCHES, begins, side="right") - 1
-        nats_of = np.bincount(stretches, -np.array(scores), len(STRETCHES))
-        assert own == pytest.approx(nats_of, rel=1e-5)  # sums of 200 numbers in float32
-
-
-def test_a_text_that_is_longer_than_the_context(session, wide):
-    model = MeasuredModel(session)
-    found = nats(model, DOCUMENTS[1:2])
-    assert model.counts.cut == 0 and len(wide.tokenizer.encode(DOCUMENTS[1])) > 2 * session.context_length
-    assert found[0] == pytest.approx(by_hand(wide, DOCUMENTS[1], session.context_length), rel=1e-5)
+        ids, expected, byte = [*(tokenizer.begin or [tokenizer.eos_id]), *tokenizer.encode(text)], np.zeros(5), 0
+        for place in range(1, len(ids)):
+            steps = max(0, -(-(place - context) // (context // 2)))
+            end = min(context + 1 + steps * (context // 2), len(ids))
+            stretch = np.searchsorted(STRETCHES, byte, side="right") - 1
+            expected[stretch] -= guess(ids[max(0, end - context - 1) : place], [ids[place]])
+            byte += len(tokenizer.bytes_of(ids[place]))
+        assert own == pytest.approx(expected) and (own > 0).tolist() == (sizes([text])[0] > 0).tolist()
+    assert [np.count_nonzero(own) for own in found] == [1, 2, 2]
+    assert len(tokenizer.encode(DOCUMENTS[1])) > 2 * context
 
 
 def test_bytes_of_the_stretches():
     assert sizes(["a" * 5000, "あ" * 100]).tolist() == [[256, 768, 3072, 904, 0], [256, 44, 0, 0, 0]]
-
-
-def test_a_tokenizer_without_a_begin_token(wide, monkeypatch):
-    """The token that ends a document stands before it."""
-    (scores,) = log_probabilities(wide, [[wide.tokenizer.eos_id, *wide.tokenizer.encode(DOCUMENTS[0])]])
-    monkeypatch.setattr(wide.tokenizer, "begin", [])
-    assert nats(MeasuredModel(wide), DOCUMENTS[:1]).sum() == pytest.approx(-scores.sum(), rel=1e-5)

@@ -21,25 +21,29 @@ def scored(session, requests):
     return [found[n] for n in range(len(requests))]
 
 
-def by_steps(session, request):
+def by_steps(session, requests):
     """The reference: the distribution after every beginning, each computed alone."""
-    ids = [*request.context, *request.continuation][-(session.context_length + 1) :]
-    first = len(ids) - len(request.continuation)
-    log_p = next_log_probabilities(session, [ids[:end] for end in range(first, len(ids))])
-    chosen = [row[token] for row, token in zip(log_p, ids[first:], strict=True)]
-    return float(np.sum(chosen, dtype=np.float64)), all(
-        row.argmax() == token for row, token in zip(log_p, ids[first:], strict=True)
-    )
+    sequences = [[*of.context, *of.continuation][-(session.context_length + 1) :] for of in requests]
+    places = [range(len(ids) - len(of.continuation), len(ids)) for ids, of in zip(sequences, requests, strict=True)]
+    asked = [(ids, place) for ids, own in zip(sequences, places, strict=True) for place in own]
+    rows = iter(next_log_probabilities(session, [ids[:place] for ids, place in asked]))
+    for ids, own in zip(sequences, places, strict=True):
+        log_p = [next(rows) for _ in own]
+        chosen = [row[ids[place]] for row, place in zip(log_p, own, strict=True)]
+        yield (
+            float(np.sum(chosen, dtype=np.float64)),
+            all(row.max() == one for row, one in zip(log_p, chosen, strict=True)),
+        )
 
 
-TOKENS = st.lists(st.integers(8, 12), min_size=1, max_size=14).map(tuple)
+TOKENS = st.lists(st.integers(8, 12), min_size=1, max_size=5).map(tuple)
 
 
-@settings(max_examples=15)
-@given(requests=st.lists(st.builds(Continuation, TOKENS, TOKENS), min_size=1, max_size=6))
+@settings(max_examples=10)
+@given(requests=st.lists(st.builds(Continuation, TOKENS, TOKENS), min_size=1, max_size=4))
 def test_packed_with_shared_beginnings_is_as_each_alone(session, requests):
-    for request, found in zip(requests, scored(session, requests), strict=True):
-        log_p, likeliest = by_steps(session, request)
+    requests += [Continuation((8, 9, 10, 11, 12) * 2, (token,)) for token in (11, 12)]  # they share a row at least
+    for (log_p, likeliest), found in zip(by_steps(session, requests), scored(session, requests), strict=True):
         assert found.log_probability == pytest.approx(log_p, abs=TOLERANCE)
         assert found.is_likeliest == likeliest
 
@@ -57,26 +61,23 @@ def test_the_likeliest_continuation_is_told_from_all_others(session):
 def test_a_long_context_is_cut_at_its_left(session):
     long = Continuation(tuple(range(8, 48)), (50, 51))
     assert session.context_length == 32 and cut(long, 32) == (*range(17, 48), 50, 51)
-    assert scored(session, [long])[0].log_probability == pytest.approx(by_steps(session, long)[0], abs=TOLERANCE)
+    requests = [long, long._replace(continuation=(50, 52))]
+    for (log_p, _), found in zip(by_steps(session, requests), scored(session, requests), strict=True):
+        assert found.log_probability == pytest.approx(log_p, abs=TOLERANCE)
 
 
 def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeypatch):
-    events, run = [], module._run
-    monkeypatch.setattr(module, "_run", lambda *arguments: events.append("dispatched") or run(*arguments))
+    """Rows of 512 predictions, of which a batch has four; the requests of both batches have their likelihoods."""
+    events, found, run = [], {}, module.dispatched
+    monkeypatch.setattr(module, "dispatched", lambda *given, **more: events.append("dispatched") or run(*given, **more))
     monkeypatch.setattr(module, "fetch", lambda mesh, array: events.append("looked at") or fetch(mesh, array))
-    done = lambda found: events.append("done")  # noqa: E731
-    # Each fills a row of 512 predictions, of which a batch has four.
-    likelihoods(session, [Continuation((n, *[7] * 15), (8, 9)) for n in range(8, 8 + 200)], done)
+    requests = [Continuation((8 + n, *range(20, 35 + n % 9)), (8, 9)) for n in range(150)] * 2
+    likelihoods(session, requests, lambda some: events.append("done") or found.update(some))
     looked = ["looked at", "looked at", "done"]
     assert events == ["dispatched", "dispatched", *looked, *looked]
-
-
-def test_several_batches_and_lengths(session):
-    requests = [Continuation((8 + n % 5, *range(20, 20 + n % 25)), (60 + n % 7,)) for n in range(700)]
-    found = scored(session, requests)
-    for n in range(0, 700, 97):
-        assert found[n].log_probability == pytest.approx(by_steps(session, requests[n])[0], abs=TOLERANCE)
-    assert found[3] == found[3 + 175]  # the same request
+    assert all(found[n] == found[n + 150] for n in range(150)), "the same requests"
+    for n, (log_p, _) in zip((0, 77, 149), by_steps(session, [requests[n] for n in (0, 77, 149)]), strict=True):
+        assert found[n].log_probability == pytest.approx(log_p, abs=TOLERANCE)
 
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 3), min_size=2, max_size=12).map(tuple), min_size=1, unique=True)
@@ -97,6 +98,7 @@ def test_each_token_is_predicted_from_all_before_it_and_from_nothing_else(sequen
     groups = grouped(sequences)
     assert sorted(member for group in groups for member in group.members) == list(range(len(sequences)))
     (rows,) = laid_out(sequences, groups)
+    assert (rows.segments > 0).sum() == sum(group.size for group in groups) <= sum(len(ids) - 1 for ids in sequences)
     for number, ids in enumerate(sequences):
         count = data.draw(st.integers(1, len(ids) - 1))
         place = rows.places[number]
@@ -105,38 +107,29 @@ def test_each_token_is_predicted_from_all_before_it_and_from_nothing_else(sequen
             assert seen(rows, place[0], column) == list(ids[:token])
 
 
-@given(SEQUENCES)
-def test_the_size_of_a_group_is_what_it_takes_in_a_row(sequences):
+QUESTION = tuple(range(10, 110))
+CHOICES = [(*QUESTION, choice, 7) for choice in range(4)]
+ASKED_TWICE = [(*QUESTION, question, question, choice) for question in range(4) for choice in range(2)]
+BY_CHANCE = [(5, 6, 7, *range(100 * text, 100 * text + 60)) for text in (1, 2, 3)]
+TOO_SHORT = [(*range(8), *range(100 * text, 100 * text + 50)) for text in (1, 2)]  # 7 of 57 predictions
+LONG_ENOUGH = [(*range(9), *range(100 * text, 100 * text + 50)) for text in (1, 2)]  # 8 of 58
+
+
+@pytest.mark.parametrize(
+    ("sequences", "expected"),
+    [
+        (CHOICES, [((0, 1, 2, 3), 100, 99 + 4 * 2)]),
+        (ASKED_TWICE, [(tuple(range(8)), 100, 99 + 8 * 3)]),  # the examples stand once, each question with each choice
+        (BY_CHANCE, [((number,), 63, 62) for number in range(3)]),
+        (TOO_SHORT, [((number,), 58, 57) for number in range(2)]),
+        (LONG_ENOUGH, [((0, 1), 9, 8 + 2 * 50)]),
+    ],
+)
+def test_sequences_that_begin_alike_share_the_beginning_if_it_is_worth_it(sequences, expected):
     groups = grouped(sequences)
+    assert [(group.members, group.shared, group.size) for group in groups] == expected
     (rows,) = laid_out(sequences, groups)
-    assert (rows.segments > 0).sum() == sum(group.size for group in groups) <= sum(len(ids) - 1 for ids in sequences)
-
-
-def test_choices_share_their_question():
-    question = tuple(range(10, 110))
-    sequences = [(*question, choice, 7) for choice in range(4)]
-    (group,) = grouped(sequences)
-    assert group.shared == 100 and group.size == 99 + 4 * 2
-    (rows,) = laid_out(sequences, [group])
-    assert rows.branched and rows.inputs.shape == (1, 512)
-
-
-def test_questions_with_the_same_examples_share_them_all():
-    """A hundred predictions of examples stand once, and each question twice, with each choice."""
-    sequences = [(*range(10, 110), question, question, choice) for question in range(4) for choice in range(2)]
-    (group,) = grouped(sequences)
-    assert group.shared == 100 and group.size == 99 + 8 * 3
-
-
-def test_texts_that_happen_to_begin_alike_stand_alone():
-    sequences = [(5, 6, 7, *range(100 * text, 100 * text + 60)) for text in (1, 2, 3)]
-    assert [group.members for group in grouped(sequences)] == [(0,), (1,), (2,)]
-    (rows,) = laid_out(sequences, grouped(sequences))
-    assert not rows.branched
-    sequences = [(*range(8), *range(100 * text, 100 * text + 50)) for text in (1, 2)]  # 7 of 57 predictions
-    assert [group.members for group in grouped(sequences)] == [(0,), (1,)]
-    sequences = [(*range(9), *range(100 * text, 100 * text + 50)) for text in (1, 2)]  # 8 of 58
-    assert [group.members for group in grouped(sequences)] == [(0, 1)]
+    assert rows.inputs.shape == (1, 512) and rows.branched == (len(groups) < len(sequences))
 
 
 def test_a_row_has_one_of_few_lengths():

@@ -1,6 +1,8 @@
 """Answers depend on the request and the parameters alone, and none is computed twice."""
 
 import dataclasses
+import zlib
+from contextlib import closing
 
 import jax
 import numpy as np
@@ -19,58 +21,46 @@ REQUESTS = DISTINCT + DISTINCT[:20]
 WRITINGS = [Writing((8 + n,), 6, ("す",)) for n in range(70)]
 
 
-def answered(session, folder):
-    answers = KeptAnswers(folder)
-    model = MeasuredModel(session, answers)
-    found = model.likelihoods(REQUESTS), model.written(WRITINGS)
-    answers.close()
-    return found, model.counts
+@pytest.fixture
+def answers(monkeypatch):
+    """The model answers in batches of 64. Gives the numbers of requests that it was asked, and after which it dies."""
+    asked, dies = [], set()
 
-
-def test_killed_and_resumed_is_as_uninterrupted(session, tmp_path, monkeypatch):
-    """It is killed after some of the batches of each kind; what was answered is not computed again."""
-    expected, counts = answered(session, tmp_path / "whole")
-    assert (counts.requests, counts.kept, counts.cut) == (370, 0, 0)
-    asked = []
-
-    def killed(function, after):
-        def ask(session, requests, done):
-            batches = 0
+    def ask(answer):
+        def some(session, requests, done):
             asked.append(len(requests))
-
-            def some(found):
-                nonlocal batches
-                done(found)
-                batches += 1
-                if batches == after:
+            for first in range(0, len(requests), 64):
+                numbers = range(first, min(first + 64, len(requests)))
+                done({number: answer(requests[number]) for number in numbers})
+                if len(asked) in dies:
                     raise KeyboardInterrupt
 
-            function(session, requests, some)
+        return some
 
-        return ask
+    monkeypatch.setattr(likelihoods, "likelihoods", ask(lambda of: (-float(sum(of.context)), of.continuation[0] > 62)))
+    monkeypatch.setattr(measured_model, "write", ask(lambda of: [*of.prompt, 9]))
+    return asked, dies
 
-    one_row, write = likelihoods.likelihoods, measured_model.write
-    monkeypatch.setattr(likelihoods, "TOKENS_ON_CPU", 512)
-    for module, name, function in ((likelihoods, "likelihoods", one_row), (measured_model, "write", write)):
-        monkeypatch.setattr(module, name, killed(function, 1))
+
+def answered(session, folder, parameters="x"):
+    with closing(KeptAnswers(folder)) as kept:
+        model = MeasuredModel(session, kept, parameters)
+        return (model.likelihoods(REQUESTS), model.written(WRITINGS)), model.counts
+
+
+def test_killed_and_resumed_is_as_uninterrupted(session, tmp_path, answers):
+    """It is killed after some of the batches of each kind; what was answered is not computed again."""
+    asked, dies = answers
+    expected, counts = answered(session, tmp_path / "whole")
+    assert counts == {"requests": 370, "kept": 0, "cut": 0} and asked == [280, 70]
+    dies |= {3, 5}
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             answered(session, tmp_path / "killed")
-        monkeypatch.setattr(module, name, killed(function, -1))
     found, counts = answered(session, tmp_path / "killed")
-    assert found[1] == expected[1]
-    for one, other in zip(found[0], expected[0], strict=True):
-        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)  # batches of another shape
-        assert one.is_likeliest == other.is_likeliest
-    distinct = len(DISTINCT)
-    assert asked[0] == distinct and 0 < asked[1] < distinct and asked[-1] == 70 - 64
-    assert answered(session, tmp_path / "killed")[1].kept == 370
-
-
-def test_another_model_has_other_answers(session, other, tmp_path):
-    one = answered(session, tmp_path)[0]
-    two, counts = answered(other, tmp_path)
-    assert counts.kept == 0 and one != two
-    assert answered(session, tmp_path)[0] == one
+    assert found == expected and asked[2:] == [280, 216, 70, 0, 6]
+    assert answered(session, tmp_path / "killed") == (expected, {"requests": 370, "kept": 370, "cut": 0})
+    assert answered(session, tmp_path / "killed", parameters="others")[1]["kept"] == 0
 
 
 def test_the_hash_is_of_all_parameters_and_of_the_model(session):
@@ -101,57 +91,51 @@ def test_the_hash_is_of_all_parameters_and_of_the_model(session):
 @pytest.mark.parametrize("context, continuation", [((), (1,)), ((1,), ()), ((1,), tuple(range(8, 41)))])
 def test_what_can_not_be_scored(session, context, continuation):
     with pytest.raises(UserError, match="the model scores 1 to 32 tokens after 1 or more"):
-        MeasuredModel(session).likelihoods([Continuation(context, continuation)])
+        MeasuredModel(session, parameters="x").likelihoods([Continuation(context, continuation)])
 
 
-def test_a_text_ends_before_the_first_stop(session):
-    model = MeasuredModel(session)
-    (whole,) = model.written([Writing((8, 9), 12)])
-    stop = whole[3:5]
-    (cut,) = model.written([Writing((8, 9), 12, (stop, "never"))])
-    assert cut == whole[: whole.index(stop)]
+def test_a_text_is_that_of_its_request(session, monkeypatch):
+    """In any order of requests, by its seed, and up to the first stop."""
 
+    def as_they_end(session, asked, batch, is_over):
+        for place, request in reversed(list(enumerate(asked))):
+            new = []
+            while len(new) < request.tokens and not is_over(place, new):
+                new.append(8 + zlib.crc32(repr((request.ids, request.seed, new)).encode()) % 250)
+            yield place, new
 
-def test_a_text_depends_on_nothing_but_its_request(session):
-    """Prompts of other lengths beside it, other numbers of tokens, a prompt that is cut."""
+    monkeypatch.setattr(measured_model, "as_they_end", as_they_end)
+    model = MeasuredModel(session, parameters="x")
     requests = [Writing(tuple(range(8, 9 + n)), 3 + n % 4, ("す",) * (n % 2)) for n in range(40)]
-    together = MeasuredModel(session).written(requests)
-    for number in (0, 7, 28, 29, 39):
-        assert MeasuredModel(session).written([requests[number]]) == [together[number]]
+    requests += [Writing((8, 9), 8, (), Sampling(temperature=5.0), seed) for seed in (0, 1, 0)]
+    whole, *together = model.written([Writing((8, 9), 12), *requests])
+    assert together[-3] == together[-1] != together[-2] and len(set(together)) > 30
+    *again, cut = model.written([*reversed(requests), Writing((8, 9), 12, (whole[3:5], "never"))])
+    assert again == together[::-1] and cut == whole[: whole.index(whole[3:5])]
 
 
-def test_sampled_texts_differ_by_their_seed(session):
-    sampling = Sampling(temperature=5.0)
-    requests = [Writing((8, 9), 8, (), sampling, seed) for seed in (0, 1, 0)]
-    one, two, again = MeasuredModel(session).written(requests)
-    assert one == again != two
-
-
-def test_no_room_for_a_prompt(session):
-    with pytest.raises(UserError, match="a text of up to 32 tokens: the model's context holds 32, the prompt included"):
-        MeasuredModel(session).written([Writing((8,), 32)])
-
-
-def test_a_text_of_no_tokens(session):
-    with pytest.raises(UserError, match="a text of 0 tokens: ask for 1 or more"):
-        MeasuredModel(session).written([Writing((8,), 0)])
+@pytest.mark.parametrize("tokens", [0, 32])
+def test_no_room_for_a_prompt_or_for_a_text(session, tokens):
+    told = f"a text of up to {tokens} tokens: the model's context holds 32, the prompt included; ask for 1 to 31"
+    with pytest.raises(UserError, match=told):
+        MeasuredModel(session, parameters="x").written([Writing((8,), tokens)])
 
 
 KEYS = [key_of("model", ("likelihood", (1, 2), (n,))) for n in range(300)]
 
 
 def added(folder, answers):
-    kept = KeptAnswers(folder)
-    kept.add(answers)
-    kept.close()
+    with closing(KeptAnswers(folder)) as kept:
+        kept.add(answers)
 
 
-def test_what_was_added_is_found(tmp_path):
-    added(tmp_path, {KEYS[0]: [-1.25, True]})
-    added(tmp_path, {key: [float(n), False] for n, key in enumerate(KEYS[1:250], 1)})
-    kept = KeptAnswers(tmp_path)
-    assert kept.found(KEYS) == [[-1.25, True], *([float(n), False] for n in range(1, 250)), *[None] * 50]
-    kept.close()
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_was_added_is_found(tmp_path, bucket, remote):
+    folder = storage.path(str(bucket)) / "measured" if remote else tmp_path
+    added(folder, {KEYS[0]: [-1.25, True]})
+    added(folder, {key: [float(n), False] for n, key in enumerate(KEYS[1:250], 1)})
+    with closing(KeptAnswers(folder)) as kept:
+        assert kept.found(KEYS) == [[-1.25, True], *([float(n), False] for n in range(1, 250)), *[None] * 50]
 
 
 @pytest.mark.parametrize("left", [1, 20, 40])
@@ -161,29 +145,11 @@ def test_a_line_that_was_cut_off_is_as_if_it_was_not_there(tmp_path, left):
     content = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(content[: content.index(b"\n") + 1 + left])
     added(tmp_path, {KEYS[2]: [3]})
-    kept = KeptAnswers(tmp_path)
-    assert kept.found(KEYS[:4]) == [[1], None, [3], None]
-    kept.close()
+    with closing(KeptAnswers(tmp_path)) as kept:
+        assert kept.found(KEYS[:4]) == [[1], None, [3], None]
 
 
 def test_a_line_of_something_else_is_named(tmp_path):
-    added(tmp_path, {KEYS[0]: [1]})
-    with open(tmp_path / FILE, "a") as file:
-        file.write('{"question": "x"}\n')
+    (tmp_path / FILE).write_text('{"key": "a", "answer": [1]}\n{"question": "x"}\n')
     with pytest.raises(UserError, match=f"{FILE}: line 2: is not an answer; remove the file"):
         KeptAnswers(tmp_path)
-
-
-def test_a_key_is_of_the_parameters_and_of_all_of_the_request():
-    requests = [("likelihood", (1, 2), (3,)), ("likelihood", (1,), (2, 3)), ("writing", (1, 2), (3,))]
-    keys = [key_of(parameters, request) for parameters in ("one", "two") for request in requests]
-    assert len(set(keys)) == 6 and keys[0] == key_of("one", ("likelihood", [1, 2], [3]))
-
-
-def test_on_gs(bucket):
-    folder = storage.path(str(bucket)) / "measured"
-    added(folder, {KEYS[0]: [1]})
-    added(folder, {KEYS[1]: [2]})
-    kept = KeptAnswers(folder)
-    assert kept.found(KEYS[:3]) == [[1], [2], None]
-    kept.close()

@@ -13,72 +13,70 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れた�
 ENGLISH = "He paused. Many people were reading their books in the quiet garden behind the house. They left."
 
 
-def test_a_sentence_is_whole_and_neither_short_nor_long():
-    assert list(own_text.sentences(JAPANESE)) == ["どこで生れたかとんと見当がつかぬが、何でも薄暗い所で泣いていた。"]
-    assert list(own_text.sentences(ENGLISH)) == [ENGLISH[11:-11]]
-    assert list(own_text.sentences("x" * 500 + ".")) == []
-
-
-@pytest.mark.parametrize("document", [JAPANESE, ENGLISH])
-def test_the_word_put_back_into_the_blank_gives_the_sentence(document):
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (JAPANESE, "どこで生れたかとんと見当がつかぬが、何でも薄暗い所で泣いていた。"),
+        (ENGLISH, ENGLISH[11:-11]),
+        # The words of the first third are left out, and only 本 is a content word here.
+        ("あああああああああああああああ本だったのですよね。",) * 2,
+    ],
+)
+def test_a_blank_is_for_a_word_of_a_whole_sentence_neither_short_nor_long(document, sentence):
+    assert list(own_text.sentences(document)) == [sentence] and list(own_text.sentences("x" * 500 + ".")) == []
     ((text, word),) = own_text.blanked([document])
-    assert text.count(own_text.BLANK) == 1
-    assert text.replace(own_text.BLANK, word) in document
+    assert text.count(own_text.BLANK) == 1 and text.replace(own_text.BLANK, word) == sentence
     assert text.index(own_text.BLANK) >= len(text) / 4, "a model needs something before the blank"
 
 
-def test_a_sentence_with_one_word_to_ask_for_asks_for_it():
-    """In 30 characters without spaces the words of the first third are left out, and only 本 is a content word here."""
-    ((text, word),) = own_text.blanked(["あああああああああああああああ本だったのですよね。"])
-    assert word == "本" and text == f"あああああああああああああああ{own_text.BLANK}だったのですよね。"
+@pytest.mark.parametrize(
+    ("guesses", "place"),
+    [([("泣い", 0.9), ("笑っ", 0.1)], 1), ([("笑っ", 0.9), ("泣い", 0.1)], 2), ([("笑っ", 1.0)], 0), (None, 0)],
+)
+def test_a_blank_tells_where_the_right_word_stands(monkeypatch, guesses, place):
+    """Also if the model has learned so little that it finds no word."""
+
+    def fill(session, text):
+        if guesses is None:
+            raise UserError("no word")
+        return guesses
+
+    monkeypatch.setattr(own_text, "fill", fill)
+    (found,) = own_text.blanks(None, ["昨日、猫は薄暗い所で静かに泣いていた。"])
+    assert found["word"] == "泣い" and found["place"] == place
+    assert found["words"] == [{"word": word, "model": share} for word, share in guesses or ()]
 
 
-@pytest.mark.parametrize("beginning", ["word " * 12, "x" * 50 + " and more words"])
-def test_a_prompt_ends_between_words_and_is_never_short(beginning):
-    passage = beginning + "of a passage that is longer than a prompt. " * 5
-    prompt, original = own_text._cut(passage)
-    assert passage.startswith(prompt + original) and 20 <= len(prompt) <= 40 and len(original) == 120
-    assert " " not in prompt or original.startswith(" ")
+@pytest.fixture
+def echoes(monkeypatch):
+    """The model writes its prompt again."""
+    monkeypatch.setattr(own_text, "sampled", lambda session, prompts, tokens, seed: prompts)
 
 
-def test_a_blank_tells_where_the_right_word_stands(session, monkeypatch):
-    for guesses, place in (
-        ([("泣い", 0.9), ("笑っ", 0.1)], 1),
-        ([("笑っ", 0.9), ("泣い", 0.1)], 2),
-        ([("笑っ", 1.0)], 0),
-    ):
-        monkeypatch.setattr(own_text, "fill", lambda session, text, guesses=guesses: guesses)
-        monkeypatch.setattr(own_text, "blanked", lambda documents: iter([("所で【?】ていた。", "泣い")]))
-        (found,) = own_text.blanks(session, [JAPANESE])
-        assert found["place"] == place
-        assert found["words"] == [{"word": word, "model": share} for word, share in guesses]
-
-
-def test_a_model_that_finds_no_word_has_a_blank_without_words(session, monkeypatch):
-    def nothing(session, text):
-        raise UserError("no word")
-
-    monkeypatch.setattr(own_text, "fill", nothing)
-    (found,) = own_text.blanks(session, ["今日はとても寒い天気ですから、私は家で本を読みます。"])
-    assert found["words"] == [] and found["place"] == 0 and found["word"]
-
-
-def test_a_continuation_begins_where_the_text_goes_on(session):
-    documents = [JAPANESE, ENGLISH, "短い", JAPANESE[::-1]]
-    found = own_text.continuations(session, documents, tokens=4, seed=0)
-    assert found and all(item["text"] and item["original"] for item in found)
+@pytest.mark.usefixtures("echoes")
+def test_a_continuation_begins_where_the_text_goes_on():
+    """A prompt ends between words, and is never short."""
+    spaced = ["word " * 12, "x" * 50 + " and more words"]
+    spaced = [beginning + "of a passage that is longer than a prompt. " * 5 for beginning in spaced]
+    for documents in ([JAPANESE, ENGLISH, "短い", JAPANESE[::-1]], spaced):
+        found = own_text.continuations(None, documents, tokens=4, seed=0)
+        assert found and all(item["text"] and item["original"] for item in found)
+        for item in found:
+            assert any((item["prompt"] + item["original"]) in document for document in documents)
     for item in found:
-        assert any((item["prompt"] + item["original"]) in document for document in documents)
-    assert own_text.continuations(session, ["短い"], tokens=4, seed=0) == []
+        assert 20 <= len(item["prompt"]) <= 40 and len(item["original"]) == 120
+        assert " " not in item["prompt"] or item["original"].startswith(" ")
+    assert own_text.continuations(None, ["短い"], tokens=4, seed=0) == []
 
 
-def test_one_long_text_gives_as_many_examples_as_many_short_ones(session):
+@pytest.mark.usefixtures("echoes")
+def test_one_long_text_gives_as_many_examples_as_many_short_ones():
     novel = "".join(
         f"{number}人目の男は、静かな庭のある家で長い間ずっと古い本を読んでいた。\n" for number in range(300)
     )
     texts = own_text.passages([novel])
     assert "".join(texts) == novel and max(map(len, texts)) <= 600
-    found = own_text.continuations(session, texts, tokens=2, seed=0)
+    found = own_text.continuations(None, texts, tokens=2, seed=0)
     assert len({item["prompt"] for item in found}) == own_text.CONTINUATIONS
     assert len(list(own_text.blanked(texts))) >= own_text.BLANKS
 

@@ -69,4 +69,4 @@ def test_without_the_package(monkeypatch):
 def test_where_programs_cannot_be_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(problem_files, "can_be_filtered", lambda: False)
     with pytest.raises(UserError, match="own.jsonl: runs programs that the model writes, which only Linux"):
-        problem_files.to_run(write(tmp_path / "own.jsonl", ROWS))
+        read(write(tmp_path / "own.jsonl", ROWS), to_run=True)

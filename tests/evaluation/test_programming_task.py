@@ -1,25 +1,21 @@
 """A model on problems of programming: what it is asked, which program is run, and what is kept."""
 
+from contextlib import closing
+from types import SimpleNamespace
+
 import pytest
 
+from tests.evaluation.conftest import Guesses
 from tests.evaluation.problems import MBPP, ROWS, write
 from tpullm.evaluation import problem_files
-from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel, Writing, text_of
+from tpullm.evaluation.measured_model import KeptAnswers, Writing, text_of
 from tpullm.evaluation.problem_files import read
-from tpullm.evaluation.programming_task import STOPS, Attempts, check, measure, prepare, program_of
+from tpullm.evaluation.programming_task import STOPS, check, measure, prepare, program_of
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
 
 pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="programs can't be kept apart here")
-
-
-class Says(MeasuredModel):
-    """A model that writes what it is told to."""
-
-    def written(self, requests):
-        self.asked = requests
-        return self.says[: len(requests)]
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +29,14 @@ def tasks(tmp_path_factory):
 
 
 SAYS = [
-    "    return x + 1\n",
-    "    return x\n",
-    "    return x + 2",
-    "    import os; os._exit(0)",
-    "    return (",
-    "    0",
+    *("    return x + 1\n", "    return x\n", "    return x + 2"),
+    *("    import os; os._exit(0)", "    return (", "    0"),
 ]
 
 
 def test_programs_run_with_their_tests(wide, file):
-    model = Says(wide, parameters="x")
-    model.says = SAYS
-    found = measure(model, file, Asking(seed=3), Attempts(2, 0.8))
+    model = Guesses(wide, SAYS)
+    found = measure(model, file, Asking(seed=3, samples=2, temperature=0.8))
     assert [row["verdict"] for row in found["questions"]] == ["passed", "failed", "passed", "error", "error", "failed"]
     assert found["verdicts"] == {"passed": 2, "failed": 2, "error": 2, "memory": 0, "time": 0}
     assert found["pass_at_k"]["pass@1"]["share"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
@@ -57,33 +48,26 @@ def test_programs_run_with_their_tests(wide, file):
 
 
 def test_a_second_evaluation_runs_nothing(wide, file, tmp_path, monkeypatch):
-    model = Says(wide, KeptAnswers(tmp_path), parameters="x")
-    model.says = SAYS
-    first = measure(model, file, Asking(), Attempts())
-    model.answers.close()
-    again = Says(wide, KeptAnswers(tmp_path), parameters="x")
-    again.says = SAYS
+    with closing(KeptAnswers(tmp_path)) as answers:
+        first = measure(Guesses(wide, SAYS, answers), file, Asking())
     monkeypatch.setattr(Isolated, "map", lambda *_: pytest.fail("runs again"))
-    assert measure(again, file, Asking(), Attempts()) == first
-    again.answers.close()
+    with closing(KeptAnswers(tmp_path)) as answers:
+        assert measure(Guesses(wide, SAYS, answers), file, Asking()) == first
 
 
 def test_each_sample_has_its_seed(wide, file):
     """The same for all problems, and none of another --seed."""
-    model = Says(wide, parameters="x")
-    model.says = ["    pass"] * 9
-    seeds = []
+    model, seeds = Guesses(wide, ["    pass"] * 9), []
     for seed in (0, 1):
-        measure(model, file, Asking(seed=seed), Attempts(3, 0.5))
+        measure(model, file, Asking(seed=seed, samples=3, temperature=0.5))
         seeds.append([request.seed for request in model.asked])
         assert all(request.sampling.temperature == 0.5 and request.sampling.min_p == 0 for request in model.asked)
     assert seeds[0][:3] == seeds[0][3:6] and len({*seeds[0], *seeds[1]}) == 6
 
 
 def test_a_task_with_tests_and_examples(wide, tasks):
-    model = Says(wide, parameters="x")
-    model.says = [row["code"] for row in MBPP]
-    found = measure(model, tasks, Asking(shots=1, seed=1), Attempts())
+    model = Guesses(wide, [row["code"] for row in MBPP])
+    found = measure(model, tasks, Asking(shots=1, seed=1))
     asked, (example,) = prepare(tasks, Asking(shots=1, seed=1))
     assert len(asked) == 3 and example not in asked and len(found["questions"]) == 3
     prompt = found["prompt"]
@@ -93,49 +77,42 @@ def test_a_task_with_tests_and_examples(wide, tasks):
     assert [row["verdict"] == "passed" for row in found["questions"]] == right
 
 
-def test_in_a_conversation_the_block_is_the_program(wide, file):
-    model = Says(wide, parameters="x")
+def test_in_a_conversation_the_block_is_the_program(wide, file, tmp_path):
     whole = "Here:\n```python\ndef add_1(x):\n    return math.floor(x) + 1\n```\nDone."
-    model.says = [whole, "```\n    return x + 2\n```", "I can't."]
-    found = measure(model, file, Asking(chat=True), Attempts())
+    model = Guesses(wide, [whole, "```\n    return x + 2\n```", "I can't."])
+    found = measure(model, file, Asking(chat=True))
     assert [row["verdict"] for row in found["questions"]] == ["passed", "passed", "error"]
     assert found["settings"]["form"] == "chat" and model.asked[0].stops == ()
     assert "Complete this function" in found["prompt"] and ROWS[0]["prompt"].rstrip() in found["prompt"]
     assert program_of(file.problems[0], whole, True).startswith(ROWS[0]["prompt"])
-
-
-def test_a_japanese_problem_is_asked_in_japanese(wide, tmp_path):
+    # A Japanese problem is asked in Japanese.
     row = {**ROWS[0], "prompt": ROWS[0]["prompt"].replace("Add 1 to x.", "xに1を足します。")}
-    model = Says(wide, parameters="x")
-    model.says = ["    return x + 1"]
-    found = measure(model, read(write(tmp_path / "ja.jsonl", [row])), Asking(chat=True), Attempts())
+    japanese = read(write(tmp_path / "ja.jsonl", [row]))
+    found = measure(Guesses(wide, ["    return x + 1"]), japanese, Asking(chat=True))
     assert "次の関数を完成させてください" in found["prompt"] and found["verdicts"]["passed"] == 1
 
 
-def test_the_spaces_of_the_first_line_stay(wide):
+@pytest.mark.parametrize("by_bytes", [True, False])
+def test_the_spaces_of_the_first_line_stay(wide, by_bytes):
     """Also of a tokenizer that takes one away, as those made with SentencePiece do."""
-    ids = wide.tokenizer.encode("    return x\ndef g")
-
-    class Takes:
-        bytes_of, decode = wide.tokenizer.bytes_of, staticmethod(lambda ids: wide.tokenizer.decode(ids)[1:])
-
-    session = type("Session", (), {"tokenizer": Takes})
-    assert text_of(session, ids, Writing((1,), 9, STOPS["continued"], by_bytes=True)) == "    return x"
-    assert text_of(session, ids, Writing((1,), 9, STOPS["continued"])) == "   return x"
+    ids, tokenizer = wide.tokenizer.encode("    return x\ndef g"), wide.tokenizer
+    takes = SimpleNamespace(bytes_of=tokenizer.bytes_of, decode=lambda ids: tokenizer.decode(ids)[1:])
+    writing = Writing((1,), 9, STOPS["continued"], by_bytes=by_bytes)
+    assert text_of(SimpleNamespace(tokenizer=takes), ids, writing) == " " * (3 + by_bytes) + "return x"
 
 
 @pytest.mark.parametrize(
-    ("attempts", "line"),
+    ("samples", "temperature", "line"),
     [
-        (Attempts(0), "--samples: 0 is below 1"),
-        (Attempts(5), "--samples: 5 at temperature 0 are the same; add --temperature 0.8"),
-        (Attempts(1, -1.0), "--temperature: -1.0: use 0"),
-        (Attempts(1, float("nan")), "--temperature: nan: use 0"),
+        (0, 0.0, "--samples: 0 is below 1"),
+        (5, 0.0, "--samples: 5 at temperature 0 are the same; add --temperature 0.8"),
+        (1, -1.0, "--temperature: -1.0: use 0"),
+        (1, float("nan"), "--temperature: nan: use 0"),
     ],
 )
-def test_attempts_out_of_range(attempts, line):
+def test_attempts_out_of_range(samples, temperature, line):
     with pytest.raises(UserError, match=line):
-        check(attempts)
+        check(Asking(samples=samples, temperature=temperature))
 
 
 def test_shots_that_a_file_has_not(file, tasks):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ CHOICE = Item("会社の長は？", ("社長",), ("社長", "教師"))
 TOLD = Item("cat", ("猫",), instruction="訳してください。")
 
 
-def test_japanese_prompts():
+def test_prompts():
     before = "以下は、タスクを説明する指示と、その入力です。要求を満たす応答を書きなさい。\n\n"
     assert JAPANESE.prompt(CHOICE, [], False) == before + "### 指示:\n会社の長は？\n\n### 応答:\n"
     assert JAPANESE.prompt(TOLD, [CHOICE], False) == (
@@ -17,19 +19,10 @@ def test_japanese_prompts():
         + "### 指示:\n会社の長は？\n\n### 応答:\n社長\n\n### 指示:\n訳してください。\n\n### 入力:\ncat\n\n### 応答:\n"
     )
 
-
-def test_choices_are_listed_where_the_model_writes():
     listed = JAPANESE.prompt(CHOICE, [CHOICE], True)
-    assert listed.count("\nA. 社長\nB. 教師\n\n### 応答:\n") == 2
-
-
-def test_english_prompts():
-    item = Item("2 + 2?", ("4",))
-    assert ENGLISH.prompt(item, [item], True) == "2 + 2?\n\nAnswer: 4\n\n2 + 2?\n\nAnswer:"
-
-
-def test_braces_in_a_question_are_text():
-    assert "{x} {}" in ENGLISH.prompt(Item("{x} {}", ("a",)), [], True)
+    assert listed.count("\nA. 社長\nB. 教師\n\n### 応答:\n") == 2, "where the model writes"
+    item = Item("{2} + {}?", ("4",))  # braces are text
+    assert ENGLISH.prompt(item, [item], True) == "{2} + {}?\n\nAnswer: 4\n\n{2} + {}?\n\nAnswer:"
 
 
 def test_the_form_is_that_of_most_questions():
@@ -53,11 +46,6 @@ def test_an_answer_is_scored_as_a_part_of_the_text(session, prompt, answer):
 
 @pytest.mark.parametrize("prompt", ["", "本"])
 def test_without_a_token_that_begins_a_text_the_one_that_ends_it_stands_before(session, prompt):
-    class Without:
-        """A tokenizer whose texts begin with their first token."""
-
-        begin, eos_id = [], 2
-        encode = session.tokenizer.encode
-
-    context, continuation = encoded(Without(), prompt, "を")
+    without = SimpleNamespace(begin=[], eos_id=2, encode=session.tokenizer.encode)
+    context, continuation = encoded(without, prompt, "を")
     assert context == (session.tokenizer.encode("本") if prompt else [2]) and continuation

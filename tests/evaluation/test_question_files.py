@@ -14,36 +14,29 @@ def written(path, *rows):
 ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
 
 
-@pytest.mark.parametrize("answer", [1, "ろ", "B"])
-def test_an_answer_is_a_number_a_text_or_a_letter(tmp_path, answer):
-    found = read(written(tmp_path / "own.jsonl", ASKED | {"answer": answer}))
-    assert found.items == (Item("どれ？", ("ろ",), ("い", "ろ", "は")),)
-    assert found.name == "own" and found.tokens == TOKENS
+INSTRUCTION = {"instruction": "訳せ", "input": "cat", "output": "猫"}
 
 
-def test_the_text_of_a_choice_goes_before_its_letter(tmp_path):
-    (item,) = read(written(tmp_path / "own.jsonl", ASKED | {"choices": ["B", "A"], "answer": "A"})).items
-    assert item.answers == ("A",)
-
-
-def test_labels_as_arc_has_them(tmp_path):
-    choices = {"text": ["one", "two"], "label": ["1", "2"]}
-    (item,) = read(written(tmp_path / "arc.jsonl", {"question": "q", "choices": choices, "answer": "2"})).items
-    assert item.answers == ("two",)
-
-
-def test_free_answers(tmp_path):
-    rows = [{"question": "2 + 2", "answer": 4}, {"question": "色", "answer": ["赤", "あか"]}]
-    assert [item.answers for item in read(written(tmp_path / "free.jsonl", *rows)).items] == [("4",), ("赤", "あか")]
-
-
-def test_instructions(tmp_path):
-    rows = [
-        {"instruction": "訳せ", "input": "cat", "output": "猫"},
-        {"instruction": "歌え", "input": "", "output": "あ"},
-    ]
-    found = read(written(tmp_path / "told.jsonl", *rows)).items
-    assert found == (Item("cat", ("猫",), instruction="訳せ"), Item("", ("あ",), instruction="歌え"))
+@pytest.mark.parametrize(
+    ("row", "item"),
+    [
+        *((ASKED | {"answer": answer}, Item("どれ？", ("ろ",), ("い", "ろ", "は"))) for answer in (1, "ろ", "B")),
+        # The text of a choice goes before its letter.
+        (ASKED | {"choices": ["B", "A"], "answer": "A"}, Item("どれ？", ("A",), ("B", "A"))),
+        # Labels as ARC has them.
+        (
+            ASKED | {"choices": {"text": ["one", "two"], "label": ["1", "2"]}, "answer": "2"},
+            Item("どれ？", ("two",), ("one", "two")),
+        ),
+        ({"question": "2 + 2", "answer": 4}, Item("2 + 2", ("4",))),
+        ({"question": "色", "answer": ["赤", "あか"]}, Item("色", ("赤", "あか"))),
+        (INSTRUCTION, Item("cat", ("猫",), instruction="訳せ")),
+        (INSTRUCTION | {"input": ""}, Item("", ("猫",), instruction="訳せ")),
+    ],
+)
+def test_the_shapes_of_rows(tmp_path, row, item):
+    found = read(written(tmp_path / "own.jsonl", row))
+    assert found.items == (item,) and (found.name, found.file, found.tokens) == ("own", "own.jsonl", TOKENS)
 
 
 # As their pages show them (github.com/yahoojapan/JGLUE).
@@ -97,6 +90,9 @@ def test_a_version_is_of_the_questions(tmp_path):
     assert one.version == same.version != other.version
 
 
+NO_CHOICES = "line 2: 'choices' is not a list of 2 to 26 different texts"
+
+
 @pytest.mark.parametrize(
     "row, says",
     [
@@ -106,14 +102,13 @@ def test_a_version_is_of_the_questions(tmp_path):
         ),
         (ASKED | {"answer": 3}, "line 2: 'answer' is 3 and no choice"),
         (ASKED | {"answer": True}, "line 2: 'answer' is True and no choice"),
-        (ASKED | {"choices": ["い", "い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26 different texts"),
-        (ASKED | {"choices": ["い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
-        (ASKED | {"choices": [1, 2], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
-        (ASKED | {"choices": ["", "い"], "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
-        (ASKED | {"choices": "いろ", "answer": 0}, "line 2: 'choices' is not a list of 2 to 26"),
+        *(
+            (ASKED | {"choices": choices, "answer": 0}, NO_CHOICES)
+            for choices in (["い", "い"], ["い"], [1, 2], ["", "い"], "いろ")
+        ),
         ({"question": " ", "answer": "x"}, "line 2: 'question' is ' ' and no text"),
         ({"question": "x", "answer": []}, "line 2: 'answer' is []; write a text, or a list"),
-        (JNLI | {"label": "true"}, "line 2: 'label' is 'true' and none of entailment, contradiction, neutral"),
+        (JNLI | {"label": "true"}, "line 2: 'answer' is 'true' and no choice"),
         (JCOMMONSENSEQA | {"label": 5}, "line 2: 'answer' is 5 and no choice"),
         ({"paragraphs": [{"context": "x"}]}, "line 2: 'paragraphs' are not those of SQuAD's form"),
         ({"q": 1}, "line 2: has the keys q; a question has one of these sets: question, choices, answer; "),
@@ -142,23 +137,26 @@ def test_a_broken_file_is_named(tmp_path, content, says):
         read(str(tmp_path / "own.jsonl"))
 
 
-def test_what_is_wrong_in_a_file_of_one_object(tmp_path):
-    file = tmp_path / "own.json"
-    file.write_text('{"instruction": "x", "samples": [{"input": "y"}]}')
-    with pytest.raises(UserError, match="own.json: samples: row 1: is no object with input and output"):
-        read(str(file))
-    file.write_text('{"instruction": "x", "output_length": 0, "samples": []}')
-    with pytest.raises(UserError, match="its instruction or output_length is not llm-jp-eval's"):
-        read(str(file))
-    file.write_bytes(b'{"data": "' + b"x" * MOST_BYTES)
-    with pytest.raises(UserError, match="one object of more than 64 MiB"):
-        read(str(file))
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b'{"instruction": "x", "samples": [{"input": "y"}]}', "samples: row 1: is no object with input and output"),
+        (
+            b'{"instruction": "x", "output_length": 0, "samples": []}',
+            "its instruction or output_length is not llm-jp-eval's",
+        ),
+        (b'{"data": "' + b"x" * MOST_BYTES, "is one object of more than 64 MiB"),
+    ],
+    ids=["row", "length", "size"],
+)
+def test_what_is_wrong_in_a_file_of_one_object(tmp_path, content, says):
+    (tmp_path / "own.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"own.json: {says}"):
+        read(str(tmp_path / "own.json"))
 
 
 def test_which_words_are_files(tmp_path):
-    assert [is_question_file(word) for word in ("a.jsonl", "b.json", "c.parquet", "d.yaml", "hellaswag")] == [
-        *(True, True, True),
-        *(False, False),
-    ]
+    words = ("a.jsonl", "b.json", "c.parquet", "d.yaml", "hellaswag")
+    assert [is_question_file(word) for word in words] == [True, True, True, False, False]
     with pytest.raises(UserError, match="gone.jsonl: no such file of questions"):
         read(str(tmp_path / "gone.jsonl"))

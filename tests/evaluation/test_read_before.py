@@ -7,11 +7,10 @@ import zlib
 import pytest
 
 from tests.evaluation import problems
+from tests.evaluation.conftest import Guesses
 from tpullm.corpus import datacard
 from tpullm.corpus.question_windows import Wording
 from tpullm.evaluation import problem_files, read_before, tables, tasks
-from tpullm.evaluation.likelihoods import Likelihood
-from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.question_files import read
 from tpullm.evaluation.question_task import measure
 from tpullm.evaluation.tasks import Asking, Tasks
@@ -48,19 +47,9 @@ def run(file, tmp_path):
     return run_with(tmp_path, "verbs", file.version, LEAKED)
 
 
-class Guesses(MeasuredModel):
-    """Its answer to a request depends on the request alone, as a model's does; nothing is compiled."""
-
-    def likelihoods(self, requests):
-        return [Likelihood(-float(zlib.crc32(repr(request).encode()) % 997), False) for request in requests]
-
-    def written(self, requests):
-        return [VERBS[zlib.crc32(repr(request).encode()) % 3] for request in requests]
-
-
 @pytest.fixture
 def guesses(wide):
-    return Guesses(wide, parameters="none")
+    return Guesses(wide, lambda of: VERBS[zlib.crc32(repr(of).encode()) % 3])
 
 
 def told(run, file, rows):
@@ -80,8 +69,7 @@ def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone
 
 def test_of_questions_that_are_not_asked_nothing_is_said(run, file, guesses):
     rows = measure(guesses, file, Asking(limit=2))["questions"]
-    assert told(run, file, rows)["found"] == 1
-    assert told(run, file, rows[1:2])["unread"] == {}
+    assert (told(run, file, rows)["found"], told(run, file, rows[1:2])["unread"]) == (1, {})
 
 
 def test_where_nothing_was_looked_for_nothing_is_known(run, file):
@@ -92,25 +80,22 @@ def test_where_nothing_was_looked_for_nothing_is_known(run, file):
 
 
 def test_a_question_is_known_by_what_its_row_holds(tmp_path):
+    asked = [{"question": "何？", "answers": [{"text": "犬"}]}]
     rows = [
-        {"question": "何？", "answer": ["水", "お茶"]},
-        {"sentence1": "犬が走る。", "sentence2": "動物が動く。", "label": "entailment"},
-        {"instruction": "次を訳せ。", "input": "a dog", "output": "犬"},
-        {"instruction": "犬を英語で言え。", "output": "dog"},
-        {
-            "paragraphs": [
-                {"context": "犬 [SEP] 犬は走る。", "qas": [{"question": "何？", "answers": [{"text": "犬"}]}]}
-            ]
-        },
+        ({"question": "何？", "answer": ["水", "お茶"]}, Wording(("何？",), ("水", "お茶"))),
+        (
+            {"sentence1": "犬が走る。", "sentence2": "動物が動く。", "label": "entailment"},
+            Wording(("犬が走る。", "動物が動く。"), ("entailment",)),
+        ),
+        ({"instruction": "次を訳せ。", "input": "a dog", "output": "犬"}, Wording(("a dog",), ("犬",))),
+        ({"instruction": "犬を英語で言え。", "output": "dog"}, Wording(("犬を英語で言え。",), ("dog",))),
+        (
+            {"paragraphs": [{"context": "犬 [SEP] 犬は走る。", "qas": asked}]},
+            Wording(("犬\n犬は走る。", "何？"), ("犬",)),
+        ),
     ]
-    (made,) = tasks.questions([write(tmp_path / "own.jsonl", rows)])
-    assert made.questions == [
-        Wording(("何？",), ("水", "お茶")),
-        Wording(("犬が走る。", "動物が動く。"), ("entailment",)),
-        Wording(("a dog",), ("犬",)),
-        Wording(("犬を英語で言え。",), ("dog",)),
-        Wording(("犬\n犬は走る。", "何？"), ("犬",)),
-    ]
+    (made,) = tasks.questions([write(tmp_path / "own.jsonl", [row for row, _ in rows])])
+    assert made.questions == [wording for _, wording in rows]
 
 
 def test_problems_of_programming_are_known_by_their_prompts(tmp_path):

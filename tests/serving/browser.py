@@ -1,6 +1,5 @@
 """Headless Chromium, driven over the pipe of its DevTools protocol, so that no library is needed."""
 
-import base64
 import contextlib
 import json
 import os
@@ -86,20 +85,14 @@ class Page:
         """Wait until an expression is true."""
         self.until(lambda: self.value(f"Boolean({script})"), script)
 
-    def open(self, url: str, width: int = 1280, language: str = "en", dark: bool = False) -> None:
+    def open(self, url: str, width: int = 1280, language: str = "en") -> None:
         """Show a page in a window of this width, for a reader of this language."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setUserAgentOverride", userAgent="test", acceptLanguage=language)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
-
-    def picture(self, path: Path) -> None:
-        """Write what is seen as a PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> 
     def client():
         url = f"http://127.0.0.1:{port}"
         try:
-            wait_until(lambda: ended.is_set() or _is_ready(url))
+            wait_until(lambda: ended.is_set() or is_ready(url))
             got.append(ask(url))
         finally:
             if not ended.is_set():
@@ -39,7 +39,8 @@ def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> 
     return got, code
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Whether the server answers."""
     try:
         return get(f"{url}/health") == {"status": "ok"}
     except OSError:

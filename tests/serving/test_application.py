@@ -1,6 +1,5 @@
 """What the server does as a whole: keys, names, the queue, its figures, and its end."""
 
-import http.client
 import json
 import threading
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.conftest import wait_until
-from tests.serving.conftest import KEY, Served
+from tests.serving.conftest import Served
 from tests.serving.stand_in import StandIn, session_of
 from tpullm.serving import application, listening, served_model
 from tpullm.serving.stepping import Stepping
@@ -35,27 +34,17 @@ def server(chat_tokenizer, monkeypatch):
 
 
 def test_until_the_programs_are_compiled_only_questions_about_the_server_are_answered(server):
+    """Then each model has its engine. `/health` needs no key."""
     one = server()
     assert one.ask("/health").status == 503 and one.ask("/v1/models").status == 200
     refused = one.ask("/v1/completions", TEXT)
     assert refused.status == 503 and refused.headers["retry-after"]
     one.step()
-    wait_until(lambda: one.ask("/health").status == 200)
+    wait_until(lambda: one.ask("/health", headers={"authorization": None}).status == 200)
     assert all(engine.compiled for engine in one.engines.values())
-    assert one.ask("/v1/completions", TEXT).status == 200
-
-
-def test_each_model_has_its_engine(server):
-    one = server()
-    one.step()
     assert [model["id"] for model in json.loads(one.ask("/v1/models").text)["data"]] == ["small", "other"]
     assert one.ask("/v1/completions", TEXT | {"model": "other"}).status == 200
     assert (one.engines["small"]._written, one.engines["other"]._written) == (0, 4)
-
-
-def test_health_needs_no_key_and_all_else_does(served):
-    assert served.ask("/health", headers={"authorization": None}).status == 200
-    assert served.ask("/v1/models", headers={"authorization": None}).status == 401
 
 
 def test_without_a_key_other_names_of_this_machine_are_refused(server):
@@ -86,25 +75,19 @@ def test_more_than_the_queue_is_told_to_try_later(server):
     assert one.ask("/v1/completions", TEXT | {"n": 3}).status == 400, "three can never wait"
 
 
-def stopped(one: Served, body: dict) -> tuple[int, bytes]:
-    """The answer to a request during which the server stops."""
-    one.engine.turns = threading.Semaphore(2)
-    connection = http.client.HTTPConnection("127.0.0.1", one.port, timeout=60)
-    head = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-    connection.request("POST", "/v1/completions", json.dumps(body | {"max_tokens": 900}), head)
-    wait_until(lambda: one.engine._written == 2)
-    one.listening.stop(one.service.stop)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_when_the_server_stops_a_stream_ends_with_an_error_and_a_whole_answer_is_refused(server, stream):
     one = server()
     one.step()
-    status, text = stopped(one, TEXT | {"stream": stream})
-    *_, last = text.decode().strip().split("\n\n")
-    assert status == (200 if stream else 503)
+    one.engine.turns, answers = threading.Semaphore(2), []
+    body = TEXT | {"max_tokens": 900, "stream": stream}
+    thread = threading.Thread(target=lambda: answers.append(one.ask("/v1/completions", body)))
+    thread.start()
+    wait_until(lambda: one.engine._written == 2)
+    one.listening.stop(one.service.stop)
+    thread.join()
+    *_, last = answers[0].text.decode().strip().split("\n\n")
+    assert answers[0].status == (200 if stream else 503)
     assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
     assert one.said == [f"127.0.0.1 POST /v1/completions: 503 {application.STOPPING}"]
     with pytest.raises(OSError):
@@ -167,17 +150,14 @@ def test_a_model_has_the_name_of_its_folder(paths, expected):
     assert served_model.names(paths) == expected
 
 
-def test_chat_with_a_model_that_does_not_talk(chat_tokenizer, served, monkeypatch):
+def test_chat_with_a_model_that_does_not_talk(served, monkeypatch):
+    """And tools of one whose template knows no such calls."""
     model = served.service.models["small"]
     monkeypatch.setattr(model, "talks", False)
     assert served.ask("/v1/chat/completions", CHAT).status == 200, "it has a template"
+    monkeypatch.setattr(model.tokenizer, "template", "none")
+    refused = served.ask("/v1/chat/completions", CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]})
+    assert refused.status == 400 and json.loads(refused.text)["error"]["param"] == "tools"
     monkeypatch.setattr(model.tokenizer, "has_template", False)
     refused = served.ask("/v1/chat/completions", CHAT)
     assert refused.status == 400 and b"use /v1/completions" in refused.text
-
-
-def test_tools_of_a_model_whose_template_knows_no_such_calls(served, monkeypatch):
-    monkeypatch.setattr(served.service.models["small"].tokenizer, "template", "none")
-    tool = {"type": "function", "function": {"name": "f"}}
-    refused = served.ask("/v1/chat/completions", CHAT | {"tools": [tool]})
-    assert refused.status == 400 and json.loads(refused.text)["error"]["param"] == "tools"

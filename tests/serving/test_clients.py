@@ -103,16 +103,14 @@ def test_garbage_within_a_body_ends_the_request(served, connected):
     assert told.startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("beginning", [b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nX"])
+BEGINNINGS = [b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nX", None]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=["line", "headers", "body"])
 def test_a_request_that_does_not_arrive(served, connected, monkeypatch, beginning):
     monkeypatch.setattr(listening, "REQUEST_SECONDS", 0.05)
-    told = everything(connected(beginning))
+    told = everything(connected(beginning or post(served, LONG)[:-1]))
     assert told.startswith(b"HTTP/1.1 408 ") and b'"type": "invalid_request_error"' in told
-
-
-def test_a_body_that_does_not_arrive(served, connected, monkeypatch):
-    monkeypatch.setattr(listening, "REQUEST_SECONDS", 0.05)
-    assert everything(connected(post(served, LONG)[:-1])).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_connection_may_ask_again_and_be_slow_the_second_time(served, connected, monkeypatch):

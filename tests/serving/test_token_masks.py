@@ -100,7 +100,11 @@ def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
         ({"$ref": "#/$defs/none"}, "does not exist"),
         ({"enum": ["x" * 70_000]}, "more than 65,536 bytes"),
         ({"not": {"type": "string"}}, "not"),
-        ({"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in LETTERS]}, "more than 1 s"),
+        pytest.param(
+            {"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in LETTERS]},
+            "more than 1 s",
+            marks=pytest.mark.ci,
+        ),
     ],
 )
 def test_a_schema_that_is_wrong_or_too_large(grammars, schema, told):

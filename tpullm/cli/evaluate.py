@@ -11,7 +11,6 @@ from pathlib import Path
 from tpullm.cli.options import add_json, add_mesh, print_json
 from tpullm.engine.session import find, loaded
 from tpullm.evaluation import evaluate_tasks, programming_task, run_results, tables
-from tpullm.evaluation.programming_task import Attempts
 from tpullm.evaluation.tasks import Asking, named
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -39,7 +38,7 @@ def main(recipe: Recipe, run: Path) -> None:
         begin(stage, inputs)
         storage.write_json(stage / "results.json", results)
         manifest.write(stage, inputs, seconds=seconds)
-        run_results.show(results)
+        tables.show_run(results)
         say(f"evaluate: {seconds} s")
 
     hosts.on_first("evaluate ends", write)
@@ -69,22 +68,22 @@ def show_main(arguments) -> None:
     for option in ("shots", "limit", "seed"):
         if getattr(arguments, option) < 0:
             raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
-    asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
-    attempts = programming_task.check(Attempts(arguments.samples, arguments.temperature))
-    settings = dataclasses.asdict(asking) | dataclasses.asdict(attempts)
-    hosts.agree("the command", {"asking": settings, "tasks": arguments.tasks})
+    names = [field.name for field in dataclasses.fields(Asking)]
+    asking = Asking(**{name: getattr(arguments, name) for name in names})
+    programming_task.check(asking)
+    hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks})
     words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
     chosen = named(words)
     evaluate_tasks.agree(chosen)
     hosts.on_first("the folder of results", evaluate_tasks.check_out, words, chosen, arguments.out)
-    if attempts != Attempts() and not chosen.problems:
+    if (asking.samples, asking.temperature) != (1, 0.0) and not chosen.problems:
         raise UserError("--samples, --temperature: no task is one of programming; leave them out")
     found = find(arguments.model)
     if asking.chat and not found.tokenizer.has_template:
         raise UserError(f"--chat: {arguments.model} has no chat template; leave --chat out")
     evaluate_tasks.check(chosen, asking, found.config.context_length)
     session = loaded(found, mesh=arguments.mesh)
-    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, attempts, arguments.out)
+    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, arguments.out)
     if hosts.is_first():
         if arguments.json:
             return print_json(results)

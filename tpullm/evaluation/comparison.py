@@ -7,7 +7,6 @@ so a model that has answered is not asked again. A difference is a bootstrap of 
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from tpullm.engine.session import Found, loaded
 from tpullm.evaluation import compared_texts, evaluate_tasks
 from tpullm.evaluation.compared_texts import ComparedText
 from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel
+from tpullm.evaluation.programming_task import passed
 from tpullm.evaluation.question_task import RULES, WRITTEN, character_f1, said
 from tpullm.evaluation.statistics import agreement, calibration, figure
 from tpullm.evaluation.tasks import Asking, Tasks
 from tpullm.model.architecture import parameter_count
 from tpullm.system.cluster import hosts
 from tpullm.system.log import say
-from tpullm.training.rewards.code_tests import PASSED
 
 SHARE = {"share": True}  # a figure from 0 to 1, which is written in percent
 EXAMPLES = 3  # of each kind that are shown
@@ -53,7 +52,8 @@ def task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> d
         return found | {"figures": _of_harness(given)}
     rows = [own["questions"] for own in given]
     if "pass_at_k" in first:
-        return found | {"figures": {"pass@1": _of_scores([_passed(of_model) for of_model in rows]) | SHARE}}
+        shares = [np.array([np.mean(of_problem) for of_problem in passed(of_model).values()]) for of_model in rows]
+        return found | {"figures": {"pass@1": _of_scores(shares) | SHARE}}
     figures = {}
     for measure in (*RULES, WRITTEN):
         right = [np.array([is_right for _, _, is_right in said(of_model, measure)], np.float64) for of_model in rows]
@@ -61,13 +61,10 @@ def task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> d
             figures[measure] = _of_scores(right) | SHARE
     f1 = [np.array([character_f1(row["written"], row["answers"]) for row in of_model]) for of_model in rows]
     found["figures"] = figures | {"f1": figure(f1) | SHARE}
-    found["examples"] = [
-        examples
-        for number, label in enumerate(labels[1:], 1)
-        for measure in SHOWN
-        if measure in found["figures"]
-        for examples in _examples(rows[0], rows[number], label, measure, seed)
-    ]
+    found["examples"] = []
+    for label, other in zip(labels[1:], rows[1:], strict=True):
+        for measure in (measure for measure in SHOWN if measure in found["figures"]):
+            found["examples"] += _examples(rows[0], other, label, measure, seed)
     if "probabilities" in first:
         right = [row["choices"].index(row["answers"][0]) for row in rows[0] if "choices" in row]
         found["calibration"] = [calibration(own["probabilities"], right) for own in given]
@@ -98,14 +95,6 @@ def _of_scores(scores: Sequence[np.ndarray], higher_is_better: bool = True) -> d
     if all(np.isin(own, (0, 1)).all() for own in scores):
         found["agreement"] = [agreement(own == 1, scores[0] == 1) for own in scores[1:]]
     return found
-
-
-def _passed(rows: list[dict[str, Any]]) -> np.ndarray:
-    """Of each problem of programming the share of its programs that pass."""
-    verdicts: dict[str, list[bool]] = {}
-    for row in rows:
-        verdicts.setdefault(row["problem"], []).append(row["verdict"] == PASSED)
-    return np.array([np.mean(of_problem) for of_problem in verdicts.values()])
 
 
 def _examples(
@@ -162,7 +151,7 @@ def compare(
     labels = list(models)
     return {
         "models": facts,
-        "settings": asdict(asking),
+        "settings": asking.of_questions(),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": {name: task([of[name] for of in given], labels, asking.seed) for name in given[0]},
         "texts": _texts(texts, nats) if texts else {},
@@ -179,7 +168,7 @@ def _facts(model: MeasuredModel) -> dict[str, Any]:
         "context": session.context_length,
         "dtype": str(session.dtype),
         "talks": session.talks,
-        "requests": asdict(model.counts),
+        "requests": model.counts,
     }
 
 

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ import jax
 
 from tpullm import __version__
 from tpullm.engine.session import Session
-from tpullm.evaluation import harness, programming_task, question_task, read_before
+from tpullm.evaluation import programming_task, question_task, read_before
 from tpullm.evaluation.measured_model import FILE, KeptAnswers, MeasuredModel, parameter_hash
-from tpullm.evaluation.programming_task import ONCE, Attempts
 from tpullm.evaluation.tasks import Asking, Tasks
 from tpullm.run import manifest
 from tpullm.system import storage
@@ -54,20 +52,16 @@ def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
         return path if storage.is_remote(path) else path.resolve()
 
     folder = storage.path(out)
-    replaced = {place(folder / f"{name}.jsonl") for name in names}
-    for file in map(storage.path, words):
-        if place(file) in replaced:
+    is_ours, results = (folder / FILE).exists(), folder / manifest.RESULTS
+    asked = [place(storage.path(word)) for word in words]
+    for file in (folder / f"{name}.jsonl" for name in names):
+        if place(file) in asked or (file.exists() and not is_ours):
             raise UserError(f"--out: {out}: results would replace {file}; name another folder")
-    if not (folder / FILE).exists() and (there := [file for file in replaced if file.exists()]):
-        raise UserError(f"--out: {out}: results would replace {there[0]}; name another folder")
-    results = folder / manifest.RESULTS
     if results.exists() and "model" not in storage.read_json(results):
         raise UserError(f"--out: {out}: holds results of something else; name another folder")
 
 
-def evaluate(
-    session: Session, name: str, chosen: Tasks, asking: Asking, attempts: Attempts, out: str
-) -> tuple[dict[str, Any], Path]:
+def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: str) -> tuple[dict[str, Any], Path]:
     """Measure a model on tasks. With several hosts, all of them call this, and host 0 writes.
 
     `OUT/answers.jsonl` grows with each answer, `OUT/results.json` has the figures, and `OUT/NAME.jsonl` the answers to
@@ -86,7 +80,7 @@ def evaluate(
     folder = storage.path(out) if out else below
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
-        found = measured(model, name, chosen, asking, attempts)
+        found = measured(model, name, chosen, asking)
     questions = {task: figures["questions"] for task, figures in found.items() if "questions" in figures}
     add_read_before(session, chosen, found)
     found = {task: without_questions(figures) for task, figures in found.items()}
@@ -95,7 +89,7 @@ def evaluate(
         | (manifest.of_model(own.run, own.stage, own.step) if own else {}),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
         "tasks": found,
-        "counts": asdict(model.counts),
+        "counts": model.counts,
         "seconds": round(time.monotonic() - start, 1),
     }
     hosts.on_first("evaluate", _write, folder, results, questions)
@@ -103,13 +97,15 @@ def evaluate(
     return results, folder
 
 
-def measured(
-    model: MeasuredModel, name: str, chosen: Tasks, asking: Asking, attempts: Attempts = ONCE
-) -> dict[str, dict[str, Any]]:
+def measured(model: MeasuredModel, name: str, chosen: Tasks, asking: Asking) -> dict[str, dict[str, Any]]:
     """The figures of each task, and what became of each question: see the `measure` of each kind of task."""
     found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
-    found |= {file.name: programming_task.measure(model, file, asking, attempts) for file in chosen.problems}
-    return found | (harness.measure(model, chosen.names, chosen.index, asking, name) if chosen.names else {})
+    found |= {file.name: programming_task.measure(model, file, asking) for file in chosen.problems}
+    if chosen.names:
+        from tpullm.evaluation import harness
+
+        found |= harness.measure(model, chosen.names, chosen.index, asking, name)
+    return found
 
 
 def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, Any]]) -> None:

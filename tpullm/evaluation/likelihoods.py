@@ -19,8 +19,9 @@ import numpy as np
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH
 from tpullm.engine.session import Session, bucket, row_bucket
+from tpullm.evaluation.scoring import dispatched
 from tpullm.model.mesh import RULES
-from tpullm.model.rows import fetch, put_whole, row_parts
+from tpullm.model.rows import fetch, row_parts
 from tpullm.training.log_probabilities import with_likeliest
 
 SHORTEST_ROW = 512  # tokens: several questions share a row, so that there are few shapes and little padding
@@ -71,17 +72,14 @@ def grouped(sequences: Sequence[Ids]) -> list[Group]:
     A sequence joins the group of the one before it in lexical order if that leaves out a good part of its predictions,
     and if the group then has at most `LARGEST_GROUP`, or still fits the row that its longest sequence needs.
     """
-    found, current = [], Group(0, (), 0)
+    found: list[Group] = []
     for number in sorted(range(len(sequences)), key=sequences.__getitem__):
-        ids = sequences[number]
-        if current.members:
-            joined = _joined(current, sequences, number)
-            if joined:
-                current = joined
-                continue
-            found.append(current)
-        current = Group(len(ids), (number,), len(ids) - 1)
-    return [*found, current] if current.members else found
+        length = len(sequences[number])
+        if found and (joined := _joined(found[-1], sequences, number)):
+            found[-1] = joined
+        else:
+            found.append(Group(length, (number,), length - 1))
+    return found
 
 
 def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None:
@@ -91,13 +89,13 @@ def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None
     most = min(group.shared, len(last) - 1, len(ids) - 1)
     alike = last[:most] == ids[:most]
     shared = most if alike else next(place for place in range(most) if last[place] != ids[place])
-    before, count = group.shared - 1, len(group.members)
-    left_out = count * (shared - 1) - (count - 1) * before
-    if left_out * WORTH_IT < len(ids) - 1:
+    members = (*group.members, number)
+    lengths = [len(sequences[member]) for member in members]
+    size = shared - 1 + sum(lengths) - len(members) * shared
+    left_out = group.size + len(ids) - 1 - size
+    if left_out * WORTH_IT < len(ids) - 1 or size > max(LARGEST_GROUP, bucket(max(lengths) - 1)):
         return None
-    longest = max(len(ids), *(len(sequences[member]) for member in group.members))
-    size = group.size + (count - 1) * (before - (shared - 1)) + len(ids) - 1 - (shared - 1)
-    return Group(shared, (*group.members, number), size) if size <= max(LARGEST_GROUP, bucket(longest - 1)) else None
+    return Group(shared, members, size)
 
 
 def row_length(predictions: int) -> int:
@@ -229,13 +227,14 @@ def _score(session: Session, sequences, asked, rows: Rows, done) -> None:
         columns_RS[row, : len(of_row)] = of_row
         targets_RS[row] = rows.targets[row][columns_RS[row]]
     arrays = (rows.inputs, rows.segments, rows.positions, columns_RS, targets_RS)
-    size = _batch_rows(session, count, length)
-    padding = ((0, -count % size), (0, 0))  # the last batch has fewer rows
-    arrays = [np.pad(array, padding) for array in arrays]
+    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
+    most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if on_cpu else TOKENS) // length)
+    size = row_bucket(session, min(count, most))  # one of few numbers, so that few programs are compiled
+    arrays = [np.pad(array, ((0, -count % size), (0, 0))) for array in arrays]  # the last batch has fewer rows
     parts = ([array[first : first + size] for array in arrays] for first in range(0, count, size))
-    dispatched = (_run(session, part, rows.branched) for part in parts)
+    runs = (dispatched(session, _scored, *part, branched=rows.branched) for part in parts)
     # In pairs: a batch is dispatched before the one before it is looked at, so the device need not wait for the host.
-    for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(dispatched, [None]))):
+    for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(runs, [None]))):
         log_p_BS, likeliest_BS = (fetch(session.mesh, array) for array in found)
         first, results = batch * size, {}
         for row in range(first, min(first + size, count)):
@@ -245,20 +244,6 @@ def _score(session: Session, sequences, asked, rows: Rows, done) -> None:
                     sums = log_p_BS[row - first][at].astype(np.float64).sum(), likeliest_BS[row - first][at].all()
                     results[number] = Likelihood(float(sums[0]), bool(sums[1]))
         done(results)
-
-
-def _batch_rows(session: Session, rows: int, length: int) -> int:
-    """How many rows to compute at a time: one of few numbers, so that few programs are compiled."""
-    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
-    most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if on_cpu else TOKENS) // length)
-    return row_bucket(session, min(rows, most))
-
-
-def _run(session: Session, arrays: list[np.ndarray], branched: bool) -> tuple[jax.Array, jax.Array]:
-    """Dispatch the scoring of a batch."""
-    with jax.set_mesh(session.mesh):
-        placed = [put_whole(session.mesh, array, "batch", "time") for array in arrays]
-        return _scored(session.architecture, session.params, *placed, dtype=session.dtype, branched=branched)
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype", "branched"))

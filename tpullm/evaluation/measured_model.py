@@ -11,7 +11,6 @@ Answers are kept by the hash of the parameters, which is computed where the para
 multiplied by a hash of its place, and the products are added modulo 2^32: integers, so the sum is the same on any mesh.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -65,21 +64,6 @@ class Writing(NamedTuple):
 
 
 @dataclass
-class Counts:
-    """What became of the requests so far.
-
-    Args:
-        requests: how many there were.
-        kept: of these, how many had been answered by an earlier evaluation.
-        cut: how many were longer than the context and lost tokens at their left.
-    """
-
-    requests: int = 0
-    kept: int = 0
-    cut: int = 0
-
-
-@dataclass
 class MeasuredModel:
     """A model, and the answers that it gave. With several hosts, all of them ask the same.
 
@@ -87,14 +71,15 @@ class MeasuredModel:
         session: the model.
         answers: where answers are kept; None keeps none.
         parameters: the hash of the parameters.
-        counts: of the requests.
+        counts: `requests`, how many there were; `kept`, those that an earlier evaluation had answered; `cut`, those
+            that were longer than the context and lost tokens at their left.
         between: called after each batch of requests; what it raises ends the measurement.
     """
 
     session: Session
     answers: "KeptAnswers | None" = None
     parameters: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: dict[str, int] = field(default_factory=lambda: {"requests": 0, "kept": 0, "cut": 0})
     between: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -111,7 +96,7 @@ class MeasuredModel:
             if not 0 < len(request.continuation) <= most or not request.context:
                 what = f"{len(request.continuation)} tokens after {len(request.context)}"
                 raise UserError(f"a continuation of {what}: the model scores 1 to {most} tokens after 1 or more")
-        self.counts.cut += sum(len(of.context) + len(of.continuation) > most + 1 for of in requests)
+        self.counts["cut"] += sum(len(of.context) + len(of.continuation) > most + 1 for of in requests)
         keys = [("likelihood", of.context, of.continuation) for of in requests]
         score = partial(likelihoods.likelihoods, self.session)
         return [Likelihood(*found) for found in self._answered(requests, keys, score, "likelihoods")]
@@ -119,16 +104,16 @@ class MeasuredModel:
     def written(self, requests: Sequence[Writing]) -> list[str]:
         """What the model writes after each prompt."""
         most = self.session.context_length
-        self.counts.cut += sum(len(of.prompt) > len(cut(of, most)) for of in requests)
+        self.counts["cut"] += sum(len(of.prompt) > len(cut(of, most)) for of in requests)
         keys = [("writing", *of[:3], astuple(of.sampling), of.seed) for of in requests]
         said = self._answered(requests, keys, partial(write, self.session), "texts")
         return [text_of(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
 
     def warn_of_cuts(self, command: str) -> None:
         """Say how many requests were too long; host 0 does."""
-        if self.counts.cut and hosts.is_first():
+        if (cut := self.counts["cut"]) and hosts.is_first():
             log.warn(
-                f"{command}: {self.counts.cut:,} of {self.counts.requests:,} requests are longer than the context of "
+                f"{command}: {cut:,} of {self.counts['requests']:,} requests are longer than the context of "
                 f"{self.session.context_length} tokens, and lost their beginning"
             )
 
@@ -137,8 +122,8 @@ class MeasuredModel:
         keys = [key_of(self.parameters, key) for key in keys]
         kept = self.answers.found(keys) if self.answers else [None] * len(keys)
         answers = {key: answer for key, answer in zip(keys, kept, strict=True) if answer is not None}
-        self.counts.requests += len(keys)
-        self.counts.kept += sum(answer is not None for answer in kept)
+        self.counts["requests"] += len(keys)
+        self.counts["kept"] += sum(answer is not None for answer in kept)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         names = list(missing)
         with log.progress("evaluate", len(names), what) as advance:
@@ -161,14 +146,10 @@ def cut(request: Writing, most: int) -> Ids:
     Raises:
         UserError: there is no room for any prompt.
     """
-    if request.tokens < 1:
-        raise UserError(
-            f"a text of {request.tokens} tokens: ask for 1 or more (in a task of the harness: `max_gen_toks`)"
-        )
-    if request.tokens >= most:
+    if not 0 < request.tokens < most:
         raise UserError(
             f"a text of up to {request.tokens} tokens: the model's context holds {most}, the prompt included; ask for "
-            "a shorter text (in a task of the harness: `max_gen_toks`)"
+            f"1 to {most - 1} (in a task of the harness: `max_gen_toks`)"
         )
     return tuple(request.prompt[-(most - request.tokens) :])
 
@@ -182,14 +163,14 @@ def write(session: Session, requests: Sequence[Writing], done: Callable[[dict[in
         return
     ids = [cut(request, session.context_length) for request in requests]
     order = sorted(range(len(requests)), key=lambda number: len(ids[number]), reverse=True)
-    stops = tuple(session.tokenizer.stop_ids)
+    stops, longest_first = tuple(session.tokenizer.stop_ids), [requests[number] for number in order]
     asked = [
-        Request(ids[number], requests[number].tokens, requests[number].sampling, requests[number].seed, stops)
-        for number in order
+        Request(ids[number], of.tokens, of.sampling, of.seed, stops)
+        for number, of in zip(order, longest_first, strict=True)
     ]
 
     def is_over(place: int, new: list[int]) -> bool:
-        ends = requests[order[place]].stops
+        ends = longest_first[place].stops
         return bool(ends) and any(stop in session.tokenizer.decode(new) for stop in ends)
 
     ended = as_they_end(session, asked, BATCH, is_over)
@@ -262,11 +243,13 @@ class KeptAnswers:
 
 def _lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split(b"\n")[:-1], 1):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        try:
             found = json.loads(line)
             yield str(found["key"]), found["answer"]
-            continue
-        raise UserError(f"{where}: line {number}: is not an answer; remove the file, and all is asked again")
+        except (ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{where}: line {number}: is not an answer; remove the file, and all is asked again"
+            ) from None
 
 
 def parameter_hash(session: Session) -> str:
@@ -276,12 +259,11 @@ def parameter_hash(session: Session) -> str:
     """
     architecture = session.architecture
     model = {"config": dataclasses.asdict(architecture.config), "adapter": repr(architecture.adapter)}
+    sums = {}
     with jax.set_mesh(session.mesh):
-        leaves = {name: jax.tree.leaves(part) for name, part in sorted(tensors.flat(session.params).items())}
-        sums = {
-            name: [[str(leaf.dtype), *fetch(session.mesh, _sums(leaf)).tolist()] for leaf in parts]
-            for name, parts in leaves.items()
-        }
+        for name, part in sorted(tensors.flat(session.params).items()):
+            leaves = jax.tree.leaves(part)
+            sums[name] = [[str(leaf.dtype), *fetch(session.mesh, _sums(leaf)).tolist()] for leaf in leaves]
     return storage.hash_json({"model": model, "parameters": sums})
 
 
@@ -295,8 +277,7 @@ def _places(shape: tuple[int, ...], salt: int) -> jax.Array:
     """An odd number for each place in an array, well mixed (the finalizer of MurmurHash3)."""
     number = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(shape):
-        along = jnp.arange(size, dtype=jnp.uint32).reshape([-1 if n == axis else 1 for n in range(len(shape))])
-        number = number * jnp.uint32(size) + along
+        number = number * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     mixed = (number + jnp.uint32(1)) * jnp.uint32(salt)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)

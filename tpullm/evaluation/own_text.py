@@ -8,14 +8,21 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from tpullm.corpus import document_files
 from tpullm.corpus.characters import cut
 from tpullm.corpus.language_detection import is_spaceless
+from tpullm.corpus.sources import YOURS
 from tpullm.data.batch import Batch
+from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.data.token_store import TokenStore
 from tpullm.engine.generation import sampled
 from tpullm.engine.session import Session
 from tpullm.evaluation.blank import fill
+from tpullm.recipe.schema import Recipe
+from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import japanese_words
 
@@ -33,6 +40,30 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 _CONTENT = ("名詞", "動詞", "形容詞", "形状詞", "副詞")
 _MOST_TRAINING_BYTES = 16 << 20  # that the compressor reads first: 10 s at 1.5 MB/s
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+
+
+def measure(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
+    """What the model learned from the user's own text, and the bits a byte of a compressor on it."""
+
+    def read(use: str) -> Iterator[str]:
+        return (record["text"] for record in document_files.read(run / "documents", YOURS, use))
+
+    def compressor() -> dict[str, Any]:
+        store, config = TokenStore(run / "tokens" / YOURS / "held_out"), recipe.evaluate
+        batches = evaluation_batches(store, config.batch_size, recipe.pretrain.sequence_length, config.rows)
+        evaluated = evaluated_bytes(session, batches)
+        bits = compressor_bits_per_byte(read(document_files.TRAIN), evaluated)
+        return {"name": "xz -9e", "bits_per_byte": bits, "bytes": len(evaluated)}
+
+    texts = passages(read(document_files.HELD_OUT))
+    times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps).get(YOURS, 0.0)
+    return {
+        "times_read": round(times_read, 2),
+        "sentence": next((sentence for text in texts for sentence in sentences(text)), ""),
+        "continuations": continuations(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
+        "blanks": blanks(session, texts),
+        "compressor": hosts.broadcast("the compressor", compressor),
+    }
 
 
 def passages(documents: Iterable[str]) -> list[str]:

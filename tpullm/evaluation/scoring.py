@@ -6,8 +6,9 @@ of a token is that of reading the weights.)
 Shapes: B batch, T query length, S key length, V vocabulary, N query heads, K key/value heads, G = N / K, L layers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,13 @@ import numpy as np
 
 from tpullm.engine.session import Session, bucket, fits, padded, row_bucket
 from tpullm.model.rows import fetch, last_hidden, put_whole, segments_and_positions
+
+
+def dispatched(session: Session, program: Callable[..., Any], *arrays: np.ndarray, **options: Any) -> Any:
+    """What a program computes of rows `[B, T]` that every host has whole; it is not waited for."""
+    with jax.set_mesh(session.mesh):
+        placed = [put_whole(session.mesh, array, "batch", "time") for array in arrays]
+        return program(session.architecture, session.params, *placed, dtype=session.dtype, **options)
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
@@ -39,11 +47,8 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     ids = [*tokenizer.begin, *tokenizer.encode(text)]
     fits(session, ids, "text")
     tokens, lengths = padded(session, [ids], row_bucket(session, 1), bucket(len(ids)))
-    with jax.set_mesh(session.mesh):
-        arguments = _placed(session, tokens, lengths[:, None])
-        found = _weights(session.architecture, session.params, *arguments, dtype=session.dtype)
-        found_LKGTS = fetch(session.mesh, found)
-    found_LKGTS = found_LKGTS[..., : len(ids), : len(ids)]
+    found = dispatched(session, _weights, tokens, lengths[:, None])
+    found_LKGTS = fetch(session.mesh, found)[..., : len(ids), : len(ids)]
     L, K, G, T, S = found_LKGTS.shape
     return [tokenizer.piece(token) for token in ids], found_LKGTS.reshape(L, K * G, T, S).astype(np.float32)
 
@@ -82,14 +87,7 @@ def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
     rows, length = tokens_BT.shape
     fits(session, tokens_BT[0].tolist(), "token ids")
     ids, lengths = padded(session, tokens_BT.tolist(), row_bucket(session, rows), bucket(length))
-    with jax.set_mesh(session.mesh):
-        arguments = _placed(session, ids, lengths[:, None])
-        found = _logits(session.architecture, session.params, *arguments, dtype=session.dtype)
-        return fetch(session.mesh, found)[:rows, :length]
-
-
-def _placed(session: Session, *arrays: np.ndarray) -> list[jax.Array]:
-    return [put_whole(session.mesh, array, "batch", "time") for array in arrays]
+    return fetch(session.mesh, dispatched(session, _logits, ids, lengths[:, None]))[:rows, :length]
 
 
 def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -113,13 +111,10 @@ def log_probabilities(session: Session, sequences: Sequence[list[int]]) -> list[
         UserError: a sequence is longer than the context.
     """
     results: list[np.ndarray] = [np.zeros(0)] * len(sequences)
-    with jax.set_mesh(session.mesh):
-        for chosen, tokens, lengths in _batches(session, sequences):
-            targets = np.roll(tokens, -1, axis=1)
-            arguments = _placed(session, tokens, targets, lengths)
-            scores = _log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
-            for row, index in zip(fetch(session.mesh, scores).astype(np.float64), chosen, strict=False):
-                results[index] = row[: len(sequences[index]) - 1]
+    for chosen, tokens, lengths in _batches(session, sequences):
+        scores = dispatched(session, _log_probabilities, tokens, np.roll(tokens, -1, axis=1), lengths)
+        for row, index in zip(fetch(session.mesh, scores).astype(np.float64), chosen, strict=False):
+            results[index] = row[: len(sequences[index]) - 1]
     return results
 
 
@@ -130,11 +125,9 @@ def next_log_probabilities(session: Session, sequences: Sequence[list[int]]) -> 
         UserError: a sequence is longer than the context.
     """
     results = np.zeros((len(sequences), session.architecture.config.vocabulary_size), np.float32)
-    with jax.set_mesh(session.mesh):
-        for chosen, tokens, lengths in _batches(session, sequences):
-            arguments = _placed(session, tokens, lengths)
-            scores = _next_log_probabilities(session.architecture, session.params, *arguments, dtype=session.dtype)
-            results[chosen] = fetch(session.mesh, scores)[: len(chosen)]
+    for chosen, tokens, lengths in _batches(session, sequences):
+        scores = dispatched(session, _next_log_probabilities, tokens, lengths)
+        results[chosen] = fetch(session.mesh, scores)[: len(chosen)]
     return results
 
 

@@ -9,7 +9,7 @@ A word about a difference needs six scores that differ: of five that all differ 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,7 @@ DRAWS = 2000  # of a bootstrap; its ends are then within a tenth of the interval
 NUMBERS = 1 << 18  # that are drawn at a time: they stay in a processor's cache
 
 
-class Interval(NamedTuple):
-    """The ends of an interval that holds the truth 95 times in 100."""
-
-    low: float
-    high: float
+Interval = list[float]  # the low and the high end of what holds the truth 95 times in 100
 
 
 def wilson(right: float, count: int) -> Interval:
@@ -34,11 +30,11 @@ def wilson(right: float, count: int) -> Interval:
         right: or the sum of scores from 0 to 1, whose mean varies less than that of scores that are 0 or 1.
     """
     if count == 0:
-        return Interval(0.0, 1.0)
+        return [0.0, 1.0]
     share, squared = right / count, NORMAL_95**2
     middle = (share + squared / (2 * count)) / (1 + squared / count)
     spread = NORMAL_95 / (1 + squared / count) * (share * (1 - share) / count + squared / (4 * count**2)) ** 0.5
-    return Interval(max(0.0, middle - spread), min(1.0, middle + spread))
+    return [max(0.0, middle - spread), min(1.0, middle + spread)]
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:
@@ -48,7 +44,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None
         sizes: of what each value was summed over; the mean is then the sum of the values over that of the sizes.
     """
     if len(values) == 0:
-        return Interval(-np.inf, np.inf)
+        return [-np.inf, np.inf]
     values = np.asarray(values, np.float64)
     random, means = np.random.default_rng(seed), []
     at_a_time = max(1, NUMBERS // len(values))
@@ -57,7 +53,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None
         drawn = random.integers(0, len(values), size, np.int32)
         divided_by = len(values) if sizes is None else sizes[drawn].sum(axis=1)
         means.append(values[drawn].sum(axis=1) / divided_by)
-    return Interval(*np.quantile(np.concatenate(means), [0.025, 0.975]).tolist())
+    return np.quantile(np.concatenate(means), [0.025, 0.975]).tolist()
 
 
 def of_mean(values: np.ndarray) -> Interval:
@@ -75,19 +71,7 @@ def of_mean(values: np.ndarray) -> Interval:
 def share(right: Sequence[bool]) -> dict[str, Any]:
     """How many answers are `right`, of how many (`count`): the `share` and its `interval`."""
     found, count = sum(right), len(right)
-    return {"right": found, "count": count, "share": found / count, "interval": list(wilson(found, count))}
-
-
-def paired(one: np.ndarray, other: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:
-    """The interval of how much higher the mean of `one` is, of two models that answered the same questions.
-
-    What makes a question hard for both cancels, so it is shorter than the intervals of the two say.
-
-    Args:
-        one, other: the score of each question, in the same order.
-        sizes: as in `bootstrap`.
-    """
-    return bootstrap(np.asarray(one, np.float64) - np.asarray(other, np.float64), seed, sizes)
+    return {"right": found, "count": count, "share": found / count, "interval": wilson(found, count)}
 
 
 BINS = 10  # of equal width, from 0 to 1
@@ -111,12 +95,8 @@ def calibration(probabilities: Sequence[Sequence[float]], right: Sequence[int]) 
     is_right = chosen == np.array(right)
     place = np.minimum((sure * BINS).astype(int), BINS - 1)
     bins = [
-        {
-            "count": int((place == number).sum()),
-            "probability": float(sure[place == number].mean()),
-            "share": float(is_right[place == number].mean()),
-        }
-        for number in np.unique(place)
+        {"count": int(own.sum()), "probability": float(sure[own].mean()), "share": float(is_right[own].mean())}
+        for own in (place == number for number in np.unique(place))
     ]
     error = sum(each["count"] * abs(each["probability"] - each["share"]) for each in bins) / len(sure)
     return {"count": len(sure), "error": error, "bins": bins}
@@ -147,8 +127,7 @@ def figures(right: Sequence[int], count: int) -> dict[str, dict[str, Any]]:
     for k in KS:
         if k <= count:
             values = np.array([pass_at_k(count, of_one, k) for of_one in right])
-            interval = list(of_mean(values))
-            found[f"pass@{k}"] = {"share": float(values.mean()), "interval": interval, "count": len(values)}
+            found[f"pass@{k}"] = {"share": float(values.mean()), "interval": of_mean(values), "count": len(values)}
     return found
 
 
@@ -174,22 +153,19 @@ def figure(
     """
     first, *others = scores = [np.asarray(each, np.float64) for each in scores]
     total = len(first) if sizes is None else sizes.sum()
-    alone = [of_mean(each) if sizes is None else bootstrap(each, sizes=sizes) for each in scores]
-    deltas = []
+    alone, deltas = [], []
+    for own in scores:
+        interval = of_mean(own) if sizes is None else bootstrap(own, sizes=sizes)
+        alone.append({"value": float(own.sum() / total), "interval": interval})
     for own in others:
-        interval, differ, word = paired(own, first, sizes=sizes), int(np.count_nonzero(own - first)), ALIKE
-        if differ >= LEAST_DIFFERING and not interval.low <= 0 <= interval.high:
-            word = BETTER if (interval.low > 0) == higher_is_better else WORSE
+        # What makes a question hard for both cancels, so this interval is shorter than those of the two say.
+        (low, high), differ, word = bootstrap(own - first, sizes=sizes), int(np.count_nonzero(own - first)), ALIKE
+        if differ >= LEAST_DIFFERING and not low <= 0 <= high:
+            word = BETTER if (low > 0) == higher_is_better else WORSE
         value = float((own - first).sum() / total)
-        deltas.append({"value": value, "interval": list(interval), "differ": differ, "word": word})
-    return {
-        "count": len(first),
-        "better": "higher" if higher_is_better else "lower",
-        "scores": [
-            {"value": float(each.sum() / total), "interval": list(own)} for each, own in zip(scores, alone, strict=True)
-        ],
-        "deltas": deltas,
-    }
+        deltas.append({"value": value, "interval": [low, high], "differ": differ, "word": word})
+    better = "higher" if higher_is_better else "lower"
+    return {"count": len(first), "better": better, "scores": alone, "deltas": deltas}
 
 
 def agreement(right: np.ndarray, first: np.ndarray) -> dict[str, int]:

@@ -1,11 +1,13 @@
-"""The figures of tasks, and how models differ, as tables to read."""
+"""The figures of tasks and of a run, and how models differ, as tables to read."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from tpullm.corpus.sources import YOURS
 from tpullm.evaluation.question_task import RULES, WRITTEN
 from tpullm.evaluation.statistics import ALIKE
 from tpullm.report.tables import show as show_table
+from tpullm.system.log import console
 
 Row = tuple[str, str, str, str]
 MEASURES = {**RULES, WRITTEN: "written answer", "f1": "its characters (F1)"}
@@ -61,42 +63,75 @@ def show_comparison(results: dict[str, Any]) -> None:
     """Print a table of each task and of the texts: each model's scores, and their differences from the first's."""
     labels = [model["label"] for model in results["models"]]
     header = ("", "score", f"minus {labels[0]} (95 %)", "")
-    for heading, figures in _sections(results):
-        cells = []
-        for name, share, figure in figures:
-            cells += [(name,), *((f"  {label}", *row) for label, *row in _rows(labels, share, figure))]
+    sections = []
+    for task, found in results["tasks"].items():
+        # The harness's metrics have names of their own, and any range.
+        named = [(MEASURES.get(key, key), figure) for key, figure in found["figures"].items()]
+        sections.append((f"{task}, {named[0][1]['count']:,} questions", named))
+    if texts := results["texts"]:
+        named = [("all texts", texts["all"]), *((text["name"], text["figure"]) for text in texts["by_text"])]
+        for place in texts["by_place"]:
+            start, end = place["from"], place["to"]
+            named.append((f"bytes {start:,}-{end:,}" if end else f"from byte {start:,}", place["figure"]))
+        sections.append((f"bits a byte, {texts['all']['count']:,} documents; fewer are better", named))
+    for heading, figures in sections:
+        cells = [row for name, figure in figures for row in [(name,), *_rows(labels, figure)]]
         show_table(heading, header, cells, right=(1, 2), folded=(0,), lines="head")
 
 
-def _sections(results: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, bool, dict[str, Any]]]]]:
-    """Of each task and of the texts: the heading, and names and figures, each with whether it is a share."""
-    for task, found in results["tasks"].items():
-        # The harness's metrics have names of their own, and any range.
-        named = [(MEASURES.get(key, key), "share" in figure, figure) for key, figure in found["figures"].items()]
-        yield f"{task}, {named[0][2]['count']:,} questions", named
-    if texts := results["texts"]:
-        places = []
-        for place in texts["by_place"]:
-            start, end = place["from"], place["to"]
-            places.append((f"bytes {start:,}-{end:,}" if end else f"from byte {start:,}", False, place["figure"]))
-        named = [(text["name"], False, text["figure"]) for text in texts["by_text"]]
-        count = f"{texts['all']['count']:,} documents"
-        yield f"bits a byte, {count}; fewer are better", [("all texts", False, texts["all"]), *named, *places]
-
-
-def _rows(labels: list[str], share: bool, figure: dict[str, Any]) -> Iterator[Row]:
+def _rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]:
     """Of each model its label, its score, the difference with its interval, and the word for it."""
+    share = "share" in figure
     # A perplexity can have ten digits.
     large = max(abs(score["value"]) for score in figure["scores"]) >= LARGE
     scale, form = (100, "+.1f") if share else (1, "+.4g" if large else "+.3f")
     for label, score, delta in zip(labels, figure["scores"], [None, *figure["deltas"]], strict=True):
         value = f"{score['value']:.1%}" if share else f"{score['value']:{form[1:]}}"
         if delta is None:
-            yield label, value, "", ""
+            yield f"  {label}", value, "", ""
             continue
         ends = " to ".join(f"{scale * end:{form}}" for end in delta["interval"] or ())
         difference = f"{scale * delta['value']:{form}}" + (f" ({ends})" if ends else "")
         word = SHORT.get(delta["word"], delta["word"])
         first = figure["scores"][0]["value"]
         part = f", {delta['value'] / first:+.2%}" if figure["better"] == "lower" and first > 0 else ""  # of a loss
-        yield label, value, difference, word + part
+        yield f"  {label}", value, difference, word + part
+
+
+def show_run(results: dict[str, Any]) -> None:
+    """Print what `evaluate` found in a run."""
+    rows = list(_of_run(results))
+    show_table("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
+
+
+def _of_run(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for source, bits in results["bits_per_byte"].items():
+        loss = results["loss_nats_per_token"][source]
+        yield f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte"
+    for stage, found in results.get("stages", {}).items():
+        for source, bits in found["bits_per_byte"].items():
+            yield f"after {stage}: held-out {source}", f"{bits:.3f} bits a byte"
+    if "yours" in results:
+        compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
+        less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
+        beside = f"the model needs {abs(less):.0%} {'less' if less > 0 else 'more'}"
+        yield f"your text by {compressor['name']}", f"{compressor['bits_per_byte']:.3f} bits a byte; {beside}"
+        blanks = results["yours"]["blanks"]
+        first, five = (sum(1 <= blank["place"] <= last for blank in blanks) for last in (1, 5))
+        yield "blanks in your text", f"of {len(blanks)}, {first} guessed first, {five} among the first five"
+    for name, value in results.items():
+        if isinstance(value, dict) and "gap_nats_per_token" in value:
+            loss, entropy, gap = (value[f"{key}_nats_per_token"] for key in ("loss", "entropy", "gap"))
+            yield f"{name}: loss - true entropy", f"{loss:.4f} - {entropy:.4f} = {gap:.4f} nats a token"
+    if "blank" in results:
+        first, swaps = results["blank"]["table"][0], results["swaps"]
+        yield f"blank {first['text']}", f"total variation from the truth {first['total_variation']:.3f}"
+        yield "all blanks", f"mean total variation {results['blank']['mean_total_variation']:.3f}"
+        yield "リンゴ→本: the verb follows", f"{swaps['accuracy']:.1%} of {swaps['pairs']} swaps"
+    if "tuned" in results:
+        tuned, base = results["tuned"], results["base"]
+        shares = f"{tuned['accuracy']:.1%} / {base['accuracy']:.1%}"
+        yield "right answers, tuned / base", f"{shares} of {tuned['questions']} held-out questions"
+        for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
+            shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
+            yield f"  {kind}", f"{shares}; the commonest answer {found['guess']:.1%}"

@@ -27,12 +27,20 @@ class Asking:
         seed: chooses them.
         limit: the most questions; 0 is all.
         chat: as conversations, by the chat template of the model.
+        samples: programs for each problem of programming.
+        temperature: of these; above 0 they are sampled. 0 is the likeliest program.
     """
 
     shots: int = 0
     seed: int = 0
     limit: int = 0
     chat: bool = False
+    samples: int = 1
+    temperature: float = 0.0
+
+    def of_questions(self) -> dict[str, Any]:
+        """The settings of all tasks but those of programming, by name."""
+        return {"shots": self.shots, "seed": self.seed, "limit": self.limit, "chat": self.chat}
 
 
 class Tasks(NamedTuple):
@@ -66,7 +74,7 @@ def named(words: Sequence[str], to_run: bool = True) -> Tasks:
     asked = [word for word in words if is_question_file(word) and word not in programming]
     names = [word for word in words if word not in (*programming, *asked)]
     files = [question_files.read(word) for word in asked]
-    problems = [problem_files.to_run(word) if to_run else problem_files.read(word) for word in programming]
+    problems = [problem_files.read(word, to_run) for word in programming]
     _refuse_twice([*names, *(file.name for file in (*files, *problems))])
     return Tasks(files, problems, names, harness_tasks.known(names) if names else None)
 

@@ -1,6 +1,5 @@
 """How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,14 +63,14 @@ def _blank(session: Session, text: str) -> dict:
     return {"text": text, "total_variation": distance, "words": shown}
 
 
-def swaps(session: Session, pairs: Sequence[tenki.Swap]) -> dict:
-    """Whether the likeliest verb follows the object: each prefix of the pairs is scored with each of their verbs.
+def swaps(session: Session) -> dict:
+    """Whether the likeliest verb follows the object: each prefix of `tenki.swaps` is scored with each of their verbs.
 
     Returns:
         `accuracy`: the share of pairs with the right verb on both sides; `pairs`: their number; `table`: one row for
         each prefix, whose `probability` is that of the likeliest verb among all verbs.
     """
-    wanted = {}
+    wanted, pairs = {}, tenki.swaps()
     for pair in pairs:
         wanted[pair.prefix] = (pair.object, pair.verb)
         wanted[pair.other_prefix] = (pair.other_object, pair.other_verb)

@@ -5,11 +5,9 @@ while it writes. Nothing that is measured goes back into the training, so its pa
 without it. The cost is counted by the same code that asks, with a model that counts tokens.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jax.sharding import Mesh
@@ -31,7 +29,6 @@ from tpullm.system.log import one_line, say
 from tpullm.tokenizer import Tokenizer
 
 Tree = Any
-MOST = 0.1  # of the training's FLOPs; above it the line says what to change
 SHOWN = 100  # characters of a sample in the terminal
 
 
@@ -44,10 +41,8 @@ class WhileTraining:
         first: the step that it begins at.
         config: of the training.
         tasks: to measure it on.
-        tokenizer: of the model.
-        architecture: of the parameters; matmuls are in the type of the training, and not in fp8.
-        mesh: the training's.
-        dtype: of the matmuls.
+        asking: how their questions are asked.
+        session: the model without its parameters; matmuls are in the type of the training, and not in fp8.
         seed: of the texts.
     """
 
@@ -55,10 +50,8 @@ class WhileTraining:
     first: int
     config: TrainConfig
     tasks: Tasks
-    tokenizer: Tokenizer
-    architecture: Architecture
-    mesh: Mesh
-    dtype: Any
+    asking: Asking
+    session: Session
     seed: int
 
     def due(self, step: int) -> bool:
@@ -77,12 +70,11 @@ class WhileTraining:
             `measured`: a number for each figure, by `TASK/MEASURE`. `tasks`: all that is known of each, as in the
             results of `evaluate --tasks`. `samples`: texts after the prompts.
         """
-        mesh = of_single_tokens(self.mesh)
-        session = Session(self.tokenizer, self.architecture, moved(params, mesh), mesh, self.dtype)
+        session = replace(self.session, params=moved(params, self.session.mesh))
         tasks: dict[str, Any] = {}
         if any(self.tasks):
             model = MeasuredModel(session, parameters=f"step {step}", between=between)  # no answer is kept, so no hash
-            found = evaluate_tasks.measured(model, self.name, self.tasks, self._asking)
+            found = evaluate_tasks.measured(model, self.name, self.tasks, self.asking)
             tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
         settings = self.config.measure
         if settings.chat:
@@ -95,13 +87,14 @@ class WhileTraining:
         lines += [f"{one_line(each['prompt'], 40)} → {one_line(each['text'], SHOWN)}" for each in samples]
         for line in lines:
             say(f"step {step:>6,}  {line}")
-        values = {
-            f"{task}/{name}": found["value" if "value" in found else "share"]
+        numbers = {
+            f"{task}/{name}": value
             for task, own in tasks.items()
-            for name, found in _figures(own).items()
+            for name, (value, _, _) in _figures(own).items()
+            if math.isfinite(value)
         }
-        numbers = {name: value for name, value in values.items() if math.isfinite(value)}
-        return {"measured": numbers, **({"tasks": tasks} if tasks else {}), **({"samples": samples} if samples else {})}
+        row = {"measured": numbers, "tasks": tasks, "samples": samples}
+        return {name: found for name, found in row.items() if found or name == "measured"}
 
     def cost(self) -> str:
         """What the measurements cost, as a line for the beginning of the training.
@@ -109,30 +102,24 @@ class WhileTraining:
         A token that is read costs the forward pass, a third of training it. One that is written is counted as one that
         is trained.
         """
-        config, settings = self.config, self.config.measure
-        files, problems, names, _ = self.tasks
-        context = self.architecture.config.context_length
-        counter = _Counter(SimpleNamespace(tokenizer=self.tokenizer, context_length=context))
-        questions = sum(len(question_task.measure(counter, file, self._asking)["questions"]) for file in files)
-        for file in problems:
-            asked, _ = programming_task.prepare(file, self._asking)
+        config, settings, counter = self.config, self.config.measure, _Counter(self.session)
+        questions = sum(
+            len(question_task.measure(counter, file, self.asking)["questions"]) for file in self.tasks.files
+        )
+        for file in self.tasks.problems:
+            asked, _ = programming_task.prepare(file, self.asking)
             questions += len(asked)
-            counter.read_tokens += sum(len(self.tokenizer.encode(problem.prompt)) for problem in asked)
+            counter.read_tokens += sum(len(self.session.tokenizer.encode(problem.prompt)) for problem in asked)
             counter.written_tokens += len(asked) * programming_task.TOKENS
         written = counter.written_tokens + len(settings.prompts) * settings.sample_tokens
         times = sum(map(self.due, range(self.first, config.steps + 1)))
         trained = (config.steps - self.first) * config.batch_size * config.sequence_length
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
-        whats = [_counted(questions, "question"), _counted(len(settings.prompts), "text"), *names]
-        line = f"{self.name}: {times} times {', '.join(filter(None, whats))} on the way: at most "
+        counts = {"question": questions, "text": len(settings.prompts)}
+        whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
+        line = f"{self.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
         line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
-        line += ", and what the tasks of the harness take" * bool(names)
-        return line + "; a larger measure.every or a smaller measure.limit makes it less" * (share > MOST)
-
-    @property
-    def _asking(self) -> Asking:
-        settings = self.config.measure
-        return Asking(settings.shots, 0, settings.limit, settings.chat)
+        return line + ", and what the tasks of the harness take" * bool(self.tasks.names)
 
 
 def while_training(
@@ -157,19 +144,21 @@ def while_training(
     settings, section, context = config.measure, f"{where or name}.measure", architecture.config.context_length
     if not settings.tasks and not settings.prompts:
         return None
+    asking = Asking(settings.shots, 0, settings.limit, settings.chat)
     if settings.chat and not tokenizer.has_template:
         raise UserError(f"{section}.chat: the model's tokenizer has no chat template; leave it out")
     with keys_for_options(section):
         tasks = named(settings.tasks) if settings.tasks else Tasks()
-        evaluate_tasks.check(tasks, Asking(settings.shots, 0, settings.limit), context)
+        evaluate_tasks.check(tasks, asking, context)
     for prompt in settings.prompts:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}] if settings.chat else prompt)
         if not ids or len(ids) >= context:
             what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
             raise UserError(f"{section}.prompts: {one_line(repr(prompt), 40)} {what}; give another text")
     evaluate_tasks.agree(tasks, name)
-    used = Architecture(dataclasses.replace(architecture.config, matmuls="compute"), architecture.adapter)
-    made = WhileTraining(name, first, config, tasks, tokenizer, used, mesh, dtype, seed)
+    used = Architecture(replace(architecture.config, matmuls="compute"), architecture.adapter)
+    session = Session(tokenizer, used, None, of_single_tokens(mesh), dtype)
+    made = WhileTraining(name, first, config, tasks, asking, session, seed)
     say(made.cost())
     return made
 
@@ -193,23 +182,19 @@ class _Counter:
         return [""] * len(requests)
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count > 1)}" if count else ""
-
-
-def _figures(task: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures of a task by what tables call them."""
+def _figures(task: dict[str, Any]) -> dict[str, tuple[float, list[float] | None, int]]:
+    """The figures of a task by what tables call them: each with its interval and the number of questions."""
     likelihood = {RULES[rule]: found for rule, found in task.get("likelihood", {}).items()}
     written = {MEASURES["written"]: task["written"]} if "written" in task else {}
-    return {**task.get("metrics", {}), **likelihood, **task.get("pass_at_k", {}), **written}
+    found = task.get("metrics", {}) | likelihood | task.get("pass_at_k", {}) | written
+    return {name: (of.get("value", of.get("share")), of["interval"], of["count"]) for name, of in found.items()}
 
 
 def _told(task: str, own: dict[str, Any]) -> str:
     """The figures of a task in a line: of the four rules for a choice the first, which is what people expect."""
     said = []
-    for name, found in _figures(own).items():
+    for name, (value, interval, count) in _figures(own).items():
         if name not in list(RULES.values())[1:]:
-            value, interval = found["value" if "value" in found else "share"], found["interval"]
             low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-            said.append(f"{name} {value:.3g}{low_high} of {found['count']}")
+            said.append(f"{name} {value:.3g}{low_high} of {count}")
     return f"{task}: {', '.join(said)}"

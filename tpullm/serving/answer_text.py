@@ -68,7 +68,7 @@ def joined(parts: list[Part]) -> Part:
     """The whole answer."""
     tokens = tuple(pair for part in parts for pair in part.tokens)
     calls = tuple(call for part in parts for call in part.calls)
-    return replace(Part("".join(part.text for part in parts), tokens, parts[-1].ends), calls=calls)
+    return Part("".join(part.text for part in parts), tokens, parts[-1].ends, calls)
 
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -94,8 +94,22 @@ class ToolText:
         part = self._text.add(token)
         text, deltas, left = "", [], part.text
         while left and not self._is_over():
-            said, called, left = self._inside(left) if self._call else self._beside(left)
-            text, deltas = text + said, deltas + called
+            if self._call is None:
+                said, left = self._outside.add(left), ""
+                said = said.lstrip() if self._follows else said
+                self._follows = self._follows and not said
+                text += said
+                if self._outside.found:
+                    left = self._outside.held.removeprefix(OPEN)
+                    self._outside, self._call = Until([OPEN]), _Call(self._count)
+            else:
+                called, left = self._call.add(left)
+                deltas += called
+                if left is not None:
+                    text += self._call.rest()
+                    self._follows = self._call.is_told
+                    self._count += self._call.is_told
+                    self._call = None
         if self._is_over():
             part = replace(part, ends="tool_calls")
         elif part.ends:
@@ -106,26 +120,6 @@ class ToolText:
 
     def _is_over(self) -> bool:
         return self._count > 0 and self._call is None and not self._several
-
-    def _beside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
-        """Text outside of calls: the text to emit, no calls, and the rest from where a call began."""
-        said, left = self._outside.add(text), ""
-        said = said.lstrip() if self._follows else said
-        self._follows = self._follows and not said
-        if self._outside.found:
-            left = self._outside.held.removeprefix(OPEN)
-            self._outside, self._call = Until([OPEN]), _Call(self._count)
-        return said, [], left
-
-    def _inside(self, text: str) -> tuple[str, list[dict[str, Any]], str]:
-        deltas, left = self._call.add(text)
-        said = ""
-        if left is not None:
-            said = self._call.rest()
-            self._follows = self._call.is_told
-            self._count += self._call.is_told
-            self._call = None
-        return said, deltas, left or ""
 
 
 class _Call:

@@ -57,21 +57,21 @@ class Writing:
 
     def __init__(self, stepping: Stepping, reply: Reply, post: Post):
         self._stepping, self._reply, self._numbers = stepping, reply, []
-        self._post, self._heard = post, asyncio.Queue()
+        self._post, self._tokens = post, asyncio.Queue()
         try:
             for index, request in enumerate(reply.requests()):
-                self._numbers.append(stepping.submit(reply.model.name, request, partial(self._hear, index)))
+                self._numbers.append(stepping.submit(reply.model.name, request, partial(self._on_token, index)))
         except UserError as error:
             self.close()
             raise Refusal(str(error), param="prompt") from None
 
-    def _hear(self, index: int, token: Token | None) -> None:
+    def _on_token(self, index: int, token: Token | None) -> None:
         """In the thread that steps."""
-        self._post.put(self._heard, (index, token))
+        self._post.put(self._tokens, (index, token))
 
     def stop(self) -> None:
         """The server stops: the client is told so."""
-        self._heard.put_nowait((0, None))
+        self._tokens.put_nowait((0, None))
 
     def close(self) -> None:
         """Nobody listens any more. Of answers that have ended, nothing."""
@@ -86,7 +86,7 @@ class Writing:
         """
         texts = {index: self._reply.text(index) for index in range(len(self._numbers))}
         while texts:
-            index, token = await self._heard.get()
+            index, token = await self._tokens.get()
             if token is None:
                 raise Refusal(STOPPING, status=503)
             if index not in texts:  # written after a stop text
@@ -104,7 +104,7 @@ class Writing:
         parts: list[list[Part]] = [[] for _ in self._numbers]
         async for index, part in self.parts():
             parts[index].append(part)
-        return self._reply.whole([self._reply.choice(index, joined(found)) for index, found in enumerate(parts)])
+        return self._reply.whole([self._reply.choice(index, joined(found), True) for index, found in enumerate(parts)])
 
     async def events(self, failed: Callable[[Refusal], None]) -> AsyncIterator[bytes]:
         """Server-sent events: a chunk for each part, and `[DONE]`.
@@ -117,7 +117,7 @@ class Writing:
             yield _event(self._reply.chunk([choice]))
         try:
             async for index, part in self.parts():
-                yield _event(self._reply.chunk([self._reply.delta(index, part)]))
+                yield _event(self._reply.chunk([self._reply.choice(index, part, False)]))
         except Refusal as refusal:
             failed(refusal)
             yield _event(refusal.body())

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -63,7 +64,12 @@ class Service:
     writing: set[Writing] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.figures = ServingFigures(self.stepping.figures)
+        self.registry = CollectorRegistry()
+        self.registry.register(_Engines(self.stepping.figures))
+        about = "HTTP requests, by path and status"
+        self.requests = Counter("tpullm_requests", about, ("path", "status"), registry=self.registry)
+        about = "from a request to its whole answer"
+        self.seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self.registry)
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
         self._reading = 0
@@ -128,12 +134,6 @@ class Service:
 def application(service: Service) -> ASGIApp:
     """The server, for any server of ASGI."""
 
-    async def completion(request: Request) -> Response:
-        return await _answer(service, request, TextReply)
-
-    async def chat(request: Request) -> Response:
-        return await _answer(service, request, ChatReply)
-
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_described(service, name) for name in service.models]})
 
@@ -150,30 +150,30 @@ def application(service: Service) -> ASGIApp:
         return JSONResponse({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
-        return Response(service.figures.text(), media_type="text/plain; version=0.0.4")
+        return Response(generate_latest(service.registry), media_type="text/plain; version=0.0.4")
 
     page = FrontPage()
 
     async def front(request: Request) -> Response:
         return page.response(request.headers.get("if-none-match", ""))
 
-    open_to_all = (("/", front, "GET"), ("/health", health, "GET"))
-    with_key = (
-        ("/v1/completions", completion, "POST"),
-        ("/v1/chat/completions", chat, "POST"),
-        ("/v1/models", models, "GET"),
-        ("/v1/models/{name:path}", model, "GET"),
-        ("/metrics", metrics, "GET"),
+    paths = (  # and whether a client must show the key
+        ("/", front, "GET", False),
+        ("/health", health, "GET", False),
+        ("/v1/completions", partial(_answer, service, TextReply), "POST", True),
+        ("/v1/chat/completions", partial(_answer, service, ChatReply), "POST", True),
+        ("/v1/models", models, "GET", True),
+        ("/v1/models/{name:path}", model, "GET", True),
+        ("/metrics", metrics, "GET", True),
     )
-    routes = [Route(path, _guarded(service, path, work, False), methods=[how]) for path, work, how in open_to_all]
-    routes += [Route(path, _guarded(service, path, work, True), methods=[how]) for path, work, how in with_key]
+    routes = [Route(path, _guarded(service, path, work, key), methods=[how]) for path, work, how, key in paths]
 
     async def elsewhere(request: Request, error: HTTPException) -> Response:
         there = "/v1/models, /v1/completions and /v1/chat/completions"
         what = {404: f"no such path; there are {there}", 405: "no such method"}
         response = _refused(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
         response.headers.update(error.headers or {})
-        service.figures.answered("elsewhere", error.status_code)
+        service.requests.labels("elsewhere", str(error.status_code)).inc()
         return response
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
@@ -195,7 +195,7 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
         except Exception:  # a fault of ours: the client is told so, and the log has all of it
             say(traceback.format_exc().rstrip())
             response = _refused(request, Refusal("an error of the server; its log says more", status=500))
-        service.figures.answered(path, response.status_code)
+        service.requests.labels(path, str(response.status_code)).inc()
         return response
 
     return answer
@@ -226,14 +226,14 @@ def _log(request: Request, refusal: Refusal) -> None:
     say(one_line(line, 500))
 
 
-async def _answer(service: Service, request: Request, read: Read) -> Response:
+async def _answer(service: Service, read: Read, request: Request) -> Response:
     """The answers to a request, whole or as a stream."""
     began, client = time.monotonic(), request.client.host if request.client else ""
     reply, writing = await service.begin(await _body(request), read, client)
 
     def ended() -> None:
         service.end(writing)
-        service.figures.took(time.monotonic() - began)
+        service.seconds.observe(time.monotonic() - began)
 
     if reply.asked.stream:
         return EventStream(writing.events(lambda refusal: _log(request, refusal)), ended)
@@ -286,35 +286,9 @@ def _described(service: Service, name: str) -> dict:
     return {"id": name, "object": "model", "created": service.began, "owned_by": "tpullm", **more}
 
 
-class ServingFigures:
-    """What the server and its engines have done, in the text format of Prometheus.
-
-    Args:
-        of_engines: the figures of each engine, by the model's name.
-    """
-
-    def __init__(self, of_engines: Callable[[], dict[str, dict[str, float]]]):
-        self._registry = CollectorRegistry()
-        self._registry.register(_Engines(of_engines))
-        about = "HTTP requests, by path and status"
-        self._requests = Counter("tpullm_requests", about, ("path", "status"), registry=self._registry)
-        about = "from a request to its whole answer"
-        self._seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self._registry)
-
-    def answered(self, path: str, status: int) -> None:
-        """Count a request. `path` must be one of the server's own: each has a counter."""
-        self._requests.labels(path, str(status)).inc()
-
-    def took(self, seconds: float) -> None:
-        """A whole answer took so long."""
-        self._seconds.observe(seconds)
-
-    def text(self) -> bytes:
-        """All figures."""
-        return generate_latest(self._registry)
-
-
 class _Engines(Collector):
+    """What the engines have done, by the model's name."""
+
     def __init__(self, figures: Callable[[], dict[str, dict[str, float]]]):
         self._figures = figures
 

@@ -29,11 +29,11 @@ class Reply:
         tokens: the most tokens of an answer.
         top: how many likely tokens are told with each one.
         masks: makes `Request.allowed`, which each answer has for itself; none allows all.
-        told: whether the tokens of the prompt are told as well.
+        echoes: how many tokens at the end of each prompt are emitted as well; empty is none.
         client: who asks.
 
     Attributes:
-        written: the number of tokens that engines have told.
+        written: the number of tokens that engines have emitted.
     """
 
     prefix, kind, chunk_kind = "", "", ""
@@ -47,14 +47,16 @@ class Reply:
         tokens: int,
         top: int,
         masks: Sequence[Mask] = (),
-        told: bool = False,
+        echoes: Sequence[int] = (),
     ):
-        self.model, self.asked, self.prompts, self.told, self.written = model, asked, prompts, told, 0
+        self.model, self.asked, self.prompts, self.written = model, asked, prompts, 0
+        self._echoes = echoes or [0] * len(prompts)
         self._client, self._tokens, self._top, self._masks = client, tokens, top, masks
         self._name, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
     def requests(self) -> list[Request]:
         """One for each answer: all answers to the first prompt come first."""
+        prompts = list(zip(self.prompts, self._echoes, strict=True))
         return [
             Request(
                 ids=tuple(ids),
@@ -66,22 +68,12 @@ class Reply:
                 bias=self.asked.logit_bias,
                 presence_penalty=self.asked.presence_penalty,
                 frequency_penalty=self.asked.frequency_penalty,
-                echo=len(ids) - self._untold(ids),
+                echo=echo,
                 allowed=self._masks[number] if self._masks else None,
                 client=self._client,
             )
-            for number, ids in enumerate(ids for ids in self.prompts for _ in range(self.asked.n))
+            for number, (ids, echo) in enumerate(each for each in prompts for _ in range(self.asked.n))
         ]
-
-    def _untold(self, ids: list[int]) -> int:
-        """The number of tokens of a prompt that engines don't tell."""
-        if not self.told:
-            return len(ids)
-        return len(self.model.tokenizer.begin) if self._begins(ids) else 1
-
-    def _begins(self, ids: list[int]) -> bool:
-        begin = self.model.tokenizer.begin
-        return bool(begin) and ids[: len(begin)] == begin
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer: an object whose `add` gives the part that comes with a token."""
@@ -91,12 +83,8 @@ class Reply:
         """The choice that a stream begins with; None if there is nothing to say."""
         raise NotImplementedError
 
-    def delta(self, index: int, part: Part) -> dict[str, Any]:
-        """A choice of a stream."""
-        raise NotImplementedError
-
-    def choice(self, index: int, whole: Part) -> dict[str, Any]:
-        """A choice of a whole answer."""
+    def choice(self, index: int, part: Part, whole: bool) -> dict[str, Any]:
+        """A choice of a whole answer, or of a stream."""
         raise NotImplementedError
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -111,7 +99,7 @@ class Reply:
     def _usage(self) -> dict[str, int]:
         """The numbers of tokens; each prompt counts once."""
         prompt = sum(map(len, self.prompts))
-        new = self.written - self.asked.n * sum(len(ids) - self._untold(ids) for ids in self.prompts)
+        new = self.written - self.asked.n * sum(self._echoes)
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -126,33 +114,30 @@ class TextReply(Reply):
     def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
         asked = validated(TextRequest, body, model.vocabulary_size)
         ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
-        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0, told=asked.tells_prompt)
-        # The answers begin with the prompts; if engines tell these, they come from there.
-        prompts = asked.prompt if asked.echo and not self.told else []
+        begin, tells = model.tokenizer.begin, asked.tells_prompt
+        begins = [len(begin) if one[: len(begin)] == begin else 0 for one in ids]
+        # The first token of a text, if it follows nothing, has no probability, so that no engine emits it.
+        self._first = [[] if length else one[:1] for one, length in zip(ids, begins, strict=True)] if tells else []
+        echoes = [len(one) - max(length, 1) for one, length in zip(ids, begins, strict=True)] if tells else ()
+        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0, echoes=echoes)
+        # The answers begin with the prompts; if engines emit these, they come from there.
+        prompts = asked.prompt if asked.echo and not tells else []
         self._echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in prompts]
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer."""
-        if not self.told:
-            return super().text(index)
-        ids = self.prompts[index // self.asked.n]
-        return ToldText(super().text(index), [] if self._begins(ids) else ids[: self._untold(ids)])
+        text = super().text(index)
+        return ToldText(text, self._first[index // self.asked.n]) if self._first else text
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """The prompt, if it is echoed."""
-        return self.delta(index, Part(self._before(index))) if self._echoed else None
+        return self.choice(index, Part(), True) if self._echoed else None
 
-    def delta(self, index: int, part: Part) -> dict[str, Any]:
-        """A choice of a stream."""
+    def choice(self, index: int, part: Part, whole: bool) -> dict[str, Any]:
+        """A choice of a whole answer, which begins with the prompt if it is echoed, or of a stream."""
+        before = self._echoed[index // self.asked.n] if self._echoed and whole else ""
         shown = None if self.asked.logprobs is None else self._log_probabilities(part)
-        return {"index": index, "text": part.text, "logprobs": shown, "finish_reason": part.ends or None}
-
-    def choice(self, index: int, whole: Part) -> dict[str, Any]:
-        """A choice of a whole answer."""
-        return self.delta(index, whole) | {"text": self._before(index) + whole.text}
-
-    def _before(self, index: int) -> str:
-        return self._echoed[index // self.asked.n] if self._echoed else ""
+        return {"index": index, "text": before + part.text, "logprobs": shown, "finish_reason": part.ends or None}
 
     def _log_probabilities(self, part: Part) -> dict[str, Any]:
         tokens = [token for token, _ in part.tokens]
@@ -180,7 +165,7 @@ class ToldText:
     The token that ends the text is told with the others, since it shows what else could have come after the prompt.
 
     Args:
-        untold: the first token of the text, if it follows nothing, so that no engine tells it.
+        untold: the first token of the text, if it follows nothing, so that no engine emits it.
     """
 
     def __init__(self, text: AnswerText, untold: list[int]):
@@ -226,28 +211,22 @@ class ChatReply(Reply):
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """Who speaks."""
-        return self._choice(index, {"delta": {"role": "assistant", "content": ""}}, Part())
+        return self.choice(index, Part(), False) | {"delta": {"role": "assistant", "content": ""}}
 
-    def delta(self, index: int, part: Part) -> dict[str, Any]:
-        """A choice of a stream."""
-        delta: dict[str, Any] = {"content": part.text} if part.text or not (part.calls or part.ends) else {}
-        if part.calls:
-            delta["tool_calls"] = list(part.calls)
-        return self._choice(index, {"delta": delta}, part)
+    def choice(self, index: int, part: Part, whole: bool) -> dict[str, Any]:
+        """A choice of a whole answer, or of a stream."""
 
-    def choice(self, index: int, whole: Part) -> dict[str, Any]:
-        """A choice of a whole answer."""
-        message: dict[str, Any] = {"role": "assistant", "content": whole.text, "refusal": None}
-        if whole.calls:
-            message |= {"content": whole.text or None, "tool_calls": whole_calls(whole.calls)}
-        return self._choice(index, {"message": message}, whole)
-
-    def _choice(self, index: int, said: dict[str, Any], part: Part) -> dict[str, Any]:
         def named(token: int, value: float) -> dict[str, Any]:
             held = self.model.tokenizer.bytes_of(token)
             text = held.decode("utf-8", errors="replace") or self.model.tokenizer.piece(token)
             return {"token": text, "logprob": log_probability(value), "bytes": list(held) or None}
 
+        said: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None} if whole else {}
+        if whole and part.calls:
+            said |= {"content": part.text or None, "tool_calls": whole_calls(part.calls)}
+        elif not whole:
+            said |= {"content": part.text} if part.text or not (part.calls or part.ends) else {}
+            said |= {"tool_calls": list(part.calls)} if part.calls else {}
         shown = None
         if self.asked.logprobs:
             content = [
@@ -255,7 +234,8 @@ class ChatReply(Reply):
                 for token, _ in part.tokens
             ]
             shown = {"content": content, "refusal": None}
-        return {"index": index, **said, "logprobs": shown, "finish_reason": part.ends or None}
+        kind, ends = "message" if whole else "delta", part.ends or None
+        return {"index": index, kind: said, "logprobs": shown, "finish_reason": ends}
 
 
 def log_probability(value: float) -> float:

@@ -3,50 +3,43 @@
 Schemas come from clients. Each of 14 patterns that a text must match together doubles the time; it was 0.7 s for all.
 """
 
-import llguidance
+from collections.abc import Callable, Sequence
 
-from tpullm.system.process.limited import Limited
+import llguidance
 
 CPU_SECONDS = 1
 # A tenth of the library's own, for what a schema may cost before the first token, and a quarter for each token.
 FEWER = {"initial_lexer_fuel": 100_000, "step_lexer_fuel": 50_000, "max_lexer_states": 25_000}
-_END = 256
 
 
-def limits() -> llguidance.LLParserLimits:
-    """What one grammar may cost."""
-    return llguidance.LLParserLimits(**FEWER, max_grammar_size=50_000)
+class Vocabulary:
+    """Tokens as llguidance wants them.
 
+    Args:
+        tokens: the bytes of each; special ones have none.
+        ends: the tokens that end a text.
+        begin: the token that begins one.
+        encode: the tokens of a text.
+    """
 
-class Trial:
-    """A child that reads grammars."""
+    def __init__(self, tokens: list[bytes], ends: Sequence[int], begin: int | None, encode: Callable[[str], list[int]]):
+        self.tokens, self.eos_token_id, self.bos_token_id, self._encode = tokens, ends[0], begin, encode
+        self.special_token_ids = [token for token, held in enumerate(tokens) if not held]
+        self.wrapped = llguidance.LLTokenizer(llguidance.TokenizerWrapper(self), eos_token=list(ends))
 
-    def __init__(self) -> None:
-        self._child = Limited(CPU_SECONDS)
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._encode(text if isinstance(text, str) else text.decode("utf-8", errors="replace"))
 
-    def error(self, grammar: str, param: str) -> str:
-        """What is wrong with a grammar; empty if nothing is.
-
-        Raises:
-            UserError: it costs too much; the line begins with `param`.
-        """
-        return str(self._child.call(param, f"{__name__}:check", grammar))
+    def matcher(self, grammar: str) -> llguidance.LLMatcher:
+        """What says which tokens a grammar allows, within what it may cost."""
+        limits = llguidance.LLParserLimits(**FEWER, max_grammar_size=50_000)
+        return llguidance.LLMatcher(self.wrapped, grammar, log_level=0, limits=limits)
 
 
 def check(grammar: str) -> str:
-    """In the child: what is wrong with a grammar, with bytes as tokens."""
-    tokens = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Bytes()), eos_token=[_END])
-    matcher = llguidance.LLMatcher(tokens, grammar, log_level=0, limits=limits())
+    """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is."""
+    tokens = [bytes([byte]) for byte in range(256)] + [b""]
+    matcher = Vocabulary(tokens, [256], None, lambda text: list(text.encode())).matcher(grammar)
     if not matcher.is_error():
         matcher.compute_bitmask()
     return matcher.get_error()
-
-
-class _Bytes:
-    """A tokenizer of bytes."""
-
-    eos_token_id, bos_token_id, special_token_ids = _END, None, (_END,)
-    tokens = tuple(bytes([byte]) for byte in range(256)) + (b"",)
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import ipaddress
 import json
+import os
 import socket
 import threading
 
@@ -28,21 +29,16 @@ def bound(host: str, port: int) -> socket.socket:
     """A listening socket; `UserError` if the address can't be used. Clients wait until the server is there."""
     where = f"--host {host} --port {port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UserError(f"{where}: no such address ({error.strerror}); use one of this machine") from None
+    family, _, _, _, address = found[0]
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is every address of this machine
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
+        return socket.create_server(address, family=family, backlog=128, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
-        what = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror.lower()
+        what = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno).lower()
         raise UserError(f"{where}: {what}; choose another --port or --host") from None
-    return listener
 
 
 def is_local(listener: socket.socket) -> bool:
@@ -70,15 +66,12 @@ class Listening:
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         self._server, self._listener = uvicorn.Server(config), listener
-        self._thread = threading.Thread(target=self._run, name="listens", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="listens", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -166,13 +159,9 @@ class BoundedProtocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             say(one_line(f"{self.client[0] if self.client else '?'}: {refusal.status} {refusal}"))
             body = json.dumps(refusal.body()).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("connection", "close"),
-                ("content-length", str(len(body))),
-            ]
+            headers = {"content-type": "application/json", "connection": "close", "content-length": str(len(body))}
             reason = STATUS_PHRASES[refusal.status]
-            response = h11.Response(status_code=refusal.status, headers=headers, reason=reason)
+            response = h11.Response(status_code=refusal.status, headers=list(headers.items()), reason=reason)
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         self.transport.close()

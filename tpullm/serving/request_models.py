@@ -44,6 +44,12 @@ class _Object(BaseModel):
         return {name: value for name, value in given.items() if value is not None and name not in cls.ignored}
 
 
+class _Open(_Object):
+    """What may have more fields: clients send back what others gave them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def _only(*allowed: Any, why: str) -> BeforeValidator:
     """Refuse all other values of a field; 0 and false are told apart."""
 
@@ -165,10 +171,8 @@ class TextRequest(Asked):
         return self.echo and self.logprobs is not None
 
 
-class TextPart(_Object):
+class TextPart(_Open):
     """A part of a message's content."""
-
-    model_config = ConfigDict(extra="ignore")
 
     type: Annotated[str, _only("text", why="is not read by this model; send parts of type text only")]
     text: str
@@ -195,19 +199,15 @@ class Message(_Object):
         return {"role": role, "content": self.content} | {name: value for name, value in more.items() if value}
 
 
-class CalledFunction(_Object):
+class CalledFunction(_Open):
     """What a call called. Templates take its arguments as an object."""
-
-    model_config = ConfigDict(extra="ignore")
 
     name: str
     arguments: Annotated[Json[dict[str, Any]], BeforeValidator(lambda text: "{}" if text == "" else text)]
 
 
-class Call(_Object):
+class Call(_Open):
     """A call that was made before."""
-
-    model_config = ConfigDict(extra="ignore")
 
     id: str = ""
     type: Literal["function"] = "function"
@@ -256,10 +256,8 @@ class Tool(_Object):
     function: Function
 
 
-class Named(_Object):
+class Named(_Open):
     """The name of a function."""
-
-    model_config = ConfigDict(extra="ignore")
 
     name: str
 
@@ -310,9 +308,6 @@ class ResponseFormat(_Object):
         return self.json_schema.schema_ if self.type == "json_schema" else schemas[self.type]
 
 
-_OLD = "is not supported any more; use "
-
-
 class ChatRequest(Asked):
     """A request to `/v1/chat/completions`."""
 
@@ -321,8 +316,6 @@ class ChatRequest(Asked):
     logprobs: bool = False
     top_logprobs: _Top | None = None
     modalities: Annotated[list[str], _only(["text"], why="is not [text], and this server answers in text")] = ["text"]
-    functions: Annotated[list, _only([], why=_OLD + "tools")] = []
-    function_call: Annotated[str, _only("none", "auto", why=_OLD + "tool_choice")] = "none"
     tools: Annotated[list[Tool], Field(max_length=128)] = []
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from tpullm.engine.request import Request, Token
-from tpullm.recipe.sampling import Sampling
 from tpullm.system.cluster import hosts
 from tpullm.system.cluster.channel import Channel
 from tpullm.system.cluster.hosts import FromFirst
@@ -20,6 +21,9 @@ from tpullm.system.cluster.hosts import FromFirst
 if TYPE_CHECKING:
     from tpullm.engine.engine import Engine
     from tpullm.serving.served_model import ServedModel
+
+
+_REQUEST = TypeAdapter(Request)
 
 
 class OnAllHosts:
@@ -77,11 +81,8 @@ class OnAllHosts:
 
     def _request(self, words: dict[str, Any]) -> Request:
         grammar = words.pop("grammar")
-        allowed = self._model.grammars.of_grammar(grammar) if grammar else None
-        ids, stop_ids = tuple(words.pop("ids")), tuple(words.pop("stop_ids"))
-        bias = {int(token): value for token, value in words.pop("bias").items()}
-        sampling = Sampling(**words.pop("sampling"))
-        return Request(ids, sampling=sampling, stop_ids=stop_ids, bias=bias, allowed=allowed, **words)
+        request = _REQUEST.validate_python(words)
+        return replace(request, allowed=self._model.grammars.of_grammar(grammar)) if grammar else request
 
 
 def _words(asked: Request | int, on_token: Callable | None = None) -> dict[str, Any]:

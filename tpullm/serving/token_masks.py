@@ -10,10 +10,11 @@ from typing import Any
 import llguidance
 import numpy as np
 
-from tpullm.serving import grammar_trial
 from tpullm.serving.answer_text import CLOSE, OPEN
+from tpullm.serving.grammar_trial import CPU_SECONDS, Vocabulary, check
 from tpullm.serving.refusal import Refusal
 from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 from tpullm.tokenizer import Tokenizer
 
 # White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.
@@ -29,10 +30,9 @@ class Grammars:
     """
 
     def __init__(self, tokenizer: Tokenizer, vocabulary_size: int):
-        self._tokens = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(_Bytes(tokenizer)), eos_token=list(tokenizer.stop_ids)
-        )
-        self._trial = grammar_trial.Trial()
+        tokens = [tokenizer.bytes_of(token) for token in range(tokenizer.vocabulary_size)]
+        self._tokens = Vocabulary(tokens, tokenizer.stop_ids, tokenizer.bos_id, tokenizer.encode)
+        self._trial = Limited(CPU_SECONDS)
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
     def of_schema(self, schema: dict[str, Any], param: str) -> "Mask":
@@ -56,7 +56,7 @@ class Grammars:
 
     def _mask(self, grammar: str, param: str) -> "Mask":
         try:
-            error = self._trial.error(grammar, param)
+            error = self._trial.call(param, f"{check.__module__}:check", grammar)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
         mask = None if error else self.of_grammar(grammar)
@@ -66,8 +66,7 @@ class Grammars:
 
     def of_grammar(self, grammar: str) -> "Mask":
         """The mask of a grammar that was tried before: `Mask.grammar` of another host."""
-        matcher = llguidance.LLMatcher(self._tokens, grammar, log_level=0, limits=grammar_trial.limits())
-        return Mask(grammar, matcher, self._stop_ids, self._vocabulary_size)
+        return Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
 
     def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
         if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
@@ -85,19 +84,6 @@ def _schema_of_call(function: dict[str, Any]) -> dict[str, Any]:
         **{key: arguments[key] for key in ("$defs", "definitions") if key in arguments},
         "x-guidance": _JSON,
     }
-
-
-class _Bytes:
-    """A tokenizer as llguidance wants one."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self.eos_token_id, self.bos_token_id = tokenizer.stop_ids[0], tokenizer.bos_id
-        self.tokens = [tokenizer.bytes_of(token) for token in range(tokenizer.vocabulary_size)]
-        self.special_token_ids = [token for token, held in enumerate(self.tokens) if not held]
-        self._encode = tokenizer.encode
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return self._encode(text if isinstance(text, str) else text.decode("utf-8", errors="replace"))
 
 
 class Mask:

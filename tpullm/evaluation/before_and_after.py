@@ -1,0 +1,112 @@
+"""Built-in questions of a run, asked before tuning and after it: which share of the answers is right."""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tpullm.corpus.question import Question, is_right
+from tpullm.data import examples
+from tpullm.engine.generation import answer
+from tpullm.engine.session import Session
+from tpullm.evaluation.prompt_forms import KANA
+from tpullm.evaluation.statistics import wilson
+from tpullm.recipe.schema import Recipe
+from tpullm.training.rewards.code_tests import PASSED, Judge
+
+SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
+
+
+def measure(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
+    """The held-out questions of the first stage that learns built-in ones, before tuning and after all of it.
+
+    Each share of right answers has its interval. Without such a stage there is nothing.
+    """
+    # A casual answer is a matter of style, and later stages may change it on purpose.
+    names = [name for name in examples.BUILT_IN if name != "tenki_casual"]
+    built_in = ((name, stage) for stage in recipe.finetune.values() for name in stage.conversations if name in names)
+    name, stage = next(built_in, ("", None))
+    if not name:
+        return {}
+    learned, asked = examples.questions(name, stage.held_out_fraction, recipe.seed)
+    if not base.tokenizer.has_template:  # a base that was never tuned to talk: it gets the tuned model's template
+        base = dataclasses.replace(base, tokenizer=tuned.tokenizer)
+    with judge(name) as right:
+        found = ask(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
+    for model in (found["base"], found["tuned"]):
+        model["interval"] = wilson(model["accuracy"] * model["questions"], model["questions"])
+    return found
+
+
+@contextlib.contextmanager
+def judge(name: str) -> Iterator[Callable[[Question, str], bool]]:
+    """What says whether an answer to a built-in question of this name is right.
+
+    An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in processes
+    that can do little else.
+    """
+    if name.startswith("tenki"):
+        yield lambda question, said: said.strip() in question.answers
+        return
+    with contextlib.closing(Judge(SECONDS, MEMORY_BYTES)) as programs:
+
+        def passes(program: str, tests: str) -> bool:
+            return programs.verdicts([[program, [tests]]]) == [[PASSED]]
+
+        yield lambda question, said: is_right(question, said, passes)
+
+
+def ask(
+    base: Session,
+    tuned: Session,
+    questions: Sequence[Question],
+    learned: Sequence[Question],
+    right: Callable[[Question, str], bool],
+) -> dict[str, Any]:
+    """The share of right answers before and after tuning.
+
+    Args:
+        questions: the held-out questions to ask.
+        learned: the questions of tuning. Their commonest answer, of a kind and a language, is what one who knows
+            nothing else would say.
+
+    Returns:
+        `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question, and
+        `guess`, the share of that commonest answer; `answers`: all of them.
+    """
+    answers: dict[tuple[str, bool], Counter] = {}
+    for question in learned:
+        answers.setdefault(_asked_how(question), Counter())[question.answers[0]] += 1
+    texts = [question.question for question in questions]
+    said = {"base": answer(base, texts), "tuned": answer(tuned, texts), "guess": []}
+    for question in questions:
+        commonest = answers.get(_asked_how(question), Counter([""]))
+        said["guess"].append(commonest.most_common(1)[0][0])
+    judged = {
+        name: np.array([right(question, text) for question, text in zip(questions, found, strict=True)])
+        for name, found in said.items()
+    }
+    kind_of = np.array([question.kind for question in questions])
+    whole = {
+        name: {"accuracy": float(judged[name].sum() / max(len(questions), 1)), "questions": len(questions)}
+        for name in ("base", "tuned")
+    }
+    kinds = {
+        kind: {name: float(found[kind_of == kind].mean()) for name, found in judged.items()}
+        | {"questions": int((kind_of == kind).sum())}
+        for kind in dict.fromkeys(kind_of.tolist())
+    }
+    table = [
+        {"question": question.question, "expected": question.answers[0], "kind": question.kind,
+         "base": said["base"][i], "tuned": said["tuned"][i], "right": bool(judged["tuned"][i])}
+        for i, question in enumerate(questions)
+    ]  # fmt: skip
+    return whole | {"kinds": kinds, "answers": table}
+
+
+def _asked_how(question: Question) -> tuple[str, bool]:
+    """The kind of a question, and whether it is asked in Japanese, which has kana."""
+    return question.kind, bool(KANA.search(question.question))
