@@ -59,9 +59,3 @@ def test_as_many_answers_stand_in_a_row_as_fit(length, rows):
     assert rows_needed(1, 6, 2, 8, length) == rows
     batch, _ = laid_out([prompt], answers, np.ones((1, 6)), PolicyConfig(), length, list(range(1, 9)))
     assert len(batch.inputs) == rows
-
-
-def test_the_smallest_size_that_holds_them_is_taken():
-    answers = [[[7] * 8] * 4]
-    sizes = [len(laid_out([[5]], answers, np.ones((1, 4)), PolicyConfig(), 16, s)[0].inputs) for s in ([2, 3], [3, 8])]
-    assert sizes == [2, 3]

@@ -50,14 +50,6 @@ def assert_row(made, row, documents, starts, lengths):
     assert not made.segment_ids[row, column:].any()
 
 
-def test_types_and_shapes():
-    one = np.array([0])
-    made = batch.build([(Numbered([5]), Segments(one, one, one + 3, one))], 2, 8)
-    for name in ("inputs", "targets", "segment_ids", "positions"):
-        assert getattr(made, name).dtype == np.int32 and getattr(made, name).shape == (2, 8)
-    assert made.weights.dtype == np.float32 and made.weights.shape == (2, 8)
-
-
 def test_sources_fill_their_own_rows():
     zero = np.zeros(1, np.int64)
     parts = [
@@ -67,7 +59,3 @@ def test_sources_fill_their_own_rows():
     made = batch.build(parts, 2, 4)
     assert made.inputs.tolist() == [[2, 3, 4, 0], [1000, 1001, 1002, 0]]
     assert made.targets.tolist() == [[3, 4, 5, 0], [1001, 1002, 1003, 0]]
-
-
-def test_flat_ranges():
-    assert batch.flat_ranges(np.array([5, 0, 7]), np.array([2, 0, 3])).tolist() == [5, 6, 7, 8, 9]

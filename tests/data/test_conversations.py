@@ -1,11 +1,10 @@
 import json
 
-import numpy as np
 import pytest
 
 from tpullm.data import conversations
 from tpullm.data.examples import Conversation, identity
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import trainer as tokenizers
@@ -40,7 +39,7 @@ def write(path, *lines):
 
 def test_only_what_the_assistant_says_has_weight(characters):
     made = conversations.tokenize(TALKS, characters, 64, "chats")
-    batches = list(evaluation_batches(made, 8, 64))
+    batches = list(EvaluationBatches(made, 8, 64))
     learnt = []
     for batch in batches:
         for row, numbers in enumerate(batch.segment_ids):
@@ -78,13 +77,6 @@ def test_a_conversation_of_exactly_the_sequence_is_kept(characters):
         UserError, match=f"chats: no conversation of at most {length - 2} tokens .*longest has {length - 1}"
     ):
         conversations.tokenize(TALKS[:1], characters, length - 2, "chats")
-
-
-def test_pieces_are_read_with_their_weights(characters):
-    made = conversations.tokenize(TALKS, characters, 64, "chats")
-    ids, weights = characters.chat_template(CHATS[3])
-    tokens, token_weights = made.read(np.array([3, 3]), np.array([1, 0]), np.array([4, 2]))
-    assert tokens.tolist() == ids[1:5] + ids[:2] and token_weights.tolist() == weights[1:5] + weights[:2]
 
 
 def test_a_conversation_that_can_not_be_shown_is_named_by_its_beginning(characters):

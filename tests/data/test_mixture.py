@@ -65,20 +65,6 @@ def test_the_order_is_a_function_of_the_place_and_counts_what_was_read(order, pl
         assert mixed.read_before(place) == np.bincount(whole[:place, 0], minlength=len(rows)).tolist()
 
 
-@settings(deadline=None, max_examples=60)
-@given(orders())
-def test_shares_hold_within_each_phase(order):
-    """To 1 % of the smallest share, and a row of each source for rounding."""
-    rows, shares, later = order
-    mixed = order_of(rows, shares, [0] * len(rows), later)
-    firsts = [0, *(first for first, _ in later), 1000]
-    for first, after, wanted in zip(firsts[:-1], firsts[1:], [shares, *(each for _, each in later)], strict=True):
-        read = np.array(mixed.read_before(after)) - mixed.read_before(first)
-        assert (read[np.array(wanted) == 0] == 0).all()
-        assert np.abs(read - (after - first) * np.array(wanted)).max() <= len(rows) * (1 + 0.01 * (after - first))
-        assert abs(read.sum() - (after - first)) == 0
-
-
 def test_places_of_many_rows_and_tiny_shares_do_not_overflow():
     """A share of 1e-12 counts as 1e-9: products of places and proportions fit 63 bits."""
     mixed = Order([10, 10**9], [1e-12, 1 - 1e-12], [0, 1])
@@ -116,13 +102,6 @@ def test_a_weight_is_a_share_of_the_tokens_of_its_phase():
     assert tokens_of(stream, range(100)) == pytest.approx({"a": 0.25, "b": 0.75}, abs=0.02)
     assert tokens_of(stream, range(100, 200)) == pytest.approx({"a": 0.5, "c": 0.5}, abs=0.02)
     assert tokens_of(stream, range(200, 210)) == {"b": 1.0}
-
-
-def test_batches_before_a_phase_are_those_without_it():
-    stream, plain = stream_of(Schedule(PHASES)), stream_of({"a": 1.0, "b": 3.0, "c": 0.0})
-    for step in (0, 7, 11):
-        assert_same(stream.batch_at(step), plain.batch_at(step))
-    assert (stream.batch_at(12).inputs != plain.batch_at(12).inputs).any()
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
@@ -174,11 +153,6 @@ def pairs(stream, shares):
     return zip(shares, stream.packings.values(), strict=True)
 
 
-def test_a_bound_is_used_up():
-    stream = stream_of(Schedule([(0, {"a": 1.0, "b": 1.0, "c": 1.0})], {"c": 1.5}, 100))
-    assert stream.epoch_at(100)["c"] == pytest.approx(1.5, abs=0.05)
-
-
 def test_too_little_text_within_the_bounds_is_refused():
     with pytest.raises(UserError, match=r"mixture.epochs: .* too little text .* lower pretrain.steps"):
         stream_of(Schedule([(0, {"a": 1.0, "b": 1.0})], {"a": 1.0, "b": 1.0}, 1000))
@@ -225,11 +199,6 @@ def test_phases_of_a_recipe_begin_at_their_share_of_the_steps(run):
     for step in (0, 9, 10, 31, 32, 39):
         assert_same(stream.batch_at(step), expected.batch_at(step))
     assert set(tokens_of(stream, range(10, 32))) == {"books"}
-
-
-def test_a_phase_from_the_first_step_on_replaces_the_weights_of_the_sources(run):
-    stream = pretraining_stream(recipe_of(phases=[Phase(0, {"web": 1.0})]), run)
-    assert list(stream.packings) == ["web"]
 
 
 def test_a_phase_that_does_not_name_your_own_text_gives_it_a_third(run):

@@ -1,6 +1,5 @@
 """The index of other people's tokens: its documents, their ids and their split are those of any other way to read."""
 
-import dataclasses
 import hashlib
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from tests.data.test_token_files import array, datatrove, llm_c, megatron
 from tpullm.corpus import held_out, tenki
 from tpullm.data import token_files, token_index
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import Stream
 from tpullm.data.token_store import TokenStore
 from tpullm.recipe.schema import Source, TokenizerConfig
 from tpullm.system.errors import UserError
@@ -122,35 +121,12 @@ def test_parts_of_a_large_file_are_ranges_of_its_documents(tmp_path, texts, toke
     assert [part.tokens.name for part in parts[:2]] == ["000000.npz", "000001.npz"]
 
 
-def test_files_of_a_folder_are_one_store(tmp_path, texts, tokenizer):
-    (tmp_path / "files").mkdir()
-    datatrove(tmp_path / "files", texts[:50], name="1.ds")
-    megatron(tmp_path / "files", texts[50:120], name="2")
-    array(tmp_path / "files", texts[120:], "<u4", name="3.npy")
-    stores, _ = made(tmp_path / "files", tmp_path, tokenizer)
-    assert sorted(map(tuple, documents_of(stores["train"]) + documents_of(stores["held_out"]))) == sorted(
-        map(tuple, texts)
-    )
-
-
 def test_what_a_recipe_holds_out_is_held_out_whole(tmp_path, texts, tokenizer):
     (tmp_path / "files").mkdir()
     array(tmp_path / "files", texts[:150], name="train.npy")
     apart = array(tmp_path / "files", texts[150:], name="test.npy")
     stores, _ = made(tmp_path / "files", tmp_path, tokenizer, held_out=str(apart))
     assert documents_of(stores["train"]) == texts[:150] and documents_of(stores["held_out"]) == texts[150:]
-
-
-def test_a_stream_and_an_evaluation_read_them_as_they_read_a_store(tmp_path, texts, tokenizer):
-    (tmp_path / "files").mkdir()
-    stores, _ = made(datatrove(tmp_path / "files", texts), tmp_path, tokenizer)
-    stream = Stream({"web": stores["train"]}, {"web": 1.0}, 4, 32, seed=0)
-    batch, own = stream.batch_at(5), documents_of(stores["train"])
-    for piece in stream.documents_at(5):
-        tokens = np.array(own[piece.document][piece.start : piece.start + piece.length], np.int32)
-        assert tokens.tobytes() in batch.inputs[piece.row].tobytes()
-    read = sum(int(one.weights.sum()) for one in evaluation_batches(stores["held_out"], 4, 32))
-    assert read == sum(len(tokens) - 1 for tokens in documents_of(stores["held_out"]))
 
 
 def test_tokens_that_are_not_learned_have_weight_0(tmp_path, texts, tokenizer):
@@ -233,10 +209,3 @@ def test_of_few_documents_the_lowest_hash_is_held_out(tmp_path, texts, tokenizer
 def test_nothing_to_train_on_is_refused(tmp_path, texts, tokenizer):
     with pytest.raises(UserError, match="web: no document left to train on"):
         made(array(tmp_path, texts[:5]), tmp_path, tokenizer, fraction=1)
-
-
-def test_a_part_depends_on_its_file_and_can_be_sent_to_a_worker(tmp_path, texts, tokenizer):
-    import pickle
-
-    (part,) = token_index.plan(source(array(tmp_path, texts)), tmp_path, tokenizer)
-    assert pickle.loads(pickle.dumps(part)) == part and dataclasses.replace(part, number=3) != part

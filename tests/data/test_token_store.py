@@ -49,16 +49,6 @@ def test_documents_come_back_as_written(opened, parts):
         assert (opened.document(index) == tokens[ends[index] - lengths[index] : ends[index]]).all()
 
 
-def test_pieces_are_read_in_the_order_asked(opened):
-    documents = np.array([7, 3, 7, 249])
-    starts = np.minimum(np.array([0, 1, 2, 0]), opened.lengths[documents])
-    counts = opened.lengths[documents] - starts
-    tokens, weights = opened.read(documents, starts, counts)
-    expected = [opened.document(d)[s:] for d, s in zip(documents, starts, strict=True)]
-    assert tokens.dtype == np.int32 and (tokens == np.concatenate(expected)).all()
-    assert weights.dtype == np.float32 and (weights == 1).all() and len(weights) == len(tokens)
-
-
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_a_document_may_be_longer_than_a_shard_and_hold_only_zeros(small_shards, tmp_path, dtype):
     """A chunk of zeros is the one that a zarr array need not store."""
@@ -86,14 +76,6 @@ def test_a_store_that_fails_half_way_is_not_there(tmp_path, parts):
     with pytest.raises(RuntimeError):
         token_store.write_store(tmp_path / "store", failing(), np.dtype(np.uint16))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_same_parts_give_the_same_bytes(tmp_path, parts):
-    for name in ("one", "two"):
-        token_store.write_store(tmp_path / name, iter(parts), np.dtype(np.uint16))
-    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) >= 6
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
 def test_the_languages_of_documents_are_kept(tmp_path):
@@ -186,12 +168,3 @@ def test_pieces_come_one_after_the_other(written, ends):
     for reader in readers:
         found = reader.read(begins, ends)
         assert found.dtype == np.int32 and found.tolist() == expected
-
-
-def test_pieces_that_end_with_a_shard_or_beside_its_end_come_whole(written):
-    values, readers = written
-    ends = [end for shard in (1, 2, 3) for end in range(shard * SHARD - 2, shard * SHARD + 3)] + [len(values)]
-    begins = [end - 5 for end in ends]
-    for reader in readers:
-        found = reader.read(np.array(begins), np.array(ends))
-        assert found.tolist() == [value for end in ends for value in values[end - 5 : end].tolist()]

@@ -100,13 +100,6 @@ def test_tasks_leave_a_little_more_than_the_sample_and_it_is_as_large_as_asked(l
     assert 296_000 < sum(len(passage) for _, passage in found) <= 300_000
 
 
-def test_a_long_text_gives_passages_from_all_over(large):
-    places = [int(passage[:9]) for _, passage in sample(large, 300_000)]
-    novel = sorted(place for place in places if place < 15_000)
-    assert novel[0] < 2_000 and novel[-1] > 13_000
-    assert 25 < len(novel) < 50  # half of 75 passages
-
-
 def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_document(tmp_path, monkeypatch):
     """Draws are independent: their counts by passage and by seed are as far from the mean as chance has it."""
     monkeypatch.setattr(trainer, "BYTES", 40)

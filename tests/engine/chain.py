@@ -43,11 +43,6 @@ class Chain(Cache):
             self.programs |= {("row of", rows, slots, alone)} if alone or rows > 1 else set()
             self.programs |= set() if alone else {("with row", self.sizes[to[0]][0], self._slots[to[0]][number], slots)}
 
-    def move(self, to, of, tokens):
-        if self.sizes[to[0]][0] > 1 or self.sizes[of[0]][0] > 1:
-            return self.copy(to, of, tokens)
-        self.held[to[0]][0, :tokens], self.held[of[0]][:] = self.held[of[0]][0, :tokens], -1
-
     def read(self, group, pieces, count, size=SIZE, end=1):
         self.programs.add(("read", self.sizes[group][0], count, self.attended(group, max([end, *map(_end, pieces)]))))
         for _ in self.parts()[1:]:

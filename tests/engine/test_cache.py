@@ -97,7 +97,7 @@ def test_the_bytes_are_those_of_the_arrays_and_a_block_is_made_when_it_is_used(s
     cache = Cache(session, [(2, 512), (1, 640)])
     with jax.set_mesh(session.mesh):
         cache.copy((0, 1), (1, 0), 100)
-        assert set(cache.used_blocks()) == {(0, 0), (1, 0)}
+        assert set(cache.used) == {(0, 0), (1, 0)}
         cache.copy((0, 0), (0, 1), 512)
         cache.copy((1, 0), (1, 0), 640)
-    assert sum(array.nbytes for array in jax.tree.leaves(cache.used_blocks())) == cache.bytes()
+    assert sum(array.nbytes for array in jax.tree.leaves(cache.used)) == cache.bytes()

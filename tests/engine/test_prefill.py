@@ -119,18 +119,6 @@ def test_the_tokens_of_a_prompt_are_told_before_the_new_ones(engine):
             assert [token.id for token in tokens] == [*plain.ids[-told:], *alone(plain)]
 
 
-def test_all_prompts_are_read_first_if_so_wanted(long):
-    engine = Engine(long, ROWS, reads_first=True)
-    asked = [Request(prompt(CHUNK * n + 5, n), 4, GREEDY) for n in range(ROWS)]
-    emitted, turns = [], []
-    for n, request in enumerate(asked):
-        engine.submit(request, lambda token, n=n: emitted.append(n))
-    while engine.step():
-        turns.append(len(emitted))
-    assert max(turn for turn in turns if turn <= len(asked)) == len(asked)
-    assert sorted(emitted[: len(asked)]) == list(range(len(asked)))
-
-
 def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     """Several in a turn, the pieces of a long one in some turns; one that begins like another waits and copies it."""
     engine, read, turns = Engine(long, ROWS, reads_first=True), Chain.read, []

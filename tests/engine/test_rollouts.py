@@ -29,12 +29,14 @@ def prompts_of(session, count=5):
     return tokenized(examples, session.tokenizer, 26, "rules")
 
 
-@pytest.fixture
-def rollouts(session, tmp_path):
+@pytest.fixture(scope="module")
+def rollouts(session, tmp_path_factory):
     config = TrainConfig(batch_size=4, sequence_length=32)
     rewards = Rewards([{"name": "length", "most": 3}, {"name": "language", "language": "ja", "weight": 0.5}])
     parts = (session.tokenizer, session.architecture, session.mesh, session.dtype)
-    yield Rollouts(prompts_of(session), prompts_of(session), SETTINGS, config, *parts, 3, tmp_path, rewards)
+    yield Rollouts(
+        prompts_of(session), prompts_of(session), SETTINGS, config, *parts, 3, tmp_path_factory.mktemp("kept"), rewards
+    )
     rewards.close()
 
 
@@ -49,8 +51,8 @@ def said(session):
 
 
 @pytest.fixture(scope="module")
-def likeliest(session):
-    return decode(session, prompts_of(session).ids, 6)
+def evaluated(rollouts, session):
+    return rollouts.evaluate(session.params)
 
 
 def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session, said):
@@ -109,11 +111,11 @@ def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, 
     assert figures["base_likelihood"] == pytest.approx(np.mean(found), abs=1e-4)
 
 
-def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session, likeliest):
-    found = rollouts.evaluate(session.params)
-    assert [each["answer"] for each in found["eval_answers"]] == list(map(session.tokenizer.decode, likeliest))
-    total = found["eval_reward"]["length"] + 0.5 * found["eval_reward"]["language"]
-    assert found["eval_reward"]["sum"] == pytest.approx(total)
+def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session, evaluated):
+    said = decode(session, rollouts.held_out.ids, 6)
+    assert [each["answer"] for each in evaluated["eval_answers"]] == list(map(session.tokenizer.decode, said))
+    total = evaluated["eval_reward"]["length"] + 0.5 * evaluated["eval_reward"]["language"]
+    assert evaluated["eval_reward"]["sum"] == pytest.approx(total)
     assert dataclasses.replace(rollouts, held_out=None).evaluate(session.params) == {}
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from tpullm.engine.sampling import choose, restrict
-from tpullm.recipe.sampling import GREEDY, Sampling, check
-from tpullm.system.errors import UserError
+from tpullm.recipe.sampling import GREEDY, Sampling
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50)).astype(np.float32)
 SETTINGS = [
@@ -83,17 +82,3 @@ def test_a_choice_depends_on_its_seed_and_position_only(session):
     for row in range(4):
         alone = choose_many(session, LOGITS[row : row + 1], sampling, seeds[row : row + 1], positions[row : row + 1])
         assert alone[0] == together[row]
-
-
-@pytest.mark.parametrize(
-    ("sampling", "option"),
-    [
-        (Sampling(-1), "--temperature"),
-        (Sampling(top_k=-1), "--top-k"),
-        (Sampling(top_p=0), "--top-p"),
-        (Sampling(min_p=2), "--min-p"),
-    ],
-)
-def test_values_without_a_meaning_are_refused(sampling, option):
-    with pytest.raises(UserError, match=option):
-        check(sampling)

@@ -46,6 +46,16 @@ def of_plain():
     return jax.jit(jax.value_and_grad(lambda params: mean_loss(Architecture(CONFIG), params, batch())))
 
 
+def slow_but(*quick):
+    """Of each kind a case. The others differ in a factor, or in which matrices have an adapter."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in KINDS]
+
+
+@pytest.fixture(scope="module", params=slow_but("lora", "dora"))
+def kind(request):
+    return request.param, found(request.param)
+
+
 @functools.cache
 def found(name) -> Found:
     """By the chain rule through the merge, which JAX differentiates by itself, the gradient of merged parameters.
@@ -70,9 +80,8 @@ def found(name) -> Found:
         return Found(*map(float, (of_plain()(base)[0], begins, beside, of_merged)), gradient, wanted)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_fresh_is_the_base_and_merged_is_unmerged(name):
-    base, fresh, beside, merged, *_ = found(name)
+def test_fresh_is_the_base_and_merged_is_unmerged(kind):
+    name, (base, fresh, beside, merged, *_) = kind
     # A fresh adapter adds exactly 0; DoRA's ratio of two equal lengths may be a rounding away from 1.
     assert fresh == base or KINDS[name].magnitude and fresh == pytest.approx(base, rel=1e-6)
     assert abs(beside - base) > 1e-3
@@ -80,7 +89,7 @@ def test_fresh_is_the_base_and_merged_is_unmerged(name):
     assert merged == pytest.approx(beside, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, config in KINDS.items() if not config.magnitude])
+@pytest.mark.parametrize("name", [name for name in slow_but("lora") if name.values[0] != "dora"])
 def test_the_gradient_is_that_of_merged_parameters(name):
     of_adapter = dict(jax.tree_util.tree_leaves_with_path(found(name).beside_gradient))
     wanted = jax.tree_util.tree_leaves_with_path(found(name).merged_gradient)
@@ -105,14 +114,14 @@ def test_only_targets_have_adapters_and_only_adapters_are_trained():
 
 def test_a_frozen_matrix_costs_no_gradient():
     """Of the 6 FLOPs of a weight and a token 4 are left, and what the small matrices and attention cost."""
-    config = dataclasses.replace(CONFIG, layers=2, width=64, mlp_width=512, heads=2, kv_heads=2, head_width=32)
+    config = dataclasses.replace(CONFIG, width=64, mlp_width=512, heads=2, kv_heads=2, head_width=32)
     rows = batch()
 
     def flops(architecture, of):
         with jax.set_mesh(mesh()):
             trained, frozen = of(architecture.placed(mesh()))
             step = jax.jit(jax.grad(lambda t, f: mean_loss(architecture, architecture.whole(t, f), rows)))
-            return step.lower(trained, frozen).compile().cost_analysis()["flops"]
+            return step.lower(trained, frozen).cost_analysis()["flops"]
 
     whole, small = Architecture(config), Architecture(config, AdapterConfig(rank=1))
     all_of_it = flops(whole, lambda params: (params, {}))

@@ -21,10 +21,6 @@ def test_the_target_is_the_platform_of_the_mesh(on):
     assert platform.target() == on
 
 
-def test_without_a_mesh_the_target_is_this_machine():
-    assert platform.target() == jax.default_backend() and platform.compiler_options() == {}
-
-
 def test_auto_is_bfloat16_everywhere(on):
     assert {choice: platform.compute_dtype(choice).name for choice in ("auto", "float32", "bfloat16")} == {
         "auto": "bfloat16",
@@ -34,16 +30,11 @@ def test_auto_is_bfloat16_everywhere(on):
 
 
 @pytest.mark.parametrize(("version", "cpu"), [("0.10.2", "float32"), ("0.11.0", "bfloat16"), ("1.0.0", "bfloat16")])
-def test_only_an_old_jax_on_a_cpu_multiplies_to_float32(on, version, cpu, monkeypatch):
+def test_only_an_old_jax_on_a_cpu_multiplies_to_and_caches_in_float32(on, version, cpu, monkeypatch):
     monkeypatch.setattr(jax, "__version__", version)
-    assert platform.matmul_dtype(jnp.dtype("bfloat16")) == (cpu if on == "cpu" else "bfloat16")
+    for of in (platform.matmul_dtype, platform.cache_dtype):
+        assert of(jnp.dtype("bfloat16")) == (cpu if on == "cpu" else "bfloat16")
     assert platform.matmul_dtype(jnp.dtype("float32")) == "float32"
-
-
-@pytest.mark.parametrize(("version", "cpu"), [("0.10.2", "float32"), ("0.11.0", "bfloat16"), ("1.0.0", "bfloat16")])
-def test_only_an_old_jax_on_a_cpu_caches_in_float32(on, version, cpu, monkeypatch):
-    monkeypatch.setattr(jax, "__version__", version)
-    assert platform.cache_dtype(jnp.dtype("bfloat16")) == (cpu if on == "cpu" else "bfloat16")
 
 
 def test_only_a_cpu_unrolls_layers(on):

@@ -10,7 +10,7 @@ import numpy as np
 from tests.training.small import TWO_LAYERS, begun
 from tpullm.data import stream as streams
 from tpullm.data import token_store
-from tpullm.data.stream import Stream, evaluation_batches
+from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import own_rows, put
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
@@ -59,7 +59,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
             batches.append(batch)
             state, metrics = step(state, placed)
             losses.append(float(metrics["loss"]))
-        held = {"held out": list(evaluation_batches(texts, ROWS, LENGTH, own_rows=rows))}
+        held = {"held out": list(EvaluationBatches(texts, ROWS, LENGTH, own_rows=rows))}
         evaluation = make_evaluation(TWO_LAYERS, jax.numpy.float32)
         found = held_out(evaluation, state["params"], mesh, held, np.arange(96))
     return {

@@ -1,6 +1,5 @@
 """Prompts for a stage that learns from rewards: their tokens, and which of them a step answers."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import numpy as np
 from tpullm.data.conversations import fitting
 from tpullm.data.examples import Prompt
 from tpullm.data.mixture import Order
-from tpullm.data.stream import Placed, seed_of
+from tpullm.data.stream import LeavesOut, Placed, seed_of
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -61,25 +60,18 @@ def tokenized(found: Sequence[Prompt], tokenizer: Tokenizer, most: int, name: st
     return Prompts([found[number] for number in kept], [ids[number] for number in kept])
 
 
-class PromptStream:
+class PromptStream(LeavesOut):
     """Which prompts are answered in a step: all of them in each epoch, in a new order. The step is the whole state."""
 
     def __init__(self, prompts: Prompts, each: int, seed: int, updates: int = 1):
         """Take `each` prompts a step; the steps of `updates` in a row take the same ones."""
         self._prompts, self._each, self._updates = prompts, each, updates
         self._order = Order([len(prompts)], [1.0], [seed_of(seed, "prompts", "shuffle")])
-        self._left_out: tuple[tuple[int, int], ...] = ()
-
-    def without(self, left_out: Sequence[Sequence[int]]) -> "PromptStream":
-        """As of `Stream`."""
-        other = copy.copy(self)
-        other._left_out = tuple((step, count) for step, count in left_out)
-        return other
 
     def at(self, step: int) -> np.ndarray:
         """The numbers of the prompts of a step (from 0), int64 `[each]`."""
-        number = step + sum(count for first, count in self._left_out if step >= first)
-        return self._order.at(number // self._updates * self._each + np.arange(self._each))[2]
+        number = int(self._numbers(np.array(step))) // self._updates
+        return self._order.at(number * self._each + np.arange(self._each))[2]
 
     def batches(self, start: int, stop: int, workers: int = 0) -> Iterator[np.ndarray]:
         """Those of the steps from `start` to `stop - 1`."""

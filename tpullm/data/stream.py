@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 
@@ -48,7 +48,23 @@ class Placed:
     row: int
 
 
-class Stream:
+class LeavesOut:
+    """A stream of batches of which some may be left out."""
+
+    _left_out: tuple[tuple[int, int], ...] = ()
+
+    def without(self, left_out: Sequence[Sequence[int]]) -> Self:
+        """The same stream without some batches. A pair `[step, count]` leaves out `count` batches before `step`."""
+        other = copy.copy(self)
+        other._left_out = tuple((step, count) for step, count in left_out)
+        return other
+
+    def _numbers(self, steps: np.ndarray) -> np.ndarray:
+        """The numbers of the batches of `steps`, with those that are left out counted too."""
+        return steps + sum(np.where(steps >= step, count, 0) for step, count in self._left_out)
+
+
+class Stream(LeavesOut):
     """The batches of a training stage. `batch_at(step)` does not depend on hosts, workers or restarts."""
 
     def __init__(
@@ -93,17 +109,6 @@ class Stream:
             list(zip(firsts, self._shares, strict=True))[1:],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
-        self._left_out: tuple[tuple[int, int], ...] = ()
-
-    def without(self, left_out: Sequence[Sequence[int]]) -> "Stream":
-        """The same stream without some batches. A pair `[step, count]` leaves out `count` batches before `step`."""
-        other = copy.copy(self)
-        other._left_out = tuple((step, count) for step, count in left_out)
-        return other
-
-    def _numbers(self, steps: np.ndarray) -> np.ndarray:
-        """The numbers of the batches of `steps`, with those that are left out counted too."""
-        return steps + sum(np.where(steps >= step, count, 0) for step, count in self._left_out)
 
     def batch_at(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0)."""
@@ -221,31 +226,29 @@ def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = 
     return Stream(*mixture.of_recipe(recipe, run), stage.batch_size, stage.sequence_length, recipe.seed, own_rows)
 
 
+@dataclass(frozen=True)
 class EvaluationBatches:
-    """What `evaluation_batches` gives for these arguments, built anew each time that it is read."""
-
-    def __init__(self, *arguments: Any):
-        self._arguments = arguments
-
-    def __iter__(self) -> Iterator[Batch]:
-        return evaluation_batches(*self._arguments)
-
-
-def evaluation_batches(
-    documents: Documents, batch_size: int, sequence_length: int, rows: int = 0, own_rows: np.ndarray | None = None
-) -> Iterator[Batch]:
     """All documents once in a fixed order, in at most `rows` rows (0: all). Padding, of weight 0, fills the last batch.
 
-    Documents that fit a row are whole. Longer ones are cut on a fixed grid that starts at their beginning. Every call
-    chooses the same documents, on any machine. Each host builds its own rows of each batch (None: all rows).
+    Documents that fit a row are whole. Longer ones are cut on a fixed grid that starts at their beginning. The same
+    documents are chosen on any machine, and batches are built anew each time that they are read. Each host builds its
+    own rows of each batch (None: all rows).
     """
-    packed = packing.pack(documents.lengths, sequence_length, seed=0, moving=False)
-    order = np.random.default_rng(0).permutation(packed.rows)[: rows or None]
-    own = np.arange(batch_size) if own_rows is None else own_rows
-    for first in range(0, len(order), batch_size):
-        chosen = order[(first + own)[first + own < len(order)]]
-        segments = packed.segments(chosen, np.zeros_like(chosen))
-        yield build([(documents, segments)], len(own), sequence_length)
+
+    documents: Documents
+    batch_size: int
+    sequence_length: int
+    rows: int = 0
+    own_rows: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        packed = packing.pack(self.documents.lengths, self.sequence_length, seed=0, moving=False)
+        order = np.random.default_rng(0).permutation(packed.rows)[: self.rows or None]
+        own = np.arange(self.batch_size) if self.own_rows is None else self.own_rows
+        for first in range(0, len(order), self.batch_size):
+            chosen = order[(first + own)[first + own < len(order)]]
+            segments = packed.segments(chosen, np.zeros_like(chosen))
+            yield build([(self.documents, segments)], len(own), self.sequence_length)
 
 
 def held_out_batches(
@@ -257,7 +260,7 @@ def held_out_batches(
         path = run / "tokens" / source.name / "held_out"
         if path.exists():
             store = TokenStore(path)
-            batches[source.name] = list(evaluation_batches(store, batch_size, sequence_length, rows, own_rows))
+            batches[source.name] = list(EvaluationBatches(store, batch_size, sequence_length, rows, own_rows))
     return {name: found for name, found in batches.items() if found}
 
 

@@ -168,20 +168,15 @@ def _llm_c(path: Path, size: int) -> TokenFile:
 def _numpy(path: Path, size: int) -> TokenFile:
     """One dimension of integers. The header is read within numpy's bound of 10,000 characters."""
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, _, dtype = readers[version](file)
-            first_byte = file.tell()
+        array = np.lib.format.open_memmap(path, "r")
     except Exception as error:  # what a broken header raises is numpy's, struct's or the parser's
-        raise UserError(f"{path}: no array of numpy ({type(error).__name__}); fetch it again") from error
-    if len(shape) != 1 or dtype.newbyteorder("<").str not in {np.dtype(name).str for name in NUMPY_TYPES}:
-        raise UserError(f"{path}: has the shape {shape} and the type {dtype}; save one dimension of integers")
-    if dtype.byteorder == ">":
-        raise UserError(f"{path}: its numbers are big-endian; save them as uint16 or uint32")
-    if first_byte + shape[0] * dtype.itemsize != size:
-        raise UserError(f"{path}: its header says {shape[0]:,} tokens, and it has {size:,} bytes; fetch it again")
-    return TokenFile(path, dtype.str, first_byte, shape[0], size)
+        raise UserError(f"{path}: no whole array of numpy ({type(error).__name__}); fetch it again") from error
+    if array.ndim != 1 or array.dtype.str not in {np.dtype(name).str for name in NUMPY_TYPES}:
+        told = "save one dimension of little-endian integers"
+        raise UserError(f"{path}: has the shape {array.shape} and the type {array.dtype}; {told}")
+    if array.offset + array.nbytes != size:
+        raise UserError(f"{path}: its header says {len(array):,} tokens, and it has {size:,} bytes; fetch it again")
+    return TokenFile(path, array.dtype.str, array.offset, len(array), size)
 
 
 def ends(file: TokenFile, first: int, last: int, end_token: int) -> Iterator[np.ndarray]:

@@ -183,20 +183,19 @@ class Cache:
     Args:
         sizes: rows and slots of each group.
         slots: of each group, the slots of each of its blocks; by default those of `block_sizes`.
+
+    Attributes:
+        used: the blocks that have been used, by their group and their number there.
     """
 
     def __init__(self, session: Session, sizes: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]] = ()):
         self._session, self.sizes = session, list(sizes)
         self._slots = slots or [block_sizes(own) for _, own in sizes]
-        self._blocks: dict[tuple[int, int], Block] = {}
+        self.used: dict[tuple[int, int], Block] = {}
 
     def bytes(self) -> int:
         """What all groups take. A block takes its part when it is first used: long texts may never come."""
         return bytes_of_slot(self._session) * sum(rows * slots for rows, slots in self.sizes)
-
-    def used_blocks(self) -> dict[tuple[int, int], Block]:
-        """Those that have been used, by their group and their number there."""
-        return self._blocks
 
     def rows(self, step: Step) -> list[int]:
         """The rows that a step computes, by their number among those of all groups."""
@@ -228,15 +227,7 @@ class Cache:
                 found = _row_of(found, np.int32(of[1]), alone=alone)
             if not alone:
                 found = _with_row(self._block(to[0], number), found, np.int32(to[1]))
-            self._blocks[to[0], number] = found
-
-    def move(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
-        """The same, where nobody needs what they hold else: two groups of one row exchange their blocks."""
-        if self.sizes[to[0]][0] > 1 or self.sizes[of[0]][0] > 1:
-            return self.copy(to, of, tokens)
-        for number in self._numbers(of[0], tokens):
-            blocks = self._block(of[0], number), self._block(to[0], number)
-            self._blocks[to[0], number], self._blocks[of[0], number] = blocks
+            self.used[to[0], number] = found
 
     def read(
         self, group: int, pieces: Sequence[Piece], count: int, size: int = SIZE, end: int = 1
@@ -319,10 +310,10 @@ class Cache:
         return [n for n in range(len(sizes)) if sum(sizes[:n]) < tokens]
 
     def _block(self, group: int, number: int) -> Block:
-        if (group, number) not in self._blocks:
+        if (group, number) not in self.used:
             sizes = self.sizes[group][0], self._slots[group][number]
-            self._blocks[group, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
-        return self._blocks[group, number]
+            self.used[group, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
+        return self.used[group, number]
 
     def _keep(self, group: int, blocks: Sequence[Block]) -> None:
-        self._blocks |= {(group, number): block for number, block in enumerate(blocks)}
+        self.used |= {(group, number): block for number, block in enumerate(blocks)}

@@ -19,7 +19,6 @@ import operator
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 
@@ -38,7 +37,7 @@ from tpullm.engine.cache import (
     whole_steps,
 )
 from tpullm.engine.forward import UNSEEN
-from tpullm.engine.guesses import MOST, Guesses
+from tpullm.engine.guesses import MOST, Draft, Lookup
 from tpullm.engine.prefill import Prefill, Read
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
@@ -57,13 +56,6 @@ PIECES = (1, 2, 8)
 PREFILL_SLOTS = 4
 BACKOFF = 16  # steps at most in which nothing is guessed for a text after guesses that were wrong
 SAMPLES = 32  # tokens that each row is given, to see whether its bits are those of the others
-
-
-class _Unseen(NamedTuple):
-    """A dispatched step whose tokens are not fetched: which one, and the next token of each of its rows."""
-
-    step: Step
-    tokens_B: jax.Array
 
 
 class Engine:
@@ -88,7 +80,7 @@ class Engine:
         rows: int = ROWS,
         longest: int = 0,
         reads_first: bool = False,
-        guesses: Guesses | None = None,
+        guesses: Lookup | Draft | None = None,
         reproducible: bool = False,
     ):
         self.session, self.reads_first, self.reproducible = session, reads_first, reproducible
@@ -113,7 +105,8 @@ class Engine:
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
         self._cancelled: set[int] = set()
         self._begun: list[Iterator[None]] = []  # the parts of the last step that are dispatched and not finished
-        self._unseen: _Unseen | None = None
+        # A dispatched step whose tokens are not fetched, and the next token of each of its rows.
+        self._unseen: tuple[Step, jax.Array] | None = None
         self._counts = dict.fromkeys(("prompt_tokens", "new_tokens", "guesses", "right_guesses"), 0)
 
     def submit(self, request: Request, on_token: Callable[[Token], None]) -> int:
@@ -187,11 +180,11 @@ class Engine:
         if self._unseen is None or (self.reads_first and not self._prefill.is_whole()):
             return False
         texts = self._rows.written()
-        if not texts or self._step_of(texts.values()) != self._unseen.step or self._guesses_for(texts):
+        if not texts or self._step_of(texts.values()) != self._unseen[0] or self._guesses_for(texts):
             return False
         if self._rows.crowded() or self._rows.closing() or any(text.request.depends_on_new for text in texts.values()):
             return False
-        self._begin(self._write(texts, {}, self._unseen.step, 1))
+        self._begin(self._write(texts, {}, self._unseen[0], 1))
         return True
 
     # Who has a row.
@@ -305,10 +298,10 @@ class Engine:
                 for place in range(len(ids)):
                     owners[first + place] = text
                     asked[first + place] = Next(text.request, (*text.new, *ids[1 : place + 1]), text.unseen)
-        logits = self._cache.write(step, last, count, self._unseen and self._unseen.tokens_B)
+        logits = self._cache.write(step, last, count, self._unseen and self._unseen[1])
         choosing, before = self._choose(logits, owners, asked), {n: len(texts[n].new) for n in ahead}
         tokens_B = next(choosing)
-        self._unseen = _Unseen(step, tokens_B) if count == 1 else None
+        self._unseen = (step, tokens_B) if count == 1 else None
         for text in texts.values():
             text.unseen += 1
         yield

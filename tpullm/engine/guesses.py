@@ -7,7 +7,6 @@ logits may differ in their last bits.
 
 import os.path
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -22,24 +21,14 @@ MOST = 5  # tokens that are guessed at a time
 LOOKED_UP = (3, 2)  # the last tokens of a text that are looked for in it: the more, the better the guess
 
 
-class Guesses(Protocol):
-    """What guesses the tokens of texts that stand in the rows of one group, always of the same size."""
-
-    def compile(self, rows: int, slots: int) -> None:
-        """Compile its programs, for `rows` rows of `slots` tokens."""
-
-    def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
-        """Up to `MOST` guesses of each text, by its row."""
-
-
 class Lookup:
     """The text goes on as it did before: after the last place where its last tokens stood (Saxena 2023)."""
 
     def compile(self, rows: int, slots: int) -> None:
-        """Nothing to compile."""
+        """Compile the programs of what guesses, for `rows` rows of `slots` tokens: here there are none."""
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
-        """What followed in each text."""
+        """Up to `MOST` guesses of each text, by its row: what followed."""
         return {row: _followed(np.array((*text.request.ids, *text.new))) for row, text in texts.items()}
 
 

@@ -106,7 +106,7 @@ class Prefill:
                 self._slots[read.group][piece.row], row = None, text.row
                 if not self._rows.shared(row, text):
                     self._rows.keep(row)
-                self._cache.move((row.group, row.index), (read.group, piece.row), text.read)
+                self._cache.copy((row.group, row.index), (read.group, piece.row), text.read)
                 row.held, row.held_for = text.request.ids, text.longest
 
     def _written(self) -> int:

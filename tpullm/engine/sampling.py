@@ -46,16 +46,28 @@ class Next(NamedTuple):
         return len(new) == len(self.new) + self.unseen and tuple(new[: len(self.new)]) == self.new
 
 
-def choose_next(mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None]) -> Choice:
-    """The next token of each row of logits `[B, V]` that is asked for, still on the device: `fetched` waits for it."""
-    known = [one.request for one in asked if one is not None]
-    if not any(request.is_biased or request.top for request in known):
-        return _pick(mesh, logits, asked, None, 0)
-    bias = np.zeros(logits.shape, np.float32)
-    for bias_V, one in zip(bias, asked, strict=True):
-        if one is not None:
-            _add_bias(bias_V, one)
-    return _pick(mesh, logits, asked, bias, MOST_TOP)
+def choose_next(
+    mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None], plain: bool | None = None
+) -> Choice:
+    """The next token of each row of logits `[B, V]` that is asked for, still on the device: `fetched` waits for it.
+
+    Args:
+        plain: whether nothing is added to logits and no likeliest tokens are found; None is as it is asked.
+    """
+    known = [(n, one) for n, one in enumerate(asked) if one is not None]
+    if plain is None:
+        plain = not any(one.request.is_biased or one.request.top for _, one in known)
+    bias = None if plain else np.zeros(logits.shape, np.float32)
+    integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
+    shares[:], integers[:, 2] = (GREEDY.temperature, GREEDY.top_p, GREEDY.min_p), GREEDY.top_k
+    for n, one in known:
+        sampling, place = one.request.sampling, len(one.request.ids) + len(one.new) + one.unseen
+        shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
+        integers[n] = np.uint32(one.request.seed).astype(np.int32), place, sampling.top_k
+        if bias is not None:
+            _add_bias(bias[n], one)
+    arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
+    return pick(logits, *arrays, top=0 if plain else MOST_TOP)
 
 
 def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
@@ -65,21 +77,8 @@ def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
 
 def compile_for(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
     """Compile what chooses among such logits."""
-    for bias, top in ((None, 0), (np.zeros(logits.shape, np.float32), MOST_TOP)):
-        fetched(mesh, _pick(mesh, logits, [None] * len(logits), bias, top))
-
-
-def _pick(mesh, logits: jax.Array, asked: Sequence[Next | None], bias: np.ndarray | None, top: int) -> Choice:
-    integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
-    for n, one in enumerate(asked):
-        sampling = GREEDY if one is None else one.request.sampling
-        shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
-        integers[n, 2] = sampling.top_k
-        if one is not None:
-            integers[n, 0] = np.uint32(one.request.seed).astype(np.int32)
-            integers[n, 1] = len(one.request.ids) + len(one.new) + one.unseen
-    arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
-    return pick(logits, *arrays, top=top)
+    for plain in (True, False):
+        fetched(mesh, choose_next(mesh, logits, [None] * len(logits), plain))
 
 
 @partial(jax.jit, static_argnames=("top",))

@@ -16,7 +16,7 @@ from tpullm.corpus.characters import cut
 from tpullm.corpus.language_detection import is_spaceless
 from tpullm.corpus.sources import YOURS
 from tpullm.data.batch import Batch
-from tpullm.data.stream import evaluation_batches, pretraining_stream
+from tpullm.data.stream import EvaluationBatches, pretraining_stream
 from tpullm.data.token_store import TokenStore
 from tpullm.engine.generation import sampled
 from tpullm.engine.session import Session
@@ -50,7 +50,7 @@ def measure(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
 
     def compressor() -> dict[str, Any]:
         store, config = TokenStore(run / "tokens" / YOURS / "held_out"), recipe.evaluate
-        batches = evaluation_batches(store, config.batch_size, recipe.pretrain.sequence_length, config.rows)
+        batches = EvaluationBatches(store, config.batch_size, recipe.pretrain.sequence_length, config.rows)
         evaluated = evaluated_bytes(session, batches)
         bits = compressor_bits_per_byte(read(document_files.TRAIN), evaluated)
         return {"name": "xz -9e", "bits_per_byte": bits, "bytes": len(evaluated)}

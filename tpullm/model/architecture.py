@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 
 from tpullm.model import quantized
@@ -132,12 +133,12 @@ class Architecture:
 
     def whole(self, trained: Tree, frozen: Tree) -> Tree:
         """A tree from its two parts."""
-        return _nested(flatten(trained) | flatten(frozen)) if frozen else trained
+        return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen)) if frozen else trained
 
     def model(self, params: Tree) -> Transformer:
         """The Transformer with these parameters."""
         flat = dict(nnx.to_flat_state(self._state))
-        values = flatten(params)
+        values = flatten_dict(params)
         state = nnx.from_flat_state({path: variable.replace(values[path]) for path, variable in flat.items()})
         return nnx.merge(self._graph, state)
 
@@ -181,26 +182,9 @@ class Architecture:
 
 def _plain(state: nnx.State, leaf) -> Tree:
     """A nested dict from an NNX state."""
-    return _nested({path: leaf(variable) for path, variable in nnx.to_flat_state(state)})
+    return unflatten_dict({path: leaf(variable) for path, variable in nnx.to_flat_state(state)})
 
 
 def _part(tree: Tree, of_adapter: bool) -> Tree:
-    return _nested({path: leaf for path, leaf in flatten(tree).items() if (NAME in path) == of_adapter})
-
-
-def _nested(flat: dict[tuple[str, ...], Any]) -> Tree:
-    tree: dict = {}
-    for path, value in flat.items():
-        node = tree
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-        node[path[-1]] = value
-    return tree
-
-
-def flatten(tree: dict, prefix: tuple = ()) -> dict:
-    """The leaves of a nested dict by their path."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, (*prefix, name)) if isinstance(value, dict) else {(*prefix, name): value}
-    return flat
+    flat = flatten_dict(tree)
+    return unflatten_dict({path: leaf for path, leaf in flat.items() if (NAME in path) == of_adapter})

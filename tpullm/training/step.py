@@ -20,10 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpullm.data.batch import Batch, MixedBatch, PairBatch, TaughtBatch
-from tpullm.model.architecture import Architecture, flatten
+from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
@@ -56,7 +57,7 @@ def abstract(architecture: Architecture, optimizer: optax.GradientTransformation
     it is reduced over a dimension, that dimension has size 1 and is not sharded.
     """
     shapes = jax.eval_shape(lambda params: with_params(params, optimizer), architecture.trained(architecture.shapes))
-    parameters = flatten(architecture.trained(architecture.placed(mesh)))
+    parameters = flatten_dict(architecture.trained(architecture.placed(mesh)))
 
     def place(path, leaf):
         names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))

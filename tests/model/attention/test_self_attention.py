@@ -41,17 +41,22 @@ def test_the_layer_is_projections_norms_rotations_and_plain_attention(options):
     with jax.set_mesh(mesh()):
         layer = Attention(config, nnx.Rngs(0))
         for path, leaf in nnx.to_flat_state(nnx.split(layer)[1]):  # also what starts as 0 or 1
-            key = jax.random.fold_in(jax.random.key(1), sum(map(ord, "".join(path))))
-            module = layer
+            random, module = np.random.default_rng(sum(map(ord, "".join(path)))), layer
             for part in path[:-1]:
                 module = getattr(module, part)
-            getattr(module, path[-1])[...] = leaf[...] + 0.1 * jax.random.normal(key, leaf.shape)
+            getattr(module, path[-1])[...] = leaf[...] + 0.1 * random.standard_normal(leaf.shape, np.float32)
         segments, positions = jax.reshard((b.segment_ids, b.positions), RULES.spec("batch", "time"))
-        table = rotary_table(positions, segments, config, local=False) if rotates else None
-        mask = causal_mask(segments, positions, segments, positions)
+        of_rows = lambda *own: (rotary_table(own[1], own[0], config, local=False), causal_mask(*own, *own))  # noqa: E731
+        table, mask = jax.jit(of_rows)(segments, positions)
+        table = table if rotates else None
         kind = LayerKind(table, mask, jnp.asarray(2**30), jnp.asarray(0))
-        k, v = jax.reshard(layer.keys_and_values(x, table), (KEYS, KEYS))
-        found, weights = layer(x, kind, k, v, segments, positions, "plain")
+
+        @jax.jit
+        def computed(x):
+            k, v = jax.reshard(layer.keys_and_values(x, table), (KEYS, KEYS))
+            return layer(x, kind, k, v, segments, positions, "plain")
+
+        found, weights = computed(x)
 
         value = lambda of: np.asarray(of[...], np.float64)  # noqa: E731
         bias = lambda of: 0.0 if of.bias is None else value(of.bias)  # noqa: E731
@@ -62,11 +67,13 @@ def test_the_layer_is_projections_norms_rotations_and_plain_attention(options):
             axes = (-1,) if config.qk_norm == "head" else (-2, -1)
             q, k = normalized(q, axes, value(layer.query_norm.scale)), normalized(k, axes, value(layer.key_norm.scale))
         if rotates:
-            q, k = (np.asarray(rotary(jax.reshard(jnp.asarray(of, jnp.float32), SPEC), table)) for of in (q, k))
+            q, k = (
+                np.asarray(jax.jit(rotary)(jax.reshard(jnp.asarray(of, jnp.float32), SPEC), table)) for of in (q, k)
+            )
         q = q * (config.attention_scale or CONFIG.head_width**-0.5) * CONFIG.head_width**0.5
         k, v = jax.reshard([jnp.asarray(of.swapaxes(1, 2), jnp.float32) for of in (k, v)], [KEYS, KEYS])
         sinks = None if layer.sinks is None else layer.sinks[...]
-        mixed, expected_weights = attend(
+        mixed, expected_weights = jax.jit(attend, static_argnums=4)(
             jax.reshard(jnp.asarray(q, jnp.float32), SPEC), k, v, mask, config.attention_softcap, sinks
         )
         expected = np.einsum("btnh,nhd->btd", mixed, value(layer.out.weight)) + bias(layer.out)

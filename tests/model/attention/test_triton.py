@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.eight_devices import printed_alone
 from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model import transformer
 from tpullm.model.architecture import Architecture
@@ -125,17 +124,25 @@ def assert_close(found, expected, tolerance):
         assert np.abs(one - other).max() <= tolerance * max(np.abs(other).max(), 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def first_case():
+    """The programs of the first case, for the tests that share them."""
+    with jax.set_mesh(mesh()):
+        for function in compiled(CASES[0].softcap):
+            function(*placed(arrays_of(CASES[0], 0), rows_of([[30], [50]], CASES[0].length), FAR))
+
+
 @pytest.mark.parametrize(
     "case", [CASES[0], *[pytest.param(case, marks=pytest.mark.ci) for case in CASES[1:]]], ids=named
 )
 def test_the_kernel_is_plain_attention(case):
-    """Values and all gradients, of 25 rows of each case: any documents, padding and window.
+    """Values and all gradients, of 15 rows of each case: any documents, padding and window.
 
     Float32: softmax and sums over up to 112 keys in another order, some roundings of 6e-8; the powers of two add the
     rounding of exponents up to 20. Together 5e-6 at most.
     """
 
-    @settings(max_examples=25, deadline=None, derandomize=True)
+    @settings(max_examples=15, deadline=None, derandomize=True)
     @given(
         lengths=st.lists(st.lists(st.integers(1, 60), max_size=6), min_size=case.rows, max_size=case.rows),
         window=st.one_of(st.integers(1, 64), st.just(FAR)),
@@ -150,7 +157,9 @@ def test_the_kernel_is_plain_attention(case):
         holds()
 
 
-@pytest.mark.parametrize("case", [CASES[0], pytest.param(CASES[3], marks=pytest.mark.ci)], ids=named)
+@pytest.mark.parametrize(
+    "case", [pytest.param(CASES[0], marks=pytest.mark.ci), pytest.param(CASES[3], marks=pytest.mark.slow)], ids=named
+)
 def test_bfloat16_is_float32_up_to_its_rounding(case):
     """Against plain attention in float32 of the same rounded arrays: weights, their gradients and the results are
     rounded by up to 2^-9 (0.002) each, and the inner product of the softmax's gradient uses the rounded values."""
@@ -185,28 +194,6 @@ def test_blocks_that_no_query_attends_to_are_not_read():
         assert not np.isfinite(one[:32]).any() and not np.isfinite(one[96:]).any()
 
 
-def test_blocks_outside_of_the_window_are_not_read():
-    """One document and a window of 16: NaN in tokens 32 to 63, a block of 32 keys and two of 16 queries.
-
-    Queries from 64 to 79 attend to some of these keys, so theirs is NaN too. All other blocks of queries don't read
-    them. Gradients are NaN for keys that one of the queries from 32 to 79 attends to, or one of its block: 16 to 79.
-    """
-    case = Case(1, 128, 1, 1, 16, 0.0, False)
-    q, k, v, cotangent, _ = arrays_of(case, 0)
-    poisoned = [x.copy() for x in (q, k, v, cotangent)]
-    for x, axis in zip(poisoned, (1, 2, 2, 1), strict=True):
-        np.moveaxis(x, axis, 0)[32:64] = np.nan
-    ours, _ = compiled(0.0)
-    with jax.set_mesh(mesh()):
-        rows = rows_of([[128]], 128)
-        clean, found = (ours(*placed((*arrays, None), rows, 16)) for arrays in ((q, k, v, cotangent), poisoned))
-    same = {1: [*range(32), *range(80, 128)], 2: [*range(16), *range(80, 128)]}  # of queries, of keys
-    for one, other, axis in zip(found, clean, (1, 1, 2, 2), strict=True):
-        one, other = (np.moveaxis(np.asarray(x), axis, 0) for x in (one, other))
-        np.testing.assert_array_equal(one[same[axis]], other[same[axis]])
-        assert not np.isfinite(one[32:64]).any()
-
-
 def loss_of(monkeypatch, kernel: str, remat: str):
     """The small model with this kernel: its architecture, and its loss as a function of the parameters."""
     monkeypatch.setattr(transformer, "attention_kernel", lambda *_: kernel)
@@ -239,7 +226,7 @@ def test_save_attention_keeps_the_output_and_the_sum_of_each_query(monkeypatch):
     kept, kernels = {}, {}
     for policy in ("full", "save_attention"):
         architecture, loss = loss_of(monkeypatch, "triton", policy)
-        tree = params(architecture=architecture)
+        tree = architecture.placed(mesh())
         with jax.set_mesh(mesh()):
             kept[policy] = Counter()
             for value in jax.make_jaxpr(lambda tree: jax.vjp(loss, tree)[1])(tree).out_avals:  # noqa: B023
@@ -251,11 +238,3 @@ def test_save_attention_keeps_the_output_and_the_sum_of_each_query(monkeypatch):
     # The forward kernel twice or once, and the two of gradients. JAX 0.10 drops no kernel whose results nobody uses.
     old = jax.__version__.startswith("0.10.")
     assert kernels == {"full": 4, "save_attention": 4 if old else 3}
-
-
-@pytest.mark.ci
-def test_eight_devices_compute_what_plain_attention_on_one_does():
-    """Float32, over `fsdp` and `tensor`, with sinks and each policy: 1e-5 is some hundred roundings."""
-    found = printed_alone("tests.model.attention.sharded_model")
-    assert set(found) == {"none", "save_attention"}
-    assert max(found.values()) < 1e-5, found

@@ -40,6 +40,7 @@ def test_blocks_fit_the_shared_memory_of_each_card(card):
         assert found["kernels"] == KERNELS and not found["square"], layer
 
 
+@pytest.mark.ci
 def test_memory_grows_with_the_row_and_not_with_its_square():
     """Beside arguments and results: two numbers in float32 of each query and head, and a few for each token."""
     lengths = (8192, 32_768)

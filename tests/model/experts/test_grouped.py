@@ -152,7 +152,9 @@ def test_the_kernel_of_each_platform():
     assert found == {"cpu": "ragged_dot", "gpu": "triton", "tpu": "ragged_dot"}
 
 
-@pytest.mark.parametrize("gated", [True, pytest.param(False, marks=pytest.mark.ci)])
+@pytest.mark.parametrize(
+    "gated", [pytest.param(True, marks=pytest.mark.ci), pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_a_mixture_with_the_kernel_is_that_without_it(monkeypatch, gated):
     """The output and the gradients of tokens and parameters: 1e-5 of the largest is some hundred float32 roundings."""
     # On one device nothing is lost by not checking along which axes arrays vary: sums over them are of one number.

@@ -69,7 +69,7 @@ def _lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
         while line := file.readline(MOST_ROW_BYTES + 1):
             number += 1
             if len(line) > MOST_ROW_BYTES:
-                raise UserError(f"{name}: line {number}: is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it")
+                raise UserError(f"{name}: line {number}: {_too_long()}")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
@@ -163,6 +163,10 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: {_why(error)}") from None
 
 
+def _too_long() -> str:
+    return f"is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it"
+
+
 def _why(error: ValueError | RecursionError) -> str:
     """Why a value can't be read that may be JSON: it is nested too deeply, or a number has more than 4,300 digits."""
     if isinstance(error, RecursionError):
@@ -200,29 +204,26 @@ class JsonText:
         if first == "[":
             yield from self._items()
         elif first == "{":
-            yield from self._items_of_object()
+            self._take("{")
+            found = None
+            while self._next() != "}":
+                key = self._value()
+                self._take(":")
+                if self._next() != "[":
+                    self._value()
+                elif found is not None:
+                    raise self._error(f"has two lists, {found!r:.60} and {key!r:.60}; keep the one of the examples")
+                else:
+                    found = key
+                    yield from self._items()
+                self._comma("}")
+            self._take("}")
+            if found is None:
+                raise self._error("is an object without a list; write a list of examples")
         elif first:
             raise self._error(f"begins with {first!r} and is neither a list nor an object; write a list of examples")
         if self._next():
             raise self._error("has more after its end; write one list, or one object a line and the extension .jsonl")
-
-    def _items_of_object(self) -> Iterator[tuple[str, Any]]:
-        self._take("{")
-        found = None
-        while self._next() != "}":
-            key = self._value()
-            self._take(":")
-            if self._next() != "[":
-                self._value()
-            elif found is not None:
-                raise self._error(f"has two lists, {found!r:.60} and {key!r:.60}; keep the one of the examples")
-            else:
-                found = key
-                yield from self._items()
-            self._comma("}")
-        self._take("}")
-        if found is None:
-            raise self._error("is an object without a list; write a list of examples")
 
     def _items(self) -> Iterator[tuple[str, Any]]:
         self._take("[")
@@ -253,13 +254,11 @@ class JsonText:
             value, end = json.JSONDecoder().raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             open_ended = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 8
-            if self._has_more and open_ended:
-                raise self._too_long() from None
-            raise self._error(_why(error)) from None
+            raise self._error(_too_long() if self._has_more and open_ended else _why(error)) from None
         except (ValueError, RecursionError) as error:
             raise self._error(_why(error)) from None
         if end - self._at > MOST_ROW_BYTES:
-            raise self._too_long()
+            raise self._error(_too_long())
         self._at = end
         return value
 
@@ -280,9 +279,6 @@ class JsonText:
             except UnicodeDecodeError:
                 raise UserError(f"{self._name}: is not UTF-8; convert the file") from None
             self._text, self._at, self._has_more = self._text[self._at :] + more, 0, bool(more)
-
-    def _too_long(self) -> UserError:
-        return self._error(f"is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it")
 
     def _error(self, what: str) -> UserError:
         where = f"row {self._row}: " if self._row else ""

@@ -12,6 +12,8 @@ from tpullm.hardware.chips import of_kind
 from tpullm.model.platform import target
 from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig
 
+# Kernels whose mask knows rows with several answers to one prompt (`plain.sees`).
+OF_BRANCHES = ("plain", "blocks", "flash")
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
 
@@ -31,14 +33,15 @@ def attention_kernel(config: ModelConfig, length: int, sequence: int, branched: 
     Args:
         branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
     """
-    special = bool(config.attention_softcap or config.sinks)
+    chosen = "flash"
     if target() == "tpu" and splash_fits(length, sequence) and not branched:
-        return "splash"
-    if target() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
-        return "triton"
-    if target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
-        return "plain" if special else "blocks"
-    return "flash"
+        chosen = "splash"
+    elif target() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
+        chosen = "triton"
+    elif target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
+        chosen = "plain" if config.attention_softcap or config.sinks else "blocks"
+    assert not branched or chosen in OF_BRANCHES, f"{chosen} has no mask for several answers to one prompt"
+    return chosen
 
 
 def splash_fits(length: int, sequence: int) -> bool:
