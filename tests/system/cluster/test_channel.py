@@ -1,6 +1,7 @@
 """Hosts in one process, connected by sockets: they meet, talk, and notice who is gone."""
 
 import contextlib
+import hashlib
 import importlib.util
 import socket
 import subprocess
@@ -9,13 +10,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import pytest
 
 from tests.conftest import ROOT, wait_until
 from tests.system.cluster.channels import connect
 from tpullm.system.cluster import channel, handshake, hosts
-from tpullm.system.cluster.channel import MOST_BYTES, Channel, Connection
+from tpullm.system.cluster.channel import MOST_BYTES, Channel
 from tpullm.system.cluster.hosts import relay
+from tpullm.system.cluster.place import Place
 from tpullm.system.errors import TRY_AGAIN, HostFailed, TryAgain, UserError
 
 pytestmark = pytest.mark.usefixtures("ended")
@@ -116,15 +119,6 @@ def test_a_port_that_is_taken_is_one_line():
             handshake.receive(port, 2, "name0", 1.0, {})
 
 
-def test_a_message_that_follows_another_is_kept():
-    """Host 0 may send over the channel right after its last message of the handshake."""
-    one, other = socket.socketpair()
-    connection = Connection(one)
-    other.sendall(b'{"a": 1}\n{"b": 2}\n')
-    assert connection.receive(5) == {"a": 1} and connection.has_more()
-    assert connection.receive(5) == {"b": 2} and not connection.has_more()
-
-
 @pytest.mark.parametrize("gone", [0, 2])
 def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
     connected = connect()
@@ -217,19 +211,6 @@ def test_a_message_that_nobody_reads_ends_the_connection(monkeypatch, ended):
     assert ended == [(f"host 1 (name1) stopped answering; {channel.RESUME}", TRY_AGAIN)]
 
 
-def test_a_process_has_no_threads_left_when_all_hosts_have_left(ended):
-    connected = connect()
-    for one in connected:
-        one.start()
-    for one in connected:
-        one.leave()
-    for one in connected:
-        for thread in one.threads:
-            thread.join(20)
-            assert not thread.is_alive()
-    assert ended == []
-
-
 def test_hosts_that_leave_end_nobody(ended):
     connected = connect()
     for one in connected:
@@ -241,7 +222,9 @@ def test_hosts_that_leave_end_nobody(ended):
     connected[1].leave()
     connected[0].leave()
     connected[0].lost(1)
-    time.sleep(0.5)
+    for thread in [thread for one in connected for thread in one.threads]:
+        thread.join(20)
+        assert not thread.is_alive()
     assert ended == []
 
 
@@ -356,6 +339,20 @@ def test_hosts_that_wait_for_different_things_are_ended(together, ended):
     wait_until(lambda: ended)
     assert {code for _, code in ended} == {1}
     assert any("the hosts wait for different things: thing 0, thing 1" in line for line, _ in ended)
+
+
+def test_the_code_is_compared_file_by_file():
+    found = hosts._code()
+    content = (ROOT / "tpullm" / "data" / "mixture.py").read_bytes()
+    assert found["tpullm/data/mixture.py"] == hashlib.sha256(content).hexdigest()[:12] and "jaxlib" in found
+
+
+def test_jax_hears_no_heartbeats_since_they_go_by_a_clock_that_may_be_set(monkeypatch):
+    given = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **more: given.update(more))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    hosts._start_jax(Place(1, 2, "a test", "a:1"), 7, "0.0.0.0")
+    assert given["heartbeat_timeout_seconds"] >= 86_400 and given["coordinator_bind_address"] == "0.0.0.0:7"
 
 
 def test_one_host_waits_for_nobody():

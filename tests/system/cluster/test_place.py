@@ -60,22 +60,6 @@ def test_slurm_is_found_as_jax_finds_it(monkeypatch, nodes):
         assert find(group, {}, os.environ) == Place(index, count, place.SLURM, coordinator, "70007.1.")
 
 
-@pytest.mark.parametrize(
-    "flags, says",
-    [
-        ({"count": 4}, "hosts.coordinator: is missing beside --hosts.count; give all three, or --hosts.count 1"),
-        ({"coordinator": "a:1", "index": 0}, "hosts.count: is missing"),
-        (FLAGS | {"index": 4}, "index 4 of 4"),
-        (FLAGS | {"index": -1}, "index -1 of 4"),
-        (FLAGS | {"coordinator": "a"}, "a is not HOST:PORT"),
-        (FLAGS | {"coordinator": "a:99999"}, "is not HOST:PORT"),
-    ],
-)
-def test_flags_that_do_not_fit_together_are_refused(flags, says):
-    with pytest.raises(UserError, match=says):
-        find("hosts", flags, {})
-
-
 def test_a_batch_job_without_a_hosts_file_or_with_another_count_is_refused(batch):
     with pytest.raises(UserError, match="set requireHostsFile"):
         find("hosts", {}, batch | {"BATCH_HOSTS_FILE": ""})
@@ -156,20 +140,23 @@ def test_every_item_is_in_exactly_one_share_and_shares_are_even(count, items):
 
 
 @pytest.mark.parametrize(
-    ("flags", "environment", "says"),
+    "group, flags, environment, says",
     [
-        ({"count": 4}, {}, "share.index: is missing beside --share.count; give both, or --share.count 1"),
-        ({"index": 0}, {}, "share.count: is missing beside --share.index"),
-        ({"index": 4, "count": 4}, {}, "the flags --share.* say index 4 of 4"),
-        ({"index": -1, "count": 4}, {}, "index -1 of 4"),
-        ({"index": 0, "count": 0}, {}, "index 0 of 0"),
-        ({}, TASK | {"BATCH_TASK_INDEX": "8"}, "share: the variables of Google Batch say index 8 of 8"),
-        ({}, TASK | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
+        ("hosts", {"count": 4}, {}, "hosts.coordinator: is missing beside --hosts.count; give all three, or"),
+        ("hosts", {"coordinator": "a:1", "index": 0}, {}, "hosts.count: is missing"),
+        ("hosts", FLAGS | {"index": 4}, {}, "index 4 of 4"),
+        ("hosts", FLAGS | {"index": -1}, {}, "index -1 of 4"),
+        ("hosts", FLAGS | {"coordinator": "a"}, {}, "a is not HOST:PORT"),
+        ("hosts", FLAGS | {"coordinator": "a:99999"}, {}, "is not HOST:PORT"),
+        ("share", {"count": 4}, {}, "share.index: is missing beside --share.count; give both, or --share.count 1"),
+        ("share", {"index": 0, "count": 0}, {}, "the flags --share.* say index 0 of 0"),
+        ("share", {}, TASK | {"BATCH_TASK_INDEX": "8"}, "share: the variables of Google Batch say index 8 of 8"),
+        ("share", {}, TASK | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
     ],
 )
-def test_a_share_that_can_not_be_is_refused(flags, environment, says):
+def test_a_place_that_can_not_be_is_refused(group, flags, environment, says):
     with pytest.raises(UserError) as refused:
-        find("share", flags, environment)
+        find(group, flags, environment)
     assert says in str(refused.value)
 
 

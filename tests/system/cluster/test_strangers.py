@@ -44,9 +44,9 @@ def meet_among(kinds: list[str], *own_secret: bytes, seed: int = 0) -> None:
             assert first.result(timeout=WAIT).names == channel.names == ["name0", "name1"] and answer["notice"] == 7
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_stranger_ends_a_launch_or_holds_it_up(kind):
-    meet_among([kind] * 3)
+@pytest.mark.parametrize("kinds", [KINDS[::3], KINDS[1::3], KINDS[2::3]], ids=str)
+def test_no_stranger_ends_a_launch_or_holds_it_up(kinds):
+    meet_among(kinds * 2)
 
 
 def test_an_impostor_without_the_secret_is_dropped():
@@ -115,9 +115,3 @@ def test_one_open_file_too_many_drops_the_oldest(reception, monkeypatch):
 
 def too_many_files():
     raise OSError(errno.EMFILE, "Too many open files")
-
-
-def test_a_connection_that_is_gone_again_drops_nobody(reception):
-    strangers = silent(reception, 1)
-    reception._accept()
-    assert not is_dropped(strangers[0])

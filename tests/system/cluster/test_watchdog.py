@@ -91,17 +91,15 @@ def test_data_that_never_comes_is_noticed_in_the_first_step_too(tmp_path, ended)
 def test_every_phase_step_and_batch_is_progress(tmp_path, ended):
     """Together they take longer than the patience. A process that the system stops is not one that hangs."""
     batch = []
-    with Watchdog(tmp_path, 1.0, None) as dog:
+    with Watchdog(tmp_path, 0.6, None) as dog:
         evaluate = dog.each(lambda number: batch.append(number) or number)
-        began, number = time.monotonic(), 0
-        while time.monotonic() - began < 2:
-            number += 1
+        for number in range(1, 3):
             dog.at(number)
-            time.sleep(0.4)
+            time.sleep(0.25)
             with dog.of("data"):
-                time.sleep(0.4)
+                time.sleep(0.25)
             evaluate(number)
-            time.sleep(0.4)
+            time.sleep(0.25)
     assert ended == [] and evaluate(7) == 7 and batch[-1] == 7
 
 
@@ -166,20 +164,6 @@ def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkey
     for training in trainings:
         training.ends()
     assert "after step 8 it is in a step, as all hosts are (a device or the network may hang); " in ended[0][0]
-
-
-def test_a_host_that_says_where_it_is_too_late_is_named_without(tmp_path, ended, monkeypatch):
-    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
-    monkeypatch.setattr(watchdog, "SECONDS_FOR_STACKS", 0.3)
-    connected, trainings = several(tmp_path, 2)
-    connected[1].handlers["stacks"] = lambda *_: None
-    trainings[0].does(8, "step")
-    trainings[1].entered.wait(0)
-    connected[1].status = lambda: {"training": asdict(Progress(7, "save", 100.0, 0.0))}
-    connected[1].handlers["stacks"] = lambda *_: None
-    wait_until(lambda: ended)
-    trainings[0].ends()
-    assert "host 1 (name1) made no progress for 100 s: after step 7 it is saving; the stacks" in ended[0][0]
 
 
 @pytest.mark.parametrize(

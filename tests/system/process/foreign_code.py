@@ -1,6 +1,5 @@
 """What the functions of `test_limited` stand for: readers that what they read has taken over."""
 
-import json
 import os
 import signal
 import sys
@@ -26,10 +25,6 @@ def fail():
     return 1 / 0
 
 
-def fail_wide():
-    raise ValueError("a\n" * 10_000)
-
-
 def panic():
     raise Panic("at the disco")
 
@@ -42,12 +37,6 @@ def fill():
     return len("a" * 3_000_000_000)
 
 
-def fill_natively():
-    import numpy as np
-
-    return int(np.ones(1 << 30).sum())
-
-
 def crash():
     os.kill(os.getpid(), 11)
 
@@ -58,10 +47,6 @@ def leave():
 
 def answer_without_end():
     return "a" * limited.MOST_REPLY_BYTES
-
-
-def answer_a_set():
-    return {1}
 
 
 def _forge(data):
@@ -79,11 +64,6 @@ def forge_a_length():
 
 def forge_an_answer():
     _forge((9).to_bytes(8, "big") + b"[[[[[[[[[")
-
-
-def forge_a_kind():
-    text = json.dumps({"result": 1}).encode()
-    _forge(len(text).to_bytes(8, "big") + text)
 
 
 def write():

@@ -110,13 +110,6 @@ def test_without_a_folder_that_can_be_written_nothing_is_kept(monkeypatch, tmp_p
     assert "not kept" in environment.described()
 
 
-def test_a_relative_cache_folder_means_the_users_home(monkeypatch, tmp_path):
-    """As the XDG specification has it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert environment.settings()[environment.FOLDER].startswith(str(tmp_path / ".cache"))
-
-
 @pytest.mark.parametrize("action, told", [("reading", "made again"), ("writing", "can't be kept")])
 def test_failures_are_told_once_and_leave_no_broken_entry(home, monkeypatch, capsys, action, told):
     for name, value in environment.settings().items():

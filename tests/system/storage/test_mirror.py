@@ -1,7 +1,6 @@
 """Files that grow reach `gs://`, however the storage is, and nobody waits for it unasked."""
 
 import threading
-import time
 
 import pytest
 
@@ -9,7 +8,6 @@ from tests.conftest import wait_until
 from tpullm.system.errors import TryAgain
 from tpullm.system.storage import gcs as gs
 from tpullm.system.storage import mirror
-from tpullm.training import metrics
 
 
 @pytest.fixture(autouse=True)
@@ -61,17 +59,3 @@ def test_an_upload_that_failed_is_tried_again(bucket, storage_server, monkeypatc
     threading.Timer(0.1, storage_server.start).start()
     wait_until(lambda: storage_server.is_running() and (bucket / "stage" / "log").exists())
     grown.close()
-
-
-def test_a_log_goes_on_from_what_is_there(bucket):
-    for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        log = metrics.MetricsLog(bucket / "stage", first)
-        for step in steps:
-            log.write({"step": step, "loss": float(step)})
-        log.close()
-        began = int(time.time())
-        wait_until(
-            lambda began=began, first=first: first or int(time.time()) > began
-        )  # TensorBoard names files by seconds
-    assert [row["step"] for row in metrics.read(bucket / "stage" / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert len(gs.files(bucket / "stage" / "tensorboard")) == 2

@@ -1,21 +1,16 @@
 """Runs on `gs://`: the same bits as on a disk, through outages, and without a request while steps go on."""
 
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.conftest import ROOT, tpullm
+from tests.conftest import ROOT
 from tests.run.test_resume import assert_same_bits, metrics
-from tests.system.cluster.test_hosts import assert_near
-from tests.training.several_hosts import finish, start
 from tpullm.cli.main import main
-from tpullm.data.token_store import TokenStore
 from tpullm.system import storage
 from tpullm.training import programs
 
@@ -28,21 +23,6 @@ def remote_tokens(tiny_run, bucket) -> Path:
     made = [name for name in names if re.match("recipe|documents|tokenizer|tokens", name)]
     storage.remote().upload_all(tiny_run, remote, made)
     return remote
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """All that both runs learned, to the bit: tokens, lines of the logs, parameters, results."""
-    sources = [path.name for path in (one / "tokens").iterdir() if path.is_dir()]
-    for name in [f"{source}/{split}" for source in sources for split in ("train", "held_out")]:
-        stores = [TokenStore(run / "tokens" / name) for run in (one, other)]
-        whole = [np.arange(len(stores[0].lengths)), np.zeros(len(stores[0].lengths), np.int64), stores[0].lengths]
-        tokens, others = (store.read(*whole)[0] for store in stores)
-        assert np.array_equal(tokens, others) and np.array_equal(stores[0].ids, stores[1].ids)
-    for stage in ("pretrain", "talk"):
-        assert metrics(one / stage) == metrics(other / stage)
-        assert_same_bits(one / stage, other / stage)
-    results = [storage.read_json(run / "evaluate" / "results.json") | {"seconds": 0} for run in (one, other)]
-    assert results[0] == results[1]
 
 
 def wait_for_step(process: subprocess.Popen, stage: Path, step: int, timeout: float) -> None:
@@ -90,34 +70,3 @@ def test_while_steps_go_on_nothing_is_asked_of_the_storage(remote_tokens, storag
     asked = storage_server.log()[seen[2] : seen[14]]
     assert not [line for line in asked if "POST /upload/" not in line and not re.search("tokens%2F.*alt=media", line)]
     assert [line["step"] for line in metrics(remote_tokens / "pretrain") if "loss" in line] == list(range(1, 31))
-
-
-@pytest.mark.slow
-def test_two_hosts_train_on_gs_and_another_layout_goes_on(tiny_run, remote_tokens):
-    """Each host writes its part of a save; stopped, another layout goes on from it."""
-    command = ("tpullm", "pretrain", "--run", remote_tokens)
-    started = start(2, *command, "--mesh.fsdp", 4, devices=4)
-    wait_for_step(started[0], remote_tokens / "pretrain", 5, 200)
-    started[1].send_signal(signal.SIGTERM)
-    ended = finish(started)
-    assert [code for code, _, _ in ended] == [130, 130], ended
-    ended = finish(start(2, *command, "--mesh.fsdp", 2, "--mesh.tensor", 2, devices=4))
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    assert_near(tiny_run / "pretrain", remote_tokens / "pretrain")
-
-
-@pytest.mark.slow
-def test_the_quickstart_on_gs_is_the_quickstart_on_disk(tmp_path, bucket, storage_server):
-    """With every path on `gs://`, and the server away for 20 s in the middle of pretraining."""
-    config = ROOT / "configs" / "quickstart.yaml"
-    (bucket / "recipes" / "quickstart.yaml").write_text(config.read_text())
-    remote, here = bucket / "runs" / "quickstart", tmp_path / "quickstart"
-    options = ["--config", str(bucket / "recipes" / "quickstart.yaml"), "--run", str(remote)]
-    process = subprocess.Popen([sys.executable, "-m", "tpullm", "run", *options], cwd=ROOT)
-    wait_for_step(process, remote / "pretrain", 150, 900)
-    storage_server.kill()
-    time.sleep(20)
-    storage_server.start()
-    assert process.wait(1800) == 0
-    tpullm("run", "--config", config, "--run", here)
-    assert_same_run(here, remote)
