@@ -11,9 +11,6 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
 
-from google.cloud import tpu_v2
-from google.protobuf import json_format
-
 from tests.launch import machines
 from tests.launch.fake_metadata import Metadata
 from tests.launch.rest import Call, Refused, Rest
@@ -70,16 +67,14 @@ class FakeTpu(Rest):
             return None if fault else made
 
     def create(self, call: Call, parent: str) -> dict:
-        """`queuedResources.create`, which refuses unknown fields."""
+        """`queuedResources.create`."""
         name = call.query["queuedResourceId"]
         self.calls[f"POST {name}"] += 1
-        message = tpu_v2.QueuedResource.pb(tpu_v2.QueuedResource())
-        resource = json_format.MessageToDict(json_format.ParseDict(call.body, message))
-        self.requests.append({"path": unquote(call.path), "query": call.query, "body": dict(resource)})
+        self.requests.append({"path": unquote(call.path), "query": call.query, "body": call.body})
         if name in self.resources:
             raise Refused(409, "ALREADY_EXISTS", f"{name} already exists")
         full = f"{parent}/queuedResources/{name}"
-        self.resources[name] = resource | {"name": full, "state": {"state": WAY[0]}}
+        self.resources[name] = call.body | {"name": full, "state": {"state": WAY[0]}}
         return {"name": f"{parent}/operations/op"}
 
     def list_all(self, call: Call, parent: str) -> dict:

@@ -6,7 +6,6 @@ import pytest
 
 from tests.conftest import TINY
 from tpullm.cli.main import main
-from tpullm.hardware import machines
 from tpullm.launch import google_api
 
 RUN = ["--", "pretrain", "--config", str(TINY), "--run", "gs://b-u-c-k-e-t/run"]
@@ -110,14 +109,3 @@ def test_a_launch_is_repeated_inspected_and_stopped(capsys, ready, tpu):
     assert main([*words[:2], "status", *words[2:]]) == 0
     assert "attempt 1: stopped" in (said := capsys.readouterr().out) and "nothing is left that costs" in said
     assert main(words) == 0 and "tiny-pretrain-2" in tpu.resources, "launched again, it is another attempt"
-
-
-def test_chips_and_hosts_as_google_counts_them():
-    found = {name: machines.find_slice(name) for name in ("v4-8", "v5litepod-8", "v5litepod-16", "v5p-8", "v6e-256")}
-    assert {name: (each.chips, each.hosts) for name, each in found.items()} == {
-        "v4-8": (4, 1),
-        "v5litepod-8": (8, 1),
-        "v5litepod-16": (16, 4),
-        "v5p-8": (4, 1),
-        "v6e-256": (256, 64),
-    }

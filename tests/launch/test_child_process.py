@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -28,21 +27,10 @@ def test_all_lines_of_both_streams_are_there_when_it_has_ended():
     assert child.poll() == 0, "however often it is asked"
 
 
-def test_the_last_line_is_not_an_empty_one():
-    child, _, lines = ended("print('done'); print(); print('  ')")
-    assert lines == ["done", "", "  "] and child.last_line == "done"
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_signal_is_a_code_as_in_a_shell(number):
     assert ended(f"import os; os.kill(os.getpid(), {int(number)})")[1] == 128 + number
     assert ended("raise SystemExit(7)")[1] == 7
-
-
-def test_poll_does_not_wait_for_a_child_that_runs():
-    child, began = Child(["sleep", "60"], os.environ, print), time.monotonic()
-    assert child.poll() is None and time.monotonic() - began < child_process.SECONDS_TO_READ
-    child.kill()
 
 
 def test_it_can_be_told_to_stop():

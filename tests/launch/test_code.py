@@ -96,14 +96,6 @@ def test_a_module_that_git_does_not_track_is_named(package):
     assert code.left_out() == ["tpullm/new.py"] and "tpullm/new.py" not in names_in(built())
 
 
-def test_a_file_that_was_deleted_is_not_missed(package):
-    (package / "b.py").write_text("B = 1\n")
-    git(package, "add", "b.py")
-    assert "tpullm/b.py" in names_in(built())
-    (package / "b.py").unlink()
-    assert "tpullm/b.py" not in names_in(built())
-
-
 def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
     """A hook of git has variables that name another repository."""
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
@@ -126,16 +118,6 @@ def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(package, t
 def test_the_kinds_are_those_that_pip_packs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert [".py", *(kind[1:] for kind in project["tool"]["setuptools"]["package-data"]["*"])] == list(code.KINDS)
-
-
-def test_compiled_files_and_times_do_not_change_it_and_all_may_read_it(package):
-    first = built()
-    (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "a.cpython-313.pyc").write_text("compiled")
-    os.utime(package / "a.py", (1e9, 1e9))
-    assert built() == first and not [name for name in names_in(first) if "__pycache__" in name]
-    about = zipfile.ZipFile(io.BytesIO(first.content)).getinfo("tpullm/a.py")
-    assert about.external_attr >> 16 == 0o644
 
 
 def test_a_linked_folder_is_in_it(package, tmp_path):

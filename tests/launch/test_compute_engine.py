@@ -8,30 +8,9 @@ from tests.launch.fake_compute import FakeCompute
 from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import compute_engine, google_api, watch
-from tpullm.system.errors import UserError
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
 SLICE = {"machine": "ct6e-standard-4t", "nodes": 4}
-
-
-@pytest.mark.parametrize(
-    "verb, config, says",
-    [
-        ("pretrain", {}, "machine: is needed to launch on compute"),
-        ("pretrain", GPUS | {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
-        ("pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
-        ("pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
-        ("pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
-        ("pretrain", SLICE | {"nodes": 3}, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
-        ("collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
-        ("pretrain", GPUS | {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
-        ("pretrain", GPUS | {"arguments": ["--mesh.fsdp", "3"]}, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
-    ],
-)
-def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
-    with pytest.raises(UserError, match=says) as error:
-        compute_engine.check(job_of("compute", verb, **config))
-    assert "\n" not in str(error.value)
 
 
 CASES = {
@@ -132,17 +111,6 @@ def test_each_kind_of_machine_has_its_disk_its_image_and_its_extras():
         asked = made["disks"][0]["initializeParams"]
         assert asked.get("diskType") == disk and image in asked["sourceImage"], machine
         assert {"key": "tpullm-extras", "value": extras} in made["metadata"]["items"]
-
-
-def test_machines_are_named_by_their_index_but_those_of_a_slice_come_at_once():
-    *_, last = compute_engine.requests(job_of("compute", "pretrain", **GPUS), 3)
-    body = last.body
-    assert body == {"instances": [{"name": "tiny-pretrain-3-0"}, {"name": "tiny-pretrain-3-1"}]}
-    policy, _, group = compute_engine.requests(job_of("compute", "pretrain", **SLICE), 1)
-    assert policy.body["workloadPolicy"]["acceleratorTopology"] == "4x4"
-    made = group.body
-    assert (made["targetSize"], made["targetSizePolicy"]) == (4, {"mode": "BULK"})
-    assert made["resourcePolicies"]["workloadPolicy"].endswith("/regions/us-central1/resourcePolicies/tiny-pretrain-1")
 
 
 # Against the fake.

@@ -76,25 +76,6 @@ def test_errors_that_come_again(code, message, permanent):
     assert google_api.is_permanent(code, message) is permanent
 
 
-def test_a_long_message_is_one_short_line():
-    assert google_api.one_line("no\n  such   job") == "no such job"
-    assert len(google_api.one_line("word " * 100)) == 300
-
-
-def test_an_answer_that_is_not_googles_is_told_by_its_status(fake, job):
-    (request,) = google_batch.requests(job, 1)
-    proxy = Refused(502, "", "")
-    proxy.body = "<html>"
-    fake.faults.append(Fault("POST", "jobs", proxy))
-    with pytest.raises(TryAgain, match="502 Bad Gateway"):
-        google_api.send(request)
-
-
-def test_a_request_that_is_sent_again_has_the_same_identifier_and_no_other_has():
-    made = [google_api.request_id(*parts) for parts in (("a", "b"), ("a", "b"), ("a", "c"), ("b", "a"))]
-    assert made[0] == made[1] and len(set(made)) == 3
-
-
 def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job):
     """The fake has one job a page; names sort otherwise than numbers."""
     for attempt in (10, 9, 2):

@@ -7,37 +7,10 @@ from tests.launch.fake_batch import FakeBatch
 from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch, watch
-from tpullm.system.errors import TRY_AGAIN, UserError
+from tpullm.system.errors import TRY_AGAIN
 
 STAGE = {"machine": "n2-standard-8", "nodes": 8}
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
-
-
-@pytest.mark.parametrize(
-    "verb, config, says",
-    [
-        ("collect", {"nodes": 8}, "machine: is needed to launch on batch"),
-        ("collect", STAGE | {"machine": "n2-standard-9"}, "there is no n2-standard-9; the nearest are n2-standard-"),
-        ("pretrain", GPUS | {"machine": "a3-highgpu-9g"}, "there is no a3-highgpu-9g; there are a3-highgpu-1g"),
-        ("pretrain", GPUS | {"gpu_network": "gpus"}, "gpu_network: machines of Batch have one network card"),
-        ("pretrain", {"machine": "a4-highgpu-8g", "provisioning": "on_demand"}, "use spot or reserved"),
-        (
-            "pretrain",
-            {"accelerator": "v5litepod-4"},
-            "v5litepod-4 is a TPU, and Google Batch has none; launch it on tpu-vm",
-        ),
-        ("pretrain", {"machine": "ct6e-standard-4t"}, "ct6e-standard-4t is a TPU, and Google Batch has none"),
-        ("collect", STAGE | {"machine": "g2-standard-4"}, "machine: collect needs no GPU"),
-        ("evaluate", STAGE, "nodes: 8 are too many, one machine does all of evaluate"),
-        ("collect", STAGE | {"volumes": {"b": "/mnt/disks/b"}}, "volumes: b: /mnt/disks/b is not gs://"),
-        ("collect", STAGE | {"volumes": {"gs://b": "/data"}}, "volumes: gs://b: /data is not"),
-        ("pretrain", GPUS | {"arguments": ["--mesh.fsdp", "3"]}, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
-    ],
-)
-def test_what_cannot_be_launched_is_refused_in_one_line(verb, config, says):
-    with pytest.raises(UserError, match=says) as error:
-        google_batch.check(job_of("batch", verb, **config))
-    assert "\n" not in str(error.value)
 
 
 CASES = {
@@ -61,14 +34,6 @@ def test_a_job_is_the_published_type_to_the_letter(verb, config):
 
 def body_of(verb, **config):
     return google_batch.body(job_of("batch", verb, **config), 1)
-
-
-def test_tasks_that_train_run_at_once_one_a_machine_and_know_each_other():
-    group = body_of("pretrain", **GPUS)["taskGroups"][0]
-    assert (group["taskCount"], group["parallelism"], group["taskCountPerNode"]) == ("2", "2", "1")
-    assert group["requireHostsFile"] is True
-    assert "requireHostsFile" not in body_of("collect", **STAGE)["taskGroups"][0]
-    assert body_of("pretrain", **GPUS)["allocationPolicy"]["instances"][0]["installGpuDrivers"] is True
 
 
 def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():

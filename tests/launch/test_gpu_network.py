@@ -9,7 +9,6 @@ from google.cloud import compute_v1
 
 from tests.launch.conftest import CLOUD, job_of
 from tests.launch.fake_compute import FakeCompute
-from tests.launch.published import published
 from tpullm.cli.main import main
 from tpullm.hardware.machines import MACHINES
 from tpullm.launch import compute_engine, gpu_network, show
@@ -32,12 +31,6 @@ def bodies(machine, collection):
 
 
 @pytest.mark.parametrize("machine", WITH_CARDS)
-def test_requests_are_the_published_types_to_the_letter(machine):
-    for request in gpu_network.requests(config(machine)):
-        assert published(request) == request.body
-
-
-@pytest.mark.parametrize("machine", WITH_CARDS)
 def test_every_interface_has_a_subnetwork_of_its_own_that_was_made(machine):
     subnetworks, networks = bodies(machine, "subnetworks"), bodies(machine, "networks")
     interfaces = gpu_network.interfaces(config(machine))
@@ -53,14 +46,6 @@ def test_no_two_subnetworks_of_a_machine_share_addresses(machine):
     ranges = [ip_network(each["ipCidrRange"]) for each in bodies(machine, "subnetworks").values()]
     assert not any(one.overlaps(other) for one, other in combinations([*ranges, DEFAULT], 2))
     assert all(each.subnet_of(ip_network(gpu_network.ADDRESSES)) for each in ranges)
-
-
-@pytest.mark.parametrize("machine", WITH_CARDS)
-def test_networks_make_no_subnetworks_of_their_own(machine):
-    """Those would be in 10.128.0.0/9, as the default network's are, and a machine can't have both."""
-    networks = bodies(machine, "networks").values()
-    assert all(each["autoCreateSubnetworks"] is False for each in networks)
-    assert all(each["routingConfig"] == {"routingMode": "REGIONAL"} for each in networks)
 
 
 def test_cards_by_transport():

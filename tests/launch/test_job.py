@@ -1,5 +1,6 @@
 """A job: its name, its inputs, its specification; and settings that no target can have."""
 
+import contextlib
 import dataclasses
 import importlib
 
@@ -52,21 +53,6 @@ def test_each_run_has_its_hash_and_each_specification_its_path():
     assert in_another_order[0].spec_path == in_another_order[1].spec_path
 
 
-@pytest.mark.parametrize(
-    "target, config, hosts",
-    [
-        ("tpu-vm", {"accelerator": "v5litepod-16", "slices": 3, "machine": "", "nodes": 7}, 12),
-        ("compute", {"accelerator": "", "slices": 3, "machine": "a3-highgpu-8g", "nodes": 7}, 7),
-    ],
-)
-def test_every_machine_of_every_slice_is_a_host(target, config, hosts):
-    work = job_of(target, "pretrain", **config)
-    assert work.hosts == hosts
-
-
-HERE = "/data/a"
-
-
 def job_with(key: str, path: str, verb: str) -> job.Job:
     """A job in which one input has a path; a mount is seen by its machines."""
     words = {
@@ -90,29 +76,30 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("verb", ["run", "collect", "tokenize", "pretrain", "finetune", "evaluate"])
 @pytest.mark.parametrize("key", READS)
-def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key, verb):
-    paths = ((HERE, False), ("gs://b/a", True), ("/mnt/disks/f/a", True), ("/mnt/disks/fa", False))
-    for path, seen in paths if verb in READS[key] else paths[:1]:
-        work = job_with(key, path, verb)
-        if seen or verb not in READS[key]:
-            job.check_cloud(work)
-            continue
-        with pytest.raises(UserError, match=f"^{key}: {path} is on this machine; copy it to gs://"):
-            job.check_cloud(work)
+def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key):
+    for verb in ("run", "collect", "tokenize", "pretrain", "finetune", "evaluate"):
+        refused = contextlib.nullcontext()
+        if verb in READS[key]:
+            refused = pytest.raises(UserError, match=f"^{key}: /data/a is on this machine; copy it to gs://")
+        with refused:
+            job.check_cloud(job_with(key, "/data/a", verb))
 
 
 @pytest.mark.parametrize(
-    "key, path",
+    "key, path, is_seen",
     [
-        ("corpus.sources", "https://example.org/a"),
-        ("finetune.talk.conversations", "tenki"),
-        ("finetune.talk.conversations", "law"),
+        ("text", "gs://b/a", True),
+        ("text", "/mnt/disks/f/a", True),
+        ("text", "/mnt/disks/fa", False),
+        ("corpus.sources", "https://example.org/a", True),
+        ("finetune.talk.conversations", "tenki", True),
+        ("finetune.talk.conversations", "law", True),
     ],
 )
-def test_an_input_that_is_no_file_is_accepted(key, path):
-    job.check_cloud(job_with(key, path, "run"))
+def test_an_input_elsewhere_or_built_in_is_accepted(key, path, is_seen):
+    with contextlib.nullcontext() if is_seen else pytest.raises(UserError, match=f"^{key}: {path} is on this machine"):
+        job.check_cloud(job_with(key, path, "run"))
 
 
 def test_the_text_of_a_package_is_no_file_and_machines_get_the_package():
@@ -163,3 +150,51 @@ def test_the_most_that_an_attempt_can_cost_is_said():
 def test_networks_by_the_names_of_compute_engine(network, subnetwork, paths):
     config = LaunchConfig(zone="us-west4-a", network=network, subnetwork=subnetwork)
     assert config.network_paths == paths
+
+
+@pytest.mark.parametrize(
+    "target, config, hosts",
+    [
+        ("tpu-vm", {"accelerator": "v5litepod-16", "slices": 3, "machine": "", "nodes": 7}, 12),
+        ("compute", {"accelerator": "", "slices": 3, "machine": "a3-highgpu-8g", "nodes": 7}, 7),
+    ],
+)
+def test_every_machine_of_every_slice_is_a_host(target, config, hosts):
+    work = job_of(target, "pretrain", **config)
+    assert work.hosts == hosts
+
+
+GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}
+SLICE = {"machine": "ct6e-standard-4t", "nodes": 3}
+STAGE = {"machine": "n2-standard-8", "nodes": 8}
+ONLY_SPOT = {"machine": "a3-ultragpu-8g", "provisioning": "on_demand"}
+THREE = {"arguments": ["--mesh.fsdp", "3"]}
+REFUSED = [
+    ("compute", "pretrain", {}, "machine: is needed to launch on compute"),
+    ("compute", "pretrain", {"machine": "a3-highgpu-16g"}, "there is no a3-highgpu-16g; there are a3-highgpu-1g"),
+    ("compute", "pretrain", {"machine": "ct5lp-hightpu-4t"}, "for GKE only; launch v5e on tpu-vm"),
+    ("compute", "pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
+    ("compute", "pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
+    ("compute", "pretrain", SLICE, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
+    ("compute", "collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
+    ("compute", "pretrain", ONLY_SPOT, "use spot or reserved"),
+    ("compute", "pretrain", GPUS | THREE, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
+    ("batch", "collect", {"nodes": 8}, "machine: is needed to launch on batch"),
+    ("batch", "collect", {"machine": "n2-standard-9"}, "there is no n2-standard-9; the nearest are n2-standard-"),
+    ("batch", "pretrain", GPUS | {"gpu_network": "gpus"}, "gpu_network: machines of Batch have one network card"),
+    ("batch", "pretrain", ONLY_SPOT, "use spot or reserved"),
+    ("batch", "pretrain", {"accelerator": "v5litepod-4"}, "v5litepod-4 is a TPU, and Google Batch has none; launch it"),
+    ("batch", "pretrain", {"machine": "ct6e-standard-4t"}, "ct6e-standard-4t is a TPU, and Google Batch has none"),
+    ("batch", "collect", {"machine": "g2-standard-4"}, "machine: collect needs no GPU"),
+    ("batch", "evaluate", STAGE, "nodes: 8 are too many, one machine does all of evaluate"),
+    ("batch", "collect", STAGE | {"volumes": {"b": "/mnt/disks/b"}}, "volumes: b: /mnt/disks/b is not gs://"),
+    ("batch", "collect", STAGE | {"volumes": {"gs://b": "/data"}}, "volumes: gs://b: /data is not"),
+    ("batch", "pretrain", GPUS | THREE, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
+]
+
+
+@pytest.mark.parametrize("target, verb, config, says", REFUSED)
+def test_what_cannot_be_launched_is_refused_in_one_line(target, verb, config, says):
+    with pytest.raises(UserError, match=says) as error:
+        importlib.import_module(f"tpullm.launch.{launch.CLOUD[target]}").check(job_of(target, verb, **config))
+    assert "\n" not in str(error.value)

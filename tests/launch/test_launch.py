@@ -9,7 +9,7 @@ from tests.launch.conftest import make_job
 from tests.launch.test_loop import Service
 from tpullm.cli import launch
 from tpullm.launch import code, show, tpu_vm, watch
-from tpullm.launch.record import HostExit, Outcome, Record
+from tpullm.launch.record import Outcome, Record
 from tpullm.launch.watch import Resource, State
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain, UserError
@@ -74,14 +74,6 @@ def test_a_finished_run_is_finished_but_other_settings_are_another_attempt(job, 
     assert start(other, service) == 0 and service.done == ["create 2"]
 
 
-@pytest.mark.parametrize("code", [2, 130])
-def test_what_failed_or_was_stopped_is_launched_again(job, service, code):
-    record = Record(job.folder)
-    record.begin(1, job.spec_path)
-    record.conclude(1, Outcome(False, code, "stopped", 0.0))
-    assert start(job, service) == 0 and service.done == ["create 2"]
-
-
 def test_other_settings_of_a_run_that_is_under_way_are_refused(job, service):
     start(job, service)
     with pytest.raises(UserError, match="x: is running with other settings"):
@@ -94,15 +86,6 @@ def test_a_name_of_another_run_is_refused_before_anything_is_written(job, servic
     with pytest.raises(UserError, match="used by another run"):
         start(job, service)
     assert not storage.path(job.wheel).exists() and service.done == []
-
-
-def test_with_watch_the_verbs_end_is_the_launchers(job, service):
-    record = Record(job.folder)
-    start(job, service)
-    service.set(State.ACTIVE)
-    for host in range(4):
-        record.add_exit(1, HostExit(host, 0, "done"))
-    assert start(job, service, watching=True) == 0 and service.resources == []
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome(True, 75, "lost", 0.0)])

@@ -130,13 +130,6 @@ def test_waits_for_a_service_that_does_not_answer_double_and_begin_anew(job, ser
     assert [each.attempt for each in service.resources] == [1], "left going"
 
 
-def test_start_returns_when_an_attempt_waits_or_runs(job, record, service, slept):
-    assert watch.start(job, service, record, PACE) is True
-    assert service.done == ["create 1"] and not [seconds for seconds in slept if seconds > 10]
-    service.set(State.ACTIVE)
-    assert watch.start(job, service, record, PACE) is True and service.done == ["create 1"]
-
-
 def test_what_is_being_deleted_is_waited_for_before_the_next_attempt(job, record, service, slept):
     watch.start_attempt(job, service, record, 1)
     record.ready(1, 1, 0)
@@ -204,10 +197,3 @@ def test_only_try_again_is_retried(slept):
         watch.with_retries(after(*[away] * 5), PACE)
     with pytest.raises(UserError, match="refused"):
         watch.with_retries(after(UserError("refused")), PACE)
-
-
-def test_a_resource_of_another_run_is_refused(job):
-    mine = Resource("x-1", 1, State.ACTIVE, job.run_hash)
-    assert watch.check_owner(job, [mine]) == [mine]
-    with pytest.raises(UserError, match=r"name: x is used by another run \(x-2\); choose another with --name"):
-        watch.check_owner(job, [mine, Resource("x-2", 2, State.ACTIVE, "another")])

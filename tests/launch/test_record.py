@@ -12,11 +12,6 @@ def record(tmp_path):
     return Record(str(tmp_path / "run" / "launch" / "x"))
 
 
-def test_before_anything_is_noted_there_is_nothing(record):
-    assert record.attempts() == [] and record.exits(1) == [] and record.logs(1) == []
-    assert record.ready_hosts(1, 1) == record.last_start(1, 0) == 0
-
-
 def test_an_attempt_is_read_as_it_was_noted(record):
     record.begin(1, "spec")
     (attempt,) = record.attempts()
@@ -38,19 +33,6 @@ def test_starts_are_counted_by_host_and_attempt(record):
     assert [record.ready_hosts(1, start) for start in (1, 2, 3)] == [2, 1, 0]
     assert [record.last_start(1, host) for host in (0, 1, 2)] == [1, 2, 0]
     assert [attempt.starts for attempt in record.attempts()] == [2, 5]
-
-
-def test_attempts_are_in_the_order_of_their_numbers(record):
-    for number in (10, 2, 1):
-        record.begin(number, f"spec-{number}")
-    assert [attempt.number for attempt in record.attempts()] == [1, 2, 10]
-
-
-def test_a_file_that_is_being_written_is_not_read(record):
-    """`storage` writes to a hidden neighbour and renames it."""
-    record.add_exit(1, HostExit(0, 0, "done"))
-    (record.attempt_folder(1) / "ended" / ".0001.json.partial").write_text('{"host": 1,')
-    assert record.exits(1) == [HostExit(0, 0, "done")]
 
 
 LINES = [f"line {number}" for number in range(40)]

@@ -22,13 +22,6 @@ def attempt(number, outcome=None, starts=0, exits=()):
     return Attempt(number, "spec", 0.0, starts, exits, outcome)
 
 
-def test_a_launch_that_was_not_started():
-    assert show.status(JOB, [], []).splitlines() == [
-        "x: not launched yet; run directory gs://b/run",
-        "  nothing is left that costs",
-    ]
-
-
 def test_attempts_machines_and_their_cost():
     resources = [
         Resource("x-2", 2, State.ACTIVE, "hash", dollars_an_hour=1.5),
@@ -62,12 +55,6 @@ def test_a_cost_that_is_not_known_is_told_and_machines_have_their_own_source():
         "  x-1: active, unknown cost",
         f"  now 0.00 $/h ({machines.PRICES})",
     ]
-
-
-def test_of_many_attempts_the_last_are_shown():
-    lines = show.status(JOB, [attempt(number, LOST) for number in range(1, 10)], []).splitlines()
-    assert lines[0].startswith("x: 9 attempt(s)")
-    assert [line.split()[1] for line in lines if line.startswith("  attempt")] == ["5:", "6:", "7:", "8:", "9:"]
 
 
 def test_yaml_keeps_the_order_lines_and_long_commands():

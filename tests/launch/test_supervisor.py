@@ -19,7 +19,6 @@ from tests.launch.fake_tpu import TOKEN
 from tpullm.cli import launch
 from tpullm.launch import tpu_vm, watch
 from tpullm.launch.record import Record
-from tpullm.system.errors import UserError
 
 VERB = """
 import json, os, pathlib, signal, sys, time
@@ -114,16 +113,6 @@ def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launche
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
     assert "stopped and saved at step 5" in logs(record, 1) and "done" in logs(record, 2)
     assert {ended.code for ended in record.exits(1)} <= {130, 75} and fake.resources == {}
-
-
-@pytest.mark.ci
-def test_a_machine_that_can_not_be_set_up_says_so(launched, tmp_path):
-    fake, job, record = launched([[(0, 0, "")]] * 2)
-    job = make_job(job.run, accelerator="v5litepod-4", slices=2, python="/no/such/python")
-    with pytest.raises(UserError, match="set-up on .*: /no/such/python: does not run"):
-        launch.upload(job)
-        watch.follow(job, tpu_vm, watch.Pace())
-    assert fake.resources == {}
 
 
 @pytest.mark.parametrize("name", ["startup.sh", "gpudirect.sh"])

@@ -38,14 +38,6 @@ def test_a_reservation_is_of_the_project_unless_its_name_says_another(tmp_path, 
     assert request.body["reservationName"] == name
 
 
-def test_a_request_is_given_up_when_its_hours_are_over_and_the_machines_know_theirs(tmp_path):
-    """The API has no limit for a slice that exists."""
-    (request,) = tpu_vm.requests(make_job(tmp_path, max_hours=1.5), 1)
-    resource = request.body
-    assert resource["queueingPolicy"] == {"validUntilDuration": "5400s"}
-    assert resource["tpu"]["nodeSpec"][0]["node"]["metadata"]["tpullm-seconds"] == "5400"
-
-
 def test_states_and_costs(tpu, tmp_path):
     job = make_job(tmp_path, name="mine", slices=2)
     google_api.create(*tpu_vm.requests(job, 1))
@@ -95,18 +87,3 @@ def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, t
     assert watch.follow(job, tpu_vm, watch.Pace()) == 0
     assert tpu.resources == {}
     assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
-
-
-def test_two_watchers_create_nothing_twice(tpu, tmp_path):
-    job = make_job(tmp_path, name="mine")
-    folder, codes = Record(job.folder), []
-    watchers = [
-        threading.Thread(target=lambda: codes.append(watch.follow(job, tpu_vm, watch.Pace()))) for _ in range(2)
-    ]
-    when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
-    when(lambda: is_active(tpu, "mine-2"), lambda: finish(folder, 2))
-    for watcher in watchers:
-        watcher.start()
-    for watcher in watchers:
-        watcher.join(30)
-    assert codes == [0, 0] and tpu.resources == {} and set(tpu.made()) == {"mine-1", "mine-2"}

@@ -32,10 +32,6 @@ def test_the_first_attempt_is_created_once():
     assert next_of([attempt()], [resource(state=State.WAITING)]) == Wait("waiting for capacity")
 
 
-def test_a_resource_of_an_unknown_attempt_is_deleted():
-    assert next_of([], [resource()]) == Delete(resource())
-
-
 def test_a_resource_of_an_earlier_attempt_is_deleted():
     """A watcher that was late created it again."""
     assert next_of([lost(1), attempt(2)], [resource(1), resource(2)]) == Delete(resource(1))
@@ -118,7 +114,3 @@ def test_machines_that_somebody_deleted_are_replaced(seen, left):
     """All of them, or one of a group; watched at the time, or not."""
     judged = next_of([attempt(**seen)], left)
     assert judged.outcome.retry and judged.outcome.reason == "the machines are gone"
-
-
-def test_machines_that_were_never_there_are_created():
-    assert next_of([attempt()], [resource(state=State.UNFINISHED)]) == Create(1)

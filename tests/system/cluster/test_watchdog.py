@@ -140,10 +140,12 @@ def test_the_host_that_is_behind_is_named_on_all_hosts_and_all_write_their_stack
     monkeypatch,
 ):
     """Host 1 waits for its data. The others are silent as long, since they wait for host 1, but they are further."""
-    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
-    connected, trainings = several(tmp_path)
-    for training, todo in zip(trainings, ((8, "step"), (7, "data"), (8, "data")), strict=True):
-        training.does(*todo)
+    monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.02)
+    _, trainings = several(tmp_path)
+    trainings[1].does(7, "data")
+    time.sleep(PATIENCE / 2)
+    trainings[0].does(8, "step")
+    trainings[2].does(8, "data")
     wait_until(lambda: len(ended) == 3)
     for training in trainings:
         training.ends()

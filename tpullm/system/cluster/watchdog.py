@@ -28,7 +28,7 @@ from tpullm.system.errors import TRY_AGAIN
 from tpullm.system.words import moment
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_FOR_STACKS = 15.0  # after which a host is named without its stack, and a file of stacks is given up
+SECONDS_FOR_STACKS = 15.0  # after which a file of stacks is given up
 SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_BETWEEN_WARNINGS = 600.0
 LEAST_COST = 0.1  # of a step, for a warning about a slow host
@@ -54,19 +54,22 @@ class Progress:
         phase: what its thread does now, a key of `PHASES`.
         idle_seconds: since the thread said something.
         data_seconds: that it has waited for data.
+        place: the innermost line of this package where the thread is, in words.
     """
 
     step: int
     phase: str
     idle_seconds: float
     data_seconds: float
+    place: str = ""
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> "Progress":
         """Read what another host says; `ValueError` or `KeyError` if it is not that."""
         found = cls(**{name: message[name] for name in cls.__dataclass_fields__})
         numbers = (found.step, found.idle_seconds, found.data_seconds)
-        if found.phase not in PHASES or not all(type(number) in (int, float) for number in numbers):
+        is_number = all(type(number) in (int, float) for number in numbers)
+        if found.phase not in PHASES or not is_number or not isinstance(found.place, str):
             raise ValueError("not the progress of a training")
         return found
 
@@ -89,15 +92,15 @@ class Watchdog:
         self._step, self._phase, self._moves = 0, "start", 0
         self._idle = self._data = 0.0
         self._told: dict[int, Progress] = {}  # on host 0: by host
-        self._stacks: dict[int, str] = {}  # on host 0: where the watched thread of each host is
         self._comparison = Comparison(channel.names) if channel else None
         self._closing = threading.Event()
+        self._watched: int | None = None  # the identifier of the thread
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._watched = threading.get_ident()
         if self._channel:
-            self._channel.handlers |= {"beat": self._hear, "stacks": self._write_stacks, "stacked": self._collect}
+            self._channel.handlers |= {"beat": self._hear, "stacks": lambda *_: self._write()}
             self._channel.status = lambda: {"training": asdict(self._progress())}
         self._thread.start()
         return self
@@ -138,7 +141,11 @@ class Watchdog:
         self._moves += 1
 
     def _progress(self) -> Progress:
-        return Progress(self._step, self._phase, self._idle, self._data)
+        frame = sys._current_frames().get(self._watched)
+        while frame and PACKAGE not in Path(frame.f_code.co_filename).parents:
+            frame = frame.f_back
+        place = f", in {Path(frame.f_code.co_filename).name} line {frame.f_lineno}" if frame else ""
+        return Progress(self._step, self._phase, self._idle, self._data, place)
 
     def _watch(self) -> None:
         seen, before = self._moves, time.monotonic()
@@ -164,7 +171,10 @@ class Watchdog:
 
     def _end(self, hosts: dict[int, Progress], host: int) -> None:
         longest = max(each.idle_seconds for each in hosts.values())
-        self._ask_for_stacks()
+        if self._channel:
+            self._channel.broadcast({"kind": "stacks"})  # each host writes them before it hears of the end
+        else:
+            self._write()
         who, resume = "training", "the same command resumes from the last checkpoint"
         if self._channel:
             who, resume = self._channel.called(host), channels.RESUME
@@ -172,7 +182,7 @@ class Watchdog:
         alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
         line = (
             f"{who} made no progress for {moment(longest)}: {step} it is {PHASES[hosts[host].phase]}"
-            f"{self._stacks.get(host, '')}{', as all hosts are (a device or the network may hang)' if alike else ''}; "
+            f"{hosts[host].place}{', as all hosts are (a device or the network may hang)' if alike else ''}; "
             f"the stacks of all threads are in {self._folder}; {resume}"
         )
         if self._channel:
@@ -180,33 +190,9 @@ class Watchdog:
         else:
             channels.end_process(line, TRY_AGAIN)
 
-    def _ask_for_stacks(self) -> None:
-        """Have all hosts write their stacks, and wait until each has said where its thread is."""
-        if self._channel is None:
-            self._stacks[0] = self._place()
-            return self._write()
-        self._channel.broadcast({"kind": "stacks"})
-        until = time.monotonic() + SECONDS_FOR_STACKS
-        while len(self._stacks) < len(self._channel.names) and time.monotonic() < until:
-            time.sleep(0.05)
-
     def _hear(self, sender: int, message: Message) -> None:
         if "training" in message:
             self._told[sender] = Progress.of(message["training"])
-
-    def _write_stacks(self, sender: int, message: Message) -> None:
-        self._channel.send(0, {"kind": "stacked", "place": self._place()})
-        self._write()
-
-    def _collect(self, sender: int, message: Message) -> None:
-        self._stacks[sender] = str(message["place"])
-
-    def _place(self) -> str:
-        """The innermost line of this package where the watched thread is."""
-        frame = sys._current_frames().get(self._watched)
-        while frame and PACKAGE not in Path(frame.f_code.co_filename).parents:
-            frame = frame.f_back
-        return f", in {Path(frame.f_code.co_filename).name} line {frame.f_lineno}" if frame else ""
 
     def _write(self) -> None:
         """Write the stacks of this host's threads, in a thread: the storage may be what hangs."""

@@ -24,38 +24,26 @@ from tpullm.system.process import child
 
 _BIG = 1 << 64  # from here on JSON's decimals take the square of the time, or are refused
 
-# A kind of value that JSON has not, its mark, and what makes JSON or plain values of it and a value of these.
-_PARTS: dict[type, tuple[str, Callable, Callable]] = {
-    list: ("list", list, list),
-    tuple: ("tuple", list, tuple),
-    dict: ("dict", lambda value: [list(pair) for pair in value.items()], dict),
-    set: ("set", list, set),
-    frozenset: ("frozenset", list, frozenset),
-    deque: ("deque", list, deque),
-    range: ("range", lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
-    complex: ("complex", lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
-    bytes: ("bytes", lambda value: [value.hex()], lambda parts: bytes.fromhex(*parts)),
-    bytearray: ("bytearray", lambda value: [value.hex()], lambda parts: bytearray.fromhex(*parts)),
-    fractions.Fraction: (
-        "Fraction",
-        lambda value: [value.numerator, value.denominator],
-        lambda parts: fractions.Fraction(*parts),
-    ),
-    decimal.Decimal: ("Decimal", lambda value: [str(value)], lambda parts: decimal.Decimal(*parts)),
-    datetime.datetime: (
-        "datetime",
-        lambda value: [value.isoformat()],
-        lambda parts: datetime.datetime.fromisoformat(*parts),
-    ),
-    datetime.date: ("date", lambda value: [value.isoformat()], lambda parts: datetime.date.fromisoformat(*parts)),
-    datetime.time: ("time", lambda value: [value.isoformat()], lambda parts: datetime.time.fromisoformat(*parts)),
-    datetime.timedelta: (
-        "timedelta",
-        lambda value: [value.days, value.seconds, value.microseconds],
-        lambda parts: datetime.timedelta(*parts),
-    ),
+# A kind of value that JSON has not, what makes JSON or plain values of it, and a value of these; the first that fits.
+_PARTS: dict[type, tuple[Callable, Callable]] = {
+    **{kind: (list, kind) for kind in (list, tuple, set, frozenset, deque, bytes, bytearray)},
+    dict: (lambda value: [list(pair) for pair in value.items()], dict),
+    **{
+        kind: (operator.attrgetter(*names), lambda parts, kind=kind: kind(*parts))
+        for kind, names in {
+            range: ("start", "stop", "step"),
+            complex: ("real", "imag"),
+            fractions.Fraction: ("numerator", "denominator"),
+            datetime.timedelta: ("days", "seconds", "microseconds"),
+        }.items()
+    },
+    **{
+        kind: (lambda value: [value.isoformat()], lambda parts, kind=kind: kind.fromisoformat(*parts))
+        for kind in (datetime.datetime, datetime.date, datetime.time)
+    },
+    decimal.Decimal: (lambda value: [str(value)], lambda parts: decimal.Decimal(*parts)),
 }
-_MAKE = {mark: make for mark, _, make in _PARTS.values()}
+_MAKE = {kind.__name__: make for kind, (_, make) in _PARTS.items()}
 
 
 def encode(value: Any, other: Callable[[Any], list]) -> Any:
@@ -68,9 +56,9 @@ def encode(value: Any, other: Callable[[Any], list]) -> Any:
         return float(value)
     if isinstance(value, str):
         return str.__str__(value)
-    for kind, (mark, parts, _) in _PARTS.items():
+    for kind, (parts, _) in _PARTS.items():
         if isinstance(value, kind):
-            return [mark, *(encode(part, other) for part in parts(value))]
+            return [kind.__name__, *(encode(part, other) for part in parts(value))]
     if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
         return ["type", value.__name__]
     return other(value)
