@@ -133,7 +133,7 @@ def test_an_attempt_is_created_once_even_if_answers_are_lost(tmp_path, fake, los
         Fault("POST", lost, Refused(503, "UNAVAILABLE", "try later")),
         Fault("POST", lost, done=True),
     ]
-    assert watch.start(work, compute_engine, watch.Record(work.folder), QUICK)
+    assert watch.follow(work, compute_engine, QUICK, stay=False)
     fake.by_request.clear()
     for request in compute_engine.requests(work, 1):
         google_api.create(request)

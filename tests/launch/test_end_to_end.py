@@ -58,7 +58,7 @@ def test_four_machines_that_are_taken_back_twice(start_tpu, bucket, tiny_tokens,
     fake.faults["POST"], fake.faults["GET"] = [LOST], [None, None, BUSY]
     threading.Thread(target=take_away, args=(fake, job.name, run), daemon=True).start()
     began = time.monotonic()
-    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert not watch.follow(job, tpu_vm, watch.Pace())
     print(f"launched, taken back twice and finished in {time.monotonic() - began:.0f} s")
     assert fake.resources == {}
     assert fake.calls == {f"{method} {job.name}-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}

@@ -97,7 +97,7 @@ def test_a_job_is_created_once_even_if_answers_are_lost(tmp_path, fake):
     work = job_of("batch", "collect", str(tmp_path), **STAGE)
     busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
     fake.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
-    assert watch.start(work, google_batch, watch.Record(work.folder), QUICK)
+    assert watch.follow(work, google_batch, QUICK, stay=False)
     assert fake.made == ["tiny-collect-1"]
 
 

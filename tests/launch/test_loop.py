@@ -92,7 +92,7 @@ def test_a_run_from_its_start_to_its_end(job, record, service, slept, capsys):
         lambda: service.set(State.ACTIVE),
         lambda: report(record, 2, 0, 0, 0, 0),
     ]
-    assert watch.follow(job, service, PACE) == 0
+    assert not watch.follow(job, service, PACE)
     assert service.done == ["create 1", "delete 1", "create 2", "delete 2"]
     assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
         "attempt 1: asking for machines",
@@ -136,7 +136,7 @@ def test_what_is_being_deleted_is_waited_for_before_the_next_attempt(job, record
     record.conclude(1, Outcome(True, 75, "lost", 0.0))
     service.set(State.DELETING)
     slept.then += [lambda: None, service.resources.clear]
-    assert watch.start(job, service, record, PACE) is True
+    assert watch.follow(job, service, PACE, stay=False)
     assert service.done == ["create 1", "create 2"]
 
 
@@ -144,10 +144,10 @@ def test_a_finished_run_is_not_started(job, record, service, slept):
     watch.start_attempt(job, service, record, 1)
     service.resources.clear()
     record.conclude(1, Outcome(False, 0, "finished", 0.0))
-    assert watch.start(job, service, record, PACE) is False
+    assert not watch.follow(job, service, PACE, stay=False)
     record.conclude(1, Outcome(False, 2, "no such key", 0.0))
     with pytest.raises(UserError, match="x: no such key"):
-        watch.start(job, service, record, PACE)
+        watch.follow(job, service, PACE, stay=False)
     assert service.done == ["create 1"]
 
 

@@ -59,6 +59,7 @@ TOLD = {
 class Bucket(BaseHTTPRequestHandler):
     """A bucket that refuses every request without the machine's token, unlike the emulator of the other tests."""
 
+    disable_nagle_algorithm = True
     objects: dict[str, bytes]
     requests: list[str]
     cut = 0  # bytes that are missing at the end of an answer
@@ -95,7 +96,7 @@ def storage():
     """The bucket, with a wheel."""
     handler = type("Handler", (Bucket,), {"objects": {WHEEL: packed()}, "requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     handler.address = f"http://127.0.0.1:{server.server_port}"
     yield handler
     server.shutdown()

@@ -88,7 +88,7 @@ def logs(record: Record, number: int) -> str:
 def test_hosts_find_their_places_run_the_verb_and_report(launched, storage_server, tmp_path):
     """And no file has the token of a machine."""
     fake, job, record = launched([[(0, 0, "all done here")], [(0, 0.5, "and here")]])
-    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert not watch.follow(job, tpu_vm, watch.Pace())
     assert fake.resources == {} and starts(tmp_path) == ["started-0-0", "started-1-0"]
     assert [(ended.host, ended.code, ended.line) for ended in record.exits(1)] == [
         (0, 0, "all done here"),
@@ -110,7 +110,7 @@ def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launche
 
     name = f"{job.name}-1"
     when(lambda: len(starts(tmp_path)) == 2, lambda: (time.sleep(0.5), fake.preempt(name, 6.0)))
-    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert not watch.follow(job, tpu_vm, watch.Pace())
     assert "stopped and saved at step 5" in logs(record, 1) and "done" in logs(record, 2)
     assert {ended.code for ended in record.exits(1)} <= {130, 75} and fake.resources == {}
 

@@ -84,6 +84,6 @@ def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, t
     when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
     when(lambda: is_active(tpu, "mine-2"), lambda: tpu.set("mine-2", FAILED, NO_CAPACITY))
     when(lambda: is_active(tpu, "mine-3"), lambda: finish(folder, 3))
-    assert watch.follow(job, tpu_vm, watch.Pace()) == 0
+    assert not watch.follow(job, tpu_vm, watch.Pace())
     assert tpu.resources == {}
     assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}

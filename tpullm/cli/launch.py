@@ -158,9 +158,7 @@ def _start(job: Job, target: Target, arguments: Any) -> int:
             watch.with_retries(lambda: watch.start_attempt(job, target, record, last.number + 1))
     for line in show.terms(job):
         say(f"{job.name}: {line}")
-    if arguments.watch:
-        return watch.follow(job, target)
-    if watch.start(job, target, record):
+    if watch.follow(job, target, stay=arguments.watch):
         say(show.what_now(job))
     return 0
 

@@ -238,8 +238,11 @@ def _outcome(attempt: Attempt, resource: Resource | None, hosts: int, now: float
     return None
 
 
-def follow(job: Job, target: Target, pace: Pace = Pace()) -> int:  # noqa: B008
-    """Watch a launch until it has ended and nothing is left that costs; the exit code of the verb.
+def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> bool:  # noqa: B008
+    """Act until the launch has ended and nothing is left that costs: False.
+
+    Args:
+        stay: False: act until an attempt waits for machines or runs, and return True.
 
     Raises:
         UserError: the verb ended with an error; its line and exit code are the verb's.
@@ -252,6 +255,8 @@ def follow(job: Job, target: Target, pace: Pace = Pace()) -> int:  # noqa: B008
                 action = next_action(job, target, record, pace)
                 if isinstance(action, Finish):
                     return _end(job, action.outcome)
+                if not stay and (isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive)):
+                    return True
                 if isinstance(action, Wait) and action.reason != said:
                     say(f"{job.name}: {action.reason}")
                     said = action.reason
@@ -265,18 +270,6 @@ def follow(job: Job, target: Target, pace: Pace = Pace()) -> int:  # noqa: B008
         raise Interrupted(
             f"{job.name}: no longer watched; the run goes on and costs. The same command watches it again"
         ) from None
-
-
-def start(job: Job, target: Target, record: Record, pace: Pace = Pace()) -> bool:  # noqa: B008
-    """Act until an attempt waits for machines or runs: True. False: the run has finished already."""
-    while True:
-        action = with_retries(lambda: next_action(job, target, record, pace), pace)
-        if isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive):
-            return True
-        if isinstance(action, Finish):
-            _end(job, action.outcome)
-            return False
-        time.sleep(with_retries(lambda action=action: perform(action, job, target, record, pace), pace))
 
 
 def next_action(job: Job, target: Target, record: Record, pace: Pace) -> Action:
@@ -323,10 +316,10 @@ def start_attempt(job: Job, target: Target, record: Record, number: int) -> None
         google_api.create(request)
 
 
-def _end(job: Job, outcome: Outcome) -> int:
+def _end(job: Job, outcome: Outcome) -> bool:
     if outcome.code == 0:
         say(f"{job.name}: finished; nothing is left that costs")
-        return 0
+        return False
     error = UserError(f"{job.name}: {outcome.reason}")
     error.code = outcome.code
     raise error

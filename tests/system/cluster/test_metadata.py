@@ -26,7 +26,7 @@ def answers(monkeypatch):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         yield answers, asked

@@ -1,7 +1,6 @@
 """Hosts that run ahead of each other do what is asked for after the same step."""
 
 import random
-import threading
 
 import pytest
 
@@ -99,56 +98,6 @@ def test_in_any_order_of_threads_what_is_asked_for_is_granted_at_one_step_on_all
                 assert any(what == other and at >= step for other, at in granted[host]), f"seed {seed}: lost"
 
 
-class Recorded:
-    """Stands for the channel of host 0 to one other host, and keeps what is sent to it."""
-
-    def __init__(self):
-        self.names, self.handlers, self.changed, self.sent = ["name0", "name1"], {}, threading.Condition(), []
-
-    def send(self, host, message):
-        self.handlers[message["kind"]](0, message)
-
-    def broadcast(self, message):
-        self.sent.append(message)
-        self.handlers[message["kind"]](0, message)
-
-
-def test_a_request_made_while_another_is_decided_is_decided_next():
-    """Its host asks once, so it must not be forgotten."""
-    channel = Recorded()
-    requests = Requests(6, channel)
-
-    def says(kind, **content):
-        channel.handlers[kind](1, {"kind": kind, **content})
-
-    says("ask", what="save", step=7)
-    says("ask", what="stop", step=7)
-    says("ask", what="save", step=7)
-    assert channel.sent == [{"kind": "hold"}]
-    says("held", step=9)
-    assert channel.sent[1:] == [{"kind": "grant", "granted": [["save", 9]]}, {"kind": "hold"}]
-    says("ask", what="save", step=9)
-    says("held", step=10)
-    assert channel.sent[3:] == [{"kind": "grant", "granted": [["stop", 10]]}]
-    assert [requests.ended(step, []) for step in (7, 8, 9, 10)] == [set(), set(), {"save"}, {"stop"}]
-    says("ask", what="save", step=8)
-    says("held", step=8)
-    assert channel.sent[-1] == {"kind": "grant", "granted": [["save", 11]]}, "the step of the host that is ahead"
-
-
 def test_one_host_does_at_once_what_it_asks_for():
     alone = Requests(0, None)
     assert alone.ended(1, []) == set() and alone.ended(2, ["stop"]) == {"stop"}
-
-
-def test_a_host_asks_once_until_it_is_granted():
-    channel = Recorded()
-    channel.send = lambda host, message: channel.sent.append(message)
-    requests = Requests(0, channel)
-    for step in (1, 2, 3):
-        assert requests.ended(step, ["stop"]) == set()
-    assert channel.sent == [{"kind": "ask", "what": "stop", "step": 1}]
-    channel.handlers["grant"](0, {"granted": [["stop", 4]]})
-    assert requests.ended(4, ["stop"]) == {"stop"} and len(channel.sent) == 1
-    requests.ended(5, ["stop"])
-    assert channel.sent[1:] == [{"kind": "ask", "what": "stop", "step": 5}]
