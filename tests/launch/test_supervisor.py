@@ -103,7 +103,7 @@ def test_hosts_find_their_places_run_the_verb_and_report(launched, storage_serve
     assert len(searched) > 20 and [path for path in searched if TOKEN.encode() in path.read_bytes()] == []
 
 
-@pytest.mark.ci
+@pytest.mark.slow  # `test_host.py` has the notice, and what the verb ends with
 def test_a_notice_stops_the_verb_which_saves_and_another_attempt_goes_on(launched, tmp_path):
     fake, job, record = launched([[(0, 60, "too late"), (0, 0, "done")]] * 2)
     from tests.launch.test_tpu_vm import when
