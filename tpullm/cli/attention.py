@@ -22,7 +22,7 @@ def main(arguments) -> None:
     from tpullm.engine.session import load
     from tpullm.evaluation.scoring import weights
     from tpullm.formats.models import find
-    from tpullm.report.attention_picture import attention_page
+    from tpullm.report.pictures import attention_page
 
     if not arguments.text:
         raise UserError("text: is empty; give a sentence to look at")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.corpus.tenki.blanks import total_variation
-from tpullm.report import notebook_pictures
-from tpullm.report.attention_picture import attention_html
+from tpullm.report import pictures
+from tpullm.report.pictures import attention_html
 from tpullm.report.run_data import RunData
 
 
@@ -30,7 +30,7 @@ class Split:
         return "/".join(piece for piece, _ in self.tokens)
 
     def _repr_html_(self) -> str:
-        return notebook_pictures.pieces(self.tokens)
+        return pictures.pieces(self.tokens)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,10 +55,10 @@ class Blank:
         return total_variation(dict(self.words), self.truth)
 
     def __repr__(self) -> str:
-        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: notebook_pictures.WORDS])
+        return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: pictures.WORDS])
 
     def _repr_html_(self) -> str:
-        return notebook_pictures.words(self.text, self.words, self.truth)
+        return pictures.words(self.text, self.words, self.truth)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,4 +99,4 @@ class Loss:
         return f"loss {self.losses[0][1]:.2f} to {self.losses[-1][1]:.2f} nats a token"
 
     def _repr_html_(self) -> str:
-        return notebook_pictures.loss(self.data)
+        return pictures.loss(self.data)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tpullm.system.table_files import read_tables
+from tpullm.system.storage import read_tables
 
 PRICES_DATE = "2026-11-26"
 # As quoted publicly; not from a bill.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tpullm.hardware.chips import CHIPS, Chip
 from tpullm.system.errors import UserError
-from tpullm.system.table_files import read_tables
+from tpullm.system.storage import read_tables
 
 RDMA = "rdma"
 PRICES = "on-demand list prices in us-central1, $ an hour, cloud.google.com/compute/all-pricing, 2025; spot costs less"

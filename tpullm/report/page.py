@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tpullm.corpus.document import REASONS
-from tpullm.report.charts import Line, padded
 from tpullm.report.html import mixed, phrase
 from tpullm.report.language import Language
 from tpullm.report.rendering import render
-from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, held_out_lines, measured, truth, yours
+from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.run import hours
 from tpullm.system.words import count, percent
@@ -22,7 +21,6 @@ from tpullm.system.words import count, percent
 Section = dict[str, Any] | None
 MOST_ROWS = 20  # of sources, languages and licences; the data card has them all
 _UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that it can't read; the extension follows
-_CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
 
 
 def page(data: RunData) -> str:
@@ -110,7 +108,7 @@ def transformer(data: RunData) -> Section:
     if tokens and weights:
         import numpy as np  # only where there is something to draw
 
-        from tpullm.report.attention_picture import attention_html
+        from tpullm.report.pictures import attention_html
 
         picture = attention_html(tokens, np.asarray(weights), data.language)
     return {
@@ -159,25 +157,6 @@ def pretrain(data: RunData) -> Section:
             if sample.get("text")
         ],
     }
-
-
-def losses(data: RunData) -> dict[str, Any]:
-    """The lines of `templates/loss.html`: all of pretraining, and the last part of tenki's curve.
-
-    Beside the first losses, the gap to the truth is too small to see.
-    """
-    text, rows, truth = data.language, data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
-    training = Line(text("training"), series(rows, "loss"), 5, "faint")
-    lines, close, limits = [training, *held_out_lines(text, rows)], [], None
-    if truth is not None:
-        name, ends = text("the truth: entropy of tenki"), (training.points[0], training.points[-1])
-        lines.append(Line(name, [(x, truth) for x, _ in ends], 0, "dashed"))
-        near = [(x, y) for x, y in series(rows, "eval_loss", "tenki") if y < truth + _CLOSE]
-        if len(near) > 1:
-            limits = padded(min(truth, *(y for _, y in near)), max(truth, *(y for _, y in near)))
-            level = [(near[0][0], truth), (near[-1][0], truth)]
-            close = [Line(text("{source}, held out", source="tenki"), near, 0), Line(name, level, 0, "dashed")]
-    return {"lines": lines, "close": close, "limits": limits}
 
 
 def _held_out(data: RunData) -> list[tuple[Any, str, str, str]]:

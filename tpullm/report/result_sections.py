@@ -1,4 +1,4 @@
-"""The figures of what a model can do: on its user's own text, against the truth, after tuning, on tasks.
+"""The figures of what a model can do: its losses, its user's own text, the truth, after tuning, on tasks.
 
 Each of these sections of the page has a template of its name with the sentences.
 """
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm.report.charts import Line
+from tpullm.report.charts import Line, padded
 from tpullm.report.language import Language
 from tpullm.report.run_data import RunData, find, number, numbers, series
 from tpullm.run import manifest
@@ -15,6 +15,7 @@ from tpullm.system.words import count, percent, probability, three_decimals
 
 Section = dict[str, Any] | None
 Rows = Sequence[dict[str, Any]]  # the lines of a `metrics.jsonl`
+_CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
 _STEPS = 6  # whose texts are shown, the first and the last among them
 _RIGHT_ANSWERS, _WRONG_ANSWERS, _REWARDED_ANSWERS = 8, 4, 4  # that are shown
 _WRONG_SWAPS = 6
@@ -38,6 +39,25 @@ def held_out_lines(text: Language, rows: Rows, what: str = "eval_loss") -> list[
     """A line for each held-out source; tenki has the accent colour, since its true entropy is known."""
     names = sorted({name: None for row in rows for name in row.get(what) or {}}, key=lambda name: name != "tenki")
     return [Line(text("{source}, held out", source=n), series(rows, what, n), i) for i, n in enumerate(names)]
+
+
+def losses(data: RunData) -> dict[str, Any]:
+    """The lines of `templates/loss.html`: all of pretraining, and the last part of tenki's curve.
+
+    Beside the first losses, the gap to the truth is too small to see.
+    """
+    text, rows, truth = data.language, data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
+    training = Line(text("training"), series(rows, "loss"), 5, "faint")
+    lines, close, limits = [training, *held_out_lines(text, rows)], [], None
+    if truth is not None:
+        name, ends = text("the truth: entropy of tenki"), (training.points[0], training.points[-1])
+        lines.append(Line(name, [(x, truth) for x, _ in ends], 0, "dashed"))
+        near = [(x, y) for x, y in series(rows, "eval_loss", "tenki") if y < truth + _CLOSE]
+        if len(near) > 1:
+            limits = padded(min(truth, *(y for _, y in near)), max(truth, *(y for _, y in near)))
+            level = [(near[0][0], truth), (near[-1][0], truth)]
+            close = [Line(text("{source}, held out", source="tenki"), near, 0), Line(name, level, 0, "dashed")]
+    return {"lines": lines, "close": close, "limits": limits}
 
 
 def yours(data: RunData) -> Section:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system.errors import UserError
 from tpullm.system.log import warn
-from tpullm.system.table_files import read_tables
+from tpullm.system.storage import read_tables
 
 
 @dataclass(frozen=True)

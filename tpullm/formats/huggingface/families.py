@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tpullm.system.table_files import read_tables
+from tpullm.system.storage import read_tables
 
 
 @dataclass(frozen=True)

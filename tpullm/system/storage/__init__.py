@@ -11,6 +11,7 @@ from tpullm.system.storage.atomic import (
     check_writable,
     naming,
     read_json,
+    read_tables,
     remove_partials,
     write_json,
     write_text,

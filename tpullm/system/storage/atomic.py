@@ -135,6 +135,18 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_tables(file: Path, **kinds: Any) -> list[Any]:
+    """The tables of a YAML file beside a module, by their keys: each as its kind, a dict or a list of dataclasses.
+
+    Unknown fields are refused.
+    """
+    import yaml
+    from pydantic import TypeAdapter
+
+    found = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # 6 times faster
+    return [TypeAdapter(kind, config={"extra": "forbid"}).validate_python(found[key]) for key, kind in kinds.items()]
+
+
 def remove_partials(directory: Path) -> None:
     """Remove half-written files of interrupted processes from `directory`; `gs://` has none."""
     if is_remote(directory):

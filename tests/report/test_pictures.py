@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tpullm.report.attention_picture import CELL, attention_html, attention_page
+from tpullm.report.pictures import CELL, attention_html, attention_page
 
 TOKENS = ["<s>", "雨", "</script><b>", " and"]
 LOGITS = np.random.default_rng(0).random((2, 3, 4, 4))

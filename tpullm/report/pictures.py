@@ -1,23 +1,31 @@
-"""The attention weights as a picture: HTML with SVG in it, for a page of its own, the report or a notebook.
+"""Pictures for a notebook, and the attention weights also for the report or a page of their own: HTML with SVG.
 
 Labels are text, so the reader's fonts show them, Japanese too. Colours follow the page (`currentColor`, and `--accent`
-if the page sets it), in light and dark. The script is `templates/attention.js`.
+if the page sets it), in light and dark: a notebook's theme and the browser's may differ. The script of the attention
+weights is `templates/attention.js`. Other pictures bring the part of the report's style sheet that they need.
 
 Shapes: T tokens, N heads, L layers.
 """
 
 import hashlib
 import json
+import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
 
+from tpullm.report.charts import WORDS
 from tpullm.report.language import ENGLISH, Language
-from tpullm.report.rendering import render
+from tpullm.report.rendering import environment, render, source
+from tpullm.report.result_sections import losses
+from tpullm.report.run_data import RunData
+from tpullm.system.words import probability
 
 CELL = 30  # pixels
 _FONT = 14  # as in attention.css
+_RULE = re.compile(r"(?:^|(?<=\} ))(\.[\w-]+)[^{}\n]*\{[^{}]*\}", re.MULTILINE)
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
@@ -83,3 +91,29 @@ def _sentence(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
     most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
     others = text(", ").join(text("{token} {share}", token=tokens[s], share=f"{weights_TT[t, s]:.0%}") for s in most)
     return text("{token} looks at: {others}", token=tokens[t], others=others)
+
+
+def pieces(split: Sequence[tuple[str, int]]) -> str:
+    """A text as its tokens, in colours."""
+    return _alone(environment().get_template("pieces.html").make_module({"text": ENGLISH}).example(split))
+
+
+def loss(data: RunData) -> str:
+    """The loss of pretraining so far."""
+    return _alone(render("loss.html", data.language, losses=losses(data)))
+
+
+def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, float] | None = None) -> str:
+    """The words that fit a blank as bars, beside their true probabilities if those are known."""
+    alone, model = [(word, p, probability(p)) for word, p in found[:WORDS]], dict(found)
+    compared = (
+        None if truth is None else [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
+    )
+    return _alone(render("words.html", ENGLISH, question=text, alone=alone, compared=compared))
+
+
+def _alone(content: Markup) -> Markup:
+    """The content with the rules of the report's style sheet for its classes."""
+    classes = {f".{name}" for names in re.findall(r'class="([^"]*)"', content) for name in names.split()}
+    rules = "".join(rule[0] for rule in _RULE.finditer(source("style.css")) if rule[1] in classes)
+    return render("notebook.html", ENGLISH, rules=Markup(rules), content=content)
