@@ -52,8 +52,8 @@ def losses(
 ) -> dict[str, list]:
     """The metrics of each of the first steps (with `balance_rate` also the loads), and the final biases of experts."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
-    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer)
-    said = ["loss", "grad_norm", *(["balance_loss", "expert_loads"] if architecture.config.balance_rate else [])]
+    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer, norms_every=1)
+    said = ["loss", "grad_norm", "norms"] + ["balance_loss", "expert_loads"] * bool(architecture.config.balance_rate)
     found = {name: [] for name in said}
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, SCHEDULE, architecture.axes)

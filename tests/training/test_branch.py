@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import copy_tokens
-from tests.run.test_resume import assert_same_bits, final_parameters
+from tests.run.test_resume import assert_same_bits
 from tests.training import several_hosts
 from tests.training.small import mesh
 from tpullm.cli.main import main
@@ -27,7 +27,6 @@ from tpullm.training.step import batch_loss
 
 SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
 WSD = [*SHORT, "--pretrain.optimizer.schedule=wsd", "--pretrain.optimizer.decay_fraction=0.3", "--pretrain.steps=10"]
-LONGER = [f"--pretrain.optimizer.decay_fraction={5 / 12}", "--pretrain.steps=12"]  # its decay begins at step 7 too
 
 
 @pytest.fixture(scope="module")
@@ -69,33 +68,6 @@ def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin,
     assert "finished, skipped" in capsys.readouterr().err
     assert pretrain(run, origin, "--branch_state=parameters") == 0
     assert "made again" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_second_decay_from_one_step_is_the_training_with_that_decay(origin, run, tiny_run, tmp_path):
-    """Resumed in the middle, too."""
-    whole = copy_tokens(tiny_run, tmp_path / "whole")
-    assert main(["pretrain", "--run", str(whole), *WSD, *LONGER]) == 0
-    assert pretrain(run, origin, *LONGER, "--pretrain.checkpoint.every_steps=2") == 0
-    assert steps(run / "pretrain" / "checkpoints") == [10, 12]
-    assert_same_bits(whole / "pretrain", run / "pretrain")
-    shutil.rmtree(run / "pretrain" / "checkpoints" / "12")
-    (run / "pretrain" / "manifest.json").unlink()
-    assert pretrain(run, origin, *LONGER) == 0
-    assert_same_bits(whole / "pretrain", run / "pretrain")
-    assert any(a.tobytes() != b.tobytes() for a, b in both(origin, run))
-
-
-def both(one, other):
-    return zip(final_parameters(one / "pretrain"), final_parameters(other / "pretrain"), strict=True)
-
-
-@pytest.mark.slow
-def test_the_learning_rate_can_be_another_one_from_a_step_on(origin, run):
-    """The loss of a step is that before its update."""
-    assert pretrain(run, origin, "--pretrain.optimizer.peak_lr=0.001") == 0
-    before, after = losses(origin), losses(run)
-    assert after[8] == before[8] and after[9] != before[9] and after[10] != before[10]
 
 
 @pytest.mark.slow

@@ -97,20 +97,18 @@ def test_the_speed_of_answers_is_that_of_the_tokens_that_a_step_learns_from(cloc
     assert [row["tokens_per_second"] for row in rows] == [20, 20, 60]
 
 
-def test_mfu_is_the_share_of_the_peak(rows):
-    found, said = rows(200.0, 1.0, 2.0)
-    assert [row["mfu"] for row in found] == [0.5, 0.25] and "MFU 25%" in said
-
-
-def test_without_a_peak_there_is_no_mfu(rows):
-    found, said = rows(None, 1.0, 2.0)
-    assert all("mfu" not in row for row in found) and "50 tokens/s  waiting" in said and "MFU" not in said
-
-
-def test_a_peak_that_training_exceeds_is_no_longer_believed(rows):
-    found, said = rows(200.0, 1.0, 0.5, 0.25, 1.0)
-    assert [row.get("mfu") for row in found] == [0.5, 1.0, None, None], "a peak that is reached may be one"
-    assert said.count("MFU is not shown") == 1
+@pytest.mark.parametrize(
+    ("peak", "seconds", "mfu"),
+    [
+        (200.0, (1.0, 2.0), [0.5, 0.25]),
+        (None, (1.0, 2.0), [None, None]),
+        (200.0, (1.0, 0.5, 0.25, 1.0), [0.5, 1.0, None, None]),  # a peak that is reached may be one
+    ],
+)
+def test_mfu_is_the_share_of_a_peak_that_is_believed(rows, peak, seconds, mfu):
+    found, said = rows(peak, *seconds)
+    assert [row.get("mfu") for row in found] == mfu
+    assert said.count("MFU is not shown") == (1.0 in mfu) and ("MFU 25%" in said) == (0.25 in mfu)
 
 
 def test_rates_are_of_the_steps_since_the_line_before(clock):

@@ -30,32 +30,24 @@ def interrupted(tiny_run, tiny_tokens):
     return tiny_tokens
 
 
-# All at once is quicker; each by itself is `slow`, and says which one it was.
 SAME_BITS = ["log_every=2", "evaluate_every=4", "evaluate_rows=2", "data_workers=0", "checkpoint.keep=5"]
 SAME_BITS += ["norms_every=2"]  # a program of its own, whose bits are the same on a CPU
 ROUNDINGS = ["pretrain.accumulation=2", "pretrain.loss_chunks=4", "model.remat=full", "model.attention_block=256"]
 
 
-def all_and_each(keys, *marks):
-    return [
-        pytest.param(keys, id="all", marks=marks),
-        *(pytest.param([key], id=key, marks=pytest.mark.slow) for key in keys),
-    ]
-
-
-@pytest.mark.parametrize("keys", all_and_each(SAME_BITS, pytest.mark.ci))
-def test_keys_that_change_nothing_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
-    pretrain(interrupted, *(f"--pretrain.{key}" for key in keys))
+@pytest.mark.ci
+def test_keys_that_change_nothing_may_change_in_the_middle(tiny_run, interrupted, capsys):
+    pretrain(interrupted, *(f"--pretrain.{key}" for key in SAME_BITS))
     assert "step 25 of 30" in capsys.readouterr().err
     assert not (interrupted / "replaced").exists()
     assert_same_bits(tiny_run / "pretrain", interrupted / "pretrain")
 
 
-@pytest.mark.parametrize("keys", all_and_each(ROUNDINGS, pytest.mark.slow))
-def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupted, keys, capsys):
+@pytest.mark.slow
+def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupted, capsys):
     """In float32 five steps of sums in another order: each parameter moves by up to 1e-2 a step, and Adam makes the
     sign of a gradient near 0 a matter of rounding; those are few."""
-    pretrain(interrupted, *(f"--{key}" for key in keys))
+    pretrain(interrupted, *(f"--{key}" for key in ROUNDINGS))
     assert "step 25 of 30" in capsys.readouterr().err
     assert not (interrupted / "replaced").exists()
     for a, b in zip(final_parameters(tiny_run / "pretrain"), final_parameters(interrupted / "pretrain"), strict=True):

@@ -66,7 +66,8 @@ ALL = with_accumulated("one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor
 @pytest.mark.parametrize(
     ("tuned", "meshes"),
     [
-        pytest.param("pairs and dora", QUICK, marks=pytest.mark.ci),  # `test_sharded_objectives.py` has the losses
+        pytest.param("pairs and dora", QUICK, marks=pytest.mark.ci),  # `test_trl_model.py` has more objectives
+        pytest.param("taught", QUICK, marks=pytest.mark.ci),
         pytest.param("experts", with_accumulated("one device", EXPERT, "expert 4, fsdp 2"), marks=pytest.mark.slow),
         pytest.param("qlora", with_accumulated(*SOME), marks=pytest.mark.slow),
         *(
@@ -109,5 +110,7 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
             if name != "biases" or same == steps:  # the final biases
                 # AdamW amplifies roundings from step to step: with accumulation, the norm moved by 1.4e-5 in step 11.
                 allowed = 5 * tolerance if name == "grad_norm" and steps == 20 else tolerance
+                # An element whose gradient is near 0 moves by its sign, which a rounding may change.
+                allowed = 1e-3 if name == "norms" else allowed
                 np.testing.assert_allclose(values[:same], one[name][:same], rtol=allowed, err_msg=f"{name} on {mesh}")
         np.testing.assert_allclose(said["loss"], one["loss"], rtol=tolerance if same == steps else 1e-3, err_msg=mesh)

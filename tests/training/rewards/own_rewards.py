@@ -4,6 +4,10 @@ import os
 import sys
 import time
 
+import numpy as np
+
+MIXED = [True, 2, np.float64(0.5), np.int32(3)]
+
 
 def length(answers, prompts, fields, scale=1.0):
     return [len(answer) * scale for answer in answers]
@@ -23,73 +27,36 @@ def whole(answers, prompts, fields):
     return [float(len(answers))] * len(answers)
 
 
-def arrays(answers, prompts, fields):
-    import numpy as np
+RETURNS = {
+    "arrays": lambda answers: np.arange(len(answers), dtype=np.float32),
+    "mixed": lambda answers: iter(MIXED[: len(answers)]),
+    "together": lambda answers: [1 / (len(answers) == 1)],
+    "fewer": lambda answers: [0.0] * (len(answers) - ("bad" in answers)),
+    "nan": lambda answers: [float("nan") if answer == "bad" else 0.0 for answer in answers],
+    "infinite": lambda answers: [float("-inf") if answer == "bad" else 0.0 for answer in answers],
+    "texts": lambda answers: ["1.0" if answer == "bad" else 1.0 for answer in answers],
+    "nothing": lambda answers: None,
+    "one": lambda answers: 1.0,
+    "slow": lambda answers: time.sleep(0.15 * len(answers)) or [0.0] * len(answers),
+}
 
-    return np.arange(len(answers), dtype=np.float32)
+
+def returns(answers, prompts, fields, what):
+    return RETURNS[what](answers)
 
 
-def mixed(answers, prompts, fields):
-    import numpy as np
+AT_BAD = {
+    "hangs": lambda: time.sleep(1000),
+    "raises": lambda: int("so\nmany"),
+    "leaves": lambda: os._exit(7),
+    "exits": lambda: sys.exit("over"),
+}
 
-    return (value for value in [True, 2, np.float64(0.5), np.int32(3)][: len(answers)])
 
-
-def at_bad(answers, does):
+def at_bad(answers, prompts, fields, what):
     if "bad" in answers:
-        does()
+        AT_BAD[what]()
     return [0.0] * len(answers)
-
-
-def hangs(answers, prompts, fields):
-    return at_bad(answers, lambda: time.sleep(1000))
-
-
-def slow(answers, prompts, fields):
-    time.sleep(0.15 * len(answers))
-    return [0.0] * len(answers)
-
-
-def raises(answers, prompts, fields):
-    return at_bad(answers, lambda: 1 / 0)
-
-
-def leaves(answers, prompts, fields):
-    return at_bad(answers, lambda: os._exit(7))
-
-
-def exits(answers, prompts, fields):
-    return at_bad(answers, lambda: sys.exit("over"))
-
-
-def together(answers, prompts, fields):
-    if len(answers) > 1:
-        raise ValueError("too\nmany")
-    return [0.0]
-
-
-def fewer(answers, prompts, fields):
-    return [0.0] * (len(answers) - ("bad" in answers))
-
-
-def nan(answers, prompts, fields):
-    return [float("nan") if answer == "bad" else 0.0 for answer in answers]
-
-
-def infinite(answers, prompts, fields):
-    return [float("-inf") if answer == "bad" else 0.0 for answer in answers]
-
-
-def texts(answers, prompts, fields):
-    return ["1.0" if answer == "bad" else 1.0 for answer in answers]
-
-
-def nothing(answers, prompts, fields):
-    return None
-
-
-def one(answers, prompts, fields):
-    return 1.0
 
 
 no_function = 3

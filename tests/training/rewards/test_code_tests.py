@@ -83,11 +83,6 @@ HOSTILE = {
     "def f():\n    import ctypes\n    1 / (ctypes.CDLL(None).fork() + 1)": "error",
     "return (": "error",
 }
-SLOW = {
-    "def f():\n    10 ** 10 ** 10": ("time", "memory"),
-    "import signal\nfor n in {*range(1, 32)} - {9, 19}: signal.signal(n, 1)\ndef f():\n    while 1: pass": ("error",),
-    "import time\ndef f(): time.sleep(100)": ("time",),
-}
 
 
 def test_a_hostile_program_ends_with_a_word_and_leaves_nothing(judge, verdict, tmp_path):
@@ -99,12 +94,6 @@ def test_a_hostile_program_ends_with_a_word_and_leaves_nothing(judge, verdict, t
     waiting = [below(child._process.pid) for child in judge.isolated._children]
     assert waiting[: len(begun)] == begun and all(len(forks) <= 1 for forks in waiting)
     assert verdict("def f(): return 1", "assert f() == 1") == "passed"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("text", SLOW)
-def test_a_program_that_takes_its_time(verdict, text):
-    assert verdict(text, "f()\nassert False") in SLOW[text]
 
 
 def test_it_finds_no_test_and_no_secret(verdict):
@@ -148,6 +137,7 @@ def fails(kind): raise {"own": Own("x"), "key": KeyError("k"), "plain": Exceptio
 def length(node): return 1 + length(node.next) if node else 0
 def nested(depth): return [nested(depth - 1)] if depth else []
 def big(): return 7 ** 5000
+def leave(): __import__("os")._exit(0)
 point = Point(1)
 """
 
@@ -194,6 +184,7 @@ def test_a_test_asks_as_if_the_program_were_here(verdict, test):
         ("fails('plain')", "error"),
         ("same(open)", "error"),
         ("nested(3000)", "error"),
+        ("try:\n    leave()\nexcept:\n    pass", "error"),
         ("raise SystemExit", "error"),
     ],
 )
@@ -230,10 +221,6 @@ def test_many_tests_are_all_counted(judge):
 def test_what_passed_before_the_time_was_over_counts(judge):
     tests = ["assert f(1) == 1", "while True: pass", "assert f(1) == 1"]
     assert judge.verdicts([["def f(x): return x", tests]])[0].count("passed") == 1
-
-
-def test_a_program_that_ends_passes_no_test_that_catches_everything(verdict):
-    assert verdict("import os\ndef f():\n    os._exit(0)", "try:\n    f()\nexcept:\n    pass") == "error"
 
 
 def test_arguments_are_changed_in_place_by_name_too(verdict):

@@ -33,21 +33,12 @@ def taken_out():
 
 
 def test_tasks_are_prompts_with_fields_of_json(small_package):
-    made = tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
-    assert (
-        made
-        == tasks("reasoning_gym:doubling?size=3&seed=7&largest=9")
-        != tasks("reasoning_gym:doubling?size=3&seed=8&largest=9")
-    )
+    made = tasks(seven := "reasoning_gym:doubling?size=3&seed=7&largest=9")
+    assert made == tasks(seven) != tasks(seven.replace("seed=7", "seed=8"))
     assert [task.messages[0]["role"] for task in made] == ["user"] * 3
     assert json.loads(json.dumps(made[1].fields)) == made[1].fields
-    assert made[1].fields["reasoning_gym"] == {
-        "name": "doubling",
-        "seed": 7,
-        "size": 3,
-        "parameters": {"largest": 9},
-        "index": 1,
-    }
+    task = {"name": "doubling", "seed": 7, "size": 3, "parameters": {"largest": 9}, "index": 1}
+    assert made[1].fields["reasoning_gym"] == task
 
 
 def test_answers_are_scored_by_the_package(small_package):
@@ -68,26 +59,17 @@ def test_an_answer_may_stand_after_a_text(small_package):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("what", "told"),
     [
-        (
-            lambda: tasks("reasoning_gym:doublign"),
-            "reasoning_gym:doublign: .* no such family; the nearest is doubling",
-        ),
-        (lambda: tasks("reasoning_gym:zzz"), "reasoning_gym:zzz: reasoning-gym has no such family$"),
-        (
-            lambda: tasks("reasoning_gym:doubling?top=3"),
-            "reasoning_gym:doubling: unknown parameter top; it has larg",
-        ),
-        (
-            lambda: tasks("reasoning_gym:doubling?largest=0"),
-            "reasoning_gym:doubling: largest must be positive; corr",
-        ),
+        ("doublign", "reasoning_gym:doublign: .* no such family; the nearest is doubling"),
+        ("zzz", "reasoning_gym:zzz: reasoning-gym has no such family$"),
+        ("doubling?top=3", "reasoning_gym:doubling: unknown parameter top; it has larg"),
+        ("doubling?largest=0", "reasoning_gym:doubling: largest must be positive; corr"),
     ],
 )
-def test_what_the_package_does_not_have_is_one_line(small_package, make, told):
+def test_what_the_package_does_not_have_is_one_line(small_package, what, told):
     with pytest.raises(UserError, match=f"^{told}"):
-        make()
+        tasks(f"reasoning_gym:{what}")
 
 
 @pytest.mark.parametrize(
@@ -110,13 +92,9 @@ def test_without_the_package_one_line_says_how_to_install_it():
 
 @pytest.mark.skipif(not REAL, reason="needs the extra reasoning-gym")
 def test_right_answers_of_the_real_package_score_1():
-    made = [
-        task
-        for name in ("chain_sum", "letter_counting", "spell_backward")
-        for task in tasks(f"reasoning_gym:{name}?size=4&seed=1")
-    ]
-    assert {"chain_sum", "letter_counting", "spell_backward"} <= set(families())
-    assert len(dataset("chain_sum", 1, 4, {})) == 4
+    names = ("chain_sum", "letter_counting", "spell_backward")
+    made = [task for name in names for task in tasks(f"reasoning_gym:{name}?size=4&seed=1")]
+    assert set(names) <= set(families()) and len(dataset("chain_sum", 1, 4, {})) == 4
     with Rewards([{"name": "reasoning_gym"}]) as own:
         right = own.score([task.fields["answer"] for task in made], [[]] * 12, [task.fields for task in made])
         wrong = own.score(["nonsense"] * 12, [[]] * 12, [task.fields for task in made])
