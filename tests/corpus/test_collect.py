@@ -10,6 +10,7 @@ from tpullm.corpus import collect, document_files, tasks
 from tpullm.corpus.files import source_files
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
+from tpullm.system import storage
 from tpullm.system.errors import UserError
 
 PLACES = "東京 大阪 京都 札幌 福岡 仙台 広島 奈良 長崎 金沢 新潟 静岡".split()
@@ -180,6 +181,9 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="there was no text"):
         _collect(_recipe(_source(tmp_path / "empty.jsonl")), tmp_path / "run")
+    (tmp_path / "a.txt").write_bytes("我喜欢吃苹果。今天天气很好。".encode("gb18030"))
+    with pytest.raises(UserError, match="no document left .*1 not UTF-8.*convert it to UTF-8, for example: iconv"):
+        _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
     assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
 
 
@@ -196,12 +200,6 @@ def test_a_source_with_a_bound_is_read_in_part_and_its_card_says_so(tmp_path):
     text = (tmp_path / "run" / "documents" / "datacard.md").read_text()
     assert f"- notes: {whole // 2:,} of {whole:,} bytes, from {part['files']} of 40 files" in text
     assert "- notes, unknown extension (.pdf): `book.pdf`." in text
-
-
-def test_text_in_an_encoding_that_is_not_known_is_refused_with_the_way_out(tmp_path):
-    (tmp_path / "a.txt").write_bytes("我喜欢吃苹果。今天天气很好。".encode("gb18030"))
-    with pytest.raises(UserError, match="no document left .*1 not UTF-8.*convert it to UTF-8, for example: iconv"):
-        _collect(_recipe(Source("notes", "files", str(tmp_path / "a.txt"), licence="CC0-1.0")), tmp_path / "run")
 
 
 def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touches(tmp_path, monkeypatch):
@@ -234,6 +232,24 @@ def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touch
     fresh = tmp_path / "fresh"
     _collect(_recipe(_source(folder), other, minimum_characters=60, near_duplicates=False), fresh)
     assert _bytes(run) == _bytes(fresh)
+
+
+def test_files_on_gs_are_fetched_once_each_and_no_copy_stays(bucket, storage_server, tmp_path, monkeypatch):
+    """The ranges of a large file share one copy."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
+    monkeypatch.setattr(source_files, "RANGE_BYTES", 10_000)
+    for number, count in enumerate((10, 100, 10)):
+        texts = [_story(number * 1000 + index) for index in range(count)]
+        storage.write_text(
+            bucket / "in" / f"{number}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        )
+    before = len(storage_server.log())
+    card = _collect(_recipe(_source(f"{bucket}/in"), near_duplicates=False), tmp_path / "run")
+    assert card["documents"] == 120 and len(document_files.parts(tmp_path / "run" / "documents")) > 4
+    assert list((tmp_path / "cache/tpullm/brief").iterdir()) == []
+    fetched = [line for line in storage_server.log()[before:] if "alt=media" in line and "/in%2F" in line]
+    assert len(fetched) == 3
 
 
 MENU = (

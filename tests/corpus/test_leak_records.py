@@ -137,11 +137,3 @@ def test_a_task_that_is_not_there_is_one_line(tmp_path, texts):
     made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="^corpus.leaks.tasks: .*: no such file of questions; correct the name$"):
         command.main(made, tmp_path)
-
-
-def test_two_tasks_of_one_name_are_one_line(tmp_path, asked, texts):
-    (tmp_path / "other").mkdir()
-    twin = write(tmp_path / "other" / asked.name, [{"question": QUESTIONS[0], "answer": "-"}])
-    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), asked, twin)
-    with pytest.raises(UserError, match="^corpus.leaks.tasks: two tasks are called quiz; rename a file"):
-        command.main(made, tmp_path)

@@ -85,20 +85,15 @@ def test_a_copy_is_found_whatever_its_form(question, change):
     assert (leak.question, leak.share) == (1, 1.0)
 
 
-def test_thirteen_words_are_found_and_twelve_are_not():
-    words = ENGLISH.split()
-    windows = looked_for(ENGLISH)
-    for start in range(len(words) - 13):
-        assert found(windows, f"{OTHER} {' '.join(words[start : start + 13])} {OTHER}") == [(0, 0)]
-        assert found(windows, f"{OTHER} {' '.join(words[start : start + 12])} {OTHER}") == []
-
-
-def test_thirty_characters_are_found_and_twenty_nine_are_not():
-    text = JAPANESE.replace("、", "").replace("。", "")
-    windows = looked_for(JAPANESE)
-    for start in range(len(text) - 29):
-        assert found(windows, f"猫{text[start : start + 30]}猫") == [(0, 0)]
-        assert found(windows, f"猫{text[start : start + 29]}＊") == []
+@pytest.mark.parametrize(
+    ("question", "parts", "space", "length"),
+    [(ENGLISH, ENGLISH.split(), " ", 13), (JAPANESE, JAPANESE.replace("、", "").replace("。", ""), "", 30)],
+)
+def test_thirteen_words_or_thirty_characters_are_found_and_fewer_are_not(question, parts, space, length):
+    windows = looked_for(question)
+    for start in range(len(parts) - length):
+        own = [space.join(parts[start : start + count]) for count in (length, length - 1)]
+        assert [found(windows, f"{OTHER}\n{text} {OTHER}") for text in own] == [[(0, 0)], []]
 
 
 @pytest.mark.parametrize(

@@ -32,16 +32,13 @@ def test_what_is_refused(source, message):
     with pytest.raises(UserError, match=message) as error:
         sources.check([source])
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="--text"):
+        sources.check([])
 
 
 @pytest.mark.parametrize("settings", [{"language": "code"}, {"language": "bn"}, {"language": "tlh", "filter": False}])
 def test_a_language_has_to_be_known_only_where_texts_are_filtered_by_it(settings):
     sources.check([Source("a", "text", ".", licence="CC0-1.0", **settings)])
-
-
-def test_no_source_is_refused():
-    with pytest.raises(UserError, match="--text"):
-        sources.check([])
 
 
 def test_your_own_text_is_a_source_of_its_own_and_a_third_of_the_training():

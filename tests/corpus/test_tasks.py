@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tpullm.corpus import dedup, document_files, tasks
+from tpullm.corpus import dedup, document_files, tasks, tenki
 from tpullm.corpus.dedup import text_hash
 from tpullm.corpus.document_files import Part
 from tpullm.corpus.files.source_files import File
@@ -143,18 +143,7 @@ def test_no_more_is_read_than_the_documents_that_a_source_gives_beside_those_hel
     assert texts_of(task) == texts[:taken]
 
 
-def test_documents_are_filtered_unless_the_recipe_holds_them_out_or_keeps_all(tmp_path):
-    config = dataclasses.replace(CONFIG, minimum_characters=20)
-    texts = ["短い。", "短い文。", "これは十分に長い文なので、学習に使われます。"]
-    task = task_of(tmp_path, texts, (0,), dataclasses.replace(SOURCE, filter=True, language="ja"), config)
-    tasks.run(task)
-    assert texts_of(task) == [texts[0], texts[2]]
-    assert tasks.summary(task)["dropped"] == [["too short", "ja", "CC0-1.0", 1]]
-
-
 def test_a_generated_source_has_its_documents_by_its_seed(tmp_path):
-    from tpullm.corpus import tenki
-
     source = Source("t", "tenki", documents=5, licence="Apache-2.0", filter=False)
     task = dataclasses.replace(task_of(tmp_path, [], source=source), config=CorpusConfig())
     tasks.run(task)

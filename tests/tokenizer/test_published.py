@@ -1,6 +1,5 @@
 """A published tokenizer is used as it is: the library's ids, the template's text, the right tokens in the loss."""
 
-import json
 import shutil
 
 import hypothesis.strategies as st
@@ -94,19 +93,16 @@ LLAMA2 = (
 @pytest.fixture(scope="module")
 def llama2(tmp_path_factory):
     """A tokenizer of Llama 2's kind: BPE over whole texts, a space before each, bytes for what it doesn't know."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
     folder = tmp_path_factory.mktemp("llama2") / "model"
     directory(folder)
     special = ["<unk>", "<s>", "</s>"]
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
-    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    pieces = [*names, *dict.fromkeys("\u2581今日はいい天気ですね。猫が好きです。犬も、The cat sat on mat. [INST] /")]
+    made = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, [], byte_fallback=True))
+    made.add_special_tokens(special)
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    texts = ["今日はいい天気ですね。", "猫が好きです。犬も、好きです。", "The cat sat on the mat. [INST] [/INST]"] * 9
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=310, special_tokens=names, show_progress=False))
-    described = json.loads(made.to_str())
-    described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] in special]
-    made = Tokenizer.from_str(json.dumps(described))
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     made.decoder = decoders.Sequence(steps)
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
