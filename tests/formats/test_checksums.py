@@ -1,5 +1,6 @@
 """A checkpoint whose bits have flipped is noticed before it is used."""
 
+import contextlib
 import json
 import shutil
 import threading
@@ -162,16 +163,15 @@ def test_a_missing_and_a_cut_file_are_noticed(save):
 def test_every_file_is_in_one_share(save):
     for path in [path for path in save.rglob("*") if path.is_file() and path.parent != save]:
         if path.name != checksums.COMMITTED:
-            content = path.read_bytes()
             flip(path)
             noticed = 0
             for share in range(3):
-                try:
+                with contextlib.suppress(CorruptSave):
                     checksums.verify(save, share, 3)
-                except CorruptSave:
-                    noticed += 1
+                    noticed -= 1
+                noticed += 1
             assert noticed == 1, path
-            path.write_bytes(content)
+            flip(path)
 
 
 def test_a_save_of_an_older_version_is_used(save):

@@ -95,9 +95,14 @@ def test_each_tensor_of_a_family_is_there_under_the_name_of_llama_cpp(name, smal
         np.testing.assert_array_equal(held, array, tensor)
 
 
-def test_the_settings_are_those_of_the_model(small_tokenizer, tmp_path):
+def test_the_settings_are_those_of_the_model_and_the_tokens_those_of_the_tokenizer(small_tokenizer, tmp_path):
     write(tmp_path / "small.gguf", config_of("gemma-3", vocab_size=V), small_tokenizer)
     settings, _ = read(tmp_path / "small.gguf")
+    tokens = vocabulary.of_tokenizer(small_tokenizer)
+    assert settings["tokenizer.ggml.tokens"] == tokens.texts and settings["tokenizer.ggml.model"] == "gpt2"
+    assert settings["tokenizer.ggml.merges"] == list(tokens.merges) and settings["tokenizer.ggml.pre"] == "gpt-2"
+    assert settings["tokenizer.ggml.eos_token_id"] == small_tokenizer.eos_id
+    assert not settings["tokenizer.ggml.add_bos_token"] and not settings["tokenizer.ggml.add_space_prefix"]
     found = {name.removeprefix("gemma3."): value for name, value in settings.items() if name.startswith("gemma3.")}
     assert found.pop("attention.layer_norm_rms_epsilon") == pytest.approx(1e-5)
     assert found == {
@@ -118,16 +123,6 @@ def test_the_settings_are_those_of_the_model(small_tokenizer, tmp_path):
         "rope.scaling.type": "linear",
         "rope.scaling.factor": 2.0,
     }
-
-
-def test_the_tokens_are_those_of_the_tokenizer(small_tokenizer, tmp_path):
-    write(tmp_path / "small.gguf", config_of("llama-2", vocab_size=V), small_tokenizer)
-    settings, _ = read(tmp_path / "small.gguf")
-    found, wanted = (lambda key: settings[f"tokenizer.ggml.{key}"]), vocabulary.of_tokenizer(small_tokenizer)
-    assert (found("model"), found("pre")) == ("gpt2", "gpt-2")
-    assert (found("tokens"), found("token_type")) == (wanted.texts, wanted.kinds)
-    assert found("merges") == list(wanted.merges) and not found("add_space_prefix")
-    assert found("eos_token_id") == small_tokenizer.eos_id and not found("add_bos_token")
 
 
 def test_llama_3_has_its_divisors_of_frequencies(small_tokenizer, tmp_path):

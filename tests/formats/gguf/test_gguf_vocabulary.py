@@ -121,18 +121,16 @@ def test_a_byte_level_one_has_its_merges_and_the_kinds_of_its_tokens(tmp_path):
         (LLAMA_3.replace("{1,3}", ""), False, "qwen2"),
         (GPT_4O, False, "gpt-4o"),
         (TEKKEN, True, "tekken"),
+        (None, False, "smollm"),
     ],
 )
 def test_a_pattern_has_its_name(tmp_path, pattern, ignores, name):
-    assert vocabulary.of_tokenizer(changed(tmp_path, splitting(pattern, ignores))).split == name
-
-
-def test_digits_alone_are_smollm(tmp_path):
-    def change(described):
+    def of_digits(described):
         digits = {"type": "Digits", "individual_digits": True}
         described["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, described["pre_tokenizer"]]}
 
-    assert vocabulary.of_tokenizer(changed(tmp_path, change)).split == "smollm"
+    change = splitting(pattern, ignores) if pattern else of_digits
+    assert vocabulary.of_tokenizer(changed(tmp_path, change)).split == name
 
 
 def test_pairs_of_characters_are_joined_in_the_order_of_scores(tmp_path):
@@ -143,6 +141,8 @@ def test_pairs_of_characters_are_joined_in_the_order_of_scores(tmp_path):
     order = [scores["".join(pair)] for pair in described["model"]["merges"]]
     assert order == sorted(order, reverse=True) and len(set(order)) > 40
     assert found.kinds[:4] == [UNKNOWN, CONTROL, CONTROL, BYTE]
+    bare = changed(tmp_path / "bare", lambda file: _steps(file).pop(0), of_pairs)
+    assert not vocabulary.of_tokenizer(bare).has_first_space
 
 
 def _unigram(described):
@@ -174,8 +174,3 @@ def _steps(described):
 
 def _merges(described):
     return described["model"]["merges"]
-
-
-def test_without_a_space_before_a_text_none_is_put_there(tmp_path):
-    made = changed(tmp_path, lambda file: _steps(file).pop(0), of_pairs)
-    assert not vocabulary.of_tokenizer(made).has_first_space

@@ -100,14 +100,6 @@ def test_tensors_of_several_types_keep_theirs(tmp_path):
     assert params["layers"]["mlp"]["up"]["weight"].dtype == np.float32
 
 
-def test_numbers_that_are_no_floats_are_refused(tmp_path):
-    _, _, given = directory(tmp_path / "in", "llama-2")
-    one = "model.layers.1.mlp.up_proj.weight"
-    in_one_file(tmp_path / "in", given | {one: given[one].astype(np.int8)})
-    with pytest.raises(UserError, match="up_proj.weight is I8; use the checkpoint that was not quantized"):
-        read(tmp_path / "in")
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_config_comes_back_from_both_places_that_state_rope(name):
     model_type, keys = MODELS[name]
@@ -137,6 +129,20 @@ def test_weights_of_another_model_are_refused(tmp_path, changes, message):
     assert "\n" not in str(refused.value)
 
 
+def test_tensors_of_no_floats_or_that_differ_from_what_they_are_tied_to_are_refused(tmp_path):
+    _, _, found = directory(tmp_path / "in", "qwen-2.5")
+    one, table = "model.layers.1.mlp.up_proj.weight", found["model.embed_tokens.weight"]
+    in_one_file(tmp_path / "in", found | {"lm_head.weight": table})
+    read(tmp_path / "in")
+    for changed, message in (
+        ({"lm_head.weight": table + 1}, "lm_head.weight is another table"),
+        ({one: found[one].astype(np.int8)}, "up_proj.weight is I8; use the checkpoint that was not quantized"),
+    ):
+        in_one_file(tmp_path / "in", found | changed)
+        with pytest.raises(UserError, match=message):
+            read(tmp_path / "in")
+
+
 def test_broken_directories_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path)
@@ -151,15 +157,6 @@ def test_broken_directories_are_refused(tmp_path):
     (tmp_path / "a" / reading.INDEX).unlink()
     with pytest.raises(UserError, match="holds neither"):
         read(tmp_path / "a")
-
-
-def test_a_second_copy_of_tied_weights_must_be_the_same(tmp_path):
-    _, _, found = directory(tmp_path / "in", "qwen-2.5")
-    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"]})
-    read(tmp_path / "in")
-    in_one_file(tmp_path / "in", found | {"lm_head.weight": found["model.embed_tokens.weight"] + 1})
-    with pytest.raises(UserError, match="lm_head.weight is another table"):
-        read(tmp_path / "in")
 
 
 def test_gpt_2_as_it_was_published(tmp_path):

@@ -1,4 +1,4 @@
-"""Matrices in 8 and 4 bits, as compressed-tensors has them: what is in the files, and what transformers computes."""
+"""Matrices in 8 and 4 bits, as compressed-tensors has them."""
 
 import json
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.formats.huggingface.small import GEMMA, LLAMA, MODELS, as_ours, logits, published, rows
+from tests.formats.huggingface.small import LLAMA, MODELS, as_ours, published
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.formats.huggingface import writing
@@ -17,21 +17,13 @@ from tpullm.model import quantized
 from tpullm.system.errors import UserError
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32}
-WIDE = LLAMA | SIZES
-FAMILIES = {
-    "llama": WIDE | {"attention_bias": True, "mlp_bias": True},
-    "qwen2": {key: value for key, value in WIDE.items() if key != "head_dim"} | {"tie_word_embeddings": True},
-    "qwen3": WIDE,
-    "phi3": WIDE,  # tensors that hold several matrices of ours
-    "gemma2": GEMMA | SIZES | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0},
-}
 
 
-def written(folder, model_type, kind):
-    """A model as an export writes it: its architecture, its family, its tensors before, and those in the files."""
-    architecture, family, before = published({"model_type": model_type, **FAMILIES[model_type]})
-    write(folder, architecture, as_ours(architecture, family, before), preferred=model_type, weights=kind)
-    return architecture, family, before, load_file(folder / "model.safetensors")
+def written(folder, kind):
+    """A model whose tensors hold several matrices of ours: its tensors before an export, and those in the files."""
+    architecture, family, before = published({"model_type": "phi3", **LLAMA, **SIZES})
+    write(folder, architecture, as_ours(architecture, family, before), preferred="phi3", weights=kind)
+    return before, load_file(folder / "model.safetensors")
 
 
 def numbers(found, name, kind):
@@ -45,16 +37,9 @@ def numbers(found, name, kind):
     return values * np.repeat(scales.astype(np.float32), inputs // scales.shape[1], axis=1)
 
 
-def unpacked(found, kind):
-    """All tensors of a folder as they are multiplied."""
-    whole = {name: tensor for name, tensor in found.items() if "weight_" not in name}
-    packed = [name.removesuffix("_packed") for name in found if name.endswith("_packed")]
-    return whole | {name: numbers(found, name, kind).astype(np.float32) for name in packed}
-
-
 @pytest.mark.parametrize("kind", BITS)
 def test_the_tensors_and_the_settings_of_a_folder(kind, tmp_path):
-    _, _, before, found = written(tmp_path / "out", "phi3", kind)
+    before, found = written(tmp_path / "out", kind)
     for name, tensor in before.items():
         if not name.startswith("model.layers.") or not name.endswith("proj.weight"):
             np.testing.assert_array_equal(found[name], tensor, err_msg=name)  # tables, the head, norms, biases
@@ -69,11 +54,8 @@ def test_the_tensors_and_the_settings_of_a_folder(kind, tmp_path):
         assert error.max() > scales.min() / 4
     said = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     (group,) = said["config_groups"].values()
-    assert (said["quant_method"], said["format"], said["ignore"]) == (
-        "compressed-tensors",
-        "pack-quantized",
-        ["lm_head"],
-    )
+    assert (said["quant_method"], said["format"]) == ("compressed-tensors", "pack-quantized")
+    assert said["ignore"] == ["lm_head"]
     assert group["targets"] == ["Linear"] and group["input_activations"] is None
     asked = {"num_bits": BITS[kind], "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
     assert group["weights"].items() >= asked.items()
@@ -114,26 +96,3 @@ def test_what_no_other_program_would_read_is_refused(name, changes, why, tmp_pat
     with pytest.raises(UserError, match=why):
         write(tmp_path / "out", architecture, as_ours(architecture, family, before), weights="int4")
     assert not any((tmp_path / "out").iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", BITS)
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_transformers_gives_the_same_logits(model_type, kind, tmp_path):
-    """Sums in another order in float32; the codes are the same numbers on both sides."""
-    torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
-    transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
-    pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
-    architecture, family, before, found = written(tmp_path / "out", model_type, kind)
-    options = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
-    model, told = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", **options)
-    assert not any(told.values()), told
-    tokens = rows()[:, :-1]
-    with torch.no_grad():
-        theirs = model.eval()(input_ids=torch.from_numpy(tokens).long()).logits.numpy()
-
-    ours, unrounded = (
-        logits(architecture, as_ours(architecture, family, of), tokens) for of in (unpacked(found, kind), before)
-    )
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
-    assert np.abs(unrounded - theirs).max() > 1e-3 * np.abs(theirs).max()
