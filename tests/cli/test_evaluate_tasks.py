@@ -52,7 +52,8 @@ def alone(model, questions, tmp_path_factory):
     return storage.read_json(out / "results.json"), out
 
 
-def test_what_is_written_repeats_the_measurement(alone, model):
+@pytest.mark.ci
+def test_what_is_written_repeats_the_measurement(alone, model, questions, capsys):
     results, out = alone
     assert results["model"]["name"] == str(model) and len(results["model"]["parameters"]) == 64
     found = results["tasks"]["weather"]
@@ -65,20 +66,13 @@ def test_what_is_written_repeats_the_measurement(alone, model):
     assert len(rows) == 8 == found["written"]["count"]
     right = [row["likeliest"]["pmi"] in row["answers"] for row in rows if "likeliest" in row]
     assert found["likelihood"]["pmi"]["right"] == sum(right) and found["likelihood"]["pmi"]["count"] == len(right)
-
-
-def test_the_same_command_asks_nothing_again(alone, model, questions, capsys):
-    results, out = alone
-    again = evaluated(capsys, model, "--tasks", questions, "--shots", 2, "--out", out)
+    words = [model, "--tasks", questions, "--shots", 2, "--out", out]
+    again = evaluated(capsys, *words)
     assert again["counts"]["kept"] == again["counts"]["requests"] == results["counts"]["requests"] > 0
     assert again["tasks"] == results["tasks"]
-    more = evaluated(capsys, model, "--tasks", questions, "--shots", 2, "--out", out, "--seed", 1)
+    more = evaluated(capsys, *words, "--seed", 1)
     assert more["counts"]["kept"] < more["counts"]["requests"]
-
-
-def test_a_table_for_people(model, questions, alone, capsys):
-    words = [str(model), "--tasks", str(questions), "--shots", "2", "--out", str(alone[1])]
-    assert main.main(["evaluate", *words]) == 0
+    assert main.main(["evaluate", *map(str, words)]) == 0
     printed = capsys.readouterr().out
     for words in ("weather", "likeliest per byte", "by guessing", "33.3%", "its characters (F1)"):
         assert words in printed
@@ -89,7 +83,6 @@ def test_a_table_for_people(model, questions, alone, capsys):
     [
         pytest.param(1, "{data: 2, fsdp: 2, tensor: 2}", marks=pytest.mark.slow),
         pytest.param(1, "{sequence: 4, fsdp: 2}", marks=pytest.mark.slow),
-        pytest.param(2, "", marks=pytest.mark.slow),
         pytest.param(2, "{fsdp: 2, tensor: 2}", marks=pytest.mark.ci),
     ],
 )
@@ -124,13 +117,10 @@ def refused(capsys, *words):
     return line
 
 
-def test_a_wrong_line_of_a_file(model, tmp_path, capsys):
-    file = tmp_path / "own.jsonl"
-    file.write_text('{"question": "q", "choices": ["a", "b"], "answer": "c"}\n')
-    assert f"{file}: line 1: 'answer' is 'c' and no choice" in refused(capsys, model, "--tasks", file)
-
-
 def test_wrong_words(model, questions, tmp_path, capsys):
+    wrong = tmp_path / "own.jsonl"
+    wrong.write_text('{"question": "q", "choices": ["a", "b"], "answer": "c"}\n')
+    assert f"{wrong}: line 1: 'answer' is 'c' and no choice" in refused(capsys, model, "--tasks", wrong)
     assert "--tasks: names no task" in refused(capsys, model, "--tasks", ",")
     assert "two tasks are called weather" in refused(capsys, model, "--tasks", f"{questions},{questions}")
     assert "--shots: -1 is below 0" in refused(capsys, model, "--tasks", questions, "--shots", -1)
@@ -170,18 +160,6 @@ def test_results_do_not_replace_the_file_of_the_questions(model, questions, caps
     line = refused(capsys, model, "--tasks", questions, "--out", questions.parent)
     assert f"--out: {questions.parent}: results would replace {questions}; name another folder" in line
     assert questions.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_two_hosts_give_the_same_programs_and_verdicts(model, tmp_path):
-    file = problems.write(tmp_path / "own.jsonl", problems.ROWS)
-    found = []
-    for hosts in (1, 2):
-        out = tmp_path / str(hosts)
-        ended = finish(start(hosts, "tpullm", "evaluate", model, "--tasks", file, "--out", out, devices=4))
-        assert [code for code, _, _ in ended] == [0] * hosts, ended[0][2] + ended[-1][2]
-        found.append([storage.read_json(out / "results.json")["tasks"], (out / "own.jsonl").read_text("utf-8")])
-    assert found[0] == found[1]
 
 
 def test_without_the_package(model, capsys, monkeypatch):
@@ -227,15 +205,6 @@ def test_shots_and_a_conversation(model, files, tmp_path, capsys):
 
 @pytest.mark.ci
 @needs_harness
-def test_names_that_are_not_known(model, tmp_path, capsys):
-    assert "helaswag: the harness has no such task, did you mean hellaswag?" in refused(
-        capsys, model, "--tasks", "helaswag"
-    )
-    assert "gone.yaml: no such file" in refused(capsys, model, "--tasks", tmp_path / "gone.yaml")
-
-
-@pytest.mark.ci
-@needs_harness
 def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, capsys):
     (tmp_path / "questions.jsonl").write_text("")
     broken = (tmp_path / "empty.yaml", tmp_path / "broken.yaml")
@@ -246,16 +215,6 @@ def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, cap
     for file in broken:
         line = refused(capsys, model, "--tasks", file, "--out", tmp_path / "out")
         assert f"--tasks: {file}: the harness can't load or run them (" in line
-
-
-@pytest.mark.ci
-@needs_harness
-def test_more_tokens_than_the_context(model, files, tmp_path, capsys):
-    file = tmp_path / "long.yaml"
-    text = open(files["written"], encoding="utf-8").read()
-    file.write_text(text.replace("max_gen_toks: 12", "max_gen_toks: 600"), encoding="utf-8")
-    line = refused(capsys, model, "--tasks", file, "--out", tmp_path / "out")
-    assert "a text of up to 600 tokens: the model's context holds 512" in line
 
 
 @pytest.mark.ci

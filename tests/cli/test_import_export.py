@@ -1,14 +1,12 @@
 """A published model comes in, learns, and goes out again; a model of our own goes out as transformers reads it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import TINY, tpullm
 from tests.formats.huggingface.published import CHATML, END, change, change_tensor, directory
 from tpullm import LanguageModel
 from tpullm.cli.main import main
@@ -163,8 +161,7 @@ def test_an_imported_model_goes_on_with_the_users_text(published, tmp_path, caps
 def exported(tiny_run, tmp_path_factory):
     """Our own tuned model, as it is published."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    done = tpullm("export", tiny_run, folder, "--licence", "Apache-2.0")
-    assert "talk, step 10" in done.stderr
+    call("export", tiny_run, folder, "--licence", "Apache-2.0")
     return folder
 
 
@@ -295,16 +292,12 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
     [
         (("export", "nothing", "out"), "nothing: no such folder"),
         (("export", "{run}", "{full}"), "full: is not an empty folder; choose another one"),
-        (("export", "{run}", "{full}/file"), "file: is not an empty folder"),
         (("export", "{run}", "out", "--dtype=int4"), "int4"),
         (("export", "{run}", "out", "--shard-gigabytes=0"), "--shard-gigabytes: 0.0 is not above 0"),
         (("import", "nothing", "--run={new}"), "nothing/config.json: no such file; give a folder in the format of"),
-        (("import", "{full}", "--run={new}"), "full/config.json: no such file; give a folder in the format of"),
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
-        (("import", "{published}", "--run={run}", f"--config={TINY}"), "belongs to the recipe 'tiny'"),
         (("import", "{published}", "--run={published}/run"), "is inside the published model"),
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
-        (("import", "{published}/config.json", "--run={new}"), "config.json/config.json: no such file"),
         (
             ("import", "{published}", "--run={new}", "--finetune.talk.train.steps=3"),
             "unknown key --finetune.talk.train.steps; see tpullm",
@@ -322,17 +315,6 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, small, tmp_
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
     assert (tmp_path / "full" / "file").read_text() == "kept"
-
-
-def test_a_full_device_is_told_before_anything_is_written(published, tmp_path, capsys, monkeypatch):
-    call("import", published, "--run", tmp_path / "run")
-    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    capsys.readouterr()
-    call("export", tmp_path / "run", tmp_path / "out", code=2)
-    call("import", published, "--run", tmp_path / "other", code=2)
-    assert capsys.readouterr().err.count("has 0.1 MB, 0.1 are needed; free some, or choose another place\n") == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
 
 
 def test_an_export_does_not_replace_what_came_meanwhile(small, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shlex
-from types import SimpleNamespace
 
 import pytest
 
@@ -129,66 +128,16 @@ def test_topologies_come_in_the_order_asked_for(planned):
     assert {plan["topology"] for plan in by_cost} == set(names.split(","))
 
 
-def test_any_price_can_be_given(planned):
-    (plan,) = planned("--price=v6e=1,v5e=7")["plans"]
-    assert plan["run"]["dollars"] == {"given": pytest.approx(plan["run"]["days"] * 24 * 256, rel=1e-3)}
-
-
-def test_slices_share_the_rows(planned):
-    one, two = planned("--slices=1")["plans"][0], planned("--slices=2")["plans"][0]
-    assert (one["chips"], two["chips"]) == (256, 512) and two["topology"] == "2 x v6e:16x16"
-    assert one["step_seconds"] / 2 < two["step_seconds"] < one["step_seconds"]
-
-
-def test_what_does_not_fit_says_how_much_and_what_to_change(planned, capsys, tmp_path):
-    small = ("--topology=v6e:4x4", "--pretrain.batch_size=256")
-    (plan,) = planned(*small)["plans"]
-    advice = plan["advice"]
-    assert not plan["fits"] and advice["over_bytes"] == pytest.approx(plan["peak_bytes"] - plan["limit_bytes"], abs=2)
-    assert advice["largest_bytes"] == pytest.approx(max(plan["memory"].values()), abs=1)
-    key, value = advice["change"].split(": ")
-    assert planned(*small, f"--{key}={value}")["plans"][0]["fits"]
-    assert main.main(arguments(*small, tmp_path=tmp_path)) == 1
-    out = capsys.readouterr().out
-    assert f"IT DOES NOT FIT: {advice['over_bytes'] / 2**30:.2f} GiB a chip are missing" in out
-    assert f"it fits with {advice['change']}" in out and "a step:" not in out and "dollars" not in out
-
-
 def test_the_exit_code_says_whether_anything_fits(capsys, tmp_path):
     assert main.main(arguments("--topology=v6e:4x4,v6e:16x16", tmp_path=tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("v6e:16x16") and "DOES NOT FIT; it fits with" in lines[-1]
+    assert max(map(len, lines)) <= 120  # no terminal
     assert main.main(arguments("--topology=v6e:4x4,v5e:4x4", tmp_path=tmp_path)) == 1
     assert "mesh" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-def test_nothing_is_wider_than_the_terminal(capsys, tmp_path, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert main.main(arguments("--topology=v5e:16x16,v6e:8x8,v5p:4x4x4", tmp_path=tmp_path)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= columns and len(lines) == (8 if columns == 80 else 5)
-
-
-def test_it_is_a_page_for_people(capsys, tmp_path):
-    assert main.main(arguments("--search", tmp_path=tmp_path)) == 0
-    out = capsys.readouterr().out
-    for said in (
-        "8b on v6e:16x16",
-        "peak memory of a chip",
-        "kept activations",
-        "a step:",
-        "waiting for fsdp",
-    ):
-        assert said in out
-    for said in ("the whole run: 168 billion tokens", "dollars (on demand)", "token store", "searched:", "slower:"):
-        assert said in out
-    assert "list prices of 20" in out and "40,000 steps of 4,194,304 tokens" in out
-    assert main.main(arguments("--topology=v5e:16x16,v6e:16x16", tmp_path=tmp_path)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and lines[1].startswith("topology") and lines[0].count("dollars") == 2
-
-
+@pytest.mark.ci
 def test_the_page_shows_what_it_prints(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     text = (ROOT / "docs" / "en" / "planning.md").read_text(encoding="utf-8")
@@ -211,6 +160,7 @@ def test_the_winner_is_written_as_a_recipe(planned, searched):
     assert again["step_seconds"] == plan["step_seconds"] and again["peak_bytes"] == plan["peak_bytes"]
 
 
+@pytest.mark.ci
 def test_this_machine_is_measured_and_stands_beside_slices(planned):
     plans = planned("--topology=v5e:2x2, local,", config=ROOT / "tests" / "tiny.yaml")["plans"]
     by_topology = {plan["topology"]: plan for plan in plans}
@@ -231,39 +181,6 @@ def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, mo
     assert "install tpullm[tpu]" in told.err and "memory of a chip" in told.out
 
 
-def proof(**fields):
-    return SimpleNamespace(**{"refused": "", "step_seconds": 1.0, "peak_bytes": 1 << 30, "findings": ()} | fields)
-
-
-def test_the_compilers_word_stands_above_the_estimate():
-    from tpullm.planning.plan_tables import details, side_by_side
-    from tpullm.planning.plans import make_plan, with_proofs
-
-    recipe = load(EIGHT)
-    model = recipe.model.resolved(recipe.tokenizer.vocabulary_size)
-    fits, small = (make_plan(recipe, model, name) for name in ("v6e:16x16", "v6e:8x8"))
-    assert fits.fits and not small.fits
-    refused = with_proofs(fits, [(fits.chosen, proof(refused="does not fit: change this"))])
-    assert not refused.fits and "  does not fit: change this" in details(refused)
-    assert "DOES NOT FIT, says the compiler" in side_by_side([refused])
-    held = with_proofs(small, [(small.chosen, proof())])
-    assert held.fits and "NOT FIT" not in details(held) and "1.00 GiB (31.4" in details(held)
-    assert "compiled: 1 s a step" in side_by_side([held])
-
-
-def test_each_proof_is_of_a_way_to_run_it():
-    from tpullm.planning.plan_tables import details
-    from tpullm.planning.plans import make_plan, with_proofs
-
-    recipe = load(EIGHT)
-    plan = make_plan(recipe, recipe.model.resolved(recipe.tokenizer.vocabulary_size), "v6e:16x16", searched=True)
-    first, second = plan.found.best[:2]
-    found = with_proofs(plan, [(first, proof(step_seconds=9.0)), (second, proof(step_seconds=3.0))])
-    assert found.chosen is second and [candidate for candidate, _ in found.proven] == [second, first]
-    told = details(found).split("compiled:")[1].splitlines()
-    assert second.setting.remat in told[1] and "3 s (" in told[1] and first.setting.remat in told[2]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 def test_the_compiler_confirms_the_plan(planned):
@@ -277,18 +194,14 @@ def test_the_compiler_confirms_the_plan(planned):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--topology=v6e:16x16,v6e:3x3",), "no such slice of v6e"),
         (("--topology=",), "--topology: the recipe names none"),
         (("--mesh={fsdp: 100}",), "does not fit 256 device(s)"),
-        (("--pretrain.batch_size=100",), "pretrain.batch_size: 100 rows"),
         (("--mesh={fsdp: -1, tensor: 64}",), "can't be shared by 64 devices along mesh.tensor"),
         (("--slices=3",), "pretrain.batch_size: 512 rows (batch_size / accumulation) can't be shared by 768"),
         (("--topology=2 x v6e:16x16",), "mesh.data: 1 can't be shared by 2 slices"),
         (("--slices=-1",), "use 0 or more"),
         (("--topology=h100:8", "--slices=2"), "--slices: h100:8 is no TPU slice; write the hosts into its name"),
         (("--price=mi300=3",), "--price: mi300=3 is not GENERATION=DOLLARS"),
-        (("--price=v5e=cheap",), "--price: v5e=cheap is not GENERATION=DOLLARS"),
-        (("--price=v5e=nan",), "--price: v5e=nan is not GENERATION=DOLLARS"),
         (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
         (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
         (

@@ -68,8 +68,3 @@ def test_the_language_is_the_recipes_or_else_the_environments(run, monkeypatch):
     assert language(Recipe(name="天気")) == "en"
     assert main.main(["report", "--run", str(run), "--language", "ja"]) == 0
     assert '<html lang="ja">' in (run / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_language_that_there_is_not_is_refused(run, capsys):
-    assert main.main(["report", "--run", str(run), "--language", "fr"]) == 2
-    assert "language" in capsys.readouterr().err and not (run / "report.html").exists()

@@ -145,11 +145,6 @@ def test_what_is_refused_before_a_model_is_looked_for(monkeypatch, words, told):
     assert told in refused(*words)
 
 
-def test_a_key_in_the_environment_is_checked(monkeypatch):
-    monkeypatch.setenv(serve.KEY, "short")
-    assert refused().startswith(f"{serve.KEY}: has 5 characters")
-
-
 def test_a_port_in_use(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -34,16 +34,6 @@ def test_one_device_holds_everything_and_many_share_it(capsys, tmp_path):
     assert shared["devices"] == 16 and shared["bytes_a_device"] < 1.02 * whole["bytes_a_device"] / 16
 
 
-def test_devices_along_expert_hold_whole_experts(capsys, tmp_path):
-    mesh = {"expert": 4, "fsdp": 2}
-    found = table(capsys, tmp_path, mesh, "--model.experts=8", "--model.shared_experts=1", "--model.balance_rate=0.001")
-    here = {row["parameter"]: row["shape_a_device"] for row in found["table"]}
-    layers, width, mlp = 4, 128, 384
-    assert here["layers.mlp.gate.weight"] == [layers, 8 // 4, width // 2, mlp]
-    assert here["layers.mlp.shared.gate.weight"] == [layers, width // 2, mlp]
-    assert here["layers.mlp.router.weight"] == [layers, width // 2, 8] and here["layers.mlp.balance"] == [layers, 8]
-
-
 @pytest.mark.parametrize(
     ("kind", "moments", "least", "most"),
     [

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.small_model import session, small_tokenizer  # noqa: F401
+from tests.small_model import session_of, small_tokenizer  # noqa: F401
 from tpullm.cli import chat, main
 from tpullm.engine import session as session_module
 from tpullm.engine.engine import Engine
@@ -13,8 +13,13 @@ from tpullm.engine.request import Request, characters
 from tpullm.recipe.sampling import GREEDY
 
 
+@pytest.fixture(scope="module")
+def session(small_tokenizer):  # noqa: F811
+    return session_of(small_tokenizer, layers=1)
+
+
 @pytest.fixture
-def use(session, monkeypatch, capsys):  # noqa: F811
+def use(session, monkeypatch, capsys):
     """Run a verb with the small model in the place of MODEL: (exit code, stdout, stderr)."""
 
     def run(*argv, lines=()):
@@ -48,7 +53,7 @@ def test_generate_streams_what_json_tells(use):
 
 
 @pytest.mark.ci
-def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, session):  # noqa: F811
+def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, session):
     """One of as many rows as the server's: its program sums in the same order."""
     code, out, _ = use(
         "generate", "--prompt", "今日は", "--tokens", "6", "--temperature", "0", "--reproducible", "--json"
@@ -116,7 +121,7 @@ def test_attention_writes_a_page(use, tmp_path):
     assert (code, out) == (0, "") and "雨です。" in (tmp_path / "picture.html").read_text("utf-8")
 
 
-def test_chat_answers_once(use, session):  # noqa: F811
+def test_chat_answers_once(use, session):
     code, out, _ = use("chat", "--prompt", "雨?", "--tokens", "4", "--json")
     found = json.loads(out)
     assert code == 0 and found == {"prompt": "雨?", "answer": chat.reply(session, [user("雨?")], 4, GREEDY, 0, False)}
@@ -129,7 +134,7 @@ def user(text):
 def test_chat_remembers_until_reset(use, monkeypatch):
     asked = []
 
-    def reply(session, messages, *rest, **engine):  # noqa: F811
+    def reply(session, messages, *rest, **engine):
         asked.append([message["content"] for message in messages])
         return "はい"
 
@@ -154,7 +159,7 @@ def test_chat_goes_on_after_a_line_that_is_too_long(use):
     assert code == 0 and "holds 32" in err
 
 
-def test_chat_leaves_out_its_oldest_turns(session, capsys):  # noqa: F811
+def test_chat_leaves_out_its_oldest_turns(session, capsys):
     answer = {"role": "assistant", "content": "はい"}
     turns = [user("雨?"), answer] * 6
     ids = chat._prompt(session, [*turns, user("雪?")], 8)
