@@ -1,7 +1,5 @@
 """`launch local` without processes: the command and devices of each, and how the ends of several are taken together."""
 
-import signal
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,24 +112,13 @@ class Clock:
 
 
 class Process:
-    """A child that ends with a code at a time, and some seconds after SIGTERM (None: it is deaf to it)."""
+    """A child that ends with a code at a time."""
 
-    def __init__(self, clock, code, at=float("inf"), after_term=0.0):
-        self.clock, self.code, self.at, self.after_term, self.signals = clock, code, at, after_term, []
+    def __init__(self, clock, code, at):
+        self.clock, self.code, self.at = clock, code, at
 
     def poll(self):
         return self.code if self.clock.now >= self.at else None
-
-    def send(self, number):
-        assert number is signal.SIGTERM
-        self.signals.append(("TERM", self.clock.now))
-        if self.after_term is not None and self.at == float("inf"):
-            self.code, self.at = 130, self.clock.now + self.after_term
-
-    def kill(self):
-        if self.poll() is None:
-            self.signals.append(("KILL", self.clock.now))
-            self.code, self.at = 137, self.clock.now
 
 
 @pytest.fixture
@@ -152,15 +139,5 @@ def clock(monkeypatch):
     ],
 )
 def test_the_code_is_that_of_the_first_that_failed_by_itself(clock, ends, code):
-    children = [Process(clock, *end) for end in ends]
-    assert local.wait(children) == code and not any(child.signals for child in children)
-
-
-def test_after_a_failure_the_others_may_end_by_themselves_then_are_stopped_then_killed(clock):
-    notices, saves, deaf = Process(clock, 75, 6), Process(clock, 0, after_term=8), Process(clock, 0, after_term=None)
-    assert local.wait([Process(clock, 3, 1), notices, saves, deaf]) == 3
-    assert notices.signals == []
-    ((term, at),) = saves.signals
-    assert term == "TERM" and at == pytest.approx(1 + local.SECONDS_TO_NOTICE, abs=0.3)
-    assert [signal for signal, _ in deaf.signals] == ["TERM", "KILL"]
-    assert deaf.signals[1][1] - at == pytest.approx(local.SECONDS_TO_END, abs=0.3)
+    """No other is stopped: it has no `send`."""
+    assert local.wait([Process(clock, *end) for end in ends]) == code

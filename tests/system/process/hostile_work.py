@@ -3,11 +3,7 @@
 import contextlib
 import gc
 import os
-import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -91,27 +87,7 @@ def attempt(report, what, *given):
         report(type(error).__name__)
 
 
-def _thread():
-    threading.Thread(target=print).start()
-
-
-def _connect(port):
-    socket.create_connection(("127.0.0.1", port), timeout=5).close()
-
-
 ATTEMPTS = {
-    "fork": lambda: os.fork() or os._exit(0),
-    "subprocess": lambda: subprocess.run([sys.executable, "-V"]),
-    "thread": _thread,
-    "connect": _connect,
-    "write": lambda path: Path(path).write_text("x"),
-    "append": lambda path: open(path, "ab").close(),
-    "remove": lambda path: os.remove(path),
-    "rename": lambda path: os.rename(path, path + "2"),
-    "folder": lambda path: os.mkdir(path + ".folder"),
-    "kill": lambda pid: os.kill(pid, signal.SIGTERM),
-    "limit": lambda: __import__("resource").setrlimit(__import__("resource").RLIMIT_CPU, (100, 100)),
-    "library": lambda: __import__("ctypes").CDLL(None),
     "read": lambda path: len(Path(path).read_text("utf-8")) > 0,
     "list": lambda path: len(os.listdir(path)) > 0,
     "import": lambda: __import__("fractions").Fraction(1, 2),

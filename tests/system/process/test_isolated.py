@@ -118,19 +118,6 @@ def test_what_is_no_report_is_none(run):
 
 
 @pytest.mark.parametrize(
-    "what",
-    ["fork", "subprocess", "thread", "connect", "write", "append", "remove", "rename", "folder", "kill", "limit"],
-)
-def test_python_is_refused(run, tmp_path, what):
-    path = tmp_path / "file"
-    path.write_text("kept")
-    given = {"kill": [os.getpid()], "connect": [9], "fork": [], "subprocess": [], "thread": [], "limit": []}
-    told = run("attempt", what, *given.get(what, [str(path)]))
-    assert told in ("PermissionError", {"thread": "RuntimeError", "limit": "ValueError"}.get(what))
-    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "kept"
-
-
-@pytest.mark.parametrize(
     ("what", "given"), [("read", os.__file__), ("list", os.path.dirname(os.__file__)), ("import", None)]
 )
 def test_what_a_function_needs_is_there(run, what, given):

@@ -283,9 +283,8 @@ def connect(
 
 def _introduce(peer: socket.socket, hello: Hello, own_secret: bytes, until: float) -> tuple[Connection, Message]:
     """Say who this host is and wait for the answer; `OSError` or `ValueError` if the other end is not host 0."""
-    with contextlib.ExitStack() as unless_answered:
-        connection = Connection(peer, MOST_BYTES * hello.count)
-        unless_answered.callback(connection.close)
+    connection = Connection(peer, MOST_BYTES * hello.count)
+    try:
         connection.send(asdict(hello))
         number = connection.receive(SECONDS_TO_SPEAK).get("number")
         connection.send({"proof": prove(own_secret, "host", *astuple(hello), number)})
@@ -295,5 +294,7 @@ def _introduce(peer: socket.socket, hello: Hello, own_secret: bytes, until: floa
             raise ValueError("not what host 0 says")
         if not proves(last.get("proof"), own_secret, "host 0", *astuple(hello), number, answer):
             raise UserError(f"hosts: host 0 has another {VARIABLE} than host {hello.index}; set the same on all")
-        unless_answered.pop_all()
+    except BaseException:
+        connection.close()
+        raise
     return connection, answer

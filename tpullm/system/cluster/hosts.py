@@ -34,10 +34,8 @@ THIS_MACHINE = ("127.0.0.1", "localhost")
 _PIECE = MOST_BYTES // 8  # characters, which may become several bytes each
 
 _channel: Channel | None = None
-_turn = 0  # how many times this host has gathered
-_complete = 0  # on host 0: how many times all hosts have
-_arrived: dict[int, tuple[str, Any]] = {}  # on host 0: name and value of the turn that is not complete, by host
-_gathered: dict[int, list[Any]] = {}  # by turn
+_arrived: dict[int, tuple[str, Any]] = {}  # on host 0: what the hosts gather now, its name and value, by host
+_gathered: list[Any] | None = None  # the values of all hosts, until this one takes them
 
 
 def join(place: Place) -> None:
@@ -186,36 +184,34 @@ def gather(name: str, value: Any) -> list[Any]:
     Raises:
         HostFailed: another host failed.
     """
-    global _turn
+    global _gathered
     if _channel is None:
         return [value]
-    _turn += 1
-    turn = _turn
-    _channel.send(0, {"kind": "gather", "turn": turn, "name": name, "value": value})
-    _channel.wait(lambda: turn in _gathered)
-    return _gathered.pop(turn)
+    _channel.send(0, {"kind": "gather", "name": name, "value": value})
+    _channel.wait(lambda: _gathered is not None)
+    values, _gathered = _gathered, None
+    return values
 
 
 def _collect(sender: int, message: channel.Message) -> None:
     """On host 0: when the values of all hosts have arrived, send them to all."""
-    global _complete
     with _channel.changed:
-        if message["turn"] != _complete + 1:  # a host waits for its turn to be complete before the next
-            raise ValueError(f"turn {message['turn']} before turn {_complete + 1}")
+        if sender in _arrived:  # a host waits for the values of all before it sends its next one
+            raise ValueError("a value before all have sent theirs")
         _arrived[sender] = (message["name"], message["value"])
         if len(_arrived) < count():
             return
         names, values = zip(*(_arrived[host] for host in range(count())), strict=True)
         _arrived.clear()
-        _complete += 1
     if len(set(names)) > 1:
         fail(f"the hosts wait for different things: {', '.join(sorted(set(names)))}; report this", 1)
-    _channel.broadcast({"kind": "gathered", "turn": message["turn"], "values": list(values)})
+    _channel.broadcast({"kind": "gathered", "values": list(values)})
 
 
 def _receive(sender: int, message: channel.Message) -> None:
+    global _gathered
     with _channel.changed:
-        _gathered[message["turn"]] = message["values"]
+        _gathered = message["values"]
         _channel.changed.notify_all()
 
 

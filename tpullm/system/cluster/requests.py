@@ -29,8 +29,7 @@ class Requests:
         self._granted: set[tuple[str, int]] = set()
         self._made: set[str] = set()  # by this host
         self._deciding = False  # on host 0: from the first `hold` to the last `grant` of a round
-        self._open: set[str] = set()  # on host 0: those that hosts hold for
-        self._waiting: set[str] = set()  # on host 0: those to decide in the next round
+        self._waiting: set[str] = set()  # on host 0: those that are not decided
         self._answers: dict[int, int] = {}  # on host 0: the step at which each host holds
         self._channel = channel
         if channel:
@@ -65,8 +64,7 @@ class Requests:
         what, step = message["what"], message["step"]
         with self._channel.changed:
             # The host may have ended the step of an earlier grant that this host has still to end.
-            granted = any(what == other and at >= step for other, at in self._granted)
-            if not granted and what not in self._open:
+            if not any(what == other and at >= step for other, at in self._granted):
                 self._waiting.add(what)
         self._decide_next()
 
@@ -78,7 +76,7 @@ class Requests:
         with self._channel.changed:
             if self._deciding or not self._waiting:
                 return
-            self._deciding, self._open, self._waiting = True, self._waiting, set()
+            self._deciding = True
         self._channel.broadcast({"kind": "hold"})
 
     def _hold(self, sender: int, message: Message) -> None:
@@ -89,14 +87,17 @@ class Requests:
         self._channel.send(0, {"kind": "held", "step": ahead})
 
     def _collect(self, sender: int, message: Message) -> None:
-        """On host 0: when all hosts have answered, grant the requests for the latest step."""
+        """On host 0: when all hosts have answered, grant the requests that have come by then for the latest step.
+
+        A host that made one meanwhile holds at that step, or answered later.
+        """
         with self._channel.changed:
             self._answers[sender] = message["step"]
             if len(self._answers) < len(self._channel.names):
                 return
             step = max(self._answers.values())
-            granted = [[what, step] for what in sorted(self._open)]
-            self._open, self._answers = set(), {}
+            granted = [[what, step] for what in sorted(self._waiting)]
+            self._waiting, self._answers = set(), {}
         self._channel.broadcast({"kind": "grant", "granted": granted})
         with self._channel.changed:
             self._deciding = False

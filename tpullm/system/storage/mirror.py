@@ -1,9 +1,10 @@
 """Files that grow during training, on `gs://`, where objects can't be appended to.
 
 They are written in a local folder. A thread sends changed files, whole, at most every few seconds. The training loop
-waits for it only before a checkpoint, which must come after the log lines of its steps.
+sends them itself only before a checkpoint, which must come after the log lines of its steps.
 """
 
+import contextlib
 import tempfile
 import threading
 import time
@@ -43,61 +44,40 @@ class Mirror:
         self._target, self._temporary = target, tempfile.TemporaryDirectory(prefix="tpullm-")
         self.folder = Path(self._temporary.name)
         self._sent: dict[str, tuple[int, int]] = {}
-        self._turn = threading.Condition()
-        self._asked = self._done = 0
-        self._hurry = self._closed = False
-        self._failure: UserError | None = None
+        self._sending = threading.Lock()
+        self._changed, self._closed = threading.Event(), threading.Event()
         threading.Thread(target=self._work, daemon=True, name="mirror").start()
 
     def changed(self) -> None:
         """Call after writing: the change is sent soon."""
-        with self._turn:
-            self._asked += 1
-            self._turn.notify_all()
+        self._changed.set()
 
     def wait(self) -> None:
-        """Wait until everything written so far is sent; `UserError` if that fails."""
-        with self._turn:
-            self._asked += 1
-            mine, self._hurry, self._failure = self._asked, True, None
-            self._turn.notify_all()
-            self._turn.wait_for(lambda: self._done >= mine or self._failure)
-            if self._failure:
-                raise self._failure
+        """Send everything that was written so far; `UserError` if that fails, and then it is tried again."""
+        try:
+            with self._sending:
+                self._send()
+        except Exception as error:
+            self._changed.set()
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self._target}: can't be written ({error})") from error
 
     def close(self) -> None:
         """`wait`, then end the thread and remove the local folder."""
         self.wait()
-        with self._turn:
-            self._closed = True
-            self._turn.notify_all()
+        self._closed.set()
+        self._changed.set()
         self._temporary.cleanup()
 
     def _work(self) -> None:
         pause = 0.0
-        while True:
-            with self._turn:
-                self._turn.wait_for(lambda: self._asked > self._done or self._closed)
-                self._turn.wait_for(lambda: self._hurry or self._closed, pause)
-                if self._closed:
-                    return
-                asked, self._hurry = self._asked, False
+        while not self._closed.wait(pause) and self._changed.wait() and not self._closed.is_set():
+            self._changed.clear()
             began = time.monotonic()
-            failure = self._try()
+            with contextlib.suppress(UserError):
+                self.wait()
             pause = max(SECONDS_BETWEEN, (time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))
-            with self._turn:
-                self._failure = failure
-                self._done = self._done if failure else asked  # after a failure: again after the pause
-                self._turn.notify_all()
-
-    def _try(self) -> UserError | None:
-        try:
-            self._send()
-        except UserError as error:
-            return error
-        except Exception as error:
-            return UserError(f"{self._target}: can't be written ({error})")
-        return None
 
     def _send(self) -> None:
         for file in sorted(self.folder.rglob("*")):
