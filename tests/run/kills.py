@@ -1,12 +1,14 @@
 """Kill every verb with -9 at random moments, start it again, and compare the result with that of a run nobody killed.
 
     python -m tests.run.kills --kills 1000 --seed 0 --log kills.jsonl
+    python -m tests.run.kills --kills 80 --seed 1 --log kills.jsonl --hosts 1 --verbs finetune --stages all
 
 One round makes a whole run (collect, tokenize, pretrain, finetune, export, import of the export), on one host or on
 four, with its run directory on a disk or on an emulated `gs://`. A verb is killed a few times, each time after a random
 part of the time that it takes, and then ends. Of four hosts one is killed, at random. The bytes of the documents, the
 tokens, the exported and the imported model, and all numbers of the log must be those of the reference. A line of the
-log is a kill or the end of a round. CI makes five kills (`tests/run/test_resume.py`).
+log is a kill or the end of a round. CI makes five kills (`tests/run/test_resume.py`). With `--stages` the recipe has
+stages of tuning of those kinds in place of `talk`.
 """
 
 import argparse
@@ -22,9 +24,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import yaml
+
 from tests.bucket import emulator
 from tests.conftest import QUICK_TO_COMPILE, ROOT, TINY
 from tests.run.test_resume import metrics
+from tpullm.recipe.parsing import load
 from tpullm.system import storage
 from tpullm.system.cluster.handshake import free_port
 
@@ -32,7 +37,8 @@ VERBS = ("collect", "tokenize", "pretrain", "finetune", "export", "import")
 MOST_KILLS_OF_A_VERB = 12
 SECONDS_TO_END = 600
 SECONDS_TO_NOTICE = 60
-SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0", "--finetune.talk.train.checkpoint.every_steps=5")
+STEPS, EVERY = 40, 4  # of a stage of tuning, and from one save to the next
+SHORT = ("--pretrain.steps=20", "--pretrain.evaluate_every=0")
 
 
 class Round:
@@ -41,17 +47,18 @@ class Round:
     Args:
         run: its directory, here or on `gs://`.
         hosts: that train together.
+        config: of its recipe.
     """
 
-    def __init__(self, run: str, hosts: int):
-        self.run, self.hosts = run, hosts
+    def __init__(self, run: str, hosts: int, config: Path):
+        self.run, self.hosts, self.config = run, hosts, config
 
     def start(self, verb: str) -> list[subprocess.Popen]:
         """The processes of a verb: one, or one of each host."""
         words = {
             "export": ["export", self.run, f"{self.run}-out"],
             "import": ["import", f"{self.run}-out", "--run", f"{self.run}-in"],
-        }.get(verb, [verb, "--config", TINY, "--run", self.run, *SHORT])
+        }.get(verb, [verb, "--config", self.config, "--run", self.run, *SHORT])
         count = self.hosts if verb in ("pretrain", "finetune") else 1
         flags = f"--xla_force_host_platform_device_count={4 // count} {QUICK_TO_COMPILE}"
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -71,13 +78,53 @@ class Round:
             for name, content in _files(storage.path(self.run) / part):
                 if Path(name).name not in ("manifest.json", "inputs.json"):
                     found[f"{part}/{name}"] = _hash(content)
-        for stage in ("pretrain", "talk"):
+        for stage in load(self.config).trained:
             found[f"{stage}/metrics"] = _hash(json.dumps(metrics(storage.path(self.run) / stage)).encode())
         for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer"):
             for name, content in _files(storage.path(folder)):
                 if name.endswith((".safetensors", "tokenizer.json", "config.json")):
                     found[f"{folder.removeprefix(self.run)}/{name}"] = _hash(content)
         return found
+
+
+def stages(folder: Path) -> dict[str, dict]:
+    """A stage of each kind."""
+    pairs = [{"prompt": f"{n}は？", "chosen": f"{n}です。", "rejected": f"{n}だよ。"} for n in range(60)]
+    lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+    (folder / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    judged = [
+        {"prompt": pair["prompt"], "completion": pair[key], "label": key == "chosen"}
+        for pair in pairs
+        for key in ("chosen", "rejected")
+    ]
+    lines = [json.dumps(answer, ensure_ascii=False) for answer in judged]
+    (folder / "judged.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rewarded = {"prompts": ["tenki"], "rewards": [{"name": "polite"}, {"name": "length", "most": 8, "edge": 40}]}
+    small = {"prompts": 4, "answers": 4, "tokens": 12}
+    adapter = {"adapter": {"rank": 4}}
+    return {
+        "field": {"documents": {"tenki": 1.0}},
+        "talk": {"conversations": ["tenki"], "documents": {"tenki": 0.2}, **adapter},
+        "pairs": {"preferences": [str(folder / "pairs.jsonl")], **adapter},
+        "rules": rewarded | {"policy": small, **adapter},
+        "again": rewarded | {"policy": small | {"updates": 3, "kind": "dapo"}},
+        "judged": {"judged": [str(folder / "judged.jsonl")], "preference": {"kind": "kto"}, **adapter},
+        "taught": {"documents": {"tenki": 1.0}, "teacher": {"model": str(folder / "teacher"), "top": 8}},
+        "corrected": {"prompts": ["tenki"], "policy": small | {"answers": 1}, **adapter}
+        | {"teacher": {"model": str(folder / "teacher"), "kind": "reverse_kl"}},
+    }
+
+
+def recipe(folder: Path, names: list[str]) -> Path:
+    """The tiny recipe with the stages of these names, or all."""
+    whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    train = whole["finetune"]["talk"]["train"] | {"steps": STEPS, "evaluate_every": 20, "log_every": 1}
+    train |= {"checkpoint": {"every_steps": EVERY}, "evaluate_rows": 8}
+    chosen = {name: stage for name, stage in stages(folder).items() if name in names or "all" in names}
+    whole["finetune"] = {name: stage | {"train": train} for name, stage in chosen.items()}
+    path = folder / "stages.yaml"
+    path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -110,15 +157,17 @@ def without_the_victim(processes: list[subprocess.Popen], victim: subprocess.Pop
                 process.kill()
 
 
-def killed(round_: Round, seconds: dict[str, float], moments: random.Random, budget: int, log: Callable) -> int:
-    """Make the run, with at most `budget` kills; how many there were.
+def killed(
+    round_: Round, verbs: list[str], seconds: dict[str, float], moments: random.Random, budget: int, log: Callable
+) -> int:
+    """Make the run, with at most `budget` kills, of these verbs; how many there were.
 
     Raises:
         RuntimeError: a verb ended otherwise than it should.
     """
     kills = 0
     for verb in VERBS:
-        for _ in range(min(moments.randint(0, MOST_KILLS_OF_A_VERB), budget - kills)):
+        for _ in range(min(moments.randint(0, MOST_KILLS_OF_A_VERB), budget - kills) if verb in verbs else 0):
             processes, wait = round_.start(verb), moments.uniform(0, seconds[verb])
             victim, began = moments.choice(processes), time.monotonic()
             while time.monotonic() - began < wait and victim.poll() is None:
@@ -144,15 +193,17 @@ def killed(round_: Round, seconds: dict[str, float], moments: random.Random, bud
     return kills
 
 
-def reference(hosts: int, folder: Path) -> tuple[dict[str, str], dict[str, float]]:
+def reference(hosts: int, folder: Path, config: Path) -> tuple[dict[str, str], dict[str, float]]:
     """The digests of a run that nobody kills, and the seconds that each verb takes."""
-    run, seconds = Round(str(folder / "whole"), hosts), {}
+    run, seconds = Round(str(folder / "whole"), hosts, config), {}
     for verb in VERBS:
         began = time.monotonic()
         found = ended(run.start(verb))
         if any(code for code, _ in found):
             raise RuntimeError(f"{verb}: {found}")
         seconds[verb] = time.monotonic() - began
+        if verb == "pretrain" and not (config.parent / "teacher").exists():
+            shutil.copytree(run.run, config.parent / "teacher")
     return run.digests(), seconds
 
 
@@ -162,6 +213,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), help="that are killed")
+    parser.add_argument("--stages", nargs="+", default=["talk"], help="of tuning, by the names in `stages`, or all")
     parser.add_argument("--where", nargs="+", choices=("disk", "gs"), default=["disk", "gs"])
     parser.add_argument("--log", type=Path, required=True)
     given = parser.parse_args(arguments)
@@ -173,14 +226,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="tpullm-") as name, emulator() as server:
         folder = Path(name)
-        wholes = {hosts: reference(hosts, folder / f"of-{hosts}") for hosts in given.hosts}
+        config = recipe(folder, given.stages)
+        wholes = {hosts: reference(hosts, folder / f"of-{hosts}", config) for hosts in given.hosts}
         for number in range(1_000_000):
             if kills >= given.kills:
                 break
             hosts, where = moments.choice(given.hosts), moments.choice(given.where)
             run = f"{server.make(f'kills-{number}')}/run" if where == "gs" else str(folder / f"round-{number}" / "run")
-            round_, (expected, seconds) = Round(run, hosts), wholes[hosts]
-            done = killed(round_, seconds, moments, given.kills - kills, log)
+            round_, (expected, seconds) = Round(run, hosts, config), wholes[hosts]
+            done = killed(round_, given.verbs, seconds, moments, given.kills - kills, log)
             kills += done
             found = round_.digests()
             wrong = sorted(key for key in expected | found if expected.get(key) != found.get(key))

@@ -61,7 +61,11 @@ def _files() -> dict[str, Path]:
     Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here. A copy
     that git does not know, such as an installed one or a downloaded archive, has the kinds of files that pip packs.
     """
-    found = _tracked(PACKAGE) or _of_known_kinds()
+    found = _tracked(PACKAGE)
+    if not found:
+        paths = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
+        packed = [path for path in paths if path.suffix in KINDS or path.name == CONSTRAINTS.name]
+        found = {path.relative_to(PACKAGE).as_posix(): path for path in packed}
     return {name: path for name, path in found.items() if not path.name.startswith(".") and path.is_file()}
 
 
@@ -94,13 +98,6 @@ def _git(folder: Path, *words: str) -> list[str]:
     except FileNotFoundError:
         return []
     return [] if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-
-
-def _of_known_kinds() -> dict[str, Path]:
-    """The files in the package's folder, and in the folder that is a link in a checkout, of the kinds in `KINDS`."""
-    paths = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
-    packed = [path for path in paths if path.suffix in KINDS or path.name == CONSTRAINTS.name]
-    return {path.relative_to(PACKAGE).as_posix(): path for path in packed}
 
 
 def _hash(files: dict[str, bytes]) -> str:

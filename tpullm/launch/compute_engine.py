@@ -185,19 +185,15 @@ def _kinds(job: Job) -> list[tuple[ComputeKind, str]]:
     return kinds + ([(POLICY, _scope(job, "regions"))] if _is_slice(job) else [])
 
 
-def _owner(found: dict[str, Any]) -> str:
-    """The hash of the run directory, of a template's label or another resource's description."""
-    labels = found.get("properties", {}).get("labels", {})
-    return labels.get(RUN_LABEL, found.get("description", ""))
-
-
 def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     name = found["name"]
     members = google_api.instances(_scope(job, "zones"), name) if name in groups else []
     state, reason, permanent = _state(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
     dollars = machines.find(job.config.machine).dollars_of(at_work)
-    return Resource(name, attempt, state, _owner(found), reason, permanent, dollars)
+    # Only a template has labels; the description of another resource holds the hash of the run directory.
+    owner = found.get("properties", {}).get("labels", {}).get(RUN_LABEL, found.get("description", ""))
+    return Resource(name, attempt, state, owner, reason, permanent, dollars)
 
 
 def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:

@@ -80,26 +80,22 @@ def _parent(job: Job) -> str:
 
 
 def body(job: Job, attempt: int) -> dict[str, Any]:
-    """The Batch job in REST form, in which 64-bit numbers are strings."""
-    return {
-        "taskGroups": [_task_group(job, attempt)],
-        "allocationPolicy": _allocation(job, attempt),
-        "labels": job.labels(attempt),
-        "logsPolicy": {"destination": "CLOUD_LOGGING"},
-    }
-
-
-def _task_group(job: Job, attempt: int) -> dict[str, Any]:
-    """One task a machine, all in parallel: the hosts of a training wait for each other."""
+    """The Batch job in REST form, in which 64-bit numbers are strings: one task a machine, all in parallel."""
     nodes = str(job.config.nodes)
     group = {
         "taskSpec": _task(job, attempt),
         "taskCount": nodes,
-        "parallelism": nodes,
+        "parallelism": nodes,  # the hosts of a training wait for each other
         "taskCountPerNode": "1",
     }
-    joined = job.verb in jobs.JOINING and job.config.nodes > 1
-    return group | ({"requireHostsFile": True} if joined else {})
+    if job.verb in jobs.JOINING and job.config.nodes > 1:
+        group["requireHostsFile"] = True
+    return {
+        "taskGroups": [group],
+        "allocationPolicy": _allocation(job, attempt),
+        "labels": job.labels(attempt),
+        "logsPolicy": {"destination": "CLOUD_LOGGING"},
+    }
 
 
 def _task(job: Job, attempt: int) -> dict[str, Any]:

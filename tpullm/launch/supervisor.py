@@ -191,22 +191,16 @@ def find_host(told: str, verb: str) -> Place:
         UserError: the place is not found, or there are not as many hosts as were launched.
     """
     known = json.loads(told or "{}")
-    if known.get("first"):
-        return _by_name(known["first"], int(known["hosts"]))
+    if first := known.get("first"):  # the names of the machines differ only in the index at the end
+        name, address, count = place.metadata("instance/name"), place.metadata("instance/hostname"), int(known["hosts"])
+        coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}" if count > 1 else ""
+        return Place(int(name.rpartition("-")[2]), count, "the machine's name", coordinator)
     if verb not in JOINING:
         return place.find("share", {}, os.environ)
     found = place.find("hosts", {}, os.environ)
     if known and found.count != int(known["hosts"]):
         raise UserError(f"hosts: {found.count} by {found.source}, and {known['hosts']} were launched")
     return found
-
-
-def _by_name(first: str, count: int) -> Place:
-    """The names of the machines differ only in the index at the end; all machines are in one domain."""
-    name, address = place.metadata("instance/name"), place.metadata("instance/hostname")
-    index = int(name.rpartition("-")[2])
-    coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}"
-    return Place(index, count, "the machine's name", coordinator if count > 1 else "")
 
 
 def watch_notices(supervisor: Supervisor) -> None:

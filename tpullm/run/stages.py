@@ -159,19 +159,15 @@ def teacher(recipe: Recipe, run: Path, stage: str) -> tuple[Path, str]:
         return named, before["identity"]
     if (named / "config.json").is_file():
         return named, manifest.identity_of({name: of[2] for name, of in digests(named, run / stage, key).items()})
-    found = _last_stage(named)
+    # Of a run directory, its last finished stage; any other path as it is.
+    stages = [*reversed(tuned(named)), "pretrain", "base"] if (named / "recipe.yaml").exists() else []
+    found = next((named / one for one in stages if (named / one / manifest.FILE).exists()), named)
     identity = manifest.finished_identity(found) if (found / manifest.FILE).exists() else _checkpoint_identity(found)
     if identity is None:
         raise UserError(
             f"{key}: {named} is no finished stage of a run, no checkpoint, and no folder in the format of Hugging Face"
         )
     return found, identity
-
-
-def _last_stage(path: Path) -> Path:
-    """The last finished stage of a run directory; any other path as it is."""
-    stages = [*reversed(tuned(path)), "pretrain", "base"] if (path / "recipe.yaml").exists() else []
-    return next((path / stage for stage in stages if (path / stage / manifest.FILE).exists()), path)
 
 
 def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:

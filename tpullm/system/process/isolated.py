@@ -163,7 +163,10 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
         os.close(mine)
     if not reported:  # it is still in the pipe, as what comes next
         os._exit(1)
-    return Outcome(_last(reported), is_over or signal.SIGXCPU in ends)
+    value = None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(reported.split(b"\n")[-2])
+    return Outcome(value, is_over or signal.SIGXCPU in ends)
 
 
 def _end(fork: int) -> int:
@@ -173,13 +176,6 @@ def _end(fork: int) -> int:
             end(fork, signal.SIGKILL)
     status = os.waitpid(fork, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
-def _last(reported: bytes) -> Any:
-    try:
-        return json.loads(reported.split(b"\n")[-2])
-    except (ValueError, RecursionError):
-        return None
 
 
 def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
