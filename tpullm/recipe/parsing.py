@@ -196,13 +196,13 @@ def _read(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
     """The nodes and the values of YAML; `UserError` if a mapping repeats a key, or if a key is not a text.
 
     Args:
-        where: the beginning of the message, with `{line}`.
+        where: the file, for the message; empty is the command line.
         prefix: of the keys in it.
     """
     loader = _Loader(text)
     root = loader.get_single_node()
     for message, line in _wrong_keys(root, prefix):
-        raise UserError(where.format(line=line) + message)
+        raise UserError(f"{where}: line {line}: {message}" if where else message)
     return root, None if root is None else loader.construct_document(root)
 
 
@@ -211,15 +211,13 @@ def _wrong_keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if key.value in seen:
-                yield f"{prefix}{key.value} is given twice; keep one of them", key.start_mark.line + 1
+                yield f"{name} is given twice; keep one of them", line
             elif key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                yield (
-                    f"{prefix}{key.value}: is not a text to YAML, so no name; write it in quotes",
-                    (key.start_mark.line + 1),
-                )
+                yield f"{name}: is not a text to YAML, so no name; write it in quotes", line
             seen.add(key.value)
-            yield from _wrong_keys(value, f"{prefix}{key.value}.")
+            yield from _wrong_keys(value, f"{name}.")
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _wrong_keys(item, prefix)
@@ -238,7 +236,7 @@ def _file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
         path = str(storage.local_copy(storage.path(path)))
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
-        root, values = _read(text, f"{path}: line {{line}}: ", "")
+        root, values = _read(text, path, "")
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
     if values is None:

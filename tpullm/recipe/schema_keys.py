@@ -5,6 +5,7 @@ The first sentence of an explanation says what the key is; the rest is for `--he
 
 import dataclasses
 import functools
+import inspect
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,6 @@ from typing import Any
 
 from tpullm.recipe.fields import Changes, declared
 
-ARGS = re.compile(r"\n\s*Args:\n(.*)", re.DOTALL)
 # What a value of a kind is called.
 WORDS = {
     "int": "a whole number",
@@ -31,7 +31,6 @@ LISTS = {
     "phases": "a list, such as '[{start: 0.8, weights: {mine: 1}}]'",
 }
 NAME = "NAME"  # in a dotted key: any name, of sections that the recipe names itself
-ENTRY = re.compile(r"^(\w+): (.*)$")
 
 
 @dataclass(frozen=True)
@@ -170,15 +169,9 @@ def _first_sentence(text: str) -> str:
 @functools.cache
 def explanations(kind: Any) -> dict[str, str]:
     """What the docstring's `Args:` say of each field."""
-    lines = ARGS.search(kind.__doc__)[1].splitlines()
-    indent = len(lines[0]) - len(lines[0].lstrip())
-    found: dict[str, str] = {}
-    for line in lines:
-        if (entry := ENTRY.fullmatch(line[indent:])) and line[indent - 1] == " ":
-            last, found[entry[1]] = entry[1], entry[2]
-        elif line.strip():
-            found[last] += f" {line.strip()}"
-    return found
+    entries = inspect.cleandoc(kind.__doc__).partition("\nArgs:\n")[2]
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", entries, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _default(field: dataclasses.Field) -> str:

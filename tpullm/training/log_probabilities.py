@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from tpullm.data.batch import Batch
+from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import RULES
 from tpullm.training.losses import (
     GRADIENTS,
@@ -61,6 +63,22 @@ def log_probabilities(
     one = ids.ndim == 2
     logp_BTK, entropy_BT = _log_probabilities(options, hidden_BTD, table_VD, ids[..., None] if one else ids)
     return (logp_BTK[..., 0] if one else logp_BTK), entropy_BT
+
+
+def token_log_probabilities(
+    architecture: Architecture, params, batch: Batch, *, dtype, temperature=1.0, chunks=0, entropy=False, key=None
+):
+    """The log-probability of each target of rows with several answers, and the entropy there or None, `[B, T]`.
+
+    Args:
+        batch: in the order that the model reads it in (`to_zigzag_order`).
+        temperature: that of sampling.
+    """
+    config, model = architecture.config, architecture.model(params)
+    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
+    with jax.named_scope("loss"):
+        options = (config.logit_softcap, temperature, config.gradients, chunks, entropy)
+        return log_probabilities(out.hidden, model.output_parameter(), batch.targets, *options)
 
 
 def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, chunks=0):

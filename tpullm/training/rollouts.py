@@ -34,7 +34,8 @@ from tpullm.system.cluster import hosts
 from tpullm.system.log import warn
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
-from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS, token_log_probabilities
+from tpullm.training.log_probabilities import token_log_probabilities
+from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS
 from tpullm.training.rewards.known_failures import STEPS, SUM, KnownFailures, group_signals
 from tpullm.training.rewards.reward_set import Rewards
 
@@ -284,7 +285,8 @@ class Rollouts(OwnAnswers):
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _log_probabilities(architecture: Architecture, dtype, chunks: int, params: Tree, batch: AnswerBatch) -> jax.Array:
     batch = jax.tree.map(to_zigzag_order, batch)
-    return token_log_probabilities(architecture, params, batch, dtype=dtype, chunks=chunks)[0]
+    options = {"dtype": dtype, "temperature": batch.settings.temperature, "chunks": chunks}
+    return token_log_probabilities(architecture, params, batch, **options)[0]
 
 
 def _write(file: Path, batch: AnswerBatch) -> None:

@@ -5,6 +5,7 @@ where its own texts lead it. The teacher's parameters are in memory beside those
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,11 @@ class TaughtAnswers(OwnAnswers):
     """
 
     teacher: Teacher
-    _params: list[Tree] = dataclasses.field(default_factory=list)
+
+    @functools.cached_property
+    def _params(self) -> Tree:
+        """The teacher's, read when they are needed first."""
+        return self.teacher.load()
 
     def batch(self, step: int, params: Tree, chosen: np.ndarray) -> tuple[TaughtBatch, dict[str, Any]]:
         """This host's rows of the batch of `step` (from 0), and the figures of its answers.
@@ -78,15 +83,13 @@ class TaughtAnswers(OwnAnswers):
 
     def _taught(self, prompts: Sequence[list[int]], said: Sequence[Sequence[list[int]]]) -> TaughtBatch:
         """This host's rows of the batch of some answers."""
-        if not self._params:
-            self._params.append(self.teacher.load())
         nothing = np.zeros((len(said), len(said[0])), np.float32)
         options = (self.settings, self.config.sequence_length, self.possible_rows())
         whole, _ = answer_rows.laid_out(prompts, said, nothing, *options)
         own = own_rows(self.mesh, len(whole.inputs))
         names = [field.name for field in dataclasses.fields(Batch)]
         plain = Batch(*(getattr(whole, name)[own] for name in names))
-        ids, logps = self.teacher.says(self._params[0], plain, branched=True)
+        ids, logps = self.teacher.says(self._params, plain, branched=True)
         return TaughtBatch(**vars(plain), ids=ids[own], logps=logps[own], settings=self.teacher.settings, branched=True)
 
 

@@ -19,13 +19,13 @@ from tests.training.objectives.answers import (
     sums_of,
     tiny_recipe,
 )
-from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
+from tests.training.small import CONFIG, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import laid_out
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig
 from tpullm.training.metrics import read
-from tpullm.training.objectives.policy import answer_loss, policy_loss, token_log_probabilities
+from tpullm.training.objectives.policy import answer_loss, policy_loss
 
 
 def made(kind="grpo", seed=0, **settings):
@@ -36,14 +36,11 @@ def made(kind="grpo", seed=0, **settings):
     return prompts, answers, advantages, *laid_out(prompts, answers, advantages, settings, T, [2, 4, 8])
 
 
-def test_answers_beside_others_are_as_alone_and_so_is_their_loss():
+def test_the_loss_of_answers_beside_others_is_that_of_answers_alone():
     """`test_trl.py` has the objective itself, and `test_trl_model.py` its gradient in packed rows."""
     prompts, answers, advantages, batch, places = made(updates=2)
     texts = [(prompt, answer) for prompt, of in zip(prompts, answers, strict=True) for answer in of]
-    with jax.set_mesh(mesh()):
-        logp, _ = jax.jit(lambda tree: token_log_probabilities(ARCHITECTURE, tree, batch, dtype=F32))(params())
     expected = of_answers_alone(texts)
-    np.testing.assert_allclose(np.asarray(logp)[*places.T], np.concatenate(expected), atol=2e-5)  # of size 5
     old = np.random.default_rng(3).normal(-6, 0.3, len(places)).astype(np.float32)
     batch.old[*places.T] = old
     of_answers = np.split(old, np.cumsum([len(answer) for _, answer in texts])[:-1])

@@ -17,7 +17,7 @@ from tpullm.data.batch import AnswerBatch
 from tpullm.model.architecture import Architecture
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
-from tpullm.training.log_probabilities import log_probabilities
+from tpullm.training.log_probabilities import token_log_probabilities
 from tpullm.training.losses import Sum, Sums, sum_by_sequence, to_tokens, weighted_sum
 
 Tree = Any
@@ -169,22 +169,6 @@ def _scored(rewards_GN):
     return np.sum(~np.isnan(rewards_GN), axis=1, keepdims=True)
 
 
-def token_log_probabilities(
-    architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, entropy=False, key=None
-):
-    """The log-probability of each target at the temperature of sampling, and the entropy there or None, `[B, T]`.
-
-    Args:
-        batch: in the order that the model reads it in (`to_zigzag_order`).
-    """
-    config, model = architecture.config, architecture.model(params)
-    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
-    with jax.named_scope("loss"):
-        table, temperature = model.output_parameter(), batch.settings.temperature
-        options = (config.logit_softcap, temperature, config.gradients, chunks, entropy)
-        return log_probabilities(out.hidden, table, batch.targets, *options)
-
-
 def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, key=None):
     """The summed loss of a batch of answers, and its `Sums`, whose weight is the number of answers or of tokens.
 
@@ -193,7 +177,7 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
     adapter, whose parameters are among `params`.
     """
     settings, batch = batch.settings, jax.tree.map(to_zigzag_order, batch)
-    more = {"dtype": dtype, "chunks": chunks}
+    more = {"dtype": dtype, "temperature": settings.temperature, "chunks": chunks}
     logp_BT, entropy_BT = token_log_probabilities(architecture, params, batch, entropy=True, key=key, **more)
     reference_BT = None
     if settings.kl_weight and architecture.adapter and settings.kind != HOLDS_IN_REWARD:

@@ -25,7 +25,7 @@ from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import progress
 from tpullm.training.job import Job
-from tpullm.training.log_probabilities import log_probabilities
+from tpullm.training.log_probabilities import token_log_probabilities
 from tpullm.training.losses import Sum, Sums, sum_by_sequence, weighted_sum
 
 Tree = Any
@@ -165,12 +165,9 @@ def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype
 
     Where there is none it has no tokens.
     """
-    config, batch = architecture.config, jax.tree.map(to_zigzag_order, batch)
-    model = architecture.model(params)
-    out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, key=key, branched=True)
+    batch = jax.tree.map(to_zigzag_order, batch)
+    logp_BT, _ = token_log_probabilities(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     with jax.named_scope("loss"):
-        table, more = model.output_parameter(), (config.logit_softcap, 1.0, config.gradients, chunks)
-        logp_BT, _ = log_probabilities(out.hidden, table, batch.targets, *more)
         found = []
         for branch in (GOOD, BAD, MISMATCHED) if batch.settings.kind == "kto" else (GOOD, BAD):
             own_BT = jnp.where(batch.segment_ids // BRANCH == branch, batch.segment_ids % BRANCH, 0)

@@ -35,8 +35,8 @@ class OwnFunction:
             raise UserError(f"function: {where} is not FILE.py:FUNCTION; write rewards.py:score, say")
         if not Path(file).is_file():
             raise UserError(f"function: {file}: no such file; give the path of a Python file")
-        if not seconds > 0 or processes < 1:
-            raise UserError(f"seconds {seconds:g}, processes {processes}: give more than 0 seconds, and 1 or more")
+        if not (isinstance(seconds, int | float) and seconds > 0 and isinstance(processes, int) and processes > 0):
+            raise UserError(f"seconds {seconds}, processes {processes}: give more than 0 seconds, and 1 or more")
         self._order = [str(Path(file).absolute()), name, parameters]
         self._where, self._seconds = where, seconds
         self._children = [

@@ -82,10 +82,11 @@ class Rewards:
         if not _is_number(weight) or not math.isfinite(weight):
             raise UserError(f"reward {label}: weight: {weight} is not a number; give one, such as 0.5")
         try:
-            if where is not None:
-                self._scorers[label] = _own(where, parameters)
-            else:
+            if where is None:
                 self._scorers[label] = _shipped(name, parameters, count_tokens)
+            else:
+                limits = parameters.pop("seconds", SECONDS), parameters.pop("processes", 1)
+                self._scorers[label] = OwnFunction(str(where), *limits, parameters)
         except UserError as error:
             raise UserError(f"reward {label}: {error}") from None
         self.weights[label] = float(weight)
@@ -138,13 +139,6 @@ class Rewards:
         except UserError as error:
             raise UserError(f"reward {label}: {error}") from None
         return scores
-
-
-def _own(where: Any, parameters: dict[str, Any]) -> OwnFunction:
-    seconds, processes = parameters.pop("seconds", SECONDS), parameters.pop("processes", 1)
-    if not _is_number(seconds) or not isinstance(processes, int):
-        raise UserError(f"seconds {seconds}, processes {processes}: give a number, and a whole number")
-    return OwnFunction(str(where), seconds, processes, parameters)
 
 
 def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | None) -> Scorer:
