@@ -67,7 +67,8 @@ def test_held_out_answers_are_compared_with_the_teacher(taught, session):
     """A student that is its teacher is nowhere away from it."""
     with jax.set_mesh(session.mesh):
         away = taught.evaluate(session.params)
-        same = dataclasses.replace(taught, _params=[session.params]).evaluate(session.params)
+        itself = dataclasses.replace(taught.teacher, load=lambda: session.params)
+        same = dataclasses.replace(taught, teacher=itself).evaluate(session.params)
         none = dataclasses.replace(taught, held_out=None).evaluate(session.params)
     assert away["eval_divergence"]["prompts"] > 1e-3 > 1e-4 > abs(same["eval_divergence"]["prompts"])
     assert len(away["eval_answers"]) == 5 and none == {}

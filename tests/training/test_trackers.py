@@ -204,7 +204,7 @@ def test_what_the_user_has_set_stands(tmp_path, noted, monkeypatch):
 
 
 def test_without_trackers_there_is_no_file_and_no_thread(tmp_path, monkeypatch):
-    monkeypatch.setattr(trackers, "Tracker", None)
+    monkeypatch.setattr(trackers, "threading", None)
     log = MetricsLog(tmp_path, 0, Trackers(tmp_path, RECIPE | {"trackers": []}))
     log.write({"step": 1})
     log.close()

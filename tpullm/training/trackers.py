@@ -145,65 +145,6 @@ class MlflowRun:
 RUNS = {"wandb": WandbRun, "mlflow": MlflowRun}
 
 
-class Tracker:
-    """One tracker of one training: a queue of rows, and the thread that sends them.
-
-    Args:
-        name: of `RUNS`.
-        order: what a run is made of.
-    """
-
-    def __init__(self, name: str, *order: Any):
-        self._name, self._told, self._whole = name, False, False
-        self._rows: queue.Queue[dict | None] = queue.Queue(MOST_ROWS)
-        for variable, value in VARIABLES[name].items():
-            os.environ.setdefault(variable, value)
-        self._thread = threading.Thread(target=self._send, args=order, daemon=True, name=name)
-        self._thread.start()
-
-    def write(self, row: dict[str, float]) -> None:
-        """Queue a row."""
-        try:
-            self._rows.put_nowait(row)
-        except queue.Full:
-            self._tell("does not keep up; rows are left out")
-
-    def end(self, whole: bool) -> None:
-        """Ask the thread to end when it has sent all rows."""
-        self._whole = whole
-        with contextlib.suppress(queue.Full):  # it hangs
-            self._rows.put_nowait(None)
-
-    def wait(self, until: float) -> None:
-        """Wait for its end, at most until the time `until` (of `time.monotonic`)."""
-        self._thread.join(max(until - time.monotonic(), 0.0))
-        if self._thread.is_alive():
-            self._tell("does not end; its last rows are left out")
-
-    def _send(self, *order: Any) -> None:
-        """What fails is tried again with the next row: a server may come back."""
-        run, row = None, {}
-        while row is not None:
-            try:
-                run = run or RUNS[self._name](*order)
-                if row:
-                    run.write(row)
-            except Exception as error:
-                self._tell(described(error, os.environ))
-            row = self._rows.get()
-        try:
-            if run:
-                run.close(self._whole)
-        except Exception as error:
-            self._tell(described(error, os.environ))
-
-    def _tell(self, what: str) -> None:
-        """The first thing that goes wrong, as one line."""
-        if not self._told:
-            self._told = True
-            warn(f"{self._name}: {what} (training goes on; metrics.jsonl has every row)")
-
-
 def described(error: Exception, environment: dict) -> str:
     """One line about an error, without passwords and keys."""
     text = re.sub(r"//[^/\s]*@", "//", f"{type(error).__name__}: {error}".splitlines()[0])
@@ -214,7 +155,7 @@ def described(error: Exception, environment: dict) -> str:
 
 
 class Trackers:
-    """All trackers of one training.
+    """All trackers of one training. Each has a queue of rows, and a thread that sends them.
 
     Args:
         stage: its folder.
@@ -222,7 +163,8 @@ class Trackers:
     """
 
     def __init__(self, stage: Path, recipe: dict):
-        self._temporary, self._all, folder = None, [], stage
+        self._temporary, folder, self._told, self._whole = None, stage, set(), False
+        self._all: dict[str, tuple[queue.Queue[dict | None], threading.Thread]] = {}
         if not recipe["trackers"]:
             return
         if storage.is_remote(stage):
@@ -232,23 +174,58 @@ class Trackers:
             storage.write_json(stage / FILE, {"id": uuid.uuid4().hex[:12]})
         identity = storage.read_json(stage / FILE)["id"]
         order = folder, identity, f"{recipe['name']}/{stage.name}", settings(recipe)
-        self._all = [Tracker(name, *order) for name in dict.fromkeys(recipe["trackers"])]
+        for name in dict.fromkeys(recipe["trackers"]):
+            for variable, value in VARIABLES[name].items():
+                os.environ.setdefault(variable, value)
+            rows = queue.Queue(MOST_ROWS)
+            thread = threading.Thread(target=self._send, args=(name, rows, *order), daemon=True, name=name)
+            self._all[name] = rows, thread
+            thread.start()
 
     def write(self, row: dict[str, float]) -> None:
-        """Give all trackers a row of numbers; `step` is one of them."""
-        for tracker in self._all:
-            tracker.write(row)
+        """Queue a row of numbers for all trackers; `step` is one of them."""
+        for name, (rows, _) in self._all.items():
+            try:
+                rows.put_nowait(row)
+            except queue.Full:
+                self._tell(name, "does not keep up; rows are left out")
 
     def close(self, whole: bool = True) -> None:
-        """End all of them, in a few seconds.
+        """End all of them when they have sent all rows, in a few seconds.
 
         Args:
             whole: False marks the runs as failed.
         """
-        for tracker in self._all:
-            tracker.end(whole)
-        until = time.monotonic() + SECONDS_TO_END
-        for tracker in self._all:
-            tracker.wait(until)
+        self._whole, until = whole, time.monotonic() + SECONDS_TO_END
+        for rows, _ in self._all.values():
+            with contextlib.suppress(queue.Full):  # it hangs
+                rows.put_nowait(None)
+        for name, (_, thread) in self._all.items():
+            thread.join(max(until - time.monotonic(), 0.0))
+            if thread.is_alive():
+                self._tell(name, "does not end; its last rows are left out")
         if self._temporary:
             self._temporary.cleanup()
+
+    def _send(self, name: str, rows: queue.Queue[dict | None], *order: Any) -> None:
+        """What fails is tried again with the next row: a server may come back."""
+        run, row = None, {}
+        while row is not None:
+            try:
+                run = run or RUNS[name](*order)
+                if row:
+                    run.write(row)
+            except Exception as error:
+                self._tell(name, described(error, os.environ))
+            row = rows.get()
+        try:
+            if run:
+                run.close(self._whole)
+        except Exception as error:
+            self._tell(name, described(error, os.environ))
+
+    def _tell(self, name: str, what: str) -> None:
+        """The first thing that goes wrong with a tracker, as one line."""
+        if name not in self._told:
+            self._told.add(name)
+            warn(f"{name}: {what} (training goes on; metrics.jsonl has every row)")
