@@ -48,7 +48,7 @@ def test_causal_no_hidden_state_depends_on_a_later_token():
 
     with jax.set_mesh(mesh()):
         gradient_of = jax.jit(jax.grad(squares))
-        for position in range(32):
+        for position in range(0, 32, 3):
             weights = np.zeros_like(b.weights)
             weights[0, position] = 1
             gradient = np.abs(gradient_of(one_hot, weights))[0].sum(axis=-1)

@@ -67,7 +67,7 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
     """
     anew = Start(0, [[first, config.steps]])
     while True:
-        chosen = _decided(f"where {stage.name} starts", lambda: _start(stage, inputs, config, anew))
+        chosen = decided(f"where {stage.name} starts", lambda: _start(stage, inputs, config, anew))
         if not chosen.step:
             return chosen
         try:
@@ -77,7 +77,7 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
             hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
 
 
-def _decided(what: str, ask: Callable[[], Start]) -> Start:
+def decided(what: str, ask: Callable[[], Start]) -> Start:
     """What host 0 decides, on every host."""
     return Start(**hosts.broadcast(what, lambda: asdict(ask())))
 
@@ -136,7 +136,7 @@ def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
 
 
 def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int = 0) -> Start:
-    """Where a training starts again whose steps up to `step` were skipped, on every host the same.
+    """Where a training starts again whose steps up to `step` were skipped; host 0 alone asks.
 
     It resumes from the last checkpoint of `checkpoint.every_steps` before them, or from the beginning, and leaves out
     the batches since then. Checkpoints at other times depend on the clock, and the result must not.
@@ -148,10 +148,6 @@ def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, firs
     Raises:
         UserError: it has rolled back as often as it may.
     """
-    return _decided(f"{stage.name} rolls back", lambda: _rolled_back(stage, before, step, config, first))
-
-
-def _rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int) -> Start:
     skip, often, folder = config.optimizer.skip, len(before.left_out), stage / "checkpoints"
     why = f"{stage.name}: {skip.patience} steps in a row up to step {step:,} were skipped"
     if often == skip.rollbacks:

@@ -3,6 +3,7 @@
 A stage of tuning starts from the checkpoint with which the stage before it ended.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def make(
             results = train(job, describes, start)
             break
         except RollBack as bad:
-            start = resume.rolled_back(stage, start, bad.step, job.config, job.first)
+            ask = partial(resume.rolled_back, stage, start, bad.step, job.config, job.first)
+            start = resume.decided(f"{stage.name} rolls back", ask)
 
     def finish() -> None:
         manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE, job.first), **facts, **results)
