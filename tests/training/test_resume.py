@@ -54,19 +54,16 @@ def test_keys_that_change_roundings_may_change_in_the_middle(tiny_run, interrupt
         assert np.quantile(np.abs(a - b), 0.99) < 1e-5
 
 
-@pytest.mark.ci
-def test_a_key_that_changes_the_result_makes_the_training_again(interrupted, capsys):
-    pretrain(interrupted, "--model.dropout=0.1", "--pretrain.steps=2")
-    assert "its inputs changed, so it is made again" in capsys.readouterr().err
-    (kept,) = (interrupted / "replaced").iterdir()
-    assert steps(kept / "checkpoints") == [25] and steps(interrupted / "pretrain" / "checkpoints") == [2]
-
-
 ANNEALED = "--mixture.phases=[{start: 0.7, weights: {tenki: 1}}]"  # from where the decay begins
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("phases", [[], [ANNEALED]], ids=["one mixture", "two phases"])
+@pytest.mark.parametrize(
+    "phases",
+    [
+        pytest.param([], id="one mixture", marks=pytest.mark.ci),
+        pytest.param([ANNEALED], id="two phases", marks=pytest.mark.slow),
+    ],
+)
 def test_a_longer_training_by_wsd_is_the_uninterrupted_one(tiny_tokens, tmp_path, capsys, phases):
     """It resumes where the decay began, and what came after is kept as a model."""
     whole, options = tmp_path / "whole", [*WSD, *phases]

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,55 +20,39 @@ from tpullm.cli.main import main
 from tpullm.system.errors import UserError
 from tpullm.training import trackers
 from tpullm.training.metrics import MetricsLog, numbers, read
-from tpullm.training.trackers import Trackers, check, described, settings
+from tpullm.training.trackers import MlflowRun, Trackers, check, described, settings
 
 RECIPE = {"name": "tiny", "trackers": ["wandb"], "seed": 3, "text": "my/texts", "mesh": {"fsdp": -1}}
 
 
-class Mlflow:
-    """Stands in for MLflow's client: what its server keeps is in the class."""
-
-    runs: list[dict]
-    experiment = None
-
-    def __init__(self, address):
-        self.runs = Mlflow.runs
-        assert address.endswith("pretrain/mlflow.db")
-
-    def get_experiment_by_name(self, name):
-        return SimpleNamespace(experiment_id="7") if Mlflow.experiment == name else None
-
-    def create_experiment(self, name):
-        Mlflow.experiment = name
-        return "7"
-
-    def search_runs(self, experiments, asked, max_results):
-        assert experiments == ["7"]
-        return [self._run(n) for n, run in enumerate(self.runs) if f"tags.tpullm_id = '{run['id']}'" == asked]
-
-    def create_run(self, experiment, run_name, tags):
-        self.runs.append({"id": tags["tpullm_id"], "name": run_name, "params": {}, "metrics": [], "status": ""})
-        return self._run(len(self.runs) - 1)
-
-    def _run(self, index):
-        run = self.runs[index]
-        return SimpleNamespace(info=SimpleNamespace(run_id=str(index)), data=SimpleNamespace(params=run["params"]))
-
-    def update_run(self, run_id, status):
-        self.runs[int(run_id)]["status"] = status
-
-    set_terminated = update_run
-
-    def log_batch(self, run_id, metrics=(), params=()):
-        run = self.runs[int(run_id)]
-        assert not {param.key for param in params} & run["params"].keys()
-        run["params"] |= {param.key: param.value for param in params}
-        run["metrics"] += [[metric.key, metric.value, metric.step] for metric in metrics]
+def test_mlflow_goes_on_in_the_run_of_the_same_id(tmp_path, noted, monkeypatch):
+    """Its server chooses the id of a run, so ours is a tag. What a run has of its parameters is not sent again."""
+    run = SimpleNamespace(info=SimpleNamespace(run_id="0"), data=SimpleNamespace(params={"seed": "3"}))
+    entities, tracking = ModuleType("mlflow.entities"), ModuleType("mlflow.tracking")
+    entities.Param = entities.Metric = lambda *values: values
+    for module in (ModuleType("mlflow"), entities, tracking):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for found in ([], [run]):
+        client = Mock(get_experiment_by_name=lambda name: None, create_experiment=lambda name: "7")
+        client.search_runs.return_value, client.create_run.return_value = found, run
+        tracking.MlflowClient = Mock(return_value=client)
+        of = MlflowRun(tmp_path, "abc", "tiny/pretrain", {"seed": 3, "log_every": 2})
+        of.write({"step": 4, "eval_loss/青空 (a+b)": 0.5})
+        of.close(whole=bool(found))
+        tracking.MlflowClient.assert_called_once_with(f"sqlite:///{tmp_path}/mlflow.db")
+        client.search_runs.assert_called_once_with(["7"], "tags.tpullm_id = 'abc'", max_results=1)
+        assert client.create_run.call_count == (not found)
+        params, metrics = (call.kwargs for call in client.log_batch.call_args_list)
+        assert params == {"params": [("log_every", "2")]}
+        assert [(key, value, step) for key, value, _, step in metrics["metrics"]][1:] == [
+            ("eval_loss/青空 _a_b_", 0.5, 4)
+        ]
+        client.set_terminated.assert_called_once_with("0", "FINISHED" if found else "KILLED")
 
 
 @pytest.fixture
 def noted(monkeypatch):
-    """Stand-ins for both libraries; `noted(kind)` is what that of wandb was asked for."""
+    """A stand-in for wandb; `noted(kind)` is what it was asked for."""
     notes, gate = [], threading.Event()
     for name in [name for name in os.environ if name.startswith(("WANDB", "MLFLOW"))]:
         monkeypatch.delenv(name)
@@ -92,22 +77,18 @@ def noted(monkeypatch):
         log=lambda row: note("log", row),
         finish=lambda exit_code: note("finish", exit_code),
     )
-    wandb, mlflow, entities, tracking = map(ModuleType, ("wandb", "mlflow", "mlflow.entities", "mlflow.tracking"))
-    wandb.init, tracking.MlflowClient, Mlflow.runs, Mlflow.experiment = init, Mlflow, [], None
-    entities.Param = lambda key, value: SimpleNamespace(key=key, value=value)
-    entities.Metric = lambda key, value, now, step: SimpleNamespace(key=key, value=value, step=step)
-    for module in (wandb, mlflow, entities, tracking):
-        module.__spec__ = importlib.util.spec_from_loader(module.__name__, None)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("wandb", "mlflow"):
+        monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+        module.init, module.__spec__ = init, importlib.util.spec_from_loader(name, None)
     monkeypatch.setattr(trackers, "SECONDS_TO_END", 60.0)  # a busy machine is slow
     yield lambda kind: [value for name, value in notes if name == kind]
     gate.set()
 
 
 @pytest.mark.ci
-def test_a_training_gives_its_rows_to_both_and_resumes_the_run(tiny_tokens, noted):
+def test_a_training_gives_its_rows_to_a_tracker_and_resumes_the_run(tiny_tokens, noted):
     """Four steps; then, as after a kill, the last two again."""
-    stage, words = tiny_tokens / "pretrain", ["pretrain", "--run", str(tiny_tokens), "--trackers=[wandb,mlflow]"]
+    stage, words = tiny_tokens / "pretrain", ["pretrain", "--run", str(tiny_tokens), "--trackers=[wandb]"]
     words += ["--pretrain.norms_every=2", "--pretrain.steps=4", "--pretrain.checkpoint.every_steps=2"]
     assert main([*words, "--pretrain.log_every=2"]) == 0
     (stage / "manifest.json").unlink()
@@ -126,9 +107,6 @@ def test_a_training_gives_its_rows_to_both_and_resumes_the_run(tiny_tokens, note
     assert all(isinstance(value, int | float) for row in rows for value in row.values())
     assert noted("finish") == [0, 0]
     assert [config["pretrain.log_every"] for config in noted("config")] == [2, 1]
-    (run,) = Mlflow.runs
-    assert run["name"] == "tiny/pretrain" and run["status"] == "FINISHED" and run["params"]["pretrain.log_every"] == "2"
-    assert sorted(run["metrics"]) == sorted([key, value, row["step"]] for row in rows for key, value in row.items())
 
 
 def test_a_library_that_is_missing_is_told_before_anything_is_trained(tmp_path, monkeypatch, capsys):

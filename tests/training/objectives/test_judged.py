@@ -2,14 +2,12 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.objectives.answers import (
-    F32,
     T,
     of_answers_alone,
     pretrained,
@@ -17,17 +15,15 @@ from tests.training.objectives.answers import (
     sums_of,
     tiny_recipe,
 )
-from tests.training.small import ARCHITECTURE, CONFIG, job, mesh, params
+from tests.training.small import job, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
-from tpullm.data.stream import EvaluationBatches, Stream
+from tpullm.data.stream import Stream
 from tpullm.model.rows import put
 from tpullm.recipe.schema import PreferenceConfig
-from tpullm.training.evaluation import held_out
 from tpullm.training.metrics import read
-from tpullm.training.objectives.preferences import Answers, fill_references, kto
-from tpullm.training.step import make_evaluation
+from tpullm.training.objectives.preferences import fill_references
 
 SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
 
@@ -98,19 +94,6 @@ def test_the_loss_is_that_of_answers_that_stand_alone():
     assert len(numbers) >= 3 and kl > 0 and 0 < right < 1
 
 
-@pytest.mark.ci
-def test_held_out_answers_are_evaluated_in_micro_batches():
-    found, pairs, _ = made(count=9)
-    batches = {"judged": EvaluationBatches(pairs, 8, T)}
-    assert len(list(batches["judged"])) == 1, "the divergence is that of all"
-    with jax.set_mesh(mesh()):
-        program = make_evaluation(ARCHITECTURE, F32, 4)
-        results = held_out(program, params(), mesh(), batches, np.ones(CONFIG.vocabulary_size))
-    loss, _, right = by_hand(found, pairs, range(9))
-    assert results["eval_loss"]["judged"] == pytest.approx(loss, rel=1e-4)
-    assert results["eval_accuracy"]["judged"] == pytest.approx(right)
-
-
 def test_references_are_those_of_the_start(tmp_path):
     """`test_pairs.py` has that they are kept."""
     found, pairs, _ = made()
@@ -144,7 +127,7 @@ def prepared(tiny_run, tmp_path):
     return tiny_recipe(tmp_path, {"polite": stage}, accumulation=2, evaluate_rows=8), pretrained(tiny_run, tmp_path)
 
 
-@pytest.mark.ci
+@pytest.mark.slow  # `test_pairs.py` has a stage of preferences, which goes the same way
 def test_a_stage_learns_what_is_good(prepared):
     """The first loss is 1/2; in the end held-out answers are judged right."""
     recipe, run = prepared
@@ -170,10 +153,3 @@ def test_mistakes_are_one_line(prepared, tmp_path, capsys):
         named = f"--finetune.polite.judged=[{written(tmp_path, rows, 'wrong.jsonl')}]"
         assert main(["finetune", str(recipe), "--run", str(run), named]) == 2
         assert said in capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_a_good_answer_counts_as_much_as_its_sort():
-    answers = Answers(np.float32([-9, -9]), np.float32([3, 3]), np.float32([-9, -9]))
-    settings = PreferenceConfig("kto", beta=1.0, desirable_weight=3.0)
-    sums = kto(answers, np.array([True, False]), np.ones(2), settings, kl=0.0)
-    assert float(sums["loss"].total) == pytest.approx(2.0) and float(sums["accuracy"].total) == 0
