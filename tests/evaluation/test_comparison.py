@@ -74,6 +74,7 @@ def test_the_same_answers_differ_by_exactly_0(wide):
     found = task([planted(wide, 7)] * 3, ["one", "two", "three"], seed=0)
     for figure in found["figures"].values():
         assert figure["deltas"] == [{"value": 0.0, "interval": [0.0, 0.0], "differ": 0, "word": ALIKE}] * 2
+        assert figure["scores"] == [figure["scores"][0]] * 3 and figure["count"] == 40
     assert all(group["count"] == 0 for group in found["examples"])
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpullm.data.batch import BRANCH
 from tpullm.evaluation import likelihoods as module
-from tpullm.evaluation.likelihoods import Continuation, columns, cut, grouped, laid_out, likelihoods, row_length
+from tpullm.evaluation.likelihoods import Continuation, cut, grouped, laid_out, likelihoods, row_length
 from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.rows import fetch
 
@@ -21,49 +21,42 @@ def scored(session, requests):
     return [found[n] for n in range(len(requests))]
 
 
-def by_steps(session, requests):
-    """The reference: the distribution after every beginning, each computed alone."""
-    sequences = [[*of.context, *of.continuation][-(session.context_length + 1) :] for of in requests]
-    places = [range(len(ids) - len(of.continuation), len(ids)) for ids, of in zip(sequences, requests, strict=True)]
-    asked = [(ids, place) for ids, own in zip(sequences, places, strict=True) for place in own]
-    rows = iter(next_log_probabilities(session, [ids[:place] for ids, place in asked]))
-    for ids, own in zip(sequences, places, strict=True):
-        log_p = [next(rows) for _ in own]
-        chosen = [row[ids[place]] for row, place in zip(log_p, own, strict=True)]
-        yield (
-            float(np.sum(chosen, dtype=np.float64)),
-            all(row.max() == one for row, one in zip(log_p, chosen, strict=True)),
-        )
-
-
-TOKENS = st.lists(st.integers(8, 12), min_size=1, max_size=5).map(tuple)
-
-
-@settings(max_examples=10)
-@given(requests=st.lists(st.builds(Continuation, TOKENS, TOKENS), min_size=1, max_size=4))
-def test_packed_with_shared_beginnings_is_as_each_alone(session, requests):
-    requests += [Continuation((8, 9, 10, 11, 12) * 2, (token,)) for token in (11, 12)]  # they share a row at least
-    for (log_p, likeliest), found in zip(by_steps(session, requests), scored(session, requests), strict=True):
-        assert found.log_probability == pytest.approx(log_p, abs=TOLERANCE)
-        assert found.is_likeliest == likeliest
-
-
-def test_the_likeliest_continuation_is_told_from_all_others(session):
-    context, said = (1, 300, 40), ()
-    for _ in range(3):
-        said = (*said, int(next_log_probabilities(session, [[*context, *said]])[0].argmax()))
-    other = (*said[:2], said[2] + 1)
-    found = scored(session, [Continuation(context, ids) for ids in (said, other, said[:1])])
-    assert [of.is_likeliest for of in found] == [True, False, True]
-    assert found[0].log_probability > found[1].log_probability
+def assert_as_alone(session, requests, found=None):
+    """The reference is the distribution after every beginning, each computed alone."""
+    for number, request in enumerate(requests):
+        ids = [*request.context, *request.continuation][-(session.context_length + 1) :]
+        tokens = ids[-len(request.continuation) :]
+        log_p = next_log_probabilities(session, [ids[:end] for end in range(len(ids) - len(tokens), len(ids))])
+        chosen = log_p[np.arange(len(tokens)), tokens]
+        found = scored(session, requests) if found is None else found
+        assert found[number].log_probability == pytest.approx(chosen.sum(dtype=np.float64), abs=TOLERANCE)
+        assert found[number].is_likeliest == (chosen == log_p.max(axis=1)).all()
 
 
 def test_a_long_context_is_cut_at_its_left(session):
     long = Continuation(tuple(range(8, 48)), (50, 51))
     assert session.context_length == 32 and cut(long, 32) == (*range(17, 48), 50, 51)
-    requests = [long, long._replace(continuation=(50, 52))]
-    for (log_p, _), found in zip(by_steps(session, requests), scored(session, requests), strict=True):
-        assert found.log_probability == pytest.approx(log_p, abs=TOLERANCE)
+    assert_as_alone(session, [long, long._replace(continuation=(50, 52))])
+
+
+TOKENS = st.lists(st.integers(8, 12), min_size=1, max_size=5).map(tuple)
+BEGINNING = tuple(range(20, 37))  # then all rows of the reference have 32 tokens
+
+
+@settings(max_examples=8)
+@given(requests=st.lists(st.tuples(TOKENS, TOKENS), min_size=2, max_size=4, unique=True))
+def test_packed_with_shared_beginnings_is_as_each_alone(session, requests):
+    assert_as_alone(session, [Continuation(BEGINNING + context, continuation) for context, continuation in requests])
+
+
+def test_the_likeliest_continuation_is_told_from_all_others(session):
+    said = ()
+    for _ in range(3):
+        said = (*said, int(next_log_probabilities(session, [[*BEGINNING, *said]])[0].argmax()))
+    other = (*said[:2], said[2] + 1)
+    found = scored(session, [Continuation(BEGINNING, ids) for ids in (said, other, said[:1])])
+    assert [of.is_likeliest for of in found] == [True, False, True]
+    assert found[0].log_probability > found[1].log_probability
 
 
 def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeypatch):
@@ -76,8 +69,7 @@ def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeyp
     looked = ["looked at", "looked at", "done"]
     assert events == ["dispatched", "dispatched", *looked, *looked]
     assert all(found[n] == found[n + 150] for n in range(150)), "the same requests"
-    for n, (log_p, _) in zip((0, 77, 149), by_steps(session, [requests[n] for n in (0, 77, 149)]), strict=True):
-        assert found[n].log_probability == pytest.approx(log_p, abs=TOLERANCE)
+    assert_as_alone(session, requests[:150:49], [found[n] for n in range(0, 150, 49)])
 
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 3), min_size=2, max_size=12).map(tuple), min_size=1, unique=True)
@@ -101,10 +93,11 @@ def test_each_token_is_predicted_from_all_before_it_and_from_nothing_else(sequen
     assert (rows.segments > 0).sum() == sum(group.size for group in groups) <= sum(len(ids) - 1 for ids in sequences)
     for number, ids in enumerate(sequences):
         count = data.draw(st.integers(1, len(ids) - 1))
-        place = rows.places[number]
-        for token, column in enumerate(columns(place, len(ids), count), len(ids) - count):
-            assert rows.targets[place[0], column] == ids[token]
-            assert seen(rows, place[0], column) == list(ids[:token])
+        row, columns = rows.places[number]
+        assert len(columns) == len(ids) - 1
+        for token, column in enumerate(columns[-count:], len(ids) - count):
+            assert rows.targets[row, column] == ids[token]
+            assert seen(rows, row, column) == list(ids[:token])
 
 
 QUESTION = tuple(range(10, 110))

@@ -3,24 +3,21 @@
 import json
 import os
 import signal
-import socket
 import threading
 import urllib.request
 from collections.abc import Callable
 
 from tests.conftest import wait_until
 from tpullm.cli import main
+from tpullm.system.cluster.handshake import free_port
 
 
 def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> tuple[list, int]:
     """Serve on a free port until `ask`, a function of the address, is through: what it gives, and the exit code."""
-    before = signal.signal(stop, signal.default_int_handler)  # as `cli.entry` has it
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    got, ended = [], threading.Event()
+    before, port = signal.signal(stop, signal.default_int_handler), free_port()  # as `cli.entry` has it
+    got, ended, url = [], threading.Event(), f"http://127.0.0.1:{port}"
 
     def client():
-        url = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: ended.is_set() or is_ready(url))
             got.append(ask(url))

@@ -11,7 +11,6 @@ from tests.serving.conftest import Served
 from tests.serving.stand_in import StandIn, session_of
 from tpullm.serving import application, listening, served_model
 from tpullm.serving.stepping import Stepping
-from tpullm.system.errors import UserError
 
 TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 4, "temperature": 0}
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -110,10 +109,7 @@ def test_a_fault_of_ours_is_told_and_logged(served, monkeypatch):
 
 
 def test_what_an_engine_refuses_is_a_refusal(served, monkeypatch):
-    def submit(request, heard):
-        raise UserError("a prompt of this kind does not fit")
-
-    monkeypatch.setattr(served.engine, "submit", submit)
+    monkeypatch.setattr(served.engine, "longest", 1)
     answer = served.ask("/v1/completions", TEXT)
     assert answer.status == 400 and b"does not fit" in answer.text
 

@@ -66,16 +66,15 @@ def test_an_answer_comes_in_parts_and_stays_a_text(one, page):
 
 
 def test_stop_ends_the_answer_in_the_server_too(one, page):
-    one.served.engine.turns = turns = threading.Semaphore(0)
-    before = set(one.served.engine.cancelled)
+    engine = one.served.engine
+    engine.turns, before = threading.Semaphore(9), set(engine.cancelled)
     say(page, "⟦" + "abc " * 50 + "⟧")
-    turns.release(9)
     page.wait("messages[1].content")
     page.value("by('stop').click()")
     page.wait("!answering")
-    one.served.engine.turns = None
+    turns, engine.turns = engine.turns, None
     turns.release(9)
-    wait_until(lambda: one.served.engine.cancelled - before)
+    wait_until(lambda: engine.cancelled - before)
     assert shown(page, ".assistant .note") == ["You stopped this answer."]
 
 
@@ -120,6 +119,14 @@ def ask_what_comes(page, text):
     page.wait("shown && !reading")
 
 
+def take_the_likeliest(page):
+    """Press the first of the likely tokens, and give its text and then the whole text."""
+    likely = shown(page, "#candidates button:enabled")[0].replace("␣", " ")
+    page.value("document.querySelector('#candidates button:enabled').click()")
+    page.wait("shown && !reading")
+    return likely, page.value("by('text').value")
+
+
 def test_each_token_has_its_probability_and_a_likely_one_is_added(one, page):
     ask_what_comes(page, "The cat sat.")
     ids = one.served.engine.session.tokenizer.encode("The cat sat.")
@@ -128,10 +135,8 @@ def test_each_token_has_its_probability_and_a_likely_one_is_added(one, page):
     chances = [f"{chance:.1f}%" if chance >= 0.1 else "<0.1%" for chance in chances]
     assert shown(page, ".piece") == ["Thefirst", *map("".join, zip(["␣cat", "␣sat", "."], chances, strict=True))]
     assert len(shown(page, "#candidates li")) == 11 and shown(page, "#candidates li")[-1].startswith("all others")
-    likely = shown(page, "#candidates button:enabled")[0].replace("␣", " ")
-    page.value("document.querySelector('#candidates button:enabled').click()")
-    page.wait("shown && !reading")
-    assert page.value("by('text').value") == "The cat sat." + likely
+    likely, text = take_the_likeliest(page)
+    assert text == "The cat sat." + likely
 
 
 def test_what_else_was_likely_at_a_place(page):
@@ -139,10 +144,8 @@ def test_what_else_was_likely_at_a_place(page):
     number = shown(page, ".piece").index(next(piece for piece in shown(page, ".piece") if piece.startswith("␣cat")))
     page.value(f"by('pieces').children[{number}].click()")
     assert shown(page, "#place") == ["What the model expected instead of “␣cat”"]
-    other = shown(page, "#candidates button:enabled")[0].replace("␣", " ")
-    page.value("document.querySelector('#candidates button:enabled').click()")
-    page.wait("shown && !reading")
-    assert page.value("by('text').value") == "🐈 The" + other
+    other, text = take_the_likeliest(page)
+    assert text == "🐈 The" + other
 
 
 @pytest.mark.parametrize("blank", ["【?】", "【？】"])
@@ -151,9 +154,7 @@ def test_a_blank_is_filled_from_the_left_side_alone(page, blank):
     assert shown(page, "#place") == ["The likeliest tokens for 【?】"]
     assert "left of the blank" in shown(page, "#place-note")[0]
     assert shown(page, ".unread") == [f"not read:{blank} sat."] and len(shown(page, ".piece")) == 2
-    page.value("document.querySelector('#candidates button:enabled').click()")
-    page.wait("shown && !reading")
-    text = page.value("by('text').value")
+    _, text = take_the_likeliest(page)
     assert text.startswith("The cat") and text.endswith(" sat.") and blank not in text
 
 

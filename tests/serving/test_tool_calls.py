@@ -9,6 +9,7 @@ from tpullm.serving.answer_text import Part, ToolText, joined, whole_calls
 ONE = '<tool_call>\n{"name": "f", "arguments": {"x": "}\\"]猫</tool_call>", "y": [{}]}}\n</tool_call>'
 TWO = '<tool_call>{"arguments": {"a": 1}, "name": "g"}</tool_call>'
 NONE = "<tool_call>not JSON</tool_call>"
+NO_NAME = '<tool_call>{"name": 1, "arguments": {}}</tool_call>'
 
 
 class Pieces:
@@ -43,11 +44,7 @@ EXPECTED = {
     f"{TWO} after": ("after", [("g", '{"a": 1}')], "tool_calls"),
     NONE: (NONE, [], "stop"),
     f"{NONE}{TWO}": (NONE, [("g", '{"a": 1}')], "tool_calls"),
-    '<tool_call>{"name": 1, "arguments": {}}</tool_call>': (
-        '<tool_call>{"name": 1, "arguments": {}}</tool_call>',
-        [],
-        "stop",
-    ),
+    NO_NAME: (NO_NAME, [], "stop"),
     '<tool_call>{"name": "h"}</tool_call>': ("", [("h", "{}")], "tool_calls"),
     "<tool_call>[1]</tool_call>": ("<tool_call>[1]</tool_call>", [], "stop"),
     '<tool_call>{"name": "f", "arg': ('<tool_call>{"name": "f", "arg', [], "stop"),
@@ -74,6 +71,8 @@ def test_arguments_are_told_while_they_are_written():
 
 
 def test_a_part_has_one_delta_for_each_call():
+    """An answer that was cut off says so."""
+    assert joined(heard(ONE, ends="length")).ends == "length"
     (part,) = heard(f"{ONE}{TWO}")
     assert [call["index"] for call in part.calls] == [0, 1]
     assert json.loads(part.calls[0]["function"]["arguments"])["y"] == [{}]
@@ -84,7 +83,3 @@ def test_the_first_call_ends_an_answer_that_may_have_one(cuts):
     parts = heard(f"{TWO}{ONE}", cuts, several=False)
     assert [name for name, _ in calls(parts)] == ["g"] and parts[-1].ends == "tool_calls"
     assert len(parts) < 100
-
-
-def test_an_answer_that_was_cut_off_says_so():
-    assert joined(heard(ONE, ends="length")).ends == "length"

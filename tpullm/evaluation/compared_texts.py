@@ -159,22 +159,18 @@ def _texts(path: Path, most: int) -> Iterator[str]:
                 if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
                     raise UserError(f"--text: {where}: its 'text' is {text!r:.60} and no text; each row is a document")
                 yield text
-        else:
-            yield _whole(file, most)
-
-
-def _whole(file: Path, most: int) -> str:
-    with readable(file):
-        local = storage.local_copy(file)
-        storage.check_file(local)
-        with open_bytes(local) as opened:
-            found = opened.read(most + 1)
-    if len(found) > most:
-        raise _too_much(file)
-    try:
-        return found.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"--text: {file}: is not UTF-8; convert the file") from None
+            continue
+        with readable(file):
+            local = storage.local_copy(file)
+            storage.check_file(local)
+            with open_bytes(local) as opened:
+                found = opened.read(most + 1)
+        if len(found) > most:
+            raise _too_much(file)
+        try:
+            yield found.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"--text: {file}: is not UTF-8; convert the file") from None
 
 
 def _too_much(path: Path) -> UserError:

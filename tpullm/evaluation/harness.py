@@ -171,53 +171,28 @@ class HarnessModel(TemplateLM):
         seed: of sampling, for tasks that ask for it.
     """
 
+    eot_token_id = prefix_token_id = max_length = tokenizer_name = tok_encode = None  # of each object: see `__init__`
+
     def __init__(self, model: MeasuredModel, name: str, seed: int = 0):
         super().__init__()
-        self._model, self._name, self._seed = model, name, seed
+        self._model, self._seed, self.tokenizer_name = model, seed, name
         tokenizer = self._texts = model.session.tokenizer
         named = getattr(tokenizer, "named_end", None)  # of a published model, the files may name several
-        self._end = tokenizer.eos_id if named is None else named
+        self.eot_token_id = tokenizer.eos_id if named is None else named
+        self.prefix_token_id = self.eot_token_id if tokenizer.bos_id is None else tokenizer.bos_id
+        self.max_length = model.session.context_length
         self.tok_encode = functools.lru_cache(KEPT_TEXTS)(self._ids)
 
-    @property
-    def eot_token_id(self) -> int:
-        """The token that ends a text."""
-        return self._end
-
-    @property
-    def prefix_token_id(self) -> int:
-        """The token before a text that stands alone."""
-        return self._end if self._texts.bos_id is None else self._texts.bos_id
-
-    @property
-    def max_length(self) -> int:
-        """The tokens that the model reads at once."""
-        return self._model.session.context_length
-
-    @property
-    def tokenizer_name(self) -> str:
-        """What results are told apart by."""
-        return self._name
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
+    def _ids(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
         """The ids of a text, after the token that begins one unless the text has it or `add_special_tokens` is False.
 
         The names of special tokens in it are these tokens: that is how chat templates arrive here.
         """
-        raise NotImplementedError  # the one of each object keeps what it encoded
-
-    def _ids(self, string: str, add_special_tokens: bool | None = None) -> list[int]:
         ids = self._texts.encode_marked(string)
         begins = ids[:1] == [self.prefix_token_id] and add_special_tokens is None
         return ids if begins or add_special_tokens is False else [*self._texts.begin, *ids]
 
     def _loglikelihood_tokens(self, requests, **_) -> list[tuple[float, bool]]:
-        for texts, _, continuation in requests:
-            if not continuation:
-                raise UserError(
-                    f"{texts[0][-40:]!r} and {texts[1][:40]!r}: the tokenizer joins them, so the second has no token "
-                    "of its own; in the task's YAML, end the first with a space or a line"
-                )
         asked = [Continuation(tuple(context), tuple(continuation)) for _, context, continuation in requests]
         return [tuple(found) for found in self._model.likelihoods(asked)]
 
@@ -243,7 +218,7 @@ class HarnessModel(TemplateLM):
             context, settings = request.args
             settings = normalize_gen_kwargs(settings)
             sampling = _sampling(settings)
-            stops = handle_stop_sequences(settings["until"], self._texts.piece(self._end))
+            stops = handle_stop_sequences(settings["until"], self._texts.piece(self.eot_token_id))
             # One that is asked several times is answered by several seeds.
             seed = self._seed + times[context] if sampling.temperature else 0
             times[context] += 1
@@ -259,7 +234,7 @@ class HarnessModel(TemplateLM):
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template, for the results."""
-        return getattr(self._texts, "template", None) or self._name
+        return getattr(self._texts, "template", None) or self.tokenizer_name
 
 
 def _sampling(settings: dict) -> Sampling:

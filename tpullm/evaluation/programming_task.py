@@ -54,9 +54,8 @@ def prepare(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tup
         raise UserError(f"--shots: {asking.shots}, and {file.name} has programs to continue; leave the option out")
     if asking.shots >= len(file.problems):
         raise UserError(f"--shots: {asking.shots}, and {file.name} has {len(file.problems)} problems; take fewer")
-    order = np.random.default_rng(asking.seed).permutation(len(file.problems))[: asking.shots].tolist()
-    rest = [problem for number, problem in enumerate(file.problems) if number not in set(order)]
-    return tuple(rest[: asking.limit or None]), tuple(file.problems[number] for number in order)
+    examples, rest = asking.drawn(file.problems)
+    return rest[: asking.limit or None], examples
 
 
 def measure(model: MeasuredModel, file: ProblemFile, asking: Asking) -> dict[str, Any]:

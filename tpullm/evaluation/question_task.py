@@ -66,9 +66,7 @@ def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
     """
     items, examples = file.items, file.examples
     if not examples:
-        order = np.random.default_rng(asking.seed).permutation(len(items))[: asking.shots].tolist()
-        examples = tuple(items[number] for number in order)
-        items = tuple(item for number, item in enumerate(items) if number not in set(order))
+        examples, items = asking.drawn(items)
     examples = examples[: asking.shots]
     if len(examples) < asking.shots or not items:
         raise UserError(
@@ -163,19 +161,15 @@ def _by_writing(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]])
     written = model.written([Writing(ids, asked.tokens, stops) for ids in prompts])
     none = []
     for row, text, item in zip(table, written, asked.items, strict=True):
-        chosen = _chosen(text, item)
+        # By its text, or by its letter.
+        named = dict(zip(string.ascii_uppercase, item.choices, strict=False))
+        named |= {normalized(choice): choice for choice in item.choices}
+        chosen = named.get(normalized(text), "")
         row |= {"written": text, "right": chosen == item.answers[0] if item.choices else is_exact(text, item.answers)}
         none += [not chosen] if item.choices else []
     f1 = [character_f1(row["written"], row["answers"]) for row in table]
     found = share([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": of_mean(f1)}
     return found | ({"no_choice": float(np.mean(none))} if none else {})
-
-
-def _chosen(text: str, item: Item) -> str:
-    """The choice that was written, by its text or by its letter; empty if it is none."""
-    named = dict(zip(string.ascii_uppercase, item.choices, strict=False))
-    named |= {normalized(choice): choice for choice in item.choices}
-    return named.get(normalized(text), "")
 
 
 def normalized(text: str) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.evaluation import harness_tasks, problem_files, question_files
 from tpullm.evaluation.problem_files import ProblemFile, is_problem_file
@@ -37,6 +39,12 @@ class Asking:
     chat: bool = False
     samples: int = 1
     temperature: float = 0.0
+
+    def drawn(self, items: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The examples, which the seed chooses, and the items that are left to be asked."""
+        order = np.random.default_rng(self.seed).permutation(len(items))[: self.shots].tolist()
+        left = (item for number, item in enumerate(items) if number not in set(order))
+        return tuple(items[number] for number in order), tuple(left)
 
     def of_questions(self) -> dict[str, Any]:
         """The settings of all tasks but those of programming, by name."""
