@@ -44,6 +44,8 @@ def test_a_long_line_is_thinned_and_ends_where_it_ended(points, most):
     kept = thinned(points, most)
     assert len(kept) <= most or len(kept) == len(points) <= most
     assert tuple(kept[-1]) == points[-1]
+    points = [(float(x), 10.0 * x) for x in range(100)]
+    assert thinned(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)], "the means"
 
 
 @few
@@ -52,11 +54,6 @@ def test_a_chart_can_be_drawn_of_any_finite_values(values):
     chart = line_chart(ENGLISH, "loss", [Line("a", list(enumerate(values)))], "steps")
     assert len(coordinates(chart)) == max(2, len(values))
     assert all(0 <= x <= 1000 and 0 <= y <= 1000 for x, y in coordinates(chart))
-
-
-def test_a_thinned_line_has_the_means_of_its_stretches():
-    points = [(float(x), 10.0 * x) for x in range(100)]
-    assert thinned(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)]
 
 
 def test_the_legend_has_the_colours_of_the_lines_and_their_last_values():
@@ -81,6 +78,8 @@ def test_higher_values_stand_higher_and_one_point_stands_at_the_end_of_what_led_
     assert left == 0 and right == 1000 and top < bottom
     chart = line_chart(ENGLISH, "loss", [Line("a", [(10_240, 4.0)])], "tokens")
     assert {x for x, _ in coordinates(chart)} == {1000} and ">0<" in chart and ">10k<" in chart
+    chart = line_chart(named("ja"), "速度", [Line("速度", [(0, 10_000.0), (10, 90_000.0)])], "ステップ")
+    assert ">2万<" in chart and "--label:3" in chart, "the numbers of its language, and room for them"
 
 
 def test_a_range_has_air_and_is_never_empty():
@@ -106,12 +105,6 @@ def test_words_are_in_the_order_of_the_larger_probability_and_the_others_are_add
     assert re.findall("<dt><span[^>]*>([^<]*)<", made) == ["a", "b", "c", "d", "e", "f", "others"]
     assert made.endswith("0.30<span>0.35</span></dd></dl>") and widths(made)[:4] == [33.33, 100, 83.33, 0]
     assert likeliest([("a", 0.5, 0.4), ("b", 0.5, 0.6)])[1] is None
-
-
-def test_an_axis_has_the_numbers_of_its_language_and_room_for_them():
-    points = [Line("速度", [(0, 10_000.0), (10, 90_000.0)])]
-    chart = line_chart(named("ja"), "速度", points, "ステップ")
-    assert ">2万<" in chart and "--label:3" in chart
 
 
 def test_a_heat_map_has_a_cell_for_each_value_above_0_and_the_largest_is_the_strongest():

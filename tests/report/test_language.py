@@ -55,12 +55,9 @@ def test_every_sentence_is_there_in_japanese_and_nothing_else():
     assert len(used) > 150  # the search for them works
     assert used - set(JAPANESE.catalogue) == set()
     assert set(JAPANESE.catalogue) - used == set()
-
-
-def test_no_sentence_is_translated_twice():
     text = (PACKAGE / "report" / "ja.yaml").read_text(encoding="utf-8")
     keys = [key.value for key, _ in yaml.compose(text, Loader=yaml.SafeLoader).value]
-    assert len(keys) == len(set(keys))
+    assert len(keys) == len(set(keys)), "no sentence is translated twice"
 
 
 def test_a_translation_has_the_same_values_and_no_english_left():
@@ -74,19 +71,12 @@ def test_a_translation_has_the_same_values_and_no_english_left():
     ("written", "english", "japanese"),
     [
         (lambda text: text.compact(9_580_921), "9.58 million", "958万"),
-        (lambda text: text.compact(1_234_000_000), "1.23 billion", "12.3億"),
-        (lambda text: text.compact(12_340_000), "12.3 million", "1,230万"),
-        (lambda text: text.compact(9_999), "9,999", "9,999"),
         (lambda text: text.short(2_500_000), "2.5M", "250万"),
-        (lambda text: text.short(0.003), "0.003", "0.003"),
         (lambda text: text.duration(3.21), "3.2 s", "3.2秒"),
-        (lambda text: text.duration(10), "10 s", "10秒"),
-        (lambda text: text.duration(42), "42 s", "42秒"),
         (lambda text: text.duration(372), "6 min 12 s", "6分12秒"),
         (lambda text: text.duration(3 * 3600 + 60), "3 h 1 min", "3時間1分"),
         (lambda text: text.duration(59.7), "1 min 0 s", "1分0秒"),
         (lambda text: text.moment(0.0575), "57.5 ms", "57.5ミリ秒"),
-        (lambda text: text.moment(1234.5), "1,234 s", "1,234秒"),
         (lambda text: text.date("2026-01-02T03:04:05+00:00"), "2026-01-02 03:04 UTC", "2026年1月2日 03:04（UTC）"),
         (
             lambda text: text.join("", text("Nothing was dropped."), "b"),

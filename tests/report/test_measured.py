@@ -38,11 +38,8 @@ def test_a_stage_that_measured_on_the_way_has_its_scores_before_and_a_curve():
     assert "before talk by choosing 95.0%" in text and "before talk by writing 10.0%" in text
     assert "after talk by writing 45.0%" in text and "30.0%" not in text
     assert "Right answers during talk by choosing 95.0% by writing 45.0%" in text
-
-
-def test_what_was_measured_afterwards_stands_before_what_was_measured_on_the_way():
     text = shown(tuned={"talk": [*TRAINING, row(0, 0.1), row(2, 0.45)]})
-    assert "after talk by writing 50.0%" in text
+    assert "after talk by writing 50.0%" in text, "what was measured afterwards stands before that"
 
 
 def test_the_questions_of_the_recipe_have_an_interval_and_the_commonest_answer():
