@@ -150,12 +150,8 @@ def about_terms(terms: Mapping[str, Term]) -> list[Question]:
 
 def _kinds(terms: Mapping[str, Term]) -> Iterator[Question]:
     """Whether a term is a kind of another. The other is above the term itself, or above one that is chosen by hash."""
-    above = {
-        identifier: sorted(found - {ABNORMALITY})
-        for identifier, found in ancestors(terms).items()
-        if found - {ABNORMALITY}
-    }
-    identifiers = list(above)
+    above = {identifier: sorted(found - {ABNORMALITY}) for identifier, found in ancestors(terms).items()}
+    identifiers = [identifier for identifier in above if above[identifier]]
     for identifier in identifiers:
         chance = place(f"kind {identifier}")
         of = identifier if chance < 0.5 else identifiers[int(place(f"other {identifier}") * len(identifiers))]

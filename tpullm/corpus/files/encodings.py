@@ -42,10 +42,7 @@ BROKEN, MOST_BROKEN = "\ufffd", 0.001
 
 ESCAPES = re.compile(rb"\x1b(\([BJI]|\$[@B])")
 PAIRS = (b"$@", b"$B")  # what follows an escape to pairs of bytes
-_EUC_JP = re.compile(
-    rb"(?P<ascii>[\x00-\x7f]+)|(?P<pairs>(?:[\xa1-\xfe]{2})+)|\x8e(?P<kana>[\xa1-\xdf])|(?P<supplement>\x8f[\xa1-\xfe]{2})"
-    rb"|(?P<broken>[\x80-\xff])"
-)
+_EUC_JP = re.compile(rb"(?P<pairs>(?:[\xa1-\xfe]{2})+)|[\x00-\x7f]+|\x8e[\xa1-\xdf]|\x8f[\xa1-\xfe]{2}|[\x80-\xff]")
 _LONE = re.compile("[\uf8f0-\uf8f3]")  # the private characters for which Python's `cp932` reads four lone bytes
 
 
@@ -225,32 +222,25 @@ def _shift_jis(data: bytes) -> str:
 
 def _euc_jp(data: bytes) -> str:
     """The text of EUC-JP; U+FFFD for each byte or pair that is not EUC-JP."""
+    parts = ((match["pairs"], match[0]) for match in _EUC_JP.finditer(data))
+    return "".join(_pairs(pairs) if pairs else part.decode("euc_jp", "replace") for pairs, part in parts)
+
+
+def _pairs(data: bytes) -> str:
+    """The text of pairs of bytes of EUC-JP; U+FFFD for each that is none."""
     characters = windows_characters()
-    text = []
-    for match in _EUC_JP.finditer(data):
-        kind, part = match.lastgroup, match[0]
-        if kind == "ascii":
-            text.append(part.decode("ascii"))
-        elif kind == "pairs":
-            text += [characters.get(part[place : place + 2], BROKEN) for place in range(0, len(part), 2)]
-        elif kind == "kana":
-            text.append(match["kana"].decode("cp932"))
-        else:
-            text.append(part.decode("euc_jp", "replace") if kind == "supplement" else BROKEN)
-    return "".join(text)
+    return "".join([characters.get(data[place : place + 2], BROKEN) for place in range(0, len(data), 2)])
 
 
 def _iso_2022_jp(data: bytes) -> str:
     """The text of ISO-2022-JP; U+FFFD for other bytes. A line end stands for itself, also among pairs."""
-    characters = windows_characters()
     plain, *parts = ESCAPES.split(data)
     text = [plain.decode("ascii", "replace")]
     for escape, part in zip(parts[::2], parts[1::2], strict=True):
         if escape in PAIRS:
             for line in part.splitlines(keepends=True):
                 pairs = bytes(byte | 0x80 for byte in line.rstrip(b"\r\n"))
-                text += [characters.get(pairs[place : place + 2], BROKEN) for place in range(0, len(pairs), 2)]
-                text.append(line[len(pairs) :].decode("ascii"))
+                text += [_pairs(pairs), line[len(pairs) :].decode("ascii")]
         elif escape == b"(I":  # half-width katakana
             half_width = bytes(byte | 0x80 if 0x21 <= byte <= 0x5F else byte for byte in part)
             text.append(half_width.decode("cp932", "replace"))

@@ -62,12 +62,16 @@ _BETWEEN_WIDE = re.compile(rf"(?<=[{_WIDE}])[ \t\r]*\n\s*(?=[{_WIDE}])")
 _LINE_END = re.compile(r"[ \t\r]*\n\s*")
 _INDENT = re.compile(r"(?m)^ +|  +")
 
-RULER = "---\n"
+# YAML between two rulers at the top: names with values, next parts of values, items of lists, comments, empty lines. It
+# begins with a name, but for comments. Text between two rulers is text.
+_NAMED = r"""["']?[\w.-]+["']?[^\S\n]*:(?:[^\S\n].*|$)"""
+FRONT_MATTER = re.compile(
+    rf"---\n(?:(?:#.*|[^\S\n]*)\n)*+{_NAMED}\n(?:(?>{_NAMED}|(?:[^\S\n]|- |-$|#|[\]}}]).*|)\n)*+"
+    r"(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)",
+    re.MULTILINE,
+)
 FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at
-# A line of front matter: a name with a value, the next part of a value, an item of a list, a comment, nothing.
-_NAMED = re.compile(r"""["']?[\w.-]+["']?\s*:(\s|$)""")
-_CONTINUED = re.compile(r"\s|- |-$|#|[\]}]|$")
-COMMENT_BEGINS, COMMENT_ENDS = "<!--", "-->"
+COMMENT = re.compile("<!--.*?-->", re.DOTALL)
 
 
 def read(data: bytes, charset: str = "", headers: Sequence[tuple[str, str]] = ()) -> Raw:
@@ -248,31 +252,8 @@ def _joined(text: str | None) -> str | None:
 
 
 def markdown_to_text(source: str) -> str:
-    """Markdown without front matter and comments. The rest stays, since people write text so.
-
-    Comments are found from end to end: a pattern that looks for each end anew takes the square of the length.
-    """
-    parts, place = [], _front_matter(source)
-    while (begin := source.find(COMMENT_BEGINS, place)) >= 0:
-        end = source.find(COMMENT_ENDS, begin + len(COMMENT_BEGINS))
-        if end < 0:
-            break
-        parts.append(source[place:begin])
-        place = end + len(COMMENT_ENDS)
-    return "".join([*parts, source[place:]])
-
-
-def _front_matter(source: str) -> int:
-    """The length of the front matter: YAML between two rulers at the top. Text between two rulers is text."""
-    if not source.startswith(RULER):
-        return 0
-    place, named = len(RULER), False
-    for line in source[place:FRONT_MATTER_CHARACTERS].splitlines(keepends=True):
-        place += len(line)
-        if line.rstrip() in ("---", "..."):
-            return place if named else 0
-        is_named = _NAMED.match(line) is not None
-        if not is_named and not (_CONTINUED.match(line) and (named or not line.strip() or line.startswith("#"))):
-            return 0
-        named |= is_named
-    return 0
+    """Markdown without front matter and comments. The rest stays, since people write text so."""
+    matter = FRONT_MATTER.match(source, 0, FRONT_MATTER_CHARACTERS)
+    text = source[matter.end() :] if matter else source
+    end = text.rfind("-->") + len("-->")  # behind it each beginning would look for its end in vain
+    return COMMENT.sub("", text[:end]) + text[end:]

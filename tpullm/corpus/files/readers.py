@@ -156,20 +156,13 @@ def _beginning(stream: BinaryIO, most: int) -> Iterator[bytes]:
 
 
 def _utf_16(stream: BinaryIO) -> Iterator[bytes]:
-    """The bytes of UTF-16; of a large file the lines, many at once, each time with a byte order mark."""
-    data = stream.read(PIECE_BYTES)
-    if len(data) < PIECE_BYTES:
-        yield data
-        return
-    decoder, left = codecs.getincrementaldecoder("utf-16")("replace"), ""
-    while data:
-        text = left + decoder.decode(data)
-        end = text.rfind("\n") + 1 or len(text)
-        left = text[end:]
-        yield UTF_16_MARKS[0] + text[:end].encode("utf-16-le", "surrogatepass")
-        data = stream.read(PIECE_BYTES)
-    if left := left + decoder.decode(b"", True):
-        yield UTF_16_MARKS[0] + left.encode("utf-16-le", "surrogatepass")
+    """The lines of UTF-16, many at once, each time with a byte order mark; where it is broken, bytes that are none."""
+    text = io.TextIOWrapper(stream, "utf-16", newline="\n")
+    try:
+        while piece := text.read(PIECE_BYTES // 2) + text.readline(PIECE_BYTES // 2):
+            yield piece.encode("utf-16")
+    except UnicodeDecodeError:
+        yield UTF_16_MARKS[0] + b"\0"
 
 
 def _lines(stream: BinaryIO, place: int, stop: int | None) -> Iterator[bytes]:

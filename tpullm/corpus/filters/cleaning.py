@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tpullm.corpus.characters import code_points
+from tpullm.corpus.filters.words import listed
 
 WORD = re.compile(r"\w")
 RUN = re.compile(r"([^\w\s]|ー|_)\1{9,}")  # of one symbol; ten and more become three
@@ -34,24 +35,6 @@ PART = re.compile(r"[^\s|｜/／>＞»›«‹<＜・,、()（）\[\]【】←�
 BREADCRUMB = re.compile(r"\s*(?:home|top|ホーム|トップ|トップページ)\s*[>＞»›]", re.IGNORECASE)
 WINDOW = 1 << 18  # characters that are looked at at once
 LONGEST = 200  # characters of a line that may be a menu
-# Words of which a menu or a pager is made. A line goes if it has no other.
-BESIDE = frozenset(
-    "to more read the a of page first last back continue reading like x line us".split()
-)  # beside others
-LABELS = frozenset(
-    """
-    home top menu search login logout register contact about sitemap privacy policy terms help faq archive archives
-    category categories tags tag share tweet print rss feed next previous prev older newer posts reply comments comment
-    edit skip content navigation facebook twitter pocket instagram youtube
-    ホーム トップ トップページ メニュー 検索 ログイン ログアウト 新規登録 会員登録 お問い合わせ お問合せ 会社概要
-    サイトマップ プライバシーポリシー 個人情報保護方針 利用規約 ヘルプ よくある質問 アーカイブ カテゴリ
-    カテゴリー タグ 一覧 記事一覧 一覧へ 一覧へ戻る 一覧に戻る トップへ トップへ戻る ページトップへ
-    ページの先頭へ 戻る 次へ 前へ 次 前 最初 最後 次の記事 前の記事 次のページ 前のページ 次ページ 前ページ
-    もっと見る 続きを読む 続きを見る 詳細を見る 詳しくはこちら 関連記事 人気記事 新着記事 最近の記事 シェア
-    ツイート シェアする ツイートする 印刷 コメント トラックバック 編集 返信 購読
-    """.split()
-)
-
 # 吾輩《わがはい》, ｜其《その》, and notes of who typed it: ［＃ここから２字下げ］. Each search ends at the next mark.
 READING = "《[ぁ-ゖァ-ヺーゝゞヽヾ・　 ]{1,40}》"
 MARKED_RUBY = re.compile(rf"[｜|]([^《》｜|\n]{{1,40}}){READING}")
@@ -148,12 +131,22 @@ def _is_noise(line: str) -> bool:
         return False
     parts = PART.findall(line.lower())
     if all(map(_is_of_menu, parts)):
-        return not LABELS.isdisjoint(parts) or len(parts) > 2 and all(map(str.isdecimal, parts))  # 1 2 3, but not 1984
+        return (
+            not _menu_words()[0].isdisjoint(parts) or len(parts) > 2 and all(map(str.isdecimal, parts))
+        )  # 1 2 3, but not 1984
     return BREADCRUMB.match(line) is not None and len(parts) > 1
 
 
 def _is_of_menu(part: str) -> bool:
-    return part in LABELS or part in BESIDE or part.isdecimal()
+    labels, beside = _menu_words()
+    return part in labels or part in beside or part.isdecimal()
+
+
+@functools.cache
+def _menu_words() -> tuple[frozenset[str], frozenset[str]]:
+    """Words of which a menu or a pager is made: labels, and words that stand beside labels."""
+    menus = listed("menus")
+    return frozenset(menus["labels"]), frozenset(menus["beside"])
 
 
 def without_ruby(text: str) -> str:

@@ -78,15 +78,6 @@ class WebLimits:
 
 
 LEAST_STOP_WORDS = 2
-# Words that are frequent in one of these languages only.
-OTHER_STOP_WORDS = {
-    "fr": tuple("le la les et des du est une dans qui pour au".split()),
-    "de": tuple("der die und das ist nicht den von mit ein eine zu".split()),
-    "es": tuple("el los las que una por con del se es y para".split()),
-    "it": tuple("il di che gli della per sono con non è una nel".split()),
-    "pt": tuple("os que uma não com para do da em é ao dos".split()),
-    "nl": tuple("het een van en niet op zijn dat voor met aan ook".split()),
-}
 ENGLISH = Limits()
 # FineWeb 2's limits are for the same words: it has Sudachi's of mode A.
 JAPANESE = Limits(
@@ -119,7 +110,7 @@ def limits(language: str) -> Limits:
     """The limits for a language (ISO 639-1); of one that is not known only those that hold in every language."""
     if language in ("en", "ja"):
         return ENGLISH if language == "en" else JAPANESE
-    return Limits(mean_length=(1, 25), letters=0.7, stop_words=OTHER_STOP_WORDS.get(language, ()))
+    return Limits(mean_length=(1, 25), letters=0.7, stop_words=tuple(words.listed("stop_words").get(language, ())))
 
 
 def low_quality(text: str, words: Words, limit: Limits) -> str:

@@ -39,18 +39,12 @@ class Model:
     Args:
         weights_B: of each bucket of n-grams: float32.
         bias: added to the mean of the weights.
-        learned: how many examples it learned from.
-        held_out: how many were held out.
-        good_kept: share of the good ones among these that the threshold keeps.
-        bad_dropped: share of the bad ones that it drops.
+        said: how well it tells good from bad, for the log.
     """
 
     weights_B: np.ndarray
     bias: float
-    learned: int = 0
-    held_out: int = 0
-    good_kept: float = 0.0
-    bad_dropped: float = 0.0
+    said: str = ""
 
     def score(self, text: str) -> float:
         """How likely a text is to be good, 0 to 1: 0.5 for one without n-grams. 20 MB/s and more on one core."""
@@ -59,12 +53,6 @@ class Model:
             total += float(self.weights_B[buckets_N].sum(dtype=np.float64))
             count += len(buckets_N)
         return float(_sigmoid(total / count + self.bias)) if count else 0.5
-
-    def __str__(self) -> str:
-        return (
-            f"learned from {self.learned} examples; of {self.held_out} others it keeps {self.good_kept:.1%} of the "
-            f"good and drops {self.bad_dropped:.1%} of the bad"
-        )
 
 
 @functools.lru_cache(maxsize=2)
@@ -78,9 +66,12 @@ def learned(config: ClassifierConfig) -> Model:
     rest = [[text for text in found if text not in held] for found, held in zip(examples, held_out, strict=True)]
     weights_B, bias = _fitted([*rest[0], *rest[1]], np.repeat([True, False], [len(rest[0]), len(rest[1])]))
     model = Model(weights_B, bias)
-    kept = [np.mean([model.score(text) >= config.threshold for text in sorted(held)]) for held in held_out]
-    counts = {"learned": sum(map(len, rest)), "held_out": sum(map(len, held_out))}
-    return dataclasses.replace(model, good_kept=float(kept[0]), bad_dropped=float(1 - kept[1]), **counts)
+    good, bad = (np.mean([model.score(text) >= config.threshold for text in sorted(held)]) for held in held_out)
+    return dataclasses.replace(
+        model,
+        said=f"learned from {sum(map(len, rest))} examples; of {sum(map(len, held_out))} others it keeps {good:.1%} of "
+        f"the good and drops {1 - bad:.1%} of the bad",
+    )
 
 
 def _examples(path: str, key: str) -> dict[str, str]:

@@ -56,7 +56,7 @@ def prepare(config: CorpusConfig) -> list[str]:
         counts = f"{len(found.domains)} domains, {len(found.pages) + len(found.folders)} addresses"
         lines.append(f"opted out: {counts}, {len(found.hashes)} hashes of texts")
     if config.classifier.good:
-        lines.append(f"classifier: {quality_classifier.learned(config.classifier)}")
+        lines.append(f"classifier: {quality_classifier.learned(config.classifier).said}")
     return lines
 
 

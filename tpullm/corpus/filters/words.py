@@ -9,8 +9,10 @@ dialogues.
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from tpullm.corpus import characters
 from tpullm.corpus.characters import code_points
@@ -34,6 +36,12 @@ SCRIPT, IN_WORD, HAS_LETTER, HAS_TEXT, UNSPACED = 7, 8, 16, 32, 64
 LONGEST = np.array([0, 0, -1, 1, -1, 1, 3, 0])
 SAMPLE_CHARACTERS = 200
 LEAST_SHARE = 0.3  # a text with so many ideographs, kana or Thai letters is mostly written without spaces
+
+
+@functools.cache
+def listed(name: str) -> dict[str, list[str]]:
+    """Lists of words of `words.yaml`, by their names."""
+    return yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))[name]
 
 
 @dataclass(frozen=True)
