@@ -201,9 +201,10 @@ def test_a_blank_beside_the_truth():
     assert found.total_variation == pytest.approx(0.2) and repr(found) == "いい 50.0%, 寒い 30.0%, 赤い 20.0%"
     html = found._repr_html_()
     assert "the truth" in html and html.index("いい") < html.index("寒い") < html.index("赤い")
-    many = Blank(BLANK, tuple((f"語{i}", 0.1) for i in range(10)))
-    assert many.total_variation is None and "the truth" not in many._repr_html_()
-    assert many._repr_html_().count("<dt>") == 7 and "other words" in many._repr_html_()
+    alone = Blank(BLANK, found.words)
+    assert alone.total_variation is None and "the truth" not in alone._repr_html_()
+    many = Blank(BLANK, tuple((f"語{i}", 0.1) for i in range(10)), {"語9": 1.0})._repr_html_()
+    assert many.count("<dt>") == 7 and "other words" in many and "語9" in many
     shown = Attention(("今日", "は"), np.full((1, 2, 2, 2), 0.5, np.float32))
     assert "<svg" in shown._repr_html_() and repr(shown) == "attention of 今日/は"
 
