@@ -1,12 +1,12 @@
 """What a compiled step should not do, in words: what it is, its cost, its place in our code, and the cure.
 
-A rule is a function that yields the `Finding`s of a `Look`: a program and what is expected of it. `find` applies all.
+A rule is a function that yields what it finds in a `Look`: a program and what is expected of it. `find` applies all.
 """
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,9 +78,7 @@ class Look:
 
     def collectives(self, *kinds: str) -> list[Item]:
         """The collectives of these kinds with more than `SMALL` bytes."""
-        return [
-            item for item in self.items if item.collective and _kind(item) in kinds and item.collective.bytes > SMALL
-        ]
+        return [item for item in self.items if item.collective and _kind(item) in kinds and item.bytes > SMALL]
 
 
 def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
@@ -94,85 +92,93 @@ def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
 
 def find(look: Look) -> tuple[Finding, ...]:
     """All findings, the most expensive first."""
-    found = [finding for rule in KINDS.values() for finding in rule(look)]
+    found = [
+        Finding(kind, f"{what}, in {place}: {cure}", place, size, seconds)
+        for kind, rule in KINDS.items()
+        for place, what, cure, size, seconds in rule(look)
+    ]
     return tuple(sorted(found, key=lambda finding: (-finding.seconds, -finding.bytes)))
 
 
-def _gathered_whole(look: Look) -> Iterator[Finding]:
+# A rule yields the place, what is wrong there, the cure, and the bytes and seconds that it costs.
+Found = Iterator[tuple[str, str, str, int, float]]
+
+
+def _gathered_whole(look: Look) -> Found:
     most = 4 * look.largest_parameter  # bytes in float32, the widest type of a matmul
-    large = [item for item in look.collectives("all-gather") if item.collective.bytes > most]
-    for place, items in _by_place(large):
-        what = f"more than one layer's parameter is gathered at once ({memory(items[0].collective.bytes)}"
+    for place, items in _by_place(item for item in look.collectives("all-gather") if item.bytes > most):
+        what = f"more than one layer's parameter is gathered at once ({memory(items[0].bytes)}"
         what += f", where the largest has {memory(most)})"
-        yield _finding("gathered_whole", what, place, items, "gather it where it is used, in the loop over layers")
+        yield place, what, "gather it where it is used, in the loop over layers", *_cost(items)
 
 
-def _summed_everywhere(look: Look) -> Iterator[Finding]:
-    summed = [item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+")]
+def _summed_everywhere(look: Look) -> Found:
+    summed = (item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+"))
     for place, items in _by_place(summed):
-        what = f"{memory(items[0].collective.bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
-        yield _finding(
-            "summed_everywhere", what, place, items, "reduce-scatter it (model/collectives.py), or make its width even"
-        )
+        what = f"{memory(items[0].bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
+        yield place, what, "reduce-scatter it (model/collectives.py), or make its width even", *_cost(items)
 
 
-def _resharded(look: Look) -> Iterator[Finding]:
+def _resharded(look: Look) -> Found:
+    """A name of a reshard, or of no intended all-to-all. Parts of a reduce-scatter have no name."""
+
+    def is_unasked(item: Item) -> bool:
+        name = item.collective.operation
+        unknown = _kind(item) == "all-to-all" and not any(asked in name for asked in ASKED)
+        return unknown or bool(re.search(r"(reshard|sharding_constraint)[^/]*$", name))
+
     moved = look.collectives("all-to-all", "collective-permute", "all-gather")
-    unasked = [item for item in moved if _unasked(item)]
-    for place, items in _by_place(unasked):
-        what = f"{_kind(items[0])} of {memory(items[0].collective.bytes)} that our code does not ask for"
-        yield _finding("resharded", what, place, items, "give both sides the same sharding (mesh.layout.Rules)")
+    for place, items in _by_place(filter(is_unasked, moved)):
+        what = f"{_kind(items[0])} of {memory(items[0].bytes)} that our code does not ask for"
+        yield place, what, "give both sides the same sharding (mesh.layout.Rules)", *_cost(items)
 
 
-def _waited_for(look: Look) -> Iterator[Finding]:
+def _waited_for(look: Look) -> Found:
     grouped = defaultdict(list)
     for item in look.items:
         if item.collective:
             grouped[_kind(item), _axes(look, item)].append(item)
     for (kind, axes), items in grouped.items():
-        waited, busy = sum(item.seconds for item in items), sum(item.busy_seconds for item in items)
+        (size, waited), busy = _cost(items), sum(item.busy_seconds for item in items)
         if waited > SHARE * look.seconds:
             place = _place(max(items, key=lambda item: item.seconds))
             what = f"{kind} along {axes or 'all devices'}: {waited * 1e3:.0f} of {busy * 1e3:.0f} ms are exposed"
-            yield _finding("waited_for", what, place, items, "more rows a device, or fewer devices along that axis")
+            yield place, what, "more rows a device, or fewer devices along that axis", size, waited
 
 
-def _copied(look: Look) -> Iterator[Finding]:
+def _copied(look: Look) -> Found:
     """Copies that keep the layout, and all copies outside of loops."""
-    copies = [item for item in _copies(look) if not _turned(look, item)]
-    for place, items in _by_place(copies):
+    for place, items in _by_place(item for item in _copies(look) if not _turned(look, item)):
         what = f"{memory(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
-        yield _finding("copied", what, place, items, "use the array before it is changed, or donate it")
+        yield place, what, "use the array before it is changed, or donate it", *_cost(items)
 
 
-def _transposed(look: Look) -> Iterator[Finding]:
-    for place, items in _by_place([item for item in _copies(look) if _turned(look, item)]):
+def _transposed(look: Look) -> Found:
+    for place, items in _by_place(item for item in _copies(look) if _turned(look, item)):
         shape = items[0].instruction.shapes[0]
         what = f"{memory(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times(items)}"
-        yield _finding("transposed", what, place, items, "produce it in the layout that its use needs")
+        yield place, what, "produce it in the layout that its use needs", *_cost(items)
 
 
-def _all_scores(look: Look) -> Iterator[Finding]:
+def _all_scores(look: Look) -> Found:
     """Logits of a quarter of all tokens or more, and larger than a chunk of the loss (`losses.CHUNK`)."""
     most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, CHUNK // 4)
     for item in look.items:
         for shape in item.instruction.shapes:
             if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
                 what = f"float32 logits of many tokens at once, {list(shape.dims)}, {memory(shape.bytes)}"
-                yield Finding(
-                    "all_scores", _sentence(what, _place(item), "chunk the loss"), _place(item), shape.bytes, 0.0
-                )
+                yield _place(item), what, "chunk the loss", shape.bytes, 0.0
                 return
 
 
-def _no_kernel(look: Look) -> Iterator[Finding]:
+def _no_kernel(look: Look) -> Found:
     if not re.search("splash|triton_attention", look.text):
         what = "attention does not use the chip's kernel, and its scores go through memory"
-        text = _sentence(what, "attention.kernels.attention_kernel", "make pretrain.sequence_length a multiple of 128")
-        yield Finding("no_kernel", text, "attention.kernels.attention_kernel", 0, 0.0)
+        cure = "make pretrain.sequence_length a multiple of 128"
+        yield "attention.kernels.attention_kernel", what, cure, 0, 0.0
 
 
-KINDS: dict[str, Callable[[Look], Iterator[Finding]]] = {
+KINDS: dict[str, Callable[[Look], Found]] = {
     "gathered_whole": _gathered_whole,
     "summed_everywhere": _summed_everywhere,
     "resharded": _resharded,
@@ -192,14 +198,6 @@ def _axes(look: Look, item: Item) -> str:
     return axes_of(item.collective.devices(), look.mesh)
 
 
-def _unasked(item: Item) -> bool:
-    """Whether its name is that of a reshard, or of no intended all-to-all. Parts of a reduce-scatter have no name."""
-    place = item.collective.operation
-    if re.search(r"(reshard|sharding_constraint)[^/]*$", place):
-        return True
-    return _kind(item) == "all-to-all" and not any(name in place for name in ASKED)
-
-
 def _copies(look: Look) -> list[Item]:
     """Copies within HBM that are neither small nor cheap."""
     copies = [item for item in look.items if item.instruction.opcode in ("copy", "transpose")]
@@ -214,7 +212,7 @@ def _turned(look: Look, item: Item) -> bool:
     return item.times > 1 and source is not None and source.order != target.order
 
 
-def _by_place(items: list[Item]) -> list[tuple[str, list[Item]]]:
+def _by_place(items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
     """Group items by their place in our code; each group is one finding."""
     grouped = defaultdict(list)
     for item in items:
@@ -232,13 +230,8 @@ def _place(item: Item) -> str:
     return "/".join(["backward"] * backward + parts[-4:]) if parts else item.inside
 
 
-def _finding(kind: str, what: str, place: str, items: list[Item], cure: str) -> Finding:
-    size = sum(item.times * item.bytes for item in items)
-    return Finding(kind, _sentence(what, place, cure), place, size, sum(item.seconds for item in items))
-
-
-def _sentence(what: str, place: str, cure: str) -> str:
-    return f"{what}, in {place}: {cure}"
+def _cost(items: list[Item]) -> tuple[int, float]:
+    return sum(item.times * item.bytes for item in items), sum(item.seconds for item in items)
 
 
 def _times(items: list[Item]) -> str:

@@ -15,7 +15,7 @@ from collections import defaultdict
 
 from tpullm.hardware.topologies import GpuHosts
 from tpullm.model.experts.exchange import UNINITIALIZED
-from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective, computations
+from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective
 from tpullm.planning.routes import network_speed
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
@@ -32,15 +32,10 @@ def schedule(text: str, topology: GpuHosts, filled: float = 1.0) -> list[Item]:
     Args:
         filled: share of the experts' buffers that holds rows.
     """
-    program = computations(text)
-    return _Estimator(program, topology, filled).run(list(program)[-1])
+    return _Estimator(text, topology, filled).run()
 
 
 class _Estimator(Estimator):
-    def __init__(self, program: dict[str, list[Instruction]], topology: GpuHosts, filled: float):
-        super().__init__(program, filled)
-        self.topology, self.chip = topology, topology.chip
-
     def turns(self, loop: Instruction) -> int:
         """The number of turns that XLA knows; of a loop that it has pipelined, the constant in its condition."""
         if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):

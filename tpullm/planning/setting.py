@@ -209,20 +209,14 @@ class Setting:
     @property
     def targets(self) -> list[tuple[int, int]]:
         """Inputs and outputs of the matrices of one layer that have an adapter."""
-        model, N, K = self.model, self.model.heads * self.model.head_width, self.model.kv_heads * self.model.head_width
-        attention = {
-            "query": (model.width, N),
-            "key": (model.width, K),
-            "value": (model.width, K),
-            "out": (N, model.width),
-        }
-        up, down = (model.width, model.mlp_width), (model.mlp_width, model.width)
-        mlp = {"gate": up, "down": down} | ({"up": up} if model.gated else {})
-        of_experts = [
-            (name, size) for name, size in mlp.items() for _ in range(model.experts + model.shared_experts or 1)
-        ]
-        wanted = self.adapter.targets if self.adapter else ()
-        return [size for name, size in (*attention.items(), *of_experts) if name in wanted]
+        model, wanted = self.model, self.adapter.targets if self.adapter else ()
+        D, N, K, F = model.width, model.heads * model.head_width, model.kv_heads * model.head_width, model.mlp_width
+        attention = {"query": (D, N), "key": (D, K), "value": (D, K), "out": (N, D)}
+        mlp = {"gate": (D, F), "down": (F, D)} | ({"up": (D, F)} if model.gated else {})
+        found = [size for name, size in attention.items() if name in wanted]
+        for name in [name for name in mlp if name in wanted]:
+            found += [mlp[name]] * (model.experts + model.shared_experts or 1)
+        return found
 
     @property
     def table(self) -> float:

@@ -12,8 +12,9 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
+from tpullm.hardware.topologies import Topology
 from tpullm.model.experts.moe import FURTHER_ROUNDS
-from tpullm.planning.instructions import Collective, Instruction, Shape
+from tpullm.planning.instructions import Collective, Instruction, Shape, computations
 
 # Instructions that take no time: names for parts of memory, scalars, and the ends of what was counted at its start.
 FREE = {
@@ -46,10 +47,10 @@ class Item:
         """Size of the collective, or of the first output."""
         return self.collective.bytes if self.collective else self.instruction.shapes[0].bytes
 
-    def repeated(self, turns: int) -> "Item":
-        """The instruction, repeated by a loop of `turns` turns."""
-        more = {name: turns * getattr(self, name) for name in ("times", "seconds", "busy_seconds")}
-        return replace(self, **more)
+    def scaled(self, turns: int, share: float = 1.0) -> "Item":
+        """The instruction, repeated by a loop of `turns` turns, each in a share of the time."""
+        seconds = turns * self.seconds * share, turns * self.busy_seconds * share
+        return replace(self, times=turns * self.times, seconds=seconds[0], busy_seconds=seconds[1])
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,13 @@ class Estimator(ABC):
     """Walks through a program. A subclass tells how long instructions and transfers take.
 
     Args:
+        text: of the executable.
+        topology: that it is for.
         filled: share of the experts' buffers that holds rows.
     """
 
-    def __init__(self, program: dict[str, list[Instruction]], filled: float):
-        self.program, self.filled = program, filled
+    def __init__(self, text: str, topology: Topology, filled: float):
+        self.program, self.topology, self.chip, self.filled = computations(text), topology, topology.chip, filled
         self.named: dict[str, Instruction] = {}
 
     @abstractmethod
@@ -141,9 +144,9 @@ class Estimator(ABC):
         rows = largest[-1][0] * self.filled if len(largest) == 2 else 0.0
         return 2 * rows * math.prod(dims[1] for dims in largest)
 
-    def run(self, name: str) -> list[Item]:
-        """The items of a computation that runs once, in order."""
-        timeline, items = Timeline(), []
+    def run(self, name: str = "") -> list[Item]:
+        """The items of a computation that runs once, in order; default: the entry computation, which is the last."""
+        timeline, items, name = Timeline(), [], name or list(self.program)[-1]
         self.named = {one.name: one for one in self.program[name]} | self.named
         given = {one.uses[0] for one in self.program[name] if one.opcode == "call-update"}
         for one in self.program[name]:
@@ -159,7 +162,7 @@ class Estimator(ABC):
         """The items in a loop, the longest branch or a call; None if the instruction is none of these."""
         if one.opcode == "while":
             turns = 0 if FURTHER_ROUNDS in one.operation else self.turns(one)
-            return [item.repeated(turns) for item in self.run(called(one, "body"))] if turns else []
+            return [item.scaled(turns) for item in self.run(called(one, "body"))] if turns else []
         if one.opcode == "conditional":
             branches = [self.run(name) for name in one.calls]
             return max(branches, key=lambda items: sum(item.seconds for item in items), default=[])

@@ -13,11 +13,10 @@ of the others is counted here:
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tpullm.hardware.topologies import Slices
 from tpullm.model.experts.exchange import UNINITIALIZED
-from tpullm.planning.instructions import Collective, Instruction, as_collective, computations
+from tpullm.planning.instructions import Collective, Instruction, as_collective
 from tpullm.planning.step_work import kernel_seconds, keys_per_query, table_block
 from tpullm.planning.timeline import FREE, Estimator, Item, called
 
@@ -46,15 +45,13 @@ def schedule(text: str, topology: Slices, places: Places, filled: float = 1.0) -
         places: the coordinates of each device of the program in its slice.
         filled: share of the experts' buffers that holds rows.
     """
-    program = computations(text)
-    items = _Estimator(program, topology, places, filled).run(list(program)[-1])
-    return [replace(one, seconds=one.seconds * OBSERVED, busy_seconds=one.busy_seconds * OBSERVED) for one in items]
+    return [item.scaled(1, OBSERVED) for item in _Estimator(text, topology, places, filled).run()]
 
 
 class _Estimator(Estimator):
-    def __init__(self, program: dict[str, list[Instruction]], topology: Slices, places: Places, filled: float):
-        super().__init__(program, filled)
-        self.topology, self.places, self.chip = topology, places, topology.chip
+    def __init__(self, text: str, topology: Slices, places: Places, filled: float):
+        super().__init__(text, topology, filled)
+        self.places = places
 
     def turns(self, loop: Instruction) -> int:
         """The number of turns: the constant in the condition of a loop."""
