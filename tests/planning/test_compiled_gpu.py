@@ -80,7 +80,7 @@ def test_every_gradient_is_scattered_once_and_every_parameter_gathered_twice():
     assert 2 * layers + 2 * table <= moved["all-gather"] <= 1.01 * (2 * layers + 3 * table)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_gradients_of_weights_are_not_put_off():
     """Where memory is free XLA would keep the inputs of those of a second layer: 3 of 9 GiB more (`barrier_on_gpu`)."""
     options = ["--model.remat=full", f"--model.layers={LAYERS}", "--pretrain.batch_size=64"]
@@ -97,7 +97,7 @@ def test_the_same_program_each_time():
     assert first == again
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_program_above_the_memory_is_refused():
     """XLA compiles it: without recomputation the activations of eight rows take more than three quarters of a card."""
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml", ["--model.remat=none", "--model.layers=4"])

@@ -67,12 +67,8 @@ def test_copies_of_large_arrays_and_other_layouts(layout, kind):
     of = found(source, copy + CYCLES % 500_000)
     assert set(of) == {kind} and "64 MiB" in of[kind] and "32 times a step, in attention/mul" in of[kind]
     assert found(source, copy + CYCLES % 50) == {}  # it costs next to nothing
-
-
-def test_a_copy_outside_of_a_loop_is_a_copy():
-    copy = "%copy.1 = bf16[81920,4096]{0,1} copy(%r), " + CYCLES % 50_000_000
-    of = found(before=copy)
-    assert set(of) == {"copied"} and "once a step" in of["copied"]
+    outside = found(before=copy.replace("(%y)", "(%r)") + CYCLES % 50_000_000)
+    assert set(outside) == {"copied"} and "once a step" in outside["copied"]  # no loop, no matter which layout
 
 
 def test_the_scores_of_all_tokens():
@@ -82,16 +78,12 @@ def test_the_scores_of_all_tokens():
     assert "all_scores" not in found(scores, vocabulary=50257)  # not scores
 
 
-def test_a_kernel_that_is_not_used():
-    assert "multiple of 128" in found(kernel="")["no_kernel"]
-
-
 def test_axes_of_groups():
     mesh = {"data": 2, "fsdp": 4, "tensor": 2}
     assert axes_of([[0, 2, 4, 6]], mesh) == "fsdp"
     assert axes_of([[0, 1]], mesh) == "tensor" and axes_of([[0, 8]], mesh) == "data"
     assert axes_of([list(range(16))], mesh) == "data+fsdp+tensor"
-    assert axes_of([], mesh) == ""
+    assert axes_of([], mesh) == "" == axes_of([[0, 16]], mesh)  # the second is not of this mesh
 
 
 def test_what_is_no_larger_than_a_mebibyte_is_no_finding():
@@ -132,10 +124,6 @@ def test_findings_are_told_by_their_cost():
     assert look.seconds == pytest.approx(sum(item.seconds for item in look.items))
     cheap = named("all-reduce", "bf16[8]{0}", "feed_forward/psum")
     assert "waited_for" in found(cheap) and "waited_for" not in found(cheap, PRODUCT.replace("1500000", "150000000"))
-
-
-def test_groups_that_are_not_of_this_mesh_have_no_axes():
-    assert axes_of([[0, 4]], {"data": 2, "fsdp": 2}) == "" and axes_of([[0, 3]], {"data": 2, "fsdp": 2}) == "data+fsdp"
 
 
 def test_half_a_percent_of_a_step_is_not_worth_a_line():

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
+from tests.planning.by_hand import DENSE, EXPERTS, setting
 from tpullm.hardware.topologies import parse
-from tpullm.planning.setting import MAXTEXT, Job, divisors, setting_of, with_remat
+from tpullm.planning.setting import MAXTEXT, Job, setting_of, with_remat
 from tpullm.planning.this_machine import Machine
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 
@@ -58,25 +58,6 @@ def test_the_loss_has_as_few_chunks_as_the_memory_of_a_chunk_allows():
     assert setting(LARGE, fsdp=16, rows=1 << 20).chunks == 256  # a token at a time is the least
 
 
-def test_outputs_of_a_layers_matmuls():
-    assert setting(fsdp=16).dots == {"qkv": 512 + 2 * 256, "out": 512, "up": 2048}
-    assert setting(fsdp=16).kept_numbers == 512 + 1024 + 512 + 2048
-    assert setting(dataclasses.replace(DENSE, gated=False)).dots["up"] == 1024
-    assert setting(EXPERTS).dots["up"] == 8
-    assert setting(dataclasses.replace(EXPERTS, shared_experts=2)).dots["up"] == 2 * 2048 + 8
-
-
-def test_parameters_on_a_device_that_has_gathered_them():
-    assert setting(fsdp=16).layer_parameters == ATTENTION + MLP and setting(fsdp=16).table == TABLE
-    assert setting(fsdp=8, tensor=2).layer_parameters == (ATTENTION + MLP) / 2
-    assert setting(fsdp=8, tensor=2).table == TABLE / 2
-    plain = dataclasses.replace(DENSE, gated=False)
-    assert setting(plain).layer_parameters == ATTENTION + MLP * 2 / 3
-    split = setting(EXPERTS, fsdp=2, expert=4, tensor=2)
-    assert split.layer_parameters == ATTENTION / 2 + MLP * 8 / 4 / 2 + 512 * 8
-    assert [setting(dataclasses.replace(DENSE, tied_embeddings=tied)).tables for tied in (True, False)] == [1, 2]
-
-
 def test_what_is_offloaded_goes_with_its_policy():
     of = setting(fsdp=16)
     assert with_remat(of, "offload").offloaded == of.kept_numbers
@@ -95,7 +76,3 @@ def test_a_setting_is_that_of_its_training():
     assert of.device is parse("v6e:4x4").chip and of.offloaded == of.kept_numbers
     plain = setting_of(Job(DENSE, config, {"fsdp": 16}, HERE), of.device)
     assert plain.gradient == 2 and plain.device is of.device and plain.topology is HERE
-
-
-def test_divisors():
-    assert divisors(1) == (1,) and divisors(12) == (1, 2, 3, 4, 6, 12)

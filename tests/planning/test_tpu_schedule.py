@@ -35,12 +35,6 @@ def test_what_goes_on_beside_products_costs_what_they_do_not_hide(products):
     assert seconds(looped(start, *beside, done, turns=1)) == pytest.approx(max(products * 1e-3, GATHERING))
 
 
-def test_two_gathers_over_the_same_links_go_one_after_the_other():
-    starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
-    done = [f"%done.{n} = bf16[4096,4096]{{1,0}} call-done(%started.{n}), to_apply=%gathering" for n in range(4)]
-    assert seconds(looped(*starts, PRODUCT, *done, turns=1)) == pytest.approx(4 * GATHERING)
-
-
 def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
     """As on a v5e: the product beside it has a part of the gather in itself, and is no gather."""
     start = "%async-collective-start.1 = (bf16[4096,4096]{1,0}, u32[]) fusion(%w), kind=kCustom, calls=%gathering"
@@ -72,13 +66,6 @@ def test_attentions_kernel_is_counted_by_its_schedule():
     assert of(forward, 128) == of(forward, 64) == expected("forward", 512)
     assert of(keys, 128) == expected("keys", 1024)
     assert of(every, 128) == expected("all", 1024)
-
-
-def test_each_device_of_a_row_has_its_queries_and_all_keys():
-    q, k = ("%{} = bf16[4,32,{},128]{{3,2,1,0}} parameter(1)".format(*of) for of in (("q", 512), ("k", 2048)))
-    kernel = '%splash_mha_fwd.1 = bf16[4,32,512,128]{3,2,1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"'
-    one = kernel_seconds(TOPOLOGY.chip, "forward", 1024, (1, 512, 2048), keys_per_query(2048, 1024), 128)
-    assert seconds(looped(q, k, kernel, turns=1)) == pytest.approx(4 * 32 * one / TOPOLOGY.chip.attention_efficiency)
 
 
 def test_what_has_no_cycles_is_counted_by_its_bytes():
