@@ -98,21 +98,6 @@ def test_the_data_order_is_that_of_earlier_versions():
     assert hashlib.sha256(content).hexdigest() == RECORDED
 
 
-@pytest.mark.parametrize("own_rows", [None, np.arange(2)])
-@pytest.mark.parametrize("tokens", [1, B * T, 3 * B * T, 5 * B * T + 1, 10**9])
-def test_as_many_batches_are_built_at_once_as_the_bounds_allow(sources, tokens, own_rows, monkeypatch):
-    """As many tokens as `TOKENS_AT_ONCE`, no more rows of a source than an epoch has, and at least one batch."""
-    monkeypatch.setattr(streams, "TOKENS_AT_ONCE", tokens)
-    stream = stream_of(sources, own_rows=own_rows)
-
-    def fits(steps):
-        tokens_built = steps * (B if own_rows is None else 2) * T
-        return tokens_built <= tokens and max(stream.epoch_at(steps).values()) <= 1
-
-    steps = stream._steps_at_once()
-    assert (fits(steps) or steps == 1) and not fits(steps + 1)
-
-
 def epoch_of(stream, name, epoch):
     """The rows of one source in one epoch, each as its pieces (document, start, length)."""
     rows, found = stream.packings[name].rows, []

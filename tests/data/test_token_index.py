@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_token_files import array, datatrove, llm_c, megatron
-from tpullm.corpus import held_out, tenki
+from tpullm.corpus import tenki
 from tpullm.data import token_files, token_index
 from tpullm.data.stream import Stream
 from tpullm.data.token_store import TokenStore
@@ -69,16 +69,6 @@ def test_a_document_is_known_by_its_tokens_whatever_the_windows(tmp_path_factory
     assert ended == sum(tokens[-1:] == [END] for tokens in own)
     assert begun == sum(tokens[:1] == [1] for tokens in own)
     assert size == sum(map(sum, own))
-
-
-@given(st.floats(0, 1), st.lists(st.integers(0, 2**64 - 1), min_size=1))
-def test_the_split_is_that_of_text(fraction, ids):
-    chosen = token_index.is_held_out(np.array(ids, np.uint64), fraction)
-    expected = [number < held_out.bound(fraction) for number in ids]
-    if any(expected) or fraction == 0 or len(ids) == 1:
-        assert chosen.tolist() == expected
-    else:
-        assert chosen.tolist() == [number == min(ids) for number in ids]
 
 
 WRITERS = {
@@ -167,19 +157,6 @@ def test_tokens_that_may_be_of_another_tokenizer_are_told(tmp_path, texts, token
     mapped = [[token if token < 3 else order[token - 3] for token in tokens] for tokens in texts]
     made(array(tmp_path, mapped), tmp_path / "other", tokenizer)
     assert "% only: is `base` their model?" in capsys.readouterr().err
-
-
-@given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
-def test_tokens_of_the_tokenizer_pass_whatever_the_text(tokenizer, found):
-    model = _kept.setdefault(tokenizer, load(tokenizer))
-    documents = [model.document(text) for text in found]
-    lengths = np.array([len(tokens) for tokens in documents])
-    read = lambda at, starts, counts: (np.array(documents[at[0]][: counts[0]]), None)  # noqa: E731
-    token_index.check_tokenizer(SimpleNamespace(lengths=lengths, read=read), model, "web")
-
-
-_kept = {}
 
 
 def test_what_the_files_say_of_begins_and_ends_is_told(tmp_path, texts, tokenizer, capsys):

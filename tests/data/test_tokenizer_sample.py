@@ -78,28 +78,6 @@ def test_another_seed_takes_another_sample_and_a_small_corpus_is_taken_whole(tmp
         assert sorted(text for _, text in sample(tmp_path, characters)) == texts
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """3 million characters: a novel, and shorter documents."""
-    folder = tmp_path_factory.mktemp("large")
-    lines = [f"{number:09}\n" * 10 for number in range(30_000)]
-    write(
-        folder,
-        {"en": ["".join(lines[:15_000]), *("".join(lines[at : at + 50]) for at in range(15_000, 30_000, 50))]},
-        40,
-    )
-    return folder
-
-
-def test_tasks_leave_a_little_more_than_the_sample_and_it_is_as_large_as_asked(large):
-    tasks = plan(large, 300_000)
-    assert [len(task.parts) for task in tasks] == [1] * len(tasks) and len(tasks) > 5
-    found = sample(large, 300_000)
-    left = sum(len(passage) for task in tasks for _, _, passage in json.loads(task.file.read_text()))
-    assert 300_000 < left < 750_000  # 592,000 on average, and three deviations
-    assert 296_000 < sum(len(passage) for _, passage in found) <= 300_000
-
-
 def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_document(tmp_path, monkeypatch):
     """Draws are independent: their counts by passage and by seed are as far from the mean as chance has it."""
     monkeypatch.setattr(trainer, "BYTES", 40)

@@ -136,17 +136,3 @@ def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):
     together = [rows for rows in turns if rows]
     assert together[0] == [0, 0, 0, 0, 1, 1, 2, 3]  # all slots, until eight pieces are full
     assert engine.figures()["reused_tokens"] == 2 * SIZE
-
-
-def test_a_text_that_is_given_up_when_its_last_piece_is_on_its_way_is_told_nothing(long):
-    engine, emitted, ended = Engine(long, ROWS), [], []
-    number = engine.submit(Request(prompt(60), 4, GREEDY, echo=40), emitted.append)
-    engine.step()
-    engine.cancel(number)
-    other = Request(prompt(60, 1), 4, GREEDY, echo=3)
-    engine.submit(other, ended.append)
-    finish(engine)
-    assert not emitted and [token.id for token in ended] == [
-        *other.ids[-3:],
-        *alone(Request(other.ids, 4, GREEDY)),
-    ]

@@ -52,7 +52,8 @@ def said(session):
 
 @pytest.fixture(scope="module")
 def evaluated(rollouts, session):
-    return rollouts.evaluate(session.params)
+    """What is found of the held-out prompts, and the answers that are expected."""
+    return rollouts.evaluate(session.params), decode(session, rollouts.held_out.ids, 6)
 
 
 def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session, said):
@@ -112,10 +113,10 @@ def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, 
 
 
 def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session, evaluated):
-    said = decode(session, rollouts.held_out.ids, 6)
-    assert [each["answer"] for each in evaluated["eval_answers"]] == list(map(session.tokenizer.decode, said))
-    total = evaluated["eval_reward"]["length"] + 0.5 * evaluated["eval_reward"]["language"]
-    assert evaluated["eval_reward"]["sum"] == pytest.approx(total)
+    found, said = evaluated
+    assert [each["answer"] for each in found["eval_answers"]] == list(map(session.tokenizer.decode, said))
+    total = found["eval_reward"]["length"] + 0.5 * found["eval_reward"]["language"]
+    assert found["eval_reward"]["sum"] == pytest.approx(total)
     assert dataclasses.replace(rollouts, held_out=None).evaluate(session.params) == {}
 
 

@@ -246,9 +246,8 @@ def test_an_adapter_is_trained_beside_a_base_in_fp8(plain):
     assert set(moved) == {"b"} and len(moved) == 7
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.ci if name == "gpt-2" else pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_every_family(name):
     """The loss of fresh parameters is near that in float32: 3 % is 5 times the farthest."""
     config = dataclasses.replace(configs.read(dict(MODELS[name][1], model_type=MODELS[name][0]), "config.json"))

@@ -149,12 +149,16 @@ def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> N
 
 
 def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
-    """The tokens of a row: two chunks for each device (`model/rows.py`)."""
+    """The tokens of a row, in two chunks for each device (`model/rows.py`), and in those of the loss."""
     axis, length = RULES.time, config.sequence_length
     parts = mesh.shape[axis]
     chunks = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
     if length % chunks(parts) == 0:
-        _check_chunks(config, length // parts, stage)
+        own = length // parts
+        if config.loss_chunks and own % config.loss_chunks:
+            sizes = nearest(config.loss_chunks, lambda count: own % count == 0, own)
+            told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {own} tokens of a row"
+            raise UserError(f"{told} that a device has; use {sizes}")
         return
     longest = model.context_length
     ways = {
@@ -175,14 +179,6 @@ def _check_device(model: ModelConfig, device: AbstractDevice) -> None:
         raise UserError(
             f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.yaml); use compute"
         )
-
-
-def _check_chunks(config: TrainConfig, length: int, stage: str) -> None:
-    """The chunks of the loss, in a device's `length` tokens of a row."""
-    if config.loss_chunks and length % config.loss_chunks:
-        sizes = nearest(config.loss_chunks, lambda count: length % count == 0, length)
-        told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {length} tokens of a row"
-        raise UserError(f"{told} that a device has; use {sizes}")
 
 
 def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:

@@ -49,6 +49,9 @@ CASES = [
 ]
 
 
+MARKS = [[], pytest.mark.ci, pytest.mark.ci, pytest.mark.slow]
+
+
 def named(case: Case) -> str:
     """For the report of the tests."""
     return "-".join(map(str, dataclasses.astuple(case)))
@@ -133,7 +136,7 @@ def first_case():
 
 
 @pytest.mark.parametrize(
-    "case", [CASES[0], *[pytest.param(case, marks=pytest.mark.ci) for case in CASES[1:]]], ids=named
+    "case", [pytest.param(case, marks=MARKS[min(n, 3)]) for n, case in enumerate(CASES)], ids=named
 )
 def test_the_kernel_is_plain_attention(case):
     """Values and all gradients, of 15 rows of each case: any documents, padding and window.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tpullm.data.examples import reasoning_tasks
-from tpullm.data.examples.reasoning_tasks import dataset, families, tasks
+from tpullm.data.examples.reasoning_tasks import dataset, package, tasks
 from tpullm.system.errors import UserError
 from tpullm.training.rewards.reward_set import Rewards
 
@@ -94,7 +94,7 @@ def test_without_the_package_one_line_says_how_to_install_it():
 def test_right_answers_of_the_real_package_score_1():
     names = ("chain_sum", "letter_counting", "spell_backward")
     made = [task for name in names for task in tasks(f"reasoning_gym:{name}?size=4&seed=1")]
-    assert set(names) <= set(families()) and len(dataset("chain_sum", 1, 4, {})) == 4
+    assert set(names) <= set(sorted(package().factory.DATASETS)) and len(dataset("chain_sum", 1, 4, {})) == 4
     with Rewards([{"name": "reasoning_gym"}]) as own:
         right = own.score([task.fields["answer"] for task in made], [[]] * 12, [task.fields for task in made])
         wrong = own.score(["nonsense"] * 12, [[]] * 12, [task.fields for task in made])

@@ -77,7 +77,7 @@ def _without_files(name: str, kind: type[E], held_out_fraction: float, seed: int
     if kind not in (Conversation, Prompt):
         raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")
     if name.startswith(reasoning_tasks.SOURCE):
-        made = [Prompt(task.messages, task.fields) for task in reasoning_tasks.tasks(name)]
+        made = reasoning_tasks.tasks(name)
         if kind is Conversation:
             said = [[*asked.messages, {"role": "assistant", "content": asked.fields["answer"]}] for asked in made]
             return split(list(map(Conversation, said)), held_out_fraction)

@@ -265,20 +265,17 @@ class JsonText:
     def _next(self) -> str:
         """The next character that is no white space, empty at the end."""
         while True:
-            self._fill()
+            while self._has_more and len(self._text) - self._at < 2 * MOST_ROW_BYTES:
+                try:
+                    more = self._file.read(MOST_ROW_BYTES)
+                except UnicodeDecodeError:
+                    raise UserError(f"{self._name}: is not UTF-8; convert the file") from None
+                self._text, self._at, self._has_more = self._text[self._at :] + more, 0, bool(more)
             self._at = _SPACE.match(self._text, self._at).end()
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._has_more:
                 return ""
-
-    def _fill(self) -> None:
-        while self._has_more and len(self._text) - self._at < 2 * MOST_ROW_BYTES:
-            try:
-                more = self._file.read(MOST_ROW_BYTES)
-            except UnicodeDecodeError:
-                raise UserError(f"{self._name}: is not UTF-8; convert the file") from None
-            self._text, self._at, self._has_more = self._text[self._at :] + more, 0, bool(more)
 
     def _error(self, what: str) -> UserError:
         where = f"row {self._row}: " if self._row else ""

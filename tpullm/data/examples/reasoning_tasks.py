@@ -8,27 +8,17 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from tpullm.data.examples.shapes import Prompt
 from tpullm.system.errors import UserError
 
 SOURCE = "reasoning_gym:"  # begins the name of a source
 FIELD = "reasoning_gym"  # the field of an example with its task
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A prompt.
-
-    Attributes:
-        messages: the question, as `{"role", "content"}`.
-        fields: `answer`, a right one, `kind`, the family, and under `FIELD` what makes the task again.
-    """
-
-    messages: list[dict[str, str]]
-    fields: dict[str, Any]
-
-
-def tasks(source: str) -> list[Task]:
+def tasks(source: str) -> list[Prompt]:
     """The tasks of a family: `reasoning_gym:NAME`, or `reasoning_gym:NAME?size=1000&seed=1&KEY=VALUE&...`.
+
+    A prompt has the fields `answer`, a right one, `kind`, the family, and `FIELD`, which makes the task again.
 
     `size` tasks (1,000), by `seed` (0) and the parameters of the family: the same for the same ones. Tasks of another
     seed are others, but a family of few tasks repeats some of them.
@@ -48,17 +38,12 @@ def tasks(source: str) -> list[Task]:
         raise UserError(f"{source}: size and seed are whole numbers; write {SOURCE}{name}?size=1000&seed=1, say")
     made = {"name": name, "seed": numbers[0], "size": numbers[1], "parameters": parameters}
     return [
-        Task(
+        Prompt(
             [{"role": "user", "content": entry["question"]}],
             {"answer": str(entry["answer"]), "kind": name, FIELD: {**made, "index": index}},
         )
         for index, entry in enumerate(dataset(**made))
     ]
-
-
-def families() -> list[str]:
-    """The names of all families."""
-    return sorted(package().factory.DATASETS)
 
 
 def dataset(name: str, seed: int, size: int, parameters: dict[str, Any]) -> Sequence[dict]:

@@ -122,23 +122,10 @@ def _backward(softcap, blocks, interpret, saved, d_BTNH):
     # The gradient of the softmax needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
     inner_BNT = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     of_queries = (q_BTNH, d_BTNH, log_total_BNT, inner_BNT)
-    dq_BTNH = _dq(softcap, blocks.dq, interpret, visible, of_queries, k_BSKH, v_BSKH)
-    dk_BSKH, dv_BSKH = _dkv(softcap, blocks.dkv, interpret, visible, of_queries, k_BSKH, v_BSKH)
-    dsinks_N = None
-    if sinks_N is not None:  # the value of a sink is 0, so its gradient has the inner product alone
-        dsinks_N = -jnp.sum(jnp.exp(sinks_N[:, None] - log_total_BNT) * inner_BNT, axis=(0, 2))
-    return dq_BTNH, dk_BSKH, dv_BSKH, dsinks_N, None
-
-
-_attention.defvjp(_forward, _backward)
-
-
-def _dq(softcap, block, interpret, visible, of_queries, k_BSKH, v_BSKH):
-    q_BTNH = of_queries[0]
-    B, T, N, _ = q_BTNH.shape
-    form = _form(softcap, block, q_BTNH, k_BSKH, visible)
+    (B, T, N, _), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
+    form = _form(softcap, blocks.dq, q_BTNH, k_BSKH, visible)
     specs = _specs_by_queries(form, q_BTNH, k_BSKH)
-    return pl.pallas_call(
+    dq_BTNH = pl.pallas_call(
         partial(_dq_kernel, form),
         grid=(T // form.block.queries, B, N),
         in_specs=[_whole(visible.pieces_P), specs.first, *specs.of_queries(), specs.keys, specs.keys],
@@ -146,15 +133,9 @@ def _dq(softcap, block, interpret, visible, of_queries, k_BSKH, v_BSKH):
         out_shape=jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
         **_options("triton_attention_dq", interpret),
     )(visible.pieces_P, visible.first_BT, *of_queries, k_BSKH, v_BSKH)
-
-
-def _dkv(softcap, block, interpret, visible, of_queries, k_BSKH, v_BSKH):
-    q_BTNH = of_queries[0]
-    B, S, K, _ = k_BSKH.shape
-    form = _form(softcap, block, q_BTNH, k_BSKH, visible)
-    specs = _specs_by_keys(form, q_BTNH, k_BSKH)
-    end = pl.BlockSpec((None, form.block.keys), lambda j, b, k: (b, j))
-    return pl.pallas_call(
+    form = _form(softcap, blocks.dkv, q_BTNH, k_BSKH, visible)
+    specs, end = _specs_by_keys(form, q_BTNH, k_BSKH), pl.BlockSpec((None, form.block.keys), lambda j, b, k: (b, j))
+    dk_BSKH, dv_BSKH = pl.pallas_call(
         partial(_dkv_kernel, form),
         grid=(S // form.block.keys, B, K),
         in_specs=[_whole(visible.pieces_P), specs.first, end, *specs.of_queries(), specs.keys, specs.keys],
@@ -162,6 +143,13 @@ def _dkv(softcap, block, interpret, visible, of_queries, k_BSKH, v_BSKH):
         out_shape=[jax.ShapeDtypeStruct(k_BSKH.shape, k_BSKH.dtype)] * 2,
         **_options("triton_attention_dkv", interpret),
     )(visible.pieces_P, visible.first_BT, visible.end_BS, *of_queries, k_BSKH, v_BSKH)
+    dsinks_N = None
+    if sinks_N is not None:  # the value of a sink is 0, so its gradient has the inner product alone
+        dsinks_N = -jnp.sum(jnp.exp(sinks_N[:, None] - log_total_BNT) * inner_BNT, axis=(0, 2))
+    return dq_BTNH, dk_BSKH, dv_BSKH, dsinks_N, None
+
+
+_attention.defvjp(_forward, _backward)
 
 
 class Specs(NamedTuple):
