@@ -147,41 +147,37 @@ def test_a_manual_of_sphinx_in_one_page_keeps_its_chapters_and_another_leaves_ou
         assert lines(body, SPHINX) == ["手引き", PROSE * 3, "1. 章", PROSE * 3]
 
 
-@pytest.mark.parametrize(
-    ("head", "reason"),
-    [
-        ('<meta name="robots" content="noai">', "noai"),
-        ('<META CONTENT="index, NOAI,noimageai" NAME=Robots />', "noai"),
-        ('<meta name="GPTBot" content="noai">', "noai"),
-        ('<meta http-equiv="X-Robots-Tag" content="noai">', "noai"),
-        ('<script>"<meta name=robots content=noai>"</script>', ""),
-        ('<meta name="tdm-reservation" content="1">', "tdm-reservation"),
-        ('<meta name="tdm-reservation" content=" 1 "><meta name="robots" content="noimageai">', "noimageai"),
-        ('<meta name="keywords" content="noai, art">', ""),
-        ('<!-- <meta name="robots" content="noai"> -->', ""),
-        ('<!-- old --><meta name="robots" content="noai"><!-- -->', "noai"),
-        ('<!-- <meta name="robots" content="noai">', ""),  # browsers read no tag in a comment that is not closed
-        ("<p>noai tdm-reservation</p>", ""),
+RESERVED = {
+    "noai": [
+        '<meta name="robots" content="noai">', '<META CONTENT="index, NOAI,noimageai" NAME=Robots />',
+        '<meta name="GPTBot" content="noai">', '<meta http-equiv="X-Robots-Tag" content="noai">',
+        '<!-- old --><meta name="robots" content="noai"><!-- -->',
     ],
-)
-def test_a_reservation_in_a_page_is_heard(head, reason):
-    assert pages.extract(page("", head), [])[1] == reason
+    "noimageai": ['<meta name="tdm-reservation" content=" 1 "><meta name="robots" content="noimageai">'],
+    "tdm-reservation": ['<meta name="tdm-reservation" content="1">'],
+    "": [
+        '<script>"<meta name=robots content=noai>"</script>', '<meta name="keywords" content="noai, art">',
+        '<!-- <meta name="robots" content="noai"> -->', "<p>noai tdm-reservation</p>",
+        '<!-- <meta name="robots" content="noai">',  # browsers read no tag in a comment that is not closed
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("headers", "reason"),
-    [
-        ([("x-robots-tag", "noarchive"), ("x-robots-tag", "otherbot: noindex, noimageai")], "noimageai"),
-        ([("X-Robots-Tag", "GPTBot: noai")], "noai"),
-        ([("X-Robots-Tag", "unavailable_after: 25 Jun 2010 15:00:00 PST")], ""),
-        ([("TDM-Reservation", "1")], "tdm-reservation"),
-        ([("Server", "noai"), ("tdm-policy", "1")], ""),
-    ],
-)
-def test_a_reservation_in_a_header_is_heard_unless_the_page_says_another(headers, reason):
-    assert pages.extract(page(""), headers)[1] == reason
-    if headers == [("TDM-Reservation", "1")]:
-        assert pages.extract(page("", '<meta name="tdm-reservation" content="0">'), headers)[1] == ""
+@pytest.mark.parametrize("reason", RESERVED)
+def test_a_reservation_in_a_page_is_heard(reason):
+    assert {pages.extract(page("", head), [])[1] for head in RESERVED[reason]} == {reason}
+
+
+def test_a_reservation_in_a_header_is_heard_unless_the_page_says_another():
+    def heard(*headers, head=""):
+        return pages.extract(page("", head), headers)[1]
+
+    robots = ("x-robots-tag", "noarchive"), ("x-robots-tag", "otherbot: noindex, noimageai")
+    assert heard(*robots) == "noimageai" and heard(("X-Robots-Tag", "GPTBot: noai")) == "noai"
+    assert heard(("X-Robots-Tag", "unavailable_after: 25 Jun 2010 15:00:00 PST")) == ""
+    assert heard(("Server", "noai"), ("tdm-policy", "1")) == ""
+    assert heard(("TDM-Reservation", "1")) == "tdm-reservation"
+    assert heard(("TDM-Reservation", "1"), head='<meta name="tdm-reservation" content="0">') == ""
 
 
 @settings(max_examples=30)
