@@ -131,13 +131,6 @@ def test_a_linked_folder_is_in_it(package, tmp_path):
     assert "tpullm/configs/one.yaml" in names_in(built())
 
 
-def test_the_constraints_of_a_checkout_are_in_it(package, tmp_path, monkeypatch):
-    monkeypatch.setattr(code, "CONSTRAINTS", tmp_path / "constraints.txt")
-    assert "tpullm/constraints.txt" not in names_in(without := built())
-    (tmp_path / "constraints.txt").write_text("jax==1\n")
-    assert "tpullm/constraints.txt" in names_in(built()) and built().name != without.name
-
-
 def test_it_has_the_files_that_are_no_modules():
     names = set(names_in(code.wheel()))
     assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= names

@@ -1,6 +1,5 @@
 """The verb `launch`: what it uploads, when it starts an attempt, what it prints, and how it stops one."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -119,15 +118,3 @@ def test_logs_are_printed_and_their_absence_is_told(job, service, capsys):
     storage.write_text(Record(job.folder).attempt_folder(1) / "logs" / "0002.0000.log", "a line\n")
     launch._logs(job, service, arguments)
     assert capsys.readouterr() == ("[2] a line\n", "")
-
-
-@pytest.mark.parametrize("terminal, no_colour, coloured", [(True, "", True), (True, "1", False), (False, "", False)])
-def test_lines_of_processes_are_coloured_on_a_terminal(monkeypatch, capsys, terminal, no_colour, coloured):
-    monkeypatch.setenv("NO_COLOR", no_colour)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    show = launch._printer()
-    for index in (0, 1, 6):
-        show(index, "a line")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1:2] == (["\033[33m[1]\033[0m a line"] if coloured else ["[1] a line"])
-    assert lines[2].replace("[6]", "[0]") == lines[0], "colours come round"

@@ -1,8 +1,6 @@
 """`launch local` without processes: the command and devices of each, and how the ends of several are taken together."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import TINY
 from tpullm.launch import job, local
@@ -72,18 +70,6 @@ def test_gpus_of_a_machine_that_names_none_are_counted(tmp_path):
     local.check(make(processes=4))
     with pytest.raises(UserError, match=r"processes: 3 can't share 4 GPU\(s\) evenly"):
         local.check(make(processes=3))
-
-
-@settings(max_examples=15, deadline=None)  # each reads a recipe
-@given(st.integers(1, 16), st.integers(1, 16))
-def test_every_gpu_is_of_exactly_one_process(processes, each):
-    cards = [f"GPU-{number:08x}" for number in range(processes * each)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(cards))
-        work = make(processes=processes)
-        local.check(work)
-        shares = [local._own_variables(work, index)["CUDA_VISIBLE_DEVICES"].split(",") for index in range(processes)]
-    assert [len(share) for share in shares] == [each] * processes and sum(shares, []) == cards
 
 
 def test_a_mesh_that_does_not_fit_the_devices_of_all_processes_is_refused(monkeypatch):

@@ -1,6 +1,5 @@
 """Several hosts as a user has them: the same command on each, and one of them is wrong, stopped or killed."""
 
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.run.test_resume import assert_same_bits, metrics, wait_for_save
+from tests.run.test_resume import metrics, wait_for_save
 from tests.training.several_hosts import finish, start
 from tpullm.cli.main import main
 from tpullm.system.errors import TRY_AGAIN
@@ -86,22 +85,3 @@ def assert_near(one: Path, other: Path) -> None:
             np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
         else:
             np.testing.assert_allclose(list(b["eval_loss"].values()), list(a["eval_loss"].values()), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_run_moves_between_layouts_and_one_layout_gives_the_same_bits(tiny_run, tiny_tokens, tmp_path):
-    """Interrupted on 1 x 8, gone on with on 4 x 2, interrupted, and back; and 4 x 2 interrupted twice, to the bit."""
-    # A run remembers its mesh, so each says both.
-    one, four = (1, "--mesh.fsdp", 4, "--mesh.tensor", 2), (4, "--mesh.fsdp", 8, "--mesh.tensor", 1)
-    for name, layouts in {"whole": [four], "same": [four, four], "moved": [one, four, one]}.items():
-        shutil.copytree(tiny_tokens, tmp_path / name)
-        for number, (hosts, *mesh) in enumerate(layouts, start=1):
-            started = start(hosts, "tpullm", "pretrain", "--run", tmp_path / name, *mesh)
-            if number < len(layouts):
-                wait_for_save(started[0], tmp_path / name, 10 * number)
-                started[-1].send_signal(signal.SIGINT)
-            ended = finish(started)
-            codes = {code for code, _, _ in ended}
-            assert codes == {130 if number < len(layouts) else 0}, ended[0][2]
-    assert_same_bits(tmp_path / "whole" / "pretrain", tmp_path / "same" / "pretrain")
-    assert_near(tiny_run / "pretrain", tmp_path / "moved" / "pretrain")

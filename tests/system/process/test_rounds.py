@@ -1,11 +1,8 @@
 """Rounds of shares: each part is made by its share, all wait for all, and what is shown is the work of all."""
 
-import contextlib
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from tpullm.system import log, storage
 from tpullm.system.cluster import shares
@@ -47,14 +44,6 @@ def clock(monkeypatch) -> Clock:
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(shares, "names", listed)
     return clock
-
-
-@pytest.fixture
-def terminal(monkeypatch) -> Console:
-    """A terminal; `export_text` has all that was ever on it."""
-    console = Console(force_terminal=True, width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    monkeypatch.setattr(log, "console", lambda: console)
-    return console
 
 
 def files_in(folder, count):
@@ -127,50 +116,6 @@ def test_a_short_round_and_one_share_alone_print_no_line(tmp_path, clock, capsys
     clock.when = [(clock.now + 2.0, touch(files_in(tmp_path, 10), 5, 7, 9))]
     do(tmp_path, clock, 0, 2, [MB] * 10, seconds=1.0)
     assert capsys.readouterr().err == ""
-
-
-def test_the_bar_is_of_all_shares(tmp_path, clock, terminal):
-    files = files_in(tmp_path, 10)
-    touch(files, 0, 1)()
-    clock.when = [(10.0, touch(files, 3)), (100.0, touch(files, 5, 7, 9))]
-    shown = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "sleep", lambda seconds, sleep=clock.sleep: shown.append(bar()) or sleep(seconds))
-        with watched(patch) as bar:
-            do(tmp_path, clock, 0, 2, [100 * MB] * 10, seconds=10.0)
-    assert shown[0] == ("collect", 200 * MB, 1000 * MB)
-    assert ("collect: 4 of 10 parts", 400 * MB, 1000 * MB) in shown
-    assert shown[-1] == ("collect: waits for 3 of 10 parts, from share 1", 700 * MB, 1000 * MB)
-    text = terminal.export_text()
-    assert "collect ━" in text and "200,000,000 bytes 0 bytes/s" in text
-    assert "collect: 10 of 10 parts ━" in text and "1,000,000,000 bytes" in text and "left 0:00:00" in text
-
-
-def test_the_bar_of_one_share_is_of_what_is_missing(tmp_path, clock, terminal):
-    touch(files_in(tmp_path, 5), 0, 1)()
-    shown = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "sleep", lambda seconds: shown.append(bar()))
-        with watched(patch) as bar:
-            do(tmp_path, clock, 0, 1, [MB, MB, 2 * MB, 3 * MB, 4 * MB])
-    assert shown == [("collect", 0, 9 * MB), ("collect", 2 * MB, 9 * MB), ("collect", 5 * MB, 9 * MB)]
-
-
-@contextlib.contextmanager
-def watched(patch):
-    """Yields what returns (description, completed, total) of the bar."""
-    from rich import progress
-
-    bars, real = [], progress.Progress.__init__
-    patch.setattr(
-        progress.Progress, "__init__", lambda self, *args, **more: bars.append(self) or real(self, *args, **more)
-    )
-
-    def bar():
-        (task,) = bars[-1].tasks
-        return task.description, task.completed, task.total
-
-    yield bar
 
 
 @pytest.mark.parametrize("listing, most", [(0.0, 70), (5.0, 5)])

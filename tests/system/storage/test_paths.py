@@ -92,14 +92,6 @@ def test_md5s_are_those_of_the_content(folder):
     }
 
 
-def test_only_an_empty_folder_is_removed_as_empty(folder):
-    (folder / "empty").mkdir(parents=True)
-    storage.write_text(folder / "full" / "a", "")
-    for name in ("empty", "full", "nothing"):
-        storage.remove_empty(folder / name)
-    assert [path.name for path in folder.iterdir()] == ["full"]
-
-
 @pytest.mark.parametrize("needed, fits", [(1_000_000, True), (1_000_001, False)])
 def test_what_does_not_fit_is_refused_before_it_is_written(folder, monkeypatch, needed, fits):
     usage = type(shutil.disk_usage("/"))(10_000_000, 9_000_000, 1_000_000)

@@ -127,12 +127,6 @@ def _refuse(event: str, arguments: tuple) -> None:
         raise PermissionError(f"{event} is not permitted here")
 
 
-class _Program(ctypes.Structure):
-    """`struct sock_fprog`."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
-
-
 def can_be_filtered() -> bool:
     """Whether the filter knows this system and machine, and its kernel has filters."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES or sys.maxsize <= 1 << 32:
@@ -149,7 +143,7 @@ def permit_only_computing() -> bool:
         return False
     instructions = _instructions(*_MACHINES[platform.machine()])
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
-    program = _Program(len(instructions), ctypes.addressof(code))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(instructions), ctypes.addressof(code)))  # sock_fprog
     prctl = ctypes.CDLL(None).prctl
     if prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0))):
         return False
