@@ -13,15 +13,15 @@ from urllib.parse import unquote
 
 from tests.launch import machines
 from tests.launch.fake_metadata import Metadata
-from tests.launch.rest import Call, Refused, Rest
+from tests.launch.rest import Call, Fault, Refused, Rest
 
 TOKEN = "ya29.a-secret-that-is-never-shown"
 ACTIVE, SUSPENDED, FAILED, DELETING = "ACTIVE", "SUSPENDED", "FAILED", "DELETING"
 WAY = ("WAITING_FOR_RESOURCES", "PROVISIONING", ACTIVE)  # one step at each list request
 HOSTS = {"v5litepod-4": 1, "v5litepod-16": 4}
-LOST = "lost"  # the request is carried out, then the connection is closed
-BUSY = (429, "Too many requests; try again later.")
-AWAY = (503, "The service is currently unavailable.")
+LOST = Fault("POST", "", done=True)  # the request is carried out, then the connection is closed
+BUSY = Refused(429, "RESOURCE_EXHAUSTED", "Too many requests; try again later.")
+AWAY = Refused(503, "UNAVAILABLE", "The service is currently unavailable.")
 NO_CAPACITY = {"code": 8, "message": "There is no more capacity in the zone us-west4-a; you can try in another zone"}
 RESOURCES = r"/v2/(projects/[^/]+/locations/[^/]+)/queuedResources"
 
@@ -35,9 +35,8 @@ class FakeTpu(Rest):
 
     Attributes:
         resources: what is there: name to its JSON, with its state.
-        calls: how often each call (`POST name`) came that was not turned away.
+        counts: how often each call (`POST name`) came that was not turned away.
         requests: path, query and body of each request that creates.
-        faults: what the next calls of a method are answered, in order; `None` is nothing special.
         machines: of each active resource: the metadata server and the process of each machine.
     """
 
@@ -45,9 +44,8 @@ class FakeTpu(Rest):
         routes = [("POST", RESOURCES, self.create), ("GET", RESOURCES, self.list_all)]
         super().__init__([*routes, ("DELETE", RESOURCES + "/([^/]+)", self.delete)])
         self.resources: dict[str, dict] = {}
-        self.calls: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self.requests: list[dict] = []
-        self.faults: dict[str, list] = {"POST": [], "GET": [], "DELETE": []}
         self.machines: dict[str, list[tuple]] = {}
         self._folder, self._environment = folder, environment
 
@@ -56,20 +54,10 @@ class FakeTpu(Rest):
         for name in list(self.machines):
             self._end(name)
 
-    def answer(self, call: Call) -> dict | None:
-        """The answer to a request, or the next fault of its method."""
-        with self.lock:
-            faults = self.faults[call.method]
-            fault = faults.pop(0) if faults else None
-            if fault and fault != LOST:
-                raise Refused(fault[0], "FAULT", fault[1])
-            made = self._carry_out(call)
-            return None if fault else made
-
     def create(self, call: Call, parent: str) -> dict:
         """`queuedResources.create`."""
         name = call.query["queuedResourceId"]
-        self.calls[f"POST {name}"] += 1
+        self.counts[f"POST {name}"] += 1
         self.requests.append({"path": unquote(call.path), "query": call.query, "body": call.body})
         if name in self.resources:
             raise Refused(409, "ALREADY_EXISTS", f"{name} already exists")
@@ -90,7 +78,7 @@ class FakeTpu(Rest):
 
     def delete(self, call: Call, parent: str, name: str) -> dict:
         """`queuedResources.delete`."""
-        self.calls[f"DELETE {name}"] += 1
+        self.counts[f"DELETE {name}"] += 1
         if name not in self.resources:
             raise Refused(404, "NOT_FOUND", f"{name} not found")
         if call.query.get("force") != "true":  # the API needs it while there are nodes
@@ -100,7 +88,7 @@ class FakeTpu(Rest):
 
     def made(self) -> list[str]:
         """The names in all create requests."""
-        return [name.split()[1] for name in self.calls if name.startswith("POST")]
+        return [name.split()[1] for name in self.counts if name.startswith("POST")]
 
     def set(self, name: str, state: str, error: dict | None = None) -> None:
         """Set the state of a resource; its machines end unless it is ACTIVE."""

@@ -94,7 +94,7 @@ def test_a_launch_is_repeated_inspected_and_stopped(capsys, ready, tpu):
     words = [*map(str, ready)]
     assert main([*words[:2], "status", *words[2:]]) == 0 and "not launched yet" in capsys.readouterr().out
     assert main(words) == 0 and main(words) == 0
-    assert tpu.calls == {"POST tiny-pretrain-1": 1}
+    assert tpu.counts == {"POST tiny-pretrain-1": 1}
     capsys.readouterr()
     assert main([*words[:2], "status", *words[2:]]) == 0
     said = capsys.readouterr().out

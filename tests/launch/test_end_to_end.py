@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.launch.conftest import make_job
 from tests.launch.fake_tpu import BUSY, LOST
+from tests.launch.rest import Fault
 from tests.launch.test_supervisor import machine_variables
 from tests.run.test_resume import assert_same_bits, metrics
 from tests.training.several_hosts import QUICK_TO_COMPILE
@@ -55,13 +56,13 @@ def test_four_machines_that_are_taken_back_twice(start_tpu, bucket, tiny_tokens,
     command = ["pretrain", "--config", str(tiny_tokens / "recipe.yaml"), *STEPS]
     job = make_job(str(run), *command, python=sys.executable, environment=VARIABLES)
     launch.upload(job)
-    fake.faults["POST"], fake.faults["GET"] = [LOST], [None, None, BUSY]
+    fake.faults += [LOST, Fault("GET", "", BUSY)]
     threading.Thread(target=take_away, args=(fake, job.name, run), daemon=True).start()
     began = time.monotonic()
     assert not watch.follow(job, tpu_vm, watch.Pace())
     print(f"launched, taken back twice and finished in {time.monotonic() - began:.0f} s")
     assert fake.resources == {}
-    assert fake.calls == {f"{method} {job.name}-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
+    assert fake.counts == {f"{method} {job.name}-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
     here = storage.local_copy(run / "pretrain")
     assert_same_bits(whole / "pretrain", here)
     assert metrics(whole / "pretrain") == metrics(here)

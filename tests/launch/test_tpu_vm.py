@@ -8,6 +8,7 @@ import pytest
 
 from tests.launch.conftest import make_job
 from tests.launch.fake_tpu import AWAY, BUSY, FAILED, LOST, NO_CAPACITY, SUSPENDED
+from tests.launch.rest import Fault
 from tpullm.launch import google_api, tpu_vm, watch
 from tpullm.launch.record import HostExit, Record
 from tpullm.launch.watch import State
@@ -80,10 +81,10 @@ def is_active(tpu, name: str) -> bool:
 def test_a_watched_run_survives_preemptions_busy_servers_and_lost_answers(tpu, tmp_path):
     job = make_job(tmp_path, name="mine")
     folder = Record(job.folder)
-    tpu.faults["POST"], tpu.faults["GET"] = [LOST, BUSY], [AWAY, None, BUSY]
+    tpu.faults += [LOST, Fault("POST", "", BUSY), Fault("GET", "", AWAY), Fault("GET", "", BUSY)]
     when(lambda: is_active(tpu, "mine-1"), lambda: tpu.set("mine-1", SUSPENDED))
     when(lambda: is_active(tpu, "mine-2"), lambda: tpu.set("mine-2", FAILED, NO_CAPACITY))
     when(lambda: is_active(tpu, "mine-3"), lambda: finish(folder, 3))
     assert not watch.follow(job, tpu_vm, watch.Pace())
     assert tpu.resources == {}
-    assert tpu.calls == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}
+    assert tpu.counts == {f"{method} mine-{n}": 1 for method in ("POST", "DELETE") for n in (1, 2, 3)}

@@ -47,11 +47,17 @@ class Round:
     Args:
         run: its directory, here or on `gs://`.
         hosts: that train together.
-        config: of its recipe.
+        config: of its recipe. An export whose last stage has an adapter is not imported.
+
+    Attributes:
+        verbs: of the run.
     """
 
     def __init__(self, run: str, hosts: int, config: Path):
         self.run, self.hosts, self.config = run, hosts, config
+        self._recipe = load(config)
+        has_adapter = self._recipe.finetune[self._recipe.trained[-1]].adapter.rank
+        self.verbs = VERBS[:-1] if has_adapter else VERBS
 
     def start(self, verb: str) -> list[subprocess.Popen]:
         """The processes of a verb: one, or one of each host."""
@@ -78,9 +84,9 @@ class Round:
             for name, content in _files(storage.path(self.run) / part):
                 if Path(name).name not in ("manifest.json", "inputs.json"):
                     found[f"{part}/{name}"] = _hash(content)
-        for stage in load(self.config).trained:
+        for stage in self._recipe.trained:
             found[f"{stage}/metrics"] = _hash(json.dumps(metrics(storage.path(self.run) / stage)).encode())
-        for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer"):
+        for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer")[: 2 if "import" in self.verbs else 1]:
             for name, content in _files(storage.path(folder)):
                 if name.endswith((".safetensors", "tokenizer.json", "config.json")):
                     found[f"{folder.removeprefix(self.run)}/{name}"] = _hash(content)
@@ -116,12 +122,14 @@ def stages(folder: Path) -> dict[str, dict]:
 
 
 def recipe(folder: Path, names: list[str]) -> Path:
-    """The tiny recipe with the stages of these names, or all."""
+    """The tiny recipe with the stages of these names, or all; without names, with its own."""
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
-    train = whole["finetune"]["talk"]["train"] | {"steps": STEPS, "evaluate_every": 20, "log_every": 1}
-    train |= {"checkpoint": {"every_steps": EVERY}, "evaluate_rows": 8}
+    whole["finetune"]["talk"]["train"] |= {"checkpoint": {"every_steps": EVERY}}
+    train = {"steps": STEPS, "evaluate_every": 20, "log_every": 1, "evaluate_rows": 8}
+    train = whole["finetune"]["talk"]["train"] | train
     chosen = {name: stage for name, stage in stages(folder).items() if name in names or "all" in names}
-    whole["finetune"] = {name: stage | {"train": train} for name, stage in chosen.items()}
+    if names:
+        whole["finetune"] = {name: stage | {"train": train} for name, stage in chosen.items()}
     path = folder / "stages.yaml"
     path.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
     return path
@@ -166,7 +174,7 @@ def killed(
         RuntimeError: a verb ended otherwise than it should.
     """
     kills = 0
-    for verb in VERBS:
+    for verb in round_.verbs:
         for _ in range(min(moments.randint(0, MOST_KILLS_OF_A_VERB), budget - kills) if verb in verbs else 0):
             processes, wait = round_.start(verb), moments.uniform(0, seconds[verb])
             victim, began = moments.choice(processes), time.monotonic()
@@ -196,7 +204,7 @@ def killed(
 def reference(hosts: int, folder: Path, config: Path) -> tuple[dict[str, str], dict[str, float]]:
     """The digests of a run that nobody kills, and the seconds that each verb takes."""
     run, seconds = Round(str(folder / "whole"), hosts, config), {}
-    for verb in VERBS:
+    for verb in run.verbs:
         began = time.monotonic()
         found = ended(run.start(verb))
         if any(code for code, _ in found):
@@ -214,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS), help="that are killed")
-    parser.add_argument("--stages", nargs="+", default=["talk"], help="of tuning, by the names in `stages`, or all")
+    parser.add_argument("--stages", nargs="+", default=[], help="of tuning, by the names in `stages`, or all")
     parser.add_argument("--where", nargs="+", choices=("disk", "gs"), default=["disk", "gs"])
     parser.add_argument("--log", type=Path, required=True)
     given = parser.parse_args(arguments)
