@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tpullm.cli import collect as command
+from tests.corpus.test_collect import _collect as collect
+from tests.corpus.test_collect import _texts
 from tpullm.corpus import datacard, document_files
 from tpullm.corpus.tenki import documents as tenki_documents
 from tpullm.recipe.schema import CorpusConfig, LeaksConfig, Recipe, Source
@@ -45,21 +46,12 @@ def recipe(path, *tasks, drop=False, **settings):
     return Recipe(corpus=CorpusConfig(sources=[source], workers=1, held_out_fraction=0.05, leaks=leaks))
 
 
-def collect(made, folder):
-    command.main(made, folder)
-    return json.loads((folder / "documents" / "datacard.json").read_text("utf-8"))
-
-
 def records(folder):
     return [json.loads(line) for line in (folder / "documents" / datacard.FILE).read_text("utf-8").splitlines()]
 
 
 def kept(folder):
-    return [
-        document["text"]
-        for split in ("train", "held_out")
-        for document in document_files.read(folder / "documents", "tales", split)
-    ]
+    return [text for split in ("train", "held_out") for text in _texts(folder, split, "tales")]
 
 
 def test_documents_that_hold_questions_are_named(tmp_path, asked, texts, capsys):
@@ -136,4 +128,4 @@ def test_other_questions_make_the_documents_again_and_other_code_does_not(tmp_pa
 def test_a_task_that_is_not_there_is_one_line(tmp_path, texts):
     made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="^corpus.leaks.tasks: .*: no such file of questions; correct the name$"):
-        command.main(made, tmp_path)
+        collect(made, tmp_path)

@@ -103,51 +103,37 @@ def test_a_name_is_the_same_wherever_the_files_are(tmp_path):
     assert len(one) == 32 and named(tmp_path / "two") == one == named(tmp_path / "one", seed=9)
     shutil.rmtree(tmp_path / "one")
     assert named(tmp_path / "one") == one
-
-
-@pytest.mark.parametrize("change", [{"text": "本を読んだ。"}, {"held_out": True}, {"is_part": True}])
-def test_another_file_is_another_part(tmp_path, change):
-    assert named(tmp_path / "a") != named(tmp_path / "a", **change)
+    for change in ({"text": "本を読んだ。"}, {"held_out": True}, {"is_part": True}):
+        assert named(tmp_path / "one", **change) != one
 
 
 @pytest.mark.parametrize(
-    ("settings", "is_other"),
+    ("source", "changed", "settings", "is_other"),
     [
-        ({"name": "t"}, True),
-        ({"licence": "MIT"}, True),
-        ({"language": "ja"}, True),
-        ({"filter": False}, True),
-        ({"deduplicate": False}, True),
-        ({"documents": 3}, True),
-        ({"weight": 3.0}, False),
-        ({"bytes": 10**6}, False),  # the files say how much of them is read
-        ({"held_out": "b"}, False),
+        ({}, {"name": "t"}, {}, True),
+        ({}, {"licence": "MIT"}, {}, True),
+        ({}, {"language": "ja"}, {}, True),
+        ({}, {"filter": False}, {}, True),
+        ({}, {"deduplicate": False}, {}, True),
+        ({}, {"documents": 3}, {}, True),
+        ({}, {"weight": 3.0}, {}, False),
+        ({}, {"bytes": 10**6}, {}, False),  # the files say how much of them is read
+        ({}, {"held_out": "b"}, {}, False),
+        ({}, {}, {"maximum_characters": 99}, True),
+        ({}, {}, {"near_duplicates": False}, True),
+        ({}, {}, {"minimum_characters": 99}, True),
+        ({"filter": False}, {}, {"minimum_characters": 99}, False),
+        ({}, {}, {"repeated_lines": 5}, True),
+        ({"filter": False}, {}, {"repeated_lines": 5}, False),
+        ({"deduplicate": False}, {}, {"repeated_lines": 5}, False),
+        ({}, {}, {"held_out_fraction": 0.5}, False),
+        ({"deduplicate": False}, {}, {"held_out_fraction": 0.5}, True),  # what is held out is signed there, and no more
+        ({}, {}, {"workers": 5}, False),
     ],
 )
-def test_a_setting_of_a_source_counts_if_it_changes_documents(tmp_path, settings, is_other):
-    source = source_of(tmp_path / "a")
-    other = named(tmp_path / "a", dataclasses.replace(source, **settings))
-    assert (other != named(tmp_path / "a", source)) is is_other
-
-
-@pytest.mark.parametrize(
-    ("source", "settings", "is_other"),
-    [
-        ({}, {"maximum_characters": 99}, True),
-        ({}, {"near_duplicates": False}, True),
-        ({}, {"minimum_characters": 99}, True),
-        ({"filter": False}, {"minimum_characters": 99}, False),
-        ({}, {"repeated_lines": 5}, True),
-        ({"filter": False}, {"repeated_lines": 5}, False),
-        ({"deduplicate": False}, {"repeated_lines": 5}, False),
-        ({}, {"held_out_fraction": 0.5}, False),
-        ({"deduplicate": False}, {"held_out_fraction": 0.5}, True),  # what is held out is signed there, and no more
-        ({}, {"workers": 5}, False),
-    ],
-)
-def test_a_setting_of_collect_counts_where_it_is_used(tmp_path, source, settings, is_other):
+def test_a_setting_counts_if_it_changes_documents(tmp_path, source, changed, settings, is_other):
     made = source_of(tmp_path / "a", **source)
-    other = named(tmp_path / "a", made, dataclasses.replace(CONFIG, **settings))
+    other = named(tmp_path / "a", dataclasses.replace(made, **changed), dataclasses.replace(CONFIG, **settings))
     assert (other != named(tmp_path / "a", made)) is is_other
 
 

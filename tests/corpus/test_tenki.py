@@ -77,12 +77,6 @@ def test_the_version_stands_for_the_documents():
     assert not any(character.isspace() for text in DOCUMENTS for character in text)
 
 
-def test_first_sentences_sum_to_one():
-    firsts = [s for s in sentences() if s.said in outline(Context(s.mode)).probability]
-    logs = [begins("".join(s.words)) for s in firsts]
-    assert total(map(math.exp, logs)) == pytest.approx(1.0, abs=1e-12)
-
-
 def test_next_sentences_sum_to_one_after_any_text():
     contexts = {context for text in DOCUMENTS[:500] for context in contexts_of(text)}
     assert len(contexts) > 300
@@ -94,6 +88,8 @@ def test_next_sentences_sum_to_one_after_any_text():
 
 
 def test_a_prefix_is_the_sum_of_its_continuations():
+    firsts = [begins(sentence) for mode in MODES.outcomes for sentence in nexts(Context(mode))]
+    assert total(map(math.exp, firsts)) == pytest.approx(1.0, abs=1e-12)
     for text, kept in zip(DOCUMENTS[:20], itertools.cycle(range(1, 7)), strict=False):
         prefix = "".join(f"{s}。" for s in text.split("。")[:-1][:kept])
         _, parsed, context = derivation(prefix)
@@ -114,19 +110,12 @@ def test_the_surface_determines_the_derivation():
             assert mode == other or closings.keys().isdisjoint(distribution.closing_sentences(topic, other))
 
 
-@pytest.mark.parametrize("text", DOCUMENTS[:12])
-def test_a_document_is_read_as_it_was_told(text):
-    parsed = derivation(text)[1]
-    assert "".join(word for sentence in parsed for word in sentence.words) == text
-    assert len({sentence.mode for sentence in parsed}) == 1
-    assert [s.said.kind is Kind.CLOSING for s in parsed] == [False] * (len(parsed) - 1) + [True]
-    by_hand = math.log(MODES.probability[parsed[0].mode])
-    for context, sentence in zip(contexts_of(text), parsed, strict=True):
-        end = closing_probability(context)
-        last = sentence.said.kind is Kind.CLOSING
-        by_hand += math.log(end if last else (1 - end) * outline(context).probability[sentence.said])
-        by_hand += math.log(wording(sentence.said, sentence.mode).probability[sentence.words])
-    assert tenki.log_probability(text) == pytest.approx(by_hand, abs=1e-9)
+def test_a_document_is_read_as_it_was_told():
+    for text in DOCUMENTS[:50]:
+        parsed = derivation(text)[1]
+        assert "".join(word for sentence in parsed for word in sentence.words) == text
+        assert len({sentence.mode for sentence in parsed}) == 1
+        assert [s.said.kind is Kind.CLOSING for s in parsed] == [False] * (len(parsed) - 1) + [True]
 
 
 def test_entropy_is_the_mean_of_minus_log_probability():
