@@ -1,9 +1,10 @@
 """Tasks of the lm-evaluation-harness from local files: its three requests, in the forms that its own tasks have."""
 
-import json
 from pathlib import Path
 
 import yaml
+
+from tests.evaluation import problems
 
 QUESTIONS = [
     ("今日はいい天気ですね。散歩に", ["行きます", "食べます", "猫"], 0),
@@ -73,8 +74,8 @@ def write(folder: Path) -> dict[str, str]:
         {"question": asked, "choices": choices, "label": label, "contexts": [f"{asked}{choice}" for choice in choices]}
         for asked, choices, label in QUESTIONS
     ]
-    _lines(folder / "questions.jsonl", rows)
-    _lines(folder / "texts.jsonl", [{"text": text} for text in TEXTS])
+    problems.write(folder / "questions.jsonl", rows)
+    problems.write(folder / "texts.jsonl", [{"text": text} for text in TEXTS])
     files = {}
     for name, settings in TASKS.items():
         data = folder / ("texts.jsonl" if name == "whole_texts" else "questions.jsonl")
@@ -90,7 +91,3 @@ def write(folder: Path) -> dict[str, str]:
         path.write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
         files[name] = str(path)
     return files
-
-
-def _lines(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -26,6 +26,7 @@ MBPP = [
 
 
 def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
     return str(path)

@@ -60,16 +60,18 @@ def test_the_likeliest_continuation_is_told_from_all_others(session):
 
 
 def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeypatch):
-    """Rows of 512 predictions, of which a batch has four; the requests of both batches have their likelihoods."""
+    """Rows of 512 predictions, of which a batch has two; the requests of both batches have their likelihoods."""
+    monkeypatch.setattr(module, "TOKENS_ON_CPU", 1024)
     events, found, run = [], {}, module.dispatched
     monkeypatch.setattr(module, "dispatched", lambda *given, **more: events.append("dispatched") or run(*given, **more))
     monkeypatch.setattr(module, "fetch", lambda mesh, array: events.append("looked at") or fetch(mesh, array))
-    requests = [Continuation((8 + n, *range(20, 35 + n % 9)), (8, 9)) for n in range(150)] * 2
+    contexts = [(8 + n // 4, *BEGINNING, *range(100 + n, 112 + n)) for n in range(96)]
+    requests = [Continuation(context, (8,)) for context in contexts] * 2
     likelihoods(session, requests, lambda some: events.append("done") or found.update(some))
     looked = ["looked at", "looked at", "done"]
     assert events == ["dispatched", "dispatched", *looked, *looked]
-    assert all(found[n] == found[n + 150] for n in range(150)), "the same requests"
-    assert_as_alone(session, requests[:150:49], [found[n] for n in range(0, 150, 49)])
+    assert all(found[n] == found[n + 96] for n in range(96)), "the same requests"
+    assert_as_alone(session, requests[:96:19], [found[n] for n in range(0, 96, 19)])
 
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 3), min_size=2, max_size=12).map(tuple), min_size=1, unique=True)

@@ -2,14 +2,9 @@ import json
 
 import pytest
 
+from tests.evaluation.problems import write
 from tpullm.evaluation.question_files import MOST_BYTES, TOKENS, Item, is_question_file, read
 from tpullm.system.errors import UserError
-
-
-def written(path, *rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
 
 ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
 
@@ -35,7 +30,7 @@ INSTRUCTION = {"instruction": "訳せ", "input": "cat", "output": "猫"}
     ],
 )
 def test_the_shapes_of_rows(tmp_path, row, item):
-    found = read(written(tmp_path / "own.jsonl", row))
+    found = read(write(tmp_path / "own.jsonl", [row]))
     assert found.items == (item,) and (found.name, found.file, found.tokens) == ("own", "own.jsonl", TOKENS)
 
 
@@ -59,12 +54,12 @@ JSQUAD = {
 
 def test_jglue(tmp_path):
     """Its files end in .json and have an object a line."""
-    (item,) = read(written(tmp_path / "valid-v1.3.json", JCOMMONSENSEQA, JCOMMONSENSEQA)).items[:1]
+    (item,) = read(write(tmp_path / "valid-v1.3.json", [JCOMMONSENSEQA, JCOMMONSENSEQA])).items[:1]
     assert item == Item("会社の最高責任者を何というか？", ("社長",), ("社長", "教師", "部長", "バイト", "部下"))
-    item = read(written(tmp_path / "jnli.json", JNLI, JNLI)).items[0]
+    item = read(write(tmp_path / "jnli.json", [JNLI, JNLI])).items[0]
     assert item.answers == ("entailment",) and item.choices == ("entailment", "contradiction", "neutral")
     assert JNLI["sentence1"] in item.text and JNLI["sentence2"] in item.text and item.instruction
-    assert read(written(tmp_path / "marc.json", MARC, MARC)).items[0].answers == ("positive",)
+    assert read(write(tmp_path / "marc.json", [MARC, MARC])).items[0].answers == ("positive",)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -84,9 +79,9 @@ def test_llm_jp_eval(tmp_path):
 
 
 def test_a_version_is_of_the_questions(tmp_path):
-    one = read(written(tmp_path / "one.jsonl", ASKED | {"answer": 0}))
-    same = read(written(tmp_path / "two.jsonl", ASKED | {"answer": "A"}))
-    other = read(written(tmp_path / "two.jsonl", ASKED | {"answer": "B"}))
+    one = read(write(tmp_path / "one.jsonl", [ASKED | {"answer": 0}]))
+    same = read(write(tmp_path / "two.jsonl", [ASKED | {"answer": "A"}]))
+    other = read(write(tmp_path / "two.jsonl", [ASKED | {"answer": "B"}]))
     assert one.version == same.version != other.version
 
 
@@ -117,7 +112,7 @@ NO_CHOICES = "line 2: 'choices' is not a list of 2 to 26 different texts"
 )
 def test_a_wrong_line_is_named(tmp_path, row, says):
     with pytest.raises(UserError, match="own.jsonl: ") as refused:
-        read(written(tmp_path / "own.jsonl", ASKED | {"answer": 0}, row))
+        read(write(tmp_path / "own.jsonl", [ASKED | {"answer": 0}, row]))
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 

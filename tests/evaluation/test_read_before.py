@@ -1,13 +1,13 @@
 """What a model has read before is told beside its score, and the score of the rest is that of the rest asked alone."""
 
 import dataclasses
-import json
 import zlib
 
 import pytest
 
 from tests.evaluation import problems
 from tests.evaluation.conftest import Guesses
+from tests.evaluation.problems import write
 from tpullm.corpus import datacard
 from tpullm.corpus.question_windows import Wording
 from tpullm.evaluation import problem_files, read_before, tables, tasks
@@ -18,12 +18,6 @@ from tpullm.evaluation.tasks import Asking, Tasks
 THINGS = ["本", "パン", "水", "リンゴ", "新聞", "お茶", "手紙", "肉", "牛乳", "雑誌"]
 VERBS = ["読みます", "食べます", "飲みます"]
 LEAKED = (1, 4, 5)
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def run_with(folder, name, version, numbers):

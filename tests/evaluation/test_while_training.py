@@ -1,7 +1,6 @@
 """Measured while training: the training is the same, nothing is copied, and a stop loses nothing."""
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -12,6 +11,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.eight_devices import printed
+from tests.evaluation import problems
 from tests.run.test_resume import assert_same_bits
 from tpullm.cli.main import main
 from tpullm.evaluation import evaluate_tasks, tasks, while_training
@@ -32,9 +32,7 @@ SAID = ("measured", "tasks", "samples")
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
-    file = tmp_path_factory.mktemp("questions") / "little.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    return file
+    return problems.write(tmp_path_factory.mktemp("questions") / "little.jsonl", ROWS)
 
 
 def options(questions):
@@ -76,14 +74,14 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
 @pytest.mark.slow
 def test_a_mesh_measures_the_same(tiny_run, questions):
     """On eight devices, of which some split the rows in time; of all parameters, and of an adapter."""
-    alone, sharded = printed("tests.evaluation.sharded_measuring", str(tiny_run / "tokenizer"), str(questions))
+    alone, sharded = printed("tests.evaluation.sharded_measuring", str(tiny_run / "tokenizer"), questions)
     assert sharded == alone and all(row["measured"] for row in alone)
 
 
 @pytest.fixture(scope="module")
 def measures(wide, questions):
     """Measures the small model."""
-    settings = MeasureConfig(tasks=[str(questions)], prompts=["今日は"], sample_tokens=3)
+    settings = MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=3)
     config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings)
     parts = (wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
     return while_training.while_training("pretrain", config, *parts)
@@ -121,7 +119,7 @@ def test_the_model_in_use_has_the_arrays_of_the_training_and_keeps_none(measured
 
 
 def test_the_figures_are_those_of_evaluate(measured, wide, questions, tmp_path):
-    row, chosen = measured.row, tasks.named([str(questions)])
+    row, chosen = measured.row, tasks.named([questions])
     results, _ = evaluate_tasks.evaluate(wide, "small", chosen, Asking(limit=200), str(tmp_path))
     results["tasks"]["little"].pop("read_before")
     assert row["tasks"] == results["tasks"]

@@ -7,7 +7,7 @@ object: `instruction` for all questions, `few_shots` and `samples` of `input` an
 import hashlib
 import io
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,14 @@ def _with_choices(row: Row, where: str) -> list[Item]:
         choices, labels = choices.get("text"), choices.get("label")
     if not _texts(choices) or not 2 <= len(choices) <= 26 or not _texts(labels) or len(set(choices)) < len(choices):
         raise UserError(f"{where}: 'choices' is not a list of 2 to 26 different texts; write one")
-    right = _chosen(row["answer"], choices, labels)
-    if right is None:
+    answer = row["answer"]  # the text of a choice, its letter or its number
+    right = next((names.index(answer) for names in (choices, labels[: len(choices)]) if answer in names), answer)
+    if type(right) is not int or not 0 <= right < len(choices):
         raise UserError(
-            f"{where}: 'answer' is {row['answer']!r:.60} and no choice; write the text of a choice, its number from 0 "
+            f"{where}: 'answer' is {answer!r:.60} and no choice; write the text of a choice, its number from 0 "
             f"to {len(choices) - 1}, or its letter"
         )
     return [Item(text_of(row, "question", where), (choices[right],), tuple(choices))]
-
-
-def _chosen(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> int | None:
-    """The number of the choice that an answer names."""
-    for names in (choices, labels[: len(choices)]):
-        if answer in names:
-            return names.index(answer)
-    return answer if type(answer) is int and 0 <= answer < len(choices) else None
 
 
 def _free(row: Row, where: str) -> list[Item]:

@@ -77,12 +77,11 @@ class OnAllHosts:
 
     def _call(self, words: dict[str, Any]) -> tuple[Any, ...]:
         """On other hosts: a call from its words."""
-        return (words["cancel"],) if "cancel" in words else (self._request(words), lambda token: None)
-
-    def _request(self, words: dict[str, Any]) -> Request:
+        if "cancel" in words:
+            return (words["cancel"],)
         grammar = words.pop("grammar")
-        request = _REQUEST.validate_python(words)
-        return replace(request, allowed=self._model.grammars.of_grammar(grammar)) if grammar else request
+        allowed = self._model.grammars.of_grammar(grammar) if grammar else None
+        return replace(_REQUEST.validate_python(words), allowed=allowed), lambda token: None
 
 
 def _words(asked: Request | int, on_token: Callable | None = None) -> dict[str, Any]:
