@@ -48,7 +48,6 @@ def test_a_published_model_is_written_with_the_default_of_8_bits(tmp_path):
         (["--weights", "q8_0"], "--weights q8_0: is not for --format huggingface; use int8, int4"),
         (["--format", "gguf", "--weights", "int4"], "--weights int4: is not for --format gguf; use f32, bf16"),
         (["--format", "gguf", "--dtype", "bfloat16"], "use --weights with --format gguf"),
-        (["--format", "gguf", "--shard-gigabytes", "1"], "use --weights with --format gguf"),
     ],
 )
 def test_options_of_the_other_format_are_refused(tmp_path, capsys, options, why):

@@ -137,26 +137,6 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     assert capsys.readouterr().out == f"{ANSWER}\n"
 
 
-@pytest.mark.slow
-def test_an_imported_model_goes_on_with_the_users_text(published, tmp_path, capsys):
-    run, text = tmp_path / "run", tmp_path / "text"
-    text.mkdir()
-    for number in range(40):
-        (text / f"{number}.txt").write_text(f"今日は{number}日です。猫が好きです。" * 4, encoding="utf-8")
-    call("import", published, "--run", run)
-    keys = ("--pretrain.steps=30", "--pretrain.batch_size=4", "--pretrain.optimizer.peak_lr=0.01")
-    options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicates=false", *keys)
-    for verb in ("collect", "tokenize", "pretrain"):
-        call(verb, "--run", run, *options)
-    lines = [json.loads(line) for line in open(run / "pretrain" / "metrics.jsonl")]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert losses[-1] < 0.5 * losses[0]
-    call("export", run, tmp_path / "out")
-    before, after = (load_file(folder / "model.safetensors") for folder in (published, tmp_path / "out"))
-    assert before.keys() == after.keys() and not np.array_equal(before["lm_head.weight"], after["lm_head.weight"])
-    call("doctor", tmp_path / "out")
-
-
 @pytest.fixture(scope="module")
 def exported(tiny_run, tmp_path_factory):
     """Our own tuned model, as it is published."""

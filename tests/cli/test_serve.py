@@ -64,13 +64,6 @@ def test_it_answers_until_it_is_stopped(served, stop):
     assert last.startswith("tpullm: serve: stopped")
 
 
-def test_fewer_bits_and_what_they_cost_are_told(served):
-    got, _, said = served("--weights", "int4", ask=lambda url: get(f"{url}/v1/models")["data"][0]["id"])
-    assert got == ["mine"]
-    line = said.splitlines()[1]
-    assert line.startswith("serve: matrices are in int4, and all parameters take 0.25 GiB; `tpullm compare runs/mine")
-
-
 def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeypatch):
     monkeypatch.setenv(serve.KEY, "a-key-of-the-environment")
 
@@ -83,8 +76,9 @@ def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeyp
     assert [model["id"] for model in models["data"]] == ["mine", "talk"] and asked == [(1024, 2)]
 
 
-def test_a_conversation_is_as_long_as_was_said(served):
-    body = {"model": "mine", "prompt": "雨" * 20}
+def test_a_conversation_is_as_long_and_as_reproducible_and_in_as_many_bits_as_was_said(served, monkeypatch):
+    body, made = {"model": "mine", "prompt": "雨" * 20}, []
+    monkeypatch.setattr(StandIn, "compile", lambda self: made.append(self.reproducible))
 
     def ask(url):
         request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode())
@@ -93,8 +87,9 @@ def test_a_conversation_is_as_long_as_was_said(served):
             urllib.request.urlopen(request, timeout=60)
         return json.load(error.value)["error"]["message"]
 
-    ((told,), _, _) = served("--longest", "16", ask=ask)
-    assert "16" in told
+    ((told,), _, said) = served("--longest", "16", "--reproducible", "--weights", "int4", ask=ask)
+    assert "16" in told and made == [True]
+    assert "serve: matrices are in int4, and all parameters take 0.25 GiB; `tpullm compare runs/mine" in said
     with pytest.raises(UserError, match="--longest: 1,025 tokens, and the model's context holds 1,024; lower it"):
         serve.main(_parsed(["--longest", "1025", "--port", "0"]))
 
@@ -105,14 +100,6 @@ def test_who_guesses_ahead_is_what_was_said(chat_tokenizer, monkeypatch):  # noq
     makers = [serve._guesses(draft, model) for draft in ("", "none", "runs/small")]
     assert [type(make()) for make in makers] == [Lookup, type(None), Draft] and loaded == [("runs/small", False)]
     assert makers[0]() is not makers[0]()  # of each engine its own
-
-
-@pytest.mark.parametrize("words", [[], ["--reproducible"]])
-def test_answers_are_reproducible_if_so_wanted(served, monkeypatch, words):
-    made = []
-    monkeypatch.setattr(StandIn, "compile", lambda self: made.append(self.reproducible))
-    served(*words, ask=lambda url: get(f"{url}/v1/models"))
-    assert made == [bool(words)]
 
 
 def refused(*words: str) -> str:

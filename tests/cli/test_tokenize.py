@@ -108,13 +108,6 @@ def test_every_document_is_in_the_store_between_its_marks(made):
             assert [f"{number:016x}" for number in store.ids.tolist()] == [value[:16] for value in hashes]
 
 
-def test_a_finished_stage_is_skipped(copied, monkeypatch):
-    monkeypatch.setattr(tokenizing, "make", None)  # would fail if it were called
-    monkeypatch.setattr(tokenize.trainer, "train", None)
-    more_workers = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7))
-    tokenize.main(more_workers, copied)
-
-
 def test_the_store_does_not_depend_on_the_number_of_workers(run, made, monkeypatch):
     monkeypatch.setattr(tokenizing, "PARALLEL_BYTES", 0)
     workers = dataclasses.replace(RECIPE.tokenizer, workers=2)
@@ -181,7 +174,11 @@ def test_three_shares_make_what_one_makes(run, sampled, monkeypatch):
     assert 2_500 < told["sample_characters"] <= 3_000
 
 
-def test_other_documents_replace_the_tokens(copied):
+def test_other_documents_replace_the_tokens_and_the_same_ones_do_not(copied, monkeypatch):
+    with monkeypatch.context() as skipped:
+        skipped.setattr(tokenizing, "make", None)  # would fail if it were called
+        skipped.setattr(tokenize.trainer, "train", None)
+        tokenize.main(dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, workers=7)), copied)
     write_documents(copied, SOURCES[:1])
     fewer = dataclasses.replace(RECIPE, corpus=CorpusConfig(sources=SOURCES[:1]))
     smaller = dataclasses.replace(RECIPE.tokenizer, vocabulary_size=327)
@@ -206,6 +203,9 @@ def test_the_tokenizer_is_found_from_every_kind_of_model(made, tmp_path):
 
 
 def test_data_prints_what_is_in_a_step(made, capsys):
+    for step in (-1, 10):
+        with pytest.raises(UserError, match=f"--step {step}: pretraining has the steps 0 to 9"):
+            data_command.main(RECIPE, made, SimpleNamespace(step=step, json=False))
     capsys.readouterr()
     data_command.main(RECIPE, made, SimpleNamespace(step=2, json=True))
     found = json.loads(capsys.readouterr().out)
@@ -223,9 +223,3 @@ def test_data_prints_what_is_in_a_step(made, capsys):
         document = documents[piece.source][piece.document]
         assert document["id"] == piece.id == entry["id"] and entry["record"] == document["record"]
         assert line.strip().split("  ") == [f"file {document['record']}", document["licence"]]
-
-
-@pytest.mark.parametrize("step", [-1, 10])
-def test_data_refuses_a_step_that_is_not_one(run, step):
-    with pytest.raises(UserError, match=f"--step {step}: pretraining has the steps 0 to 9"):
-        data_command.main(RECIPE, run, SimpleNamespace(step=step, json=False))

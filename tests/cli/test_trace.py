@@ -25,6 +25,7 @@ def test_the_steps_are_those_whose_batches_have_the_document(made, capsys, monke
     for step in range(RECIPE.pretrain.steps):
         for piece in stream.documents_at(step):
             reads.setdefault((piece.source, piece.document), set()).add(step)
+    assert "read in the steps " in asked(capsys, made, json_=False, passage="train")
     hits = asked(capsys, made, passage="train")
     assert len(hits) == 120 and all(hit["fate"] == "train" for hit in hits)
     for hit in hits:
@@ -46,15 +47,6 @@ def test_before_there_are_tokens_documents_are_found_and_no_steps(run, capsys): 
     hits = asked(capsys, run, passage=texts_of("ja", "train")[7])
     assert hits and all(hit["steps"] == [] for hit in hits)
     assert asked(capsys, run, json_=False, passage="no such text") == f"no document of {run / 'documents'} has it\n"
-
-
-def test_a_page_says_the_first_steps_and_how_many_more(capsys):
-    hit = trace.Hit("ja", "train", 3, dict.fromkeys(("hash", "url", "date", "file", "record", "licence"), "x"), "shown")
-    trace._print([hit], [list(range(12))], "documents")
-    said = capsys.readouterr().out
-    assert (
-        "read in the steps 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more\n" in said and "ja           x  train: shown" in said
-    )
 
 
 def test_nothing_to_look_for_and_nothing_to_look_in_are_told(run, tmp_path, capsys):  # noqa: F811

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tpullm.cli.options import add_json, add_mesh, print_json
+from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, print_json, words_of
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -29,10 +29,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--text", type=str, default="", help=about)
     about = "int8, int4 or both, with a comma: also each model with its matrices quantized so"
     parser.add_argument("--weights", type=str, default="", help=about)
-    parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
-    parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
-    parser.add_argument("--chat", action="store_true", help="ask in the chat template of each model")
+    add_asking(parser)
     add_mesh(parser)
     parser.add_argument("--out", type=str, default="", help="the folder of results; empty: one below ./compared")
     add_json(parser)
@@ -46,12 +43,12 @@ def main(arguments) -> None:
     kinds = _kinds(arguments.weights)
     models = _named(arguments.models, 1 if kinds else 2)
     asking, tasks, texts, found = _checked(arguments, list(models.values()))
-    folder = storage.path(arguments.out) if arguments.out else _folder(models, arguments)
+    folder = storage.path(arguments.out or _default_folder(models, arguments))
     named = _opened(models, found, kinds, arguments.mesh)
     hosts.on_first("compare begins", _check_folder, folder)
     results = comparison.compare(named, tasks, texts, asking, folder, arguments.mesh)
     results = {"command": _command(arguments)} | results
-    hosts.on_first("compare", _write, folder, results, _language(found[0]))
+    hosts.on_first("compare", _write, folder, results, found[0])
     if hosts.is_first():
         if arguments.json:
             return print_json(results)
@@ -63,7 +60,7 @@ def _kinds(option: str) -> list[str]:
     """The kinds of `--weights`, each once."""
     from tpullm.model.quantized import IN_USE
 
-    kinds = list(dict.fromkeys(_words(option)))
+    kinds = list(dict.fromkeys(words_of(option)))
     if unknown := [kind for kind in kinds if kind not in IN_USE]:
         raise UserError(f"--weights: {unknown[0]!r:.40} is not one of {', '.join(IN_USE)}; use one of these, or both")
     return kinds
@@ -116,16 +113,13 @@ def _checked(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
 
     from tpullm.engine.session import find
     from tpullm.evaluation import compared_texts, evaluate_tasks
-    from tpullm.evaluation.tasks import Asking, Tasks, named
+    from tpullm.evaluation.tasks import Tasks, named
     from tpullm.system.cluster import hosts
 
-    for option in ("shots", "limit", "seed"):
-        if getattr(arguments, option) < 0:
-            raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
-    asking = Asking(arguments.shots, arguments.seed, arguments.limit, arguments.chat)
+    asking = asking_of(arguments)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
-    tasks = named(_words(arguments.tasks)) if arguments.tasks else Tasks()
-    texts = compared_texts.read(_words(arguments.text), arguments.limit) if arguments.text else []
+    tasks = named(words_of(arguments.tasks)) if arguments.tasks else Tasks()
+    texts = compared_texts.read(words_of(arguments.text), arguments.limit) if arguments.text else []
     hosts.agree("the texts of --text", {text.name: text.version for text in texts})
     evaluate_tasks.agree(tasks)
     found = [find(word) for word in words]
@@ -135,10 +129,6 @@ def _checked(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
         evaluate_tasks.check(tasks, asking, own.config.context_length)
     texts = texts if texts or arguments.tasks else _held_out(found, words, asking.limit)
     return asking, tasks, texts, found
-
-
-def _words(option: str) -> list[str]:
-    return list(filter(None, map(str.strip, option.split(","))))
 
 
 def _held_out(found: list, words: list[str], limit: int) -> list:
@@ -159,12 +149,12 @@ def _held_out(found: list, words: list[str], limit: int) -> list:
     return texts
 
 
-def _folder(models: dict[str, str], arguments) -> Path:
+def _default_folder(models: dict[str, str], arguments) -> str:
     """One for this comparison, below the working directory."""
     name = "-".join(label.replace("/", "-") for label in models)[:LONGEST_NAME]
     asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
     asked += [arguments.weights] if arguments.weights else []
-    return storage.path(FOLDER) / f"{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
+    return f"{FOLDER}/{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
 
 
 def _check_folder(folder: Path) -> None:
@@ -188,17 +178,12 @@ def _command(arguments) -> str:
     return shlex.join(["tpullm", "compare", *arguments.models, *options])
 
 
-def _language(first) -> str:
-    """The language of the page: the recipe's of the first model, else that of the environment."""
+def _write(folder: Path, results: dict[str, Any], first) -> None:
+    """The figures, and the page in the language of the first model's recipe, else in that of the environment."""
     from tpullm.report import language
+    from tpullm.report.comparison_page import comparison_page
 
     recipe = first.model.recipe if first.model else {}
-    return recipe.get("language") or language.preferred(os.environ)
-
-
-def _write(folder: Path, results: dict[str, Any], language: str) -> None:
-    from tpullm.report.comparison_page import comparison_page
-    from tpullm.report.language import named
-
+    chosen = language.named(recipe.get("language") or language.preferred(os.environ))
     storage.write_json(folder / RESULTS, results)
-    storage.write_text(folder / PAGE, comparison_page(results, named(language)))
+    storage.write_text(folder / PAGE, comparison_page(results, chosen))

@@ -8,10 +8,10 @@ import dataclasses
 import time
 from pathlib import Path
 
-from tpullm.cli.options import add_json, add_mesh, print_json
+from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, print_json, words_of
 from tpullm.engine.session import find, loaded
 from tpullm.evaluation import evaluate_tasks, programming_task, run_results, tables
-from tpullm.evaluation.tasks import Asking, named
+from tpullm.evaluation.tasks import named
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import begin, evaluate_inputs
@@ -50,12 +50,9 @@ def add_show_arguments(parser) -> None:
     parser.add_argument("model", metavar="MODEL", type=str, help=about)
     about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
     parser.add_argument("--tasks", required=True, type=str, help=about)
-    parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
-    parser.add_argument("--limit", type=int, default=0, help="at most this many questions of each task; 0: all")
+    add_asking(parser)
     parser.add_argument("--samples", type=int, default=1, help="programs for each problem of programming")
     parser.add_argument("--temperature", type=float, default=0.0, help="of programs; 0: the likeliest one")
-    parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
     add_mesh(parser)
     parser.add_argument(
         "--out", type=str, default="", help="the folder of results; empty: in RUN/measured or ./measured"
@@ -65,14 +62,10 @@ def add_show_arguments(parser) -> None:
 
 def show_main(arguments) -> None:
     """Load the model, measure it on the tasks, and print a table."""
-    for option in ("shots", "limit", "seed"):
-        if getattr(arguments, option) < 0:
-            raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
-    names = [field.name for field in dataclasses.fields(Asking)]
-    asking = Asking(**{name: getattr(arguments, name) for name in names})
+    asking = asking_of(arguments)
     programming_task.check(asking)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks})
-    words = list(filter(None, map(str.strip, arguments.tasks.split(","))))
+    words = words_of(arguments.tasks)
     chosen = named(words)
     evaluate_tasks.agree(chosen)
     hosts.on_first("the folder of results", evaluate_tasks.check_out, words, chosen, arguments.out)

@@ -27,7 +27,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, row_parts
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TuningConfig
+from tpullm.recipe.schema import AdapterConfig, Recipe, TuningConfig
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -116,10 +116,19 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
             changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
         else:
             data = tuning_data(recipe, run, name, tokenizer)
-            _embedded(data, model, start)
+            if data.largest_token >= model.vocabulary_size:  # a special one that was added without a row
+                raise UserError(
+                    f"{start}: the chat template uses token {data.largest_token}, and the model's embedding has "
+                    f"{model.vocabulary_size} rows; enlarge it where the token was added"
+                )
             changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
             examples = sum(len(read.ids) for source, read in data.read.items() if source not in settings.documents)
-            job = _on_taught_texts(job, recipe, run, name, data, teacher) if teacher else _on_texts(job, data, where)
+            if teacher:
+                stream, held_out, prepare = taught_batches(recipe, run, name, data, teacher)
+                evaluations = job.evaluations | held_out
+                job = dataclasses.replace(job, stream=stream, evaluations=evaluations, prepare=prepare)
+            else:
+                job = _on_texts(job, data, where)
         make(job, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
 
 
@@ -173,12 +182,6 @@ def _on_texts(job: Job, data: TuningData, where: str) -> Job:
     )
 
 
-def _on_taught_texts(job: Job, recipe: Recipe, run: Path, name: str, data: TuningData, teacher: Teacher) -> Job:
-    """The job that learns what a teacher says of texts."""
-    stream, evaluations, prepare = taught_batches(recipe, run, name, data, teacher)
-    return dataclasses.replace(job, stream=stream, evaluations=job.evaluations | evaluations, prepare=prepare)
-
-
 def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None:
     """Old text beside answers, as many rows as are its share of a batch; None if there is none."""
     settings, where = recipe.finetune[name], f"finetune.{name}"
@@ -216,15 +219,6 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
         raise UserError(f"{where}.rank: is {settings.rank}, and that of {folder} is {found.rank}; leave it out")
     kept = {key: getattr(settings, key) for key in ("b_learning_rate", "quantize_base", "start")}
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
-
-
-def _embedded(data: TuningData, model: ModelConfig, start: Path) -> None:
-    """Refuse tokens without a row in the embedding: special ones that were added and never made room for."""
-    if data.largest_token >= model.vocabulary_size:
-        raise UserError(
-            f"{start}: the chat template uses token {data.largest_token}, and the model's embedding has "
-            f"{model.vocabulary_size} rows; enlarge it where the token was added"
-        )
 
 
 def _tokenizer(folder: Path, chat_template: str, where: str) -> Tokenizer:

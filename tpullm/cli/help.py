@@ -9,10 +9,11 @@ import ast
 import dataclasses
 import importlib
 import shutil
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.cells import cell_len as cells
 
 from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import schema_keys
@@ -242,8 +243,3 @@ def _wrapped(words: Sequence[str], width: int, indent: str) -> list[str]:
         else:
             lines.append(indent + word)
     return lines
-
-
-def cells(text: str) -> int:
-    """Columns of a terminal that a text takes."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -1,5 +1,6 @@
 """Options that several verbs have, and their output as JSON."""
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -31,6 +32,30 @@ def add_mesh(parser) -> None:
 
     mesh = functools.partial(value_of, "mesh")
     parser.add_argument("--mesh", type=mesh, help="how devices share a model, as in a recipe")
+
+
+def add_asking(parser) -> None:
+    """`--shots`, `--seed`, `--limit` and `--chat`: how a model is asked."""
+    parser.add_argument("--shots", type=int, default=0, help="examples before each question; 0: as the task says")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the examples")
+    parser.add_argument("--limit", type=int, default=0, help="at most this many questions or documents of each; 0: all")
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
+
+
+def asking_of(arguments):
+    """The `Asking` of these options; `UserError` if a number is below 0."""
+    from tpullm.evaluation.tasks import Asking
+
+    for option in ("shots", "limit", "seed"):
+        if getattr(arguments, option) < 0:
+            raise UserError(f"--{option}: {getattr(arguments, option)} is below 0; use 0 or more")
+    given = [field.name for field in dataclasses.fields(Asking) if hasattr(arguments, field.name)]
+    return Asking(**{name: getattr(arguments, name) for name in given})
+
+
+def words_of(option: str) -> list[str]:
+    """The words of an option that has commas between them."""
+    return list(filter(None, map(str.strip, option.split(","))))
 
 
 def add_reproducible(parser) -> None:

@@ -7,7 +7,7 @@ Exit code 0: the recipe fits at least one of them. 1: it fits none.
 
 from pathlib import Path
 
-from tpullm.cli.options import add_json, print_json
+from tpullm.cli.options import add_json, print_json, words_of
 from tpullm.hardware import topologies
 from tpullm.hardware.topologies import Topology
 from tpullm.recipe.schema import Recipe
@@ -22,21 +22,15 @@ def add_arguments(parser) -> None:
     """The options of `tpullm plan`. `--topology` is a key of the recipe; here it takes several names, also `local`."""
     parser.add_argument("--stage", default="", help="a stage of finetune, or pretrain")
     parser.add_argument("--slices", type=int, default=0, help="the number of slices of each topology, along mesh.data")
-    parser.add_argument(
-        "--search",
-        action="store_true",
-        help="find the fastest settings that fit: mesh, remat, ...",
-    )
+    parser.add_argument("--search", action="store_true", help="find the fastest settings that fit: mesh, remat, ...")
     parser.add_argument("--compile", action="store_true", help="compile the program for the chips; takes minutes")
     add_json(parser)
     parser.add_argument("--write", default="", metavar="FILE", help="write the planned recipe to this file")
-    parser.add_argument(
-        "--sort", choices=("cost", "time"), default="cost", help="order of the topologies: cost or time"
-    )
+    about = "order of the topologies: cost or time"
+    parser.add_argument("--sort", choices=("cost", "time"), default="cost", help=about)
     parser.add_argument("--price", default="", help="your prices in dollars a chip-hour, such as v5e=0.9,v6e=2")
-    parser.add_argument(
-        "--restart", type=float, default=0.0, help="seconds from an interruption to the next step; 0: the usual"
-    )
+    about = "seconds from an interruption to the next step; 0: the usual"
+    parser.add_argument("--restart", type=float, default=0.0, help=about)
     parser.add_argument("--interruptions", type=float, default=0.0, help="mean hours between interruptions; 0: none")
 
 
@@ -50,7 +44,9 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
         raise UserError(f"--write: {target} exists; choose another file, or remove it")
     if target:  # checked before minutes of compiling, and without making a folder
         storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
-    plans = sorted(_plans(recipe, run, arguments), key=lambda plan: _order(plan, arguments.sort))
+    by_cost = arguments.sort == "cost"
+    plans = _plans(recipe, run, arguments)
+    plans.sort(key=lambda plan: (not plan.fits, plan.dollars if by_cost else plan.run.days))
     if arguments.json:
         print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
@@ -69,7 +65,7 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
     if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:
         raise UserError("--slices, --interruptions and --restart: use 0 or more")
-    model, prices = planned_model(recipe, run), [text for text in arguments.price.split(",") if text]
+    model, prices = planned_model(recipe, run), words_of(arguments.price)
     plans = []
     for name in names:
         own, name = on_slices(recipe, name, arguments.slices)
@@ -96,11 +92,6 @@ def _proven(plan, stage: str, model):
         say(f"not compiled: {error}")
         return plan
     return with_proofs(plan, proofs)
-
-
-def _order(plan, by: str) -> tuple[bool, float]:
-    """The sort key of a plan; a plan that does not fit comes last."""
-    return not plan.fits, plan.dollars if by == "cost" else plan.run.days
 
 
 def _write(plan, target: Path) -> None:

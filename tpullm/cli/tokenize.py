@@ -78,17 +78,14 @@ def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: P
     is_finished = functools.partial(manifest.is_finished, stage, inputs)
     if is_finished():
         return say("tokenizer: finished, skipped")
-    tasks = [] if recipe.base else _plan_sample(recipe, run, folder)
+    tasks, most = [], recipe.tokenizer.sample_characters
+    if not recipe.base:
+        tasks = tokenizing.plan_sample(run / "documents", folder, _weights(recipe), most, recipe.seed)
     tokenizing.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
         return work.wait_for_first("the tokenizer", is_finished)
     storage.remove_partials(run)
     return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs, tasks, began)
-
-
-def _plan_sample(recipe: Recipe, run: Path, folder: Path) -> list[tokenizing.Task]:
-    characters = recipe.tokenizer.sample_characters
-    return tokenizing.plan_sample(run / "documents", folder, _weights(recipe), characters, recipe.seed)
 
 
 def train_tokenizer(
