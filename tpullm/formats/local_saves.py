@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -88,7 +87,8 @@ class LocalSaves:
         for shard in shards.values():
             shard.copy_to_host_async()
         # Nothing is copied on a CPU: JAX donates no buffer that numpy still sees, so the next step takes another one.
-        bits = {name: np.asarray(shard).view(_integers(shard.dtype)) for name, shard in shards.items()}
+        # As whole numbers, since not every type of JAX has a name in a file of safetensors.
+        bits = {name: np.asarray(shard).view(f"u{shard.dtype.itemsize}") for name, shard in shards.items()}
         self._thread = threading.Thread(target=self._write, args=(step, bits), name="local_save")
         self._thread.start()
 
@@ -201,8 +201,3 @@ def _shard(path: tuple, index: tuple[slice, ...], shape: tuple[int, ...]) -> str
     bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
     places = ", ".join(f"{first}-{last}" for first, last in bounds)
     return f"{jax.tree_util.keystr(path)} of {'x'.join(map(str, shape))}: {places}"
-
-
-def _integers(dtype: Any) -> np.dtype:
-    """The type of integers of the same size: not every type of JAX has a name in a file of safetensors."""
-    return np.dtype(f"u{np.dtype(dtype).itemsize}")

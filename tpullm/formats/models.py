@@ -161,12 +161,10 @@ def _stands(run: Path, stage: str) -> bool:
 
 def steps(directory: Path) -> list[int]:
     """The steps of the finished checkpoints in `STAGE/checkpoints`. On `gs://` Orbax marks each with a file."""
-    found = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
-    return [
-        step
-        for step in found
-        if not storage.is_remote(directory) or (directory / str(step) / checkpoints.COMMITTED).exists()
-    ]
+    found = [path for path in directory.iterdir() if path.name.isdigit()]
+    if storage.is_remote(directory):
+        found = [path for path in found if (path / checkpoints.COMMITTED).exists()]
+    return sorted(int(path.name) for path in found)
 
 
 def left_out(stage: Path) -> list[list[int]]:

@@ -52,7 +52,7 @@ def write(
         dtype: the type of the weights, `float32`, `bfloat16` or `float16`; `stored` keeps the type of each parameter.
         shard_bytes: the largest size of a file of weights.
         licence: the licence of the model, for its card.
-        weights: a key of `packed_integers.BITS`, in which the matrices of layers are written; "" is `dtype`.
+        weights: a key of `huggingface.writing.BITS`, in which the matrices of layers are written; "" is `dtype`.
 
     Raises:
         UserError: no family of transformers has such a model, it can't be written in `weights`, or the disk is full.
@@ -76,7 +76,7 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
 
     Args:
         name, licence: as of `write`.
-        weights: the type of most weights, a key of `block_types.WEIGHTS`.
+        weights: the type of most weights, a key of `gguf.writing.WEIGHTS`.
 
     Raises:
         UserError: llama.cpp has no such model or tokenizer, the disk is full, or the package `gguf` is missing.
@@ -110,9 +110,8 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
     of_base = _parameters(model.base, "stored")
-    adapters.write_base(
-        folder, {name: adapters.sampled(of_base.read(name)) for name in adapters.matrices(of_base.targets)}
-    )
+    numbers = {name: adapters.sampled(of_base.read(name)) for name in adapters.matrices(of_base.targets)}
+    storage.write_json(folder / adapters.FILE, {"numbers": numbers})
     tokenizer = load_tokenizer(model.tokenizer_path)
     _write_tokenizer(model, tokenizer, folder, model.talks(tokenizer))
     kind = "DoRA" if model.adapter.magnitude else "rsLoRA" if model.adapter.root_scale else "LoRA"

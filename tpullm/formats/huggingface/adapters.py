@@ -48,7 +48,7 @@ ONLY: dict[str, tuple] = {
     # Others change the parameters of the base when they are loaded.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
-FILE = "base.json"  # beside `adapter_config.json`; PEFT does not read it
+FILE = "base.json"  # `numbers` of each matrix of the base, beside `adapter_config.json`; PEFT does not read it
 COUNT = 16  # numbers of a matrix
 # bfloat16 rounds by up to 2^-8 of a number, float16 by 2^-11; both may have happened.
 TOLERANCE = 0.005
@@ -293,11 +293,6 @@ def sampled(matrix: jax.Array | np.ndarray) -> list[float]:
 def matrices(flat: Mapping[str, object]) -> list[str]:
     """The names of the matrices of layers among flat names of parameters; no family stores them in another form."""
     return [name for name in sorted(flat) if name.startswith("layers.") and name.endswith(".weight")]
-
-
-def write_base(folder: Path, numbers: Mapping[str, list[float]]) -> None:
-    """Note the numbers of each matrix of the base."""
-    storage.write_json(folder / FILE, {"numbers": dict(numbers)})
 
 
 def check(folder: Path, flat: Mapping[str, Any], sample: Callable[[Any], tuple[list[float], float]]) -> None:
