@@ -36,9 +36,7 @@ from tpullm.training.step import abstract, make_step, with_params
 
 DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {
-    "dora": Architecture(CONFIG, DORA),
     "experts": Architecture(SPREAD.config, AdapterConfig(rank=4)),
-    "pairs": ARCHITECTURE,
     "pairs and dora": Architecture(CONFIG, DORA),
     "judged pairs": ARCHITECTURE,
     # Wide enough for whole blocks on each device.

@@ -64,15 +64,11 @@ class Keys:
 
     def find(self, dotted: str) -> Key | None:
         """The key of that name, which may be one of a stage."""
-        return self.known.get(self._general(dotted))
-
-    def _general(self, dotted: str) -> str:
-        """The key with `NAME` for the name of a stage."""
-        return schema_keys.general(dotted, self.sections)
+        return self.known.get(schema_keys.general(dotted, self.sections))
 
     def check(self, option: str) -> None:
         """`UserError` for an unknown option."""
-        general, holder = self._general(option), self.find(option.rpartition(".")[0])
+        general, holder = schema_keys.general(option, self.sections), self.find(option.rpartition(".")[0])
         if holder and holder.kind not in ("pairs", "stages"):
             raise UserError(f"--{option}: give --{option.rpartition('.')[0]} as a whole: {holder.wanted}")
         if not (holder and holder.kind == "pairs") and (general not in self.all or general.endswith(f".{NAME}")):
@@ -88,7 +84,7 @@ class Keys:
             return f"{self.prog} --help"
         if self.kind is not Recipe:
             return f"{REFERENCE}#launch"
-        dotted = self._general(dotted)
+        dotted = schema_keys.general(dotted, self.sections)
         owners = [section.name for section in self.sections if f"{dotted}.".startswith(f"{section.name}.")]
         owner = max(owners, key=len, default="").removesuffix(f".{NAME}")
         return f"{REFERENCE}#{owner.rpartition('.')[2] or 'recipe'}"
@@ -103,7 +99,7 @@ class Keys:
 
     def _nearest(self, asked: str) -> str:
         """The key that was probably meant; empty if none is near."""
-        dotted = self._general(asked)
+        dotted = schema_keys.general(asked, self.sections)
         if dotted.endswith(f".{NAME}"):  # a key where the name of a stage should be
             return self._nearest_general(asked)
         found = self._nearest_general(dotted)
@@ -116,14 +112,10 @@ class Keys:
         if meant := ELSEWHERE.get(last, ""):
             tuned = meant.replace("pretrain.", "finetune.NAME.train.") if section.startswith("finetune") else meant
             return tuned if self.known else ""
-        lasts = {key: key.rpartition(".")[2] for key in self.all}
-        here = [key for key in self.all if key == f"{section}.{lasts[key]}".lstrip(".")]
-        for keys in (here, self.all):
-            near = difflib.get_close_matches(last, [lasts[key] for key in keys], 1, 0.7)
-            # Of several keys of that name, one that is in the same section.
-            inside = sorted((key for key in keys if lasts[key] in near), key=lambda key: not key.startswith(section))
-            if inside:
-                return inside[0]
+        alike = {key: difflib.SequenceMatcher(None, key.rpartition(".")[2], last).ratio() for key in self.all}
+        if near := [key for key in self.all if alike[key] >= 0.7]:
+            # First a key of the same section; of several that are alike, one in a section below it.
+            return max(near, key=lambda key: (key.rpartition(".")[0] == section, alike[key], key.startswith(section)))
         return next(iter(difflib.get_close_matches(dotted, self.all, 1, 0.6)), "")
 
 

@@ -26,7 +26,7 @@ from tpullm.engine.generation import decode, likeliest
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import moved, of_single_tokens
-from tpullm.model.rows import fetch, own_rows, put, row_parts, to_zigzag_order, zigzag_order
+from tpullm.model.rows import own_rows, put, row_parts, to_zigzag_order
 from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import PolicyConfig, TrainConfig
 from tpullm.system import storage
@@ -35,7 +35,9 @@ from tpullm.system.log import warn
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
 from tpullm.training.log_probabilities import token_log_probabilities
+from tpullm.training.objectives.distillation import in_order
 from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS
+from tpullm.training.rewards.form import repeated
 from tpullm.training.rewards.known_failures import STEPS, SUM, KnownFailures, group_signals
 from tpullm.training.rewards.reward_set import Rewards
 
@@ -96,7 +98,7 @@ class OwnAnswers:
             "answers": len(said),
             "answer_tokens": float(np.mean([len(ids) for ids in said])),
             "cut_off": float(np.mean([ids[-1] not in stops for ids in said])),
-            "repeated": float(np.mean([_repeated(ids) for ids in said])),
+            "repeated": float(np.mean([repeated(tuple(ids), RUN) for ids in said])),
         }
 
     def shown(
@@ -127,12 +129,6 @@ class OwnAnswers:
     def _session(self, params: Tree) -> Session:
         mesh = of_single_tokens(self.mesh)
         return Session(self.tokenizer, self.architecture, moved(params, mesh), mesh, self.dtype)
-
-
-def _repeated(ids: Sequence[int]) -> float:
-    """The share of the runs of tokens that stood in the answer before."""
-    runs = [tuple(ids[n : n + RUN]) for n in range(len(ids) - RUN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +271,8 @@ class Rollouts(OwnAnswers):
         """Of each target of a whole batch, `[B, T]`, on every host."""
         own, batch = own_rows(self.mesh, len(batch.inputs)), dataclasses.replace(batch, sequences=1)  # as any: not read
         placed = put(self.mesh, jax.tree.map(lambda array: array[own], batch))
-        values = np.zeros(batch.inputs.shape, np.float32)
-        order = zigzag_order(batch.inputs.shape[1], self.mesh.shape["sequence"])
         found = _log_probabilities(architecture, self.dtype, self.config.loss_chunks, params, placed)
-        values[:, order] = fetch(self.mesh, found)
-        return values
+        return in_order(self.mesh, found)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -111,7 +111,7 @@ class Teacher:
         options = (self.architecture, self.dtype, count, self.settings.temperature, self.chunks, branched)
         with jax.set_mesh(self.mesh):
             said = _said(*options, params, put(self.mesh, batch))
-            ids, logps = (_in_order(self.mesh, array) for array in said)
+            ids, logps = (in_order(self.mesh, array) for array in said)
         known = ids < self.vocabulary
         return np.where(known, ids, 0), np.where(known, logps, -np.inf)
 
@@ -125,9 +125,9 @@ def _said(architecture, dtype, count, temperature, chunks, branched, params: Tre
         return likeliest(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
 
 
-def _in_order(mesh: Mesh, x_BTK: jax.Array) -> np.ndarray:
-    """Rows that were computed in zigzag order, on every host."""
-    fetched = fetch(mesh, x_BTK)
+def in_order(mesh: Mesh, x_BT: jax.Array) -> np.ndarray:
+    """Rows that were computed in zigzag order, `[B, T, ...]`, on every host."""
+    fetched = fetch(mesh, x_BT)
     found = np.empty_like(fetched)
     found[:, zigzag_order(fetched.shape[1], mesh.shape["sequence"])] = fetched
     return found

@@ -270,12 +270,15 @@ def no_repetition(size: int = 8, allowed: float = 0.1) -> Each:
         raise UserError(f"size {size}, allowed {allowed}: give a size of at least 1, and 0 <= allowed < 1")
 
     def score(example: Example) -> float:
-        text = " ".join(example.answer.split())
-        runs = [text[begin : begin + size] for begin in range(len(text) - size + 1)]
-        repeated = 1 - len(set(runs)) / len(runs) if runs else 0.0
-        return min(1.0, (1 - repeated) / (1 - allowed))
+        return min(1.0, (1 - repeated(" ".join(example.answer.split()), size)) / (1 - allowed))
 
     return Each(score)
+
+
+def repeated(items: Sequence, size: int) -> float:
+    """The share of the runs of `size` characters, or tokens, that stood before."""
+    runs = [items[begin : begin + size] for begin in range(len(items) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def no_phrases(phrases: list[str]) -> Each:
