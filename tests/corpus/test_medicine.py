@@ -12,67 +12,29 @@ from tpullm.corpus.domains.medicine import Code, Term
 from tpullm.corpus.files import readers, source_files
 from tpullm.recipe.schema import Source
 
-OBO = r"""format-version: 1.2
-data-version: hp/releases/2001-02-03
-[Term]
-id: HP:0000001
-name: All
-[Term]
-id: HP:0000118
-name: Phenotypic abnormality
-is_a: HP:0000001 ! All
-[Term]
-id: HP:1
-name: Abnormality of the wing
-is_a: HP:0000118 ! Phenotypic abnormality
-[Term]
-id: HP:2
-name: Abnormality of the tail
-is_a: HP:0000118 ! Phenotypic abnormality
-[Term]
-id: HP:3
-name: Bent wing
-def: "A \"bow\" in the bone that\n carries the feathers." [PMID:1, "somebody"]
-synonym: "Bent Wing" EXACT layperson []
-synonym: "Curved wing" EXACT layperson []
-synonym: "Wing that is bent" EXACT []
-synonym: "Odd wing" BROAD []
-is_a: HP:1 ! Abnormality of the wing
-[Term]
-id: HP:4
-name: Long tail
-def: "A long tail." []
-synonym: "Curved wing" EXACT []
-is_a: HP:2 {source="x"} ! Abnormality of the tail
-[Term]
-id: HP:5
-name: Feathers everywhere
-def: "Too many of them." []
-is_a: HP:1 ! Abnormality of the wing
-is_a: HP:2 ! Abnormality of the tail
-[Term]
-id: HP:6
-name: Very bent wing
-def: "Too many of them." []
-is_a: HP:3 ! Bent wing
-[Term]
-id: HP:7
-name: obsolete Broken wing
-is_obsolete: true
-[Typedef]
-id: part_of
-name: part of
+TERMS = r"""
+HP:0000001|name: All
+HP:0000118|name: Phenotypic abnormality|is_a: HP:0000001 ! All
+HP:1|name: Abnormality of the wing|is_a: HP:0000118 ! Phenotypic abnormality
+HP:2|name: Abnormality of the tail|is_a: HP:0000118 ! Phenotypic abnormality
+HP:3|name: Bent wing|def: "A \"bow\" in the bone that\n carries the feathers." [PMID:1, "somebody"]|synonym: "Bent Wing"
+ EXACT layperson []|synonym: "Curved wing" EXACT layperson []|synonym: "Wing that is bent" EXACT []|synonym: "Odd wing"
+ BROAD []|is_a: HP:1 ! Abnormality of the wing
+HP:4|name: Long tail|def: "A long tail." []|synonym: "Curved wing" EXACT []|is_a: HP:2 {source="x"} ! Abnormality
+HP:5|name: Feathers everywhere|def: "Too many of them." []|is_a: HP:1 ! Abnormality of the wing|is_a: HP:2 ! Abnormality
+HP:6|name: Very bent wing|def: "Too many of them." []|is_a: HP:3 ! Bent wing
+HP:7|name: obsolete Broken wing|is_obsolete: true
 """
-
-
+OBO = "format-version: 1.2\ndata-version: hp/releases/2001-02-03\n"
+OBO += TERMS.replace("\n ", " ").replace("\nHP", "\n\n[Term]\nid: HP").replace("|", "\n")
+OBO += "\n[Typedef]\nid: part_of\nname: part of\n"
 WING, TAIL = "Abnormality of the wing", "Abnormality of the tail"
 
 
 @pytest.fixture
 def obo(tmp_path):
-    path = tmp_path / "hp.obo"
-    path.write_text(OBO, encoding="utf-8")
-    return path
+    (tmp_path / "hp.obo").write_text(OBO, encoding="utf-8")
+    return tmp_path / "hp.obo"
 
 
 def test_terms_are_read_without_obsolete_ones_and_are_below_their_parents(obo):
@@ -124,19 +86,13 @@ def test_whether_a_phenotype_is_a_kind_of_another(obo):
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <ICD10CM.tabular>
   <chapter>
-    <name>1</name>
-    <desc>Diseases of dragons (D00-D99)</desc>
-    <includes><note>all of them</note></includes>
-    <section id="D00-D09">
-      <desc>Diseases of the fire (D00-D09)</desc>
+    <name>1</name><desc>Diseases of dragons (D00-D99)</desc><includes><note>all of them</note></includes>
+    <section id="D00-D09"><desc>Diseases of the fire (D00-D09)</desc>
       <diag>
-        <name>D00</name>
-        <desc>Cold fire</desc>
-        <includes><note>blue fire</note></includes>
+        <name>D00</name><desc>Cold fire</desc><includes><note>blue fire</note></includes>
         <excludes1><note>no fire (D01.-)</note></excludes1>
         <diag>
-          <name>D00.1</name>
-          <desc>Cold fire in the morning</desc>
+          <name>D00.1</name><desc>Cold fire in the morning</desc>
           <inclusionTerm><note>Early
             cold</note><note>Sleepy fire</note></inclusionTerm>
           <diag><name>D00.11</name><desc>Cold fire, first dragon</desc></diag>
@@ -146,8 +102,7 @@ XML = """<?xml version="1.0" encoding="utf-8"?>
     </section>
   </chapter>
   <chapter>
-    <name>2</name>
-    <desc>Diseases of knights (K00-K99)</desc>
+    <name>2</name><desc>Diseases of knights (K00-K99)</desc>
     <section id="K00"><desc>Rust (K00)</desc><diag><name>K00</name><desc>Other fire</desc></diag></section>
   </chapter>
 </ICD10CM.tabular>
@@ -156,9 +111,8 @@ XML = """<?xml version="1.0" encoding="utf-8"?>
 
 @pytest.fixture
 def xml(tmp_path):
-    path = tmp_path / "tabular.xml"
-    path.write_text(XML, encoding="utf-8")
-    return path
+    (tmp_path / "tabular.xml").write_text(XML, encoding="utf-8")
+    return tmp_path / "tabular.xml"
 
 
 def test_codes_are_read_with_what_is_above_them(xml):

@@ -106,23 +106,23 @@ def test_json_lines(tmp_path):
     assert [raw.record for raw in raws] == ["line 1", "line 3", "line 4", "line 5"]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "x"', "is not JSON (Expecting ',' delimiter)"),
-        ("[1]", "has no 'text': it is not an object"),
-        ('{"body": "x"}', "has no 'text': its keys are body"),
-        ('{"text": 5}', "has no text in 'text' but int"),
-        ("[" * 500_000, "is not JSON (it is nested too deep)"),
-        ('{"text": ' + "1" * 5000 + "}", "is not JSON (Exceeds the limit"),
-    ],
-)
-def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path, line, message):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "fine"}\n' + line + '\n{"text": "too"}\n')
-    raws = read(path, "jsonl")
-    assert [raw.text for raw in raws] == ["fine", "", "too"]
-    assert wrong(path, raws).startswith(f"line 2 {message}")
+WRONG = {
+    '{"text": "x"': "is not JSON (Expecting ',' delimiter)",
+    "[1]": "has no 'text': it is not an object",
+    '{"body": "x"}': "has no 'text': its keys are body",
+    '{"text": 5}': "has no text in 'text' but int",
+    "[" * 500_000: "is not JSON (it is nested too deep)",
+    '{"text": ' + "1" * 5000 + "}": "is not JSON (Exceeds the limit",
+}
+
+
+def test_a_wrong_line_of_json_is_named_and_the_others_are_read(tmp_path):
+    for line, message in WRONG.items():
+        path = tmp_path / "a.jsonl"
+        path.write_text('{"text": "fine"}\n' + line + '\n{"text": "too"}\n')
+        raws = read(path, "jsonl")
+        assert [raw.text for raw in raws] == ["fine", "", "too"]
+        assert wrong(path, raws).startswith(f"line 2 {message}")
 
 
 @pytest.mark.parametrize("end", [b"\n", b'\n{"text": "b"}'])

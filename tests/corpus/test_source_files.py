@@ -164,14 +164,11 @@ def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
 
 
 def test_the_files_of_the_python_library_are_code(tmp_path):
-    found = source_files.find(Source("p", "python", "code"), tmp_path)
+    source = Source("p", "python", "code", bytes=10_000_000_000)
+    found = source_files.find(source, tmp_path)
     assert {file.kind for file in found.files} == {"python"} and found.bytes_there == found.bytes_read
-    assert all(file.bytes == file.path.stat().st_size for file in found.files[:50])
-    names = [source_files.name_of(file, Source("p", "python", "code")) for file in found.files]
+    names = [source_files.name_of(file, source) for file in found.files]
     assert {"json/__init__.py", "ast.py"} <= set(names) and len(set(names)) == len(names)
-    bounded = source_files.find(Source("p", "python", "code", bytes=100_000), tmp_path)
-    assert bounded.bytes_read == 100_000 and bounded.is_part
-    assert source_files.find(Source("t", "tenki", documents=9), tmp_path).files == []
 
 
 def test_held_out_files_are_not_trained_on_and_may_lie_elsewhere(tmp_path):
@@ -181,14 +178,6 @@ def test_held_out_files_are_not_trained_on_and_may_lie_elsewhere(tmp_path):
     found = source_files.find(Source("s", "files", str(tmp_path / "in"), str(tmp_path / "out")), tmp_path)
     assert found.skipped == {"unknown extension (.png)": ["d.png", "b.png"], "unknown extension (.gif)": ["e.gif"]}
     assert [file.path.name for file in found.read] == ["a.txt", "f.txt"] and found.files_there == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "extension"),
-    [("a.JSONL.gz", ".jsonl"), ("a.txt", ".txt"), ("a.gz", ""), ("a", ""), ("a.b.c", ".c"), ("a.txt.GZ", ".txt")],
-)
-def test_an_extension_is_the_last_but_for_compression(name, extension):
-    assert source_files.extension(Path("folder.x", name)) == extension
 
 
 FILES = st.lists(
@@ -272,28 +261,18 @@ def server():
         found.shutdown()
 
 
-def test_a_file_is_fetched_once(server, tmp_path):
-    path = source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads")
-    assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
-    server.shutdown()
-    assert source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path / "downloads") == path
-
-
-def test_an_interrupted_download_leaves_nothing_and_is_made_again(server, tmp_path):
+def test_a_file_is_fetched_once_and_a_download_that_breaks_off_leaves_nothing(server, tmp_path):
     server.breaks_off = True
     with pytest.raises(UserError, match=f"broke off after 100 of {len(BODY)} bytes; run the same command again"):
-        source_files.fetch(f"{server.url}/a.txt", tmp_path)
+        source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path)
     assert list(tmp_path.iterdir()) == []
     server.breaks_off = False
-    assert source_files.fetch(f"{server.url}/a.txt", tmp_path).read_bytes() == BODY
-
-
-def test_what_cannot_be_reached_is_told_in_one_line(server, tmp_path):
+    path = source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path)
+    assert path.read_bytes() == BODY and path.name.endswith("-a.txt")
     with pytest.raises(UserError, match="the server answers 404"):
         source_files.fetch(f"{server.url}/missing", tmp_path)
-    port = server.server_port
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network") as error:
-        source_files.fetch(f"http://127.0.0.1:{port}/a.txt", tmp_path)
-    assert "\n" not in str(error.value)
+    assert source_files.fetch(f"{server.url}/a.txt?x=1", tmp_path) == path
+    with pytest.raises(UserError, match="cannot be downloaded .*check the address and the network"):
+        source_files.fetch(f"{server.url}/b.txt", tmp_path)
