@@ -4,6 +4,7 @@ import json
 import sys
 
 import jax
+import numpy as np
 
 from tpullm.formats.huggingface.tensors import flat
 from tpullm.model.architecture import Architecture
@@ -13,6 +14,6 @@ from tpullm.recipe.parsing import load
 if __name__ == "__main__":
     recipe = load(sys.argv[1])
     architecture = Architecture(recipe.model.resolved(recipe.tokenizer.vocabulary_size))
-    with jax.set_mesh(mesh := make_mesh(json.loads(sys.argv[2]))):
-        params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), architecture.shapes)
+    params = jax.device_put(zeros, architecture.shardings(make_mesh(json.loads(sys.argv[2]))))
     print(json.dumps({name: list(leaf.addressable_shards[0].data.shape) for name, leaf in flat(params).items()}))

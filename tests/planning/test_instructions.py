@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (lines of a program are as long as they are)
 
-from tests.planning.hlo_text import between_slices, collectives, largest_arrays
+from tests.planning.hlo_text import collectives
 from tpullm.planning.instructions import Collective
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=4
@@ -59,19 +59,6 @@ def test_groups_of_devices_in_all_their_forms():
     assert groups["all-reduce", 68] == [[0, 1, 2, 3]]
     whole = Collective("all-reduce", 4, "[1,4]<=[4]", "")
     assert whole.devices() == [[0, 1, 2, 3]]
-
-
-def test_the_largest_array_of_a_type():
-    assert largest_arrays(PROGRAM, "f32") == 256 and largest_arrays(PROGRAM, "bf16") == 40 * 64
-
-
-def test_what_crosses_slices_is_what_the_host_is_handed():
-    send = (
-        "  %send.2 = (bf16[72,8,128]{2,1,0}, u32[], token[]) send(%x, %token), channel_id=6, frontend_attributes="
-        '{_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_REDUCE"}'
-    )
-    assert between_slices(PROGRAM) == []
-    assert between_slices(PROGRAM + send) == [("all-reduce", 72 * 8 * 128 * 2)]
 
 
 def test_a_scatter_in_one_group_counts_what_goes_in():
