@@ -34,16 +34,12 @@ ENGLISH, GERMAN = TEXTS["en"] + " ", TEXTS["de"] + " "
 CODE = "def read(path):\n    with open(path) as file:\n        return [line.split(',') for line in file]\n"
 
 
-@pytest.mark.parametrize("written", TEXTS)
-def test_a_text_is_in_its_own_language_only(written):
-    assert [named for named in TEXTS if language_detection.is_language(TEXTS[written], named)] == [written]
-
-
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_text_without_a_language_gets_its_own(language):
-    assert language_detection.guess(TEXTS[language]) == language
-    assert language_detection.guess(TEXTS[language].upper()) == language  # capitals are read as small letters
-    prose = TEXTS[language] * (1 + len(CODE) // len(TEXTS[language]))
+def test_a_text_is_in_its_own_language_only_and_gets_it_without_a_name(language):
+    text = TEXTS[language]
+    assert [named for named in TEXTS if language_detection.is_language(text, named)] == [language]
+    assert language_detection.guess(text) == language_detection.guess(text.upper()) == language
+    prose = text * (1 + len(CODE) // len(text))
     assert language_detection.is_language(f"{prose}\n\n```python\n{CODE}```\n\n" * 5, language)  # half code
 
 
@@ -59,12 +55,6 @@ def test_names_and_numbers_pass_for_any_language_of_their_script():
     for text in ("q", "x = 3; y = 4", "IPv6 2001:db8::1 ABC-123 v0.4.0 0x3f"):
         passes = [language_detection.is_language(text, language) for language in ("en", "de", "sv", "ru")]
         assert passes == [True, True, True, False]
-
-
-@pytest.mark.parametrize(("cyrillic", "passes"), [(3, True), (2, False)])
-def test_three_tenths_of_another_script_beside_latin_are_enough(cyrillic, passes):
-    text = " ".join(["да"] * cyrillic + ["xy"] * (10 - cyrillic))
-    assert language_detection.is_language(text, "ru") == passes
 
 
 @pytest.mark.parametrize("group", language_detection.ALIKE, ids="-".join)
@@ -147,11 +137,12 @@ def test_half_of_a_text_without_spaces_decides(texts, spaceless):
     assert [language_detection.is_spaceless(text) for text in texts] == [spaceless] * len(texts)
 
 
-@pytest.mark.parametrize(("kana", "language"), [(1, "ja"), (0, "zh")])
-def test_a_twentieth_of_kana_is_japanese(kana, language):
-    text = "本" * 19 + "か" * kana
-    assert [name for name in ("ja", "zh") if language_detection.is_language(text, name)] == [language]
-    assert language_detection.is_language("本" * 20 + "か", "zh")
+def test_a_twentieth_of_kana_is_japanese_and_three_tenths_of_another_script_are_enough_beside_latin():
+    for text, language in (("本" * 19 + "か", "ja"), ("本" * 19, "zh"), ("本" * 20 + "か", "zh")):
+        assert [name for name in ("ja", "zh") if language_detection.is_language(text, name)] == [language]
+    for cyrillic, passes in ((3, True), (2, False)):
+        text = " ".join(["да"] * cyrillic + ["xy"] * (10 - cyrillic))
+        assert language_detection.is_language(text, "ru") == passes
 
 
 @given(

@@ -159,11 +159,12 @@ def test_a_line_is_cut_at_its_rare_characters(line, rare):
     assert found == [line] or all(found) and len(found) <= 1 + sum(character in rare for character in line)
 
 
-def test_with_all_characters_that_cover_the_text_no_character_is_rare():
-    chosen = trainer.choose(many_characters(1000), SMALL)
-    whole = chosen.with_all()
-    assert (whole.characters, whole.vocabulary_size, whole.rare) == (chosen.covering, 512, frozenset())
-    assert whole.characters + whole.others == chosen.characters + chosen.others == 1000
+def test_more_characters_get_tokens_where_a_text_has_too_few_other_pieces(tmp_path):
+    lines = many_characters(1000, lines=0)
+    config = TokenizerConfig(vocabulary_size=1282, words=False)
+    assert len(trainer.choose(lines, config).rare) == 500
+    made = trainer.train([("zh", line) for line in lines], config, tmp_path / "model")
+    assert made.vocabulary_size == 1282 and len(made.encode("".join(lines))) == 1000
 
 
 @pytest.mark.parametrize(("size", "characters"), [(0, 4), (300, 4), (284, 2)])
