@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 
@@ -219,7 +220,7 @@ def test_a_notice_stops_the_host(host, metadata, key, value, stops):
     assert made.stopping.is_set()
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 75, 130])
+@pytest.mark.parametrize("code", [2, 75, 130])
 @pytest.mark.parametrize("batch", [False, True])
 def test_how_it_ended_is_reported_however_long_the_storage_takes(host, monkeypatch, batch, code):
     """A task that Batch restarts has not ended."""
@@ -336,18 +337,11 @@ def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(
     "seconds, after", [(3600.0, 3240.0), (72 * 3600.0, 72 * 3600.0 - 600), (0.0, 0.0), (-5.0, 0.0)]
 )
 def test_ten_minutes_or_a_tenth_are_left_to_save(host, monkeypatch, seconds, after):
-    made, timed = [], host()
-
-    class Timer:
-        def __init__(self, *given):
-            self.given = given
-
-        def start(self):
-            made.append((*self.given, self.daemon))
-
-    monkeypatch.setattr(program.threading, "Timer", Timer)
+    timed, timer = host(), Mock()
+    monkeypatch.setattr(program.threading, "Timer", timer)
     timed.limit(seconds)
-    assert made == [(after, timed.end_of_hours, True)]
+    timer.assert_called_once_with(after, timed.end_of_hours)
+    timer.return_value.start.assert_called_once_with()
 
 
 @pytest.mark.parametrize("own", [0, 130])

@@ -85,7 +85,9 @@ class Round:
                 if Path(name).name not in ("manifest.json", "inputs.json"):
                     found[f"{part}/{name}"] = _hash(content)
         for stage in self._recipe.trained:
-            found[f"{stage}/metrics"] = _hash(json.dumps(metrics(storage.path(self.run) / stage)).encode())
+            # The line of a step's answers comes before that of the step before it, which is still computed, or after.
+            rows = sorted(json.dumps(row, sort_keys=True) for row in metrics(storage.path(self.run) / stage))
+            found[f"{stage}/metrics"] = _hash("\n".join(rows).encode())
         for folder in (f"{self.run}-out", f"{self.run}-in/base/tokenizer")[: 2 if "import" in self.verbs else 1]:
             for name, content in _files(storage.path(folder)):
                 if name.endswith((".safetensors", "tokenizer.json", "config.json")):

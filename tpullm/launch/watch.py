@@ -28,6 +28,7 @@ from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 from tpullm.system.log import say
 
 Result = TypeVar("Result")
+TRIES = 5  # of a call outside of the loop
 
 
 class State(Enum):
@@ -325,9 +326,9 @@ def _end(job: Job, outcome: Outcome) -> bool:
     raise error
 
 
-def with_retries(call: Callable[[], Result], pace: Pace = Pace(), tries: int = 5) -> Result:  # noqa: B008
+def with_retries(call: Callable[[], Result], pace: Pace = Pace()) -> Result:  # noqa: B008
     """The result of a call that is repeated after `TryAgain`; the last try's `TryAgain` is raised."""
-    for number in range(tries - 1):
+    for number in range(TRIES - 1):
         try:
             return call()
         except TryAgain:
