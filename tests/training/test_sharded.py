@@ -110,7 +110,7 @@ def assert_those_of_one_device(found: dict[str, dict[str, list]], tolerance: flo
             if name != "biases" or same == steps:  # the final biases
                 # AdamW amplifies roundings from step to step: with accumulation, the norm moved by 1.4e-5 in step 11.
                 allowed = 5 * tolerance if name == "grad_norm" and steps == 20 else tolerance
-                # An element whose gradient is near 0 moves by its sign, which a rounding may change.
-                allowed = 1e-3 if name == "norms" else allowed
+                # Of an element whose gradient is near 0 a rounding may change the sign, and so the update. Seen: 2e-6.
+                allowed = 10 * tolerance if name == "norms" else allowed
                 np.testing.assert_allclose(values[:same], one[name][:same], rtol=allowed, err_msg=f"{name} on {mesh}")
         np.testing.assert_allclose(said["loss"], one["loss"], rtol=tolerance if same == steps else 1e-3, err_msg=mesh)
