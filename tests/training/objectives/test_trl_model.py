@@ -1,6 +1,6 @@
 """Loss and gradients of an adapter are those of trl with peft and transformers on the same answers.
 
-Nothing is given in place of the model: theirs was run (`tuned_model.py`). Their rows have one answer each, ours packed
+Nothing is given in place of the model: theirs was run (`tuned_losses.py`). Their rows have one answer each, ours packed
 pairs; on a mesh rows and parameters are split.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.eight_devices import printed
-from tests.training.objectives.tuned_model import FILE, POLICIES, PREFERENCES
+from tests.training.objectives.tuned_losses import FILE, POLICIES, PREFERENCES
 from tests.training.test_sharded import SOME
 
 
