@@ -6,6 +6,7 @@ import webencodings.labels
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpullm.corpus.document import Raw
 from tpullm.corpus.files import encodings
 
 SOSEKI = "吾輩は猫である。名前はまだ無い。"
@@ -25,14 +26,14 @@ def test_what_is_not_surely_japanese_is_not_guessed(text, charset):
 
 def test_japanese_has_a_fifth_of_hiragana_and_hardly_any_half_width_katakana():
     for text in ("本本本本か、。", "か" * 19 + "ｱ"):
-        assert encodings.decode_japanese(text.encode("cp932")) == (text, "Shift_JIS", "ja")
+        assert encodings.decode_japanese(text.encode("cp932")) == Raw(text, "ja", encoding="Shift_JIS")
     for text in ("本本本本本か", "か" * 18 + "ｱ", "。。"):
         assert encodings.decode_japanese(text.encode("cp932")) is None
 
 
 @pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
 def test_the_encodings_are_tried_in_an_order_that_tells_them_apart(charset):
-    found = (SOSEKI, encodings.JAPANESE_CHARSETS[charset], "ja")
+    found = Raw(SOSEKI, "ja", encoding=encodings.JAPANESE_CHARSETS[charset])
     assert encodings.decode_text(SOSEKI.encode(charset)) == found
     page = f"<html><body class=long><p>{SOSEKI}</p></body></html>"  # most letters are markup
     assert encodings.decode_html(page.encode(charset)) == page
@@ -48,7 +49,7 @@ def test_utf_16_is_known_by_its_mark_or_else_by_plain_characters(charset, text):
 
 @pytest.mark.parametrize("text", ["\x1b[1mBold\x1b[0m on a terminal\n", "a\0b", "ESC $ B is \x1b$B"])
 def test_control_characters_alone_are_no_other_encoding(text):
-    assert encodings.decode_text(text.encode()) == (text, "", "")
+    assert encodings.decode_text(text.encode()) == Raw(text)
     assert encodings.decode_html(text.encode(), "utf-8") == text
 
 
@@ -154,7 +155,7 @@ def test_a_page_may_have_a_few_broken_characters_and_no_more():
 def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
     text = ("English before it.\n" * 100 + SOSEKI * 200) * 15
     found = encodings.decode_text(text.encode(charset))
-    assert found == (text, encodings.JAPANESE_CHARSETS[charset], "ja")
+    assert found == Raw(text, "ja", encoding=encodings.JAPANESE_CHARSETS[charset])
     assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")
 
 
@@ -174,5 +175,5 @@ def test_a_page_that_looks_like_ascii_is_read_as_it_says():
 
 @pytest.mark.parametrize("text", ["我喜欢吃苹果，今天天气很好。" * 20, "나는 사과를 먹는다." * 20, "本"])
 def test_a_byte_order_mark_is_believed_of_text_alone(text):
-    assert encodings.decode_text(text.encode("utf-16")) == (text, "UTF-16", "")
+    assert encodings.decode_text(text.encode("utf-16")) == Raw(text, encoding="UTF-16")
     assert encodings.decode_text(b"\xff\xfe\x00broken" * 30) is None

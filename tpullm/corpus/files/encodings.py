@@ -13,7 +13,8 @@ rules here find all of these.
 
 import functools
 import re
-from typing import NamedTuple
+
+from tpullm.corpus.document import Raw
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16le", b"\xfe\xff": "utf-16be"}
 DECLARED_BYTES = 4096  # a declaration stands at the beginning of a page; browsers look at 1024
@@ -46,41 +47,27 @@ _EUC_JP = re.compile(rb"(?P<pairs>(?:[\xa1-\xfe]{2})+)|[\x00-\x7f]+|\x8e[\xa1-\x
 _LONE = re.compile("[\uf8f0-\uf8f3]")  # the private characters for which Python's `cp932` reads four lone bytes
 
 
-class Decoded(NamedTuple):
-    """The text of a file.
-
-    Args:
-        text: its text.
-        encoding: the encoding, if that is not UTF-8 and had to be found out.
-        language: its language, if the encoding was found by the language.
-    """
-
-    text: str
-    encoding: str = ""
-    language: str = ""
-
-
-def decode_text(data: bytes) -> Decoded | None:
+def decode_text(data: bytes) -> Raw | None:
     """The text of a file that declares no encoding; None if it is neither UTF-8, nor UTF-16, nor certainly Japanese."""
     if charset := _byte_order_mark(data):
         text = decode(data, charset)
         if text is None or charset != "utf-8" and not _has_plain(text, LEAST_MARKED_PLAIN):
             return None
-        return Decoded(text, "" if charset == "utf-8" else "UTF-16")
+        return Raw(text, encoding="" if charset == "utf-8" else "UTF-16")
     text = decode(data)
     if text is not None and "\0" not in text and not _has_escapes(data):
-        return Decoded(text)
+        return Raw(text)
     if found := decode_japanese(data):
         return found
     if b"\0" in data:  # UTF-16 without a byte order mark
         for charset in ("utf-16le", "utf-16be"):
             utf_16 = decode(data, charset)
             if utf_16 and "\0" not in utf_16 and _has_plain(utf_16, LEAST_PLAIN):
-                return Decoded(utf_16, "UTF-16")
-    return None if text is None else Decoded(text)
+                return Raw(utf_16, encoding="UTF-16")
+    return None if text is None else Raw(text)
 
 
-def decode_japanese(data: bytes, foreign: bool = False) -> Decoded | None:
+def decode_japanese(data: bytes, foreign: bool = False) -> Raw | None:
     """The text of a file that is not UTF-8 but certainly Japanese; None for any other file.
 
     Old Japanese files (Aozora Bunko's are Shift_JIS) do not declare their encoding. A Japanese text that is decoded in
@@ -100,7 +87,7 @@ def decode_japanese(data: bytes, foreign: bool = False) -> Decoded | None:
         letters = sum(map(str.isalpha, sample)) - (len(ASCII_LETTER.findall(sample)) if foreign else 0) or 1
         has_hiragana = len(HIRAGANA.findall(sample)) >= LEAST_HIRAGANA * letters
         if has_hiragana and len(HALF_WIDTH.findall(sample)) <= MOST_HALF_WIDTH * letters:
-            return Decoded(text, name, "ja")
+            return Raw(text, "ja", encoding=name)
     return None
 
 

@@ -43,7 +43,7 @@ def reading() -> Iterator[None]:
     """What fails in the block because a file is broken is `Unreadable`."""
     try:
         yield
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard().ZstdError) as error:
         if getattr(error, "errno", None) in _SYSTEM:
             raise
         reason = getattr(error, "strerror", None) or error
@@ -102,8 +102,7 @@ class _Expanded(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        with _zstandard_errors():
-            data = self._read(len(buffer))
+        data = self._read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
             raise Unreadable(
@@ -121,22 +120,16 @@ def zstandard() -> Any:
 def _open_zstandard(path: Path, mode: str) -> Any:
     """A file in Zstandard, of one frame or of many. The first may be a dictionary (Internet Archive, WARC)."""
     module, dictionary = zstandard(), None
-    with _zstandard_errors():
-        with open(path, "rb") as file:
-            if file.read(4) == DICTIONARY:
-                data = file.read(min(int.from_bytes(file.read(4), "little"), MOST_DICTIONARY_BYTES))
-                if data.startswith(ZSTANDARD):
-                    data = module.ZstdDecompressor().decompress(data, MOST_DICTIONARY_BYTES)
+    with open(path, "rb") as file:
+        if file.read(4) == DICTIONARY:
+            data = file.read(min(int.from_bytes(file.read(4), "little"), MOST_DICTIONARY_BYTES))
+            if data.startswith(ZSTANDARD):
+                data = module.ZstdDecompressor().decompress(data, MOST_DICTIONARY_BYTES)
+            try:
                 dictionary = module.ZstdDict(data)
-        return module.open(path, mode, zstd_dict=dictionary)
-
-
-@contextlib.contextmanager
-def _zstandard_errors() -> Iterator[None]:
-    try:
-        yield
-    except (zstandard().ZstdError, ValueError) as error:
-        raise OSError(f"{error}") from None
+            except ValueError as error:
+                raise OSError(f"{error}") from None
+    return module.open(path, mode, zstd_dict=dictionary)
 
 
 def lines(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes | None]]:

@@ -99,7 +99,7 @@ def _whole(path: Path, file: File) -> Iterator[Raw]:
             continue
         text = pages.markdown_to_text(found.text) if file.kind == "markdown" else found.text
         language = "code" if file.kind == "code" else found.language
-        yield Raw(text, language, encoding=found.encoding, record=where)
+        yield dataclasses.replace(found, text=text, language=language, record=where)
 
 
 # Kinds of files that hold many documents; all others are one document each.

@@ -55,10 +55,9 @@ class OptOuts:
         """The reason that keeps out what was published at `url`; "" if nothing does."""
         if not url:
             return ""
-        host, path = _host_and_path(url)
+        host, page = _host_and_page(url)
         if _holds(self.domains, _domains(host)):
             return "opted out by domain"
-        page = f"{host.removeprefix('www.')}/{path}"
         ends = [match.end() for match in re.finditer("/", page)][:MOST_FOLDERS]
         if _holds(self.pages, [page]) or _holds(self.folders, (page[:end] for end in ends)):
             return "opted out by URL"
@@ -97,21 +96,21 @@ def _parsed(entry: str, where: str) -> tuple[str, str]:
     bare = entry.removeprefix("*.").removeprefix(".")
     if DOMAIN.fullmatch(bare):
         return "domains", _host(bare)
-    host, path = _host_and_path(entry.removesuffix("*"))
+    host, page = _host_and_page(entry.removesuffix("*"))
     if any(map(str.isspace, entry)) or not DOMAIN.fullmatch(host):
         raise UserError(f"{where}: {entry[:80]!r} is no domain, address or SHA-256 hash; correct or remove the line")
-    page = f"{host.removeprefix('www.')}/{path}"
     if not entry.endswith("*"):
         return "pages", page
     return "folders", page if page.endswith("/") else page + "/"
 
 
-def _host_and_path(url: str) -> tuple[str, str]:
-    """`example.org` and `a/b?c` of an address, in one form: scheme, port, fragment and last slash do not count."""
+def _host_and_page(url: str) -> tuple[str, str]:
+    """`www.example.org` and `example.org/a/b?c` of an address: scheme, port, fragment and last slash do not count."""
     address = SCHEME.sub("", url.strip(), count=1).partition("#")[0]
     end = re.search("[/?]", address)
     host, path = (address[: end.start()], address[end.start() :]) if end else (address, "")
-    return _host(host.rpartition("@")[2].partition(":")[0]), urllib.parse.unquote(path).strip("/")
+    host = _host(host.rpartition("@")[2].partition(":")[0])
+    return host, f"{host.removeprefix('www.')}/{urllib.parse.unquote(path).strip('/')}"
 
 
 def _host(name: str) -> str:
@@ -149,7 +148,7 @@ def is_listed(url: str) -> bool:
     if not url:
         return False
     url = url[:LONGEST_ADDRESS]
-    host, _ = _host_and_path(url)
+    host, _ = _host_and_page(url)
     return _holds(_keys("domains"), _domains(host)) or _holds(_keys("urls"), [url]) or has_listed_words(url)
 
 
