@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
 
 from tpullm.evaluation import harness, harness_tasks, measured_model
-from tpullm.evaluation.harness import figures, of_group
+from tpullm.evaluation.harness import figures, of_each
 from tpullm.evaluation.statistics import wilson
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
@@ -47,7 +47,7 @@ def test_a_group_is_of_all_its_tasks():
         "groups": {"all": {"acc,none": 4 / 6, "alias": "all"}, "some": {"acc,none": 0.5}},
         "versions": {"all": 1, "some": 2},
     }
-    whole, some = of_group(results, "all", Asking(shots=5)), of_group(results, "some", Asking())
+    whole, some = of_each(results, "all", Asking(shots=5)), of_each(results, "some", Asking())
     assert whole["settings"]["tasks"] == ["a", "b", "c"] and whole["version"] == "1"
     assert (whole["settings"]["shots"], some["settings"]["shots"]) == (5, "")
     assert whole["metrics"]["acc"] == {"value": 4 / 6, "count": 6, "interval": wilson(4, 6)}

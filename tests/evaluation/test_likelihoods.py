@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpullm.data.batch import BRANCH
 from tpullm.evaluation import likelihoods as module
-from tpullm.evaluation.likelihoods import Continuation, cut, grouped, laid_out, likelihoods, row_length
+from tpullm.evaluation.likelihoods import Continuation, cut, grouped, laid_out, likelihoods
 from tpullm.evaluation.scoring import next_log_probabilities
 from tpullm.model.rows import fetch
 
@@ -125,10 +125,6 @@ def test_sequences_that_begin_alike_share_the_beginning_if_it_is_worth_it(sequen
     assert [(group.members, group.shared, group.size) for group in groups] == expected
     (rows,) = laid_out(sequences, groups)
     assert rows.inputs.shape == (1, 512) and rows.branched == (len(groups) < len(sequences))
-
-
-def test_a_row_has_one_of_few_lengths():
-    assert [row_length(n) for n in (1, 512, 513, 2000)] == [512, 512, 1024, 2048]
 
 
 @pytest.mark.parametrize("most", [300, 3000])

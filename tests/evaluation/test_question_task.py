@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.evaluation.conftest import Guesses, guess
 from tpullm.evaluation import likelihoods, measured_model
@@ -127,8 +125,3 @@ def test_f1_of_characters():
     assert character_f1("東京都", ["大阪", "東京"]) == pytest.approx(0.8)  # the nearest answer
     assert character_f1("ああ", ["あ"]) == pytest.approx(2 / 3)  # a character counts as often as both have it
     assert character_f1("", ["あ"]) == 0 and character_f1("", [""]) == 1 and character_f1("い", ["あ"]) == 0
-
-
-@given(st.text(max_size=20))
-def test_normalizing_twice_is_normalizing_once(text):
-    assert normalized(normalized(text)) == normalized(text)

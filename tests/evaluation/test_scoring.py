@@ -23,16 +23,6 @@ def test_scores_are_the_chain_rule(session):
         np.testing.assert_allclose(found, by_steps(session, ids) if len(ids) > 1 else [], atol=TOLERANCE)
 
 
-def test_next_tokens_are_a_distribution(session):
-    np.testing.assert_allclose(np.exp(next_log_probabilities(session, SEQUENCES)).sum(axis=1), 1, atol=1e-4)
-
-
-def test_a_score_does_not_depend_on_the_other_rows(session):
-    together = log_probabilities(session, [[1, 5, n, 9] for n in range(3, 103)])
-    alone = log_probabilities(session, [[1, 5, 50, 9]])[0]
-    np.testing.assert_allclose(together[47], alone, atol=1e-5)
-
-
 def test_a_text_begins_a_document(session):
     text = "今日はいい天気ですね。"
     ids = [session.tokenizer.bos_id, *session.tokenizer.encode(text)]

@@ -90,7 +90,6 @@ class StandIn:
         request = row.request
         ids = [*request.ids, *row.new]
         logits_V = self._table_VV[ids[-1]].copy()
-        log_probabilities_V = logits_V - np.logaddexp.reduce(logits_V)
         for token, value in request.bias.items():
             logits_V[token] += value
         for written in row.new:
@@ -104,18 +103,16 @@ class StandIn:
         self._written += 1
         is_full = len(row.new) >= request.tokens or len(ids) + 1 >= self.longest
         ends = "stop" if token in request.stop_ids else "length" if is_full else ""
-        return self._token(token, log_probabilities_V, request.top, ends)
+        return self._token(token, self._table_VV[ids[-1]], request.top, ends)
 
     def _told(self, request: Request) -> list[Token]:
         """The tokens of the prompt that are echoed."""
         told, before = (request.ids[len(request.ids) - request.echo - n :][: request.echo] for n in (0, 1))
-        logits = [self._table_VV[one] for one in before]
-        return [
-            self._token(token, logits_V - np.logaddexp.reduce(logits_V), request.top, "")
-            for token, logits_V in zip(told, logits, strict=True)
-        ]
+        pairs = zip(told, before, strict=True)
+        return [self._token(token, self._table_VV[one], request.top, "") for token, one in pairs]
 
-    def _token(self, token: int, log_probabilities_V, top: int, ends: str) -> Token:
+    def _token(self, token: int, logits_V, top: int, ends: str) -> Token:
+        log_probabilities_V = logits_V - np.logaddexp.reduce(logits_V)
         best = np.argsort(-log_probabilities_V)[:top]
         pairs = tuple((int(one), float(log_probabilities_V[one])) for one in best)
         return Token(int(token), float(log_probabilities_V[token]), pairs, ends)
@@ -132,10 +129,5 @@ class StandIn:
 
     def figures(self) -> dict[str, float]:
         running = min(self._rows, len(self._running))
-        names = ("pages", "pages_used", "prompt_tokens", "reused_tokens")
-        return {
-            "waiting": len(self._running) - running,
-            "running": running,
-            **dict.fromkeys(names, 0),
-            "new_tokens": self._written,
-        }
+        figures = dict.fromkeys(("pages", "pages_used", "prompt_tokens", "reused_tokens"), 0)
+        return {"waiting": len(self._running) - running, "running": running, **figures, "new_tokens": self._written}

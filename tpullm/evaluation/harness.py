@@ -65,8 +65,8 @@ def measure(
             torch_random_seed=None,
             fewshot_random_seed=asking.seed,
         )
-    groups = {group: of_group(results, group, asking) for group in results.get("groups", {})}
-    found = groups | {task: of_task(results, task, asking) for task in results["configs"]}
+    names = (*results.get("groups", {}), *results["configs"])
+    found = {each: of_each(results, each, asking) for each in names}
     files = {name: word for word in tasks if word.endswith(YAML) for name in _named_in(word)}
     return {name: of | ({"file": files[name]} if name in files else {}) for name, of in found.items()}
 
@@ -84,37 +84,11 @@ def is_ours(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == measured_model.__name__ for frame, _ in frames)
 
 
-def of_task(results: dict[str, Any], task: str, asking: Asking) -> dict[str, Any]:
-    """The figures of a task, from what the harness returns."""
-    config, samples = results["configs"][task], results["samples"][task]
-    if not samples:
-        raise UserError(f"--tasks: {task}: has no question; look at its files")
-    facts = {
-        "shots": results["n-shot"].get(task),
-        "questions": results["n-samples"][task],
-        "dataset": config.get("dataset_path"),
-        "output": config.get("output_type"),
-    }
-    metrics, scores = figures(results["results"][task], samples)
-    prompt = str(samples[0]["arguments"][0][0])
-    return _facts(results, task, asking, facts) | {"prompt": prompt, "metrics": metrics, "scores": scores}
+def of_each(results: dict[str, Any], name: str, asking: Asking) -> dict[str, Any]:
+    """The figures of a task, or over the tasks of a group, from what the harness returns.
 
-
-def of_group(results: dict[str, Any], group: str, asking: Asking) -> dict[str, Any]:
-    """The figures over several tasks."""
-    tasks = _tasks_of(results["group_subtasks"], group)
-    samples = [sample for task in tasks for sample in results["samples"][task]]
-    metrics, _ = figures(results["groups"][group], samples)
-    return _facts(results, group, asking, {"tasks": tasks}) | {"metrics": metrics}
-
-
-def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
-    below = groups.get(group)
-    return [group] if below is None else [task for each in below for task in _tasks_of(groups, each)]
-
-
-def _facts(results: dict[str, Any], name: str, asking: Asking, more: dict[str, Any]) -> dict[str, Any]:
-    """What repeats the measurement, and of each metric whether a higher one is better, where the harness knows."""
+    They come with what repeats the measurement, and of each metric whether a higher one is better, where it is known.
+    """
     settings = {
         "harness": importlib.metadata.version("lm_eval"),
         "shots": asking.shots or "",
@@ -124,7 +98,24 @@ def _facts(results: dict[str, Any], name: str, asking: Asking, more: dict[str, A
     }
     known = results.get("higher_is_better", {}).get(name, {})
     better = {metric: higher for metric, higher in known.items() if higher is not None}
-    return {"version": str(results["versions"].get(name)), "settings": settings | more, "better": better}
+    found = {"version": str(results["versions"].get(name)), "settings": settings, "better": better}
+    if name in results.get("groups", {}):
+        settings["tasks"] = _tasks_of(results["group_subtasks"], name)
+        samples = [sample for task in settings["tasks"] for sample in results["samples"][task]]
+        metrics, _ = figures(results["groups"][name], samples)
+        return found | {"metrics": metrics}
+    config, samples = results["configs"][name], results["samples"][name]
+    if not samples:
+        raise UserError(f"--tasks: {name}: has no question; look at its files")
+    settings |= {"shots": results["n-shot"].get(name), "questions": results["n-samples"][name]}
+    settings |= {"dataset": config.get("dataset_path"), "output": config.get("output_type")}
+    metrics, scores = figures(results["results"][name], samples)
+    return found | {"prompt": str(samples[0]["arguments"][0][0]), "metrics": metrics, "scores": scores}
+
+
+def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
+    below = groups.get(group)
+    return [group] if below is None else [task for each in below for task in _tasks_of(groups, each)]
 
 
 def figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
