@@ -1,14 +1,16 @@
 """Scores follow the chain rule and depend on no other row; attention looks back only."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tpullm.evaluation import scoring
 from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities, weights
 from tpullm.system.errors import UserError
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
 TOLERANCE = 1e-3
-SEQUENCES = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90] * 2, [1]]
+SEQUENCES = [[1, 300, 40, 77], [1, 9, 400, 300, 22, 501, 17, 5, 90], [1]]
 
 
 def by_steps(session, ids):
@@ -21,6 +23,13 @@ def test_scores_are_the_chain_rule(session):
     scores = log_probabilities(session, SEQUENCES)
     for ids, found in zip(SEQUENCES, scores, strict=True):
         np.testing.assert_allclose(found, by_steps(session, ids) if len(ids) > 1 else [], atol=TOLERANCE)
+
+
+def test_a_sequence_of_any_length_has_its_own_scores(session, monkeypatch):
+    monkeypatch.setattr(scoring, "dispatched", lambda session, program, tokens, *more: jnp.asarray(tokens, jnp.float32))
+    sequences = [list(range(1, 1 + length)) for length in (20, 3, 1, 30, 17, 4) * 20]
+    for ids, found in zip(sequences, log_probabilities(session, sequences), strict=True):
+        assert found.tolist() == ids[:-1]
 
 
 def test_a_text_begins_a_document(session):
