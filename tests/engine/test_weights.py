@@ -60,16 +60,17 @@ def numbers(opened):
 
 
 @pytest.fixture(scope="module")
-def written(opened):
-    """The prompt and what the engine writes after it, `[1, T]`."""
-    return np.array([[*PROMPT, *continued(Engine(opened, 2), [Request(PROMPT, 5, GREEDY)])[0]]], np.int32)
+def written(opened, numbers):
+    """The prompt and what the engine writes after it, `[1, T]`, and its scores by the numbers."""
+    ids = np.array([[*PROMPT, *continued(Engine(opened, 2), [Request(PROMPT, 5, GREEDY)])[0]]], np.int32)
+    return ids, scoring.logits(numbers, ids)
 
 
 def test_it_computes_and_the_engine_writes_what_its_numbers_compute(opened, numbers, written):
     """The same numbers in another program: float32 sums in another order, of scores of about 30."""
-    found, wanted = (scoring.logits(of, written) for of in (opened, numbers))
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
-    assert wanted[0, len(PROMPT) - 1 : -1].argmax(axis=-1).tolist() == written[0, len(PROMPT) :].tolist()
+    ids, wanted = written
+    np.testing.assert_allclose(scoring.logits(opened, ids), wanted, atol=1e-4)
+    assert wanted[0, len(PROMPT) - 1 : -1].argmax(axis=-1).tolist() == ids[0, len(PROMPT) :].tolist()
     assert parameter_hash(opened) != parameter_hash(numbers)
 
 

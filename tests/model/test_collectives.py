@@ -35,6 +35,7 @@ def test_the_factors_of_a_slice_are_as_even_as_can_be(size, dimensions):
     assert len(found) == min(dimensions, max(size.bit_length() - 1, 1)) and found[-1] <= 2 * found[0]
 
 
+@pytest.mark.ci
 def test_sums_of_devices_are_exact_where_float32_is_asked():
     """A sum in bfloat16 is rounded by up to 2^-9 at each of 3 steps, and a CPU sums some matmuls in that type too: 0.03
     is 15 of those roundings. float32 is at most a hundred roundings of 6e-8 away from the sum in float64."""

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.small import TWO_LAYERS, batch, mesh, params
+from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.mesh import RULES
 from tpullm.model.transformer import logits
-
-CONFIG = TWO_LAYERS.config
 
 WINDOWS = dataclasses.replace(CONFIG, layers=3, windows=(3, 0, 3), local_rope_theta=50.0)
 
@@ -31,7 +29,7 @@ def test_a_vector_is_that_of_the_token_and_of_its_learned_position(learned, scal
     tree = params(architecture=Architecture(dataclasses.replace(config, scale_embeddings=False)))
     with jax.set_mesh(mesh()):
         tokens, _, positions = rows()
-        found = architecture.model(tree).embed(tokens, positions, jnp.float32)
+        found = jax.jit(lambda *of: architecture.model(tree).embed(*of, jnp.float32))(tokens, positions)
     expected = np.asarray(tree["embedding"])[tokens] * (np.sqrt(config.width) if scaled else 1)
     assert ("position_embedding" in tree) == learned
     expected = expected + (np.asarray(tree["position_embedding"])[positions] if learned else 0)
@@ -44,9 +42,8 @@ def test_the_table_that_scores_is_the_embedding_or_its_own(tied):
     tree = params(architecture=architecture)
     assert ("head" in tree) == (not tied)
     with jax.set_mesh(mesh()):
-        model = architecture.model(tree)
-        table = model.output_table(jnp.dtype("bfloat16"))
-        parameter = model.output_parameter()
+        table = jax.jit(lambda tree: architecture.model(tree).output_table(jnp.dtype("bfloat16")))(tree)
+        parameter = architecture.model(tree).output_parameter()
     np.testing.assert_array_equal(parameter, tree["embedding" if tied else "head"])
     np.testing.assert_array_equal(table, parameter.astype(jnp.bfloat16))
     # Of 3,072 numbers: an embedding's deviation is 0.02, and a head keeps the variance of the residual stream.
