@@ -35,22 +35,14 @@ def verbs():
     process.communicate()
 
 
-SEEDS = {
-    "every third kind": range(0, len(hostile.KINDS), 3),  # all of them take a minute
-    "each kind": range(len(hostile.KINDS)),
-    "500": range(1000, 1500),
-}
-QUICK, *SLOW = SEEDS
+THIRD = pytest.param(range(0, len(hostile.KINDS), 3), marks=pytest.mark.ci, id="every third kind")
+MANY = pytest.param(range(500), marks=pytest.mark.slow, id="500")  # each kind seven times, beside others
 
 
-def _marked(name: str, mark: str):
-    return pytest.param(name, marks=getattr(pytest.mark, mark))
-
-
-@pytest.mark.parametrize("name", [_marked(QUICK, "ci"), *(_marked(name, "slow") for name in SLOW)])
-def test_hostile_folders_end_in_one_line_within_bounds(name, verbs, tmp_path):
+@pytest.mark.parametrize("seeds", [THIRD, MANY])
+def test_hostile_folders_end_in_one_line_within_bounds(seeds, verbs, tmp_path):
     good, wrong, memory = directory(tmp_path / "good"), [], 0
-    for seed in SEEDS[name]:
+    for seed in seeds:
         folder, run = tmp_path / f"{seed}", tmp_path / f"run{seed}"
         kinds = hostile.make(good, folder, seed)
         for end in (verbs("doctor", folder), verbs("import", folder, f"--run={run}")):
