@@ -149,22 +149,17 @@ def passes(program, tests):
     return True
 
 
-@pytest.mark.parametrize(
-    ("said", "right"),
-    [
-        ("return x + 1", True),
-        ("y = x\nreturn y + 1\n", True),
-        ("    y = x\n    return y + 1", True),
-        ("```python\ndef f(x):\n    return x + 1\n```", True),
-        ("The body:\n```\nreturn x + 1\n```\nIt adds 1.", True),
-        ("import math\n\ndef f(x):\n    return math.floor(x + 1)", True),
-        ("return x", False),
-        ("def g(x):\n    return x + 1", False),
-        ("return (x", False),
-    ],
-)
-def test_code_is_judged_by_its_tests(said, right):
-    assert question.is_right(CODE, said, passes) == right
+RIGHT = [
+    "return x + 1", "y = x\nreturn y + 1\n", "    y = x\n    return y + 1",
+    "```python\ndef f(x):\n    return x + 1\n```",
+    "The body:\n```\nreturn x + 1\n```\nIt adds 1.", "import math\n\ndef f(x):\n    return math.floor(x + 1)",
+]  # fmt: skip
+
+
+def test_code_is_judged_by_its_tests():
+    assert all(question.is_right(CODE, said, passes) for said in RIGHT)
+    wrong = ["return x", "def g(x):\n    return x + 1", "return (x"]
+    assert not any(question.is_right(CODE, said, passes) for said in wrong)
 
 
 def test_an_answer_is_right_up_to_what_does_not_matter():

@@ -122,18 +122,17 @@ def test_only_an_answer_with_success_is_a_page(tmp_path, monkeypatch, data, drop
         assert told.endswith("a.warc: record 1 is no answer of a web server")
 
 
+COMPRESSORS = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}
+COMPRESSORS["zstd"] = lambda data: opened.zstandard().compress(data)
 RAW_DEFLATE = zlib.compress(PAGE.encode())[2:-4]
 
 
 @pytest.mark.parametrize(
     ("coding", "body"),
     [
-        ("gzip", gzip.compress(PAGE.encode())),
-        ("X-GZIP", gzip.compress(PAGE.encode())),
-        ("deflate", zlib.compress(PAGE.encode())),
+        *((name, compress(UTF_8_PAGE)) for name, compress in COMPRESSORS.items()),
+        ("X-GZIP", gzip.compress(UTF_8_PAGE)),
         ("deflate", RAW_DEFLATE),
-        ("br", brotli.compress(PAGE.encode())),
-        ("zstd", opened.zstandard().compress(PAGE.encode())),
         ("br, gzip", gzip.compress(brotli.compress(PAGE.encode()))),
         ("identity", PAGE.encode()),
         ("gzip", PAGE.encode()),  # decoded by the crawler, with the header left
@@ -153,19 +152,12 @@ def test_a_body_is_decoded(tmp_path, coding, body, chunked):
     assert SAID in raw.text
 
 
-@pytest.mark.parametrize(
-    ("coding", "compress"),
-    [
-        ("gzip", gzip.compress),
-        ("deflate", zlib.compress),
-        ("br", brotli.compress),
-        ("zstd", lambda data: opened.zstandard().compress(data)),
-        ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
-    ],
-)
-def test_a_body_that_expands_without_bound_is_dropped(tmp_path, monkeypatch, coding, compress):
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+def test_a_body_that_expands_without_bound_is_dropped(tmp_path, monkeypatch, coding):
     monkeypatch.setattr(pages, "MOST_PAGE_BYTES", 100_000)
-    bomb = compress(b"a" * 2_000_000)
+    bomb = b"a" * 2_000_000
+    for name in coding.split(", "):
+        bomb = COMPRESSORS[name](bomb)
     first, second = read_records(tmp_path, record(answer(bomb, Content_Encoding=coding)), record(answer()))
     assert first.dropped == "too large" and SAID in second.text
 
