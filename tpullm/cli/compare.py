@@ -100,11 +100,8 @@ def _named(words: list[str], least: int = 2) -> dict[str, str]:
 
 def _label(own: list[str], parts: list[list[str]]) -> str:
     """The shortest end of a path that is the end of no other one."""
-    return next(
-        "/".join(own[-count:])
-        for count in range(1, len(own) + 1)
-        if sum(of[-count:] == own[-count:] for of in parts) == 1
-    )
+    alone = (count for count in range(1, len(own) + 1) if sum(of[-count:] == own[-count:] for of in parts) == 1)
+    return "/".join(own[-next(alone) :])
 
 
 def _checked(arguments, words: list[str]) -> tuple[Any, Any, list, list]:

@@ -13,10 +13,8 @@ from tpullm.system.log import one_line, progress, say
 
 def add_arguments(parser) -> None:
     """The options of `tpullm doctor`."""
-    parser.add_argument(
-        "model",
-        help="a folder with config.json, weights and a tokenizer; a GGUF file; a run directory, a stage, a checkpoint",
-    )
+    about = "a folder with config.json, weights and a tokenizer; a GGUF file; a run directory, a stage, a checkpoint"
+    parser.add_argument("model", help=about)
     add_json(parser)
 
 

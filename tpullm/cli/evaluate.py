@@ -54,9 +54,8 @@ def add_show_arguments(parser) -> None:
     parser.add_argument("--samples", type=int, default=1, help="programs for each problem of programming")
     parser.add_argument("--temperature", type=float, default=0.0, help="of programs; 0: the likeliest one")
     add_mesh(parser)
-    parser.add_argument(
-        "--out", type=str, default="", help="the folder of results; empty: in RUN/measured or ./measured"
-    )
+    about = "the folder of results; empty: in RUN/measured or ./measured"
+    parser.add_argument("--out", type=str, default="", help=about)
     add_json(parser)
 
 

@@ -21,18 +21,12 @@ def add_arguments(parser) -> None:
     """The options of `tpullm export`."""
     parser.add_argument("model", help="a run directory, one of its stages, or one checkpoint")
     parser.add_argument("folder", help="the folder to write; it must be empty or not there")
-    parser.add_argument(
-        "--dtype",
-        default="stored",
-        choices=("stored", "float32", "bfloat16", "float16"),
-        help="dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size",
-    )
+    about = "dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size"
+    dtypes = ("stored", "float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", default="stored", choices=dtypes, help=about)
     parser.add_argument("--format", default="huggingface", choices=("huggingface", "gguf"), help="whose format")
-    parser.add_argument(
-        "--weights",
-        choices=(*OF_FOLDER, *OF_GGUF),
-        help="fewer bits: int8, int4; the others with --format gguf: q8_0, its default, has 8.5 bits, q4_k_m about 5",
-    )
+    about = "fewer bits: int8, int4; the others with --format gguf: q8_0, its default, has 8.5 bits, q4_k_m about 5"
+    parser.add_argument("--weights", choices=(*OF_FOLDER, *OF_GGUF), help=about)
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
     parser.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged into it")
     parser.add_argument("--licence", default="", help="the licence of the model, for its card: Apache-2.0")

@@ -89,7 +89,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     if is_finished(run / name, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    rows = own_rows(mesh, config.batch_size)
+    rows, sizes = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length, config.evaluate_rows)
     placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     job = Job(
         directory=run / name,
@@ -97,9 +97,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
         config=config,
         seed=recipe.seed,
         mesh=mesh,
-        evaluations=held_out_batches(
-            recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows
-        ),
+        evaluations=held_out_batches(recipe, run, *sizes, rows),
         bytes_per_token=tokenizer.bytes_per_token(),
         load=partial(load_params, base, placed),
         adapter=adapter,

@@ -22,10 +22,7 @@ from tpullm.tokenizer.json_files import read_optional
 # The files of a published model that belong to its tokenizer.
 GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
     GENERATION,
 )
 
@@ -117,9 +114,8 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     moved = before and storage.path(before.base) != storage.path(recipe.base)
     if moved and (run / "base" / manifest.FILE).exists():
         if not manifest.is_finished(run / "base", base_inputs(recipe, run)):
-            raise UserError(
-                f"{run}: belongs to the recipe '{recipe.name}', which has another base; choose another --run"
-            )
+            belongs = f"{run}: belongs to the recipe '{recipe.name}'"
+            raise UserError(f"{belongs}, which has another base; choose another --run")
     return recipe
 
 

@@ -68,9 +68,8 @@ def _action_beside_target(words: list[str]) -> list[str]:
 def add_arguments(parser) -> None:
     """The options of `tpullm launch` beside the keys of `LaunchConfig`."""
     parser.add_argument("target", choices=TARGETS, help="where the verb runs: local, slurm, tpu-vm, compute or batch")
-    parser.add_argument(
-        "action", nargs="?", choices=ACTIONS, default="start", help="start, status, logs, stop or networks"
-    )
+    about = "start, status, logs, stop or networks"
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="start", help=about)
     parser.add_argument("--watch", action="store_true", help="stay until the verb is finished; replace lost machines")
     parser.add_argument("--follow", action="store_true", help="with logs: print new lines as they come")
     parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")

@@ -185,16 +185,8 @@ def _overview() -> str:
     ]
     for title, verbs in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs)]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "To begin:",
-            "  tpullm run quickstart",
-            "  tpullm chat --model runs/quickstart",
-            "  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart",
-        ]
-    )
+    lines += ["", "To begin:", "  tpullm run quickstart", "  tpullm chat --model runs/quickstart"]
+    return "\n".join([*lines, "  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart"])
 
 
 def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:

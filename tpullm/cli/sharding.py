@@ -15,12 +15,8 @@ from tpullm.system.errors import UserError
 
 def add_arguments(parser) -> None:
     """The options of `tpullm sharding`."""
-    parser.add_argument(
-        "--devices",
-        type=int,
-        default=0,
-        help="how many devices; 0: those of the recipe's topology, else as many as --mesh needs, else those here",
-    )
+    about = "how many devices; 0: those of the recipe's topology, else as many as --mesh needs, else those here"
+    parser.add_argument("--devices", type=int, default=0, help=about)
     add_json(parser)
 
 

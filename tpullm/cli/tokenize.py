@@ -50,11 +50,8 @@ def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
             raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
         made_from = tokenizer_inputs(recipe, run)
         # A stage's identity is the hash of its inputs, so it is known before there is a tokenizer.
-        upstream = {
-            "documents": manifest.finished_identity(run / "documents"),
-            "tokenizer": manifest.identity_of(made_from),
-        }
-        inputs = manifest.inputs({}, upstream)
+        documents = manifest.finished_identity(run / "documents")
+        inputs = manifest.inputs({}, {"documents": documents, "tokenizer": manifest.identity_of(made_from)})
         folder = work.begin(inputs)
         _make_tokenizer(recipe, run, made_from, folder, work)
         _make_tokens(recipe, run, inputs, folder, work)
@@ -97,14 +94,8 @@ def train_tokenizer(
         made = trainer.train(sample, recipe.tokenizer, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
-        manifest.write(
-            temporary,
-            inputs,
-            vocabulary_size=made.vocabulary_size,
-            sample_characters=characters,
-            characters_per_token=ratios,
-            seconds=round(seconds, 1),
-        )
+        facts = {"vocabulary_size": made.vocabulary_size, "sample_characters": characters}
+        manifest.write(temporary, inputs, **facts, characters_per_token=ratios, seconds=round(seconds, 1))
     told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
     say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
     say(f"tokenizer: characters per token: {told}")

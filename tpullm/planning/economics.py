@@ -166,13 +166,11 @@ def whole_run(
 
 def _between_saves(config: TrainConfig, step_seconds: float) -> float:
     """Seconds from one save to the next; the whole training if there are none."""
-    saves, whole = config.checkpoint, config.steps * step_seconds
-    every = [saves.every_minutes * 60] * bool(saves.every_minutes)
-    every += [saves.every_steps * step_seconds] * bool(saves.every_steps)
+    saves = config.checkpoint
+    every = [saves.every_minutes * 60, saves.every_steps * step_seconds]
     if saves.local:  # a process that is killed resumes from there; a machine that is replaced, where others have copies
-        every += [saves.local_every_minutes * 60] * bool(saves.local_every_minutes)
-        every += [saves.local_every_steps * step_seconds] * bool(saves.local_every_steps)
-    return max(min([*every, whole]), step_seconds)
+        every += [saves.local_every_minutes * 60, saves.local_every_steps * step_seconds]
+    return max(min([config.steps * step_seconds, *filter(None, every)]), step_seconds)
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:

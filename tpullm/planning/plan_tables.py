@@ -85,9 +85,7 @@ def _memory(plan: Plan) -> str:
 def _cure(plan: Plan) -> str:
     if plan.advice.change:
         return f"it fits with {plan.advice.change}"
-    return "no change of one key makes it fit" + (
-        "; take more chips" if plan.found else "; try --search, or more chips"
-    )
+    return f"no change of one key makes it fit; {'take more chips' if plan.found else 'try --search, or more chips'}"
 
 
 def _time(plan: Plan) -> str:
@@ -138,15 +136,9 @@ def _search(plan: Plan) -> str:
     rows = [("mesh", "remat", "accumulation", "block", "chunks", "GiB", "step", "waiting", "")]
     for one in found.best:
         setting, behind = one.setting, "" if one is found.best[0] else why_behind(one, found.best[0])
-        rows.append(
-            (one.keys()["mesh"], setting.remat, str(setting.accumulation), str(setting.block), str(setting.chunks))
-            + (
-                f"{one.memory.peak / GIB:.1f}",
-                moment(one.estimate.step_seconds),
-                moment(sum(one.estimate.exposed.values())),
-                behind,
-            )
-        )
+        way = one.keys()["mesh"], setting.remat, *map(str, (setting.accumulation, setting.block, setting.chunks))
+        step, waiting = moment(one.estimate.step_seconds), moment(sum(one.estimate.exposed.values()))
+        rows.append((*way, f"{one.memory.peak / GIB:.1f}", step, waiting, behind))
     return head + "\n" + aligned(rows)
 
 

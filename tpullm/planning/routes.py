@@ -191,17 +191,8 @@ def _tensor(setting: Setting) -> list[Transfer]:
     of_layer = 2 + 2 + again
     numbers = setting.accumulation * model.layers * of_layer * setting.tokens * model.width
     numbers += setting.accumulation * 2 * setting.tokens * model.width
-    sent = 2 * 2 * numbers * (size - 1) / size
-    return [
-        _transfer(
-            setting,
-            "tensor",
-            "all-reduces of activations",
-            sent,
-            2 * model.layers * of_layer,
-            setting.traits.tensor_waits,
-        )
-    ]
+    sent, times, waits = 2 * 2 * numbers * (size - 1) / size, 2 * model.layers * of_layer, setting.traits.tensor_waits
+    return [_transfer(setting, "tensor", "all-reduces of activations", sent, times, waits)]
 
 
 def _experts(setting: Setting) -> list[Transfer]:

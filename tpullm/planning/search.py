@@ -241,7 +241,5 @@ def changes_of_one_key(setting: Setting) -> Iterator[tuple[str, Setting]]:
             yield f"{setting.key}.optimizer.{key}: {value}", dataclasses.replace(setting, optimizer=optimizer)
     least = setting.along("data", "fsdp", "expert") * setting.accumulation
     for parts in divisors(setting.rows // least)[1:] if setting.rows % least == 0 else []:
-        yield (
-            f"{setting.key}.batch_size: {setting.rows // parts}",
-            dataclasses.replace(setting, rows=setting.rows // parts),
-        )
+        fewer = dataclasses.replace(setting, rows=setting.rows // parts)
+        yield f"{setting.key}.batch_size: {fewer.rows}", fewer

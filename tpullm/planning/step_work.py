@@ -192,12 +192,10 @@ def _output(setting: Setting) -> Part:
     """
     model, M = setting.model, setting.tokens
     V = model.vocabulary_size / setting.along("tensor")
-    if setting.adapter:  # the table is frozen
-        two = _scaled(_matmul(M, model.width, V), 2)
-        return _scaled(two._replace(moved_bytes=two.moved_bytes + 16 * M * V), setting.accumulation)
-    three = _scaled(_matmul(M, model.width, V), 3)
     again = 12 * (setting.chunks - 1) * model.width * V * setting.device.hbm_efficiency
-    return _scaled(three._replace(moved_bytes=three.moved_bytes + 16 * M * V + again), setting.accumulation)
+    passes, again = (2, 0.0) if setting.adapter else (3, again)  # of a frozen table there is no gradient
+    matmuls = _scaled(_matmul(M, model.width, V), passes)
+    return _scaled(matmuls._replace(moved_bytes=matmuls.moved_bytes + 16 * M * V + again), setting.accumulation)
 
 
 def _adapter(setting: Setting) -> Part:
