@@ -99,13 +99,13 @@ def test_five_kills_at_random_moments(tiny_tokens, tmp_path):
     """-9 after a random time, five times: in the first steps, in a save (there is one every 5 steps), and between."""
     whole = tmp_path / "whole"
     shutil.copytree(tiny_tokens, whole)
-    tpullm("pretrain", "--run", whole, "--pretrain.steps", "40")
+    tpullm("pretrain", "--run", whole, "--pretrain.steps", "80")
     shutil.copy(whole / "recipe.yaml", tiny_tokens)
     moments = random.Random(0)
     kills = 0
     for _ in range(30):
         process = start(tiny_tokens)
-        wait_for_save(process, tiny_tokens, 5 * kills)
+        wait_for_save(process, tiny_tokens, 5 * (1 + kills))
         time.sleep(moments.uniform(0, 0.3))
         if process.poll() is None:
             process.kill()
