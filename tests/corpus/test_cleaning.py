@@ -124,20 +124,13 @@ def japanese_phone(random):
     return random.choice(forms).format(area, digits(random, middle), digits(random, last), area[1:])
 
 
+AMERICAN = "({}) {}-{}|{}-{}-{}|{}.{}.{}|1-{}-{}-{}|+1 {} {} {}|+1 ({}) {}-{}|+1{}{}{}|({}) {} {}"
+BRITISH = "020 7{1} {2}|0161 {1} {2}|+44 20 7{1} {2}|+44 (0)20 7{1} {2}|(020) 7{1} {2}|07{1} {3}"
+
+
 def foreign_phone(random):
     groups = [str(random.randint(201, 989)), str(random.randint(200, 999)), digits(random, 4), digits(random, 6)]
-    forms = [
-        "({}) {}-{}",
-        "{}-{}-{}",
-        "{}.{}.{}",
-        "1-{}-{}-{}",
-        "+1 {} {} {}",
-        "+1 ({}) {}-{}",
-        "+1{}{}{}",
-        "({}) {} {}",
-    ]
-    forms += ["020 7{1} {2}", "0161 {1} {2}", "+44 20 7{1} {2}", "+44 (0)20 7{1} {2}", "(020) 7{1} {2}", "07{1} {3}"]
-    return random.choice(forms).format(*groups)
+    return random.choice([*AMERICAN.split("|"), *BRITISH.split("|")]).format(*groups)
 
 
 @pytest.mark.parametrize("kind", [mail, ip, japanese_phone, foreign_phone])

@@ -1,6 +1,5 @@
 """The rules that a source may name: their lists of words, the script of Japanese, and what they cost."""
 
-import importlib.util
 import itertools
 import random
 import time
@@ -12,8 +11,6 @@ from tpullm.recipe.schema import CorpusConfig
 
 PROSE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた。"
 RULES = ["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising"]
-RULES = RULES if importlib.util.find_spec("hojichar") else RULES[:-2]
-of_lists = pytest.mark.skipif(RULES[-1] == "kana", reason="hojichar is not installed")
 
 
 def reason(text, rule, language="ja"):
@@ -24,7 +21,6 @@ def some(name, count, seed=1):
     return random.Random(seed).sample(sorted(quality.listed_words(name).words), count)
 
 
-@of_lists
 @pytest.mark.parametrize("separator", ["、", "は"])
 def test_a_text_that_is_full_of_adult_words_falls(separator):
     found = separator.join(some("adult_keywords_ja.txt", 20))
@@ -32,7 +28,6 @@ def test_a_text_that_is_full_of_adult_words_falls(separator):
     assert not reason(PROSE * 300 + found, "adult")  # a word here and there
 
 
-@of_lists
 def test_an_english_text_too():
     single = [word for word in some("adult_keywords_en.txt", 100) if word.isalpha()]
     prose = "It was a bright cold day in April, and the clocks were striking thirteen. "
@@ -42,7 +37,6 @@ def test_an_english_text_too():
     assert not reason(prose + "".join(single[:6]), "adult")  # parts of one word
 
 
-@of_lists
 def test_a_word_of_katakana_is_found_only_as_a_whole():
     katakana = filter(quality.WHOLE_WORDS[0].fullmatch, sorted(quality.listed_words("adult_keywords_ja.txt").words))
     for word in itertools.islice(katakana, 50):
@@ -51,7 +45,6 @@ def test_a_word_of_katakana_is_found_only_as_a_whole():
     assert not quality.counts("アスパラガス", "adult_keywords_ja.txt")
 
 
-@of_lists
 def test_counts_are_those_of_a_loop_over_all_words():
     text = PROSE.join(some("advertisement_keywords_ja.txt", 10)) * 3
     listed = quality.listed_words("advertisement_keywords_ja.txt").words
@@ -59,14 +52,12 @@ def test_counts_are_those_of_a_loop_over_all_words():
     assert quality.counts(text, "advertisement_keywords_ja.txt") == expected
 
 
-@of_lists
 def test_advertising_is_counted_by_the_page():
     phrases = "お問い合わせください。営業時間は九時から。送料は別です。"
     assert reason(phrases * 5, "advertising") and not reason(phrases * 4, "advertising")
     assert not reason(phrases * 5 + PROSE * 200, "advertising")
 
 
-@of_lists
 def test_literature_is_neither(real_text):
     for path in (real_text / "soseki").iterdir():
         text = path.read_text(encoding="utf-8")
