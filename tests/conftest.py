@@ -102,8 +102,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 # Seconds of processor time, those of its ended children included, that an unmarked test may take. A test that takes
-# more wants a smaller case, or the mark `ci` or `slow`.
+# more wants a smaller case, or the mark `ci` or `slow`. The session fails over three times that: busy cores are slower,
+# and who comes first compiles what others share.
 BUDGET_SECONDS = 2.0
+FAILS_SECONDS = 3 * BUDGET_SECONDS
 
 
 def _processor_seconds() -> float:
@@ -128,10 +130,18 @@ def _expensive(terminal) -> list[tuple[float, str]]:
     return sorted((pair for pair in took if pair[0] > BUDGET_SECONDS), reverse=True)
 
 
+def pytest_sessionfinish(session):
+    """Fail if an unmarked test took far more than the budget."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal and any(seconds > FAILS_SECONDS for seconds, _ in _expensive(terminal)):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say which unmarked tests take more than the budget."""
     if expensive := _expensive(terminalreporter):
-        terminalreporter.section(f"over {BUDGET_SECONDS:g} s of processor time without a mark")
+        over = f"over {BUDGET_SECONDS:g} s of processor time without a mark; over {FAILS_SECONDS:g} s is a failure"
+        terminalreporter.section(over)
         for seconds, name in expensive:
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
 
