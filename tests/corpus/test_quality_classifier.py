@@ -92,7 +92,6 @@ def test_a_classifier_that_is_not_whole_is_refused():
     for rule, given, mistake in (
         ("classifier", ClassifierConfig("a"), "corpus.classifier: good and bad must name examples"),
         ("gopher", ClassifierConfig("a", "b"), "no source has the rule classifier"),
-        ("classifier", ClassifierConfig("a", "b", 1.5), "threshold is 1.5; give a number from 0 to 1"),
     ):
         with pytest.raises(UserError, match=mistake):
             quality.check(CorpusConfig(sources=[Source("s", "text", rules=[rule])], classifier=given))

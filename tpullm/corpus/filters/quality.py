@@ -72,8 +72,6 @@ def check(config: CorpusConfig) -> None:
         raise UserError(
             "corpus.classifier: no source has the rule classifier; add it to the rules of a source, or remove good"
         )
-    if not 0 <= given.threshold <= 1:
-        raise UserError(f"corpus.classifier.threshold is {given.threshold}; give a number from 0 to 1")
 
 
 def _gopher(text: str, language: str) -> str:

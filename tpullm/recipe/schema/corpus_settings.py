@@ -95,7 +95,7 @@ class ClassifierConfig:
 
     good: str = ""
     bad: str = ""
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
 
 
 @dataclass(frozen=True)
