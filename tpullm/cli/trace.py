@@ -4,7 +4,6 @@ A document that was dropped is found by its address or hash, with the reason; a 
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import log
 from tpullm.system.errors import UserError
+from tpullm.system.process import cores
 
 SHOWN_STEPS = 10
 SHOWN_DOCUMENTS = 100
@@ -45,7 +45,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         raise UserError(f"{documents}: no finished documents; run `tpullm collect` first")
     parts = document_files.parts(documents)
     with log.progress("trace", len(parts), "parts") as advance:
-        hits = tracing.find(documents, wanted, os.cpu_count() or 1, lambda: advance(1))
+        hits = tracing.find(documents, wanted, cores(), lambda: advance(1))
     steps = read_in(recipe, run, hits)
     if arguments.json:
         found = [{**dataclasses.asdict(hit), "steps": own} for hit, own in zip(hits, steps, strict=True)]

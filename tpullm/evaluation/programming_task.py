@@ -22,7 +22,7 @@ from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system import log
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
-from tpullm.system.process.isolated import cores
+from tpullm.system.process import cores
 from tpullm.training.rewards.code_tests import ERROR, PASSED, TIME, VERDICTS, Judge, program
 
 SECONDS, MEMORY_MIB = 3, 1024  # of the processor (HumanEval's own has 3 s by the clock); beside Python's own memory

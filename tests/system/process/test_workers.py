@@ -88,7 +88,7 @@ def test_more_is_done_by_other_processes(tmp_path):
 def test_there_are_as_many_workers_as_cores_and_no_more_than_parts(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(workers, "pool", lambda count: asked.append(count) or ThreadPoolExecutor(count))
-    monkeypatch.setattr(workers.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(workers, "cores", lambda: 3)
     for count, wanted in ((4, 0), (2, 0), (4, 2)):
         run(tmp_path, wanted, 1000, count=count)
     assert asked == [3, 2, 2]

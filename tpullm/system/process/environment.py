@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tpullm.system.cluster import place
 from tpullm.system.log import warn
+from tpullm.system.process import cores
 from tpullm.system.storage import cache_folder, make_private
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
@@ -110,8 +111,7 @@ def described() -> str:
 
 def machine() -> str:
     """A hash of the kind of machine: processor, instruction sets, and the number of cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts = f"{sys.platform} {os.uname().machine} {cores} {_processor()}"
+    facts = f"{sys.platform} {os.uname().machine} {cores()} {_processor()}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

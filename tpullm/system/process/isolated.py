@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from tpullm.system.errors import UserError
+from tpullm.system.process import cores
 from tpullm.system.process.child import Child, Ended, Pipes
 from tpullm.system.process.confinement import confine, leave_the_machine
 
@@ -107,11 +108,6 @@ class Isolated:
         self._waiting = iter(())
         for child in self._children:
             child.close()
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve() -> None:

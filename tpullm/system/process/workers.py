@@ -21,6 +21,7 @@ from typing import TypeVar
 from tpullm.system import log
 from tpullm.system.cluster import shares
 from tpullm.system.cluster.shares import SharedWork
+from tpullm.system.process import cores
 
 
 @contextlib.contextmanager
@@ -72,7 +73,7 @@ def run_all(
         parallel_bytes: if all parts together are no larger, this process does them.
         finished: called here with the number of each part that is done.
     """
-    workers = min(workers or os.cpu_count() or 1, len(parts)) if sum(sizes) > parallel_bytes else 1
+    workers = min(workers or cores(), len(parts)) if sum(sizes) > parallel_bytes else 1
     with contextlib.closing(_done(work, parts, workers)) as done:
         for number in done:
             finished(number)

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -89,7 +88,7 @@ def md5s(folder: Path, names: Iterable[str]) -> dict[str, str]:
             return name, base64.b64encode(digest).decode()
         return None
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor() as threads:
         return dict(filter(None, threads.map(md5, names)))
 
 
