@@ -205,6 +205,14 @@ def test_shots_and_a_conversation(model, files, tmp_path, capsys):
 
 @pytest.mark.ci
 @needs_harness
+def test_names_that_are_not_known(model, tmp_path, capsys):
+    line = refused(capsys, model, "--tasks", "helaswag")
+    assert "helaswag: the harness has no such task, did you mean hellaswag?" in line
+    assert "gone.yaml: no such file" in refused(capsys, model, "--tasks", tmp_path / "gone.yaml")
+
+
+@pytest.mark.ci
+@needs_harness
 def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, capsys):
     (tmp_path / "questions.jsonl").write_text("")
     broken = (tmp_path / "empty.yaml", tmp_path / "broken.yaml")

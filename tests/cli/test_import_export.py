@@ -1,6 +1,9 @@
 """A published model comes in, learns, and goes out again; a model of our own goes out as transformers reads it."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,31 @@ def test_a_base_without_a_template_takes_one_and_stops_where_it_says(published, 
     capsys.readouterr()
     call("chat", "--model", tmp_path / "out", "--prompt", "猫5")
     assert capsys.readouterr().out == f"{ANSWER}\n"
+
+
+@pytest.mark.slow
+def test_an_imported_model_goes_on_with_the_users_text(small, tmp_path):
+    """From its own parameters, which a step of a rate of almost 0 leaves as they are, to the bit."""
+    run, text, keys = tmp_path / "run", tmp_path / "text", ("--pretrain.batch_size=4", "--pretrain.sequence_length=64")
+    text.mkdir()
+    for number in range(40):
+        (text / f"{number}.txt").write_text(f"今日は{number}日です。猫が好きです。" * 4, encoding="utf-8")
+    call("import", small, "--run", run)
+    options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicates=false")
+    for verb in ("collect", "tokenize"):
+        call(verb, "--run", run, *options)
+    weights = {0: load_file(small / "model.safetensors")}
+    for steps, rate in ((1, 1e-30), (30, 0.01)):
+        changes = (f"--pretrain.steps={steps}", f"--pretrain.optimizer.peak_lr={rate}")
+        call("pretrain", "--run", run, *options, *keys, *changes)
+        call("export", run, tmp_path / str(steps))
+        weights[steps] = load_file(tmp_path / str(steps) / "model.safetensors")
+    assert weights[0].keys() == weights[1].keys() == weights[30].keys()
+    assert all(weights[0][key].tobytes() == weights[1][key].tobytes() for key in weights[0])
+    assert not np.array_equal(weights[0]["lm_head.weight"], weights[30]["lm_head.weight"])
+    lines = [json.loads(line) for line in open(run / "pretrain" / "metrics.jsonl")]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +321,27 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, small, tmp_
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "new").exists()
     assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_a_full_device_is_one_line_and_nothing_is_half_written(small, tmp_path, capsys, monkeypatch):
+    """Known before anything is written; and after the weights."""
+    call("import", small, "--run", tmp_path / "run")
+    capsys.readouterr()
+    with monkeypatch.context() as late:
+
+        def full(model, tokenizer, folder, talks):
+            assert (folder / "model.safetensors").exists()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+        late.setattr(publish, "_write_tokenizer", full)
+        call("export", tmp_path / "run", tmp_path / "out", code=2)
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    call("export", tmp_path / "run", tmp_path / "out", code=2)
+    call("import", small, "--run", tmp_path / "other", code=2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "tpullm: " in line]
+    assert len(lines) == 3 and all("no space left on the device" in line and "; free some" in line for line in lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_an_export_does_not_replace_what_came_meanwhile(small, tmp_path, capsys, monkeypatch):

@@ -187,6 +187,14 @@ def test_other_documents_replace_the_tokens_and_the_same_ones_do_not(copied, mon
     assert sorted(path.name for path in (copied / "tokens").iterdir()) == ["ja", manifest.FILE]
 
 
+def test_a_broken_file_of_documents_is_one_line(run):
+    broken = sorted((run / "documents").rglob("*.parquet"))[0]
+    broken.write_bytes(broken.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"^{broken}: is broken \(.*\); remove its .*$"):
+        tokenize.main(RECIPE, run)
+    assert not (run / "tokens" / manifest.FILE).exists()
+
+
 def test_show_gives_pieces_and_ids(made):
     shown = tokenize.show("今日は\n👍", made)
     model = load(made / "tokenizer")

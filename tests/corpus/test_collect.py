@@ -12,6 +12,7 @@ from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.storage import gcs
 
 PLACES = "東京 大阪 京都 札幌 福岡 仙台 広島 奈良 長崎 金沢 新潟 静岡".split()
 THINGS = "リンゴ 本 水 魚 肉 野菜 手紙 写真 地図 切符 時計 傘 椅子 鞄 花".split()
@@ -221,9 +222,18 @@ def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touch
     assert _bytes(run) == _bytes(fresh)
 
 
-def test_files_on_gs_are_fetched_once_each_and_no_copy_stays(bucket, storage_server, tmp_path, monkeypatch):
-    """The ranges of a large file share one copy."""
+def test_files_on_gs_are_fetched_once_each_one_at_a_time_and_no_copy_stays(
+    bucket, storage_server, tmp_path, monkeypatch
+):
+    """The ranges of a large file share one copy. `system/storage/test_copies.py` has several readers."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there, fetch = [], gcs.download_all
+
+    def counted(*arguments):
+        fetch(*arguments)
+        there.append([path.name for path in (tmp_path / "cache").rglob("*.jsonl")])
+
+    monkeypatch.setattr(gcs, "download_all", counted)
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     monkeypatch.setattr(source_files, "RANGE_BYTES", 10_000)
     for number, count in enumerate((10, 100, 10)):
@@ -236,7 +246,7 @@ def test_files_on_gs_are_fetched_once_each_and_no_copy_stays(bucket, storage_ser
     assert card["documents"] == 120 and len(document_files.parts(tmp_path / "run" / "documents")) > 4
     assert list((tmp_path / "cache/tpullm/brief").iterdir()) == []
     fetched = [line for line in storage_server.log()[before:] if "alt=media" in line and "/in%2F" in line]
-    assert len(fetched) == 3
+    assert len(fetched) == 3 and there == [["0.jsonl"], ["1.jsonl"], ["2.jsonl"]]
 
 
 MENU = (
