@@ -146,6 +146,19 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _measured_machine() -> Iterator[None]:
+    """Pretraining in a test's own process does not measure this machine, which takes 2 s; commands beside it do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "jax" in sys.modules:  # a session without it imports none for this
+            from tpullm.hardware import peak_flops
+            from tpullm.planning import this_machine
+
+            for module in (peak_flops, this_machine):
+                patch.setattr(module, "fastest", lambda work: peak_flops.Fastest(0.005, disturbed=False))
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_text() -> Path:
     """The folder of real text for tests (`TPULLM_TEST_DATA`, or `../shared/data`); the test is skipped without it."""

@@ -75,8 +75,7 @@ def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, caps
         checksums.verify(kept / "corrupt" / "30")
 
 
-def test_without_a_whole_save_nothing_is_trained_over(interrupted, capsys, monkeypatch):
-    monkeypatch.setattr("tpullm.cli.pretrain._predicted", lambda *arguments: {})  # it measures the machine for 2 s
+def test_without_a_whole_save_nothing_is_trained_over(interrupted, capsys):
     checkpoints = interrupted / "pretrain" / "checkpoints"
     for step in ("25", "30"):
         flip(largest(checkpoints / step))
