@@ -1,10 +1,12 @@
 """Rows that are split along `sequence`: the same numbers, in less memory, and evenly distributed work."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.eight_devices import printed
+from tests.eight_devices import printed, printed_alone
 from tpullm.model.attention import flash
 from tpullm.model.rows import zigzag_order
 
@@ -19,6 +21,16 @@ def documents(length: int) -> tuple[np.ndarray, np.ndarray]:
         segments[begin : begin + size], positions[begin : begin + size] = number, np.arange(size)
         begin += size
     return segments, positions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("length", "rows", "shape"), [(2048, 2, {"sequence": 4, "fsdp": 2}), (131_072, 1, {"sequence": 8})]
+)
+def test_a_device_of_several_needs_less_than_half_of_the_memory_of_one_alone(length, rows, shape):
+    """A device has its own queries and their gradients, but keys, values and their gradients of a whole row."""
+    one, several = printed_alone("tests.model.attention.long_context", str(length), str(rows), json.dumps(shape))
+    assert one / 8 < several < one / 2
 
 
 def key_blocks(order: np.ndarray, devices: int, positions: np.ndarray) -> list[int]:
