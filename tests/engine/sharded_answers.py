@@ -18,6 +18,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tests.training.small import job  # noqa: E402
 from tpullm.data.prompts import Prompts  # noqa: E402
 from tpullm.engine.engine import Engine  # noqa: E402
 from tpullm.engine.generation import continued  # noqa: E402
@@ -30,7 +31,7 @@ from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.mesh import make_mesh, of_single_tokens  # noqa: E402
 from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
 from tpullm.recipe.sampling import Sampling  # noqa: E402
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig  # noqa: E402
 from tpullm.training.rollouts import OwnAnswers  # noqa: E402
 
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
@@ -57,8 +58,8 @@ def answers(shape: dict[str, int]) -> list:
     with jax.set_mesh(mesh):
         params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
         prompts, settings = Prompts([None] * len(PROMPTS), PROMPTS), PolicyConfig(temperature=5.0, answers=2, tokens=9)
-        parts = (TrainConfig(batch_size=8, sequence_length=32), Stops(), architecture, mesh, jnp.dtype("float32"), 3)
-        return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
+        own = dataclasses.replace(job(None, None, 32, 8, mesh, CONFIG), seed=3, adapter=architecture.adapter)
+        return OwnAnswers(own, prompts, None, settings, Stops()).sampled(6, params, np.array([0, 3, 1, 4]))
 
 
 @mock.patch.multiple("tpullm.engine.cache", LEAST_ROWS=1, GROUP_BYTES=1)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from tests.conftest import TINY
 from tests.eight_devices import printed
 from tests.evaluation import problems
 from tests.run.test_resume import assert_same_bits
+from tests.training.small import job
 from tpullm.cli.main import main
 from tpullm.evaluation import evaluate_tasks, tasks, while_training
 from tpullm.evaluation.measured_model import MeasuredModel
@@ -82,9 +84,9 @@ def test_a_mesh_measures_the_same(tiny_run, questions):
 def measures(wide, questions):
     """Measures the small model."""
     settings = MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=3)
-    config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings)
-    parts = (wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
-    return while_training.while_training("pretrain", config, *parts)
+    config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings, compute="float32")
+    small = job(Path("pretrain"), None, config=wide.architecture.config, on=wide.mesh)
+    return while_training.while_training(dataclasses.replace(small, config=config), wide.tokenizer, "pretrain")
 
 
 def places(params):
@@ -151,10 +153,9 @@ def test_what_it_costs_is_what_is_asked(measures, measured):
 def test_what_can_not_be_measured_is_said_before_the_training(changes, message, measures, wide, monkeypatch):
     if "chat" in changes:
         monkeypatch.setattr(type(wide.tokenizer), "has_template", False)
-    config = TrainConfig(measure=dataclasses.replace(measures.config.measure, **changes))
-    parts = (config, wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
+    config = TrainConfig(measure=dataclasses.replace(measures.job.config.measure, **changes))
     with pytest.raises(UserError, match=re.escape(message)):
-        while_training.while_training("talk", *parts)
+        while_training.while_training(dataclasses.replace(measures.job, config=config), wide.tokenizer, "talk")
 
 
 def test_a_run_names_a_missing_file_before_it_collects(tmp_path, capsys):

@@ -14,8 +14,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from tpullm.data.answer_rows import rows_needed
-from tpullm.data.prompts import Prompts, PromptStream
+from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
 from tpullm.data.tuning_data import TuningData, documents_of, prompts_of, tuning_data
 from tpullm.evaluation import tasks
@@ -25,9 +24,8 @@ from tpullm.formats.models import check_shape, load_params, made_by, model_of
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
-from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, row_parts
-from tpullm.recipe.schema import AdapterConfig, Recipe, TuningConfig
+from tpullm.recipe.schema import AdapterConfig, Recipe
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -42,7 +40,7 @@ from tpullm.training.objectives.preferences import fill_references
 from tpullm.training.rewards.reward_set import Rewards
 from tpullm.training.rollouts import Rollouts
 from tpullm.training.stage import is_finished, make
-from tpullm.training.teaching import TaughtAnswers, taught_batches, teacher_of
+from tpullm.training.teaching import TaughtAnswers, on_taught_texts, teacher_of
 
 Tree = Any
 
@@ -84,13 +82,11 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
     adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
-    trained, dtype = Architecture(model, adapter), compute_dtype(config.compute)
     inputs = tuning_inputs(recipe, run, name)
     if is_finished(run / name, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
     rows, sizes = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length, config.evaluate_rows)
-    placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     job = Job(
         directory=run / name,
         model=model,
@@ -99,14 +95,16 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
         mesh=mesh,
         evaluations=held_out_batches(recipe, run, *sizes, rows),
         bytes_per_token=tokenizer.bytes_per_token(),
-        load=partial(load_params, base, placed),
         adapter=adapter,
         begins=begins,
         text=_old_text(recipe, run, name, mesh),
         share=sum(settings.beside.values()),
-        measures=while_training(name, config, tokenizer, trained, mesh, dtype, recipe.seed, where=f"{where}.train"),
         before=(base.stage, base.step, inputs["upstream"][base.stage]) if adapter else None,
     )
+    of_adapter = job.architecture
+    placed = of_adapter.frozen(of_adapter.at_rest(mesh, job.dtype)) if adapter else architecture.placed(mesh)
+    measures = while_training(job, tokenizer, f"{where}.train")
+    job = dataclasses.replace(job, load=partial(load_params, base, placed), measures=measures)
     teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
     with contextlib.ExitStack() as closing:
         if settings.prompts:
@@ -121,12 +119,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
                 )
             changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
             examples = sum(len(read.ids) for source, read in data.read.items() if source not in settings.documents)
-            if teacher:
-                stream, held_out, prepare = taught_batches(recipe, run, name, data, teacher)
-                evaluations = job.evaluations | held_out
-                job = dataclasses.replace(job, stream=stream, evaluations=evaluations, prepare=prepare)
-            else:
-                job = _on_texts(job, data, where)
+            job = on_taught_texts(job, data, teacher, settings.documents) if teacher else _on_texts(job, data, where)
         make(job, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
 
 
@@ -140,28 +133,16 @@ def _on_own_answers(
     """
     settings, config = recipe.finetune[name], job.config
     prompts, held_out = prompts_of(recipe, name, tokenizer, job.model.context_length)
-    _check_room(prompts, settings, f"finetune.{name}")
-    parts = {
-        "prompts": prompts,
-        "held_out": held_out,
-        "settings": settings.policy,
-        "config": config,
-        "tokenizer": tokenizer,
-        "architecture": Architecture(job.model, job.adapter),
-        "mesh": job.mesh,
-        "dtype": compute_dtype(config.compute),
-        "seed": recipe.seed,
-    }
     stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
+    given = job, prompts, held_out, settings.policy, tokenizer
     if teacher:
-        return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(**parts, teacher=teacher)), len(prompts)
+        return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(*given, teacher)), len(prompts)
     rewards = closing.enter_context(Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))))
-    answers = Rollouts(**parts, directory=job.directory, rewards=rewards)
     # The policy loss hovers near 0 and gradients vanish on ties, so outlier detection is off: only steps that are not
     # finite are skipped.
     skip = dataclasses.replace(config.optimizer.skip, deviations=0)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
-    return dataclasses.replace(job, config=config, stream=stream, answers=answers), len(prompts)
+    return dataclasses.replace(job, config=config, stream=stream, answers=Rollouts(*given, rewards)), len(prompts)
 
 
 def _on_texts(job: Job, data: TuningData, where: str) -> Job:
@@ -190,18 +171,6 @@ def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None
     rows = max(1, round(share * train.batch_size / least)) * least
     documents, own = documents_of(settings.beside, run, where), own_rows(mesh, rows)
     return Stream(documents, settings.beside, rows, train.sequence_length, recipe.seed, own, f"{where}.documents")
-
-
-def _check_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:
-    """Refuse a batch that can't hold the answers of a step, should all be as long as they may."""
-    policy, train = settings.policy, settings.train
-    needed = rows_needed(policy.prompts, policy.answers, prompts.longest, policy.tokens, train.sequence_length)
-    if needed > train.batch_size:
-        raise UserError(
-            f"{where}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of {policy.tokens} "
-            f"tokens can take {needed} rows of {train.sequence_length} tokens, and a batch has {train.batch_size}; "
-            f"raise it to {needed}, or lower {where}.policy.prompts, answers or tokens"
-        )
 
 
 def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) -> tuple[AdapterConfig | None, Tree]:

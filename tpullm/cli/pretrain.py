@@ -16,7 +16,6 @@ from tpullm.formats.models import load_params, made_by, model_of
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_fits
-from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows
 from tpullm.planning.this_machine import expected
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
@@ -62,9 +61,7 @@ def main(recipe: Recipe, run: Path) -> None:
         job = replace(job, load=partial(resume.parameters, origin, tokenizer, architecture, mesh))
     elif recipe.base:
         job = replace(job, load=partial(load_params, made_by(run / "base"), architecture.placed(mesh)))
-    dtype = compute_dtype(config.compute)
-    on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
-    job = replace(job, measures=on_the_way)
+    job = replace(job, measures=while_training(job, tokenizer, "pretrain"))
     notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
     if origin:
         notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jax.sharding import Mesh
-
 from tpullm.engine.generation import answer, sampled
 from tpullm.engine.session import Session
 from tpullm.evaluation import evaluate_tasks, programming_task, question_task
@@ -23,10 +21,10 @@ from tpullm.evaluation.tables import MEASURES
 from tpullm.evaluation.tasks import Asking, Tasks, keys_for_options, named
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import moved, of_single_tokens
-from tpullm.recipe.schema import TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
 from tpullm.tokenizer import Tokenizer
+from tpullm.training.job import Job
 
 Tree = Any
 SHOWN = 100  # characters of a sample in the terminal
@@ -37,27 +35,21 @@ class WhileTraining:
     """Measures the model of a training.
 
     Args:
-        name: of the stage.
-        first: the step that it begins at.
-        config: of the training.
+        job: the training.
         tasks: to measure it on.
         asking: how their questions are asked.
         session: the model without its parameters; matmuls are in the type of the training, and not in fp8.
-        seed: of the texts.
     """
 
-    name: str
-    first: int
-    config: TrainConfig
+    job: Job
     tasks: Tasks
     asking: Asking
     session: Session
-    seed: int
 
     def due(self, step: int) -> bool:
         """Whether it measures after `step`: before the first step, every so many steps, and at the end."""
-        every = self.config.measure.every or self.config.evaluate_every
-        return step in (self.first, self.config.steps) or bool(every and step % every == 0)
+        every = self.job.config.measure.every or self.job.config.evaluate_every
+        return step in (self.job.first, self.job.config.steps) or bool(every and step % every == 0)
 
     def measure(self, step: int, params: Tree, between: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """A row of the log. With several hosts, all of them call it.
@@ -74,13 +66,13 @@ class WhileTraining:
         tasks: dict[str, Any] = {}
         if any(self.tasks):
             model = MeasuredModel(session, parameters=f"step {step}", between=between)  # no answer is kept, so no hash
-            found = evaluate_tasks.measured(model, self.name, self.tasks, self.asking)
+            found = evaluate_tasks.measured(model, self.job.directory.name, self.tasks, self.asking)
             tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
-        settings = self.config.measure
+        settings = self.job.config.measure
         if settings.chat:
             texts = answer(session, settings.prompts, tokens=settings.sample_tokens) if settings.prompts else []
         else:
-            texts = sampled(session, settings.prompts, settings.sample_tokens, self.seed)
+            texts = sampled(session, settings.prompts, settings.sample_tokens, self.job.seed)
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(settings.prompts, texts, strict=True)]
         between()
         lines = [_told(task, own) for task, own in tasks.items()]
@@ -102,7 +94,7 @@ class WhileTraining:
         A token that is read costs the forward pass, a third of training it. One that is written is counted as one that
         is trained.
         """
-        config, settings, counter = self.config, self.config.measure, _Counter(self.session)
+        config, settings, counter = self.job.config, self.job.config.measure, _Counter(self.session)
         questions = sum(
             len(question_task.measure(counter, file, self.asking)["questions"]) for file in self.tasks.files
         )
@@ -112,36 +104,26 @@ class WhileTraining:
             counter.read_tokens += sum(len(self.session.tokenizer.encode(problem.prompt)) for problem in asked)
             counter.written_tokens += len(asked) * programming_task.TOKENS
         written = counter.written_tokens + len(settings.prompts) * settings.sample_tokens
-        times = sum(map(self.due, range(self.first, config.steps + 1)))
-        trained = (config.steps - self.first) * config.batch_size * config.sequence_length
+        times = sum(map(self.due, range(self.job.first, config.steps + 1)))
+        trained = (config.steps - self.job.first) * config.batch_size * config.sequence_length
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
         counts = {"question": questions, "text": len(settings.prompts)}
         whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
-        line = f"{self.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
+        line = f"{self.job.directory.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
         line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
         return line + ", and what the tasks of the harness take" * bool(self.tasks.names)
 
 
-def while_training(
-    name: str,
-    config: TrainConfig,
-    tokenizer: Tokenizer,
-    architecture: Architecture,
-    mesh: Mesh,
-    dtype: Any,
-    seed: int,
-    first: int = 0,
-    where: str = "",
-) -> WhileTraining | None:
+def while_training(job: Job, tokenizer: Tokenizer, where: str) -> WhileTraining | None:
     """What measures a training as its settings ask, which are checked; None if they ask for nothing.
 
     Args:
-        where: the section of the training in the recipe, if it is not `name`.
+        where: the section of the training in the recipe.
 
     Raises:
         UserError: a task is not known or can't be asked, or a prompt is too long.
     """
-    settings, section, context = config.measure, f"{where or name}.measure", architecture.config.context_length
+    settings, section, context = job.config.measure, f"{where}.measure", job.model.context_length
     if not settings.tasks and not settings.prompts:
         return None
     asking = Asking(settings.shots, 0, settings.limit, settings.chat)
@@ -155,10 +137,10 @@ def while_training(
         if not ids or len(ids) >= context:
             what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
             raise UserError(f"{section}.prompts: {one_line(repr(prompt), 40)} {what}; give another text")
-    evaluate_tasks.agree(tasks, name)
-    used = Architecture(replace(architecture.config, matmuls="compute"), architecture.adapter)
-    session = Session(tokenizer, used, None, of_single_tokens(mesh), dtype)
-    made = WhileTraining(name, first, config, tasks, asking, session, seed)
+    evaluate_tasks.agree(tasks, job.directory.name)
+    used = Architecture(replace(job.model, matmuls="compute"), job.adapter)
+    session = Session(tokenizer, used, None, of_single_tokens(job.mesh), job.dtype)
+    made = WhileTraining(job, tasks, asking, session)
     say(made.cost())
     return made
 

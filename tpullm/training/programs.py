@@ -12,8 +12,7 @@ from tpullm.data.batch import Batch
 from tpullm.formats.models import load_state
 from tpullm.hardware.peak_flops import peak
 from tpullm.model.adapter import with_lengths
-from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
-from tpullm.model.platform import compute_dtype
+from tpullm.model.architecture import parameter_count, training_flops_per_token
 from tpullm.model.rows import put
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -37,8 +36,8 @@ class Programs:
     """
 
     def __init__(self, job: Job):
-        config, dtype = job.config, compute_dtype(job.config.compute)
-        self._job, self._architecture = job, Architecture(job.model, job.adapter)
+        config, dtype = job.config, job.dtype
+        self._job, self._architecture = job, job.architecture
         trained = self._architecture.trained
         self._optimizer = make_optimizer(
             config.optimizer, config.steps, trained(self._architecture.axes), dtype, job.adapter

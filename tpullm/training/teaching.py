@@ -6,7 +6,7 @@ where its own texts lead it. The teacher's parameters are in memory beside those
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import stages
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, difference
+from tpullm.training.job import Job
 from tpullm.training.objectives.distillation import Teacher, fill
 from tpullm.training.rollouts import OwnAnswers
 from tpullm.training.step import make_evaluation
@@ -69,12 +70,12 @@ class TaughtAnswers(OwnAnswers):
         if self.held_out is None:
             return {}
         (asked, said), each = self.to_held_out(params), self.settings.prompts
-        options = (self.architecture, self.dtype, self.config.accumulation, self.config.loss_chunks)
+        options = (self.job.architecture, self.job.dtype, self.job.config.accumulation, self.job.config.loss_chunks)
         total = weight = 0.0
         for first in range(0, len(said), each):
             prompts = [self.held_out.ids[number] for number in asked[first : first + each]]
             batch = self._taught(prompts, [[ids] for ids in said[first : first + each]])
-            sums = jax.device_get(make_evaluation(*options)(params, put(self.mesh, batch)))
+            sums = jax.device_get(make_evaluation(*options)(params, put(self.job.mesh, batch)))
             total, weight = total + float(sums.loss), weight + float(sums.weight)
         return {"eval_divergence": {"prompts": total / weight}, "eval_answers": self.shown(asked, said)}
 
@@ -84,9 +85,9 @@ class TaughtAnswers(OwnAnswers):
     def _taught(self, prompts: Sequence[list[int]], said: Sequence[Sequence[list[int]]]) -> TaughtBatch:
         """This host's rows of the batch of some answers."""
         nothing = np.zeros((len(said), len(said[0])), np.float32)
-        options = (self.settings, self.config.sequence_length, self.possible_rows())
+        options = (self.settings, self.job.config.sequence_length, self.possible_rows())
         whole, _ = answer_rows.laid_out(prompts, said, nothing, *options)
-        own = own_rows(self.mesh, len(whole.inputs))
+        own = own_rows(self.job.mesh, len(whole.inputs))
         names = [field.name for field in dataclasses.fields(Batch)]
         plain = Batch(*(getattr(whole, name)[own] for name in names))
         ids, logps = self.teacher.says(self._params, plain, branched=True)
@@ -126,27 +127,28 @@ def teacher_of(
     return Teacher(settings.teacher, architecture, load, mesh, dtype, vocabulary, train.loss_chunks), notes
 
 
-def taught_batches(
-    recipe: Recipe, run: Path, name: str, data: TuningData, teacher: Teacher
-) -> tuple[TaughtStream, dict[str, TaughtEvaluation], Callable[[int], None]]:
-    """The batches of the stage `name`, its held-out ones, and what has the teacher say all that so many batches need.
+def on_taught_texts(job: Job, data: TuningData, teacher: Teacher, sources: Iterable[str]) -> Job:
+    """The job that learns conversations and documents from a teacher. Before it begins, the teacher says all it needs.
 
     What it says is kept in files of a micro-batch each, since it computes in these.
+
+    Args:
+        sources: of the documents, whose held-out ones the teacher reads too.
     """
-    settings, folder = recipe.finetune[name], run / name / FOLDER
-    train, length = settings.train, settings.train.sequence_length
+    train, length, folder = job.config, job.config.sequence_length, job.directory / FOLDER
     each = train.batch_size // train.accumulation
-    rows, own = own_rows(teacher.mesh, train.batch_size), own_rows(teacher.mesh, each)
-    given = data.read, data.weights, train.batch_size, length, recipe.seed, rows, f"finetune.{name}"
-    stream = TaughtStream(*given, settings=settings.teacher, folder=folder / "read")
-    held_out, evaluations, fixed = dict(data.held_out), {}, []
-    for source in settings.documents:
-        if (path := run / "tokens" / source / "held_out").exists():
+    rows, own = own_rows(job.mesh, train.batch_size), own_rows(job.mesh, each)
+    given = data.read, data.weights, train.batch_size, length, job.seed, rows, f"finetune.{job.directory.name}"
+    stream = TaughtStream(*given, settings=teacher.settings, folder=folder / "read")
+    held_out, evaluations, fixed = dict(data.held_out), dict(job.evaluations), []
+    for source in sources:
+        if (path := job.directory.parent / "tokens" / source / "held_out").exists():
             held_out[source] = TokenStore(path)
     for source, documents in held_out.items():
         files = list(EvaluationBatches(documents, each, length, train.evaluate_rows, own))
         kept = Kept(folder / "held_out" / source, len(files) * each, each)
         batches = EvaluationBatches(documents, train.batch_size, length, train.evaluate_rows, rows)
-        evaluations[source] = TaughtEvaluation(batches, kept, train.batch_size, rows, settings.teacher)
+        evaluations[source] = TaughtEvaluation(batches, kept, train.batch_size, rows, teacher.settings)
         fixed.append((kept, files.__getitem__))
-    return stream, evaluations, lambda batches: fill(teacher, [stream.keep(batches, each, own), *fixed])
+    prepare = lambda batches: fill(teacher, [stream.keep(batches, each, own), *fixed])  # noqa: E731
+    return dataclasses.replace(job, stream=stream, evaluations=evaluations, prepare=prepare)

@@ -18,7 +18,6 @@ from tpullm.data import packing
 from tpullm.data.answer_rows import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.model.architecture import Architecture
-from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import fetch, own_rows, put, to_zigzag_order
 from tpullm.recipe.schema import PreferenceConfig
 from tpullm.system import storage
@@ -246,7 +245,7 @@ def _references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
     """Of each part `[answers of a pair, pairs]`, computed in micro-batches of the training."""
     mesh, config, architecture = job.mesh, job.config, Architecture(job.model)
     count, length = config.batch_size // config.accumulation, config.sequence_length
-    options = {"dtype": compute_dtype(config.compute), "chunks": config.loss_chunks}
+    options = {"dtype": job.dtype, "chunks": config.loss_chunks}
     run = jax.jit(lambda *of: jnp.stack([found.policy for found in answers(architecture, *of, **options)]))
     found, own = [], own_rows(mesh, count)
     with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:
