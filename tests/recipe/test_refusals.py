@@ -92,6 +92,7 @@ ON_THE_COMMAND_LINE = {
     "--mesh={fsdp: two}": "mesh.fsdp: two is not a whole number",
     "--mesh.fsdp=true": "mesh.fsdp: True is not a whole number",
     "--mesh={fsdp: -2}": "mesh.fsdp: -2 is not a number of devices",
+    "--mesh={fsdp: 0}": "mesh.fsdp: 0 is not a number of devices",
     "--mesh.tensor=-1": "mesh: fsdp and tensor are -1, and only one can be",
     "--mesh={tensr: 2}": "tensr is not an axis; the axes are data, fsdp, expert, sequence, tensor; the nearest is tens",
     "--mesh=3": "mesh: 3 is not pairs, such as {fsdp: 4, tensor: 2}",
@@ -203,9 +204,10 @@ def test_what_is_typed_is_no_mistake_of_the_file(tmp_path):
 
 
 def test_what_is_right_is_let_through(tmp_path):
-    options = ["--mesh.tensor=2", "--finetune.talk.train.steps=3", "--model.windows=[0, 8]", "--text=2024-01-01"]
+    options = ["--mesh.tensor=2", "--mesh.data=1", "--finetune.talk.train.steps=3", "--model.windows=[0, 8]"]
+    options += ["--text=2024-01-01"]
     one = parsing.load(TINY, [*options, "--pretrain.optimizer={peak_lr: 1e-3}", "--evaluate.attention=[a]"])
-    assert one.mesh == {"fsdp": -1, "tensor": 2} and one.model.windows == (0, 8)
+    assert one.mesh == {"fsdp": -1, "tensor": 2, "data": 1} and one.model.windows == (0, 8)
     assert (one.finetune["talk"].train.steps, one.finetune["talk"].train.batch_size) == (3, 8)
     assert (one.pretrain.optimizer.peak_lr, one.pretrain.optimizer.warmup_steps) == (1e-3, 5)
     assert (one.text, one.evaluate.attention) == ("2024-01-01", "[a]")

@@ -1,8 +1,10 @@
 """The settings of sampling: the least and the most of each is allowed, and nothing beyond."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from tpullm.recipe.sampling import Sampling, check
+from tpullm.recipe.sampling import Sampling, check, from_options
 from tpullm.system.errors import UserError
 
 
@@ -21,3 +23,12 @@ def test_the_bounds_of_an_option(option, allowed, refused):
     for value in refused:
         with pytest.raises(UserError, match=f"--{option.replace('_', '-')}: {value} is"):
             check(Sampling(**{option: value}))
+
+
+@pytest.mark.parametrize(("seed", "allowed"), [(0, True), (2**31 - 1, True), (-1, False), (2**31, False)])
+def test_the_bounds_of_a_seed(seed, allowed):
+    options = SimpleNamespace(temperature=0.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
+    if allowed:
+        return from_options(options)
+    with pytest.raises(UserError, match=f"--seed: {seed} is not from 0 to 2147483647"):
+        from_options(options)
