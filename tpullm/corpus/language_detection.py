@@ -12,9 +12,11 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from tpullm.corpus.characters import code_points
 from tpullm.system.errors import UserError
@@ -25,72 +27,19 @@ LONGEST = 6  # bytes of an n-gram
 PER_NAT, PER_WEIGHT = 512, 1024
 WEIGHTS = np.array([round(PER_WEIGHT * math.log1p(count)) for count in range(4096)], np.float64)
 
-# The scripts: the languages that are known and written in them (ISO 639), and their blocks of the Unicode standard,
-# first and last code point. Where a script has one language, no model is asked.
-_SCRIPTS = {
-    "latin": (
-        "ace af an az bcl br bs ca crh cs cy da de en eo es et eu ext fi fo fr fuv fy ga gcf gcr gd gl gom gug guw ha "
-        "hr ht hu id ig is it jv kab kik ku la lb lg lij ln lt ltg lv mg ms mt nl nn no nso oc om pcm pl pt qu ro rw "
-        "se sk sl sn so sq sr st sv sw tk tl tr uz vec vi vo wa xh yo zu zxx",
-        (0x41, 0x5A), (0x61, 0x7A), (0xC0, 0x24F), (0x1E00, 0x1EFF), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A),
-    ),
-    "kana": ("ja", (0x3041, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),
-    "han": ("wuu yue zh", (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)),
-    "hangul": ("ko", (0x1100, 0x11FF), (0x3130, 0x318F), (0xAC00, 0xD7A3)),
-    "cyrillic": ("ba be bg kk ky mk mn ru sr tg tt uk uz", (0x400, 0x52F), (0x1C80, 0x1C8F), (0xA640, 0xA69F)),
-    "greek": ("el", (0x370, 0x3FF), (0x1F00, 0x1FFF)),
-    "armenian": ("hy", (0x530, 0x58F), (0xFB13, 0xFB17)),
-    "georgian": ("ka", (0x10A0, 0x10FF), (0x1C90, 0x1CBF), (0x2D00, 0x2D2F)),
-    "hebrew": ("he", (0x590, 0x5FF), (0xFB1D, 0xFB4F)),
-    "arabic": (
-        "ar ary arz fa ps sdh ug ur uzs",
-        (0x600, 0x6FF), (0x750, 0x77F), (0x8A0, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC),
-    ),
-    "ethiopic": ("am", (0x1200, 0x139F), (0x2D80, 0x2DDF)),
-    "devanagari": ("gom hi mr ne sa", (0x900, 0x97F), (0xA8E0, 0xA8FF)),
-    "bengali": ("as bn", (0x980, 0x9FF)),
-    "gurmukhi": ("pa", (0xA00, 0xA7F)),
-    "gujarati": ("gu", (0xA80, 0xAFF)),
-    "oriya": ("or", (0xB00, 0xB7F)),
-    "tamil": ("ta", (0xB80, 0xBFF)),
-    "telugu": ("te", (0xC00, 0xC7F)),
-    "kannada": ("kn", (0xC80, 0xCFF)),
-    "malayalam": ("ml", (0xD00, 0xD7F)),
-    "sinhala": ("si", (0xD80, 0xDFF)),
-    "thai": ("th", (0xE00, 0xE7F)),
-    "lao": ("lo", (0xE80, 0xEFF)),
-    "tibetan": ("bo", (0xF00, 0xFFF)),
-    "burmese": ("my", (0x1000, 0x109F), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F)),
-    "khmer": ("km", (0x1780, 0x17FF), (0x19E0, 0x19FF)),
-}  # fmt: skip
-SCRIPTS = {script: tuple(blocks) for script, (_, *blocks) in _SCRIPTS.items()}
-LANGUAGES = {script: tuple(languages.split()) for script, (languages, *_) in _SCRIPTS.items()}
+_TABLE = yaml.safe_load(resources.files(__package__).joinpath("scripts.yaml").read_text(encoding="utf-8"))
+SCRIPTS = {script: tuple(map(tuple, row["blocks"])) for script, row in _TABLE["scripts"].items()}
+LANGUAGES = {script: tuple(row["languages"].split()) for script, row in _TABLE["scripts"].items()}
 NO_SCRIPT = dict.fromkeys(SCRIPTS, 0.0)
 SPACELESS = ("kana", "han", "thai", "lao", "tibetan", "burmese", "khmer")
 DENSE = ("kana", "han", "hangul")
 DENSITY = 3  # a syllable or an ideograph counts as three letters
 _DENSITIES = np.array([DENSITY if name in DENSE else 1 for name in SCRIPTS])
 NO_LANGUAGE = "zxx"  # of the model: numbers, names, markup
-# Languages that are written alike, so a text in one of them passes for each.
-ALIKE = (
-    ("no", "nb", "nn"),
-    ("bs", "hr", "sr", "sh"),
-    ("id", "ms"),
-    ("zh", "yue", "wuu"),
-    ("ar", "ary", "arz"),
-    ("el", "grc"),
-    ("he", "hbo"),
-    ("bo", "dz"),
-    ("tl", "fil"),
-)
+ALIKE = tuple(tuple(group.split()) for group in _TABLE["alike"])  # a text in one of them passes for each
 TOGETHER = {language: group for group in ALIKE for language in group}
 KNOWN = frozenset(TOGETHER).union(*LANGUAGES.values()) - {NO_LANGUAGE}
-# What people write instead: the code of a country, a name, three letters.
-MISTAKEN = {
-    **{"cn": "zh", "cz": "cs", "dk": "da", "gr": "el", "iw": "he", "jp": "ja", "kr": "ko", "ua": "uk"},
-    **{"chinese": "zh", "english": "en", "french": "fr", "german": "de", "japanese": "ja", "korean": "ko"},
-    **{"deu": "de", "eng": "en", "fra": "fr", "jpn": "ja", "kor": "ko", "russian": "ru", "spanish": "es", "zho": "zh"},
-}
+MISTAKEN = _TABLE["mistaken"]  # what people write instead
 # Characters of the beginning, and as many of the middle: for the shares of the scripts, and for the model. A second and
 # a third look follow where the one before was not sure. Of 1,410 texts of 500 characters and more in languages of which
 # the script says too little, the first look was sure of 92 %, and each time right.

@@ -185,16 +185,16 @@ def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """The code that makes parts and its lists of words, as a hash, and the versions of the libraries that it calls.
+    """The code that makes parts and its tables, as a hash, and the versions of the libraries that it calls.
 
     Comments, docstrings and formatting do not count. Python does: its tables of Unicode decide what a letter is.
     """
     folder = Path(__file__).parent
     paths = [path for path in sorted(folder.rglob("*.py")) if path.stem not in _AFTERWARDS]
     trees = {str(path.relative_to(folder)): _meaning(path) for path in paths}
-    trees["words"] = (folder / "filters" / "words.yaml").read_text(encoding="utf-8")
+    tables = {name: (folder / name).read_text(encoding="utf-8") for name in ("filters/words.yaml", "scripts.yaml")}
     versions = {name: metadata.version(name) for name in LIBRARIES}
-    return {"tpullm.corpus": storage.hash_json(trees)[:16], "unicode": unicodedata.unidata_version, **versions}
+    return {"tpullm.corpus": storage.hash_json(trees | tables)[:16], "unicode": unicodedata.unidata_version, **versions}
 
 
 def _meaning(path: Path) -> str:
