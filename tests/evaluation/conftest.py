@@ -7,7 +7,7 @@ import pytest
 
 from tests.small_model import session, small_tokenizer  # noqa: F401
 from tpullm.evaluation.likelihoods import Likelihood
-from tpullm.evaluation.measured_model import MeasuredModel
+from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel
 from tpullm.model.architecture import Architecture
 
 
@@ -33,7 +33,7 @@ class Guesses(MeasuredModel):
     """
 
     def __init__(self, session, says=(), answers=None):  # noqa: F811
-        super().__init__(session, answers, parameters="x")
+        super().__init__(session, answers or KeptAnswers(), parameters="x")
         self.says = says
 
     def likelihoods(self, requests):

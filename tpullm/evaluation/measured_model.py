@@ -63,13 +63,61 @@ class Writing(NamedTuple):
     by_bytes: bool = False
 
 
+class KeptAnswers:
+    """The answers in a folder; without one, none is kept. Host 0 reads and writes them; `found` tells all hosts."""
+
+    def __init__(self, folder: Path | None = None):
+        self._keeps, self._file = folder is not None, None
+        self._answers: dict[str, Any] = {}
+        if folder and hosts.is_first():
+            self._open(folder)
+
+    def _open(self, folder: Path) -> None:
+        storage.check_writable(folder)
+        self._grows = mirrored(folder)
+        file = self._grows.folder / FILE
+        if storage.is_remote(folder) and (folder / FILE).exists():
+            file.write_bytes((folder / FILE).read_bytes())
+        if file.exists():
+            text = file.read_bytes()
+            self._answers = dict(_lines(text, folder / FILE))
+            if text and not text.endswith(b"\n"):  # cut off in the middle of a line
+                file.write_bytes(text[: text.rfind(b"\n") + 1])
+        self._file = open(file, "ab", buffering=0)
+
+    def found(self, keys: Sequence[str]) -> list[Any]:
+        """The answer of each key, None where there is none; on all hosts the same."""
+        if not self._keeps:
+            return [None] * len(keys)
+        found: list[Any] = []
+        for first in range(0, len(keys), AT_A_TIME):
+            part = keys[first : first + AT_A_TIME]
+            found += hosts.broadcast("kept answers", lambda part=part: [self._answers.get(key) for key in part])
+        return found
+
+    def add(self, answers: Mapping[str, Any]) -> None:
+        """Keep answers (JSON) by their keys."""
+        if self._file:
+            self._answers |= answers
+            lines = [json.dumps({"key": key, "answer": answer}) + "\n" for key, answer in answers.items()]
+            storage.append(self._file, "".join(lines).encode())
+            self._grows.changed()
+
+    def close(self) -> None:
+        """All that was added is written."""
+        if self._file:
+            self._file.close()
+            self._grows.close()
+            self._file = None
+
+
 @dataclass
 class MeasuredModel:
     """A model, and the answers that it gave. With several hosts, all of them ask the same.
 
     Args:
         session: the model.
-        answers: where answers are kept; None keeps none.
+        answers: that are kept.
         parameters: the hash of the parameters.
         counts: `requests`, how many there were; `kept`, those that an earlier evaluation had answered; `cut`, those
             that were longer than the context and lost tokens at their left.
@@ -77,7 +125,7 @@ class MeasuredModel:
     """
 
     session: Session
-    answers: "KeptAnswers | None" = None
+    answers: KeptAnswers = field(default_factory=KeptAnswers)
     parameters: str = ""
     counts: dict[str, int] = field(default_factory=lambda: {"requests": 0, "kept": 0, "cut": 0})
     between: Callable[[], None] = lambda: None
@@ -120,7 +168,7 @@ class MeasuredModel:
     def _answered(self, requests: Sequence, keys: Sequence, ask: Callable, what: str) -> list[Any]:
         """The answer to each request, as JSON has it: kept, or asked for now. Equal requests are asked once."""
         keys = [key_of(self.parameters, key) for key in keys]
-        kept = self.answers.found(keys) if self.answers else [None] * len(keys)
+        kept = self.answers.found(keys)
         answers = {key: answer for key, answer in zip(keys, kept, strict=True) if answer is not None}
         self.counts["requests"] += len(keys)
         self.counts["kept"] += sum(answer is not None for answer in kept)
@@ -131,8 +179,7 @@ class MeasuredModel:
             def done(found: dict[int, Any]) -> None:
                 new = {names[number]: answer for number, answer in found.items()}
                 answers.update(new)
-                if self.answers:
-                    self.answers.add(new)
+                self.answers.add(new)
                 advance(len(new))
                 self.between()
 
@@ -193,52 +240,6 @@ def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
 def key_of(parameters: str, request: Sequence[Any]) -> str:
     """The key of a request (JSON) to a model of the hash `parameters`: all that the answer depends on."""
     return hashlib.sha256(json.dumps([parameters, *request]).encode()).hexdigest()[:32]
-
-
-class KeptAnswers:
-    """The answers in a folder. Host 0 reads and writes them; `found` tells all hosts."""
-
-    def __init__(self, folder: Path):
-        self._answers: dict[str, Any] = {}
-        self._file = None
-        if hosts.is_first():
-            self._open(folder)
-
-    def _open(self, folder: Path) -> None:
-        storage.check_writable(folder)
-        self._grows = mirrored(folder)
-        file = self._grows.folder / FILE
-        if storage.is_remote(folder) and (folder / FILE).exists():
-            file.write_bytes((folder / FILE).read_bytes())
-        if file.exists():
-            text = file.read_bytes()
-            self._answers = dict(_lines(text, folder / FILE))
-            if text and not text.endswith(b"\n"):  # cut off in the middle of a line
-                file.write_bytes(text[: text.rfind(b"\n") + 1])
-        self._file = open(file, "ab", buffering=0)
-
-    def found(self, keys: Sequence[str]) -> list[Any]:
-        """The answer of each key, None where there is none; on all hosts the same."""
-        found: list[Any] = []
-        for first in range(0, len(keys), AT_A_TIME):
-            part = keys[first : first + AT_A_TIME]
-            found += hosts.broadcast("kept answers", lambda part=part: [self._answers.get(key) for key in part])
-        return found
-
-    def add(self, answers: Mapping[str, Any]) -> None:
-        """Keep answers (JSON) by their keys."""
-        if self._file:
-            self._answers |= answers
-            lines = [json.dumps({"key": key, "answer": answer}) + "\n" for key, answer in answers.items()]
-            storage.append(self._file, "".join(lines).encode())
-            self._grows.changed()
-
-    def close(self) -> None:
-        """All that was added is written."""
-        if self._file:
-            self._file.close()
-            self._grows.close()
-            self._file = None
 
 
 def _lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:

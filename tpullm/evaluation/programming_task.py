@@ -128,7 +128,7 @@ def program_of(problem: Problem, said: str, chat: bool) -> str:
 
 
 def verdicts(
-    calls: Sequence[Sequence[str]], answers: KeptAnswers | None, between: Callable[[], None] = lambda: None
+    calls: Sequence[Sequence[str]], answers: KeptAnswers, between: Callable[[], None] = lambda: None
 ) -> list[str]:
     """One of `VERDICTS` for each call. With several hosts, all of them call this, and host 0 runs the programs.
 
@@ -139,7 +139,7 @@ def verdicts(
     """
     settings = [PROTOCOL, SECONDS, MEMORY_MIB, platform.python_version()]
     keys = [key_of("program", [*settings, *call]) for call in calls]
-    kept = answers.found(keys) if answers else [None] * len(keys)
+    kept = answers.found(keys)
     found = {key: word for key, word in zip(keys, kept, strict=True) if word in VERDICTS}
     missing = {key: call for key, call in zip(keys, calls, strict=True) if key not in found}
     names = list(missing)
@@ -155,7 +155,6 @@ def verdicts(
             words = hosts.broadcast("programs", lambda asked=asked: [own[-1] for own in judge.verdicts(asked)])
             new = dict(zip(part, words, strict=True))
             found |= new
-            if answers:
-                answers.add({key: word for key, word in new.items() if word not in (ERROR, TIME)})
+            answers.add({key: word for key, word in new.items() if word not in (ERROR, TIME)})
             advance(len(part))
     return [found[key] for key in keys]
