@@ -51,7 +51,11 @@ def check(job: Job) -> None:
     machines.check_provisioning(machine, config.provisioning)
     if config.gpu_network:
         raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
-    _check_volumes(config.volumes)
+    for source, mount in config.volumes.items():
+        if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
+            raise UserError(
+                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
+            )
     jobs.check_cloud(job)
     if job.verb == "evaluate" and config.nodes > 1:
         raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
@@ -60,14 +64,6 @@ def check(job: Job) -> None:
             raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
         return
     jobs.check_mesh(job)
-
-
-def _check_volumes(volumes: dict[str, str]) -> None:
-    for source, mount in volumes.items():
-        if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
-            raise UserError(
-                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
-            )
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:

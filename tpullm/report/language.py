@@ -86,19 +86,16 @@ ENGLISH = Language()
 
 
 def named(name: str) -> Language:
-    """The language `en` or `ja`."""
-    return ENGLISH if name == "en" else Language(name, _catalogue(name))
+    """The language `en` or `ja`. Line breaks within a template of `ja.yaml` are removed."""
+    import yaml
+
+    if name == "en":
+        return ENGLISH
+    pairs = yaml.safe_load(resources.files("tpullm.report").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return Language(name, {english: "".join(sentence.splitlines()) for english, sentence in pairs.items()})
 
 
 def preferred(environment: Mapping[str, str]) -> str:
     """The language of the environment: `ja` in a Japanese locale, else `en`. POSIX: the first variable that is set."""
     found = next((value for key in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := environment.get(key))), "")
     return "ja" if found.lower().startswith("ja") else "en"
-
-
-def _catalogue(name: str) -> dict[str, str]:
-    """The templates of `NAME.yaml`. Line breaks within a Japanese template are removed."""
-    import yaml
-
-    pairs = yaml.safe_load(resources.files("tpullm.report").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
-    return {english: "".join(sentence.splitlines()) for english, sentence in pairs.items()}
