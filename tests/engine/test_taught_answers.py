@@ -18,8 +18,7 @@ from tpullm.training.teaching import TaughtAnswers
 def taught(session):
     """The model is its own teacher, by other parameters."""
     load = lambda: jax.tree.map(lambda leaf: 1.1 * leaf, session.params)  # noqa: E731
-    options = (session.architecture, load, session.mesh, session.dtype, session.architecture.config.vocabulary_size)
-    teacher = Teacher(TeacherConfig("other", "reverse_kl", top=4), *options)
+    teacher = Teacher(job_of(session), TeacherConfig("other", "reverse_kl", top=4), session.architecture, load)
     parts = (prompts_of(session), prompts_of(session), SETTINGS, session.tokenizer)
     return TaughtAnswers(job_of(session), *parts, teacher)
 

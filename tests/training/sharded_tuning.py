@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.training.objectives.answers import some_judged, some_pairs, some_sampled
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for
-from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
+from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch, job
 from tpullm.data.answer_rows import judged, laid_out, tokenized
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.stream import Stream
@@ -78,7 +78,7 @@ def taught(mesh) -> list:
     """Rows of which a teacher on the same mesh has said how likely the next tokens are."""
     load = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))
     settings = TeacherConfig("teacher", "jsd", top=8, temperature=0.1)
-    teacher = Teacher(settings, ARCHITECTURE, lambda: load(jax.random.key(1)), mesh, jnp.float32, 96)
+    teacher = Teacher(job(None, None, on=mesh), settings, ARCHITECTURE, lambda: load(jax.random.key(1)))
     params = teacher.load()
     found = []
     for rows in batches(""):

@@ -105,7 +105,7 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
     placed = of_adapter.frozen(of_adapter.at_rest(mesh, job.dtype)) if adapter else architecture.placed(mesh)
     measures = while_training(job, tokenizer, f"{where}.train")
     job = dataclasses.replace(job, load=partial(load_params, base, placed), measures=measures)
-    teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
+    teacher, notes = teacher_of(job, recipe, tokenizer)
     with contextlib.ExitStack() as closing:
         if settings.prompts:
             job, examples = _on_own_answers(job, recipe, name, tokenizer, teacher, closing)

@@ -8,12 +8,10 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from tpullm.data import answer_rows
 from tpullm.data.batch import Batch, TaughtBatch
@@ -24,7 +22,6 @@ from tpullm.data.tuning_data import TuningData
 from tpullm.engine import session
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh_fit import check_fits
-from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, put
 from tpullm.recipe.schema import Recipe
 from tpullm.run import stages
@@ -94,26 +91,24 @@ class TaughtAnswers(OwnAnswers):
         return TaughtBatch(**vars(plain), ids=ids[own], logps=logps[own], settings=self.teacher.settings, branched=True)
 
 
-def teacher_of(
-    recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer, vocabulary: int, mesh: Mesh
-) -> tuple[Teacher | None, dict[str, Any]]:
-    """The teacher of the stage `name`, or None; and what is noted of it in the stage, by file.
+def teacher_of(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> tuple[Teacher | None, dict[str, Any]]:
+    """The teacher of a stage, or None; and what is noted of it in the stage, by file.
 
     Args:
         tokenizer: the student's.
-        vocabulary: rows of the student's table.
 
     Raises:
         UserError: it has other tokens than the student, reads less at once, or does not fit the mesh.
     """
-    settings, where = recipe.finetune[name], f"finetune.{name}"
-    if not settings.teacher.model:
+    train, name, where = job.config, job.directory.name, f"finetune.{job.directory.name}"
+    settings = recipe.finetune[name].teacher
+    if not settings.model:
         return None, {}
-    path, identity = stages.teacher(recipe, run, name)
-    notes: dict[str, Any] = {stages.TEACHER: {"model": settings.teacher.model, "identity": identity}}
+    path, identity = stages.teacher(recipe, job.directory.parent, name)
+    notes: dict[str, Any] = {stages.TEACHER: {"model": settings.model, "identity": identity}}
     if (path / "config.json").is_file():
-        notes[stages.DIGESTS] = stages.digests(path, run / name, f"{where}.teacher.model")
-    found, train = session.find(path), settings.train
+        notes[stages.DIGESTS] = stages.digests(path, job.directory, f"{where}.teacher.model")
+    found = session.find(path)
     if other := difference(tokenizer, found.tokenizer):
         raise UserError(f"{where}.teacher.model: {path} has other tokens ({other}); a teacher needs the same ones")
     if train.sequence_length > found.config.context_length:
@@ -121,10 +116,10 @@ def teacher_of(
             f"{where}.teacher.model: {path} reads {found.config.context_length} tokens at once, and a row has "
             f"{train.sequence_length}; lower {where}.train.sequence_length"
         )
-    architecture, dtype = Architecture(found.config), compute_dtype(train.compute)
-    check_fits(architecture, train, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    load = partial(found.params, architecture, session.targets(architecture, mesh, dtype))
-    return Teacher(settings.teacher, architecture, load, mesh, dtype, vocabulary, train.loss_chunks), notes
+    architecture = Architecture(found.config)
+    check_fits(architecture, train, tokenizer.needed_size, job.mesh, f"{where}.train", sizes_given=True)
+    load = partial(found.params, architecture, session.targets(architecture, job.mesh, job.dtype))
+    return Teacher(job, settings, architecture, load), notes
 
 
 def on_taught_texts(job: Job, data: TuningData, teacher: Teacher, sources: Iterable[str]) -> Job:

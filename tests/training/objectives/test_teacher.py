@@ -10,7 +10,6 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from tests.conftest import copy_tokens
 from tests.training.objectives.answers import (
-    F32,
     T,
     assert_resumed_has_the_same_bits,
     log_softmax,
@@ -18,7 +17,7 @@ from tests.training.objectives.answers import (
     sums_of,
     tiny_recipe,
 )
-from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
+from tests.training.small import ARCHITECTURE, CONFIG, batch, job, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.conversations import Conversations
@@ -41,7 +40,7 @@ LARGER = Architecture(dataclasses.replace(CONFIG, layers=2, width=48, mlp_width=
 def teacher(**settings):
     """Of the student in `small`."""
     load = lambda: params(1, LARGER)  # noqa: E731
-    return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), F32, V)
+    return Teacher(job(None, None), TeacherConfig("larger", **settings), LARGER, load)
 
 
 def some_documents(count=9, seed=0):

@@ -26,6 +26,7 @@ from tpullm.model.rows import fetch, put, to_zigzag_order, zigzag_order
 from tpullm.recipe.schema import TeacherConfig
 from tpullm.system.cluster import hosts
 from tpullm.system.log import progress
+from tpullm.training.job import Job
 from tpullm.training.log_probabilities import likeliest, log_probabilities
 from tpullm.training.losses import Sum, Sums, weighted_sum
 
@@ -83,22 +84,16 @@ class Teacher:
     """A model to learn from.
 
     Args:
+        job: of the student. The teacher's table may have more rows, which stand for no token.
         settings: of the objective.
-        architecture: builds the model.
-        load: reads its parameters, onto `mesh`.
-        mesh: devices, those of the training.
-        dtype: of matmuls.
-        vocabulary: rows of the student's table. The teacher's may have more, which stand for no token.
-        chunks: of a row, as in the loss.
+        architecture: builds the teacher.
+        load: reads its parameters, onto the mesh of the job.
     """
 
+    job: Job
     settings: TeacherConfig
     architecture: Architecture
     load: Callable[[], Tree]
-    mesh: Mesh
-    dtype: Any
-    vocabulary: int
-    chunks: int = 0
 
     def says(self, params: Tree, batch: Batch, branched: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest tokens at each place and their log-probabilities, `[B, T, K]`, on every host.
@@ -107,12 +102,12 @@ class Teacher:
             batch: this host's rows.
             branched: whether a row holds several answers to a prompt.
         """
-        count = min(self.settings.top, self.architecture.config.vocabulary_size)
-        options = (self.architecture, self.dtype, count, self.settings.temperature, self.chunks, branched)
-        with jax.set_mesh(self.mesh):
-            said = _said(*options, params, put(self.mesh, batch))
-            ids, logps = (in_order(self.mesh, array) for array in said)
-        known = ids < self.vocabulary
+        job, count = self.job, min(self.settings.top, self.architecture.config.vocabulary_size)
+        options = (self.architecture, job.dtype, count, self.settings.temperature, job.config.loss_chunks, branched)
+        with jax.set_mesh(job.mesh):
+            said = _said(*options, params, put(job.mesh, batch))
+            ids, logps = (in_order(job.mesh, array) for array in said)
+        known = ids < job.model.vocabulary_size
         return np.where(known, ids, 0), np.where(known, logps, -np.inf)
 
 
@@ -142,12 +137,12 @@ def fill(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) ->
     missing = hosts.broadcast("what the teacher said", lambda: [kept.missing() for kept, _ in wanted])
     if not any(missing):
         return
-    params = teacher.load()
+    params, dtype = teacher.load(), token_dtype(teacher.job.model.vocabulary_size)
     with progress("teacher", sum(map(len, missing)), "batches") as advance:
         for numbers, (kept, of_file) in zip(missing, wanted, strict=True):
             for number in numbers:
                 ids, logps = teacher.says(params, of_file(number))
-                hosts.on_first("the teacher", kept.write, number, ids.astype(token_dtype(teacher.vocabulary)), logps)
+                hosts.on_first("the teacher", kept.write, number, ids.astype(dtype), logps)
                 advance(1)
 
 
