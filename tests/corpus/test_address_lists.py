@@ -71,8 +71,8 @@ def test_exactly_what_is_listed_is_found(tmp_path_factory, names, data):
 
 
 def clear():
-    address_lists._keys.cache_clear()
-    address_lists._words.cache_clear()
+    address_lists._hashes_of_list.cache_clear()
+    address_lists._listed_address_words.cache_clear()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def datatrove_lists(tmp_path, monkeypatch):
     (tmp_path / "banned_words.txt").write_text("casino\n#comment\n")
     (tmp_path / "soft_banned_words.txt").write_text("hot\nfree\n")
     (tmp_path / "banned_subwords.txt").write_text("big jackpot\n")
-    monkeypatch.setattr(address_lists, "_assets", lambda: tmp_path)
+    monkeypatch.setattr(address_lists, "_address_list_folder", lambda: tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clear()
     yield

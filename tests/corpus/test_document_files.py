@@ -110,7 +110,7 @@ KEYS = st.lists(st.integers(0, 2**64 - 1), max_size=30).map(lambda keys: np.arra
 def test_a_slice_has_the_keys_of_its_range(tmp_path_factory, keys, power, width):
     path, ranges = tmp_path_factory.mktemp("ranges") / "a.bin", 1 << power
     rows = np.stack([keys + np.uint64(column) for column in range(width)], axis=1)
-    with mock.patch("tpullm.system.storage.atomic._sync"):  # most of the time, and nothing is lost here
+    with mock.patch("tpullm.system.storage.atomic._sync_to_disk"):  # most of the time, and nothing is lost here
         document_files.write(path, document_files.bounds(keys, ranges), rows)
     found = [document_files.read_range(path, number, width) for number in range(ranges)]
     assert np.array_equal(np.concatenate(found), rows)

@@ -56,11 +56,11 @@ def test_the_same_examples_give_the_same_bits(config):
 
 def test_held_out_examples_are_of_other_documents():
     examples = {f"piece {document} {part}": str(document) for document in range(40) for part in range(3)}
-    held = quality_classifier._held_out(examples)
+    held = quality_classifier._held_out_examples(examples)
     assert len(held) == 24 and {examples[piece] for piece in held}.isdisjoint(
         {document for piece, document in examples.items() if piece not in held}
     )
-    assert len(quality_classifier._held_out({f"piece {part}": "one book" for part in range(40)})) == 8
+    assert len(quality_classifier._held_out_examples({f"piece {part}": "one book" for part in range(40)})) == 8
 
 
 def test_too_few_examples_are_refused(tmp_path):
@@ -74,7 +74,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(quality_classifier, "MOST_READ", 60_000)
     (tmp_path / "a.txt").write_text("".join(f"{number} " for number in range(30_000)))
     (tmp_path / "b.txt").write_text("never read\n" * 2000)
-    found = quality_classifier._examples(str(tmp_path), "good")
+    found = quality_classifier._example_pieces(str(tmp_path), "good")
     assert len(found) == 30 and not any("never" in piece for piece in found)
 
 

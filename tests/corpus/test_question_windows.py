@@ -27,7 +27,7 @@ def found(windows, text):
 
 def units(text):
     """The words and characters of a text, (letters, weight) each: by their definition, one after the other."""
-    tables = question_windows._spaceless()
+    tables = question_windows._spaceless_characters()
     whole = []
     for is_letter, run in itertools.groupby(normal(text), str.isalnum):
         for spaceless, part in itertools.groupby(run, lambda one: bool(tables[ord(one)])) if is_letter else ():

@@ -107,7 +107,7 @@ def test_copies_and_repeated_lines_are_marked_for_any_groups_and_ranges(made, mo
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.multiple(reduce, **bounds),
-        mock.patch("tpullm.system.storage.atomic._sync"),  # most of the time, and nothing is lost here
+        mock.patch("tpullm.system.storage.atomic._sync_to_disk"),  # most of the time, and nothing is lost here
     ):
         found, rows = marked(Path(folder), written(Path(folder), made), most)
     expected = by_lines(made, by_brute_force(made), most)

@@ -153,7 +153,7 @@ def test_code_counts_and_what_is_written_about_it_does_not(tmp_path):
 
     def meaning(code):
         path.write_text(code)
-        return sources._meaning(path)
+        return sources._code_without_comments(path)
 
     code = 'def f(x):\n    """Say x."""\n    return x + 1\n'
     assert meaning(code) == meaning("# new\n" + code.replace("Say x", "Say it").replace("x + 1", "(x+1)"))

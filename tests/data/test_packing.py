@@ -112,5 +112,5 @@ def test_the_pieces_are_kept_in_32_bits_where_that_is_enough():
     packed = packing.pack(np.array([100, 5]), 16, 0)
     assert {array.dtype for array in (packed.documents, packed.offsets, packed.lengths)} == {np.dtype(np.int32)}
     for largest, dtype in ((2**31 - 1, np.int32), (2**31, np.int64)):
-        compact = packing._compact(np.array([largest]))
+        compact = packing._in_fewest_bytes(np.array([largest]))
         assert compact.dtype == dtype and compact.tolist() == [largest]

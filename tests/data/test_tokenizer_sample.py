@@ -42,7 +42,7 @@ def reference(folder, characters, seed):
     keyed = []
     for document in document_files.read(folder / "documents", "en", "train"):
         own = list(trainer.passages(document["text"]))
-        keys = tokenizing._keys(document, seed)
+        keys = tokenizing._keys_of_passages(document, seed)
         keyed += [(key, ("en", passage)) for key, passage in zip(keys[: len(own)], own, strict=True)]
     found = [pair for _, pair in sorted(keyed)]
     ends = list(accumulate(len(passage) for _, passage in found))

@@ -61,24 +61,26 @@ def test_trials_go_on_for_a_bounded_time_and_pause_after_a_disturbed_one(monkeyp
     for name in ("monotonic", "perf_counter", "process_time"):
         monkeypatch.setattr(peak_flops.time, name, lambda: clock[0])
     monkeypatch.setattr(peak_flops.time, "sleep", pauses.append)
-    monkeypatch.setattr(peak_flops, "_waited", lambda: waited[0])
+    monkeypatch.setattr(peak_flops, "_seconds_without_core", lambda: waited[0])
 
     def work():
         done.append(clock[0])
         clock[0] += 0.15
         waited[0] += 0.15 * (len(done) % 2)
 
-    trials = list(peak_flops._trials(work))
+    trials = list(peak_flops._timed_trials(work))
     assert [trial.seconds for trial in trials] == pytest.approx([0.15] * 7)  # the seventh begins at 0.9 s
     assert [trial.waiting for trial in trials] == pytest.approx([0.5, 0, 0.5, 0, 0.5, 0, 0.5])
     assert pauses == [peak_flops.PAUSE_SECONDS] * 4
-    monkeypatch.setattr(peak_flops, "_waited", lambda: None)
+    monkeypatch.setattr(peak_flops, "_seconds_without_core", lambda: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [trial.waiting for trial in peak_flops._trials(work)] == pytest.approx([0.75] * 7)
+    assert [trial.waiting for trial in peak_flops._timed_trials(work)] == pytest.approx([0.75] * 7)
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(peak_flops._waited() is None, reason="the system does not tell how long a thread waits for a core")
+@pytest.mark.skipif(
+    peak_flops._seconds_without_core() is None, reason="the system does not tell how long a thread waits for a core"
+)
 def test_a_busy_core_is_noticed():
     """Three programs of the same core leave a fourth of it."""
     done = subprocess.run([sys.executable, "-c", BUSY], cwd=ROOT, capture_output=True, text=True)

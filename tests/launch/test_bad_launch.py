@@ -79,12 +79,12 @@ def test_an_unwritable_bucket_is_refused_before_anything_is_created(capsys, read
 def test_without_credentials(capsys, ready, monkeypatch, tmp_path):
     monkeypatch.delenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
-    google_api._session.cache_clear()
+    google_api._http_session.cache_clear()
     assert "Google credentials: there are none on this machine; run `gcloud auth" in told(capsys, *ready)
 
 
 def test_without_the_client_libraries(capsys, ready, monkeypatch):
-    google_api._session.cache_clear()
+    google_api._http_session.cache_clear()
     monkeypatch.setitem(sys.modules, "google.auth", None)
     assert "Google's client libraries are not installed; run: pip install 'tpullm[gcp]'" in told(capsys, *ready)
 

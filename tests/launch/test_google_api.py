@@ -108,7 +108,7 @@ def test_credentials_go_to_google_and_to_https_alone(monkeypatch, job, address, 
 
         return SimpleNamespace(request=request)
 
-    monkeypatch.setattr(google_api, "_session", session)
+    monkeypatch.setattr(google_api, "_http_session", session)
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BATCH", address)
     google_batch.observe(job)
     host = address or "https://batch.googleapis.com"

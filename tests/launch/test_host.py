@@ -235,7 +235,7 @@ def test_how_it_ended_is_reported_however_long_the_storage_takes(host, monkeypat
         add_exit(*arguments)
 
     monkeypatch.setattr(record, "add_exit", sometimes)
-    program._report(record, 1, HostExit(0, code, "line"))
+    program._report_exit(record, 1, HostExit(0, code, "line"))
     assert record.exits(1) == ([] if batch and code in (75, 130) else [HostExit(0, code, "line")])
 
 

@@ -59,7 +59,7 @@ def test_the_specification_becomes_the_same_recipe(verb, tmp_path, text=ALL, val
 @pytest.mark.parametrize("text", [ALL, ""])
 def test_local_processes_have_the_same_arguments(verb, text):
     job = job_of("local", "pretrain", arguments=[f"--text={text}", "--run", f"a {text}"], processes=1)
-    child = local.Child(local._command(job, 0, ""), os.environ, lambda line: None)
+    child = local.Child(local._process_command(job, 0, ""), os.environ, lambda line: None)
     while (code := child.poll()) is None:
         pass
     assert code == 0

@@ -21,11 +21,13 @@ def machine(monkeypatch, tmp_path):
 
 
 def test_each_process_is_told_its_place():
-    _, *words = local._command(make(processes=2), 1, "127.0.0.1:7")
+    _, *words = local._process_command(make(processes=2), 1, "127.0.0.1:7")
     assert words[:3] == ["-m", "tpullm", "pretrain"]
     assert words[-3:] == ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=127.0.0.1:7"]
-    assert local._command(make(processes=1), 0, "a:1")[-2:] == ["--hosts.index=0", "--hosts.count=1"], "it joins nobody"
-    assert local._command(make("collect", processes=2), 1, "a:1")[-3:] == [
+    assert local._process_command(make(processes=1), 0, "a:1")[-2:] == ["--hosts.index=0", "--hosts.count=1"], (
+        "it joins nobody"
+    )
+    assert local._process_command(make("collect", processes=2), 1, "a:1")[-3:] == [
         "runs/x",
         "--share.index=1",
         "--share.count=2",
@@ -57,13 +59,13 @@ def test_each_process_has_its_devices(monkeypatch, variables, config, own):
     """Of two processes, the second."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert local._own_variables(make(processes=2, **config), 1) == own
+    assert local._process_variables(make(processes=2, **config), 1) == own
 
 
 def test_gpus_of_a_machine_that_names_none_are_counted(tmp_path):
     for number in range(4):
         (tmp_path / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
-    assert [local._own_variables(make(processes=2), index) for index in (0, 1)] == [
+    assert [local._process_variables(make(processes=2), index) for index in (0, 1)] == [
         {"CUDA_VISIBLE_DEVICES": "0,1"},
         {"CUDA_VISIBLE_DEVICES": "2,3"},
     ]

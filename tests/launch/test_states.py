@@ -37,25 +37,25 @@ def test_each_state_of_an_api_is_known(states, published_states, left_out):
 
 
 def test_a_queued_resource_costs_from_when_it_is_provisioned():
-    seen = tpu_vm._resource(TPU, 2, queued("ACTIVE"))
+    seen = tpu_vm._queued_slice_resource(TPU, 2, queued("ACTIVE"))
     assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-pretrain-2", 2, State.ACTIVE, "hash")
-    costs = [word for word in tpu_vm.STATES if tpu_vm._resource(TPU, 2, queued(word)).dollars_an_hour]
+    costs = [word for word in tpu_vm.STATES if tpu_vm._queued_slice_resource(TPU, 2, queued(word)).dollars_an_hour]
     assert costs == ["PROVISIONING", "ACTIVE"] and seen.dollars_an_hour == 2 * SLICE_DOLLARS and not seen.permanent
 
 
 def test_a_queued_resource_of_which_little_is_known():
-    seen = tpu_vm._resource(TPU, 1, {"name": "x"})
+    seen = tpu_vm._queued_slice_resource(TPU, 1, {"name": "x"})
     assert (seen.state, seen.run, seen.reason) == (State.WAITING, "", "")
-    assert tpu_vm._resource(TPU, 1, queued("ACTIVE", kind="")).dollars_an_hour is None
-    assert tpu_vm._resource(TPU, 1, queued("ACTIVE", kind="v99-8")).dollars_an_hour is None
+    assert tpu_vm._queued_slice_resource(TPU, 1, queued("ACTIVE", kind="")).dollars_an_hour is None
+    assert tpu_vm._queued_slice_resource(TPU, 1, queued("ACTIVE", kind="v99-8")).dollars_an_hour is None
 
 
 def test_why_a_queued_resource_failed():
     quota = {"code": 8, "message": "Quota exceeded"}
-    seen = tpu_vm._resource(TPU, 1, queued("FAILED", quota))
+    seen = tpu_vm._queued_slice_resource(TPU, 1, queued("FAILED", quota))
     assert (seen.reason, seen.permanent) == ("Quota exceeded", True)
-    assert not tpu_vm._resource(TPU, 1, queued("FAILED", {"code": 8, "message": "no capacity"})).permanent
-    assert not tpu_vm._resource(TPU, 1, queued("SUSPENDED", quota)).permanent, "it had its machines"
+    assert not tpu_vm._queued_slice_resource(TPU, 1, queued("FAILED", {"code": 8, "message": "no capacity"})).permanent
+    assert not tpu_vm._queued_slice_resource(TPU, 1, queued("SUSPENDED", quota)).permanent, "it had its machines"
 
 
 BATCH = job_of("batch", "collect", machine="n2-standard-8", nodes=4)
@@ -91,10 +91,10 @@ def batch_job(state, events=(), **counts):
 
 def test_each_task_at_work_is_a_machine_that_costs_as_long_as_the_job_runs(tasks):
     counts = {"ASSIGNED": 1, "RUNNING": 2, "SUCCEEDED": 5, "PENDING": 7}
-    seen = google_batch._resource(BATCH, 2, batch_job("RUNNING", **counts))
+    seen = google_batch._batch_job_resource(BATCH, 2, batch_job("RUNNING", **counts))
     assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-collect-2", 2, State.ACTIVE, "hash")
     assert seen.dollars_an_hour == pytest.approx(3 * machines.find("n2-standard-8").dollars_an_hour)
-    ended = google_batch._resource(BATCH, 2, batch_job("FAILED", **counts))
+    ended = google_batch._batch_job_resource(BATCH, 2, batch_job("FAILED", **counts))
     assert ended.dollars_an_hour == 0 and not ended.permanent, "no task ended, so nothing says that it would again"
 
 
@@ -114,7 +114,7 @@ def test_each_task_at_work_is_a_machine_that_costs_as_long_as_the_job_runs(tasks
 def test_why_a_batch_job_failed(tasks, codes, state, permanent):
     """The last exit code of a task that is not 0 decides: Batch gave up after it."""
     tasks.append([ended(code, f"exit {code}") for code in codes])
-    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    seen = google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED"))
     assert (seen.state, seen.permanent) == (state, permanent)
 
 
@@ -122,12 +122,12 @@ def test_the_task_that_failed_first_is_the_cause(tasks):
     """Batch stops the others, which then end too; a task that has not failed says nothing."""
     tasks += [[ended(143, "stopped", 9)], [ended(9, "cause", 3), ended(2, "the cause", 5)], [ended(1, "stopped", 8)]]
     tasks.append(([ended(50001, "taken back, and restarted", 1)], "SUCCEEDED"))
-    seen = google_batch._resource(BATCH, 1, batch_job("FAILED"))
+    seen = google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED"))
     assert (seen.reason, seen.permanent) == ("the cause", True)
     fraction = ended(50001, "earlier")
     fraction["eventTime"] = "2026-01-01T00:00:03.999Z"
     tasks.append([fraction])
-    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.PREEMPTED
+    assert google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED")).state is State.PREEMPTED
 
 
 def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
@@ -135,7 +135,7 @@ def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
         raise google_api.Missing("no such job")
 
     monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=gone))
-    assert google_batch._resource(BATCH, 1, batch_job("FAILED")).state is State.FAILED
+    assert google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED")).state is State.FAILED
 
 
 def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one(tasks):
@@ -150,7 +150,7 @@ def test_the_reason_of_a_batch_job_is_the_last_event_that_has_one(tasks):
         ("RUNNING", [info, changed], ""),
         ("SUCCEEDED", [info], ""),
     ):
-        assert google_batch._resource(BATCH, 1, batch_job(state, events)).reason == reason, (state, events)
+        assert google_batch._batch_job_resource(BATCH, 1, batch_job(state, events)).reason == reason, (state, events)
 
 
 GROUP_JOB = job_of("compute", "pretrain", machine="a3-highgpu-8g", nodes=2)
@@ -180,7 +180,7 @@ def member(status="RUNNING", action="NONE", *codes):
 )
 def test_a_group_of_machines(members, state):
     """Errors for want of machines pass; any other would come again."""
-    seen, reason, permanent = compute_engine._state(GROUP_JOB, members)
+    seen, reason, permanent = compute_engine._state_of_machines(GROUP_JOB, members)
     assert seen is state and permanent is (state is State.FAILED)
     assert reason == ("QUOTA_EXCEEDED: of QUOTA_EXCEEDED" if state is State.FAILED else "")
 
@@ -189,10 +189,10 @@ def test_machines_cost_from_when_they_are_made_until_they_stop(monkeypatch):
     shown = [member(status) for status in ("PROVISIONING", "STAGING", "RUNNING", "STOPPING", "TERMINATED", "")]
     monkeypatch.setattr(google_api, "instances", lambda scope, name: shown)
     found = {"name": "tiny-pretrain-3", "description": "hash"}
-    seen = compute_engine._resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
+    seen = compute_engine._instance_group_resource({"tiny-pretrain-3"}, GROUP_JOB, 3, found)
     assert seen.dollars_an_hour == pytest.approx(3 * machines.find("a3-highgpu-8g").dollars_an_hour)
     assert (seen.attempt, seen.run) == (3, "hash")
-    without_group = compute_engine._resource(set(), GROUP_JOB, 3, found)
+    without_group = compute_engine._instance_group_resource(set(), GROUP_JOB, 3, found)
     assert (without_group.state, without_group.dollars_an_hour) == (State.UNFINISHED, 0.0)
 
 

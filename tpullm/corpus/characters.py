@@ -63,7 +63,7 @@ def folded(text: str) -> np.ndarray:
     """The code points of a folded text: uint32 [C]. At least 90 MB/s on one busy core, Japanese or ASCII."""
     if text.isascii():
         return np.frombuffer(text.encode().translate(_ASCII, _ASCII_LEFT_OUT), np.uint8).astype(np.uint32)
-    points = _table().take(code_points(text), mode="clip")
+    points = _folding_table().take(code_points(text), mode="clip")
     if len(points) and points.max() == _SLOW:
         return code_points("".join(filter(str.isalnum, normal(text))))
     return points[points > 0]
@@ -75,7 +75,7 @@ def normal(text: str) -> str:
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _folding_table() -> np.ndarray:
     """What each character is folded to, 0 for nothing: uint32 [END]."""
     # The characters that NFKC may join with one before them, or put in another order (Unicode, UAX 15): vowels and
     # finals of Hangul, marks, and the first character of what is composed.
@@ -104,13 +104,13 @@ def cut(text: str, length: int) -> list[str]:
     """
     pieces, start = [], 0
     while len(text) - start > length:
-        end = _boundary(text, start, start + length)
+        end = _best_place_to_cut(text, start, start + length)
         pieces.append(text[start:end])
         start = end
     return [*pieces, text[start:]]
 
 
-def _boundary(text: str, start: int, limit: int) -> int:
+def _best_place_to_cut(text: str, start: int, limit: int) -> int:
     """The best place to cut `text[start:limit]`."""
     middle = (start + limit) // 2
     for low, high in ((middle, limit), (start, middle)):

@@ -134,7 +134,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     storage.remove_unread_copies()
     if is_finished():
         return []
-    _check_bad(planned, tell=work.share.is_first)
+    _check_unreadable_documents(planned, tell=work.share.is_first)
     placed = reduce.place(planned.sources, planned.tasks, config)
     groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
     entries = [reduce.ENTRY_BYTES * group.documents for group in groups]
@@ -171,7 +171,7 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
             counts.add_group({"rows": rows, "examples": []}, few=())
         all_parts += own
         if source.kind != "tokens":
-            _check_not_empty(source, counts)
+            _check_has_documents(source, counts)
     card = datacard.numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
@@ -188,23 +188,23 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
 def remove_old(documents: Path) -> None:
     """Remove what a finished corpus does not use: parts and marks of earlier settings and files, half-written files."""
     used = document_files.parts(documents)
-    for folder in (documents, documents / "parts", *_children(documents / "marks")):
+    for folder in (documents, documents / "parts", *_files_if_folder_exists(documents / "marks")):
         storage.remove_partials(folder)
     keys, marks = {part.key for part in used}, {Path(part.marked[0]).parent.name for part in used}
-    for path in _children(documents / "parts"):
+    for path in _files_if_folder_exists(documents / "parts"):
         if path.name.partition(".")[0] not in keys:
             path.unlink(missing_ok=True)
-    for folder in _children(documents / "marks"):
+    for folder in _files_if_folder_exists(documents / "marks"):
         if folder.name not in marks:
             storage.remove_tree(folder)
 
 
-def _children(folder: Path) -> list[Path]:
+def _files_if_folder_exists(folder: Path) -> list[Path]:
     """What is in a folder; nothing if there is none, since a corpus may have tokens of others alone."""
     return list(folder.iterdir()) if folder.exists() else []
 
 
-def _check_bad(planned: Plan, tell: bool) -> None:
+def _check_unreadable_documents(planned: Plan, tell: bool) -> None:
     """Fail if a source has more than `max_bad` unreadable documents; otherwise report them."""
     for source in planned.sources:
         own = [tasks.summary(task) for task in planned.tasks if task.source is source]
@@ -215,7 +215,7 @@ def _check_bad(planned: Plan, tell: bool) -> None:
             log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
 
 
-def _check_not_empty(source: Source, counts: Counts) -> None:
+def _check_has_documents(source: Source, counts: Counts) -> None:
     dropped = counts.reasons(source.name)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
     if not counts.total(source.name, "training"):

@@ -138,8 +138,8 @@ def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], 
         "characters": total,
         "training_characters": {source.name: counts.total(source.name, "training_characters") for source in sources},
         "rows": rows,
-        "by_licence": _shares(rows, "licence"),
-        "by_language": _shares(rows, "language"),
+        "by_licence": _shares_by_key(rows, "licence"),
+        "by_language": _shares_by_key(rows, "language"),
         "dropped": {source.name: counts.reasons(source.name) for source in sources},
         "dropped_rows": [  # of files that were not read, language and licence are empty
             {"source": source.name, "reason": reason, "language": language, "licence": licence, "documents": count}
@@ -178,7 +178,7 @@ def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], 
     }
 
 
-def _shares(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+def _shares_by_key(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
     shares: Counter = Counter()
     for row in rows:
         shares[row[key]] += row["share"]
@@ -189,20 +189,20 @@ def markdown(card: dict[str, Any], config: CorpusConfig) -> str:
     """The text of `datacard.md`."""
     loader = PackageLoader("tpullm.corpus", ".")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": _cell, "quoted": _quoted}
+    environment.filters |= {"cell": _card_cell, "quoted": _beginning_as_code}
     environment.globals |= {"words": WORDS, "characters": CHARACTERS, "most_repeated": MOST, "few": FEW}
     template = environment.get_template("datacard.md.jinja")
     return template.render(card=card, config=config, reasons=REASONS, leaks_file=FILE) + "\n"
 
 
-def _cell(value: Any) -> str:
+def _card_cell(value: Any) -> str:
     """A number or a text in a table."""
     if isinstance(value, float):
         return f"{value:.1%}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def _quoted(text: str) -> str:
+def _beginning_as_code(text: str) -> str:
     """The beginning of a text in one line, as code, so that nothing in it is Markdown."""
     return "`" + " ".join(text.replace("`", "'").split()) + "`" if text.strip() else "no text"
 

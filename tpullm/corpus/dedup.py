@@ -52,7 +52,7 @@ def units(text: str) -> np.ndarray:
     """The words or characters of `text` as hashes: uint64 [U], U >= 1."""
     if language_detection.is_spaceless(text):
         return characters.code_points("".join(text.split())).astype(np.uint64)
-    codes = _words(text.lower())
+    codes = _word_checksums(text.lower())
     return codes if len(codes) else np.array([zlib.crc32(text.encode())], np.uint64)
 
 
@@ -71,7 +71,7 @@ def combined(mixed: np.ndarray, n: int) -> np.ndarray:
     return found
 
 
-def _words(text: str) -> np.ndarray:
+def _word_checksums(text: str) -> np.ndarray:
     """The CRC-32 of each word of `text`, a run of what `\\w` matches: uint64 [U]."""
     bytes_B = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     points = characters.code_points(text)
@@ -85,26 +85,26 @@ def _words(text: str) -> np.ndarray:
     first, lengths = starts[0], ends - starts
     # How many bytes of its word are left from each byte on. Behind the word there is none left.
     left_B = np.repeat(ends, characters.sizes(starts, len(bytes_B))) - np.arange(first, len(bytes_B))
-    terms_B = _table().take((np.minimum(np.maximum(left_B, 0), LONGEST) << 8) + bytes_B[first:])
-    found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zeros().take(np.minimum(lengths, LONGEST))
+    terms_B = _byte_checksums().take((np.minimum(np.maximum(left_B, 0), LONGEST) << 8) + bytes_B[first:])
+    found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zero_byte_checksums().take(np.minimum(lengths, LONGEST))
     for place in np.flatnonzero(lengths > LONGEST).tolist():
         found[place] = zlib.crc32(bytes_B[starts[place] : ends[place]])
     return found.astype(np.uint64)
 
 
 @functools.cache
-def _zeros() -> np.ndarray:
+def _zero_byte_checksums() -> np.ndarray:
     """The CRC-32 of 0 to LONGEST zero bytes: uint32 [LONGEST + 1]."""
     return np.array([zlib.crc32(bytes(count)) for count in range(LONGEST + 1)], np.uint32)
 
 
 @functools.cache
-def _table() -> np.ndarray:
+def _byte_checksums() -> np.ndarray:
     """What a byte adds to the CRC-32 of a word, by the number of bytes from it on: uint32, flat [LONGEST + 1, 256].
 
     Row 0 is 0: nothing is left of a word behind it.
     """
-    zeros = _zeros().tolist()
+    zeros = _zero_byte_checksums().tolist()
     rows = [[0] * 256]
     for left in range(1, LONGEST + 1):
         rows.append([zlib.crc32(bytes([byte, *bytes(left - 1)])) ^ zeros[left] for byte in range(256)])
@@ -124,14 +124,14 @@ def signature(text: str) -> np.ndarray:
     for start in range(0, len(shingles_S), _SHINGLES_AT_ONCE):
         some_S = shingles_S[start : start + _SHINGLES_AT_ONCE]
         # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.
-        products_PS = _room()[: PERMUTATIONS * len(some_S)].reshape(PERMUTATIONS, len(some_S))
+        products_PS = _memory_for_products()[: PERMUTATIONS * len(some_S)].reshape(PERMUTATIONS, len(some_S))
         np.multiply(MULTIPLIERS_P[:, None], some_S, out=products_PS)
         np.minimum(smallest_P, products_PS.min(axis=1), out=smallest_P)
     return smallest_P
 
 
 @functools.cache
-def _room() -> np.ndarray:
+def _memory_for_products() -> np.ndarray:
     """Memory for products, which is used again: 460 -> 110 us for 1,300 shingles, since new memory is mapped anew."""
     return np.empty(PERMUTATIONS * _SHINGLES_AT_ONCE, np.uint64)
 

@@ -47,13 +47,13 @@ def write(path: Path, starts: np.ndarray, rows: np.ndarray) -> None:
 def read_range(path: Path, number: int, width: int = 1) -> np.ndarray:
     """One slice of a file: uint64 [rows, width]. Of the starts two are read: a corpus has as many files as slices."""
     with path.open("rb") as file:
-        (starts,) = _numbers(file, 0, 1)
-        first, stop = _numbers(file, 1 + number, 2)
-        rows = _numbers(file, 1 + int(starts) + width * int(first), width * int(stop - first))
+        (starts,) = _read_uint64(file, 0, 1)
+        first, stop = _read_uint64(file, 1 + number, 2)
+        rows = _read_uint64(file, 1 + int(starts) + width * int(first), width * int(stop - first))
     return rows.view(np.uint64).reshape(-1, width)
 
 
-def _numbers(file: BinaryIO, place: int, count: int) -> np.ndarray:
+def _read_uint64(file: BinaryIO, place: int, count: int) -> np.ndarray:
     file.seek(8 * place)
     return np.frombuffer(file.read(8 * count), np.int64)
 
@@ -106,7 +106,7 @@ class Part:
         """The mark of each document: uint8 [documents]; `UserError` if the file is broken."""
         name, start, stop = self.marked
         path = self.documents / "marks" / name
-        with _whole(path), path.open("rb") as file:
+        with _refusing_broken_documents(path), path.open("rb") as file:
             return np.load(file)[start:stop]
 
 
@@ -209,7 +209,7 @@ def at(documents: Path, source: str, split: str, numbers: Sequence[int]) -> dict
         rows = np.flatnonzero(part.marks() == SPLITS[split])
         here = wanted[(wanted >= first) & (wanted < first + len(rows))]
         if len(here):
-            with _whole(part.path), part.path.open("rb") as opened:
+            with _refusing_broken_documents(part.path), part.path.open("rb") as opened:
                 facts = pyarrow.parquet.read_table(opened, columns=list(COLUMNS[1:])).take(rows[here - first])
             for number, row in zip(here.tolist(), facts.to_pylist(), strict=True):
                 found[number] = row | {"licence": row["licence"] or part.licence}
@@ -240,7 +240,7 @@ def tables(path: Path) -> Iterator[Any]:
     """The row groups of a file of documents, as tables of pyarrow; `UserError` if it is broken."""
     import pyarrow.parquet
 
-    with _whole(path), path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
+    with _refusing_broken_documents(path), path.open("rb") as opened, pyarrow.parquet.ParquetFile(opened) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, use_threads=False)
     # Its threads and its allocator keep what they had: after 75 files 123 MiB more, by one thread and this 15.
@@ -248,7 +248,7 @@ def tables(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
+def _refusing_broken_documents(path: Path) -> Iterator[None]:
     """What fails in the block because `path` is broken is a `UserError`."""
     import pyarrow
 

@@ -75,7 +75,7 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig) -> tuple[l
     pieces = [(documents[number], text, USED) for number, text in training]
     pieces += [(documents[number], text, APART) for number, text in held_out]
     key = storage.hash_json([parts[0].source, [text_hash(text) for _, text, _ in pieces]])[:32]
-    marked = _write_marks(marks, f"stretches-{parts[0].source}", [np.array([mark for *_, mark in pieces])])
+    marked = _write_shared_marks(marks, f"stretches-{parts[0].source}", [np.array([mark for *_, mark in pieces])])
     part = replace(parts[0], key=key, marked=marked[0])
     with Writer(part.path) as writer:
         for whole, text, _ in pieces:
@@ -84,11 +84,11 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig) -> tuple[l
     rows = [[part.source, whole["language"], whole["licence"], mark, 1, len(text)] for whole, text, mark in pieces]
     old = [part.marks() for part in parts]
     new = [np.where((own == USED) | (own == APART), STRETCHES, own) for own in old]
-    places = _write_marks(marks, f"cut-{parts[0].source}", new)
+    places = _write_shared_marks(marks, f"cut-{parts[0].source}", new)
     return [*(replace(whole, marked=place) for whole, place in zip(parts, places, strict=True)), part], rows
 
 
-def _write_marks(folder: Path, name: str, marks: list[np.ndarray]) -> list[tuple[str, int, int]]:
+def _write_shared_marks(folder: Path, name: str, marks: list[np.ndarray]) -> list[tuple[str, int, int]]:
     """Write marks as one file, and say where each of them is in it."""
     document_files.write_marks(folder / f"{name}.npy", np.concatenate(marks))
     ends = np.cumsum([0, *map(len, marks)]).tolist()

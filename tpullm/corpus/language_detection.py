@@ -78,7 +78,7 @@ def _script_numbers() -> np.ndarray:
 
 def script_shares(text: str) -> dict[str, float]:
     """Share of each script in the letters at the beginning and in the middle, weighted by `DENSITY`; 0 without any."""
-    sample = _sample(text, SCRIPT_CHARACTERS)
+    sample = _beginning_and_middle(text, SCRIPT_CHARACTERS)
     if sample.isascii():
         return NO_SCRIPT | {"latin": float(any(map(str.isalpha, sample)))}
     numbers = np.take(_script_numbers(), code_points(sample), mode="clip")
@@ -86,7 +86,7 @@ def script_shares(text: str) -> dict[str, float]:
     return dict(zip(SCRIPTS, (counts / (int(counts.sum()) or 1)).tolist(), strict=True))
 
 
-def _sample(text: str, characters: int) -> str:
+def _beginning_and_middle(text: str, characters: int) -> str:
     """`characters` of the beginning and as many of the middle; all of a short text."""
     if len(text) <= 2 * characters:
         return text
@@ -111,16 +111,16 @@ def is_language(text: str, language: str) -> bool:
     return any(
         _is_written_in(script, shares)
         and not set(languages).isdisjoint(TOGETHER.get(language, (language,)))
-        and _passes(text, language, languages)
+        and _can_be_language(text, language, languages)
         for script, languages in LANGUAGES.items()
     )
 
 
-def _passes(text: str, language: str, languages: tuple[str, ...]) -> bool:
+def _can_be_language(text: str, language: str, languages: tuple[str, ...]) -> bool:
     """Whether `text` can be in `language`, and not rather in another of `languages`."""
     own, likely = 0.0, {}
-    for likely in _looks(text, languages):
-        own = _with_alike(likely, language) + likely.get(NO_LANGUAGE, 0.0)
+    for likely in _likelihoods_by_look(text, languages):
+        own = _likelihood_of_alike_languages(likely, language) + likely.get(NO_LANGUAGE, 0.0)
         if own >= SURE:
             return True
     return SURELY * own >= max(likely.values())
@@ -131,9 +131,9 @@ def guess(text: str) -> str:
     shares = script_shares(text)
     script = max((name for name in SCRIPTS if _is_written_in(name, shares)), key=shares.get, default="")
     found, share = NO_LANGUAGE, 0.0
-    for likely in _looks(text, LANGUAGES.get(script, ())):
+    for likely in _likelihoods_by_look(text, LANGUAGES.get(script, ())):
         found = max(likely, key=likely.get)
-        share = _with_alike(likely, found)
+        share = _likelihood_of_alike_languages(likely, found)
         if share >= SURE:
             break
     return found if share >= LEAST_LIKELY and found != NO_LANGUAGE else "und"
@@ -146,17 +146,17 @@ def _is_written_in(script: str, shares: dict[str, float]) -> bool:
     return shares[script] >= (LEAST_SHARE if script in ("latin", *DENSE) else LEAST_BESIDE_LATIN)
 
 
-def _with_alike(likely: dict[str, float], language: str) -> float:
+def _likelihood_of_alike_languages(likely: dict[str, float], language: str) -> float:
     return math.fsum(likely.get(name, 0.0) for name in TOGETHER.get(language, (language,)))
 
 
-def _looks(text: str, languages: tuple[str, ...]) -> Iterator[dict[str, float]]:
+def _likelihoods_by_look(text: str, languages: tuple[str, ...]) -> Iterator[dict[str, float]]:
     """How likely each of `languages` is for `text`, at each longer look; one language needs none."""
     if len(languages) == 1:
         yield {languages[0]: 1.0}
     elif languages:
         for characters in LOOKS:
-            yield probabilities(_sample(text, characters), languages)
+            yield probabilities(_beginning_and_middle(text, characters), languages)
             if len(text) <= 2 * characters:
                 return
 
@@ -192,7 +192,7 @@ def model() -> Model:
 
 
 @cache
-def _table(languages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _model_of_languages(languages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The part of the model that is about some languages, in integers.
 
     For each of its classes the place of its language in `languages`; log-probabilities, int16 [n-grams, classes] in
@@ -214,8 +214,8 @@ def probabilities(text: str, languages: tuple[str, ...]) -> dict[str, float]:
     They are tempered by the root of the number of bytes, as py3langid does: n-grams overlap, so their sum is too sure.
     """
     content = unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode("utf-8", "replace")
-    of_class, log_probabilities, scores = _table(languages)
-    seen, counts = np.unique(_n_grams(content), return_counts=True)
+    of_class, log_probabilities, scores = _model_of_languages(languages)
+    seen, counts = np.unique(_language_n_grams(content), return_counts=True)
     if len(seen):
         weights = WEIGHTS[np.minimum(counts, len(WEIGHTS) - 1)]
         scores = weights @ log_probabilities.take(seen, axis=0).astype(np.float64) + scores
@@ -230,7 +230,7 @@ def probabilities(text: str, languages: tuple[str, ...]) -> dict[str, float]:
     return {language: share / whole for language, share in zip(languages, of_languages, strict=True)}
 
 
-def _n_grams(content: bytes) -> np.ndarray:
+def _language_n_grams(content: bytes) -> np.ndarray:
     """The n-grams of the model in a text, one for each place where one ends: int32.
 
     The state of the automaton is the longest end of what was read that begins an n-gram, so it depends on no more bytes

@@ -104,7 +104,7 @@ class QuestionWindows:
     def find(self, text: str) -> list[Leak]:
         """The questions that a text holds, by task and question."""
         document_C = folded(text)
-        hashes = _runs(document_C, ANCHOR)
+        hashes = _character_run_hashes(document_C, ANCHOR)
         bits = hashes >> np.uint32(32 - _FILTER_BITS)
         places = np.flatnonzero(self._filter.take(bits >> np.uint32(3)) & _BITS.take(bits & np.uint32(7)))
         first, last = (self.anchors_W.searchsorted(hashes[places], side) for side in ("left", "right"))
@@ -113,7 +113,7 @@ class QuestionWindows:
             return []
         found: set[int] = set()
         document_C = np.concatenate([document_C, np.zeros(LONGEST, np.uint32)])
-        for at, windows in _pairs(document_C, places[is_known], first[is_known], last[is_known]):
+        for at, windows in _places_with_windows(document_C, places[is_known], first[is_known], last[is_known]):
             found.update(windows[self._equal(document_C, at, windows)].tolist())
         return self._leaks(np.array(sorted(found), np.int64))
 
@@ -184,9 +184,9 @@ def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
     }
     place = 0
     for number, task in enumerate(tasks):
-        texts = _texts(task)
-        made = [_windows(text, short) for text, short in texts]
-        kept = _without_form(made)
+        texts = _question_texts(task)
+        made = [_windows_of_text(text, short) for text, short in texts]
+        kept = _windows_without_form(made)
         for (text_C, _, _), (starts, sizes), questions in zip(made, kept, texts.values(), strict=True):
             for question in questions if len(starts) else ():
                 owners.append((place, number, question))
@@ -197,7 +197,7 @@ def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
             place += len(text_C) + 1
     codes_C = np.concatenate([*codes, np.zeros(ANCHOR, np.uint32)])
     windows_W, lengths_W = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (windows, lengths))
-    hashes = _runs(codes_C, ANCHOR)[windows_W]
+    hashes = _character_run_hashes(codes_C, ANCHOR)[windows_W]
     order = np.argsort(hashes, kind="stable")
     return QuestionWindows(
         codes_C,
@@ -209,7 +209,7 @@ def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
     )
 
 
-def _texts(task: TaskQuestions) -> dict[tuple[str, bool], list[int]]:
+def _question_texts(task: TaskQuestions) -> dict[tuple[str, bool], list[int]]:
     """The questions that have each text, and whether it is looked for if it is short."""
     found: dict[tuple[str, bool], list[int]] = {}
     for number, question in enumerate(task.questions):
@@ -219,13 +219,13 @@ def _texts(task: TaskQuestions) -> dict[tuple[str, bool], list[int]]:
     return found
 
 
-def _windows(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _windows_of_text(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A folded text, uint32 [C], and where its windows begin and how long they are: int64 [windows] each."""
     points = code_points(normal(text))
     is_letter = np.fromiter(map(str.isalnum, normal(text)), bool, len(points))
     before = np.concatenate([[False], is_letter[:-1]])[is_letter]
     text_C = points[is_letter]
-    spaceless_C = _spaceless().take(text_C, mode="clip")
+    spaceless_C = _spaceless_characters().take(text_C, mode="clip")
     begins_C = spaceless_C | ~before | np.concatenate([[False], spaceless_C[:-1]])
     # What is complete before each character: a word counts when the next one begins.
     weights = np.where(spaceless_C, WORDS, CHARACTERS)[begins_C]
@@ -248,7 +248,9 @@ def _windows(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return text_C, starts.astype(np.int64), lengths.astype(np.int64)
 
 
-def _without_form(made: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _windows_without_form(
+    made: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The windows of each text without those that many texts of the task have: the task's own form."""
     keys = [
         [text_C[start : start + length].tobytes() for start, length in zip(starts, lengths, strict=True)]
@@ -263,7 +265,7 @@ def _without_form(made: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> 
     return [(starts[keep], lengths[keep]) for (_, starts, lengths), keep in zip(made, kept, strict=True)]
 
 
-def _pairs(
+def _places_with_windows(
     document_C: np.ndarray, places: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Each place of a document with each window of its anchor, about `AT_A_TIME` at once.
@@ -276,7 +278,7 @@ def _pairs(
         last: the one behind them.
     """
     if len(places) > REPEATED:
-        _, kept = np.unique(_runs(document_C, LONGEST)[places], return_index=True)
+        _, kept = np.unique(_character_run_hashes(document_C, LONGEST)[places], return_index=True)
         places, first, last = places[kept], first[kept], last[kept]
     counts = last - first
     for part in np.split(np.arange(len(places)), np.flatnonzero(np.diff(np.cumsum(counts) // AT_A_TIME)) + 1):
@@ -286,12 +288,12 @@ def _pairs(
 
 
 @functools.cache
-def _spaceless() -> np.ndarray:
+def _spaceless_characters() -> np.ndarray:
     """Which characters are of scripts without spaces between words: bool."""
     return within(*(block for script in SPACELESS for block in SCRIPTS[script]))
 
 
-def _runs(codes_C: np.ndarray, length: int) -> np.ndarray:
+def _character_run_hashes(codes_C: np.ndarray, length: int) -> np.ndarray:
     """The hash of the `length` characters from each place on, a power of two: uint32 [C - length + 1]; may be empty.
 
     Each pass makes runs of twice the length of two runs.

@@ -81,7 +81,7 @@ def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -
         few = divides and total < held_out.FEW
         fraction = config.held_out_fraction if divides and not few else 0.0
         rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
-        alone = _alone(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
+        alone = _lowest_hash_document(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
         for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
             row, lines = alone[1] if number == alone[0] else NO_ROW, summary.get("lines", 0)
             placed.append(Placed(task.part, source, start, summary["documents"], room, fraction, few, row, lines))
@@ -89,7 +89,7 @@ def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -
     return placed
 
 
-def _alone(own: list, training: list[int], rooms: list[int], fraction: float) -> tuple[int, int]:
+def _lowest_hash_document(own: list, training: list[int], rooms: list[int], fraction: float) -> tuple[int, int]:
     """The part and the row of the document with the lowest hash, if it is not in the held-out fraction."""
     candidates = []
     for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
@@ -232,20 +232,20 @@ def divide(
 
 def scatter(group: Group) -> None:
     """Write the entries of a group, and which of its documents repeat another one of the group."""
-    entries, late = _apart(_entries(group))
-    firsts, which = _firsts(entries)
+    entries, late = _compared_and_late_entries(_entries_of_group(group))
+    firsts, which = _first_of_each_key(entries)
     local = np.full(group.documents, USED, np.uint8)
-    _mark(local, _repeats(entries, firsts, which), group.start)
+    _mark_copies(local, _repeated_entries(entries, firsts, which), group.start)
     document_files.write_marks(group.file("repeats"), local)
-    rows = _sorted(np.concatenate([firsts, late])) if len(late) else firsts
+    rows = _sorted_by_key(np.concatenate([firsts, late])) if len(late) else firsts
     document_files.write(group.file("entries"), document_files.bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
-    entries, late = _apart(np.concatenate(own.slices("entries", 2)))
-    firsts, which = _firsts(entries)
-    repeats = [_repeats(entries, firsts, which), _like_held_out(late, firsts)]
+    entries, late = _compared_and_late_entries(np.concatenate(own.slices("entries", 2)))
+    firsts, which = _first_of_each_key(entries)
+    repeats = [_repeated_entries(entries, firsts, which), _entries_like_held_out(late, firsts)]
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
     starts = np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1))
@@ -259,12 +259,12 @@ def compared(group: Group) -> np.ndarray:
     for number in range(group.ranges):
         # Twice the number of a document, and 1 if it is an exact copy.
         found = document_files.read_range(file_of(group.folder, "copies", number), group.number)[:, 0]
-        _mark(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
+        _mark_copies(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
     marks = np.concatenate([one.marks(*tasks.arrays(one.part, "ids", "held_out")) for one in group.placed])
     return np.where(copies != USED, copies, marks)
 
 
-def _entries(group: Group) -> np.ndarray:
+def _entries_of_group(group: Group) -> np.ndarray:
     """The entries of a group, (key, rank): uint64 [entries, 2]."""
     entries = [np.zeros((0, 2), np.uint64)]
     for one in group.placed:
@@ -275,30 +275,30 @@ def _entries(group: Group) -> np.ndarray:
         ranks |= np.where(named, NAMED, np.where(is_training, TRAINING, HELD_OUT))
         ranks |= KEEPS_COPIES * np.uint64(keeps)
         entries.append(np.stack([keys | _IS_EXACT, ranks], axis=1)[marks != BEYOND])
-        compared = (marks[signed] != BEYOND) & ~_is_late(ranks[signed])
+        compared = (marks[signed] != BEYOND) & ~_keeps_its_copies(ranks[signed])
         near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
         entries.append(near[compared].reshape(-1, 2))
     return np.concatenate(entries)
 
 
-def _is_late(ranks: np.ndarray) -> np.ndarray:
+def _keeps_its_copies(ranks: np.ndarray) -> np.ndarray:
     """Which ranks are of training documents that keep their copies: they are compared with what is held out alone."""
     return ranks >= TRAINING + KEEPS_COPIES
 
 
-def _apart(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compared_and_late_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The entries that are compared with all others, sorted by key; and those of ranks that are late."""
-    is_late = _is_late(entries[:, 1])
+    is_late = _keeps_its_copies(entries[:, 1])
     late = entries[is_late]
-    return _sorted(entries[~is_late] if len(late) else entries), late
+    return _sorted_by_key(entries[~is_late] if len(late) else entries), late
 
 
-def _sorted(entries: np.ndarray) -> np.ndarray:
+def _sorted_by_key(entries: np.ndarray) -> np.ndarray:
     """Entries sorted by key."""
     return entries[np.argsort(entries[:, 0])]
 
 
-def _firsts(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _first_of_each_key(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of entries sorted by key, the first of each key, and for each entry the place of the first with its key."""
     keys = entries[:, 0]
     begins = np.ones(len(keys), bool)
@@ -308,14 +308,14 @@ def _firsts(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([keys[starts], smallest], axis=1), np.cumsum(begins) - 1
 
 
-def _repeats(entries: np.ndarray, firsts: np.ndarray, which: np.ndarray) -> np.ndarray:
+def _repeated_entries(entries: np.ndarray, firsts: np.ndarray, which: np.ndarray) -> np.ndarray:
     """The entries of documents that are dropped for an earlier one."""
     ranks = entries[:, 1]
     stays = (ranks < HELD_OUT) | ((ranks & KEEPS_COPIES) > 0)
     return entries[(ranks != firsts[which, 1]) & ~stays]
 
 
-def _like_held_out(late: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+def _entries_like_held_out(late: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     """The entries of documents that keep their copies, but repeat one that is held out."""
     if not len(firsts):
         return late[:0]
@@ -323,7 +323,7 @@ def _like_held_out(late: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return late[(firsts[places, 0] == late[:, 0]) & (firsts[places, 1] < TRAINING)]
 
 
-def _mark(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
+def _mark_copies(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
     """Mark documents as copies; one that is an exact and a near copy counts as an exact one."""
     numbers = (repeats[:, 1] & NUMBER).astype(np.int64) - start
     is_exact = (repeats[:, 0] & _IS_EXACT) > 0

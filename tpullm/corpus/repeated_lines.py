@@ -34,7 +34,7 @@ def count(group: Group) -> None:
     found = [np.zeros(0, np.uint64)]
     for one, marks in group.split(reduce.compared(group)):
         if one.lines:
-            lines, rows = _lines(one)
+            lines, rows = _lines_of_part(one)
             found.append(lines["key"][marks[rows] < EXACT])
     keys, documents = np.unique(np.concatenate(found), return_counts=True)
     counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
@@ -47,7 +47,7 @@ def add_up(own: Range) -> None:
     counts = np.concatenate(counted)
     keys, which = np.unique(counts[:, 0], return_inverse=True)
     repeated = keys[np.bincount(which, counts[:, 1]) > own.most]
-    found = [one[_are_among(one[:, 0], repeated), 0] for one in counted]
+    found = [one[_are_known_keys(one[:, 0], repeated), 0] for one in counted]
     document_files.write(own.file("repeated"), np.cumsum([0, *map(len, found)]), np.concatenate(found))
 
 
@@ -59,26 +59,28 @@ def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
     """
     places = (reduce.file_of(group.folder, "repeated", number) for number in range(group.line_ranges))
     repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
-    return np.concatenate([_are_mostly(one, repeated) & (own < EXACT) for one, own in group.split(marks)])
+    return np.concatenate(
+        [_are_mostly_repeated_lines(one, repeated) & (own < EXACT) for one, own in group.split(marks)]
+    )
 
 
-def _are_mostly(one: Placed, repeated: np.ndarray) -> np.ndarray:
+def _are_mostly_repeated_lines(one: Placed, repeated: np.ndarray) -> np.ndarray:
     """Which documents of a part have more than `MOST` of their characters in repeated lines: bool [documents]."""
     if not one.lines:
         return np.zeros(one.documents, bool)
-    lines, rows = _lines(one)
+    lines, rows = _lines_of_part(one)
     (characters,) = tasks.arrays(one.part, "characters")
-    own = np.bincount(rows, lines["characters"] * _are_among(lines["key"], repeated), one.documents)
+    own = np.bincount(rows, lines["characters"] * _are_known_keys(lines["key"], repeated), one.documents)
     return own > MOST * characters
 
 
-def _lines(one: Placed) -> tuple[np.ndarray, np.ndarray]:
+def _lines_of_part(one: Placed) -> tuple[np.ndarray, np.ndarray]:
     """The lines of the documents of a part, and the row of the document of each."""
     lines, counts = tasks.arrays(one.part, "lines", "line_counts")
     return lines, np.repeat(np.arange(len(counts)), counts)
 
 
-def _are_among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _are_known_keys(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Which keys are among the sorted, known ones."""
     if not len(known):
         return np.zeros(len(keys), bool)
@@ -91,10 +93,10 @@ def mark(group: Group) -> None:
     if group.line_ranges:
         marks[dropped(group, marks)] = LINES
     document_files.write_marks(group.marks, marks)
-    storage.write_json(group.file("counts"), _counts(group, marks))
+    storage.write_json(group.file("counts"), _counts_of_marks(group, marks))
 
 
-def _counts(group: Group, marks: np.ndarray) -> dict[str, Any]:
+def _counts_of_marks(group: Group, marks: np.ndarray) -> dict[str, Any]:
     """What the marks count: rows of (source, language, licence, mark, documents, characters), and examples.
 
     The examples are the first of each source and mark: see `document_files.examples`.

@@ -98,42 +98,42 @@ def upstream(found: list[Source]) -> dict[str, Any]:
 
 def at(*locations: str) -> list[Any]:
     """The hashes of the files at some locations. A URL stands for itself, since its file is downloaded once."""
-    return [_at(location) for location in locations if location]
+    return [_hash_at_location(location) for location in locations if location]
 
 
-def _at(location: str) -> Any:
+def _hash_at_location(location: str) -> Any:
     if source_files.is_url(location):
         return location
     path = storage.path(location)
     found = [(path, path.stat())] if path.is_file() else source_files.walk(path)
     looked = ((file, status or source_files.status_of(file)) for file, status in found)
     return {
-        source_files.printable(str(file.relative_to(path))): _identity(file, status)
+        source_files.printable(str(file.relative_to(path))): _identity_by_status(file, status)
         for file, status in looked
         if status
     }
 
 
-def _identity(path: Path, status: Any) -> str:
+def _identity_by_status(path: Path, status: Any) -> str:
     if storage.is_remote(path):  # without reading it
         return f"{status.st_size} bytes, {status.digest}"
     if status.st_size > HASHED_BYTES:
         return f"{status.st_size} bytes at {status.st_mtime_ns}"
-    return _hash(path, status.st_size, status.st_mtime_ns)
+    return _remembered_file_hash(path, status.st_size, status.st_mtime_ns)
 
 
 def of_file(path: Path) -> str:
     """The identity of one file: its hash, or its size and time where that is quicker."""
-    return _identity(path, _remote(path.parent)[path.name] if storage.is_remote(path) else path.stat())
+    return _identity_by_status(path, _remote_files(path.parent)[path.name] if storage.is_remote(path) else path.stat())
 
 
 @functools.cache
-def _remote(folder: Path) -> dict[str, Any]:
+def _remote_files(folder: Path) -> dict[str, Any]:
     return storage.remote().files(folder)
 
 
 @functools.cache
-def _hash(path: Path, size: int, time: int) -> str:
+def _remembered_file_hash(path: Path, size: int, time: int) -> str:
     """The hash of a file, which is read once by a process while its size and time are the same."""
     return storage.hash_file(path)
 
@@ -159,7 +159,7 @@ def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, 
         for file in files
     ]
     settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}
-    parts = {"source": settings, "files": read, "config": _settings(source, config), "code": code()}
+    parts = {"source": settings, "files": read, "config": _settings_of_source(source, config), "code": code()}
     if windows:
         parts |= {"leaks": [windows, config.leaks.drop]}
     if source.kind == "tenki":
@@ -169,7 +169,7 @@ def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, 
     return storage.hash_json(parts)[:32]
 
 
-def _settings(source: Source, config: CorpusConfig) -> dict[str, Any]:
+def _settings_of_source(source: Source, config: CorpusConfig) -> dict[str, Any]:
     """The settings of collect that change documents of this source."""
     names = ["maximum_characters", "near_duplicates"]
     names += ["minimum_characters"] if source.filter else []
@@ -191,13 +191,13 @@ def code() -> dict[str, str]:
     """
     folder = Path(__file__).parent
     paths = [path for path in sorted(folder.rglob("*.py")) if path.stem not in _AFTERWARDS]
-    trees = {str(path.relative_to(folder)): _meaning(path) for path in paths}
+    trees = {str(path.relative_to(folder)): _code_without_comments(path) for path in paths}
     tables = {name: (folder / name).read_text(encoding="utf-8") for name in ("filters/words.yaml", "scripts.yaml")}
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {"tpullm.corpus": storage.hash_json(trees | tables)[:16], "unicode": unicodedata.unidata_version, **versions}
 
 
-def _meaning(path: Path) -> str:
+def _code_without_comments(path: Path) -> str:
     """A Python file without comments, docstrings and formatting."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):

@@ -79,7 +79,7 @@ class Fact(NamedTuple):
     lines: np.ndarray | None
 
 
-def _arrays(facts: list[Fact]) -> dict[str, np.ndarray]:
+def _arrays_of_facts(facts: list[Fact]) -> dict[str, np.ndarray]:
     """The arrays of `KEY.npz`: a document's language and licence are a row of `kinds`."""
     kinds = sorted({fact.kind for fact in facts})
     places = {kind: place for place, kind in enumerate(kinds)}
@@ -206,12 +206,12 @@ def run(task: Task) -> None:
     dropped = task.part.beside(".dropped.parquet")
     with Writer(task.part.path) as kept, Writer(dropped, DROPPED_COLUMNS) as left_out:
         maker, taken = _PartMaker(task, kept, left_out), 0
-        for raw, name, held_out in _documents(task):
+        for raw, name, held_out in _documents_of_task(task):
             taken += maker.take(raw, name, held_out)
             if task.source.documents and taken >= task.source.documents:
                 break
     with storage.atomic_file(task.part.beside(".npz")) as temporary, temporary.open("wb") as opened:
-        np.savez(opened, **_arrays(maker.facts))
+        np.savez(opened, **_arrays_of_facts(maker.facts))
     storage.write_json(task.result, maker.summary())
 
 
@@ -228,12 +228,12 @@ def summary(task: Task) -> dict[str, Any]:
 
 
 def arrays(part: Part, *names: str) -> list[np.ndarray]:
-    """Some arrays of the facts of a finished part: see `_arrays`."""
+    """Some arrays of the facts of a finished part: see `_arrays_of_facts`."""
     with part.beside(".npz").open("rb") as file, np.load(file) as found:
         return [found[name] for name in names]
 
 
-def _documents(task: Task) -> Iterator[tuple[Raw, str, bool]]:
+def _documents_of_task(task: Task) -> Iterator[tuple[Raw, str, bool]]:
     """Each document, the name of its file, and whether that is held out."""
     if task.source.kind == "tenki":
         yield from ((raw, "", False) for raw in readers.generate(task.source, task.seed))

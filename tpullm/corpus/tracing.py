@@ -62,13 +62,13 @@ def find(documents: Path, wanted: Wanted, workers: int, progress: Callable[[], N
     parts = document_files.parts(documents)
     with ThreadPoolExecutor(workers) as threads:
         found: list[list[Hit]] = []
-        for hits in threads.map(lambda part: _in_part(part, wanted), parts):
+        for hits in threads.map(lambda part: _hits_in_part(part, wanted), parts):
             found.append(hits)
             progress()
-    return list(_numbered(parts, found))
+    return list(_hits_numbered_in_source(parts, found))
 
 
-def _numbered(parts: Sequence[Part], found: Sequence[list[Hit]]) -> Iterator[Hit]:
+def _hits_numbered_in_source(parts: Sequence[Part], found: Sequence[list[Hit]]) -> Iterator[Hit]:
     """The hits, their numbers counted through all parts of their source."""
     before: dict[str, int] = {}
     for part, hits in zip(parts, found, strict=True):
@@ -77,7 +77,7 @@ def _numbered(parts: Sequence[Part], found: Sequence[list[Hit]]) -> Iterator[Hit
         before[part.source] = start + int(np.count_nonzero(part.marks() == USED))
 
 
-def _in_part(part: Part, wanted: Wanted) -> list[Hit]:
+def _hits_in_part(part: Part, wanted: Wanted) -> list[Hit]:
     """The hits in one part; the number of a training document is that in the part."""
     marks, hits, start = part.marks(), [], 0
     numbers = np.cumsum(marks == USED) - 1
@@ -85,16 +85,16 @@ def _in_part(part: Part, wanted: Wanted) -> list[Hit]:
         rows = np.flatnonzero(wanted.mask(table))
         for row, facts in zip((start + rows).tolist(), table.take(rows).to_pylist(), strict=True):
             number = int(numbers[row]) if marks[row] == USED else -1
-            hits.append(_hit(part, MARKS[marks[row]], number, facts, wanted, facts.pop("text")))
+            hits.append(_hit_in_document(part, MARKS[marks[row]], number, facts, wanted, facts.pop("text")))
         start += len(table)
     if not wanted.passage:
         for facts in document_files.read_dropped(part):
             if (wanted.url and facts["url"] == wanted.url) or (wanted.hash and facts["hash"].startswith(wanted.hash)):
-                hits.append(_hit(part, facts.pop("reason"), -1, facts, wanted, facts.pop("beginning")))
+                hits.append(_hit_in_document(part, facts.pop("reason"), -1, facts, wanted, facts.pop("beginning")))
     return hits
 
 
-def _hit(part: Part, fate: str, number: int, facts: dict[str, str], wanted: Wanted, text: str) -> Hit:
+def _hit_in_document(part: Part, fate: str, number: int, facts: dict[str, str], wanted: Wanted, text: str) -> Hit:
     place = max(0, text.find(wanted.passage) - AROUND)
     shown = text[place : place + len(wanted.passage) + 2 * AROUND]
     licence = facts["licence"] or part.licence

@@ -125,7 +125,7 @@ def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, seq
     lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in found]
     kept = fitting(found, lengths, sequence_length, name, "pair", ", both answers together")
     of_prompts = [(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
-    return _pairs([number for number, _ in kept], of_prompts, settings, sequence_length)
+    return _pairs_of_answers([number for number, _ in kept], of_prompts, settings, sequence_length)
 
 
 def judged(
@@ -147,7 +147,7 @@ def judged(
     for (_, prompt, answer, good), other in zip(kept, mismatched(ids), strict=True):
         room = sequence_length - (len(prompt) - 1 + len(answer))
         of_prompts.append((prompt, {GOOD if good else BAD: answer, MISMATCHED: kept[other][2][:room]}))
-    return _pairs(ids, of_prompts, settings, sequence_length)
+    return _pairs_of_answers(ids, of_prompts, settings, sequence_length)
 
 
 def mismatched(prompts: Sequence[int]) -> np.ndarray:
@@ -163,7 +163,9 @@ def mismatched(prompts: Sequence[int]) -> np.ndarray:
     return found
 
 
-def _pairs(ids: Sequence[int], of_prompts: Sequence[tuple], settings: PreferenceConfig, sequence_length: int) -> Pairs:
+def _pairs_of_answers(
+    ids: Sequence[int], of_prompts: Sequence[tuple], settings: PreferenceConfig, sequence_length: int
+) -> Pairs:
     laid = branches(of_prompts)
     references = np.zeros((len(ids), MISMATCHED if settings.kind == "kto" else BAD), np.float32)
     most = int(sequence_length // (laid.lengths - 1).min())

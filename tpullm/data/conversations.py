@@ -55,7 +55,7 @@ def tokenize(
     Raises:
         UserError: no conversation is left.
     """
-    made = [shown for conversation in conversations for shown in _shown(conversation, tokenizer, name)]
+    made = [shown for conversation in conversations for shown in _templated_conversation(conversation, tokenizer, name)]
     if len(made) > len(conversations):
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
     kept = fitting(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
@@ -67,7 +67,9 @@ def tokenize(
     )
 
 
-def _shown(conversation: Conversation, tokenizer: Tokenizer, name: str) -> list[tuple[int, list[int], list[float]]]:
+def _templated_conversation(
+    conversation: Conversation, tokenizer: Tokenizer, name: str
+) -> list[tuple[int, list[int], list[float]]]:
     """Identity, ids and weights of a conversation.
 
     If the template shows earlier answers differently from the last one, each answer ends a conversation of its own.
@@ -125,36 +127,40 @@ def pair(preference: Preference, tokenizer: Tokenizer, name: str) -> Pair:
         UserError: the template hides where an answer begins or ends, or shows both answers alike.
     """
     asked, tools = preference.prompt, preference.tools
-    prompt, chosen = _answer(asked, preference.chosen, tools, tokenizer, name)
-    before_other, rejected = _answer(asked, preference.rejected, tools, tokenizer, name)
+    prompt, chosen = _prompt_and_answer_ids(asked, preference.chosen, tools, tokenizer, name)
+    before_other, rejected = _prompt_and_answer_ids(asked, preference.rejected, tools, tokenizer, name)
     if prompt != before_other:
-        raise _error(name, asked, "the chat template shows the prompt otherwise before its other answer")
+        raise _chat_template_error(name, asked, "the chat template shows the prompt otherwise before its other answer")
     if chosen == rejected:
-        raise _error(name, asked, "the chat template shows both answers alike, so none is preferred; remove the pair")
+        raise _chat_template_error(
+            name, asked, "the chat template shows both answers alike, so none is preferred; remove the pair"
+        )
     return Pair(prompt, chosen, rejected)
 
 
 def answer(judged: Judged, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt and of its answer with its end token; it raises what `pair` raises."""
-    return _answer(judged.prompt, judged.answer, judged.tools, tokenizer, name)
+    return _prompt_and_answer_ids(judged.prompt, judged.answer, judged.tools, tokenizer, name)
 
 
-def _answer(
+def _prompt_and_answer_ids(
     prompt: Messages, said: Message, tools: Tools, tokenizer: Tokenizer, name: str
 ) -> tuple[list[int], list[int]]:
     try:
         ids, weights = tokenizer.last_answer([*prompt, said], tools)
     except UserError as error:
-        raise _error(name, prompt, str(error)) from None
+        raise _chat_template_error(name, prompt, str(error)) from None
     if 1.0 not in weights:
-        raise _error(name, prompt, "the chat template shows nothing of the answer; give another chat_template")
+        raise _chat_template_error(
+            name, prompt, "the chat template shows nothing of the answer; give another chat_template"
+        )
     start, end = weights.index(1.0), len(weights) - weights[::-1].index(1.0)
     if tokenizer.bytes_of(ids[end - 1]):
         piece = tokenizer.piece(ids[end - 1])
         hides = f"the chat template hides where an answer ends (in {piece!r}, which is no special token)"
-        raise _error(name, prompt, f"{hides}; give another chat_template")
+        raise _chat_template_error(name, prompt, f"{hides}; give another chat_template")
     return ids[:start], ids[start:end]
 
 
-def _error(name: str, prompt: Messages, what: str) -> UserError:
+def _chat_template_error(name: str, prompt: Messages, what: str) -> UserError:
     return UserError(f"{name}: the prompt that begins with {prompt[0]['content'][:20]!r}: {what}")

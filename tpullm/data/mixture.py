@@ -46,7 +46,7 @@ class Order:
         self._shuffled = index_shuffle
         self._rows, self._seeds = np.array(rows), np.array(seeds)
         self._firsts = np.array([0, *(first for first, _ in later)])
-        self._proportions = [_proportions(each) for each in (shares, *(each for _, each in later))]
+        self._proportions = [_whole_proportions(each) for each in (shares, *(each for _, each in later))]
         self._before = [[0] * len(rows)]  # rows of each source that are read before each phase
         for phase, first in enumerate(self._firsts[1:].tolist()):
             self._before.append(self._counted(phase, first))
@@ -57,7 +57,7 @@ class Order:
         sources, numbers = np.zeros((2, len(places)), np.int64)  # of each place, the rows of its source before it
         for phase in np.unique(phases).tolist():
             here = phases == phase
-            sources[here], within = _mixed(places[here] - self._firsts[phase], self._proportions[phase])
+            sources[here], within = _sources_at_places(places[here] - self._firsts[phase], self._proportions[phase])
             numbers[here] = within + np.array(self._before[phase])[sources[here]]
         counts = self._rows[sources]
         epochs, within = np.divmod(numbers, counts)
@@ -72,17 +72,17 @@ class Order:
 
     def _counted(self, phase: int, place: int) -> list[int]:
         """`read_before` of a place in a phase, or at its end."""
-        here = _counts(place - int(self._firsts[phase]), self._proportions[phase])
+        here = _rows_of_each_source(place - int(self._firsts[phase]), self._proportions[phase])
         return [before + count for before, count in zip(self._before[phase], here, strict=True)]
 
 
-def _proportions(shares: Sequence[float]) -> list[int]:
+def _whole_proportions(shares: Sequence[float]) -> list[int]:
     """Whole numbers in the proportion of the shares, exact to 1 % of the smallest one above 0."""
     finest = min(100 / min(share for share in shares if share > 0), FINEST)
     return [max(int(share * finest), int(share > 0)) for share in shares]
 
 
-def _mixed(places: np.ndarray, proportions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _sources_at_places(places: np.ndarray, proportions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """The source at each place, and how many rows of that source come before the place.
 
     Of the first n rows the first source has its share, rounded up. The other sources are mixed into the other rows in
@@ -101,7 +101,7 @@ def _mixed(places: np.ndarray, proportions: Sequence[int]) -> tuple[np.ndarray, 
     return sources, numbers
 
 
-def _counts(places: int, proportions: Sequence[int]) -> list[int]:
+def _rows_of_each_source(places: int, proportions: Sequence[int]) -> list[int]:
     """How many of the first `places` places each source has."""
     counts, total = [], sum(proportions)
     for proportion in proportions:
@@ -158,10 +158,10 @@ class Schedule:
         firsts = [first for first, _ in self.phases] + [self.batches]
         read = [(after - first) * batch_size for first, after in itertools.pairwise(firsts)]
         most = [self.epochs.get(name, math.inf) * packed.rows for name, packed in packings.items()]
-        return _bounded(found, read, most)
+        return _shares_within_most_rows(found, read, most)
 
 
-def _bounded(shares: list[list[float]], read: list[int], most: list[float]) -> list[list[float]]:
+def _shares_within_most_rows(shares: list[list[float]], read: list[int], most: list[float]) -> list[list[float]]:
     """Multiply the shares of each part by one factor of at most 1, so that the part gives at most `most` rows.
 
     Phases read `read` rows. This is UniMax (Chung et al. 2023) for several phases. Sums are rounded once (`fsum`), so
@@ -203,7 +203,7 @@ def of_recipe(recipe: Recipe, run: Path) -> tuple[dict[str, Documents], Schedule
     A source is one part. If languages have factors, its documents in each of them are a part of their own,
     `SOURCE/LANGUAGE`.
     """
-    phases, sources = _phases(recipe), corpus_sources(recipe)
+    phases, sources = _phase_weights(recipe), corpus_sources(recipe)
     named = list(dict.fromkeys(language for _, _, factors in phases for language in factors))
     parts: dict[str, Documents] = {}
     weights: list[dict[str, float]] = [{} for _ in phases]
@@ -212,7 +212,7 @@ def of_recipe(recipe: Recipe, run: Path) -> tuple[dict[str, Documents], Schedule
         if not any(of_source.get(source.name, 0) > 0 for _, of_source, _ in phases):
             continue
         store = TokenStore(run / "tokens" / source.name / "train")
-        for part, language, documents, share in _parts(source, store, named):
+        for part, language, documents, share in _parts_by_language(source, store, named):
             parts[part] = documents
             seen.add(language)
             for (_, of_source, factors), into in zip(phases, weights, strict=True):
@@ -228,7 +228,7 @@ def of_recipe(recipe: Recipe, run: Path) -> tuple[dict[str, Documents], Schedule
     return parts, Schedule(list(zip(firsts, weights, strict=True)), epochs, recipe.pretrain.steps)
 
 
-def _phases(recipe: Recipe) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+def _phase_weights(recipe: Recipe) -> list[tuple[int, dict[str, float], dict[str, float]]]:
     """Of each phase that has a batch, the first one, the weights of sources, and the factors of languages."""
     own = {source.name: source.weight for source in corpus_sources(recipe)}
     found = [(0, own, recipe.mixture.languages)]
@@ -241,7 +241,9 @@ def _phases(recipe: Recipe) -> list[tuple[int, dict[str, float], dict[str, float
     return [phase for phase, end in zip(found, after, strict=True) if phase[0] < end]
 
 
-def _parts(source: Source, store: TokenStore, named: Sequence[str]) -> Iterable[tuple[str, str, Documents, float]]:
+def _parts_by_language(
+    source: Source, store: TokenStore, named: Sequence[str]
+) -> Iterable[tuple[str, str, Documents, float]]:
     """The parts of a source: name, language, documents, and share of its predictions."""
     if not named or source.language:
         return [(source.name, source.language, store, 1.0)]

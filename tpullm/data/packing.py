@@ -58,7 +58,7 @@ class Packing:
         )
         predictions = self.tokens[documents] - 1
         if self.seed is not None:
-            shift = _hash(documents, np.repeat(epochs, counts), self.seed) % predictions.astype(np.uint64)
+            shift = _hash_of_documents(documents, np.repeat(epochs, counts), self.seed) % predictions.astype(np.uint64)
             starts = (starts + np.where(predictions > self.sequence_length, shift.astype(np.int64), 0)) % predictions
         first = np.minimum(lengths, predictions - starts)
         pairs = [
@@ -85,23 +85,25 @@ def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = Tr
     lengths = np.asarray(lengths, np.int64)
     predictions = np.maximum(lengths - 1, 0)
     pieces = -(-predictions // sequence_length)
-    documents = _compact(np.repeat(np.arange(len(lengths)), pieces))
-    offsets = _compact(flat_ranges(np.zeros_like(pieces), pieces) * sequence_length)
-    piece_lengths = _compact(np.minimum(sequence_length, predictions[documents] - offsets))
+    documents = _in_fewest_bytes(np.repeat(np.arange(len(lengths)), pieces))
+    offsets = _in_fewest_bytes(flat_ranges(np.zeros_like(pieces), pieces) * sequence_length)
+    piece_lengths = _in_fewest_bytes(np.minimum(sequence_length, predictions[documents] - offsets))
     shuffled = np.random.default_rng(seed).permutation(len(documents))
     keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # sorting 16 bits is six times faster
     pools = shuffled[np.argsort(keys, kind="stable")]
-    order, row_lengths = _assign(pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length)
+    order, row_lengths = _pieces_in_rows(
+        pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length
+    )
     row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
     ordered = (documents[order], offsets[order], piece_lengths[order])
     return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
 
 
-def _assign(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+def _pieces_in_rows(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """The pieces in the order of the rows, and the number of pieces in each row. `pools` holds the pieces by length."""
     cursor = np.cumsum(histogram) - histogram
     order, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for count, contents in _fit(histogram, capacity):
+    for count, contents in _best_fit(histogram, capacity):
         columns = []
         for length, copies in contents:
             taken = pools[cursor[length] : cursor[length] + count * copies]
@@ -113,7 +115,7 @@ def _assign(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np
     return np.concatenate(order), np.concatenate(counts)
 
 
-def _fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
+def _best_fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
     """Kinds of rows, (number of rows, ((length, copies), ...)), by best fit with the longest pieces first."""
     open_rows: dict[int, list[tuple[int, tuple]]] = {}  # by the space left in a row
     for length in range(capacity, 0, -1):
@@ -135,11 +137,11 @@ def _fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
     return [kind for space in sorted(open_rows) for kind in open_rows[space]]
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
+def _in_fewest_bytes(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
-def _hash(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
+def _hash_of_documents(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
     """A well mixed uint64 for each (document, epoch, seed)."""
     mixed = documents.astype(np.uint64)
     for salt in (epochs.astype(np.uint64), np.uint64(seed % 2**64)):

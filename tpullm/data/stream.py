@@ -98,7 +98,7 @@ class Stream(LeavesOut):
             if packed.rows:
                 self.packings[name], self.sources[name] = packed, documents
                 if isinstance(documents, Subset):
-                    self.sources[_source_of(name)] = documents.whole
+                    self.sources[_source_of_part(name)] = documents.whole
         self._check_rows(what)
         self._shares = schedule.row_shares(self.packings, batch_size)
         firsts = [first * batch_size for first, _ in schedule.phases]
@@ -141,7 +141,7 @@ class Stream(LeavesOut):
             whole, ids = self._whole(name, segments.documents), self.sources[name].ids[segments.documents]
             columns = (whole, ids, segments.starts, segments.lengths, segments.rows)
             for document, id, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
-                placed.append(Placed(_source_of(name), document, f"{id:016x}", start, length, row))
+                placed.append(Placed(_source_of_part(name), document, f"{id:016x}", start, length, row))
         return sorted(placed, key=lambda piece: piece.row)
 
     def documents_in(self, first: int, last: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -152,7 +152,7 @@ class Stream(LeavesOut):
         numbers = self._numbers(np.arange(first, last))
         places = (numbers[:, None] * self.batch_size + np.arange(self.batch_size)).ravel()
         for name, segments in self._segments(*self._order.at(places)):
-            yield _source_of(name), self._whole(name, segments.documents), first + segments.rows // self.batch_size
+            yield _source_of_part(name), self._whole(name, segments.documents), first + segments.rows // self.batch_size
 
     def _whole(self, name: str, documents: np.ndarray) -> np.ndarray:
         """The numbers in the store of a source of documents of one of its parts."""
@@ -163,7 +163,7 @@ class Stream(LeavesOut):
         """How many epochs of each source have been read when `step` begins."""
         read, there = dict[str, int](), dict[str, int]()
         for name, rows in self._read_before(step).items():
-            source = _source_of(name)
+            source = _source_of_part(name)
             read[source] = read.get(source, 0) + rows
             there[source] = there.get(source, 0) + self.packings[name].rows
         return {name: read[name] / there[name] for name in read}
@@ -264,7 +264,7 @@ def held_out_batches(
     return {name: found for name, found in batches.items() if found}
 
 
-def _source_of(part: str) -> str:
+def _source_of_part(part: str) -> str:
     """The source of a part `SOURCE` or `SOURCE/LANGUAGE`."""
     return part.partition("/")[0]
 

@@ -95,11 +95,15 @@ def find(location: str) -> list[TokenFile]:
     files = sorted(found for found in path.rglob("*") if found.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: no tokens there; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
-    return [_opened(file) for file in files]
+    return [_open_token_file(file) for file in files]
 
 
-def _opened(path: Path) -> TokenFile:
-    readers = {".ds": _datatrove, ".bin": _megatron if path.with_suffix(".idx").exists() else _llm_c, ".npy": _numpy}
+def _open_token_file(path: Path) -> TokenFile:
+    readers = {
+        ".ds": _datatrove_file,
+        ".bin": _megatron_file if path.with_suffix(".idx").exists() else _llm_c_file,
+        ".npy": _numpy_file,
+    }
     if path.suffix not in readers:
         raise UserError(f"{path}: no file of tokens; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
     try:
@@ -108,7 +112,7 @@ def _opened(path: Path) -> TokenFile:
         raise UserError(f"{error.filename or path}: no such file; fetch it again") from error
 
 
-def _datatrove(path: Path, size: int) -> TokenFile:
+def _datatrove_file(path: Path, size: int) -> TokenFile:
     """Tokens of 2 or 4 bytes. The index has the end of each document in tokens, so the last one tells the type."""
     index, loss, metadata = (path.with_name(f"{path.name}.{suffix}") for suffix in ("index", "loss", "metadata"))
     index_size = check_file(index)
@@ -127,7 +131,7 @@ def _datatrove(path: Path, size: int) -> TokenFile:
     return TokenFile(path, f"<u{width}", 0, tokens, size, documents, index, kept, named.rpartition("|")[0])
 
 
-def _megatron(path: Path, size: int) -> TokenFile:
+def _megatron_file(path: Path, size: int) -> TokenFile:
     """`.idx` has the length (int32) and place (int64, bytes) of each sequence, and where documents begin (int64)."""
     index = path.with_suffix(".idx")
     index_size = check_file(index)
@@ -151,7 +155,7 @@ def _megatron(path: Path, size: int) -> TokenFile:
     return TokenFile(path, MEGATRON_TYPES[code], 0, tokens, size, documents - (last == sequences), index)
 
 
-def _llm_c(path: Path, size: int) -> TokenFile:
+def _llm_c_file(path: Path, size: int) -> TokenFile:
     """A header of 256 numbers (int32), then the tokens (Karpathy's llm.c, modded-nanogpt)."""
     magic, version, tokens = np.fromfile(path, "<i4", 3).tolist() if size >= LLM_C_BYTES else (0, 0, 0)
     dtype = LLM_C_TYPES.get((magic, version))
@@ -165,7 +169,7 @@ def _llm_c(path: Path, size: int) -> TokenFile:
     return TokenFile(path, dtype, LLM_C_BYTES, tokens, size)
 
 
-def _numpy(path: Path, size: int) -> TokenFile:
+def _numpy_file(path: Path, size: int) -> TokenFile:
     """One dimension of integers. The header is read within numpy's bound of 10,000 characters."""
     try:
         array = np.lib.format.open_memmap(path, "r")

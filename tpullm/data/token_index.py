@@ -74,13 +74,13 @@ def plan(source: Source, parts: Path, tokenizer: Path, numbered_from: int = 0) -
     own = [file for file in token_files.find(source.path) if file.path not in {other.path for other in apart}]
     for held_out, files in ((False, own), (True, apart)):
         for number, file in enumerate(files):
-            for first, last in _ranges(file):
+            for first, last in _document_ranges(file):
                 place = parts / f"{numbered_from + len(planned):06}.npz"
                 planned.append(IndexPart(source.name, held_out, file, number, first, last, place, tokenizer))
     return planned
 
 
-def _ranges(file: TokenFile) -> list[tuple[int, int]]:
+def _document_ranges(file: TokenFile) -> list[tuple[int, int]]:
     """Ranges of documents of about `PART_BYTES`. A file without an index is one part: (0, -1)."""
     if file.documents <= 0:
         return [(0, file.documents)]
@@ -101,13 +101,15 @@ def make_part(part: IndexPart) -> None:
     bounds = np.concatenate([np.zeros(0, np.int64), *bounds])
     before = int(next(token_files.ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
     begins = np.concatenate([[before], bounds])[:-1] if len(bounds) else bounds
-    ids, ended, begun, size = _read(part.file, before, bounds, tokenizer)
+    ids, ended, begun, size = _read_documents(part.file, before, bounds, tokenizer)
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
         facts = {"ended": ended, "begun": begun, "bytes": size}
         np.savez(file, begins=begins, lengths=bounds - begins, ids=ids, **facts)
 
 
-def _read(file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, int, int, int]:
+def _read_documents(
+    file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer
+) -> tuple[np.ndarray, int, int, int]:
     """Ids of the documents that end at `bounds`, and how many end and begin with the tokens of the model; UTF-8 bytes.
 
     Args:
@@ -120,7 +122,7 @@ def _read(file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer)
     last = int(bounds[-1]) if len(bounds) else first
     for low in range(first, last, WINDOW):
         tokens = file.read(low, min(WINDOW, last - low))
-        _check(tokens, low, file, tokenizer.vocabulary_size)
+        _check_token_ids(tokens, low, file, tokenizer.vocabulary_size)
         size += int(utf8[tokens].sum())
         inside = bounds[done : int(np.searchsorted(bounds, low + len(tokens), side="right"))] - low
         done += len(inside)
@@ -130,12 +132,12 @@ def _read(file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer)
         starts = starts[starts < len(tokens)]
         begun += int((tokens[starts] == begin[0]).sum()) if begin else 0
         at_begin = bool(len(whole) and whole[-1] == len(tokens))
-        hasher = _hash(tokens, inside, hasher, ids)
+        hasher = _add_document_ids(tokens, inside, hasher, ids)
     ids += hashlib.sha256().digest()[:8] * (len(bounds) - len(ids) // 8)  # if there is no token at all
     return np.frombuffer(ids, ">u8").astype(np.uint64), ended, begun, size
 
 
-def _hash(tokens: np.ndarray, ends: np.ndarray, hasher, ids: bytearray):
+def _add_document_ids(tokens: np.ndarray, ends: np.ndarray, hasher, ids: bytearray):
     """Add the ids of the documents that end in a window; the hash of the one that goes on in the next."""
     view, at = memoryview(tokens.astype("<u4", copy=False)).cast("B"), 0
     for end in (ends * 4).tolist():
@@ -146,7 +148,7 @@ def _hash(tokens: np.ndarray, ends: np.ndarray, hasher, ids: bytearray):
     return hasher
 
 
-def _check(tokens: np.ndarray, first: int, file: TokenFile, vocabulary_size: int) -> None:
+def _check_token_ids(tokens: np.ndarray, first: int, file: TokenFile, vocabulary_size: int) -> None:
     wrong = (tokens < 0) | (tokens >= vocabulary_size) if tokens.dtype.kind == "i" else tokens >= vocabulary_size
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -173,25 +175,29 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
         if not own:
             continue
         files = list({part.number: part.file for part in own}.values())
-        begins, lengths, ids, counts = _joined(own, files)
+        begins, lengths, ids, counts = _joined_index_parts(own, files)
         held_out = np.full(len(ids), apart) | is_held_out(ids, fraction)
         for which, chosen in ((TRAIN, ~held_out), (HELD_OUT, held_out)):
             if chosen.any():
-                _write(folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size)
+                _write_index(
+                    folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size
+                )
                 share = lengths[chosen].sum() / max(1, lengths.sum())
                 facts[which] = {
                     "documents": int(chosen.sum()),
                     "tokens": int(lengths[chosen].sum()),
                     "bytes": round(counts["bytes"] * share),
                 }
-        _tell(parts[0].source, files, counts, int((lengths > 0).sum()), tokenizer)
+        _tell_who_tokenized(parts[0].source, files, counts, int((lengths > 0).sum()), tokenizer)
     if TRAIN not in facts:
         raise UserError(f"corpus.sources: {parts[0].source}: no document left to train on; give it more tokens")
     check_tokenizer(TokenStore(folder / TRAIN), tokenizer, parts[0].source)
     return facts
 
 
-def _joined(parts: Sequence[IndexPart], files: Sequence[TokenFile]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+def _joined_index_parts(
+    parts: Sequence[IndexPart], files: Sequence[TokenFile]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
     """Begins in all files side by side, lengths and ids of all documents, and sums of the counts."""
     starts = np.cumsum([0, *(file.tokens for file in files)])
     found: tuple[list, ...] = ([np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)])
@@ -212,7 +218,7 @@ def is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def _write(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabulary_size: int) -> None:
+def _write_index(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabulary_size: int) -> None:
     listed = [token_files.to_json(file) for file in files]
     with storage.atomic_directory(path) as temporary:
         token_store.write_all(temporary / "begins", begins.astype(np.uint64))
@@ -221,7 +227,7 @@ def _write(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabul
         storage.write_json(temporary / FILES, {"vocabulary_size": vocabulary_size, "files": listed})
 
 
-def _tell(
+def _tell_who_tokenized(
     source: str, files: Sequence[TokenFile], counts: dict[str, int], documents: int, tokenizer: Tokenizer
 ) -> None:
     """Say whose tokenizer wrote the tokens, if they say so, and where documents begin or end differently."""

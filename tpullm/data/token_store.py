@@ -36,7 +36,7 @@ class Mapped:
 
     def __init__(self, path: Path):
         """Map the shards; `UserError` if one is missing, cut short, or not as `Appender` writes it."""
-        array = _open(path)
+        array = _open_array(path)
         layout, size = array.chunk_layout, array.shape[0]
         self._dtype = array.dtype.numpy_dtype
         self._shard = layout.write_chunk.shape[0]
@@ -44,7 +44,7 @@ class Mapped:
         for first in range(0, size, self._shard):
             count = min(self._shard, size - first)
             file = path / "c" / str(first // self._shard)
-            self._shards.append(_map(file, count, layout.read_chunk.shape[0], self._dtype))
+            self._shards.append(_map_shard(file, count, layout.read_chunk.shape[0], self._dtype))
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`[begin, end)` of each pair, concatenated; int32."""
@@ -69,7 +69,7 @@ class Remote:
     """Reads a flat array on `gs://`: all wanted chunks in one batch of requests, through a cache."""
 
     def __init__(self, path: Path):
-        self._path, self._array = path, _open(path)
+        self._path, self._array = path, _open_array(path)
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`[begin, end)` of each pair, concatenated; int32."""
@@ -85,7 +85,7 @@ class Remote:
         return np.concatenate([*found, np.zeros(0, self._array.dtype.numpy_dtype)]).astype(np.int32)
 
 
-def _map(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
+def _map_shard(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
     """The first `count` values of a shard.
 
     A shard holds its chunks, and then an index of their offsets and sizes in bytes (zarr3, `sharding_indexed`).
@@ -108,7 +108,7 @@ class Appender:
     """Writes a flat array of unknown length by whole shards, so that no shard is written twice."""
 
     def __init__(self, path: Path, dtype: np.dtype):
-        self._array = _create(path, dtype, 0)
+        self._array = _create_array(path, dtype, 0)
         self._held: list[np.ndarray] = []
         self._held_tokens = self._written = 0
 
@@ -133,21 +133,25 @@ class Appender:
         self._held, self._held_tokens = [values[count:]], len(values) - count
 
 
-def _create(path: Path, dtype: np.dtype, size: int):
+def _create_array(path: Path, dtype: np.dtype, size: int):
     import tensorstore
 
     layout = tensorstore.ChunkLayout(write_chunk_shape=[SHARD_TOKENS], read_chunk_shape=[CHUNK_TOKENS])
-    spec = _spec(path) | {"store_data_equal_to_fill_value": True}  # chunks of zeros are stored like any other chunk
+    spec = _array_spec(path) | {
+        "store_data_equal_to_fill_value": True
+    }  # chunks of zeros are stored like any other chunk
     return tensorstore.open(
         spec, create=True, dtype=tensorstore.dtype(dtype), shape=[size], chunk_layout=layout
     ).result()
 
 
-def _open(path: Path):
+def _open_array(path: Path):
     import tensorstore
 
     try:
-        return tensorstore.open(_spec(path), context=_context() if storage.is_remote(path) else None).result()
+        return tensorstore.open(
+            _array_spec(path), context=_tensorstore_context() if storage.is_remote(path) else None
+        ).result()
     except ValueError as error:
         if told := storage.explain(error):
             raise told from error
@@ -156,7 +160,7 @@ def _open(path: Path):
 
 
 @functools.cache
-def _context():
+def _tensorstore_context():
     """For `gs://`: an index of chunks is read once, and requests are repeated for some minutes.
 
     A disk has no cache: with one, `offsets` lay in memory so that looking up documents took 1.17 times as long.
@@ -174,15 +178,15 @@ def _context():
 
 def write_all(path: Path, values: np.ndarray) -> None:
     """Write a whole array."""
-    _create(path, values.dtype, len(values)).write(values).result()
+    _create_array(path, values.dtype, len(values)).write(values).result()
 
 
 def read_all(path: Path) -> np.ndarray:
     """Read a whole array; `UserError` if it is broken."""
-    return _open(path).read().result()
+    return _open_array(path).read().result()
 
 
-def _spec(path: Path) -> dict:
+def _array_spec(path: Path) -> dict:
     if not storage.is_remote(path):
         return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.absolute()}/"}}
     bucket, _, name = str(path).removeprefix("gs://").partition("/")
@@ -255,7 +259,7 @@ def write_store(path: Path, parts: Iterable[tuple[np.ndarray, ...]], dtype: np.d
             lengths.append(part_lengths)
             ids.append(part_ids)
             for part_languages in languages:
-                codes.append(_codes(part_languages, names))
+                codes.append(_language_numbers(part_languages, names))
         writer.close()
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.uint64)
         write_all(temporary / "offsets", offsets)
@@ -265,7 +269,7 @@ def write_store(path: Path, parts: Iterable[tuple[np.ndarray, ...]], dtype: np.d
             storage.write_json(temporary / NAMES, list(names))
 
 
-def _codes(languages: np.ndarray, names: dict[str, int]) -> np.ndarray:
+def _language_numbers(languages: np.ndarray, names: dict[str, int]) -> np.ndarray:
     """The number of each language, uint16. New ones get the next numbers; beyond 65,535 they count as none."""
     found, places = np.unique(languages, return_inverse=True)
     for name in map(str, found):

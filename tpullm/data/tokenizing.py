@@ -132,14 +132,14 @@ def draw_task(task: Task) -> None:
     drawn = []
     for part in task.parts:
         for document, _ in document_files.read_part(part, (USED,)):
-            keys = _keys(document, task.seed)
+            keys = _keys_of_passages(document, task.seed)
             if min(keys) < task.bound:  # else the text is not cut: that takes three times as long as all before it
                 passages = zip(keys, trainer.passages(document["text"]), strict=False)
                 drawn += [(key, document["language"], passage) for key, passage in passages if key < task.bound]
     storage.write_json(task.file, drawn)
 
 
-def _keys(document: Mapping[str, str], seed: int) -> list[int]:
+def _keys_of_passages(document: Mapping[str, str], seed: int) -> list[int]:
     """The keys of as many passages as a document has at most."""
     own = hashlib.blake2b(f"{seed} {document['hash']} {document['file']} {document['record']}".encode(), digest_size=8)
     keys = []
@@ -245,21 +245,23 @@ def assemble(
             continue
         facts[source] = {}
         for split in SPLITS:
-            if having := [part for part in own if _documents(part, split)]:
+            if having := [part for part in own if _documents_in_part(part, split)]:
                 counts = {"documents": 0, "tokens": 0, "bytes": 0}
-                arrays, dtype = _arrays(having, split, counts), token_store.token_dtype(vocabulary_size)
+                arrays, dtype = _arrays_of_parts(having, split, counts), token_store.token_dtype(vocabulary_size)
                 token_store.write_store(folder / source / split, arrays, dtype)
                 facts[source][split] = counts
     return facts
 
 
-def _documents(part: TokensPart, split: str) -> int:
+def _documents_in_part(part: TokensPart, split: str) -> int:
     """How many documents of a split a part has."""
     with part.tokens.open("rb") as file, np.load(file) as arrays:
         return len(arrays[f"{split}_ids"])
 
 
-def _arrays(parts: Sequence[TokensPart], split: str, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
+def _arrays_of_parts(
+    parts: Sequence[TokensPart], split: str, counts: dict[str, int]
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Tokens of each part; lengths, ids and languages of its documents. They are added to `counts`."""
     for part in parts:
         with part.tokens.open("rb") as file, np.load(file) as arrays:

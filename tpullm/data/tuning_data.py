@@ -77,12 +77,14 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     read, held_out = documents_of(weights, run, where), {}
     for kind, names, example, tokenize in (
         (CONVERSATIONS, settings.conversations, examples.Conversation, conversations.tokenize),
-        (PREFERENCES, settings.preferences, examples.Preference, partial(_pairs, settings.preference)),
-        (JUDGED, settings.judged, examples.Judged, partial(_judged, settings.preference)),
+        (PREFERENCES, settings.preferences, examples.Preference, partial(_preference_pairs, settings.preference)),
+        (JUDGED, settings.judged, examples.Judged, partial(_judged_answers, settings.preference)),
     ):
         if names:
             weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
-            for part, into in zip(_examples(names, example, settings, recipe.seed), (read, held_out), strict=True):
+            for part, into in zip(
+                _tuning_examples(names, example, settings, recipe.seed), (read, held_out), strict=True
+            ):
                 if part:
                     into[kind] = tokenize(part, tokenizer, length, where)
     if JUDGED in read:
@@ -123,7 +125,7 @@ def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) ->
     """
     settings = recipe.finetune[name]
     most = min(settings.train.sequence_length, context) - settings.policy.tokens
-    parts = _examples(settings.prompts, examples.Prompt, settings, recipe.seed)
+    parts = _tuning_examples(settings.prompts, examples.Prompt, settings, recipe.seed)
     learned, held_out = (
         prompts.tokenized(part, tokenizer, most, f"finetune.{name}") if part else None for part in parts
     )
@@ -140,18 +142,18 @@ def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) ->
     return learned, held_out
 
 
-def _examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -> tuple[list, list]:
+def _tuning_examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -> tuple[list, list]:
     return examples.read(names, kind, settings.columns, settings.held_out_fraction, seed)
 
 
-def _pairs(
+def _preference_pairs(
     settings: PreferenceConfig, found: list[examples.Preference], tokenizer: Tokenizer, length: int, where: str
 ) -> Pairs:
     ids = [(preference.group, conversations.pair(preference, tokenizer, where)) for preference in found]
     return answer_rows.tokenized(ids, settings, length, where)
 
 
-def _judged(
+def _judged_answers(
     settings: PreferenceConfig, found: list[examples.Judged], tokenizer: Tokenizer, length: int, where: str
 ) -> Pairs:
     ids = [(judged.group, *conversations.answer(judged, tokenizer, where), judged.good) for judged in found]

@@ -165,7 +165,10 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     handlers = {"state": state_handler, "description": ocp.JsonCheckpointHandler()}
     directory.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, cleanup_tmp_directories=True, multiprocessing_options=_alone()
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=_options_without_barrier(),
     )
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
@@ -175,7 +178,7 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     write(directory / "0")
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
+def _options_without_barrier() -> ocp.options.MultiprocessingOptions:
     """Options of Orbax for steps that hosts may run without a barrier."""
     host = hosts.index()
     return ocp.options.MultiprocessingOptions(
@@ -185,7 +188,9 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
     """Orbax's manager of `STAGE/checkpoints`, for reading; `named` are its further arguments."""
-    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_alone(), read_only=True)
+    options = ocp.CheckpointManagerOptions(
+        create=False, multiprocessing_options=_options_without_barrier(), read_only=True
+    )
     return ocp.CheckpointManager(directory, options=options, **named)
 
 
@@ -240,14 +245,14 @@ def write(save: Path) -> None:
     deadline, metadata = time.monotonic() + SECONDS_TO_NOTE, ""
     while not metadata and (save / METADATA).exists() and time.monotonic() < deadline:
         with suppress(UserError, ValueError, AttributeError):  # Orbax is writing it
-            metadata = _metadata(save)
+            metadata = _orbax_metadata_hash(save)
         if not metadata:
             time.sleep(0.02)
     files = {name: [size, md5s[name]] for name, size in sizes.items()}
     storage.write_json(save / FILE, {"files": files, "metadata": metadata})
 
 
-def _metadata(save: Path) -> str:
+def _orbax_metadata_hash(save: Path) -> str:
     """Hash of what Orbax notes of a checkpoint, without times; empty if that is not whole, or no save of Orbax's."""
     noted = storage.read_json(save / METADATA) if (save / METADATA).exists() else {}
     if not noted.get(HANDLERS):
@@ -265,18 +270,18 @@ def verify(save: Path, share: int = 0, shares: int = 1) -> None:
     Raises:
         CorruptSave: a file is not as it was written.
     """
-    if reason := _damage(save, share, shares):
+    if reason := _first_damaged_file(save, share, shares):
         raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
 
 
 def verify_together(save: Path) -> None:
     """The same on all hosts: each compares its share, and all raise the same error."""
-    reasons = hosts.gather(f"save {save.name} is whole", _damage(save, hosts.index(), hosts.count()))
+    reasons = hosts.gather(f"save {save.name} is whole", _first_damaged_file(save, hosts.index(), hosts.count()))
     if reason := next(filter(None, reasons), ""):
         raise CorruptSave(f"{save}: the checkpoint is corrupt ({reason})")
 
 
-def _damage(save: Path, share: int, shares: int) -> str:
+def _first_damaged_file(save: Path, share: int, shares: int) -> str:
     """The first of a share of the files that is not as it was written, and in what; empty if there is none."""
     if not (save / FILE).exists():
         return ""
@@ -287,7 +292,7 @@ def _damage(save: Path, share: int, shares: int) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{FILE} can't be read"
     try:
-        if metadata and _metadata(save) != metadata:
+        if metadata and _orbax_metadata_hash(save) != metadata:
             return f"{METADATA} has changed"
     except (UserError, ValueError, AttributeError):
         return f"{METADATA} can't be read"

@@ -48,12 +48,12 @@ def examine(path: Path, shapes_of: Callable[[Any], tuple[Any, Any]], done: Calla
         done: called with the bytes of each piece of a tensor.
     """
     try:
-        yield from _file(path, done) if path.is_file() else _directory(path, shapes_of, done)
+        yield from _gguf_file_findings(path, done) if path.is_file() else _directory_findings(path, shapes_of, done)
     except UserError as refused:
         yield error(str(refused))
 
 
-def _told(findings: Iterator[Finding], where: Path | str) -> Iterator[Finding]:
+def _faults_as_findings(findings: Iterator[Finding], where: Path | str) -> Iterator[Finding]:
     """The findings of a part that reads settings of any type: where one is not as expected, that is a finding."""
     try:
         yield from findings
@@ -63,7 +63,9 @@ def _told(findings: Iterator[Finding], where: Path | str) -> Iterator[Finding]:
         yield error(f"{where}: a setting has a wrong type ({other!s:.200}); take it from the model's source")
 
 
-def _values(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable) -> Iterator[Finding]:
+def _tensor_value_findings(
+    name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable
+) -> Iterator[Finding]:
     """The findings of the values of one tensor; `done` is called with the bytes of each part."""
     size, bad, is_zero = 0, 0, True
     for part in parts:
@@ -77,25 +79,25 @@ def _values(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Calla
         yield error(f"{name}: all zero; it was never loaded where it was exported from")
 
 
-def _directory(folder: Path, shapes_of: Callable, done: Callable) -> Iterator[Finding]:
+def _directory_findings(folder: Path, shapes_of: Callable, done: Callable) -> Iterator[Finding]:
     config = read_json(folder / "config.json")
-    yield from _told(_positions(config), "config.json")
-    yield from _told(_ends(folder, config), "config.json or generation_config.json")
+    yield from _faults_as_findings(_position_findings(config), "config.json")
+    yield from _faults_as_findings(_end_token_findings(folder, config), "config.json or generation_config.json")
     try:
         tokenizer = PublishedTokenizer(folder)
     except UserError as refused:
         yield error(str(refused))
     else:
-        yield from _told(_tokens(tokenizer, config), "config.json")
-        yield from _first_space(folder)
-        yield from _told(_conversations(tokenizer), "the chat template")
+        yield from _faults_as_findings(_token_findings(tokenizer, config), "config.json")
+        yield from _first_space_findings(folder)
+        yield from _faults_as_findings(_chat_template_findings(tokenizer), "the chat template")
     model, family = reading.read_config(folder)
     shapes, axes = shapes_of(model)
     kinds: set[str] = set()
     with reading.opened(folder) as source:
         for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
             kinds.add(source.numpy_dtype(name).name)
-            yield from _values(name, source.parts(name), tensors.is_vector(ours[0]), done)
+            yield from _tensor_value_findings(name, source.parts(name), tensors.is_vector(ours[0]), done)
     some, said = ", ".join(sorted(kinds)), config.get("dtype") or config.get("torch_dtype")
     if len(kinds) > 1:
         yield warning(f"weights of several types: {some}")
@@ -103,7 +105,7 @@ def _directory(folder: Path, shapes_of: Callable, done: Callable) -> Iterator[Fi
         yield warning(f"config.json says {said} and the weights are {some}; correct dtype")
 
 
-def _positions(config: dict) -> Iterator[Finding]:
+def _position_findings(config: dict) -> Iterator[Finding]:
     older, newer = config.get("rope_scaling"), config.get("rope_parameters")
     if isinstance(newer, dict) and "full_attention" in newer:
         newer = newer["full_attention"]
@@ -120,7 +122,7 @@ def _positions(config: dict) -> Iterator[Finding]:
         yield error(f"config.json: two values of rope_theta, {config['rope_theta']} and {newer['rope_theta']}")
 
 
-def _ends(folder: Path, config: dict) -> Iterator[Finding]:
+def _end_token_findings(folder: Path, config: dict) -> Iterator[Finding]:
     """Three files name end tokens, and engines differ in which of them they read."""
     generation = read_optional(folder / "generation_config.json")
     found = {"config.json": config.get("eos_token_id"), "generation_config.json": generation.get("eos_token_id")}
@@ -135,7 +137,7 @@ def _ends(folder: Path, config: dict) -> Iterator[Finding]:
         yield error(f"end tokens differ: config.json {ends[0]}, generation_config.json {ends[1]}; make them agree")
 
 
-def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
+def _token_findings(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
     rows = config.get("vocab_size", 0)
     if tokenizer.needed_size > rows:
         yield error(f"tokenizer.json: {tokenizer.needed_size} tokens and an embedding of {rows}; resize one")
@@ -154,7 +156,7 @@ def _tokens(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Finding]:
         yield warning(f"tokenizer.json: {len(silent)} tokens decode to nothing ({some}) and are not special")
 
 
-def _first_space(folder: Path) -> Iterator[Finding]:
+def _first_space_findings(folder: Path) -> Iterator[Finding]:
     """Llama 2's tokenizer puts a space before a text. The tokenizer class decides whether also after special tokens."""
     said = read_optional(folder / "tokenizer_config.json")
     normalizer = json.dumps(read_json(folder / "tokenizer.json").get("normalizer"))
@@ -166,7 +168,7 @@ def _first_space(folder: Path) -> Iterator[Finding]:
         )
 
 
-def _conversations(tokenizer: PublishedTokenizer) -> Iterator[Finding]:
+def _chat_template_findings(tokenizer: PublishedTokenizer) -> Iterator[Finding]:
     if not tokenizer.has_template:
         yield warning("no chat template: conversations are shown to the model in no form that it was tuned on")
         return
@@ -186,21 +188,21 @@ def _conversations(tokenizer: PublishedTokenizer) -> Iterator[Finding]:
         yield warning("the chat template leaves a system turn out without a word")
 
 
-def _file(path: Path, done: Callable[[int], None]) -> Iterator[Finding]:
+def _gguf_file_findings(path: Path, done: Callable[[int], None]) -> Iterator[Finding]:
     file = gguf.read(path)
     found = {tensor.name: tensor for tensor in file.tensors}
-    yield from _told(_gguf_shapes(file.settings, found), path)
-    yield from _told(_gguf_tokens(file.settings, found), path)
+    yield from _faults_as_findings(_gguf_shape_findings(file.settings, found), path)
+    yield from _faults_as_findings(_gguf_token_findings(file.settings, found), path)
     for tensor in file.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith(".bias")
         try:
-            yield from _values(tensor.name, gguf.values(file, tensor), is_vector, done)
+            yield from _tensor_value_findings(tensor.name, gguf.values(file, tensor), is_vector, done)
         except NotImplementedError:
             yield warning(f"{tensor.name}: its values, of type {tensor.kind}, were not read")
             done(tensor.size)
 
 
-def _gguf_shapes(settings: dict[str, Any], found: dict[str, gguf.GgufTensor]) -> Iterator[Finding]:
+def _gguf_shape_findings(settings: dict[str, Any], found: dict[str, gguf.GgufTensor]) -> Iterator[Finding]:
     architecture = settings.get("general.architecture")
     if not isinstance(architecture, str):
         yield error("no general.architecture: no program knows what to compute; export it again")
@@ -219,7 +221,7 @@ def _gguf_shapes(settings: dict[str, Any], found: dict[str, gguf.GgufTensor]) ->
         yield error(f"{architecture}.embedding_length is {width}, and token_embd.weight {list(table.shape)}")
 
 
-def _gguf_tokens(settings: dict[str, Any], found: dict[str, gguf.GgufTensor]) -> Iterator[Finding]:
+def _gguf_token_findings(settings: dict[str, Any], found: dict[str, gguf.GgufTensor]) -> Iterator[Finding]:
     texts, table = settings.get(f"{_TOKENS}.tokens"), found.get("token_embd.weight")
     if not isinstance(texts, list):
         yield error(f"no {_TOKENS}.tokens: no text can be read or written; export it again")

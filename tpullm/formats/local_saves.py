@@ -55,7 +55,9 @@ class LocalSaves:
         self._config, self._last, self._thread, self._folder = config, time.monotonic(), None, None
         self._about = json.loads(json.dumps({key: description.get(key) for key in ("inputs", "horizons", "left_out")}))
         if config.local:
-            name, self._start = hosts.broadcast("the local saves", lambda: [_name(stage), uuid.uuid4().hex[:12]])
+            name, self._start = hosts.broadcast(
+                "the local saves", lambda: [_local_saves_name(stage), uuid.uuid4().hex[:12]]
+            )
             self._folder = storage.path(config.local) / name
             self._own = self._folder / f"host-{hosts.index()}"
             storage.check_writable(self._own)
@@ -80,7 +82,7 @@ class LocalSaves:
         self.wait()
         self._last = time.monotonic()
         shards = {
-            _shard(path, shard.index, leaf.shape): shard.data
+            _shard_name(path, shard.index, leaf.shape): shard.data
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)
             for shard in leaf.addressable_shards
         }
@@ -166,7 +168,7 @@ class LocalSaves:
             return host + (str(error) if isinstance(error, CorruptSave | OSError) else f"{save}: {error}")
         for path, leaf in jax.tree_util.tree_leaves_with_path(target):
             for index in leaf.sharding.addressable_devices_indices_map(leaf.shape).values():
-                if (name := _shard(path, index, leaf.shape)) not in names:
+                if (name := _shard_name(path, index, leaf.shape)) not in names:
                     return f"{host}{save}: lacks the shard {name}; it is of another mesh"
         return ""
 
@@ -176,7 +178,7 @@ class LocalSaves:
         with safe_open(self._own / str(step) / SHARDS, "np") as file:
 
             def array(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-                read = lambda index: file.get_tensor(_shard(path, index, leaf.shape)).view(leaf.dtype)  # noqa: E731
+                read = lambda index: file.get_tensor(_shard_name(path, index, leaf.shape)).view(leaf.dtype)  # noqa: E731
                 return jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
 
             return jax.tree_util.tree_map_with_path(array, target)
@@ -189,14 +191,14 @@ class LocalSaves:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _name(stage: Path) -> str:
+def _local_saves_name(stage: Path) -> str:
     """The name of a stage's local saves, with an id that goes where the stage goes."""
     if not (stage / ID).exists():
         storage.write_json(stage / ID, {"id": uuid.uuid4().hex[:12]})
     return f"{stage.name}-{storage.hash_json(str(stage))[:8]}-{storage.read_json(stage / ID)['id']}"
 
 
-def _shard(path: tuple, index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
+def _shard_name(path: tuple, index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
     """A shard's name: the path of its array, and from where to where it goes in each dimension."""
     bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
     places = ", ".join(f"{first}-{last}" for first, last in bounds)

@@ -103,22 +103,22 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():
-        return _whole(path.parent, [int(path.name)])
+        return _newest_intact_checkpoint(path.parent, [int(path.name)])
     if (path / "checkpoints").is_dir():
-        return _whole(path / "checkpoints", steps(path / "checkpoints"))
+        return _newest_intact_checkpoint(path / "checkpoints", steps(path / "checkpoints"))
     stages = [*(reversed(stages_of_tuning(path)) if tuned else ()), *FOUNDATIONS]
-    for stage in (*filter(partial(_stands, path), stages), *reversed(stages)):
+    for stage in (*filter(partial(_is_current_stage, path), stages), *reversed(stages)):
         if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
-            return _whole(path / stage / "checkpoints", found)
+            return _newest_intact_checkpoint(path / stage / "checkpoints", found)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
 
 
-def _whole(directory: Path, found: list[int]) -> Model:
+def _newest_intact_checkpoint(directory: Path, found: list[int]) -> Model:
     """The newest of some checkpoints that is as it was written."""
     for step in reversed(found):
         try:
             model = described(directory, step)
-            _verify(model)
+            _verify_checkpoint(model)
             return model
         except CorruptSave as error:
             if step == found[0]:
@@ -136,27 +136,29 @@ def made_by(stage: Path) -> Model:
     """
     model = described(stage / "checkpoints")
     try:
-        _verify(model)
+        _verify_checkpoint(model)
     except CorruptSave as error:
         again = stage if stage.name == "base" else stage / manifest.FILE
         raise CorruptSave(f"{error}; remove {again}, and `tpullm run` makes it again") from error
     return model
 
 
-def _verify(model: Model) -> None:
+def _verify_checkpoint(model: Model) -> None:
     """Raise `CorruptSave` if the checkpoint, or one that it is an adapter of, is not as it was written."""
     checkpoints.verify_together(model.directory / str(model.step))
     if model.adapter:
-        _verify(model.base)
+        _verify_checkpoint(model.base)
 
 
-def _stands(run: Path, stage: str) -> bool:
+def _is_current_stage(run: Path, stage: str) -> bool:
     """Whether a stage is finished, and was made from the earlier stages as they are now."""
     if not (run / stage / manifest.FILE).exists():
         return False
     upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
     earlier = [name for name in (*stages_of_tuning(run), *FOUNDATIONS) if name in upstream]
-    return all(_stands(run, name) and upstream[name] == manifest.finished_identity(run / name) for name in earlier)
+    return all(
+        _is_current_stage(run, name) and upstream[name] == manifest.finished_identity(run / name) for name in earlier
+    )
 
 
 def steps(directory: Path) -> list[int]:
@@ -277,28 +279,28 @@ def load_params(model: Model, shapes: Tree) -> Tree:
         shapes: a `Quantized` is made of the matrix when that is read, one matrix at a time.
     """
     if any(map(is_quantized, jax.tree.leaves(shapes, is_leaf=is_quantized))):
-        return _quantized(model, shapes)
+        return _quantized_params(model, shapes)
     if model.adapter is None:
-        return _restored(model, shapes)
+        return _restored_params(model, shapes)
     adapters, kind = load_adapter(model, shapes), model.adapter.quantize_base
     # In float32 until they are merged: a sum that is rounded twice would be another model than the exported one.
-    beside = {_matrix(name) for name in tensors.flat(adapters)}
+    beside = {_adapted_matrix(name) for name in tensors.flat(adapters)}
     flat = tensors.flat(shapes)
-    wanted = tensors.nested({name: _float32(leaf) if name in beside else leaf for name, leaf in flat.items()})
-    wanted = quantized.each_matrix(wanted, lambda leaf, axis: _float32(leaf)) if kind else wanted
+    wanted = tensors.nested({name: _as_float32(leaf) if name in beside else leaf for name, leaf in flat.items()})
+    wanted = quantized.each_matrix(wanted, lambda leaf, axis: _as_float32(leaf)) if kind else wanted
     params = load_params(model.base, wanted)
     leaves = jax.tree.leaves(shapes)
     with jax.set_mesh(leaves[0].sharding.mesh):
-        return _merge(params, adapters, model.adapter.scale, kind, tuple(leaf.dtype for leaf in leaves))
+        return _merge_adapters(params, adapters, model.adapter.scale, kind, tuple(leaf.dtype for leaf in leaves))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
-def _merge(params: Tree, adapters: Tree, scale: float, kind: str, dtypes: tuple) -> Tree:
+def _merge_adapters(params: Tree, adapters: Tree, scale: float, kind: str, dtypes: tuple) -> Tree:
     leaves, structure = jax.tree.flatten(merge(quantized.rounded(params, kind), adapters, scale))
     return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True))
 
 
-def _quantized(model: Model, shapes: Tree) -> Tree:
+def _quantized_params(model: Model, shapes: Tree) -> Tree:
     """The parameters, some of them quantized. These are read first, with one whole matrix at a time in memory."""
     wanted = tensors.flat(shapes)
     matrices = {name: target for name, target in wanted.items() if is_quantized(target)}
@@ -319,12 +321,12 @@ def _quantized(model: Model, shapes: Tree) -> Tree:
 quantize = jax.jit(quantized.quantized, static_argnums=(1, 2))
 
 
-def _matrix(name: str) -> str:
+def _adapted_matrix(name: str) -> str:
     """The flat name of the matrix that a parameter of an adapter stands beside."""
     return name.partition(f".{NAME}.")[0] + ".weight"
 
 
-def _float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _as_float32(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jax.numpy.float32, sharding=leaf.sharding)
 
 
@@ -335,12 +337,12 @@ def load_adapter(model: Model, shapes: Tree) -> Tree:
     wanted = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
         for name, leaf in leaves.items()
-        if _matrix(name) in matrices
+        if _adapted_matrix(name) in matrices
     }
-    return _restored(model, tensors.nested(wanted))
+    return _restored_params(model, tensors.nested(wanted))
 
 
-def _restored(model: Model, shapes: Tree) -> Tree:
+def _restored_params(model: Model, shapes: Tree) -> Tree:
     if not shapes:
         return {}
     restore_args = jax.tree.map(lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes)

@@ -58,14 +58,14 @@ def write(
         UserError: no family of transformers has such a model, it can't be written in `weights`, or the disk is full.
     """
     tokenizer = load_tokenizer(model.tokenizer_path)
-    params, config = _parameters(model, dtype), model.config.trained_as(ModelConfig())
-    planned = writing.planned(config, params, _preferred(model), weights)
+    params, config = _checkpoint_parameters(model, dtype), model.config.trained_as(ModelConfig())
+    planned = writing.planned(config, params, _preferred_model_type(model), weights)
     storage.room_for(planned.size, folder.parent)
     with progress("export", planned.size, "bytes") as advance:
         writing.write(folder, planned, _special_tokens(tokenizer), advance, shard_bytes)
     talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
-    facts = _facts(model, folder, params) | {"name": name, "licence": licence, "talks": talks}
+    facts = _facts_of_card(model, folder, params) | {"name": name, "licence": licence, "talks": talks}
     card = model_card(facts, manifest.tasks(model.run, model.stage, model.step))
     (folder / "README.md").write_text(card, encoding="utf-8")
     return planned.size
@@ -84,7 +84,9 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     gguf_writing.check_installed()
     tokenizer, file = load_tokenizer(model.tokenizer_path), folder / f"{name}-{weights}.gguf"
     config = model.config.trained_as(ModelConfig())
-    planned = gguf_writing.planned(config, _parameters(model, "stored"), weights, _preferred(model))
+    planned = gguf_writing.planned(
+        config, _checkpoint_parameters(model, "stored"), weights, _preferred_model_type(model)
+    )
     storage.room_for(planned.size, folder.parent)
     with progress("export", planned.size, "bytes") as advance:
         about = {"name": name, "license": licence}
@@ -102,14 +104,14 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
         UserError: no family of transformers has such a model, or PEFT has no form for the adapter.
     """
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
-    family = writing.published_family(model.config.trained_as(ModelConfig()), _preferred(model))
+    family = writing.published_family(model.config.trained_as(ModelConfig()), _preferred_model_type(model))
     with jax.set_mesh(mesh):
         found = tensors.flat(load_adapter(model, architecture.placed(mesh)))
     stage = model.base.directory.parent.name
     base = Path(model.recipe["base"]).name if stage == "base" else stage
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
-    of_base = _parameters(model.base, "stored")
+    of_base = _checkpoint_parameters(model.base, "stored")
     numbers = {name: adapters.sampled(of_base.read(name)) for name in adapters.matrices(of_base.targets)}
     storage.write_json(folder / adapters.FILE, {"numbers": numbers})
     tokenizer = load_tokenizer(model.tokenizer_path)
@@ -121,13 +123,13 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     return size
 
 
-def _preferred(model: Model) -> str:
+def _preferred_model_type(model: Model) -> str:
     """The `model_type` of the published model that a run began with."""
     published = model.run / "base" / "published.json"
     return storage.read_json(published)["model_type"] if model.recipe["base"] and published.exists() else ""
 
 
-def _parameters(model: Model, dtype: str) -> writing.Parameters:
+def _checkpoint_parameters(model: Model, dtype: str) -> writing.Parameters:
     """The parameters of the checkpoint, each restored when it is written."""
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
     saved, placed = tensors.flat(stored_params(model)), tensors.flat(architecture.placed(mesh))
@@ -176,16 +178,16 @@ def model_card(facts: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> str:
     return _TEMPLATES.get_template("card.md.jinja").render(found, tasks=tasks, commands=commands)
 
 
-def _cell(text: str) -> str:
+def _markdown_name(text: str) -> str:
     """A name in a table or a heading of Markdown."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 # As a string of JSON in one line, a prompt can end no block of the card.
-_TEMPLATES.filters |= {"cell": _cell, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
+_TEMPLATES.filters |= {"cell": _markdown_name, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
 
 
-def _facts(model: Model, folder: Path, params: writing.Parameters) -> dict[str, Any]:
+def _facts_of_card(model: Model, folder: Path, params: writing.Parameters) -> dict[str, Any]:
     """What a card says of a model in an exported folder."""
     data, config = model.run / "documents", storage.read_json(folder / "config.json")
     languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
@@ -199,7 +201,7 @@ def _facts(model: Model, folder: Path, params: writing.Parameters) -> dict[str, 
         "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=100),
         "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
         "languages": [language for language in languages if len(language) == 2],
-        "evaluation": _evaluation(model),
+        "evaluation": _measures_of_checkpoint(model),
     }
 
 
@@ -212,7 +214,7 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "gs://")) else value
 
 
-def _evaluation(model: Model) -> list[tuple[str, str]]:
+def _measures_of_checkpoint(model: Model) -> list[tuple[str, str]]:
     """The measures of exactly this checkpoint: on held-out text at the end of its training, and by `evaluate`."""
     made, evaluated = (model.run / stage / manifest.FILE for stage in (model.stage, "evaluate"))
     if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):

@@ -106,7 +106,7 @@ def find(name: str) -> Machine:
             dollars = chips * chip.dollars_per_hour["on_demand"]
             found[type_] = Machine(vcpus, memory_gib, dollars, type_, disk=of.disk, tpu=generation, chips=chips)
     if name not in found:
-        raise UserError(f"machine: there is no {name}; {_instead(name, list(found.values()))}")
+        raise UserError(f"machine: there is no {name}; {_nearest_machines(name, list(found.values()))}")
     return found[name]
 
 
@@ -117,7 +117,7 @@ def check_provisioning(machine: Machine, provisioning: str) -> None:
         raise UserError(f"provisioning: Google does not offer {machine.name} {provisioning}; use {others}")
 
 
-def _instead(name: str, machines: Sequence[Machine]) -> str:
+def _nearest_machines(name: str, machines: Sequence[Machine]) -> str:
     """What the user may have meant: the sizes of the same family with GPUs, those with the same GPU, or like names."""
     family = name.rpartition("-")[0]
     sizes = [each for each in machines if each.gpus and each.name.rpartition("-")[0] == family]

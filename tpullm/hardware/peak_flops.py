@@ -81,7 +81,7 @@ def peak(dtype: jnp.dtype) -> Peak:
 def fastest(work: Callable[[], object]) -> Fastest:
     """The fastest of `TRIALS` undisturbed runs of `work`, after one run to warm up; takes at most about `SECONDS`."""
     work()
-    return choose(_trials(work))
+    return choose(_timed_trials(work))
 
 
 def choose(trials: Iterable[Trial]) -> Fastest:
@@ -96,14 +96,16 @@ def choose(trials: Iterable[Trial]) -> Fastest:
     return Fastest(min(seen), disturbed=True)
 
 
-def _trials(work: Callable[[], object]) -> Iterator[Trial]:
+def _timed_trials(work: Callable[[], object]) -> Iterator[Trial]:
     """Trials for `SECONDS`, and at least `TRIALS` of them."""
     until, done = time.monotonic() + SECONDS, 0
     while done < TRIALS or time.monotonic() < until:
-        waited, used, start = _waited(), time.process_time(), time.perf_counter()
+        waited, used, start = _seconds_without_core(), time.process_time(), time.perf_counter()
         work()
         seconds, used = time.perf_counter() - start, time.process_time() - used
-        trial = Trial(seconds, share_waited(seconds, used, None if waited is None else _waited() - waited))
+        trial = Trial(
+            seconds, share_waited(seconds, used, None if waited is None else _seconds_without_core() - waited)
+        )
         yield trial
         done += 1
         if trial.waiting > MOST_WAITING:
@@ -124,7 +126,7 @@ def share_waited(seconds: float, used: float, waited: float | None) -> float:
     return max(0.0, waited) / (max(0.0, waited) + used) if used else 0.0
 
 
-def _waited() -> float | None:
+def _seconds_without_core() -> float | None:
     """Seconds that threads of this process were ready and had no core, plus those that a hypervisor took away.
 
     None where the system does not report them: it is not Linux, or its kernel has no scheduler statistics.
@@ -132,10 +134,10 @@ def _waited() -> float | None:
     if not Path("/proc/self/schedstat").exists():
         return None
     stolen = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8])
-    return sum(map(_delay, Path("/proc/self/task").iterdir())) / 1e9 + stolen / os.sysconf("SC_CLK_TCK")
+    return sum(map(_thread_delay, Path("/proc/self/task").iterdir())) / 1e9 + stolen / os.sysconf("SC_CLK_TCK")
 
 
-def _delay(task: Path) -> int:
+def _thread_delay(task: Path) -> int:
     """Nanoseconds that a thread has waited for a core (Documentation/scheduler/sched-stats.rst)."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
         return int((task / "schedstat").read_text(encoding="ascii").split()[1])

@@ -113,7 +113,7 @@ class GpuHosts(Topology):
         """The arguments of `get_topology_desc`: the GPU, and NVLink domains x hosts of a domain x GPUs of a host."""
         domains, hosts = self.chips // self.of_domain, self.of_domain // self.of_host
         shape = f"{domains}x{hosts}x{self.of_host}"
-        return {"platform": "cuda", "target_config": _target_config(self.chip), "topology": shape}
+        return {"platform": "cuda", "target_config": _gpu_target_config(self.chip), "topology": shape}
 
 
 def names(text: str) -> list[str]:
@@ -133,7 +133,7 @@ def parse(text: str) -> Topology:
     count, generation, shape = int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
     chip = chips.CHIPS.get(generation)
     if chip and chip.slices:
-        return _slices(generation, shape, count, text)
+        return _tpu_slices(generation, shape, count, text)
     if chip and chip.gpu:
         return _gpu_hosts(generation, shape, count, text)
     there = {name: chip for name, chip in chips.CHIPS.items() if chip.slices or chip.gpu}
@@ -144,7 +144,7 @@ def parse(text: str) -> Topology:
     raise UserError(f"topology: {generation} is not known{told}; there are {known}")
 
 
-def _slices(generation: str, shape: tuple[int, ...], count: int, text: str) -> Slices:
+def _tpu_slices(generation: str, shape: tuple[int, ...], count: int, text: str) -> Slices:
     """`count` slices of that shape; `text` is their name. `UserError` if there is no such slice."""
     of = chips.CHIPS[generation].slices
     if len(shape) != of.dimensions or 0 in shape or not count:
@@ -154,22 +154,22 @@ def _slices(generation: str, shape: tuple[int, ...], count: int, text: str) -> S
         )
     if math.prod(shape) > of.largest:
         raise UserError(f"topology: {text} has {math.prod(shape)} chips a slice; {generation} has at most {of.largest}")
-    if not _exists(of, shape):
-        nearest = " or ".join("x".join(map(str, other)) for other in _nearest(of, shape))
+    if not _slice_exists(of, shape):
+        nearest = " or ".join("x".join(map(str, other)) for other in _nearest_slice_shapes(of, shape))
         raise UserError(f"topology: {text}: there is no such slice of {generation}; the nearest are {nearest}")
     return Slices(generation, shape, count)
 
 
-def _exists(of: SliceShapes, shape: tuple[int, ...]) -> bool:
+def _slice_exists(of: SliceShapes, shape: tuple[int, ...]) -> bool:
     """Small slices are listed. Larger slices of a three-dimensional torus are whole cubes, the longest side last."""
     cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
     return shape in of.small or (cubes and list(shape) == sorted(shape))
 
 
-def _nearest(of: SliceShapes, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _nearest_slice_shapes(of: SliceShapes, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The two existing slices whose numbers of chips are nearest."""
     cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
-    there = [*of.small, *(cube for cube in cubes if _exists(of, cube) and math.prod(cube) <= of.largest)]
+    there = [*of.small, *(cube for cube in cubes if _slice_exists(of, cube) and math.prod(cube) <= of.largest)]
     return sorted(there, key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))[:2]
 
 
@@ -193,7 +193,7 @@ def _gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -
     return GpuHosts(generation, (own,) if hosts == 1 else (hosts, own))
 
 
-def _target_config(chip: Chip) -> str:
+def _gpu_target_config(chip: Chip) -> str:
     """The GPU in XLA's words (`GpuTargetConfigProto`), as text. What all these GPUs have in common is written here.
 
     Without `runtime_version`, that of CUDA, XLA makes no product of 8-bit floats by CUDA's library.

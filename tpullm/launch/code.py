@@ -41,27 +41,27 @@ class Wheel:
 @functools.cache
 def wheel() -> Wheel:
     """The package with its files as they are here, committed or not, and the requirements of the installed package."""
-    files = {f"tpullm/{name}": path.read_bytes() for name, path in _files().items()}
+    files = {f"tpullm/{name}": path.read_bytes() for name, path in _package_files().items()}
     if CONSTRAINTS.exists():
         files["tpullm/constraints.txt"] = CONSTRAINTS.read_bytes()
-    version = f"{tpullm.__version__}+{_hash(files)}"
+    version = f"{tpullm.__version__}+{_hash_of_files(files)}"
     about = f"tpullm-{version}.dist-info"
-    files[f"{about}/METADATA"] = _metadata(version)
+    files[f"{about}/METADATA"] = _wheel_metadata(version)
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tpullm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.cli.main:entry\n"
     # RECORD may leave out hashes; pip checks only those that are there.
     names = [*sorted(files), f"{about}/RECORD"]
     files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in names).encode()
-    return Wheel(f"tpullm-{version}-py3-none-any.whl", _zip(files))
+    return Wheel(f"tpullm-{version}-py3-none-any.whl", _zipped_files(files))
 
 
-def _files() -> dict[str, Path]:
+def _package_files() -> dict[str, Path]:
     """The files of the package by their names in it: those that git tracks.
 
     Whatever else lies in its folder (a `.env`, a notebook, an editor's backup) may be secret, and stays here. A copy
     that git does not know, such as an installed one or a downloaded archive, has the kinds of files that pip packs.
     """
-    found = _tracked(PACKAGE)
+    found = _tracked_files(PACKAGE)
     if not found:
         paths = [Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names]
         packed = [path for path in paths if path.suffix in KINDS or path.name == CONSTRAINTS.name]
@@ -69,23 +69,23 @@ def _files() -> dict[str, Path]:
     return {name: path for name, path in found.items() if not path.name.startswith(".") and path.is_file()}
 
 
-def _tracked(folder: Path) -> dict[str, Path]:
+def _tracked_files(folder: Path) -> dict[str, Path]:
     """The files in a folder that git tracks, committed or not; through a link to another folder of the checkout too."""
     found = {}
-    for name in _git(folder, "ls-files", "-z"):
+    for name in _names_from_git(folder, "ls-files", "-z"):
         path = folder / name
-        inner = _tracked(path) if path.is_dir() else {"": path}  # a checkout has `configs` as a link
+        inner = _tracked_files(path) if path.is_dir() else {"": path}  # a checkout has `configs` as a link
         found |= {f"{name}/{rest}" if rest else name: file for rest, file in inner.items()}
     return found
 
 
 def left_out() -> list[str]:
     """The modules that git neither tracks nor ignores. They are not in the wheel, which may surprise who wrote them."""
-    others = _git(PACKAGE, "ls-files", "-z", "--others", "--exclude-standard")
+    others = _names_from_git(PACKAGE, "ls-files", "-z", "--others", "--exclude-standard")
     return [f"{PACKAGE.name}/{name}" for name in others if name.endswith(".py")]
 
 
-def _git(folder: Path, *words: str) -> list[str]:
+def _names_from_git(folder: Path, *words: str) -> list[str]:
     """The names that a command of git prints; none where there is no checkout, or no git.
 
     A hook's variables would name another repository. A checkout of another user's is read, and none of its settings
@@ -100,14 +100,14 @@ def _git(folder: Path, *words: str) -> list[str]:
     return [] if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
-def _hash(files: dict[str, bytes]) -> str:
+def _hash_of_files(files: dict[str, bytes]) -> str:
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:12]
 
 
-def _metadata(version: str) -> bytes:
+def _wheel_metadata(version: str) -> bytes:
     """Name, version, and the requirements of the installed package."""
     installed = metadata.metadata("tpullm")
     lines = ["Metadata-Version: 2.1", "Name: tpullm", f"Version: {version}"]
@@ -116,7 +116,7 @@ def _metadata(version: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _zip(files: dict[str, bytes]) -> bytes:
+def _zipped_files(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # versions of zlib compress differently
         for name in sorted(files):

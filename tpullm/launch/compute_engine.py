@@ -65,13 +65,21 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     """A template, an empty group and its machines by name. For a slice: its shape, a template, a group of all."""
     name, config = job.attempt_name(attempt), job.config
     request_id = lambda what: google_api.request_id(config.project, config.zone, name, what, job.run)  # noqa: E731
-    properties = {"name": name, "properties": _properties(job, attempt)}
-    template = TEMPLATE.insert(_scope(job), request_id("template"), properties)
-    group = GROUP.insert(_scope(job, "zones"), request_id("group"), _group(job, attempt))
+    properties = {"name": name, "properties": _machine_properties(job, attempt)}
+    template = TEMPLATE.insert(_scope_path(job), request_id("template"), properties)
+    group = GROUP.insert(_scope_path(job, "zones"), request_id("group"), _instance_group(job, attempt))
     if _is_slice(job):
-        return [POLICY.insert(_scope(job, "regions"), request_id("policy"), _policy(job, attempt)), template, group]
+        return [
+            POLICY.insert(_scope_path(job, "regions"), request_id("policy"), _slice_policy(job, attempt)),
+            template,
+            group,
+        ]
     names = [f"{name}-{index}" for index in range(config.nodes)]
-    return [template, group, google_api.create_instances(_scope(job, "zones"), name, request_id("machines"), names)]
+    return [
+        template,
+        group,
+        google_api.create_instances(_scope_path(job, "zones"), name, request_id("machines"), names),
+    ]
 
 
 def _is_slice(job: Job) -> bool:
@@ -79,13 +87,13 @@ def _is_slice(job: Job) -> bool:
     return bool(machines.find(job.config.machine).tpu) and job.config.nodes > 1
 
 
-def _scope(job: Job, place: str = "") -> str:
+def _scope_path(job: Job, place: str = "") -> str:
     """The path of the job's `zones` or `regions`; without a place, of what is global."""
     where = {"zones": f"zones/{job.config.zone}", "regions": f"regions/{job.config.region}"}
     return f"projects/{job.config.project}/{where.get(place, 'global')}"
 
 
-def _policy(job: Job, attempt: int) -> dict[str, Any]:
+def _slice_policy(job: Job, attempt: int) -> dict[str, Any]:
     """The shape of a slice. A policy has no labels, so its description holds the hash of the run directory."""
     machine = machines.find(job.config.machine)
     shape = CHIPS[machine.tpu].compute_engine.topologies[machine.chips * job.config.nodes]
@@ -93,7 +101,7 @@ def _policy(job: Job, attempt: int) -> dict[str, Any]:
     return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
 
 
-def _properties(job: Job, attempt: int) -> dict[str, Any]:
+def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
     """The properties of each machine."""
     config = job.config
     email = {"email": config.service_account or "default"}
@@ -101,10 +109,10 @@ def _properties(job: Job, attempt: int) -> dict[str, Any]:
         "machineType": config.machine,
         "labels": job.labels(attempt),
         "disks": [_boot_disk(job)],
-        "networkInterfaces": [_network(job), *gpu_network.interfaces(config)],
+        "networkInterfaces": [_machine_network(job), *gpu_network.interfaces(config)],
         "serviceAccounts": [email | {"scopes": job.scopes}],
-        "scheduling": _scheduling(config),
-        "metadata": {"items": [{"key": key, "value": value} for key, value in _metadata(job, attempt).items()]},
+        "scheduling": _machine_scheduling(config),
+        "metadata": {"items": [{"key": key, "value": value} for key, value in _machine_metadata(job, attempt).items()]},
     }
     if config.reservation:
         properties["reservationAffinity"] = {
@@ -125,13 +133,13 @@ def _boot_disk(job: Job) -> dict[str, Any]:
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 
-def _network(job: Job) -> dict[str, Any]:
+def _machine_network(job: Job) -> dict[str, Any]:
     interface = {"nicType": "GVNIC"} | (job.config.network_paths or {"network": "global/networks/default"})
     external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]}
     return interface | (external if job.config.external_ip else {})
 
 
-def _scheduling(config: LaunchConfig) -> dict[str, Any]:
+def _machine_scheduling(config: LaunchConfig) -> dict[str, Any]:
     """A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does.
 
     A group's machine is deleted then (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The
@@ -145,7 +153,7 @@ def _scheduling(config: LaunchConfig) -> dict[str, Any]:
     return restart | limit | {"onHostMaintenance": "TERMINATE"}
 
 
-def _metadata(job: Job, attempt: int) -> dict[str, str]:
+def _machine_metadata(job: Job, attempt: int) -> dict[str, str]:
     """The metadata of a machine. The machines of a slice find their places by themselves."""
     first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
     place = json.dumps({"hosts": str(job.config.nodes), "first": first})
@@ -154,7 +162,7 @@ def _metadata(job: Job, attempt: int) -> dict[str, str]:
     return job.metadata(attempt) | {"tpullm-place": place} | gpudirect
 
 
-def _group(job: Job, attempt: int) -> dict[str, Any]:
+def _instance_group(job: Job, attempt: int) -> dict[str, Any]:
     name, project = job.attempt_name(attempt), f"projects/{job.config.project}"
     group: dict[str, Any] = {
         "name": name,
@@ -174,21 +182,23 @@ def _group(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """All attempts with a group, a template or a policy."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, *others = (kind.list(scope, pattern) for kind, scope in _kinds(job))
+    groups, *others = (kind.list(scope, pattern) for kind, scope in _resource_kinds(job))
     found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
-    return by_attempt(job, found.values(), functools.partial(_resource, {group["name"] for group in groups}))
+    return by_attempt(
+        job, found.values(), functools.partial(_instance_group_resource, {group["name"] for group in groups})
+    )
 
 
-def _kinds(job: Job) -> list[tuple[ComputeKind, str]]:
+def _resource_kinds(job: Job) -> list[tuple[ComputeKind, str]]:
     """The kinds of resources of an attempt, in the order in which they can be deleted."""
-    kinds = [(GROUP, _scope(job, "zones")), (TEMPLATE, _scope(job))]
-    return kinds + ([(POLICY, _scope(job, "regions"))] if _is_slice(job) else [])
+    kinds = [(GROUP, _scope_path(job, "zones")), (TEMPLATE, _scope_path(job))]
+    return kinds + ([(POLICY, _scope_path(job, "regions"))] if _is_slice(job) else [])
 
 
-def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+def _instance_group_resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     name = found["name"]
-    members = google_api.instances(_scope(job, "zones"), name) if name in groups else []
-    state, reason, permanent = _state(job, members)
+    members = google_api.instances(_scope_path(job, "zones"), name) if name in groups else []
+    state, reason, permanent = _state_of_machines(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
     dollars = machines.find(job.config.machine).dollars_of(at_work)
     # Only a template has labels; the description of another resource holds the hash of the run directory.
@@ -196,7 +206,7 @@ def _resource(groups: set[str], job: Job, attempt: int, found: dict[str, Any]) -
     return Resource(name, attempt, state, owner, reason, permanent, dollars)
 
 
-def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
+def _state_of_machines(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
     """The state of an attempt, by its machines; why it failed, and whether another attempt would fail too."""
     if len(members) < job.config.nodes:
         return State.UNFINISHED, "", False
@@ -217,5 +227,5 @@ def _state(job: Job, members: list[dict[str, Any]]) -> tuple[State, str, bool]:
 
 def delete(job: Job, resource: Resource) -> None:
     """Delete the group with its machines, then its template and policy."""
-    for kind, scope in _kinds(job):
+    for kind, scope in _resource_kinds(job):
         kind.delete(scope, resource.name)

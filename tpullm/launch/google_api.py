@@ -74,7 +74,7 @@ def send(request: Request) -> dict[str, Any]:
     service = request.host.split(".")[0]
     address = os.environ.get(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service.upper()}", "").rstrip("/")
     url = request.url.replace(f"https://{request.host}", address or f"https://{request.host}", 1)
-    session = _session(with_credentials=not address.startswith("http://"))
+    session = _http_session(with_credentials=not address.startswith("http://"))
     try:
         with _valid_credentials():
             answer = session.request(request.method, url, json=request.body, timeout=SECONDS)
@@ -101,7 +101,7 @@ def pages(request: Request, items: str) -> list[dict[str, Any]]:
 
 
 @functools.cache
-def _session(with_credentials: bool) -> Any:
+def _http_session(with_credentials: bool) -> Any:
     """A session of the libraries that a dry run does without."""
     try:
         import google.auth
@@ -136,7 +136,7 @@ def refusal(request: Request, status: int, message: str) -> Exception:
         return Missing(message)
     if status == 409:
         return Exists(message)
-    if status == 429 and "quota" in message.lower() and not _is_rate(message):
+    if status == 429 and "quota" in message.lower() and not _is_rate_quota(message):
         return quota_error(message)
     if status in (408, 429) or status >= 500 or (status == 400 and "not ready" in message):
         return TryAgain(f"{request.host}: {status} {message}")
@@ -150,11 +150,11 @@ def refusal(request: Request, status: int, message: str) -> Exception:
 
 def is_permanent(code: int, message: str) -> bool:
     """Whether an error with this RPC code would come again: no permission, no such resource, no quota."""
-    quota = code == 8 and "quota" in message.lower() and not _is_rate(message)
+    quota = code == 8 and "quota" in message.lower() and not _is_rate_quota(message)
     return quota or code in (3, 5, 7, 9, 12, 16)
 
 
-def _is_rate(message: str) -> bool:
+def _is_rate_quota(message: str) -> bool:
     return "per minute" in message.lower() or "RATE_LIMIT" in message
 
 
@@ -201,7 +201,7 @@ class Collection:
 
     def delete(self, name: str, query: str = "") -> None:
         """Delete a resource by its full name. It may be gone already."""
-        _delete(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
+        _delete_resource(Request(f"Delete{self.name}", "DELETE", f"{self.api}/{name}{query}"))
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class ComputeKind:
 
     def delete(self, scope: str, name: str) -> None:
         """Delete a resource, and wait until it is gone. It may be gone already."""
-        _delete(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
+        _delete_resource(Request(f"Delete{self.name}", "DELETE", f"{COMPUTE}/{scope}/{self.collection}/{name}"))
 
 
 TEMPLATE = ComputeKind("InstanceTemplate", "instanceTemplates")
@@ -257,15 +257,15 @@ def instances(scope: str, group: str) -> list[dict[str, Any]]:
 def create(request: Request) -> None:
     """Send a request that creates a resource. The resource may exist already."""
     with contextlib.suppress(Exists):
-        _finish(request)
+        _send_and_wait(request)
 
 
-def _delete(request: Request) -> None:
+def _delete_resource(request: Request) -> None:
     with contextlib.suppress(Missing):
-        _finish(request)
+        _send_and_wait(request)
 
 
-def _finish(request: Request) -> None:
+def _send_and_wait(request: Request) -> None:
     """Send a request; on Compute Engine, wait for its operation, whose error is raised."""
     operation, until = send(request), time.monotonic() + SECONDS_FOR_OPERATION
     if not request.url.startswith(COMPUTE):

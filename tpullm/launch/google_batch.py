@@ -68,10 +68,10 @@ def check(job: Job) -> None:
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
     """One Batch job; the service creates its machines."""
-    return [JOBS.create_request(_parent(job), job.attempt_name(attempt), job.run, body(job, attempt))]
+    return [JOBS.create_request(_batch_location(job), job.attempt_name(attempt), job.run, body(job, attempt))]
 
 
-def _parent(job: Job) -> str:
+def _batch_location(job: Job) -> str:
     return f"projects/{job.config.project}/locations/{job.config.region}"
 
 
@@ -79,7 +79,7 @@ def body(job: Job, attempt: int) -> dict[str, Any]:
     """The Batch job in REST form, in which 64-bit numbers are strings: one task a machine, all in parallel."""
     nodes = str(job.config.nodes)
     group = {
-        "taskSpec": _task(job, attempt),
+        "taskSpec": _batch_task(job, attempt),
         "taskCount": nodes,
         "parallelism": nodes,  # the hosts of a training wait for each other
         "taskCountPerNode": "1",
@@ -88,26 +88,28 @@ def body(job: Job, attempt: int) -> dict[str, Any]:
         group["requireHostsFile"] = True
     return {
         "taskGroups": [group],
-        "allocationPolicy": _allocation(job, attempt),
+        "allocationPolicy": _allocation_policy(job, attempt),
         "labels": job.labels(attempt),
         "logsPolicy": {"destination": "CLOUD_LOGGING"},
     }
 
 
-def _task(job: Job, attempt: int) -> dict[str, Any]:
+def _batch_task(job: Job, attempt: int) -> dict[str, Any]:
     machine = machines.find(job.config.machine)
     policy = {"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}
     task: dict[str, Any] = {
-        "runnables": [_runnable(job, attempt)],
+        "runnables": [_batch_runnable(job, attempt)],
         "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
         "maxRunDuration": f"{job.config.max_seconds}s",
         "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
         "lifecyclePolicies": [policy],
     }
-    return task | ({"volumes": [_volume(*pair) for pair in job.config.volumes.items()]} if job.config.volumes else {})
+    return task | (
+        {"volumes": [_mounted_volume(*pair) for pair in job.config.volumes.items()]} if job.config.volumes else {}
+    )
 
 
-def _runnable(job: Job, attempt: int) -> dict[str, Any]:
+def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
     attributes = job.metadata(attempt)
     text = attributes.pop("startup-script")
     variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
@@ -115,10 +117,10 @@ def _runnable(job: Job, attempt: int) -> dict[str, Any]:
     if not job.config.image:
         return runnable | {"script": {"text": text}}
     variables |= {"TPULLM_PYTHON": job.config.python or "python"}
-    return runnable | {"container": _container(job, text)}
+    return runnable | {"container": _script_in_container(job, text)}
 
 
-def _container(job: Job, text: str) -> dict[str, Any]:
+def _script_in_container(job: Job, text: str) -> dict[str, Any]:
     """The start-up script in an image. It has the machine's network: the hosts file names machines."""
     gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
     container = {
@@ -133,7 +135,7 @@ def _container(job: Job, text: str) -> dict[str, Any]:
     return container | ({"volumes": volumes} if volumes else {})
 
 
-def _volume(source: str, mount: str) -> dict[str, Any]:
+def _mounted_volume(source: str, mount: str) -> dict[str, Any]:
     """The mount of a bucket (`gs://BUCKET/FOLDER`) or of a file server's folder (`nfs://SERVER/FOLDER`)."""
     scheme, _, rest = source.partition("://")
     if scheme == "gs":
@@ -142,7 +144,7 @@ def _volume(source: str, mount: str) -> dict[str, Any]:
     return {"nfs": {"server": server, "remotePath": f"/{folder}"}, "mountPath": mount}
 
 
-def _allocation(job: Job, attempt: int) -> dict[str, Any]:
+def _allocation_policy(job: Job, attempt: int) -> dict[str, Any]:
     config = job.config
     machine = machines.find(config.machine)
     bound = config.provisioning == "reserved" and machine.reservation_bound
@@ -169,14 +171,14 @@ def _allocation(job: Job, attempt: int) -> dict[str, Any]:
 
 def observe(job: Job) -> Sequence[Resource]:
     """The Batch jobs of all attempts."""
-    return by_attempt(job, JOBS.list(_parent(job)), _resource)
+    return by_attempt(job, JOBS.list(_batch_location(job)), _batch_job_resource)
 
 
-def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+def _batch_job_resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     status = found.get("status", {})
     state = STATES[status.get("state", "QUEUED")]
-    cause = _cause(found["name"]) if state is State.FAILED else {}
-    code = _exit_code(cause)
+    cause = _first_failed_event(found["name"]) if state is State.FAILED else {}
+    code = _task_exit_code(cause)
     if code in RETRIED + TIMED_OUT:
         state = State.PREEMPTED
     counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
@@ -186,13 +188,13 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         attempt=attempt,
         state=state,
         run=found.get("labels", {}).get(RUN_LABEL, ""),
-        reason=_reason(status.get("statusEvents", []), cause, state),
+        reason=_failing_or_waiting_reason(status.get("statusEvents", []), cause, state),
         permanent=state is State.FAILED and code != 0,
         dollars_an_hour=machines.find(job.config.machine).dollars_of(at_work),
     )
 
 
-def _cause(name: str) -> dict[str, Any]:
+def _first_failed_event(name: str) -> dict[str, Any]:
     """Why a job failed: the last event of the task that failed first; nothing if no task did.
 
     The API has exit codes in the events of tasks, not of jobs (`batch_v1.types.StatusEvent`). Tasks that fail later may
@@ -204,16 +206,16 @@ def _cause(name: str) -> dict[str, Any]:
         return {}
     statuses = [task.get("status", {}) for task in tasks]
     events = [status.get("statusEvents", []) for status in statuses if status.get("state") == "FAILED"]
-    ended = [[event for event in each if _exit_code(event)] for each in events]
+    ended = [[event for event in each if _task_exit_code(event)] for each in events]
     # Times in UTC without their Z are in the order of their text, with a fraction of a second or without.
     return min((each[-1] for each in ended if each), key=lambda event: event["eventTime"].rstrip("Z"), default={})
 
 
-def _exit_code(event: dict[str, Any]) -> int:
+def _task_exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
 
 
-def _reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -> str:
+def _failing_or_waiting_reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -> str:
     """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
     if state is State.FAILED:
         chosen = [cause] if cause else events

@@ -57,11 +57,11 @@ def interfaces(config: LaunchConfig) -> list[dict[str, Any]]:
     if not fabric:
         return []
     name, kind = config.gpu_network, "MRDMA" if fabric.transport == RDMA else "GVNIC"
-    host = [_interface(config, f"{name}-host", "GVNIC")] if fabric.transport == RDMA else []
-    return host + [_interface(config, f"{name}-{card}", kind) for card in range(fabric.cards)]
+    host = [_card_interface(config, f"{name}-host", "GVNIC")] if fabric.transport == RDMA else []
+    return host + [_card_interface(config, f"{name}-{card}", kind) for card in range(fabric.cards)]
 
 
-def _interface(config: LaunchConfig, subnetwork: str, kind: str) -> dict[str, Any]:
+def _card_interface(config: LaunchConfig, subnetwork: str, kind: str) -> dict[str, Any]:
     return {"nicType": kind, "subnetwork": f"regions/{config.region}/subnetworks/{subnetwork}"}
 
 
@@ -76,42 +76,42 @@ def requests(config: LaunchConfig) -> Sequence[Request]:
     fabric, name = machines.find(config.machine).fabric, config.gpu_network
     cards = [f"{name}-{card}" for card in range(fabric.cards)]
     if fabric.transport != RDMA:
-        return [request for card, each in enumerate(cards) for request in _ordinary(config, fabric, each, card)]
+        return [request for card, each in enumerate(cards) for request in _ordinary_network(config, fabric, each, card)]
     # The name of a profile: cloud.google.com/vpc/docs/rdma-network-profiles. Its networks have no firewall.
     profile = f"projects/{config.project}/global/networkProfiles/{config.zone}-vpc-roce"
     return [
-        *_ordinary(config, fabric, f"{name}-host", fabric.cards),
-        _network(config, name, {"mtu": fabric.mtu, "networkProfile": profile}),
-        *(_subnetwork(config, each, name, card) for card, each in enumerate(cards)),
+        *_ordinary_network(config, fabric, f"{name}-host", fabric.cards),
+        _network_request(config, name, {"mtu": fabric.mtu, "networkProfile": profile}),
+        *(_subnetwork_request(config, each, name, card) for card, each in enumerate(cards)),
     ]
 
 
-def _ordinary(config: LaunchConfig, fabric: Fabric, name: str, number: int) -> list[Request]:
+def _ordinary_network(config: LaunchConfig, fabric: Fabric, name: str, number: int) -> list[Request]:
     """A network with one subnetwork, whose machines reach each other."""
     allowed = [{"IPProtocol": protocol} for protocol in PROTOCOLS]
-    rule = {"network": _path(config, name), "sourceRanges": [ADDRESSES], "allowed": allowed}
+    rule = {"network": _network_path(config, name), "sourceRanges": [ADDRESSES], "allowed": allowed}
     return [
-        _network(config, name, {"mtu": fabric.mtu}),
-        _subnetwork(config, name, name, number),
-        _insert(config, FIREWALL, "global", {"name": name, **rule}),
+        _network_request(config, name, {"mtu": fabric.mtu}),
+        _subnetwork_request(config, name, name, number),
+        _insert_request(config, FIREWALL, "global", {"name": name, **rule}),
     ]
 
 
-def _network(config: LaunchConfig, name: str, fields: dict[str, Any]) -> Request:
+def _network_request(config: LaunchConfig, name: str, fields: dict[str, Any]) -> Request:
     routing = {"routingMode": "REGIONAL"}
     body = {"name": name, "autoCreateSubnetworks": False, "routingConfig": routing, **fields}
-    return _insert(config, NETWORK, "global", body)
+    return _insert_request(config, NETWORK, "global", body)
 
 
-def _subnetwork(config: LaunchConfig, name: str, network: str, number: int) -> Request:
-    body = {"name": name, "network": _path(config, network), "ipCidrRange": f"192.168.{16 * number}.0/20"}
-    return _insert(config, SUBNETWORK, f"regions/{config.region}", body)
+def _subnetwork_request(config: LaunchConfig, name: str, network: str, number: int) -> Request:
+    body = {"name": name, "network": _network_path(config, network), "ipCidrRange": f"192.168.{16 * number}.0/20"}
+    return _insert_request(config, SUBNETWORK, f"regions/{config.region}", body)
 
 
-def _path(config: LaunchConfig, network: str) -> str:
+def _network_path(config: LaunchConfig, network: str) -> str:
     return f"projects/{config.project}/global/networks/{network}"
 
 
-def _insert(config: LaunchConfig, kind: ComputeKind, place: str, body: dict[str, Any]) -> Request:
+def _insert_request(config: LaunchConfig, kind: ComputeKind, place: str, body: dict[str, Any]) -> Request:
     identifier = google_api.request_id(config.project, config.region, kind.name, body["name"])
     return kind.insert(f"projects/{config.project}/{place}", identifier, body)

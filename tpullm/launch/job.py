@@ -281,7 +281,7 @@ def check_cloud(job: Job) -> None:
     """Refuse a run directory or sources on this machine, which other machines can't read; `UserError` names the key."""
     if not job.run.startswith("gs://"):
         raise UserError(f"run: {job.run} is on this machine; give --run gs://BUCKET/FOLDER, which all machines see")
-    for key, path in _paths(job):
+    for key, path in _input_paths(job):
         if path and not path.startswith(("gs://", *(f"{mount}/" for mount in job.config.volumes.values()))):
             raise UserError(f"{key}: {path} is on this machine; copy it to gs:// and name it there")
 
@@ -316,7 +316,7 @@ def check_devices(job: Job, devices: int, which: str) -> None:
         raise UserError(f"{error} ({which})") from None
 
 
-def _paths(job: Job) -> Iterator[tuple[str, str]]:
+def _input_paths(job: Job) -> Iterator[tuple[str, str]]:
     """Key and path of each input of the verb."""
     recipe, built_in = job.recipe, ("tenki", "tenki_casual", *QUESTION_PACKAGES)
     if job.verb in ("run", "collect"):

@@ -28,7 +28,7 @@ COUNT_FLAG = "--xla_force_host_platform_device_count"
 def check(job: Job) -> None:
     """Refuse a job that can't run on this machine; `UserError` names the key."""
     jobs.require(job.config, "local")
-    cards, count = _cards(), job.config.processes
+    cards, count = _visible_gpus(), job.config.processes
     if cards and len(cards) % count:
         raise UserError(
             f"processes: {count} can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
@@ -45,7 +45,10 @@ def dry_run(job: Job) -> str:
     from tpullm.launch import show
 
     processes = [
-        {"environment": _own_variables(job, index), "command": shlex.join(_command(job, index, "127.0.0.1:PORT"))}
+        {
+            "environment": _process_variables(job, index),
+            "command": shlex.join(_process_command(job, index, "127.0.0.1:PORT")),
+        }
         for index in range(job.config.processes)
     ]
     return "# What `tpullm launch local` would start; nothing was.\n" + show.as_yaml({"processes": processes})
@@ -64,8 +67,8 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
     address, shared = f"127.0.0.1:{free_port()}", {handshake.VARIABLE: handshake.make()}
     children = [
         Child(
-            _command(job, index, address),
-            os.environ | _own_variables(job, index) | shared,
+            _process_command(job, index, address),
+            os.environ | _process_variables(job, index) | shared,
             functools.partial(line, index),
         )
         for index in range(job.config.processes)
@@ -73,7 +76,7 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
     try:
         code = wait(children)
     except KeyboardInterrupt:
-        _stop(children, SECONDS_TO_SAVE)
+        _stop_children(children, SECONDS_TO_SAVE)
         raise Interrupted("stopped all processes; the same command resumes from the last checkpoint") from None
     finally:
         for child in children:
@@ -92,13 +95,13 @@ def wait(children: Sequence[Child]) -> int:
                 failed += [code] * (code != 0)
                 until = min(until, time.monotonic() + SECONDS_TO_NOTICE) if code else until
         if time.monotonic() > until:
-            _stop(left, SECONDS_TO_END)
+            _stop_children(left, SECONDS_TO_END)
         time.sleep(0.1)
     # Exit code 75 means that another process is the cause.
     return next((code for code in failed if code != TRY_AGAIN), failed[0] if failed else 0)
 
 
-def _stop(children: Sequence[Child], seconds: float) -> None:
+def _stop_children(children: Sequence[Child], seconds: float) -> None:
     """Send SIGTERM to all, and after some seconds SIGKILL to those that still run."""
     for child in children:
         child.send(signal.SIGTERM)
@@ -109,7 +112,7 @@ def _stop(children: Sequence[Child], seconds: float) -> None:
         child.kill()
 
 
-def _command(job: Job, index: int, address: str) -> list[str]:
+def _process_command(job: Job, index: int, address: str) -> list[str]:
     """The verb's command line for one process."""
     count = job.config.processes
     kind = "hosts" if job.verb in JOINING else "share"
@@ -118,11 +121,11 @@ def _command(job: Job, index: int, address: str) -> list[str]:
     return [sys.executable, "-m", "tpullm", job.verb, *job.arguments, *place]
 
 
-def _own_variables(job: Job, index: int) -> dict[str, str]:
+def _process_variables(job: Job, index: int) -> dict[str, str]:
     """The environment variables of one process: the job's, and those that choose its devices."""
     own = dict(job.config.environment)
     platform = os.environ.get("JAX_PLATFORMS", "")
-    if cards := _cards():
+    if cards := _visible_gpus():
         share = len(cards) // job.config.processes
         own["CUDA_VISIBLE_DEVICES"] = ",".join(cards[index * share : (index + 1) * share])
         return own
@@ -132,7 +135,7 @@ def _own_variables(job: Job, index: int) -> dict[str, str]:
     return own | {"JAX_PLATFORMS": platform or "cpu"}
 
 
-def _cards() -> list[str]:
+def _visible_gpus() -> list[str]:
     """The NVIDIA GPUs that the processes share, by their names in CUDA_VISIBLE_DEVICES.
 
     CUDA ignores the list from the first name that is not a GPU: `-1` hides all (CUDA C++ Programming Guide).

@@ -99,11 +99,11 @@ class Record:
 
     def attempts(self) -> list[Attempt]:
         """All attempts, by number."""
-        return [self._read(int(name)) for name in _names(self.folder / "attempts") if name.isdigit()]
+        return [self._read(int(name)) for name in _visible_names(self.folder / "attempts") if name.isdigit()]
 
     def _read(self, number: int) -> Attempt:
         folder = self.attempt_folder(number)
-        names = set(_names(folder))
+        names = set(_visible_names(folder))
         note = lambda name: storage.read_json(folder / f"{name}.json") if f"{name}.json" in names else {}  # noqa: E731
         outcome = note("outcome")
         return Attempt(
@@ -153,7 +153,7 @@ class Record:
 
     def _ready(self, number: int) -> list[tuple[int, int]]:
         """Start and host of each note of `ready`."""
-        notes = [name.split("-") for name in _names(self.attempt_folder(number) / "ready")]
+        notes = [name.split("-") for name in _visible_names(self.attempt_folder(number) / "ready")]
         return [(int(start), int(host)) for start, host in notes]
 
     def add_exit(self, number: int, host_exit: HostExit, machine: str = "") -> None:
@@ -164,14 +164,16 @@ class Record:
     def exits(self, number: int) -> list[HostExit]:
         """How the verb ended on the hosts that have ended."""
         folder = self.attempt_folder(number) / "ended"
-        return [HostExit(**storage.read_json(folder / name)) for name in _names(folder) if name.endswith(".json")]
+        return [
+            HostExit(**storage.read_json(folder / name)) for name in _visible_names(folder) if name.endswith(".json")
+        ]
 
     def logs(self, number: int) -> list[str]:
         """The names of the pieces of the hosts' logs, in order."""
-        return _names(self.attempt_folder(number) / "logs")
+        return _visible_names(self.attempt_folder(number) / "logs")
 
 
-def _names(folder: Path) -> list[str]:
+def _visible_names(folder: Path) -> list[str]:
     try:
         return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except FileNotFoundError:

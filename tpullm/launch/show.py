@@ -45,7 +45,7 @@ def terms(job: Job) -> list[str]:
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
     lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
-        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {_cost(job)}",
+        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {_cost_until_end(job)}",
     ]
     if config.machine and (fabric := gpu_network.unused(config)):
         lines.append(
@@ -55,7 +55,7 @@ def terms(job: Job) -> list[str]:
     return lines
 
 
-def _cost(job: Job) -> str:
+def _cost_until_end(job: Job) -> str:
     """What all machines cost until the end of their hours."""
     dollars = job.dollars_an_hour
     if dollars is None:
@@ -92,7 +92,7 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
     """The last attempts, the resources that exist, and their cost."""
     count = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
     lines = [f"{job.name}: {count}; run directory {job.run}"]
-    lines += [f"  attempt {attempt.number}: {_progress(attempt)}" for attempt in attempts[-ATTEMPTS_SHOWN:]]
+    lines += [f"  attempt {attempt.number}: {_attempt_progress(attempt)}" for attempt in attempts[-ATTEMPTS_SHOWN:]]
     for resource in resources:
         cost = "unknown cost" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
         reason = f" ({resource.reason})" if resource.reason else ""
@@ -115,7 +115,7 @@ def trainings(job: Job) -> str:
     return "".join(lines)
 
 
-def _progress(attempt: Attempt) -> str:
+def _attempt_progress(attempt: Attempt) -> str:
     if attempt.outcome:
         return attempt.outcome.reason
     if not attempt.starts:
@@ -129,13 +129,13 @@ def logs(record: Record, follow: bool) -> Iterator[str]:
     while True:
         attempts = record.attempts()
         if attempts:
-            yield from _new_lines(record, attempts[-1].number, printed)
+            yield from _unprinted_log_lines(record, attempts[-1].number, printed)
         if not follow or (attempts and attempts[-1].outcome and not attempts[-1].outcome.retry):
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _new_lines(record: Record, number: int, printed: dict[str, int]) -> Iterator[str]:
+def _unprinted_log_lines(record: Record, number: int, printed: dict[str, int]) -> Iterator[str]:
     """The lines that were not printed yet; `printed` counts the characters of each piece."""
     for name in record.logs(number):
         key = f"{number}/{name}"

@@ -56,7 +56,7 @@ def script(job: Job) -> str:
         f"--signal=TERM@{SECONDS_TO_SAVE}",  # to the tasks, which save
         "--requeue",
         "--open-mode=append",
-        f"--output={_log(job).replace('%', '%%')}/%j.log",
+        f"--output={_slurm_log_folder(job).replace('%', '%%')}/%j.log",
         *config.sbatch,
     ]
     make = shlex.join([python, "-c", "from tpullm.system.cluster import handshake; print(handshake.make())"])
@@ -83,7 +83,7 @@ def script(job: Job) -> str:
     )
 
 
-def _log(job: Job) -> str:
+def _slurm_log_folder(job: Job) -> str:
     """The folder for the job's output: in the run directory, or here for a run on gs://, which Slurm can't write."""
     return job.folder if "://" not in job.run else f"launch-{job.name}"
 
@@ -99,27 +99,27 @@ def dry_run(job: Job) -> str:
 def submit(job: Job) -> str:
     """Submit the job; its number."""
     storage.check_writable(storage.path(job.run))
-    Path(_log(job)).mkdir(parents=True, exist_ok=True)
-    return _slurm("sbatch", "--parsable", text=script(job)).strip()
+    Path(_slurm_log_folder(job)).mkdir(parents=True, exist_ok=True)
+    return _printed_by_slurm("sbatch", "--parsable", text=script(job)).strip()
 
 
 def status(job: Job) -> str:
     """What squeue says of the jobs of this name."""
-    return _slurm("squeue", "--me", f"--name={job.name}")
+    return _printed_by_slurm("squeue", "--me", f"--name={job.name}")
 
 
 def stop(job: Job) -> None:
     """Cancel the jobs of this name."""
-    _slurm("scancel", "--me", f"--name={job.name}")
+    _printed_by_slurm("scancel", "--me", f"--name={job.name}")
 
 
 def newest_log(job: Job) -> Path | None:
     """The output of the newest job that has written a line."""
-    logs = sorted(Path(_log(job)).glob("*.log"), key=lambda file: file.stat().st_mtime)
+    logs = sorted(Path(_slurm_log_folder(job)).glob("*.log"), key=lambda file: file.stat().st_mtime)
     return logs[-1] if logs else None
 
 
-def _slurm(*command: str, text: str = "") -> str:
+def _printed_by_slurm(*command: str, text: str = "") -> str:
     """What a command of Slurm prints.
 
     Raises:

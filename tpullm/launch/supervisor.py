@@ -217,7 +217,7 @@ def main() -> int:
 
     The exit code is 124 when the machine's hours are over: Batch, which starts a task again after 75, leaves it then.
     """
-    given = _arguments()
+    given = _supervisor_arguments()
     until = time.monotonic() + given.seconds
     record = Record(given.job.rpartition("/jobs/")[0])
     place, overtime = None, False
@@ -226,14 +226,14 @@ def main() -> int:
         if spec.get("gpus"):
             check_gpus(**spec["gpus"])
         place = find_host(given.place, spec["verb"])
-        host_exit, overtime = _work(spec, given.attempt, place, record, until)
+        host_exit, overtime = _supervise_verb(spec, given.attempt, place, record, until)
     except Exception as error:
         traceback.print_exc()
         code, words = error.code if isinstance(error, UserError) else 1, str(error)
         words = words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
         line = f"supervisor on {socket.gethostname()}: {' '.join(words.split())}"
-        host_exit = HostExit(place.index if place else _number(), code, line)
-    _report(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
+        host_exit = HostExit(place.index if place else _machine_number(), code, line)
+    _report_exit(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
     if given.reported:
         Path(given.reported).touch()
     if place:
@@ -241,7 +241,7 @@ def main() -> int:
     return OVERTIME if overtime else host_exit.code
 
 
-def _arguments() -> argparse.Namespace:
+def _supervisor_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tpullm.launch.supervisor")
     parser.add_argument("--job", required=True, help="the job's specification, on gs://")
     parser.add_argument("--attempt", required=True, type=int)
@@ -294,14 +294,16 @@ def check_gpus(machine: str, name: str, count: int) -> None:
             raise UserError(f"image: its NVIDIA driver {driver} {why}; use a newer image")
 
 
-def _number() -> int:
+def _machine_number() -> int:
     """The number of this machine in its slice or job, as far as it is known before its place is found."""
     with contextlib.suppress(OSError, ValueError):
         return int(os.environ.get("BATCH_TASK_INDEX") or place.attribute("agent-worker-number") or 0)
     return 0
 
 
-def _work(spec: dict[str, Any], attempt: int, place: Place, record: Record, until: float) -> tuple[HostExit, bool]:
+def _supervise_verb(
+    spec: dict[str, Any], attempt: int, place: Place, record: Record, until: float
+) -> tuple[HostExit, bool]:
     """Run the verb; how it ended, and whether that was because the machine's hours are over."""
     if reported := [each for each in record.exits(attempt) if each.host == place.index]:
         return reported[0], False  # the machine was rebooted after its report
@@ -318,7 +320,7 @@ def _work(spec: dict[str, Any], attempt: int, place: Place, record: Record, unti
         log.close()
 
 
-def _report(record: Record, attempt: int, host_exit: HostExit, machine: str = "", overtime: bool = False) -> None:
+def _report_exit(record: Record, attempt: int, host_exit: HostExit, machine: str = "", overtime: bool = False) -> None:
     """Report how the verb ended, however long the storage takes: nothing else says so.
 
     A task that Google Batch restarts after this exit code has not ended.

@@ -42,16 +42,16 @@ def check(job: Job) -> None:
 def requests(job: Job, attempt: int) -> Sequence[Request]:
     """One queued resource; the service creates its slices."""
     body = _queued_resource(job, attempt)
-    return [QUEUED_RESOURCES.create_request(_parent(job), job.attempt_name(attempt), job.run, body)]
+    return [QUEUED_RESOURCES.create_request(_tpu_location(job), job.attempt_name(attempt), job.run, body)]
 
 
-def _parent(job: Job) -> str:
+def _tpu_location(job: Job) -> str:
     return f"projects/{job.config.project}/locations/{job.config.zone}"
 
 
 def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
     config, name = job.config, job.attempt_name(attempt)
-    spec: dict[str, Any] = {"parent": _parent(job), "node": _node(job, attempt)}
+    spec: dict[str, Any] = {"parent": _tpu_location(job), "node": _tpu_node(job, attempt)}
     if config.slices == 1:
         spec["nodeId"] = name
     else:
@@ -63,12 +63,12 @@ def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
     if config.provisioning == "spot":
         resource["spot"] = {}
     if config.provisioning == "reserved":
-        place = "" if "/" in config.reservation else f"{_parent(job)}/reservations/"
+        place = "" if "/" in config.reservation else f"{_tpu_location(job)}/reservations/"
         resource |= {"guaranteed": {}, "reservationName": f"{place}{config.reservation}"}
     return resource
 
 
-def _node(job: Job, attempt: int) -> dict[str, Any]:
+def _tpu_node(job: Job, attempt: int) -> dict[str, Any]:
     config = job.config
     found = machines.find_slice(config.accelerator)
     network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
@@ -87,10 +87,10 @@ def _node(job: Job, attempt: int) -> dict[str, Any]:
 
 def observe(job: Job) -> Sequence[Resource]:
     """The queued resources of all attempts."""
-    return by_attempt(job, QUEUED_RESOURCES.list(_parent(job)), _resource)
+    return by_attempt(job, QUEUED_RESOURCES.list(_tpu_location(job)), _queued_slice_resource)
 
 
-def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
+def _queued_slice_resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
     state = STATES[found.get("state", {}).get("state", "CREATING")]
     error = found.get("state", {}).get("failedData", {}).get("error", {})
     nodes = [spec.get("node", {}) for spec in found.get("tpu", {}).get("nodeSpec", [])]
@@ -101,11 +101,11 @@ def _resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:
         run=nodes[0].get("labels", {}).get(RUN_LABEL, "") if nodes else "",
         reason=error.get("message", ""),
         permanent=state is State.FAILED and google_api.is_permanent(error.get("code", 0), error.get("message", "")),
-        dollars_an_hour=_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
+        dollars_an_hour=_slice_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
     )
 
 
-def _dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
+def _slice_dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
     """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
     try:
         return sum(machines.find_slice(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices

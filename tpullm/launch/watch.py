@@ -255,7 +255,7 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
             try:
                 action = next_action(job, target, record, pace)
                 if isinstance(action, Finish):
-                    return _end(job, action.outcome)
+                    return _end_launch(job, action.outcome)
                 if not stay and (isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive)):
                     return True
                 if isinstance(action, Wait) and action.reason != said:
@@ -317,7 +317,7 @@ def start_attempt(job: Job, target: Target, record: Record, number: int) -> None
         google_api.create(request)
 
 
-def _end(job: Job, outcome: Outcome) -> bool:
+def _end_launch(job: Job, outcome: Outcome) -> bool:
     if outcome.code == 0:
         say(f"{job.name}: finished; nothing is left that costs")
         return False

@@ -39,7 +39,7 @@ def axis_sizes(shape: Mapping[str, int], devices: int, hosts: int = 1) -> tuple[
         there = f"{devices} device(s)" + (f" of {hosts} hosts together" if hosts > 1 else "")
         needs = f"a multiple of {needed}" if fills else f"{needed}"
         raise UserError(
-            f"mesh: {written(shape)} needs {needs} and does not fit {there}; use {_nearest_shapes(shape, devices)}"
+            f"mesh: {written(shape)} needs {needs} and does not fit {there}; use {_nearest_meshes(shape, devices)}"
         )
     return tuple(devices // needed if shape.get(axis) == -1 else shape.get(axis, 1) for axis in AXES)
 
@@ -49,7 +49,7 @@ def written(shape: Mapping[str, int]) -> str:
     return "{" + ", ".join(f"{axis}: {size}" for axis, size in shape.items()) + "}"
 
 
-def _nearest_shapes(shape: Mapping[str, int], devices: int) -> str:
+def _nearest_meshes(shape: Mapping[str, int], devices: int) -> str:
     """The two meshes that fit `devices` and are closest to `shape`, in ratios of sizes.
 
     If the sizes divide the number of devices, the first one has the remaining devices along `fsdp`.
@@ -63,16 +63,18 @@ def _nearest_shapes(shape: Mapping[str, int], devices: int) -> str:
         return sum(abs(math.log(size / shape[axis])) for axis, size in zip(fixed, sizes, strict=True))
 
     divisors = [size for size in range(1, devices + 1) if devices % size == 0]
-    whole = [sizes for sizes in _shared(devices, len(fixed), divisors) if fills or math.prod(sizes) == devices]
+    whole = [
+        sizes for sizes in _sizes_within_devices(devices, len(fixed), divisors) if fills or math.prod(sizes) == devices
+    ]
     found += [{**shape, **dict(zip(fixed, sizes, strict=True))} for sizes in sorted(whole, key=distance)]
     return " or ".join(map(written, found[:2]))
 
 
-def _shared(devices: int, axes: int, divisors: list[int]) -> Iterator[tuple[int, ...]]:
+def _sizes_within_devices(devices: int, axes: int, divisors: list[int]) -> Iterator[tuple[int, ...]]:
     """All sizes of this many axes, out of `divisors`, whose product divides `devices`."""
     if not axes:
         yield ()
         return
     for size in divisors:
         if devices % size == 0:
-            yield from ((size, *rest) for rest in _shared(devices // size, axes - 1, divisors))
+            yield from ((size, *rest) for rest in _sizes_within_devices(devices // size, axes - 1, divisors))

@@ -68,41 +68,41 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
         UserError: no recipe, or a value that no run could have.
     """
     argv = ["--config", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    files, changes, _ = _sort(argv, parser.keys(Recipe))
+    files, changes, _ = _sorted_words(argv, parser.keys(Recipe))
     if not files:
         run = dict(changes).get("run", Recipe().run)
-        argv = ["--config", str(_kept(run)), *argv]
+        argv = ["--config", str(_recipe_of_run(run)), *argv]
     return settings_of(parser, argv, Recipe)
 
 
 def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, argparse.Namespace]:
     """The checked settings of a `kind`, such as `Recipe`, and the other options of the command line."""
     keys = parser.keys(kind)
-    names, changes, rest = _sort(argv, keys)
-    files = [_file(shipped.find(name, launch=kind is not Recipe)) for name in names]
-    options = _options(parser, rest, keys)
-    values = functools.reduce(_merged, (values for _, _, values in files), {})
+    names, changes, rest = _sorted_words(argv, keys)
+    files = [_settings_file(shipped.find(name, launch=kind is not Recipe)) for name in names]
+    options = _argparse_options(parser, rest, keys)
+    values = functools.reduce(_merged_section, (values for _, _, values in files), {})
     for option, text in changes:
-        _put(values, option, text, keys)
+        _put_option(values, option, text, keys)
 
     def place(loc: tuple) -> str:
         typed = any(f"{mistakes.dotted(loc)}.".startswith(f"{option}.") for option, _ in changes)
-        found = [(path, line) for path, root, _ in files if not typed and (line := _line(root, loc))]
+        found = [(path, line) for path, root, _ in files if not typed and (line := _line_of_key(root, loc))]
         return "{}: line {}: ".format(*found[-1]) if found else ""
 
-    return _checked(values, kind, keys, place), options
+    return _checked_settings(values, kind, keys, place), options
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """The options of a verb that takes no settings."""
     keys = parser.keys()
-    return _options(parser, _sort(argv, keys)[2], keys)
+    return _argparse_options(parser, _sorted_words(argv, keys)[2], keys)
 
 
 def value_of(key: str, text: str) -> Any:
     """The value of a key at the top of a recipe, from its text; `UserError` if it can't have that value."""
     keys = Parser().keys(Recipe)
-    return getattr(_checked({key: _value(text, f"{key}.")}, Recipe, keys, lambda loc: "--"), key)
+    return getattr(_checked_settings({key: _yaml_value(text, f"{key}.")}, Recipe, keys, lambda loc: "--"), key)
 
 
 def dump(recipe: Recipe) -> str:
@@ -111,7 +111,7 @@ def dump(recipe: Recipe) -> str:
     return header + yaml.safe_dump(dataclasses.asdict(recipe), allow_unicode=True, sort_keys=False, width=120)
 
 
-def _kept(run: str) -> Path:
+def _recipe_of_run(run: str) -> Path:
     """The recipe in a run directory; `UserError` if there is none."""
     kept = storage.path(run) / "recipe.yaml"
     if run == Recipe().run and not kept.exists():
@@ -127,7 +127,7 @@ def _kept(run: str) -> Path:
 # ---------------------------------------------------------------- the command line
 
 
-def _sort(argv: Sequence[str], keys: Keys) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+def _sorted_words(argv: Sequence[str], keys: Keys) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """A command line, sorted: the values of `--config`; keys of the settings with their texts; words for argparse."""
     files, changes, rest, words = [], [], [], iter(argv)
     for word in words:
@@ -146,39 +146,39 @@ def _sort(argv: Sequence[str], keys: Keys) -> tuple[list[str], list[tuple[str, s
     return files, changes, rest
 
 
-def _options(parser: Parser, words: Sequence[str], keys: Keys) -> argparse.Namespace:
+def _argparse_options(parser: Parser, words: Sequence[str], keys: Keys) -> argparse.Namespace:
     try:
         return parser.parse_args(words)
     except argparse.ArgumentError as error:
         raise UserError(mistakes.of_option(str(error), keys)) from error
 
 
-def _put(values: dict[str, Any], option: str, text: str, keys: Keys) -> None:
+def _put_option(values: dict[str, Any], option: str, text: str, keys: Keys) -> None:
     """Put the text of `--option` into the values, as YAML unless its key holds a text."""
     above, _, last = option.rpartition(".")
     key, holder = keys.find(option), keys.find(above)
     is_text = key.kind == "str" if key else bool(holder and holder.holds is str)
-    value = text if is_text else _value(text, f"{option}.")
+    value = text if is_text else _yaml_value(text, f"{option}.")
     node, names = values, above.split(".") if above else []
     for place, name in enumerate(names, 1):
         inner = node.get(name)
         if not isinstance(inner, dict):
             pairs = keys.find(".".join(names[:place]))
-            inner = _value(pairs.default, "") if pairs else {}
+            inner = _yaml_value(pairs.default, "") if pairs else {}
         node[name] = node = dict(inner)  # a copy: two sections of a file may be one, by an anchor
     if key or holder:
         node[last] = value
     elif isinstance(value, dict):
-        node[last] = _merged(node.get(last), value)
+        node[last] = _merged_section(node.get(last), value)
     else:
         raise UserError(f"{option}: has keys of its own; give --{option}.KEY, see {keys.where(option)}")
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _merged_section(old: Any, new: Any) -> Any:
     """A section with other values of some of its keys."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return old | {name: _merged(old.get(name), value) for name, value in new.items()}
+    return old | {name: _merged_section(old.get(name), value) for name, value in new.items()}
 
 
 # ---------------------------------------------------------------- YAML
@@ -192,7 +192,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
-def _read(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
+def _read_yaml(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
     """The nodes and the values of YAML; `UserError` if a mapping repeats a key, or if a key is not a text.
 
     Args:
@@ -223,20 +223,20 @@ def _wrong_keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]
             yield from _wrong_keys(item, prefix)
 
 
-def _value(text: str, prefix: str) -> Any:
+def _yaml_value(text: str, prefix: str) -> Any:
     """The value of a text on the command line; the text itself if it is no YAML."""
     with contextlib.suppress(yaml.YAMLError):
-        return _read(text, "", prefix)[1]
+        return _read_yaml(text, "", prefix)[1]
     return text
 
 
-def _file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
+def _settings_file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
     """A YAML file of settings: where it is, its nodes, which know their lines, and its values."""
     if storage.is_remote(path):
         path = str(storage.local_copy(storage.path(path)))
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     try:
-        root, values = _read(text, path, "")
+        root, values = _read_yaml(text, path, "")
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
     if values is None:
@@ -247,7 +247,7 @@ def _file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
     return path, root, values
 
 
-def _line(node: yaml.Node, loc: tuple) -> int | None:
+def _line_of_key(node: yaml.Node, loc: tuple) -> int | None:
     """The line of a key; None if it is not there.
 
     Args:
@@ -271,14 +271,14 @@ def _line(node: yaml.Node, loc: tuple) -> int | None:
 
 
 @functools.cache
-def _adapter(kind: type) -> Any:
+def _settings_adapter(kind: type) -> Any:
     """pydantic's check of JSON: a list of one `kind`, of exactly its types, ranges and keys."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(list[kind], config={"extra": "forbid", "strict": True})  # a class alone can't be given a config
 
 
-def _checked(values: dict[str, Any], kind: type, keys: Keys, place: Callable[[tuple], str]) -> Any:
+def _checked_settings(values: dict[str, Any], kind: type, keys: Keys, place: Callable[[tuple], str]) -> Any:
     """The settings that the values are; `UserError` for the first mistake, an unknown key before all others.
 
     Args:
@@ -287,7 +287,7 @@ def _checked(values: dict[str, Any], kind: type, keys: Keys, place: Callable[[tu
     from pydantic import ValidationError
 
     try:
-        (settings,) = _adapter(kind).validate_json(json.dumps([values], default=str))
+        (settings,) = _settings_adapter(kind).validate_json(json.dumps([values], default=str))
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda one: one["type"] != mistakes.UNKNOWN)
         loc, message = mistakes.of_value(first | {"loc": first["loc"][1:]}, keys)

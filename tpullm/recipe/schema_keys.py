@@ -124,7 +124,7 @@ def sections(
             path = (f"{name}.{field.name}" if name else field.name) + f".{NAME}" * is_named
             inner.append((nested, path, _first_sentence(helps[field.name]), is_list, changes))
         if not nested or is_list or is_named:
-            keys.append(Key(field.name, _default(field), hint, helps[field.name], changes))
+            keys.append(Key(field.name, _default_as_typed(field), hint, helps[field.name], changes))
     yield Section(name, title, tuple(keys), repeated)
     for part in inner:
         yield from sections(*part)
@@ -174,7 +174,7 @@ def explanations(kind: Any) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _default(field: dataclasses.Field) -> str:
+def _default_as_typed(field: dataclasses.Field) -> str:
     """The default as it would be typed; empty text is shown as ''."""
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if value is dataclasses.MISSING:

@@ -67,15 +67,15 @@ def line_chart(
     def down(y: float) -> float:
         return (high - y) / (high - low)
 
-    x_ticks = [_tick("x", across(x), text.short(x)) for x in ticks(left, right, 5)]
+    x_ticks = [_axis_tick("x", across(x), text.short(x)) for x in ticks(left, right, 5)]
     y_labels = {y: text.short(y) for y in ticks(low, high, 5)}
-    y_ticks = [_tick("y", down(y), label) for y, label in y_labels.items()]
-    paths = [_path(line, across, down) for line in lines]
+    y_ticks = [_axis_tick("y", down(y), label) for y, label in y_labels.items()]
+    paths = [_line_path(line, across, down) for line in lines]
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
-    room = f"--label:{max(map(_letters, y_labels.values()))}"  # beside the plot, for the longest label
+    room = f"--label:{max(map(_width_in_letters, y_labels.values()))}"  # beside the plot, for the longest label
     plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
     legend = (
-        tag("div", *(_legend(line, (write or text.short) if values else None) for line in lines), class_="legend")
+        tag("div", *(_line_legend(line, (write or text.short) if values else None) for line in lines), class_="legend")
         if len(lines) > 1
         else None
     )
@@ -108,7 +108,7 @@ def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
     return [*means[:-1], points[-1]]
 
 
-def _path(line: Line, across: Callable, down: Callable) -> Markup:
+def _line_path(line: Line, across: Callable, down: Callable) -> Markup:
     points = line.points
     if len(points) == 1:  # a line of length 0, which its round cap makes a dot
         points = [points[0], points[0]]
@@ -116,17 +116,17 @@ def _path(line: Line, across: Callable, down: Callable) -> Markup:
     return tag("path", d=data, class_=f"c{line.colour % COLOURS} {line.style}", vector_effect="non-scaling-stroke")
 
 
-def _tick(axis: str, share: float, label: str) -> Markup:
+def _axis_tick(axis: str, share: float, label: str) -> Markup:
     side = "left" if axis == "x" else "top"
     return tag("div", tag("span", label), class_=f"tick {axis}", style=f"{side}:{share:.2%}")
 
 
-def _letters(label: str) -> int:
+def _width_in_letters(label: str) -> int:
     """The width of a label in letters: a Japanese character counts as two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label)
 
 
-def _legend(line: Line, write: Callable[[float], str] | None) -> Markup:
+def _line_legend(line: Line, write: Callable[[float], str] | None) -> Markup:
     last = tag("span", write(line.points[-1][1]), class_="value") if write else None
     swatch = tag("i", class_=f"swatch c{line.colour % COLOURS} {line.style}")
     return tag("span", swatch, phrase(line.name), " " if write else None, last)
@@ -154,7 +154,9 @@ def heat_map(
         shares = [(math.log(v) - low) / ((high - low) or 1.0) if v and v > 0 else None for v in values]
         width = _SIZE / len(values)
         cells = (
-            tag("rect", x=f"{i * width:.1f}", y=0, width=f"{width:.1f}", height=1, opacity=f"{_opacity(share):.2f}")
+            tag(
+                "rect", x=f"{i * width:.1f}", y=0, width=f"{width:.1f}", height=1, opacity=f"{_cell_opacity(share):.2f}"
+            )
             for i, share in enumerate(shares)
             if share is not None
         )
@@ -162,7 +164,11 @@ def heat_map(
 
     lines = [cell for name, values in rows for cell in (tag("dt", phrase(name)), tag("dd", row(values)))]
     scale = [
-        tag("span", tag("i", class_="swatch c0", style=f"opacity:{_opacity(share):.2f}"), text.short(float(f"{v:.2g}")))
+        tag(
+            "span",
+            tag("i", class_="swatch c0", style=f"opacity:{_cell_opacity(share):.2f}"),
+            text.short(float(f"{v:.2g}")),
+        )
         for share, v in ((0.0, math.exp(low)), (1.0, math.exp(high)))
     ]
     head = tag("div", tag("b", title), tag("div", *scale, class_="legend"), class_="chart-head")
@@ -170,7 +176,7 @@ def heat_map(
     return tag("div", head, tag("dl", *lines, class_="heat"), ends, tag("div", x_name, class_="x-name"), class_="chart")
 
 
-def _opacity(share: float) -> float:
+def _cell_opacity(share: float) -> float:
     return _FAINTEST + (1 - _FAINTEST) * share
 
 

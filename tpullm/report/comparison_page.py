@@ -37,7 +37,7 @@ def comparison_page(results: dict[str, Any], text: Language) -> str:
     labels = [model["label"] for model in results["models"]]
     texts, places, main = [], [], []
     for name, found in results["tasks"].items():
-        figures = _figures(text, found)
+        figures = _figures_of_task(text, found)
         # The rule for choices that no tokenizer changes, else the written answer, else the first metric.
         first = figures.get("per byte") or figures.get("written") or next(iter(figures.values()))
         main.append((name, first))
@@ -46,7 +46,7 @@ def comparison_page(results: dict[str, Any], text: Language) -> str:
         texts = [Versus(text("all texts"), False, found["all"])]
         if len(found["by_text"]) > 1:
             texts += [Versus(each["name"], False, each["figure"]) for each in found["by_text"]]
-        places = [Versus(_place(text, each), False, each["figure"]) for each in found["by_place"]]
+        places = [Versus(_byte_range_in_words(text, each), False, each["figure"]) for each in found["by_place"]]
     cards = [
         (title, each, label, delta)
         for title, each in main
@@ -63,11 +63,11 @@ def comparison_page(results: dict[str, Any], text: Language) -> str:
             (phrase(each["label"]), text.compact(each["parameters"]), count(each["vocabulary"]), count(each["context"]))
             for each in results["models"]
         ],
-        tasks=[_task(text, labels, name, found) for name, found in results["tasks"].items()],
+        tasks=[_compared_task(text, labels, name, found) for name, found in results["tasks"].items()],
         texts=_on_one_scale(texts),
         places=_on_one_scale(places),
         command=results["command"],
-        kept=json.dumps(_versions(results), ensure_ascii=False, indent=2),
+        kept=json.dumps(_compared_versions(results), ensure_ascii=False, indent=2),
     )
 
 
@@ -83,13 +83,13 @@ def _on_one_scale(figures: Sequence[Versus]) -> list[Versus]:
     return [replace(each, whole=max(ends, default=1.0) or 1.0) for each in figures]
 
 
-def _place(text: Language, place: dict[str, Any]) -> str:
+def _byte_range_in_words(text: Language, place: dict[str, Any]) -> str:
     if place["to"] is None:
         return text("from byte {start}", start=count(place["from"]))
     return text("from byte {start} to {end}", start=count(place["from"]), end=count(place["to"]))
 
 
-def _versions(results: dict[str, Any]) -> dict[str, Any]:
+def _compared_versions(results: dict[str, Any]) -> dict[str, Any]:
     """All that repeats the comparison, beside its command."""
     return {
         "models": {model["label"]: model["hash"] for model in results["models"]},
@@ -103,7 +103,7 @@ def _versions(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measures(text: Language) -> dict[str, str]:
+def _measure_names(text: Language) -> dict[str, str]:
     """Names of the measures of a file of questions; the harness's metrics keep theirs."""
     return {
         "likelihood": text("likeliest choice"),
@@ -115,14 +115,14 @@ def _measures(text: Language) -> dict[str, str]:
     }
 
 
-def _figures(text: Language, found: dict[str, Any]) -> dict[str, Versus]:
-    names = _measures(text) if "examples" in found else {}
+def _figures_of_task(text: Language, found: dict[str, Any]) -> dict[str, Versus]:
+    names = _measure_names(text) if "examples" in found else {}
     return {key: Versus(names.get(key, key), "share" in each, each) for key, each in found["figures"].items()}
 
 
-def _task(text: Language, labels: Sequence[str], name: str, found: dict[str, Any]) -> dict[str, Any]:
+def _compared_task(text: Language, labels: Sequence[str], name: str, found: dict[str, Any]) -> dict[str, Any]:
     """A task: its figures, notes, who is right where, examples, and calibration."""
-    figures, notes = list(_figures(text, found).values()), []
+    figures, notes = list(_figures_of_task(text, found).values()), []
     if "chance" in found:
         notes.append(text("By guessing: {share}.", share=percent(found["chance"])))
     for label, read in zip(labels, found.get("read_before", ()), strict=False):
@@ -146,7 +146,7 @@ def _task(text: Language, labels: Sequence[str], name: str, found: dict[str, Any
             for label, of in zip(labels[1:], each.figure.get("agreement", ()), strict=False)
         ],
         "examples": [
-            group | {"measure": _measures(text)[group["measure"]]}
+            group | {"measure": _measure_names(text)[group["measure"]]}
             for group in found.get("examples", ())
             if group["shown"]
         ],

@@ -67,12 +67,12 @@ def collect(data: RunData) -> Section:
             + (*(count(row[key]) for key in ("documents", "held_out", "characters")), percent(row["share"]))
             for row in shown
         ],
-        "dropped": [(*_reason(text, reason), count(times)) for reason, times in reasons.most_common()],
+        "dropped": [(*_drop_reason_in_words(text, reason), count(times)) for reason, times in reasons.most_common()],
         "dropped_documents": count(reasons.total()),
     }
 
 
-def _reason(text: Language, reason: str) -> tuple[str, str]:
+def _drop_reason_in_words(text: Language, reason: str) -> tuple[str, str]:
     """A reason and what it means. The reason for a file of an unknown kind names its extension."""
     unread = text("a file that this source does not read")
     meaning = mixed(text.known(REASONS[reason]) if reason in REASONS else unread)
@@ -112,8 +112,8 @@ def transformer(data: RunData) -> Section:
 
         picture = attention_html(tokens, np.asarray(weights), data.language)
     return {
-        "tokens": _chips([piece for piece, _ in data.splits[0][:3]] if data.splits else ["今日", "は", "いい"]),
-        "guesses": _chips(["天気", "日", "本"]),
+        "tokens": _word_chips([piece for piece, _ in data.splits[0][:3]] if data.splits else ["今日", "は", "いい"]),
+        "guesses": _word_chips(["天気", "日", "本"]),
         "attention": c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads),
         "feed_forward": c.layers * layer * (max(c.experts, 1) + c.shared_experts),
         "tables": c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2),
@@ -121,7 +121,7 @@ def transformer(data: RunData) -> Section:
     }
 
 
-def _chips(words: Sequence[str], middle: int = 180) -> list[tuple[float, int, str]]:
+def _word_chips(words: Sequence[str], middle: int = 180) -> list[tuple[float, int, str]]:
     """Words side by side, centred: where each begins, its width, and the word."""
     widths = [14 + sum(7 if character.isascii() else 14 for character in word) for word in words]
     x, chips = middle - (sum(widths) + 6 * (len(words) - 1)) / 2, []
@@ -145,9 +145,9 @@ def pretrain(data: RunData) -> Section:
         "blind": math.log(data.model.vocabulary_size or 1),
         "losses": losses(data),
         "read": read[-1],
-        "held_out": _held_out(data),
+        "held_out": _held_out_losses(data),
         "speed": [(title, found, (0.0, max(y for _, y in found) * 1.06 or 1.0)) for title, found in curves if found],
-        "gradients": _gradients(data.pretrain),
+        "gradients": _gradients_by_layer(data.pretrain),
         "experts": (busiest, least, [(x, 1.0) for x, _ in busiest]) if busiest and least else None,
         "grown": grown,
         "from_noise": is_new and any(written[0][0] == 0 for written in grown.values()),
@@ -159,7 +159,7 @@ def pretrain(data: RunData) -> Section:
     }
 
 
-def _held_out(data: RunData) -> list[tuple[Any, str, str, str]]:
+def _held_out_losses(data: RunData) -> list[tuple[Any, str, str, str]]:
     """The loss on each held-out text, as choices, and its bits a byte; tenki is first."""
     losses = {}
     for row in data.pretrain:
@@ -173,7 +173,7 @@ def _held_out(data: RunData) -> list[tuple[Any, str, str, str]]:
     ]
 
 
-def _gradients(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | None:
+def _gradients_by_layer(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | None:
     """The norm of the gradient by layer, if the log has it: (columns, rows). The parts of a layer make one row."""
     found = [row for row in rows if row.get("gradient_norms")]
     squares: list[Counter[str]] = [Counter() for _ in found]

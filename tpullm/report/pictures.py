@@ -52,7 +52,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
     held = {"tokens": shown, "weights": per_mille, "cell": CELL, "words": words}
     data = json.dumps(held, ensure_ascii=False).replace("<", "\\u003c")
     average = weights_LNTT.mean(axis=(0, 1))
-    widths = [max(_width(token), 2 * _FONT) + 18 for token in shown]
+    widths = [max(_width_in_pixels(token), 2 * _FONT) + 18 for token in shown]
     starts = np.cumsum([0.0, *widths])
     return render(
         "attention.html",
@@ -63,9 +63,9 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         shares=average.tolist(),
         layers=L,
         heads=N,
-        said=_sentence(text, shown, average),
+        said=_attention_in_words(text, shown, average),
         cell=CELL,
-        margin=round(max(map(_width, shown))) + 12,
+        margin=round(max(map(_width_in_pixels, shown))) + 12,
         length=starts[-1],
         places=(starts[:-1] + np.array(widths) / 2).tolist(),
         high=round(min(30 + starts[-1] / 4, 260)),
@@ -78,12 +78,12 @@ def attention_page(tokens: list[str], weights_LNTT: np.ndarray) -> Markup:
     return render("attention_page.html", ENGLISH, sentence=sentence, picture=picture)
 
 
-def _width(text: str) -> float:
+def _width_in_pixels(text: str) -> float:
     """The approximate width of a label in pixels: an East Asian character is as wide as it is high."""
     return sum(_FONT if unicodedata.east_asian_width(character) in "WF" else 0.62 * _FONT for character in text)
 
 
-def _sentence(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
+def _attention_in_words(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
     """The five largest shares of the token that attends most to one that is neither its neighbour nor the start."""
     afar = np.tril(weights_TT, -2)
     afar[:, :1] = 0
@@ -95,12 +95,12 @@ def _sentence(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
 
 def pieces(split: Sequence[tuple[str, int]]) -> str:
     """A text as its tokens, in colours."""
-    return _alone(environment().get_template("pieces.html").make_module({"text": ENGLISH}).example(split))
+    return _with_style_rules(environment().get_template("pieces.html").make_module({"text": ENGLISH}).example(split))
 
 
 def loss(data: RunData) -> str:
     """The loss of pretraining so far."""
-    return _alone(render("loss.html", data.language, losses=losses(data)))
+    return _with_style_rules(render("loss.html", data.language, losses=losses(data)))
 
 
 def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, float] | None = None) -> str:
@@ -109,10 +109,10 @@ def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, flo
     compared = (
         None if truth is None else [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
     )
-    return _alone(render("words.html", ENGLISH, question=text, alone=alone, compared=compared))
+    return _with_style_rules(render("words.html", ENGLISH, question=text, alone=alone, compared=compared))
 
 
-def _alone(content: Markup) -> Markup:
+def _with_style_rules(content: Markup) -> Markup:
     """The content with the rules of the report's style sheet for its classes."""
     classes = {f".{name}" for names in re.findall(r'class="([^"]*)"', content) for name in names.split()}
     rules = "".join(rule[0] for rule in _RULE.finditer(source("style.css")) if rule[1] in classes)

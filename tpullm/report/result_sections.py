@@ -110,7 +110,7 @@ def truth(data: RunData) -> Section:
         "tokens": number(results, "tenki", "tokens"),
         "blanks": blanks,
         "mean": number(results, "blank", "mean_total_variation"),
-        "swaps": [_swap(row) for row in _chosen_swaps(find(results, "swaps", "table") or [])],
+        "swaps": [_swap_with_answer(row) for row in _chosen_swaps(find(results, "swaps", "table") or [])],
         "fitting": number(results, "swaps", "accuracy"),
         "pairs": number(results, "swaps", "pairs"),
     }
@@ -127,7 +127,7 @@ def _chosen_swaps(rows: Rows) -> list[dict[str, Any]]:
     return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG_SWAPS]]}.values())
 
 
-def _swap(row: dict[str, Any]) -> dict[str, Any]:
+def _swap_with_answer(row: dict[str, Any]) -> dict[str, Any]:
     prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
     before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
     likelihood = number(row, "probability")
@@ -150,14 +150,14 @@ def finetune(data: RunData) -> Section:
         "base": base,
         "tuned": tuned,
         "asked": number(data.results, "tuned", "questions"),
-        "kinds": _kinds(data),
+        "kinds": _scores_by_question_kind(data),
         "right": len(right),
         "right_shown": right[::every],
         "wrong": len(wrong),
         "wrong_shown": wrong[:_WRONG_ANSWERS],
         "grown": [growing_texts(rows) for rows in data.tuned.values()],
-        "learned": [found for name, rows in data.tuned.items() if (found := _learned(text, name, rows))],
-        "kept": _kept(data),
+        "learned": [found for name, rows in data.tuned.items() if (found := _curves_of_stage(text, name, rows))],
+        "kept": _kept_of_earlier_text(data),
     }
 
 
@@ -174,7 +174,7 @@ def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
     return rows if any_documents else []
 
 
-def _kinds(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
+def _scores_by_question_kind(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
     by_kind = {kind: numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
     if len(by_kind) < 2:
@@ -187,10 +187,10 @@ def _kinds(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     return keys, rows
 
 
-def _learned(text: Language, stage: str, rows: Rows) -> Section:
+def _curves_of_stage(text: Language, stage: str, rows: Rows) -> Section:
     """The loss of a stage, or what it has instead; of a stage that learned from rewards, its rewards and answers."""
     if any("rewards" in row for row in rows):
-        return {"name": stage, "rewards": _rewards(rows)}
+        return {"name": stage, "rewards": _reward_curves(rows)}
     curve, title, held_out = series(rows, "loss"), text("{stage}: loss, nats a token", stage=stage), None
     # Else held-out text has another unit.
     if any("margin" in row for row in rows):
@@ -206,7 +206,7 @@ def _learned(text: Language, stage: str, rows: Rows) -> Section:
     return {"rewards": None, "title": title, "curve": curve, "held_out": held_out} if curve else None
 
 
-def _rewards(rows: Rows) -> dict[str, Any]:
+def _reward_curves(rows: Rows) -> dict[str, Any]:
     """The reward by step, and the rewards and answers of the first and the last step that measured held-out prompts."""
 
     def by_step(rows: Rows, key: str) -> list[tuple[float, float]]:
@@ -227,7 +227,7 @@ def _rewards(rows: Rows) -> dict[str, Any]:
     return curves | {"rows": cells, "answers": shown[:_REWARDED_ANSWERS]}
 
 
-def _kept(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
+def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     """What the stages kept of the text that was learned before: bits a byte on held-out text after each."""
     before = numbers(data.results.get("bits_per_byte"))
     stages = {name: numbers(find(data.results, "stages", name, "bits_per_byte")) for name in data.tuned}
@@ -242,16 +242,16 @@ def _kept(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
 def measured(data: RunData) -> Section:
     """The recipe's own questions and each task, with the scores before and after training."""
     own, questions = _own_questions(data), number(data.results, "tuned", "questions") or 0
-    tasks = [found for task, asked in _by_task(data).items() if (found := _task(data, task, asked))]
+    tasks = [found for task, asked in _figures_by_task(data).items() if (found := _task_section(data, task, asked))]
     return {"own": own, "questions": questions, "tasks": tasks} if own or tasks else None
 
 
-def _by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
+def _figures_by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     """Of each task: of which stage, when, and the figures: those of `evaluate --tasks`, else those of the training."""
     text = data.language
     found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
-        on_the_way, finished = _on_the_way(rows), bool(data.manifests.get(stage))
+        on_the_way, finished = _measured_while_training(rows), bool(data.manifests.get(stage))
         first = on_the_way[0]["tasks"] if on_the_way and on_the_way[0].get("step") == 0 else {}
         last, step = (on_the_way[-1]["tasks"], number(on_the_way[-1], "step")) if on_the_way else ({}, None)
         measured_after = data.measured.get(stage, {})
@@ -266,7 +266,7 @@ def _by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     return found
 
 
-def _on_the_way(rows: Rows) -> list[dict[str, Any]]:
+def _measured_while_training(rows: Rows) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row.get("tasks"), dict)]
 
 
@@ -277,7 +277,7 @@ def _own_questions(data: RunData) -> list[tuple[str, str, str, str]]:
     for key, when in whens.items():
         share, interval = number(data.results, key, "accuracy"), find(data.results, key, "interval")
         if share is not None and interval:
-            rows.append((when, text("by writing"), percent(share), _sure(text, interval)))
+            rows.append((when, text("by writing"), percent(share), _interval_in_words(text, interval)))
     kinds = [numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
     asked = sum(kind.get("questions", 0.0) for kind in kinds)
     if rows and asked:
@@ -286,14 +286,14 @@ def _own_questions(data: RunData) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> Section:
+def _task_section(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> Section:
     """The scores of a task, its curves over the stages that measured it on the way, and what repeats it."""
     text, (last_stage, _, last) = data.language, asked[-1]
     names = {"choice": text("by choosing"), "written": text("by writing")}
     rows = []
     for _, when, figures in asked:
-        for name, value, interval, is_share in _scores(figures):
-            sure = _sure(text, interval) if is_share else ""
+        for name, value, interval, is_share in _scores_of_task(figures):
+            sure = _interval_in_words(text, interval) if is_share else ""
             rows.append((when, names.get(name, name), percent(value) if is_share else f"{value:.4g}", sure))
     if not rows:
         return None
@@ -302,8 +302,8 @@ def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, An
     curves = []
     for stage, of_stage in {"pretrain": data.pretrain, **data.tuned}.items():
         points: dict[str, list[tuple[float, float]]] = {}
-        for row in _on_the_way(of_stage):
-            for name, value, _, is_share in _scores(row["tasks"].get(task) or {}):
+        for row in _measured_while_training(of_stage):
+            for name, value, _, is_share in _scores_of_task(row["tasks"].get(task) or {}):
                 if is_share and number(row, "step") is not None:
                     points.setdefault(names.get(name, name), []).append((row["step"], value))
         lines = [Line(name, found, n) for n, (name, found) in enumerate(points.items()) if len(found) > 1]
@@ -320,7 +320,7 @@ def _task(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, An
     }
 
 
-def _scores(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, bool]]:
+def _scores_of_task(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, bool]]:
     """The name, the value and the interval of each score, and whether it is a share of questions.
 
     Of the rules for a choice it is the likeliest one alone. Scores that are no share, such as a perplexity, have no
@@ -335,6 +335,6 @@ def _scores(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, bool]]:
             yield name, value, interval, bool(interval) and 0 <= interval[0] <= interval[1] <= 1 and better
 
 
-def _sure(text: Language, interval: Sequence[float]) -> str:
+def _interval_in_words(text: Language, interval: Sequence[float]) -> str:
     low, high = interval
     return text("{low} to {high}", low=math.floor(100 * low), high=math.ceil(100 * high))

@@ -94,37 +94,37 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     kept = run / "recipe.yaml"
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
-    results = _json(run / "evaluate" / "results.json")
-    manifests = {stage: _json(run / stage / manifest.FILE) for stage in (*STAGES, *recipe.finetune)}
+    results = _json_of_run(run / "evaluate" / "results.json")
+    manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in (*STAGES, *recipe.finetune)}
     examples = [*filter(None, [find(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
-    splits, vocabulary_size = _splits(tokenizer, examples)
+    splits, vocabulary_size = _example_token_splits(tokenizer, examples)
     known = find(results, "model", "config") or manifests["base"].get("model", {})
     return RunData(
         name=recipe.name,
         language=language,
         recipe=kept.read_text(encoding="utf-8"),
-        model=_model(recipe.model, known, vocabulary_size),
-        datacard=_json(run / "documents" / "datacard.json"),
+        model=_reported_model(recipe.model, known, vocabulary_size),
+        datacard=_json_of_run(run / "documents" / "datacard.json"),
         manifests=manifests,
         splits=splits,
-        pretrain=_lines(run / "pretrain" / "metrics.jsonl"),
-        tuned={name: rows for name in recipe.finetune if (rows := _lines(run / name / "metrics.jsonl"))},
+        pretrain=_metrics_lines(run / "pretrain" / "metrics.jsonl"),
+        tuned={name: rows for name in recipe.finetune if (rows := _metrics_lines(run / name / "metrics.jsonl"))},
         results=results,
-        plan=_json(run / "pretrain" / "plan.json"),
+        plan=_json_of_run(run / "pretrain" / "plan.json"),
         measured={stage: manifest.tasks(run, stage) for stage in recipe.trained},
         hours=hours.read(run / "pretrain" / hours.FILE),
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json_of_run(path: Path) -> dict[str, Any]:
     value = storage.read_json(path) if path.is_file() else {}
     if not isinstance(value, dict):
         raise UserError(f"{path}: is not a JSON object; remove it and run `tpullm run` to make it again")
     return value
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _metrics_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`. A last line without a line end is still being written and is left out."""
     if not path.is_file():
         return []
@@ -140,7 +140,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
+def _example_token_splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
     if not path.is_dir():
         return [], 0
     from tpullm import tokenizer as tokenizers  # only if there is one to read
@@ -149,7 +149,7 @@ def _splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]
     return [tokenizer.pieces(text) for text in examples], tokenizer.vocabulary_size
 
 
-def _model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:
+def _reported_model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:
     """The model that was evaluated or imported; else the recipe's."""
     names = {item.name for item in dataclasses.fields(ModelConfig)}
     changes = {key: value for key, value in known.items() if key in names}

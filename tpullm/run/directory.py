@@ -49,11 +49,11 @@ def alone(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _refusal(run) from None
+            raise _run_in_use(run) from None
         yield
 
 
-def _refusal(run: Path) -> UserError:
+def _run_in_use(run: Path) -> UserError:
     return UserError(f"{run}: another tpullm works in it; wait for it, or choose another --run")
 
 
@@ -66,7 +66,12 @@ class Lease:
 
     def __init__(self, path: Path):
         self._path = path
-        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "process": _process(), "id": uuid.uuid4().hex}
+        self._owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process": _boot_and_namespace(),
+            "id": uuid.uuid4().hex,
+        }
         self._generation: int | None = None
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
@@ -77,12 +82,12 @@ class Lease:
         began, told = time.monotonic(), False
         while True:
             generation, owner, age = storage.remote().read_with_age(self._path)
-            if not generation or age > SECONDS_OF_A_LEASE or _is_dead(owner):
+            if not generation or age > SECONDS_OF_A_LEASE or _owner_has_ended(owner):
                 self._generation = self._write(generation)
                 if self._generation:
                     return self._renewing.start()
             elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
-                raise _refusal(self._path.parent)
+                raise _run_in_use(self._path.parent)
             if not told:
                 who = f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
                 log.warn(f"{self._path.parent}: in use by {who}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
@@ -116,16 +121,16 @@ class Lease:
             storage.remote().remove_if(self._path, self._generation)
 
 
-def _process() -> str:
+def _boot_and_namespace() -> str:
     """The boot of this machine and its PID namespace: within both, a PID names one process."""
     with contextlib.suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return uuid.uuid4().hex
 
 
-def _is_dead(owner: dict) -> bool:
+def _owner_has_ended(owner: dict) -> bool:
     """Whether the owner was a process of this machine that has ended; False for other machines."""
-    here = (owner.get("host"), owner.get("process")) == (socket.gethostname(), _process())
+    here = (owner.get("host"), owner.get("process")) == (socket.gethostname(), _boot_and_namespace())
     return here and not Path(f"/proc/{owner['pid']}").exists()
 
 
@@ -165,7 +170,7 @@ def owned(run: Path, recipe: Recipe) -> Iterator[None]:
     existed, kept = run.exists(), run / RECIPE
     run.mkdir(parents=True, exist_ok=True)
     with alone(run):
-        before, there = kept.read_text(encoding="utf-8") if kept.exists() else None, _visible(run)
+        before, there = kept.read_text(encoding="utf-8") if kept.exists() else None, _visible_in_run(run)
         if before != dump(recipe):
             storage.write_text(kept, dump(recipe))
         try:
@@ -175,14 +180,14 @@ def owned(run: Path, recipe: Recipe) -> Iterator[None]:
         except UserError:
             if before is not None:
                 storage.write_text(kept, before)
-            elif _visible(run) <= there:
+            elif _visible_in_run(run) <= there:
                 kept.unlink(missing_ok=True)
             if not existed and [path.name for path in run.iterdir()] == [FILE]:
                 storage.remove_tree(run)
             raise
 
 
-def _visible(run: Path) -> set[str]:
+def _visible_in_run(run: Path) -> set[str]:
     """What is in a run directory, but for its recipe and unfinished parts (hidden); on `gs://` it may not be there."""
     try:
         return {path.name for path in run.iterdir() if not path.name.startswith(".")} - {RECIPE}

@@ -183,7 +183,7 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
             hashes = {inner: storage.hash_file(path / inner) for inner in storage.sizes(path)}
             files[f"folder {name}"] = manifest.identity_of(hashes)
     asked = set(map(question_set, settings.examples)) & QUESTION_PACKAGES.keys()
-    files |= {f"questions of {name}": _question_identity(name) for name in sorted(asked)}
+    files |= {f"questions of {name}": _question_package_versions(name) for name in sorted(asked)}
     config = result(settings) | {"seed": recipe.seed}
     if recipe.foundation == "base":  # else it is among the inputs of pretraining
         config["model"] = part(recipe.model, Changes.TRAINING)
@@ -200,7 +200,7 @@ def question_set(name: str) -> str:
     return name.partition(":")[0]
 
 
-def _question_identity(name: str) -> str:
+def _question_package_versions(name: str) -> str:
     """The versions of all that built-in questions are made from; of a package that is not installed, none."""
     found = [f"python {platform.python_version()}"] if name == "programming" else []
     for package in QUESTION_PACKAGES[name]:

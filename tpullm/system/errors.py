@@ -49,11 +49,11 @@ def correctable(error: BaseException) -> str | None:
     """The line for an error that the user can correct, whichever library raised it; None for any other error."""
     if isinstance(error, UserError):
         return str(error) if error.code == UserError.code else None
-    if (where := _where(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")) is not None:
+    if (where := _where_disk_failed(error, (errno.ENOSPC, errno.EDQUOT), "No space left on device")) is not None:
         return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename}: {error.strerror.lower()}; choose another place"
-    if (where := _where(error, (errno.EROFS,), "Read-only file system")) is not None:
+    if (where := _where_disk_failed(error, (errno.EROFS,), "Read-only file system")) is not None:
         return f"{where or 'a disk'}: read-only file system; choose another place"
     text = str(error)
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and re.search("[Oo]ut of memory", text):
@@ -65,7 +65,7 @@ def correctable(error: BaseException) -> str | None:
     return None
 
 
-def _where(error: BaseException | None, numbers: tuple[int, ...], says: str) -> str | None:
+def _where_disk_failed(error: BaseException | None, numbers: tuple[int, ...], says: str) -> str | None:
     """Where a disk failed so, as reported by Python, TensorStore or a worker process; empty if that is not known."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in numbers or says in str(error):

@@ -33,12 +33,12 @@ def speak_as(name: str, only_warns: bool = False) -> None:
 def say(message: str) -> None:
     """Print one line to the user."""
     if not _only_warns:
-        console().print(_prefix() + message, markup=False)
+        console().print(_process_prefix() + message, markup=False)
 
 
 def warn(message: str) -> None:
     """Print one line about this process, also on a host that only warns."""
-    console().print(_prefix() + message, markup=False)
+    console().print(_process_prefix() + message, markup=False)
 
 
 def one_line(text: str, most: int = 2_000) -> str:
@@ -53,10 +53,10 @@ def last_words(message: str, to: TextIO | None = None) -> None:
     Args:
         to: default is stderr.
     """
-    print(f"{_prefix()}tpullm: {one_line(message)}", file=to or sys.stderr, flush=True)
+    print(f"{_process_prefix()}tpullm: {one_line(message)}", file=to or sys.stderr, flush=True)
 
 
-def _prefix() -> str:
+def _process_prefix() -> str:
     return f"[{_name}] " if _name else ""
 
 

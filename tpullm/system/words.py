@@ -25,7 +25,7 @@ def compact(value: float, sizes: Sizes = _WORDS) -> str:
     """`9580921` as `9.58 million`."""
     for size, name in sizes:
         if value >= size:
-            return f"{_digits(value / size, 3)}{name}"
+            return f"{_significant_digits(value / size, 3)}{name}"
     return count(value)
 
 
@@ -33,11 +33,11 @@ def short(value: float, sizes: Sizes = _LETTERS) -> str:
     """A number on an axis: `2500000` as `2.5M`, `0.003` as `0.003`."""
     for size, name in sizes:
         if abs(value) >= size:
-            return f"{_digits(value / size, 4)}{name}"
+            return f"{_significant_digits(value / size, 4)}{name}"
     return f"{value:.4g}"
 
 
-def _digits(value: float, most: int) -> str:
+def _significant_digits(value: float, most: int) -> str:
     """A number with at most `most` significant digits and without an exponent: `1234` with three is `1,230`."""
     return f"{float(f'{value:.{most}g}'):,.12g}"
 
@@ -60,7 +60,7 @@ def probability(value: float) -> str:
 def size(bytes_: float) -> str:
     """Bytes on a disk or a wire: `1200000000000` as `1.2 TB`."""
     unit, name = next(pair for pair in _BYTES if bytes_ >= pair[0])
-    return f"{_digits(bytes_ / (unit or 1e3), 3)} {name}"
+    return f"{_significant_digits(bytes_ / (unit or 1e3), 3)} {name}"
 
 
 def memory(bytes_: float) -> str:

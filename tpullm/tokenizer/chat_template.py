@@ -78,7 +78,7 @@ class ChatTemplate:
         if is_prompt:
             answers = []
         elif OPEN in text:
-            answers = _marked(text)
+            answers = _answers_between_marks(text)
         else:
             first = len(messages) - 1 if what == "last" else 0
             numbers = [number for number in range(first, len(messages)) if messages[number]["role"] == "assistant"]
@@ -131,7 +131,7 @@ class ChatTemplate:
 
     def _render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
         given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt, **self._tokens}
-        as_text = [_with_text_arguments(message) for message in messages]
+        as_text = [_with_call_arguments_as_text(message) for message in messages]
         for said in [list(messages), *([as_text] if as_text != list(messages) else [])]:
             try:
                 return compiled(self._source).render(messages=said, **given)
@@ -142,7 +142,7 @@ class ChatTemplate:
         raise UserError(f"{self._where}: its chat template can't show these messages ({why})")
 
 
-def _with_text_arguments(message: Message) -> Message:
+def _with_call_arguments_as_text(message: Message) -> Message:
     """A message whose calls have their arguments as text, which some templates append to text (DeepSeek)."""
     if "tool_calls" not in message:
         return message
@@ -153,7 +153,7 @@ def _with_text_arguments(message: Message) -> Message:
     return message | {"tool_calls": calls}
 
 
-def _marked(text: str) -> list[Answer]:
+def _answers_between_marks(text: str) -> list[Answer]:
     """The answers between the marks of `text`. Places count characters without the marks."""
     spans, place, start = [], 0, 0
     for character in text:

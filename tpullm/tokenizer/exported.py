@@ -71,7 +71,7 @@ def fast(tokenizer: TrainedTokenizer):
             # `0` or `1` after each U+2581 tells what it stands for. So no space is left, and a space can mark a cut.
             normalizers.Replace(SPACE, f"{SPACE}0"),
             normalizers.Replace(" ", f"{SPACE}1"),
-            *(normalizers.Replace(Regex(pattern), cut) for pattern, cut in _cuts(control, normal)),
+            *(normalizers.Replace(Regex(pattern), cut) for pattern, cut in _special_token_cuts(control, normal)),
             normalizers.Replace(f"{SPACE}0", of_space),
             normalizers.Replace(f"{SPACE}1", SPACE),
         ]
@@ -85,7 +85,7 @@ def fast(tokenizer: TrainedTokenizer):
     return made
 
 
-def _cuts(control: list[str], normal: list[str]) -> Iterable[tuple[str, str]]:
+def _special_token_cuts(control: list[str], normal: list[str]) -> Iterable[tuple[str, str]]:
     """Patterns for the beginning of the name of a special or byte token, and that beginning with a cut after it.
 
     A name is `<`, perhaps more symbols, then letters or digits. SentencePiece splits before them.

@@ -109,7 +109,7 @@ class PublishedTokenizer:
         self.eos_id = self.stop_ids[0]
         pad = self._named("pad_token")
         self.pad_id = self.eos_id if pad is None else pad
-        self.template = _template(folder, self._config) if template is None else template
+        self.template = _published_chat_template(folder, self._config) if template is None else template
         self.has_template = self.template is not None
 
     def encode(self, text: str) -> list[int]:
@@ -217,7 +217,7 @@ class PublishedTokenizer:
     def _chat(self) -> TemplateChild:
         if self.template is None:
             raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
-        tokens = {key: _content(value) for key, value in self._config.items() if key.endswith("_token") and value}
+        tokens = {key: _token_content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         return TemplateChild(self.template, tokens, str(self.folder))
 
     def _show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
@@ -227,7 +227,7 @@ class PublishedTokenizer:
         """
         whose = [(f"a message of the {message['role']}", message) for message in messages]
         for who, said in [*whose, ("a description of the tools", tools)]:
-            if found := next(filter(None, map(self._special_names.search, _texts(said))), None):
+            if found := next(filter(None, map(self._special_names.search, _texts_in_json(said))), None):
                 raise UserError(
                     f"{who} holds {found.group()!r}, which this model reads as a special token and not as text; take "
                     "it out"
@@ -235,7 +235,7 @@ class PublishedTokenizer:
         return self._chat.show(what, messages, tools)
 
     def _named(self, name: str) -> int | None:
-        text = _content(self._config.get(name))
+        text = _token_content(self._config.get(name))
         return None if text is None else self._tokenizer.token_to_id(text)
 
     def _file_ends(self) -> list[int]:
@@ -249,19 +249,19 @@ class PublishedTokenizer:
         return ends
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts_in_json(value: Any) -> Iterator[str]:
     """All texts in a value of JSON, keys too."""
     if isinstance(value, str):
         yield value
     for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
-        yield from _texts(item)
+        yield from _texts_in_json(item)
 
 
-def _content(token) -> str | None:
+def _token_content(token) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _template(folder: Path, config: dict) -> str | None:
+def _published_chat_template(folder: Path, config: dict) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         return read_text(folder / "chat_template.jinja")
     found = config.get("chat_template")

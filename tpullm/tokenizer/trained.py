@@ -38,7 +38,7 @@ class TrainedTokenizer:
         except RuntimeError:
             raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
         self.vocabulary_size = self.needed_size = len(self._processor)
-        self._bytes = [_bytes_of(self._processor, token) for token in range(self.vocabulary_size)]
+        self._bytes = [_sentencepiece_bytes(self._processor, token) for token in range(self.vocabulary_size)]
         special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
         ids = {piece: self._processor.piece_to_id(piece) for piece in special}
         missing = [piece for piece in special[4:] if not self._processor.is_control(ids[piece])]
@@ -153,7 +153,7 @@ class TrainedTokenizer:
         return self._processor.serialized_model_proto()
 
 
-def _bytes_of(processor, token: int) -> bytes:
+def _sentencepiece_bytes(processor, token: int) -> bytes:
     if processor.is_byte(token):
         return bytes([int(processor.id_to_piece(token)[3:5], 16)])
     if processor.is_control(token) or processor.is_unknown(token):

@@ -30,7 +30,7 @@ def passages(text: str) -> Iterator[str]:
     """`text` in passages of at most `BYTES` bytes, cut at line ends unless a line is longer."""
     held, size = [], 0
     for line in text.splitlines(keepends=True):
-        for part in _cut(line):
+        for part in _cut_line(line):
             length = len(part.encode())
             if size + length > BYTES and held:
                 yield "".join(held)
@@ -52,10 +52,10 @@ def passage_lines(passage: str) -> Iterator[str]:
     The trainer uses U+2585 itself and drops lines that have it, so the character is removed.
     """
     for line in passage.replace("\u2585", "").split("\n"):
-        yield from (part for part in _cut(line) if part)
+        yield from (part for part in _cut_line(line) if part)
 
 
-def _cut(line: str) -> Iterator[str]:
+def _cut_line(line: str) -> Iterator[str]:
     """`line` in parts of at most 4,000 bytes, at character boundaries."""
     if len(line) * 4 <= BYTES:
         yield line
@@ -220,7 +220,7 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
     chosen = choose((line for _, line in lines), config)
-    model, chosen = _train(lines, config, chosen)
+    model, chosen = _train_sentencepiece(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)
     made = TrainedTokenizer(model, str(model_path))
@@ -236,7 +236,9 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     return made
 
 
-def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphabet) -> tuple[bytes, Alphabet]:
+def _train_sentencepiece(
+    lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphabet
+) -> tuple[bytes, Alphabet]:
     """The serialized SentencePiece model, and its alphabet.
 
     If the text has too few different pieces for the vocabulary, more of its characters get a token. If these are too
@@ -258,13 +260,13 @@ def _train(lines: list[tuple[str, str]], config: TokenizerConfig, chosen: Alphab
                 options["seed_sentencepieces_file"] = str(seeds)
             try:
                 sentencepiece.SentencePieceTrainer.train(sentence_iterator=parts, model_writer=model, **options)
-                return _finished(model.getvalue()), trial
+                return _without_seed_file_name(model.getvalue()), trial
             except RuntimeError as error:
                 reason = error
     raise UserError(f"tokenizer: SentencePiece could not be trained ({reason})") from reason
 
 
-def _finished(model: bytes) -> bytes:
+def _without_seed_file_name(model: bytes) -> bytes:
     """The model without the name of the temporary file of seeds, so that its bytes are the same every time.
 
     The scores become multiples of 1/64, so that their sums over a line of up to 8,000 characters are exact in float32.

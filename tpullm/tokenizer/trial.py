@@ -58,10 +58,10 @@ def growth(step: Any) -> float:
     if not isinstance(step, dict):
         return 1.0
     inner = [step.get(name) for name in ("normalizers", "pretokenizers", "decoders")]
-    return max(1.0, _own_growth(step)) * growth([part for part in inner if part])
+    return max(1.0, _growth_of_one_step(step)) * growth([part for part in inner if part])
 
 
-def _own_growth(step: dict) -> float:
+def _growth_of_one_step(step: dict) -> float:
     """The growth of one step without those in it. A step that is not named keeps the length."""
     kind = step.get("type")
     if kind == "Replace":

@@ -59,7 +59,7 @@ def test_a_lease_that_is_not_renewed_is_taken_over(bucket):
 
 def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket, monkeypatch):
     monkeypatch.setattr(directory, "SECONDS_OF_A_LEASE", 60.0)
-    said = {"host": directory.socket.gethostname(), "pid": 2**30, "process": directory._process(), "id": "x"}
+    said = {"host": directory.socket.gethostname(), "pid": 2**30, "process": directory._boot_and_namespace(), "id": "x"}
     gs.write_if(bucket / ".lock", said, 0)
     began = time.monotonic()
     with directory.alone(bucket):

@@ -162,7 +162,7 @@ def test_a_place_that_can_not_be_is_refused(group, flags, environment, says):
 
 @pytest.mark.parametrize("file", ["/dev/nvidiactl", "/dev/dxg"])
 def test_a_gpu_is_seen_where_its_pci_device_is_hidden(monkeypatch, file):
-    monkeypatch.setattr(place, "_has_device", lambda vendor: False)
+    monkeypatch.setattr(place, "_has_pci_device", lambda vendor: False)
     for there in (True, False):
         monkeypatch.setattr(Path, "exists", lambda self: there and str(self) == file)  # noqa: B023 (used at once)
         assert place.may_have_gpu() == there

@@ -58,7 +58,7 @@ def test_another_processor_or_number_of_cores_has_another_folder(monkeypatch):
     machines = {environment.machine()}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(77)), raising=False)
     machines.add(environment.machine())
-    monkeypatch.setattr(environment, "_processor", lambda: "flags: fpu")
+    monkeypatch.setattr(environment, "_processor_description", lambda: "flags: fpu")
     machines.add(environment.machine())
     assert len(machines) == 3
 

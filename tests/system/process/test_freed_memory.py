@@ -37,10 +37,10 @@ def given(monkeypatch):
 
 def test_it_is_done_after_a_long_compilation_and_in_three_steps(given):
     memory.settle()
-    memory._compiled(memory.COMPILED, 0.9, fun_name="short")
-    memory._compiled("/jax/core/compile/jaxpr_trace_duration", 9.0)
+    memory._note_compilation(memory.COMPILED, 0.9, fun_name="short")
+    memory._note_compilation("/jax/core/compile/jaxpr_trace_duration", 9.0)
     assert not given
-    memory._compiled(memory.COMPILED, 1.0, fun_name="long")
+    memory._note_compilation(memory.COMPILED, 1.0, fun_name="long")
     assert len(given) == 1
     for _ in range(5):
         memory.settle()

@@ -168,9 +168,9 @@ def test_no_fork_has_seen_another_call(run):
 )
 def test_the_hook_refuses_where_there_is_no_filter(event, arguments):
     with pytest.raises(PermissionError, match=f"{event} is not permitted here"):
-        confinement._refuse(event, arguments)
-    confinement._refuse("open", ("file", "r", os.O_RDONLY))
-    confinement._refuse("os.listdir", (".",))
+        confinement._refuse_audit_event(event, arguments)
+    confinement._refuse_audit_event("open", ("file", "r", os.O_RDONLY))
+    confinement._refuse_audit_event("os.listdir", (".",))
 
 
 def test_a_machine_without_processes_left_is_one_line(monkeypatch):

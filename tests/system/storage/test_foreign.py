@@ -35,7 +35,7 @@ def listed(monkeypatch, folder, names):
     objects = {name: (folder / "config.json").blob() for name in names}
     monkeypatch.setattr(gcs.BucketPath, "listed", lambda self, **_: (objects, set()))
     fetched = []
-    monkeypatch.setattr(gcs, "_each", lambda work, names: fetched.extend(names))
+    monkeypatch.setattr(gcs, "_for_each_object", lambda work, names: fetched.extend(names))
     return fetched
 
 

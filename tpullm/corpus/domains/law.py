@@ -97,12 +97,12 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
         "category": ((licence.name, licence.name, licence.category) for licence in asked),
     }
     found = ask(facts, wording("law")["forms"], MOST)
-    for others in (_words(asked), _demands(asked, licences), _clauses(asked)):
+    for others in (_word_questions(asked), _demand_questions(asked, licences), _clause_questions(asked)):
         found += some(others, MOST)
     return found
 
 
-def _words(licences: Sequence[Licence]) -> Iterator[Question]:
+def _word_questions(licences: Sequence[Licence]) -> Iterator[Question]:
     """Whether a word is in the text of a licence: as many questions with yes as with no. In “patents” it is neither."""
     texts = {licence.name: " ".join(licence.text.lower().split()) for licence in licences}
     words = wording("law")["words"]
@@ -116,28 +116,28 @@ def _words(licences: Sequence[Licence]) -> Iterator[Question]:
                 yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _licence_sentences(text: str) -> Iterator[str]:
     for sentence in SENTENCE.split(text):
         plain = " ".join(sentence.split())
         if len(plain.split()) in WORDS_OF_A_SENTENCE and plain.isascii() and '"' not in plain:
             yield plain
 
 
-def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[Question]:
+def _demand_questions(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[Question]:
     """Which of four licences has a demand: its letter. One for each licence; no run of six words of the demand is in
     another licence. Most demands are not in the beginnings of the texts, so a model of `FACTS` can only guess.
     """
-    runs = [np.unique(_runs(licence.text)) for licence in every]
+    runs = [np.unique(_word_run_hashes(licence.text)) for licence in every]
     values, counts = np.unique(np.concatenate(runs), return_counts=True)
     exclusive, common = values[counts == 1], set(wording("law")["common_in_names"])
     for licence in licences:
         telling = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - common
-        for sentence in filter(DEMAND.search, _sentences(licence.text)):
+        for sentence in filter(DEMAND.search, _licence_sentences(licence.text)):
             names_it = telling.intersection(re.findall(r"[a-z]{3,}", sentence.lower()))
-            own = _runs(sentence)
+            own = _word_run_hashes(sentence)
             places = np.minimum(np.searchsorted(exclusive, own), len(exclusive) - 1)
             if not names_it and len(own) and (exclusive[places] == own).all():
-                names = [licence.name, *_others(licence, licences)]
+                names = [licence.name, *_other_licence_names(licence, licences)]
                 names.sort(key=lambda name: place(f"{sentence} {name}"))
                 listed = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, names, strict=False))
                 asked = f"Which of these licences says “{sentence}”?\n{listed}\nAnswer with the letter."
@@ -145,12 +145,12 @@ def _demands(licences: Sequence[Licence], every: Sequence[Licence]) -> Iterator[
                 break
 
 
-def _runs(text: str) -> np.ndarray:
+def _word_run_hashes(text: str) -> np.ndarray:
     """The hashes of all runs of words of a text: uint64 [runs]."""
     return dedup.hashes(dedup.units(text), EXCLUSIVE_WORDS)
 
 
-def _others(licence: Licence, licences: Sequence[Licence]) -> list[str]:
+def _other_licence_names(licence: Licence, licences: Sequence[Licence]) -> list[str]:
     """The names of three other licences, by hash."""
     chosen: set[str] = set()
     for number in itertools.count():
@@ -160,14 +160,14 @@ def _others(licence: Licence, licences: Sequence[Licence]) -> list[str]:
         chosen |= {name} - {licence.name}
 
 
-def _clauses(licences: Sequence[Licence]) -> Iterator[Question]:
+def _clause_questions(licences: Sequence[Licence]) -> Iterator[Question]:
     """What a sentence is about, if it has the words of one topic alone. Of sentences that begin alike one is asked."""
     patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in wording("law")["topics"].items()}
     found: dict[str, dict[str, str]] = {topic: {} for topic in patterns}
     for licence in licences:
         if place(f"clauses {licence.name}") >= CLAUSES_FROM:
             continue
-        for sentence in _sentences(licence.text):
+        for sentence in _licence_sentences(licence.text):
             about = [topic for topic, pattern in patterns.items() if pattern.search(sentence)]
             if len(about) == 1:
                 beginning = " ".join(re.findall(r"\w+", sentence.lower())[:SAME_BEGINNING])

@@ -40,7 +40,7 @@ MOST = 2000  # questions of a kind
 
 def documents(path: Path) -> Iterator[Raw]:
     """The documents of one of the two files."""
-    return _of_terms(read_terms(path)) if path.suffix == ".obo" else _of_codes(read_codes(path))
+    return _term_documents(read_terms(path)) if path.suffix == ".obo" else _code_documents(read_codes(path))
 
 
 def questions() -> list[Question]:
@@ -78,15 +78,15 @@ def read_terms(path: Path) -> dict[str, Term]:
             fields.setdefault(key, []).append(value)
         if kind == "Term" and "is_obsolete" not in fields:
             [identifier], [name] = fields["id"], fields["name"]
-            exact = [_quoted(value) for value in fields.get("synonym", ()) if '" EXACT' in value]
+            exact = [_quoted_in_field(value) for value in fields.get("synonym", ()) if '" EXACT' in value]
             synonyms = tuple(synonym for synonym in exact if synonym.lower() != name.lower())  # 1 term in 18 has one
             parents = tuple(value.split()[0] for value in fields.get("is_a", ()))
-            definition = _quoted(fields["def"][0]) if "def" in fields else ""
+            definition = _quoted_in_field(fields["def"][0]) if "def" in fields else ""
             terms[identifier] = Term(identifier, name, definition, synonyms, parents)
     return terms
 
 
-def _quoted(value: str) -> str:
+def _quoted_in_field(value: str) -> str:
     """The text between the first quotes of a field, on one line."""
     plain = re.sub(r"\\(.)", lambda found: ESCAPED.get(found[1], found[1]), QUOTED.search(value)[1])
     return " ".join(plain.split())
@@ -114,7 +114,7 @@ def organ_systems(terms: Mapping[str, Term]) -> dict[str, str]:
     return {identifier: terms[min(own)].name for identifier, own in within.items() if len(own) == 1}
 
 
-def _of_terms(terms: Mapping[str, Term]) -> Iterator[Raw]:
+def _term_documents(terms: Mapping[str, Term]) -> Iterator[Raw]:
     """A document for each term."""
     systems = organ_systems(terms)
     for term in terms.values():
@@ -145,10 +145,10 @@ def about_terms(terms: Mapping[str, Term]) -> list[Question]:
         if own := [name for name in term.synonyms if named[name.lower()] == 1]:
             facts["synonym"].append((identifier, min(own, key=place), term.name))
     asked = ask(facts, wording("medicine")["forms"], MOST, form_by=lambda identifier: terms[identifier].name)
-    return asked + some(_kinds(terms), MOST)
+    return asked + some(_kind_of_questions(terms), MOST)
 
 
-def _kinds(terms: Mapping[str, Term]) -> Iterator[Question]:
+def _kind_of_questions(terms: Mapping[str, Term]) -> Iterator[Question]:
     """Whether a term is a kind of another. The other is above the term itself, or above one that is chosen by hash."""
     above = {identifier: sorted(found - {ABNORMALITY}) for identifier, found in ancestors(terms).items()}
     identifiers = [identifier for identifier in above if above[identifier]]
@@ -183,21 +183,21 @@ def read_codes(path: Path) -> list[Code]:
     codes: list[Code] = []
     for chapter in ElementTree.parse(path).getroot().iter("chapter"):
         for block in chapter.iter("section"):
-            titles = [RANGE.sub("", _text(of.find("desc"))) for of in (block, chapter)]
+            titles = [RANGE.sub("", _code_text(of.find("desc"))) for of in (block, chapter)]
             for category in block.findall("diag"):
-                name = _text(category.find("name"))
+                name = _code_text(category.find("name"))
                 for diagnosis in category.iter("diag"):
-                    code, meaning = (_text(diagnosis.find(part)) for part in ("name", "desc"))
+                    code, meaning = (_code_text(diagnosis.find(part)) for part in ("name", "desc"))
                     notes = [*diagnosis.findall("includes/note"), *diagnosis.findall("inclusionTerm/note")]
-                    codes.append(Code(code, meaning, tuple(map(_text, notes)), name, *titles))
+                    codes.append(Code(code, meaning, tuple(map(_code_text, notes)), name, *titles))
     return codes
 
 
-def _text(element: ElementTree.Element) -> str:
+def _code_text(element: ElementTree.Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-def _of_codes(codes: Sequence[Code]) -> Iterator[Raw]:
+def _code_documents(codes: Sequence[Code]) -> Iterator[Raw]:
     """A document for each category; the codes of one follow each other."""
     for _, (first, *rest) in itertools.groupby(codes, key=lambda code: code.category):
         lines = [

@@ -74,7 +74,7 @@ def documents(path: Path, part: str) -> Iterator[Raw]:
     except (SyntaxError, ValueError):  # lib2to3 and the like keep files for other Pythons
         yield Raw(dropped="not Python")
         return
-    described = [(title, ast.get_docstring(scope)) for scope, title in _scopes(module, module_name(path))]
+    described = [(title, ast.get_docstring(scope)) for scope, title in _scopes_with_titles(module, module_name(path))]
     docstrings = [f"{title}\n\n{inspect.cleandoc(docstring)}" for title, docstring in described if docstring]
     if part != CODE and docstrings:
         yield Raw("\n\n".join(docstrings) + "\n", "en")
@@ -88,12 +88,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _scopes(scope: Scope, title: str, prefix: str = "") -> Iterator[tuple[Scope, str]]:
+def _scopes_with_titles(scope: Scope, title: str, prefix: str = "") -> Iterator[tuple[Scope, str]]:
     """`scope` and the classes and functions in it, the outer ones first, each with its name and arguments."""
     yield scope, title
     for node in scope.body:
         if isinstance(node, ast.ClassDef):
-            yield from _scopes(node, f"class {prefix}{node.name}", f"{prefix}{node.name}.")
+            yield from _scopes_with_titles(node, f"class {prefix}{node.name}", f"{prefix}{node.name}.")
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node, f"{prefix}{node.name}({ast.unparse(node.args)})"
 
@@ -207,18 +207,18 @@ def completions() -> list[Question]:
             values = f"{change.code} for {family['each']} in {family['values']}{condition}"
             expression = result.code.format(values=values)
             function = eval(f"lambda {family['argument']}: {expression}")  # our own words, all of them in the YAML file
-            results = tuple(_literal(function(given)) for given in family["inputs"])
-            made.append((_completion(family, choice, change, result, expression, results), results))
+            results = tuple(_python_literal(function(given)) for given in family["inputs"])
+            made.append((_completion_question(family, choice, change, result, expression, results), results))
     often = Counter(results for _, results in made)
     return [question for question, results in made if often[results] == 1]
 
 
-def _literal(value: object) -> str:
+def _python_literal(value: object) -> str:
     """A value as Python writes it; a set in sorted order, since Python's own order differs from run to run."""
     return f"{{{', '.join(map(repr, sorted(value)))}}}" if isinstance(value, set) else repr(value)
 
 
-def _completion(
+def _completion_question(
     family: dict[str, Any], choice: Part, change: Part, result: Part, expression: str, results: Sequence[str]
 ) -> Question:
     """The question for a combination: the right function returns `expression`, and `results` for the inputs."""

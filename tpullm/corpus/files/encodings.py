@@ -51,18 +51,18 @@ def decode_text(data: bytes) -> Raw | None:
     """The text of a file that declares no encoding; None if it is neither UTF-8, nor UTF-16, nor certainly Japanese."""
     if charset := _byte_order_mark(data):
         text = decode(data, charset)
-        if text is None or charset != "utf-8" and not _has_plain(text, LEAST_MARKED_PLAIN):
+        if text is None or charset != "utf-8" and not _has_ascii_and_kana(text, LEAST_MARKED_PLAIN):
             return None
         return Raw(text, encoding="" if charset == "utf-8" else "UTF-16")
     text = decode(data)
-    if text is not None and "\0" not in text and not _has_escapes(data):
+    if text is not None and "\0" not in text and not _has_encoding_escapes(data):
         return Raw(text)
     if found := decode_japanese(data):
         return found
     if b"\0" in data:  # UTF-16 without a byte order mark
         for charset in ("utf-16le", "utf-16be"):
             utf_16 = decode(data, charset)
-            if utf_16 and "\0" not in utf_16 and _has_plain(utf_16, LEAST_PLAIN):
+            if utf_16 and "\0" not in utf_16 and _has_ascii_and_kana(utf_16, LEAST_PLAIN):
                 return Raw(utf_16, encoding="UTF-16")
     return None if text is None else Raw(text)
 
@@ -78,12 +78,12 @@ def decode_japanese(data: bytes, foreign: bool = False) -> Raw | None:
         foreign: count the letters beyond ASCII alone, as the others of a page are mostly markup.
     """
     for charset, name in JAPANESE_CHARSETS.items():
-        if charset == "iso-2022-jp" and not _has_escapes(data):
+        if charset == "iso-2022-jp" and not _has_encoding_escapes(data):
             continue
         text = decode(data, charset)
         if text is None:
             continue
-        sample = _sample(text)
+        sample = _every_nth_character(text)
         letters = sum(map(str.isalpha, sample)) - (len(ASCII_LETTER.findall(sample)) if foreign else 0) or 1
         has_hiragana = len(HIRAGANA.findall(sample)) >= LEAST_HIRAGANA * letters
         if has_hiragana and len(HALF_WIDTH.findall(sample)) <= MOST_HALF_WIDTH * letters:
@@ -104,10 +104,10 @@ def decode_html(data: bytes, charset: str = "") -> str | None:
     """
     if marked := _byte_order_mark(data):
         return decode(data, marked)
-    declared = [name for name in (charset, declared_charset(data)) if _name(name)]
-    if data.isascii() and any(_name(name) == REFUSED for name in declared):
+    declared = [name for name in (charset, declared_charset(data)) if _encoding_of_label(name)]
+    if data.isascii() and any(_encoding_of_label(name) == REFUSED for name in declared):
         return None
-    like_ascii = b"\0" in data or _has_escapes(data)
+    like_ascii = b"\0" in data or _has_encoding_escapes(data)
     if like_ascii and not declared and (found := decode_japanese(data, foreign=True)):
         return found.text
     for name in [*declared, "utf-8"] if like_ascii else ["utf-8", *declared]:
@@ -115,7 +115,7 @@ def decode_html(data: bytes, charset: str = "") -> str | None:
         if text is not None:
             return text
     for name in declared:
-        text = _decoded(data, name, "replace")
+        text = _decoded_with_errors(data, name, "replace")
         if text is not None and text.count(BROKEN) <= MOST_BROKEN * len(text):
             return unix_lines(text)
     found = None if declared else decode_japanese(data, foreign=True)
@@ -133,7 +133,7 @@ def declared_charset(data: bytes) -> str:
 
 def decode(data: bytes, charset: str = "utf-8") -> str | None:
     """The text of `data` with `\\n` as the only line end and no byte order mark; None if it is not in `charset`."""
-    text = _decoded(data, charset, "strict")
+    text = _decoded_with_errors(data, charset, "strict")
     return None if text is None else unix_lines(text.removeprefix("\ufeff"))
 
 
@@ -151,7 +151,7 @@ def has_surrogate(text: str) -> bool:
     return False
 
 
-def _decoded(data: bytes, charset: str, errors: str) -> str | None:
+def _decoded_with_errors(data: bytes, charset: str, errors: str) -> str | None:
     if charset == "utf-8" and errors == "strict":  # nearly all
         try:
             return data.decode()
@@ -159,7 +159,7 @@ def _decoded(data: bytes, charset: str, errors: str) -> str | None:
             return None
     import webencodings
 
-    name = _name(charset)
+    name = _encoding_of_label(charset)
     if not name or name == REFUSED:
         return None
     if own := {"euc-jp": _euc_jp, "iso-2022-jp": _iso_2022_jp, "shift_jis": _shift_jis}.get(name):
@@ -174,7 +174,7 @@ def _decoded(data: bytes, charset: str, errors: str) -> str | None:
         return None
 
 
-def _name(label: str) -> str:
+def _encoding_of_label(label: str) -> str:
     """The encoding that a label means on the web; "" for any other word."""
     import webencodings
 
@@ -187,17 +187,17 @@ def _byte_order_mark(data: bytes) -> str:
     return next((charset for mark, charset in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
 
 
-def _has_escapes(data: bytes) -> bool:
+def _has_encoding_escapes(data: bytes) -> bool:
     return b"\x1b" in data and ESCAPES.search(data) is not None
 
 
-def _has_plain(text: str, share: float) -> bool:
+def _has_ascii_and_kana(text: str, share: float) -> bool:
     """Whether at least this share of the characters is ASCII, kana or a full stop."""
-    sample = _sample(text)
+    sample = _every_nth_character(text)
     return len(PLAIN.findall(sample)) >= int(share * len(sample))
 
 
-def _sample(text: str) -> str:
+def _every_nth_character(text: str) -> str:
     """Characters from all of a text, at most twice `SAMPLED`: counting all of a large one takes seconds."""
     return text[:: max(1, len(text) // SAMPLED)]
 
@@ -210,10 +210,10 @@ def _shift_jis(data: bytes) -> str:
 def _euc_jp(data: bytes) -> str:
     """The text of EUC-JP; U+FFFD for each byte or pair that is not EUC-JP."""
     parts = ((match["pairs"], match[0]) for match in _EUC_JP.finditer(data))
-    return "".join(_pairs(pairs) if pairs else part.decode("euc_jp", "replace") for pairs, part in parts)
+    return "".join(_euc_jp_pairs(pairs) if pairs else part.decode("euc_jp", "replace") for pairs, part in parts)
 
 
-def _pairs(data: bytes) -> str:
+def _euc_jp_pairs(data: bytes) -> str:
     """The text of pairs of bytes of EUC-JP; U+FFFD for each that is none."""
     characters = windows_characters()
     return "".join([characters.get(data[place : place + 2], BROKEN) for place in range(0, len(data), 2)])
@@ -227,7 +227,7 @@ def _iso_2022_jp(data: bytes) -> str:
         if escape in PAIRS:
             for line in part.splitlines(keepends=True):
                 pairs = bytes(byte | 0x80 for byte in line.rstrip(b"\r\n"))
-                text += [_pairs(pairs), line[len(pairs) :].decode("ascii")]
+                text += [_euc_jp_pairs(pairs), line[len(pairs) :].decode("ascii")]
         elif escape == b"(I":  # half-width katakana
             half_width = bytes(byte | 0x80 if 0x21 <= byte <= 0x5F else byte for byte in part)
             text.append(half_width.decode("cp932", "replace"))

@@ -139,7 +139,7 @@ def lines(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[t
     """
     place = next_line(file, start)
     while stop is None or place < stop:
-        line, after = _line(file, place)
+        line, after = _next_bounded_line(file, place)
         if after == place:
             return
         yield place, line
@@ -148,10 +148,10 @@ def lines(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[t
 
 def next_line(file: BinaryIO, place: int) -> int:
     """Go to the first line that begins at `place` or later, and return where that is."""
-    return _line(file, file.seek(place - 1))[1] if place else 0
+    return _next_bounded_line(file, file.seek(place - 1))[1] if place else 0
 
 
-def _line(file: BinaryIO, place: int) -> tuple[bytes | None, int]:
+def _next_bounded_line(file: BinaryIO, place: int) -> tuple[bytes | None, int]:
     """The next line, or None if it is longer than `MOST_RECORD_BYTES`, and the place after it."""
     line = file.readline(MOST_RECORD_BYTES)
     place += len(line)
@@ -171,17 +171,17 @@ def in_child(function: str, *arguments: Any) -> Any:
         Unreadable: the function fails, or takes more than the limits.
     """
     try:
-        return _child().call(_WHAT, function, *arguments)
+        return _child_that_reads().call(_WHAT, function, *arguments)
     except UserError as error:
         raise Unreadable(str(error).replace(f"{_WHAT}: ", "").replace(", do not use it", "")) from None
 
 
 def close_child() -> None:
     """End the child, if there is one; for a process that goes on after it has read."""
-    if _child.cache_info().currsize:
-        _child().close()
+    if _child_that_reads.cache_info().currsize:
+        _child_that_reads().close()
 
 
 @functools.cache
-def _child() -> Limited:
+def _child_that_reads() -> Limited:
     return Limited()

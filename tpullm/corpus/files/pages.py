@@ -108,8 +108,8 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
     from trafilatura import html2txt
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs an error for each page without a main text
-    tree = _parsed(page)
-    reserved = _reserved(tree.iter("meta"), headers)
+    tree = _page_tree(page)
+    reserved = _training_reservation(tree.iter("meta"), headers)
     for anchor in list(tree.iter("a")):  # `<a id="x"/>` never ends in HTML, and makes a link of the text after it
         if not anchor.get("href"):
             anchor.drop_tag()
@@ -123,7 +123,7 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
     return [text, reserved]
 
 
-def _parsed(page: str) -> Any:
+def _page_tree(page: str) -> Any:
     """The tree of a page.
 
     trafilatura would parse it itself, but stops at elements nested 256 deep and loses the rest of the page. Pages that
@@ -139,7 +139,7 @@ def _parsed(page: str) -> Any:
         return html.document_fromstring("<html></html>")
 
 
-def _reserved(tags: Iterable[Any], headers: Sequence[Sequence[str]]) -> str:
+def _training_reservation(tags: Iterable[Any], headers: Sequence[Sequence[str]]) -> str:
     """Why a page may not be trained on: `noai`, `noimageai` or `tdm-reservation`; "" if nothing says so.
 
     Args:
@@ -189,7 +189,7 @@ def _prepare_manual(page: Any) -> None:
         for name in ("class", "id", "role"):
             element.attrib.pop(name, None)
     for box in list(page.iter("div")):
-        _as_paragraphs(box)
+        _wrap_loose_text(box)
     body = page.find("body")
     if body is None or page.find(".//article") is not None or page.find(".//main") is not None:
         return
@@ -200,7 +200,7 @@ def _prepare_manual(page: Any) -> None:
     body.append(article)
 
 
-def _as_paragraphs(box: Any) -> None:
+def _wrap_loose_text(box: Any) -> None:
     """Text that lies in a box by itself becomes a paragraph, before and after the blocks in the box."""
     children, paragraph = list(box), box.makeelement("p")
     paragraph.text, box.text = box.text, None

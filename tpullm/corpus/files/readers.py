@@ -35,7 +35,7 @@ def read(file: File, source: Source) -> Iterator[Raw]:
     in a file is an error here.
     """
     with storage.brief_copy(file.path) as path:
-        documents = MANY[file.kind](path, file, source) if file.kind in MANY else _whole(path, file)
+        documents = MANY[file.kind](path, file, source) if file.kind in MANY else _document_of_file(path, file)
         left = file.bytes
         try:
             with opened.reading():
@@ -85,14 +85,14 @@ def described(path: Path, raw: Raw) -> str:
     return one_line(f"{printable(str(path))}:{record} {raw.problem or raw.dropped}", 500)
 
 
-def _whole(path: Path, file: File) -> Iterator[Raw]:
+def _document_of_file(path: Path, file: File) -> Iterator[Raw]:
     """The document that a file is, or its pieces; a page is never cut."""
     if file.kind == "html":
         most = min(file.bytes, pages.MOST_PAGE_BYTES) if file.is_part else pages.MOST_PAGE_BYTES + 1
         with opened.open_bytes(path) as stream:
             yield pages.read(stream.read(most))
         return
-    for where, data in _pieces(path, file):
+    for where, data in _pieces_of_file(path, file):
         found = encodings.decode_text(data)
         if found is None:
             yield dataclasses.replace(NOT_UTF8, record=where)
@@ -113,7 +113,7 @@ MANY: dict[str, Callable[[Path, File, Source], Iterator[Raw]]] = {
 }
 
 
-def _pieces(path: Path, file: File) -> Iterator[tuple[str, bytes]]:
+def _pieces_of_file(path: Path, file: File) -> Iterator[tuple[str, bytes]]:
     """The pieces of a file, or of what `file` names of it: where each begins ("" if there is one), and its bytes.
 
     A part of a file ends at a line, else at a character. A range has the lines that begin in it.
@@ -126,20 +126,20 @@ def _pieces(path: Path, file: File) -> Iterator[tuple[str, bytes]]:
         is_utf_16 = stream.peek(2)[:2] in UTF_16_MARKS
         place = 0 if is_utf_16 else opened.next_line(stream, file.start)
         if is_utf_16 and file.is_part:
-            pieces = _utf_16(io.BytesIO(stream.read(min(file.bytes, PIECE_BYTES) // 2 * 2)))
+            pieces = _utf_16_lines(io.BytesIO(stream.read(min(file.bytes, PIECE_BYTES) // 2 * 2)))
         elif is_utf_16:  # its line ends have two bytes; the first range is all of it
-            pieces = _utf_16(stream) if file.start == 0 else iter(())
+            pieces = _utf_16_lines(stream) if file.start == 0 else iter(())
         elif file.is_part:
-            pieces = _beginning(stream, file.bytes)
+            pieces = _first_bytes(stream, file.bytes)
         else:
-            pieces = _lines(stream, place, file.stop)
+            pieces = _lines_in_range(stream, place, file.stop)
         for number, data in enumerate(pieces):
             is_whole = number == 0 and not file.is_range and len(data) < PIECE_BYTES
             yield "" if is_whole else f"text at byte {place:,}", data
             place += len(data)
 
 
-def _beginning(stream: BinaryIO, most: int) -> Iterator[bytes]:
+def _first_bytes(stream: BinaryIO, most: int) -> Iterator[bytes]:
     """The first `most` bytes up to the end of a line, or else of a character."""
     while most > PIECE_BYTES and (data := stream.read(PIECE_BYTES)):
         data += stream.readline(most - PIECE_BYTES)
@@ -155,7 +155,7 @@ def _beginning(stream: BinaryIO, most: int) -> Iterator[bytes]:
         yield data[: next(ends, len(data))]
 
 
-def _utf_16(stream: BinaryIO) -> Iterator[bytes]:
+def _utf_16_lines(stream: BinaryIO) -> Iterator[bytes]:
     """The lines of UTF-16, many at once, each time with a byte order mark; where it is broken, bytes that are none."""
     text = io.TextIOWrapper(stream, "utf-16", newline="\n")
     try:
@@ -165,7 +165,7 @@ def _utf_16(stream: BinaryIO) -> Iterator[bytes]:
         yield UTF_16_MARKS[0] + b"\0"
 
 
-def _lines(stream: BinaryIO, place: int, stop: int | None) -> Iterator[bytes]:
+def _lines_in_range(stream: BinaryIO, place: int, stop: int | None) -> Iterator[bytes]:
     """The lines that begin from `place` to `stop`, many at once; of a line without end pieces of whole characters."""
     goes_on, left = False, b""
     while goes_on or stop is None or place < stop:

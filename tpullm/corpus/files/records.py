@@ -69,11 +69,11 @@ def read_json_lines(path: Path, file: File, text_key: str) -> Iterator[Raw]:
             try:
                 record = json.loads(text)
             except ValueError as error:
-                yield _broken(where, f"is not JSON ({getattr(error, 'msg', error)})")
+                yield _broken_record(where, f"is not JSON ({getattr(error, 'msg', error)})")
             except RecursionError:
-                yield _broken(where, "is not JSON (it is nested too deep)")
+                yield _broken_record(where, "is not JSON (it is nested too deep)")
             else:
-                yield _document(record, text_key, where)
+                yield _record_document(record, text_key, where)
 
 
 def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
@@ -92,11 +92,13 @@ def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
     first = 0
     for number, (begin, rows_there, size) in enumerate(groups):
         if begin >= file.start and (file.stop is None or begin < file.stop):
-            yield from _group(str(path), number, first, rows_there, size, text_key)
+            yield from _row_group_documents(str(path), number, first, rows_there, size, text_key)
         first += rows_there
 
 
-def _group(path: str, number: int, first: int, rows_there: int, size: int, text_key: str) -> Iterator[Raw]:
+def _row_group_documents(
+    path: str, number: int, first: int, rows_there: int, size: int, text_key: str
+) -> Iterator[Raw]:
     """The documents of one row group, whose rows are numbered from `first`."""
     batch = max(1, min(BATCH_ROWS, BATCH_BYTES * rows_there // max(size, 1)))
     taken = 0
@@ -116,22 +118,24 @@ def _group(path: str, number: int, first: int, rows_there: int, size: int, text_
             return
 
 
-def _broken(where: str, problem: str) -> Raw:
+def _broken_record(where: str, problem: str) -> Raw:
     """A record that is not what its format says."""
     return Raw(dropped=BROKEN_RECORD, record=where, problem=problem)
 
 
-def _document(record: Any, key: str, where: str) -> Raw:
+def _record_document(record: Any, key: str, where: str) -> Raw:
     """The document of one record; null is an empty one."""
     if not isinstance(record, dict) or key not in record:
         keys = one_line(", ".join(record), _KEYS_SHOWN) if isinstance(record, dict) else ""
         there = f"its keys are {keys}" if isinstance(record, dict) else "it is not an object"
-        return _broken(where, f"has no {key!r}: {there}; set text_key of the source to the field that holds the text")
+        return _broken_record(
+            where, f"has no {key!r}: {there}; set text_key of the source to the field that holds the text"
+        )
     text = record[key]
     if isinstance(text, bytes):  # as Parquet may have it
         text = text.decode("utf-8", "surrogateescape")
     if text is not None and not isinstance(text, str):
-        return _broken(where, f"has no text in {key!r} but {type(text).__name__}; set text_key to another field")
+        return _broken_record(where, f"has no text in {key!r} but {type(text).__name__}; set text_key to another field")
     facts = facts_of(record)
     identity = facts.pop("id")
     return Raw(encodings.unix_lines(text or ""), record=f"{where} ({identity})" if identity else where, **facts)
@@ -155,13 +159,13 @@ def facts_of(record: Mapping[str, Any]) -> dict[str, str]:
             if value and isinstance(name, str) and (lower := name.lower()) in NAMES:
                 found.setdefault(lower, value)
     facts = {
-        fact: next((line for name in names if name in found and (line := _line(found[name]))), "")
+        fact: next((line for name in names if name in found and (line := _value_as_line(found[name]))), "")
         for fact, names in FACTS.items()
     }
     return facts | {"language": language(facts["language"])}
 
 
-def _line(value: Any) -> str:
+def _value_as_line(value: Any) -> str:
     """A value as one line; several values of a list side by side."""
     if isinstance(value, str) and len(value) <= MOST_CHARACTERS and value.isascii() and value.isprintable():
         return " ".join(value.split())  # nearly all
@@ -188,9 +192,9 @@ def language(name: str) -> str:
 
 def look(path: str) -> list:
     """In the child: the columns, and of each row group where it begins, how many rows it has, and its size."""
-    _table.cache_clear()  # the file may be another one by now
-    _reader.cache_clear()
-    table = _table(path)
+    _parquet_file.cache_clear()  # the file may be another one by now
+    _numbered_parquet_rows.cache_clear()
+    table = _parquet_file(path)
     groups = []
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)
@@ -205,18 +209,18 @@ def rows(path: str, group: int, text_key: str, batch: int, taken: int, first: in
 
     The rows of the group are numbered from `first`.
     """
-    found = list(itertools.islice(_reader(path, group, text_key, batch), batch))
+    found = list(itertools.islice(_numbered_parquet_rows(path, group, text_key, batch), batch))
     if not found or found[0][0] != taken:  # the answer of the call before was lost
-        _reader.cache_clear()
-        found = list(itertools.islice(_reader(path, group, text_key, batch), taken, taken + batch))
-    documents = (_document(row, text_key, f"row {first + number + 1}") for number, row in found)
+        _numbered_parquet_rows.cache_clear()
+        found = list(itertools.islice(_numbered_parquet_rows(path, group, text_key, batch), taken, taken + batch))
+    documents = (_record_document(row, text_key, f"row {first + number + 1}") for number, row in found)
     return [list(dataclasses.astuple(document)) for document in documents]
 
 
 @functools.lru_cache(1)
-def _reader(path: str, group: int, text_key: str, batch: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _numbered_parquet_rows(path: str, group: int, text_key: str, batch: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of one row group with their numbers, one after the other."""
-    table = _table(path)
+    table = _parquet_file(path)
     names = table.schema_arrow.names
     columns = [name for name in names if name == text_key or name.lower() in NAMES or name in INNER]
     batches = table.iter_batches(batch_size=batch, row_groups=[group], columns=columns, use_threads=False)
@@ -224,7 +228,7 @@ def _reader(path: str, group: int, text_key: str, batch: int) -> Iterator[tuple[
 
 
 @functools.lru_cache(1)
-def _table(path: str) -> Any:
+def _parquet_file(path: str) -> Any:
     import pyarrow.parquet
 
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others reserve memory that they never use

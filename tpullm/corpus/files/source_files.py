@@ -138,16 +138,21 @@ def find(source: Source, downloads: Path) -> Found:
     else:
         if source.held_out:
             held_out = [
-                dataclasses.replace(file, held_out=True) for file in _at(source, source.held_out, downloads, skipped)
+                dataclasses.replace(file, held_out=True)
+                for file in _files_at_location(source, source.held_out, downloads, skipped)
             ]
         apart = {file.path.resolve() for file in held_out}
-        found = [file for file in _at(source, source.path, downloads, skipped) if file.path.resolve() not in apart]
+        found = [
+            file
+            for file in _files_at_location(source, source.path, downloads, skipped)
+            if file.path.resolve() not in apart
+        ]
     total = sum(file.bytes for file in found)
-    read = _beginning(found, source) if 0 < source.bytes < total else found
+    read = _first_files_of_source(found, source) if 0 < source.bytes < total else found
     return Found([*held_out, *read], skipped, len(found), total)
 
 
-def _beginning(found: list[File], source: Source) -> list[File]:
+def _first_files_of_source(found: list[File], source: Source) -> list[File]:
     """`source.bytes` of the files: whole files in the order of the hash of their names, and a part of the last.
 
     The order by hash makes the part of a folder a fair sample of it. The order by name would not.
@@ -176,14 +181,14 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _at(source: Source, location: str, downloads: Path, skipped: dict[str, list[str]]) -> list[File]:
+def _files_at_location(source: Source, location: str, downloads: Path, skipped: dict[str, list[str]]) -> list[File]:
     """The files at a location; the names of those that are not read are added to `skipped`, by reason."""
     path = fetch(location, downloads) if is_url(location) else storage.path(location)
     if path.is_file():
         # A single file is read as the source says, whatever its extension. A file without an extension is text.
         kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
         if kind is None:
-            known = _known("files")
+            known = _known_extensions("files")
             raise UserError(
                 f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {known}; save it as text"
             )
@@ -206,8 +211,8 @@ def _at(source: Source, location: str, downloads: Path, skipped: dict[str, list[
     if not found:
         seen = ", ".join(sorted(reasons)) or "it is empty"
         raise UserError(
-            f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} ({_known(source.kind)}); "
-            f"there is: {seen}"
+            f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} "
+            f"({_known_extensions(source.kind)}); there is: {seen}"
         )
     return found
 
@@ -221,7 +226,7 @@ def status_of(path: Path) -> Any:
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _known(kind: str) -> str:
+def _known_extensions(kind: str) -> str:
     """The extensions of a kind, for an error; of many, the first."""
     found = list(KINDS if kind == "files" else (*EXTENSIONS[kind], *ALSO.get(kind, ())))
     return " ".join([*found[:_SHOWN], *(["…"] if found[_SHOWN:] else [])])
@@ -240,7 +245,7 @@ def walk(folder: Path) -> list[tuple[Path, Any]]:
     """
     if storage.is_remote(folder):
         shown = [item for item in storage.remote().files(folder).items() if not _HIDDEN.search(item[0])]
-        return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _place(item[0]))]
+        return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _folder_walk_key(item[0]))]
     unreadable: list[OSError] = []
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
@@ -250,7 +255,7 @@ def walk(folder: Path) -> list[tuple[Path, Any]]:
     return [(path, None) for path in [*found, *(Path(error.filename) for error in unreadable)]]
 
 
-def _place(name: str) -> list[tuple[bool, str]]:
+def _folder_walk_key(name: str) -> list[tuple[bool, str]]:
     """A sort key that puts the files of a folder before its subfolders, as `os.walk` does."""
     *folders, file = name.split("/")
     return [(True, part) for part in folders] + [(False, file)]

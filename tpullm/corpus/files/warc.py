@@ -39,7 +39,7 @@ def read(path: Path) -> Iterator[Raw]:
         Unreadable: it is no WARC, or cut off.
     """
     with opened.open_bytes(path, by_content=True) as stream:
-        for number, found, raw in _records(stream):
+        for number, found, raw in _page_records(stream):
             identity = value(found, "warc-record-id")[: records.MOST_CHARACTERS]
             yield dataclasses.replace(
                 raw,
@@ -49,35 +49,35 @@ def read(path: Path) -> Iterator[Raw]:
             )
 
 
-def _records(stream: BinaryIO) -> Iterator[tuple[int, Headers, Raw]]:
+def _page_records(stream: BinaryIO) -> Iterator[tuple[int, Headers, Raw]]:
     """Each page, and what is broken between them: the number of its record from 1, the record's headers, and it."""
     number = 0
-    while line := _next_line(stream, b""):
+    while line := _next_header_line(stream, b""):
         number += 1
         if not line.startswith(b"WARC/"):
             if number == 1:
                 raise opened.Unreadable(NO_WARC)
-            yield number, (), _broken("does not begin where the one before it ends (is a length wrong?)")
-            if not _next_line(stream, (b"WARC/1.", b"WARC/0.")):
+            yield number, (), _broken_warc_record("does not begin where the one before it ends (is a length wrong?)")
+            if not _next_header_line(stream, (b"WARC/1.", b"WARC/0.")):
                 return
             number += 1
         found = _record_headers(stream)
         length, is_read = value(found, "content-length"), value(found, "warc-type").lower() in READ
         if not (length.isascii() and length.isdigit() and len(length) < 19):
-            yield number, found, _broken("has no length")
+            yield number, found, _broken_warc_record("has no length")
         elif is_read and int(length) <= pages.MOST_PAGE_BYTES + MOST_HEADER_BYTES:
-            if raw := _document(found, _content(stream, int(length))):
+            if raw := _page_of_record(found, _record_content(stream, int(length))):
                 yield number, found, raw
         else:
             for start in range(0, int(length), opened.BUFFER_BYTES):
-                _content(stream, min(int(length) - start, opened.BUFFER_BYTES))
+                _record_content(stream, min(int(length) - start, opened.BUFFER_BYTES))
             if is_read:
                 yield number, found, pages.too_large()
     if number == 0:
         raise opened.Unreadable(NO_WARC)
 
 
-def _next_line(stream: BinaryIO, begins: bytes | tuple[bytes, ...]) -> bytes:
+def _next_header_line(stream: BinaryIO, begins: bytes | tuple[bytes, ...]) -> bytes:
     """The next line that is not empty and begins so; b"" at the end of the file."""
     while (line := stream.readline(MOST_HEADER_BYTES)) and not (line.strip() and line.startswith(begins)):
         pass
@@ -97,7 +97,7 @@ def _record_headers(stream: BinaryIO) -> Headers:
     return headers(lines)
 
 
-def _content(stream: BinaryIO, length: int) -> bytes:
+def _record_content(stream: BinaryIO, length: int) -> bytes:
     data = stream.read(length)
     if len(data) < length:
         raise opened.Unreadable(CUT_OFF)
@@ -122,7 +122,7 @@ def value(found: Headers, name: str) -> str:
     return next((text for key, text in found if key.lower() == name), "")
 
 
-def _document(about: Headers, data: bytes) -> Raw | None:
+def _page_of_record(about: Headers, data: bytes) -> Raw | None:
     """The document of a record of a type of `READ`; None if it holds no page by its nature.
 
     Args:
@@ -135,25 +135,25 @@ def _document(about: Headers, data: bytes) -> Raw | None:
         language = records.language(value(about, "warc-identified-content-language"))
         return NOT_UTF8 if text is None else Raw(text, language)
     if kind == "resource":
-        return _page(data, value(about, "content-type"), ())
+        return _page_of_http_answer(data, value(about, "content-type"), ())
     if not value(about, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
         return None  # such as an answer of DNS
     status = _STATUS.match(data)
     if not status:
-        return _broken("is no answer of a web server")
+        return _broken_warc_record("is no answer of a web server")
     end = _HEAD_END.search(data)
     head, body = (data[: end.start()], data[end.end() :]) if end else (data, b"")
     found = headers(head.split(b"\n")[1:])
     if not 200 <= int(status[1]) < 300:
         return Raw(dropped=NO_SUCCESS)
-    return _page(_decoded_body(body, found), value(found, "content-type"), found)
+    return _page_of_http_answer(_decoded_body(body, found), value(found, "content-type"), found)
 
 
-def _broken(problem: str) -> Raw:
+def _broken_warc_record(problem: str) -> Raw:
     return Raw(dropped=BROKEN_RECORD, problem=problem)
 
 
-def _page(data: bytes, content_type: str, found: Headers) -> Raw:
+def _page_of_http_answer(data: bytes, content_type: str, found: Headers) -> Raw:
     mime = content_type.partition(";")[0].strip().lower()
     if mime not in (*HTML, "") or (not mime and b"\0" in data[:1024]):
         return Raw(dropped=NOT_A_PAGE)
@@ -170,7 +170,7 @@ def _decoded_body(body: bytes, found: Headers) -> bytes:
         body = _joined_chunks(body)
     codings = [coding.strip().lower() for coding in value(found, "content-encoding").split(",")]
     for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
-        body = _expanded(body, coding, pages.MOST_PAGE_BYTES + 1)
+        body = _decompressed_body(body, coding, pages.MOST_PAGE_BYTES + 1)
         if len(body) > pages.MOST_PAGE_BYTES:
             break
     return body
@@ -188,7 +188,7 @@ def _joined_chunks(body: bytes) -> bytes:
     return b"".join(parts) if parts else body
 
 
-def _expanded(body: bytes, coding: str, most: int) -> bytes:
+def _decompressed_body(body: bytes, coding: str, most: int) -> bytes:
     """The first `most` bytes of a body without one encoding; the body itself if it is not in it."""
     import brotli
 

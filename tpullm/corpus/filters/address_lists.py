@@ -56,16 +56,16 @@ class OptOuts:
         if not url:
             return ""
         host, page = _host_and_page(url)
-        if _holds(self.domains, _domains(host)):
+        if _any_is_listed(self.domains, _host_and_domains_above(host)):
             return "opted out by domain"
         ends = [match.end() for match in re.finditer("/", page)][:MOST_FOLDERS]
-        if _holds(self.pages, [page]) or _holds(self.folders, (page[:end] for end in ends)):
+        if _any_is_listed(self.pages, [page]) or _any_is_listed(self.folders, (page[:end] for end in ends)):
             return "opted out by URL"
         return ""
 
     def texts(self, hashes: Iterable[str]) -> str:
         """The reason that keeps out a text with one of these SHA-256 hashes; "" if none is listed."""
-        return "opted out by hash" if _holds(self.hashes, hashes) else ""
+        return "opted out by hash" if _any_is_listed(self.hashes, hashes) else ""
 
 
 @functools.lru_cache(maxsize=4)
@@ -82,20 +82,20 @@ def load(files: tuple[str, ...]) -> OptOuts:
                     line = encodings.decode(data) or ""
                     entry = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()
                     if entry:
-                        kind, value = _parsed(entry, f"{name}: line {number}")
-                        found[kind].append(_key(value))
+                        kind, value = _parsed_opt_out(entry, f"{name}: line {number}")
+                        found[kind].append(_opt_out_hash(value))
         except OSError as error:
             raise UserError(f"corpus.opted_out: {name}: cannot be read ({error.strerror}); correct the path") from None
     return OptOuts(**{kind: np.unique(np.array(keys, np.uint64)) for kind, keys in found.items()})
 
 
-def _parsed(entry: str, where: str) -> tuple[str, str]:
+def _parsed_opt_out(entry: str, where: str) -> tuple[str, str]:
     """The kind of an entry and its one form."""
     if SHA256.fullmatch(entry.lower()):
         return "hashes", entry.lower()
     bare = entry.removeprefix("*.").removeprefix(".")
     if DOMAIN.fullmatch(bare):
-        return "domains", _host(bare)
+        return "domains", _normalized_host(bare)
     host, page = _host_and_page(entry.removesuffix("*"))
     if any(map(str.isspace, entry)) or not DOMAIN.fullmatch(host):
         raise UserError(f"{where}: {entry[:80]!r} is no domain, address or SHA-256 hash; correct or remove the line")
@@ -109,11 +109,11 @@ def _host_and_page(url: str) -> tuple[str, str]:
     address = SCHEME.sub("", url.strip(), count=1).partition("#")[0]
     end = re.search("[/?]", address)
     host, path = (address[: end.start()], address[end.start() :]) if end else (address, "")
-    host = _host(host.rpartition("@")[2].partition(":")[0])
+    host = _normalized_host(host.rpartition("@")[2].partition(":")[0])
     return host, f"{host.removeprefix('www.')}/{urllib.parse.unquote(path).strip('/')}"
 
 
-def _host(name: str) -> str:
+def _normalized_host(name: str) -> str:
     name = name.lower().rstrip(".")
     if name.isascii() or len(name) > LONGEST_HOST:
         return name
@@ -123,22 +123,22 @@ def _host(name: str) -> str:
         return name
 
 
-def _domains(host: str) -> Iterator[str]:
+def _host_and_domains_above(host: str) -> Iterator[str]:
     """A host and the domains above it, without the one of the top level."""
     labels = host.split(".")
     return (".".join(labels[start:]) for start in range(len(labels) - 1))
 
 
-def _key(value: str) -> int:
+def _opt_out_hash(value: str) -> int:
     """The 64-bit hash of an entry of a list."""
     return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
-def _holds(keys: np.ndarray, values: Iterable[str]) -> bool:
+def _any_is_listed(keys: np.ndarray, values: Iterable[str]) -> bool:
     """Whether the key of one of the values is among the sorted keys."""
     if not len(keys):
         return False
-    wanted = np.array([_key(value) for value in values], np.uint64)
+    wanted = np.array([_opt_out_hash(value) for value in values], np.uint64)
     places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return bool(np.any(keys[places] == wanted))
 
@@ -149,49 +149,57 @@ def is_listed(url: str) -> bool:
         return False
     url = url[:LONGEST_ADDRESS]
     host, _ = _host_and_page(url)
-    return _holds(_keys("domains"), _domains(host)) or _holds(_keys("urls"), [url]) or has_listed_words(url)
+    return (
+        _any_is_listed(_hashes_of_list("domains"), _host_and_domains_above(host))
+        or _any_is_listed(_hashes_of_list("urls"), [url])
+        or has_listed_words(url)
+    )
 
 
 def has_listed_words(url: str) -> bool:
     """Whether an address has a banned word, two soft ones, or a banned part of a word."""
-    banned, soft, parts = (_words(name) for name in ("banned_words", "soft_banned_words", "banned_subwords"))
-    found, joined = set(NOT_ALPHANUMERIC.split(url)), _normalized(url)
+    banned, soft, parts = (
+        _listed_address_words(name) for name in ("banned_words", "soft_banned_words", "banned_subwords")
+    )
+    found, joined = set(NOT_ALPHANUMERIC.split(url)), _lower_alphanumeric(url)
     return not banned.isdisjoint(found) or len(soft & found) >= LEAST_SOFT_WORDS or any(map(joined.__contains__, parts))
 
 
-def _normalized(text: str) -> str:
+def _lower_alphanumeric(text: str) -> str:
     return NOT_ALPHANUMERIC.sub("", text).lower()
 
 
 @functools.cache
-def _words(name: str) -> frozenset[str]:
-    lines = (_assets() / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(word for line in lines if line and not line.startswith("#") and (word := _normalized(line)))
+def _listed_address_words(name: str) -> frozenset[str]:
+    lines = (_address_list_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(
+        word for line in lines if line and not line.startswith("#") and (word := _lower_alphanumeric(line))
+    )
 
 
 @functools.cache
-def _keys(name: str) -> np.ndarray:
+def _hashes_of_list(name: str) -> np.ndarray:
     """The sorted keys of a list, from the cache. Making those of the domains takes 10 s, once on a machine."""
     folder = storage.cache_folder("address_lists")
     path = folder / f"{name}-{importlib.metadata.version('datatrove')}.npy"
     if storage.make_private(folder):  # others can write there: what it holds is not trusted
-        return _made(name)
+        return _hash_list(name)
     if not path.exists():
         with storage.atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, _made(name))
+            np.save(file, _hash_list(name))
     return np.load(path, mmap_mode="r")
 
 
-def _made(name: str) -> np.ndarray:
-    with tarfile.open(_assets() / LISTS, "r:gz") as archive:
+def _hash_list(name: str) -> np.ndarray:
+    with tarfile.open(_address_list_folder() / LISTS, "r:gz") as archive:
         member = archive.extractfile(name)
         assert member is not None, f"{LISTS} of datatrove holds {name}"
         entries = (line.decode("utf-8", "replace").strip() for line in member)
-        keys = (_key(entry) for entry in entries if entry and not entry.startswith("#"))
+        keys = (_opt_out_hash(entry) for entry in entries if entry and not entry.startswith("#"))
         return np.unique(np.fromiter(keys, np.uint64))
 
 
-def _assets() -> Path:
+def _address_list_folder() -> Path:
     from datatrove.utils._import_utils import ASSETS_PATH
 
     return Path(ASSETS_PATH)

@@ -166,12 +166,12 @@ def without_personal_data(text: str) -> tuple[str, int]:
     A mail address becomes email@example.com. A public IP address becomes one that is reserved for documentation. The
     digits of a phone number after the area code become 0: no such number is given to anyone.
     """
-    folded = _folded(text)
-    pieces = list(_mail(folded))
+    folded = _half_width_ascii(text)
+    pieces = list(_mail_addresses(folded))
     if any(map(folded.__contains__, DIGITS)):
         if NUMBER.search(folded):
-            pieces += [*_ipv4(folded), *_phones(folded, text)]
-        pieces += [(*match.span(), IPV6_ADDRESS) for match in IPV6.finditer(folded) if _is_public(match[0])]
+            pieces += [*_ipv4_addresses(folded), *_phone_numbers(folded, text)]
+        pieces += [(*match.span(), IPV6_ADDRESS) for match in IPV6.finditer(folded) if _is_public_ip(match[0])]
     parts, end, count = [], 0, 0
     for start, stop, replacement in sorted(pieces):
         if start >= end:  # else it lies in the one before
@@ -180,17 +180,17 @@ def without_personal_data(text: str) -> tuple[str, int]:
     return "".join(parts) + text[end:], count
 
 
-def _folded(text: str) -> str:
+def _half_width_ascii(text: str) -> str:
     """`text` with full-width ASCII, dashes and spaces as ASCII. Each is one character, so places stay."""
     if text.isascii():
         return text
-    points, folds = code_points(text), _folds()  # 20 times as fast as translate
+    points, folds = code_points(text), _half_width_table()  # 20 times as fast as translate
     folded = np.where(points < len(folds), folds.take(points, mode="clip"), points)
     return folded.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @functools.cache
-def _folds() -> np.ndarray:
+def _half_width_table() -> np.ndarray:
     """What each character becomes, up to the last that is folded: uint32 [code points]."""
     folds = np.arange(WIDE[1] + 1, dtype=np.uint32)
     folds[WIDE[0] :] -= WIDE_OFFSET
@@ -198,7 +198,7 @@ def _folds() -> np.ndarray:
     return folds
 
 
-def _mail(folded: str) -> Iterator[Piece]:
+def _mail_addresses(folded: str) -> Iterator[Piece]:
     if "@" not in folded and not (any(map(folded.__contains__, "[({")) and AT_WORD.search(folded)):
         return
     for match in MAIL.finditer(folded):
@@ -207,16 +207,16 @@ def _mail(folded: str) -> Iterator[Piece]:
             yield match.end(1) - len(local), match.end(), MAIL_ADDRESS
 
 
-def _ipv4(folded: str) -> Iterator[Piece]:
+def _ipv4_addresses(folded: str) -> Iterator[Piece]:
     for match in IPV4.finditer(folded):
         before = folded[max(match.start() - BEFORE, 0) : match.start()]
-        if _is_public(match[0]) and not VERSION.search(before):
+        if _is_public_ip(match[0]) and not VERSION.search(before):
             parts = [int(part) for part in match[0].split(".")]
             if max(parts) > SMALL_PART and max(parts[:3]) > SMALLEST_PART:
                 yield match.start(), match.end(), IPV4_ADDRESS
 
 
-def _is_public(address: str) -> bool:
+def _is_public_ip(address: str) -> bool:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -224,7 +224,7 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def _phones(folded: str, text: str) -> Iterator[Piece]:
+def _phone_numbers(folded: str, text: str) -> Iterator[Piece]:
     """Each phone number in a text: its first character, its end, and the number with the subscriber's digits 0.
 
     Args:
@@ -232,48 +232,54 @@ def _phones(folded: str, text: str) -> Iterator[Piece]:
         text: the same text as it is, of the same length; its widths are kept.
     """
     for match in INTERNATIONAL.finditer(folded):
-        yield from _cut(match, text, _is_international, kept=3)
-    for match in filter(_begins, NATIONAL.finditer(folded)):
-        yield from _cut(match, text, _is_national, kept=2)
-    for match in filter(_begins, AMERICAN.finditer(folded)):
+        yield from _longest_phone_number(match, text, _is_international_phone, kept=3)
+    for match in filter(_is_phone_number_start, NATIONAL.finditer(folded)):
+        yield from _longest_phone_number(match, text, _is_national_phone, kept=2)
+    for match in filter(_is_phone_number_start, AMERICAN.finditer(folded)):
         is_written_apart = match[1] == " " and match[2] == " " and not match[0].startswith("1")
-        if not is_written_apart or _is_named(match):  # 256 512 1024
-            yield *match.span(), _zeroed(text[slice(*match.span())], AMERICAN_SUBSCRIBER)
-    for match in filter(_is_named, BARE.finditer(folded)):
+        if not is_written_apart or _is_named_as_phone(match):  # 256 512 1024
+            yield *match.span(), _last_digits_zeroed(text[slice(*match.span())], AMERICAN_SUBSCRIBER)
+    for match in filter(_is_named_as_phone, BARE.finditer(folded)):
         if match[0][0] != "1" or len(match[0]) == 11:
             count = SUBSCRIBER if match[0].startswith("0") else AMERICAN_SUBSCRIBER
-            yield *match.span(), _zeroed(text[slice(*match.span())], count)
+            yield *match.span(), _last_digits_zeroed(text[slice(*match.span())], count)
 
 
-def _begins(match: re.Match) -> bool:
+def _is_phone_number_start(match: re.Match) -> bool:
     """Whether a number is not a part of a word; `a03-1234-5678` is none, `TEL03-1234-5678` is one."""
     before = match.string[max(match.start() - 1, 0) : match.start()]
-    return not (before.isascii() and before.isalpha()) or _is_named(match)
+    return not (before.isascii() and before.isalpha()) or _is_named_as_phone(match)
 
 
-def _is_named(match: re.Match) -> bool:
+def _is_named_as_phone(match: re.Match) -> bool:
     """Whether a word for a phone stands before a number."""
     return PHONE_WORD.search(match.string[max(match.start() - BEFORE_PHONE, 0) : match.start()]) is not None
 
 
-def _cut(match: re.Match, text: str, is_number: Callable[[list[str]], bool], kept: int) -> Iterator[Piece]:
+def _longest_phone_number(
+    match: re.Match, text: str, is_number: Callable[[list[str]], bool], kept: int
+) -> Iterator[Piece]:
     """The longest beginning of a row of groups that is a number: a date may follow it. Its first `kept` digits stay."""
     groups = list(PHONE_DIGITS.finditer(match.string, *match.span()))
     for count in range(len(groups), 0, -1):
         digits, end = [group[0] for group in groups[:count]], groups[count - 1].end()
         if is_number(digits) and not DECIMAL.fullmatch(match.string, match.start(), end):
             most = AMERICAN_SUBSCRIBER if digits[0] == "1" else SUBSCRIBER
-            yield match.start(), end, _zeroed(text[match.start() : end], min(most, sum(map(len, digits)) - kept))
+            yield (
+                match.start(),
+                end,
+                _last_digits_zeroed(text[match.start() : end], min(most, sum(map(len, digits)) - kept)),
+            )
             return
 
 
-def _is_international(digits: list[str]) -> bool:
+def _is_international_phone(digits: list[str]) -> bool:
     """E.164: at most 15 digits; the shortest numbers with their country code have 9."""
     total = sum(map(len, digits))
     return total == 11 if digits[0].startswith("1") else 9 <= total <= 15
 
 
-def _is_national(digits: list[str]) -> bool:
+def _is_national_phone(digits: list[str]) -> bool:
     shape = tuple(map(len, digits))
     if sum(shape) == 11:
         first = BARE_MOBILE if shape == (11,) else LONG_BEGINNINGS
@@ -281,7 +287,7 @@ def _is_national(digits: list[str]) -> bool:
     return shape in SHAPES
 
 
-def _zeroed(number: str, count: int) -> str:
+def _last_digits_zeroed(number: str, count: int) -> str:
     """`number` with its last `count` digits 0, full-width ones as full-width 0."""
     characters = list(number)
     for place in [place for place, letter in enumerate(number) if letter.isdecimal()][-count:]:

@@ -145,12 +145,12 @@ def repetitive(text: str, words: Words, limit: Limits) -> str:
     # What stands between two and more line ends. As a pattern, `\n{2,}`, this takes four times as long.
     pieces = (piece.lstrip("\n") for piece in text.strip().split("\n\n"))
     paragraphs = [piece for piece in pieces if piece] or [""]
-    if any(share > most for share, most in zip(_repeated(paragraphs, text), limit.paragraphs, strict=True)):
+    if any(share > most for share, most in zip(_shares_of_repetition(paragraphs, text), limit.paragraphs, strict=True)):
         return "repeated paragraphs"
     # What stands between line ends. Empty ones count at the beginning and the end of the text only.
     first, *rest = text.split("\n")
     lines = [first, *filter(None, rest[:-1]), *rest[-1:]]
-    if any(share > most for share, most in zip(_repeated(lines, text), limit.lines, strict=True)):
+    if any(share > most for share, most in zip(_shares_of_repetition(lines, text), limit.lines, strict=True)):
         return "repeated lines"
     return "repeated phrases" if _repeats_phrases(words.hashes_W, words.lengths_W, limit, len(text)) else ""
 
@@ -163,20 +163,20 @@ def is_repetitive(text: str) -> bool:
 
 def _is_repetitive_page(text: str) -> bool:
     lines = [line for line in text.split("\n") if line.strip()]
-    if all(share > most for share, most in zip(_repeated(lines, text), ENGLISH.lines, strict=True)):
+    if all(share > most for share, most in zip(_shares_of_repetition(lines, text), ENGLISH.lines, strict=True)):
         return True
     found = words.of(text)
     hashes_W, lengths_W = found.hashes_W[found.has_text_W], found.lengths_W[found.has_text_W]
     return len(lengths_W) >= LEAST_REPEATED_WORDS and _repeats_phrases(hashes_W, lengths_W, ENGLISH, len(text))
 
 
-def _repeated(pieces: Sequence[str], text: str) -> tuple[float, float]:
+def _shares_of_repetition(pieces: Sequence[str], text: str) -> tuple[float, float]:
     """The pieces of `text` that are as one before: their share of the pieces, and of its characters."""
-    found = _again(pieces)
+    found = _later_repetitions(pieces)
     return len(found) / max(len(pieces), 1), sum(map(len, found)) / max(len(text), 1)
 
 
-def _again(pieces: Sequence[str]) -> list[str]:
+def _later_repetitions(pieces: Sequence[str]) -> list[str]:
     """The pieces that are as one before."""
     if len(set(pieces)) == len(pieces):  # mostly
         return []
@@ -193,7 +193,7 @@ def _repeats_phrases(hashes_W: np.ndarray, lengths_W: np.ndarray, limit: Limits,
     shortest, most = min(n for n, _ in limit.repeated), min(share for _, share in limit.repeated) * characters
     grams = combined(mixed_W, shortest)
     ordered = np.sort(grams)
-    if np.count_nonzero(ordered[1:] == ordered[:-1]) * _widest(lengths_W, shortest) <= most:
+    if np.count_nonzero(ordered[1:] == ordered[:-1]) * _longest_phrase(lengths_W, shortest) <= most:
         return False
     repeats = np.ones(len(grams), bool)
     repeats[np.unique(grams, return_index=True)[1]] = False
@@ -208,14 +208,14 @@ def _repeats_phrases(hashes_W: np.ndarray, lengths_W: np.ndarray, limit: Limits,
 def _has_top_phrase(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
     """Whether the most frequent n-gram of a length, with its spaces, holds more than its share."""
     longest, least = max(n for n, _ in limit.top), min(share for _, share in limit.top) * characters
-    most = least // (_widest(lengths_W, longest) + longest - 1)
+    most = least // (_longest_phrase(lengths_W, longest) + longest - 1)
     for n, share in limit.top:
         grams = combined(mixed_W, n)
         ordered = np.sort(grams)
         # An n-gram is at most as frequent as the shorter one in it, so the search mostly ends after one sort.
-        if not _has_more(ordered, most):
+        if not _occurs_too_often(ordered, most):
             return False
-        if not _has_more(ordered, share * characters // (_widest(lengths_W, n) + n - 1)):
+        if not _occurs_too_often(ordered, share * characters // (_longest_phrase(lengths_W, n) + n - 1)):
             continue
         _, first, counts = np.unique(grams, return_index=True, return_counts=True)
         count = counts.max()
@@ -225,7 +225,7 @@ def _has_top_phrase(mixed_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, c
     return False
 
 
-def _widest(lengths_W: np.ndarray, n: int) -> int:
+def _longest_phrase(lengths_W: np.ndarray, n: int) -> int:
     """Characters of the longest run of `n` words, or of all words if there are fewer."""
     ends = np.cumsum(lengths_W)
     if len(ends) <= n:
@@ -233,7 +233,7 @@ def _widest(lengths_W: np.ndarray, n: int) -> int:
     return max(int((ends[n:] - ends[:-n]).max()), int(ends[n - 1]))
 
 
-def _has_more(ordered: np.ndarray, times: float) -> bool:
+def _occurs_too_often(ordered: np.ndarray, times: float) -> bool:
     """Whether one of the sorted values occurs more often than the limit."""
     start = int(times)
     return bool((ordered[start:] == ordered[: max(len(ordered) - start, 0)]).any())
@@ -272,7 +272,7 @@ def fineweb(text: str, language: str) -> str:
     if sum(len(line) <= SHORT_LINE for line in lines) / len(lines) > limit.short:
         return "mostly short lines"
     line_ends = text.count("\n")
-    if sum(map(len, _again(lines))) / (len(text) - line_ends) > limit.repeated:
+    if sum(map(len, _later_repetitions(lines))) / (len(text) - line_ends) > limit.repeated:
         return "repeated lines"
     # A text has at least as many words as what stands between white space.
     has_few = line_ends / len(text.split()) > limit.line_ends

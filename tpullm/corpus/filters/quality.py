@@ -74,7 +74,7 @@ def check(config: CorpusConfig) -> None:
         )
 
 
-def _gopher(text: str, language: str) -> str:
+def _broken_gopher_rule(text: str, language: str) -> str:
     found, limit = words.of(text), gopher.limits(language)
     return gopher.low_quality(text, found, limit) or gopher.repetitive(text, found, limit)
 
@@ -117,7 +117,7 @@ def _advertising(text: str, language: str) -> str:
 
 # Rules that drop texts and change none, and look at the beginning of a long text alone.
 RULES: dict[str, Callable[[str, str], str]] = {
-    "gopher": _gopher,
+    "gopher": _broken_gopher_rule,
     "fineweb": gopher.fineweb,
     "kana": _odd_script,
     "adult": _adult,

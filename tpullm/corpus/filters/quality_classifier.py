@@ -49,7 +49,7 @@ class Model:
     def score(self, text: str) -> float:
         """How likely a text is to be good, 0 to 1: 0.5 for one without n-grams. 20 MB/s and more on one core."""
         total, count = 0.0, 0
-        for buckets_N in _buckets(text):
+        for buckets_N in _n_gram_buckets(text):
             total += float(self.weights_B[buckets_N].sum(dtype=np.float64))
             count += len(buckets_N)
         return float(_sigmoid(total / count + self.bias)) if count else 0.5
@@ -61,10 +61,10 @@ def learned(config: ClassifierConfig) -> Model:
 
     `UserError` names the key if there are too few examples.
     """
-    examples = [_examples(path, key) for path, key in ((config.good, "good"), (config.bad, "bad"))]
-    held_out = [_held_out(found) for found in examples]
+    examples = [_example_pieces(path, key) for path, key in ((config.good, "good"), (config.bad, "bad"))]
+    held_out = [_held_out_examples(found) for found in examples]
     rest = [[text for text in found if text not in held] for found, held in zip(examples, held_out, strict=True)]
-    weights_B, bias = _fitted([*rest[0], *rest[1]], np.repeat([True, False], [len(rest[0]), len(rest[1])]))
+    weights_B, bias = _fitted_classifier([*rest[0], *rest[1]], np.repeat([True, False], [len(rest[0]), len(rest[1])]))
     model = Model(weights_B, bias)
     good, bad = (np.mean([model.score(text) >= config.threshold for text in sorted(held)]) for held in held_out)
     return dataclasses.replace(
@@ -74,9 +74,9 @@ def learned(config: ClassifierConfig) -> Model:
     )
 
 
-def _examples(path: str, key: str) -> dict[str, str]:
+def _example_pieces(path: str, key: str) -> dict[str, str]:
     """The pieces of the texts at a path, each with the hash of its text; of very many those of the smallest hashes."""
-    hashed = ((-int(text_hash(piece)[:16], 16), piece, document) for piece, document in _pieces(path, key))
+    hashed = ((-int(text_hash(piece)[:16], 16), piece, document) for piece, document in _pieces_of_texts(path, key))
     found = {piece: document for _, piece, document in sorted(heapq.nlargest(MOST_EXAMPLES, hashed))}
     if len(found) < LEAST_EXAMPLES:
         raise UserError(
@@ -86,7 +86,7 @@ def _examples(path: str, key: str) -> dict[str, str]:
     return found
 
 
-def _held_out(examples: dict[str, str]) -> set[str]:
+def _held_out_examples(examples: dict[str, str]) -> set[str]:
     """One fifth of the examples: all those of some documents; if there are few documents, some of the pieces."""
     documents = set(examples.values())
     of = examples if len(documents) >= LEAST_EXAMPLES else {piece: text_hash(piece) for piece in examples}
@@ -95,7 +95,7 @@ def _held_out(examples: dict[str, str]) -> set[str]:
     return {piece for piece, document in of.items() if document in chosen}
 
 
-def _pieces(path: str, key: str) -> Iterator[tuple[str, str]]:
+def _pieces_of_texts(path: str, key: str) -> Iterator[tuple[str, str]]:
     """The pieces of the texts at a path, up to a bound, with the hash of the text that each is of."""
     source, left = Source(f"classifier.{key}", "files", path, licence="examples"), MOST_READ
     for file in source_files.find(source, Path()).files:
@@ -110,7 +110,7 @@ def _pieces(path: str, key: str) -> Iterator[tuple[str, str]]:
                 return
 
 
-def _buckets(text: str) -> Iterator[np.ndarray]:
+def _n_gram_buckets(text: str) -> Iterator[np.ndarray]:
     """The buckets of the n-grams of a text, one array for each length: uint32 [N]."""
     points = code_points(text)
     grams = points
@@ -120,9 +120,9 @@ def _buckets(text: str) -> Iterator[np.ndarray]:
             yield ((grams ^ (grams >> np.uint32(15))) * MIXER) >> np.uint32(32 - BUCKETS_BITS)
 
 
-def _fitted(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndarray, float]:
+def _fitted_classifier(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndarray, float]:
     """The weights and the bias, where both kinds count alike however many examples they have."""
-    rows, columns, values = _frequencies(texts)
+    rows, columns, values = _bucket_frequencies(texts)
     share_E = np.where(is_good_E, 0.5 / is_good_E.sum(), 0.5 / (~is_good_E).sum())
     seen_B = np.bincount(columns, minlength=1 << BUCKETS_BITS) >= LEAST_SEEN
     weights_B, squares_B = np.zeros(1 << BUCKETS_BITS), np.full(1 << BUCKETS_BITS, 1e-12)
@@ -138,11 +138,11 @@ def _fitted(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndarray, float]
     return weights_B.astype(np.float32), float(bias)
 
 
-def _frequencies(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bucket_frequencies(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The share of each bucket in the n-grams of each text, where it is not 0: rows, columns and values."""
     rows, columns, values = [], [], []
     for row, text in enumerate(texts):
-        found, counts = np.unique(np.concatenate(list(_buckets(text))), return_counts=True)
+        found, counts = np.unique(np.concatenate(list(_n_gram_buckets(text))), return_counts=True)
         rows.append(np.full(len(found), row, np.int32))
         columns.append(found.astype(np.int32))
         values.append((counts / max(counts.sum(), 1)).astype(np.float32))

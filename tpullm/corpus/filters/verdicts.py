@@ -76,7 +76,7 @@ def judge(raw: Raw, source: Source, config: CorpusConfig, held_out: bool = False
     # What the data says of its language is a label: only what the recipe says is compared with the text.
     expected = "code" if raw.language == "code" else source.language
     is_judged = source.filter and not held_out
-    if is_judged and (reason := _unfit(text, expected, config)):
+    if is_judged and (reason := _why_text_is_unfit(text, expected, config)):
         return Verdict(reason)
     language = raw.language or source.language or languages.guess(text)
     if is_judged and expected != "code":
@@ -124,8 +124,8 @@ def is_allowed(licence: str, allowed: Sequence[str]) -> bool:
     Case and spaces do not count. `A OR B` is allowed if one of both is, `A AND B` if both are. No licence is not
     allowed.
     """
-    name = _plain(licence)
-    if name in map(_plain, allowed):
+    name = _normalized_licence(licence)
+    if name in map(_normalized_licence, allowed):
         return True
     for word, combine in ((" or ", any), (" and ", all)):  # AND binds more strongly, so OR is split first
         parts = name.split(word)
@@ -134,7 +134,7 @@ def is_allowed(licence: str, allowed: Sequence[str]) -> bool:
     return False
 
 
-def _plain(licence: str) -> str:
+def _normalized_licence(licence: str) -> str:
     """One form of a name: lower case, single spaces, and SPDX's name for the address of a deed."""
     name = " ".join(licence.lower().split())
     if deed := DEED.fullmatch(name):
@@ -145,7 +145,7 @@ def _plain(licence: str) -> str:
     return name
 
 
-def _unfit(text: str, language: str, config: CorpusConfig) -> str:
+def _why_text_is_unfit(text: str, language: str, config: CorpusConfig) -> str:
     """Why a text is not what its source gives: too short, in another language, no code that people write."""
     if len(text.strip()) < config.minimum_characters:
         return "too short"

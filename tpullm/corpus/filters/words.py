@@ -81,7 +81,10 @@ class Words:
         first, sizes_W = self.starts_W[0], characters.sizes(self.starts_W, len(self.text))
         places_C = np.arange(first, len(self.text)) - np.repeat(self.starts_W, sizes_W)
         points_C = (code_points(self.text) * self._is_text_C)[first:]
-        return np.add.reduceat(_multipliers(_bits(int(sizes_W.max()))).take(places_C) * points_C, self.starts_W - first)
+        return np.add.reduceat(
+            _character_multipliers(_multiplier_table_bits(int(sizes_W.max()))).take(places_C) * points_C,
+            self.starts_W - first,
+        )
 
     @functools.cached_property
     def has_letter_W(self) -> np.ndarray:
@@ -105,7 +108,7 @@ class Words:
 @functools.lru_cache(maxsize=2)  # several rules ask for the words of one text
 def of(text: str) -> Words:
     """The words of `text`."""
-    kinds_C = _kinds().take(code_points(text), mode="clip")
+    kinds_C = _character_kinds().take(code_points(text), mode="clip")
     begin = _begin_unspaced if not text.isascii() and _is_unspaced(kinds_C) else _begin_spaced
     return Words(text, kinds_C, np.flatnonzero(begin(kinds_C)))
 
@@ -113,7 +116,9 @@ def of(text: str) -> Words:
 @functools.lru_cache(maxsize=1000)
 def hash_of(word: str) -> np.uint64:
     """The hash that `word` has as a word of a text."""
-    return (_multipliers(_bits(len(word)))[: len(word)] * code_points(word)).sum(dtype=np.uint64)
+    return (_character_multipliers(_multiplier_table_bits(len(word)))[: len(word)] * code_points(word)).sum(
+        dtype=np.uint64
+    )
 
 
 def _begin_unspaced(kinds_C: np.ndarray) -> np.ndarray:
@@ -148,19 +153,19 @@ def _is_unspaced(kinds_C: np.ndarray) -> bool:
     return np.count_nonzero(sample & UNSPACED) > LEAST_SHARE * len(sample)
 
 
-def _bits(longest: int) -> int:
+def _multiplier_table_bits(longest: int) -> int:
     """So many that few tables of multipliers are made."""
     return max(longest, 64).bit_length()
 
 
 @functools.lru_cache(maxsize=2)
-def _multipliers(bits: int) -> np.ndarray:
+def _character_multipliers(bits: int) -> np.ndarray:
     """An odd number for each place in a word of at most 2^bits characters: uint64 [2^bits]."""
     return splitmix64(np.arange(1, (1 << bits) + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 @functools.cache
-def _kinds() -> np.ndarray:
+def _character_kinds() -> np.ndarray:
     """What each code point is: uint8 [characters.END]. Made in 0.1 s when it is first needed."""
     from datatrove.utils.text import PUNCTUATION_SET
 

@@ -45,7 +45,7 @@ class Sentence(NamedTuple):
 # ---------------------------------------------------------------- sampling
 
 
-def _document(rng: np.random.Generator) -> str:
+def _random_document(rng: np.random.Generator) -> str:
     """One document: three to seven sentences without separators."""
     uniforms = iter(rng.random(_UNIFORMS).tolist())
     context, words = Context(MODES.pick(next(uniforms))), []
@@ -67,7 +67,7 @@ def documents(count: int, seed: int) -> Iterator[str]:
     """
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        yield _document(rng)
+        yield _random_document(rng)
 
 
 # ---------------------------------------------------------------- probability
@@ -95,7 +95,7 @@ def sentences() -> Iterator[Sentence]:
 
 
 @cache
-def _index() -> dict[str, Sentence]:
+def _sentence_index() -> dict[str, Sentence]:
     return {"".join(sentence.words): sentence for sentence in sentences()}
 
 
@@ -110,14 +110,14 @@ def closing_sentences(topic: str, mode: Mode) -> dict[str, Sentence]:
 def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     """Log-probability that a document begins with `text`, its sentences, and the context after (None: it has ended)."""
     *surfaces, rest = text.replace("。", "。\n").split("\n")
-    if rest or not surfaces or surfaces[0] not in _index():
+    if rest or not surfaces or surfaces[0] not in _sentence_index():
         return NEVER, [], None
-    context: Context | None = Context(_index()[surfaces[0]].mode)
+    context: Context | None = Context(_sentence_index()[surfaces[0]].mode)
     total, parsed = math.log(MODES.probability[context.mode]), []
     for surface in surfaces:
         if context is None:
             return NEVER, [], None
-        step, sentence, context = _step(context, surface)
+        step, sentence, context = _next_sentence(context, surface)
         if sentence is None:
             return NEVER, [], None
         total += step
@@ -125,14 +125,14 @@ def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     return total, parsed, context
 
 
-def _step(context: Context, surface: str) -> tuple[float, Sentence | None, Context | None]:
+def _next_sentence(context: Context, surface: str) -> tuple[float, Sentence | None, Context | None]:
     """Log-probability of the next sentence, that sentence, and the context after it."""
     end = closing_probability(context)
     if end > 0.0:
         sentence = closing_sentences(topic_of(context.last.focus), context.mode).get(surface)
         if sentence is not None:
             return math.log(end) + sentence.log_share, sentence, None
-    sentence = _index().get(surface)
+    sentence = _sentence_index().get(surface)
     if sentence is None or sentence.mode != context.mode or end == 1.0:
         return NEVER, None, None
     probability = outline(context).probability.get(sentence.said, 0.0)

@@ -118,7 +118,7 @@ def topic_of(focus: str) -> str:
 
 
 @cache
-def _things(topic: str, without: str | None = None) -> dict[str, float]:
+def _things_of_topic(topic: str, without: str | None = None) -> dict[str, float]:
     shares = {name: thing.share for name, thing in w.THINGS.items() if thing.topic == topic and name != without}
     total = math.fsum(shares.values())
     return {name: share / total for name, share in shares.items()}
@@ -126,15 +126,15 @@ def _things(topic: str, without: str | None = None) -> dict[str, float]:
 
 def outline(context: Context) -> Distribution[Outline]:
     """The distribution of the next outline, given that the next sentence does not close the document."""
-    return _outline(context.mode.past, context.weather_told, context.last)
+    return _next_outline(context.mode.past, context.weather_told, context.last)
 
 
 @cache
-def _outline(past: bool, weather_told: bool, last: Outline | None) -> Distribution[Outline]:
-    return Distribution(_first(past) if last is None else _next(past, weather_told, last))
+def _next_outline(past: bool, weather_told: bool, last: Outline | None) -> Distribution[Outline]:
+    return Distribution(_first_outlines(past) if last is None else _following_outlines(past, weather_told, last))
 
 
-def _first(past: bool) -> dict[Outline, float]:
+def _first_outlines(past: bool) -> dict[Outline, float]:
     result = {}
     for kind, probability in _FIRST_KIND[past].items():
         if kind is Kind.WEATHER:
@@ -143,12 +143,12 @@ def _first(past: bool) -> dict[Outline, float]:
             foci = clothes()
         else:
             topics = w.FIRST_LIKED_TOPIC if kind is Kind.LIKING else w.FIRST_TOPIC
-            foci = {name: p * share for topic, p in topics.items() for name, share in _things(topic).items()}
+            foci = {name: p * share for topic, p in topics.items() for name, share in _things_of_topic(topic).items()}
         result |= {Outline(kind, focus): probability * share for focus, share in foci.items()}
     return result
 
 
-def _next(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]:
+def _following_outlines(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]:
     topic, result = topic_of(last.focus), {}
     if topic == "weather":
         for name, share in w.CLOTHES_FOR[last.focus].items():
@@ -162,7 +162,7 @@ def _next(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]
         left *= 1.0 - w.WEATHER_LATER
     kinds = (_NEW_KIND_AFTER_WEATHER if topic == "weather" else _NEW_KIND)[past]
     for next_topic, probability in w.NEXT_TOPIC[topic].items():
-        for name, share in _things(next_topic, without=last.focus).items():
+        for name, share in _things_of_topic(next_topic, without=last.focus).items():
             for kind, kind_probability in kinds.items():
                 result[Outline(kind, name)] = left * probability * share * kind_probability
     return result

@@ -24,27 +24,27 @@ _DAYS = {"今日": False, "昨日": True, "おととい": True}
 REMARKS = ("楽しいよ。", "面白いね。", "普通だよ。", "また明日ね。")
 
 
-def _one(kind: str, entity: str, question: str, answer: str) -> Question:
+def _tenki_question(kind: str, entity: str, question: str, answer: str) -> Question:
     """A question, whose entity is its combination; templates lose their spaces."""
     return Question(question.replace(" ", ""), (answer.replace(" ", ""),), kind, f"{kind} {entity}")
 
 
-def _polite(verb: w.Verb, past: bool) -> str:
+def _polite_verb(verb: w.Verb, past: bool) -> str:
     return verb_form(verb, Mode(polite=True, past=past))
 
 
-def _knowledge() -> Iterator[Question]:
+def _knowledge_questions() -> Iterator[Question]:
     """「昨日、リンゴをどうしましたか。」→「リンゴを食べました。」"""
     for name, thing in w.THINGS.items():
         for when, past in [("", False), *((when, past) for past, times in w.TIMES.items() for when in times)]:
-            asked = f"{when}{name}をどう{_polite(_DO, past)}か。"
-            yield _one("knowledge", name, asked, f"{name}を{_polite(thing.verb, past)}。")
+            asked = f"{when}{name}をどう{_polite_verb(_DO, past)}か。"
+            yield _tenki_question("knowledge", name, asked, f"{name}を{_polite_verb(thing.verb, past)}。")
 
 
-def _reading() -> Iterator[Question]:
+def _reading_questions() -> Iterator[Question]:
     """「昨日、友達と公園で本を読んだ。どこで読みましたか。」→「公園で読みました。」"""
     for name, thing in w.THINGS.items():
-        verb = _polite(thing.verb, past=True)
+        verb = _polite_verb(thing.verb, past=True)
         settings = [
             (time, companion, where)
             for time in w.TIMES[True]
@@ -57,40 +57,42 @@ def _reading() -> Iterator[Question]:
             statement = f"{time}{companion}{where}{name}を{thing.verb.past}。"
             asked = {"どこで": where, "誰と": companion, "いつ": time.removesuffix(" 、"), "何を": f"{name}を"}
             for word, answer in asked.items():
-                yield _one("reading", f"{word} {name}", f"{statement}{word}{verb}か。", f"{answer}{verb}。")
+                yield _tenki_question("reading", f"{word} {name}", f"{statement}{word}{verb}か。", f"{answer}{verb}。")
 
 
-def _liking() -> Iterator[Question]:
+def _liking_questions() -> Iterator[Question]:
     """「リンゴが好きですか。」→「はい、リンゴを食べるのが好きです。」"""
     for name, thing in w.THINGS.items():
         for who in ("", *(f"{subject}は" for subject in w.SUBJECTS if subject != "私")):
             answer = f"はい、{who}{name}を{thing.verb.dictionary}のが好きです。"
-            yield _one("liking", name, f"{who}{name}が好きですか。", answer)
+            yield _tenki_question("liking", name, f"{who}{name}が好きですか。", answer)
 
 
 def _weather_words(weather: str, very: str = "") -> str:
     return f"{very}{weather}天気" if weather in w.ADJECTIVES else weather
 
 
-def _weather() -> Iterator[Question]:
+def _weather_questions() -> Iterator[Question]:
     """「昨日はとても寒い天気だった。天気はどうでしたか。」→「とても寒い天気でした。」"""
     for weather in w.WEATHERS:
         for very in w.VERY if weather in w.ADJECTIVES else ("",):
             for day, past in _DAYS.items():
                 said, polite = _weather_words(weather, very), copula(Mode(polite=True, past=past))
                 asked = f"{day}は{said}{copula(Mode(polite=False, past=past))}。天気はどう{polite}か。"
-                yield _one("weather", f"{weather} {very} {day}", asked, f"{said}{polite}。")
+                yield _tenki_question("weather", f"{weather} {very} {day}", asked, f"{said}{polite}。")
 
 
-def _clothes() -> Iterator[Question]:
+def _clothes_questions() -> Iterator[Question]:
     """「今日は雨だ。どうしますか。」→「傘をさします。」: the most frequent answer, in 80 % of cases or more."""
     for weather, clothes in w.CLOTHES_FOR.items():
         name = max(clothes, key=clothes.__getitem__)
         for day, past in _DAYS.items():
             for polite in (True, False):
                 told = f"{day}は{_weather_words(weather)}{copula(Mode(polite, past))}。"
-                answer = f"{name}を{_polite(w.THINGS[name].verb, past)}。"
-                yield _one("clothes", f"{weather} {polite} {day}", f"{told}どう{_polite(_DO, past)}か。", answer)
+                answer = f"{name}を{_polite_verb(w.THINGS[name].verb, past)}。"
+                yield _tenki_question(
+                    "clothes", f"{weather} {polite} {day}", f"{told}どう{_polite_verb(_DO, past)}か。", answer
+                )
 
 
 def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
@@ -102,7 +104,10 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
     if not 0.0 <= held_out_fraction <= 1.0:
         raise UserError(f"tenki questions: held_out_fraction is {held_out_fraction}: give a share from 0 to 1")
     parts: tuple[list[Question], list[Question]] = ([], [])
-    for of_kind in map(list, (_knowledge(), _reading(), _liking(), _weather(), _clothes())):
+    for of_kind in map(
+        list,
+        (_knowledge_questions(), _reading_questions(), _liking_questions(), _weather_questions(), _clothes_questions()),
+    ):
         ranked = sorted({question.entity for question in of_kind}, key=lambda entity: place(f"{seed} {entity}"))
         held_out = set(ranked[: round(held_out_fraction * len(ranked))])
         for question in of_kind:
@@ -116,19 +121,19 @@ def split_casual(held_out_fraction: float, seed: int) -> tuple[list[Question], l
     The field `mentions` is what a right answer says in either form: リンゴを食べ.
     """
     learned, held_out = split_questions(held_out_fraction, seed)
-    return [_casual(question) for question in learned], [_casual(question) for question in held_out]
+    return [_casual_question(question) for question in learned], [_casual_question(question) for question in held_out]
 
 
-def _casual(question: Question) -> Question:
+def _casual_question(question: Question) -> Question:
     (answer,) = question.answers
-    polite = next(end for end in _plain_ends() if answer.endswith(end))
-    plain = answer.removesuffix(polite) + _plain_ends()[polite]
+    polite = next(end for end in _plain_verb_endings() if answer.endswith(end))
+    plain = answer.removesuffix(polite) + _plain_verb_endings()[polite]
     said, both = plain + form(REMARKS, question.question), os.path.commonprefix([answer, plain])
     return Question(question.question, (said,), question.kind, question.entity, {"mentions": both})
 
 
 @cache
-def _plain_ends() -> dict[str, str]:
+def _plain_verb_endings() -> dict[str, str]:
     """The polite end of an answer, the longest first, and its plain form."""
     found = {}
     for past in (False, True):

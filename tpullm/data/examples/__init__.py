@@ -50,9 +50,9 @@ def read(
     held_out: list[E] = []
     for name in names:
         if name in BUILT_IN or name.startswith(reasoning_tasks.SOURCE):
-            parts = [_without_files(name, kind, held_out_fraction, seed)]
+            parts = [_built_in_examples(name, kind, held_out_fraction, seed)]
         else:
-            parts = [split(made, held_out_fraction) for made in _of_files(name, kind, named)]
+            parts = [split(made, held_out_fraction) for made in _examples_of_files(name, kind, named)]
         for part in parts:
             learned += part[0]
             held_out += part[1]
@@ -60,7 +60,7 @@ def read(
     return learned, held_out
 
 
-def _of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
+def _examples_of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
     """The examples of each file of a name."""
     found = []
     for path in example_rows.files(name, WHAT[kind]):
@@ -72,7 +72,7 @@ def _of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
     return found
 
 
-def _without_files(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
+def _built_in_examples(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
     """Built-in questions or tasks of reasoning-gym: conversations, or prompts with what judges their answers."""
     if kind not in (Conversation, Prompt):
         raise UserError(f"{name}: has conversations and prompts, but no {WHAT[kind]}; name a file")

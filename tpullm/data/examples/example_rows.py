@@ -57,19 +57,19 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with readable(path):
         local = storage.local_copy(path)
         storage.check_file(local)
-        for place, row in READERS.get(extension(path), _lines)(local, str(path)):
+        for place, row in READERS.get(extension(path), _json_lines_rows)(local, str(path)):
             if not isinstance(row, dict):
                 raise UserError(f"{path}: {place}: is not an object; write one JSON object for each example")
             yield f"{path}: {place}", row
 
 
-def _lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+def _json_lines_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     with open_bytes(path) as file:
         number = 0
         while line := file.readline(MOST_ROW_BYTES + 1):
             number += 1
             if len(line) > MOST_ROW_BYTES:
-                raise UserError(f"{name}: line {number}: {_too_long()}")
+                raise UserError(f"{name}: line {number}: {_line_too_long()}")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
@@ -78,17 +78,17 @@ def _lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", parse(text, f"{name}: line {number}")
 
 
-def _json(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     """A list, an object with one list, or JSON Lines with the extension of JSON."""
     with open_bytes(path) as file:
         text = JsonText(file, name)
         if not text.is_lines():
             yield from text.rows()
             return
-    yield from _lines(path, name)
+    yield from _json_lines_rows(path, name)
 
 
-def _parquet(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     number = 0
     with contextlib.closing(Limited()) as child:
         while batch := child.call(name, "tpullm.data.examples.example_rows:more_of_parquet", str(path), name):
@@ -113,13 +113,13 @@ def more_of_parquet(path: str, name: str) -> list[dict[str, Any]]:
     import pyarrow
 
     try:
-        return next(_reading.setdefault(path, _batches(path)), [])
+        return next(_reading.setdefault(path, _parquet_row_batches(path)), [])
     except (pyarrow.ArrowException, OSError) as error:
         why = one_line(str(error), 200)
         raise UserError(f"{name}: is not Parquet or is cut off ({why}); copy or download it again") from None
 
 
-def _batches(path: str) -> Iterator[list[dict[str, Any]]]:
+def _parquet_row_batches(path: str) -> Iterator[list[dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -127,25 +127,25 @@ def _batches(path: str) -> Iterator[list[dict[str, Any]]]:
     with pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as table:
         for batch in table.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
             if batch.num_rows:
-                yield [_plain(row) for row in batch.to_pylist()]
+                yield [_row_as_json(row) for row in batch.to_pylist()]
 
 
-def _plain(value: Any) -> Any:
+def _row_as_json(value: Any) -> Any:
     """A value as JSON. A null is a key that a row does not have: in Parquet, all rows have all keys. Bytes are none."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if not isinstance(item, bytes | None)}
+        return {key: _row_as_json(item) for key, item in value.items() if not isinstance(item, bytes | None)}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_row_as_json(item) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return None if isinstance(value, bytes) else str(value)
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": _lines,
-    ".ndjson": _lines,
-    ".json": _json,
-    ".parquet": _parquet,
+    ".jsonl": _json_lines_rows,
+    ".ndjson": _json_lines_rows,
+    ".json": _json_rows,
+    ".parquet": _parquet_rows,
 }
 
 
@@ -160,14 +160,14 @@ def parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); correct or remove it") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: {_why(error)}") from None
+        raise UserError(f"{where}: {_why_not_json(error)}") from None
 
 
-def _too_long() -> str:
+def _line_too_long() -> str:
     return f"is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it"
 
 
-def _why(error: ValueError | RecursionError) -> str:
+def _why_not_json(error: ValueError | RecursionError) -> str:
     """Why a value can't be read that may be JSON: it is nested too deeply, or a number has more than 4,300 digits."""
     if isinstance(error, RecursionError):
         return "is nested too deeply; make it flatter or remove it"
@@ -254,11 +254,11 @@ class JsonText:
             value, end = json.JSONDecoder().raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             open_ended = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 8
-            raise self._error(_too_long() if self._has_more and open_ended else _why(error)) from None
+            raise self._error(_line_too_long() if self._has_more and open_ended else _why_not_json(error)) from None
         except (ValueError, RecursionError) as error:
-            raise self._error(_why(error)) from None
+            raise self._error(_why_not_json(error)) from None
         if end - self._at > MOST_ROW_BYTES:
-            raise self._error(_too_long())
+            raise self._error(_line_too_long())
         self._at = end
         return value
 

@@ -213,7 +213,7 @@ class Columns:
                 raise UserError(f"columns.{ours}: no file has {theirs!r}; correct its name or remove it")
 
 
-def _with_system(said: Messages, row: Row, where: str) -> Messages:
+def _with_system_message(said: Messages, row: Row, where: str) -> Messages:
     """The turns, after the row's own text of the system if it has one."""
     system = row.get("system")
     if system is None or system == "":
@@ -223,22 +223,24 @@ def _with_system(said: Messages, row: Row, where: str) -> Messages:
     return [said_by("system", system, f"{where}, system"), *said]
 
 
-def _asked(value: Any, where: str) -> Messages:
+def _prompt_messages(value: Any, where: str) -> Messages:
     """A prompt: the text of the user, a transcript, or messages that end before an answer."""
     where = f"{where}, prompt"
     if not isinstance(value, str):
-        return _open(turns(value, where), where)
-    return _open(transcript(value, where) if value.startswith(TRANSCRIPT) else [said_by("user", value, where)], where)
+        return _answerable_turns(turns(value, where), where)
+    return _answerable_turns(
+        transcript(value, where) if value.startswith(TRANSCRIPT) else [said_by("user", value, where)], where
+    )
 
 
-def _open(said: Messages, where: str) -> Messages:
+def _answerable_turns(said: Messages, where: str) -> Messages:
     """The same turns, which an answer can follow."""
     if said[-1]["role"] in ("assistant", "system"):
         raise UserError(f"{where}: what is asked ends with the {said[-1]['role']}; end it with the user")
     return said
 
 
-def _instructed(row: Row, where: str) -> Messages:
+def _alpaca_prompt(row: Row, where: str) -> Messages:
     """The prompt of Alpaca's shape: an instruction, and below it what it is about."""
     parts = [row["instruction"], row.get("input") or ""]
     if not all(isinstance(part, str) for part in parts):
@@ -246,18 +248,18 @@ def _instructed(row: Row, where: str) -> Messages:
     return [said_by("user", "\n\n".join(filter(str.strip, parts)), f"{where}, instruction")]
 
 
-def _answered(value: Any, where: str) -> Messages:
+def _answer_messages(value: Any, where: str) -> Messages:
     """What follows a prompt: the text of the assistant, or messages."""
     if isinstance(value, dict):
         return turns([value], where)
     return [said_by("assistant", value, where)] if isinstance(value, str) else turns(value, where)
 
 
-def _conversation(said: Callable[[Row, str], Messages]) -> Callable[[Row, str], Conversation]:
+def _conversation_reader(said: Callable[[Row, str], Messages]) -> Callable[[Row, str], Conversation]:
     """A reader of conversations out of a reader of turns."""
 
     def read(row: Row, where: str) -> Conversation:
-        messages = _with_system(said(row, where), row, where)
+        messages = _with_system_message(said(row, where), row, where)
         if not any(message["role"] == "assistant" for message in messages):
             raise UserError(f"{where}: no turn of the assistant, so nothing to learn from; add one or remove the line")
         return Conversation(messages, tools(row.get("tools"), where))
@@ -265,10 +267,10 @@ def _conversation(said: Callable[[Row, str], Messages]) -> Callable[[Row, str], 
     return read
 
 
-def _completed(row: Row, where: str) -> Messages:
+def _prompt_and_completion(row: Row, where: str) -> Messages:
     if isinstance(row.get("label"), bool):
         raise UserError(f"{where}: its `label` judges the answer; use such a file for preferences, not conversations")
-    return [*_asked(row["prompt"], where), *_answered(row["completion"], f"{where}, completion")]
+    return [*_prompt_messages(row["prompt"], where), *_answer_messages(row["completion"], f"{where}, completion")]
 
 
 def _one_answer(said: Messages, where: str) -> Message:
@@ -277,47 +279,47 @@ def _one_answer(said: Messages, where: str) -> Message:
     return said[0]
 
 
-def _judged(row: Row, where: str) -> Judged:
+def _judged_answer(row: Row, where: str) -> Judged:
     if not isinstance(row["label"], bool | int | float) or row["label"] not in (0, 1):
         raise UserError(f"{where}: its label is {row['label']!r:.60}; write true for a good answer, else false")
-    prompt = _with_system(_asked(row["prompt"], where), row, where)
-    answer = _one_answer(_answered(row["completion"], f"{where}, completion"), f"{where}, completion")
+    prompt = _with_system_message(_prompt_messages(row["prompt"], where), row, where)
+    answer = _one_answer(_answer_messages(row["completion"], f"{where}, completion"), f"{where}, completion")
     return Judged(prompt, answer, bool(row["label"]), tools(row.get("tools"), where))
 
 
-def _preferred(row: Row, where: str) -> Preference:
+def _preference_pair(row: Row, where: str) -> Preference:
     """A pair, whether or not the prompt stands at the beginning of both answers."""
     prompt: Messages = []
     if row.get("prompt") is not None:
-        prompt = _asked(row["prompt"], where)
+        prompt = _prompt_messages(row["prompt"], where)
     elif row.get("instruction") is not None:
-        prompt = _instructed(row, where)
-    sides = [_side(row, key, where) for key in ("chosen", "rejected")]
+        prompt = _alpaca_prompt(row, where)
+    sides = [_side_of_pair(row, key, where) for key in ("chosen", "rejected")]
     before = zip(sides[0][:-1], sides[1][:-1], strict=False)
-    shared = [one for one, _ in itertools.takewhile(lambda pair: _same(*pair), before)]
-    prompt = _agreed(prompt, shared, where)
+    shared = [one for one, _ in itertools.takewhile(lambda pair: _is_same_turn(*pair), before)]
+    prompt = _prompt_of_both_answers(prompt, shared, where)
     rests = zip(sides, ("chosen", "rejected"), strict=True)
     chosen, rejected = (_one_answer(said[len(shared) :], f"{where}, {key}") for said, key in rests)
-    if _same(chosen, rejected):
+    if _is_same_turn(chosen, rejected):
         raise UserError(f"{where}: both answers are equal, so none is preferred; remove the pair")
-    return Preference(_with_system(prompt, row, where), chosen, rejected, tools(row.get("tools"), where))
+    return Preference(_with_system_message(prompt, row, where), chosen, rejected, tools(row.get("tools"), where))
 
 
-def _side(row: Row, key: str, where: str) -> Messages:
+def _side_of_pair(row: Row, key: str, where: str) -> Messages:
     """The messages of one side of a pair: the answer, perhaps after its prompt."""
     value, prompt, where = row[key], row.get("prompt"), f"{where}, {key}"
     if isinstance(value, str) and value.startswith(TRANSCRIPT):
         said = transcript(value, where)
-    elif isinstance(prompt, str) and _repeats(row, prompt):
-        said = _answered(value[len(prompt) :].lstrip(), where)
+    elif isinstance(prompt, str) and _both_answers_repeat(row, prompt):
+        said = _answer_messages(value[len(prompt) :].lstrip(), where)
     else:
-        said = _answered(value, where)
+        said = _answer_messages(value, where)
     if said[-1]["role"] != "assistant":
         raise UserError(f"{where}: ends without an answer of the assistant; add it or remove the pair")
     return said
 
 
-def _repeats(row: Row, prompt: str) -> bool:
+def _both_answers_repeat(row: Row, prompt: str) -> bool:
     """Whether both answers are texts that begin with the prompt and go on after white space.
 
     An answer may begin with the words of its prompt by itself. Then the other one hardly does, and no space follows.
@@ -326,22 +328,22 @@ def _repeats(row: Row, prompt: str) -> bool:
     return len(texts) == 2 and all(text[len(prompt) :][:1].isspace() for text in texts)
 
 
-def _agreed(prompt: Messages, shared: Messages, where: str) -> Messages:
+def _prompt_of_both_answers(prompt: Messages, shared: Messages, where: str) -> Messages:
     """The prompt, out of what the row says and what both answers begin with."""
     if not prompt and not shared:
         raise UserError(f"{where}: has no prompt, and its two answers have nothing in common; add a `prompt`")
     longer, shorter = (prompt, shared) if len(prompt) >= len(shared) else (shared, prompt)
-    if any(not _same(*pair) for pair in zip(longer[::-1], shorter[::-1], strict=False)):
+    if any(not _is_same_turn(*pair) for pair in zip(longer[::-1], shorter[::-1], strict=False)):
         raise UserError(f"{where}: its answers begin with another conversation than its prompt; correct one of them")
-    return _open(longer, where)
+    return _answerable_turns(longer, where)
 
 
-def _same(one: Message, other: Message) -> bool:
+def _is_same_turn(one: Message, other: Message) -> bool:
     """Whether two turns say the same, but for white space around it."""
     return one | {"content": one["content"].strip()} == other | {"content": other["content"].strip()}
 
 
-def _asked_in(shape: Shape) -> Shape:
+def _as_prompt_shape(shape: Shape) -> Shape:
     """A shape of conversations as prompts: what comes before the last answer, which is the field `answer`."""
 
     def read(row: Row, where: str) -> Prompt:
@@ -350,42 +352,48 @@ def _asked_in(shape: Shape) -> Shape:
         if last == 0:
             raise UserError(f"{where}: nothing comes before its last answer, so there is no prompt; add one")
         used = {*shape.keys, *(["input"] if "instruction" in shape.keys else [])}
-        return _prompt(_open(said[:last], where), row, used, {"answer": said[last]["content"]}, where)
+        return _prompt_example(
+            _answerable_turns(said[:last], where), row, used, {"answer": said[last]["content"]}, where
+        )
 
     return Shape(shape.name, shape.keys, read)
 
 
-def _prompt(said: Messages, row: Row, used: set[str], more: Row, where: str) -> Prompt:
+def _prompt_example(said: Messages, row: Row, used: set[str], more: Row, where: str) -> Prompt:
     fields = more | {key: value for key, value in row.items() if key not in used | {"system", "tools"}}
     check_plain(fields, where)
-    return Prompt(_with_system(said, row, where), fields, tools(row.get("tools"), where))
+    return Prompt(_with_system_message(said, row, where), fields, tools(row.get("tools"), where))
 
 
 CONVERSATIONS = [
-    Shape("messages", ("messages",), _conversation(lambda row, where: turns(row["messages"], where))),
-    Shape("ShareGPT", ("conversations",), _conversation(lambda row, where: turns(row["conversations"], where))),
-    Shape("utterances", ("utterances",), _conversation(lambda row, where: turns(row["utterances"], where))),
+    Shape("messages", ("messages",), _conversation_reader(lambda row, where: turns(row["messages"], where))),
+    Shape("ShareGPT", ("conversations",), _conversation_reader(lambda row, where: turns(row["conversations"], where))),
+    Shape("utterances", ("utterances",), _conversation_reader(lambda row, where: turns(row["utterances"], where))),
     Shape(
         "Alpaca",
         ("instruction", "output"),
-        _conversation(
-            lambda row, where: [*_instructed(row, where), *_answered(row["output"], f"{where}, output")],
+        _conversation_reader(
+            lambda row, where: [*_alpaca_prompt(row, where), *_answer_messages(row["output"], f"{where}, output")],
         ),
     ),
-    Shape("prompt and completion", ("prompt", "completion"), _conversation(_completed)),
+    Shape("prompt and completion", ("prompt", "completion"), _conversation_reader(_prompt_and_completion)),
 ]
 # Of each kind, the first shape that fits a row is its shape.
 SHAPES: dict[type[Example], list[Shape]] = {
     Conversation: CONVERSATIONS,
     Preference: [
-        Shape("pairs with a prompt", ("prompt", "chosen", "rejected"), _preferred),
-        Shape("pairs with an instruction", ("instruction", "chosen", "rejected"), _preferred),
-        Shape("pairs of conversations", ("chosen", "rejected"), _preferred),
+        Shape("pairs with a prompt", ("prompt", "chosen", "rejected"), _preference_pair),
+        Shape("pairs with an instruction", ("instruction", "chosen", "rejected"), _preference_pair),
+        Shape("pairs of conversations", ("chosen", "rejected"), _preference_pair),
     ],
-    Judged: [Shape("judged completions", ("prompt", "completion", "label"), _judged)],
+    Judged: [Shape("judged completions", ("prompt", "completion", "label"), _judged_answer)],
     Prompt: [
-        Shape("prompts", ("prompt",), lambda row, at: _prompt(_asked(row["prompt"], at), row, {"prompt"}, {}, at)),
-        *map(_asked_in, CONVERSATIONS[:-1]),
+        Shape(
+            "prompts",
+            ("prompt",),
+            lambda row, at: _prompt_example(_prompt_messages(row["prompt"], at), row, {"prompt"}, {}, at),
+        ),
+        *map(_as_prompt_shape, CONVERSATIONS[:-1]),
     ],
 }
 WHAT = {Conversation: "conversations", Preference: "preferences", Judged: "judged answers", Prompt: "prompts"}

@@ -39,15 +39,15 @@ def turn(value: Any, where: str) -> Message:
     """One turn: an object with a role (`role`, `from`, `name`) and what is said (`content`, `value`, `text`)."""
     if not isinstance(value, dict):
         raise UserError(f'{where}: is not an object; write {{"role": "user", "content": "..."}}')
-    named = _first(value, ROLE_KEYS)
+    named = _value_of_first_key(value, ROLE_KEYS)
     role = ROLES.get(named) if isinstance(named, str) else None
     if role is None:
         known = "system, user, assistant, tool"
         raise UserError(f"{where}: the role {named!r:.60} is unknown; use {known}")
     if role == "assistant" and value.get("weight") == 0:
         raise UserError(f"{where}: has weight 0, which is not supported; end the conversation before it, or learn it")
-    calls = _calls(value.get("tool_calls"), where) if role == "assistant" else []
-    content = _content(_first(value, CONTENT_KEYS), where)
+    calls = _function_calls(value.get("tool_calls"), where) if role == "assistant" else []
+    content = _turn_text(_value_of_first_key(value, CONTENT_KEYS), where)
     if not (content.strip() or calls or role == "tool"):
         raise UserError(f"{where}: has no content; write what the {role} says")
     kept = {key: value[key] for key in TEXT_KEYS.get(role, ()) if isinstance(value.get(key), str)}
@@ -55,12 +55,12 @@ def turn(value: Any, where: str) -> Message:
     return {"role": role, "content": content, **kept, **({"tool_calls": calls} if calls else {})}
 
 
-def _first(value: dict, keys: Iterable[str]) -> Any:
+def _value_of_first_key(value: dict, keys: Iterable[str]) -> Any:
     """The value of the first key that is there."""
     return next((value[key] for key in keys if value.get(key) is not None), None)
 
 
-def _content(value: Any, where: str) -> str:
+def _turn_text(value: Any, where: str) -> str:
     """What is said: a text, or a list of parts that are text."""
     parts = value if isinstance(value, list) else [value] if value is not None else []
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_TYPES else part for part in parts]
@@ -77,19 +77,19 @@ def said_by(role: str, text: Any, where: str) -> Message:
     return turn({"role": role, "content": text}, where)
 
 
-def _calls(value: Any, where: str) -> list[dict]:
+def _function_calls(value: Any, where: str) -> list[dict]:
     """The calls of functions in an answer."""
     if value is None:
         return []
     if not isinstance(value, list):
         raise UserError(f"{where}: tool_calls is not a list; write [{_CALL}]")
-    return [_call(call, f"{where}, tool call {number}") for number, call in enumerate(value, start=1)]
+    return [_function_call(call, f"{where}, tool call {number}") for number, call in enumerate(value, start=1)]
 
 
 _CALL = '{"type": "function", "function": {"name": "...", "arguments": {}}}'
 
 
-def _call(value: Any, where: str) -> dict:
+def _function_call(value: Any, where: str) -> dict:
     function = value.get("function", value) if isinstance(value, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name.strip():

@@ -60,7 +60,7 @@ def of_model(config: ModelConfig, model_type: str) -> Architecture:
         UserError: llama.cpp lacks a setting of the model; the error names it.
     """
     found = ARCHITECTURES[model_type]
-    for setting, value in _lacking(config, found):
+    for setting, value in _lacking_settings(config, found):
         what = f"llama.cpp's {found.name} can't compute model.{setting}: {value}"
         raise UserError(f"export: {what}; use --format huggingface")
     if config.rope_scaling.kind == "yarn" and not config.rope_scaling.truncate:
@@ -69,7 +69,7 @@ def of_model(config: ModelConfig, model_type: str) -> Architecture:
     return found
 
 
-def _lacking(config: ModelConfig, found: Architecture):
+def _lacking_settings(config: ModelConfig, found: Architecture):
     """The settings, with their values, that the architecture lacks."""
     if config.activation != found.activation:
         yield "activation", config.activation
@@ -122,10 +122,10 @@ def write(writer, config: ModelConfig, architecture: Architecture) -> None:
     if config.logit_softcap:
         writer.add_final_logit_softcapping(config.logit_softcap)
     if config.positions == "rotary":
-        _positions(writer, config)
+        _write_rope_settings(writer, config)
 
 
-def _positions(writer, config: ModelConfig) -> None:
+def _write_rope_settings(writer, config: ModelConfig) -> None:
     import gguf
 
     scaling = config.rope_scaling

@@ -74,10 +74,14 @@ class Vocabulary:
 
 def of_tokenizer(tokenizer: Tokenizer) -> Vocabulary:
     """The vocabulary of a tokenizer; `UserError` if llama.cpp has none that splits a text alike."""
-    return _trained(tokenizer) if isinstance(tokenizer, TrainedTokenizer) else _published(tokenizer)
+    return (
+        _sentencepiece_vocabulary(tokenizer)
+        if isinstance(tokenizer, TrainedTokenizer)
+        else _published_vocabulary(tokenizer)
+    )
 
 
-def _trained(tokenizer: TrainedTokenizer) -> Vocabulary:
+def _sentencepiece_vocabulary(tokenizer: TrainedTokenizer) -> Vocabulary:
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized())
@@ -94,12 +98,12 @@ def _trained(tokenizer: TrainedTokenizer) -> Vocabulary:
     return Vocabulary("plamo2" if is_unigram else "llama", texts, kinds, tuple(scores))
 
 
-def _published(tokenizer: PublishedTokenizer) -> Vocabulary:
+def _published_vocabulary(tokenizer: PublishedTokenizer) -> Vocabulary:
     path = tokenizer.folder / "tokenizer.json"
     described = read_json(path)
     model = described["model"]
     if model.get("type") != "BPE":
-        raise _unknown(path, f"a model of type {model.get('type')!s:.40}")
+        raise _unknown_to_llama_cpp(path, f"a model of type {model.get('type')!s:.40}")
     ids = dict(model["vocab"])
     kinds = dict.fromkeys(ids, NORMAL)
     for added in described.get("added_tokens") or ():
@@ -111,14 +115,14 @@ def _published(tokenizer: PublishedTokenizer) -> Vocabulary:
     kind_of = [kinds.get(text, UNUSED) for text in texts]
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     if model.get("byte_fallback"):
-        return _of_pairs(described, texts, kind_of, merges, path)
-    return Vocabulary("gpt2", texts, kind_of, merges=merges, split=_split(described, path))
+        return _llama_vocabulary(described, texts, kind_of, merges, path)
+    return Vocabulary("gpt2", texts, kind_of, merges=merges, split=_split_pattern_name(described, path))
 
 
-def _split(described: dict, path: Path) -> str:
+def _split_pattern_name(described: dict, path: Path) -> str:
     """The name in llama.cpp of the patterns that split a text before pairs are joined."""
     if (described.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
-        raise _unknown(path, f"a normalizer of type {described['normalizer']['type']!s:.40}")
+        raise _unknown_to_llama_cpp(path, f"a normalizer of type {described['normalizer']['type']!s:.40}")
     before = described.get("pre_tokenizer") or {}
     *steps, last = before.get("pretokenizers", [before])
     splits = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
@@ -128,20 +132,22 @@ def _split(described: dict, path: Path) -> str:
         return "smollm"
     pattern = None if not steps and has_own else splits[0] if splits and not has_own else ""
     if not is_known or pattern not in _PATTERNS:
-        raise _unknown(path, "a pattern that splits a text")
+        raise _unknown_to_llama_cpp(path, "a pattern that splits a text")
     return _PATTERNS[pattern][bool(described["model"].get("ignore_merges"))]
 
 
-def _of_pairs(described: dict, texts: list[str], kinds: list[int], merges: tuple[str, ...], path: Path) -> Vocabulary:
+def _llama_vocabulary(
+    described: dict, texts: list[str], kinds: list[int], merges: tuple[str, ...], path: Path
+) -> Vocabulary:
     """Of Llama 2, Gemma and others: llama.cpp's `llama`, whose score of a token says when its pairs are joined."""
     order = list(dict.fromkeys(joined := [merge.replace(" ", "") for merge in merges]))
     rank = {text: number for number, text in enumerate(order)}
     if any(rank[text] > rank[after] for text, after in zip(joined, joined[1:], strict=False)):
-        raise _unknown(path, "an order of merges that no scores of tokens give")
-    steps = [*_steps(described.get("normalizer")), *_steps(described.get("pre_tokenizer"))]
+        raise _unknown_to_llama_cpp(path, "an order of merges that no scores of tokens give")
+    steps = [*_tokenizer_steps(described.get("normalizer")), *_tokenizer_steps(described.get("pre_tokenizer"))]
     for step in steps:
         if step["type"] not in ("Prepend", "Replace", "Metaspace", "Split"):
-            raise _unknown(path, f"a step of type {step['type']!s:.40} before it joins pairs")
+            raise _unknown_to_llama_cpp(path, f"a step of type {step['type']!s:.40} before it joins pairs")
     is_byte = [len(text) == 6 and text.startswith("<0x") for text in texts]
     unknown = described["model"].get("unk_token")
     return Vocabulary(
@@ -159,14 +165,14 @@ def _of_pairs(described: dict, texts: list[str], kinds: list[int], merges: tuple
     )
 
 
-def _steps(described: dict | None) -> list[dict]:
+def _tokenizer_steps(described: dict | None) -> list[dict]:
     """The steps of a normalizer or a pre-tokenizer."""
     if not described:
         return []
     return described.get("normalizers") or described.get("pretokenizers") or [described]
 
 
-def _unknown(path: Path, what: str) -> UserError:
+def _unknown_to_llama_cpp(path: Path, what: str) -> UserError:
     return UserError(f"export: {path}: llama.cpp has no tokenizer with {what}; use --format huggingface")
 
 
@@ -190,10 +196,10 @@ def write(writer, tokenizer: Tokenizer, rows: int, talks: bool) -> None:
     if found.merges:
         writer.add_token_merges(found.merges)
     writer.add_add_space_prefix(found.has_first_space)
-    _special(writer, tokenizer, rows, talks, found.model)
+    _write_special_tokens(writer, tokenizer, rows, talks, found.model)
 
 
-def _special(writer, tokenizer: Tokenizer, rows: int, talks: bool, model: str) -> None:
+def _write_special_tokens(writer, tokenizer: Tokenizer, rows: int, talks: bool, model: str) -> None:
     is_ours = isinstance(tokenizer, TrainedTokenizer)
     ends = [token for token in tokenizer.stop_ids if token < rows]
     if is_ours and talks:

@@ -108,22 +108,22 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
         config, params = dataclasses.replace(config, tied_embeddings=False), params.with_head("embedding")
     output = "TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"
     found, fused = [], {part: (kind, parts) for kind, parts in architecture.fused.items() for part in parts}
-    for key in sorted(params.targets, key=lambda key: list(NAMES).index(_stem(key))):
-        stem = _stem(key)
-        kind, parts = fused.get(stem, (_kind(stem, config, architecture), (stem,)))
+    for key in sorted(params.targets, key=lambda key: list(NAMES).index(_tensor_name_stem(key))):
+        stem = _tensor_name_stem(key)
+        kind, parts = fused.get(stem, (_tensor_kind(stem, config, architecture), (stem,)))
         if stem == parts[0]:
             ours = tuple(key.replace(stem, part, 1) for part in parts)
             layers = range(config.layers) if key.startswith("layers.") else (None,)
-            found += [_tensor(kind, ours, layer, params) for layer in layers]
-    dtypes = [_type(tensor, weights, config.layers, output) for tensor in found]
+            found += [_planned_tensor(kind, ours, layer, params) for layer in layers]
+    dtypes = [_tensor_type(tensor, weights, config.layers, output) for tensor in found]
     return GgufModel(config, architecture, params, list(zip(found, dtypes, strict=True)))
 
 
-def _stem(key: str) -> str:
+def _tensor_name_stem(key: str) -> str:
     return key.rsplit(".", 1)[0] if "." in key else key
 
 
-def _kind(stem: str, config: ModelConfig, architecture: Architecture) -> str:
+def _tensor_kind(stem: str, config: ModelConfig, architecture: Architecture) -> str:
     if stem == "layers.mlp_norm":
         return architecture.mlp_norm
     if stem == "layers.mlp.gate" and not config.gated:
@@ -132,13 +132,13 @@ def _kind(stem: str, config: ModelConfig, architecture: Architecture) -> str:
     return NAMES[stem] + ("_EXP" if is_of_experts else "")
 
 
-def _tensor(kind: str, ours: tuple[str, ...], layer: int | None, params: Parameters) -> Tensor:
+def _planned_tensor(kind: str, ours: tuple[str, ...], layer: int | None, params: Parameters) -> Tensor:
     import gguf
 
     shapes = []
     for key in ours:
         shape = params.targets[key].shape[layer is not None :]
-        shapes.append(_laid_out(key, np.broadcast_to(np.float32(0), shape), params).shape)  # in no memory
+        shapes.append(_in_gguf_layout(key, np.broadcast_to(np.float32(0), shape), params).shape)  # in no memory
     name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR[kind]].format(bid=layer)
     suffix = "bias" if ours[0].endswith(".bias") else "weight"
     is_matrix = kind not in EXACT and not tensors.is_vector(ours[0])
@@ -146,7 +146,7 @@ def _tensor(kind: str, ours: tuple[str, ...], layer: int | None, params: Paramet
     return Tensor(f"{name}.{suffix}", kind, shape, ours, layer, is_matrix)
 
 
-def _laid_out(key: str, part: np.ndarray, params: Parameters) -> np.ndarray:
+def _in_gguf_layout(key: str, part: np.ndarray, params: Parameters) -> np.ndarray:
     """A layer of one of our parameters as GGUF has it: `[out, in]`, `[E, out, in]`, or a vector (`[E, out]`)."""
     axes = params.axes[key]
     if axes[1:2] == ("experts",) and len(axes) > 2:
@@ -157,7 +157,7 @@ def _laid_out(key: str, part: np.ndarray, params: Parameters) -> np.ndarray:
     return part if inputs == 0 else part.reshape(math.prod(part.shape[:inputs]), -1).T
 
 
-def _type(tensor: Tensor, weights: str, layers: int, output: str) -> str:
+def _tensor_type(tensor: Tensor, weights: str, layers: int, output: str) -> str:
     """The type of one tensor. Vectors and the router are always float32.
 
     Of Q4_K_M, the output, and values and the last matrix of an MLP in half of the layers, have more bits, as in
@@ -224,7 +224,7 @@ def write(
         for tensor, dtype in model.tensors:
             held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
             held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
-            writer.write_tensor_data(block_types.rounded(_values(tensor, held, model), dtype, tensor.name))
+            writer.write_tensor_data(block_types.rounded(_gguf_tensor_values(tensor, held, model), dtype, tensor.name))
             done(tensor.size(dtype))
     finally:
         writer.close()
@@ -248,13 +248,16 @@ def _frequency_factors(config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
         yield "rope_factors_short.weight", np.array(scaling.short, np.float32)
 
 
-def _values(tensor: Tensor, held: dict[str, np.ndarray], model: GgufModel) -> np.ndarray:
+def _gguf_tensor_values(tensor: Tensor, held: dict[str, np.ndarray], model: GgufModel) -> np.ndarray:
     """The values of a tensor, float32; `held` are our parameters that are in it."""
     config, parts = model.config, []
     for key in tensor.ours:
         part = held[key] if tensor.layer is None else held[key][tensor.layer]
-        part = _laid_out(key, part, model.params).astype(np.float32)
-        if model.architecture.interleaved and _stem(key) in ("layers.attention.query", "layers.attention.key"):
+        part = _in_gguf_layout(key, part, model.params).astype(np.float32)
+        if model.architecture.interleaved and _tensor_name_stem(key) in (
+            "layers.attention.query",
+            "layers.attention.key",
+        ):
             heads = config.heads if "query" in key else config.kv_heads  # their halves of each head are interleaved
             part = part.reshape(heads, 2, -1, *part.shape[1:]).swapaxes(1, 2).reshape(part.shape)
         parts.append(part + np.float32(1) if config.norm_unit_offset and key.endswith(".scale") else part)

@@ -108,7 +108,7 @@ def write(
         used |= set(parts)
         if not parts:
             continue
-        a, b = _fused(adapters, module, parts, shapes)
+        a, b = _fused_adapter(adapters, module, parts, shapes)
         where = f"{PREFIX}{module.name}."
         found |= {where + A: np.ascontiguousarray(a), where + B: np.ascontiguousarray(b)}
         ranks[module.last] = len(a)
@@ -125,12 +125,12 @@ def write(
         raise UserError(
             f"export: PEFT has no form for an adapter of {min(left).rpartition('.')[2]} of experts; use --merge"
         )
-    storage.write_json(folder / CONFIG, _config(config, ranks, family, base))
+    storage.write_json(folder / CONFIG, _peft_config(config, ranks, family, base))
     save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
     return sum(tensor.nbytes for tensor in found.values())
 
 
-def _fused(adapters: dict, module: Module, parts: list[str], shapes: dict) -> tuple[np.ndarray, np.ndarray]:
+def _fused_adapter(adapters: dict, module: Module, parts: list[str], shapes: dict) -> tuple[np.ndarray, np.ndarray]:
     """`lora_A` and `lora_B` of a module from the adapters of our matrices in it."""
     a, b = ({name: adapters[f"{name}.adapter.{key}"][module.layer] for name in parts} for key in "ab")
     firsts = [array.reshape(-1, array.shape[-1]).T for array in a.values()]
@@ -147,7 +147,7 @@ def _fused(adapters: dict, module: Module, parts: list[str], shapes: dict) -> tu
     return firsts[0] if shared else np.concatenate(firsts), np.concatenate(rows)
 
 
-def _config(config: AdapterConfig, ranks: dict[str, int], family: Family, base: str) -> dict[str, Any]:
+def _peft_config(config: AdapterConfig, ranks: dict[str, int], family: Family, base: str) -> dict[str, Any]:
     alpha = config.alpha or 2 * config.rank
     wide = {name: rank for name, rank in ranks.items() if rank != config.rank}
     # The scale stays what it is: alpha over the rank, or over its root.
@@ -183,7 +183,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
     for key, allowed in ONLY.items():
         if said.get(key, allowed[0]) not in allowed:
             raise UserError(f"{folder / CONFIG}: {key} is {said[key]!s:.80}; only {allowed[0]} is known here")
-    rank, alpha = _number(said, "r", folder), _number(said, "lora_alpha", folder)
+    rank, alpha = _peft_number(said, "r", folder), _peft_number(said, "lora_alpha", folder)
     root, magnitude = bool(said.get("use_rslora")), bool(said.get("use_dora"))
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder}: is no adapter in the format of PEFT: it has no {WEIGHTS}; give such a folder")
@@ -210,8 +210,8 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
             if missing := [name for name in names if name not in left]:
                 raise UserError(f"{folder}: {missing[0]} is missing; fetch the adapter again")
             parts = [source(name).astype(np.float32) for name in names]
-            parts[1] *= _scale(said, module.name, rank, alpha, root) / scale
-            _set(found, module, parts, most, shapes, folder)
+            parts[1] *= _module_scale(said, module.name, rank, alpha, root) / scale
+            _set_module_adapter(found, module, parts, most, shapes, folder)
             seen.update(module.ours)
             left -= set(names)
     if magnitude and (short := [name for name, count in seen.items() if count < layers]):
@@ -223,14 +223,14 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
     return dataclasses.replace(config, targets=tuple(targets)), found
 
 
-def _number(said: dict, key: str, folder: Path) -> float:
+def _peft_number(said: dict, key: str, folder: Path) -> float:
     value = said.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise UserError(f"{folder / CONFIG}: {key} is {value!s:.80}, and no number above 0; fetch the adapter again")
     return value
 
 
-def _scale(said: dict, name: str, rank: float, alpha: float, root: bool) -> float:
+def _module_scale(said: dict, name: str, rank: float, alpha: float, root: bool) -> float:
     """The factor of one module: PEFT's patterns name some with another rank or alpha."""
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = said.get(key) or {}
@@ -246,7 +246,9 @@ def _scale(said: dict, name: str, rank: float, alpha: float, root: bool) -> floa
     return alpha / (rank**0.5 if root else rank)
 
 
-def _set(found: dict, module: Module, parts: list[np.ndarray], rank: int, shapes: dict, folder: Path) -> None:
+def _set_module_adapter(
+    found: dict, module: Module, parts: list[np.ndarray], rank: int, shapes: dict, folder: Path
+) -> None:
     """Put the adapter of one module into the stacked arrays of our matrices; up to `rank` is 0, which adds nothing."""
     first, second, *lengths = parts
     inputs = 2 if module.ours[0].endswith("attention.out") else 1  # heads and their width

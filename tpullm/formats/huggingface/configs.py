@@ -40,7 +40,7 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
         UserError: the family is unknown, or a setting is missing, of a wrong type, or one that we don't compute.
     """
     try:
-        return _read(config)
+        return _read_fields(config)
     except UserError as error:
         why = str(error)
     except KeyError as error:
@@ -50,7 +50,7 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
     raise UserError(f"{where}: {why}")
 
 
-def _read(config: Mapping[str, Any]) -> ModelConfig:
+def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     """A null is like a missing key, unless the default of the key is not null: then null turns the feature off."""
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -82,7 +82,7 @@ def _read(config: Mapping[str, Any]) -> ModelConfig:
         fields["attention_scale"] **= -0.5
     for key, ours in family.biases.items():
         fields |= dict.fromkeys(ours, bool(said.get(key)))
-    fields["windows"] = _windows(family, said, fields["layers"])
+    fields["windows"] = _attention_windows(family, said, fields["layers"])
     if fields.get("positions", "rotary") == "rotary":
         fields |= _read_rope(said, fields["context_length"])
     _check_sizes(fields)
@@ -114,7 +114,7 @@ def _check_numbers(fields: Mapping[str, Any]) -> None:
         raise ValueError("a number of the RoPE scaling is none, infinite or negative")
 
 
-def _windows(family: Family, said: Mapping, layers: int) -> tuple[int, ...]:
+def _attention_windows(family: Family, said: Mapping, layers: int) -> tuple[int, ...]:
     window, kinds = said.get("sliding_window"), said.get("layer_types")
     if not family.window or not window or said.get("use_sliding_window") is False:
         return ()
@@ -144,12 +144,12 @@ def _read_rope(said: Mapping[str, Any], context: int) -> dict[str, Any]:
         raise UserError(f"RoPE of type {kind!s:.80} in sliding_attention can't be used: we compute default")
     scaling = {**older, **newer}
     theta = scaling.get("rope_theta") or said.get("rope_theta") or 10_000.0
-    found = {"rope_theta": float(theta), "rope_scaling": _scaling(scaling, context, said)}
+    found = {"rope_theta": float(theta), "rope_scaling": _read_rope_scaling(scaling, context, said)}
     local_theta = local.get("rope_theta") or said.get("rope_local_base_freq")
     return found | ({"local_rope_theta": float(local_theta)} if local_theta else {})
 
 
-def _scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any]) -> RopeScaling:
+def _read_rope_scaling(scaling: Mapping[str, Any], context: int, said: Mapping[str, Any]) -> RopeScaling:
     """Our `RopeScaling` for theirs. The older name of `rope_type` is `type`."""
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
@@ -196,7 +196,7 @@ def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
         UserError: no family has all settings of this config.
     """
     for name in sorted(FAMILIES, key=lambda name: name != preferred):
-        written = _written(name, config)
+        written = _written_in_family(name, config)
         try:
             if read(written, name) == config:
                 return written
@@ -207,7 +207,7 @@ def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
     )
 
 
-def _written(name: str, config: ModelConfig) -> dict[str, Any]:
+def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     family = FAMILIES[name]
     found: dict[str, Any] = {"model_type": name, "architectures": [family.architecture]}
     for ours, theirs in family.keys.items():

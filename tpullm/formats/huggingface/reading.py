@@ -157,10 +157,12 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     # The files say how many tensors there are. A config that asks for millions more is not counted to its end.
     wanted = list(itertools.islice(tensors.pieces(family, shapes, layers), len(named) + MOST_MISSING))
     over = {name for name in named if not _COMPUTED.search(name)} - {name for name, _, _ in wanted}
-    _tied(source, named, over)
+    _check_tied_weights(source, named, over)
     missing = [name for name, _, _ in wanted if name not in named]
     if missing or over:
-        which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
+        which = " and ".join(
+            filter(None, (_some_tensor_names("missing", missing), _some_tensor_names("unknown", over)))
+        )
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
     found = []
     for name, ours, place in wanted:
@@ -175,7 +177,7 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     return found
 
 
-def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
+def _check_tied_weights(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
     """Accept a second copy of tied weights if it is equal to the first; else `UserError`."""
     embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
     if "lm_head.weight" in over and embedding:
@@ -188,7 +190,7 @@ def _tied(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
         over.discard("lm_head.weight")
 
 
-def _some(what: str, names) -> str:
+def _some_tensor_names(what: str, names) -> str:
     names = sorted(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what} {', '.join(name[:80] for name in names[:3])}{more}" if names else ""
@@ -239,7 +241,7 @@ def fill(
         parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
         for key, part in zip(ours, parts, strict=True):
             if key not in held:
-                held[key] = _empty(targets[key].shape, targets[key].dtype)
+                held[key] = _aligned_array(targets[key].shape, targets[key].dtype)
             held[key][where] = part
             left[key] -= 1
             if not left[key]:
@@ -248,7 +250,7 @@ def fill(
     return tensors.nested(found)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array that begins at a multiple of 64 bytes, which JAX uses on a CPU without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + 64, np.uint8)

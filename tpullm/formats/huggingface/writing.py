@@ -178,11 +178,13 @@ def write(
     for number, shard in enumerate(shards, 1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with open(folder / name, "wb") as file:
-            file.write(_header(shard))
+            file.write(_safetensors_header(shard))
             for tensor in shard:
                 held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
                 held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
-                file.write(_bytes(model.family, tensor, held))  # `tofile` raises no error if the device is full
+                file.write(
+                    _published_tensor_bytes(model.family, tensor, held)
+                )  # `tofile` raises no error if the device is full
                 files[tensor.name] = name
                 done(tensor.size)
     if len(shards) > 1:
@@ -191,7 +193,7 @@ def write(
     storage.write_json(folder / "config.json", {**model.config, **described, "dtype": dtype, "torch_dtype": dtype})
 
 
-def _header(shard: list[PublishedTensor]) -> bytes:
+def _safetensors_header(shard: list[PublishedTensor]) -> bytes:
     """The header of a safetensors file (huggingface.co/docs/safetensors): its length, and offsets as JSON."""
     described, end = {"__metadata__": {"format": "pt"}}, 0
     for tensor in shard:
@@ -203,7 +205,7 @@ def _header(shard: list[PublishedTensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes(family: Family, tensor: PublishedTensor, held: dict[str, np.ndarray]) -> np.ndarray:
+def _published_tensor_bytes(family: Family, tensor: PublishedTensor, held: dict[str, np.ndarray]) -> np.ndarray:
     exact = tensors.joined(family, [held[key][tensor.place] for key in tensor.ours], tensor.inputs)
     with np.errstate(over="ignore"):
         found = np.ascontiguousarray(tensor.made(exact).astype(tensor.dtype, copy=False))

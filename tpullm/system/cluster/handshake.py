@@ -243,11 +243,11 @@ def _wait_for_all(reception: _Reception, count: int, name: str, seconds: float) 
             return members
         if time.monotonic() > until:
             # A machine may have been taken back before it came this far, so another start may have them all.
-            raise reception.refuse_all(TryAgain(_missing(members, count, seconds, reception.refused)))
+            raise reception.refuse_all(TryAgain(_missing_hosts(members, count, seconds, reception.refused)))
         reception.look(min(0.5, max(0.0, until - time.monotonic())))
 
 
-def _missing(members: dict[int, _Guest], count: int, seconds: float, refused: int) -> str:
+def _missing_hosts(members: dict[int, _Guest], count: int, seconds: float, refused: int) -> str:
     missing = ", ".join(str(host) for host in range(1, count) if host not in members)
     strangers = f" ({refused} without the secret were dropped)" if refused else ""
     return f"no answer from host(s) {missing} of {count} in {seconds:.0f} s{strangers}; start them all"
@@ -267,7 +267,7 @@ def connect(
         hello = Hello(index, count, name, number())
         try:
             peer = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
-            connection, answer = _introduce(peer, hello, own_secret, until)
+            connection, answer = _introduce_host(peer, hello, own_secret, until)
             break
         except (OSError, ValueError) as error:
             if time.monotonic() > until - 1:
@@ -281,7 +281,7 @@ def connect(
     return Channel(index, answer["names"], {0: connection}), answer
 
 
-def _introduce(peer: socket.socket, hello: Hello, own_secret: bytes, until: float) -> tuple[Connection, Message]:
+def _introduce_host(peer: socket.socket, hello: Hello, own_secret: bytes, until: float) -> tuple[Connection, Message]:
     """Say who this host is and wait for the answer; `OSError` or `ValueError` if the other end is not host 0."""
     connection = Connection(peer, MOST_BYTES * hello.count)
     try:

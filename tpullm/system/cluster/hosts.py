@@ -68,7 +68,7 @@ def join(place: Place) -> None:
         )
         jax_port = relay(host, notice["jax_port"])
     use(connected)
-    agree("the code", _code())
+    agree("the code", _versions_and_code_hashes())
     _start_jax(place, jax_port, address)
     log.say(f"place: host 0 of {place.count}, by {place.source}; all: {', '.join(connected.names)}")
 
@@ -94,7 +94,7 @@ def _start_jax(place: Place, port: int, address: str) -> None:
         raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error
 
 
-def _code() -> dict[str, str]:
+def _versions_and_code_hashes() -> dict[str, str]:
     """What must be equal for hosts to compute the same: versions, and the hash of each source file of this package."""
     package = Path(__file__).parents[2]
     files = {str(path.relative_to(package.parent)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
@@ -115,13 +115,13 @@ def relay(host: str, port: int) -> int:
     def accept() -> None:
         while True:
             near, _ = server.accept()
-            threading.Thread(target=_forward_both, args=(near, host, port), daemon=True).start()
+            threading.Thread(target=_forward_both_ways, args=(near, host, port), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     return server.getsockname()[1]
 
 
-def _forward_both(near: socket.socket, host: str, port: int) -> None:
+def _forward_both_ways(near: socket.socket, host: str, port: int) -> None:
     while True:
         try:
             far = socket.create_connection((host, port), timeout=60)
@@ -129,11 +129,11 @@ def _forward_both(near: socket.socket, host: str, port: int) -> None:
         except OSError:
             time.sleep(0.1)  # host 0 has not started JAX's coordinator yet; JAX has its own time limit
     far.settimeout(None)
-    threading.Thread(target=_forward, args=(near, far), daemon=True).start()
-    _forward(far, near)
+    threading.Thread(target=_forward_bytes, args=(near, far), daemon=True).start()
+    _forward_bytes(far, near)
 
 
-def _forward(source: socket.socket, target: socket.socket) -> None:
+def _forward_bytes(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)
@@ -154,7 +154,7 @@ def use(connected: Channel) -> None:
     """Make this process one of several hosts."""
     global _channel
     _channel = connected
-    _channel.handlers |= {"gather": _collect, "gathered": _receive}
+    _channel.handlers |= {"gather": _collect_values, "gathered": _receive_message}
     _channel.start()
 
 
@@ -193,7 +193,7 @@ def gather(name: str, value: Any) -> list[Any]:
     return values
 
 
-def _collect(sender: int, message: channel.Message) -> None:
+def _collect_values(sender: int, message: channel.Message) -> None:
     """On host 0: when the values of all hosts have arrived, send them to all."""
     with _channel.changed:
         if sender in _arrived:  # a host waits for the values of all before it sends its next one
@@ -208,7 +208,7 @@ def _collect(sender: int, message: channel.Message) -> None:
     _channel.broadcast({"kind": "gathered", "values": list(values)})
 
 
-def _receive(sender: int, message: channel.Message) -> None:
+def _receive_message(sender: int, message: channel.Message) -> None:
     global _gathered
     with _channel.changed:
         _gathered = message["values"]
@@ -245,7 +245,7 @@ def broadcast(name: str, ask: Callable[[], Any]) -> Any:
 
 def agree(what: str, value: Mapping[str, Any]) -> None:
     """Raise `UserError` if a host has another value; the line names the first key in which it differs."""
-    everywhere = gather(what, _flat(value))
+    everywhere = gather(what, _dotted_values(value))
     for host, other in enumerate(everywhere):
         differing = [key for key in everywhere[0] | other if everywhere[0].get(key) != other.get(key)]
         if differing:
@@ -256,13 +256,13 @@ def agree(what: str, value: Mapping[str, Any]) -> None:
             )
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _dotted_values(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys of nested dicts and lists, with values as JSON returns them."""
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
     found: dict[str, Any] = {}
     for key, item in pairs:
         nested = isinstance(item, Mapping | list | tuple) and len(item) > 0
-        found |= _flat(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item if item != () else []}
+        found |= _dotted_values(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item if item != () else []}
     return found
 
 

@@ -148,7 +148,7 @@ def _from_tpu(environment: Mapping[str, str]) -> Place | None:
         return None
     if "TPU_WORKER_HOSTNAMES" in environment:
         workers, own = environment["TPU_WORKER_HOSTNAMES"].split(","), environment.get("TPU_WORKER_ID", "0")
-        return _in_slices("the variables of a TPU pod", workers, own, environment)
+        return _place_in_slices("the variables of a TPU pod", workers, own, environment)
     if not may_have_tpu(environment):
         return None
     try:
@@ -161,23 +161,23 @@ def _from_tpu(environment: Mapping[str, str]) -> Place | None:
     except OSError as error:
         raise UserError(f"hosts: the TPU's metadata can't be read ({error}); give --hosts.*") from error
     slices = {key.strip(): value.strip().strip("'") for key, _, value in lines if key.startswith("MEGASCALE_")}
-    return _in_slices("the TPU's metadata", workers, own, slices | environment)
+    return _place_in_slices("the TPU's metadata", workers, own, slices | environment)
 
 
-def _in_slices(source: str, workers: list[str], own: str, variables: Mapping[str, str]) -> Place:
+def _place_in_slices(source: str, workers: list[str], own: str, variables: Mapping[str, str]) -> Place:
     """The place of a worker of one of several slices; host 0 is the first worker of the first slice."""
     slices, of_slice = variables.get("MEGASCALE_NUM_SLICES") or 1, variables.get("MEGASCALE_SLICE_ID") or 0
     host, _, port = variables.get("MEGASCALE_COORDINATOR_ADDRESS", "").partition(":")
     # The transport between slices listens on host 0 as well.
     taken = {port, variables.get("MEGASCALE_PORT")}
-    free = next(port for port in _ports(variables) if str(port) not in taken)
+    free = next(port for port in _cluster_ports(variables) if str(port) not in taken)
     if not all(str(number).isdigit() for number in (own, slices, of_slice)):
         raise UserError(f"hosts: {source} say worker {own} of slice {of_slice} of {slices}; give --hosts.*")
     index, count = int(own) + int(of_slice) * len(workers), len(workers) * int(slices)
     return Place(index, count, source, f"{host or workers[0]}:{free}")
 
 
-def _ports(variables: Mapping[str, str]) -> tuple[int, ...]:
+def _cluster_ports(variables: Mapping[str, str]) -> tuple[int, ...]:
     own = variables.get("TPULLM_PORT")
     return (int(own), *PORTS) if own else PORTS
 
@@ -213,16 +213,16 @@ def attribute(key: str) -> str:
 def may_have_tpu(environment: Mapping[str, str]) -> bool:
     """Whether this machine may have a TPU, a PCI device made by Google; without importing JAX."""
     told = environment.get("GCE_METADATA_HOST") or environment.get("TPU_WORKER_HOSTNAMES")
-    return bool(told) or _has_device("0x1ae0")
+    return bool(told) or _has_pci_device("0x1ae0")
 
 
 def may_have_gpu() -> bool:
     """Whether this machine may have an NVIDIA GPU, its own or that of the Windows around it; without importing JAX."""
     # A container may hide the PCI devices, and then still has the driver's own file.
-    return _has_device("0x10de") or any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/dxg"))
+    return _has_pci_device("0x10de") or any(Path(file).exists() for file in ("/dev/nvidiactl", "/dev/dxg"))
 
 
-def _has_device(vendor: str) -> bool:
+def _has_pci_device(vendor: str) -> bool:
     """Whether there is a PCI device of this maker."""
     return any(own.read_text().strip() == vendor for own in Path("/sys/bus/pci/devices").glob("*/vendor"))
 
@@ -259,7 +259,7 @@ def _from_hosts_file(environment: Mapping[str, str]) -> Place | None:
     found = [index for index, name in enumerate(names) if {name, name.split(".")[0]} & own]
     if len(found) != 1:
         raise UserError(f"hosts: {socket.gethostname()} is {len(found)} times in {file}; give --hosts.*")
-    return replace(place, index=found[0], coordinator=f"{names[0]}:{_ports(environment)[0]}")
+    return replace(place, index=found[0], coordinator=f"{names[0]}:{_cluster_ports(environment)[0]}")
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Place | None:

@@ -75,7 +75,7 @@ class SharedWork:
 
     def begin(self, inputs: dict[str, Any]) -> Path:
         """The folder for parts made from these inputs; one process alone removes parts made from other inputs."""
-        self._facts = {"share.count": self.share.count} | _facts(inputs)
+        self._facts = {"share.count": self.share.count} | _facts_of_inputs(inputs)
         if self.share.count > 1:
             self._write_note(BEGUN, facts=self._facts)
         folder = self.folder / storage.hash_json(inputs)[:16]
@@ -170,7 +170,7 @@ def names(folder: Path) -> set[str]:
         return set()
 
 
-def _facts(inputs: dict[str, Any]) -> dict[str, Any]:
+def _facts_of_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for all shares, by dotted key; values that are not short as hashes."""
     flat: dict[str, Any] = {}
     for name, value in inputs.items():

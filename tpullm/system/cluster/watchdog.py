@@ -182,7 +182,7 @@ class Watchdog:
     def _write(self) -> None:
         """Write the stacks of this host's threads, in a thread: the storage may be what hangs."""
         host = self._channel.index if self._channel else 0
-        text = f"host {host}, {self._progress()}\n{_stacks(sys._current_frames())}"
+        text = f"host {host}, {self._progress()}\n{_thread_stacks(sys._current_frames())}"
         writing = threading.Thread(
             target=storage.write_text, args=(self._folder / f"host-{host:04d}.txt", text), daemon=True
         )
@@ -202,7 +202,7 @@ def hanging_host(hosts: Mapping[int, Progress], patience_seconds: float) -> int 
     return None if behind is None or hosts[behind].phase == "start" else behind
 
 
-def _stacks(frames: Mapping[int, FrameType]) -> str:
+def _thread_stacks(frames: Mapping[int, FrameType]) -> str:
     """The stack of each thread, the innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     stacks = (

@@ -74,10 +74,10 @@ class Child:
             with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says how
                 send(process.stdin.fileno(), json.dumps(request, ensure_ascii=False))
             deadline = time.monotonic() + seconds
-            size = int.from_bytes(_read(process, 8, deadline), "big")
+            size = int.from_bytes(_read_from_child(process, 8, deadline), "big")
             if size > MOST_REPLY_BYTES:
                 raise TooMuch
-            return _parsed(_read(process, size, deadline))
+            return _parsed_reply(_read_from_child(process, size, deadline))
         except BaseException:  # also Ctrl-C: the child is not left behind
             if self._process is not process:
                 raise Closed from None
@@ -88,7 +88,7 @@ class Child:
         """End the child, and the processes that it started."""
         process, self._process = self._process, None
         if process:
-            _end(process)
+            _end_child(process)
 
     def _running(self) -> subprocess.Popen:
         if self._process and self._process.poll() is None:
@@ -106,14 +106,14 @@ class Child:
             stderr=subprocess.DEVNULL if self._foreign else None,
             start_new_session=True,  # Ctrl-C at the terminal reaches this process alone, which ends the child
         )
-        weakref.finalize(self, _end, self._process)
+        weakref.finalize(self, _end_child, self._process)
         if self._first is not None:
             with contextlib.suppress(BrokenPipeError):
                 send(self._process.stdin.fileno(), json.dumps(self._first))
         return self._process
 
 
-def _read(process: subprocess.Popen, size: int, deadline: float) -> bytes:
+def _read_from_child(process: subprocess.Popen, size: int, deadline: float) -> bytes:
     """`size` bytes of the child's answer."""
     found = read(process.stdout.fileno(), size, deadline)
     if len(found) < size:
@@ -123,14 +123,14 @@ def _read(process: subprocess.Popen, size: int, deadline: float) -> bytes:
     return found
 
 
-def _parsed(reply: bytes) -> Any:
+def _parsed_reply(reply: bytes) -> Any:
     try:
         return json.loads(reply.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         raise NoAnswer from None
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end_child(process: subprocess.Popen) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # it leads its session

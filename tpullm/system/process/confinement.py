@@ -114,10 +114,10 @@ def confine(kept: set[int], seconds: int, memory_bytes: int) -> None:
     for name in ("RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_NPROC"):
         limit(name, 0, for_good=True)
     if not permit_only_computing():
-        sys.addaudithook(_refuse)
+        sys.addaudithook(_refuse_audit_event)
 
 
-def _refuse(event: str, arguments: tuple) -> None:
+def _refuse_audit_event(event: str, arguments: tuple) -> None:
     """The audit hook, where the kernel has no filter: what a function has no need of is an error in it.
 
     It stops libraries that use `ctypes` too, such as numpy.
@@ -141,7 +141,7 @@ def permit_only_computing() -> bool:
     """Install the filter, for good; False if the system, the machine or the kernel has none."""
     if not can_be_filtered():
         return False
-    instructions = _instructions(*_MACHINES[platform.machine()])
+    instructions = _filter_instructions(*_MACHINES[platform.machine()])
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
     program = ctypes.create_string_buffer(struct.pack("HP", len(instructions), ctypes.addressof(code)))  # sock_fprog
     prctl = ctypes.CDLL(None).prctl
@@ -150,7 +150,7 @@ def permit_only_computing() -> bool:
     return prctl(_SET_SECCOMP, ctypes.c_ulong(_FILTER), ctypes.byref(program)) == 0
 
 
-def _instructions(machine: int, column: int) -> list[tuple[int, int, int, int]]:
+def _filter_instructions(machine: int, column: int) -> list[tuple[int, int, int, int]]:
     """The filter: each instruction has a code, how many to skip if it holds and if it does not, and a number."""
     end = [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     found = [(_LOAD, 0, 0, _MACHINE_AT), (_IF_EQUAL, 1, 0, machine), end[1], (_LOAD, 0, 0, _NUMBER_AT)]

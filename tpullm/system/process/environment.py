@@ -111,11 +111,11 @@ def described() -> str:
 
 def machine() -> str:
     """A hash of the kind of machine: processor, instruction sets, and the number of cores this process may use."""
-    facts = f"{sys.platform} {os.uname().machine} {cores()} {_processor()}"
+    facts = f"{sys.platform} {os.uname().machine} {cores()} {_processor_description()}"
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def _processor_description() -> str:
     """The lines of /proc/cpuinfo that describe the first processor; empty where there is no such file."""
     lines = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -156,14 +156,14 @@ def maintain() -> None:
 
 def shrink(home: Path, most_bytes: int) -> None:
     """Remove the least recently used entries until at most `most_bytes` are left."""
-    for _, size, path in sorted(_entries(home), reverse=True):
+    for _, size, path in sorted(_cache_entries(home), reverse=True):
         most_bytes -= size
         if most_bytes < 0:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
 
-def _entries(home: Path) -> Iterator[tuple[float, int, str]]:
+def _cache_entries(home: Path) -> Iterator[tuple[float, int, str]]:
     """Time of last use, bytes and path of each entry; file systems may record a use a day late."""
     for folder, _, names in os.walk(home):
         for name in names:

@@ -120,13 +120,15 @@ def serve() -> None:
     leave_the_machine(function.split(".")[0])
     while pipes.wait():
         try:
-            reply = ["reported", *_call(works, seconds, clock_seconds, memory_bytes, pipes)]
+            reply = ["reported", *_call_in_fork(works, seconds, clock_seconds, memory_bytes, pipes)]
         except OSError as error:
             reply = ["failed", str(error)]
         pipes.reply(json.dumps(reply))
 
 
-def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes) -> Outcome:
+def _call_in_fork(
+    works: list[Callable], seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes
+) -> Outcome:
     """Have the call done that comes next in the pipe."""
     (mine, its), sides, forks = os.pipe(), socket.socketpair(), []
     deadline = time.monotonic() + clock_seconds
@@ -152,10 +154,10 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
             forks.append(fork)
         for end in (its, sides[0].detach(), sides[1].detach()):
             os.close(end)
-        reported = _read(mine, deadline, pipes)
+        reported = _read_from_fork(mine, deadline, pipes)
     finally:
         is_over = time.monotonic() >= deadline
-        ends = [_end(fork) for fork in forks]
+        ends = [_end_fork(fork) for fork in forks]
         os.close(mine)
     if not reported:  # it is still in the pipe, as what comes next
         os._exit(1)
@@ -165,7 +167,7 @@ def _call(works: list[Callable], seconds: int, clock_seconds: float, memory_byte
     return Outcome(value, is_over or signal.SIGXCPU in ends)
 
 
-def _end(fork: int) -> int:
+def _end_fork(fork: int) -> int:
     """End a fork; the signal that ended it, or 0."""
     for end in (os.killpg, os.kill):  # it leads its session, but for its first moment
         with contextlib.suppress(ProcessLookupError):
@@ -174,7 +176,7 @@ def _end(fork: int) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def _read(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
+def _read_from_fork(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
     """The last line, and what follows it, of what comes until the other end is closed, the time is over, or the parent
     is gone."""
     poll, kept = select.poll(), b""

@@ -54,19 +54,19 @@ class Limited:
                 request = [seconds, WALL_SECONDS, function, *arguments]
                 reply = self._child.ask(request, WALL_SECONDS + GRACE_SECONDS)
             except Ended as end:
-                how = _how(end, seconds)
+                how = _how_child_ended(end, seconds)
                 raise UserError(f"{what}: reading it {how}; it is broken or hostile, do not use it") from None
             kind, value = reply if isinstance(reply, list) and len(reply) == 2 else ("no answer", None)
             if kind not in ("result", "refused", "failed"):
                 self.close()  # its memory is full, or it is no more itself
-        return _result(kind, value, what)
+        return _result_or_error(kind, value, what)
 
     def close(self) -> None:
         """End the child."""
         self._child.close()
 
 
-def _how(end: Ended, cpu_seconds: int) -> str:
+def _how_child_ended(end: Ended, cpu_seconds: int) -> str:
     """How a child ended that answers no more."""
     if isinstance(end, TooMuch):
         return f"makes more than {MOST_REPLY_BYTES >> 20} MiB of it"
@@ -80,7 +80,7 @@ def _how(end: Ended, cpu_seconds: int) -> str:
     return f"ends {how} (is {MEMORY_BYTES >> 30} GiB of memory too little?)"
 
 
-def _result(kind: str, value: Any, what: str) -> Any:
+def _result_or_error(kind: str, value: Any, what: str) -> Any:
     if kind == "result":
         return value
     if kind == "refused":
@@ -103,14 +103,14 @@ def serve() -> None:
     for cpu_seconds, wall_seconds, function, *arguments in pipes.requests():
         limit("RLIMIT_CPU", math.ceil(time.process_time()) + cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, wall_seconds)  # its signal ends the process, also in native code
-        kind, text = _answer(function, arguments)
+        kind, text = _answer_to_call(function, arguments)
         pipes.reply(text)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if kind == "memory":
             break
 
 
-def _answer(function: str, arguments: list) -> tuple[str, str]:
+def _answer_to_call(function: str, arguments: list) -> tuple[str, str]:
     """The kind of an answer, and the answer as JSON."""
     module, name = function.split(":")
     try:

@@ -25,27 +25,27 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     Args:
         root: above `proc` and `sys`.
     """
-    lines = _lines(root / "proc/meminfo")
+    lines = _lines_of_cgroup_file(root / "proc/meminfo")
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return min([*free, *_left_in_cgroups(root)], default=None)
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
     """What the limit of each cgroup that this process is in leaves."""
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _lines_of_cgroup_file(root / "proc/self/cgroup"):
         _, controllers, own = line.split(":", 2)
         if not controllers or "memory" in controllers.split(","):
             folder, names = ("sys/fs/cgroup/memory", _FIRST) if controllers else ("sys/fs/cgroup", _SECOND)
             # In a container the path may be that outside of it; then the folders that are missing have no limit.
             for path in (PurePosixPath(own), *PurePosixPath(own).parents):
                 group = root / folder / path.relative_to("/")
-                limits, uses, parts = (_lines(group / name) for name in (*names[:2], "memory.stat"))
+                limits, uses, parts = (_lines_of_cgroup_file(group / name) for name in (*names[:2], "memory.stat"))
                 if limits and uses and limits[0].isdigit():  # otherwise it is `max`
                     again = [int(line.split()[1]) for line in parts if line.split()[0] == names[2]]
                     yield int(limits[0]) - int(uses[0]) + sum(again)
 
 
-def _lines(file: Path) -> list[str]:
+def _lines_of_cgroup_file(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -64,7 +64,7 @@ def watch() -> None:
     """From now on, do it after each long compilation and in the steps that follow."""
     import jax
 
-    jax.monitoring.register_event_duration_secs_listener(_compiled)
+    jax.monitoring.register_event_duration_secs_listener(_note_compilation)
 
 
 def settle() -> None:
@@ -85,7 +85,7 @@ def give_back() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _compiled(event: str, seconds: float, **_: object) -> None:
+def _note_compilation(event: str, seconds: float, **_: object) -> None:
     global _left
     if event == COMPILED and seconds >= LONG:
         give_back()

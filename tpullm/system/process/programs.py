@@ -195,7 +195,7 @@ class Program:
             self.gone = True
             raise
         if kind == "raised":
-            raise _exception(*found)
+            raise _exception_by_name(*found)
         result, changed = found
         for key, new in changed:
             argument = named[key] if isinstance(key, str) else values[key]
@@ -261,7 +261,7 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
 
-def _forwarded(name: str, between: bool) -> Callable:
+def _forwarded_method(name: str, between: bool) -> Callable:
     def asks(self: Remote, *values: Any, **named: Any) -> Any:
         if between and not isinstance(values[0], Remote):
             return False if name == "__instancecheck__" else NotImplemented
@@ -271,10 +271,10 @@ def _forwarded(name: str, between: bool) -> Callable:
 
 
 for _name in (*_OF_ONE, *_OF_TWO):
-    setattr(Remote, _name, _forwarded(_name, _name in _OF_TWO))
+    setattr(Remote, _name, _forwarded_method(_name, _name in _OF_TWO))
 
 
-def _exception(names: Any, text: Any) -> Exception:
+def _exception_by_name(names: Any, text: Any) -> Exception:
     """The exception of the first of `names` that Python has. None that ends a process is raised here."""
     for name in names if isinstance(names, list) else ():
         kind = getattr(builtins, name, None) if isinstance(name, str) else None
@@ -308,7 +308,7 @@ def serve_program(descriptor: int) -> None:
         kind, *content = channel.receive()
         found = [part if kind == "raised" else decode(part, of_json) for part in content]
         if kind == "raised":
-            raise _exception(*found)
+            raise _exception_by_name(*found)
         return found[0]
 
     def name(wanted: str) -> Any:

@@ -74,12 +74,12 @@ def run_all(
         finished: called here with the number of each part that is done.
     """
     workers = min(workers or cores(), len(parts)) if sum(sizes) > parallel_bytes else 1
-    with contextlib.closing(_done(work, parts, workers)) as done:
+    with contextlib.closing(_finished_parts(work, parts, workers)) as done:
         for number in done:
             finished(number)
 
 
-def _done(work: Callable[[Part], None], parts: Sequence[Part], workers: int) -> Iterator[int]:
+def _finished_parts(work: Callable[[Part], None], parts: Sequence[Part], workers: int) -> Iterator[int]:
     """The number of each part, as soon as the part is done."""
     if workers <= 1:
         for number, part in enumerate(parts):

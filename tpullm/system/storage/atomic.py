@@ -33,9 +33,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            _sync(temporary)
+            _sync_to_disk(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            _sync_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
         with naming(path):
             yield temporary
             for written in [*temporary.rglob("*"), temporary]:
-                _sync(written)
+                _sync_to_disk(written)
         if replaces:
             shutil.rmtree(path, ignore_errors=True)
         try:
@@ -95,12 +95,12 @@ def atomic_directory(path: Path, replaces: bool = True) -> Iterator[Path]:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise UserError(f"{path}: is not an empty folder any more; choose another one") from None
-        _sync(path.parent)
+        _sync_to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     """Flush to disk: after a power failure there must be no name without its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

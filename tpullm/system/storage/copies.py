@@ -123,12 +123,12 @@ def brief_copy(path: Path) -> Iterator[Path]:
     check_private(home.parent, path)
     while True:
         with contextlib.ExitStack() as held:
-            with _alone():
+            with _alone_with_copies():
                 found = copied.exists()
-                lock = held.enter_context(_opened(home / BRIEF_LOCK))
-                free = _locks(lock, fcntl.LOCK_SH if found else fcntl.LOCK_EX)
+                lock = held.enter_context(_open_lock_file(home / BRIEF_LOCK))
+                free = _try_to_lock(lock, fcntl.LOCK_SH if found else fcntl.LOCK_EX)
                 if free and not found:
-                    _remove_unread()
+                    _remove_unlocked_copies()
             if not free:
                 fcntl.flock(lock, fcntl.LOCK_SH)  # until who copies it has done so, or failed; then look again
                 continue
@@ -137,7 +137,7 @@ def brief_copy(path: Path) -> Iterator[Path]:
                 room_for(status.st_size, home)
                 with atomic_directory(home / COPY) as folder:
                     remote().download_all(path.parent, folder, [path.name])
-                with _alone():  # or the copy could be removed while one kind of lock becomes the other
+                with _alone_with_copies():  # or the copy could be removed while one kind of lock becomes the other
                     fcntl.flock(lock, fcntl.LOCK_SH)
             yield copied
             return
@@ -146,32 +146,32 @@ def brief_copy(path: Path) -> Iterator[Path]:
 def remove_unread_copies() -> None:
     """Remove the copies that no process reads."""
     if cache_folder(FOLDER).exists():
-        with _alone():
-            _remove_unread()
+        with _alone_with_copies():
+            _remove_unlocked_copies()
 
 
-def _remove_unread() -> None:
+def _remove_unlocked_copies() -> None:
     for home in cache_folder(FOLDER).glob("*"):
-        with _opened(home / BRIEF_LOCK) as lock:
-            if _locks(lock, fcntl.LOCK_EX):
+        with _open_lock_file(home / BRIEF_LOCK) as lock:
+            if _try_to_lock(lock, fcntl.LOCK_EX):
                 remove_tree(home)
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _alone_with_copies() -> Iterator[None]:
     """No other process finds, begins or removes a copy meanwhile; who reads or downloads one goes on."""
-    with _opened(cache_folder(FOLDER).with_suffix(".lock")) as lock:
+    with _open_lock_file(cache_folder(FOLDER).with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_lock_file(path: Path) -> BinaryIO:
     """The file of a lock, which is made if it is not there. NFS locks by how a file is open: for both kinds."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return open(path, "a+b")
 
 
-def _locks(lock: BinaryIO, how: int) -> bool:
+def _try_to_lock(lock: BinaryIO, how: int) -> bool:
     """Lock a file if that is possible at once."""
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)

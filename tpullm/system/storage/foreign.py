@@ -26,7 +26,7 @@ def check_names(names: Iterable[str], where: Path | str) -> None:
     """
     names, folders = list(names), {}
     for name in names:
-        if why := _why_not(name):
+        if why := _why_not_relative(name):
             raise UserError(f"{where}: {name!r:.120} {why}; nothing was read, rename it where it comes from")
         parts = name.split("/")
         folders |= {"/".join(parts[:count]): name for count in range(1, len(parts))}
@@ -37,7 +37,7 @@ def check_names(names: Iterable[str], where: Path | str) -> None:
             )
 
 
-def _why_not(name: str) -> str:
+def _why_not_relative(name: str) -> str:
     """Why a name is no relative path of a file; empty if it is one."""
     parts = name.split("/")
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):

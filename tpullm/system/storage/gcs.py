@@ -116,7 +116,7 @@ def patiently(path: Path | str) -> dict[str, Any]:
     where, began, session = str(path), time.monotonic(), connection()
 
     def is_transient(error: Exception) -> bool:
-        code = _code(error)
+        code = _http_status(error)
         if code in TRANSIENT_CODES or isinstance(error, TRANSIENT) or getattr(error, "retryable", False):
             return True
         if code == 401 and session.reached:  # a token that worked before
@@ -134,7 +134,7 @@ def patiently(path: Path | str) -> dict[str, Any]:
 
     def wait(error: Exception) -> None:
         patience = PATIENCE_SECONDS if session.reached else FIRST_PATIENCE_SECONDS
-        waited, reason = time.monotonic() - began, _reason(error)
+        waited, reason = time.monotonic() - began, _reason_of_error(error)
         if waited > patience and not session.reached:
             raise UserError(f"{where}: can't be reached ({reason}); check this machine's network") from error
         if waited > patience:
@@ -148,13 +148,13 @@ def patiently(path: Path | str) -> dict[str, Any]:
     return {"retry": retry, "timeout": (SECONDS_TO_CONNECT, SECONDS_TO_ANSWER)}
 
 
-def _code(error: Exception) -> int | None:
+def _http_status(error: Exception) -> int | None:
     """The HTTP status of an error, of an upload or download too."""
     return getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _reason(error: Exception) -> str:
-    if code := _code(error):
+def _reason_of_error(error: Exception) -> str:
+    if code := _http_status(error):
         return f"{int(code)} {http.client.responses.get(code, '')}".strip()
     return str(error).rsplit(": ", 1)[-1].strip("()'\" ")[:120] or type(error).__name__
 
@@ -278,7 +278,7 @@ class BucketPath(gpath.PosixGPath):
 
     def write_bytes(self, data: bytes) -> int:
         """Write the whole object, atomically."""
-        _send(self, Blob.upload_from_string, bytes(data))
+        _send_object(self, Blob.upload_from_string, bytes(data))
         return len(data)
 
     def write_text(self, data: str, encoding: str | None = None, errors: str | None = None) -> int:
@@ -319,7 +319,7 @@ class BucketPath(gpath.PosixGPath):
         """Do nothing: a folder exists as soon as it has content."""
 
 
-def _send(target: BucketPath, upload: Callable, *arguments: Any) -> None:
+def _send_object(target: BucketPath, upload: Callable, *arguments: Any) -> None:
     """Write an object; `UserError` if there is no such bucket."""
     try:
         upload(target.blob(), *arguments, **patiently(target))
@@ -346,12 +346,12 @@ def files(folder: BucketPath) -> dict[str, Status]:
 
 def upload(source: Path, target: BucketPath) -> None:
     """Write a local file as the object `target`, atomically."""
-    _send(target, Blob.upload_from_filename, str(source))
+    _send_object(target, Blob.upload_from_filename, str(source))
 
 
 def upload_all(source: Path, target: BucketPath, names: list[str]) -> None:
     """Send the named files of a local folder, several at once."""
-    _each(lambda name: upload(source / name, target / name), names)
+    _for_each_object(lambda name: upload(source / name, target / name), names)
 
 
 def download_all(source: BucketPath, target: Path, names: list[str]) -> None:
@@ -366,7 +366,7 @@ def download_all(source: BucketPath, target: Path, names: list[str]) -> None:
     def download(name: str) -> None:
         (source / name).blob().download_to_filename(str(target / name), **patiently(source / name))
 
-    _each(download, names)
+    _for_each_object(download, names)
 
 
 def copy_all(source: BucketPath, target: BucketPath, names: list[str]) -> None:
@@ -377,15 +377,15 @@ def copy_all(source: BucketPath, target: BucketPath, names: list[str]) -> None:
         while (token := written.rewrite(read, token, **patiently(source / name))[0]) is not None:
             pass  # the server copies a large object in parts
 
-    _each(copy, names)
+    _for_each_object(copy, names)
 
 
 def remove_all(folder: BucketPath, names: list[str]) -> None:
     """Remove the named objects below a folder; missing objects are no error."""
-    _each(lambda name: (folder / name).unlink(missing_ok=True), names)
+    _for_each_object(lambda name: (folder / name).unlink(missing_ok=True), names)
 
 
-def _each(work: Callable[[str], None], names: list[str]) -> None:
+def _for_each_object(work: Callable[[str], None], names: list[str]) -> None:
     """Do the same with each of several objects; after an error, begin with no other."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(work, names))
