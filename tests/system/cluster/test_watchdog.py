@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.system.cluster.channels import connect
 from tpullm.system.cluster import channel, watchdog
-from tpullm.system.cluster.watchdog import Progress, Watchdog
+from tpullm.system.cluster.watchdog import Comparison, Progress, Watchdog, slow_host
 from tpullm.system.errors import TRY_AGAIN
 
 PATIENCE = 0.4
@@ -117,6 +117,15 @@ def test_time_in_which_the_process_was_stopped_does_not_count(tmp_path, ended, m
     assert 0 < idle < 10 and ended == []
 
 
+def test_the_time_that_a_host_waits_for_its_data_is_counted(tmp_path, monkeypatch):
+    dog, now = Watchdog(tmp_path, 1.0, None), [1000.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    for phase, seconds in (("data", 2.0), ("save", 30.0), ("data", 0.5)):
+        with dog.of(phase):
+            now[0] += seconds
+    assert dog._progress() == Progress(0, "start", 0.0, 2.5)
+
+
 def several(folder, count=3, patience=PATIENCE):
     connected = connect(count)
     trainings = [Training(folder, one, patience) for one in connected]
@@ -161,17 +170,17 @@ def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkey
 
 @pytest.mark.parametrize(
     "change",
-    [{"step": "7"}, {"phase": "sleeping"}, {"phase": []}, {"idle_seconds": True}, {"step": []}],
+    [{"step": "7"}, {"phase": "sleeping"}, {"phase": []}, {"idle_seconds": None}, {"data_seconds": True}, {"step": []}],
 )
 def test_what_is_no_progress_is_refused(change):
-    said = asdict(Progress(7, "data", 1.0))
-    assert Progress.of(said) == Progress(7, "data", 1.0)
+    said = asdict(Progress(7, "data", 1.0, 2.0))
+    assert Progress.of(said) == Progress(7, "data", 1.0, 2.0)
     with pytest.raises((ValueError, TypeError)):
         Progress.of(said | change)
 
 
 def idle(step: int, phase: str, seconds: float) -> Progress:
-    return Progress(step, phase, seconds)
+    return Progress(step, phase, seconds, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +198,39 @@ def idle(step: int, phase: str, seconds: float) -> Progress:
 )
 def test_the_host_that_all_wait_for_is_the_one_that_is_behind(hosts, which):
     assert watchdog.hanging_host(dict(enumerate(hosts)), 100.0) == which
+
+
+NAMES = ["name0", "name1", "name2"]
+
+
+def after(*waits: float, steps: int = 100) -> dict[int, Progress]:
+    """Progress after 100 more steps, in each of which a host has waited so long for its data."""
+    return {host: Progress(50 + steps, "step", 0.0, 10 + wait * steps) for host, wait in enumerate(waits)}
+
+
+BEFORE = after(0, 0, 0, steps=0)
+
+
+def test_a_slow_host_is_named_with_what_it_costs():
+    assert slow_host(BEFORE, after(0.01, 0.9, 0.1), 200.0, NAMES) == (
+        "host 1 (name1) is slower than the others: in each step it waits 900 ms for its data, no other more than "
+        "100 ms; that costs up to 40% of a step"
+    )
+    assert slow_host(BEFORE, after(0.01, 0.29, 0.1), 200.0, NAMES) == "", "9.5 % of a step"
+    assert slow_host(BEFORE, after(0.9, 0.9, 0.9), 200.0, NAMES) == "", "all wait alike"
+    assert slow_host(BEFORE, after(0.9, 0.0, 0.0, steps=0), 200.0, NAMES) == "", "no step has ended"
+    assert slow_host({}, after(0.9, 0.0, 0.0), 200.0, NAMES) == "", "the first look"
+    assert slow_host(BEFORE, {0: after(0.9)[0]}, 200.0, NAMES) == "", "not all hosts have said something"
+
+
+def test_a_slow_host_is_warned_about_now_and_then(monkeypatch, capsys):
+    now = [1000.0]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    comparison = Comparison(NAMES)
+    said = []
+    for minute in range(25):
+        now[0] = 1000.0 + 60 * minute
+        comparison.look(after(0.01, 0.5, 0.1, steps=60 * minute))
+        said.append("host 1 (name1) is slower" in capsys.readouterr().err)
+    monkeypatch.undo()
+    assert [minute for minute, warned in enumerate(said) if warned] == [2, 12, 22]

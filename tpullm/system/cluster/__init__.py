@@ -7,7 +7,7 @@ Hosts train one model together and exchange messages. Shares of `collect` and `t
     channel.py    the connection of each host to host 0: messages, heartbeats, which host failed
     hosts.py      join, start JAX, gather, barrier, on_first, broadcast, agree, fail, leave
     requests.py   stop or save after the same step on all hosts
-    watchdog.py   which host hangs
+    watchdog.py   which host hangs or is slow
     shares.py     the finished parts and the notes of the shares of one verb
 
 A command ends with `hosts.leave`, or with `hosts.fail`, which ends all other hosts with its exit code and its line.

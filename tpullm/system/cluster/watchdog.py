@@ -1,4 +1,4 @@
-"""Does the training of every host make progress? A host that hangs is named, and the run ends.
+"""Does the training of every host make progress? A host that hangs is named, and the run ends; a slow one is named.
 
 The training loop says what its thread does: `with watchdog.of("data")`, and `watchdog.at(step)` after each step. A
 thread of each host counts the seconds since it last said something. The heartbeats carry that to host 0. When one host
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tpullm.system import storage
+from tpullm.system import log, storage
 from tpullm.system.cluster import channel as channels
 from tpullm.system.cluster.channel import Channel, Message
 from tpullm.system.errors import TRY_AGAIN
@@ -29,6 +29,9 @@ from tpullm.system.words import moment
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_FOR_STACKS = 15.0  # after which a file of stacks is given up
+SECONDS_BETWEEN_COMPARISONS = 60.0
+SECONDS_BETWEEN_WARNINGS = 600.0
+LEAST_COST = 0.1  # of a step, for a warning about a slow host
 
 # In the order in which a step goes through them, with the words for people. `start` is not watched.
 PHASES = {
@@ -50,19 +53,22 @@ class Progress:
         step: that it ended last.
         phase: what its thread does now, a key of `PHASES`.
         idle_seconds: since the thread said something.
+        data_seconds: that it has waited for data.
         place: the innermost line of this package where the thread is, in words.
     """
 
     step: int
     phase: str
     idle_seconds: float
+    data_seconds: float
     place: str = ""
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> "Progress":
         """Read what another host says; `ValueError` or `KeyError` if it is not that."""
         found = cls(**{name: message[name] for name in cls.__dataclass_fields__})
-        is_number = all(type(number) in (int, float) for number in (found.step, found.idle_seconds))
+        numbers = (found.step, found.idle_seconds, found.data_seconds)
+        is_number = all(type(number) in (int, float) for number in numbers)
         if found.phase not in PHASES or not is_number or not isinstance(found.place, str):
             raise ValueError("not the progress of a training")
         return found
@@ -84,8 +90,9 @@ class Watchdog:
     def __init__(self, folder: Path, patience_seconds: float, channel: Channel | None):
         self._folder, self._patience, self._channel = folder / "stacks", patience_seconds, channel
         self._step, self._phase, self._moves = 0, "start", 0
-        self._idle = 0.0
+        self._idle = self._data = 0.0
         self._told: dict[int, Progress] = {}  # on host 0: by host
+        self._comparison = Comparison(channel.names) if channel else None
         self._closing = threading.Event()
         self._watched: int | None = None  # the identifier of the thread
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -107,11 +114,12 @@ class Watchdog:
     @contextlib.contextmanager
     def of(self, phase: str) -> Iterator[None]:
         """Inside, the thread does that; a key of `PHASES`."""
-        before = self._phase
+        before, began = self._phase, time.monotonic()
         self._move(phase)
         try:
             yield
         finally:
+            self._data += (time.monotonic() - began) * (phase == "data")
             self._move(before)
 
     def at(self, step: int) -> None:
@@ -137,7 +145,7 @@ class Watchdog:
         while frame and PACKAGE not in Path(frame.f_code.co_filename).parents:
             frame = frame.f_back
         place = f", in {Path(frame.f_code.co_filename).name} line {frame.f_lineno}" if frame else ""
-        return Progress(self._step, self._phase, self._idle, place)
+        return Progress(self._step, self._phase, self._idle, self._data, place)
 
     def _watch(self) -> None:
         seen, before = self._moves, time.monotonic()
@@ -149,20 +157,27 @@ class Watchdog:
             else:
                 self._idle += min(now - before, 2 * seconds)  # more than that: the process was stopped
             before = now
-            if self._patience > 0 and (self._channel is None or self._channel.index == 0):
-                hosts = {0: self._progress()} | self._told
-                if (host := hanging_host(hosts, self._patience)) is not None:
-                    self._end(hosts, host)
+            if self._channel is None or self._channel.index == 0:
+                self._judge()
+
+    def _judge(self) -> None:
+        """On host 0: end the run if a host hangs, and name a host that is slow."""
+        hosts = {0: self._progress()} | self._told
+        host = hanging_host(hosts, self._patience) if self._patience > 0 else None
+        if host is not None:
+            self._end(hosts, host)
+        elif self._comparison:
+            self._comparison.look(hosts)
 
     def _end(self, hosts: dict[int, Progress], host: int) -> None:
-        """On host 0: end the run, since `host` hangs."""
         longest = max(each.idle_seconds for each in hosts.values())
-        who, resume = "training", "the same command resumes from the last checkpoint"
         if self._channel:
             self._channel.broadcast({"kind": "stacks"})  # each host writes them before it hears of the end
-            who, resume = self._channel.called(host), channels.RESUME
         else:
             self._write()
+        who, resume = "training", "the same command resumes from the last checkpoint"
+        if self._channel:
+            who, resume = self._channel.called(host), channels.RESUME
         step = f"after step {hosts[host].step:,}" if hosts[host].step else "in its first step"
         alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
         line = (
@@ -210,3 +225,51 @@ def _thread_stacks(frames: Mapping[int, FrameType]) -> str:
         for thread, frame in frames.items()
     )
     return "".join(stacks)
+
+
+class Comparison:
+    """Finds a host that waits longer for its data than the others do, since all wait for it then.
+
+    What a host computes is the same as on the others, and slow devices make all hosts wait alike, so they are not seen
+    here.
+    """
+
+    def __init__(self, names: list[str]):
+        self._names = names
+        self._before: dict[int, Progress] = {}
+        self._looked, self._warned = time.monotonic(), -SECONDS_BETWEEN_WARNINGS
+
+    def look(self, hosts: dict[int, Progress]) -> None:
+        """Compare the hosts now and then, and warn about one that is slow."""
+        now = time.monotonic()
+        if now - self._looked < SECONDS_BETWEEN_COMPARISONS:
+            return
+        line = slow_host(self._before, hosts, now - self._looked, self._names)
+        self._before, self._looked = dict(hosts), now
+        if line and now - self._warned >= SECONDS_BETWEEN_WARNINGS:
+            self._warned = now
+            log.warn(line)
+
+
+def slow_host(before: dict[int, Progress], after: dict[int, Progress], seconds: float, names: list[str]) -> str:
+    """A line about the host whose data costs more than `LEAST_COST` of a step; an empty text if none does.
+
+    The cost is an upper bound: a host whose devices are still busy waits for its data at no cost.
+
+    Args:
+        before: progress of the hosts earlier.
+        after: the same `seconds` later.
+    """
+    steps = {host: after[host].step - before[host].step for host in before.keys() & after.keys()}
+    if len(steps) < len(names) or min(steps.values()) < 1:
+        return ""
+    waits = {host: (after[host].data_seconds - before[host].data_seconds) / steps[host] for host in steps}
+    slow = max(waits, key=waits.get)
+    next_wait = max(wait for host, wait in waits.items() if host != slow)
+    step_seconds = seconds / steps[slow]
+    if (cost := (waits[slow] - next_wait) / step_seconds) < LEAST_COST:
+        return ""
+    return (
+        f"host {slow} ({names[slow]}) is slower than the others: in each step it waits {moment(waits[slow])} for "
+        f"its data, no other more than {moment(next_wait)}; that costs up to {cost:.0%} of a step"
+    )
