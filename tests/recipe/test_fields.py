@@ -59,3 +59,9 @@ def test_a_model_is_trained_as_another_one_by_the_keys_of_training():
     assert one.trained_as(other) == ModelConfig(width=64, dropout=0.2, remat="full")
     concern = {"dropout", "remat", "attention_block", "gradients", "balance_loss", "matmuls"}
     assert set(ModelConfig.of_training()) == concern
+
+
+@pytest.mark.parametrize(("width", "mlp_width"), [(24, 64), (48, 128), (49, 192), (768, 2048)])
+def test_the_width_of_an_mlp_is_8_thirds_of_the_models_in_whole_64s(width, mlp_width):
+    assert ModelConfig(width=width).resolved(64).mlp_width == mlp_width
+    assert ModelConfig(width=width, mlp_width=7).resolved(64).mlp_width == 7
