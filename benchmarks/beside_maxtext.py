@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tpullm.hardware.topologies import parse
-from tpullm.planning.compiling import read
-from tpullm.planning.proof import Proof, by_part, cached_at, prove
-from tpullm.planning.tpu_schedule import schedule
+from tpullm.planning.compiling import read_executable
+from tpullm.planning.proof import Proof, proof_cache_file, prove, seconds_by_part
+from tpullm.planning.tpu_schedule import schedule_on_tpu
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
 from tpullm.system.errors import UserError
@@ -80,7 +80,9 @@ def main() -> None:
     found = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.cases:
         proof = proven(name)
-        theirs = maxtexts(name, arguments.maxtext, arguments.keep, read(cached_at(proof.program)).places)
+        theirs = maxtexts(
+            name, arguments.maxtext, arguments.keep, read_executable(proof_cache_file(proof.program)).places
+        )
         found[name] = {"tpullm": asdict(ours(proof)), "MaxText": asdict(theirs)}
         path.write_text(json.dumps(found, indent=1) + "\n")
         (RESULTS / "maxtext.md").write_text(page(found))
@@ -122,8 +124,8 @@ def maxtexts(name: str, python: str, keep: Path | None, places: tuple[tuple[int,
             compile_maxtext(CASES[name], python, path, scratch)
         with gzip.open(path, "rt", encoding="utf-8") as file:
             kept = json.load(file)
-    items = schedule(kept["text"], parse(CASES[name].topology), places)
-    return Figures(sum(item.seconds for item in items), kept["peak_bytes"], by_part(items), kept["versions"])
+    items = schedule_on_tpu(kept["text"], parse(CASES[name].topology), places)
+    return Figures(sum(item.seconds for item in items), kept["peak_bytes"], seconds_by_part(items), kept["versions"])
 
 
 def compile_maxtext(case: Case, python: str, path: Path, scratch: str) -> None:

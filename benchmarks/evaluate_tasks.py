@@ -131,11 +131,11 @@ def answer(program: str, batch: str, folder: str) -> None:
 
 def ours(folder: str):
     """The model in tpullm."""
-    from tpullm.engine.session import load
+    from tpullm.engine.session import load_session
     from tpullm.evaluation.harness import HarnessModel
     from tpullm.evaluation.measured_model import MeasuredModel
 
-    return HarnessModel(MeasuredModel(load(folder)), "model")
+    return HarnessModel(MeasuredModel(load_session(folder)), "model")
 
 
 def theirs(folder: str, batch: int):

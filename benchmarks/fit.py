@@ -17,7 +17,7 @@ from published import runs
 from scipy.optimize import least_squares
 
 from tpullm.hardware.chips import CHIPS, Chip
-from tpullm.planning.economics import estimate
+from tpullm.planning.economics import estimate_step
 
 GPUS = tuple(name for name, chip in CHIPS.items() if chip.gpu)
 # Fitted constants, and the generations that share a value: prior, spread, physical maximum.
@@ -64,7 +64,7 @@ def errors(chips: dict[str, Chip]) -> list[tuple[str, str, float, float]]:
             run.name,
             run.use,
             run.tokens_per_second,
-            estimate(run.on(chips)).tokens_per_second / run.tokens_per_second - 1,
+            estimate_step(run.on(chips)).tokens_per_second / run.tokens_per_second - 1,
         )
         for run in runs()
     ]

@@ -21,8 +21,8 @@ from tpullm.hardware.topologies import parse
 from tpullm.model.attention.triton import triton_attention
 from tpullm.model.mesh import make_mesh, named_sharding
 from tpullm.model.platform import compute_dtype
-from tpullm.planning.economics import estimate
-from tpullm.planning.memory import global_state, memory
+from tpullm.planning.economics import estimate_step
+from tpullm.planning.memory import device_memory, global_state
 from tpullm.planning.proof import prove
 from tpullm.planning.this_machine import setting_here
 from tpullm.recipe import shipped
@@ -39,8 +39,8 @@ def training(recipe: str, changes: list[str]) -> Program:
     model, config = loaded.model.resolved(loaded.tokenizer.vocabulary_size), loaded.pretrain
     setting = setting_here(model, config, mesh)
     expected = {
-        "step_seconds": estimate(setting).step_seconds,
-        "peak_bytes": memory(setting, global_state(model, config.optimizer)).peak,
+        "step_seconds": estimate_step(setting).step_seconds,
+        "peak_bytes": device_memory(setting, global_state(model, config.optimizer)).peak,
     }
     rows = ours.random_rows(model.vocabulary_size, config.batch_size, config.sequence_length, BATCHES)
     program = ours.stepping(model, config, mesh, rows)

@@ -13,16 +13,16 @@ from sizes import BATCHES, DECODED, NEW_TOKENS, PROMPT_TOKENS, SIZES
 from turns import Program
 
 from tpullm.data.batch import Batch
-from tpullm.engine.generation import decode
-from tpullm.engine.session import Session, targets, use_dtype
+from tpullm.engine.generation import decode_batch
+from tpullm.engine.session import Session, dtype_in_use, parameter_targets
 from tpullm.hardware.peak_flops import peak as measured_peak
 from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
 from tpullm.model.mesh import make_mesh
 from tpullm.model.platform import compute_dtype
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, initial, make_step
+from tpullm.training.step import abstract_state, initial_state, make_step
 
 WARM_UP = 2  # steps: the first compiles, the second has found its memory
 
@@ -40,8 +40,8 @@ def stepping(model: ModelConfig, config: TrainConfig, mesh: Mesh, batches: Seque
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes, dtype)
         step = make_step(architecture, optimizer, config, dtype, seed=0)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, mesh))
-        make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(architecture, optimizer, mesh))
+        make = jax.jit(lambda key: initial_state(architecture, optimizer, key), out_shardings=shardings)
         state, values = make(jax.random.key(0)), None
     turn = itertools.cycle(batches)
 
@@ -50,7 +50,7 @@ def stepping(model: ModelConfig, config: TrainConfig, mesh: Mesh, batches: Seque
         with jax.set_mesh(mesh):
             for _ in range(count):
                 before = values
-                state, values = step(state, put(mesh, next(turn)))
+                state, values = step(state, put_rows(mesh, next(turn)))
                 jax.block_until_ready(before)  # like the loop, at most one step ahead of the device
             jax.block_until_ready(state)
         return {"loss": float(values["loss"])}
@@ -84,9 +84,9 @@ def random_rows(vocabulary: int, rows: int, length: int, count: int) -> list[Bat
 
 def decoding() -> Program:
     """Decode after `count` prompts at once, as `generate` and `evaluate` do; a unit is a prompt."""
-    config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), use_dtype(exact=False)
+    config, mesh, dtype = SIZES[DECODED].model, make_mesh({"fsdp": -1}), dtype_in_use(exact=False)
     architecture, tokenizer = Architecture(config), SimpleNamespace(pad_id=0, bos_id=1, eos_id=2)
-    restored = targets(architecture, mesh, dtype)
+    restored = parameter_targets(architecture, mesh, dtype)
 
     def params(key: jax.Array) -> dict:
         return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), architecture.init(key), restored)
@@ -98,7 +98,7 @@ def decoding() -> Program:
 
     def run(count: int) -> None:
         prompts = random.integers(config.vocabulary_size, size=(count, PROMPT_TOKENS)).tolist()
-        new = decode(session, prompts, NEW_TOKENS, stop_ids=())
+        new = decode_batch(session, prompts, NEW_TOKENS, stop_ids=())
         assert [len(ids) for ids in new] == [NEW_TOKENS] * count
 
     for count in BATCHES:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tpullm.hardware.topologies import parse
 from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import Proof, program_hash, prove
-from tpullm.planning.search import Candidate, assessed
+from tpullm.planning.search import Candidate, assess_memory
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
@@ -143,7 +143,7 @@ from the compiler's cycles (`tpullm/planning/tpu_schedule.py`), for GPUs from th
 
 def estimated(recipe: Recipe) -> Candidate:
     """The recipe as `tpullm plan` sees it."""
-    return assessed(setting_of(job_of(recipe, parse(recipe.topology))))
+    return assess_memory(setting_of(job_of(recipe, parse(recipe.topology))))
 
 
 def row(proof: Proof, stale: bool, beside: Candidate) -> str:

@@ -24,7 +24,7 @@ import ours  # noqa: E402
 from scipy.optimize import least_squares  # noqa: E402
 
 from tpullm.model.mesh import make_mesh  # noqa: E402
-from tpullm.planning.economics import estimate  # noqa: E402
+from tpullm.planning.economics import estimate_step  # noqa: E402
 from tpullm.planning.setting import Job, Setting  # noqa: E402
 from tpullm.planning.this_machine import local_setting, machine  # noqa: E402
 from tpullm.recipe.schema import ModelConfig, TrainConfig  # noqa: E402
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _result(case: Case, setting: Setting, measured: float) -> dict:
-    found = estimate(setting)
+    found = estimate_step(setting)
     error = found.step_seconds / measured - 1
     shares = ", ".join(f"{name} {value / found.step_seconds:.0%}" for name, value in found.computing.items() if value)
     told = f"{found.step_seconds:7.3f} s, measured {measured:7.3f}: {error:+.0%}"
@@ -106,7 +106,9 @@ def _fitted(cases: list[Case], settings: list[Setting], measured: list[float]) -
 
     def residuals(logs: np.ndarray) -> list[float]:
         pairs = zip(cases, changed(logs), measured, strict=True)
-        errors = [math.log(estimate(of).step_seconds / seconds) for case, of, seconds in pairs if case.use == "fit"]
+        errors = [
+            math.log(estimate_step(of).step_seconds / seconds) for case, of, seconds in pairs if case.use == "fit"
+        ]
         return [*errors, *(0.05 * (logs - start))]
 
     return changed(least_squares(residuals, start).x)

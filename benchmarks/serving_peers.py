@@ -80,7 +80,7 @@ def serve(dtype: str, model: str, port: str) -> None:
     from tpullm.cli import main as cli
     from tpullm.engine import session
 
-    session.use_dtype = lambda exact: jnp.dtype(dtype)
+    session.dtype_in_use = lambda exact: jnp.dtype(dtype)
     sys.exit(cli.main(["serve", model, "--port", port]))
 
 

@@ -60,7 +60,7 @@ def test_every_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error
     def fail(argv):
         raise error
 
-    monkeypatch.setattr(main, "_dispatch", fail)
+    monkeypatch.setattr(main, "_dispatch_verb", fail)
     monkeypatch.setattr(log, "_name", "")
     assert main.main(["pretrain"]) == code
     said = capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_every_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(main, "_dispatch", lambda argv: [][1])
+    monkeypatch.setattr(main, "_dispatch_verb", lambda argv: [][1])
     with pytest.raises(IndexError):
         main.main(["pretrain"])
 

@@ -171,7 +171,7 @@ def test_the_names_of_tasks_are_known():
     parser = main.parser_of("evaluate", shows=True)
     asked = [parsing.parse(parser, shlex.split(command)[2:]).tasks for command in COMMANDS if _fetches(command)]
     names = {name for tasks in asked for name in tasks.split(",")} - {problem_files.HUMANEVAL}
-    assert len(names) > 3 and harness_tasks.known(sorted(names))
+    assert len(names) > 3 and harness_tasks.harness_index(sorted(names))
 
 
 def _parse(verb: str, words: list[str]):

@@ -23,11 +23,11 @@ from turns import WorkerError
 from tests.conftest import ROOT
 from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import initial, make_step
+from tpullm.training.step import initial_state, make_step
 
 WHOLE, CUT = Attention(2, 64, 4, 2, 16, 1), Attention(2, 64, 4, 2, 16, 3)
 
@@ -265,10 +265,10 @@ def our_loss(config, batch) -> tuple[dict, float]:
     train, architecture, mesh = TrainConfig(compute="float32"), Architecture(config), make_mesh({}, jax.devices()[:1])
     optimizer = make_optimizer(train.optimizer, train.steps, architecture.axes)
     with jax.set_mesh(mesh):
-        state = jax.jit(lambda key: initial(architecture, optimizer, key))(jax.random.key(0))
+        state = jax.jit(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(0))
         params = jax.tree.map(np.array, state["params"])
         step = make_step(architecture, optimizer, train, np.dtype("float32"), seed=0)
-        return params, float(step(state, put(mesh, batch))[1]["loss"])
+        return params, float(step(state, put_rows(mesh, batch))[1]["loss"])
 
 
 def nanogpt_state(params: dict) -> dict:

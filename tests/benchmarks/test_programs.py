@@ -9,10 +9,10 @@ from sizes import SIZES
 
 from tpullm.model.architecture import Architecture, parameter_count
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import initial, make_step
+from tpullm.training.step import initial_state, make_step
 
 # Parameters, in millions, as the names say.
 MILLIONS = {"0.8M": 0.86, "12M": 12.2, "50M": 50.1}
@@ -66,10 +66,10 @@ def one_step(size: str, batch) -> tuple[dict, dict[str, float]]:
     architecture, mesh = Architecture(chosen.model), make_mesh({"fsdp": -1})
     optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
     with jax.set_mesh(mesh):
-        state = jax.jit(lambda key: initial(architecture, optimizer, key))(jax.random.key(0))
+        state = jax.jit(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(0))
         params = jax.tree.map(np.array, state["params"])
         step = make_step(architecture, optimizer, config, np.dtype("float32"), seed=0)
-        _, metrics = step(state, put(mesh, batch))
+        _, metrics = step(state, put_rows(mesh, batch))
     return params, {name: float(value) for name, value in metrics.items()}
 
 

@@ -18,7 +18,7 @@ from serving_server import Server, in_use, started
 from benchmarks.serving_conformance import CASES
 from tests.conftest import wait_until
 from tests.serving.conftest import serving
-from tpullm.engine.session import find
+from tpullm.engine.session import find_model
 
 TEXT = "".join(f"{number} cats sat on {number} mats, 猫。\n" for number in range(300))
 # A server that completes every text with its own process id.
@@ -90,7 +90,7 @@ def test_a_command_that_ends_is_told_with_its_last_words(tmp_path):
 
 
 def test_only_whole_characters_have_embeddings_so_texts_never_end(model):
-    found = find(model)
+    found = find_model(model)
     embedding_VD = load_file(model / "model.safetensors")["model.embed_tokens.weight"]
     used = np.flatnonzero(embedding_VD.any(axis=1))
     assert all(found.tokenizer.bytes_of(int(token)).decode() for token in used) and len(used) > 100

@@ -158,7 +158,7 @@ def test_a_mistake_is_told_before_a_model_is_loaded(folder, monkeypatch, capsys,
     shutil.copytree("other", "bare", dirs_exist_ok=True)
     change(folder / "bare" / "tokenizer_config.json", chat_template=None)
     storage.write_json(folder / "measured" / "results.json", {"model": {}})
-    monkeypatch.setattr(session, "loaded", None)
+    monkeypatch.setattr(session, "session_of", None)
     before = sorted(folder.rglob("*"))
     assert main.main(["compare", *given]) == 2
     log.speak_as("")
@@ -167,9 +167,9 @@ def test_a_mistake_is_told_before_a_model_is_loaded(folder, monkeypatch, capsys,
 
 
 def test_labels_are_as_short_as_they_can_be(tmp_path, monkeypatch):
-    from tpullm.cli.compare import _named
+    from tpullm.cli.compare import _words_by_label
 
     monkeypatch.chdir(tmp_path)
-    assert list(_named(["a/q/pretrain", "a/q/talk"])) == ["pretrain", "talk"]
-    assert list(_named(["a/q", "b/q/", "c/r"])) == ["a/q", "b/q", "r"]
-    assert list(_named(["a/q/talk/checkpoints/5", "a/q/talk/checkpoints/10"])) == ["talk/5", "talk/10"]
+    assert list(_words_by_label(["a/q/pretrain", "a/q/talk"])) == ["pretrain", "talk"]
+    assert list(_words_by_label(["a/q", "b/q/", "c/r"])) == ["a/q", "b/q", "r"]
+    assert list(_words_by_label(["a/q/talk/checkpoints/5", "a/q/talk/checkpoints/10"])) == ["talk/5", "talk/10"]

@@ -11,13 +11,13 @@ import yaml
 
 from tests.conftest import TINY
 from tpullm.cli.main import main
-from tpullm.engine.generation import answer
-from tpullm.engine.session import load, with_adapter
+from tpullm.engine.generation import answer_questions
+from tpullm.engine.session import load_session, with_adapter
 from tpullm.evaluation import scoring
 from tpullm.formats import models
 from tpullm.model import quantized
 from tpullm.system.errors import UserError
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 
 STAGES = {
     "field": {"documents": {"python-docs": 0.7, "tenki": 0.3}},
@@ -92,7 +92,7 @@ def test_each_stage_starts_where_the_one_before_ended(tuned, tmp_path):
 
 def held_out(stage) -> dict[str, float]:
     """The last held-out losses by source."""
-    found = [row["eval_loss"] for row in read(stage / "metrics.jsonl") if "eval_loss" in row][-1]
+    found = [row["eval_loss"] for row in read_rows(stage / "metrics.jsonl") if "eval_loss" in row][-1]
     assert set(found) - {"conversations"} == {"tenki", "python-docs"}
     return found
 
@@ -129,29 +129,29 @@ def test_beside_and_merged_write_the_same(tuned):
 
     DoRA's decode with all that LoRA's has, so one of the two is enough.
     """
-    base, tokens = load(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
-    beside, merged = with_adapter(base, tuned / "answers"), load(tuned / "answers")
+    base, tokens = load_session(tuned / "field"), np.arange(5, 45, dtype=np.int32)[None]
+    beside, merged = with_adapter(base, tuned / "answers"), load_session(tuned / "answers")
     np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(merged, tokens), atol=1e-5)
     own = {id(leaf) for leaf in jax.tree.leaves(base.quantized("nf4").params)}
     assert {id(leaf) for leaf in jax.tree.leaves(beside.architecture.frozen(beside.params))} == own
     assert np.abs(scoring.logits(base, tokens) - scoring.logits(merged, tokens)).max() > 1e-3
     asked, dora = ["本をどうしますか。", "今日は？"], with_adapter(merged, tuned / "style")
-    assert answer(dora, asked, tokens=12) == answer(load(tuned / "style"), asked, tokens=12)
+    assert answer_questions(dora, asked, tokens=12) == answer_questions(load_session(tuned / "style"), asked, tokens=12)
 
 
 @pytest.mark.ci
 def test_an_adapter_beside_a_base_that_was_opened_in_4_bits(tuned):
     """It is beside the one base in memory; one that was tuned beside other codes is refused."""
     tokens = np.arange(5, 45, dtype=np.int32)[None]
-    base = load(tuned / "answers", weights="int4")
+    base = load_session(tuned / "answers", weights="int4")
     with jax.set_mesh(base.mesh):
-        change = lambda of: quantized.each_matrix(of, lambda matrix, _: quantized.dequantized(matrix))  # noqa: E731
+        change = lambda of: quantized.change_each_matrix(of, lambda matrix, _: quantized.dequantized(matrix))  # noqa: E731
         plain = dataclasses.replace(base, params=jax.jit(change)(base.params), weights="")
     beside, wanted = (with_adapter(of, tuned / "style") for of in (base, plain))
     np.testing.assert_allclose(scoring.logits(beside, tokens), scoring.logits(wanted, tokens), atol=1e-5)
     assert beside.weights == "int4"
     with pytest.raises(UserError, match="--weights int4: .*answers was tuned beside matrices in nf4; leave --weights"):
-        with_adapter(load(tuned / "field", weights="int4"), tuned / "answers")
+        with_adapter(load_session(tuned / "field", weights="int4"), tuned / "answers")
 
 
 @pytest.mark.ci
@@ -161,14 +161,14 @@ def test_an_adapter_of_parameters_that_were_made_again_is_refused(tuned, tmp_pat
     made = run / "field" / "manifest.json"
     made.write_text(made.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
     with pytest.raises(UserError, match="is an adapter of .*field as it was, and that was made again"):
-        load(run / "answers")
+        load_session(run / "answers")
     shutil.rmtree(run / "field")
     with pytest.raises(UserError, match="is an adapter of .*field as it was"):
-        load(run / "answers")
+        load_session(run / "answers")
     with pytest.raises(UserError, match="is an adapter of .*answers, step 10, and of no other model"):
-        with_adapter(load(tuned / "field"), tuned / "style")
+        with_adapter(load_session(tuned / "field"), tuned / "style")
     with pytest.raises(UserError, match="holds a whole model and no adapter"):
-        with_adapter(load(tuned / "field"), tuned / "pretrain")
+        with_adapter(load_session(tuned / "field"), tuned / "pretrain")
 
 
 @pytest.mark.ci
@@ -177,16 +177,20 @@ def test_an_exported_adapter_is_refused_beside_another_model_of_the_same_shape(t
     adapter, folder = tmp_path / "adapter", tmp_path / "field"
     assert main(["export", str(tuned / "answers"), str(adapter)]) == 0
     assert main(["export", str(tuned / "field"), str(folder), "--dtype", "float16"]) == 0
-    for base in (load(tuned / "field"), load(tuned / "field", exact=False), load(folder, exact=False)):
+    for base in (
+        load_session(tuned / "field"),
+        load_session(tuned / "field", exact=False),
+        load_session(folder, exact=False),
+    ):
         assert with_adapter(base, adapter).architecture.adapter.rank == 4
     for other in ("pretrain", "answers"):  # the second is its base with the adapter merged into it
         with pytest.raises(UserError, match="is an adapter of another model of the same shape"):
-            with_adapter(load(tuned / other), adapter)
+            with_adapter(load_session(tuned / other), adapter)
     (adapter / "base.json").write_text('{"numbers": {"layers.attention.query.weight": [1, "x"]}}')
     with pytest.raises(UserError, match=r"base.json: has no numbers of layers\.attention\.[a-z]+\.weight; export"):
-        with_adapter(load(tuned / "field"), adapter)
+        with_adapter(load_session(tuned / "field"), adapter)
     (adapter / "base.json").unlink()
-    assert with_adapter(load(tuned / "pretrain"), adapter)
+    assert with_adapter(load_session(tuned / "pretrain"), adapter)
 
 
 @pytest.mark.parametrize(

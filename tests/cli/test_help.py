@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tpullm.cli import launch
-from tpullm.cli.help import Option, Page, brief, cells
+from tpullm.cli.help import Option, Page, brief_help, cells
 from tpullm.cli.main import main, parser_of
 from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import parsing as recipes
@@ -61,7 +61,7 @@ def test_the_examples_parse(verb):
         shows = VERBS[verb].shows in words if VERBS[verb].shows else False
         if verb == "launch":
             words, command = words[: words.index("--")], words[words.index("--") + 1 :]
-            recipes.settings_of(launch._parser(), words, launch.LaunchConfig)
+            recipes.settings_of(launch._launch_parser(), words, launch.LaunchConfig)
             recipes.of_command_line(command[1:])
         elif VERBS[verb].recipe and not shows:
             words = words if words[0] != "--run" else ["quickstart", *words]  # a run that is there has a recipe
@@ -128,15 +128,15 @@ def test_the_help_of_a_verb_behind_a_launch(capsys):
 def test_what_does_not_fit_is_shortened_from_the_end():
     keys = tuple(schema_keys.Key(f"key{n}", "0", int, f"explanation {n}. And more.") for n in range(20))
     parts = [schema_keys.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
-    shown = brief(Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80).split(
-        "\n"
-    )
+    shown = brief_help(
+        Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80
+    ).split("\n")
     assert len(shown) <= 60
     assert "  --key19 0                   explanation 19" in shown, "the first section is whole"
     assert "  key19 0                     explanation 19" in shown
     assert "--second.inner.KEY: title (20 keys)" in shown
     assert "  key19 0" not in shown and shown[-2].endswith("key19 0")
-    alone = brief(Page("tpullm it", "It does.", [], (), "", parts[:1]), 80)
+    alone = brief_help(Page("tpullm it", "It does.", [], (), "", parts[:1]), 80)
     assert "explanation 3\n" in alone and "And more" not in alone
 
 

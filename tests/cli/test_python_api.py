@@ -83,7 +83,7 @@ def test_a_published_folder_without_a_tokenizer_gives_logits_and_only_text_is_re
         with pytest.raises(UserError, match="has no tokenizer.json, and text needs it"):
             ask(BLANK)
     with pytest.raises(UserError, match="tokenizer.json: no such file"):  # a verb reads and writes text
-        tpullm_session.load(folder)
+        tpullm_session.load_session(folder)
 
 
 def test_nothing_is_imported_before_it_is_used():

@@ -40,10 +40,12 @@ def served(chat_tokenizer, asked, monkeypatch, capsys):  # noqa: F811
     module.Engine = StandIn
     monkeypatch.setitem(sys.modules, "tpullm.engine.engine", module)
     found = SimpleNamespace(config=SimpleNamespace(context_length=1024))
-    monkeypatch.setattr(session_module, "find", lambda model, weights: setattr(found, "weights", weights) or found)
-    monkeypatch.setattr(session_module, "loaded", lambda found, exact: opened(found.weights))
+    monkeypatch.setattr(
+        session_module, "find_model", lambda model, weights: setattr(found, "weights", weights) or found
+    )
+    monkeypatch.setattr(session_module, "session_of", lambda found, exact: opened(found.weights))
     needed = ModuleType("tpullm.engine.needed_memory")
-    needed.check = lambda found, longest, models: asked.append((longest, models))
+    needed.check_memory = lambda found, longest, models: asked.append((longest, models))
     monkeypatch.setitem(sys.modules, "tpullm.engine.needed_memory", needed)
     monkeypatch.setattr("tpullm.engine.needed_memory", needed, raising=False)
     monkeypatch.setattr(session_module, "with_adapter", lambda session, adapter: session_of(chat_tokenizer))
@@ -96,8 +98,8 @@ def test_a_conversation_is_as_long_and_as_reproducible_and_in_as_many_bits_as_wa
 
 def test_who_guesses_ahead_is_what_was_said(chat_tokenizer, monkeypatch):  # noqa: F811
     model, loaded = session_of(chat_tokenizer), []
-    monkeypatch.setattr(session_module, "load", lambda name, exact: loaded.append((name, exact)) or model)
-    makers = [serve._guesses(draft, model) for draft in ("", "none", "runs/small")]
+    monkeypatch.setattr(session_module, "load_session", lambda name, exact: loaded.append((name, exact)) or model)
+    makers = [serve._draft_guesses(draft, model) for draft in ("", "none", "runs/small")]
     assert [type(make()) for make in makers] == [Lookup, type(None), Draft] and loaded == [("runs/small", False)]
     assert makers[0]() is not makers[0]()  # of each engine its own
 
@@ -128,7 +130,7 @@ def _parsed(words):
     ],
 )
 def test_what_is_refused_before_a_model_is_looked_for(monkeypatch, words, told):
-    monkeypatch.setattr(session_module, "find", None)
+    monkeypatch.setattr(session_module, "find_model", None)
     assert told in refused(*words)
 
 

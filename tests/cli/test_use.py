@@ -9,7 +9,7 @@ from tests.small_model import session_of, small_tokenizer  # noqa: F401
 from tpullm.cli import chat, main
 from tpullm.engine import session as session_module
 from tpullm.engine.engine import Engine
-from tpullm.engine.request import Request, characters
+from tpullm.engine.request import Request, whole_characters
 from tpullm.recipe.sampling import GREEDY
 
 
@@ -31,7 +31,7 @@ def use(session, monkeypatch, capsys):
             except StopIteration:
                 raise EOFError from None
 
-        monkeypatch.setattr(session_module, "load", lambda model, tuned=True, exact=True, weights="": session)
+        monkeypatch.setattr(session_module, "load_session", lambda model, tuned=True, exact=True, weights="": session)
         monkeypatch.setattr("builtins.input", read)
         code = main.main([*argv, "--model", "RUN"])
         return code, *capsys.readouterr()
@@ -64,7 +64,7 @@ def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, ses
     engine.submit(Request(ids[:2], 6, GREEDY), lambda token: None)
     while engine.step():
         pass
-    assert code == 0 and json.loads(out)["text"] == "".join(characters(tokenizer, found))
+    assert code == 0 and json.loads(out)["text"] == "".join(whole_characters(tokenizer, found))
 
 
 def test_generate_makes_several_texts(use):
@@ -162,7 +162,7 @@ def test_chat_goes_on_after_a_line_that_is_too_long(use):
 def test_chat_leaves_out_its_oldest_turns(session, capsys):
     answer = {"role": "assistant", "content": "はい"}
     turns = [user("雨?"), answer] * 6
-    ids = chat._prompt(session, [*turns, user("雪?")], 8)
+    ids = chat._prompt_of_conversation(session, [*turns, user("雪?")], 8)
     assert len(ids) <= session.context_length - 8
     dropped = int(re.search(r"oldest turns \((\d+)\) are left out", capsys.readouterr().err)[1])
     kept, _ = session.tokenizer.chat_template([*turns[2 * dropped :], user("雪?")], add_generation_prompt=True)

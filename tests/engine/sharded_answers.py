@@ -18,20 +18,19 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tests.training.small import job  # noqa: E402
 from tpullm.data.prompts import Prompts  # noqa: E402
 from tpullm.engine.engine import Engine  # noqa: E402
-from tpullm.engine.generation import continued  # noqa: E402
+from tpullm.engine.generation import continue_prompts  # noqa: E402
 from tpullm.engine.guesses import Lookup  # noqa: E402
 from tpullm.engine.request import Request  # noqa: E402
 from tpullm.engine.session import Session  # noqa: E402
 from tpullm.evaluation.measured_model import parameter_hash  # noqa: E402
 from tpullm.evaluation.scoring import logits  # noqa: E402
 from tpullm.model.architecture import Architecture  # noqa: E402
-from tpullm.model.mesh import make_mesh, of_single_tokens  # noqa: E402
-from tpullm.model.quantized import each_matrix, quantized  # noqa: E402
+from tpullm.model.mesh import make_mesh, mesh_of_single_tokens  # noqa: E402
+from tpullm.model.quantized import change_each_matrix, quantized  # noqa: E402
 from tpullm.recipe.sampling import Sampling  # noqa: E402
-from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig  # noqa: E402
+from tpullm.recipe.schema import AdapterConfig, ModelConfig, PolicyConfig, TrainConfig  # noqa: E402
 from tpullm.training.rollouts import OwnAnswers  # noqa: E402
 
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
@@ -58,8 +57,8 @@ def answers(shape: dict[str, int]) -> list:
     with jax.set_mesh(mesh):
         params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
         prompts, settings = Prompts([None] * len(PROMPTS), PROMPTS), PolicyConfig(temperature=5.0, answers=2, tokens=9)
-        own = dataclasses.replace(job(None, None, 32, 8, mesh, CONFIG), seed=3, adapter=architecture.adapter)
-        return OwnAnswers(own, prompts, None, settings, Stops()).sampled(6, params, np.array([0, 3, 1, 4]))
+        parts = (TrainConfig(batch_size=8, sequence_length=32), Stops(), architecture, mesh, jnp.dtype("float32"), 3)
+        return OwnAnswers(prompts, None, settings, *parts).sampled(6, params, np.array([0, 3, 1, 4]))
 
 
 @mock.patch.multiple("tpullm.engine.cache", LEAST_ROWS=1, GROUP_BYTES=1)
@@ -67,14 +66,14 @@ def texts(shape: dict[str, int]) -> list:
     """What the engine writes: texts of several chunks that begin alike, more than there are rows, in groups of two
     sizes, of the first one several.
     """
-    mesh = of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
+    mesh = mesh_of_single_tokens(make_mesh(shape or {"fsdp": 1}, jax.devices()[: math.prod(shape.values())]))
     architecture = Architecture(dataclasses.replace(CONFIG, context_length=640))
     with jax.set_mesh(mesh):
         params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
     session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"))
     prompts = [(*[5] * 130, n, 7) for n in range(20)] + [(*[6, 8] * 255, 3)]
     asked = [Request(ids, 5, Sampling(5.0, 0, 1.0, 0.0), seed) for seed, ids in enumerate(prompts)]
-    return [*continued(session, asked, rows=8), _guessed(session)]
+    return [*continue_prompts(session, asked, rows=8), _guessed(session)]
 
 
 def _guessed(session) -> list[int]:
@@ -94,7 +93,7 @@ def in_4_bits(shape: dict[str, int]) -> list:
     architecture = Architecture(dataclasses.replace(CONFIG, width=128, mlp_width=256))
     with jax.set_mesh(one):  # on another mesh, the last bit of a fresh parameter may be another
         given = jax.device_get(jax.jit(architecture.init)(jax.random.key(0)))
-    change = lambda of: each_matrix(of, lambda matrix, axis: quantized(matrix, "int4", axis))  # noqa: E731
+    change = lambda of: change_each_matrix(of, lambda matrix, axis: quantized(matrix, "int4", axis))  # noqa: E731
     with jax.set_mesh(mesh):
         params = jax.jit(change)(jax.device_put(given, architecture.shardings(mesh)))
     session = Session(Stops(), architecture, params, mesh, jnp.dtype("float32"), weights="int4")

@@ -10,18 +10,18 @@ from tpullm.engine.cache import (
     FEW,
     GROUP_BYTES,
     Cache,
-    block_sizes,
-    group_sizes,
-    split_steps,
-    whole_steps,
+    cache_group_sizes,
+    row_block_sizes,
+    split_group_steps,
+    whole_group_steps,
 )
-from tpullm.engine.forward import alike_layers
+from tpullm.engine.forward import layers_per_program
 
 
 @pytest.mark.parametrize("split", [True, False])
 @pytest.mark.parametrize("context, rows, parts", [(32, 4, 1), (256, 64, 8), (512, 32, 1), (513, 2, 1), (9000, 64, 4)])
 def test_groups_hold_the_context_and_divide_among_devices(context, rows, parts, split):
-    sizes = group_sizes(context, rows, parts, split, slot_bytes=GROUP_BYTES)
+    sizes = cache_group_sizes(context, rows, parts, split, slot_bytes=GROUP_BYTES)
     assert max(slots for _, slots in sizes) >= context > max(slots for _, slots in sizes) - CHUNK
     assert all(count % parts == 0 and slots % CHUNK == 0 for count, slots in sizes)
     assert all(count >= 2 for count, slots in sizes if slots == sizes[0][1] or not split)
@@ -39,20 +39,27 @@ def test_groups_hold_the_context_and_divide_among_devices(context, rows, parts, 
 def test_a_small_model_has_one_group_of_each_size():
     """Each group makes the step longer to compile."""
     few = 32 * 512
-    count = lambda slot_bytes: len(group_sizes(512, 32, 1, False, slot_bytes))  # noqa: E731
+    count = lambda slot_bytes: len(cache_group_sizes(512, 32, 1, False, slot_bytes))  # noqa: E731
     assert [count(n * GROUP_BYTES // few) for n in (0, 1, 2, 3, 4, 5)] == [1, 1, 2, 3, 4, 4]
 
 
 def test_blocks_of_equal_size_up_to_the_short_rows():
-    assert block_sizes(512) == [128, 128, 256] and block_sizes(512, equal=True) == [128] * 4
-    assert block_sizes(384, equal=True) == [128] * 3 and block_sizes(1280, equal=True) == [128, 128, 128, 128, 512, 256]
-    assert block_sizes(32, equal=True) == block_sizes(32) == [16, 16]
+    assert row_block_sizes(512) == [128, 128, 256] and row_block_sizes(512, equal=True) == [128] * 4
+    assert row_block_sizes(384, equal=True) == [128] * 3 and row_block_sizes(1280, equal=True) == [
+        128,
+        128,
+        128,
+        128,
+        512,
+        256,
+    ]
+    assert row_block_sizes(32, equal=True) == row_block_sizes(32) == [16, 16]
 
 
 @given(st.integers(1, 300), st.booleans())
 def test_a_row_has_two_blocks_or_more(chunks, equal):
     """A softmax over one block would have other bits in a group of few rows."""
-    sizes = block_sizes(chunks * CHUNK, equal)
+    sizes = row_block_sizes(chunks * CHUNK, equal)
     assert sum(sizes) == chunks * CHUNK and len(sizes) >= 2 and min(sizes) > 0
 
 
@@ -64,9 +71,12 @@ def cheapest(sizes, steps, *longest):
 
 def test_where_all_rows_are_computed_the_first_groups_alone_attend_to_all_slots():
     few, whole = FEW, FEW + CHUNK
-    steps = whole_steps([(8, whole)] * 4, [few, whole])
+    steps = whole_group_steps([(8, whole)] * 4, [few, whole])
     assert steps == [(few,) * 4, (whole, whole, few, few), (whole,) * 4]
-    steps, sizes = whole_steps([(8, 512)] * 4 + [(2, 2048)], [256, 384, 512, 1024, 2048]), [(8, 512)] * 4 + [(2, 2048)]
+    steps, sizes = (
+        whole_group_steps([(8, 512)] * 4 + [(2, 2048)], [256, 384, 512, 1024, 2048]),
+        [(8, 512)] * 4 + [(2, 2048)],
+    )
     assert cheapest(sizes, steps, 300, 3, 3, 3, 0) == (384, 384, few, few, 0)
     assert cheapest(sizes, steps, 385, 3, 3, 300, 0) == (512,) * 4 + (0,)
     assert cheapest(sizes, steps, 0, 3, 3, 3, 700) == (few,) * 4 + (2048,)
@@ -75,7 +85,7 @@ def test_where_all_rows_are_computed_the_first_groups_alone_attend_to_all_slots(
 def test_several_long_texts_need_no_step_of_the_longest():
     """With a context of 4,352, nine texts of 600 tokens had steps that attend to all slots of all rows."""
     sizes = [(2, 512), (10, 512), (1, 2048), (1, 4352), (7, 2048), (1, 4352)]
-    step_of = lambda *longest: cheapest(sizes, split_steps(sizes), *longest)  # noqa: E731
+    step_of = lambda *longest: cheapest(sizes, split_group_steps(sizes), *longest)  # noqa: E731
     assert step_of(100, 300, 600, 0, 700, 0) == (512, 512, 1024, 0, 1024, 0)
     assert step_of(100, 300, 600, 0, 1500, 0) == (512, 512, 2048, 0, 2048, 0)
     assert step_of(100, 300, 600, 3000, 0, 0) == (512, 512, 2048, 4352, 0, 0)
@@ -88,7 +98,7 @@ def test_several_long_texts_need_no_step_of_the_longest():
     [((0,), 1), ((0, 0), 1), ((0,) * 6, 1), ((0,) * 32, 4), ((0, 1) * 6, 2), ((0, 0, 0, 0, 1) * 4, 5), ((0, 1, 0), 3)],
 )
 def test_layers_are_read_in_parts_that_are_alike(kinds, size):
-    assert alike_layers(kinds) == size
+    assert layers_per_program(kinds) == size
     parts = {kinds[first : first + size] for first in range(0, len(kinds), size)}
     assert len(parts) == 1 and len(kinds) / size <= 8
 

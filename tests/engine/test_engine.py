@@ -94,9 +94,9 @@ def test_the_texts_that_are_left_close_ranks(long, monkeypatch):
 
 
 def test_a_step_is_on_its_way_before_the_last_one_is_looked_at_unless_it_depends_on_its_tokens(long, monkeypatch):
-    done, write, look = [], Chain.write, engine_module.fetched
+    done, write, look = [], Chain.write, engine_module.fetched_choice
     monkeypatch.setattr(Chain, "write", lambda *arguments: done.append("write") or write(*arguments))
-    monkeypatch.setattr(engine_module, "fetched", lambda *arguments: done.append("look") or look(*arguments))
+    monkeypatch.setattr(engine_module, "fetched_choice", lambda *arguments: done.append("look") or look(*arguments))
     ahead = ["look", "write", *["write", "look"] * 3, "look"]  # the first look is at what follows the prompt
     in_turn = ["look", *["write", "look"] * 4]
     engine = Engine(long, ROWS)

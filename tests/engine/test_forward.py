@@ -9,7 +9,7 @@ import pytest
 from tests.engine.chain import continued, finish, prompt
 from tpullm.engine.cache import CHUNK, Cache, Piece
 from tpullm.engine.engine import Engine
-from tpullm.engine.generation import decode
+from tpullm.engine.generation import decode_batch
 from tpullm.engine.guesses import Lookup
 from tpullm.engine.request import Request
 from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities
@@ -110,7 +110,7 @@ def test_a_text_is_that_of_the_full_forward_and_of_the_decoder_of_batches(sessio
     asked = [prompt(length, length) for length in (1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7)]
     engine, requests = Engine(one, ROWS), [Request(ids, 6, GREEDY) for ids in asked]
     found = continued(engine, requests)
-    assert found == decode(one, [list(ids) for ids in asked], 6, stop_ids=[])
+    assert found == decode_batch(one, [list(ids) for ids in asked], 6, stop_ids=[])
     assert found[4][:2] == greedy_by_full_forward(one, list(asked[4]), 2)
     # A text that may become longer has other frequencies; then no keys are used again.
     other = dataclasses.replace(requests[5], tokens=40)
@@ -134,6 +134,6 @@ def test_everything_is_compiled_before_the_first_text_and_guesses_change_no_text
         repeated = [Request(prompt(12, 4) * 3, 30, GREEDY), Request(prompt(500, 1), 20, Sampling(0.8, 9), seed=1)]
         found = [continued(engine, [request])[0] for request in repeated]
     assert engine.figures()["guesses"]
-    assert found[0] == decode(long, [list(repeated[0].ids)], 30, stop_ids=[])[0]
+    assert found[0] == decode_batch(long, [list(repeated[0].ids)], 30, stop_ids=[])[0]
     engine.guesses = None
     assert [continued(engine, [request])[0] for request in repeated] == found

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tpullm.engine import needed_memory
-from tpullm.engine.cache import SIZE, block_sizes, empty_block
+from tpullm.engine.cache import SIZE, empty_block, row_block_sizes
 from tpullm.engine.engine import PIECES, Engine
-from tpullm.engine.forward import alike_layers, read_layers
-from tpullm.engine.session import Found, Session, targets
+from tpullm.engine.forward import layers_per_program, read_layers
+from tpullm.engine.session import Found, Session, parameter_targets
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import named_sharding
 from tpullm.model.rows import row_parts
@@ -21,13 +21,13 @@ from tpullm.system.errors import UserError
 def shapes(session):
     """A model of 1,024 tokens of which there are only shapes."""
     architecture = Architecture(dataclasses.replace(session.architecture.config, context_length=1024))
-    params = targets(architecture, session.mesh, session.dtype)
+    params = parameter_targets(architecture, session.mesh, session.dtype)
     return Session(session.tokenizer, architecture, params, session.mesh, session.dtype)
 
 
 def test_weights_and_rows_are_what_is_in_memory(session):
     """On all devices of the mesh together, for they have equal shares."""
-    needs, devices = needed_memory.needs(session, 32, models=3), session.mesh.size
+    needs, devices = needed_memory.needs_of_session(session, 32, models=3), session.mesh.size
     arrays = jax.tree.leaves((session.params, session.layers))
     assert needs.weights * devices == sum(shard.data.nbytes for array in arrays for shard in array.addressable_shards)
     assert needs.rows * devices == 3 * Engine(session, longest=32).memory_bytes()
@@ -39,8 +39,8 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
     with jax.set_mesh(mesh):
         empty = lambda size: empty_block(shapes.architecture, row_parts(mesh), size, shapes.dtype)  # noqa: E731
         kinds = shapes.architecture.config.window_indices
-        part = slice(0, alike_layers(kinds))
-        slots = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in block_sizes(1024))
+        part = slice(0, layers_per_program(kinds))
+        slots = tuple(jax.eval_shape(lambda size=size: empty(size)).of(part) for size in row_block_sizes(1024))
         layers = jax.eval_shape(lambda params: shapes.architecture.model(params).unstacked(), shapes.params)[part]
         width = shapes.architecture.config.width
         given, places = (
@@ -50,20 +50,20 @@ def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
         arguments = shapes.architecture, shapes.params, layers, slots, given, places
         program = read_layers.lower(*arguments, kinds=kinds[part]).compile()
         taken = program.memory_analysis().temp_size_in_bytes
-    estimate = needed_memory.needs(shapes, 1024).programs
+    estimate = needed_memory.needs_of_session(shapes, 1024).programs
     assert 1 < estimate / taken < 2, (estimate, taken)
 
 
 def test_a_machine_that_lacks_memory_is_told_the_longest_text_that_fits(shapes, monkeypatch):
     found = Found(shapes.tokenizer, shapes.architecture.config, None, False)
-    monkeypatch.setattr(needed_memory, "use_dtype", lambda exact: shapes.dtype)
-    less, much = (sum(needed_memory.needs(shapes, length, 2)) for length in (256, 1024))
-    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: much)
-    needed_memory.check(found, 1024, 2)
+    monkeypatch.setattr(needed_memory, "dtype_in_use", lambda exact: shapes.dtype)
+    less, much = (sum(needed_memory.needs_of_session(shapes, length, 2)) for length in (256, 1024))
+    monkeypatch.setattr(needed_memory, "_free_device_bytes", lambda: much)
+    needed_memory.check_memory(found, 1024, 2)
     for free, told in ((much - 1, "use --longest 512"), (less, "use --longest 256"), (9, "use a smaller model or a")):
-        monkeypatch.setattr(needed_memory, "_free_of_device", lambda free=free: free)
+        monkeypatch.setattr(needed_memory, "_free_device_bytes", lambda free=free: free)
         with pytest.raises(UserError, match=rf"^serve: needs [\d.]+ GiB of memory \(weights .*{told}") as raised:
-            needed_memory.check(found, 1024, 2)
+            needed_memory.check_memory(found, 1024, 2)
         assert "\n" not in str(raised.value)
-    monkeypatch.setattr(needed_memory, "_free_of_device", lambda: None)  # nobody says
-    needed_memory.check(found, 1024, 2)
+    monkeypatch.setattr(needed_memory, "_free_device_bytes", lambda: None)  # nobody says
+    needed_memory.check_memory(found, 1024, 2)

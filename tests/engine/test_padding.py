@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tpullm.engine.session import bucket, fits, near, padded, row_bucket
+from tpullm.engine.session import check_context, length_bucket, near_length, padded_ids, row_bucket
 from tpullm.model.rows import last_hidden, segments_and_positions
 from tpullm.system.errors import UserError
 
@@ -15,15 +15,17 @@ from tpullm.system.errors import UserError
 @example(33)
 @given(st.integers(1, 10_000))
 def test_a_bucket_holds_its_length_and_few_share_one(length):
-    assert length <= bucket(length) < max(17, 2 * length)
-    assert bucket(bucket(length)) == bucket(length)
+    assert length <= length_bucket(length) < max(17, 2 * length)
+    assert length_bucket(length_bucket(length)) == length_bucket(length)
 
 
 @example(2_049)
 @given(st.integers(1, 10_000))
 def test_a_near_length_is_one_of_four_and_at_most_a_quarter_longer(length):
-    assert length <= near(length) <= max(16, length * 5 / 4 + 1) and near(near(length)) == near(length)
-    assert len({near(n) for n in range(bucket(length) // 2 + 1, bucket(length) + 1)}) <= 4
+    assert length <= near_length(length) <= max(16, length * 5 / 4 + 1) and near_length(
+        near_length(length)
+    ) == near_length(length)
+    assert len({near_length(n) for n in range(length_bucket(length) // 2 + 1, length_bucket(length) + 1)}) <= 4
 
 
 def test_rows_are_at_least_two_and_less_than_double(session):
@@ -33,7 +35,7 @@ def test_rows_are_at_least_two_and_less_than_double(session):
 
 
 def test_every_row_has_a_last_token_whose_hidden_state_is_found(session):
-    tokens, lengths = padded(session, [[5, 6, 7], [8]], 3, 4)
+    tokens, lengths = padded_ids(session, [[5, 6, 7], [8]], 3, 4)
     assert tokens.shape == (3, 4) and lengths.tolist() == [3, 1, 1]
     segments, positions = jax.jit(segments_and_positions)(tokens, lengths[:, None])
     assert segments.sum(axis=1).tolist() == lengths.tolist() and positions[0].tolist() == [0, 1, 2, 3]
@@ -44,11 +46,11 @@ def test_every_row_has_a_last_token_whose_hidden_state_is_found(session):
 
 def test_only_what_the_model_can_read_fits(session):
     most, vocabulary = session.context_length, session.architecture.config.vocabulary_size
-    fits(session, [vocabulary - 1] * most, "text")
+    check_context(session, [vocabulary - 1] * most, "text")
     for ids, message in (
         ([], "text: empty"),
         ([vocabulary], f"holds token {vocabulary}"),
         ([1] * (most + 1), "tokens"),
     ):
         with pytest.raises(UserError, match=message):
-            fits(session, ids, "text")
+            check_context(session, ids, "text")

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.small import job
+from tests.training.small import mesh
 from tpullm.data.examples import Prompt
 from tpullm.data.prompts import Prompts, PromptStream, tokenized
-from tpullm.engine.generation import decode
+from tpullm.engine.generation import decode_batch
 from tpullm.evaluation import scoring
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, TrainConfig
 from tpullm.system.errors import UserError
@@ -28,16 +29,14 @@ def prompts_of(session, count=5):
     return tokenized(examples, session.tokenizer, 26, "rules")
 
 
-def job_of(session, folder=None):
-    small = job(folder, None, on=session.mesh, config=session.architecture.config)
-    return dataclasses.replace(small, seed=3)
-
-
 @pytest.fixture(scope="module")
 def rollouts(session, tmp_path_factory):
+    config = TrainConfig(batch_size=4, sequence_length=32)
     rewards = Rewards([{"name": "length", "most": 3}, {"name": "language", "language": "ja", "weight": 0.5}])
-    given = job_of(session, tmp_path_factory.mktemp("kept")), prompts_of(session), prompts_of(session)
-    yield Rollouts(*given, SETTINGS, session.tokenizer, rewards)
+    parts = (session.tokenizer, session.architecture, session.mesh, session.dtype)
+    yield Rollouts(
+        prompts_of(session), prompts_of(session), SETTINGS, config, *parts, 3, tmp_path_factory.mktemp("kept"), rewards
+    )
     rewards.close()
 
 
@@ -48,13 +47,13 @@ CHOSEN = np.array([1, 4])
 def said(session):
     """The answers of step 7 to the chosen prompts, of which some do not survive to be decoded and encoded."""
     ids, seeds = [prompts_of(session).ids[n] for n in CHOSEN], np.random.SeedSequence([3, 7]).generate_state(6)
-    return decode(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds.tolist(), each=3)
+    return decode_batch(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds.tolist(), each=3)
 
 
 @pytest.fixture(scope="module")
 def evaluated(rollouts, session):
     """What is found of the held-out prompts, and the answers that are expected."""
-    return rollouts.evaluate(session.params), decode(session, rollouts.held_out.ids, 6)
+    return rollouts.evaluate(session.params), decode_batch(session, rollouts.held_out.ids, 6)
 
 
 def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session, said):
@@ -99,11 +98,11 @@ def test_steps_that_learn_from_the_same_answers_read_them_from_the_stage(rollout
 @pytest.mark.ci
 def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, session):
     """Those to the first quarter of the prompts, by the model without its adapter, each answer alone."""
-    adapted = dataclasses.replace(rollouts, job=dataclasses.replace(rollouts.job, adapter=AdapterConfig(rank=2)))
-    architecture = adapted.job.architecture
+    architecture = Architecture(session.architecture.config, AdapterConfig(rank=2))
     with jax.set_mesh(session.mesh):
         drawn = architecture.trained(jax.jit(architecture.init)(jax.random.key(1)))
         params = architecture.whole(jax.tree.map(lambda leaf: leaf + 0.05, drawn), session.params)
+        adapted = dataclasses.replace(rollouts, architecture=architecture)
         (batch, figures), (_, others) = (adapted.batch(step, params, np.array([1, 4])) for step in (10, 11))
     assert "base_likelihood" not in others
     prompt, found = adapted.prompts.ids[1], []
@@ -144,13 +143,12 @@ def test_prompts_that_leave_no_room_for_an_answer_are_left_out(session):
 
 
 END = 7
-SMALL = job(None, None)
 
 
 def own_answers(batch_size=8, accumulation=1):
     """Of all that it holds, what the functions under test read."""
     config = TrainConfig(batch_size=batch_size, accumulation=accumulation)
-    return OwnAnswers(dataclasses.replace(SMALL, config=config), None, None, None, SimpleNamespace(stop_ids=(END,)))
+    return OwnAnswers(None, None, None, config, SimpleNamespace(stop_ids=(END,)), None, mesh(), None, 0)
 
 
 @given(st.integers(1, 400), st.integers(1, 4))

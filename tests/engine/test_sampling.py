@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpullm.engine.sampling import choose, restrict
+from tpullm.engine.sampling import choose, restrict_logits
 from tpullm.recipe.sampling import GREEDY, Sampling
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50)).astype(np.float32)
@@ -43,7 +43,7 @@ def reference(logits, sampling):
 
 @pytest.mark.parametrize("sampling", SETTINGS, ids=str)
 def test_restrictions_are_those_of_the_reference(sampling):
-    found = np.asarray(jax.jit(restrict)(LOGITS, sampling))
+    found = np.asarray(jax.jit(restrict_logits)(LOGITS, sampling))
     expected = np.stack([reference(row, sampling) for row in LOGITS])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -51,7 +51,7 @@ def test_restrictions_are_those_of_the_reference(sampling):
 def test_a_top_p_of_1_keeps_tokens_that_rounding_would_lose():
     """The first token has all of the probability that float32 can tell from 1."""
     logits = np.concatenate([[30.0], np.zeros(49)]).astype(np.float32)[None]
-    found = np.asarray(jax.jit(restrict)(logits, Sampling(1.0, 49, 1.0, 0.0)))
+    found = np.asarray(jax.jit(restrict_logits)(logits, Sampling(1.0, 49, 1.0, 0.0)))
     assert np.isfinite(found).all()  # the 49th has as much as the 50th, and ties are kept
 
 

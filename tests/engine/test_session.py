@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tpullm.engine.session import load, targets
+from tpullm.engine.session import load_session, parameter_targets
 from tpullm.evaluation.scoring import text_log_probabilities
 from tpullm.formats.checkpoints import Checkpoints, description
 from tpullm.formats.huggingface.tensors import flat
@@ -27,21 +27,21 @@ def run(session, small_tokenizer, tmp_path_factory):
 
 
 def test_a_loaded_model_scores_as_the_saved_one(session, run):
-    loaded = load(run)
+    loaded = load_session(run)
     assert not loaded.talks and loaded.context_length == session.context_length
     texts = ["今日はいい天気ですね。", "私は本を読む。"]
     np.testing.assert_array_equal(text_log_probabilities(loaded, texts), text_log_probabilities(session, texts))
 
 
 def test_matrices_are_restored_in_the_dtype_of_use_and_vectors_in_that_of_the_file(session):
-    found = targets(session.architecture, session.mesh, jax.numpy.dtype("bfloat16"))
+    found = parameter_targets(session.architecture, session.mesh, jax.numpy.dtype("bfloat16"))
     dtypes = {leaf.dtype.name for name, leaf in flat(found).items() if name.endswith("norm.scale")}
     assert dtypes == {"float32"} and found["embedding"].dtype == "bfloat16"
 
 
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="MODEL is a run directory"):
-        load(tmp_path)
+        load_session(tmp_path)
 
 
 def test_the_tokenizer_of_another_model_is_refused(session, run, tmp_path):
@@ -55,4 +55,4 @@ def test_the_tokenizer_of_another_model_is_refused(session, run, tmp_path):
     checkpoints.save(1, {"params": {}, "step": jax.numpy.zeros(())}, description("pretrain", config, Recipe(), {}))
     checkpoints.close()
     with pytest.raises(UserError, match=f"{session.tokenizer.vocabulary_size} tokens, more than the model's 300"):
-        load(other)
+        load_session(other)

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from tests.engine.test_rollouts import SETTINGS, job_of, prompts_of
+from tests.engine.test_rollouts import SETTINGS, prompts_of
 from tests.training.objectives.answers import alone
 from tpullm.data.batch import BRANCH
-from tpullm.recipe.schema import TeacherConfig
+from tpullm.recipe.schema import TeacherConfig, TrainConfig
 from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.teaching import TaughtAnswers
 
@@ -18,9 +18,11 @@ from tpullm.training.teaching import TaughtAnswers
 def taught(session):
     """The model is its own teacher, by other parameters."""
     load = lambda: jax.tree.map(lambda leaf: 1.1 * leaf, session.params)  # noqa: E731
-    teacher = Teacher(job_of(session), TeacherConfig("other", "reverse_kl", top=4), session.architecture, load)
-    parts = (prompts_of(session), prompts_of(session), SETTINGS, session.tokenizer)
-    return TaughtAnswers(job_of(session), *parts, teacher)
+    options = (session.architecture, load, session.mesh, session.dtype, session.architecture.config.vocabulary_size)
+    teacher = Teacher(TeacherConfig("other", "reverse_kl", top=4), *options)
+    parts = (session.tokenizer, session.architecture, session.mesh, session.dtype, 3)
+    train = TrainConfig(batch_size=4, sequence_length=32)
+    return TaughtAnswers(prompts_of(session), prompts_of(session), SETTINGS, train, *parts, teacher)
 
 
 CHOSEN = np.array([1, 4])

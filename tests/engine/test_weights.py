@@ -12,7 +12,7 @@ from tests.formats.huggingface.published import directory
 from tpullm.cli.options import add_weights
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
-from tpullm.engine.session import load
+from tpullm.engine.session import load_session
 from tpullm.evaluation import scoring
 from tpullm.evaluation.measured_model import parameter_hash
 from tpullm.formats.huggingface.tensors import flat
@@ -26,7 +26,7 @@ PROMPT = (1, 300, 40, 77, 30, 21)
 def of_numbers(session):
     """The same model with matrices of numbers, as its codes have them."""
     with jax.set_mesh(session.mesh):
-        change = jax.jit(lambda of: quantized.each_matrix(of, lambda matrix, _: quantized.dequantized(matrix)))
+        change = jax.jit(lambda of: quantized.change_each_matrix(of, lambda matrix, _: quantized.dequantized(matrix)))
         return dataclasses.replace(session, params=change(session.params), weights="")
 
 
@@ -34,7 +34,7 @@ def is_of(session, given, kind):
     """Whether all that is quantized has the codes of the given parameters, and all else is as it was."""
     with jax.set_mesh(session.mesh):
         wanted = jax.jit(
-            lambda of: quantized.each_matrix(of, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
+            lambda of: quantized.change_each_matrix(of, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
         )(given)
     assert jax.tree.structure(session.params) == jax.tree.structure(wanted)
     for found, expected in zip(jax.tree.leaves(session.params), jax.tree.leaves(wanted), strict=True):
@@ -43,7 +43,7 @@ def is_of(session, given, kind):
 
 @pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
 def opened(request, run):  # noqa: F811
-    return load(run, weights=request.param)
+    return load_session(run, weights=request.param)
 
 
 def test_a_checkpoint_is_quantized_as_it_is_read(opened, session):
@@ -76,7 +76,7 @@ def test_it_computes_and_the_engine_writes_what_its_numbers_compute(opened, numb
 
 def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
     folder = directory(tmp_path / "published", layers=1)
-    is_of(load(folder, weights="int4"), load(folder).params, "int4")
+    is_of(load_session(folder, weights="int4"), load_session(folder).params, "int4")
 
 
 def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatc
     change(folder / "config.json", intermediate_size=39)
     monkeypatch.setattr(Found, "params", None)
     with pytest.raises(UserError, match="--weights int4: int4 has two codes in a byte, and .* 39 inputs; use int8"):
-        load(folder, weights="int4")
+        load_session(folder, weights="int4")
 
 
 def test_the_option_has_the_kinds_of_use():

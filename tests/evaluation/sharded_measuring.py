@@ -6,20 +6,19 @@ Arguments: the folder of a tokenizer, and a file of questions.
 import json
 import os
 import sys
-from pathlib import Path
 
 from tests.conftest import QUICK_TO_COMPILE
 
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 
 import jax  # noqa: E402 (the devices must be asked for before)
+import jax.numpy as jnp  # noqa: E402
 
 from tpullm import tokenizer as tokenizers  # noqa: E402
 from tpullm.evaluation.while_training import while_training  # noqa: E402
 from tpullm.model.architecture import Architecture  # noqa: E402
 from tpullm.model.mesh import make_mesh  # noqa: E402
 from tpullm.recipe.schema import AdapterConfig, MeasureConfig, ModelConfig, TrainConfig  # noqa: E402
-from tpullm.training.job import Job  # noqa: E402
 
 MESHES = {"one": {"fsdp": 1}, "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "sequence": 2, "tensor": 2}}
 
@@ -27,23 +26,13 @@ MESHES = {"one": {"fsdp": 1}, "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "seque
 def measured(shape: dict[str, int], folder: str, questions: str, adapter: AdapterConfig | None) -> dict:
     """A row of the log."""
     mesh = make_mesh(shape, jax.devices()[: 1 if len(shape) == 1 else 8])
-    tokenizer = tokenizers.load(folder)
+    tokenizer, dtype = tokenizers.load(folder), jnp.dtype("float32")
     config = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=256)
     architecture = Architecture(config.resolved(tokenizer.vocabulary_size), adapter)
-    measure = MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=6)
-    job = Job(
-        directory=Path("pretrain"),
-        model=architecture.config,
-        config=TrainConfig(measure=measure, compute="float32"),
-        seed=0,
-        mesh=mesh,
-        evaluations={},
-        bytes_per_token=tokenizer.bytes_per_token(),
-        adapter=adapter,
-    )
+    training = TrainConfig(measure=MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=6))
     with jax.set_mesh(mesh):
         params = jax.jit(architecture.init, out_shardings=architecture.shardings(mesh))(jax.random.key(0))
-        return while_training(job, tokenizer, "pretrain").measure(0, params)
+        return while_training("pretrain", training, tokenizer, architecture, mesh, dtype, 0).measure(0, params)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from tpullm.evaluation import before_and_after
 def test_answers_are_right_word_for_word(monkeypatch):
     asked = tenki.split_questions(0.0, 0)[0][:3]
     said = {"base": ["", "?", " "], "tuned": [asked[0].answers[-1] + "\n", asked[1].answers[0], "?"]}
-    monkeypatch.setattr(before_and_after, "answer", lambda model, texts: said[model])
-    with before_and_after.judge("tenki") as right:
-        found = before_and_after.ask("base", "tuned", asked, asked, right)
+    monkeypatch.setattr(before_and_after, "answer_questions", lambda model, texts: said[model])
+    with before_and_after.built_in_judge("tenki") as right:
+        found = before_and_after.ask_before_and_after("base", "tuned", asked, asked, right)
     assert found["base"]["accuracy"] == 0 and found["tuned"] == {"accuracy": pytest.approx(2 / 3), "questions": 3}
     assert [row["right"] for row in found["answers"]] == [True, True, False]
     assert [row["expected"] for row in found["answers"]] == [question.answers[0] for question in asked]
@@ -27,9 +27,9 @@ def test_beside_the_shares_stands_that_of_the_commonest_answer_of_a_kind_and_a_l
     learned = made("word", ("a?", "No"), ("b?", "Yes"), ("c?", "Yes"), ("dですか。", "はい"), ("eですか。", "はい"))
     held_out = made("word", ("f?", "Yes"), ("g?", "No"), ("hですか。", "はい"), ("iですか。", "いいえ"))
     held_out += made("name", ("j?", "Yes"))
-    monkeypatch.setattr(before_and_after, "answer", lambda model, texts: [model] * len(texts))
-    with before_and_after.judge("law") as right:
-        kinds = before_and_after.ask("base", "No", held_out, learned, right)["kinds"]
+    monkeypatch.setattr(before_and_after, "answer_questions", lambda model, texts: [model] * len(texts))
+    with before_and_after.built_in_judge("law") as right:
+        kinds = before_and_after.ask_before_and_after("base", "No", held_out, learned, right)["kinds"]
     assert kinds == {
         "word": {"base": 0, "tuned": 1 / 4, "guess": 1 / 2, "questions": 4},
         "name": {"base": 0, "tuned": 0, "guess": 0, "questions": 1},
@@ -39,7 +39,7 @@ def test_beside_the_shares_stands_that_of_the_commonest_answer_of_a_kind_and_a_l
 def test_code_is_right_if_its_tests_pass():
     fields = {"prompt": "def double(n):\n", "tests": "assert double(2) == 4\nassert double(-1) == -2\n"}
     question = Question("complete", ("return 2 * n",), "completion", "double", fields)
-    with before_and_after.judge("programming") as right:
+    with before_and_after.built_in_judge("programming") as right:
         said = ["return n + n", "return n * n", "import os; os._exit(0)", "return ("]
         assert [right(question, text) for text in said] == [True, False, False, False]
         plain = Question("where?", ("math",), "module")

@@ -8,7 +8,7 @@ from tests.evaluation import local_tasks
 from tests.formats.huggingface.published import END, START, directory, tokenizer
 from tests.formats.huggingface.small import MODELS, published
 from tpullm.cli import main
-from tpullm.engine.session import load
+from tpullm.engine.session import load_session
 from tpullm.evaluation.measured_model import MeasuredModel
 
 pytest.importorskip("torch", reason="the extra `hf` is not installed")
@@ -83,7 +83,7 @@ def of_both(model, name, folder, files, chat):
     from tpullm.evaluation.harness import HarnessModel
 
     more = {"apply_chat_template": chat, "fewshot_as_multiturn": chat}
-    ours = results(HarnessModel(MeasuredModel(load(model)), name), chosen(files, chat), **more)
+    ours = results(HarnessModel(MeasuredModel(load_session(model)), name), chosen(files, chat), **more)
     hf = HFLM(str(folder), dtype="float32", batch_size=1, device="cpu")
     return ours, results(hf, chosen(files, chat), **more)
 

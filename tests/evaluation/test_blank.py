@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tpullm.evaluation import blank as blank_module
-from tpullm.evaluation.blank import fill, is_one_word, propose
+from tpullm.evaluation.blank import fill_blank, is_one_word, propose_between
 from tpullm.system.errors import UserError
 
 
@@ -81,19 +81,19 @@ ENGLISH = {"The weather is cold today.": 0.6, "The weather is fine today.": 0.4}
 def test_words_are_weighed_by_both_sides(knows, texts, asked, expected):
     """Also where the probability of a text is too small for a float."""
     for shift in (0, -2000):
-        words = dict(fill(knows(texts, shift), asked))
+        words = dict(fill_blank(knows(texts, shift), asked))
         assert {word: round(p, 3) for word, p in words.items() if p > 1e-3} == expected
 
 
 def test_what_the_right_side_continues_is_proposed_first(knows):
     session = knows({"今日は雨です。": 0.9, "今日は寒い天気です。": 0.1})
-    assert propose(session, "今日は", "天気です。")[0] == "寒い"
-    assert propose(session, "今日は", "です。")[0] == "雨"
+    assert propose_between(session, "今日は", "天気です。")[0] == "寒い"
+    assert propose_between(session, "今日は", "です。")[0] == "雨"
 
 
 def test_the_likeliest_come_first_and_count_cuts(knows):
     session = knows({"今日は寒い天気です。": 0.5, "今日は暑い天気です。": 0.3, "今日は悪い天気です。": 0.2})
-    assert [word for word, _ in fill(session, "今日は【?】天気です。", 2)] == ["寒い", "暑い"]
+    assert [word for word, _ in fill_blank(session, "今日は【?】天気です。", 2)] == ["寒い", "暑い"]
 
 
 def test_probabilities_of_any_model_are_a_distribution_over_words(session, monkeypatch):
@@ -109,7 +109,7 @@ def test_probabilities_of_any_model_are_a_distribution_over_words(session, monke
         lambda session, texts: [-float(sum(text.encode()) % 9) for text in texts],
     )
     monkeypatch.setattr(blank_module, "_TOKENS", 3)
-    words = fill(session, "今日は【?】天気です。")
+    words = fill_blank(session, "今日は【?】天気です。")
     assert sum(p for _, p in words) == pytest.approx(1, abs=1e-6)
     assert len({word for word, _ in words}) == len(words)
     assert not any(character in " 、。\n" for word, _ in words for character in word)
@@ -118,7 +118,7 @@ def test_probabilities_of_any_model_are_a_distribution_over_words(session, monke
 @pytest.mark.parametrize("text", ["今日は寒い。", "【?】は【?】", ""])
 def test_exactly_one_blank(session, text):
     with pytest.raises(UserError, match="exactly once"):
-        fill(session, text)
+        fill_blank(session, text)
 
 
 def test_a_prefix_belongs_to_its_word():

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tpullm.evaluation.comparison import EXAMPLES, task
+from tpullm.evaluation.comparison import EXAMPLES, compare_task
 from tpullm.evaluation.likelihoods import Likelihood
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.question_task import measure
+from tpullm.evaluation.question_task import measure_questions
 from tpullm.evaluation.statistics import ALIKE, BETTER
 from tpullm.evaluation.tasks import Asking
 
@@ -33,12 +33,12 @@ class Planted(MeasuredModel):
 def planted(wide, right):
     model = Planted(wide, parameters="x")
     model.right = right
-    return measure(model, QuestionFile("own", "v", ITEMS), Asking()) | {"read_before": {"looked_for": False}}
+    return measure_questions(model, QuestionFile("own", "v", ITEMS), Asking()) | {"read_before": {"looked_for": False}}
 
 
 @pytest.fixture(scope="module")
 def found(wide):
-    return task([planted(wide, 10), planted(wide, 30)], LABELS, seed=0)
+    return compare_task([planted(wide, 10), planted(wide, 30)], LABELS, seed=0)
 
 
 @pytest.mark.parametrize("measure", ["likelihood", "per byte", "pmi", "written", "f1"])
@@ -61,7 +61,10 @@ def test_examples_are_of_the_questions_that_differ_and_drawn_by_the_seed(wide, f
         assert shown["said"] == ["ろ", "い"] and shown["answers"] == ["い"]
         assert 10 <= int(shown["question"].removesuffix("番はどれ？")) < 30
     given = [planted(wide, 10), planted(wide, 30)]
-    assert task(given, LABELS, seed=0) == found and task(given, LABELS, seed=1)["examples"] != found["examples"]
+    assert (
+        compare_task(given, LABELS, seed=0) == found
+        and compare_task(given, LABELS, seed=1)["examples"] != found["examples"]
+    )
 
 
 def test_calibration_is_of_the_probabilities_among_the_choices(found):
@@ -71,7 +74,7 @@ def test_calibration_is_of_the_probabilities_among_the_choices(found):
 
 
 def test_the_same_answers_differ_by_exactly_0(wide):
-    found = task([planted(wide, 7)] * 3, ["one", "two", "three"], seed=0)
+    found = compare_task([planted(wide, 7)] * 3, ["one", "two", "three"], seed=0)
     for figure in found["figures"].values():
         assert figure["deltas"] == [{"value": 0.0, "interval": [0.0, 0.0], "differ": 0, "word": ALIKE}] * 2
         assert figure["scores"] == [figure["scores"][0]] * 3 and figure["count"] == 40
@@ -86,7 +89,7 @@ def of_harness(right, loss):
 
 def test_a_task_of_the_harness():
     """A metric that is no mean over questions has a difference without an interval, and no word."""
-    found = task([of_harness([0.0] * 20, 9.0), of_harness([0.0] * 8 + [1.0] * 12, 7.0)], LABELS, seed=0)
+    found = compare_task([of_harness([0.0] * 20, 9.0), of_harness([0.0] * 8 + [1.0] * 12, 7.0)], LABELS, seed=0)
     acc, perplexity = found["figures"]["acc"], found["figures"]["perplexity"]
     assert acc["deltas"][0]["value"] == pytest.approx(0.6) and acc["deltas"][0]["word"] == BETTER
     assert acc["agreement"] == [{"both": 0, "only_first": 0, "only_other": 12, "neither": 8}]
@@ -102,7 +105,7 @@ def of_problems(passed):
 
 
 def test_programs_are_compared_by_problem():
-    found = task([of_problems([0] * 20), of_problems([2] * 6 + [1] * 4 + [0] * 10)], LABELS, seed=0)
+    found = compare_task([of_problems([0] * 20), of_problems([2] * 6 + [1] * 4 + [0] * 10)], LABELS, seed=0)
     figure = found["figures"]["pass@1"]
     assert [score["value"] for score in figure["scores"]] == [0.0, 0.4] and figure["count"] == 20
     assert (figure["deltas"][0]["differ"], figure["deltas"][0]["word"]) == (10, BETTER)

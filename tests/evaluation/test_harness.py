@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("lm_eval", reason="the extra `lm-eval` is not installed")
 
 from tpullm.evaluation import harness, harness_tasks, measured_model
-from tpullm.evaluation.harness import figures, of_each
+from tpullm.evaluation.harness import figures_of_group, metric_figures
 from tpullm.evaluation.statistics import wilson
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
@@ -21,7 +21,7 @@ def sample(number=0, **values):
 def test_a_share_has_the_interval_of_wilson_and_a_mean_that_of_the_bootstrap():
     samples = [sample(9 - n, acc=float(n < 3), f1=n / 10) for n in range(10)] + [sample(acc=0.0) | {"filter": "strict"}]
     given = {"acc,none": 0.3, "f1,none": 0.45, "acc,strict": 0.0, "acc_stderr,none": "N/A", "alias": "x"}
-    found, scores = figures(given, samples)
+    found, scores = metric_figures(given, samples)
     assert list(scores["acc"].items()) == [(n, float(n > 6)) for n in range(10)], "by the numbers of documents"
     assert {name: (of["value"], of["count"]) for name, of in found.items()} == {
         **{"acc": (0.3, 10), "f1": (0.45, 10)},
@@ -35,7 +35,7 @@ def test_a_share_has_the_interval_of_wilson_and_a_mean_that_of_the_bootstrap():
 @pytest.mark.parametrize(("value", "values"), [(float(np.exp(1.5)), [-1.0, -2.0]), (0.5, [(1, 2), (3, 4)]), (0.0, [])])
 def test_what_is_no_mean_has_no_interval(value, values):
     """A perplexity is e to the mean; a metric of whole sets gets pairs."""
-    metrics, scores = figures({"m,none": value}, [sample(n, m=each) for n, each in enumerate(values)])
+    metrics, scores = metric_figures({"m,none": value}, [sample(n, m=each) for n, each in enumerate(values)])
     assert metrics == {"m": {"value": value, "count": len(values), "interval": None}} and scores == {}
 
 
@@ -47,7 +47,7 @@ def test_a_group_is_of_all_its_tasks():
         "groups": {"all": {"acc,none": 4 / 6, "alias": "all"}, "some": {"acc,none": 0.5}},
         "versions": {"all": 1, "some": 2},
     }
-    whole, some = of_each(results, "all", Asking(shots=5)), of_each(results, "some", Asking())
+    whole, some = figures_of_group(results, "all", Asking(shots=5)), figures_of_group(results, "some", Asking())
     assert whole["settings"]["tasks"] == ["a", "b", "c"] and whole["version"] == "1"
     assert (whole["settings"]["shots"], some["settings"]["shots"]) == (5, "")
     assert whole["metrics"]["acc"] == {"value": 4 / 6, "count": 6, "interval": wilson(4, 6)}
@@ -58,7 +58,7 @@ def test_a_failure_of_the_model_is_no_mistake_in_a_task(wide):
     """The one stays what it is, and the other is one line."""
 
     def run(task):
-        with harness_tasks.failures(["own.yaml"], ours=harness.is_ours):
+        with harness_tasks.harness_failures(["own.yaml"], ours=harness.is_model_error):
             task()
 
     with pytest.raises(AttributeError):
@@ -69,6 +69,6 @@ def test_a_failure_of_the_model_is_no_mistake_in_a_task(wide):
 
 def test_quiet_leaves_logging_as_it_was():
     before = logging.root.manager.disable, logging.getLogger("lm_eval").level
-    with harness_tasks.quiet():
+    with harness_tasks.quiet_harness():
         assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
     assert (logging.root.manager.disable, logging.getLogger("lm_eval").level) == before

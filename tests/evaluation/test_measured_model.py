@@ -10,7 +10,7 @@ import pytest
 
 from tpullm.evaluation import likelihoods, measured_model
 from tpullm.evaluation.likelihoods import Continuation
-from tpullm.evaluation.measured_model import FILE, KeptAnswers, MeasuredModel, Writing, key_of, parameter_hash
+from tpullm.evaluation.measured_model import FILE, KeptAnswers, MeasuredModel, Writing, parameter_hash, request_key
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import Sampling
 from tpullm.system import storage
@@ -38,7 +38,7 @@ def answers(monkeypatch):
         return some
 
     monkeypatch.setattr(likelihoods, "likelihoods", ask(lambda of: (-float(sum(of.context)), of.continuation[0] > 62)))
-    monkeypatch.setattr(measured_model, "write", ask(lambda of: [*of.prompt, 9]))
+    monkeypatch.setattr(measured_model, "write_texts", ask(lambda of: [*of.prompt, 9]))
     return asked, dies
 
 
@@ -104,7 +104,7 @@ def test_a_text_is_that_of_its_request(session, monkeypatch):
                 new.append(8 + zlib.crc32(repr((request.ids, request.seed, new)).encode()) % 250)
             yield place, new
 
-    monkeypatch.setattr(measured_model, "as_they_end", as_they_end)
+    monkeypatch.setattr(measured_model, "continuations_by_end", as_they_end)
     model = MeasuredModel(session, parameters="x")
     requests = [Writing(tuple(range(8, 9 + n)), 3 + n % 4, ("す",) * (n % 2)) for n in range(40)]
     requests += [Writing((8, 9), 8, (), Sampling(temperature=5.0), seed) for seed in (0, 1, 0)]
@@ -121,7 +121,7 @@ def test_no_room_for_a_prompt_or_for_a_text(session, tokens):
         MeasuredModel(session, parameters="x").written([Writing((8,), tokens)])
 
 
-KEYS = [key_of("model", ("likelihood", (1, 2), (n,))) for n in range(300)]
+KEYS = [request_key("model", ("likelihood", (1, 2), (n,))) for n in range(300)]
 
 
 def added(folder, answers):

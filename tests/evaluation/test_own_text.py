@@ -23,8 +23,11 @@ ENGLISH = "He paused. Many people were reading their books in the quiet garden b
     ],
 )
 def test_a_blank_is_for_a_word_of_a_whole_sentence_neither_short_nor_long(document, sentence):
-    assert list(own_text.sentences(document)) == [sentence] and list(own_text.sentences("x" * 500 + ".")) == []
-    ((text, word),) = own_text.blanked([document])
+    assert (
+        list(own_text.sentences_of_passage(document)) == [sentence]
+        and list(own_text.sentences_of_passage("x" * 500 + ".")) == []
+    )
+    ((text, word),) = own_text.blanked_sentences([document])
     assert text.count(own_text.BLANK) == 1 and text.replace(own_text.BLANK, word) == sentence
     assert text.index(own_text.BLANK) >= len(text) / 4, "a model needs something before the blank"
 
@@ -41,8 +44,8 @@ def test_a_blank_tells_where_the_right_word_stands(monkeypatch, guesses, place):
             raise UserError("no word")
         return guesses
 
-    monkeypatch.setattr(own_text, "fill", fill)
-    (found,) = own_text.blanks(None, ["昨日、猫は薄暗い所で静かに泣いていた。"])
+    monkeypatch.setattr(own_text, "fill_blank", fill)
+    (found,) = own_text.fill_own_blanks(None, ["昨日、猫は薄暗い所で静かに泣いていた。"])
     assert found["word"] == "泣い" and found["place"] == place
     assert found["words"] == [{"word": word, "model": share} for word, share in guesses or ()]
 
@@ -50,7 +53,7 @@ def test_a_blank_tells_where_the_right_word_stands(monkeypatch, guesses, place):
 @pytest.fixture
 def echoes(monkeypatch):
     """The model writes its prompt again."""
-    monkeypatch.setattr(own_text, "sampled", lambda session, prompts, tokens, seed: prompts)
+    monkeypatch.setattr(own_text, "sample_texts", lambda session, prompts, tokens, seed: prompts)
 
 
 @pytest.mark.usefixtures("echoes")
@@ -59,14 +62,14 @@ def test_a_continuation_begins_where_the_text_goes_on():
     spaced = ["word " * 12, "x" * 50 + " and more words"]
     spaced = [beginning + "of a passage that is longer than a prompt. " * 5 for beginning in spaced]
     for documents in ([JAPANESE, ENGLISH, "短い", JAPANESE[::-1]], spaced):
-        found = own_text.continuations(None, documents, tokens=4, seed=0)
+        found = own_text.continue_passages(None, documents, tokens=4, seed=0)
         assert found and all(item["text"] and item["original"] for item in found)
         for item in found:
             assert any((item["prompt"] + item["original"]) in document for document in documents)
     for item in found:
         assert 20 <= len(item["prompt"]) <= 40 and len(item["original"]) == 120
         assert " " not in item["prompt"] or item["original"].startswith(" ")
-    assert own_text.continuations(None, ["短い"], tokens=4, seed=0) == []
+    assert own_text.continue_passages(None, ["短い"], tokens=4, seed=0) == []
 
 
 @pytest.mark.usefixtures("echoes")
@@ -74,11 +77,11 @@ def test_one_long_text_gives_as_many_examples_as_many_short_ones():
     novel = "".join(
         f"{number}人目の男は、静かな庭のある家で長い間ずっと古い本を読んでいた。\n" for number in range(300)
     )
-    texts = own_text.passages([novel])
+    texts = own_text.cut_into_passages([novel])
     assert "".join(texts) == novel and max(map(len, texts)) <= 600
-    found = own_text.continuations(None, texts, tokens=2, seed=0)
+    found = own_text.continue_passages(None, texts, tokens=2, seed=0)
     assert len({item["prompt"] for item in found}) == own_text.CONTINUATIONS
-    assert len(list(own_text.blanked(texts))) >= own_text.BLANKS
+    assert len(list(own_text.blanked_sentences(texts))) >= own_text.BLANKS
 
 
 def test_the_compressor_knows_what_it_has_read():

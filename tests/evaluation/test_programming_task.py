@@ -8,9 +8,9 @@ import pytest
 from tests.evaluation.conftest import Guesses
 from tests.evaluation.problems import MBPP, ROWS, write
 from tpullm.evaluation import problem_files
-from tpullm.evaluation.measured_model import KeptAnswers, Writing, text_of
-from tpullm.evaluation.problem_files import read
-from tpullm.evaluation.programming_task import STOPS, check, measure, prepare, program_of
+from tpullm.evaluation.measured_model import KeptAnswers, Writing, written_text
+from tpullm.evaluation.problem_files import read_problems
+from tpullm.evaluation.programming_task import STOPS, check_sampling, choose_problems, measure_programs, program_of
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="pro
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return read(write(tmp_path_factory.mktemp("problems") / "own.jsonl", ROWS))
+    return read_problems(write(tmp_path_factory.mktemp("problems") / "own.jsonl", ROWS))
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    return read(write(tmp_path_factory.mktemp("tasks") / "mbpp.jsonl", MBPP))
+    return read_problems(write(tmp_path_factory.mktemp("tasks") / "mbpp.jsonl", MBPP))
 
 
 SAYS = [
@@ -36,7 +36,7 @@ SAYS = [
 
 def test_programs_run_with_their_tests(wide, file):
     model = Guesses(wide, SAYS)
-    found = measure(model, file, Asking(seed=3, samples=2, temperature=0.8))
+    found = measure_programs(model, file, Asking(seed=3, samples=2, temperature=0.8))
     assert [row["verdict"] for row in found["questions"]] == ["passed", "failed", "passed", "error", "error", "failed"]
     assert found["verdicts"] == {"passed": 2, "failed": 2, "error": 2, "memory": 0, "time": 0}
     assert found["pass_at_k"]["pass@1"]["share"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
@@ -49,17 +49,17 @@ def test_programs_run_with_their_tests(wide, file):
 
 def test_a_second_evaluation_runs_nothing(wide, file, tmp_path, monkeypatch):
     with closing(KeptAnswers(tmp_path)) as answers:
-        first = measure(Guesses(wide, SAYS, answers), file, Asking())
+        first = measure_programs(Guesses(wide, SAYS, answers), file, Asking())
     monkeypatch.setattr(Isolated, "map", lambda *_: pytest.fail("runs again"))
     with closing(KeptAnswers(tmp_path)) as answers:
-        assert measure(Guesses(wide, SAYS, answers), file, Asking()) == first
+        assert measure_programs(Guesses(wide, SAYS, answers), file, Asking()) == first
 
 
 def test_each_sample_has_its_seed(wide, file):
     """The same for all problems, and none of another --seed."""
     model, seeds = Guesses(wide, ["    pass"] * 9), []
     for seed in (0, 1):
-        measure(model, file, Asking(seed=seed, samples=3, temperature=0.5))
+        measure_programs(model, file, Asking(seed=seed, samples=3, temperature=0.5))
         seeds.append([request.seed for request in model.asked])
         assert all(request.sampling.temperature == 0.5 and request.sampling.min_p == 0 for request in model.asked)
     assert seeds[0][:3] == seeds[0][3:6] and len({*seeds[0], *seeds[1]}) == 6
@@ -67,8 +67,8 @@ def test_each_sample_has_its_seed(wide, file):
 
 def test_a_task_with_tests_and_examples(wide, tasks):
     model = Guesses(wide, [row["code"] for row in MBPP])
-    found = measure(model, tasks, Asking(shots=1, seed=1))
-    asked, (example,) = prepare(tasks, Asking(shots=1, seed=1))
+    found = measure_programs(model, tasks, Asking(shots=1, seed=1))
+    asked, (example,) = choose_problems(tasks, Asking(shots=1, seed=1))
     assert len(asked) == 3 and example not in asked and len(found["questions"]) == 3
     prompt = found["prompt"]
     assert prompt.count("[BEGIN]\n") == 2 and prompt.count("[DONE]\n") == 1 and f"{example.solution}\n[DONE]" in prompt
@@ -80,15 +80,15 @@ def test_a_task_with_tests_and_examples(wide, tasks):
 def test_in_a_conversation_the_block_is_the_program(wide, file, tmp_path):
     whole = "Here:\n```python\ndef add_1(x):\n    return math.floor(x) + 1\n```\nDone."
     model = Guesses(wide, [whole, "```\n    return x + 2\n```", "I can't."])
-    found = measure(model, file, Asking(chat=True))
+    found = measure_programs(model, file, Asking(chat=True))
     assert [row["verdict"] for row in found["questions"]] == ["passed", "passed", "error"]
     assert found["settings"]["form"] == "chat" and model.asked[0].stops == ()
     assert "Complete this function" in found["prompt"] and ROWS[0]["prompt"].rstrip() in found["prompt"]
     assert program_of(file.problems[0], whole, True).startswith(ROWS[0]["prompt"])
     # A Japanese problem is asked in Japanese.
     row = {**ROWS[0], "prompt": ROWS[0]["prompt"].replace("Add 1 to x.", "xに1を足します。")}
-    japanese = read(write(tmp_path / "ja.jsonl", [row]))
-    found = measure(Guesses(wide, ["    return x + 1"]), japanese, Asking(chat=True))
+    japanese = read_problems(write(tmp_path / "ja.jsonl", [row]))
+    found = measure_programs(Guesses(wide, ["    return x + 1"]), japanese, Asking(chat=True))
     assert "次の関数を完成させてください" in found["prompt"] and found["verdicts"]["passed"] == 1
 
 
@@ -98,7 +98,7 @@ def test_the_spaces_of_the_first_line_stay(wide, by_bytes):
     ids, tokenizer = wide.tokenizer.encode("    return x\ndef g"), wide.tokenizer
     takes = SimpleNamespace(bytes_of=tokenizer.bytes_of, decode=lambda ids: tokenizer.decode(ids)[1:])
     writing = Writing((1,), 9, STOPS["continued"], by_bytes=by_bytes)
-    assert text_of(SimpleNamespace(tokenizer=takes), ids, writing) == " " * (3 + by_bytes) + "return x"
+    assert written_text(SimpleNamespace(tokenizer=takes), ids, writing) == " " * (3 + by_bytes) + "return x"
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_the_spaces_of_the_first_line_stay(wide, by_bytes):
 )
 def test_attempts_out_of_range(samples, temperature, line):
     with pytest.raises(UserError, match=line):
-        check(Asking(samples=samples, temperature=temperature))
+        check_sampling(Asking(samples=samples, temperature=temperature))
 
 
 def test_shots_that_a_file_has_not(file, tasks):
     with pytest.raises(UserError, match="--shots: 1, and own has programs to continue; leave the option out"):
-        prepare(file, Asking(shots=1))
+        choose_problems(file, Asking(shots=1))
     with pytest.raises(UserError, match="--shots: 4, and mbpp has 4 problems; take fewer"):
-        prepare(tasks, Asking(shots=4))
-    assert len(prepare(file, Asking(limit=2))[0]) == 2
+        choose_problems(tasks, Asking(shots=4))
+    assert len(choose_problems(file, Asking(limit=2))[0]) == 2

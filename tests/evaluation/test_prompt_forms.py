@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.evaluation.prompt_forms import ENGLISH, JAPANESE, encoded, form_of
+from tpullm.evaluation.prompt_forms import ENGLISH, JAPANESE, encode_pair, question_form
 from tpullm.evaluation.question_files import Item
 
 CHOICE = Item("会社の長は？", ("社長",), ("社長", "教師"))
@@ -27,7 +27,7 @@ def test_prompts():
 
 def test_the_form_is_that_of_most_questions():
     english = Item("What is it?", ("It",))
-    assert form_of([CHOICE, TOLD, english]) is JAPANESE and form_of([CHOICE, english]) is ENGLISH
+    assert question_form([CHOICE, TOLD, english]) is JAPANESE and question_form([CHOICE, english]) is ENGLISH
 
 
 def test_a_conversation_has_the_examples_as_turns():
@@ -39,7 +39,7 @@ def test_a_conversation_has_the_examples_as_turns():
 @given(st.text("本をリンゴ。読み ab\n", min_size=1, max_size=8), st.text("本を読みab ", min_size=1, max_size=8))
 def test_an_answer_is_scored_as_a_part_of_the_text(session, prompt, answer):
     """Both together are the tokens of the whole text, and the answer has one at least."""
-    context, continuation = encoded(session.tokenizer, prompt, answer)
+    context, continuation = encode_pair(session.tokenizer, prompt, answer)
     assert [*context, *continuation] == [*session.tokenizer.begin, *session.tokenizer.encode(prompt + answer)]
     assert continuation and context
 
@@ -47,5 +47,5 @@ def test_an_answer_is_scored_as_a_part_of_the_text(session, prompt, answer):
 @pytest.mark.parametrize("prompt", ["", "本"])
 def test_without_a_token_that_begins_a_text_the_one_that_ends_it_stands_before(session, prompt):
     without = SimpleNamespace(begin=[], eos_id=2, encode=session.tokenizer.encode)
-    context, continuation = encoded(without, prompt, "を")
+    context, continuation = encode_pair(without, prompt, "を")
     assert context == (session.tokenizer.encode("本") if prompt else [2]) and continuation

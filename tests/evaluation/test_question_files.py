@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.evaluation.problems import write
-from tpullm.evaluation.question_files import MOST_BYTES, TOKENS, Item, is_question_file, read
+from tpullm.evaluation.question_files import MOST_BYTES, TOKENS, Item, is_question_file, read_questions
 from tpullm.system.errors import UserError
 
 ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
@@ -30,7 +30,7 @@ INSTRUCTION = {"instruction": "訳せ", "input": "cat", "output": "猫"}
     ],
 )
 def test_the_shapes_of_rows(tmp_path, row, item):
-    found = read(write(tmp_path / "own.jsonl", [row]))
+    found = read_questions(write(tmp_path / "own.jsonl", [row]))
     assert found.items == (item,) and (found.name, found.file, found.tokens) == ("own", "own.jsonl", TOKENS)
 
 
@@ -54,18 +54,18 @@ JSQUAD = {
 
 def test_jglue(tmp_path):
     """Its files end in .json and have an object a line."""
-    (item,) = read(write(tmp_path / "valid-v1.3.json", [JCOMMONSENSEQA, JCOMMONSENSEQA])).items[:1]
+    (item,) = read_questions(write(tmp_path / "valid-v1.3.json", [JCOMMONSENSEQA, JCOMMONSENSEQA])).items[:1]
     assert item == Item("会社の最高責任者を何というか？", ("社長",), ("社長", "教師", "部長", "バイト", "部下"))
-    item = read(write(tmp_path / "jnli.json", [JNLI, JNLI])).items[0]
+    item = read_questions(write(tmp_path / "jnli.json", [JNLI, JNLI])).items[0]
     assert item.answers == ("entailment",) and item.choices == ("entailment", "contradiction", "neutral")
     assert JNLI["sentence1"] in item.text and JNLI["sentence2"] in item.text and item.instruction
-    assert read(write(tmp_path / "marc.json", [MARC, MARC])).items[0].answers == ("positive",)
+    assert read_questions(write(tmp_path / "marc.json", [MARC, MARC])).items[0].answers == ("positive",)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_jsquad(tmp_path, indent):
     (tmp_path / "jsquad.json").write_text(json.dumps(JSQUAD, ensure_ascii=False, indent=indent), encoding="utf-8")
-    (item,) = read(str(tmp_path / "jsquad.json")).items
+    (item,) = read_questions(str(tmp_path / "jsquad.json")).items
     assert item == Item("新幹線\n時速は285 km/hだ。\n質問: 最高速度は？", ("285 km/h",))
 
 
@@ -73,15 +73,15 @@ def test_llm_jp_eval(tmp_path):
     whole = {"instruction": "答えよ", "output_length": 15, "metrics": ["char_f1"]}
     whole |= {"few_shots": [{"input": "い", "output": "ろ"}], "samples": [{"input": "は", "output": "に"}] * 2}
     (tmp_path / "niilc.json").write_text(json.dumps(whole), encoding="utf-8")
-    found = read(str(tmp_path / "niilc.json"))
+    found = read_questions(str(tmp_path / "niilc.json"))
     assert found.items == (Item("は", ("に",), instruction="答えよ"),) * 2 and found.tokens == 15
     assert found.examples == (Item("い", ("ろ",), instruction="答えよ"),)
 
 
 def test_a_version_is_of_the_questions(tmp_path):
-    one = read(write(tmp_path / "one.jsonl", [ASKED | {"answer": 0}]))
-    same = read(write(tmp_path / "two.jsonl", [ASKED | {"answer": "A"}]))
-    other = read(write(tmp_path / "two.jsonl", [ASKED | {"answer": "B"}]))
+    one = read_questions(write(tmp_path / "one.jsonl", [ASKED | {"answer": 0}]))
+    same = read_questions(write(tmp_path / "two.jsonl", [ASKED | {"answer": "A"}]))
+    other = read_questions(write(tmp_path / "two.jsonl", [ASKED | {"answer": "B"}]))
     assert one.version == same.version != other.version
 
 
@@ -112,7 +112,7 @@ NO_CHOICES = "line 2: 'choices' is not a list of 2 to 26 different texts"
 )
 def test_a_wrong_line_is_named(tmp_path, row, says):
     with pytest.raises(UserError, match="own.jsonl: ") as refused:
-        read(write(tmp_path / "own.jsonl", [ASKED | {"answer": 0}, row]))
+        read_questions(write(tmp_path / "own.jsonl", [ASKED | {"answer": 0}, row]))
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -129,7 +129,7 @@ def test_a_wrong_line_is_named(tmp_path, row, says):
 def test_a_broken_file_is_named(tmp_path, content, says):
     (tmp_path / "own.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=f"own.jsonl: {says}"):
-        read(str(tmp_path / "own.jsonl"))
+        read_questions(str(tmp_path / "own.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_a_broken_file_is_named(tmp_path, content, says):
 def test_what_is_wrong_in_a_file_of_one_object(tmp_path, content, says):
     (tmp_path / "own.json").write_bytes(content)
     with pytest.raises(UserError, match=f"own.json: {says}"):
-        read(str(tmp_path / "own.json"))
+        read_questions(str(tmp_path / "own.json"))
 
 
 def test_which_words_are_files(tmp_path):
     words = ("a.jsonl", "b.json", "c.parquet", "d.yaml", "hellaswag")
     assert [is_question_file(word) for word in words] == [True, True, True, False, False]
     with pytest.raises(UserError, match="gone.jsonl: no such file of questions"):
-        read(str(tmp_path / "gone.jsonl"))
+        read_questions(str(tmp_path / "gone.jsonl"))

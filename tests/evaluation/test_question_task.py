@@ -8,9 +8,16 @@ import pytest
 from tests.evaluation.conftest import Guesses, guess
 from tpullm.evaluation import likelihoods, measured_model
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
-from tpullm.evaluation.prompt_forms import JAPANESE, encoded
+from tpullm.evaluation.prompt_forms import JAPANESE, encode_pair
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.question_task import RULES, character_f1, is_exact, measure, normalized, prepare
+from tpullm.evaluation.question_task import (
+    RULES,
+    answer_line,
+    character_f1,
+    choose_questions,
+    is_exact,
+    measure_questions,
+)
 from tpullm.evaluation.statistics import wilson
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
@@ -26,16 +33,16 @@ FILE = QuestionFile("verbs", "v", ITEMS, tokens=8)
 def test_each_rule_is_what_it_says(wide):
     """The likelihood of a choice after its question, by token, by byte, and less that after the cue alone."""
     model, tokenizer = Guesses(wide), wide.tokenizer
-    found = measure(model, FILE, Asking(shots=1, seed=3))
-    asked = prepare(FILE, Asking(shots=1, seed=3), 512)
+    found = measure_questions(model, FILE, Asking(shots=1, seed=3))
+    asked = choose_questions(FILE, Asking(shots=1, seed=3), 512)
     right = {rule: 0 for rule in RULES}
     for row, item in zip(found["questions"], asked.items, strict=True):
         assert ("likeliest" in row) == bool(item.choices)
         if item.choices:
             prompt = JAPANESE.prompt(item, asked.examples, False)
-            after = [encoded(tokenizer, prompt, choice) for choice in item.choices]
+            after = [encode_pair(tokenizer, prompt, choice) for choice in item.choices]
             given = np.array([guess(*pair) for pair in after])
-            alone = np.array([guess(*encoded(tokenizer, JAPANESE.cue, choice)) for choice in item.choices])
+            alone = np.array([guess(*encode_pair(tokenizer, JAPANESE.cue, choice)) for choice in item.choices])
             tokens = np.array([len(continuation) for _, continuation in after])
             size = np.array([len(choice.encode()) for choice in item.choices])
             for rule, score in zip(RULES, (given, given / tokens, given / size, given - alone), strict=True):
@@ -54,7 +61,7 @@ def test_each_rule_is_what_it_says(wide):
 def test_an_answer_is_right_by_its_text_or_its_letter(wide):
     items = (*[Item("どれ？", ("ろ",), ("い", "ろ", "１"))] * 5, *[Item("何？", ("猫", "ねこ"))] * 3)
     model = Guesses(wide, ["ろ", "Ｂ", "い", "何か", "1", "ねこ\n犬", "犬", "猫"])
-    found = measure(model, QuestionFile("own", "v", items, tokens=8), Asking())
+    found = measure_questions(model, QuestionFile("own", "v", items, tokens=8), Asking())
     prompt = (*wide.tokenizer.begin, *wide.tokenizer.encode(JAPANESE.prompt(items[0], [], True)))
     assert model.asked[0] == Writing(prompt, 8, ("\n",)), "the likeliest line after the question"
     assert [row["right"] for row in found["questions"]] == [True, True, False, False, False, True, False, True]
@@ -63,7 +70,7 @@ def test_an_answer_is_right_by_its_text_or_its_letter(wide):
 
 
 def test_examples_are_drawn_by_the_seed_and_not_asked():
-    drawn = [prepare(FILE, Asking(shots=3, seed=seed), 512) for seed in (0, 0, 1)]
+    drawn = [choose_questions(FILE, Asking(shots=3, seed=seed), 512) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] and drawn[0].examples != drawn[2].examples
     for asked in drawn:
         assert set(asked.items) | set(asked.examples) == set(ITEMS) and len(asked.items) == len(ITEMS) - 3
@@ -71,20 +78,20 @@ def test_examples_are_drawn_by_the_seed_and_not_asked():
 
 def test_what_is_asked():
     """Examples of the file go before drawn ones, and an answer has half of a short context."""
-    asked = prepare(QuestionFile("given", "v", ITEMS, examples=ITEMS[:3]), Asking(shots=2), 512)
+    asked = choose_questions(QuestionFile("given", "v", ITEMS, examples=ITEMS[:3]), Asking(shots=2), 512)
     assert asked.examples == ITEMS[:2] and asked.items == ITEMS
-    assert prepare(FILE, Asking(), 12).tokens == 6 and prepare(FILE, Asking(), 512).tokens == 8
+    assert choose_questions(FILE, Asking(), 12).tokens == 6 and choose_questions(FILE, Asking(), 512).tokens == 8
     for shots in (10, 11):
         with pytest.raises(UserError, match=f"--shots: {shots}, and verbs has 10 questions and 0 examples; take fewer"):
-            prepare(FILE, Asking(shots=shots), 512)
+            choose_questions(FILE, Asking(shots=shots), 512)
 
 
 def test_as_a_conversation(wide):
     """The prompts are those of the chat template, and what the model says is not cut at a line."""
     model = Guesses(wide, ["読みます"] * 9)
-    found = measure(model, FILE, Asking(shots=1, chat=True))
+    found = measure_questions(model, FILE, Asking(shots=1, chat=True))
     assert found["settings"]["form"] == "chat"
-    asked = prepare(FILE, Asking(shots=1), 512)
+    asked = choose_questions(FILE, Asking(shots=1), 512)
     example, item = asked.examples[0], asked.items[0]
     turns = [JAPANESE.question(example, True), example.answers[0], JAPANESE.question(item, True)]
     roles = ("user", "assistant", "user")
@@ -100,10 +107,10 @@ def test_longer_prompts_than_the_context_are_cut_and_counted(session, monkeypatc
         return lambda session, requests, done: done(dict.fromkeys(range(len(requests)), answer))
 
     monkeypatch.setattr(likelihoods, "likelihoods", answers((-1.0, True)))
-    monkeypatch.setattr(measured_model, "write", answers([8]))
+    monkeypatch.setattr(measured_model, "write_texts", answers([8]))
     model = MeasuredModel(session, parameters="x")
     items = tuple(dataclasses.replace(item, choices=tuple(VERBS[:2])) for item in ITEMS[:2])
-    measure(model, QuestionFile("verbs", "v", items, tokens=4), Asking())
+    measure_questions(model, QuestionFile("verbs", "v", items, tokens=4), Asking())
     assert model.counts == {"requests": 2 * 2 * 2 + 2, "kept": 0, "cut": 2 * 2 + 2}
 
 
@@ -115,7 +122,7 @@ MEANT = {
 
 def test_what_is_written_differently_and_means_the_same():
     for said, means in MEANT.items():
-        assert normalized(said) == means and is_exact(said, ["other", means])
+        assert answer_line(said) == means and is_exact(said, ["other", means])
     assert not is_exact("12", ["123"]) and not is_exact("123\n4", ["4"])
 
 

@@ -11,8 +11,8 @@ from tests.evaluation.problems import write
 from tpullm.corpus import datacard
 from tpullm.corpus.question_windows import Wording
 from tpullm.evaluation import problem_files, read_before, tables, tasks
-from tpullm.evaluation.question_files import read
-from tpullm.evaluation.question_task import measure
+from tpullm.evaluation.question_files import read_questions
+from tpullm.evaluation.question_task import measure_questions
 from tpullm.evaluation.tasks import Asking, Tasks
 
 THINGS = ["本", "パン", "水", "リンゴ", "新聞", "お茶", "手紙", "肉", "牛乳", "雑誌"]
@@ -33,7 +33,7 @@ def file(tmp_path_factory):
     rows = [
         {"question": f"{thing}をどうしますか。", "choices": VERBS, "answer": n % 3} for n, thing in enumerate(THINGS)
     ]
-    return read(write(tmp_path_factory.mktemp("questions") / "verbs.jsonl", rows))
+    return read_questions(write(tmp_path_factory.mktemp("questions") / "verbs.jsonl", rows))
 
 
 @pytest.fixture
@@ -47,22 +47,22 @@ def guesses(wide):
 
 
 def told(run, file, rows):
-    return read_before.figures(run, Tasks([file]), {file.name: {"questions": rows}})[file.name]
+    return read_before.read_figures(run, Tasks([file]), {file.name: {"questions": rows}})[file.name]
 
 
 def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone(run, file, guesses):
-    found = told(run, file, measure(guesses, file, Asking())["questions"])
+    found = told(run, file, measure_questions(guesses, file, Asking())["questions"])
     rest = tuple(item for number, item in enumerate(file.items) if number not in LEAKED)
-    alone = measure(guesses, dataclasses.replace(file, items=rest), Asking())
+    alone = measure_questions(guesses, dataclasses.replace(file, items=rest), Asking())
     assert (found["looked_for"], found["asked"], found["found"]) == (True, 10, 3)
     written = {key: alone["written"][key] for key in ("right", "count", "share", "interval")}
     assert found["unread"] == {"written": written, **alone["likelihood"]}
-    shown = [row[:2] for row in tables.rows({"read_before": found})]
+    shown = [row[:2] for row in tables.task_rows({"read_before": found})]
     assert shown[0] == ("in its training text", "30.0%") and len(shown) == 1 + 5
 
 
 def test_of_questions_that_are_not_asked_nothing_is_said(run, file, guesses):
-    rows = measure(guesses, file, Asking(limit=2))["questions"]
+    rows = measure_questions(guesses, file, Asking(limit=2))["questions"]
     assert (told(run, file, rows)["found"], told(run, file, rows[1:2])["unread"]) == (1, {})
 
 
@@ -70,7 +70,9 @@ def test_where_nothing_was_looked_for_nothing_is_known(run, file):
     others = dataclasses.replace(file, version="other questions")
     for folder, asked in ((None, file), (run / "documents", file), (run, others)):
         assert told(folder, asked, []) == {"looked_for": False}
-    assert list(tables.rows({"read_before": {"looked_for": False}})) == [("in its training text", "unknown", "", "")]
+    assert list(tables.task_rows({"read_before": {"looked_for": False}})) == [
+        ("in its training text", "unknown", "", "")
+    ]
 
 
 def test_a_question_is_known_by_what_its_row_holds(tmp_path):
@@ -88,13 +90,13 @@ def test_a_question_is_known_by_what_its_row_holds(tmp_path):
             Wording(("犬\n犬は走る。", "何？"), ("犬",)),
         ),
     ]
-    (made,) = tasks.questions([write(tmp_path / "own.jsonl", [row for row, _ in rows])])
+    (made,) = tasks.leak_questions([write(tmp_path / "own.jsonl", [row for row, _ in rows])])
     assert made.questions == [wording for _, wording in rows]
 
 
 def test_problems_of_programming_are_known_by_their_prompts(tmp_path):
     word = problems.write(tmp_path / "adding.jsonl", problems.ROWS)
-    file, (asked,) = problem_files.read(word), tasks.questions([word])
+    file, (asked,) = problem_files.read_problems(word), tasks.leak_questions([word])
     row = problems.ROWS[0]
     assert asked.version == file.version
     assert asked.questions[0] == Wording((row["prompt"],), (row["canonical_solution"],))
@@ -102,12 +104,12 @@ def test_problems_of_programming_are_known_by_their_prompts(tmp_path):
     answers = [{"problem": name, "verdict": word} for name, words in verdicts.items() for word in words]
 
     def told(run):
-        return read_before.figures(run, Tasks(problems=[file]), {"adding": {"questions": answers}})["adding"]
+        return read_before.read_figures(run, Tasks(problems=[file]), {"adding": {"questions": answers}})["adding"]
 
     found = told(run_with(tmp_path, "adding", file.version, [1]))
     assert (found["looked_for"], found["asked"], found["found"]) == (True, 3, 1)
     assert found["unread"]["pass@1"]["share"] == 0.25 and found["unread"]["pass@1"]["count"] == 2
-    assert ("  pass@1, others", "25.0%") in [row[:2] for row in tables.rows({"read_before": found})]
+    assert ("  pass@1, others", "25.0%") in [row[:2] for row in tables.task_rows({"read_before": found})]
     assert told(None) == {"looked_for": False}
 
 
@@ -119,14 +121,16 @@ def test_questions_of_the_harness_are_known_by_their_texts_and_the_rest_is_score
 
     files = local_tasks.write(tmp_path)
     words = [files[name] for name in ("choice", "context", "whole_texts")]
-    chosen, asked = tasks.named(words), {task.name: task for task in tasks.questions(words)}
+    chosen, asked = tasks.tasks_named(words), {task.name: task for task in tasks.leak_questions(words)}
     text, choices, right = local_tasks.QUESTIONS[0]
     assert asked["local_choice"].questions[0] == Wording((text,), (choices[right],))
     assert asked["local_context"].questions[0].texts == tuple(f"{text}{choice}" for choice in choices)
     assert asked["local_whole_texts"].questions[2] == Wording(("犬も",), ())
     run = run_with(tmp_path / "run", "local_choice", asked["local_choice"].version, [1, 4])
     scores = {"acc": dict(enumerate([1.0, 1.0, 0.0, 0.0, 1.0, 1.0]))}
-    found = read_before.figures(run, chosen, {"local_choice": {"scores": scores}, "local_context": {"scores": scores}})
+    found = read_before.read_figures(
+        run, chosen, {"local_choice": {"scores": scores}, "local_context": {"scores": scores}}
+    )
     assert found["local_context"] == {"looked_for": False}
     acc = found["local_choice"]["unread"]["acc"]
     assert (found["local_choice"]["asked"], found["local_choice"]["found"]) == (6, 2)

@@ -11,7 +11,7 @@ from tpullm.corpus import document_files
 from tpullm.corpus.sources import YOURS
 from tpullm.data.stream import held_out_batches
 from tpullm.data.token_store import TokenStore
-from tpullm.engine.session import load
+from tpullm.engine.session import load_session
 from tpullm.evaluation import own_text, run_results, tables
 from tpullm.recipe import parsing as recipes
 
@@ -26,12 +26,12 @@ def with_own_text(tiny_run, tmp_path_factory):
     own = [dataclasses.replace(part, source=YOURS) for part in parts if part.source == "tenki"]
     document_files.write_parts(run / "documents", [*parts, *own])
     recipe = dataclasses.replace(recipes.load(run / "recipe.yaml"), text="my_texts")
-    return recipe, run, load(run / "pretrain")
+    return recipe, run, load_session(run / "pretrain")
 
 
 @pytest.fixture(scope="module")
 def found(with_own_text):
-    return own_text.measure(*with_own_text)
+    return own_text.measure_own_text(*with_own_text)
 
 
 def test_the_compressor_has_the_bytes_of_the_model(with_own_text, found, capsys):

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from tpullm.evaluation import scoring
-from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities, weights
+from tpullm.evaluation.scoring import (
+    attention_weights,
+    log_probabilities,
+    next_log_probabilities,
+    text_log_probabilities,
+)
 from tpullm.system.errors import UserError
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
@@ -47,7 +52,7 @@ TEXT = "私はリンゴを食べる。"
 
 
 def test_each_token_looks_back_only_and_at_one_in_all(session):
-    tokens, found = weights(session, TEXT)
+    tokens, found = attention_weights(session, TEXT)
     assert tokens[0] == "<s>" and "".join(tokens[1:]) == TEXT
     T, config = len(tokens), session.architecture.config
     assert found.shape == (config.layers, config.heads, T, T)

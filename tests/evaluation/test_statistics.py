@@ -9,12 +9,12 @@ from tpullm.evaluation.statistics import (
     ALIKE,
     BETTER,
     WORSE,
-    agreement,
+    answer_agreement,
     bootstrap,
     calibration,
-    figure,
-    figures,
+    compared_means,
     pass_at_k,
+    pass_at_k_figures,
     wilson,
 )
 
@@ -38,7 +38,7 @@ def of_a_difference(random):
     """Two models: questions of any difficulty, of which the second one is right 5 % more often."""
     easy = random.uniform(0.1, 0.9, 80)
     first, other = random.random(80) < easy, random.random(80) < easy + 0.05
-    return figure([first, other])["deltas"][0]["interval"], 0.05
+    return compared_means([first, other])["deltas"][0]["interval"], 0.05
 
 
 @pytest.mark.parametrize("simulate", [of_a_share, of_a_difference])
@@ -50,7 +50,7 @@ def test_an_interval_covers_the_truth(simulate):
 def test_a_pair_says_more_than_two_intervals():
     random = np.random.default_rng(0)
     first = random.random(500) < 0.5
-    found = figure([first, first | (random.random(500) < 0.1)])
+    found = compared_means([first, first | (random.random(500) < 0.1)])
     (low, high), alone = found["deltas"][0]["interval"], [score["interval"] for score in found["scores"]]
     assert low > 0 and high - low < 0.5 * sum(end - begin for begin, end in alone)
 
@@ -86,7 +86,7 @@ def test_it_is_the_share_of_draws_with_a_right_program(count):
 
 
 def test_figures_are_means_over_problems():
-    found = figures([0, 5, 10], 10)
+    found = pass_at_k_figures([0, 5, 10], 10)
     assert list(found) == ["pass@1", "pass@10"]
     assert found["pass@1"]["share"] == pytest.approx(0.5) and found["pass@10"]["share"] == pytest.approx(2 / 3)
     assert found["pass@1"]["interval"] == bootstrap(np.array([0, 0.5, 1])) and found["pass@1"]["count"] == 3
@@ -106,24 +106,24 @@ def changed(gained: int, lost: int) -> np.ndarray:
 @pytest.mark.parametrize(("gained", "lost", "word"), [(10, 2, BETTER), (2, 10, WORSE), (3, 2, ALIKE), (12, 11, ALIKE)])
 def test_a_planted_difference(gained, lost, word):
     """Where lower is better, the words are exchanged."""
-    (delta,) = figure([FIRST, changed(gained, lost)])["deltas"]
+    (delta,) = compared_means([FIRST, changed(gained, lost)])["deltas"]
     assert delta["value"] == pytest.approx((gained - lost) / 40) and delta["differ"] == gained + lost
     low, high = delta["interval"]
     assert low < delta["value"] < high and delta["word"] == word
-    (delta,) = figure([FIRST, changed(gained, lost)], higher_is_better=False)["deltas"]
+    (delta,) = compared_means([FIRST, changed(gained, lost)], higher_is_better=False)["deltas"]
     assert delta["word"] == {BETTER: WORSE, WORSE: BETTER, ALIKE: ALIKE}[word]
 
 
 @pytest.mark.parametrize(("differing", "word"), [(5, ALIKE), (6, BETTER)])
 def test_a_few_that_differ_say_nothing(differing, word):
     """All one way, and the interval is far from 0 in both cases."""
-    (delta,) = figure([np.zeros(differing), np.ones(differing)])["deltas"]
+    (delta,) = compared_means([np.zeros(differing), np.ones(differing)])["deltas"]
     assert delta["interval"] == [1.0, 1.0] and delta["word"] == word
 
 
 def test_sums_over_documents_are_divided_by_the_sum_of_their_sizes():
     sizes, bits = np.array([10, 1000] * 5), np.array([20.0, 1000.0] * 5)
-    found = figure([bits, bits + 0.1 * sizes], higher_is_better=False, sizes=sizes)
+    found = compared_means([bits, bits + 0.1 * sizes], higher_is_better=False, sizes=sizes)
     assert found["scores"][0]["value"] == pytest.approx(1020 / 1010)
     low, high = found["scores"][0]["interval"]
     assert 1000 / 1000 < low < 1020 / 1010 < high < 2
@@ -133,4 +133,4 @@ def test_sums_over_documents_are_divided_by_the_sum_of_their_sizes():
 
 def test_who_is_right_where():
     right, first = np.array([[1, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 0]], bool)
-    assert agreement(right, first) == {"both": 1, "only_first": 1, "only_other": 2, "neither": 2}
+    assert answer_agreement(right, first) == {"both": 1, "only_first": 1, "only_other": 2, "neither": 2}

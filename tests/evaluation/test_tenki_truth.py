@@ -51,8 +51,8 @@ def test_a_document_longer_than_the_context_is_left_out_and_nothing_else_is(sess
 
 
 def test_a_blank_lists_the_true_words_and_then_those_that_only_the_model_expects(session, monkeypatch):
-    monkeypatch.setattr(tenki_truth, "fill", lambda session, text: [("赤い", 0.3), ("青い", 0.7)])
-    truth, words = tenki.blank(tenki.BLANKS[0]), tenki_truth.blanks(session)["table"][0]["words"]
+    monkeypatch.setattr(tenki_truth, "fill_blank", lambda session, text: [("赤い", 0.3), ("青い", 0.7)])
+    truth, words = tenki.blank(tenki.BLANKS[0]), tenki_truth.compare_blanks(session)["table"][0]["words"]
     assert [word["word"] for word in words] == [*truth, "青い", "赤い"]
     assert [word["model"] for word in words] == [0.0] * len(truth) + [0.7, 0.3]
 
@@ -72,7 +72,7 @@ def test_a_swap_is_right_if_both_verbs_are(session, monkeypatch):
         tenki.Swap(f"私は{a[0]}を", a[0], b[0], f"私は{b[0]}を", a[1], b[1]) for a in words for b in words if a != b
     ]
     monkeypatch.setattr(tenki, "swaps", lambda: swaps)
-    found = tenki_truth.swaps(session)
+    found = tenki_truth.compare_swaps(session)
     assert found["accuracy"] == 2 / 6 and found["pairs"] == 6
     assert sorted(scored) == sorted({f"私は{thing}を{verb}" for thing, _ in words for _, verb in words})
     verbs = [(row["object"], row["model_verb"], row["right"]) for row in found["table"]]
@@ -81,13 +81,13 @@ def test_a_swap_is_right_if_both_verbs_are(session, monkeypatch):
 
 
 def test_a_model_that_knows_the_truth_has_no_distance_and_one_that_finds_no_word_has_all(session, monkeypatch):
-    monkeypatch.setattr(tenki_truth, "fill", lambda session, text: list(tenki.blank(text).items()))
-    perfect = tenki_truth.blanks(session)
+    monkeypatch.setattr(tenki_truth, "fill_blank", lambda session, text: list(tenki.blank(text).items()))
+    perfect = tenki_truth.compare_blanks(session)
     assert perfect["mean_total_variation"] == perfect["total_variation"] == 0
     assert all(word["model"] == word["truth"] for row in perfect["table"] for word in row["words"])
 
     def nothing(session, text):
         raise UserError("no word")
 
-    monkeypatch.setattr(tenki_truth, "fill", nothing)
-    assert tenki_truth.blanks(session)["mean_total_variation"] == pytest.approx(1)
+    monkeypatch.setattr(tenki_truth, "fill_blank", nothing)
+    assert tenki_truth.compare_blanks(session)["mean_total_variation"] == pytest.approx(1)

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import re
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,7 +13,6 @@ from tests.conftest import TINY
 from tests.eight_devices import printed
 from tests.evaluation import problems
 from tests.run.test_resume import assert_same_bits
-from tests.training.small import job
 from tpullm.cli.main import main
 from tpullm.evaluation import evaluate_tasks, tasks, while_training
 from tpullm.evaluation.measured_model import MeasuredModel
@@ -22,7 +20,7 @@ from tpullm.evaluation.tasks import Asking
 from tpullm.formats.models import steps
 from tpullm.recipe.schema import MeasureConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 
 ROWS = [
     {"question": "本をどうしますか。", "choices": ["読みます", "食べます"], "answer": "読みます"},
@@ -43,7 +41,7 @@ def options(questions):
 
 
 def rows(stage):
-    found = [row for row in read(stage / "metrics.jsonl") if "measured" in row]
+    found = [row for row in read_rows(stage / "metrics.jsonl") if "measured" in row]
     return {row["step"]: {name: row[name] for name in SAID} for row in found}
 
 
@@ -53,7 +51,7 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
 ):
     """The parameters have the bits of the run that measures nothing, though it was stopped while it measured."""
     stopped, between = [], []
-    figures = evaluate_tasks.measured
+    figures = evaluate_tasks.measure_tasks
 
     def stops(model, *arguments):
         between.append(model.session)
@@ -61,7 +59,7 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
             stopped.append(os.kill(os.getpid(), signal.SIGTERM))
         return figures(model, *arguments)
 
-    monkeypatch.setattr(evaluate_tasks, "measured", stops)
+    monkeypatch.setattr(evaluate_tasks, "measure_tasks", stops)
     command = ["pretrain", "--run", str(tiny_tokens), *options(questions), "--pretrain.checkpoint.every_steps=10"]
     stage = tiny_tokens / "pretrain"
     assert main(command) == 130
@@ -84,9 +82,9 @@ def test_a_mesh_measures_the_same(tiny_run, questions):
 def measures(wide, questions):
     """Measures the small model."""
     settings = MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=3)
-    config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings, compute="float32")
-    small = job(Path("pretrain"), None, config=wide.architecture.config, on=wide.mesh)
-    return while_training.while_training(dataclasses.replace(small, config=config), wide.tokenizer, "pretrain")
+    config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings)
+    parts = (wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
+    return while_training.while_training("pretrain", config, *parts)
 
 
 def places(params):
@@ -121,8 +119,8 @@ def test_the_model_in_use_has_the_arrays_of_the_training_and_keeps_none(measured
 
 
 def test_the_figures_are_those_of_evaluate(measured, wide, questions, tmp_path):
-    row, chosen = measured.row, tasks.named([questions])
-    results, _ = evaluate_tasks.evaluate(wide, "small", chosen, Asking(limit=200), str(tmp_path))
+    row, chosen = measured.row, tasks.tasks_named([questions])
+    results, _ = evaluate_tasks.evaluate_and_write(wide, "small", chosen, Asking(limit=200), str(tmp_path))
     results["tasks"]["little"].pop("read_before")
     assert row["tasks"] == results["tasks"]
     assert row["measured"]["little/written answer"] == row["tasks"]["little"]["written"]["share"]
@@ -153,9 +151,10 @@ def test_what_it_costs_is_what_is_asked(measures, measured):
 def test_what_can_not_be_measured_is_said_before_the_training(changes, message, measures, wide, monkeypatch):
     if "chat" in changes:
         monkeypatch.setattr(type(wide.tokenizer), "has_template", False)
-    config = TrainConfig(measure=dataclasses.replace(measures.job.config.measure, **changes))
+    config = TrainConfig(measure=dataclasses.replace(measures.config.measure, **changes))
+    parts = (config, wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
     with pytest.raises(UserError, match=re.escape(message)):
-        while_training.while_training(dataclasses.replace(measures.job, config=config), wide.tokenizer, "talk")
+        while_training.while_training("talk", *parts)
 
 
 def test_a_run_names_a_missing_file_before_it_collects(tmp_path, capsys):
@@ -169,6 +168,6 @@ def test_a_stage_that_is_made_needs_its_questions_no_more(tiny_run):
     settings = MeasureConfig(tasks=["no.jsonl"])
     training = TrainConfig(measure=settings)
     recipe = Recipe(pretrain=training, finetune={"talk": TuningConfig(train=training)})
-    tasks.check(recipe, tiny_run)
+    tasks.check_training_tasks(recipe, tiny_run)
     with pytest.raises(UserError, match=r"finetune.talk.train.measure.tasks: .*no.jsonl"):
-        tasks.check(dataclasses.replace(recipe, pretrain=TrainConfig()), tiny_run / "nowhere")
+        tasks.check_training_tasks(dataclasses.replace(recipe, pretrain=TrainConfig()), tiny_run / "nowhere")

@@ -19,7 +19,7 @@ from tpullm.formats.local_saves import LocalSaves
 from tpullm.formats.models import steps
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract
+from tpullm.training.step import abstract_state
 
 ABOUT = {"inputs": {"a": (1, 2)}, "horizons": [[0, 30]], "stage": "pretrain"}
 
@@ -68,7 +68,7 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(
 def state_of():
     """Of a training: a state of several types, and its shapes with their shardings."""
     optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10, ARCHITECTURE.axes, jnp.dtype("float32"))
-    target, random = abstract(ARCHITECTURE, optimizer, mesh()), np.random.default_rng(0)
+    target, random = abstract_state(ARCHITECTURE, optimizer, mesh()), np.random.default_rng(0)
     made = lambda leaf: jax.device_put(random.normal(0, 9, leaf.shape).astype(leaf.dtype), leaf.sharding)  # noqa: E731
     return jax.tree.map(made, target), target
 

@@ -145,7 +145,7 @@ WORDS = ["--project", "my-project", "--name=x", "--watch"]
 def test_an_action_may_stand_anywhere_behind_its_target(before):
     """Python 3.11's argparse takes an optional positional only right behind the one before it."""
     words = ["tpu-vm", *WORDS[:before], "status", *WORDS[before:]]
-    config, found = settings_of(launch._parser(), launch._action_beside_target(words), LaunchConfig)
+    config, found = settings_of(launch._launch_parser(), launch._action_beside_target(words), LaunchConfig)
     assert (found.target, found.action, config.project, found.watch) == ("tpu-vm", "status", "my-project", True)
 
 

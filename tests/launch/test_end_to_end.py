@@ -55,7 +55,7 @@ def test_four_machines_that_are_taken_back_twice(start_tpu, bucket, tiny_tokens,
             (run / str(path.relative_to(tiny_tokens))).write_bytes(path.read_bytes())
     command = ["pretrain", "--config", str(tiny_tokens / "recipe.yaml"), *STEPS]
     job = make_job(str(run), *command, python=sys.executable, environment=VARIABLES)
-    launch.upload(job)
+    launch.upload_launch(job)
     fake.faults += [LOST, Fault("GET", "", BUSY)]
     threading.Thread(target=take_away, args=(fake, job.name, run), daemon=True).start()
     began = time.monotonic()

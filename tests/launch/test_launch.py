@@ -26,22 +26,22 @@ def service(job, monkeypatch):
 
 
 def start(job, service, watching=False):
-    return launch._start(job, service, SimpleNamespace(watch=watching))
+    return launch._start_launch(job, service, SimpleNamespace(watch=watching))
 
 
 def test_the_code_and_the_specification_are_uploaded_once(job, monkeypatch):
-    launch.upload(job)
+    launch.upload_launch(job)
     wheel, spec = storage.path(job.wheel), storage.path(job.spec_path)
     assert wheel.read_bytes() == code.wheel().content and wheel.name == code.wheel().name
     assert storage.read_json(spec) == job.spec()
     wheel.write_bytes(b"there")
-    launch.upload(job)
+    launch.upload_launch(job)
     assert wheel.read_bytes() == b"there"
 
 
 def test_a_module_that_machines_would_lack_is_named(job, monkeypatch, capsys):
     monkeypatch.setattr(code, "left_out", lambda: ["tpullm/new.py"])
-    launch.upload(job)
+    launch.upload_launch(job)
     line = "code: tpullm/new.py is not tracked by git, so machines do not get it; `git add` it if they need it"
     assert line in capsys.readouterr().err
 
@@ -94,7 +94,7 @@ def test_a_stopped_launch_is_not_tried_again(job, service, outcome, capsys):
     if outcome:
         record.conclude(1, outcome)
     service.answers += [None, TryAgain("away")]
-    assert launch._stop(job, service, None) == 0
+    assert launch._stop_launch(job, service, None) == 0
     (attempt,) = record.attempts()
     assert (attempt.outcome.retry, attempt.outcome.code, attempt.outcome.reason) == (False, 130, "stopped")
     said = capsys.readouterr().err
@@ -104,17 +104,17 @@ def test_a_stopped_launch_is_not_tried_again(job, service, outcome, capsys):
 
 def test_stopping_what_has_ended_keeps_its_outcome(job, service):
     record = Record(job.folder)
-    assert launch._stop(job, service, None) == 0 and record.attempts() == []
+    assert launch._stop_launch(job, service, None) == 0 and record.attempts() == []
     record.begin(1, job.spec_path)
     record.conclude(1, Outcome(False, 0, "finished", 0.0))
-    launch._stop(job, service, None)
+    launch._stop_launch(job, service, None)
     assert record.attempts()[0].outcome.reason == "finished"
 
 
 def test_logs_are_printed_and_their_absence_is_told(job, service, capsys):
     arguments = SimpleNamespace(follow=False)
-    launch._logs(job, service, arguments)
+    launch._show_logs(job, service, arguments)
     assert "x: no host has sent a line" in capsys.readouterr().err
     storage.write_text(Record(job.folder).attempt_folder(1) / "logs" / "0002.0000.log", "a line\n")
-    launch._logs(job, service, arguments)
+    launch._show_logs(job, service, arguments)
     assert capsys.readouterr() == ("[2] a line\n", "")

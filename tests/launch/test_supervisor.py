@@ -69,7 +69,7 @@ def launched(bucket, start_tpu, stub, tmp_path):
         job = make_job(
             run, accelerator="v5litepod-4", slices=2, python=sys.executable, environment=stub(ends), **settings
         )
-        launch.upload(job)
+        launch.upload_launch(job)
         return fake, job, Record(job.folder)
 
     return go

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import CONFIG, batch, mesh, params
-from tpullm.model.adapter import NAME, merge, with_lengths
+from tpullm.model.adapter import NAME, merge_adapters, with_magnitudes
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig
 from tpullm.training.step import batch_loss
@@ -66,13 +66,15 @@ def found(name) -> Found:
     architecture, rows, random = Architecture(CONFIG, config), batch(), np.random.default_rng(7)
     with jax.set_mesh(mesh()):
         base = params()
-        fresh = with_lengths(base, jax.jit(lambda key: architecture.trained(architecture.init(key)))(jax.random.key(0)))
+        fresh = with_magnitudes(
+            base, jax.jit(lambda key: architecture.trained(architecture.init(key)))(jax.random.key(0))
+        )
         noisy = jax.tree.map(lambda leaf: leaf + 0.2 * random.standard_normal(leaf.shape, np.float32), fresh)
         loss = lambda adapters: mean_loss(architecture, architecture.whole(adapters, base), rows)  # noqa: E731
         of_adapter = jax.jit(
             (lambda adapters: (loss(adapters), None)) if config.magnitude else jax.value_and_grad(loss)
         )
-        merged = jax.jit(lambda adapters: merge(base, adapters, config.scale))
+        merged = jax.jit(lambda adapters: merge_adapters(base, adapters, config.scale))
         back = jax.jit(lambda adapters, gradient: jax.vjp(merged, adapters)[1](gradient)[0])
         begins, (beside, gradient) = of_adapter(fresh)[0], of_adapter(noisy)
         of_merged, merged_gradient = of_plain()(merged(noisy))

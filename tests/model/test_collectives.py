@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.eight_devices import printed
-from tpullm.model.collectives import factors, line_groups
+from tpullm.model.collectives import line_groups, torus_factors
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_scatters_along_the_lines_of_a_grid_leave_each_device_its_own_part(lines
 @pytest.mark.parametrize("size", [2**power for power in range(11)])
 def test_the_factors_of_a_slice_are_as_even_as_can_be(size, dimensions):
     """Of a power of two: ascending, none more than twice another, and 1 only of one device."""
-    found = factors(size, dimensions)
+    found = torus_factors(size, dimensions)
     assert math.prod(found) == size and found == sorted(found)
     assert found == [1] if size == 1 else 1 not in found
     assert len(found) == min(dimensions, max(size.bit_length() - 1, 1)) and found[-1] <= 2 * found[0]

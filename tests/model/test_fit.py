@@ -11,7 +11,7 @@ from jax.sharding import AbstractDevice
 from tests.training.small import ARCHITECTURE, SPREAD
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
-from tpullm.model.mesh_fit import KEYS, check_adapter, check_fits, nearest
+from tpullm.model.mesh_fit import KEYS, check_adapter, check_fits, nearest_sizes
 from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.schema import AdapterConfig, TrainConfig
 from tpullm.system.errors import UserError
@@ -162,6 +162,6 @@ def test_the_nearest_sizes_are_the_nearest_that_fit(size):
     for divisor, most in ((3, 5), (5, 2), (13, 13)):
         fitting = [other for other in range(1, size + most + 1) if other % divisor == 0 and other != size]
         smaller, larger = ([other for other in fitting if of(other)] for of in (lambda n: n < size, lambda n: n > size))
-        assert nearest(size, lambda other, d=divisor: other % d == 0, most) == " or ".join(
+        assert nearest_sizes(size, lambda other, d=divisor: other % d == 0, most) == " or ".join(
             str(other) for other in (*smaller[-1:], *larger[:1])
         )

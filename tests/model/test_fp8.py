@@ -36,7 +36,7 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import batch_loss, initial
+from tpullm.training.step import batch_loss, initial_state
 
 AXES = {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}
 KINDS = {fp8.E4M3: (ml_dtypes.float8_e4m3fn, 7), fp8.E5M2: (ml_dtypes.float8_e5m2, 14)}
@@ -77,7 +77,7 @@ def test_codes_are_those_of_ml_dtypes(x, dtype):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _of_tokens(x, dtype):
-    return fp8.of_tokens(jnp.asarray(x, jnp.bfloat16), dtype)
+    return fp8.codes_of_tokens(jnp.asarray(x, jnp.bfloat16), dtype)
 
 
 def ours(subscripts, x, weight, cotangent, gradients="compute"):
@@ -226,7 +226,9 @@ def test_packed_equals_unpacked():
 
 def test_there_is_no_state_that_a_training_would_have_to_resume():
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), 4, FP8.axes)
-    of_fp8, of_others = (jax.eval_shape(lambda of=of: initial(of, optimizer, jax.random.key(0))) for of in (FP8, F32))
+    of_fp8, of_others = (
+        jax.eval_shape(lambda of=of: initial_state(of, optimizer, jax.random.key(0))) for of in (FP8, F32)
+    )
     assert jax.tree.structure(of_fp8) == jax.tree.structure(of_others)
 
 

@@ -52,7 +52,7 @@ def refused(make) -> str:
 def test_the_width_is_split_as_often_as_a_slice_allows(monkeypatch, devices, slices, width, data, fsdp):
     asked = {}
     monkeypatch.setattr(mesh.jax, "devices", lambda: list(range(devices)))
-    monkeypatch.setattr(mesh, "_slices", lambda devices: slices)
+    monkeypatch.setattr(mesh, "_slice_count", lambda devices: slices)
     monkeypatch.setattr(mesh, "make_mesh", lambda shape, devices: asked.update(shape))
     mesh.mesh_in_use(width)
     assert asked == {"data": -1, "fsdp": fsdp} and data * fsdp == devices and data % slices == 0 and width % fsdp == 0

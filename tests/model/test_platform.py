@@ -18,7 +18,7 @@ def on(request):
 
 
 def test_the_target_is_the_platform_of_the_mesh(on):
-    assert platform.target() == on
+    assert platform.target_platform() == on
 
 
 def test_auto_is_bfloat16_everywhere(on):
@@ -38,7 +38,7 @@ def test_only_an_old_jax_on_a_cpu_multiplies_to_and_caches_in_float32(on, versio
 
 
 def test_only_a_cpu_unrolls_layers(on):
-    assert [platform.unrolled(layers) for layers in (1, 12, 13)] == ([1, 12, 1] if on == "cpu" else [1, 1, 1])
+    assert [platform.unrolled_layers(layers) for layers in (1, 12, 13)] == ([1, 12, 1] if on == "cpu" else [1, 1, 1])
 
 
 def test_jax_takes_the_options_for_a_gpu():

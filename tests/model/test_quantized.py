@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.training.small import CONFIG, EXPERTS, SPREAD, TWO_LAYERS, batch, mesh
 from tpullm.model import quantized
-from tpullm.model.adapter import with_lengths
+from tpullm.model.adapter import with_magnitudes
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
 from tpullm.recipe.parsing import load
@@ -49,9 +49,9 @@ def test_nf4_is_that_of_bitsandbytes():
 
 def test_a_gpu_reads_the_same_numbers_from_a_table(monkeypatch):
     codes = jnp.arange(256, dtype=jnp.uint8).reshape(16, 16) & 15
-    halved = quantized._looked_up(codes)
-    monkeypatch.setattr(quantized, "target", lambda: "gpu")
-    read = quantized._looked_up(codes)
+    halved = quantized._nf4_entries(codes)
+    monkeypatch.setattr(quantized, "target_platform", lambda: "gpu")
+    read = quantized._nf4_entries(codes)
     assert read.dtype == halved.dtype == jnp.float32 and read.shape == (16, 16)
     np.testing.assert_array_equal(read, halved)
     np.testing.assert_array_equal(read[0], quantized.NF4)
@@ -101,9 +101,9 @@ def test_a_step_never_has_the_numbers_of_all_layers(config):
     """It makes those of a layer when it comes to it. Six layers, so that those of one are few beside all."""
     architecture = Architecture(dataclasses.replace(config, layers=6, width=128, mlp_width=256))
     with jax.set_mesh(mesh()):
-        shapes = quantized.targets(architecture.placed(mesh()), "int8")
+        shapes = quantized.packed_targets(architecture.placed(mesh()), "int8")
         sizes = []
-        quantized.each_matrix(shapes, lambda matrix, axis: sizes.append(math.prod(matrix.shape)))
+        quantized.change_each_matrix(shapes, lambda matrix, axis: sizes.append(math.prod(matrix.shape)))
 
         def forward(params, tokens):
             ones = jnp.ones_like(tokens)
@@ -118,7 +118,7 @@ def test_a_step_never_has_the_numbers_of_all_layers(config):
 
 
 def quantize(tree, kind):
-    return quantized.each_matrix(tree, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
+    return quantized.change_each_matrix(tree, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
 
 
 @functools.cache
@@ -131,8 +131,11 @@ def made(adapter, config):
         def begin(key):
             params = architecture.init(key)
             base, fresh = architecture.frozen(params), architecture.trained(params)
-            packed, plain = quantize(base, adapter.quantize_base), quantized.rounded(base, adapter.quantize_base)
-            return base, packed, plain, with_lengths(packed, fresh)
+            packed, plain = (
+                quantize(base, adapter.quantize_base),
+                quantized.rounded_matrices(base, adapter.quantize_base),
+            )
+            return base, packed, plain, with_magnitudes(packed, fresh)
 
         base, packed, plain, fresh = begin(jax.random.key(0))
         random = np.random.default_rng(7)
@@ -192,7 +195,7 @@ def test_bytes_of_a_matrix(kind, most):
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
     architecture = Architecture(recipe.model.resolved(128256), AdapterConfig(rank=4, quantize_base=kind))
     targets, sizes = architecture.frozen(architecture.at_rest(planned_mesh({}, 1), jnp.dtype("bfloat16"))), []
-    quantized.each_matrix(targets, lambda of, axis: sizes.append((math.prod(of.shape), jax.tree.leaves(of))))
+    quantized.change_each_matrix(targets, lambda of, axis: sizes.append((math.prod(of.shape), jax.tree.leaves(of))))
     matrices = sum(size for size, _ in sizes)
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for _, leaves in sizes for leaf in leaves)
     assert len(sizes) == 7 and matrices > 6.9e9

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tpullm.planning.instructions import Collective, as_collective, computations, shapes
+from tpullm.planning.instructions import Collective, as_collective, computations, parse_shapes
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def between_slices(text: str) -> list[tuple[str, int]]:
     found = []
     for line in text.splitlines():
         if " send(" in line and (kind := re.search(r'_xla_megascale_transfer_type="(\w+)"', line)):
-            found.append((kind[1].lower().replace("_", "-"), shapes(line)[0].bytes))
+            found.append((kind[1].lower().replace("_", "-"), parse_shapes(line)[0].bytes))
     return found
 
 

@@ -18,7 +18,7 @@ from tests.planning.hlo_text import between_slices, collectives, largest_arrays
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.planning.instructions import computations
-from tpullm.planning.program import compiled, compiler_mesh
+from tpullm.planning.program import compiled_step, compiler_mesh
 from tpullm.planning.setting import Job
 from tpullm.recipe.parsing import load
 
@@ -45,7 +45,7 @@ def program(name: str, slice_name: str, mesh: tuple | None = None, rows: int = 1
     config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=rows * topology.chips)
     job = Job(model, config, dict(mesh) if mesh else recipe.mesh, topology)
     placed = compiler_mesh(job.mesh, topology)
-    return model, config, placed, compiled(job, placed).as_text()
+    return model, config, placed, compiled_step(job, placed).as_text()
 
 
 def layer_bytes(model) -> int:

@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 from tpullm.hardware.topologies import parse
 from tpullm.planning import gpu_schedule
 from tpullm.planning.instructions import computations
-from tpullm.planning.program import TooLarge, compiled, compiler_mesh, job_of
-from tpullm.planning.search import assessed
+from tpullm.planning.program import TooLarge, compiled_step, compiler_mesh, job_of
+from tpullm.planning.search import assess_memory
 from tpullm.planning.setting import Job, setting_of
 from tpullm.recipe.parsing import load
 
@@ -37,11 +37,11 @@ def program(name: str, topology: str):
     config = dataclasses.replace(
         recipe.pretrain, accumulation=1, batch_size=gpus.chips, sequence_length=LENGTH, loss_chunks=4
     )
-    return compiled(Job(model, config, {"fsdp": -1}, gpus), compiler_mesh({"fsdp": -1}, gpus))
+    return compiled_step(Job(model, config, {"fsdp": -1}, gpus), compiler_mesh({"fsdp": -1}, gpus))
 
 
 def collectives(topology: str, text: str):
-    return [item for item in gpu_schedule.schedule(text, parse(topology)) if item.collective]
+    return [item for item in gpu_schedule.schedule_on_gpu(text, parse(topology)) if item.collective]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,8 +86,8 @@ def test_gradients_of_weights_are_not_put_off():
     options = ["--model.remat=full", f"--model.layers={LAYERS}", "--pretrain.batch_size=64"]
     recipe, gpus = load(ROOT / "configs" / "pretrain" / "1b.yaml", options), parse("a100:8")
     job = job_of(recipe, gpus)
-    peak = compiled(job, compiler_mesh(job.mesh, gpus)).memory_analysis().peak_memory_in_bytes
-    assert peak < 1.08 * assessed(setting_of(job)).memory.peak
+    peak = compiled_step(job, compiler_mesh(job.mesh, gpus)).memory_analysis().peak_memory_in_bytes
+    assert peak < 1.08 * assess_memory(setting_of(job)).memory.peak
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_program_above_the_memory_is_refused():
     config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=8, sequence_length=8192)
     job = Job(model, config, {"fsdp": -1}, parse("h100:1"))
     with pytest.raises(TooLarge) as refused:
-        compiled(job, compiler_mesh(job.mesh, job.topology))
+        compiled_step(job, compiler_mesh(job.mesh, job.topology))
     assert refused.value.limit_bytes == pytest.approx(59.3 * 2**30, rel=1e-3)
 
 
@@ -107,7 +107,7 @@ def test_the_time_counts_products_and_attention():
     """At least as long as the matmuls at the peak take."""
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
     model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
-    items = gpu_schedule.schedule(program("8b", "h100:8").as_text(), parse("h100:8"))
+    items = gpu_schedule.schedule_on_gpu(program("8b", "h100:8").as_text(), parse("h100:8"))
     kv = model.kv_heads * model.head_width
     layer = 2 * model.width * (model.width + kv) + 3 * model.width * model.mlp_width
     parameters = LAYERS * layer + model.vocabulary_size * model.width

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE, setting, shipped
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
-from tpullm.planning.economics import RESTART_SECONDS_HERE, Estimate, estimate, prices_of, whole_run
+from tpullm.planning.economics import RESTART_SECONDS_HERE, Estimate, estimate_step, prices_of, whole_run
 from tpullm.planning.setting import RECOMPUTED, with_remat
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
 from tpullm.run.hours import kept
@@ -35,7 +35,7 @@ MISSED = {
 
 
 def test_what_is_computed_again_costs_time_and_nothing_else_does():
-    found = {remat: estimate(with_remat(shipped("8b"), remat)) for remat in RECOMPUTED}
+    found = {remat: estimate_step(with_remat(shipped("8b"), remat)) for remat in RECOMPUTED}
     steps = {remat: one.step_seconds for remat, one in found.items()}
     assert steps["none"] == steps["save_dots"] < steps["save_attention"] < steps["full"]
     assert found["full"].computing["recomputed"] > 0 and found["none"].computing["recomputed"] == 0
@@ -45,7 +45,7 @@ def test_what_is_computed_again_costs_time_and_nothing_else_does():
 def errors() -> dict[str, list[tuple[str, float]]]:
     found = {"fit": [], "held": [], "apart": []}
     for run in runs():
-        found[run.use].append((run.name, estimate(run.on(CHIPS)).tokens_per_second / run.tokens_per_second - 1))
+        found[run.use].append((run.name, estimate_step(run.on(CHIPS)).tokens_per_second / run.tokens_per_second - 1))
     return found
 
 

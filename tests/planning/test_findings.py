@@ -3,10 +3,10 @@
 import pytest
 
 from tests.planning.programs import CYCLES, GATHER, MESH, PRODUCT, TORUS, looped
-from tpullm.planning.findings import Look, axes_of, find
+from tpullm.planning.findings import Look, axes_of, find_faults
 from tpullm.planning.instructions import as_collective, computations
 from tpullm.planning.timeline import Item
-from tpullm.planning.tpu_schedule import schedule
+from tpullm.planning.tpu_schedule import schedule_on_tpu
 
 KERNEL = '%splash_mha_fwd.1 = bf16[1,8,2048,128]{3,2,1,0} custom-call(%q), custom_call_target="tpu_custom_call"'
 EVERYWHERE = "replica_groups=[1,256]<=[256]"
@@ -15,8 +15,8 @@ EVERYWHERE = "replica_groups=[1,256]<=[256]"
 def found(*lines: str, kernel: str = KERNEL, vocabulary: int = 32000, before: str = "") -> dict[str, str]:
     """The texts of the findings of a loop with these lines, by kind."""
     text = looped(PRODUCT, *lines, kernel, before=before)
-    look = Look(schedule(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=vocabulary)
-    return {finding.kind: finding.text for finding in find(look)}
+    look = Look(schedule_on_tpu(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=vocabulary)
+    return {finding.kind: finding.text for finding in find_faults(look)}
 
 
 def named(opcode: str, shape: str, place: str, groups: str = EVERYWHERE) -> str:
@@ -100,8 +100,8 @@ def test_a_copy_in_a_loop_of_two_turns_is_in_a_loop():
     source = "%y = bf16[8192,4096]{1,0:T(8,128)} fusion(%x), kind=kLoop, calls=%fused, " + CYCLES % 1
     copy = "%copy.1 = bf16[8192,4096]{0,1} copy(%y), " + CYCLES % 500_000
     text = looped(PRODUCT, source, copy, KERNEL, turns=2)
-    look = Look(schedule(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
-    (finding,) = find(look)
+    look = Look(schedule_on_tpu(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
+    (finding,) = find_faults(look)
     assert finding.kind == "transposed" and "2 times a step" in finding.text
     assert finding.bytes == 2 * 2 * 8192 * 4096 and finding.seconds == pytest.approx(2 * 500_000 / 1.5e9 * 0.82)
 
@@ -112,14 +112,14 @@ def test_logits_may_be_as_large_as_a_chunk_a_quarter_of_the_tokens_or_a_paramete
     assert "all_scores" in found(scores.replace("2048", "2049"), vocabulary=131072)
     text = looped(PRODUCT, scores.replace("2048", "3000"), KERNEL)
     for tokens, largest, number in ((12_000, 1, 0), (8192, 3000 * 131072, 0), (11_000, 1, 1)):
-        look = Look(schedule(text, *TORUS), text, MESH, largest, tokens=tokens, vocabulary=131072)
-        assert sum(finding.kind == "all_scores" for finding in find(look)) == number
+        look = Look(schedule_on_tpu(text, *TORUS), text, MESH, largest, tokens=tokens, vocabulary=131072)
+        assert sum(finding.kind == "all_scores" for finding in find_faults(look)) == number
 
 
 def test_findings_are_told_by_their_cost():
     text = looped(GATHER, PRODUCT, named("all-reduce", "bf16[4096,11008]{1,0}", "feed_forward/psum"), KERNEL)
-    look = Look(schedule(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
-    costs = [finding.seconds for finding in find(look)]
+    look = Look(schedule_on_tpu(text, *TORUS), text, MESH, 4096 * 11008, tokens=8192, vocabulary=32000)
+    costs = [finding.seconds for finding in find_faults(look)]
     assert len(costs) > 2 and costs == sorted(costs, reverse=True)
     assert look.seconds == pytest.approx(sum(item.seconds for item in look.items))
     cheap = named("all-reduce", "bf16[8]{0}", "feed_forward/psum")
@@ -137,7 +137,7 @@ def test_half_a_percent_of_a_step_is_not_worth_a_line():
             Item(instructions["copy"], 1, copied, 0.0, None, "body"),
             Item(instructions["fusion"], 1, 200 - waited - copied, 0.0, None, "body"),
         ]
-        return {one.kind for one in find(Look(items, KERNEL, MESH, 1 << 30, tokens=8192, vocabulary=32000))}
+        return {one.kind for one in find_faults(Look(items, KERNEL, MESH, 1 << 30, tokens=8192, vocabulary=32000))}
 
     assert kinds(1.0, 0.5) == set() and kinds(1.001, 0.5) == {"waited_for"} and kinds(1.0, 0.501) == {"copied"}
 
@@ -147,5 +147,5 @@ COPY = "%copy.1 = bf16[8192,4096]{1,0} copy(%y), " + CYCLES % 1
 
 def test_a_kernel_that_is_not_used_costs_what_nobody_knows():
     text = looped(PRODUCT)
-    (finding,) = find(Look(schedule(text, *TORUS), text, MESH, 1 << 30, tokens=8192, vocabulary=32000))
+    (finding,) = find_faults(Look(schedule_on_tpu(text, *TORUS), text, MESH, 1 << 30, tokens=8192, vocabulary=32000))
     assert (finding.kind, finding.bytes, finding.seconds) == ("no_kernel", 0, 0.0)

@@ -5,7 +5,7 @@
 import pytest
 
 from tpullm.hardware.topologies import parse
-from tpullm.planning.gpu_schedule import LAUNCH, schedule
+from tpullm.planning.gpu_schedule import LAUNCH, schedule_on_gpu
 
 KNOWN = ', backend_config={"known_trip_count":{"n":"%d"}}'
 
@@ -41,7 +41,7 @@ ENTRY %main (r: bf16[1024,1024]) -> bf16[1024,1024] {{
 @pytest.mark.parametrize(("turns", "count"), [(KNOWN % 4, 4), ("", 6)])
 def test_a_loop_runs_as_often_as_xla_knows_or_as_its_condition_says(turns, count):
     topology = parse("h100:1")
-    (item,) = schedule(program(turns), topology)
+    (item,) = schedule_on_gpu(program(turns), topology)
     each = 2 * 2 * 1024**2 / (topology.chip.hbm_bandwidth * topology.chip.hbm_efficiency) + LAUNCH
     assert item.times == count and item.seconds == pytest.approx(count * each)
 
@@ -67,7 +67,7 @@ EXCHANGE = "bf16[4096,1024]{1,0} ragged-all-to-all(%x, %d), channel_id=1, replic
 def test_a_grouped_matmul_takes_as_long_as_its_rows_in_use(kernel, filled):
     """Two FLOPs for each of them and each number of a matrix, not of all matrices; and the gradient alike."""
     topology = parse("h100:1")
-    (item,) = schedule(ENTRY.format(kernel), topology, filled)
+    (item,) = schedule_on_gpu(ENTRY.format(kernel), topology, filled)
     chip = topology.chip
     speed = chip.peak_flops * chip.matmul_efficiency * chip.grouped_efficiency
     assert item.seconds == pytest.approx(2 * 4096 * filled * 2048 * 1024 / speed + LAUNCH)
@@ -76,16 +76,16 @@ def test_a_grouped_matmul_takes_as_long_as_its_rows_in_use(kernel, filled):
 def test_few_rows_take_as_long_as_reading_the_matrices():
     topology = parse("h100:1")
     program = ENTRY.format(FORWARD).replace("4096", "16")
-    (item,) = schedule(program, topology)
+    (item,) = schedule_on_gpu(program, topology)
     moved = 2 * (16 * 2048 + 8 * 2048 * 1024 + 16 * 1024) + 4 * 39
     assert item.seconds == pytest.approx(moved / (topology.chip.hbm_bandwidth * topology.chip.hbm_efficiency) + LAUNCH)
 
 
 def test_a_buffer_that_nobody_fills_takes_a_launch():
-    (item,) = schedule(ENTRY.format(UNFILLED), parse("h100:1"))
+    (item,) = schedule_on_gpu(ENTRY.format(UNFILLED), parse("h100:1"))
     assert item.seconds == LAUNCH
 
 
 def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
-    whole, half = (schedule(ENTRY.format(EXCHANGE), parse("h100:8"), filled)[0] for filled in (1.0, 0.5))
+    whole, half = (schedule_on_gpu(ENTRY.format(EXCHANGE), parse("h100:8"), filled)[0] for filled in (1.0, 0.5))
     assert whole.collective.bytes == 4096 * 1024 * 2 and half.busy_seconds == whole.busy_seconds / 2 > 0

@@ -10,9 +10,9 @@ from tests.conftest import ROOT
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
 from tpullm.planning import memory as memories
-from tpullm.planning.memory import PROGRAM, GlobalState, memory, of_device
+from tpullm.planning.memory import PROGRAM, GlobalState, device_bytes, device_memory
 from tpullm.planning.program import job_of
-from tpullm.planning.search import assessed
+from tpullm.planning.search import assess_memory
 from tpullm.planning.setting import setting_of, with_remat
 from tpullm.recipe.mesh_axes import written
 from tpullm.recipe.parsing import load
@@ -27,7 +27,7 @@ def of_program(program: dict):
     options = {"mesh": written(program["mesh"])} | program["overrides"]
     (path,) = (ROOT / "configs").glob(f"*/{program['recipe']}.yaml")
     recipe = load(path, [f"--{key}={value}" for key, value in options.items()])
-    return assessed(setting_of(job_of(recipe, parse(program["topology"]))))
+    return assess_memory(setting_of(job_of(recipe, parse(program["topology"]))))
 
 
 def error(program: dict) -> float:
@@ -62,13 +62,13 @@ KERNEL = 8 * (128 + 2)  # an output in 128 lanes and a float32 of each head
 
 
 def kept(of) -> float:
-    return memory(of, RESTS).kinds["kept activations"] / (2 * of.tokens * 3)
+    return device_memory(of, RESTS).kinds["kept activations"] / (2 * of.tokens * 3)
 
 
 def test_the_state_is_divided_by_the_axes_that_split_it():
-    assert of_device(RESTS.parameters, (1, 8, 1, 1, 2)) == 100 + 200 + 200
+    assert device_bytes(RESTS.parameters, (1, 8, 1, 1, 2)) == 100 + 200 + 200
     assert RESTS.total() == 100 + 1600 + 3200 + 4800
-    found = memory(setting(TIED, fsdp=8, tensor=2), RESTS)
+    found = device_memory(setting(TIED, fsdp=8, tensor=2), RESTS)
     assert found.kinds["parameters"] == 500 and found.kinds["optimizer"] == 600
     assert found.kinds["cast parameters"] == 2 * 3 * (ATTENTION + MLP) / 16 and found.kinds["program"] == PROGRAM
 
@@ -121,7 +121,8 @@ def test_what_is_kept_of_experts():
 
 def moments(of) -> dict[str, dict[str, float]]:
     """Kinds of each moment, as if it were the worst."""
-    return {name: getattr(memories, f"_{name}")(of) for name in ("tables", "loss", "backward")}
+    named = {"tables": "_moment_before_loss", "loss": "_moment_of_loss", "backward": "_moment_of_backward"}
+    return {key: getattr(memories, name)(of) for key, name in named.items()}
 
 
 def test_the_tables_and_the_loss():
@@ -177,17 +178,17 @@ def test_the_worst_moment_has_gradients_and_what_is_in_flight():
     rests = GlobalState((((), 1000),), (((), 2000),))
     wide = dataclasses.replace(TIED, vocabulary_size=1 << 20)
     of = setting(wide, fsdp=16, loss_chunks=1, offloaded=100)
-    found = memory(of, rests)
+    found = device_memory(of, rests)
     assert found.moment == "loss" and found.kinds["gradients"] == 0
     assert found.kinds["in flight to the host"] == 2 * 100 * M and "from the host" not in found.kinds
-    assert memory(dataclasses.replace(of, accumulation=2), rests).kinds["gradients"] == 1000
-    assert memory(dataclasses.replace(of, loss_chunks=256), rests).moment == "gather of the tables"
-    found = memory(setting(TIED, rows=512, fsdp=16, offloaded=100), rests)
+    assert device_memory(dataclasses.replace(of, accumulation=2), rests).kinds["gradients"] == 1000
+    assert device_memory(dataclasses.replace(of, loss_chunks=256), rests).moment == "gather of the tables"
+    found = device_memory(setting(TIED, rows=512, fsdp=16, offloaded=100), rests)
     assert found.moment == "backward pass" and found.kinds["from the host"] == 4 * 100 * 32 * M
     assert found.kinds["gradients"] == 1000 and found.kinds | state == found.kinds
-    split = memory(setting(TIED, rows=512, fsdp=8, tensor=2, offloaded=100), rests)
+    split = device_memory(setting(TIED, rows=512, fsdp=8, tensor=2, offloaded=100), rests)
     assert split.kinds["from the host"] == 4 * 100 * 32 * M
-    assert memory(setting(TIED, rows=512, fsdp=16, accumulation=2), rests).kinds["gradients"] == 2000
+    assert device_memory(setting(TIED, rows=512, fsdp=16, accumulation=2), rests).kinds["gradients"] == 2000
 
 
 def test_on_gpus():
@@ -206,10 +207,10 @@ def test_on_gpus():
     assert moments(dataclasses.replace(two, loss_chunks=1))["loss"]["gradient of the table"] == 8 * TABLE
     assert moments(dataclasses.replace(two, sizes=(16, 1, 1, 1, 1)))["loss"]["gradient of the table"] == 8 * TABLE
     busy = dataclasses.replace(of, rows=2 * 32 * of.rows, accumulation=2)
-    found, before = (memory(one, RESTS) for one in (busy, dataclasses.replace(busy, accumulation=1)))
+    found, before = (device_memory(one, RESTS) for one in (busy, dataclasses.replace(busy, accumulation=1)))
     assert found.moment == before.moment == "backward pass"
-    parameters = of_device(RESTS.parameters, busy.sizes)
+    parameters = device_bytes(RESTS.parameters, busy.sizes)
     assert found.kinds["gradients"] == 3 * parameters and before.kinds["gradients"] == parameters
     assert found.kinds["next layer"] == 2 * (ATTENTION + MLP)
     alone = dataclasses.replace(setting(TIED, rows=512), topology=parse("h100:1"))
-    assert "next layer" not in memory(alone, RESTS).kinds
+    assert "next layer" not in device_memory(alone, RESTS).kinds

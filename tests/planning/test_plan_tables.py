@@ -9,7 +9,7 @@ from tests.planning.by_hand import setting
 from tpullm.hardware.chips import PRICES_DATE
 from tpullm.planning.economics import Estimate, Run
 from tpullm.planning.memory import Memory
-from tpullm.planning.plan_tables import GIB, details, side_by_side
+from tpullm.planning.plan_tables import GIB, plan_details, plans_side_by_side
 from tpullm.planning.plans import Plan
 from tpullm.planning.routes import Transfer
 from tpullm.planning.search import Advice, Candidate, Found
@@ -41,7 +41,7 @@ def plan(chosen: Candidate | None = None, *, fits: bool = True, **fields) -> Pla
 
 
 def test_a_plan_on_a_page():
-    head, memory, time, run = details(plan()).split("\n\n")
+    head, memory, time, run = plan_details(plan()).split("\n\n")
     mesh = "mesh {fsdp: 16}, model.remat full, pretrain.accumulation 1, pretrain.optimizer.moments float32"
     assert head == f"mine on v6e:4x4, 16 chips, 1,000 steps of 4,096 tokens\n{mesh}"
     assert memory.splitlines() == [
@@ -69,37 +69,39 @@ def test_a_plan_on_a_page():
 @pytest.mark.parametrize(("gib", "shown"), [(0.04, ["one", "two"]), (0.02, ["all else"])])
 def test_small_parts_are_one(gib, shown):
     chosen = chosen_way(memory=Memory({"parameters": 6.0 * GIB, "one": gib * GIB, "two": gib * GIB}, "loss"))
-    lines = details(plan(chosen)).split("\n\n")[1].splitlines()
+    lines = plan_details(plan(chosen)).split("\n\n")[1].splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["parameters", *shown, "together"]
     assert "0.04 GiB" in lines[2]
 
 
 def test_what_does_not_fit_has_neither_time_nor_price():
-    told = details(plan(fits=False))
+    told = plan_details(plan(fits=False))
     assert "IT DOES NOT FIT: 2.50 GiB a chip are missing; scores is largest, 1.50 GiB; it fits with model.r" in told
     assert "a step" not in told and "dollars" not in told
     none = Advice(1.0, "scores", 1.0, "")
-    assert "no change of one key makes it fit; try --search, or more chips" in details(plan(fits=False, advice=none))
+    assert "no change of one key makes it fit; try --search, or more chips" in plan_details(
+        plan(fits=False, advice=none)
+    )
     searched = plan(fits=False, advice=none, found=Found(3, 0, 0.1, ()))
-    assert "makes it fit; take more chips" in details(searched)
-    assert "searched: 3 ways in 100 ms, 0 fit" in details(searched)
-    assert "█" * WIDTH in details(plan(chosen_way(memory=Memory({"x": 32.0 * GIB}, "loss")), fits=False))
+    assert "makes it fit; take more chips" in plan_details(searched)
+    assert "searched: 3 ways in 100 ms, 0 fit" in plan_details(searched)
+    assert "█" * WIDTH in plan_details(plan(chosen_way(memory=Memory({"x": 32.0 * GIB}, "loss")), fits=False))
 
 
 def test_given_prices_and_interruptions():
     run = dataclasses.replace(
         RUN, dollars={"given": 5.0}, hours_between=24.0, interruptions=2.25, goodput=0.9876, restart_seconds=600
     )
-    told = details(plan(run=run))
+    told = plan_details(plan(run=run))
     assert "5.00 dollars (given)" in told and "list prices" not in told
     assert "  interrupted every 24 hours in the mean, 2.2 times, 600 s to start again\n  goodput 98.8%, in the" in told
-    assert "list prices" not in details(plan(run=dataclasses.replace(RUN, dollars={})))
+    assert "list prices" not in plan_details(plan(run=dataclasses.replace(RUN, dollars={})))
 
 
 def test_plans_side_by_side():
     one = setting(topology="v6e:1x1", chip=CHIP, attention_block=256, loss_chunks=4)
     short = dataclasses.replace(RUN, days=0.049, dollars={"given": 3.0})
-    rows = side_by_side([plan(), plan(chosen_way(one), run=short), plan(fits=False)]).splitlines()
+    rows = plans_side_by_side([plan(), plan(chosen_way(one), run=short), plan(fits=False)]).splitlines()
     cells = [row.split("  ") for row in rows]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in cells]
     assert cells[0] == ["tokens/s", "dollars", "dollars", "dollars"]
@@ -115,7 +117,7 @@ def test_plans_side_by_side():
 def test_what_was_searched():
     other = chosen_way(setting(fsdp=8, tensor=2, chip=CHIP), estimate=dataclasses.replace(ESTIMATE, step_seconds=4.0))
     best = chosen_way()
-    lines = details(plan(found=Found(1500, 20, 2.0, (best, other)))).split("\n\n")[-1].splitlines()
+    lines = plan_details(plan(found=Found(1500, 20, 2.0, (best, other)))).split("\n\n")[-1].splitlines()
     assert lines[0] == "searched: 1,500 ways in 2 s, 20 fit"
     assert lines[2].split() == ["{fsdp:", "16}", "full", "1", "256", "1", "8.0", "2", "s", "400", "ms"]
     assert lines[3].split()[:8] == ["{fsdp:", "8,", "tensor:", "2}", "full", "1", "256", "1"]
@@ -128,20 +130,20 @@ def test_what_the_compiler_said():
     )
     refused = SimpleNamespace(refused="too large", step_seconds=0.0, peak_bytes=20 * GIB, findings=())
     chosen = chosen_way()
-    lines = details(plan(proven=((chosen, proof), (chosen, refused)))).split("\n\n")[-1].splitlines()
+    lines = plan_details(plan(proven=((chosen, proof), (chosen, refused)))).split("\n\n")[-1].splitlines()
     assert lines[1].split()[-7:] == ["5.00", "GiB", "(8.00)", "3", "s", "(2", "s)"]
     assert lines[2].endswith("  20.00 GiB (8.00)  DOES NOT FIT")
     assert lines[3:] == ["  change this"]
-    lines = details(plan(proven=((chosen, refused),))).split("\n\n")[-1].splitlines()
+    lines = plan_details(plan(proven=((chosen, refused),))).split("\n\n")[-1].splitlines()
     assert lines[-1] == "  too large"
-    assert side_by_side([plan(proven=((chosen, proof),))]).endswith("; compiled: 3 s a step")
-    assert side_by_side([plan(proven=((chosen, refused),))]).endswith("DOES NOT FIT, says the compiler")
+    assert plans_side_by_side([plan(proven=((chosen, proof),))]).endswith("; compiled: 3 s a step")
+    assert plans_side_by_side([plan(proven=((chosen, refused),))]).endswith("DOES NOT FIT, says the compiler")
 
 
 def test_devices_and_chips_are_counted():
-    one = details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
+    one = plan_details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
     assert one.startswith("mine on v6e:1x1, 1 chip, ")
-    assert "over the links" not in details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
+    assert "over the links" not in plan_details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
     here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
     local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
-    assert ", 2 devices, " in details(plan(chosen_way(local)))
+    assert ", 2 devices, " in plan_details(plan(chosen_way(local)))

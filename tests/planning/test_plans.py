@@ -16,14 +16,14 @@ from tpullm.cli import main
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
-from tpullm.planning.economics import estimate
+from tpullm.planning.economics import estimate_step
 from tpullm.planning.memory import global_state
-from tpullm.planning.plan_tables import details, side_by_side
+from tpullm.planning.plan_tables import plan_details, plans_side_by_side
 from tpullm.planning.plans import VERSION, Plan, make_plan, on_slices, to_json, with_proofs
 from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import program_hash
-from tpullm.planning.search import assessed
-from tpullm.planning.step_work import useful_flops, work
+from tpullm.planning.search import assess_memory
+from tpullm.planning.step_work import step_parts, useful_flops
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig, TeacherConfig, TuningConfig
 from tpullm.system.errors import UserError
@@ -63,7 +63,9 @@ def test_a_searched_plan_is_the_best_way(plan):
 
 
 def test_the_fastest_that_the_compiler_lets_fit_is_chosen(plan):
-    one, two, three = (assessed(dataclasses.replace(plan.chosen.setting, accumulation=parts)) for parts in (1, 2, 1))
+    one, two, three = (
+        assess_memory(dataclasses.replace(plan.chosen.setting, accumulation=parts)) for parts in (1, 2, 1)
+    )
     pairs = [(one, proof(step_seconds=5.0)), (two, proof(step_seconds=3.0)), (three, proof(refused="no"))]
     found = with_proofs(plan, pairs)
     assert found.chosen is two and found.proven == (pairs[1], pairs[0], pairs[2]) and found.fits
@@ -95,8 +97,8 @@ def test_plain_values(plan):
     assert values["mfu"] == found.mfu and values["exposed_seconds"] == found.exposed
     assert values["search"] is None and values["advice"] is None and values["proofs"] == []
     small = setting(fsdp=16, chip={"hbm_bytes": 1})
-    none = dataclasses.replace(plan, chosen=assessed(small))
-    assert to_json(none)["step_seconds"] == estimate(small).step_seconds  # also of what does not fit
+    none = dataclasses.replace(plan, chosen=assess_memory(small))
+    assert to_json(none)["step_seconds"] == estimate_step(small).step_seconds  # also of what does not fit
     assert VERSION == 1
 
 
@@ -174,13 +176,13 @@ def test_the_state_is_that_of_the_arrays():
 def test_a_frozen_matrix_is_multiplied_twice_and_not_three_times():
     packed = shipped("8b-qlora", "v6e:1x1")
     whole = dataclasses.replace(packed, adapter=None)
-    mine, all_of_it = work(packed), work(whole)
+    mine, all_of_it = step_parts(packed), step_parts(whole)
     assert mine["feed-forward"].flops == pytest.approx(2 / 3 * all_of_it["feed-forward"].flops)
     assert mine["loss"].flops == pytest.approx(2 / 3 * all_of_it["loss"].flops)
     assert mine["adapter"].flops < 0.05 * mine["feed-forward"].flops
     assert 0.6 < useful_flops(packed) / useful_flops(whole) < 0.75  # attention's scores cost as much as ever
     plain = dataclasses.replace(packed, adapter=dataclasses.replace(packed.adapter, quantize_base=""))
-    assert estimate(plain).step_seconds < min(estimate(of).step_seconds for of in (packed, whole))
+    assert estimate_step(plain).step_seconds < min(estimate_step(of).step_seconds for of in (packed, whole))
 
 
 def test_advice_and_a_search_name_the_keys_of_the_stage():
@@ -230,7 +232,7 @@ def test_what_a_plan_leaves_out_is_said(keys, told):
     found = stage_of(recipe, "mine").uncounted
     assert len(found) == len(told) and all(re.search(*pair) for pair in zip(told, found, strict=True)), found
     made = make_plan(recipe, MODEL_8B, "v6e:2x2", stage="mine")
-    shown = details(made), side_by_side([made, made])
+    shown = plan_details(made), plans_side_by_side([made, made])
     assert to_json(made)["uncounted"] == list(found)
     assert all(("NOT COUNTED" in text) == bool(told) and all(what in text for what in found) for text in shown)
 

@@ -15,7 +15,7 @@ from tests.planning.by_hand import DENSE
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.planning import compiling, program
-from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled, compiler_mesh
+from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled_step, compiler_mesh
 from tpullm.planning.setting import Job
 from tpullm.recipe.schema import TrainConfig
 from tpullm.system.errors import UserError
@@ -70,13 +70,13 @@ def test_a_missing_compiler_is_one_line(monkeypatch, name, what, extra):
 
 def test_too_large_a_program_says_how_large_and_another_error_stays_what_it_is(monkeypatch):
     error = jax.errors.JaxRuntimeError(FULL)
-    monkeypatch.setattr(program, "traced", lambda *_: SimpleNamespace(compile=failing(error)))
+    monkeypatch.setattr(program, "traced_step", lambda *_: SimpleNamespace(compile=failing(error)))
     with pytest.raises(TooLarge) as caught:
-        compiled(JOB, absent_mesh({}, parse("v6e:1x1")))
+        compiled_step(JOB, absent_mesh({}, parse("v6e:1x1")))
     assert (caught.value.needed_bytes, caught.value.limit_bytes) == (20.5 * 2**30, 15.75 * 2**30)
     error = jax.errors.JaxRuntimeError("another")
     with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
-        compiled(JOB, absent_mesh({}, parse("v6e:1x1")))
+        compiled_step(JOB, absent_mesh({}, parse("v6e:1x1")))
 
 
 def analyzed(peak: int, text: str = "", **memory):
@@ -91,8 +91,8 @@ def test_a_gpu_program_above_the_memory_is_refused_by_us(monkeypatch):
 
     def told(peak):
         compile_ = lambda compiler_options: asked.update(compiler_options) or analyzed(peak)  # noqa: E731
-        monkeypatch.setattr(program, "traced", lambda *_: SimpleNamespace(compile=compile_))
-        return compiled(JOB, mesh)
+        monkeypatch.setattr(program, "traced_step", lambda *_: SimpleNamespace(compile=compile_))
+        return compiled_step(JOB, mesh)
 
     assert told(59 << 30) and asked == {"xla_gpu_enable_cub_radix_sort": False}
     with pytest.raises(TooLarge) as caught:
@@ -121,7 +121,7 @@ def test_what_the_compiler_says_of_a_step_and_of_an_evaluation(monkeypatch, step
 
     devices = np.array([SimpleNamespace(coords=(1, 2, 0)), SimpleNamespace(coords=(1, 3, 0))])
     monkeypatch.setattr(compiling, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
-    monkeypatch.setattr(compiling, "compiled", compile_)
+    monkeypatch.setattr(compiling, "compiled_step", compile_)
     found = compiling.compile_here(JOB)
     assert (found.text, found.peak_bytes, found.limit_bytes, found.evaluation_bytes) == told
     assert found.places == ((1, 2), (1, 3)) and found.seconds < 1
@@ -133,7 +133,7 @@ def test_the_step_is_traced_on_an_absent_mesh_for_a_tpu():
     step, over all parameters and gradients. The barriers of recomputation are narrow."""
     job = dataclasses.replace(JOB, config=dataclasses.replace(CONFIG, accumulation=2), topology=parse("v6e:2x2"))
     mesh = absent_mesh(job.mesh, job.topology)
-    step, forward = (program.traced(job, mesh, evaluation).as_text() for evaluation in (False, True))
+    step, forward = (program.traced_step(job, mesh, evaluation).as_text() for evaluation in (False, True))
     assert "num_partitions = 4" in step and "splash" in step
     assert "num_partitions = 4" in forward and "optimizer" not in forward and len(forward) < len(step) / 2
     barriers = [line.split(" : ")[0] for line in step.splitlines() if "optimization_barrier" in line]

@@ -17,23 +17,23 @@ from tests.planning.by_hand import DENSE, EXPERTS, TABLE
 from tests.planning.programs import GATHER, PRODUCT, TORUS, looped
 from tpullm.hardware.topologies import parse
 from tpullm.planning import proof
-from tpullm.planning.compiling import Executable, compile_apart, read, write
-from tpullm.planning.memory import global_state, of_device
+from tpullm.planning.compiling import Executable, compile_apart, read_executable, write_executable
+from tpullm.planning.memory import device_bytes, global_state
 from tpullm.planning.program import job_of
 from tpullm.planning.proof import (
     Proof,
-    by_part,
-    cached_at,
     fingerprint,
     look_at,
     program_hash,
+    proof_cache_file,
     proof_of,
     prove,
-    refusal,
+    seconds_by_part,
     traffic_of,
+    why_not_fit,
 )
 from tpullm.planning.setting import Job
-from tpullm.planning.tpu_schedule import OBSERVED, schedule
+from tpullm.planning.tpu_schedule import OBSERVED, schedule_on_tpu
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.errors import UserError
@@ -116,11 +116,11 @@ def test_a_compiler_that_dies_is_told_in_one_line(tmp_path, monkeypatch, script,
 
 def test_a_broken_file_is_as_none(tmp_path):
     path = tmp_path / "proofs" / "one.json.gz"
-    write(path, FITS)
-    assert read(path) == FITS
+    write_executable(path, FITS)
+    assert read_executable(path) == FITS
     for content in (b"", b"\x1f\x8b broken", b"{}"):
         path.write_bytes(content)
-        assert read(path) is None
+        assert read_executable(path) is None
 
 
 @pytest.mark.ci
@@ -132,7 +132,7 @@ def test_the_compilers_refusal_is_a_proof_too(monkeypatch, tmp_path):
     found = prove(chosen, SLICE)
     assert found.peak_bytes > found.limit_bytes == pytest.approx(15.75 * 2**30)
     assert "set pretrain.accumulation to 2" in found.refused
-    assert cached_at(found.program).exists() and prove(chosen, SLICE) == found
+    assert proof_cache_file(found.program).exists() and prove(chosen, SLICE) == found
 
 
 @pytest.mark.ci
@@ -166,7 +166,7 @@ def executable(*lines: str, **fields) -> Executable:
 def test_a_proof_sums_a_programs_instructions():
     said = executable(PRODUCT, GATHER, EVERYWHERE)
     found = proof_of("mine", JOB, "hash", {"jax": "1"}, said)
-    items = schedule(said.text, *TORUS)
+    items = schedule_on_tpu(said.text, *TORUS)
     assert (found.recipe, found.topology, found.program, found.refused) == ("mine", "v5e:16x16", "hash", "")
     assert (found.peak_bytes, found.tokens, found.compile_seconds) == (GIB, 256 * 256, 60.0)
     assert found.step_seconds == pytest.approx(sum(item.seconds for item in items))
@@ -176,14 +176,14 @@ def test_a_proof_sums_a_programs_instructions():
     assert found.limit_bytes == round(parse("v5e:16x16").chip.hbm_bytes)
     assert proof_of("mine", JOB, "hash", {}, dataclasses.replace(said, limit_bytes=5)).limit_bytes == 5
     rests = global_state(DENSE, CONFIG.optimizer)
-    state = of_device(rests.parameters + rests.optimizer, (1, 256, 1, 1, 1))
+    state = device_bytes(rests.parameters + rests.optimizer, (1, 256, 1, 1, 1))
     assert found.state_bytes == pytest.approx(state, abs=1)
 
 
 def test_an_evaluation_that_does_not_fit_is_refused():
     """Beside it lies the optimizer's state, which no evaluation has as its input."""
     sizes, rests = (1, 256, 1, 1, 1), global_state(DENSE, CONFIG.optimizer)
-    limit, optimizer = round(parse("v5e:16x16").chip.hbm_bytes), round(of_device(rests.optimizer, sizes))
+    limit, optimizer = round(parse("v5e:16x16").chip.hbm_bytes), round(device_bytes(rests.optimizer, sizes))
     fits, not_ = (executable(PRODUCT, evaluation_bytes=limit - optimizer + more) for more in (0, 1))
     found = proof_of("mine", JOB, "hash", {}, fits)
     assert found.evaluation_bytes == limit and not found.refused and found.step_seconds
@@ -215,8 +215,8 @@ def test_what_crosses_slices_is_traffic_between_slices():
 
 def test_parts_are_summed_by_their_place():
     named = PRODUCT.replace("feed_forward", "attention").replace("%product", "%scores")
-    items = schedule(looped(PRODUCT, named, named.replace("%scores", "%out"), turns=1), *TORUS)
-    assert by_part(items) == pytest.approx({"attention": 2e-3 * OBSERVED, "feed-forward": 1e-3 * OBSERVED})
+    items = schedule_on_tpu(looped(PRODUCT, named, named.replace("%scores", "%out"), turns=1), *TORUS)
+    assert seconds_by_part(items) == pytest.approx({"attention": 2e-3 * OBSERVED, "feed-forward": 1e-3 * OBSERVED})
 
 
 def test_what_is_expected_of_a_program():
@@ -234,7 +234,7 @@ def test_what_is_expected_of_a_program():
 
 def refused(peak: int, state: int, model=DENSE, mesh=None, **config) -> str:
     job = Job(model, dataclasses.replace(CONFIG, **config), mesh or {"fsdp": -1}, parse("v5e:4x4"))
-    return refusal(job, dataclasses.replace(executable(), peak_bytes=peak), state, 16 * GIB)
+    return why_not_fit(job, dataclasses.replace(executable(), peak_bytes=peak), state, 16 * GIB)
 
 
 def test_a_refusal_names_what_is_largest_and_the_key_to_change():

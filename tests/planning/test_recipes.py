@@ -8,7 +8,7 @@ import pytest
 from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture, parameter_count
-from tpullm.planning.program import absent_mesh, job_of, traced
+from tpullm.planning.program import absent_mesh, job_of, traced_step
 from tpullm.recipe.fields import result
 from tpullm.recipe.parsing import load
 
@@ -62,7 +62,7 @@ def test_a_recipe_is_traced_under_its_own_mesh(path):
     recipe = load(path)
     topology = parse(recipe.topology)
     job = job_of(recipe, topology)
-    text = traced(job, absent_mesh(job.mesh, topology)).as_text()
+    text = traced_step(job, absent_mesh(job.mesh, topology)).as_text()
     assert time.monotonic() - start < 60
     assert parameter_count(Architecture(job.model).shapes) == pytest.approx(
         SIZES[path.stem.removesuffix(GPU)], rel=5e-3

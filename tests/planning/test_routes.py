@@ -6,7 +6,7 @@ import pytest
 
 from tests.planning.by_hand import ATTENTION, DENSE, EXPERTS, MLP, TABLE, setting
 from tpullm.hardware.topologies import parse
-from tpullm.planning.routes import stops, torus_route, traffic
+from tpullm.planning.routes import torus_route, traffic, waits_for_parameters
 from tpullm.planning.setting import MAXTEXT, OURS
 
 TIED = dataclasses.replace(DENSE, tied_embeddings=True)
@@ -133,11 +133,11 @@ def test_tokens_travel_five_times_and_padded_buffers_are_sent_whole():
 
 def test_what_stops_a_chip():
     """Without cores for collectives its scatters; with them what spans two dimensions and not the whole mesh."""
-    assert stops(setting(fsdp=16)) == (False, False)
-    assert stops(setting(fsdp=16, chip={"offloads_collectives": False})) == (False, True)
-    assert stops(setting(fsdp=8, tensor=2)) == (True, True)
-    assert stops(setting(data=4, fsdp=4)) == (False, False)
-    assert stops(setting(fsdp=8, tensor=2, traits=MAXTEXT)) == (False, False)
+    assert waits_for_parameters(setting(fsdp=16)) == (False, False)
+    assert waits_for_parameters(setting(fsdp=16, chip={"offloads_collectives": False})) == (False, True)
+    assert waits_for_parameters(setting(fsdp=8, tensor=2)) == (True, True)
+    assert waits_for_parameters(setting(data=4, fsdp=4)) == (False, False)
+    assert waits_for_parameters(setting(fsdp=8, tensor=2, traits=MAXTEXT)) == (False, False)
     found = sent(setting(TIED, fsdp=16, chip={"offloads_collectives": False}))
     assert [waits for _, waits in found.values()] == [False, True]
 

@@ -13,20 +13,20 @@ from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
-from tpullm.planning.economics import Estimate, estimate
-from tpullm.planning.memory import Memory, global_state, of_device
+from tpullm.planning.economics import Estimate, estimate_step
+from tpullm.planning.memory import Memory, device_bytes, global_state
 from tpullm.planning.program import job_of
 from tpullm.planning.search import (
     NEAR,
     Candidate,
     advise,
-    assessed,
+    assess_memory,
     changes_of_one_key,
-    in_order,
+    fastest_first,
     mesh_of,
     meshes,
     search,
-    settings,
+    variants,
     why_behind,
 )
 from tpullm.planning.setting import RECOMPUTED, setting_of
@@ -34,7 +34,7 @@ from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract
+from tpullm.training.step import abstract_state
 
 RECIPES = [path.stem for path in for_accelerators("pretrain")]
 QUICK = ("125m", "1b-gpu", "8x7b")  # a chip, GPUs, experts
@@ -62,11 +62,11 @@ def test_the_search_is_never_worse_than_the_recipe(name):
     recipe, own = made(name)
     found = search(own)
     best = found.best[0]
-    assert own in list(settings(own)) and found.screened > found.fitting > 0
-    assert best.estimate.step_seconds <= estimate(own).step_seconds
+    assert own in list(variants(own)) and found.screened > found.fitting > 0
+    assert best.estimate.step_seconds <= estimate_step(own).step_seconds
     # It can be run, and its figures are those of the recipe that it makes.
     changed = best.changed(recipe)
-    again = assessed(setting_of(job_of(changed, parse(changed.topology))))
+    again = assess_memory(setting_of(job_of(changed, parse(changed.topology))))
     assert again.memory == best.memory and again.estimate == best.estimate
     assert changed.pretrain.batch_size == recipe.pretrain.batch_size
     assert changed.pretrain.optimizer == recipe.pretrain.optimizer
@@ -84,10 +84,10 @@ def test_the_global_state_is_divided_as_its_shardings_cut_it(mesh):
     model = recipe.model.resolved(32000)
     architecture = Architecture(model)
     placed = planned_mesh(dict(zip(AXES, mesh, strict=True)), prod(mesh))
-    state = abstract(architecture, make_optimizer(recipe.pretrain.optimizer, 10, architecture.axes), placed)
+    state = abstract_state(architecture, make_optimizer(recipe.pretrain.optimizer, 10, architecture.axes), placed)
     here = [prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     whole = global_state(model, recipe.pretrain.optimizer)
-    assert of_device(whole.parameters + whole.optimizer, mesh) == sum(here) - 4  # the step's number
+    assert device_bytes(whole.parameters + whole.optimizer, mesh) == sum(here) - 4  # the step's number
 
 
 def allowed(of, sizes, longest) -> bool:
@@ -125,7 +125,7 @@ def test_meshes_are_all_that_are_allowed(of, longest):
 
 def tried(of, sizes) -> set[int]:
     """The numbers of micro-batches that are tried on a mesh, beside the recipe's own."""
-    return {one.accumulation for one in list(settings(of))[1:] if one.sizes == sizes}
+    return {one.accumulation for one in list(variants(of))[1:] if one.sizes == sizes}
 
 
 def test_micro_batches_share_the_rows():
@@ -138,7 +138,7 @@ def test_micro_batches_share_the_rows():
 
 def beside(of) -> tuple[set[int], set[int]]:
     """The attention blocks and the numbers of loss chunks that are tried on its own mesh, as it accumulates."""
-    own = [one for one in settings(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
+    own = [one for one in variants(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
     return {one.attention_block for one in own}, {one.loss_chunks for one in own}
 
 
@@ -155,7 +155,7 @@ def test_blocks_and_chunks_beside_the_platforms_own():
 
 def test_every_way_is_tried_once_and_the_recipes_own_first():
     base = setting(fsdp=16, rows=32)
-    found = list(settings(base))
+    found = list(variants(base))
     assert found[0] == base and len(found) == len({repr(one) for one in found})
     rows = {sizes: 32 / prod(sizes[:3]) for sizes in meshes(base)}
     parts = {sizes: [p for p in (1, 2, 4, 8, 16, 32) if (each / p).is_integer()] for sizes, each in rows.items()}
@@ -170,9 +170,9 @@ def test_every_way_is_tried_once_and_the_recipes_own_first():
 def test_a_search_counts_what_fits_and_stops_where_something_does():
     base = setting(fsdp=16, rows=32)
     found = search(base, most=3)
-    assert found.screened == found.fitting == len(list(settings(base))) and len(found.best) == 3 and found.seconds > 0
+    assert found.screened == found.fitting == len(list(variants(base))) and len(found.best) == 3 and found.seconds > 0
     assert {one.setting.optimizer.moments for one in found.best} == {"float32"}
-    least = min(assessed(one).memory.peak for one in settings(base))
+    least = min(assess_memory(one).memory.peak for one in variants(base))
     tight = search(limited(base, least))  # what fits exactly fits
     assert 1 <= tight.fitting < tight.screened == found.screened
     assert all(one.memory.peak == least for one in tight.best)
@@ -191,8 +191,8 @@ def test_steps_that_are_as_long_are_told_apart_by_changes_and_then_by_memory():
     changed, more = candidate(1.0, remat="none"), candidate(1.0, remat="none", accumulation=2)
     near, smaller = candidate(1 + NEAR / 2, 2.0), candidate(1 + NEAR / 2, 1.0)
     slower = candidate(1 + 2 * NEAR)
-    assert in_order([slower, more, changed, near, smaller], base) == [smaller, near, changed, more, slower]
-    assert in_order([], base) == []
+    assert fastest_first([slower, more, changed, near, smaller], base) == [smaller, near, changed, more, slower]
+    assert fastest_first([], base) == []
 
 
 def test_a_runner_up_is_told_what_it_loses_most_with():
@@ -212,15 +212,15 @@ def test_a_candidate_names_its_keys():
 
 def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
     of = setting(DENSE, fsdp=16, remat="none", rows=512)
-    assert advise(assessed(of)) is None
-    tight = assessed(limited(of, assessed(of).memory.peak - 1))
+    assert advise(assess_memory(of)) is None
+    tight = assess_memory(limited(of, assess_memory(of).memory.peak - 1))
     advice, kinds = advise(tight), tight.memory.kinds
     assert advice.over_bytes == 1 and advice.largest_bytes == kinds[advice.largest] == max(kinds.values())
-    fitting = {key: one for key, of in changes_of_one_key(tight.setting) if (one := assessed(of)).fits}
+    fitting = {key: one for key, of in changes_of_one_key(tight.setting) if (one := assess_memory(of)).fits}
     resumes = ("model.remat", "mesh", "pretrain.accumulation", "pretrain.loss_chunks")
     fastest = max(found.estimate.tokens_per_second for key, found in fitting.items() if key.startswith(resumes))
     assert fitting[advice.change].estimate.tokens_per_second == fastest
-    assert advise(assessed(limited(setting(fsdp=16), 1))).change == ""  # nothing helps
+    assert advise(assess_memory(limited(setting(fsdp=16), 1))).change == ""  # nothing helps
 
 
 def test_each_change_is_of_one_key_and_can_be_run():
@@ -243,11 +243,11 @@ def test_each_change_is_of_one_key_and_can_be_run():
 def test_more_micro_batches_come_before_another_optimizer():
     """Adafactor would be faster here. Two micro-batches fit as well, and change no number of the result."""
     setting = made("8b", "v6e:8x8")[1]
-    assert advise(assessed(setting)).change == "pretrain.accumulation: 2"
-    fits = assessed(dataclasses.replace(setting, accumulation=2))
+    assert advise(assess_memory(setting)).change == "pretrain.accumulation: 2"
+    fits = assess_memory(dataclasses.replace(setting, accumulation=2))
     adafactor = dataclasses.replace(setting.optimizer, kind="adafactor")
-    other = assessed(dataclasses.replace(setting, optimizer=adafactor))
+    other = assess_memory(dataclasses.replace(setting, optimizer=adafactor))
     assert fits.fits and other.estimate.tokens_per_second > fits.estimate.tokens_per_second
     # AdamW's state alone is larger than half of the memory of four chips, so a key that changes the result is told.
     small = made("8b", "v6e:2x2", "--pretrain.batch_size=4", "--model.remat=full")[1]
-    assert advise(assessed(small)).change == "pretrain.optimizer.kind: adafactor"
+    assert advise(assess_memory(small)).change == "pretrain.optimizer.kind: adafactor"

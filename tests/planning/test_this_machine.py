@@ -11,7 +11,7 @@ from tpullm.hardware.peak_flops import Fastest, Peak
 from tpullm.hardware.topologies import parse
 from tpullm.model.mesh import make_mesh
 from tpullm.planning import this_machine
-from tpullm.planning.economics import estimate
+from tpullm.planning.economics import estimate_step
 from tpullm.planning.setting import CPU, OURS, Job
 from tpullm.planning.this_machine import CPU_REACHES, GPU_REACHES
 from tpullm.recipe.schema import TrainConfig
@@ -22,12 +22,12 @@ CONFIG = TrainConfig(batch_size=8, sequence_length=256)
 @pytest.fixture
 def quick(monkeypatch):
     """A device of 1e12 FLOP/s, whose memory moves 1e10 bytes a second."""
-    this_machine.measured.cache_clear()
+    this_machine.measured_device.cache_clear()
     monkeypatch.setattr(this_machine, "peak", lambda dtype: Peak(1e12))
     monkeypatch.setattr(this_machine, "COPIED", 1 << 12)
     monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(2 * (1 << 12) / 1e10, False))[1])
     yield
-    this_machine.measured.cache_clear()
+    this_machine.measured_device.cache_clear()
 
 
 def test_a_machine_is_a_line_of_devices():
@@ -38,14 +38,14 @@ def test_a_machine_is_a_line_of_devices():
 
 
 def test_devices_of_a_cpu_speak_through_its_memory(quick, monkeypatch):
-    found = this_machine.measured("float32")
+    found = this_machine.measured_device("float32")
     assert found.peak_flops == 1e12 and found.hbm_bandwidth == pytest.approx(1e10)
     assert found.link_bandwidth == found.hbm_bandwidth / 4 and found.host_bandwidth == found.hbm_bandwidth
     assert {name: getattr(found, name) for name in CPU_REACHES} == CPU_REACHES
     assert not found.ragged_exchange and not found.offloads_collectives and not found.attention
-    this_machine.measured.cache_clear()
+    this_machine.measured_device.cache_clear()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = this_machine.measured("float32")
+    found = this_machine.measured_device("float32")
     assert {name: getattr(found, name) for name in GPU_REACHES} == GPU_REACHES
 
 
@@ -54,8 +54,8 @@ def test_a_training_here_has_the_traits_of_a_cpu(quick, monkeypatch):
     job = Job(DENSE, CONFIG, {"data": count}, this_machine.machine())
     of = this_machine.local_setting(job)
     assert of.traits == CPU.__class__(**{**vars(CPU), "block": 128}) and of.topology.generation == "local"
-    found = this_machine.expected(DENSE, CONFIG, make_mesh({"data": count}))
-    step = estimate(of)
+    found = this_machine.expected_step(DENSE, CONFIG, make_mesh({"data": count}))
+    step = estimate_step(of)
     assert found["topology"] == "local" and found["step_seconds"] == step.step_seconds
     assert found["tokens_per_second"] == pytest.approx(8 * 256 / step.step_seconds)
     assert sum(found["seconds"].values()) == pytest.approx(found["step_seconds"])
@@ -73,19 +73,19 @@ def test_devices_of_a_tpu_are_their_slice(name):
         for n in range(of.slices)
         for place in np.ndindex(shape)
     ]
-    assert this_machine._topology(np.array(devices)) == of
+    assert this_machine._known_topology(np.array(devices)) == of
     unknown = SimpleNamespace(device_kind="TPU v4", coords=(0, 0, 0))
-    assert this_machine._topology(np.array([unknown])) is None
+    assert this_machine._known_topology(np.array([unknown])) is None
 
 
 @pytest.mark.parametrize(("count", "name"), [(1, "h100:1"), (8, "h100:8"), (32, "h100:4x8")])
 def test_devices_of_a_known_gpu_are_its_hosts(count, name):
     devices = [SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3") for _ in range(count)]
-    assert this_machine._topology(np.array(devices)) == parse(name)
+    assert this_machine._known_topology(np.array(devices)) == parse(name)
 
 
 def test_a_mesh_of_tpus_is_planned_by_its_slice(monkeypatch):
-    monkeypatch.setattr(this_machine, "_topology", lambda devices: parse("v6e:1x1"))
+    monkeypatch.setattr(this_machine, "_known_topology", lambda devices: parse("v6e:1x1"))
     mesh = SimpleNamespace(shape={"fsdp": 1}, devices=np.array([None]))
     of = this_machine.setting_here(DENSE, CONFIG, mesh)
     assert of.topology == parse("v6e:1x1") and of.device is of.topology.chip
@@ -109,5 +109,5 @@ def test_the_bandwidth_is_of_reading_and_writing_one_array(monkeypatch):
     monkeypatch.setattr(this_machine.jnp, "ones", lambda *of: made.append(ones(*of)) or made[-1])
     monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(0.5, False))[1])
     monkeypatch.setattr(this_machine, "peak", lambda dtype: SimpleNamespace(flops=1e12))
-    assert this_machine.measured.__wrapped__("float32").hbm_bandwidth == 2 * (1 << 12) / 0.5
+    assert this_machine.measured_device.__wrapped__("float32").hbm_bandwidth == 2 * (1 << 12) / 0.5
     assert made[0].nbytes == 1 << 12

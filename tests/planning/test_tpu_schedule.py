@@ -8,7 +8,7 @@ from tests.planning.programs import CYCLES, GATHER, LINES, PRODUCT, TOPOLOGY, TO
 from tpullm.hardware.topologies import parse
 from tpullm.planning.instructions import Collective
 from tpullm.planning.step_work import kernel_seconds, keys_per_query
-from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule
+from tpullm.planning.tpu_schedule import GROUPED_SHARE, LINKS, OBSERVED, link_seconds, schedule_on_tpu
 
 MILLISECOND = pytest.approx(1e-3, rel=1e-6)
 RING = 2 * TOPOLOGY.chip.link_bandwidth * LINKS
@@ -16,13 +16,13 @@ GATHERING = 4096 * 4096 * 2 * 15 / 16 / RING + 8e-6  # both ways around a ring o
 
 
 def seconds(text: str) -> float:
-    return sum(item.seconds for item in schedule(text, *TORUS)) / OBSERVED
+    return sum(item.seconds for item in schedule_on_tpu(text, *TORUS)) / OBSERVED
 
 
 def test_a_loops_products_count_once_a_turn():
     assert seconds(looped(PRODUCT, turns=1)) == MILLISECOND
     assert seconds(looped(PRODUCT, turns=32)) == pytest.approx(32e-3)
-    items = schedule(looped(PRODUCT, turns=32), *TORUS)
+    items = schedule_on_tpu(looped(PRODUCT, turns=32), *TORUS)
     assert [(item.times, item.inside) for item in items] == [(32, "body")]
 
 
@@ -86,7 +86,7 @@ def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
     expected = 2 * 4096 * 1024 * 2048 / (197e12 * GROUPED_SHARE)
     assert seconds(looped(rows, matrices, forward, turns=1)) == pytest.approx(expected)
     assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
-    half = schedule(looped(rows, wide, backward, turns=1), *TORUS, filled=0.5)
+    half = schedule_on_tpu(looped(rows, wide, backward, turns=1), *TORUS, filled=0.5)
     assert sum(item.seconds for item in half) == pytest.approx(expected * OBSERVED / 2)
 
 
@@ -171,7 +171,7 @@ def test_transfers_by_the_memory_that_they_go_to():
 
 
 def test_items_of_a_loop_are_counted_as_often_as_it_turns():
-    items = {item.instruction.name: item for item in schedule(looped(GATHER, PRODUCT, turns=7), *TORUS)}
+    items = {item.instruction.name: item for item in schedule_on_tpu(looped(GATHER, PRODUCT, turns=7), *TORUS)}
     assert items["gather"].times == items["product"].times == 7
     assert items["gather"].seconds == items["gather"].busy_seconds == pytest.approx(7 * GATHERING * OBSERVED)
     assert items["product"].busy_seconds == 0 and items["gather"].collective.kind == "all-gather"
@@ -199,9 +199,11 @@ def test_what_is_small_or_a_name_costs_nothing():
 
 def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
     exchange = f"%x.1 = bf16[4096,4096]{{1,0}} ragged-all-to-all(%a, %b, %c), channel_id=1, {LINES}"
-    whole, half = (schedule(looped(exchange, turns=1), *TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5))
+    whole, half = (
+        schedule_on_tpu(looped(exchange, turns=1), *TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5)
+    )
     assert whole == 2 * half == pytest.approx(2 * 4096 * 4096 * 16 / 8 / (50e9 * LINKS) + 8e-6)
-    gather = schedule(looped(GATHER, turns=1), *TORUS, 0.5)[0].seconds / OBSERVED
+    gather = schedule_on_tpu(looped(GATHER, turns=1), *TORUS, 0.5)[0].seconds / OBSERVED
     assert gather == pytest.approx(GATHERING)
 
 
@@ -214,7 +216,7 @@ def test_a_wait_is_shared_by_the_transfers_that_made_it():
     """Two gathers on one line, the second begun after 1 ms of matmul: it waits for what is left of the first."""
     starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
     done = "%done = bf16[4096,4096]{1,0} call-done(%started.3)"
-    items = {item.instruction.name: item for item in schedule(looped(*starts, PRODUCT, done, turns=1), *TORUS)}
+    items = {item.instruction.name: item for item in schedule_on_tpu(looped(*starts, PRODUCT, done, turns=1), *TORUS)}
     assert sum(item.seconds for item in items.values()) == pytest.approx(4 * GATHERING * OBSERVED)
     assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
     assert items["started.0"].seconds == items["started.1"].seconds == 0

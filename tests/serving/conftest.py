@@ -46,7 +46,7 @@ class Served:
         self.stepping = Stepping(self.engines)
         models = {name: ServedModel(name, session, session.context_length) for name, session in sessions.items()}
         self.service = application.Service(models, self.stepping, queue, key, hosts)
-        self.listener = listening.bound("127.0.0.1", 0)
+        self.listener = listening.bound_socket("127.0.0.1", 0)
         self.port, self.key = self.listener.getsockname()[1], key
         self.listening = listening.Listening(application.application(self.service), self.listener)
         self.said: list[str] = []

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.engine.request import Token, characters, until
+from tpullm.engine.request import Token, until_stop_text, whole_characters
 from tpullm.serving.answer_text import AnswerText, Part, joined
 
 STOP = 319  # `<|im_end|>` of the tests' tokenizer
@@ -21,7 +21,7 @@ def written(tokenizer, ids, stops=(), ends="length") -> list[Part]:
 def test_the_text_is_that_before_the_first_stop(chat_tokenizer, text, stops):
     ids = chat_tokenizer.encode(text)
     found = joined(written(chat_tokenizer, ids, stops))
-    assert found.text == "".join(until(characters(chat_tokenizer, ids), stops))
+    assert found.text == "".join(until_stop_text(whole_characters(chat_tokenizer, ids), stops))
     assert found.ends == ("stop" if any(stop in text for stop in stops) else "length")
     assert [token.id for token, _ in found.tokens] == ids[: len(found.tokens)]
     assert all(place < len(found.text) for _, place in found.tokens)

@@ -143,7 +143,7 @@ def test_the_figures_count_requests_and_tokens(server):
     ],
 )
 def test_a_model_has_the_name_of_its_folder(paths, expected):
-    assert served_model.names(paths) == expected
+    assert served_model.served_names(paths) == expected
 
 
 def test_chat_with_a_model_that_does_not_talk(served, monkeypatch):

@@ -8,7 +8,7 @@ from string import Formatter
 
 from tests.serving.conftest import Served
 from tpullm.report.rendering import source
-from tpullm.serving.front_page import SCRIPTS, FrontPage, texts
+from tpullm.serving.front_page import SCRIPTS, FrontPage, page_texts
 
 PAGE = FrontPage()
 HTML = PAGE.html.decode()
@@ -59,11 +59,11 @@ def test_it_names_no_other_address_and_texts_stay_texts():
 
 
 def test_every_text_exists_in_both_languages_and_is_used():
-    for name, text in texts().items():
+    for name, text in page_texts().items():
         assert set(text) == {"en", "ja"} and all(isinstance(value, str) and value for value in text.values()), name
         filled = [{field for _, field, _, _ in Formatter().parse(value)} for value in text.values()]
         assert filled[0] == filled[1], name
-    known = set(texts())
+    known = set(page_texts())
     shown = set(re.findall(r'data-(?:text|label)="(\w+)"', HTML))
     shown |= set(re.findall(r'(?:translated|Trouble)\("(\w+)"', CODE)) | set(re.findall(r"TEXTS\.(\w+)", CODE))
     assert shown <= known

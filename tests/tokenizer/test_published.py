@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers
 from tests.formats.huggingface.published import CHATML, change, directory
 from tpullm.data import conversations
 from tpullm.data.examples import Conversation
-from tpullm.engine.request import characters
+from tpullm.engine.request import whole_characters
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import published
 from tpullm.tokenizer.published import PublishedTokenizer
@@ -118,7 +118,7 @@ def test_llama_2s_kind_of_tokenizer(llama2):
         assert b"".join(map(tokenizer.bytes_of, ids)).decode() == (f" {text}" if text else "")
     # A text that goes on keeps the space that a whole text would lose.
     on = tokenizer.encode("sat")
-    assert "".join(characters(tokenizer, on)) == " sat" and tokenizer.decode(on) == "sat"
+    assert "".join(whole_characters(tokenizer, on)) == " sat" and tokenizer.decode(on) == "sat"
     conversation = [message for message in CONVERSATION if message["role"] != "system"]
     assert [part.strip() for part in spoken(tokenizer)] == ["好きです。 </s>", "犬も、好きです。 </s>"]
     ids, weights = tokenizer.chat_template(conversation)

@@ -91,7 +91,7 @@ class Counting:
 
     def rows(self, key: str) -> list[int]:
         """The steps of the log's rows that have `key`."""
-        return [row["step"] for row in metrics.read(self.folder / metrics.FILE) if key in row]
+        return [row["step"] for row in metrics.read_rows(self.folder / metrics.FILE) if key in row]
 
     def did(self, *kinds: str) -> list[str]:
         """The events of these kinds."""

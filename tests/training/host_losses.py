@@ -12,10 +12,10 @@ from tpullm.data import stream as streams
 from tpullm.data import token_store
 from tpullm.data.stream import EvaluationBatches, Stream
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import own_rows, put
+from tpullm.model.rows import own_rows, put_rows
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.cluster import hosts, place
-from tpullm.training.evaluation import held_out
+from tpullm.training.evaluation import held_out_losses
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import make_evaluation
 
@@ -41,7 +41,7 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
     with jax.set_mesh(mesh):
         step, state, _ = begun(TWO_LAYERS, mesh, make_optimizer(CONFIG.optimizer, STEPS, TWO_LAYERS.axes), CONFIG)
         for number in range(STEPS):
-            placed = put(mesh, stream.batch_at(number))
+            placed = put_rows(mesh, stream.batch_at(number))
             assert built[-1] == len(rows), "a host built rows of other hosts"
             for name, array in vars(whole.batch_at(number)).items():
                 for shard in getattr(placed, name).addressable_shards:
@@ -49,7 +49,9 @@ def trained(mesh: jax.sharding.Mesh, texts: token_store.TokenStore) -> dict:
             state, metrics = step(state, placed)
             losses.append(float(metrics["loss"]))
         held = {"held out": list(EvaluationBatches(texts, ROWS, LENGTH, own_rows=rows))}
-        found = held_out(make_evaluation(TWO_LAYERS, np.dtype("float32")), state["params"], mesh, held, np.arange(96))
+        found = held_out_losses(
+            make_evaluation(TWO_LAYERS, np.dtype("float32")), state["params"], mesh, held, np.arange(96)
+        )
     evaluation = [value for part in found.values() for value in part.values()]
     return {"losses": losses, "evaluation": evaluation, "rows": rows.tolist()}
 

@@ -12,7 +12,7 @@ import jax
 from tests.training.small import EXPERTS, SPREAD, TWO_LAYERS, batch, begun
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
 
@@ -59,7 +59,7 @@ def losses(
         optimizer = make_optimizer(config.optimizer, SCHEDULE, architecture.axes)
         step, state, shardings = begun(architecture, mesh, optimizer, config)
         for number in range(steps):
-            state, metrics = step(state, put(mesh, batch(rows=16, seed=number)))
+            state, metrics = step(state, put_rows(mesh, batch(rows=16, seed=number)))
             for name in said:
                 found[name].append(metrics[name].tolist())
         kept = jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings)

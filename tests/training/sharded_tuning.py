@@ -13,15 +13,15 @@ import numpy as np
 
 from tests.training.objectives.answers import some_judged, some_pairs, some_sampled
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for
-from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch, job
+from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
 from tpullm.data.answer_rows import judged, laid_out, tokenized
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.stream import Stream
-from tpullm.model.adapter import with_lengths
+from tpullm.model.adapter import with_magnitudes
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
-from tpullm.model.quantized import each_matrix, quantized
-from tpullm.model.rows import put
+from tpullm.model.quantized import change_each_matrix, quantized
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import (
     AdapterConfig,
     OptimizerConfig,
@@ -32,7 +32,7 @@ from tpullm.recipe.schema import (
 )
 from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, make_step, with_params
+from tpullm.training.step import abstract_state, make_step, with_params
 
 DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {
@@ -78,7 +78,7 @@ def taught(mesh) -> list:
     """Rows of which a teacher on the same mesh has said how likely the next tokens are."""
     load = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))
     settings = TeacherConfig("teacher", "jsd", top=8, temperature=0.1)
-    teacher = Teacher(job(None, None, on=mesh), settings, ARCHITECTURE, lambda: load(jax.random.key(1)))
+    teacher = Teacher(settings, ARCHITECTURE, lambda: load(jax.random.key(1)), mesh, jnp.float32, 96)
     params = teacher.load()
     found = []
     for rows in batches(""):
@@ -98,7 +98,7 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
     with jax.set_mesh(mesh):
         axes = architecture.trained(architecture.axes)
         optimizer = make_optimizer(adamw, 20, axes, adapter=architecture.adapter)
-        target = abstract(architecture, optimizer, mesh)
+        target = abstract_state(architecture, optimizer, mesh)
         at_rest = architecture.frozen(architecture.at_rest(mesh, jnp.float32))
         shardings = jax.tree.map(lambda leaf: leaf.sharding, (target, at_rest))
 
@@ -106,14 +106,14 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
             params = architecture.init(key)
             frozen, trained = architecture.frozen(params), architecture.trained(params)
             if kind:
-                frozen = each_matrix(frozen, lambda matrix, axis: quantized(matrix, kind, axis))
-            trained = with_lengths(frozen, trained) if architecture.adapter else trained
+                frozen = change_each_matrix(frozen, lambda matrix, axis: quantized(matrix, kind, axis))
+            trained = with_magnitudes(frozen, trained) if architecture.adapter else trained
             return with_params(trained, optimizer), frozen
 
         state, frozen = jax.jit(begin, out_shardings=shardings)(jax.random.key(0))
         step = make_step(architecture, optimizer, config, jnp.float32, seed=0)
         for rows in taught(mesh) if name == "taught" else batches(name):
-            state, metrics = step(state, put(mesh, rows), frozen)
+            state, metrics = step(state, put_rows(mesh, rows), frozen)
             for key in found:
                 found[key].append(metrics[key].tolist())
             told = metrics.get("told", {})

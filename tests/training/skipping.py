@@ -13,12 +13,12 @@ import numpy as np
 
 from tests.training.small import ARCHITECTURE, batch
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, with_params
+from tpullm.training.step import abstract_state, with_params
 
 STEPS, BAD = 12, 8  # the eighth of the steps, counted from 0, is bad
 SKIP = SkipConfig(window=8)
@@ -29,7 +29,7 @@ def made(architecture, optimizer_config, batch_size, accumulation, on, batch_los
     """The step (of that `batch_loss`), a fresh state and where it lies, for trainings that differ in data alone."""
     config = TrainConfig(batch_size=batch_size, accumulation=accumulation, optimizer=optimizer_config)
     optimizer = make_optimizer(config.optimizer, STEPS, architecture.axes)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(architecture, optimizer, on))
     random = np.random.default_rng(0)  # quicker than to compile the initialization of the architecture
     params = jax.tree.map(lambda leaf: np.float32(random.normal(0, 0.1, leaf.shape)), architecture.shapes)
     state = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings)(params)
@@ -53,7 +53,7 @@ def trained(architecture, config, batches, on, by_hand=()):
         state, found = jax.device_put(fresh, shardings), []
         for number, rows in enumerate(batches):
             before = jax.tree.map(np.asarray, state)
-            state, metrics = step(state, put(on, rows))
+            state, metrics = step(state, put_rows(on, rows))
             if number in by_hand:
                 state = jax.device_put(before | {"step": before["step"] + 1}, shardings)
             found.append((jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, metrics)))

@@ -11,7 +11,7 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.job import Job
-from tpullm.training.step import abstract, initial, make_step
+from tpullm.training.step import abstract_state, initial_state, make_step
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(
@@ -43,8 +43,8 @@ def job(directory, load, length: int = 32, rows: int = 4, on=None, config: Model
 
 def begun(architecture: Architecture, on, optimizer, config: TrainConfig):
     """The step of a training, its fresh state on the mesh `on`, and where that lies."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(architecture, optimizer, on))
-    state = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(architecture, optimizer, on))
+    state = jax.jit(lambda key: initial_state(architecture, optimizer, key), out_shardings=shardings)(jax.random.key(0))
     return make_step(architecture, optimizer, config, np.dtype("float32"), seed=0), state, shardings
 
 

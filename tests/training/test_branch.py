@@ -119,13 +119,13 @@ def tokenizer(*pieces):
 
 def test_rows_go_where_their_tokens_went():
     old, new = tokenizer("<s>", "a", "b", "ab"), tokenizer("<s>", "b", "c", "ab", "a")
-    assert resume.moved_rows(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
-    assert resume.moved_rows(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
-    assert resume.moved_rows(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    assert resume.embedding_row_sources(old, new, 4, 5).tolist() == [0, 2, -1, 3, 1]
+    assert resume.embedding_row_sources(old, new, 6, 8).tolist() == [0, 2, -1, 3, 1, 5, -1, -1], "padding stays"
+    assert resume.embedding_row_sources(old, old, 6, 6).tolist() == [0, 1, 2, 3, 4, 5]
     leaf = np.arange(8, dtype=np.float32).reshape(4, 2)
-    grown = resume.grown(leaf, np.array([3, -1, 0]), 2, 0)
+    grown = resume.reordered_rows(leaf, np.array([3, -1, 0]), 2, 0)
     assert grown.tolist() == [[6, 7], [1, 2], [0, 1]]
-    assert (resume.grown(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
+    assert (resume.reordered_rows(leaf.T, np.array([3, -1, 0]), 2, 1) == grown.T).all()
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(tiny_run, run, t
     assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
     own, model = load_tokenizer(tiny_run / "tokenizer"), find(tiny_run / "pretrain" / "checkpoints" / "25")
     recipe = dataclasses.replace(load(run / "recipe.yaml"), branch=str(model.directory / "25"))
-    assert resume.origin(recipe, own, model.config) == model
+    assert resume.pretraining_origin(recipe, own, model.config) == model
     swapped, other = [*range(638), 639, 638], tokenizer(*(f"p{number}" for number in range(640)))
     same_tokens = tokenizer(*map(own.piece, swapped))
     same_tokens.bytes_of = list(map(own.bytes_of, swapped)).__getitem__
     for another in (other, same_tokens):
         with pytest.raises(UserError, match="another tokenizer; set branch_state to parameters"):
-            resume.origin(recipe, another, model.config)
+            resume.pretraining_origin(recipe, another, model.config)
     monkeypatch.setattr(resume, "described", lambda *place: dataclasses.replace(model, stage="base"))
     with pytest.raises(UserError, match="has parameters alone; set branch_state to parameters"):
-        resume.origin(recipe, own, model.config)
+        resume.pretraining_origin(recipe, own, model.config)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
-from tpullm.training.evaluation import held_out
+from tpullm.training.evaluation import held_out_losses
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import make_evaluation, make_step, with_params
@@ -27,7 +27,7 @@ def test_means_are_over_all_batches_of_a_source():
         return Sums(nats, nats, jnp.sum(b.weights), nats)
 
     with jax.set_mesh(mesh()):
-        found = held_out(evaluate, 0.5, mesh(), sources, bytes_per_token)
+        found = held_out_losses(evaluate, 0.5, mesh(), sources, bytes_per_token)
     assert found.keys() == {"eval_loss", "eval_bits_per_byte"}
     assert found["eval_loss"]["nothing"] == found["eval_bits_per_byte"]["nothing"] == 0
     for source in ("novels", "tenki"):
@@ -48,7 +48,7 @@ def test_a_token_of_any_weight_has_all_its_bytes():
         return Sums(*[jnp.sum(b.weights)] * 4)
 
     with jax.set_mesh(mesh()):
-        whole, half = (held_out(evaluate, None, mesh(), {"a": [of]}, np.full(96, 3)) for of in (b, halved))
+        whole, half = (held_out_losses(evaluate, None, mesh(), {"a": [of]}, np.full(96, 3)) for of in (b, halved))
     assert whole["eval_loss"] == half["eval_loss"] == {"a": 1.0}
     assert whole["eval_bits_per_byte"]["a"] == 2 * half["eval_bits_per_byte"]["a"]
 

@@ -8,7 +8,7 @@ import pytest
 from tests.training.small import mesh
 from tests.training.test_losses import TARGETS, assert_a_frozen_table_costs_less
 from tpullm.model.mesh import RULES
-from tpullm.training.log_probabilities import likeliest, log_probabilities, with_likeliest
+from tpullm.training.log_probabilities import likeliest_tokens, log_probabilities, with_likeliest
 
 B, T, D, V, K = 2, 12, 8, 37, 3
 
@@ -89,7 +89,7 @@ def test_the_likeliest_tokens_are_told_and_whether_a_token_is_one():
     best = np.argsort(-expected, axis=-1)[..., :5]
     with jax.set_mesh(mesh()):
         hidden, table = jax.reshard(hidden, RULES.spec("batch", "time", "width")), jnp.asarray(table)
-        found, logp = jax.jit(lambda *a: likeliest(*a, 5, softcap=2.0, temperature=0.7, chunks=3))(hidden, table)
+        found, logp = jax.jit(lambda *a: likeliest_tokens(*a, 5, softcap=2.0, temperature=0.7, chunks=3))(hidden, table)
         run = jax.jit(lambda *a: with_likeliest(*a, softcap=2.0, chunks=3))
         for targets in (best[..., 0], ids[..., 0]):
             said, is_likeliest = run(hidden, table, jax.reshard(targets.astype(np.int32), RULES.spec("batch", "time")))

@@ -15,7 +15,7 @@ from tpullm.system.errors import Interrupted, UserError
 from tpullm.training import diagnosis, pace, programs, saves, step
 from tpullm.training.feed import Feed
 from tpullm.training.job import RollBack
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 from tpullm.training.pace import Pace, stop_signal
 
 
@@ -292,7 +292,7 @@ def test_a_command_traces_each_program_once(tiny_tokens, monkeypatch):
     shutil.rmtree(stage / "checkpoints" / "30")
     step.make_evaluation.cache_clear()  # as in a new process
     assert main(["pretrain", "--run", str(tiny_tokens)]) == 0
-    assert [row["step"] for row in read(stage / "metrics.jsonl") if "loss" in row] == [5, 10, 15, 20, 25, 30]
+    assert [row["step"] for row in read_rows(stage / "metrics.jsonl") if "loss" in row] == [5, 10, 15, 20, 25, 30]
     assert len(traced) == 4
     assert main(["finetune", "--run", str(tiny_tokens)]) == 0
     assert len(traced) == 5, "another optimizer is another step; held-out text is read as before"

@@ -13,7 +13,7 @@ from tpullm.model.experts.moe import Routing
 from tpullm.model.mesh import RULES
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import losses
-from tpullm.training.losses import balance_losses, chunk_length, cross_entropy, load_metrics, rebalanced
+from tpullm.training.losses import balance_losses, chunk_length, cross_entropy, expert_load_metrics, rebalanced_experts
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import batch_loss, make_step, with_params
 
@@ -84,7 +84,7 @@ def test_a_chunk_is_the_largest_divisor_that_fits(monkeypatch, length):
 def test_a_chunk_is_larger_on_an_accelerator(monkeypatch):
     sizes = {}
     for platform in ("cpu", "gpu", "tpu"):
-        monkeypatch.setattr(losses, "target", lambda platform=platform: platform)
+        monkeypatch.setattr(losses, "target_platform", lambda platform=platform: platform)
         sizes[platform] = losses.logits_bytes()
     assert sizes["cpu"] == 64 << 20 and sizes["gpu"] == sizes["tpu"] == 1 << 30
 
@@ -184,7 +184,7 @@ def test_every_real_token_is_counted_k_times():
 
 
 def test_the_metrics_are_multiples_of_an_even_load():
-    found = load_metrics(jnp.asarray([[30, 10, 10, 10], [0, 30, 20, 10]]))
+    found = expert_load_metrics(jnp.asarray([[30, 10, 10, 10], [0, 30, 20, 10]]))
     assert found["expert_load"] == {"highest": 2.0, "lowest": 0.0}
     np.testing.assert_allclose(found["expert_loads"], [1.0, 4 / 3, 1.0, 2 / 3], rtol=1e-6)
 
@@ -192,7 +192,7 @@ def test_the_metrics_are_multiples_of_an_even_load():
 def test_a_bias_moves_by_its_rate_against_the_load_and_by_nothing_else():
     """Whatever the optimizer made of it. Of an even load it stays."""
     before, after = ({"layers": {"mlp": {"balance": np.full((2, 4), value), "gate": value}}} for value in (0.5, 9.0))
-    found = rebalanced(after, before, jnp.asarray([[30, 10, 10, 10], [5, 5, 5, 5]]), 0.01)["layers"]["mlp"]
+    found = rebalanced_experts(after, before, jnp.asarray([[30, 10, 10, 10], [5, 5, 5, 5]]), 0.01)["layers"]["mlp"]
     np.testing.assert_allclose(found["balance"], [[0.49, 0.51, 0.51, 0.51], [0.5] * 4], rtol=1e-6)
     assert found["gate"] == 9.0, "all else is as the optimizer left it"
 

@@ -9,7 +9,7 @@ import pytest
 from tpullm.recipe.schema import TrainConfig
 from tpullm.run.hours import Hours
 from tpullm.training import meter
-from tpullm.training.meter import Meter, line
+from tpullm.training.meter import Meter, log_line
 
 TOKENS = 100  # of a step
 
@@ -204,8 +204,8 @@ def test_a_line_at_most_every_ten_seconds_and_one_at_the_end(clock, capsys):
 
 def test_a_line_tells_the_time_that_is_left():
     row = {name: 0.5 for name in ("loss", "grad_norm", "learning_rate", "tokens_per_second", "data_wait_share")}
-    assert line(row | {"step": 40, "step_seconds": 1.5}, 100).endswith("  1:30 left")
-    assert line(row | {"step": 100, "step_seconds": 1.5}, 100).endswith("  0:00 left")
+    assert log_line(row | {"step": 40, "step_seconds": 1.5}, 100).endswith("  1:30 left")
+    assert log_line(row | {"step": 100, "step_seconds": 1.5}, 100).endswith("  0:00 left")
 
 
 def test_every_so_many_steps_a_row_has_the_norms(clock):

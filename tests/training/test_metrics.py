@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tpullm.system.errors import correctable
-from tpullm.training.metrics import FILE, MetricsLog, TensorBoard, read, seconds
+from tpullm.training.metrics import FILE, MetricsLog, TensorBoard, read_rows, seconds_in_steps
 
 
 def events(folder) -> list:
@@ -42,7 +42,9 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     with open(tmp_path / FILE, "a", encoding="utf-8") as file:
         file.write('{"step": 20, "lo')
     written(tmp_path, 10, {"step": 15, "loss": 2.0})
-    assert read(tmp_path / FILE) == [{"step": step, "loss": loss} for step, loss in ((5, 1.0), (10, 1.0), (15, 2.0))]
+    assert read_rows(tmp_path / FILE) == [
+        {"step": step, "loss": loss} for step, loss in ((5, 1.0), (10, 1.0), (15, 2.0))
+    ]
     purged = [event.step for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
     assert purged[-1] == 11, "TensorBoard drops what it has of this step and later"
 
@@ -74,14 +76,14 @@ def test_tensorboard_gets_every_number_by_its_step(tmp_path):
     found = events(tmp_path / "tensorboard")
     of = {(event.step, value.tag): value.simple_value for event in found for value in event.summary.value}
     assert of == {(5, "eval_loss/novels"): 2.5, (5, "eval_loss/tenki"): 3.5, (5, "loss"): 1.5, (5, "step"): 5.0}
-    assert read(tmp_path / FILE) == [row]
+    assert read_rows(tmp_path / FILE) == [row]
 
 
 def test_a_line_can_be_read_and_sent_before_the_log_is_closed(tmp_path, monkeypatch):
     log, sent = MetricsLog(tmp_path, 0), []
-    monkeypatch.setattr(log._place, "changed", lambda: sent.extend(read(tmp_path / FILE)))
+    monkeypatch.setattr(log._place, "changed", lambda: sent.extend(read_rows(tmp_path / FILE)))
     log.write({"step": 1})
-    assert read(tmp_path / FILE) == sent == [{"step": 1}]
+    assert read_rows(tmp_path / FILE) == sent == [{"step": 1}]
     log.close()
 
 
@@ -133,7 +135,7 @@ def test_a_full_disk_is_an_error_of_the_caller_that_names_the_file(tmp_path, whi
     )
     assert full._room == 0
     written(tmp_path, 0, {"step": 1, "loss": 2.0})
-    assert read(tmp_path / FILE) == [{"step": 1, "loss": 2.0}]
+    assert read_rows(tmp_path / FILE) == [{"step": 1, "loss": 2.0}]
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -151,6 +153,6 @@ def test_seconds_are_of_all_steps_that_were_logged(tmp_path):
     lines = [json.dumps({"step": step, "step_seconds": each}) for step, each in rows]
     lines.insert(1, json.dumps({"step": 5, "eval_loss": {"novels": 2.0}}))
     (tmp_path / FILE).write_text("\n".join(lines) + "\n", "utf-8")
-    assert seconds(tmp_path / FILE) == 5 * 1 + 5 * 2 + 2 * 4
+    assert seconds_in_steps(tmp_path / FILE) == 5 * 1 + 5 * 2 + 2 * 4
     (tmp_path / FILE).write_text(json.dumps({"step": 3, "step_seconds": 0.11}) + "\n", "utf-8")
-    assert seconds(tmp_path / FILE) == 0.3
+    assert seconds_in_steps(tmp_path / FILE) == 0.3

@@ -19,7 +19,7 @@ from tpullm.recipe.schema import OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.optimizer.chain import make_optimizer, skip_bad_steps
 from tpullm.training.step import (
-    accumulate,
+    accumulate_gradients,
     batch_loss,
     make_evaluation,
     make_step,
@@ -99,7 +99,7 @@ def test_accumulated_equals_whole():
 
     with jax.set_mesh(mesh()):
         (loss, sums), _ = whole()(params(), b)
-        cut_loss, cut_sums = jax.jit(lambda tree: accumulate(of_part, 4, tree, b, None))(params())
+        cut_loss, cut_sums = jax.jit(lambda tree: accumulate_gradients(of_part, 4, tree, b, None))(params())
     np.testing.assert_allclose((cut_loss, cut_sums.loss, cut_sums.weight), (loss, sums.loss, sums.weight), rtol=1e-5)
 
 
@@ -114,8 +114,8 @@ def test_micro_batches_are_every_nth_row_once():
     rows = jnp.arange(8, dtype=jnp.int32)[:, None] * jnp.ones((1, 4), jnp.int32)
     b = Batch(**{field.name: rows for field in dataclasses.fields(Batch)})
     with jax.set_mesh(mesh()):
-        total, squares = accumulate(gradients, 4, jnp.ones(()), b, None)
-        assert accumulate(gradients, 1, jnp.ones(()), b, None)[0] == total == 4 * 28
+        total, squares = accumulate_gradients(gradients, 4, jnp.ones(()), b, None)
+        assert accumulate_gradients(gradients, 1, jnp.ones(()), b, None)[0] == total == 4 * 28
     assert seen[-1] == (8, 4) and set(seen[:-1]) == {(2, 4)}
     assert squares == sum((n + n + 4) ** 2 for n in range(4))
 

@@ -19,8 +19,8 @@ import pytest
 from tpullm.cli.main import main
 from tpullm.system.errors import UserError
 from tpullm.training import trackers
-from tpullm.training.metrics import MetricsLog, numbers, read
-from tpullm.training.trackers import MlflowRun, Trackers, check, described, settings
+from tpullm.training.metrics import MetricsLog, numbers_of_row, read_rows
+from tpullm.training.trackers import MlflowRun, Trackers, check_trackers, describe_tracker_error, tracked_settings
 
 RECIPE = {"name": "tiny", "trackers": ["wandb"], "seed": 3, "text": "my/texts", "mesh": {"fsdp": -1}}
 
@@ -99,7 +99,7 @@ def test_a_training_gives_its_rows_to_a_tracker_and_resumes_the_run(tiny_tokens,
     assert first["resume"] == "allow" and first["name"] == "tiny/pretrain" and first["dir"] == str(stage)
     assert first["mode"] == "offline" and os.environ["WANDB_SILENT"] == "true"
     assert noted("metric")[:2] == [["step", None], ["*", "step"]], "a repeated step is no error for wandb"
-    rows, kept = noted("log"), [numbers(row) for row in read(stage / "metrics.jsonl")]
+    rows, kept = noted("log"), [numbers_of_row(row) for row in read_rows(stage / "metrics.jsonl")]
     assert [row for row in kept if row not in rows] == []
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 3, 4]
     assert [row["step"] for row in rows if "gradient_norms/layer_1.mlp" in row] == [2, 4, 4]
@@ -121,13 +121,13 @@ def test_a_library_that_is_missing_is_told_before_anything_is_trained(tmp_path, 
 @pytest.mark.parametrize("name, variable", [("wandb", "WANDB_API_KEY"), ("mlflow", "MLFLOW_TRACKING_URI")])
 def test_a_run_on_gs_needs_a_server(noted, monkeypatch, name, variable):
     with pytest.raises(UserError, match=f"trackers: {name} keeps its files on this machine.*; set {variable}"):
-        check([name], "gs://bucket/run/pretrain")
+        check_trackers([name], "gs://bucket/run/pretrain")
     monkeypatch.setenv(variable, "given")
-    check([name], "gs://bucket/run/pretrain")
+    check_trackers([name], "gs://bucket/run/pretrain")
     monkeypatch.setenv("WANDB_MODE", "offline")
     if name == "wandb":
         with pytest.raises(UserError):
-            check([name], "gs://bucket/run/pretrain")
+            check_trackers([name], "gs://bucket/run/pretrain")
 
 
 @pytest.mark.parametrize("what", ["init", "log", "finish"])
@@ -192,7 +192,7 @@ def test_without_trackers_there_is_no_file_and_no_thread(tmp_path, monkeypatch):
 def test_numbers_and_choices_of_a_recipe_are_sent_and_no_path_or_text():
     recipe = RECIPE | {"pretrain": {"optimizer": {"kind": "muon", "peak_lr": 0.1}, "profile": "1:2"}, "language": "ja"}
     recipe |= {"corpus": {"sources": [{"weight": 1.0}]}, "model": {"tied_embeddings": True, "windows": (4,)}}
-    assert settings(recipe) == {
+    assert tracked_settings(recipe) == {
         "seed": 3,
         "mesh.fsdp": -1,
         "pretrain.optimizer.kind": "muon",
@@ -214,7 +214,8 @@ def test_numbers_and_choices_of_a_recipe_are_sent_and_no_path_or_text():
 )
 def test_an_error_is_one_line_without_secrets(said, told):
     assert (
-        described(ValueError(said), {"WANDB_API_KEY": "abc123", "A_TOKEN": "", "HOME": "one"}) == f"ValueError: {told}"
+        describe_tracker_error(ValueError(said), {"WANDB_API_KEY": "abc123", "A_TOKEN": "", "HOME": "one"})
+        == f"ValueError: {told}"
     )
 
 

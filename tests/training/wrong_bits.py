@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.training.small import ARCHITECTURE, batch, begun
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.system.errors import WrongBits
 from tpullm.training import diagnosis
@@ -40,7 +40,7 @@ def main() -> None:
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
         step, state, _ = begun(ARCHITECTURE, mesh, optimizer, config)
-        check, rows = diagnosis.Check(step, mesh), put(mesh, batch(rows=8))
+        check, rows = diagnosis.Check(step, mesh), put_rows(mesh, batch(rows=8))
         found["sound"] = checked(check, state, rows)
         for device, bit in ((0, 0), (3, 31), (6, 12)):
             params = state["params"] | {"embedding": flipped(state["params"]["embedding"], device, bit)}

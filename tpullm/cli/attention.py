@@ -19,14 +19,14 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Load the model, read the text and write the picture."""
-    from tpullm.engine.session import load
-    from tpullm.evaluation.scoring import weights
+    from tpullm.engine.session import load_session
+    from tpullm.evaluation.scoring import attention_weights
     from tpullm.formats.models import find
     from tpullm.report.pictures import attention_page
 
     if not arguments.text:
         raise UserError("text: is empty; give a sentence to look at")
-    tokens, found = weights(load(arguments.model), arguments.text)
+    tokens, found = attention_weights(load_session(arguments.model), arguments.text)
     if len(tokens) > MOST_TOKENS:
         raise UserError(f"text: {len(tokens)} tokens, and the picture shows {MOST_TOKENS} at most; give a shorter text")
     path = storage.path(arguments.out) if arguments.out else find(arguments.model).run / "attention.html"

@@ -13,19 +13,19 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Load the model, find the words and show them."""
-    from tpullm.engine.session import load
-    from tpullm.evaluation.blank import fill
+    from tpullm.engine.session import load_session
+    from tpullm.evaluation.blank import fill_blank
 
     # Tuning on conversations changes what is likely in plain text, so a run means its pretrained model here.
-    words = fill(load(arguments.model, tuned=False), arguments.text, max(0, arguments.count))
+    words = fill_blank(load_session(arguments.model, tuned=False), arguments.text, max(0, arguments.count))
     if arguments.json:
         found = [{"word": word, "probability": probability} for word, probability in words]
         print_json({"text": arguments.text, "words": found})
     else:
-        _show(arguments.text, words)
+        _show_words(arguments.text, words)
 
 
-def _show(text: str, words: list[tuple[str, float]]) -> None:
+def _show_words(text: str, words: list[tuple[str, float]]) -> None:
     from tpullm.report.tables import WIDTH, bar, show
 
     most = words[0][1]

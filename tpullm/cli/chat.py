@@ -29,9 +29,9 @@ def main(arguments) -> None:
     check_at_least_one(arguments, "tokens")
     if arguments.json and len(arguments.adapter) > 1:
         raise UserError("--json: answers with one adapter; give one --adapter")
-    from tpullm.engine.session import load_each
+    from tpullm.engine.session import load_with_adapters
 
-    known = load_each(arguments.model, arguments.adapter, arguments.weights or "")
+    known = load_with_adapters(arguments.model, arguments.adapter, arguments.weights or "")
     session = next(iter(known.values()))
     if not session.talks:
         say("this model was not tuned on conversations: it continues the text, and may not answer")
@@ -96,14 +96,14 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     Args:
         engine: of the conversation; None is a new one.
     """
-    from tpullm.engine.generation import stream
-    from tpullm.engine.request import characters
+    from tpullm.engine.generation import stream_tokens
+    from tpullm.engine.request import whole_characters
 
     tokenizer = session.tokenizer
-    prompt = _prompt(session, messages, tokens)
+    prompt = _prompt_of_conversation(session, messages, tokens)
     tokens = min(tokens, max(1, session.context_length - len(prompt)))
     text = []
-    for part in characters(tokenizer, stream(session, prompt, tokens, sampling, seed, engine=engine)):
+    for part in whole_characters(tokenizer, stream_tokens(session, prompt, tokens, sampling, seed, engine=engine)):
         text.append(part)
         if show:
             print(part, end="", flush=True)
@@ -112,9 +112,9 @@ def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: b
     return "".join(text)
 
 
-def _prompt(session, messages, tokens: int) -> list[int]:
+def _prompt_of_conversation(session, messages, tokens: int) -> list[int]:
     """The ids of the conversation. If it leaves no room for an answer, the oldest turns are dropped, with a message."""
-    from tpullm.engine.session import fits
+    from tpullm.engine.session import check_context
 
     # Leave room for an answer of `tokens`, but at most half of the context.
     most = session.context_length - min(tokens, session.context_length // 2)
@@ -126,5 +126,5 @@ def _prompt(session, messages, tokens: int) -> list[int]:
     if len(kept) < len(messages):
         turns = (len(messages) - len(kept)) // 2
         say(f"the conversation is longer than the model's context: its oldest turns ({turns}) are left out")
-    fits(session, ids, "prompt")
+    check_context(session, ids, "prompt")
     return ids

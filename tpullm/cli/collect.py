@@ -24,13 +24,13 @@ def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
     """Make `RUN/documents`, unless it exists with the same sources and settings."""
     with SharedWork(run, "collect", share) as work:
         try:
-            _make(recipe, run, work)
+            _make_documents(recipe, run, work)
         finally:
             if share.count == 1:  # else another share may be writing there
                 storage.remove_partials(run / "documents" / "parts")
 
 
-def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
+def _make_documents(recipe: Recipe, run: Path, work: SharedWork) -> None:
     stage = run / "documents"
     inputs = manifest.inputs(*collect.inputs(recipe))
     if manifest.is_finished(stage, inputs):
@@ -39,7 +39,7 @@ def _make(recipe: Recipe, run: Path, work: SharedWork) -> None:
     for line in verdicts.prepare(recipe.corpus):
         if work.share.is_first:
             say(f"documents: {line}")
-    questions = tasks.questions(recipe.corpus.leaks.tasks)
+    questions = tasks.leak_questions(recipe.corpus.leaks.tasks)
     planned = collect.plan(recipe, inputs, run, work, questions)
     if work.share.is_first:
         _say_what_is_left_out(planned)
@@ -71,25 +71,25 @@ def _say_what_is_left_out(planned: collect.Plan) -> None:
             names = [printable(file.path.name) for file in found.read]
             say(
                 f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
-                f"{len(found.read):,} of {found.files_there:,} files: {_named(names)}"
+                f"{len(found.read):,} of {found.files_there:,} files: {_first_names(names)}"
             )
         if found.skipped:
-            say(f"documents: {name}: {_not_read(found.skipped)}")
+            say(f"documents: {name}: {_unread_files(found.skipped)}")
 
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
 
 
-def _not_read(skipped: dict[str, list[str]]) -> str:
+def _unread_files(skipped: dict[str, list[str]]) -> str:
     """Which files of a folder are not read: office files by name, all others as a number for each reason."""
     by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
     others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
     counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
-    told = [f"{_named(by_name)} (save as .txt, .md or .html)"] if by_name else []
-    return f"not read: {'; '.join([*told, *([_named(counted)] if counted else [])])}"
+    told = [f"{_first_names(by_name)} (save as .txt, .md or .html)"] if by_name else []
+    return f"not read: {'; '.join([*told, *([_first_names(counted)] if counted else [])])}"
 
 
-def _named(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     shown = ", ".join(names[:_NAMES])
     return f"{shown} and {len(names) - _NAMES:,} more" if len(names) > _NAMES else shown

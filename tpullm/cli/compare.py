@@ -40,15 +40,15 @@ def main(arguments) -> None:
     from tpullm.evaluation import comparison, tables
     from tpullm.system.cluster import hosts
 
-    kinds = _kinds(arguments.weights)
-    models = _named(arguments.models, 1 if kinds else 2)
-    asking, tasks, texts, found = _checked(arguments, list(models.values()))
+    kinds = _weight_kinds(arguments.weights)
+    models = _words_by_label(arguments.models, 1 if kinds else 2)
+    asking, tasks, texts, found = _checked_comparison(arguments, list(models.values()))
     folder = storage.path(arguments.out or _default_folder(models, arguments))
-    named = _opened(models, found, kinds, arguments.mesh)
-    hosts.on_first("compare begins", _check_folder, folder)
-    results = comparison.compare(named, tasks, texts, asking, folder, arguments.mesh)
-    results = {"command": _command(arguments)} | results
-    hosts.on_first("compare", _write, folder, results, found[0])
+    named = _models_by_label(models, found, kinds, arguments.mesh)
+    hosts.on_first("compare begins", _check_comparison_folder, folder)
+    results = comparison.compare_models(named, tasks, texts, asking, folder, arguments.mesh)
+    results = {"command": _comparison_command(arguments)} | results
+    hosts.on_first("compare", _write_comparison, folder, results, found[0])
     if hosts.is_first():
         if arguments.json:
             return print_json(results)
@@ -56,7 +56,7 @@ def main(arguments) -> None:
         say(f"compare: {results['seconds']} s; {folder / PAGE}")
 
 
-def _kinds(option: str) -> list[str]:
+def _weight_kinds(option: str) -> list[str]:
     """The kinds of `--weights`, each once."""
     from tpullm.model.quantized import IN_USE
 
@@ -66,7 +66,9 @@ def _kinds(option: str) -> list[str]:
     return kinds
 
 
-def _opened(models: dict[str, str], found: list, kinds: list[str], mesh: dict[str, int] | None) -> dict[str, tuple]:
+def _models_by_label(
+    models: dict[str, str], found: list, kinds: list[str], mesh: dict[str, int] | None
+) -> dict[str, tuple]:
     """By label, the word and what was found of each model as it is, then in each of the kinds of `--weights`."""
     from tpullm.engine import session
 
@@ -75,11 +77,11 @@ def _opened(models: dict[str, str], found: list, kinds: list[str], mesh: dict[st
         for kind in ("", *kinds):
             opened[f"{label} {kind}".strip()] = (word, own._replace(weights=kind))
     for _, own in opened.values():
-        session.placed(own, mesh)  # no model is measured before all are seen to fit
+        session.built_on_mesh(own, mesh)  # no model is measured before all are seen to fit
     return opened
 
 
-def _named(words: list[str], least: int = 2) -> dict[str, str]:
+def _words_by_label(words: list[str], least: int = 2) -> dict[str, str]:
     """The words that name models, by labels that are as short as they can be and differ.
 
     Raises:
@@ -95,40 +97,40 @@ def _named(words: list[str], least: int = 2) -> dict[str, str]:
         raise UserError(f"MODEL: {twice} is given twice; leave one out")
     parts = [place.rstrip("/").split("/") for place in places]
     parts = [[*of[:-3], f"{of[-3]}/{of[-1]}"] if of[-2:-1] == ["checkpoints"] else of for of in parts]
-    return {_label(of, parts): word for of, word in zip(parts, words, strict=True)}
+    return {_shortest_label(of, parts): word for of, word in zip(parts, words, strict=True)}
 
 
-def _label(own: list[str], parts: list[list[str]]) -> str:
+def _shortest_label(own: list[str], parts: list[list[str]]) -> str:
     """The shortest end of a path that is the end of no other one."""
     alone = (count for count in range(1, len(own) + 1) if sum(of[-count:] == own[-count:] for of in parts) == 1)
     return "/".join(own[-next(alone) :])
 
 
-def _checked(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
+def _checked_comparison(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
     """What to compare on, and the models on disk. Everything that may be wrong is looked at, and no model is loaded."""
     import dataclasses
 
-    from tpullm.engine.session import find
+    from tpullm.engine.session import find_model
     from tpullm.evaluation import compared_texts, evaluate_tasks
-    from tpullm.evaluation.tasks import Tasks, named
+    from tpullm.evaluation.tasks import Tasks, tasks_named
     from tpullm.system.cluster import hosts
 
     asking = asking_of(arguments)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks, "text": arguments.text})
-    tasks = named(words_of(arguments.tasks)) if arguments.tasks else Tasks()
-    texts = compared_texts.read(words_of(arguments.text), arguments.limit) if arguments.text else []
+    tasks = tasks_named(words_of(arguments.tasks)) if arguments.tasks else Tasks()
+    texts = compared_texts.read_texts(words_of(arguments.text), arguments.limit) if arguments.text else []
     hosts.agree("the texts of --text", {text.name: text.version for text in texts})
-    evaluate_tasks.agree(tasks)
-    found = [find(word) for word in words]
+    evaluate_tasks.check_hosts_agree(tasks)
+    found = [find_model(word) for word in words]
     for word, own in zip(words, found, strict=True):
         if asking.chat and not own.tokenizer.has_template:
             raise UserError(f"--chat: {word} has no chat template; leave --chat out")
-        evaluate_tasks.check(tasks, asking, own.config.context_length)
-    texts = texts if texts or arguments.tasks else _held_out(found, words, asking.limit)
+        evaluate_tasks.check_tasks(tasks, asking, own.config.context_length)
+    texts = texts if texts or arguments.tasks else _shared_held_out(found, words, asking.limit)
     return asking, tasks, texts, found
 
 
-def _held_out(found: list, words: list[str], limit: int) -> list:
+def _shared_held_out(found: list, words: list[str], limit: int) -> list:
     """The held-out text of the first model's run, if it is that of the other models too."""
     from tpullm.evaluation import compared_texts
     from tpullm.run import manifest
@@ -140,7 +142,7 @@ def _held_out(found: list, words: list[str], limit: int) -> list:
             why = "has other documents than" if own else "has no held-out text of its run, as"
             other = words[0] if own else "a comparison without --tasks and --text needs"
             raise UserError(f"{word}: {why} {other}; say on what to compare, with --tasks or --text")
-    texts = compared_texts.held_out(found[0].model.run, limit)
+    texts = compared_texts.held_out_texts(found[0].model.run, limit)
     if not texts:
         raise UserError(f"{words[0]}: its run has no held-out text; say on what to compare, with --tasks or --text")
     return texts
@@ -154,7 +156,7 @@ def _default_folder(models: dict[str, str], arguments) -> str:
     return f"{FOLDER}/{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
 
 
-def _check_folder(folder: Path) -> None:
+def _check_comparison_folder(folder: Path) -> None:
     """`UserError` if the folder holds something else than a comparison, finished or not."""
     if folder.is_file():
         raise UserError(f"--out: {folder}: is a file; name a folder")
@@ -165,7 +167,7 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"--out: {folder}: holds the results of `tpullm evaluate`; name another folder")
 
 
-def _command(arguments) -> str:
+def _comparison_command(arguments) -> str:
     """The command that repeats the comparison."""
     options = []
     for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
@@ -175,7 +177,7 @@ def _command(arguments) -> str:
     return shlex.join(["tpullm", "compare", *arguments.models, *options])
 
 
-def _write(folder: Path, results: dict[str, Any], first) -> None:
+def _write_comparison(folder: Path, results: dict[str, Any], first) -> None:
     """The figures, and the page in the language of the first model's recipe, else in that of the environment."""
     from tpullm.report import language
     from tpullm.report.comparison_page import comparison_page

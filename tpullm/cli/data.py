@@ -37,7 +37,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     stage, tokenizer = run / "pretrain", load_tokenizer(run / "tokenizer")
     stream = pretraining_stream(recipe, run).without(left_out(stage))
     pieces = stream.documents_at(step)
-    texts = [beginning(stream, tokenizer, piece) for piece in pieces]
+    texts = [beginning_of_piece(stream, tokenizer, piece) for piece in pieces]
     origins = origins_of(run / "documents", pieces)
     if arguments.json:
         found = [
@@ -47,13 +47,13 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
         return print_json(found)
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
     print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
-    for bad in skipped(stage, step):
+    for bad in skipped_step(stage, step):
         print(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}")
     for piece, text, origin in zip(pieces, texts, origins, strict=True):
         tokens = f"{piece.start}-{piece.start + piece.length - 1}"
         print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
         if origin:
-            print(f"         {described(origin)}")
+            print(f"         {described_origin(origin)}")
 
 
 def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]]:
@@ -71,19 +71,19 @@ def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]
     return [{key: found[key] for key in keys if found} for found in known]
 
 
-def described(origin: dict[str, str]) -> str:
+def described_origin(origin: dict[str, str]) -> str:
     """Where a document comes from, in one line: what is known of it."""
     place = " ".join(filter(None, (origin["file"], origin["record"]))) or "generated"
     return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
 
 
-def skipped(stage: Path, step: int) -> list[dict]:
+def skipped_step(stage: Path, step: int) -> list[dict]:
     """What the log says of `step`, from 0, if it was skipped: an entry, or none."""
-    rows = metrics.read(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
+    rows = metrics.read_rows(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
     return [bad for row in rows for bad in row.get("skipped", []) if bad["step"] == step + 1]
 
 
-def beginning(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
+def beginning_of_piece(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
     """The text of the first tokens of a piece, in one line."""
     count = min(SHOWN_TOKENS, piece.length + 1)
     tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))

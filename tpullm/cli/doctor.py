@@ -32,16 +32,16 @@ def main(arguments) -> int:
     if ours and not (path / "config.json").exists():
         with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
             publish.write(find(path), Path(folder), path.name)
-            return _examine(Path(folder), path, arguments.json)
+            return _examine_model(Path(folder), path, arguments.json)
     here = storage.local_copy(path)
     if here.is_file():
         gguf.check_installed()
     else:
         read_json(here / "config.json")
-    return _examine(here, path, arguments.json)
+    return _examine_model(here, path, arguments.json)
 
 
-def _examine(here: Path, path: Path, as_json: bool) -> int:
+def _examine_model(here: Path, path: Path, as_json: bool) -> int:
     from tpullm.formats import doctor
     from tpullm.model.architecture import Architecture
 

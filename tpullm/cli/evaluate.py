@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from tpullm.cli.options import add_asking, add_json, add_mesh, asking_of, print_json, words_of
-from tpullm.engine.session import find, loaded
+from tpullm.engine.session import find_model, session_of
 from tpullm.evaluation import evaluate_tasks, programming_task, run_results, tables
-from tpullm.evaluation.tasks import named
+from tpullm.evaluation.tasks import tasks_named
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.run.stages import begin, evaluate_inputs
@@ -31,7 +31,7 @@ def main(recipe: Recipe, run: Path) -> None:
     if hosts.broadcast("evaluate", lambda: manifest.is_finished(stage, inputs)):
         return say("evaluate: finished, skipped")
     start = time.monotonic()
-    results = run_results.measure(recipe, run)
+    results = run_results.measure_run(recipe, run)
     seconds = results["seconds"]["evaluate"] = round(time.monotonic() - start, 1)
 
     def write() -> None:
@@ -62,22 +62,22 @@ def add_show_arguments(parser) -> None:
 def show_main(arguments) -> None:
     """Load the model, measure it on the tasks, and print a table."""
     asking = asking_of(arguments)
-    programming_task.check(asking)
+    programming_task.check_sampling(asking)
     hosts.agree("the command", {"asking": dataclasses.asdict(asking), "tasks": arguments.tasks})
     words = words_of(arguments.tasks)
-    chosen = named(words)
-    evaluate_tasks.agree(chosen)
-    hosts.on_first("the folder of results", evaluate_tasks.check_out, words, chosen, arguments.out)
+    chosen = tasks_named(words)
+    evaluate_tasks.check_hosts_agree(chosen)
+    hosts.on_first("the folder of results", evaluate_tasks.check_results_folder, words, chosen, arguments.out)
     if (asking.samples, asking.temperature) != (1, 0.0) and not chosen.problems:
         raise UserError("--samples, --temperature: no task is one of programming; leave them out")
-    found = find(arguments.model)
+    found = find_model(arguments.model)
     if asking.chat and not found.tokenizer.has_template:
         raise UserError(f"--chat: {arguments.model} has no chat template; leave --chat out")
-    evaluate_tasks.check(chosen, asking, found.config.context_length)
-    session = loaded(found, mesh=arguments.mesh)
-    results, folder = evaluate_tasks.evaluate(session, arguments.model, chosen, asking, arguments.out)
+    evaluate_tasks.check_tasks(chosen, asking, found.config.context_length)
+    session = session_of(found, mesh=arguments.mesh)
+    results, folder = evaluate_tasks.evaluate_and_write(session, arguments.model, chosen, asking, arguments.out)
     if hosts.is_first():
         if arguments.json:
             return print_json(results)
-        tables.show(results)
+        tables.show_tasks(results)
         say(f"evaluate: {results['seconds']} s; {folder / manifest.RESULTS}")

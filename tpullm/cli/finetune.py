@@ -14,7 +14,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from tpullm.data.prompts import PromptStream
+from tpullm.data.answer_rows import rows_needed
+from tpullm.data.prompts import Prompts, PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
 from tpullm.data.tuning_data import TuningData, documents_of, prompts_of, tuning_data
 from tpullm.evaluation import tasks
@@ -24,8 +25,9 @@ from tpullm.formats.models import check_shape, load_params, made_by, model_of
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
+from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, row_parts
-from tpullm.recipe.schema import AdapterConfig, Recipe
+from tpullm.recipe.schema import AdapterConfig, Recipe, TuningConfig
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -39,8 +41,8 @@ from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.objectives.preferences import fill_references
 from tpullm.training.rewards.reward_set import Rewards
 from tpullm.training.rollouts import Rollouts
-from tpullm.training.stage import is_finished, make
-from tpullm.training.teaching import TaughtAnswers, on_taught_texts, teacher_of
+from tpullm.training.stage import is_stage_finished, make_training
+from tpullm.training.teaching import TaughtAnswers, taught_batches, teacher_of
 
 Tree = Any
 
@@ -51,42 +53,44 @@ def main(recipe: Recipe, run: Path) -> None:
         raise UserError(
             "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
         )
-    hosts.on_first("the tasks", tasks.check, recipe, run)
+    hosts.on_first("the tasks", tasks.check_training_tasks, recipe, run)
     _check_adapters(recipe, run)
     for name in recipe.finetune:
-        _make(recipe, run, name)
+        _make_stage(recipe, run, name)
 
 
 def _check_adapters(recipe: Recipe, run: Path) -> None:
     """Those of all stages, before the first one begins."""
-    tokenizer = load_tokenizer(_start(recipe, run, next(iter(recipe.finetune))) / "tokenizer")
+    tokenizer = load_tokenizer(_start_stage(recipe, run, next(iter(recipe.finetune))) / "tokenizer")
     mesh, model = make_mesh(recipe.mesh), model_of(recipe, run, tokenizer.vocabulary_size)
     for name, settings in recipe.finetune.items():
-        adapter, _ = _adapter(settings.adapter, Architecture(model), f"finetune.{name}.adapter")
+        adapter, _ = _adapter_of_stage(settings.adapter, Architecture(model), f"finetune.{name}.adapter")
         if adapter:
             check_adapter(Architecture(model, adapter), mesh, f"finetune.{name}.adapter")
 
 
-def _start(recipe: Recipe, run: Path, name: str) -> Path:
+def _start_stage(recipe: Recipe, run: Path, name: str) -> Path:
     """The stage whose model a stage of tuning starts from; `UserError` if it is not there."""
     start = run / before_tuning(recipe, name)
     need(run, start.name, {"base": "import FOLDER", "pretrain": "pretrain"}.get(start.name, "finetune"))
     return start
 
 
-def _make(recipe: Recipe, run: Path, name: str) -> None:
+def _make_stage(recipe: Recipe, run: Path, name: str) -> None:
     """Make one stage: the job that all kinds of tuning share, then what its kind replaces."""
-    settings, where, start = recipe.finetune[name], f"finetune.{name}", _start(recipe, run, name)
-    tokenizer, mesh = _tokenizer(start / "tokenizer", settings.chat_template, where), make_mesh(recipe.mesh)
+    settings, where, start = recipe.finetune[name], f"finetune.{name}", _start_stage(recipe, run, name)
+    tokenizer, mesh = _with_template(start / "tokenizer", settings.chat_template, where), make_mesh(recipe.mesh)
     config, model = settings.train, model_of(recipe, run, tokenizer.vocabulary_size)
     base, architecture = made_by(start), Architecture(model)
     check_shape(base, model)
-    adapter, begins = _adapter(settings.adapter, architecture, f"{where}.adapter")
+    adapter, begins = _adapter_of_stage(settings.adapter, architecture, f"{where}.adapter")
+    trained, dtype = Architecture(model, adapter), compute_dtype(config.compute)
     inputs = tuning_inputs(recipe, run, name)
-    if is_finished(run / name, inputs):
+    if is_stage_finished(run / name, inputs):
         return say(f"{name}: finished, skipped")
     check_fits(architecture, config, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
     rows, sizes = own_rows(mesh, config.batch_size), (config.batch_size, config.sequence_length, config.evaluate_rows)
+    placed = trained.frozen(trained.at_rest(mesh, dtype)) if adapter else architecture.placed(mesh)
     job = Job(
         directory=run / name,
         model=model,
@@ -95,20 +99,18 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
         mesh=mesh,
         evaluations=held_out_batches(recipe, run, *sizes, rows),
         bytes_per_token=tokenizer.bytes_per_token(),
+        load=partial(load_params, base, placed),
         adapter=adapter,
         begins=begins,
-        text=_old_text(recipe, run, name, mesh),
+        text=_old_text_stream(recipe, run, name, mesh),
         share=sum(settings.beside.values()),
+        measures=while_training(name, config, tokenizer, trained, mesh, dtype, recipe.seed, where=f"{where}.train"),
         before=(base.stage, base.step, inputs["upstream"][base.stage]) if adapter else None,
     )
-    of_adapter = job.architecture
-    placed = of_adapter.frozen(of_adapter.at_rest(mesh, job.dtype)) if adapter else architecture.placed(mesh)
-    measures = while_training(job, tokenizer, f"{where}.train")
-    job = dataclasses.replace(job, load=partial(load_params, base, placed), measures=measures)
-    teacher, notes = teacher_of(job, recipe, tokenizer)
+    teacher, notes = teacher_of(recipe, run, name, tokenizer, model.vocabulary_size, mesh)
     with contextlib.ExitStack() as closing:
         if settings.prompts:
-            job, examples = _on_own_answers(job, recipe, name, tokenizer, teacher, closing)
+            job, examples = _job_on_own_answers(job, recipe, name, tokenizer, teacher, closing)
             changed = {"chat_template.jinja": tokenizer.template} if settings.chat_template else {}
         else:
             data = tuning_data(recipe, run, name, tokenizer)
@@ -119,11 +121,16 @@ def _make(recipe: Recipe, run: Path, name: str) -> None:
                 )
             changed = _changed_files(tokenizer, data.ends, start / "tokenizer", where)
             examples = sum(len(read.ids) for source, read in data.read.items() if source not in settings.documents)
-            job = on_taught_texts(job, data, teacher, settings.documents) if teacher else _on_texts(job, data, where)
-        make(job, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
+            if teacher:
+                stream, held_out, prepare = taught_batches(recipe, run, name, data, teacher)
+                evaluations = job.evaluations | held_out
+                job = dataclasses.replace(job, stream=stream, evaluations=evaluations, prepare=prepare)
+            else:
+                job = _job_on_texts(job, data, where)
+        make_training(job, recipe, inputs, start / "tokenizer", changed, notes, examples=examples)
 
 
-def _on_own_answers(
+def _job_on_own_answers(
     job: Job, recipe: Recipe, name: str, tokenizer: Tokenizer, teacher: Teacher | None, closing: contextlib.ExitStack
 ) -> tuple[Job, int]:
     """The job that learns from the model's own answers, which a teacher corrects or rewards score; how many prompts.
@@ -133,19 +140,31 @@ def _on_own_answers(
     """
     settings, config = recipe.finetune[name], job.config
     prompts, held_out = prompts_of(recipe, name, tokenizer, job.model.context_length)
+    _check_answer_room(prompts, settings, f"finetune.{name}")
+    parts = {
+        "prompts": prompts,
+        "held_out": held_out,
+        "settings": settings.policy,
+        "config": config,
+        "tokenizer": tokenizer,
+        "architecture": Architecture(job.model, job.adapter),
+        "mesh": job.mesh,
+        "dtype": compute_dtype(config.compute),
+        "seed": recipe.seed,
+    }
     stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
-    given = job, prompts, held_out, settings.policy, tokenizer
     if teacher:
-        return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(*given, teacher)), len(prompts)
+        return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(**parts, teacher=teacher)), len(prompts)
     rewards = closing.enter_context(Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))))
+    answers = Rollouts(**parts, directory=job.directory, rewards=rewards)
     # The policy loss hovers near 0 and gradients vanish on ties, so outlier detection is off: only steps that are not
     # finite are skipped.
     skip = dataclasses.replace(config.optimizer.skip, deviations=0)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, skip=skip))
-    return dataclasses.replace(job, config=config, stream=stream, answers=Rollouts(*given, rewards)), len(prompts)
+    return dataclasses.replace(job, config=config, stream=stream, answers=answers), len(prompts)
 
 
-def _on_texts(job: Job, data: TuningData, where: str) -> Job:
+def _job_on_texts(job: Job, data: TuningData, where: str) -> Job:
     """The job that learns conversations, documents, and preferences, whose references it computes before."""
     config, own = job.config, own_rows(job.mesh, job.config.batch_size)
     # Batches of preferences are built when the references are there.
@@ -161,7 +180,7 @@ def _on_texts(job: Job, data: TuningData, where: str) -> Job:
     )
 
 
-def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None:
+def _old_text_stream(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None:
     """Old text beside answers, as many rows as are its share of a batch; None if there is none."""
     settings, where = recipe.finetune[name], f"finetune.{name}"
     train, share = settings.train, sum(settings.beside.values())
@@ -173,7 +192,21 @@ def _old_text(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream | None
     return Stream(documents, settings.beside, rows, train.sequence_length, recipe.seed, own, f"{where}.documents")
 
 
-def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) -> tuple[AdapterConfig | None, Tree]:
+def _check_answer_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:
+    """Refuse a batch that can't hold the answers of a step, should all be as long as they may."""
+    policy, train = settings.policy, settings.train
+    needed = rows_needed(policy.prompts, policy.answers, prompts.longest, policy.tokens, train.sequence_length)
+    if needed > train.batch_size:
+        raise UserError(
+            f"{where}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of {policy.tokens} "
+            f"tokens can take {needed} rows of {train.sequence_length} tokens, and a batch has {train.batch_size}; "
+            f"raise it to {needed}, or lower {where}.policy.prompts, answers or tokens"
+        )
+
+
+def _adapter_of_stage(
+    settings: AdapterConfig, architecture: Architecture, where: str
+) -> tuple[AdapterConfig | None, Tree]:
     """The adapter of a stage, or None; and the parameters that it begins with, if they come from a file."""
     if not settings.start:
         return (settings if settings.rank else None), None
@@ -188,7 +221,7 @@ def _adapter(settings: AdapterConfig, architecture: Architecture, where: str) ->
     return dataclasses.replace(found, **kept), tensors.nested(arrays)
 
 
-def _tokenizer(folder: Path, chat_template: str, where: str) -> Tokenizer:
+def _with_template(folder: Path, chat_template: str, where: str) -> Tokenizer:
     """The tokenizer in `folder`, with another chat template if one is given."""
     if not chat_template:
         return load_tokenizer(folder)

@@ -28,32 +28,32 @@ def main(arguments) -> None:
     sampling = from_options(arguments)
     options.check_at_least_one(arguments, "tokens", "count")
     from tpullm.engine.engine import Engine
-    from tpullm.engine.session import load_each
+    from tpullm.engine.session import load_with_adapters
 
     results = []
-    for adapter, session in load_each(arguments.model, arguments.adapter, arguments.weights or "").items():
+    for adapter, session in load_with_adapters(arguments.model, arguments.adapter, arguments.weights or "").items():
         if len(arguments.adapter) > 1 and not arguments.json:
             print(f"{adapter}:", flush=True)
         named, engine = {"adapter": adapter} if adapter else {}, None
         if arguments.reproducible:  # with as many rows of the same length as `serve` has
             engine = Engine(session, longest=min(LONGEST, session.context_length), reproducible=True)
         numbers = range(arguments.count)
-        results += [named | _one(session, engine, arguments, sampling, arguments.seed + n) for n in numbers]
+        results += [named | _generate_one(session, engine, arguments, sampling, arguments.seed + n) for n in numbers]
     if arguments.json:
         options.print_json(results[0] if len(results) == 1 else results)
 
 
-def _one(session, engine, arguments, sampling: Sampling, seed: int) -> dict:
+def _generate_one(session, engine, arguments, sampling: Sampling, seed: int) -> dict:
     """The values of one text for --json; without --json the text is printed while it is generated."""
-    from tpullm.engine.generation import stream
-    from tpullm.engine.request import Meter, characters, until
-    from tpullm.engine.session import fits
+    from tpullm.engine.generation import stream_tokens
+    from tpullm.engine.request import Meter, until_stop_text, whole_characters
+    from tpullm.engine.session import check_context
 
     meter, text = Meter(), []
     prompt = [*session.tokenizer.begin, *session.tokenizer.encode(arguments.prompt)]
-    fits(session, prompt, "--prompt")
-    ids = meter.watch(stream(session, prompt, arguments.tokens, sampling, seed, engine=engine))
-    parts = until(characters(session.tokenizer, ids), [arguments.stop])
+    check_context(session, prompt, "--prompt")
+    ids = meter.watch(stream_tokens(session, prompt, arguments.tokens, sampling, seed, engine=engine))
+    parts = until_stop_text(whole_characters(session.tokenizer, ids), [arguments.stop])
     if not arguments.json:
         print(arguments.prompt, end="", flush=True)
     for part in parts:

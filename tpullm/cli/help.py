@@ -72,13 +72,13 @@ class Page:
 OF_HOSTS = Option("--hosts.count N", "N hosts; this one is --hosts.index I (see --help-all)")
 
 
-def text(verb: str, everything: bool = False) -> str:
+def help_text(verb: str, everything: bool = False) -> str:
     """The help of a verb: at most 60 lines, or every key in full."""
     width = min(max(shutil.get_terminal_size().columns, WIDTHS[0]), WIDTHS[1])
-    return full(page(verb, everything), width) if everything else brief(page(verb), width)
+    return full_help(help_page(verb, everything), width) if everything else brief_help(help_page(verb), width)
 
 
-def page(verb: str, everything: bool = False) -> Page:
+def help_page(verb: str, everything: bool = False) -> Page:
     """The contents of a verb's help."""
     about, options, sections, keys = VERBS[verb], _own_options(verb), [], ""
     words = [f"[{option.name}]" if option.optional else option.name for option in options if option.is_word]
@@ -137,10 +137,10 @@ def _option(action: argparse.Action, shows: bool) -> Option:
     return Option(name, action.help + told)
 
 
-def brief(page: Page, width: int) -> str:
+def brief_help(page: Page, width: int) -> str:
     """The page in `MOST_LINES`, with the first sentence of each explanation where there is room for it."""
-    head = _head(page, width)
-    forms = [[form(section, width) for form in (_listed, _in_a_row, _in_a_line)] for section in page.sections]
+    head = _usage_lines(page, width)
+    forms = [[form(section, width) for form in (_listed, _in_a_row, _count_of_keys)] for section in page.sections]
     level = [0] * len(forms)
     later = list(reversed(range(1, len(forms))))
     # The keys that stand alone and the first section are the last to be shortened.
@@ -151,21 +151,21 @@ def brief(page: Page, width: int) -> str:
     return "\n".join([*head, *(line for of, at in zip(forms, level, strict=True) for line in of[at])])
 
 
-def full(page: Page, width: int) -> str:
+def full_help(page: Page, width: int) -> str:
     """The page with every key in full."""
-    lines = _head(page, width)
+    lines = _usage_lines(page, width)
     for section in page.sections:
-        entries = [line for key in section.keys for line in _entry(section, key, _whole(key), width)]
-        lines += _titled(section, entries, width, blank=bool(section.name))
+        entries = [line for key in section.keys for line in _key_entry(section, key, _whole_explanation(key), width)]
+        lines += _section_with_title(section, entries, width, blank=bool(section.name))
     for note in page.notes:
-        lines += ["", *_wrapped(note.split(), width, "")]
+        lines += ["", *_wrapped_words(note.split(), width, "")]
     return "\n".join(lines)
 
 
-def _head(page: Page, width: int) -> list[str]:
-    lines = _wrapped(f"usage: {page.usage}".split(), width, "")
+def _usage_lines(page: Page, width: int) -> list[str]:
+    lines = _wrapped_words(f"usage: {page.usage}".split(), width, "")
     for paragraph in page.description.split("\n\n"):
-        lines += ["", *_wrapped(paragraph.split(), width, "")]
+        lines += ["", *_wrapped_words(paragraph.split(), width, "")]
     lines += ["", "Examples:", *(f"  {example}" for example in page.examples)]
     names = min(NAMES, 4 + max((len(option.name) for option in page.options), default=0))
     if page.options:
@@ -177,34 +177,34 @@ def _head(page: Page, width: int) -> list[str]:
 
 def _listed(section: Section, width: int) -> list[str]:
     """A key a line or two, with the first sentence of its explanation."""
-    lines = [line for key in section.keys for line in _entry(section, key, key.short, width)]
-    return _titled(section, lines, width, blank=bool(section.name))
+    lines = [line for key in section.keys for line in _key_entry(section, key, key.short, width)]
+    return _section_with_title(section, lines, width, blank=bool(section.name))
 
 
 def _in_a_row(section: Section, width: int) -> list[str]:
     """Keys and defaults one after the other."""
     told = [f"{key.name} {key.default}".strip() for key in section.keys]
     # A key and its default stay in one line.
-    lines = _wrapped([f"{each}," for each in told[:-1]] + told[-1:], width, "  ")
-    return _titled(section, lines, width)
+    lines = _wrapped_words([f"{each}," for each in told[:-1]] + told[-1:], width, "  ")
+    return _section_with_title(section, lines, width)
 
 
-def _in_a_line(section: Section, width: int) -> list[str]:
+def _count_of_keys(section: Section, width: int) -> list[str]:
     """The number of keys, of a section within another one."""
     if "." not in section.name or section.same_as:
         return _in_a_row(section, width)
-    title = f"{section.name}: a list" if section.repeated else _title(section)
-    return _wrapped(f"{title} ({len(section.keys)} keys)".split(), width, "")
+    title = f"{section.name}: a list" if section.repeated else _section_title(section)
+    return _wrapped_words(f"{title} ({len(section.keys)} keys)".split(), width, "")
 
 
-def _titled(section: Section, lines: Sequence[str], width: int, blank: bool = False) -> list[str]:
+def _section_with_title(section: Section, lines: Sequence[str], width: int, blank: bool = False) -> list[str]:
     if not section.name:
         return list(lines)
     keys = [] if section.same_as else lines
-    return [*([""] if blank else []), *_wrapped(_title(section).split(), width, ""), *keys]
+    return [*([""] if blank else []), *_wrapped_words(_section_title(section).split(), width, ""), *keys]
 
 
-def _title(section: Section) -> str:
+def _section_title(section: Section) -> str:
     if section.repeated:
         return f"{section.name}, a list; each has these keys:"
     if section.same_as:
@@ -212,12 +212,12 @@ def _title(section: Section) -> str:
     return f"--{section.name}.KEY: {section.title}"
 
 
-def _entry(section: Section, key: Key, explanation: str, width: int) -> list[str]:
+def _key_entry(section: Section, key: Key, explanation: str, width: int) -> list[str]:
     dashes = "" if section.name else "--"
     return _beside(f"{dashes}{key.name} {key.default}".strip(), explanation, NAMES, width)
 
 
-def _whole(key: Key) -> str:
+def _whole_explanation(key: Key) -> str:
     unnamed = [choice for choice in key.choices if choice not in key.help]
     told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
     if key.changes.resumes:
@@ -227,14 +227,14 @@ def _whole(key: Key) -> str:
 
 def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:
     """A name, and its explanation in a column of its own."""
-    lines = _wrapped(explanation.split(), width - column, "") or [""]
+    lines = _wrapped_words(explanation.split(), width - column, "") or [""]
     first = f"  {name}"
     if cells(first) > column - 1:
         return [first, *(" " * column + line for line in lines)]
     return [first + " " * (column - cells(first)) + lines[0], *(" " * column + line for line in lines[1:])]
 
 
-def _wrapped(words: Sequence[str], width: int, indent: str) -> list[str]:
+def _wrapped_words(words: Sequence[str], width: int, indent: str) -> list[str]:
     """Words in lines, by the columns of a terminal, of which a Japanese character takes two."""
     lines: list[str] = []
     for word in words:

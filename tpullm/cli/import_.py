@@ -37,12 +37,12 @@ def add_arguments(parser) -> None:
 def main(arguments) -> None:
     """Make `RUN/base` and the recipe of the run."""
     folder, run = storage.path(arguments.folder), storage.path(arguments.run)
-    recipe = _recipe(folder, run, arguments.config)
+    recipe = _recipe_with_base(folder, run, arguments.config)
     with owned(run, recipe):
-        make(recipe, run)
+        make_base(recipe, run)
 
 
-def make(recipe: Recipe, run: Path) -> None:
+def make_base(recipe: Recipe, run: Path) -> None:
     """Make `RUN/base` from `recipe.base`."""
     stage, inputs = run / "base", base_inputs(recipe, run)
     if manifest.is_finished(stage, inputs):
@@ -52,7 +52,7 @@ def make(recipe: Recipe, run: Path) -> None:
         return say("base: finished, skipped")
     import jax
 
-    from tpullm.engine.session import fits_vocabulary, place
+    from tpullm.engine.session import check_vocabulary, place_array
     from tpullm.formats.checkpoints import description, save_params
     from tpullm.formats.huggingface import reading, tensors
     from tpullm.model.architecture import Architecture, parameter_count
@@ -63,7 +63,7 @@ def make(recipe: Recipe, run: Path) -> None:
     here = storage.local_copy(folder)
     config, family = reading.read_config(here)
     tokenizer = PublishedTokenizer(here)
-    fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    check_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
     with reading.opened(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
@@ -75,7 +75,7 @@ def make(recipe: Recipe, run: Path) -> None:
         }
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
             arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
-            params = reading.fill(source, *arguments, place, advance)
+            params = reading.fill(source, *arguments, place_array, advance)
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
@@ -94,7 +94,7 @@ def make(recipe: Recipe, run: Path) -> None:
     say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
 
 
-def _recipe(folder: Path, run: Path, config: str) -> Recipe:
+def _recipe_with_base(folder: Path, run: Path, config: str) -> Recipe:
     """The recipe of the run with this base: the given one, else the one in the run, else a plain one for tuning.
 
     Raises:
@@ -107,7 +107,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     if before and not before.base:
         raise UserError(f"{run}: belongs to the recipe '{before.name}', which has no base; choose another --run")
     if not config and not before:
-        return _plain(folder, run)
+        return _full_tuning_recipe(folder, run)
     recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
     check_owner(run, recipe)
     # The same base may be in another place, with the same content.
@@ -119,7 +119,7 @@ def _recipe(folder: Path, run: Path, config: str) -> Recipe:
     return recipe
 
 
-def _plain(folder: Path, run: Path) -> Recipe:
+def _full_tuning_recipe(folder: Path, run: Path) -> Recipe:
     """A recipe for full tuning, with a learning rate that is low enough for a trained model not to forget."""
     from tpullm.formats.huggingface import reading
 

@@ -35,7 +35,7 @@ FLAGS = ("--watch", "--follow", "--dry-run")  # options without a value
 def main(argv: list[str]) -> int:
     """Start a launch or look after it; the exit code."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    config, arguments = settings_of(_parser(), _action_beside_target(own), LaunchConfig)
+    config, arguments = settings_of(_launch_parser(), _action_beside_target(own), LaunchConfig)
     if arguments.action == "networks":
         return _networks(config, arguments)
     job = jobs.make(arguments.target, config, command)
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         print(show.dry_run(job, target), end="")
         return 0
-    return {"start": _start, "status": _status, "logs": _logs, "stop": _stop}[arguments.action](job, target, arguments)
+    return {"start": _start_launch, "status": _show_status, "logs": _show_logs, "stop": _stop_launch}[arguments.action](
+        job, target, arguments
+    )
 
 
 def _action_beside_target(words: list[str]) -> list[str]:
@@ -75,7 +77,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print all that would be sent, and send nothing")
 
 
-def _parser():
+def _launch_parser():
     parser = Parser("tpullm launch")
     add_arguments(parser)
     return parser
@@ -90,7 +92,7 @@ def _local(job: Job, arguments: Any) -> int:
     if arguments.dry_run:
         print(local.dry_run(job), end="")
         return 0
-    return local.run(job, _printer())
+    return local.run(job, _process_line_printer())
 
 
 def _slurm(job: Job, arguments: Any) -> int:
@@ -127,7 +129,7 @@ def _networks(config: LaunchConfig, arguments: Any) -> int:
     return 0
 
 
-def _printer() -> Callable[[int, str], None]:
+def _process_line_printer() -> Callable[[int, str], None]:
     """A function that prints whole lines, each with the number of its process; in colour on a terminal."""
     printing = threading.Lock()
 
@@ -141,11 +143,11 @@ def _printer() -> Callable[[int, str], None]:
     return show_line
 
 
-def _start(job: Job, target: Target, arguments: Any) -> int:
+def _start_launch(job: Job, target: Target, arguments: Any) -> int:
     """Upload the code and the specification, and start an attempt if none is open. With --watch, follow it."""
     storage.check_writable(storage.path(job.run))
     watch.check_owner(job, watch.with_retries(lambda: target.observe(job)))
-    upload(job)
+    upload_launch(job)
     record = Record(job.folder)
     last = next(reversed(record.attempts()), None)
     if last and last.outcome is None and last.spec != job.spec_path:
@@ -162,7 +164,7 @@ def _start(job: Job, target: Target, arguments: Any) -> int:
     return 0
 
 
-def upload(job: Job) -> None:
+def upload_launch(job: Job) -> None:
     """Write the wheel and the specification into the run directory. A file's name is the hash of its content."""
     for name in code.left_out():
         say(f"code: {name} is not tracked by git, so machines do not get it; `git add` it if they need it")
@@ -173,13 +175,13 @@ def upload(job: Job) -> None:
     storage.write_json(storage.path(job.spec_path), job.spec())
 
 
-def _status(job: Job, target: Target, arguments: Any) -> int:
+def _show_status(job: Job, target: Target, arguments: Any) -> int:
     resources = watch.with_retries(lambda: target.observe(job))
     print(show.status(job, Record(job.folder).attempts(), resources) + show.trainings(job), end="")
     return 0
 
 
-def _logs(job: Job, target: Target, arguments: Any) -> int:
+def _show_logs(job: Job, target: Target, arguments: Any) -> int:
     printed = False
     for line in show.logs(Record(job.folder), arguments.follow):
         print(line, flush=True)
@@ -189,7 +191,7 @@ def _logs(job: Job, target: Target, arguments: Any) -> int:
     return 0
 
 
-def _stop(job: Job, target: Target, arguments: Any) -> int:
+def _stop_launch(job: Job, target: Target, arguments: Any) -> int:
     """Delete all resources; the run directory stays."""
     record = Record(job.folder)
     last = next(reversed(record.attempts()), None)

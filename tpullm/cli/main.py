@@ -28,7 +28,7 @@ def entry() -> int:
     elif verb and not verb.reads:  # `launch` does not compute, and passes its variables to other machines
         environment.set_variables()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes half-written files
-    sys.unraisablehook = _unraisable
+    sys.unraisablehook = _hide_unraisable
     for stream in filter(None, (sys.stdout, sys.stderr)):  # question marks where a terminal can't show Japanese
         stream.reconfigure(errors="replace")
     code = main()
@@ -40,7 +40,7 @@ def entry() -> int:
     return code
 
 
-def _unraisable(raised) -> None:
+def _hide_unraisable(raised) -> None:
     """A save that fails ends Orbax's event loop. TensorStore then can't report the other files of it to that loop, and
     each would be a traceback before the one line."""
     if str(raised.exc_value) != "Event loop is closed":
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code: 0 or the verb's own, 2 for a user error, 75 to try again, 130 if interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(argv)
+        return _dispatch_verb(argv)
     except UserError as error:
         return _fail(str(error), error.code)
     except Interrupted as error:
@@ -81,7 +81,7 @@ def _fail(message: str, code: int = 2) -> int:
     return code
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch_verb(argv: list[str]) -> int:
     if not argv or argv[0] in HELP or argv == ["help"]:
         print(_overview())
         return 0
@@ -91,22 +91,22 @@ def _dispatch(argv: list[str]) -> int:
         print(__version__)
         return 0
     if asked := _asks_for_help(argv):
-        print(importlib.import_module("tpullm.cli.help").text(*asked))
+        print(importlib.import_module("tpullm.cli.help").help_text(*asked))
         return 0
-    verb = _known(argv[0])
+    verb = _known_verb(argv[0])
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     module, about = importlib.import_module(module_of(verb)), VERBS[verb]
     if about.reads:
         return module.main(argv[1:])
     shows = bool(about.shows) and any(word.split("=")[0] == about.shows for word in argv)
     if about.shared and not shows:
-        return _as_share(verb, module.main, argv[1:])
+        return _run_as_share(verb, module.main, argv[1:])
     if about.recipe and not shows:
-        return _with_recipe(verb, module.main, argv[1:])
-    return _without_recipe(verb, module.show_main if shows else module.main, argv[1:])
+        return _run_with_recipe(verb, module.main, argv[1:])
+    return _run_without_recipe(verb, module.show_main if shows else module.main, argv[1:])
 
 
-def _as_share(verb: str, make: Callable, words: list[str]) -> int:
+def _run_as_share(verb: str, make: Callable, words: list[str]) -> int:
     """Run a verb whose work several processes can share."""
     from tpullm.run.directory import open_run, owned
 
@@ -119,7 +119,7 @@ def _as_share(verb: str, make: Callable, words: list[str]) -> int:
     return 0
 
 
-def _with_recipe(verb: str, make: Callable, words: list[str]) -> int:
+def _run_with_recipe(verb: str, make: Callable, words: list[str]) -> int:
     """Run a verb with a recipe on all hosts; one that does not compute runs in this process alone."""
     from tpullm.run.directory import open_run, owned
 
@@ -136,7 +136,7 @@ def _with_recipe(verb: str, make: Callable, words: list[str]) -> int:
     return code or 0
 
 
-def _without_recipe(verb: str, make: Callable, words: list[str]) -> int:
+def _run_without_recipe(verb: str, make: Callable, words: list[str]) -> int:
     """Run a verb that takes no recipe, or one in its other form; on all hosts if several can run it together."""
     from tpullm.recipe.parsing import parse
 
@@ -151,7 +151,7 @@ def _without_recipe(verb: str, make: Callable, words: list[str]) -> int:
     return code or 0
 
 
-def _known(verb: str) -> str:
+def _known_verb(verb: str) -> str:
     """The verb, if it is one; `UserError` names the nearest."""
     from tpullm.recipe import shipped
 
@@ -192,9 +192,9 @@ def _overview() -> str:
 def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:
     """The verb whose help is asked for, and whether in full. After the `--` of a launch it is the launched verb."""
     if argv[0] == "help":
-        return _known(argv[1]), False
+        return _known_verb(argv[1]), False
     end = argv.index("--") if "--" in argv else len(argv)
     for words in (argv[:end], argv[end + 1 :]):
         if words and any(word in HELP for word in words):
-            return _known(words[0]), "--help-all" in words
+            return _known_verb(words[0]), "--help-all" in words
     return None

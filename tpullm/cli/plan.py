@@ -45,18 +45,18 @@ def main(recipe: Recipe, run: Path, arguments) -> int:
     if target:  # checked before minutes of compiling, and without making a folder
         storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
     by_cost = arguments.sort == "cost"
-    plans = _plans(recipe, run, arguments)
+    plans = _make_plans(recipe, run, arguments)
     plans.sort(key=lambda plan: (not plan.fits, plan.dollars if by_cost else plan.run.days))
     if arguments.json:
         print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
-        print(plan_tables.details(plans[0]) if len(plans) == 1 else plan_tables.side_by_side(plans))
+        print(plan_tables.plan_details(plans[0]) if len(plans) == 1 else plan_tables.plans_side_by_side(plans))
     if target:
-        _write(plans[0], target)
+        _write_plan(plans[0], target)
     return 0 if any(plan.fits for plan in plans) else 1
 
 
-def _plans(recipe: Recipe, run: Path, arguments) -> list:
+def _make_plans(recipe: Recipe, run: Path, arguments) -> list:
     from tpullm.formats.models import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
@@ -72,11 +72,11 @@ def _plans(recipe: Recipe, run: Path, arguments) -> list:
         asked = prices, arguments.interruptions, arguments.search, arguments.restart, arguments.stage
         plan = make_plan(own, model, name, *asked)
         absent = isinstance(plan.chosen.setting.topology, Topology)
-        plans.append(_proven(plan, arguments.stage, model) if arguments.compile and absent else plan)
+        plans.append(_prove_plan(plan, arguments.stage, model) if arguments.compile and absent else plan)
     return plans
 
 
-def _proven(plan, stage: str, model):
+def _prove_plan(plan, stage: str, model):
     """The plan with what the compiler said; the estimated plan alone if there is no compiler."""
     from tpullm.planning.plans import with_proofs
     from tpullm.planning.proof import prove
@@ -94,7 +94,7 @@ def _proven(plan, stage: str, model):
     return with_proofs(plan, proofs)
 
 
-def _write(plan, target: Path) -> None:
+def _write_plan(plan, target: Path) -> None:
     from tpullm.recipe.parsing import dump
 
     if not plan.fits:

@@ -16,8 +16,9 @@ from tpullm.formats.models import load_params, made_by, model_of
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_fits
+from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows
-from tpullm.planning.this_machine import expected
+from tpullm.planning.this_machine import expected_step
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run.stages import BRANCH, pretrain_inputs
 from tpullm.system import storage
@@ -27,13 +28,13 @@ from tpullm.system.words import moment
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import resume
 from tpullm.training.job import Job
-from tpullm.training.stage import is_finished, make
+from tpullm.training.stage import is_stage_finished, make_training
 
 
 def main(recipe: Recipe, run: Path) -> None:
     """Train `RUN/pretrain` from `RUN/tokens`, from its last checkpoint, the parameters of a base, or the beginning."""
     stage, inputs, config = run / "pretrain", pretrain_inputs(recipe, run), recipe.pretrain
-    if is_finished(stage, inputs):
+    if is_stage_finished(stage, inputs):
         return say("pretrain: finished, skipped")
     tokenizer, mesh = load_tokenizer(run / "tokenizer"), make_mesh(recipe.mesh)
     model = model_of(recipe, run, tokenizer.vocabulary_size)
@@ -44,7 +45,7 @@ def main(recipe: Recipe, run: Path) -> None:
     stream = pretraining_stream(recipe, run, rows)
     mixture.tell(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    origin = resume.origin(recipe, tokenizer, model) if recipe.branch else None
+    origin = resume.pretraining_origin(recipe, tokenizer, model) if recipe.branch else None
     job = Job(
         directory=stage,
         model=model,
@@ -58,19 +59,21 @@ def main(recipe: Recipe, run: Path) -> None:
     if origin and recipe.branch_state == "all":
         job = replace(job, branch=origin)
     elif origin:
-        job = replace(job, load=partial(resume.parameters, origin, tokenizer, architecture, mesh))
+        job = replace(job, load=partial(resume.parameters_for_vocabulary, origin, tokenizer, architecture, mesh))
     elif recipe.base:
         job = replace(job, load=partial(load_params, made_by(run / "base"), architecture.placed(mesh)))
-    job = replace(job, measures=while_training(job, tokenizer, "pretrain"))
-    notes = {"plan.json": _predicted(model, config, mesh)} if hosts.is_first() else {}
+    dtype = compute_dtype(config.compute)
+    on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
+    job = replace(job, measures=on_the_way)
+    notes = {"plan.json": _predicted_speed(model, config, mesh)} if hosts.is_first() else {}
     if origin:
         notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}
-    make(job, recipe, inputs, run / "tokenizer", notes=notes)
+    make_training(job, recipe, inputs, run / "tokenizer", notes=notes)
 
 
-def _predicted(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+def _predicted_speed(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
     """How long a step should take, which is said, and kept for the report."""
-    found = expected(model, config, mesh)
+    found = expected_step(model, config, mesh)
     worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
     said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
     say(

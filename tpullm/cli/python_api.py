@@ -135,7 +135,7 @@ class Run:
             Interrupted: the verb was interrupted; what was finished is kept.
             RuntimeError: the verb failed; its lines say why.
         """
-        code, line = _run([sys.executable, "-m", "tpullm", verb, *self._words])
+        code, line = _run_verb([sys.executable, "-m", "tpullm", verb, *self._words])
         message = line.removeprefix("tpullm: ")
         if error := ERRORS.get(code):
             raise error(message)
@@ -143,7 +143,7 @@ class Run:
             raise RuntimeError(f"tpullm {verb} failed with exit code {code}; its lines are above")
 
 
-def _run(command: Sequence[str]) -> tuple[int, str]:
+def _run_verb(command: Sequence[str]) -> tuple[int, str]:
     """Run a command and show its lines as they come; returns its exit code and its last line.
 
     An interrupt of this process (a notebook's stop button) is passed on to the command, which can save first.

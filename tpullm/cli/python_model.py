@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.cli.python_results import Attention, Blank, Split
-from tpullm.engine.generation import ANSWER_TOKENS, answer, stream
-from tpullm.engine.request import characters
-from tpullm.engine.session import Session, fits, load, with_adapter
+from tpullm.engine.generation import ANSWER_TOKENS, answer_questions, stream_tokens
+from tpullm.engine.request import whole_characters
+from tpullm.engine.session import Session, check_context, load_session, with_adapter
 from tpullm.evaluation import scoring
-from tpullm.evaluation.blank import fill
+from tpullm.evaluation.blank import fill_blank
 from tpullm.recipe.sampling import GREEDY, Sampling, check
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system.errors import UserError
@@ -31,7 +31,7 @@ class LanguageModel:
     """
 
     def __init__(self, model: str | Path):
-        self._use(load(model, text=False))
+        self._use(load_session(model, text=False))
 
     def _use(self, session: Session) -> None:
         self._session, self.tokenizer = session, session.tokenizer
@@ -80,9 +80,9 @@ class LanguageModel:
             UserError: the text is longer than the context, or empty and the tokenizer has no start token.
         """
         prompt = [*self.tokenizer.begin, *self.tokenizer.encode(text)]
-        fits(self._session, prompt, "text")
-        new = stream(self._session, prompt, tokens, check(sampling), seed)
-        return "".join(characters(self.tokenizer, new))
+        check_context(self._session, prompt, "text")
+        new = stream_tokens(self._session, prompt, tokens, check(sampling), seed)
+        return "".join(whole_characters(self.tokenizer, new))
 
     def answer(self, question: str, tokens: int = ANSWER_TOKENS) -> str:
         """The likeliest answer of a model that was tuned on conversations.
@@ -90,7 +90,7 @@ class LanguageModel:
         Raises:
             UserError: the question is longer than the context, or the model has no chat template.
         """
-        return answer(self._session, [question], tokens=tokens)[0]
+        return answer_questions(self._session, [question], tokens=tokens)[0]
 
     def blank(self, text: str, truth: Mapping[str, float] | None = None) -> Blank:
         """The words that fit 【?】, with their probabilities. A notebook shows bars.
@@ -104,7 +104,7 @@ class LanguageModel:
         Raises:
             UserError: there is not exactly one blank, no word was found, or the text is longer than the context.
         """
-        return Blank(text, tuple(fill(self._session, text)), truth)
+        return Blank(text, tuple(fill_blank(self._session, text)), truth)
 
     def attention(self, text: str) -> Attention:
         """How much each token attends to each earlier one. A notebook shows the picture.
@@ -112,7 +112,7 @@ class LanguageModel:
         Raises:
             UserError: the text is longer than the context.
         """
-        tokens, weights = scoring.weights(self._session, text)
+        tokens, weights = scoring.attention_weights(self._session, text)
         return Attention(tuple(tokens), weights)
 
     def split(self, text: str) -> Split:

@@ -31,7 +31,7 @@ def main(arguments) -> None:
     elif arguments.json:
         print_json([{"name": name} | head for name, head in heads.items()])
     else:
-        print("\n".join(_lines(heads)))
+        print("\n".join(_recipe_lines(heads)))
 
 
 def _size(hardware: str) -> tuple[bool, int]:
@@ -39,7 +39,7 @@ def _size(hardware: str) -> tuple[bool, int]:
     return "TPU" in hardware, int(hardware.split()[0].replace(",", ""))
 
 
-def _lines(heads: dict[str, dict[str, str]]) -> list[str]:
+def _recipe_lines(heads: dict[str, dict[str, str]]) -> list[str]:
     width, first = min(shutil.get_terminal_size().columns, WIDEST), max(map(len, heads)) + 2
     lines = []
     for name, head in heads.items():

@@ -20,15 +20,17 @@ def main(recipe: Recipe, run: Path) -> None:
     if recipe.trackers:  # before hours of collecting
         from tpullm.training import trackers
 
-        hosts.on_first("the trackers", trackers.check, recipe.trackers, run)
+        hosts.on_first("the trackers", trackers.check_trackers, recipe.trackers, run)
     if any(training.measure.tasks for training in recipe.trainings.values()):
-        hosts.on_first("the tasks", importlib.import_module("tpullm.evaluation.tasks").check, recipe, run)
+        hosts.on_first(
+            "the tasks", importlib.import_module("tpullm.evaluation.tasks").check_training_tasks, recipe, run
+        )
     if recipe.base:
-        hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make, recipe, run)
+        hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
     verbs += ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
     for verb in (*verbs, "evaluate", "report"):
-        if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_finished(verb, recipe, run)):
+        if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_verb_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
         make = importlib.import_module(f"tpullm.cli.{verb}").main
@@ -40,7 +42,7 @@ def main(recipe: Recipe, run: Path) -> None:
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
 
 
-def _is_finished(verb: str, recipe: Recipe, run: Path) -> bool:
+def _is_verb_finished(verb: str, recipe: Recipe, run: Path) -> bool:
     """Compared before JAX is imported, so that skipping costs nothing."""
     if verb == "evaluate":
         return manifest.is_finished(run / verb, stages.evaluate_inputs(recipe, run))

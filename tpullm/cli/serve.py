@@ -52,18 +52,18 @@ def main(arguments) -> None:
         raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
     options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
     hosts.agree("the options", options | {"draft": arguments.draft, "reproducible": arguments.reproducible})
-    with _listener(arguments, key) as listener:
-        _serve(arguments, key, listener)
+    with _listener_with_key(arguments, key) as listener:
+        _serve_models(arguments, key, listener)
 
 
-def _listener(arguments, key: str):
+def _listener_with_key(arguments, key: str):
     """The socket of host 0; other hosts have none."""
     from tpullm.serving import listening
 
     if not hosts.is_first():
         return contextlib.nullcontext()
-    listener = listening.bound(arguments.host, arguments.port)
-    if not (listening.is_local(listener) or key or arguments.open):
+    listener = listening.bound_socket(arguments.host, arguments.port)
+    if not (listening.is_local_listener(listener) or key or arguments.open):
         listener.close()
         raise UserError(
             f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
@@ -81,11 +81,11 @@ def _checked_key(arguments) -> str:
     return key
 
 
-def _serve(arguments, key: str, listener) -> None:
+def _serve_models(arguments, key: str, listener) -> None:
     """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
-    models, steps = _loaded(arguments)
+    models, steps = _load_models(arguments)
     try:
-        with _answering(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
+        with _answering_service(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
             steps.compile()
             say("serve: ready")
             steps.run()
@@ -93,23 +93,23 @@ def _serve(arguments, key: str, listener) -> None:
         raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
 
 
-def _loaded(arguments):
+def _load_models(arguments):
     """The models by name, and what steps their engines, on all hosts."""
     from tpullm.engine import needed_memory, session
     from tpullm.engine.engine import Engine
     from tpullm.serving import served_model, stepping
 
-    found = session.find(arguments.model, weights=arguments.weights or "")
+    found = session.find_model(arguments.model, weights=arguments.weights or "")
     paths = [arguments.model, *arguments.adapter]
     longest = min(arguments.longest or LONGEST, found.config.context_length)
     if arguments.longest > longest:
         raise UserError(f"--longest: {arguments.longest:,} tokens, and the model's context holds {longest:,}; lower it")
-    needed_memory.check(found, longest, len(paths))
-    loaded = session.loaded(found, exact=False)
+    needed_memory.check_memory(found, longest, len(paths))
+    loaded = session.session_of(found, exact=False)
     sessions = [loaded, *(session.with_adapter(loaded, adapter) for adapter in arguments.adapter)]
-    named = dict(zip(served_model.names(paths), sessions, strict=True))
+    named = dict(zip(served_model.served_names(paths), sessions, strict=True))
     models = {name: served_model.ServedModel(name, one, longest) for name, one in named.items()}
-    guesses = _guesses(arguments.draft, loaded)
+    guesses = _draft_guesses(arguments.draft, loaded)
     options = {"longest": longest, "reproducible": arguments.reproducible}
     engines = {name: Engine(one, guesses=guesses(), **options) for name, one in named.items()}
     gigabytes = sum(engine.memory_bytes() for engine in engines.values()) / 2**30
@@ -124,12 +124,12 @@ def _loaded(arguments):
 
 
 @contextlib.contextmanager
-def _answering(arguments, key: str, listener, models, steps):
+def _answering_service(arguments, key: str, listener, models, steps):
     """Inside, requests are answered."""
     from tpullm.serving import application, listening
 
     names = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
-    is_local = listening.is_local(listener)
+    is_local = listening.is_local_listener(listener)
     service = application.Service(models, steps, arguments.queue, key, names if is_local and not key else frozenset())
     server = listening.Listening(application.application(service), listener)
     address = listener.getsockname()
@@ -142,7 +142,7 @@ def _answering(arguments, key: str, listener, models, steps):
         server.stop(service.stop)
 
 
-def _guesses(draft: str, model) -> Callable:
+def _draft_guesses(draft: str, model) -> Callable:
     """What makes the guesses of an engine."""
     from tpullm.engine import guesses, session
 
@@ -150,6 +150,6 @@ def _guesses(draft: str, model) -> Callable:
         return lambda: None
     if not draft:
         return guesses.Lookup
-    small = session.load(draft, exact=False)
+    small = session.load_session(draft, exact=False)
     guesses.check_draft(small, model, draft)
     return lambda: guesses.Draft(small)

@@ -26,7 +26,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     if arguments.json:
         print_json(found)
     else:
-        _show(found)
+        _show_layouts(found)
 
 
 def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
@@ -46,7 +46,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     from tpullm.model.mesh import planned_mesh
     from tpullm.model.mesh_fit import check_fits
     from tpullm.training.optimizer.chain import make_optimizer
-    from tpullm.training.step import abstract
+    from tpullm.training.step import abstract_state
 
     if devices < 0:
         raise UserError(f"--devices: {devices} is below 0; use 0 for as many as the mesh needs")
@@ -68,7 +68,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
         )
     of_a_device = sum(row["bytes_a_device"] for row in rows)
     optimizer = make_optimizer(recipe.pretrain.optimizer, recipe.pretrain.steps, architecture.axes)
-    state = jax.tree.leaves(abstract(architecture, optimizer, mesh))
+    state = jax.tree.leaves(abstract_state(architecture, optimizer, mesh))
     state_bytes = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in state)
     return {
         "mesh": {axis: size for axis, size in zip(AXES, mesh.axis_sizes, strict=True) if size > 1},
@@ -81,7 +81,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     }
 
 
-def _show(found: dict) -> None:
+def _show_layouts(found: dict) -> None:
     from rich.console import Console
 
     from tpullm.report.tables import show

@@ -62,10 +62,12 @@ def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
     if recipe.base:
         return manifest.inputs({}, {"base": stages.need(run, "base", "import FOLDER")})
     upstream = {"documents": manifest.finished_identity(run / "documents")}
-    return manifest.inputs({**result(recipe.tokenizer), "seed": recipe.seed, "weights": _weights(recipe)}, upstream)
+    return manifest.inputs(
+        {**result(recipe.tokenizer), "seed": recipe.seed, "weights": _source_weights(recipe)}, upstream
+    )
 
 
-def _weights(recipe: Recipe) -> dict[str, float]:
+def _source_weights(recipe: Recipe) -> dict[str, float]:
     return {source.name: source.weight for source in corpus_sources.sources(recipe)}
 
 
@@ -77,7 +79,7 @@ def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: P
         return say("tokenizer: finished, skipped")
     tasks, most = [], recipe.tokenizer.sample_characters
     if not recipe.base:
-        tasks = tokenizing.plan_sample(run / "documents", folder, _weights(recipe), most, recipe.seed)
+        tasks = tokenizing.plan_sample(run / "documents", folder, _source_weights(recipe), most, recipe.seed)
     tokenizing.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
         return work.wait_for_first("the tokenizer", is_finished)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.cli.data import described
+from tpullm.cli.data import described_origin
 from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import document_files, tracing
 from tpullm.corpus.tracing import Hit, Wanted
@@ -50,7 +50,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     if arguments.json:
         found = [{**dataclasses.asdict(hit), "steps": own} for hit, own in zip(hits, steps, strict=True)]
         return print_json(found)
-    _print(hits, steps, documents)
+    _print_hits(hits, steps, documents)
 
 
 def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:
@@ -60,13 +60,13 @@ def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:
     if not places or not (run / "tokens" / manifest.FILE).exists():
         return found
     stream = pretraining_stream(recipe, run).without(left_out(run / "pretrain"))
-    for source, number, step in _reads(stream, places, recipe.pretrain.steps):
+    for source, number, step in _piece_reads(stream, places, recipe.pretrain.steps):
         if step not in found[places[source, number]][-1:]:
             found[places[source, number]].append(step)
     return found
 
 
-def _reads(stream: Stream, wanted: Mapping[tuple[str, int], int], steps: int) -> Iterator[tuple[str, int, int]]:
+def _piece_reads(stream: Stream, wanted: Mapping[tuple[str, int], int], steps: int) -> Iterator[tuple[str, int, int]]:
     """(source, number of a document, step) for each piece of the documents that are wanted, in the order of steps."""
     numbers = {name: np.array([number for source, number in wanted if source == name]) for name, _ in wanted}
     at_once = max(1, _ROWS_AT_ONCE // stream.batch_size)
@@ -80,14 +80,14 @@ def _reads(stream: Stream, wanted: Mapping[tuple[str, int], int], steps: int) ->
             advance(last - first)
 
 
-def _print(hits: Sequence[Hit], steps: Sequence[list[int]], documents: Path) -> None:
+def _print_hits(hits: Sequence[Hit], steps: Sequence[list[int]], documents: Path) -> None:
     if not hits:
         return print(f"no document of {documents} has it")
     trained = sum(hit.number >= 0 for hit in hits)
     print(f"{len(hits):,} documents have it, {trained:,} of them for training")
     for hit, own in list(zip(hits, steps, strict=True))[:SHOWN_DOCUMENTS]:
         print(f"{hit.source:<12} {hit.facts['hash'][:16]}  {hit.fate}: {hit.shown}")
-        print(f"         {described(hit.facts)}")
+        print(f"         {described_origin(hit.facts)}")
         if own:
             more = f" and {len(own) - SHOWN_STEPS:,} more" if len(own) > SHOWN_STEPS else ""
             print(f"         read in the steps {', '.join(map(str, own[:SHOWN_STEPS]))}{more}")

@@ -114,14 +114,10 @@ def documents_of(sources: Iterable[str], run: Path, where: str) -> dict[str, Doc
 
 
 def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) -> tuple[Prompts, Prompts | None]:
-    """The prompts that the stage `name` answers, to learn from and held out.
+    """The prompts that the stage `name` answers, to learn from and held out; it raises what `tuning_data` raises.
 
     Args:
         context: the most tokens that the model reads at once.
-
-    Raises:
-        UserError: what `tuning_data` raises; or a batch can't hold the answers of a step, should all be as long as
-            they may.
     """
     settings = recipe.finetune[name]
     most = min(settings.train.sequence_length, context) - settings.policy.tokens
@@ -131,14 +127,6 @@ def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) ->
     )
     if learned is None:
         raise UserError(f"finetune.{name}.held_out_fraction: holds out all prompts, so none is left; give less")
-    policy, rows, length = settings.policy, settings.train.batch_size, settings.train.sequence_length
-    needed = answer_rows.rows_needed(policy.prompts, policy.answers, learned.longest, policy.tokens, length)
-    if needed > rows:
-        raise UserError(
-            f"finetune.{name}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of "
-            f"{policy.tokens} tokens can take {needed} rows of {length} tokens, and a batch has {rows}; "
-            f"raise it to {needed}, or lower finetune.{name}.policy.prompts, answers or tokens"
-        )
     return learned, held_out
 
 

@@ -20,13 +20,13 @@ import numpy as np
 from tpullm.engine.forward import (
     Block,
     advance,
-    alike_layers,
     cache_spec,
     embed,
     last_logits,
+    layers_per_program,
     read_layers,
 )
-from tpullm.engine.sampling import Choice, fetched, given_tokens
+from tpullm.engine.sampling import Choice, fetched_choice, given_tokens
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
 from tpullm.model.platform import cache_dtype
@@ -39,7 +39,7 @@ FIRST_ROWS = (2, 12)
 # JAX 0.12). How many blocks are attended to changes no bit.
 CHUNK, SIZE = 32, 64  # and it is read in pieces of so many
 SHORT = 512  # slots of the rows with the fewest
-BLOCK = 128  # slots of the first block of a row; see `block_sizes`
+BLOCK = 128  # slots of the first block of a row; see `row_block_sizes`
 FEW = 2 * BLOCK  # slots that are attended to at least: a softmax over one block is computed in another way
 # Groups of the shortest rows if all rows are computed in each step, and how many bytes each has at least. 64 rows, 12 M
 # parameters, float32, two cores: 47 ms with 256 slots in one group, 36 in two, 32 in four; with 384 slots 52, 47 and
@@ -51,7 +51,7 @@ LEAST_ROWS = 8  # of each: a step of 64 rows took 42 ms with groups of 8, 32 wit
 Step = tuple[int, ...]  # of each group how many slots its rows attend to, or 0 if they are not computed
 
 
-def group_sizes(context: int, rows: int, parts: int, split: bool, slot_bytes: int = 0) -> list[tuple[int, int]]:
+def cache_group_sizes(context: int, rows: int, parts: int, split: bool, slot_bytes: int = 0) -> list[tuple[int, int]]:
     """Rows and slots of each group, for texts of up to `context` tokens.
 
     Args:
@@ -66,25 +66,25 @@ def group_sizes(context: int, rows: int, parts: int, split: bool, slot_bytes: in
     sizes = [min(SHORT, whole)]
     while sizes[-1] < whole:
         sizes.append(min(4 * sizes[-1], whole))
-    longer = [_divided(rows >> 2 * n, parts) for n in range(1, len(sizes))]
-    first = _divided(rows - sum(longer), parts)
+    longer = [_rows_for_parts(rows >> 2 * n, parts) for n in range(1, len(sizes))]
+    first = _rows_for_parts(rows - sum(longer), parts)
     if not split:
         count = max(1, min(MOST_GROUPS, rows * context * slot_bytes // GROUP_BYTES, first // (LEAST_ROWS * parts)))
-        shares = [_divided((first + n) // count, parts) for n in range(count)]
+        shares = [_rows_for_parts((first + n) // count, parts) for n in range(count)]
         return [*((share, sizes[0]) for share in shares), *zip(longer, sizes[1:], strict=True)]
-    ends = sorted({_divided(count, parts) for count in FIRST_ROWS})
-    ends = [end for end in ends if end + _divided(2, parts) <= first]
+    ends = sorted({_rows_for_parts(count, parts) for count in FIRST_ROWS})
+    ends = [end for end in ends if end + _rows_for_parts(2, parts) <= first]
     short = [(end - before, sizes[0]) for before, end in itertools.pairwise([0, *ends, first])]
     one = [(parts, slots) for slots in sizes[1:]]
     return [*short, *one, *((count - parts, slots) for count, slots in zip(longer, sizes[1:], strict=True))]
 
 
-def _divided(rows: int, parts: int) -> int:
+def _rows_for_parts(rows: int, parts: int) -> int:
     """As many rows, or more: the same number for each part, and two at least."""
     return max(2, -(-rows // parts)) * parts
 
 
-def block_sizes(slots: int, equal: bool = False) -> list[int]:
+def row_block_sizes(slots: int, equal: bool = False) -> list[int]:
     """The slots of each block of a row; two blocks or more, for a softmax over one has no rows of zeros beside it.
 
     Args:
@@ -96,7 +96,7 @@ def block_sizes(slots: int, equal: bool = False) -> list[int]:
     return [end - before for before, end in itertools.pairwise([0, *ends])]
 
 
-def split_steps(sizes: Sequence[tuple[int, int]]) -> list[Step]:
+def split_group_steps(sizes: Sequence[tuple[int, int]]) -> list[Step]:
     """The steps of groups that are `split`, each a program. Not all that there are: any number of the groups with the
     shortest rows; where a long text is, the single rows in front of the groups of long ones; where several are, all
     groups as far as some length. The last one is of all rows and slots.
@@ -115,7 +115,7 @@ def split_steps(sizes: Sequence[tuple[int, int]]) -> list[Step]:
     return list(dict.fromkeys([*steps, step(every, FEW), step(every, max(slots))]))
 
 
-def whole_steps(sizes: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[Step]:
+def whole_group_steps(sizes: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[Step]:
     """The steps that compute all groups with the shortest rows, and any number of the longer groups.
 
     Of the shortest groups none, the first half or all attend to more than `FEW` slots.
@@ -140,7 +140,7 @@ def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
     return Block(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
 
 
-def bytes_of_slot(session: Session) -> int:
+def cache_slot_bytes(session: Session) -> int:
     """What the keys and values of a token take, in all layers."""
     config = session.architecture.config
     with jax.set_mesh(session.mesh):
@@ -182,7 +182,7 @@ class Cache:
 
     Args:
         sizes: rows and slots of each group.
-        slots: of each group, the slots of each of its blocks; by default those of `block_sizes`.
+        slots: of each group, the slots of each of its blocks; by default those of `row_block_sizes`.
 
     Attributes:
         used: the blocks that have been used, by their group and their number there.
@@ -190,12 +190,12 @@ class Cache:
 
     def __init__(self, session: Session, sizes: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]] = ()):
         self._session, self.sizes = session, list(sizes)
-        self._slots = slots or [block_sizes(own) for _, own in sizes]
+        self._slots = slots or [row_block_sizes(own) for _, own in sizes]
         self.used: dict[tuple[int, int], Block] = {}
 
     def bytes(self) -> int:
         """What all groups take. A block takes its part when it is first used: long texts may never come."""
-        return bytes_of_slot(self._session) * sum(rows * slots for rows, slots in self.sizes)
+        return cache_slot_bytes(self._session) * sum(rows * slots for rows, slots in self.sizes)
 
     def rows(self, step: Step) -> list[int]:
         """The rows that a step computes, by their number among those of all groups."""
@@ -261,7 +261,7 @@ class Cache:
     def parts(self) -> list[slice]:
         """The layers that are read in one program, part by part."""
         kinds = self._session.architecture.config.window_indices
-        size = alike_layers(kinds) if self._session.layers else len(kinds)
+        size = layers_per_program(kinds) if self._session.layers else len(kinds)
         return [slice(first, first + size) for first in range(0, len(kinds), size)]
 
     def given(self, hidden_CTD: jax.Array, after: Sequence[tuple[int, ...]], top: int) -> Choice:
@@ -270,7 +270,7 @@ class Cache:
         for n, ids in enumerate(after):
             tokens_CT[n, : len(ids)] = ids
         arguments = self._session.params, hidden_CTD, self.put(tokens_CT, "batch", "time")
-        return fetched(self._session.mesh, given_tokens(self._session.architecture, *arguments, top=top))
+        return fetched_choice(self._session.mesh, given_tokens(self._session.architecture, *arguments, top=top))
 
     def write(
         self, step: Step, tokens: Mapping[int, Sequence[Written]], count: int = 1, chosen_B: jax.Array | None = None

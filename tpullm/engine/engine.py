@@ -30,20 +30,20 @@ from tpullm.engine.cache import (
     Piece,
     Step,
     Written,
-    block_sizes,
-    bytes_of_slot,
-    group_sizes,
-    split_steps,
-    whole_steps,
+    cache_group_sizes,
+    cache_slot_bytes,
+    row_block_sizes,
+    split_group_steps,
+    whole_group_steps,
 )
 from tpullm.engine.forward import UNSEEN
 from tpullm.engine.guesses import MOST, Draft, Lookup
 from tpullm.engine.prefill import Prefill, Read
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
-from tpullm.engine.sampling import MOST_TOP, Choice, Next, choose_next, compile_for, fetched
-from tpullm.engine.session import Session, fits
-from tpullm.model.rows import fetch, row_parts
+from tpullm.engine.sampling import MOST_TOP, Choice, Next, choose_next, compile_sampling, fetched_choice
+from tpullm.engine.session import Session, check_context
+from tpullm.model.rows import fetch_whole, row_parts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
@@ -87,17 +87,17 @@ class Engine:
         self.guesses = None if reproducible else guesses
         self.longest = min(longest or session.context_length, session.context_length)
         parts = row_parts(session.mesh)
-        sizes = group_sizes(self.longest, rows, parts, not reads_first, bytes_of_slot(session))
+        sizes = cache_group_sizes(self.longest, rows, parts, not reads_first, cache_slot_bytes(session))
         prefill = [(parts * min(PREFILL_SLOTS, rows), sizes[-1][1])] if reads_first else [(parts, sizes[-1][1])] * 2
         every = [*sizes, *prefill]
-        self._cache = Cache(session, every, [block_sizes(slots, equal=reads_first) for _, slots in every])
+        self._cache = Cache(session, every, [row_block_sizes(slots, equal=reads_first) for _, slots in every])
         self._groups, ends = len(sizes), self._cache.ends(len(sizes))
         whole = PIECES[-1:] if reads_first or reproducible else PIECES
         self._pieces = [-(-count // parts) * parts for count in whole]
         if reproducible:
             self._steps = [tuple(min(end, slots) for _, slots in sizes) for end in ends]
         else:
-            self._steps = whole_steps(sizes, ends) if reads_first else split_steps(sizes)
+            self._steps = whole_group_steps(sizes, ends) if reads_first else split_group_steps(sizes)
         self._rows = Rows(self._cache, len(sizes))
         self._prefill = Prefill(self._cache, self._rows, range(len(sizes), len(every)), waits=reads_first)
         self._lock, self._number = threading.Lock(), 0
@@ -116,7 +116,7 @@ class Engine:
             UserError: the prompt does not fit.
         """
         ids = request.ids
-        fits(self.session, list(ids), "prompt")
+        check_context(self.session, list(ids), "prompt")
         if len(ids) >= self.longest:
             raise UserError(f"prompt: {len(ids)} tokens leave no room for an answer in {self.longest}; shorten it")
         most = min(len(ids) + request.tokens, self.longest)
@@ -242,7 +242,7 @@ class Engine:
             first = len(text.request.ids) - text.request.echo - 1  # the token before the first one that is echoed
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
-                text.on_token(_token(text.request, choice, (n, place - piece.start)))
+                text.on_token(_emitted_token(text.request, choice, (n, place - piece.start)))
 
     # New tokens.
 
@@ -324,7 +324,7 @@ class Engine:
             return
         found = choose_next(self.session.mesh, logits, asked)
         yield found.tokens
-        found = fetched(self.session.mesh, found)
+        found = fetched_choice(self.session.mesh, found)
         for n, (text, one) in enumerate(zip(owners, asked, strict=True)):
             if text is not None and text.row.text is text and one.follows(text.new):
                 self._emit(text, found, n)
@@ -340,7 +340,7 @@ class Engine:
             text.row.text = None
             with self._lock:
                 self._texts.pop(text.number, None)
-        text.on_token(_token(request, choice, n, ends))
+        text.on_token(_emitted_token(request, choice, n, ends))
 
     # What is compiled before the first text.
 
@@ -351,17 +351,17 @@ class Engine:
             for count in self._pieces:
                 for end in cache.ends(prefill):
                     *_, (logits_CV, hidden_CTD) = cache.read(prefill, [], count, end=end)
-                compile_for(self.session.mesh, logits_CV)
+                compile_sampling(self.session.mesh, logits_CV)
                 cache.given(hidden_CTD, [], MOST_TOP)
             for group, (_, slots) in enumerate(cache.sizes[:prefill]):
                 for to, of in ((group, prefill), (prefill, group), (group, group)):  # single rows are copied otherwise
                     cache.copy((to, 0), (of, 0), slots)
             for step in self._steps:
-                compile_for(self.session.mesh, cache.write(step, {}))
+                compile_sampling(self.session.mesh, cache.write(step, {}))
             if self.guesses is not None:
                 rows, slots = cache.sizes[0]
                 for longest in dict.fromkeys([min(FEW, slots), slots]):
-                    compile_for(self.session.mesh, cache.write(self._first_group(longest), {}, MOST + 1))
+                    compile_sampling(self.session.mesh, cache.write(self._first_group(longest), {}, MOST + 1))
                 self.guesses.compile(rows, slots)
             if self.reproducible and not self._rows_are_alike():
                 say("engine: rows give other bits here than others do: a text may depend on what is written beside it")
@@ -380,14 +380,14 @@ class Engine:
         found: dict[int, bytes] = {}
         for first in range(SAMPLES):
             tokens = {row: [Written((row + first) % SAMPLES, held, 1)] for row in cache.rows(step)}
-            logits_BV = fetch(self.session.mesh, cache.write(step, tokens))
+            logits_BV = fetch_whole(self.session.mesh, cache.write(step, tokens))
             for row, (written,) in tokens.items():
                 if found.setdefault(written.token, logits_BV[row].tobytes()) != logits_BV[row].tobytes():
                     return False
         return True
 
 
-def _token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
+def _emitted_token(request: Request, choice: Choice, n: int | tuple[int, int], ends: str = "") -> Token:
     """A token of a choice, as it is emitted."""
     pairs = zip(choice.top[n].tolist(), choice.top_log_probabilities[n].tolist(), strict=True)
     return Token(int(choice.tokens[n]), float(choice.log_probabilities[n]), tuple(pairs)[: request.top], ends)

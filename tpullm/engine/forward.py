@@ -69,7 +69,7 @@ def embed(architecture, params, tokens_CT, pieces_C4, *, dtype) -> jax.Array:
         pieces_C4: of each piece its row in the group (one that it does not have only fills the arrays), where it begins
             in its text, its tokens (the others are padding), how long the text may become.
     """
-    _, positions_CT = _places(pieces_C4, tokens_CT.shape[1])
+    _, positions_CT = _positions_of_pieces(pieces_C4, tokens_CT.shape[1])
     return architecture.model(params).embed(tokens_CT, positions_CT, dtype)
 
 
@@ -87,22 +87,22 @@ def read_layers(
         pieces_C4: as for `embed`.
     """
     C, T, _ = x_CTD.shape
-    rows_C, held, by_time = _whole(pieces_C4[:, 0]), _Held(blocks), RULES.spec("batch", "time")
-    places_CT, positions_CT = _places(pieces_C4, T)
+    rows_C, held, by_time = _replicated(pieces_C4[:, 0]), _Held(blocks), RULES.spec("batch", "time")
+    places_CT, positions_CT = _positions_of_pieces(pieces_C4, T)
     segments_CT = (places_CT < jax.reshard(pieces_C4[:, 2:3], by_time)).astype(jnp.int32)
 
     def attention(layer: int, window: int) -> Callable:
         def mixed(q_CTNH, k_CKTH, v_CKTH, softcap, sinks_N):
-            held.write(layer, rows_C[:, None], _whole(positions_CT), k_CKTH, v_CKTH)
+            held.write(layer, rows_C[:, None], _replicated(positions_CT), k_CKTH, v_CKTH)
             if blocks[0].rows > 1:
-                masks_CTS = _visible(positions_CT, held.slots, window)
-                return _attend(q_CTNH, held.rows_of(layer, rows_C), masks_CTS, softcap, sinks_N)
+                masks_CTS = _visible_slots(positions_CT, held.slots, window)
+                return _attend_to_blocks(q_CTNH, held.rows_of(layer, rows_C), masks_CTS, softcap, sinks_N)
             # All pieces are of the one text: its keys need not be copied for each of them.
-            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=_queries())
+            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=_query_spec())
             positions_1Q = jnp.reshape(positions_CT, (1, C * T), out_sharding=by_time)
-            masks_1QS = _visible(positions_1Q, held.slots, window)
-            mixed_1QNH = _attend(q_1QNH, held.parts(layer), masks_1QS, softcap, sinks_N)
-            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=_queries())
+            masks_1QS = _visible_slots(positions_1Q, held.slots, window)
+            mixed_1QNH = _attend_to_blocks(q_1QNH, held.parts(layer), masks_1QS, softcap, sinks_N)
+            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=_query_spec())
 
         return mixed
 
@@ -116,7 +116,7 @@ def last_logits(architecture, params, x_CTD, pieces_C4) -> tuple[jax.Array, jax.
     hidden states after each token, `[C, T, D]`.
     """
     model = architecture.model(params)
-    hidden_CTD, (places_CT, _) = model.norm(x_CTD), _places(pieces_C4, x_CTD.shape[1])
+    hidden_CTD, (places_CT, _) = model.norm(x_CTD), _positions_of_pieces(pieces_C4, x_CTD.shape[1])
     counts_C1 = jax.reshard(pieces_C4[:, 2:3], RULES.spec("batch", "time"))
     last_CD = last_hidden(hidden_CTD, places_CT, counts_C1)
     if len(last_CD) == 1:  # a CPU multiplies a single row in another order
@@ -124,14 +124,14 @@ def last_logits(architecture, params, x_CTD, pieces_C4) -> tuple[jax.Array, jax.
     return model.logits(last_CD[:, None])[:, 0], hidden_CTD
 
 
-def _places(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
+def _positions_of_pieces(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
     """The places of tokens in their pieces, and in their texts, `[C, T]`."""
     by_time = RULES.spec("batch", "time")
     places_CT = jax.reshard(jnp.zeros_like(pieces_C4[:, :1]), by_time) + jnp.arange(length, dtype=jnp.int32)
     return places_CT, places_CT + jax.reshard(pieces_C4[:, 1:2], by_time)
 
 
-def alike_layers(kinds: Sequence[int]) -> int:
+def layers_per_program(kinds: Sequence[int]) -> int:
     """How many layers one program reads: the smallest divisor of all, an eighth of them at least, with which all parts
     have the same kinds. All parts share the program.
 
@@ -157,7 +157,7 @@ def advance(
     tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
     chosen_B1 = jax.reshard(chosen_B[:, None], RULES.spec("batch", "time"))
     tokens_BT = jnp.where(tokens_BT == UNSEEN, chosen_B1, tokens_BT)
-    logits_BTV, groups = _extended(
+    logits_BTV, groups = _extend_cache(
         architecture.model(params), layers, groups, tokens_BT, positions_BT, tokens_BT3[:, 0, 2], dtype
     )
     flat = (-1, logits_BTV.shape[-1]), RULES.spec("batch", "vocabulary")
@@ -185,14 +185,16 @@ def advance_answers(
     """
     by_time = RULES.spec("batch", "time")
     tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], rows_B3[:, :1]), (by_time, by_time))
-    logits_B1V, (blocks,) = _extended(
+    logits_B1V, (blocks,) = _extend_cache(
         architecture.model(params), layers, (blocks,), tokens_B1, positions_B1, rows_B3[:, 2], dtype, prompts
     )
     rows_B3 = rows_B3 + jnp.array([1, 0, 0])
     return choose(logits_B1V[:, 0], sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0]), rows_B3, blocks
 
 
-def _extended(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts: SharedPrompts | None = None):
+def _extend_cache(
+    model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts: SharedPrompts | None = None
+):
     """The logits after each token, `[B, T, V]`, and the groups with the tokens. With prompts there is one group."""
     held, counts = [_Held(blocks) for blocks in groups], [blocks[0].rows for blocks in groups]
     ends, by_time = list(itertools.accumulate(counts)), RULES.spec("batch", "time")
@@ -203,20 +205,20 @@ def _extended(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, 
         def mixed(q_BTNH, k_BKTH, v_BKTH, softcap, sinks_N):
             found = []
             for group, end, rows in zip(held, ends, counts, strict=True):
-                part = partial(_part, first=end - rows, count=rows)
+                part = partial(_part_of_rows, first=end - rows, count=rows)
                 slots_RT = part(slots_BT)
-                group.write(layer, jnp.arange(rows)[:, None], _whole(slots_RT), part(k_BKTH), part(v_BKTH))
-                parts, masks_RTS = group.parts(layer), _visible(slots_RT, group.slots, window)
+                group.write(layer, jnp.arange(rows)[:, None], _replicated(slots_RT), part(k_BKTH), part(v_BKTH))
+                parts, masks_RTS = group.parts(layer), _visible_slots(slots_RT, group.slots, window)
                 if prompts is not None:
                     P = prompts.block.slots
-                    before_BTP = _visible(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
+                    before_BTP = _visible_slots(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
                     masks_RTS = jnp.concatenate([before_BTP, masks_RTS], axis=2)
                     parts = [(prompts.block.keys[layer], prompts.block.values[layer]), *parts]
                 # Each token by itself: it has the same bits with and without the others.
                 tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
-                each = [_attend(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
+                each = [_attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
                 found.append(each[0] if len(each) == 1 else jnp.concatenate(each, axis=1))
-            return _joined(found)
+            return _joined_rows(found)
 
         return mixed
 
@@ -267,15 +269,15 @@ def cache_spec() -> jax.sharding.PartitionSpec:
     return RULES.spec("batch", "kv_heads", None, "head")
 
 
-def _queries() -> jax.sharding.PartitionSpec:
+def _query_spec() -> jax.sharding.PartitionSpec:
     return RULES.spec("batch", "time", "heads", "head")
 
 
-def _whole(array: jax.Array) -> jax.Array:
+def _replicated(array: jax.Array) -> jax.Array:
     return jax.reshard(array, jax.sharding.PartitionSpec())
 
 
-def _visible(slots_BT: jax.Array, slots: int, window: int) -> jax.Array:
+def _visible_slots(slots_BT: jax.Array, slots: int, window: int) -> jax.Array:
     """Whether each token, which stands in a slot, attends to each slot, `[B, T, S]` bool."""
     slots_BT1 = jax.reshard(slots_BT, RULES.spec("batch", "time"))[:, :, None]
     slots_S = jnp.arange(slots)
@@ -283,11 +285,11 @@ def _visible(slots_BT: jax.Array, slots: int, window: int) -> jax.Array:
     return mask & (slots_S > slots_BT1 - window) if window else mask
 
 
-def _attend(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:
+def _attend_to_blocks(q_RTNH, parts, masks_RTS, softcap: float, sinks_N) -> jax.Array:
     return attend(q_RTNH, *parts[-1], masks_RTS, softcap, sinks_N, parts[:-1])[0]
 
 
-def _part(array: jax.Array, first: int, count: int) -> jax.Array:
+def _part_of_rows(array: jax.Array, first: int, count: int) -> jax.Array:
     """Some rows of an array; each device gets its share of these."""
     spec = jax.typeof(array).sharding.spec
     if count == len(array):
@@ -295,7 +297,7 @@ def _part(array: jax.Array, first: int, count: int) -> jax.Array:
     return jax.reshard(jax.reshard(array, jax.P(None, *spec[1:]))[first : first + count], spec)
 
 
-def _joined(parts: list[jax.Array]) -> jax.Array:
+def _joined_rows(parts: list[jax.Array]) -> jax.Array:
     if len(parts) == 1:
         return parts[0]
     spec = jax.typeof(parts[0]).sharding.spec

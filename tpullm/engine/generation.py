@@ -14,10 +14,10 @@ import numpy as np
 from tpullm.engine.cache import SHORT, SIZE, Cache, Piece, empty_block
 from tpullm.engine.engine import Engine, rotation_length
 from tpullm.engine.forward import SharedPrompts, advance_answers
-from tpullm.engine.request import Request, Token, characters
+from tpullm.engine.request import Request, Token, whole_characters
 from tpullm.engine.sampling import choose
-from tpullm.engine.session import Session, bucket, fits, near, row_bucket
-from tpullm.model.rows import fetch
+from tpullm.engine.session import Session, check_context, length_bucket, near_length, row_bucket
+from tpullm.model.rows import fetch_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
 
 IsOver = Callable[[int, list[int]], bool]
@@ -27,7 +27,9 @@ BATCH = 64  # texts that are written at a time, where all prompts are there from
 LOOK_EVERY = 16  # tokens, after which it is looked whether a text is over
 
 
-def answer(session: Session, questions: Sequence[str], batch: int = BATCH, tokens: int = ANSWER_TOKENS) -> list[str]:
+def answer_questions(
+    session: Session, questions: Sequence[str], batch: int = BATCH, tokens: int = ANSWER_TOKENS
+) -> list[str]:
     """The likeliest answer to each question. Each question begins a conversation of its own.
 
     Args:
@@ -40,18 +42,18 @@ def answer(session: Session, questions: Sequence[str], batch: int = BATCH, token
     tokenizer = session.tokenizer
     asked = [{"role": "user", "content": question} for question in questions]
     prompts = [tokenizer.chat_template([message], add_generation_prompt=True)[0] for message in asked]
-    return [tokenizer.decode(ids) for ids in likeliest(session, prompts, batch, tokens)]
+    return [tokenizer.decode(ids) for ids in likeliest_continuations(session, prompts, batch, tokens)]
 
 
-def likeliest(
+def likeliest_continuations(
     session: Session, prompts: Sequence[list[int]], batch: int = BATCH, tokens: int = ANSWER_TOKENS
 ) -> list[list[int]]:
-    """The ids of the likeliest answer to each prompt of ids; the arguments and the error are those of `answer`."""
+    """The ids of the likeliest answer to each prompt of ids; arguments and errors are those of `answer_questions`."""
     stops = tuple(session.tokenizer.stop_ids)
-    return continued(session, [Request(tuple(ids), tokens, GREEDY, stop_ids=stops) for ids in prompts], batch)
+    return continue_prompts(session, [Request(tuple(ids), tokens, GREEDY, stop_ids=stops) for ids in prompts], batch)
 
 
-def sampled(session: Session, prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
+def sample_texts(session: Session, prompts: Sequence[str], tokens: int, seed: int) -> list[str]:
     """A continuation of each prompt, sampled with the defaults of `Sampling`. A prompt is cut to fit the context.
 
     Args:
@@ -62,22 +64,22 @@ def sampled(session: Session, prompts: Sequence[str], tokens: int, seed: int) ->
     stops = tuple(tokenizer.stop_ids)
     ids = [(*tokenizer.begin, *tokenizer.encode(prompt))[: session.context_length - 1] for prompt in prompts]
     asked = [Request(own, tokens, Sampling(), seed + n, stops) for n, own in enumerate(ids)]
-    return ["".join(characters(tokenizer, new)) for new in continued(session, asked)]
+    return ["".join(whole_characters(tokenizer, new)) for new in continue_prompts(session, asked)]
 
 
-def continued(session: Session, requests: Sequence[Request], rows: int = BATCH) -> list[list[int]]:
+def continue_prompts(session: Session, requests: Sequence[Request], rows: int = BATCH) -> list[list[int]]:
     """The new ids of each request, the one that ended its text included; none where the prompt fills the context.
 
     Raises:
         UserError: a prompt does not fit.
     """
     new: list[list[int]] = [[] for _ in requests]
-    for number, ids in as_they_end(session, requests, rows):
+    for number, ids in continuations_by_end(session, requests, rows):
         new[number] = ids
     return new
 
 
-def as_they_end(
+def continuations_by_end(
     session: Session, requests: Sequence[Request], rows: int = BATCH, is_over: IsOver | None = None
 ) -> Iterator[tuple[int, list[int]]]:
     """The number and the new ids of each request whose prompt leaves room for some, as soon as its text has ended.
@@ -87,14 +89,14 @@ def as_they_end(
             tokens, so a text may have some tokens more.
     """
     for request in requests:
-        fits(session, list(request.ids), "prompt")
+        check_context(session, list(request.ids), "prompt")
     asked = [number for number, request in enumerate(requests) if len(request.ids) < session.context_length]
     if not asked:
         return
     longest = max(len(requests[number].ids) + requests[number].tokens for number in asked)
     # Each number of rows is a program, and so is each length of them: one of few, which further texts share.
     few = min(rows, 1 << (len(asked) - 1).bit_length())
-    engine = Engine(session, few, max(SHORT, near(longest)), reads_first=True)
+    engine = Engine(session, few, max(SHORT, near_length(longest)), reads_first=True)
     ended: list[tuple[int, list[int]]] = []
 
     def submit(number: int) -> None:
@@ -119,7 +121,7 @@ def as_they_end(
         ended.clear()
 
 
-def stream(
+def stream_tokens(
     session: Session,
     prompt: Sequence[int],
     tokens: int,
@@ -139,10 +141,10 @@ def stream(
     Raises:
         UserError: the prompt is longer than the context.
     """
-    fits(session, list(prompt), "prompt")
+    check_context(session, list(prompt), "prompt")
     stops = tuple(session.tokenizer.stop_ids if stop_ids is None else stop_ids)
     ids, left, emitted = tuple(prompt), tokens, deque()
-    engine = engine or Engine(session, 1, bucket(len(ids) + tokens))
+    engine = engine or Engine(session, 1, length_bucket(len(ids) + tokens))
     while left > 0:
         if len(ids) >= engine.longest:
             ids = ids[-max(1, engine.longest // 2) :]
@@ -161,7 +163,7 @@ def stream(
             engine.cancel(number)
 
 
-def decode(
+def decode_batch(
     session: Session,
     prompts: Sequence[list[int]],
     tokens: int,
@@ -190,14 +192,14 @@ def decode(
         UserError: a prompt is longer than the context.
     """
     for ids in prompts:
-        fits(session, ids, "prompt")
+        check_context(session, ids, "prompt")
     stops = list(session.tokenizer.stop_ids if stop_ids is None else stop_ids)
     mesh, lengths = session.mesh, [len(ids) for ids in prompts]
-    G, P, S = row_bucket(session, len(prompts)), bucket(max(lengths)), bucket(tokens)
+    G, P, S = row_bucket(session, len(prompts)), length_bucket(max(lengths)), length_bucket(tokens)
     longest = [rotation_length(session, len(ids) + tokens) for ids in prompts]
     cache = Cache(session, [(G, P if each > 1 else P + S)], [[P if each > 1 else P + S]])
     with jax.set_mesh(mesh):
-        logits_GV = _read_prompts(cache, prompts, longest, G, P)
+        logits_GV = _prefill_shared(cache, prompts, longest, G, P)
         lengths_B = np.repeat(np.resize(lengths, G), each).astype(np.int32)
         seeds_B = np.resize(np.asarray(seeds, np.uint32), len(lengths_B)).astype(np.int32)
         longest_B = np.repeat(np.resize(longest, G), each).astype(np.int32)
@@ -213,7 +215,7 @@ def decode(
             if n + 1 < tokens:  # on its way before the tokens of the last step are looked at
                 arguments = blocks, shared, last_B, rows_B3, sampling
                 last_B, rows_B3, blocks = advance_answers(*session.arrays, *arguments, dtype=session.dtype)
-            new_BT[~ended_B, n] = fetch(mesh, before_B)[: len(new_BT)][~ended_B]
+            new_BT[~ended_B, n] = fetch_whole(mesh, before_B)[: len(new_BT)][~ended_B]
             ended_B |= np.isin(new_BT[:, n], stops)
             if ended_B.all():
                 break
@@ -221,7 +223,7 @@ def decode(
     return [[token for token in row[:room].tolist() if token >= 0] for row, room in zip(new_BT, rooms, strict=True)]
 
 
-def _read_prompts(cache: Cache, prompts: Sequence[list[int]], longest: list[int], rows: int, slots: int) -> jax.Array:
+def _prefill_shared(cache: Cache, prompts: Sequence[list[int]], longest: list[int], rows: int, slots: int) -> jax.Array:
     """Read each prompt into its row of the first group: the logits after the last token of each, `[G, V]`."""
     size = min(SIZE, slots)
     for start in range(0, max(map(len, prompts)), size):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from tpullm.engine.cache import SIZE, Cache, Piece, Written
-from tpullm.engine.sampling import Next, choose_next, compile_for, fetched
+from tpullm.engine.sampling import Next, choose_next, compile_sampling, fetched_choice
 from tpullm.engine.session import Session
 from tpullm.system.errors import UserError
 
@@ -29,10 +29,10 @@ class Lookup:
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
         """Up to `MOST` guesses of each text, by its row: what followed."""
-        return {row: _followed(np.array((*text.request.ids, *text.new))) for row, text in texts.items()}
+        return {row: _tokens_after_repeat(np.array((*text.request.ids, *text.new))) for row, text in texts.items()}
 
 
-def _followed(ids: np.ndarray) -> list[int]:
+def _tokens_after_repeat(ids: np.ndarray) -> list[int]:
     for count in LOOKED_UP:
         if len(ids) > count:
             same = np.ones(len(ids) - count, bool)
@@ -57,7 +57,7 @@ class Draft:
         with jax.set_mesh(self._session.mesh):
             _ = [*self._cache_of(rows, slots).read(0, [], PIECES)]
             for count in (MOST + 1, 1):
-                compile_for(self._session.mesh, self._logits({}, rows, slots, count))
+                compile_sampling(self._session.mesh, self._logits({}, rows, slots, count))
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
         """The tokens that the draft model would choose; none for a text that it has still to prefill."""
@@ -93,7 +93,7 @@ class Draft:
             for row, text in texts.items():
                 asked[row * count + len(unread[row]) - 1] = text._replace(new=(*text.new, *found[row]))
             logits = self._logits(unread, rows, slots, count)
-            choice = fetched(self._session.mesh, choose_next(self._session.mesh, logits, asked))
+            choice = fetched_choice(self._session.mesh, choose_next(self._session.mesh, logits, asked))
             for row in texts:
                 self._held[row] += unread[row]
                 found[row].append(int(choice.tokens[row * count + len(unread[row]) - 1]))

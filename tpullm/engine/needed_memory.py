@@ -7,7 +7,7 @@ import jax
 
 from tpullm.engine.cache import CHUNK, SIZE
 from tpullm.engine.engine import PIECES, Engine
-from tpullm.engine.session import Found, Session, placed, targets, use_dtype
+from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, parameter_targets
 from tpullm.model import quantized
 from tpullm.model.platform import decodes_separate_layers
 from tpullm.model.rows import row_parts
@@ -25,7 +25,7 @@ class Needs(NamedTuple):
     programs: int
 
 
-def needs(session: Session, longest: int, models: int = 1) -> Needs:
+def needs_of_session(session: Session, longest: int, models: int = 1) -> Needs:
     """What engines of texts of up to `longest` tokens need.
 
     Args:
@@ -34,18 +34,18 @@ def needs(session: Session, longest: int, models: int = 1) -> Needs:
     """
     with jax.set_mesh(session.mesh):
         twice = decodes_separate_layers()
-    weights = _bytes(session.params) + (_bytes(session.params["layers"]) if twice else 0)
+    weights = _device_bytes(session.params) + (_device_bytes(session.params["layers"]) if twice else 0)
     rows = Engine(session, longest=longest).memory_bytes() // session.mesh.size
-    return Needs(weights, models * rows, _piece_bytes(session, longest) * -(-PIECES[-1] // session.mesh.size))
+    return Needs(weights, models * rows, _prompt_piece_bytes(session, longest) * -(-PIECES[-1] // session.mesh.size))
 
 
-def _bytes(arrays: Any) -> int:
+def _device_bytes(arrays: Any) -> int:
     """What a device holds of arrays."""
     shapes = [(array.sharding.shard_shape(array.shape), array.dtype.itemsize) for array in jax.tree.leaves(arrays)]
     return sum(math.prod(shape) * size for shape, size in shapes)
 
 
-def _piece_bytes(session: Session, longest: int) -> int:
+def _prompt_piece_bytes(session: Session, longest: int) -> int:
     """What the largest program needs for each piece: to read it, scores twice in float32, and where several texts are
     read at a time, keys and values; to echo its tokens, logits of a quarter of it.
     """
@@ -57,20 +57,20 @@ def _piece_bytes(session: Session, longest: int) -> int:
     return 4 * max(reading, 3 * tokens // 4 * config.vocabulary_size)
 
 
-def check(found: Found, longest: int, models: int = 1) -> None:
-    """Refuse a model for which this machine lacks memory, before any is taken; arguments are those of `needs`.
+def check_memory(found: Found, longest: int, models: int = 1) -> None:
+    """Refuse a model for which this machine lacks memory, before any is taken; arguments as of `needs_of_session`.
 
     Raises:
         UserError: by how much, and the longest text that would fit.
     """
-    dtype, (architecture, mesh) = use_dtype(exact=False), placed(found)
-    shapes = quantized.targets(targets(architecture, mesh, dtype), found.weights)
+    dtype, (architecture, mesh) = dtype_in_use(exact=False), built_on_mesh(found)
+    shapes = quantized.packed_targets(parameter_targets(architecture, mesh, dtype), found.weights)
     session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
-    free, needed = _free_of_device(), needs(session, longest, models)
+    free, needed = _free_device_bytes(), needs_of_session(session, longest, models)
     if free is None or sum(needed) <= free:
         return
     length = longest // 2 // CHUNK * CHUNK  # half, a quarter, and so on, in whole chunks
-    while length and sum(needs(session, length, models)) > free:
+    while length and sum(needs_of_session(session, length, models)) > free:
         length = length // 2 // CHUNK * CHUNK
     advice = f"use --longest {length}" if length else "use a smaller model or a machine with more memory"
     where = "a device" if jax.default_backend() != "cpu" else "this machine"
@@ -81,7 +81,7 @@ def check(found: Found, longest: int, models: int = 1) -> None:
     )
 
 
-def _free_of_device() -> int | None:
+def _free_device_bytes() -> int | None:
     """The free bytes of the local device that has least; a CPU's devices share the machine's."""
     if jax.default_backend() == "cpu":
         free = free_bytes()

@@ -117,7 +117,7 @@ class Until:
         return "" if self.found else self.held
 
 
-def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def whole_characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """The text of each token, and what is left at the end; see `Characters`."""
     text = Characters(tokenizer)
     for token in ids:
@@ -125,7 +125,7 @@ def characters(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     yield text.rest()
 
 
-def until(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+def until_stop_text(parts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """The text up to the first of `stops`, without it; see `Until`."""
     text = Until(stops)
     for part in parts:

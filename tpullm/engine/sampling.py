@@ -17,7 +17,7 @@ import numpy as np
 
 from tpullm.engine.request import Request
 from tpullm.model.mesh import RULES
-from tpullm.model.rows import fetch, put_whole
+from tpullm.model.rows import fetch_whole, put_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
 
 jax.tree_util.register_dataclass(Sampling)
@@ -49,7 +49,7 @@ class Next(NamedTuple):
 def choose_next(
     mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None], plain: bool | None = None
 ) -> Choice:
-    """The next token of each row of logits `[B, V]` that is asked for, still on the device: `fetched` waits for it.
+    """The next token of each row of logits `[B, V]` that is asked for, on the device: `fetched_choice` waits for it.
 
     Args:
         plain: whether nothing is added to logits and no likeliest tokens are found; None is as it is asked.
@@ -70,15 +70,15 @@ def choose_next(
     return pick(logits, *arrays, top=0 if plain else MOST_TOP)
 
 
-def fetched(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
+def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
     """A choice as numpy arrays; waits for the device."""
-    return Choice(*(fetch(mesh, array) for array in found))
+    return Choice(*(fetch_whole(mesh, array) for array in found))
 
 
-def compile_for(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
+def compile_sampling(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
     """Compile what chooses among such logits."""
     for plain in (True, False):
-        fetched(mesh, choose_next(mesh, logits, [None] * len(logits), plain))
+        fetched_choice(mesh, choose_next(mesh, logits, [None] * len(logits), plain))
 
 
 @partial(jax.jit, static_argnames=("top",))
@@ -143,7 +143,7 @@ def _add_bias(bias_V: np.ndarray, asked: Next) -> None:
         bias_V[len(allowed_V) :] = -np.inf
 
 
-def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+def restrict_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """Logits divided by the temperature; -inf for a token that top-k, top-p or min-p excludes.
 
     Each rule is a threshold on the logits, so ties with the last token that is kept are kept too. As in Hugging Face
@@ -195,21 +195,21 @@ def _sampled(logits_BV, sampling, seeds_B, positions_B):
     def uniform(seed, position):
         return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), position), (2,), jnp.float32)
 
-    restricted_BV = restrict(logits_BV, sampling)
+    restricted_BV = restrict_logits(logits_BV, sampling)
     p_BV = jnp.exp(restricted_BV - jnp.max(restricted_BV, axis=-1, keepdims=True))
     B, V = p_BV.shape
     size = 1 << V.bit_length() // 2
     p_BNS = jnp.pad(p_BV, ((0, 0), (0, -V % size))).reshape(B, -1, size)
     u_B2 = jax.vmap(uniform)(seeds_B, positions_B)
-    block_B = _drawn(jnp.sum(p_BNS, axis=-1), u_B2[:, 0])
+    block_B = _drawn_by_share(jnp.sum(p_BNS, axis=-1), u_B2[:, 0])
     chosen_BN1 = (jnp.arange(p_BNS.shape[1]) == block_B[:, None])[..., None]
-    drawn_B = block_B * size + _drawn(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
+    drawn_B = block_B * size + _drawn_by_share(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
     samples = jnp.asarray(sampling.temperature > 0)  # one of all rows, or one of each
     samples = samples[:, 0] if samples.ndim else samples
     return jnp.where(samples, drawn_B, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32))
 
 
-def _drawn(p_BN: jax.Array, u_B: jax.Array) -> jax.Array:
+def _drawn_by_share(p_BN: jax.Array, u_B: jax.Array) -> jax.Array:
     """The place where the sum of the weights passes `u` of their total, `[B]` int32; its weight is above 0."""
     sums_BN = jnp.cumsum(p_BN, axis=-1)
     passed_BN = (sums_BN > u_B[:, None] * sums_BN[:, -1:]) & (p_BN > 0)

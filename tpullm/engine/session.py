@@ -19,7 +19,7 @@ from tpullm.formats.huggingface import adapters, reading, tensors
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
-from tpullm.model.mesh import RULES, make_mesh, mesh_in_use, of_single_tokens
+from tpullm.model.mesh import RULES, make_mesh, mesh_in_use, mesh_of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
 from tpullm.recipe.schema import ModelConfig
@@ -84,7 +84,7 @@ class Session:
         if kind == self.weights:
             return self
         if kind and kind not in self._quantized:
-            wanted = quantized.targets(targets(self.architecture, self.mesh, self.dtype), kind)
+            wanted = quantized.packed_targets(parameter_targets(self.architecture, self.mesh, self.dtype), kind)
             with jax.set_mesh(self.mesh):
                 params = models.load_params(self.model, wanted)
             self._quantized[kind] = replace(self, params=params, weights=kind, _quantized={})
@@ -101,7 +101,7 @@ class Session:
                 return None
             if self.base is None:
                 return _unstacked(self.architecture, self.params)
-            return _beside(self.base.layers, self.architecture, self.params)
+            return _layers_beside(self.base.layers, self.architecture, self.params)
 
     @property
     def arrays(self) -> tuple[Architecture, Tree, list[list[jax.Array]] | None]:
@@ -123,7 +123,7 @@ def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]
     return architecture.model(params).unstacked()
 
 
-def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
+def _layers_beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
     """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["layers"])]
     of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
@@ -133,7 +133,7 @@ def _beside(layers: list[list[jax.Array]], architecture: Architecture, params: T
     return [[next(added if adapts else own) for adapts in of_adapter] for own, added in pairs]
 
 
-def load(
+def load_session(
     model: str | Path,
     tuned: bool = True,
     exact: bool = True,
@@ -145,7 +145,7 @@ def load(
 
     Args:
         model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
-        exact: for numbers that are shown; not needed for text. See `use_dtype`.
+        exact: for numbers that are shown; not needed for text. See `dtype_in_use`.
         text: the model will read or write text. If not, a published model can lack its tokenizer.
         mesh: sizes of the axes of the mesh; None chooses them. `sequence` splits the rows of a batch too.
         weights: of `quantized.IN_USE`, what matrices are quantized to, one at a time; "" keeps them.
@@ -154,25 +154,27 @@ def load(
         UserError: `model` names no model, the tokenizer is not the one that the model was trained with, or its matrices
             can't be quantized so.
     """
-    return loaded(find(model, tuned, text, weights), exact, mesh)
+    return session_of(find_model(model, tuned, text, weights), exact, mesh)
 
 
-def loaded(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
-    """The model that was found, on all devices; arguments are those of `load`."""
-    dtype, (architecture, used) = use_dtype(exact), placed(found, mesh)
-    params = found.params(architecture, quantized.targets(targets(architecture, used, dtype), found.weights))
+def session_of(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
+    """The model that was found, on all devices; arguments are those of `load_session`."""
+    dtype, (architecture, used) = dtype_in_use(exact), built_on_mesh(found, mesh)
+    params = found.params(
+        architecture, quantized.packed_targets(parameter_targets(architecture, used, dtype), found.weights)
+    )
     return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model, None, found.weights)
 
 
-def placed(found: "Found", mesh: Mapping[str, int] | None = None) -> tuple[Architecture, jax.sharding.Mesh]:
-    """What builds the model that was found, and its mesh; the argument is that of `load`.
+def built_on_mesh(found: "Found", mesh: Mapping[str, int] | None = None) -> tuple[Architecture, jax.sharding.Mesh]:
+    """What builds the model that was found, and its mesh; the argument is that of `load_session`.
 
     Raises:
         UserError: there is no such mesh, or the matrices can't be quantized on it as `found.weights` says.
     """
     width, architecture = found.config.width, Architecture(found.config)
-    parts = width // quantized.block_of(width) if found.weights else width  # a device has whole blocks
-    used = of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(parts)
+    parts = width // quantized.inputs_per_scale(width) if found.weights else width  # a device has whole blocks
+    used = mesh_of_single_tokens(make_mesh(mesh)) if mesh else mesh_in_use(parts)
     if found.weights:
         check_quantized(architecture.placed(used), found.weights, used, f"--weights {found.weights}")
     return architecture, used
@@ -189,14 +191,14 @@ class Found(NamedTuple):
     weights: str = ""
 
 
-def find(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
-    """The model that a MODEL argument names, without its parameters; arguments and errors are those of `load`."""
+def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
+    """The model that a MODEL argument names, without its parameters; arguments and errors as of `load_session`."""
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published(storage.local_copy(path), text)._replace(weights=weights)
+        return _published_model(storage.local_copy(path), text)._replace(weights=weights)
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
-    fits_vocabulary(tokenizer, found.config, found.tokenizer_path)
+    check_vocabulary(tokenizer, found.config, found.tokenizer_path)
 
     def params(architecture: Architecture, wanted: Tree) -> Tree:
         with jax.set_mesh(jax.tree.leaves(wanted)[0].sharding.mesh):
@@ -205,9 +207,9 @@ def find(model: str | Path, tuned: bool = True, text: bool = True, weights: str 
     return Found(tokenizer, replace(found.config, matmuls="compute"), params, found.talks(tokenizer), found, weights)
 
 
-def load_each(model: str, adapters: list[str], weights: str = "") -> dict[str, Session]:
+def load_with_adapters(model: str, adapters: list[str], weights: str = "") -> dict[str, Session]:
     """The model with each of its adapters, by what they are called; without any the model itself, as ""."""
-    session = load(model, exact=False, weights=weights)
+    session = load_session(model, exact=False, weights=weights)
     return {adapter: with_adapter(session, adapter) for adapter in adapters} or {"": session}
 
 
@@ -225,7 +227,7 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     if (path / adapters.CONFIG).is_file():
         folder, shapes = storage.local_copy(path), tensors.flat(architecture.shapes)
         config, flat = adapters.read(folder, shapes, architecture.config.layers)
-        adapters.check(folder, tensors.flat((session.base or session).params), _sampled)
+        adapters.check(folder, tensors.flat((session.base or session).params), _sampled_numbers)
         whole = NamedSharding(mesh, PartitionSpec())
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
         talks, tokenizer = session.talks, session.tokenizer
@@ -238,7 +240,10 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
             where = f"{of.directory.parent}, step {of.step:,}"
             raise UserError(f"{path}: is an adapter of {where}, and of no other model; load that one")
         config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
-        found, talks = models.load_adapter(model, targets(architecture, mesh, session.dtype)), model.talks(tokenizer)
+        found, talks = (
+            models.load_adapter(model, parameter_targets(architecture, mesh, session.dtype)),
+            model.talks(tokenizer),
+        )
     architecture = Architecture(architecture.config, config)
     base, trained = session.base or session, config.quantize_base
     if base.weights and trained not in ("", base.weights):
@@ -248,7 +253,7 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
     return Session(tokenizer, architecture, params, mesh, session.dtype, talks, session.model, base, session.weights)
 
 
-def _sampled(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
+def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
     """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
     if not quantized.is_quantized(matrix):
         return adapters.sampled(matrix), 0.0
@@ -257,24 +262,26 @@ def _sampled(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], floa
     return adapters.sampled(numbers), float(step) / 2
 
 
-def _published(folder: Path, text: bool) -> Found:
+def _published_model(folder: Path, text: bool) -> Found:
     """A model in the format of Hugging Face."""
     config, family = reading.read_config(folder)
     if text or (folder / "tokenizer.json").is_file():
         tokenizer = PublishedTokenizer(folder)
-        fits_vocabulary(tokenizer, config, folder / "tokenizer.json")
+        check_vocabulary(tokenizer, config, folder / "tokenizer.json")
         talks = tokenizer.has_template
     else:
         tokenizer, talks = NoTokenizer(folder), False
 
     def params(architecture: Architecture, wanted: Tree) -> Tree:
         with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
-            return reading.fill(source, family, wanted, architecture.axes, config.layers, place, advance)
+            return reading.fill(source, family, wanted, architecture.axes, config.layers, place_array, advance)
 
     return Found(tokenizer, config, params, talks)
 
 
-def place(array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized) -> jax.Array | quantized.Quantized:
+def place_array(
+    array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized
+) -> jax.Array | quantized.Quantized:
     """The array on the devices, with the sharding of `target`, and quantized there if that is."""
     if not quantized.is_quantized(target):
         return jax.device_put(array, target.sharding)
@@ -284,7 +291,7 @@ def place(array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized)
         return jax.block_until_ready(models.quantize(jax.device_put(array, sharding), target.kind, target.axis))
 
 
-def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:
     """Refuse a tokenizer of another model; `UserError` names the file."""
     if tokenizer.needed_size > config.vocabulary_size:
         raise UserError(
@@ -293,7 +300,7 @@ def fits_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> N
         )
 
 
-def use_dtype(exact: bool) -> jnp.dtype:
+def dtype_in_use(exact: bool) -> jnp.dtype:
     """The dtype of matmuls when a model is used, whatever training chose: float32 on a CPU if `exact`.
 
     Probabilities are compared with the true ones, so a CPU computes them in float32. Text is written in the dtype of
@@ -302,7 +309,7 @@ def use_dtype(exact: bool) -> jnp.dtype:
     return jnp.dtype("float32") if exact and jax.default_backend() == "cpu" else compute_dtype("auto")
 
 
-def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+def parameter_targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
     """The arrays to restore: matrices in `dtype`, so that no step converts them; vectors in the dtype of the file."""
 
     def target(axes, shape, sharding):
@@ -312,14 +319,14 @@ def targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtyp
     return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
 
 
-def bucket(length: int) -> int:
+def length_bucket(length: int) -> int:
     """The smallest power of two that is at least `length` and at least 16."""
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
-def near(length: int) -> int:
+def near_length(length: int) -> int:
     """The smallest of four lengths between two powers of two that is at least `length`, and at least 16."""
-    return max(SMALLEST_BUCKET, -(-length // (step := bucket(length) // 8)) * step)
+    return max(SMALLEST_BUCKET, -(-length // (step := length_bucket(length) // 8)) * step)
 
 
 def row_bucket(session: Session, rows: int) -> int:
@@ -331,7 +338,7 @@ def row_bucket(session: Session, rows: int) -> int:
     return max(2, devices * (1 << (-(-rows // devices) - 1).bit_length()))
 
 
-def padded(session: Session, sequences: list[list[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def padded_ids(session: Session, sequences: list[list[int]], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Token ids `[rows, length]` int32, and the number of real tokens in each row, `[rows]`.
 
     A row without a sequence has one padding token that counts as real, so that every row has a last token.
@@ -344,7 +351,7 @@ def padded(session: Session, sequences: list[list[int]], rows: int, length: int)
     return tokens, lengths
 
 
-def fits(session: Session, ids: list[int], what: str) -> None:
+def check_context(session: Session, ids: list[int], what: str) -> None:
     """Refuse ids that are empty, longer than the context or outside the vocabulary; `UserError` names `what`."""
     if not ids:
         raise UserError(f"{what}: empty, and this model's tokenizer has no token that begins a text; give some text")

@@ -10,7 +10,7 @@ import numpy as np
 
 from tpullm.corpus.question import Question, is_right
 from tpullm.data import examples
-from tpullm.engine.generation import answer
+from tpullm.engine.generation import answer_questions
 from tpullm.engine.session import Session
 from tpullm.evaluation.prompt_forms import KANA
 from tpullm.evaluation.statistics import wilson
@@ -20,7 +20,7 @@ from tpullm.training.rewards.code_tests import PASSED, Judge
 SECONDS, MEMORY_BYTES = 2, 256 << 20  # of a program that answers a question
 
 
-def measure(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
+def measure_before_and_after(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
     """The held-out questions of the first stage that learns built-in ones, before tuning and after all of it.
 
     Each share of right answers has its interval. Without such a stage there is nothing.
@@ -34,15 +34,15 @@ def measure(recipe: Recipe, base: Session, tuned: Session) -> dict[str, Any]:
     learned, asked = examples.questions(name, stage.held_out_fraction, recipe.seed)
     if not base.tokenizer.has_template:  # a base that was never tuned to talk: it gets the tuned model's template
         base = dataclasses.replace(base, tokenizer=tuned.tokenizer)
-    with judge(name) as right:
-        found = ask(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
+    with built_in_judge(name) as right:
+        found = ask_before_and_after(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
     for model in (found["base"], found["tuned"]):
         model["interval"] = wilson(model["accuracy"] * model["questions"], model["questions"])
     return found
 
 
 @contextlib.contextmanager
-def judge(name: str) -> Iterator[Callable[[Question, str], bool]]:
+def built_in_judge(name: str) -> Iterator[Callable[[Question, str], bool]]:
     """What says whether an answer to a built-in question of this name is right.
 
     An answer to `tenki` is right word for word. The domains judge by what is meant, and code by its tests, in processes
@@ -59,7 +59,7 @@ def judge(name: str) -> Iterator[Callable[[Question, str], bool]]:
         yield lambda question, said: is_right(question, said, passes)
 
 
-def ask(
+def ask_before_and_after(
     base: Session,
     tuned: Session,
     questions: Sequence[Question],
@@ -79,11 +79,11 @@ def ask(
     """
     answers: dict[tuple[str, bool], Counter] = {}
     for question in learned:
-        answers.setdefault(_asked_how(question), Counter())[question.answers[0]] += 1
+        answers.setdefault(_kind_and_language(question), Counter())[question.answers[0]] += 1
     texts = [question.question for question in questions]
-    said = {"base": answer(base, texts), "tuned": answer(tuned, texts), "guess": []}
+    said = {"base": answer_questions(base, texts), "tuned": answer_questions(tuned, texts), "guess": []}
     for question in questions:
-        commonest = answers.get(_asked_how(question), Counter([""]))
+        commonest = answers.get(_kind_and_language(question), Counter([""]))
         said["guess"].append(commonest.most_common(1)[0][0])
     judged = {
         name: np.array([right(question, text) for question, text in zip(questions, found, strict=True)])
@@ -107,6 +107,6 @@ def ask(
     return whole | {"kinds": kinds, "answers": table}
 
 
-def _asked_how(question: Question) -> tuple[str, bool]:
+def _kind_and_language(question: Question) -> tuple[str, bool]:
     """The kind of a question, and whether it is asked in Japanese, which has kana."""
     return question.kind, bool(KANA.search(question.question))

@@ -48,7 +48,7 @@ class _Beginning:
     log_probability: float
 
 
-def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]:
+def fill_blank(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]:
     """The words that fit 【?】 and their probabilities, likeliest first.
 
     The probabilities of all words found sum to 1. The text is read as the beginning of a document; its continuation
@@ -65,7 +65,7 @@ def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]
     if len(sides) != 2:
         raise UserError(f"blank: {len(sides) - 1} times 【?】 in {text!r}; write it exactly once, for the missing word")
     left, right = sides
-    candidates = propose(session, left, right)
+    candidates = propose_between(session, left, right)
     if not candidates:
         raise UserError(f"blank: the model finds no word for 【?】 in {text!r}; give it more text on the left")
     scores = np.array(text_log_probabilities(session, [left + word + right for word in candidates]))
@@ -78,26 +78,26 @@ def fill(session: Session, text: str, count: int = 0) -> list[tuple[str, float]]
     return [(candidates[index], float(probabilities[index])) for index in order[: count or None]]
 
 
-def propose(session: Session, left: str, right: str) -> list[str]:
+def propose_between(session: Session, left: str, right: str) -> list[str]:
     """Up to 256 strings that fit between `left` and `right`; those that `right` continues best come first."""
     continues = _beginnings_of(session, right.encode())
-    begun = [_start(session, left)]
+    begun = [_start_of_left(session, left)]
     found: dict[str, float] = {}
     for _ in range(_TOKENS):
         log_p = next_log_probabilities(session, [list(beginning.ids) for beginning in begun])
         # A cheap estimate of the right side: the probability of its first token.
         scores = np.logaddexp.reduce(log_p[:, continues], axis=1) if continues else np.zeros(len(begun))
         for beginning, score in zip(begun, scores, strict=True):
-            for word, shared in _words(beginning, right):
+            for word, shared in _candidate_words(beginning, right):
                 log_probability = beginning.log_probability + (0.0 if shared else score)
                 found[word] = np.logaddexp(found.get(word, -np.inf), log_probability)
-        begun = _longer(session, begun, log_p)
+        begun = _extend_beginnings(session, begun, log_p)
         if not begun:
             break
     return sorted(found, key=lambda word: -found[word])[:_CANDIDATES]
 
 
-def _start(session: Session, left: str) -> _Beginning:
+def _start_of_left(session: Session, left: str) -> _Beginning:
     """The left side without its last token, because the tokenizer can split it differently before a word."""
     tokenizer = session.tokenizer
     ids = tokenizer.encode(left.rstrip(" "))[:-1]
@@ -113,7 +113,7 @@ def _beginnings_of(session: Session, text: bytes) -> list[int]:
     return [token for token, data in every if data and (text.startswith(data) or data.startswith(text))]
 
 
-def _longer(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
+def _extend_beginnings(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
     """The likeliest beginnings that are one token longer and can become a word."""
     tokenizer = session.tokenizer
     scores = (
@@ -146,7 +146,7 @@ def _may_be_word(written: bytes) -> bool:
     return letters and len(_morphemes(text)) <= _MORPHEMES
 
 
-def _words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
+def _candidate_words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
     """The candidates in a beginning, and whether its last token also holds a part of the right side (は in 今日は)."""
     try:
         text = beginning.written.decode()

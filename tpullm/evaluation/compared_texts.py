@@ -31,7 +31,7 @@ from tpullm.tokenizer import Tokenizer
 STRETCHES = (0, 256, 1024, 4096, 16384)  # the byte of a document at which each begins
 
 
-def nats(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
+def nats_by_stretch(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
     """The negative log-probability of each stretch of each document, float64 `[documents, stretches]`.
 
     A token counts in the stretch that holds its first byte.
@@ -40,7 +40,7 @@ def nats(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
     bytes_V = tokenizer.bytes_per_token()
     requests, owners = [], []
     for number, text in enumerate(documents):
-        for ids, starts, stretches in _windows(tokenizer, bytes_V, text, context):
+        for ids, starts, stretches in _stretch_windows(tokenizer, bytes_V, text, context):
             requests += [Continuation(ids[:start], ids[start:]) for start in starts]
             owners += [(number, stretch, start == starts[-1]) for start, stretch in zip(starts, stretches, strict=True)]
     found = np.zeros((len(documents), len(STRETCHES)))
@@ -51,14 +51,14 @@ def nats(model: MeasuredModel, documents: Sequence[str]) -> np.ndarray:
     return found
 
 
-def sizes(documents: Sequence[str]) -> np.ndarray:
+def bytes_by_stretch(documents: Sequence[str]) -> np.ndarray:
     """The bytes of each stretch of each document, int64 `[documents, stretches]`."""
     ends = np.array([*STRETCHES[1:], np.iinfo(np.int64).max])
     length = np.array([[len(text.encode())] for text in documents])
     return np.clip(np.minimum(length, ends) - STRETCHES, 0, None)
 
 
-def _windows(
+def _stretch_windows(
     tokenizer: Tokenizer, bytes_V: np.ndarray, text: str, context: int
 ) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
     """Windows of a text: their ids, the places in these at which stretches begin, and which stretches they are."""
@@ -96,7 +96,7 @@ class ComparedText:
     documents: tuple[str, ...]
 
 
-def read(words: Sequence[str], limit: int) -> list[ComparedText]:
+def read_texts(words: Sequence[str], limit: int) -> list[ComparedText]:
     """The texts of files and folders. In JSON and Parquet each row's `text` is a document, else a file is one.
 
     Args:
@@ -111,19 +111,19 @@ def read(words: Sequence[str], limit: int) -> list[ComparedText]:
     for word in words:
         path = storage.path(word)
         documents = []
-        for text in _texts(path, left):
+        for text in _documents_of(path, left):
             left -= len(text.encode())
             if left < 0:
-                raise _too_much(path)
+                raise _too_much_text(path)
             documents += cut(text, LONGEST)
-        found.append(_named(printable(path.name), documents, limit, f"--text: {path}"))
+        found.append(_compared_text(printable(path.name), documents, limit, f"--text: {path}"))
     names = [text.name for text in found]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise UserError(f"--text: two texts are called {twice}; rename one, or leave it out")
     return found
 
 
-def held_out(run: Path, limit: int) -> list[ComparedText]:
+def held_out_texts(run: Path, limit: int) -> list[ComparedText]:
     """The held-out documents of each source of a run, up to 256 KiB of each; none if it has no documents."""
     documents = run / "documents"
     if not (documents / "parts.json").exists():
@@ -137,18 +137,18 @@ def held_out(run: Path, limit: int) -> list[ComparedText]:
             left -= len(piece.encode())
             if left <= 0:
                 break
-        found += [_named(source, pieces, limit, f"{run}: {source}")] if any(map(str.strip, pieces)) else []
+        found += [_compared_text(source, pieces, limit, f"{run}: {source}")] if any(map(str.strip, pieces)) else []
     return found
 
 
-def _named(name: str, documents: Iterable[str], limit: int, where: str) -> ComparedText:
+def _compared_text(name: str, documents: Iterable[str], limit: int, where: str) -> ComparedText:
     kept = tuple(islice((text for text in documents if text.strip()), limit or None))
     if not kept:
         raise UserError(f"{where}: holds no text; give another one")
     return ComparedText(name, hashlib.sha256(repr(kept).encode()).hexdigest()[:16], kept)
 
 
-def _texts(path: Path, most: int) -> Iterator[str]:
+def _documents_of(path: Path, most: int) -> Iterator[str]:
     if not path.is_file() and not path.is_dir():
         raise UserError(f"--text: {path}: no such file or folder; correct the name")
     files = [path] if path.is_file() else [file for file, status in walk(path) if status or file.is_file()]
@@ -166,12 +166,12 @@ def _texts(path: Path, most: int) -> Iterator[str]:
             with open_bytes(local) as opened:
                 found = opened.read(most + 1)
         if len(found) > most:
-            raise _too_much(file)
+            raise _too_much_text(file)
         try:
             yield found.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"--text: {file}: is not UTF-8; convert the file") from None
 
 
-def _too_much(path: Path) -> UserError:
+def _too_much_text(path: Path) -> UserError:
     return UserError(f"--text: {path}: has more text than the {MOST_BYTES >> 20} MiB that are compared; take a part")

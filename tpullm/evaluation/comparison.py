@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from tpullm import __version__
-from tpullm.engine.session import Found, loaded
+from tpullm.engine.session import Found, session_of
 from tpullm.evaluation import compared_texts, evaluate_tasks
 from tpullm.evaluation.compared_texts import ComparedText
 from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel
-from tpullm.evaluation.programming_task import passed
-from tpullm.evaluation.question_task import RULES, WRITTEN, character_f1, said
-from tpullm.evaluation.statistics import agreement, calibration, figure
+from tpullm.evaluation.programming_task import passed_programs
+from tpullm.evaluation.question_task import RULES, WRITTEN, answers_by, character_f1
+from tpullm.evaluation.statistics import answer_agreement, calibration, compared_means
 from tpullm.evaluation.tasks import Asking, Tasks
 from tpullm.model.architecture import parameter_count
 from tpullm.system.cluster import hosts
@@ -31,17 +31,17 @@ EXAMPLES = 3  # of each kind that are shown
 SHOWN = (WRITTEN, "likelihood")  # the measures of which examples are shown
 
 
-def task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> dict[str, Any]:
+def compare_task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> dict[str, Any]:
     """The figures of a task.
 
     Args:
-        given: by model, as `evaluate_tasks.measured` has it.
+        given: by model, as `evaluate_tasks.measure_tasks` has it.
         labels: of the models.
         seed: chooses the examples.
 
     Returns:
-        `version`, `settings` and `prompt`, which repeat it; `figures`, by measure (see `statistics.figure`), with the
-        `agreement` of each model with the first where answers are right or wrong. Of a file of questions also
+        `version`, `settings` and `prompt`, which repeat it; `figures` by measure (`statistics.compared_means`), with
+        the `agreement` of each model with the first where answers are right or wrong. Of a file of questions also
         `examples`, on which models differ; and if there are choices, `chance` and the `calibration` of each model.
     """
     first = given[0]
@@ -49,35 +49,39 @@ def task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: int) -> d
     if all("read_before" in own for own in given):  # a group of tasks has none
         found["read_before"] = [own["read_before"] for own in given]
     if "questions" not in first:
-        return found | {"figures": _of_harness(given)}
+        return found | {"figures": _compare_harness_metrics(given)}
     rows = [own["questions"] for own in given]
     if "pass_at_k" in first:
-        shares = [np.array([np.mean(of_problem) for of_problem in passed(of_model).values()]) for of_model in rows]
-        return found | {"figures": {"pass@1": _of_scores(shares) | SHARE}}
+        shares = [
+            np.array([np.mean(of_problem) for of_problem in passed_programs(of_model).values()]) for of_model in rows
+        ]
+        return found | {"figures": {"pass@1": _compare_scores(shares) | SHARE}}
     figures = {}
     for measure in (*RULES, WRITTEN):
-        right = [np.array([is_right for _, _, is_right in said(of_model, measure)], np.float64) for of_model in rows]
+        right = [
+            np.array([is_right for _, _, is_right in answers_by(of_model, measure)], np.float64) for of_model in rows
+        ]
         if right[0].size:
-            figures[measure] = _of_scores(right) | SHARE
+            figures[measure] = _compare_scores(right) | SHARE
     f1 = [np.array([character_f1(row["written"], row["answers"]) for row in of_model]) for of_model in rows]
-    found["figures"] = figures | {"f1": figure(f1) | SHARE}
+    found["figures"] = figures | {"f1": compared_means(f1) | SHARE}
     found["examples"] = []
     for label, other in zip(labels[1:], rows[1:], strict=True):
         for measure in (measure for measure in SHOWN if measure in found["figures"]):
-            found["examples"] += _examples(rows[0], other, label, measure, seed)
+            found["examples"] += _disagreeing_questions(rows[0], other, label, measure, seed)
     if "probabilities" in first:
         right = [row["choices"].index(row["answers"][0]) for row in rows[0] if "choices" in row]
         found["calibration"] = [calibration(own["probabilities"], right) for own in given]
     return found
 
 
-def _of_harness(given: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _compare_harness_metrics(given: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     figures = {}
     for metric, of_first in given[0]["metrics"].items():
         higher = given[0].get("better", {}).get(metric.partition(" (")[0], True)
         if all(metric in own.get("scores", {}) for own in given):
             scores = [np.array(list(own["scores"][metric].values())) for own in given]
-            figures[metric] = _of_scores(scores, higher)
+            figures[metric] = _compare_scores(scores, higher)
             continue
         values = [own["metrics"][metric]["value"] for own in given]  # no mean over questions: no interval is known
         figures[metric] = {
@@ -89,19 +93,19 @@ def _of_harness(given: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def _of_scores(scores: Sequence[np.ndarray], higher_is_better: bool = True) -> dict[str, Any]:
+def _compare_scores(scores: Sequence[np.ndarray], higher_is_better: bool = True) -> dict[str, Any]:
     """The figure of scores, with the agreement with the first model if they are right or wrong."""
-    found = figure(scores, higher_is_better)
+    found = compared_means(scores, higher_is_better)
     if all(np.isin(own, (0, 1)).all() for own in scores):
-        found["agreement"] = [agreement(own == 1, scores[0] == 1) for own in scores[1:]]
+        found["agreement"] = [answer_agreement(own == 1, scores[0] == 1) for own in scores[1:]]
     return found
 
 
-def _examples(
+def _disagreeing_questions(
     first: list[dict[str, Any]], other: list[dict[str, Any]], label: str, measure: str, seed: int
 ) -> list[dict[str, Any]]:
     """Questions that one of two models answers right and the other wrong: how many, and some, drawn by the seed."""
-    asked = list(zip(said(first, measure), said(other, measure), strict=True))
+    asked = list(zip(answers_by(first, measure), answers_by(other, measure), strict=True))
     found = []
     for kind, right in (("only_first", (True, False)), ("only_other", (False, True))):
         places = [place for place, (one, two) in enumerate(asked) if (one[2], two[2]) == right]
@@ -114,7 +118,7 @@ def _examples(
     return found
 
 
-def compare(
+def compare_models(
     models: dict[str, tuple[str, Found]],
     tasks: Tasks,
     texts: Sequence[ComparedText],
@@ -133,7 +137,7 @@ def compare(
         mesh: how devices share a model; None chooses it.
 
     Returns:
-        `models`, `tasks` (see `task`), `texts`, and what repeats the comparison.
+        `models`, `tasks` (see `compare_task`), `texts`, and what repeats the comparison.
     """
     start, facts, given, nats = time.monotonic(), [], [], []
     with closing(KeptAnswers(folder)) as answers:
@@ -141,25 +145,25 @@ def compare(
             if hosts.is_first():
                 say(f"compare: {label}, model {number} of {len(models)}")
             session = model = None  # free this model before loading the next
-            session = loaded(found, mesh=mesh)
+            session = session_of(found, mesh=mesh)
             model = MeasuredModel(session, answers)
-            given.append(evaluate_tasks.measured(model, name, tasks, asking))
+            given.append(evaluate_tasks.measure_tasks(model, name, tasks, asking))
             evaluate_tasks.add_read_before(session, tasks, given[-1])
-            nats.append([compared_texts.nats(model, text.documents) for text in texts])
+            nats.append([compared_texts.nats_by_stretch(model, text.documents) for text in texts])
             model.warn_of_cuts(f"compare: {label}")
-            facts.append({"label": label, "name": name} | _facts(model))
+            facts.append({"label": label, "name": name} | _model_facts(model))
     labels = list(models)
     return {
         "models": facts,
         "settings": asking.of_questions(),
         "program": {"tpullm": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind},
-        "tasks": {name: task([of[name] for of in given], labels, asking.seed) for name in given[0]},
-        "texts": _texts(texts, nats) if texts else {},
+        "tasks": {name: compare_task([of[name] for of in given], labels, asking.seed) for name in given[0]},
+        "texts": _compare_texts(texts, nats) if texts else {},
         "seconds": round(time.monotonic() - start, 1),
     }
 
 
-def _facts(model: MeasuredModel) -> dict[str, Any]:
+def _model_facts(model: MeasuredModel) -> dict[str, Any]:
     session = model.session
     return {
         "hash": model.parameters,
@@ -172,17 +176,17 @@ def _facts(model: MeasuredModel) -> dict[str, Any]:
     }
 
 
-def _texts(texts: Sequence[ComparedText], nats: list[list[np.ndarray]]) -> dict[str, Any]:
+def _compare_texts(texts: Sequence[ComparedText], nats: list[list[np.ndarray]]) -> dict[str, Any]:
     """Bits a byte: over all texts, by text, and by place in a document; documents are what is paired.
 
     Args:
         nats: by model and text, `[documents, stretches]`.
     """
-    sizes = [compared_texts.sizes(text.documents) for text in texts]
+    sizes = [compared_texts.bytes_by_stretch(text.documents) for text in texts]
     bits = [[own / np.log(2) for own in of_model] for of_model in nats]
     by_text = [
         {"name": text.name, "version": text.version, "documents": len(text.documents), "bytes": int(size.sum())}
-        | {"figure": _loss([of_model[number] for of_model in bits], size)}
+        | {"figure": _bits_per_byte([of_model[number] for of_model in bits], size)}
         for number, (text, size) in enumerate(zip(texts, sizes, strict=True))
     ]
     whole, every = np.concatenate(sizes), [np.concatenate(of_model) for of_model in bits]
@@ -191,11 +195,11 @@ def _texts(texts: Sequence[ComparedText], nats: list[list[np.ndarray]]) -> dict[
     for number, (start, end) in enumerate(zip(compared_texts.STRETCHES, ends, strict=True)):
         there = whole[:, number] > 0
         if there.any():
-            found = _loss([of_model[there, number, None] for of_model in every], whole[there, number, None])
+            found = _bits_per_byte([of_model[there, number, None] for of_model in every], whole[there, number, None])
             by_place.append({"from": start, "to": end, "bytes": int(whole[:, number].sum()), "figure": found})
-    return {"all": _loss(every, whole), "by_text": by_text, "by_place": by_place}
+    return {"all": _bits_per_byte(every, whole), "by_text": by_text, "by_place": by_place}
 
 
-def _loss(bits: Sequence[np.ndarray], sizes: np.ndarray) -> dict[str, Any]:
+def _bits_per_byte(bits: Sequence[np.ndarray], sizes: np.ndarray) -> dict[str, Any]:
     """Bits a byte of documents; both arguments have the stretches that count, `[documents, stretches]`."""
-    return figure([own.sum(axis=1) for own in bits], higher_is_better=False, sizes=sizes.sum(axis=1))
+    return compared_means([own.sum(axis=1) for own in bits], higher_is_better=False, sizes=sizes.sum(axis=1))

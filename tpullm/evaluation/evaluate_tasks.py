@@ -27,20 +27,20 @@ from tpullm.system.errors import UserError
 OF_EACH_QUESTION = ("questions", "probabilities", "scores")
 
 
-def check(chosen: Tasks, asking: Asking, context: int) -> None:
+def check_tasks(chosen: Tasks, asking: Asking, context: int) -> None:
     """Refuse what can't be asked of a model with this context; `UserError` says why."""
     for file in chosen.files:
-        question_task.prepare(file, asking, context)
+        question_task.choose_questions(file, asking, context)
     for file in chosen.problems:
-        programming_task.prepare(file, asking)
+        programming_task.choose_problems(file, asking)
 
 
-def agree(chosen: Tasks, where: str = "--tasks") -> None:
+def check_hosts_agree(chosen: Tasks, where: str = "--tasks") -> None:
     """End with an error if the hosts have other files by the same names. All hosts call this."""
     hosts.agree(f"the tasks of {where}", {file.name: file.version for file in (*chosen.files, *chosen.problems)})
 
 
-def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
+def check_results_folder(words: Sequence[str], chosen: Tasks, out: str) -> None:
     """Refuse a folder of results in which one would replace another, or a file of something else."""
     names = [file.name for file in (*chosen.files, *chosen.problems)]
     if reserved := {Path(manifest.RESULTS).stem, Path(FILE).stem} & set(names):
@@ -61,7 +61,9 @@ def check_out(words: Sequence[str], chosen: Tasks, out: str) -> None:
         raise UserError(f"--out: {out}: holds results of something else; name another folder")
 
 
-def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: str) -> tuple[dict[str, Any], Path]:
+def evaluate_and_write(
+    session: Session, name: str, chosen: Tasks, asking: Asking, out: str
+) -> tuple[dict[str, Any], Path]:
     """Measure a model on tasks. With several hosts, all of them call this, and host 0 writes.
 
     `OUT/answers.jsonl` grows with each answer, `OUT/results.json` has the figures, and `OUT/NAME.jsonl` the answers to
@@ -80,7 +82,7 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
     folder = storage.path(out) if out else below
     with closing(KeptAnswers(folder)) as answers:
         model = MeasuredModel(session, answers, parameters)
-        found = measured(model, name, chosen, asking)
+        found = measure_tasks(model, name, chosen, asking)
     questions = {task: figures["questions"] for task, figures in found.items() if "questions" in figures}
     add_read_before(session, chosen, found)
     found = {task: without_questions(figures) for task, figures in found.items()}
@@ -92,27 +94,27 @@ def evaluate(session: Session, name: str, chosen: Tasks, asking: Asking, out: st
         "counts": model.counts,
         "seconds": round(time.monotonic() - start, 1),
     }
-    hosts.on_first("evaluate", _write, folder, results, questions)
+    hosts.on_first("evaluate", _write_results, folder, results, questions)
     model.warn_of_cuts("evaluate")
     return results, folder
 
 
-def measured(model: MeasuredModel, name: str, chosen: Tasks, asking: Asking) -> dict[str, dict[str, Any]]:
+def measure_tasks(model: MeasuredModel, name: str, chosen: Tasks, asking: Asking) -> dict[str, dict[str, Any]]:
     """The figures of each task, and what became of each question: see the `measure` of each kind of task."""
-    found = {file.name: question_task.measure(model, file, asking) for file in chosen.files}
-    found |= {file.name: programming_task.measure(model, file, asking) for file in chosen.problems}
+    found = {file.name: question_task.measure_questions(model, file, asking) for file in chosen.files}
+    found |= {file.name: programming_task.measure_programs(model, file, asking) for file in chosen.problems}
     if chosen.names:
         from tpullm.evaluation import harness
 
-        found |= harness.measure(model, chosen.names, chosen.index, asking, name)
+        found |= harness.measure_by_harness(model, chosen.names, chosen.index, asking, name)
     return found
 
 
 def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, Any]]) -> None:
-    """Add to `measured` how much of each task is in the training text of the model's run. All hosts call this."""
+    """Add to `found` how much of each task is in the training text of the model's run. All hosts call this."""
     run = session.model.run if session.model else None
     # Host 0 reads what collect has written.
-    for task, read in hosts.broadcast("read before", lambda: read_before.figures(run, chosen, found)).items():
+    for task, read in hosts.broadcast("read before", lambda: read_before.read_figures(run, chosen, found)).items():
         found[task]["read_before"] = read
 
 
@@ -121,7 +123,7 @@ def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key not in OF_EACH_QUESTION}
 
 
-def _write(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:
+def _write_results(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:
     """Write the results, beside those of other tasks that the same model was measured on before."""
     before = storage.read_json(folder / manifest.RESULTS) if (folder / manifest.RESULTS).exists() else {}
     same = before.get("model", {}).get("parameters") == results["model"]["parameters"]

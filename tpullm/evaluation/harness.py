@@ -21,7 +21,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tpullm.evaluation import measured_model
-from tpullm.evaluation.harness_tasks import YAML, failures, quiet
+from tpullm.evaluation.harness_tasks import YAML, harness_failures, quiet_harness
 from tpullm.evaluation.likelihoods import Continuation
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
 from tpullm.evaluation.statistics import of_mean
@@ -32,14 +32,14 @@ from tpullm.system.errors import UserError
 MOST = 1 << 20  # bytes of a YAML file that are looked at
 
 
-def measure(
+def measure_by_harness(
     model: MeasuredModel, tasks: Sequence[str], manager: Any, asking: Asking, name: str
 ) -> dict[str, dict[str, Any]]:
     """The figures of tasks, by the names that the harness has for them.
 
     Args:
         tasks: names of tasks, groups and tags, and YAML files.
-        manager: of `harness_tasks.known`.
+        manager: of `harness_tasks.harness_index`.
         name: of the model.
 
     Returns:
@@ -50,7 +50,7 @@ def measure(
     Raises:
         UserError: a task has no question, or can't be loaded or run.
     """
-    with failures(tasks, ours=is_ours), quiet():
+    with harness_failures(tasks, ours=is_model_error), quiet_harness():
         results = evaluator.simple_evaluate(
             HarnessModel(model, name, asking.seed),
             tasks=list(tasks),
@@ -66,25 +66,25 @@ def measure(
             fewshot_random_seed=asking.seed,
         )
     names = (*results.get("groups", {}), *results["configs"])
-    found = {each: of_each(results, each, asking) for each in names}
-    files = {name: word for word in tasks if word.endswith(YAML) for name in _named_in(word)}
+    found = {each: figures_of_group(results, each, asking) for each in names}
+    files = {name: word for word in tasks if word.endswith(YAML) for name in _names_in_yaml(word)}
     return {name: of | ({"file": files[name]} if name in files else {}) for name, of in found.items()}
 
 
-def _named_in(file: str) -> list[str]:
+def _names_in_yaml(file: str) -> list[str]:
     """The names of the task or group that a YAML file is: with tags of the harness's own, it is no plain YAML."""
     with open(file, encoding="utf-8", errors="replace") as opened:
         found = re.findall(r"^(?:task|group): *(\S+) *$", opened.read(MOST), re.MULTILINE)
     return [name.strip("'\"") for name in found]
 
 
-def is_ours(error: Exception) -> bool:
+def is_model_error(error: Exception) -> bool:
     """Whether the model failed, and not the task."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == measured_model.__name__ for frame, _ in frames)
 
 
-def of_each(results: dict[str, Any], name: str, asking: Asking) -> dict[str, Any]:
+def figures_of_group(results: dict[str, Any], name: str, asking: Asking) -> dict[str, Any]:
     """The figures of a task, or over the tasks of a group, from what the harness returns.
 
     They come with what repeats the measurement, and of each metric whether a higher one is better, where it is known.
@@ -100,25 +100,25 @@ def of_each(results: dict[str, Any], name: str, asking: Asking) -> dict[str, Any
     better = {metric: higher for metric, higher in known.items() if higher is not None}
     found = {"version": str(results["versions"].get(name)), "settings": settings, "better": better}
     if name in results.get("groups", {}):
-        settings["tasks"] = _tasks_of(results["group_subtasks"], name)
+        settings["tasks"] = _tasks_of_group(results["group_subtasks"], name)
         samples = [sample for task in settings["tasks"] for sample in results["samples"][task]]
-        metrics, _ = figures(results["groups"][name], samples)
+        metrics, _ = metric_figures(results["groups"][name], samples)
         return found | {"metrics": metrics}
     config, samples = results["configs"][name], results["samples"][name]
     if not samples:
         raise UserError(f"--tasks: {name}: has no question; look at its files")
     settings |= {"shots": results["n-shot"].get(name), "questions": results["n-samples"][name]}
     settings |= {"dataset": config.get("dataset_path"), "output": config.get("output_type")}
-    metrics, scores = figures(results["results"][name], samples)
+    metrics, scores = metric_figures(results["results"][name], samples)
     return found | {"prompt": str(samples[0]["arguments"][0][0]), "metrics": metrics, "scores": scores}
 
 
-def _tasks_of(groups: dict[str, list[str]], group: str) -> list[str]:
+def _tasks_of_group(groups: dict[str, list[str]], group: str) -> list[str]:
     below = groups.get(group)
-    return [group] if below is None else [task for each in below for task in _tasks_of(groups, each)]
+    return [group] if below is None else [task for each in below for task in _tasks_of_group(groups, each)]
 
 
-def figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def metric_figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Each metric with its interval; and of each that is a mean over questions, their scores by number of document.
 
     Args:
@@ -133,7 +133,7 @@ def figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[
         name = metric if filtered == "none" else f"{metric} ({filtered})"
         given = [sample for sample in samples if sample["filter"] == filtered and metric in sample]
         values = [sample[metric] for sample in given]
-        interval = _interval(value, values)
+        interval = _metric_interval(value, values)
         metrics[name] = {"value": value, "count": len(values), "interval": interval}
         if interval is not None:
             by_document = {sample["doc_id"]: float(sample[metric]) for sample in given}
@@ -141,7 +141,7 @@ def figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tuple[dict[
     return metrics, scores
 
 
-def _interval(value: float, values: list) -> list[float] | None:
+def _metric_interval(value: float, values: list) -> list[float] | None:
     """The interval of a metric that is the mean of what each question gave; None for others, such as perplexity."""
     if not values or not all(isinstance(each, int | float | np.number) for each in values):
         return None
@@ -208,7 +208,7 @@ class HarnessModel(TemplateLM):
         for request in requests:
             context, settings = request.args
             settings = normalize_gen_kwargs(settings)
-            sampling = _sampling(settings)
+            sampling = _sampling_of_task(settings)
             stops = handle_stop_sequences(settings["until"], self._texts.piece(self.eot_token_id))
             # One that is asked several times is answered by several seeds.
             seed = self._seed + times[context] if sampling.temperature else 0
@@ -228,7 +228,7 @@ class HarnessModel(TemplateLM):
         return getattr(self._texts, "template", None) or self.tokenizer_name
 
 
-def _sampling(settings: dict) -> Sampling:
+def _sampling_of_task(settings: dict) -> Sampling:
     """How a task wants tokens to be chosen."""
     if not settings["do_sample"] or not settings.get("temperature"):
         return GREEDY

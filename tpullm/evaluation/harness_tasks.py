@@ -21,7 +21,7 @@ YAML = (".yaml", ".yml")
 NO_BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS")  # ours is the one that is shown
 
 
-def known(tasks: Sequence[str]) -> Any:
+def harness_index(tasks: Sequence[str]) -> Any:
     """The harness's index of tasks, which has all of these.
 
     Raises:
@@ -30,7 +30,7 @@ def known(tasks: Sequence[str]) -> Any:
     for variable in NO_BARS:
         os.environ.setdefault(variable, "1")  # read when the packages are imported
     try:
-        with quiet():
+        with quiet_harness():
             from lm_eval.tasks import TaskManager
 
             index = TaskManager()
@@ -40,19 +40,19 @@ def known(tasks: Sequence[str]) -> Any:
             "questions (.jsonl, .json, .parquet) needs nothing"
         ) from None
     for task in tasks:
-        _check(task, set(index.all_tasks))
+        _check_task_name(task, set(index.all_tasks))
     return index
 
 
-def questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
+def harness_questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
     """The questions of tasks, in the order of their documents; those of a group by the tasks in it.
 
     Raises:
         UserError: a task can't be loaded.
     """
-    with failures(tasks), quiet():
+    with harness_failures(tasks), quiet_harness():
         loaded = index.load(list(tasks))["tasks"]
-        wordings = {name: [_wording(task, one) for one in task.eval_docs] for name, task in loaded.items()}
+        wordings = {name: [_wording_of_document(task, one) for one in task.eval_docs] for name, task in loaded.items()}
     return [
         TaskQuestions(name, hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16], own)
         for name, own in wordings.items()
@@ -60,7 +60,7 @@ def questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
 
 
 @contextlib.contextmanager
-def failures(tasks: Sequence[str], ours: Callable[[Exception], bool] = lambda error: False) -> Iterator[None]:
+def harness_failures(tasks: Sequence[str], ours: Callable[[Exception], bool] = lambda error: False) -> Iterator[None]:
     """What foreign files and foreign code raise becomes a `UserError`: anything may be wrong there.
 
     Args:
@@ -78,7 +78,7 @@ def failures(tasks: Sequence[str], ours: Callable[[Exception], bool] = lambda er
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_harness() -> Iterator[None]:
     """The harness and what it imports log errors alone; ours is the progress."""
     logger = logging.getLogger("lm_eval")
     before, disabled = logger.level, logging.root.manager.disable
@@ -91,7 +91,7 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _check(task: str, names: set[str]) -> None:
+def _check_task_name(task: str, names: set[str]) -> None:
     if task.endswith(YAML):
         if not Path(task).is_file():
             raise UserError(f"--tasks: {task}: no such file; correct the name")
@@ -103,7 +103,7 @@ def _check(task: str, names: set[str]) -> None:
         )
 
 
-def _wording(task: Any, document: dict[str, Any]) -> Wording:
+def _wording_of_document(task: Any, document: dict[str, Any]) -> Wording:
     """The texts by which the question of a document is known.
 
     Where the harness measures a whole text, there is no question before it: it is the text. Where the answer stands in

@@ -18,10 +18,10 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH
-from tpullm.engine.session import Session, bucket, row_bucket
+from tpullm.engine.session import Session, length_bucket, row_bucket
 from tpullm.evaluation.scoring import dispatched
 from tpullm.model.mesh import RULES
-from tpullm.model.rows import fetch, row_parts
+from tpullm.model.rows import fetch_whole, row_parts
 from tpullm.training.log_probabilities import with_likeliest
 
 SHORTEST_ROW = 512  # tokens: several questions share a row, so that there are few shapes and little padding
@@ -65,7 +65,7 @@ class Rows(NamedTuple):
     branched: bool
 
 
-def grouped(sequences: Sequence[Ids]) -> list[Group]:
+def group_by_beginning(sequences: Sequence[Ids]) -> list[Group]:
     """Distinct sequences of two tokens at least, in groups.
 
     A sequence joins the group of the one before it in lexical order if that leaves out a good part of its predictions,
@@ -74,14 +74,14 @@ def grouped(sequences: Sequence[Ids]) -> list[Group]:
     found: list[Group] = []
     for number in sorted(range(len(sequences)), key=sequences.__getitem__):
         length = len(sequences[number])
-        if found and (joined := _joined(found[-1], sequences, number)):
+        if found and (joined := _join_group(found[-1], sequences, number)):
             found[-1] = joined
         else:
             found.append(Group(length, (number,), length - 1))
     return found
 
 
-def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None:
+def _join_group(group: Group, sequences: Sequence[Ids], number: int) -> Group | None:
     """The group with one sequence more, if that is worth it."""
     ids, last = sequences[number], sequences[group.members[-1]]
     # A branch begins with the last token of the beginning and has one token more at least.
@@ -92,25 +92,25 @@ def _joined(group: Group, sequences: Sequence[Ids], number: int) -> Group | None
     lengths = [len(sequences[member]) for member in members]
     size = shared - 1 + sum(lengths) - len(members) * shared
     left_out = group.size + len(ids) - 1 - size
-    if left_out * WORTH_IT < len(ids) - 1 or size > max(LARGEST_GROUP, bucket(max(lengths) - 1)):
+    if left_out * WORTH_IT < len(ids) - 1 or size > max(LARGEST_GROUP, length_bucket(max(lengths) - 1)):
         return None
     return Group(shared, members, size)
 
 
-def row_length(predictions: int) -> int:
+def scored_row_length(predictions: int) -> int:
     """The length of the rows of sequences with so many predictions: one of few, so that few programs are compiled."""
-    return max(SHORTEST_ROW, bucket(predictions))
+    return max(SHORTEST_ROW, length_bucket(predictions))
 
 
-def laid_out(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
+def lay_groups(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
     """All groups in rows, those of the longest rows first."""
     by_length: dict[int, list[Group]] = {}
     for group in groups:
-        by_length.setdefault(row_length(group.size), []).append(group)
-    return [_rows(sequences, by_length[length], length) for length in sorted(by_length, reverse=True)]
+        by_length.setdefault(scored_row_length(group.size), []).append(group)
+    return [_pack_groups(sequences, by_length[length], length) for length in sorted(by_length, reverse=True)]
 
 
-def _rows(sequences: Sequence[Ids], groups: list[Group], length: int) -> Rows:
+def _pack_groups(sequences: Sequence[Ids], groups: list[Group], length: int) -> Rows:
     packed = packing.pack(np.array([group.size for group in groups]) + 1, length, seed=0, moving=False)
     segments = packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64))
     inputs, targets, segment_ids, positions = (np.zeros((packed.rows, length), np.int32) for _ in range(4))
@@ -158,7 +158,7 @@ class Likelihood(NamedTuple):
     is_likeliest: bool
 
 
-def cut(request: Continuation, most: int) -> Ids:
+def cut_continuation(request: Continuation, most: int) -> Ids:
     """The tokens of a request, without those at its left that a model of `most` tokens can't read.
 
     The last token is predicted and not read, so there may be one more. That is how the evaluation harness cuts.
@@ -176,20 +176,20 @@ def likelihoods(
     Args:
         requests: with continuations that the context of the model holds.
     """
-    ids = [cut(request, session.context_length) for request in requests]
+    ids = [cut_continuation(request, session.context_length) for request in requests]
     same: dict[Ids, list[int]] = {}
     for number, of_request in enumerate(ids):
         same.setdefault(of_request, []).append(number)
     by_scaling: dict[int, list[Ids]] = {}
     for sequence in same:
-        by_scaling.setdefault(_scaling(session, len(sequence) - 1), []).append(sequence)
+        by_scaling.setdefault(_rope_scaling_for(session, len(sequence) - 1), []).append(sequence)
     for sequences in by_scaling.values():
         asked = [[(number, len(requests[number].continuation)) for number in same[of]] for of in sequences]
-        for rows in laid_out(sequences, grouped(sequences)):
-            _score(session, asked, rows, done)
+        for rows in lay_groups(sequences, group_by_beginning(sequences)):
+            _score_rows(session, asked, rows, done)
 
 
-def _scaling(session: Session, length: int) -> int:
+def _rope_scaling_for(session: Session, length: int) -> int:
     """What decides the rotary frequencies of a text: the longest text of a batch does, so its texts have to agree."""
     scaling = session.architecture.config.rope_scaling
     if scaling.kind == "longrope":
@@ -197,7 +197,7 @@ def _scaling(session: Session, length: int) -> int:
     return max(length, scaling.original_context) if scaling.kind == "dynamic" else 0
 
 
-def _score(session: Session, asked: list[list[tuple[int, int]]], rows: Rows, done: Callable) -> None:
+def _score_rows(session: Session, asked: list[list[tuple[int, int]]], rows: Rows, done: Callable) -> None:
     """Score the requests whose sequences are in these rows.
 
     Args:
@@ -227,7 +227,7 @@ def _score(session: Session, asked: list[list[tuple[int, int]]], rows: Rows, don
     runs = (dispatched(session, _scored, *part, branched=rows.branched) for part in parts)
     # In pairs: a batch is dispatched before the one before it is looked at, so the device need not wait for the host.
     for batch, (found, _) in enumerate(itertools.pairwise(itertools.chain(runs, [None]))):
-        log_p_BS, likeliest_BS = (fetch(session.mesh, array) for array in found)
+        log_p_BS, likeliest_BS = (fetch_whole(session.mesh, array) for array in found)
         first, results = batch * size, {}
         for row in range(first, min(first + size, count)):
             for member in by_row[row]:

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tpullm.engine.generation import BATCH, as_they_end
+from tpullm.engine.generation import BATCH, continuations_by_end
 from tpullm.engine.request import Request
 from tpullm.engine.session import Session
 from tpullm.evaluation import likelihoods
 from tpullm.evaluation.likelihoods import Continuation, Ids, Likelihood
 from tpullm.formats.huggingface import tensors
-from tpullm.model.rows import fetch
+from tpullm.model.rows import fetch_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system import log, storage
 from tpullm.system.cluster import hosts
@@ -80,7 +80,7 @@ class KeptAnswers:
             file.write_bytes((folder / FILE).read_bytes())
         if file.exists():
             text = file.read_bytes()
-            self._answers = dict(_lines(text, folder / FILE))
+            self._answers = dict(_kept_answer_lines(text, folder / FILE))
             if text and not text.endswith(b"\n"):  # cut off in the middle of a line
                 file.write_bytes(text[: text.rfind(b"\n") + 1])
         self._file = open(file, "ab", buffering=0)
@@ -152,10 +152,10 @@ class MeasuredModel:
     def written(self, requests: Sequence[Writing]) -> list[str]:
         """What the model writes after each prompt."""
         most = self.session.context_length
-        self.counts["cut"] += sum(len(of.prompt) > len(cut(of, most)) for of in requests)
+        self.counts["cut"] += sum(len(of.prompt) > len(cut_prompt(of, most)) for of in requests)
         keys = [("writing", *of[:3], astuple(of.sampling), of.seed) for of in requests]
-        said = self._answered(requests, keys, partial(write, self.session), "texts")
-        return [text_of(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
+        said = self._answered(requests, keys, partial(write_texts, self.session), "texts")
+        return [written_text(self.session, ids, of) for ids, of in zip(said, requests, strict=True)]
 
     def warn_of_cuts(self, command: str) -> None:
         """Say how many requests were too long; host 0 does."""
@@ -167,7 +167,7 @@ class MeasuredModel:
 
     def _answered(self, requests: Sequence, keys: Sequence, ask: Callable, what: str) -> list[Any]:
         """The answer to each request, as JSON has it: kept, or asked for now. Equal requests are asked once."""
-        keys = [key_of(self.parameters, key) for key in keys]
+        keys = [request_key(self.parameters, key) for key in keys]
         kept = self.answers.found(keys)
         answers = {key: answer for key, answer in zip(keys, kept, strict=True) if answer is not None}
         self.counts["requests"] += len(keys)
@@ -187,7 +187,7 @@ class MeasuredModel:
         return [answers[key] for key in keys]
 
 
-def cut(request: Writing, most: int) -> Ids:
+def cut_prompt(request: Writing, most: int) -> Ids:
     """The prompt without the tokens at its left for which a context of `most` tokens has no room.
 
     Raises:
@@ -201,14 +201,14 @@ def cut(request: Writing, most: int) -> Ids:
     return tuple(request.prompt[-(most - request.tokens) :])
 
 
-def write(session: Session, requests: Sequence[Writing], done: Callable[[dict[int, list[int]]], None]) -> None:
+def write_texts(session: Session, requests: Sequence[Writing], done: Callable[[dict[int, list[int]]], None]) -> None:
     """Continue prompts, the longest first; `done` gets the ids of some, by the numbers of the requests, with a stop's.
 
     With several hosts, all of them call it.
     """
     if not requests:
         return
-    ids = [cut(request, session.context_length) for request in requests]
+    ids = [cut_prompt(request, session.context_length) for request in requests]
     order = sorted(range(len(requests)), key=lambda number: len(ids[number]), reverse=True)
     stops, longest_first = tuple(session.tokenizer.stop_ids), [requests[number] for number in order]
     asked = [
@@ -220,12 +220,12 @@ def write(session: Session, requests: Sequence[Writing], done: Callable[[dict[in
         ends = longest_first[place].stops
         return bool(ends) and any(stop in session.tokenizer.decode(new) for stop in ends)
 
-    ended = as_they_end(session, asked, BATCH, is_over)
+    ended = continuations_by_end(session, asked, BATCH, is_over)
     while some := list(itertools.islice(ended, BATCH)):
         done({order[place]: new for place, new in some})
 
 
-def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
+def written_text(session: Session, ids: Sequence[int], request: Writing) -> str:
     """The text of what was written, before the texts that end it: cut at one after the other, as the harness does."""
     tokenizer = session.tokenizer
     if request.by_bytes:
@@ -237,12 +237,12 @@ def text_of(session: Session, ids: Sequence[int], request: Writing) -> str:
     return text
 
 
-def key_of(parameters: str, request: Sequence[Any]) -> str:
+def request_key(parameters: str, request: Sequence[Any]) -> str:
     """The key of a request (JSON) to a model of the hash `parameters`: all that the answer depends on."""
     return hashlib.sha256(json.dumps([parameters, *request]).encode()).hexdigest()[:32]
 
 
-def _lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:
+def _kept_answer_lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split(b"\n")[:-1], 1):
         try:
             found = json.loads(line)
@@ -264,17 +264,17 @@ def parameter_hash(session: Session) -> str:
     with jax.set_mesh(session.mesh):
         for name, part in sorted(tensors.flat(session.params).items()):
             leaves = jax.tree.leaves(part)
-            sums[name] = [[str(leaf.dtype), *fetch(session.mesh, _sums(leaf)).tolist()] for leaf in leaves]
+            sums[name] = [[str(leaf.dtype), *fetch_whole(session.mesh, _sums(leaf)).tolist()] for leaf in leaves]
     return storage.hash_json({"model": model, "parameters": sums})
 
 
 @jax.jit
 def _sums(array: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(array, _BITS[array.dtype.itemsize]).astype(jnp.uint32)
-    return jnp.stack([jnp.sum(bits * _places(array.shape, salt), dtype=jnp.uint32) for salt in _SALTS])
+    return jnp.stack([jnp.sum(bits * _place_multipliers(array.shape, salt), dtype=jnp.uint32) for salt in _SALTS])
 
 
-def _places(shape: tuple[int, ...], salt: int) -> jax.Array:
+def _place_multipliers(shape: tuple[int, ...], salt: int) -> jax.Array:
     """An odd number for each place in an array, well mixed (the finalizer of MurmurHash3)."""
     number = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(shape):

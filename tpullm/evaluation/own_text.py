@@ -18,9 +18,9 @@ from tpullm.corpus.sources import YOURS
 from tpullm.data.batch import Batch
 from tpullm.data.stream import EvaluationBatches, pretraining_stream
 from tpullm.data.token_store import TokenStore
-from tpullm.engine.generation import sampled
+from tpullm.engine.generation import sample_texts
 from tpullm.engine.session import Session
-from tpullm.evaluation.blank import fill
+from tpullm.evaluation.blank import fill_blank
 from tpullm.recipe.schema import Recipe
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
@@ -42,7 +42,7 @@ _MOST_TRAINING_BYTES = 16 << 20  # that the compressor reads first: 10 s at 1.5 
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
 
 
-def measure(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
+def measure_own_text(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
     """What the model learned from the user's own text, and the bits a byte of a compressor on it."""
 
     def read(use: str) -> Iterator[str]:
@@ -55,27 +55,27 @@ def measure(recipe: Recipe, run: Path, session: Session) -> dict[str, Any]:
         bits = compressor_bits_per_byte(read(document_files.TRAIN), evaluated)
         return {"name": "xz -9e", "bits_per_byte": bits, "bytes": len(evaluated)}
 
-    texts = passages(read(document_files.HELD_OUT))
+    texts = cut_into_passages(read(document_files.HELD_OUT))
     times_read = pretraining_stream(recipe, run).epoch_at(recipe.pretrain.steps).get(YOURS, 0.0)
     return {
         "times_read": round(times_read, 2),
-        "sentence": next((sentence for text in texts for sentence in sentences(text)), ""),
-        "continuations": continuations(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
-        "blanks": blanks(session, texts),
+        "sentence": next((sentence for text in texts for sentence in sentences_of_passage(text)), ""),
+        "continuations": continue_passages(session, texts, recipe.evaluate.sample_tokens, recipe.seed),
+        "blanks": fill_own_blanks(session, texts),
         "compressor": hosts.broadcast("the compressor", compressor),
     }
 
 
-def passages(documents: Iterable[str]) -> list[str]:
+def cut_into_passages(documents: Iterable[str]) -> list[str]:
     """The documents, cut into passages of up to 600 characters: a held-out text can be a long part of one novel."""
     return [passage for document in documents for passage in cut(document, _PASSAGE_CHARACTERS)]
 
 
-def continuations(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
+def continue_passages(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
     """The model's continuations of up to three passages, beside the original ones."""
-    found = [cut for text in _spread(texts, _TRIED * CONTINUATIONS) if (cut := _cut(text))]
+    found = [cut for text in _spread(texts, _TRIED * CONTINUATIONS) if (cut := _cut_passage(text))]
     chosen = _spread(found, CONTINUATIONS)
-    written = sampled(session, [prompt for prompt, _ in chosen], tokens, seed)
+    written = sample_texts(session, [prompt for prompt, _ in chosen], tokens, seed)
     return [
         {"prompt": prompt, "text": text, "original": original}
         for (prompt, original), text in zip(chosen, written, strict=True)
@@ -88,7 +88,7 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[int(place * step)] for place in range(min(count, len(items)))]
 
 
-def _cut(passage: str) -> tuple[str, str] | None:
+def _cut_passage(passage: str) -> tuple[str, str] | None:
     """A passage as a prompt and its original continuation; None if the passage is too short."""
     text = passage.strip()
     spaceless = is_spaceless(text)
@@ -99,7 +99,7 @@ def _cut(passage: str) -> tuple[str, str] | None:
     return text[:end], text[end : end + _ORIGINAL_CHARACTERS]
 
 
-def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
+def fill_own_blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
     """The words that the model expects in the blanks of up to six sentences.
 
     Returns:
@@ -107,9 +107,9 @@ def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
         probabilities, and the `place` of the right word among all words found (1 is the likeliest, 0: not found).
     """
     found = []
-    for text, word in _spread(list(blanked(_spread(texts, _TRIED * BLANKS))), BLANKS):
+    for text, word in _spread(list(blanked_sentences(_spread(texts, _TRIED * BLANKS))), BLANKS):
         try:
-            words = fill(session, text)
+            words = fill_blank(session, text)
         except UserError:  # a model that has learned little finds no word
             words = []
         place = next((place for place, (candidate, _) in enumerate(words, 1) if candidate == word), 0)
@@ -118,17 +118,17 @@ def blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def blanked(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+def blanked_sentences(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     """A sentence of each passage with a blank for its second last content word, and that word."""
     for passage in texts:
-        for sentence in sentences(passage):
-            if words := _words(sentence):
+        for sentence in sentences_of_passage(passage):
+            if words := _content_words(sentence):
                 start, end = words[-2] if len(words) > 1 else words[-1]
                 yield f"{sentence[:start]}{BLANK}{sentence[end:]}", sentence[start:end]
                 break
 
 
-def sentences(passage: str) -> Iterator[str]:
+def sentences_of_passage(passage: str) -> Iterator[str]:
     """The sentences of a passage that are neither too short nor too long."""
     shorter = 1 + is_spaceless(passage)
     shortest, longest = (characters // shorter for characters in _SENTENCE_CHARACTERS)
@@ -137,7 +137,7 @@ def sentences(passage: str) -> Iterator[str]:
             yield match[0]
 
 
-def _words(sentence: str) -> list[tuple[int, int]]:
+def _content_words(sentence: str) -> list[tuple[int, int]]:
     """Start and end of each content word of a sentence, without the first third of the sentence."""
     if is_spaceless(sentence):
         parts = [m for m in japanese_words.analyser("C")(sentence) if m.part_of_speech()[0] in _CONTENT]

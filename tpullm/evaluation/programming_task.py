@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from tpullm.evaluation import statistics
-from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel, Writing, key_of
+from tpullm.evaluation.measured_model import KeptAnswers, MeasuredModel, Writing, request_key
 from tpullm.evaluation.problem_files import Problem, ProblemFile
-from tpullm.evaluation.prompt_forms import as_text, program_prompt, prompt_ids
+from tpullm.evaluation.prompt_forms import program_prompt, prompt_ids, prompt_text
 from tpullm.evaluation.tasks import Asking
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.system import log
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.system.process import cores
-from tpullm.training.rewards.code_tests import ERROR, PASSED, TIME, VERDICTS, Judge, program
+from tpullm.training.rewards.code_tests import ERROR, PASSED, TIME, VERDICTS, Judge, program_of_answer
 
 SECONDS, MEMORY_MIB = 3, 1024  # of the processor (HumanEval's own has 3 s by the clock); beside Python's own memory
 PROTOCOL = 1  # of running programs; another one makes kept verdicts those of other programs
@@ -34,7 +34,7 @@ COLUMNS = ("problem", "sample", "verdict", "written", "program")  # of `OUT/NAME
 STOPS = {"continued": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), "task and tests": ("[DONE]",), "chat": ()}
 
 
-def check(asking: Asking) -> None:
+def check_sampling(asking: Asking) -> None:
     """Refuse values out of range; `UserError` names the option."""
     if asking.samples < 1:
         raise UserError(f"--samples: {asking.samples} is below 1; use 1 or more")
@@ -44,7 +44,7 @@ def check(asking: Asking) -> None:
         raise UserError(f"--samples: {asking.samples} at temperature 0 are the same; add --temperature 0.8")
 
 
-def prepare(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+def choose_problems(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """The problems that are asked, and the examples before each, which are drawn from the file and not asked.
 
     Raises:
@@ -58,14 +58,14 @@ def prepare(file: ProblemFile, asking: Asking) -> tuple[tuple[Problem, ...], tup
     return rest[: asking.limit or None], examples
 
 
-def measure(model: MeasuredModel, file: ProblemFile, asking: Asking) -> dict[str, Any]:
+def measure_programs(model: MeasuredModel, file: ProblemFile, asking: Asking) -> dict[str, Any]:
     """The figures of a file, and what became of each program.
 
     Returns:
         `pass_at_k`, by k, with intervals; `verdicts`, how many programs had each; `questions`: each program with its
         problem, its number, what the model wrote and the verdict. All else repeats the measurement.
     """
-    problems, examples = prepare(file, asking)
+    problems, examples = choose_problems(file, asking)
     session, samples = model.session, asking.samples
     sampling = Sampling(asking.temperature, top_p=TOP_P, min_p=0.0) if asking.temperature else GREEDY
     form = "chat" if asking.chat else "continued" if file.is_continued else "task and tests"
@@ -89,21 +89,21 @@ def measure(model: MeasuredModel, file: ProblemFile, asking: Asking) -> dict[str
         (text, problem.test, problem.prompt if problem.shown is None else "", problem.entry)
         for text, problem in zip(programs, asked, strict=True)
     ]
-    words = verdicts(calls, model.answers, model.between)
+    words = verdicts_of_programs(calls, model.answers, model.between)
     right = [words[first : first + samples].count(PASSED) for first in range(0, len(words), samples)]
     rows = zip([one.name for one in asked], [*range(samples)] * len(problems), words, written, programs, strict=True)
     return {
         "version": file.version,
         "file": file.file,
         "settings": settings,
-        "prompt": as_text(prompts[0]),
-        "pass_at_k": statistics.figures(right, samples),
+        "prompt": prompt_text(prompts[0]),
+        "pass_at_k": statistics.pass_at_k_figures(right, samples),
         "verdicts": {word: words.count(word) for word in VERDICTS},
         "questions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
     }
 
 
-def passed(rows: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
+def passed_programs(rows: Sequence[dict[str, Any]]) -> dict[str, list[bool]]:
     """Of each problem in `questions`, by its name, which of its programs passed."""
     found: dict[str, list[bool]] = {}
     for row in rows:
@@ -119,7 +119,7 @@ def program_of(problem: Problem, said: str, chat: bool) -> str:
     """
     if not chat:
         return f"{problem.prompt}{said}" if problem.shown is None else said
-    block = program(said)
+    block = program_of_answer(said)
     if problem.shown is not None:
         return block
     if re.search(rf"^def {problem.entry}\b", block, re.MULTILINE):
@@ -127,7 +127,7 @@ def program_of(problem: Problem, said: str, chat: bool) -> str:
     return f"{problem.prompt}{block}"
 
 
-def verdicts(
+def verdicts_of_programs(
     calls: Sequence[Sequence[str]], answers: KeptAnswers, between: Callable[[], None] = lambda: None
 ) -> list[str]:
     """One of `VERDICTS` for each call. With several hosts, all of them call this, and host 0 runs the programs.
@@ -138,7 +138,7 @@ def verdicts(
         between: called now and then; what it raises ends the work.
     """
     settings = [PROTOCOL, SECONDS, MEMORY_MIB, platform.python_version()]
-    keys = [key_of("program", [*settings, *call]) for call in calls]
+    keys = [request_key("program", [*settings, *call]) for call in calls]
     kept = answers.found(keys)
     found = {key: word for key, word in zip(keys, kept, strict=True) if word in VERDICTS}
     missing = {key: call for key, call in zip(keys, calls, strict=True) if key not in found}

@@ -25,12 +25,12 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
     return tuple(tokenizer.chat_template(prompt, add_generation_prompt=True)[0])
 
 
-def as_text(prompt: Prompt) -> str:
+def prompt_text(prompt: Prompt) -> str:
     """A prompt to read: turns are without the template of a model."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
-def _turns(question: str, solved: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+def _question_turns(question: str, solved: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """A question after others with their answers."""
     turns = []
     for asked, answer in solved:
@@ -79,7 +79,7 @@ class PromptForm:
     def conversation(self, item: Item, examples: Sequence[Item], lists_choices: bool) -> list[dict[str, str]]:
         """The same as turns."""
         solved = [(self.question(example, lists_choices), example.answers[0]) for example in examples]
-        return _turns(self.question(item, lists_choices), solved)
+        return _question_turns(self.question(item, lists_choices), solved)
 
 
 JAPANESE = PromptForm(
@@ -102,13 +102,13 @@ ENGLISH = PromptForm(
 )
 
 
-def form_of(items: Sequence[Item]) -> PromptForm:
+def question_form(items: Sequence[Item]) -> PromptForm:
     """The form for questions: Japanese if most of them have kana."""
     japanese = sum(bool(KANA.search(item.instruction + item.text + "".join(item.choices))) for item in items)
     return JAPANESE if 2 * japanese > len(items) else ENGLISH
 
 
-def encoded(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+def encode_pair(tokenizer: Tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt and of an answer after it: those of both together, from where the answer changes them."""
     whole, alone = tokenizer.encode(prompt + answer), tokenizer.encode(prompt)
     common = next((n for n, (one, other) in enumerate(zip(whole, alone, strict=False)) if one != other), len(alone))
@@ -141,7 +141,7 @@ def program_prompt(problem: Problem, examples: Sequence[Problem], chat: bool) ->
 
     if chat:
         solved = [(question(one), f"```python\n{one.solution.rstrip()}\n```") for one in examples]
-        return _turns(question(problem), solved)
+        return _question_turns(question(problem), solved)
     if problem.shown is None:
         return problem.prompt
     return "".join(f"{task(one)}{one.solution.rstrip()}\n[DONE]\n\n" for one in examples) + task(problem)

@@ -40,7 +40,7 @@ class Item:
     parts: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-def items(row: Row, where: str) -> list[Item]:
+def items_of_row(row: Row, where: str) -> list[Item]:
     """The questions of a row: one, or those about all paragraphs of an article.
 
     Raises:
@@ -53,7 +53,7 @@ def items(row: Row, where: str) -> list[Item]:
     raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a question has one of these sets: {shapes}")
 
 
-def _with_choices(row: Row, where: str) -> list[Item]:
+def _choice_items(row: Row, where: str) -> list[Item]:
     choices, labels = row["choices"], list(string.ascii_uppercase)
     if isinstance(choices, dict):  # as AI2 publishes ARC
         choices, labels = choices.get("text"), choices.get("label")
@@ -66,36 +66,36 @@ def _with_choices(row: Row, where: str) -> list[Item]:
             f"{where}: 'answer' is {answer!r:.60} and no choice; write the text of a choice, its number from 0 "
             f"to {len(choices) - 1}, or its letter"
         )
-    return [Item(text_of(row, "question", where), (choices[right],), tuple(choices))]
+    return [Item(text_at(row, "question", where), (choices[right],), tuple(choices))]
 
 
-def _free(row: Row, where: str) -> list[Item]:
+def _free_answer_items(row: Row, where: str) -> list[Item]:
     answers = [row["answer"]] if isinstance(row["answer"], str | int | float) else row["answer"]
     if not answers or not isinstance(answers, list):
         raise UserError(f"{where}: 'answer' is {row['answer']!r:.60}; write a text, or a list of right answers")
-    return [Item(text_of(row, "question", where), tuple(map(str, answers)))]
+    return [Item(text_at(row, "question", where), tuple(map(str, answers)))]
 
 
-def _instruction(row: Row, where: str) -> list[Item]:
-    text = text_of(row, "input", where) if row.get("input") else ""
-    return [Item(text, (text_of(row, "output", where),), instruction=text_of(row, "instruction", where))]
+def _instruction_items(row: Row, where: str) -> list[Item]:
+    text = text_at(row, "input", where) if row.get("input") else ""
+    return [Item(text, (text_at(row, "output", where),), instruction=text_at(row, "instruction", where))]
 
 
 def _jcommonsenseqa(row: Row, where: str) -> list[Item]:
     choices = [row[key] for key in (f"choice{number}" for number in range(5)) if key in row]
-    return _with_choices({"question": row["question"], "choices": choices, "answer": row["label"]}, where)
+    return _choice_items({"question": row["question"], "choices": choices, "answer": row["label"]}, where)
 
 
 def _jnli(row: Row, where: str) -> list[Item]:
-    parts = (text_of(row, "sentence1", where), text_of(row, "sentence2", where))
+    parts = (text_at(row, "sentence1", where), text_at(row, "sentence2", where))
     asked = {"question": f"前提: {parts[0]}\n仮説: {parts[1]}", "answer": row["label"]}
-    (item,) = _with_choices(asked | {"choices": ["entailment", "contradiction", "neutral"]}, where)
+    (item,) = _choice_items(asked | {"choices": ["entailment", "contradiction", "neutral"]}, where)
     return [replace(item, instruction="前提と仮説の関係を答えてください。", parts=parts)]
 
 
 def _marc(row: Row, where: str) -> list[Item]:
-    asked = {"question": text_of(row, "text", where), "choices": ["positive", "negative"], "answer": row["label"]}
-    (item,) = _with_choices(asked, where)
+    asked = {"question": text_at(row, "text", where), "choices": ["positive", "negative"], "answer": row["label"]}
+    (item,) = _choice_items(asked, where)
     return [replace(item, instruction="製品のレビューが肯定的か否定的かを答えてください。")]
 
 
@@ -116,7 +116,7 @@ def _squad(row: Row, where: str) -> list[Item]:
         raise UserError(f"{where}: 'paragraphs' are not those of SQuAD's form; copy the file again") from None
 
 
-def text_of(row: Row, key: str, where: str) -> str:
+def text_at(row: Row, key: str, where: str) -> str:
     """Return the text under a key of a row; `UserError` if it is empty or not text."""
     if not isinstance(row.get(key), str) or not row[key].strip():
         raise UserError(f"{where}: {key!r} is {row.get(key)!r:.60} and no text; write one")
@@ -129,12 +129,12 @@ def _texts(value: Any) -> bool:
 
 # The keys of a shape, the most telling first, and what makes questions of such a row.
 SHAPES: dict[tuple[str, ...], Callable[[Row, str], list[Item]]] = {
-    ("question", "choices", "answer"): _with_choices,
+    ("question", "choices", "answer"): _choice_items,
     ("question", "choice0", "choice1", "label"): _jcommonsenseqa,
     ("sentence1", "sentence2", "label"): _jnli,
     ("paragraphs",): _squad,
-    ("instruction", "output"): _instruction,
-    ("question", "answer"): _free,
+    ("instruction", "output"): _instruction_items,
+    ("question", "answer"): _free_answer_items,
     ("text", "label"): _marc,
 }
 
@@ -169,7 +169,7 @@ def is_question_file(name: str) -> bool:
     return extension(storage.path(name)) in READERS
 
 
-def read(name: str) -> QuestionFile:
+def read_questions(name: str) -> QuestionFile:
     """The questions of a file.
 
     Raises:
@@ -182,7 +182,7 @@ def read(name: str) -> QuestionFile:
     if whole is not None and isinstance(whole.get("samples"), list):
         examples, asked, tokens = _llm_jp_eval(whole, path)
     else:
-        examples, asked, tokens = [], [item for where, row in rows(path) for item in items(row, where)], TOKENS
+        examples, asked, tokens = [], [item for where, row in rows(path) for item in items_of_row(row, where)], TOKENS
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
@@ -217,5 +217,5 @@ def _llm_jp_eval(whole: dict[str, Any], path: Path) -> tuple[list[Item], list[It
             where = f"{path}: {key}: row {number}"
             if not isinstance(row, dict) or "output" not in row:
                 raise UserError(f"{where}: is no object with input and output; copy the file again")
-            found[key] += items({**row, "instruction": instruction}, where)
+            found[key] += items_of_row({**row, "instruction": instruction}, where)
     return found["few_shots"], found["samples"], tokens

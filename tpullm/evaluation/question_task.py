@@ -17,9 +17,9 @@ import numpy as np
 
 from tpullm.evaluation.likelihoods import Continuation
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
-from tpullm.evaluation.prompt_forms import Prompt, PromptForm, as_text, encoded, form_of, prompt_ids
+from tpullm.evaluation.prompt_forms import Prompt, PromptForm, encode_pair, prompt_ids, prompt_text, question_form
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.statistics import of_mean, share
+from tpullm.evaluation.statistics import of_mean, share_right
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
@@ -54,10 +54,10 @@ class Asked:
         prompt = self.prompt(item, False)
         if self.chat:
             return Continuation(prompt_ids(tokenizer, prompt), tuple(tokenizer.encode(answer)))
-        return Continuation(*map(tuple, encoded(tokenizer, prompt, self.form.space + answer)))
+        return Continuation(*map(tuple, encode_pair(tokenizer, prompt, self.form.space + answer)))
 
 
-def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
+def choose_questions(file: QuestionFile, asking: Asking, context: int) -> Asked:
     """Choose the examples and the questions. Examples are drawn from the questions, which are then not asked, unless
     the file has them apart.
 
@@ -74,10 +74,10 @@ def prepare(file: QuestionFile, asking: Asking, context: int) -> Asked:
             "examples; take fewer"
         )
     items = items[: asking.limit or None]
-    return Asked(items, examples, form_of(file.items), min(file.tokens, context // 2), asking.chat)
+    return Asked(items, examples, question_form(file.items), min(file.tokens, context // 2), asking.chat)
 
 
-def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[str, Any]:
+def measure_questions(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[str, Any]:
     """The figures of a file, and what became of each question.
 
     Returns:
@@ -86,21 +86,21 @@ def measure(model: MeasuredModel, file: QuestionFile, asking: Asking) -> dict[st
         choices that guessing would give. `questions`: of each its answers. `probabilities`: of each question with
         choices, the model's probability of each. All else repeats the measurement.
     """
-    asked = prepare(file, asking, model.session.context_length)
+    asked = choose_questions(file, asking, model.session.context_length)
     table = [{"question": item.text or item.instruction, "answers": list(item.answers)} for item in asked.items]
     return {
         "file": file.file,
         "version": file.version,
         "settings": asking.of_questions()
         | {"form": "chat" if asking.chat else asked.form.name, "tokens": asked.tokens},
-        "prompt": as_text(asked.prompt(asked.items[0], True)),
+        "prompt": prompt_text(asked.prompt(asked.items[0], True)),
         **_by_likelihood(model, asked, table),
         "written": _by_writing(model, asked, table),
         "questions": table,
     }
 
 
-def said(rows: Sequence[dict[str, Any]], measure: str) -> list[tuple[dict[str, Any], str, bool]]:
+def answers_by(rows: Sequence[dict[str, Any]], measure: str) -> list[tuple[dict[str, Any], str, bool]]:
     """Of `questions` those that a measure is of: each with its answer by this measure, and whether this is right.
 
     Args:
@@ -118,20 +118,20 @@ def _by_likelihood(model: MeasuredModel, asked: Asked, table: list[dict[str, Any
     if not with_choices:
         return {}
     items = [item for _, item in with_choices]
-    scores = _scores(model, asked, items)
+    scores = _choice_scores(model, asked, items)
     for (row, item), by_rule in zip(with_choices, scores, strict=True):
         likeliest = zip(RULES, by_rule.argmax(axis=1).tolist(), strict=True)
         row |= {"choices": list(item.choices), "likeliest": {rule: item.choices[choice] for rule, choice in likeliest}}
     # The probability of each choice, given that it is one of them.
     likelier = [np.exp(by_rule[0] - by_rule[0].max()) for by_rule in scores]
     return {
-        "likelihood": {rule: share([right for _, _, right in said(table, rule)]) for rule in RULES},
+        "likelihood": {rule: share_right([right for _, _, right in answers_by(table, rule)]) for rule in RULES},
         "chance": float(np.mean([1 / len(item.choices) for item in items])),
         "probabilities": [(each / each.sum()).tolist() for each in likelier],
     }
 
 
-def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item]) -> list[np.ndarray]:
+def _choice_scores(model: MeasuredModel, asked: Asked, items: Sequence[Item]) -> list[np.ndarray]:
     """Of each question, by each rule the score of each choice, `[rules, choices]`: the likeliest has the highest.
 
     By PMI it is the choice that the question makes the most likelier than it is after the cue alone (Holtzman et al.
@@ -141,7 +141,7 @@ def _scores(model: MeasuredModel, asked: Asked, items: Sequence[Item]) -> list[n
     for item in items:
         for choice in item.choices:
             after = asked.continuation(tokenizer, item, choice)
-            alone = encoded(tokenizer, asked.form.cue, asked.form.space + choice)
+            alone = encode_pair(tokenizer, asked.form.cue, asked.form.space + choice)
             requests += [after, Continuation(*map(tuple, alone))]
             sizes.append([len(after.continuation), len(choice.encode())])
     scores = np.array([found.log_probability for found in model.likelihoods(requests)]).reshape(-1, 2)
@@ -163,16 +163,16 @@ def _by_writing(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]])
     for row, text, item in zip(table, written, asked.items, strict=True):
         # By its text, or by its letter.
         named = dict(zip(string.ascii_uppercase, item.choices, strict=False))
-        named |= {normalized(choice): choice for choice in item.choices}
-        chosen = named.get(normalized(text), "")
+        named |= {answer_line(choice): choice for choice in item.choices}
+        chosen = named.get(answer_line(text), "")
         row |= {"written": text, "right": chosen == item.answers[0] if item.choices else is_exact(text, item.answers)}
         none += [not chosen] if item.choices else []
     f1 = [character_f1(row["written"], row["answers"]) for row in table]
-    found = share([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": of_mean(f1)}
+    found = share_right([row["right"] for row in table]) | {"f1": float(np.mean(f1)), "f1_interval": of_mean(f1)}
     return found | ({"no_choice": float(np.mean(none))} if none else {})
 
 
-def normalized(text: str) -> str:
+def answer_line(text: str) -> str:
     """The first line that is not empty, in Unicode's form NFKC (１２ is 12, ｱ is ア), with single spaces."""
     lines = (re.sub(r"\s+", " ", line).strip() for line in unicodedata.normalize("NFKC", text).splitlines())
     return next(filter(None, lines), "")
@@ -180,7 +180,7 @@ def normalized(text: str) -> str:
 
 def is_exact(text: str, answers: Iterable[str]) -> bool:
     """Whether the answer is one of the right ones."""
-    return normalized(text) in map(normalized, answers)
+    return answer_line(text) in map(answer_line, answers)
 
 
 def character_f1(text: str, answers: Iterable[str]) -> float:
@@ -188,8 +188,8 @@ def character_f1(text: str, answers: Iterable[str]) -> float:
 
     As SQuAD's of words (Rajpurkar et al. 2016), but of characters, since Japanese has no spaces between words.
     """
-    one, scores = normalized(text), [0.0]
-    for other in map(normalized, answers):
+    one, scores = answer_line(text), [0.0]
+    for other in map(answer_line, answers):
         common = (Counter(one) & Counter(other)).total()
         scores.append(2 * common / (len(one) + len(other)) if one and other else float(one == other))
     return max(scores)

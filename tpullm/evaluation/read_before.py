@@ -14,20 +14,20 @@ import numpy as np
 
 from tpullm.corpus import datacard
 from tpullm.evaluation import harness_tasks, statistics
-from tpullm.evaluation.programming_task import passed
-from tpullm.evaluation.question_task import RULES, WRITTEN, said
-from tpullm.evaluation.statistics import of_mean, share
+from tpullm.evaluation.programming_task import passed_programs
+from tpullm.evaluation.question_task import RULES, WRITTEN, answers_by
+from tpullm.evaluation.statistics import of_mean, share_right
 from tpullm.evaluation.tasks import Tasks
 from tpullm.system import storage
 
 
-def figures(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def read_figures(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of each task, by its name, what is known.
 
     Args:
         run: the run directory of the model; None if it is none.
         chosen: the tasks.
-        found: what was measured on each (`evaluate_tasks.measured`).
+        found: what was measured on each (`evaluate_tasks.measure_tasks`).
 
     Returns:
         `looked_for`: whether `collect` has looked for these questions. If so, `found` of `asked` are in the run's
@@ -49,38 +49,38 @@ def figures(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any]]) -
 
     result = {}
     for file in chosen.files:
-        keys = [_key(item.text or item.instruction, item.answers) for item in file.items]
-        entries = [(_key(row["question"], row["answers"]), row) for row in found[file.name]["questions"]]
-        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _of_questions)
+        keys = [_question_key(item.text or item.instruction, item.answers) for item in file.items]
+        entries = [(_question_key(row["question"], row["answers"]), row) for row in found[file.name]["questions"]]
+        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _figures_of_questions)
     for file in chosen.problems:
         keys = [problem.name for problem in file.problems]
-        entries = list(passed(found[file.name]["questions"]).items())
-        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _of_programs)
+        entries = list(passed_programs(found[file.name]["questions"]).items())
+        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _figures_of_programs)
     scores, versions = {task: of["scores"] for task, of in found.items() if "scores" in of}, {}
     if known.keys() & scores.keys():
-        versions = {task.name: task.version for task in harness_tasks.questions(chosen.names, chosen.index)}
+        versions = {task.name: task.version for task in harness_tasks.harness_questions(chosen.names, chosen.index)}
     for task, own in scores.items():
         entries = [(number, number) for number in sorted(set().union(*own.values()))]
-        result[task] = told(task, versions.get(task, ""), int, entries, partial(_of_scores, own))
+        result[task] = told(task, versions.get(task, ""), int, entries, partial(_figures_of_harness, own))
     return result
 
 
-def _key(question: str, answers: Sequence[str]) -> str:
+def _question_key(question: str, answers: Sequence[str]) -> str:
     return json.dumps([question, *answers])
 
 
-def _of_questions(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _figures_of_questions(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The share of right answers: by each rule for the likeliest choice, and among written answers."""
-    right = {measure: [is_right for _, _, is_right in said(rows, measure)] for measure in (WRITTEN, *RULES)}
-    return {measure: share(own) for measure, own in right.items() if own}
+    right = {measure: [is_right for _, _, is_right in answers_by(rows, measure)] for measure in (WRITTEN, *RULES)}
+    return {measure: share_right(own) for measure, own in right.items() if own}
 
 
-def _of_programs(passed: Sequence[list[bool]]) -> dict[str, Any]:
+def _figures_of_programs(passed: Sequence[list[bool]]) -> dict[str, Any]:
     """pass@k, from which programs of each problem passed."""
-    return statistics.figures(list(map(sum, passed)), len(passed[0]))
+    return statistics.pass_at_k_figures(list(map(sum, passed)), len(passed[0]))
 
 
-def _of_scores(scores: dict[str, dict[int, float]], numbers: Sequence[int]) -> dict[str, Any]:
+def _figures_of_harness(scores: dict[str, dict[int, float]], numbers: Sequence[int]) -> dict[str, Any]:
     """Means of the metrics of a task of the harness over the questions of these numbers."""
     chosen = {metric: [own[number] for number in numbers if number in own] for metric, own in scores.items()}
     return {

@@ -14,22 +14,22 @@ import numpy as np
 
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data.stream import held_out_batches
-from tpullm.engine.generation import sampled
-from tpullm.engine.session import Session, load, row_bucket
+from tpullm.engine.generation import sample_texts
+from tpullm.engine.session import Session, load_session, row_bucket
 from tpullm.evaluation import before_and_after, own_text, tenki_truth
-from tpullm.evaluation.scoring import weights
+from tpullm.evaluation.scoring import attention_weights
 from tpullm.model.architecture import parameter_count
 from tpullm.model.rows import own_rows
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import storage
-from tpullm.training.evaluation import held_out
+from tpullm.training.evaluation import held_out_losses
 from tpullm.training.step import make_evaluation
 
 
-def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
+def measure_run(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The results of a run whose models are made."""
-    base = load(run / recipe.foundation)
+    base = load_session(run / recipe.foundation)
     config, tokenizer, asked = base.architecture.config, base.tokenizer, recipe.evaluate
     stages = ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
     made = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
@@ -47,21 +47,25 @@ def measure(recipe: Recipe, run: Path) -> dict[str, Any]:
     }
     results |= held_out_loss(recipe, run, base)
     if YOURS in results["bits_per_byte"]:
-        results["yours"] = own_text.measure(recipe, run, base)
+        results["yours"] = own_text.measure_own_text(recipe, run, base)
     for source in sources(recipe):
         if source.kind == "tenki":
             found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
-            results |= {source.name: found, "blank": tenki_truth.blanks(base), "swaps": tenki_truth.swaps(base)}
+            results |= {
+                source.name: found,
+                "blank": tenki_truth.compare_blanks(base),
+                "swaps": tenki_truth.compare_swaps(base),
+            }
     tuned = base
     for name in recipe.finetune:
         tuned = None  # free this model before loading the next
-        tuned = load(run / name)
+        tuned = load_session(run / name)
         results.setdefault("stages", {})[name] = held_out_loss(recipe, run, tuned)
-    results |= before_and_after.measure(recipe, base, tuned)
-    texts = sampled(base, asked.prompts, asked.sample_tokens, recipe.seed)
+    results |= before_and_after.measure_before_and_after(recipe, base, tuned)
+    texts = sample_texts(base, asked.prompts, asked.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(asked.prompts, texts, strict=True)]
     text = tokenizer.decode(tokenizer.encode(asked.attention)[: base.context_length - 1])
-    tokens, shares = weights(base, text)
+    tokens, shares = attention_weights(base, text)
     results["attention"] = {"text": text, "tokens": tokens, "weights": np.round(shares, 3).tolist()}
     return results
 
@@ -72,5 +76,5 @@ def held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict[str, dict
     batches = held_out_batches(recipe, run, rows, length, recipe.evaluate.rows, own_rows(session.mesh, rows))
     evaluate = make_evaluation(session.architecture, session.dtype)
     with jax.set_mesh(session.mesh):
-        found = held_out(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
+        found = held_out_losses(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
     return {"loss_nats_per_token": found["eval_loss"], "bits_per_byte": found["eval_bits_per_byte"]}

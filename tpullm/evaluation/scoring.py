@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.engine.session import Session, bucket, fits, padded, row_bucket
-from tpullm.model.rows import fetch, last_hidden, put_whole, segments_and_positions
+from tpullm.engine.session import Session, check_context, length_bucket, padded_ids, row_bucket
+from tpullm.model.rows import fetch_whole, last_hidden, put_whole, segments_and_positions
 
 
 def dispatched(session: Session, program: Callable[..., Any], *arrays: np.ndarray, **options: Any) -> Any:
@@ -35,7 +35,7 @@ def _weights(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array
     return jnp.sum(jnp.where(first_B1111, found_LBKGTS, 0), axis=1)
 
 
-def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
+def attention_weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     """The texts of the tokens of `text`, `<s>` first, and the attention weights `[L, N, T, T]`.
 
     `weights[l, n, t, s]` is how much token t attends to token s in layer l and head n; each row sums to 1.
@@ -45,10 +45,10 @@ def weights(session: Session, text: str) -> tuple[list[str], np.ndarray]:
     """
     tokenizer = session.tokenizer
     ids = [*tokenizer.begin, *tokenizer.encode(text)]
-    fits(session, ids, "text")
-    tokens, lengths = padded(session, [ids], row_bucket(session, 1), bucket(len(ids)))
+    check_context(session, ids, "text")
+    tokens, lengths = padded_ids(session, [ids], row_bucket(session, 1), length_bucket(len(ids)))
     found = dispatched(session, _weights, tokens, lengths[:, None])
-    found_LKGTS = fetch(session.mesh, found)[..., : len(ids), : len(ids)]
+    found_LKGTS = fetch_whole(session.mesh, found)[..., : len(ids), : len(ids)]
     L, K, G, T, S = found_LKGTS.shape
     return [tokenizer.piece(token) for token in ids], found_LKGTS.reshape(L, K * G, T, S).astype(np.float32)
 
@@ -85,22 +85,24 @@ def _next_log_probabilities(architecture, params, tokens_BT, lengths_B1, *, dtyp
 def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
     """The logits of every next token, `[B, T, V]` float32, for rows of token ids `[B, T]`."""
     rows, length = tokens_BT.shape
-    fits(session, tokens_BT[0].tolist(), "token ids")
-    ids, lengths = padded(session, tokens_BT.tolist(), row_bucket(session, rows), bucket(length))
-    return fetch(session.mesh, dispatched(session, _logits, ids, lengths[:, None]))[:rows, :length]
+    check_context(session, tokens_BT[0].tolist(), "token ids")
+    ids, lengths = padded_ids(session, tokens_BT.tolist(), row_bucket(session, rows), length_bucket(length))
+    return fetch_whole(session.mesh, dispatched(session, _logits, ids, lengths[:, None]))[:rows, :length]
 
 
-def _batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _length_batches(
+    session: Session, sequences: Sequence[list[int]]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batches of sequences of similar length: (their indices, tokens `[B, T]`, lengths `[B, 1]`). B follows from T."""
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(sequences):
-        fits(session, ids, "text")
-        by_length.setdefault(bucket(len(ids)), []).append(index)
+        check_context(session, ids, "text")
+        by_length.setdefault(length_bucket(len(ids)), []).append(index)
     for length, members in sorted(by_length.items()):
         rows = row_bucket(session, max(1, TOKENS_AT_A_TIME // length))
         for first in range(0, len(members), rows):
             chosen = members[first : first + rows]
-            tokens, lengths = padded(session, [sequences[index] for index in chosen], rows, length)
+            tokens, lengths = padded_ids(session, [sequences[index] for index in chosen], rows, length)
             yield np.asarray(chosen), tokens, lengths[:, None]
 
 
@@ -111,9 +113,9 @@ def log_probabilities(session: Session, sequences: Sequence[list[int]]) -> list[
         UserError: a sequence is longer than the context.
     """
     results: list[np.ndarray] = [np.zeros(0)] * len(sequences)
-    for chosen, tokens, lengths in _batches(session, sequences):
+    for chosen, tokens, lengths in _length_batches(session, sequences):
         scores = dispatched(session, _log_probabilities, tokens, np.roll(tokens, -1, axis=1), lengths)
-        for row, index in zip(fetch(session.mesh, scores).astype(np.float64), chosen, strict=False):
+        for row, index in zip(fetch_whole(session.mesh, scores).astype(np.float64), chosen, strict=False):
             results[index] = row[: len(sequences[index]) - 1]
     return results
 
@@ -125,9 +127,9 @@ def next_log_probabilities(session: Session, sequences: Sequence[list[int]]) -> 
         UserError: a sequence is longer than the context.
     """
     results = np.zeros((len(sequences), session.architecture.config.vocabulary_size), np.float32)
-    for chosen, tokens, lengths in _batches(session, sequences):
+    for chosen, tokens, lengths in _length_batches(session, sequences):
         scores = dispatched(session, _next_log_probabilities, tokens, lengths)
-        results[chosen] = fetch(session.mesh, scores)[: len(chosen)]
+        results[chosen] = fetch_whole(session.mesh, scores)[: len(chosen)]
     return results
 
 

@@ -68,7 +68,7 @@ def of_mean(values: np.ndarray) -> Interval:
     return bootstrap(values)
 
 
-def share(right: Sequence[bool]) -> dict[str, Any]:
+def share_right(right: Sequence[bool]) -> dict[str, Any]:
     """How many answers are `right`, of how many (`count`): the `share` and its `interval`."""
     found, count = sum(right), len(right)
     return {"right": found, "count": count, "share": found / count, "interval": wilson(found, count)}
@@ -116,7 +116,7 @@ def pass_at_k(count: int, right: int, k: int) -> float:
     return 1.0 - float(np.prod(1.0 - k / np.arange(wrong + 1, count + 1))) if wrong >= k else 1.0
 
 
-def figures(right: Sequence[int], count: int) -> dict[str, dict[str, Any]]:
+def pass_at_k_figures(right: Sequence[int], count: int) -> dict[str, dict[str, Any]]:
     """For each k of `KS` up to `count`: the mean over problems, its interval, and the number of problems.
 
     Args:
@@ -136,7 +136,7 @@ LEAST_DIFFERING = 6
 BETTER, WORSE, ALIKE = "better", "worse", "can't be told apart"
 
 
-def figure(
+def compared_means(
     scores: Sequence[np.ndarray], higher_is_better: bool = True, sizes: np.ndarray | None = None
 ) -> dict[str, Any]:
     """The mean score of each model, and how far it is from that of the first.
@@ -168,7 +168,7 @@ def figure(
     return {"count": len(first), "better": better, "scores": alone, "deltas": deltas}
 
 
-def agreement(right: np.ndarray, first: np.ndarray) -> dict[str, int]:
+def answer_agreement(right: np.ndarray, first: np.ndarray) -> dict[str, int]:
     """How many questions both answer right, only the first model, only this one, and neither.
 
     Args:

@@ -15,33 +15,33 @@ LARGE = 10_000  # scores from here on are written with four digits
 SHORT = {ALIKE: "can't tell"}  # so that the table fits a terminal of 80 columns
 
 
-def show(results: dict[str, Any]) -> None:
+def show_tasks(results: dict[str, Any]) -> None:
     """Print the figures of each task."""
     cells: list[tuple[str, ...] | None] = []
     for task, figures in results["tasks"].items():
         shots = str(figures["settings"]["shots"])
-        cells += [(*(("", "") if number else (task, shots)), *row) for number, row in enumerate(rows(figures))]
+        cells += [(*(("", "") if number else (task, shots)), *row) for number, row in enumerate(task_rows(figures))]
         cells.append(None)
     header = ("task", "shots", "what is measured", "score", "95 %", "of")
     title = f"{results['model']['name']} on tasks"
     show_table(title, header, cells, right=(1, 3, 4, 5), folded=(0, 1, 2), lines="all")
 
 
-def rows(figures: dict[str, Any]) -> Iterator[Row]:
+def task_rows(figures: dict[str, Any]) -> Iterator[Row]:
     """What is measured, the score, its interval and the number of questions, for each figure of a task."""
     for name, found in {**figures.get("metrics", {}), **figures.get("pass_at_k", {})}.items():
-        yield _score(name, found)
+        yield _score_row(name, found)
     for word, count in figures.get("verdicts", {}).items():
         if count:
             yield f"  programs: {word}", str(count), "", str(sum(figures["verdicts"].values()))
     for rule, found in figures.get("likelihood", {}).items():
-        yield _score(MEASURES[rule], found)
+        yield _score_row(MEASURES[rule], found)
     if "chance" in figures:
         yield "by guessing", f"{figures['chance']:.1%}", "", ""
     if written := figures.get("written"):
-        yield _score(MEASURES[WRITTEN], written)
+        yield _score_row(MEASURES[WRITTEN], written)
         f1 = {"share": written["f1"], "interval": written["f1_interval"], "count": written["count"]}
-        yield _score(f"  {MEASURES['f1']}", f1)
+        yield _score_row(f"  {MEASURES['f1']}", f1)
         if written.get("no_choice"):
             yield "  no choice at all", f"{written['no_choice']:.1%}", "", str(written["count"])
     # How many of the questions are in the training text, and the scores of the others if some are.
@@ -49,10 +49,10 @@ def rows(figures: dict[str, Any]) -> Iterator[Row]:
         share = f"{read['found'] / read['asked']:.1%}" if read["looked_for"] else "unknown"
         yield "in its training text", share, "", str(read["asked"]) if read["looked_for"] else ""
         for measure, own in read["unread"].items() if read.get("found") else ():
-            yield _score(f"  {MEASURES.get(measure, measure)}, others", own)
+            yield _score_row(f"  {MEASURES.get(measure, measure)}, others", own)
 
 
-def _score(name: str, found: dict[str, Any]) -> Row:
+def _score_row(name: str, found: dict[str, Any]) -> Row:
     """The row of a share of questions, or of a metric of the harness, which may have any range."""
     form, value = (".4g", found["value"]) if "value" in found else (".1%", found["share"])
     interval = " to ".join(f"{end:{form}}" for end in found["interval"] or ())
@@ -75,11 +75,11 @@ def show_comparison(results: dict[str, Any]) -> None:
             named.append((f"bytes {start:,}-{end:,}" if end else f"from byte {start:,}", place["figure"]))
         sections.append((f"bits a byte, {texts['all']['count']:,} documents; fewer are better", named))
     for heading, figures in sections:
-        cells = [row for name, figure in figures for row in [(name,), *_rows(labels, figure)]]
+        cells = [row for name, figure in figures for row in [(name,), *_comparison_rows(labels, figure)]]
         show_table(heading, header, cells, right=(1, 2), folded=(0,), lines="head")
 
 
-def _rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]:
+def _comparison_rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]:
     """Of each model its label, its score, the difference with its interval, and the word for it."""
     share = "share" in figure
     # A perplexity can have ten digits.
@@ -100,11 +100,11 @@ def _rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]:
 
 def show_run(results: dict[str, Any]) -> None:
     """Print what `evaluate` found in a run."""
-    rows = list(_of_run(results))
+    rows = list(_run_rows(results))
     show_table("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
 
 
-def _of_run(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for source, bits in results["bits_per_byte"].items():
         loss = results["loss_nats_per_token"][source]
         yield f"held-out {source}", f"{loss:.4f} nats a token, {bits:.3f} bits a byte"

@@ -67,7 +67,7 @@ class Tasks(NamedTuple):
     index: Any = None
 
 
-def named(words: Sequence[str], to_run: bool = True) -> Tasks:
+def tasks_named(words: Sequence[str], to_run: bool = True) -> Tasks:
     """The tasks that words name. A word that names nothing is one of the harness, which says so.
 
     Args:
@@ -81,10 +81,10 @@ def named(words: Sequence[str], to_run: bool = True) -> Tasks:
     programming = [word for word in words if is_problem_file(word)]
     asked = [word for word in words if is_question_file(word) and word not in programming]
     names = [word for word in words if word not in (*programming, *asked)]
-    files = [question_files.read(word) for word in asked]
-    problems = [problem_files.read(word, to_run) for word in programming]
+    files = [question_files.read_questions(word) for word in asked]
+    problems = [problem_files.read_problems(word, to_run) for word in programming]
     _refuse_twice([*names, *(file.name for file in (*files, *problems))])
-    return Tasks(files, problems, names, harness_tasks.known(names) if names else None)
+    return Tasks(files, problems, names, harness_tasks.harness_index(names) if names else None)
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def _refuse_twice(names: Sequence[str]) -> None:
         raise UserError(f"--tasks: two tasks are called {twice}; rename a file, or leave one out")
 
 
-def check(recipe: Recipe, run: Path) -> None:
+def check_training_tasks(recipe: Recipe, run: Path) -> None:
     """Read the tasks that the trainings of a recipe are measured on, and see whether the harness has its own.
 
     A training that was made needs them no more. If it is made again, it checks all this itself.
@@ -104,7 +104,7 @@ def check(recipe: Recipe, run: Path) -> None:
         made = run / name.removeprefix("finetune.").removesuffix(".train") / manifest.FILE
         if training.measure.tasks and not made.exists():
             with keys_for_options(f"{name}.measure"):
-                named(training.measure.tasks)
+                tasks_named(training.measure.tasks)
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def keys_for_options(section: str) -> Iterator[None]:
         raise UserError(f"{section}.{str(error).removeprefix('--')}") from None
 
 
-def questions(words: Sequence[str]) -> list[TaskQuestions]:
+def leak_questions(words: Sequence[str]) -> list[TaskQuestions]:
     """The questions that `collect` looks for, of the tasks of `corpus.leaks`: those of files, then the harness's.
 
     A problem of programming is known by its prompt; its right program is the answer.
@@ -129,16 +129,16 @@ def questions(words: Sequence[str]) -> list[TaskQuestions]:
     if not words:
         return []
     with keys_for_options("corpus.leaks"):
-        tasks = named(words, to_run=False)
-        found = [TaskQuestions(of.name, of.version, list(map(_wording, of.items))) for of in tasks.files]
+        tasks = tasks_named(words, to_run=False)
+        found = [TaskQuestions(of.name, of.version, list(map(_wording_of_item, of.items))) for of in tasks.files]
         for file in tasks.problems:
             wordings = [Wording((one.prompt,), (one.solution,) if one.solution else ()) for one in file.problems]
             found.append(TaskQuestions(file.name, file.version, wordings))
-        found += harness_tasks.questions(tasks.names, tasks.index) if tasks.names else []
+        found += harness_tasks.harness_questions(tasks.names, tasks.index) if tasks.names else []
         _refuse_twice([task.name for task in found])
     return found
 
 
-def _wording(item: Item) -> Wording:
+def _wording_of_item(item: Item) -> Wording:
     """The texts by which a question is known. An instruction is one if there is nothing else: others share it."""
     return Wording(item.parts or (item.text or item.instruction,), item.answers)

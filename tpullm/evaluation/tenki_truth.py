@@ -8,7 +8,7 @@ from tpullm.corpus import tenki
 from tpullm.corpus.tenki.blanks import total_variation
 from tpullm.data.token_store import TokenStore
 from tpullm.engine.session import Session
-from tpullm.evaluation.blank import fill
+from tpullm.evaluation.blank import fill_blank
 from tpullm.evaluation.scoring import log_probabilities, text_log_probabilities
 from tpullm.system.errors import UserError
 
@@ -44,17 +44,17 @@ def loss_and_entropy(path: Path, session: Session) -> dict[str, float]:
     }
 
 
-def blanks(session: Session) -> dict:
+def compare_blanks(session: Session) -> dict:
     """The words that the model expects in each blank of `tenki.BLANKS`, beside the true probabilities."""
-    rows = [_blank(session, text) for text in tenki.BLANKS]
+    rows = [_compare_blank(session, text) for text in tenki.BLANKS]
     distances = [row["total_variation"] for row in rows]
     return {"total_variation": distances[0], "mean_total_variation": float(np.mean(distances)), "table": rows}
 
 
-def _blank(session: Session, text: str) -> dict:
+def _compare_blank(session: Session, text: str) -> dict:
     truth = tenki.blank(text)
     try:
-        model = dict(fill(session, text))
+        model = dict(fill_blank(session, text))
     except UserError:  # a model that has learned little finds no word
         model = {}
     words = sorted(model.keys() | truth.keys(), key=lambda word: -truth.get(word, 0.0) - 1e-3 * model.get(word, 0.0))
@@ -63,7 +63,7 @@ def _blank(session: Session, text: str) -> dict:
     return {"text": text, "total_variation": distance, "words": shown}
 
 
-def swaps(session: Session) -> dict:
+def compare_swaps(session: Session) -> dict:
     """Whether the likeliest verb follows the object: each prefix of `tenki.swaps` is scored with each of their verbs.
 
     Returns:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tpullm.engine.generation import answer, sampled
+from jax.sharding import Mesh
+
+from tpullm.engine.generation import answer_questions, sample_texts
 from tpullm.engine.session import Session
 from tpullm.evaluation import evaluate_tasks, programming_task, question_task
 from tpullm.evaluation.likelihoods import Continuation, Likelihood
@@ -18,13 +20,13 @@ from tpullm.evaluation.measured_model import MeasuredModel, Writing
 from tpullm.evaluation.prompt_forms import prompt_ids
 from tpullm.evaluation.question_task import RULES
 from tpullm.evaluation.tables import MEASURES
-from tpullm.evaluation.tasks import Asking, Tasks, keys_for_options, named
+from tpullm.evaluation.tasks import Asking, Tasks, keys_for_options, tasks_named
 from tpullm.model.architecture import Architecture
-from tpullm.model.mesh import moved, of_single_tokens
+from tpullm.model.mesh import mesh_of_single_tokens, moved_to_mesh
+from tpullm.recipe.schema import TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
 from tpullm.tokenizer import Tokenizer
-from tpullm.training.job import Job
 
 Tree = Any
 SHOWN = 100  # characters of a sample in the terminal
@@ -35,21 +37,27 @@ class WhileTraining:
     """Measures the model of a training.
 
     Args:
-        job: the training.
+        name: of the stage.
+        first: the step that it begins at.
+        config: of the training.
         tasks: to measure it on.
         asking: how their questions are asked.
         session: the model without its parameters; matmuls are in the type of the training, and not in fp8.
+        seed: of the texts.
     """
 
-    job: Job
+    name: str
+    first: int
+    config: TrainConfig
     tasks: Tasks
     asking: Asking
     session: Session
+    seed: int
 
     def due(self, step: int) -> bool:
         """Whether it measures after `step`: before the first step, every so many steps, and at the end."""
-        every = self.job.config.measure.every or self.job.config.evaluate_every
-        return step in (self.job.first, self.job.config.steps) or bool(every and step % every == 0)
+        every = self.config.measure.every or self.config.evaluate_every
+        return step in (self.first, self.config.steps) or bool(every and step % every == 0)
 
     def measure(self, step: int, params: Tree, between: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """A row of the log. With several hosts, all of them call it.
@@ -62,27 +70,29 @@ class WhileTraining:
             `measured`: a number for each figure, by `TASK/MEASURE`. `tasks`: all that is known of each, as in the
             results of `evaluate --tasks`. `samples`: texts after the prompts.
         """
-        session = replace(self.session, params=moved(params, self.session.mesh))
+        session = replace(self.session, params=moved_to_mesh(params, self.session.mesh))
         tasks: dict[str, Any] = {}
         if any(self.tasks):
             model = MeasuredModel(session, parameters=f"step {step}", between=between)  # no answer is kept, so no hash
-            found = evaluate_tasks.measured(model, self.job.directory.name, self.tasks, self.asking)
+            found = evaluate_tasks.measure_tasks(model, self.name, self.tasks, self.asking)
             tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
-        settings = self.job.config.measure
+        settings = self.config.measure
         if settings.chat:
-            texts = answer(session, settings.prompts, tokens=settings.sample_tokens) if settings.prompts else []
+            texts = (
+                answer_questions(session, settings.prompts, tokens=settings.sample_tokens) if settings.prompts else []
+            )
         else:
-            texts = sampled(session, settings.prompts, settings.sample_tokens, self.job.seed)
+            texts = sample_texts(session, settings.prompts, settings.sample_tokens, self.seed)
         samples = [{"prompt": prompt, "text": text} for prompt, text in zip(settings.prompts, texts, strict=True)]
         between()
-        lines = [_told(task, own) for task, own in tasks.items()]
+        lines = [_told_in_a_line(task, own) for task, own in tasks.items()]
         lines += [f"{one_line(each['prompt'], 40)} → {one_line(each['text'], SHOWN)}" for each in samples]
         for line in lines:
             say(f"step {step:>6,}  {line}")
         numbers = {
             f"{task}/{name}": value
             for task, own in tasks.items()
-            for name, (value, _, _) in _figures(own).items()
+            for name, (value, _, _) in _table_figures(own).items()
             if math.isfinite(value)
         }
         row = {"measured": numbers, "tasks": tasks, "samples": samples}
@@ -94,53 +104,63 @@ class WhileTraining:
         A token that is read costs the forward pass, a third of training it. One that is written is counted as one that
         is trained.
         """
-        config, settings, counter = self.job.config, self.job.config.measure, _Counter(self.session)
+        config, settings, counter = self.config, self.config.measure, _Counter(self.session)
         questions = sum(
-            len(question_task.measure(counter, file, self.asking)["questions"]) for file in self.tasks.files
+            len(question_task.measure_questions(counter, file, self.asking)["questions"]) for file in self.tasks.files
         )
         for file in self.tasks.problems:
-            asked, _ = programming_task.prepare(file, self.asking)
+            asked, _ = programming_task.choose_problems(file, self.asking)
             questions += len(asked)
             counter.read_tokens += sum(len(self.session.tokenizer.encode(problem.prompt)) for problem in asked)
             counter.written_tokens += len(asked) * programming_task.TOKENS
         written = counter.written_tokens + len(settings.prompts) * settings.sample_tokens
-        times = sum(map(self.due, range(self.job.first, config.steps + 1)))
-        trained = (config.steps - self.job.first) * config.batch_size * config.sequence_length
+        times = sum(map(self.due, range(self.first, config.steps + 1)))
+        trained = (config.steps - self.first) * config.batch_size * config.sequence_length
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
         counts = {"question": questions, "text": len(settings.prompts)}
         whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
-        line = f"{self.job.directory.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
+        line = f"{self.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
         line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
         return line + ", and what the tasks of the harness take" * bool(self.tasks.names)
 
 
-def while_training(job: Job, tokenizer: Tokenizer, where: str) -> WhileTraining | None:
+def while_training(
+    name: str,
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    architecture: Architecture,
+    mesh: Mesh,
+    dtype: Any,
+    seed: int,
+    first: int = 0,
+    where: str = "",
+) -> WhileTraining | None:
     """What measures a training as its settings ask, which are checked; None if they ask for nothing.
 
     Args:
-        where: the section of the training in the recipe.
+        where: the section of the training in the recipe, if it is not `name`.
 
     Raises:
         UserError: a task is not known or can't be asked, or a prompt is too long.
     """
-    settings, section, context = job.config.measure, f"{where}.measure", job.model.context_length
+    settings, section, context = config.measure, f"{where or name}.measure", architecture.config.context_length
     if not settings.tasks and not settings.prompts:
         return None
     asking = Asking(settings.shots, 0, settings.limit, settings.chat)
     if settings.chat and not tokenizer.has_template:
         raise UserError(f"{section}.chat: the model's tokenizer has no chat template; leave it out")
     with keys_for_options(section):
-        tasks = named(settings.tasks) if settings.tasks else Tasks()
-        evaluate_tasks.check(tasks, asking, context)
+        tasks = tasks_named(settings.tasks) if settings.tasks else Tasks()
+        evaluate_tasks.check_tasks(tasks, asking, context)
     for prompt in settings.prompts:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}] if settings.chat else prompt)
         if not ids or len(ids) >= context:
             what = f"has {len(ids):,} tokens, and the context {context:,}" if ids else "is empty"
             raise UserError(f"{section}.prompts: {one_line(repr(prompt), 40)} {what}; give another text")
-    evaluate_tasks.agree(tasks, job.directory.name)
-    used = Architecture(replace(job.model, matmuls="compute"), job.adapter)
-    session = Session(tokenizer, used, None, of_single_tokens(job.mesh), job.dtype)
-    made = WhileTraining(job, tasks, asking, session)
+    evaluate_tasks.check_hosts_agree(tasks, name)
+    used = Architecture(replace(architecture.config, matmuls="compute"), architecture.adapter)
+    session = Session(tokenizer, used, None, mesh_of_single_tokens(mesh), dtype)
+    made = WhileTraining(name, first, config, tasks, asking, session, seed)
     say(made.cost())
     return made
 
@@ -164,7 +184,7 @@ class _Counter:
         return [""] * len(requests)
 
 
-def _figures(task: dict[str, Any]) -> dict[str, tuple[float, list[float] | None, int]]:
+def _table_figures(task: dict[str, Any]) -> dict[str, tuple[float, list[float] | None, int]]:
     """The figures of a task by what tables call them: each with its interval and the number of questions."""
     likelihood = {RULES[rule]: found for rule, found in task.get("likelihood", {}).items()}
     written = {MEASURES["written"]: task["written"]} if "written" in task else {}
@@ -172,10 +192,10 @@ def _figures(task: dict[str, Any]) -> dict[str, tuple[float, list[float] | None,
     return {name: (of.get("value", of.get("share")), of["interval"], of["count"]) for name, of in found.items()}
 
 
-def _told(task: str, own: dict[str, Any]) -> str:
+def _told_in_a_line(task: str, own: dict[str, Any]) -> str:
     """The figures of a task in a line: of the four rules for a choice the first, which is what people expect."""
     said = []
-    for name, (value, interval, count) in _figures(own).items():
+    for name, (value, interval, count) in _table_figures(own).items():
         if name not in list(RULES.values())[1:]:
             low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
             said.append(f"{name} {value:.3g}{low_high} of {count}")

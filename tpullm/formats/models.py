@@ -13,7 +13,7 @@ from tpullm.formats import checkpoints
 from tpullm.formats.checkpoints import CorruptSave, Tree, first_line, readable, reader, restore
 from tpullm.formats.huggingface import reading, tensors
 from tpullm.model import quantized
-from tpullm.model.adapter import NAME, merge
+from tpullm.model.adapter import NAME, merge_adapters
 from tpullm.model.quantized import is_quantized
 from tpullm.recipe.schema import ALONE, AdapterConfig, ModelConfig, Recipe
 from tpullm.run import manifest
@@ -287,7 +287,7 @@ def load_params(model: Model, shapes: Tree) -> Tree:
     beside = {_adapted_matrix(name) for name in tensors.flat(adapters)}
     flat = tensors.flat(shapes)
     wanted = tensors.nested({name: _as_float32(leaf) if name in beside else leaf for name, leaf in flat.items()})
-    wanted = quantized.each_matrix(wanted, lambda leaf, axis: _as_float32(leaf)) if kind else wanted
+    wanted = quantized.change_each_matrix(wanted, lambda leaf, axis: _as_float32(leaf)) if kind else wanted
     params = load_params(model.base, wanted)
     leaves = jax.tree.leaves(shapes)
     with jax.set_mesh(leaves[0].sharding.mesh):
@@ -296,7 +296,7 @@ def load_params(model: Model, shapes: Tree) -> Tree:
 
 @partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
 def _merge_adapters(params: Tree, adapters: Tree, scale: float, kind: str, dtypes: tuple) -> Tree:
-    leaves, structure = jax.tree.flatten(merge(quantized.rounded(params, kind), adapters, scale))
+    leaves, structure = jax.tree.flatten(merge_adapters(quantized.rounded_matrices(params, kind), adapters, scale))
     return structure.unflatten(leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True))
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from tpullm.model.collectives import all_gather
 from tpullm.model.experts.moe import Experts
-from tpullm.model.linear import Linear, matmul, parameter, small
+from tpullm.model.linear import Linear, matmul, parameter, vector_axes
 from tpullm.model.mesh import RULES
 from tpullm.model.quantized import Quantized, dequantized
 from tpullm.recipe.schema import AdapterConfig
@@ -44,7 +44,7 @@ class LowRank(nnx.Module):
         self.a = parameter(rngs, (*experts, *inputs, config.rank), self.axes_a, deviation)
         self.b = parameter(rngs, (*experts, config.rank, *outputs), self.axes_b, 0.0)
         lengths = config.magnitude and not experts
-        self.magnitude = parameter(rngs, outputs, small(self.axes_b[1:]), None) if lengths else None
+        self.magnitude = parameter(rngs, outputs, vector_axes(self.axes_b[1:]), None) if lengths else None
         self.scale, self.reduce_dtype = config.scale, linear.reduce_dtype
 
     def __call__(self, subscripts: str, x: jax.Array, out: jax.Array, out_spec, weight) -> jax.Array:
@@ -61,13 +61,13 @@ class LowRank(nnx.Module):
         out = out + self.scale * added
         if self.magnitude is None:
             return out
-        length = jax.lax.stop_gradient(lengths(weight, self.a[...], self.b[...], self.scale))
-        axes = small(self.axes_b[1:])
+        length = jax.lax.stop_gradient(column_lengths(weight, self.a[...], self.b[...], self.scale))
+        axes = vector_axes(self.axes_b[1:])
         factor = self.magnitude[...] / jax.reshard(length, RULES.spec(*axes))
         return out * all_gather(factor, *axes, dtype=x.dtype)
 
 
-def adapted(module: nnx.Module, config: AdapterConfig | None, rngs: nnx.Rngs) -> nnx.Module:
+def with_adapters(module: nnx.Module, config: AdapterConfig | None, rngs: nnx.Rngs) -> nnx.Module:
     """The module, in which each matrix that is a target has an adapter."""
     if config and config.rank:
         for path, inner in nnx.iter_modules(module):
@@ -76,32 +76,32 @@ def adapted(module: nnx.Module, config: AdapterConfig | None, rngs: nnx.Rngs) ->
     return module
 
 
-def lengths(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def column_lengths(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """The length of each column of `weight + scale a b`, over the inputs, float32."""
     weight = dequantized(weight)
-    total = jnp.square(_sum(weight, a, b, scale))
-    return jnp.sqrt(jnp.sum(total, axis=tuple(range(_stacked(weight, a, b), a.ndim - 1))))
+    total = jnp.square(_weight_plus_adapter(weight, a, b, scale))
+    return jnp.sqrt(jnp.sum(total, axis=tuple(range(_stacking_dimensions(weight, a, b), a.ndim - 1))))
 
 
-def merged(weight: jax.Array, adapter: dict[str, jax.Array], scale: float) -> jax.Array:
+def merged_matrix(weight: jax.Array, adapter: dict[str, jax.Array], scale: float) -> jax.Array:
     """A matrix that computes the same alone as with its adapter, in its type; both may be stacked."""
-    a, b, total = adapter["a"], adapter["b"], _sum(weight, adapter["a"], adapter["b"], scale)
+    a, b, total = adapter["a"], adapter["b"], _weight_plus_adapter(weight, adapter["a"], adapter["b"], scale)
     if "magnitude" in adapter:
-        stacked = _stacked(weight, a, b)
+        stacked = _stacking_dimensions(weight, a, b)
         inputs = tuple(range(stacked, a.ndim - 1))
-        factor = adapter["magnitude"] / lengths(weight, a, b, scale)
+        factor = adapter["magnitude"] / column_lengths(weight, a, b, scale)
         total *= jnp.expand_dims(factor, inputs)
     return total.astype(weight.dtype)
 
 
-def _stacked(weight: jax.Array, a: jax.Array, b: jax.Array) -> int:
+def _stacking_dimensions(weight: jax.Array, a: jax.Array, b: jax.Array) -> int:
     """How many dimensions stack layers and experts."""
     return a.ndim + b.ndim - 2 - weight.ndim
 
 
-def _sum(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def _weight_plus_adapter(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """`weight + scale a b`, float32, sharded as the weight is."""
-    stacked, letters = _stacked(weight, a, b), "defghijklm"
+    stacked, letters = _stacking_dimensions(weight, a, b), "defghijklm"
     lead, inputs = letters[:stacked], letters[stacked : a.ndim - 1]
     outputs = letters[a.ndim - 1 : weight.ndim]
     subscripts = f"{lead}{inputs}r,{lead}r{outputs}->{lead}{inputs}{outputs}"
@@ -109,24 +109,24 @@ def _sum(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Arr
     return weight.astype(jnp.float32) + scale * jnp.einsum(subscripts, a, b, out_sharding=spec, precision="highest")
 
 
-def merge(params: Tree, adapters: Tree, scale: float) -> Tree:
+def merge_adapters(params: Tree, adapters: Tree, scale: float) -> Tree:
     """The parameters of a model with those of its adapters merged into them.
 
     Args:
         adapters: a part of the tree of parameters, with `NAME` beside each `weight` that has an adapter.
     """
     if NAME in adapters:
-        return params | {"weight": merged(params["weight"], adapters[NAME], scale)}
-    inner = {key: merge(params[key], below, scale) for key, below in adapters.items() if key in params}
+        return params | {"weight": merged_matrix(params["weight"], adapters[NAME], scale)}
+    inner = {key: merge_adapters(params[key], below, scale) for key, below in adapters.items() if key in params}
     return params | inner
 
 
-def with_lengths(params: Tree, adapters: Tree) -> Tree:
+def with_magnitudes(params: Tree, adapters: Tree) -> Tree:
     """Fresh adapters whose magnitudes are the lengths of the columns of their matrices, so that they change nothing."""
     if NAME not in adapters:
-        return {key: with_lengths(params[key], below) for key, below in adapters.items()}
+        return {key: with_magnitudes(params[key], below) for key, below in adapters.items()}
     fresh = adapters[NAME]
     if "magnitude" in fresh:
-        length = lengths(params["weight"], fresh["a"], fresh["b"], 0.0)
+        length = column_lengths(params["weight"], fresh["a"], fresh["b"], 0.0)
         fresh = fresh | {"magnitude": jax.reshard(length, jax.typeof(fresh["magnitude"]).sharding.spec)}
     return {NAME: fresh}

@@ -65,23 +65,23 @@ def is_second_of_adapter(axes: tuple[str, ...]) -> bool:
     return unstacked_axes(axes)[0] == "rank"
 
 
-def is_hidden(axes: tuple[str, ...]) -> bool:
+def is_hidden_matrix(axes: tuple[str, ...]) -> bool:
     """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), not a table or router."""
     return is_matrix(axes) and not TABLES & set(unstacked_axes(axes))
 
 
-def own(axes: tuple[str, ...]) -> tuple[int, ...]:
+def unstacked_dimensions(axes: tuple[str, ...]) -> tuple[int, ...]:
     """The dimensions of one parameter; those that stack layers and experts come before them."""
     return tuple(range(len(axes) - len(unstacked_axes(axes)), len(axes)))
 
 
-def sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The input dimensions and the output dimensions of a matrix; together they are `own`.
+def matrix_sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The input dimensions and the output dimensions of a matrix; together they are `unstacked_dimensions`.
 
     `embed` is one side and all others are the other side: `("layers", "embed", "heads", "head")` is, for each layer,
     a matrix of `embed` inputs and `heads * head` outputs. In a matrix of an adapter `rank` is one side.
     """
-    dimensions = own(axes)
+    dimensions = unstacked_dimensions(axes)
     if axes[dimensions[0]] in ("embed", "rank"):
         return dimensions[:1], dimensions[1:]
     if axes[dimensions[-1]] == "rank":
@@ -113,8 +113,8 @@ class Architecture:
             of_one = variable.get_metadata()["logical_axes"]
             return ("layers",) * (len(variable.shape) - len(of_one)) + tuple(of_one)
 
-        self.shapes = _plain(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
-        self.axes = _plain(state, axes)
+        self.shapes = _nested_dict(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
+        self.axes = _nested_dict(state, axes)
         self._state = state
 
     def __eq__(self, other: object) -> bool:
@@ -125,11 +125,11 @@ class Architecture:
 
     def trained(self, tree: Tree) -> Tree:
         """Of a tree of parameters, the part that is trained: all of it, or the adapters."""
-        return tree if self.adapter is None else _part(tree, of_adapter=True)
+        return tree if self.adapter is None else _adapter_part(tree, of_adapter=True)
 
     def frozen(self, tree: Tree) -> Tree:
         """The other part."""
-        return {} if self.adapter is None else _part(tree, of_adapter=False)
+        return {} if self.adapter is None else _adapter_part(tree, of_adapter=False)
 
     def whole(self, trained: Tree, frozen: Tree) -> Tree:
         """A tree from its two parts."""
@@ -145,7 +145,7 @@ class Architecture:
     def init(self, key: jax.Array) -> Tree:
         """Fresh parameters, float32."""
         model = Transformer(self.config, nnx.Rngs(key), self.adapter)
-        return _plain(nnx.split(model)[1], lambda variable: variable[...])
+        return _nested_dict(nnx.split(model)[1], lambda variable: variable[...])
 
     def shardings(self, mesh: Mesh) -> Tree:
         """The sharding of every parameter on `mesh`."""
@@ -177,14 +177,14 @@ class Architecture:
         """
         if self.adapter is None:
             return self.placed(mesh)
-        return quantized.targets(self.placed(mesh, dtype), self.adapter.quantize_base)
+        return quantized.packed_targets(self.placed(mesh, dtype), self.adapter.quantize_base)
 
 
-def _plain(state: nnx.State, leaf) -> Tree:
+def _nested_dict(state: nnx.State, leaf) -> Tree:
     """A nested dict from an NNX state."""
     return unflatten_dict({path: leaf(variable) for path, variable in nnx.to_flat_state(state)})
 
 
-def _part(tree: Tree, of_adapter: bool) -> Tree:
+def _adapter_part(tree: Tree, of_adapter: bool) -> Tree:
     flat = flatten_dict(tree)
     return unflatten_dict({path: leaf for path, leaf in flat.items() if (NAME in path) == of_adapter})

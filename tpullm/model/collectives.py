@@ -20,7 +20,7 @@ from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import RULES, abstract_device, axis_size, unstacked_axes
 
 
-def steps(axis: str, planes: bool = False) -> list:
+def reduce_scatter_steps(axis: str, planes: bool = False) -> list:
     """The `axis_index_groups` of each step of a reduce-scatter along a mesh axis; an all-gather has the reverse order.
 
     [None] is one step, over all devices of the axis: always on GPUs, whose network is no torus. There are several if
@@ -37,7 +37,7 @@ def steps(axis: str, planes: bool = False) -> list:
     size, mesh = jax.lax.axis_size(axis), jax.sharding.get_abstract_mesh()
     chip = of_kind(abstract_device().device_kind)
     dimensions = 1 if chip.gpu else chip.slices.dimensions if chip.slices else 2
-    sizes = factors(size, dimensions) if size == mesh.size else [size]
+    sizes = torus_factors(size, dimensions) if size == mesh.size else [size]
     return line_groups(sizes, 2 if planes and len(sizes) == 3 else 1) if len(sizes) > 1 else [None]
 
 
@@ -53,12 +53,12 @@ def line_groups(sizes: list[int], first: int = 1) -> list[list[list[int]]]:
     return [np.moveaxis(grid, n, -1).reshape(-1, length).tolist() for n, length in enumerate(merged)]
 
 
-def factors(size: int, dimensions: int) -> list[int]:
+def torus_factors(size: int, dimensions: int) -> list[int]:
     """The most even factors of a number of devices, without 1: 1,024 in 3 dimensions is 8 x 8 x 16."""
     if dimensions == 1:
         return [size]
     least = max(divisor for divisor in range(1, size + 1) if size % divisor == 0 and divisor**dimensions <= size)
-    return [*([least] if least > 1 else []), *factors(size // least, dimensions - 1)]
+    return [*([least] if least > 1 else []), *torus_factors(size // least, dimensions - 1)]
 
 
 def all_gather(parameter: jax.Array, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
@@ -76,7 +76,7 @@ def all_gather_local(x: jax.Array, *dimensions: str | None) -> jax.Array:
         return x
     flat, shape, order = _embed_first(x, dimensions)
     gather = partial(jax.lax.all_gather, axis_name=RULES.embed, axis=flat.ndim - 2, tiled=True)
-    for groups in reversed(steps(RULES.embed)):
+    for groups in reversed(reduce_scatter_steps(RULES.embed)):
         flat = gather(flat, axis_index_groups=groups)
     return _embed_back(_row_major(flat), shape, order)
 
@@ -104,7 +104,7 @@ def _reduce_scatter(x: jax.Array, axis: str, dimension: int) -> jax.Array:
     """
     width, even = x.shape[-1], x.shape[-1] // 1024 * 1024
     parts = jnp.split(x, [even] if width > 1 << 16 and even < width else [], axis=-1)
-    for groups in steps(axis, planes=True):
+    for groups in reduce_scatter_steps(axis, planes=True):
         scatter = partial(jax.lax.psum_scatter, scatter_dimension=dimension, tiled=True, axis_index_groups=groups)
         parts = [scatter(part, axis) for part in parts]
     return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tpullm.model.platform import matmul_dtype, target
+from tpullm.model.platform import matmul_dtype, target_platform
 
 E4M3, E5M2 = jnp.dtype("float8_e4m3fn"), jnp.dtype("float8_e5m2")
 # The largest number of a scale becomes at least 2 to this power, and less than twice that: what rounds up from there is
@@ -46,21 +46,21 @@ class Codes(NamedTuple):
     scale: jax.Array
 
 
-def of_tokens(x: jax.Array, dtype: jnp.dtype) -> Codes:
+def codes_of_tokens(x: jax.Array, dtype: jnp.dtype) -> Codes:
     """`[B, T, ...]` with a scale for each token.
 
     Args:
         dtype: `E4M3`, or `E5M2` for a gradient.
     """
-    return _codes(x, jnp.max(jnp.abs(x), axis=tuple(range(2, x.ndim))), dtype)
+    return _scaled_codes(x, jnp.max(jnp.abs(x), axis=tuple(range(2, x.ndim))), dtype)
 
 
-def of_matrix(weight: jax.Array) -> Codes:
+def codes_of_matrix(weight: jax.Array) -> Codes:
     """A parameter, whole along `embed`, with one scale."""
-    return _codes(weight, jnp.max(jnp.abs(weight)), E4M3)
+    return _scaled_codes(weight, jnp.max(jnp.abs(weight)), E4M3)
 
 
-def of_gradient(cotangent: jax.Array, scale_BT: jax.Array) -> Codes:
+def codes_of_gradient(cotangent: jax.Array, scale_BT: jax.Array) -> Codes:
     """The gradient of a matmul's output, to be summed over tokens with the codes of its input: that is its weight's.
 
     Args:
@@ -69,11 +69,13 @@ def of_gradient(cotangent: jax.Array, scale_BT: jax.Array) -> Codes:
             tokens but one scale for all. In e5m2 one is enough: it is a device's own, and only numbers below 2^-30 of
             the largest are rounded otherwise beside other tokens.
     """
-    scaled = cotangent.astype(jnp.float32) * _beside(scale_BT, cotangent.ndim)
-    return _codes(scaled, jnp.max(jnp.abs(scaled)), E5M2)
+    scaled = cotangent.astype(jnp.float32) * _broadcastable_scale(scale_BT, cotangent.ndim)
+    return _scaled_codes(scaled, jnp.max(jnp.abs(scaled)), E5M2)
 
 
-def einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dtype: jnp.dtype, out_sharding=None):
+def codes_einsum(
+    subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dtype: jnp.dtype, out_sharding=None
+):
     """The product of codes, times the scales of its operands, in `dtype`.
 
     Args:
@@ -84,7 +86,7 @@ def einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dt
     summed = [letter for letter in letters if letter in others]
     dimensions = tuple([of.index(letter) for letter in summed] for of in (letters, others))
     # `jnp.einsum` would not multiply e5m2 by e4m3. In a wider type, XLA for a GPU may choose a kernel of that type.
-    gpu = target() == "gpu"
+    gpu = target_platform() == "gpu"
     left, right = (left, right) if gpu else (left.astype(dtype), right.astype(dtype))
     out = jax.lax.dot_general(
         *(left, right, (dimensions, ((), ()))),
@@ -94,17 +96,17 @@ def einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dt
     )
     scaled = out.astype(jnp.float32)
     for scale in scales:
-        scaled *= _beside(scale, out.ndim)
+        scaled *= _broadcastable_scale(scale, out.ndim)
     return scaled.astype(dtype)
 
 
-def _codes(x: jax.Array, largest: jax.Array, dtype: jnp.dtype) -> Codes:
+def _scaled_codes(x: jax.Array, largest: jax.Array, dtype: jnp.dtype) -> Codes:
     """`x` in `dtype`. `largest`: of the absolute values that have one scale, `[B, T]` or `[]`."""
     largest = largest.astype(jnp.float32)
     exponent = jax.lax.bitcast_convert_type(jnp.maximum(largest, SMALLEST), jnp.int32) >> MANTISSA_BITS
     exponent -= POWER[dtype]  # with float32's bias
     inverse = _power_of_two(2 * BIAS - exponent)
-    codes = (x.astype(jnp.float32) * _beside(inverse, x.ndim)).astype(dtype)
+    codes = (x.astype(jnp.float32) * _broadcastable_scale(inverse, x.ndim)).astype(dtype)
     return Codes(codes, jnp.where(jnp.isfinite(largest), _power_of_two(exponent), jnp.nan))
 
 
@@ -113,6 +115,6 @@ def _power_of_two(exponent: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(exponent << MANTISSA_BITS, jnp.float32)
 
 
-def _beside(scale: jax.Array, dimensions: int) -> jax.Array:
+def _broadcastable_scale(scale: jax.Array, dimensions: int) -> jax.Array:
     """Scales with as many dimensions as what they are multiplied with."""
     return jnp.expand_dims(scale, tuple(range(scale.ndim, dimensions)))

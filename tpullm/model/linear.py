@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 from tpullm.model import fp8
 from tpullm.model.collectives import all_gather, reduce_gradient
 from tpullm.model.mesh import RULES, axis_size, mesh_axes
-from tpullm.model.platform import barrier_on_gpu, matmul_dtype, row_major_on_cpu, target
-from tpullm.model.quantized import Quantized, gathered, is_quantized
+from tpullm.model.platform import barrier_on_gpu, matmul_dtype, row_major_on_cpu, target_platform
+from tpullm.model.quantized import Quantized, gathered_matrix, is_quantized
 from tpullm.recipe.schema import ModelConfig
 
 
@@ -43,12 +43,12 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], sca
 def einsum(subscripts: str, left: jax.Array, right: jax.Array, out_sharding) -> jax.Array:
     """`jnp.einsum` of two operands of one type, in that type, with the fastest accumulator: see `matmul_dtype`."""
     dtype = matmul_dtype(left.dtype)
-    subscripts = in_their_order(subscripts) if target() == "cpu" else subscripts
+    subscripts = sort_subscripts(subscripts) if target_platform() == "cpu" else subscripts
     out = jnp.einsum(subscripts, left, right, out_sharding=out_sharding, preferred_element_type=dtype)
     return out.astype(left.dtype)
 
 
-def in_their_order(subscripts: str) -> str:
+def sort_subscripts(subscripts: str) -> str:
     """The same subscripts with letters in the order of the dimensions.
 
     `jnp.einsum` sums over dimensions in the order of their letters. Where two of them stand in another order, as heads
@@ -70,10 +70,10 @@ class Linear(nnx.Module):
         self, config: ModelConfig, rngs, inputs, outputs, axes, bias: bool, scale: float | None = None, matmuls=None
     ):
         self.weight = parameter(rngs, (*inputs, *outputs), axes, scale or math.prod(inputs) ** -0.5)
-        self.axes, self.bias_axes, self.inputs = axes, small(axes[len(inputs) :]), len(inputs)
+        self.axes, self.bias_axes, self.inputs = axes, vector_axes(axes[len(inputs) :]), len(inputs)
         self.bias = parameter(rngs, outputs, self.bias_axes, 0.0) if bias else None
         self.matmuls, self.reduce_dtype = matmuls or config.matmuls, config.gradients
-        self.adapter = None  # see `adapter.adapted`
+        self.adapter = None  # see `adapter.with_adapters`
 
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight by `subscripts` of einsum, in the type of `x`."""
@@ -84,7 +84,7 @@ class Linear(nnx.Module):
         return out if self.bias is None else out + all_gather(self.bias[...], *self.bias_axes, dtype=x.dtype)
 
 
-def small(axes: tuple[str, ...]) -> tuple[str, ...]:
+def vector_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
     """The logical axes of a vector along one of a matrix's dimensions; too small to be split along the width."""
     return tuple("width" if axis == "embed" else axis for axis in axes)
 
@@ -120,14 +120,14 @@ def matmul(
         matmuls: type of the operands: `compute`, that of `x`, or `fp8` (see `fp8.py`).
         reduce_dtype: type in which the devices' gradients are summed: `float32`, or `compute`, that of `x`.
     """
-    return _product(subscripts, *_operands(matmuls, x, weight, axes, fp8.E4M3), x.dtype, out_spec)
+    return _einsum_of_operands(subscripts, *_matmul_operands(matmuls, x, weight, axes, fp8.E4M3), x.dtype, out_spec)
 
 
 def _matmul_forward(subscripts, axes, matmuls, reduce_dtype, out_spec, x, weight):
     """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
     parameter = jax.tree.map(lambda part: part.value, weight)
-    operand, whole = _operands(matmuls, x.value, parameter, axes, fp8.E4M3)
-    out = _product(subscripts, operand, whole, x.value.dtype, out_spec)
+    operand, whole = _matmul_operands(matmuls, x.value, parameter, axes, fp8.E4M3)
+    out = _einsum_of_operands(subscripts, operand, whole, x.value.dtype, out_spec)
     layout, wanted = Layout(jax.typeof(x.value).sharding.spec), any(part.perturbed for part in jax.tree.leaves(weight))
     return out, (operand if wanted else None, parameter, layout)
 
@@ -140,8 +140,8 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
         weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
 
     def input_gradient(cotangent):
-        both = _operands(matmuls, cotangent, weight, axes, fp8.E5M2)
-        return _product(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
+        both = _matmul_operands(matmuls, cotangent, weight, axes, fp8.E5M2)
+        return _einsum_of_operands(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
 
     if x is None:
         return input_gradient(cotangent), None
@@ -155,9 +155,9 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
         compute, gradient = cotangent.dtype, f"{turned},{out}->{right}"
         dtype = jnp.float32 if reduce_dtype == "float32" else matmul_dtype(compute)
         if matmuls == "fp8":
-            scaled = fp8.of_gradient(cotangent, x.scale)
+            scaled = fp8.codes_of_gradient(cotangent, x.scale)
             x_turned = row_major_on_cpu(jnp.transpose(x.codes, order))
-            dweight = fp8.einsum(gradient, x_turned, scaled.codes, (scaled.scale,), dtype)
+            dweight = fp8.codes_einsum(gradient, x_turned, scaled.codes, (scaled.scale,), dtype)
         else:
             x_turned = row_major_on_cpu(jnp.transpose(x, order))
             dweight = jnp.einsum(gradient, x_turned, cotangent, preferred_element_type=dtype)
@@ -180,16 +180,20 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
-def _operands(matmuls: str, tokens: jax.Array, weight: jax.Array | Quantized, axes: tuple[str, ...], dtype: jnp.dtype):
-    """Activations, or their gradients, and the whole parameter, as they are multiplied. `dtype`: of `fp8.of_tokens`."""
-    whole = gathered(weight, *axes, dtype=tokens.dtype)
-    return (fp8.of_tokens(tokens, dtype), fp8.of_matrix(whole)) if matmuls == "fp8" else (tokens, whole)
+def _matmul_operands(
+    matmuls: str, tokens: jax.Array, weight: jax.Array | Quantized, axes: tuple[str, ...], dtype: jnp.dtype
+):
+    """Activations, or their gradients, and the whole parameter, as multiplied. `dtype`: of `fp8.codes_of_tokens`."""
+    whole = gathered_matrix(weight, *axes, dtype=tokens.dtype)
+    return (fp8.codes_of_tokens(tokens, dtype), fp8.codes_of_matrix(whole)) if matmuls == "fp8" else (tokens, whole)
 
 
-def _product(subscripts: str, tokens: jax.Array | fp8.Codes, whole: jax.Array | fp8.Codes, dtype: jnp.dtype, out_spec):
-    """`einsum` of `_operands`, in `dtype`."""
+def _einsum_of_operands(
+    subscripts: str, tokens: jax.Array | fp8.Codes, whole: jax.Array | fp8.Codes, dtype: jnp.dtype, out_spec
+):
+    """`einsum` of `_matmul_operands`, in `dtype`."""
     if isinstance(tokens, fp8.Codes):
-        return fp8.einsum(subscripts, tokens.codes, whole.codes, (tokens.scale, whole.scale), dtype, out_spec)
+        return fp8.codes_einsum(subscripts, tokens.codes, whole.codes, (tokens.scale, whole.scale), dtype, out_spec)
     return einsum(subscripts, tokens, whole, out_spec)
 
 

@@ -77,7 +77,7 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
     Raises:
         UserError: the size of `data` is not a multiple of the number of slices.
     """
-    slices = _slices(devices)
+    slices = _slice_count(devices)
     options = {"allow_split_physical_axes": True}
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, **options)
@@ -90,15 +90,15 @@ def arrange_devices(sizes: tuple[int, ...], devices: Sequence[jax.Device]) -> np
 def mesh_in_use(width: int) -> Mesh:
     """The mesh of a model that is used, over all devices: `fsdp` splits its width as often as one slice allows."""
     devices = jax.devices()
-    return make_mesh({"data": -1, "fsdp": math.gcd(width, len(devices) // _slices(devices))}, devices)
+    return make_mesh({"data": -1, "fsdp": math.gcd(width, len(devices) // _slice_count(devices))}, devices)
 
 
-def _slices(devices: Sequence[jax.Device]) -> int:
+def _slice_count(devices: Sequence[jax.Device]) -> int:
     on_tpu = devices[0].platform == "tpu"
     return len({getattr(device, "slice_index", 0) for device in devices}) if on_tpu else 1
 
 
-def of_single_tokens(mesh: Mesh) -> Mesh:
+def mesh_of_single_tokens(mesh: Mesh) -> Mesh:
     """The same devices for a token of each row at a time, which `sequence` can't split: it splits the rows too.
 
     A device has the same part of each parameter as on `mesh`.
@@ -111,7 +111,7 @@ def of_single_tokens(mesh: Mesh) -> Mesh:
     return Mesh(devices.reshape(sizes), AXES, axis_types=EXPLICIT)
 
 
-def moved(tree, mesh: Mesh):
+def moved_to_mesh(tree, mesh: Mesh):
     """Arrays as arrays on `mesh`, whose devices already have these parts of them; nothing is copied."""
 
     def array(x: jax.Array) -> jax.Array:

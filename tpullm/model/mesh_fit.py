@@ -15,7 +15,7 @@ from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.kernels import largest_block
 from tpullm.model.mesh import RULES
-from tpullm.model.quantized import IN_USE, PACKED, block_of, each_matrix
+from tpullm.model.quantized import IN_USE, PACKED, change_each_matrix, inputs_per_scale
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.system.errors import UserError
 
@@ -60,16 +60,16 @@ def check_fits(
             f"{stage}.sequence_length: {config.sequence_length} tokens, and the model's context holds "
             f"{model.context_length}; use {model.context_length} or less"
         )
-    _check_rows(config, mesh, stage)
-    _check_time(config, model, mesh, stage)
+    _check_micro_batch_rows(config, mesh, stage)
+    _check_row_length(config, model, mesh, stage)
     if device := mesh.abstract_mesh.abstract_device:
-        _check_device(model, device)
+        _check_device_supports(model, device)
     axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
     used = {dimension for dimensions in axes for dimension in dimensions}
     for axis in mesh.axis_names:
         split = [dimension for dimension in KEYS if dimension in used and getattr(RULES, dimension) == axis]
         for dimension in split:
-            _check_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
+            _check_model_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
 
 
 def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
@@ -118,7 +118,7 @@ def check_quantized(shapes: Any, kind: str, mesh: Mesh | AbstractMesh, key: str)
 
     def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
         inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
-        block, parts = block_of(inputs), mesh.shape[split] if split else 1
+        block, parts = inputs_per_scale(inputs), mesh.shape[split] if split else 1
         if kind in PACKED and block % 2:
             use = "int8" if kind in IN_USE else "int8 or fp8"
             raise UserError(f"{key}: {kind} has two codes in a byte, and a matrix here has {inputs} inputs; use {use}")
@@ -129,10 +129,10 @@ def check_quantized(shapes: Any, kind: str, mesh: Mesh | AbstractMesh, key: str)
                 f"{inputs} inputs are {inputs / parts:g} inputs a device; use mesh.{split} {most}{inputs // block}"
             )
 
-    each_matrix(shapes, check)
+    change_each_matrix(shapes, check)
 
 
-def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
+def _check_micro_batch_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
     """The rows of a micro-batch, over all axes that split them."""
     batch, rows = config.batch_size, config.batch_size // config.accumulation
     parts = math.prod(mesh.shape[axis] for axis in RULES.batch)
@@ -141,14 +141,14 @@ def _check_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stage: str) -> N
     axes = " x ".join(f"mesh.{axis}" for axis in RULES.batch if mesh.shape[axis] > 1)
     whole = parts * config.accumulation
     ways = {
-        "batch_size": nearest(batch, lambda size: size % whole == 0, whole),
-        "accumulation": nearest(config.accumulation, lambda count: batch % (count * parts) == 0, batch),
-        axes: nearest(parts, lambda size: rows % size == 0 and _possible(mesh, size), rows),
+        "batch_size": nearest_sizes(batch, lambda size: size % whole == 0, whole),
+        "accumulation": nearest_sizes(config.accumulation, lambda count: batch % (count * parts) == 0, batch),
+        axes: nearest_sizes(parts, lambda size: rows % size == 0 and _mesh_allows(mesh, size), rows),
     }
-    _refuse(f"{stage}.batch_size: {rows} rows (batch_size / accumulation)", parts, axes, ways)
+    _refuse_size(f"{stage}.batch_size: {rows} rows (batch_size / accumulation)", parts, axes, ways)
 
 
-def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
+def _check_row_length(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
     """The tokens of a row, in two chunks for each device (`model/rows.py`), and in those of the loss."""
     axis, length = RULES.time, config.sequence_length
     parts = mesh.shape[axis]
@@ -156,19 +156,21 @@ def _check_time(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMe
     if length % chunks(parts) == 0:
         own = length // parts
         if config.loss_chunks and own % config.loss_chunks:
-            sizes = nearest(config.loss_chunks, lambda count: own % count == 0, own)
+            sizes = nearest_sizes(config.loss_chunks, lambda count: own % count == 0, own)
             told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {own} tokens of a row"
             raise UserError(f"{told} that a device has; use {sizes}")
         return
     longest = model.context_length
     ways = {
-        "sequence_length": nearest(length, lambda size: size % chunks(parts) == 0 and size <= longest, 2 * parts),
-        f"mesh.{axis}": nearest(parts, lambda size: length % chunks(size) == 0 and _possible(mesh, size), length),
+        "sequence_length": nearest_sizes(length, lambda size: size % chunks(parts) == 0 and size <= longest, 2 * parts),
+        f"mesh.{axis}": nearest_sizes(
+            parts, lambda size: length % chunks(size) == 0 and _mesh_allows(mesh, size), length
+        ),
     }
-    _refuse(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, f"mesh.{axis}", ways)
+    _refuse_size(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, f"mesh.{axis}", ways)
 
 
-def _check_device(model: ModelConfig, device: AbstractDevice) -> None:
+def _check_device_supports(model: ModelConfig, device: AbstractDevice) -> None:
     """The attention block in on-chip memory; and 8-bit floats, which a CPU multiplies too, more slowly."""
     if device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
         raise UserError(
@@ -181,21 +183,23 @@ def _check_device(model: ModelConfig, device: AbstractDevice) -> None:
         )
 
 
-def _check_dimension(model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool) -> None:
+def _check_model_dimension(
+    model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool
+) -> None:
     """One size of the model. The proposed sizes of `axis` fit all dimensions that it splits."""
     key, parts = KEYS[dimension], mesh.shape[axis]
     size = getattr(model, key)
     if size % parts == 0:
         return
     sizes = math.gcd(*(getattr(model, KEYS[other]) for other in split))
-    ways = {f"mesh.{axis}": nearest(parts, lambda count: sizes % count == 0 and _possible(mesh, count), sizes)}
+    ways = {f"mesh.{axis}": nearest_sizes(parts, lambda count: sizes % count == 0 and _mesh_allows(mesh, count), sizes)}
     if not sizes_given:
-        fits = lambda other: other % parts == 0 and _allowed(model, vocabulary, dimension, other)  # noqa: E731
-        ways[f"model.{key}"] = nearest(size, fits, 2 * parts * model.heads)
-    _refuse(f"model.{key}: {size}", parts, f"mesh.{axis}", ways)
+        fits = lambda other: other % parts == 0 and _model_allows(model, vocabulary, dimension, other)  # noqa: E731
+        ways[f"model.{key}"] = nearest_sizes(size, fits, 2 * parts * model.heads)
+    _refuse_size(f"model.{key}: {size}", parts, f"mesh.{axis}", ways)
 
 
-def _allowed(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> bool:
+def _model_allows(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> bool:
     """Whether the model could have this size if its other sizes stay (see `checks.check`)."""
     if dimension == "heads":
         return model.kv_heads == model.heads or size % model.kv_heads == 0
@@ -206,19 +210,19 @@ def _allowed(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> 
     return size >= {"vocabulary": vocabulary, "experts": model.experts_per_token}.get(dimension, 1)
 
 
-def _possible(mesh: Mesh | AbstractMesh, size: int) -> bool:
+def _mesh_allows(mesh: Mesh | AbstractMesh, size: int) -> bool:
     """Whether axes could have this many devices: the number of devices of a real mesh is fixed."""
     return isinstance(mesh, AbstractMesh) or mesh.size % size == 0
 
 
-def nearest(size: int, fits: Callable[[int], bool], most: int) -> str:
+def nearest_sizes(size: int, fits: Callable[[int], bool], most: int) -> str:
     """The next smaller and the next larger number that `fits`, the latter at most `most` larger; empty if none."""
     smaller = next((other for other in range(size - 1, 0, -1) if fits(other)), None)
     larger = next((other for other in range(size + 1, size + most + 1) if fits(other)), None)
     return " or ".join(str(other) for other in (smaller, larger) if other is not None)
 
 
-def _refuse(what: str, devices: int, axes: str, ways: dict[str, str]) -> None:
+def _refuse_size(what: str, devices: int, axes: str, ways: dict[str, str]) -> None:
     told = [f"{key} {sizes}" for key, sizes in ways.items() if sizes]
     last = f"{', '.join(told[:-1])}, or {told[-1]}" if told[1:] else told[0]
     raise UserError(f"{what} can't be shared by {devices} devices along {axes}; use {last}")

@@ -12,7 +12,7 @@ from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import abstract_device
 
 
-def target() -> str:
+def target_platform() -> str:
     """The platform of the current mesh (`cpu`, `gpu`, `tpu`), which this machine need not have."""
     return abstract_device().platform if abstract_device() is not None else jax.default_backend()
 
@@ -37,7 +37,7 @@ def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 def is_older_cpu() -> bool:
     """Whether a CPU computes with JAX 0.10, whose compiler is another one."""
-    return target() == "cpu" and tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11)
+    return target_platform() == "cpu" and tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11)
 
 
 def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -45,18 +45,18 @@ def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype("float32") if is_older_cpu() else dtype
 
 
-def unrolled(layers: int) -> int:
+def unrolled_layers(layers: int) -> int:
     """How many layers a scan unrolls. A CPU loses a third to slicing stacked weights; a TPU compiles a scan faster."""
-    return layers if target() == "cpu" and layers <= 12 else 1
+    return layers if target_platform() == "cpu" and layers <= 12 else 1
 
 
-def long_step() -> float:
+def long_step_seconds() -> float:
     """Seconds of a step after which the next one is dispatched only when it is done.
 
     A CPU takes the memory of a step when it is dispatched, so two took 1.8 GiB in place of 1.2 (LoRA of 12 M
     parameters, steps of 1 s); what it loses by waiting is 2 to 5 ms a step.
     """
-    return 0.25 if target() == "cpu" else 1.0
+    return 0.25 if target_platform() == "cpu" else 1.0
 
 
 def decodes_separate_layers() -> bool:
@@ -65,7 +65,7 @@ def decodes_separate_layers() -> bool:
     A CPU would copy a layer's parameters for every token. A TPU reads them where they stand: of 4 layers of an 8 B
     model on one v6e, that takes 1.6 GiB less, and 4 % more cycles. A GPU is as a CPU until it is measured.
     """
-    return target() != "tpu"
+    return target_platform() != "tpu"
 
 
 # With XLA's defaults, all-gathers and reduce-scatters block a v6e and a v5p (reduce-scatters alone a v5e). These two
@@ -89,7 +89,7 @@ _ASYNCHRONOUS_ON_GPUS = {"optimization_level": 19}
 
 def compiler_options() -> dict[str, str | int]:
     """XLA's options for the devices of the current mesh, beyond its defaults."""
-    if target() == "gpu":
+    if target_platform() == "gpu":
         return _ASYNCHRONOUS_ON_GPUS
     offloads = abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives
     return _ON_SPARSE_CORES if offloads else {}
@@ -100,7 +100,7 @@ def row_major_on_cpu(x: jax.Array) -> jax.Array:
 
     XLA would otherwise not move a transposed array and use a slower form of the matmul: see `linear.matmul`.
     """
-    if target() != "cpu":
+    if target_platform() != "cpu":
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -111,7 +111,7 @@ def barrier_on_tpu(x):
     A matmul recomputes a fused input for each of its tiles. By the compiler's estimates the matmuls around the
     activation of 7 B parameters took 1.5 times as long (v5e).
     """
-    return jax.lax.optimization_barrier(x) if target() == "tpu" else x
+    return jax.lax.optimization_barrier(x) if target_platform() == "tpu" else x
 
 
 def barrier_on_gpu(x):
@@ -120,4 +120,4 @@ def barrier_on_gpu(x):
     XLA for GPUs would otherwise put off the gradients of weights, whose inputs stay in memory for so long: a step of 1
     billion parameters with 32,768 tokens a device held those of two layers (12.0 GiB by the compiler in place of 9.0).
     """
-    return jax.lax.optimization_barrier(x) if target() == "gpu" else x
+    return jax.lax.optimization_barrier(x) if target_platform() == "gpu" else x

@@ -23,7 +23,7 @@ import numpy as np
 
 from tpullm.model.collectives import all_gather, all_gather_local
 from tpullm.model.mesh import RULES
-from tpullm.model.platform import is_older_cpu, target
+from tpullm.model.platform import is_older_cpu, target_platform
 
 Tree = Any
 BLOCK = 64  # inputs that have one scale; fewer if 64 does not divide a matrix's inputs
@@ -73,7 +73,9 @@ class Quantized:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix."""
-        return _with_size(self.codes.shape, self.axis, self.codes.shape[self.axis] * (2 if self.kind in PACKED else 1))
+        return _resize_axis(
+            self.codes.shape, self.axis, self.codes.shape[self.axis] * (2 if self.kind in PACKED else 1)
+        )
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -91,28 +93,28 @@ def is_quantized(node: Any) -> bool:
     return isinstance(node, Quantized)
 
 
-def block_of(inputs: int) -> int:
+def inputs_per_scale(inputs: int) -> int:
     """How many of a matrix's inputs have one scale."""
     return math.gcd(BLOCK, inputs)
 
 
-def gathered(weight: jax.Array | Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
+def gathered_matrix(weight: jax.Array | Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
     """`collectives.all_gather`, of a quantized matrix too."""
     if not is_quantized(weight):
         return all_gather(weight, *dimensions, dtype=dtype)
     used = RULES.spec(*[None if dimension == "embed" else dimension for dimension in dimensions])
-    local = lambda weight: gathered_local(weight, *dimensions, dtype=dtype)  # noqa: E731
+    local = lambda weight: gathered_local_matrix(weight, *dimensions, dtype=dtype)  # noqa: E731
     return jax.shard_map(local, out_specs=used, check_vma=False)(weight)
 
 
-def gathered_local(weight: Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
+def gathered_local_matrix(weight: Quantized, *dimensions: str | None, dtype: jnp.dtype) -> jax.Array:
     """The same of a device's own shard, inside `jax.shard_map`."""
     if "embed" in dimensions:
         weight = jax.tree.map(lambda part: all_gather_local(part, *dimensions), weight)
-    return _values(weight, dtype)
+    return _dequantize_local(weight, dtype)
 
 
-def numbers_when_used(weights: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
+def dequantize_after(weights: Tree, x: jax.Array) -> tuple[Tree, jax.Array]:
     """A layer with quantized matrices and what it reads, such that their numbers are made after `x` is.
 
     A compiler would otherwise make those of all layers before the first matmul: the engine's step of 32 texts took
@@ -130,7 +132,7 @@ def dequantized(weight: jax.Array | Quantized, dtype: jnp.dtype = jnp.float32) -
     """The matrix, sharded as it is at rest."""
     if not is_quantized(weight):
         return weight.astype(dtype)
-    local = partial(_values, dtype=dtype)
+    local = partial(_dequantize_local, dtype=dtype)
     return jax.shard_map(local, out_specs=jax.typeof(weight.codes).sharding.spec, check_vma=False)(weight)
 
 
@@ -138,11 +140,11 @@ def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
     """A matrix as codes and scales, sharded as it is. A shard has whole blocks (`mesh_fit.check_quantized`)."""
     spec = jax.typeof(weight).sharding.spec
     specs = Quantized(spec, spec, kind, axis)
-    local = partial(_codes, kind=kind, axis=axis, block=block_of(weight.shape[axis]))
+    local = partial(_quantize_local, kind=kind, axis=axis, block=inputs_per_scale(weight.shape[axis]))
     return jax.shard_map(local, out_specs=specs, check_vma=False)(weight)
 
 
-def each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -> Tree:
+def change_each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -> Tree:
     """The tree with each matrix that is quantized changed: `change(matrix, axis)`.
 
     Args:
@@ -153,10 +155,10 @@ def each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -
         return tree
     if name in INPUTS and "weight" in tree:
         return tree | {"weight": change(tree["weight"], INPUTS[name])}
-    return {key: each_matrix(below, change, key) for key, below in tree.items()}
+    return {key: change_each_matrix(below, change, key) for key, below in tree.items()}
 
 
-def targets(shapes: Tree, kind: str) -> Tree:
+def packed_targets(shapes: Tree, kind: str) -> Tree:
     """Shapes, types and shardings of parameters, with those of quantized matrices in place of matrices.
 
     Args:
@@ -167,26 +169,26 @@ def targets(shapes: Tree, kind: str) -> Tree:
 
     def target(matrix: jax.ShapeDtypeStruct, axis: int) -> Quantized:
         inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
-        sizes = inputs // 2 if kind in PACKED else inputs, inputs // block_of(inputs)
-        shaped = [_with_size(matrix.shape, axis, size) for size in sizes]
+        sizes = inputs // 2 if kind in PACKED else inputs, inputs // inputs_per_scale(inputs)
+        shaped = [_resize_axis(matrix.shape, axis, size) for size in sizes]
         of = partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
         return Quantized(of(shaped[0], dtype), of(shaped[1], jnp.float32), kind, axis)
 
-    return each_matrix(shapes, target)
+    return change_each_matrix(shapes, target)
 
 
-def rounded(params: Tree, kind: str) -> Tree:
+def rounded_matrices(params: Tree, kind: str) -> Tree:
     """Parameters with each matrix as the numbers, float32, that a model with quantized matrices multiplies with."""
     if not kind:
         return params
-    return each_matrix(params, lambda matrix, axis: dequantized(quantized(matrix, kind, axis)))
+    return change_each_matrix(params, lambda matrix, axis: dequantized(quantized(matrix, kind, axis)))
 
 
-def _with_size(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+def _resize_axis(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[len(shape) + axis + 1 :])
 
 
-def _codes(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
+def _quantize_local(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
     """The codes of a whole matrix, or of a shard of one."""
     dtype, most = KINDS[kind]
     at = weight.ndim + axis
@@ -207,26 +209,26 @@ def _codes(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
     return Quantized(codes.reshape(*weight.shape[:at], -1, *weight.shape[at + 1 :]), scales, kind, axis)
 
 
-def _values(weight: Quantized, dtype: jnp.dtype) -> jax.Array:
+def _dequantize_local(weight: Quantized, dtype: jnp.dtype) -> jax.Array:
     """The numbers of a whole matrix, or of a shard of one: computed in float32, then rounded to `dtype`."""
     codes, at = weight.codes, weight.codes.ndim + weight.axis
     before, after = codes.shape[:at], codes.shape[at + 1 :]
     codes = codes.reshape(*before, weight.scales.shape[at], -1, *after)
     if weight.kind in PACKED:
         codes = jnp.concatenate([codes & 15, codes >> 4], axis=at + 1)
-    numbers = _looked_up(codes) if weight.kind == "nf4" else codes.astype(jnp.float32)
+    numbers = _nf4_entries(codes) if weight.kind == "nf4" else codes.astype(jnp.float32)
     if weight.kind == "int4":
         numbers -= 8
     return (numbers * jnp.expand_dims(weight.scales, at + 1)).astype(dtype).reshape(*before, -1, *after)
 
 
-def _looked_up(codes: jax.Array) -> jax.Array:
+def _nf4_entries(codes: jax.Array) -> jax.Array:
     """The entries of `NF4`.
 
     By halving the table with each bit: a TPU has no instruction that reads a table. A GPU has, and XLA for GPUs would
     write each half to memory: 8 GiB more of `8b-qlora`.
     """
-    if target() == "gpu":
+    if target_platform() == "gpu":
         return jnp.asarray(NF4).at[codes].get(mode="promise_in_bounds")
     table: list[Any] = list(NF4)
     for bit in range(4):

@@ -77,7 +77,7 @@ def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in RULES.batch)
 
 
-def put(mesh: Mesh, batch: Any) -> Any:
+def put_rows(mesh: Mesh, batch: Any) -> Any:
     """This host's rows `[own rows, T]` of a batch, numpy arrays, as arrays `[B, T]` on the mesh, split by the rules."""
     sharding, parts = named_sharding(mesh, "batch", "time"), row_parts(mesh)
     own_parts = own_rows(mesh, parts)
@@ -109,15 +109,15 @@ def put_whole(mesh: Mesh, array: np.ndarray, *dimensions: str | None) -> jax.Arr
     return jax.device_put(array, named_sharding(mesh, *dimensions))  # several times as fast as a callback
 
 
-def fetch(mesh: Mesh, array: jax.Array) -> np.ndarray:
+def fetch_whole(mesh: Mesh, array: jax.Array) -> np.ndarray:
     """The whole array as numpy, on every host the same bits. With several hosts, all of them call it."""
     if array.is_fully_addressable:
         return np.asarray(array.block_until_ready())  # `asarray` would not let other threads run while it waits
-    return np.asarray(_gathered(mesh)(array).addressable_data(0))
+    return np.asarray(_compiled_gather(mesh)(array).addressable_data(0))
 
 
 @functools.cache
-def _gathered(mesh: Mesh):
+def _compiled_gather(mesh: Mesh):
     return jax.jit(lambda array: array, out_shardings=named_sharding(mesh))
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpullm.model.adapter import adapted
+from tpullm.model.adapter import with_adapters
 from tpullm.model.attention.kernels import attention_kernel
 from tpullm.model.attention.plain import causal_mask
 from tpullm.model.attention.rope import rotary_table
@@ -23,8 +23,8 @@ from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import lookup, parameter
 from tpullm.model.mesh import RULES, axis_size
 from tpullm.model.mlp import Norm, dropout
-from tpullm.model.platform import unrolled
-from tpullm.model.quantized import is_quantized, numbers_when_used
+from tpullm.model.platform import unrolled_layers
+from tpullm.model.quantized import dequantize_after, is_quantized
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
 
 
@@ -50,7 +50,7 @@ class Transformer(nnx.Module):
         self.position_embedding = parameter(rngs, shape, ("position", "embed"), 0.02) if learned else None
 
         def layer(rngs: nnx.Rngs) -> nnx.Module:
-            return adapted(Block(config, rngs), adapter, rngs)
+            return with_adapters(Block(config, rngs), adapter, rngs)
 
         graph, _ = nnx.split(jax.eval_shape(lambda: layer(nnx.Rngs(0))))
         keys = jax.random.split(rngs.params(), config.layers)
@@ -118,7 +118,7 @@ class Transformer(nnx.Module):
         layer = rematerialized(layer, self.config.remat)
         keys = None if key is None else jax.random.split(jax.random.fold_in(key, 1), self.config.layers)
         scanned = (stacked, keys, jnp.asarray(self.config.window_indices, jnp.int32))
-        x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled(self.config.layers))
+        x_BTD, (weights, routing) = jax.lax.scan(layer, x_BTD, scanned, unroll=unrolled_layers(self.config.layers))
         return Output(self.norm(x_BTD), weights, routing)
 
     def _kinds(self, own, kernel: str, longest_B: jax.Array | None = None) -> list[LayerKind]:
@@ -155,7 +155,7 @@ class Transformer(nnx.Module):
         for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
             if any(map(is_quantized, jax.tree.leaves(state, is_leaf=is_quantized))):
-                state, x_BTD = numbers_when_used(state, x_BTD)
+                state, x_BTD = dequantize_after(state, x_BTD)
             block = nnx.merge(graph, state)
             x_BTD, *_ = block(x_BTD, every_kind[index], *own, attend(number, windows[index]))
         return x_BTD

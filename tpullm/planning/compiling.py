@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpullm.planning.program import TooLarge, compiled, compiler_mesh
+from tpullm.planning.program import TooLarge, compiled_step, compiler_mesh
 from tpullm.planning.setting import Job
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -44,21 +44,21 @@ class Executable:
     evaluation_bytes: int
 
 
-def read(path: Path) -> Executable | None:
+def read_executable(path: Path) -> Executable | None:
     """The result in that file; None if there is none, or if it can't be read."""
     try:
-        return _executable(gzip.decompress(path.read_bytes()))
+        return _executable_from_json(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError, TypeError, KeyError):
         return None
 
 
-def write(path: Path, executable: Executable) -> None:
-    """Keep a result for `read`."""
+def write_executable(path: Path, executable: Executable) -> None:
+    """Keep a result for `read_executable`."""
     with storage.atomic_file(path) as temporary:
         temporary.write_bytes(gzip.compress(json.dumps(asdict(executable)).encode()))
 
 
-def _executable(text: bytes) -> Executable:
+def _executable_from_json(text: bytes) -> Executable:
     fields = json.loads(text)
     return Executable(**fields | {"places": tuple(map(tuple, fields["places"]))})
 
@@ -76,7 +76,7 @@ def compile_apart(job: Job, name: str) -> Executable:
     command = [sys.executable, "-m", "tpullm.planning.compiling"]
     done = subprocess.run(command, input=pickle.dumps(job), env=wanted, capture_output=True)
     if done.returncode == 0 and done.stdout:
-        return _executable(done.stdout)
+        return _executable_from_json(done.stdout)
     said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
     if done.returncode < 0:
         raise UserError(
@@ -91,7 +91,7 @@ def compile_here(job: Job) -> Executable:
     start, mesh = time.monotonic(), compiler_mesh(job.mesh, job.topology)
     text, peak, limit, evaluation = "", 0, 0, 0
     try:
-        executable = compiled(job, mesh)
+        executable = compiled_step(job, mesh)
         text, memory = executable.as_text(), executable.memory_analysis()
         peak = memory.peak_memory_in_bytes
         if memory.host_temp_size_in_bytes:  # the peak includes it; all allocations are a little more than the true peak
@@ -100,7 +100,7 @@ def compile_here(job: Job) -> Executable:
         peak, limit = error.needed_bytes, error.limit_bytes
     else:
         try:
-            evaluation = compiled(job, mesh, evaluation=True).memory_analysis().peak_memory_in_bytes
+            evaluation = compiled_step(job, mesh, evaluation=True).memory_analysis().peak_memory_in_bytes
         except TooLarge as error:
             evaluation = error.needed_bytes
     dimensions, on_tpu = len(job.topology.shape), job.topology.platform == "tpu"

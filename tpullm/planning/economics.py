@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tpullm.hardware.chips import CHIPS
 from tpullm.planning.routes import Transfer, traffic
 from tpullm.planning.setting import Setting
-from tpullm.planning.step_work import useful_flops, work
+from tpullm.planning.step_work import step_parts, useful_flops
 from tpullm.recipe.schema import TrainConfig
 from tpullm.run.hours import kept
 from tpullm.system.errors import UserError
@@ -43,10 +43,10 @@ class Estimate:
         return self.computing | {f"waiting for {axis}": seconds for axis, seconds in self.exposed.items()}
 
 
-def estimate(setting: Setting) -> Estimate:
+def estimate_step(setting: Setting) -> Estimate:
     """The predicted time of a step in this setting."""
     chip, computing = setting.device, {}
-    for name, part in work(setting).items():  # its matmuls or its memory traffic, whichever takes longer
+    for name, part in step_parts(setting).items():  # its matmuls or its memory traffic, whichever takes longer
         grouped = part.grouped_flops / (chip.matmul_efficiency * chip.grouped_efficiency)
         matmuls = (part.flops / chip.matmul_efficiency + grouped) / chip.peak_flops
         moved = part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency)

@@ -1,6 +1,6 @@
 """What a compiled step should not do, in words: what it is, its cost, its place in our code, and the cure.
 
-A rule is a function that yields what it finds in a `Look`: a program and what is expected of it. `find` applies all.
+A rule is a function that yields what it finds in a `Look`: a program, and what is expected. `find_faults` runs all.
 """
 
 import math
@@ -78,7 +78,9 @@ class Look:
 
     def collectives(self, *kinds: str) -> list[Item]:
         """The collectives of these kinds with more than `SMALL` bytes."""
-        return [item for item in self.items if item.collective and _kind(item) in kinds and item.bytes > SMALL]
+        return [
+            item for item in self.items if item.collective and _collective_kind(item) in kinds and item.bytes > SMALL
+        ]
 
 
 def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
@@ -90,7 +92,7 @@ def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
     return "+".join(name for name, along in zip(mesh, places, strict=True) if len(set(along.tolist())) > 1)
 
 
-def find(look: Look) -> tuple[Finding, ...]:
+def find_faults(look: Look) -> tuple[Finding, ...]:
     """All findings, the most expensive first."""
     found = [
         Finding(kind, f"{what}, in {place}: {cure}", place, size, seconds)
@@ -104,74 +106,74 @@ def find(look: Look) -> tuple[Finding, ...]:
 Found = Iterator[tuple[str, str, str, int, float]]
 
 
-def _gathered_whole(look: Look) -> Found:
+def _whole_all_gathers(look: Look) -> Found:
     most = 4 * look.largest_parameter  # bytes in float32, the widest type of a matmul
     for place, items in _by_place(item for item in look.collectives("all-gather") if item.bytes > most):
         what = f"more than one layer's parameter is gathered at once ({memory(items[0].bytes)}"
         what += f", where the largest has {memory(most)})"
-        yield place, what, "gather it where it is used, in the loop over layers", *_cost(items)
+        yield place, what, "gather it where it is used, in the loop over layers", *_total_cost(items)
 
 
-def _summed_everywhere(look: Look) -> Found:
-    summed = (item for item in look.collectives("all-reduce") if "fsdp" in _axes(look, item).split("+"))
+def _all_reduces_along_fsdp(look: Look) -> Found:
+    summed = (item for item in look.collectives("all-reduce") if "fsdp" in _collective_axes(look, item).split("+"))
     for place, items in _by_place(summed):
         what = f"{memory(items[0].bytes)} are all-reduced along fsdp, twice the bytes of a reduce-scatter"
-        yield place, what, "reduce-scatter it (model/collectives.py), or make its width even", *_cost(items)
+        yield place, what, "reduce-scatter it (model/collectives.py), or make its width even", *_total_cost(items)
 
 
-def _resharded(look: Look) -> Found:
+def _unwanted_reshards(look: Look) -> Found:
     """A name of a reshard, or of no intended all-to-all. Parts of a reduce-scatter have no name."""
 
     def is_unasked(item: Item) -> bool:
         name = item.collective.operation
-        unknown = _kind(item) == "all-to-all" and not any(asked in name for asked in ASKED)
+        unknown = _collective_kind(item) == "all-to-all" and not any(asked in name for asked in ASKED)
         return unknown or bool(re.search(r"(reshard|sharding_constraint)[^/]*$", name))
 
     moved = look.collectives("all-to-all", "collective-permute", "all-gather")
     for place, items in _by_place(filter(is_unasked, moved)):
-        what = f"{_kind(items[0])} of {memory(items[0].bytes)} that our code does not ask for"
-        yield place, what, "give both sides the same sharding (mesh.layout.Rules)", *_cost(items)
+        what = f"{_collective_kind(items[0])} of {memory(items[0].bytes)} that our code does not ask for"
+        yield place, what, "give both sides the same sharding (mesh.layout.Rules)", *_total_cost(items)
 
 
-def _waited_for(look: Look) -> Found:
+def _waits_for_collectives(look: Look) -> Found:
     grouped = defaultdict(list)
     for item in look.items:
         if item.collective:
-            grouped[_kind(item), _axes(look, item)].append(item)
+            grouped[_collective_kind(item), _collective_axes(look, item)].append(item)
     for (kind, axes), items in grouped.items():
-        (size, waited), busy = _cost(items), sum(item.busy_seconds for item in items)
+        (size, waited), busy = _total_cost(items), sum(item.busy_seconds for item in items)
         if waited > SHARE * look.seconds:
-            place = _place(max(items, key=lambda item: item.seconds))
+            place = _place_in_code(max(items, key=lambda item: item.seconds))
             what = f"{kind} along {axes or 'all devices'}: {waited * 1e3:.0f} of {busy * 1e3:.0f} ms are exposed"
             yield place, what, "more rows a device, or fewer devices along that axis", size, waited
 
 
-def _copied(look: Look) -> Found:
+def _large_copies(look: Look) -> Found:
     """Copies that keep the layout, and all copies outside of loops."""
-    for place, items in _by_place(item for item in _copies(look) if not _turned(look, item)):
-        what = f"{memory(items[0].instruction.shapes[0].bytes)} are copied {_times(items)}"
-        yield place, what, "use the array before it is changed, or donate it", *_cost(items)
+    for place, items in _by_place(item for item in _copies(look) if not _changes_layout(look, item)):
+        what = f"{memory(items[0].instruction.shapes[0].bytes)} are copied {_times_a_step(items)}"
+        yield place, what, "use the array before it is changed, or donate it", *_total_cost(items)
 
 
-def _transposed(look: Look) -> Found:
-    for place, items in _by_place(item for item in _copies(look) if _turned(look, item)):
+def _layout_changes(look: Look) -> Found:
+    for place, items in _by_place(item for item in _copies(look) if _changes_layout(look, item)):
         shape = items[0].instruction.shapes[0]
-        what = f"{memory(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times(items)}"
-        yield place, what, "produce it in the layout that its use needs", *_cost(items)
+        what = f"{memory(shape.bytes)} {shape.dtype}{list(shape.dims)} change their layout {_times_a_step(items)}"
+        yield place, what, "produce it in the layout that its use needs", *_total_cost(items)
 
 
-def _all_scores(look: Look) -> Found:
+def _logits_at_once(look: Look) -> Found:
     """Logits of a quarter of all tokens or more, and larger than a chunk of the loss (`losses.CHUNK`)."""
     most = max(look.tokens * look.vocabulary // 4, look.largest_parameter, CHUNK // 4)
     for item in look.items:
         for shape in item.instruction.shapes:
             if shape.dtype == "f32" and math.prod(shape.dims) > most and look.vocabulary in shape.dims:
                 what = f"float32 logits of many tokens at once, {list(shape.dims)}, {memory(shape.bytes)}"
-                yield _place(item), what, "chunk the loss", shape.bytes, 0.0
+                yield _place_in_code(item), what, "chunk the loss", shape.bytes, 0.0
                 return
 
 
-def _no_kernel(look: Look) -> Found:
+def _no_attention_kernel(look: Look) -> Found:
     if not re.search("splash|triton_attention", look.text):
         what = "attention does not use the chip's kernel, and its scores go through memory"
         cure = "make pretrain.sequence_length a multiple of 128"
@@ -179,22 +181,22 @@ def _no_kernel(look: Look) -> Found:
 
 
 KINDS: dict[str, Callable[[Look], Found]] = {
-    "gathered_whole": _gathered_whole,
-    "summed_everywhere": _summed_everywhere,
-    "resharded": _resharded,
-    "waited_for": _waited_for,
-    "copied": _copied,
-    "transposed": _transposed,
-    "all_scores": _all_scores,
-    "no_kernel": _no_kernel,
+    "gathered_whole": _whole_all_gathers,
+    "summed_everywhere": _all_reduces_along_fsdp,
+    "resharded": _unwanted_reshards,
+    "waited_for": _waits_for_collectives,
+    "copied": _large_copies,
+    "transposed": _layout_changes,
+    "all_scores": _logits_at_once,
+    "no_kernel": _no_attention_kernel,
 }
 
 
-def _kind(item: Item) -> str:
+def _collective_kind(item: Item) -> str:
     return item.collective.kind.removeprefix("ragged-")
 
 
-def _axes(look: Look, item: Item) -> str:
+def _collective_axes(look: Look, item: Item) -> str:
     return axes_of(item.collective.devices(), look.mesh)
 
 
@@ -206,7 +208,7 @@ def _copies(look: Look) -> list[Item]:
     ]
 
 
-def _turned(look: Look, item: Item) -> bool:
+def _changes_layout(look: Look, item: Item) -> bool:
     """Whether a copy in a loop changes the layout."""
     source, target = look.source(item), item.instruction.shapes[0]
     return item.times > 1 and source is not None and source.order != target.order
@@ -216,11 +218,11 @@ def _by_place(items: Iterable[Item]) -> list[tuple[str, list[Item]]]:
     """Group items by their place in our code; each group is one finding."""
     grouped = defaultdict(list)
     for item in items:
-        grouped[_place(item)].append(item)
+        grouped[_place_in_code(item)].append(item)
     return list(grouped.items())
 
 
-def _place(item: Item) -> str:
+def _place_in_code(item: Item) -> str:
     """The end of the path in the traced function, without the parts that JAX adds."""
     operation = item.instruction.operation or (item.collective.operation if item.collective else "")
     backward = "transpose(" in operation
@@ -230,10 +232,10 @@ def _place(item: Item) -> str:
     return "/".join(["backward"] * backward + parts[-4:]) if parts else item.inside
 
 
-def _cost(items: list[Item]) -> tuple[int, float]:
+def _total_cost(items: list[Item]) -> tuple[int, float]:
     return sum(item.times * item.bytes for item in items), sum(item.seconds for item in items)
 
 
-def _times(items: list[Item]) -> str:
+def _times_a_step(items: list[Item]) -> str:
     times = sum(item.times for item in items)
     return f"{times} times a step" if times > 1 else "once a step"

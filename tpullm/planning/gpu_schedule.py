@@ -17,7 +17,7 @@ from tpullm.hardware.topologies import GpuHosts
 from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.planning.instructions import KINDS, Collective, Instruction, as_collective
 from tpullm.planning.routes import network_speed
-from tpullm.planning.timeline import FREE, Estimator, Item, called
+from tpullm.planning.timeline import FREE, Estimator, Item, called_computation
 
 LAUNCH = 2.5e-6  # seconds from one kernel to the next; a guess
 # Our kernels, and their matmuls of the size of the scores; the first that matches counts.
@@ -26,7 +26,7 @@ GROUPED = "grouped_matmul"  # our kernels of experts
 SLICES = ("dynamic-slice", "slice", "gather")
 
 
-def schedule(text: str, topology: GpuHosts, filled: float = 1.0) -> list[Item]:
+def schedule_on_gpu(text: str, topology: GpuHosts, filled: float = 1.0) -> list[Item]:
     """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
 
     Args:
@@ -40,7 +40,7 @@ class _Estimator(Estimator):
         """The number of turns that XLA knows; of a loop that it has pipelined, the constant in its condition."""
         if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(found[1])
-        condition = self.program[called(loop, "condition")]
+        condition = self.program[called_computation(loop, "condition")]
         inner = [one for outer in condition for name in outer.calls for one in self.program.get(name, ())]
         found = [re.fullmatch(r"\((\d+)\)", one.operands) for one in condition + inner if one.opcode == "constant"]
         return max((int(match[1]) for match in found if match), default=1)

@@ -62,7 +62,7 @@ class Instruction:
     @cached_property
     def shapes(self) -> list[Shape]:
         """The outputs; those of a tuple one after the other."""
-        return shapes(self.shape)
+        return parse_shapes(self.shape)
 
     @cached_property
     def uses(self) -> list[str]:
@@ -90,7 +90,7 @@ class Instruction:
         return found[1].replace("\\'", "'") if found else ""
 
 
-def shapes(text: str) -> list[Shape]:
+def parse_shapes(text: str) -> list[Shape]:
     """The shapes in a text."""
     found = [match for match in _SHAPE.findall(text) if match[0] in BYTES]
     return [Shape(dtype, tuple(int(size) for size in dims.split(",") if size), layout) for dtype, dims, layout in found]
@@ -112,19 +112,19 @@ def computations(text: str) -> dict[str, list[Instruction]]:
             found[name].append(line)
         else:
             found[name][-1] += "\n" + line
-    return {name: [_instruction(line) for line in lines] for name, lines in found.items()}
+    return {name: [_parse_instruction(line) for line in lines] for name, lines in found.items()}
 
 
-def _instruction(line: str) -> Instruction:
+def _parse_instruction(line: str) -> Instruction:
     head = _BEGIN.match(line)
     rest = line[head.end() :]
-    shape, rest = until_closed(rest) if rest.startswith("(") else rest.split(" ", 1)
+    shape, rest = split_at_closing(rest) if rest.startswith("(") else rest.split(" ", 1)
     opcode, rest = rest.lstrip().split("(", 1)
-    operands, attributes = until_closed("(" + rest)
+    operands, attributes = split_at_closing("(" + rest)
     return Instruction(head[1], shape, opcode, operands, attributes)
 
 
-def until_closed(text: str) -> tuple[str, str]:
+def split_at_closing(text: str) -> tuple[str, str]:
     """Split a text that begins with a parenthesis behind the matching one."""
     depth = 0
     for match in re.finditer(r"[()]", text):
@@ -181,7 +181,7 @@ def as_collective(instruction: Instruction, computation: str) -> Collective | No
         return None
     groups = re.search(r"(?:replica_groups|source_target_pairs)=(mesh\[.*?\]\s*\{.*?\}|[^\s]+)", instruction.attributes)
     if instruction.shape.startswith("(("):
-        sides = [sum(shape.bytes for shape in shapes(side)) for side in until_closed(instruction.shape[1:])]
+        sides = [sum(shape.bytes for shape in parse_shapes(side)) for side in split_at_closing(instruction.shape[1:])]
         size = sides[1] if kind.startswith("ragged") else max(sides)
     else:
         of = [shape.bytes for shape in instruction.shapes]

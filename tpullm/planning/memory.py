@@ -1,6 +1,6 @@
 """The peak memory of a device, by kind: the training state, kept activations, and the arrays of the worst moment.
 
-The state's shapes and layouts come from `training.step.abstract`, once for a model; a mesh then only divides them.
+The state's shapes and layouts are from `training.step.abstract_state`, once for a model; a mesh then only divides them.
 
 Three moments can be the worst: the all-gather of the tables, the loss (where the table's gradient is whole, in float32)
 and a layer's backward pass. The update never is: it holds all gradients and no activations. This is read off compiled
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import mesh_axes, planned_mesh
-from tpullm.planning.routes import stops
+from tpullm.planning.routes import waits_for_parameters
 from tpullm.planning.setting import PLACES, Setting, attention_parameters
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract
+from tpullm.training.step import abstract_state
 
 GlobalBytes = tuple[tuple[tuple[str, ...], int], ...]  # mesh axes, and the bytes of all global arrays that they shard
 
@@ -48,7 +48,7 @@ class GlobalState:
         return sum(size for _, size in self.parameters + self.optimizer)
 
 
-def of_device(whole: GlobalBytes, sizes: tuple[int, ...]) -> float:
+def device_bytes(whole: GlobalBytes, sizes: tuple[int, ...]) -> float:
     """Bytes on one device of a mesh of these `sizes` (in the order of `AXES`)."""
     total = 0.0
     for axes, size in whole:
@@ -66,12 +66,12 @@ def global_state(model: ModelConfig, optimizer: OptimizerConfig, adapter: Adapte
     """The state of a training of this model, or of an adapter beside it."""
     architecture, mesh = architecture_of(model, adapter), planned_mesh({}, 1)
     made = make_optimizer(optimizer, 1000, architecture.trained(architecture.axes), adapter=architecture.adapter)
-    state = abstract(architecture, made, mesh)
+    state = abstract_state(architecture, made, mesh)
     frozen = architecture.frozen(architecture.at_rest(mesh, jnp.dtype("bfloat16")))
-    return GlobalState(*map(_bytes, (state["params"], state["optimizer"], frozen)))
+    return GlobalState(*map(_global_bytes, (state["params"], state["optimizer"], frozen)))
 
 
-def _bytes(tree) -> GlobalBytes:
+def _global_bytes(tree) -> GlobalBytes:
     found = Counter()
     for leaf in jax.tree.leaves(tree):
         axes = mesh_axes(leaf.sharding.spec, range(min(len(leaf.shape), len(leaf.sharding.spec))))
@@ -94,18 +94,18 @@ class Memory(NamedTuple):
         return sum(self.kinds.values())
 
 
-def memory(setting: Setting, whole: GlobalState) -> Memory:
+def device_memory(setting: Setting, whole: GlobalState) -> Memory:
     """The memory of a device at the worst moment of a step."""
-    parameters, frozen = of_device(whole.parameters, setting.sizes), of_device(whole.frozen, setting.sizes)
-    state = {"parameters": parameters, "optimizer": of_device(whole.optimizer, setting.sizes)}
+    parameters, frozen = device_bytes(whole.parameters, setting.sizes), device_bytes(whole.frozen, setting.sizes)
+    state = {"parameters": parameters, "optimizer": device_bytes(whole.optimizer, setting.sizes)}
     state |= {"frozen parameters": frozen} if setting.adapter else {}
     # Layers are cast once, outside of the loop over layers; frozen ones are in the type of the matmuls, or quantized.
     cast = setting.model.layers * setting.layer_parameters / setting.along("fsdp")
     if setting.adapter:
         cast = setting.model.layers * setting.adapter_parameters / setting.along("fsdp", "expert")
-    kept = {"kept activations": _kept(setting), "cast parameters": 2 * cast, "program": PROGRAM}
+    kept = {"kept activations": _kept_bytes(setting), "cast parameters": 2 * cast, "program": PROGRAM}
     if setting.adapter and setting.accumulation > 1:  # frozen tables are gathered once for all micro-batches
-        kept["gathered tables"] = 2 * _gathered(setting) * setting.tables
+        kept["gathered tables"] = 2 * _frozen_copy(setting) * setting.tables
     # Offloaded activations of one layer. The backward pass fetches the next layer's while it uses this layer's.
     layer = 2.0 * setting.offloaded * setting.tokens / setting.along("tensor")
     going, coming = {"in flight to the host": layer}, {"from the host": 2 * layer}
@@ -113,25 +113,25 @@ def memory(setting: Setting, whole: GlobalState) -> Memory:
     summed = parameters * (setting.accumulation > 1) * (2 if ahead else 1)
     coming |= {"next layer": 2 * setting.layer_parameters} if ahead else {}
     moments = {
-        "gather of the tables": kept | going | {"gradients": summed} | _tables(setting),
-        "loss": kept | going | {"gradients": summed} | _loss(setting),
-        "backward pass": kept | coming | {"gradients": summed + parameters} | _backward(setting),
+        "gather of the tables": kept | going | {"gradients": summed} | _moment_before_loss(setting),
+        "loss": kept | going | {"gradients": summed} | _moment_of_loss(setting),
+        "backward pass": kept | coming | {"gradients": summed + parameters} | _moment_of_backward(setting),
     }
     worst = max(moments, key=lambda name: sum(moments[name].values()))
     return Memory(state | moments[worst], worst)
 
 
-def _kept(setting: Setting) -> float:
+def _kept_bytes(setting: Setting) -> float:
     """Bytes that the backward pass finds kept: the residual stream of each layer, and what remat keeps."""
     model, tensor = setting.model, setting.along("tensor")
-    numbers = {"full": 0, "offload": 0, "save_attention": _attention(setting)}
+    numbers = {"full": 0, "offload": 0, "save_attention": _kept_by_attention(setting)}
     dots, split = setting.dots, {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
-    numbers["save_dots"] = _attention(setting) + sum(size / split[name] for name, size in dots.items())
-    numbers["none"] = _everything(setting) if setting.remat == "none" else 0
+    numbers["save_dots"] = _kept_by_attention(setting) + sum(size / split[name] for name, size in dots.items())
+    numbers["none"] = _kept_without_remat(setting) if setting.remat == "none" else 0
     return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
 
 
-def _attention(setting: Setting) -> float:
+def _kept_by_attention(setting: Setting) -> float:
     """Numbers that the attention kernel keeps per token: its output, and the log-sum-exp of each head in float32."""
     model = setting.model
     return model.heads * (_lanes(setting) + 2) / setting.along("tensor")
@@ -143,11 +143,13 @@ def _lanes(setting: Setting) -> int:
     return width if setting.on_gpu else -(-width // 128) * 128
 
 
-def _everything(setting: Setting) -> float:
+def _kept_without_remat(setting: Setting) -> float:
     """Numbers of a token and a layer if nothing is recomputed."""
     model, tensor = setting.model, setting.along("tensor")
     N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
-    attention = _attention(setting) + (N + 2 * K) * _lanes(setting) + N * H + (model.qk_norm != "none") * (N + K) * H
+    attention = (
+        _kept_by_attention(setting) + (N + 2 * K) * _lanes(setting) + N * H + (model.qk_norm != "none") * (N + K) * H
+    )
     hidden = (3 if model.gated else 2) * model.mlp_width / tensor
     if model.experts:
         routed = 0 if setting.along("expert") > 1 else model.experts_per_token * (hidden + 2 * model.width)
@@ -155,15 +157,18 @@ def _everything(setting: Setting) -> float:
     return 3 * model.width + attention + hidden
 
 
-def _tables(setting: Setting) -> dict[str, float]:
+def _moment_before_loss(setting: Setting) -> dict[str, float]:
     """Before the loss: the gathered table, its transpose, the embedding table, and the zeros of the gradient."""
     table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
     if setting.adapter:
-        return {"table": 2 * _gathered(setting) * setting.tables * (setting.accumulation == 1), "hidden states": hidden}
+        return {
+            "table": 2 * _frozen_copy(setting) * setting.tables * (setting.accumulation == 1),
+            "hidden states": hidden,
+        }
     return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
-def _loss(setting: Setting) -> dict[str, float]:
+def _moment_of_loss(setting: Setting) -> dict[str, float]:
     """The table and its gradient, whole along `fsdp`; a chunk of logits; the last hidden states and their gradient.
 
     XLA for GPUs writes the logits' gradient to memory, in bfloat16, and then what a chunk adds to the table's gradient.
@@ -174,7 +179,7 @@ def _loss(setting: Setting) -> dict[str, float]:
     hidden = {"hidden states": 6.0 * setting.tokens * model.width}
     held = {"scores": (6 if setting.on_gpu else 4) * scores}
     if setting.adapter:
-        return {"table": 2 * _gathered(setting) * (setting.accumulation == 1)} | held | hidden
+        return {"table": 2 * _frozen_copy(setting) * (setting.accumulation == 1)} | held | hidden
     held |= {"gradient of the table": 4 * table}
     if setting.on_gpu and setting.chunks > 1 and table > scores:
         held = {"scores": 2 * scores, "gradient of the table": 8 * table}
@@ -183,22 +188,26 @@ def _loss(setting: Setting) -> dict[str, float]:
     return {"table": 2 * table} | held | hidden
 
 
-def _gathered(setting: Setting) -> float:
+def _frozen_copy(setting: Setting) -> float:
     """Elements of a frozen table's copy, whole along `fsdp`; one device alone needs none."""
     return setting.table if setting.along("fsdp") > 1 else 0
 
 
-def _backward(setting: Setting) -> dict[str, float]:
+def _moment_of_backward(setting: Setting) -> dict[str, float]:
     """One layer: its gathered parameters, its gradients in flight, and its recomputed activations.
 
     The compiler keeps the table's gradient until the end.
     """
     table = 0 if setting.adapter else setting.gradient * setting.table
-    moments = [_mixture(setting)] if setting.model.experts else [_feed_forward(setting), _in_attention(setting)]
+    moments = (
+        [_experts_backward(setting)]
+        if setting.model.experts
+        else [_mlp_backward(setting), _attention_backward(setting)]
+    )
     return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
 
 
-def _feed_forward(setting: Setting) -> dict[str, float]:
+def _mlp_backward(setting: Setting) -> dict[str, float]:
     """The backward pass of a layer's feed-forward part."""
     model, tensor = setting.model, setting.along("tensor")
     heads, hidden = model.heads * model.head_width / tensor, model.mlp_width / tensor
@@ -206,7 +215,7 @@ def _feed_forward(setting: Setting) -> dict[str, float]:
     return {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
 
 
-def _in_attention(setting: Setting) -> dict[str, float]:
+def _attention_backward(setting: Setting) -> dict[str, float]:
     """The backward pass of a layer's attention. RoPE's gradient is in float32: of queries, and of keys if there are as
     many.
 
@@ -215,13 +224,13 @@ def _in_attention(setting: Setting) -> dict[str, float]:
     """
     model, tensor = setting.model, setting.along("tensor")
     heads, keys = model.heads * model.head_width / tensor, model.kv_heads * model.head_width / tensor
-    hidden = (3 if stops(setting)[1] else 4) * model.mlp_width / tensor
+    hidden = (3 if waits_for_parameters(setting)[1] else 4) * model.mlp_width / tensor
     rotated = 4 * (heads + (keys if keys == heads else 0)) + heads * (model.qk_norm != "none")
     numbers = setting.tokens * (3 * model.width + hidden + rotated + 3 * heads + 2 * keys)
     return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
 
 
-def _mixture(setting: Setting) -> dict[str, float]:
+def _experts_backward(setting: Setting) -> dict[str, float]:
     """The backward pass of experts: their weights and gradients, and rows in flight, in buffers that are not full.
 
     On GPUs, fitted to seven programs: with all experts on each GPU the gradients of a layer are not whole at once;

@@ -12,20 +12,20 @@ GIB = 1 << 30
 SMALL = 0.005  # of the whole; smaller parts are shown as one
 
 
-def details(plan: Plan) -> str:
+def plan_details(plan: Plan) -> str:
     """All about one plan; without time and price if it does not fit."""
-    parts = [_head(plan), _memory(plan)]
+    parts = [_head_lines(plan), _memory_table(plan)]
     if plan.advice:
         over = f"IT DOES NOT FIT: {plan.advice.over_bytes / GIB:.2f} GiB a chip are missing"
         largest = f"{plan.advice.largest} is largest, {plan.advice.largest_bytes / GIB:.2f} GiB"
-        parts.append(f"{over}; {largest}; {_cure(plan)}")
-    parts += [_time(plan), _run(plan)] if plan.fits else []
-    parts += [_search(plan)] if plan.found else []
-    parts += _compiled(plan) + [_uncounted(plan)]
+        parts.append(f"{over}; {largest}; {_cure_line(plan)}")
+    parts += [_time_table(plan), _run_lines(plan)] if plan.fits else []
+    parts += [_search_table(plan)] if plan.found else []
+    parts += _compiled_lines(plan) + [_uncounted(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
-def side_by_side(plans: list[Plan]) -> str:
+def plans_side_by_side(plans: list[Plan]) -> str:
     """One line for each plan, with how to run it, or why it can't be run."""
     kinds = list(dict.fromkeys(kind for plan in plans for kind in plan.run.dollars))
     prices = [kind.replace("_", " ") for kind in kinds]
@@ -36,7 +36,9 @@ def side_by_side(plans: list[Plan]) -> str:
     for plan in plans:
         setting = plan.chosen.setting
         memory = f"{plan.chosen.memory.peak / GIB:.1f} of {setting.device.hbm_bytes / GIB:.1f}"
-        rows.append((str(setting.topology), f"{setting.topology.chips:,}", memory, *_speed(plan, kinds), _note(plan)))
+        rows.append(
+            (str(setting.topology), f"{setting.topology.chips:,}", memory, *_speed_cells(plan, kinds), _note_cell(plan))
+        )
     return "\n\n".join(part for part in (aligned(rows), _uncounted(plans[0])) if part)
 
 
@@ -44,7 +46,7 @@ def _uncounted(plan: Plan) -> str:
     return "\n".join(["NOT COUNTED HERE", *(f"  {what}" for what in plan.uncounted)]) if plan.uncounted else ""
 
 
-def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
+def _speed_cells(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
     """Speed and cost of a plan that fits; dashes for one that does not."""
     if not plan.fits:
         return ("-",) * (4 + len(kinds))
@@ -55,14 +57,16 @@ def _speed(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
     return *speed, *prices
 
 
-def _note(plan: Plan) -> str:
+def _note_cell(plan: Plan) -> str:
     """How to run it, and the compiler's time; or that it does not fit, and what would make it fit."""
     if not plan.fits:
-        return "DOES NOT FIT" + (f"; {_cure(plan)}" if plan.advice else ", says the compiler")
-    return _keys(plan.chosen) + (f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else "")
+        return "DOES NOT FIT" + (f"; {_cure_line(plan)}" if plan.advice else ", says the compiler")
+    return _command_keys(plan.chosen) + (
+        f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else ""
+    )
 
 
-def _head(plan: Plan) -> str:
+def _head_lines(plan: Plan) -> str:
     topology, run = plan.chosen.setting.topology, plan.run
     config = stage_of(plan.recipe, plan.chosen.setting.key).config
     what = f"{topology.chips:,} {'chip' if isinstance(topology, Topology) else 'device'}{'s' * (topology.chips > 1)}"
@@ -72,7 +76,7 @@ def _head(plan: Plan) -> str:
     return f"{plan.recipe.name} on {topology}, {what}, {tokens}\n{keys}"
 
 
-def _memory(plan: Plan) -> str:
+def _memory_table(plan: Plan) -> str:
     """Memory by kind. A full bar is the limit, or the needed memory if that is more."""
     memory, limit = plan.chosen.memory, plan.chosen.setting.device.hbm_bytes
     shown = {kind: held for kind, held in memory.kinds.items() if held > SMALL * memory.peak}
@@ -82,13 +86,13 @@ def _memory(plan: Plan) -> str:
     return f"peak memory of a chip, in the {memory.moment}\n{aligned(rows)}"
 
 
-def _cure(plan: Plan) -> str:
+def _cure_line(plan: Plan) -> str:
     if plan.advice.change:
         return f"it fits with {plan.advice.change}"
     return f"no change of one key makes it fit; {'take more chips' if plan.found else 'try --search, or more chips'}"
 
 
-def _time(plan: Plan) -> str:
+def _time_table(plan: Plan) -> str:
     found = plan.chosen.estimate
     rows = [
         (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
@@ -107,7 +111,7 @@ def _time(plan: Plan) -> str:
     return told + (head + aligned(traffic) if traffic else "")
 
 
-def _run(plan: Plan) -> str:
+def _run_lines(plan: Plan) -> str:
     run = plan.run
     dollars = [f"{_dollars(price)} dollars ({kind.replace('_', ' ')})" for kind, price in run.dollars.items()]
     whole = ", ".join([f"{compact(run.tokens)} tokens", long_time(run.days), *dollars])
@@ -127,7 +131,7 @@ def _dollars(price: float) -> str:
     return f"{price:,.0f}" if price >= 10 else f"{price:.2f}"
 
 
-def _search(plan: Plan) -> str:
+def _search_table(plan: Plan) -> str:
     """The best candidates, and why the others are behind the first. (All have the same moments.)"""
     found = plan.found
     head = f"searched: {found.screened:,} ways in {moment(found.seconds)}, {found.fitting:,} fit"
@@ -142,7 +146,7 @@ def _search(plan: Plan) -> str:
     return head + "\n" + aligned(rows)
 
 
-def _compiled(plan: Plan) -> list[str]:
+def _compiled_lines(plan: Plan) -> list[str]:
     """The compiler's result for each candidate beside the estimate; for the chosen one also the findings."""
     if not plan.proven:
         return []
@@ -151,14 +155,14 @@ def _compiled(plan: Plan) -> list[str]:
         found = candidate.estimate
         memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
         step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
-        rows.append((_keys(candidate), memory, step, ""))
+        rows.append((_command_keys(candidate), memory, step, ""))
     proof = plan.proofs[0]
     head = "compiled: memory of a chip, and a step by its program (in brackets: as estimated)"
     told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
     return ["\n".join([head, aligned(rows), *(f"  {line}" for line in told)])]
 
 
-def _keys(candidate: Candidate) -> str:
+def _command_keys(candidate: Candidate) -> str:
     """How to run it; attention block and loss chunks only if they are not the platform's choice."""
     setting = candidate.setting
     told = {"mesh": candidate.keys()["mesh"], "remat": setting.remat, "accumulation": setting.accumulation}

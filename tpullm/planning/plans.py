@@ -16,7 +16,7 @@ from tpullm.planning.economics import Run, prices_of, whole_run
 from tpullm.planning.memory import global_state
 from tpullm.planning.program import job_of, stage_of
 from tpullm.planning.proof import Proof
-from tpullm.planning.search import Advice, Candidate, Found, advise, assessed, search, why_behind
+from tpullm.planning.search import Advice, Candidate, Found, advise, assess_memory, search, why_behind
 from tpullm.planning.setting import setting_of
 from tpullm.planning.this_machine import local_setting, machine
 from tpullm.recipe.schema import ModelConfig, Recipe
@@ -90,7 +90,7 @@ def make_plan(
     job = job_of(recipe, machine() if name == "local" else topologies.parse(name), stage, model)
     setting = local_setting(job) if name == "local" else setting_of(job)
     found = search(setting) if searched else None
-    chosen = found.best[0] if found and found.best else assessed(setting)
+    chosen = found.best[0] if found and found.best else assess_memory(setting)
     size = global_state(model, chosen.setting.optimizer, job.adapter).total()
     prices = prices_of(setting.topology.generation, list(prices))
     run = whole_run(job.config, chosen.setting, chosen.estimate, size, prices, hours_between, restart_seconds)

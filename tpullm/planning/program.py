@@ -1,7 +1,7 @@
 """The trainings of a recipe, and their programs on chips that this machine does not have: the step and the evaluation.
 
-`traced` needs neither a chip nor its software, and finds layout errors. `compiled` is the program of the TPU compiler
-(extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
+`traced_step` needs neither a chip nor its software, and finds layout errors. `compiled_step` is the program of the TPU
+compiler (extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, make_evaluation, make_step
+from tpullm.training.step import abstract_state, make_evaluation, make_step
 
 PRETRAIN = "pretrain"
 
@@ -81,10 +81,10 @@ def stage_of(recipe: Recipe, name: str = "") -> Stage:
         raise UserError(f"--stage: the recipe has no stage {name}; it has {', '.join((PRETRAIN, *recipe.finetune))}")
     settings = recipe.finetune[name]
     adapter = settings.adapter if settings.adapter.rank else None
-    return Stage(name, f"finetune.{name}.train", settings.train, adapter, tuple(_uncounted(settings)))
+    return Stage(name, f"finetune.{name}.train", settings.train, adapter, tuple(_uncounted_work(settings)))
 
 
-def _uncounted(settings: TuningConfig) -> Iterator[str]:
+def _uncounted_work(settings: TuningConfig) -> Iterator[str]:
     """What a stage does beside the step on its rows, which alone is planned."""
     if settings.prompts:
         answers = settings.policy.prompts * settings.policy.answers
@@ -144,7 +144,7 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
     from jax.experimental import topologies
 
     compiler_versions(topology)
-    with _quiet():
+    with _quiet_libtpu():
         described = topologies.get_topology_desc(**topology.described())
     return Mesh(arrange_devices(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
 
@@ -161,7 +161,7 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_libtpu() -> Iterator[None]:
     """Set `QUIET` while libtpu is loaded; restore the environment afterwards.
 
     libtpu leaves variables there by which other processes of ours would take themselves for workers of a TPU pod.
@@ -175,7 +175,7 @@ def _quiet() -> Iterator[None]:
         os.environ.update(before)
 
 
-def traced(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:
+def traced_step(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:
     """The step of a training on `mesh`, or the evaluation of a batch, lowered for its platform."""
     # Otherwise a kernel's text names the files and lines of its source, and the hash depends on where those are.
     jax.config.update("jax_traceback_in_locations_limit", 0)
@@ -185,7 +185,7 @@ def traced(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")  # here it only traces
         dtype, axes = compute_dtype(config.compute), architecture.trained(architecture.axes)
         optimizer = make_optimizer(config.optimizer, config.steps, axes, dtype, architecture.adapter)
-        state, batch = abstract(architecture, optimizer, mesh), abstract_batch(config, mesh)
+        state, batch = abstract_state(architecture, optimizer, mesh), abstract_batch(config, mesh)
         frozen = architecture.frozen(architecture.at_rest(mesh, dtype))
         if evaluation:
             program = make_evaluation(architecture, dtype, config.accumulation, config.loss_chunks)
@@ -212,7 +212,7 @@ class TooLarge(Exception):
         self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
 
 
-def compiled(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
+def compiled_step(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
     """The executable of the step, or of the evaluation, with `memory_analysis()` and `as_text()`.
 
     Raises:
@@ -221,7 +221,7 @@ def compiled(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
     kind = mesh.abstract_mesh.abstract_device
     try:
         options = _WITHOUT_A_GPU if kind.platform == "gpu" else None
-        executable = traced(job, mesh, evaluation).compile(compiler_options=options)
+        executable = traced_step(job, mesh, evaluation).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
         if not found:

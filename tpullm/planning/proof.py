@@ -20,10 +20,10 @@ import jax
 from tpullm.hardware.topologies import GpuHosts, Topology
 from tpullm.model.platform import compiler_options
 from tpullm.planning import gpu_schedule, tpu_schedule
-from tpullm.planning.compiling import Executable, compile_apart, read, write
-from tpullm.planning.findings import Finding, Look, axes_of, find
-from tpullm.planning.memory import architecture_of, global_state, of_device
-from tpullm.planning.program import absent_mesh, compiler_versions, job_of, traced
+from tpullm.planning.compiling import Executable, compile_apart, read_executable, write_executable
+from tpullm.planning.findings import Finding, Look, axes_of, find_faults
+from tpullm.planning.memory import architecture_of, device_bytes, global_state
+from tpullm.planning.program import absent_mesh, compiler_versions, job_of, traced_step
 from tpullm.planning.setting import Job, setting_of
 from tpullm.planning.timeline import Item, part_of
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
@@ -134,14 +134,14 @@ def prove(
     versions = compiler_versions(topology)
     job = job_of(recipe, topology, stage, model)
     program = program_hash(job, versions)
-    path, name = cached_at(program), f"{recipe.name} for {topology}"
+    path, name = proof_cache_file(program), f"{recipe.name} for {topology}"
     if why := make_private(path.parent):
         raise UserError(f"{why}: no proof can be trusted there; set XDG_CACHE_HOME to a folder of your own")
-    executable = read(path)
+    executable = read_executable(path)
     if executable is None:
         tell(f"{name}: compiling, a minute or two")
         executable = compile_apart(job, name)
-        write(path, executable)
+        write_executable(path, executable)
         tell(f"{name}: compiled in {executable.seconds:.0f} s")
         shrink(path.parent, MOST_BYTES)
     return proof_of(recipe.name, job, program, versions, executable)
@@ -153,7 +153,7 @@ def program_hash(job: Job, versions: Mapping[str, str]) -> str:
     with jax.sharding.use_abstract_mesh(mesh):
         options = compiler_options()
     with TRACING:
-        programs = [fingerprint(traced(job, mesh, evaluation).as_text()) for evaluation in (False, True)]
+        programs = [fingerprint(traced_step(job, mesh, evaluation).as_text()) for evaluation in (False, True)]
     told = [*programs, str(job.topology), sorted(options.items())]
     return hashlib.sha256(repr([*told, sorted(versions.items())]).encode()).hexdigest()[:16]
 
@@ -180,7 +180,7 @@ def fingerprint(text: str) -> str:
     return hashed(" ".join(_FUNCTION.sub("", text).split()) + of("main"))
 
 
-def cached_at(program: str) -> Path:
+def proof_cache_file(program: str) -> Path:
     """The file in the cache for the compiler's result for a program."""
     return cache_folder("proofs") / f"{program}.json.gz"
 
@@ -189,7 +189,7 @@ def proof_of(name: str, job: Job, program: str, versions: dict[str, str], execut
     """The proof of a compiled step: its time from its schedule, or why it does not fit."""
     sizes = axis_sizes(job.mesh, job.topology.chips)
     whole = global_state(job.model, job.config.optimizer, job.adapter)
-    parameters, optimizer = (of_device(kind, sizes) for kind in (whole.parameters + whole.frozen, whole.optimizer))
+    parameters, optimizer = (device_bytes(kind, sizes) for kind in (whole.parameters + whole.frozen, whole.optimizer))
     limit = executable.limit_bytes or round(job.topology.chip.hbm_bytes)
     evaluation = executable.evaluation_bytes and executable.evaluation_bytes + round(optimizer)
     if evaluation > limit:  # then it is what needs the most: the step fits
@@ -202,16 +202,16 @@ def proof_of(name: str, job: Job, program: str, versions: dict[str, str], execut
         program=program,
         versions=versions,
         date=executable.date,
-        refused="" if executable.text else refusal(job, executable, state, limit),
+        refused="" if executable.text else why_not_fit(job, executable, state, limit),
         limit_bytes=limit,
         peak_bytes=executable.peak_bytes,
         evaluation_bytes=evaluation,
         state_bytes=state,
         tokens=job.config.batch_size * job.config.sequence_length,
         step_seconds=look.seconds,
-        seconds=by_part(look.items),
+        seconds=seconds_by_part(look.items),
         traffic=traffic_of(look),
-        findings=find(look) if executable.text else (),
+        findings=find_faults(look) if executable.text else (),
         compile_seconds=executable.seconds,
     )
 
@@ -223,9 +223,9 @@ def look_at(job: Job, executable: Executable) -> Look:
     within = dict(zip(AXES, (data // job.topology.slices, *others), strict=True))  # the program of one slice
     filled, items = 1 / setting.fullness, []
     if executable.text and isinstance(job.topology, GpuHosts):
-        items = gpu_schedule.schedule(executable.text, job.topology, filled)
+        items = gpu_schedule.schedule_on_gpu(executable.text, job.topology, filled)
     elif executable.text:
-        items = tpu_schedule.schedule(executable.text, job.topology, executable.places, filled)
+        items = tpu_schedule.schedule_on_tpu(executable.text, job.topology, executable.places, filled)
     shapes = architecture_of(job.model).shapes
     layers = [math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(shapes["layers"])]  # used one at a time
     others = [math.prod(leaf.shape) for leaf in jax.tree.leaves({**shapes, "layers": {}})]
@@ -239,7 +239,7 @@ def look_at(job: Job, executable: Executable) -> Look:
     )
 
 
-def by_part(items: list[Item]) -> dict[str, float]:
+def seconds_by_part(items: list[Item]) -> dict[str, float]:
     """Seconds of a step by part, the longest first."""
     parts: Counter[str] = Counter()
     for item in items:
@@ -262,7 +262,7 @@ def traffic_of(look: Look) -> tuple[Traffic, ...]:
     return tuple(sorted(found, key=lambda one: (-one.exposed_seconds, -one.seconds)))
 
 
-def refusal(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
+def why_not_fit(job: Job, executable: Executable, state_bytes: int, limit_bytes: int) -> str:
     """Why the program does not fit: the missing memory, the largest kind of it, and the key to change."""
     rest = executable.peak_bytes - state_bytes
     setting = setting_of(job)

@@ -21,7 +21,7 @@ class Speed(NamedTuple):
     latency: float
 
 
-def speed(setting: Setting, axis: str, faster: int = 1) -> Speed:
+def collective_speed(setting: Setting, axis: str, faster: int = 1) -> Speed:
     """The speed of collectives along a mesh axis.
 
     Args:
@@ -29,7 +29,7 @@ def speed(setting: Setting, axis: str, faster: int = 1) -> Speed:
     """
     chip, topology = setting.device, setting.topology
     if isinstance(topology, GpuHosts):
-        together = in_domain(setting.sizes, axis, topology.of_domain)
+        together = devices_in_domain(setting.sizes, axis, topology.of_domain)
         return network_speed(chip, together, setting.along(axis) > together)
     route = torus_route(topology, setting.sizes, axis, setting.traits.in_lines)
     return Speed(route.links * chip.link_bandwidth * chip.link_efficiency * faster, route.hops * chip.latency_seconds)
@@ -46,7 +46,7 @@ def network_speed(chip: Chip, together: int, leaves: bool) -> Speed:
     return Speed(min(links, cards) if leaves else links, chip.latency_seconds)
 
 
-def in_domain(sizes: tuple[int, ...], axis: str, domain: int) -> int:
+def devices_in_domain(sizes: tuple[int, ...], axis: str, domain: int) -> int:
     """How many devices along a mesh axis are among `domain` neighbours; the last axis has the nearest devices."""
     place = AXES.index(axis)
     return max(1, min(sizes[place], domain // prod(sizes[place + 1 :])))
@@ -81,9 +81,9 @@ def torus_route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines:
     for name, size in reversed(list(zip(AXES, sizes, strict=True))):
         if size == 1:
             continue
-        taken = _taken(free, size) or _part(free, size)
+        taken = _whole_dimensions(free, size) or _parts_of_dimensions(free, size)
         if name == axis:
-            return _over(topology, taken, in_lines and size == topology.chips)
+            return _route_over(topology, taken, in_lines and size == topology.chips)
         for n, part in taken.items():
             free[n] //= part
             if free[n] <= 1:
@@ -91,13 +91,13 @@ def torus_route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines:
     return Route(1.0, 1, 1)
 
 
-def _over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Route:
+def _route_over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Route:
     rings = topology.rings if isinstance(topology, Slices) else (False,) * len(topology.shape)
     links = [2 if rings[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
     return Route(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
 
 
-def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:
+def _whole_dimensions(free: dict[int, int], size: int) -> dict[int, int] | None:
     """As many whole dimensions as possible whose product is `size`; None if there are none."""
     for count in range(len(free), 0, -1):
         for chosen in combinations(free, count):
@@ -106,7 +106,7 @@ def _taken(free: dict[int, int], size: int) -> dict[int, int] | None:
     return None
 
 
-def _part(free: dict[int, int], size: int) -> dict[int, int]:
+def _parts_of_dimensions(free: dict[int, int], size: int) -> dict[int, int]:
     """Parts of dimensions whose product is `size`, the largest dimension first."""
     taken = {}
     for n in sorted(free, key=lambda n: -free[n]):
@@ -136,11 +136,17 @@ class Transfer(NamedTuple):
 
 def traffic(setting: Setting) -> list[Transfer]:
     """All traffic of a step."""
-    found = [*_parameters(setting), *_tensor(setting), *_experts(setting), *_sequence(setting), *_slices(setting)]
+    found = [
+        *_parameter_transfers(setting),
+        *_tensor_transfers(setting),
+        *_expert_transfers(setting),
+        *_sequence_transfers(setting),
+        *_slice_transfers(setting),
+    ]
     return [one for one in found if one.received]
 
 
-def _parameters(setting: Setting) -> list[Transfer]:
+def _parameter_transfers(setting: Setting) -> list[Transfer]:
     """All-gathers of each layer's parameters, forward and backward, and the sums of their gradients."""
     size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
     numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
@@ -151,25 +157,25 @@ def _parameters(setting: Setting) -> list[Transfer]:
         numbers = times * model.layers * setting.adapter_parameters
     summed = setting.traits.sums * numbers * setting.gradient * share
     hops = 2 * times * model.layers * 2
-    gathers_wait, sums_wait = stops(setting)
+    gathers_wait, sums_wait = waits_for_parameters(setting)
     # On a torus of three dimensions, a reduce-scatter takes two at once (`torus.steps`).
     planes = setting.traits.in_lines and size == setting.topology.chips and min(setting.topology.shape[2:] or (1,)) > 1
     found = [
-        _transfer(setting, "fsdp", "all-gathers of parameters", gathered, hops, gathers_wait),
-        _transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
+        _timed_transfer(setting, "fsdp", "all-gathers of parameters", gathered, hops, gathers_wait),
+        _timed_transfer(setting, "fsdp", "sums of gradients", summed, hops // 2, sums_wait, faster=2 if planes else 1),
     ]
     within = setting.sizes[0] // setting.topology.slices
     for axis, size in (("data", within), ("sequence", setting.along("sequence"))):
         rest = 2 * numbers / setting.along("fsdp") * setting.gradient * (size - 1) / size
-        found.append(_transfer(setting, axis, "sums of gradients", rest, hops, True))
+        found.append(_timed_transfer(setting, axis, "sums of gradients", rest, hops, True))
     # `expert` splits the experts; its devices hold all other parameters alike.
     others = numbers - times * model.layers * setting.mlp_parameters * bool(model.experts and not setting.adapter)
     size = setting.along("expert")
     rest = 2 * others / setting.along("fsdp") * setting.gradient * (size - 1) / size
-    return [*found, _transfer(setting, "expert", "sums of gradients", rest, hops, True)]
+    return [*found, _timed_transfer(setting, "expert", "sums of gradients", rest, hops, True)]
 
 
-def stops(setting: Setting) -> tuple[bool, bool]:
+def waits_for_parameters(setting: Setting) -> tuple[bool, bool]:
     """Whether the device waits for all-gathers and for reduce-scatters along `fsdp`, in compiled programs.
 
     A TPU without SparseCores for collectives waits for reduce-scatters. The others wait for both if the axis spans
@@ -184,7 +190,7 @@ def stops(setting: Setting) -> tuple[bool, bool]:
     return waits, waits
 
 
-def _tensor(setting: Setting) -> list[Transfer]:
+def _tensor_transfers(setting: Setting) -> list[Transfer]:
     """All-reduces along `tensor`: of the contributions to the residual stream, and of its gradient."""
     size, model = setting.along("tensor"), setting.model
     again = "out" in setting.recompute
@@ -192,10 +198,10 @@ def _tensor(setting: Setting) -> list[Transfer]:
     numbers = setting.accumulation * model.layers * of_layer * setting.tokens * model.width
     numbers += setting.accumulation * 2 * setting.tokens * model.width
     sent, times, waits = 2 * 2 * numbers * (size - 1) / size, 2 * model.layers * of_layer, setting.traits.tensor_waits
-    return [_transfer(setting, "tensor", "all-reduces of activations", sent, times, waits)]
+    return [_timed_transfer(setting, "tensor", "all-reduces of activations", sent, times, waits)]
 
 
-def _experts(setting: Setting) -> list[Transfer]:
+def _expert_transfers(setting: Setting) -> list[Transfer]:
     """Dispatch and combine; in the backward pass dispatch again, and both for the gradients.
 
     Without a ragged exchange, whole buffers are sent.
@@ -210,19 +216,19 @@ def _experts(setting: Setting) -> list[Transfer]:
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices exchanges data over half of the ring in the mean: a quarter of an all-gather's time.
     waits = padded or not ours
-    return [_transfer(setting, "expert", "dispatch and combine", moved, journeys * model.layers, waits, faster=2)]
+    return [_timed_transfer(setting, "expert", "dispatch and combine", moved, journeys * model.layers, waits, faster=2)]
 
 
-def _sequence(setting: Setting) -> list[Transfer]:
+def _sequence_transfers(setting: Setting) -> list[Transfer]:
     """All-gathers of a row's keys and values for each layer, and the sums of their gradients."""
     size, model = setting.along("sequence"), setting.model
     again = "scores" in setting.recompute
     row = setting.tokens * size * 2 * model.kv_heads * model.head_width / setting.along("tensor")
     moved = setting.accumulation * model.layers * (2 + again) * row * 2 * (size - 1) / size
-    return [_transfer(setting, "sequence", "keys and values", moved, 3 * model.layers, waits=True)]
+    return [_timed_transfer(setting, "sequence", "keys and values", moved, 3 * model.layers, waits=True)]
 
 
-def _slices(setting: Setting) -> list[Transfer]:
+def _slice_transfers(setting: Setting) -> list[Transfer]:
     """All-reduces of gradients over the data center network, between the devices at one place of all slices."""
     slices, model = setting.topology.slices, setting.model
     if slices == 1:
@@ -236,6 +242,6 @@ def _slices(setting: Setting) -> list[Transfer]:
     return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]
 
 
-def _transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
-    bandwidth, latency = speed(setting, axis, faster)
+def _timed_transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
+    bandwidth, latency = collective_speed(setting, axis, faster)
     return Transfer(axis, what, received, received / bandwidth + collectives * latency, waits)

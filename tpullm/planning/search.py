@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from tpullm.planning.economics import Estimate, estimate
-from tpullm.planning.memory import Memory, global_state, memory
+from tpullm.planning.economics import Estimate, estimate_step
+from tpullm.planning.memory import Memory, device_memory, global_state
 from tpullm.planning.program import stage_of
 from tpullm.planning.setting import RECOMPUTED, Setting, divisors, with_remat
 from tpullm.recipe.mesh_axes import AXES, written
@@ -44,7 +44,7 @@ class Candidate:
     @cached_property
     def estimate(self) -> Estimate:
         """The time of a step, also if it does not fit."""
-        return estimate(self.setting)
+        return estimate_step(self.setting)
 
     def keys(self) -> dict[str, Any]:
         """The keys of the recipe that it sets, with their values."""
@@ -95,9 +95,9 @@ class Found:
     best: tuple[Candidate, ...]
 
 
-def assessed(setting: Setting) -> Candidate:
+def assess_memory(setting: Setting) -> Candidate:
     """A setting with its memory."""
-    return Candidate(setting, memory(setting, global_state(setting.model, setting.optimizer, setting.adapter)))
+    return Candidate(setting, device_memory(setting, global_state(setting.model, setting.optimizer, setting.adapter)))
 
 
 def search(base: Setting, most: int = 10) -> Found:
@@ -108,20 +108,20 @@ def search(base: Setting, most: int = 10) -> Found:
         starts.append(dataclasses.replace(base, optimizer=half))
     for start in starts:
         state = global_state(start.model, start.optimizer, start.adapter)
-        for setting in settings(start):
-            candidate, screened = Candidate(setting, memory(setting, state)), screened + 1
+        for setting in variants(start):
+            candidate, screened = Candidate(setting, device_memory(setting, state)), screened + 1
             if candidate.fits:
                 fitting.append(candidate)
         if fitting:
             break
     distinct: dict[tuple, Candidate] = {}  # the first of those that differ only in the block or the loss chunks
-    for one in in_order(fitting, base):
+    for one in fastest_first(fitting, base):
         setting = one.setting
         distinct.setdefault((setting.sizes, setting.remat, setting.accumulation, setting.optimizer), one)
     return Found(screened, len(fitting), time.perf_counter() - began, tuple(distinct.values())[:most])
 
 
-def settings(base: Setting) -> Iterator[Setting]:
+def variants(base: Setting) -> Iterator[Setting]:
     """`base`, and every other way to run it.
 
     An attention block or a number of loss chunks of 0 is the platform's choice. The others are the blocks that the
@@ -171,7 +171,7 @@ def why_behind(one: Candidate, best: Candidate) -> str:
     return f"{lost:.1%} slower: {moment(more[worst])} more of {worst}"
 
 
-def in_order(fitting: list[Candidate], base: Setting) -> list[Candidate]:
+def fastest_first(fitting: list[Candidate], base: Setting) -> list[Candidate]:
     """The fastest first; among equals, the nearest to the recipe, and then the smallest."""
     order = sorted(fitting, key=lambda found: found.estimate.step_seconds)
     if not order:
@@ -210,7 +210,7 @@ def advise(candidate: Candidate) -> Advice | None:
     keys = {section.dotted(key): key for section in sections(Recipe) for key in section.keys}
     ways = {}
     for change, setting in changes_of_one_key(candidate.setting):
-        found = assessed(setting)
+        found = assess_memory(setting)
         if found.fits:
             dotted = change.split(":")[0].replace(setting.key, "pretrain")  # every training has the keys of `pretrain`
             ways[change] = not keys[dotted].changes.resumes, -found.estimate.tokens_per_second

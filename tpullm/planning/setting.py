@@ -149,7 +149,7 @@ class Setting:
     @property
     def block(self) -> int:
         """Queries and keys of an attention block."""
-        return self.traits.block or _block(self.contiguous, self.attention_block)
+        return self.traits.block or _splash_block(self.contiguous, self.attention_block)
 
     @property
     def contiguous(self) -> int:
@@ -165,7 +165,7 @@ class Setting:
         length = self.length // self.sizes[SEQUENCE]
         most = CHUNK if self.topology.generation != "local" else CHUNK_ON_CPU
         longest = most * length // (4 * self.tokens * self.model.vocabulary_size // self.along("tensor"))
-        return _chunks(length, longest)
+        return _fewest_chunks(length, longest)
 
     @property
     def global_tokens(self) -> int:
@@ -250,12 +250,12 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1000)
-def _chunks(length: int, longest: int) -> int:
+def _fewest_chunks(length: int, longest: int) -> int:
     return next(count for count in divisors(length) if length // count <= max(longest, 1))
 
 
 @lru_cache(maxsize=1000)
-def _block(length: int, most: int) -> int:
+def _splash_block(length: int, most: int) -> int:
     """The block of the splash kernel, or 512 for rows that need the other kernel (`flash`)."""
     return splash_block(length, most) if splash_fits(length, 1) else 512
 

@@ -19,12 +19,12 @@ UNIT = 128  # width of a matrix unit; a narrower head leaves the rest of the uni
 TURN = 0.35e-6
 
 
-def forward(setting: Setting) -> float:
+def forward_kernel_seconds(setting: Setting) -> float:
     """Seconds of one layer's forward kernel, for the tokens of a micro-batch on one device."""
     return _best(setting, ("forward",), 2)
 
 
-def backward(setting: Setting) -> float:
+def backward_kernel_seconds(setting: Setting) -> float:
     """Seconds of one layer's backward kernels: the gradients of queries, keys and values."""
     passes = ("all",) if setting.traits.fused else ("queries", "keys")
     return _best(setting, passes, setting.traits.passes)
@@ -114,24 +114,28 @@ class Part(NamedTuple):
     moved_bytes: float = 0.0
 
 
-def work(setting: Setting) -> dict[str, Part]:
+def step_parts(setting: Setting) -> dict[str, Part]:
     """The parts of a step: forward and backward pass, recomputation, and the update."""
     times = setting.accumulation * setting.model.layers
-    once, again = _layer(setting), recomputed(setting)
+    once, again = _layer_work(setting), recomputed_parts(setting)
     passes = 2 if setting.adapter else 3  # a frozen matrix has no gradient
     parts = {
-        "attention": _scaled(_sum(once["qkv"], once["out"]), passes * times),
-        "attention kernel": Part(kernel_seconds=times * (once["scores"].kernel_seconds + backward(setting))),
-        "experts" if setting.model.experts else "feed-forward": _scaled(_sum(once["up"], once["down"]), passes * times),
-        "loss": _output(setting),
-        "recomputed": _scaled(_sum(*(once[name] for name in again), Part()), times),
-        "norms and activations": Part(moved_bytes=times * _element_wise(setting)),
+        "attention": _scaled_work(_sum_work(once["qkv"], once["out"]), passes * times),
+        "attention kernel": Part(
+            kernel_seconds=times * (once["scores"].kernel_seconds + backward_kernel_seconds(setting))
+        ),
+        "experts" if setting.model.experts else "feed-forward": _scaled_work(
+            _sum_work(once["up"], once["down"]), passes * times
+        ),
+        "loss": _output_work(setting),
+        "recomputed": _scaled_work(_sum_work(*(once[name] for name in again), Part()), times),
+        "norms and activations": Part(moved_bytes=times * _element_wise_bytes(setting)),
         "optimizer": Part(flops=_muon_flops(setting), moved_bytes=_update_bytes(setting)),
     }
-    return parts | ({"adapter": _scaled(_adapter(setting), times)} if setting.adapter else {})
+    return parts | ({"adapter": _scaled_work(_adapter_work(setting), times)} if setting.adapter else {})
 
 
-def recomputed(setting: Setting) -> tuple[str, ...]:
+def recomputed_parts(setting: Setting) -> tuple[str, ...]:
     """The parts of a layer that the backward pass recomputes. Our experts always recompute `up` if they are spread."""
     spread = setting.model.experts and setting.along("expert") > 1 and setting.traits.halves
     return tuple(dict.fromkeys((*setting.recompute, "up"))) if spread else setting.recompute
@@ -143,14 +147,14 @@ def useful_flops(setting: Setting) -> float:
     return each * setting.global_tokens / setting.topology.chips
 
 
-def _layer(setting: Setting) -> dict[str, Part]:
+def _layer_work(setting: Setting) -> dict[str, Part]:
     """The forward pass of one layer, by the names in model/block.py."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
-    matmul = lambda inputs, outputs: _layer_matmul(setting, M, inputs, outputs)  # noqa: E731
+    matmul = lambda inputs, outputs: _layer_matmul_work(setting, M, inputs, outputs)  # noqa: E731
     layer = {
         "qkv": matmul(D, (N + 2 * K) * H / tensor),
-        "scores": Part(kernel_seconds=forward(setting)),
+        "scores": Part(kernel_seconds=forward_kernel_seconds(setting)),
         "out": matmul(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor
@@ -159,33 +163,33 @@ def _layer(setting: Setting) -> dict[str, Part]:
     rows, here = M * model.experts_per_token * setting.padding, model.experts / setting.along("expert")
     router = Part(flops=2 * M * D * model.experts * ROUTER_PASSES)
     shared = model.shared_experts * F
-    grouped = lambda inputs, outputs: _grouped(setting, rows, here, inputs, outputs)  # noqa: E731
-    up = _sum(router, grouped(D, ups * F), matmul(D, ups * shared))
-    return layer | {"up": up, "down": _sum(grouped(F, D), matmul(shared, D))}
+    grouped = lambda inputs, outputs: _grouped_matmul_work(setting, rows, here, inputs, outputs)  # noqa: E731
+    up = _sum_work(router, grouped(D, ups * F), matmul(D, ups * shared))
+    return layer | {"up": up, "down": _sum_work(grouped(F, D), matmul(shared, D))}
 
 
-def _matmul(rows: float, inputs: float, outputs: float) -> Part:
+def _matmul_work(rows: float, inputs: float, outputs: float) -> Part:
     moved = 2 * (rows * (inputs + outputs) + inputs * outputs)
     return Part(flops=2 * rows * inputs * outputs, moved_bytes=moved)
 
 
-def _layer_matmul(setting: Setting, rows: float, inputs: float, outputs: float) -> Part:
+def _layer_matmul_work(setting: Setting, rows: float, inputs: float, outputs: float) -> Part:
     """A matmul that `model.matmuls` concerns: in fp8 at twice the peak. The codes are written and read beside it."""
-    part = _matmul(rows, inputs, outputs)
+    part = _matmul_work(rows, inputs, outputs)
     if setting.model.matmuls != "fp8" or not inputs * outputs:  # there may be no shared experts
         return part
     codes = 2 * (rows * inputs + inputs * outputs)
     return Part(flops=part.flops / (2 if setting.device.fp8 else 1), moved_bytes=part.moved_bytes + codes)
 
 
-def _grouped(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
+def _grouped_matmul_work(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
     """Rows by the matrix of their own expert. With padding, each expert has as many rows: an ordinary matmul."""
     rows *= experts if setting.traits.every_expert else 1
     moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
     return Part(flops=flops, moved_bytes=moved) if setting.padding > 1 else Part(grouped_flops=flops, moved_bytes=moved)
 
 
-def _output(setting: Setting) -> Part:
+def _output_work(setting: Setting) -> Part:
     """The logits of all tokens, their gradient, and the table's gradient: three matmuls; logits are read four times.
 
     Each chunk reads the table twice and adds to its gradient in float32. This memory traffic has the full bandwidth.
@@ -194,11 +198,11 @@ def _output(setting: Setting) -> Part:
     V = model.vocabulary_size / setting.along("tensor")
     again = 12 * (setting.chunks - 1) * model.width * V * setting.device.hbm_efficiency
     passes, again = (2, 0.0) if setting.adapter else (3, again)  # of a frozen table there is no gradient
-    matmuls = _scaled(_matmul(M, model.width, V), passes)
-    return _scaled(matmuls._replace(moved_bytes=matmuls.moved_bytes + 16 * M * V + again), setting.accumulation)
+    matmuls = _scaled_work(_matmul_work(M, model.width, V), passes)
+    return _scaled_work(matmuls._replace(moved_bytes=matmuls.moved_bytes + 16 * M * V + again), setting.accumulation)
 
 
-def _adapter(setting: Setting) -> Part:
+def _adapter_work(setting: Setting) -> Part:
     """The adapter's matmuls of one layer, which wait for memory: each reads what its matrix reads, and adds to what
     that writes. Forward, recomputed, and twice in the backward pass.
 
@@ -208,16 +212,18 @@ def _adapter(setting: Setting) -> Part:
     passes = 3 + bool(setting.recompute)
     rows = M * (model.experts_per_token + model.shared_experts if model.experts else 1)
     share = (model.experts + model.shared_experts) or 1
-    low = [_matmul(rows, inputs, rank) for inputs, _ in setting.targets]
-    high = [_matmul(rows, rank, outputs)._replace(moved_bytes=4 * rows * outputs) for _, outputs in setting.targets]
-    matmuls = _scaled(_sum(*low, *high), passes / share / setting.along("tensor"))
+    low = [_matmul_work(rows, inputs, rank) for inputs, _ in setting.targets]
+    high = [
+        _matmul_work(rows, rank, outputs)._replace(moved_bytes=4 * rows * outputs) for _, outputs in setting.targets
+    ]
+    matmuls = _scaled_work(_sum_work(*low, *high), passes / share / setting.along("tensor"))
     if not setting.adapter.quantize_base:
         return matmuls
     written = DEQUANTIZED * setting.layer_parameters * (2 + bool(setting.recompute))
     return matmuls._replace(moved_bytes=matmuls.moved_bytes + written)
 
 
-def _element_wise(setting: Setting) -> float:
+def _element_wise_bytes(setting: Setting) -> float:
     """Bytes of norms, RoPE, residuals and activations of one layer: forward, backward and recomputed.
 
     The compiler fuses much of it into matmuls. One read and one write of each array are counted.
@@ -232,7 +238,7 @@ def _element_wise(setting: Setting) -> float:
     attention, mlp = 4 * model.width + 2 * heads, 4 * model.width + hidden
     parts = setting.length / setting.block if setting.traits.fused else 0  # of the queries' gradient
     summed = parts * model.heads * model.head_width / tensor
-    again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in recomputed(setting) else 0)
+    again = (attention if "qkv" in setting.recompute else 0) + (mlp if "up" in recomputed_parts(setting) else 0)
     return 2 * M * (3 * (attention + mlp) + again + summed)
 
 
@@ -259,9 +265,9 @@ def _muon_flops(setting: Setting) -> float:
     return model.layers * layer * setting.topology.slices / setting.topology.chips
 
 
-def _sum(*parts: Part) -> Part:
+def _sum_work(*parts: Part) -> Part:
     return Part(*map(sum, zip(*parts, strict=True)))
 
 
-def _scaled(part: Part, times: float) -> Part:
+def _scaled_work(part: Part, times: float) -> Part:
     return Part(*(times * value for value in part))

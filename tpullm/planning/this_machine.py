@@ -15,7 +15,7 @@ from tpullm.hardware.peak_flops import fastest, peak
 from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
-from tpullm.planning.economics import RESTART_SECONDS, estimate, whole_run
+from tpullm.planning.economics import RESTART_SECONDS, estimate_step, whole_run
 from tpullm.planning.memory import global_state
 from tpullm.planning.setting import CPU, OURS, Job, Setting, setting_of
 from tpullm.recipe.schema import ModelConfig, TrainConfig
@@ -75,7 +75,7 @@ def machine() -> Machine:
 
 
 @lru_cache(maxsize=4)
-def measured(dtype: str) -> Chip:
+def measured_device(dtype: str) -> Chip:
     """One device of this machine, as measured. A CPU's devices exchange data through its memory."""
     here, x, add = machine(), jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
     bandwidth = 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
@@ -102,17 +102,17 @@ def local_setting(job: Job) -> Setting:
     traits = OURS
     if jax.default_backend() == "cpu":
         traits = replace(CPU, block=query_block(job.config.sequence_length))
-    return setting_of(job, measured(compute_dtype(job.config.compute).name), traits)
+    return setting_of(job, measured_device(compute_dtype(job.config.compute).name), traits)
 
 
 def setting_here(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> Setting:
     """The setting of a training on a mesh of local devices: TPU slices, hosts with GPUs, or another machine."""
-    known = _topology(mesh.devices.reshape(-1))
+    known = _known_topology(mesh.devices.reshape(-1))
     job = Job(model, config, dict(mesh.shape), known or machine())
     return setting_of(job) if known else local_setting(job)
 
 
-def _topology(devices: np.ndarray) -> Topology | None:
+def _known_topology(devices: np.ndarray) -> Topology | None:
     """The topology of these devices; None if they are of no known chip."""
     kind = devices[0].device_kind
     generation = next((name for name, chip in CHIPS.items() if kind in chip.device_kinds), "")
@@ -127,10 +127,10 @@ def _topology(devices: np.ndarray) -> Topology | None:
     return Slices(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
 
 
-def expected(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+def expected_step(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
     """The predicted time of a step on local devices and `run` of a plan, as plain values for the log and the report."""
     setting = setting_here(model, config, mesh)
-    found, size = estimate(setting), global_state(model, config.optimizer).total()
+    found, size = estimate_step(setting), global_state(model, config.optimizer).total()
     restart = 0.0 if jax.default_backend() == "cpu" else RESTART_SECONDS  # other devices have to be found again
     return {
         "topology": str(setting.topology),

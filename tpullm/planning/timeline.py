@@ -162,7 +162,7 @@ class Estimator(ABC):
         """The items in a loop, the longest branch or a call; None if the instruction is none of these."""
         if one.opcode == "while":
             turns = 0 if FURTHER_ROUNDS in one.operation else self.turns(one)
-            return [item.scaled(turns) for item in self.run(called(one, "body"))] if turns else []
+            return [item.scaled(turns) for item in self.run(called_computation(one, "body"))] if turns else []
         if one.opcode == "conditional":
             branches = [self.run(name) for name in one.calls]
             return max(branches, key=lambda items: sum(item.seconds for item in items), default=[])
@@ -195,7 +195,7 @@ class Estimator(ABC):
             items[place] = replace(items[place], seconds=items[place].seconds + waited)
 
 
-def called(one: Instruction, key: str) -> str:
+def called_computation(one: Instruction, key: str) -> str:
     """The computation that an attribute of an instruction names."""
     return re.search(rf"{key}=%?([\w.-]+)", one.attributes)[1]
 

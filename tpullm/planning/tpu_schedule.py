@@ -18,7 +18,7 @@ from tpullm.hardware.topologies import Slices
 from tpullm.model.experts.exchange import UNINITIALIZED
 from tpullm.planning.instructions import Collective, Instruction, as_collective
 from tpullm.planning.step_work import kernel_seconds, keys_per_query, table_block
-from tpullm.planning.timeline import FREE, Estimator, Item, called
+from tpullm.planning.timeline import FREE, Estimator, Item, called_computation
 
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "X64", UNINITIALIZED)
 SCALAR_BYTES = 1 << 10  # smaller arrays cost nothing where the compiler gives no cycles
@@ -38,7 +38,7 @@ OBSERVED = 0.82
 Places = tuple[tuple[int, ...], ...]
 
 
-def schedule(text: str, topology: Slices, places: Places, filled: float = 1.0) -> list[Item]:
+def schedule_on_tpu(text: str, topology: Slices, places: Places, filled: float = 1.0) -> list[Item]:
     """The time of each instruction of an executable in one step; their `seconds` add up to the step's.
 
     Args:
@@ -55,7 +55,7 @@ class _Estimator(Estimator):
 
     def turns(self, loop: Instruction) -> int:
         """The number of turns: the constant in the condition of a loop."""
-        condition = self.program[called(loop, "condition")]
+        condition = self.program[called_computation(loop, "condition")]
         found = [re.fullmatch(r"\((\d+)\)", one.operands) for one in condition if one.opcode == "constant"]
         return max((int(match[1]) for match in found if match), default=1)
 

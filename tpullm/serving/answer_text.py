@@ -116,7 +116,7 @@ class ToolText:
             text += self._call.rest() if self._call else self._outside.rest()
             self._count += self._call is not None and self._call.is_told
             part = replace(part, ends="tool_calls" if self._count and part.ends == "stop" else part.ends)
-        return replace(part, text=text, calls=tuple(_merged(deltas)))
+        return replace(part, text=text, calls=tuple(_merge_call_deltas(deltas)))
 
     def _is_over(self) -> bool:
         return self._count > 0 and self._call is None and not self._several
@@ -206,7 +206,7 @@ class _Arguments:
         return len(text)
 
 
-def _merged(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merge_call_deltas(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same deltas, with one for each call."""
     merged: list[dict[str, Any]] = []
     for delta in deltas:
@@ -221,4 +221,4 @@ def _merged(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def whole_calls(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The calls that some deltas make."""
-    return [{key: value for key, value in call.items() if key != "index"} for call in _merged(deltas)]
+    return [{key: value for key, value in call.items() if key != "index"} for call in _merge_call_deltas(deltas)]

@@ -114,20 +114,20 @@ class Writing:
         """
         begins = [self._reply.begin(index) for index in range(len(self._numbers))]
         for choice in filter(None, begins):
-            yield _event(self._reply.chunk([choice]))
+            yield _server_sent_event(self._reply.chunk([choice]))
         try:
             async for index, part in self.parts():
-                yield _event(self._reply.chunk([self._reply.choice(index, part, False)]))
+                yield _server_sent_event(self._reply.chunk([self._reply.choice(index, part, False)]))
         except Refusal as refusal:
             failed(refusal)
-            yield _event(refusal.body())
+            yield _server_sent_event(refusal.body())
             return
         if self._reply.asked.usage:
-            yield _event(self._reply.chunk([]))
+            yield _server_sent_event(self._reply.chunk([]))
         yield b"data: [DONE]\n\n"
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def _server_sent_event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
 from tpullm.serving.completions import ChatReply, Reply, TextReply
 from tpullm.serving.front_page import FrontPage
-from tpullm.serving.refusal import Refusal, parse
+from tpullm.serving.refusal import Refusal, parse_json_object
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
 from tpullm.system.errors import UserError
@@ -117,7 +117,7 @@ class Service:
 
     def _read(self, raw: bytes, read: Read, client: str) -> Reply:
         """In the thread that reads: splitting a long text takes a second."""
-        body, known = parse(raw), ", ".join(self.models)
+        body, known = parse_json_object(raw), ", ".join(self.models)
         name = body.get("model")
         if not isinstance(name, str):
             raise Refusal(f"model: is missing; give the name of a model: {known}", param="model")
@@ -135,13 +135,13 @@ def application(service: Service) -> ASGIApp:
     """The server, for any server of ASGI."""
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_described(service, name) for name in service.models]})
+        return JSONResponse({"object": "list", "data": [_described_model(service, name) for name in service.models]})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in service.models:
             raise Refusal(f"no model {name[:200]!r} here", 404, "model", "model_not_found")
-        return JSONResponse(_described(service, name))
+        return JSONResponse(_described_model(service, name))
 
     async def health(request: Request) -> Response:
         if not service.stepping.ready or service.is_stopping:
@@ -160,8 +160,8 @@ def application(service: Service) -> ASGIApp:
     paths = (  # and whether a client must show the key
         ("/", front, "GET", False),
         ("/health", health, "GET", False),
-        ("/v1/completions", partial(_answer, service, TextReply), "POST", True),
-        ("/v1/chat/completions", partial(_answer, service, ChatReply), "POST", True),
+        ("/v1/completions", partial(_answer_request, service, TextReply), "POST", True),
+        ("/v1/chat/completions", partial(_answer_request, service, ChatReply), "POST", True),
         ("/v1/models", models, "GET", True),
         ("/v1/models/{name:path}", model, "GET", True),
         ("/metrics", metrics, "GET", True),
@@ -171,7 +171,7 @@ def application(service: Service) -> ASGIApp:
     async def elsewhere(request: Request, error: HTTPException) -> Response:
         there = "/v1/models, /v1/completions and /v1/chat/completions"
         what = {404: f"no such path; there are {there}", 405: "no such method"}
-        response = _refused(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
+        response = _refusal_response(request, Refusal(what.get(error.status_code, error.detail), error.status_code))
         response.headers.update(error.headers or {})
         service.requests.labels("elsewhere", str(error.status_code)).inc()
         return response
@@ -189,12 +189,12 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
             _check_client(service, request, key)
             response = await work(request)
         except Refusal as refusal:
-            response = _refused(request, refusal)
+            response = _refusal_response(request, refusal)
         except ClientDisconnect:
             response = Response(status_code=_HANG_UP)
         except Exception:  # a fault of ours: the client is told so, and the log has all of it
             say(traceback.format_exc().rstrip())
-            response = _refused(request, Refusal("an error of the server; its log says more", status=500))
+            response = _refusal_response(request, Refusal("an error of the server; its log says more", status=500))
         service.requests.labels(path, str(response.status_code)).inc()
         return response
 
@@ -214,36 +214,36 @@ def _check_client(service: Service, request: Request, key: bool) -> None:
             raise Refusal("no right key in the header `Authorization: Bearer KEY`", 401, code="invalid_api_key")
 
 
-def _refused(request: Request, refusal: Refusal) -> Response:
+def _refusal_response(request: Request, refusal: Refusal) -> Response:
     """The answer, and one line in the log."""
-    _log(request, refusal)
+    _log_refusal(request, refusal)
     return JSONResponse(refusal.body(), refusal.status, refusal.headers)
 
 
-def _log(request: Request, refusal: Refusal) -> None:
+def _log_refusal(request: Request, refusal: Refusal) -> None:
     client = request.client.host if request.client else "?"
     line = f"{client} {request.method} {request.scope['path']}: {refusal.status} {refusal}"  # `url` has the Host in it
     say(one_line(line, 500))
 
 
-async def _answer(service: Service, read: Read, request: Request) -> Response:
+async def _answer_request(service: Service, read: Read, request: Request) -> Response:
     """The answers to a request, whole or as a stream."""
     began, client = time.monotonic(), request.client.host if request.client else ""
-    reply, writing = await service.begin(await _body(request), read, client)
+    reply, writing = await service.begin(await _json_body(request), read, client)
 
     def ended() -> None:
         service.end(writing)
         service.seconds.observe(time.monotonic() - began)
 
     if reply.asked.stream:
-        return EventStream(writing.events(lambda refusal: _log(request, refusal)), ended)
+        return EventStream(writing.events(lambda refusal: _log_refusal(request, refusal)), ended)
     try:
-        return JSONResponse(await _unless_gone(request, writing.whole()))
+        return JSONResponse(await _unless_client_gone(request, writing.whole()))
     finally:
         ended()
 
 
-async def _body(request: Request) -> bytes:
+async def _json_body(request: Request) -> bytes:
     """The body of a request; `Refusal` if it is not JSON, or too large."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal("the header Content-Type is not application/json; send JSON", status=415)
@@ -261,7 +261,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _unless_gone(request: Request, work: Awaitable[dict]) -> dict:
+async def _unless_client_gone(request: Request, work: Awaitable[dict]) -> dict:
     """The result of `work`, which is cancelled if the client hangs up."""
 
     async def hung_up() -> None:
@@ -279,7 +279,7 @@ async def _unless_gone(request: Request, work: Awaitable[dict]) -> dict:
         gone.cancel()
 
 
-def _described(service: Service, name: str) -> dict:
+def _described_model(service: Service, name: str) -> dict:
     """As OpenAI has it, and what the page asks: whether the model talks, and how the tokens that end its texts look."""
     model = service.models[name]
     more = {"talks": model.talks, "ends": [model.tokenizer.piece(token) for token in model.tokenizer.stop_ids]}

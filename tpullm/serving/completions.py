@@ -14,7 +14,7 @@ from typing import Any
 from tpullm.engine.request import Request, Token
 from tpullm.serving.answer_text import OPEN, AnswerText, Part, ToolText, joined, whole_calls
 from tpullm.serving.refusal import Refusal
-from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest, validated
+from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest, validated_request
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.token_masks import Mask
 
@@ -112,7 +112,7 @@ class TextReply(Reply):
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
-        asked = validated(TextRequest, body, model.vocabulary_size)
+        asked = validated_request(TextRequest, body, model.vocabulary_size)
         ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
         begin, tells = model.tokenizer.begin, asked.tells_prompt
         begins = [len(begin) if one[: len(begin)] == begin else 0 for one in ids]
@@ -187,7 +187,7 @@ class ChatReply(Reply):
     def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
         if not (model.talks or model.tokenizer.has_template):
             raise Refusal(f"{model.name} has no chat template: it continues texts; use /v1/completions", param="model")
-        asked = validated(ChatRequest, body, model.vocabulary_size)
+        asked = validated_request(ChatRequest, body, model.vocabulary_size)
         tools, must, schema = asked.shown_tools, asked.must_call, asked.response_format.schema_of_answer
         if tools and OPEN not in (getattr(model.tokenizer, "template", None) or ""):
             raise Refusal(

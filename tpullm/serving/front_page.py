@@ -21,7 +21,7 @@ class FrontPage:
     def __init__(self) -> None:
         style = source("colours.css") + source("page.css", _PACKAGE)
         script = "".join(source(name, _PACKAGE) for name in SCRIPTS)
-        words = json.dumps(texts(), ensure_ascii=False).replace("<", "\\u003c")  # it can't end its element
+        words = json.dumps(page_texts(), ensure_ascii=False).replace("<", "\\u003c")  # it can't end its element
         marked = {name: Markup(text) for name, text in (("style", style), ("texts", words), ("script", script))}
         self.html = render("page.html", ENGLISH, _PACKAGE, **marked).encode()
         self.headers = {
@@ -44,7 +44,7 @@ class FrontPage:
         return Response(self.html, headers=self.headers, media_type="text/html")
 
 
-def texts() -> dict[str, dict[str, str]]:
+def page_texts() -> dict[str, dict[str, str]]:
     """Every text of the page, by its name and its language."""
     return yaml.safe_load(source("texts.yaml", _PACKAGE))
 

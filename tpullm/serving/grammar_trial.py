@@ -36,7 +36,7 @@ class Vocabulary:
         return llguidance.LLMatcher(self.wrapped, grammar, log_level=0, limits=limits)
 
 
-def check(grammar: str) -> str:
+def check_grammar(grammar: str) -> str:
     """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is."""
     tokens = [bytes([byte]) for byte in range(256)] + [b""]
     matcher = Vocabulary(tokens, [256], None, lambda text: list(text.encode())).matcher(grammar)

@@ -25,7 +25,7 @@ KEEP_SECONDS = 30  # that a connection may be without a request
 STOP_SECONDS = 5  # for answers to end when the server stops
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
     """A listening socket; `UserError` if the address can't be used. Clients wait until the server is there."""
     where = f"--host {host} --port {port}"
     try:
@@ -41,7 +41,7 @@ def bound(host: str, port: int) -> socket.socket:
         raise UserError(f"{where}: {what}; choose another --port or --host") from None
 
 
-def is_local(listener: socket.socket) -> bool:
+def is_local_listener(listener: socket.socket) -> bool:
     """Whether only this machine reaches it."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 

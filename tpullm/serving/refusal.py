@@ -29,7 +29,7 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-def parse(raw: bytes) -> dict[str, Any]:
+def parse_json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object that a body is; `Refusal` if it is none."""
 
     def no_number(name: str) -> float:

@@ -50,7 +50,7 @@ class _Open(_Object):
     model_config = ConfigDict(extra="ignore")
 
 
-def _only(*allowed: Any, why: str) -> BeforeValidator:
+def _allow_only(*allowed: Any, why: str) -> BeforeValidator:
     """Refuse all other values of a field; 0 and false are told apart."""
 
     def check(value: Any) -> Any:
@@ -73,7 +73,7 @@ class StreamOptions(_Object):
     """`stream_options`."""
 
     include_usage: bool = False
-    include_obfuscation: Annotated[bool, _only(False, why=UNSUPPORTED)] = False
+    include_obfuscation: Annotated[bool, _allow_only(False, why=UNSUPPORTED)] = False
 
 
 class Asked(_Object):
@@ -130,7 +130,7 @@ class Asked(_Object):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def _is_ids(given: Any, size: int) -> bool:
+def _is_token_ids(given: Any, size: int) -> bool:
     return isinstance(given, list) and bool(given) and all(type(item) is int and 0 <= item < size for item in given)
 
 
@@ -140,7 +140,7 @@ class TextRequest(Asked):
     prompt: list[str | list[int]]
     max_tokens: _Tokens = 16  # as OpenAI's
     best_of: _Answers | None = None
-    suffix: Annotated[str, _only("", why=UNSUPPORTED)] = ""
+    suffix: Annotated[str, _allow_only("", why=UNSUPPORTED)] = ""
     echo: bool = False
     logprobs: _Top | None = None
 
@@ -148,8 +148,8 @@ class TextRequest(Asked):
     @classmethod
     def _prompts(cls, given: Any, info: ValidationInfo) -> list[str | list[int]]:
         size = info.context["vocabulary_size"]
-        prompts = [given] if isinstance(given, str) or _is_ids(given, size) else given
-        if not (isinstance(prompts, list) and all(isinstance(one, str) or _is_ids(one, size) for one in prompts)):
+        prompts = [given] if isinstance(given, str) or _is_token_ids(given, size) else given
+        if not (isinstance(prompts, list) and all(isinstance(one, str) or _is_token_ids(one, size) for one in prompts)):
             raise ValueError(f"is not a text, a list of texts, or lists of token ids (0 to {size - 1}); correct it")
         if not 0 < len(prompts) <= MOST_PROMPTS:
             raise ValueError(f"has {len(prompts)} prompts; give 1 to {MOST_PROMPTS}")
@@ -174,7 +174,7 @@ class TextRequest(Asked):
 class TextPart(_Open):
     """A part of a message's content."""
 
-    type: Annotated[str, _only("text", why="is not read by this model; send parts of type text only")]
+    type: Annotated[str, _allow_only("text", why="is not read by this model; send parts of type text only")]
     text: str
 
 
@@ -315,7 +315,9 @@ class ChatRequest(Asked):
     max_completion_tokens: _Tokens | None = None
     logprobs: bool = False
     top_logprobs: _Top | None = None
-    modalities: Annotated[list[str], _only(["text"], why="is not [text], and this server answers in text")] = ["text"]
+    modalities: Annotated[list[str], _allow_only(["text"], why="is not [text], and this server answers in text")] = [
+        "text"
+    ]
     tools: Annotated[list[Tool], Field(max_length=128)] = []
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -367,7 +369,7 @@ _WORDS = {
 }
 
 
-def validated(kind: type[_Request], body: dict[str, Any], vocabulary_size: int) -> _Request:
+def validated_request(kind: type[_Request], body: dict[str, Any], vocabulary_size: int) -> _Request:
     """A body as a request of its kind; `Refusal` names the first field that is wrong, and says why."""
     try:
         return kind.model_validate(body, context={"vocabulary_size": vocabulary_size})

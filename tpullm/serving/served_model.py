@@ -79,7 +79,7 @@ class ServedModel:
         return Refusal(f"the prompt has {count}, and {context}; shorten it", code="context_length_exceeded")
 
 
-def names(paths: Sequence[str]) -> list[str]:
+def served_names(paths: Sequence[str]) -> list[str]:
     """What models are called: the last folder of each path, or the whole path where another ends in the same."""
     last = [PurePosixPath(path.rstrip("/")).name or path for path in paths]
     return [name if last.count(name) == 1 else path for name, path in zip(last, paths, strict=True)]

@@ -68,7 +68,7 @@ class OnAllHosts:
         if self._is_first:
             with self._lock:
                 calls, self._calls = self._calls, []
-            self._turns.tell([_words(*call) for call in calls])
+            self._turns.tell([_call_as_json(*call) for call in calls])
         else:
             calls = [self._call(words) for words in self._turns.next()]
         for call in calls:
@@ -84,7 +84,7 @@ class OnAllHosts:
         return replace(_REQUEST.validate_python(words), allowed=allowed), lambda token: None
 
 
-def _words(asked: Request | int, on_token: Callable | None = None) -> dict[str, Any]:
+def _call_as_json(asked: Request | int, on_token: Callable | None = None) -> dict[str, Any]:
     """A call as JSON has it."""
     if on_token is None:
         return {"cancel": asked}

@@ -11,7 +11,7 @@ import llguidance
 import numpy as np
 
 from tpullm.serving.answer_text import CLOSE, OPEN
-from tpullm.serving.grammar_trial import CPU_SECONDS, Vocabulary, check
+from tpullm.serving.grammar_trial import CPU_SECONDS, Vocabulary, check_grammar
 from tpullm.serving.refusal import Refusal
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
@@ -56,7 +56,7 @@ class Grammars:
 
     def _mask(self, grammar: str, param: str) -> "Mask":
         try:
-            error = self._trial.call(param, f"{check.__module__}:check", grammar)
+            error = self._trial.call(param, f"{check_grammar.__module__}:check", grammar)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
         mask = None if error else self.of_grammar(grammar)

@@ -37,14 +37,14 @@ def device_checksums(tree: Tree) -> jax.Array:
     axes = jax.sharding.get_abstract_mesh().axis_names
 
     def local(*parts: jax.Array) -> jax.Array:
-        return jnp.stack([jnp.sum(_words(part), dtype=jnp.uint32) for part in parts])[None]
+        return jnp.stack([jnp.sum(_bits_as_words(part), dtype=jnp.uint32) for part in parts])[None]
 
     specs = tuple(jax.typeof(leaf).sharding.spec for leaf in leaves)
     summed = jax.shard_map(local, in_specs=specs, out_specs=PartitionSpec(axes), check_vma=False)(*leaves)
     return jax.reshard(summed, PartitionSpec(None, None))
 
 
-def _words(part: jax.Array) -> jax.Array:
+def _bits_as_words(part: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}")).astype(jnp.uint32)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data.batch import Batch, PairBatch, TaughtBatch
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.system.cluster import hosts
 from tpullm.training.job import Job
 from tpullm.training.meter import Meter
@@ -67,7 +67,7 @@ class Evaluations:
         job = self._job
         with self._phase("evaluate"):
             params, program = self._programs.params(state), self._phase.watchdog.each(self._programs.evaluation)
-            results = held_out(program, params, job.mesh, job.evaluations, job.bytes_per_token)
+            results = held_out_losses(program, params, job.mesh, job.evaluations, job.bytes_per_token)
             if job.answers:
                 results |= job.answers.evaluate(params)
         self._meter.evaluation(step, results)
@@ -96,7 +96,7 @@ def _text_bytes(bytes_per_token_V: jax.Array, batch: Batch) -> jax.Array:
     return jnp.sum(jnp.where(batch.weights > 0, bytes_BT, 0))
 
 
-def held_out(
+def held_out_losses(
     evaluate, params: Tree, mesh: Mesh, batches: Mapping[str, Iterable[Batch]], bytes_per_token: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """`eval_loss` (nats a token) and `eval_bits_per_byte` of each source.
@@ -115,9 +115,9 @@ def held_out(
         total, batch = Counter(), None
         for batch in source_batches:
             if isinstance(batch, TaughtBatch):
-                total["divergence"] += float(evaluate(params, put(mesh, batch)).loss)
+                total["divergence"] += float(evaluate(params, put_rows(mesh, batch)).loss)
                 batch = batch.plain
-            placed = put(mesh, batch)
+            placed = put_rows(mesh, batch)
             sums, batch_bytes = jax.device_get((evaluate(params, placed), _text_bytes(bytes_per_token, placed)))
             total.update(loss=float(sums.loss), weight=float(sums.weight), correct=float(sums.correct))
             total["bytes"] += float(batch_bytes)

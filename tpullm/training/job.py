@@ -6,19 +6,15 @@ model that trains. `Measures` evaluates the model on tasks.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data.batch import Batch
 from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import Stream
-from tpullm.model.architecture import Architecture
-from tpullm.model.platform import compute_dtype
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:  # it imports Orbax, a second that planning a step need not take
@@ -109,16 +105,6 @@ class Job:
     share: float = 0.0
     measures: Measures | None = None
     before: tuple[str, int, str] | None = None
-
-    @cached_property
-    def architecture(self) -> Architecture:
-        """The model, with its adapter."""
-        return Architecture(self.model, self.adapter)
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The type of matmuls."""
-        return compute_dtype(self.config.compute)
 
     @property
     def first(self) -> int:

@@ -21,14 +21,14 @@ from tpullm.training.losses import (
     GRADIENTS,
     VOCABULARY,
     all_gather_table,
-    as_at_rest,
     chunk_gradients,
     chunk_logits,
-    chunked,
     first_row,
     log_normalizer,
-    no_gradient,
     reduced_gradients,
+    split_chunks,
+    table_gradient_at_rest,
+    zero_gradient,
 )
 
 PER_TOKEN, PER_CHOICE = RULES.spec("batch", "time"), RULES.spec("batch", "time", None)
@@ -81,7 +81,7 @@ def token_log_probabilities(
         return log_probabilities(out.hidden, model.output_parameter(), batch.targets, *options)
 
 
-def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, chunks=0):
+def likeliest_tokens(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, chunks=0):
     """The `count` likeliest next tokens, the best first: ids and log-probabilities `[B, T, K]`, without a gradient.
 
     A teacher's are kept like this. The arguments are those of `log_probabilities`.
@@ -99,7 +99,7 @@ def likeliest(hidden_BTD, table_VD, count: int, softcap=0.0, temperature=1.0, ch
 
     arrays = jax.lax.stop_gradient((table_VD, hidden_BTD))
     # Every device of the vocabulary finds the same, which a gather does not tell.
-    return _each_chunk(of_chunk, chunks, PER_CHOICE, *arrays, check_vma=False)
+    return _map_logit_chunks(of_chunk, chunks, PER_CHOICE, *arrays, check_vma=False)
 
 
 def with_likeliest(hidden_BTD, table_VD, ids_BT, softcap=0.0, chunks=0):
@@ -111,19 +111,19 @@ def with_likeliest(hidden_BTD, table_VD, ids_BT, softcap=0.0, chunks=0):
     def of_chunk(table_VD, hidden_BCD, ids_BCK):
         logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
         most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
-        chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD))
+        chosen_BCK = _select_logits(logits_BCV, ids_BCK - first_row(table_VD))
         return (chosen_BCK - log_z_BC1)[..., 0], (chosen_BCK >= most_BC1)[..., 0]
 
     arrays = jax.lax.stop_gradient((table_VD, hidden_BTD))
-    return _each_chunk(of_chunk, chunks, (PER_TOKEN, PER_TOKEN), *arrays, ids_BT[..., None])
+    return _map_logit_chunks(of_chunk, chunks, (PER_TOKEN, PER_TOKEN), *arrays, ids_BT[..., None])
 
 
-def _each_chunk(of_chunk, chunks: int, specs, table_VD, hidden_BTD, *arrays, **options):
+def _map_logit_chunks(of_chunk, chunks: int, specs, table_VD, hidden_BTD, *arrays, **options):
     """What `of_chunk(table, hidden states, ...)` gives of each chunk of each device, as arrays `[B, T, ...]`."""
 
     def local(table_VD, *arrays):
         B, T = arrays[0].shape[:2]
-        parts = chunked(chunks, table_VD, *arrays)
+        parts = split_chunks(chunks, table_VD, *arrays)
         _, found = jax.lax.scan(lambda _, chunk: (None, of_chunk(table_VD, *chunk)), None, parts)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(B, T, *x.shape[3:]), found)
 
@@ -133,17 +133,17 @@ def _each_chunk(of_chunk, chunks: int, specs, table_VD, hidden_BTD, *arrays, **o
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
-    logp_BTK, _, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)
+    logp_BTK, _, entropy_BT = _scores_of_ids(options, hidden_BTD, table_VD, ids_BTK)
     return logp_BTK, entropy_BT
 
 
-def _scores(options, hidden_BTD, table_VD, ids_BTK):
+def _scores_of_ids(options, hidden_BTD, table_VD, ids_BTK):
     """The log-probabilities `[B, T, K]`, the log-normalizer `[B, T]` and the entropy `[B, T]` or None."""
 
     def of_chunk(table_VD, hidden_BCD, ids_BCK):
         logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap) / options.temperature
         _, log_z_BC1 = log_normalizer(logits_BCV)
-        chosen_BCK = _select(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
+        chosen_BCK = _select_logits(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
         entropy_BC = None
         if options.entropy:
             logp_BCV = logits_BCV - log_z_BC1
@@ -151,12 +151,12 @@ def _scores(options, hidden_BTD, table_VD, ids_BTK):
         return chosen_BCK, log_z_BC1[..., 0], entropy_BC
 
     specs = PER_CHOICE, PER_TOKEN, PER_TOKEN
-    return _each_chunk(of_chunk, options.chunks, specs, table_VD, hidden_BTD, ids_BTK)
+    return _map_logit_chunks(of_chunk, options.chunks, specs, table_VD, hidden_BTD, ids_BTK)
 
 
 def _forward(options, *primals):
     hidden_BTD, table_VD, ids_BTK = (primal.value for primal in primals)
-    logp_BTK, log_z_BT, entropy_BT = _scores(options, hidden_BTD, table_VD, ids_BTK)
+    logp_BTK, log_z_BT, entropy_BT = _scores_of_ids(options, hidden_BTD, table_VD, ids_BTK)
     trained = () if primals[1].perturbed else None  # not a bool: what is saved becomes arrays
     return (logp_BTK, entropy_BT), (hidden_BTD, table_VD, ids_BTK, log_z_BT, entropy_BT, trained)
 
@@ -173,14 +173,14 @@ def _backward(options, saved, cotangents):
             dhidden_BCD, dtable_DV = chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV)
             return dtable_DV, dhidden_BCD
 
-        parts = chunked(options.chunks, table_VD, *arrays)
-        dtable_DV, dhidden = jax.lax.scan(add_chunk, no_gradient(table_VD, trained is not None), parts)
+        parts = split_chunks(options.chunks, table_VD, *arrays)
+        dtable_DV, dhidden = jax.lax.scan(add_chunk, zero_gradient(table_VD, trained is not None), parts)
         return reduced_gradients(dhidden, dtable_DV, arrays[0], table_VD.dtype, options.reduce_dtype)
 
     arrays = hidden_BTD, ids_BTK, log_z_BT, dlogp_BTK, entropy_BT, dentropy_BT
     gathered_VD = all_gather_table(table_VD, hidden_BTD)
     dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=GRADIENTS)(gathered_VD, *arrays)
-    return dhidden_BTD.astype(hidden_BTD.dtype), as_at_rest(dtable_VD, table_VD), None
+    return dhidden_BTD.astype(hidden_BTD.dtype), table_gradient_at_rest(dtable_VD, table_VD), None
 
 
 _log_probabilities.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -200,13 +200,13 @@ def _logit_gradients(options, capped_BCV, first, ids_BCK, log_z_BC, dlogp_BCK, e
         scale_BCV -= dentropy_BC[..., None] * (logp_BCV + entropy_BC[..., None])
     dlogits_BCV = p_BCV * scale_BCV
     if dlogp_BCK is not None:
-        dlogits_BCV = _add_at(dlogits_BCV, ids_BCK - first, dlogp_BCK)
+        dlogits_BCV = _add_at_ids(dlogits_BCV, ids_BCK - first, dlogp_BCK)
     if options.softcap:
         dlogits_BCV *= 1 - jnp.square(capped_BCV / options.softcap)
     return dlogits_BCV / options.temperature
 
 
-def _select(logits_BCV, rows_BCK):
+def _select_logits(logits_BCV, rows_BCK):
     """The logits of `rows`, which may be another device's: the device that has one adds it, the others add 0.
 
     One row is found by a mask, which the compiler fuses into the pass over the logits that is made anyway.
@@ -221,8 +221,8 @@ def _select(logits_BCV, rows_BCK):
     return jax.lax.psum(found_BCK, VOCABULARY)
 
 
-def _add_at(dlogits_BCV, rows_BCK, values_BCK):
-    """The transpose of `_select`."""
+def _add_at_ids(dlogits_BCV, rows_BCK, values_BCK):
+    """The transpose of `_select_logits`."""
     V = dlogits_BCV.shape[-1]
     if rows_BCK.shape[-1] == 1:
         return dlogits_BCV + jnp.where(jnp.arange(V) == rows_BCK, values_BCK, 0)

@@ -21,7 +21,7 @@ from tpullm.model.collectives import all_gather, reduce_gradient
 from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES, mesh_axes
-from tpullm.model.platform import barrier_on_tpu, row_major_on_cpu, target
+from tpullm.model.platform import barrier_on_tpu, row_major_on_cpu, target_platform
 from tpullm.recipe.schema import ModelConfig
 
 Tree = Any
@@ -54,16 +54,16 @@ def sum_by_sequence(values_BT: jax.Array, sequences_BT: jax.Array, count: int) -
         sequences_BT: int32, the number of the token's sequence in its row, from 1 to `count`; 0 for no sequence.
         count: S.
     """
-    return jnp.sum(jnp.where(_members(sequences_BT, count), values_BT[..., None], 0), axis=1)
+    return jnp.sum(jnp.where(_sequence_members(sequences_BT, count), values_BT[..., None], 0), axis=1)
 
 
-def to_tokens(values_BS: jax.Array, sequences_BT: jax.Array) -> jax.Array:
+def values_to_tokens(values_BS: jax.Array, sequences_BT: jax.Array) -> jax.Array:
     """The value of each token's sequence, `[B, T]`; 0 for no sequence."""
-    members_BTS = _members(sequences_BT, values_BS.shape[1])
+    members_BTS = _sequence_members(sequences_BT, values_BS.shape[1])
     return jnp.sum(jnp.where(members_BTS, values_BS[:, None], 0), axis=-1)
 
 
-def _members(sequences_BT, count):
+def _sequence_members(sequences_BT, count):
     return sequences_BT[..., None] == jnp.arange(1, count + 1)
 
 
@@ -91,7 +91,7 @@ def logits_bytes() -> int:
     64 MiB stay in a CPU's cache. An accelerator reads the whole output table for each chunk, so a chunk needs a
     thousand tokens to be bound by matmuls and not by memory: 1 GiB is 2,000 tokens of 128 Ki logits.
     """
-    return CHUNK_ON_CPU if target() == "cpu" else CHUNK
+    return CHUNK_ON_CPU if target_platform() == "cpu" else CHUNK
 
 
 def chunk_length(batch: int, length: int, vocabulary: int, chunks: int = 0) -> int:
@@ -128,10 +128,10 @@ def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
 
     def local(table_VD, *arrays_BT):
         def add_chunk(sums, chunk):
-            chunk_sums, _ = _chunk(*chunk, table_VD, softcap)
+            chunk_sums, _ = _chunk_loss(*chunk, table_VD, softcap)
             return jax.tree.map(jnp.add, sums, chunk_sums), None
 
-        sums, _ = jax.lax.scan(add_chunk, _zeros(), chunked(chunks, table_VD, *arrays_BT))
+        sums, _ = jax.lax.scan(add_chunk, _zero_sums(), split_chunks(chunks, table_VD, *arrays_BT))
         return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
 
     sums = jax.shard_map(local, out_specs=P())(
@@ -154,7 +154,7 @@ def _forward(options, *primals):
         def add_chunk(carry, chunk):
             sums, dtable_DV = carry
             hidden_BCD, _, weights_BC = chunk
-            chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk(*chunk, table_VD, softcap)
+            chunk_sums, (log_z_BC1, logits_BCV, is_target_BCV) = _chunk_loss(*chunk, table_VD, softcap)
             p_BCV = jnp.exp(logits_BCV - log_z_BC1)
             dlogits_BCV = weights_BC[..., None] * (p_BCV * (1 + 2 * z_loss * log_z_BC1) - is_target_BCV)
             if softcap:
@@ -162,15 +162,15 @@ def _forward(options, *primals):
             dhidden_BCD, dtable_DV = chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV)
             return (jax.tree.map(jnp.add, sums, chunk_sums), dtable_DV), dhidden_BCD
 
-        parts = chunked(chunks, table_VD, *arrays_BT)
-        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zeros(), no_gradient(table_VD, trained)), parts)
+        parts = split_chunks(chunks, table_VD, *arrays_BT)
+        (sums, dtable_DV), dhidden = jax.lax.scan(add_chunk, (_zero_sums(), zero_gradient(table_VD, trained)), parts)
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
         return sums, *reduced_gradients(dhidden, dtable_DV, arrays_BT[0], table_VD.dtype, reduce_dtype)
 
     specs = P(), *GRADIENTS
     arguments = (all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
     sums, dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=specs)(*arguments)
-    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, as_at_rest(dtable_VD, table_VD))
+    return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, table_gradient_at_rest(dtable_VD, table_VD))
 
 
 def _backward(options, saved, cotangents):
@@ -187,11 +187,11 @@ def all_gather_table(table_VD, hidden_BTD):
     return all_gather(table_VD, *AXES, dtype=hidden_BTD.dtype)
 
 
-def _zeros() -> Sums:
+def _zero_sums() -> Sums:
     return Sums(*(jax.lax.pcast(jnp.zeros((), jnp.float32), SPLIT, to="varying") for _ in range(4)))
 
 
-def chunked(chunks: int, table_VD, *arrays_BT):
+def split_chunks(chunks: int, table_VD, *arrays_BT):
     """Each `[B, T, ...]` of one device as `[T / C, B, C, ...]`."""
     B, T = arrays_BT[0].shape[:2]
     C = chunk_length(B, T, table_VD.shape[0], chunks)
@@ -216,7 +216,7 @@ def first_row(table_VD):
     return jax.lax.axis_index(VOCABULARY) * table_VD.shape[0]
 
 
-def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
+def _chunk_loss(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
     """The sums of one chunk, and what its gradient needs; `table_VD` is this device's part of the vocabulary."""
     logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
     # A mask selects the target's logit: the device that has it adds it, the others add 0.
@@ -234,7 +234,7 @@ def _chunk(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
     return sums, (log_z_BC1, logits_BCV, is_target_BCV)
 
 
-def no_gradient(table_VD, trained: bool):
+def zero_gradient(table_VD, trained: bool):
     """What the gradients of chunks are added to, `[D, V]` in float32; None if the table is not trained."""
     if not trained:
         return None
@@ -263,7 +263,7 @@ def reduced_gradients(dhidden, dtable_DV, hidden_BTD, dtype, reduce_dtype: str):
     return dhidden_BTD, reduce_gradient(dtable_VD, *AXES, over=SPLIT).astype(jnp.float32)
 
 
-def as_at_rest(dtable_VD, table_VD):
+def table_gradient_at_rest(dtable_VD, table_VD):
     """The gradient of the table in its type and sharding; None stays None."""
     if dtable_VD is None:
         return None
@@ -286,7 +286,7 @@ def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -
     return jnp.sum(f_LBE * scores_LBE / tokens_B1, axis=(0, 2))
 
 
-def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> Tree:
+def rebalanced_experts(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> Tree:
     """The parameters after a step, with the biases of experts moved by `rate` from before it (Wang et al. 2024).
 
     Up if the expert's load over the whole batch is below the mean of its layer, and down if above. The optimizer's
@@ -299,7 +299,7 @@ def rebalanced(params: Tree, before: Tree, loads_LE: jax.Array, rate: float) -> 
     return params | {"layers": params["layers"] | {"mlp": moe | {"balance": balance_LE}}}
 
 
-def load_metrics(loads_LE: jax.Array) -> dict[str, Any]:
+def expert_load_metrics(loads_LE: jax.Array) -> dict[str, Any]:
     """For the log: loads as multiples of an even load, the extremes of all layers, and the mean over layers `[E]`."""
     relative_LE = loads_LE / jnp.maximum(loads_LE.mean(axis=1, keepdims=True), 1e-9)
     extremes = {"highest": relative_LE.max(), "lowest": relative_LE.min()}

@@ -99,14 +99,14 @@ class Meter:
         self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
         if values["skipped"]:
             self._all_skipped += 1
-            loss, norm = (readable(values[name]) for name in ("loss", "grad_norm"))
+            loss, norm = (json_number(values[name]) for name in ("loss", "grad_norm"))
             self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self._documents(step)})
             shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
             warn(f"step {step:,} is skipped and changes nothing: {shown}")
         else:
             self._sound = values
         if self._config.norms_every and step % self._config.norms_every == 0:
-            readable_norms = (map(readable, norms) for norms in values["norms"])
+            readable_norms = (map(json_number, norms) for norms in values["norms"])
             rows = (dict(zip(self._parts, norms, strict=True)) for norms in readable_norms)
             self._write(step, dict(zip(KINDS, rows, strict=True)))
         if step % self._config.log_every == 0 or step == self._config.steps:
@@ -137,7 +137,7 @@ class Meter:
         self._watch(row)
         self.log.write_hours(self.hours.line(step, self._all_skipped))
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or step == self._config.steps:
-            say(line(row, self._config.steps))
+            say(log_line(row, self._config.steps))
             self._last_line = now
         self._restart(step, now)
 
@@ -202,12 +202,12 @@ class Meter:
         self.log.close(whole)
 
 
-def readable(value: float) -> float | str:
+def json_number(value: float) -> float | str:
     """A number for JSON, which has no NaN and no infinity: those are text."""
     return value if math.isfinite(value) else str(value)
 
 
-def line(row: dict, steps: int) -> str:
+def log_line(row: dict, steps: int) -> str:
     """One log line for people."""
     left = clock(row["step_seconds"] * (steps - row["step"]))
     loss = f"loss {row['loss']:.4f}  grad norm {row['grad_norm']:.2f}  " if "loss" in row else ""

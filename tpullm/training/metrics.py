@@ -93,7 +93,7 @@ class MetricsLog:
         self._place = mirrored(directory)
         path, before = self._place.folder / FILE, directory / FILE
         if before.exists():
-            kept = [line for line in before.read_text().splitlines() if _stays(line, step)]
+            kept = [line for line in before.read_text().splitlines() if _stays_after_rollback(line, step)]
             storage.write_text(path, "".join(line + "\n" for line in kept))
         spent = [json.dumps(line) + "\n" for line in hours.read(directory / hours.FILE)]
         storage.write_text(self._place.folder / hours.FILE, "".join(spent))
@@ -104,8 +104,8 @@ class MetricsLog:
 
     def write(self, values: dict) -> None:
         """Append one line. TensorBoard and the trackers get its `numbers`, and TensorBoard its `samples`."""
-        storage.append(self._file, _line(values))
-        found = numbers(values)
+        storage.append(self._file, _json_line(values))
+        found = numbers_of_row(values)
         self._tensorboard.add(found, values["step"])
         if samples := values.get("samples"):
             texts = {f"samples/{n}": f"{each['prompt']} → {each['text']}" for n, each in enumerate(samples, 1)}
@@ -116,16 +116,16 @@ class MetricsLog:
 
     def evaluated(self, step: int) -> dict | None:
         """The held-out results after `step`, if they are in the log."""
-        rows = [row for row in read(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
+        rows = [row for row in read_rows(self._place.folder / FILE) if row["step"] == step and "eval_loss" in row]
         return {name: value for name, value in rows[-1].items() if name.startswith("eval_")} if rows else None
 
     def is_measured(self, step: int) -> bool:
         """Whether what `measure` asks for after `step` is in the log."""
-        return any(row["step"] == step and "measured" in row for row in read(self._place.folder / FILE))
+        return any(row["step"] == step and "measured" in row for row in read_rows(self._place.folder / FILE))
 
     def write_hours(self, line: dict) -> None:
         """Append a line of `Hours`."""
-        storage.append(self._hours, _line(line))
+        storage.append(self._hours, _json_line(line))
 
     def sync(self) -> None:
         """Return when everything is on disk, or on `gs://`."""
@@ -164,11 +164,11 @@ class NoLog:
         """Nothing."""
 
 
-def _line(value: dict) -> bytes:
+def _json_line(value: dict) -> bytes:
     return (json.dumps(value) + "\n").encode()
 
 
-def numbers(values: dict) -> dict[str, float]:
+def numbers_of_row(values: dict) -> dict[str, float]:
     """The numbers of a row, nested ones as `name/source`; neither its lists nor its texts."""
     found = {}
     for name, value in values.items():
@@ -177,7 +177,7 @@ def numbers(values: dict) -> dict[str, float]:
     return found
 
 
-def _stays(line: str, step: int) -> bool:
+def _stays_after_rollback(line: str, step: int) -> bool:
     """Whether a line is of the steps up to `step`. That of a rollback to `step` is written again by the training."""
     try:
         row = json.loads(line)
@@ -186,15 +186,15 @@ def _stays(line: str, step: int) -> bool:
         return False
 
 
-def read(path: Path) -> list[dict]:
+def read_rows(path: Path) -> list[dict]:
     """The rows of a `metrics.jsonl`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def seconds(path: Path, first: int = 0) -> float:
+def seconds_in_steps(path: Path, first: int = 0) -> float:
     """Seconds spent in training steps, over all processes that wrote the log; the training began after step `first`."""
     total, before = 0.0, first
-    for row in read(path):
+    for row in read_rows(path):
         if "step_seconds" in row:
             total += row["step_seconds"] * (row["step"] - before)
             before = row["step"]

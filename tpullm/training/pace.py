@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from tpullm.model.platform import long_step
+from tpullm.model.platform import long_step_seconds
 from tpullm.run.hours import Hours
 from tpullm.system.cluster import hosts
 from tpullm.system.cluster.requests import Requests
@@ -66,7 +66,7 @@ class Pace:
         A stop has to wait for all steps that were dispatched, so after long steps none is in flight: the device waits
         for the host for a few milliseconds.
         """
-        self._wait(int(self._ahead and self._seconds <= long_step()))
+        self._wait(int(self._ahead and self._seconds <= long_step_seconds()))
         memory.settle()
         now = time.monotonic()
         self._seconds, self._last = now - self._last, now

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 from tpullm.data.batch import Batch
 from tpullm.formats.models import load_state
 from tpullm.hardware.peak_flops import peak
-from tpullm.model.adapter import with_lengths
-from tpullm.model.architecture import parameter_count, training_flops_per_token
-from tpullm.model.rows import put
+from tpullm.model.adapter import with_magnitudes
+from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
+from tpullm.model.platform import compute_dtype
+from tpullm.model.rows import put_rows
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 from tpullm.system.process import environment
 from tpullm.training.diagnosis import Check
 from tpullm.training.job import Job
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, initial, make_evaluation, make_step, part_names, with_params
+from tpullm.training.step import abstract_state, initial_state, make_evaluation, make_step, part_names, with_params
 
 Tree = Any
 
@@ -36,13 +37,13 @@ class Programs:
     """
 
     def __init__(self, job: Job):
-        config, dtype = job.config, job.dtype
-        self._job, self._architecture = job, job.architecture
+        config, dtype = job.config, compute_dtype(job.config.compute)
+        self._job, self._architecture = job, Architecture(job.model, job.adapter)
         trained = self._architecture.trained
         self._optimizer = make_optimizer(
             config.optimizer, config.steps, trained(self._architecture.axes), dtype, job.adapter
         )
-        self.target = abstract(self._architecture, self._optimizer, job.mesh)
+        self.target = abstract_state(self._architecture, self._optimizer, job.mesh)
         self._frozen = job.load() if job.adapter else {}
         self._step = make_step(self._architecture, self._optimizer, config, dtype, job.seed)
         self._check = Check(self._step, job.mesh)
@@ -76,18 +77,18 @@ class Programs:
             if job.begins is not None:
                 make = jax.jit(lambda begins: with_params(begins, optimizer), out_shardings=shardings)
                 return make(jax.device_put(job.begins, shardings["params"]))
-            fresh = lambda key, frozen: with_lengths(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
+            fresh = lambda key, frozen: with_magnitudes(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
             make = jax.jit(lambda *of: with_params(fresh(*of), optimizer), out_shardings=shardings)
             return make(jax.random.key(job.seed), self._frozen)
         if job.load is not None:
             make = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings, donate_argnums=0)
             return make(job.load())
-        make = jax.jit(lambda key: initial(architecture, optimizer, key), out_shardings=shardings)
+        make = jax.jit(lambda key: initial_state(architecture, optimizer, key), out_shardings=shardings)
         return make(jax.random.key(job.seed))
 
     def place(self, batch: Batch) -> Batch:
         """A batch of this host's rows, on the mesh."""
-        return put(self._job.mesh, batch)
+        return put_rows(self._job.mesh, batch)
 
     def step(self, state: Tree, batch: Batch) -> tuple[Tree, dict[str, jax.Array]]:
         """Dispatch a step: the next state, and metrics. The state is donated."""

@@ -52,7 +52,7 @@ class Start:
     left_out: list[list[int]] = field(default_factory=list)
 
 
-def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Start:
+def start_of_training(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Start:
     """Where a training starts, on every host the same; host 0 makes room for it.
 
     A checkpoint that is not as it was written is moved to `RUN/replaced`, and the next older one is taken.
@@ -67,7 +67,7 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
     """
     anew = Start(0, [[first, config.steps]])
     while True:
-        chosen = decided(f"where {stage.name} starts", lambda: _start(stage, inputs, config, anew))
+        chosen = decide_on_host_0(f"where {stage.name} starts", lambda: _start_from_saves(stage, inputs, config, anew))
         if not chosen.step:
             return chosen
         try:
@@ -77,24 +77,24 @@ def start(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Sta
             hosts.on_first(f"{stage.name} without a corrupt save", _set_corrupt_aside, stage, chosen.step, error)
 
 
-def decided(what: str, ask: Callable[[], Start]) -> Start:
+def decide_on_host_0(what: str, ask: Callable[[], Start]) -> Start:
     """What host 0 decides, on every host."""
     return Start(**hosts.broadcast(what, lambda: asdict(ask())))
 
 
-def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start:
+def _start_from_saves(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start:
     before = stages.started(stage)
     saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
     if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
         return anew
-    models = _described(stage)
+    models = _described_checkpoints(stage)
     saved = [model.step for model in reversed(models)]
     if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
         return Start(saved[-1], models[0].horizons, models[0].left_out)
     for model in models:
-        same_rates = _rates(config, anew.horizons, model.step) == _rates(config, model.horizons, model.step)
+        same_rates = _rates_until(config, anew.horizons, model.step) == _rates_until(config, model.horizons, model.step)
         if model.step <= config.steps and same_rates and same_phases(inputs, model, config.steps):
-            _keep_later(stage, [step for step in saved if step > model.step])
+            _keep_later_checkpoints(stage, [step for step in saved if step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
             return Start(model.step, anew.horizons, model.left_out)
     if saved[-1] > config.steps:
@@ -103,7 +103,7 @@ def _start(stage: Path, inputs: dict, config: TrainConfig, anew: Start) -> Start
     return _on_another_schedule(stage.name, models[0], config)
 
 
-def _described(stage: Path) -> list[Model]:
+def _described_checkpoints(stage: Path) -> list[Model]:
     """The checkpoints, the newest first; those whose description is corrupt are set aside."""
     found = []
     for step in reversed(steps(stage / "checkpoints")):
@@ -126,8 +126,8 @@ def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
 def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
     """The last checkpoint, which another schedule has led to."""
     horizons = [*model.horizons, [model.step, config.steps]]
-    of_old = _rates(config, model.horizons, model.step)[-1]
-    then = _rates(config, [[0, config.steps]], config.steps)[min(model.step, config.steps - 1)]
+    of_old = _rates_until(config, model.horizons, model.step)[-1]
+    then = _rates_until(config, [[0, config.steps]], config.steps)[min(model.step, config.steps - 1)]
     warn(
         f"{name}: resumes at step {model.step:,} of {config.steps:,}, and its learning rate jumps from {of_old:.2g} to "
         f"{then:.2g}. The result is not that of {config.steps:,} steps from the beginning; with `schedule: wsd` it is"
@@ -160,7 +160,7 @@ def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, firs
     # Without one before the bad steps, the oldest: they changed nothing, so it has the state from before them.
     good = [at for at in regular if at <= step - skip.patience] or regular[:1]
     target = good[-1] if good else first
-    _keep_later(stage, [at for at in saved if at > target])
+    _keep_later_checkpoints(stage, [at for at in saved if at > target])
     horizons = described(folder, target).horizons if good else [[first, config.steps]]
     warn(
         f"{why}: rolls back to step {target:,} and leaves out the {step - target:,} batches since then "
@@ -177,7 +177,7 @@ def same_phases(inputs: dict, model: Model, steps: int) -> bool:
     return all(begun(length) == begun(steps) for _, length in model.horizons)
 
 
-def _rates(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -> list[float]:
+def _rates_until(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -> list[float]:
     """The learning rate of each step before `until`, of a training with these horizons."""
     firsts = [first for first, _ in horizons] + [until]
     parts = [
@@ -187,7 +187,7 @@ def _rates(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -
     return np.concatenate(parts).tolist()
 
 
-def _keep_later(stage: Path, later: Sequence[int]) -> None:
+def _keep_later_checkpoints(stage: Path, later: Sequence[int]) -> None:
     """Move checkpoints that are not on the way to `RUN/replaced`, as a stage that can be used."""
     if not later:
         return
@@ -203,7 +203,7 @@ def _keep_later(stage: Path, later: Sequence[int]) -> None:
     say(f"{stage.name}: its later checkpoints are kept in {kept}")
 
 
-def origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
+def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
     """The checkpoint that pretraining starts from; on all hosts together.
 
     Args:
@@ -236,12 +236,12 @@ def origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
     if recipe.pretrain.steps <= found.step:
         raise UserError(f"pretrain.steps: {path} has done {found.step:,}; set more, or branch_state to parameters")
     size = model.vocabulary_size
-    if (moved_rows(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
+    if (embedding_row_sources(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
         raise UserError(f"branch: {path} was trained with another tokenizer; set branch_state to parameters")
     return found
 
 
-def parameters(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:
+def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:
     """The parameters of a checkpoint for a model with another vocabulary; rows go where their tokens went.
 
     The row of a new token is the mean of all rows. By Jensen's inequality its probability is at most the mean one, so
@@ -254,7 +254,7 @@ def parameters(found: Model, tokenizer: Tokenizer, architecture: Architecture, m
     """
     before = Architecture(found.config)
     old = load_tokenizer(found.tokenizer_path)
-    rows = moved_rows(old, tokenizer, found.config.vocabulary_size, architecture.config.vocabulary_size)
+    rows = embedding_row_sources(old, tokenizer, found.config.vocabulary_size, architecture.config.vocabulary_size)
     if (rows == np.arange(len(rows))).all() and len(rows) == found.config.vocabulary_size:
         return load_params(found, architecture.placed(mesh))
     say(f"branch: {(rows < 0).sum():,} of {len(rows):,} tokens are new; their embeddings are the mean of the others'")
@@ -270,14 +270,16 @@ def parameters(found: Model, tokenizer: Tokenizer, architecture: Architecture, m
     def grow(axes, leaf, wanted):
         if "vocabulary" not in axes:
             return leaf
-        make = jax.jit(lambda leaf: grown(leaf, rows, used, axes.index("vocabulary")), out_shardings=everywhere)
+        make = jax.jit(
+            lambda leaf: reordered_rows(leaf, rows, used, axes.index("vocabulary")), out_shardings=everywhere
+        )
         return jax.device_put(make(leaf), wanted.sharding)
 
     with jax.set_mesh(mesh):
         return jax.tree.map(grow, architecture.axes, loaded, architecture.placed(mesh), is_leaf=is_axes)
 
 
-def grown(leaf: jax.Array, rows: np.ndarray, used: int, axis: int) -> jax.Array:
+def reordered_rows(leaf: jax.Array, rows: np.ndarray, used: int, axis: int) -> jax.Array:
     """The rows of an array in another order; -1 stands for the mean of the first `used` ones."""
     leaf = jnp.moveaxis(leaf, axis, 0)
     mean = jnp.mean(leaf[:used].astype(jnp.float32), axis=0).astype(leaf.dtype)
@@ -285,23 +287,23 @@ def grown(leaf: jax.Array, rows: np.ndarray, used: int, axis: int) -> jax.Array:
     return jnp.moveaxis(jnp.where(known, leaf[np.maximum(rows, 0)], mean), 0, axis)
 
 
-def moved_rows(old: Tokenizer, new: Tokenizer, rows_before: int, rows: int) -> np.ndarray:
+def embedding_row_sources(old: Tokenizer, new: Tokenizer, rows_before: int, rows: int) -> np.ndarray:
     """For each row of an embedding the row that its token had before, or -1, `[rows]`.
 
     A row without a token, which pads the embedding, stays where it is.
     """
-    before = [_known_by(old, token) for token in range(min(old.vocabulary_size, rows_before))]
+    before = [_token_identity(old, token) for token in range(min(old.vocabulary_size, rows_before))]
     place = {known: row for row, known in reversed(list(enumerate(before)))}
     found = np.full(rows, -1)
     for row in range(rows):
         if row >= new.vocabulary_size:
             found[row] = row if len(before) <= row < rows_before else -1
-        elif row < len(before) and before[row] == _known_by(new, row):
+        elif row < len(before) and before[row] == _token_identity(new, row):
             found[row] = row
         else:
-            found[row] = place.get(_known_by(new, row), -1)
+            found[row] = place.get(_token_identity(new, row), -1)
     return found
 
 
-def _known_by(tokenizer: Tokenizer, token: int) -> tuple[str, bytes]:
+def _token_identity(tokenizer: Tokenizer, token: int) -> tuple[str, bytes]:
     return tokenizer.piece(token), tokenizer.bytes_of(token)

@@ -17,27 +17,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tpullm.data import answer_rows
 from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
-from tpullm.engine.generation import decode, likeliest
+from tpullm.engine.generation import decode_batch, likeliest_continuations
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
-from tpullm.model.mesh import moved, of_single_tokens
-from tpullm.model.rows import own_rows, put, row_parts, to_zigzag_order
+from tpullm.model.mesh import mesh_of_single_tokens, moved_to_mesh
+from tpullm.model.rows import own_rows, put_rows, row_parts, to_zigzag_order
 from tpullm.recipe.sampling import Sampling
-from tpullm.recipe.schema import PolicyConfig
+from tpullm.recipe.schema import PolicyConfig, TrainConfig
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import warn
 from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
-from tpullm.training.job import Job
 from tpullm.training.log_probabilities import token_log_probabilities
-from tpullm.training.objectives.distillation import in_order
+from tpullm.training.objectives.distillation import undo_zigzag
 from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS
-from tpullm.training.rewards.form import repeated
+from tpullm.training.rewards.form import repeated_share
 from tpullm.training.rewards.known_failures import STEPS, SUM, KnownFailures, group_signals
 from tpullm.training.rewards.reward_set import Rewards
 
@@ -53,35 +53,43 @@ class OwnAnswers:
     """Has the model answer.
 
     Args:
-        job: the training that the answers are for.
         prompts: to learn from.
         held_out: to judge by; None is none.
         settings: of the answers, and of the objective of rewards.
+        config: of the training.
         tokenizer: of the model.
+        architecture: of the model that trains.
+        mesh: devices.
+        dtype: of the step's matmuls, and so of decoding.
+        seed: of sampling.
     """
 
-    job: Job
     prompts: Prompts
     held_out: Prompts | None
     settings: PolicyConfig
+    config: TrainConfig
     tokenizer: Tokenizer
+    architecture: Architecture
+    mesh: Mesh
+    dtype: Any
+    seed: int
 
     def sampled(self, step: int, params: Tree, chosen: np.ndarray) -> list[list[list[int]]]:
         """The answers to each of the prompts of a step (from 0)."""
         settings, each = self.settings, self.settings.answers
         sampling = Sampling(settings.temperature, top_k=0, top_p=1.0, min_p=0.0)
-        seeds = np.random.SeedSequence([self.job.seed, step]).generate_state(len(chosen) * each).tolist()
+        seeds = np.random.SeedSequence([self.seed, step]).generate_state(len(chosen) * each).tolist()
         ids = [self.prompts.ids[number] for number in chosen]
-        said = decode(self._session(params), ids, settings.tokens, sampling, seeds, each=each)
+        said = decode_batch(self._session(params), ids, settings.tokens, sampling, seeds, each=each)
         return [said[n : n + each] for n in range(0, len(said), each)]
 
     def to_held_out(self, params: Tree) -> tuple[list[int], list[list[int]]]:
         """The numbers of the held-out prompts that an evaluation reads, and the likeliest answers to them."""
         # The same ones each time, spread over all that are held out.
-        count = self.job.config.evaluate_rows or len(self.held_out)
+        count = self.config.evaluate_rows or len(self.held_out)
         asked = sorted(np.random.default_rng(0).permutation(len(self.held_out))[:count].tolist())
         ids = [self.held_out.ids[n] for n in asked]
-        return asked, likeliest(self._session(params), ids, tokens=self.settings.tokens)
+        return asked, likeliest_continuations(self._session(params), ids, tokens=self.settings.tokens)
 
     def figures(self, said: Sequence[list[int]]) -> dict[str, Any]:
         """What the log says of the answers of a step, whatever they are for."""
@@ -90,7 +98,7 @@ class OwnAnswers:
             "answers": len(said),
             "answer_tokens": float(np.mean([len(ids) for ids in said])),
             "cut_off": float(np.mean([ids[-1] not in stops for ids in said])),
-            "repeated": float(np.mean([repeated(tuple(ids), RUN) for ids in said])),
+            "repeated": float(np.mean([repeated_share(tuple(ids), RUN) for ids in said])),
         }
 
     def shown(
@@ -111,16 +119,16 @@ class OwnAnswers:
 
         With these, at most a fifth of the rows is empty. With doubling alone, ten rows cost as much as sixteen.
         """
-        least = row_parts(self.job.mesh) * self.job.config.accumulation
+        least = row_parts(self.mesh) * self.config.accumulation
         sizes, parts = [], 1
-        while parts * least < self.job.config.batch_size:
+        while parts * least < self.config.batch_size:
             sizes.append(parts * least)
             parts += max(1, 1 << parts.bit_length() >> 3)
-        return [*sizes, self.job.config.batch_size]
+        return [*sizes, self.config.batch_size]
 
     def _session(self, params: Tree) -> Session:
-        mesh = of_single_tokens(self.job.mesh)
-        return Session(self.tokenizer, self.job.architecture, moved(params, mesh), mesh, self.job.dtype)
+        mesh = mesh_of_single_tokens(self.mesh)
+        return Session(self.tokenizer, self.architecture, moved_to_mesh(params, mesh), mesh, self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +136,11 @@ class Rollouts(OwnAnswers):
     """Makes the batch of a step, and judges the model on held-out prompts.
 
     Args:
+        directory: of the stage.
         rewards: what scores an answer.
     """
 
+    directory: Path
     rewards: Rewards
     _kept: dict[int, AnswerBatch] = dataclasses.field(default_factory=dict)
     _failures: list[KnownFailures] = dataclasses.field(default_factory=list)
@@ -147,7 +157,7 @@ class Rollouts(OwnAnswers):
             whole, figures = self._sampled(step, params, chosen)
         else:
             whole, figures = dataclasses.replace(self._again(first), first=False), None
-        own = own_rows(self.job.mesh, len(whole.inputs))
+        own = own_rows(self.mesh, len(whole.inputs))
         return jax.tree.map(lambda array: array[own], whole), figures
 
     def evaluate(self, params: Tree) -> dict[str, Any]:
@@ -180,9 +190,9 @@ class Rollouts(OwnAnswers):
     def watch(self, row: dict[str, Any]) -> None:
         """Warn of what goes wrong, by a new row of the log."""
         if not self._failures:
-            log = self.job.directory / metrics.FILE
-            before = [old for old in metrics.read(log) if old["step"] < row["step"]] if log.exists() else []
-            self._failures.append(KnownFailures(self.job.directory.name, before))
+            log = self.directory / metrics.FILE
+            before = [old for old in metrics.read_rows(log) if old["step"] < row["step"]] if log.exists() else []
+            self._failures.append(KnownFailures(self.directory.name, before))
         for line in self._failures[0].found(row):
             warn(line)
 
@@ -198,12 +208,12 @@ class Rollouts(OwnAnswers):
         figures |= self.figures(said)
         prompts = [self.prompts.ids[number] for number in chosen]
         build = partial(answer_rows.laid_out, prompts, groups)
-        options, sizes = (settings, self.job.config.sequence_length), self.possible_rows()
+        options, sizes = (settings, self.config.sequence_length), self.possible_rows()
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
-        if self.job.adapter and step % STEPS == 0:
+        if self.architecture.adapter is not None and step % STEPS == 0:
             figures["base_likelihood"] = self._base_likelihood(params, prompts, groups)
         batch, places = build(np.zeros(shape), *options, sizes)
-        own = self._log_probabilities(self.job.architecture, params, batch) if settings.updates > 1 or holds else None
+        own = self._log_probabilities(self.architecture, params, batch) if settings.updates > 1 or holds else None
         if holds:
             ends = np.cumsum([len(answer) for answer in said])
             differences = (own - self._of_base(params, batch))[*places.T]
@@ -211,7 +221,7 @@ class Rollouts(OwnAnswers):
         batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options, sizes)
         if settings.updates > 1:
             batch = dataclasses.replace(batch, old=own)
-            hosts.on_first("answers", _write, self._file(step), batch)
+            hosts.on_first("answers", _write_answers, self._file(step), batch)
             self._kept.clear()
             self._kept[step] = batch
         return batch, figures
@@ -226,7 +236,7 @@ class Rollouts(OwnAnswers):
         return self._kept[step]
 
     def _file(self, step: int) -> Path:
-        return self.job.directory / FOLDER / f"{step}.npz"
+        return self.directory / FOLDER / f"{step}.npz"
 
     def _scored(self, prompts: Prompts, asked: Sequence[int], said: list[list[int]]) -> dict[str, np.ndarray]:
         """The scores of answers by each reward, `[answers]`, on every host the same."""
@@ -245,7 +255,7 @@ class Rollouts(OwnAnswers):
         A quarter of the prompts is enough for a warning. Their batch has the size that holds the longest answers,
         so that one program is compiled.
         """
-        few, settings, length = -(-len(prompts) // 4), self.settings, self.job.config.sequence_length
+        few, settings, length = -(-len(prompts) // 4), self.settings, self.config.sequence_length
         most = answer_rows.rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
         size = next(rows for rows in self.possible_rows() if rows >= most)
         nothing = np.zeros((few, settings.answers))
@@ -254,16 +264,15 @@ class Rollouts(OwnAnswers):
 
     def _of_base(self, params: Tree, batch: AnswerBatch) -> np.ndarray:
         """The same as `_log_probabilities`, of the model without its adapter."""
-        base = self.job.architecture.frozen(params) if self.job.adapter else params
-        return self._log_probabilities(Architecture(self.job.model), base, batch)
+        base = self.architecture.frozen(params) if self.architecture.adapter else params
+        return self._log_probabilities(Architecture(self.architecture.config), base, batch)
 
     def _log_probabilities(self, architecture: Architecture, params: Tree, batch: AnswerBatch) -> np.ndarray:
         """Of each target of a whole batch, `[B, T]`, on every host."""
-        own, mesh = own_rows(self.job.mesh, len(batch.inputs)), self.job.mesh
-        batch = dataclasses.replace(batch, sequences=1)  # as any: not read
-        placed = put(mesh, jax.tree.map(lambda array: array[own], batch))
-        found = _log_probabilities(architecture, self.job.dtype, self.job.config.loss_chunks, params, placed)
-        return in_order(mesh, found)
+        own, batch = own_rows(self.mesh, len(batch.inputs)), dataclasses.replace(batch, sequences=1)  # as any: not read
+        placed = put_rows(self.mesh, jax.tree.map(lambda array: array[own], batch))
+        found = _log_probabilities(architecture, self.dtype, self.config.loss_chunks, params, placed)
+        return undo_zigzag(self.mesh, found)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -273,7 +282,7 @@ def _log_probabilities(architecture: Architecture, dtype, chunks: int, params: T
     return token_log_probabilities(architecture, params, batch, **options)[0]
 
 
-def _write(file: Path, batch: AnswerBatch) -> None:
+def _write_answers(file: Path, batch: AnswerBatch) -> None:
     arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
     with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
         np.savez(opened, **arrays, sequences=batch.sequences)

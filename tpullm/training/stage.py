@@ -17,13 +17,13 @@ from tpullm.training.job import Job, RollBack
 from tpullm.training.loop import train
 
 
-def is_finished(stage: Path, inputs: dict) -> bool:
+def is_stage_finished(stage: Path, inputs: dict) -> bool:
     """Whether a stage is finished, on every host the same; `UserError` if the hosts' inputs differ."""
     hosts.agree(f"the inputs of {stage.name}", inputs)
     return hosts.broadcast(f"{stage.name} is finished", lambda: manifest.is_finished(stage, inputs))
 
 
-def make(
+def make_training(
     job: Job,
     recipe: Recipe,
     inputs: dict,
@@ -41,8 +41,8 @@ def make(
         facts: for the manifest, beside the results of the training.
     """
     stage = job.directory
-    hosts.on_first("the trackers", trackers.check, recipe.trackers, stage)
-    start = resume.start(stage, inputs, job.config, job.first)
+    hosts.on_first("the trackers", trackers.check_trackers, recipe.trackers, stage)
+    start = resume.start_of_training(stage, inputs, job.config, job.first)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
@@ -57,9 +57,11 @@ def make(
             break
         except RollBack as bad:
             ask = partial(resume.rolled_back, stage, start, bad.step, job.config, job.first)
-            start = resume.decided(f"{stage.name} rolls back", ask)
+            start = resume.decide_on_host_0(f"{stage.name} rolls back", ask)
 
     def finish() -> None:
-        manifest.write(stage, inputs, seconds=metrics.seconds(stage / metrics.FILE, job.first), **facts, **results)
+        manifest.write(
+            stage, inputs, seconds=metrics.seconds_in_steps(stage / metrics.FILE, job.first), **facts, **results
+        )
 
     hosts.on_first(f"{stage.name} ends", finish)

@@ -29,18 +29,18 @@ from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import TrainConfig
-from tpullm.training.losses import Sum, Sums, balance_losses, cross_entropy, load_metrics, rebalanced
+from tpullm.training.losses import Sum, Sums, balance_losses, cross_entropy, expert_load_metrics, rebalanced_experts
 from tpullm.training.objectives.distillation import taught_loss
 from tpullm.training.objectives.policy import answer_count, answer_loss
-from tpullm.training.objectives.preferences import divergence, pair_count, pair_loss
-from tpullm.training.optimizer.chain import applied
+from tpullm.training.objectives.preferences import kto_divergence, pair_count, pair_loss
+from tpullm.training.optimizer.chain import applied_unless_skipped
 
 Tree = Any
 
 jax.tree_util.register_dataclass(Batch)
 
 
-def initial(architecture: Architecture, optimizer: optax.GradientTransformation, key: jax.Array) -> Tree:
+def initial_state(architecture: Architecture, optimizer: optax.GradientTransformation, key: jax.Array) -> Tree:
     """Step 0: `{"params", "optimizer", "step"}`, of the parameters that are trained."""
     return with_params(architecture.trained(architecture.init(key)), optimizer)
 
@@ -50,7 +50,7 @@ def with_params(params: Tree, optimizer: optax.GradientTransformation) -> Tree:
     return {"params": params, "optimizer": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
 
 
-def abstract(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
+def abstract_state(architecture: Architecture, optimizer: optax.GradientTransformation, mesh: Mesh) -> Tree:
     """Shapes, types and shardings of the state: the target of restoring a checkpoint, from any mesh.
 
     The optimizer's array of a parameter (same path in the tree, as many dimensions) is sharded like the parameter. If
@@ -132,15 +132,15 @@ def make_step(
         whole = architecture.whole(state["params"], frozen)
         batch = with_text_weights(batch)
         batch = with_divergence(architecture, whole, batch, config.accumulation, dtype, config.loss_chunks, key)
-        grads, sums = accumulate(gradients, config.accumulation, (state["params"], frozen), batch, key)
+        grads, sums = accumulate_gradients(gradients, config.accumulation, (state["params"], frozen), batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         loss = sums.loss / sums.weight
         with jax.named_scope("optimizer"):
             updates, optimizer_state = optimizer.update(grads, state["optimizer"], state["params"], loss=loss)
             params = optax.apply_updates(state["params"], updates)
             if architecture.config.balance_rate and not architecture.adapter and sums.loads is not None:
-                params = rebalanced(params, state["params"], sums.loads, architecture.config.balance_rate)
-            params = applied(params, state["params"], optimizer_state)
+                params = rebalanced_experts(params, state["params"], sums.loads, architecture.config.balance_rate)
+            params = applied_unless_skipped(params, state["params"], optimizer_state)
         metrics = {
             "loss": loss,
             **({} if sums.correct is None else {"accuracy": sums.correct / sums.weight}),
@@ -156,7 +156,7 @@ def make_step(
         if sums.loads is not None:
             metrics |= {
                 "balance_loss": sums.balance / sums.weight / architecture.config.layers,
-                **load_metrics(sums.loads),
+                **expert_load_metrics(sums.loads),
             }
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
@@ -176,7 +176,7 @@ def make_evaluation(architecture: Architecture, dtype, accumulation: int = 1, ch
 
     def evaluate(params: Tree, batch: Batch) -> Sums:
         batch = with_divergence(architecture, params, batch, accumulation, dtype, chunks)
-        return accumulate(sums, accumulation, params, batch, None)
+        return accumulate_gradients(sums, accumulation, params, batch, None)
 
     return jax.jit(evaluate)
 
@@ -236,13 +236,13 @@ def with_divergence(
         return batch
 
     def of_part(params: Tree, batch: PairBatch, key) -> Sum:
-        return divergence(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+        return kto_divergence(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
 
-    total, count = accumulate(of_part, parts, params, batch, key)
+    total, count = accumulate_gradients(of_part, parts, params, batch, key)
     return replace(batch, kl=jnp.zeros_like(batch.weights) + total / jnp.maximum(count, 1))
 
 
-def accumulate(gradients: Callable, parts: int, params: Any, batch: Batch, key) -> tuple[Tree, Sums]:
+def accumulate_gradients(gradients: Callable, parts: int, params: Any, batch: Batch, key) -> tuple[Tree, Sums]:
     """Sum `gradients` over `parts` micro-batches `[B / parts, T]`, one after the other.
 
     `reshape(B/A, A, T).swapaxes(0, 1)` takes every A-th row, so each micro-batch has rows of all devices.

@@ -6,12 +6,14 @@ where its own texts lead it. The teacher's parameters are in memory beside those
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tpullm.data import answer_rows
 from tpullm.data.batch import Batch, TaughtBatch
@@ -22,13 +24,13 @@ from tpullm.data.tuning_data import TuningData
 from tpullm.engine import session
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh_fit import check_fits
-from tpullm.model.rows import own_rows, put
+from tpullm.model.platform import compute_dtype
+from tpullm.model.rows import own_rows, put_rows
 from tpullm.recipe.schema import Recipe
 from tpullm.run import stages
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, difference
-from tpullm.training.job import Job
-from tpullm.training.objectives.distillation import Teacher, fill
+from tpullm.training.objectives.distillation import Teacher, fill_from_teacher
 from tpullm.training.rollouts import OwnAnswers
 from tpullm.training.step import make_evaluation
 
@@ -67,12 +69,12 @@ class TaughtAnswers(OwnAnswers):
         if self.held_out is None:
             return {}
         (asked, said), each = self.to_held_out(params), self.settings.prompts
-        options = (self.job.architecture, self.job.dtype, self.job.config.accumulation, self.job.config.loss_chunks)
+        options = (self.architecture, self.dtype, self.config.accumulation, self.config.loss_chunks)
         total = weight = 0.0
         for first in range(0, len(said), each):
             prompts = [self.held_out.ids[number] for number in asked[first : first + each]]
             batch = self._taught(prompts, [[ids] for ids in said[first : first + each]])
-            sums = jax.device_get(make_evaluation(*options)(params, put(self.job.mesh, batch)))
+            sums = jax.device_get(make_evaluation(*options)(params, put_rows(self.mesh, batch)))
             total, weight = total + float(sums.loss), weight + float(sums.weight)
         return {"eval_divergence": {"prompts": total / weight}, "eval_answers": self.shown(asked, said)}
 
@@ -82,33 +84,35 @@ class TaughtAnswers(OwnAnswers):
     def _taught(self, prompts: Sequence[list[int]], said: Sequence[Sequence[list[int]]]) -> TaughtBatch:
         """This host's rows of the batch of some answers."""
         nothing = np.zeros((len(said), len(said[0])), np.float32)
-        options = (self.settings, self.job.config.sequence_length, self.possible_rows())
+        options = (self.settings, self.config.sequence_length, self.possible_rows())
         whole, _ = answer_rows.laid_out(prompts, said, nothing, *options)
-        own = own_rows(self.job.mesh, len(whole.inputs))
+        own = own_rows(self.mesh, len(whole.inputs))
         names = [field.name for field in dataclasses.fields(Batch)]
         plain = Batch(*(getattr(whole, name)[own] for name in names))
         ids, logps = self.teacher.says(self._params, plain, branched=True)
         return TaughtBatch(**vars(plain), ids=ids[own], logps=logps[own], settings=self.teacher.settings, branched=True)
 
 
-def teacher_of(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> tuple[Teacher | None, dict[str, Any]]:
-    """The teacher of a stage, or None; and what is noted of it in the stage, by file.
+def teacher_of(
+    recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer, vocabulary: int, mesh: Mesh
+) -> tuple[Teacher | None, dict[str, Any]]:
+    """The teacher of the stage `name`, or None; and what is noted of it in the stage, by file.
 
     Args:
         tokenizer: the student's.
+        vocabulary: rows of the student's table.
 
     Raises:
         UserError: it has other tokens than the student, reads less at once, or does not fit the mesh.
     """
-    train, name, where = job.config, job.directory.name, f"finetune.{job.directory.name}"
-    settings = recipe.finetune[name].teacher
-    if not settings.model:
+    settings, where = recipe.finetune[name], f"finetune.{name}"
+    if not settings.teacher.model:
         return None, {}
-    path, identity = stages.teacher(recipe, job.directory.parent, name)
-    notes: dict[str, Any] = {stages.TEACHER: {"model": settings.model, "identity": identity}}
+    path, identity = stages.teacher(recipe, run, name)
+    notes: dict[str, Any] = {stages.TEACHER: {"model": settings.teacher.model, "identity": identity}}
     if (path / "config.json").is_file():
-        notes[stages.DIGESTS] = stages.digests(path, job.directory, f"{where}.teacher.model")
-    found = session.find(path)
+        notes[stages.DIGESTS] = stages.digests(path, run / name, f"{where}.teacher.model")
+    found, train = session.find_model(path), settings.train
     if other := difference(tokenizer, found.tokenizer):
         raise UserError(f"{where}.teacher.model: {path} has other tokens ({other}); a teacher needs the same ones")
     if train.sequence_length > found.config.context_length:
@@ -116,34 +120,33 @@ def teacher_of(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> tuple[Teacher 
             f"{where}.teacher.model: {path} reads {found.config.context_length} tokens at once, and a row has "
             f"{train.sequence_length}; lower {where}.train.sequence_length"
         )
-    architecture = Architecture(found.config)
-    check_fits(architecture, train, tokenizer.needed_size, job.mesh, f"{where}.train", sizes_given=True)
-    load = partial(found.params, architecture, session.targets(architecture, job.mesh, job.dtype))
-    return Teacher(job, settings, architecture, load), notes
+    architecture, dtype = Architecture(found.config), compute_dtype(train.compute)
+    check_fits(architecture, train, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
+    load = partial(found.params, architecture, session.parameter_targets(architecture, mesh, dtype))
+    return Teacher(settings.teacher, architecture, load, mesh, dtype, vocabulary, train.loss_chunks), notes
 
 
-def on_taught_texts(job: Job, data: TuningData, teacher: Teacher, sources: Iterable[str]) -> Job:
-    """The job that learns conversations and documents from a teacher. Before it begins, the teacher says all it needs.
+def taught_batches(
+    recipe: Recipe, run: Path, name: str, data: TuningData, teacher: Teacher
+) -> tuple[TaughtStream, dict[str, TaughtEvaluation], Callable[[int], None]]:
+    """The batches of the stage `name`, its held-out ones, and what has the teacher say all that so many batches need.
 
     What it says is kept in files of a micro-batch each, since it computes in these.
-
-    Args:
-        sources: of the documents, whose held-out ones the teacher reads too.
     """
-    train, length, folder = job.config, job.config.sequence_length, job.directory / FOLDER
+    settings, folder = recipe.finetune[name], run / name / FOLDER
+    train, length = settings.train, settings.train.sequence_length
     each = train.batch_size // train.accumulation
-    rows, own = own_rows(job.mesh, train.batch_size), own_rows(job.mesh, each)
-    given = data.read, data.weights, train.batch_size, length, job.seed, rows, f"finetune.{job.directory.name}"
-    stream = TaughtStream(*given, settings=teacher.settings, folder=folder / "read")
-    held_out, evaluations, fixed = dict(data.held_out), dict(job.evaluations), []
-    for source in sources:
-        if (path := job.directory.parent / "tokens" / source / "held_out").exists():
+    rows, own = own_rows(teacher.mesh, train.batch_size), own_rows(teacher.mesh, each)
+    given = data.read, data.weights, train.batch_size, length, recipe.seed, rows, f"finetune.{name}"
+    stream = TaughtStream(*given, settings=settings.teacher, folder=folder / "read")
+    held_out, evaluations, fixed = dict(data.held_out), {}, []
+    for source in settings.documents:
+        if (path := run / "tokens" / source / "held_out").exists():
             held_out[source] = TokenStore(path)
     for source, documents in held_out.items():
         files = list(EvaluationBatches(documents, each, length, train.evaluate_rows, own))
         kept = Kept(folder / "held_out" / source, len(files) * each, each)
         batches = EvaluationBatches(documents, train.batch_size, length, train.evaluate_rows, rows)
-        evaluations[source] = TaughtEvaluation(batches, kept, train.batch_size, rows, teacher.settings)
+        evaluations[source] = TaughtEvaluation(batches, kept, train.batch_size, rows, settings.teacher)
         fixed.append((kept, files.__getitem__))
-    prepare = lambda batches: fill(teacher, [stream.keep(batches, each, own), *fixed])  # noqa: E731
-    return dataclasses.replace(job, stream=stream, evaluations=evaluations, prepare=prepare)
+    return stream, evaluations, lambda batches: fill_from_teacher(teacher, [stream.keep(batches, each, own), *fixed])

@@ -47,23 +47,23 @@ VARIABLES = {
 }
 
 
-def check(names: Sequence[str], stage: Path) -> None:
+def check_trackers(names: Sequence[str], stage: Path) -> None:
     """Raise `UserError` if a tracker can't work: before anything is trained."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"trackers: {name} is not installed; run: pip install 'tpullm[{name}]'")
-        if storage.is_remote(stage) and _is_local(name):
+        if storage.is_remote(stage) and _is_local_tracker(name):
             wanted = {"wandb": "WANDB_API_KEY", "mlflow": "MLFLOW_TRACKING_URI"}[name]
             raise UserError(f"trackers: {name} keeps its files on this machine, and the run is on gs://; set {wanted}")
 
 
-def _is_local(name: str) -> bool:
+def _is_local_tracker(name: str) -> bool:
     if name == "mlflow":
         return "MLFLOW_TRACKING_URI" not in os.environ
     return os.environ.get("WANDB_MODE", "online" if "WANDB_API_KEY" in os.environ else "offline") == "offline"
 
 
-def settings(recipe: dict) -> dict[str, float | bool | str]:
+def tracked_settings(recipe: dict) -> dict[str, float | bool | str]:
     """The numbers of a recipe, and its choices among fixed words, by dotted key. Paths and texts are not sent."""
     choices = {section.dotted(key) for section in sections(Recipe) for key in section.keys if key.choices}
     found: dict[str, float | bool | str] = {}
@@ -85,7 +85,7 @@ class WandbRun:
     def __init__(self, folder: Path, identity: str, name: str, config: dict):
         import wandb
 
-        project, mode = os.environ.get("WANDB_PROJECT", PROJECT), "offline" if _is_local("wandb") else None
+        project, mode = os.environ.get("WANDB_PROJECT", PROJECT), "offline" if _is_local_tracker("wandb") else None
         self._run = wandb.init(
             project=project,
             id=identity,
@@ -116,7 +116,7 @@ class MlflowRun:
         from mlflow.tracking import MlflowClient
 
         # Not by its variable: the next stage of this process has another folder.
-        self._client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if _is_local("mlflow") else None)
+        self._client = MlflowClient(f"sqlite:///{folder}/mlflow.db" if _is_local_tracker("mlflow") else None)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         known = self._client.get_experiment_by_name(experiment)
         experiment = known.experiment_id if known else self._client.create_experiment(experiment)
@@ -145,7 +145,7 @@ class MlflowRun:
 RUNS = {"wandb": WandbRun, "mlflow": MlflowRun}
 
 
-def described(error: Exception, environment: dict) -> str:
+def describe_tracker_error(error: Exception, environment: dict) -> str:
     """One line about an error, without passwords and keys."""
     text = re.sub(r"//[^/\s]*@", "//", f"{type(error).__name__}: {error}".splitlines()[0])
     for name, value in environment.items():
@@ -173,7 +173,7 @@ class Trackers:
         if not (stage / FILE).exists():  # the id of the stage's run, which goes where the stage goes
             storage.write_json(stage / FILE, {"id": uuid.uuid4().hex[:12]})
         identity = storage.read_json(stage / FILE)["id"]
-        order = folder, identity, f"{recipe['name']}/{stage.name}", settings(recipe)
+        order = folder, identity, f"{recipe['name']}/{stage.name}", tracked_settings(recipe)
         for name in dict.fromkeys(recipe["trackers"]):
             for variable, value in VARIABLES[name].items():
                 os.environ.setdefault(variable, value)
@@ -216,13 +216,13 @@ class Trackers:
                 if row:
                     run.write(row)
             except Exception as error:
-                self._tell(name, described(error, os.environ))
+                self._tell(name, describe_tracker_error(error, os.environ))
             row = rows.get()
         try:
             if run:
                 run.close(self._whole)
         except Exception as error:
-            self._tell(name, described(error, os.environ))
+            self._tell(name, describe_tracker_error(error, os.environ))
 
     def _tell(self, name: str, what: str) -> None:
         """The first thing that goes wrong with a tracker, as one line."""

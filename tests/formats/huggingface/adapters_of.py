@@ -16,7 +16,7 @@ from tests.formats.huggingface.record import PLACES
 from tests.formats.huggingface.small import MODELS, OF_FAMILIES, as_ours, published, rows, weight
 from tests.training.small import mesh
 from tpullm.formats.huggingface import adapters, tensors
-from tpullm.model.adapter import with_lengths
+from tpullm.model.adapter import with_magnitudes
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import AdapterConfig
 
@@ -38,7 +38,7 @@ def made(name: str, magnitude: bool = True, root_scale: bool = False):
     wanted = tensors.flat(architecture.trained(architecture.shapes))
     arrays = {key: weight(key, leaf.shape, 0.0) for key, leaf in wanted.items()}
     with jax.set_mesh(mesh()):
-        noisy = jax.device_get(jax.jit(with_lengths)(params, jax.tree.map(jnp.asarray, tensors.nested(arrays))))
+        noisy = jax.device_get(jax.jit(with_magnitudes)(params, jax.tree.map(jnp.asarray, tensors.nested(arrays))))
     flat = {key: array * 1.1 if key.endswith("magnitude") else array for key, array in tensors.flat(noisy).items()}
     assert not (plain.config.experts and any(".mlp." in key for key in flat))
     return architecture, family, architecture.whole(tensors.nested(flat), params), flat

@@ -16,7 +16,7 @@ from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, publishe
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
 from tpullm.data.batch import Batch
-from tpullm.engine.generation import decode
+from tpullm.engine.generation import decode_batch
 from tpullm.engine.session import Session
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.model.architecture import Architecture
@@ -109,7 +109,7 @@ def test_greedy_decoding_token_for_token(name):
     session_room = dataclasses.replace(session, architecture=_longer(architecture, room + 8))
     for length in (5, 8):
         prompt = rows()[0, :length].tolist()
-        found = decode(session_room, [prompt], room, stop_ids=())[0]
+        found = decode_batch(session_room, [prompt], room, stop_ids=())[0]
         ids = torch.tensor([prompt])
         options = {"do_sample": False, "min_new_tokens": room, "max_new_tokens": room, "eos_token_id": None}
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0, length:]

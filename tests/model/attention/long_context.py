@@ -10,10 +10,10 @@ from tpullm.data.batch import Batch
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract, make_step
+from tpullm.training.step import abstract_state, make_step
 
 LENGTH, ROWS, SHAPE = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 CONFIG = ModelConfig(layers=1, width=16, heads=1, head_width=8, mlp_width=32, context_length=LENGTH).resolved(64)
@@ -28,7 +28,9 @@ def bytes_of_a_device(mesh: jax.sharding.Mesh) -> int:
     with jax.set_mesh(mesh):
         optimizer = make_optimizer(train.optimizer, 10, architecture.axes)
         step = make_step(architecture, optimizer, train, np.dtype("float32"), seed=0)
-        memory = step.lower(abstract(architecture, optimizer, mesh), put(mesh, rows)).compile().memory_analysis()
+        memory = (
+            step.lower(abstract_state(architecture, optimizer, mesh), put_rows(mesh, rows)).compile().memory_analysis()
+        )
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
 

@@ -131,7 +131,7 @@ def test_blocks_of_queries_divide_the_row_and_hold_at_least_128():
 
 def test_one_function_chooses(monkeypatch):
     def chosen(on, length=2048, sequence=1, branched=False, **config):
-        monkeypatch.setattr(kernels, "target", lambda: on)
+        monkeypatch.setattr(kernels, "target_platform", lambda: on)
         return attention_kernel(ModelConfig(**config), length, sequence, branched)
 
     assert chosen("cpu") == "blocks" and chosen("cpu", sinks=True) == "plain"

@@ -37,12 +37,12 @@ def key_blocks(order: np.ndarray, devices: int, positions: np.ndarray) -> list[i
     """How many blocks of keys each device attends to, if devices hold consecutive parts of this order."""
     length, blocks = len(order), []
     for indices in order.reshape(devices, -1):
-        of_queries = lambda x: jnp.asarray(x.reshape(-1, 1, flash._block(length // devices)))  # noqa: E731
+        of_queries = lambda x: jnp.asarray(x.reshape(-1, 1, flash._block_size(length // devices)))  # noqa: E731
         nothing, whole = jnp.zeros((1, length), jnp.int32), jnp.asarray(2**30)
         total = 0
         for at, position in zip(of_queries(indices), of_queries(positions[indices]), strict=True):
             tokens = flash.Tokens(jnp.zeros_like(position), position, at[0], nothing, nothing, whole)
-            first, end = flash._needed(tokens, flash._block(length))
+            first, end = flash._key_block_range(tokens, flash._block_size(length))
             total += int(end - first)
         blocks.append(total)
     return blocks

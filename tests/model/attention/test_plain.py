@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import batch, mesh
-from tpullm.model.attention.plain import _scores, attend, causal_mask
+from tpullm.model.attention.plain import _attention_scores, attend, causal_mask
 from tpullm.model.mesh import RULES
 
 KEYS = RULES.spec("batch", "kv_heads", None, "head")
@@ -88,7 +88,7 @@ def test_scores_of_one_token_in_bfloat16_are_sums_of_exact_products():
     q_BTKGH, k_BKSH = (numbers.normal(size=shape) for shape in ((3, 1, 2, 1, 64), (3, 2, 128, 64)))
     with jax.set_mesh(mesh()):
         q_BTKGH, k_BKSH = (jnp.asarray(array, jnp.bfloat16) for array in (q_BTKGH, k_BKSH))
-        found = _scores(q_BTKGH, k_BKSH)
+        found = _attention_scores(q_BTKGH, k_BKSH)
     expected = np.einsum("btkgh,bksh->bkgts", np.asarray(q_BTKGH, float), np.asarray(k_BKSH, float)) / 8
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

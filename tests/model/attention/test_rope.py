@@ -44,7 +44,7 @@ def test_a_tpus_form_of_rotary_gives_the_same_bits(dtype, monkeypatch):
 
     here = both(rotary)
     differentiated = both(lambda x, table: rotary.__wrapped__(x.astype(jnp.float32), table).astype(dtype))
-    monkeypatch.setattr(rope, "target", lambda: "tpu")
+    monkeypatch.setattr(rope, "target_platform", lambda: "tpu")
     for ours, others, plain in zip(both(rotary), here, differentiated, strict=True):
         np.testing.assert_array_equal(ours, others)
         np.testing.assert_array_equal(others, plain)

@@ -35,7 +35,7 @@ SKEW = {"by the router": 0.0, "all to one device": 40.0}
 
 
 checked, unchecked = jax.shard_map, functools.partial(jax.shard_map, check_vma=False)
-kernels = grouped._rows, grouped._weights
+kernels = grouped._rows_matmul, grouped._weights_gradient
 
 
 def full_of_nan(shape, *_):
@@ -102,9 +102,9 @@ def main():
         }
         for name, shape in shapes.items():
             exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
-            jax.lax.ragged_all_to_all, exchange._uninitialized = ragged_all_to_all, full_of_nan
+            jax.lax.ragged_all_to_all, exchange._uninitialized_buffer = ragged_all_to_all, full_of_nan
             grouped.grouped_kernel = lambda name=name: "triton" if "kernel" in name else "ragged_dot"
-            grouped._rows, grouped._weights = rows_or_nan, weights_of_rows
+            grouped._rows_matmul, grouped._weights_gradient = rows_or_nan, weights_of_rows
             out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
             far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
             found[f"{name}, {routing}"] = {
@@ -115,7 +115,7 @@ def main():
                 "real": int(real_BT.sum()),
             }
             if "kernel" in name:
-                (grouped._rows, grouped._weights), jax.shard_map = kernels, unchecked
+                (grouped._rows_matmul, grouped._weights_gradient), jax.shard_map = kernels, unchecked
                 out = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
                 found[f"{name}, {routing}"]["interpreted"] = far(out.reshape(expected.shape), expected)
                 jax.shard_map, grouped.grouped_kernel = checked, lambda: "ragged_dot"

@@ -17,11 +17,11 @@ from tpullm.model.experts.exchange import (
     all_to_all_dispatch,
     all_to_all_return,
     gather_sizes,
-    group_sizes,
-    is_sent,
     plan_round,
+    received_sizes,
     round_capacity,
     round_count,
+    sent_in_round,
 )
 from tpullm.model.mesh import RULES, planned_mesh
 
@@ -41,7 +41,9 @@ def ragged(request, monkeypatch) -> bool:
     chosen = request.param == "ragged"
     monkeypatch.setattr(exchange, "has_ragged_all_to_all", lambda: chosen)
     monkeypatch.setattr(jax.lax, "ragged_all_to_all", ragged_all_to_all)
-    monkeypatch.setattr(exchange, "_uninitialized", lambda shape, *_: jnp.full(shape.shape, jnp.nan, shape.dtype))
+    monkeypatch.setattr(
+        exchange, "_uninitialized_buffer", lambda shape, *_: jnp.full(shape.shape, jnp.nan, shape.dtype)
+    )
     return chosen
 
 
@@ -63,7 +65,13 @@ def exchanged(capacity: int, ragged: bool):
         planned = plan_round(counts_XE, number, capacity)
         x_SD = all_to_all_dispatch(x_RD, planned, R, capacity)
         back_RD = all_to_all_return(10 * x_SD, planned, R, capacity)
-        return x_SD, group_sizes(planned), back_RD, is_sent(planned, jnp.arange(R)), round_count(counts_XE, capacity)
+        return (
+            x_SD,
+            received_sizes(planned),
+            back_RD,
+            sent_in_round(planned, jnp.arange(R)),
+            round_count(counts_XE, capacity),
+        )
 
     return jax.jit(lambda x_XRD, counts_XE, n: on_devices(lambda *of: device(*of, n), x_XRD, counts_XE))
 
@@ -113,8 +121,8 @@ def test_the_way_back_is_the_gradient_of_the_way_there_and_the_other_way_round(r
         planned = plan_round(gather_sizes(sizes_E), 0, capacity)
         there = lambda x: all_to_all_dispatch(x, planned, R, capacity)  # noqa: E731
         back = lambda y: all_to_all_return(y, planned, R, capacity)  # noqa: E731
-        sent_R1 = is_sent(planned, jnp.arange(R))[:, None]
-        came_S1 = (jnp.arange(capacity) < group_sizes(planned).sum())[:, None]
+        sent_R1 = sent_in_round(planned, jnp.arange(R))[:, None]
+        came_S1 = (jnp.arange(capacity) < received_sizes(planned).sum())[:, None]
         of_there, of_back = jax.vjp(there, x_RD)[1](y_SD)[0], jax.vjp(back, y_SD)[1](x_RD)[0]
         return [
             jnp.where(mask, a, 0) - jnp.where(mask, b, 0)
@@ -143,7 +151,7 @@ def test_which_devices_have_an_exchange_of_uneven_numbers():
     tpus = [(kind, "tpu") for kind in ("TPU v5", "TPU v5 lite", "TPU v6 lite")]
     for kind, platform in (*tpus, *((kind, "gpu") for kind in ("NVIDIA H100 80GB HBM3", "NVIDIA L4", "a GPU"))):
         with jax.sharding.use_abstract_mesh(planned_mesh({}, 1, AbstractDevice(kind, 1, platform))):
-            found[kind] = exchange.has_ragged_all_to_all(), exchange.row_shape(2048), exchange.row_shape(2000)
+            found[kind] = exchange.has_ragged_all_to_all(), exchange.contiguous_row(2048), exchange.contiguous_row(2000)
     assert found == {
         "TPU v5": (True, (8, 256), (2000,)),
         "TPU v5 lite": (False, (8, 256), (2000,)),

@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, PartitionSpec
 
 from tests.training.small import EXPERTS, mesh
 from tpullm.model.experts import grouped
-from tpullm.model.experts.grouped import triton_grouped_matmul, visits
+from tpullm.model.experts.grouped import tile_visits, triton_grouped_matmul
 from tpullm.model.experts.moe import MixtureOfExperts
 from tpullm.model.mesh import planned_mesh
 
@@ -134,7 +134,8 @@ def test_rows_and_matrices_of_other_groups_are_not_read():
 @given(sizes_of(Case(200, 0, 0, 4)), st.sampled_from([16, 32]))
 def test_each_row_of_a_group_is_visited_once_and_no_tile_for_nothing(sizes, tile):
     of = [
-        np.asarray(x).tolist() for x in jax.jit(visits, static_argnums=(1, 2))(np.asarray(sizes, np.int32), 200, tile)
+        np.asarray(x).tolist()
+        for x in jax.jit(tile_visits, static_argnums=(1, 2))(np.asarray(sizes, np.int32), 200, tile)
     ]
     visited = []
     for group, first, begin, end in zip(*of, strict=True):

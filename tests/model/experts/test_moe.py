@@ -12,7 +12,7 @@ from flax import nnx
 from tests.eight_devices import printed_alone
 from tests.training.small import EXPERTS, TWO_LAYERS, mesh
 from tpullm.model.architecture import Architecture, matrix_parameters, parameter_count
-from tpullm.model.experts.moe import MixtureOfExperts, route
+from tpullm.model.experts.moe import MixtureOfExperts, route_to_experts
 from tpullm.model.mesh import RULES
 from tpullm.model.mlp import residual_scale
 
@@ -90,7 +90,7 @@ def test_the_routing_counts_what_is_not_padding():
         @nnx.jit
         def computed(module, x_BTD, real_BT):
             logits = module.router("btd,de->bte", x_BTD, RULES.spec("batch", "time", None))
-            return module(x_BTD, real_BT)[1], module(x_BTD)[1], *route(logits.reshape(-1, 5), EXPERTS.config)
+            return module(x_BTD, real_BT)[1], module(x_BTD)[1], *route_to_experts(logits.reshape(-1, 5), EXPERTS.config)
 
         real = jax.reshard(real_BT, RULES.spec("batch", "time"))
         found, none, scores_ME, _, experts_Mk = computed(module, x_BTD, real)
@@ -123,7 +123,7 @@ def test_sigmoid_scores_and_a_bias_that_only_chooses():
     config = dataclasses.replace(EXPERTS.config, router_scores="sigmoid", router_scale=2.5)
     logits_ME = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     balance_E = np.array([0.0, 2.0, 0.0, 0.0, 0.0], np.float32)
-    scores_ME, weights_Mk, experts_Mk = map(np.asarray, route(jnp.asarray(logits_ME), config, balance_E))
+    scores_ME, weights_Mk, experts_Mk = map(np.asarray, route_to_experts(jnp.asarray(logits_ME), config, balance_E))
     assert (experts_Mk[:, 0] == 1).all(), "a bias of 2 is more than any score"
     score_ME = 1 / (1 + np.exp(-logits_ME.astype(np.float64)))
     others_ME = np.where(np.arange(5) == 1, -1, score_ME)

@@ -54,7 +54,7 @@ def test_a_training_goes_on_through_an_outage_with_the_same_bits(tiny_run, remot
 @pytest.mark.ci
 def test_while_steps_go_on_nothing_is_asked_of_the_storage(remote_tokens, storage_server, monkeypatch):
     """Between saves there are uploads of the log alone, and with the server away the steps go on as before."""
-    seen, real = [], programs.put
+    seen, real = [], programs.put_rows
 
     def put(mesh, batch):
         seen.append(len(storage_server.log()))
@@ -64,7 +64,7 @@ def test_while_steps_go_on_nothing_is_asked_of_the_storage(remote_tokens, storag
             storage_server.start()
         return real(mesh, batch)
 
-    monkeypatch.setattr(programs, "put", put)
+    monkeypatch.setattr(programs, "put_rows", put)
     options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.evaluate_every=0", "--pretrain.log_every=1"]
     assert main(["pretrain", "--run", str(remote_tokens), *options]) == 0
     asked = storage_server.log()[seen[2] : seen[14]]

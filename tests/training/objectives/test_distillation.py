@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.small import means
-from tpullm.training.objectives.distillation import DIVERGENCES, distillation_loss, divergence
+from tpullm.training.objectives.distillation import DIVERGENCES, distillation_loss, divergence_from_teacher
 
 B, T, V = 2, 3, 11
 SEEDS, BETAS = st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 1.0])
@@ -29,7 +29,7 @@ def differentiated(student, teacher, beta):
     """The divergence at each token, and the gradients of their sum."""
 
     def loss(*logps):
-        found = divergence(*logps, beta)
+        found = divergence_from_teacher(*logps, beta)
         return found.sum(), found
 
     (_, found), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(student, teacher)
@@ -70,7 +70,7 @@ def test_places_without_a_token_are_nothing(beta):
     after = differentiated(np.where(np.arange(V) < 4, student, -3.0), kept(teacher, 4), beta)
     jax.tree.map(np.testing.assert_array_equal, before, after)
     found, of_student, of_teacher = after
-    np.testing.assert_allclose(found, divergence(student[..., :4], teacher[..., :4], beta), rtol=1e-5)
+    np.testing.assert_allclose(found, divergence_from_teacher(student[..., :4], teacher[..., :4], beta), rtol=1e-5)
     assert not np.any(of_student[..., 4:]) and np.any(of_student) and not np.any(of_teacher)
 
 
@@ -78,7 +78,7 @@ def test_the_mean_is_over_tokens_of_weight():
     student, teacher = (x[..., :3] for x in logps(1))
     weights = np.array([[1, 0, 1], [0, 0, 1]], np.float32)
     sums = distillation_loss(student, teacher, weights, beta=DIVERGENCES["jsd"])
-    each = divergence(student, teacher, 0.5)
+    each = divergence_from_teacher(student, teacher, 0.5)
     found = means(sums)
     assert found["loss"] == pytest.approx(float(np.sum(each * weights) / 3), rel=1e-6)
     assert found["kept"] == pytest.approx(float(np.sum(np.exp(teacher).sum(-1) * weights) / 3), rel=1e-5)

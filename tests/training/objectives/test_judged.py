@@ -20,9 +20,9 @@ from tpullm.cli.main import main
 from tpullm.data.answer_rows import MISMATCHED, judged, mismatched
 from tpullm.data.batch import BRANCH
 from tpullm.data.stream import Stream
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import PreferenceConfig
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 from tpullm.training.objectives.preferences import fill_references
 
 SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_answers_that_stand_alone():
     found, pairs, stream = made()
     numbers = [piece.document for piece in stream.documents_at(0)]
     loss, kl, right = by_hand(found, pairs, numbers)
-    ours, sums = sums_of(put(mesh(), stream.batch_at(0)))
+    ours, sums = sums_of(put_rows(mesh(), stream.batch_at(0)))
     assert ours == pytest.approx(loss, rel=1e-4)
     assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(kl, abs=2e-4)
     assert float(sums.correct / sums.weight) == pytest.approx(right)
@@ -132,7 +132,7 @@ def test_a_stage_learns_what_is_good(prepared):
     """The first loss is 1/2; in the end held-out answers are judged right."""
     recipe, run = prepared
     assert main(["finetune", str(recipe), "--run", str(run)]) == 0
-    rows = read(run / "polite" / "metrics.jsonl")
+    rows = read_rows(run / "polite" / "metrics.jsonl")
     told = [row for row in rows if "loss" in row]
     # The adapter is fresh. The step computes in bfloat16 what the references were computed with, in other rows.
     assert told[0]["loss"] == pytest.approx(0.5, abs=1e-3) and told[0]["kl"] == pytest.approx(0, abs=1e-2)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.training.objectives import test_judged, test_own_answers, test_pairs
 from tests.training.small import ARCHITECTURE, batch, mesh, params
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.training.objectives.policy import METHODS, answer_count
-from tpullm.training.step import accumulate, batch_loss, with_divergence, with_text_weights
+from tpullm.training.step import accumulate_gradients, batch_loss, with_divergence, with_text_weights
 
 F32, SHARE = jnp.dtype("float32"), 0.2
 TEXT = batch(rows=2)
@@ -32,7 +32,7 @@ def some_answers(kind):
 )
 def test_loss_and_gradient_are_those_of_answers_and_of_text_by_their_shares_however_the_batch_is_cut(kind, parts):
     """The divergence of `kto` is that of the answers alone."""
-    answers, text = put(mesh(), (some_answers(kind), TEXT))
+    answers, text = put_rows(mesh(), (some_answers(kind), TEXT))
     mixed = dataclasses.replace(answers, beside=text, share=SHARE)
 
     def part(tree, batch, key):
@@ -42,7 +42,7 @@ def test_loss_and_gradient_are_those_of_answers_and_of_text_by_their_shares_howe
 
     def cut(tree):
         batch = with_divergence(ARCHITECTURE, tree, with_text_weights(mixed), parts, F32, 0)
-        found, sums = accumulate(part, parts, tree, batch, None)
+        found, sums = accumulate_gradients(part, parts, tree, batch, None)
         means = sums.loss / sums.weight, sums.told["text_loss"].total / sums.told["text_loss"].weight
         return jax.tree.map(lambda of: (1 - SHARE) * of / sums.weight, found), means
 

@@ -20,7 +20,7 @@ from tests.training.objectives.answers import (
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import laid_out
 from tpullm.recipe.schema import PolicyConfig
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 from tpullm.training.objectives.policy import policy_loss
 
 
@@ -81,7 +81,7 @@ def ruled(tiny_run, tmp_path_factory):
 @pytest.mark.ci
 @pytest.mark.parametrize("stage", ["once", "twice"])
 def test_a_stage_learns_what_is_rewarded_and_says_how(ruled, stage):
-    rows = read(ruled(stage) / stage / "metrics.jsonl")
+    rows = read_rows(ruled(stage) / stage / "metrics.jsonl")
     rewards = [row["rewards"]["length"] for row in rows if "rewards" in row]
     half = len(rewards) // 2
     # Beside old text eight steps are too few: the reward of `twice` is within the noise of 64 answers.
@@ -102,8 +102,8 @@ def test_resumed_it_ends_with_the_same_bits(ruled, tmp_path):
     """Also between two steps that learn from the same answers."""
     stage, run = "twice", tmp_path / "run"
     shutil.copytree(ruled(stage), run)
-    before = read(run / stage / "metrics.jsonl")
+    before = read_rows(run / stage / "metrics.jsonl")
     assert_resumed_has_the_same_bits(run, **{stage: (3, 8)})
-    after = read(run / stage / "metrics.jsonl")
+    after = read_rows(run / stage / "metrics.jsonl")
     sampled = lambda rows: [json.dumps(row) for row in rows if "rewards" in row]  # noqa: E731
     assert sampled(after) == sampled(before)

@@ -27,9 +27,9 @@ from tpullm.data.stream import Stream
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention import kernels
 from tpullm.recipe.schema import PreferenceConfig
-from tpullm.training.metrics import read
+from tpullm.training.metrics import read_rows
 from tpullm.training.objectives import preferences as preference
-from tpullm.training.objectives.preferences import PAIRED, Answers, answers, fill_references
+from tpullm.training.objectives.preferences import PAIRED, Answers, answers_of_pairs, fill_references
 
 SETTINGS = {
     "dpo": PreferenceConfig(beta=0.3, label_smoothing=0.1),
@@ -50,7 +50,7 @@ def test_an_answer_beside_another_one_is_as_alone(kernel, monkeypatch):
     architecture = Architecture(dataclasses.replace(CONFIG, attention_softcap=softcap))
     batch = made()[1].batch_at(0)
     with jax.set_mesh(mesh()):
-        both = jax.jit(lambda tree: answers(architecture, tree, batch, dtype=F32))(params())
+        both = jax.jit(lambda tree: answers_of_pairs(architecture, tree, batch, dtype=F32))(params())
     alone = of_answers_alone([(pair.prompt, answer) for pair in said for answer in pair[1:]], architecture)
     expected = {(side, *said[n][1 + side]): alone[2 * n + side].sum() for n in range(24) for side in (0, 1)}
     found = {}
@@ -130,7 +130,7 @@ def test_a_stage_learns_what_is_preferred(prepared):
     """The first loss is log 2; in the end held-out pairs are told apart. Resumed, the bits are the same."""
     recipe, run = prepared
     assert main(["finetune", str(recipe), "--run", str(run)]) == 0
-    rows = read(run / "polite" / "metrics.jsonl")
+    rows = read_rows(run / "polite" / "metrics.jsonl")
     assert all(row["text_loss"] > 0 for row in rows if "loss" in row)
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)  # the adapter is fresh, the references are in float32

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.training.small import means
 from tpullm.recipe.schema import PreferenceConfig
-from tpullm.training.losses import sum_by_sequence, to_tokens
+from tpullm.training.losses import sum_by_sequence, values_to_tokens
 from tpullm.training.objectives.preferences import PAIRED, Answers, kto
 
 N = 6
@@ -146,4 +146,4 @@ def test_sums_over_sequences_and_back():
     sequences = np.array([[2, 1, 2, 0, 1]])
     sums = sum_by_sequence(values, sequences, 3)
     assert sums.tolist() == [[10, 5, 0]]
-    assert to_tokens(sums, sequences).tolist() == [[5, 10, 5, 0, 10]]
+    assert values_to_tokens(sums, sequences).tolist() == [[5, 10, 5, 0, 10]]

@@ -10,6 +10,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from tests.conftest import copy_tokens
 from tests.training.objectives.answers import (
+    F32,
     T,
     assert_resumed_has_the_same_bits,
     log_softmax,
@@ -17,20 +18,20 @@ from tests.training.objectives.answers import (
     sums_of,
     tiny_recipe,
 )
-from tests.training.small import ARCHITECTURE, CONFIG, batch, job, mesh, params
+from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.conversations import Conversations
 from tpullm.data.stream import EvaluationBatches
 from tpullm.data.taught_rows import Kept, TaughtEvaluation, TaughtStream
 from tpullm.model.architecture import Architecture
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe import parsing
 from tpullm.recipe.schema import TeacherConfig
 from tpullm.run import manifest, stages
 from tpullm.system import storage
-from tpullm.training.metrics import read
-from tpullm.training.objectives.distillation import DIVERGENCES, Teacher, fill
+from tpullm.training.metrics import read_rows
+from tpullm.training.objectives.distillation import DIVERGENCES, Teacher, fill_from_teacher
 
 V = CONFIG.vocabulary_size
 # Another model than the student, and a larger one, with some rows of the table that stand for no token.
@@ -40,7 +41,7 @@ LARGER = Architecture(dataclasses.replace(CONFIG, layers=2, width=48, mlp_width=
 def teacher(**settings):
     """Of the student in `small`."""
     load = lambda: params(1, LARGER)  # noqa: E731
-    return Teacher(job(None, None), TeacherConfig("larger", **settings), LARGER, load)
+    return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), F32, V)
 
 
 def some_documents(count=9, seed=0):
@@ -62,21 +63,21 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_pat
     stream = TaughtStream(sources, {"one": 0.7, "other": 0.3}, 4, T, 0, **options)
     own = np.arange(2)
     if cut_off:
-        fill(who, [stream.keep(1, 2, own)])
+        fill_from_teacher(who, [stream.keep(1, 2, own)])
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         assert len(before) == 2
     steps = 2 + max(packed.rows for packed in stream.packings.values())
     kept, of_file = stream.keep(steps, 2, own)
-    fill(who, [(kept, of_file)])
+    fill_from_teacher(who, [(kept, of_file)])
     if cut_off:
         assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
     assert not kept.missing() and kept.rows == sum(packed.rows for packed in stream.packings.values())
-    fill(dataclasses.replace(who, load=None), [(kept, of_file)])  # nothing is computed
+    fill_from_teacher(dataclasses.replace(who, load=None), [(kept, of_file)])  # nothing is computed
     with jax.set_mesh(mesh()):
         tree = params(1, LARGER)
         left_out = stream.without([[1, 1]])
         for found in (stream.batch_at(0), stream.batch_at(steps - 1), left_out.batch_at(1)):
-            _check(found, np.asarray(log_softmax(LARGER, tree, put(mesh(), found.plain))))
+            _check(found, np.asarray(log_softmax(LARGER, tree, put_rows(mesh(), found.plain))))
     assert max(stream.epoch_at(steps).values()) > 1
     np.testing.assert_array_equal(left_out.batch_at(1).ids, stream.batch_at(2).ids)
 
@@ -97,7 +98,7 @@ def test_held_out_batches_have_what_was_said_of_their_rows(tmp_path):
     who, documents = teacher(top=5), some_documents()
     files = list(EvaluationBatches(documents, 2, T))
     kept = Kept(tmp_path, len(files) * 2, 2)
-    fill(who, [(kept, files.__getitem__)])
+    fill_from_teacher(who, [(kept, files.__getitem__)])
     batches = TaughtEvaluation(EvaluationBatches(documents, 4, T), kept, 4, np.arange(4), who.settings)
     found = list(batches)
     with jax.set_mesh(mesh()):
@@ -134,7 +135,7 @@ def test_the_loss_is_that_of_the_definition(kind, top, temperature):
     mixed = beta * p + (1 - beta) * q
     each = {0: kl(p, q), 1: kl(q, p)}.get(beta, beta * kl(p, mixed) + (1 - beta) * kl(q, mixed))
     expected = np.sum(rows.weights * each) / np.sum(rows.weights)
-    assert sums_of(put(mesh(), taught))[0] == pytest.approx(expected, rel=1e-4)
+    assert sums_of(put_rows(mesh(), taught))[0] == pytest.approx(expected, rel=1e-4)
 
 
 def recipe_of(folder, tiny_run, **sizes):
@@ -162,16 +163,16 @@ def taught(tiny_run, tmp_path_factory):
 def test_a_student_gets_nearer_to_its_teacher_on_text_that_it_does_not_learn(taught):
     _, run = taught
     for stage, sources in (("text", {"conversations", "python-docs"}), ("own", {"prompts"})):
-        rows = [row["eval_divergence"] for row in read(run / stage / "metrics.jsonl") if "eval_divergence" in row]
+        rows = [row["eval_divergence"] for row in read_rows(run / stage / "metrics.jsonl") if "eval_divergence" in row]
         assert rows[0].keys() == sources
         for source in sources:
             assert rows[-1][source] < 0.9 * rows[0][source]
-    told = [row for row in read(run / "own" / "metrics.jsonl") if "eval_answers" in row][-1]
+    told = [row for row in read_rows(run / "own" / "metrics.jsonl") if "eval_answers" in row][-1]
     assert len(told["eval_answers"]) == 8 and told["eval_answers"][0].keys() == {"prompt", "answer"}
     assert main(["report", "--run", str(run)]) == 0
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(f"{stage}: divergence from the teacher, nats a token" in page for stage in ("text", "own"))
-    losses = read(run / "text" / "metrics.jsonl")
+    losses = read_rows(run / "text" / "metrics.jsonl")
     assert all(0 < row["kept"] < 1 for row in losses if "kept" in row) and any("kept" in row for row in losses)
 
 

@@ -31,7 +31,7 @@ from tpullm.data.conversations import Pair
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig
 from tpullm.training.objectives.preferences import fill_references
 from tpullm.training.step import batch_loss
@@ -164,7 +164,7 @@ def losses(shape: dict[str, int]) -> dict[str, dict]:
 
         for case in (*PREFERENCES, *POLICIES):
             batch = answers_of(case) if case in POLICIES else pairs_of(case, lambda: frozen, mesh)
-            loss, gradient = run(trained, frozen, put(mesh, batch))
+            loss, gradient = run(trained, frozen, put_rows(mesh, batch))
             found[case] = {"loss": loss.item(), "gradient": in_a_row(flat_of(gradient)).tolist()}
     return found
 

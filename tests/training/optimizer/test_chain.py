@@ -9,13 +9,13 @@ from tests.training.skipping import toy_loss
 from tests.training.small import ARCHITECTURE, EXPERTS, batch, begun, mesh
 from tpullm.formats.checkpoints import Checkpoints
 from tpullm.formats.huggingface.tensors import flat
-from tpullm.model.architecture import is_hidden, is_matrix, sides
+from tpullm.model.architecture import is_hidden_matrix, is_matrix, matrix_sides
 from tpullm.model.mesh import planned_mesh
-from tpullm.model.rows import put
+from tpullm.model.rows import put_rows
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
 from tpullm.training.optimizer.chain import decay_begin, learning_rate, learning_rates, make_optimizer
-from tpullm.training.step import abstract
+from tpullm.training.step import abstract_state
 
 LOSS = jnp.ones(())  # of a step that is not skipped
 KINDS = [
@@ -81,7 +81,7 @@ def test_a_long_gradient_is_scaled_to_the_clip_norm():
 def test_which_parameters_are_what():
     """By axes alone; the bias that balances a router is neither decayed nor orthogonalized."""
     axes = flat(EXPERTS.axes) | {"layers.mlp.balance": ("layers", "routes")}
-    of = {name: (is_matrix(names), is_hidden(names)) for name, names in axes.items()}
+    of = {name: (is_matrix(names), is_hidden_matrix(names)) for name, names in axes.items()}
     weights = {f"layers.{part}.weight" for part in ("mlp.gate", "mlp.up", "mlp.down")}
     weights |= {f"layers.attention.{part}.weight" for part in ("query", "key", "value", "out")}
     assert {name for name, found in of.items() if found == (True, True)} == weights
@@ -92,11 +92,11 @@ def test_which_parameters_are_what():
 
 
 def test_the_sides_of_a_matrix():
-    assert sides(("layers", "embed", "heads", "head")) == ((1,), (2, 3))
-    assert sides(("layers", "heads", "head", "embed")) == ((1, 2), (3,))
-    assert sides(("layers", "experts", "mlp", "embed")) == ((2,), (3,))
-    assert sides(("layers", "embed", "experts")) == ((1,), (2,))
-    assert sides(("vocabulary", "embed")) == ((0,), (1,))
+    assert matrix_sides(("layers", "embed", "heads", "head")) == ((1,), (2, 3))
+    assert matrix_sides(("layers", "heads", "head", "embed")) == ((1, 2), (3,))
+    assert matrix_sides(("layers", "experts", "mlp", "embed")) == ((2,), (3,))
+    assert matrix_sides(("layers", "embed", "experts")) == ((1,), (2,))
+    assert matrix_sides(("vocabulary", "embed")) == ((0,), (1,))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_only_matrices_decay_whatever_the_kind(kind, moments):
 def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
     """Each dimension of a moment is split as that of its parameter; only a reduced dimension is not split."""
     on = planned_mesh({"fsdp": 4, "tensor": 2}, 8)
-    target = abstract(architecture, make_optimizer(OptimizerConfig(kind, moments), 10, architecture.axes), on)
+    target = abstract_state(architecture, make_optimizer(OptimizerConfig(kind, moments), 10, architecture.axes), on)
     placed = flat(architecture.placed(on))
     seen = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(target["optimizer"].inner):
@@ -135,7 +135,7 @@ def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
     assert seen.keys() == placed.keys()
     each = {"float32": 4, "bfloat16": 2}[moments]
     for name, bytes_each in seen.items():
-        hidden, matrix = is_hidden(flat(architecture.axes)[name]), is_matrix(flat(architecture.axes)[name])
+        hidden, matrix = is_hidden_matrix(flat(architecture.axes)[name]), is_matrix(flat(architecture.axes)[name])
         if kind == "adafactor":
             assert bytes_each < 1.1 if matrix else bytes_each == 4, name
         else:
@@ -150,17 +150,17 @@ def test_saved_and_resumed_is_the_same_bits(kind, moments, tmp_path, monkeypatch
     config = TrainConfig(batch_size=4, optimizer=OptimizerConfig(kind, moments, peak_lr=1e-2, warmup_steps=1))
     with jax.set_mesh(on := mesh()):
         optimizer = make_optimizer(config.optimizer, 4, ARCHITECTURE.axes)
-        target = abstract(ARCHITECTURE, optimizer, on)
+        target = abstract_state(ARCHITECTURE, optimizer, on)
         step, state, _ = begun(ARCHITECTURE, on, optimizer, config)
         checkpoints = Checkpoints(tmp_path, CheckpointConfig())
         for number in range(4):
-            state, _ = step(state, put(on, batch(seed=number)))
+            state, _ = step(state, put_rows(on, batch(seed=number)))
             if number == 1:
                 checkpoints.save(2, state, {})
         checkpoints.close()
         again = Checkpoints(tmp_path, CheckpointConfig()).restore(2, target)
         for number in (2, 3):
-            again, _ = step(again, put(on, batch(seed=number)))
+            again, _ = step(again, put_rows(on, batch(seed=number)))
     assert step._cache_size() == 1
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tpullm.system.errors import UserError
 from tpullm.training.rewards import form
-from tpullm.training.rewards.form import MASK, judgements, mask, polite, sentences
+from tpullm.training.rewards.form import MASK, mask_brackets, polite, politeness_judgements, sentences
 from tpullm.training.rewards.scorer import Example
 
 
@@ -143,9 +143,9 @@ def test_kinds_of_lines(line, item, heading, ended):
 
 
 def test_brackets_are_masked_only_if_they_are_closed():
-    assert mask("a「b（c」d）e") == f"a{MASK * 5}d）e"
-    assert mask("（a（b）") == f"（a{MASK * 3}"
-    assert mask("a」b") == "a」b"
+    assert mask_brackets("a「b（c」d）e") == f"a{MASK * 5}d）e"
+    assert mask_brackets("（a（b）") == f"（a{MASK * 3}"
+    assert mask_brackets("a」b") == "a」b"
 
 
 @given(st.text(alphabet=st.sampled_from("雨a1 。!.「」（）()\n-#"), max_size=40))
@@ -200,9 +200,9 @@ NOT_JUDGED = [
 
 def test_each_form_is_judged_with_and_without_a_mark_of_the_end():
     expected = dict.fromkeys([*POLITE, *RARE], {True}) | dict.fromkeys([*PLAIN, *NO_FORM], {False})
-    assert {text: set(judgements(text)) for text in expected} == expected
-    assert {text: set(judgements(f"{text}。")) for text in expected} == expected
-    assert [text for text in NOT_JUDGED if judgements(text)] == []
+    assert {text: set(politeness_judgements(text)) for text in expected} == expected
+    assert {text: set(politeness_judgements(f"{text}。")) for text in expected} == expected
+    assert [text for text in NOT_JUDGED if politeness_judgements(text)] == []
 
 
 def test_the_score_is_the_share_of_what_is_judged():
@@ -214,15 +214,15 @@ def test_what_people_write_is_a_form(real_text):
     lines = (real_text / "instruction_ja.jsonl").read_text("utf-8").splitlines()
     said = [turn["text"] for line in lines for turn in json.loads(line)["utterances"]]
     ends = r"[^。\n「」（）！？：]*(?:です|ます|でした|ました|ません)。"
-    judged = [judgement for text in said for end in re.findall(ends, text) for judgement in judgements(end)]
+    judged = [judgement for text in said for end in re.findall(ends, text) for judgement in politeness_judgements(end)]
     # Seen: 5 of 1,764; two of them are mistakes (ゴルフコースがあます), three are 出来上がりです.
     assert len(judged) > 1500 and judged.count(False) < 0.005 * len(judged)
 
 
 def test_a_quote_alone_is_judged_by_its_sentences():
-    assert judgements("「行くよ。雨です。」") == [False, True]
-    assert judgements("『行くよ』\n雨です。") == [False, True]
+    assert politeness_judgements("「行くよ。雨です。」") == [False, True]
+    assert politeness_judgements("『行くよ』\n雨です。") == [False, True]
 
 
 def test_items_count_if_they_are_sentences():
-    assert judgements("- 雨だ。\n- 晴れ\n・雨です。") == [False, True]
+    assert politeness_judgements("- 雨だ。\n- 晴れ\n・雨です。") == [False, True]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.pages import ROOT
 from tpullm.system.errors import UserError
-from tpullm.training.rewards.reward_set import REWARDS, Rewards, parameters_of
+from tpullm.training.rewards.reward_set import REWARDS, Rewards, reward_parameters
 
 CITY = {
     "type": "object",
@@ -150,7 +150,7 @@ def test_any_text_scores_from_0_to_1_and_the_same_twice(answer):
 def parameters_shown(name):
     """The parameters of a reward, as the tables of both pages show them."""
     shown = []
-    for key, parameter in parameters_of(name).items():
+    for key, parameter in reward_parameters(name).items():
         default = parameter.default
         text = str(default).lower() if isinstance(default, bool) else str(default)
         shown.append(f"`{key}`" if default in (parameter.empty, "") else f"`{key}` {text}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.training.rewards.right_number import read
+from tpullm.training.rewards.right_number import read_number
 
 KANJI = "〇一二三四五六七八九"
 
@@ -71,20 +71,20 @@ KANJI = "〇一二三四五六七八九"
     ],
 )
 def test_read(text, number):
-    assert read(text) == number
+    assert read_number(text) == number
 
 
 @given(st.integers(-(10**15), 10**15))
 def test_an_integer_is_read_as_it_is_written(number):
     full_width = str(number).translate({ord(digit): ord(digit) + 0xFEE0 for digit in "0123456789"})
     for text in (f"{number}", f"{number:,}", f"答えは{number:,}です。", full_width, f"It is {number}."):
-        assert read(text) == number
+        assert read_number(text) == number
 
 
 @given(st.integers(1, 10**16 - 1))
 def test_kanji_numerals_are_read_back(number):
-    assert read(in_kanji(number)) == number
-    assert read("".join(KANJI[int(digit)] for digit in str(number))) == number
+    assert read_number(in_kanji(number)) == number
+    assert read_number("".join(KANJI[int(digit)] for digit in str(number))) == number
 
 
 def in_kanji(number):
@@ -102,9 +102,9 @@ def in_kanji(number):
 
 @given(st.text(alphabet="0123456789,.-/一十百千万億点・マイナス=答。 \\boxed{}frac", max_size=300))
 def test_any_text_is_read_in_time(text):
-    read(text)
+    read_number(text)
 
 
 @pytest.mark.parametrize("text", ["1万" * 20_000, "1,111" * 20_000, "一十" * 20_000, "\\boxed{" * 20_000, "-" * 60_000])
 def test_a_long_text_is_read_in_time(text):
-    read(text)
+    read_number(text)

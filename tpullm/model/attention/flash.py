@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from tpullm.model.attention.kernels import query_block
-from tpullm.model.attention.plain import BRANCH, sees
+from tpullm.model.attention.plain import BRANCH, same_segment
 from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import all_gather_row, own_indices
@@ -42,28 +42,28 @@ def attend_in_blocks(q_BTNH: jax.Array, k_BKTH: jax.Array, v_BKTH: jax.Array, ma
 
 
 def _forward_blocks(q_BTNH, k_BKTH, v_BKTH, mask_BTT):
-    q_BKGTH = _by_group(q_BTNH, k_BKTH.shape[1])
+    q_BKGTH = _heads_by_group(q_BTNH, k_BKTH.shape[1])
     scale = q_BTNH.shape[-1] ** -0.5
     weights, mixed = [], []
-    for start, end in _blocks(q_BTNH.shape[1]):
+    for start, end in _query_blocks(q_BTNH.shape[1]):
         score = partial(jnp.einsum, "bkgch,bksh->bkgcs", out_sharding=SCORES, preferred_element_type=jnp.float32)
         scores = score(q_BKGTH[:, :, :, start:end], k_BKTH[:, :, :end]) * scale
         scores = jnp.where(mask_BTT[:, None, None, start:end, :end], scores, jnp.finfo(jnp.float32).min)
         weights.append(jax.nn.softmax(scores, axis=-1).astype(v_BKTH.dtype))
         mixed.append(einsum("bkgcs,bksh->bkgch", weights[-1], v_BKTH[:, :, :end], QUERIES))
-    mixed_BTNH = _by_head(_joined(mixed))
+    mixed_BTNH = _groups_to_heads(_joined_query_blocks(mixed))
     return mixed_BTNH, (q_BKGTH, k_BKTH, v_BKTH, weights, mixed_BTNH)
 
 
 def _backward_blocks(saved, d_BTNH):
     q_BKGTH, k_BKTH, v_BKTH, weights, mixed_BTNH = saved
     dtype, scale = d_BTNH.dtype, d_BTNH.shape[-1] ** -0.5
-    d_BKGTH = _by_group(d_BTNH, k_BKTH.shape[1])
+    d_BKGTH = _heads_by_group(d_BTNH, k_BKTH.shape[1])
     # The gradient of the softmax needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
     inner_BTN = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1, keepdims=True)
-    inner_BKGT1 = _by_group(inner_BTN, k_BKTH.shape[1])
+    inner_BKGT1 = _heads_by_group(inner_BTN, k_BKTH.shape[1])
     dq, dk_BKTH, dv_BKTH = [], 0, 0
-    for weights_BKGCS, (start, end) in zip(weights, _blocks(d_BTNH.shape[1]), strict=True):
+    for weights_BKGCS, (start, end) in zip(weights, _query_blocks(d_BTNH.shape[1]), strict=True):
         d_BKGCH, q_BKGCH = d_BKGTH[:, :, :, start:end], q_BKGTH[:, :, :, start:end]
         dweights = jnp.einsum(
             "bkgch,bksh->bkgcs", d_BKGCH, v_BKTH[:, :, :end], out_sharding=SCORES, preferred_element_type=jnp.float32
@@ -71,34 +71,34 @@ def _backward_blocks(saved, d_BTNH):
         dscores = weights_BKGCS.astype(jnp.float32) * (dweights - inner_BKGT1[:, :, :, start:end]) * scale
         dscores = dscores.astype(dtype)
         dq.append(einsum("bkgcs,bksh->bkgch", dscores, k_BKTH[:, :, :end], QUERIES))
-        dk_BKTH += _padded(_to_keys(dscores, q_BKGCH), d_BTNH.shape[1])
-        dv_BKTH += _padded(_to_keys(weights_BKGCS, d_BKGCH), d_BTNH.shape[1])
-    return _by_head(_joined(dq)), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
+        dk_BKTH += _padded_keys(_sum_over_queries(dscores, q_BKGCH), d_BTNH.shape[1])
+        dv_BKTH += _padded_keys(_sum_over_queries(weights_BKGCS, d_BKGCH), d_BTNH.shape[1])
+    return _groups_to_heads(_joined_query_blocks(dq)), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
 
 
 attend_in_blocks.defvjp(_forward_blocks, _backward_blocks)
 
 
-def _to_keys(weights_BKGCS, values_BKGCH):
+def _sum_over_queries(weights_BKGCS, values_BKGCH):
     return jnp.einsum(
         "bkgcs,bkgch->bksh", weights_BKGCS, values_BKGCH, out_sharding=KEYS, preferred_element_type=jnp.float32
     )
 
 
-def _padded(x_BKSH, length):
+def _padded_keys(x_BKSH, length):
     return jnp.pad(x_BKSH, ((0, 0), (0, 0), (0, length - x_BKSH.shape[2]), (0, 0)))
 
 
-def _blocks(length):
+def _query_blocks(length):
     block = query_block(length)
     return [(start, start + block) for start in range(0, length, block)]
 
 
-def _joined(blocks):
+def _joined_query_blocks(blocks):
     return jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
 
 
-def _by_group(x_BTNH, groups):
+def _heads_by_group(x_BTNH, groups):
     B, T, N, H = x_BTNH.shape
     x_BTKGH = jnp.reshape(
         x_BTNH, (B, T, groups, N // groups, H), out_sharding=RULES.spec("batch", "time", "kv_heads", None, "head")
@@ -106,7 +106,7 @@ def _by_group(x_BTNH, groups):
     return x_BTKGH.transpose(0, 2, 3, 1, 4)
 
 
-def _by_head(x_BKGTH):
+def _groups_to_heads(x_BKGTH):
     B, K, G, T, H = x_BKGTH.shape
     whole = RULES.spec("batch", "time", "heads", "head")
     return jnp.reshape(x_BKGTH.transpose(0, 3, 1, 2, 4), (B, T, K * G, H), out_sharding=whole)
@@ -160,7 +160,7 @@ def _flash(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
 
 def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
     B, T, N, H = q_BTNH.shape
-    K, block = k_BKSH.shape[1], _block(k_BKSH.shape[2])
+    K, block = k_BKSH.shape[1], _block_size(k_BKSH.shape[2])
     sinks_KG1 = None if sinks_N is None else sinks_N.reshape(K, N // K, 1)
 
     def of_queries(_, queries):
@@ -168,8 +168,8 @@ def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
 
         def add_keys(j, carry):
             most_BKGC, total_BKGC, mixed_BKGCH = carry
-            k_BKDH, v_BKDH = _slice(k_BKSH, j, block), _slice(v_BKSH, j, block)
-            scores_BKGCD, allowed_BCD = _scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
+            k_BKDH, v_BKDH = _block_of_keys(k_BKSH, j, block), _block_of_keys(v_BKSH, j, block)
+            scores_BKGCD, allowed_BCD = _block_scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
             scores_BKGCD = jnp.where(allowed_BCD[:, None, None], scores_BKGCD, LOWEST)
             new_BKGC = jnp.maximum(most_BKGC, scores_BKGCD.max(axis=-1))
             weights_BKGCD = jnp.exp(scores_BKGCD - new_BKGC[..., None])
@@ -187,19 +187,19 @@ def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
             jnp.full(shape[:-1], 0 if sinks_KG1 is None else 1, jnp.float32),
             jnp.zeros(shape, jnp.float32),
         )
-        most_BKGC, total_BKGC, mixed_BKGCH = jax.lax.fori_loop(*_needed(tokens_BC, block), add_keys, start)
+        most_BKGC, total_BKGC, mixed_BKGCH = jax.lax.fori_loop(*_key_block_range(tokens_BC, block), add_keys, start)
         mixed_BKGCH = (mixed_BKGCH / total_BKGC[..., None]).astype(q_BTNH.dtype)
         return None, (mixed_BKGCH, most_BKGC + jnp.log(total_BKGC))
 
-    _, (mixed, log_total) = jax.lax.scan(of_queries, None, (_by_block(q_BTNH, K), _tokens_by_block(tokens, T)))
-    mixed_BTNH = _whole(mixed)
+    _, (mixed, log_total) = jax.lax.scan(of_queries, None, (_queries_by_block(q_BTNH, K), _tokens_by_block(tokens, T)))
+    mixed_BTNH = _blocks_to_queries(mixed)
     return mixed_BTNH, (q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens, mixed_BTNH, log_total)
 
 
 def _backward(softcap, saved, d_BTNH):
     q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens, mixed_BTNH, log_total = saved
     B, T, N, H = q_BTNH.shape
-    K, block, dtype = k_BKSH.shape[1], _block(k_BKSH.shape[2]), q_BTNH.dtype
+    K, block, dtype = k_BKSH.shape[1], _block_size(k_BKSH.shape[2]), q_BTNH.dtype
     # The gradient of the softmax needs sum(weights * dweights), which is sum(mixed * dmixed) (Dao et al. 2022, B.2).
     inner_BTN1 = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1, keepdims=True)
 
@@ -209,8 +209,8 @@ def _backward(softcap, saved, d_BTNH):
 
         def add_keys(j, carry):
             dq_BKGCH, dk_BKSH, dv_BKSH = carry
-            k_BKDH, v_BKDH = _slice(k_BKSH, j, block), _slice(v_BKSH, j, block)
-            scores_BKGCD, allowed_BCD = _scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
+            k_BKDH, v_BKDH = _block_of_keys(k_BKSH, j, block), _block_of_keys(v_BKSH, j, block)
+            scores_BKGCD, allowed_BCD = _block_scores(q_BKGCH, k_BKDH, tokens_BC, j, softcap)
             weights_BKGCD = jnp.exp(scores_BKGCD - log_total_BKGC[..., None])
             weights_BKGCD = jnp.where(allowed_BCD[:, None, None], weights_BKGCD, 0)
             dscores_BKGCD = weights_BKGCD * (_matmul("bkgch,bkdh->bkgcd", d_BKGCH, v_BKDH) - inner_BKGC1)
@@ -221,28 +221,28 @@ def _backward(softcap, saved, d_BTNH):
             dk_BKDH = _matmul("bkgcd,bkgch->bkdh", dscores_BKGCD, q_BKGCH)
             return (
                 dq_BKGCH + _matmul("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH),
-                _added(dk_BKSH, dk_BKDH, j, block),
-                _added(dv_BKSH, dv_BKDH, j, block),
+                _add_to_block(dk_BKSH, dk_BKDH, j, block),
+                _add_to_block(dv_BKSH, dv_BKDH, j, block),
             )
 
         start = (jnp.zeros(q_BKGCH.shape, jnp.float32), *carry)
-        dq_BKGCH, *carry = jax.lax.fori_loop(*_needed(tokens_BC, block), add_keys, start)
+        dq_BKGCH, *carry = jax.lax.fori_loop(*_key_block_range(tokens_BC, block), add_keys, start)
         return tuple(carry), dq_BKGCH.astype(dtype)
 
-    blocks = (_by_block(q_BTNH, K), _by_block(d_BTNH, K), _by_block(inner_BTN1, K))
+    blocks = (_queries_by_block(q_BTNH, K), _queries_by_block(d_BTNH, K), _queries_by_block(inner_BTN1, K))
     start = (jnp.zeros(k_BKSH.shape, jnp.float32), jnp.zeros(v_BKSH.shape, jnp.float32))
     (dk, dv), dq = jax.lax.scan(of_queries, start, ((*blocks, log_total), _tokens_by_block(tokens, T)))
     dsinks_N = None
     if sinks_N is not None:  # the value of a sink is 0, so its gradient has the inner product alone
         share_BKG = jnp.exp(sinks_N.reshape(K, N // K, 1) - log_total) * blocks[2][..., 0]
         dsinks_N = -jnp.sum(share_BKG, axis=(0, 1, 4)).reshape(N)
-    return _whole(dq), dk.astype(dtype), dv.astype(dtype), dsinks_N, None
+    return _blocks_to_queries(dq), dk.astype(dtype), dv.astype(dtype), dsinks_N, None
 
 
 _flash.defvjp(_forward, _backward)
 
 
-def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
+def _block_scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
     """The scores of one block of keys, and which of them the mask allows."""
     D = k_BKDH.shape[2]
     scores_BKGCD = _matmul("bkgch,bkdh->bkgcd", q_BKGCH, k_BKDH) * q_BKGCH.shape[-1] ** -0.5
@@ -251,11 +251,11 @@ def _scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
         jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in (tokens.k_segments, tokens.k_positions)
     )
     back_BCD = tokens.positions[:, :, None] - k_positions_BD[:, None]
-    allowed_BCD = sees(tokens.segments[:, :, None], k_segments_BD[:, None]) & (back_BCD >= 0)
+    allowed_BCD = same_segment(tokens.segments[:, :, None], k_segments_BD[:, None]) & (back_BCD >= 0)
     return scores_BKGCD, allowed_BCD & (back_BCD < tokens.window)
 
 
-def _needed(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
+def _key_block_range(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
     """The range of blocks of keys that these queries attend to: the first, and the one after the last.
 
     Padding attends to padding, from where its positions begin or from itself. Between a second answer and its prompt
@@ -270,26 +270,26 @@ def _matmul(subscripts, left, right):
     return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
 
 
-def _slice(x_BKSH, j, block):
+def _block_of_keys(x_BKSH, j, block):
     return jax.lax.dynamic_slice_in_dim(x_BKSH, j * block, block, axis=2)
 
 
-def _added(x_BKSH, part_BKDH, j, block):
-    return jax.lax.dynamic_update_slice_in_dim(x_BKSH, _slice(x_BKSH, j, block) + part_BKDH, j * block, axis=2)
+def _add_to_block(x_BKSH, part_BKDH, j, block):
+    return jax.lax.dynamic_update_slice_in_dim(x_BKSH, _block_of_keys(x_BKSH, j, block) + part_BKDH, j * block, axis=2)
 
 
-def _block(length: int) -> int:
+def _block_size(length: int) -> int:
     return next(size for size in range(min(MOST, length), 0, -1) if length % size == 0)
 
 
-def _by_block(x_BTNH, groups: int):
+def _queries_by_block(x_BTNH, groups: int):
     """`[B, T, N, H]` as `[blocks, B, K, G, C, H]`."""
     B, T, N, H = x_BTNH.shape
-    C = _block(T)
+    C = _block_size(T)
     return x_BTNH.reshape(B, T // C, C, groups, N // groups, H).transpose(1, 0, 3, 4, 2, 5)
 
 
-def _whole(x):
+def _blocks_to_queries(x):
     """`[blocks, B, K, G, C, H]` as `[B, T, N, H]`."""
     blocks, B, K, G, C, H = x.shape
     return x.transpose(1, 0, 4, 2, 3, 5).reshape(B, blocks * C, K * G, H)
@@ -297,7 +297,7 @@ def _whole(x):
 
 def _tokens_by_block(tokens: Tokens, length: int) -> dict[str, jax.Array]:
     """The fields of `Tokens` of the queries, by block."""
-    C = _block(length)
+    C = _block_size(length)
     by_row = lambda x_BT: x_BT.reshape(x_BT.shape[0], length // C, C).swapaxes(0, 1)  # noqa: E731
     segments, positions = by_row(tokens.segments), by_row(tokens.positions)
     return {"segments": segments, "positions": positions, "indices": tokens.indices.reshape(-1, C)}

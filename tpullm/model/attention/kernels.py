@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig
 
-# Kernels whose mask knows rows with several answers to one prompt (`plain.sees`).
+# Kernels whose mask knows rows with several answers to one prompt (`plain.same_segment`).
 OF_BRANCHES = ("plain", "blocks", "flash")
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
@@ -34,11 +34,11 @@ def attention_kernel(config: ModelConfig, length: int, sequence: int, branched: 
         branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
     """
     chosen = "flash"
-    if target() == "tpu" and splash_fits(length, sequence) and not branched:
+    if target_platform() == "tpu" and splash_fits(length, sequence) and not branched:
         chosen = "splash"
-    elif target() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
+    elif target_platform() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
         chosen = "triton"
-    elif target() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
+    elif target_platform() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
         chosen = "plain" if config.attention_softcap or config.sinks else "blocks"
     assert not branched or chosen in OF_BRANCHES, f"{chosen} has no mask for several answers to one prompt"
     return chosen

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.model.mesh import RULES
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 
 BRANCH = 1 << 16  # as in `data/batch.py`
 # XLA for a CPU computes exponentials and sums of fewer numbers in another way, with other last bits (JAX 0.12): then a
@@ -32,13 +32,13 @@ def causal_mask(q_segments_BT, q_positions_BT, k_segments_BS, k_positions_BS, wi
     """
     whole = RULES.spec("batch", None)
     k_segments_BS, k_positions_BS = jax.reshard((k_segments_BS, k_positions_BS), (whole, whole))
-    same = sees(q_segments_BT[:, :, None], k_segments_BS[:, None, :])
+    same = same_segment(q_segments_BT[:, :, None], k_segments_BS[:, None, :])
     q_positions_BT1, k_positions_B1S = q_positions_BT[:, :, None], k_positions_BS[:, None, :]
     mask = same & (q_positions_BT1 >= k_positions_B1S)
     return mask if window is None else mask & (q_positions_BT1 - window < k_positions_B1S)
 
 
-def sees(q_segments, k_segments) -> jax.Array:
+def same_segment(q_segments, k_segments) -> jax.Array:
     """Whether a key is of the segment of the query, or of the prompt that the query's answer belongs to.
 
     Answers to one prompt have its segment id plus a multiple of `BRANCH` (`data/batch.py`).
@@ -68,21 +68,21 @@ def attend(
     parts = [*before, (k_BKSH, v_BKSH)]
     ends = np.cumsum([0, *(values.shape[2] for _, values in parts)]).tolist()
     places = [slice(first, end) for first, end in itertools.pairwise(ends)]
-    scores = [_scores(q_BTKGH, keys) for keys, _ in parts]
+    scores = [_attention_scores(q_BTKGH, keys) for keys, _ in parts]
     scores = [softcap * jnp.tanh(part / softcap) if softcap else part for part in scores]
     lowest = jnp.finfo(jnp.float32).min
     scores = [jnp.where(mask_BTS[:, None, None, :, at], part, lowest) for part, at in zip(scores, places, strict=True)]
-    weights, total = _softmax(scores)
+    weights, total = _joint_softmax(scores)
     if sinks_N is not None:  # exp(s) / (sum + exp(sink)) is softmax times sum / (sum + exp(sink))
         sinks = jnp.reshape(sinks_N, (K, N // K, 1, 1), out_sharding=RULES.spec("kv_heads", None, None, None))
         weights = [part * jax.nn.sigmoid(total - sinks) for part in weights]
-    mixed = [_mixed(part, values) for part, (_, values) in zip(weights, parts, strict=True)]
+    mixed = [_mix_values(part, values) for part, (_, values) in zip(weights, parts, strict=True)]
     mixed, weights = functools.reduce(operator.add, reversed(mixed)), jnp.concatenate(weights, axis=-1)
     whole = RULES.spec("batch", "time", "heads", "head")
     return jnp.reshape(mixed.astype(q_BTNH.dtype), (B, T, N, H), out_sharding=whole), weights
 
 
-def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+def _joint_softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
     """The softmax over several arrays, and the log of the sum of all exponentials.
 
     Each array has a sum of its own. So their bits are the same with another one after them that weighs nothing.
@@ -93,7 +93,7 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
     if _on_one_cpu() and rows < (least := max(-(-SMALL * rows // part.size) for part in scores)):
         more = [jnp.zeros((least - rows, *part.shape[1:]), part.dtype) for part in scores]
         whole = [jnp.concatenate([jax.reshard(part, jax.P()), rest]) for part, rest in zip(scores, more, strict=True)]
-        weights, total = _softmax([jax.lax.optimization_barrier(part) for part in whole])
+        weights, total = _joint_softmax([jax.lax.optimization_barrier(part) for part in whole])
         first = lambda array: jax.reshard(array[:rows], jax.typeof(scores[0]).sharding.spec)  # noqa: E731
         return [first(part) for part in weights], first(total)
     most = functools.reduce(jnp.maximum, [jnp.max(part, axis=-1, keepdims=True) for part in scores])
@@ -102,18 +102,18 @@ def _softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]:
     return [part / total for part in raised], most + jnp.log(total)
 
 
-def _scores(q_BTKGH, k_BKSH):
+def _attention_scores(q_BTKGH, k_BKSH):
     """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
     B, T, K, G, H = q_BTKGH.shape
     if _on_one_cpu() and len(k_BKSH) == B:
-        scores = _matmul(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
+        scores = _matmul_by_row(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
     else:
-        q = _of_answers(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
+        q = _answers_by_prompt(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
         scores = jnp.einsum("batkgh,bksh->bakgts", q, k_BKSH, preferred_element_type=jnp.float32) * H**-0.5
     return jnp.reshape(scores, (B, K, G, T, -1), out_sharding=RULES.spec("batch", "kv_heads", None, "time", None))
 
 
-def _mixed(weights_BKGTS, v_BKSH):
+def _mix_values(weights_BKGTS, v_BKSH):
     """The values by their weights, `[B, T, K, G, H]`; the values may be those of prompts, with fewer rows.
 
     Float32 on a CPU: to round each part before they are added took 1.7 of the 15 ms in which 64 tokens are read with
@@ -121,19 +121,19 @@ def _mixed(weights_BKGTS, v_BKSH):
     """
     B, K, G, T, S = weights_BKGTS.shape
     if _on_one_cpu() and len(v_BKSH) == B:
-        mixed = jnp.moveaxis(_matmul(weights_BKGTS.astype(v_BKSH.dtype), v_BKSH, 1), 3, 1)
+        mixed = jnp.moveaxis(_matmul_by_row(weights_BKGTS.astype(v_BKSH.dtype), v_BKSH, 1), 3, 1)
     else:
-        weights = _of_answers(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
+        weights = _answers_by_prompt(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
         mixed = jnp.einsum("bakgts,bksh->batkgh", weights.astype(v_BKSH.dtype), v_BKSH)
     grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
     return jnp.reshape(mixed, (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
 
 
 def _on_one_cpu() -> bool:
-    return target() == "cpu" and jax.sharding.get_abstract_mesh().size == 1
+    return target_platform() == "cpu" and jax.sharding.get_abstract_mesh().size == 1
 
 
-def _matmul(left_BKGTX, right_BKSH, contracted: int):
+def _matmul_by_row(left_BKGTX, right_BKSH, contracted: int):
     """A matmul for each row and head, in a form that a CPU multiplies fast and in the same way for any number of rows.
 
     As `einsum` writes the values, with the queries before the heads, they took five times as long (JAX 0.12). A single
@@ -151,7 +151,7 @@ def _matmul(left_BKGTX, right_BKSH, contracted: int):
     return product[:, : G * T].reshape(B, K, G, T, -1)
 
 
-def _of_answers(x, rows, *dimensions):
+def _answers_by_prompt(x, rows, *dimensions):
     """`x`, `[B, ...]`, as `[rows, answers, ...]`: a device has the answers to its own prompts."""
     B, R = x.shape[0], rows.shape[0]
     return jnp.reshape(x, (R, B // R, *x.shape[1:]), out_sharding=RULES.spec("batch", None, *dimensions))

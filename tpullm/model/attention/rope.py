@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 
@@ -82,7 +82,7 @@ def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, long
         kept = np.clip((turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency), 0, 1)
         return jnp.asarray(plain * kept + plain / scaling.factor * (1 - kept), jnp.float32)
     if scaling.kind == "yarn":
-        kept = 1 - _ramp(half, theta, scaling)
+        kept = 1 - _yarn_ramp(half, theta, scaling)
         return jnp.asarray(plain * kept + plain / scaling.factor * (1 - kept), jnp.float32)
     if scaling.kind == "longrope":
         short, long = (np.asarray(divisors, np.float32) for divisors in (scaling.short, scaling.long))
@@ -90,7 +90,7 @@ def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, long
     return jnp.asarray(plain)
 
 
-def _ramp(half: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+def _yarn_ramp(half: int, theta: float, scaling: RopeScaling) -> np.ndarray:
     """YaRN: 0 for frequencies with many turns in the original context, which stay, to 1 for those with few."""
 
     def dimension(turns: float) -> float:
@@ -112,7 +112,7 @@ def _halves_swapped(x_BTNH: jax.Array) -> jax.Array:
     """
     *_, H = x_BTNH.shape
     spec = jax.typeof(x_BTNH).sharding.spec
-    if target() == "tpu":
+    if target_platform() == "tpu":
         swap = jnp.roll(jnp.eye(H, dtype=x_BTNH.dtype), H // 2, axis=1)
         return jnp.einsum("btnh,hg->btng", x_BTNH, swap, precision="highest", out_sharding=spec)
     halves = jnp.reshape(x_BTNH, (*x_BTNH.shape[:3], 2, H // 2), out_sharding=P(*spec[:3], None, spec[3]))

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.model.attention.kernels import splash_block
 from tpullm.model.mesh import RULES, axis_size
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 from tpullm.model.rows import all_gather_row, zigzag_order
 
 
@@ -26,7 +26,7 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     """
     axis, tensor = RULES.time, axis_size(RULES.heads)
     heads, length = q_BTNH.shape[2] // tensor, q_BTNH.shape[1]
-    made = [_kernel(length, window, heads, axis_size(axis), block, softcap) for window in windows]
+    made = [_splash_kernel(length, window, heads, axis_size(axis), block, softcap) for window in windows]
     mesh = jax.sharding.get_abstract_mesh()
     specs = [kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis))) for kernel in made]
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
@@ -54,7 +54,7 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     return mapped(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made)
 
 
-def _kernel(length: int, window: int, heads: int, sequence: int, most: int, softcap: float):
+def _splash_kernel(length: int, window: int, heads: int, sequence: int, most: int, softcap: float):
     shape = (length, length)
     mask = masks.LocalMask(shape, (window - 1, 0), 0) if window else masks.CausalMask(shape)
     if sequence > 1:
@@ -74,5 +74,5 @@ def _kernel(length: int, window: int, heads: int, sequence: int, most: int, soft
         attn_logits_soft_cap=softcap or None,
         residual_checkpoint_name="attention",
         # Without a TPU (in tests) the kernel is interpreted.
-        interpret=target() != "tpu",
+        interpret=target_platform() != "tpu",
     )

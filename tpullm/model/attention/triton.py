@@ -22,7 +22,7 @@ from jax.experimental.pallas import triton
 
 from tpullm.model.attention.kernels import Block, triton_blocks
 from tpullm.model.mesh import RULES, abstract_device
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 from tpullm.model.rows import all_gather_row, own_indices
 
 LOWEST = -1e30
@@ -67,12 +67,12 @@ def triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, window, softcap: floa
     """
     axis = RULES.time
     # Without a GPU (in tests) the kernels are interpreted.
-    interpret = target() == "cpu"
+    interpret = target_platform() == "cpu"
     blocks = triton_blocks(abstract_device().device_kind, q_BTNH.dtype, q_BTNH.shape[-1])
 
     def local(q_BTNH, k_BTKH, v_BTKH, positions_BT, window, sinks_N):
         k_BSKH, v_BSKH, positions_BS = (all_gather_row(x, axis, 1) for x in (k_BTKH, v_BTKH, positions_BT))
-        visible = _visible(positions_BT, positions_BS, window, axis)
+        visible = _visible_range(positions_BT, positions_BS, window, axis)
         return _attention(softcap, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, sinks_N, visible)
 
     spec = RULES.spec("batch", "time", "heads", "head")
@@ -80,7 +80,7 @@ def triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, window, softcap: floa
     return mapped(q_BTNH, k_BKTH.swapaxes(1, 2), v_BKTH.swapaxes(1, 2), positions_BT, window, sinks_N)
 
 
-def _visible(positions_BT, positions_BS, window, axis) -> Visible:
+def _visible_range(positions_BT, positions_BS, window, axis) -> Visible:
     S = positions_BS.shape[1]
     indices_T, indices_S = own_indices(S, axis), jnp.arange(S, dtype=jnp.int32)
     # A document ends where the next one begins.
@@ -100,16 +100,16 @@ def _attention(softcap, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, sinks_N, visi
 
 def _forward(softcap, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, sinks_N, visible):
     B, T, N, _ = q_BTNH.shape
-    form = _form(softcap, blocks.forward, q_BTNH, k_BSKH, visible)
+    form = _kernel_form(softcap, blocks.forward, q_BTNH, k_BSKH, visible)
     specs = _specs_by_queries(form, q_BTNH, k_BSKH)
     sink = None if sinks_N is None else pl.BlockSpec((None,), lambda i, b, n: (n,))
     mixed_BTNH, log_total_BNT = pl.pallas_call(
         partial(_forward_kernel, form),
         grid=(T // form.block.queries, B, N),
-        in_specs=[_whole(visible.pieces_P), specs.first, specs.queries, specs.keys, specs.keys, sink],
+        in_specs=[_spec_of_pieces(visible.pieces_P), specs.first, specs.queries, specs.keys, specs.keys, sink],
         out_specs=[specs.queries, specs.numbers],
         out_shape=[jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype), jax.ShapeDtypeStruct((B, N, T), jnp.float32)],
-        **_options("triton_attention", interpret),
+        **_kernel_options("triton_attention", interpret),
     )(visible.pieces_P, visible.first_BT, q_BTNH, k_BSKH, v_BSKH, sinks_N)
     mixed_BTNH, log_total_BNT = (checkpoint_name(x, "attention") for x in (mixed_BTNH, log_total_BNT))
     return mixed_BTNH, (q_BTNH, k_BSKH, v_BSKH, sinks_N, visible, mixed_BTNH, log_total_BNT)
@@ -123,25 +123,25 @@ def _backward(softcap, blocks, interpret, saved, d_BTNH):
     inner_BNT = jnp.sum(d_BTNH.astype(jnp.float32) * mixed_BTNH.astype(jnp.float32), axis=-1).swapaxes(1, 2)
     of_queries = (q_BTNH, d_BTNH, log_total_BNT, inner_BNT)
     (B, T, N, _), (_, S, K, _) = q_BTNH.shape, k_BSKH.shape
-    form = _form(softcap, blocks.dq, q_BTNH, k_BSKH, visible)
+    form = _kernel_form(softcap, blocks.dq, q_BTNH, k_BSKH, visible)
     specs = _specs_by_queries(form, q_BTNH, k_BSKH)
     dq_BTNH = pl.pallas_call(
         partial(_dq_kernel, form),
         grid=(T // form.block.queries, B, N),
-        in_specs=[_whole(visible.pieces_P), specs.first, *specs.of_queries(), specs.keys, specs.keys],
+        in_specs=[_spec_of_pieces(visible.pieces_P), specs.first, *specs.of_queries(), specs.keys, specs.keys],
         out_specs=specs.queries,
         out_shape=jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
-        **_options("triton_attention_dq", interpret),
+        **_kernel_options("triton_attention_dq", interpret),
     )(visible.pieces_P, visible.first_BT, *of_queries, k_BSKH, v_BSKH)
-    form = _form(softcap, blocks.dkv, q_BTNH, k_BSKH, visible)
+    form = _kernel_form(softcap, blocks.dkv, q_BTNH, k_BSKH, visible)
     specs, end = _specs_by_keys(form, q_BTNH, k_BSKH), pl.BlockSpec((None, form.block.keys), lambda j, b, k: (b, j))
     dk_BSKH, dv_BSKH = pl.pallas_call(
         partial(_dkv_kernel, form),
         grid=(S // form.block.keys, B, K),
-        in_specs=[_whole(visible.pieces_P), specs.first, end, *specs.of_queries(), specs.keys, specs.keys],
+        in_specs=[_spec_of_pieces(visible.pieces_P), specs.first, end, *specs.of_queries(), specs.keys, specs.keys],
         out_specs=[specs.keys, specs.keys],
         out_shape=[jax.ShapeDtypeStruct(k_BSKH.shape, k_BSKH.dtype)] * 2,
-        **_options("triton_attention_dkv", interpret),
+        **_kernel_options("triton_attention_dkv", interpret),
     )(visible.pieces_P, visible.first_BT, visible.end_BS, *of_queries, k_BSKH, v_BSKH)
     dsinks_N = None
     if sinks_N is not None:  # the value of a sink is 0, so its gradient has the inner product alone
@@ -167,7 +167,7 @@ class Specs(NamedTuple):
 
 def _specs_by_queries(form: Form, q_BTNH, k_BSKH) -> Specs:
     """For a grid of blocks of queries, rows and query heads: the block, and the whole row of keys of its head."""
-    C, H, S, G = form.block.queries, _padded(form.width), k_BSKH.shape[1], q_BTNH.shape[2] // k_BSKH.shape[2]
+    C, H, S, G = form.block.queries, _padded_head_width(form.width), k_BSKH.shape[1], q_BTNH.shape[2] // k_BSKH.shape[2]
     return Specs(
         pl.BlockSpec((None, C), lambda i, b, n: (b, i)),
         pl.BlockSpec((None, C, None, H), lambda i, b, n: (b, i, n, 0)),
@@ -178,7 +178,7 @@ def _specs_by_queries(form: Form, q_BTNH, k_BSKH) -> Specs:
 
 def _specs_by_keys(form: Form, q_BTNH, k_BSKH) -> Specs:
     """For a grid of blocks of keys, rows and key heads: the block, and the whole row of queries of its G heads."""
-    D, H, T, G = form.block.keys, _padded(form.width), q_BTNH.shape[1], q_BTNH.shape[2] // k_BSKH.shape[2]
+    D, H, T, G = form.block.keys, _padded_head_width(form.width), q_BTNH.shape[1], q_BTNH.shape[2] // k_BSKH.shape[2]
     return Specs(
         pl.BlockSpec((None, T), lambda j, b, k: (b, 0)),
         pl.BlockSpec((None, T, G, H), lambda j, b, k: (b, 0, k, 0)),
@@ -187,36 +187,36 @@ def _specs_by_keys(form: Form, q_BTNH, k_BSKH) -> Specs:
     )
 
 
-def _whole(x_P) -> pl.BlockSpec:
+def _spec_of_pieces(x_P) -> pl.BlockSpec:
     return pl.BlockSpec(x_P.shape, lambda *_: (0,))
 
 
-def _form(softcap, block: Block, q_BTNH, k_BSKH, visible: Visible) -> Form:
+def _kernel_form(softcap, block: Block, q_BTNH, k_BSKH, visible: Visible) -> Form:
     piece = q_BTNH.shape[1] // len(visible.pieces_P)
     block = Block(math.gcd(block.queries, piece), math.gcd(block.keys, k_BSKH.shape[1]))
     return Form(softcap, q_BTNH.shape[-1], block, piece // block.queries)
 
 
-def _options(name: str, interpret: bool) -> dict:
+def _kernel_options(name: str, interpret: bool) -> dict:
     params = triton.CompilerParams(num_warps=8, num_stages=2)
     return {"name": name, "compiler_params": params, "interpret": interpret}
 
 
-def _padded(width: int) -> int:
+def _padded_head_width(width: int) -> int:
     return max(NARROWEST, pl.next_power_of_2(width))
 
 
 def _forward_kernel(form, pieces_ref, first_ref, q_ref, k_ref, v_ref, sink_ref, mixed_ref, log_total_ref):
     D = form.block.keys
-    first_C, q_CH = first_ref[...], _load(form, q_ref)
-    begin = _begin(form, pieces_ref, pl.program_id(0))
+    first_C, q_CH = first_ref[...], _load_head_block(form, q_ref)
+    begin = _first_query(form, pieces_ref, pl.program_id(0))
 
     def add_keys(j, carry):
         most_C, total_C, mixed_CH = carry
-        k_DH, v_DH = (_load(form, ref.at[pl.ds(j * D, D)]) for ref in (k_ref, v_ref))
-        scores_CD, _ = _scores(form, q_CH, k_DH, first_C, begin, j * D)
+        k_DH, v_DH = (_load_head_block(form, ref.at[pl.ds(j * D, D)]) for ref in (k_ref, v_ref))
+        scores_CD, _ = _block_scores(form, q_CH, k_DH, first_C, begin, j * D)
         new_C = jnp.maximum(most_C, scores_CD.max(axis=-1))
-        weights_CD, shrunk_C = _exp(scores_CD - new_C[:, None]), _exp(most_C - new_C)
+        weights_CD, shrunk_C = _exp_by_powers_of_two(scores_CD - new_C[:, None]), _exp_by_powers_of_two(most_C - new_C)
         mixed_CH = mixed_CH * shrunk_C[:, None] + _matmul(weights_CD.astype(v_DH.dtype), v_DH)
         return new_C, total_C * shrunk_C + weights_CD.sum(axis=-1), mixed_CH
 
@@ -226,25 +226,25 @@ def _forward_kernel(form, pieces_ref, first_ref, q_ref, k_ref, v_ref, sink_ref, 
         jnp.zeros(q_CH.shape, jnp.float32),
     )
     most_C, total_C, mixed_CH = jax.lax.fori_loop(*_key_blocks(form, first_C, begin), add_keys, start)
-    _store(form, mixed_ref, mixed_CH / total_C[:, None])
+    _store_head_block(form, mixed_ref, mixed_CH / total_C[:, None])
     log_total_ref[...] = most_C + jnp.log(total_C)
 
 
 def _dq_kernel(form, pieces_ref, first_ref, q_ref, d_ref, log_total_ref, inner_ref, k_ref, v_ref, dq_ref):
     D = form.block.keys
     first_C, log_total_C, inner_C = first_ref[...], log_total_ref[...], inner_ref[...]
-    q_CH, d_CH = _load(form, q_ref), _load(form, d_ref)
-    begin = _begin(form, pieces_ref, pl.program_id(0))
+    q_CH, d_CH = _load_head_block(form, q_ref), _load_head_block(form, d_ref)
+    begin = _first_query(form, pieces_ref, pl.program_id(0))
 
     def add_keys(j, dq_CH):
-        k_DH, v_DH = (_load(form, ref.at[pl.ds(j * D, D)]) for ref in (k_ref, v_ref))
-        scores_CD, slope_CD = _scores(form, q_CH, k_DH, first_C, begin, j * D)
-        _, dscores_CD = _weights(scores_CD, slope_CD, d_CH, v_DH, log_total_C, inner_C)
+        k_DH, v_DH = (_load_head_block(form, ref.at[pl.ds(j * D, D)]) for ref in (k_ref, v_ref))
+        scores_CD, slope_CD = _block_scores(form, q_CH, k_DH, first_C, begin, j * D)
+        _, dscores_CD = _score_gradients(scores_CD, slope_CD, d_CH, v_DH, log_total_C, inner_C)
         return dq_CH + _matmul(dscores_CD.astype(k_DH.dtype), k_DH)
 
     start = jnp.zeros(q_CH.shape, jnp.float32)
     dq_CH = jax.lax.fori_loop(*_key_blocks(form, first_C, begin), add_keys, start)
-    _store(form, dq_ref, dq_CH * form.width**-0.5)
+    _store_head_block(form, dq_ref, dq_CH * form.width**-0.5)
 
 
 def _dkv_kernel(
@@ -252,15 +252,17 @@ def _dkv_kernel(
 ):
     C, D = form.block.queries, form.block.keys
     k_begin, k_end = pl.program_id(0) * D, jnp.max(end_ref[...])
-    k_DH, v_DH = _load(form, k_ref), _load(form, v_ref)
+    k_DH, v_DH = _load_head_block(form, k_ref), _load_head_block(form, v_ref)
 
     def add_queries(g, i, carry):
         dk_DH, dv_DH = carry
         at = pl.ds(i * C, C)
-        q_CH, d_CH = (_load(form, ref.at[at, g]) for ref in (q_ref, d_ref))
-        begin = _begin(form, pieces_ref, i)
-        scores_CD, slope_CD = _scores(form, q_CH, k_DH, first_ref[at], begin, k_begin)
-        weights_CD, dscores_CD = _weights(scores_CD, slope_CD, d_CH, v_DH, log_total_ref[g, at], inner_ref[g, at])
+        q_CH, d_CH = (_load_head_block(form, ref.at[at, g]) for ref in (q_ref, d_ref))
+        begin = _first_query(form, pieces_ref, i)
+        scores_CD, slope_CD = _block_scores(form, q_CH, k_DH, first_ref[at], begin, k_begin)
+        weights_CD, dscores_CD = _score_gradients(
+            scores_CD, slope_CD, d_CH, v_DH, log_total_ref[g, at], inner_ref[g, at]
+        )
         return (
             dk_DH + _matmul(dscores_CD.astype(q_CH.dtype), q_CH, trans_a=True),
             dv_DH + _matmul(weights_CD.astype(d_CH.dtype), d_CH, trans_a=True),
@@ -275,11 +277,11 @@ def _dkv_kernel(
 
     start = jnp.zeros(k_DH.shape, jnp.float32), jnp.zeros(v_DH.shape, jnp.float32)
     dk_DH, dv_DH = jax.lax.fori_loop(0, q_ref.shape[1], add_head, start)
-    _store(form, dk_ref, dk_DH * form.width**-0.5)
-    _store(form, dv_ref, dv_DH)
+    _store_head_block(form, dk_ref, dk_DH * form.width**-0.5)
+    _store_head_block(form, dv_ref, dv_DH)
 
 
-def _begin(form: Form, pieces_ref, i):
+def _first_query(form: Form, pieces_ref, i):
     """The index in the row of the first query of block `i`."""
     piece = jax.lax.div(i, form.per_piece)
     return pieces_ref[piece] + (i - piece * form.per_piece) * form.block.queries
@@ -291,7 +293,7 @@ def _key_blocks(form: Form, first_C, begin):
     return jax.lax.div(jnp.min(first_C), D), jax.lax.div(begin + C - 1, D) + 1
 
 
-def _scores(form: Form, q_CH, k_DH, first_C, begin, k_begin):
+def _block_scores(form: Form, q_CH, k_DH, first_C, begin, k_begin):
     """The scores of one block, `LOWEST` where a query doesn't attend to a key, and the derivative of the soft cap."""
     C, D = q_CH.shape[0], k_DH.shape[0]
     scores_CD, slope_CD = _matmul(q_CH, k_DH, trans_b=True) * form.width**-0.5, 1.0
@@ -303,28 +305,28 @@ def _scores(form: Form, q_CH, k_DH, first_C, begin, k_begin):
     return jnp.where(allowed_CD, scores_CD, LOWEST), slope_CD
 
 
-def _weights(scores_CD, slope_CD, d_CH, v_DH, log_total_C, inner_C):
+def _score_gradients(scores_CD, slope_CD, d_CH, v_DH, log_total_C, inner_C):
     """The weights, and the gradients of the scores before the soft cap."""
-    weights_CD = _exp(scores_CD - log_total_C[:, None])
+    weights_CD = _exp_by_powers_of_two(scores_CD - log_total_C[:, None])
     return weights_CD, weights_CD * (_matmul(d_CH, v_DH, trans_b=True) - inner_C[:, None]) * slope_CD
 
 
-def _exp(x):
+def _exp_by_powers_of_two(x):
     """A GPU has an instruction for powers of two alone."""
     return jnp.exp2(x * math.log2(math.e))
 
 
-def _load(form: Form, ref):
+def _load_head_block(form: Form, ref):
     """A block `[rows, H]`, with zeros beyond the width of a head."""
-    mask_1H = _within(form, ref)
+    mask_1H = _head_columns(form, ref)
     return triton.load(ref, mask=mask_1H, other=None if mask_1H is None else 0.0)
 
 
-def _store(form: Form, ref, x_CH):
-    triton.store(ref, x_CH.astype(ref.dtype), mask=_within(form, ref))
+def _store_head_block(form: Form, ref, x_CH):
+    triton.store(ref, x_CH.astype(ref.dtype), mask=_head_columns(form, ref))
 
 
-def _within(form: Form, ref):
+def _head_columns(form: Form, ref):
     """Which columns of a block belong to the head; None is all."""
     H = ref.shape[-1]
     return None if H == form.width else jnp.arange(H)[None] < form.width

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import RULES, abstract_device
-from tpullm.model.platform import target
+from tpullm.model.platform import target_platform
 
 
 class Pairs(NamedTuple):
@@ -157,12 +157,12 @@ def plan_round(counts_XE: jax.Array, number: jax.Array | int, capacity: int) -> 
     return Exchange(chunks(lambda x_XXG: x_XXG[own]), chunks(lambda x_XXG: x_XXG[:, own]))
 
 
-def group_sizes(exchange: Exchange) -> jax.Array:
+def received_sizes(exchange: Exchange) -> jax.Array:
     """How many rows each expert of this device receives, `[G]`."""
     return exchange.receives.sizes.reshape(jax.lax.axis_size(RULES.experts), -1).sum(axis=0)
 
 
-def is_sent(exchange: Exchange, row_R: jax.Array) -> jax.Array:
+def sent_in_round(exchange: Exchange, row_R: jax.Array) -> jax.Array:
     """Whether the round sends each of these rows of this device, `[R]` bool."""
     starts_E = exchange.sends.sender_offsets
     return jnp.any((row_R[:, None] >= starts_E) & (row_R[:, None] < starts_E + exchange.sends.sizes), axis=1)
@@ -181,11 +181,11 @@ def all_to_all_dispatch(x_RD: jax.Array, exchange: Exchange, rows: int, capacity
     if has_ragged_all_to_all():
         offsets = sends.sender_offsets, sends.sizes, sends.receiver_offsets
         return _ragged_all_to_all(x_RD, capacity, *offsets, receives.sizes)
-    packed = _sources(sends.padded_offsets, sends.sender_offsets, sends.sizes, capacity, rows)
+    packed = _source_rows(sends.padded_offsets, sends.sender_offsets, sends.sizes, capacity, rows)
     x_XCD = _padded_all_to_all(x_RD[packed])
     by_expert = lambda x_P: x_P.reshape(jax.lax.axis_size(RULES.experts), -1).T.reshape(-1)  # noqa: E731
     chunks = map(by_expert, (receives.receiver_offsets, receives.padded_offsets, receives.sizes))
-    return x_XCD[_sources(*chunks, capacity, capacity)]
+    return x_XCD[_source_rows(*chunks, capacity, capacity)]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -195,9 +195,9 @@ def all_to_all_return(x_SD: jax.Array, exchange: Exchange, rows: int, capacity: 
     if has_ragged_all_to_all():
         offsets = receives.receiver_offsets, receives.sizes, receives.sender_offsets
         return _ragged_all_to_all(x_SD, rows, *offsets, sends.sizes)
-    packed = _sources(receives.padded_offsets, receives.receiver_offsets, receives.sizes, capacity, capacity)
+    packed = _source_rows(receives.padded_offsets, receives.receiver_offsets, receives.sizes, capacity, capacity)
     x_XCD = _padded_all_to_all(x_SD[packed])
-    return x_XCD[_sources(sends.sender_offsets, sends.padded_offsets, sends.sizes, rows, capacity)]
+    return x_XCD[_source_rows(sends.sender_offsets, sends.padded_offsets, sends.sizes, rows, capacity)]
 
 
 all_to_all_dispatch.defvjp(
@@ -210,7 +210,7 @@ all_to_all_return.defvjp(
 )
 
 
-def varying(x: jax.Array, *axes: str) -> jax.Array:
+def varying_over(x: jax.Array, *axes: str) -> jax.Array:
     """`x`, equal on all devices along these axes, as an array that may differ: its gradient is summed over them."""
     return jax.lax.pcast(x, axes, to="varying")
 
@@ -220,7 +220,7 @@ def _padded_all_to_all(x_SD):
     return jax.lax.all_to_all(x_XCD, RULES.experts, 0, 0, tiled=True).reshape(x_SD.shape)
 
 
-def _sources(target_offsets_P, source_offsets_P, sizes_P, rows, sources):
+def _source_rows(target_offsets_P, source_offsets_P, sizes_P, rows, sources):
     """For each of `rows` target rows its index among `sources` source rows; chunks in the order of their targets."""
     row = jnp.arange(rows)
     chunk = jnp.sum(row[:, None] >= target_offsets_P + sizes_P, axis=1).clip(max=target_offsets_P.size - 1)
@@ -229,11 +229,11 @@ def _sources(target_offsets_P, source_offsets_P, sizes_P, rows, sources):
 
 def _ragged_all_to_all(x, rows, offsets, sizes, target_offsets, arriving):
     shape = jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-    buffer = _uninitialized(shape, x, offsets)
+    buffer = _uninitialized_buffer(shape, x, offsets)
     return jax.lax.ragged_all_to_all(x, buffer, offsets, sizes, target_offsets, arriving, axis_name=RULES.experts)
 
 
-def _uninitialized(shape, *given):
+def _uninitialized_buffer(shape, *given):
     """An uninitialized array, made by a kernel without instructions.
 
     Each exchange needs its own output buffer, so the kernel takes inputs that only this exchange has. XLA moves
@@ -245,7 +245,7 @@ def _uninitialized(shape, *given):
 
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
     specs = {"in_specs": [anywhere] * len(given), "out_specs": anywhere}
-    specs = {"compiler_params": triton.CompilerParams()} if target() == "gpu" else specs
+    specs = {"compiler_params": triton.CompilerParams()} if target_platform() == "gpu" else specs
     return pl.pallas_call(lambda *_: None, out_shape=shape, name=UNINITIALIZED, **specs)(*given)
 
 
@@ -259,15 +259,15 @@ def has_ragged_all_to_all() -> bool:
     `ragged-all-to-all` (JAX 0.10 and 0.12). Padded rows give the same numbers.
     """
     device = abstract_device()
-    if device is None or target() == "cpu":
+    if device is None or target_platform() == "cpu":
         return False
     chip = of_kind(device.device_kind)
-    return chip.ragged_exchange and (target() == "tpu" or chip.gpu is not None)
+    return chip.ragged_exchange and (target_platform() == "tpu" or chip.gpu is not None)
 
 
-def row_shape(width: int) -> tuple[int, ...]:
+def contiguous_row(width: int) -> tuple[int, ...]:
     """The shape of one row of that width for a gather or an exchange of single rows, so that it is contiguous.
 
     A TPU keeps `[rows, width]` in tiles of 8 rows; a single row of it has to be copied to tiles of 2.
     """
-    return (8, width // 8) if target() == "tpu" and width % (8 * 128) == 0 else (width,)
+    return (8, width // 8) if target_platform() == "tpu" and width % (8 * 128) == 0 else (width,)

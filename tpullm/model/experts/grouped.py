@@ -23,7 +23,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import abstract_device
-from tpullm.model.platform import barrier_on_gpu, matmul_dtype, target
+from tpullm.model.platform import barrier_on_gpu, matmul_dtype, target_platform
 
 NARROWEST = 16  # side of a tile that Triton multiplies
 TOGETHER = 8  # tiles of rows whose programs run side by side, so that they read the same columns from the L2 cache
@@ -68,20 +68,20 @@ def triton_grouped_matmul(x_MD: jax.Array, weight_EDF: jax.Array, sizes_E: jax.A
     Args:
         sizes_E: rows of each group, int32; their sum is at most M.
     """
-    return _rows(x_MD, weight_EDF, sizes_E, transposed=False)
+    return _rows_matmul(x_MD, weight_EDF, sizes_E, transposed=False)
 
 
 def _backward(saved, d_MF):
     x_MD, weight_EDF, sizes_E = saved
     # As in `linear.matmul`: XLA would put off the gradient of the matrices, and hold its inputs.
-    dweight_EDF, d_MF = barrier_on_gpu((_weights(x_MD, d_MF, weight_EDF, sizes_E), d_MF))
-    return _rows(d_MF, weight_EDF, sizes_E, transposed=True), dweight_EDF, None
+    dweight_EDF, d_MF = barrier_on_gpu((_weights_gradient(x_MD, d_MF, weight_EDF, sizes_E), d_MF))
+    return _rows_matmul(d_MF, weight_EDF, sizes_E, transposed=True), dweight_EDF, None
 
 
 triton_grouped_matmul.defvjp(lambda *given: (triton_grouped_matmul(*given), given), _backward)
 
 
-def visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
+def tile_visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
     """The visits of a grouped matmul of `rows` rows, in tiles of `tile` rows.
 
     At most one for each tile and one more for each border between groups. The others come last.
@@ -99,46 +99,46 @@ def visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
     return Visits(group_V, *(jnp.where(needed_V, x_V, 0) for x_V in (first_V, begins_E[group_V], ends_E[group_V])))
 
 
-def _rows(x_MD, weight_EDF, sizes_E, transposed: bool):
+def _rows_matmul(x_MD, weight_EDF, sizes_E, transposed: bool):
     """Each row times the matrix of its group, or with `transposed` times its transpose."""
     rows, inputs = x_MD.shape
     outputs = weight_EDF.shape[1 if transposed else 2]
-    tile = _tile(x_MD.dtype, rows, outputs, inputs)
-    of = visits(sizes_E, rows, tile.rows)
+    tile = _tile_for(x_MD.dtype, rows, outputs, inputs)
+    of = tile_visits(sizes_E, rows, tile.rows)
     size = of.groups.size, pl.cdiv(outputs, tile.columns)
     call = pl.pallas_call(
         partial(_rows_kernel, tile, size, transposed),
         grid=(math.prod(size),),
-        out_shape=_like(x_MD, (rows, outputs)),
-        **_options("grouped_matmul", tile),
+        out_shape=_output_shape_like(x_MD, (rows, outputs)),
+        **_kernel_options("grouped_matmul", tile),
     )
-    with _latency(2 * rows * inputs * outputs):
+    with _kernel_latency(2 * rows * inputs * outputs):
         return call(*of, x_MD, weight_EDF)
 
 
-def _weights(x_MD, d_MF, weight_EDF, sizes_E):
+def _weights_gradient(x_MD, d_MF, weight_EDF, sizes_E):
     """The gradient of the matrices: of each group the sum over its rows, 0 of an empty one."""
     rows, (E, D, F) = x_MD.shape[0], weight_EDF.shape
-    tile = _tile(x_MD.dtype, D, F, rows)
+    tile = _tile_for(x_MD.dtype, D, F, rows)
     size, ends_E = (pl.cdiv(D, tile.rows), pl.cdiv(F, tile.columns)), jnp.cumsum(sizes_E)
     begins_E = ends_E - sizes_E
     call = pl.pallas_call(
         partial(_weights_kernel, tile, size),
         grid=(E * math.prod(size),),
-        out_shape=_like(weight_EDF, weight_EDF.shape),
-        **_options("grouped_matmul_weights", tile),
+        out_shape=_output_shape_like(weight_EDF, weight_EDF.shape),
+        **_kernel_options("grouped_matmul_weights", tile),
     )
-    with _latency(2 * rows * D * F):
+    with _kernel_latency(2 * rows * D * F):
         return call(begins_E, ends_E, x_MD, d_MF)
 
 
-def _options(name: str, tile: Tile) -> dict:
+def _kernel_options(name: str, tile: Tile) -> dict:
     params = triton.CompilerParams(num_warps=8, num_stages=tile.stages)
     # Without a GPU (in tests) the kernels are interpreted.
-    return {"name": name, "compiler_params": params, "interpret": target() == "cpu"}
+    return {"name": name, "compiler_params": params, "interpret": target_platform() == "cpu"}
 
 
-def _latency(flops: int):
+def _kernel_latency(flops: int):
     """A context in which XLA's scheduler is told how long a kernel takes, if the GPU's speed is known.
 
     It takes a kernel for a short one otherwise, and has no collective run beside it: of a step of `8x7b` on 128 H100
@@ -149,62 +149,62 @@ def _latency(flops: int):
     return set_xla_metadata(latency_metadata=str(round(1e9 * flops / speed))) if speed else contextlib.nullcontext()
 
 
-def _tile(dtype: jnp.dtype, rows: int, columns: int, summed: int) -> Tile:
+def _tile_for(dtype: jnp.dtype, rows: int, columns: int, summed: int) -> Tile:
     """The tile of arrays in that type; a smaller one if they are smaller."""
     largest = FLOAT32 if dtype == jnp.float32 else BFLOAT16
     sides = zip(largest[:3], (rows, columns, summed), strict=True)
     return Tile(*(min(side, max(NARROWEST, pl.next_power_of_2(size))) for side, size in sides), largest.stages)
 
 
-def _like(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+def _output_shape_like(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
 def _rows_kernel(tile, size, transposed, group_ref, first_ref, begin_ref, end_ref, x_ref, weight_ref, out_ref):
     (rows, inputs), outputs = x_ref.shape, out_ref.shape[1]
-    visit, column = _place(pl.program_id(0), size)
+    visit, column = _tile_of_program(pl.program_id(0), size)
     group, first, begin, end = (ref[visit] for ref in (group_ref, first_ref, begin_ref, end_ref))
-    row_R, at_rows = _indices(first, tile.rows)
-    column_C, at_columns = _indices(column * tile.columns, tile.columns)
+    row_R, at_rows = _tile_indices(first, tile.rows)
+    column_C, at_columns = _tile_indices(column * tile.columns, tile.columns)
 
     def add(step, total_RC):
-        inner_K, at_inner = _indices(step * tile.summed, tile.summed)
-        of_rows, of_columns, of_inner = _within(row_R, rows), _within(column_C, outputs), _within(inner_K, inputs)
-        x_RK = _load(x_ref.at[at_rows, at_inner], of_rows, of_inner)
+        inner_K, at_inner = _tile_indices(step * tile.summed, tile.summed)
+        of_rows, of_columns, of_inner = _in_bound(row_R, rows), _in_bound(column_C, outputs), _in_bound(inner_K, inputs)
+        x_RK = _load_tile(x_ref.at[at_rows, at_inner], of_rows, of_inner)
         if transposed:
-            weight_CK = _load(weight_ref.at[group, at_columns, at_inner], of_columns, of_inner)
+            weight_CK = _load_tile(weight_ref.at[group, at_columns, at_inner], of_columns, of_inner)
             return total_RC + _matmul(x_RK, weight_CK, trans_b=True)
-        weight_KC = _load(weight_ref.at[group, at_inner, at_columns], of_inner, of_columns)
+        weight_KC = _load_tile(weight_ref.at[group, at_inner, at_columns], of_inner, of_columns)
         return total_RC + _matmul(x_RK, weight_KC)
 
     steps = jnp.where(begin < end, jnp.int32(pl.cdiv(inputs, tile.summed)), jnp.int32(0))
-    total_RC = _sum(tile, jnp.int32(0), steps, add)
+    total_RC = _sum_into_tile(tile, jnp.int32(0), steps, add)
     own_R = (row_R >= begin) & (row_R < end)  # other rows of the tile belong to other visits
-    _store(out_ref.at[at_rows, at_columns], total_RC, own_R, _within(column_C, outputs))
+    _store_tile(out_ref.at[at_rows, at_columns], total_RC, own_R, _in_bound(column_C, outputs))
 
 
 def _weights_kernel(tile, size, begin_ref, end_ref, x_ref, d_ref, out_ref):
     _, D, F = out_ref.shape
     group = jax.lax.div(pl.program_id(0), math.prod(size))
-    row, column = _place(pl.program_id(0) - group * math.prod(size), size)
+    row, column = _tile_of_program(pl.program_id(0) - group * math.prod(size), size)
     begin, end = begin_ref[group], end_ref[group]
-    row_R, at_rows = _indices(row * tile.rows, tile.rows)
-    column_C, at_columns = _indices(column * tile.columns, tile.columns)
-    of_rows, of_columns = _within(row_R, D), _within(column_C, F)
+    row_R, at_rows = _tile_indices(row * tile.rows, tile.rows)
+    column_C, at_columns = _tile_indices(column * tile.columns, tile.columns)
+    of_rows, of_columns = _in_bound(row_R, D), _in_bound(column_C, F)
 
     def add(step, total_RC):
-        inner_K, at_inner = _indices(step * tile.summed, tile.summed)
+        inner_K, at_inner = _tile_indices(step * tile.summed, tile.summed)
         own_K = (inner_K >= begin) & (inner_K < end)  # of both: a row of another group may hold NaN
-        x_KR = _load(x_ref.at[at_inner, at_rows], own_K, of_rows)
-        d_KC = _load(d_ref.at[at_inner, at_columns], own_K, of_columns)
+        x_KR = _load_tile(x_ref.at[at_inner, at_rows], own_K, of_rows)
+        d_KC = _load_tile(d_ref.at[at_inner, at_columns], own_K, of_columns)
         return total_RC + _matmul(x_KR, d_KC, trans_a=True)
 
     stop = jnp.where(begin < end, pl.cdiv(end, tile.summed), jnp.int32(0))
-    total_RC = _sum(tile, jax.lax.div(begin, tile.summed), stop, add)
-    _store(out_ref.at[group, at_rows, at_columns], total_RC, of_rows, of_columns)
+    total_RC = _sum_into_tile(tile, jax.lax.div(begin, tile.summed), stop, add)
+    _store_tile(out_ref.at[group, at_rows, at_columns], total_RC, of_rows, of_columns)
 
 
-def _place(program, size):
+def _tile_of_program(program, size):
     """Which of `size` tiles of rows and columns a program computes: `TOGETHER` tiles of rows, column by column."""
     rows, columns = size
     band = jax.lax.div(program, TOGETHER * columns)
@@ -212,30 +212,30 @@ def _place(program, size):
     return band * TOGETHER + jax.lax.rem(within, height), jax.lax.div(within, height)
 
 
-def _sum(tile: Tile, start, stop, add):
+def _sum_into_tile(tile: Tile, start, stop, add):
     return jax.lax.fori_loop(start, stop, add, jnp.zeros((tile.rows, tile.columns), jnp.float32))
 
 
-def _indices(first, count: int):
+def _tile_indices(first, count: int):
     return first + jnp.arange(count), pl.ds(first, count)
 
 
-def _within(index, size: int):
+def _in_bound(index, size: int):
     """Which of these indices an array of that size has; None is all."""
     return None if size % index.size == 0 else index < size
 
 
-def _load(ref, of_rows, of_columns):
+def _load_tile(ref, of_rows, of_columns):
     """A block, with zeros where it has no such row or column."""
-    mask = _mask(of_rows, of_columns)
+    mask = _tile_mask(of_rows, of_columns)
     return triton.load(ref, mask=mask, other=None if mask is None else 0.0)
 
 
-def _store(ref, x_RC, of_rows, of_columns):
-    triton.store(ref, x_RC.astype(ref.dtype), mask=_mask(of_rows, of_columns))
+def _store_tile(ref, x_RC, of_rows, of_columns):
+    triton.store(ref, x_RC.astype(ref.dtype), mask=_tile_mask(of_rows, of_columns))
 
 
-def _mask(of_rows, of_columns):
+def _tile_mask(of_rows, of_columns):
     sides = [of_rows is not None and of_rows[:, None], of_columns is not None and of_columns[None]]
     masks = [side for side in sides if side is not False]
     return reduce(jnp.logical_and, masks) if masks else None
@@ -249,7 +249,7 @@ def grouped_kernel() -> str:
     CPU 2,048 rows of 384 by 512 took 4 ms with one matrix, 34 with 8 and 181 with 32, and E times the memory of the
     rows. What a GPU lost is in docs/design/gpu-programs.md.
     """
-    return "triton" if target() == "gpu" else "ragged_dot"
+    return "triton" if target_platform() == "gpu" else "ragged_dot"
 
 
 def grouped_matmul(x_MD: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:

@@ -23,23 +23,23 @@ from tpullm.model.experts.exchange import (
     all_to_all_dispatch,
     all_to_all_return,
     combine,
+    contiguous_row,
     dispatch,
     gather_sizes,
-    group_sizes,
     has_ragged_all_to_all,
-    is_sent,
     plan_round,
+    received_sizes,
     round_capacity,
     round_count,
-    row_shape,
+    sent_in_round,
     sort_by_expert,
-    varying,
+    varying_over,
 )
 from tpullm.model.experts.grouped import grouped_matmul
-from tpullm.model.linear import Linear, parameter, small
+from tpullm.model.linear import Linear, parameter, vector_axes
 from tpullm.model.mesh import RULES
 from tpullm.model.mlp import MLP, activated, residual_scale
-from tpullm.model.quantized import Quantized, gathered_local, is_quantized
+from tpullm.model.quantized import Quantized, gathered_local_matrix, is_quantized
 from tpullm.recipe.schema import ModelConfig
 
 # The name in a compiled program of the loop over all rounds but the first. Usually there are none.
@@ -75,10 +75,10 @@ class Experts(nnx.Module):
     def __init__(self, config: ModelConfig, rngs, shape, axes, bias: bool, scale: float | None = None):
         experts, inputs, outputs = shape
         self.weight = parameter(rngs, shape, ("experts", *axes), scale or inputs**-0.5)
-        self.axes, self.bias_axes = axes, small(axes[1:])
+        self.axes, self.bias_axes = axes, vector_axes(axes[1:])
         self.reduce_dtype = config.gradients
         self.bias = parameter(rngs, (experts, outputs), ("experts", *self.bias_axes), 0.0) if bias else None
-        self.inputs, self.adapter = 1, None  # see `adapter.adapted`
+        self.inputs, self.adapter = 1, None  # see `adapter.with_adapters`
 
     def cast(self, dtype: jnp.dtype) -> Part:
         """The parts, sharded as at rest; a bias over the model width is whole, as it is added on tokens' devices.
@@ -134,11 +134,11 @@ class MixtureOfExperts(nnx.Module):
     def _mix(self, x_BTD, logits_BTE, real_BT, balance_E, gate, up, down):
         """On one device: the output for its tokens, and its part of the `Routing`."""
         D, E = x_BTD.shape[-1], self.config.experts
-        scores_ME, weights_Mk, experts_Mk = route(logits_BTE.reshape(-1, E), self.config, balance_E)
+        scores_ME, weights_Mk, experts_Mk = route_to_experts(logits_BTE.reshape(-1, E), self.config, balance_E)
         chosen_ME = jnp.any(experts_Mk[..., None] == jnp.arange(E), axis=1)
         # Devices along `tensor` compute the same tokens with their shares of F. Their gradients are summed here, for
         # tokens, which are fewer than pairs.
-        tokens = varying(x_BTD.reshape(-1, D), RULES.mlp), varying(weights_Mk, RULES.mlp)
+        tokens = varying_over(x_BTD.reshape(-1, D), RULES.mlp), varying_over(weights_Mk, RULES.mlp)
         dtype = x_BTD.dtype
         down_whole = _all_gather_part(down._replace(bias=None), self.down.axes, dtype)
         parts = (
@@ -153,7 +153,7 @@ class MixtureOfExperts(nnx.Module):
             # In float32: a matmul on a TPU would round the weights.
             bias_MkD = down.bias.astype(dtype)[experts_Mk]
             out_MD += jnp.sum(weights_Mk[..., None] * bias_MkD.astype(jnp.float32), axis=1).astype(dtype)
-        routing = None if real_BT is None else _routing(real_BT, chosen_ME, scores_ME)
+        routing = None if real_BT is None else _routing_of_rows(real_BT, chosen_ME, scores_ME)
         return out_MD.reshape(x_BTD.shape), routing
 
 
@@ -161,7 +161,7 @@ def _on_one_device(config, x_MD, weights_Mk, parts, experts_Mk):
     """The weighted sum over each token's experts, `[M, D]` float32, on a device that has all experts."""
     pairs, M = sort_by_expert(experts_Mk), x_MD.shape[0]
     weights_R = dispatch(weights_Mk.reshape(-1), pairs, weights_Mk.size)
-    out_RD = _mlp(config, dispatch(x_MD, pairs, M), weights_R, _pairs_per_expert(config, experts_Mk), *parts)
+    out_RD = _expert_mlp(config, dispatch(x_MD, pairs, M), weights_R, _pairs_per_expert(config, experts_Mk), *parts)
     return combine(out_RD, pairs, M)
 
 
@@ -178,7 +178,7 @@ def _over_devices(config, x_MD, weights_Mk, parts, experts_Mk):
     halves = zip(*(jnp.split(x, cut) for x in (x_MD, weights_Mk, experts_Mk)), strict=True)
 
     def half(x_MD, weights_Mk, experts_Mk):
-        plan = _plan(config, experts_Mk)
+        plan = _round_plan(config, experts_Mk)
         return _sum_over_rounds(plan, lambda n: _round(config, plan, n, x_MD, weights_Mk, parts))
 
     return jnp.concatenate([half(*given) for given in halves])
@@ -186,7 +186,7 @@ def _over_devices(config, x_MD, weights_Mk, parts, experts_Mk):
 
 def _over_devices_backward(config, saved, cotangent_MD):
     *inputs, experts_Mk = saved
-    plan = _plan(config, experts_Mk)
+    plan = _round_plan(config, experts_Mk)
     gradients = lambda n: jax.vjp(partial(_round, config, plan, n), *inputs)[1](cotangent_MD)  # noqa: E731
     return *_sum_over_rounds(plan, gradients), None
 
@@ -202,7 +202,7 @@ class Plan(NamedTuple):
     capacity: int
 
 
-def _plan(config, experts_Mk):
+def _round_plan(config, experts_Mk):
     (M, k), devices = experts_Mk.shape, jax.lax.axis_size(RULES.experts)
     capacity = round_capacity(M * k, M * min(k, config.experts // devices), devices, has_ragged_all_to_all())
     return Plan(sort_by_expert(experts_Mk), gather_sizes(_pairs_per_expert(config, experts_Mk)), capacity)
@@ -228,24 +228,24 @@ def _round(config, plan, number, x_MD, weights_Mk, parts):
     nor another exchange back.
     """
     (M, D), rows, exchange = x_MD.shape, weights_Mk.size, plan_round(plan.counts_XE, number, plan.capacity)
-    pairs = plan.pairs._replace(used=is_sent(exchange, plan.pairs.inverse))
+    pairs = plan.pairs._replace(used=sent_in_round(exchange, plan.pairs.inverse))
     there = lambda x_RD: all_to_all_dispatch(x_RD, exchange, rows, plan.capacity)  # noqa: E731
-    x_SD = there(dispatch(x_MD.reshape(M, *row_shape(D)), pairs, M))
+    x_SD = there(dispatch(x_MD.reshape(M, *contiguous_row(D)), pairs, M))
     weights_S1 = there(dispatch(weights_Mk.reshape(-1, 1), pairs, rows))
-    out_SD = _mlp(config, x_SD.reshape(-1, D), weights_S1[:, 0], group_sizes(exchange), *parts)
+    out_SD = _expert_mlp(config, x_SD.reshape(-1, D), weights_S1[:, 0], received_sizes(exchange), *parts)
     out_RD = all_to_all_return(out_SD.reshape(x_SD.shape), exchange, rows, plan.capacity)
     return combine(out_RD, pairs, M).reshape(M, D)
 
 
-def _mlp(config, x_SD, weights_S, sizes_G, gate, up, down):
+def _expert_mlp(config, x_SD, weights_S, sizes_G, gate, up, down):
     """Each row through its expert, times its weight; with `tensor`, the partial sums over this device's share of F."""
-    gate_SF = _multiply(x_SD, gate, sizes_G)
-    up_SF = None if up is None else _multiply(x_SD, up, sizes_G)
+    gate_SF = _multiply_by_experts(x_SD, gate, sizes_G)
+    up_SF = None if up is None else _multiply_by_experts(x_SD, up, sizes_G)
     hidden_SF = activated(config.activation, config.swiglu_limit, gate_SF, up_SF, weights_S[:, None])
-    return _multiply(hidden_SF, down, sizes_G)
+    return _multiply_by_experts(hidden_SF, down, sizes_G)
 
 
-def route(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
+def route_to_experts(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None = None):
     """Choose the experts of each token: those of the `experts_per_token` highest scores.
 
     Args:
@@ -271,7 +271,7 @@ def route(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.Array | None
     return scores_ME, weights_Mk * config.router_scale, experts_Mk
 
 
-def _routing(real_BT, chosen_ME, scores_ME) -> Routing:
+def _routing_of_rows(real_BT, chosen_ME, scores_ME) -> Routing:
     def of_rows(x_ME, dtype):
         x_BTE = x_ME.reshape(*real_BT.shape, -1)
         return jnp.sum(jnp.where(real_BT[..., None], x_BTE, 0), axis=1, keepdims=True, dtype=dtype)
@@ -291,28 +291,28 @@ def _all_gather_part(part: Part, axes, dtype) -> Part:
     """
     weight, bias, adapter = part
     if bias is not None:
-        bias = varying(bias, *REPLICA_AXES, RULES.embed).astype(dtype)
+        bias = varying_over(bias, *REPLICA_AXES, RULES.embed).astype(dtype)
     if adapter is not None:
         each = zip(adapter, ((axes[0], "rank"), ("rank", axes[1])), strict=True)
         adapter = tuple(_all_gather_weight(axes, dtype, of.dtype, of) for of, axes in each)
     if is_quantized(weight):
-        own = jax.tree.map(lambda part: varying(part, *_replicas(axes)), weight)
-        return Part(gathered_local(own, "experts", *axes, dtype=dtype), bias, adapter)
+        own = jax.tree.map(lambda part: varying_over(part, *_replica_axes(axes)), weight)
+        return Part(gathered_local_matrix(own, "experts", *axes, dtype=dtype), bias, adapter)
     return Part(_all_gather_weight(axes, dtype, weight.dtype, weight), bias, adapter)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _all_gather_weight(axes, dtype, reduce_dtype, weight):
-    own = varying(weight.astype(dtype), *_replicas(axes))
+    own = varying_over(weight.astype(dtype), *_replica_axes(axes))
     return all_gather_local(own, "experts", *axes) if "embed" in axes else own
 
 
 def _all_gather_weight_backward(axes, dtype, reduce_dtype, saved, cotangent):
-    over = (RULES.embed, *_replicas(axes)) if "embed" in axes else _replicas(axes)
+    over = (RULES.embed, *_replica_axes(axes)) if "embed" in axes else _replica_axes(axes)
     return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=over),)
 
 
-def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
+def _replica_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
     """Mesh axes along which devices hold the same of a weight and see other tokens, or another part of the MLP.
 
     A matrix of an adapter is not split along the width of the model, or not along that of the MLP.
@@ -324,7 +324,7 @@ def _replicas(axes: tuple[str, ...]) -> tuple[str, ...]:
 _all_gather_weight.defvjp(lambda *given: (_all_gather_weight(*given), None), _all_gather_weight_backward)
 
 
-def _multiply(x, part: Part, sizes_G):
+def _multiply_by_experts(x, part: Part, sizes_G):
     """Each row times the weight of its expert. Rows are sorted by expert, `sizes_G` of each; others are undefined."""
     out = grouped_matmul(x, part.weight, sizes_G)
     if part.adapter is not None:

@@ -22,12 +22,11 @@ from tpullm.data.batch import Batch, TaughtBatch
 from tpullm.data.taught_rows import Kept
 from tpullm.data.token_store import token_dtype
 from tpullm.model.architecture import Architecture
-from tpullm.model.rows import fetch, put, to_zigzag_order, zigzag_order
+from tpullm.model.rows import fetch_whole, put_rows, to_zigzag_order, zigzag_order
 from tpullm.recipe.schema import TeacherConfig
 from tpullm.system.cluster import hosts
 from tpullm.system.log import progress
-from tpullm.training.job import Job
-from tpullm.training.log_probabilities import likeliest, log_probabilities
+from tpullm.training.log_probabilities import likeliest_tokens, log_probabilities
 from tpullm.training.losses import Sum, Sums, weighted_sum
 
 Tree = Any
@@ -51,16 +50,16 @@ def distillation_loss(student_BTK, teacher_BTK, weights_BT, *, beta: float) -> d
             divergence (Agarwal et al. 2023, equation 1).
     """
     kept_BT = jax.lax.stop_gradient(jnp.exp(jax.nn.logsumexp(teacher_BTK, axis=-1)))
-    losses_BT = divergence(student_BTK, teacher_BTK, beta)
+    losses_BT = divergence_from_teacher(student_BTK, teacher_BTK, beta)
     return {"loss": weighted_sum(losses_BT, weights_BT), "kept": weighted_sum(kept_BT, weights_BT)}
 
 
-def divergence(student_BTK, teacher_BTK, beta: float):
+def divergence_from_teacher(student_BTK, teacher_BTK, beta: float):
     """The divergence at each token, nats, `[B, T]`; the gradient with respect to the teacher is 0."""
     known = teacher_BTK > -jnp.inf
     teacher = jnp.where(known, jax.lax.stop_gradient(teacher_BTK), IMPOSSIBLE)
     student = jnp.where(known, student_BTK, IMPOSSIBLE)
-    teacher, student = _with_rest(teacher), _with_rest(student)
+    teacher, student = _with_rest_of_probability(teacher), _with_rest_of_probability(student)
     if beta == 0:
         return _kl(teacher, student)
     if beta == 1:
@@ -73,7 +72,7 @@ def _kl(p, q):
     return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
 
-def _with_rest(logp):
+def _with_rest_of_probability(logp):
     """One more outcome with the probability that is left: 1e-7 at least, which is what float32 can tell from 0."""
     total = jnp.minimum(jax.nn.logsumexp(logp, axis=-1, keepdims=True), -1e-7)
     return jnp.concatenate([logp, jnp.log(-jnp.expm1(total))], axis=-1)
@@ -84,16 +83,22 @@ class Teacher:
     """A model to learn from.
 
     Args:
-        job: of the student. The teacher's table may have more rows, which stand for no token.
         settings: of the objective.
-        architecture: builds the teacher.
-        load: reads its parameters, onto the mesh of the job.
+        architecture: builds the model.
+        load: reads its parameters, onto `mesh`.
+        mesh: devices, those of the training.
+        dtype: of matmuls.
+        vocabulary: rows of the student's table. The teacher's may have more, which stand for no token.
+        chunks: of a row, as in the loss.
     """
 
-    job: Job
     settings: TeacherConfig
     architecture: Architecture
     load: Callable[[], Tree]
+    mesh: Mesh
+    dtype: Any
+    vocabulary: int
+    chunks: int = 0
 
     def says(self, params: Tree, batch: Batch, branched: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The likeliest tokens at each place and their log-probabilities, `[B, T, K]`, on every host.
@@ -102,12 +107,12 @@ class Teacher:
             batch: this host's rows.
             branched: whether a row holds several answers to a prompt.
         """
-        job, count = self.job, min(self.settings.top, self.architecture.config.vocabulary_size)
-        options = (self.architecture, job.dtype, count, self.settings.temperature, job.config.loss_chunks, branched)
-        with jax.set_mesh(job.mesh):
-            said = _said(*options, params, put(job.mesh, batch))
-            ids, logps = (in_order(job.mesh, array) for array in said)
-        known = ids < job.model.vocabulary_size
+        count = min(self.settings.top, self.architecture.config.vocabulary_size)
+        options = (self.architecture, self.dtype, count, self.settings.temperature, self.chunks, branched)
+        with jax.set_mesh(self.mesh):
+            said = _said(*options, params, put_rows(self.mesh, batch))
+            ids, logps = (undo_zigzag(self.mesh, array) for array in said)
+        known = ids < self.vocabulary
         return np.where(known, ids, 0), np.where(known, logps, -np.inf)
 
 
@@ -117,18 +122,18 @@ def _said(architecture, dtype, count, temperature, chunks, branched, params: Tre
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, branched=branched)
     with jax.named_scope("loss"):
         softcap = architecture.config.logit_softcap
-        return likeliest(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
+        return likeliest_tokens(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
 
 
-def in_order(mesh: Mesh, x_BT: jax.Array) -> np.ndarray:
+def undo_zigzag(mesh: Mesh, x_BT: jax.Array) -> np.ndarray:
     """Rows that were computed in zigzag order, `[B, T, ...]`, on every host."""
-    fetched = fetch(mesh, x_BT)
+    fetched = fetch_whole(mesh, x_BT)
     found = np.empty_like(fetched)
     found[:, zigzag_order(fetched.shape[1], mesh.shape["sequence"])] = fetched
     return found
 
 
-def fill(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) -> None:
+def fill_from_teacher(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) -> None:
     """Have the teacher say what is not kept yet, a file at a time, so a fill that was killed resumes.
 
     Args:
@@ -137,12 +142,12 @@ def fill(teacher: Teacher, wanted: list[tuple[Kept, Callable[[int], Batch]]]) ->
     missing = hosts.broadcast("what the teacher said", lambda: [kept.missing() for kept, _ in wanted])
     if not any(missing):
         return
-    params, dtype = teacher.load(), token_dtype(teacher.job.model.vocabulary_size)
+    params = teacher.load()
     with progress("teacher", sum(map(len, missing)), "batches") as advance:
         for numbers, (kept, of_file) in zip(missing, wanted, strict=True):
             for number in numbers:
                 ids, logps = teacher.says(params, of_file(number))
-                hosts.on_first("the teacher", kept.write, number, ids.astype(dtype), logps)
+                hosts.on_first("the teacher", kept.write, number, ids.astype(token_dtype(teacher.vocabulary)), logps)
                 advance(1)
 
 

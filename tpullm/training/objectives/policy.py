@@ -18,7 +18,7 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import token_log_probabilities
-from tpullm.training.losses import Sum, Sums, sum_by_sequence, to_tokens, weighted_sum
+from tpullm.training.losses import Sum, Sums, sum_by_sequence, values_to_tokens, weighted_sum
 
 Tree = Any
 HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part of the reward, not of the loss
@@ -88,7 +88,7 @@ def policy_loss(
     """
     method, trained_BT = METHODS[settings.kind], (answers_BT > 0).astype(jnp.float32)
     old_BT = jax.lax.stop_gradient(logp_BT) if old_BT is None else old_BT
-    ratio_BT = _ratio(method.ratio, jnp.where(answers_BT > 0, logp_BT - old_BT, 0), answers_BT, count)
+    ratio_BT = _importance_ratio(method.ratio, jnp.where(answers_BT > 0, logp_BT - old_BT, 0), answers_BT, count)
     low, high = 1 - (settings.clip_low or method.clip[0]), 1 + (settings.clip_high or method.clip[1])
     losses_BT = -jnp.minimum(ratio_BT * advantages_BT, jnp.clip(ratio_BT, low, high) * advantages_BT)
     logged = {
@@ -103,7 +103,7 @@ def policy_loss(
     if entropy_BT is not None:
         logged["entropy"] = entropy_BT
     logged = jax.lax.stop_gradient({name: values.astype(jnp.float32) for name, values in logged.items()})
-    weights_BT, weight = _weights(method.average, trained_BT, answers_BT, count, settings.tokens)
+    weights_BT, weight = _token_weights(method.average, trained_BT, answers_BT, count, settings.tokens)
     return {"loss": Sum(jnp.sum(weights_BT * losses_BT), weight)} | {
         name: weighted_sum(values_BT, trained_BT) for name, values_BT in logged.items()
     }
@@ -115,57 +115,61 @@ def k3(logp, reference):
     return jnp.expm1(difference) - difference
 
 
-def _ratio(kind: str, log_ratio_BT, answers_BT, count: int):
+def _importance_ratio(kind: str, log_ratio_BT, answers_BT, count: int):
     """The ratio of each token, or of its answer."""
     if kind != "token":
         log_ratio_BS = sum_by_sequence(log_ratio_BT, answers_BT, count)
         if kind == "mean":
-            log_ratio_BS /= jnp.maximum(_lengths(answers_BT, count), 1)
-        log_ratio_BT = to_tokens(log_ratio_BS, answers_BT)
+            log_ratio_BS /= jnp.maximum(_answer_lengths(answers_BT, count), 1)
+        log_ratio_BT = values_to_tokens(log_ratio_BS, answers_BT)
     return jnp.exp(jnp.minimum(log_ratio_BT, LARGEST))
 
 
-def _lengths(answers_BT, count):
+def _answer_lengths(answers_BT, count):
     """Trained tokens of each answer, `[B, S]`."""
     return sum_by_sequence(jnp.ones(answers_BT.shape, jnp.float32), answers_BT, count)
 
 
-def _weights(average: str, trained_BT, answers_BT, count: int, budget: int):
+def _token_weights(average: str, trained_BT, answers_BT, count: int, budget: int):
     """What each token counts for, and by what the sum over the whole batch is divided: answers or tokens."""
     if average == "tokens":
         return trained_BT, jnp.sum(trained_BT)
-    lengths_BS = _lengths(answers_BT, count)
-    shares_BT = trained_BT / jnp.maximum(to_tokens(lengths_BS, answers_BT), 1)
+    lengths_BS = _answer_lengths(answers_BT, count)
+    shares_BT = trained_BT / jnp.maximum(values_to_tokens(lengths_BS, answers_BT), 1)
     return (shares_BT if average == "answers" else trained_BT / budget), jnp.sum(lengths_BS > 0, dtype=jnp.float32)
 
 
-def standardized(rewards_GN: np.ndarray) -> np.ndarray:
+def standardized_advantages(rewards_GN: np.ndarray) -> np.ndarray:
     """`(reward - mean) / (deviation + 1e-4)` of the answers to a prompt; the deviation is that of a sample, n - 1.
 
     A NaN is an answer without a reward: it is left out, and its advantage is 0. So is that of a lone answer.
     """
-    centered_GN, answers_G1 = centered(rewards_GN), _scored(rewards_GN)
+    centered_GN, answers_G1 = centered_advantages(rewards_GN), _scored_answers(rewards_GN)
     deviation_G1 = np.sqrt(np.sum(np.square(centered_GN), axis=1, keepdims=True) / np.maximum(answers_G1 - 1, 1))
     return (centered_GN / (deviation_G1 + 1e-4)).astype(np.float32)
 
 
-def centered(rewards_GN: np.ndarray) -> np.ndarray:
+def centered_advantages(rewards_GN: np.ndarray) -> np.ndarray:
     """`reward - mean` of the answers to a prompt: the deviation does not weigh easy and hard prompts up."""
     rewards_GN = np.asarray(rewards_GN, np.float64)
-    mean_G1 = np.nansum(rewards_GN, axis=1, keepdims=True) / np.maximum(_scored(rewards_GN), 1)
+    mean_G1 = np.nansum(rewards_GN, axis=1, keepdims=True) / np.maximum(_scored_answers(rewards_GN), 1)
     return np.nan_to_num(rewards_GN - mean_G1, nan=0.0).astype(np.float32)
 
 
-def leave_one_out(rewards_GN: np.ndarray) -> np.ndarray:
+def leave_one_out_advantages(rewards_GN: np.ndarray) -> np.ndarray:
     """`reward - mean of the other answers to the prompt`: a baseline that the answer itself has no part in."""
-    answers_G1 = _scored(rewards_GN)
-    return (centered(rewards_GN) * (answers_G1 / np.maximum(answers_G1 - 1, 1))).astype(np.float32)
+    answers_G1 = _scored_answers(rewards_GN)
+    return (centered_advantages(rewards_GN) * (answers_G1 / np.maximum(answers_G1 - 1, 1))).astype(np.float32)
 
 
-ADVANTAGES = {"standardized": standardized, "centered": centered, "leave_one_out": leave_one_out}
+ADVANTAGES = {
+    "standardized": standardized_advantages,
+    "centered": centered_advantages,
+    "leave_one_out": leave_one_out_advantages,
+}
 
 
-def _scored(rewards_GN):
+def _scored_answers(rewards_GN):
     return np.sum(~np.isnan(rewards_GN), axis=1, keepdims=True)
 
 

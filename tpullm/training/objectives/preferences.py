@@ -18,7 +18,8 @@ from tpullm.data import packing
 from tpullm.data.answer_rows import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
 from tpullm.model.architecture import Architecture
-from tpullm.model.rows import fetch, own_rows, put, to_zigzag_order
+from tpullm.model.platform import compute_dtype
+from tpullm.model.rows import fetch_whole, own_rows, put_rows, to_zigzag_order
 from tpullm.recipe.schema import PreferenceConfig
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -55,12 +56,12 @@ def dpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig)
 
     Without references it is the reference-free form: the reference is then the uniform distribution, up to a constant.
     """
-    scores = [settings.beta * _log_ratio(answers, settings.per_token) for answers in (chosen, rejected)]
+    scores = [settings.beta * _reference_log_ratio(answers, settings.per_token) for answers in (chosen, rejected)]
     margins, wrong = scores[0] - scores[1], settings.label_smoothing
     losses = -(1 - wrong) * jax.nn.log_sigmoid(margins)
     if wrong:
         losses -= wrong * jax.nn.log_sigmoid(-margins)
-    return _sums(losses, *scores, weights)
+    return _preference_sums(losses, *scores, weights)
 
 
 def ipo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
@@ -68,15 +69,15 @@ def ipo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig)
 
     The paper's sums would make the target of the margin depend on the length; its authors' results are of means.
     """
-    scores = [_log_ratio(answers, per_token=True) for answers in (chosen, rejected)]
+    scores = [_reference_log_ratio(answers, per_token=True) for answers in (chosen, rejected)]
     losses = jnp.square(scores[0] - scores[1] - 1 / (2 * settings.beta))
-    return _sums(losses, *(settings.beta * score for score in scores), weights)
+    return _preference_sums(losses, *(settings.beta * score for score in scores), weights)
 
 
 def simpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
     """Simple preference optimization (Meng et al. 2024, equation 6): means over tokens, no reference."""
-    scores = [settings.beta * _per_token(answers, answers.policy) for answers in (chosen, rejected)]
-    return _sums(-jax.nn.log_sigmoid(scores[0] - scores[1] - settings.gamma), *scores, weights)
+    scores = [settings.beta * _mean_per_token(answers, answers.policy) for answers in (chosen, rejected)]
+    return _preference_sums(-jax.nn.log_sigmoid(scores[0] - scores[1] - settings.gamma), *scores, weights)
 
 
 def orpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig) -> dict[str, Sum]:
@@ -87,10 +88,10 @@ def orpo(chosen: Answers, rejected: Answers, weights, settings: PreferenceConfig
     """
     nll = -chosen.policy / jnp.maximum(chosen.tokens, 1)
     # An answer that is certain has infinite odds; 1e-7 is the least difference from 1 that float32 has.
-    means = [jnp.minimum(_per_token(answers, answers.policy), -1e-7) for answers in (chosen, rejected)]
+    means = [jnp.minimum(_mean_per_token(answers, answers.policy), -1e-7) for answers in (chosen, rejected)]
     log_odds = [mean - _log_complement(mean) for mean in means]
     odds_losses = -jax.nn.log_sigmoid(log_odds[0] - log_odds[1])
-    sums = _sums(nll + settings.beta * odds_losses, *(settings.beta * mean for mean in means), weights)
+    sums = _preference_sums(nll + settings.beta * odds_losses, *(settings.beta * mean for mean in means), weights)
     return sums | {"nll": weighted_sum(nll, weights), "odds_loss": weighted_sum(odds_losses, weights)}
 
 
@@ -106,7 +107,7 @@ def kto(answers: Answers, desirable, weights, settings: PreferenceConfig, kl) ->
     reference, a bad one is not.
     """
     kl, beta = jax.lax.stop_gradient(jnp.maximum(kl, 0)), settings.beta
-    log_ratios = _log_ratio(answers, per_token=False)
+    log_ratios = _reference_log_ratio(answers, per_token=False)
     gains = beta * jnp.where(desirable, log_ratios - kl, kl - log_ratios)
     losses = jnp.where(desirable, settings.desirable_weight, settings.undesirable_weight) * jax.nn.sigmoid(-gains)
     rewards = jax.lax.stop_gradient(beta * log_ratios)
@@ -123,18 +124,18 @@ def kto_kl(mismatched: Answers, weights) -> Sum:
 
     In the authors' code each prompt has the answer of the next example in the batch; here it keeps one answer.
     """
-    return weighted_sum(_log_ratio(mismatched, per_token=False), weights)
+    return weighted_sum(_reference_log_ratio(mismatched, per_token=False), weights)
 
 
 PAIRED = {"dpo": dpo, "ipo": ipo, "orpo": orpo, "simpo": simpo}
 
 
-def _log_ratio(answers: Answers, per_token: bool):
+def _reference_log_ratio(answers: Answers, per_token: bool):
     difference = answers.policy if answers.reference is None else answers.policy - answers.reference
-    return _per_token(answers, difference) if per_token else difference
+    return _mean_per_token(answers, difference) if per_token else difference
 
 
-def _per_token(answers: Answers, values):
+def _mean_per_token(answers: Answers, values):
     return values / jnp.maximum(answers.tokens, 1)
 
 
@@ -146,7 +147,7 @@ def _log_complement(log_p):
     return jnp.where(near_one, jnp.log(-jnp.expm1(high)), jnp.log1p(-jnp.exp(low)))
 
 
-def _sums(losses, chosen_rewards, rejected_rewards, weights) -> dict[str, Sum]:
+def _preference_sums(losses, chosen_rewards, rejected_rewards, weights) -> dict[str, Sum]:
     """The loss and what is logged: the rewards that the policy implies, their margin, how often the chosen one wins."""
     chosen, rejected = jax.lax.stop_gradient((chosen_rewards, rejected_rewards))
     terms = {
@@ -159,7 +160,7 @@ def _sums(losses, chosen_rewards, rejected_rewards, weights) -> dict[str, Sum]:
     return {name: weighted_sum(values, weights) for name, values in terms.items()}
 
 
-def answers(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
+def answers_of_pairs(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None):
     """The answers of each pair, `[B, S]`: chosen and rejected ones, and mismatched ones if they are judged.
 
     Where there is none it has no tokens.
@@ -181,9 +182,9 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
 
     `correct` counts the pairs whose chosen answer has the higher reward, and the judged answers that are judged right.
     """
-    found = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    found = answers_of_pairs(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     if batch.settings.kind == "kto":
-        sums = _judged(batch, *found)
+        sums = _judged_loss(batch, *found)
     else:
         if not batch.settings.needs_reference:
             found = [of._replace(reference=None) for of in found]
@@ -198,13 +199,13 @@ def pair_count(batch: PairBatch):
     return jnp.sum(jnp.max(batch.segment_ids % BRANCH, axis=1))
 
 
-def divergence(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None) -> Sum:
+def kto_divergence(architecture: Architecture, params: Tree, batch: PairBatch, *, dtype, chunks=0, key=None) -> Sum:
     """What KTO's `kl` is the mean of, of a part of the batch."""
-    good, bad, mismatched = answers(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
+    good, bad, mismatched = answers_of_pairs(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     return kto_kl(mismatched, (good.tokens + bad.tokens > 0).astype(jnp.float32))
 
 
-def _judged(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) -> dict[str, Sum]:
+def _judged_loss(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) -> dict[str, Sum]:
     each = Answers(*(one + other for one, other in zip(good, bad, strict=True)))  # one of the two has no tokens
     weights = (each.tokens > 0).astype(jnp.float32)
     if batch.kl is None:
@@ -230,7 +231,7 @@ def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
         with storage.local_copy(file).open("rb") as opened:
             found = list(np.load(opened).values())
     else:
-        found = _references(job, parts)
+        found = _compute_references(job, parts)
 
         def write() -> None:
             with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
@@ -241,12 +242,12 @@ def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
         part.references[:] = values
 
 
-def _references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
+def _compute_references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
     """Of each part `[answers of a pair, pairs]`, computed in micro-batches of the training."""
     mesh, config, architecture = job.mesh, job.config, Architecture(job.model)
     count, length = config.batch_size // config.accumulation, config.sequence_length
-    options = {"dtype": job.dtype, "chunks": config.loss_chunks}
-    run = jax.jit(lambda *of: jnp.stack([found.policy for found in answers(architecture, *of, **options)]))
+    options = {"dtype": compute_dtype(config.compute), "chunks": config.loss_chunks}
+    run = jax.jit(lambda *of: jnp.stack([found.policy for found in answers_of_pairs(architecture, *of, **options)]))
     found, own = [], own_rows(mesh, count)
     with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:
         params = job.load()
@@ -257,7 +258,7 @@ def _references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
                 rows = np.arange(first, min(first + count, packed.rows))
                 segments = packed.segments(rows, np.zeros_like(rows))
                 mine = jax.tree.map(lambda array: array[own], part.build(segments, count, length))
-                sums = fetch(mesh, run(params, put(mesh, mine)))
+                sums = fetch_whole(mesh, run(params, put_rows(mesh, mine)))
                 slots = np.concatenate([np.arange(pairs) for pairs in np.bincount(segments.rows)])
                 values[segments.documents] = sums[:, segments.rows, slots].T
                 advance(len(segments.documents))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tpullm.model.architecture import is_hidden, is_matrix, is_second_of_adapter
+from tpullm.model.architecture import is_hidden_matrix, is_matrix, is_second_of_adapter
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, SkipConfig
 from tpullm.training.optimizer.moments import scale_by_factored_moments, store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
@@ -47,7 +47,7 @@ def skip_bad_steps(
 ) -> optax.GradientTransformationExtraArgs:
     """`optimizer`, which skips bad steps. `update` also takes the step's `loss`.
 
-    The returned updates of a skipped step are not to be applied: see `applied`.
+    The returned updates of a skipped step are not to be applied: see `applied_unless_skipped`.
     """
 
     def init(params: Tree) -> Guarded:
@@ -61,7 +61,7 @@ def skip_bad_steps(
         if config.deviations:
             enough = state.updates >= config.window // 2
             for value, before in ((loss, state.losses), (norm, state.norms)):
-                sound &= ~enough | (value <= _bound(before, state.updates, config.deviations))
+                sound &= ~enough | (value <= _outlier_bound(before, state.updates, config.deviations))
         place = state.updates % config.window
         losses, norms = state.losses.at[place].set(loss), state.norms.at[place].set(norm)
         after = Guarded(inner, losses, norms, state.updates + 1, jnp.zeros_like(state.skipped))
@@ -71,7 +71,7 @@ def skip_bad_steps(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Array:
+def _outlier_bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Array:
     """The largest value that is not an outlier among the ring `before` [W]; its first `updates` values are set."""
     is_set = jnp.arange(before.shape[0]) < updates
     count = jnp.sum(is_set)
@@ -80,7 +80,7 @@ def _bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Arra
     return mean + deviations * jnp.maximum(deviation, LEAST_DEVIATION * jnp.abs(mean))
 
 
-def applied(new: Tree, old: Tree, state: Guarded) -> Tree:
+def applied_unless_skipped(new: Tree, old: Tree, state: Guarded) -> Tree:
     """The parameters after a step: `new`, or bit for bit `old` if the step was skipped."""
     return jax.tree.map(lambda new, old: jnp.where(state.skipped > 0, old, new), new, old)
 
@@ -133,27 +133,27 @@ def make_optimizer(
     ratio = adapter.b_learning_rate if adapter else 1.0
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        _scaling(config, axes, dtype),
-        optax.add_decayed_weights(config.weight_decay, mask=_each(is_matrix, axes)),
+        _scale_gradients(config, axes, dtype),
+        optax.add_decayed_weights(config.weight_decay, mask=_map_axes(is_matrix, axes)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
-        *([optax.masked(optax.scale(ratio), _each(is_second_of_adapter, axes))] if ratio != 1 else []),
+        *([optax.masked(optax.scale(ratio), _map_axes(is_second_of_adapter, axes))] if ratio != 1 else []),
     )
     return skip_bad_steps(chain, config.skip)
 
 
-def _scaling(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:
+def _scale_gradients(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> optax.GradientTransformation:
     """Gradients to updates of a root mean square near 1, which the learning rate scales."""
     if config.kind == "adafactor":
         return scale_by_factored_moments(axes)
     scaling = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
     if config.kind == "muon":
-        hidden = _each(is_hidden, axes)
-        hidden_axes = _each(lambda names: names if is_hidden(names) else optax.MaskedNode(), axes)
+        hidden = _map_axes(is_hidden_matrix, axes)
+        hidden_axes = _map_axes(lambda names: names if is_hidden_matrix(names) else optax.MaskedNode(), axes)
         muon = scale_by_muon(config.momentum, hidden_axes, dtype)
         others = jax.tree.map(lambda chosen: not chosen, hidden)
         scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
     return store_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
 
 
-def _each(function, axes: Tree) -> Tree:
+def _map_axes(function, axes: Tree) -> Tree:
     return jax.tree.map(function, axes, is_leaf=lambda node: isinstance(node, tuple))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.model.architecture import is_matrix, own, sides
+from tpullm.model.architecture import is_matrix, matrix_sides, unstacked_dimensions
 
 Tree = Any
 # The paper's values (section 9): added to squares; the largest root mean square of an update; exponent of the decay.
@@ -31,7 +31,7 @@ class FactoredState(NamedTuple):
 
     `rows`: of a matrix, the mean of its squares over outputs, `[*stacked, *inputs, 1, ...]`; of other parameters the
     whole second moment. `columns`: of a matrix, the mean over inputs, `[*stacked, 1, ..., *outputs]`. A reduced
-    dimension stays, with size 1, so that the others are sharded as the parameter's are (`step.abstract`).
+    dimension stays, with size 1, so that the others are sharded as the parameter's are (`step.abstract_state`).
     """
 
     count: jax.Array
@@ -47,9 +47,13 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
     """
 
     def init(params: Tree) -> FactoredState:
-        rows = jax.tree.map(lambda p, names: _zeros(p, sides(names)[1] if is_matrix(names) else ()), params, axes)
+        rows = jax.tree.map(
+            lambda p, names: _zero_moments(p, matrix_sides(names)[1] if is_matrix(names) else ()), params, axes
+        )
         columns = jax.tree.map(
-            lambda p, names: _zeros(p, sides(names)[0]) if is_matrix(names) else optax.MaskedNode(), params, axes
+            lambda p, names: _zero_moments(p, matrix_sides(names)[0]) if is_matrix(names) else optax.MaskedNode(),
+            params,
+            axes,
         )
         return FactoredState(jnp.zeros((), jnp.int32), rows, columns)
 
@@ -58,22 +62,22 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
         decay = 1 - count.astype(jnp.float32) ** -EXPONENT  # 0 in the first step: no bias to correct (section 7.2)
         tree = jax.tree.structure(grads)
         each = zip(*map(tree.flatten_up_to, (grads, state.rows, state.columns, axes)), strict=True)
-        updates, rows, columns = map(tree.unflatten, zip(*(_scaled(decay, *of) for of in each), strict=True))
+        updates, rows, columns = map(tree.unflatten, zip(*(_factored_update(decay, *of) for of in each), strict=True))
         return updates, FactoredState(count, rows, columns)
 
     return optax.GradientTransformation(init, update)
 
 
-def _zeros(parameter: jax.Array, reduced: tuple[int, ...]) -> jax.Array:
+def _zero_moments(parameter: jax.Array, reduced: tuple[int, ...]) -> jax.Array:
     """Zeros of the shape, and on an explicit mesh of the sharding, of a mean over the dimensions `reduced`."""
     return jnp.zeros_like(jax.eval_shape(lambda p: jnp.mean(p, reduced, keepdims=True), parameter))
 
 
-def _scaled(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: tuple[str, ...]):
+def _factored_update(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: tuple[str, ...]):
     """One parameter's update, and its new moments."""
     square = jnp.square(grad) + EPSILON
     if is_matrix(axes):
-        inputs, outputs = sides(axes)
+        inputs, outputs = matrix_sides(axes)
         rows = decay * rows + (1 - decay) * jnp.mean(square, outputs, keepdims=True)
         columns = decay * columns + (1 - decay) * jnp.mean(square, inputs, keepdims=True)
         relative = rows / jnp.mean(rows, inputs, keepdims=True)
@@ -82,7 +86,7 @@ def _scaled(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: t
         rows = decay * rows + (1 - decay) * square
         update = grad * jax.lax.rsqrt(rows)
     # The clip of algorithm 4, for each layer and each expert.
-    length = jnp.sqrt(jnp.mean(jnp.square(update), own(axes), keepdims=True))
+    length = jnp.sqrt(jnp.mean(jnp.square(update), unstacked_dimensions(axes), keepdims=True))
     return update / jnp.maximum(1.0, length / LONGEST), rows, columns
 
 
@@ -98,10 +102,10 @@ def store_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.Gradient
 
     def init(params: Tree) -> StoredState:
         state = optimizer.init(params)
-        return StoredState(jnp.zeros((), jnp.int32), _cast(state, jnp.float32, jnp.bfloat16))
+        return StoredState(jnp.zeros((), jnp.int32), _cast_floats(state, jnp.float32, jnp.bfloat16))
 
     def update(grads: Tree, stored: StoredState, params: Tree = None) -> tuple[Tree, StoredState]:
-        kept = _cast(stored.state, jnp.bfloat16, jnp.float32)
+        kept = _cast_floats(stored.state, jnp.bfloat16, jnp.float32)
         updates, state = optimizer.update(grads, kept, params)
         leaves, tree = jax.tree.flatten(state)
         salts = jax.random.bits(jax.random.fold_in(jax.random.key(0), stored.count), (len(leaves),), jnp.uint32)
@@ -122,11 +126,11 @@ def stochastic_round(x: jax.Array, salt: jax.Array) -> jax.Array:
     Args:
         salt: uint32, different for each array and step.
     """
-    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + (hashed(x, salt) >> 16)
+    word = jax.lax.bitcast_convert_type(x, jnp.uint32) + (random_bits(x, salt) >> 16)
     return jax.lax.bitcast_convert_type((word >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
-def hashed(x: jax.Array, salt: jax.Array) -> jax.Array:
+def random_bits(x: jax.Array, salt: jax.Array) -> jax.Array:
     """32 random bits for each element of `x`, sharded like it, the same on every mesh.
 
     The mixer "lowbias32" (Wellons 2018, "Prospecting for hash functions") of the element's index and the salt. It is
@@ -143,5 +147,5 @@ def hashed(x: jax.Array, salt: jax.Array) -> jax.Array:
     return word ^ (word >> 16)
 
 
-def _cast(state: Tree, of: jnp.dtype, to: jnp.dtype) -> Tree:
+def _cast_floats(state: Tree, of: jnp.dtype, to: jnp.dtype) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(to) if leaf.dtype == of else leaf, state)

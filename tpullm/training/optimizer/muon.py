@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from tpullm.model.architecture import own, sides
+from tpullm.model.architecture import matrix_sides, unstacked_dimensions
 from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES
 
@@ -54,23 +54,23 @@ def scale_by_muon(momentum: float, axes: Tree, dtype: jnp.dtype) -> optax.Gradie
     def update(grads: Tree, state: MuonState, params: Tree = None) -> tuple[Tree, MuonState]:
         kept = jax.tree.map(mean, state.momentum, grads)
         ahead = jax.tree.map(mean, kept, grads)  # Nesterov's
-        return jax.tree.map(lambda x, names: _scaled(x, names, dtype), ahead, axes), MuonState(kept)
+        return jax.tree.map(lambda x, names: _muon_update(x, names, dtype), ahead, axes), MuonState(kept)
 
     return optax.GradientTransformation(init, update)
 
 
-def _scaled(x: jax.Array, axes: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
+def _muon_update(x: jax.Array, axes: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
     """The orthogonalized matrices of one parameter, of its shape, type and sharding, with the scale of AdamW's updates.
 
     Whole matrices are distributed over the devices of a slice, each is computed on one device, and the result is sent
     back. Along `data`, which connects slices, all slices compute the same: the time is that of one slice, and nothing
     is sent over the slow network between slices.
     """
-    inputs, outputs = sides(axes)
-    count = math.prod(x.shape[: own(axes)[0]])
+    inputs, outputs = matrix_sides(axes)
+    count = math.prod(x.shape[: unstacked_dimensions(axes)[0]])
     sizes = tuple(math.prod(x.shape[n] for n in side) for side in (inputs, outputs))
     split = RULES.spec(*axes)
-    first, moves = _moves(count, split[inputs[0]], split[outputs[0]])
+    first, moves = _resharding_moves(count, split[inputs[0]], split[outputs[0]])
     # Dimensions of a side can be merged only if none but the first is split.
     apart = PartitionSpec(*(split[n] if n in (inputs[0], outputs[0]) else None for n in range(x.ndim)))
     y_BIO = jnp.reshape(jax.reshard(x.astype(dtype), apart), (count, *sizes), out_sharding=first)
@@ -84,7 +84,7 @@ def _scaled(x: jax.Array, axes: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
     return jax.reshard(y, split).astype(x.dtype) * (UPDATE_RMS * max(sizes) ** 0.5)
 
 
-def _moves(count: int, rows, columns) -> tuple[PartitionSpec, list[PartitionSpec]]:
+def _resharding_moves(count: int, rows, columns) -> tuple[PartitionSpec, list[PartitionSpec]]:
     """The sharding of `[B, I, O]` as the parameter has it, and the shardings from there to whole matrices.
 
     One axis at a time, so that each move is an all-to-all. In one step XLA gathers all matrices on every device (JAX

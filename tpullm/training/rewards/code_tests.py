@@ -13,7 +13,7 @@ from typing import Any
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
 from tpullm.system.process.programs import Gone, Program
-from tpullm.training.rewards.scorer import Example, check_limits
+from tpullm.training.rewards.scorer import Example, check_process_limits
 
 VERDICTS = PASSED, FAILED, ERROR, MEMORY, TIME = "passed", "failed", "error", "memory", "time"
 
@@ -33,7 +33,7 @@ class CodeTests:
     """
 
     def __init__(self, seconds: int = 1, memory_mib: int = 256):
-        check_limits(seconds, memory_mib)
+        check_process_limits(seconds, memory_mib)
         self._judge = Judge(seconds, memory_mib << 20)
 
     def score(self, examples: Sequence[Example]) -> list[float]:
@@ -46,7 +46,7 @@ class CodeTests:
                     raise UserError(
                         "field `tests` is no list of texts; write [assert f(1) == 2, ...], each a text of Python"
                     )
-            calls.append([f"{example.fields.get('before', '')}{program(example.answer)}", tests])
+            calls.append([f"{example.fields.get('before', '')}{program_of_answer(example.answer)}", tests])
         found = self._judge.verdicts(calls)
         return [words.count(PASSED) / len(tests) for words, (_, tests) in zip(found, calls, strict=True)]
 
@@ -84,7 +84,7 @@ class Judge:
         self.isolated.close()
 
 
-def program(answer: str) -> str:
+def program_of_answer(answer: str) -> str:
     """The fenced blocks of an answer that are Python, or name no language; without such a block, all of it."""
     blocks = [text for name, text in _BLOCK.findall(answer) if name.lower() in ("", "python", "py", "python3")]
     return "\n".join(blocks) if blocks else answer
@@ -105,7 +105,7 @@ def run_tests(
     """
     program, verdicts = Program(descriptor), []
     try:
-        if (verdict := _verdict(lambda: program.run(text))) != PASSED:
+        if (verdict := _verdict_of_test(lambda: program.run(text))) != PASSED:
             return report([verdict])
         space = _Space(program)
         if entry:
@@ -114,7 +114,7 @@ def run_tests(
             space.pop(entry, None)
             space.own = entry
         for test in tests:
-            verdicts.append(_verdict(lambda test=test: exec(compile(test, "test", "exec"), space)))
+            verdicts.append(_verdict_of_test(lambda test=test: exec(compile(test, "test", "exec"), space)))
             if program.gone:  # and the test has caught that
                 verdicts[-1] = ERROR
             report(verdicts)
@@ -122,7 +122,7 @@ def run_tests(
         report([*verdicts, ERROR])
 
 
-def _verdict(work: Callable[[], Any]) -> str:
+def _verdict_of_test(work: Callable[[], Any]) -> str:
     """How `work` ends."""
     try:
         work()

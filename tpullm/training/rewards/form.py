@@ -59,15 +59,15 @@ def sentences(text: str) -> list[Sentence]:
         if _FENCE.match(line):
             code = not code
         elif not code and line.strip():
-            found += _in_line(line)
+            found += _sentences_of_line(line)
     return found
 
 
-def _in_line(line: str) -> Iterator[Sentence]:
+def _sentences_of_line(line: str) -> Iterator[Sentence]:
     heading = _HEADING.match(line) is not None
     item = _ITEM.match(line)
     line = line[item.end() :] if item else line
-    masked, begin = mask(line), 0
+    masked, begin = mask_brackets(line), 0
     ends = [found.end() for found in _END.finditer(masked) if not _abbreviates(masked, found)]
     for end in [*ends, len(line)]:
         part, hidden = line[begin:end], masked[begin:end]
@@ -79,7 +79,7 @@ def _in_line(line: str) -> Iterator[Sentence]:
         begin = end
 
 
-def mask(line: str) -> str:
+def mask_brackets(line: str) -> str:
     """`line` with `MASK` for each character of brackets that are closed in it, and of what is in them."""
     stack, hidden = [], list(line)
     for place, character in enumerate(line):
@@ -124,21 +124,21 @@ def polite(example: Example) -> float:
     ends with a noun is not polite, and neither is one whose end no verb has (飲んです, 撮っました): a model that only
     appends です would be rewarded for it. If nothing is judged, the score is 0.
     """
-    judged = judgements(example.answer)
+    judged = politeness_judgements(example.answer)
     return sum(judged) / len(judged) if judged else 0.0
 
 
-def judgements(text: str) -> list[bool]:
+def politeness_judgements(text: str) -> list[bool]:
     """Whether each sentence that can be judged is polite."""
-    return [judgement for sentence in sentences(text) for judgement in _judged(sentence)]
+    return [judgement for sentence in sentences(text) for judgement in _judge_politeness(sentence)]
 
 
-def _judged(sentence: Sentence) -> Sequence[bool]:
+def _judge_politeness(sentence: Sentence) -> Sequence[bool]:
     if sentence.heading or sentence.item and not sentence.ended or sentence.text.endswith(("：", ":")):
         return []
     if not any(character.isalnum() for character in sentence.masked):  # all of it is a quote
         inside = "".join(character for character in sentence.text if character not in "「」『』“”")
-        return judgements(inside)
+        return politeness_judgements(inside)
     spoken = _without_brackets(sentence)
     if not re.search("[\u3041-\u30fa\u3400-\u9fff]", spoken):  # neither kana nor kanji
         return []
@@ -158,46 +158,52 @@ def _without_brackets(sentence: Sentence) -> str:
 def _ends_politely(text: str) -> Sequence[bool]:
     """Whether a sentence without its marks is polite; nothing for an interjection that goes with both."""
     words = list(analyser("C")(text))
-    said = (word for word in words if _kind(word) not in _MARKS)
-    if text in _NEUTRAL or all(_kind(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
+    said = (word for word in words if _word_class(word) not in _MARKS)
+    if text in _NEUTRAL or all(_word_class(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
         return []
     while words and (
-        _kind(words[-1]) in ("助詞", *_MARKS) or _kind(words[-1]) == "助動詞" and words[-1].dictionary_form() in _AFTER
+        _word_class(words[-1]) in ("助詞", *_MARKS)
+        or _word_class(words[-1]) == "助動詞"
+        and words[-1].dictionary_form() in _AFTER
     ):
         words.pop()
     if not words:
         return [False]
     *before, last = words
-    if _kind(last) != "助動詞":
+    if _word_class(last) != "助動詞":
         return [last.dictionary_form() in _REQUESTS and last.surface().endswith("い")]
-    return [last.dictionary_form() in ("です", "ます") and _is_a_form(before, last)]
+    return [last.dictionary_form() in ("です", "ます") and _is_polite_form(before, last)]
 
 
-def _kind(word: Any) -> str:
+def _word_class(word: Any) -> str:
     """The part of speech of a morpheme."""
     return word.part_of_speech()[0]
 
 
-def _is_a_form(before: Sequence[Any], word: Any) -> bool:
+def _is_polite_form(before: Sequence[Any], word: Any) -> bool:
     """Whether です or ます may stand behind the words before it."""
     if word.dictionary_form() == "ます":
         if not before or not _is_verb(before[-1]):
             return False
         honorific = before[-1].dictionary_form() in _HONORIFIC
-        return _form(before[-1]) == "連用形-一般" or honorific and _form(before[-1]) == "連用形-イ音便"
+        return _inflection(before[-1]) == "連用形-一般" or honorific and _inflection(before[-1]) == "連用形-イ音便"
     if not before:
         return True
     last = before[-1]
     if last.part_of_speech()[4] == "助動詞-タ":  # 高かったです, and not 飲んだです
         return word.surface().startswith("でしょ") or not _is_verb_or_polite(before[-2:-1])
-    if _kind(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
-        return any(_form(earlier).startswith("連体形") for earlier in before[-2:-1])
+    if _word_class(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
+        return any(_inflection(earlier).startswith("連体形") for earlier in before[-2:-1])
     if _is_verb_or_polite([last]) or last.dictionary_form() == "だ":
-        if before[-2:-1] and _kind(before[-2]) == "接頭辞":  # お帰りです
+        if before[-2:-1] and _word_class(before[-2]) == "接頭辞":  # お帰りです
             return True
-        return word.surface().startswith("でしょ") and _form(last).startswith(("終止形", "連体形"))  # 行くでしょう
+        return word.surface().startswith("でしょ") and _inflection(last).startswith(
+            ("終止形", "連体形")
+        )  # 行くでしょう
     # An object needs a verb: not 酒を飲みでした.
-    return _kind(last) != "名詞" or not any(_kind(word) == "助詞" and word.surface() == "を" for word in before[-2:-1])
+    return _word_class(last) != "名詞" or not any(
+        _word_class(word) == "助詞" and word.surface() == "を" for word in before[-2:-1]
+    )
 
 
 def _is_verb_or_polite(words: Sequence[Any]) -> bool:
@@ -208,7 +214,7 @@ def _is_verb(word: Any) -> bool:
     return word.part_of_speech()[4].startswith(_VERBS)
 
 
-def _form(word: Any) -> str:
+def _inflection(word: Any) -> str:
     """Which form of its conjugation a morpheme has."""
     return word.part_of_speech()[5]
 
@@ -270,12 +276,12 @@ def no_repetition(size: int = 8, allowed: float = 0.1) -> Each:
         raise UserError(f"size {size}, allowed {allowed}: give a size of at least 1, and 0 <= allowed < 1")
 
     def score(example: Example) -> float:
-        return min(1.0, (1 - repeated(" ".join(example.answer.split()), size)) / (1 - allowed))
+        return min(1.0, (1 - repeated_share(" ".join(example.answer.split()), size)) / (1 - allowed))
 
     return Each(score)
 
 
-def repeated(items: Sequence, size: int) -> float:
+def repeated_share(items: Sequence, size: int) -> float:
     """The share of the runs of `size` characters, or tokens, that stood before."""
     runs = [items[begin : begin + size] for begin in range(len(items) - size + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
@@ -285,8 +291,8 @@ def no_phrases(phrases: list[str]) -> Each:
     """1 if none of the phrases is in the answer, else 0. Case and width (ＡＢＣ, ｱ) do not matter."""
     if not phrases or not all(phrase.strip() for phrase in phrases):
         raise UserError("phrases: give at least one, and none that is empty")
-    unwanted = [_folded(phrase) for phrase in phrases]
-    return Each(lambda example: float(not any(phrase in _folded(example.answer) for phrase in unwanted)))
+    unwanted = [_folded_text(phrase) for phrase in phrases]
+    return Each(lambda example: float(not any(phrase in _folded_text(example.answer) for phrase in unwanted)))
 
 
 def mentions(field: str = "mentions") -> Each:
@@ -297,12 +303,12 @@ def mentions(field: str = "mentions") -> Each:
         wanted = [value] if isinstance(value, str) else value
         if not isinstance(wanted, list) or not wanted or not all(isinstance(text, str) and text for text in wanted):
             raise UserError(f"field `{field}` is no text and no list of texts; give what an answer has to mention")
-        return sum(_folded(text) in _folded(example.answer) for text in wanted) / len(wanted)
+        return sum(_folded_text(text) in _folded_text(example.answer) for text in wanted) / len(wanted)
 
     return Each(share)
 
 
-def _folded(text: str) -> str:
+def _folded_text(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
@@ -314,11 +320,11 @@ def matches(pattern: str, whole: bool = True) -> Each:
         raise UserError(f"pattern: {pattern} is no regular expression ({error})") from None
     match = compiled.fullmatch if whole else compiled.search
     return Each(
-        lambda example: float(_in_time(pattern, lambda: match(example.answer.strip(), timeout=PATTERN_SECONDS)))
+        lambda example: float(_matches_in_time(pattern, lambda: match(example.answer.strip(), timeout=PATTERN_SECONDS)))
     )
 
 
-def _in_time(pattern: str, match: Callable[[], Any]) -> bool:
+def _matches_in_time(pattern: str, match: Callable[[], Any]) -> bool:
     """Whether it matches. No score depends on a clock, so a pattern that takes too long is an error."""
     try:
         return match() is not None
@@ -335,7 +341,7 @@ def json_schema(schema: dict) -> Each:
 
     def pattern(validator: Any, wanted: str, instance: Any, schema: dict) -> Any:
         searched = isinstance(instance, str)
-        if searched and not _in_time(wanted, lambda: regex.search(wanted, instance, timeout=PATTERN_SECONDS)):
+        if searched and not _matches_in_time(wanted, lambda: regex.search(wanted, instance, timeout=PATTERN_SECONDS)):
             yield exceptions.ValidationError(f"{instance!r} does not match {wanted!r}")
 
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
@@ -343,7 +349,7 @@ def json_schema(schema: dict) -> Each:
         kind.check_schema(schema)
     except exceptions.SchemaError as error:
         raise UserError(f"schema: {error.json_path}: {error.message}") from None
-    for reference in _references(schema):
+    for reference in _schema_references(schema):
         if not str(reference).startswith("#"):
             raise UserError(f"schema: $ref {reference}: only references inside of the schema (#...) are followed")
     validator = validators.extend(kind, {"pattern": pattern})(schema)
@@ -351,7 +357,7 @@ def json_schema(schema: dict) -> Each:
     def score(example: Example) -> float:
         try:
             block = regex.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", example.answer.strip(), regex.DOTALL)
-            value = json.loads(block[1] if block else example.answer.strip(), parse_constant=_refuse)
+            value = json.loads(block[1] if block else example.answer.strip(), parse_constant=_refuse_json_constant)
             return float(validator.is_valid(value))
         except (ValueError, RecursionError):
             return 0.0
@@ -359,15 +365,15 @@ def json_schema(schema: dict) -> Each:
     return Each(score)
 
 
-def _references(schema: Any) -> list:
+def _schema_references(schema: Any) -> list:
     """The values of `$ref` and `$dynamicRef` anywhere in a schema."""
     if isinstance(schema, list):
-        return [found for part in schema for found in _references(part)]
+        return [found for part in schema for found in _schema_references(part)]
     if not isinstance(schema, dict):
         return []
     own = [value for key, value in schema.items() if key in ("$ref", "$dynamicRef") and isinstance(value, str)]
-    return own + [found for part in schema.values() for found in _references(part)]
+    return own + [found for part in schema.values() for found in _schema_references(part)]
 
 
-def _refuse(name: str) -> Any:
+def _refuse_json_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python's reader would take

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.training.metrics import numbers
+from tpullm.training.metrics import numbers_of_row
 
 SUM = "sum"  # the name of the weighted sum among the rewards
 
@@ -61,30 +61,30 @@ class KnownFailures:
         if losses := row.get("eval_loss"):
             self._losses.append(sum(losses.values()) / len(losses))
         if "rewards" in row:
-            self._rows.append(numbers(row))
+            self._rows.append(numbers_of_row(row))
         if "surprise" in row:
             self._surprises.append(row["surprise"])
         if len(self._rows) < STEPS:
             return []
-        first, last = _means(self._rows[:STEPS]), _means(self._rows[-STEPS:])
+        first, last = _mean_figures(self._rows[:STEPS]), _mean_figures(self._rows[-STEPS:])
         told = {
-            "signal": _without_signal(last),
-            "disagreement": _disagreement(self._surprises[-STEPS:]),
-            "length": _growing(first, last),
-            "hacking": _hacking(first, last, self._losses),
+            "signal": _prompts_without_signal(last),
+            "disagreement": _sampling_disagreement(self._surprises[-STEPS:]),
+            "length": _growing_answers(first, last),
+            "hacking": _reward_hacking(first, last, self._losses),
         }
         new = {kind: text for kind, text in told.items() if text and kind not in self._said}
         self._said |= new.keys()
         return [f"{self._name}: {text}" for text in new.values()]
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _mean_figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each figure over the rows that have it."""
     columns = {name: [row[name] for row in rows if name in row] for row in rows for name in row}
     return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
-def _without_signal(last: Mapping[str, float]) -> str:
+def _prompts_without_signal(last: Mapping[str, float]) -> str:
     share, reward = last["without_signal/sum"], last["rewards/sum"]
     if share < MOST_WITHOUT_SIGNAL:
         return ""
@@ -95,7 +95,7 @@ def _without_signal(last: Mapping[str, float]) -> str:
     )
 
 
-def _disagreement(surprises: Sequence[float]) -> str:
+def _sampling_disagreement(surprises: Sequence[float]) -> str:
     if len(surprises) < STEPS or abs(mean := np.mean(surprises)) < max(SURPRISE, np.std(surprises)):
         return ""
     return (
@@ -104,7 +104,7 @@ def _disagreement(surprises: Sequence[float]) -> str:
     )
 
 
-def _growing(first: Mapping[str, float], last: Mapping[str, float]) -> str:
+def _growing_answers(first: Mapping[str, float], last: Mapping[str, float]) -> str:
     before, now, cut_off = first["answer_tokens"], last["answer_tokens"], last["cut_off"]
     if now < 2 * before or cut_off < MOST_CUT_OFF:
         return ""
@@ -114,7 +114,7 @@ def _growing(first: Mapping[str, float], last: Mapping[str, float]) -> str:
     )
 
 
-def _hacking(first: Mapping[str, float], last: Mapping[str, float], losses: Sequence[float]) -> str:
+def _reward_hacking(first: Mapping[str, float], last: Mapping[str, float], losses: Sequence[float]) -> str:
     """A reward that rises while what nobody rewards gets worse.
 
     Args:

@@ -40,7 +40,7 @@ class OwnFunction:
         self._order = [str(Path(file).absolute()), name, parameters]
         self._where, self._seconds = where, seconds
         self._children = [
-            Child("tpullm.training.rewards.own_function_child:serve", foreign=False) for _ in range(processes)
+            Child("tpullm.training.rewards.own_function_child:serve_rewards", foreign=False) for _ in range(processes)
         ]
         self._load(self._children[0])
 
@@ -82,7 +82,7 @@ class OwnFunction:
         try:
             reply = child.ask(["load", START_SECONDS, *self._order], START_SECONDS)
         except Ended as end:
-            raise UserError(f"function: {self._where}: {_how(end, START_SECONDS)} while it is imported") from None
+            raise UserError(f"function: {self._where}: {_how_ended(end, START_SECONDS)} while it is imported") from None
         if reply != ["loaded"]:
             self.close()
             raise UserError(f"function: {self._where}: {reply[1]}")
@@ -94,14 +94,14 @@ class OwnFunction:
         try:
             return child.ask(["score", self._seconds, *batch], self._seconds)
         except Ended as end:
-            how = _how(end, self._seconds)
+            how = _how_ended(end, self._seconds)
             if len(examples) == 1:
                 return [], f"{how}; correct it, or raise `seconds`"
             more = "make it faster, raise `seconds`, or share the answers by `processes`"
             return [], f"{len(examples)} answers: {how}; {more}"
 
 
-def _how(end: Ended, seconds: float) -> str:
+def _how_ended(end: Ended, seconds: float) -> str:
     if isinstance(end, TooLong):
         return f"takes more than {seconds:g} s"
     if isinstance(end, TooMuch | NoAnswer):

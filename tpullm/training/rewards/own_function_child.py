@@ -19,7 +19,7 @@ from tpullm.system.process.child import Pipes
 GRACE_SECONDS = 5.0
 
 
-def serve() -> None:
+def serve_rewards() -> None:
     """Answer requests until the pipe is closed: `load` a function once, and `score` a batch with it."""
     pipes, own, file = Pipes(prints=2), None, ""
     threading.Thread(target=pipes.end_with_parent, daemon=True).start()
@@ -28,19 +28,19 @@ def serve() -> None:
         # The parent ends a call that takes too long; if the parent is gone too, this does, also in native code.
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         if kind == "score":
-            reply = scored(own, file, *given)
+            reply = score_answers(own, file, *given)
         else:
             file = given[0]
             try:
-                own = own or loaded(*given)
+                own = own or load_own_function(*given)
                 reply = ["loaded"]
             except BaseException as error:
-                reply = ["refused", f"{told(error, file)}; correct it"]
+                reply = ["refused", f"{describe_own_error(error, file)}; correct it"]
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipes.reply(json.dumps(reply))
 
 
-def loaded(file: str, name: str, parameters: dict[str, Any]) -> Callable:
+def load_own_function(file: str, name: str, parameters: dict[str, Any]) -> Callable:
     """Import the file; the function with its parameters. Any error of the user's is raised."""
     sys.path.insert(0, str(Path(file).parent))  # as if the file were run
     specification = importlib.util.spec_from_file_location(f"own_reward_{Path(file).stem}", file)
@@ -55,12 +55,12 @@ def loaded(file: str, name: str, parameters: dict[str, Any]) -> Callable:
     return functools.partial(function, **parameters)
 
 
-def scored(own: Callable, file: str, answers: list, prompts: list, fields: list) -> tuple[list[float], str]:
+def score_answers(own: Callable, file: str, answers: list, prompts: list, fields: list) -> tuple[list[float], str]:
     """A finite number for each answer, or what is wrong."""
     try:
         returned = own(answers, prompts, fields)
     except BaseException as error:  # SystemExit too
-        return [], f"raises {told(error, file)}; correct it"
+        return [], f"raises {describe_own_error(error, file)}; correct it"
     try:
         values = list(returned)
     except TypeError:
@@ -77,7 +77,7 @@ def scored(own: Callable, file: str, answers: list, prompts: list, fields: list)
     return list(map(float, values)), ""
 
 
-def told(error: BaseException, file: str) -> str:
+def describe_own_error(error: BaseException, file: str) -> str:
     """An error with the last line of the user's file that it came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == file else []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tpullm.data.examples.reasoning_tasks import FIELD, package
 from tpullm.system.errors import UserError
 from tpullm.system.process.isolated import Isolated
-from tpullm.training.rewards.scorer import Example, check_limits
+from tpullm.training.rewards.scorer import Example, check_process_limits
 
 
 class ReasoningGym:
@@ -18,10 +18,10 @@ class ReasoningGym:
     """
 
     def __init__(self, after: str = "", seconds: int = 2, memory_mib: int = 512):
-        check_limits(seconds, memory_mib)
+        check_process_limits(seconds, memory_mib)
         package()
         self._after = after
-        self._isolated = Isolated("tpullm.training.rewards.reasoning_child:score", seconds, memory_mib << 20)
+        self._isolated = Isolated("tpullm.training.rewards.reasoning_child:score_reasoning", seconds, memory_mib << 20)
 
     def score(self, examples: Sequence[Example]) -> list[float]:
         """As of `Scorer`."""

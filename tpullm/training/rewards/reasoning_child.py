@@ -8,7 +8,7 @@ import reasoning_gym  # noqa: F401  before the process is confined
 from tpullm.data.examples.reasoning_tasks import dataset
 
 
-def score(report: Callable[[float], None], task: dict[str, Any], answer: str) -> None:
+def score_reasoning(report: Callable[[float], None], task: dict[str, Any], answer: str) -> None:
     """Report the score of `answer`. The task is made again: not all of what it holds is JSON."""
     index = task.pop("index")
     made = dataset(**task)

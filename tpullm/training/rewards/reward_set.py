@@ -83,7 +83,7 @@ class Rewards:
             raise UserError(f"reward {label}: weight: {weight} is not a number; give one, such as 0.5")
         try:
             if where is None:
-                self._scorers[label] = _shipped(name, parameters, count_tokens)
+                self._scorers[label] = _shipped_reward(name, parameters, count_tokens)
             else:
                 limits = parameters.pop("seconds", SECONDS), parameters.pop("processes", 1)
                 self._scorers[label] = OwnFunction(str(where), *limits, parameters)
@@ -141,14 +141,14 @@ class Rewards:
         return scores
 
 
-def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | None) -> Scorer:
+def _shipped_reward(name: Any, parameters: dict[str, Any], count_tokens: Callable | None) -> Scorer:
     if name not in REWARDS:
         raise UserError(f"no reward has this name; {nearest(name, REWARDS, 0.5)}")
-    known = parameters_of(name)
+    known = reward_parameters(name)
     for key, value in parameters.items():
         if key not in known:
             raise UserError(f"unknown parameter {key}; {nearest(key, known, 0.5)}")
-        if not _fits(value, known[key].annotation):
+        if not _fits_parameter_type(value, known[key].annotation):
             raise UserError(f"{key}: {value} is not {_WORDS[known[key].annotation]}")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in parameters:
@@ -157,7 +157,7 @@ def _shipped(name: Any, parameters: dict[str, Any], count_tokens: Callable | Non
     return REWARDS[name](**parameters, **context)
 
 
-def parameters_of(name: str) -> dict[str, inspect.Parameter]:
+def reward_parameters(name: str) -> dict[str, inspect.Parameter]:
     """The parameters of a shipped reward, with types and defaults."""
     found = inspect.signature(REWARDS[name]).parameters
     return {key: parameter for key, parameter in found.items() if key != "count_tokens"}
@@ -167,9 +167,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits_parameter_type(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
+        return isinstance(value, list) and all(_fits_parameter_type(item, typing.get_args(kind)[0]) for item in value)
     if kind in (int, float):
         return _is_number(value) and (kind is float or isinstance(value, int))
     return isinstance(value, kind)

@@ -39,29 +39,29 @@ def number(field: str = "answer", tolerance: float = 0.0) -> Each:
 
     def score(example: Example) -> float:
         value = example.field(field)
-        right = read(value)
+        right = read_number(value)
         if right is None:
             raise UserError(f"field `{field}`: {str(value)[:40]!r} has no number; correct the data")
-        found = read(example.answer)
+        found = read_number(example.answer)
         return float(found is not None and abs(found - right) <= Fraction(tolerance))
 
     return Each(score)
 
 
-def read(value: Any) -> Fraction | None:
+def read_number(value: Any) -> Fraction | None:
     """The number that a text (or a number) gives as its answer; None if there is none."""
     text = unicodedata.normalize("NFKC", str(value)).replace("−", "-").replace("\N{EN DASH}", "-")
     text = _FRACTION.sub(r" \1\2/\3 ", text.replace("{,}", ","))
     if boxed := _BOXED.findall(text):
-        return _nearest(boxed[-1])
+        return _number_of_answer(boxed[-1])
     for marker in reversed(list(_MARKER.finditer(text))):
-        if (found := _nearest(text[marker.end() :])) is not None:
+        if (found := _number_of_answer(text[marker.end() :])) is not None:
             return found
     found = _numbers(_ARABIC, text) or _numbers(_IN_KANJI, text)
     return found[-1][1] if found else None
 
 
-def _nearest(text: str) -> Fraction | None:
+def _number_of_answer(text: str) -> Fraction | None:
     """The first number of a text; if its sentence has "=", the first one behind the last of them."""
     found = _numbers(f"{_ARABIC}|{_IN_KANJI}", text)
     if not found:
@@ -73,11 +73,11 @@ def _nearest(text: str) -> Fraction | None:
 
 def _numbers(pattern: str, text: str) -> list[tuple[int, Fraction]]:
     """Where each number begins, and the number."""
-    found = [(match.start(), _value(match[0])) for match in re.finditer(pattern, text)]
+    found = [(match.start(), _number_value(match[0])) for match in re.finditer(pattern, text)]
     return [(begin, value) for begin, value in found if value is not None]
 
 
-def _value(text: str) -> Fraction | None:
+def _number_value(text: str) -> Fraction | None:
     if len(text) > MOST_DIGITS:
         return None
     sign = -1 if text.startswith(("-", "マイナス")) else 1

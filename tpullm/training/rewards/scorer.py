@@ -57,7 +57,7 @@ class Scorer(Protocol):
         """End the processes that it started."""
 
 
-def check_limits(seconds: int, memory_mib: int) -> None:
+def check_process_limits(seconds: int, memory_mib: int) -> None:
     """Refuse limits in which no process starts."""
     if seconds < 1 or memory_mib < 16:
         raise UserError(f"seconds {seconds}, memory_mib {memory_mib}: give at least 1 second and 16 MiB")
