@@ -47,9 +47,9 @@ def ours(file: Path, language: str, folder: Path) -> Callable[[], int]:
     task = Task(part, source, (File(file, "jsonl", file.stat().st_size),), 0, CorpusConfig(), 0)
 
     def run() -> int:
-        words.of.cache_clear()
+        words.words_of.cache_clear()
         tasks.run(task)
-        return tasks.summary(task)["documents"]
+        return tasks.part_summary(task)["documents"]
 
     return run
 
@@ -89,7 +89,7 @@ def theirs(file: Path, language: str, folder: Path) -> Callable[[], int]:
     ]
 
     def run() -> int:
-        words.of.cache_clear()
+        words.words_of.cache_clear()
         reader = JsonlReader(str(file.parent), glob_pattern=file.name)
         writer = ParquetWriter(str(folder / "theirs"), compression="zstd")
         signer = MinhashDedupSignature(str(folder / "signatures"), MinhashConfig(), language=own)

@@ -11,7 +11,7 @@ def tokenizer() -> Any:
 
     class Tokenizer(WordTokenizer):
         def word_tokenize(self, text: str) -> list[str]:
-            return list(words.of(text))
+            return list(words.words_of(text))
 
         def sent_tokenize(self, text: str) -> list[str]:
             return gopher.SENTENCE.findall(text)
@@ -29,7 +29,7 @@ def fineweb(language: str) -> Any:
     limit = gopher.JAPANESE_PAGES if language == "ja" else gopher.FINEWEB
     return FineWebQualityFilter(
         language=tokenizer(),
-        stop_chars=tuple(gopher.ends(language)),
+        stop_chars=tuple(gopher.sentence_ends(language)),
         line_punct_thr=limit.ends,
         short_line_thr=limit.short,
         short_line_length=gopher.SHORT_LINE,

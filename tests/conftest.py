@@ -155,7 +155,7 @@ def _measured_machine() -> Iterator[None]:
             from tpullm.planning import this_machine
 
             for module in (peak_flops, this_machine):
-                patch.setattr(module, "fastest", lambda work: peak_flops.Fastest(0.005, disturbed=False))
+                patch.setattr(module, "fastest_run", lambda work: peak_flops.Fastest(0.005, disturbed=False))
         yield
 
 

@@ -54,7 +54,7 @@ def found(*sizes, there=0, skipped=None):
 def card():
     files = {"news": found(5), "books": found(100, 200, there=40), "mine": found(7, skipped={"x (.pdf)": NAMES})}
     files["web"] = found()
-    return datacard.numbers(SOURCES, counted(), files, Recipe(seed=7, corpus=CONFIG))
+    return datacard.card_numbers(SOURCES, counted(), files, Recipe(seed=7, corpus=CONFIG))
 
 
 def test_rows_are_by_source_and_language_and_add_up(card):
@@ -119,5 +119,5 @@ def test_a_corpus_of_which_nothing_was_left_out_has_no_word_of_it():
     counts = Counts()
     counts.add_group({"rows": [ROWS[0]], "examples": []}, few=set())
     files = {name: found(5) for name in ("news", "books", "mine", "web")}
-    page = datacard.markdown(datacard.numbers(SOURCES[:3], counts, files, Recipe()), CONFIG)
+    page = datacard.markdown(datacard.card_numbers(SOURCES[:3], counts, files, Recipe()), CONFIG)
     assert "## What was dropped, and why\n\nNothing.\n\n## How it was made" in page

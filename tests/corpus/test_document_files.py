@@ -111,7 +111,7 @@ def test_a_slice_has_the_keys_of_its_range(tmp_path_factory, keys, power, width)
     path, ranges = tmp_path_factory.mktemp("ranges") / "a.bin", 1 << power
     rows = np.stack([keys + np.uint64(column) for column in range(width)], axis=1)
     with mock.patch("tpullm.system.storage.atomic._sync_to_disk"):  # most of the time, and nothing is lost here
-        document_files.write(path, document_files.bounds(keys, ranges), rows)
+        document_files.write(path, document_files.range_bounds(keys, ranges), rows)
     found = [document_files.read_range(path, number, width) for number in range(ranges)]
     assert np.array_equal(np.concatenate(found), rows)
     for number, own in enumerate(found):

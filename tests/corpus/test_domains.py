@@ -131,10 +131,10 @@ def test_an_entity_is_held_out_with_all_its_questions_whatever_else_is_asked():
 def test_of_many_questions_those_of_the_lowest_hashes_are_asked():
     every = [Question(f"{name}?", ("x",), "a", str(name)) for name in range(100)]
     long = Question("x" * question.LONGEST, ("x",), "a", "long")
-    chosen = question.some([*every, long], 30)
-    assert len(chosen) == 30 and question.some([*every[::-1], long], 30) == chosen
-    assert question.some([*every, long], 200) == question.some(every, 200)
-    assert question.some(every, 200)[:30] == chosen
+    chosen = question.questions_of_lowest_hashes([*every, long], 30)
+    assert len(chosen) == 30 and question.questions_of_lowest_hashes([*every[::-1], long], 30) == chosen
+    assert question.questions_of_lowest_hashes([*every, long], 200) == question.questions_of_lowest_hashes(every, 200)
+    assert question.questions_of_lowest_hashes(every, 200)[:30] == chosen
 
 
 FIELDS = {"prompt": 'def f(x):\n    """Add 1."""\n', "tests": "assert f(1) == 2\n"}

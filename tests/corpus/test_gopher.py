@@ -50,7 +50,7 @@ def of_datatrove(text, limit):
 
 
 def ours(text, limit):
-    found = words.of(text)
+    found = words.words_of(text)
     return gopher.low_quality(text, found, limit), gopher.repetitive(text, found, limit)
 
 
@@ -111,7 +111,7 @@ def test_a_language_has_its_own_limits():
         "東京都千代田区千代田一番地" * 20,
     )
     cases = (prose, "en"), (finnish, "en"), (finnish, "fi"), (addresses, "ja")  # Finnish stop words are not known
-    found = [gopher.low_quality(text, words.of(text), gopher.limits(language)) for text, language in cases]
+    found = [gopher.low_quality(text, words.words_of(text), gopher.limits(language)) for text, language in cases]
     assert found == ["", "too few stop words", "", "too few stop words"]
 
 

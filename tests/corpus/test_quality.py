@@ -40,16 +40,16 @@ def test_an_english_text_too():
 def test_a_word_of_katakana_is_found_only_as_a_whole():
     katakana = filter(quality.WHOLE_WORDS[0].fullmatch, sorted(quality.listed_words("adult_keywords_ja.txt").words))
     for word in itertools.islice(katakana, 50):
-        assert word in quality.counts(f"その{word}は", "adult_keywords_ja.txt")
-        assert word not in quality.counts(f"ア{word}ー", "adult_keywords_ja.txt")
-    assert not quality.counts("アスパラガス", "adult_keywords_ja.txt")
+        assert word in quality.listed_word_counts(f"その{word}は", "adult_keywords_ja.txt")
+        assert word not in quality.listed_word_counts(f"ア{word}ー", "adult_keywords_ja.txt")
+    assert not quality.listed_word_counts("アスパラガス", "adult_keywords_ja.txt")
 
 
 def test_counts_are_those_of_a_loop_over_all_words():
     text = PROSE.join(some("advertisement_keywords_ja.txt", 10)) * 3
     listed = quality.listed_words("advertisement_keywords_ja.txt").words
     expected = {word: text.lower().count(word) for word in listed if word in text.lower()}
-    assert quality.counts(text, "advertisement_keywords_ja.txt") == expected
+    assert quality.listed_word_counts(text, "advertisement_keywords_ja.txt") == expected
 
 
 def test_advertising_is_counted_by_the_page():
@@ -95,7 +95,9 @@ def test_no_rule_takes_more_than_linear_time(unit):
 
 def test_words_of_a_huge_text_are_bounded(monkeypatch):
     monkeypatch.setattr(quality, "BEGINNING", 1000)
-    of = words.of
-    monkeypatch.setattr(words, "of", lambda text: of(text) if len(text) <= 1000 else pytest.fail("all of it was split"))
+    of = words.words_of
+    monkeypatch.setattr(
+        words, "words_of", lambda text: of(text) if len(text) <= 1000 else pytest.fail("all of it was split")
+    )
     for rule in set(RULES) - {"repetition", "c4"}:
         reason(PROSE * 100, rule)

@@ -28,10 +28,10 @@ def placed(monkeypatch, parts, config=CONFIG):
         free = [(int(ids[row]), row) for row in np.flatnonzero(~held_out).tolist()]
         return {"documents": len(ids), "held_out": int(held_out.sum()), "lowest": min(free, default=None)}
 
-    monkeypatch.setattr(tasks, "summary", summary)
-    monkeypatch.setattr(tasks, "arrays", lambda part, *names: facts[part.key])
+    monkeypatch.setattr(tasks, "part_summary", summary)
+    monkeypatch.setattr(tasks, "arrays_of_part", lambda part, *names: facts[part.key])
     sources = list({source.name: source for source, *_ in parts}.values())
-    found = reduce.place(sources, done, config)
+    found = reduce.placed_parts(sources, done, config)
     return found, [one.marks(*facts[one.part.key]).tolist() for one in found]
 
 

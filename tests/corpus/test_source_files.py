@@ -226,12 +226,12 @@ def test_bundles_are_of_about_one_size_and_a_file_that_is_added_changes_one_of_t
 
 def test_what_is_appended_to_a_large_file_changes_its_last_range():
     file = File(Path("a.jsonl"), "jsonl", 10 * source_files.RANGE_BYTES + 1)
-    before = source_files.ranges(file)
-    after = source_files.ranges(dataclasses.replace(file, bytes=11 * source_files.RANGE_BYTES))
+    before = source_files.ranges_of_file(file)
+    after = source_files.ranges_of_file(dataclasses.replace(file, bytes=11 * source_files.RANGE_BYTES))
     assert len(before) == 10 and len(after) == 11 and before[:-1] == after[:9]
     for whole in (Path("a.jsonl.gz"), Path("a.jsonl.zst")):
-        assert len(source_files.ranges(dataclasses.replace(file, path=whole))) == 1
-    assert len(source_files.ranges(dataclasses.replace(file, is_part=True))) == 1
+        assert len(source_files.ranges_of_file(dataclasses.replace(file, path=whole))) == 1
+    assert len(source_files.ranges_of_file(dataclasses.replace(file, is_part=True))) == 1
 
 
 BODY = "今日はいい天気ですね。\n".encode() * 1000

@@ -91,7 +91,7 @@ def named(folder, source=None, config=CONFIG, seed=0, text="本を読む。", **
     (folder / "a.txt").write_text(text, encoding="utf-8")
     source = source or source_of(folder)
     files = [File(folder / "a.txt", "text", (folder / "a.txt").stat().st_size, **file)]
-    return sources.key(source, files, config, seed)
+    return sources.part_key(source, files, config, seed)
 
 
 def source_of(folder, **settings):
@@ -144,7 +144,7 @@ def test_in_how_many_documents_a_line_may_stand_counts_for_no_part(tmp_path):
 
 def test_the_seed_counts_for_what_is_generated():
     source = Source("t", "tenki", documents=3, licence="Apache-2.0")
-    keys = [sources.key(source, [], CONFIG, seed) for seed in (0, 0, 1)]
+    keys = [sources.part_key(source, [], CONFIG, seed) for seed in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -164,4 +164,4 @@ def test_what_comes_after_a_part_or_plans_it_has_no_part_in_it():
     """Each name is a module of the folder, so that a renamed one is not forgotten."""
     folder = sources.Path(sources.__file__).parent
     assert all(len(list(folder.rglob(f"{name}.py"))) == 1 for name in sources._AFTERWARDS)
-    assert set(sources.code()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES}
+    assert set(sources.code_identity()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES}

@@ -15,19 +15,21 @@ LINES = [f"{number}番目の行です。今日はいい天気ですね。\n" for
 
 def test_the_fraction_holds_and_does_not_depend_on_the_order():
     hashes = [text_hash(line) for line in LINES]
-    chosen = {digest for digest in hashes if int(digest[:16], 16) < split.bound(0.1)}
+    chosen = {digest for digest in hashes if int(digest[:16], 16) < split.held_out_bound(0.1)}
     assert 0.07 < len(chosen) / len(hashes) < 0.13  # 4 standard deviations of a binomial share
-    assert split.bound(0.0) == 0 and split.bound(1.0) == 2**64 - 1 and split.bound(0.5) == 2**63
+    assert (
+        split.held_out_bound(0.0) == 0 and split.held_out_bound(1.0) == 2**64 - 1 and split.held_out_bound(0.5) == 2**63
+    )
 
 
 def test_a_text_too_short_to_divide_is_trained_on():
-    assert split.stretches(["短い文です。"], 0.02, 1000) == ([(0, "短い文です。")], [])
+    assert split.held_out_stretches(["短い文です。"], 0.02, 1000) == ([(0, "短い文です。")], [])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.001, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("place", [0, 1, 2**62 - 1, 2**62, 2**63, 2**64 - 2])
 def test_a_document_is_held_out_whose_first_64_bits_are_below_the_fraction(place, fraction):
-    assert (place < split.bound(fraction)) == (Fraction(place, 2**64) < Fraction(fraction))
+    assert (place < split.held_out_bound(fraction)) == (Fraction(place, 2**64) < Fraction(fraction))
 
 
 @given(
@@ -45,6 +47,6 @@ def test_stretches_are_held_out_by_hash_and_the_rest_is_joined(texts, fraction, 
         if index not in apart:
             goes_on = runs and index - 1 not in apart and pieces[index - 1][0] == number
             runs = [*runs[:-1], (number, runs[-1][1] + piece)] if goes_on else [*runs, (number, piece)]
-    training, held_out = split.stretches(texts, fraction, longest)
+    training, held_out = split.held_out_stretches(texts, fraction, longest)
     assert held_out == [pieces[index] for index in sorted(apart)]
     assert training == [(number, text) for number, run in runs for text in cut(run, longest)]

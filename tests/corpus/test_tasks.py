@@ -31,7 +31,9 @@ def task_of(folder, texts, held_out=(), source=SOURCE, config=CONFIG):
 
 def kept(task):
     """The texts of the part."""
-    document_files.write_marks(task.part.documents / "marks" / "all.npy", np.zeros(tasks.summary(task)["documents"]))
+    document_files.write_marks(
+        task.part.documents / "marks" / "all.npy", np.zeros(tasks.part_summary(task)["documents"])
+    )
     part = dataclasses.replace(task.part, marked=("all.npy", 0, None))
     return [document for document, _ in document_files.read_part(part)]
 
@@ -53,16 +55,16 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
     assert [document["hash"] for document in documents] == [text_hash(text) for text in texts]
     assert [document["language"] for document in documents] == ["ja", "und", "und", "und", "ja"]
     assert [document["file"] for document in documents] == ["0.txt", "2.txt", "2.txt", "2.txt", "3.txt"]
-    ids, keys, held_out, characters = tasks.arrays(task.part, "ids", "keys", "held_out", "characters")
+    ids, keys, held_out, characters = tasks.arrays_of_part(task.part, "ids", "keys", "held_out", "characters")
     assert [f"{number:016x}" for number in ids.tolist()] == [text_hash(text)[:16] for text in texts]
     assert keys.tolist() == [dedup.exact_key(text) for text in texts]
     assert held_out.tolist() == [False, True, True, True, False] and characters.tolist() == list(map(len, texts))
-    kind, kinds, signed, bands = tasks.arrays(task.part, "kind", "kinds", "signed", "bands")
+    kind, kinds, signed, bands = tasks.arrays_of_part(task.part, "kind", "kinds", "signed", "bands")
     assert [json.loads(str(kinds))[place] for place in kind] == [[one["language"], "CC0-1.0"] for one in documents]
     assert signed.tolist() == (list(range(len(texts))) if near else [])
     assert np.array_equal(bands, dedup.bands([dedup.signature(text) for text in texts] if near else []))
     free = [0, 4]
-    assert tasks.summary(task) == {
+    assert tasks.part_summary(task) == {
         "documents": 5,
         "held_out": 3,
         "lowest": min([int(ids[row]), row] for row in free),
@@ -88,7 +90,7 @@ def test_all_that_is_dropped_is_written_and_ten_of_a_reason_are_examples(tmp_pat
     short = [("too short", f"{number}番。", f"{number}.txt", text_hash(f"{number}番。")) for number in range(14)]
     assert [(row["reason"], row["beginning"], row["file"], row["hash"]) for row in rows] == short
     assert last["reason"] == "wrong language" and len(last["beginning"]) == 80 and last["language"] == "ja"
-    summary = tasks.summary(task)
+    summary = tasks.part_summary(task)
     assert [one["file"] for one in summary["examples"]["too short"]] == [f"{number}.txt" for number in range(10)]
     assert [row[::3] for row in summary["dropped"]] == [["too short", 14], ["wrong language", 1]]
 
@@ -99,7 +101,7 @@ def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
     task = task_of(tmp_path, texts, (0,), source=source, config=dataclasses.replace(CONFIG, held_out_fraction=0.25))
     tasks.run(task)
     low = [row for row, text in enumerate(texts) if int(text_hash(text)[:2], 16) < 64]
-    (signed,) = tasks.arrays(task.part, "signed")
+    (signed,) = tasks.arrays_of_part(task.part, "signed")
     assert signed.tolist() == sorted({0, *low}) and 1 < len(low) < 40
 
 
@@ -112,21 +114,21 @@ def test_lines_are_kept_of_what_is_judged_if_the_recipe_compares_them(tmp_path):
     code.path.write_text("import os\n\nprint('It is a line of code as people write them')\n")
     task = dataclasses.replace(task, files=(*task.files, code))
     tasks.run(task)
-    found, counts = tasks.arrays(task.part, "lines", "line_counts")
-    assert counts.tolist() == [2, 0, 0] and tasks.summary(task)["lines"] == 2
+    found, counts = tasks.arrays_of_part(task.part, "lines", "line_counts")
+    assert counts.tolist() == [2, 0, 0] and tasks.part_summary(task)["lines"] == 2
     assert np.array_equal(found, dedup.lines_of(page))
     for settings in ({"filter": False}, {"deduplicate": False}):
         tasks.run(dataclasses.replace(task, source=dataclasses.replace(source, **settings)))
-        assert "lines" not in tasks.summary(task)
+        assert "lines" not in tasks.part_summary(task)
         with pytest.raises(KeyError):
-            tasks.arrays(task.part, "lines")
+            tasks.arrays_of_part(task.part, "lines")
 
 
 def test_personal_data_is_replaced_and_counted(tmp_path):
     source = dataclasses.replace(SOURCE, clean=["personal_data"])
     task = task_of(tmp_path, ["連絡先はtaro@tanaka-kobo.jpです。", "電話は03-1234-5678へ。"], source=source)
     tasks.run(task)
-    assert tasks.summary(task)["replaced"] == 2
+    assert tasks.part_summary(task)["replaced"] == 2
     assert not any("taro" in text or "1234" in text for text in texts_of(task))
 
 

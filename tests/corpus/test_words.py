@@ -20,7 +20,7 @@ SPLIT = {
 
 
 def test_a_text_is_split():
-    assert {text: list(words.of(text)) for text in SPLIT} == SPLIT
+    assert {text: list(words.words_of(text)) for text in SPLIT} == SPLIT
 
 
 CJK = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\u3005-\u3007"
@@ -49,26 +49,26 @@ def test_words_are_those_of_a_pattern(text):
     places = sorted({0, len(text) // 2, max(len(text) - 200, 0)})
     sample = "".join(text[place : place + 200] for place in places)
     is_unspaced = len(UNSPACED.findall(sample)) > 0.3 * len(sample)
-    assert list(words.of(text)) == (SPACELESS if is_unspaced else SPACED).findall(text)
+    assert list(words.words_of(text)) == (SPACELESS if is_unspaced else SPACED).findall(text)
 
 
 @given(TEXTS)
 def test_facts_are_those_of_the_words(text):
     from datatrove.utils.text import PUNCTUATION_SET
 
-    facts = words.of(text)
+    facts = words.words_of(text)
     found = list(facts)
     assert len(facts) == len(found) and facts.lengths_W.tolist() == [len(word) for word in found]
     assert facts.has_letter_W.tolist() == [any(map(str.isalpha, word)) for word in found]
     assert facts.has_text_W.tolist() == [not set(word) <= PUNCTUATION_SET for word in found]
-    assert facts.hashes_W.dtype == np.uint64 and facts.hashes_W.tolist() == list(map(words.hash_of, found))
+    assert facts.hashes_W.dtype == np.uint64 and facts.hashes_W.tolist() == list(map(words.hash_of_word, found))
     assert len(set(facts.hashes_W.tolist())) == len(set(found))
 
 
 @given(st.sampled_from(["ab", "ba", "a" * 70, "a" * 71, "b" * 70, "x" * 4096 + "y", "y" + "x" * 4096]), st.data())
 def test_a_hash_is_of_the_letters_and_their_order(word, data):
     other = data.draw(st.permutations(word[:8]).map("".join)) + word[8:]
-    assert (words.hash_of(word) == words.hash_of(other)) == (word == other)
+    assert (words.hash_of_word(word) == words.hash_of_word(other)) == (word == other)
 
 
 def test_japanese_words_are_as_many_as_sudachi_finds(real_text):
@@ -81,4 +81,4 @@ def test_japanese_words_are_as_many_as_sudachi_finds(real_text):
     for text in ((real_text / "soseki" / "bottyan.txt").read_text(encoding="utf-8")[:20_000], dialogues[:20_000]):
         theirs = [word.surface() for line in text.split("\n") for word in sudachi.tokenize(line)]
         theirs = [word for word in theirs if word.strip()]
-        assert len(words.of(text)) == pytest.approx(len(theirs), rel=0.02)
+        assert len(words.words_of(text)) == pytest.approx(len(theirs), rel=0.02)

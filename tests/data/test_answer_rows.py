@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.data.answer_rows import laid_out, rows_needed
+from tpullm.data.answer_rows import answers_in_rows, rows_needed
 from tpullm.data.batch import BRANCH
 from tpullm.recipe.schema import PolicyConfig
 
@@ -29,7 +29,7 @@ def test_every_token_is_predicted_once_from_what_stood_before_it(given):
     shape = len(prompts), len(answers[0])
     advantages = np.arange(1.0, 1 + shape[0] * shape[1]).reshape(shape)
     most = rows_needed(*shape, max(map(len, prompts)), max(len(ids) for of in answers for ids in of), LENGTH)
-    batch, places = laid_out(prompts, answers, advantages, PolicyConfig(), LENGTH, [most])
+    batch, places = answers_in_rows(prompts, answers, advantages, PolicyConfig(), LENGTH, [most])
     assert len(places) == len(set(map(tuple, places.tolist()))) == sum(len(ids) for of in answers for ids in of)
     found = iter(places.tolist())
     for group, prompt in enumerate(prompts):
@@ -57,5 +57,5 @@ def test_as_many_answers_stand_in_a_row_as_fit(length, rows):
     """Six answers of 8 tokens to a prompt that takes one token of a row: three in 25 tokens, two in 17, one in 16."""
     prompt, answers = [5] * 2, [[[7] * 8] * 6]
     assert rows_needed(1, 6, 2, 8, length) == rows
-    batch, _ = laid_out([prompt], answers, np.ones((1, 6)), PolicyConfig(), length, list(range(1, 9)))
+    batch, _ = answers_in_rows([prompt], answers, np.ones((1, 6)), PolicyConfig(), length, list(range(1, 9)))
     assert len(batch.inputs) == rows

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.data.test_conversations import CHATS, NUMBERS, characters, say  # noqa: F401
 from tests.formats.huggingface.published import CHATML, change, directory
 from tests.tokenizer.test_published import CALLED, CALLING, MARKED, THINKING, TOOLS
-from tpullm.data.conversations import answer, pair
+from tpullm.data.conversations import judged_ids, preference_ids
 from tpullm.data.examples import Judged, Preference
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
@@ -37,19 +37,19 @@ SAID = st.text(NUMBERS + "猫です。は？\n ", min_size=1, max_size=9).filter
 @given(st.lists(SAID, min_size=1, max_size=3).filter(lambda said: len(said) % 2), SAID, SAID)
 def test_both_conversations_begin_with_the_prompt_that_the_model_is_asked(tokenizer, asked, chosen, other):
     asked, answers = say(*asked), [say("", said)[1] for said in (chosen, f"{other}{chosen}")]
-    made = pair(Preference(asked, *answers), tokenizer, "talk")
+    made = preference_ids(Preference(asked, *answers), tokenizer, "talk")
     assert made.prompt == tokenizer.chat_template(asked, add_generation_prompt=True)[0]
     for said, ids in zip(answers, made[1:], strict=True):
         whole, weights = tokenizer.last_answer([*asked, said])
         assert whole[: len(made.prompt) + len(ids)] == made.prompt + ids
         assert weights == [0.0] * len(made.prompt) + [1.0] * len(ids) + [0.0] * (len(whole) - len(made.prompt + ids))
         assert ids[-1] in tokenizer.stop_ids and said["content"] in tokenizer.decode(ids)
-        assert answer(Judged(asked, said, True), tokenizer, "talk") == (made.prompt, ids)
+        assert judged_ids(Judged(asked, said, True), tokenizer, "talk") == (made.prompt, ids)
 
 
 def test_the_answer_to_a_longer_talk_is_the_last_alone(tokenizer):
     talk = [*CHATS[3], *CHATS[5]]
-    prompt, said = answer(Judged(talk[:3], talk[3], False), tokenizer, "talk")
+    prompt, said = judged_ids(Judged(talk[:3], talk[3], False), tokenizer, "talk")
     shown = tokenizer.decode(prompt)
     assert CHATS[3][1]["content"] in shown and CHATS[5][0]["content"] in shown
     assert tokenizer.decode(said).strip().removeprefix("<think>\n\n</think>").strip() == talk[3]["content"]
@@ -59,7 +59,7 @@ def test_a_pair_may_call_tools(tmp_path):
     folder = directory(tmp_path / "model")
     change(folder / "tokenizer_config.json", chat_template=CALLING)
     tokenizer = PublishedTokenizer(folder, is_tried=True)
-    made = pair(Preference(CALLED[:1], CALLED[1], CALLED[3], TOOLS), tokenizer, "talk")
+    made = preference_ids(Preference(CALLED[:1], CALLED[1], CALLED[3], TOOLS), tokenizer, "talk")
     assert "sky" in tokenizer.decode(made.prompt) and "東京" in tokenizer.decode(made.chosen)
     assert made.prompt + made.chosen == tokenizer.last_answer(CALLED[:2], TOOLS)[0][: len(made.prompt + made.chosen)]
 
@@ -86,7 +86,7 @@ def test_a_template_that_hides_an_answer_is_refused(tmp_path, fault):
     change(folder / "tokenizer_config.json", chat_template=source)
     preference = Preference(say("What? " + "x" * 40), say("", "a cat")[1], say("", "A CAT")[1])
     with pytest.raises(UserError, match=f"^talk: the prompt that begins with 'What\\? x{{14}}': .*{told}"):
-        pair(preference, PublishedTokenizer(folder), "talk")
+        preference_ids(preference, PublishedTokenizer(folder), "talk")
 
 
 def test_the_template_of_a_trained_tokenizer_shows_no_tools(characters):  # noqa: F811

@@ -13,7 +13,7 @@ import pytest
 from tests.data.test_conversations import CHATS, say, write
 from tests.data.test_examples import GOOD, TALKS, all_of, answered, rows_of
 from tpullm.data.examples import Prompt, example_rows
-from tpullm.data.examples.example_rows import rows
+from tpullm.data.examples.example_rows import rows_of_file
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -133,7 +133,7 @@ def test_broken_json_is_refused_with_its_row(tmp_path, text, monkeypatch):
         monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 1_000)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=rf"a\.json: {(BROKEN | NOT_FOR_PYTHON)[text]}"):
-        list(rows(tmp_path / "a.json"))
+        list(rows_of_file(tmp_path / "a.json"))
 
 
 def test_a_long_row_costs_no_more_than_its_bound(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_long_row_costs_no_more_than_its_bound(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(gzip.compress(f'{begin}{{"messages": "{"x" * 10**7}'.encode(), 1))
         tracemalloc.start()
         with pytest.raises(UserError, match=rf"{name}: (line|row) 1: is longer than 0 MiB; split or remove it"):
-            list(rows(tmp_path / name))
+            list(rows_of_file(tmp_path / name))
         assert tracemalloc.get_traced_memory()[1] < 1e6
         tracemalloc.stop()
 

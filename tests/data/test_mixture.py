@@ -271,9 +271,9 @@ def test_epochs_of_a_recipe_bound_each_part(run):
 
 
 def test_what_will_be_read_is_said_and_what_is_read_too_often(capsys):
-    mixture.tell({"web": 0.5, "books": 5.26})
+    mixture.tell_epochs({"web": 0.5, "books": 5.26})
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "pretrain: times that each source is read: web 0.50, books 5.26"
     assert said[1].startswith("pretrain: books is read 5.3 times: beyond about 4 times") and len(said) == 2
-    mixture.tell({"web": 0.5, "books": 4.0})
+    mixture.tell_epochs({"web": 0.5, "books": 4.0})
     assert len(capsys.readouterr().err.splitlines()) == 1

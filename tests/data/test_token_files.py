@@ -71,7 +71,7 @@ def read_all(file, end_token=END, step=None):
     bounds = [0]
     for first in range(0, max(file.documents, 1), step):
         last = min(first + step, file.documents) if file.documents >= 0 else -1
-        for found in token_files.ends(file, first, last, end_token):
+        for found in token_files.document_ends(file, first, last, end_token):
             bounds += found.tolist()
     tokens = file.read(0, file.tokens).tolist()
     return [tokens[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -118,7 +118,7 @@ def test_without_an_index_a_document_ends_with_each_end_token(tmp_path, write, d
 def test_an_empty_file_has_no_documents(tmp_path, write):
     (file,) = token_files.find(str(write(tmp_path, [])))
     assert file.tokens == 0
-    assert [found for found in token_files.ends(file, 0, file.documents, END) if len(found)] == []
+    assert [found for found in token_files.document_ends(file, 0, file.documents, END) if len(found)] == []
 
 
 def test_a_folder_gives_its_files_by_name(tmp_path):
@@ -228,7 +228,7 @@ def test_what_is_broken_is_one_line(tmp_path, write, damage, line):
     damage(path)
     with pytest.raises(UserError) as found:
         for file in token_files.find(str(path)):
-            list(token_files.ends(file, 0, file.documents, END))
+            list(token_files.document_ends(file, 0, file.documents, END))
     assert line in str(found.value) and str(tmp_path) in str(found.value) and "\n" not in str(found.value)
 
 
@@ -263,7 +263,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path):
     (file,) = token_files.find(str(path))
     cut(path, 140)
     with pytest.raises(UserError, match=r"part.npy: has become shorter"):
-        list(token_files.ends(file, 0, -1, END))
+        list(token_files.document_ends(file, 0, -1, END))
 
 
 def test_a_file_that_has_changed_since_is_refused(tmp_path):

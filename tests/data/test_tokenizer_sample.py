@@ -102,7 +102,7 @@ def test_each_passage_has_the_same_chance_in_a_novel_as_in_copies_of_a_short_doc
 @given(characters=st.integers(0, 10**9), size=st.integers(0, 10**13))
 @example(characters=100, size=100)
 def test_the_bound_is_the_deviations_above_what_is_needed(characters, size):
-    limit = tokenizing.bound(characters, size)
+    limit = tokenizing.key_bound(characters, size)
     average = limit / tokenizing.KEYS * size
     needed = average - 6 * math.sqrt(average * trainer.BYTES)
     if limit < tokenizing.KEYS:
@@ -140,7 +140,7 @@ def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):
 def test_shares_fill_the_amount_and_no_more(amount, sources):
     sizes = {name: size for name, (size, _) in sources.items()}
     weights = {name: weight for name, (_, weight) in sources.items()}
-    shares = tokenizing.share_out(amount, sizes, weights)
+    shares = tokenizing.share_by_weight(amount, sizes, weights)
     assert list(shares) == list(sizes)
     assert all(0 <= shares[name] <= sizes[name] for name in sizes)
     assert sum(shares.values()) <= amount

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tpullm.hardware import chips, peak_flops
 from tpullm.hardware.chips import Chip
-from tpullm.hardware.peak_flops import MOST_WAITING, TRIALS, Fastest, Trial, choose, share_waited
+from tpullm.hardware.peak_flops import MOST_WAITING, TRIALS, Fastest, Trial, fastest_trial, share_waited
 
 calm = st.builds(Trial, seconds=st.floats(0.1, 9), waiting=st.floats(0, MOST_WAITING))
 hindered = st.builds(Trial, seconds=st.floats(0.001, 99), waiting=st.floats(MOST_WAITING, 1, exclude_min=True))
@@ -21,18 +21,18 @@ hindered = st.builds(Trial, seconds=st.floats(0.001, 99), waiting=st.floats(MOST
 @given(st.lists(calm, min_size=TRIALS, max_size=TRIALS), st.lists(hindered), st.randoms())
 def test_the_fastest_of_enough_calm_trials_counts_whatever_the_others_took(good, bad, random):
     trials = random.sample([*good, *bad], len(good) + len(bad))
-    assert choose(trials) == Fastest(min(trial.seconds for trial in good), disturbed=False)
+    assert fastest_trial(trials) == Fastest(min(trial.seconds for trial in good), disturbed=False)
 
 
 @settings(max_examples=20)
 @given(st.lists(calm, max_size=TRIALS - 1), st.lists(hindered, min_size=1))
 def test_too_few_calm_trials_are_not_believed(good, bad):
-    assert choose([*good, *bad]).disturbed
+    assert fastest_trial([*good, *bad]).disturbed
 
 
 def test_no_more_trials_are_made_than_are_needed():
     trials = iter([Trial(1.0, 0.0)] * 99)
-    choose(trials)
+    fastest_trial(trials)
     assert len(list(trials)) == 99 - TRIALS
 
 
@@ -107,7 +107,7 @@ finally:
 def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
     peak_flops.peak.cache_clear()
     monkeypatch.setattr(chips, "CHIPS", {})
-    monkeypatch.setattr(peak_flops, "fastest", lambda work: Fastest(0.5, True))
+    monkeypatch.setattr(peak_flops, "fastest_run", lambda work: Fastest(0.5, True))
     monkeypatch.setattr(peak_flops.jax, "default_backend", lambda: "cpu")
     try:
         first, second = peak_flops.peak("float32"), peak_flops.peak("float32")
@@ -120,7 +120,7 @@ def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
 def test_a_published_peak_is_not_measured(monkeypatch):
     peak_flops.peak.cache_clear()
     monkeypatch.setitem(chips.CHIPS, "here", Chip((peak_flops.jax.local_devices()[0].device_kind,), 5.0))
-    monkeypatch.setattr(peak_flops, "fastest", None)
+    monkeypatch.setattr(peak_flops, "fastest_run", None)
     try:
         assert peak_flops.peak("bfloat16") == peak_flops.Peak(5.0, disturbed=False)
     finally:

@@ -128,4 +128,4 @@ def clock(monkeypatch):
 )
 def test_the_code_is_that_of_the_first_that_failed_by_itself(clock, ends, code):
     """No other is stopped: it has no `send`."""
-    assert local.wait([Process(clock, *end) for end in ends]) == code
+    assert local.wait_for_children([Process(clock, *end) for end in ends]) == code

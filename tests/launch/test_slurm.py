@@ -44,7 +44,9 @@ def cluster(tmp_path, monkeypatch):
 
 def options(work: job.Job) -> dict[str, str]:
     """The options of a batch script, as sbatch reads them."""
-    lines = [line.removeprefix("#SBATCH ") for line in slurm.script(work).splitlines() if line.startswith("#SBATCH ")]
+    lines = [
+        line.removeprefix("#SBATCH ") for line in slurm.batch_script(work).splitlines() if line.startswith("#SBATCH ")
+    ]
     words = [word for line in lines for word in shlex.split(line)]
     return dict(word.partition("=")[::2] for word in words)
 
@@ -79,7 +81,7 @@ def test_the_hours_the_log_and_more_options():
 
 def run_script(work: job.Job, tmp_path, seconds=0, **variables) -> int:
     """Run a batch script, as if it had begun some seconds ago."""
-    text = slurm.script(work).replace("#!/bin/bash\n", f"#!/bin/bash\nSECONDS={seconds}\n")
+    text = slurm.batch_script(work).replace("#!/bin/bash\n", f"#!/bin/bash\nSECONDS={seconds}\n")
     (tmp_path / "script").write_text(text)
     own = os.environ | {"SLURM_JOB_ID": "4711"} | variables
     return subprocess.run(["bash", "script"], env=own, cwd=tmp_path, stdin=subprocess.DEVNULL).returncode
@@ -134,7 +136,7 @@ def test_a_job_is_submitted_asked_for_and_stopped(cluster, tmp_path, capsys):
     assert main(words(tmp_path, "--nodes=2")) == 0
     assert "tiny-pretrain: job 4711" in capsys.readouterr().err and (tmp_path / "run/launch/tiny-pretrain").is_dir()
     config = LaunchConfig(nodes=2)
-    expected = slurm.script(job.make("slurm", config, words(tmp_path)[3:]))
+    expected = slurm.batch_script(job.make("slurm", config, words(tmp_path)[3:]))
     assert (tmp_path / "calls.stdin").read_text() == expected
     assert main(words(tmp_path, "status")) == 0 and capsys.readouterr().out == "JOBID PARTITION NAME\n"
     assert main(words(tmp_path, "logs")) == 0 and "no job has written a line" in capsys.readouterr().err
@@ -164,7 +166,10 @@ def test_a_dry_run_shows_the_script(tmp_path, capsys):
     """Without any command of Slurm."""
     assert main(words(tmp_path, "--dry-run", "--gpus_per_node=8", "--nodes=2")) == 0
     work = job.make("slurm", LaunchConfig(nodes=2, gpus_per_node=8), words(tmp_path)[3:])
-    assert yaml.safe_load(capsys.readouterr().out) == {"command": "sbatch --parsable", "script": slurm.script(work)}
+    assert yaml.safe_load(capsys.readouterr().out) == {
+        "command": "sbatch --parsable",
+        "script": slurm.batch_script(work),
+    }
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ from tpullm.hardware.topologies import parse
 from tpullm.planning.economics import RESTART_SECONDS_HERE, Estimate, estimate_step, prices_of, whole_run
 from tpullm.planning.setting import RECOMPUTED, with_remat
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
-from tpullm.run.hours import kept
+from tpullm.run.hours import share_kept
 from tpullm.system.errors import UserError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -132,7 +132,7 @@ def test_a_restart_of_ones_own():
 def test_what_an_interruption_loses(checkpoint, between_saves):
     """A restart, a restore and a save of 6 s, and what was trained since the last save."""
     found = by_hand(2.0, **checkpoint)
-    assert found.goodput == kept(600 + 6, 6, between_saves, 7200)
+    assert found.goodput == share_kept(600 + 6, 6, between_saves, 7200)
     assert (found.restart_seconds, found.between_saves_seconds) == (600, between_saves)
     assert found.interruptions == pytest.approx(2.5 / 2 / found.goodput) and found.hours_between == 2
 

@@ -25,7 +25,7 @@ def quick(monkeypatch):
     this_machine.measured_device.cache_clear()
     monkeypatch.setattr(this_machine, "peak", lambda dtype: Peak(1e12))
     monkeypatch.setattr(this_machine, "COPIED", 1 << 12)
-    monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(2 * (1 << 12) / 1e10, False))[1])
+    monkeypatch.setattr(this_machine, "fastest_run", lambda work: (work(), Fastest(2 * (1 << 12) / 1e10, False))[1])
     yield
     this_machine.measured_device.cache_clear()
 
@@ -107,7 +107,7 @@ def test_the_bandwidth_is_of_reading_and_writing_one_array(monkeypatch):
     made, ones = [], this_machine.jnp.ones
     monkeypatch.setattr(this_machine, "COPIED", 1 << 12)
     monkeypatch.setattr(this_machine.jnp, "ones", lambda *of: made.append(ones(*of)) or made[-1])
-    monkeypatch.setattr(this_machine, "fastest", lambda work: (work(), Fastest(0.5, False))[1])
+    monkeypatch.setattr(this_machine, "fastest_run", lambda work: (work(), Fastest(0.5, False))[1])
     monkeypatch.setattr(this_machine, "peak", lambda dtype: SimpleNamespace(flops=1e12))
     assert this_machine.measured_device.__wrapped__("float32").hbm_bandwidth == 2 * (1 << 12) / 0.5
     assert made[0].nbytes == 1 << 12

@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from tpullm.recipe.fields import Changes, declared, part, result
+from tpullm.recipe.fields import Changes, declared_change, part, result
 from tpullm.recipe.schema import CheckpointConfig, CorpusConfig, ModelConfig, Recipe, Source, TrainConfig
 
 
@@ -28,16 +28,16 @@ def changed(config, name):
 def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
     for field in dataclasses.fields(config):
         if other := changed(config, field.name):
-            shows = declared(field) in (Changes.RESULT, Changes.TRAINING)
+            shows = declared_change(field) in (Changes.RESULT, Changes.TRAINING)
             assert (result(config) != result(other)) == shows, field.name
 
 
 def test_every_key_of_a_training_that_resumes_is_declared():
-    resumes = {field.name for field in dataclasses.fields(TrainConfig) if declared(field).resumes}
+    resumes = {field.name for field in dataclasses.fields(TrainConfig) if declared_change(field).resumes}
     saving = {"checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers"}
     watching = {"patience_minutes", "check_every", "profile", "norms_every", "measure"}
     assert resumes == saving | watching | {"steps", "accumulation", "loss_chunks"}
-    assert {field.name for field in dataclasses.fields(ModelConfig) if declared(field).resumes} == {
+    assert {field.name for field in dataclasses.fields(ModelConfig) if declared_change(field).resumes} == {
         "remat",
         "attention_block",
     }

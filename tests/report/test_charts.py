@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.report.charts import Line, heat_map, likeliest, line_chart, padded, thinned, ticks
+from tpullm.report.charts import Line, axis_ticks, heat_map, likeliest, line_chart, padded_range, thinned_points
 from tpullm.report.language import ENGLISH, named
 from tpullm.report.rendering import environment
 
@@ -30,7 +30,7 @@ few = settings(max_examples=30)
 @few
 @given(numbers, st.floats(1e-6, 1e9))
 def test_ticks_are_few_evenly_spaced_and_within_the_range(low, size):
-    found = ticks(low, low + size, 5)
+    found = axis_ticks(low, low + size, 5)
     if size > abs(low) * 1e-6:  # else floats cannot tell the ticks apart
         assert 1 <= len(found) <= 6
         steps = [b - a for a, b in zip(found, found[1:], strict=False)]
@@ -41,11 +41,13 @@ def test_ticks_are_few_evenly_spaced_and_within_the_range(low, size):
 @few
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=300), st.integers(1, 50))
 def test_a_long_line_is_thinned_and_ends_where_it_ended(points, most):
-    kept = thinned(points, most)
+    kept = thinned_points(points, most)
     assert len(kept) <= most or len(kept) == len(points) <= most
     assert tuple(kept[-1]) == points[-1]
     points = [(float(x), 10.0 * x) for x in range(100)]
-    assert thinned(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)], "the means"
+    assert thinned_points(points, 10) == [*((x + 4.5, 10 * x + 45.0) for x in range(0, 90, 10)), (99.0, 990.0)], (
+        "the means"
+    )
 
 
 @few
@@ -84,10 +86,10 @@ def test_higher_values_stand_higher_and_one_point_stands_at_the_end_of_what_led_
 
 def test_a_range_has_air_and_is_never_empty():
     for low, high in ((1.0, 2.0), (3.0, 3.0), (0.0, 0.0), (-1.0, 1.0)):
-        bottom, top = padded(low, high)
+        bottom, top = padded_range(low, high)
         assert bottom <= low <= high < top
-    assert padded(0.1, 9.0)[0] >= 0  # a loss is never negative
-    assert padded(50.0, 50.0) == (45.0, 55.0) and padded(2.0, 3.0) == pytest.approx((1.94, 3.06))
+    assert padded_range(0.1, 9.0)[0] >= 0  # a loss is never negative
+    assert padded_range(50.0, 50.0) == (45.0, 55.0) and padded_range(2.0, 3.0) == pytest.approx((1.94, 3.06))
 
 
 def test_bars_are_as_long_as_their_numbers_and_one_or_all_rows_have_the_accent_colour():

@@ -72,8 +72,8 @@ def test_the_examples_are_split_by_the_tokenizer_of_the_model(run, monkeypatch, 
 
 
 def test_what_is_missing_or_not_a_number_is_none():
-    assert run_data.find({"a": {"b": "c"}}, "a", "b") == "c"
-    assert run_data.find({"a": 1}, "a", "b") is None
-    assert run_data.number({"a": {"b": 2}}, "a", "b") == 2
+    assert run_data.nested_value({"a": {"b": "c"}}, "a", "b") == "c"
+    assert run_data.nested_value({"a": 1}, "a", "b") is None
+    assert run_data.finite_number({"a": {"b": 2}}, "a", "b") == 2
     for value in (None, math.nan, math.inf, "3", True, {}):
-        assert run_data.number({"a": value}, "a") is None
+        assert run_data.finite_number({"a": value}, "a") is None

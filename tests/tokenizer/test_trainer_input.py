@@ -30,7 +30,7 @@ def test_the_passages_of_a_text_are_the_text_in_pieces_as_long_as_they_may_be(te
         first = after.splitlines(keepends=True)[0]
         assert size(passage) + size(first) > BYTES  # the next line, or its first part, had no room
     assert all(size(passage) <= BYTES for passage in found)
-    assert len(found) <= trainer.most(text)
+    assert len(found) <= trainer.most_passages(text)
 
 
 @settings(max_examples=40)
@@ -53,8 +53,8 @@ def test_a_line_is_cut_only_where_the_next_character_has_no_room(line):
 def test_a_text_has_few_passages_more_than_the_bytes_need():
     """A document whose keys are all too high is not cut, so the number of keys should be close."""
     text = "".join(f"{number}".ljust(99) + "\n" for number in range(400))
-    assert len(list(trainer.passages(text))) == 10 and trainer.most(text) == 21
-    assert trainer.most("") == trainer.most("a" * 1999) == 1
+    assert len(list(trainer.passages(text))) == 10 and trainer.most_passages(text) == 21
+    assert trainer.most_passages("") == trainer.most_passages("a" * 1999) == 1
 
 
 # ---------------------------------------------------------------- the alphabet
@@ -73,16 +73,16 @@ def many_characters(count, lines=400, seed=0):
 
 
 def test_few_characters_change_nothing():
-    chosen = trainer.choose(["abc abd\n"] * 9, TokenizerConfig(vocabulary_size=512, largest_vocabulary=4096))
+    chosen = trainer.choose_alphabet(["abc abd\n"] * 9, TokenizerConfig(vocabulary_size=512, largest_vocabulary=4096))
     assert (chosen.vocabulary_size, chosen.characters, chosen.others, chosen.rare) == (512, 6, 0, frozenset())
     assert chosen.parts("abé") == ["abé"]
     every = "".join(chr(0x4E00 + number) for number in range(ROOM))
-    assert [len(trainer.choose([text], SMALL).rare) for text in (every, every + "本")] == [0, 1]
+    assert [len(trainer.choose_alphabet([text], SMALL).rare) for text in (every, every + "本")] == [0, 1]
 
 
 def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_path, capsys):
     lines = many_characters(1000)
-    chosen = trainer.choose(lines, SMALL)
+    chosen = trainer.choose_alphabet(lines, SMALL)
     assert (chosen.vocabulary_size, chosen.characters, chosen.others) == (512, ROOM, 1000 - ROOM)
     made = trainer.train([("zh", line) for line in lines], SMALL, tmp_path / "model")
     assert f"{ROOM} characters have a token of their own, {1000 - ROOM} rarer ones are written as bytes" in (
@@ -102,7 +102,7 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
 def test_a_vocabulary_grows_as_far_as_the_recipe_lets_it_and_as_is_needed(most, size):
     """1,000 characters, 3,000 other pieces, and the 282 that every vocabulary has: 4,282, in whole 256."""
     config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=most, words=False)
-    chosen = trainer.choose(many_characters(1000, lines=0) * 3, config)
+    chosen = trainer.choose_alphabet(many_characters(1000, lines=0) * 3, config)
     assert chosen.vocabulary_size == size
     assert chosen.characters == min(1000, (size - trainer.fixed_tokens(config)) // 2)
     assert bool(chosen.rare) == (size < 2000)
@@ -119,7 +119,7 @@ def test_a_vocabulary_that_grew_says_so(tmp_path, capsys):
 def test_the_characters_that_cover_a_text_are_no_more_than_needed(counts, covering):
     assert 0.9995 * 2000 == 1999
     text = "".join(chr(0x4E00 + number) * count for number, count in enumerate(counts))
-    assert trainer.choose([text], SMALL).covering == covering
+    assert trainer.choose_alphabet([text], SMALL).covering == covering
 
 
 @pytest.mark.parametrize(("characters", "size"), [(57, 512), (58, 768), (121, 768), (122, 1024)])
@@ -127,7 +127,7 @@ def test_a_vocabulary_is_a_multiple_of_256_in_which_characters_take_a_quarter_at
     """282 tokens that every vocabulary has, and four for each character."""
     config = TokenizerConfig(vocabulary_size=300, largest_vocabulary=10**6)
     every = "".join(chr(0x4E00 + number) for number in range(characters))
-    assert trainer.fixed_tokens(config) == 282 and trainer.choose([every], config).vocabulary_size == size
+    assert trainer.fixed_tokens(config) == 282 and trainer.choose_alphabet([every], config).vocabulary_size == size
 
 
 SCRIPTS = st.sampled_from([(0x41, 26), (0x3041, 86), (0x4E00, 3000), (0xAC00, 2000), (0x1F300, 700), (0x400, 64)])
@@ -162,7 +162,7 @@ def test_a_line_is_cut_at_its_rare_characters(line, rare):
 def test_more_characters_get_tokens_where_a_text_has_too_few_other_pieces(tmp_path):
     lines = many_characters(1000, lines=0)
     config = TokenizerConfig(vocabulary_size=1282, words=False)
-    assert len(trainer.choose(lines, config).rare) == 500
+    assert len(trainer.choose_alphabet(lines, config).rare) == 500
     made = trainer.train([("zh", line) for line in lines], config, tmp_path / "model")
     assert made.vocabulary_size == 1282 and len(made.encode("".join(lines))) == 1000
 
@@ -170,7 +170,7 @@ def test_more_characters_get_tokens_where_a_text_has_too_few_other_pieces(tmp_pa
 @pytest.mark.parametrize(("size", "characters"), [(0, 4), (300, 4), (284, 2)])
 def test_a_character_vocabulary_has_room_for_all_or_for_the_most_frequent(size, characters):
     config = TokenizerConfig(model_type="char", vocabulary_size=size)
-    chosen = trainer.choose(["aaaabbbccd"], config)
+    chosen = trainer.choose_alphabet(["aaaabbbccd"], config)
     assert chosen.vocabulary_size == (size or trainer.fixed_tokens(config) + 4)
     assert (chosen.characters, chosen.others, chosen.rare) == (characters, 4 - characters, frozenset())
 

@@ -56,14 +56,14 @@ def charsmap(*texts: bytes) -> str:
     ],
 )
 def test_the_growth_of_steps_is_the_product_of_theirs(step, times):
-    assert trial.growth(step) == times
+    assert trial.text_growth(step) == times
 
 
 def test_our_own_export_grows_as_little_as_is_written(tmp_path):
     config = TokenizerConfig(model_type="char", vocabulary_size=0)
     made = trainer.train([("en", "any text")], config, tmp_path / "tokenizer.model")
     described = json.loads(exported.fast(made).to_str())
-    assert round(trial.growth([described["normalizer"], described["pre_tokenizer"]])) == 1152
+    assert round(trial.text_growth([described["normalizer"], described["pre_tokenizer"]])) == 1152
 
 
 @pytest.mark.parametrize(

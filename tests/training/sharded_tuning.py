@@ -14,7 +14,7 @@ import numpy as np
 from tests.training.objectives.answers import some_judged, some_pairs, some_sampled
 from tests.training.sharded_losses import EXPERT_MESHES, asked_for
 from tests.training.small import ARCHITECTURE, CONFIG, SPREAD, batch
-from tpullm.data.answer_rows import judged, laid_out, tokenized
+from tpullm.data.answer_rows import answers_in_rows, judged, tokenized
 from tpullm.data.batch import TaughtBatch
 from tpullm.data.stream import Stream
 from tpullm.model.adapter import with_magnitudes
@@ -54,7 +54,7 @@ def answers(number: int):
     """Answers to 8 prompts, packed."""
     prompts, said = some_sampled(8, 6, seed=number)
     advantages = np.random.default_rng(number).normal(size=(8, 6))
-    return laid_out(prompts, said, advantages, PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
+    return answers_in_rows(prompts, said, advantages, PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
 
 
 def batches(name: str) -> list:

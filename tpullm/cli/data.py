@@ -61,7 +61,7 @@ def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]
     if not (documents / manifest.FILE).exists():
         return [{} for _ in pieces]
     facts = {
-        source: document_files.at(
+        source: document_files.facts_at(
             documents, source, document_files.TRAIN, [piece.document for piece in pieces if piece.source == source]
         )
         for source in {piece.source for piece in pieces}

@@ -60,7 +60,7 @@ def _make_plans(recipe: Recipe, run: Path, arguments) -> list:
     from tpullm.formats.models import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
-    names = topologies.names(recipe.topology)
+    names = topologies.topology_names(recipe.topology)
     if not names:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
     if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:

@@ -43,7 +43,7 @@ def main(recipe: Recipe, run: Path) -> None:
     check_fits(architecture, config, vocabulary, mesh, "pretrain", sizes_given=bool(recipe.base))
     rows = own_rows(mesh, config.batch_size)
     stream = pretraining_stream(recipe, run, rows)
-    mixture.tell(stream.part_epoch_at(config.steps))
+    mixture.tell_epochs(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
     origin = resume.pretraining_origin(recipe, tokenizer, model) if recipe.branch else None
     job = Job(

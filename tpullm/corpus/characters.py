@@ -25,12 +25,12 @@ def code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
-def that(test: Callable[[str], bool]) -> np.ndarray:
+def characters_passing(test: Callable[[str], bool]) -> np.ndarray:
     """Which characters pass a test: bool [END]."""
     return np.fromiter(map(test, map(chr, range(END))), bool, END)
 
 
-def within(*blocks: tuple[int, int]) -> np.ndarray:
+def characters_in_blocks(*blocks: tuple[int, int]) -> np.ndarray:
     """Which characters are in one of some blocks, each a first and a last code point: bool [END]."""
     found = np.zeros(END, bool)
     for first, last in blocks:
@@ -49,7 +49,7 @@ def sizes(starts: np.ndarray, end: int) -> np.ndarray:
 @functools.cache
 def of_words() -> np.ndarray:
     r"""Which characters `\w` matches, by the words of Python's documentation: bool [END]."""
-    found = that(str.isalnum)
+    found = characters_passing(str.isalnum)
     found[ord("_")] = True
     return found
 

@@ -52,9 +52,9 @@ def inputs(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     upstream = corpus_sources.upstream(found)
     lists = [*recipe.corpus.opted_out, recipe.corpus.classifier.good, recipe.corpus.classifier.bad]
     if any(lists):
-        upstream["lists"] = corpus_sources.at(*lists)
+        upstream["lists"] = corpus_sources.hashes_at(*lists)
     if recipe.corpus.leaks.tasks:
-        upstream["leaks"] = corpus_sources.at(*recipe.corpus.leaks.tasks)
+        upstream["leaks"] = corpus_sources.hashes_at(*recipe.corpus.leaks.tasks)
     return config, upstream
 
 
@@ -108,12 +108,12 @@ def plan(
         if source.kind == "tenki":  # it is generated as one part
             parts = [((), source.documents * TENKI_BYTES)]
         for group, size in parts:
-            key = corpus_sources.key(source, group, recipe.corpus, recipe.seed, identity)
+            key = corpus_sources.part_key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
     # Machines may keep the same text in different folders, so shares compare keys of parts, and no paths.
     keys = [task.part.key for task in planned]
-    folder = work.begin(depends_on | {"code": corpus_sources.code(), "files": keys})
+    folder = work.begin(depends_on | {"code": corpus_sources.code_identity(), "files": keys})
     if windows:
         path = folder / f"windows-{identity}.npz"
         windows.save(path)
@@ -135,7 +135,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     if is_finished():
         return []
     _check_unreadable_documents(planned, tell=work.share.is_first)
-    placed = reduce.place(planned.sources, planned.tasks, config)
+    placed = reduce.placed_parts(planned.sources, planned.tasks, config)
     groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
     entries = [reduce.ENTRY_BYTES * group.documents for group in groups]
     lines = [repeated_lines.COUNT_BYTES * group.lines for group in groups]
@@ -160,7 +160,7 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
     for source in planned.sources:
         counts.add_files(source.name, planned.files[source.name].skipped)
     for task in planned.tasks:
-        counts.add_part(task.source.name, tasks.summary(task))
+        counts.add_part(task.source.name, tasks.part_summary(task))
     for group in groups:
         counts.add_group(storage.read_json(group.file("counts")), few)
     all_parts: list[Part] = []
@@ -172,7 +172,7 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
         all_parts += own
         if source.kind != "tokens":
             _check_has_documents(source, counts)
-    card = datacard.numbers(planned.sources, counts, planned.files, recipe)
+    card = datacard.card_numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
         found = datacard.write_leaks(planned.documents, planned.tasks, groups, few, planned.questions)
@@ -207,7 +207,7 @@ def _files_if_folder_exists(folder: Path) -> list[Path]:
 def _check_unreadable_documents(planned: Plan, tell: bool) -> None:
     """Fail if a source has more than `max_bad` unreadable documents; otherwise report them."""
     for source in planned.sources:
-        own = [tasks.summary(task) for task in planned.tasks if task.source is source]
+        own = [tasks.part_summary(task) for task in planned.tasks if task.source is source]
         first = [line for summary in own for line in summary["bad"]]
         bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
         readers.check(source, bad, sum(summary["read"] for summary in own), first)

@@ -105,7 +105,7 @@ class Counts:
         known += examples[: EXAMPLES - len(known)]
 
 
-def numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
+def card_numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
     """The numbers of the card.
 
     Args:
@@ -276,7 +276,7 @@ def _leaks_in(planned: Sequence[Task], groups: Sequence[Group], few: Collection[
     """The leaks of all parts in their order, each with its source and what became of its document."""
     of_parts = {task.part.key: task for task in planned}
     for group in groups:
-        summaries = {one.part.key: tasks.summary(of_parts[one.part.key])["leaks"] for one in group.placed}
+        summaries = {one.part.key: tasks.part_summary(of_parts[one.part.key])["leaks"] for one in group.placed}
         if not any(summaries.values()):
             continue
         with group.marks.open("rb") as file:

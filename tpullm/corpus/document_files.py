@@ -31,7 +31,7 @@ def count(rows: int, most: int) -> int:
     return 1 << (rows // most).bit_length()
 
 
-def bounds(keys: np.ndarray, ranges: int) -> np.ndarray:
+def range_bounds(keys: np.ndarray, ranges: int) -> np.ndarray:
     """Where each of the ranges begins in sorted keys, and where the last ends: int64 [ranges + 1]."""
     starts = np.arange(1, ranges, dtype=np.uint64) * np.uint64((1 << 64) // ranges if ranges > 1 else 0)
     return np.concatenate([[0], np.searchsorted(keys, starts), [len(keys)]]).astype(np.int64)
@@ -197,7 +197,7 @@ def read_part(part: Part, marks: Sequence[int] = (USED, APART)) -> Iterator[tupl
         start += len(rows)
 
 
-def at(documents: Path, source: str, split: str, numbers: Sequence[int]) -> dict[int, dict[str, str]]:
+def facts_at(documents: Path, source: str, split: str, numbers: Sequence[int]) -> dict[int, dict[str, str]]:
     """The facts of some documents of a source and split, by their numbers in it: `COLUMNS` but the text.
 
     Only the parts that hold them are read.

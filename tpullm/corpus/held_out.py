@@ -23,7 +23,7 @@ FEW = 20  # a source of fewer documents is cut into stretches, since one documen
 SHORTEST_STRETCH = 200  # characters
 
 
-def bound(fraction: float) -> int:
+def held_out_bound(fraction: float) -> int:
     """The documents are held out, in every corpus, whose SHA-256 begins with 8 bytes that are a number below this.
 
     It is at most 2^64 - 1, so that it is a number of 8 bytes too.
@@ -31,12 +31,12 @@ def bound(fraction: float) -> int:
     return min(math.ceil(fraction * 2**64), 2**64 - 1)
 
 
-def lowest(hashes: Sequence[str], count: int = 1) -> list[int]:
+def lowest_hashes(hashes: Sequence[str], count: int = 1) -> list[int]:
     """The indices of the `count` lowest hashes: what is held out if no hash is in the held-out fraction."""
     return sorted(sorted(range(len(hashes)), key=lambda index: (hashes[index], index))[:count])
 
 
-def stretches(
+def held_out_stretches(
     texts: Sequence[str], fraction: float, longest: int
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Training and held-out documents of a source of few documents, each with the index of its text.
@@ -48,7 +48,7 @@ def stretches(
     length = max(int(sum(map(len, texts)) * fraction), SHORTEST_STRETCH)
     pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text, length)]
     count = min(max(round(fraction * len(pieces)), 1), len(pieces) - 1)
-    apart = lowest([text_hash(piece) for _, piece in pieces], count) if count > 0 else []
+    apart = lowest_hashes([text_hash(piece) for _, piece in pieces], count) if count > 0 else []
     training = []
     for (number, is_apart), run in groupby(enumerate(pieces), key=lambda item: (item[1][0], item[0] in apart)):
         joined = "".join(piece for _, (_, piece) in run)
@@ -69,7 +69,7 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig) -> tuple[l
         marks: the folder of the marks.
     """
     documents = [document for part in parts for document, _ in document_files.read_part(part)]
-    training, held_out = stretches(
+    training, held_out = held_out_stretches(
         [document["text"] for document in documents], config.held_out_fraction, config.maximum_characters
     )
     pieces = [(documents[number], text, USED) for number, text in training]

@@ -37,14 +37,14 @@ class Question:
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def place(text: str) -> float:
+def number_by_hash(text: str) -> float:
     """A number from 0 to 1 by the hash of a text. What is chosen by it is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def form(forms: Sequence[Form], entity: str) -> Form:
+def form_by_hash(forms: Sequence[Form], entity: str) -> Form:
     """One of several forms of a question, by the hash of its entity."""
-    return forms[int(place(f"form {entity}") * len(forms))]
+    return forms[int(number_by_hash(f"form {entity}") * len(forms))]
 
 
 def ask(
@@ -62,17 +62,17 @@ def ask(
     found: list[Question] = []
     for kind, of_kind in facts.items():
         questions = (
-            Question(form(forms[kind], form_by(entity)).format(text), (answer,), kind, entity)
+            Question(form_by_hash(forms[kind], form_by(entity)).format(text), (answer,), kind, entity)
             for entity, text, answer in of_kind
         )
-        found += some(questions, most)
+        found += questions_of_lowest_hashes(questions, most)
     return found
 
 
-def some(questions: Iterable[Question], most: int) -> list[Question]:
+def questions_of_lowest_hashes(questions: Iterable[Question], most: int) -> list[Question]:
     """At most `most` of the questions that are short enough: those of the lowest hashes, in the order of the hashes."""
     short = [question for question in questions if len(question.question) + len(question.answers[0]) <= LONGEST]
-    return sorted(short, key=lambda question: place(f"asked {question.question}"))[:most]
+    return sorted(short, key=lambda question: number_by_hash(f"asked {question.question}"))[:most]
 
 
 def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list[Question], list[Question]]:
@@ -82,7 +82,7 @@ def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list
     """
     parts: tuple[list[Question], list[Question]] = ([], [])
     for question in questions:
-        parts[place(f"held out {question.entity}") < held_out_fraction].append(question)
+        parts[number_by_hash(f"held out {question.entity}") < held_out_fraction].append(question)
     return parts
 
 
@@ -101,7 +101,7 @@ def is_right(question: Question, said: str, passes: Callable[[str, str], bool]) 
         passes: whether a program passes tests; it runs both where they can do no harm.
     """
     if "tests" in question.fields:
-        return passes(program(question.fields["prompt"], said), question.fields["tests"])
+        return passes(completed_function(question.fields["prompt"], said), question.fields["tests"])
     return normalized(said) in map(normalized, question.answers)
 
 
@@ -111,7 +111,7 @@ def normalized(text: str) -> str:
     return plain.rstrip("。.").strip(" \"'`“”「」")
 
 
-def program(prompt: str, said: str) -> str:
+def completed_function(prompt: str, said: str) -> str:
     """The function that an answer completes: the answer is the whole of it or its body, in a block of Markdown or not.
 
     Args:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpullm.corpus.characters import code_points, folded, normal, within
+from tpullm.corpus.characters import characters_in_blocks, code_points, folded, normal
 from tpullm.corpus.language_detection import SCRIPTS, SPACELESS
 from tpullm.system import storage
 
@@ -290,7 +290,7 @@ def _places_with_windows(
 @functools.cache
 def _spaceless_characters() -> np.ndarray:
     """Which characters are of scripts without spaces between words: bool."""
-    return within(*(block for script in SPACELESS for block in SCRIPTS[script]))
+    return characters_in_blocks(*(block for script in SPACELESS for block in SCRIPTS[script]))
 
 
 def _character_run_hashes(codes_C: np.ndarray, length: int) -> np.ndarray:

@@ -39,7 +39,7 @@ class Placed:
         documents: how many it has.
         room: how many of its documents for training are within the limit of the source.
         fraction: which documents are held out by their hash.
-        few: whether its source has so few documents that stretches of them are held out (`held_out.stretches`).
+        few: whether the source has so few documents that parts of them are held out (`held_out.held_out_stretches`).
         alone: the row that is held out since the hash of no document of the source is in the fraction.
         lines: how many lines its documents have kept, to be compared.
     """
@@ -62,19 +62,19 @@ class Placed:
             named: which the recipe holds out, bool [documents].
         """
         marks = np.full(self.documents, USED, np.uint8)
-        marks[named | (ids < np.uint64(held_out.bound(self.fraction)))] = APART
+        marks[named | (ids < np.uint64(held_out.held_out_bound(self.fraction)))] = APART
         marks[~named & (np.cumsum(~named) > self.room)] = BEYOND
         if self.alone != NO_ROW:
             marks[self.alone] = APART
         return marks
 
 
-def place(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -> list[Placed]:
+def placed_parts(found: Sequence[Source], done: Sequence[Task], config: CorpusConfig) -> list[Placed]:
     """The places of the parts of finished tasks, which are in the order of the sources."""
     placed: list[Placed] = []
     start = 0
     for source in found:
-        own = [(task, tasks.summary(task)) for task in done if task.source is source]
+        own = [(task, tasks.part_summary(task)) for task in done if task.source is source]
         training = [summary["documents"] - summary["held_out"] for _, summary in own]
         total = min(sum(training), source.documents or sum(training))
         divides = not source.held_out and config.held_out_fraction > 0
@@ -95,13 +95,13 @@ def _lowest_hash_document(own: list, training: list[int], rooms: list[int], frac
     for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
         lowest = summary["lowest"]
         if room != training[number]:  # of its first `room` documents for training
-            ids, named = tasks.arrays(task.part, "ids", "held_out")
+            ids, named = tasks.arrays_of_part(task.part, "ids", "held_out")
             rows = np.flatnonzero(~named)[:room]
             lowest = min(zip(ids[rows].tolist(), rows.tolist(), strict=True), default=None)
         if lowest:
             candidates.append((lowest[0], number, lowest[1]))
     id_, number, row = min(candidates)
-    return (number, row) if id_ >= held_out.bound(fraction) else (NO_ROW, NO_ROW)
+    return (number, row) if id_ >= held_out.held_out_bound(fraction) else (NO_ROW, NO_ROW)
 
 
 # What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.
@@ -133,10 +133,10 @@ class _Numbered:
 
     def file(self, what: str) -> Path:
         """What a round leaves: `entries`, `lines` and `counts` of a group; `copies` and `repeated` lines of a range."""
-        return file_of(self.folder, what, self.number)
+        return group_or_range_file(self.folder, what, self.number)
 
 
-def file_of(folder: Path, what: str, number: int) -> Path:
+def group_or_range_file(folder: Path, what: str, number: int) -> Path:
     """A file of a group or a range."""
     return folder / f"{what}-{number:06}"
 
@@ -198,7 +198,7 @@ class Range(_Numbered):
 
     def slices(self, what: str, width: int) -> list[np.ndarray]:
         """What each group has in this range."""
-        files = (file_of(self.folder, what, group) for group in range(len(self.starts) - 1))
+        files = (group_or_range_file(self.folder, what, group) for group in range(len(self.starts) - 1))
         return [document_files.read_range(file, self.number, width) for file in files]
 
 
@@ -238,7 +238,7 @@ def scatter(group: Group) -> None:
     _mark_copies(local, _repeated_entries(entries, firsts, which), group.start)
     document_files.write_marks(group.file("repeats"), local)
     rows = _sorted_by_key(np.concatenate([firsts, late])) if len(late) else firsts
-    document_files.write(group.file("entries"), document_files.bounds(rows[:, 0], group.ranges), rows)
+    document_files.write(group.file("entries"), document_files.range_bounds(rows[:, 0], group.ranges), rows)
 
 
 def gather(own: Range) -> None:
@@ -252,15 +252,15 @@ def gather(own: Range) -> None:
     document_files.write(own.file("copies"), starts, copies)
 
 
-def compared(group: Group) -> np.ndarray:
+def marks_after_copies(group: Group) -> np.ndarray:
     """The marks of the documents of a group after copies are found: uint8 [documents]."""
     with group.file("repeats").open("rb") as file:
         copies = np.load(file)
     for number in range(group.ranges):
         # Twice the number of a document, and 1 if it is an exact copy.
-        found = document_files.read_range(file_of(group.folder, "copies", number), group.number)[:, 0]
+        found = document_files.read_range(group_or_range_file(group.folder, "copies", number), group.number)[:, 0]
         _mark_copies(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
-    marks = np.concatenate([one.marks(*tasks.arrays(one.part, "ids", "held_out")) for one in group.placed])
+    marks = np.concatenate([one.marks(*tasks.arrays_of_part(one.part, "ids", "held_out")) for one in group.placed])
     return np.where(copies != USED, copies, marks)
 
 
@@ -268,7 +268,9 @@ def _entries_of_group(group: Group) -> np.ndarray:
     """The entries of a group, (key, rank): uint64 [entries, 2]."""
     entries = [np.zeros((0, 2), np.uint64)]
     for one in group.placed:
-        ids, keys, signed, bands_DG, named = tasks.arrays(one.part, "ids", "keys", "signed", "bands", "held_out")
+        ids, keys, signed, bands_DG, named = tasks.arrays_of_part(
+            one.part, "ids", "keys", "signed", "bands", "held_out"
+        )
         marks, keeps = one.marks(ids, named), not one.source.deduplicate
         is_training = (marks == USED) & (not one.few)
         ranks = np.arange(one.start, one.start + one.documents, dtype=np.uint64)

@@ -32,13 +32,13 @@ COUNT_BYTES = 16  # of a line and its number of documents
 def count(group: Group) -> None:
     """Write in how many documents of a group each of its lines stands, (key, documents): uint64 [lines, 2]."""
     found = [np.zeros(0, np.uint64)]
-    for one, marks in group.split(reduce.compared(group)):
+    for one, marks in group.split(reduce.marks_after_copies(group)):
         if one.lines:
             lines, rows = _lines_of_part(one)
             found.append(lines["key"][marks[rows] < EXACT])
     keys, documents = np.unique(np.concatenate(found), return_counts=True)
     counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
-    document_files.write(group.file("lines"), document_files.bounds(keys, group.line_ranges), counts)
+    document_files.write(group.file("lines"), document_files.range_bounds(keys, group.line_ranges), counts)
 
 
 def add_up(own: Range) -> None:
@@ -57,7 +57,7 @@ def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
     Args:
         marks: of its documents, after copies are found.
     """
-    places = (reduce.file_of(group.folder, "repeated", number) for number in range(group.line_ranges))
+    places = (reduce.group_or_range_file(group.folder, "repeated", number) for number in range(group.line_ranges))
     repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
     return np.concatenate(
         [_are_mostly_repeated_lines(one, repeated) & (own < EXACT) for one, own in group.split(marks)]
@@ -69,14 +69,14 @@ def _are_mostly_repeated_lines(one: Placed, repeated: np.ndarray) -> np.ndarray:
     if not one.lines:
         return np.zeros(one.documents, bool)
     lines, rows = _lines_of_part(one)
-    (characters,) = tasks.arrays(one.part, "characters")
+    (characters,) = tasks.arrays_of_part(one.part, "characters")
     own = np.bincount(rows, lines["characters"] * _are_known_keys(lines["key"], repeated), one.documents)
     return own > MOST * characters
 
 
 def _lines_of_part(one: Placed) -> tuple[np.ndarray, np.ndarray]:
     """The lines of the documents of a part, and the row of the document of each."""
-    lines, counts = tasks.arrays(one.part, "lines", "line_counts")
+    lines, counts = tasks.arrays_of_part(one.part, "lines", "line_counts")
     return lines, np.repeat(np.arange(len(counts)), counts)
 
 
@@ -89,7 +89,7 @@ def _are_known_keys(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def mark(group: Group) -> None:
     """Write the marks of a group, and what they count."""
-    marks = reduce.compared(group)
+    marks = reduce.marks_after_copies(group)
     if group.line_ranges:
         marks[dropped(group, marks)] = LINES
     document_files.write_marks(group.marks, marks)
@@ -103,7 +103,7 @@ def _counts_of_marks(group: Group, marks: np.ndarray) -> dict[str, Any]:
     """
     rows, examples = [], []
     for one, own in group.split(marks):
-        place, kinds, characters = tasks.arrays(one.part, "kind", "kinds", "characters")
+        place, kinds, characters = tasks.arrays_of_part(one.part, "kind", "kinds", "characters")
         cells = place.astype(np.int64) * len(MARKS) + own
         documents, lengths = np.bincount(cells), np.bincount(cells, characters)
         for cell in np.flatnonzero(documents).tolist():

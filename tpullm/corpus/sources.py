@@ -92,11 +92,11 @@ def upstream(found: list[Source]) -> dict[str, Any]:
         elif source.kind in domains.SOURCES:
             hashes |= domains.identity(source.kind, source.path)
         else:
-            hashes[source.name] = at(source.path, source.held_out)
+            hashes[source.name] = hashes_at(source.path, source.held_out)
     return hashes
 
 
-def at(*locations: str) -> list[Any]:
+def hashes_at(*locations: str) -> list[Any]:
     """The hashes of the files at some locations. A URL stands for itself, since its file is downloaded once."""
     return [_hash_at_location(location) for location in locations if location]
 
@@ -105,7 +105,7 @@ def _hash_at_location(location: str) -> Any:
     if source_files.is_url(location):
         return location
     path = storage.path(location)
-    found = [(path, path.stat())] if path.is_file() else source_files.walk(path)
+    found = [(path, path.stat())] if path.is_file() else source_files.files_below(path)
     looked = ((file, status or source_files.status_of(file)) for file, status in found)
     return {
         source_files.printable(str(file.relative_to(path))): _identity_by_status(file, status)
@@ -122,7 +122,7 @@ def _identity_by_status(path: Path, status: Any) -> str:
     return _remembered_file_hash(path, status.st_size, status.st_mtime_ns)
 
 
-def of_file(path: Path) -> str:
+def file_identity(path: Path) -> str:
     """The identity of one file: its hash, or its size and time where that is quicker."""
     return _identity_by_status(path, _remote_files(path.parent)[path.name] if storage.is_remote(path) else path.stat())
 
@@ -148,18 +148,19 @@ _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 _AFTERWARDS = "collect datacard reduce repeated_lines sources tracing".split()
 
 
-def key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
+def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
     """The name of a part: 32 hexadecimal digits, the hash of all that its documents depend on.
 
     Args:
         windows: the identity of the windows of questions that they are searched for; "" if there are none.
     """
     read = [
-        (name_of(file, source), of_file(file.path), file.bytes, file.is_part, file.held_out) + (file.start, file.stop)
+        (name_of(file, source), file_identity(file.path), file.bytes, file.is_part, file.held_out)
+        + (file.start, file.stop)
         for file in files
     ]
     settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}
-    parts = {"source": settings, "files": read, "config": _settings_of_source(source, config), "code": code()}
+    parts = {"source": settings, "files": read, "config": _settings_of_source(source, config), "code": code_identity()}
     if windows:
         parts |= {"leaks": [windows, config.leaks.drop]}
     if source.kind == "tenki":
@@ -176,15 +177,15 @@ def _settings_of_source(source: Source, config: CorpusConfig) -> dict[str, Any]:
     names += [] if source.deduplicate else ["held_out_fraction"]
     settings = {name: getattr(config, name) for name in [*names, "licences"]}
     settings["lines"] = dedup.keeps_lines(source, config)
-    settings["opted_out"] = at(*config.opted_out)
+    settings["opted_out"] = hashes_at(*config.opted_out)
     if source.filter and "classifier" in source.rules:
-        examples = at(config.classifier.good, config.classifier.bad)
+        examples = hashes_at(config.classifier.good, config.classifier.bad)
         settings["classifier"] = [examples, config.classifier.threshold]
     return settings
 
 
 @functools.cache
-def code() -> dict[str, str]:
+def code_identity() -> dict[str, str]:
     """The code that makes parts and its tables, as a hash, and the versions of the libraries that it calls.
 
     Comments, docstrings and formatting do not count. Python does: its tables of Unicode decide what a letter is.

@@ -175,7 +175,7 @@ class _PartMaker:
 
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
         source, config, number = self.task.source, self.task.config, int(digest[:16], 16)
-        apart = held_out or number < split.bound(config.held_out_fraction)
+        apart = held_out or number < split.held_out_bound(config.held_out_fraction)
         signs = config.near_duplicates and (source.deduplicate or apart)
         lines = None
         if dedup.keeps_lines(source, config):
@@ -215,7 +215,7 @@ def run(task: Task) -> None:
     storage.write_json(task.result, maker.summary())
 
 
-def summary(task: Task) -> dict[str, Any]:
+def part_summary(task: Task) -> dict[str, Any]:
     """The summary of a finished task.
 
     `documents`, `held_out` (those that the recipe names) and `lines` (if they are kept) are counts, `lowest` the lowest
@@ -227,7 +227,7 @@ def summary(task: Task) -> dict[str, Any]:
     return storage.read_json(task.result)
 
 
-def arrays(part: Part, *names: str) -> list[np.ndarray]:
+def arrays_of_part(part: Part, *names: str) -> list[np.ndarray]:
     """Some arrays of the facts of a finished part: see `_arrays_of_facts`."""
     with part.beside(".npz").open("rb") as file, np.load(file) as found:
         return [found[name] for name in names]

@@ -17,7 +17,7 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH, AnswerBatch, PairBatch, Segments, flat_ranges
-from tpullm.data.conversations import Pair, fitting
+from tpullm.data.conversations import Pair, fitting_examples
 from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
 
 # The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
@@ -123,7 +123,7 @@ def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, seq
         UserError: no pair is left.
     """
     lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in found]
-    kept = fitting(found, lengths, sequence_length, name, "pair", ", both answers together")
+    kept = fitting_examples(found, lengths, sequence_length, name, "pair", ", both answers together")
     of_prompts = [(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
     return _pairs_of_answers([number for number, _ in kept], of_prompts, settings, sequence_length)
 
@@ -142,15 +142,15 @@ def judged(
     """
     # The answer with its prompt, and a token at least of the mismatched one.
     lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in found]
-    kept = fitting(found, lengths, sequence_length, name, "judged answer", ", with its prompt")
+    kept = fitting_examples(found, lengths, sequence_length, name, "judged answer", ", with its prompt")
     ids, of_prompts = [number for number, *_ in kept], []
-    for (_, prompt, answer, good), other in zip(kept, mismatched(ids), strict=True):
+    for (_, prompt, answer, good), other in zip(kept, mismatched_examples(ids), strict=True):
         room = sequence_length - (len(prompt) - 1 + len(answer))
         of_prompts.append((prompt, {GOOD if good else BAD: answer, MISMATCHED: kept[other][2][:room]}))
     return _pairs_of_answers(ids, of_prompts, settings, sequence_length)
 
 
-def mismatched(prompts: Sequence[int]) -> np.ndarray:
+def mismatched_examples(prompts: Sequence[int]) -> np.ndarray:
     """For each example the number of another one, every number once.
 
     Args:
@@ -178,7 +178,7 @@ def rows_needed(prompts: int, answers: int, longest_prompt: int, longest_answer:
     return prompts * -(-answers // in_row)
 
 
-def laid_out(
+def answers_in_rows(
     prompts: Sequence[list[int]],
     answers: Sequence[Sequence[list[int]]],
     advantages_GN: np.ndarray,

@@ -58,7 +58,7 @@ def tokenize(
     made = [shown for conversation in conversations for shown in _templated_conversation(conversation, tokenizer, name)]
     if len(made) > len(conversations):
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
-    kept = fitting(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
+    kept = fitting_examples(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
     return Conversations(
         tokens=np.concatenate([np.array(ids, np.int32) for _, ids, _ in kept]),
         token_weights=np.concatenate([np.array(weights, np.float32) for _, _, weights in kept]),
@@ -87,7 +87,9 @@ def _templated_conversation(
         raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
 
 
-def fitting(found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = "") -> list[E]:
+def fitting_examples(
+    found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = ""
+) -> list[E]:
     """The examples of at most `most` tokens, which are `lengths` long; the log counts the others.
 
     Args:
@@ -117,7 +119,7 @@ class Pair(NamedTuple):
     rejected: list[int]
 
 
-def pair(preference: Preference, tokenizer: Tokenizer, name: str) -> Pair:
+def preference_ids(preference: Preference, tokenizer: Tokenizer, name: str) -> Pair:
     """The ids of a preference, whose answers end with their end tokens.
 
     Args:
@@ -138,7 +140,7 @@ def pair(preference: Preference, tokenizer: Tokenizer, name: str) -> Pair:
     return Pair(prompt, chosen, rejected)
 
 
-def answer(judged: Judged, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[int]]:
+def judged_ids(judged: Judged, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt and of its answer with its end token; it raises what `pair` raises."""
     return _prompt_and_answer_ids(judged.prompt, judged.answer, judged.tools, tokenizer, name)
 

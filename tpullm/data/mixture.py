@@ -265,7 +265,7 @@ def _parts_by_language(
     ]
 
 
-def tell(epochs: Mapping[str, float]) -> None:
+def tell_epochs(epochs: Mapping[str, float]) -> None:
     """Say before pretraining how often each part will be read, and which of them too often."""
     told = ", ".join(f"{part} {often:.2f}" for part, often in epochs.items())
     say(f"pretrain: times that each source is read: {told}")

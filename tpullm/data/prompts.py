@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.data.conversations import fitting
+from tpullm.data.conversations import fitting_examples
 from tpullm.data.examples import Prompt
 from tpullm.data.mixture import Order
-from tpullm.data.stream import LeavesOut, Placed, seed_of
+from tpullm.data.stream import LeavesOut, Placed, seed_for
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -56,7 +56,7 @@ def tokenized(found: Sequence[Prompt], tokenizer: Tokenizer, most: int, name: st
             f"{name}: no prompt of at most {most} tokens (the shortest has {shortest}), since a row also has an "
             f"answer; give others, raise {name}.train.sequence_length, or lower {name}.policy.tokens"
         )
-    kept = fitting(range(len(ids)), list(map(len, ids)), most, name, "prompt")
+    kept = fitting_examples(range(len(ids)), list(map(len, ids)), most, name, "prompt")
     return Prompts([found[number] for number in kept], [ids[number] for number in kept])
 
 
@@ -66,7 +66,7 @@ class PromptStream(LeavesOut):
     def __init__(self, prompts: Prompts, each: int, seed: int, updates: int = 1):
         """Take `each` prompts a step; the steps of `updates` in a row take the same ones."""
         self._prompts, self._each, self._updates = prompts, each, updates
-        self._order = Order([len(prompts)], [1.0], [seed_of(seed, "prompts", "shuffle")])
+        self._order = Order([len(prompts)], [1.0], [seed_for(seed, "prompts", "shuffle")])
 
     def at(self, step: int) -> np.ndarray:
         """The numbers of the prompts of a step (from 0), int64 `[each]`."""

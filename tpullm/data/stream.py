@@ -94,7 +94,7 @@ class Stream(LeavesOut):
         for name, documents in sources.items():
             if not schedule.reads(name):
                 continue
-            packed = packing.pack(documents.lengths, sequence_length, seed_of(seed, name, "pack"), moving)
+            packed = packing.pack(documents.lengths, sequence_length, seed_for(seed, name, "pack"), moving)
             if packed.rows:
                 self.packings[name], self.sources[name] = packed, documents
                 if isinstance(documents, Subset):
@@ -105,7 +105,7 @@ class Stream(LeavesOut):
         self._order = Order(
             [packed.rows for packed in self.packings.values()],
             self._shares[0],
-            [seed_of(seed, name, "shuffle") for name in self.packings],
+            [seed_for(seed, name, "shuffle") for name in self.packings],
             list(zip(firsts, self._shares, strict=True))[1:],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
@@ -269,6 +269,6 @@ def _source_of_part(part: str) -> str:
     return part.partition("/")[0]
 
 
-def seed_of(seed: int, *names: str) -> int:
+def seed_for(seed: int, *names: str) -> int:
     """A seed of 32 bits for one use. With sums, epoch 1 of seed 0 would be epoch 0 of seed 1."""
     return int.from_bytes(hashlib.sha256(repr((seed, *names)).encode()).digest()[:4], "big")

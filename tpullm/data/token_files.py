@@ -183,7 +183,7 @@ def _numpy_file(path: Path, size: int) -> TokenFile:
     return TokenFile(path, array.dtype.str, array.offset, len(array), size)
 
 
-def ends(file: TokenFile, first: int, last: int, end_token: int) -> Iterator[np.ndarray]:
+def document_ends(file: TokenFile, first: int, last: int, end_token: int) -> Iterator[np.ndarray]:
     """Where the documents from `first` to `last - 1` end, in tokens of the file; int64, some at a time.
 
     Of a file without an index it is all documents, whatever `first` and `last` are. Each part of them ascends, and none

@@ -97,9 +97,9 @@ def make_part(part: IndexPart) -> None:
         UserError: an id is outside of the vocabulary, or the index contradicts the file.
     """
     tokenizer = load_tokenizer(part.tokenizer)
-    bounds = list(token_files.ends(part.file, part.first, part.last, tokenizer.eos_id))
+    bounds = list(token_files.document_ends(part.file, part.first, part.last, tokenizer.eos_id))
     bounds = np.concatenate([np.zeros(0, np.int64), *bounds])
-    before = int(next(token_files.ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
+    before = int(next(token_files.document_ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
     begins = np.concatenate([[before], bounds])[:-1] if len(bounds) else bounds
     ids, ended, begun, size = _read_documents(part.file, before, bounds, tokenizer)
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
@@ -212,7 +212,7 @@ def _joined_index_parts(
 
 def is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
     """Which documents are held out, by these beginnings of their hashes; of two or more, the lowest one at least."""
-    chosen = ids < np.uint64(split.bound(fraction))
+    chosen = ids < np.uint64(split.held_out_bound(fraction))
     if fraction > 0 and len(ids) > 1 and not chosen.any():
         chosen = ids == ids.min()
     return chosen

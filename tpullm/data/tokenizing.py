@@ -87,9 +87,9 @@ def plan_sample(documents: Path, folder: Path, weights: Mapping[str, float], cha
     sizes = {source: there.get(source, 0) for source, weight in weights.items() if weight > 0}
     listed, planned = document_files.parts(documents), []
     on_disk = storage.sizes(documents / "parts")  # one listing, where a question for each part is a request
-    for source, share in share_out(characters, sizes, weights).items():
+    for source, share in share_by_weight(characters, sizes, weights).items():
         own = [part for part in listed if part.source == source]
-        each, limit = max(1, -(-len(own) // TASKS)), bound(share, sizes[source])
+        each, limit = max(1, -(-len(own) // TASKS)), key_bound(share, sizes[source])
         for first in range(0, len(own), each):
             file, parts = folder / f"sample-{len(planned):06}.json", tuple(own[first : first + each])
             read = sum(on_disk.get(part.path.name, 0) for part in parts)  # reading tells what is missing
@@ -97,7 +97,7 @@ def plan_sample(documents: Path, folder: Path, weights: Mapping[str, float], cha
     return planned
 
 
-def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
+def share_by_weight(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
     """`amount` divided by weight, with no share above its size. What is left over is divided again."""
     shares: dict[str, int] = {}
     while open_ := [name for name in sizes if name not in shares]:
@@ -109,7 +109,7 @@ def share_out(amount: int, sizes: Mapping[str, int], weights: Mapping[str, float
     return {name: shares[name] for name in sizes}
 
 
-def bound(characters: int, size: int) -> int:
+def key_bound(characters: int, size: int) -> int:
     """The bound on the keys below which are `characters` of `size`, but for a chance of e^-18.
 
     Of passages of up to L characters, E together on average, fewer than E - t are drawn with a chance of at most
@@ -143,7 +143,7 @@ def _keys_of_passages(document: Mapping[str, str], seed: int) -> list[int]:
     """The keys of as many passages as a document has at most."""
     own = hashlib.blake2b(f"{seed} {document['hash']} {document['file']} {document['record']}".encode(), digest_size=8)
     keys = []
-    for number in range(trainer.most(document["text"])):
+    for number in range(trainer.most_passages(document["text"])):
         one = own.copy()
         one.update(b" %d" % number)
         keys.append(int.from_bytes(one.digest(), "big"))

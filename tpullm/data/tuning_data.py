@@ -137,12 +137,12 @@ def _tuning_examples(names: list[str], kind: type, settings: TuningConfig, seed:
 def _preference_pairs(
     settings: PreferenceConfig, found: list[examples.Preference], tokenizer: Tokenizer, length: int, where: str
 ) -> Pairs:
-    ids = [(preference.group, conversations.pair(preference, tokenizer, where)) for preference in found]
+    ids = [(preference.group, conversations.preference_ids(preference, tokenizer, where)) for preference in found]
     return answer_rows.tokenized(ids, settings, length, where)
 
 
 def _judged_answers(
     settings: PreferenceConfig, found: list[examples.Judged], tokenizer: Tokenizer, length: int, where: str
 ) -> Pairs:
-    ids = [(judged.group, *conversations.answer(judged, tokenizer, where), judged.good) for judged in found]
+    ids = [(judged.group, *conversations.judged_ids(judged, tokenizer, where), judged.good) for judged in found]
     return answer_rows.judged(ids, settings, length, where)

@@ -256,10 +256,10 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
 def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
     """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
     if not quantized.is_quantized(matrix):
-        return adapters.sampled(matrix), 0.0
+        return adapters.sampled_numbers(matrix), 0.0
     with jax.set_mesh(matrix.codes.sharding.mesh):
         numbers, step = jax.jit(lambda of: (quantized.dequantized(of), jnp.max(of.scales)))(matrix)
-    return adapters.sampled(numbers), float(step) / 2
+    return adapters.sampled_numbers(numbers), float(step) / 2
 
 
 def _published_model(folder: Path, text: bool) -> Found:

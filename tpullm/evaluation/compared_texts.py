@@ -19,8 +19,8 @@ import numpy as np
 from tpullm.corpus import document_files
 from tpullm.corpus.characters import cut
 from tpullm.corpus.files.opened import open_bytes, readable
-from tpullm.corpus.files.source_files import extension, printable, walk
-from tpullm.data.examples.example_rows import READERS, rows
+from tpullm.corpus.files.source_files import extension, files_below, printable
+from tpullm.data.examples.example_rows import READERS, rows_of_file
 from tpullm.evaluation.likelihoods import Continuation
 from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.system import storage
@@ -151,10 +151,10 @@ def _compared_text(name: str, documents: Iterable[str], limit: int, where: str) 
 def _documents_of(path: Path, most: int) -> Iterator[str]:
     if not path.is_file() and not path.is_dir():
         raise UserError(f"--text: {path}: no such file or folder; correct the name")
-    files = [path] if path.is_file() else [file for file, status in walk(path) if status or file.is_file()]
+    files = [path] if path.is_file() else [file for file, status in files_below(path) if status or file.is_file()]
     for file in files:
         if extension(file) in READERS:
-            for where, row in rows(file):
+            for where, row in rows_of_file(file):
                 text = row.get("text")
                 if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
                     raise UserError(f"--text: {where}: its 'text' is {text!r:.60} and no text; each row is a document")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpullm.data.examples.example_rows import rows
+from tpullm.data.examples.example_rows import rows_of_file
 from tpullm.evaluation.question_files import is_question_file, text_at
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -69,7 +69,7 @@ def is_problem_file(word: str) -> bool:
     if not is_question_file(word) or not path.is_file():
         return False
     try:
-        _, row = next(rows(path))
+        _, row = next(rows_of_file(path))
     except (StopIteration, UserError):  # a file of questions says what is wrong with it
         return False
     return _has_keys(row, _HUMANEVAL_KEYS) or _has_keys(row, _MBPP_KEYS)
@@ -90,7 +90,7 @@ def read_problems(word: str, to_run: bool = False) -> ProblemFile:
             "run it there, or in a container"
         )
     path = _installed_humaneval() if word == HUMANEVAL else storage.path(word)
-    problems = tuple(_problem_of_row(row, where) for where, row in rows(path))
+    problems = tuple(_problem_of_row(row, where) for where, row in rows_of_file(path))
     names = [problem.name for problem in problems]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise UserError(f"{path}: two problems are called {twice}; rename one in task_id")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tpullm.corpus.files.opened import open_bytes, readable
 from tpullm.corpus.files.source_files import extension
-from tpullm.data.examples.example_rows import READERS, JsonText, parse, rows
+from tpullm.data.examples.example_rows import READERS, JsonText, parse_json, rows_of_file
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -182,7 +182,11 @@ def read_questions(name: str) -> QuestionFile:
     if whole is not None and isinstance(whole.get("samples"), list):
         examples, asked, tokens = _llm_jp_eval(whole, path)
     else:
-        examples, asked, tokens = [], [item for where, row in rows(path) for item in items_of_row(row, where)], TOKENS
+        examples, asked, tokens = (
+            [],
+            [item for where, row in rows_of_file(path) for item in items_of_row(row, where)],
+            TOKENS,
+        )
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
@@ -200,7 +204,7 @@ def _one_object(path: Path) -> dict[str, Any] | None:
     if len(begin) > MOST_BYTES:
         raise UserError(f"{path}: is one object of more than {MOST_BYTES >> 20} MiB; write one question a line")
     try:
-        return parse(begin.decode("utf-8-sig"), str(path))
+        return parse_json(begin.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8; convert the file") from None
 

@@ -112,7 +112,7 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
     of_base = _checkpoint_parameters(model.base, "stored")
-    numbers = {name: adapters.sampled(of_base.read(name)) for name in adapters.matrices(of_base.targets)}
+    numbers = {name: adapters.sampled_numbers(of_base.read(name)) for name in adapters.matrix_names(of_base.targets)}
     storage.write_json(folder / adapters.FILE, {"numbers": numbers})
     tokenizer = load_tokenizer(model.tokenizer_path)
     _write_tokenizer(model, tokenizer, folder, model.talks(tokenizer))

@@ -68,7 +68,7 @@ def peak(dtype: jnp.dtype) -> Peak:
         return Peak(published)
     size = 1536
     x, square = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
-    found = fastest(lambda: square(x, x).block_until_ready())
+    found = fastest_run(lambda: square(x, x).block_until_ready())
     disturbed = found.disturbed and jax.default_backend() == "cpu"  # programs do not share an accelerator like that
     if disturbed:
         warn(
@@ -78,13 +78,13 @@ def peak(dtype: jnp.dtype) -> Peak:
     return Peak(2 * size**3 / found.seconds, disturbed)
 
 
-def fastest(work: Callable[[], object]) -> Fastest:
+def fastest_run(work: Callable[[], object]) -> Fastest:
     """The fastest of `TRIALS` undisturbed runs of `work`, after one run to warm up; takes at most about `SECONDS`."""
     work()
-    return choose(_timed_trials(work))
+    return fastest_trial(_timed_trials(work))
 
 
-def choose(trials: Iterable[Trial]) -> Fastest:
+def fastest_trial(trials: Iterable[Trial]) -> Fastest:
     """The fastest of the first `TRIALS` undisturbed trials; if there are fewer, the fastest of all trials."""
     seen: list[float] = []
     calm: list[float] = []

@@ -74,7 +74,7 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
         for index in range(job.config.processes)
     ]
     try:
-        code = wait(children)
+        code = wait_for_children(children)
     except KeyboardInterrupt:
         _stop_children(children, SECONDS_TO_SAVE)
         raise Interrupted("stopped all processes; the same command resumes from the last checkpoint") from None
@@ -84,7 +84,7 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
     return code
 
 
-def wait(children: Sequence[Child]) -> int:
+def wait_for_children(children: Sequence[Child]) -> int:
     """Wait for all; the exit code. After a failure the others may end by themselves for some seconds, then stop."""
     failed: list[int] = []  # exit codes, in the order in which they came
     left, until = list(children), float("inf")

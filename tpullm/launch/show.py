@@ -111,7 +111,7 @@ def trainings(job: Job) -> str:
         if spent := hours.read(storage.path(job.run) / stage / hours.FILE):
             plan = storage.path(job.run) / stage / "plan.json"
             run = storage.read_json(plan).get("run") if plan.exists() else None
-            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.told(spent, run)}\n")
+            lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.goodput_in_words(spent, run)}\n")
     return "".join(lines)
 
 

@@ -35,22 +35,22 @@ def check(job: Job) -> None:
             raise UserError(f"gpus_per_node: {job.verb} needs no GPU, and would leave some idle; leave it out")
         return
     each = f" with {config.gpus_per_node} GPUs" if config.gpus_per_node else ""
-    jobs.check_devices(job, config.nodes * tasks(job), f"nodes: {config.nodes}{each}")
+    jobs.check_devices(job, config.nodes * tasks_per_node(job), f"nodes: {config.nodes}{each}")
 
 
-def tasks(job: Job) -> int:
+def tasks_per_node(job: Job) -> int:
     """Processes of a node."""
     return max(job.config.gpus_per_node, 1)
 
 
-def script(job: Job) -> str:
+def batch_script(job: Job) -> str:
     """The batch script."""
     config = job.config
     python = config.python or sys.executable
     options = [
         f"--job-name={job.name}",
         f"--nodes={config.nodes}",
-        f"--ntasks-per-node={tasks(job)}",
+        f"--ntasks-per-node={tasks_per_node(job)}",
         *([f"--gpus-per-node={config.gpus_per_node}"] if config.gpus_per_node else []),
         f"--time={math.ceil(config.max_seconds / 60)}",  # minutes
         f"--signal=TERM@{SECONDS_TO_SAVE}",  # to the tasks, which save
@@ -92,7 +92,7 @@ def dry_run(job: Job) -> str:
     """The batch script, as YAML."""
     from tpullm.launch import show
 
-    what: dict[str, Any] = {"command": "sbatch --parsable", "script": script(job)}
+    what: dict[str, Any] = {"command": "sbatch --parsable", "script": batch_script(job)}
     return "# What `tpullm launch slurm` would submit; nothing was.\n" + show.as_yaml(what)
 
 
@@ -100,7 +100,7 @@ def submit(job: Job) -> str:
     """Submit the job; its number."""
     storage.check_writable(storage.path(job.run))
     Path(_slurm_log_folder(job)).mkdir(parents=True, exist_ok=True)
-    return _printed_by_slurm("sbatch", "--parsable", text=script(job)).strip()
+    return _printed_by_slurm("sbatch", "--parsable", text=batch_script(job)).strip()
 
 
 def status(job: Job) -> str:

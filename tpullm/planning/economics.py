@@ -13,7 +13,7 @@ from tpullm.planning.routes import Transfer, traffic
 from tpullm.planning.setting import Setting
 from tpullm.planning.step_work import step_parts, useful_flops
 from tpullm.recipe.schema import TrainConfig
-from tpullm.run.hours import kept
+from tpullm.run.hours import share_kept
 from tpullm.system.errors import UserError
 
 
@@ -142,7 +142,7 @@ def whole_run(
     steps_seconds = config.steps * found.step_seconds
     between_saves = max(_between_saves(config, found.step_seconds), save)
     # What was saved last is read again: as many bytes as a save writes.
-    goodput = kept(restart + save, save, between_saves, hours_between * 3600)
+    goodput = share_kept(restart + save, save, between_saves, hours_between * 3600)
     if goodput < LEAST_GOODPUT:
         raise UserError(f"--interruptions: {hours_between:g} hours are too few to keep work; save more often")
     seconds, tokens = steps_seconds / goodput, config.steps * setting.global_tokens

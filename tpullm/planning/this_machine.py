@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.hardware.chips import CHIPS, REACHES, Chip, of_kind
-from tpullm.hardware.peak_flops import fastest, peak
+from tpullm.hardware.peak_flops import fastest_run, peak
 from tpullm.hardware.topologies import GpuHosts, Slices, Topology
 from tpullm.model.attention.kernels import query_block
 from tpullm.model.platform import compute_dtype
@@ -78,7 +78,7 @@ def machine() -> Machine:
 def measured_device(dtype: str) -> Chip:
     """One device of this machine, as measured. A CPU's devices exchange data through its memory."""
     here, x, add = machine(), jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x, y: x + y)
-    bandwidth = 2 * COPIED / fastest(lambda: add(x, x).block_until_ready()).seconds
+    bandwidth = 2 * COPIED / fastest_run(lambda: add(x, x).block_until_ready()).seconds
     known = of_kind(here.device_kind)
     found = Chip(
         (here.device_kind,),

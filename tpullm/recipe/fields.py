@@ -48,7 +48,7 @@ def changing(what: Changes, default: Any = dataclasses.MISSING, factory: Any = d
     return dataclasses.field(default=default, default_factory=factory, metadata={"changes": what})
 
 
-def declared(field: dataclasses.Field) -> Changes:
+def declared_change(field: dataclasses.Field) -> Changes:
     """What the key of a field changes."""
     return field.metadata.get("changes", Changes.RESULT)
 
@@ -60,7 +60,7 @@ def part(config: Any, *which: Changes) -> dict[str, Any]:
     """
     found = {}
     for field in dataclasses.fields(config):
-        value, own = getattr(config, field.name), declared(field)
+        value, own = getattr(config, field.name), declared_change(field)
         if dataclasses.is_dataclass(value) and own is Changes.RESULT:
             if inner := part(value, *which):
                 found[field.name] = inner

@@ -119,7 +119,7 @@ class Keys:
         return next(iter(difflib.get_close_matches(dotted, self.all, 1, 0.6)), "")
 
 
-def dotted(loc: tuple) -> str:
+def dotted_key(loc: tuple) -> str:
     """The name of a key from pydantic's `loc`, which has the places in lists too."""
     return ".".join(part for part in loc if isinstance(part, str))
 
@@ -131,7 +131,7 @@ def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
         error: of pydantic's `ValidationError`.
     """
     kind, loc, value, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
-    name = dotted(loc)
+    name = dotted_key(loc)
     see = f"see {keys.where(name)}"
     if kind == UNKNOWN:
         return loc, keys.unknown(name)

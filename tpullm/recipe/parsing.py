@@ -86,7 +86,7 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
         _put_option(values, option, text, keys)
 
     def place(loc: tuple) -> str:
-        typed = any(f"{mistakes.dotted(loc)}.".startswith(f"{option}.") for option, _ in changes)
+        typed = any(f"{mistakes.dotted_key(loc)}.".startswith(f"{option}.") for option, _ in changes)
         found = [(path, line) for path, root, _ in files if not typed and (line := _line_of_key(root, loc))]
         return "{}: line {}: ".format(*found[-1]) if found else ""
 
@@ -295,7 +295,7 @@ def _checked_settings(values: dict[str, Any], kind: type, keys: Keys, place: Cal
     for dotted, message in _contradictions(settings, ""):
         raise UserError(f"{place(tuple(dotted.split('.')))}{dotted}: {message}")
     if kind is Recipe:
-        for name in topologies.names(settings.topology):  # several are for `plan`, which also takes `local`
+        for name in topologies.topology_names(settings.topology):  # several are for `plan`, which also takes `local`
             if name != "local":
                 topologies.parse(name)
         check_sizes(settings.mesh)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpullm.recipe.fields import Changes, declared
+from tpullm.recipe.fields import Changes, declared_change
 
 # What a value of a kind is called.
 WORDS = {
@@ -119,7 +119,7 @@ def sections(
     for field in dataclasses.fields(kind):
         hint, nested = hints[field.name], _nested_kind(hints[field.name])
         is_list, is_named = typing.get_origin(hint) is list, typing.get_origin(hint) is dict
-        changes = declared(field) if above is Changes.RESULT else above
+        changes = declared_change(field) if above is Changes.RESULT else above
         if nested:
             path = (f"{name}.{field.name}" if name else field.name) + f".{NAME}" * is_named
             inner.append((nested, path, _first_sentence(helps[field.name]), is_list, changes))

@@ -55,11 +55,11 @@ def line_chart(
         large: a higher chart.
         values: the last value of each line stands in the legend.
     """
-    lines = [Line(line.name, thinned(line.points), line.colour, line.style) for line in lines if line.points]
+    lines = [Line(line.name, thinned_points(line.points), line.colour, line.style) for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     left, right = (min(xs), max(xs)) if min(xs) < max(xs) else (0.0, max(xs[0], 1.0))  # one point stands at the end
-    low, high = y_range or padded(min(ys), max(ys))
+    low, high = y_range or padded_range(min(ys), max(ys))
 
     def across(x: float) -> float:
         return (x - left) / (right - left)
@@ -67,8 +67,8 @@ def line_chart(
     def down(y: float) -> float:
         return (high - y) / (high - low)
 
-    x_ticks = [_axis_tick("x", across(x), text.short(x)) for x in ticks(left, right, 5)]
-    y_labels = {y: text.short(y) for y in ticks(low, high, 5)}
+    x_ticks = [_axis_tick("x", across(x), text.short(x)) for x in axis_ticks(left, right, 5)]
+    y_labels = {y: text.short(y) for y in axis_ticks(low, high, 5)}
     y_ticks = [_axis_tick("y", down(y), label) for y, label in y_labels.items()]
     paths = [_line_path(line, across, down) for line in lines]
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
@@ -83,13 +83,13 @@ def line_chart(
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")
 
 
-def padded(low: float, high: float) -> tuple[float, float]:
+def padded_range(low: float, high: float) -> tuple[float, float]:
     """A range with a margin: never empty, and below 0 only if `low` is."""
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return (max(low - margin, 0.0) if low >= 0 else low - margin), high + margin
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
+def axis_ticks(low: float, high: float, most: int) -> list[float]:
     """At most `most` + 1 round numbers within a range."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
@@ -98,7 +98,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def thinned(points: Points, most: int = _MOST_POINTS) -> Points:
+def thinned_points(points: Points, most: int = _MOST_POINTS) -> Points:
     """At most `most` points: the means of stretches of equal length, and the last point unchanged."""
     size = -(-len(points) // most)
     if size <= 1:

@@ -14,7 +14,7 @@ from tpullm.report.html import mixed, phrase
 from tpullm.report.language import Language
 from tpullm.report.rendering import render
 from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
-from tpullm.report.run_data import RunData, find, number, numbers, series
+from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
 from tpullm.run import hours
 from tpullm.system.words import count, percent
 
@@ -25,19 +25,19 @@ _UNREAD = "unknown extension"  # the reason in corpus/sources.py for a file that
 
 def page(data: RunData) -> str:
     """The report as one HTML document; the same data give the same text."""
-    read = series(data.pretrain, "loss")
+    read = series_by_tokens(data.pretrain, "loss")
     dates = [str(made["finished"]) for made in data.manifests.values() if made.get("finished")]
     sections = {name: found for name, make in SECTIONS.items() if (found := make(data)) is not None}
     return render(
         "report.html",
         data.language,
         data=data,
-        number=number,
+        number=finite_number,
         sections=sections,
         gap=gap_to_truth(data),
         tokens_read=read[-1][0] if read else None,
-        parameters=number(data.results, "model", "parameters"),
-        bits=numbers(data.results.get("bits_per_byte")),
+        parameters=finite_number(data.results, "model", "parameters"),
+        bits=finite_numbers(data.results.get("bits_per_byte")),
         finished=max(dates, default=""),
     )
 
@@ -83,16 +83,18 @@ def _drop_reason_in_words(text: Language, reason: str) -> tuple[str, str]:
 
 def tokenize(data: RunData) -> Section:
     """The tokens of the corpus by source. (Example texts as tokens are `data.splits`.)"""
-    sources = find(data.manifests, "tokens", "sources") or {}
+    sources = nested_value(data.manifests, "tokens", "sources") or {}
     if not data.splits and not sources:
         return None
     rows = []
     for source, splits in sources.items():
-        total = {what: sum(number(counts, what) or 0 for counts in splits.values()) for what in ("bytes", "tokens")}
-        tokens = [count(number(splits, split, "tokens") or 0) for split in ("train", "held_out")]
+        total = {
+            what: sum(finite_number(counts, what) or 0 for counts in splits.values()) for what in ("bytes", "tokens")
+        }
+        tokens = [count(finite_number(splits, split, "tokens") or 0) for split in ("train", "held_out")]
         rows.append((phrase(source), *tokens, f"{total['bytes'] / max(total['tokens'], 1):.2f}"))
     return {
-        "vocabulary": number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size,
+        "vocabulary": finite_number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size,
         "in_bytes": any(piece.startswith("<0x") for pieces in data.splits for piece, _ in pieces),
         "rows": rows,
     }
@@ -104,7 +106,10 @@ def transformer(data: RunData) -> Section:
     if not c.vocabulary_size:
         return None
     picture, layer = "", (3 if c.gated else 2) * c.width * c.mlp_width  # parameters of a feed-forward layer
-    tokens, weights = find(data.results, "attention", "tokens"), find(data.results, "attention", "weights")
+    tokens, weights = (
+        nested_value(data.results, "attention", "tokens"),
+        nested_value(data.results, "attention", "weights"),
+    )
     if tokens and weights:
         import numpy as np  # only where there is something to draw
 
@@ -133,14 +138,16 @@ def _word_chips(words: Sequence[str], middle: int = 180) -> list[tuple[float, in
 
 def pretrain(data: RunData) -> Section:
     """The loss against the tokens read, on held-out text too; rates, gradients, experts; what the model writes."""
-    read, text = series(data.pretrain, "loss"), data.language
+    read, text = series_by_tokens(data.pretrain, "loss"), data.language
     if not read:
         return None
     titles = {"learning_rate": text("Learning rate"), "tokens_per_second": text("Tokens a second")}
-    curves = [(title, series(data.pretrain, key)) for key, title in titles.items()]
-    busiest, least = (series(data.pretrain, "expert_load", key) for key in ("highest", "lowest"))
+    curves = [(title, series_by_tokens(data.pretrain, key)) for key, title in titles.items()]
+    busiest, least = (series_by_tokens(data.pretrain, "expert_load", key) for key in ("highest", "lowest"))
     grown = growing_texts(data.pretrain)
-    is_new = not data.manifests.get("base") and not find(data.manifests, "pretrain", "inputs", "upstream", "branch")
+    is_new = not data.manifests.get("base") and not nested_value(
+        data.manifests, "pretrain", "inputs", "upstream", "branch"
+    )
     return {
         "blind": math.log(data.model.vocabulary_size or 1),
         "losses": losses(data),
@@ -163,10 +170,14 @@ def _held_out_losses(data: RunData) -> list[tuple[Any, str, str, str]]:
     """The loss on each held-out text, as choices, and its bits a byte; tenki is first."""
     losses = {}
     for row in data.pretrain:
-        losses |= numbers(row.get("eval_loss"))
-    losses |= numbers(find(data.results, "loss_nats_per_token"))
-    bits = {name: points[-1][1] for name in losses if (points := series(data.pretrain, "eval_bits_per_byte", name))}
-    bits |= numbers(find(data.results, "bits_per_byte"))
+        losses |= finite_numbers(row.get("eval_loss"))
+    losses |= finite_numbers(nested_value(data.results, "loss_nats_per_token"))
+    bits = {
+        name: points[-1][1]
+        for name in losses
+        if (points := series_by_tokens(data.pretrain, "eval_bits_per_byte", name))
+    }
+    bits |= finite_numbers(nested_value(data.results, "bits_per_byte"))
     return [
         (phrase(name), f"{loss:.3f}", f"{math.exp(min(loss, 99)):,.1f}", f"{bits[name]:.3f}" if name in bits else "")
         for name, loss in sorted(losses.items(), key=lambda item: item[0] != "tenki")
@@ -178,29 +189,29 @@ def _gradients_by_layer(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | N
     found = [row for row in rows if row.get("gradient_norms")]
     squares: list[Counter[str]] = [Counter() for _ in found]
     for row, column in zip(found, squares, strict=True):
-        for part, norm in numbers(row["gradient_norms"]).items():
+        for part, norm in finite_numbers(row["gradient_norms"]).items():
             column[part.split(".")[0]] += norm**2
     names = dict.fromkeys(name for column in squares for name in column)
     if not names:
         return None
     by_layer = [(name, [math.sqrt(column[name]) if name in column else None for column in squares]) for name in names]
-    return [number(row, "tokens") or number(row, "step") for row in found], by_layer
+    return [finite_number(row, "tokens") or finite_number(row, "step") for row in found], by_layer
 
 
 def speed(data: RunData) -> Section:
     """The time of each stage, the machine, the rates of training, the prediction, and where the time went."""
     results = data.results
-    finished = {stage: number(data.manifests, stage, "seconds") for stage in data.manifests}
-    seconds = numbers(results.get("seconds")) or numbers(finished)
+    finished = {stage: finite_number(data.manifests, stage, "seconds") for stage in data.manifests}
+    seconds = finite_numbers(results.get("seconds")) or finite_numbers(finished)
     machine = {key: value for key, value in (results.get("machine") or {}).items() if value not in (None, "")}
     if machine.get("device") == machine.get("platform"):
         machine.pop("device", None)  # for a CPU, JAX repeats the platform
     medians = {}  # over all steps, because some of them wait for a checkpoint
     for key in ("tokens_per_second", "mfu", "data_wait_share", "step_seconds"):
-        values = sorted(value for _, value in series(data.pretrain, key))
+        values = sorted(value for _, value in series_by_tokens(data.pretrain, key))
         medians[key] = values[len(values) // 2] if values else None
-    predicted, measured = number(data.plan, "step_seconds"), medians.pop("step_seconds")
-    rates = numbers(medians)
+    predicted, measured = finite_number(data.plan, "step_seconds"), medians.pop("step_seconds")
+    rates = finite_numbers(medians)
     if not (seconds or machine or rates):
         return None
     return {
@@ -214,10 +225,10 @@ def speed(data: RunData) -> Section:
 
 def _goodput(data: RunData) -> Section:
     """Where the time of pretraining went, over all processes that worked on it."""
-    found = {kind: seconds for kind, seconds in hours.summary(data.hours).items() if seconds}
+    found = {kind: seconds for kind, seconds in hours.seconds_by_kind(data.hours).items() if seconds}
     if "train" not in found:
         return None
-    interruptions, planned = hours.planned(data.hours, data.plan.get("run"))
+    interruptions, planned = hours.planned_goodput(data.hours, data.plan.get("run"))
     return {
         "seconds": found,
         "share": found["train"] / sum(found.values()),

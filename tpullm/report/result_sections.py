@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tpullm.report.charts import Line, padded
+from tpullm.report.charts import Line, padded_range
 from tpullm.report.language import Language
-from tpullm.report.run_data import RunData, find, number, numbers, series
+from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
 from tpullm.run import manifest
 from tpullm.system.words import count, percent, probability, three_decimals
 
@@ -25,7 +25,7 @@ _SUM = "sum"  # the weighted sum, among the rewards
 
 def growing_texts(rows: Rows) -> dict[str, list[tuple[float, str]]]:
     """By prompt: the steps that measured it, and what the model wrote. Empty if it did so at one step at most."""
-    found = [row for row in rows if isinstance(row.get("samples"), list) and number(row, "step") is not None]
+    found = [row for row in rows if isinstance(row.get("samples"), list) and finite_number(row, "step") is not None]
     found = [found[round(n * (len(found) - 1) / (_STEPS - 1))] for n in range(_STEPS)] if len(found) > _STEPS else found
     prompts: dict[str, list[tuple[float, str]]] = {}
     for row in found if len(found) > 1 else []:
@@ -38,7 +38,7 @@ def growing_texts(rows: Rows) -> dict[str, list[tuple[float, str]]]:
 def held_out_lines(text: Language, rows: Rows, what: str = "eval_loss") -> list[Line]:
     """A line for each held-out source; tenki has the accent colour, since its true entropy is known."""
     names = sorted({name: None for row in rows for name in row.get(what) or {}}, key=lambda name: name != "tenki")
-    return [Line(text("{source}, held out", source=n), series(rows, what, n), i) for i, n in enumerate(names)]
+    return [Line(text("{source}, held out", source=n), series_by_tokens(rows, what, n), i) for i, n in enumerate(names)]
 
 
 def losses(data: RunData) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def losses(data: RunData) -> dict[str, Any]:
 
     Beside the first losses, the gap to the truth is too small to see.
     """
-    text, rows, truth = data.language, data.pretrain, number(data.results, "tenki", "entropy_nats_per_token")
-    training = Line(text("training"), series(rows, "loss"), 5, "faint")
+    text, rows, truth = data.language, data.pretrain, finite_number(data.results, "tenki", "entropy_nats_per_token")
+    training = Line(text("training"), series_by_tokens(rows, "loss"), 5, "faint")
     lines, close, limits = [training, *held_out_lines(text, rows)], [], None
     if truth is not None:
         name, ends = text("the truth: entropy of tenki"), (training.points[0], training.points[-1])
         lines.append(Line(name, [(x, truth) for x, _ in ends], 0, "dashed"))
-        near = [(x, y) for x, y in series(rows, "eval_loss", "tenki") if y < truth + _CLOSE]
+        near = [(x, y) for x, y in series_by_tokens(rows, "eval_loss", "tenki") if y < truth + _CLOSE]
         if len(near) > 1:
-            limits = padded(min(truth, *(y for _, y in near)), max(truth, *(y for _, y in near)))
+            limits = padded_range(min(truth, *(y for _, y in near)), max(truth, *(y for _, y in near)))
             level = [(near[0][0], truth), (near[-1][0], truth)]
             close = [Line(text("{source}, held out", source="tenki"), near, 0), Line(name, level, 0, "dashed")]
     return {"lines": lines, "close": close, "limits": limits}
@@ -65,18 +65,21 @@ def yours(data: RunData) -> Section:
     found = data.results.get("yours")
     if not found:
         return None
-    packed, model = number(found, "compressor", "bits_per_byte"), number(data.results, "bits_per_byte", "yours")
-    name, blanks = find(found, "compressor", "name"), []
+    packed, model = (
+        finite_number(found, "compressor", "bits_per_byte"),
+        finite_number(data.results, "bits_per_byte", "yours"),
+    )
+    name, blanks = nested_value(found, "compressor", "name"), []
     for row in found.get("blanks") or []:
         if row.get("words") and row.get("word"):
-            shares = [(word.get("word"), number(word, "model")) for word in row["words"]]
+            shares = [(word.get("word"), finite_number(word, "model")) for word in row["words"]]
             bars = [(word, share, probability(share)) for word, share in shares if word and share is not None]
-            place = number(row, "place") or 0
+            place = finite_number(row, "place") or 0
             blanks.append({"text": str(row.get("text", "")), "word": row["word"], "bars": bars, "place": place})
     return {
         "packed": (model, packed) if model and packed and name else None,
         "compressor": name,
-        "times_read": number(found, "times_read") or 0.0,
+        "times_read": finite_number(found, "times_read") or 0.0,
         "continuations": [
             {"prompt": item["prompt"], "text": str(item.get("text", "")), "original": str(item.get("original", ""))}
             for item in found.get("continuations") or []
@@ -90,29 +93,31 @@ def yours(data: RunData) -> Section:
 
 def gap_to_truth(data: RunData) -> float | None:
     """The held-out loss on tenki minus its entropy, in nats a token; None if either is missing."""
-    loss, entropy = (number(data.results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
-    given = number(data.results, "tenki", "gap_nats_per_token")
+    loss, entropy = (finite_number(data.results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
+    given = finite_number(data.results, "tenki", "gap_nats_per_token")
     return given if given is not None or loss is None or entropy is None else loss - entropy
 
 
 def truth(data: RunData) -> Section:
     """The gap to the entropy, the blanks, the swapped objects."""
     results = data.results
-    loss, entropy = (number(results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
+    loss, entropy = (finite_number(results, "tenki", f"{name}_nats_per_token") for name in ("loss", "entropy"))
     terms, blanks = (loss, entropy, gap_to_truth(data)), []
-    for row in find(results, "blank", "table") or []:
+    for row in nested_value(results, "blank", "table") or []:
         if row.get("words"):
-            words = [(word.get("word"), number(word, "model"), number(word, "truth")) for word in row["words"]]
+            words = [
+                (word.get("word"), finite_number(word, "model"), finite_number(word, "truth")) for word in row["words"]
+            ]
             words = [word for word in words if None not in word]
-            blanks.append((str(row.get("text", "")), words, number(row, "total_variation")))
+            blanks.append((str(row.get("text", "")), words, finite_number(row, "total_variation")))
     section = {
         "gap": None if None in terms else terms,
-        "tokens": number(results, "tenki", "tokens"),
+        "tokens": finite_number(results, "tenki", "tokens"),
         "blanks": blanks,
-        "mean": number(results, "blank", "mean_total_variation"),
-        "swaps": [_swap_with_answer(row) for row in _chosen_swaps(find(results, "swaps", "table") or [])],
-        "fitting": number(results, "swaps", "accuracy"),
-        "pairs": number(results, "swaps", "pairs"),
+        "mean": finite_number(results, "blank", "mean_total_variation"),
+        "swaps": [_swap_with_answer(row) for row in _chosen_swaps(nested_value(results, "swaps", "table") or [])],
+        "fitting": finite_number(results, "swaps", "accuracy"),
+        "pairs": finite_number(results, "swaps", "pairs"),
     }
     return section if section["gap"] or blanks or section["swaps"] or section["fitting"] is not None else None
 
@@ -130,7 +135,7 @@ def _chosen_swaps(rows: Rows) -> list[dict[str, Any]]:
 def _swap_with_answer(row: dict[str, Any]) -> dict[str, Any]:
     prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
     before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
-    likelihood = number(row, "probability")
+    likelihood = finite_number(row, "probability")
     share = "" if likelihood is None else percent(likelihood)
     said = {"said": str(row.get("model_verb", "")), "right": bool(row.get("right")), "verb": verb, "share": share}
     return {"before": before, "found": found, "after": after} | said
@@ -139,7 +144,7 @@ def _swap_with_answer(row: dict[str, Any]) -> dict[str, Any]:
 def finetune(data: RunData) -> Section:
     """Answers before and after tuning, how many are right; the curves of each stage, and what it kept."""
     text, answers = data.language, data.results.get("answers") or []
-    base, tuned = (number(data.results, name, "accuracy") for name in ("base", "tuned"))
+    base, tuned = (finite_number(data.results, name, "accuracy") for name in ("base", "tuned"))
     if tuned is None and not data.tuned and not answers:
         return None
     right = [answer for answer in answers if answer.get("right")]
@@ -149,7 +154,7 @@ def finetune(data: RunData) -> Section:
         "stages": _read_by_stages(data),
         "base": base,
         "tuned": tuned,
-        "asked": number(data.results, "tuned", "questions"),
+        "asked": finite_number(data.results, "tuned", "questions"),
         "kinds": _scores_by_question_kind(data),
         "right": len(right),
         "right_shown": right[::every],
@@ -166,8 +171,8 @@ def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
     text, rows, any_documents = data.language, [], False
     kinds = {"conversations": text("conversations"), "preferences": text("preferences"), "prompts": text("prompts")}
     for name in data.tuned:
-        config = find(data.manifests, name, "inputs", "config") or {}
-        documents = numbers(config.get("documents"))
+        config = nested_value(data.manifests, name, "inputs", "config") or {}
+        documents = finite_numbers(config.get("documents"))
         shares = {what: 1 - sum(documents.values()) for key, what in kinds.items() if config.get(key)} | documents
         rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items())))
         any_documents |= bool(documents)
@@ -176,7 +181,7 @@ def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
 
 def _scores_by_question_kind(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
-    by_kind = {kind: numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
+    by_kind = {kind: finite_numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
     if len(by_kind) < 2:
         return None
     keys = [key for key in ("base", "tuned", "guess") if any(key in found for found in by_kind.values())]
@@ -191,14 +196,14 @@ def _curves_of_stage(text: Language, stage: str, rows: Rows) -> Section:
     """The loss of a stage, or what it has instead; of a stage that learned from rewards, its rewards and answers."""
     if any("rewards" in row for row in rows):
         return {"name": stage, "rewards": _reward_curves(rows)}
-    curve, title, held_out = series(rows, "loss"), text("{stage}: loss, nats a token", stage=stage), None
+    curve, title, held_out = series_by_tokens(rows, "loss"), text("{stage}: loss, nats a token", stage=stage), None
     # Else held-out text has another unit.
     if any("margin" in row for row in rows):
         title = text("{stage}: loss of a pair of answers", stage=stage)
-        held_out = [Line(text("held-out pairs"), series(rows, "eval_loss", "preferences"), 0)]
+        held_out = [Line(text("held-out pairs"), series_by_tokens(rows, "eval_loss", "preferences"), 0)]
     elif any("eval_accuracy" in row for row in rows):
         title = text("{stage}: loss of a judged answer", stage=stage)
-        held_out = [Line(text("held-out answers"), series(rows, "eval_loss", "judged"), 0)]
+        held_out = [Line(text("held-out answers"), series_by_tokens(rows, "eval_loss", "judged"), 0)]
     elif any("eval_divergence" in row for row in rows):
         title = text("{stage}: divergence from the teacher, nats a token", stage=stage)
         held_out = held_out_lines(text, rows, "eval_divergence")
@@ -210,7 +215,7 @@ def _reward_curves(rows: Rows) -> dict[str, Any]:
     """The reward by step, and the rewards and answers of the first and the last step that measured held-out prompts."""
 
     def by_step(rows: Rows, key: str) -> list[tuple[float, float]]:
-        points = [(number(row, "step"), number(row, key, _SUM)) for row in rows]
+        points = [(finite_number(row, "step"), finite_number(row, key, _SUM)) for row in rows]
         return [(step, reward) for step, reward in points if step is not None and reward is not None]
 
     judged = [row for row in rows if "eval_reward" in row]
@@ -220,7 +225,7 @@ def _reward_curves(rows: Rows) -> dict[str, Any]:
     ends, cells = (judged[0], judged[-1]), []
     for name in ends[1]["eval_reward"]:
         if name != _SUM:
-            shares = [number(row, "eval_reward", name) for row in ends]
+            shares = [finite_number(row, "eval_reward", name) for row in ends]
             cells.append((name, *("" if share is None else three_decimals(share) for share in shares)))
     answers = zip(*(row.get("eval_answers") or [] for row in ends), strict=False)
     shown = [(str(after["prompt"]), str(before["answer"]), str(after["answer"])) for before, after in answers]
@@ -229,8 +234,8 @@ def _reward_curves(rows: Rows) -> dict[str, Any]:
 
 def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
     """What the stages kept of the text that was learned before: bits a byte on held-out text after each."""
-    before = numbers(data.results.get("bits_per_byte"))
-    stages = {name: numbers(find(data.results, "stages", name, "bits_per_byte")) for name in data.tuned}
+    before = finite_numbers(data.results.get("bits_per_byte"))
+    stages = {name: finite_numbers(nested_value(data.results, "stages", name, "bits_per_byte")) for name in data.tuned}
     stages = {name: found for name, found in stages.items() if found}
     if not before or not stages:
         return None
@@ -241,7 +246,7 @@ def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...
 
 def measured(data: RunData) -> Section:
     """The recipe's own questions and each task, with the scores before and after training."""
-    own, questions = _own_questions(data), number(data.results, "tuned", "questions") or 0
+    own, questions = _own_questions(data), finite_number(data.results, "tuned", "questions") or 0
     tasks = [found for task, asked in _figures_by_task(data).items() if (found := _task_section(data, task, asked))]
     return {"own": own, "questions": questions, "tasks": tasks} if own or tasks else None
 
@@ -253,7 +258,7 @@ def _figures_by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, 
     for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
         on_the_way, finished = _measured_while_training(rows), bool(data.manifests.get(stage))
         first = on_the_way[0]["tasks"] if on_the_way and on_the_way[0].get("step") == 0 else {}
-        last, step = (on_the_way[-1]["tasks"], number(on_the_way[-1], "step")) if on_the_way else ({}, None)
+        last, step = (on_the_way[-1]["tasks"], finite_number(on_the_way[-1], "step")) if on_the_way else ({}, None)
         measured_after = data.measured.get(stage, {})
         for task, figures in {**last, **measured_after}.items():
             asked = found.setdefault(task, [])
@@ -275,10 +280,10 @@ def _own_questions(data: RunData) -> list[tuple[str, str, str, str]]:
     text, rows = data.language, []
     whens = {"base": text("before tuning"), "tuned": text("after tuning")}
     for key, when in whens.items():
-        share, interval = number(data.results, key, "accuracy"), find(data.results, key, "interval")
+        share, interval = finite_number(data.results, key, "accuracy"), nested_value(data.results, key, "interval")
         if share is not None and interval:
             rows.append((when, text("by writing"), percent(share), _interval_in_words(text, interval)))
-    kinds = [numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
+    kinds = [finite_numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
     asked = sum(kind.get("questions", 0.0) for kind in kinds)
     if rows and asked:
         guess = sum(kind.get("guess", 0.0) * kind.get("questions", 0.0) for kind in kinds) / asked
@@ -297,14 +302,14 @@ def _task_section(data: RunData, task: str, asked: Sequence[tuple[str, str, dict
             rows.append((when, names.get(name, name), percent(value) if is_share else f"{value:.4g}", sure))
     if not rows:
         return None
-    if (chance := number(last, "chance")) is not None:
+    if (chance := finite_number(last, "chance")) is not None:
         rows.append((text("by guessing"), names["choice"], percent(chance), ""))
     curves = []
     for stage, of_stage in {"pretrain": data.pretrain, **data.tuned}.items():
         points: dict[str, list[tuple[float, float]]] = {}
         for row in _measured_while_training(of_stage):
             for name, value, _, is_share in _scores_of_task(row["tasks"].get(task) or {}):
-                if is_share and number(row, "step") is not None:
+                if is_share and finite_number(row, "step") is not None:
                     points.setdefault(names.get(name, name), []).append((row["step"], value))
         lines = [Line(name, found, n) for n, (name, found) in enumerate(points.items()) if len(found) > 1]
         curves += [(stage, lines)] if lines else []
@@ -314,7 +319,7 @@ def _task_section(data: RunData, task: str, asked: Sequence[tuple[str, str, dict
         "rows": rows,
         "curves": curves,
         "figures": last,
-        "read_before": numbers(last.get("read_before")),
+        "read_before": finite_numbers(last.get("read_before")),
         "settings": settings,
         "command": manifest.command(task, last, f"RUN/{last_stage}") if settings else "",
     }
@@ -326,10 +331,10 @@ def _scores_of_task(figures: dict[str, Any]) -> Iterator[tuple[str, float, Any, 
     Of the rules for a choice it is the likeliest one alone. Scores that are no share, such as a perplexity, have no
     interval or one of any size, and of a loss less is better.
     """
-    metrics = {name: (number(found, "value"), found) for name, found in (figures.get("metrics") or {}).items()}
+    metrics = {name: (finite_number(found, "value"), found) for name, found in (figures.get("metrics") or {}).items()}
     shares = {**(figures.get("pass_at_k") or {})}
-    shares |= {"choice": find(figures, "likelihood", "likelihood"), "written": figures.get("written")}
-    for name, (value, found) in {**metrics, **{n: (number(f, "share"), f) for n, f in shares.items()}}.items():
+    shares |= {"choice": nested_value(figures, "likelihood", "likelihood"), "written": figures.get("written")}
+    for name, (value, found) in {**metrics, **{n: (finite_number(f, "share"), f) for n, f in shares.items()}}.items():
         if value is not None:
             interval, better = found.get("interval"), (figures.get("better") or {}).get(name.partition(" (")[0], True)
             yield name, value, interval, bool(interval) and 0 <= interval[0] <= interval[1] <= 1 and better

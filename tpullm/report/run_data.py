@@ -60,28 +60,28 @@ class RunData:
     hours: list[dict[str, Any]] = field(default_factory=list)
 
 
-def find(value: Any, *keys: str) -> Any:
+def nested_value(value: Any, *keys: str) -> Any:
     """The value under nested keys, or None if one of them is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-def number(value: Any, *keys: str) -> float | None:
+def finite_number(value: Any, *keys: str) -> float | None:
     """The finite number under nested keys, or None."""
-    found = find(value, *keys)
+    found = nested_value(value, *keys)
     usable = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
     return found if usable else None
 
 
-def numbers(values: Any) -> dict[str, float]:
+def finite_numbers(values: Any) -> dict[str, float]:
     """The finite numbers among the values of a dict."""
-    return {key: found for key in values or {} if (found := number(values, key)) is not None}
+    return {key: found for key in values or {} if (found := finite_number(values, key)) is not None}
 
 
-def series(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[float, float]]:
+def series_by_tokens(rows: Sequence[dict[str, Any]], *keys: str) -> list[tuple[float, float]]:
     """(tokens, value) of every line of `metrics.jsonl` that has the value."""
-    points = [(number(row, "tokens") or number(row, "step"), number(row, *keys)) for row in rows]
+    points = [(finite_number(row, "tokens") or finite_number(row, "step"), finite_number(row, *keys)) for row in rows]
     return [(x, y) for x, y in points if x is not None and y is not None]
 
 
@@ -96,10 +96,10 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json_of_run(run / "evaluate" / "results.json")
     manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in (*STAGES, *recipe.finetune)}
-    examples = [*filter(None, [find(results, "yours", "sentence")]), *EXAMPLES]
+    examples = [*filter(None, [nested_value(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
     splits, vocabulary_size = _example_token_splits(tokenizer, examples)
-    known = find(results, "model", "config") or manifests["base"].get("model", {})
+    known = nested_value(results, "model", "config") or manifests["base"].get("model", {})
     return RunData(
         name=recipe.name,
         language=language,

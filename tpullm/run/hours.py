@@ -51,7 +51,7 @@ class Hours:
         return now | {"resumed": self.resumed, "step": step, "skipped": skipped, "seconds": seconds}
 
 
-def summary(lines: list[dict]) -> dict[str, float]:
+def seconds_by_kind(lines: list[dict]) -> dict[str, float]:
     """Seconds by kind over all processes, in the order of `KINDS`, from the lines of `hours.jsonl`.
 
     The time between the last line of a process and the begin of the next one is `start`: nobody worked. Only that is by
@@ -80,7 +80,7 @@ def summary(lines: list[dict]) -> dict[str, float]:
     return total
 
 
-def kept(restart: float, until_saved: float, between_saves: float, between: float) -> float:
+def share_kept(restart: float, until_saved: float, between_saves: float, between: float) -> float:
     """The share of the time that goes into steps whose result is kept, if interruptions come at random moments.
 
     A process that lives for t seconds keeps as many intervals between saves as fit into t - restart - until_saved. With
@@ -99,27 +99,27 @@ def kept(restart: float, until_saved: float, between_saves: float, between: floa
     return math.exp(-(restart + until_saved) / between - saves) * within
 
 
-def planned(lines: list[dict], run: dict | None) -> tuple[int, float]:
+def planned_goodput(lines: list[dict], run: dict | None) -> tuple[int, float]:
     """How often a training was interrupted, and the goodput that its plan expects of that many interruptions.
 
     Args:
         run: `run` of the plan (`planning.economics.Run`); None if there is no plan.
     """
     started = {line.get("started", line["process"]) for line in lines}
-    interruptions, total = len(started) - 1, sum(summary(lines).values())
+    interruptions, total = len(started) - 1, sum(seconds_by_kind(lines).values())
     if run is None or interruptions < 1:
         return max(0, interruptions), 1.0
     fields = (run[f"{name}_seconds"] for name in ("restart", "save", "between_saves"))
-    return interruptions, kept(*fields, total / interruptions)
+    return interruptions, share_kept(*fields, total / interruptions)
 
 
-def told(lines: list[dict], run: dict | None = None) -> str:
+def goodput_in_words(lines: list[dict], run: dict | None = None) -> str:
     """Where the hours went, in words: the goodput, beside it that of the plan, then the rest, the largest first."""
-    found = {kind: seconds for kind, seconds in summary(lines).items() if seconds}
+    found = {kind: seconds for kind, seconds in seconds_by_kind(lines).items() if seconds}
     total = sum(found.values()) or 1.0
     rest = sorted((kind for kind in found if kind != "train"), key=found.get, reverse=True)
     shares = ", ".join(f"{kind} {found[kind] / total:.1%}" for kind in rest)
-    interruptions, expected = planned(lines, run)
+    interruptions, expected = planned_goodput(lines, run)
     beside = f", planned for {interruptions} interruptions {expected:.1%}" if run and interruptions else ""
     return f"goodput {found.get('train', 0.0) / total:.1%}{beside}" + (f" ({shares})" if shares else "")
 

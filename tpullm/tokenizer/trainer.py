@@ -41,7 +41,7 @@ def passages(text: str) -> Iterator[str]:
         yield "".join(held)
 
 
-def most(text: str) -> int:
+def most_passages(text: str) -> int:
     """How many passages `text` has at most: two that follow each other are longer than `BYTES`."""
     return 2 * len(text.encode()) // BYTES + 1
 
@@ -116,7 +116,7 @@ class Alphabet:
         return [part for part in kept.split("\n") if part]
 
 
-def choose(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
+def choose_alphabet(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
     """The alphabet of a tokenizer for `lines`.
 
     If the characters that cover 99.95 % of the text take more than a quarter of a `unigram` vocabulary, the vocabulary
@@ -219,7 +219,7 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     lines = [(language, line) for language, text in texts for line in passage_lines(text)]
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
-    chosen = choose((line for _, line in lines), config)
+    chosen = choose_alphabet((line for _, line in lines), config)
     model, chosen = _train_sentencepiece(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)

@@ -28,7 +28,7 @@ def check(folder: str) -> None:
     """Load the tokenizer in `folder`, and read and write texts with it. What `PublishedTokenizer` has a child do."""
     described = read_json(Path(folder) / "tokenizer.json")
     steps = [described.get(name) for name in ("normalizer", "pre_tokenizer")]
-    for times in (growth(steps), growth(described.get("decoder"))):
+    for times in (text_growth(steps), text_growth(described.get("decoder"))):
         if times > MOST_GROWTH:
             raise UserError(
                 f"{folder}/tokenizer.json: its steps may make a text {times:.3g} times as long; it is broken or "
@@ -44,7 +44,7 @@ def check(folder: str) -> None:
         tokenizer.document(text)
 
 
-def growth(step: Any) -> float:
+def text_growth(step: Any) -> float:
     """How many times as many bytes a step of a tokenizer may make of a text, at most; at least 1.
 
     Args:
@@ -53,12 +53,12 @@ def growth(step: Any) -> float:
     if isinstance(step, list):
         times = 1.0
         for part in step:
-            times = min(times * growth(part), 1e300)
+            times = min(times * text_growth(part), 1e300)
         return times
     if not isinstance(step, dict):
         return 1.0
     inner = [step.get(name) for name in ("normalizers", "pretokenizers", "decoders")]
-    return max(1.0, _growth_of_one_step(step)) * growth([part for part in inner if part])
+    return max(1.0, _growth_of_one_step(step)) * text_growth([part for part in inner if part])
 
 
 def _growth_of_one_step(step: dict) -> float:

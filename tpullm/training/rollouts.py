@@ -207,7 +207,7 @@ class Rollouts(OwnAnswers):
         figures = group_signals(scores_GN | {SUM: total_GN}) | {"total_spread": float(np.std(total_GN))}
         figures |= self.figures(said)
         prompts = [self.prompts.ids[number] for number in chosen]
-        build = partial(answer_rows.laid_out, prompts, groups)
+        build = partial(answer_rows.answers_in_rows, prompts, groups)
         options, sizes = (settings, self.config.sequence_length), self.possible_rows()
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
         if self.architecture.adapter is not None and step % STEPS == 0:
@@ -259,7 +259,7 @@ class Rollouts(OwnAnswers):
         most = answer_rows.rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
         size = next(rows for rows in self.possible_rows() if rows >= most)
         nothing = np.zeros((few, settings.answers))
-        batch, places = answer_rows.laid_out(prompts[:few], groups[:few], nothing, settings, length, [size])
+        batch, places = answer_rows.answers_in_rows(prompts[:few], groups[:few], nothing, settings, length, [size])
         return float(self._of_base(params, batch)[*places.T].mean())
 
     def _of_base(self, params: Tree, batch: AnswerBatch) -> np.ndarray:

@@ -85,7 +85,7 @@ class TaughtAnswers(OwnAnswers):
         """This host's rows of the batch of some answers."""
         nothing = np.zeros((len(said), len(said[0])), np.float32)
         options = (self.settings, self.config.sequence_length, self.possible_rows())
-        whole, _ = answer_rows.laid_out(prompts, said, nothing, *options)
+        whole, _ = answer_rows.answers_in_rows(prompts, said, nothing, *options)
         own = own_rows(self.mesh, len(whole.inputs))
         names = [field.name for field in dataclasses.fields(Batch)]
         plain = Batch(*(getattr(whole, name)[own] for name in names))

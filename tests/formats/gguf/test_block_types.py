@@ -19,7 +19,7 @@ def values(rows=6, width=768, scale=1.0):
 
 def held(found, kind):
     """Its values after rounding."""
-    rounded = block_types.rounded(found, kind, "a tensor")
+    rounded = block_types.rounded_to_type(found, kind, "a tensor")
     return gguf.dequantize(rounded, gguf.GGMLQuantizationType[kind]).reshape(found.shape)
 
 
@@ -67,14 +67,14 @@ def test_several_guesses_find_better_scales_than_the_first(kind, most):
 
 def test_rounding_in_parts_is_rounding_at_once(monkeypatch):
     exact = values()
-    whole = block_types.rounded(exact, "Q4_K", "a tensor")
+    whole = block_types.rounded_to_type(exact, "Q4_K", "a tensor")
     monkeypatch.setattr(block_types, "_AT_ONCE", 1_000)
-    np.testing.assert_array_equal(block_types.rounded(exact, "Q4_K", "a tensor"), whole)
+    np.testing.assert_array_equal(block_types.rounded_to_type(exact, "Q4_K", "a tensor"), whole)
 
 
 def test_values_beyond_float16_are_refused():
     with pytest.raises(UserError, match="f16 is too small for the values of blk.0.x; use bf16"):
-        block_types.rounded(values(scale=1e5), "F16", "blk.0.x")
+        block_types.rounded_to_type(values(scale=1e5), "F16", "blk.0.x")
     held(values(scale=1e5), "BF16")
 
 

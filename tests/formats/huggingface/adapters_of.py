@@ -32,7 +32,9 @@ def made(name: str, magnitude: bool = True, root_scale: bool = False):
     model_type, keys = MODELS[name]
     plain, family, found = published({"model_type": model_type, **keys})
     params, shapes = as_ours(plain, family, found), tensors.flat(plain.shapes)
-    parts = {part.rpartition(".")[2] for module in adapters.modules(family, shapes, 1) for part in module.ours}
+    parts = {
+        part.rpartition(".")[2] for module in adapters.modules_with_adapters(family, shapes, 1) for part in module.ours
+    }
     config = AdapterConfig(2, 3.0, root_scale, magnitude, targets=tuple(sorted(parts)))
     architecture = Architecture(plain.config, config)
     wanted = tensors.flat(architecture.trained(architecture.shapes))

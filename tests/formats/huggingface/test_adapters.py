@@ -32,7 +32,9 @@ def theirs(name):
 
 def their_adapter(model, family, architecture, kind, folder):
     """A PEFT model with random matrices, and the folder that it was saved in."""
-    names = sorted({module.last for module in adapters.modules(family, tensors.flat(architecture.shapes), 1)})
+    names = sorted(
+        {module.last for module in adapters.modules_with_adapters(family, tensors.flat(architecture.shapes), 1)}
+    )
     torch.manual_seed(0)
     settings = dict(r=3, lora_alpha=5, target_modules=names, init_lora_weights=False, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
@@ -109,7 +111,7 @@ def test_theirs_in_ours(name, kind, tmp_path):
         if value.requires_grad
     }
     gradients = {key.replace("magnitude_vector.weight", "magnitude_vector"): value for key, value in gradients.items()}
-    for module in adapters.modules(family, shapes, architecture.config.layers):
+    for module in adapters.modules_with_adapters(family, shapes, architecture.config.layers):
         where, layer = f"{adapters.PREFIX}{module.name}.", module.layer
         a, b = gradients.pop(where + adapters.A), gradients.pop(where + adapters.B)
         near(sum(found[f"{part}.adapter.a"][layer].reshape(-1, 3).T for part in module.ours), a, 1e-4, where)

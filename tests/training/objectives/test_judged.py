@@ -17,7 +17,7 @@ from tests.training.objectives.answers import (
 )
 from tests.training.small import job, mesh, params
 from tpullm.cli.main import main
-from tpullm.data.answer_rows import MISMATCHED, judged, mismatched
+from tpullm.data.answer_rows import MISMATCHED, judged, mismatched_examples
 from tpullm.data.batch import BRANCH
 from tpullm.data.stream import Stream
 from tpullm.model.rows import put_rows
@@ -41,7 +41,7 @@ def made(count=8, rows=2, length=T):
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_a_mismatched_answer_is_one_to_another_prompt(prompts):
-    found = mismatched(prompts).tolist()
+    found = mismatched_examples(prompts).tolist()
     assert sorted(found) == list(range(len(prompts)))
     if 2 * max(map(prompts.count, prompts)) <= len(prompts):
         assert all(prompts[n] != prompts[other] for n, other in enumerate(found))
@@ -60,7 +60,9 @@ def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched
             own = [batch.targets[0][batch.segment_ids[0] == number + BRANCH * b].tolist() for b in range(4)]
             seen += [own] if own[MISMATCHED] else []
     wanted = []
-    for (_, prompt, answer, good), other in zip(found, mismatched([number for number, *_ in found]), strict=True):
+    for (_, prompt, answer, good), other in zip(
+        found, mismatched_examples([number for number, *_ in found]), strict=True
+    ):
         room = 20 - len(prompt) + 1 - len(answer)
         wanted.append([prompt[1:], answer if good else [], [] if good else answer, found[other][2][:room]])
     assert sorted(seen) == sorted(wanted) and all(part[MISMATCHED] for part in seen)
@@ -68,7 +70,7 @@ def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched
 
 def by_hand(found, pairs, numbers):
     """The mean loss, the divergence, and the share that is judged right, of answers that stand alone."""
-    other = mismatched([number for number, *_ in found])
+    other = mismatched_examples([number for number, *_ in found])
     good, texts, references = np.array([found[n][3] for n in numbers]), [], []
     for n in numbers:
         _, prompt, answer, liked = found[n]

@@ -18,7 +18,7 @@ from tests.training.objectives.answers import (
     tiny_recipe,
 )
 from tpullm.cli.main import main
-from tpullm.data.answer_rows import laid_out
+from tpullm.data.answer_rows import answers_in_rows
 from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.metrics import read_rows
 from tpullm.training.objectives.policy import policy_loss
@@ -29,7 +29,7 @@ def made(kind="grpo", seed=0, **settings):
     prompts, answers = some_sampled(seed=seed)
     advantages = np.random.default_rng(seed + 1).normal(size=(3, 4)).astype(np.float32)
     settings = PolicyConfig(kind, prompts=3, answers=4, tokens=9, **settings)
-    return prompts, answers, advantages, *laid_out(prompts, answers, advantages, settings, T, [2, 4, 8])
+    return prompts, answers, advantages, *answers_in_rows(prompts, answers, advantages, settings, T, [2, 4, 8])
 
 
 def test_the_loss_of_answers_beside_others_is_that_of_answers_alone():

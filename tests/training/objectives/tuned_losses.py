@@ -25,7 +25,7 @@ from tests.formats.huggingface.small import LLAMA, as_ours, published, weight
 from tests.training.sharded_losses import MESHES
 from tests.training.small import job
 from tpullm.data import packing
-from tpullm.data.answer_rows import judged, laid_out, tokenized
+from tpullm.data.answer_rows import answers_in_rows, judged, tokenized
 from tpullm.data.batch import AnswerBatch, PairBatch
 from tpullm.data.conversations import Pair
 from tpullm.formats.huggingface import adapters, tensors
@@ -136,7 +136,7 @@ def pairs_of(case: str, load, mesh) -> PairBatch:
 def answers_of(case: str) -> AnswerBatch:
     """All answers, with how likely they were when they were sampled."""
     prompts, answers = conversations(case)
-    batch, places = laid_out(prompts, answers, advantages(), POLICIES[case], LENGTH, [ROWS])
+    batch, places = answers_in_rows(prompts, answers, advantages(), POLICIES[case], LENGTH, [ROWS])
     was = np.load(FILE)[f"{case} old"]
     said = [len(answer) for of_prompt in answers for answer in of_prompt]
     batch.old[*places.T] = np.concatenate([of[:length] for of, length in zip(was, said, strict=True)])

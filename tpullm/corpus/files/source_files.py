@@ -194,7 +194,7 @@ def _files_at_location(source: Source, location: str, downloads: Path, skipped: 
             )
         return [File(path, kind, path.stat().st_size)]
     found, reasons = [], set()
-    for file, status in walk(path):
+    for file, status in files_below(path):
         status, name = status or status_of(file), file.relative_to(path)
         kind = source.kind if extension(file) in ALSO.get(source.kind, ()) else KINDS.get(extension(file))
         if not status:
@@ -238,7 +238,7 @@ def extension(path: Path) -> str:
     return plain.suffix.lower()
 
 
-def walk(folder: Path) -> list[tuple[Path, Any]]:
+def files_below(folder: Path) -> list[tuple[Path, Any]]:
     """All files under `folder` in a fixed order, without hidden and compiled ones; on `gs://` with their status.
 
     With them come links to folders, and folders that cannot be read: nobody looks into them, so they are told.
@@ -269,7 +269,7 @@ def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
         if is_large or bundles[-1] and bundles[-1][-1].held_out != file.held_out:
             bundles.append([])
         if is_large:
-            bundles += [*([part] for part in ranges(file)), []]
+            bundles += [*([part] for part in ranges_of_file(file)), []]
             continue
         bundles[-1].append(file)
         # Of files of `n` bytes, `n / BUNDLE_BYTES` end a bundle.
@@ -279,7 +279,7 @@ def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
     return [(tuple(bundle), sum(file.bytes for file in bundle)) for bundle in bundles if bundle]
 
 
-def ranges(file: File) -> list[File]:
+def ranges_of_file(file: File) -> list[File]:
     """A file in ranges of about `RANGE_BYTES`, or whole if it can't be cut; what is appended changes the last one."""
     can_be_cut = file.kind in CUT_KINDS and file.path.suffix.lower() not in COMPRESSED and not file.is_part
     count = max(file.bytes // RANGE_BYTES, 1) if can_be_cut else 1

@@ -40,12 +40,12 @@ def read(path: Path) -> Iterator[Raw]:
     """
     with opened.open_bytes(path, by_content=True) as stream:
         for number, found, raw in _page_records(stream):
-            identity = value(found, "warc-record-id")[: records.MOST_CHARACTERS]
+            identity = header_value(found, "warc-record-id")[: records.MOST_CHARACTERS]
             yield dataclasses.replace(
                 raw,
                 record=f"record {number}" + (f" ({identity})" if identity else ""),
-                url=value(found, "warc-target-uri").strip("<>")[: records.MOST_CHARACTERS],
-                date=value(found, "warc-date")[:40],
+                url=header_value(found, "warc-target-uri").strip("<>")[: records.MOST_CHARACTERS],
+                date=header_value(found, "warc-date")[:40],
             )
 
 
@@ -62,7 +62,7 @@ def _page_records(stream: BinaryIO) -> Iterator[tuple[int, Headers, Raw]]:
                 return
             number += 1
         found = _record_headers(stream)
-        length, is_read = value(found, "content-length"), value(found, "warc-type").lower() in READ
+        length, is_read = header_value(found, "content-length"), header_value(found, "warc-type").lower() in READ
         if not (length.isascii() and length.isdigit() and len(length) < 19):
             yield number, found, _broken_warc_record("has no length")
         elif is_read and int(length) <= pages.MOST_PAGE_BYTES + MOST_HEADER_BYTES:
@@ -94,7 +94,7 @@ def _record_headers(stream: BinaryIO) -> Headers:
             break
         lines.append(line)
         size += len(line)
-    return headers(lines)
+    return parsed_headers(lines)
 
 
 def _record_content(stream: BinaryIO, length: int) -> bytes:
@@ -104,7 +104,7 @@ def _record_content(stream: BinaryIO, length: int) -> bytes:
     return data
 
 
-def headers(lines: Sequence[bytes]) -> list[tuple[str, str]]:
+def parsed_headers(lines: Sequence[bytes]) -> list[tuple[str, str]]:
     """Names and values; a line that begins with a space goes on with the value before it."""
     found: list[tuple[str, str]] = []
     for line in lines:
@@ -117,7 +117,7 @@ def headers(lines: Sequence[bytes]) -> list[tuple[str, str]]:
     return found
 
 
-def value(found: Headers, name: str) -> str:
+def header_value(found: Headers, name: str) -> str:
     """The value of the first header of that name; "" if there is none."""
     return next((text for key, text in found if key.lower() == name), "")
 
@@ -129,24 +129,24 @@ def _page_of_record(about: Headers, data: bytes) -> Raw | None:
         about: the record's headers.
         data: its content.
     """
-    kind = value(about, "warc-type").lower()
+    kind = header_value(about, "warc-type").lower()
     if kind == "conversion":  # plain text (WET)
         text = encodings.decode(data)
-        language = records.language(value(about, "warc-identified-content-language"))
+        language = records.language(header_value(about, "warc-identified-content-language"))
         return NOT_UTF8 if text is None else Raw(text, language)
     if kind == "resource":
-        return _page_of_http_answer(data, value(about, "content-type"), ())
-    if not value(about, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
+        return _page_of_http_answer(data, header_value(about, "content-type"), ())
+    if not header_value(about, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
         return None  # such as an answer of DNS
     status = _STATUS.match(data)
     if not status:
         return _broken_warc_record("is no answer of a web server")
     end = _HEAD_END.search(data)
     head, body = (data[: end.start()], data[end.end() :]) if end else (data, b"")
-    found = headers(head.split(b"\n")[1:])
+    found = parsed_headers(head.split(b"\n")[1:])
     if not 200 <= int(status[1]) < 300:
         return Raw(dropped=NO_SUCCESS)
-    return _page_of_http_answer(_decoded_body(body, found), value(found, "content-type"), found)
+    return _page_of_http_answer(_decoded_body(body, found), header_value(found, "content-type"), found)
 
 
 def _broken_warc_record(problem: str) -> Raw:
@@ -166,9 +166,9 @@ def _decoded_body(body: bytes, found: Headers) -> bytes:
 
     Crawlers join the chunks of a body or decode it, and leave the header: such a body stays as it is.
     """
-    if "chunked" in value(found, "transfer-encoding").lower():
+    if "chunked" in header_value(found, "transfer-encoding").lower():
         body = _joined_chunks(body)
-    codings = [coding.strip().lower() for coding in value(found, "content-encoding").split(",")]
+    codings = [coding.strip().lower() for coding in header_value(found, "content-encoding").split(",")]
     for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
         body = _decompressed_body(body, coding, pages.MOST_PAGE_BYTES + 1)
         if len(body) > pages.MOST_PAGE_BYTES:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tpullm.corpus.characters import code_points
-from tpullm.corpus.filters.words import listed
+from tpullm.corpus.filters.words import word_lists
 
 WORD = re.compile(r"\w")
 RUN = re.compile(r"([^\w\s]|ー|_)\1{9,}")  # of one symbol; ten and more become three
@@ -145,7 +145,7 @@ def _is_of_menu(part: str) -> bool:
 @functools.cache
 def _menu_words() -> tuple[frozenset[str], frozenset[str]]:
     """Words of which a menu or a pager is made: labels, and words that stand beside labels."""
-    menus = listed("menus")
+    menus = word_lists("menus")
     return frozenset(menus["labels"]), frozenset(menus["beside"])
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from tpullm.corpus.dedup import combined, splitmix64
 from tpullm.corpus.filters import words
-from tpullm.corpus.filters.words import Words, hash_of
+from tpullm.corpus.filters.words import Words, hash_of_word
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 JAPANESE_STOP_WORDS = tuple("のにをはたてがとで年し・月れさ")  # FineWeb 2 (Penedo et al. 2025), configs/jpn_Jpan.yml
@@ -110,7 +110,7 @@ def limits(language: str) -> Limits:
     """The limits for a language (ISO 639-1); of one that is not known only those that hold in every language."""
     if language in ("en", "ja"):
         return ENGLISH if language == "en" else JAPANESE
-    return Limits(mean_length=(1, 25), letters=0.7, stop_words=tuple(words.listed("stop_words").get(language, ())))
+    return Limits(mean_length=(1, 25), letters=0.7, stop_words=tuple(words.word_lists("stop_words").get(language, ())))
 
 
 def low_quality(text: str, words: Words, limit: Limits) -> str:
@@ -135,7 +135,7 @@ def low_quality(text: str, words: Words, limit: Limits) -> str:
             return "lines that are cut off"
     if np.count_nonzero(words.has_letter_W) / count < limit.letters:
         return "too few words of letters"
-    there = (word for word in map(hash_of, limit.stop_words) if np.any(words.hashes_W == word))
+    there = (word for word in map(hash_of_word, limit.stop_words) if np.any(words.hashes_W == word))
     enough = not limit.stop_words or len(list(itertools.islice(there, LEAST_STOP_WORDS))) == LEAST_STOP_WORDS
     return "" if enough else "too few stop words"
 
@@ -165,7 +165,7 @@ def _is_repetitive_page(text: str) -> bool:
     lines = [line for line in text.split("\n") if line.strip()]
     if all(share > most for share, most in zip(_shares_of_repetition(lines, text), ENGLISH.lines, strict=True)):
         return True
-    found = words.of(text)
+    found = words.words_of(text)
     hashes_W, lengths_W = found.hashes_W[found.has_text_W], found.lengths_W[found.has_text_W]
     return len(lengths_W) >= LEAST_REPEATED_WORDS and _repeats_phrases(hashes_W, lengths_W, ENGLISH, len(text))
 
@@ -263,7 +263,7 @@ def _repeated_characters(mixed_W: np.ndarray, lengths_W: np.ndarray, n: int) -> 
 
 def fineweb(text: str, language: str) -> str:
     """Why a text is no good page by the rules of FineWeb; "" if it is."""
-    limit, marks = JAPANESE_PAGES if language == "ja" else FINEWEB, ends(language)
+    limit, marks = JAPANESE_PAGES if language == "ja" else FINEWEB, sentence_ends(language)
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     if not lines:
         return "empty"
@@ -276,7 +276,7 @@ def fineweb(text: str, language: str) -> str:
         return "repeated lines"
     # A text has at least as many words as what stands between white space.
     has_few = line_ends / len(text.split()) > limit.line_ends
-    return "a list" if has_few and line_ends / len(words.of(text)) > limit.line_ends else ""
+    return "a list" if has_few and line_ends / len(words.words_of(text)) > limit.line_ends else ""
 
 
 def c4(text: str, language: str) -> tuple[str, str]:
@@ -314,7 +314,7 @@ def c4(text: str, language: str) -> tuple[str, str]:
 
 
 @functools.cache
-def ends(language: str) -> frozenset[str]:
+def sentence_ends(language: str) -> frozenset[str]:
     """The marks that end a sentence: those of all scripts that datatrove knows."""
     from datatrove.utils.text import TERMINAL_PUNCTUATION
 

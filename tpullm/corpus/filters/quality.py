@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tpullm.corpus.characters import code_points, within
+from tpullm.corpus.characters import characters_in_blocks, code_points
 from tpullm.corpus.filters import address_lists, gopher, quality_classifier, words
 from tpullm.recipe.schema import CorpusConfig
 from tpullm.system.errors import UserError
@@ -75,7 +75,7 @@ def check(config: CorpusConfig) -> None:
 
 
 def _broken_gopher_rule(text: str, language: str) -> str:
-    found, limit = words.of(text), gopher.limits(language)
+    found, limit = words.words_of(text), gopher.limits(language)
     return gopher.low_quality(text, found, limit) or gopher.repetitive(text, found, limit)
 
 
@@ -98,20 +98,20 @@ def _odd_script(text: str, language: str) -> str:
 
 def _adult(text: str, language: str) -> str:
     """Whether a text is full of adult words: three different ones, and one character of a hundred in them."""
-    forms, own = _english_forms(), words.of(text)
+    forms, own = _english_forms(), words.words_of(text)
     is_form_W = forms[np.minimum(np.searchsorted(forms, own.hashes_W), len(forms) - 1)] == own.hashes_W
     found = Counter(own[place].lower() for place in np.flatnonzero(is_form_W).tolist())
     if len(found) < LEAST_WORDS:  # too few of them count as none
         found = Counter()
     if not text.isascii():
-        found += counts(text, "adult_keywords_ja.txt")
+        found += listed_word_counts(text, "adult_keywords_ja.txt")
     characters = sum(len(word) * count for word, count in found.items())
     return "adult words" if len(found) >= LEAST_WORDS and characters > LEAST_SHARE * len(text) else ""
 
 
 def _advertising(text: str, language: str) -> str:
     """Whether a text is full of the phrases of advertising."""
-    phrases = counts(text, "advertisement_keywords_ja.txt").total()
+    phrases = listed_word_counts(text, "advertisement_keywords_ja.txt").total()
     return "advertising" if phrases > MOST_PHRASES * max(len(text) / PAGE_CHARACTERS, 1) else ""
 
 
@@ -125,7 +125,7 @@ RULES: dict[str, Callable[[str, str], str]] = {
 }
 
 
-def counts(text: str, name: str) -> Counter[str]:
+def listed_word_counts(text: str, name: str) -> Counter[str]:
     """How often each word of a list is in `text`, where words may lie in each other."""
     listed, lowered = listed_words(name), text.lower()
     points = code_points(lowered)
@@ -170,7 +170,7 @@ def listed_words(name: str) -> ListedWords:
     for word in listed:
         lengths.setdefault(word[:2], set()).add(len(word))
     pairs = code_points("".join(lengths)).reshape(-1, 2)
-    firsts, seconds = (within(*((point, point) for point in points)) for points in pairs.T.tolist())
+    firsts, seconds = (characters_in_blocks(*((point, point) for point in points)) for points in pairs.T.tolist())
     return ListedWords(listed, lengths, firsts, seconds)
 
 
@@ -179,4 +179,4 @@ def _english_forms() -> np.ndarray:
     """The hashes of the English adult words as they stand in a sentence, at its beginning, and in capitals, sorted."""
     listed = listed_words("adult_keywords_en.txt").words
     forms = [form for word in listed for form in (word, word.capitalize(), word.upper())]
-    return np.unique(np.array([words.hash_of(form) for form in forms], np.uint64))
+    return np.unique(np.array([words.hash_of_word(form) for form in forms], np.uint64))

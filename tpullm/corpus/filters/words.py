@@ -39,7 +39,7 @@ LEAST_SHARE = 0.3  # a text with so many ideographs, kana or Thai letters is mos
 
 
 @functools.cache
-def listed(name: str) -> dict[str, list[str]]:
+def word_lists(name: str) -> dict[str, list[str]]:
     """Lists of words of `words.yaml`, by their names."""
     return yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))[name]
 
@@ -106,7 +106,7 @@ class Words:
 
 
 @functools.lru_cache(maxsize=2)  # several rules ask for the words of one text
-def of(text: str) -> Words:
+def words_of(text: str) -> Words:
     """The words of `text`."""
     kinds_C = _character_kinds().take(code_points(text), mode="clip")
     begin = _begin_unspaced if not text.isascii() and _is_unspaced(kinds_C) else _begin_spaced
@@ -114,7 +114,7 @@ def of(text: str) -> Words:
 
 
 @functools.lru_cache(maxsize=1000)
-def hash_of(word: str) -> np.uint64:
+def hash_of_word(word: str) -> np.uint64:
     """The hash that `word` has as a word of a text."""
     return (_character_multipliers(_multiplier_table_bits(len(word)))[: len(word)] * code_points(word)).sum(
         dtype=np.uint64
@@ -171,10 +171,10 @@ def _character_kinds() -> np.ndarray:
 
     kinds = np.where(characters.of_words(), OTHER, MARK).astype(np.uint8)
     for script, blocks in SCRIPTS:
-        kinds[characters.within(*blocks)] = script
-    kinds[characters.of_words() | characters.within(*MARKS)] |= IN_WORD
-    kinds[characters.that(str.isalpha)] |= HAS_LETTER
-    kinds[~characters.that(PUNCTUATION_SET.__contains__)] |= HAS_TEXT
-    kinds[characters.within(*HIRAGANA, *KATAKANA, *COMMON_HAN, *THAI)] |= UNSPACED
-    kinds[characters.that(str.isspace)] = SPACE
+        kinds[characters.characters_in_blocks(*blocks)] = script
+    kinds[characters.of_words() | characters.characters_in_blocks(*MARKS)] |= IN_WORD
+    kinds[characters.characters_passing(str.isalpha)] |= HAS_LETTER
+    kinds[~characters.characters_passing(PUNCTUATION_SET.__contains__)] |= HAS_TEXT
+    kinds[characters.characters_in_blocks(*HIRAGANA, *KATAKANA, *COMMON_HAN, *THAI)] |= UNSPACED
+    kinds[characters.characters_passing(str.isspace)] = SPACE
     return kinds

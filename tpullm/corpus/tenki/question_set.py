@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 
-from tpullm.corpus.question import Question, form, place
+from tpullm.corpus.question import Question, form_by_hash, number_by_hash
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.grammar import Mode
 from tpullm.corpus.tenki.wording import copula, verb_form
@@ -52,7 +52,7 @@ def _reading_questions() -> Iterator[Question]:
             for where in w.PLACES[thing.topic]
             if companion and where
         ]
-        by_hash = sorted(settings, key=lambda setting: place("".join([name, *setting]).replace(" ", "")))
+        by_hash = sorted(settings, key=lambda setting: number_by_hash("".join([name, *setting]).replace(" ", "")))
         for time, companion, where in by_hash[:_READINGS_PER_THING]:
             statement = f"{time}{companion}{where}{name}を{thing.verb.past}。"
             asked = {"どこで": where, "誰と": companion, "いつ": time.removesuffix(" 、"), "何を": f"{name}を"}
@@ -108,7 +108,9 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
         list,
         (_knowledge_questions(), _reading_questions(), _liking_questions(), _weather_questions(), _clothes_questions()),
     ):
-        ranked = sorted({question.entity for question in of_kind}, key=lambda entity: place(f"{seed} {entity}"))
+        ranked = sorted(
+            {question.entity for question in of_kind}, key=lambda entity: number_by_hash(f"{seed} {entity}")
+        )
         held_out = set(ranked[: round(held_out_fraction * len(ranked))])
         for question in of_kind:
             parts[question.entity in held_out].append(question)
@@ -128,7 +130,7 @@ def _casual_question(question: Question) -> Question:
     (answer,) = question.answers
     polite = next(end for end in _plain_verb_endings() if answer.endswith(end))
     plain = answer.removesuffix(polite) + _plain_verb_endings()[polite]
-    said, both = plain + form(REMARKS, question.question), os.path.commonprefix([answer, plain])
+    said, both = plain + form_by_hash(REMARKS, question.question), os.path.commonprefix([answer, plain])
     return Question(question.question, (said,), question.kind, question.entity, {"mentions": both})
 
 

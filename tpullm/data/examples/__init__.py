@@ -63,8 +63,8 @@ def read(
 def _examples_of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
     """The examples of each file of a name."""
     found = []
-    for path in example_rows.files(name, WHAT[kind]):
-        made = list(examples(example_rows.rows(path), kind, columns))
+    for path in example_rows.example_files(name, WHAT[kind]):
+        made = list(examples(example_rows.rows_of_file(path), kind, columns))
         if not made:
             raise UserError(f"{path}: has no {WHAT[kind]} in it; write one JSON object a line")
         say(f"{path}: {len(made):,} {WHAT[kind]} ({made[0][0]})")

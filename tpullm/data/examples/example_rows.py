@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tpullm.corpus.files.opened import open_bytes, readable
-from tpullm.corpus.files.source_files import extension, walk
+from tpullm.corpus.files.source_files import extension, files_below
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
@@ -25,7 +25,7 @@ MOST_ROW_BYTES = 1 << 22
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def files(name: str, what: str) -> list[Path]:
+def example_files(name: str, what: str) -> list[Path]:
     """The files of a name in a recipe: the file itself, or those of a folder in the order of their names.
 
     Args:
@@ -39,7 +39,7 @@ def files(name: str, what: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder of {what}; correct its name in the recipe")
-    there = [file for file, status in walk(path) if status or file.is_file()]
+    there = [file for file, status in files_below(path) if status or file.is_file()]
     found = [file for file in there if extension(file) in READERS]
     if not found:
         raise UserError(f"{path}: has no file of {what}; it may have {' '.join(READERS)}")
@@ -48,7 +48,7 @@ def files(name: str, what: str) -> list[Path]:
     return found
 
 
-def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file in their order, each with where it is. A file of another extension is JSON Lines.
 
     Raises:
@@ -75,7 +75,7 @@ def _json_lines_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
             except UnicodeDecodeError:
                 raise UserError(f"{name}: line {number}: is not UTF-8; convert the file") from None
             if text.strip():
-                yield f"line {number}", parse(text, f"{name}: line {number}")
+                yield f"line {number}", parse_json(text, f"{name}: line {number}")
 
 
 def _json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
@@ -149,7 +149,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
 }
 
 
-def parse(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
     """The value of a text of JSON.
 
     Raises:

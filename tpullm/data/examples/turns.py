@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tpullm.corpus.files.encodings import has_surrogate
-from tpullm.data.examples.example_rows import parse
+from tpullm.data.examples.example_rows import parse_json
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
@@ -96,7 +96,7 @@ def _function_call(value: Any, where: str) -> dict:
         raise UserError(f"{where}: has no function with a name; write {_CALL}")
     arguments = function.get("arguments")
     if isinstance(arguments, str):  # as OpenAI has them
-        arguments = parse(arguments, f"{where}: its arguments")
+        arguments = parse_json(arguments, f"{where}: its arguments")
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
         raise UserError(f"{where}: its arguments are no object; write {_CALL}")
@@ -108,7 +108,7 @@ def _function_call(value: Any, where: str) -> dict:
 
 def tools(value: Any, where: str) -> Tools:
     """The functions that the assistant may call: a list of JSON schemas, or the text of one; none is None."""
-    found = parse(value, f"{where}: tools") if isinstance(value, str) and value.strip() else value
+    found = parse_json(value, f"{where}: tools") if isinstance(value, str) and value.strip() else value
     if not found:
         return None
     if not isinstance(found, list) or not all(isinstance(tool, dict) and tool for tool in found):

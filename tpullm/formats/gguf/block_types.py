@@ -15,7 +15,7 @@ from tpullm.system.errors import UserError
 _AT_ONCE = 1 << 20  # values that are rounded at once
 
 
-def rounded(values: np.ndarray, kind: str, name: str) -> np.ndarray:
+def rounded_to_type(values: np.ndarray, kind: str, name: str) -> np.ndarray:
     """Values, float32, in a type: an array of that type, or bytes `[..., bytes of a row]`.
 
     Raises:
@@ -130,10 +130,12 @@ def _superblock_scales(value_RB: np.ndarray, most: int) -> tuple[np.ndarray, np.
     return (largest / most).astype(np.float16).astype(np.float32), whole
 
 
-def _quantization_ratio(above, below) -> np.ndarray:
+def _quantization_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotient; 0 where the divisor is 0."""
-    shape = np.broadcast_shapes(np.shape(above), np.shape(below))
-    return np.divide(above, below, out=np.zeros(shape, np.float32), where=np.broadcast_to(below != 0, shape))
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    return np.divide(
+        numerator, denominator, out=np.zeros(shape, np.float32), where=np.broadcast_to(denominator != 0, shape)
+    )
 
 
 def _float16_bytes(value_R1: np.ndarray) -> np.ndarray:

@@ -224,7 +224,9 @@ def write(
         for tensor, dtype in model.tensors:
             held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
             held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
-            writer.write_tensor_data(block_types.rounded(_gguf_tensor_values(tensor, held, model), dtype, tensor.name))
+            writer.write_tensor_data(
+                block_types.rounded_to_type(_gguf_tensor_values(tensor, held, model), dtype, tensor.name)
+            )
             done(tensor.size(dtype))
     finally:
         writer.close()

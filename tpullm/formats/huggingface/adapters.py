@@ -74,7 +74,7 @@ class Module:
         return ".".join(self.name.split(".")[-2:])
 
 
-def modules(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
+def modules_with_adapters(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
     """The modules whose matrices can have an adapter: those of layers, without experts and their router.
 
     Args:
@@ -103,7 +103,7 @@ def write(
 
     layers = next(iter(adapters.values())).shape[0]
     found, ranks, used = {}, {}, set()
-    for module in modules(family, shapes, layers):
+    for module in modules_with_adapters(family, shapes, layers):
         parts = [name for name in module.ours if f"{name}.adapter.a" in adapters]
         used |= set(parts)
         if not parts:
@@ -193,7 +193,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
         left = set(source.files)
         # The family after whose modules most tensors are named.
         named = [
-            [module for module in modules(family, shapes, layers) if f"{PREFIX}{module.name}.{A}" in left]
+            [module for module in modules_with_adapters(family, shapes, layers) if f"{PREFIX}{module.name}.{A}" in left]
             for family in FAMILIES.values()
         ]
         given = max(named, key=len)
@@ -282,7 +282,7 @@ def _set_module_adapter(
             array(f"{name}.adapter.magnitude", *shape)[...] = lengths[0].reshape(-1)[of].reshape(shape)
 
 
-def sampled(matrix: jax.Array | np.ndarray) -> list[float]:
+def sampled_numbers(matrix: jax.Array | np.ndarray) -> list[float]:
     """Numbers of a matrix `[L, ...]`, at places that are spread over all of its layers."""
     places = np.unravel_index(np.linspace(0, matrix.size - 1, COUNT).astype(np.int64), matrix.shape)
     if isinstance(matrix, jax.Array):
@@ -292,7 +292,7 @@ def sampled(matrix: jax.Array | np.ndarray) -> list[float]:
     return matrix[places].astype(np.float32).tolist()
 
 
-def matrices(flat: Mapping[str, object]) -> list[str]:
+def matrix_names(flat: Mapping[str, object]) -> list[str]:
     """The names of the matrices of layers among flat names of parameters; no family stores them in another form."""
     return [name for name in sorted(flat) if name.startswith("layers.") and name.endswith(".weight")]
 
@@ -310,7 +310,7 @@ def check(folder: Path, flat: Mapping[str, Any], sample: Callable[[Any], tuple[l
     if not (folder / FILE).is_file():
         return
     noted = read_json(folder / FILE).get("numbers")
-    for name in matrices(flat):
+    for name in matrix_names(flat):
         wanted = noted.get(name) if isinstance(noted, dict) else None
         numeric = isinstance(wanted, list) and all(type(one) in (int, float) and abs(one) < 1e30 for one in wanted)
         if not numeric or len(wanted) != COUNT:

@@ -15,7 +15,7 @@ from tpullm.recipe.fields import (
     PositiveFloat,
     PositiveInt,
     changing,
-    declared,
+    declared_change,
 )
 
 
@@ -211,7 +211,7 @@ class ModelConfig:
     @classmethod
     def of_training(cls) -> list[str]:
         """The keys that concern how a model is trained, and not what it computes."""
-        return [field.name for field in dataclasses.fields(cls) if declared(field) is not Changes.RESULT]
+        return [field.name for field in dataclasses.fields(cls) if declared_change(field) is not Changes.RESULT]
 
     def trained_as(self, other: "ModelConfig") -> "ModelConfig":
         """The same model with what `other` says of its training, which changes no parameter."""

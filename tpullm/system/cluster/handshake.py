@@ -54,7 +54,7 @@ def take(environment: MutableMapping[str, str]) -> bytes:
     return secret.encode()
 
 
-def number() -> str:
+def random_number() -> str:
     """A random number that nobody has used before."""
     return secrets.token_hex(16)
 
@@ -110,7 +110,7 @@ class _Guest:
     connection: Connection
     address: str
     until: float
-    number: str = field(default_factory=number)
+    number: str = field(default_factory=random_number)
     hello: Hello | None = None
 
 
@@ -264,7 +264,7 @@ def connect(
     """
     until = time.monotonic() + seconds
     while True:
-        hello = Hello(index, count, name, number())
+        hello = Hello(index, count, name, random_number())
         try:
             peer = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
             connection, answer = _introduce_host(peer, hello, own_secret, until)
