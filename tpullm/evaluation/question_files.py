@@ -182,11 +182,8 @@ def read_questions(name: str) -> QuestionFile:
     if whole is not None and isinstance(whole.get("samples"), list):
         examples, asked, tokens = _llm_jp_eval(whole, path)
     else:
-        examples, asked, tokens = (
-            [],
-            [item for where, row in rows_of_file(path) for item in items_of_row(row, where)],
-            TOKENS,
-        )
+        asked = [item for where, row in rows_of_file(path) for item in items_of_row(row, where)]
+        examples, tokens = [], TOKENS
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
