@@ -29,7 +29,7 @@ def variants(node: ast.AST, constants: dict[str, str]) -> list[str]:
 
     match node:
         case ast.Constant(value=str(text)):
-            return [text]
+            return [re.sub(r"\{\w+(:\w+)?\}", ANY, text)]  # what `format` fills in
         case ast.Name(id=name):
             return [constants.get(name, ANY)]
         case ast.JoinedStr(values=parts):

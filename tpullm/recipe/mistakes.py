@@ -25,10 +25,10 @@ WANTED = {
 }
 # Of a number out of its range: what it is, what to use instead, and where the error has the bound.
 RANGES = {
-    "greater_than_equal": "is too small; use {ge:g} or more",
-    "greater_than": "is too small; use more than {gt:g}",
-    "less_than_equal": "is too large; use {le:g} or less",
-    "less_than": "is too large; use less than {lt:g}",
+    "greater_than_equal": "{value} is too small; use {ge:g} or more",
+    "greater_than": "{value} is too small; use more than {gt:g}",
+    "less_than_equal": "{value} is too large; use {le:g} or less",
+    "less_than": "{value} is too large; use less than {lt:g}",
 }
 # Names that other programs have for our keys.
 ELSEWHERE = {
@@ -143,7 +143,7 @@ def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
     if value is None:
         return loc, f"{name}: has no value; give one, or leave the key out"
     if kind in RANGES:
-        return loc, f"{name}: {value} {RANGES[kind].format(**context)}"
+        return loc, f"{name}: {RANGES[kind].format(value=value, **context)}"
     if kind == "literal_error":
         choices = ", ".join(filter(None, re.findall("'(.*?)'", context["expected"])))
         return loc, f"{name}: {value} is not one of {choices}; {see}"

@@ -56,7 +56,7 @@ class Grammars:
 
     def _mask(self, grammar: str, param: str) -> "Mask":
         try:
-            error = self._trial.call(param, f"{check_grammar.__module__}:check", grammar)
+            error = self._trial.call(param, f"{check_grammar.__module__}:{check_grammar.__name__}", grammar)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
         mask = None if error else self.of_grammar(grammar)
