@@ -1,14 +1,7 @@
-"""The benchmark's modules lie beside its script and are imported as the script imports them."""
-
-import sys
+"""The benchmark's modules are imported as its scripts import them: `benchmarks` is on pytest's path."""
 
 import pytest
-
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from sizes import SIZES, Size, shapes  # noqa: E402
+from sizes import SIZES, Size, shapes
 
 
 @pytest.fixture

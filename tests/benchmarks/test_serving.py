@@ -13,9 +13,9 @@ import random_model
 import serving_endurance
 import serving_load
 from safetensors.numpy import load_file
+from serving_conformance import CASES
 from serving_server import Server, in_use, started
 
-from benchmarks.serving_conformance import CASES
 from tests.conftest import wait_until
 from tests.serving.conftest import serving
 from tpullm.engine.session import find_model

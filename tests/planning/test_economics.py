@@ -4,12 +4,11 @@ interruptions, prices."""
 import dataclasses
 import re
 import statistics
-import sys
 from types import SimpleNamespace
 
 import pytest
+from published import runs
 
-from tests.conftest import ROOT
 from tests.planning.by_hand import DENSE, setting, shipped
 from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
@@ -18,10 +17,6 @@ from tpullm.planning.setting import RECOMPUTED, with_remat
 from tpullm.recipe.schema import CheckpointConfig, TrainConfig
 from tpullm.run.hours import share_kept
 from tpullm.system.errors import UserError
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from published import runs  # noqa: E402
 
 # Published speeds that the estimate misses by more than a tenth, and why it could not meet them.
 MISSED = {

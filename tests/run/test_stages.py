@@ -27,7 +27,7 @@ def test_a_finished_stage_is_skipped_only_while_its_inputs_stand(tmp_path):
 
 def test_a_stage_of_other_inputs_is_kept_aside_and_never_deleted(tmp_path):
     stage = tmp_path / "pretrain"
-    for steps in (1, 2, 3, 3):  # the last time it goes on where it is
+    for steps in (1, 2, 3, 3):  # the second 3 resumes the stage of the first
         stages.begin(stage, manifest.inputs({"width": steps}, {}))
         (stage / f"made {steps}").write_text("dear")
     assert [path.name for path in stage.glob("made*")] == ["made 3"]

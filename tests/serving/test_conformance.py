@@ -2,8 +2,7 @@
 
 import openai
 import pytest
-
-from benchmarks.serving_conformance import CASES
+from serving_conformance import CASES
 
 
 @pytest.fixture(scope="module")

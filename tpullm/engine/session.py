@@ -240,10 +240,8 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
             where = f"{of.directory.parent}, step {of.step:,}"
             raise UserError(f"{path}: is an adapter of {where}, and of no other model; load that one")
         config, tokenizer = model.adapter, load_tokenizer(model.tokenizer_path)
-        found, talks = (
-            models.load_adapter(model, parameter_targets(architecture, mesh, session.dtype)),
-            model.talks(tokenizer),
-        )
+        found = models.load_adapter(model, parameter_targets(architecture, mesh, session.dtype))
+        talks = model.talks(tokenizer)
     architecture = Architecture(architecture.config, config)
     base, trained = session.base or session, config.quantize_base
     if base.weights and trained not in ("", base.weights):

@@ -106,10 +106,8 @@ def transformer(data: RunData) -> Section:
     if not c.vocabulary_size:
         return None
     picture, layer = "", (3 if c.gated else 2) * c.width * c.mlp_width  # parameters of a feed-forward layer
-    tokens, weights = (
-        nested_value(data.results, "attention", "tokens"),
-        nested_value(data.results, "attention", "weights"),
-    )
+    tokens = nested_value(data.results, "attention", "tokens")
+    weights = nested_value(data.results, "attention", "weights")
     if tokens and weights:
         import numpy as np  # only where there is something to draw
 

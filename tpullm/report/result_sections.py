@@ -65,10 +65,8 @@ def yours(data: RunData) -> Section:
     found = data.results.get("yours")
     if not found:
         return None
-    packed, model = (
-        finite_number(found, "compressor", "bits_per_byte"),
-        finite_number(data.results, "bits_per_byte", "yours"),
-    )
+    packed = finite_number(found, "compressor", "bits_per_byte")
+    model = finite_number(data.results, "bits_per_byte", "yours")
     name, blanks = nested_value(found, "compressor", "name"), []
     for row in found.get("blanks") or []:
         if row.get("words") and row.get("word"):
