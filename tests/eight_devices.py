@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.conftest import QUICK_TO_COMPILE, ROOT
 
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")  # asked here, since a test may replace `os.sysconf`
 FLAGS = f"--xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
 
 
@@ -43,11 +44,11 @@ def printed_alone(module: str, *arguments: str) -> Any:
 
 
 def processor_seconds() -> float:
-    """What the process has taken until now; 0 if no case has run."""
-    if not _process.cache_info().currsize:
+    """What the process has taken until now; 0 if there is none."""
+    if not _process.cache_info().currsize or _process().poll() is not None:
         return 0.0
     fields = Path(f"/proc/{_process().pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # its own and its ended children's
+    return sum(map(int, fields[11:15])) / TICKS_PER_SECOND  # its own and its ended children's
 
 
 @functools.cache

@@ -29,6 +29,7 @@ def test_the_bounds_of_an_option(option, allowed, refused):
 def test_the_bounds_of_a_seed(seed, allowed):
     options = SimpleNamespace(temperature=0.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed)
     if allowed:
-        return from_options(options)
-    with pytest.raises(UserError, match=f"--seed: {seed} is not from 0 to 2147483647"):
-        from_options(options)
+        assert from_options(options).temperature == 0.5
+    else:
+        with pytest.raises(UserError, match=f"--seed: {seed} is not from 0 to 2147483647"):
+            from_options(options)
