@@ -102,10 +102,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 # Seconds of processor time, those of its ended children included, that an unmarked test may take. A test that takes
-# more wants a smaller case, or the mark `ci` or `slow`. The session fails over three times that: busy cores are slower,
-# and who comes first compiles what others share.
+# more wants a smaller case, or the mark `ci` or `slow`. The session fails over five times that: one test was seen to
+# take 3.6 and 6.6 s, since busy cores are slower and who comes first compiles what others share.
 BUDGET_SECONDS = 2.0
-FAILS_SECONDS = 3 * BUDGET_SECONDS
+FAILS_SECONDS = 5 * BUDGET_SECONDS
 
 
 def _processor_seconds() -> float:

@@ -173,6 +173,7 @@ def test_loss_and_gradients_are_those_over_the_numbers_of_the_base(kind, magnitu
         np.testing.assert_allclose(other, leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
 
 
+@pytest.mark.ci  # 5 s
 def test_the_backward_pass_keeps_no_numbers_of_the_base():
     """What it keeps of a matrix are codes: it keeps no floating-point array of a matrix's shape."""
     adapter = AdapterConfig(rank=3, magnitude=True, quantize_base="nf4")
