@@ -108,7 +108,7 @@ def test_whole_shards_are_written_as_soon_as_they_are_full(small_shards, tmp_pat
     """So that a store takes the memory of a part and a shard."""
     array = token_store.Appender(tmp_path / "array", np.dtype(np.uint16))
     for added, held, shards in ((500, 500, 0), (12, 0, 1), (512 * 2 + 1, 1, 3), (510, 511, 3), (0, 511, 3)):
-        array.append(np.zeros(added, np.uint16))
+        array.add_values(np.zeros(added, np.uint16))
         assert sum(map(len, array._held)) == held == array._held_tokens
         assert len(list(tmp_path.glob("array/c/*"))) == shards
     array.close()

@@ -54,7 +54,7 @@ def test_a_training_here_has_the_traits_of_a_cpu(quick, monkeypatch):
     job = Job(DENSE, CONFIG, {"data": count}, this_machine.machine())
     of = this_machine.local_setting(job)
     assert of.traits == CPU.__class__(**{**vars(CPU), "block": 128}) and of.topology.generation == "local"
-    found = this_machine.expected_step(DENSE, CONFIG, make_mesh({"data": count}))
+    found = this_machine.tell_expected_step(DENSE, CONFIG, make_mesh({"data": count}))
     step = estimate_step(of)
     assert found["topology"] == "local" and found["step_seconds"] == step.step_seconds
     assert found["tokens_per_second"] == pytest.approx(8 * 256 / step.step_seconds)

@@ -12,7 +12,7 @@ from tpullm.system.errors import UserError
 
 def test_a_finished_stage_is_skipped_only_while_its_inputs_stand(tmp_path):
     stage = tmp_path / "pretrain"
-    inputs = manifest.inputs({"width": 1, "betas": (0.9, 0.95)}, {"tokens": "abc"}, {"steps": 9})
+    inputs = manifest.inputs({"width": 1, "betas": (0.9, 0.95)}, {"tokens": "abc"}, TrainConfig(steps=9))
     assert not manifest.is_finished(stage, inputs)
     manifest.write(stage, inputs, seconds=1.0)
     assert manifest.is_finished(stage, inputs)
@@ -54,7 +54,7 @@ def tokenizer(tmp_path):
 
 
 def inputs(width=1, steps=10):
-    return manifest.inputs({"width": width}, {}, {"steps": steps})
+    return manifest.inputs({"width": width}, {}, TrainConfig(steps=steps))
 
 
 def test_a_training_keeps_the_tokenizer_that_it_begins_with(tmp_path, tokenizer):

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from jax.sharding import Mesh
-
 from tpullm.data import mixture
 from tpullm.data.stream import held_out_batches, pretraining_stream
 from tpullm.evaluation.while_training import while_training
@@ -18,13 +16,12 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows
-from tpullm.planning.this_machine import expected_step
-from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
+from tpullm.planning.this_machine import tell_expected_step
+from tpullm.recipe.schema import Recipe
 from tpullm.run.stages import BRANCH, pretrain_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.log import say
-from tpullm.system.words import moment
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import resume
 from tpullm.training.job import Job
@@ -65,19 +62,7 @@ def main(recipe: Recipe, run: Path) -> None:
     dtype = compute_dtype(config.compute)
     on_the_way = while_training("pretrain", config, tokenizer, architecture, mesh, dtype, recipe.seed, job.first)
     job = replace(job, measures=on_the_way)
-    notes = {"plan.json": _predicted_speed(model, config, mesh)} if hosts.is_first() else {}
+    notes = {"plan.json": tell_expected_step(model, config, mesh)} if hosts.is_first() else {}
     if origin:
         notes[BRANCH] = {"checkpoint": str(storage.path(recipe.branch)), "identity": inputs["upstream"]["branch"]}
     make_training(job, recipe, inputs, run / "tokenizer", notes=notes)
-
-
-def _predicted_speed(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
-    """How long a step should take, which is said, and kept for the report."""
-    found = expected_step(model, config, mesh)
-    worst = sorted(found["seconds"], key=found["seconds"].get, reverse=True)[:3]
-    said = ", ".join(f"{name} {found['seconds'][name] / found['step_seconds']:.0%}" for name in worst)
-    say(
-        f"pretrain: a step is predicted to take {moment(found['step_seconds'])} on {found['topology']}, "
-        f"{found['tokens_per_second']:,.0f} tokens/s: {said}"
-    )
-    return found

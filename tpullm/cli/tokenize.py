@@ -13,7 +13,6 @@ from typing import Any
 from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
-from tpullm.recipe.fields import result
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
 from tpullm.system import storage
@@ -62,9 +61,7 @@ def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
     if recipe.base:
         return manifest.inputs({}, {"base": stages.need(run, "base", "import FOLDER")})
     upstream = {"documents": manifest.finished_identity(run / "documents")}
-    return manifest.inputs(
-        {**result(recipe.tokenizer), "seed": recipe.seed, "weights": _source_weights(recipe)}, upstream
-    )
+    return manifest.inputs(recipe.tokenizer, upstream, seed=recipe.seed, weights=_source_weights(recipe))
 
 
 def _source_weights(recipe: Recipe) -> dict[str, float]:

@@ -99,7 +99,13 @@ class Stream(LeavesOut):
                 self.packings[name], self.sources[name] = packed, documents
                 if isinstance(documents, Subset):
                     self.sources[_source_of_part(name)] = documents.whole
-        self._check_rows(what)
+        rows = sum(packed.rows for packed in self.packings.values())
+        if rows < batch_size:
+            tokens = sum(int(packed.lengths.sum()) for packed in self.packings.values())
+            raise UserError(
+                f"{what} too small: {tokens:,} training tokens fill {rows} rows, a batch is {batch_size} rows"
+                f" ({batch_size * sequence_length:,} tokens); collect more text, or lower batch_size or sequence_length"
+            )
         self._shares = schedule.row_shares(self.packings, batch_size)
         firsts = [first * batch_size for first, _ in schedule.phases]
         self._order = Order(
@@ -208,16 +214,6 @@ class Stream(LeavesOut):
                 segments = packed.segments(rows[where], epochs[where])
                 parts.append((name, replace(segments, rows=where[segments.rows])))
         return parts
-
-    def _check_rows(self, what: str) -> None:
-        rows = sum(packed.rows for packed in self.packings.values())
-        if rows < self.batch_size:
-            tokens = sum(int(packed.lengths.sum()) for packed in self.packings.values())
-            needed = self.batch_size * self.sequence_length
-            raise UserError(
-                f"{what} too small: {tokens:,} training tokens fill {rows} rows, a batch is {self.batch_size} rows"
-                f" ({needed:,} tokens); collect more text, or lower batch_size or sequence_length"
-            )
 
 
 def pretraining_stream(recipe: Recipe, run: Path, own_rows: np.ndarray | None = None) -> Stream:

@@ -112,7 +112,7 @@ class Appender:
         self._held: list[np.ndarray] = []
         self._held_tokens = self._written = 0
 
-    def append(self, values: np.ndarray) -> None:
+    def add_values(self, values: np.ndarray) -> None:
         """Add values at the end."""
         self._held.append(values)
         self._held_tokens += len(values)
@@ -255,7 +255,7 @@ def write_store(path: Path, parts: Iterable[tuple[np.ndarray, ...]], dtype: np.d
         names: dict[str, int] = {}
         writer = Appender(temporary / "tokens", dtype)
         for part_tokens, part_lengths, part_ids, *languages in parts:
-            writer.append(part_tokens.astype(dtype, copy=False))
+            writer.add_values(part_tokens.astype(dtype, copy=False))
             lengths.append(part_lengths)
             ids.append(part_ids)
             for part_languages in languages:

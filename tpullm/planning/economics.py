@@ -44,30 +44,19 @@ class Estimate:
 
 
 def estimate_step(setting: Setting) -> Estimate:
-    """The predicted time of a step in this setting."""
+    """The predicted time of a step in this setting.
+
+    The devices wait for all of a blocking transfer, and for `overlap_loss` of an overlapped one and for what exceeds
+    the computation.
+    """
     chip, computing = setting.device, {}
     for name, part in step_parts(setting).items():  # its matmuls or its memory traffic, whichever takes longer
         grouped = part.grouped_flops / (chip.matmul_efficiency * chip.grouped_efficiency)
         matmuls = (part.flops / chip.matmul_efficiency + grouped) / chip.peak_flops
         moved = part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency)
         computing[name] = max(matmuls + part.kernel_seconds / chip.attention_efficiency, moved)
-    compute, transfers = sum(computing.values()), tuple(traffic(setting))
-    exposed = _exposed(setting, transfers, compute)
-    step, chips = compute + sum(exposed.values()), setting.topology.chips
-    return Estimate(
-        step,
-        computing,
-        exposed,
-        transfers,
-        setting.global_tokens / step / chips,
-        useful_flops(setting) / step / chip.peak_flops,
-    )
-
-
-def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) -> dict[str, float]:
-    """Seconds by axis: of blocking transfers all; of overlapped ones `overlap_loss`, and what exceeds `compute`."""
-    chip, exposed = setting.device, {}
-    beside = sum(one.seconds for one in transfers if not one.waits)
+    useful, compute, transfers = useful_flops(setting), sum(computing.values()), tuple(traffic(setting))
+    beside, exposed = sum(one.seconds for one in transfers if not one.waits), dict[str, float]()
     longer = max(0.0, beside - compute) / beside if beside else 0.0
     for one in transfers:
         share = 1.0 if one.waits else chip.overlap_loss + (1 - chip.overlap_loss) * longer
@@ -76,7 +65,15 @@ def _exposed(setting: Setting, transfers: tuple[Transfer, ...], compute: float) 
     host = 2 * 2 * (numbers / setting.along("tensor")) / chip.host_bandwidth
     if host > compute:
         exposed["host"] = host - compute
-    return exposed
+    step, chips = compute + sum(exposed.values()), setting.topology.chips
+    return Estimate(
+        step,
+        computing,
+        exposed,
+        transfers,
+        setting.global_tokens / step / chips,
+        useful / step / chip.peak_flops,
+    )
 
 
 # Guesses of the usual order of magnitude; they could not be measured here.

@@ -19,6 +19,8 @@ from tpullm.planning.economics import RESTART_SECONDS, estimate_step, whole_run
 from tpullm.planning.memory import global_state
 from tpullm.planning.setting import CPU, OURS, Job, Setting, setting_of
 from tpullm.recipe.schema import ModelConfig, TrainConfig
+from tpullm.system.log import say
+from tpullm.system.words import moment
 
 # What a CPU reaches of its measured peak and bandwidth: fitted to the quickstart, 12 M and 50 M on two idle cores of a
 # Xeon with AMX (1,660 GFLOP/s, 27.7 GB/s; benchmarks/predict.py --fit). Seven other models came within 20 % there. An
@@ -127,15 +129,21 @@ def _known_topology(devices: np.ndarray) -> Topology | None:
     return Slices(generation, tuple(int(n) for n in np.ptp(places, axis=0) + 1), slices)
 
 
-def expected_step(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
-    """The predicted time of a step on local devices and `run` of a plan, as plain values for the log and the report."""
+def tell_expected_step(model: ModelConfig, config: TrainConfig, mesh: Mesh) -> dict:
+    """Say how long a step of pretraining on local devices should take. With `run` of a plan, for the report."""
     setting = setting_here(model, config, mesh)
     found, size = estimate_step(setting), global_state(model, config.optimizer).total()
     restart = 0.0 if jax.default_backend() == "cpu" else RESTART_SECONDS  # other devices have to be found again
+    worst = sorted(found.parts, key=found.parts.get, reverse=True)[:3]
+    rate = setting.global_tokens / found.step_seconds
+    say(
+        f"pretrain: a step is predicted to take {moment(found.step_seconds)} on {setting.topology}, {rate:,.0f} "
+        f"tokens/s: {', '.join(f'{name} {found.parts[name] / found.step_seconds:.0%}' for name in worst)}"
+    )
     return {
         "topology": str(setting.topology),
         "step_seconds": found.step_seconds,
-        "tokens_per_second": setting.global_tokens / found.step_seconds,
+        "tokens_per_second": rate,
         "seconds": found.parts,
         "run": asdict(whole_run(config, setting, found, size, restart_seconds=restart)),
     }

@@ -6,25 +6,33 @@
 import datetime
 import json
 import shlex
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from tpullm import __version__
+from tpullm.recipe.fields import Changes, part, result
+from tpullm.recipe.schema import TrainConfig
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
 FILE = "manifest.json"
 
 
-def inputs(config: dict[str, Any], upstream: dict[str, str], length: dict[str, Any] | None = None) -> dict[str, Any]:
+def inputs(
+    settings: Any, upstream: dict[str, str], length: TrainConfig | None = None, /, **others: Any
+) -> dict[str, Any]:
     """What a stage depends on.
 
     Args:
-        config: the keys that decide its numbers (`recipe.fields.result`), and no others.
+        settings: the slice of the recipe; of a settings dataclass, the keys that decide the numbers of the stage.
         upstream: the hashes of what it reads, by name.
-        length: the keys that say how far it goes (`Changes.LENGTH`).
+        length: the settings that say how far it goes (`Changes.LENGTH`).
+        others: slices that come beside `settings`.
     """
-    return plain({"config": config, "upstream": upstream, "length": length or {}})
+    others = {name: result(value) if is_dataclass(value) else value for name, value in others.items()}
+    config = (result(settings) if is_dataclass(settings) else settings) | others
+    return plain({"config": config, "upstream": upstream, "length": part(length, Changes.LENGTH) if length else {}})
 
 
 def differ_in_length_alone(one: dict[str, Any], other: dict[str, Any]) -> bool:

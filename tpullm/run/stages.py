@@ -7,7 +7,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from tpullm.recipe.fields import Changes, part, result
+from tpullm.recipe.fields import Changes, part
 from tpullm.recipe.schema import MixtureConfig, Recipe
 from tpullm.run import manifest
 from tpullm.system import storage
@@ -50,8 +50,8 @@ def tuned(run: Path) -> list[str]:
 def standing(recipe: Recipe, run: Path, stage: str) -> str:
     """The identity of an earlier training that was made by this very recipe; `UserError` if it is another's."""
     verbs = {"base": f"import {recipe.base}", "pretrain": "pretrain"}
-    identity = need(run, stage, verbs.get(stage, "finetune"))
-    if not manifest.is_finished(run / stage, training_inputs(recipe, run, stage)):
+    identity, inputs = need(run, stage, verbs.get(stage, "finetune")), training_inputs(recipe, run, stage)
+    if not manifest.is_finished(run / stage, inputs):
         raise UserError(f"{run / stage}: was made from other settings or other text; `tpullm run` makes it again")
     return identity
 
@@ -101,18 +101,19 @@ def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
 
 def pretrain_inputs(recipe: Recipe, run: Path) -> dict:
     """What pretraining depends on."""
-    weights = {source.name: source.weight for source in recipe.corpus.sources}
-    config = {"model": result(recipe.model), "train": result(recipe.pretrain), "seed": recipe.seed, "weights": weights}
+    upstream = {"tokens": need(run, "tokens", "tokenize")}
+    if recipe.branch:
+        upstream["branch"] = branch_identity(recipe, run)
+    if recipe.base:
+        upstream["base"] = standing(recipe, run, "base")
+    config = {"seed": recipe.seed, "weights": {source.name: source.weight for source in recipe.corpus.sources}}
     if recipe.mixture != MixtureConfig():  # without one, the inputs are those of earlier versions
         config["mixture"] = dataclasses.asdict(recipe.mixture)
         if recipe.mixture.epochs:  # all shares depend on the length; of phases `training/resume.py` knows where
             config["steps"] = recipe.pretrain.steps
-    upstream = {"tokens": need(run, "tokens", "tokenize")}
-    if recipe.base:
-        upstream["base"] = standing(recipe, run, "base")
     if recipe.branch:
-        config["branch_state"], upstream["branch"] = recipe.branch_state, branch_identity(recipe, run)
-    return manifest.inputs(config, upstream, part(recipe.pretrain, Changes.LENGTH))
+        config["branch_state"] = recipe.branch_state
+    return manifest.inputs(config, upstream, recipe.pretrain, model=recipe.model, train=recipe.pretrain)
 
 
 def branch_identity(recipe: Recipe, run: Path) -> str:
@@ -184,15 +185,14 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
             files[f"folder {name}"] = manifest.identity_of(hashes)
     asked = set(map(question_set, settings.examples)) & QUESTION_PACKAGES.keys()
     files |= {f"questions of {name}": _question_package_versions(name) for name in sorted(asked)}
-    config = result(settings) | {"seed": recipe.seed}
-    if recipe.foundation == "base":  # else it is among the inputs of pretraining
-        config["model"] = part(recipe.model, Changes.TRAINING)
     upstream = {before: standing(recipe, run, before)} | files
     if settings.teacher.model:
         upstream["the teacher"] = teacher(recipe, run, stage)[1]
     if settings.documents:
         upstream["tokens"] = need(run, "tokens", "tokenize")
-    return manifest.inputs(config, upstream, part(settings.train, Changes.LENGTH))
+    # Without an imported base, the model is among the inputs of pretraining.
+    model = {"model": part(recipe.model, Changes.TRAINING)} if recipe.foundation == "base" else {}
+    return manifest.inputs(settings, upstream, settings.train, seed=recipe.seed, **model)
 
 
 def question_set(name: str) -> str:
@@ -219,7 +219,7 @@ def before_tuning(recipe: Recipe, stage: str) -> str:
 def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     """What the evaluation depends on."""
     upstream = {stage: standing(recipe, run, stage) for stage in recipe.trained}
-    return manifest.inputs(result(recipe.evaluate), upstream)
+    return manifest.inputs(recipe.evaluate, upstream)
 
 
 def started(stage: Path) -> dict | None:
