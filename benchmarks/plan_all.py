@@ -10,6 +10,7 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from tpullm.hardware.topologies import parse
@@ -44,7 +45,7 @@ def main() -> None:
         chosen = arguments.names or list(recipes)
         proofs |= proven({name: recipes[name] for name in chosen})
         (RESULTS / "plan.json").write_text(
-            json.dumps({name: of.to_json() for name, of in proofs.items()}, indent=1) + "\n"
+            json.dumps({name: asdict(of) for name, of in proofs.items()}, indent=1) + "\n"
         )
         for name in chosen:
             write_header(RECIPES[name], proofs.get(name))

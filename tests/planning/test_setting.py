@@ -60,7 +60,7 @@ def test_the_loss_has_as_few_chunks_as_the_memory_of_a_chunk_allows():
 
 def test_what_is_offloaded_goes_with_its_policy():
     of = setting(fsdp=16)
-    assert with_remat(of, "offload").offloaded == of.kept_numbers
+    assert with_remat(of, "offload").offloaded == 512 + 1024 + 512 + 2048  # attention, and `dots`
     assert {with_remat(of, remat).offloaded for remat in ("none", "full", "save_attention", "save_dots")} == {0}
     assert with_remat(with_remat(of, "offload"), "full") == with_remat(of, "full")
     assert "scores" in with_remat(of, "full").recompute and with_remat(of, "none").recompute == ()
@@ -73,6 +73,6 @@ def test_a_setting_is_that_of_its_training():
     of = setting_of(Job(model, config, {"fsdp": -1, "tensor": 2}, parse("v6e:4x4")))
     assert of.sizes == (1, 8, 1, 1, 2) and (of.rows, of.length, of.accumulation, of.chunks) == (32, 256, 2, 4)
     assert (of.remat, of.block, of.gradient, of.optimizer) == ("offload", 256, 4, optimizer)
-    assert of.device is parse("v6e:4x4").chip and of.offloaded == of.kept_numbers
+    assert of.device is parse("v6e:4x4").chip and of.offloaded == 512 + 1024 + 512 + 2048
     plain = setting_of(Job(DENSE, config, {"fsdp": 16}, HERE), of.device)
     assert plain.gradient == 2 and plain.device is of.device and plain.topology is HERE

@@ -8,7 +8,6 @@ Exit code 0: the recipe fits at least one of them. 1: it fits none.
 from pathlib import Path
 
 from tpullm.cli.options import add_json, print_json, words_of
-from tpullm.hardware import topologies
 from tpullm.hardware.topologies import Topology
 from tpullm.recipe.schema import Recipe
 from tpullm.system import storage
@@ -60,7 +59,7 @@ def _make_plans(recipe: Recipe, run: Path, arguments) -> list:
     from tpullm.formats.models import planned_model
     from tpullm.planning.plans import make_plan, on_slices
 
-    names = topologies.topology_names(recipe.topology)
+    names = words_of(recipe.topology)
     if not names:
         raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
     if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:

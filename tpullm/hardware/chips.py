@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from tpullm.system.storage import read_tables
 
+# As quoted publicly (cloud.google.com/tpu/pricing, cloud.google.com/products/dws/pricing); not from a bill.
 PRICES_DATE = "2026-11-26"
-# As quoted publicly; not from a bill.
-PRICES_SOURCE = "https://cloud.google.com/tpu/pricing and https://cloud.google.com/products/dws/pricing"
 
 
 class Cycles(NamedTuple):

@@ -116,11 +116,6 @@ class GpuHosts(Topology):
         return {"platform": "cuda", "target_config": _gpu_target_config(self.chip), "topology": shape}
 
 
-def topology_names(text: str) -> list[str]:
-    """The topologies in a comma-separated list; `local` may be one of them."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def parse(text: str) -> Topology:
     """The topology of that name.
 

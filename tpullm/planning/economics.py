@@ -55,8 +55,8 @@ def estimate_step(setting: Setting) -> Estimate:
         matmuls = (part.flops / chip.matmul_efficiency + grouped) / chip.peak_flops
         moved = part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency)
         computing[name] = max(matmuls + part.kernel_seconds / chip.attention_efficiency, moved)
-    useful, compute, transfers = useful_flops(setting), sum(computing.values()), tuple(traffic(setting))
-    beside, exposed = sum(one.seconds for one in transfers if not one.waits), dict[str, float]()
+    compute, transfers, exposed = sum(computing.values()), tuple(traffic(setting)), {}
+    beside = sum(one.seconds for one in transfers if not one.waits)
     longer = max(0.0, beside - compute) / beside if beside else 0.0
     for one in transfers:
         share = 1.0 if one.waits else chip.overlap_loss + (1 - chip.overlap_loss) * longer
@@ -65,15 +65,9 @@ def estimate_step(setting: Setting) -> Estimate:
     host = 2 * 2 * (numbers / setting.along("tensor")) / chip.host_bandwidth
     if host > compute:
         exposed["host"] = host - compute
-    step, chips = compute + sum(exposed.values()), setting.topology.chips
-    return Estimate(
-        step,
-        computing,
-        exposed,
-        transfers,
-        setting.global_tokens / step / chips,
-        useful / step / chip.peak_flops,
-    )
+    step = compute + sum(exposed.values())
+    speed, mfu = setting.global_tokens / step / setting.topology.chips, useful_flops(setting) / step / chip.peak_flops
+    return Estimate(step, computing, exposed, transfers, speed, mfu)
 
 
 # Guesses of the usual order of magnitude; they could not be measured here.
@@ -136,8 +130,11 @@ def whole_run(
     restart = restart_seconds or (RESTART_SECONDS_HERE if here else RESTART_SECONDS)
     hosts = max(1, setting.topology.chips // setting.device.chips_per_host)
     save = checkpoint_bytes / (hosts * HOST_WRITES)
-    steps_seconds = config.steps * found.step_seconds
-    between_saves = max(_between_saves(config, found.step_seconds), save)
+    steps_seconds, saves = config.steps * found.step_seconds, config.checkpoint
+    every = [saves.every_minutes * 60, saves.every_steps * found.step_seconds]
+    if saves.local:  # a process that is killed resumes from there; a machine that is replaced, where others have copies
+        every += [saves.local_every_minutes * 60, saves.local_every_steps * found.step_seconds]
+    between_saves = max(min([steps_seconds, *filter(None, every)]), found.step_seconds, save)
     # What was saved last is read again: as many bytes as a save writes.
     goodput = share_kept(restart + save, save, between_saves, hours_between * 3600)
     if goodput < LEAST_GOODPUT:
@@ -159,15 +156,6 @@ def whole_run(
         hours_between,
         goodput,
     )
-
-
-def _between_saves(config: TrainConfig, step_seconds: float) -> float:
-    """Seconds from one save to the next; the whole training if there are none."""
-    saves = config.checkpoint
-    every = [saves.every_minutes * 60, saves.every_steps * step_seconds]
-    if saves.local:  # a process that is killed resumes from there; a machine that is replaced, where others have copies
-        every += [saves.local_every_minutes * 60, saves.local_every_steps * step_seconds]
-    return max(min([config.steps * step_seconds, *filter(None, every)]), step_seconds)
 
 
 def prices_of(generation: str, given: list[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tpullm.planning.instructions import Instruction, Shape, computations
+from tpullm.planning.instructions import Instruction, computations
 from tpullm.planning.timeline import Item
 from tpullm.system.words import memory
 from tpullm.training.losses import CHUNK
@@ -71,16 +71,9 @@ class Look:
         """Time of a step."""
         return sum(item.seconds for item in self.items)
 
-    def source(self, item: Item) -> Shape | None:
-        """The array that an instruction copies."""
-        used = [self.named[name] for name in item.instruction.uses if name in self.named]
-        return used[0].shapes[0] if used and used[0].shapes else None
-
     def collectives(self, *kinds: str) -> list[Item]:
         """The collectives of these kinds with more than `SMALL` bytes."""
-        return [
-            item for item in self.items if item.collective and _collective_kind(item) in kinds and item.bytes > SMALL
-        ]
+        return [one for one in self.items if one.collective and _collective_kind(one) in kinds and one.bytes > SMALL]
 
 
 def axes_of(groups: list[list[int]], mesh: dict[str, int]) -> str:
@@ -203,15 +196,13 @@ def _collective_axes(look: Look, item: Item) -> str:
 def _copies(look: Look) -> list[Item]:
     """Copies within HBM that are neither small nor cheap."""
     copies = [item for item in look.items if item.instruction.opcode in ("copy", "transpose")]
-    return [
-        item for item in copies if item.seconds > SHARE / 2 * look.seconds and item.instruction.shapes[0].bytes > SMALL
-    ]
+    return [one for one in copies if one.seconds > SHARE / 2 * look.seconds and one.instruction.shapes[0].bytes > SMALL]
 
 
 def _changes_layout(look: Look, item: Item) -> bool:
     """Whether a copy in a loop changes the layout."""
-    source, target = look.source(item), item.instruction.shapes[0]
-    return item.times > 1 and source is not None and source.order != target.order
+    copied = next((look.named[name].shapes[:1] for name in item.instruction.uses if name in look.named), [])
+    return item.times > 1 and any(source.order != item.instruction.shapes[0].order for source in copied)
 
 
 def _by_place(items: Iterable[Item]) -> list[tuple[str, list[Item]]]:

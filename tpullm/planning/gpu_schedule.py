@@ -11,7 +11,7 @@ What is reached of each peak is in the GPU's entry (`hardware/chips.yaml`).
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from tpullm.hardware.topologies import GpuHosts
 from tpullm.model.experts.exchange import UNINITIALIZED
@@ -58,29 +58,22 @@ class _Estimator(Estimator):
 
     def transfer(self, one: Instruction, collective: Collective | None) -> tuple[tuple[str, ...], float]:
         """The queues that a data transfer uses, and its seconds; () for an instruction that computes."""
-        if collective is not None:
-            share = self.filled if collective.kind.startswith("ragged") else 1.0
-            return ("links",), self._collective_seconds(collective) * share
-        if one.opcode in ("copy-start", "async-start", "fusion-start"):
-            moved = self._bytes(one)
+        if collective is None:
+            if one.opcode not in ("copy-start", "async-start", "fusion-start"):
+                return (), 0.0
             if any(shape.space == 5 for shape in one.shapes):
-                return ("host",), moved / 2 / self.chip.host_bandwidth
-            return ("memory",), moved / self._memory
-        return (), 0.0
-
-    def _collective_seconds(self, one: Collective) -> float:
-        groups = one.devices()
+                return ("host",), self._bytes(one) / 2 / self.chip.host_bandwidth
+            return ("memory",), self._bytes(one) / self._memory
+        groups, received = collective.devices(), collective.bytes
         size = max(map(len, groups), default=0)
         if size < 2:
-            return 0.0
-        domain = self.topology.of_domain
-        domains = [device // domain for device in groups[0]]
-        together = max(domains.count(domain) for domain in set(domains))
-        bandwidth, latency = network_speed(self.chip, together, len(set(domains)) > 1)
-        if one.kind == "collective-permute":
-            return one.bytes / bandwidth + latency
-        ways = 2 if one.kind == "all-reduce" else 1
-        return ways * one.bytes * (size - 1) / size / bandwidth + latency
+            return ("links",), 0.0
+        domains = Counter(device // self.topology.of_domain for device in groups[0])
+        bandwidth, latency = network_speed(self.chip, max(domains.values()), len(domains) > 1)
+        if collective.kind != "collective-permute":
+            received = (2 if collective.kind == "all-reduce" else 1) * received * (size - 1) / size
+        share = self.filled if collective.kind.startswith("ragged") else 1.0
+        return ("links",), (received / bandwidth + latency) * share
 
     @property
     def _memory(self) -> float:
@@ -94,42 +87,31 @@ class _Estimator(Estimator):
         """Seconds of an instruction that computes."""
         if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
             return 0.0
-        kernel = self._kernel(one)
+        # The custom call that an instruction is, or that a fusion is around.
+        inside = (inner for name in one.calls if one.opcode == "fusion" for inner in self._defined(name))
+        calls = (inner for inner in inside if inner.opcode == "custom-call")
+        kernel = one if one.opcode == "custom-call" else next(calls, None)
         if kernel and UNINITIALIZED in kernel.attributes:
             return LAUNCH
         if kernel and (matmuls := next((n for name, n in ATTENTION.items() if name in kernel.attributes), 0)):
-            flops, reached = self._attention_flops(kernel, matmuls), self.chip.attention_efficiency
-            return flops / (self.chip.peak_flops * reached) + LAUNCH
+            # With a causal mask: so many matmuls of queries `[B, T, N, H]` by half of the keys.
+            B, T, N, H = max((shape.dims for shape in self.operands(kernel) if len(shape.dims) == 4), key=math.prod)
+            flops = matmuls * 2 * B * N * T * (T / 2) * H
+            return flops / (self.chip.peak_flops * self.chip.attention_efficiency) + LAUNCH
         if kernel and GROUPED in kernel.attributes:
             reached = self._products * self.chip.grouped_efficiency
             return max(self.grouped_flops(kernel) / reached, self._bytes(kernel) / self._memory) + LAUNCH
-        flops = self._product_flops(kernel) if kernel else sum(map(self._dot_flops, one.calls))
+        flops = 0.0 if kernel else sum(map(self._dot_flops, one.calls))
+        if kernel and "__cublas" in kernel.attributes:  # a product by CUDA's library
+            contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', kernel.attributes)
+            flops = 2 * math.prod(kernel.shapes[0].dims) * self.operands(kernel)[0].dims[int(contracted[1])]
         return max(flops / self._products, self._bytes(one) / self._memory) + LAUNCH
-
-    def _kernel(self, one: Instruction) -> Instruction | None:
-        """The custom call that an instruction is, or that a fusion is around."""
-        if one.opcode == "custom-call":
-            return one
-        inner = (other for name in one.calls if one.opcode == "fusion" for other in self._defined(name))
-        return next((other for other in inner if other.opcode == "custom-call"), None)
 
     def _defined(self, name: str) -> list[Instruction]:
         """The instructions of a computation, which from here on can be found by their names."""
         found = self.program.get(name, [])
         self.named |= {one.name: one for one in found}
         return found
-
-    def _attention_flops(self, one: Instruction, matmuls: int) -> float:
-        """FLOPs of a kernel with a causal mask: so many matmuls of queries `[B, T, N, H]` by half of the keys."""
-        B, T, N, H = max((shape.dims for shape in self.operands(one) if len(shape.dims) == 4), key=math.prod)
-        return matmuls * 2 * B * N * T * (T / 2) * H
-
-    def _product_flops(self, one: Instruction) -> float:
-        """FLOPs of a product by CUDA's library; 0 for another kernel."""
-        if "__cublas" not in one.attributes:
-            return 0.0
-        contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.attributes)
-        return 2 * math.prod(one.shapes[0].dims) * self.operands(one)[0].dims[int(contracted[1])]
 
     def _dot_flops(self, name: str) -> float:
         """FLOPs of the products in a computation."""
@@ -154,8 +136,7 @@ class _Estimator(Estimator):
             for name in inner.uses:
                 users[name].append(inner)
         read = sum(self._read(inner, users) for inner in body if inner.opcode == "parameter")
-        root = body[-1]
-        results = [self.named[name] for name in root.uses] if root.opcode == "tuple" else [root]
+        results = [self.named[name] for name in body[-1].uses] if body[-1].opcode == "tuple" else [body[-1]]
         return read + sum(self._written(result) for result in results)
 
     def _read(self, one: Instruction, users: dict[str, list[Instruction]]) -> float:

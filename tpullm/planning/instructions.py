@@ -72,9 +72,7 @@ class Instruction:
     @cached_property
     def calls(self) -> list[str]:
         """The computations that it runs or fuses."""
-        branches = [
-            name.strip().lstrip("%") for found in _BRANCHES.findall(self.attributes) for name in found.split(",")
-        ]
+        branches = re.findall(r"[\w.-]+", " ".join(_BRANCHES.findall(self.attributes)))
         return _CALLED.findall(self.attributes) + branches
 
     @cached_property

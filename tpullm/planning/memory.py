@@ -124,47 +124,27 @@ def device_memory(setting: Setting, whole: GlobalState) -> Memory:
 def _kept_bytes(setting: Setting) -> float:
     """Bytes that the backward pass finds kept: the residual stream of each layer, and what remat keeps."""
     model, tensor = setting.model, setting.along("tensor")
-    numbers = {"full": 0, "offload": 0, "save_attention": _kept_by_attention(setting)}
-    dots, split = setting.dots, {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
-    numbers["save_dots"] = _kept_by_attention(setting) + sum(size / split[name] for name, size in dots.items())
-    numbers["none"] = _kept_without_remat(setting) if setting.remat == "none" else 0
-    return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
-
-
-def _kept_by_attention(setting: Setting) -> float:
-    """Numbers that the attention kernel keeps per token: its output, and the log-sum-exp of each head in float32."""
-    model = setting.model
-    return model.heads * (_lanes(setting) + 2) / setting.along("tensor")
-
-
-def _lanes(setting: Setting) -> int:
-    """The head width as it is stored: a TPU pads the last dimension of an array to a multiple of 128."""
-    width = setting.model.head_width
-    return width if setting.on_gpu else -(-width // 128) * 128
-
-
-def _kept_without_remat(setting: Setting) -> float:
-    """Numbers of a token and a layer if nothing is recomputed."""
-    model, tensor = setting.model, setting.along("tensor")
     N, K, H = model.heads / tensor, model.kv_heads / tensor, model.head_width
-    attention = (
-        _kept_by_attention(setting) + (N + 2 * K) * _lanes(setting) + N * H + (model.qk_norm != "none") * (N + K) * H
-    )
+    lanes = H if setting.on_gpu else -(-H // 128) * 128  # a TPU pads an array's last dimension to a multiple of 128
+    attention = model.heads * (lanes + 2) / tensor  # the kernel's output, and the log-sum-exp of each head in float32
+    split = {"qkv": tensor, "out": 1, "up": 1 if model.experts else tensor}
+    dots = attention + sum(size / split[name] for name, size in setting.dots.items())
+    everything = attention + (N + 2 * K) * lanes + N * H + (model.qk_norm != "none") * (N + K) * H
     hidden = (3 if model.gated else 2) * model.mlp_width / tensor
     if model.experts:
         routed = 0 if setting.along("expert") > 1 else model.experts_per_token * (hidden + 2 * model.width)
         hidden = routed + model.shared_experts * hidden + model.experts
-    return 3 * model.width + attention + hidden
+    everything = 3 * model.width + everything + hidden
+    numbers = {"full": 0, "offload": 0, "save_attention": attention, "save_dots": dots, "none": everything}
+    return 2.0 * setting.tokens * model.layers * (model.width + numbers[setting.remat])
 
 
 def _moment_before_loss(setting: Setting) -> dict[str, float]:
     """Before the loss: the gathered table, its transpose, the embedding table, and the zeros of the gradient."""
     table, hidden = setting.table, 4.0 * setting.tokens * setting.model.width
     if setting.adapter:
-        return {
-            "table": 2 * _frozen_copy(setting) * setting.tables * (setting.accumulation == 1),
-            "hidden states": hidden,
-        }
+        tables = 2 * _frozen_copy(setting) * setting.tables * (setting.accumulation == 1)
+        return {"table": tables, "hidden states": hidden}
     return {"table": 2 * (setting.tables + 1) * table, "gradient of the table": 4 * table, "hidden states": hidden}
 
 
@@ -196,38 +176,23 @@ def _frozen_copy(setting: Setting) -> float:
 def _moment_of_backward(setting: Setting) -> dict[str, float]:
     """One layer: its gathered parameters, its gradients in flight, and its recomputed activations.
 
-    The compiler keeps the table's gradient until the end.
-    """
-    table = 0 if setting.adapter else setting.gradient * setting.table
-    moments = (
-        [_experts_backward(setting)]
-        if setting.model.experts
-        else [_mlp_backward(setting), _attention_backward(setting)]
-    )
-    return {"gradient of the table": table} | max(moments, key=lambda moment: sum(moment.values()))
-
-
-def _mlp_backward(setting: Setting) -> dict[str, float]:
-    """The backward pass of a layer's feed-forward part."""
-    model, tensor = setting.model, setting.along("tensor")
-    heads, hidden = model.heads * model.head_width / tensor, model.mlp_width / tensor
-    numbers = setting.tokens * (3 * model.width + 2 * heads + 3 * hidden)
-    return {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
-
-
-def _attention_backward(setting: Setting) -> dict[str, float]:
-    """The backward pass of a layer's attention. RoPE's gradient is in float32: of queries, and of keys if there are as
-    many.
-
-    The inputs of the feed-forward part's gradients are still kept; all of them if reduce-scatters overlap with
-    matmuls.
+    The compiler keeps the table's gradient until the end. In attention, RoPE's gradient is in float32: of queries, and
+    of keys if there are as many. The inputs of the feed-forward part's gradients are still kept there; all of them if
+    reduce-scatters overlap with matmuls.
     """
     model, tensor = setting.model, setting.along("tensor")
+    table = {"gradient of the table": 0 if setting.adapter else setting.gradient * setting.table}
+    if model.experts:
+        return table | _experts_backward(setting)
     heads, keys = model.heads * model.head_width / tensor, model.kv_heads * model.head_width / tensor
-    hidden = (3 if waits_for_parameters(setting)[1] else 4) * model.mlp_width / tensor
+    hidden = model.mlp_width / tensor
+    numbers = setting.tokens * (3 * model.width + 2 * heads + 3 * hidden)
+    mlp = {"one layer": 2 * numbers, "gathered parameters": 8 / 3 * setting.mlp_parameters}
+    kept = (3 if waits_for_parameters(setting)[1] else 4) * model.mlp_width / tensor
     rotated = 4 * (heads + (keys if keys == heads else 0)) + heads * (model.qk_norm != "none")
-    numbers = setting.tokens * (3 * model.width + hidden + rotated + 3 * heads + 2 * keys)
-    return {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
+    numbers = setting.tokens * (3 * model.width + kept + rotated + 3 * heads + 2 * keys)
+    attention = {"one layer": 2 * numbers, "gathered parameters": 2 * attention_parameters(model) / tensor}
+    return table | max(mlp, attention, key=lambda moment: sum(moment.values()))
 
 
 def _experts_backward(setting: Setting) -> dict[str, float]:
@@ -238,11 +203,10 @@ def _experts_backward(setting: Setting) -> dict[str, float]:
     """
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, F, k = model.width, model.mlp_width / tensor, model.experts_per_token
-    rows, arriving = M * k, M * k * setting.fullness
     buffers, matrices = 4.0, 4
     if setting.on_gpu:
         buffers, matrices = (4.0, 3) if setting.along("expert") == 1 else (2.5, 4)
-    in_flight = buffers * arriving * (D + F) + rows * D
+    in_flight = buffers * M * k * setting.fullness * (D + F) + M * k * D
     around = M * (7 * D + 3 * model.heads * model.head_width / tensor)
     parameters = matrices * setting.mlp_parameters + 2 * attention_parameters(model) / tensor
     return {"one layer": 2 * (in_flight + around), "gathered parameters": parameters}

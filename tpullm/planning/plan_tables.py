@@ -34,36 +34,23 @@ def plans_side_by_side(plans: list[Plan]) -> str:
         ("topology", "chips", "GiB a chip", "step", "a chip", "MFU", "days", *prices, ""),
     ]
     for plan in plans:
-        setting = plan.chosen.setting
-        memory = f"{plan.chosen.memory.peak / GIB:.1f} of {setting.device.hbm_bytes / GIB:.1f}"
-        rows.append(
-            (str(setting.topology), f"{setting.topology.chips:,}", memory, *_speed_cells(plan, kinds), _note_cell(plan))
-        )
+        found, run, topology = plan.chosen.estimate, plan.run, plan.chosen.setting.topology
+        memory = f"{plan.chosen.memory.peak / GIB:.1f} of {plan.chosen.setting.device.hbm_bytes / GIB:.1f}"
+        if plan.fits:
+            speed = moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}"
+            days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
+            cells = [*speed, days, *(_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds)]
+            compiled = f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else ""
+            note = _command_keys(plan.chosen) + compiled
+        else:
+            cells = ["-"] * (4 + len(kinds))
+            note = "DOES NOT FIT" + (f"; {_cure_line(plan)}" if plan.advice else ", says the compiler")
+        rows.append((str(topology), f"{topology.chips:,}", memory, *cells, note))
     return "\n\n".join(part for part in (aligned(rows), _uncounted(plans[0])) if part)
 
 
 def _uncounted(plan: Plan) -> str:
     return "\n".join(["NOT COUNTED HERE", *(f"  {what}" for what in plan.uncounted)]) if plan.uncounted else ""
-
-
-def _speed_cells(plan: Plan, kinds: list[str]) -> tuple[str, ...]:
-    """Speed and cost of a plan that fits; dashes for one that does not."""
-    if not plan.fits:
-        return ("-",) * (4 + len(kinds))
-    found, run = plan.chosen.estimate, plan.run
-    prices = [_dollars(run.dollars[kind]) if kind in run.dollars else "-" for kind in kinds]
-    days = f"{run.days:,.1f}" if run.days >= 0.05 else "< 0.1"
-    speed = (moment(found.step_seconds), f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}", days)
-    return *speed, *prices
-
-
-def _note_cell(plan: Plan) -> str:
-    """How to run it, and the compiler's time; or that it does not fit, and what would make it fit."""
-    if not plan.fits:
-        return "DOES NOT FIT" + (f"; {_cure_line(plan)}" if plan.advice else ", says the compiler")
-    return _command_keys(plan.chosen) + (
-        f"; compiled: {moment(plan.proofs[0].step_seconds)} a step" if plan.proofs else ""
-    )
 
 
 def _head_lines(plan: Plan) -> str:
@@ -102,9 +89,9 @@ def _time_table(plan: Plan) -> str:
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
     told = f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n"
     # The step includes all blocking traffic, and a share of the overlapped traffic.
+    beside = {True: "waited for", False: "beside the matmuls"}
     traffic = [
-        (f"  {one.axis}: {one.what}", size(one.received), moment(one.seconds))
-        + ("waited for" if one.waits else "beside the matmuls",)
+        (f"  {one.axis}: {one.what}", size(one.received), moment(one.seconds), beside[one.waits])
         for one in found.transfers
     ]
     head = "traffic over the links to a chip in a step, and its time alone\n"
@@ -152,9 +139,9 @@ def _compiled_lines(plan: Plan) -> list[str]:
         return []
     rows = []
     for candidate, proof in plan.proven:
-        found = candidate.estimate
+        estimated, compiled = moment(candidate.estimate.step_seconds), moment(proof.step_seconds)
         memory = f"{proof.peak_bytes / GIB:.2f} GiB ({candidate.memory.peak / GIB:.2f})"
-        step = "DOES NOT FIT" if proof.refused else f"{moment(proof.step_seconds)} ({moment(found.step_seconds)})"
+        step = "DOES NOT FIT" if proof.refused else f"{compiled} ({estimated})"
         rows.append((_command_keys(candidate), memory, step, ""))
     proof = plan.proofs[0]
     head = "compiled: memory of a chip, and a step by its program (in brackets: as estimated)"

@@ -94,8 +94,7 @@ def make_plan(
     size = global_state(model, chosen.setting.optimizer, job.adapter).total()
     prices = prices_of(setting.topology.generation, list(prices))
     run = whole_run(job.config, chosen.setting, chosen.estimate, size, prices, hours_between, restart_seconds)
-    uncounted = stage_of(recipe, stage).uncounted
-    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=uncounted)
+    return Plan(chosen.changed(recipe), chosen, run, advise(chosen), found, uncounted=stage_of(recipe, stage).uncounted)
 
 
 def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
@@ -165,6 +164,6 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "run": dataclasses.asdict(plan.run),
         "advice": plan.advice and dataclasses.asdict(plan.advice),
         "search": searched,
-        "proofs": [proof.to_json() | {"keys": candidate.keys()} for candidate, proof in plan.proven],
+        "proofs": [dataclasses.asdict(proof) | {"keys": candidate.keys()} for candidate, proof in plan.proven],
         "uncounted": list(plan.uncounted),
     }

@@ -4,7 +4,6 @@
 compiler (extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
 """
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -124,8 +123,6 @@ def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConf
     return job
 
 
-# XLA asks the GPU how much memory it needs to sort many numbers with CUDA's library; without it, it sorts by itself.
-_WITHOUT_A_GPU = {"xla_gpu_enable_cub_radix_sort": False}
 # Without these, libtpu waits for a metadata server and for the lock of another compilation.
 QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
@@ -144,8 +141,14 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
     from jax.experimental import topologies
 
     compiler_versions(topology)
-    with _quiet_libtpu():
+    # libtpu leaves variables there by which other processes of ours would take themselves for workers of a TPU pod.
+    before = dict(os.environ)
+    os.environ.update(QUIET | before)
+    try:
         described = topologies.get_topology_desc(**topology.described())
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return Mesh(arrange_devices(axis_sizes(shape, topology.chips), described.devices), AXES, axis_types=EXPLICIT)
 
 
@@ -158,21 +161,6 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
         raise UserError(
             f"{topology}: the {of} compiler is missing; install it: pip install 'tpullm[{topology.extra}]'"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet_libtpu() -> Iterator[None]:
-    """Set `QUIET` while libtpu is loaded; restore the environment afterwards.
-
-    libtpu leaves variables there by which other processes of ours would take themselves for workers of a TPU pod.
-    """
-    before = dict(os.environ)
-    os.environ.update(QUIET | before)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def traced_step(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:
@@ -220,7 +208,8 @@ def compiled_step(job: Job, mesh: Mesh, evaluation: bool = False) -> Any:
     """
     kind = mesh.abstract_mesh.abstract_device
     try:
-        options = _WITHOUT_A_GPU if kind.platform == "gpu" else None
+        # XLA asks the GPU how much memory it needs to sort by CUDA's library; without it, XLA sorts by itself.
+        options = {"xla_gpu_enable_cub_radix_sort": False} if kind.platform == "gpu" else None
         executable = traced_step(job, mesh, evaluation).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"total memory required .*?\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))

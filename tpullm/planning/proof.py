@@ -11,7 +11,7 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Proof:
-    """The compiler's result for a recipe's step, as plain values: `from_json` is the inverse of `to_json`.
+    """The compiler's result for a recipe's step, as plain values: `from_json` is the inverse of `asdict`.
 
     Args:
         recipe: its name.
@@ -100,18 +100,14 @@ class Proof:
     findings: tuple[Finding, ...]
     compile_seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The proof as dicts, lists, strings and numbers."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Proof":
-        """The proof from the result of `to_json`, also after it was written as JSON and read."""
-        lists = {
-            "traffic": tuple(Traffic(**one) for one in fields["traffic"]),
-            "findings": tuple(Finding(**one) for one in fields["findings"]),
-        }
-        return cls(**dict(fields) | lists)
+        """The proof from the result of `asdict`, also after it was written as JSON and read."""
+        traffic, findings = (
+            (Traffic(**one) for one in fields["traffic"]),
+            (Finding(**one) for one in fields["findings"]),
+        )
+        return cls(**dict(fields) | {"traffic": tuple(traffic), "findings": tuple(findings)})
 
 
 def prove(

@@ -10,46 +10,20 @@ from typing import NamedTuple
 
 from tpullm.hardware.chips import Chip
 from tpullm.hardware.topologies import GpuHosts, Slices, Topology
-from tpullm.planning.setting import OURS, Setting
+from tpullm.model.quantized import BLOCK
+from tpullm.planning.setting import OURS, PLACES, Setting
 from tpullm.recipe.mesh_axes import AXES
 
 
-class Speed(NamedTuple):
-    """How fast a collective is: bytes a second that each device receives, and seconds that it takes for no bytes."""
-
-    bandwidth: float
-    latency: float
-
-
-def collective_speed(setting: Setting, axis: str, faster: int = 1) -> Speed:
-    """The speed of collectives along a mesh axis.
-
-    Args:
-        faster: on a torus, how many times as fast as an all-gather; the network of GPUs has no short ways.
-    """
-    chip, topology = setting.device, setting.topology
-    if isinstance(topology, GpuHosts):
-        together = devices_in_domain(setting.sizes, axis, topology.of_domain)
-        return network_speed(chip, together, setting.along(axis) > together)
-    route = torus_route(topology, setting.sizes, axis, setting.traits.in_lines)
-    return Speed(route.links * chip.link_bandwidth * chip.link_efficiency * faster, route.hops * chip.latency_seconds)
-
-
-def network_speed(chip: Chip, together: int, leaves: bool) -> Speed:
-    """The speed of a collective over GPUs.
+def network_speed(chip: Chip, together: int, leaves: bool) -> tuple[float, float]:
+    """The speed of a collective over GPUs: bytes a second that each receives, and seconds that it takes for no bytes.
 
     Args:
         together: its devices in one NVLink domain. Each has a network card of its own.
         leaves: it goes over several domains.
     """
     links, cards = chip.link_bandwidth * chip.link_efficiency, together * chip.dcn_bandwidth * chip.dcn_efficiency
-    return Speed(min(links, cards) if leaves else links, chip.latency_seconds)
-
-
-def devices_in_domain(sizes: tuple[int, ...], axis: str, domain: int) -> int:
-    """How many devices along a mesh axis are among `domain` neighbours; the last axis has the nearest devices."""
-    place = AXES.index(axis)
-    return max(1, min(sizes[place], domain // prod(sizes[place + 1 :])))
+    return min(links, cards) if leaves else links, chip.latency_seconds
 
 
 class Route(NamedTuple):
@@ -81,29 +55,19 @@ def torus_route(topology: Topology, sizes: tuple[int, ...], axis: str, in_lines:
     for name, size in reversed(list(zip(AXES, sizes, strict=True))):
         if size == 1:
             continue
-        taken = _whole_dimensions(free, size) or _parts_of_dimensions(free, size)
+        every = (chosen for count in range(len(free), 0, -1) for chosen in combinations(free, count))
+        whole = next((chosen for chosen in every if prod(free[n] for n in chosen) == size), ())
+        taken = {n: free[n] for n in whole} or _parts_of_dimensions(free, size)
         if name == axis:
-            return _route_over(topology, taken, in_lines and size == topology.chips)
+            rings = topology.rings if isinstance(topology, Slices) else (False,) * len(topology.shape)
+            links = [2 if rings[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
+            one_by_one = in_lines and size == topology.chips
+            return Route(max(links) if one_by_one else sum(links), sum(taken.values()), len(taken))
         for n, part in taken.items():
             free[n] //= part
             if free[n] <= 1:
                 del free[n]
     return Route(1.0, 1, 1)
-
-
-def _route_over(topology: Topology, taken: dict[int, int], in_lines: bool) -> Route:
-    rings = topology.rings if isinstance(topology, Slices) else (False,) * len(topology.shape)
-    links = [2 if rings[n] and part == topology.shape[n] else 1 for n, part in taken.items()]
-    return Route(max(links) if in_lines else sum(links), sum(taken.values()), len(taken))
-
-
-def _whole_dimensions(free: dict[int, int], size: int) -> dict[int, int] | None:
-    """As many whole dimensions as possible whose product is `size`; None if there are none."""
-    for count in range(len(free), 0, -1):
-        for chosen in combinations(free, count):
-            if prod(free[n] for n in chosen) == size:
-                return {n: free[n] for n in chosen}
-    return None
 
 
 def _parts_of_dimensions(free: dict[int, int], size: int) -> dict[int, int]:
@@ -138,10 +102,10 @@ def traffic(setting: Setting) -> list[Transfer]:
     """All traffic of a step."""
     found = [
         *_parameter_transfers(setting),
-        *_tensor_transfers(setting),
-        *_expert_transfers(setting),
-        *_sequence_transfers(setting),
-        *_slice_transfers(setting),
+        _tensor_transfer(setting),
+        *([_expert_transfer(setting)] if setting.model.experts else []),
+        _sequence_transfer(setting),
+        *([_slice_transfer(setting)] if setting.topology.slices > 1 else []),
     ]
     return [one for one in found if one.received]
 
@@ -151,7 +115,10 @@ def _parameter_transfers(setting: Setting) -> list[Transfer]:
     size, model, times = setting.along("fsdp"), setting.model, setting.accumulation
     numbers = times * (model.layers * setting.layer_parameters + setting.table * (1 if model.tied_embeddings else 1.5))
     share = (size - 1) / size
-    codes = times * model.layers * setting.layer_parameters * (2 - setting.code_bytes)  # fewer bytes than in bfloat16
+    # A quantized matrix goes over the links as its codes and scales: fewer bytes a number than in bfloat16.
+    kind = setting.adapter.quantize_base if setting.adapter else ""
+    code_bytes = {"": 2, "nf4": 0.5}.get(kind, 1) + (4 / BLOCK if kind else 0)
+    codes = times * model.layers * setting.layer_parameters * (2 - code_bytes)
     gathered = 2 * (numbers * 2 - codes) * share
     if setting.adapter:  # only its small matrices have gradients
         numbers = times * model.layers * setting.adapter_parameters
@@ -190,58 +157,61 @@ def waits_for_parameters(setting: Setting) -> tuple[bool, bool]:
     return waits, waits
 
 
-def _tensor_transfers(setting: Setting) -> list[Transfer]:
+def _tensor_transfer(setting: Setting) -> Transfer:
     """All-reduces along `tensor`: of the contributions to the residual stream, and of its gradient."""
-    size, model = setting.along("tensor"), setting.model
-    again = "out" in setting.recompute
-    of_layer = 2 + 2 + again
+    size, model, of_layer = setting.along("tensor"), setting.model, 2 + 2 + ("out" in setting.recompute)
     numbers = setting.accumulation * model.layers * of_layer * setting.tokens * model.width
     numbers += setting.accumulation * 2 * setting.tokens * model.width
     sent, times, waits = 2 * 2 * numbers * (size - 1) / size, 2 * model.layers * of_layer, setting.traits.tensor_waits
-    return [_timed_transfer(setting, "tensor", "all-reduces of activations", sent, times, waits)]
+    return _timed_transfer(setting, "tensor", "all-reduces of activations", sent, times, waits)
 
 
-def _expert_transfers(setting: Setting) -> list[Transfer]:
+def _expert_transfer(setting: Setting) -> Transfer:
     """Dispatch and combine; in the backward pass dispatch again, and both for the gradients.
 
     Without a ragged exchange, whole buffers are sent.
     """
     size, model, ours = setting.along("expert"), setting.model, setting.traits.halves
-    if not model.experts:
-        return []
     padded = not setting.device.ragged_exchange
-    rows = setting.tokens * model.experts_per_token
-    rows *= setting.fullness if padded else 1.0
+    rows = setting.tokens * model.experts_per_token * (setting.fullness if padded else 1.0)
     journeys = 5 if ours else 2 + 4 + 2 * ("up" in setting.recompute)
     moved = setting.accumulation * model.layers * journeys * rows * model.width * 2 * (size - 1) / size
     # Each pair of devices exchanges data over half of the ring in the mean: a quarter of an all-gather's time.
-    waits = padded or not ours
-    return [_timed_transfer(setting, "expert", "dispatch and combine", moved, journeys * model.layers, waits, faster=2)]
+    waits, collectives = padded or not ours, journeys * model.layers
+    return _timed_transfer(setting, "expert", "dispatch and combine", moved, collectives, waits, faster=2)
 
 
-def _sequence_transfers(setting: Setting) -> list[Transfer]:
+def _sequence_transfer(setting: Setting) -> Transfer:
     """All-gathers of a row's keys and values for each layer, and the sums of their gradients."""
-    size, model = setting.along("sequence"), setting.model
-    again = "scores" in setting.recompute
+    size, model, again = setting.along("sequence"), setting.model, "scores" in setting.recompute
     row = setting.tokens * size * 2 * model.kv_heads * model.head_width / setting.along("tensor")
     moved = setting.accumulation * model.layers * (2 + again) * row * 2 * (size - 1) / size
-    return [_timed_transfer(setting, "sequence", "keys and values", moved, 3 * model.layers, waits=True)]
+    return _timed_transfer(setting, "sequence", "keys and values", moved, 3 * model.layers, waits=True)
 
 
-def _slice_transfers(setting: Setting) -> list[Transfer]:
+def _slice_transfer(setting: Setting) -> Transfer:
     """All-reduces of gradients over the data center network, between the devices at one place of all slices."""
-    slices, model = setting.topology.slices, setting.model
-    if slices == 1:
-        return []
-    layers = model.layers * setting.layer_parameters
-    numbers = setting.accumulation * (layers + setting.tables * setting.table) / setting.along("fsdp")
-    if setting.adapter:
-        numbers = setting.accumulation * model.layers * setting.adapter_parameters / setting.along("fsdp")
+    slices, layers = setting.topology.slices, setting.model.layers
+    summed = layers * setting.layer_parameters + setting.tables * setting.table
+    summed = layers * setting.adapter_parameters if setting.adapter else summed
+    numbers = setting.accumulation * summed / setting.along("fsdp")
     received = 2 * numbers * setting.traits.crossing * (slices - 1) / slices
     seconds = received / (setting.device.dcn_bandwidth * setting.device.dcn_efficiency)
-    return [Transfer("slices", "sums of gradients", received, seconds, waits=True)]
+    return Transfer("slices", "sums of gradients", received, seconds, waits=True)
 
 
 def _timed_transfer(setting, axis, what, received, collectives, waits=False, faster=1) -> Transfer:
-    bandwidth, latency = collective_speed(setting, axis, faster)
+    """A transfer with its time.
+
+    Args:
+        faster: on a torus, how many times as fast as an all-gather; the network of GPUs has no short ways.
+    """
+    chip, topology, sizes, place = setting.device, setting.topology, setting.sizes, PLACES[axis]
+    if isinstance(topology, GpuHosts):  # the last axis has the nearest devices
+        together = max(1, min(sizes[place], topology.of_domain // prod(sizes[place + 1 :])))
+        bandwidth, latency = network_speed(chip, together, sizes[place] > together)
+    else:
+        route = torus_route(topology, sizes, axis, setting.traits.in_lines)
+        bandwidth = route.links * chip.link_bandwidth * chip.link_efficiency * faster
+        latency = route.hops * chip.latency_seconds
     return Transfer(axis, what, received, received / bandwidth + collectives * latency, waits)

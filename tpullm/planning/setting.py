@@ -13,7 +13,6 @@ from tpullm.hardware.topologies import Topology
 from tpullm.model.attention.kernels import splash_block, splash_fits
 from tpullm.model.experts.exchange import round_capacity
 from tpullm.model.mesh import RULES
-from tpullm.model.quantized import BLOCK
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, OptimizerConfig, TrainConfig
 from tpullm.training.losses import CHUNK, CHUNK_ON_CPU
@@ -181,11 +180,6 @@ class Setting:
         return attention | {"up": width * model.shared_experts + model.experts if model.experts else width}
 
     @property
-    def kept_numbers(self) -> int:
-        """Numbers of a token and a layer that have names in model/block.py: the output of attention, and `dots`."""
-        return self.model.heads * self.model.head_width + sum(self.dots.values())
-
-    @property
     def fullness(self) -> float:
         """Size of the experts' buffers per row, if experts are evenly loaded: see `exchange.round_capacity`."""
         model, devices = self.model, self.along("expert")
@@ -194,12 +188,6 @@ class Setting:
         rows = self.tokens * model.experts_per_token
         worst = self.tokens * min(model.experts_per_token, model.experts // devices)
         return round_capacity(rows, worst, devices, self.device.ragged_exchange) / rows
-
-    @property
-    def code_bytes(self) -> float:
-        """Bytes of a matrix's number on the links: of a quantized one, its code and its share of a scale."""
-        kind = self.adapter.quantize_base if self.adapter else ""
-        return {"": 2, "nf4": 0.5}.get(kind, 1) + (4 / BLOCK if kind else 0)
 
     @property
     def adapter_parameters(self) -> float:
@@ -214,9 +202,8 @@ class Setting:
         attention = {"query": (D, N), "key": (D, K), "value": (D, K), "out": (N, D)}
         mlp = {"gate": (D, F), "down": (F, D)} | ({"up": (D, F)} if model.gated else {})
         found = [size for name, size in attention.items() if name in wanted]
-        for name in [name for name in mlp if name in wanted]:
-            found += [mlp[name]] * (model.experts + model.shared_experts or 1)
-        return found
+        times = model.experts + model.shared_experts or 1
+        return found + [size for name, size in mlp.items() if name in wanted] * times
 
     @property
     def table(self) -> float:
@@ -236,7 +223,8 @@ class Setting:
     @property
     def mlp_parameters(self) -> float:
         """The feed-forward part of `layer_parameters`."""
-        model, one = self.model, mlp_parameters(self.model)
+        model = self.model
+        one = (3 if model.gated else 2) * model.width * model.mlp_width  # of one layer, or of one expert
         if not model.experts:
             return one / self.along("tensor")
         of_experts = one * (model.experts / self.along("expert") + model.shared_experts) / self.along("tensor")
@@ -263,11 +251,6 @@ def _splash_block(length: int, most: int) -> int:
 def attention_parameters(model: ModelConfig) -> int:
     """Elements of the four matrices of a layer's attention."""
     return 2 * model.width * model.head_width * (model.heads + model.kv_heads)
-
-
-def mlp_parameters(model: ModelConfig) -> int:
-    """Elements of the matrices of one feed-forward layer, or of one expert."""
-    return (3 if model.gated else 2) * model.width * model.mlp_width
 
 
 def setting_of(job: Job, device: Chip | None = None, traits: ProgramTraits = OURS) -> Setting:
@@ -300,6 +283,9 @@ def setting_of(job: Job, device: Chip | None = None, traits: ProgramTraits = OUR
 
 
 def with_remat(setting: Setting, remat: str) -> Setting:
-    """The setting with another remat policy."""
-    offloaded = setting.kept_numbers if remat == "offload" else 0
-    return replace(setting, remat=remat, recompute=RECOMPUTED[remat], offloaded=offloaded)
+    """The setting with another remat policy.
+
+    Of what it offloads, numbers have names in model/block.py: the output of attention, and `dots`.
+    """
+    named = setting.model.heads * setting.model.head_width + sum(setting.dots.values())
+    return replace(setting, remat=remat, recompute=RECOMPUTED[remat], offloaded=named * (remat == "offload"))

@@ -39,10 +39,7 @@ def keys_per_query(length: int, block: int, windows: tuple[int, ...] = ()) -> fl
         windows: of the layers; 0 is a layer without a window.
     """
     block = min(block, length)
-    of = [
-        (length + block) / 2 if not window or window >= length else min(window + block, length)
-        for window in windows or (0,)
-    ]
+    of = [(length + block) / 2 if not w or w >= length else min(w + block, length) for w in windows or (0,)]
     return sum(of) / len(of)
 
 
@@ -119,14 +116,12 @@ def step_parts(setting: Setting) -> dict[str, Part]:
     times = setting.accumulation * setting.model.layers
     once, again = _layer_work(setting), recomputed_parts(setting)
     passes = 2 if setting.adapter else 3  # a frozen matrix has no gradient
+    attention, mlp = _sum_work(once["qkv"], once["out"]), _sum_work(once["up"], once["down"])
+    kernels = once["scores"].kernel_seconds + backward_kernel_seconds(setting)
     parts = {
-        "attention": _scaled_work(_sum_work(once["qkv"], once["out"]), passes * times),
-        "attention kernel": Part(
-            kernel_seconds=times * (once["scores"].kernel_seconds + backward_kernel_seconds(setting))
-        ),
-        "experts" if setting.model.experts else "feed-forward": _scaled_work(
-            _sum_work(once["up"], once["down"]), passes * times
-        ),
+        "attention": _scaled_work(attention, passes * times),
+        "attention kernel": Part(kernel_seconds=times * kernels),
+        "experts" if setting.model.experts else "feed-forward": _scaled_work(mlp, passes * times),
         "loss": _output_work(setting),
         "recomputed": _scaled_work(_sum_work(*(once[name] for name in again), Part()), times),
         "norms and activations": Part(moved_bytes=times * _element_wise_bytes(setting)),
@@ -151,7 +146,15 @@ def _layer_work(setting: Setting) -> dict[str, Part]:
     """The forward pass of one layer, by the names in model/block.py."""
     model, M, tensor = setting.model, setting.tokens, setting.along("tensor")
     D, N, K, H = model.width, model.heads, model.kv_heads, model.head_width
-    matmul = lambda inputs, outputs: _layer_matmul_work(setting, M, inputs, outputs)  # noqa: E731
+
+    def matmul(inputs: float, outputs: float) -> Part:
+        """One that `model.matmuls` concerns: in fp8 at twice the peak. The codes are written and read beside it."""
+        part = _matmul_work(M, inputs, outputs)
+        if model.matmuls != "fp8" or not inputs * outputs:  # there may be no shared experts
+            return part
+        codes = 2 * (M * inputs + inputs * outputs)
+        return Part(flops=part.flops / (2 if setting.device.fp8 else 1), moved_bytes=part.moved_bytes + codes)
+
     layer = {
         "qkv": matmul(D, (N + 2 * K) * H / tensor),
         "scores": Part(kernel_seconds=forward_kernel_seconds(setting)),
@@ -161,9 +164,15 @@ def _layer_work(setting: Setting) -> dict[str, Part]:
     if not model.experts:
         return layer | {"up": matmul(D, ups * F), "down": matmul(F, D)}
     rows, here = M * model.experts_per_token * setting.padding, model.experts / setting.along("expert")
+    rows *= here if setting.traits.every_expert else 1
     router = Part(flops=2 * M * D * model.experts * ROUTER_PASSES)
     shared = model.shared_experts * F
-    grouped = lambda inputs, outputs: _grouped_matmul_work(setting, rows, here, inputs, outputs)  # noqa: E731
+
+    def grouped(inputs: float, outputs: float) -> Part:
+        """Rows by the matrix of their own expert. With padding, each expert has as many rows: an ordinary matmul."""
+        moved, flops = 2 * (rows * (inputs + outputs) + here * inputs * outputs), 2 * rows * inputs * outputs
+        return Part(moved_bytes=moved, **{"flops" if setting.padding > 1 else "grouped_flops": flops})
+
     up = _sum_work(router, grouped(D, ups * F), matmul(D, ups * shared))
     return layer | {"up": up, "down": _sum_work(grouped(F, D), matmul(shared, D))}
 
@@ -171,22 +180,6 @@ def _layer_work(setting: Setting) -> dict[str, Part]:
 def _matmul_work(rows: float, inputs: float, outputs: float) -> Part:
     moved = 2 * (rows * (inputs + outputs) + inputs * outputs)
     return Part(flops=2 * rows * inputs * outputs, moved_bytes=moved)
-
-
-def _layer_matmul_work(setting: Setting, rows: float, inputs: float, outputs: float) -> Part:
-    """A matmul that `model.matmuls` concerns: in fp8 at twice the peak. The codes are written and read beside it."""
-    part = _matmul_work(rows, inputs, outputs)
-    if setting.model.matmuls != "fp8" or not inputs * outputs:  # there may be no shared experts
-        return part
-    codes = 2 * (rows * inputs + inputs * outputs)
-    return Part(flops=part.flops / (2 if setting.device.fp8 else 1), moved_bytes=part.moved_bytes + codes)
-
-
-def _grouped_matmul_work(setting: Setting, rows: float, experts: float, inputs: float, outputs: float) -> Part:
-    """Rows by the matrix of their own expert. With padding, each expert has as many rows: an ordinary matmul."""
-    rows *= experts if setting.traits.every_expert else 1
-    moved, flops = 2 * (rows * (inputs + outputs) + experts * inputs * outputs), 2 * rows * inputs * outputs
-    return Part(flops=flops, moved_bytes=moved) if setting.padding > 1 else Part(grouped_flops=flops, moved_bytes=moved)
 
 
 def _output_work(setting: Setting) -> Part:
@@ -209,18 +202,13 @@ def _adapter_work(setting: Setting) -> Part:
     Then the numbers of a quantized base, which each pass makes of its codes.
     """
     model, M, rank = setting.model, setting.tokens, setting.adapter.rank
-    passes = 3 + bool(setting.recompute)
+    passes, share = 3 + bool(setting.recompute), (model.experts + model.shared_experts) or 1
     rows = M * (model.experts_per_token + model.shared_experts if model.experts else 1)
-    share = (model.experts + model.shared_experts) or 1
     low = [_matmul_work(rows, inputs, rank) for inputs, _ in setting.targets]
-    high = [
-        _matmul_work(rows, rank, outputs)._replace(moved_bytes=4 * rows * outputs) for _, outputs in setting.targets
-    ]
+    high = [_matmul_work(rows, rank, to)._replace(moved_bytes=4 * rows * to) for _, to in setting.targets]
     matmuls = _scaled_work(_sum_work(*low, *high), passes / share / setting.along("tensor"))
-    if not setting.adapter.quantize_base:
-        return matmuls
     written = DEQUANTIZED * setting.layer_parameters * (2 + bool(setting.recompute))
-    return matmuls._replace(moved_bytes=matmuls.moved_bytes + written)
+    return matmuls._replace(moved_bytes=matmuls.moved_bytes + written * bool(setting.adapter.quantize_base))
 
 
 def _element_wise_bytes(setting: Setting) -> float:

@@ -295,8 +295,8 @@ def _checked_settings(values: dict[str, Any], kind: type, keys: Keys, place: Cal
     for dotted, message in _contradictions(settings, ""):
         raise UserError(f"{place(tuple(dotted.split('.')))}{dotted}: {message}")
     if kind is Recipe:
-        for name in topologies.topology_names(settings.topology):  # several are for `plan`, which also takes `local`
-            if name != "local":
+        for name in map(str.strip, settings.topology.split(",")):  # several are for `plan`, which also takes `local`
+            if name not in ("", "local"):
                 topologies.parse(name)
         check_sizes(settings.mesh)
     return settings
