@@ -45,7 +45,7 @@ def _make_documents(recipe: Recipe, run: Path, work: SharedWork) -> None:
         _say_what_is_left_out(planned)
     placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
     if not work.share.is_first:
-        return work.wait_for_first("the documents", lambda: manifest.is_finished(stage, inputs))
+        return work.wait(lambda: manifest.is_finished(stage, inputs), "the documents")
     card = collect.finish(planned, placed, recipe)
     seconds = time.monotonic() - start
     facts = {key: card[key] for key in ("documents", "characters")}

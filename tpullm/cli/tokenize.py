@@ -79,7 +79,7 @@ def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: P
         tasks = tokenizing.plan_sample(run / "documents", folder, _source_weights(recipe), most, recipe.seed)
     tokenizing.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
-        return work.wait_for_first("the tokenizer", is_finished)
+        return work.wait(is_finished, "the tokenizer")
     storage.remove_partials(run)
     return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs, tasks, began)
 
@@ -119,7 +119,7 @@ def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path
     planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
     tokenizing.make(planned, Rounds(recipe.tokenizer.workers, work, is_finished))
     if not work.share.is_first:
-        return work.wait_for_first("the tokens", is_finished)
+        return work.wait(is_finished, "the tokens")
     storage.remove_tree(stage)
     size = load_tokenizer(run / "tokenizer").vocabulary_size
     facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)

@@ -97,7 +97,7 @@ def plan(
     found, downloads, documents = corpus_sources.sources(recipe), run / "downloads", run / "documents"
     if not work.share.is_first:
         urls = [path for source in found for path in (source.path, source.held_out) if source_files.is_url(path)]
-        work.wait_for_first("the downloads", lambda: all(source_files.place(url, downloads).exists() for url in urls))
+        work.wait(lambda: all(source_files.place(url, downloads).exists() for url in urls), "the downloads")
     planned: list[Task] = []
     files: dict[str, Found] = {}
     windows = question_windows.windows_of(questions) if questions else None

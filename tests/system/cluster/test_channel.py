@@ -41,10 +41,10 @@ def meet(count: int, wrong: dict | None = None, own_secrets: dict[int, bytes] | 
         if index == count - 1:
             wait_until(lambda: heard >= set(range(1, index)))
             own |= wrong or {}
-        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, own_secret=own_secret)
+        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, secret=own_secret)
 
-    def remember(reception, guest, message):
-        answer(reception, guest, message)
+    def remember(reception, guest):
+        answer(reception, guest)
         heard.update(each.hello.index for each in reception.hosts)
 
     with ThreadPoolExecutor(count) as threads, pytest.MonkeyPatch.context() as patch:

@@ -225,7 +225,7 @@ def test_a_failure_that_appears_ends_the_others(tmp_path):
     first.look()
     fails(second, UserError("a.txt: is broken"))
     with pytest.raises(ShareFailed, match=r"^share 1 \(.*\) failed: a.txt: is broken$"):
-        first.wait_for_first("nothing", lambda: False)
+        first.wait(lambda: False)
     fails(first, ShareFailed("..."))
     assert [name for name in os.listdir(first._notes) if name.endswith("failed")] == [f"{second._name}.failed"]
 
@@ -321,7 +321,7 @@ def test_who_waits_for_share_0_tells_for_what_every_minute(tmp_path, monkeypatch
 
     monkeypatch.setattr(shares.time, "sleep", sleep)
     monkeypatch.setattr(shares.time, "monotonic", lambda: now[0])
-    work.wait_for_first("the tokens", lambda: now[0] > 150)
+    work.wait(lambda: now[0] > 150, "the tokens")
     assert capsys.readouterr().err.splitlines() == ["waits for the tokens, from share 0"] * 3
     assert slept[0] < 0.1 and max(slept) == shares.SECONDS_BETWEEN_LOOKS
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.system.cluster.channels import connect
 from tpullm.system.cluster import channel, watchdog
-from tpullm.system.cluster.watchdog import Comparison, Progress, Watchdog, slow_host
+from tpullm.system.cluster.watchdog import Progress, Watchdog, slow_host
 from tpullm.system.errors import TRY_AGAIN
 
 PATIENCE = 0.4
@@ -174,9 +174,9 @@ def test_hosts_that_hang_in_the_same_place_are_all_named(tmp_path, ended, monkey
 )
 def test_what_is_no_progress_is_refused(change):
     said = asdict(Progress(7, "data", 1.0, 2.0))
-    assert Progress.of(said) == Progress(7, "data", 1.0, 2.0)
+    assert Progress(**said) == Progress(7, "data", 1.0, 2.0)
     with pytest.raises((ValueError, TypeError)):
-        Progress.of(said | change)
+        Progress(**said | change)
 
 
 def idle(step: int, phase: str, seconds: float) -> Progress:
@@ -223,14 +223,13 @@ def test_a_slow_host_is_named_with_what_it_costs():
     assert slow_host(BEFORE, {0: after(0.9)[0]}, 200.0, NAMES) == "", "not all hosts have said something"
 
 
-def test_a_slow_host_is_warned_about_now_and_then(monkeypatch, capsys):
+def test_a_slow_host_is_warned_about_now_and_then(tmp_path, monkeypatch, capsys):
     now = [1000.0]
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
-    comparison = Comparison(NAMES)
-    said = []
+    dog, said = Watchdog(tmp_path, 1.0, connect()[0]), []
     for minute in range(25):
         now[0] = 1000.0 + 60 * minute
-        comparison.look(after(0.01, 0.5, 0.1, steps=60 * minute))
+        dog._compare(after(0.01, 0.5, 0.1, steps=60 * minute))
         said.append("host 1 (name1) is slower" in capsys.readouterr().err)
     monkeypatch.undo()
     assert [minute for minute, warned in enumerate(said) if warned] == [2, 12, 22]

@@ -93,19 +93,17 @@ class Connection:
 
     def look(self) -> Message | None:
         """The next message; None if it is not whole yet. Does not wait. Errors as of `receive`."""
-        if (end := self._data.find(b"\n")) < 0:
+        if b"\n" not in self._data:
             with contextlib.suppress(BlockingIOError):
-                received = self._peer.recv(1 << 16)
-                if not received:
+                if not (received := self._peer.recv(1 << 16)):
                     raise ConnectionError("closed by the other end")
                 self._data += received
-            end = self._data.find(b"\n")
-        if (len(self._data) if end < 0 else end) > self.most_bytes:
+        line, ended, rest = self._data.partition(b"\n")
+        if len(line) > self.most_bytes:
             raise ValueError(f"a line of more than {self.most_bytes:,} bytes")
-        if end < 0:
+        if not ended:
             return None
-        line = bytes(self._data[:end])
-        del self._data[: end + 1]
+        self._data = rest
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -151,7 +149,7 @@ class Channel:
         self.handlers: dict[str, Callable[[int, Message], None]] = {
             "beat": lambda sender, message: None,
             "leaves": lambda sender, message: self._left.add(sender),
-            "ends": lambda sender, message: self._end(message, sender),
+            "ends": self._hear_end,
         }
         self._left: set[int] = set()
         self._closing = threading.Event()
@@ -215,23 +213,23 @@ class Channel:
     def lost(self, host: int) -> None:
         """Another host is gone: end all others, unless that host or this one is finished."""
         if host not in self._left:
-            line = f"{self.called(host)} stopped answering; {RESUME}"
-            self._end({"kind": "ends", "host": host, "message": line, "code": TRY_AGAIN}, host)
+            self.end(host, f"{self.called(host)} stopped answering; {RESUME}", sender=host)
 
-    def end(self, host: int, line: str, code: int = TRY_AGAIN) -> None:
-        """End all hosts because of what one of them did; the line begins with its name."""
-        self._end({"kind": "ends", "host": host, "message": line, "code": code}, self.index)
-
-    def _end(self, message: Message, sender: int) -> None:
-        """Another host failed: raise that in the main thread; end the process if the main thread does not get there."""
-        host, text, code = message["host"], message["message"], message["code"]
-        if host not in range(len(self.names)) or not isinstance(text, str) or type(code) is not int:
+    def _hear_end(self, sender: int, message: Message) -> None:
+        host, line, code = message["host"], message["message"], message["code"]
+        if host not in range(len(self.names)) or not isinstance(line, str) or type(code) is not int:
             raise ValueError("an end without host, message and code")
-        line = text if text.startswith(self.called(host)) else f"{self.called(host)}: {text}"
+        self.end(host, line if line.startswith(self.called(host)) else f"{self.called(host)}: {line}", code, sender)
+
+    def end(self, host: int, line: str, code: int = TRY_AGAIN, sender: int | None = None) -> None:
+        """End all hosts because of what one of them did; the line begins with its name.
+
+        It is raised in the main thread. The process is ended if the main thread does not get there.
+        """
         with self.changed:
             if self.failure or self._closing.is_set():
                 return
-            self._tell(message, but=sender)
+            self._tell({"kind": "ends", "host": host, "message": line, "code": code}, but=sender)
             if code == TRY_AGAIN:  # at once: the main thread's collective can't finish, and JAX will abort
                 end_process(line, code)
             self.failure = HostFailed(line, code)

@@ -22,7 +22,10 @@ import socket
 import time
 from collections.abc import MutableMapping
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
 
 from tpullm.system.cluster.channel import MOST_BYTES, Channel, Connection, Message
 from tpullm.system.errors import TRY_AGAIN, TryAgain, UserError
@@ -31,10 +34,7 @@ from tpullm.system.log import warn
 VARIABLE = "TPULLM_HOSTS_SECRET"  # not a flag: every user of a machine sees the flags of all processes
 FEWEST_CHARACTERS = 16  # whoever hears one handshake can try short secrets at leisure
 SECONDS_TO_SPEAK = 10.0  # for both lines of a host, which it sends at once
-MOST_BYTES_TO_SPEAK = 4096
 MOST_SPEAKING = 256  # connections that have not proven anything; one more ends the oldest of them
-MOST_LINES = 10  # of warnings about strangers
-LONGEST_NAME = 255  # of a machine
 
 
 def make() -> str:
@@ -54,11 +54,6 @@ def take(environment: MutableMapping[str, str]) -> bytes:
     return secret.encode()
 
 
-def random_number() -> str:
-    """A random number that nobody has used before."""
-    return secrets.token_hex(16)
-
-
 def prove(secret: bytes, *facts: Any) -> str:
     """The proof that whoever says `facts` (JSON) has the secret; without a secret an empty text."""
     return hmac.new(secret, json.dumps(facts, sort_keys=True).encode(), "sha256").hexdigest() if secret else ""
@@ -66,9 +61,7 @@ def prove(secret: bytes, *facts: Any) -> str:
 
 def proves(given: Any, secret: bytes, *facts: Any) -> bool:
     """Whether `given`, which may be anything, is the `proof` of the facts."""
-    return isinstance(given, str) and hmac.compare_digest(
-        given.encode(errors="replace"), prove(secret, *facts).encode()
-    )
+    return hmac.compare_digest(str(given).encode(errors="replace"), prove(secret, *facts).encode())
 
 
 def free_port() -> int:
@@ -83,24 +76,17 @@ def free_port() -> int:
     raise UserError("hosts: no port between 20,000 and 32,000 is free; stop what listens on them")
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config={"strict": True})
 class Hello:
-    """What a host says first: its index, how many hosts it counts, its name, and a random number."""
+    """What a host says first: its index, how many hosts it counts, its name, and a random number.
 
-    index: int
-    count: int
-    name: str
-    number: str
+    `ValueError` if anybody says something else.
+    """
 
-    @classmethod
-    def of(cls, message: Message) -> "Hello":
-        """Read a message of anybody; `ValueError` if it is none of a host."""
-        hello = cls(*(message.get(name) for name in ("index", "count", "name", "number")))
-        numbers = all(type(each) is int and 0 <= each < 1 << 31 for each in (hello.index, hello.count))
-        texts = all(isinstance(each, str) and len(each) <= LONGEST_NAME for each in (hello.name, hello.number))
-        if not (numbers and texts and hello.name.isprintable()):
-            raise ValueError("not what a host says")
-        return hello
+    index: Annotated[int, Field(ge=0, lt=1 << 31)]
+    count: Annotated[int, Field(ge=0, lt=1 << 31)]
+    name: Annotated[str, Field(max_length=255, pattern=r"^( |[^\p{C}\p{Z}])*$")]  # printable
+    number: Annotated[str, Field(max_length=255)]
 
 
 @dataclass(eq=False)
@@ -110,15 +96,15 @@ class _Guest:
     connection: Connection
     address: str
     until: float
-    number: str = field(default_factory=random_number)
+    number: str = field(default_factory=secrets.token_hex)
     hello: Hello | None = None
 
 
 class _Reception:
     """Host 0's open port. `hosts` are the connections that may be hosts, in the order in which they proved it."""
 
-    def __init__(self, server: socket.socket, own_secret: bytes):
-        self._server, self._secret = server, own_secret
+    def __init__(self, server: socket.socket, secret: bytes):
+        self._server, self._secret = server, secret
         self._server.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(server, selectors.EVENT_READ)
@@ -132,7 +118,10 @@ class _Reception:
             if key.data is None:
                 self._accept()
             elif key.data in self._speaking or key.data in self.hosts:  # else dropped since the line above
-                self._hear(key.data)
+                try:
+                    self._answer(key.data)
+                except (OSError, ValueError):
+                    self.drop(key.data)
         for guest in [guest for guest in self._speaking if time.monotonic() > guest.until]:
             self.drop(guest)
 
@@ -145,32 +134,26 @@ class _Reception:
             if self._speaking:
                 self.drop(self._speaking[0])
             return
-        guest = _Guest(Connection(peer, MOST_BYTES_TO_SPEAK), address[0], time.monotonic() + SECONDS_TO_SPEAK)
+        guest = _Guest(Connection(peer, most_bytes=4096), address[0], time.monotonic() + SECONDS_TO_SPEAK)
         self._selector.register(guest.connection, selectors.EVENT_READ, guest)
         self._speaking.append(guest)
         if len(self._speaking) > MOST_SPEAKING:
             self.drop(self._speaking[0])
 
-    def _hear(self, guest: _Guest) -> None:
-        try:
-            message = guest.connection.look()
-            if message is not None:
-                self._answer(guest, message)
-        except (OSError, ValueError):
-            self.drop(guest)
-
-    def _answer(self, guest: _Guest, message: Message) -> None:
+    def _answer(self, guest: _Guest) -> None:
+        if (message := guest.connection.look()) is None:
+            return
         if guest in self.hosts or guest.connection.has_more():
             raise ValueError("says more than it was asked")
         if guest.hello is None:
-            guest.hello = Hello.of(message)
+            guest.hello = Hello(**message)
             guest.connection.send({"number": guest.number})
         elif proves(message.get("proof"), self._secret, "host", *astuple(guest.hello), guest.number):
             self._speaking.remove(guest)
             self.hosts.append(guest)
         else:  # a stranger, or a host that was started with another secret
             self.refused += 1
-            if self.refused <= MOST_LINES:
+            if self.refused <= 10:
                 warn(f"hosts: {guest.address} says it is host {guest.hello.index}, without the secret; dropped")
             self.answer(guest, {"refused": f"host 0 has another {VARIABLE}; start all hosts with the same"})
             self.drop(guest)
@@ -201,12 +184,12 @@ class _Reception:
 
 
 def receive(
-    port: int, count: int, name: str, seconds: float, notice: Message, own_secret: bytes = b"", address: str = ""
+    port: int, count: int, name: str, seconds: float, notice: Message, secret: bytes = b"", address: str = ""
 ) -> Channel:
     """Host 0: wait until all other hosts are connected, then send them the names of all and `notice`.
 
     Args:
-        own_secret: see `secret.take`; empty is none.
+        secret: see `take`; empty is none.
         address: of this machine, to listen on; empty is all.
 
     Raises:
@@ -217,7 +200,7 @@ def receive(
         server = socket.create_server((address, port), backlog=count + MOST_SPEAKING)
     except OSError as error:
         raise UserError(f"hosts.coordinator: port {port} can't be used ({error.strerror}); choose another") from None
-    with server, contextlib.closing(_Reception(server, own_secret)) as reception:
+    with server, contextlib.closing(_Reception(server, secret)) as reception:
         members = _wait_for_all(reception, count, name, seconds)
         names = [name, *(members[host].hello.name for host in range(1, count))]
         for guest in members.values():
@@ -243,18 +226,15 @@ def _wait_for_all(reception: _Reception, count: int, name: str, seconds: float) 
             return members
         if time.monotonic() > until:
             # A machine may have been taken back before it came this far, so another start may have them all.
-            raise reception.refuse_all(TryAgain(_missing_hosts(members, count, seconds, reception.refused)))
+            missing = ", ".join(str(host) for host in range(1, count) if host not in members)
+            strangers = f" ({reception.refused} without the secret were dropped)" if reception.refused else ""
+            told = f"no answer from host(s) {missing} of {count} in {seconds:.0f} s{strangers}; start them all"
+            raise reception.refuse_all(TryAgain(told))
         reception.look(min(0.5, max(0.0, until - time.monotonic())))
 
 
-def _missing_hosts(members: dict[int, _Guest], count: int, seconds: float, refused: int) -> str:
-    missing = ", ".join(str(host) for host in range(1, count) if host not in members)
-    strangers = f" ({refused} without the secret were dropped)" if refused else ""
-    return f"no answer from host(s) {missing} of {count} in {seconds:.0f} s{strangers}; start them all"
-
-
 def connect(
-    host: str, port: int, index: int, count: int, name: str, seconds: float, own_secret: bytes = b""
+    host: str, port: int, index: int, count: int, name: str, seconds: float, secret: bytes = b""
 ) -> tuple[Channel, Message]:
     """Any other host: connect to host 0; the channel, and the answer with the notice of `receive`.
 
@@ -264,10 +244,10 @@ def connect(
     """
     until = time.monotonic() + seconds
     while True:
-        hello = Hello(index, count, name, random_number())
+        hello = Hello(index, count, name, secrets.token_hex())
         try:
             peer = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
-            connection, answer = _introduce_host(peer, hello, own_secret, until)
+            connection, answer = _introduce_host(peer, hello, secret, until)
             break
         except (OSError, ValueError) as error:
             if time.monotonic() > until - 1:
@@ -281,18 +261,18 @@ def connect(
     return Channel(index, answer["names"], {0: connection}), answer
 
 
-def _introduce_host(peer: socket.socket, hello: Hello, own_secret: bytes, until: float) -> tuple[Connection, Message]:
+def _introduce_host(peer: socket.socket, hello: Hello, secret: bytes, until: float) -> tuple[Connection, Message]:
     """Say who this host is and wait for the answer; `OSError` or `ValueError` if the other end is not host 0."""
     connection = Connection(peer, MOST_BYTES * hello.count)
     try:
         connection.send(asdict(hello))
         number = connection.receive(SECONDS_TO_SPEAK).get("number")
-        connection.send({"proof": prove(own_secret, "host", *astuple(hello), number)})
+        connection.send({"proof": prove(secret, "host", *astuple(hello), number)})
         last = connection.receive(max(1.0, until - time.monotonic()))
         answer = last.get("answer")
         if not isinstance(answer, dict):
             raise ValueError("not what host 0 says")
-        if not proves(last.get("proof"), own_secret, "host 0", *astuple(hello), number, answer):
+        if not proves(last.get("proof"), secret, "host 0", *astuple(hello), number, answer):
             raise UserError(f"hosts: host 0 has another {VARIABLE} than host {hello.index}; set the same on all")
     except BaseException:
         connection.close()

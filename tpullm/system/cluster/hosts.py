@@ -48,24 +48,23 @@ def join(place: Place) -> None:
         return
     if not place.is_first:
         log.speak_as(f"host {place.index}", only_warns=True)
-    name, own_secret = socket.gethostname(), handshake.take(os.environ)
+    name, secret = socket.gethostname(), handshake.take(os.environ)
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
     # Host 0 listens where the others may come from: everywhere, or on this machine only.
     address = "127.0.0.1" if host in THIS_MACHINE else "0.0.0.0"
     if place.is_first:
-        if not own_secret and host not in THIS_MACHINE:
+        if not secret and host not in THIS_MACHINE:
             log.warn(
                 f"hosts: {handshake.VARIABLE} is not set, so whoever reaches port {port} of this machine can join; "
                 "set it to the same random text on all hosts"
             )
-        notice = {"jax_port": handshake.free_port()}
-        connected = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, notice, own_secret, address)
-        jax_port = notice["jax_port"]
+        jax_port = handshake.free_port()
+        notice = {"jax_port": jax_port}
+        connected = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, notice, secret, address)
     else:
-        connected, notice = handshake.connect(
-            host, int(port), place.index, place.count, name, SECONDS_TO_JOIN, own_secret
-        )
+        own = (place.index, place.count, name)
+        connected, notice = handshake.connect(host, int(port), *own, SECONDS_TO_JOIN, secret)
         jax_port = relay(host, notice["jax_port"])
     use(connected)
     agree("the code", _versions_and_code_hashes())

@@ -19,7 +19,6 @@ import os
 import re
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,8 +48,6 @@ SHARE_HELP = (
 FLAGS = {"hosts": {"coordinator": str, "count": int, "index": int}, "share": {"count": int, "index": int}}
 SLURM = "the variables of Slurm"
 
-SERVER = "metadata.google.internal"
-SECONDS = 5.0  # for one answer
 TRIES = 6  # when a machine starts, the server may come up after the program
 Item = TypeVar("Item")
 
@@ -188,18 +185,16 @@ def metadata(key: str) -> str:
     Raises:
         OSError: no server answers.
     """
-    address = f"http://{os.environ.get('GCE_METADATA_HOST', SERVER)}/computeMetadata/v1/{key}"
-    request = urllib.request.Request(address, headers={"Metadata-Flavor": "Google"})
+    server = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
+    address, headers = f"http://{server}/computeMetadata/v1/{key}", {"Metadata-Flavor": "Google"}
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for number in range(TRIES):
         try:
-            with direct.open(request, timeout=SECONDS) as answer:
+            with direct.open(urllib.request.Request(address, headers=headers), timeout=5.0) as answer:
                 return answer.read().decode()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return ""
-            problem: OSError = error
         except OSError as error:
+            if getattr(error, "code", None) == 404:
+                return ""
             problem = error
         time.sleep(0.1 * 2**number)
     raise problem

@@ -33,8 +33,7 @@ class Requests:
         self._answers: dict[int, int] = {}  # on host 0: the step at which each host holds
         self._channel = channel
         if channel:
-            handlers = {"ask": self._ask, "hold": self._hold, "held": self._collect, "grant": self._grant}
-            channel.handlers |= handlers
+            channel.handlers |= {"ask": self._ask, "hold": self._hold, "held": self._collect, "grant": self._grant}
 
     def ask(self, what: str) -> None:
         """Make a request before the end of the current step; on one host the end of the step is soon enough."""

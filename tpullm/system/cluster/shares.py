@@ -62,8 +62,12 @@ class SharedWork:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         told = errors.correctable(error) if error else None
-        if not error:
-            self._finish()
+        if not error and self.share.is_first:
+            storage.remove_tree(self.folder)
+        elif not error:  # another share may have been restarted meanwhile: it removes its own notes
+            self._remove_notes()
+            storage.remove_empty(self._notes)
+            storage.remove_empty(self.folder)
         elif told and self.share.count == 1:
             if isinstance(error, UserError):
                 return storage.remove_tree(self.folder)
@@ -84,24 +88,17 @@ class SharedWork:
                 storage.remove_tree(self.folder / name)
         return folder
 
-    def wait_for_first(self, what: str, is_finished: Callable[[], bool]) -> None:
-        """Wait until share 0 has finished something, and log every minute for what; raises like `look`."""
-        told = -math.inf
+    def wait(self, is_over: Callable[[], bool], what: str = "") -> None:
+        """Wait until something is over, asking less and less often; raises like `look`.
 
-        def is_over() -> bool:
-            nonlocal told
-            over = is_finished()
-            if not over and time.monotonic() - told > log.SECONDS_BETWEEN_LINES:
+        Args:
+            what: of share 0 is waited for; a line says so every minute.
+        """
+        pause, told = SECONDS_BETWEEN_LOOKS / 100, -math.inf
+        while not is_over():
+            if what and time.monotonic() - told > log.SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
                 log.say(f"waits for {what}, from share 0")
-            return over
-
-        self.wait(is_over)
-
-    def wait(self, is_over: Callable[[], bool]) -> None:
-        """Wait until something is over, asking less and less often; raises like `look`."""
-        pause = SECONDS_BETWEEN_LOOKS / 100
-        while not is_over():
             self.look()
             time.sleep(pause)
             pause = min(1.5 * pause, SECONDS_BETWEEN_LOOKS)
@@ -127,17 +124,14 @@ class SharedWork:
         if kind == FAILED and not (doubtful and time.monotonic() - self._began < SECONDS_TO_RESTART):
             raise ShareFailed(f"share {index} ({note['host']}) failed: {note['line']}")
         if kind == BEGUN and self._facts:
-            self._compare(index, note)
+            for key in self._facts | note["facts"]:
+                theirs, ours = note["facts"].get(key), self._facts.get(key)
+                if theirs != ours:
+                    raise UserError(
+                        f"share {index} ({note['host']}) has {key} {theirs!r}, share {self.share.index} "
+                        f"({socket.gethostname()}) has {ours!r}; start all shares with the same"
+                    )
             self._judged.add(name)
-
-    def _compare(self, index: str, note: dict[str, Any]) -> None:
-        theirs, ours = note["facts"], self._facts
-        for key in ours | theirs:
-            if theirs.get(key) != ours.get(key):
-                raise UserError(
-                    f"share {index} ({note['host']}) has {key} {theirs.get(key)!r}, share {self.share.index} "
-                    f"({socket.gethostname()}) has {ours.get(key)!r}; start all shares with the same"
-                )
 
     def _write_note(self, kind: str, **content: Any) -> None:
         note = {"job": self.share.job, "host": socket.gethostname(), **content}
@@ -152,15 +146,6 @@ class SharedWork:
             if name.split(".")[0] == str(self.share.index):
                 (self._notes / name).unlink(missing_ok=True)
 
-    def _finish(self) -> None:
-        """Share 0 removes the folder. Another share may have been restarted meanwhile: it removes its own notes."""
-        if self.share.is_first:
-            storage.remove_tree(self.folder)
-        else:
-            self._remove_notes()
-            storage.remove_empty(self._notes)
-            storage.remove_empty(self.folder)
-
 
 def names(folder: Path) -> set[str]:
     """Names in a folder, without files that are being written; empty if there is no folder."""
@@ -174,7 +159,6 @@ def _facts_of_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for all shares, by dotted key; values that are not short as hashes."""
     flat: dict[str, Any] = {}
     for name, value in inputs.items():
-        nested = isinstance(value, dict)
-        flat |= {f"{name}.{key}": item for key, item in value.items()} if nested else {name: value}
+        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     short = (str, int, float, bool, type(None))
     return {key: item if isinstance(item, short) else storage.hash_json(item)[:16] for key, item in flat.items()}

@@ -11,15 +11,17 @@ heartbeats too; such a host is gone after `channel.SECONDS_SILENT`.
 """
 
 import contextlib
+import math
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Literal
+
+import pydantic
 
 from tpullm.system import log, storage
 from tpullm.system.cluster import channel as channels
@@ -28,7 +30,6 @@ from tpullm.system.errors import TRY_AGAIN
 from tpullm.system.words import moment
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_FOR_STACKS = 15.0  # after which a file of stacks is given up
 SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_BETWEEN_WARNINGS = 600.0
 LEAST_COST = 0.1  # of a step, for a warning about a slow host
@@ -42,12 +43,11 @@ PHASES = {
     "evaluate": "evaluating",
     "save": "saving",
 }
-PACKAGE = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config={"strict": True})
 class Progress:
-    """What a host's heartbeat says of its training.
+    """What a host's heartbeat says of its training; `ValueError` if another host says something else.
 
     Args:
         step: that it ended last.
@@ -58,20 +58,10 @@ class Progress:
     """
 
     step: int
-    phase: str
+    phase: Literal[tuple(PHASES)]
     idle_seconds: float
     data_seconds: float
     place: str = ""
-
-    @classmethod
-    def of(cls, message: Mapping[str, Any]) -> "Progress":
-        """Read what another host says; `ValueError` or `KeyError` if it is not that."""
-        found = cls(**{name: message[name] for name in cls.__dataclass_fields__})
-        numbers = (found.step, found.idle_seconds, found.data_seconds)
-        is_number = all(type(number) in (int, float) for number in numbers)
-        if found.phase not in PHASES or not is_number or not isinstance(found.place, str):
-            raise ValueError("not the progress of a training")
-        return found
 
     def rank(self) -> tuple[int, int]:
         """How far the training is; the least of all hosts is behind."""
@@ -92,7 +82,8 @@ class Watchdog:
         self._step, self._phase, self._moves = 0, "start", 0
         self._idle = self._data = 0.0
         self._told: dict[int, Progress] = {}  # on host 0: by host
-        self._comparison = Comparison(channel.names) if channel else None
+        self._compared, self._warned = time.monotonic(), -SECONDS_BETWEEN_WARNINGS
+        self._before: dict[int, Progress] = {}  # when the hosts were compared last
         self._closing = threading.Event()
         self._watched: int | None = None  # the identifier of the thread
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -142,7 +133,7 @@ class Watchdog:
 
     def _progress(self) -> Progress:
         frame = sys._current_frames().get(self._watched)
-        while frame and PACKAGE not in Path(frame.f_code.co_filename).parents:
+        while frame and Path(__file__).parents[2] not in Path(frame.f_code.co_filename).parents:
             frame = frame.f_back
         place = f", in {Path(frame.f_code.co_filename).name} line {frame.f_lineno}" if frame else ""
         return Progress(self._step, self._phase, self._idle, self._data, place)
@@ -163,21 +154,15 @@ class Watchdog:
     def _judge(self) -> None:
         """On host 0: end the run if a host hangs, and name a host that is slow."""
         hosts = {0: self._progress()} | self._told
-        host = hanging_host(hosts, self._patience) if self._patience > 0 else None
-        if host is not None:
-            self._end(hosts, host)
-        elif self._comparison:
-            self._comparison.look(hosts)
-
-    def _end(self, hosts: dict[int, Progress], host: int) -> None:
+        if (host := hanging_host(hosts, self._patience or math.inf)) is None:
+            return self._compare(hosts) if self._channel else None
         longest = max(each.idle_seconds for each in hosts.values())
         if self._channel:
             self._channel.broadcast({"kind": "stacks"})  # each host writes them before it hears of the end
+            who, resume = self._channel.called(host), channels.RESUME
         else:
             self._write()
-        who, resume = "training", "the same command resumes from the last checkpoint"
-        if self._channel:
-            who, resume = self._channel.called(host), channels.RESUME
+            who, resume = "training", "the same command resumes from the last checkpoint"
         step = f"after step {hosts[host].step:,}" if hosts[host].step else "in its first step"
         alike = len(hosts) > 1 and len({each.rank() for each in hosts.values()}) == 1
         line = (
@@ -190,19 +175,35 @@ class Watchdog:
         else:
             channels.end_process(line, TRY_AGAIN)
 
+    def _compare(self, hosts: dict[int, Progress]) -> None:
+        """Warn now and then about a host that waits longer for its data than the others do: all wait for it then.
+
+        What a host computes is the same as on the others, and slow devices make all hosts wait alike, so they are not
+        seen here.
+        """
+        now = time.monotonic()
+        if now - self._compared < SECONDS_BETWEEN_COMPARISONS:
+            return
+        line = slow_host(self._before, hosts, now - self._compared, self._channel.names)
+        self._before, self._compared = dict(hosts), now
+        if line and now - self._warned >= SECONDS_BETWEEN_WARNINGS:
+            self._warned = now
+            log.warn(line)
+
     def _hear(self, sender: int, message: Message) -> None:
         if "training" in message:
-            self._told[sender] = Progress.of(message["training"])
+            self._told[sender] = Progress(**message["training"])
 
     def _write(self) -> None:
         """Write the stacks of this host's threads, in a thread: the storage may be what hangs."""
         host = self._channel.index if self._channel else 0
-        text = f"host {host}, {self._progress()}\n{_thread_stacks(sys._current_frames())}"
-        writing = threading.Thread(
-            target=storage.write_text, args=(self._folder / f"host-{host:04d}.txt", text), daemon=True
-        )
+        text, names = f"host {host}, {self._progress()}\n", {each.ident: each.name for each in threading.enumerate()}
+        for thread, frame in sys._current_frames().items():  # the innermost call is last
+            text += f"\nthread {names.get(thread, thread)}:\n{''.join(traceback.format_stack(frame))}"
+        given = (self._folder / f"host-{host:04d}.txt", text)
+        writing = threading.Thread(target=storage.write_text, args=given, daemon=True)
         writing.start()
-        writing.join(SECONDS_FOR_STACKS)
+        writing.join(15.0)
 
 
 def hanging_host(hosts: Mapping[int, Progress], patience_seconds: float) -> int | None:
@@ -215,40 +216,6 @@ def hanging_host(hosts: Mapping[int, Progress], patience_seconds: float) -> int 
     candidates = by_itself or (hosts if idle else [])
     behind = min(candidates, key=lambda host: (*hosts[host].rank(), -hosts[host].idle_seconds), default=None)
     return None if behind is None or hosts[behind].phase == "start" else behind
-
-
-def _thread_stacks(frames: Mapping[int, FrameType]) -> str:
-    """The stack of each thread, the innermost call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    stacks = (
-        f"\nthread {names.get(thread, thread)}:\n{''.join(traceback.format_stack(frame))}"
-        for thread, frame in frames.items()
-    )
-    return "".join(stacks)
-
-
-class Comparison:
-    """Finds a host that waits longer for its data than the others do, since all wait for it then.
-
-    What a host computes is the same as on the others, and slow devices make all hosts wait alike, so they are not seen
-    here.
-    """
-
-    def __init__(self, names: list[str]):
-        self._names = names
-        self._before: dict[int, Progress] = {}
-        self._looked, self._warned = time.monotonic(), -SECONDS_BETWEEN_WARNINGS
-
-    def look(self, hosts: dict[int, Progress]) -> None:
-        """Compare the hosts now and then, and warn about one that is slow."""
-        now = time.monotonic()
-        if now - self._looked < SECONDS_BETWEEN_COMPARISONS:
-            return
-        line = slow_host(self._before, hosts, now - self._looked, self._names)
-        self._before, self._looked = dict(hosts), now
-        if line and now - self._warned >= SECONDS_BETWEEN_WARNINGS:
-            self._warned = now
-            log.warn(line)
 
 
 def slow_host(before: dict[int, Progress], after: dict[int, Progress], seconds: float, names: list[str]) -> str:
