@@ -1,23 +1,26 @@
 """The page at `/`, without a browser: how it is served, what it may do, and its texts."""
 
+import asyncio
 import base64
 import hashlib
 import json
 import re
 from string import Formatter
 
+from starlette.requests import Request
+
 from tests.serving.conftest import Served
 from tpullm.report.rendering import source
-from tpullm.serving.front_page import SCRIPTS, FrontPage, page_texts
+from tpullm.serving.front_page import SCRIPTS, front_page, page_texts
 
-PAGE = FrontPage()
-HTML = PAGE.html.decode()
+PAGE = asyncio.run(front_page()(Request({"type": "http", "headers": []})))
+HTML = PAGE.body.decode()
 CODE = "".join(source(name, "tpullm.serving") for name in SCRIPTS)
 
 
 def test_it_is_served_to_everybody_and_a_browser_that_has_it_is_told_so(served):
     answer = served.ask("/", headers={"authorization": None})
-    assert answer.status == 200 and answer.text == PAGE.html
+    assert answer.status == 200 and answer.text == PAGE.body
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["x-content-type-options"] == "nosniff"
     head = served.ask("/", method="HEAD", headers={"authorization": None})

@@ -130,25 +130,25 @@ class _Call:
     """
 
     def __init__(self, index: int):
-        self._index, self._written, self._arguments, self.is_told = index, "", None, False
+        self._index, self._written, self.is_told = index, "", False
+        self._begun = self._over = False  # its arguments
+        self._depth, self._quoted, self._escaped = 0, False, False  # where the arguments are
 
     def add(self, text: str) -> tuple[list[dict[str, Any]], str | None]:
         """What comes to the call; and once it is over, what follows it."""
         self._written += text
         deltas = []
-        if self._arguments is None and (head := _HEAD.match(self._written)):
+        if not self._begun and (head := _HEAD.match(self._written)):
             deltas.append(self._begin(json.loads(head[1], strict=False)))
-            self._arguments, self._written = _Arguments(), self._written[head.end() :]
-        if self._arguments and not self._arguments.are_over:
-            length = self._arguments.add(self._written)
+            self._begun, self._written = True, self._written[head.end() :]
+        if self._begun and not self._over:
+            length = self._length_of_arguments(self._written)
             deltas += [self._more(self._written[:length])] if length else []
             self._written = self._written[length:]
-            if not self._arguments.are_over:
-                return deltas, None
         before, closed, after = self._written.partition(CLOSE)
         if not closed:
             return deltas, None
-        if self._arguments is None:
+        if not self._begun:
             deltas += self._whole(before)
         self._written = "" if self.is_told else f"{before}{CLOSE}"
         return deltas, after
@@ -176,19 +176,8 @@ class _Call:
     def _more(self, arguments: str) -> dict[str, Any]:
         return {"index": self._index, "function": {"arguments": arguments}}
 
-
-class _Arguments:
-    """Finds the end of a JSON object while it is written: where as many brackets are closed as were opened.
-
-    Attributes:
-        are_over: whether the end came.
-    """
-
-    def __init__(self) -> None:
-        self._depth, self._quoted, self._escaped, self.are_over = 0, False, False, False
-
-    def add(self, text: str) -> int:
-        """The number of characters of `text` that belong to the object."""
+    def _length_of_arguments(self, text: str) -> int:
+        """How many of these characters belong to them: they are over where all brackets are closed."""
         for place, character in enumerate(text):
             if self._escaped:
                 self._escaped = False
@@ -201,7 +190,7 @@ class _Arguments:
             elif character in "}]":
                 self._depth -= 1
                 if self._depth == 0:
-                    self.are_over = True
+                    self._over = True
                     return place + 1
         return len(text)
 

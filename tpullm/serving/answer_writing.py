@@ -35,9 +35,9 @@ class Post:
     def __init__(self):
         self._loop, self._waiting = asyncio.get_running_loop(), collections.deque()
 
-    def put(self, queue: asyncio.Queue, item: Any) -> None:
-        """Put something into a queue, from any thread."""
-        self._waiting.append((queue, item))
+    def put(self, queue: asyncio.Queue, index: int, token: Token) -> None:
+        """Put a token of an answer into a queue, from any thread."""
+        self._waiting.append((queue, (index, token)))
         if len(self._waiting) == 1:
             with contextlib.suppress(RuntimeError):  # the server ends, the loop is closed, and nobody listens
                 self._loop.call_soon_threadsafe(self._deliver)
@@ -56,18 +56,14 @@ class Writing:
     """
 
     def __init__(self, stepping: Stepping, reply: Reply, post: Post):
-        self._stepping, self._reply, self._numbers = stepping, reply, []
-        self._post, self._tokens = post, asyncio.Queue()
+        self._stepping, self._reply, self._numbers, self._tokens = stepping, reply, [], asyncio.Queue()
         try:
             for index, request in enumerate(reply.requests()):
-                self._numbers.append(stepping.submit(reply.model.name, request, partial(self._on_token, index)))
+                told = partial(post.put, self._tokens, index)
+                self._numbers.append(stepping.submit(reply.model.name, request, told))
         except UserError as error:
             self.close()
             raise Refusal(str(error), param="prompt") from None
-
-    def _on_token(self, index: int, token: Token | None) -> None:
-        """In the thread that steps."""
-        self._post.put(self._tokens, (index, token))
 
     def stop(self) -> None:
         """The server stops: the client is told so."""

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
 from tpullm.serving.completions import ChatReply, Reply, TextReply
-from tpullm.serving.front_page import FrontPage
+from tpullm.serving.front_page import front_page
 from tpullm.serving.refusal import Refusal, parse_json_object
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
@@ -35,9 +35,6 @@ from tpullm.system.log import one_line, say
 
 MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-# Of `Engine.figures`; the others go up and down.
-_SUMS = ("prompt_tokens", "reused_tokens", "new_tokens", "guesses", "right_guesses")
-_HANG_UP = 499  # no status of HTTP; nobody hears it
 
 Read = Callable[[dict[str, Any], ServedModel, str], Reply]
 
@@ -152,13 +149,8 @@ def application(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(service.registry), media_type="text/plain; version=0.0.4")
 
-    page = FrontPage()
-
-    async def front(request: Request) -> Response:
-        return page.response(request.headers.get("if-none-match", ""))
-
     paths = (  # and whether a client must show the key
-        ("/", front, "GET", False),
+        ("/", front_page(), "GET", False),
         ("/health", health, "GET", False),
         ("/v1/completions", partial(_answer_request, service, TextReply), "POST", True),
         ("/v1/chat/completions", partial(_answer_request, service, ChatReply), "POST", True),
@@ -191,7 +183,7 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
         except Refusal as refusal:
             response = _refusal_response(request, refusal)
         except ClientDisconnect:
-            response = Response(status_code=_HANG_UP)
+            response = Response(status_code=499)  # none of HTTP; nobody hears it
         except Exception:  # a fault of ours: the client is told so, and the log has all of it
             say(traceback.format_exc().rstrip())
             response = _refusal_response(request, Refusal("an error of the server; its log says more", status=500))
@@ -249,15 +241,11 @@ async def _json_body(request: Request) -> bytes:
         raise Refusal("the header Content-Type is not application/json; send JSON", status=415)
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal("the header Content-Encoding is not supported; send JSON as it is", status=415)
-    too_large = Refusal(f"the body has more than {MOST_BODY_BYTES:,} bytes; shorten it", status=413)
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:20]) > MOST_BODY_BYTES:
-        raise too_large
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MOST_BODY_BYTES:
-            raise too_large
+            raise Refusal(f"the body has more than {MOST_BODY_BYTES:,} bytes; shorten it", status=413)
     return bytes(body)
 
 
@@ -298,9 +286,9 @@ class _Engines(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """A figure of all engines at a time."""
-        found = self._figures()
+        found, sums = self._figures(), ("prompt_tokens", "reused_tokens", "new_tokens", "guesses", "right_guesses")
         for name in dict.fromkeys(name for figures in found.values() for name in figures):
-            family = CounterMetricFamily if name in _SUMS else GaugeMetricFamily
+            family = CounterMetricFamily if name in sums else GaugeMetricFamily  # these go up and down
             metric = family(f"tpullm_{name}", f"{name.replace('_', ' ')} of the engine", labels=("model",))
             for model, figures in found.items():
                 metric.add_metric((model,), figures.get(name, 0.0))

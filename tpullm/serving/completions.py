@@ -7,7 +7,6 @@ the JSON of the answers, whole and as events of a stream.
 import math
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,45 +17,37 @@ from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.token_masks import Mask
 
-LEAST_LOG_PROBABILITY = -9999.0  # nats, for tokens that cannot be: JSON has no infinity
-
 
 class Reply:
     """What both endpoints have in common. `kind` and `chunk_kind` are its `object`, whole and as a part of a stream.
 
+    Each has `begin`, the choice that a stream begins with, if there is something to say, and `choice`, that of a whole
+    answer or of a part of a stream.
+
     Args:
+        client: who asks.
         prompts: the ids of each prompt.
         tokens: the most tokens of an answer.
         top: how many likely tokens are told with each one.
-        masks: makes `Request.allowed`, which each answer has for itself; none allows all.
-        echoes: how many tokens at the end of each prompt are emitted as well; empty is none.
-        client: who asks.
 
     Attributes:
         written: the number of tokens that engines have emitted.
+        masks: makes `Request.allowed`, which each answer has for itself; none allows all.
+        echoes: how many tokens at the end of each prompt are emitted as well.
     """
 
     prefix, kind, chunk_kind = "", "", ""
 
-    def __init__(
-        self,
-        model: ServedModel,
-        asked: Asked,
-        client: str,
-        prompts: Sequence[list[int]],
-        tokens: int,
-        top: int,
-        masks: Sequence[Mask] = (),
-        echoes: Sequence[int] = (),
-    ):
+    def __init__(self, model: ServedModel, asked: Asked, client: str, prompts: list[list[int]], tokens: int, top: int):
         self.model, self.asked, self.prompts, self.written = model, asked, prompts, 0
-        self._echoes = echoes or [0] * len(prompts)
-        self._client, self._tokens, self._top, self._masks = client, tokens, top, masks
+        self.masks: list[Mask] = []
+        self.echoes = [0] * len(prompts)
+        self._client, self._tokens, self._top = client, tokens, top
         self._name, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
     def requests(self) -> list[Request]:
         """One for each answer: all answers to the first prompt come first."""
-        prompts = list(zip(self.prompts, self._echoes, strict=True))
+        prompts = list(zip(self.prompts, self.echoes, strict=True))
         return [
             Request(
                 ids=tuple(ids),
@@ -69,7 +60,7 @@ class Reply:
                 presence_penalty=self.asked.presence_penalty,
                 frequency_penalty=self.asked.frequency_penalty,
                 echo=echo,
-                allowed=self._masks[number] if self._masks else None,
+                allowed=self.masks[number] if self.masks else None,
                 client=self._client,
             )
             for number, (ids, echo) in enumerate(each for each in prompts for _ in range(self.asked.n))
@@ -78,14 +69,6 @@ class Reply:
     def text(self, index: int) -> Any:
         """Makes the text of one answer: an object whose `add` gives the part that comes with a token."""
         return AnswerText(self.model.tokenizer, tuple(self.asked.stop), tuple(self.model.tokenizer.stop_ids))
-
-    def begin(self, index: int) -> dict[str, Any] | None:
-        """The choice that a stream begins with; None if there is nothing to say."""
-        raise NotImplementedError
-
-    def choice(self, index: int, part: Part, whole: bool) -> dict[str, Any]:
-        """A choice of a whole answer, or of a stream."""
-        raise NotImplementedError
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """An event of a stream. With `include_usage` each has the field; the last, without choices, the numbers."""
@@ -99,7 +82,7 @@ class Reply:
     def _usage(self) -> dict[str, int]:
         """The numbers of tokens; each prompt counts once."""
         prompt = sum(map(len, self.prompts))
-        new = self.written - self.asked.n * sum(self._echoes)
+        new = self.written - self.asked.n * sum(self.echoes)
         return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -114,12 +97,13 @@ class TextReply(Reply):
     def __init__(self, body: dict[str, Any], model: ServedModel, client: str):
         asked = validated_request(TextRequest, body, model.vocabulary_size)
         ids = [model.text_ids(text) if isinstance(text, str) else model.fitting(text) for text in asked.prompt]
-        begin, tells = model.tokenizer.begin, asked.tells_prompt
-        begins = [len(begin) if one[: len(begin)] == begin else 0 for one in ids]
-        # The first token of a text, if it follows nothing, has no probability, so that no engine emits it.
-        self._first = [[] if length else one[:1] for one, length in zip(ids, begins, strict=True)] if tells else []
-        echoes = [len(one) - max(length, 1) for one, length in zip(ids, begins, strict=True)] if tells else ()
-        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0, echoes=echoes)
+        super().__init__(model, asked, client, ids, asked.max_tokens, asked.logprobs or 0)
+        begin, tells, self._first = model.tokenizer.begin, asked.tells_prompt, []
+        if tells:
+            begins = [len(begin) if one[: len(begin)] == begin else 0 for one in ids]
+            # The first token of a text, if it follows nothing, has no probability, so that no engine emits it.
+            self._first = [[] if length else one[:1] for one, length in zip(ids, begins, strict=True)]
+            self.echoes = [len(one) - max(length, 1) for one, length in zip(ids, begins, strict=True)]
         # The answers begin with the prompts; if engines emit these, they come from there.
         prompts = asked.prompt if asked.echo and not tells else []
         self._echoed = [text if isinstance(text, str) else model.tokenizer.decode(text) for text in prompts]
@@ -196,13 +180,12 @@ class ChatReply(Reply):
                 param="tools",
             )
         ids = model.chat_ids([message.template_form() for message in asked.messages], tools or None)
-        masks = []
-        if must:
-            masks = [model.grammars.of_calls(must, asked.parallel_tool_calls, "tools") for _ in range(asked.n)]
-        elif schema is not None:
-            masks = [model.grammars.of_schema(schema, "response_format") for _ in range(asked.n)]
         tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
-        super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0, masks)
+        super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
+        if must:
+            self.masks = [model.grammars.of_calls(must, asked.parallel_tool_calls, "tools") for _ in range(asked.n)]
+        elif schema is not None:
+            self.masks = [model.grammars.of_schema(schema, "response_format") for _ in range(asked.n)]
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer."""
@@ -239,5 +222,5 @@ class ChatReply(Reply):
 
 
 def log_probability(value: float) -> float:
-    """As JSON can hold it."""
-    return max(float(value), LEAST_LOG_PROBABILITY)
+    """In nats, as JSON can hold it: it has no infinity, for tokens that cannot be."""
+    return max(float(value), -9999.0)

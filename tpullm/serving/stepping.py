@@ -88,9 +88,7 @@ def _call_as_json(asked: Request | int, on_token: Callable | None = None) -> dic
     """A call as JSON has it."""
     if on_token is None:
         return {"cancel": asked}
-    words = asdict(replace(asked, allowed=None))
-    del words["allowed"]
-    return words | {"grammar": asked.allowed.grammar if asked.allowed else ""}
+    return asdict(replace(asked, allowed=None)) | {"grammar": asked.allowed.grammar if asked.allowed else ""}
 
 
 class Stepping:

@@ -20,10 +20,7 @@ from typing import Any
 
 MOST_REPLY_BYTES = 1 << 26
 # One thread: each further one of a library reserves memory that it never uses, and a limit counts what is reserved.
-_ONE_THREAD = {
-    name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MALLOC_ARENA_MAX")
-}
-_KEPT = ("LD_LIBRARY_PATH", "TZ")
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
 
 
 class Ended(Exception):
@@ -77,7 +74,11 @@ class Child:
             size = int.from_bytes(_read_from_child(process, 8, deadline), "big")
             if size > MOST_REPLY_BYTES:
                 raise TooMuch
-            return _parsed_reply(_read_from_child(process, size, deadline))
+            reply = _read_from_child(process, size, deadline)
+            try:
+                return json.loads(reply.decode("utf-8", "surrogatepass"))
+            except (ValueError, RecursionError):
+                raise NoAnswer from None
         except BaseException:  # also Ctrl-C: the child is not left behind
             if self._process is not process:
                 raise Closed from None
@@ -94,10 +95,10 @@ class Child:
         if self._process and self._process.poll() is None:
             return self._process
         self.close()
-        module, name = self._serve.split(":")
-        start = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import {name}; {name}()"
+        module, serve = self._serve.split(":")
+        start = f"import sys; sys.path[:] = sys.argv[1:]; from {module} import {serve}; {serve}()"
         path = [str(Path(__file__).parents[3]), *filter(None, sys.path)]
-        kept = {variable: os.environ[variable] for variable in _KEPT if variable in os.environ} | _ONE_THREAD
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TZ") if name in os.environ} | _ONE_THREAD
         self._process = subprocess.Popen(
             [sys.executable, *(("-I", "-S") if self._foreign else ()), "-B", "-c", start, *path],
             env=kept if self._foreign else None,
@@ -121,13 +122,6 @@ def _read_from_child(process: subprocess.Popen, size: int, deadline: float) -> b
             process.wait(5.0)
         raise Ended(process.poll())
     return found
-
-
-def _parsed_reply(reply: bytes) -> Any:
-    try:
-        return json.loads(reply.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        raise NoAnswer from None
 
 
 def _end_child(process: subprocess.Popen) -> None:

@@ -19,7 +19,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from tpullm.system.cluster import place
@@ -117,14 +117,9 @@ def machine() -> str:
 
 def _processor_description() -> str:
     """The lines of /proc/cpuinfo that describe the first processor; empty where there is no such file."""
-    lines = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if not line.strip():
-                break
-            if line.split(":")[0].strip() in _MACHINE:
-                lines.append(line)
-    return "".join(lines)
+        return "".join(line for line in takewhile(str.strip, file) if line.split(":")[0].strip() in _MACHINE)
+    return ""
 
 
 def maintain() -> None:
@@ -156,17 +151,14 @@ def maintain() -> None:
 
 def shrink(home: Path, most_bytes: int) -> None:
     """Remove the least recently used entries until at most `most_bytes` are left."""
-    for _, size, path in sorted(_cache_entries(home), reverse=True):
+    entries = []
+    for path in filter(Path.is_file, home.rglob("*")):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            # Of a last use; file systems may record one a day late.
+            entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+    for _, size, path in sorted(entries, reverse=True):
         most_bytes -= size
         if most_bytes < 0:
             with contextlib.suppress(OSError):
-                os.unlink(path)
-
-
-def _cache_entries(home: Path) -> Iterator[tuple[float, int, str]]:
-    """Time of last use, bytes and path of each entry; file systems may record a use a day late."""
-    for folder, _, names in os.walk(home):
-        for name in names:
-            with contextlib.suppress(OSError):
-                status = os.stat(os.path.join(folder, name))
-                yield max(status.st_atime, status.st_mtime), status.st_size, os.path.join(folder, name)
+                path.unlink()

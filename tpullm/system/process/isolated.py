@@ -26,9 +26,7 @@ from tpullm.system.process.child import Child, Ended, Pipes
 from tpullm.system.process.confinement import confine, leave_the_machine
 
 CLOCK_FACTOR = 5  # a call may take as many times its processor time by the clock: for what sleeps
-MOST_REPORT_BYTES = 1 << 20
 START_SECONDS = 120  # of a child, with what it imports
-_READ = b"null\n"  # what a fork reports when it has read its call
 
 
 class Outcome(NamedTuple):
@@ -135,7 +133,7 @@ def _call_in_fork(
 
     def judge() -> None:
         arguments = next(pipes.requests())
-        os.write(its, _READ)
+        os.write(its, b"null\n")  # a first report: the call is read
         confine({its, sides[0].fileno()}, seconds, memory_bytes)
         ends = [sides[0].fileno()] if works[1:] else []
         works[0](lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *ends, *arguments)
@@ -182,7 +180,7 @@ def _read_from_fork(descriptor: int, deadline: float, pipes: Pipes) -> bytes:
     poll, kept = select.poll(), b""
     poll.register(descriptor, select.POLLIN)
     poll.register(pipes.fileno(), 0)
-    while (left := deadline - time.monotonic()) > 0 and len(kept) < MOST_REPORT_BYTES:
+    while (left := deadline - time.monotonic()) > 0 and len(kept) < 1 << 20:
         ready = dict(poll.poll(left * 1000))
         part = os.read(descriptor, 1 << 16) if descriptor in ready else b""
         if ready and not part:

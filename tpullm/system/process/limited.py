@@ -103,26 +103,20 @@ def serve() -> None:
     for cpu_seconds, wall_seconds, function, *arguments in pipes.requests():
         limit("RLIMIT_CPU", math.ceil(time.process_time()) + cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, wall_seconds)  # its signal ends the process, also in native code
-        kind, text = _answer_to_call(function, arguments)
-        pipes.reply(text)
+        module, name = function.split(":")
+        text, failed = "", []
+        try:
+            result = getattr(importlib.import_module(module), name)(*arguments)
+            text = json.dumps(["result", result], ensure_ascii=False)
+            if len(text) > MOST_REPLY_BYTES:
+                failed = ["failed", f"it becomes {len(text):,} bytes"]
+        except MemoryError:
+            failed = ["memory", ""]
+        except UserError as error:
+            failed = ["refused", str(error)[:10_000]]
+        except BaseException as error:  # foreign data, and libraries in other languages with panics of their own
+            failed = ["failed", f"{type(error).__name__}: {error}"[:10_000]]
+        pipes.reply(json.dumps(failed, ensure_ascii=False) if failed else text)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if kind == "memory":
+        if failed[:1] == ["memory"]:
             break
-
-
-def _answer_to_call(function: str, arguments: list) -> tuple[str, str]:
-    """The kind of an answer, and the answer as JSON."""
-    module, name = function.split(":")
-    try:
-        kind, value = "result", getattr(importlib.import_module(module), name)(*arguments)
-        text = json.dumps([kind, value], ensure_ascii=False)
-        if len(text) <= MOST_REPLY_BYTES:
-            return kind, text
-        kind, value = "failed", f"it becomes {len(text):,} bytes"
-    except MemoryError:
-        kind, value = "memory", ""
-    except UserError as error:
-        kind, value = "refused", str(error)[:10_000]
-    except BaseException as error:  # foreign data, and libraries in other languages, whose panics are no `Exception`
-        kind, value = "failed", f"{type(error).__name__}: {error}"[:10_000]
-    return kind, json.dumps([kind, value], ensure_ascii=False)

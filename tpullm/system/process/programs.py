@@ -189,11 +189,13 @@ class Program:
         """
         message = [operation, encode([list(values), named], self._as_json)]
         try:
-            kind, *content = self._answered(message)
-            found = self._values(content)
-        except Gone:
+            self._channel.send(message)
+            while (answer := self._channel.receive())[:1] == ["call"]:
+                self._call_back(*self._values(answer[1:]))
+            kind, found = answer[0], self._values(answer[1:])
+        except (Gone, OSError, IndexError):  # it has ended, or says nothing
             self.gone = True
-            raise
+            raise Gone from None
         if kind == "raised":
             raise _exception_by_name(*found)
         result, changed = found
@@ -201,18 +203,6 @@ class Program:
             argument = named[key] if isinstance(key, str) else values[key]
             _PUT_BACK[type(argument)](argument, new)
         return result
-
-    def _answered(self, message: list) -> list:
-        """The answer to a message, after the calls of the tests' functions that come before it."""
-        try:
-            self._channel.send(message)
-            while (answer := self._channel.receive())[:1] == ["call"]:
-                self._call_back(*self._values(answer[1:]))
-        except OSError:  # it has ended
-            raise Gone from None
-        if not answer:
-            raise Gone
-        return answer
 
     def _values(self, content: list) -> list:
         """What a message says."""

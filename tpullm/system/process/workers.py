@@ -74,27 +74,19 @@ def run_all(
         finished: called here with the number of each part that is done.
     """
     workers = min(workers or cores(), len(parts)) if sum(sizes) > parallel_bytes else 1
-    with contextlib.closing(_finished_parts(work, parts, workers)) as done:
-        for number in done:
-            finished(number)
-
-
-def _finished_parts(work: Callable[[Part], None], parts: Sequence[Part], workers: int) -> Iterator[int]:
-    """The number of each part, as soon as the part is done."""
     if workers <= 1:
         for number, part in enumerate(parts):
             work(part)
-            yield number
+            finished(number)
         return
     with pool(workers) as executor:
         futures = {executor.submit(work, part): number for number, part in enumerate(parts)}
         for future in as_completed(futures):
             future.result()
-            yield futures[future]
+            finished(futures[future])
 
 
 SECONDS_FOR_ONE = 20  # of work for a second of listing: on gs://, 100,000 objects take 10 s
-SHARES_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,8 @@ class Rounds:
         parts = _Parts(files, sizes, self.work)  # before the question: share 0 removes the files of a finished stage
         if self.is_finished():
             return
-        own, missing = parts.own(), parts.missing_bytes()
+        own = [part for part in self.work.share.of(range(len(files))) if part in parts.missing]
+        missing = sum(sizes[part] for part in parts.missing)
         total = sum(sizes) if parts.are_shared else missing
         with log.progress(title, total, "bytes", total - missing, parts.are_shared) as advance:
             given = [items[part] for part in own], [sizes[part] for part in own]
@@ -136,23 +129,15 @@ class Rounds:
 
 
 class _Parts:
-    """The parts of a round, of all shares, and which of them are missing."""
+    """The parts of a round, of all shares, and the numbers of those that are `missing`."""
 
     def __init__(self, files: Sequence[Path], sizes: Sequence[int], work: SharedWork):
         self.are_shared = work.share.count > 1
         self._folder = files[0].parent if files else Path()
         self._names = [file.name for file in files]
         self._sizes, self._work = sizes, work
-        self._missing = set(range(len(files)))
+        self.missing = set(range(len(files)))
         self._look()
-
-    def own(self) -> list[int]:
-        """The numbers of this share's parts that are missing."""
-        return [part for part in self._work.share.of(range(len(self._names))) if part in self._missing]
-
-    def missing_bytes(self) -> int:
-        """Bytes of the parts that are missing."""
-        return sum(self._sizes[part] for part in self._missing)
 
     def done(self, part: int, advance: Callable[[int, str], None]) -> None:
         """Show that this share has made a part. Every few seconds, look for failures and parts of the others."""
@@ -166,30 +151,29 @@ class _Parts:
         """Wait until no part is missing, or the stage is finished; raises like `SharedWork.look`."""
 
         def is_over() -> bool:
-            if self._missing:
-                advance(self._look(), self._for_whom() if self._missing else self._how_many())
-            return not self._missing or is_finished()  # share 0 has removed the files
+            if self.missing:
+                count, note = self._look(), self._how_many()
+                if shares_missing := sorted({part % self._work.share.count for part in self.missing}):
+                    named = ", ".join(map(str, shares_missing[:20])) + ", ..." * (len(shares_missing) > 20)
+                    note = f"waits for {len(self.missing):,} of {len(self._names):,} parts, from share {named}"
+                advance(count, note)
+            return not self.missing or is_finished()  # share 0 has removed the files
 
         self._work.wait(is_over)
 
     def _look(self) -> int:
         """See which parts are there now; their bytes."""
         began = time.monotonic()
-        there = shares.names(self._folder) if self._missing else set()
-        count = self._made([part for part in self._missing if self._names[part] in there])
+        there = shares.names(self._folder) if self.missing else set()
+        count = self._made([part for part in self.missing if self._names[part] in there])
         took = time.monotonic() - began
         self._next_look = began + took + max(shares.SECONDS_BETWEEN_LOOKS, took * SECONDS_FOR_ONE)
         return count
 
     def _made(self, parts: Collection[int]) -> int:
         """Parts are not missing any more; their bytes."""
-        self._missing -= set(parts)
+        self.missing -= set(parts)
         return sum(self._sizes[part] for part in parts)
 
     def _how_many(self) -> str:
-        return f"{len(self._names) - len(self._missing):,} of {len(self._names):,} parts"
-
-    def _for_whom(self) -> str:
-        found = sorted({part % self._work.share.count for part in self._missing})
-        named = ", ".join(map(str, found[:SHARES_NAMED])) + ", ..." * (len(found) > SHARES_NAMED)
-        return f"waits for {len(self._missing):,} of {len(self._names):,} parts, from share {named}"
+        return f"{len(self._names) - len(self.missing):,} of {len(self._names):,} parts"

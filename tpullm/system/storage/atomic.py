@@ -111,9 +111,6 @@ def _sync_to_disk(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    if is_remote(path):
-        path.write_text(text, encoding="utf-8")
-        return
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

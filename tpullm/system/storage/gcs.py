@@ -42,11 +42,7 @@ PATIENCE_SECONDS = 150.0  # a longer outage ends the command
 FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0
 SECONDS_TO_WARN = 5.0  # of an outage; shorter ones are daily
-SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 10, 60
-AT_ONCE = 16  # files in flight
-MOST_CONNECTIONS = 64
 FIELDS = "items(name,size,generation,md5Hash,crc32c,updated),prefixes,nextPageToken"  # of a listing
-SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 ROLES = "roles/storage.objectAdmin and roles/storage.bucketViewer"
 LOG_IN = "run `gcloud auth application-default login`, or give the machine a service account"
 TRANSIENT_CODES = (408, 429, 500, 502, 503, 504)
@@ -73,11 +69,11 @@ class Connection(AuthorizedSession):
         if os.environ.get("STORAGE_EMULATOR_HOST"):
             credentials = AnonymousCredentials()
         else:
-            credentials, _ = google.auth.default([SCOPE])
+            credentials, _ = google.auth.default(["https://www.googleapis.com/auth/devstorage.read_write"])
         super().__init__(credentials)
         self.reached, self.warned, self.clock = False, -PATIENCE_SECONDS, time.time()
         for scheme in ("http://", "https://"):
-            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=MOST_CONNECTIONS))
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=64))
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
         """Send a request, once."""
@@ -134,7 +130,9 @@ def patiently(path: Path | str) -> dict[str, Any]:
 
     def wait(error: Exception) -> None:
         patience = PATIENCE_SECONDS if session.reached else FIRST_PATIENCE_SECONDS
-        waited, reason = time.monotonic() - began, _reason_of_error(error)
+        waited, code = time.monotonic() - began, _http_status(error)
+        reason = f"{int(code)} {http.client.responses.get(code, '')}".strip() if code else ""
+        reason = reason or str(error).rsplit(": ", 1)[-1].strip("()'\" ")[:120] or type(error).__name__
         if waited > patience and not session.reached:
             raise UserError(f"{where}: can't be reached ({reason}); check this machine's network") from error
         if waited > patience:
@@ -145,18 +143,12 @@ def patiently(path: Path | str) -> dict[str, Any]:
             warn(f"{where}: the storage does not answer ({reason}); it is asked again for {patience:.0f} s")
 
     retry = Retry(is_transient, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, timeout=None, on_error=wait)
-    return {"retry": retry, "timeout": (SECONDS_TO_CONNECT, SECONDS_TO_ANSWER)}
+    return {"retry": retry, "timeout": (10, 60)}  # seconds to connect, and to answer
 
 
 def _http_status(error: Exception) -> int | None:
     """The HTTP status of an error, of an upload or download too."""
     return getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _reason_of_error(error: Exception) -> str:
-    if code := _http_status(error):
-        return f"{int(code)} {http.client.responses.get(code, '')}".strip()
-    return str(error).rsplit(": ", 1)[-1].strip("()'\" ")[:120] or type(error).__name__
 
 
 def explain(text: str) -> UserError:
@@ -179,7 +171,7 @@ class Status:
         generation: changes whenever the object is written.
         md5: of the content, in base64, as the server computes it; empty for an object that was put together from
             several.
-        crc32c: of the content, in base64.
+        digest: of the content: what the server says, MD5 and CRC32C.
         mtime: seconds since 1970.
         is_directory: there is no object of this name, but objects below it.
     """
@@ -187,30 +179,15 @@ class Status:
     st_size: int = 0
     generation: int = 0
     md5: str = ""
-    crc32c: str = ""
+    digest: str = ""
     mtime: float = 0.0
     is_directory: bool = False
 
     @classmethod
     def of(cls, blob: Blob) -> "Status":
         """What the server said about an object."""
-        changed = blob.updated.timestamp() if blob.updated else 0.0
-        return cls(blob.size or 0, blob.generation or 0, blob.md5_hash or "", blob.crc32c or "", changed)
-
-    @property
-    def digest(self) -> str:
-        """What the server says of the content."""
-        return f"{self.md5} {self.crc32c}".strip()
-
-    @property
-    def length(self) -> int:
-        """Bytes."""
-        return self.st_size
-
-    @property
-    def st_mtime_ns(self) -> int:
-        """The generation, which changes whenever the object does."""
-        return self.generation
+        md5, changed = blob.md5_hash or "", blob.updated.timestamp() if blob.updated else 0.0
+        return cls(blob.size or 0, blob.generation or 0, md5, f"{md5} {blob.crc32c or ''}".strip(), changed)
 
 
 @epath.register_path_cls("gs://")
@@ -387,7 +364,7 @@ def remove_all(folder: BucketPath, names: list[str]) -> None:
 
 def _for_each_object(work: Callable[[str], None], names: list[str]) -> None:
     """Do the same with each of several objects; after an error, begin with no other."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(16) as threads:
         list(threads.map(work, names))
 
 
