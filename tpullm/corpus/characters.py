@@ -38,14 +38,6 @@ def characters_in_blocks(*blocks: tuple[int, int]) -> np.ndarray:
     return found
 
 
-def sizes(starts: np.ndarray, end: int) -> np.ndarray:
-    """How far it is from each of some places in a text to the next one, and from the last one to `end`."""
-    found = np.empty_like(starts)
-    np.subtract(starts[1:], starts[:-1], out=found[:-1])
-    found[-1:] = end - starts[-1:]
-    return found
-
-
 @functools.cache
 def of_words() -> np.ndarray:
     r"""Which characters `\w` matches, by the words of Python's documentation: bool [END]."""
@@ -104,18 +96,10 @@ def cut(text: str, length: int) -> list[str]:
     """
     pieces, start = [], 0
     while len(text) - start > length:
-        end = _best_place_to_cut(text, start, start + length)
+        middle, limit = start + length // 2, start + length
+        halves = ((middle, limit), (start, middle))
+        found = (list(boundary.finditer(text, *half)) for half in halves for boundary in BOUNDARIES)
+        end = next((matches[-1].end() for matches in found if matches), limit)
         pieces.append(text[start:end])
         start = end
     return [*pieces, text[start:]]
-
-
-def _best_place_to_cut(text: str, start: int, limit: int) -> int:
-    """The best place to cut `text[start:limit]`."""
-    middle = (start + limit) // 2
-    for low, high in ((middle, limit), (start, middle)):
-        for boundary in BOUNDARIES:
-            ends = [match.end() for match in boundary.finditer(text, low, high)]
-            if ends:
-                return ends[-1]
-    return limit

@@ -9,7 +9,7 @@
 The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,8 @@ def plan(
     identity = windows.identity if windows else ""
     for source in found:
         files[source.name] = source_files.find(source, downloads)
-        parts: Iterable = source_files.parts(files[source.name].files)
-        if source.kind == "tenki":  # it is generated as one part
-            parts = [((), source.documents * TENKI_BYTES)]
-        for group, size in parts:
+        generated = [((), source.documents * TENKI_BYTES)] if source.kind == "tenki" else []  # one part
+        for group, size in [*generated, *source_files.parts(files[source.name].files)]:
             key = corpus_sources.part_key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
@@ -134,7 +132,13 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     storage.remove_unread_copies()
     if is_finished():
         return []
-    _check_unreadable_documents(planned, tell=work.share.is_first)
+    for source in planned.sources:
+        own = [tasks.part_summary(task) for task in planned.tasks if task.source is source]
+        first = [line for summary in own for line in summary["bad"]]
+        bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
+        readers.check(source, bad, sum(summary["read"] for summary in own), first)
+        if bad and work.share.is_first:
+            log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
     placed = reduce.placed_parts(planned.sources, planned.tasks, config)
     groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
     entries = [reduce.ENTRY_BYTES * group.documents for group in groups]
@@ -147,8 +151,8 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
         ("mark", repeated_lines.mark, groups, "counts", entries),
     ):
         if items:
-            own = sizes if items is groups else [sum(sizes) // len(items)] * len(items)
-            rounds.do(title, function, items, [item.file(left) for item in items], own, PARALLEL_ENTRY_BYTES)
+            costs = sizes if items is groups else [sum(sizes) // len(items)] * len(items)
+            rounds.do(title, function, items, [item.file(left) for item in items], costs, PARALLEL_ENTRY_BYTES)
     return placed
 
 
@@ -188,31 +192,17 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
 def remove_old(documents: Path) -> None:
     """Remove what a finished corpus does not use: parts and marks of earlier settings and files, half-written files."""
     used = document_files.parts(documents)
-    for folder in (documents, documents / "parts", *_files_if_folder_exists(documents / "marks")):
+    # A corpus may have tokens of others alone: then these folders do not exist.
+    parts, marks = list((documents / "parts").glob("*")), list((documents / "marks").glob("*"))
+    for folder in (documents, documents / "parts", *marks):
         storage.remove_partials(folder)
-    keys, marks = {part.key for part in used}, {Path(part.marked[0]).parent.name for part in used}
-    for path in _files_if_folder_exists(documents / "parts"):
+    keys, used_marks = {part.key for part in used}, {Path(part.marked[0]).parent.name for part in used}
+    for path in parts:
         if path.name.partition(".")[0] not in keys:
             path.unlink(missing_ok=True)
-    for folder in _files_if_folder_exists(documents / "marks"):
-        if folder.name not in marks:
+    for folder in marks:
+        if folder.name not in used_marks:
             storage.remove_tree(folder)
-
-
-def _files_if_folder_exists(folder: Path) -> list[Path]:
-    """What is in a folder; nothing if there is none, since a corpus may have tokens of others alone."""
-    return list(folder.iterdir()) if folder.exists() else []
-
-
-def _check_unreadable_documents(planned: Plan, tell: bool) -> None:
-    """Fail if a source has more than `max_bad` unreadable documents; otherwise report them."""
-    for source in planned.sources:
-        own = [tasks.part_summary(task) for task in planned.tasks if task.source is source]
-        first = [line for summary in own for line in summary["bad"]]
-        bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
-        readers.check(source, bad, sum(summary["read"] for summary in own), first)
-        if bad and tell:
-            log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
 
 
 def _check_has_documents(source: Source, counts: Counts) -> None:
@@ -220,7 +210,7 @@ def _check_has_documents(source: Source, counts: Counts) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
     if not counts.total(source.name, "training"):
         advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
-        if set(dropped) <= {"not UTF-8", "broken encoding"} and dropped:
+        if dropped and set(dropped) <= {"not UTF-8", "broken encoding"}:
             advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
         raise UserError(f"corpus.sources: {source.name}: no document left to train on (dropped: {reasons}); {advice}")
     if source.held_out and not counts.total(source.name, "held_out"):

@@ -106,26 +106,12 @@ class Counts:
 
 
 def card_numbers(sources: Sequence[Source], counts: Counts, files: dict[str, Found], recipe: Recipe) -> dict[str, Any]:
-    """The numbers of the card.
-
-    Args:
-        sources: the sources, in the recipe's order.
-        counts: of documents that are kept and that were dropped.
-        files: by source name, which files were read and which were skipped.
-        recipe: its seed, and the settings of collect.
-    """
+    """The numbers of the card, by source in the recipe's order; `files` by source name."""
     total = sum(own["characters"] for own in counts.kept.values())
     rows = [
-        {
-            "source": name,
-            "licence": licence,
-            "language": language,
-            "documents": own["documents"],
-            "characters": own["characters"],
-            "share": own["characters"] / total,
-            "training": own["training"],
-            "held_out": own["held_out"],
-        }
+        {"source": name, "licence": licence, "language": language}
+        | {"documents": own["documents"], "characters": own["characters"], "share": own["characters"] / total}
+        | {"training": own["training"], "held_out": own["held_out"]}
         for source in sources
         for (name, language, licence), own in sorted(counts.kept.items())
         if name == source.name
@@ -208,11 +194,7 @@ def _beginning_as_code(text: str) -> str:
 
 
 def write_leaks(
-    documents: Path,
-    planned: Sequence[Task],
-    groups: Sequence[Group],
-    few: Collection[str],
-    all_: Sequence[TaskQuestions],
+    documents: Path, planned: Sequence[Task], groups: Sequence[Group], few: set[str], all_: Sequence[TaskQuestions]
 ) -> dict[str, dict[str, Any]]:
     """Write `leaks.jsonl`, and return the counts of each task by its name.
 
@@ -272,17 +254,14 @@ def found_in_training(documents: Path, task: str) -> set[int]:
         return {line["question"] for line in lines if line["task"] == task and line["use"] == TRAIN}
 
 
-def _leaks_in(planned: Sequence[Task], groups: Sequence[Group], few: Collection[str]) -> Iterator[dict[str, Any]]:
+def _leaks_in(planned: Sequence[Task], groups: Sequence[Group], few: set[str]) -> Iterator[dict[str, Any]]:
     """The leaks of all parts in their order, each with its source and what became of its document."""
     of_parts = {task.part.key: task for task in planned}
     for group in groups:
-        summaries = {one.part.key: tasks.part_summary(of_parts[one.part.key])["leaks"] for one in group.placed}
-        if not any(summaries.values()):
-            continue
         with group.marks.open("rb") as file:
             marks = np.load(file)
         for one, own in group.split(marks):
-            for leak in summaries[one.part.key]:
+            for leak in tasks.part_summary(of_parts[one.part.key])["leaks"]:
                 row = leak.pop("row")
                 use = LEAKED if row == tasks.DROPPED else MARKS[own[row]]
                 if use == HELD_OUT and one.source.name in few:  # it is cut into stretches, and some are trained on

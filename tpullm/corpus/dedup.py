@@ -25,7 +25,6 @@ LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
 SHINGLE = 5  # words, or characters in scripts without spaces
 BANDS, ROWS = 14, 8
 PERMUTATIONS = BANDS * ROWS
-_LARGEST = np.uint64(2**64 - 1)
 _SHINGLES_AT_ONCE = 1024  # their products take 0.9 MiB, which a core's second cache holds
 LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
 # Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
@@ -84,7 +83,7 @@ def _word_checksums(text: str) -> np.ndarray:
         return np.zeros(0, np.uint64)
     first, lengths = starts[0], ends - starts
     # How many bytes of its word are left from each byte on. Behind the word there is none left.
-    left_B = np.repeat(ends, characters.sizes(starts, len(bytes_B))) - np.arange(first, len(bytes_B))
+    left_B = np.repeat(ends, np.diff(starts, append=len(bytes_B))) - np.arange(first, len(bytes_B))
     terms_B = _byte_checksums().take((np.minimum(np.maximum(left_B, 0), LONGEST) << 8) + bytes_B[first:])
     found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zero_byte_checksums().take(np.minimum(lengths, LONGEST))
     for place in np.flatnonzero(lengths > LONGEST).tolist():
@@ -120,7 +119,7 @@ def signature(text: str) -> np.ndarray:
     """MinHash of the set of 5-grams of `text`: uint64 [P]. The share of equal entries estimates Jaccard similarity."""
     codes = units(text)
     shingles_S = hashes(codes, min(SHINGLE, len(codes)))  # what repeats is there again, which changes no minimum
-    smallest_P = np.full(PERMUTATIONS, _LARGEST)
+    smallest_P = np.full(PERMUTATIONS, 2**64 - 1, np.uint64)
     for start in range(0, len(shingles_S), _SHINGLES_AT_ONCE):
         some_S = shingles_S[start : start + _SHINGLES_AT_ONCE]
         # Multiply-shift hashing: odd multipliers, modulo 2^64. The high bits, which are well mixed, decide the minimum.

@@ -72,7 +72,6 @@ DROPPED_COLUMNS = ("reason", "hash", "language", "licence", "file", "record", "u
 GROUP_CHARACTERS = 4_000_000  # of a row group: what a reader holds at once
 BEGINNING = 80  # characters of a document that is dropped
 EXAMPLES = 10  # of documents that were dropped, for each source and reason
-_COMPRESSION_LEVEL = 3
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,8 @@ class Writer:
 
         temporary = self._files.enter_context(storage.atomic_file(self._target))
         self._schema = pyarrow.schema([(column, pyarrow.large_string()) for column in self._columns])
-        self._file = self._files.enter_context(
-            pyarrow.parquet.ParquetWriter(
-                temporary, self._schema, compression="zstd", compression_level=_COMPRESSION_LEVEL, store_schema=False
-            )
-        )
+        how = {"compression": "zstd", "compression_level": 3, "store_schema": False}
+        self._file = self._files.enter_context(pyarrow.parquet.ParquetWriter(temporary, self._schema, **how))
         return self
 
     def __exit__(self, *error: Any) -> None:

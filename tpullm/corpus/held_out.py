@@ -31,11 +31,6 @@ def held_out_bound(fraction: float) -> int:
     return min(math.ceil(fraction * 2**64), 2**64 - 1)
 
 
-def lowest_hashes(hashes: Sequence[str], count: int = 1) -> list[int]:
-    """The indices of the `count` lowest hashes: what is held out if no hash is in the held-out fraction."""
-    return sorted(sorted(range(len(hashes)), key=lambda index: (hashes[index], index))[:count])
-
-
 def held_out_stretches(
     texts: Sequence[str], fraction: float, longest: int
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -47,8 +42,8 @@ def held_out_stretches(
     """
     length = max(int(sum(map(len, texts)) * fraction), SHORTEST_STRETCH)
     pieces = [(number, piece) for number, text in enumerate(texts) for piece in cut(text, length)]
-    count = min(max(round(fraction * len(pieces)), 1), len(pieces) - 1)
-    apart = lowest_hashes([text_hash(piece) for _, piece in pieces], count) if count > 0 else []
+    count = max(min(max(round(fraction * len(pieces)), 1), len(pieces) - 1), 0)
+    apart = sorted(sorted(range(len(pieces)), key=lambda index: text_hash(pieces[index][1]))[:count])
     training = []
     for (number, is_apart), run in groupby(enumerate(pieces), key=lambda item: (item[1][0], item[0] in apart)):
         joined = "".join(piece for _, (_, piece) in run)

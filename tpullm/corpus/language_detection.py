@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from tpullm.corpus.characters import code_points
+from tpullm.corpus.characters import END, characters_in_blocks, code_points
 from tpullm.system.errors import UserError
 
 # Log-probabilities of the model are float16 between -15 and -2.7, all of them multiples of 1/512. What a count weighs,
@@ -30,7 +30,6 @@ WEIGHTS = np.array([round(PER_WEIGHT * math.log1p(count)) for count in range(409
 _TABLE = yaml.safe_load(resources.files(__package__).joinpath("scripts.yaml").read_text(encoding="utf-8"))
 SCRIPTS = {script: tuple(map(tuple, row["blocks"])) for script, row in _TABLE["scripts"].items()}
 LANGUAGES = {script: tuple(row["languages"].split()) for script, row in _TABLE["scripts"].items()}
-NO_SCRIPT = dict.fromkeys(SCRIPTS, 0.0)
 SPACELESS = ("kana", "han", "thai", "lao", "tibetan", "burmese", "khmer")
 DENSE = ("kana", "han", "hangul")
 DENSITY = 3  # a syllable or an ideograph counts as three letters
@@ -69,10 +68,9 @@ def nearest(language: str) -> str:
 @cache
 def _script_numbers() -> np.ndarray:
     """The number of the script of each code point, 1 for the first of `SCRIPTS`, 0 for none: uint8 [code points]."""
-    numbers = np.zeros(2 + max(last for blocks in SCRIPTS.values() for _, last in blocks), np.uint8)
+    numbers = np.zeros(END, np.uint8)
     for number, blocks in enumerate(SCRIPTS.values(), 1):
-        for first, last in blocks:
-            numbers[first : last + 1] = number
+        numbers[characters_in_blocks(*blocks)] = number
     return numbers
 
 
@@ -80,7 +78,7 @@ def script_shares(text: str) -> dict[str, float]:
     """Share of each script in the letters at the beginning and in the middle, weighted by `DENSITY`; 0 without any."""
     sample = _beginning_and_middle(text, SCRIPT_CHARACTERS)
     if sample.isascii():
-        return NO_SCRIPT | {"latin": float(any(map(str.isalpha, sample)))}
+        return dict.fromkeys(SCRIPTS, 0.0) | {"latin": float(any(map(str.isalpha, sample)))}
     numbers = np.take(_script_numbers(), code_points(sample), mode="clip")
     counts = np.bincount(numbers, minlength=len(SCRIPTS) + 1)[1:] * _DENSITIES
     return dict(zip(SCRIPTS, (counts / (int(counts.sum()) or 1)).tolist(), strict=True))

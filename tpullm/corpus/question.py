@@ -100,25 +100,17 @@ def is_right(question: Question, said: str, passes: Callable[[str, str], bool]) 
     Args:
         passes: whether a program passes tests; it runs both where they can do no harm.
     """
-    if "tests" in question.fields:
-        return passes(completed_function(question.fields["prompt"], said), question.fields["tests"])
-    return normalized(said) in map(normalized, question.answers)
+    if "tests" not in question.fields:
+        return normalized(said) in map(normalized, question.answers)
+    # The answer is the whole function or its body, in a block of Markdown or not.
+    prompt, block = question.fields["prompt"], FENCE.search(said)
+    code = textwrap.dedent(block[1] if block else said).strip("\n")
+    name = re.search(r"def (\w+)", prompt)[1]
+    is_whole = re.search(rf"^def {name}\(", code, re.MULTILINE)
+    return passes(code if is_whole else prompt + textwrap.indent(code, "    "), question.fields["tests"])
 
 
 def normalized(text: str) -> str:
     """A text without what does not make an answer another one: case, spaces, quotes around it and a final stop."""
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return plain.rstrip("。.").strip(" \"'`“”「」")
-
-
-def completed_function(prompt: str, said: str) -> str:
-    """The function that an answer completes: the answer is the whole of it or its body, in a block of Markdown or not.
-
-    Args:
-        prompt: its signature and docstring.
-    """
-    block = FENCE.search(said)
-    code = textwrap.dedent(block[1] if block else said).strip("\n")
-    name = re.search(r"def (\w+)", prompt)[1]
-    is_whole = re.search(rf"^def {name}\(", code, re.MULTILINE)
-    return code if is_whole else prompt + textwrap.indent(code, "    ")

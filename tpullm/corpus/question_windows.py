@@ -11,6 +11,7 @@ are looked up among those of the anchors. Where one is found, the whole window i
 
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -129,10 +130,8 @@ class QuestionWindows:
         alive, starts, lengths = np.arange(len(at)), self.windows_W[windows], self.lengths_W[windows]
         for offset in range(int(lengths.max(initial=0))):
             inside = offset < lengths[alive]
-            same = (
-                document_C[at[alive] + offset] == self.codes_C[starts[alive] + np.minimum(offset, lengths[alive] - 1)]
-            )
-            alive = alive[same | ~inside]
+            codes = self.codes_C[starts[alive] + np.minimum(offset, lengths[alive] - 1)]
+            alive = alive[(document_C[at[alive] + offset] == codes) | ~inside]
             if not len(alive):
                 break
         return alive
@@ -150,9 +149,8 @@ class QuestionWindows:
         leaks = []
         for key, own in sorted(counts.items()):
             start = self.windows_W[own[0]]
-            passage_C = self.codes_C[start : start + self.lengths_W[own[0]]]
-            text = passage_C.astype("<u4").tobytes().decode("utf-32-le")
-            leaks.append(Leak(*key, min(len(own) / totals[key], 1.0), text))
+            passage_C = self.codes_C[start : start + self.lengths_W[own[0]]].astype("<u4")
+            leaks.append(Leak(*key, min(len(own) / totals[key], 1.0), passage_C.tobytes().decode("utf-32-le")))
         return leaks
 
     @property
@@ -179,12 +177,14 @@ def load(path: Path) -> QuestionWindows:
 def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
     """The windows of all questions of some tasks."""
     codes, windows, lengths, owners = [], [], [], []
-    totals: dict[tuple[int, int], int] = {
-        (number, question): 0 for number, task in enumerate(tasks) for question in range(len(task.questions))
-    }
+    totals = {(number, question): 0 for number, task in enumerate(tasks) for question in range(len(task.questions))}
     place = 0
     for number, task in enumerate(tasks):
-        texts = _question_texts(task)
+        texts: dict[tuple[str, bool], list[int]] = {}  # text, and whether it is looked for if it is short → questions
+        for question, asked in enumerate(task.questions):
+            of_one = [(text, True) for text in asked.texts] + [(text, False) for text in asked.answers]
+            for key in dict.fromkeys(of_one):
+                texts.setdefault(key, []).append(question)
         made = [_windows_of_text(text, short) for text, short in texts]
         kept = _windows_without_form(made)
         for (text_C, _, _), (starts, sizes), questions in zip(made, kept, texts.values(), strict=True):
@@ -209,16 +209,6 @@ def windows_of(tasks: Sequence[TaskQuestions]) -> QuestionWindows:
     )
 
 
-def _question_texts(task: TaskQuestions) -> dict[tuple[str, bool], list[int]]:
-    """The questions that have each text, and whether it is looked for if it is short."""
-    found: dict[tuple[str, bool], list[int]] = {}
-    for number, question in enumerate(task.questions):
-        of_one = [(text, True) for text in question.texts] + [(text, False) for text in question.answers]
-        for key in dict.fromkeys(of_one):
-            found.setdefault(key, []).append(number)
-    return found
-
-
 def _windows_of_text(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A folded text, uint32 [C], and where its windows begin and how long they are: int64 [windows] each."""
     points = code_points(normal(text))
@@ -233,33 +223,25 @@ def _windows_of_text(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np
     ends = np.append(starts[1:], len(text_C))
     weight = np.concatenate([[0], np.cumsum(weights)])
     letters = np.concatenate([[0], np.cumsum(np.where(spaceless_C, 2, 1))])
-    reached = [
-        np.searchsorted(weight, weight[:-1] + FULL),
-        np.searchsorted(letters[np.append(0, ends)], letters[starts] + SHORT_LETTERS),
-    ]
-    last = np.maximum(*reached)
+    has_letters = np.searchsorted(letters[np.append(0, ends)], letters[starts] + SHORT_LETTERS)
+    last = np.maximum(np.searchsorted(weight, weight[:-1] + FULL), has_letters)
     whole = last < len(weight)
     lengths = ends[last[whole] - 1] - starts[whole]
     is_bounded = lengths <= LONGEST
     starts, lengths = starts[whole][is_bounded], lengths[is_bounded]
-    if short and not len(whole[whole]) and weight[-1] >= SHORT and letters[-1] >= SHORT_LETTERS:
-        if len(text_C) <= LONGEST:
-            starts, lengths = np.zeros(1, np.int64), np.array([len(text_C)])
+    tells = weight[-1] >= SHORT and letters[-1] >= SHORT_LETTERS and len(text_C) <= LONGEST
+    if short and tells and not whole.any():
+        starts, lengths = np.zeros(1, np.int64), np.array([len(text_C)])
     return text_C, starts.astype(np.int64), lengths.astype(np.int64)
 
 
-def _windows_without_form(
-    made: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _windows_without_form(made: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The windows of each text without those that many texts of the task have: the task's own form."""
     keys = [
         [text_C[start : start + length].tobytes() for start, length in zip(starts, lengths, strict=True)]
         for text_C, starts, lengths in made
     ]
-    counts: dict[bytes, int] = {}
-    for own in keys:
-        for key in set(own):
-            counts[key] = counts.get(key, 0) + 1
+    counts = Counter(key for own in keys for key in set(own))
     most = max(FORM_TEXTS, FORM_SHARE * len(made))
     kept = [np.array([counts[key] < most for key in own], bool) for own in keys]
     return [(starts[keep], lengths[keep]) for (_, starts, lengths), keep in zip(made, kept, strict=True)]

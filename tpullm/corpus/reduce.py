@@ -115,6 +115,7 @@ ENTRY_BYTES = 16 * ENTRIES
 # sources that keep their copies come last, then the number in the corpus decides.
 NAMED, HELD_OUT, TRAINING = (np.uint64(number << 62) for number in range(3))
 KEEPS_COPIES = np.uint64(1 << 61)
+LATE = TRAINING + KEEPS_COPIES  # from here on: training documents that are compared with what is held out alone
 NUMBER = np.uint64((1 << 61) - 1)
 _IS_EXACT = np.uint64(1)  # the lowest bit of a key
 
@@ -231,8 +232,21 @@ def divide(
 
 
 def scatter(group: Group) -> None:
-    """Write the entries of a group, and which of its documents repeat another one of the group."""
-    entries, late = _compared_and_late_entries(_entries_of_group(group))
+    """Write the entries of a group, (key, rank), and which of its documents repeat another one of the group."""
+    own = [np.zeros((0, 2), np.uint64)]
+    for one in group.placed:
+        names = ("ids", "keys", "signed", "bands", "held_out")
+        ids, keys, signed, bands_DG, named = tasks.arrays_of_part(one.part, *names)
+        marks = one.marks(ids, named)
+        is_training = (marks == USED) & (not one.few)
+        ranks = np.arange(one.start, one.start + one.documents, dtype=np.uint64)
+        ranks |= np.where(named, NAMED, np.where(is_training, TRAINING, HELD_OUT))
+        ranks |= KEEPS_COPIES * np.uint64(not one.source.deduplicate)
+        own.append(np.stack([keys | _IS_EXACT, ranks], axis=1)[marks != BEYOND])
+        compared = (marks[signed] != BEYOND) & (ranks[signed] < LATE)
+        near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
+        own.append(near[compared].reshape(-1, 2))
+    entries, late = _compared_and_late_entries(np.concatenate(own))
     firsts, which = _first_of_each_key(entries)
     local = np.full(group.documents, USED, np.uint8)
     _mark_copies(local, _repeated_entries(entries, firsts, which), group.start)
@@ -245,7 +259,10 @@ def gather(own: Range) -> None:
     """Write which documents are not the first of the corpus with one of the keys of a range."""
     entries, late = _compared_and_late_entries(np.concatenate(own.slices("entries", 2)))
     firsts, which = _first_of_each_key(entries)
-    repeats = [_repeated_entries(entries, firsts, which), _entries_like_held_out(late, firsts)]
+    repeats = [_repeated_entries(entries, firsts, which)]
+    if len(firsts):  # documents that keep their copies, but repeat one that is held out
+        found = firsts[np.minimum(np.searchsorted(firsts[:, 0], late[:, 0]), len(firsts) - 1)]
+        repeats.append(late[(found[:, 0] == late[:, 0]) & (found[:, 1] < TRAINING)])
     keys, ranks = np.concatenate(repeats).T
     copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
     starts = np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1))
@@ -264,33 +281,9 @@ def marks_after_copies(group: Group) -> np.ndarray:
     return np.where(copies != USED, copies, marks)
 
 
-def _entries_of_group(group: Group) -> np.ndarray:
-    """The entries of a group, (key, rank): uint64 [entries, 2]."""
-    entries = [np.zeros((0, 2), np.uint64)]
-    for one in group.placed:
-        ids, keys, signed, bands_DG, named = tasks.arrays_of_part(
-            one.part, "ids", "keys", "signed", "bands", "held_out"
-        )
-        marks, keeps = one.marks(ids, named), not one.source.deduplicate
-        is_training = (marks == USED) & (not one.few)
-        ranks = np.arange(one.start, one.start + one.documents, dtype=np.uint64)
-        ranks |= np.where(named, NAMED, np.where(is_training, TRAINING, HELD_OUT))
-        ranks |= KEEPS_COPIES * np.uint64(keeps)
-        entries.append(np.stack([keys | _IS_EXACT, ranks], axis=1)[marks != BEYOND])
-        compared = (marks[signed] != BEYOND) & ~_keeps_its_copies(ranks[signed])
-        near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
-        entries.append(near[compared].reshape(-1, 2))
-    return np.concatenate(entries)
-
-
-def _keeps_its_copies(ranks: np.ndarray) -> np.ndarray:
-    """Which ranks are of training documents that keep their copies: they are compared with what is held out alone."""
-    return ranks >= TRAINING + KEEPS_COPIES
-
-
 def _compared_and_late_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The entries that are compared with all others, sorted by key; and those of ranks that are late."""
-    is_late = _keeps_its_copies(entries[:, 1])
+    is_late = entries[:, 1] >= LATE
     late = entries[is_late]
     return _sorted_by_key(entries[~is_late] if len(late) else entries), late
 
@@ -315,14 +308,6 @@ def _repeated_entries(entries: np.ndarray, firsts: np.ndarray, which: np.ndarray
     ranks = entries[:, 1]
     stays = (ranks < HELD_OUT) | ((ranks & KEEPS_COPIES) > 0)
     return entries[(ranks != firsts[which, 1]) & ~stays]
-
-
-def _entries_like_held_out(late: np.ndarray, firsts: np.ndarray) -> np.ndarray:
-    """The entries of documents that keep their copies, but repeat one that is held out."""
-    if not len(firsts):
-        return late[:0]
-    places = np.minimum(np.searchsorted(firsts[:, 0], late[:, 0]), len(firsts) - 1)
-    return late[(firsts[places, 0] == late[:, 0]) & (firsts[places, 1] < TRAINING)]
 
 
 def _mark_copies(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:

@@ -5,9 +5,9 @@ Two rounds of tasks like those of `reduce.py`, after the copies are found:
     count     a group of parts   → its lines, and in how many of its documents each stands, sorted by hash
     add_up    a range of hashes  → the lines that stand in too many documents of the corpus, by group
 
-`dropped` then says which documents of a group are mostly such lines. Copies are not counted: the lines of a text that
-is there twenty times would be repeated lines, and the one copy that is kept would be dropped for them. So the result
-depends on the documents that are left, and not on groups, ranges and processes.
+Copies are not counted: the lines of a text that is there twenty times would be repeated lines, and the one copy that is
+kept would be dropped for them. So the result depends on the documents that are left, and not on groups, ranges and
+processes.
 
 The last round of collect comes after both, `mark`: a group of parts → the marks of its documents, and what they count.
 """
@@ -51,29 +51,6 @@ def add_up(own: Range) -> None:
     document_files.write(own.file("repeated"), np.cumsum([0, *map(len, found)]), np.concatenate(found))
 
 
-def dropped(group: Group, marks: np.ndarray) -> np.ndarray:
-    """Which documents of a group are dropped for their repeated lines: bool [documents].
-
-    Args:
-        marks: of its documents, after copies are found.
-    """
-    places = (reduce.group_or_range_file(group.folder, "repeated", number) for number in range(group.line_ranges))
-    repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
-    return np.concatenate(
-        [_are_mostly_repeated_lines(one, repeated) & (own < EXACT) for one, own in group.split(marks)]
-    )
-
-
-def _are_mostly_repeated_lines(one: Placed, repeated: np.ndarray) -> np.ndarray:
-    """Which documents of a part have more than `MOST` of their characters in repeated lines: bool [documents]."""
-    if not one.lines:
-        return np.zeros(one.documents, bool)
-    lines, rows = _lines_of_part(one)
-    (characters,) = tasks.arrays_of_part(one.part, "characters")
-    own = np.bincount(rows, lines["characters"] * _are_known_keys(lines["key"], repeated), one.documents)
-    return own > MOST * characters
-
-
 def _lines_of_part(one: Placed) -> tuple[np.ndarray, np.ndarray]:
     """The lines of the documents of a part, and the row of the document of each."""
     lines, counts = tasks.arrays_of_part(one.part, "lines", "line_counts")
@@ -91,7 +68,14 @@ def mark(group: Group) -> None:
     """Write the marks of a group, and what they count."""
     marks = reduce.marks_after_copies(group)
     if group.line_ranges:
-        marks[dropped(group, marks)] = LINES
+        places = (reduce.group_or_range_file(group.folder, "repeated", number) for number in range(group.line_ranges))
+        repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
+        for one, own in group.split(marks):  # a view
+            if one.lines:
+                lines, rows = _lines_of_part(one)
+                (characters,) = tasks.arrays_of_part(one.part, "characters")
+                found = np.bincount(rows, lines["characters"] * _are_known_keys(lines["key"], repeated), len(own))
+                own[(found > MOST * characters) & (own < EXACT)] = LINES
     document_files.write_marks(group.marks, marks)
     storage.write_json(group.file("counts"), _counts_of_marks(group, marks))
 
@@ -107,10 +91,8 @@ def _counts_of_marks(group: Group, marks: np.ndarray) -> dict[str, Any]:
         cells = place.astype(np.int64) * len(MARKS) + own
         documents, lengths = np.bincount(cells), np.bincount(cells, characters)
         for cell in np.flatnonzero(documents).tolist():
-            language, licence = json.loads(str(kinds))[cell // len(MARKS)]
-            rows.append(
-                [one.source.name, language, licence, cell % len(MARKS), int(documents[cell]), int(lengths[cell])]
-            )
+            kind = (one.source.name, *json.loads(str(kinds))[cell // len(MARKS)])
+            rows.append([*kind, cell % len(MARKS), int(documents[cell]), int(lengths[cell])])
         for reason in COMPARED:
             kind = {"source": one.source.name, "mark": reason}
             missing = EXAMPLES - sum(kind.items() <= example.items() for example in examples)

@@ -36,10 +36,8 @@ def sources(recipe: Recipe) -> list[Source]:
     if any(source.name == YOURS for source in named):
         raise UserError(f"corpus.sources: the name {YOURS} is taken by your own text ({recipe.text}); choose another")
     weight = sum(source.weight for source in named) / 2 or 1.0
-    yours = Source(
-        YOURS, "files", recipe.text, licence="your own", weight=weight, bytes=recipe.text_bytes, filter=False
-    )
-    return [*named, yours]
+    own = {"licence": "your own", "weight": weight, "bytes": recipe.text_bytes, "filter": False}
+    return [*named, Source(YOURS, "files", recipe.text, **own)]
 
 
 def check(found: list[Source]) -> None:
@@ -49,30 +47,26 @@ def check(found: list[Source]) -> None:
             "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"
         )
     for source in found:
-        _check_source(source)
-
-
-def _check_source(source: Source) -> None:
-    where = f"corpus.sources: {source.name}"
-    if not re.fullmatch(r"\w[\w.-]*", source.name):
-        raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
-    if not source.licence.strip():
-        raise UserError(
-            f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
-            "write for example licence: CC-BY-4.0"
-        )
-    if source.filter and source.language not in ("", "code"):
-        language_detection.check(source.language, f"{where}: language")
-    if source.kind == "tenki" and source.documents <= 0:
-        raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
-    if source.kind in domains.SOURCES:
-        domains.files(source.kind, source.path)
-    elif source.kind not in ("tenki", "python"):
-        if not source.path:
-            raise UserError(f"{where} has no path; write the file, folder or URL to read")
-        for path in filter(None, (source.path, source.held_out)):
-            if not source_files.is_url(path) and not storage.path(path).exists():
-                raise UserError(f"{where}: {path}: no such file or folder; correct the path")
+        where = f"corpus.sources: {source.name}"
+        if not re.fullmatch(r"\w[\w.-]*", source.name):
+            raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
+        if not source.licence.strip():
+            raise UserError(
+                f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
+                "write for example licence: CC-BY-4.0"
+            )
+        if source.filter and source.language not in ("", "code"):
+            language_detection.check(source.language, f"{where}: language")
+        if source.kind == "tenki" and source.documents <= 0:
+            raise UserError(f"{where}: documents must say how many to generate, for example documents: 20000")
+        if source.kind in domains.SOURCES:
+            domains.files(source.kind, source.path)
+        elif source.kind not in ("tenki", "python"):
+            if not source.path:
+                raise UserError(f"{where} has no path; write the file, folder or URL to read")
+            for path in filter(None, (source.path, source.held_out)):
+                if not source_files.is_url(path) and not storage.path(path).exists():
+                    raise UserError(f"{where}: {path}: no such file or folder; correct the path")
 
 
 HASHED_BYTES = 1 << 30  # of a larger file, size and time are compared: hashing it takes seconds at each start
@@ -98,20 +92,17 @@ def upstream(found: list[Source]) -> dict[str, Any]:
 
 def hashes_at(*locations: str) -> list[Any]:
     """The hashes of the files at some locations. A URL stands for itself, since its file is downloaded once."""
-    return [_hash_at_location(location) for location in locations if location]
-
-
-def _hash_at_location(location: str) -> Any:
-    if source_files.is_url(location):
-        return location
-    path = storage.path(location)
-    found = [(path, path.stat())] if path.is_file() else source_files.files_below(path)
-    looked = ((file, status or source_files.status_of(file)) for file, status in found)
-    return {
-        source_files.printable(str(file.relative_to(path))): _identity_by_status(file, status)
-        for file, status in looked
-        if status
-    }
+    hashes: list[Any] = []
+    for location in filter(None, locations):
+        if source_files.is_url(location):
+            hashes.append(location)
+            continue
+        path = storage.path(location)
+        found = [(path, path.stat())] if path.is_file() else source_files.files_below(path)
+        looked = ((file, status or source_files.status_of(file)) for file, status in found)
+        own = ((str(file.relative_to(path)), _identity_by_status(file, status)) for file, status in looked if status)
+        hashes.append({source_files.printable(name): identity for name, identity in own})
+    return hashes
 
 
 def _identity_by_status(path: Path, status: Any) -> str:
@@ -160,7 +151,16 @@ def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: 
         for file in files
     ]
     settings = {name: value for name, value in vars(source).items() if name not in _OF_THE_WHOLE}
-    parts = {"source": settings, "files": read, "config": _settings_of_source(source, config), "code": code_identity()}
+    # The settings of collect that change documents of this source.
+    names = ["maximum_characters", "near_duplicates", "licences"]
+    names += ["minimum_characters"] if source.filter else []
+    names += [] if source.deduplicate else ["held_out_fraction"]
+    own = {name: getattr(config, name) for name in names} | {"lines": dedup.keeps_lines(source, config)}
+    own["opted_out"] = hashes_at(*config.opted_out)
+    if source.filter and "classifier" in source.rules:
+        examples = hashes_at(config.classifier.good, config.classifier.bad)
+        own["classifier"] = [examples, config.classifier.threshold]
+    parts = {"source": settings, "files": read, "config": own, "code": code_identity()}
     if windows:
         parts |= {"leaks": [windows, config.leaks.drop]}
     if source.kind == "tenki":
@@ -168,20 +168,6 @@ def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: 
     if source.kind in domains.SOURCES:
         parts |= {"domain": [source.path, domains.identity(source.kind, source.path)]}
     return storage.hash_json(parts)[:32]
-
-
-def _settings_of_source(source: Source, config: CorpusConfig) -> dict[str, Any]:
-    """The settings of collect that change documents of this source."""
-    names = ["maximum_characters", "near_duplicates"]
-    names += ["minimum_characters"] if source.filter else []
-    names += [] if source.deduplicate else ["held_out_fraction"]
-    settings = {name: getattr(config, name) for name in [*names, "licences"]}
-    settings["lines"] = dedup.keeps_lines(source, config)
-    settings["opted_out"] = hashes_at(*config.opted_out)
-    if source.filter and "classifier" in source.rules:
-        examples = hashes_at(config.classifier.good, config.classifier.bad)
-        settings["classifier"] = [examples, config.classifier.threshold]
-    return settings
 
 
 @functools.cache

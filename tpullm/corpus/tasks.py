@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tpullm.corpus import dedup, question_windows
+from tpullm.corpus import dedup, question_windows, tenki
 from tpullm.corpus import held_out as split
 from tpullm.corpus.characters import cut
 from tpullm.corpus.dedup import text_hash
@@ -130,10 +130,16 @@ class _PartMaker:
         if raw.encoding:
             self.encodings[raw.encoding] += 1
         self.replaced += verdict.replaced
-        taken, pieces = 0, cut(verdict.text, self.task.config.maximum_characters)
-        for text in pieces:
+        taken = 0
+        for text in cut(verdict.text, self.task.config.maximum_characters):
             digest = text_hash(text)
-            if self._windows and self._is_left_out(text, digest, raw, name, held_out):
+            found = self._windows.find(text) if self._windows else []
+            # What the recipe holds out is never trained on, so it stays.
+            is_left_out = bool(found) and self.task.config.leaks.drop and not held_out
+            row = DROPPED if is_left_out else len(self.facts)
+            where = {"row": row, "file": name, "record": raw.record, "url": raw.url, "hash": digest}
+            self.leaks += [leak._asdict() | where for leak in found]
+            if is_left_out:
                 self._drop(dataclasses.replace(raw, text=text), LEAKED, verdict.language, name)
                 continue
             self._kept.write(text, digest, verdict.language, raw.licence, name, raw.record, raw.url, raw.date)
@@ -141,22 +147,15 @@ class _PartMaker:
             taken += 1
         return 0 if held_out else taken
 
-    def _is_left_out(self, text: str, digest: str, raw: Raw, name: str, held_out: bool) -> bool:
-        """Note which questions of tasks a piece of a document holds, and say whether it is dropped for them.
-
-        What the recipe holds out is never trained on, so it stays.
-        """
-        found = self._windows.find(text)
-        is_left_out = bool(found) and self.task.config.leaks.drop and not held_out
-        row = DROPPED if is_left_out else len(self.facts)
-        where = {"row": row, "file": name, "record": raw.record, "url": raw.url, "hash": digest}
-        self.leaks += [leak._asdict() | where for leak in found]
-        return is_left_out
-
     def _drop(self, raw: Raw, reason: str, language: str, name: str) -> None:
+        source = self.task.source
         if reason in BAD:
-            self._count_bad(raw, name)
-        licence, digest = raw.licence or self.task.source.licence, text_hash(raw.text) if raw.text else ""
+            self.bad_documents += 1
+            if len(self.bad) < readers.NAMED:
+                self.bad.append(readers.described(Path(name), raw))
+            if source.max_bad >= 1 or not source.max_bad:  # stop at once if this part alone has too many
+                readers.check(source, self.bad_documents, self.read, self.bad)
+        licence, digest = raw.licence or source.licence, text_hash(raw.text) if raw.text else ""
         row = (reason, digest, language, licence, name, raw.record, raw.url, raw.text[:BEGINNING])
         self._dropped.write(*row)
         self.counts[reason, language, licence] += 1
@@ -164,23 +163,12 @@ class _PartMaker:
         if len(examples) < EXAMPLES:
             examples.append(dict(zip(DROPPED_COLUMNS[1:], row[1:], strict=True)))
 
-    def _count_bad(self, raw: Raw, name: str) -> None:
-        """Stop at once if this part alone has more than `max_bad` unreadable documents."""
-        source = self.task.source
-        self.bad_documents += 1
-        if len(self.bad) < readers.NAMED:
-            self.bad.append(readers.described(Path(name), raw))
-        if source.max_bad >= 1 or not source.max_bad:
-            readers.check(source, self.bad_documents, self.read, self.bad)
-
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
         source, config, number = self.task.source, self.task.config, int(digest[:16], 16)
         apart = held_out or number < split.held_out_bound(config.held_out_fraction)
-        signs = config.near_duplicates and (source.deduplicate or apart)
-        lines = None
-        if dedup.keeps_lines(source, config):
-            lines = dedup.lines_of("" if held_out or kind[0] == "code" else text)
-        signature = dedup.signature(text) if signs else None
+        signature = dedup.signature(text) if config.near_duplicates and (source.deduplicate or apart) else None
+        counted = "" if held_out or kind[0] == "code" else text
+        lines = dedup.lines_of(counted) if dedup.keeps_lines(source, config) else None
         self.facts.append(Fact(number, dedup.exact_key(text), signature, len(text), kind, held_out, lines))
 
     def summary(self) -> dict[str, Any]:
@@ -236,7 +224,7 @@ def arrays_of_part(part: Part, *names: str) -> list[np.ndarray]:
 def _documents_of_task(task: Task) -> Iterator[tuple[Raw, str, bool]]:
     """Each document, the name of its file, and whether that is held out."""
     if task.source.kind == "tenki":
-        yield from ((raw, "", False) for raw in readers.generate(task.source, task.seed))
+        yield from ((Raw(text, "ja"), "", False) for text in tenki.documents(task.source.documents, task.seed))
     for file in task.files:
         name = name_of(file, task.source)
         yield from ((raw, name, file.held_out) for raw in readers.read(file, task.source))

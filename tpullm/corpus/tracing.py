@@ -1,6 +1,7 @@
 """Finds the documents of a corpus that hold a passage, or have an address or a hash, with what became of them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,21 +61,15 @@ def find(documents: Path, wanted: Wanted, workers: int, progress: Callable[[], N
         progress: called after each part.
     """
     parts = document_files.parts(documents)
+    found: list[Hit] = []
+    before: Counter[str] = Counter()  # documents to train on in earlier parts, by source
     with ThreadPoolExecutor(workers) as threads:
-        found: list[list[Hit]] = []
-        for hits in threads.map(lambda part: _hits_in_part(part, wanted), parts):
-            found.append(hits)
+        hits_of_parts = threads.map(lambda part: _hits_in_part(part, wanted), parts)
+        for part, hits in zip(parts, hits_of_parts, strict=True):
+            found += [replace(hit, number=hit.number + before[part.source]) if hit.number >= 0 else hit for hit in hits]
+            before[part.source] += int(np.count_nonzero(part.marks() == USED))
             progress()
-    return list(_hits_numbered_in_source(parts, found))
-
-
-def _hits_numbered_in_source(parts: Sequence[Part], found: Sequence[list[Hit]]) -> Iterator[Hit]:
-    """The hits, their numbers counted through all parts of their source."""
-    before: dict[str, int] = {}
-    for part, hits in zip(parts, found, strict=True):
-        start = before.get(part.source, 0)
-        yield from (replace(hit, number=hit.number + start if hit.number >= 0 else -1) for hit in hits)
-        before[part.source] = start + int(np.count_nonzero(part.marks() == USED))
+    return found
 
 
 def _hits_in_part(part: Part, wanted: Wanted) -> list[Hit]:

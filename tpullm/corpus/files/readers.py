@@ -49,13 +49,6 @@ def read(file: File, source: Source) -> Iterator[Raw]:
             yield Raw(dropped=UNREADABLE, problem=str(error))
 
 
-def generate(source: Source, seed: int) -> Iterator[Raw]:
-    """The documents of a `tenki` source."""
-    from tpullm.corpus import tenki
-
-    return (Raw(text, "ja") for text in tenki.documents(source.documents, seed))
-
-
 def check(source: Source, bad: int, documents: int, first: Sequence[str]) -> None:
     """Fail if a source exceeds `max_bad` unreadable documents: a share of them below 1, else a number.
 

@@ -68,7 +68,7 @@ class Words:
     def lengths_W(self) -> np.ndarray:
         """Characters of each word: int64 [W]."""
         before_C = np.concatenate([[0], np.cumsum(self._is_text_C)])
-        return characters.sizes(before_C[self.starts_W], int(before_C[-1]))
+        return np.diff(before_C[self.starts_W], append=before_C[-1])
 
     @functools.cached_property
     def hashes_W(self) -> np.ndarray:
@@ -78,13 +78,11 @@ class Words:
         """
         if not len(self):
             return np.zeros(0, np.uint64)
-        first, sizes_W = self.starts_W[0], characters.sizes(self.starts_W, len(self.text))
+        first, sizes_W = self.starts_W[0], np.diff(self.starts_W, append=len(self.text))
         places_C = np.arange(first, len(self.text)) - np.repeat(self.starts_W, sizes_W)
         points_C = (code_points(self.text) * self._is_text_C)[first:]
-        return np.add.reduceat(
-            _character_multipliers(_multiplier_table_bits(int(sizes_W.max()))).take(places_C) * points_C,
-            self.starts_W - first,
-        )
+        multipliers = _character_multipliers(max(int(sizes_W.max()), 64).bit_length())
+        return np.add.reduceat(multipliers.take(places_C) * points_C, self.starts_W - first)
 
     @functools.cached_property
     def has_letter_W(self) -> np.ndarray:
@@ -109,23 +107,25 @@ class Words:
 def words_of(text: str) -> Words:
     """The words of `text`."""
     kinds_C = _character_kinds().take(code_points(text), mode="clip")
-    begin = _begin_unspaced if not text.isascii() and _is_unspaced(kinds_C) else _begin_spaced
-    return Words(text, kinds_C, np.flatnonzero(begin(kinds_C)))
+    # Whether it is mostly written without spaces, by its beginning, its middle and its end.
+    places = {0, len(kinds_C) // 2, max(len(kinds_C) - SAMPLE_CHARACTERS, 0)}
+    sample = np.concatenate([kinds_C[place : place + SAMPLE_CHARACTERS] for place in places])
+    is_unspaced = not text.isascii() and np.count_nonzero(sample & UNSPACED) > LEAST_SHARE * len(sample)
+    return Words(text, kinds_C, np.flatnonzero((_begin_unspaced if is_unspaced else _begin_spaced)(kinds_C)))
 
 
 @functools.lru_cache(maxsize=1000)
 def hash_of_word(word: str) -> np.uint64:
     """The hash that `word` has as a word of a text."""
-    return (_character_multipliers(_multiplier_table_bits(len(word)))[: len(word)] * code_points(word)).sum(
-        dtype=np.uint64
-    )
+    multipliers = _character_multipliers(max(len(word), 64).bit_length())[: len(word)]
+    return (multipliers * code_points(word)).sum(dtype=np.uint64)
 
 
 def _begin_unspaced(kinds_C: np.ndarray) -> np.ndarray:
     """Which characters begin a word: runs of one script, cut after as many characters as the script has in a word."""
     scripts_C = kinds_C & SCRIPT
     runs = np.concatenate([[0], np.flatnonzero(scripts_C[1:] != scripts_C[:-1]) + 1])
-    places_C = np.arange(len(kinds_C)) - np.repeat(runs, characters.sizes(runs, len(kinds_C)))
+    places_C = np.arange(len(kinds_C)) - np.repeat(runs, np.diff(runs, append=len(kinds_C)))
     return ((places_C & LONGEST.take(scripts_C)) == 0) & (scripts_C != SPACE)
 
 
@@ -146,21 +146,9 @@ def _begin_spaced(kinds_C: np.ndarray) -> np.ndarray:
     return begins_C[:-1] & is_text_C
 
 
-def _is_unspaced(kinds_C: np.ndarray) -> bool:
-    """Whether a text is mostly written without spaces, by its beginning, its middle and its end."""
-    places = {0, len(kinds_C) // 2, max(len(kinds_C) - SAMPLE_CHARACTERS, 0)}
-    sample = np.concatenate([kinds_C[place : place + SAMPLE_CHARACTERS] for place in places])
-    return np.count_nonzero(sample & UNSPACED) > LEAST_SHARE * len(sample)
-
-
-def _multiplier_table_bits(longest: int) -> int:
-    """So many that few tables of multipliers are made."""
-    return max(longest, 64).bit_length()
-
-
 @functools.lru_cache(maxsize=2)
 def _character_multipliers(bits: int) -> np.ndarray:
-    """An odd number for each place in a word of at most 2^bits characters: uint64 [2^bits]."""
+    """An odd number for each place in a word of at most 2^bits characters: uint64 [2^bits]. 7 bits for most texts."""
     return splitmix64(np.arange(1, (1 << bits) + 1, dtype=np.uint64)) | np.uint64(1)
 
 
