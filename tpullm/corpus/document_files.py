@@ -113,9 +113,9 @@ class Writer:
     """Writes rows of text columns as Parquet; the bytes depend on the rows alone. A context manager."""
 
     def __init__(self, path: Path, columns: Sequence[str] = COLUMNS):
-        self._target, self._columns = path, columns
-        self._files = contextlib.ExitStack()
-        self._start()
+        self._target, self._columns, self._files = path, columns, contextlib.ExitStack()
+        self._rows: list[tuple[str, ...]] = []
+        self._characters = 0
 
     def __enter__(self) -> "Writer":
         import pyarrow
@@ -134,22 +134,17 @@ class Writer:
 
     def write(self, *row: str) -> None:
         """Add one row: a value for each column."""
-        for values, value in zip(self._rows, row, strict=True):
-            values.append(value)
+        self._rows.append(row)
         self._characters += len(row[0])
         if self._characters >= GROUP_CHARACTERS:
             self._flush()
 
-    def _start(self) -> None:
-        self._rows: list[list[str]] = [[] for _ in self._columns]
-        self._characters = 0
-
     def _flush(self) -> None:
         import pyarrow
 
-        if self._rows[0]:
-            self._file.write_table(pyarrow.table(self._rows, schema=self._schema))
-        self._start()
+        if self._rows:
+            self._file.write_table(pyarrow.table(list(zip(*self._rows, strict=True)), schema=self._schema))
+        self._rows, self._characters = [], 0
 
 
 def write_marks(path: Path, marks: np.ndarray) -> None:

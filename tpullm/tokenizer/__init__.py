@@ -12,7 +12,7 @@ import numpy as np
 
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.tokenizer.chat_template import Messages, Tools
+from tpullm.tokenizer.chat_template import Messages, Tools, Weighted
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
 
@@ -63,9 +63,7 @@ class Tokenizer(Protocol):
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The tokens of `text` for display: (piece, id)."""
 
-    def chat_template(
-        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
-    ) -> tuple[list[int], list[float]]:
+    def chat_template(self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None) -> Weighted:
         """The ids of a conversation, and weights: 1 on what the assistant says and its end, 0 elsewhere.
 
         Args:
@@ -77,7 +75,7 @@ class Tokenizer(Protocol):
     def prompt_text(self, messages: Messages) -> str:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
 
-    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+    def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
         """The same with weights on the last message alone, which is the assistant's."""
 
 
@@ -97,8 +95,7 @@ def difference(one: Tokenizer, other: Tokenizer) -> str:
     if one.vocabulary_size != other.vocabulary_size:
         return f"{one.vocabulary_size:,} tokens and {other.vocabulary_size:,}"
     for token in range(one.vocabulary_size):
-        if one.bytes_of(token) != other.bytes_of(token) or (
-            not one.bytes_of(token) and one.piece(token) != other.piece(token)
-        ):
+        own, its = one.bytes_of(token), other.bytes_of(token)
+        if own != its or (not own and one.piece(token) != other.piece(token)):
             return f"token {token} is {one.piece(token)!r} and {other.piece(token)!r}"
     return ""

@@ -22,6 +22,7 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"
 Message = dict[str, Any]  # `role`, `content`; an answer may have `tool_calls`
 Messages = Sequence[Message]
 Tools = list[dict[str, Any]] | None  # the functions that an answer may call, as JSON schemas
+Weighted = tuple[list[int], list[float]]  # the ids of a conversation, and their weights
 
 
 class EarlierAnswersChangeError(UserError):

@@ -18,7 +18,7 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 from tpullm.system.process.limited import Limited
 from tpullm.system.storage import check_file, hash_file, hash_json
-from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, TemplateChild, Tools
+from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, TemplateChild, Tools, Weighted
 from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
 
 MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
@@ -94,17 +94,23 @@ class PublishedTokenizer:
         if (most := max(ids.values(), default=-1)) >= MOST_TOKENS:
             raise UserError(f"{path}: has a token {most}; no known model has more than {MOST_TOKENS:,} tokens")
         self.vocabulary_size = max(ids.values()) + 1
-        self.needed_size = max(set(ids.values()) - self._special) + 1
+        present = set(ids.values()) - self._special
+        self.needed_size = max(present) + 1
         self._bytes = all_bytes(described, ids, self._special, set(added), path)
         plain, with_special = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
         self.begin = with_special[: with_special.index(plain[0])]
         self.bos_id = self._named("bos_token")
-        self.named_end, self.file_ends = self._named("eos_token"), self._file_ends()
+        self.named_end = self._named("eos_token")
+        files = (read_optional(folder / file) for file in ("generation_config.json", "config.json"))
+        ends = (found.get("eos_token_id") for found in files)
+        found = [end for some in ends for end in (some if isinstance(some, list) else [some]) if end is not None]
+        self.file_ends = list(dict.fromkeys(found))
+        if wrong := [end for end in found if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
+            raise UserError(f"{folder}: end token {wrong[0]!r} is not a token; correct eos_token_id")
         # Those of generation come first: engines stop at them.
         self.stop_ids = list(dict.fromkeys([*self.file_ends, *([] if self.named_end is None else [self.named_end])]))
         if not self.stop_ids:
             raise UserError(f"{folder}: no file names a token that ends a text; set eos_token_id in config.json")
-        present = set(ids.values()) - self._special
         self.silent = [token for token in sorted(present) if not self._bytes[token]]
         self.eos_id = self.stop_ids[0]
         pad = self._named("pad_token")
@@ -150,9 +156,7 @@ class PublishedTokenizer:
         """The tokens of `text` for display: (piece, id)."""
         return [(self.piece(token), token) for token in self.encode(text)]
 
-    def chat_template(
-        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
-    ) -> tuple[list[int], list[float]]:
+    def chat_template(self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None) -> Weighted:
         """The ids of a conversation by the model's own template, and weights: 1 on each answer and its end.
 
         The template marks the answers (`{% generation %}`), or an answer is what the template adds to the conversation
@@ -167,11 +171,11 @@ class PublishedTokenizer:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
         return self._show("prompt", messages)[0]
 
-    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+    def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
         """The same with weights on the last answer alone, which any template shows as the model will write it."""
         return self._with_weights(*self._show("last", messages, tools))
 
-    def _with_weights(self, text: str, answers: list[Answer]) -> tuple[list[int], list[float]]:
+    def _with_weights(self, text: str, answers: list[Answer]) -> Weighted:
         ids = self.encode(text)
         weights = [0.0] * len(ids)
         for answer in answers:
@@ -237,16 +241,6 @@ class PublishedTokenizer:
     def _named(self, name: str) -> int | None:
         text = _token_content(self._config.get(name))
         return None if text is None else self._tokenizer.token_to_id(text)
-
-    def _file_ends(self) -> list[int]:
-        found = []
-        for file in ("generation_config.json", "config.json"):
-            ends = read_optional(self.folder / file).get("eos_token_id")
-            found += ends if isinstance(ends, list) else [ends]
-        ends = list(dict.fromkeys(end for end in found if end is not None))
-        if wrong := [end for end in ends if not isinstance(end, int) or not 0 <= end < self.vocabulary_size]:
-            raise UserError(f"{self.folder}: end token {wrong[0]!r} is not a token; correct eos_token_id")
-        return ends
 
 
 def _texts_in_json(value: Any) -> Iterator[str]:

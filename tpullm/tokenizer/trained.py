@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tpullm.system.errors import UserError
-from tpullm.tokenizer.chat_template import Message, Messages, Tools
+from tpullm.tokenizer.chat_template import Messages, Tools, Weighted
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -110,9 +110,7 @@ class TrainedTokenizer:
         """The tokens of `text` for display: (piece, id)."""
         return [(self.piece(token), token) for token in self.encode(text)]
 
-    def chat_template(
-        self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None
-    ) -> tuple[list[int], list[float]]:
+    def chat_template(self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None) -> Weighted:
         """The ids and weights of a conversation: `<s> <|user|> content <|end|> <|assistant|> content <|end|> ...`.
 
         A weight is 1 on an answer and its `<|end|>`, and 0 elsewhere. `add_generation_prompt` appends the
@@ -125,7 +123,14 @@ class TrainedTokenizer:
             raise UserError(_NO_TOOLS)
         ids, weights = [self.bos_id], [0.0]
         for message in messages:
-            role, content = _role_and_content(message)
+            keys = ("role", "content")
+            role, content = map(message.get, keys) if isinstance(message, dict) else (None, None)
+            if role == "tool" or role == "assistant" and message.get("tool_calls"):
+                raise UserError(_NO_TOOLS)
+            if role not in ROLES:
+                raise UserError(f"role {role!r} is not one of {', '.join(ROLES)}; correct the message's `role`")
+            if not isinstance(content, str):
+                raise UserError(f"a message of the {role} has no text; give it a `content` string")
             said = [*self.encode(content), self.end_id]
             ids += [self._processor.piece_to_id(ROLES[role]), *said]
             weights += [0.0, *[float(role == "assistant")] * len(said)]
@@ -139,7 +144,7 @@ class TrainedTokenizer:
         ids, _ = self.chat_template(messages, add_generation_prompt=True)
         return b"".join(self._bytes[token] or self.piece(token).encode() for token in ids).decode()
 
-    def last_answer(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[float]]:
+    def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
         """The same with weights on the last message alone, which is the assistant's."""
         ids, weights = self.chat_template(messages, tools=tools)
         before = len(self.chat_template(messages[:-1], add_generation_prompt=True)[0])
@@ -159,14 +164,3 @@ def _sentencepiece_bytes(processor, token: int) -> bytes:
     if processor.is_control(token) or processor.is_unknown(token):
         return b""
     return processor.id_to_piece(token).replace(SPACE, " ").encode()
-
-
-def _role_and_content(message: Message) -> tuple[str, str]:
-    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-    if role == "tool" or role == "assistant" and message.get("tool_calls"):
-        raise UserError(_NO_TOOLS)
-    if role not in ROLES:
-        raise UserError(f"role {role!r} is not one of {', '.join(ROLES)}; correct the message's `role`")
-    if not isinstance(content, str):
-        raise UserError(f"a message of the {role} has no text; give it a `content` string")
-    return role, content

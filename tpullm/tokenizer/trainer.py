@@ -245,6 +245,7 @@ def _train_sentencepiece(
     few as well, the vocabulary becomes smaller.
     """
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
 
     pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
     attempts = [(chosen, True), *([(chosen.with_all(), True)] if chosen.rare else []), (chosen, False)]
@@ -260,26 +261,19 @@ def _train_sentencepiece(
                 options["seed_sentencepieces_file"] = str(seeds)
             try:
                 sentencepiece.SentencePieceTrainer.train(sentence_iterator=parts, model_writer=model, **options)
-                return _without_seed_file_name(model.getvalue()), trial
             except RuntimeError as error:
                 reason = error
+                continue
+        # The bytes of the model are the same every time: it does not name the temporary file of seeds.
+        parsed = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+        parsed.trainer_spec.ClearField("seed_sentencepieces_file")
+        # The scores become multiples of 1/64, so that their sums over a line of up to 8,000 characters are exact in
+        # float32. Else rounding would choose between equally likely splits: SentencePiece split `====================`
+        # otherwise than the `tokenizers` library, which adds in float64.
+        for piece in parsed.pieces:
+            piece.score = round(piece.score * 64) / 64
+        return parsed.SerializeToString(deterministic=True), trial
     raise UserError(f"tokenizer: SentencePiece could not be trained ({reason})") from reason
-
-
-def _without_seed_file_name(model: bytes) -> bytes:
-    """The model without the name of the temporary file of seeds, so that its bytes are the same every time.
-
-    The scores become multiples of 1/64, so that their sums over a line of up to 8,000 characters are exact in float32.
-    Else rounding would choose between equally likely splits: SentencePiece split `====================` otherwise than
-    the `tokenizers` library, which adds in float64.
-    """
-    from sentencepiece import sentencepiece_model_pb2
-
-    parsed = sentencepiece_model_pb2.ModelProto.FromString(model)
-    parsed.trainer_spec.ClearField("seed_sentencepieces_file")
-    for piece in parsed.pieces:
-        piece.score = round(piece.score * 64) / 64
-    return parsed.SerializeToString(deterministic=True)
 
 
 def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:

@@ -335,7 +335,7 @@ def test_files_from_the_web_are_fetched_by_share_0(tmp_path, monkeypatch):
         place.parent.mkdir(exist_ok=True)
         _write(place, [_story(1)])
 
-    monkeypatch.setattr(source_files, "_download", None)  # would fail if it were called
+    monkeypatch.setattr(source_files.urllib.request, "urlopen", None)  # would fail if it were called
     monkeypatch.setattr(shares.time, "sleep", sleep)
     work = SharedWork(tmp_path / "run", "collect", Place(1, 2))
     planned = corpus_collect.plan(recipe, {}, tmp_path, work)

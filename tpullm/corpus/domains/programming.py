@@ -20,7 +20,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tpullm.corpus.document import Raw
 from tpullm.corpus.domains.packages import wording
@@ -202,13 +202,26 @@ def completions() -> list[Question]:
     made = []
     for family in wording("programming")["families"]:
         parts = [[Part(*part) for part in family[kind]] for kind in ("choices", "changes", "results")]
+        argument = family["argument"]
         for choice, change, result in itertools.product(*parts):
             condition = f" if {choice.code}" if choice.code else ""
             values = f"{change.code} for {family['each']} in {family['values']}{condition}"
             expression = result.code.format(values=values)
-            function = eval(f"lambda {family['argument']}: {expression}")  # our own words, all of them in the YAML file
+            function = eval(f"lambda {argument}: {expression}")  # our own words, all of them in the YAML file
             results = tuple(_python_literal(function(given)) for given in family["inputs"])
-            made.append((_completion_question(family, choice, change, result, expression, results), results))
+            name = "_".join(part.name for part in (result, change, choice) if part.name)
+            calls = [f"{name}({given!r})" for given in family["inputs"]]
+            asked = form_by_hash(wording("programming")["complete"], name)
+            if asked.isascii():
+                what = " ".join(part.english for part in (result, change, choice) if part.english)
+                says = f"Return {what} in {argument}."
+            else:
+                what = "の".join(part.japanese for part in (choice, change, result) if part.japanese)
+                says = f"{argument}の{what}を返す。"
+            prompt = f'def {name}({argument}):\n    """{says}\n\n    >>> {calls[0]}\n    {results[0]}\n    """\n'
+            tests = "".join(f"assert {call} == {value}\n" for call, value in zip(calls, results, strict=True))
+            answer, fields = (f"return {expression}",), {"prompt": prompt, "tests": tests}
+            made.append((Question(f"{asked}\n\n{prompt}", answer, "completion", name, fields), results))
     often = Counter(results for _, results in made)
     return [question for question, results in made if often[results] == 1]
 
@@ -216,22 +229,3 @@ def completions() -> list[Question]:
 def _python_literal(value: object) -> str:
     """A value as Python writes it; a set in sorted order, since Python's own order differs from run to run."""
     return f"{{{', '.join(map(repr, sorted(value)))}}}" if isinstance(value, set) else repr(value)
-
-
-def _completion_question(
-    family: dict[str, Any], choice: Part, change: Part, result: Part, expression: str, results: Sequence[str]
-) -> Question:
-    """The question for a combination: the right function returns `expression`, and `results` for the inputs."""
-    name = "_".join(part.name for part in (result, change, choice) if part.name)
-    calls = [f"{name}({given!r})" for given in family["inputs"]]
-    argument, asked = family["argument"], form_by_hash(wording("programming")["complete"], name)
-    if not asked.isascii():
-        what = "の".join(part.japanese for part in (choice, change, result) if part.japanese)
-        says = f"{argument}の{what}を返す。"
-    else:
-        what = " ".join(part.english for part in (result, change, choice) if part.english)
-        says = f"Return {what} in {argument}."
-    prompt = f'def {name}({argument}):\n    """{says}\n\n    >>> {calls[0]}\n    {results[0]}\n    """\n'
-    tests = "".join(f"assert {call} == {value}\n" for call, value in zip(calls, results, strict=True))
-    fields = {"prompt": prompt, "tests": tests}
-    return Question(f"{asked}\n\n{prompt}", (f"return {expression}",), "completion", name, fields)

@@ -178,8 +178,7 @@ def _encoding_of_label(label: str) -> str:
     """The encoding that a label means on the web; "" for any other word."""
     import webencodings
 
-    encoding = webencodings.lookup(label)
-    return encoding.name if encoding else ""
+    return getattr(webencodings.lookup(label), "name", "")
 
 
 def _byte_order_mark(data: bytes) -> str:

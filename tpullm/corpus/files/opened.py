@@ -79,13 +79,9 @@ def open_bytes(path: Path, by_content: bool = False) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             begin = file.read(8)
         suffix = next((suffix for magic, suffix in MAGIC.items() if begin.startswith(magic)), "")
-    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}.get(suffix)
-    if opener is None:
-        with open(path, "rb") as file:
-            yield file
-        return
+    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstandard}.get(suffix, open)
     with opener(path, "rb") as file:
-        yield io.BufferedReader(_Expanded(file.read1, path), BUFFER_BYTES)
+        yield file if opener is open else io.BufferedReader(_Expanded(file.read1, path), BUFFER_BYTES)
 
 
 class _Expanded(io.RawIOBase):

@@ -104,11 +104,19 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
 
     The main text is without menus (trafilatura, Barbaresi 2021), or all text if that is empty.
     """
+    from lxml import etree, html
     from trafilatura import extract as main_text
     from trafilatura import html2txt
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs an error for each page without a main text
-    tree = _page_tree(page)
+    # trafilatura would parse the page itself, but stops at elements nested 256 deep and loses the rest of the page.
+    # Pages that never close their elements are nested deeper.
+    settings = {"collect_ids": False, "remove_comments": True, "remove_pis": True, "default_doctype": False}
+    parser = html.HTMLParser(encoding="utf-8", huge_tree=True, **settings)
+    try:
+        tree = html.document_fromstring(_CONTROL.sub("", page).encode("utf-8", "replace"), parser=parser)
+    except etree.ParserError:  # nothing is in it
+        tree = html.document_fromstring("<html></html>")
     reserved = _training_reservation(tree.iter("meta"), headers)
     for anchor in list(tree.iter("a")):  # `<a id="x"/>` never ends in HTML, and makes a link of the text after it
         if not anchor.get("href"):
@@ -123,22 +131,6 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
     return [text, reserved]
 
 
-def _page_tree(page: str) -> Any:
-    """The tree of a page.
-
-    trafilatura would parse it itself, but stops at elements nested 256 deep and loses the rest of the page. Pages that
-    never close their elements are nested deeper.
-    """
-    from lxml import etree, html
-
-    settings = {"collect_ids": False, "remove_comments": True, "remove_pis": True, "default_doctype": False}
-    parser = html.HTMLParser(encoding="utf-8", huge_tree=True, **settings)
-    try:
-        return html.document_fromstring(_CONTROL.sub("", page).encode("utf-8", "replace"), parser=parser)
-    except etree.ParserError:  # nothing is in it
-        return html.document_fromstring("<html></html>")
-
-
 def _training_reservation(tags: Iterable[Any], headers: Sequence[Sequence[str]]) -> str:
     """Why a page may not be trained on: `noai`, `noimageai` or `tdm-reservation`; "" if nothing says so.
 
@@ -146,10 +138,9 @@ def _training_reservation(tags: Iterable[Any], headers: Sequence[Sequence[str]])
         tags: the `<meta>` elements of the page.
         headers: of the answer of its server: names and values.
     """
-    own = [
-        (tag.get("name") or tag.get("http-equiv") or tag.get("property") or "", tag.get("content", "")) for tag in tags
-    ]
-    own, server = ([(name.strip().lower(), value) for name, value in said] for said in (own, headers))
+    named = ((tag.get("name") or tag.get("http-equiv") or tag.get("property") or "", tag) for tag in tags)
+    own = [(name.strip().lower(), tag.get("content", "")) for name, tag in named]
+    server = [(name.strip().lower(), value) for name, value in headers]
     robots = [value for name, value in server if name == "x-robots-tag"]
     robots += [value for name, value in own if name == "x-robots-tag" or ROBOTS.fullmatch(name)]
     # The words of a line of directives, such as `otherbot: noindex, noai`.

@@ -58,22 +58,17 @@ def read_json_lines(path: Path, file: File, text_key: str) -> Iterator[Raw]:
             if line is not None and not line.strip():
                 continue
             where = f"line {number}" if not file.is_range else f"line at byte {place:,}"
-            if line is None:
-                problem = f"is longer than {opened.MOST_RECORD_BYTES >> 20} MiB"
-                yield Raw(dropped=TOO_LARGE, record=where, problem=problem)
-                continue
-            text = encodings.decode(line)
+            text = None if line is None else encodings.decode(line)
             if text is None:
-                yield Raw(dropped=NOT_UTF8.dropped, record=where)
+                problem = f"is longer than {opened.MOST_RECORD_BYTES >> 20} MiB" if line is None else ""
+                yield Raw(dropped=TOO_LARGE if line is None else NOT_UTF8.dropped, record=where, problem=problem)
                 continue
             try:
-                record = json.loads(text)
+                yield _record_document(json.loads(text), text_key, where)
             except ValueError as error:
                 yield _broken_record(where, f"is not JSON ({getattr(error, 'msg', error)})")
             except RecursionError:
                 yield _broken_record(where, "is not JSON (it is nested too deep)")
-            else:
-                yield _record_document(record, text_key, where)
 
 
 def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
@@ -128,9 +123,8 @@ def _record_document(record: Any, key: str, where: str) -> Raw:
     if not isinstance(record, dict) or key not in record:
         keys = one_line(", ".join(record), _KEYS_SHOWN) if isinstance(record, dict) else ""
         there = f"its keys are {keys}" if isinstance(record, dict) else "it is not an object"
-        return _broken_record(
-            where, f"has no {key!r}: {there}; set text_key of the source to the field that holds the text"
-        )
+        advice = "set text_key of the source to the field that holds the text"
+        return _broken_record(where, f"has no {key!r}: {there}; {advice}")
     text = record[key]
     if isinstance(text, bytes):  # as Parquet may have it
         text = text.decode("utf-8", "surrogateescape")
@@ -167,8 +161,6 @@ def facts_of(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _value_as_line(value: Any) -> str:
     """A value as one line; several values of a list side by side."""
-    if isinstance(value, str) and len(value) <= MOST_CHARACTERS and value.isascii() and value.isprintable():
-        return " ".join(value.split())  # nearly all
     values = value if isinstance(value, list) else [value]
     simple = [one for one in values[:20] if not isinstance(one, bool | list | Mapping | None)]
     texts = [one.decode("utf-8", "ignore") if isinstance(one, bytes) else str(one) for one in simple]

@@ -148,22 +148,18 @@ def find(source: Source, downloads: Path) -> Found:
             if file.path.resolve() not in apart
         ]
     total = sum(file.bytes for file in found)
-    read = _first_files_of_source(found, source) if 0 < source.bytes < total else found
-    return Found([*held_out, *read], skipped, len(found), total)
-
-
-def _first_files_of_source(found: list[File], source: Source) -> list[File]:
-    """`source.bytes` of the files: whole files in the order of the hash of their names, and a part of the last.
-
-    The order by hash makes the part of a folder a fair sample of it. The order by name would not.
-    """
+    if not 0 < source.bytes < total:
+        return Found([*held_out, *found], skipped, len(found), total)
+    # Whole files in the order of the hash of their names, and a part of the last: so the part of a folder is a fair
+    # sample of it. In the order of the names it would not be.
     left, chosen = source.bytes, {}
     for file in sorted(found, key=lambda file: hashlib.sha256(name_of(file, source).encode()).digest()):
         taken = min(left, file.bytes)
         if taken > 0:
             chosen[file.path] = dataclasses.replace(file, bytes=taken, is_part=taken < file.bytes)
             left -= taken
-    return [chosen[file.path] for file in found if file.path in chosen]
+    read = [chosen[file.path] for file in found if file.path in chosen]
+    return Found([*held_out, *read], skipped, len(found), total)
 
 
 def name_of(file: File, source: Source) -> str:
@@ -245,7 +241,8 @@ def files_below(folder: Path) -> list[tuple[Path, Any]]:
     """
     if storage.is_remote(folder):
         shown = [item for item in storage.remote().files(folder).items() if not _HIDDEN.search(item[0])]
-        return [(folder / name, status) for name, status in sorted(shown, key=lambda item: _folder_walk_key(item[0]))]
+        shown.sort(key=lambda item: (item[0].split("/")[:-1], item[0]))  # as `os.walk` has them
+        return [(folder / name, status) for name, status in shown]
     unreadable: list[OSError] = []
     found: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=unreadable.append):
@@ -253,12 +250,6 @@ def files_below(folder: Path) -> list[tuple[Path, Any]]:
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # they may lead in a circle
         found += [Path(parent, name) for name in sorted([*names, *links]) if not name.startswith(".")]
     return [(path, None) for path in [*found, *(Path(error.filename) for error in unreadable)]]
-
-
-def _folder_walk_key(name: str) -> list[tuple[bool, str]]:
-    """A sort key that puts the files of a folder before its subfolders, as `os.walk` does."""
-    *folders, file = name.split("/")
-    return [(True, part) for part in folders] + [(False, file)]
 
 
 def parts(files: Sequence[File]) -> list[tuple[tuple[File, ...], int]]:
@@ -307,28 +298,25 @@ def fetch(url: str, folder: Path) -> Path:
     A download that breaks off leaves no file, so the next run starts it again.
     """
     path = place(url, folder)
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        storage.remove_partials(folder)
-        with storage.atomic_file(path) as temporary:
-            _download(url, temporary)
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.remove_partials(folder)
+    with storage.atomic_file(path) as temporary:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "tpullm"})
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(temporary, "wb") as file:
+                shutil.copyfileobj(response, file)
+                expected = response.headers.get("Content-Length")
+        except urllib.error.HTTPError as error:
+            said = f"{error.code} {error.reason}"
+            raise UserError(f"{url}: the server answers {said}; correct the source's path") from None
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+            raise UserError(
+                f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}); check the address and the network, "
+                "or download it yourself and write the file's path in its place"
+            ) from None
+        if expected is not None and (size := temporary.stat().st_size) != int(expected):
+            broken = f"the download broke off after {size} of {expected} bytes"
+            raise UserError(f"{url}: {broken}; run the same command again")
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "tpullm"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(path, "wb") as file:
-            shutil.copyfileobj(response, file)
-            expected = response.headers.get("Content-Length")
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url}: the server answers {error.code} {error.reason}; correct the source's path") from None
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"{url}: cannot be downloaded ({reason}); check the address and the network, or download it yourself and "
-            "write the file's path in its place"
-        ) from None
-    size = path.stat().st_size
-    if expected is not None and size != int(expected):
-        raise UserError(f"{url}: the download broke off after {size} of {expected} bytes; run the same command again")

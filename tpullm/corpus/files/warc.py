@@ -131,9 +131,8 @@ def _page_of_record(about: Headers, data: bytes) -> Raw | None:
     """
     kind = header_value(about, "warc-type").lower()
     if kind == "conversion":  # plain text (WET)
-        text = encodings.decode(data)
         language = records.language(header_value(about, "warc-identified-content-language"))
-        return NOT_UTF8 if text is None else Raw(text, language)
+        return NOT_UTF8 if (text := encodings.decode(data)) is None else Raw(text, language)
     if kind == "resource":
         return _page_of_http_answer(data, header_value(about, "content-type"), ())
     if not header_value(about, "warc-target-uri").strip("<").lower().startswith(("http:", "https:")):
@@ -167,25 +166,18 @@ def _decoded_body(body: bytes, found: Headers) -> bytes:
     Crawlers join the chunks of a body or decode it, and leave the header: such a body stays as it is.
     """
     if "chunked" in header_value(found, "transfer-encoding").lower():
-        body = _joined_chunks(body)
+        parts, place = [], 0
+        while (match := _CHUNK.match(body, place)) and (size := int(match[1], 16)):
+            parts.append(body[match.end() : match.end() + size])
+            place = match.end() + size
+            place += 2 if body[place : place + 2] == b"\r\n" else body[place : place + 1] == b"\n"
+        body = b"".join(parts) if parts else body
     codings = [coding.strip().lower() for coding in header_value(found, "content-encoding").split(",")]
     for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
         body = _decompressed_body(body, coding, pages.MOST_PAGE_BYTES + 1)
         if len(body) > pages.MOST_PAGE_BYTES:
             break
     return body
-
-
-def _joined_chunks(body: bytes) -> bytes:
-    parts, place = [], 0
-    while match := _CHUNK.match(body, place):
-        size = int(match[1], 16)
-        if size == 0:
-            break
-        parts.append(body[match.end() : match.end() + size])
-        place = match.end() + size
-        place += 2 if body[place : place + 2] == b"\r\n" else body[place : place + 1] == b"\n"
-    return b"".join(parts) if parts else body
 
 
 def _decompressed_body(body: bytes, coding: str, most: int) -> bytes:

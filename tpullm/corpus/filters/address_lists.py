@@ -8,6 +8,7 @@ registered domain counts too; datatrove looks for these two alone.
 """
 
 import array
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -115,12 +116,9 @@ def _host_and_page(url: str) -> tuple[str, str]:
 
 def _normalized_host(name: str) -> str:
     name = name.lower().rstrip(".")
-    if name.isascii() or len(name) > LONGEST_HOST:
-        return name
-    try:
-        return name.encode("idna").decode("ascii")
-    except UnicodeError:
-        return name
+    with contextlib.suppress(UnicodeError):
+        return name if name.isascii() or len(name) > LONGEST_HOST else name.encode("idna").decode("ascii")
+    return name
 
 
 def _host_and_domains_above(host: str) -> Iterator[str]:
@@ -158,9 +156,7 @@ def is_listed(url: str) -> bool:
 
 def has_listed_words(url: str) -> bool:
     """Whether an address has a banned word, two soft ones, or a banned part of a word."""
-    banned, soft, parts = (
-        _listed_address_words(name) for name in ("banned_words", "soft_banned_words", "banned_subwords")
-    )
+    banned, soft, parts = map(_listed_address_words, ("banned_words", "soft_banned_words", "banned_subwords"))
     found, joined = set(NOT_ALPHANUMERIC.split(url)), _lower_alphanumeric(url)
     return not banned.isdisjoint(found) or len(soft & found) >= LEAST_SOFT_WORDS or any(map(joined.__contains__, parts))
 
@@ -172,9 +168,7 @@ def _lower_alphanumeric(text: str) -> str:
 @functools.cache
 def _listed_address_words(name: str) -> frozenset[str]:
     lines = (_address_list_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(
-        word for line in lines if line and not line.startswith("#") and (word := _lower_alphanumeric(line))
-    )
+    return frozenset(_lower_alphanumeric(line) for line in lines if not line.startswith("#")) - {""}
 
 
 @functools.cache

@@ -92,9 +92,12 @@ VERSION = re.compile(
 )
 BEFORE = 16  # characters that are looked at for such a word
 
-# The dashes and spaces that stand for a hyphen and a space.
-DASHES, SPACES = (0x2010, 0x2011, 0x2012, 0x2013, 0x2014, 0x2015, 0x2212, 0xFE63), (0xA0, 0x3000)
-WIDE, WIDE_OFFSET = (0xFF01, 0xFF5E), 0xFEE0  # full-width ASCII
+# What each character becomes, up to the last that is folded: full-width ASCII, the dashes and spaces that stand for a
+# hyphen and a space. uint32 [code points]
+_HALF_WIDTH = np.arange(0xFF5F, dtype=np.uint32)
+_HALF_WIDTH[0xFF01:] -= 0xFEE0
+_HALF_WIDTH[[*range(0x2010, 0x2016), 0x2212, 0xFE63]] = ord("-")
+_HALF_WIDTH[[0xA0, 0x3000]] = ord(" ")
 
 Piece = tuple[int, int, str]  # first character, end, replacement
 
@@ -130,10 +133,8 @@ def _is_noise(line: str) -> bool:
     if len(line) > LONGEST or not _is_of_menu(first[0].lower()):
         return False
     parts = PART.findall(line.lower())
-    if all(map(_is_of_menu, parts)):
-        return (
-            not _menu_words()[0].isdisjoint(parts) or len(parts) > 2 and all(map(str.isdecimal, parts))
-        )  # 1 2 3, but not 1984
+    if all(map(_is_of_menu, parts)):  # 1 2 3, but not 1984
+        return not _menu_words()[0].isdisjoint(parts) or len(parts) > 2 and all(map(str.isdecimal, parts))
     return BREADCRUMB.match(line) is not None and len(parts) > 1
 
 
@@ -184,18 +185,9 @@ def _half_width_ascii(text: str) -> str:
     """`text` with full-width ASCII, dashes and spaces as ASCII. Each is one character, so places stay."""
     if text.isascii():
         return text
-    points, folds = code_points(text), _half_width_table()  # 20 times as fast as translate
-    folded = np.where(points < len(folds), folds.take(points, mode="clip"), points)
+    points = code_points(text)  # 20 times as fast as translate
+    folded = np.where(points < len(_HALF_WIDTH), _HALF_WIDTH.take(points, mode="clip"), points)
     return folded.tobytes().decode("utf-32-le", "surrogatepass")
-
-
-@functools.cache
-def _half_width_table() -> np.ndarray:
-    """What each character becomes, up to the last that is folded: uint32 [code points]."""
-    folds = np.arange(WIDE[1] + 1, dtype=np.uint32)
-    folds[WIDE[0] :] -= WIDE_OFFSET
-    folds[list(DASHES)], folds[list(SPACES)] = ord("-"), ord(" ")
-    return folds
 
 
 def _mail_addresses(folded: str) -> Iterator[Piece]:
@@ -264,12 +256,8 @@ def _longest_phone_number(
     for count in range(len(groups), 0, -1):
         digits, end = [group[0] for group in groups[:count]], groups[count - 1].end()
         if is_number(digits) and not DECIMAL.fullmatch(match.string, match.start(), end):
-            most = AMERICAN_SUBSCRIBER if digits[0] == "1" else SUBSCRIBER
-            yield (
-                match.start(),
-                end,
-                _last_digits_zeroed(text[match.start() : end], min(most, sum(map(len, digits)) - kept)),
-            )
+            most = min(AMERICAN_SUBSCRIBER if digits[0] == "1" else SUBSCRIBER, sum(map(len, digits)) - kept)
+            yield match.start(), end, _last_digits_zeroed(text[match.start() : end], most)
             return
 
 

@@ -305,12 +305,10 @@ def c4(text: str, language: str) -> tuple[str, str]:
             if not reason:
                 kept.append(line)
         lines = kept
-    sentences = 0
-    for line in lines:
-        sentences += max(len(SENTENCE.findall(line)), 1)  # an empty line counts as one, as in datatrove
-        if sentences >= LEAST_SENTENCES:
-            return "", "\n".join(lines).strip()
-    return "too few sentences", text
+    # An empty line counts as one, as in datatrove.
+    counts = itertools.accumulate(max(len(SENTENCE.findall(line)), 1) for line in lines)
+    enough = any(count >= LEAST_SENTENCES for count in counts)
+    return ("", "\n".join(lines).strip()) if enough else ("too few sentences", text)
 
 
 @functools.cache

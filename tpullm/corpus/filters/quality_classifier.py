@@ -67,11 +67,9 @@ def learned(config: ClassifierConfig) -> Model:
     weights_B, bias = _fitted_classifier([*rest[0], *rest[1]], np.repeat([True, False], [len(rest[0]), len(rest[1])]))
     model = Model(weights_B, bias)
     good, bad = (np.mean([model.score(text) >= config.threshold for text in sorted(held)]) for held in held_out)
-    return dataclasses.replace(
-        model,
-        said=f"learned from {sum(map(len, rest))} examples; of {sum(map(len, held_out))} others it keeps {good:.1%} of "
-        f"the good and drops {1 - bad:.1%} of the bad",
-    )
+    counts = f"{sum(map(len, rest))} examples; of {sum(map(len, held_out))} others"
+    said = f"learned from {counts} it keeps {good:.1%} of the good and drops {1 - bad:.1%} of the bad"
+    return dataclasses.replace(model, said=said)
 
 
 def _example_pieces(path: str, key: str) -> dict[str, str]:
@@ -122,7 +120,13 @@ def _n_gram_buckets(text: str) -> Iterator[np.ndarray]:
 
 def _fitted_classifier(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndarray, float]:
     """The weights and the bias, where both kinds count alike however many examples they have."""
-    rows, columns, values = _bucket_frequencies(texts)
+    # The share of each bucket in the n-grams of each text, where it is not 0.
+    frequencies = []
+    for row, text in enumerate(texts):
+        found, counts = np.unique(np.concatenate(list(_n_gram_buckets(text))), return_counts=True)
+        share = (counts / max(counts.sum(), 1)).astype(np.float32)
+        frequencies.append((np.full(len(found), row, np.int32), found.astype(np.int32), share))
+    rows, columns, values = map(np.concatenate, zip(*frequencies, strict=True))
     share_E = np.where(is_good_E, 0.5 / is_good_E.sum(), 0.5 / (~is_good_E).sum())
     seen_B = np.bincount(columns, minlength=1 << BUCKETS_BITS) >= LEAST_SEEN
     weights_B, squares_B = np.zeros(1 << BUCKETS_BITS), np.full(1 << BUCKETS_BITS, 1e-12)
@@ -136,17 +140,6 @@ def _fitted_classifier(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndar
         weights_B -= LEARNING_RATE * gradient_B / np.sqrt(squares_B)
         bias -= LEARNING_RATE * errors_E.sum() / np.sqrt(square) / STEPS
     return weights_B.astype(np.float32), float(bias)
-
-
-def _bucket_frequencies(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The share of each bucket in the n-grams of each text, where it is not 0: rows, columns and values."""
-    rows, columns, values = [], [], []
-    for row, text in enumerate(texts):
-        found, counts = np.unique(np.concatenate(list(_n_gram_buckets(text))), return_counts=True)
-        rows.append(np.full(len(found), row, np.int32))
-        columns.append(found.astype(np.int32))
-        values.append((counts / max(counts.sum(), 1)).astype(np.float32))
-    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
 
 
 def _sigmoid(logits: np.ndarray | float) -> np.ndarray | float:

@@ -91,12 +91,8 @@ def unreadable(text: str) -> str:
     """Why `text` is not readable (`empty`, `broken encoding`); "" if it is. Every document is checked."""
     if not text.strip():
         return "empty"
-    if "\0" in text:
-        return "broken encoding"
-    if text.isascii():
-        return ""
-    is_broken = has_surrogate(text) or len(BROKEN.findall(text)) > MOST_BROKEN * len(text)
-    return "broken encoding" if is_broken else ""
+    is_marked = not text.isascii() and (has_surrogate(text) or len(BROKEN.findall(text)) > MOST_BROKEN * len(text))
+    return "broken encoding" if is_marked or "\0" in text else ""
 
 
 def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:

@@ -45,19 +45,6 @@ class Sentence(NamedTuple):
 # ---------------------------------------------------------------- sampling
 
 
-def _random_document(rng: np.random.Generator) -> str:
-    """One document: three to seven sentences without separators."""
-    uniforms = iter(rng.random(_UNIFORMS).tolist())
-    context, words = Context(MODES.pick(next(uniforms))), []
-    while True:
-        closes = next(uniforms) < closing_probability(context)
-        said = closing(context) if closes else outline(context).pick(next(uniforms))
-        words += wording(said, context.mode).pick(next(uniforms))
-        if closes:
-            return "".join(words)
-        context = advance(context, said)
-
-
 def documents(count: int, seed: int) -> Iterator[str]:
     """`count` independent documents. Fewer documents are the beginning of more, for the same seed.
 
@@ -67,7 +54,14 @@ def documents(count: int, seed: int) -> Iterator[str]:
     """
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        yield _random_document(rng)
+        uniforms = iter(rng.random(_UNIFORMS).tolist())
+        context, words, closes = Context(MODES.pick(next(uniforms))), [], False
+        while not closes:
+            closes = next(uniforms) < closing_probability(context)
+            said = closing(context) if closes else outline(context).pick(next(uniforms))
+            words += wording(said, context.mode).pick(next(uniforms))
+            context = advance(context, said)
+        yield "".join(words)
 
 
 # ---------------------------------------------------------------- probability
@@ -117,28 +111,21 @@ def derivation(text: str) -> tuple[float, list[Sentence], Context | None]:
     for surface in surfaces:
         if context is None:
             return NEVER, [], None
-        step, sentence, context = _next_sentence(context, surface)
-        if sentence is None:
+        end = closing_probability(context)
+        closings = closing_sentences(topic_of(context.last.focus), context.mode) if end > 0.0 else {}
+        if sentence := closings.get(surface):
+            probability, context = end, None
+        else:
+            sentence = _sentence_index().get(surface)
+            if sentence is None or sentence.mode != context.mode:
+                return NEVER, [], None
+            probability = (1.0 - end) * outline(context).probability.get(sentence.said, 0.0)
+            context = advance(context, sentence.said)
+        if probability == 0.0:
             return NEVER, [], None
-        total += step
+        total += math.log(probability) + sentence.log_share
         parsed.append(sentence)
     return total, parsed, context
-
-
-def _next_sentence(context: Context, surface: str) -> tuple[float, Sentence | None, Context | None]:
-    """Log-probability of the next sentence, that sentence, and the context after it."""
-    end = closing_probability(context)
-    if end > 0.0:
-        sentence = closing_sentences(topic_of(context.last.focus), context.mode).get(surface)
-        if sentence is not None:
-            return math.log(end) + sentence.log_share, sentence, None
-    sentence = _sentence_index().get(surface)
-    if sentence is None or sentence.mode != context.mode or end == 1.0:
-        return NEVER, None, None
-    probability = outline(context).probability.get(sentence.said, 0.0)
-    if probability == 0.0:
-        return NEVER, None, None
-    return math.log((1.0 - end) * probability) + sentence.log_share, sentence, advance(context, sentence.said)
 
 
 def log_probability(document: str) -> float:
@@ -150,18 +137,6 @@ def log_probability(document: str) -> float:
 # ---------------------------------------------------------------- entropy
 
 
-def _sentence_entropy(context: Context) -> float:
-    """Entropy in nats of the next sentence: whether it closes the document, its outline and its wording."""
-    end, total = closing_probability(context), 0.0
-    if 0.0 < end < 1.0:
-        total -= end * math.log(end) + (1.0 - end) * math.log(1.0 - end)
-    if end > 0.0:
-        total += end * wording(closing(context), context.mode).entropy
-    nexts = outline(context)
-    words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
-    return total + (1.0 - end) * (nexts.entropy + words)
-
-
 @cache
 def entropy() -> float:
     """Entropy of the distribution over documents in nats, by the chain rule over the Markov chain of contexts."""
@@ -169,12 +144,18 @@ def entropy() -> float:
     # The probability of each context after so many sentences, if the document has not ended.
     level = {Context(mode): probability for mode, probability in MODES.probability.items()}
     while level:
-        levels += [mass * _sentence_entropy(context) for context, mass in level.items()]
         after: dict[Context, float] = defaultdict(float)
         for context, mass in level.items():
-            left = mass * (1.0 - closing_probability(context))
-            if left > 0.0:
-                for said, probability in outline(context).probability.items():
-                    after[advance(context, said)] += left * probability
+            # Of the next sentence: whether it closes the document, its outline and its wording.
+            end, own, nexts = closing_probability(context), 0.0, outline(context)
+            if 0.0 < end < 1.0:
+                own -= end * math.log(end) + (1.0 - end) * math.log(1.0 - end)
+            if end > 0.0:
+                own += end * wording(closing(context), context.mode).entropy
+            words = math.fsum(p * wording(said, context.mode).entropy for said, p in nexts.probability.items())
+            levels.append(mass * (own + (1.0 - end) * (nexts.entropy + words)))
+            left = mass * (1.0 - end)
+            for said, probability in nexts.probability.items() if left > 0.0 else ():
+                after[advance(context, said)] += left * probability
         level = after
     return MODES.entropy + math.fsum(levels)

@@ -129,11 +129,6 @@ def outline(context: Context) -> Distribution[Outline]:
     return _next_outline(context.mode.past, context.weather_told, context.last)
 
 
-@cache
-def _next_outline(past: bool, weather_told: bool, last: Outline | None) -> Distribution[Outline]:
-    return Distribution(_first_outlines(past) if last is None else _following_outlines(past, weather_told, last))
-
-
 def _first_outlines(past: bool) -> dict[Outline, float]:
     result = {}
     for kind, probability in _FIRST_KIND[past].items():
@@ -148,7 +143,10 @@ def _first_outlines(past: bool) -> dict[Outline, float]:
     return result
 
 
-def _following_outlines(past: bool, weather_told: bool, last: Outline) -> dict[Outline, float]:
+@cache
+def _next_outline(past: bool, weather_told: bool, last: Outline | None) -> Distribution[Outline]:
+    if last is None:
+        return Distribution(_first_outlines(past))
     topic, result = topic_of(last.focus), {}
     if topic == "weather":
         for name, share in w.CLOTHES_FOR[last.focus].items():
@@ -165,7 +163,7 @@ def _following_outlines(past: bool, weather_told: bool, last: Outline) -> dict[O
         for name, share in _things_of_topic(next_topic, without=last.focus).items():
             for kind, kind_probability in kinds.items():
                 result[Outline(kind, name)] = left * probability * share * kind_probability
-    return result
+    return Distribution(result)
 
 
 def advance(context: Context, said: Outline) -> Context:

@@ -8,6 +8,7 @@ with an object or weather) that tuning never asks.
 that tuning on examples did not teach: rewards then ask for one polite sentence.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -33,66 +34,47 @@ def _polite_verb(verb: w.Verb, past: bool) -> str:
     return verb_form(verb, Mode(polite=True, past=past))
 
 
-def _knowledge_questions() -> Iterator[Question]:
-    """「昨日、リンゴをどうしましたか。」→「リンゴを食べました。」"""
+def _weather_words(weather: str, very: str = "") -> str:
+    return f"{very}{weather}天気" if weather in w.ADJECTIVES else weather
+
+
+def _questions() -> Iterator[Question]:
+    """All questions, one kind after the other."""
+    # 「昨日、リンゴをどうしましたか。」→「リンゴを食べました。」
     for name, thing in w.THINGS.items():
         for when, past in [("", False), *((when, past) for past, times in w.TIMES.items() for when in times)]:
             asked = f"{when}{name}をどう{_polite_verb(_DO, past)}か。"
             yield _tenki_question("knowledge", name, asked, f"{name}を{_polite_verb(thing.verb, past)}。")
-
-
-def _reading_questions() -> Iterator[Question]:
-    """「昨日、友達と公園で本を読んだ。どこで読みましたか。」→「公園で読みました。」"""
+    # 「昨日、友達と公園で本を読んだ。どこで読みましたか。」→「公園で読みました。」
     for name, thing in w.THINGS.items():
         verb = _polite_verb(thing.verb, past=True)
-        settings = [
-            (time, companion, where)
-            for time in w.TIMES[True]
-            for companion in w.COMPANIONS.get(thing.topic, ())  # none of clothes
-            for where in w.PLACES[thing.topic]
-            if companion and where
-        ]
-        by_hash = sorted(settings, key=lambda setting: number_by_hash("".join([name, *setting]).replace(" ", "")))
+        others = (filter(None, table.get(thing.topic, ())) for table in (w.COMPANIONS, w.PLACES))  # none of clothes
+        choices = itertools.product(w.TIMES[True], *others)
+        by_hash = sorted(choices, key=lambda setting: number_by_hash("".join([name, *setting]).replace(" ", "")))
         for time, companion, where in by_hash[:_READINGS_PER_THING]:
             statement = f"{time}{companion}{where}{name}を{thing.verb.past}。"
             asked = {"どこで": where, "誰と": companion, "いつ": time.removesuffix(" 、"), "何を": f"{name}を"}
             for word, answer in asked.items():
                 yield _tenki_question("reading", f"{word} {name}", f"{statement}{word}{verb}か。", f"{answer}{verb}。")
-
-
-def _liking_questions() -> Iterator[Question]:
-    """「リンゴが好きですか。」→「はい、リンゴを食べるのが好きです。」"""
+    # 「リンゴが好きですか。」→「はい、リンゴを食べるのが好きです。」
     for name, thing in w.THINGS.items():
         for who in ("", *(f"{subject}は" for subject in w.SUBJECTS if subject != "私")):
             answer = f"はい、{who}{name}を{thing.verb.dictionary}のが好きです。"
             yield _tenki_question("liking", name, f"{who}{name}が好きですか。", answer)
-
-
-def _weather_words(weather: str, very: str = "") -> str:
-    return f"{very}{weather}天気" if weather in w.ADJECTIVES else weather
-
-
-def _weather_questions() -> Iterator[Question]:
-    """「昨日はとても寒い天気だった。天気はどうでしたか。」→「とても寒い天気でした。」"""
+    # 「昨日はとても寒い天気だった。天気はどうでしたか。」→「とても寒い天気でした。」
     for weather in w.WEATHERS:
-        for very in w.VERY if weather in w.ADJECTIVES else ("",):
-            for day, past in _DAYS.items():
-                said, polite = _weather_words(weather, very), copula(Mode(polite=True, past=past))
-                asked = f"{day}は{said}{copula(Mode(polite=False, past=past))}。天気はどう{polite}か。"
-                yield _tenki_question("weather", f"{weather} {very} {day}", asked, f"{said}{polite}。")
-
-
-def _clothes_questions() -> Iterator[Question]:
-    """「今日は雨だ。どうしますか。」→「傘をさします。」: the most frequent answer, in 80 % of cases or more."""
+        for very, day in itertools.product(w.VERY if weather in w.ADJECTIVES else ("",), _DAYS):
+            said, polite = _weather_words(weather, very), copula(Mode(polite=True, past=_DAYS[day]))
+            asked = f"{day}は{said}{copula(Mode(polite=False, past=_DAYS[day]))}。天気はどう{polite}か。"
+            yield _tenki_question("weather", f"{weather} {very} {day}", asked, f"{said}{polite}。")
+    # 「今日は雨だ。どうしますか。」→「傘をさします。」: the most frequent answer, in 80 % of cases or more.
     for weather, clothes in w.CLOTHES_FOR.items():
         name = max(clothes, key=clothes.__getitem__)
-        for day, past in _DAYS.items():
-            for polite in (True, False):
-                told = f"{day}は{_weather_words(weather)}{copula(Mode(polite, past))}。"
-                answer = f"{name}を{_polite_verb(w.THINGS[name].verb, past)}。"
-                yield _tenki_question(
-                    "clothes", f"{weather} {polite} {day}", f"{told}どう{_polite_verb(_DO, past)}か。", answer
-                )
+        for (day, past), polite in itertools.product(_DAYS.items(), (True, False)):
+            told = f"{day}は{_weather_words(weather)}{copula(Mode(polite, past))}。"
+            answer = f"{name}を{_polite_verb(w.THINGS[name].verb, past)}。"
+            asked = f"{told}どう{_polite_verb(_DO, past)}か。"
+            yield _tenki_question("clothes", f"{weather} {polite} {day}", asked, answer)
 
 
 def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
@@ -104,13 +86,10 @@ def split_questions(held_out_fraction: float, seed: int) -> tuple[list[Question]
     if not 0.0 <= held_out_fraction <= 1.0:
         raise UserError(f"tenki questions: held_out_fraction is {held_out_fraction}: give a share from 0 to 1")
     parts: tuple[list[Question], list[Question]] = ([], [])
-    for of_kind in map(
-        list,
-        (_knowledge_questions(), _reading_questions(), _liking_questions(), _weather_questions(), _clothes_questions()),
-    ):
-        ranked = sorted(
-            {question.entity for question in of_kind}, key=lambda entity: number_by_hash(f"{seed} {entity}")
-        )
+    for _, questions in itertools.groupby(_questions(), key=lambda question: question.kind):
+        of_kind = list(questions)
+        entities = {question.entity for question in of_kind}
+        ranked = sorted(entities, key=lambda entity: number_by_hash(f"{seed} {entity}"))
         held_out = set(ranked[: round(held_out_fraction * len(ranked))])
         for question in of_kind:
             parts[question.entity in held_out].append(question)

@@ -56,39 +56,6 @@ def _weather_as_reason(weather: str, past: bool) -> str:
     return f"{weather} だっ た ので" if past else f"{weather} な ので"
 
 
-def _weather_wordings(weather: str, mode: Mode, day: str) -> dict[tuple[str, ...], float]:
-    """「今日はとても寒い天気ですね。」 A remark on today ends in ね; a report of the past does not."""
-    end = f"{copula(mode)} 。" if mode.past else f"{copula(mode)} ね 。"
-    parts = (w.VERY_WEATHER, weather, "天気") if weather in w.ADJECTIVES else (weather,)
-    return _word_sequences(f"{day} は", *parts, end)
-
-
-def _reason_wordings(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    joint = {weather: p * w.CLOTHES_FOR[weather].get(thing, 0.0) for weather, p in w.WEATHERS.items()}
-    reasons = {_weather_as_reason(weather, mode.past): p / clothes()[thing] for weather, p in joint.items() if p}
-    day = "昨日 は" if mode.past else "今日 は"
-    return _word_sequences(day, reasons, "、", thing, "を", verb_form(w.THINGS[thing].verb, mode), "。")
-
-
-def _action_wordings(opening: Part, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    topic, verb = w.THINGS[thing].topic, verb_form(w.THINGS[thing].verb, mode)
-    return _word_sequences(opening, w.COMPANIONS[topic], w.PLACES[topic], f"{thing} を {verb} 。")
-
-
-def _comment_wordings(opening: str, thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    return _word_sequences(opening, f"{thing} は", w.VERY, _adjective_forms(w.THINGS[thing].adjectives, mode), "。")
-
-
-def _liking_wordings(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    verb = w.THINGS[thing].verb.dictionary
-    return _word_sequences(w.SUBJECTS, f"は {thing} を {verb} の が", _adjective_forms(w.LIKES, mode), "。")
-
-
-def _feeling_wordings(thing: str, mode: Mode) -> dict[tuple[str, ...], float]:
-    verb, feelings = w.THINGS[thing].verb.dictionary, w.FEELINGS[w.THINGS[thing].topic]
-    return _word_sequences(f"{thing} を {verb} の は", _adjective_forms(feelings, mode), "。")
-
-
 def _closing_wordings(topic: str, mode: Mode) -> dict[tuple[str, ...], float]:
     if mode.past:
         return _word_sequences(w.VERY, w.DAYS[True][topic], f"一日 {copula(mode)} 。")
@@ -102,18 +69,32 @@ def _closing_wordings(topic: str, mode: Mode) -> dict[tuple[str, ...], float]:
 def wording(said: Outline, mode: Mode) -> Distribution[tuple[str, ...]]:
     """The distribution over the words of a sentence, punctuation marks included."""
     kind, focus = said
-    makers = {
-        Kind.WEATHER: lambda: _weather_wordings(focus, mode, "昨日" if mode.past else "今日"),
-        Kind.WEATHER_THEN: lambda: _weather_wordings(focus, mode, "その 日"),
-        Kind.BECAUSE: lambda: _reason_wordings(focus, mode),
-        Kind.SO: lambda: _word_sequences("だから 、", f"{focus} を {verb_form(w.THINGS[focus].verb, mode)} 。"),
-        Kind.ACTION_DATED: lambda: _action_wordings(w.TIMES[mode.past], focus, mode),
-        Kind.ACTION: lambda: _action_wordings("", focus, mode),
-        Kind.ACTION_LINKED: lambda: _action_wordings(w.LINKS, focus, mode),
-        Kind.LIKING: lambda: _liking_wordings(focus, mode),
-        Kind.FEELING: lambda: _feeling_wordings(focus, mode),
-        Kind.COMMENT_THAT: lambda: _comment_wordings("その", focus, mode),
-        Kind.COMMENT: lambda: _comment_wordings("", focus, mode),
-        Kind.CLOSING: lambda: _closing_wordings(focus, mode),
-    }
-    return Distribution(makers[kind]())
+    if kind is Kind.CLOSING:
+        return Distribution(_closing_wordings(focus, mode))
+    if kind in (Kind.WEATHER, Kind.WEATHER_THEN):
+        day = "その 日" if kind is Kind.WEATHER_THEN else "昨日" if mode.past else "今日"
+        weather = (w.VERY_WEATHER, focus, "天気") if focus in w.ADJECTIVES else (focus,)
+        # A remark on today ends in ね; a report of the past does not.
+        end = f"{copula(mode)} 。" if mode.past else f"{copula(mode)} ね 。"
+        return Distribution(_word_sequences(f"{day} は", *weather, end))
+    topic, verb = w.THINGS[focus].topic, w.THINGS[focus].verb
+    does = f"{focus} を {verb_form(verb, mode)} 。"
+    match kind:
+        case Kind.BECAUSE:
+            joint = {weather: p * w.CLOTHES_FOR[weather].get(focus, 0.0) for weather, p in w.WEATHERS.items()}
+            chances = {weather: p / clothes()[focus] for weather, p in joint.items() if p}
+            reasons = {_weather_as_reason(weather, mode.past): p for weather, p in chances.items()}
+            parts = ("昨日 は" if mode.past else "今日 は", reasons, "、", does)
+        case Kind.SO:
+            parts = ("だから 、", does)
+        case Kind.ACTION_DATED | Kind.ACTION | Kind.ACTION_LINKED:
+            openings = {Kind.ACTION_DATED: w.TIMES[mode.past], Kind.ACTION: "", Kind.ACTION_LINKED: w.LINKS}
+            parts = (openings[kind], w.COMPANIONS[topic], w.PLACES[topic], does)
+        case Kind.LIKING:
+            parts = (w.SUBJECTS, f"は {focus} を {verb.dictionary} の が", _adjective_forms(w.LIKES, mode), "。")
+        case Kind.FEELING:
+            parts = (f"{focus} を {verb.dictionary} の は", _adjective_forms(w.FEELINGS[topic], mode), "。")
+        case Kind.COMMENT_THAT | Kind.COMMENT:
+            adjectives = _adjective_forms(w.THINGS[focus].adjectives, mode)
+            parts = ("その" if kind is Kind.COMMENT_THAT else "", f"{focus} は", w.VERY, adjectives, "。")
+    return Distribution(_word_sequences(*parts))
