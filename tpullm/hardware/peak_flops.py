@@ -103,12 +103,10 @@ def _timed_trials(work: Callable[[], object]) -> Iterator[Trial]:
         waited, used, start = _seconds_without_core(), time.process_time(), time.perf_counter()
         work()
         seconds, used = time.perf_counter() - start, time.process_time() - used
-        trial = Trial(
-            seconds, share_waited(seconds, used, None if waited is None else _seconds_without_core() - waited)
-        )
-        yield trial
+        waiting = share_waited(seconds, used, None if waited is None else _seconds_without_core() - waited)
+        yield Trial(seconds, waiting)
         done += 1
-        if trial.waiting > MOST_WAITING:
+        if waiting > MOST_WAITING:
             time.sleep(PAUSE_SECONDS)
 
 
@@ -133,12 +131,8 @@ def _seconds_without_core() -> float | None:
     """
     if not Path("/proc/self/schedstat").exists():
         return None
-    stolen = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8])
-    return sum(map(_thread_delay, Path("/proc/self/task").iterdir())) / 1e9 + stolen / os.sysconf("SC_CLK_TCK")
-
-
-def _thread_delay(task: Path) -> int:
-    """Nanoseconds that a thread has waited for a core (Documentation/scheduler/sched-stats.rst)."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
-        return int((task / "schedstat").read_text(encoding="ascii").split()[1])
-    return 0
+    stolen, delays = int(Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[8]), 0
+    for task in Path("/proc/self/task").iterdir():  # nanoseconds (Documentation/scheduler/sched-stats.rst)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            delays += int((task / "schedstat").read_text(encoding="ascii").split()[1])
+    return delays / 1e9 + stolen / os.sysconf("SC_CLK_TCK")

@@ -150,7 +150,11 @@ def _tpu_slices(generation: str, shape: tuple[int, ...], count: int, text: str) 
     if math.prod(shape) > of.largest:
         raise UserError(f"topology: {text} has {math.prod(shape)} chips a slice; {generation} has at most {of.largest}")
     if not _slice_exists(of, shape):
-        nearest = " or ".join("x".join(map(str, other)) for other in _nearest_slice_shapes(of, shape))
+        # The two existing slices whose numbers of chips are nearest.
+        cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
+        there = [*of.small, *(cube for cube in cubes if _slice_exists(of, cube) and math.prod(cube) <= of.largest)]
+        there.sort(key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))
+        nearest = " or ".join("x".join(map(str, other)) for other in there[:2])
         raise UserError(f"topology: {text}: there is no such slice of {generation}; the nearest are {nearest}")
     return Slices(generation, shape, count)
 
@@ -159,13 +163,6 @@ def _slice_exists(of: SliceShapes, shape: tuple[int, ...]) -> bool:
     """Small slices are listed. Larger slices of a three-dimensional torus are whole cubes, the longest side last."""
     cubes = of.dimensions == 3 and all(size % of.wraps == 0 for size in shape)
     return shape in of.small or (cubes and list(shape) == sorted(shape))
-
-
-def _nearest_slice_shapes(of: SliceShapes, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The two existing slices whose numbers of chips are nearest."""
-    cubes = product(range(of.wraps, 33, of.wraps), repeat=3) if of.dimensions == 3 else ()
-    there = [*of.small, *(cube for cube in cubes if _slice_exists(of, cube) and math.prod(cube) <= of.largest)]
-    return sorted(there, key=lambda other: (abs(math.log(math.prod(other) / math.prod(shape))), max(other)))[:2]
 
 
 def _gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -> GpuHosts:
@@ -177,8 +174,9 @@ def _gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -
     most, domain = max(gpu.of_host), gpu.domain
     hosts, own = shape if len(shape) == 2 else (1, shape[0])
     if count != 1 or len(shape) > 2 or hosts < 1:
-        such = f"{generation}:{most} or {generation}:2x{most}"
-        raise UserError(f"topology: {text} is not GPUS or HOSTSxGPUS, such as {such}")
+        raise UserError(
+            f"topology: {text} is not GPUS or HOSTSxGPUS, such as {generation}:{most} or {generation}:2x{most}"
+        )
     if own not in gpu.of_host or (hosts > 1 and own != most):
         sizes = ", ".join(map(str, gpu.of_host))
         several = f"; several hosts have {most} each" if hosts > 1 else ""

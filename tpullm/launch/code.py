@@ -44,15 +44,27 @@ def wheel() -> Wheel:
     files = {f"tpullm/{name}": path.read_bytes() for name, path in _package_files().items()}
     if CONSTRAINTS.exists():
         files["tpullm/constraints.txt"] = CONSTRAINTS.read_bytes()
-    version = f"{tpullm.__version__}+{_hash_of_files(files)}"
-    about = f"tpullm-{version}.dist-info"
-    files[f"{about}/METADATA"] = _wheel_metadata(version)
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    version = f"{tpullm.__version__}+{digest.hexdigest()[:12]}"
+    about, installed = f"tpullm-{version}.dist-info", metadata.metadata("tpullm")
+    lines = ["Metadata-Version: 2.1", "Name: tpullm", f"Version: {version}"]
+    for key in ("Requires-Python", "Provides-Extra", "Requires-Dist"):
+        lines += [f"{key}: {value}" for value in installed.get_all(key) or []]
+    files[f"{about}/METADATA"] = ("\n".join(lines) + "\n").encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tpullm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{about}/entry_points.txt"] = b"[console_scripts]\ntpullm = tpullm.cli.main:entry\n"
     # RECORD may leave out hashes; pip checks only those that are there.
     names = [*sorted(files), f"{about}/RECORD"]
     files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in names).encode()
-    return Wheel(f"tpullm-{version}-py3-none-any.whl", _zipped_files(files))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # versions of zlib compress differently
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name)  # dated 1980
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name])
+    return Wheel(f"tpullm-{version}-py3-none-any.whl", buffer.getvalue())
 
 
 def _package_files() -> dict[str, Path]:
@@ -98,29 +110,3 @@ def _names_from_git(folder: Path, *words: str) -> list[str]:
     except FileNotFoundError:
         return []
     return [] if done.returncode else [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-
-
-def _hash_of_files(files: dict[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, content in sorted(files.items()):
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:12]
-
-
-def _wheel_metadata(version: str) -> bytes:
-    """Name, version, and the requirements of the installed package."""
-    installed = metadata.metadata("tpullm")
-    lines = ["Metadata-Version: 2.1", "Name: tpullm", f"Version: {version}"]
-    for key in ("Requires-Python", "Provides-Extra", "Requires-Dist"):
-        lines += [f"{key}: {value}" for value in installed.get_all(key) or []]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _zipped_files(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # versions of zlib compress differently
-        for name in sorted(files):
-            entry = zipfile.ZipInfo(name)  # dated 1980
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, files[name])
-    return buffer.getvalue()

@@ -8,6 +8,7 @@ attempt: the other hosts can only wait without it, and waiting costs as much as 
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -15,11 +16,10 @@ from typing import Any
 
 from tpullm.hardware import machines
 from tpullm.hardware.chips import CHIPS
-from tpullm.hardware.machines import Machine
 from tpullm.launch import google_api, gpu_network
 from tpullm.launch import job as jobs
 from tpullm.launch.google_api import GROUP, POLICY, TEMPLATE, ComputeKind, Request
-from tpullm.launch.job import RUN_LABEL, Job, LaunchConfig
+from tpullm.launch.job import RUN_LABEL, Job
 from tpullm.launch.watch import Resource, State, by_attempt
 from tpullm.system.errors import UserError
 
@@ -38,27 +38,22 @@ def check(job: Job) -> None:
             f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
         )
     jobs.require(config, "compute", "project", "zone", "machine")
-    machine = machines.find(config.machine)
+    machine, nodes = job.machine, config.nodes
     if job.verb in jobs.SHARING:
         raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
     jobs.check_cloud(job)
     machines.check_provisioning(machine, config.provisioning)
     gpu_network.check(config)
-    _check_slice(machine, config.nodes)
+    if _is_slice(job):
+        chip = CHIPS[machine.tpu]
+        if machine.chips != chip.chips_per_host:
+            told = "is a slice by itself; several machines need one with 4 chips (…-4t)"
+            raise UserError(f"machine: {machine.name} {told}")
+        topologies = chip.compute_engine.topologies
+        if machine.chips * nodes not in topologies:
+            sizes = ", ".join(str(chips // machine.chips) for chips in topologies)
+            raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
     jobs.check_mesh(job)
-
-
-def _check_slice(machine: Machine, nodes: int) -> None:
-    """Several machines with TPUs form one slice. Its machines must have four chips each."""
-    if not machine.tpu or nodes == 1:
-        return
-    chip = CHIPS[machine.tpu]
-    if machine.chips != chip.chips_per_host:
-        raise UserError(f"machine: {machine.name} is a slice by itself; several machines need one with 4 chips (…-4t)")
-    topologies = chip.compute_engine.topologies
-    if machine.chips * nodes not in topologies:
-        sizes = ", ".join(str(chips // machine.chips) for chips in topologies)
-        raise UserError(f"nodes: no slice of {machine.tpu} has {nodes} machines; there are {sizes}")
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
@@ -68,23 +63,20 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     properties = {"name": name, "properties": _machine_properties(job, attempt)}
     template = TEMPLATE.insert(_scope_path(job), request_id("template"), properties)
     group = GROUP.insert(_scope_path(job, "zones"), request_id("group"), _instance_group(job, attempt))
-    if _is_slice(job):
-        return [
-            POLICY.insert(_scope_path(job, "regions"), request_id("policy"), _slice_policy(job, attempt)),
-            template,
-            group,
-        ]
-    names = [f"{name}-{index}" for index in range(config.nodes)]
-    return [
-        template,
-        group,
-        google_api.create_instances(_scope_path(job, "zones"), name, request_id("machines"), names),
-    ]
+    if not _is_slice(job):
+        names = [f"{name}-{index}" for index in range(config.nodes)]
+        created = google_api.create_instances(_scope_path(job, "zones"), name, request_id("machines"), names)
+        return [template, group, created]
+    shape = CHIPS[job.machine.tpu].compute_engine.topologies[job.machine.chips * config.nodes]
+    workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
+    # A policy has no labels, so its description holds the hash of the run directory.
+    policy = {"name": name, "description": job.run_hash, "workloadPolicy": workload}
+    return [POLICY.insert(_scope_path(job, "regions"), request_id("policy"), policy), template, group]
 
 
 def _is_slice(job: Job) -> bool:
-    """Whether the machines form one TPU slice."""
-    return bool(machines.find(job.config.machine).tpu) and job.config.nodes > 1
+    """Whether the machines form one TPU slice: several machines, which must have four chips each."""
+    return bool(job.machine.tpu) and job.config.nodes > 1
 
 
 def _scope_path(job: Job, place: str = "") -> str:
@@ -93,26 +85,23 @@ def _scope_path(job: Job, place: str = "") -> str:
     return f"projects/{job.config.project}/{where.get(place, 'global')}"
 
 
-def _slice_policy(job: Job, attempt: int) -> dict[str, Any]:
-    """The shape of a slice. A policy has no labels, so its description holds the hash of the run directory."""
-    machine = machines.find(job.config.machine)
-    shape = CHIPS[machine.tpu].compute_engine.topologies[machine.chips * job.config.nodes]
-    workload = {"type": "HIGH_THROUGHPUT", "acceleratorTopology": shape}
-    return {"name": job.attempt_name(attempt), "description": job.run_hash, "workloadPolicy": workload}
-
-
 def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
     """The properties of each machine."""
-    config = job.config
+    config, fabric = job.config, gpu_network.used(job.config)
     email = {"email": config.service_account or "default"}
+    network = {"nicType": "GVNIC"} | (config.network_paths or {"network": "global/networks/default"})
+    external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]} if config.external_ip else {}
+    first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"  # the hosts of a slice find their own places
+    metadata = job.metadata(attempt) | {"tpullm-place": json.dumps({"hosts": str(config.nodes), "first": first})}
+    metadata |= {"tpullm-gpudirect": f"{fabric.transport} {fabric.cards}"} if fabric else {}
     properties: dict[str, Any] = {
         "machineType": config.machine,
         "labels": job.labels(attempt),
         "disks": [_boot_disk(job)],
-        "networkInterfaces": [_machine_network(job), *gpu_network.interfaces(config)],
+        "networkInterfaces": [network | external, *gpu_network.interfaces(config)],
         "serviceAccounts": [email | {"scopes": job.scopes}],
-        "scheduling": _machine_scheduling(config),
-        "metadata": {"items": [{"key": key, "value": value} for key, value in _machine_metadata(job, attempt).items()]},
+        "scheduling": _machine_scheduling(job),
+        "metadata": {"items": [{"key": key, "value": value} for key, value in metadata.items()]},
     }
     if config.reservation:
         properties["reservationAffinity"] = {
@@ -124,42 +113,26 @@ def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _boot_disk(job: Job) -> dict[str, Any]:
-    machine = machines.find(job.config.machine)
+    machine = job.machine
     tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
     image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
-    disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)}
-    if machine.disk:
-        disk["diskType"] = machine.disk
+    kind = {"diskType": machine.disk} if machine.disk else {}
+    disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)} | kind
     return {"boot": True, "autoDelete": True, "initializeParams": disk}
 
 
-def _machine_network(job: Job) -> dict[str, Any]:
-    interface = {"nicType": "GVNIC"} | (job.config.network_paths or {"network": "global/networks/default"})
-    external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]}
-    return interface | (external if job.config.external_ip else {})
-
-
-def _machine_scheduling(config: LaunchConfig) -> dict[str, Any]:
+def _machine_scheduling(job: Job) -> dict[str, Any]:
     """A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does.
 
     A group's machine is deleted then (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The
     action holds for a spot machine that is taken back, too: that one is then missing.
     """
-    limit = {"maxRunDuration": {"seconds": str(config.max_seconds)}, "instanceTerminationAction": "DELETE"}
-    spot = config.provisioning == "spot"
-    bound = config.provisioning == "reserved" and machines.find(config.machine).reservation_bound
+    limit = {"maxRunDuration": {"seconds": str(job.config.max_seconds)}, "instanceTerminationAction": "DELETE"}
+    spot = job.config.provisioning == "spot"
+    bound = job.config.provisioning == "reserved" and job.machine.reservation_bound
     model = "SPOT" if spot else "RESERVATION_BOUND" if bound else "STANDARD"
     restart = {"provisioningModel": model, "automaticRestart": not spot}
     return restart | limit | {"onHostMaintenance": "TERMINATE"}
-
-
-def _machine_metadata(job: Job, attempt: int) -> dict[str, str]:
-    """The metadata of a machine. The machines of a slice find their places by themselves."""
-    first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"
-    place = json.dumps({"hosts": str(job.config.nodes), "first": first})
-    fabric = gpu_network.used(job.config)
-    gpudirect = {"tpullm-gpudirect": f"{fabric.transport} {fabric.cards}"} if fabric else {}
-    return job.metadata(attempt) | {"tpullm-place": place} | gpudirect
 
 
 def _instance_group(job: Job, attempt: int) -> dict[str, Any]:
@@ -182,11 +155,9 @@ def _instance_group(job: Job, attempt: int) -> dict[str, Any]:
 def observe(job: Job) -> Sequence[Resource]:
     """All attempts with a group, a template or a policy."""
     pattern = re.escape(job.name) + "-[0-9]+"
-    groups, *others = (kind.list(scope, pattern) for kind, scope in _resource_kinds(job))
-    found = {each["name"]: each for each in (*groups, *(each for listed in others for each in listed))}
-    return by_attempt(
-        job, found.values(), functools.partial(_instance_group_resource, {group["name"] for group in groups})
-    )
+    listed = [kind.list(scope, pattern) for kind, scope in _resource_kinds(job)]
+    found, groups = {each["name"]: each for each in itertools.chain(*listed)}, {group["name"] for group in listed[0]}
+    return by_attempt(job, found.values(), functools.partial(_instance_group_resource, groups))
 
 
 def _resource_kinds(job: Job) -> list[tuple[ComputeKind, str]]:
@@ -200,7 +171,7 @@ def _instance_group_resource(groups: set[str], job: Job, attempt: int, found: di
     members = google_api.instances(_scope_path(job, "zones"), name) if name in groups else []
     state, reason, permanent = _state_of_machines(job, members)
     at_work = sum(member.get("instanceStatus") in ("PROVISIONING", "STAGING", "RUNNING") for member in members)
-    dollars = machines.find(job.config.machine).dollars_of(at_work)
+    dollars = job.machine.dollars_of(at_work)
     # Only a template has labels; the description of another resource holds the hash of the run directory.
     owner = found.get("properties", {}).get("labels", {}).get(RUN_LABEL, found.get("description", ""))
     return Resource(name, attempt, state, owner, reason, permanent, dollars)
@@ -214,9 +185,8 @@ def _state_of_machines(job: Job, members: list[dict[str, Any]]) -> tuple[State, 
         return State.DELETING, "", False
     if any(member.get("instanceStatus") in GONE for member in members):
         return State.PREEMPTED, "", False
-    errors = [
-        error for member in members for error in member.get("lastAttempt", {}).get("errors", {}).get("errors", [])
-    ]
+    tries = [member.get("lastAttempt", {}) for member in members]
+    errors = [error for each in tries for error in each.get("errors", {}).get("errors", [])]
     for error in errors:
         if not any(word in error.get("code", "") for word in NO_CAPACITY):
             return State.FAILED, f"{error.get('code')}: {google_api.one_line(error.get('message', ''))}", True

@@ -136,26 +136,26 @@ def refusal(request: Request, status: int, message: str) -> Exception:
         return Missing(message)
     if status == 409:
         return Exists(message)
-    if status == 429 and "quota" in message.lower() and not _is_rate_quota(message):
+    if status == 429 and _is_quota(message):
         return quota_error(message)
     if status in (408, 429) or status >= 500 or (status == 400 and "not ready" in message):
         return TryAgain(f"{request.host}: {status} {message}")
     if status == 401:
         return UserError(f"Google credentials: refused ({message}); {LOGIN}")
     if status == 403:
-        where = "docs/en/google-cloud.md names the APIs and roles that are needed"
-        return UserError(f"{request.call}: not allowed ({message}); {where}")
+        message = f"not allowed ({message}); docs/en/google-cloud.md names the APIs and roles that are needed"
+        return UserError(f"{request.call}: {message}")
     return UserError(f"{request.call}: refused ({message})")
 
 
 def is_permanent(code: int, message: str) -> bool:
     """Whether an error with this RPC code would come again: no permission, no such resource, no quota."""
-    quota = code == 8 and "quota" in message.lower() and not _is_rate_quota(message)
-    return quota or code in (3, 5, 7, 9, 12, 16)
+    return (code == 8 and _is_quota(message)) or code in (3, 5, 7, 9, 12, 16)
 
 
-def _is_rate_quota(message: str) -> bool:
-    return "per minute" in message.lower() or "RATE_LIMIT" in message
+def _is_quota(message: str) -> bool:
+    """Whether a quota is used up that does not come back by itself, as those of requests a minute do."""
+    return "quota" in message.lower() and "per minute" not in message.lower() and "RATE_LIMIT" not in message
 
 
 def quota_error(message: str) -> UserError:

@@ -47,8 +47,7 @@ def check(job: Job) -> None:
         key, word = ("accelerator", config.accelerator) if config.accelerator else ("machine", config.machine)
         raise UserError(f"{key}: {word} is a TPU, and Google Batch has none; launch it on tpu-vm (or compute)")
     jobs.require(config, "batch", "project", "zone", "machine")
-    machine = machines.find(config.machine)
-    machines.check_provisioning(machine, config.provisioning)
+    machines.check_provisioning(job.machine, config.provisioning)
     if config.gpu_network:
         raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
     for source, mount in config.volumes.items():
@@ -60,7 +59,7 @@ def check(job: Job) -> None:
     if job.verb == "evaluate" and config.nodes > 1:
         raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
     if job.verb in jobs.SHARING:
-        if machine.gpus and job.verb != "evaluate":
+        if job.machine.gpus:
             raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
         return
     jobs.check_mesh(job)
@@ -95,21 +94,20 @@ def body(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def _batch_task(job: Job, attempt: int) -> dict[str, Any]:
-    machine = machines.find(job.config.machine)
     policy = {"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}
-    task: dict[str, Any] = {
+    cpus, memory = f"{job.machine.vcpus * 1000}", f"{job.machine.memory_gib * 1024}"
+    volumes = [_mounted_volume(*pair) for pair in job.config.volumes.items()]
+    return {
         "runnables": [_batch_runnable(job, attempt)],
-        "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
+        "computeResource": {"cpuMilli": cpus, "memoryMib": memory},
         "maxRunDuration": f"{job.config.max_seconds}s",
         "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
         "lifecyclePolicies": [policy],
-    }
-    return task | (
-        {"volumes": [_mounted_volume(*pair) for pair in job.config.volumes.items()]} if job.config.volumes else {}
-    )
+    } | ({"volumes": volumes} if volumes else {})
 
 
 def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
+    """The start-up script on the machine, or in an image. That has the machine's network: hosts files name machines."""
     attributes = job.metadata(attempt)
     text = attributes.pop("startup-script")
     variables = {key.upper().replace("-", "_"): value for key, value in attributes.items() if value}
@@ -117,22 +115,12 @@ def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
     if not job.config.image:
         return runnable | {"script": {"text": text}}
     variables |= {"TPULLM_PYTHON": job.config.python or "python"}
-    return runnable | {"container": _script_in_container(job, text)}
-
-
-def _script_in_container(job: Job, text: str) -> dict[str, Any]:
-    """The start-up script in an image. It has the machine's network: the hosts file names machines."""
-    gpus = " --gpus all" if machines.find(job.config.machine).gpus else ""
-    container = {
-        "imageUri": job.config.image,
-        "entrypoint": "/bin/sh",
-        "commands": ["-c", text],
-        "options": f"--network host{gpus}",
-    }
+    options = f"--network host{' --gpus all' if job.machine.gpus else ''}"
+    container = {"imageUri": job.config.image, "entrypoint": "/bin/sh", "commands": ["-c", text], "options": options}
     volumes = [f"{mount}:{mount}" for mount in job.config.volumes.values()]
     if job.verb in jobs.JOINING and job.config.nodes > 1:
         volumes.append(f"{HOSTS_FILE}:{HOSTS_FILE}:ro")
-    return container | ({"volumes": volumes} if volumes else {})
+    return runnable | {"container": container | ({"volumes": volumes} if volumes else {})}
 
 
 def _mounted_volume(source: str, mount: str) -> dict[str, Any]:
@@ -145,28 +133,21 @@ def _mounted_volume(source: str, mount: str) -> dict[str, Any]:
 
 
 def _allocation_policy(job: Job, attempt: int) -> dict[str, Any]:
-    config = job.config
-    machine = machines.find(config.machine)
+    config, machine = job.config, job.machine
     bound = config.provisioning == "reserved" and machine.reservation_bound
-    policy: dict[str, Any] = {
+    policy = {
         "machineType": config.machine,
         "provisioningModel": "RESERVATION_BOUND" if bound else PROVISIONING[config.provisioning],
         "bootDisk": {"sizeGb": str(config.disk_gb)} | ({"type": machine.disk} if machine.disk else {}),
-    }
-    if config.reservation:
-        policy["reservation"] = config.reservation
-    instance: dict[str, Any] = {"policy": policy}
-    if machine.gpus:
-        instance["installGpuDrivers"] = True
+    } | ({"reservation": config.reservation} if config.reservation else {})
     email = {"email": config.service_account} if config.service_account else {}
-    allocation: dict[str, Any] = {
+    interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})
+    return {
         "location": {"allowedLocations": [f"zones/{config.zone}"]},
-        "instances": [instance],
+        "instances": [{"policy": policy} | ({"installGpuDrivers": True} if machine.gpus else {})],
         "serviceAccount": email | {"scopes": job.scopes},
         "labels": job.labels(attempt),
-    }
-    interface = config.network_paths | ({} if config.external_ip else {"noExternalIpAddress": True})
-    return allocation | ({"network": {"networkInterfaces": [interface]}} if interface else {})
+    } | ({"network": {"networkInterfaces": [interface]}} if interface else {})
 
 
 def observe(job: Job) -> Sequence[Resource]:
@@ -183,14 +164,22 @@ def _batch_job_resource(job: Job, attempt: int, found: dict[str, Any]) -> Resour
         state = State.PREEMPTED
     counts = status.get("taskGroups", {}).get("group0", {}).get("counts", {})
     at_work = sum(int(counts.get(name, 0)) for name in ("ASSIGNED", "RUNNING")) if state is State.ACTIVE else 0
+    # Why it failed, or why it waits (no quota, no machines): the last such event, in Batch's words.
+    events = status.get("statusEvents", [])
+    if state is State.FAILED:
+        events = [cause] if cause else events
+    elif state in (State.WAITING, State.PROVISIONING):
+        events = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
+    else:
+        events = []
     return Resource(
         name=found["name"],
         attempt=attempt,
         state=state,
         run=found.get("labels", {}).get(RUN_LABEL, ""),
-        reason=_failing_or_waiting_reason(status.get("statusEvents", []), cause, state),
+        reason=google_api.one_line(events[-1].get("description", "")) if events else "",
         permanent=state is State.FAILED and code != 0,
-        dollars_an_hour=machines.find(job.config.machine).dollars_of(at_work),
+        dollars_an_hour=job.machine.dollars_of(at_work),
     )
 
 
@@ -213,17 +202,6 @@ def _first_failed_event(name: str) -> dict[str, Any]:
 
 def _task_exit_code(event: dict[str, Any]) -> int:
     return event.get("taskExecution", {}).get("exitCode", 0)
-
-
-def _failing_or_waiting_reason(events: list[dict[str, Any]], cause: dict[str, Any], state: State) -> str:
-    """Why the job failed, or why it waits (no quota, no machines): the last such event, in Batch's words."""
-    if state is State.FAILED:
-        chosen = [cause] if cause else events
-    elif state in (State.WAITING, State.PROVISIONING):
-        chosen = [event for event in events if event.get("type") == "OPERATIONAL_INFO"]
-    else:
-        chosen = []
-    return google_api.one_line(chosen[-1].get("description", "")) if chosen else ""
 
 
 def delete(job: Job, resource: Resource) -> None:

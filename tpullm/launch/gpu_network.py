@@ -56,13 +56,10 @@ def interfaces(config: LaunchConfig) -> list[dict[str, Any]]:
     fabric = used(config)
     if not fabric:
         return []
-    name, kind = config.gpu_network, "MRDMA" if fabric.transport == RDMA else "GVNIC"
-    host = [_card_interface(config, f"{name}-host", "GVNIC")] if fabric.transport == RDMA else []
-    return host + [_card_interface(config, f"{name}-{card}", kind) for card in range(fabric.cards)]
-
-
-def _card_interface(config: LaunchConfig, subnetwork: str, kind: str) -> dict[str, Any]:
-    return {"nicType": kind, "subnetwork": f"regions/{config.region}/subnetworks/{subnetwork}"}
+    kinds = {"host": "GVNIC"} if fabric.transport == RDMA else {}
+    kinds |= dict.fromkeys(range(fabric.cards), "MRDMA" if fabric.transport == RDMA else "GVNIC")
+    subnetwork = f"regions/{config.region}/subnetworks/{config.gpu_network}"
+    return [{"nicType": kind, "subnetwork": f"{subnetwork}-{card}"} for card, kind in kinds.items()]
 
 
 def requests(config: LaunchConfig) -> Sequence[Request]:

@@ -183,6 +183,11 @@ class Job:
         return f"{self.folder}/jobs/{storage.hash_json(self.spec())[:12]}.json"
 
     @property
+    def machine(self) -> machines.Machine:
+        """The machine type; `UserError` if there is none of that name."""
+        return machines.find(self.config.machine)
+
+    @property
     def hosts(self) -> int:
         """Machines of one attempt. Each reports how the verb ended."""
         config = self.config
@@ -200,7 +205,7 @@ class Job:
         config = self.config
         if config.accelerator:
             return machines.find_slice(config.accelerator).dollars_an_hour * config.slices
-        return machines.find(config.machine).dollars_of(config.nodes)
+        return self.machine.dollars_of(config.nodes)
 
     def attempt_name(self, attempt: int) -> str:
         """The name of an attempt's resources. Each attempt has its own, so a late request cannot hit another one."""
@@ -233,14 +238,13 @@ class Job:
             "recipe": recipes.dump(self.recipe),
             "environment": self.config.environment,
         }
-        machine = machines.find(self.config.machine) if self.config.machine else None
-        if machine and machine.gpus:
+        if self.config.machine and (machine := self.machine).gpus:
             spec["gpus"] = {"machine": machine.name, "name": machine.gpu_name, "count": machine.gpus}
         return spec
 
     def extras(self) -> str:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
-        of_devices = machines.find(self.config.machine).extras if self.config.machine else "tpu,gcp"
+        of_devices = self.machine.extras if self.config.machine else "tpu,gcp"
         of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in QUESTION_PACKAGES}
         stages = self.recipe.finetune.values()
         named = {question_set(name) for stage in stages for name in stage.examples}
@@ -265,8 +269,7 @@ def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
         raise UserError("launch: what is to run? Give a verb after --, such as: -- pretrain --config FILE --run RUN")
     verb, arguments = command[0], command[1:]
     if verb not in JOINING + SHARING:
-        possible = ", ".join(JOINING + SHARING)
-        raise UserError(f"{verb}: is not a verb that can be distributed; those are {possible}")
+        raise UserError(f"{verb}: is not a verb that can be distributed; those are {', '.join(JOINING + SHARING)}")
     if any(argument.startswith(("--hosts.", "--share.")) for argument in arguments):
         raise UserError("--hosts.* and --share.*: launch gives them to each process; leave them out")
     recipe = recipes.of_command_line(arguments)
@@ -291,10 +294,9 @@ def check_mesh(job: Job) -> None:
     config = job.config
     if config.accelerator:
         devices = machines.find_slice(config.accelerator).chips * config.slices
-        slices = f"{config.slices} x " if config.slices > 1 else ""
-        which = f"accelerator: {slices}{config.accelerator}"
+        which = f"accelerator: {f'{config.slices} x ' if config.slices > 1 else ''}{config.accelerator}"
     else:
-        devices = machines.find(config.machine).devices * config.nodes
+        devices = job.machine.devices * config.nodes
         which = f"machine: {config.nodes} x {config.machine}"
     check_devices(job, devices, which)
 

@@ -34,22 +34,18 @@ def check(job: Job) -> None:
             f"processes: {count} can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
         )
     if job.verb in JOINING and (cards or job.config.devices):  # else XLA_FLAGS or a TPU may decide: the verb will say
-        devices = len(cards) or count * job.config.devices
-        check_devices(
-            job, devices, f"processes: {count}, with {devices // count} {'GPU' if cards else 'CPU'} device(s) each"
-        )
+        devices, kind = len(cards) or count * job.config.devices, "GPU" if cards else "CPU"
+        check_devices(job, devices, f"processes: {count}, with {devices // count} {kind} device(s) each")
 
 
 def dry_run(job: Job) -> str:
     """The command of each process and the environment variables that it is given, as YAML."""
     from tpullm.launch import show
 
+    address, numbers = "127.0.0.1:PORT", range(job.config.processes)
     processes = [
-        {
-            "environment": _process_variables(job, index),
-            "command": shlex.join(_process_command(job, index, "127.0.0.1:PORT")),
-        }
-        for index in range(job.config.processes)
+        {"environment": _process_variables(job, n), "command": shlex.join(_process_command(job, n, address))}
+        for n in numbers
     ]
     return "# What `tpullm launch local` would start; nothing was.\n" + show.as_yaml({"processes": processes})
 
@@ -124,15 +120,13 @@ def _process_command(job: Job, index: int, address: str) -> list[str]:
 def _process_variables(job: Job, index: int) -> dict[str, str]:
     """The environment variables of one process: the job's, and those that choose its devices."""
     own = dict(job.config.environment)
-    platform = os.environ.get("JAX_PLATFORMS", "")
     if cards := _visible_gpus():
         share = len(cards) // job.config.processes
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(cards[index * share : (index + 1) * share])
-        return own
+        return own | {"CUDA_VISIBLE_DEVICES": ",".join(cards[index * share : (index + 1) * share])}
     if job.config.devices:
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(COUNT_FLAG)]
         own["XLA_FLAGS"] = " ".join([*flags, f"{COUNT_FLAG}={job.config.devices}"])
-    return own | {"JAX_PLATFORMS": platform or "cpu"}
+    return own | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS") or "cpu"}
 
 
 def _visible_gpus() -> list[str]:

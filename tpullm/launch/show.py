@@ -39,13 +39,19 @@ def networks(config: LaunchConfig, requests: Sequence[Request]) -> str:
 
 def terms(job: Job) -> list[str]:
     """What the machines may do and cost, in lines: their account, the end of their hours, network cards left unused."""
-    config, account = job.config, job.config.service_account
+    config, account, dollars = job.config, job.config.service_account, job.dollars_an_hour
     scopes = ", ".join(scope.rpartition("/")[2] for scope in job.scopes)
     instead = "give your own by --service_account; docs/en/google-cloud.md makes one"
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
+    cost = f"What they cost is not known: {config.machine} has no list price on demand."
+    if dollars is not None:
+        cost = (
+            f"All of an attempt together cost at most {dollars * config.max_hours:,.2f} $ until then "
+            f"({dollars:,.2f} $/h, the list price on demand)."
+        )
     lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
-        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {_cost_until_end(job)}",
+        f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {cost}",
     ]
     if config.machine and (fabric := gpu_network.unused(config)):
         lines.append(
@@ -53,17 +59,6 @@ def terms(job: Job) -> list[str]:
             "more, on compute (gpu_network); docs/en/google-cloud.md makes their networks."
         )
     return lines
-
-
-def _cost_until_end(job: Job) -> str:
-    """What all machines cost until the end of their hours."""
-    dollars = job.dollars_an_hour
-    if dollars is None:
-        return f"What they cost is not known: {job.config.machine} has no list price on demand."
-    return (
-        f"All of an attempt together cost at most {dollars * job.config.max_hours:,.2f} $ until then "
-        f"({dollars:,.2f} $/h, the list price on demand)."
-    )
 
 
 def as_yaml(value: Any) -> str:
@@ -92,7 +87,10 @@ def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource])
     """The last attempts, the resources that exist, and their cost."""
     count = f"{len(attempts)} attempt(s)" if attempts else "not launched yet"
     lines = [f"{job.name}: {count}; run directory {job.run}"]
-    lines += [f"  attempt {attempt.number}: {_attempt_progress(attempt)}" for attempt in attempts[-ATTEMPTS_SHOWN:]]
+    for each in attempts[-ATTEMPTS_SHOWN:]:
+        done = f"the verb was started {each.starts} time(s), {len(each.exits)} host(s) have finished"
+        done = done if each.starts else "no host has started the verb yet"
+        lines.append(f"  attempt {each.number}: {each.outcome.reason if each.outcome else done}")
     for resource in resources:
         cost = "unknown cost" if resource.dollars_an_hour is None else f"{resource.dollars_an_hour:.2f} $/h"
         reason = f" ({resource.reason})" if resource.reason else ""
@@ -113,14 +111,6 @@ def trainings(job: Job) -> str:
             run = storage.read_json(plan).get("run") if plan.exists() else None
             lines.append(f"  {stage}: step {spent[-1]['step']:,}, {hours.goodput_in_words(spent, run)}\n")
     return "".join(lines)
-
-
-def _attempt_progress(attempt: Attempt) -> str:
-    if attempt.outcome:
-        return attempt.outcome.reason
-    if not attempt.starts:
-        return "no host has started the verb yet"
-    return f"the verb was started {attempt.starts} time(s), {len(attempt.exits)} host(s) have finished"
 
 
 def logs(record: Record, follow: bool) -> Iterator[str]:

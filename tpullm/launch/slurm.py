@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from tpullm.launch import job as jobs
 from tpullm.launch.job import Job
@@ -45,8 +44,7 @@ def tasks_per_node(job: Job) -> int:
 
 def batch_script(job: Job) -> str:
     """The batch script."""
-    config = job.config
-    python = config.python or sys.executable
+    config, python = job.config, job.config.python or sys.executable
     options = [
         f"--job-name={job.name}",
         f"--nodes={config.nodes}",
@@ -92,8 +90,8 @@ def dry_run(job: Job) -> str:
     """The batch script, as YAML."""
     from tpullm.launch import show
 
-    what: dict[str, Any] = {"command": "sbatch --parsable", "script": batch_script(job)}
-    return "# What `tpullm launch slurm` would submit; nothing was.\n" + show.as_yaml(what)
+    what = show.as_yaml({"command": "sbatch --parsable", "script": batch_script(job)})
+    return "# What `tpullm launch slurm` would submit; nothing was.\n" + what
 
 
 def submit(job: Job) -> str:

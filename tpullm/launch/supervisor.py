@@ -217,12 +217,21 @@ def main() -> int:
 
     The exit code is 124 when the machine's hours are over: Batch, which starts a task again after 75, leaves it then.
     """
-    given = _supervisor_arguments()
+    parser = argparse.ArgumentParser(prog="python -m tpullm.launch.supervisor")
+    parser.add_argument("--job", required=True, help="the job's specification, on gs://")
+    parser.add_argument("--attempt", required=True, type=int)
+    parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
+    parser.add_argument("--seconds", required=True, type=float, help="until the machine ends")
+    parser.add_argument("--reported", default="", help="a file to make when there is nothing left to report")
+    given = parser.parse_args()
     until = time.monotonic() + given.seconds
     record = Record(given.job.rpartition("/jobs/")[0])
     place, overtime = None, False
     try:
-        spec = read_spec(given.job)
+        spec = storage.read_json(storage.path(given.job))
+        if storage.hash_json(spec)[:12] != Path(given.job).stem:  # its name is the hash of its content
+            why = "is not what was launched (its hash differs); remove it and launch again"
+            raise UserError(f"{given.job}: {why}")
         if spec.get("gpus"):
             check_gpus(**spec["gpus"])
         place = find_host(given.place, spec["verb"])
@@ -239,28 +248,6 @@ def main() -> int:
     if place:
         _wait_for_reports(record, given.attempt, host_exit, place.count, until)
     return OVERTIME if overtime else host_exit.code
-
-
-def _supervisor_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tpullm.launch.supervisor")
-    parser.add_argument("--job", required=True, help="the job's specification, on gs://")
-    parser.add_argument("--attempt", required=True, type=int)
-    parser.add_argument("--place", default="", help="what the machine was told about its place, as JSON")
-    parser.add_argument("--seconds", required=True, type=float, help="until the machine ends")
-    parser.add_argument("--reported", default="", help="a file to make when there is nothing left to report")
-    return parser.parse_args()
-
-
-def read_spec(path: str) -> dict[str, Any]:
-    """The job's specification.
-
-    Raises:
-        UserError: it is not the one of this name, which is the hash of its content.
-    """
-    spec = storage.read_json(storage.path(path))
-    if storage.hash_json(spec)[:12] != Path(path).stem:
-        raise UserError(f"{path}: is not what was launched (its hash differs); remove it and launch again")
-    return spec
 
 
 def check_gpus(machine: str, name: str, count: int) -> None:

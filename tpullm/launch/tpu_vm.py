@@ -41,17 +41,19 @@ def check(job: Job) -> None:
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
     """One queued resource; the service creates its slices."""
-    body = _queued_resource(job, attempt)
-    return [QUEUED_RESOURCES.create_request(_tpu_location(job), job.attempt_name(attempt), job.run, body)]
-
-
-def _tpu_location(job: Job) -> str:
-    return f"projects/{job.config.project}/locations/{job.config.zone}"
-
-
-def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
-    config, name = job.config, job.attempt_name(attempt)
-    spec: dict[str, Any] = {"parent": _tpu_location(job), "node": _tpu_node(job, attempt)}
+    config, name, location = job.config, job.attempt_name(attempt), _tpu_location(job)
+    network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
+    email = {"email": config.service_account} if config.service_account else {}
+    version = config.runtime_version or machines.find_slice(config.accelerator).chip.cloud_tpu.runtime_version
+    node = {
+        "acceleratorType": config.accelerator,
+        "runtimeVersion": version,
+        "networkConfig": {key: value for key, value in network.items() if value != ""},
+        "serviceAccount": email | {"scope": job.scopes},
+        "labels": job.labels(attempt),
+        "metadata": job.metadata(attempt),
+    }
+    spec: dict[str, Any] = {"parent": location, "node": node}
     if config.slices == 1:
         spec["nodeId"] = name
     else:
@@ -63,26 +65,13 @@ def _queued_resource(job: Job, attempt: int) -> dict[str, Any]:
     if config.provisioning == "spot":
         resource["spot"] = {}
     if config.provisioning == "reserved":
-        place = "" if "/" in config.reservation else f"{_tpu_location(job)}/reservations/"
+        place = "" if "/" in config.reservation else f"{location}/reservations/"
         resource |= {"guaranteed": {}, "reservationName": f"{place}{config.reservation}"}
-    return resource
+    return [QUEUED_RESOURCES.create_request(location, name, job.run, resource)]
 
 
-def _tpu_node(job: Job, attempt: int) -> dict[str, Any]:
-    config = job.config
-    found = machines.find_slice(config.accelerator)
-    network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
-    node: dict[str, Any] = {
-        "acceleratorType": config.accelerator,
-        "runtimeVersion": config.runtime_version or found.chip.cloud_tpu.runtime_version,
-        "networkConfig": {key: value for key, value in network.items() if value != ""},
-        "serviceAccount": {"email": config.service_account, "scope": job.scopes},
-        "labels": job.labels(attempt),
-        "metadata": job.metadata(attempt),
-    }
-    if not config.service_account:
-        del node["serviceAccount"]["email"]
-    return node
+def _tpu_location(job: Job) -> str:
+    return f"projects/{job.config.project}/locations/{job.config.zone}"
 
 
 def observe(job: Job) -> Sequence[Resource]:
@@ -94,6 +83,11 @@ def _queued_slice_resource(job: Job, attempt: int, found: dict[str, Any]) -> Res
     state = STATES[found.get("state", {}).get("state", "CREATING")]
     error = found.get("state", {}).get("failedData", {}).get("error", {})
     nodes = [spec.get("node", {}) for spec in found.get("tpu", {}).get("nodeSpec", [])]
+    try:
+        each = [machines.find_slice(node["acceleratorType"]).dollars_an_hour for node in nodes]
+        dollars = sum(each) * job.config.slices
+    except (KeyError, UserError):  # a slice that the price table lacks
+        dollars = None
     return Resource(
         name=found["name"],
         attempt=attempt,
@@ -101,16 +95,8 @@ def _queued_slice_resource(job: Job, attempt: int, found: dict[str, Any]) -> Res
         run=nodes[0].get("labels", {}).get(RUN_LABEL, "") if nodes else "",
         reason=error.get("message", ""),
         permanent=state is State.FAILED and google_api.is_permanent(error.get("code", 0), error.get("message", "")),
-        dollars_an_hour=_slice_dollars(job, nodes) if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
+        dollars_an_hour=dollars if state in (State.ACTIVE, State.PROVISIONING) else 0.0,
     )
-
-
-def _slice_dollars(job: Job, nodes: list[dict[str, Any]]) -> float | None:
-    """The on-demand price of a resource's slices, by the price table; None for a slice that it lacks."""
-    try:
-        return sum(machines.find_slice(node["acceleratorType"]).dollars_an_hour for node in nodes) * job.config.slices
-    except (KeyError, UserError):
-        return None
 
 
 def delete(job: Job, resource: Resource) -> None:
