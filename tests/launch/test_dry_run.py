@@ -18,7 +18,6 @@ from tests.conftest import ROOT
 from tpullm.cli import launch
 from tpullm.cli.main import main
 from tpullm.hardware import machines
-from tpullm.launch import job
 from tpullm.launch.job import LaunchConfig
 from tpullm.recipe.parsing import settings_of
 
@@ -80,7 +79,7 @@ def without_code(text: str) -> str:
             return {key: cleaned(each) for key, each in value.items()}
         if isinstance(value, list):
             return [cleaned(each) for each in value]
-        if value == job.startup_script():
+        if value == (ROOT / "tpullm" / "launch" / "startup.sh").read_text("utf-8"):
             return "the start-up script"
         hashes = r"(?<=/code/tpullm-)[\w.+]+|(?<=/jobs/)\w+(?=\.json)|^[0-9a-f]{64}$"
         return re.sub(hashes, "HASH", value) if isinstance(value, str) else value

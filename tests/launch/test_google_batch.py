@@ -33,7 +33,7 @@ def test_a_job_is_the_published_type_to_the_letter(verb, config):
 
 
 def body_of(verb, **config):
-    return google_batch.body(job_of("batch", verb, **config), 1)
+    return google_batch.requests(job_of("batch", verb, **config), 1)[0].body
 
 
 def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():

@@ -175,7 +175,7 @@ def test_a_clock_that_is_set_ends_no_launch_whose_machines_are_set_up(job, servi
     watch.perform(NoteActive(1), job, service, record, PACE)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + jump)
-    assert watch.next_action(job, service, record, watch.Pace()) == Wait("being set up")
+    assert watch.follow(job, service, watch.Pace(), stay=False), "it waits for the machines to be set up"
 
 
 def test_only_try_again_is_retried(slept):

@@ -16,9 +16,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.launch.fake_metadata import Metadata
-from tpullm.launch import job
 
+SCRIPT = (ROOT / "tpullm" / "launch" / "startup.sh").read_text("utf-8")
 pytestmark = pytest.mark.ci  # real shells and servers, 50 s together; `test_job.py` has what a machine is told
 
 TOKEN = "ya29.a-secret-that-is-never-shown"
@@ -116,7 +117,7 @@ def begin(storage, tmp_path):
         own = {"PATH": os.environ["PATH"], "GCE_METADATA_HOST": metadata.address, "TPULLM_HOME": str(tmp_path / "home")}
         own |= {"STORAGE_EMULATOR_HOST": storage.address, "TPULLM_POWER_OFF": str(command)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        command_line = ["sh", "-c", job.startup_script()]
+        command_line = ["sh", "-c", SCRIPT]
         process = subprocess.Popen(command_line, env=own | dict(variables), cwd=tmp_path, **pipes)
         started.append((process, metadata))
         return process
@@ -342,7 +343,7 @@ def test_a_machine_that_is_stopped_while_it_is_set_up_was_taken_back(begin, stor
 )
 def test_a_machine_of_google_is_switched_off_by_shutdown(tmp_path, variables, off):
     """The function by itself: only a real machine has no variable that names its metadata server."""
-    (function,) = re.findall(r"^power_off\(\) \{.*?^\}$", job.startup_script(), re.MULTILINE | re.DOTALL)
+    (function,) = re.findall(r"^power_off\(\) \{.*?^\}$", SCRIPT, re.MULTILINE | re.DOTALL)
     command = tmp_path / "shutdown"
     command.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/off\n')
     command.chmod(0o755)

@@ -16,8 +16,7 @@ from tpullm.planning.step_work import (
     TURN,
     UNIT,
     Part,
-    backward_kernel_seconds,
-    forward_kernel_seconds,
+    attention_seconds,
     kernel_seconds,
     keys_per_query,
     recomputed_parts,
@@ -296,18 +295,17 @@ def test_windows_and_shared_rows_leave_less_to_do():
     assert [keys_per_query(8192, 1024, windows) for windows in ((), (1024,), (0, 1024))] == [4608, 2048, 3328]
     whole, shared = shipped("8b", "v6e:4x4", mesh="{fsdp: 16}"), shipped("8b", "v6e:4x4", mesh="{fsdp: 8, sequence: 2}")
     assert whole.tokens == shared.tokens  # rows are longer there, in parts
-    assert forward_kernel_seconds(shared) == pytest.approx(forward_kernel_seconds(whole))
-    assert backward_kernel_seconds(shared) > backward_kernel_seconds(
-        whole
-    )  # each of the devices begins every block of keys
+    assert attention_seconds(shared) == pytest.approx(attention_seconds(whole))
+    # Each of the devices begins every block of keys.
+    assert attention_seconds(shared, backward=True) > attention_seconds(whole, backward=True)
 
 
 def test_one_pass_would_be_faster_and_small_blocks_are_slower():
     base = shipped("8b")
     fused = dataclasses.replace(base, traits=ProgramTraits(fused=True))
-    assert 0.6 < backward_kernel_seconds(fused) / backward_kernel_seconds(base) < 0.8
+    assert 0.6 < attention_seconds(fused, backward=True) / attention_seconds(base, backward=True) < 0.8
     small = dataclasses.replace(base, attention_block=256)
-    assert small.block == 256 and forward_kernel_seconds(small) > 2 * forward_kernel_seconds(base)
+    assert small.block == 256 and attention_seconds(small) > 2 * attention_seconds(base)
 
 
 @pytest.mark.parametrize("generation", SCHEDULED)

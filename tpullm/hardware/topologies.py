@@ -143,10 +143,8 @@ def _tpu_slices(generation: str, shape: tuple[int, ...], count: int, text: str) 
     """`count` slices of that shape; `text` is their name. `UserError` if there is no such slice."""
     of = chips.CHIPS[generation].slices
     if len(shape) != of.dimensions or 0 in shape or not count:
-        sizes = "x".join(["4"] * of.dimensions)
-        raise UserError(
-            f"topology: a slice of {generation} has {of.dimensions} dimensions, such as {sizes}; not {text}"
-        )
+        shapes = f"{of.dimensions} dimensions, such as {'x'.join(['4'] * of.dimensions)}"
+        raise UserError(f"topology: a slice of {generation} has {shapes}; not {text}")
     if math.prod(shape) > of.largest:
         raise UserError(f"topology: {text} has {math.prod(shape)} chips a slice; {generation} has at most {of.largest}")
     if not _slice_exists(of, shape):
@@ -174,9 +172,8 @@ def _gpu_hosts(generation: str, shape: tuple[int, ...], count: int, text: str) -
     most, domain = max(gpu.of_host), gpu.domain
     hosts, own = shape if len(shape) == 2 else (1, shape[0])
     if count != 1 or len(shape) > 2 or hosts < 1:
-        raise UserError(
-            f"topology: {text} is not GPUS or HOSTSxGPUS, such as {generation}:{most} or {generation}:2x{most}"
-        )
+        such = f"{generation}:{most} or {generation}:2x{most}"
+        raise UserError(f"topology: {text} is not GPUS or HOSTSxGPUS, such as {such}")
     if own not in gpu.of_host or (hosts > 1 and own != most):
         sizes = ", ".join(map(str, gpu.of_host))
         several = f"; several hosts have {most} each" if hosts > 1 else ""

@@ -51,11 +51,6 @@ class Child:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    @property
-    def pid(self) -> int:
-        """The process identifier."""
-        return self._process.pid
-
     def poll(self) -> int | None:
         """The exit code as of a shell (128 + number of a signal), when the child has ended and its lines are read."""
         code = self._process.poll()

@@ -34,9 +34,8 @@ def check(job: Job) -> None:
     """Refuse a job that can't run on Compute Engine; `UserError` names the key."""
     config = job.config
     if config.accelerator:
-        raise UserError(
-            f"accelerator: {config.accelerator} is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
-        )
+        told = "is a slice of tpu-vm; give --machine, such as ct6e-standard-4t"
+        raise UserError(f"accelerator: {config.accelerator} {told}")
     jobs.require(config, "compute", "project", "zone", "machine")
     machine, nodes = job.machine, config.nodes
     if job.verb in jobs.SHARING:
@@ -86,9 +85,19 @@ def _scope_path(job: Job, place: str = "") -> str:
 
 
 def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
-    """The properties of each machine."""
-    config, fabric = job.config, gpu_network.used(job.config)
+    """The properties of each machine.
+
+    A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does: also
+    that of a group (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The action holds for a
+    spot machine that is taken back, too: that one is then missing.
+    """
+    config, machine, fabric = job.config, job.machine, gpu_network.used(job.config)
+    tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
+    image = config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
+    disk = {"sourceImage": image, "diskSizeGb": str(config.disk_gb)}
+    disk |= {"diskType": machine.disk} if machine.disk else {}
     email = {"email": config.service_account or "default"}
+    spot, bound = config.provisioning == "spot", config.provisioning == "reserved" and machine.reservation_bound
     network = {"nicType": "GVNIC"} | (config.network_paths or {"network": "global/networks/default"})
     external = {"accessConfigs": [{"name": "External NAT", "type": "ONE_TO_ONE_NAT"}]} if config.external_ip else {}
     first = "" if _is_slice(job) else f"{job.attempt_name(attempt)}-0"  # the hosts of a slice find their own places
@@ -97,10 +106,16 @@ def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "machineType": config.machine,
         "labels": job.labels(attempt),
-        "disks": [_boot_disk(job)],
+        "disks": [{"boot": True, "autoDelete": True, "initializeParams": disk}],
         "networkInterfaces": [network | external, *gpu_network.interfaces(config)],
         "serviceAccounts": [email | {"scopes": job.scopes}],
-        "scheduling": _machine_scheduling(job),
+        "scheduling": {
+            "provisioningModel": "SPOT" if spot else "RESERVATION_BOUND" if bound else "STANDARD",
+            "automaticRestart": not spot,
+            "maxRunDuration": {"seconds": str(config.max_seconds)},
+            "instanceTerminationAction": "DELETE",
+            "onHostMaintenance": "TERMINATE",
+        },
         "metadata": {"items": [{"key": key, "value": value} for key, value in metadata.items()]},
     }
     if config.reservation:
@@ -110,29 +125,6 @@ def _machine_properties(job: Job, attempt: int) -> dict[str, Any]:
             "values": [config.reservation],
         }
     return properties
-
-
-def _boot_disk(job: Job) -> dict[str, Any]:
-    machine = job.machine
-    tpu = CHIPS[machine.tpu].compute_engine if machine.tpu else None
-    image = job.config.image or (f"{_IMAGES}/{tpu.image}" if tpu else GPU_IMAGE if machine.gpus else CPU_IMAGE)
-    kind = {"diskType": machine.disk} if machine.disk else {}
-    disk = {"sourceImage": image, "diskSizeGb": str(job.config.disk_gb)} | kind
-    return {"boot": True, "autoDelete": True, "initializeParams": disk}
-
-
-def _machine_scheduling(job: Job) -> dict[str, Any]:
-    """A machine with accelerators can't migrate. Compute Engine deletes it when its hours are over, whatever it does.
-
-    A group's machine is deleted then (cloud.google.com/compute/docs/instance-groups/limit-vm-runtime-in-migs). The
-    action holds for a spot machine that is taken back, too: that one is then missing.
-    """
-    limit = {"maxRunDuration": {"seconds": str(job.config.max_seconds)}, "instanceTerminationAction": "DELETE"}
-    spot = job.config.provisioning == "spot"
-    bound = job.config.provisioning == "reserved" and job.machine.reservation_bound
-    model = "SPOT" if spot else "RESERVATION_BOUND" if bound else "STANDARD"
-    restart = {"provisioningModel": model, "automaticRestart": not spot}
-    return restart | limit | {"onHostMaintenance": "TERMINATE"}
 
 
 def _instance_group(job: Job, attempt: int) -> dict[str, Any]:

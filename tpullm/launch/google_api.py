@@ -54,8 +54,7 @@ class Request:
 
     def rest(self) -> dict[str, Any]:
         """What a dry run shows: `method`, `url`, `body`."""
-        sent = {"method": self.method, "url": self.url}
-        return sent | ({"body": self.body} if self.body else {})
+        return {"method": self.method, "url": self.url} | ({"body": self.body} if self.body else {})
 
     @property
     def host(self) -> str:

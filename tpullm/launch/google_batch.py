@@ -52,58 +52,47 @@ def check(job: Job) -> None:
         raise UserError("gpu_network: machines of Batch have one network card; leave it out, or launch on compute")
     for source, mount in config.volumes.items():
         if not source.startswith(("gs://", "nfs://")) or not mount.startswith("/mnt/disks/"):
-            raise UserError(
-                f"volumes: {source}: {mount} is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
-            )
+            told = "is not gs://… or nfs://SERVER/FOLDER with a place in /mnt/disks/"
+            raise UserError(f"volumes: {source}: {mount} {told}")
     jobs.check_cloud(job)
     if job.verb == "evaluate" and config.nodes > 1:
         raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
-    if job.verb in jobs.SHARING:
-        if job.machine.gpus:
-            raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
-        return
-    jobs.check_mesh(job)
+    if job.verb not in jobs.SHARING:
+        jobs.check_mesh(job)
+    elif job.machine.gpus:
+        raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
 
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
-    """One Batch job; the service creates its machines."""
-    return [JOBS.create_request(_batch_location(job), job.attempt_name(attempt), job.run, body(job, attempt))]
-
-
-def _batch_location(job: Job) -> str:
-    return f"projects/{job.config.project}/locations/{job.config.region}"
-
-
-def body(job: Job, attempt: int) -> dict[str, Any]:
-    """The Batch job in REST form, in which 64-bit numbers are strings: one task a machine, all in parallel."""
-    nodes = str(job.config.nodes)
-    group = {
-        "taskSpec": _batch_task(job, attempt),
+    """One Batch job, with one task a machine; the service creates its machines. 64-bit numbers are strings in REST."""
+    config, machine, nodes = job.config, job.machine, str(job.config.nodes)
+    volumes = [_mounted_volume(*pair) for pair in config.volumes.items()]
+    task = {
+        "runnables": [_batch_runnable(job, attempt)],
+        "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
+        "maxRunDuration": f"{config.max_seconds}s",
+        "maxRetryCount": min(config.max_preemptions, MOST_RETRIES),
+        "lifecyclePolicies": [{"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}],
+    } | ({"volumes": volumes} if volumes else {})
+    group: dict[str, Any] = {
+        "taskSpec": task,
         "taskCount": nodes,
         "parallelism": nodes,  # the hosts of a training wait for each other
         "taskCountPerNode": "1",
     }
-    if job.verb in jobs.JOINING and job.config.nodes > 1:
+    if job.verb in jobs.JOINING and config.nodes > 1:
         group["requireHostsFile"] = True
-    return {
+    body = {
         "taskGroups": [group],
         "allocationPolicy": _allocation_policy(job, attempt),
         "labels": job.labels(attempt),
         "logsPolicy": {"destination": "CLOUD_LOGGING"},
     }
+    return [JOBS.create_request(_batch_location(job), job.attempt_name(attempt), job.run, body)]
 
 
-def _batch_task(job: Job, attempt: int) -> dict[str, Any]:
-    policy = {"action": "RETRY_TASK", "actionCondition": {"exitCodes": list(RETRIED)}}
-    cpus, memory = f"{job.machine.vcpus * 1000}", f"{job.machine.memory_gib * 1024}"
-    volumes = [_mounted_volume(*pair) for pair in job.config.volumes.items()]
-    return {
-        "runnables": [_batch_runnable(job, attempt)],
-        "computeResource": {"cpuMilli": cpus, "memoryMib": memory},
-        "maxRunDuration": f"{job.config.max_seconds}s",
-        "maxRetryCount": min(job.config.max_preemptions, MOST_RETRIES),
-        "lifecyclePolicies": [policy],
-    } | ({"volumes": volumes} if volumes else {})
+def _batch_location(job: Job) -> str:
+    return f"projects/{job.config.project}/locations/{job.config.region}"
 
 
 def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:

@@ -39,11 +39,6 @@ def used(config: LaunchConfig) -> Fabric | None:
     return machines.find(config.machine).fabric if config.gpu_network and config.nodes > 1 else None
 
 
-def unused(config: LaunchConfig) -> Fabric | None:
-    """The cards that several machines could have and do not get."""
-    return machines.find(config.machine).fabric if config.nodes > 1 and not config.gpu_network else None
-
-
 def create(requests: Sequence[Request]) -> None:
     """Make the networks. One that exists already is left as it is."""
     for request in requests:

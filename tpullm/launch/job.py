@@ -218,7 +218,7 @@ class Job:
     def metadata(self, attempt: int) -> dict[str, str]:
         """The metadata attributes of a machine: its start-up script, and what that has to know."""
         return {
-            "startup-script": startup_script(),
+            "startup-script": importlib.resources.files("tpullm.launch").joinpath("startup.sh").read_text("utf-8"),
             "tpullm-job": self.spec_path,
             "tpullm-attempt": str(attempt),
             "tpullm-wheel": self.wheel,
@@ -252,11 +252,6 @@ class Job:
         of_sources |= {"domains" for name in ("law", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
         return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
-
-
-def startup_script() -> str:
-    """`startup.sh`, which every machine runs."""
-    return importlib.resources.files("tpullm.launch").joinpath("startup.sh").read_text("utf-8")
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:

@@ -30,9 +30,8 @@ def check(job: Job) -> None:
     jobs.require(job.config, "local")
     cards, count = _visible_gpus(), job.config.processes
     if cards and len(cards) % count:
-        raise UserError(
-            f"processes: {count} can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
-        )
+        told = f"can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
+        raise UserError(f"processes: {count} {told}")
     if job.verb in JOINING and (cards or job.config.devices):  # else XLA_FLAGS or a TPU may decide: the verb will say
         devices, kind = len(cards) or count * job.config.devices, "GPU" if cards else "CPU"
         check_devices(job, devices, f"processes: {count}, with {devices // count} {kind} device(s) each")
@@ -61,14 +60,10 @@ def run(job: Job, line: Callable[[int, str], None]) -> int:
         Interrupted: Ctrl-C or SIGTERM; all processes had time to save.
     """
     address, shared = f"127.0.0.1:{free_port()}", {handshake.VARIABLE: handshake.make()}
-    children = [
-        Child(
-            _process_command(job, index, address),
-            os.environ | _process_variables(job, index) | shared,
-            functools.partial(line, index),
-        )
-        for index in range(job.config.processes)
-    ]
+    children = []
+    for n in range(job.config.processes):
+        environment = os.environ | _process_variables(job, n) | shared
+        children.append(Child(_process_command(job, n, address), environment, functools.partial(line, n)))
     try:
         code = wait_for_children(children)
     except KeyboardInterrupt:

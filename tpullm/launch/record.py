@@ -164,9 +164,8 @@ class Record:
     def exits(self, number: int) -> list[HostExit]:
         """How the verb ended on the hosts that have ended."""
         folder = self.attempt_folder(number) / "ended"
-        return [
-            HostExit(**storage.read_json(folder / name)) for name in _visible_names(folder) if name.endswith(".json")
-        ]
+        names = [name for name in _visible_names(folder) if name.endswith(".json")]
+        return [HostExit(**storage.read_json(folder / name)) for name in names]
 
     def logs(self, number: int) -> list[str]:
         """The names of the pieces of the hosts' logs, in order."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from tpullm.hardware import machines
 from tpullm.hardware.chips import PRICES_DATE
-from tpullm.launch import code, gpu_network
+from tpullm.launch import code
 from tpullm.launch.google_api import Request
 from tpullm.launch.job import Job, LaunchConfig
 from tpullm.launch.record import Attempt, Record
@@ -20,11 +20,7 @@ ATTEMPTS_SHOWN = 5
 
 def dry_run(job: Job, target: Target) -> str:
     """All files and requests of a launch's first attempt, as YAML."""
-    wheel = code.wheel()
-    files = [
-        {"path": job.wheel, "bytes": len(wheel.content)},
-        {"path": job.spec_path, "content": job.spec()},
-    ]
+    files = [{"path": job.wheel, "bytes": len(code.wheel().content)}, {"path": job.spec_path, "content": job.spec()}]
     requests = [request.rest() for request in target.requests(job, 1)]
     lines = [f"What `tpullm launch {job.target}` would put and send; nothing was.", *terms(job)]
     head = "".join(f"# {line}\n" for line in lines)
@@ -53,7 +49,7 @@ def terms(job: Job) -> list[str]:
         f"Machines run as {account or default}, with the scopes {scopes}.",
         f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {cost}",
     ]
-    if config.machine and (fabric := gpu_network.unused(config)):
+    if config.machine and config.nodes > 1 and not config.gpu_network and (fabric := job.machine.fabric):
         lines.append(
             f"The GPUs of different machines talk over one network card a machine. {config.machine} has {fabric.cards} "
             "more, on compute (gpu_network); docs/en/google-cloud.md makes their networks."
@@ -78,9 +74,8 @@ def as_yaml(value: Any) -> str:
 def what_now(job: Job) -> str:
     """The line after a launch."""
     watched = "the same command with --watch replaces lost machines and removes them at the end"
-    return (
-        f"{job.name}: launched; {watched}. After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
-    )
+    after = f"After {job.target}, `status` and `logs` show how it goes, `stop` removes all"
+    return f"{job.name}: launched; {watched}. {after}"
 
 
 def status(job: Job, attempts: Sequence[Attempt], resources: Sequence[Resource]) -> str:

@@ -29,17 +29,11 @@ def check(job: Job) -> None:
     """Refuse a job that Slurm can't run; `UserError` names the key."""
     config = job.config
     jobs.require(config, "slurm")
-    if job.verb in jobs.SHARING:
-        if config.gpus_per_node:
-            raise UserError(f"gpus_per_node: {job.verb} needs no GPU, and would leave some idle; leave it out")
-        return
-    each = f" with {config.gpus_per_node} GPUs" if config.gpus_per_node else ""
-    jobs.check_devices(job, config.nodes * tasks_per_node(job), f"nodes: {config.nodes}{each}")
-
-
-def tasks_per_node(job: Job) -> int:
-    """Processes of a node."""
-    return max(job.config.gpus_per_node, 1)
+    if job.verb not in jobs.SHARING:
+        each = f" with {config.gpus_per_node} GPUs" if config.gpus_per_node else ""
+        jobs.check_devices(job, config.nodes * max(config.gpus_per_node, 1), f"nodes: {config.nodes}{each}")
+    elif config.gpus_per_node:
+        raise UserError(f"gpus_per_node: {job.verb} needs no GPU, and would leave some idle; leave it out")
 
 
 def batch_script(job: Job) -> str:
@@ -48,7 +42,7 @@ def batch_script(job: Job) -> str:
     options = [
         f"--job-name={job.name}",
         f"--nodes={config.nodes}",
-        f"--ntasks-per-node={tasks_per_node(job)}",
+        f"--ntasks-per-node={max(config.gpus_per_node, 1)}",
         *([f"--gpus-per-node={config.gpus_per_node}"] if config.gpus_per_node else []),
         f"--time={math.ceil(config.max_seconds / 60)}",  # minutes
         f"--signal=TERM@{SECONDS_TO_SAVE}",  # to the tasks, which save

@@ -245,8 +245,15 @@ def main() -> int:
     _report_exit(record, given.attempt, host_exit, "" if place else f"setup-{socket.gethostname()}", overtime)
     if given.reported:
         Path(given.reported).touch()
-    if place:
-        _wait_for_reports(record, given.attempt, host_exit, place.count, until)
+    # While other hosts still work, stay: a machine that is switched off before them looks as if it was taken back.
+    # Batch sees to its tasks itself. After a failure the other hosts end too, whatever this one does.
+    stays = place and "BATCH_TASK_INDEX" not in os.environ and host_exit.code in (0, 130)
+    while stays and time.monotonic() < until:
+        with contextlib.suppress(TryAgain):  # the next look may have an answer
+            exits = record.exits(given.attempt)
+            if len(exits) >= place.count or any(each.code not in (0, 130) for each in exits):
+                break
+        time.sleep(SECONDS_AT_THE_END)
     return OVERTIME if overtime else host_exit.code
 
 
@@ -319,19 +326,6 @@ def _report_exit(record: Record, attempt: int, host_exit: HostExit, machine: str
             return record.add_exit(attempt, host_exit, machine)
         except TryAgain:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _wait_for_reports(record: Record, attempt: int, own: HostExit, hosts: int, until: float) -> None:
-    """Stay while other hosts still work: a machine that is switched off before them looks as if it was taken back.
-
-    Batch sees to its tasks itself. After a failure the other hosts end too, whatever this one does.
-    """
-    while "BATCH_TASK_INDEX" not in os.environ and own.code in (0, 130) and time.monotonic() < until:
-        with contextlib.suppress(TryAgain):  # the next look may have an answer
-            exits = record.exits(attempt)
-            if len(exits) >= hosts or any(each.code not in (0, 130) for each in exits):
-                return
-        time.sleep(SECONDS_AT_THE_END)
 
 
 if __name__ == "__main__":

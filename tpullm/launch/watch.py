@@ -253,7 +253,8 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
     try:
         while True:
             try:
-                action = next_action(job, target, record, pace)
+                resources = check_owner(job, target.observe(job))
+                action = decide(record.attempts(), resources, job.hosts, job.config.max_preemptions, pace, clock())
                 if isinstance(action, Finish):
                     return _end_launch(job, action.outcome)
                 if not stay and (isinstance(action, NoteActive) or (isinstance(action, Wait) and action.alive)):
@@ -268,15 +269,8 @@ def follow(job: Job, target: Target, pace: Pace = Pace(), stay: bool = True) -> 
                 time.sleep(wait)
                 wait = min(2 * wait, pace.longest_wait)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"{job.name}: no longer watched; the run goes on and costs. The same command watches it again"
-        ) from None
-
-
-def next_action(job: Job, target: Target, record: Record, pace: Pace) -> Action:
-    """Observe, and decide what to do next."""
-    resources = check_owner(job, target.observe(job))
-    return decide(record.attempts(), resources, job.hosts, job.config.max_preemptions, pace, clock())
+        told = "no longer watched; the run goes on and costs. The same command watches it again"
+        raise Interrupted(f"{job.name}: {told}") from None
 
 
 def check_owner(job: Job, resources: Sequence[Resource]) -> Sequence[Resource]:
@@ -294,19 +288,16 @@ def perform(action: Action, job: Job, target: Target, record: Record, pace: Pace
             if (early := not_before - clock()) > 0:
                 return min(early, pace.poll)
             start_attempt(job, target, record, number)
-            return 0.0
         case Conclude(number, outcome):
             if outcome.retry:
                 say(f"{job.name}: attempt {number}: {outcome.reason}")
             record.conclude(number, outcome)
-            return 0.0
         case NoteActive(number):
             record.saw_active(number)
-            return 0.0
         case Delete(resource):
             say(f"{job.name}: deleting {resource.name}")
             target.delete(job, resource)
-    return pace.poll
+    return 0.0 if isinstance(action, Create | Conclude | NoteActive) else pace.poll
 
 
 def start_attempt(job: Job, target: Target, record: Record, number: int) -> None:

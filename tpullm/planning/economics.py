@@ -172,9 +172,8 @@ def prices_of(generation: str, given: list[str]) -> dict[str, float]:
         except ValueError:
             prices[name] = -1.0
         if name not in known or not 0 <= prices[name] < math.inf:
-            raise UserError(
-                f"--price: {text} is not GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
-            )
+            form = f"GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
+            raise UserError(f"--price: {text} is not {form}")
     if generation in prices:
         return {"given": prices[generation]}
     return dict(CHIPS[generation].dollars_per_hour) if generation in CHIPS else {}

@@ -36,6 +36,11 @@ def schedule_on_gpu(text: str, topology: GpuHosts, filled: float = 1.0) -> list[
 
 
 class _Estimator(Estimator):
+    def __init__(self, text: str, topology: GpuHosts, filled: float):
+        super().__init__(text, topology, filled)
+        self._memory = self.chip.hbm_bandwidth * self.chip.hbm_efficiency
+        self._products = self.chip.peak_flops * self.chip.matmul_efficiency
+
     def turns(self, loop: Instruction) -> int:
         """The number of turns that XLA knows; of a loop that it has pipelined, the constant in its condition."""
         if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
@@ -74,14 +79,6 @@ class _Estimator(Estimator):
             received = (2 if collective.kind == "all-reduce" else 1) * received * (size - 1) / size
         share = self.filled if collective.kind.startswith("ragged") else 1.0
         return ("links",), (received / bandwidth + latency) * share
-
-    @property
-    def _memory(self) -> float:
-        return self.chip.hbm_bandwidth * self.chip.hbm_efficiency
-
-    @property
-    def _products(self) -> float:
-        return self.chip.peak_flops * self.chip.matmul_efficiency
 
     def work(self, one: Instruction) -> float:
         """Seconds of an instruction that computes."""

@@ -81,11 +81,9 @@ def _cure_line(plan: Plan) -> str:
 
 def _time_table(plan: Plan) -> str:
     found = plan.chosen.estimate
-    rows = [
-        (name, moment(value), f"{value / found.step_seconds:.0%}", bar(value / found.step_seconds))
-        for name, value in found.parts.items()
-        if value > SMALL * found.step_seconds
-    ]
+    shown = {name: value for name, value in found.parts.items() if value > SMALL * found.step_seconds}
+    shares = {name: value / found.step_seconds for name, value in shown.items()}
+    rows = [(name, moment(shown[name]), f"{share:.0%}", bar(share)) for name, share in shares.items()]
     speed = f"{found.tokens_per_second:,.0f} tokens/s a chip, MFU {found.mfu:.0%}"
     told = f"a step: {moment(found.step_seconds)}, {speed}\n{aligned(rows)}\n"
     # The step includes all blocking traffic, and a share of the overlapped traffic.

@@ -103,17 +103,12 @@ def with_proofs(plan: Plan, proofs: list[tuple[Candidate, Proof]]) -> Plan:
     if not fitting:
         return dataclasses.replace(plan, proven=tuple(proofs))
     chosen, proof = min(fitting, key=lambda pair: pair[1].step_seconds)
-    others = tuple(pair for pair in proofs if pair[1] is not proof)
-    scale = chosen.estimate.step_seconds / plan.run.step_seconds
-    run = dataclasses.replace(
-        plan.run,
-        step_seconds=plan.run.step_seconds * scale,
-        days=plan.run.days * scale,
-        dollars={kind: price * scale for kind, price in plan.run.dollars.items()},
-    )
-    return dataclasses.replace(
-        plan, recipe=chosen.changed(plan.recipe), chosen=chosen, run=run, advice=None, proven=((chosen, proof), *others)
-    )
+    proven, run = ((chosen, proof), *(pair for pair in proofs if pair[1] is not proof)), plan.run
+    scale = chosen.estimate.step_seconds / run.step_seconds
+    dollars = {kind: price * scale for kind, price in run.dollars.items()}
+    run = dataclasses.replace(run, step_seconds=run.step_seconds * scale, days=run.days * scale, dollars=dollars)
+    recipe = chosen.changed(plan.recipe)
+    return dataclasses.replace(plan, recipe=recipe, chosen=chosen, run=run, advice=None, proven=proven)
 
 
 def on_slices(recipe: Recipe, name: str, slices: int) -> tuple[Recipe, str]:

@@ -113,10 +113,8 @@ def job_of(recipe: Recipe, topology: Topology, stage: str = "", model: ModelConf
     planned, model = stage_of(recipe, stage), model or recipe.model.resolved(recipe.tokenizer.vocabulary_size)
     job = Job(model, planned.config, recipe.mesh, topology, planned.adapter, planned.key)
     mesh, architecture, slices = absent_mesh(job.mesh, topology), architecture_of(model, job.adapter), topology.slices
-    if mesh.shape["data"] % slices:
-        raise UserError(
-            f"mesh.data: {mesh.shape['data']} can't be shared by {slices} slices; use a multiple of {slices}"
-        )
+    if (data := mesh.shape["data"]) % slices:
+        raise UserError(f"mesh.data: {data} can't be shared by {slices} slices; use a multiple of {slices}")
     check_fits(architecture, job.config, model.vocabulary_size, mesh, job.key, bool(recipe.base))
     if job.adapter:
         check_adapter(architecture, mesh, f"finetune.{planned.name}.adapter")
@@ -157,10 +155,10 @@ def compiler_versions(topology: Topology) -> dict[str, str]:
     try:
         return {name: version(name) for name in ("jax", topology.compiler)}
     except PackageNotFoundError as error:
-        of = topology.platform.upper()
-        raise UserError(
-            f"{topology}: the {of} compiler is missing; install it: pip install 'tpullm[{topology.extra}]'"
-        ) from error
+        told = (
+            f"the {topology.platform.upper()} compiler is missing; install it: pip install 'tpullm[{topology.extra}]'"
+        )
+        raise UserError(f"{topology}: {told}") from error
 
 
 def traced_step(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:

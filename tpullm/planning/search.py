@@ -59,15 +59,9 @@ class Candidate:
 
     def changed(self, recipe: Recipe) -> Recipe:
         """The recipe with these keys."""
-        setting = self.setting
-        stage = stage_of(recipe, setting.key)
-        config = dataclasses.replace(
-            stage.config,
-            accumulation=setting.accumulation,
-            loss_chunks=setting.loss_chunks,
-            optimizer=setting.optimizer,
-            batch_size=setting.rows,
-        )
+        setting, stage = self.setting, stage_of(recipe, self.setting.key)
+        parts = {"accumulation": setting.accumulation, "loss_chunks": setting.loss_chunks}
+        config = dataclasses.replace(stage.config, **parts, optimizer=setting.optimizer, batch_size=setting.rows)
         model = dataclasses.replace(recipe.model, remat=setting.remat, attention_block=setting.attention_block)
         recipe = dataclasses.replace(recipe, mesh=mesh_of(setting), model=model, topology=str(setting.topology))
         return stage.changed(recipe, config)
@@ -174,9 +168,7 @@ def why_behind(one: Candidate, best: Candidate) -> str:
 def fastest_first(fitting: list[Candidate], base: Setting) -> list[Candidate]:
     """The fastest first; among equals, the nearest to the recipe, and then the smallest."""
     order = sorted(fitting, key=lambda found: found.estimate.step_seconds)
-    if not order:
-        return []
-    bound = order[0].estimate.step_seconds * (1 + NEAR)
+    bound = order[0].estimate.step_seconds * (1 + NEAR) if order else 0.0
     first = [found for found in order if found.estimate.step_seconds <= bound]
     names = ("sizes", "remat", "accumulation", "attention_block", "loss_chunks", "optimizer")
     changes = lambda setting: sum(getattr(setting, name) != getattr(base, name) for name in names)  # noqa: E731
@@ -234,11 +226,11 @@ def changes_of_one_key(setting: Setting) -> Iterator[tuple[str, Setting]]:
         if setting.rows // setting.accumulation % (sizes[0] * sizes[1] * sizes[2]) == 0:
             changed = dataclasses.replace(setting, sizes=sizes)
             yield f"mesh: {written(mesh_of(changed))}", changed
-    for key, value in (("moments", "bfloat16"), ("kind", "adafactor"), ("kind", "muon")):
+    smaller = (("moments", "bfloat16"), ("kind", "adafactor"), ("kind", "muon"))
+    for key, value in smaller if setting.optimizer.kind != "adafactor" else ():
         own = {"moments": "float32"} if value == "adafactor" else {}
         optimizer = dataclasses.replace(setting.optimizer, **own | {key: value})
-        if setting.optimizer.kind != "adafactor":
-            yield f"{setting.key}.optimizer.{key}: {value}", dataclasses.replace(setting, optimizer=optimizer)
+        yield f"{setting.key}.optimizer.{key}: {value}", dataclasses.replace(setting, optimizer=optimizer)
     least = setting.along("data", "fsdp", "expert") * setting.accumulation
     for parts in divisors(setting.rows // least)[1:] if setting.rows % least == 0 else []:
         fewer = dataclasses.replace(setting, rows=setting.rows // parts)

@@ -19,17 +19,6 @@ UNIT = 128  # width of a matrix unit; a narrower head leaves the rest of the uni
 TURN = 0.35e-6
 
 
-def forward_kernel_seconds(setting: Setting) -> float:
-    """Seconds of one layer's forward kernel, for the tokens of a micro-batch on one device."""
-    return _best(setting, ("forward",), 2)
-
-
-def backward_kernel_seconds(setting: Setting) -> float:
-    """Seconds of one layer's backward kernels: the gradients of queries, keys and values."""
-    passes = ("all",) if setting.traits.fused else ("queries", "keys")
-    return _best(setting, passes, setting.traits.passes)
-
-
 def keys_per_query(length: int, block: int, windows: tuple[int, ...] = ()) -> float:
     """Keys that the kernel multiplies with a query, in the mean over queries and layers.
 
@@ -70,8 +59,13 @@ def table_block(chip: Chip, block: int) -> int:
     return max(of for of in chip.attention if of <= block)
 
 
-def _best(setting: Setting, passes: tuple[str, ...], matmuls: int) -> float:
-    """Seconds of these passes by their schedules, or of so many matmuls at the peak."""
+def attention_seconds(setting: Setting, backward: bool = False) -> float:
+    """Seconds of one layer's forward kernel, or of the backward kernels: the gradients of queries, keys and values.
+
+    For the tokens of a micro-batch on one device, by the schedules of the kernels, or of so many matmuls at the peak.
+    """
+    passes = ("forward",) if not backward else ("all",) if setting.traits.fused else ("queries", "keys")
+    matmuls = setting.traits.passes if backward else 2
     model, sequence = setting.model, setting.along("sequence")
     keys, heads = keys_per_query(setting.length, setting.block, model.windows), model.heads / setting.along("tensor")
     if not setting.device.attention:
@@ -117,7 +111,7 @@ def step_parts(setting: Setting) -> dict[str, Part]:
     once, again = _layer_work(setting), recomputed_parts(setting)
     passes = 2 if setting.adapter else 3  # a frozen matrix has no gradient
     attention, mlp = _sum_work(once["qkv"], once["out"]), _sum_work(once["up"], once["down"])
-    kernels = once["scores"].kernel_seconds + backward_kernel_seconds(setting)
+    kernels = once["scores"].kernel_seconds + attention_seconds(setting, backward=True)
     parts = {
         "attention": _scaled_work(attention, passes * times),
         "attention kernel": Part(kernel_seconds=times * kernels),
@@ -157,7 +151,7 @@ def _layer_work(setting: Setting) -> dict[str, Part]:
 
     layer = {
         "qkv": matmul(D, (N + 2 * K) * H / tensor),
-        "scores": Part(kernel_seconds=forward_kernel_seconds(setting)),
+        "scores": Part(kernel_seconds=attention_seconds(setting)),
         "out": matmul(N * H / tensor, D),
     }
     ups, F = (2 if model.gated else 1), model.mlp_width / tensor

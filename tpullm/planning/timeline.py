@@ -79,20 +79,18 @@ class Timeline:
         self.begun[name] = Transfer(place, begin, begin + seconds, before)
         self.last |= dict.fromkeys(queues, self.begun[name])
 
-    def wait(self, name: str) -> list[tuple[int, float]]:
-        """Wait for a transfer to end.
+    def wait(self, name: str, items: list[Item]) -> None:
+        """Wait for a started transfer. (One that was started in an earlier turn of a loop has ended by now.)
 
-        Returns:
-            Index of each item that was waited for, with its seconds. While the transfer itself was queued, the wait was
-            for the transfers before it.
+        The items that were waited for get the seconds. While the transfer itself was queued, the wait was for the
+        transfers before it.
         """
-        one, waited = self.begun.pop(name), []
-        passing: Transfer | None = one
+        one = passing = self.begun.pop(name, None)
         while passing and passing.end > self.now:
-            waited.append((passing.place, passing.end - max(self.now, passing.begin)))
+            item, waited = items[passing.place], passing.end - max(self.now, passing.begin)
+            items[passing.place] = replace(item, seconds=item.seconds + waited)
             passing = passing.before
-        self.now = max(self.now, one.end)
-        return waited
+        self.now = max(self.now, one.end) if one else self.now
 
 
 class Estimator(ABC):
@@ -170,11 +168,9 @@ class Estimator(ABC):
 
     def _add(self, one: Instruction, inside: str, timeline: Timeline, items: list[Item]) -> None:
         if one.name.startswith("async-collective-done"):  # its operands come from the matmuls beside it
-            self._finish(one.name.replace("-done", "-start", 1), timeline, items)
-            return
+            return timeline.wait(one.name.replace("-done", "-start", 1), items)
         if one.opcode.endswith("-done") and one.opcode not in FREE and one.uses:
-            self._finish(one.uses[0], timeline, items)
-            return
+            return timeline.wait(one.uses[0], items)
         begun = self.named[one.uses[0]] if one.opcode == "call-update" else one
         collective = self.collective(begun, inside)
         queues, busy = self.transfer(begun, collective)
@@ -187,12 +183,7 @@ class Estimator(ABC):
         timeline.occupy(one.name, queues, busy, len(items))
         items.append(Item(begun, 1, 0.0, busy, collective, inside))
         if self.waits_at_once(begun):
-            self._finish(one.name, timeline, items)
-
-    def _finish(self, started: str, timeline: Timeline, items: list[Item]) -> None:
-        """Wait for a started transfer. (One that was started in an earlier turn of a loop has ended by now.)"""
-        for place, waited in timeline.wait(started) if started in timeline.begun else ():
-            items[place] = replace(items[place], seconds=items[place].seconds + waited)
+            timeline.wait(one.name, items)
 
 
 def called_computation(one: Instruction, key: str) -> str:
