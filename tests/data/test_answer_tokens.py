@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.data.test_conversations import CHATS, NUMBERS, characters, say  # noqa: F401
 from tests.formats.huggingface.published import CHATML, change, directory
 from tests.tokenizer.test_published import CALLED, CALLING, MARKED, THINKING, TOOLS
-from tpullm.data.conversations import judged_ids, preference_ids
+from tpullm.data.conversations import answer_ids, preference_ids
 from tpullm.data.examples import Judged, Preference
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
@@ -44,12 +44,12 @@ def test_both_conversations_begin_with_the_prompt_that_the_model_is_asked(tokeni
         assert whole[: len(made.prompt) + len(ids)] == made.prompt + ids
         assert weights == [0.0] * len(made.prompt) + [1.0] * len(ids) + [0.0] * (len(whole) - len(made.prompt + ids))
         assert ids[-1] in tokenizer.stop_ids and said["content"] in tokenizer.decode(ids)
-        assert judged_ids(Judged(asked, said, True), tokenizer, "talk") == (made.prompt, ids)
+        assert answer_ids(Judged(asked, said, True), said, tokenizer, "talk") == (made.prompt, ids)
 
 
 def test_the_answer_to_a_longer_talk_is_the_last_alone(tokenizer):
     talk = [*CHATS[3], *CHATS[5]]
-    prompt, said = judged_ids(Judged(talk[:3], talk[3], False), tokenizer, "talk")
+    prompt, said = answer_ids(Judged(talk[:3], talk[3], False), talk[3], tokenizer, "talk")
     shown = tokenizer.decode(prompt)
     assert CHATS[3][1]["content"] in shown and CHATS[5][0]["content"] in shown
     assert tokenizer.decode(said).strip().removeprefix("<think>\n\n</think>").strip() == talk[3]["content"]

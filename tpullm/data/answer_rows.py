@@ -17,8 +17,10 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH, AnswerBatch, PairBatch, Segments, flat_ranges
-from tpullm.data.conversations import Pair, fitting_examples
+from tpullm.data.conversations import answer_ids, fitting_examples, preference_ids
+from tpullm.data.examples import Judged, Preference
 from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
+from tpullm.tokenizer import Tokenizer
 
 # The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
 GOOD, BAD, MISMATCHED = 1, 2, 3
@@ -112,37 +114,39 @@ class Pairs(Branches):
         return PairBatch(*columns, (branches > 0).astype(np.float32), references, self.settings, self.sequences)
 
 
-def tokenized(found: Sequence[tuple[int, Pair]], settings: PreferenceConfig, sequence_length: int, name: str) -> Pairs:
-    """The pairs that fit a row; the log counts the others.
+def tokenized(
+    settings: PreferenceConfig, found: Sequence[Preference], tokenizer: Tokenizer, sequence_length: int, name: str
+) -> Pairs:
+    """The preferences that fit a row; the log counts the others.
 
     Args:
-        found: the hash of the prompt and the ids of each.
         name: the stage, for errors.
 
     Raises:
         UserError: no pair is left.
     """
-    lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in found]
-    kept = fitting_examples(found, lengths, sequence_length, name, "pair", ", both answers together")
+    made = [(preference.group, preference_ids(preference, tokenizer, name)) for preference in found]
+    lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in made]
+    kept = fitting_examples(made, lengths, sequence_length, name, "pair", ", both answers together")
     of_prompts = [(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
     return _pairs_of_answers([number for number, _ in kept], of_prompts, settings, sequence_length)
 
 
 def judged(
-    found: Sequence[tuple[int, list[int], list[int], bool]], settings: PreferenceConfig, sequence_length: int, name: str
+    settings: PreferenceConfig, found: Sequence[Judged], tokenizer: Tokenizer, sequence_length: int, name: str
 ) -> Pairs:
     """The judged answers that fit a row, each beside an answer to another prompt, which may be cut off.
 
     Args:
-        found: of each the hash of the prompt, the ids of both, and whether the answer is good.
         name: the stage, for errors.
 
     Raises:
         UserError: no answer is left.
     """
     # The answer with its prompt, and a token at least of the mismatched one.
-    lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in found]
-    kept = fitting_examples(found, lengths, sequence_length, name, "judged answer", ", with its prompt")
+    made = [(one.group, *answer_ids(one, one.answer, tokenizer, name), one.good) for one in found]
+    lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in made]
+    kept = fitting_examples(made, lengths, sequence_length, name, "judged answer", ", with its prompt")
     ids, of_prompts = [number for number, *_ in kept], []
     for (_, prompt, answer, good), other in zip(kept, mismatched_examples(ids), strict=True):
         room = sequence_length - (len(prompt) - 1 + len(answer))
@@ -163,12 +167,10 @@ def mismatched_examples(prompts: Sequence[int]) -> np.ndarray:
     return found
 
 
-def _pairs_of_answers(
-    ids: Sequence[int], of_prompts: Sequence[tuple], settings: PreferenceConfig, sequence_length: int
-) -> Pairs:
-    laid = branches(of_prompts)
+def _pairs_of_answers(ids: Sequence[int], prompts: Sequence[tuple], settings: PreferenceConfig, length: int) -> Pairs:
+    laid = branches(prompts)
     references = np.zeros((len(ids), MISMATCHED if settings.kind == "kto" else BAD), np.float32)
-    most = int(sequence_length // (laid.lengths - 1).min())
+    most = int(length // (laid.lengths - 1).min())
     return Pairs(**vars(laid), ids=np.array(ids, np.uint64), references=references, settings=settings, sequences=most)
 
 

@@ -15,7 +15,7 @@ from tpullm.data.examples import Conversation, Judged, Preference, identity
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 from tpullm.tokenizer import Tokenizer
-from tpullm.tokenizer.chat_template import EarlierAnswersChangeError, Message, Messages, Tools
+from tpullm.tokenizer.chat_template import EarlierAnswersChangeError, Message, Messages
 
 E = TypeVar("E")
 
@@ -55,7 +55,19 @@ def tokenize(
     Raises:
         UserError: no conversation is left.
     """
-    made = [shown for conversation in conversations for shown in _templated_conversation(conversation, tokenizer, name)]
+    made = []
+    for conversation in conversations:
+        messages, tools = conversation.messages, conversation.tools
+        try:
+            try:
+                made.append((conversation.group, *tokenizer.chat_template(messages, tools=tools)))
+            except EarlierAnswersChangeError:  # then each answer ends a conversation of its own
+                ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+                parts = [messages[:end] for end in ends]
+                made += [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
+        except UserError as error:
+            begins = messages[0]["content"][:20]
+            raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
     if len(made) > len(conversations):
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
     kept = fitting_examples(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
@@ -65,26 +77,6 @@ def tokenize(
         offsets=np.cumsum([0, *(len(ids) for _, ids, _ in kept)]),
         ids=np.array([number for number, _, _ in kept], np.uint64),
     )
-
-
-def _templated_conversation(
-    conversation: Conversation, tokenizer: Tokenizer, name: str
-) -> list[tuple[int, list[int], list[float]]]:
-    """Identity, ids and weights of a conversation.
-
-    If the template shows earlier answers differently from the last one, each answer ends a conversation of its own.
-    """
-    messages, tools = conversation.messages, conversation.tools
-    try:
-        try:
-            return [(conversation.group, *tokenizer.chat_template(messages, tools=tools))]
-        except EarlierAnswersChangeError:
-            ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
-            parts = [messages[:end] for end in ends]
-            return [(identity(part, tools), *tokenizer.last_answer(part, tools)) for part in parts]
-    except UserError as error:
-        begins = messages[0]["content"][:20]
-        raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
 
 
 def fitting_examples(
@@ -128,41 +120,34 @@ def preference_ids(preference: Preference, tokenizer: Tokenizer, name: str) -> P
     Raises:
         UserError: the template hides where an answer begins or ends, or shows both answers alike.
     """
-    asked, tools = preference.prompt, preference.tools
-    prompt, chosen = _prompt_and_answer_ids(asked, preference.chosen, tools, tokenizer, name)
-    before_other, rejected = _prompt_and_answer_ids(asked, preference.rejected, tools, tokenizer, name)
+    asked = preference.prompt
+    prompt, chosen = answer_ids(preference, preference.chosen, tokenizer, name)
+    before_other, rejected = answer_ids(preference, preference.rejected, tokenizer, name)
     if prompt != before_other:
-        raise _chat_template_error(name, asked, "the chat template shows the prompt otherwise before its other answer")
+        raise _error(name, asked, "the chat template shows the prompt otherwise before its other answer")
     if chosen == rejected:
-        raise _chat_template_error(
-            name, asked, "the chat template shows both answers alike, so none is preferred; remove the pair"
-        )
+        raise _error(name, asked, "the chat template shows both answers alike, so none is preferred; remove the pair")
     return Pair(prompt, chosen, rejected)
 
 
-def judged_ids(judged: Judged, tokenizer: Tokenizer, name: str) -> tuple[list[int], list[int]]:
-    """The ids of a prompt and of its answer with its end token; it raises what `pair` raises."""
-    return _prompt_and_answer_ids(judged.prompt, judged.answer, judged.tools, tokenizer, name)
-
-
-def _prompt_and_answer_ids(
-    prompt: Messages, said: Message, tools: Tools, tokenizer: Tokenizer, name: str
+def answer_ids(
+    example: Preference | Judged, said: Message, tokenizer: Tokenizer, name: str
 ) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and of an answer to it with its end token; it raises what `preference_ids` raises."""
+    prompt = example.prompt
     try:
-        ids, weights = tokenizer.last_answer([*prompt, said], tools)
+        ids, weights = tokenizer.last_answer([*prompt, said], example.tools)
     except UserError as error:
-        raise _chat_template_error(name, prompt, str(error)) from None
+        raise _error(name, prompt, str(error)) from None
     if 1.0 not in weights:
-        raise _chat_template_error(
-            name, prompt, "the chat template shows nothing of the answer; give another chat_template"
-        )
+        raise _error(name, prompt, "the chat template shows nothing of the answer; give another chat_template")
     start, end = weights.index(1.0), len(weights) - weights[::-1].index(1.0)
     if tokenizer.bytes_of(ids[end - 1]):
         piece = tokenizer.piece(ids[end - 1])
         hides = f"the chat template hides where an answer ends (in {piece!r}, which is no special token)"
-        raise _chat_template_error(name, prompt, f"{hides}; give another chat_template")
+        raise _error(name, prompt, f"{hides}; give another chat_template")
     return ids[:start], ids[start:end]
 
 
-def _chat_template_error(name: str, prompt: Messages, what: str) -> UserError:
+def _error(name: str, prompt: Messages, what: str) -> UserError:
     return UserError(f"{name}: the prompt that begins with {prompt[0]['content'][:20]!r}: {what}")

@@ -53,25 +53,20 @@ class Packing:
         """
         counts = self.row_starts[rows + 1] - self.row_starts[rows]
         piece = flat_ranges(self.row_starts[rows], counts)
-        documents, starts, lengths = (
-            array[piece].astype(np.int64) for array in (self.documents, self.offsets, self.lengths)
-        )
+        pieces = (self.documents, self.offsets, self.lengths)
+        documents, starts, lengths = (array[piece].astype(np.int64) for array in pieces)
         predictions = self.tokens[documents] - 1
         if self.seed is not None:
-            shift = _hash_of_documents(documents, np.repeat(epochs, counts), self.seed) % predictions.astype(np.uint64)
-            starts = (starts + np.where(predictions > self.sequence_length, shift.astype(np.int64), 0)) % predictions
+            hashes = documents.astype(np.uint64)  # of document, epoch and seed
+            for salt in (np.repeat(epochs, counts).astype(np.uint64), np.uint64(self.seed % 2**64)):
+                hashes = splitmix64(hashes * GOLDEN + salt)
+            shift = (hashes % predictions.astype(np.uint64)).astype(np.int64)
+            starts = (starts + np.where(predictions > self.sequence_length, shift, 0)) % predictions
         first = np.minimum(lengths, predictions - starts)
-        pairs = [
-            np.stack(pair, axis=1).ravel()
-            for pair in (
-                (documents, documents),
-                (starts, np.zeros_like(starts)),
-                (first, lengths - first),
-                (np.repeat(np.arange(len(rows)), counts),) * 2,
-            )
-        ]
-        kept = pairs[2] > 0
-        return Segments(*(array[kept] for array in pairs))
+        rows = np.repeat(np.arange(len(rows)), counts)
+        to_end, from_begin = (documents, starts, first, rows), (documents, 0 * starts, lengths - first, rows)
+        segments = np.stack([to_end, from_begin], axis=2).reshape(4, -1)
+        return Segments(*segments[:, segments[2] > 0])
 
 
 def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = True) -> Packing:
@@ -91,19 +86,10 @@ def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = Tr
     shuffled = np.random.default_rng(seed).permutation(len(documents))
     keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # sorting 16 bits is six times faster
     pools = shuffled[np.argsort(keys, kind="stable")]
-    order, row_lengths = _pieces_in_rows(
-        pools, np.bincount(piece_lengths, minlength=sequence_length + 1), sequence_length
-    )
-    row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
-    ordered = (documents[order], offsets[order], piece_lengths[order])
-    return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
-
-
-def _pieces_in_rows(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pieces in the order of the rows, and the number of pieces in each row. `pools` holds the pieces by length."""
-    cursor = np.cumsum(histogram) - histogram
-    order, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for count, contents in _best_fit(histogram, capacity):
+    histogram = np.bincount(piece_lengths, minlength=sequence_length + 1)
+    cursor = np.cumsum(histogram) - histogram  # of each length, the next piece in `pools`
+    order, counts = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
+    for count, contents in _best_fit(histogram, sequence_length):
         columns = []
         for length, copies in contents:
             taken = pools[cursor[length] : cursor[length] + count * copies]
@@ -112,7 +98,9 @@ def _pieces_in_rows(pools: np.ndarray, histogram: np.ndarray, capacity: int) -> 
         rows = np.concatenate(columns, axis=1)
         order.append(rows.ravel())
         counts.append(np.full(count, rows.shape[1]))
-    return np.concatenate(order), np.concatenate(counts)
+    order = np.concatenate(order)
+    ordered, row_starts = (documents[order], offsets[order], piece_lengths[order]), np.cumsum(np.concatenate(counts))
+    return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
 
 
 def _best_fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
@@ -139,11 +127,3 @@ def _best_fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
 
 def _in_fewest_bytes(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
-
-
-def _hash_of_documents(documents: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
-    """A well mixed uint64 for each (document, epoch, seed)."""
-    mixed = documents.astype(np.uint64)
-    for salt in (epochs.astype(np.uint64), np.uint64(seed % 2**64)):
-        mixed = splitmix64(mixed * GOLDEN + salt)
-    return mixed

@@ -79,7 +79,17 @@ class TaughtStream(Stream):
             each: rows of a file.
             own_rows: of these, this host's.
         """
-        used = self._in_order_of_use(batches * self.batch_size)
+        # The rows in the order in which they are first read, each once, counted through all sources.
+        found, seen, places = [], np.zeros(self._firsts[-1], bool), batches * self.batch_size
+        for first in range(0, places, PLACES_AT_ONCE):
+            sources, _, rows = self._order.at(np.arange(first, min(first + PLACES_AT_ONCE, places)))
+            numbers, at = np.unique(self._firsts[sources] + rows, return_index=True)
+            new = ~seen[numbers]
+            found.append(numbers[new][np.argsort(at[new])])
+            seen[found[-1]] = True
+            if seen.all():
+                break
+        used = np.concatenate(found)
         self._kept_as = np.full(self._firsts[-1], -1)
         self._kept_as[used] = np.arange(len(used))
         self._kept = Kept(self._folder, len(used), each)
@@ -91,19 +101,6 @@ class TaughtStream(Stream):
             return build([(self.sources[name], part) for name, part in parts], len(own_rows), self.sequence_length)
 
         return self._kept, of_file
-
-    def _in_order_of_use(self, places: int) -> np.ndarray:
-        """The rows at the first places of the order, each once, counted through all sources."""
-        found, seen = [], np.zeros(self._firsts[-1], bool)
-        for first in range(0, places, PLACES_AT_ONCE):
-            sources, _, rows = self._order.at(np.arange(first, min(first + PLACES_AT_ONCE, places)))
-            numbers, at = np.unique(self._firsts[sources] + rows, return_index=True)
-            new = ~seen[numbers]
-            found.append(numbers[new][np.argsort(at[new])])
-            seen[found[-1]] = True
-            if seen.all():
-                break
-        return np.concatenate(found)
 
     def _rows(self, sources: np.ndarray, epochs: np.ndarray, rows: np.ndarray) -> TaughtBatch:
         plain = super()._rows(sources, epochs, rows)

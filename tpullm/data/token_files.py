@@ -91,25 +91,18 @@ def find(location: str) -> list[TokenFile]:
     """
     if storage.is_remote(location):
         raise UserError(f"{location}: tokens of others are read from a disk; copy them to one that every host has")
-    path = storage.path(location)
-    files = sorted(found for found in path.rglob("*") if found.suffix in SUFFIXES) if path.is_dir() else [path]
+    path, found = storage.path(location), []
+    files = [file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.suffix in SUFFIXES]
     if not files:
         raise UserError(f"{path}: no tokens there; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
-    return [_open_token_file(file) for file in files]
-
-
-def _open_token_file(path: Path) -> TokenFile:
-    readers = {
-        ".ds": _datatrove_file,
-        ".bin": _megatron_file if path.with_suffix(".idx").exists() else _llm_c_file,
-        ".npy": _numpy_file,
-    }
-    if path.suffix not in readers:
-        raise UserError(f"{path}: no file of tokens; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
-    try:
-        return readers[path.suffix](path, check_file(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or path}: no such file; fetch it again") from error
+    for file in files:
+        of_bin = _megatron_file if file.with_suffix(".idx").exists() else _llm_c_file
+        reader = {".ds": _datatrove_file, ".bin": of_bin, ".npy": _numpy_file}[file.suffix]
+        try:
+            found.append(reader(file, check_file(file)))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename or file}: no such file; fetch it again") from error
+    return found
 
 
 def _datatrove_file(path: Path, size: int) -> TokenFile:
@@ -193,7 +186,13 @@ def document_ends(file: TokenFile, first: int, last: int, end_token: int) -> Ite
         UserError: the index says something else.
     """
     if file.documents < 0:
-        yield from _ends_by_token(file, end_token)
+        before = 0
+        for begin in range(0, file.tokens, SCAN_TOKENS):
+            found = np.flatnonzero(file.read(begin, min(SCAN_TOKENS, file.tokens - begin)) == end_token) + begin + 1
+            before = int(found[-1]) if len(found) else before
+            yield found
+        if before < file.tokens:
+            yield np.array([file.tokens])
         return
     read = _datatrove_ends if file.path.suffix == ".ds" else _megatron_ends
     before = int(read(file, first - 1, first)[0]) if first else 0
@@ -221,43 +220,22 @@ def _megatron_ends(file: TokenFile, first: int, last: int) -> np.ndarray:
     bounds = np.append(bounds, np.full(last + 1 - first - len(bounds), sequences))
     if bounds[0] < 0 or (np.diff(bounds) < 0).any() or bounds[-1] > sequences or (first == 0 and bounds[0] > 0):
         raise UserError(f"{file.index}: its documents are no ranges of its {sequences:,} sequences; fetch it again")
-    _check_side_by_side(file, sequences, int(bounds[0]), int(bounds[-1]))
-    found, within = np.full(last - first, file.tokens), bounds[1:] < sequences
-    if within.any():
-        places = np.memmap(file.index, "<i8", "r", MEGATRON_HEADER + 4 * sequences, (sequences,))
-        found[within] = places[bounds[1:][within]] // np.dtype(file.dtype).itemsize
-    return found
-
-
-def _check_side_by_side(file: TokenFile, sequences: int, low: int, high: int) -> None:
-    """Refuse sequences, of `low` to `high - 1`, that do not end where the next one begins."""
-    for begin in range(low, high, INDEX_DOCUMENTS):
-        end = min(begin + INDEX_DOCUMENTS, high)
+    of_places, itemsize = MEGATRON_HEADER + 4 * sequences, np.dtype(file.dtype).itemsize
+    for begin in range(int(bounds[0]), int(bounds[-1]), INDEX_DOCUMENTS):  # each sequence ends where the next begins
+        end = min(begin + INDEX_DOCUMENTS, int(bounds[-1]))
         lengths = np.fromfile(file.index, "<i4", end - begin, offset=MEGATRON_HEADER + 4 * begin).astype(np.int64)
-        offset = MEGATRON_HEADER + 4 * sequences + 8 * begin
-        places = np.fromfile(file.index, "<i8", min(end + 1, sequences) - begin, offset=offset)
-        begins, rest = np.divmod(places, np.dtype(file.dtype).itemsize)
+        places = np.fromfile(file.index, "<i8", min(end + 1, sequences) - begin, offset=of_places + 8 * begin)
+        begins, rest = np.divmod(places, itemsize)
         begins = np.append(begins, np.full(int(end == sequences), file.tokens))
         wrong = (lengths < 0).any() or rest.any() or (begins[:-1] + lengths != begins[1:]).any()
         if wrong or (begin == 0 and begins[0] != 0):
             raise UserError(
                 f"{file.index}: its sequences do not stand side by side in {file.path.name}; write both again"
             )
-
-
-def _ends_by_token(file: TokenFile, end_token: int) -> Iterator[np.ndarray]:
-    """After each end token, and at the end of the file."""
-    before = 0
-    for first in range(0, file.tokens, SCAN_TOKENS):
-        tokens = file.read(first, min(SCAN_TOKENS, file.tokens - first))
-        found = np.flatnonzero(tokens == end_token) + first + 1
-        before = int(found[-1]) if len(found) else before
-        yield found
-    if before < file.tokens:
-        yield np.array([file.tokens])
-
-
-MOST_MAPPED = 512  # files at once: each map takes one of the 1,024 files that a process may have open
+    found, within = np.full(last - first, file.tokens), bounds[1:] < sequences
+    if within.any():
+        found[within] = np.memmap(file.index, "<i8", "r", of_places, (sequences,))[bounds[1:][within]] // itemsize
+    return found
 
 
 class MappedFiles:
@@ -294,13 +272,9 @@ class MappedFiles:
 
     def _pieces(self, begins: np.ndarray, ends: np.ndarray, places: list[tuple]) -> list[np.ndarray]:
         """A view of each range; ones where there is no file."""
-        numbers = np.searchsorted(self._starts, begins, side="right") - 1
-        numbers = np.minimum(numbers, len(self._files) - 1)
-        starts = self._starts[numbers]
-        found = []
-        for number, low, high in zip(
-            numbers.tolist(), (begins - starts).tolist(), (ends - starts).tolist(), strict=True
-        ):
+        numbers = np.minimum(np.searchsorted(self._starts, begins, side="right") - 1, len(self._files) - 1)
+        starts, found = self._starts[numbers], []
+        for number, low, high in np.stack([numbers, begins - starts, ends - starts], axis=1).tolist():
             path, dtype, first_byte = places[number]
             if path is None or low == high:
                 found.append(np.ones(high - low, np.uint8))
@@ -312,7 +286,7 @@ class MappedFiles:
         return found
 
 
-@functools.lru_cache(MOST_MAPPED)
+@functools.lru_cache(512)  # each map takes one of the 1,024 files that a process may have open
 def _mapped_file(path: Path, dtype: str, first_byte: int, count: int) -> tuple[mmap.mmap, np.ndarray]:
     """The map of a file, and the values in it."""
     with open(path, "rb") as opened:

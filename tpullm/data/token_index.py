@@ -9,6 +9,7 @@ of its text does. A part is a file or a range of its documents, so the work can 
 import difflib
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,20 +75,13 @@ def plan(source: Source, parts: Path, tokenizer: Path, numbered_from: int = 0) -
     own = [file for file in token_files.find(source.path) if file.path not in {other.path for other in apart}]
     for held_out, files in ((False, own), (True, apart)):
         for number, file in enumerate(files):
-            for first, last in _document_ranges(file):
+            # Ranges of documents of about `PART_BYTES`. A file without an index is one part: (0, -1).
+            count = max(1, -(-file.bytes // PART_BYTES), -(-file.documents // PART_DOCUMENTS))
+            count = max(1, min(count, file.documents))
+            for first, last in itertools.pairwise(file.documents * bound // count for bound in range(count + 1)):
                 place = parts / f"{numbered_from + len(planned):06}.npz"
                 planned.append(IndexPart(source.name, held_out, file, number, first, last, place, tokenizer))
     return planned
-
-
-def _document_ranges(file: TokenFile) -> list[tuple[int, int]]:
-    """Ranges of documents of about `PART_BYTES`. A file without an index is one part: (0, -1)."""
-    if file.documents <= 0:
-        return [(0, file.documents)]
-    count = max(1, -(-file.bytes // PART_BYTES), -(-file.documents // PART_DOCUMENTS))
-    count = min(count, file.documents)
-    bounds = [file.documents * number // count for number in range(count + 1)]
-    return list(itertools.pairwise(bounds))
 
 
 def make_part(part: IndexPart) -> None:
@@ -97,8 +91,8 @@ def make_part(part: IndexPart) -> None:
         UserError: an id is outside of the vocabulary, or the index contradicts the file.
     """
     tokenizer = load_tokenizer(part.tokenizer)
-    bounds = list(token_files.document_ends(part.file, part.first, part.last, tokenizer.eos_id))
-    bounds = np.concatenate([np.zeros(0, np.int64), *bounds])
+    ends = token_files.document_ends(part.file, part.first, part.last, tokenizer.eos_id)
+    bounds = np.concatenate([np.zeros(0, np.int64), *ends])
     before = int(next(token_files.document_ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
     begins = np.concatenate([[before], bounds])[:-1] if len(bounds) else bounds
     ids, ended, begun, size = _read_documents(part.file, before, bounds, tokenizer)
@@ -115,14 +109,19 @@ def _read_documents(
     Args:
         first: where the first one begins.
     """
-    utf8, begin = tokenizer.bytes_per_token(), tokenizer.begin[:1]
+    utf8, begin, most = tokenizer.bytes_per_token(), tokenizer.begin[:1], tokenizer.vocabulary_size
     ids = bytearray()
     ended, begun, size, done = 0, 0, 0, 0
     hasher, at_begin = hashlib.sha256(), True
     last = int(bounds[-1]) if len(bounds) else first
     for low in range(first, last, WINDOW):
         tokens = file.read(low, min(WINDOW, last - low))
-        _check_token_ids(tokens, low, file, tokenizer.vocabulary_size)
+        if (wrong := (tokens < 0) | (tokens >= most)).any():
+            at = int(np.argmax(wrong))
+            raise UserError(
+                f"{file.path}: token {low + at:,} is {int(tokens[at])}, and the tokenizer of the recipe has {most:,}; "
+                "set `base` to the model whose tokenizer wrote the file"
+            )
         size += int(utf8[tokens].sum())
         inside = bounds[done : int(np.searchsorted(bounds, low + len(tokens), side="right"))] - low
         done += len(inside)
@@ -132,30 +131,14 @@ def _read_documents(
         starts = starts[starts < len(tokens)]
         begun += int((tokens[starts] == begin[0]).sum()) if begin else 0
         at_begin = bool(len(whole) and whole[-1] == len(tokens))
-        hasher = _add_document_ids(tokens, inside, hasher, ids)
+        view, at = memoryview(tokens.astype("<u4", copy=False)).cast("B"), 0
+        for end in (inside * 4).tolist():
+            hasher.update(view[at:end])
+            ids += hasher.digest()[:8]
+            hasher, at = hashlib.sha256(), end
+        hasher.update(view[at:])  # of the document that goes on in the next window
     ids += hashlib.sha256().digest()[:8] * (len(bounds) - len(ids) // 8)  # if there is no token at all
     return np.frombuffer(ids, ">u8").astype(np.uint64), ended, begun, size
-
-
-def _add_document_ids(tokens: np.ndarray, ends: np.ndarray, hasher, ids: bytearray):
-    """Add the ids of the documents that end in a window; the hash of the one that goes on in the next."""
-    view, at = memoryview(tokens.astype("<u4", copy=False)).cast("B"), 0
-    for end in (ends * 4).tolist():
-        hasher.update(view[at:end])
-        ids += hasher.digest()[:8]
-        hasher, at = hashlib.sha256(), end
-    hasher.update(view[at:])
-    return hasher
-
-
-def _check_token_ids(tokens: np.ndarray, first: int, file: TokenFile, vocabulary_size: int) -> None:
-    wrong = (tokens < 0) | (tokens >= vocabulary_size) if tokens.dtype.kind == "i" else tokens >= vocabulary_size
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise UserError(
-            f"{file.path}: token {first + at:,} is {int(tokens[at])}, and the tokenizer of the recipe has "
-            f"{vocabulary_size:,}; set `base` to the model whose tokenizer wrote the file"
-        )
 
 
 def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[str, dict[str, int]]:
@@ -175,13 +158,24 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
         if not own:
             continue
         files = list({part.number: part.file for part in own}.values())
-        begins, lengths, ids, counts = _joined_index_parts(own, files)
-        held_out = np.full(len(ids), apart) | is_held_out(ids, fraction)
+        starts = np.cumsum([0, *(file.tokens for file in files)])
+        found, counts = [], Counter()
+        for part in own:
+            with part.tokens.open("rb") as file, np.load(file) as arrays:
+                found.append((arrays["begins"] + starts[part.number], arrays["lengths"], arrays["ids"]))
+                counts.update({name: int(arrays[name]) for name in ("ended", "begun", "bytes")})
+        begins, lengths, ids = map(np.concatenate, zip(*found, strict=True))
+        held_out = np.full(len(ids), apart) | (ids < np.uint64(split.held_out_bound(fraction)))
+        if fraction > 0 and len(ids) > 1 and not held_out.any():
+            held_out = ids == ids.min()  # of two documents or more, the lowest hash at least
+        listed = {"vocabulary_size": tokenizer.vocabulary_size, "files": list(map(token_files.to_json, files))}
         for which, chosen in ((TRAIN, ~held_out), (HELD_OUT, held_out)):
             if chosen.any():
-                _write_index(
-                    folder / which, files, begins[chosen], lengths[chosen], ids[chosen], tokenizer.vocabulary_size
-                )
+                with storage.atomic_directory(folder / which) as temporary:
+                    token_store.write_all(temporary / "begins", begins[chosen].astype(np.uint64))
+                    token_store.write_all(temporary / "lengths", lengths[chosen].astype(np.uint64))
+                    token_store.write_all(temporary / "ids", ids[chosen])
+                    storage.write_json(temporary / FILES, listed)
                 share = lengths[chosen].sum() / max(1, lengths.sum())
                 facts[which] = {
                     "documents": int(chosen.sum()),
@@ -193,38 +187,6 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
         raise UserError(f"corpus.sources: {parts[0].source}: no document left to train on; give it more tokens")
     check_tokenizer(TokenStore(folder / TRAIN), tokenizer, parts[0].source)
     return facts
-
-
-def _joined_index_parts(
-    parts: Sequence[IndexPart], files: Sequence[TokenFile]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Begins in all files side by side, lengths and ids of all documents, and sums of the counts."""
-    starts = np.cumsum([0, *(file.tokens for file in files)])
-    found: tuple[list, ...] = ([np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)])
-    counts = {"ended": 0, "begun": 0, "bytes": 0}
-    for part in parts:
-        with part.tokens.open("rb") as file, np.load(file) as arrays:
-            for name, into, add in zip(("begins", "lengths", "ids"), found, (starts[part.number], 0, 0), strict=True):
-                into.append(arrays[name] + np.asarray(add, arrays[name].dtype))
-            counts = {name: count + int(arrays[name]) for name, count in counts.items()}
-    return (*(np.concatenate(each) for each in found), counts)
-
-
-def is_held_out(ids: np.ndarray, fraction: float) -> np.ndarray:
-    """Which documents are held out, by these beginnings of their hashes; of two or more, the lowest one at least."""
-    chosen = ids < np.uint64(split.held_out_bound(fraction))
-    if fraction > 0 and len(ids) > 1 and not chosen.any():
-        chosen = ids == ids.min()
-    return chosen
-
-
-def _write_index(path: Path, files: Sequence[TokenFile], begins, lengths, ids, vocabulary_size: int) -> None:
-    listed = [token_files.to_json(file) for file in files]
-    with storage.atomic_directory(path) as temporary:
-        token_store.write_all(temporary / "begins", begins.astype(np.uint64))
-        token_store.write_all(temporary / "lengths", lengths.astype(np.uint64))
-        token_store.write_all(temporary / "ids", ids)
-        storage.write_json(temporary / FILES, {"vocabulary_size": vocabulary_size, "files": listed})
 
 
 def _tell_who_tokenized(

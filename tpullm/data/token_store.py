@@ -38,13 +38,23 @@ class Mapped:
         """Map the shards; `UserError` if one is missing, cut short, or not as `Appender` writes it."""
         array = _open_array(path)
         layout, size = array.chunk_layout, array.shape[0]
-        self._dtype = array.dtype.numpy_dtype
-        self._shard = layout.write_chunk.shape[0]
-        self._shards = []
+        self._dtype, self._shard, self._shards = array.dtype.numpy_dtype, layout.write_chunk.shape[0], []
+        chunk, chunk_bytes = layout.read_chunk.shape[0], layout.read_chunk.shape[0] * self._dtype.itemsize
+        # A shard holds its chunks, and then an index of their offsets and sizes in bytes (zarr3, `sharding_indexed`).
+        # TensorStore writes a whole shard as whole chunks in order, so the chunks are one array.
         for first in range(0, size, self._shard):
-            count = min(self._shard, size - first)
-            file = path / "c" / str(first // self._shard)
-            self._shards.append(_map_shard(file, count, layout.read_chunk.shape[0], self._dtype))
+            count, file = min(self._shard, size - first), path / "c" / str(first // self._shard)
+            chunks = -(-count // chunk)
+            wanted = np.stack([np.arange(chunks) * chunk_bytes, np.full(chunks, chunk_bytes)], axis=1)
+            try:
+                index = np.fromfile(file, "<u8", 2 * chunks, offset=chunks * chunk_bytes)
+            except FileNotFoundError:
+                index = np.zeros(0)
+            if not np.array_equal(index, wanted.ravel()):
+                raise UserError(f"{file}: broken token store; remove it and run `tpullm tokenize`")
+            with open(file, "rb") as opened:
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            self._shards.append(memoryview(mapped)[: count * self._dtype.itemsize].cast(self._dtype.char))
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`[begin, end)` of each pair, concatenated; int32."""
@@ -85,25 +95,6 @@ class Remote:
         return np.concatenate([*found, np.zeros(0, self._array.dtype.numpy_dtype)]).astype(np.int32)
 
 
-def _map_shard(file: Path, count: int, chunk: int, dtype: np.dtype) -> memoryview:
-    """The first `count` values of a shard.
-
-    A shard holds its chunks, and then an index of their offsets and sizes in bytes (zarr3, `sharding_indexed`).
-    TensorStore writes a whole shard as whole chunks in order, so the chunks are one array.
-    """
-    chunks, chunk_bytes = -(-count // chunk), chunk * dtype.itemsize
-    places = np.arange(chunks) * chunk_bytes
-    try:
-        index = np.fromfile(file, "<u8", 2 * chunks, offset=chunks * chunk_bytes)
-    except FileNotFoundError:
-        index = np.zeros(0)
-    if not np.array_equal(index, np.stack([places, np.full(chunks, chunk_bytes)], axis=1).ravel()):
-        raise UserError(f"{file}: broken token store; remove it and run `tpullm tokenize`")
-    with open(file, "rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    return memoryview(mapped)[: count * dtype.itemsize].cast(dtype.char)
-
-
 class Appender:
     """Writes a flat array of unknown length by whole shards, so that no shard is written twice."""
 
@@ -137,21 +128,17 @@ def _create_array(path: Path, dtype: np.dtype, size: int):
     import tensorstore
 
     layout = tensorstore.ChunkLayout(write_chunk_shape=[SHARD_TOKENS], read_chunk_shape=[CHUNK_TOKENS])
-    spec = _array_spec(path) | {
-        "store_data_equal_to_fill_value": True
-    }  # chunks of zeros are stored like any other chunk
-    return tensorstore.open(
-        spec, create=True, dtype=tensorstore.dtype(dtype), shape=[size], chunk_layout=layout
-    ).result()
+    spec = _array_spec(path) | {"store_data_equal_to_fill_value": True}  # a chunk of zeros is one like any other
+    options = {"dtype": tensorstore.dtype(dtype), "shape": [size], "chunk_layout": layout}
+    return tensorstore.open(spec, create=True, **options).result()
 
 
 def _open_array(path: Path):
     import tensorstore
 
+    context = _tensorstore_context() if storage.is_remote(path) else None
     try:
-        return tensorstore.open(
-            _array_spec(path), context=_tensorstore_context() if storage.is_remote(path) else None
-        ).result()
+        return tensorstore.open(_array_spec(path), context=context).result()
     except ValueError as error:
         if told := storage.explain(error):
             raise told from error
@@ -202,8 +189,7 @@ class TokenStore:
 
     def __init__(self, path: Path | str):
         """Open the token store `path` (`tokens/<source>/<split>`); `UserError` if it is none."""
-        path = storage.path(path)
-        self.path = path
+        self.path = path = storage.path(path)
         if (path / FILES).exists():
             self._begins, self.lengths = (read_all(path / name).view(np.int64) for name in ("begins", "lengths"))
             listed = storage.read_json(path / FILES)

@@ -16,9 +16,10 @@ document, and the sample is the same for any parts, tasks and processes.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -245,28 +246,20 @@ def assemble(
             continue
         facts[source] = {}
         for split in SPLITS:
-            if having := [part for part in own if _documents_in_part(part, split)]:
-                counts = {"documents": 0, "tokens": 0, "bytes": 0}
-                arrays, dtype = _arrays_of_parts(having, split, counts), token_store.token_dtype(vocabulary_size)
-                token_store.write_store(folder / source / split, arrays, dtype)
-                facts[source][split] = counts
+            parts_of_split = _arrays_of_parts(own, split, counts := Counter())
+            if (first := next(parts_of_split, None)) is not None:
+                dtype = token_store.token_dtype(vocabulary_size)
+                token_store.write_store(folder / source / split, chain([first], parts_of_split), dtype)
+                facts[source][split] = dict(counts)
     return facts
 
 
-def _documents_in_part(part: TokensPart, split: str) -> int:
-    """How many documents of a split a part has."""
-    with part.tokens.open("rb") as file, np.load(file) as arrays:
-        return len(arrays[f"{split}_ids"])
-
-
-def _arrays_of_parts(
-    parts: Sequence[TokensPart], split: str, counts: dict[str, int]
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Tokens of each part; lengths, ids and languages of its documents. They are added to `counts`."""
+def _arrays_of_parts(parts: Sequence[TokensPart], split: str, counts: Counter) -> Iterator[tuple[np.ndarray, ...]]:
+    """Tokens of each part with documents; their lengths, ids and languages. They are added to `counts`."""
     for part in parts:
         with part.tokens.open("rb") as file, np.load(file) as arrays:
             found = tuple(arrays[f"{split}_{name}"] for name in ("tokens", "lengths", "ids", "languages"))
-            counts["bytes"] += int(arrays[f"{split}_bytes"])
-        counts["documents"] += len(found[2])
-        counts["tokens"] += len(found[0])
-        yield found
+            size = int(arrays[f"{split}_bytes"])
+        if len(found[2]):
+            counts.update(documents=len(found[2]), tokens=len(found[0]), bytes=size)
+            yield found

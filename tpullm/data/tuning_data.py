@@ -13,7 +13,7 @@ from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
-from tpullm.recipe.schema import PreferenceConfig, Recipe, TuningConfig
+from tpullm.recipe.schema import Recipe
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -77,14 +77,13 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     read, held_out = documents_of(weights, run, where), {}
     for kind, names, example, tokenize in (
         (CONVERSATIONS, settings.conversations, examples.Conversation, conversations.tokenize),
-        (PREFERENCES, settings.preferences, examples.Preference, partial(_preference_pairs, settings.preference)),
-        (JUDGED, settings.judged, examples.Judged, partial(_judged_answers, settings.preference)),
+        (PREFERENCES, settings.preferences, examples.Preference, partial(answer_rows.tokenized, settings.preference)),
+        (JUDGED, settings.judged, examples.Judged, partial(answer_rows.judged, settings.preference)),
     ):
         if names:
             weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
-            for part, into in zip(
-                _tuning_examples(names, example, settings, recipe.seed), (read, held_out), strict=True
-            ):
+            parts = examples.read(names, example, settings.columns, settings.held_out_fraction, recipe.seed)
+            for part, into in zip(parts, (read, held_out), strict=True):
                 if part:
                     into[kind] = tokenize(part, tokenizer, length, where)
     if JUDGED in read:
@@ -121,28 +120,9 @@ def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) ->
     """
     settings = recipe.finetune[name]
     most = min(settings.train.sequence_length, context) - settings.policy.tokens
-    parts = _tuning_examples(settings.prompts, examples.Prompt, settings, recipe.seed)
-    learned, held_out = (
-        prompts.tokenized(part, tokenizer, most, f"finetune.{name}") if part else None for part in parts
-    )
+    parts = examples.read(settings.prompts, examples.Prompt, settings.columns, settings.held_out_fraction, recipe.seed)
+    where = f"finetune.{name}"
+    learned, held_out = (prompts.tokenized(part, tokenizer, most, where) if part else None for part in parts)
     if learned is None:
-        raise UserError(f"finetune.{name}.held_out_fraction: holds out all prompts, so none is left; give less")
+        raise UserError(f"{where}.held_out_fraction: holds out all prompts, so none is left; give less")
     return learned, held_out
-
-
-def _tuning_examples(names: list[str], kind: type, settings: TuningConfig, seed: int) -> tuple[list, list]:
-    return examples.read(names, kind, settings.columns, settings.held_out_fraction, seed)
-
-
-def _preference_pairs(
-    settings: PreferenceConfig, found: list[examples.Preference], tokenizer: Tokenizer, length: int, where: str
-) -> Pairs:
-    ids = [(preference.group, conversations.preference_ids(preference, tokenizer, where)) for preference in found]
-    return answer_rows.tokenized(ids, settings, length, where)
-
-
-def _judged_answers(
-    settings: PreferenceConfig, found: list[examples.Judged], tokenizer: Tokenizer, length: int, where: str
-) -> Pairs:
-    ids = [(judged.group, *conversations.judged_ids(judged, tokenizer, where), judged.good) for judged in found]
-    return answer_rows.judged(ids, settings, length, where)

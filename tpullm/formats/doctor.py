@@ -89,7 +89,15 @@ def _directory_findings(folder: Path, shapes_of: Callable, done: Callable) -> It
         yield error(str(refused))
     else:
         yield from _faults_as_findings(_token_findings(tokenizer, config), "config.json")
-        yield from _first_space_findings(folder)
+        # Llama 2's tokenizer puts a space before a text. The tokenizer class decides whether also after special tokens.
+        said = read_optional(folder / "tokenizer_config.json")
+        prepends = '"Prepend"' in json.dumps(read_json(folder / "tokenizer.json").get("normalizer"))
+        if str(said.get("tokenizer_class")).startswith("Llama") and not said.get("legacy") and prepends:
+            yield warning(
+                "tokenizer_config.json: LlamaTokenizer without `legacy: true`, and tokenizer.json puts a space before "
+                "each piece of text: what follows a special token is split in one way by transformers and in another "
+                "by what reads tokenizer.json (tpullm too); set tokenizer_class to PreTrainedTokenizerFast"
+            )
         yield from _faults_as_findings(_chat_template_findings(tokenizer), "the chat template")
     model, family = reading.read_config(folder)
     shapes, axes = shapes_of(model)
@@ -149,23 +157,11 @@ def _token_findings(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Fin
         yield error(f"end token {outside[0]} is not a token; correct eos_token_id")
     named, ends = tokenizer.named_end, tokenizer.file_ends
     if named is not None and named not in ends:
-        where = f"eos_token is token {named}, the other files end at {sorted(ends)}"
-        yield error(f"tokenizer_config.json: {where}; make them agree")
+        what = f"eos_token is token {named}, the other files end at {sorted(ends)}; make them agree"
+        yield error(f"tokenizer_config.json: {what}")
     if silent := tokenizer.silent:
         some = ", ".join(map(str, silent[:5]))
         yield warning(f"tokenizer.json: {len(silent)} tokens decode to nothing ({some}) and are not special")
-
-
-def _first_space_findings(folder: Path) -> Iterator[Finding]:
-    """Llama 2's tokenizer puts a space before a text. The tokenizer class decides whether also after special tokens."""
-    said = read_optional(folder / "tokenizer_config.json")
-    normalizer = json.dumps(read_json(folder / "tokenizer.json").get("normalizer"))
-    if str(said.get("tokenizer_class")).startswith("Llama") and not said.get("legacy") and '"Prepend"' in normalizer:
-        yield warning(
-            "tokenizer_config.json: LlamaTokenizer without `legacy: true`, and tokenizer.json puts a space before each "
-            "piece of text: what follows a special token is split in one way by transformers and in another by what "
-            "reads tokenizer.json (tpullm too); set tokenizer_class to PreTrainedTokenizerFast"
-        )
 
 
 def _chat_template_findings(tokenizer: PublishedTokenizer) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ from tpullm.system.errors import UserError, correctable
 from tpullm.system.log import say, warn
 
 REQUEST = "local"  # of all hosts, to save after the same step
-KEPT = 2  # whole ones, while another is written: see `_prune`
+KEPT = 2  # whole ones, while another is written: see `_write`
 ID = "local_saves.json"  # in the stage: names its local saves, so that no other training takes them
 SHARDS, DESCRIPTION = "shards.safetensors", "description.json"
 
@@ -55,9 +55,8 @@ class LocalSaves:
         self._config, self._last, self._thread, self._folder = config, time.monotonic(), None, None
         self._about = json.loads(json.dumps({key: description.get(key) for key in ("inputs", "horizons", "left_out")}))
         if config.local:
-            name, self._start = hosts.broadcast(
-                "the local saves", lambda: [_local_saves_name(stage), uuid.uuid4().hex[:12]]
-            )
+            names = hosts.broadcast("the local saves", lambda: [_local_saves_name(stage), uuid.uuid4().hex[:12]])
+            name, self._start = names
             self._folder = storage.path(config.local) / name
             self._own = self._folder / f"host-{hosts.index()}"
             storage.check_writable(self._own)
@@ -96,23 +95,18 @@ class LocalSaves:
 
     def _write(self, step: int, bits: dict[str, np.ndarray]) -> None:
         try:
-            self._prune()
+            # Remove saves that no host needs any more, also what the machine saved when it was another host. All hosts
+            # have computed the step that is saved now. So all have begun the save before it, and written the one before
+            # that, and may have no newer one when they are killed.
+            kept = sorted(int(save.name) for save in self._own.glob("[0-9]*"))[-KEPT:]
+            if len(kept) == KEPT:
+                self._remove(lambda step: step < kept[0])
             with storage.atomic_directory(self._own / str(step)) as temporary:
                 save_file(bits, temporary / SHARDS)
                 storage.write_json(temporary / DESCRIPTION, self._about | {"start": self._start})
                 checkpoints.write(temporary)
         except Exception as error:
             warn(f"{self._own}: not saved at step {step:,} ({correctable(error) or error}); the training goes on")
-
-    def _prune(self) -> None:
-        """Remove saves that no host needs any more, also what the machine saved when it was another host.
-
-        All hosts have computed the step that is saved now. So all have begun the save before it, and written the one
-        before that, and may have no newer one when they are killed.
-        """
-        kept = sorted(int(save.name) for save in self._own.glob("[0-9]*"))[-KEPT:]
-        if len(kept) == KEPT:
-            self._remove(lambda step: step < kept[0])
 
     def _remove(self, unwanted: Callable[[int], bool]) -> None:
         for save in self._folder.glob("*/[0-9]*") if self._folder else ():

@@ -65,7 +65,23 @@ def write(
         writing.write(folder, planned, _special_tokens(tokenizer), advance, shard_bytes)
     talks = model.talks(tokenizer)
     _write_tokenizer(model, tokenizer, folder, talks)
-    facts = _facts_of_card(model, folder, params) | {"name": name, "licence": licence, "talks": talks}
+    data, published = model.run / "documents", storage.read_json(folder / "config.json")
+    languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
+    recipe = {key: value for key, value in _without_folders(model.recipe).items() if key != "run"}
+    facts = {
+        "name": name,
+        "licence": licence,
+        "talks": talks,
+        "parameters": sum(math.prod(target.shape) for target in params.targets.values()),
+        "layers": published.get("num_hidden_layers") or published.get("n_layer"),
+        "width": published.get("hidden_size") or published.get("n_embd"),
+        "architecture": published["architectures"][0],
+        "base": Path(model.recipe["base"]).name,
+        "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=100),
+        "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
+        "languages": [language for language in languages if len(language) == 2],
+        "evaluation": _measures_of_checkpoint(model),
+    }
     card = model_card(facts, manifest.tasks(model.run, model.stage, model.step))
     (folder / "README.md").write_text(card, encoding="utf-8")
     return planned.size
@@ -83,14 +99,11 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     """
     gguf_writing.check_installed()
     tokenizer, file = load_tokenizer(model.tokenizer_path), folder / f"{name}-{weights}.gguf"
-    config = model.config.trained_as(ModelConfig())
-    planned = gguf_writing.planned(
-        config, _checkpoint_parameters(model, "stored"), weights, _preferred_model_type(model)
-    )
+    config, params = model.config.trained_as(ModelConfig()), _checkpoint_parameters(model, "stored")
+    planned = gguf_writing.planned(config, params, weights, _preferred_model_type(model))
     storage.room_for(planned.size, folder.parent)
     with progress("export", planned.size, "bytes") as advance:
-        about = {"name": name, "license": licence}
-        gguf_writing.write(file, planned, tokenizer, weights, about, model.talks(tokenizer), advance)
+        gguf_writing.write(file, planned, tokenizer, weights, (name, licence), model.talks(tokenizer), advance)
     return file.stat().st_size
 
 
@@ -187,24 +200,6 @@ def _markdown_name(text: str) -> str:
 _TEMPLATES.filters |= {"cell": _markdown_name, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
 
 
-def _facts_of_card(model: Model, folder: Path, params: writing.Parameters) -> dict[str, Any]:
-    """What a card says of a model in an exported folder."""
-    data, config = model.run / "documents", storage.read_json(folder / "config.json")
-    languages = storage.read_json(data / "datacard.json")["by_language"] if (data / "datacard.json").exists() else {}
-    recipe = {key: value for key, value in _without_folders(model.recipe).items() if key != "run"}
-    return {
-        "parameters": sum(math.prod(target.shape) for target in params.targets.values()),
-        "layers": config.get("num_hidden_layers") or config.get("n_layer"),
-        "width": config.get("hidden_size") or config.get("n_embd"),
-        "architecture": config["architectures"][0],
-        "base": Path(model.recipe["base"]).name,
-        "recipe": yaml.safe_dump(recipe, allow_unicode=True, sort_keys=False, width=100),
-        "data": (data / "datacard.md").read_text(encoding="utf-8") if (data / "datacard.md").exists() else "",
-        "languages": [language for language in languages if len(language) == 2],
-        "evaluation": _measures_of_checkpoint(model),
-    }
-
-
 def _without_folders(value: Any) -> Any:
     """The recipe without folders of this machine: only the last name of a path stays."""
     if isinstance(value, dict):
@@ -219,15 +214,11 @@ def _measures_of_checkpoint(model: Model) -> list[tuple[str, str]]:
     made, evaluated = (model.run / stage / manifest.FILE for stage in (model.stage, "evaluate"))
     if model.stage == "base" or not made.exists() or model.step != max(steps(model.directory)):
         return []
-    facts = storage.read_json(made)
-    rows = [
-        (f"held-out {source}", f"{facts['eval_loss'][source]:.4f} nats a token, {bits:.3f} bits a byte")
-        for source, bits in facts.get("eval_bits_per_byte", {}).items()
-    ]
-    rows += [
-        (f"held-out {source}", f"the better answer wins in {share:.1%}")
-        for source, share in facts.get("eval_accuracy", {}).items()
-    ]
+    facts, rows = storage.read_json(made), []
+    for source, bits in facts.get("eval_bits_per_byte", {}).items():
+        rows.append((f"held-out {source}", f"{facts['eval_loss'][source]:.4f} nats a token, {bits:.3f} bits a byte"))
+    for source, share in facts.get("eval_accuracy", {}).items():
+        rows.append((f"held-out {source}", f"the better answer wins in {share:.1%}"))
     upstream = storage.read_json(evaluated)["inputs"]["upstream"] if evaluated.exists() else {}
     if upstream.get(model.stage) == manifest.finished_identity(model.run / model.stage):  # it ran on the stage as it is
         results = storage.read_json(evaluated.parent / "results.json")

@@ -70,8 +70,7 @@ def tokenizer(folder: Path) -> PublishedTokenizer:
 
 def write(file: Path, config: dict, tokenizer: PublishedTokenizer, weights: str = "f32") -> None:
     """The whole file."""
-    about = {"name": "small", "license": ""}
-    writing.write(file, planned(config, weights), tokenizer, weights, about, False, lambda size: None)
+    writing.write(file, planned(config, weights), tokenizer, weights, ("small", ""), False, lambda size: None)
 
 
 def nested_parameters(config: dict) -> tuple[Architecture, dict]:

@@ -52,24 +52,18 @@ def read(
         if name in BUILT_IN or name.startswith(reasoning_tasks.SOURCE):
             parts = [_built_in_examples(name, kind, held_out_fraction, seed)]
         else:
-            parts = [split(made, held_out_fraction) for made in _examples_of_files(name, kind, named)]
+            parts = []
+            for path in example_rows.example_files(name, WHAT[kind]):
+                made = list(examples(example_rows.rows_of_file(path), kind, named))
+                if not made:
+                    raise UserError(f"{path}: has no {WHAT[kind]} in it; write one JSON object a line")
+                say(f"{path}: {len(made):,} {WHAT[kind]} ({made[0][0]})")
+                parts.append(split([example for _, example in made], held_out_fraction))
         for part in parts:
             learned += part[0]
             held_out += part[1]
     named.check_found()
     return learned, held_out
-
-
-def _examples_of_files(name: str, kind: type[E], columns: Columns) -> list[list[E]]:
-    """The examples of each file of a name."""
-    found = []
-    for path in example_rows.example_files(name, WHAT[kind]):
-        made = list(examples(example_rows.rows_of_file(path), kind, columns))
-        if not made:
-            raise UserError(f"{path}: has no {WHAT[kind]} in it; write one JSON object a line")
-        say(f"{path}: {len(made):,} {WHAT[kind]} ({made[0][0]})")
-        found.append([example for _, example in made])
-    return found
 
 
 def _built_in_examples(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:
@@ -85,16 +79,12 @@ def _built_in_examples(name: str, kind: type[E], held_out_fraction: float, seed:
     parts = questions(name, held_out_fraction, seed)
     if kind is Conversation:
         return tuple([Conversation(talk["messages"]) for talk in conversations(part)] for part in parts)
-    return tuple(
-        [
-            Prompt(
-                [{"role": "user", "content": asked.question}],
-                {"answers": [*asked.answers], "kind": asked.kind, **asked.fields},
-            )
-            for asked in part
-        ]
-        for part in parts
-    )
+    prompts: tuple[list[Prompt], list[Prompt]] = ([], [])
+    for part, into in zip(parts, prompts, strict=True):
+        for asked in part:
+            fields = {"answers": [*asked.answers], "kind": asked.kind, **asked.fields}
+            into.append(Prompt([{"role": "user", "content": asked.question}], fields))
+    return prompts
 
 
 def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:

@@ -65,9 +65,7 @@ def rows_of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json_lines_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
     with open_bytes(path) as file:
-        number = 0
-        while line := file.readline(MOST_ROW_BYTES + 1):
-            number += 1
+        for number, line in enumerate(iter(lambda: file.readline(MOST_ROW_BYTES + 1), b""), start=1):
             if len(line) > MOST_ROW_BYTES:
                 raise UserError(f"{name}: line {number}: {_line_too_long()}")
             try:

@@ -225,12 +225,10 @@ def _with_system_message(said: Messages, row: Row, where: str) -> Messages:
 
 def _prompt_messages(value: Any, where: str) -> Messages:
     """A prompt: the text of the user, a transcript, or messages that end before an answer."""
-    where = f"{where}, prompt"
-    if not isinstance(value, str):
-        return _answerable_turns(turns(value, where), where)
-    return _answerable_turns(
-        transcript(value, where) if value.startswith(TRANSCRIPT) else [said_by("user", value, where)], where
-    )
+    where, is_text = f"{where}, prompt", isinstance(value, str)
+    if is_text and not value.startswith(TRANSCRIPT):
+        return [said_by("user", value, where)]
+    return _answerable_turns(transcript(value, where) if is_text else turns(value, where), where)
 
 
 def _answerable_turns(said: Messages, where: str) -> Messages:
@@ -255,8 +253,8 @@ def _answer_messages(value: Any, where: str) -> Messages:
     return [said_by("assistant", value, where)] if isinstance(value, str) else turns(value, where)
 
 
-def _conversation_reader(said: Callable[[Row, str], Messages]) -> Callable[[Row, str], Conversation]:
-    """A reader of conversations out of a reader of turns."""
+def _conversation_shape(name: str, keys: tuple[str, ...], said: Callable[[Row, str], Messages]) -> Shape:
+    """A shape of conversations out of a reader of turns."""
 
     def read(row: Row, where: str) -> Conversation:
         messages = _with_system_message(said(row, where), row, where)
@@ -264,7 +262,7 @@ def _conversation_reader(said: Callable[[Row, str], Messages]) -> Callable[[Row,
             raise UserError(f"{where}: no turn of the assistant, so nothing to learn from; add one or remove the line")
         return Conversation(messages, tools(row.get("tools"), where))
 
-    return read
+    return Shape(name, keys, read)
 
 
 def _prompt_and_completion(row: Row, where: str) -> Messages:
@@ -297,7 +295,12 @@ def _preference_pair(row: Row, where: str) -> Preference:
     sides = [_side_of_pair(row, key, where) for key in ("chosen", "rejected")]
     before = zip(sides[0][:-1], sides[1][:-1], strict=False)
     shared = [one for one, _ in itertools.takewhile(lambda pair: _is_same_turn(*pair), before)]
-    prompt = _prompt_of_both_answers(prompt, shared, where)
+    if not prompt and not shared:
+        raise UserError(f"{where}: has no prompt, and its two answers have nothing in common; add a `prompt`")
+    longer, shorter = (prompt, shared) if len(prompt) >= len(shared) else (shared, prompt)
+    if not all(_is_same_turn(*pair) for pair in zip(longer[::-1], shorter[::-1], strict=False)):
+        raise UserError(f"{where}: its answers begin with another conversation than its prompt; correct one of them")
+    prompt = _answerable_turns(longer, where)
     rests = zip(sides, ("chosen", "rejected"), strict=True)
     chosen, rejected = (_one_answer(said[len(shared) :], f"{where}, {key}") for said, key in rests)
     if _is_same_turn(chosen, rejected):
@@ -310,32 +313,17 @@ def _side_of_pair(row: Row, key: str, where: str) -> Messages:
     value, prompt, where = row[key], row.get("prompt"), f"{where}, {key}"
     if isinstance(value, str) and value.startswith(TRANSCRIPT):
         said = transcript(value, where)
-    elif isinstance(prompt, str) and _both_answers_repeat(row, prompt):
+    # An answer may begin with the words of its prompt by itself. Then the other one hardly does, and no space follows.
+    elif isinstance(prompt, str) and all(
+        isinstance(text, str) and text.startswith(prompt) and text[len(prompt) :][:1].isspace()
+        for text in (row["chosen"], row["rejected"])
+    ):
         said = _answer_messages(value[len(prompt) :].lstrip(), where)
     else:
         said = _answer_messages(value, where)
     if said[-1]["role"] != "assistant":
         raise UserError(f"{where}: ends without an answer of the assistant; add it or remove the pair")
     return said
-
-
-def _both_answers_repeat(row: Row, prompt: str) -> bool:
-    """Whether both answers are texts that begin with the prompt and go on after white space.
-
-    An answer may begin with the words of its prompt by itself. Then the other one hardly does, and no space follows.
-    """
-    texts = [text for text in (row["chosen"], row["rejected"]) if isinstance(text, str) and text.startswith(prompt)]
-    return len(texts) == 2 and all(text[len(prompt) :][:1].isspace() for text in texts)
-
-
-def _prompt_of_both_answers(prompt: Messages, shared: Messages, where: str) -> Messages:
-    """The prompt, out of what the row says and what both answers begin with."""
-    if not prompt and not shared:
-        raise UserError(f"{where}: has no prompt, and its two answers have nothing in common; add a `prompt`")
-    longer, shorter = (prompt, shared) if len(prompt) >= len(shared) else (shared, prompt)
-    if any(not _is_same_turn(*pair) for pair in zip(longer[::-1], shorter[::-1], strict=False)):
-        raise UserError(f"{where}: its answers begin with another conversation than its prompt; correct one of them")
-    return _answerable_turns(longer, where)
 
 
 def _is_same_turn(one: Message, other: Message) -> bool:
@@ -352,9 +340,8 @@ def _as_prompt_shape(shape: Shape) -> Shape:
         if last == 0:
             raise UserError(f"{where}: nothing comes before its last answer, so there is no prompt; add one")
         used = {*shape.keys, *(["input"] if "instruction" in shape.keys else [])}
-        return _prompt_example(
-            _answerable_turns(said[:last], where), row, used, {"answer": said[last]["content"]}, where
-        )
+        asked, answer = _answerable_turns(said[:last], where), {"answer": said[last]["content"]}
+        return _prompt_example(asked, row, used, answer, where)
 
     return Shape(shape.name, shape.keys, read)
 
@@ -366,17 +353,15 @@ def _prompt_example(said: Messages, row: Row, used: set[str], more: Row, where: 
 
 
 CONVERSATIONS = [
-    Shape("messages", ("messages",), _conversation_reader(lambda row, where: turns(row["messages"], where))),
-    Shape("ShareGPT", ("conversations",), _conversation_reader(lambda row, where: turns(row["conversations"], where))),
-    Shape("utterances", ("utterances",), _conversation_reader(lambda row, where: turns(row["utterances"], where))),
-    Shape(
+    _conversation_shape("messages", ("messages",), lambda row, at: turns(row["messages"], at)),
+    _conversation_shape("ShareGPT", ("conversations",), lambda row, at: turns(row["conversations"], at)),
+    _conversation_shape("utterances", ("utterances",), lambda row, at: turns(row["utterances"], at)),
+    _conversation_shape(
         "Alpaca",
         ("instruction", "output"),
-        _conversation_reader(
-            lambda row, where: [*_alpaca_prompt(row, where), *_answer_messages(row["output"], f"{where}, output")],
-        ),
+        lambda row, at: [*_alpaca_prompt(row, at), *_answer_messages(row["output"], f"{at}, output")],
     ),
-    Shape("prompt and completion", ("prompt", "completion"), _conversation_reader(_prompt_and_completion)),
+    _conversation_shape("prompt and completion", ("prompt", "completion"), _prompt_and_completion),
 ]
 # Of each kind, the first shape that fits a row is its shape.
 SHAPES: dict[type[Example], list[Shape]] = {

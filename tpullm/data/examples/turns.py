@@ -42,11 +42,13 @@ def turn(value: Any, where: str) -> Message:
     named = _value_of_first_key(value, ROLE_KEYS)
     role = ROLES.get(named) if isinstance(named, str) else None
     if role is None:
-        known = "system, user, assistant, tool"
-        raise UserError(f"{where}: the role {named!r:.60} is unknown; use {known}")
+        raise UserError(f"{where}: the role {named!r:.60} is unknown; use system, user, assistant, tool")
     if role == "assistant" and value.get("weight") == 0:
         raise UserError(f"{where}: has weight 0, which is not supported; end the conversation before it, or learn it")
-    calls = _function_calls(value.get("tool_calls"), where) if role == "assistant" else []
+    calls = value.get("tool_calls") if role == "assistant" else None
+    if not isinstance(calls, list | None):
+        raise UserError(f"{where}: tool_calls is not a list; write [{_CALL}]")
+    calls = [_function_call(call, f"{where}, tool call {number}") for number, call in enumerate(calls or (), start=1)]
     content = _turn_text(_value_of_first_key(value, CONTENT_KEYS), where)
     if not (content.strip() or calls or role == "tool"):
         raise UserError(f"{where}: has no content; write what the {role} says")
@@ -75,15 +77,6 @@ def _turn_text(value: Any, where: str) -> str:
 def said_by(role: str, text: Any, where: str) -> Message:
     """A turn of a role, out of a text."""
     return turn({"role": role, "content": text}, where)
-
-
-def _function_calls(value: Any, where: str) -> list[dict]:
-    """The calls of functions in an answer."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise UserError(f"{where}: tool_calls is not a list; write [{_CALL}]")
-    return [_function_call(call, f"{where}, tool call {number}") for number, call in enumerate(value, start=1)]
 
 
 _CALL = '{"type": "function", "function": {"name": "...", "arguments": {}}}'

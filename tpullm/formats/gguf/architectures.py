@@ -100,6 +100,8 @@ def _lacking_settings(config: ModelConfig, found: Architecture):
 
 def write(writer, config: ModelConfig, architecture: Architecture) -> None:
     """Add what the model computes to a `gguf.GGUFWriter`."""
+    import gguf
+
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.width)
@@ -121,13 +123,8 @@ def write(writer, config: ModelConfig, architecture: Architecture) -> None:
         writer.add_attn_logit_softcapping(config.attention_softcap)
     if config.logit_softcap:
         writer.add_final_logit_softcapping(config.logit_softcap)
-    if config.positions == "rotary":
-        _write_rope_settings(writer, config)
-
-
-def _write_rope_settings(writer, config: ModelConfig) -> None:
-    import gguf
-
+    if config.positions != "rotary":
+        return
     scaling = config.rope_scaling
     writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.rope_theta)

@@ -46,12 +46,16 @@ def q4_k(rows: np.ndarray) -> np.ndarray:
     d_R1, whole_scale_RB = _superblock_scales(scale_RB, 63)
     dmin_R1, whole_minimum_RB = _superblock_scales(minimum_RB, 63)
     step_RB1, offset_RB1 = (d_R1 * whole_scale_RB)[..., None], (dmin_R1 * whole_minimum_RB)[..., None]
-    number_RBn = np.clip(np.rint(_quantization_ratio(x_RBn + offset_RB1, step_RB1)), 0, 15).astype(np.uint8)
+    number_RBn = np.clip(np.rint(_ratio(x_RBn + offset_RB1, step_RB1)), 0, 15).astype(np.uint8)
     pairs = number_RBn.reshape(-1, 4, 2, 32)
     packed = (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
-    scales = _packed_six_bits(whole_scale_RB.astype(np.uint8), whole_minimum_RB.astype(np.uint8))
-    found = np.concatenate([_float16_bytes(d_R1), _float16_bytes(dmin_R1), scales, packed], axis=1)
-    return found.reshape(len(rows), -1)
+    scale_RB, minimum_RB = whole_scale_RB.astype(np.uint8), whole_minimum_RB.astype(np.uint8)
+    # Eight scales and eight minima of 6 bits in 12 bytes.
+    first = scale_RB[:, :4] | (scale_RB[:, 4:] >> 4) << 6
+    second = minimum_RB[:, :4] | (minimum_RB[:, 4:] >> 4) << 6
+    third = scale_RB[:, 4:] & 15 | (minimum_RB[:, 4:] & 15) << 4
+    found = [_float16_bytes(d_R1), _float16_bytes(dmin_R1), first, second, third, packed]
+    return np.concatenate(found, axis=1).reshape(len(rows), -1)
 
 
 def _scales_and_minima(x_RBn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,37 +63,28 @@ def _scales_and_minima(x_RBn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weight = np.sqrt(np.mean(x_RBn**2, axis=-1, keepdims=True)) + np.abs(x_RBn)
     low, high = np.minimum(x_RBn.min(-1, keepdims=True), 0), x_RBn.max(-1, keepdims=True)
     scale, minimum = (high - low) / 15, low
-    error = _weighted_squared_error(
-        x_RBn, weight, np.clip(np.rint(_quantization_ratio(x_RBn - low, scale)), 0, 15), scale, minimum
-    )
+    error = _error(x_RBn, weight, np.clip(np.rint(_ratio(x_RBn - low, scale)), 0, 15), scale, minimum)
     sum_w, sum_x = weight.sum(-1, keepdims=True), (weight * x_RBn).sum(-1, keepdims=True)
     for steps in 14 + 0.1 * np.arange(21, dtype=np.float32):
-        number = np.clip(np.rint((x_RBn - minimum) * _quantization_ratio(steps, high - minimum)), 0, 15)
+        number = np.clip(np.rint((x_RBn - minimum) * _ratio(steps, high - minimum)), 0, 15)
         sum_l, sum_l2 = (weight * number).sum(-1, keepdims=True), (weight * number**2).sum(-1, keepdims=True)
         sum_xl = (weight * x_RBn * number).sum(-1, keepdims=True)
         determinant = sum_w * sum_l2 - sum_l**2
-        new_scale = _quantization_ratio(sum_w * sum_xl - sum_x * sum_l, determinant)
-        new_minimum = _quantization_ratio(sum_l2 * sum_x - sum_l * sum_xl, determinant)
+        new_scale = _ratio(sum_w * sum_xl - sum_x * sum_l, determinant)
+        new_minimum = _ratio(sum_l2 * sum_x - sum_l * sum_xl, determinant)
         is_above = new_minimum > 0
-        new_scale = np.where(is_above, _quantization_ratio(sum_xl, sum_l2), new_scale)
+        new_scale = np.where(is_above, _ratio(sum_xl, sum_l2), new_scale)
         new_minimum = np.where(is_above, 0, new_minimum)
-        new_error = _weighted_squared_error(x_RBn, weight, number, new_scale, new_minimum)
+        new_error = _error(x_RBn, weight, number, new_scale, new_minimum)
         better = (determinant > 0) & (new_error < error)
         scale, minimum = np.where(better, new_scale, scale), np.where(better, new_minimum, minimum)
         error = np.where(better, new_error, error)
     return scale[..., 0], -minimum[..., 0]
 
 
-def _weighted_squared_error(x, weight, number, scale, minimum) -> np.ndarray:
+def _error(x, weight, number, scale, minimum) -> np.ndarray:
+    """The weighted squared error."""
     return (weight * (scale * number + minimum - x) ** 2).sum(-1, keepdims=True)
-
-
-def _packed_six_bits(scale_RB: np.ndarray, minimum_RB: np.ndarray) -> np.ndarray:
-    """Eight scales and eight minima of 6 bits in 12 bytes."""
-    first = scale_RB[:, :4] | (scale_RB[:, 4:] >> 4) << 6
-    second = minimum_RB[:, :4] | (minimum_RB[:, 4:] >> 4) << 6
-    third = scale_RB[:, 4:] & 15 | (minimum_RB[:, 4:] & 15) << 4
-    return np.concatenate([first, second, third], axis=1)
 
 
 def q6_k(rows: np.ndarray) -> np.ndarray:
@@ -97,12 +92,10 @@ def q6_k(rows: np.ndarray) -> np.ndarray:
     x_RBn = rows.reshape(-1, 16, 16)
     scale_RB = _symmetric_scales(x_RBn)
     largest = np.take_along_axis(scale_RB, np.abs(scale_RB).argmax(-1, keepdims=True), -1)
-    whole_RB = np.minimum(np.rint(scale_RB * _quantization_ratio(np.float32(-128), largest)), 127)
+    whole_RB = np.minimum(np.rint(scale_RB * _ratio(np.float32(-128), largest)), 127)
     d_R1 = (-largest / 128).astype(np.float16)
     step_RB1 = (d_R1.astype(np.float32) * whole_RB)[..., None]
-    number = (
-        (np.clip(np.rint(_quantization_ratio(x_RBn, step_RB1)), -32, 31) + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
-    )
+    number = (np.clip(np.rint(_ratio(x_RBn, step_RB1)), -32, 31) + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
     low = (number[:, :, :2] & 15 | (number[:, :, 2:] & 15) << 4).reshape(-1, 128)
     shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
     high = np.bitwise_or.reduce(number >> 4 << shifts, axis=2).reshape(-1, 64)
@@ -115,9 +108,9 @@ def _symmetric_scales(x_RBn: np.ndarray) -> np.ndarray:
     extreme = np.take_along_axis(x_RBn, np.abs(x_RBn).argmax(-1, keepdims=True), -1)
     weight, scale, best = x_RBn**2, np.zeros_like(extreme), np.zeros_like(extreme)
     for steps in 32 + 0.1 * np.array([0, *range(-9, 0), *range(1, 10)], np.float32):
-        number = np.clip(np.rint(x_RBn * _quantization_ratio(-steps, extreme)), -32, 31)
+        number = np.clip(np.rint(x_RBn * _ratio(-steps, extreme)), -32, 31)
         sum_xl = (weight * x_RBn * number).sum(-1, keepdims=True)
-        new_scale = _quantization_ratio(sum_xl, (weight * number**2).sum(-1, keepdims=True))
+        new_scale = _ratio(sum_xl, (weight * number**2).sum(-1, keepdims=True))
         better = new_scale * sum_xl > best
         scale, best = np.where(better, new_scale, scale), np.where(better, new_scale * sum_xl, best)
     return scale[..., 0]
@@ -126,16 +119,14 @@ def _symmetric_scales(x_RBn: np.ndarray) -> np.ndarray:
 def _superblock_scales(value_RB: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """A factor for each superblock, as float16 holds it, and the values as whole numbers up to `most`."""
     largest = value_RB.max(-1, keepdims=True)
-    whole = np.minimum(np.rint(value_RB * _quantization_ratio(np.float32(most), largest)), most)
+    whole = np.minimum(np.rint(value_RB * _ratio(np.float32(most), largest)), most)
     return (largest / most).astype(np.float16).astype(np.float32), whole
 
 
-def _quantization_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The quotient; 0 where the divisor is 0."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
-    return np.divide(
-        numerator, denominator, out=np.zeros(shape, np.float32), where=np.broadcast_to(denominator != 0, shape)
-    )
+    return np.divide(numerator, denominator, out=np.zeros(shape, np.float32), where=denominator != 0)
 
 
 def _float16_bytes(value_R1: np.ndarray) -> np.ndarray:

@@ -74,14 +74,10 @@ class Vocabulary:
 
 def of_tokenizer(tokenizer: Tokenizer) -> Vocabulary:
     """The vocabulary of a tokenizer; `UserError` if llama.cpp has none that splits a text alike."""
-    return (
-        _sentencepiece_vocabulary(tokenizer)
-        if isinstance(tokenizer, TrainedTokenizer)
-        else _published_vocabulary(tokenizer)
-    )
+    return _of_trained(tokenizer) if isinstance(tokenizer, TrainedTokenizer) else _of_published(tokenizer)
 
 
-def _sentencepiece_vocabulary(tokenizer: TrainedTokenizer) -> Vocabulary:
+def _of_trained(tokenizer: TrainedTokenizer) -> Vocabulary:
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized())
@@ -98,7 +94,7 @@ def _sentencepiece_vocabulary(tokenizer: TrainedTokenizer) -> Vocabulary:
     return Vocabulary("plamo2" if is_unigram else "llama", texts, kinds, tuple(scores))
 
 
-def _published_vocabulary(tokenizer: PublishedTokenizer) -> Vocabulary:
+def _of_published(tokenizer: PublishedTokenizer) -> Vocabulary:
     path = tokenizer.folder / "tokenizer.json"
     described = read_json(path)
     model = described["model"]
@@ -115,7 +111,7 @@ def _published_vocabulary(tokenizer: PublishedTokenizer) -> Vocabulary:
     kind_of = [kinds.get(text, UNUSED) for text in texts]
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     if model.get("byte_fallback"):
-        return _llama_vocabulary(described, texts, kind_of, merges, path)
+        return _of_llama(described, texts, kind_of, merges, path)
     return Vocabulary("gpt2", texts, kind_of, merges=merges, split=_split_pattern_name(described, path))
 
 
@@ -136,9 +132,7 @@ def _split_pattern_name(described: dict, path: Path) -> str:
     return _PATTERNS[pattern][bool(described["model"].get("ignore_merges"))]
 
 
-def _llama_vocabulary(
-    described: dict, texts: list[str], kinds: list[int], merges: tuple[str, ...], path: Path
-) -> Vocabulary:
+def _of_llama(described: dict, texts: list[str], kinds: list[int], merges: tuple[str, ...], path: Path) -> Vocabulary:
     """Of Llama 2, Gemma and others: llama.cpp's `llama`, whose score of a token says when its pairs are joined."""
     order = list(dict.fromkeys(joined := [merge.replace(" ", "") for merge in merges]))
     rank = {text: number for number, text in enumerate(order)}
@@ -167,9 +161,8 @@ def _llama_vocabulary(
 
 def _tokenizer_steps(described: dict | None) -> list[dict]:
     """The steps of a normalizer or a pre-tokenizer."""
-    if not described:
-        return []
-    return described.get("normalizers") or described.get("pretokenizers") or [described]
+    found = described or {}
+    return found.get("normalizers") or found.get("pretokenizers") or ([found] if found else [])
 
 
 def _unknown_to_llama_cpp(path: Path, what: str) -> UserError:
@@ -196,10 +189,6 @@ def write(writer, tokenizer: Tokenizer, rows: int, talks: bool) -> None:
     if found.merges:
         writer.add_token_merges(found.merges)
     writer.add_add_space_prefix(found.has_first_space)
-    _write_special_tokens(writer, tokenizer, rows, talks, found.model)
-
-
-def _write_special_tokens(writer, tokenizer: Tokenizer, rows: int, talks: bool, model: str) -> None:
     is_ours = isinstance(tokenizer, TrainedTokenizer)
     ends = [token for token in tokenizer.stop_ids if token < rows]
     if is_ours and talks:
@@ -214,7 +203,7 @@ def _write_special_tokens(writer, tokenizer: Tokenizer, rows: int, talks: bool, 
     if is_ours:
         writer.add_unk_token_id(tokenizer.unknown_id)
     # `plamo2` adds none by itself. The template has it, and llama.cpp would take out what it thinks to add itself.
-    writer.add_add_bos_token(model != "plamo2" and list(tokenizer.begin) == [tokenizer.bos_id])
+    writer.add_add_bos_token(found.model != "plamo2" and list(tokenizer.begin) == [tokenizer.bos_id])
     writer.add_add_eos_token(False)
     template = (CHAT_TEMPLATE if talks else None) if is_ours else tokenizer.template
     if template:

@@ -108,8 +108,8 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
         config, params = dataclasses.replace(config, tied_embeddings=False), params.with_head("embedding")
     output = "TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"
     found, fused = [], {part: (kind, parts) for kind, parts in architecture.fused.items() for part in parts}
-    for key in sorted(params.targets, key=lambda key: list(NAMES).index(_tensor_name_stem(key))):
-        stem = _tensor_name_stem(key)
+    for key in sorted(params.targets, key=lambda key: list(NAMES).index(key.rsplit(".", 1)[0])):
+        stem = key.rsplit(".", 1)[0]
         kind, parts = fused.get(stem, (_tensor_kind(stem, config, architecture), (stem,)))
         if stem == parts[0]:
             ours = tuple(key.replace(stem, part, 1) for part in parts)
@@ -117,10 +117,6 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
             found += [_planned_tensor(kind, ours, layer, params) for layer in layers]
     dtypes = [_tensor_type(tensor, weights, config.layers, output) for tensor in found]
     return GgufModel(config, architecture, params, list(zip(found, dtypes, strict=True)))
-
-
-def _tensor_name_stem(key: str) -> str:
-    return key.rsplit(".", 1)[0] if "." in key else key
 
 
 def _tensor_kind(stem: str, config: ModelConfig, architecture: Architecture) -> str:
@@ -183,14 +179,14 @@ def write(
     model: GgufModel,
     tokenizer: Tokenizer,
     weights: str,
-    about: dict[str, str],
+    about: tuple[str, str],
     talks: bool,
     done: Callable[[int], None],
 ) -> None:
     """Write the file. Memory holds one tensor, and our parameters that it is made of.
 
     Args:
-        about: the `name` of the model and its `license`.
+        about: the name of the model, and its licence or "".
         talks: whether the model was tuned on conversations.
         done: called with the bytes of each tensor.
 
@@ -201,9 +197,9 @@ def write(
 
     writer = gguf.GGUFWriter(file, model.architecture.name)
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(about["name"])
-    if about["license"]:
-        writer.add_license(about["license"])
+    writer.add_name(about[0])
+    if about[1]:
+        writer.add_license(about[1])
     writer.add_file_type(gguf.LlamaFileType[WEIGHTS[weights][1]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.write(writer, model.config, model.architecture)
@@ -224,9 +220,8 @@ def write(
         for tensor, dtype in model.tensors:
             held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
             held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
-            writer.write_tensor_data(
-                block_types.rounded_to_type(_gguf_tensor_values(tensor, held, model), dtype, tensor.name)
-            )
+            exact = _gguf_tensor_values(tensor, held, model)
+            writer.write_tensor_data(block_types.rounded_to_type(exact, dtype, tensor.name))
             done(tensor.size(dtype))
     finally:
         writer.close()
@@ -256,10 +251,7 @@ def _gguf_tensor_values(tensor: Tensor, held: dict[str, np.ndarray], model: Gguf
     for key in tensor.ours:
         part = held[key] if tensor.layer is None else held[key][tensor.layer]
         part = _in_gguf_layout(key, part, model.params).astype(np.float32)
-        if model.architecture.interleaved and _tensor_name_stem(key) in (
-            "layers.attention.query",
-            "layers.attention.key",
-        ):
+        if model.architecture.interleaved and key.startswith(("layers.attention.query.", "layers.attention.key.")):
             heads = config.heads if "query" in key else config.kv_heads  # their halves of each head are interleaved
             part = part.reshape(heads, 2, -1, *part.shape[1:]).swapaxes(1, 2).reshape(part.shape)
         parts.append(part + np.float32(1) if config.norm_unit_offset and key.endswith(".scale") else part)

@@ -211,7 +211,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
                 raise UserError(f"{folder}: {missing[0]} is missing; fetch the adapter again")
             parts = [source(name).astype(np.float32) for name in names]
             parts[1] *= _module_scale(said, module.name, rank, alpha, root) / scale
-            _set_module_adapter(found, module, parts, most, shapes, folder)
+            _set_adapter(found, module, parts, most, shapes, folder)
             seen.update(module.ours)
             left -= set(names)
     if magnitude and (short := [name for name, count in seen.items() if count < layers]):
@@ -246,9 +246,7 @@ def _module_scale(said: dict, name: str, rank: float, alpha: float, root: bool) 
     return alpha / (rank**0.5 if root else rank)
 
 
-def _set_module_adapter(
-    found: dict, module: Module, parts: list[np.ndarray], rank: int, shapes: dict, folder: Path
-) -> None:
+def _set_adapter(found: dict, module: Module, parts: list[np.ndarray], rank: int, shapes: dict, folder: Path) -> None:
     """Put the adapter of one module into the stacked arrays of our matrices; up to `rank` is 0, which adds nothing."""
     first, second, *lengths = parts
     inputs = 2 if module.ours[0].endswith("attention.out") else 1  # heads and their width

@@ -167,23 +167,20 @@ def _read_rope_scaling(scaling: Mapping[str, Any], context: int, said: Mapping[s
     if kind == "yarn":
         fast, slow = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
         truncate = scaling.get("truncate", True)
-        scale = _yarn_scale(scaling, factor)
+        # The factor of cosine and sine (Peng et al. 2023, section 3.4; DeepSeek has two `mscale`s).
+        of = lambda weight: 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0  # noqa: E731
+        if scaling.get("attention_factor"):
+            scale = float(scaling["attention_factor"])
+        elif scaling.get("mscale") and scaling.get("mscale_all_dim"):
+            scale = of(scaling["mscale"]) / of(scaling["mscale_all_dim"])
+        else:
+            scale = of(1.0)
         return RopeScaling(kind, factor, original, fast=fast, slow=slow, truncate=truncate, scale=scale)
     if kind == "longrope":
         scale = scaling.get("attention_factor") or math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
         short, long = (tuple(map(float, scaling[key])) for key in ("short_factor", "long_factor"))
         return RopeScaling(kind, factor, original, scale=float(scale), short=short, long=long)
     raise UserError(f"RoPE of type {kind!r:.80} is not known; known are linear, dynamic, llama3, yarn and longrope")
-
-
-def _yarn_scale(scaling: Mapping[str, Any], factor: float) -> float:
-    """The factor of cosine and sine in YaRN (Peng et al. 2023, section 3.4; DeepSeek has two `mscale`s)."""
-    if scaling.get("attention_factor"):
-        return float(scaling["attention_factor"])
-    scale = lambda weight: 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0  # noqa: E731
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return scale(scaling["mscale"]) / scale(scaling["mscale_all_dim"])
-    return scale(1.0)
 
 
 def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
@@ -210,8 +207,7 @@ def write(config: ModelConfig, preferred: str = "") -> dict[str, Any]:
 def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     family = FAMILIES[name]
     found: dict[str, Any] = {"model_type": name, "architectures": [family.architecture]}
-    for ours, theirs in family.keys.items():
-        found[theirs] = getattr(config, ours)
+    found |= {theirs: getattr(config, ours) for ours, theirs in family.keys.items()}
     if "attention_scale" in family.keys:
         scale = config.attention_scale
         scalar = round(scale**-2, 6) if scale else config.head_width
@@ -219,10 +215,9 @@ def _written_in_family(name: str, config: ModelConfig) -> dict[str, Any]:
     for softcap in ("attention_softcap", "logit_softcap"):
         if softcap in family.keys:
             found[family.keys[softcap]] = getattr(config, softcap) or None
-    tanh = "gelu_new" if name == "gpt2" else "gelu_pytorch_tanh"
-    found[family.keys["activation"]] = {"gelu_tanh": tanh}.get(config.activation, config.activation)
-    for key, ours in family.biases.items():
-        found[key] = getattr(config, ours[0])
+    if config.activation == "gelu_tanh":
+        found[family.keys["activation"]] = "gelu_new" if name == "gpt2" else "gelu_pytorch_tanh"
+    found |= {key: getattr(config, ours[0]) for key, ours in family.biases.items()}
     if family.window:
         window = max(config.windows, default=0)
         kinds = ["sliding_attention" if size else "full_attention" for size in config.windows or (0,) * config.layers]

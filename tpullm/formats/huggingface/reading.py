@@ -157,12 +157,18 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     # The files say how many tensors there are. A config that asks for millions more is not counted to its end.
     wanted = list(itertools.islice(tensors.pieces(family, shapes, layers), len(named) + MOST_MISSING))
     over = {name for name in named if not _COMPUTED.search(name)} - {name for name, _, _ in wanted}
-    _check_tied_weights(source, named, over)
+    embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
+    if "lm_head.weight" in over and embedding:  # a second copy of tied weights
+        head, table = named["lm_head.weight"], named[embedding]
+        if source.shape(head) != source.shape(table) or not np.array_equal(source(head), source(table)):
+            raise UserError(
+                f"{source.folder}: config.json ties the output layer to the embedding, and lm_head.weight is another "
+                "table; set tie_word_embeddings to false if the model was trained so"
+            )
+        over.discard("lm_head.weight")
     missing = [name for name, _, _ in wanted if name not in named]
     if missing or over:
-        which = " and ".join(
-            filter(None, (_some_tensor_names("missing", missing), _some_tensor_names("unknown", over)))
-        )
+        which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
     found = []
     for name, ours, place in wanted:
@@ -177,20 +183,8 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     return found
 
 
-def _check_tied_weights(source: WeightFiles, named: dict[str, str], over: set[str]) -> None:
-    """Accept a second copy of tied weights if it is equal to the first; else `UserError`."""
-    embedding = next((name for name in named if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
-    if "lm_head.weight" in over and embedding:
-        head, table = named["lm_head.weight"], named[embedding]
-        if source.shape(head) != source.shape(table) or not np.array_equal(source(head), source(table)):
-            raise UserError(
-                f"{source.folder}: config.json ties the output layer to the embedding, and lm_head.weight is another "
-                "table; set tie_word_embeddings to false if the model was trained so"
-            )
-        over.discard("lm_head.weight")
-
-
-def _some_tensor_names(what: str, names) -> str:
+def _some(what: str, names) -> str:
+    """Some of the names of tensors, in words."""
     names = sorted(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what} {', '.join(name[:80] for name in names[:3])}{more}" if names else ""
@@ -241,18 +235,14 @@ def fill(
         parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
         for key, part in zip(ours, parts, strict=True):
             if key not in held:
-                held[key] = _aligned_array(targets[key].shape, targets[key].dtype)
+                # At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy.
+                shape, dtype = targets[key].shape, np.dtype(targets[key].dtype)
+                memory = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+                aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
+                held[key] = aligned.view(dtype).reshape(shape)
             held[key][where] = part
             left[key] -= 1
             if not left[key]:
                 found[key] = place(held.pop(key), targets[key])
         done(tensor.nbytes)
     return tensors.nested(found)
-
-
-def _aligned_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes, which JAX uses on a CPU without a copy."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)

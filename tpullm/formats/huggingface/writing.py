@@ -57,9 +57,7 @@ class Parameters:
         return Parameters(targets, axes, read)
 
 
-def as_published(
-    config: ModelConfig, params: Parameters, preferred: str
-) -> tuple[dict[str, Any], ModelConfig, Parameters]:
+def as_published(config: ModelConfig, params: Parameters, preferred: str) -> tuple[dict, ModelConfig, Parameters]:
     """The `config.json` of the model, and the config and parameters that match it.
 
     Our own models multiply embeddings by the root of the width when they look them up. No published family with the
@@ -182,9 +180,8 @@ def write(
             for tensor in shard:
                 held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
                 held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
-                file.write(
-                    _published_tensor_bytes(model.family, tensor, held)
-                )  # `tofile` raises no error if the device is full
+                # `tofile` raises no error if the device is full.
+                file.write(_published_tensor_bytes(model.family, tensor, held))
                 files[tensor.name] = name
                 done(tensor.size)
     if len(shards) > 1:
@@ -226,9 +223,7 @@ class PackedIntegers:
     kind: str
     group: int
 
-    def parts(
-        self, name: str, shape: tuple[int, int], dtype: np.dtype
-    ) -> Iterator[tuple[str, tuple[int, ...], np.dtype, Callable[[np.ndarray], np.ndarray]]]:
+    def parts(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> Iterator[tuple]:
         """The tensors in place of one matrix: name, shape, type, and what makes it of the matrix.
 
         Args:
