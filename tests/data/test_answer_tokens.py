@@ -37,14 +37,14 @@ SAID = st.text(NUMBERS + "猫です。は？\n ", min_size=1, max_size=9).filter
 @given(st.lists(SAID, min_size=1, max_size=3).filter(lambda said: len(said) % 2), SAID, SAID)
 def test_both_conversations_begin_with_the_prompt_that_the_model_is_asked(tokenizer, asked, chosen, other):
     asked, answers = say(*asked), [say("", said)[1] for said in (chosen, f"{other}{chosen}")]
-    made = preference_ids(Preference(asked, *answers), tokenizer, "talk")
-    assert made.prompt == tokenizer.chat_template(asked, add_generation_prompt=True)[0]
-    for said, ids in zip(answers, made[1:], strict=True):
+    prompt, *both = preference_ids(Preference(asked, *answers), tokenizer, "talk")
+    assert prompt == tokenizer.chat_template(asked, add_generation_prompt=True)[0]
+    for said, ids in zip(answers, both, strict=True):
         whole, weights = tokenizer.last_answer([*asked, said])
-        assert whole[: len(made.prompt) + len(ids)] == made.prompt + ids
-        assert weights == [0.0] * len(made.prompt) + [1.0] * len(ids) + [0.0] * (len(whole) - len(made.prompt + ids))
+        assert whole[: len(prompt) + len(ids)] == prompt + ids
+        assert weights == [0.0] * len(prompt) + [1.0] * len(ids) + [0.0] * (len(whole) - len(prompt + ids))
         assert ids[-1] in tokenizer.stop_ids and said["content"] in tokenizer.decode(ids)
-        assert answer_ids(Judged(asked, said, True), said, tokenizer, "talk") == (made.prompt, ids)
+        assert answer_ids(Judged(asked, said, True), said, tokenizer, "talk") == (prompt, ids)
 
 
 def test_the_answer_to_a_longer_talk_is_the_last_alone(tokenizer):
@@ -59,9 +59,9 @@ def test_a_pair_may_call_tools(tmp_path):
     folder = directory(tmp_path / "model")
     change(folder / "tokenizer_config.json", chat_template=CALLING)
     tokenizer = PublishedTokenizer(folder, is_tried=True)
-    made = preference_ids(Preference(CALLED[:1], CALLED[1], CALLED[3], TOOLS), tokenizer, "talk")
-    assert "sky" in tokenizer.decode(made.prompt) and "東京" in tokenizer.decode(made.chosen)
-    assert made.prompt + made.chosen == tokenizer.last_answer(CALLED[:2], TOOLS)[0][: len(made.prompt + made.chosen)]
+    prompt, chosen, _ = preference_ids(Preference(CALLED[:1], CALLED[1], CALLED[3], TOOLS), tokenizer, "talk")
+    assert "sky" in tokenizer.decode(prompt) and "東京" in tokenizer.decode(chosen)
+    assert prompt + chosen == tokenizer.last_answer(CALLED[:2], TOOLS)[0][: len(prompt + chosen)]
 
 
 HIDING = {

@@ -63,7 +63,7 @@ def test_a_document_is_known_by_its_tokens_whatever_the_windows(tmp_path_factory
     fake = SimpleNamespace(vocabulary_size=V, eos_id=END, begin=[1], bytes_per_token=lambda: np.arange(V))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_index, "WINDOW", window)
-        ids, ended, begun, size = token_index._read_documents(file, before, bounds, fake)
+        ids, ended, begun, size = token_index._scan(file, before, bounds, fake)
     digests = [hashlib.sha256(np.array(tokens, "<u4").tobytes()).digest() for tokens in own]
     assert ids.tolist() == [int.from_bytes(digest[:8], "big") for digest in digests] and ids.dtype == np.uint64
     assert ended == sum(tokens[-1:] == [END] for tokens in own)

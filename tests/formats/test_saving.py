@@ -26,7 +26,7 @@ def save(directory, config, numbers, losses, first="save", **options):
             if action == "save":
                 checkpoints.save(number, state(number), {})
             elif number in losses:
-                checkpoints.evaluated(number, losses[number])
+                checkpoints.best.note(number, losses[number])
     checkpoints.close()
     return steps(directory)
 
@@ -51,7 +51,7 @@ def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(t
     save(directory, config, [1, 2], {1: 2.0, 2: 9.0})
     assert save(directory, config, [3, 4], {4: 1.5}) == [1, 4]
     checkpoints = Checkpoints(directory, config)
-    checkpoints.evaluated(9, 1.0)  # and then it was killed
+    checkpoints.best.note(9, 1.0)  # and then it was killed
     checkpoints.close()
     checkpoints = Checkpoints(directory, config)
     checkpoints.restore(4, state(0))

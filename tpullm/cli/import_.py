@@ -65,7 +65,7 @@ def make_base(recipe: Recipe, run: Path) -> None:
     tokenizer = PublishedTokenizer(here)
     check_vocabulary(tokenizer, config, folder / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with reading.opened(here) as source:
+    with reading.WeightFiles(here) as source:
         arguments = (family, architecture.shapes, architecture.axes, config.layers)
         dtypes = reading.stored(source, reading.check(source, *arguments))
         storage.room_for(source.size, run)  # a checkpoint is compressed to about 0.8 of that

@@ -17,10 +17,8 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH, AnswerBatch, PairBatch, Segments, flat_ranges
-from tpullm.data.conversations import answer_ids, fitting_examples, preference_ids
-from tpullm.data.examples import Judged, Preference
+from tpullm.data.conversations import fitting
 from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
-from tpullm.tokenizer import Tokenizer
 
 # The branch of an answer: liked, disliked, and (of judged answers) one to another prompt.
 GOOD, BAD, MISMATCHED = 1, 2, 3
@@ -62,14 +60,11 @@ class Branches:
         numbers = np.repeat(flat_ranges(np.ones_like(in_row), in_row), lengths)  # of the prompt in its row
         real = np.arange(sequence_length) < np.bincount(segments.rows, lengths, batch_size)[:, None]
         segment_ids = (numbers + BRANCH * self.branches[where]).astype(np.int32)
-
-        def filled(values: np.ndarray, padding: int = 0) -> np.ndarray:
-            array = np.full((batch_size, sequence_length), padding, values.dtype)
-            array[real] = values
-            return array
-
-        columns = (self.inputs[where], self.targets[where], segment_ids, self.positions[where])
-        return filled(where, -1), tuple(map(filled, columns))
+        columns = (where, self.inputs[where], self.targets[where], segment_ids, self.positions[where])
+        arrays = [np.full(real.shape, -1 if column is where else 0, column.dtype) for column in columns]
+        for array, column in zip(arrays, columns, strict=True):
+            array[real] = column
+        return arrays[0], tuple(arrays[1:])
 
 
 def branches(of_prompts: Iterable[tuple[list[int], Mapping[int, list[int]]]]) -> Branches:
@@ -114,44 +109,40 @@ class Pairs(Branches):
         return PairBatch(*columns, (branches > 0).astype(np.float32), references, self.settings, self.sequences)
 
 
-def tokenized(
-    settings: PreferenceConfig, found: Sequence[Preference], tokenizer: Tokenizer, sequence_length: int, name: str
-) -> Pairs:
-    """The preferences that fit a row; the log counts the others.
+def tokenized(found: Sequence[tuple[int, tuple]], settings: PreferenceConfig, length: int, name: str) -> Pairs:
+    """The pairs that fit a row; the log counts the others.
 
     Args:
+        found: the hash of the prompt of each, and the ids of the prompt, the preferred answer and the other one.
         name: the stage, for errors.
 
     Raises:
         UserError: no pair is left.
     """
-    made = [(preference.group, preference_ids(preference, tokenizer, name)) for preference in found]
-    lengths = [len(pair.prompt) - 1 + len(pair.chosen) + len(pair.rejected) for _, pair in made]
-    kept = fitting_examples(made, lengths, sequence_length, name, "pair", ", both answers together")
-    of_prompts = [(pair.prompt, {GOOD: pair.chosen, BAD: pair.rejected}) for _, pair in kept]
-    return _pairs_of_answers([number for number, _ in kept], of_prompts, settings, sequence_length)
+    lengths = [len(prompt) - 1 + len(chosen) + len(rejected) for _, (prompt, chosen, rejected) in found]
+    kept = fitting(found, lengths, length, name, "pair", ", both answers together")
+    of_prompts = [(prompt, {GOOD: chosen, BAD: rejected}) for _, (prompt, chosen, rejected) in kept]
+    return _pairs_of_answers([number for number, _ in kept], of_prompts, settings, length)
 
 
-def judged(
-    settings: PreferenceConfig, found: Sequence[Judged], tokenizer: Tokenizer, sequence_length: int, name: str
-) -> Pairs:
+def judged(found: Sequence[tuple], settings: PreferenceConfig, length: int, name: str) -> Pairs:
     """The judged answers that fit a row, each beside an answer to another prompt, which may be cut off.
 
     Args:
+        found: of each the hash of the prompt, the ids of both, and whether the answer is good.
         name: the stage, for errors.
 
     Raises:
         UserError: no answer is left.
     """
     # The answer with its prompt, and a token at least of the mismatched one.
-    made = [(one.group, *answer_ids(one, one.answer, tokenizer, name), one.good) for one in found]
-    lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in made]
-    kept = fitting_examples(made, lengths, sequence_length, name, "judged answer", ", with its prompt")
+    lengths = [len(prompt) + len(answer) for _, prompt, answer, _ in found]
+    kept = fitting(found, lengths, length, name, "judged answer", ", with its prompt")
     ids, of_prompts = [number for number, *_ in kept], []
     for (_, prompt, answer, good), other in zip(kept, mismatched_examples(ids), strict=True):
-        room = sequence_length - (len(prompt) - 1 + len(answer))
+        room = length - (len(prompt) - 1 + len(answer))
         of_prompts.append((prompt, {GOOD if good else BAD: answer, MISMATCHED: kept[other][2][:room]}))
-    return _pairs_of_answers(ids, of_prompts, settings, sequence_length)
+    return _pairs_of_answers(ids, of_prompts, settings, length)
 
 
 def mismatched_examples(prompts: Sequence[int]) -> np.ndarray:
@@ -217,11 +208,7 @@ def answers_in_rows(
     segments = packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64))
     where, columns = laid.rows(segments, rows, sequence_length)
     # Of each token the number of its answer among all, from 1; 0 of prompts and, at the end, of padding.
-    parts = [
-        (1 + group * len(answers[group]) + number, len(answers[group][number]))
-        for group, part in pieces
-        for number in part
-    ]
+    parts = [(1 + group * len(answers[group]) + n, len(answers[group][n])) for group, part in pieces for n in part]
     own = np.zeros(len(laid.branches) + 1, np.int64)
     own[:-1][laid.branches > 0] = np.repeat(*np.transpose(parts))
     own_BT = own[where]

@@ -6,7 +6,7 @@ sees in tuning on conversations, and what it is asked with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -47,20 +47,18 @@ class Conversations:
         return self.tokens[where], self.token_weights[where]
 
 
-def tokenize(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str
-) -> Conversations:
+def tokenize(talks: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:
     """Apply the chat template, and drop conversations of more than `sequence_length` predictions; the log counts them.
 
     Raises:
         UserError: no conversation is left.
     """
     made = []
-    for conversation in conversations:
-        messages, tools = conversation.messages, conversation.tools
+    for talk in talks:
+        messages, tools = talk.messages, talk.tools
         try:
             try:
-                made.append((conversation.group, *tokenizer.chat_template(messages, tools=tools)))
+                made.append((talk.group, *tokenizer.chat_template(messages, tools=tools)))
             except EarlierAnswersChangeError:  # then each answer ends a conversation of its own
                 ends = [n for n, message in enumerate(messages, start=1) if message["role"] == "assistant"]
                 parts = [messages[:end] for end in ends]
@@ -68,9 +66,9 @@ def tokenize(
         except UserError as error:
             begins = messages[0]["content"][:20]
             raise UserError(f"{name}: the conversation that begins with {begins!r}: {error}") from None
-    if len(made) > len(conversations):
+    if len(made) > len(talks):
         say(f"{name}: the chat template shows earlier answers otherwise, so each answer is learned in a row of its own")
-    kept = fitting_examples(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
+    kept = fitting(made, [len(ids) - 1 for _, ids, _ in made], sequence_length, name, "conversation")
     return Conversations(
         tokens=np.concatenate([np.array(ids, np.int32) for _, ids, _ in kept]),
         token_weights=np.concatenate([np.array(weights, np.float32) for _, _, weights in kept]),
@@ -79,9 +77,7 @@ def tokenize(
     )
 
 
-def fitting_examples(
-    found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = ""
-) -> list[E]:
+def fitting(found: Sequence[E], lengths: Sequence[int], most: int, name: str, what: str, which: str = "") -> list[E]:
     """The examples of at most `most` tokens, which are `lengths` long; the log counts the others.
 
     Args:
@@ -103,16 +99,8 @@ def fitting_examples(
     return kept
 
 
-class Pair(NamedTuple):
-    """The ids of a preference. `prompt + chosen` and `prompt + rejected` are the two conversations."""
-
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-
-
-def preference_ids(preference: Preference, tokenizer: Tokenizer, name: str) -> Pair:
-    """The ids of a preference, whose answers end with their end tokens.
+def preference_ids(preference: Preference, tokenizer: Tokenizer, name: str) -> tuple[list[int], ...]:
+    """The ids of a preference: of the prompt, the preferred answer and the other one, with their end tokens.
 
     Args:
         name: the stage or the file, for errors.
@@ -127,12 +115,10 @@ def preference_ids(preference: Preference, tokenizer: Tokenizer, name: str) -> P
         raise _error(name, asked, "the chat template shows the prompt otherwise before its other answer")
     if chosen == rejected:
         raise _error(name, asked, "the chat template shows both answers alike, so none is preferred; remove the pair")
-    return Pair(prompt, chosen, rejected)
+    return prompt, chosen, rejected
 
 
-def answer_ids(
-    example: Preference | Judged, said: Message, tokenizer: Tokenizer, name: str
-) -> tuple[list[int], list[int]]:
+def answer_ids(example: Preference | Judged, said: Message, tokenizer: Tokenizer, name: str) -> tuple[list[int], ...]:
     """The ids of a prompt and of an answer to it with its end token; it raises what `preference_ids` raises."""
     prompt = example.prompt
     try:
@@ -143,9 +129,8 @@ def answer_ids(
         raise _error(name, prompt, "the chat template shows nothing of the answer; give another chat_template")
     start, end = weights.index(1.0), len(weights) - weights[::-1].index(1.0)
     if tokenizer.bytes_of(ids[end - 1]):
-        piece = tokenizer.piece(ids[end - 1])
-        hides = f"the chat template hides where an answer ends (in {piece!r}, which is no special token)"
-        raise _error(name, prompt, f"{hides}; give another chat_template")
+        hides = f"hides where an answer ends (in {tokenizer.piece(ids[end - 1])!r}, which is no special token)"
+        raise _error(name, prompt, f"the chat template {hides}; give another chat_template")
     return ids[:start], ids[start:end]
 
 

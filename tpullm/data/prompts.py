@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.data.conversations import fitting_examples
+from tpullm.data.conversations import fitting
 from tpullm.data.examples import Prompt
 from tpullm.data.mixture import Order
 from tpullm.data.stream import LeavesOut, Placed, seed_for
@@ -56,7 +56,7 @@ def tokenized(found: Sequence[Prompt], tokenizer: Tokenizer, most: int, name: st
             f"{name}: no prompt of at most {most} tokens (the shortest has {shortest}), since a row also has an "
             f"answer; give others, raise {name}.train.sequence_length, or lower {name}.policy.tokens"
         )
-    kept = fitting_examples(range(len(ids)), list(map(len, ids)), most, name, "prompt")
+    kept = fitting(range(len(ids)), list(map(len, ids)), most, name, "prompt")
     return Prompts([found[number] for number in kept], [ids[number] for number in kept])
 
 

@@ -26,8 +26,6 @@ MEGATRON, MEGATRON_HEADER = b"MMIDIDX\x00\x00", 34  # bytes: magic, version, typ
 MEGATRON_TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 LLM_C_BYTES = 1024  # of the header, 256 numbers: magic, version, tokens
 LLM_C_TYPES = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
-NUMPY_TYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8")
-SUFFIXES = (".ds", ".bin", ".npy")
 INDEX_DOCUMENTS = 1 << 20  # documents of an index that are read at once
 SCAN_TOKENS = 1 << 24  # tokens that are searched for ends at once
 
@@ -92,14 +90,14 @@ def find(location: str) -> list[TokenFile]:
     if storage.is_remote(location):
         raise UserError(f"{location}: tokens of others are read from a disk; copy them to one that every host has")
     path, found = storage.path(location), []
-    files = [file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.suffix in SUFFIXES]
+    readers = {".ds": _datatrove_file, ".bin": _llm_c_file, ".npy": _numpy_file}
+    files = [file for file in (sorted(path.rglob("*")) if path.is_dir() else [path]) if file.suffix in readers]
     if not files:
         raise UserError(f"{path}: no tokens there; .ds (datatrove), .bin (Megatron, llm.c) and .npy (numpy) are read")
     for file in files:
-        of_bin = _megatron_file if file.with_suffix(".idx").exists() else _llm_c_file
-        reader = {".ds": _datatrove_file, ".bin": of_bin, ".npy": _numpy_file}[file.suffix]
+        is_megatron = file.suffix == ".bin" and file.with_suffix(".idx").exists()
         try:
-            found.append(reader(file, check_file(file)))
+            found.append((_megatron_file if is_megatron else readers[file.suffix])(file, check_file(file)))
         except FileNotFoundError as error:
             raise UserError(f"{error.filename or file}: no such file; fetch it again") from error
     return found
@@ -168,7 +166,7 @@ def _numpy_file(path: Path, size: int) -> TokenFile:
         array = np.lib.format.open_memmap(path, "r")
     except Exception as error:  # what a broken header raises is numpy's, struct's or the parser's
         raise UserError(f"{path}: no whole array of numpy ({type(error).__name__}); fetch it again") from error
-    if array.ndim != 1 or array.dtype.str not in {np.dtype(name).str for name in NUMPY_TYPES}:
+    if array.ndim != 1 or array.dtype.str[:2] not in ("|u", "|i", "<u", "<i"):
         told = "save one dimension of little-endian integers"
         raise UserError(f"{path}: has the shape {array.shape} and the type {array.dtype}; {told}")
     if array.offset + array.nbytes != size:

@@ -95,15 +95,13 @@ def make_part(part: IndexPart) -> None:
     bounds = np.concatenate([np.zeros(0, np.int64), *ends])
     before = int(next(token_files.document_ends(part.file, part.first - 1, part.first, 0))[0]) if part.first else 0
     begins = np.concatenate([[before], bounds])[:-1] if len(bounds) else bounds
-    ids, ended, begun, size = _read_documents(part.file, before, bounds, tokenizer)
+    ids, ended, begun, size = _scan(part.file, before, bounds, tokenizer)
     with storage.atomic_file(part.tokens) as temporary, temporary.open("wb") as file:
         facts = {"ended": ended, "begun": begun, "bytes": size}
         np.savez(file, begins=begins, lengths=bounds - begins, ids=ids, **facts)
 
 
-def _read_documents(
-    file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer
-) -> tuple[np.ndarray, int, int, int]:
+def _scan(file: TokenFile, first: int, bounds: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, int, int, int]:
     """Ids of the documents that end at `bounds`, and how many end and begin with the tokens of the model; UTF-8 bytes.
 
     Args:
@@ -153,10 +151,8 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
     if any(part.held_out for part in parts):
         fraction = 0
     facts, tokenizer = {}, load_tokenizer(parts[0].tokenizer)
-    for apart in (False, True):
-        own = [part for part in parts if part.held_out == apart]
-        if not own:
-            continue
+    for apart, group in itertools.groupby(parts, lambda part: part.held_out):
+        own = list(group)
         files = list({part.number: part.file for part in own}.values())
         starts = np.cumsum([0, *(file.tokens for file in files)])
         found, counts = [], Counter()
@@ -176,22 +172,17 @@ def assemble(folder: Path, parts: Sequence[IndexPart], fraction: float) -> dict[
                     token_store.write_all(temporary / "lengths", lengths[chosen].astype(np.uint64))
                     token_store.write_all(temporary / "ids", ids[chosen])
                     storage.write_json(temporary / FILES, listed)
-                share = lengths[chosen].sum() / max(1, lengths.sum())
-                facts[which] = {
-                    "documents": int(chosen.sum()),
-                    "tokens": int(lengths[chosen].sum()),
-                    "bytes": round(counts["bytes"] * share),
-                }
-        _tell_who_tokenized(parts[0].source, files, counts, int((lengths > 0).sum()), tokenizer)
+                documents, tokens = int(chosen.sum()), int(lengths[chosen].sum())
+                size = round(counts["bytes"] * (tokens / max(1, lengths.sum())))
+                facts[which] = {"documents": documents, "tokens": tokens, "bytes": size}
+        _tell_writer(parts[0].source, files, counts, int((lengths > 0).sum()), tokenizer)
     if TRAIN not in facts:
         raise UserError(f"corpus.sources: {parts[0].source}: no document left to train on; give it more tokens")
     check_tokenizer(TokenStore(folder / TRAIN), tokenizer, parts[0].source)
     return facts
 
 
-def _tell_who_tokenized(
-    source: str, files: Sequence[TokenFile], counts: dict[str, int], documents: int, tokenizer: Tokenizer
-) -> None:
+def _tell_writer(source: str, files: list[TokenFile], counts: Counter, documents: int, tokenizer: Tokenizer) -> None:
     """Say whose tokenizer wrote the tokens, if they say so, and where documents begin or end differently."""
     if named := sorted({file.tokenizer for file in files if file.tokenizer}):
         say(f"tokens: {source}: written with the tokenizer {', '.join(named)}, by what its files say")
@@ -211,8 +202,7 @@ def check_tokenizer(store: TokenStore, tokenizer: Tokenizer, source: str) -> Non
     that much is only told.
     """
     chosen = np.unique(np.linspace(0, len(store.lengths) - 1, COMPARED).astype(np.int64))
-    same = total = 0
-    text = ""
+    same, total, text = 0, 0, ""
     for document in chosen.tolist():
         count = min(int(store.lengths[document]), COMPARED_TOKENS)
         tokens = store.read(np.array([document]), np.zeros(1, np.int64), np.array([count]))[0].tolist()

@@ -62,11 +62,6 @@ class Task:
     seed: int
     bytes: int
 
-    @property
-    def source(self) -> str:
-        """The name of the source."""
-        return self.parts[0].source
-
 
 def plan_sample(documents: Path, folder: Path, weights: Mapping[str, float], characters: int, seed: int) -> list[Task]:
     """The tasks of all sources that have a weight, in their order.
@@ -157,7 +152,7 @@ def sample(tasks: Sequence[Task]) -> list[tuple[str, str]]:
     It has no more characters of a source than planned, but at least one passage.
     """
     found = []
-    for _, own in groupby(tasks, lambda task: task.source):
+    for _, own in groupby(tasks, lambda task: task.parts[0].source):
         of_source = list(own)
         drawn = sorted(one for task in of_source for one in storage.read_json(task.file))
         fitting = sum(end <= of_source[0].characters for end in accumulate(len(passage) for _, _, passage in drawn))

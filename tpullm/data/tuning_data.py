@@ -13,7 +13,7 @@ from tpullm.data.batch import Documents
 from tpullm.data.conversations import Conversations
 from tpullm.data.prompts import Prompts
 from tpullm.data.token_store import TokenStore
-from tpullm.recipe.schema import Recipe
+from tpullm.recipe.schema import PreferenceConfig, Recipe
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 
@@ -77,8 +77,8 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     read, held_out = documents_of(weights, run, where), {}
     for kind, names, example, tokenize in (
         (CONVERSATIONS, settings.conversations, examples.Conversation, conversations.tokenize),
-        (PREFERENCES, settings.preferences, examples.Preference, partial(answer_rows.tokenized, settings.preference)),
-        (JUDGED, settings.judged, examples.Judged, partial(answer_rows.judged, settings.preference)),
+        (PREFERENCES, settings.preferences, examples.Preference, partial(_preferences, settings.preference)),
+        (JUDGED, settings.judged, examples.Judged, partial(_judged, settings.preference)),
     ):
         if names:
             weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
@@ -99,6 +99,16 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
             "prompts, tenki, or sources in `documents`"
         )
     return TuningData(read, {source: weights[source] for source in read}, held_out)
+
+
+def _preferences(settings: PreferenceConfig, found: list, tokenizer: Tokenizer, length: int, where: str) -> Pairs:
+    ids = [(one.group, conversations.preference_ids(one, tokenizer, where)) for one in found]
+    return answer_rows.tokenized(ids, settings, length, where)
+
+
+def _judged(settings: PreferenceConfig, found: list, tokenizer: Tokenizer, length: int, where: str) -> Pairs:
+    ids = [(one.group, *conversations.answer_ids(one, one.answer, tokenizer, where), one.good) for one in found]
+    return answer_rows.judged(ids, settings, length, where)
 
 
 def documents_of(sources: Iterable[str], run: Path, where: str) -> dict[str, Documents]:

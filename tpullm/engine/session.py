@@ -271,7 +271,7 @@ def _published_model(folder: Path, text: bool) -> Found:
         tokenizer, talks = NoTokenizer(folder), False
 
     def params(architecture: Architecture, wanted: Tree) -> Tree:
-        with reading.opened(folder) as source, log.progress("load", source.size, "bytes") as advance:
+        with reading.WeightFiles(folder) as source, log.progress("load", source.size, "bytes") as advance:
             return reading.fill(source, family, wanted, architecture.axes, config.layers, place_array, advance)
 
     return Found(tokenizer, config, params, talks)

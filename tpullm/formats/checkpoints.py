@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from tpullm.recipe.schema import AdapterConfig, CheckpointConfig, ModelConfig
+from tpullm.recipe.schema import CheckpointConfig, ModelConfig
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
@@ -57,9 +57,9 @@ class Checkpoints:
     def __init__(self, directory: Path, config: CheckpointConfig, always: int = 0):
         # Orbax's thread logs the traceback of a failed save; `check` and `close` raise the same error.
         logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
-        self._best = Best(directory.parent / HELD_OUT, config.keep_best)
+        self.best = Best(directory.parent / HELD_OUT, config.keep_best)
         kept = [preservation_policy.LatestN(config.keep), LatestOfEvery(config.every_steps, config.keep)]
-        kept += [preservation_policy.CustomSteps([always]), self._best]
+        kept += [preservation_policy.CustomSteps([always]), self.best]
         if config.keep_every:
             kept.append(preservation_policy.EveryNSteps(config.keep_every))
         options = ocp.CheckpointManagerOptions(
@@ -85,10 +85,6 @@ class Checkpoints:
             self._step = step
             self._manager.save(step, args=items, force=True)
 
-    def evaluated(self, step: int, loss: float) -> None:
-        """Note the held-out loss at a step, before or after its checkpoint is saved: the best are kept."""
-        self._best.note(step, loss)
-
     def check(self) -> None:
         """Raise the error of a save that failed in the background."""
         with storage.naming(self._manager.directory):
@@ -96,7 +92,7 @@ class Checkpoints:
 
     def restore(self, step: int, target: Tree) -> Tree:
         """The state at `step` with the shapes, types and shardings of `target`, from any mesh."""
-        self._best.forget(after=step)
+        self.best.forget(after=step)
         return restore(self._manager, step, target)
 
     def close(self) -> None:
@@ -120,7 +116,7 @@ class Best(preservation_policy.PreservationPolicy):
         self._losses = {int(step): loss for step, loss in noted.items()}
 
     def note(self, step: int, loss: float) -> None:
-        """Note the held-out loss at a step."""
+        """Note the held-out loss at a step, before or after its checkpoint is saved."""
         self._losses[step] = loss
         if self._count and hosts.is_first():
             storage.write_json(self._file, self._losses)
@@ -168,7 +164,7 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
         create=False,
         enable_async_checkpointing=False,
         cleanup_tmp_directories=True,
-        multiprocessing_options=_options_without_barrier(),
+        multiprocessing_options=_without_barrier(),
     )
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         in_chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), {"params": params})
@@ -178,19 +174,16 @@ def save_params(directory: Path, params: Tree, description: dict) -> None:
     write(directory / "0")
 
 
-def _options_without_barrier() -> ocp.options.MultiprocessingOptions:
+def _without_barrier() -> ocp.options.MultiprocessingOptions:
     """Options of Orbax for steps that hosts may run without a barrier."""
     host = hosts.index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host{host}"
-    )
+    alone = {"primary_host": host, "active_processes": {host}, "barrier_sync_key_prefix": f"host{host}"}
+    return ocp.options.MultiprocessingOptions(**alone)
 
 
 def reader(directory: Path, **named: Any) -> ocp.CheckpointManager:
     """Orbax's manager of `STAGE/checkpoints`, for reading; `named` are its further arguments."""
-    options = ocp.CheckpointManagerOptions(
-        create=False, multiprocessing_options=_options_without_barrier(), read_only=True
-    )
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=_without_barrier(), read_only=True)
     return ocp.CheckpointManager(directory, options=options, **named)
 
 
@@ -214,27 +207,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
-def description(
-    stage: str,
-    config: ModelConfig,
-    recipe: Any,
-    inputs: dict,
-    horizons: list[list[int]] = (),
-    left_out: list[list[int]] = (),
-    adapter: AdapterConfig | None = None,
-    before: tuple[str, int, str] | None = None,
-) -> dict:
-    """The description in a checkpoint; see `models.Model`."""
-    return {
-        "stage": stage,
-        "model": dataclasses.asdict(config),
-        "recipe": dataclasses.asdict(recipe),
-        "inputs": inputs,
-        "horizons": list(horizons),
-        "left_out": list(left_out),
-        "adapter": dataclasses.asdict(adapter) if adapter else None,
-        "before": before,
-    }
+def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, **more: Any) -> dict:
+    """The description in a checkpoint; see `models.Model`, also for `more`: horizons, left_out, adapter and before."""
+    model, recipe = dataclasses.asdict(config), dataclasses.asdict(recipe)
+    nothing = {"horizons": [], "left_out": [], "adapter": None, "before": None}
+    return {"stage": stage, "model": model, "recipe": recipe, "inputs": inputs} | nothing | more
 
 
 def write(save: Path) -> None:

@@ -63,9 +63,7 @@ def _faults_as_findings(findings: Iterator[Finding], where: Path | str) -> Itera
         yield error(f"{where}: a setting has a wrong type ({other!s:.200}); take it from the model's source")
 
 
-def _tensor_value_findings(
-    name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable
-) -> Iterator[Finding]:
+def _value_findings(name: str, parts: Iterator[np.ndarray], is_vector: bool, done: Callable) -> Iterator[Finding]:
     """The findings of the values of one tensor; `done` is called with the bytes of each part."""
     size, bad, is_zero = 0, 0, True
     for part in parts:
@@ -102,10 +100,10 @@ def _directory_findings(folder: Path, shapes_of: Callable, done: Callable) -> It
     model, family = reading.read_config(folder)
     shapes, axes = shapes_of(model)
     kinds: set[str] = set()
-    with reading.opened(folder) as source:
+    with reading.WeightFiles(folder) as source:
         for name, ours, *_ in reading.check(source, family, shapes, axes, model.layers):
             kinds.add(source.numpy_dtype(name).name)
-            yield from _tensor_value_findings(name, source.parts(name), tensors.is_vector(ours[0]), done)
+            yield from _value_findings(name, source.parts(name), tensors.is_vector(ours[0]), done)
     some, said = ", ".join(sorted(kinds)), config.get("dtype") or config.get("torch_dtype")
     if len(kinds) > 1:
         yield warning(f"weights of several types: {some}")
@@ -152,8 +150,7 @@ def _token_findings(tokenizer: PublishedTokenizer, config: dict) -> Iterator[Fin
     elif tokenizer.vocabulary_size > rows:
         over = tokenizer.vocabulary_size - rows
         yield warning(f"tokenizer.json: {over} special tokens beyond the embedding of {rows} rows; never use them")
-    outside = [token for token in tokenizer.stop_ids if token >= min(rows, tokenizer.vocabulary_size)]
-    if outside:
+    if outside := [token for token in tokenizer.stop_ids if token >= min(rows, tokenizer.vocabulary_size)]:
         yield error(f"end token {outside[0]} is not a token; correct eos_token_id")
     named, ends = tokenizer.named_end, tokenizer.file_ends
     if named is not None and named not in ends:
@@ -192,7 +189,7 @@ def _gguf_file_findings(path: Path, done: Callable[[int], None]) -> Iterator[Fin
     for tensor in file.tensors:
         is_vector = len(tensor.shape) == 1 or tensor.name.endswith(".bias")
         try:
-            yield from _tensor_value_findings(tensor.name, gguf.values(file, tensor), is_vector, done)
+            yield from _value_findings(tensor.name, gguf.values(file, tensor), is_vector, done)
         except NotImplementedError:
             yield warning(f"{tensor.name}: its values, of type {tensor.kind}, were not read")
             done(tensor.size)

@@ -55,8 +55,7 @@ class LocalSaves:
         self._config, self._last, self._thread, self._folder = config, time.monotonic(), None, None
         self._about = json.loads(json.dumps({key: description.get(key) for key in ("inputs", "horizons", "left_out")}))
         if config.local:
-            names = hosts.broadcast("the local saves", lambda: [_local_saves_name(stage), uuid.uuid4().hex[:12]])
-            name, self._start = names
+            name, self._start = hosts.broadcast("the local saves", lambda: [_name(stage), uuid.uuid4().hex[:12]])
             self._folder = storage.path(config.local) / name
             self._own = self._folder / f"host-{hosts.index()}"
             storage.check_writable(self._own)
@@ -67,8 +66,7 @@ class LocalSaves:
 
     def asks(self) -> list[str]:
         """The request to save after this step, if the time has come; by the clock of host 0."""
-        minutes = (time.monotonic() - self._last) / 60
-        every = self._config.local_every_minutes
+        minutes, every = (time.monotonic() - self._last) / 60, self._config.local_every_minutes
         return [REQUEST] * bool(self._folder and every and minutes >= every and hosts.is_first())
 
     def due(self, step: int, granted: set[str]) -> bool:
@@ -185,7 +183,7 @@ class LocalSaves:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _local_saves_name(stage: Path) -> str:
+def _name(stage: Path) -> str:
     """The name of a stage's local saves, with an id that goes where the stage goes."""
     if not (stage / ID).exists():
         storage.write_json(stage / ID, {"id": uuid.uuid4().hex[:12]})

@@ -107,7 +107,7 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     if (path / "checkpoints").is_dir():
         return _newest_intact_checkpoint(path / "checkpoints", steps(path / "checkpoints"))
     stages = [*(reversed(stages_of_tuning(path)) if tuned else ()), *FOUNDATIONS]
-    for stage in (*filter(partial(_is_current_stage, path), stages), *reversed(stages)):
+    for stage in (*filter(partial(_is_current, path), stages), *reversed(stages)):
         if (path / stage / "checkpoints").is_dir() and (found := steps(path / stage / "checkpoints")):
             return _newest_intact_checkpoint(path / stage / "checkpoints", found)
     raise UserError(f"{path}: holds no trained model; MODEL is a run directory, one of its stages, or one checkpoint")
@@ -150,23 +150,19 @@ def _verify_checkpoint(model: Model) -> None:
         _verify_checkpoint(model.base)
 
 
-def _is_current_stage(run: Path, stage: str) -> bool:
+def _is_current(run: Path, stage: str) -> bool:
     """Whether a stage is finished, and was made from the earlier stages as they are now."""
     if not (run / stage / manifest.FILE).exists():
         return False
     upstream = storage.read_json(run / stage / manifest.FILE)["inputs"]["upstream"]
     earlier = [name for name in (*stages_of_tuning(run), *FOUNDATIONS) if name in upstream]
-    return all(
-        _is_current_stage(run, name) and upstream[name] == manifest.finished_identity(run / name) for name in earlier
-    )
+    return all(_is_current(run, name) and upstream[name] == manifest.finished_identity(run / name) for name in earlier)
 
 
 def steps(directory: Path) -> list[int]:
     """The steps of the finished checkpoints in `STAGE/checkpoints`. On `gs://` Orbax marks each with a file."""
-    found = [path for path in directory.iterdir() if path.name.isdigit()]
-    if storage.is_remote(directory):
-        found = [path for path in found if (path / checkpoints.COMMITTED).exists()]
-    return sorted(int(path.name) for path in found)
+    remote, found = storage.is_remote(directory), [path for path in directory.iterdir() if path.name.isdigit()]
+    return sorted(int(path.name) for path in found if not remote or (path / checkpoints.COMMITTED).exists())
 
 
 def left_out(stage: Path) -> list[list[int]]:
@@ -193,8 +189,7 @@ def described(directory: Path, step: int | None = None) -> Model:
     logging.getLogger("absl").setLevel(logging.CRITICAL + 1)
     save = directory / str(step)
     with reader(directory) as manager, readable(save, "not a checkpoint of tpullm"):
-        args = ocp.args.Composite(description=ocp.args.JsonRestore())
-        described = manager.restore(step, args=args)["description"]
+        described = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
     try:
         config = ModelConfig.from_json(described["model"])
     except (TypeError, KeyError) as error:

@@ -117,14 +117,14 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
         UserError: no family of transformers has such a model, or PEFT has no form for the adapter.
     """
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
-    family = writing.published_family(model.config.trained_as(ModelConfig()), _preferred_model_type(model))
+    of_base, preferred = _checkpoint_parameters(model.base, "stored"), _preferred_model_type(model)
+    family = writing.planned(model.config.trained_as(ModelConfig()), of_base, preferred).family
     with jax.set_mesh(mesh):
         found = tensors.flat(load_adapter(model, architecture.placed(mesh)))
     stage = model.base.directory.parent.name
     base = Path(model.recipe["base"]).name if stage == "base" else stage
     arrays = {key: np.asarray(array) for key, array in found.items()}
     size = adapters.write(folder, family, arrays, model.adapter, tensors.flat(architecture.shapes), base)
-    of_base = _checkpoint_parameters(model.base, "stored")
     numbers = {name: adapters.sampled_numbers(of_base.read(name)) for name in adapters.matrix_names(of_base.targets)}
     storage.write_json(folder / adapters.FILE, {"numbers": numbers})
     tokenizer = load_tokenizer(model.tokenizer_path)
@@ -146,9 +146,8 @@ def _checkpoint_parameters(model: Model, dtype: str) -> writing.Parameters:
     """The parameters of the checkpoint, each restored when it is written."""
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
     saved, placed = tensors.flat(stored_params(model)), tensors.flat(architecture.placed(mesh))
-    targets = {
-        key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if dtype == "stored" else dtype) for key, leaf in saved.items()
-    }
+    kind = None if dtype == "stored" else dtype
+    targets = {key: jax.ShapeDtypeStruct(leaf.shape, kind or leaf.dtype) for key, leaf in saved.items()}
 
     def read(key: str) -> np.ndarray:
         target = jax.ShapeDtypeStruct(saved[key].shape, saved[key].dtype, sharding=placed[key].sharding)
@@ -191,13 +190,9 @@ def model_card(facts: dict[str, Any], tasks: dict[str, dict[str, Any]]) -> str:
     return _TEMPLATES.get_template("card.md.jinja").render(found, tasks=tasks, commands=commands)
 
 
-def _markdown_name(text: str) -> str:
-    """A name in a table or a heading of Markdown."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-# As a string of JSON in one line, a prompt can end no block of the card.
-_TEMPLATES.filters |= {"cell": _markdown_name, "quoted": lambda text: json.dumps(text, ensure_ascii=False)}
+# A name in a table or a heading of Markdown. As a string of JSON in one line, a prompt can end no block of the card.
+_TEMPLATES.filters["cell"] = lambda text: " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+_TEMPLATES.filters["quoted"] = lambda text: json.dumps(text, ensure_ascii=False)
 
 
 def _without_folders(value: Any) -> Any:

@@ -78,9 +78,9 @@ class Saves:
     def evaluated(self, step: int, results: dict) -> None:
         """Note how good the model is at a step, since the best checkpoints are kept."""
         if "eval_reward" in results:
-            self._checkpoints.evaluated(step, -results["eval_reward"][SUM])
+            self._checkpoints.best.note(step, -results["eval_reward"][SUM])
         elif losses := results["eval_loss"]:
-            self._checkpoints.evaluated(step, float(np.mean(list(losses.values()))))
+            self._checkpoints.best.note(step, float(np.mean(list(losses.values()))))
 
     def close(self) -> None:
         """Wait until all is saved. Local saves of a finished training are removed."""

@@ -3,6 +3,7 @@
 A stage of tuning starts from the checkpoint with which the stage before it ended.
 """
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def make_training(
         if job.prepare:
             job.prepare(job.config.steps + sum(count for _, count in start.left_out))
         try:
-            describes = description(
-                stage.name, job.model, recipe, inputs, start.horizons, start.left_out, job.adapter, job.before
-            )
+            more = {"horizons": start.horizons, "left_out": start.left_out, "before": job.before}
+            more["adapter"] = job.adapter and asdict(job.adapter)
+            describes = description(stage.name, job.model, recipe, inputs, **more)
             results = train(job, describes, start)
             break
         except RollBack as bad:

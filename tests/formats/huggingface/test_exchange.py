@@ -47,7 +47,7 @@ def read(folder):
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
     arguments = (family, architecture.shapes, architecture.axes, config.layers)
-    with reading.opened(folder) as source:
+    with reading.WeightFiles(folder) as source:
         dtypes = reading.stored(source, reading.check(source, *arguments))
         shapes = tensors.flat(architecture.shapes)
         targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}

@@ -106,7 +106,7 @@ def test_a_config_is_held_against_the_files_without_counting_to_its_end(folder):
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
     with (
-        reading.opened(folder) as source,
+        reading.WeightFiles(folder) as source,
         pytest.raises(UserError, match="missing .* and 10.... more and unknown"),
     ):
         reading.check(source, family, architecture.shapes, architecture.axes, config.layers)
@@ -132,7 +132,7 @@ def test_an_index_names_files_of_its_folder_only(folder, files, message):
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / reading.INDEX).write_text(json.dumps({"weight_map": files}))
-    with pytest.raises(UserError, match=message), reading.opened(folder):
+    with pytest.raises(UserError, match=message), reading.WeightFiles(folder):
         pass
 
 
@@ -141,11 +141,11 @@ def test_a_header_that_is_longer_than_its_file_or_any_is_not_read(folder, length
     data = (folder / "model.safetensors").read_bytes()[:50_000]
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", length) + data[8:])
     with pytest.raises(UserError, match=f"not a whole safetensors file .a header of {length:,} bytes"):
-        reading.opened(folder).__enter__()
+        reading.WeightFiles(folder)
 
 
 def test_a_tensor_is_read_in_parts(folder, monkeypatch):
-    with reading.opened(folder) as source:
+    with reading.WeightFiles(folder) as source:
         for name, rows in (("model.embed_tokens.weight", [100, 100, 100, 20]), ("model.norm.weight", [24])):
             monkeypatch.setattr(reading, "PART_BYTES", 100 * 4 * LLAMA["hidden_size"])
             parts = list(source.parts(name))

@@ -1,6 +1,7 @@
 """Prompts with answers by chance, an answer that stands alone, and runs whose last stages a test tunes."""
 
 import shutil
+from collections import namedtuple
 from functools import partial
 
 import jax
@@ -13,11 +14,11 @@ from tests.conftest import TINY, copy_tokens
 from tests.training.small import ARCHITECTURE, CONFIG, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.batch import Batch
-from tpullm.data.conversations import Pair
 from tpullm.training.step import batch_loss
 
 F32, T = jnp.dtype("float32"), 32
 MOST = 48  # texts of a test
+Pair = namedtuple("Pair", "prompt chosen rejected")
 
 
 def _ids(random, most):

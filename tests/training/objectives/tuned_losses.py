@@ -27,7 +27,6 @@ from tests.training.small import job
 from tpullm.data import packing
 from tpullm.data.answer_rows import answers_in_rows, judged, tokenized
 from tpullm.data.batch import AnswerBatch, PairBatch
-from tpullm.data.conversations import Pair
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
@@ -124,7 +123,7 @@ def pairs_of(case: str, load, mesh) -> PairBatch:
         found = [(n, prompts[n], answers[n][0], bool(good()[n])) for n in range(PROMPTS)]
         pairs = judged(found, settings, LENGTH, "finetune.a")
     else:
-        found = [(n, Pair(prompts[n], *answers[n])) for n in range(PROMPTS)]
+        found = [(n, (prompts[n], *answers[n])) for n in range(PROMPTS)]
         pairs = tokenized(found, settings, LENGTH, "finetune.a")
     with TemporaryDirectory() as folder:
         fill_references(job(Path(folder), load, LENGTH, ROWS, mesh, tuned()[0].config), [pairs])

@@ -90,6 +90,5 @@ def _built_in_examples(name: str, kind: type[E], held_out_fraction: float, seed:
 def questions(name: str, held_out_fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
     """The built-in questions of a name, to tune on and held out."""
     if name.startswith("tenki"):
-        of_tenki = tenki.split_questions if name == "tenki" else tenki.split_casual
-        return of_tenki(held_out_fraction, seed)
+        return (tenki.split_questions if name == "tenki" else tenki.split_casual)(held_out_fraction, seed)
     return question.split(domains.questions(name), held_out_fraction)

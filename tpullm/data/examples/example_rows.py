@@ -7,6 +7,7 @@ a file says itself how much memory each of its pages takes, and the library beli
 
 import contextlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -87,14 +88,12 @@ def _json_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    number = 0
+    numbers = itertools.count(1)
     with contextlib.closing(Limited()) as child:
         while batch := child.call(name, "tpullm.data.examples.example_rows:more_of_parquet", str(path), name):
             if not isinstance(batch, list):
                 raise UserError(f"{name}: its rows can't be read; it is broken or hostile, do not use it")
-            for row in batch:
-                number += 1
-                yield f"row {number}", row
+            yield from ((f"row {next(numbers)}", row) for row in batch)
 
 
 PARQUET_ROWS = 16  # at a time: each may have 4 MiB, and an answer of the child has 64
@@ -108,24 +107,21 @@ def more_of_parquet(path: str, name: str) -> list[dict[str, Any]]:
     Raises:
         UserError: it is not Parquet; `name` begins the error.
     """
-    import pyarrow
-
-    try:
-        return next(_reading.setdefault(path, _parquet_row_batches(path)), [])
-    except (pyarrow.ArrowException, OSError) as error:
-        why = one_line(str(error), 200)
-        raise UserError(f"{name}: is not Parquet or is cut off ({why}); copy or download it again") from None
+    return next(_reading.setdefault(path, _parquet_row_batches(path, name)), [])
 
 
-def _parquet_row_batches(path: str) -> Iterator[list[dict[str, Any]]]:
+def _parquet_row_batches(path: str, name: str) -> Iterator[list[dict[str, Any]]]:
     import pyarrow
     import pyarrow.parquet
 
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # others reserve memory that they never use
-    with pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as table:
-        for batch in table.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
-            if batch.num_rows:
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as table:
+            for batch in filter(len, table.iter_batches(batch_size=PARQUET_ROWS, use_threads=False)):
                 yield [_row_as_json(row) for row in batch.to_pylist()]
+    except (pyarrow.ArrowException, OSError) as error:
+        why = one_line(str(error), 200)
+        raise UserError(f"{name}: is not Parquet or is cut off ({why}); copy or download it again") from None
 
 
 def _row_as_json(value: Any) -> Any:
@@ -155,21 +151,20 @@ def parse_json(text: str, where: str) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: is not JSON ({error.msg} at column {error.colno}); correct or remove it") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: {_why_not_json(error)}") from None
+        column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{where}: {_why_not_json(error, column)}") from None
 
 
 def _line_too_long() -> str:
     return f"is longer than {MOST_ROW_BYTES >> 20} MiB; split or remove it"
 
 
-def _why_not_json(error: ValueError | RecursionError) -> str:
+def _why_not_json(error: ValueError | RecursionError, column: str = "") -> str:
     """Why a value can't be read that may be JSON: it is nested too deeply, or a number has more than 4,300 digits."""
     if isinstance(error, RecursionError):
         return "is nested too deeply; make it flatter or remove it"
-    return f"is not JSON ({getattr(error, 'msg', error)}); correct or remove it"
+    return f"is not JSON ({getattr(error, 'msg', error)}{column}); correct or remove it"
 
 
 class JsonText:
@@ -250,11 +245,9 @@ class JsonText:
         self._next()
         try:
             value, end = json.JSONDecoder().raw_decode(self._text, self._at)
-        except json.JSONDecodeError as error:
-            open_ended = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 8
-            raise self._error(_line_too_long() if self._has_more and open_ended else _why_not_json(error)) from None
         except (ValueError, RecursionError) as error:
-            raise self._error(_why_not_json(error)) from None
+            open_ended = str(error).startswith("Unterminated") or getattr(error, "pos", 0) >= len(self._text) - 8
+            raise self._error(_line_too_long() if self._has_more and open_ended else _why_not_json(error)) from None
         if end - self._at > MOST_ROW_BYTES:
             raise self._error(_line_too_long())
         self._at = end

@@ -49,7 +49,15 @@ def turn(value: Any, where: str) -> Message:
     if not isinstance(calls, list | None):
         raise UserError(f"{where}: tool_calls is not a list; write [{_CALL}]")
     calls = [_function_call(call, f"{where}, tool call {number}") for number, call in enumerate(calls or (), start=1)]
-    content = _turn_text(_value_of_first_key(value, CONTENT_KEYS), where)
+    content = _value_of_first_key(value, CONTENT_KEYS)
+    parts = content if isinstance(content, list) else [content] if content is not None else []
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_TYPES else part for part in parts]
+    for text in texts:
+        if not isinstance(text, str):
+            kind = repr(text.get("type")) if isinstance(text, dict) else type(text).__name__
+            raise UserError(f"{where}: its content is of type {kind:.60} and not text; only text can be learned")
+        check_plain(text, f"{where}: its content")
+    content = "".join(texts)
     if not (content.strip() or calls or role == "tool"):
         raise UserError(f"{where}: has no content; write what the {role} says")
     kept = {key: value[key] for key in TEXT_KEYS.get(role, ()) if isinstance(value.get(key), str)}
@@ -60,18 +68,6 @@ def turn(value: Any, where: str) -> Message:
 def _value_of_first_key(value: dict, keys: Iterable[str]) -> Any:
     """The value of the first key that is there."""
     return next((value[key] for key in keys if value.get(key) is not None), None)
-
-
-def _turn_text(value: Any, where: str) -> str:
-    """What is said: a text, or a list of parts that are text."""
-    parts = value if isinstance(value, list) else [value] if value is not None else []
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_TYPES else part for part in parts]
-    for text in texts:
-        if not isinstance(text, str):
-            kind = repr(text.get("type")) if isinstance(text, dict) else type(text).__name__
-            raise UserError(f"{where}: its content is of type {kind:.60} and not text; only text can be learned")
-        check_plain(text, f"{where}: its content")
-    return "".join(texts)
 
 
 def said_by(role: str, text: Any, where: str) -> Message:

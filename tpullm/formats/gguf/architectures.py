@@ -48,9 +48,8 @@ class Architecture:
     swiglu_limit: float = 0.0
 
 
-NAMES, ARCHITECTURES = read_tables(
-    Path(__file__).with_suffix(".yaml"), names=dict[str, str], architectures=dict[str, Architecture]
-)
+_TABLES = {"names": dict[str, str], "architectures": dict[str, Architecture]}
+NAMES, ARCHITECTURES = read_tables(Path(__file__).with_suffix(".yaml"), **_TABLES)
 
 
 def of_model(config: ModelConfig, model_type: str) -> Architecture:
@@ -61,11 +60,12 @@ def of_model(config: ModelConfig, model_type: str) -> Architecture:
     """
     found = ARCHITECTURES[model_type]
     for setting, value in _lacking_settings(config, found):
-        what = f"llama.cpp's {found.name} can't compute model.{setting}: {value}"
-        raise UserError(f"export: {what}; use --format huggingface")
+        why = f"can't compute model.{setting}: {value}; use --format huggingface"
+        raise UserError(f"export: llama.cpp's {found.name} {why}")
     if config.rope_scaling.kind == "yarn" and not config.rope_scaling.truncate:
-        what = "llama.cpp rounds the bounds of YaRN to whole dimensions"
-        warn(f"{what} (model.rope_scaling.truncate): a small difference")
+        warn(
+            "llama.cpp rounds the bounds of YaRN to whole dimensions (model.rope_scaling.truncate): a small difference"
+        )
     return found
 
 

@@ -100,19 +100,18 @@ def _of_published(tokenizer: PublishedTokenizer) -> Vocabulary:
     model = described["model"]
     if model.get("type") != "BPE":
         raise _unknown_to_llama_cpp(path, f"a model of type {model.get('type')!s:.40}")
-    ids = dict(model["vocab"])
-    kinds = dict.fromkeys(ids, NORMAL)
+    ids, kinds = dict(model["vocab"]), dict.fromkeys(model["vocab"], NORMAL)
     for added in described.get("added_tokens") or ():
         ids[added["content"]] = added["id"]
         kinds[added["content"]] = CONTROL if added["special"] else USER_DEFINED
     texts = [f"[PAD{token}]" for token in range(tokenizer.vocabulary_size)]
     for text, token in ids.items():
         texts[token] = text
-    kind_of = [kinds.get(text, UNUSED) for text in texts]
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     if model.get("byte_fallback"):
-        return _of_llama(described, texts, kind_of, merges, path)
-    return Vocabulary("gpt2", texts, kind_of, merges=merges, split=_split_pattern_name(described, path))
+        return _of_llama(described, texts, kinds, merges, path)
+    kind_of, split = [kinds.get(text, UNUSED) for text in texts], _split_pattern_name(described, path)
+    return Vocabulary("gpt2", texts, kind_of, merges=merges, split=split)
 
 
 def _split_pattern_name(described: dict, path: Path) -> str:
@@ -132,7 +131,7 @@ def _split_pattern_name(described: dict, path: Path) -> str:
     return _PATTERNS[pattern][bool(described["model"].get("ignore_merges"))]
 
 
-def _of_llama(described: dict, texts: list[str], kinds: list[int], merges: tuple[str, ...], path: Path) -> Vocabulary:
+def _of_llama(described: dict, texts: list[str], kinds: dict, merges: tuple[str, ...], path: Path) -> Vocabulary:
     """Of Llama 2, Gemma and others: llama.cpp's `llama`, whose score of a token says when its pairs are joined."""
     order = list(dict.fromkeys(joined := [merge.replace(" ", "") for merge in merges]))
     rank = {text: number for number, text in enumerate(order)}
@@ -142,21 +141,11 @@ def _of_llama(described: dict, texts: list[str], kinds: list[int], merges: tuple
     for step in steps:
         if step["type"] not in ("Prepend", "Replace", "Metaspace", "Split"):
             raise _unknown_to_llama_cpp(path, f"a step of type {step['type']!s:.40} before it joins pairs")
-    is_byte = [len(text) == 6 and text.startswith("<0x") for text in texts]
-    unknown = described["model"].get("unk_token")
-    return Vocabulary(
-        "llama",
-        texts,
-        [
-            BYTE if byte else UNKNOWN if text == unknown else kind
-            for text, kind, byte in zip(texts, kinds, is_byte, strict=True)
-        ],
-        tuple(-float(rank.get(text, len(order))) for text in texts),
-        has_first_space=any(
-            step["type"] == "Prepend" or step["type"] == "Metaspace" and step.get("prepend_scheme") != "never"
-            for step in steps
-        ),
-    )
+    spaced = any(step["type"] in ("Prepend", "Metaspace") and step.get("prepend_scheme") != "never" for step in steps)
+    kinds = kinds | {described["model"].get("unk_token"): UNKNOWN}
+    kinds |= {text: BYTE for text in texts if len(text) == 6 and text.startswith("<0x")}
+    scores = tuple(-float(rank.get(text, len(order))) for text in texts)
+    return Vocabulary("llama", texts, [kinds.get(text, UNUSED) for text in texts], scores, has_first_space=spaced)
 
 
 def _tokenizer_steps(described: dict | None) -> list[dict]:

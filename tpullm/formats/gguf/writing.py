@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ WEIGHTS = {
 }
 # Rows that are no multiple of a block get the next type.
 _NEXT = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q5_0": "F16", "Q8_0": "F16"}
-EXACT = ("POS_EMBD", "FFN_GATE_INP")  # llama.cpp's own files have these tables in float32
 
 
 def check_installed() -> None:
@@ -102,44 +102,34 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
     Raises:
         UserError: llama.cpp has no such model; the error names the setting.
     """
+    import gguf
+
     published, config, params = writing.as_published(config, params, preferred)
     architecture = architectures.of_model(config, published["model_type"])
     if architecture.output == "own" and config.tied_embeddings:
         config, params = dataclasses.replace(config, tied_embeddings=False), params.with_head("embedding")
     output = "TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"
+    of_experts = ("layers.mlp.gate", "layers.mlp.up", "layers.mlp.down") if config.experts else ()
+    names = NAMES | {stem: f"{NAMES[stem]}_EXP" for stem in of_experts} | {"layers.mlp_norm": architecture.mlp_norm}
+    names |= {} if config.gated else {"layers.mlp.gate": "FFN_UP"}
     found, fused = [], {part: (kind, parts) for kind, parts in architecture.fused.items() for part in parts}
     for key in sorted(params.targets, key=lambda key: list(NAMES).index(key.rsplit(".", 1)[0])):
         stem = key.rsplit(".", 1)[0]
-        kind, parts = fused.get(stem, (_tensor_kind(stem, config, architecture), (stem,)))
+        kind, parts = fused.get(stem, (names[stem], (stem,)))
         if stem == parts[0]:
             ours = tuple(key.replace(stem, part, 1) for part in parts)
-            layers = range(config.layers) if key.startswith("layers.") else (None,)
-            found += [_planned_tensor(kind, ours, layer, params) for layer in layers]
+            suffix = "bias" if key.endswith(".bias") else "weight"
+            # llama.cpp's own files have these two tables in float32.
+            is_matrix = kind not in ("POS_EMBD", "FFN_GATE_INP") and not tensors.is_vector(key)
+            for layer in range(config.layers) if key.startswith("layers.") else (None,):
+                shapes = [params.targets[one].shape[layer is not None :] for one in ours]
+                empty = [np.broadcast_to(np.float32(0), shape) for shape in shapes]  # it takes no memory
+                shapes = [_in_gguf_layout(one, part, params).shape for one, part in zip(ours, empty, strict=True)]
+                shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+                name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR[kind]].format(bid=layer)
+                found.append(Tensor(f"{name}.{suffix}", kind, shape, ours, layer, is_matrix))
     dtypes = [_tensor_type(tensor, weights, config.layers, output) for tensor in found]
     return GgufModel(config, architecture, params, list(zip(found, dtypes, strict=True)))
-
-
-def _tensor_kind(stem: str, config: ModelConfig, architecture: Architecture) -> str:
-    if stem == "layers.mlp_norm":
-        return architecture.mlp_norm
-    if stem == "layers.mlp.gate" and not config.gated:
-        return "FFN_UP"
-    is_of_experts = config.experts and stem in ("layers.mlp.gate", "layers.mlp.up", "layers.mlp.down")
-    return NAMES[stem] + ("_EXP" if is_of_experts else "")
-
-
-def _planned_tensor(kind: str, ours: tuple[str, ...], layer: int | None, params: Parameters) -> Tensor:
-    import gguf
-
-    shapes = []
-    for key in ours:
-        shape = params.targets[key].shape[layer is not None :]
-        shapes.append(_in_gguf_layout(key, np.broadcast_to(np.float32(0), shape), params).shape)  # in no memory
-    name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR[kind]].format(bid=layer)
-    suffix = "bias" if ours[0].endswith(".bias") else "weight"
-    is_matrix = kind not in EXACT and not tensors.is_vector(ours[0])
-    shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-    return Tensor(f"{name}.{suffix}", kind, shape, ours, layer, is_matrix)
 
 
 def _in_gguf_layout(key: str, part: np.ndarray, params: Parameters) -> np.ndarray:
@@ -235,10 +225,8 @@ def _frequency_factors(config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
 
     scaling = config.rope_scaling
     if scaling.kind == "llama3":
-        plain, scaled = (
-            np.asarray(scaled_frequencies(config.head_width, config.rope_theta, how, 0), np.float64)
-            for how in (RopeScaling(), scaling)
-        )
+        frequencies = partial(scaled_frequencies, config.head_width, config.rope_theta)
+        plain, scaled = (np.asarray(frequencies(how, 0), np.float64) for how in (RopeScaling(), scaling))
         yield "rope_freqs.weight", (plain / scaled).astype(np.float32)
     if scaling.kind == "longrope":
         yield "rope_factors_long.weight", np.array(scaling.long, np.float32)

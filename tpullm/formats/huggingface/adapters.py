@@ -25,7 +25,7 @@ import numpy as np
 
 from tpullm.formats.huggingface import tensors
 from tpullm.formats.huggingface.families import FAMILIES, Family
-from tpullm.formats.huggingface.reading import opened
+from tpullm.formats.huggingface.reading import WeightFiles
 from tpullm.recipe.schema import AdapterConfig
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -122,9 +122,8 @@ def write(
             lengths = [adapters[f"{name}.adapter.magnitude"][module.layer].reshape(-1) for name in parts]
             found[where + MAGNITUDE] = np.concatenate(lengths)
     if left := {key.split(".adapter.")[0] for key in adapters} - used:
-        raise UserError(
-            f"export: PEFT has no form for an adapter of {min(left).rpartition('.')[2]} of experts; use --merge"
-        )
+        name = min(left).rpartition(".")[2]
+        raise UserError(f"export: PEFT has no form for an adapter of {name} of experts; use --merge")
     storage.write_json(folder / CONFIG, _peft_config(config, ranks, family, base))
     save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
     return sum(tensor.nbytes for tensor in found.values())
@@ -189,7 +188,7 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
         raise UserError(f"{folder}: is no adapter in the format of PEFT: it has no {WEIGHTS}; give such a folder")
     found: dict[str, np.ndarray] = {}
     seen: Counter[str] = Counter()
-    with opened(folder, WEIGHTS) as source:
+    with WeightFiles(folder, WEIGHTS) as source:
         left = set(source.files)
         # The family after whose modules most tensors are named.
         named = [
@@ -198,8 +197,8 @@ def read(folder: Path, shapes: dict[str, Any], layers: int) -> tuple[AdapterConf
         ]
         given = max(named, key=len)
         if not given:
-            one = f"{min(left, default='')!s:.120}"
-            raise UserError(f"{folder}: {one} is no matrix of this model; its base is another one")
+            one = min(left, default="")
+            raise UserError(f"{folder}: {one!s:.120} is no matrix of this model; its base is another one")
         most = max(source.shape(f"{PREFIX}{module.name}.{A}")[0] for module in given)
         if most > MOST_RANK:
             raise UserError(f"{folder}: has an adapter of rank {most:,}; at most {MOST_RANK:,} is known here")
@@ -248,7 +247,7 @@ def _module_scale(said: dict, name: str, rank: float, alpha: float, root: bool) 
 
 def _set_adapter(found: dict, module: Module, parts: list[np.ndarray], rank: int, shapes: dict, folder: Path) -> None:
     """Put the adapter of one module into the stacked arrays of our matrices; up to `rank` is 0, which adds nothing."""
-    first, second, *lengths = parts
+    first, second, *norms = parts
     inputs = 2 if module.ours[0].endswith("attention.out") else 1  # heads and their width
     ours = {name: shapes[f"{name}.weight"].shape for name in module.ours}
     layers, *before = next(iter(ours.values()))[: 1 + inputs]
@@ -262,10 +261,8 @@ def _set_adapter(found: dict, module: Module, parts: list[np.ndarray], rank: int
     own = len(first)
     if own != second.shape[1]:
         raise UserError(f"{folder}: the two matrices of {module.name} are of different ranks; fetch it again")
-    if lengths and lengths[0].size != wanted[1]:
-        raise UserError(
-            f"{folder}: {module.name} has {lengths[0].size} lengths for {wanted[1]} outputs; fetch it again"
-        )
+    if norms and norms[0].size != wanted[1]:
+        raise UserError(f"{folder}: {module.name} has {norms[0].size} lengths for {wanted[1]} outputs; fetch it again")
 
     def array(key: str, *shape: int) -> np.ndarray:
         return found.setdefault(key, np.zeros((layers, *shape), np.float32))[module.layer]
@@ -276,8 +273,8 @@ def _set_adapter(found: dict, module: Module, parts: list[np.ndarray], rank: int
         offset = of.stop
         array(f"{name}.adapter.a", *before, rank)[..., :own] = first.T.reshape(*before, own)
         array(f"{name}.adapter.b", rank, *shape)[:own] = second[of].T.reshape(own, *shape)
-        if lengths:
-            array(f"{name}.adapter.magnitude", *shape)[...] = lengths[0].reshape(-1)[of].reshape(shape)
+        if norms:
+            array(f"{name}.adapter.magnitude", *shape)[...] = norms[0].reshape(-1)[of].reshape(shape)
 
 
 def sampled_numbers(matrix: jax.Array | np.ndarray) -> list[float]:

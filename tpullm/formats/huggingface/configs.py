@@ -70,8 +70,7 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     if "head_width" not in fields and fields["width"] % fields["heads"]:
         raise ValueError(f"{fields['heads']} heads do not divide a width of {fields['width']}")
     if fields["activation"] not in ACTIVATIONS:
-        key = family.keys["activation"]
-        raise UserError(f"{key} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}")
+        raise UserError(f"{family.keys['activation']} {fields['activation']!r:.80} is not one of {list(ACTIVATIONS)}")
     fields["activation"] = ACTIVATIONS[fields["activation"]]
     fields["mlp_width"] = fields.get("mlp_width") or 4 * fields["width"]  # GPT-2's n_inner may be left out
     if "experts" in family.keys:  # transformers 5 writes the second name in every family

@@ -42,16 +42,13 @@ class Family:
 
     def has_window(self, layer: int, config: Mapping[str, Any]) -> bool:
         """Whether a layer has the window by the family's own rule."""
-        match self.window:
-            case "later":
-                return bool(config.get("use_sliding_window")) and layer >= config["max_window_layers"]
-            case "even":
-                return layer % 2 == 0
-            case "pattern":
-                return (layer + 1) % config["sliding_window_pattern"] != 0
-            case "if_used":
-                return bool(config.get("use_sliding_window"))
-        return self.window == "all"
+        if self.window in ("later", "if_used") and not config.get("use_sliding_window"):
+            return False
+        if self.window == "later":
+            return layer >= config["max_window_layers"]
+        if self.window == "pattern":
+            return (layer + 1) % config["sliding_window_pattern"] != 0
+        return layer % 2 == 0 if self.window == "even" else self.window != ""
 
 
 (FAMILIES,) = read_tables(Path(__file__).with_suffix(".yaml"), families=dict[str, Family])

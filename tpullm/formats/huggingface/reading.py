@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +44,23 @@ def read_config(folder: Path) -> tuple[ModelConfig, Family]:
     return configs.read(config, str(path)), FAMILIES[config["model_type"]]
 
 
-@contextmanager
-def opened(folder: Path, single: str = SINGLE) -> Iterator["WeightFiles"]:
-    """The tensors of a directory; `UserError` if files are missing or broken.
+class WeightFiles(ExitStack):
+    """The tensors of a directory, by name; a context that closes the files.
 
     Args:
         single: the name of the file, if it is one.
-    """
-    with ExitStack() as stack:
-        yield WeightFiles(folder, stack, single)
-
-
-class WeightFiles:
-    """The tensors of a directory, by name. Open it with `opened`.
 
     Attributes:
         files: the file of each tensor.
         size: the bytes of all files.
+
+    Raises:
+        UserError: files are missing or broken.
     """
 
-    def __init__(self, folder: Path, stack: ExitStack, single: str = SINGLE):
-        self.folder, self._stack, self._open, self._mapped = folder, stack, {}, 0
+    def __init__(self, folder: Path, single: str = SINGLE):
+        super().__init__()
+        self.folder, self._open, self._mapped = folder, {}, 0
         index = folder / INDEX
         if index.exists() and single == SINGLE:
             self.files = read_json(index).get("weight_map")
@@ -87,7 +83,7 @@ class WeightFiles:
         tensor = self._read(name, lambda handle: handle.get_tensor(name))
         self._mapped += tensor.nbytes
         if self._mapped > MAPPED_BYTES:
-            self._stack.close()
+            self.close()
             self._open, self._mapped = {}, 0
         return tensor
 
@@ -132,7 +128,7 @@ class WeightFiles:
             try:
                 if not 2 <= header <= min(size - 8, MOST_HEADER_BYTES):
                     raise ValueError(f"a header of {header:,} bytes")
-                self._open[file] = self._stack.enter_context(safe_open(self.folder / file, framework="numpy"))
+                self._open[file] = self.enter_context(safe_open(self.folder / file, framework="numpy"))
             except Exception as error:
                 why = one_line(str(error), 200)
                 raise UserError(f"{self.folder / file}: not a whole safetensors file ({why}); fetch it again") from None

@@ -79,12 +79,6 @@ def as_published(config: ModelConfig, params: Parameters, preferred: str) -> tup
     return configs.write(config, preferred), config, params
 
 
-def published_family(config: ModelConfig, preferred: str = "") -> Family:
-    """The family that a model is written in; `UserError` if no family has such a model."""
-    none = dict.fromkeys(("embedding", "head"))
-    return FAMILIES[as_published(config, Parameters(none, none, None), preferred)[0]["model_type"]]
-
-
 @dataclass(frozen=True)
 class PublishedTensor:
     """One of their tensors.
@@ -151,9 +145,7 @@ def planned(config: ModelConfig, params: Parameters, preferred: str = "", weight
     return PublishedModel(published, family, params, found)
 
 
-def write(
-    folder: Path, model: PublishedModel, described: dict[str, Any], done: Callable[[int], None], shard_bytes: int
-) -> None:
+def write(folder: Path, model: PublishedModel, described: dict, done: Callable[[int], None], shard_bytes: int) -> None:
     """Write `config.json` and the weights. Memory holds one tensor and the parameters that it is made of.
 
     Args:
@@ -176,7 +168,15 @@ def write(
     for number, shard in enumerate(shards, 1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with open(folder / name, "wb") as file:
-            file.write(_safetensors_header(shard))
+            # The header (huggingface.co/docs/safetensors): its length, and offsets as JSON.
+            header, end = {"__metadata__": {"format": "pt"}}, 0
+            for tensor in shard:
+                start, end = end, end + tensor.size
+                kind, shape = TYPE_NAMES[tensor.dtype.name], list(tensor.shape)
+                header[tensor.name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+            text = json.dumps(header, separators=(",", ":")).encode()
+            text += b" " * (-len(text) % 8)
+            file.write(len(text).to_bytes(8, "little") + text)
             for tensor in shard:
                 held = {key: held[key] for key in tensor.ours if key in held}  # released before others are read
                 held |= {key: model.params.read(key) for key in tensor.ours if key not in held}
@@ -188,18 +188,6 @@ def write(
         storage.write_json(folder / INDEX, {"metadata": {"total_size": model.size}, "weight_map": files})
     dtype = model.params.targets["embedding"].dtype.name
     storage.write_json(folder / "config.json", {**model.config, **described, "dtype": dtype, "torch_dtype": dtype})
-
-
-def _safetensors_header(shard: list[PublishedTensor]) -> bytes:
-    """The header of a safetensors file (huggingface.co/docs/safetensors): its length, and offsets as JSON."""
-    described, end = {"__metadata__": {"format": "pt"}}, 0
-    for tensor in shard:
-        start, end = end, end + tensor.size
-        dtype, shape = TYPE_NAMES[tensor.dtype.name], list(tensor.shape)
-        described[tensor.name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _published_tensor_bytes(family: Family, tensor: PublishedTensor, held: dict[str, np.ndarray]) -> np.ndarray:
