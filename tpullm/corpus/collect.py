@@ -141,8 +141,8 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
             log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
     placed = reduce.placed_parts(planned.sources, planned.tasks, config)
     groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
-    entries = [reduce.ENTRY_BYTES * group.documents for group in groups]
-    lines = [repeated_lines.COUNT_BYTES * group.lines for group in groups]
+    entries = [16 * reduce.ENTRIES * group.documents for group in groups]  # bytes
+    lines = [16 * group.lines for group in groups]  # bytes of lines and their numbers of documents
     for title, function, items, left, sizes in (
         ("sort keys", reduce.scatter, groups, "entries", entries),
         ("compare", reduce.gather, ranges, "copies", entries),
@@ -174,8 +174,19 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
             own, rows = held_out.cut_out(own, planned.marks, recipe.corpus)
             counts.add_group({"rows": rows, "examples": []}, few=())
         all_parts += own
-        if source.kind != "tokens":
-            _check_has_documents(source, counts)
+        if source.kind == "tokens":
+            continue
+        dropped = counts.reasons(source.name)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
+        where = f"corpus.sources: {source.name}: no document left"
+        if not counts.total(source.name, "training"):
+            advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
+            if dropped and set(dropped) <= {"not UTF-8", "broken encoding"}:
+                advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
+            raise UserError(f"{where} to train on (dropped: {reasons}); {advice}")
+        if source.held_out and not counts.total(source.name, "held_out"):
+            advice = "name another file, or leave it out to hold documents out by hash"
+            raise UserError(f"{where} in held_out {source.held_out} (dropped: {reasons}); {advice}")
     card = datacard.card_numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:
@@ -203,18 +214,3 @@ def remove_old(documents: Path) -> None:
     for folder in marks:
         if folder.name not in used_marks:
             storage.remove_tree(folder)
-
-
-def _check_has_documents(source: Source, counts: Counts) -> None:
-    dropped = counts.reasons(source.name)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
-    if not counts.total(source.name, "training"):
-        advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
-        if dropped and set(dropped) <= {"not UTF-8", "broken encoding"}:
-            advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
-        raise UserError(f"corpus.sources: {source.name}: no document left to train on (dropped: {reasons}); {advice}")
-    if source.held_out and not counts.total(source.name, "held_out"):
-        raise UserError(
-            f"corpus.sources: {source.name}: no document left in held_out {source.held_out} (dropped: {reasons}); "
-            "name another file, or leave it out to hold documents out by hash"
-        )

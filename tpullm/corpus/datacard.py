@@ -58,10 +58,9 @@ class Counts:
     def add(self, source: str, language: str, licence: str, mark: int, documents: int, characters: int) -> None:
         """Add documents with one mark. What is beyond a limit was not asked for, so it is not counted."""
         if mark in (USED, APART):
-            counts = {"documents": documents, "characters": characters}
-            counts |= {"training": documents, "training_characters": characters} if mark == USED else {}
-            counts |= {"held_out": documents} if mark == APART else {}
-            self.kept[source, language, licence].update(counts)
+            trained_on = {"training": documents, "training_characters": characters}
+            own = trained_on if mark == USED else {"held_out": documents}
+            self.kept[source, language, licence].update(documents=documents, characters=characters, **own)
         elif mark in COMPARED:
             self.dropped[source, MARKS[mark], language, licence] += documents
 

@@ -161,10 +161,8 @@ def write_parts(documents: Path, parts: Sequence[Part]) -> None:
 
 def parts(documents: Path, source: str = "") -> list[Part]:
     """The parts of a source (of all sources), in their order; `UserError` if `parts.json` is missing."""
-    listed = [
-        Part(documents, key, name, licence, tuple(marked))
-        for key, name, licence, *marked in storage.read_json(documents / "parts.json")
-    ]
+    rows = storage.read_json(documents / "parts.json")
+    listed = [Part(documents, key, name, licence, tuple(marked)) for key, name, licence, *marked in rows]
     return [part for part in listed if source in ("", part.source)]
 
 

@@ -21,6 +21,7 @@ from tpullm.system import storage
 
 FEW = 20  # a source of fewer documents is cut into stretches, since one document may be most of its text
 SHORTEST_STRETCH = 200  # characters
+Stretches = list[tuple[int, str]]  # each with the index of its text
 
 
 def held_out_bound(fraction: float) -> int:
@@ -31,9 +32,7 @@ def held_out_bound(fraction: float) -> int:
     return min(math.ceil(fraction * 2**64), 2**64 - 1)
 
 
-def held_out_stretches(
-    texts: Sequence[str], fraction: float, longest: int
-) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+def held_out_stretches(texts: Sequence[str], fraction: float, longest: int) -> tuple[Stretches, Stretches]:
     """Training and held-out documents of a source of few documents, each with the index of its text.
 
     The texts are cut at line ends into about `1 / fraction` stretches. The stretches with the lowest hashes are held
@@ -64,9 +63,8 @@ def cut_out(parts: Sequence[Part], marks: Path, config: CorpusConfig) -> tuple[l
         marks: the folder of the marks.
     """
     documents = [document for part in parts for document, _ in document_files.read_part(part)]
-    training, held_out = held_out_stretches(
-        [document["text"] for document in documents], config.held_out_fraction, config.maximum_characters
-    )
+    texts = [document["text"] for document in documents]
+    training, held_out = held_out_stretches(texts, config.held_out_fraction, config.maximum_characters)
     pieces = [(documents[number], text, USED) for number, text in training]
     pieces += [(documents[number], text, APART) for number, text in held_out]
     key = storage.hash_json([parts[0].source, [text_hash(text) for _, text, _ in pieces]])[:32]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 Form = TypeVar("Form")
+Facts = Mapping[str, Iterable[tuple[str, str, str]]]  # of each its entity, the text for `{}` in the form, the answer
 LONGEST = 500  # characters of a question and its answer: with a small vocabulary about 170 tokens
 FENCE = re.compile(r"```(?:\w+)?\n(.*?)```", re.DOTALL)
 
@@ -47,16 +48,11 @@ def form_by_hash(forms: Sequence[Form], entity: str) -> Form:
     return forms[int(number_by_hash(f"form {entity}") * len(forms))]
 
 
-def ask(
-    facts: Mapping[str, Iterable[tuple[str, str, str]]],
-    forms: Mapping[str, Sequence[str]],
-    most: int,
-    form_by: Callable[[str], str] = str,
-) -> list[Question]:
+def ask(facts: Facts, forms: Mapping[str, list[str]], most: int, form_by: Callable[[str], str] = str) -> list[Question]:
     """`some` of the questions of each kind: of each fact one, in one of the forms of its kind.
 
     Args:
-        facts: of each kind; of each fact its entity, the text for `{}` in the form, and the answer.
+        facts: of each kind.
         form_by: an entity → the text whose hash chooses the form.
     """
     found: list[Question] = []

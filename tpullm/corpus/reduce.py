@@ -109,7 +109,6 @@ GROUP_DOCUMENTS = 50_000  # 12 MB of entries, and four times as much while they 
 GROUP_LINES = 1_000_000  # 16 MB of counts, and four times as much while they are sorted
 RANGE_ENTRIES = RANGE_LINES = 1_000_000
 ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
-ENTRY_BYTES = 16 * ENTRIES
 
 # A rank orders documents: what the recipe holds out by name, what is held out by hash, what is trained on; in each the
 # sources that keep their copies come last, then the number in the corpus decides.

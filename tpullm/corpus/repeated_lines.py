@@ -26,7 +26,6 @@ from tpullm.system import storage
 # it has seen before (configs/dolma-v1_7/sources/cc_ngram_dedupe_mix.yaml). Of novels, plays and documentation in pages
 # of 5,000 characters, nothing is dropped for lines that stand in more than 3 of them.
 MOST = 0.3
-COUNT_BYTES = 16  # of a line and its number of documents
 
 
 def count(group: Group) -> None:

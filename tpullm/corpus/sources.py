@@ -43,9 +43,8 @@ def sources(recipe: Recipe) -> list[Source]:
 def check(found: list[Source]) -> None:
     """Refuse sources that cannot be read or should not be used; `UserError` names the source and the key."""
     if not found:
-        raise UserError(
-            "corpus.sources: there is none; name at least one, or give your own text with --text FILE_OR_FOLDER"
-        )
+        advice = "name at least one, or give your own text with --text FILE_OR_FOLDER"
+        raise UserError(f"corpus.sources: there is none; {advice}")
     for source in found:
         where = f"corpus.sources: {source.name}"
         if not re.fullmatch(r"\w[\w.-]*", source.name):
@@ -118,21 +117,12 @@ def file_identity(path: Path) -> str:
     return _identity_by_status(path, _remote_files(path.parent)[path.name] if storage.is_remote(path) else path.stat())
 
 
-@functools.cache
-def _remote_files(folder: Path) -> dict[str, Any]:
-    return storage.remote().files(folder)
+_remote_files = functools.cache(lambda folder: storage.remote().files(folder))
+# A file is read once by a process while its size and time are the same.
+_remembered_file_hash = functools.cache(lambda path, size, time: storage.hash_file(path))
 
-
-@functools.cache
-def _remembered_file_hash(path: Path, size: int, time: int) -> str:
-    """The hash of a file, which is read once by a process while its size and time are the same."""
-    return storage.hash_file(path)
-
-
-LIBRARIES = (
-    *("datatrove", "trafilatura", "lxml", "webencodings", "brotli", "pyarrow", "babel", "py3langid", "hojichar"),
-    *("sudachipy", "sudachidict_small"),
-)
+_WEB = "datatrove trafilatura lxml webencodings brotli"
+LIBRARIES = f"{_WEB} pyarrow babel py3langid hojichar sudachipy sudachidict_small".split()
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.

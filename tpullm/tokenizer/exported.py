@@ -66,19 +66,12 @@ def fast(tokenizer: TrainedTokenizer):
     scored = [(piece.piece, piece.score) for piece in pieces]
     made = tokenizers.Tokenizer(models.Unigram(scored, unk_id=tokenizer.unknown_id, byte_fallback=True))
     of_space = "".join(f"<0x{byte:02X}>" for byte in SPACE.encode())
-    made.normalizer = normalizers.Sequence(
-        [
-            # `0` or `1` after each U+2581 tells what it stands for. So no space is left, and a space can mark a cut.
-            normalizers.Replace(SPACE, f"{SPACE}0"),
-            normalizers.Replace(" ", f"{SPACE}1"),
-            *(normalizers.Replace(Regex(pattern), cut) for pattern, cut in _special_token_cuts(control, normal)),
-            normalizers.Replace(f"{SPACE}0", of_space),
-            normalizers.Replace(f"{SPACE}1", SPACE),
-        ]
-    )
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(_CUT, "removed"), pre_tokenizers.Split("\n", "isolated")]
-    )
+    # `0` or `1` after each U+2581 tells what it stands for. So no space is left, and a space can mark a cut.
+    cuts = [(Regex(pattern), cut) for pattern, cut in _special_token_cuts(control, normal)]
+    replaced = [(SPACE, f"{SPACE}0"), (" ", f"{SPACE}1"), *cuts, (f"{SPACE}0", of_space), (f"{SPACE}1", SPACE)]
+    made.normalizer = normalizers.Sequence([normalizers.Replace(*pair) for pair in replaced])
+    splits = [pre_tokenizers.Split(_CUT, "removed"), pre_tokenizers.Split("\n", "isolated")]
+    made.pre_tokenizer = pre_tokenizers.Sequence(splits)
     made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     made.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_id)])
     made.add_special_tokens([tokenizers.AddedToken(piece, special=True, normalized=False) for piece in control])

@@ -58,17 +58,15 @@ class PublishedTokenizer:
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # the library raises bare exceptions
-            raise UserError(
-                f"{path}: not a tokenizer of the `tokenizers` library ({one_line(str(error), 200)})"
-            ) from None
+            why = one_line(str(error), 200)
+            raise UserError(f"{path}: not a tokenizer of the `tokenizers` library ({why})") from None
         try:
             self._understand(described, template)
         except UserError:
             raise
         except Exception as error:  # foreign files: any value may have another type
-            raise UserError(
-                f"{folder}: the files of its tokenizer can't be read ({one_line(str(error), 200)}); fetch them again"
-            ) from None
+            why = one_line(str(error), 200)
+            raise UserError(f"{folder}: the files of its tokenizer can't be read ({why}); fetch them again") from None
 
     def _try(self) -> None:
         """Have a child do first what this process will do."""
@@ -232,10 +230,8 @@ class PublishedTokenizer:
         whose = [(f"a message of the {message['role']}", message) for message in messages]
         for who, said in [*whose, ("a description of the tools", tools)]:
             if found := next(filter(None, map(self._special_names.search, _texts_in_json(said))), None):
-                raise UserError(
-                    f"{who} holds {found.group()!r}, which this model reads as a special token and not as text; take "
-                    "it out"
-                )
+                held = f"{who} holds {found.group()!r}"
+                raise UserError(f"{held}, which this model reads as a special token and not as text; take it out")
         return self._chat.show(what, messages, tools)
 
     def _named(self, name: str) -> int | None:

@@ -4,7 +4,6 @@ The alphabet is the size of the vocabulary and the characters that get a token o
 bytes. The trainer chooses from seed pieces, which are parts of words, so no piece spans two words.
 """
 
-import dataclasses
 import functools
 import io
 import itertools
@@ -101,12 +100,6 @@ class Alphabet:
     others: int
     covering: int
     rare: frozenset[str] = frozenset()
-
-    def with_all(self) -> "Alphabet":
-        """The same vocabulary size with the characters that cover 99.95 % of the text."""
-        return dataclasses.replace(
-            self, characters=self.covering, others=self.characters + self.others - self.covering, rare=frozenset()
-        )
 
     def parts(self, line: str) -> list[str]:
         """The parts of `line` between its rare characters."""
@@ -248,7 +241,9 @@ def _train_sentencepiece(
     from sentencepiece import sentencepiece_model_pb2
 
     pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
-    attempts = [(chosen, True), *([(chosen.with_all(), True)] if chosen.rare else []), (chosen, False)]
+    left = chosen.characters + chosen.others - chosen.covering
+    whole = Alphabet(chosen.vocabulary_size, chosen.covering, left, chosen.covering)  # with all that cover the text
+    attempts = [(chosen, True), *([(whole, True)] if chosen.rare else []), (chosen, False)]
     for trial, is_exact in attempts:
         options = _trainer_options(config, trial) | ({} if is_exact else {"hard_vocab_limit": False})
         parts = (part for _, line in lines for part in trial.parts(line))

@@ -16,7 +16,6 @@ from tpullm.tokenizer.published import PublishedTokenizer
 # Times, in bytes: a page of 100 kB becomes 0.4 GB at most. The bound is 1,152 for tpullm's own export, which grows 4
 # times in fact, as a pattern counts as if it matched between any two letters; it is 4 for Llama 2's kind.
 MOST_GROWTH = 4_000
-LONGEST_TOKEN = 10_000  # characters; known are 128 spaces
 TEXTS = (
     "今日はいい天気ですね。\n\n猫が好きです。 The cat sat on the mat, didn't it? 1234567890",
     "\u2581<0x41></s><|im_start|>user\tがＡﬁé\u0301한국어 العربية 👩‍👩‍👧 \u3000\r\n" + " " * 300,
@@ -36,7 +35,7 @@ def check(folder: str) -> None:
             )
     tokenizer = PublishedTokenizer(Path(folder), is_tried=True)
     longest = max(map(len, map(tokenizer.bytes_of, range(tokenizer.vocabulary_size))), default=0)
-    if longest > LONGEST_TOKEN:
+    if longest > 10_000:  # known are 128 spaces
         raise UserError(f"{folder}/tokenizer.json: a token stands for {longest:,} bytes; it is broken or hostile")
     for text in TEXTS:
         ids = tokenizer.encode(text)

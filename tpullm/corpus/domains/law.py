@@ -42,8 +42,6 @@ WORDS_OF_A_SENTENCE = range(8, 41)
 SENTENCE = re.compile(r"(?<=[.;])\s+|\n\s*\n")
 DEMAND = re.compile(r"\b(must|shall|may not|required to|provided that)\b", re.IGNORECASE)
 LETTERS = "ABCD"  # of the licences to choose from
-EXCLUSIVE_WORDS = 6  # runs of so many words of a demand are in no other licence
-SAME_BEGINNING = 6  # words
 CLAUSES_FROM = 0.3  # of the licences: their sentences are enough
 
 
@@ -146,8 +144,8 @@ def _demand_questions(licences: Sequence[Licence], every: Sequence[Licence]) -> 
 
 
 def _word_run_hashes(text: str) -> np.ndarray:
-    """The hashes of all runs of words of a text: uint64 [runs]."""
-    return dedup.hashes(dedup.units(text), EXCLUSIVE_WORDS)
+    """The hashes of all runs of six words of a text: uint64 [runs]."""
+    return dedup.hashes(dedup.units(text), 6)
 
 
 def _other_licence_names(licence: Licence, licences: Sequence[Licence]) -> list[str]:
@@ -170,7 +168,7 @@ def _clause_questions(licences: Sequence[Licence]) -> Iterator[Question]:
         for sentence in _licence_sentences(licence.text):
             about = [topic for topic, pattern in patterns.items() if pattern.search(sentence)]
             if len(about) == 1:
-                beginning = " ".join(re.findall(r"\w+", sentence.lower())[:SAME_BEGINNING])
+                beginning = " ".join(re.findall(r"\w+", sentence.lower())[:6])
                 found[about[0]].setdefault(beginning, sentence)
     choices = ", ".join(patterns)
     for topic, sentences in found.items():

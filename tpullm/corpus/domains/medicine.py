@@ -39,8 +39,24 @@ MOST = 2000  # questions of a kind
 
 
 def documents(path: Path) -> Iterator[Raw]:
-    """The documents of one of the two files."""
-    return _term_documents(read_terms(path)) if path.suffix == ".obo" else _code_documents(read_codes(path))
+    """The documents of one of the two files: one for each term, or for each category of codes."""
+    terms = read_terms(path) if path.suffix == ".obo" else {}
+    systems = organ_systems(terms)
+    for term in terms.values():
+        known = [f"“{term.name}” is also called “{synonym}”." for synonym in term.synonyms]
+        known += [f"“{term.name}” is a kind of “{terms[parent].name}”." for parent in term.parents if parent != ALL]
+        if term.identifier in systems:
+            known.append(f"The organ system of “{term.name}” is “{systems[term.identifier]}”.")
+        yield Raw("\n".join(filter(None, (term.name, term.definition, *known))) + "\n", "en")
+    # The codes of a category follow each other.
+    codes = [] if path.suffix == ".obo" else read_codes(path)
+    for _, (first, *rest) in itertools.groupby(codes, key=lambda code: code.category):
+        lines = [f"{first.code} {first.meaning}"]
+        lines.append(f"The category {first.code} is in the chapter “{first.chapter}”, in the block “{first.block}”.")
+        for code in (first, *rest):
+            lines += [f"{code.code} means “{code.meaning}”."] if code is not first else []
+            lines += [f"{code.code} includes: {'; '.join(code.includes)}."] if code.includes else []
+        yield Raw("\n".join(lines) + "\n", "en")
 
 
 def questions() -> list[Question]:
@@ -114,17 +130,6 @@ def organ_systems(terms: Mapping[str, Term]) -> dict[str, str]:
     return {identifier: terms[min(own)].name for identifier, own in within.items() if len(own) == 1}
 
 
-def _term_documents(terms: Mapping[str, Term]) -> Iterator[Raw]:
-    """A document for each term."""
-    systems = organ_systems(terms)
-    for term in terms.values():
-        known = [f"“{term.name}” is also called “{synonym}”." for synonym in term.synonyms]
-        known += [f"“{term.name}” is a kind of “{terms[parent].name}”." for parent in term.parents if parent != ALL]
-        if term.identifier in systems:
-            known.append(f"The organ system of “{term.name}” is “{systems[term.identifier]}”.")
-        yield Raw("\n".join(filter(None, (term.name, term.definition, *known))) + "\n", "en")
-
-
 def about_terms(terms: Mapping[str, Term]) -> list[Question]:
     """The questions about these terms, in a fixed order.
 
@@ -162,8 +167,6 @@ def _kind_of_questions(terms: Mapping[str, Term]) -> Iterator[Question]:
             yield Question(said, (yes if other in above[identifier] else no,), "is a", identifier)
 
 
-LONGEST_MEANING = 80  # characters of a meaning in a question
-LONGEST_CODE = 5  # characters of a code whose meaning is asked for: the longer ones say on which side, how often, ...
 RANGE = re.compile(r"\s*\([A-Z0-9.-]+\)$")  # "(A00-B99)" behind a title
 
 
@@ -197,26 +200,11 @@ def _code_text(element: ElementTree.Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-def _code_documents(codes: Sequence[Code]) -> Iterator[Raw]:
-    """A document for each category; the codes of one follow each other."""
-    for _, (first, *rest) in itertools.groupby(codes, key=lambda code: code.category):
-        lines = [
-            f"{first.code} {first.meaning}",
-            f"The category {first.code} is in the chapter “{first.chapter}”, in the block “{first.block}”.",
-        ]
-        for code in (first, *rest):
-            if code is not first:
-                lines.append(f"{code.code} means “{code.meaning}”.")
-            if code.includes:
-                lines.append(f"{code.code} includes: {'; '.join(code.includes)}.")
-        yield Raw("\n".join(lines) + "\n", "en")
-
-
 def about_codes(codes: Sequence[Code]) -> list[Question]:
     """The questions about these codes, in a fixed order. Codes of the same meaning are left out."""
     often = Counter(code.meaning.lower() for code in codes)
-    asked = [code for code in codes if often[code.meaning.lower()] == 1 and len(code.meaning) <= LONGEST_MEANING]
-    short = [code for code in asked if len(code.code) <= LONGEST_CODE]
+    asked = [code for code in codes if often[code.meaning.lower()] == 1 and len(code.meaning) <= 80]
+    short = [code for code in asked if len(code.code) <= 5]  # the longer ones say on which side, how often, ...
     categories = {code.code: code.meaning for code in codes if code.code == code.category}
     within = [code for code in asked if code.code != code.category]
     facts = {

@@ -49,11 +49,8 @@ def files(part: str) -> list[Path]:
             f"corpus.sources: path {part!r} of a python source is not documentation, code or nothing (both)"
         )
     library = folder()
-    modules = [
-        path
-        for path in sorted(library.rglob("*.py"))
-        if not SKIPPED.intersection(path.relative_to(library).parts) and "config-" not in path.parent.name
-    ]
+    paths = [path for path in sorted(library.rglob("*.py")) if "config-" not in path.parent.name]
+    modules = [path for path in paths if SKIPPED.isdisjoint(path.relative_to(library).parts)]
     if not modules:
         raise UserError(f"corpus.sources: {library} holds no source of this Python's library; remove the python source")
     return [path for path in [library / TOPICS] if path.exists() and part != CODE] + modules
@@ -116,7 +113,6 @@ def _without_docstrings(module: ast.Module, text: str) -> str:
 
 MOST = 500  # questions of a kind: no more than of functions to complete, from which a small model learns most
 LENGTHS = range(15, 121)  # characters of a sentence that says what a function does
-LONGEST_ARGUMENTS = 60  # characters
 
 
 class Function(NamedTuple):
@@ -172,18 +168,14 @@ def questions_about(functions: Sequence[Function]) -> list[Question]:
     once = [function for function in functions if defined[function.path] == 1]
     named = Counter(function.name for function in once)
     said = Counter(function.purpose.lower() for function in once)
-    described = [
-        function
-        for function in once
-        if len(function.purpose) in LENGTHS and function.purpose.isascii() and said[function.purpose.lower()] == 1
-    ]
+    plain = [one for one in once if len(one.purpose) in LENGTHS and one.purpose.isascii()]
+    described = [one for one in plain if said[one.purpose.lower()] == 1]
+    called = [one for one in described if 0 < len(one.arguments) <= 60]
     facts = {
         "module": ((one.path, one.name, one.module) for one in once if named[one.name] == 1),
         "purpose": ((one.path, one.path, one.purpose) for one in described),
         "function": ((one.path, one.purpose, one.path) for one in described),
-        "arguments": (
-            (one.path, one.path, one.arguments) for one in described if 0 < len(one.arguments) <= LONGEST_ARGUMENTS
-        ),
+        "arguments": ((one.path, one.path, one.arguments) for one in called),
     }
     return ask(facts, wording("programming")["forms"], MOST)
 

@@ -17,7 +17,6 @@ import re
 from tpullm.corpus.document import Raw
 
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16le", b"\xfe\xff": "utf-16be"}
-DECLARED_BYTES = 4096  # a declaration stands at the beginning of a page; browsers look at 1024
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 DECLARED_CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([^\s"'/>;]+)""", re.IGNORECASE)
 XML_DECLARATION = re.compile(rb"""\A\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']\s*([^\s"'>]+)""")
@@ -124,7 +123,7 @@ def decode_html(data: bytes, charset: str = "") -> str | None:
 
 def declared_charset(data: bytes) -> str:
     """The encoding that a page names in `<meta>` or in its XML declaration; "" if it names none."""
-    head = _COMMENT.sub(b"", data[:DECLARED_BYTES])
+    head = _COMMENT.sub(b"", data[:4096])  # a declaration stands at the beginning of a page; browsers look at 1024
     found = XML_DECLARATION.search(head) or DECLARED_CHARSET.search(head)
     name = found[1].decode("ascii", "replace").lower() if found else ""
     # As the standard has it: whoever can read the declaration does not read UTF-16.

@@ -32,6 +32,7 @@ MOST_DICTIONARY_BYTES = 1 << 24
 # Errors of the system, not of a file: they end collect.
 _SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
 _WHAT = "\0"
+_child_that_reads = functools.cache(Limited)
 
 
 class Unreadable(Exception):
@@ -176,8 +177,3 @@ def close_child() -> None:
     """End the child, if there is one; for a process that goes on after it has read."""
     if _child_that_reads.cache_info().currsize:
         _child_that_reads().close()
-
-
-@functools.cache
-def _child_that_reads() -> Limited:
-    return Limited()

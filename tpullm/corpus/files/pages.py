@@ -70,7 +70,6 @@ FRONT_MATTER = re.compile(
     r"(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)",
     re.MULTILINE,
 )
-FRONT_MATTER_CHARACTERS = 1 << 16  # that are looked at
 COMMENT = re.compile("<!--.*?-->", re.DOTALL)
 
 
@@ -244,7 +243,7 @@ def _joined(text: str | None) -> str | None:
 
 def markdown_to_text(source: str) -> str:
     """Markdown without front matter and comments. The rest stays, since people write text so."""
-    matter = FRONT_MATTER.match(source, 0, FRONT_MATTER_CHARACTERS)
+    matter = FRONT_MATTER.match(source, 0, 1 << 16)
     text = source[matter.end() :] if matter else source
     end = text.rfind("-->") + len("-->")  # behind it each beginning would look for its end in vain
     return COMMENT.sub("", text[:end]) + text[end:]

@@ -37,7 +37,6 @@ NAMES = frozenset(name for names in FACTS.values() for name in names)
 INNER = ("metadata", "meta", "warc_headers")
 MOST_CHARACTERS = 2_000
 _LANGUAGE = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z]{2,8})*")
-_KEYS_SHOWN = 200  # characters
 BATCH_ROWS = 1_000
 BATCH_BYTES = 1 << 24  # of the text of a batch
 BUFFER_BYTES = 1 << 20  # read at once of a column: a group of rows may have gigabytes
@@ -91,20 +90,18 @@ def read_parquet(path: Path, file: File, text_key: str) -> Iterator[Raw]:
         first += rows_there
 
 
-def _row_group_documents(
-    path: str, number: int, first: int, rows_there: int, size: int, text_key: str
-) -> Iterator[Raw]:
+def _row_group_documents(path: str, number: int, first: int, count: int, size: int, text_key: str) -> Iterator[Raw]:
     """The documents of one row group, whose rows are numbered from `first`."""
-    batch = max(1, min(BATCH_ROWS, BATCH_BYTES * rows_there // max(size, 1)))
+    batch = max(1, min(BATCH_ROWS, BATCH_BYTES * count // max(size, 1)))
     taken = 0
-    while taken < rows_there:
+    while taken < count:
         try:
             found = opened.in_child(f"{__name__}:rows", path, number, text_key, batch, taken, first)
         except opened.Unreadable as error:
             if batch > 1:  # a text of a dictionary counts once in the size of its group, and takes memory for each row
                 batch = 1
                 continue
-            where = f"rows from {first + taken + 1} to {first + rows_there}"
+            where = f"rows from {first + taken + 1} to {first + count}"
             yield Raw(dropped=UNREADABLE, record=where, problem=f"cannot be read ({error})")
             return
         yield from (Raw(*fields) for fields in found)
@@ -121,8 +118,8 @@ def _broken_record(where: str, problem: str) -> Raw:
 def _record_document(record: Any, key: str, where: str) -> Raw:
     """The document of one record; null is an empty one."""
     if not isinstance(record, dict) or key not in record:
-        keys = one_line(", ".join(record), _KEYS_SHOWN) if isinstance(record, dict) else ""
-        there = f"its keys are {keys}" if isinstance(record, dict) else "it is not an object"
+        is_object = isinstance(record, dict)
+        there = f"its keys are {one_line(', '.join(record), 200)}" if is_object else "it is not an object"
         advice = "set text_key of the source to the field that holds the text"
         return _broken_record(where, f"has no {key!r}: {there}; {advice}")
     text = record[key]

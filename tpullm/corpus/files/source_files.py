@@ -57,7 +57,6 @@ ALSO = {"jsonl": (".json",)}
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 _HIDDEN = re.compile(r"(^|/)(\.|__pycache__/)")
-TIMEOUT_SECONDS = 60  # of a download
 VENDORED = {"node_modules", "vendor", "third_party", "site-packages", "dist-packages", "venv"}
 
 BUNDLE_BYTES = 2_000_000  # of a bundle on average
@@ -136,17 +135,11 @@ def find(source: Source, downloads: Path) -> Found:
     if source.kind in INSTALLED:
         found = [File(path, source.kind, path.stat().st_size) for path in INSTALLED[source.kind](source.path)]
     else:
-        if source.held_out:
-            held_out = [
-                dataclasses.replace(file, held_out=True)
-                for file in _files_at_location(source, source.held_out, downloads, skipped)
-            ]
+        files_at = partial(_files_at_location, source, downloads, skipped)
+        named = files_at(source.held_out) if source.held_out else []
+        held_out = [dataclasses.replace(file, held_out=True) for file in named]
         apart = {file.path.resolve() for file in held_out}
-        found = [
-            file
-            for file in _files_at_location(source, source.path, downloads, skipped)
-            if file.path.resolve() not in apart
-        ]
+        found = [file for file in files_at(source.path) if file.path.resolve() not in apart]
     total = sum(file.bytes for file in found)
     if not 0 < source.bytes < total:
         return Found([*held_out, *found], skipped, len(found), total)
@@ -177,7 +170,7 @@ def printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _files_at_location(source: Source, location: str, downloads: Path, skipped: dict[str, list[str]]) -> list[File]:
+def _files_at_location(source: Source, downloads: Path, skipped: dict[str, list[str]], location: str) -> list[File]:
     """The files at a location; the names of those that are not read are added to `skipped`, by reason."""
     path = fetch(location, downloads) if is_url(location) else storage.path(location)
     if path.is_file():
@@ -305,7 +298,7 @@ def fetch(url: str, folder: Path) -> Path:
     with storage.atomic_file(path) as temporary:
         try:
             request = urllib.request.Request(url, headers={"User-Agent": "tpullm"})
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, open(temporary, "wb") as file:
+            with urllib.request.urlopen(request, timeout=60) as response, open(temporary, "wb") as file:
                 shutil.copyfileobj(response, file)
                 expected = response.headers.get("Content-Length")
         except urllib.error.HTTPError as error:

@@ -25,7 +25,6 @@ CUT_OFF = "is cut off in its last record; copy or download it again"
 MOST_HEADER_BYTES = 1 << 20
 READ = ("response", "resource", "conversion")  # the types of records that hold a page
 HTML = ("text/html", "application/xhtml+xml")
-MOST_ENCODINGS = 3  # one on top of the other
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})\b")
 _HEAD_END = re.compile(rb"\r\n\r\n|\n\n")
@@ -173,7 +172,7 @@ def _decoded_body(body: bytes, found: Headers) -> bytes:
             place += 2 if body[place : place + 2] == b"\r\n" else body[place : place + 1] == b"\n"
         body = b"".join(parts) if parts else body
     codings = [coding.strip().lower() for coding in header_value(found, "content-encoding").split(",")]
-    for coding in codings[: -MOST_ENCODINGS - 1 : -1]:
+    for coding in codings[:-4:-1]:  # three at most, the last one first
         body = _decompressed_body(body, coding, pages.MOST_PAGE_BYTES + 1)
         if len(body) > pages.MOST_PAGE_BYTES:
             break

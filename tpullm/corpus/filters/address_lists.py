@@ -28,12 +28,8 @@ from tpullm.system.errors import UserError
 SHA256 = re.compile(r"[0-9a-f]{64}")
 DOMAIN = re.compile(r"[^\s/?#@:]+(\.[^\s/?#@:]+)+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}://", re.IGNORECASE)
-LONGEST_HOST = 255  # RFC 1035
-MOST_FOLDERS = 32  # of the path of an address that are looked up
 LISTS = "url_filterblacklistsv0_3_0.tar.gz"
 NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]+")
-LEAST_SOFT_WORDS = 2
-LONGEST_ADDRESS = 2000  # characters that are looked at
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class OptOuts:
         host, page = _host_and_page(url)
         if _any_is_listed(self.domains, _host_and_domains_above(host)):
             return "opted out by domain"
-        ends = [match.end() for match in re.finditer("/", page)][:MOST_FOLDERS]
+        ends = [match.end() for match in re.finditer("/", page)][:32]
         if _any_is_listed(self.pages, [page]) or _any_is_listed(self.folders, (page[:end] for end in ends)):
             return "opted out by URL"
         return ""
@@ -117,7 +113,7 @@ def _host_and_page(url: str) -> tuple[str, str]:
 def _normalized_host(name: str) -> str:
     name = name.lower().rstrip(".")
     with contextlib.suppress(UnicodeError):
-        return name if name.isascii() or len(name) > LONGEST_HOST else name.encode("idna").decode("ascii")
+        return name if name.isascii() or len(name) > 255 else name.encode("idna").decode("ascii")  # RFC 1035
     return name
 
 
@@ -145,7 +141,7 @@ def is_listed(url: str) -> bool:
     """Whether an address, its domain or a domain above it is listed, or its words are those of such pages."""
     if not url:
         return False
-    url = url[:LONGEST_ADDRESS]
+    url = url[:2000]
     host, _ = _host_and_page(url)
     return (
         _any_is_listed(_hashes_of_list("domains"), _host_and_domains_above(host))
@@ -158,7 +154,7 @@ def has_listed_words(url: str) -> bool:
     """Whether an address has a banned word, two soft ones, or a banned part of a word."""
     banned, soft, parts = map(_listed_address_words, ("banned_words", "soft_banned_words", "banned_subwords"))
     found, joined = set(NOT_ALPHANUMERIC.split(url)), _lower_alphanumeric(url)
-    return not banned.isdisjoint(found) or len(soft & found) >= LEAST_SOFT_WORDS or any(map(joined.__contains__, parts))
+    return not banned.isdisjoint(found) or len(soft & found) >= 2 or any(map(joined.__contains__, parts))
 
 
 def _lower_alphanumeric(text: str) -> str:

@@ -56,7 +56,6 @@ BARE = re.compile(r"[0-9](?<![0-9A-Za-z_.+/-].)[0-9]{9,10}(?![0-9]|[-.][0-9])", 
 PHONE_WORD = re.compile(
     r"(?:(?<![A-Za-z])tel|phone|(?<![A-Za-z])fax|mobile|電話|携帯|ファックス|℡|☎)[^0-9\n]{0,12}\Z", re.IGNORECASE
 )
-BEFORE_PHONE = 24  # characters that are looked at for such a word
 DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 PHONE_DIGITS = re.compile("[0-9]+")
 
@@ -244,8 +243,8 @@ def _is_phone_number_start(match: re.Match) -> bool:
 
 
 def _is_named_as_phone(match: re.Match) -> bool:
-    """Whether a word for a phone stands before a number."""
-    return PHONE_WORD.search(match.string[max(match.start() - BEFORE_PHONE, 0) : match.start()]) is not None
+    """Whether a word for a phone stands among the 24 characters before a number."""
+    return PHONE_WORD.search(match.string[max(match.start() - 24, 0) : match.start()]) is not None
 
 
 def _longest_phone_number(

@@ -26,7 +26,6 @@ from tpullm.corpus.filters import words
 from tpullm.corpus.filters.words import Words, hash_of_word
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-JAPANESE_STOP_WORDS = tuple("のにをはたてがとで年し・月れさ")  # FineWeb 2 (Penedo et al. 2025), configs/jpn_Jpan.yml
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,11 @@ class WebLimits:
 
 LEAST_STOP_WORDS = 2
 ENGLISH = Limits()
-# FineWeb 2's limits are for the same words: it has Sudachi's of mode A.
+# FineWeb 2's limits (Penedo et al. 2025, configs/jpn_Jpan.yml) are for the same words: it has Sudachi's of mode A.
 JAPANESE = Limits(
     mean_length=(1, 5),
     letters=0.759,
-    stop_words=JAPANESE_STOP_WORDS,
+    stop_words=tuple("のにをはたてがとで年し・月れさ"),
     top=((2, 0.121), (3, 0.129), (4, 0.145)),
     repeated=((5, 0.307), (6, 0.283), (7, 0.264), (8, 0.248), (9, 0.234), (10, 0.223)),
     lines=(0.375, 1),

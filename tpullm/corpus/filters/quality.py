@@ -137,8 +137,7 @@ def listed_word_counts(text: str, name: str) -> Counter[str]:
             word = lowered[place:end]
             if word in listed.words:
                 around = lowered[max(place - 1, 0) : place], lowered[end : end + 1]
-                script = next((script for script in WHOLE_WORDS if script.fullmatch(word)), None)
-                if script is None or not any(map(script.match, around)):
+                if not any(script.fullmatch(word) and any(map(script.match, around)) for script in WHOLE_WORDS):
                     found[word] += 1
     return found
 

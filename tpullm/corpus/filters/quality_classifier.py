@@ -29,7 +29,6 @@ MOST_READ = 1 << 28  # characters of each kind
 LEAST_EXAMPLES = 20
 HELD_OUT = 5  # one of five examples is held out
 STEPS, LEARNING_RATE = 60, 2.0
-LEAST_SEEN = 2  # an n-gram in one example alone teaches nothing of others
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _fitted_classifier(texts: list[str], is_good_E: np.ndarray) -> tuple[np.ndar
         frequencies.append((np.full(len(found), row, np.int32), found.astype(np.int32), share))
     rows, columns, values = map(np.concatenate, zip(*frequencies, strict=True))
     share_E = np.where(is_good_E, 0.5 / is_good_E.sum(), 0.5 / (~is_good_E).sum())
-    seen_B = np.bincount(columns, minlength=1 << BUCKETS_BITS) >= LEAST_SEEN
+    seen_B = np.bincount(columns, minlength=1 << BUCKETS_BITS) > 1  # an n-gram in one example teaches nothing of others
     weights_B, squares_B = np.zeros(1 << BUCKETS_BITS), np.full(1 << BUCKETS_BITS, 1e-12)
     bias, square = 0.0, 1e-12
     for _ in range(STEPS):

@@ -147,10 +147,6 @@ def _why_text_is_unfit(text: str, language: str, config: CorpusConfig) -> str:
         return "too short"
     if language != "code":
         return "wrong language" if language and not languages.is_language(text, language) else ""
-    lines = text.splitlines()
-    is_written = (
-        len(text) / len(lines) <= LONGEST_MEAN_LINE
-        and max(map(len, lines)) <= LONGEST_LINE
-        and sum(map(str.isalpha, text)) >= LEAST_LETTERS * len(text)
-    )
-    return "" if is_written else "generated code or data"
+    lines, letters = text.splitlines(), sum(map(str.isalpha, text))
+    has_short_lines = len(text) / len(lines) <= LONGEST_MEAN_LINE and max(map(len, lines)) <= LONGEST_LINE
+    return "" if has_short_lines and letters >= LEAST_LETTERS * len(text) else "generated code or data"

@@ -22,15 +22,11 @@ from tpullm.corpus.dedup import splitmix64
 HIRAGANA, THAI = ((0x3041, 0x309F),), ((0x0E00, 0x0E7F),)
 KATAKANA = ((0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F))
 COMMON_HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x3005, 0x3007))
-HAN = (*COMMON_HAN, (0x20000, 0x323AF))
 # `\w` has no combining marks, which stand inside the words of the scripts of India and of Arabic: they belong to words.
-MARKS = (
-    *((0x0300, 0x036F), (0x0591, 0x05BD), (0x064B, 0x065F), (0x0900, 0x0963)),
-    *((0x0966, 0x0DFF), (0x0E30, 0x0E4E)),
-)
+MARKS = ((0x0300, 0x036F), (0x0591, 0x05BD), (0x064B, 0x065F), (0x0900, 0x0963), (0x0966, 0x0DFF), (0x0E30, 0x0E4E))
 # What a character is: the lowest bits say how a text without spaces is cut, the others are flags.
 SPACE, MARK, OTHER = 0, 1, 2
-SCRIPTS = ((3, HIRAGANA), (4, KATAKANA), (5, HAN), (6, THAI))
+SCRIPTS = ((3, HIRAGANA), (4, KATAKANA), (5, (*COMMON_HAN, (0x20000, 0x323AF))), (6, THAI))
 SCRIPT, IN_WORD, HAS_LETTER, HAS_TEXT, UNSPACED = 7, 8, 16, 32, 64
 # The characters of a word, less one, are bits of these: 1 for a mark, 2 for hiragana and ideographs, 4 for Thai.
 LONGEST = np.array([0, 0, -1, 1, -1, 1, 3, 0])

@@ -3,12 +3,12 @@
 Without JAX, so that a notebook's pictures start quickly.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
 
 from tpullm.corpus.tenki import vocabulary as w
 from tpullm.corpus.tenki.distribution import NEVER, closing_sentences, derivation, sentences
@@ -47,12 +47,9 @@ class Swap:
 def swaps() -> list[Swap]:
     """All ordered pairs of objects that take different verbs: 私はリンゴを(食べる) → 私は本を(読む)."""
     verbs = {name: thing.verb.dictionary for name, thing in w.THINGS.items()}
-    return [
-        Swap(f"私は{name}を", name, other, f"私は{other}を", verb, other_verb)
-        for name, verb in verbs.items()
-        for other, other_verb in verbs.items()
-        if verb != other_verb
-    ]
+    pairs = itertools.permutations(verbs, 2)
+    different = [(name, other) for name, other in pairs if verbs[name] != verbs[other]]
+    return [Swap(f"私は{one}を", one, two, f"私は{two}を", verbs[one], verbs[two]) for one, two in different]
 
 
 BLANK = "【?】"
@@ -82,7 +79,7 @@ def blank(text: str) -> dict[str, float]:
         total, parsed, _ = derivation(text[:at] + word + right)
         tokens = [token for sentence in parsed for token in sentence.words]
         # The word may be a part of another one, or of two.
-        if total > NEVER and (at, word) in zip(accumulate(map(len, tokens), initial=0), tokens, strict=False):
+        if total > NEVER and (at, word) in zip(itertools.accumulate(map(len, tokens), initial=0), tokens, strict=False):
             found[word] = total
     if not found:
         raise UserError(f"blank: no word of tenki fits {text!r}: use whole sentences of its language, 。 included")

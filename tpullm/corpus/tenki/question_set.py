@@ -19,7 +19,6 @@ from tpullm.corpus.tenki.grammar import Mode
 from tpullm.corpus.tenki.wording import copula, verb_form
 from tpullm.system.errors import UserError
 
-_READINGS_PER_THING = 10
 _DO = w.Verb("する", "し", "し た")
 _DAYS = {"今日": False, "昨日": True, "おととい": True}
 REMARKS = ("楽しいよ。", "面白いね。", "普通だよ。", "また明日ね。")
@@ -51,7 +50,7 @@ def _questions() -> Iterator[Question]:
         others = (filter(None, table.get(thing.topic, ())) for table in (w.COMPANIONS, w.PLACES))  # none of clothes
         choices = itertools.product(w.TIMES[True], *others)
         by_hash = sorted(choices, key=lambda setting: number_by_hash("".join([name, *setting]).replace(" ", "")))
-        for time, companion, where in by_hash[:_READINGS_PER_THING]:
+        for time, companion, where in by_hash[:10]:
             statement = f"{time}{companion}{where}{name}を{thing.verb.past}。"
             asked = {"どこで": where, "誰と": companion, "いつ": time.removesuffix(" 、"), "何を": f"{name}を"}
             for word, answer in asked.items():
