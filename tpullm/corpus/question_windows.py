@@ -237,10 +237,8 @@ def _windows_of_text(text: str, short: bool) -> tuple[np.ndarray, np.ndarray, np
 
 def _windows_without_form(made: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, np.ndarray]]:
     """The windows of each text without those that many texts of the task have: the task's own form."""
-    keys = [
-        [text_C[start : start + length].tobytes() for start, length in zip(starts, lengths, strict=True)]
-        for text_C, starts, lengths in made
-    ]
+    places = ((text_C, zip(starts, lengths, strict=True)) for text_C, starts, lengths in made)
+    keys = [[text_C[start : start + length].tobytes() for start, length in own] for text_C, own in places]
     counts = Counter(key for own in keys for key in set(own))
     most = max(FORM_TEXTS, FORM_SHARE * len(made))
     kept = [np.array([counts[key] < most for key in own], bool) for own in keys]

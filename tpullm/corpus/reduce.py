@@ -221,10 +221,8 @@ def divide(
     documents, lines = (sum(getattr(one, what) for one in placed) for what in ("documents", "lines"))
     count = document_files.count(ENTRIES * documents, RANGE_ENTRIES) if placed else 0
     line_count = document_files.count(lines, RANGE_LINES) if lines else 0
-    groups = [
-        Group(number, folder, tuple(own), marks / f"{number:06}.npy", count, line_count)
-        for number, own in enumerate(grouped)
-    ]
+    named = ((number, marks / f"{number:06}.npy", tuple(own)) for number, own in enumerate(grouped))
+    groups = [Group(number, folder, own, path, count, line_count) for number, path, own in named]
     starts = (*(group.start for group in groups), documents)
     ranges, line_ranges = ([Range(number, folder, starts, most) for number in range(n)] for n in (count, line_count))
     return groups, ranges, line_ranges

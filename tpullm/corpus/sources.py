@@ -50,10 +50,8 @@ def check(found: list[Source]) -> None:
         if not re.fullmatch(r"\w[\w.-]*", source.name):
             raise UserError(f"{where!r} cannot be a folder's name; use letters, digits, - and _ only")
         if not source.licence.strip():
-            raise UserError(
-                f"{where} has no licence; the data card and the model card of everything trained on it must name it; "
-                "write for example licence: CC-BY-4.0"
-            )
+            cards = "the data card and the model card of everything trained on it"
+            raise UserError(f"{where} has no licence; {cards} must name it; write for example licence: CC-BY-4.0")
         if source.filter and source.language not in ("", "code"):
             language_detection.check(source.language, f"{where}: language")
         if source.kind == "tenki" and source.documents <= 0:

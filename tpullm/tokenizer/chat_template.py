@@ -104,10 +104,8 @@ class ChatTemplate:
                 raise self._leaves_out(what)
 
     def _leaves_out(self, what: str) -> UserError:
-        return UserError(
-            f"{self._where}: its chat template leaves out {what}; take them out of the examples, or give a template "
-            "that shows them"
-        )
+        advice = "take them out of the examples, or give a template that shows them"
+        return UserError(f"{self._where}: its chat template leaves out {what}; {advice}")
 
     def _added(self, messages: Messages, tools: Tools, number: int, text: str) -> Answer:
         """Where in `text` the answer `messages[number]` is: what it adds to the messages before it."""

@@ -5,6 +5,7 @@ longer, and 36 steps that double it make a word into gigabytes.
 """
 
 import base64
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,7 @@ def text_growth(step: Any) -> float:
         step: a normalizer, pre-tokenizer or decoder as `tokenizer.json` describes it, a list of them, or none.
     """
     if isinstance(step, list):
-        times = 1.0
-        for part in step:
-            times = min(times * text_growth(part), 1e300)
-        return times
+        return min(math.prod(map(text_growth, step)), 1e300)
     if not isinstance(step, dict):
         return 1.0
     inner = [step.get(name) for name in ("normalizers", "pretokenizers", "decoders")]

@@ -23,10 +23,8 @@ def packages(kind: str, part: str = "") -> tuple[Package, ...]:
     """The packages whose text a source of this kind and path reads."""
     parts = SOURCES[kind].PACKAGES
     if part not in parts:
-        known = ", ".join(filter(None, parts))
-        raise UserError(
-            f"corpus.sources: path {part!r} of a {kind} source is not {f'{known} or ' if known else ''}nothing (all)"
-        )
+        known = " or ".join(filter(None, (", ".join(filter(None, parts)), "nothing (all)")))
+        raise UserError(f"corpus.sources: path {part!r} of a {kind} source is not {known}")
     return parts[part]
 
 

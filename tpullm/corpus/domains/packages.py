@@ -44,16 +44,13 @@ class Package:
         """The files of its data, by name; `UserError` if it is not installed or has none."""
         found = sorted(Path(str(self._distribution().locate_file(""))).glob(self.data))
         if not found:
-            raise UserError(
-                f"{self.holds}: {self.name} {self.version()} has no {self.data}; install a version that has it: "
-                "pip install -U 'tpullm[domains]'"
-            )
+            advice = "install a version that has it: pip install -U 'tpullm[domains]'"
+            raise UserError(f"{self.holds}: {self.name} {self.version()} has no {self.data}; {advice}")
         return found
 
     def _distribution(self) -> importlib.metadata.Distribution:
         try:
             return importlib.metadata.distribution(self.name)
         except importlib.metadata.PackageNotFoundError:
-            raise UserError(
-                f"{self.holds}: the package {self.name} is not installed; run: pip install 'tpullm[domains]'"
-            ) from None
+            advice = "run: pip install 'tpullm[domains]'"
+            raise UserError(f"{self.holds}: the package {self.name} is not installed; {advice}") from None

@@ -45,9 +45,8 @@ def folder() -> Path:
 def files(part: str) -> list[Path]:
     """The files of the library to read for `documentation`, `code` or both (""), in a fixed order."""
     if part not in ("", DOCUMENTATION, CODE):
-        raise UserError(
-            f"corpus.sources: path {part!r} of a python source is not documentation, code or nothing (both)"
-        )
+        known = "documentation, code or nothing (both)"
+        raise UserError(f"corpus.sources: path {part!r} of a python source is not {known}")
     library = folder()
     paths = [path for path in sorted(library.rglob("*.py")) if "config-" not in path.parent.name]
     modules = [path for path in paths if SKIPPED.isdisjoint(path.relative_to(library).parts)]

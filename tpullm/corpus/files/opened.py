@@ -102,9 +102,8 @@ class _Expanded(io.RawIOBase):
         data = self._read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise Unreadable(
-                f"is more than {EXPANDED_TIMES} times as large as its file; unpack it yourself if that is right"
-            )
+            size = f"more than {EXPANDED_TIMES} times as large as its file"
+            raise Unreadable(f"is {size}; unpack it yourself if that is right")
         buffer[: len(data)] = data
         return len(data)
 

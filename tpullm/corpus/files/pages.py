@@ -34,9 +34,7 @@ NOAI, NOIMAGEAI, TDM = "noai", "noimageai", "tdm-reservation"
 ROBOTS = re.compile(r"robots|.*bot|.*crawler|.*spider|.*-extended")
 
 # The names of programs that write manuals, in `<meta name="generator">`. Sphinx does not name itself.
-GENERATORS = re.compile(
-    r"docbook|publican|sphinx|docutils|asciidoc|mkdocs|texinfo|makeinfo|pandoc|doxygen", re.IGNORECASE
-)
+GENERATORS = re.compile("(?i)docbook|publican|sphinx|docutils|asciidoc|mkdocs|texinfo|makeinfo|pandoc|doxygen")
 SPHINX = ".//script[contains(@src, 'documentation_options.js')] | .//div[contains(@class, 'documentwrapper')]"
 NAVIGATION = re.compile(
     r"(^|\s)(navheader|navfooter|docnav|toc|headerlink|sphinxsidebar|related|rst-footer-buttons"
@@ -66,9 +64,8 @@ _INDENT = re.compile(r"(?m)^ +|  +")
 # begins with a name, but for comments. Text between two rulers is text.
 _NAMED = r"""["']?[\w.-]+["']?[^\S\n]*:(?:[^\S\n].*|$)"""
 FRONT_MATTER = re.compile(
-    rf"---\n(?:(?:#.*|[^\S\n]*)\n)*+{_NAMED}\n(?:(?>{_NAMED}|(?:[^\S\n]|- |-$|#|[\]}}]).*|)\n)*+"
-    r"(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)",
-    re.MULTILINE,
+    rf"(?m)---\n(?:(?:#.*|[^\S\n]*)\n)*+{_NAMED}\n(?:(?>{_NAMED}|(?:[^\S\n]|- |-$|#|[\]}}]).*|)\n)*+"
+    r"(?:---|\.\.\.)[^\S\n]*(?:\n|\Z)"
 )
 COMMENT = re.compile("<!--.*?-->", re.DOTALL)
 

@@ -47,9 +47,8 @@ EXTENSIONS = {
     ).split(),
 }
 # Kinds of sources that read what is installed with Python, and their files by the path of the source.
-INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": programming.files} | {
-    kind: partial(domains.files, kind) for kind in domains.SOURCES
-}
+_DOMAINS = {kind: partial(domains.files, kind) for kind in domains.SOURCES}
+INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": programming.files} | _DOMAINS
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
 # What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings.
 ALSO = {"jsonl": (".json",)}
@@ -177,10 +176,8 @@ def _files_at_location(source: Source, downloads: Path, skipped: dict[str, list[
         # A single file is read as the source says, whatever its extension. A file without an extension is text.
         kind = source.kind if source.kind != "files" else KINDS.get(extension(path) or ".txt")
         if kind is None:
-            known = _known_extensions("files")
-            raise UserError(
-                f"corpus.sources: {source.name}: {path}: unknown extension; tpullm reads {known}; save it as text"
-            )
+            advice = f"tpullm reads {_known_extensions('files')}; save it as text"
+            raise UserError(f"corpus.sources: {source.name}: {path}: unknown extension; {advice}")
         return [File(path, kind, path.stat().st_size)]
     found, reasons = [], set()
     for file, status in files_below(path):
@@ -199,10 +196,8 @@ def _files_at_location(source: Source, downloads: Path, skipped: dict[str, list[
         skipped.setdefault(reason, []).append(printable(str(name)))
     if not found:
         seen = ", ".join(sorted(reasons)) or "it is empty"
-        raise UserError(
-            f"corpus.sources: {source.name}: {location} holds no file of kind {source.kind} "
-            f"({_known_extensions(source.kind)}); there is: {seen}"
-        )
+        kind = f"{source.kind} ({_known_extensions(source.kind)})"
+        raise UserError(f"corpus.sources: {source.name}: {location} holds no file of kind {kind}; there is: {seen}")
     return found
 
 

@@ -85,14 +85,11 @@ def _next_header_line(stream: BinaryIO, begins: bytes | tuple[bytes, ...]) -> by
 
 def _record_headers(stream: BinaryIO) -> Headers:
     lines, size = [], 0
-    while size < MOST_HEADER_BYTES:
-        line = stream.readline(MOST_HEADER_BYTES)
-        if not line:
-            raise opened.Unreadable(CUT_OFF)
-        if not line.strip():
-            break
+    while size < MOST_HEADER_BYTES and (line := stream.readline(MOST_HEADER_BYTES)).strip():
         lines.append(line)
         size += len(line)
+    if not line:
+        raise opened.Unreadable(CUT_OFF)
     return parsed_headers(lines)
 
 

@@ -55,10 +55,9 @@ class OptOuts:
         host, page = _host_and_page(url)
         if _any_is_listed(self.domains, _host_and_domains_above(host)):
             return "opted out by domain"
-        ends = [match.end() for match in re.finditer("/", page)][:32]
-        if _any_is_listed(self.pages, [page]) or _any_is_listed(self.folders, (page[:end] for end in ends)):
-            return "opted out by URL"
-        return ""
+        folders = [page[: match.end()] for match in re.finditer("/", page)][:32]
+        is_listed = _any_is_listed(self.pages, [page]) or _any_is_listed(self.folders, folders)
+        return "opted out by URL" if is_listed else ""
 
     def texts(self, hashes: Iterable[str]) -> str:
         """The reason that keeps out a text with one of these SHA-256 hashes; "" if none is listed."""

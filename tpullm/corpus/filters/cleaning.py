@@ -32,7 +32,7 @@ from tpullm.corpus.filters.words import word_lists
 WORD = re.compile(r"\w")
 RUN = re.compile(r"([^\w\s]|ー|_)\1{9,}")  # of one symbol; ten and more become three
 PART = re.compile(r"[^\s|｜/／>＞»›«‹<＜・,、()（）\[\]【】←→▲▼▶◀■●•*-]+")
-BREADCRUMB = re.compile(r"\s*(?:home|top|ホーム|トップ|トップページ)\s*[>＞»›]", re.IGNORECASE)
+BREADCRUMB = re.compile(r"(?i)\s*(?:home|top|ホーム|トップ|トップページ)\s*[>＞»›]")
 WINDOW = 1 << 18  # characters that are looked at at once
 LONGEST = 200  # characters of a line that may be a menu
 # 吾輩《わがはい》, ｜其《その》, and notes of who typed it: ［＃ここから２字下げ］. Each search ends at the next mark.
@@ -43,19 +43,16 @@ NOTE = re.compile(r"［＃[^［］\n]{0,200}］")
 
 BETWEEN = r"[-ー .()/]{1,3}"
 # The lookbehind stands after the first character, so that the search can skip to it: three times as fast.
-INTERNATIONAL = re.compile(rf"\+(?<![0-9A-Za-z_+].)(?:[1-9][0-9]*+)(?:{BETWEEN}[0-9]++){{0,6}}", re.DOTALL)
+INTERNATIONAL = re.compile(rf"(?s)\+(?<![0-9A-Za-z_+].)(?:[1-9][0-9]*+)(?:{BETWEEN}[0-9]++){{0,6}}")
 NATIONAL = re.compile(
-    rf"[(0](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=0)|(?<=\()0)[1-9][0-9]*+(?:{BETWEEN}[0-9]++){{0,4}}", re.DOTALL
+    rf"(?s)[(0](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=0)|(?<=\()0)[1-9][0-9]*+(?:{BETWEEN}[0-9]++){{0,4}}"
 )
 AMERICAN = re.compile(
-    r"[(12-9](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=1)[-. ]\(?[2-9]|(?<=\()[2-9]|(?<=[2-9]))[0-9]{2}(\)?[-. ]{0,2})"
-    r"[0-9]{3}([-. ])[0-9]{4}(?![0-9]|[-.][0-9])",
-    re.DOTALL,
+    r"(?s)[(12-9](?<![0-9_+-].)(?<![0-9][./].)(?:(?<=1)[-. ]\(?[2-9]|(?<=\()[2-9]|(?<=[2-9]))[0-9]{2}(\)?[-. ]{0,2})"
+    r"[0-9]{3}([-. ])[0-9]{4}(?![0-9]|[-.][0-9])"
 )
-BARE = re.compile(r"[0-9](?<![0-9A-Za-z_.+/-].)[0-9]{9,10}(?![0-9]|[-.][0-9])", re.DOTALL)
-PHONE_WORD = re.compile(
-    r"(?:(?<![A-Za-z])tel|phone|(?<![A-Za-z])fax|mobile|電話|携帯|ファックス|℡|☎)[^0-9\n]{0,12}\Z", re.IGNORECASE
-)
+BARE = re.compile(r"(?s)[0-9](?<![0-9A-Za-z_.+/-].)[0-9]{9,10}(?![0-9]|[-.][0-9])")
+PHONE_WORD = re.compile(r"(?i)(?:(?<![A-Z])(?:tel|fax)|phone|mobile|電話|携帯|ファックス|℡|☎)[^0-9\n]{0,12}\Z")
 DECIMAL = re.compile(r"\+[0-9]+\.[0-9]+")
 PHONE_DIGITS = re.compile("[0-9]+")
 
@@ -75,20 +72,17 @@ AT = r"(?:@|\s?[\[({](?:at|AT|アット(?:マーク)?)[\])}]\s?)"
 AT_WORD = re.compile(r"[\[({](?:at|AT|アット)")
 DOT = r"(?:\.|\s?[\[({](?:dot|DOT|ドット)[\])}]\s?)"
 MAIL = re.compile(
-    rf"([A-Za-z0-9_%+.-](?<![A-Za-z0-9_%+.-].)[A-Za-z0-9_%+.-]*+){AT}"
-    rf"((?:[A-Za-z0-9-]{{1,63}}{DOT}){{1,8}}[A-Za-z]{{2,24}})(?![A-Za-z0-9])",
-    re.DOTALL,
+    rf"(?s)([A-Za-z0-9_%+.-](?<![A-Za-z0-9_%+.-].)[A-Za-z0-9_%+.-]*+){AT}"
+    rf"((?:[A-Za-z0-9-]{{1,63}}{DOT}){{1,8}}[A-Za-z]{{2,24}})(?![A-Za-z0-9])"
 )
-EXAMPLES = re.compile(r"(?:.*\.)?(?:example(?:\.[a-z.]+)?|test|invalid|localhost|localdomain)", re.IGNORECASE)
-IPV4 = re.compile(r"[0-9](?<![0-9A-Za-z_.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z_]|\.[0-9])", re.DOTALL)
-IPV6 = re.compile(r"[23](?<![0-9A-Za-z_:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Za-z_:])", re.DOTALL)
+EXAMPLES = re.compile(r"(?i)(?:.*\.)?(?:example(?:\.[a-z.]+)?|test|invalid|localhost|localdomain)")
+IPV4 = re.compile(r"(?s)[0-9](?<![0-9A-Za-z_.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![0-9A-Za-z_]|\.[0-9])")
+IPV6 = re.compile(r"(?s)[23](?<![0-9A-Za-z_:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Za-z_:])")
 DIGITS = "0123456789"
 NUMBER = re.compile("[0-9](?:[^0-9]{0,3}[0-9]){4}")  # what all others hold: most pages of prose end here
 # A number of a version or a section has small parts. Of all IPv4 addresses 0.03 % have none but such.
 SMALL_PART, SMALLEST_PART = 30, 9
-VERSION = re.compile(
-    r"(?:version|ver\.?|release|revision|rev\.?|build|firmware|バージョン|版)[\s:=]{0,3}\Z", re.IGNORECASE
-)
+VERSION = re.compile(r"(?i)(?:version|ver\.?|release|revision|rev\.?|build|firmware|バージョン|版)[\s:=]{0,3}\Z")
 BEFORE = 16  # characters that are looked at for such a word
 
 # What each character becomes, up to the last that is folded: full-width ASCII, the dashes and spaces that stand for a

@@ -107,9 +107,9 @@ DROPPING = (LOREM_IPSUM, BRACKET)  # the text; the others only their line
 
 def limits(language: str) -> Limits:
     """The limits for a language (ISO 639-1); of one that is not known only those that hold in every language."""
-    if language in ("en", "ja"):
-        return ENGLISH if language == "en" else JAPANESE
-    return Limits(mean_length=(1, 25), letters=0.7, stop_words=tuple(words.word_lists("stop_words").get(language, ())))
+    stop_words = tuple(words.word_lists("stop_words").get(language, ()))
+    known = {"en": ENGLISH, "ja": JAPANESE}
+    return known.get(language) or Limits(mean_length=(1, 25), letters=0.7, stop_words=stop_words)
 
 
 def low_quality(text: str, words: Words, limit: Limits) -> str:

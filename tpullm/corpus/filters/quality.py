@@ -69,9 +69,8 @@ def check(config: CorpusConfig) -> None:
     if used and not (given.good and given.bad):
         raise UserError("corpus.classifier: good and bad must name examples, since a source has the rule classifier")
     if given.good and not used:
-        raise UserError(
-            "corpus.classifier: no source has the rule classifier; add it to the rules of a source, or remove good"
-        )
+        advice = "add it to the rules of a source, or remove good"
+        raise UserError(f"corpus.classifier: no source has the rule classifier; {advice}")
 
 
 def _broken_gopher_rule(text: str, language: str) -> str:

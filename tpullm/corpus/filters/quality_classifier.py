@@ -76,10 +76,9 @@ def _example_pieces(path: str, key: str) -> dict[str, str]:
     hashed = ((-int(text_hash(piece)[:16], 16), piece, document) for piece, document in _pieces_of_texts(path, key))
     found = {piece: document for _, piece, document in sorted(heapq.nlargest(MOST_EXAMPLES, hashed))}
     if len(found) < LEAST_EXAMPLES:
-        raise UserError(
-            f"corpus.classifier.{key}: {path} holds {len(found)} examples of up to {PIECE_CHARACTERS} characters; "
-            f"give {LEAST_EXAMPLES} at least, and some hundreds for a useful classifier"
-        )
+        there = f"{path} holds {len(found)} examples of up to {PIECE_CHARACTERS} characters"
+        advice = f"give {LEAST_EXAMPLES} at least, and some hundreds for a useful classifier"
+        raise UserError(f"corpus.classifier.{key}: {there}; {advice}")
     return found
 
 

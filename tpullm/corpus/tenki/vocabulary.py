@@ -23,10 +23,8 @@ class Thing(NamedTuple):
     adjectives: dict[str, float]
 
 
-_TABLES = yaml.load(
-    resources.files(__package__).joinpath("vocabulary.yaml").read_text(encoding="utf-8"),
-    getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-)
+_TEXT = resources.files(__package__).joinpath("vocabulary.yaml").read_text(encoding="utf-8")
+_TABLES = yaml.load(_TEXT, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 _VERBS = {name: Verb(*forms) for name, forms in _TABLES["verbs"].items()}
 STRIVE = _VERBS["strive"]
 THINGS = {
