@@ -35,27 +35,21 @@ def test_a_batch_holds_what_the_segments_say(lengths, sequence_length):
         assert not array[~real].any()
     assert not real[-1].any()  # a row that no segment names
     for row in range(packed.rows):
-        mine = segments.rows == row
-        assert_row(made, row, segments.documents[mine], segments.starts[mine], segments.lengths[mine])
-
-
-def assert_row(made, row, documents, starts, lengths):
-    column = 0
-    for number, (document, start, length) in enumerate(zip(documents, starts, lengths, strict=True), start=1):
-        here = np.s_[row, column : column + length]
-        assert (made.segment_ids[here] == number).all()
-        assert (made.positions[here] == np.arange(length)).all()
-        assert (made.inputs[here] == 1000 * document + start + np.arange(length)).all()
-        column += length
-    assert not made.segment_ids[row, column:].any()
+        column, mine = 0, np.flatnonzero(segments.rows == row)
+        for number, piece in enumerate(mine, start=1):
+            length = segments.lengths[piece]
+            here = np.s_[row, column : column + length]
+            assert (made.segment_ids[here] == number).all()
+            assert (made.positions[here] == np.arange(length)).all()
+            first = 1000 * segments.documents[piece] + segments.starts[piece]
+            assert (made.inputs[here] == first + np.arange(length)).all()
+            column += length
+        assert not made.segment_ids[row, column:].any()
 
 
 def test_sources_fill_their_own_rows():
     zero = np.zeros(1, np.int64)
-    parts = [
-        (Numbered([0, 4]), Segments(zero + 1, zero, zero + 3, zero + 1)),
-        (Numbered([6]), Segments(zero, zero + 2, zero + 3, zero)),
-    ]
-    made = batch.build(parts, 2, 4)
+    parts = Segments(zero + 1, zero, zero + 3, zero + 1), Segments(zero, zero + 2, zero + 3, zero)
+    made = batch.build(list(zip((Numbered([0, 4]), Numbered([6])), parts, strict=True)), 2, 4)
     assert made.inputs.tolist() == [[2, 3, 4, 0], [1000, 1001, 1002, 0]]
     assert made.targets.tolist() == [[3, 4, 5, 0], [1001, 1002, 1003, 0]]

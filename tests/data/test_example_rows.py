@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.data.test_conversations import CHATS, say, write
-from tests.data.test_examples import GOOD, TALKS, all_of, answered, rows_of
+from tests.data.test_examples import GOOD, ROWS, TALKS, all_of, answered
 from tpullm.data.examples import Prompt, example_rows
 from tpullm.data.examples.example_rows import rows_of_file
 from tpullm.system import storage
@@ -40,6 +40,7 @@ def test_missing_and_empty_files_are_refused(tmp_path):
 FORMS = {
     "a.jsonl": lambda rows: "".join(f"{json.dumps(row)}\n\n" for row in rows),
     "bom.jsonl": lambda rows: "\ufeff" + "\n".join(map(json.dumps, rows)),
+    "other.txt": lambda rows: "\n".join(map(json.dumps, rows)),
     "b.ndjson": lambda rows: "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
     "list.json": lambda rows: json.dumps(rows),
     "indented.json": lambda rows: "\ufeff\n " + json.dumps(rows, indent=2, ensure_ascii=False) + "\n\n",
@@ -52,15 +53,14 @@ FORMS = {
 
 @pytest.mark.parametrize("name", [*FORMS, "list.json.gz"])
 @pytest.mark.parametrize("small", [False, True])
-def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch):
-    path, rows = tmp_path / name, rows_of(TALKS)
+def test_every_kind_of_file_has_the_same_rows(tmp_path, name, small, monkeypatch, capsys):
+    path, rows = tmp_path / name, ROWS
     if small:  # than the text of the file, and than any row
         monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 400)
-    if name.endswith(".gz"):
-        path.write_bytes(gzip.compress(FORMS[name.removesuffix(".gz")](rows).encode()))
-    else:
-        path.write_bytes(FORMS[name](rows).encode())
+    content = FORMS[name.removesuffix(".gz")](rows).encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     assert all_of(path) == TALKS
+    assert f"{path}: 60 conversations (messages)" in capsys.readouterr().err.replace("\n", "")
 
 
 def parquet(path, rows):
@@ -73,7 +73,7 @@ def test_a_null_in_parquet_is_a_key_that_is_not_there(tmp_path):
     parquet(tmp_path / "a.parquet", [*rows, {"messages": say("c", "d"), "image": b"\xff", "prompt": "x"}])
     found = all_of(tmp_path / "a.parquet")
     assert [talk.messages[1].get("tool_calls") for talk in found] == [[calls[0]], [calls[1]], None]
-    parquet(tmp_path / "wrong.parquet", [*rows_of(TALKS[:18]), {"messages": say("a", " ")}])
+    parquet(tmp_path / "wrong.parquet", [*ROWS[:18], {"messages": say("a", " ")}])
     with pytest.raises(UserError, match=r"wrong\.parquet: row 19, message 2: has no content"):  # of all groups of rows
         all_of(tmp_path / "wrong.parquet")
     day = datetime.date(2024, 1, 2)
@@ -94,16 +94,16 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, capsys):
 
 def test_a_folder_on_a_bucket_is_read(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    parquet(tmp_path / "b.parquet", rows_of(TALKS[:2]))
+    parquet(tmp_path / "b.parquet", ROWS[:2])
     storage.copy(tmp_path / "b.parquet", bucket / "talks" / "b.parquet")
-    storage.write_text(bucket / "talks" / "a.jsonl", json.dumps(rows_of(TALKS[2:3])[0]))
+    storage.write_text(bucket / "talks" / "a.jsonl", json.dumps(ROWS[2]))
     assert all_of(bucket / "talks") == [TALKS[2], *TALKS[:2]]
     assert all_of(bucket / "talks" / "a.jsonl") == TALKS[2:3]
     with pytest.raises(UserError, match="no such file or folder of conversations"):
         all_of(bucket / "talk")
 
 
-BROKEN = {
+SMALL = {
     '[{"a": 1}, ': "row 2: is not JSON",
     '[{"messages": 1} {"a": 1}]': "row 1: is not JSON \\(',' is missing before '{'\\)",
     "[{}": "row 1: is not JSON \\(',' is missing before its end\\)",
@@ -124,15 +124,15 @@ BROKEN = {
 }
 
 
-NOT_FOR_PYTHON = {"[" * 10**6: "row 1: .*nested too deeply", "[1" + "0" * 5000: "row 1: .*is not JSON"}
+BROKEN = SMALL | {"[" * 10**6: "row 1: .*nested too deeply", "[1" + "0" * 5000: "row 1: .*is not JSON"}
 
 
-@pytest.mark.parametrize("text", [*BROKEN, *NOT_FOR_PYTHON], ids=lambda text: text[:20])
+@pytest.mark.parametrize("text", BROKEN, ids=lambda text: text[:20])
 def test_broken_json_is_refused_with_its_row(tmp_path, text, monkeypatch):
-    if text in BROKEN:
+    if text in SMALL:
         monkeypatch.setattr(example_rows, "MOST_ROW_BYTES", 1_000)
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(UserError, match=rf"a\.json: {(BROKEN | NOT_FOR_PYTHON)[text]}"):
+    with pytest.raises(UserError, match=rf"a\.json: {BROKEN[text]}"):
         list(rows_of_file(tmp_path / "a.json"))
 
 

@@ -10,15 +10,6 @@ from tpullm.data import packing
 LENGTHS = st.lists(st.integers(0, 60), max_size=80).map(lambda values: np.array(values, np.int64))
 
 
-def predictions_of(segments):
-    """Every (document, first token of the prediction), one by one."""
-    return [
-        (document, start + place)
-        for document, start, length in zip(segments.documents, segments.starts, segments.lengths, strict=True)
-        for place in range(length)
-    ]
-
-
 def all_segments(packed, epoch):
     rows = np.arange(packed.rows)
     return packed.segments(rows, np.full_like(rows, epoch))
@@ -26,27 +17,16 @@ def all_segments(packed, epoch):
 
 @settings(deadline=None)
 @given(lengths=LENGTHS, sequence_length=st.integers(1, 20), seed=st.integers(0, 3), epoch=st.integers(0, 3))
-def test_every_prediction_is_in_an_epoch_once(lengths, sequence_length, seed, epoch):
+def test_every_prediction_is_in_an_epoch_once_and_documents_that_fit_are_whole(lengths, sequence_length, seed, epoch):
     packed = packing.pack(lengths, sequence_length, seed)
-    found = predictions_of(all_segments(packed, epoch))
+    segments = all_segments(packed, epoch)
+    pieces = zip(segments.documents, segments.starts, segments.lengths, strict=True)
+    found = [(document, start + place) for document, start, length in pieces for place in range(length)]
     expected = [(document, start) for document, length in enumerate(lengths) for start in range(length - 1)]
     assert sorted(found) == expected
-
-
-@settings(deadline=None)
-@given(lengths=LENGTHS, sequence_length=st.integers(1, 20), epoch=st.integers(0, 3))
-def test_no_row_is_longer_than_the_sequence_or_empty(lengths, sequence_length, epoch):
-    packed = packing.pack(lengths, sequence_length, 0)
-    segments = all_segments(packed, epoch)
     filled = np.bincount(segments.rows, segments.lengths, minlength=packed.rows)
     assert packed.rows == 0 or (filled.min() > 0 and filled.max() <= sequence_length)
     assert np.isclose(packed.fill * packed.rows * sequence_length, filled.sum())
-
-
-@settings(deadline=None)
-@given(lengths=LENGTHS, sequence_length=st.integers(1, 20), epoch=st.integers(0, 3))
-def test_documents_that_fit_are_never_cut(lengths, sequence_length, epoch):
-    segments = all_segments(packing.pack(lengths, sequence_length, 0), epoch)
     for document in np.flatnonzero((lengths >= 2) & (lengths <= sequence_length + 1)):
         mine = segments.documents == document
         assert segments.starts[mine].tolist() == [0]
@@ -96,9 +76,7 @@ def reference_hash(*values):
 
 
 @settings(deadline=None)
-@given(
-    length=st.integers(42, 300), seed=st.integers(-(2**63), 2**64), epoch=st.integers(0, 9), before=st.integers(0, 3)
-)
+@given(st.integers(42, 300), st.integers(-(2**63), 2**64), st.integers(0, 9), st.integers(0, 3))
 def test_the_grid_of_a_long_document_begins_at_the_hash_of_document_epoch_and_seed(length, seed, epoch, before):
     packed = dataclasses.replace(packing.pack(np.array([5] * before + [length]), 40, 0), seed=seed)
     shift = reference_hash(before, epoch, seed % 2**64) % (length - 1)

@@ -38,9 +38,9 @@ def stream_of(sources, seed=0, weights=None, **options):
     return Stream(sources, weights or dict.fromkeys(sources, 1.0), B, T, seed, **options)
 
 
-def assert_same(left, right):
+def assert_same(left, right, rows=slice(None)):
     for name in FIELDS:
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name)[rows])
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
@@ -77,8 +77,7 @@ def test_a_host_builds_its_rows_of_the_same_batch_and_no_others(sources, own_row
     monkeypatch.setattr(streams, "build", lambda parts, rows, length: built.append(rows) or build(parts, rows, length))
     part = stream_of(sources, own_rows=own_rows).batch_at(7)
     assert built == [len(own_rows)]
-    for name in FIELDS:
-        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[own_rows])
+    assert_same(part, whole, own_rows)
 
 
 # SHA-256 of the batches below. Another version of tpullm has to read the same tokens in the same order: else a training
@@ -158,19 +157,14 @@ def test_pretraining_reads_the_training_documents_of_each_source_with_a_weight(t
     assert len(pretraining_stream(recipe, tmp_path, np.arange(2)).batch_at(0).inputs) == 2
 
 
-def test_evaluation_reads_every_held_out_prediction_once(sources):
-    documents = sources["a"]
+def test_evaluation_reads_every_held_out_prediction_once_and_documents_that_fit_from_their_beginning(sources):
+    documents, begun = sources["a"], Counter()
     batches = list(EvaluationBatches(documents, B, T))
     targets = Counter(int(target) for batch in batches for target in batch.targets[batch.weights > 0])
     expected = Counter(int(token) for index in range(200) for token in documents.document(index)[1:])
     assert targets == expected
     assert {batch.inputs.shape for batch in batches} == {(B, T)}
-
-
-def test_evaluation_takes_documents_that_fit_from_their_beginning(sources):
-    documents = sources["a"]
-    begun = Counter()
-    for batch in EvaluationBatches(documents, B, T):
+    for batch in batches:
         begun.update(batch.inputs[(batch.positions == 0) & (batch.segment_ids > 0)].tolist())
     assert all(begun[index] == 1 for index in range(200))  # the first token of a document is its number
     pieces = np.ceil((documents.lengths - 1) / T)
@@ -191,5 +185,4 @@ def test_a_host_evaluates_its_rows(sources, own_rows):
     whole = list(EvaluationBatches(sources["b"], B, T))
     parts = list(EvaluationBatches(sources["b"], B, T, own_rows=own_rows))
     for batch, part in zip(whole, parts, strict=True):
-        for name in FIELDS:
-            np.testing.assert_array_equal(getattr(part, name), getattr(batch, name)[own_rows])
+        assert_same(part, batch, own_rows)

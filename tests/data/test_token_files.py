@@ -19,14 +19,8 @@ DOCUMENT = st.lists(st.integers(0, 60_000), max_size=9)
 
 def datatrove(folder, documents, width=2, losses=None, name="00000_x.ds"):
     """A `.ds` of datatrove's own writer."""
-    file = TokenizedFile(
-        str(folder),
-        name,
-        save_loss_metadata=losses is not None,
-        token_size=width,
-        save_final_metadata=True,
-        tokenizer_name_or_path="some/tokenizer",
-    )
+    options = {"save_loss_metadata": losses is not None, "token_size": width, "save_final_metadata": True}
+    file = TokenizedFile(str(folder), name, **options, tokenizer_name_or_path="some/tokenizer")
     for number, tokens in enumerate(documents):
         file.write(tokens, None if losses is None else np.array(losses[number], bool))
     file.close()
@@ -37,8 +31,7 @@ def megatron(folder, documents, dtype="<u2", cuts=(), name="data", listed=None):
     """`.bin` and `.idx` by Megatron's format; documents at `cuts` are two sequences each."""
     sequences, firsts = [], [0]
     for number, tokens in enumerate(documents):
-        parts = [tokens[:1], tokens[1:]] if number in cuts else [tokens]
-        sequences += parts
+        sequences += [tokens[:1], tokens[1:]] if number in cuts else [tokens]
         firsts.append(len(sequences))
     code = {"u1": 1, "<i4": 4, "<i8": 5, "<u2": 8}[dtype]
     lengths = np.array([len(part) for part in sequences], "<i4")
@@ -52,7 +45,6 @@ def megatron(folder, documents, dtype="<u2", cuts=(), name="data", listed=None):
 
 
 def llm_c(folder, documents, dtype="<u2", name="llm.bin"):
-    """llm.c's header, then all tokens."""
     tokens = np.array([token for document in documents for token in document], dtype)
     head = np.zeros(256, "<i4")
     head[:3] = (20240520, 1, len(tokens)) if dtype == "<u2" else (20240801, 7, len(tokens))
@@ -123,11 +115,7 @@ def test_an_empty_file_has_no_documents(tmp_path, write):
 
 def test_a_folder_gives_its_files_by_name(tmp_path):
     (tmp_path / "b").mkdir()
-    wanted = [
-        array(tmp_path, DOCUMENTS, name="a.npy"),
-        datatrove(tmp_path / "b", DOCUMENTS),
-        megatron(tmp_path, DOCUMENTS),
-    ]
+    wanted = [array(tmp_path, DOCUMENTS), datatrove(tmp_path / "b", DOCUMENTS), megatron(tmp_path, DOCUMENTS)]
     (tmp_path / "README.md").write_text("about them")
     assert [file.path for file in token_files.find(str(tmp_path))] == sorted(wanted)
 
@@ -136,9 +124,7 @@ def test_a_folder_gives_its_files_by_name(tmp_path):
 @given(st.lists(st.lists(DOCUMENT, max_size=5), min_size=1, max_size=4), st.data())
 def test_any_range_of_files_side_by_side_is_read(tmp_path_factory, files, data):
     folder = tmp_path_factory.mktemp("files")
-    losses = [
-        [data.draw(st.lists(st.booleans(), min_size=len(one), max_size=len(one))) for one in part] for part in files
-    ]
+    losses = [[[token % 2 == 0 for token in document] for document in part] for part in files]
     writers = [
         lambda part, number: datatrove(folder, part, 2, losses[number], f"{number}.ds"),
         lambda part, number: megatron(folder, part, "<i4", name=str(number)),
@@ -157,12 +143,9 @@ def test_any_range_of_files_side_by_side_is_read(tmp_path_factory, files, data):
     begins, ends = (np.array([starts[each[0]] + each[side] for each in ranges], np.int64) for side in (1, 2))
     tokens, weights = mapped.read(begins, ends), mapped.weights(begins, ends)
     assert tokens.dtype == np.int32 and weights.dtype == np.float32
-    assert tokens.tolist() == [token for number, low, high in ranges for token in flat[number][low:high]]
-    of_file = [
-        [w for one in part for w in one] if path.suffix == ".ds" else [True] * 99
-        for part, path in zip(losses, paths, strict=True)
-    ]
-    assert weights.tolist() == [float(w) for number, low, high in ranges for w in of_file[number][low:high]]
+    wanted = [(token, number) for number, low, high in ranges for token in flat[number][low:high]]
+    assert tokens.tolist() == [token for token, _ in wanted]
+    assert weights.tolist() == [float(paths[number].suffix != ".ds" or token % 2 == 0) for token, number in wanted]
 
 
 def cut(path, count):
@@ -170,7 +153,6 @@ def cut(path, count):
 
 
 def beside(path):
-    """The index of a file."""
     return path.with_name(f"{path.name}.index") if path.suffix == ".ds" else path.with_suffix(".idx")
 
 
@@ -198,7 +180,6 @@ LISTS = PLACES + 8 * len(DOCUMENTS)
         (megatron, lambda path: put(beside(path), 17, "<B", 7), "its type 7 is none of token ids"),
         (megatron, lambda path: put(beside(path), 18, "<Q", 2**62), "do not fill its"),
         (megatron, lambda path: put(beside(path), 26, "<Q", 0), "do not fill its"),
-        (megatron, lambda path: cut(beside(path), LISTS), "do not fill its"),
         (megatron, lambda path: cut(path, 5), "5 bytes are no whole tokens"),
         (megatron, lambda path: cut(path, 6), "do not stand side by side"),
         (megatron, lambda path: put(beside(path), 34, "<i", -3), "do not stand side by side"),
@@ -208,11 +189,9 @@ LISTS = PLACES + 8 * len(DOCUMENTS)
         (megatron, lambda path: put(beside(path), LISTS + 8, "<q", 9), "no ranges of its 5 sequences"),
         (megatron, lambda path: beside(path).unlink(), "neither data.idx beside it (Megatron) nor the header"),
         (llm_c, lambda path: put(path, 0, "<i", 1), "nor the header of llm.c"),
-        (llm_c, lambda path: put(path, 8, "<i", -1), "its header says -1 tokens"),
         (llm_c, lambda path: cut(path, 1030), "its header says 10 tokens, and it has 1,030 bytes"),
         (llm_c, lambda path: cut(path, 100), "nor the header of llm.c"),
         (array, lambda path: cut(path, 140), "no whole array of numpy"),
-        (array, lambda path: path.write_bytes(b"PK\x03\x04" * 9), "no whole array of numpy"),
         (array, lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\x7f" + b"(" * 32767), "no whole array of numpy"),
         (array, lambda path: np.save(path, np.zeros((2, 5), np.uint16)), "save one dimension of"),
         (array, lambda path: np.save(path, np.zeros(5, np.float32)), "save one dimension of"),
@@ -239,10 +218,8 @@ def test_no_byte_that_is_changed_is_a_traceback(tmp_path_factory, write, data):
     folder = tmp_path_factory.mktemp("fuzzed")
     path = write(folder, DOCUMENTS)
     files = sorted(folder.iterdir())
-    for _ in range(data.draw(st.integers(1, 3))):
-        file = data.draw(st.sampled_from(files))
-        content = bytearray(file.read_bytes())
-        if content:
+    for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=3)):
+        if content := bytearray(file.read_bytes()):
             at = data.draw(st.integers(0, len(content) - 1))
             content[at : at + 1] = data.draw(st.one_of(st.binary(max_size=9), st.just(bytes(8)), st.just(b"\xff" * 8)))
             file.write_bytes(content)
@@ -252,18 +229,8 @@ def test_no_byte_that_is_changed_is_a_traceback(tmp_path_factory, write, data):
     except UserError as error:
         assert "\n" not in str(error)
 
-
-def test_files_on_gs_are_refused():
     with pytest.raises(UserError, match=r"read from a disk; copy them"):
         token_files.find("gs://bucket/tokens")
-
-
-def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path):
-    path = array(tmp_path, DOCUMENTS)
-    (file,) = token_files.find(str(path))
-    cut(path, 140)
-    with pytest.raises(UserError, match=r"part.npy: has become shorter"):
-        list(token_files.document_ends(file, 0, -1, END))
 
 
 def test_a_file_that_has_changed_since_is_refused(tmp_path):
@@ -272,14 +239,12 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path):
     array(tmp_path, [[1, 2]])
     with pytest.raises(UserError, match="part.npy: has 132 bytes now, and not 148 as when `tpullm tokenize` read it"):
         MappedFiles([file], 60_000)
+    with pytest.raises(UserError, match=r"part.npy: has become shorter"):
+        list(token_files.document_ends(file, 0, -1, END))
     path.unlink()
     with pytest.raises(UserError, match="part.npy: is not there now"):
         MappedFiles([file], 60_000)
-
-
-def test_ids_beyond_the_vocabulary_are_refused_when_they_are_read(tmp_path):
-    """A file may change after it was read once."""
-    (file,) = token_files.find(str(array(tmp_path, DOCUMENTS)))
+    (file,) = token_files.find(str(array(tmp_path, DOCUMENTS)))  # then an id is beyond the vocabulary
     mapped = MappedFiles([file], 59_999)
     assert mapped.read(np.array([0]), np.array([4])).tolist() == [1, 2, END, END]
     with pytest.raises(UserError, match="a file there has changed"):

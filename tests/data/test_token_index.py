@@ -39,7 +39,6 @@ def source(path, **keys):
 
 
 def made(path, folder, tokenizer, fraction=0.1, **keys):
-    """The stores of a source, and the counts."""
     parts = token_index.plan(source(path, **keys), folder / "parts", tokenizer)
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     for part in parts:
@@ -85,8 +84,7 @@ WRITERS = {
 def test_the_same_documents_are_the_same_in_every_format(tmp_path, texts, tokenizer, write, cut, monkeypatch):
     """Their tokens, their ids, and whether they are held out; for any size of the parts."""
     monkeypatch.setattr(token_index, "PART_BYTES", cut)
-    (tmp_path / "files").mkdir()
-    stores, facts = made(write(tmp_path / "files", texts), tmp_path, tokenizer)
+    stores, facts = made(write(tmp_path, texts), tmp_path, tokenizer)
     ids = [int.from_bytes(hashlib.sha256(np.array(tokens, "<u4").tobytes()).digest()[:8], "big") for tokens in texts]
     for name, store in stores.items():
         chosen = [number for number, id in enumerate(ids) if (id < 0.1 * 2**64) == (name == "held_out")]
@@ -120,9 +118,8 @@ def test_what_a_recipe_holds_out_is_held_out_whole(tmp_path, texts, tokenizer):
 
 
 def test_tokens_that_are_not_learned_have_weight_0(tmp_path, texts, tokenizer):
-    (tmp_path / "files").mkdir()
     losses = [[number > 2 for number in range(len(tokens))] for tokens in texts]
-    stores, _ = made(datatrove(tmp_path / "files", texts, losses=losses), tmp_path, tokenizer)
+    stores, _ = made(datatrove(tmp_path, texts, losses=losses), tmp_path, tokenizer)
     batch = Stream({"web": stores["train"]}, {"web": 1.0}, 4, 96, seed=0).batch_at(0)
     real = batch.segment_ids > 0
     begins = batch.positions[real] < 2  # the targets are tokens 1 and 2 of a document, and no document is cut here
@@ -132,23 +129,19 @@ def test_tokens_that_are_not_learned_have_weight_0(tmp_path, texts, tokenizer):
 def test_an_id_beyond_the_vocabulary_is_named_with_its_place(tmp_path, texts, tokenizer):
     size = load(tokenizer).vocabulary_size
     path = array(tmp_path, [*texts[:3], [1, size, 2]])
-    with pytest.raises(
-        UserError, match=rf"part.npy: token {sum(map(len, texts[:3])) + 1} is {size}, and the tokenizer"
-    ):
+    place = sum(map(len, texts[:3])) + 1
+    with pytest.raises(UserError, match=rf"part.npy: token {place} is {size}, and the tokenizer"):
         made(path, tmp_path, tokenizer)
     path = array(tmp_path, [*texts[:3], [1, -5, 2]], "<i4")
     with pytest.raises(UserError, match=f"is -5, and the tokenizer of the recipe has {size}; set `base`"):
         made(path, tmp_path, tokenizer)
 
 
-def test_tokens_of_another_tokenizer_are_refused(tmp_path, texts, tokenizer):
-    """Here their ids are bytes that are no text."""
+def test_tokens_of_another_tokenizer_are_refused_or_told(tmp_path, texts, tokenizer, capsys):
+    """Ids that are bytes that are no text, and those of this one in another order, as another one of its size."""
     with pytest.raises(UserError, match=r"web: its tokens are not those of the recipe's tokenizer: .* set `base`"):
         made(array(tmp_path, [[100 + token % 100 for token in tokens] for tokens in texts]), tmp_path, tokenizer)
-
-
-def test_tokens_that_may_be_of_another_tokenizer_are_told(tmp_path, texts, tokenizer, capsys):
-    """The ids of this one in another order, as another tokenizer of the same size has them."""
+    capsys.readouterr()
     made(array(tmp_path, texts), tmp_path, tokenizer)
     model = load(tokenizer)
     (said,) = capsys.readouterr().err.splitlines()
@@ -175,14 +168,11 @@ def test_what_the_files_say_of_begins_and_ends_is_told(tmp_path, texts, tokenize
     assert capsys.readouterr().err.splitlines()[:-1] == [said]
 
 
-def test_of_few_documents_the_lowest_hash_is_held_out(tmp_path, texts, tokenizer):
+def test_of_few_documents_the_lowest_hash_is_held_out_and_one_is_left_to_train_on(tmp_path, texts, tokenizer):
     stores, facts = made(array(tmp_path, texts[:5]), tmp_path, tokenizer, fraction=1e-9)
     assert facts["held_out"]["documents"] == 1 and facts["train"]["documents"] == 4
     assert stores["held_out"].ids[0] < stores["train"].ids.min()
     _, facts = made(array(tmp_path, texts[:5]), tmp_path / "none", tokenizer, fraction=0)
     assert set(facts) == {"train"}
-
-
-def test_nothing_to_train_on_is_refused(tmp_path, texts, tokenizer):
     with pytest.raises(UserError, match="web: no document left to train on"):
         made(array(tmp_path, texts[:5]), tmp_path, tokenizer, fraction=1)

@@ -20,7 +20,6 @@ SOURCES = {name: Source(name, "text", licence="CC0-1.0", language=name) for name
 
 
 def write(folder, texts, per_part=1000):
-    """Documents of the sources that `texts` names, for training; each also has one that is held out."""
     own = [(SOURCES[name], "train", texts[name]) for name in texts]
     apart = [(SOURCES[name], "held_out", ["held out"]) for name in texts]
     made_documents.write(folder / "documents", own + apart, per_part)
@@ -49,18 +48,12 @@ def reference(folder, characters, seed):
     return [pair for pair, end in zip(found, ends, strict=True) if end <= characters] or found[:1]
 
 
+TEXTS = st.lists(st.text("ab本\n", max_size=40), max_size=12)
+
+
 @settings(max_examples=30, deadline=None)
-@given(
-    texts=st.lists(st.text("ab本\n", max_size=40), max_size=12),
-    copies=st.integers(1, 6),
-    characters=st.integers(0, 300),
-    per_part=st.integers(3, 30),
-    tasks=st.integers(1, 20),
-    seed=st.integers(0, 9),
-)
-def test_the_sample_is_that_of_the_lowest_keys_for_any_parts_and_tasks(
-    tmp_path_factory, texts, copies, characters, per_part, tasks, seed
-):
+@given(TEXTS, st.integers(1, 6), st.integers(0, 300), st.integers(3, 30), st.integers(1, 20), st.integers(0, 9))
+def test_the_sample_is_that_of_the_lowest_keys(tmp_path_factory, texts, copies, characters, per_part, tasks, seed):
     folder = tmp_path_factory.mktemp("any")
     write(folder, {"en": texts * copies}, per_part)
     with pytest.MonkeyPatch.context() as patched:
@@ -111,14 +104,6 @@ def test_the_bound_is_the_deviations_above_what_is_needed(characters, size):
         assert limit == tokenizing.KEYS and needed <= characters
 
 
-def test_a_data_card_of_another_version_is_one_clear_line(tmp_path):
-    write(tmp_path, {"en": ["one", "two"]})
-    card = tmp_path / "documents" / "datacard.json"
-    card.write_text("{}")
-    with pytest.raises(UserError, match=r"datacard.json: has no training_characters.*`tpullm collect` again"):
-        plan(tmp_path, 10)
-
-
 def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):
     write(tmp_path, {name: [f"{name} text {number:03}" for number in range(400)] for name in SOURCES}, per_part=30)
     found = sample(tmp_path, 4_000, {"ja": 3.0, "en": 1.0})
@@ -128,14 +113,15 @@ def test_sources_have_their_share_by_weight_and_nothing_is_held_out(tmp_path):
     assert not any("held out" in text for _, text in found)
     assert {language for language, _ in sample(tmp_path, 4_000, {"ja": 0.0, "en": 1.0, "new": 1.0})} == {"en"}
     assert [language for language, _ in sample(tmp_path, 1, {"en": 1.0, "ja": 1.0})] == ["en", "ja"]
+    (tmp_path / "documents" / "datacard.json").write_text("{}")  # of another version
+    with pytest.raises(UserError, match=r"datacard.json: has no training_characters.*`tpullm collect` again"):
+        plan(tmp_path, 10)
 
 
-@given(
-    amount=st.integers(0, 10_000),
-    sources=st.dictionaries(
-        st.text("abc", min_size=1), st.tuples(st.integers(0, 5_000), st.floats(0.01, 10)), min_size=1
-    ),
-)
+SIZED = st.tuples(st.integers(0, 5_000), st.floats(0.01, 10))
+
+
+@given(amount=st.integers(0, 10_000), sources=st.dictionaries(st.text("abc", min_size=1), SIZED, min_size=1))
 @example(amount=1, sources={"a": (1, 5.03125)})
 def test_shares_fill_the_amount_and_no_more(amount, sources):
     sizes = {name: size for name, (size, _) in sources.items()}

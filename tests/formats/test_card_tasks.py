@@ -21,19 +21,14 @@ def test_a_task_has_its_scores_its_version_its_command_and_its_prompt():
     assert '"本をどうしますか。"' in made
 
 
-def test_a_task_of_the_harness_names_its_version():
-    metrics = {
-        "acc": {"value": 0.5, "count": 8, "interval": [0.2, 0.8]},
-        "ppl": {"value": 12.345, "count": 0, "interval": None},
-    }
+def test_a_task_of_the_harness_names_its_version_a_prompt_ends_no_block_and_a_name_no_cell():
+    metrics = {"acc": {"value": 0.5, "count": 8, "interval": [0.2, 0.8]}}
+    metrics["ppl"] = {"value": 12.345, "count": 0, "interval": None}
     settings = {"harness": "0.4.13", "shots": None, "seed": 0, "limit": 8, "form": "the task's"}
     made = card({"boolq": {"version": "2.0", "settings": settings, "metrics": metrics}})
     assert "| boolq | acc | 0.5 | 0.2 to 0.8 | 8 |" in made and "| boolq | ppl | 12.35 |  | 0 |" in made
     assert "0 examples before each question, seed 0, lm-evaluation-harness 0.4.13" in made
     assert "tpullm evaluate my-model --tasks boolq --limit 8" in made
-
-
-def test_a_prompt_ends_no_block_and_a_name_no_cell():
     made = card({"a|b <x>": FIGURES | {"prompt": "```\n# Licence"}})
     assert "| a\\|b &lt;x> |" in made and "\n# Licence" not in made
     assert "Not evaluated." in card({}) and "| task |" not in card({}) and "Not evaluated." not in made

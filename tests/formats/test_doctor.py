@@ -15,7 +15,6 @@ from tpullm.model.architecture import Architecture
 
 
 def empty_a_token(folder):
-    """The last piece that was merged becomes the empty text."""
     path = folder / "tokenizer.json"
     described = json.loads(path.read_text(encoding="utf-8"))
     described["model"]["merges"].pop()
@@ -113,9 +112,11 @@ def good(tmp_path_factory):
     return directory(tmp_path_factory.mktemp("published") / "good")
 
 
-def test_a_good_directory_passes(good, capsys):
+def test_a_good_directory_passes_and_what_is_no_model_is_refused(good, tmp_path, capsys):
     assert main(["doctor", str(good)]) == 0
     assert "nothing found" in "".join(capsys.readouterr())
+    assert main(["doctor", str(tmp_path)]) == 2
+    assert "config.json: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", SPOILED)
@@ -134,8 +135,3 @@ def test_a_warning_and_an_error_have_their_exit_codes(good, code, changes, tmp_p
     change(Path(shutil.copytree(good, tmp_path / "bad")) / f"{TOKENS}.json", **changes)
     assert main(["doctor", str(tmp_path / "bad")]) == code
     assert ("error: " in capsys.readouterr().out) == (code == 3)
-
-
-def test_what_is_no_model_is_refused(tmp_path, capsys):
-    assert main(["doctor", str(tmp_path)]) == 2
-    assert "config.json: no such file" in capsys.readouterr().err

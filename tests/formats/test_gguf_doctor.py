@@ -17,7 +17,6 @@ from tpullm.system.errors import UserError
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A good file with 8-bit and exact tensors, and a chat template."""
     folder = tmp_path_factory.mktemp("good")
     made = tokenizer(folder / "tokenizer")
     made.template = "{{ messages[0]['content'] }}"
@@ -92,7 +91,7 @@ def test_a_file_that_is_cut_off_anywhere_is_one_error(good, tmp_path):
     for length in [*range(0, 60), *range(60, len(whole) - 32, 4_001)]:
         cut.write_bytes(whole[:length])
         ((severity, what),) = found(cut)
-        assert severity == "error" and "fetch or export it again" in what and len(what.splitlines()) == 1
+        assert severity == "error" and "fetch or export it again" in what and "\n" not in what
 
 
 def test_no_byte_of_the_head_makes_more_than_findings(good, tmp_path):
@@ -123,7 +122,6 @@ HOSTILE = {
     "other": (b"PK\3\4" + bytes(64), "is no GGUF file"),
     "version": (head(version=9), "is of version 9"),
     "tensors": (head(tensors=1 << 60), "at most 262,144 are read"),
-    "settings": (head(settings=1 << 60), "at most 65,536 are read"),
     "name": (head(1, after=struct.pack("<Q", 1 << 62)), "has a text of 4,611,686,018,427,387,904 bytes"),
     "not UTF-8": (head(1, after=text(b"\xff\xfe")), "has a text that is no UTF-8"),
     "type": (head(1, after=text(b"a") + struct.pack("<I", 77)), "a value of the unknown type 77"),

@@ -2,42 +2,44 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 import time
+import traceback
+from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.formats.test_checksums import flip
 from tests.run.test_resume import assert_same_bits
 from tests.training.several_hosts import run
-from tests.training.small import ARCHITECTURE, mesh
+from tests.training.small import mesh
 from tpullm.cli.main import main
+from tpullm.formats import checkpoints
 from tpullm.formats.local_saves import LocalSaves
 from tpullm.formats.models import steps
-from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig
-from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import abstract_state
+from tpullm.model.mesh import make_mesh, named_sharding
+from tpullm.recipe.schema import CheckpointConfig
+from tpullm.system import storage
+from tpullm.system.cluster import hosts
+from tpullm.system.cluster.place import find, take_flags
 
 ABOUT = {"inputs": {"a": (1, 2)}, "horizons": [[0, 30]], "stage": "pretrain"}
 
 
-class Killed(Exception):
-    """In place of a kill."""
-
-
 def saved(folder, host=0):
-    """The steps of the local saves of a host."""
     (training,) = folder.iterdir()
     return sorted(int(path.name) for path in (training / f"host-{host}").iterdir())
 
 
 @pytest.mark.ci
-def test_a_killed_training_resumes_from_the_newest_whole_local_save(
-    tiny_run, tiny_tokens, tmp_path, monkeypatch, capsys
-):
+def test_a_killed_training_resumes_from_the_newest_whole_save(tiny_run, tiny_tokens, tmp_path, monkeypatch, capsys):
     folder, save = tmp_path / "disk", LocalSaves.save
     settings = ["every_steps=0", "every_minutes=0", f"local={folder}", "local_every_steps=4", "local_every_minutes=0"]
     command = ["pretrain", "--run", str(tiny_tokens), *(f"--pretrain.checkpoint.{setting}" for setting in settings)]
@@ -46,16 +48,13 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(
         save(self, step, state)
         if step == 12:
             self.wait()
-            raise Killed
+            raise KeyError("in place of a kill")
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(KeyError, match="in place of a kill"):
         patch.setattr(LocalSaves, "save", killed)
         main(command)
     assert saved(folder) == [4, 8, 12] and not steps(tiny_tokens / "pretrain" / "checkpoints")
-    shards = next(folder.rglob("12/*.safetensors"))
-    content = bytearray(shards.read_bytes())
-    content[-5] ^= 4
-    shards.write_bytes(content)
+    flip(next(folder.rglob("12/*.safetensors")), -5)
     capsys.readouterr()
     assert main(command) == 0
     said = capsys.readouterr().err
@@ -66,11 +65,13 @@ def test_a_killed_training_resumes_from_the_newest_whole_local_save(
 
 
 def state_of():
-    """Of a training: a state of several types, and its shapes with their shardings."""
-    optimizer = make_optimizer(OptimizerConfig(moments="bfloat16"), 10, ARCHITECTURE.axes, jnp.dtype("float32"))
-    target, random = abstract_state(ARCHITECTURE, optimizer, mesh()), np.random.default_rng(0)
-    made = lambda leaf: jax.device_put(random.normal(0, 9, leaf.shape).astype(leaf.dtype), leaf.sharding)  # noqa: E731
-    return jax.tree.map(made, target), target
+    """A state of several types, and its shapes with their shardings."""
+    state = whole_state(mesh(), 0)
+    return state, shapes_of(state)
+
+
+def shapes_of(state):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
 def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path, capsys):
@@ -100,14 +101,7 @@ def test_a_save_has_every_bit_of_every_type_and_shard(tmp_path, capsys):
     saves.wait()
     next((tmp_path / "disk").rglob("7/description.json")).write_text("no JSON")
     assert again.newest(target, after=0) is None
-
-
-def test_a_stage_that_is_made_again_takes_no_save_of_the_one_before(tmp_path):
-    config, (state, target) = CheckpointConfig(local=str(tmp_path / "disk")), state_of()
-    saves = LocalSaves(tmp_path / "pretrain", config, ABOUT)
-    saves.save(4, state)
-    saves.wait()
-    shutil.rmtree(tmp_path / "pretrain")
+    shutil.rmtree(tmp_path / "pretrain")  # a stage that is made again takes no save of the one before
     assert LocalSaves(tmp_path / "pretrain", config, ABOUT).newest(target, after=0) is None
     assert saved(tmp_path / "disk") == []
 
@@ -135,14 +129,11 @@ def test_a_step_that_is_computed_meanwhile_does_not_reach_the_save(tmp_path, mon
     assert jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), restored) == before
 
 
-def test_without_a_folder_there_is_none(tmp_path):
-    saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local_every_steps=1), ABOUT)
-    assert saves.newest({}, after=0) is None and saves.asks() == [] and not saves.due(1, {"local"})
-    saves.close(finished=True)
+def test_it_is_time_after_minutes_or_steps_and_never_without_a_folder(tmp_path, monkeypatch):
+    none = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local_every_steps=1), ABOUT)
+    assert none.newest({}, after=0) is None and none.asks() == [] and not none.due(1, {"local"})
+    none.close(finished=True)
     assert not (tmp_path / "pretrain").exists()
-
-
-def test_it_is_time_after_minutes_or_steps(tmp_path, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
     monkeypatch.setattr("tpullm.formats.local_saves.time", clock)
     config = CheckpointConfig(local=str(tmp_path / "disk"), local_every_minutes=2, local_every_steps=4)
@@ -165,14 +156,10 @@ def test_it_is_time_after_minutes_or_steps(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
-    state, _ = state_of()
     saves = LocalSaves(tmp_path / "pretrain", CheckpointConfig(local=str(tmp_path / "disk")), ABOUT)
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("tpullm.formats.local_saves.save_file", full)
-    saves.save(3, state)
+    saves.save(3, state_of()[0])
     saves.wait()
     assert "not saved at step 3 (no space left on the device" in capsys.readouterr().err
     assert saved(tmp_path / "disk") == []
@@ -180,25 +167,104 @@ def test_a_full_disk_is_a_line_and_no_end(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.ci
 def test_all_hosts_resume_from_what_is_whole_on_every_disk(tmp_path):
-    """Two hosts, two devices each: the step that is restored, and whether all bits are right."""
-    ended = run(2, "tests.formats.hosts_with_disks", tmp_path, devices=4)
+    """Two hosts, two devices each."""
+    ended = run(2, "tests.formats.test_local_saves", tmp_path, devices=4)
     results = [json.loads(out.splitlines()[-1]) for _, out, _ in ended]  # the lines before are of gloo
-    assert results[0] == results[1]
-    assert results[0] == {
-        "all there": [5, True],
-        "data over hosts": [5, True],
-        "a disk is lost": None,
-        "a wrong bit": [4, True],
-        "wrong bits": [3, True],
-        "a host has no newest": [4, True],
-        "another start": [4, True],
-        "another number now": None,
-    }
+    assert results[0] == results[1] == {name: found for name, (_, _, found) in SCENARIOS.items()}
     said = ended[0][2]
     warned = [line for line in said.splitlines() if "corrupt" in line]
-    assert [(line[:8], line.partition("/5: ")[0].rpartition("/")[2]) for line in warned[:2]] == [
-        ("host 1 (", "host-1"),
-        ("host 0 (", "host-0"),
-    ]
+    places = [(line[:8], line.partition("/5: ")[0].rpartition("/")[2]) for line in warned[:2]]
+    assert places == [("host 1 (", "host-1"), ("host 0 (", "host-0")]
     assert len(warned) == 3 and all(line.endswith(": an older one is used") for line in warned)
     assert "(steps 5, 4, 3) is whole on the disks of all hosts, so none is used" in said
+
+
+# What each of several hosts does: the mesh, which saves on the hosts' disks are lost, and the step of the save that is
+# restored, and whether all bits are the same. `~` in front of a pattern changes a bit in their shards instead, and `!`
+# makes them of another start of the training.
+DATA, FSDP = {"data": 2, "fsdp": 2}, {"fsdp": 4}
+SCENARIOS = {
+    "all there": (FSDP, [], [5, True]),
+    "data over hosts": (DATA, [], [5, True]),
+    "a disk is lost": (DATA, ["1/*/*"], None),
+    "a wrong bit": (FSDP, ["~1/host-1/5"], [4, True]),
+    "wrong bits": (FSDP, ["~0/host-0/5", "~1/host-1/4"], [3, True]),
+    "a host has no newest": (FSDP, ["0/*/5"], [4, True]),
+    "another start": (FSDP, ["!1/*/5"], [4, True]),
+    "another number now": (FSDP, ["swap"], None),
+}
+
+
+def whole_state(mesh, seed):
+    """Arrays of several types, all bits by chance, so with NaNs; on every host the same."""
+    random, state = np.random.default_rng(seed), {}
+    for name, dtype, shape, axes in (
+        ("moments", "bfloat16", (3, 8, 16), ("layers", "mlp", "embed")),
+        ("params", "float32", (16, 6), ("embed", "vocabulary")),
+        ("scale", "float32", (5,), ("head",)),
+        ("step", "int32", (), ()),
+    ):
+        itemsize = jax.numpy.dtype(dtype).itemsize
+        whole = random.integers(0, 1 << 8 * itemsize, shape, f"u{itemsize}").view(dtype)
+        state[name] = jax.make_array_from_callback(shape, named_sharding(mesh, *axes), whole.__getitem__)
+    return state
+
+
+def lose(disks, pattern):
+    if pattern == "swap":  # the machines are other hosts now
+        for one, other in (("0", "between"), ("1", "0"), ("between", "1")):
+            (disks / one).rename(disks / other)
+        return
+    disk, _, rest = pattern.lstrip("~!").partition("/")
+    for save in disks.glob(f"{disk}/*/{rest}"):
+        if pattern.startswith("~"):
+            flip(save / "shards.safetensors", -5)
+        elif pattern.startswith("!"):
+            about = storage.read_json(save / "description.json")
+            storage.write_json(save / "description.json", about | {"start": "another"})
+            checkpoints.write(save)
+        else:
+            shutil.rmtree(save)
+
+
+def restored(disks, shape, lost):
+    over, config = make_mesh(shape), CheckpointConfig(local=str(disks / str(hosts.index())))
+    with jax.set_mesh(over):
+        states = {step: whole_state(over, step) for step in (3, 4, 5)}
+        saves = LocalSaves(disks / "pretrain", config, {})
+        for step, state in states.items():
+            saves.save(step, state)
+        saves.wait()
+        hosts.barrier("saved")
+        hosts.on_first("lost", lambda: [lose(disks, pattern) for pattern in lost])
+        saves = LocalSaves(disks / "pretrain", config, {})
+        target = shapes_of(states[3])
+        found = saves.newest(target, after=2)
+        if found is None:
+            return None
+        mine, whole = (
+            [np.asarray(part.data).tobytes() for leaf in jax.tree.leaves(state) for part in leaf.addressable_shards]
+            for state in (saves.restore(found, target), states[found])
+        )
+        return found, mine == whole
+
+
+def main_of_a_host() -> None:
+    flags, (folder,) = take_flags("hosts", sys.argv[1:])
+    hosts.join(find("hosts", flags, {}))
+    results = {}
+    for name, scenario in SCENARIOS.items():
+        print(f"-- {name}", file=sys.stderr)
+        disks = Path(folder) / name
+        hosts.on_first("folders", disks.mkdir)
+        results[name] = restored(disks, *scenario[:2])
+    print(json.dumps(results))
+    hosts.leave()
+
+
+if __name__ == "__main__":
+    try:
+        main_of_a_host()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the exit handlers would wait for the other hosts

@@ -1,6 +1,7 @@
 """Which checkpoints stay."""
 
 import errno
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import pytest
@@ -22,8 +23,8 @@ def save(directory, config, numbers, losses, first="save", **options):
     """Save at each step and note its loss, one before the other."""
     checkpoints = Checkpoints(directory, config, **options)
     for number in numbers:
-        for action in (first, "note" if first == "save" else "save"):
-            if action == "save":
+        for saves in (first == "save", first != "save"):
+            if saves:
                 checkpoints.save(number, state(number), {})
             elif number in losses:
                 checkpoints.best.note(number, losses[number])
@@ -61,6 +62,11 @@ def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(t
     assert steps(directory) == [4, 10]
 
 
+def test_multiples_stay(tmp_path):
+    config = CheckpointConfig(keep=2, keep_every=3)
+    assert save(tmp_path, config, range(1, 12), {}, always=5) == [3, 5, 6, 9, 10, 11]
+
+
 def test_parameters_alone_have_checksums_too(tmp_path):
     """Also if an earlier process was killed after the save, before there were any."""
     for _ in range(2):
@@ -71,23 +77,12 @@ def test_parameters_alone_have_checksums_too(tmp_path):
     assert steps(tmp_path) == [0]
 
 
-def test_multiples_stay(tmp_path):
-    config = CheckpointConfig(keep=2, keep_every=3)
-    assert save(tmp_path, config, range(1, 12), {}, always=5) == [3, 5, 6, 9, 10, 11]
-
-
 def test_a_save_that_fails_costs_no_earlier_one(tmp_path, monkeypatch):
     """The disk is full when the checksums are written, after all else; the same training saves once there is room."""
     directory, config = tmp_path / "stage" / "checkpoints", CheckpointConfig(keep=1)
-    checkpoints = Checkpoints(directory, config)
-    checkpoints.save(1, state(1), {})
-    checkpoints.close()
-
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
+    save(directory, config, [1], {})
     with monkeypatch.context() as patch:
-        patch.setattr(checksums, "write", full)
+        patch.setattr(checksums, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         checkpoints = Checkpoints(directory, config)
         checkpoints.save(2, state(2), {})
         with pytest.raises(OSError) as failed:

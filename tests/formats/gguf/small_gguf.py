@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from tests.formats.huggingface import published as directories
 from tests.formats.huggingface.small import MODELS, YARN, as_ours, published
 from tpullm.formats.gguf import writing
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.formats.huggingface.writing import Parameters
-from tpullm.model.architecture import Architecture
 from tpullm.tokenizer.published import PublishedTokenizer
 
 # Models of tests/formats/huggingface that llama.cpp computes, some with another setting.
@@ -30,7 +28,6 @@ KNOWN["gpt-oss"] = {"swiglu_limit": 7.0}
 
 
 def config_of(name: str, **changes) -> dict:
-    """The `config.json` of a small model."""
     model_type, keys = MODELS[name]
     return {"model_type": model_type, **keys, **KNOWN.get(name, {}), **changes}
 
@@ -46,15 +43,13 @@ def model(config: dict) -> tuple:
 
 
 def parameters(config: dict) -> Parameters:
-    """Its parameters."""
-    architecture, family, found = model(config)
-    flat = tensors.flat(as_ours(architecture, family, found))
+    architecture, *rest = model(config)
+    flat = tensors.flat(as_ours(architecture, *rest))
     targets = {key: jax.ShapeDtypeStruct(array.shape, array.dtype) for key, array in flat.items()}
     return Parameters(targets, tensors.flat(architecture.axes), flat.__getitem__)
 
 
 def planned(config: dict, weights: str = "f32") -> writing.GgufModel:
-    """What its file will hold."""
     read = configs.read(config, "config.json")
     return writing.planned(read, parameters(config), weights, config["model_type"])
 
@@ -69,16 +64,4 @@ def tokenizer(folder: Path) -> PublishedTokenizer:
 
 
 def write(file: Path, config: dict, tokenizer: PublishedTokenizer, weights: str = "f32") -> None:
-    """The whole file."""
     writing.write(file, planned(config, weights), tokenizer, weights, ("small", ""), False, lambda size: None)
-
-
-def nested_parameters(config: dict) -> tuple[Architecture, dict]:
-    """Our model and its parameters."""
-    architecture, family, found = model(config)
-    return architecture, as_ours(architecture, family, found)
-
-
-def of_half(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of interleaved heads with their dimensions in two halves, as they were."""
-    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

@@ -18,7 +18,6 @@ def values(rows=6, width=768, scale=1.0):
 
 
 def held(found, kind):
-    """Its values after rounding."""
     rounded = block_types.rounded_to_type(found, kind, "a tensor")
     return gguf.dequantize(rounded, gguf.GGMLQuantizationType[kind]).reshape(found.shape)
 
@@ -44,15 +43,12 @@ def numbers(shape, most, seed):
     return found.astype(np.float32)
 
 
-def test_q4_k_holds_exactly_what_it_can_hold():
-    """Scales and minima of 6 bits, numbers of 4: every bit of the layout has its place."""
+def test_each_type_holds_exactly_what_it_can_hold():
+    """Scales and minima of 6 bits, numbers of 4; scales of 8 bits, the largest -128, numbers from -32 to 31."""
     scale, minimum = numbers((5, 8), 62, 1)[..., None] + 1, numbers((5, 8), 63, 2)[..., None]
     exact = np.float32(2**-7) * scale * numbers((5, 8, 32), 15, 3) - np.float32(2**-6) * minimum
     np.testing.assert_array_equal(held(exact.reshape(1, -1), "Q4_K"), exact.reshape(1, -1))
 
-
-def test_q6_k_holds_exactly_what_it_can_hold():
-    """Scales of 8 bits, the largest -128; numbers from -32 to 31."""
     scale = -(numbers((5, 16), 127, 1)[..., None] + 1)
     exact = np.float32(2**-9) * scale * (numbers((5, 16, 16), 63, 2) - 32)
     np.testing.assert_array_equal(held(exact.reshape(1, -1), "Q6_K"), exact.reshape(1, -1))
@@ -65,30 +61,27 @@ def test_several_guesses_find_better_scales_than_the_first(kind, most):
     assert np.sqrt(np.mean((held(exact, kind) - exact) ** 2)) < most
 
 
-def test_rounding_in_parts_is_rounding_at_once(monkeypatch):
+def test_rounding_in_parts_is_rounding_at_once_and_values_beyond_float16_are_refused(monkeypatch):
     exact = values()
     whole = block_types.rounded_to_type(exact, "Q4_K", "a tensor")
     monkeypatch.setattr(block_types, "_AT_ONCE", 1_000)
     np.testing.assert_array_equal(block_types.rounded_to_type(exact, "Q4_K", "a tensor"), whole)
-
-
-def test_values_beyond_float16_are_refused():
     with pytest.raises(UserError, match="f16 is too small for the values of blk.0.x; use bf16"):
         block_types.rounded_to_type(values(scale=1e5), "F16", "blk.0.x")
     held(values(scale=1e5), "BF16")
 
 
 def test_the_mixture_is_that_of_llama_cpp():
-    """Q6_K for the output, and for values and the last matrix in the first and last eighth and each third layer."""
+    """Q6_K for the output, and for values and the last matrix in the first and last eighth and each third layer.
+
+    A tied table is the output, and odd rows get the next type.
+    """
     config = config_of("llama-2", hidden_size=256, intermediate_size=512, head_dim=64, num_hidden_layers=8)
     found = {tensor.name: kind for tensor, kind in planned(config, "q4_k_m").tensors}
     more = {f"blk.{layer}.{name}.weight" for layer in (0, 3, 6, 7) for name in ("attn_v", "ffn_down")}
     assert {name for name, kind in found.items() if kind == "Q6_K"} == {*more, "output.weight"}
     assert {kind for name, kind in found.items() if "norm" in name} == {"F32"}
     assert found["token_embd.weight"] == found["blk.0.attn_q.weight"] == "Q4_K"
-
-
-def test_a_tied_table_is_the_output_and_odd_rows_get_the_next_type():
     config = config_of("llama-2", hidden_size=96, intermediate_size=40, tie_word_embeddings=True)
     found = {tensor.name: kind for tensor, kind in planned(config, "q4_k_m").tensors}
     assert found["token_embd.weight"] == "Q8_0" and found["blk.0.attn_q.weight"] == "Q5_0"

@@ -1,12 +1,13 @@
 """A GGUF file holds what the published files hold: each tensor under llama.cpp's name, and all settings."""
 
 import re
+import sys
 
 import gguf
 import numpy as np
 import pytest
 
-from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, of_half, planned, tokenizer, write
+from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, planned, tokenizer, write
 from tests.formats.huggingface.small import MODELS
 from tpullm.formats.gguf import architectures, vocabulary, writing
 from tpullm.formats.huggingface import configs
@@ -25,14 +26,11 @@ REFUSED = {
     "olmo-2": ({"head_dim": 10}, "model.head_width: 4 heads of 10 are not the width of 24"),
     "gemma-2": ({"query_pre_attn_scalar": 17}, "model.attention_scale: 0.242536 is not 0.316228"),
     "gemma": ({"tie_word_embeddings": False}, "model.tied_embeddings: false"),
-    "qwen-3 experts, weights as they are": (
-        {"use_sliding_window": False, "attention_bias": False},
-        "model.normalize_router: false",
-    ),
+    "qwen-3 experts": ({"norm_topk_prob": False}, "model.normalize_router: false"),
     "gpt-oss": ({"swiglu_limit": 1.5}, "model.swiglu_limit: 1.5"),
     "gemma-3": ({"sliding_window": None}, "model.windows: every layer sees all"),
 }
-OTHERS = [name for name in KNOWN if name not in QUICK]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN if name not in QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,6 @@ def small_tokenizer(tmp_path_factory):
 
 
 def read(file):
-    """The settings of a file, and its tensors in float32."""
     found = gguf.GGUFReader(file)
     settings = {name: field.contents() for name, field in found.fields.items()}
     return settings, {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in found.tensors}
@@ -55,9 +52,9 @@ def expected(config):
     for theirs, array in tensors.items():
         if "gate_up_proj" in theirs and "experts" in theirs:  # they alternate in gpt-oss
             for part, kind in enumerate(("gate", "up")):
-                found |= _of_experts(theirs.replace("gate_up", kind), array[..., part::2], names)
+                found |= _of_experts(theirs.replace("gate_up", kind), array[..., part::2])
         elif re.search(r"experts\.down_proj", theirs):
-            found |= _of_experts(theirs, array, names)
+            found |= _of_experts(theirs, array)
         elif re.search(r"experts\.\d", theirs):
             name = names.get_name(re.sub(r"experts\.\d+", "experts", theirs), try_suffixes=(".weight",))
             found.setdefault(name, []).append(array)
@@ -69,16 +66,14 @@ def expected(config):
     return {name: np.stack(array) if isinstance(array, list) else array for name, array in found.items()}
 
 
-def _of_experts(theirs, array, names):
+def _of_experts(theirs, array):
     """A tensor of gpt-oss, `[E, in, out]`, or its biases."""
     of, is_bias = theirs.removesuffix("_bias"), theirs.endswith("_bias")
     name = f"blk.{of.split('.')[2]}.ffn_{of.split('.')[-1].split('_')[0]}_exps"
     return {f"{name}.bias": array} if is_bias else {f"{name}.weight": array.swapaxes(1, 2)}
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KNOWN]
-)
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
 def test_each_tensor_of_a_family_is_there_under_the_name_of_llama_cpp(name, small_tokenizer, tmp_path):
     config = config_of(name, vocab_size=V)
     ours = model(config)[0].config
@@ -91,7 +86,8 @@ def test_each_tensor_of_a_family_is_there_under_the_name_of_llama_cpp(name, smal
     for tensor, array in wanted.items():
         held = arrays[tensor]
         if planned(config).architecture.interleaved and re.search(r"attn_[qk]\.", tensor):
-            held = of_half(held, ours.heads if "attn_q" in tensor else ours.kv_heads)
+            heads = ours.heads if "attn_q" in tensor else ours.kv_heads  # as they were, in two halves
+            held = held.reshape(heads, -1, 2, *held.shape[1:]).swapaxes(1, 2).reshape(held.shape)
         np.testing.assert_array_equal(held, array, tensor)
 
 
@@ -105,24 +101,13 @@ def test_the_settings_are_those_of_the_model_and_the_tokens_those_of_the_tokeniz
     assert not settings["tokenizer.ggml.add_bos_token"] and not settings["tokenizer.ggml.add_space_prefix"]
     found = {name.removeprefix("gemma3."): value for name, value in settings.items() if name.startswith("gemma3.")}
     assert found.pop("attention.layer_norm_rms_epsilon") == pytest.approx(1e-5)
-    assert found == {
-        "block_count": 4,
-        "context_length": 64,
-        "embedding_length": 24,
-        "feed_forward_length": 40,
-        "vocab_size": V,
-        "attention.head_count": 4,
-        "attention.head_count_kv": 2,
-        "attention.key_length": 10,
-        "attention.value_length": 10,
-        "attention.sliding_window": 7,
-        "attention.sliding_window_pattern": [True, True, False, True],
-        "rope.dimension_count": 10,
-        "rope.freq_base": 500.0,
-        "rope.freq_base_swa": 50.0,
-        "rope.scaling.type": "linear",
-        "rope.scaling.factor": 2.0,
-    }
+    whole = {"block_count": 4, "context_length": 64, "embedding_length": 24, "feed_forward_length": 40, "vocab_size": V}
+    attention = {"head_count": 4, "head_count_kv": 2, "key_length": 10, "value_length": 10, "sliding_window": 7}
+    attention["sliding_window_pattern"] = [True, True, False, True]
+    rope = {"dimension_count": 10, "freq_base": 500, "freq_base_swa": 50, "scaling.type": "linear", "scaling.factor": 2}
+    for part, keys in (("attention", attention), ("rope", rope)):
+        whole |= {f"{part}.{key}": value for key, value in keys.items()}
+    assert found == whole
 
 
 def test_llama_3_has_its_divisors_of_frequencies(small_tokenizer, tmp_path):
@@ -160,6 +145,6 @@ def test_a_file_that_is_cut_off_by_a_full_disk_is_an_error(small_tokenizer, tmp_
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=re.escape("pip install 'tpullm[gguf]'")):
         writing.check_installed()

@@ -15,10 +15,8 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import trainer
 from tpullm.tokenizer.published import PublishedTokenizer
 
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+LLAMA_3 += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT_4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -38,9 +36,8 @@ def of_pairs(folder):
     texts = [text.replace(" ", "\u2581") for text in TEXT]
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     of_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    made.train_from_iterator(
-        texts * 20, trainers.BpeTrainer(vocab_size=400, special_tokens=[*special, *of_bytes], show_progress=False)
-    )
+    options = {"special_tokens": [*special, *of_bytes], "show_progress": False}
+    made.train_from_iterator(texts * 20, trainers.BpeTrainer(vocab_size=400, **options))
     described = json.loads(made.to_str())
     described["added_tokens"] = [token for token in described["added_tokens"] if token["content"] in special]
     made = Tokenizer.from_str(json.dumps(described))
@@ -64,8 +61,6 @@ def changed(folder, change, make=tokenizer):
 
 
 def splitting(pattern, ignore_merges=False):
-    """A change of what splits a text."""
-
     def change(described):
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.formats.gguf.small_gguf import KNOWN, config_of, nested_parameters, tokenizer, write
+from tests.formats.gguf.small_gguf import KNOWN, config_of, model, tokenizer, write
 from tests.formats.gguf.test_gguf_vocabulary import GPT_4O, LLAMA_3, TEKKEN, changed, of_pairs, splitting, trained
+from tests.formats.huggingface.small import as_ours
 from tests.training.small import mesh
 from tpullm.formats.gguf import vocabulary as gguf_vocabulary
 
@@ -37,13 +38,6 @@ def greedy(architecture, params, prompt):
     return ids_T.tolist(), logits
 
 
-def loaded(file, **options):
-    """llama.cpp with a cache in float32."""
-    return llama_cpp.Llama(
-        str(file), n_ctx=128, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, **options
-    )
-
-
 @pytest.fixture(scope="module")
 def small_tokenizer(tmp_path_factory):
     return tokenizer(tmp_path_factory.mktemp("tokenizer"))
@@ -57,10 +51,11 @@ def test_a_family_has_the_same_logits_and_greedy_tokens(name, small_tokenizer, t
     changes = {} if name == "phi-3 longrope" else {length: 128}
     config = config_of(name, vocab_size=V, **changes)
     write(tmp_path / "small.gguf", config, small_tokenizer)
-    theirs = loaded(tmp_path / "small.gguf")
-    architecture, params = nested_parameters(config)
+    options = {"n_ctx": 128, "logits_all": True, "verbose": False, "n_threads": 1, "type_k": 0, "type_v": 0}
+    theirs = llama_cpp.Llama(str(tmp_path / "small.gguf"), **options)  # its cache is in float32
+    architecture, *rest = model(config)
     prompt = np.random.default_rng(1).integers(3, 300, PROMPT).tolist()
-    ids, logits = greedy(architecture, params, prompt)
+    ids, logits = greedy(architecture, as_ours(architecture, *rest), prompt)
     theirs.eval(ids[:-1])
     found = np.array(theirs.scores[: len(ids) - 1])
     tolerance = 5e-3 if "gelu" in architecture.config.activation else 1e-4
@@ -70,7 +65,6 @@ def test_a_family_has_the_same_logits_and_greedy_tokens(name, small_tokenizer, t
 
 
 def vocabulary(file, tokenizer):
-    """The tokenizer alone, as llama.cpp reads it."""
     writer = gguf.GGUFWriter(file, "llama")
     gguf_vocabulary.write(writer, tokenizer, tokenizer.vocabulary_size, talks=False)
     for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
@@ -118,28 +112,3 @@ def test_published_tokenizers_split_alike(tmp_path, pattern):
     theirs = vocabulary(tmp_path / "vocabulary.gguf", made)
     for line in lines:
         assert theirs.tokenize(line.encode(), add_bos=False, special=True) == made.encode(line), line
-
-
-@pytest.mark.slow
-def test_the_types_of_4_and_6_bits_are_those_of_its_own_program(small_tokenizer, tmp_path):
-    """The same type for each tensor, 99 % of its bytes, and the same error: sums of float32 are in another order."""
-    config = config_of(
-        "llama-2", vocab_size=V, hidden_size=256, intermediate_size=512, head_dim=64, num_hidden_layers=4
-    )
-    write(tmp_path / "exact.gguf", config, small_tokenizer)
-    write(tmp_path / "ours.gguf", config, small_tokenizer, "q4_k_m")
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype = gguf.LlamaFileType.MOSTLY_Q4_K_M
-    files = [str(tmp_path / name).encode() for name in ("exact.gguf", "theirs.gguf")]
-    assert llama_cpp.llama_model_quantize(*files, options) == 0
-    ours, theirs, exact = (
-        {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors}
-        for name in ("ours", "theirs", "exact")
-    )
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert tensor.tensor_type == theirs[name].tensor_type
-        assert (tensor.data == theirs[name].data).mean() > 0.99
-        values = [gguf.dequantize(of.data, of.tensor_type) for of in (tensor, theirs[name])]
-        errors = [np.square(found - exact[name].data).mean() for found in values]
-        assert errors[0] <= errors[1] * 1.001

@@ -26,6 +26,7 @@ SETTINGS = (
     "original_max_position_embeddings partial_rotary_factor num_experts num_local_experts num_experts_per_tok "
     "query_pre_attn_scalar sliding_window_pattern max_window_layers use_sliding_window quantization_config auto_map"
 ).split()
+SIZES = [key for key in SETTINGS if key.startswith(("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos"))]
 FAMILIES = "llama mistral qwen2 qwen3 olmo2 phi3 gemma gemma2 gemma3_text mixtral qwen3_moe gpt_oss gpt2 rwkv".split()
 TOKENS = "eos_token pad_token bos_token chat_template tokenizer_class legacy added_tokens_decoder".split()
 
@@ -34,41 +35,27 @@ def config(**changes) -> Spoil:
     return lambda folder, _: change(folder / "config.json", **changes)
 
 
-def odd_settings(folder: Path, chance: random.Random) -> None:
-    """A few settings of any type."""
-    changes = {chance.choice(SETTINGS): chance.choice(ODD_VALUES) for _ in range(chance.randint(1, 4))}
-    change(folder / "config.json", **changes)
+def odd(file: str, changes: Callable[[random.Random], dict]) -> Spoil:
+    """Other values in a JSON file, named without its `.json`."""
+    return lambda folder, chance: change(folder / f"{file}.json", **changes(chance))
 
 
-def odd_family(folder: Path, chance: random.Random) -> None:
-    change(folder / "config.json", model_type=chance.choice(FAMILIES))
-    odd_settings(folder, chance)
+def some_odd(keys: list[str], values: list, most: int) -> Callable[[random.Random], dict]:
+    return lambda chance: {chance.choice(keys): chance.choice(values) for _ in range(chance.randint(1, most))}
 
 
-def odd_size(folder: Path, chance: random.Random) -> None:
-    of_sizes = ("num_", "hidden_size", "interm", "vocab", "head_dim", "max_pos")
-    sizes = [key for key in SETTINGS if key.startswith(of_sizes)]
-    change(folder / "config.json", **{chance.choice(sizes): chance.choice([10**6, 10**9, 2**31, 2**40, 2**62, 2**64])})
+def odd_family(chance: random.Random) -> dict:
+    return {"model_type": chance.choice(FAMILIES)} | some_odd(SETTINGS, ODD_VALUES, 4)(chance)
 
 
-def odd_rope(folder: Path, chance: random.Random) -> None:
+def odd_rope(chance: random.Random) -> dict:
     kinds = ["default", "linear", "dynamic", "llama3", "yarn", "longrope", "", None, 7, "x" * 10**6]
     keys = "factor low_freq_factor high_freq_factor original_max_position_embeddings beta_fast short_factor long_factor"
     rope = {"rope_type": chance.choice(kinds)} | {key: chance.choice(ODD_VALUES) for key in keys.split()}
-    change(folder / "config.json", **{chance.choice(["rope_parameters", "rope_scaling"]): rope})
-
-
-def odd_tokens(folder: Path, chance: random.Random) -> None:
-    change(folder / "tokenizer_config.json", **{chance.choice(TOKENS): chance.choice(ODD_VALUES) for _ in range(2)})
-
-
-def odd_generation(folder: Path, chance: random.Random) -> None:
-    ends = chance.choice([*ODD_VALUES, [[1]], [{}], ["a"], [2**40]])
-    write(folder / "generation_config.json", {"eos_token_id": ends})
+    return {chance.choice(["rope_parameters", "rope_scaling"]): rope}
 
 
 def cut(folder: Path, chance: random.Random) -> None:
-    """Any file, cut off anywhere, or with some bytes changed."""
     path = chance.choice(sorted(path for path in folder.iterdir() if path.is_file()))
     data = bytearray(path.read_bytes()[: 1 << 22])
     for _ in range(chance.randint(0, 5)):
@@ -76,11 +63,12 @@ def cut(folder: Path, chance: random.Random) -> None:
     path.write_bytes(data[: chance.choice([len(data), chance.randrange(len(data) + 1)])])
 
 
-def in_place_of(name: str, kind: str) -> Spoil:
+def any_place(kind: str) -> Spoil:
     """No file in the place of a file."""
+    names = [*FILES, "model.safetensors", "chat_template.jinja", "model.safetensors.index.json", "other.safetensors"]
 
     def spoil(folder: Path, chance: random.Random) -> None:
-        path = folder / name
+        path = folder / chance.choice(names)
         path.unlink(missing_ok=True)
         if kind == "pipe":
             os.mkfifo(path)
@@ -90,66 +78,59 @@ def in_place_of(name: str, kind: str) -> Spoil:
             path.touch()
             os.truncate(path, 1 << 40)
         else:
-            path.symlink_to({"device": "/dev/zero", "link": "/etc/hostname", "nowhere": "nothing", "loop": name}[kind])
+            links = {"device": "/dev/zero", "link": "/etc/hostname", "nowhere": "nothing", "loop": path.name}
+            path.symlink_to(links[kind])
 
     return spoil
 
 
-def any_place(kind: str) -> Spoil:
-    names = [*FILES, "model.safetensors", "chat_template.jinja", "model.safetensors.index.json", "other.safetensors"]
-    return lambda folder, chance: in_place_of(chance.choice(names), kind)(folder, chance)
-
-
-def template(*sources: str) -> Spoil:
-    return lambda folder, chance: change(folder / "tokenizer_config.json", chat_template=chance.choice(sources))
+def template(*sources) -> Spoil:
+    return odd("tokenizer_config", lambda chance: {"chat_template": chance.choice(sources)})
 
 
 def tokenizer(**parts) -> Spoil:
-    return lambda folder, _: change(folder / "tokenizer.json", **parts)
+    return odd("tokenizer", lambda chance: parts)
 
 
 def pattern(regex: str) -> Spoil:
     return tokenizer(pre_tokenizer=SPLIT | {"pattern": {"Regex": regex}})
 
 
-def many_added_tokens(folder: Path, _: random.Random) -> None:
+def many_added_tokens(_: random.Random) -> dict:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
-    tokens = [{"id": 400 + number, "content": f"<{number}>", **flags} for number in range(200_000)]
-    change(folder / "tokenizer.json", added_tokens=tokens)
+    return {"added_tokens": [{"id": 400 + number, "content": f"<{number}>", **flags} for number in range(200_000)]}
 
 
-def odd_vocabulary(folder: Path, chance: random.Random) -> None:
-    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = described["model"]["vocab"]
-    vocabulary["new"] = chance.choice([2**32 - 1, 2**31, 10**7, -1, 2**64, "x", 1.5, None])
-    write(folder / "tokenizer.json", described)
+def described(changes: Callable[[dict, random.Random], object]) -> Spoil:
+    def spoil(folder: Path, chance: random.Random) -> None:
+        found = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        changes(found, chance)
+        write(folder / "tokenizer.json", found)
+
+    return spoil
 
 
-def odd_tokenizer(folder: Path, chance: random.Random) -> None:
-    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    described[chance.choice(list(described))] = chance.choice(ODD_VALUES)
-    described["model"][chance.choice(list(described["model"]))] = chance.choice(ODD_VALUES)
-    write(folder / "tokenizer.json", described)
+def odd_tokenizer(found: dict, chance: random.Random) -> None:
+    found[chance.choice(list(found))] = chance.choice(ODD_VALUES)
+    found["model"][chance.choice(list(found["model"]))] = chance.choice(ODD_VALUES)
 
 
-def nested_steps(folder: Path, _: random.Random) -> None:
+def nested_steps(_: random.Random) -> dict:
     step = {"type": "NFC"}
     for _ in range(400):
         step = {"type": "Sequence", "normalizers": [step]}
-    change(folder / "tokenizer.json", normalizer=step)
+    return {"normalizer": step}
 
 
 def header(changes: Callable[[dict, random.Random], object]) -> Spoil:
     """Another header of the weights, before the same data."""
 
     def spoil(folder: Path, chance: random.Random) -> None:
-        path = folder / "model.safetensors"
-        data = path.read_bytes()
-        size = struct.unpack("<Q", data[:8])[0]
-        said = json.loads(data[8 : 8 + size])
-        said = changes(said, chance) or said
-        text = json.dumps(said).encode()
-        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        data = (folder / "model.safetensors").read_bytes()
+        end = 8 + struct.unpack("<Q", data[:8])[0]
+        said = json.loads(data[8:end])
+        text = json.dumps(changes(said, chance) or said).encode()
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[end:])
 
     return spoil
 
@@ -163,8 +144,8 @@ def overlap(said: dict, chance: random.Random) -> None:
     said[one]["data_offsets"] = said[other]["data_offsets"]
 
 
-def index(value: Callable[[random.Random], object]) -> Spoil:
-    return lambda folder, chance: write(folder / "model.safetensors.index.json", {"weight_map": value(chance)})
+def index(weight_map: dict) -> Spoil:
+    return lambda folder, _: write(folder / "model.safetensors.index.json", {"weight_map": weight_map})
 
 
 def linked_shard(folder: Path, chance: random.Random) -> None:
@@ -173,44 +154,40 @@ def linked_shard(folder: Path, chance: random.Random) -> None:
     (folder / "model.safetensors").rename(outside)
     (folder / "model.safetensors").symlink_to(outside)
     if chance.random() < 0.5:
-        write(folder / "model.safetensors.index.json", {"weight_map": {"model.norm.weight": f"../{outside.name}"}})
+        index({"model.norm.weight": f"../{outside.name}"})(folder, chance)
 
 
 LOOP = "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}" + "{% endfor %}" * 3
+GROWS = "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 TOO_MANY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+ODD_IDS = [2**32 - 1, 2**31, 10**7, -1, 2**64, "x", 1.5, None]
 TWICE = b'{"eos_token_id": 1, "eos_token_id": [2, 3], "eos_token_id": {}}'
 KINDS: dict[str, Spoil] = {
     "nothing": lambda folder, chance: None,
     "a template that loops": template(LOOP, CHATML + LOOP, "{% for i in range(10**12) %}{% endfor %}"),
-    "a template that fills memory": template(
-        "{{ 'a' * 3000000000 }}", "{{ '%2000000000d' % 1 }}", "{{ 'a' * 500000000 }}"
-    ),
-    "a template that grows": template(
-        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
-    ),
+    "a template that fills memory": template("{{ 'a' * 3000000000 }}", "{{ '%2000000000d' % 1 }}"),
+    "a template that grows": template(GROWS),
     "a template that calls itself": template("{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}"),
     "a template that talks": template("{{ raise_exception('\x1b[2J\n' * 100000) }}", "\x1b[2J{{ 1 / 0 }}"),
     "a template of powers": template("{{ 9**9**9 }}", "{{ (10**4000) ~ '' }}", "{{ messages | tojson(indent=10**9) }}"),
     "a template of no text": template(7, [1], [{"name": "default"}], {"a": 1}),
-    "many added tokens": many_added_tokens,
-    "an odd vocabulary": odd_vocabulary,
-    "an odd tokenizer": odd_tokenizer,
-    "nested steps": nested_steps,
+    "many added tokens": odd("tokenizer", many_added_tokens),
+    "an odd vocabulary": described(lambda found, chance: found["model"]["vocab"].update(new=chance.choice(ODD_IDS))),
+    "an odd tokenizer": described(odd_tokenizer),
+    "nested steps": odd("tokenizer", nested_steps),
     "a pattern that is none": pattern("(" * 1000),
     "a pattern that is slow": pattern("(a+a+)+$|(a*)*b"),
     "a broken table": tokenizer(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     "a billion layers": config(num_hidden_layers=10**9),
     "millions of experts": config(model_type="mixtral", num_local_experts=4000, num_hidden_layers=4000),
-    "a layer for everybody": config(
-        layer_types=["full_attention"] * 10**5, model_type="qwen3", use_sliding_window=True
-    ),
-    "an odd size": odd_size,
-    "odd settings": odd_settings,
-    "an odd family": odd_family,
-    "odd RoPE": odd_rope,
-    "odd tokens": odd_tokens,
-    "odd ends": odd_generation,
+    "a layer for all": config(model_type="qwen3", layer_types=["full_attention"] * 10**5, use_sliding_window=True),
+    "an odd size": odd("config", some_odd(SIZES, [10**6, 10**9, 2**31, 2**40, 2**62, 2**64], 1)),
+    "odd settings": odd("config", some_odd(SETTINGS, ODD_VALUES, 4)),
+    "an odd family": odd("config", odd_family),
+    "odd RoPE": odd("config", odd_rope),
+    "odd tokens": odd("tokenizer_config", some_odd(TOKENS, ODD_VALUES, 2)),
+    "odd ends": odd("generation_config", some_odd(["eos_token_id"], [*ODD_VALUES, [[1]], [{}], ["a"], [2**40]], 1)),
     "values": lambda folder, chance: (folder / chance.choice(FILES)).write_bytes(b"[" + b"{}," * (15 << 20) + b"1]"),
     "keys twice": lambda folder, _: (folder / "generation_config.json").write_bytes(TWICE),
     "a cut": cut,
@@ -230,8 +207,8 @@ KINDS: dict[str, Spoil] = {
     "a header of no object": header(lambda said, chance: [said]),
     "a million tensors": header(lambda said, chance: said | dict.fromkeys(map(str, range(10**6)), TOO_MANY)),
     "a name that talks": header(lambda said, chance: {"\x1b[2J\n" * 1000 + name: said[name] for name in said}),
-    "a giant index": index(lambda chance: {f"model.layers.{n}.x": "model.safetensors" for n in range(10**6)}),
-    "an index of other tensors": index(lambda chance: dict.fromkeys(("model.norm.weight", "x"), "model.safetensors")),
+    "a giant index": index({f"model.layers.{n}.x": "model.safetensors" for n in range(10**6)}),
+    "an index of other tensors": index(dict.fromkeys(("model.norm.weight", "x"), "model.safetensors")),
     "a shard elsewhere": linked_shard,
 }
 

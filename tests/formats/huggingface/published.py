@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.formats.huggingface.small import LLAMA, published
@@ -28,10 +28,8 @@ def _trained() -> str:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        TEXT * 20, trainers.BpeTrainer(vocab_size=317, initial_alphabet=alphabet, show_progress=False)
-    )
+    options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
+    made.train_from_iterator(TEXT * 20, trainers.BpeTrainer(vocab_size=317, **options))
     made.add_special_tokens([AddedToken(token, special=True) for token in (START, TURN, END)])
     return made.to_str()
 
@@ -44,7 +42,6 @@ def tokenizer(path: Path) -> Tokenizer:
 
 
 def directory(folder: Path, layers: int = 3) -> Path:
-    """A good directory."""
     folder.mkdir(parents=True)
     made = tokenizer(folder / "tokenizer.json")
     end, size = made.token_to_id(END), made.get_vocab_size()
@@ -53,20 +50,13 @@ def directory(folder: Path, layers: int = 3) -> Path:
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "float32", **keys}
     write(folder / "config.json", config)
     write(folder / "generation_config.json", {"eos_token_id": [end, made.token_to_id(START)]})
-    tokens = {
-        "eos_token": END,
-        "pad_token": START,
-        "chat_template": CHATML,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    write(folder / "tokenizer_config.json", tokens)
-    _, _, found = published(config)
-    save_file(found, folder / "model.safetensors")
+    tokens = {"eos_token": END, "pad_token": START, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write(folder / "tokenizer_config.json", tokens | {"chat_template": CHATML})
+    save_file(published(config)[2], folder / "model.safetensors")
     return folder
 
 
 def write(path: Path, value: dict) -> None:
-    """JSON."""
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
@@ -77,9 +67,6 @@ def change(path: Path, **changes) -> None:
 
 
 def change_tensor(folder: Path, name: str, value) -> None:
-    """Another tensor, or none."""
-    from safetensors.numpy import load_file
-
     found = load_file(folder / "model.safetensors")
     found[name] = np.asarray(value(found[name]))
     save_file(found, folder / "model.safetensors")

@@ -11,70 +11,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.training.small import mesh
+from tpullm.data.batch import Batch
 from tpullm.formats.huggingface import configs, tensors
 from tpullm.formats.huggingface.families import FAMILIES, Family
 from tpullm.model.architecture import Architecture
 
 V, LENGTH = 61, 40
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
-LLAMA = dict(
-    vocab_size=V,
-    hidden_size=24,
-    intermediate_size=40,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=10,
-    max_position_embeddings=64,
-    rms_norm_eps=1e-5,
-    hidden_act="silu",
-    tie_word_embeddings=False,
-    rope_parameters=ROPE,
-    bos_token_id=1,
-    eos_token_id=2,
-    pad_token_id=0,
-)
+LLAMA = dict(vocab_size=V, hidden_size=24, intermediate_size=40, num_hidden_layers=3, max_position_embeddings=64)
+LLAMA |= dict(num_attention_heads=4, num_key_value_heads=2, head_dim=10, rope_parameters=ROPE, rms_norm_eps=1e-5)
+LLAMA |= dict(hidden_act="silu", tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 NO_HEAD = {key: value for key, value in LLAMA.items() if key != "head_dim"}
-GEMMA = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | dict(
-    hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7, tie_word_embeddings=True
-)
-QWEN_EXPERTS = dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
-LLAMA3 = ROPE | dict(
-    rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0, original_max_position_embeddings=16
-)
-YARN = ROPE | dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=8.0, beta_slow=1.0)
-LONG = ROPE | dict(
-    rope_type="longrope",
-    factor=4.0,
-    original_max_position_embeddings=16,
-    short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
-    long_factor=[1.0, 1.5, 2.0, 3.0, 4.0],
-)
+GEMMA_1 = {key: value for key, value in LLAMA.items() if key != "hidden_act"} | {"tie_word_embeddings": True}
+GEMMA = GEMMA_1 | dict(hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=17, sliding_window=7)
+QWEN_EXPERTS = LLAMA | dict(num_experts=5, num_experts_per_tok=3, moe_intermediate_size=20)
+AS_THEY_ARE = dict(norm_topk_prob=False, attention_bias=True, tie_word_embeddings=True)
+EXPERTS = LLAMA | dict(num_local_experts=5, num_experts_per_tok=2)
+SLOW = ROPE | {"rope_theta": 5e5}
+LINEAR, DYNAMIC = (ROPE | dict(rope_type=kind, factor=3.0) for kind in ("linear", "dynamic"))
+SCALED = ROPE | dict(factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = SCALED | dict(rope_type="llama3", low_freq_factor=1.0, high_freq_factor=3.0)
+YARN = SCALED | dict(rope_type="yarn", beta_fast=8.0, beta_slow=1.0)
+UNROUNDED = YARN | {"truncate": False}
+LONG = SCALED | dict(rope_type="longrope", short_factor=[1, 1.1, 1.2, 1.3, 1.4], long_factor=[1, 1.5, 2, 3, 4])
 PHI_LONG = ROPE | dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2], long_factor=[1.0, 1.5, 2.0])
+OF_BOTH = {
+    "full_attention": ROPE | {"rope_type": "linear", "factor": 2.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+}
+KINDS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+GPT_2 = dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
+GPT_2 |= dict(layer_norm_epsilon=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)
+GPT_2 |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 
 # name -> (model_type, keys of config.json)
 MODELS = {
     "llama-2": ("llama", LLAMA | {"head_dim": 6, "num_key_value_heads": 4}),
-    "llama-2 linear": ("llama", LLAMA | {"rope_parameters": ROPE | {"rope_type": "linear", "factor": 3.0}}),
-    "llama-2 dynamic": (
-        "llama",
-        LLAMA | {"rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 3.0}, "max_position_embeddings": 16},
-    ),
-    "llama-3 one key head": (
-        "llama",
-        LLAMA | {"num_key_value_heads": 1, "rope_parameters": ROPE | {"rope_theta": 5e5}},
-    ),
+    "llama-2 linear": ("llama", LLAMA | {"rope_parameters": LINEAR}),
+    "llama-2 dynamic": ("llama", LLAMA | {"rope_parameters": DYNAMIC, "max_position_embeddings": 16}),
+    "llama-3 one key head": ("llama", LLAMA | {"num_key_value_heads": 1, "rope_parameters": SLOW}),
     "llama-3.1": ("llama", LLAMA | {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True}),
     "llama-3.2 tied": ("llama", LLAMA | {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
     "llama yarn": ("llama", LLAMA | {"rope_parameters": YARN}),
     "llama longrope": ("llama", LLAMA | {"rope_parameters": LONG}),
     "mistral": ("mistral", LLAMA | {"sliding_window": 9}),
     "qwen-2.5": ("qwen2", NO_HEAD | {"tie_word_embeddings": True}),
-    "qwen-2.5 windows": (
-        "qwen2",
-        NO_HEAD | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
-    ),
-    "qwen-3": ("qwen3", LLAMA | {"rope_parameters": YARN | {"truncate": False}}),
+    "qwen-2.5 windows": ("qwen2", NO_HEAD | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen-3": ("qwen3", LLAMA | {"rope_parameters": UNROUNDED}),
     "qwen-3 biases": ("qwen3", LLAMA | {"attention_bias": True}),
     "olmo-2": ("olmo2", NO_HEAD),
     "phi-3": ("phi3", LLAMA | {"sliding_window": 9}),
@@ -83,47 +66,17 @@ MODELS = {
         "phi3",
         NO_HEAD | {"original_max_position_embeddings": 4, "max_position_embeddings": 8, "rope_parameters": PHI_LONG},
     ),
-    "gemma": (
-        "gemma",
-        {k: v for k, v in GEMMA.items() if k not in ("hidden_activation", "sliding_window", "query_pre_attn_scalar")},
-    ),
+    "gemma": ("gemma", GEMMA_1),
     "gemma-2": ("gemma2", GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 20.0}),
-    "gemma-3": (
-        "gemma3_text",
-        {k: v for k, v in GEMMA.items() if k != "rope_parameters"}
-        | {
-            "num_hidden_layers": 4,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
-            "rope_parameters": {
-                "full_attention": ROPE | {"rope_type": "linear", "factor": 2.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-            },
-        },
-    ),
-    "mixtral": ("mixtral", LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 9}),
-    "qwen-3 experts": (
-        "qwen3_moe",
-        LLAMA | QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN},
-    ),
+    "gemma-3": ("gemma3_text", GEMMA | {"num_hidden_layers": 4, "layer_types": KINDS, "rope_parameters": OF_BOTH}),
+    "mixtral": ("mixtral", EXPERTS | {"sliding_window": 9}),
+    "qwen-3 experts": ("qwen3_moe", QWEN_EXPERTS | {"norm_topk_prob": True, "rope_parameters": YARN}),
     "qwen-3 experts, weights as they are": (
         "qwen3_moe",
-        LLAMA
-        | QWEN_EXPERTS
-        | {"norm_topk_prob": False, "attention_bias": True}
-        | {"use_sliding_window": True, "sliding_window": 9, "tie_word_embeddings": True},
+        QWEN_EXPERTS | AS_THEY_ARE | {"use_sliding_window": True, "sliding_window": 9},
     ),
-    "gpt-oss": (
-        "gpt_oss",
-        LLAMA
-        | {"num_local_experts": 5, "num_experts_per_tok": 2, "swiglu_limit": 1.5, "sliding_window": 7}
-        | {"rope_parameters": YARN | {"truncate": False}},
-    ),
-    "gpt-2": (
-        "gpt2",
-        dict(vocab_size=V, n_embd=24, n_inner=44, n_layer=3, n_head=4, n_positions=48, activation_function="gelu_new")
-        | dict(layer_norm_epsilon=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)
-        | dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
-    ),
+    "gpt-oss": ("gpt_oss", EXPERTS | {"swiglu_limit": 1.5, "sliding_window": 7, "rope_parameters": UNROUNDED}),
+    "gpt-2": ("gpt2", GPT_2),
 }
 
 # One model of each family.
@@ -140,6 +93,12 @@ def weight(name: str, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
 def rows(count: int = 3) -> np.ndarray:
     """Token ids `[count, LENGTH + 1]`."""
     return np.random.default_rng(0).integers(3, V, (count, LENGTH + 1)).astype(np.int32)
+
+
+def batch() -> Batch:
+    inputs, targets = rows()[:, :-1], rows()[:, 1:]
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), inputs.shape)
+    return Batch(inputs, targets, np.ones_like(inputs), positions, np.ones(inputs.shape, np.float32))
 
 
 def published(config: dict) -> tuple[Architecture, Family, dict[str, np.ndarray]]:

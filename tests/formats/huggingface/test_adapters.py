@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.formats.huggingface.adapters_of import made
-from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, logits, published, rows
+from tests.formats.huggingface.small import MODELS, V, as_ours, batch, logits, published, rows
+from tests.formats.huggingface.test_recorded_adapters import made
 from tests.training.small import mesh
-from tpullm.data.batch import Batch
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.model.architecture import Architecture
 from tpullm.training.step import batch_loss
@@ -32,9 +31,8 @@ def theirs(name):
 
 def their_adapter(model, family, architecture, kind, folder):
     """A PEFT model with random matrices, and the folder that it was saved in."""
-    names = sorted(
-        {module.last for module in adapters.modules_with_adapters(family, tensors.flat(architecture.shapes), 1)}
-    )
+    modules = adapters.modules_with_adapters(family, tensors.flat(architecture.shapes), 1)
+    names = sorted({module.last for module in modules})
     torch.manual_seed(0)
     settings = dict(r=3, lora_alpha=5, target_modules=names, init_lora_weights=False, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
@@ -49,15 +47,7 @@ def their_adapter(model, family, architecture, kind, folder):
     return adapted
 
 
-def batch():
-    tokens = rows()
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), inputs.shape)
-    return Batch(inputs, targets, np.ones_like(inputs), positions, np.ones(inputs.shape, np.float32))
-
-
 def computed(architecture, frozen, adapter):
-    """Our logits, loss, and gradient of the adapter."""
     rows_of = batch()
 
     @jax.jit
@@ -105,12 +95,9 @@ def test_theirs_in_ours(name, kind, tmp_path):
     # Sums in another order in float32: some roundings of 6e-8, through three layers.
     near(found_logits, their_logits.detach().numpy(), 1e-5)
     assert found_loss == pytest.approx(loss.item(), rel=1e-5)
-    gradients = {
-        key.replace(".default", ""): value.grad.numpy()
-        for key, value in adapted.named_parameters()
-        if value.requires_grad
-    }
-    gradients = {key.replace("magnitude_vector.weight", "magnitude_vector"): value for key, value in gradients.items()}
+    learned = {key: value for key, value in adapted.named_parameters() if value.requires_grad}
+    plain = lambda key: key.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")  # noqa: E731
+    gradients = {plain(key): value.grad.numpy() for key, value in learned.items()}
     for module in adapters.modules_with_adapters(family, shapes, architecture.config.layers):
         where, layer = f"{adapters.PREFIX}{module.name}.", module.layer
         a, b = gradients.pop(where + adapters.A), gradients.pop(where + adapters.B)

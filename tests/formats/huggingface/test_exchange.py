@@ -18,21 +18,23 @@ from tpullm.system.errors import UserError
 SPECIAL = {"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 0}
 
 
-def directory(folder, name, dtype=np.float32):
-    """A directory of a small model, as its authors would have published it, in two shards."""
+def config_of(name, **changes):
     model_type, keys = MODELS[name]
-    config = {"model_type": model_type, **keys}
+    return {"model_type": model_type, **keys, **changes}
+
+
+def directory(folder, name, dtype=np.float32):
+    """A small model as its authors would have published it, in two shards; its tensors."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    architecture, family, found = published(config)
-    found = {key: value.astype(dtype) for key, value in found.items()}
-    names = sorted(found)
-    files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, held in files.items():
+    (folder / "config.json").write_text(json.dumps(config_of(name)))
+    found = {key: value.astype(dtype) for key, value in published(config_of(name))[2].items()}
+    weight_map = {}
+    for number in (0, 1):
+        held, file = sorted(found)[number::2], f"model-0000{number + 1}-of-00002.safetensors"
         save_file({key: found[key] for key in held}, folder / file)
-    weight_map = {key: file for file, held in files.items() for key in held}
+        weight_map |= dict.fromkeys(held, file)
     (folder / reading.INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    return architecture, family, found
+    return found
 
 
 def in_one_file(folder, found):
@@ -56,7 +58,6 @@ def read(folder):
 
 
 def write(folder, architecture, params, shard_bytes=10**9, **options):
-    """What an export writes of our parameters."""
     held = tensors.flat(params)
     parameters = writing.Parameters(held, tensors.flat(architecture.axes), held.__getitem__)
     folder.mkdir()
@@ -65,14 +66,13 @@ def write(folder, architecture, params, shard_bytes=10**9, **options):
 
 
 def tensors_in(folder):
-    """Every tensor of a directory."""
     return {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
 
 
 @pytest.mark.parametrize(("name", "dtype"), [*((name, "bfloat16") for name in OF_FAMILIES), ("phi-3", "float32")])
 def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    _, _, given = directory(tmp_path / "in", name, kind)
+    given = directory(tmp_path / "in", name, kind)
     architecture, params = read(tmp_path / "in")
     write(tmp_path / "out", architecture, params, preferred=MODELS[name][0], shard_bytes=20_000)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
@@ -87,7 +87,7 @@ def test_import_and_export_give_the_same_bytes(name, dtype, tmp_path):
 
 def test_tensors_of_several_types_keep_theirs(tmp_path):
     """Norms in float32 beside matrices in bfloat16; a parameter whose layers differ is read as float32."""
-    _, _, given = directory(tmp_path / "in", "llama-2", ml_dtypes.bfloat16)
+    given = directory(tmp_path / "in", "llama-2", ml_dtypes.bfloat16)
     in_one_file(tmp_path / "in", given | {key: given[key].astype(np.float32) for key in given if "norm" in key})
     (tmp_path / "in" / reading.INDEX).unlink(missing_ok=True)
     write(tmp_path / "out", *read(tmp_path / "in"))
@@ -102,8 +102,7 @@ def test_tensors_of_several_types_keep_theirs(tmp_path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_config_comes_back_from_both_places_that_state_rope(name):
-    model_type, keys = MODELS[name]
-    config = configs.read({"model_type": model_type, **keys}, "config.json")
+    config = configs.read(config_of(name), "config.json")
     written = configs.write(config)
     assert configs.read(written, "written") == config
     if config.positions == "rotary":
@@ -130,7 +129,7 @@ def test_weights_of_another_model_are_refused(tmp_path, changes, message):
 
 
 def test_tensors_of_no_floats_or_that_differ_from_what_they_are_tied_to_are_refused(tmp_path):
-    _, _, found = directory(tmp_path / "in", "qwen-2.5")
+    found = directory(tmp_path / "in", "qwen-2.5")
     one, table = "model.layers.1.mlp.up_proj.weight", found["model.embed_tokens.weight"]
     in_one_file(tmp_path / "in", found | {"lm_head.weight": table})
     read(tmp_path / "in")
@@ -161,7 +160,7 @@ def test_broken_directories_are_refused(tmp_path):
 
 def test_gpt_2_as_it_was_published(tmp_path):
     """Without the prefix of the whole model, and with the masks that were saved as tensors."""
-    _, _, found = directory(tmp_path / "in", "gpt-2")
+    found = directory(tmp_path / "in", "gpt-2")
     bare = {key.removeprefix("transformer."): value for key, value in found.items()}
     masks = {f"h.{layer}.attn.bias": np.tri(48, dtype=np.float32)[None, None] for layer in range(3)}
     in_one_file(tmp_path / "in", bare | masks)
@@ -169,25 +168,19 @@ def test_gpt_2_as_it_was_published(tmp_path):
     np.testing.assert_array_equal(params["embedding"], found["transformer.wte.weight"])
 
 
-def test_experts_are_counted_by_either_name():
-    """Published files of Qwen say `num_experts`; transformers 5 writes them again with `num_local_experts`."""
-    keys = {"model_type": "qwen3_moe", **MODELS["qwen-3 experts"][1]}
+def test_settings_that_are_missing_null_or_of_another_name():
+    # Published files of Qwen say `num_experts`; transformers 5 writes them again with `num_local_experts`.
+    keys = config_of("qwen-3 experts")
     again = {key: value for key, value in keys.items() if key != "num_experts"} | {"num_local_experts": 5}
     assert configs.read(again, "config.json") == configs.read(keys, "config.json")
-
-
-def test_null_is_not_the_default():
-    """A model without soft caps says so with null; where a key is missing, the family's default holds."""
-    keys = {"model_type": "gemma2", **MODELS["gemma-2"][1]}
+    # A model without soft caps says so with null; where a key is missing, the family's default holds.
+    keys = config_of("gemma-2")
     uncapped = configs.read(keys | {"attn_logit_softcapping": None, "final_logit_softcapping": None}, "config.json")
     assert uncapped.attention_softcap == uncapped.logit_softcap == 0
     assert configs.read(configs.write(uncapped), "written") == uncapped
     bare = {key: value for key, value in keys.items() if not key.endswith("softcapping") and key != "hidden_activation"}
     read_bare = configs.read(bare, "config.json")
     assert (read_bare.attention_softcap, read_bare.logit_softcap, read_bare.activation) == (50.0, 30.0, "gelu_tanh")
-
-
-def test_a_window_that_is_switched_off_is_none():
-    model_type, keys = MODELS["qwen-2.5"]
+    # A window that is switched off is none.
     off = {"use_sliding_window": False, "sliding_window": 5, "layer_types": ["sliding_attention"] * 3}
-    assert configs.read({"model_type": model_type, **keys, **off}, "config.json").windows == ()
+    assert configs.read(config_of("qwen-2.5", **off), "config.json").windows == ()

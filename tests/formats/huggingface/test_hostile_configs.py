@@ -17,18 +17,14 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer.json_files import MOST_TEXT_BYTES, read_json, read_optional, read_text
 
 NONE, HUGE = float("nan"), float("inf")
-
-
 ROPE = "rope_parameters"
 REFUSED = [  # of Llama 2
     ({"num_hidden_layers": 10**9}, "layers 1000000000 is not from 1 to 4,096"),
     ({"num_hidden_layers": 0}, "layers 0 is not from 1"),
     ({"num_hidden_layers": True}, "layers True is not from 1"),
-    ({"num_attention_heads": -4}, "heads -4 is not from 1"),
     ({"num_key_value_heads": 2.0}, "kv_heads 2.0 is not from 1"),
     ({"head_dim": "8"}, "head_width '8' is not from 1"),
     ({"intermediate_size": 1 << 21}, "mlp_width 2097152 is not from 1 to 1,048,576"),
-    ({"vocab_size": 1 << 23}, "vocabulary_size 8388608 is not from 1 to 4,194,304"),
     ({"max_position_embeddings": 1 << 31}, "a context or window of 2147483648 is not from 1"),
     ({"max_position_embeddings": 0}, "a context or window of 0 is not from 1"),
     ({"rms_norm_eps": NONE}, "norm_epsilon nan is no number from 0"),
@@ -44,11 +40,9 @@ REFUSED = [  # of Llama 2
     ({"hidden_act": ["silu"] * 10**5}, "a setting has a wrong type or value"),
     ({"model_type": "x" * 10**6}, "is not known"),
     ({"quantization_config": {"a": "x" * 10**6}}, "its weights are quantized"),
-    ({ROPE: {"rope_type": "linear"}}, "a setting has a wrong type"),
     ({ROPE: {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is missing"),
     ({ROPE: {"rope_type": "spiral"}}, "'spiral' is not known"),
     ({ROPE: {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
-    ({ROPE: "yarn"}, "a setting has a wrong type"),
     ({"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "make them agree"),
     ({"hidden_size": "64"}, "hidden_size is missing"),
     ({"model_type": ["llama"]}, "is not known"),
@@ -57,7 +51,6 @@ REFUSED = [  # of Llama 2
     ({"hidden_act": "relu2"}, "'relu2' is not one of"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
     ({"decoder_sparse_step": 2}, "decoder_sparse_step 2"),
-    ({"mlp_only_layers": [0]}, "mlp_only_layers [0]"),
 ]
 OF_FAMILIES = [
     ("mistral", {"sliding_window": "9"}, "a context or window of '9' is not from 1"),
@@ -80,10 +73,9 @@ def test_a_setting_that_no_model_has_or_that_we_do_not_compute_is_told(name, cha
     assert message in said and len(said) < 600 and "\n" not in said
 
 
-@pytest.mark.parametrize("name", ["gemma-2", "mixtral"])
-def test_the_largest_sizes_are_only_shapes(name):
+def test_the_largest_sizes_are_only_shapes():
     """They can be computed with, in no memory. Nothing larger passes."""
-    model_type, keys = MODELS[name]
+    model_type, keys = MODELS["mixtral"]
     family, most = FAMILIES[model_type], configs.MOST
     sizes = {theirs: most[ours] for ours, theirs in family.keys.items() if ours in most}
     config = configs.read({"model_type": model_type, **keys, **sizes, "layer_types": None}, "config.json")
@@ -105,10 +97,8 @@ def test_a_config_is_held_against_the_files_without_counting_to_its_end(folder):
     change(folder / "config.json", model_type="mixtral", num_local_experts=4000, num_hidden_layers=4000)
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
-    with (
-        reading.WeightFiles(folder) as source,
-        pytest.raises(UserError, match="missing .* and 10.... more and unknown"),
-    ):
+    told = "missing .* and 10.... more and unknown"
+    with reading.WeightFiles(folder) as source, pytest.raises(UserError, match=told):
         reading.check(source, family, architecture.shapes, architecture.axes, config.layers)
 
 
@@ -116,8 +106,6 @@ def test_a_config_is_held_against_the_files_without_counting_to_its_end(folder):
     ("files", "message"),
     [
         (["model.safetensors"], "its weight_map does not name a file for each tensor; fetch it again"),
-        (None, "its weight_map does not name a file"),
-        ({"a": 7}, "its weight_map does not name a file"),
         ({"a": ["model.safetensors"]}, "its weight_map does not name a file"),
         ({"a": "../model.safetensors"}, "model.safetensors.index.json: '../model.safetensors' does not stay in its"),
         ({"a": "/etc/hostname"}, "does not stay in its folder"),

@@ -1,10 +1,16 @@
 """Hostile model folders through the real verbs: no hang, no traceback, no more than 1 GiB, and one line each."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+import traceback
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +18,7 @@ from tests.conftest import ROOT
 from tests.formats.huggingface import hostile
 from tests.formats.huggingface.published import directory
 from tpullm.cli.main import main
+from tpullm.system.process import limited
 
 MOST_BYTES = 1 << 30
 GOOD_ENDS = {"doctor": (0, 1, 2, 3), "import": (0, 2)}
@@ -20,11 +27,9 @@ GOOD_ENDS = {"doctor": (0, 1, 2, 3), "import": (0, 2)}
 @pytest.fixture
 def verbs():
     """`verbs(*arguments)`: how a command line ends, in a process of these tests."""
-    command = [sys.executable, "-m", "tests.formats.huggingface.reads_folders"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "tests.formats.huggingface.test_hostile_folders"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, **pipes)
 
     def run(*arguments) -> dict:
         print(json.dumps(list(map(str, arguments))), file=process.stdin, flush=True)
@@ -70,3 +75,23 @@ def test_a_hostile_folder_ends_the_program_itself_in_one_line(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "layers 1000000000 is not from 1 to 4,096" in err and err.count("\n") == 1 and not out
     assert not (tmp_path / "run").exists()
+
+
+def said_by(arguments: list[str]) -> dict:
+    """How a command line ends: its exit code or a traceback, what it printed, seconds, and bytes of memory so far."""
+    out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(arguments)
+    except BaseException:
+        code = traceback.format_exc()[-2000:]
+    end = {"code": code or 0, "out": out.getvalue()[:20_000], "err": err.getvalue()[:20_000]}
+    # `ru_maxrss` would begin with the memory of the process that this one is from.
+    memory = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    return end | {"seconds": round(time.monotonic() - began, 1), "memory": memory}
+
+
+if __name__ == "__main__":  # one process for all, since importing JAX takes 3 s
+    limited.CPU_SECONDS = 4  # else each loop takes 20 s of a test
+    for line in sys.stdin:
+        print(json.dumps(said_by(json.loads(line))), flush=True)

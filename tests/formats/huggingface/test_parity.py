@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.formats.huggingface.small import LENGTH, MODELS, V, as_ours, published, rows
+from tests.formats.huggingface.small import MODELS, V, as_ours, published, rows
+from tests.formats.huggingface.small import batch as batch_of_rows
 from tests.formats.huggingface.test_exchange import write
 from tests.training.small import mesh
-from tpullm.data.batch import Batch
 from tpullm.engine.generation import decode_batch
 from tpullm.engine.session import Session
 from tpullm.formats.huggingface import configs, tensors
@@ -40,7 +40,6 @@ def theirs(name):
 
 
 def ours(name):
-    """Our architecture, and our parameters."""
     model_type, keys = MODELS[name]
     architecture, family, found = published({"model_type": model_type, **keys})
     return architecture, as_ours(architecture, family, found)
@@ -59,13 +58,11 @@ def gradients(model):
 def test_logits_loss_and_gradients(name):
     model = theirs(name)
     architecture, params = ours(name)
-    tokens = rows()
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    out = model(input_ids=torch.from_numpy(inputs).long())
-    loss = torch.nn.functional.cross_entropy(out.logits.reshape(-1, V), torch.from_numpy(targets).long().reshape(-1))
+    batch = batch_of_rows()
+    out = model(input_ids=torch.from_numpy(batch.inputs).long())
+    targets = torch.from_numpy(batch.targets).long().reshape(-1)
+    loss = torch.nn.functional.cross_entropy(out.logits.reshape(-1, V), targets)
     loss.backward()
-    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), inputs.shape)
-    batch = Batch(inputs, targets, np.ones_like(inputs), positions, np.ones(inputs.shape, np.float32))
 
     @jax.jit
     def run(params):
@@ -104,25 +101,20 @@ def test_greedy_decoding_token_for_token(name):
     shardings = architecture.shardings(m)
     placed = jax.tree.map(jax.device_put, params, shardings)
     tokenizer = SimpleNamespace(pad_id=0, begin=[1], stop_ids=[], vocabulary_size=V)
+    room = 64
+    if architecture.config.positions == "learned":
+        room = min(room, architecture.config.context_length - 8)
+    else:  # nothing but a limit depends on the context that it was made for
+        context = max(room + 8, architecture.config.context_length)
+        architecture = Architecture(dataclasses.replace(architecture.config, context_length=context))
     session = Session(tokenizer, architecture, placed, m, jnp.dtype("float32"))
-    room = min(64, architecture.config.context_length - 8) if architecture.config.positions == "learned" else 64
-    session_room = dataclasses.replace(session, architecture=_longer(architecture, room + 8))
     for length in (5, 8):
         prompt = rows()[0, :length].tolist()
-        found = decode_batch(session_room, [prompt], room, stop_ids=())[0]
+        found = decode_batch(session, [prompt], room, stop_ids=())[0]
         ids = torch.tensor([prompt])
         options = {"do_sample": False, "min_new_tokens": room, "max_new_tokens": room, "eos_token_id": None}
         wanted = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0, length:]
         assert found == wanted.tolist()
-
-
-def _longer(architecture, context):
-    """The same model, used beyond the context that it was made for: nothing but a limit depends on it, except where
-    positions are learned."""
-    config = architecture.config
-    if config.positions == "learned":
-        return architecture
-    return Architecture(dataclasses.replace(config, context_length=max(context, config.context_length)))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,11 +1,16 @@
-"""Every family against what transformers gave when it was recorded: the main suite has no transformers."""
+"""Every family against what transformers gave when it was recorded: the main suite has no transformers.
+
+python -m tests.formats.huggingface.test_recorded      records it; needs the extra `hf`
+"""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.formats.huggingface.record import FILE, PLACES
 from tests.formats.huggingface.small import MODELS, as_ours, logits, published, rows
 
+FILE, PLACES = Path(__file__).parent / "recorded.npz", (0, 7, 19, 39)
 # Between them they have what most families have; tests/model has the rest by itself.
 QUICK = ("llama-3.1", "gemma-3", "gpt-2")
 # What only a RoPE scaling or another setting of a family distinguishes from the others.
@@ -25,3 +30,18 @@ def test_logits_are_those_recorded(name):
     expected = np.load(FILE)[name]
     # Sums in another order in float32, as in test_parity.py.
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def main() -> None:
+    import torch
+
+    from tests.formats.huggingface.test_parity import theirs
+
+    tokens = torch.from_numpy(rows(1)[:, :-1]).long()
+    with torch.no_grad():
+        found = {name: theirs(name)(input_ids=tokens).logits[0, list(PLACES)].numpy() for name in MODELS}
+    np.savez_compressed(FILE, **found)
+
+
+if __name__ == "__main__":
+    main()
