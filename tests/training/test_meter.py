@@ -58,7 +58,7 @@ def metered(steps=100, step=0, every=1, peak=None, documents=lambda step: [], pa
     config = TrainConfig(steps=steps, log_every=every, sequence_length=TOKENS, **config)
     job = SimpleNamespace(config=config, rows=1, answers=None, directory=None)
     programs = SimpleNamespace(peak_tokens_per_second=peak, parts=parts)
-    return Meter(job, programs, step, Hours(), documents, {"recipe": None})
+    return Meter(job, programs, step, Hours(), documents, {})
 
 
 def values(step=1, **more):

@@ -55,17 +55,15 @@ def _nearest_meshes(shape: Mapping[str, int], devices: int) -> str:
     If the sizes divide the number of devices, the first one has the remaining devices along `fsdp`.
     """
     fixed, fills = [axis for axis, size in shape.items() if size != -1], -1 in shape.values()
-    found = []
-    if "fsdp" not in shape and not fills and devices % math.prod(shape.values()) == 0:
-        found.append({"fsdp": -1, **shape})
+    divides = "fsdp" not in shape and not fills and devices % math.prod(shape.values()) == 0
+    found = [{"fsdp": -1, **shape}] if divides else []
 
     def distance(sizes: tuple[int, ...]) -> float:
         return sum(abs(math.log(size / shape[axis])) for axis, size in zip(fixed, sizes, strict=True))
 
     divisors = [size for size in range(1, devices + 1) if devices % size == 0]
-    whole = [
-        sizes for sizes in _sizes_within_devices(devices, len(fixed), divisors) if fills or math.prod(sizes) == devices
-    ]
+    within = _sizes_within_devices(devices, len(fixed), divisors)
+    whole = [sizes for sizes in within if fills or math.prod(sizes) == devices]
     found += [{**shape, **dict(zip(fixed, sizes, strict=True))} for sizes in sorted(whole, key=distance)]
     return " or ".join(map(written, found[:2]))
 

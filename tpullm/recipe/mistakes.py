@@ -91,23 +91,19 @@ class Keys:
 
     def unknown(self, dotted: str) -> str:
         """The line about a key that there is not."""
-        dashes = "" if self.kind else "--"
-        if nearest := self._nearest(dotted):
-            return f"unknown key {dashes}{dotted}; the nearest is {dashes}{nearest}, see {self.where(nearest)}"
+        dashes, general = "" if self.kind else "--", schema_keys.general(dotted, self.sections)
+        is_name = general.endswith(f".{NAME}")  # a key where the name of a stage should be
+        nearest = self._nearest(dotted if is_name else general)
+        stage = dotted.split(".")[:2] if general.split(".")[1:2] == [NAME] and not is_name else []
+        if stage and nearest.startswith(f"{stage[0]}."):  # the key of the stage that was named
+            nearest = ".".join([*stage, *nearest.split(".")[2:]])
         place = f"{REFERENCE} has all keys" if self.kind else f"see {self.prog} --help"
+        if nearest:
+            place = f"the nearest is {dashes}{nearest}, see {self.where(nearest)}"
         return f"unknown key {dashes}{dotted}; {place}"
 
-    def _nearest(self, asked: str) -> str:
+    def _nearest(self, dotted: str) -> str:
         """The key that was probably meant; empty if none is near."""
-        dotted = schema_keys.general(asked, self.sections)
-        if dotted.endswith(f".{NAME}"):  # a key where the name of a stage should be
-            return self._nearest_general(asked)
-        found = self._nearest_general(dotted)
-        # The key of the stage that was named.
-        stage = asked.split(".")[:2] if dotted.split(".")[1:2] == [NAME] else []
-        return ".".join([*stage, *found.split(".")[2:]]) if stage and found.startswith(f"{stage[0]}.") else found
-
-    def _nearest_general(self, dotted: str) -> str:
         section, _, last = dotted.rpartition(".")
         if meant := ELSEWHERE.get(last, ""):
             tuned = meant.replace("pretrain.", "finetune.NAME.train.") if section.startswith("finetune") else meant

@@ -71,7 +71,16 @@ def recipe_of(parser: Parser, argv: Sequence[str]) -> tuple[Recipe, argparse.Nam
     files, changes, _ = _sorted_words(argv, parser.keys(Recipe))
     if not files:
         run = dict(changes).get("run", Recipe().run)
-        argv = ["--config", str(_recipe_of_run(run)), *argv]
+        kept = storage.path(run) / "recipe.yaml"
+        if not kept.exists() and run == Recipe().run:
+            raise UserError(
+                "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or give "
+                "--run with a run directory"
+            )
+        if not kept.exists():
+            fix = "name one (`tpullm recipes` lists them), or give the --run of a run"
+            raise UserError(f"{kept}: no such recipe; {fix}")
+        argv = ["--config", str(kept), *argv]
     return settings_of(parser, argv, Recipe)
 
 
@@ -109,19 +118,6 @@ def dump(recipe: Recipe) -> str:
     """The whole recipe as YAML, every key with its value."""
     header = "# Written by tpullm: the whole recipe of this run. `tpullm run` makes again what a change concerns.\n"
     return header + yaml.safe_dump(dataclasses.asdict(recipe), allow_unicode=True, sort_keys=False, width=120)
-
-
-def _recipe_of_run(run: str) -> Path:
-    """The recipe in a run directory; `UserError` if there is none."""
-    kept = storage.path(run) / "recipe.yaml"
-    if run == Recipe().run and not kept.exists():
-        raise UserError(
-            "which recipe? Name one after the verb, such as quickstart (`tpullm recipes` lists them), or give --run "
-            "with a run directory"
-        )
-    if not kept.exists():
-        raise UserError(f"{kept}: no such recipe; name one (`tpullm recipes` lists them), or give the --run of a run")
-    return kept
 
 
 # ---------------------------------------------------------------- the command line
@@ -239,11 +235,11 @@ def _settings_file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
         root, values = _read_yaml(text, path, "")
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
+    see = f"KEY: VALUE lines, see {mistakes.REFERENCE}"
     if values is None:
-        raise UserError(f"{path}: is empty; a recipe has KEY: VALUE lines, see {mistakes.REFERENCE}")
+        raise UserError(f"{path}: is empty; a recipe has {see}")
     if not isinstance(values, dict):
-        line = root.start_mark.line + 1
-        raise UserError(f"{path}: line {line}: no key is here; write KEY: VALUE lines, see {mistakes.REFERENCE}#recipe")
+        raise UserError(f"{path}: line {root.start_mark.line + 1}: no key is here; write {see}#recipe")
     return path, root, values
 
 
@@ -253,18 +249,17 @@ def _line_of_key(node: yaml.Node, loc: tuple) -> int | None:
     Args:
         loc: names of keys and places in lists, from the top.
     """
-    line = node.start_mark.line + 1
+    at = node
     for part in loc:
         if isinstance(part, int) and isinstance(node, yaml.SequenceNode):
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            at = node = node.value[part]
         else:
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
-            found = [(key, value) for key, value in pairs if key.value == part]
+            found = [pair for pair in pairs if pair[0].value == part]
             if not found:
                 return None
-            line, node = found[-1][0].start_mark.line + 1, found[-1][1]
-    return line
+            at, node = found[-1]
+    return at.start_mark.line + 1
 
 
 # ---------------------------------------------------------------- the checks

@@ -142,12 +142,10 @@ def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
     found = [Section("", "", tuple(single))] if single else []
     for name in names:
         for section in known:
-            if not f"{section.name}.".startswith(f"{name}.") or name in keys:
-                continue
-            if any(other.same_as and section.name.startswith(f"{other.name}.") for other in found):
-                continue
-            same = next((other.name for other in found if other.keys == section.keys), "")
-            found.append(dataclasses.replace(section, same_as=same))
+            shown = any(other.same_as and section.name.startswith(f"{other.name}.") for other in found)
+            if name not in keys and f"{section.name}.".startswith(f"{name}.") and not shown:
+                same = next((other.name for other in found if other.keys == section.keys), "")
+                found.append(dataclasses.replace(section, same_as=same))
     return found
 
 

@@ -66,12 +66,8 @@ class Lease:
 
     def __init__(self, path: Path):
         self._path = path
-        self._owner = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process": _boot_and_namespace(),
-            "id": uuid.uuid4().hex,
-        }
+        self._owner = {"host": socket.gethostname(), "process": _boot_and_namespace()}
+        self._owner |= {"pid": os.getpid(), "id": uuid.uuid4().hex}
         self._generation: int | None = None
         self._ended = threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
@@ -82,16 +78,17 @@ class Lease:
         began, told = time.monotonic(), False
         while True:
             generation, owner, age = storage.remote().read_with_age(self._path)
-            if not generation or age > SECONDS_OF_A_LEASE or _owner_has_ended(owner):
+            here = (owner.get("host"), owner.get("process")) == (self._owner["host"], self._owner["process"])
+            ended = here and not Path(f"/proc/{owner['pid']}").exists()  # of other machines nobody knows
+            if not generation or age > SECONDS_OF_A_LEASE or ended:
                 self._generation = self._write(generation)
                 if self._generation:
                     return self._renewing.start()
             elif time.monotonic() - began > SECONDS_OF_A_LEASE + SECONDS_OF_ROUNDING:
                 raise _run_in_use(self._path.parent)
             if not told:
-                who = f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
+                told, who = True, f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
                 log.warn(f"{self._path.parent}: in use by {who}; waiting {SECONDS_OF_A_LEASE:.0f} s for it to end")
-                told = True
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _write(self, before: int) -> int | None:
@@ -126,12 +123,6 @@ def _boot_and_namespace() -> str:
     with contextlib.suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return uuid.uuid4().hex
-
-
-def _owner_has_ended(owner: dict) -> bool:
-    """Whether the owner was a process of this machine that has ended; False for other machines."""
-    here = (owner.get("host"), owner.get("process")) == (socket.gethostname(), _boot_and_namespace())
-    return here and not Path(f"/proc/{owner['pid']}").exists()
 
 
 RECIPE = "recipe.yaml"

@@ -6,6 +6,7 @@ checkpoint. `metrics.jsonl` can't tell this: its lines after the last checkpoint
 """
 
 import contextlib
+import itertools
 import json
 import math
 import time
@@ -62,18 +63,15 @@ def seconds_by_kind(lines: list[dict]) -> dict[str, float]:
     for line in lines:
         processes.setdefault(line["process"], []).append(line)
     total = dict.fromkeys(KINDS, 0.0)
-    in_order = list(processes.values())
-    for own, after in zip(in_order, [*in_order[1:], None], strict=False):
-        last = own[-1]
-        for kind, seconds in last["seconds"].items():
-            if kind != "all":
-                total[kind] += seconds
-        steps = last["step"] - last["resumed"]
-        worked = last["seconds"]["all"] - sum(seconds for kind, seconds in last["seconds"].items() if kind != "all")
-        lost = max(0, last["step"] - after[0]["resumed"]) if after else 0
-        for kind, count in (("lost", min(lost, steps)), ("skipped", min(last["skipped"], steps - min(lost, steps)))):
-            total[kind] += worked * count / max(steps, 1)
-        total["train"] += worked * max(0, steps - min(lost, steps) - last["skipped"]) / max(steps, 1)
+    for (*_, last), after in itertools.zip_longest(processes.values(), list(processes.values())[1:]):
+        known = {kind: seconds for kind, seconds in last["seconds"].items() if kind != "all"}
+        worked, steps = last["seconds"]["all"] - sum(known.values()), last["step"] - last["resumed"]
+        lost = min(steps, max(0, last["step"] - after[0]["resumed"])) if after else 0
+        skipped = min(last["skipped"], steps - lost)
+        for kind, count in (("lost", lost), ("skipped", skipped), ("train", steps - lost - skipped)):
+            known[kind] = known.get(kind, 0.0) + worked * count / max(steps, 1)
+        for kind, seconds in known.items():
+            total[kind] += seconds
         if after:
             ended = last.get("ended", last["process"] + last["seconds"]["all"])  # older versions did not note it
             total["start"] += max(0.0, after[0]["process"] - ended)

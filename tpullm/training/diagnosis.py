@@ -37,15 +37,12 @@ def device_checksums(tree: Tree) -> jax.Array:
     axes = jax.sharding.get_abstract_mesh().axis_names
 
     def local(*parts: jax.Array) -> jax.Array:
-        return jnp.stack([jnp.sum(_bits_as_words(part), dtype=jnp.uint32) for part in parts])[None]
+        bits = [jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}")) for part in parts]
+        return jnp.stack([jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32) for words in bits])[None]
 
     specs = tuple(jax.typeof(leaf).sharding.spec for leaf in leaves)
     summed = jax.shard_map(local, in_specs=specs, out_specs=PartitionSpec(axes), check_vma=False)(*leaves)
     return jax.reshard(summed, PartitionSpec(None, None))
-
-
-def _bits_as_words(part: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}")).astype(jnp.uint32)
 
 
 class Check:
@@ -72,18 +69,17 @@ class Check:
             WrongBits: a device has other bits than another one, or than it had before.
         """
         one, other = (np.asarray(self._after(state, batch, frozen)) for _ in range(2))
-        if places := np.argwhere(one != other).tolist():
-            found = {self._devices[device]: array for device, array in reversed(places)}
-            raise self._error(state, found, number, "computed one step twice with different results")
-        held = state | {"frozen": frozen} if frozen else state
-        if found := unequal_copies(held, np.asarray(self._kept(held)), self._devices):
-            raise self._error(held, found, number, "holds other bits than the other devices")
-
-    def _error(self, state: Tree, found: dict[jax.Device, int], number: int, what: str) -> WrongBits:
+        what = "computed one step twice with different results"
+        found = {self._devices[device]: array for device, array in reversed(np.argwhere(one != other).tolist())}
+        if not found:
+            what, state = "holds other bits than the other devices", state | ({"frozen": frozen} if frozen else {})
+            found = unequal_copies(state, np.asarray(self._kept(state)), self._devices)
+        if not found:
+            return
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
         device, array = next(iter(found.items()))
         others = f" ({len(found) - 1} more devices too)" if len(found) > 1 else ""
-        return WrongBits(
+        raise WrongBits(
             f"before step {number:,} device {device.id} of host {device.process_index} ({device.device_kind}) {what}, "
             f"first in {paths[array]}{others}; this machine may be broken: start elsewhere, from a checkpoint that is "
             "older than this"

@@ -46,9 +46,8 @@ class Evaluations:
 
     def due(self, step: int) -> bool:
         """Whether the model is evaluated after `step`."""
-        config = self._job.config
-        begun = bool(step or self._job.answers)  # with rewards, the score before training is also reported
-        return step == config.steps or bool(config.evaluate_every and begun and step % config.evaluate_every == 0)
+        every, begun = self._job.config.evaluate_every, bool(step or self._job.answers)  # with rewards, also at step 0
+        return step == self._job.config.steps or bool(every and begun and step % every == 0)
 
     def measures(self, step: int) -> bool:
         """Whether the model is measured after `step`."""

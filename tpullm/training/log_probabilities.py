@@ -8,7 +8,6 @@ Shapes: B batch, T length, C tokens in one chunk, D model width, V vocabulary, K
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +33,6 @@ from tpullm.training.losses import (
 PER_TOKEN, PER_CHOICE = RULES.spec("batch", "time"), RULES.spec("batch", "time", None)
 
 
-class _Options(NamedTuple):
-    softcap: float
-    temperature: float
-    reduce_dtype: str
-    chunks: int
-    entropy: bool
-
-
 def log_probabilities(
     hidden_BTD, table_VD, ids, softcap=0.0, temperature=1.0, reduce_dtype="compute", chunks=0, entropy=False
 ):
@@ -59,8 +50,7 @@ def log_probabilities(
     Returns:
         The log-probabilities, in nats, of the shape of `ids`; the entropy `[B, T]`, in nats, or None.
     """
-    options = _Options(softcap, temperature, reduce_dtype, chunks, entropy)
-    one = ids.ndim == 2
+    options, one = (softcap, temperature, reduce_dtype, chunks, entropy), ids.ndim == 2
     logp_BTK, entropy_BT = _log_probabilities(options, hidden_BTD, table_VD, ids[..., None] if one else ids)
     return (logp_BTK[..., 0] if one else logp_BTK), entropy_BT
 
@@ -139,19 +129,19 @@ def _log_probabilities(options, hidden_BTD, table_VD, ids_BTK):
 
 def _scores_of_ids(options, hidden_BTD, table_VD, ids_BTK):
     """The log-probabilities `[B, T, K]`, the log-normalizer `[B, T]` and the entropy `[B, T]` or None."""
+    softcap, temperature, _, chunks, entropy = options
 
     def of_chunk(table_VD, hidden_BCD, ids_BCK):
-        logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap) / options.temperature
+        logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap) / temperature
         _, log_z_BC1 = log_normalizer(logits_BCV)
         chosen_BCK = _select_logits(logits_BCV, ids_BCK - first_row(table_VD)) - log_z_BC1
         entropy_BC = None
-        if options.entropy:
+        if entropy:
             logp_BCV = logits_BCV - log_z_BC1
             entropy_BC = -jax.lax.psum(jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1), VOCABULARY)
         return chosen_BCK, log_z_BC1[..., 0], entropy_BC
 
-    specs = PER_CHOICE, PER_TOKEN, PER_TOKEN
-    return _map_logit_chunks(of_chunk, options.chunks, specs, table_VD, hidden_BTD, ids_BTK)
+    return _map_logit_chunks(of_chunk, chunks, (PER_CHOICE, PER_TOKEN, PER_TOKEN), table_VD, hidden_BTD, ids_BTK)
 
 
 def _forward(options, *primals):
@@ -162,20 +152,21 @@ def _forward(options, *primals):
 
 
 def _backward(options, saved, cotangents):
+    softcap, temperature, reduce_dtype, chunks, _ = options
     hidden_BTD, table_VD, ids_BTK, log_z_BT, entropy_BT, trained = saved
     dlogp_BTK, dentropy_BT = (None if isinstance(cotangent, SymbolicZero) else cotangent for cotangent in cotangents)
 
     def local(table_VD, *arrays):
         def add_chunk(dtable_DV, chunk):
             hidden_BCD, *others = chunk
-            logits_BCV = chunk_logits(hidden_BCD, table_VD, options.softcap)
-            dlogits_BCV = _logit_gradients(options, logits_BCV, first_row(table_VD), *others)
+            capped_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
+            dlogits_BCV = _logit_gradients(softcap, temperature, capped_BCV, first_row(table_VD), *others)
             dhidden_BCD, dtable_DV = chunk_gradients(hidden_BCD, table_VD, dlogits_BCV, dtable_DV)
             return dtable_DV, dhidden_BCD
 
-        parts = split_chunks(options.chunks, table_VD, *arrays)
+        parts = split_chunks(chunks, table_VD, *arrays)
         dtable_DV, dhidden = jax.lax.scan(add_chunk, zero_gradient(table_VD, trained is not None), parts)
-        return reduced_gradients(dhidden, dtable_DV, arrays[0], table_VD.dtype, options.reduce_dtype)
+        return reduced_gradients(dhidden, dtable_DV, arrays[0], table_VD.dtype, reduce_dtype)
 
     arrays = hidden_BTD, ids_BTK, log_z_BT, dlogp_BTK, entropy_BT, dentropy_BT
     gathered_VD = all_gather_table(table_VD, hidden_BTD)
@@ -186,13 +177,13 @@ def _backward(options, saved, cotangents):
 _log_probabilities.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _logit_gradients(options, capped_BCV, first, ids_BCK, log_z_BC, dlogp_BCK, entropy_BC, dentropy_BC):
+def _logit_gradients(softcap, temperature, capped_BCV, first, ids_BCK, log_z_BC, dlogp_BCK, entropy_BC, dentropy_BC):
     """The gradient of the logits of a chunk before softcap and temperature; `capped_BCV` are those after the softcap.
 
     With z the divided logits and p their softmax, `d logp_k / dz_v = [k = v] - p_v` and
     `d entropy / dz_v = -p_v (log p_v + entropy)`.
     """
-    logp_BCV = capped_BCV / options.temperature - log_z_BC[..., None]
+    logp_BCV = capped_BCV / temperature - log_z_BC[..., None]
     p_BCV, scale_BCV = jnp.exp(logp_BCV), 0.0
     if dlogp_BCK is not None:
         scale_BCV -= jnp.sum(dlogp_BCK, axis=-1, keepdims=True)
@@ -201,9 +192,9 @@ def _logit_gradients(options, capped_BCV, first, ids_BCK, log_z_BC, dlogp_BCK, e
     dlogits_BCV = p_BCV * scale_BCV
     if dlogp_BCK is not None:
         dlogits_BCV = _add_at_ids(dlogits_BCV, ids_BCK - first, dlogp_BCK)
-    if options.softcap:
-        dlogits_BCV *= 1 - jnp.square(capped_BCV / options.softcap)
-    return dlogits_BCV / options.temperature
+    if softcap:
+        dlogits_BCV *= 1 - jnp.square(capped_BCV / softcap)
+    return dlogits_BCV / temperature
 
 
 def _select_logits(logits_BCV, rows_BCK):

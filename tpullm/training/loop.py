@@ -89,7 +89,8 @@ class Training:
                 self._state: Tree = self.saves.restore(programs, self._start.step)
             first = self.done = self._first = phase.hours.resumed = int(self._state["step"])
             feed = self._feed = Feed(job, self._start.left_out, programs, phase)
-            meter = self._meter = Meter(job, programs, first, phase.hours, feed.documents, self._description)
+            recipe = self._description["recipe"]
+            meter = self._meter = Meter(job, programs, first, phase.hours, feed.documents, recipe)
             closing.callback(lambda: meter.close(whole=self._ends_well))
             closing.callback(self._close_saves)
             feed.open(first, meter)

@@ -134,9 +134,8 @@ def _cross_entropy(options, hidden_BTD, table_VD, targets_BT, weights_BT):
         sums, _ = jax.lax.scan(add_chunk, _zero_sums(), split_chunks(chunks, table_VD, *arrays_BT))
         return jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
 
-    sums = jax.shard_map(local, out_specs=P())(
-        all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT
-    )
+    gathered_VD = all_gather_table(table_VD, hidden_BTD)
+    sums = jax.shard_map(local, out_specs=P())(gathered_VD, hidden_BTD, targets_BT, weights_BT)
     return sums.loss + z_loss * sums.z, sums
 
 
@@ -167,9 +166,8 @@ def _forward(options, *primals):
         sums = jax.tree.map(lambda x: jax.lax.psum(x, SPLIT), sums)
         return sums, *reduced_gradients(dhidden, dtable_DV, arrays_BT[0], table_VD.dtype, reduce_dtype)
 
-    specs = P(), *GRADIENTS
     arguments = (all_gather_table(table_VD, hidden_BTD), hidden_BTD, targets_BT, weights_BT)
-    sums, dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=specs)(*arguments)
+    sums, dhidden_BTD, dtable_VD = jax.shard_map(local, out_specs=(P(), *GRADIENTS))(*arguments)
     return (sums.loss + z_loss * sums.z, sums), (dhidden_BTD, table_gradient_at_rest(dtable_VD, table_VD))
 
 
@@ -221,8 +219,8 @@ def _chunk_loss(hidden_BCD, targets_BC, weights_BC, table_VD, softcap):
     logits_BCV = chunk_logits(hidden_BCD, table_VD, softcap)
     # A mask selects the target's logit: the device that has it adds it, the others add 0.
     is_target_BCV = first_row(table_VD) + jnp.arange(table_VD.shape[0]) == targets_BC[..., None]
-    target_BC1 = jnp.sum(jnp.where(is_target_BCV, logits_BCV, 0), axis=-1, keepdims=True)
-    target_BC1 = jax.lax.psum(target_BC1, VOCABULARY)
+    target_BCV = jnp.where(is_target_BCV, logits_BCV, 0)
+    target_BC1 = jax.lax.psum(jnp.sum(target_BCV, axis=-1, keepdims=True), VOCABULARY)
     most_BC1, log_z_BC1 = log_normalizer(logits_BCV)
     nll_BC = (log_z_BC1 - target_BC1)[..., 0]
     sums = Sums(

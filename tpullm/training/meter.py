@@ -34,25 +34,19 @@ class Meter:
         first: the last step before the training.
         hours: where the time of this process goes.
         documents: the documents of a step, from 1, for a skipped one.
-        description: what a checkpoint says of itself; the trackers get its recipe.
+        recipe: as a dictionary, for the trackers.
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
     """
 
     def __init__(
-        self,
-        job: Job,
-        programs: Programs,
-        first: int,
-        hours: Hours,
-        documents: Callable[[int], list[str]],
-        description: dict,
+        self, job: Job, programs: Programs, first: int, hours: Hours, documents: Callable[[int], list], recipe: dict
     ):
         self._config, self._parts, self._documents, self.hours = job.config, programs.parts, documents, hours
         self.log, self._watch = NoLog(), lambda row: None
         if hosts.is_first():
-            self.log = MetricsLog(job.directory, first, Trackers(job.directory, description["recipe"]))
+            self.log = MetricsLog(job.directory, first, Trackers(job.directory, recipe))
             self._watch = job.answers.watch if job.answers else self._watch
         self._tokens_per_step = job.rows * job.config.sequence_length  # padding included
         self._peak = programs.peak_tokens_per_second
@@ -83,8 +77,8 @@ class Meter:
 
     def answered(self, step: int, figures: dict) -> None:
         """Log what the answers are like that `step` learns from. Speed is then that of their tokens."""
-        self.log.write({"step": step, **figures})
-        self._watch({"step": step, **figures})
+        self.log.write(row := {"step": step, **figures})
+        self._watch(row)
         self._answer_tokens[step] = figures["answers"] * figures["answer_tokens"]
 
     def read(self, ahead: int = 0) -> None:
@@ -114,9 +108,12 @@ class Meter:
 
     def _report(self, step: int, values: dict) -> None:
         # The next interval begins now: the next step is already in flight.
-        now = time.monotonic()
+        now, tokens = time.monotonic(), 0.0
         elapsed, waited = now - self._since, self.hours.seconds["data"] - self._waited
-        rate = self._tokens(step) / elapsed
+        for done in range(self._step + 1, step + 1):  # of answers, if the model gives them itself, else all places
+            self._learned_from = self._answer_tokens.pop(done, self._learned_from)
+            tokens += self._learned_from or self._tokens_per_step
+        rate = tokens / elapsed
         row = {
             **{name: self._sound[name] for name in ("loss", "grad_norm", "accuracy") if name in self._sound},
             "learning_rate": self._rates.item(max(values["updates"] - 1, 0)),
@@ -125,11 +122,10 @@ class Meter:
             "data_wait_share": waited / elapsed,
             **self._each_step(),
         }
-        if self._peak is not None and rate > self._peak:
+        if self._peak and rate > self._peak:
             warn("training is faster than the measured peak of this machine, so that is wrong: MFU is not shown")
             self._peak = None
-        if self._peak is not None:
-            row["mfu"] = rate / self._peak
+        row |= {"mfu": rate / self._peak} if self._peak else {}
         # Without the means of nothing, as of bad answers where all are good.
         row |= {name: of for name, of in values.get("told", {}).items() if math.isfinite(of)}
         row |= {name: values[name] for name in ("balance_loss", "expert_load", "expert_loads") if name in values}
@@ -140,14 +136,6 @@ class Meter:
             say(log_line(row, self._config.steps))
             self._last_line = now
         self._restart(step, now)
-
-    def _tokens(self, step: int) -> float:
-        """Tokens of the steps since the last line: of answers, if the model gives them itself, else all places."""
-        total = 0.0
-        for done in range(self._step + 1, step + 1):
-            self._learned_from = self._answer_tokens.pop(done, self._learned_from)
-            total += self._learned_from or self._tokens_per_step
-        return total
 
     def _each_step(self) -> dict[str, list]:
         """What the next line says of each step since the last one: its loss, and whether it was skipped."""

@@ -7,6 +7,7 @@ tensorboardX has the format of TensorBoard's file. Its own writer hands events t
 ends, and the training waits forever for room in its queue. Here the caller writes an event at once and gets the error.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -93,7 +94,12 @@ class MetricsLog:
         self._place = mirrored(directory)
         path, before = self._place.folder / FILE, directory / FILE
         if before.exists():
-            kept = [line for line in before.read_text().splitlines() if _stays_after_rollback(line, step)]
+            kept = []
+            for line in before.read_text().splitlines():
+                # The row of a rollback to `step` is written again by the training.
+                with contextlib.suppress(json.JSONDecodeError, KeyError):
+                    row = json.loads(line)
+                    kept += [line] * (row["step"] < step or row["step"] == step and "rolled_back" not in row)
             storage.write_text(path, "".join(line + "\n" for line in kept))
         spent = [json.dumps(line) + "\n" for line in hours.read(directory / hours.FILE)]
         storage.write_text(self._place.folder / hours.FILE, "".join(spent))
@@ -175,15 +181,6 @@ def numbers_of_row(values: dict) -> dict[str, float]:
         nested = {f"{name}/{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
         found |= {key: number for key, number in nested.items() if isinstance(number, int | float)}
     return found
-
-
-def _stays_after_rollback(line: str, step: int) -> bool:
-    """Whether a line is of the steps up to `step`. That of a rollback to `step` is written again by the training."""
-    try:
-        row = json.loads(line)
-        return row["step"] < step or row["step"] == step and "rolled_back" not in row
-    except (json.JSONDecodeError, KeyError):
-        return False
 
 
 def read_rows(path: Path) -> list[dict]:

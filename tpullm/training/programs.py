@@ -3,6 +3,7 @@
 The loop knows nothing else of the model, so a test can train a counter (`tests/training/counter.py`).
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,9 +41,8 @@ class Programs:
         config, dtype = job.config, compute_dtype(job.config.compute)
         self._job, self._architecture = job, Architecture(job.model, job.adapter)
         trained = self._architecture.trained
-        self._optimizer = make_optimizer(
-            config.optimizer, config.steps, trained(self._architecture.axes), dtype, job.adapter
-        )
+        axes = trained(self._architecture.axes)
+        self._optimizer = make_optimizer(config.optimizer, config.steps, axes, dtype, job.adapter)
         self.target = abstract_state(self._architecture, self._optimizer, job.mesh)
         self._frozen = job.load() if job.adapter else {}
         self._step = make_step(self._architecture, self._optimizer, config, dtype, job.seed)
@@ -72,19 +72,16 @@ class Programs:
         job, optimizer, architecture = self._job, self._optimizer, self._architecture
         if job.branch:
             return load_state(job.branch, self.target)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
-        if self._frozen:
-            if job.begins is not None:
-                make = jax.jit(lambda begins: with_params(begins, optimizer), out_shardings=shardings)
-                return make(jax.device_put(job.begins, shardings["params"]))
-            fresh = lambda key, frozen: with_magnitudes(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
-            make = jax.jit(lambda *of: with_params(fresh(*of), optimizer), out_shardings=shardings)
-            return make(jax.random.key(job.seed), self._frozen)
-        if job.load is not None:
-            make = jax.jit(lambda params: with_params(params, optimizer), out_shardings=shardings, donate_argnums=0)
-            return make(job.load())
-        make = jax.jit(lambda key: initial_state(architecture, optimizer, key), out_shardings=shardings)
-        return make(jax.random.key(job.seed))
+        compiled = partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.target))
+        if not self._frozen and job.load is None:
+            return compiled(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(job.seed))
+        if not self._frozen:
+            return compiled(lambda params: with_params(params, optimizer), donate_argnums=0)(job.load())
+        if job.begins is not None:
+            begins = jax.device_put(job.begins, jax.tree.map(lambda leaf: leaf.sharding, self.target["params"]))
+            return compiled(lambda begins: with_params(begins, optimizer))(begins)
+        fresh = lambda key, frozen: with_magnitudes(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
+        return compiled(lambda *of: with_params(fresh(*of), optimizer))(jax.random.key(job.seed), self._frozen)
 
     def place(self, batch: Batch) -> Batch:
         """A batch of this host's rows, on the mesh."""

@@ -87,31 +87,32 @@ def _start_from_saves(stage: Path, inputs: dict, config: TrainConfig, anew: Star
     saved = steps(stage / "checkpoints") if (stage / "checkpoints").is_dir() else []
     if not saved or before is None or not manifest.differ_in_length_alone(before, inputs):
         return anew
-    models = _described_checkpoints(stage)
-    saved = [model.step for model in reversed(models)]
-    if models[0].horizons[-1][1] == config.steps:  # nothing has changed since
-        return Start(saved[-1], models[0].horizons, models[0].left_out)
-    for model in models:
-        same_rates = _rates_until(config, anew.horizons, model.step) == _rates_until(config, model.horizons, model.step)
-        if model.step <= config.steps and same_rates and same_phases(inputs, model, config.steps):
-            _keep_later_checkpoints(stage, [step for step in saved if step > model.step])
-            say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {config.steps:,} steps")
-            return Start(model.step, anew.horizons, model.left_out)
-    if saved[-1] > config.steps:
-        stages.set_aside(stage)
-        return anew
-    return _on_another_schedule(stage.name, models[0], config)
-
-
-def _described_checkpoints(stage: Path) -> list[Model]:
-    """The checkpoints, the newest first; those whose description is corrupt are set aside."""
-    found = []
-    for step in reversed(steps(stage / "checkpoints")):
+    models = []  # the newest first
+    for step in reversed(saved):
         try:
-            found.append(described(stage / "checkpoints", step))
+            models.append(described(stage / "checkpoints", step))
         except CorruptSave as error:
             _set_corrupt_aside(stage, step, error)
-    return found
+    last, length = models[0], config.steps
+    if last.horizons[-1][1] == length:  # nothing has changed since
+        return Start(last.step, last.horizons, last.left_out)
+    for model in models:
+        same_rates = _rates_until(config, anew.horizons, model.step) == _rates_until(config, model.horizons, model.step)
+        if model.step <= length and same_rates and same_phases(inputs, model, length):
+            _keep_later_checkpoints(stage, [later.step for later in reversed(models) if later.step > model.step])
+            say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {length:,} steps")
+            return Start(model.step, anew.horizons, model.left_out)
+    if last.step > length:
+        stages.set_aside(stage)
+        return anew
+    # The last checkpoint, which another schedule has led to.
+    of_old = _rates_until(config, last.horizons, last.step)[-1]
+    then = _rates_until(config, [[0, length]], length)[min(last.step, length - 1)]
+    warn(
+        f"{stage.name}: resumes at step {last.step:,} of {length:,}, and its learning rate jumps from {of_old:.2g} to "
+        f"{then:.2g}. The result is not that of {length:,} steps from the beginning; with `schedule: wsd` it is"
+    )
+    return Start(last.step, [*last.horizons, [last.step, length]], last.left_out)
 
 
 def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
@@ -121,18 +122,6 @@ def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
     kept = stages.replaced(stage) / "corrupt" / str(step)
     storage.move_tree(stage / "checkpoints" / str(step), kept)
     warn(f"{error}: {stage.name} resumes from an older one (the corrupt one is kept in {kept})")
-
-
-def _on_another_schedule(name: str, model: Model, config: TrainConfig) -> Start:
-    """The last checkpoint, which another schedule has led to."""
-    horizons = [*model.horizons, [model.step, config.steps]]
-    of_old = _rates_until(config, model.horizons, model.step)[-1]
-    then = _rates_until(config, [[0, config.steps]], config.steps)[min(model.step, config.steps - 1)]
-    warn(
-        f"{name}: resumes at step {model.step:,} of {config.steps:,}, and its learning rate jumps from {of_old:.2g} to "
-        f"{then:.2g}. The result is not that of {config.steps:,} steps from the beginning; with `schedule: wsd` it is"
-    )
-    return Start(model.step, horizons, model.left_out)
 
 
 def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int = 0) -> Start:
@@ -179,12 +168,9 @@ def same_phases(inputs: dict, model: Model, steps: int) -> bool:
 
 def _rates_until(config: TrainConfig, horizons: Sequence[Sequence[int]], until: int) -> list[float]:
     """The learning rate of each step before `until`, of a training with these horizons."""
-    firsts = [first for first, _ in horizons] + [until]
-    parts = [
-        learning_rates(config.optimizer, length)[first:last]
-        for (first, length), last in zip(horizons, firsts[1:], strict=True)
-    ]
-    return np.concatenate(parts).tolist()
+    ends = [first for first, _ in horizons[1:]] + [until]
+    each = zip(horizons, ends, strict=True)
+    return [rate for (first, to), end in each for rate in learning_rates(config.optimizer, to)[first:end].tolist()]
 
 
 def _keep_later_checkpoints(stage: Path, later: Sequence[int]) -> None:
@@ -229,10 +215,8 @@ def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig)
     for key in ("kind", "moments"):
         has, asks = before["optimizer"][key], getattr(recipe.pretrain.optimizer, key)
         if has != asks:
-            raise UserError(
-                f"pretrain.optimizer.{key}: {path} has the state of {has}, the recipe says {asks}; "
-                "set branch_state to parameters"
-            )
+            what = f"{path} has the state of {has}, the recipe says {asks}"
+            raise UserError(f"pretrain.optimizer.{key}: {what}; set branch_state to parameters")
     if recipe.pretrain.steps <= found.step:
         raise UserError(f"pretrain.steps: {path} has done {found.step:,}; set more, or branch_state to parameters")
     size = model.vocabulary_size
@@ -270,9 +254,8 @@ def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: 
     def grow(axes, leaf, wanted):
         if "vocabulary" not in axes:
             return leaf
-        make = jax.jit(
-            lambda leaf: reordered_rows(leaf, rows, used, axes.index("vocabulary")), out_shardings=everywhere
-        )
+        axis = axes.index("vocabulary")
+        make = jax.jit(lambda leaf: reordered_rows(leaf, rows, used, axis), out_shardings=everywhere)
         return jax.device_put(make(leaf), wanted.sharding)
 
     with jax.set_mesh(mesh):

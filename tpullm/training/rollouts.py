@@ -101,16 +101,11 @@ class OwnAnswers:
             "repeated": float(np.mean([repeated_share(tuple(ids), RUN) for ids in said])),
         }
 
-    def shown(
-        self, asked: Sequence[int], said: Sequence[list[int]], more: Sequence[dict[str, Any]] = ()
-    ) -> list[dict[str, Any]]:
+    def shown(self, asked: Sequence[int], said: Sequence[list[int]], more: Sequence[dict] = ()) -> list[dict]:
         """Some of the held-out prompts with their answers, and what more is known of each, for the log."""
+        prompts = [self.held_out.examples[number].messages[-1]["content"] for number in asked]
         return [
-            {
-                "prompt": str(self.held_out.examples[asked[n]].messages[-1]["content"]),
-                "answer": self.tokenizer.decode(said[n]),
-                **(more[n] if more else {}),
-            }
+            {"prompt": str(prompts[n]), "answer": self.tokenizer.decode(said[n])} | (more[n] if more else {})
             for n in range(0, len(asked), -(-len(asked) // SHOWN))
         ]
 
@@ -173,10 +168,7 @@ class Rollouts(OwnAnswers):
         scores = self._scored(self.held_out, asked, said)
         total = self.rewards.total(scores)
         kinds = [str(self.held_out.examples[n].fields.get("kind", "")) for n in asked]
-        of_kinds = {
-            kind: float(np.mean([reward for own, reward in zip(kinds, total, strict=True) if own == kind]))
-            for kind in sorted(set(kinds))
-        }
+        of_kinds = {kind: float(np.mean(total[np.array(kinds) == kind])) for kind in sorted(set(kinds))}
         best = sum(weight for weight in self.rewards.weights.values() if weight > 0)
         each = [{"rewards": {name: float(of[n]) for name, of in scores.items()}} for n in range(len(asked))]
         means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -221,7 +213,9 @@ class Rollouts(OwnAnswers):
         batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options, sizes)
         if settings.updates > 1:
             batch = dataclasses.replace(batch, old=own)
-            hosts.on_first("answers", _write_answers, self._file(step), batch)
+            arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
+            write = partial(storage.write_arrays, self._file(step), **arrays, sequences=batch.sequences)
+            hosts.on_first("answers", write)
             self._kept.clear()
             self._kept[step] = batch
         return batch, figures
@@ -243,10 +237,8 @@ class Rollouts(OwnAnswers):
         texts = [self.tokenizer.decode(ids) for ids in said]
         examples = [prompts.examples[number] for number in asked]
 
-        def score() -> dict[str, list[float]]:
-            found = self.rewards.score(texts, [of.messages for of in examples], [of.fields for of in examples])
-            return {name: values.tolist() for name, values in found.items()}
-
+        given = texts, [of.messages for of in examples], [of.fields for of in examples]
+        score = lambda: {name: values.tolist() for name, values in self.rewards.score(*given).items()}  # noqa: E731
         return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}
 
     def _base_likelihood(self, params: Tree, prompts: list[list[int]], groups: list[list[list[int]]]) -> float:
@@ -280,9 +272,3 @@ def _log_probabilities(architecture: Architecture, dtype, chunks: int, params: T
     batch = jax.tree.map(to_zigzag_order, batch)
     options = {"dtype": dtype, "temperature": batch.settings.temperature, "chunks": chunks}
     return token_log_probabilities(architecture, params, batch, **options)[0]
-
-
-def _write_answers(file: Path, batch: AnswerBatch) -> None:
-    arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
-    with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
-        np.savez(opened, **arrays, sequences=batch.sequences)

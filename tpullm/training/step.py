@@ -99,9 +99,8 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     # Each token has the balance loss of its row, so this too is a weighted sum to divide by the global weight.
     of_rows_B = balance_losses(out.routing, (batch.segment_ids > 0).sum(axis=1), config)
     balance = jnp.sum(of_rows_B * batch.weights.sum(axis=1))
-    return loss + config.balance_loss * balance, sums._replace(
-        balance=balance, loads=out.routing.loads.sum(axis=(1, 2))
-    )
+    loads = out.routing.loads.sum(axis=(1, 2))
+    return loss + config.balance_loss * balance, sums._replace(balance=balance, loads=loads)
 
 
 def make_step(
@@ -126,9 +125,7 @@ def make_step(
         return grads, sums
 
     def step(state: Tree, batch: Batch, frozen: Tree = ()) -> tuple[Tree, dict[str, jax.Array]]:
-        key = None
-        if architecture.config.dropout:
-            key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        key = jax.random.fold_in(jax.random.key(seed), state["step"]) if architecture.config.dropout else None
         whole = architecture.whole(state["params"], frozen)
         batch = with_text_weights(batch)
         batch = with_divergence(architecture, whole, batch, config.accumulation, dtype, config.loss_chunks, key)
@@ -154,10 +151,8 @@ def make_step(
         if sums.told is not None:
             metrics["told"] = {name: total / weight for name, (total, weight) in sums.told.items()}
         if sums.loads is not None:
-            metrics |= {
-                "balance_loss": sums.balance / sums.weight / architecture.config.layers,
-                **expert_load_metrics(sums.loads),
-            }
+            metrics["balance_loss"] = sums.balance / sums.weight / architecture.config.layers
+            metrics |= expert_load_metrics(sums.loads)
         return {"params": params, "optimizer": optimizer_state, "step": state["step"] + 1}, metrics
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options() or None)
@@ -191,10 +186,8 @@ def part_norms(tree: Tree) -> jax.Array:
     """The norm of each part, `[N]` float32, of parameters, or of a tree like them. Layers are stacked: `[L, ...]`."""
 
     def squares(part: Tree, stacked: bool) -> jax.Array:
-        def of(leaf: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=tuple(range(stacked, leaf.ndim)))
-
-        return sum(map(of, jax.tree.leaves(part)))
+        each = (jnp.square(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(part))
+        return sum(jnp.sum(square, axis=tuple(range(stacked, square.ndim))) for square in each)
 
     alone_N = [squares(tree[name], False)[None] for name in sorted(tree) if name != "layers"]
     of_layers_LG = jnp.stack([squares(tree["layers"][part], True) for part in sorted(tree["layers"])], axis=1)

@@ -65,18 +65,11 @@ def _is_local_tracker(name: str) -> bool:
 
 def tracked_settings(recipe: dict) -> dict[str, float | bool | str]:
     """The numbers of a recipe, and its choices among fixed words, by dotted key. Paths and texts are not sent."""
+    from flax.traverse_util import flatten_dict  # it imports JAX, which the log of a finished training does without
+
     choices = {section.dotted(key) for section in sections(Recipe) for key in section.keys if key.choices}
-    found: dict[str, float | bool | str] = {}
-
-    def take(value: object, key: str) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                take(inner, f"{key}.{name}" if key else name)
-        elif isinstance(value, int | float) or key in choices:
-            found[key] = value
-
-    take(recipe, "")
-    return found
+    flat = flatten_dict(recipe, sep=".")
+    return {key: value for key, value in flat.items() if isinstance(value, int | float) or key in choices}
 
 
 class WandbRun:
@@ -86,15 +79,8 @@ class WandbRun:
         import wandb
 
         project, mode = os.environ.get("WANDB_PROJECT", PROJECT), "offline" if _is_local_tracker("wandb") else None
-        self._run = wandb.init(
-            project=project,
-            id=identity,
-            name=name,
-            dir=str(folder),
-            resume="allow",
-            mode=mode,
-            reinit="finish_previous",
-        )
+        options = {"dir": str(folder), "mode": mode, "resume": "allow", "reinit": "finish_previous"}
+        self._run = wandb.init(project=project, id=identity, name=name, **options)
         self._run.config.update(config, allow_val_change=True)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

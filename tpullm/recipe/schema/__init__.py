@@ -123,12 +123,9 @@ class Recipe:
     @property
     def foundation(self) -> str:
         """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
-        learns = (
-            self.text
-            or any(source.weight > 0 for source in self.corpus.sources)
-            or any(weight > 0 for phase in self.mixture.phases for weight in phase.weights.values())
-        )
-        return "base" if self.base and not learns else "pretrain"
+        weights = [source.weight for source in self.corpus.sources]
+        weights += [weight for phase in self.mixture.phases for weight in phase.weights.values()]
+        return "base" if self.base and not self.text and max(weights, default=0) <= 0 else "pretrain"
 
     @property
     def trained(self) -> list[str]:
@@ -145,41 +142,31 @@ class Recipe:
         if self.base and ModelConfig().trained_as(self.model) != self.model:
             yield "model", f"is that of `base`; beside it only {', '.join(ModelConfig.of_training())} can be set"
         for name, settings in self.finetune.items():
-            yield from self._contradictions_of_stage(name, settings)
+            yield from self._contradictions_of_stage(f"finetune.{name}", name, settings)
+        longest = self.model.context_length
         for name, stage in self.trainings.items():
-            if not self.base and stage.sequence_length > self.model.context_length:
-                yield (
-                    f"{name}.sequence_length",
-                    f"{stage.sequence_length} is not within model.context_length {self.model.context_length}",
-                )
+            if not self.base and stage.sequence_length > longest:
+                why = f"{stage.sequence_length} is not within model.context_length {longest}"
+                yield f"{name}.sequence_length", why
         for source in self.corpus.sources:
             if source.kind == "tokens" and not self.base:
-                yield (
-                    "corpus.sources",
-                    f"{source.name}: tokens need the tokenizer that wrote them; set `base` to its model",
-                )
+                why = f"{source.name}: tokens need the tokenizer that wrote them; set `base` to its model"
+                yield "corpus.sources", why
         yield from self._unknown_sources("mixture.epochs", self.mixture.epochs)
         for phase in self.mixture.phases:
             yield from self._unknown_sources("mixture.phases", phase.weights)
 
-    def _contradictions_of_stage(self, name: str, settings: TuningConfig) -> Iterator[tuple[str, str]]:
-        where = f"finetune.{name}"
+    def _contradictions_of_stage(self, where: str, name: str, settings: TuningConfig) -> Iterator[tuple[str, str]]:
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name) or name in TAKEN:
-            taken = ", ".join(sorted(TAKEN))
-            yield (
-                where,
-                "a stage of this name can't have a folder in the run; use small letters, digits, - and _, and none of "
-                f"{taken}",
-            )
+            why = "a stage of this name can't have a folder in the run; use small letters, digits, - and _"
+            yield where, f"{why}, and none of {', '.join(sorted(TAKEN))}"
         yield from self._unknown_sources(f"{where}.documents", settings.documents)
         for kind in ("conversations", *ALONE):
             if getattr(settings, kind) and kind in self._sources:
                 yield where, f"a source of corpus is named {kind}; give it another name"
         if settings.adapter.quantize_base and self.model.matmuls == "fp8":
-            yield (
-                f"{where}.adapter.quantize_base",
-                "a quantized matrix would be rounded again; set model.matmuls to compute",
-            )
+            why = "a quantized matrix would be rounded again; set model.matmuls to compute"
+            yield f"{where}.adapter.quantize_base", why
 
     @property
     def _sources(self) -> list[str]:

@@ -8,21 +8,8 @@ from tpullm.recipe.fields import Changes, Fraction, NonNegativeInt, PositiveInt,
 
 Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "address", "classifier"]
 Cleaning = Literal["width", "ruby", "lines", "personal_data"]
-SourceKind = Literal[
-    "text",
-    "markdown",
-    "html",
-    "jsonl",
-    "parquet",
-    "warc",
-    "code",
-    "files",
-    "python",
-    "tenki",
-    "law",
-    "medicine",
-    "tokens",
-]
+FileKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code"]
+SourceKind = Literal[FileKind, "files", "python", "tenki", "law", "medicine", "tokens"]
 
 
 @dataclass(frozen=True)

@@ -186,10 +186,8 @@ class ModelConfig:
         if model.head_width % 2:
             yield "head_width", f"{model.head_width} is odd; rotary embeddings need an even head, change width or heads"
         if model.experts and model.experts_per_token > model.experts:
-            yield (
-                "experts_per_token",
-                f"{model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer",
-            )
+            why = f"{model.experts_per_token} can't be chosen of {model.experts} experts; choose fewer"
+            yield "experts_per_token", why
         if model.attention_block not in blocks:
             yield "attention_block", f"{model.attention_block} is none of {', '.join(map(str, blocks))}; choose one"
         for key in () if model.experts else ("shared_experts", "balance_loss", "balance_rate"):

@@ -208,17 +208,13 @@ class TuningConfig:
         if alone and (self.conversations or alone[1:]):
             yield "", f"{alone[0]} are learned in a stage of their own; put what else there is in another"
         if self.judged and self.preference.kind != "kto":
-            yield (
-                "preference.kind",
-                f"{self.preference.kind} compares two answers, and judged ones stand alone; set kto",
-            )
+            why = f"{self.preference.kind} compares two answers, and judged ones stand alone; set kto"
+            yield "preference.kind", why
         if self.preferences and self.preference.kind == "kto":
             yield "preference.kind", "kto learns from judged answers, and these are pairs; choose another kind"
-        yield from self._contradictions_of_rewards()
-        if self.teacher.model:
-            yield from self._contradictions_of_teacher()
+        yield from self._contradictions_of_answers()
 
-    def _contradictions_of_rewards(self) -> Iterator[tuple[str, str]]:
+    def _contradictions_of_answers(self) -> Iterator[tuple[str, str]]:
         policy, row = self.policy, self.train.sequence_length
         if self.prompts and not self.rewards and not self.teacher.model:
             yield "rewards", "prompts need something that scores the answers; give one, such as [{name: polite}]"
@@ -227,19 +223,13 @@ class TuningConfig:
         if self.rewards and policy.answers == 1:
             yield "policy.answers", "one answer is not better than others; give 2 or more"
         if policy.kl_weight and not self.adapter.rank and not self.adapter.start:
-            yield (
-                "policy.kl_weight",
-                "compares with the model that the stage starts from, which is in memory only beside an adapter; set "
-                "adapter.rank, or kl_weight to 0",
-            )
+            why = "compares with the model that the stage starts from, which is in memory only beside an adapter"
+            yield "policy.kl_weight", f"{why}; set adapter.rank, or kl_weight to 0"
         if self.prompts and policy.tokens >= row:
-            yield (
-                "policy.tokens",
-                f"{policy.tokens} tokens of an answer leave no room for a prompt in a row of {row}; give fewer, or "
-                "raise train.sequence_length",
-            )
-
-    def _contradictions_of_teacher(self) -> Iterator[tuple[str, str]]:
+            why = f"{policy.tokens} tokens of an answer leave no room for a prompt in a row of {row}"
+            yield "policy.tokens", f"{why}; give fewer, or raise train.sequence_length"
+        if not self.teacher.model:
+            return
         for kind in ("preferences", "judged", "rewards"):
             if getattr(self, kind):
                 yield "teacher", f"teaches by text or by prompts alone; put {kind} in another stage"
@@ -248,5 +238,5 @@ class TuningConfig:
         if self.train.optimizer.z_loss:
             yield "train.optimizer.z_loss", "what a teacher says has none; leave it out"
         for key in ("updates", "kl_weight"):
-            if (given := getattr(self.policy, key)) != getattr(PolicyConfig, key):
+            if (given := getattr(policy, key)) != getattr(PolicyConfig, key):
                 yield f"policy.{key}", f"is {given}, and a stage with a teacher has none; leave it out"

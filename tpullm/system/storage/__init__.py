@@ -13,6 +13,7 @@ from tpullm.system.storage.atomic import (
     read_json,
     read_tables,
     remove_partials,
+    write_arrays,
     write_json,
     write_text,
 )

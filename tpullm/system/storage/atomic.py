@@ -115,6 +115,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_arrays(path: Path, *arrays: Any, **named: Any) -> None:
+    """Write arrays of numpy as `.npz`, atomically."""
+    import numpy as np  # a verb that only asks for a status does without
+
+    with atomic_file(path) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, *arrays, **named)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

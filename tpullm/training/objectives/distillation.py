@@ -56,10 +56,8 @@ def distillation_loss(student_BTK, teacher_BTK, weights_BT, *, beta: float) -> d
 
 def divergence_from_teacher(student_BTK, teacher_BTK, beta: float):
     """The divergence at each token, nats, `[B, T]`; the gradient with respect to the teacher is 0."""
-    known = teacher_BTK > -jnp.inf
-    teacher = jnp.where(known, jax.lax.stop_gradient(teacher_BTK), IMPOSSIBLE)
-    student = jnp.where(known, student_BTK, IMPOSSIBLE)
-    teacher, student = _with_rest_of_probability(teacher), _with_rest_of_probability(student)
+    known, both = teacher_BTK > -jnp.inf, (jax.lax.stop_gradient(teacher_BTK), student_BTK)
+    teacher, student = (_with_rest_of_probability(jnp.where(known, logp, IMPOSSIBLE)) for logp in both)
     if beta == 0:
         return _kl(teacher, student)
     if beta == 1:
@@ -120,9 +118,9 @@ class Teacher:
 def _said(architecture, dtype, count, temperature, chunks, branched, params: Tree, batch: Batch):
     batch, model = jax.tree.map(to_zigzag_order, batch), architecture.model(params)
     out = model(batch.inputs, batch.segment_ids, batch.positions, dtype=dtype, branched=branched)
+    options = count, architecture.config.logit_softcap, temperature, chunks
     with jax.named_scope("loss"):
-        softcap = architecture.config.logit_softcap
-        return likeliest_tokens(out.hidden, model.output_parameter(), count, softcap, temperature, chunks)
+        return likeliest_tokens(out.hidden, model.output_parameter(), *options)
 
 
 def undo_zigzag(mesh: Mesh, x_BT: jax.Array) -> np.ndarray:
@@ -155,7 +153,6 @@ def taught_loss(hidden_BTD, table_VD, batch: TaughtBatch, softcap: float, reduce
     """The summed divergence from the teacher, and its `Sums`; the arguments are those of `cross_entropy`."""
     options = (softcap, batch.settings.temperature, reduce_dtype, chunks)
     student_BTK, _ = log_probabilities(hidden_BTD, table_VD, batch.ids, *options)
-    beta = DIVERGENCES[batch.settings.kind]
-    sums = distillation_loss(student_BTK, batch.logps, batch.weights, beta=beta)
+    sums = distillation_loss(student_BTK, batch.logps, batch.weights, beta=DIVERGENCES[batch.settings.kind])
     loss, weight = sums.pop("loss")
     return loss, Sums(loss, jnp.zeros_like(loss), weight, None, told=sums)

@@ -60,14 +60,7 @@ METHODS = {
 
 
 def policy_loss(
-    settings: PolicyConfig,
-    logp_BT,
-    advantages_BT,
-    answers_BT,
-    count: int,
-    old_BT=None,
-    reference_BT=None,
-    entropy_BT=None,
+    settings: PolicyConfig, logp_BT, advantages_BT, answers_BT, count, old_BT=None, reference_BT=None, entropy_BT=None
 ) -> dict[str, Sum]:
     """The loss of answers that were sampled, and what is logged, each a `Sum`.
 
@@ -98,7 +91,9 @@ def policy_loss(
         "clipped_high": (ratio_BT > high) & (advantages_BT > 0),
     }
     if reference_BT is not None:
-        logged["kl"] = k3(logp_BT, reference_BT)
+        # Estimated at one sampled token: never below 0, no bias (k3 of Schulman 2020).
+        difference_BT = jnp.minimum(reference_BT - logp_BT, LARGEST)
+        logged["kl"] = jnp.expm1(difference_BT) - difference_BT
         losses_BT += settings.kl_weight * logged["kl"]
     if entropy_BT is not None:
         logged["entropy"] = entropy_BT
@@ -107,12 +102,6 @@ def policy_loss(
     return {"loss": Sum(jnp.sum(weights_BT * losses_BT), weight)} | {
         name: weighted_sum(values_BT, trained_BT) for name, values_BT in logged.items()
     }
-
-
-def k3(logp, reference):
-    """The divergence from the reference, estimated at one sampled token: never below 0, no bias (Schulman 2020)."""
-    difference = jnp.minimum(reference - logp, LARGEST)
-    return jnp.expm1(difference) - difference
 
 
 def _importance_ratio(kind: str, log_ratio_BT, answers_BT, count: int):
@@ -185,8 +174,7 @@ def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *,
     logp_BT, entropy_BT = token_log_probabilities(architecture, params, batch, entropy=True, key=key, **more)
     reference_BT = None
     if settings.kl_weight and architecture.adapter and settings.kind != HOLDS_IN_REWARD:
-        base = Architecture(architecture.config)
-        frozen = jax.lax.stop_gradient(architecture.frozen(params))
+        base, frozen = Architecture(architecture.config), jax.lax.stop_gradient(architecture.frozen(params))
         reference_BT, _ = token_log_probabilities(base, frozen, batch, **more)
     with jax.named_scope("loss"):
         of_answers = batch.advantages, batch.answers, batch.sequences, None if batch.first else batch.old

@@ -183,12 +183,22 @@ def pair_loss(architecture: Architecture, params: Tree, batch: PairBatch, *, dty
     `correct` counts the pairs whose chosen answer has the higher reward, and the judged answers that are judged right.
     """
     found = answers_of_pairs(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
-    if batch.settings.kind == "kto":
-        sums = _judged_loss(batch, *found)
+    settings = batch.settings
+    if settings.kind == "kto":
+        good, bad, mismatched = found
+        each = Answers(*(one + other for one, other in zip(good, bad, strict=True)))  # one of the two has no tokens
+        weights = (each.tokens > 0).astype(jnp.float32)
+        if batch.kl is None:
+            total, count = kto_kl(mismatched, weights)
+            kl = total / jnp.maximum(count, 1)
+        else:
+            kl = jnp.max(batch.kl)
+        sums = kto(each, good.tokens > 0, weights, settings, kl)
+        sums["kl"] = weighted_sum(jnp.full_like(weights, jax.lax.stop_gradient(kl)), weights)
     else:
-        if not batch.settings.needs_reference:
+        if not settings.needs_reference:
             found = [of._replace(reference=None) for of in found]
-        sums = PAIRED[batch.settings.kind](*found, (found[0].tokens > 0).astype(jnp.float32), batch.settings)
+        sums = PAIRED[settings.kind](*found, (found[0].tokens > 0).astype(jnp.float32), settings)
     loss, weight = sums.pop("loss")
     correct = sums.pop("accuracy").total
     return loss, Sums(loss, jnp.zeros_like(loss), weight, correct, told=sums)
@@ -203,18 +213,6 @@ def kto_divergence(architecture: Architecture, params: Tree, batch: PairBatch, *
     """What KTO's `kl` is the mean of, of a part of the batch."""
     good, bad, mismatched = answers_of_pairs(architecture, params, batch, dtype=dtype, chunks=chunks, key=key)
     return kto_kl(mismatched, (good.tokens + bad.tokens > 0).astype(jnp.float32))
-
-
-def _judged_loss(batch: PairBatch, good: Answers, bad: Answers, mismatched: Answers) -> dict[str, Sum]:
-    each = Answers(*(one + other for one, other in zip(good, bad, strict=True)))  # one of the two has no tokens
-    weights = (each.tokens > 0).astype(jnp.float32)
-    if batch.kl is None:
-        total, count = kto_kl(mismatched, weights)
-        kl = total / jnp.maximum(count, 1)
-    else:
-        kl = jnp.max(batch.kl)
-    sums = kto(each, good.tokens > 0, weights, batch.settings, kl)
-    return sums | {"kl": weighted_sum(jnp.full_like(weights, jax.lax.stop_gradient(kl)), weights)}
 
 
 def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
@@ -232,12 +230,7 @@ def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
             found = list(np.load(opened).values())
     else:
         found = _compute_references(job, parts)
-
-        def write() -> None:
-            with storage.atomic_file(file) as temporary, open(temporary, "wb") as opened:
-                np.savez(opened, *found)
-
-        hosts.on_first("references", write)
+        hosts.on_first("references", storage.write_arrays, file, *found)
     for part, values in zip(parts, found, strict=True):
         part.references[:] = values
 

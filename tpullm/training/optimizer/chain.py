@@ -6,6 +6,7 @@ agree. Multiplying an update by zero would not do, since 0 * NaN is NaN. What a 
 window of the steps that the next ones are compared with, so one Inf can't hide what follows it.
 """
 
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -90,17 +91,15 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
     Sources: Loshchilov & Hutter 2017 (cosine); Hu et al. 2024, MiniCPM (warm-up-stable-decay).
     """
-    peak, last = config.peak_lr, config.peak_lr * config.final_lr_fraction
-    warmup = min(config.warmup_steps, steps - 1)
+    peak, warmup = config.peak_lr, min(config.warmup_steps, steps - 1)
     # The rate of step 0 is peak / warmup_steps, not 0: that step trains too.
     rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     if config.schedule == "cosine":
         fall = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), config.final_lr_fraction)
         return optax.join_schedules([rise, fall], [warmup])
     begin = decay_begin(config, steps)
-    stable = optax.constant_schedule(peak)
-    fall = optax.linear_schedule(peak, last, steps - begin)
-    return optax.join_schedules([rise, stable, fall], [warmup, begin])
+    fall = optax.linear_schedule(peak, peak * config.final_lr_fraction, steps - begin)
+    return optax.join_schedules([rise, optax.constant_schedule(peak), fall], [warmup, begin])
 
 
 def decay_begin(config: OptimizerConfig, steps: int) -> int:
@@ -118,11 +117,7 @@ def learning_rates(config: OptimizerConfig, steps: int) -> np.ndarray:
 
 
 def make_optimizer(
-    config: OptimizerConfig,
-    steps: int,
-    axes: Tree,
-    dtype: jnp.dtype = jnp.float32,
-    adapter: AdapterConfig | None = None,
+    config: OptimizerConfig, steps: int, axes: Tree, dtype=jnp.float32, adapter: AdapterConfig | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer for parameters whose logical axes are the tree `axes`.
 
@@ -149,9 +144,8 @@ def _scale_gradients(config: OptimizerConfig, axes: Tree, dtype: jnp.dtype) -> o
     if config.kind == "muon":
         hidden = _map_axes(is_hidden_matrix, axes)
         hidden_axes = _map_axes(lambda names: names if is_hidden_matrix(names) else optax.MaskedNode(), axes)
-        muon = scale_by_muon(config.momentum, hidden_axes, dtype)
-        others = jax.tree.map(lambda chosen: not chosen, hidden)
-        scaling = optax.chain(optax.masked(muon, hidden), optax.masked(scaling, others))
+        muon = optax.masked(scale_by_muon(config.momentum, hidden_axes, dtype), hidden)
+        scaling = optax.chain(muon, optax.masked(scaling, jax.tree.map(operator.not_, hidden)))
     return store_in_bfloat16(scaling) if config.moments == "bfloat16" else scaling
 
 

@@ -13,6 +13,7 @@ expected value is exact and the error is noise. For a second moment with decay b
 trained with both of AdamW's moments in bfloat16.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -47,14 +48,14 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
     """
 
     def init(params: Tree) -> FactoredState:
-        rows = jax.tree.map(
-            lambda p, names: _zero_moments(p, matrix_sides(names)[1] if is_matrix(names) else ()), params, axes
-        )
-        columns = jax.tree.map(
-            lambda p, names: _zero_moments(p, matrix_sides(names)[0]) if is_matrix(names) else optax.MaskedNode(),
-            params,
-            axes,
-        )
+        def zeros(parameter: jax.Array, names: tuple[str, ...], side: int):
+            """Of the shape, and on an explicit mesh of the sharding, of a mean over one side of the matrix."""
+            if side == 0 and not is_matrix(names):
+                return optax.MaskedNode()
+            reduced = matrix_sides(names)[side] if is_matrix(names) else ()
+            return jnp.zeros_like(jax.eval_shape(lambda p: jnp.mean(p, reduced, keepdims=True), parameter))
+
+        rows, columns = (jax.tree.map(partial(zeros, side=side), params, axes) for side in (1, 0))
         return FactoredState(jnp.zeros((), jnp.int32), rows, columns)
 
     def update(grads: Tree, state: FactoredState, params: Tree = None) -> tuple[Tree, FactoredState]:
@@ -66,11 +67,6 @@ def scale_by_factored_moments(axes: Tree) -> optax.GradientTransformation:
         return updates, FactoredState(count, rows, columns)
 
     return optax.GradientTransformation(init, update)
-
-
-def _zero_moments(parameter: jax.Array, reduced: tuple[int, ...]) -> jax.Array:
-    """Zeros of the shape, and on an explicit mesh of the sharding, of a mean over the dimensions `reduced`."""
-    return jnp.zeros_like(jax.eval_shape(lambda p: jnp.mean(p, reduced, keepdims=True), parameter))
 
 
 def _factored_update(decay: jax.Array, grad: jax.Array, rows: jax.Array, columns, axes: tuple[str, ...]):
@@ -101,18 +97,14 @@ def store_in_bfloat16(optimizer: optax.GradientTransformation) -> optax.Gradient
     """`optimizer` with its float32 state stored in bfloat16. The rounding depends on the step, not on the mesh."""
 
     def init(params: Tree) -> StoredState:
-        state = optimizer.init(params)
-        return StoredState(jnp.zeros((), jnp.int32), _cast_floats(state, jnp.float32, jnp.bfloat16))
+        return StoredState(jnp.zeros((), jnp.int32), _cast_floats(optimizer.init(params), jnp.float32, jnp.bfloat16))
 
     def update(grads: Tree, stored: StoredState, params: Tree = None) -> tuple[Tree, StoredState]:
         kept = _cast_floats(stored.state, jnp.bfloat16, jnp.float32)
         updates, state = optimizer.update(grads, kept, params)
         leaves, tree = jax.tree.flatten(state)
         salts = jax.random.bits(jax.random.fold_in(jax.random.key(0), stored.count), (len(leaves),), jnp.uint32)
-        rounded = [
-            stochastic_round(leaf, salts[number]) if leaf.dtype == jnp.float32 else leaf
-            for number, leaf in enumerate(leaves)
-        ]
+        rounded = [stochastic_round(x, salts[n]) if x.dtype == jnp.float32 else x for n, x in enumerate(leaves)]
         return updates, StoredState(optax.safe_increment(stored.count), tree.unflatten(rounded))
 
     return optax.GradientTransformation(init, update)

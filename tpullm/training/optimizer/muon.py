@@ -45,8 +45,7 @@ def scale_by_muon(momentum: float, axes: Tree, dtype: jnp.dtype) -> optax.Gradie
             the polynomial's slope at 0, 3.4445^5 = 485, amplifies roundings of small singular values.
     """
 
-    def mean(old: jax.Array, new: jax.Array) -> jax.Array:
-        return momentum * old + (1 - momentum) * new
+    mean = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
 
     def init(params: Tree) -> MuonState:
         return MuonState(jax.tree.map(jnp.zeros_like, params))

@@ -8,7 +8,8 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import regex
@@ -56,27 +57,22 @@ def sentences(text: str) -> list[Sentence]:
     """
     found, code = [], False
     for line in text.splitlines():
-        if _FENCE.match(line):
-            code = not code
-        elif not code and line.strip():
-            found += _sentences_of_line(line)
+        fence, heading, item = _FENCE.match(line), _HEADING.match(line) is not None, _ITEM.match(line)
+        code = code != bool(fence)
+        if fence or code or not line.strip():
+            continue
+        line = line[item.end() :] if item else line
+        masked, begin = mask_brackets(line), 0
+        ends = [mark.end() for mark in _END.finditer(masked) if not _abbreviates(masked, mark)]
+        for end in [*ends, len(line)]:
+            part, hidden = line[begin:end], masked[begin:end]
+            letters = [character for character in hidden if character.isalnum()]
+            # A laugh (笑, www) says nothing; a quote alone does.
+            if not set(letters) <= set("笑wｗ") or not letters and any(quote in part for quote in QUOTES):
+                visible = hidden[len(part) - len(part.lstrip()) :].rstrip()
+                found.append(Sentence(part.strip(), visible, end in ends, bool(item), heading))
+            begin = end
     return found
-
-
-def _sentences_of_line(line: str) -> Iterator[Sentence]:
-    heading = _HEADING.match(line) is not None
-    item = _ITEM.match(line)
-    line = line[item.end() :] if item else line
-    masked, begin = mask_brackets(line), 0
-    ends = [found.end() for found in _END.finditer(masked) if not _abbreviates(masked, found)]
-    for end in [*ends, len(line)]:
-        part, hidden = line[begin:end], masked[begin:end]
-        letters = [character for character in hidden if character.isalnum()]
-        # A laugh (笑, www) says nothing; a quote alone does.
-        if not set(letters) <= set("笑wｗ") or not letters and any(quote in part for quote in QUOTES):
-            visible = hidden[len(part) - len(part.lstrip()) :].rstrip()
-            yield Sentence(part.strip(), visible, end in ends, bool(item), heading)
-        begin = end
 
 
 def mask_brackets(line: str) -> str:
@@ -130,29 +126,19 @@ def polite(example: Example) -> float:
 
 def politeness_judgements(text: str) -> list[bool]:
     """Whether each sentence that can be judged is polite."""
-    return [judgement for sentence in sentences(text) for judgement in _judge_politeness(sentence)]
-
-
-def _judge_politeness(sentence: Sentence) -> Sequence[bool]:
-    if sentence.heading or sentence.item and not sentence.ended or sentence.text.endswith(("：", ":")):
-        return []
-    if not any(character.isalnum() for character in sentence.masked):  # all of it is a quote
-        inside = "".join(character for character in sentence.text if character not in "「」『』“”")
-        return politeness_judgements(inside)
-    spoken = _without_brackets(sentence)
-    if not re.search("[\u3041-\u30fa\u3400-\u9fff]", spoken):  # neither kana nor kanji
-        return []
-    return _ends_politely(_TRAILS.sub("", spoken).removesuffix("ので"))  # it has a form of だ
-
-
-def _without_brackets(sentence: Sentence) -> str:
-    """A quote becomes a noun, so that the grammar around it stays; what is in other brackets is left out."""
-    text, begin = "", 0
-    for found in re.finditer(f"{MASK}+", sentence.masked):
-        quoted = sentence.text[found.start()] in QUOTES
-        text += sentence.masked[begin : found.start()] + ("それ" if quoted else "")
-        begin = found.end()
-    return text + sentence.masked[begin:]
+    judged = []
+    for sentence in sentences(text):
+        said, masked = sentence.text, sentence.masked
+        if sentence.heading or sentence.item and not sentence.ended or said.endswith(("：", ":")):
+            continue
+        if not any(character.isalnum() for character in masked):  # all of it is a quote
+            judged += politeness_judgements("".join(character for character in said if character not in "「」『』“”"))
+            continue
+        # A quote becomes a noun, so that the grammar around it stays; what is in other brackets is left out.
+        spoken = re.sub(f"{MASK}+", lambda run, said=said: "それ" if said[run.start()] in QUOTES else "", masked)
+        if re.search("[\u3041-\u30fa\u3400-\u9fff]", spoken):  # kana or kanji
+            judged += _ends_politely(_TRAILS.sub("", spoken).removesuffix("ので"))  # it has a form of だ
+    return judged
 
 
 def _ends_politely(text: str) -> Sequence[bool]:
@@ -189,21 +175,16 @@ def _is_polite_form(before: Sequence[Any], word: Any) -> bool:
         return _inflection(before[-1]) == "連用形-一般" or honorific and _inflection(before[-1]) == "連用形-イ音便"
     if not before:
         return True
-    last = before[-1]
+    earlier, last, guesses = before[-2:-1], before[-1], word.surface().startswith("でしょ")
     if last.part_of_speech()[4] == "助動詞-タ":  # 高かったです, and not 飲んだです
-        return word.surface().startswith("でしょ") or not _is_verb_or_polite(before[-2:-1])
+        return guesses or not _is_verb_or_polite(earlier)
     if _word_class(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
-        return any(_inflection(earlier).startswith("連体形") for earlier in before[-2:-1])
-    if _is_verb_or_polite([last]) or last.dictionary_form() == "だ":
-        if before[-2:-1] and _word_class(before[-2]) == "接頭辞":  # お帰りです
-            return True
-        return word.surface().startswith("でしょ") and _inflection(last).startswith(
-            ("終止形", "連体形")
-        )  # 行くでしょう
+        return any(_inflection(of).startswith("連体形") for of in earlier)
+    if _is_verb_or_polite([last]) or last.dictionary_form() == "だ":  # お帰りです, 行くでしょう
+        prefixed = any(_word_class(of) == "接頭辞" for of in earlier)
+        return prefixed or guesses and _inflection(last).startswith(("終止形", "連体形"))
     # An object needs a verb: not 酒を飲みでした.
-    return _word_class(last) != "名詞" or not any(
-        _word_class(word) == "助詞" and word.surface() == "を" for word in before[-2:-1]
-    )
+    return _word_class(last) != "名詞" or not any((_word_class(of), of.surface()) == ("助詞", "を") for of in earlier)
 
 
 def _is_verb_or_polite(words: Sequence[Any]) -> bool:
@@ -225,12 +206,7 @@ UNITS = ("characters", "words", "tokens")
 
 def one_sentence() -> Each:
     """1 for one sentence, 1/n for n."""
-
-    def score(example: Example) -> float:
-        count = len(sentences(example.answer))
-        return 1 / count if count else 0.0
-
-    return Each(score)
+    return Each(lambda example: 1 / count if (count := len(sentences(example.answer))) else 0.0)
 
 
 def length(
@@ -261,7 +237,7 @@ def count_words(text: str) -> int:
     """Words between spaces; in Japanese, those of Sudachi's longest units, without marks."""
     if not language_detection.is_spaceless(text):
         return len(text.split())
-    return sum(word.part_of_speech()[0] not in ("補助記号", "空白", "記号") for word in analyser("C")(text))
+    return sum(_word_class(word) not in _MARKS for word in analyser("C")(text))
 
 
 def language(language: str) -> Each:
@@ -274,11 +250,8 @@ def no_repetition(size: int = 8, allowed: float = 0.1) -> Each:
     """1 if at most the share `allowed` of the runs of `size` characters occurred before; then linearly down to 0."""
     if size < 1 or not 0 <= allowed < 1:
         raise UserError(f"size {size}, allowed {allowed}: give a size of at least 1, and 0 <= allowed < 1")
-
-    def score(example: Example) -> float:
-        return min(1.0, (1 - repeated_share(" ".join(example.answer.split()), size)) / (1 - allowed))
-
-    return Each(score)
+    share = lambda answer: repeated_share(" ".join(answer.split()), size)  # noqa: E731
+    return Each(lambda example: min(1.0, (1 - share(example.answer)) / (1 - allowed)))
 
 
 def repeated_share(items: Sequence, size: int) -> float:
@@ -319,15 +292,13 @@ def matches(pattern: str, whole: bool = True) -> Each:
     except regex.error as error:
         raise UserError(f"pattern: {pattern} is no regular expression ({error})") from None
     match = compiled.fullmatch if whole else compiled.search
-    return Each(
-        lambda example: float(_matches_in_time(pattern, lambda: match(example.answer.strip(), timeout=PATTERN_SECONDS)))
-    )
+    return Each(lambda example: float(_matches_in_time(pattern, match, example.answer.strip())))
 
 
-def _matches_in_time(pattern: str, match: Callable[[], Any]) -> bool:
+def _matches_in_time(pattern: str, match: Callable[..., Any], text: str) -> bool:
     """Whether it matches. No score depends on a clock, so a pattern that takes too long is an error."""
     try:
-        return match() is not None
+        return match(text, timeout=PATTERN_SECONDS) is not None
     except TimeoutError:
         raise UserError(
             f"pattern: {pattern} takes more than {PATTERN_SECONDS:g} s on this answer; "
@@ -340,8 +311,7 @@ def json_schema(schema: dict) -> Each:
     from jsonschema import exceptions, validators
 
     def pattern(validator: Any, wanted: str, instance: Any, schema: dict) -> Any:
-        searched = isinstance(instance, str)
-        if searched and not _matches_in_time(wanted, lambda: regex.search(wanted, instance, timeout=PATTERN_SECONDS)):
+        if isinstance(instance, str) and not _matches_in_time(wanted, partial(regex.search, wanted), instance):
             yield exceptions.ValidationError(f"{instance!r} does not match {wanted!r}")
 
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
@@ -357,7 +327,8 @@ def json_schema(schema: dict) -> Each:
     def score(example: Example) -> float:
         try:
             block = regex.fullmatch(r"```(?:json)?\s*\n(.*?)\n\s*```", example.answer.strip(), regex.DOTALL)
-            value = json.loads(block[1] if block else example.answer.strip(), parse_constant=_refuse_json_constant)
+            # NaN and Infinity, which Python's reader would take, are not JSON: `int` raises ValueError of them.
+            value = json.loads(block[1] if block else example.answer.strip(), parse_constant=int)
             return float(validator.is_valid(value))
         except (ValueError, RecursionError):
             return 0.0
@@ -373,7 +344,3 @@ def _schema_references(schema: Any) -> list:
         return []
     own = [value for key, value in schema.items() if key in ("$ref", "$dynamicRef") and isinstance(value, str)]
     return own + [found for part in schema.values() for found in _schema_references(part)]
-
-
-def _refuse_json_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")  # NaN and Infinity, which Python's reader would take

@@ -5,7 +5,7 @@ the mean, the spread within groups and the share of groups that teach nothing. `
 the log and names each failure once, in one line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,15 +67,10 @@ class KnownFailures:
         if len(self._rows) < STEPS:
             return []
         first, last = _mean_figures(self._rows[:STEPS]), _mean_figures(self._rows[-STEPS:])
-        told = {
-            "signal": _prompts_without_signal(last),
-            "disagreement": _sampling_disagreement(self._surprises[-STEPS:]),
-            "length": _growing_answers(first, last),
-            "hacking": _reward_hacking(first, last, self._losses),
-        }
-        new = {kind: text for kind, text in told.items() if text and kind not in self._said}
-        self._said |= new.keys()
-        return [f"{self._name}: {text}" for text in new.values()]
+        told = dict(_failures(first, last, self._surprises[-STEPS:], self._losses))
+        new = [f"{self._name}: {text}" for kind, text in told.items() if kind not in self._said]
+        self._said |= told.keys()
+        return new
 
 
 def _mean_figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -84,59 +79,48 @@ def _mean_figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
-def _prompts_without_signal(last: Mapping[str, float]) -> str:
-    share, reward = last["without_signal/sum"], last["rewards/sum"]
-    if share < MOST_WITHOUT_SIGNAL:
-        return ""
-    return (
-        f"{share:.0%} of the prompts of the last {STEPS} steps have answers with equal rewards ({reward:.2g} in the "
-        "mean), so nothing is learned from them; take prompts that are answered right now and then, a reward that "
-        "gives parts, more answers, or a higher temperature"
-    )
-
-
-def _sampling_disagreement(surprises: Sequence[float]) -> str:
-    if len(surprises) < STEPS or abs(mean := np.mean(surprises)) < max(SURPRISE, np.std(surprises)):
-        return ""
-    return (
-        f"the tokens that were sampled are {mean:+.2f} nats from what training expects of them, so decoding and "
-        "training compute something else; train in float32 (train.compute), and report it if that does not help"
-    )
-
-
-def _growing_answers(first: Mapping[str, float], last: Mapping[str, float]) -> str:
-    before, now, cut_off = first["answer_tokens"], last["answer_tokens"], last["cut_off"]
-    if now < 2 * before or cut_off < MOST_CUT_OFF:
-        return ""
-    return (
-        f"answers grew from {before:.0f} to {now:.0f} tokens, and {cut_off:.0%} are cut off; reward a length "
-        "(name: length), or use dr_grpo, whose loss does not favour long answers"
-    )
-
-
-def _reward_hacking(first: Mapping[str, float], last: Mapping[str, float], losses: Sequence[float]) -> str:
-    """A reward that rises while what nobody rewards gets worse.
+def _failures(
+    first: Mapping[str, float], last: Mapping[str, float], surprises: Sequence[float], losses: Sequence[float]
+) -> Iterator[tuple[str, str]]:
+    """What the means of the first and of the last steps show, each kind of failure with its line.
 
     Args:
+        surprises: of the last steps.
         losses: on held-out text, from the first one on.
     """
     before, now = first["rewards/sum"], last["rewards/sum"]
-    if now - before <= REWARD_GAINED * max(first["total_spread"], 1e-6):
-        return ""
-    signs = []
+    if (share := last["without_signal/sum"]) >= MOST_WITHOUT_SIGNAL:
+        yield (
+            "signal",
+            f"{share:.0%} of the prompts of the last {STEPS} steps have answers with equal rewards ({now:.2g} in the "
+            "mean), so nothing is learned from them; take prompts that are answered right now and then, a reward that "
+            "gives parts, more answers, or a higher temperature",
+        )
+    if len(surprises) == STEPS and abs(mean := np.mean(surprises)) >= max(SURPRISE, np.std(surprises)):
+        yield (
+            "disagreement",
+            f"the tokens that were sampled are {mean:+.2f} nats from what training expects of them, so decoding and "
+            "training compute something else; train in float32 (train.compute), and report it if that does not help",
+        )
+    short, long = first["answer_tokens"], last["answer_tokens"]
+    if long >= 2 * short and last["cut_off"] >= MOST_CUT_OFF:
+        yield (
+            "length",
+            f"answers grew from {short:.0f} to {long:.0f} tokens, and {last['cut_off']:.0%} are cut off; reward a "
+            "length (name: length), or use dr_grpo, whose loss does not favour long answers",
+        )
+    signs = []  # of a reward that rises while what nobody rewards gets worse
     likely, less = (means.get("base_likelihood", 0.0) for means in (first, last))  # without an adapter there is none
     if likely - less > LIKELIHOOD_LOST:
-        signs.append(
-            f"the answers became unlikely for the model that tuning started from ({likely:.1f} to {less:.1f} nats a "
-            "token)"
-        )
+        nats = f"({likely:.1f} to {less:.1f} nats a token)"
+        signs.append(f"the answers became unlikely for the model that tuning started from {nats}")
     if last["repeated"] > MOST_REPEATED > first["repeated"]:
         signs.append(f"{last['repeated']:.0%} of an answer repeats itself")
     if losses and losses[-1] - losses[0] > LOSS_GAINED:
         signs.append(f"the loss on held-out text rose from {losses[0]:.2f} to {losses[-1]:.2f}")
-    if not signs:
-        return ""
-    return (
-        f"the reward rose from {before:.2g} to {now:.2g} while {' and '.join(signs)}: the reward may be exploited; "
-        "read the answers in metrics.jsonl, and add a reward against it (name: no_repetition) or policy.kl_weight"
-    )
+    if signs and now - before > REWARD_GAINED * max(first["total_spread"], 1e-6):
+        yield (
+            "hacking",
+            f"the reward rose from {before:.2g} to {now:.2g} while {' and '.join(signs)}: the reward may be exploited; "
+            "read the answers in metrics.jsonl, and add a reward against it (name: no_repetition) or policy.kl_weight",
+        )

@@ -1,6 +1,5 @@
 """A reward of the user's own: a function in a file, called in a process of its own, which it may crash or block."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ class OwnFunction:
 
     def _ask(self, child: Child, examples: Sequence[Example]) -> tuple[list[float], str]:
         """The scores, or what is wrong."""
-        batch = [[dataclasses.asdict(example)[name] for example in examples] for name in ("answer", "prompt", "fields")]
+        batch = [[getattr(example, name) for example in examples] for name in ("answer", "prompt", "fields")]
         self._load(child)
         try:
             return child.ask(["score", self._seconds, *batch], self._seconds)

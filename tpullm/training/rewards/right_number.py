@@ -73,20 +73,16 @@ def _number_of_answer(text: str) -> Fraction | None:
 
 def _numbers(pattern: str, text: str) -> list[tuple[int, Fraction]]:
     """Where each number begins, and the number."""
-    found = [(match.start(), _number_value(match[0])) for match in re.finditer(pattern, text)]
-    return [(begin, value) for begin, value in found if value is not None]
-
-
-def _number_value(text: str) -> Fraction | None:
-    if len(text) > MOST_DIGITS:
-        return None
-    sign = -1 if text.startswith(("-", "マイナス")) else 1
-    above, *below = text.removeprefix("-").removeprefix("マイナス").strip().split("/")
-    if len(below) > 1:
-        return Fraction(below[-1])  # the last number of a date
-    if below and int(below[0]) == 0:
-        return None
-    return sign * _magnitude(above) / int(below[0] if below else 1)
+    found = []
+    for match in re.finditer(pattern, text):
+        sign = -1 if match[0].startswith(("-", "マイナス")) else 1
+        above, *below = match[0].removeprefix("-").removeprefix("マイナス").strip().split("/")
+        if len(match[0]) > MOST_DIGITS or len(below) == 1 and int(below[0]) == 0:
+            continue
+        # Of a date, the last number.
+        value = Fraction(below[-1]) if len(below) > 1 else sign * _magnitude(above) / int(below[0] if below else 1)
+        found.append((match.start(), value))
+    return found
 
 
 def _magnitude(text: str) -> Fraction:
