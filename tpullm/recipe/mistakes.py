@@ -13,16 +13,8 @@ from tpullm.system.errors import UserError
 
 REFERENCE = "docs/en/reference.md"
 UNKNOWN = "unexpected_keyword_argument"  # pydantic's type of an error
-# What another one of its types says of a value: the kind of key that it wants.
-WANTED = {
-    "int_type": "int",
-    "float_type": "float",
-    "bool_type": "bool",
-    "string_type": "str",
-    "list_type": "list",
-    "tuple_type": "list",
-    "dict_type": "pairs",
-}
+# Another one of its types, such as `int_type`, says of a value which kind of key it wants; here ours, if it differs.
+OURS = {"string": "str", "tuple": "list", "dict": "pairs"}
 # Of a number out of its range: what it is, what to use instead, and where the error has the bound.
 RANGES = {
     "greater_than_equal": "{value} is too small; use {ge:g} or more",
@@ -143,8 +135,9 @@ def of_value(error: dict[str, Any], keys: Keys) -> tuple[tuple, str]:
     if kind == "literal_error":
         choices = ", ".join(filter(None, re.findall("'(.*?)'", context["expected"])))
         return loc, f"{name}: {value} is not one of {choices}; {see}"
-    key = keys.find(name) if kind in ("list_type", "tuple_type", "dict_type") else None
-    return loc, f"{name}: {value} is not {key.wanted if key else WORDS[WANTED[kind]]}; {see}"
+    wanted = OURS.get(kind.removesuffix("_type"), kind.removesuffix("_type"))
+    key = keys.find(name) if wanted in ("list", "pairs") else None
+    return loc, f"{name}: {value} is not {key.wanted if key else WORDS[wanted]}; {see}"
 
 
 def of_option(message: str, keys: Keys) -> str:

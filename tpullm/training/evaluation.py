@@ -9,7 +9,6 @@ after it has resumed: a row of the log is whole or not there.
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,10 @@ from jax.sharding import Mesh
 from tpullm.data.batch import Batch, PairBatch, TaughtBatch
 from tpullm.model.rows import put_rows
 from tpullm.system.cluster import hosts
-from tpullm.training.job import Job
+from tpullm.training.job import Job, Tree
 from tpullm.training.meter import Meter
 from tpullm.training.pace import Phases
 from tpullm.training.programs import Programs
-
-Tree = Any
 
 
 class CutOff(Exception):

@@ -8,15 +8,13 @@ however many answers there are.
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from tpullm.data.batch import Batch
-from tpullm.training.job import Job
+from tpullm.training.job import Job, Tree
 from tpullm.training.meter import Meter
 from tpullm.training.pace import Phases
 from tpullm.training.programs import Programs
 
-Tree = Any
 DOCUMENTS = 32  # of a skipped step that are named, and as many of old text
 
 

@@ -6,7 +6,7 @@ due, and evaluations and measurements follow the checkpoint.
 
 import contextlib
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import jax
 
@@ -15,14 +15,12 @@ from tpullm.system.errors import Interrupted
 from tpullm.training.diagnosis import Profile
 from tpullm.training.evaluation import Evaluations
 from tpullm.training.feed import Feed
-from tpullm.training.job import Job, RollBack
+from tpullm.training.job import Job, RollBack, Tree
 from tpullm.training.meter import Meter
 from tpullm.training.pace import Pace, Phases, stop_signal
 from tpullm.training.programs import Programs
 from tpullm.training.resume import Start
 from tpullm.training.saves import CHECKPOINT, Saves
-
-Tree = Any
 
 
 def train(job: Job, description: dict, start: Start, build: type[Programs] = Programs) -> dict:
@@ -39,7 +37,8 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
     """
     with Training(job, description, start, build) as t:
         results = (t.evaluations.was_done(t.done) or t.evaluate()) if t.evaluations.due(t.done) else {}
-        ready = not t.evaluations.measures(t.done) or t.evaluations.was_measured(t.done) or t.measure()
+        ready = not t.evaluations.measures(t.done) or t.evaluations.was_measured(t.done)
+        ready = ready or t.evaluations.measure(t.done, t.state)
         hosts.barrier("training begins")
         for step in range(t.done + 1, job.config.steps + 1) if ready else ():
             t.dispatch(step)
@@ -57,7 +56,7 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
                 break
             if evaluates:  # after the save: an evaluation that fails costs no work
                 results = t.evaluate()
-            if measures and not t.measure():
+            if measures and not t.evaluations.measure(t.done, t.state):
                 if save != CHECKPOINT:
                     t.save(CHECKPOINT)  # the training resumes here, and measures
                 break
@@ -82,12 +81,13 @@ class Training:
         with contextlib.ExitStack() as closing:
             closing.enter_context(jax.set_mesh(job.mesh))
             stopped = closing.enter_context(stop_signal())
-            phase = self.phase = closing.enter_context(Phases(job.directory, config.patience_minutes))
+            phase = self.phase = Phases(job.directory, config.patience_minutes)
+            closing.enter_context(phase.watchdog)
             with phase("restore"):
                 programs = self._programs = self._build(job)
                 self.saves = Saves(job.directory, config, self._description)
-                self._state: Tree = self.saves.restore(programs, self._start.step)
-            first = self.done = self._first = phase.hours.resumed = int(self._state["step"])
+                self.state: Tree = self.saves.restore(programs, self._start.step)
+            first = self.done = self._first = phase.hours.resumed = int(self.state["step"])
             feed = self._feed = Feed(job, self._start.left_out, programs, phase)
             recipe = self._description["recipe"]
             meter = self._meter = Meter(job, programs, first, phase.hours, feed.documents, recipe)
@@ -114,15 +114,15 @@ class Training:
 
     def dispatch(self, step: int) -> None:
         """Dispatch a step, and get the batch of the next one while the devices compute."""
-        config, batch = self._job.config, self._batch or self._feed.next(step - 1, self._state)
+        config, batch = self._job.config, self._batch or self._feed.next(step - 1, self.state)
         if config.check_every and step % config.check_every == 0:
             with self.phase("check"):
-                self._programs.check(self._state, batch, step)
+                self._programs.check(self.state, batch, step)
         self.profile.before(step)
         with self.phase("compile") if step == self._first + 1 else contextlib.nullcontext():
-            self._state, values = self._programs.step(self._state, batch)
+            self.state, values = self._programs.step(self.state, batch)
         self._meter.dispatched(step, values)
-        self._batch, self.done = self._feed.next(step, self._state) if step < config.steps else None, step
+        self._batch, self.done = self._feed.next(step, self.state) if step < config.steps else None, step
 
     def check_skipped(self, step: int, caught_up: bool) -> None:
         """Raise `RollBack` if too many steps in a row were skipped.
@@ -137,16 +137,12 @@ class Training:
     def save(self, kind: str) -> None:
         """Save the state, and before that the log: lines of saved steps are never lost."""
         with self.phase("save"):
-            self._programs.check_finite(self._state, self.done)
+            self._programs.check_finite(self.state, self.done)
             self._meter.sync()
-            self.saves.save(self.done, self._state, kind)
+            self.saves.save(self.done, self.state, kind)
 
     def evaluate(self) -> dict:
         """Evaluate the model; the best checkpoints are kept."""
-        results = self.evaluations.evaluate(self.done, self._state)
+        results = self.evaluations.evaluate(self.done, self.state)
         self.saves.evaluated(self.done, results)
         return results
-
-    def measure(self) -> bool:
-        """Measure the model; False if a stop came before the end."""
-        return self.evaluations.measure(self.done, self._state)

@@ -263,9 +263,8 @@ def reduced_gradients(dhidden, dtable_DV, hidden_BTD, dtype, reduce_dtype: str):
 
 def table_gradient_at_rest(dtable_VD, table_VD):
     """The gradient of the table in its type and sharding; None stays None."""
-    if dtable_VD is None:
-        return None
-    return jax.reshard(dtable_VD.astype(table_VD.dtype), jax.typeof(table_VD).sharding.spec)
+    at_rest = jax.typeof(table_VD).sharding.spec
+    return None if dtable_VD is None else jax.reshard(dtable_VD.astype(table_VD.dtype), at_rest)
 
 
 def balance_losses(routing: Routing, tokens_B: jax.Array, config: ModelConfig) -> jax.Array:

@@ -85,26 +85,23 @@ class Meter:
         """Read the metrics of all steps but the last `ahead`; waits until they are computed. Lines are written."""
         while len(self._pending) > ahead:
             step, arrays = self._pending.popleft()
-            self._take(step, jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays)))
-
-    def _take(self, step: int, values: dict) -> None:
-        self._last = step
-        self.skipped = {step - 1: self.skipped.get(step - 1, 0), step: values["skipped"]}
-        self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
-        if values["skipped"]:
-            self._all_skipped += 1
-            loss, norm = (json_number(values[name]) for name in ("loss", "grad_norm"))
-            self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self._documents(step)})
-            shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
-            warn(f"step {step:,} is skipped and changes nothing: {shown}")
-        else:
-            self._sound = values
-        if self._config.norms_every and step % self._config.norms_every == 0:
-            readable_norms = (map(json_number, norms) for norms in values["norms"])
-            rows = (dict(zip(self._parts, norms, strict=True)) for norms in readable_norms)
-            self._write(step, dict(zip(KINDS, rows, strict=True)))
-        if step % self._config.log_every == 0 or step == self._config.steps:
-            self._report(step, values)
+            values = jax.tree.map(lambda value: value.tolist(), jax.device_get(arrays))
+            self._last = step
+            self.skipped = {step - 1: self.skipped.get(step - 1, 0), step: values["skipped"]}
+            self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
+            if values["skipped"]:
+                self._all_skipped += 1
+                loss, norm = (json_number(values[name]) for name in ("loss", "grad_norm"))
+                self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self._documents(step)})
+                shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"
+                warn(f"step {step:,} is skipped and changes nothing: {shown}")
+            else:
+                self._sound = values
+            if self._config.norms_every and step % self._config.norms_every == 0:
+                rows = [dict(zip(self._parts, map(json_number, norms), strict=True)) for norms in values["norms"]]
+                self._write(step, dict(zip(KINDS, rows, strict=True)))
+            if step % self._config.log_every == 0 or step == self._config.steps:
+                self._report(step, values)
 
     def _report(self, step: int, values: dict) -> None:
         # The next interval begins now: the next step is already in flight.

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 from tpullm.model.platform import long_step_seconds
 from tpullm.run.hours import Hours
@@ -25,17 +24,10 @@ SECONDS_BETWEEN_LOOKS = 0.002
 
 
 class Phases:
-    """What the training's thread does, for the hours of the report and for the watchdog, which runs inside a `with`."""
+    """What the training's thread does, for the hours of the report and for the watchdog."""
 
     def __init__(self, directory: Path, patience_minutes: float):
         self.hours, self.watchdog = Hours(), Watchdog(directory, 60 * patience_minutes, hosts.connection())
-
-    def __enter__(self) -> Self:
-        self.watchdog.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.watchdog.__exit__(*error)
 
     @contextlib.contextmanager
     def __call__(self, kind: str) -> Iterator[None]:

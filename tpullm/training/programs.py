@@ -4,7 +4,6 @@ The loop knows nothing else of the model, so a test can train a counter (`tests/
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from tpullm.data.batch import Batch
 from tpullm.formats.models import load_state
 from tpullm.hardware.peak_flops import peak
 from tpullm.model.adapter import with_magnitudes
-from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
+from tpullm.model.architecture import Architecture, Tree, parameter_count, training_flops_per_token
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import put_rows
 from tpullm.system.errors import UserError
@@ -23,8 +22,6 @@ from tpullm.training.diagnosis import Check
 from tpullm.training.job import Job
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import abstract_state, initial_state, make_evaluation, make_step, part_names, with_params
-
-Tree = Any
 
 
 class Programs:

@@ -13,7 +13,6 @@ a step on. With the parameters alone it starts at step 0, and the vocabulary may
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tpullm.formats import checkpoints
 from tpullm.formats.checkpoints import CorruptSave
 from tpullm.formats.models import Model, check_shape, described, load_params, steps
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.recipe.schema import ModelConfig, Recipe, TrainConfig
 from tpullm.run import manifest, stages
 from tpullm.system import storage
@@ -34,8 +33,6 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training.metrics import FILE
 from tpullm.training.optimizer.chain import learning_rates
-
-Tree = Any
 
 
 @dataclass(frozen=True)
@@ -275,18 +272,14 @@ def embedding_row_sources(old: Tokenizer, new: Tokenizer, rows_before: int, rows
 
     A row without a token, which pads the embedding, stays where it is.
     """
-    before = [_token_identity(old, token) for token in range(min(old.vocabulary_size, rows_before))]
+    identity = lambda tokenizer, token: (tokenizer.piece(token), tokenizer.bytes_of(token))  # noqa: E731
+    before = [identity(old, token) for token in range(min(old.vocabulary_size, rows_before))]
     place = {known: row for row, known in reversed(list(enumerate(before)))}
     found = np.full(rows, -1)
     for row in range(rows):
         if row >= new.vocabulary_size:
             found[row] = row if len(before) <= row < rows_before else -1
-        elif row < len(before) and before[row] == _token_identity(new, row):
-            found[row] = row
         else:
-            found[row] = place.get(_token_identity(new, row), -1)
+            known = identity(new, row)
+            found[row] = row if before[row : row + 1] == [known] else place.get(known, -1)
     return found
-
-
-def _token_identity(tokenizer: Tokenizer, token: int) -> tuple[str, bytes]:
-    return tokenizer.piece(token), tokenizer.bytes_of(token)

@@ -24,7 +24,7 @@ from tpullm.data.batch import AnswerBatch
 from tpullm.data.prompts import Prompts
 from tpullm.engine.generation import decode_batch, likeliest_continuations
 from tpullm.engine.session import Session
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.mesh import mesh_of_single_tokens, moved_to_mesh
 from tpullm.model.rows import own_rows, put_rows, row_parts, to_zigzag_order
 from tpullm.recipe.sampling import Sampling
@@ -36,12 +36,10 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.training import metrics
 from tpullm.training.log_probabilities import token_log_probabilities
 from tpullm.training.objectives.distillation import undo_zigzag
-from tpullm.training.objectives.policy import ADVANTAGES, HOLDS_IN_REWARD, METHODS
+from tpullm.training.objectives.policy import HOLDS_IN_REWARD, METHODS
 from tpullm.training.rewards.form import repeated_share
 from tpullm.training.rewards.known_failures import STEPS, SUM, KnownFailures, group_signals
 from tpullm.training.rewards.reward_set import Rewards
-
-Tree = Any
 
 FOLDER = "answers"  # in a stage of which several steps learn from the same answers: those answers
 SHOWN = 8  # held-out prompts whose answers are in the log
@@ -210,7 +208,7 @@ class Rollouts(OwnAnswers):
             ends = np.cumsum([len(answer) for answer in said])
             differences = (own - self._of_base(params, batch))[*places.T]
             total_GN = total_GN - settings.kl_weight * in_groups(np.add.reduceat(differences, [0, *ends[:-1]]))
-        batch, _ = build(ADVANTAGES[METHODS[settings.kind].advantages](total_GN), *options, sizes)
+        batch, _ = build(METHODS[settings.kind].advantages(total_GN), *options, sizes)
         if settings.updates > 1:
             batch = dataclasses.replace(batch, old=own)
             arrays = {name: value for name, value in vars(batch).items() if isinstance(value, np.ndarray)}

@@ -6,7 +6,6 @@ when a stop or a user asks for it.
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from tpullm.formats.checkpoints import Checkpoints
 from tpullm.formats.local_saves import REQUEST, LocalSaves
 from tpullm.recipe.schema import TrainConfig
 from tpullm.system.cluster import hosts
+from tpullm.training.job import Tree
 from tpullm.training.optimizer.chain import decay_begin
 from tpullm.training.programs import Programs
 from tpullm.training.rewards.known_failures import SUM
 
-Tree = Any
 CHECKPOINT, LOCAL = "checkpoint", "local"  # kinds of saves
 
 

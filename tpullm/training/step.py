@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpullm.data.batch import Batch, MixedBatch, PairBatch, TaughtBatch
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.mesh import RULES
 from tpullm.model.platform import compiler_options
 from tpullm.model.rows import to_zigzag_order
@@ -34,8 +34,6 @@ from tpullm.training.objectives.distillation import taught_loss
 from tpullm.training.objectives.policy import answer_count, answer_loss
 from tpullm.training.objectives.preferences import kto_divergence, pair_count, pair_loss
 from tpullm.training.optimizer.chain import applied_unless_skipped
-
-Tree = Any
 
 jax.tree_util.register_dataclass(Batch)
 

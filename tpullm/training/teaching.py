@@ -22,7 +22,7 @@ from tpullm.data.taught_rows import Kept, TaughtEvaluation, TaughtStream
 from tpullm.data.token_store import TokenStore
 from tpullm.data.tuning_data import TuningData
 from tpullm.engine import session
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.mesh_fit import check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, put_rows
@@ -34,7 +34,6 @@ from tpullm.training.objectives.distillation import Teacher, fill_from_teacher
 from tpullm.training.rollouts import OwnAnswers
 from tpullm.training.step import make_evaluation
 
-Tree = Any
 FOLDER = "teacher"  # in a stage: what its teacher said of the text
 
 
@@ -139,11 +138,9 @@ def taught_batches(
     rows, own = own_rows(teacher.mesh, train.batch_size), own_rows(teacher.mesh, each)
     given = data.read, data.weights, train.batch_size, length, recipe.seed, rows, f"finetune.{name}"
     stream = TaughtStream(*given, settings=settings.teacher, folder=folder / "read")
-    held_out, evaluations, fixed = dict(data.held_out), {}, []
-    for source in settings.documents:
-        if (path := run / "tokens" / source / "held_out").exists():
-            held_out[source] = TokenStore(path)
-    for source, documents in held_out.items():
+    evaluations, fixed, stores = {}, [], {source: run / "tokens" / source / "held_out" for source in settings.documents}
+    kept_texts = {source: TokenStore(path) for source, path in stores.items() if path.exists()}
+    for source, documents in (data.held_out | kept_texts).items():
         files = list(EvaluationBatches(documents, each, length, train.evaluate_rows, own))
         kept = Kept(folder / "held_out" / source, len(files) * each, each)
         batches = EvaluationBatches(documents, train.batch_size, length, train.evaluate_rows, rows)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from tpullm.data.batch import Batch, TaughtBatch
 from tpullm.data.taught_rows import Kept
 from tpullm.data.token_store import token_dtype
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.rows import fetch_whole, put_rows, to_zigzag_order, zigzag_order
 from tpullm.recipe.schema import TeacherConfig
 from tpullm.system.cluster import hosts
@@ -29,7 +29,6 @@ from tpullm.system.log import progress
 from tpullm.training.log_probabilities import likeliest_tokens, log_probabilities
 from tpullm.training.losses import Sum, Sums, weighted_sum
 
-Tree = Any
 jax.tree_util.register_dataclass(
     TaughtBatch,
     ["inputs", "targets", "segment_ids", "positions", "weights", "ids", "logps"],

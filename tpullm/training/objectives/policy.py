@@ -6,21 +6,21 @@ are numbers of the host. Then every loss is a sum over tokens with a weight know
 Shapes: G prompts, N answers to each; B batch, T length, S answers in a row at most.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tpullm.data.batch import AnswerBatch
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
 from tpullm.training.log_probabilities import token_log_probabilities
 from tpullm.training.losses import Sum, Sums, sum_by_sequence, values_to_tokens, weighted_sum
 
-Tree = Any
 HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part of the reward, not of the loss
 
 jax.tree_util.register_dataclass(
@@ -32,11 +32,38 @@ jax.tree_util.register_dataclass(
 LARGEST = 30.0
 
 
+def standardized_advantages(rewards_GN: np.ndarray) -> np.ndarray:
+    """`(reward - mean) / (deviation + 1e-4)` of the answers to a prompt; the deviation is that of a sample, n - 1.
+
+    A NaN is an answer without a reward: it is left out, and its advantage is 0. So is that of a lone answer.
+    """
+    centered_GN, answers_G1 = centered_advantages(rewards_GN), _scored_answers(rewards_GN)
+    deviation_G1 = np.sqrt(np.sum(np.square(centered_GN), axis=1, keepdims=True) / np.maximum(answers_G1 - 1, 1))
+    return (centered_GN / (deviation_G1 + 1e-4)).astype(np.float32)
+
+
+def centered_advantages(rewards_GN: np.ndarray) -> np.ndarray:
+    """`reward - mean` of the answers to a prompt: the deviation does not weigh easy and hard prompts up."""
+    rewards_GN = np.asarray(rewards_GN, np.float64)
+    mean_G1 = np.nansum(rewards_GN, axis=1, keepdims=True) / np.maximum(_scored_answers(rewards_GN), 1)
+    return np.nan_to_num(rewards_GN - mean_G1, nan=0.0).astype(np.float32)
+
+
+def leave_one_out_advantages(rewards_GN: np.ndarray) -> np.ndarray:
+    """`reward - mean of the other answers to the prompt`: a baseline that the answer itself has no part in."""
+    answers_G1 = _scored_answers(rewards_GN)
+    return (centered_advantages(rewards_GN) * (answers_G1 / np.maximum(answers_G1 - 1, 1))).astype(np.float32)
+
+
+def _scored_answers(rewards_GN):
+    return np.sum(~np.isnan(rewards_GN), axis=1, keepdims=True)
+
+
 @dataclass(frozen=True)
 class Method:
     """What distinguishes the methods.
 
-    advantages: a key of `ADVANTAGES`.
+    advantages: of the rewards of each prompt's answers, `[G, N]`.
     ratio: of what the ratio of probabilities is: each token; the whole answer, as the geometric mean over its tokens;
         or the whole answer, as the product.
     average: each answer counts alike; each token does; or each token does, divided by the most tokens an answer may
@@ -44,18 +71,18 @@ class Method:
     clip: how far below and above 1 the ratio may go, as the authors chose.
     """
 
-    advantages: Literal["standardized", "centered", "leave_one_out"]
+    advantages: Callable[[np.ndarray], np.ndarray]
     ratio: Literal["token", "mean", "product"]
     average: Literal["answers", "tokens", "budget"]
     clip: tuple[float, float]
 
 
 METHODS = {
-    "grpo": Method("standardized", "token", "answers", (0.2, 0.2)),  # Shao et al. 2024, equation 3
-    "dr_grpo": Method("centered", "token", "budget", (0.2, 0.2)),  # Liu et al. 2025, section 3.2
-    "dapo": Method("standardized", "token", "tokens", (0.2, 0.28)),  # Yu et al. 2025, equation 8
-    "gspo": Method("standardized", "mean", "answers", (3e-4, 4e-4)),  # Zheng et al. 2025, equations 5 to 7
-    "rloo": Method("leave_one_out", "product", "answers", (0.2, 0.2)),  # Ahmadian et al. 2024, clipped as in trl
+    "grpo": Method(standardized_advantages, "token", "answers", (0.2, 0.2)),  # Shao et al. 2024, equation 3
+    "dr_grpo": Method(centered_advantages, "token", "budget", (0.2, 0.2)),  # Liu et al. 2025, section 3.2
+    "dapo": Method(standardized_advantages, "token", "tokens", (0.2, 0.28)),  # Yu et al. 2025, equation 8
+    "gspo": Method(standardized_advantages, "mean", "answers", (3e-4, 4e-4)),  # Zheng et al. 2025, equations 5 to 7
+    "rloo": Method(leave_one_out_advantages, "product", "answers", (0.2, 0.2)),  # Ahmadian et al. 2024; clip of trl
 }
 
 
@@ -126,40 +153,6 @@ def _token_weights(average: str, trained_BT, answers_BT, count: int, budget: int
     lengths_BS = _answer_lengths(answers_BT, count)
     shares_BT = trained_BT / jnp.maximum(values_to_tokens(lengths_BS, answers_BT), 1)
     return (shares_BT if average == "answers" else trained_BT / budget), jnp.sum(lengths_BS > 0, dtype=jnp.float32)
-
-
-def standardized_advantages(rewards_GN: np.ndarray) -> np.ndarray:
-    """`(reward - mean) / (deviation + 1e-4)` of the answers to a prompt; the deviation is that of a sample, n - 1.
-
-    A NaN is an answer without a reward: it is left out, and its advantage is 0. So is that of a lone answer.
-    """
-    centered_GN, answers_G1 = centered_advantages(rewards_GN), _scored_answers(rewards_GN)
-    deviation_G1 = np.sqrt(np.sum(np.square(centered_GN), axis=1, keepdims=True) / np.maximum(answers_G1 - 1, 1))
-    return (centered_GN / (deviation_G1 + 1e-4)).astype(np.float32)
-
-
-def centered_advantages(rewards_GN: np.ndarray) -> np.ndarray:
-    """`reward - mean` of the answers to a prompt: the deviation does not weigh easy and hard prompts up."""
-    rewards_GN = np.asarray(rewards_GN, np.float64)
-    mean_G1 = np.nansum(rewards_GN, axis=1, keepdims=True) / np.maximum(_scored_answers(rewards_GN), 1)
-    return np.nan_to_num(rewards_GN - mean_G1, nan=0.0).astype(np.float32)
-
-
-def leave_one_out_advantages(rewards_GN: np.ndarray) -> np.ndarray:
-    """`reward - mean of the other answers to the prompt`: a baseline that the answer itself has no part in."""
-    answers_G1 = _scored_answers(rewards_GN)
-    return (centered_advantages(rewards_GN) * (answers_G1 / np.maximum(answers_G1 - 1, 1))).astype(np.float32)
-
-
-ADVANTAGES = {
-    "standardized": standardized_advantages,
-    "centered": centered_advantages,
-    "leave_one_out": leave_one_out_advantages,
-}
-
-
-def _scored_answers(rewards_GN):
-    return np.sum(~np.isnan(rewards_GN), axis=1, keepdims=True)
 
 
 def answer_loss(architecture: Architecture, params: Tree, batch: AnswerBatch, *, dtype, chunks=0, key=None):

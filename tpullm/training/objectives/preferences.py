@@ -8,7 +8,7 @@ Shapes: B batch, T length, S pairs in a row at most.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from tpullm.data import packing
 from tpullm.data.answer_rows import BAD, GOOD, MISMATCHED, Pairs
 from tpullm.data.batch import BRANCH, PairBatch
-from tpullm.model.architecture import Architecture
+from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import fetch_whole, own_rows, put_rows, to_zigzag_order
 from tpullm.recipe.schema import PreferenceConfig
@@ -28,7 +28,6 @@ from tpullm.training.job import Job
 from tpullm.training.log_probabilities import token_log_probabilities
 from tpullm.training.losses import Sum, Sums, sum_by_sequence, weighted_sum
 
-Tree = Any
 FILE = "references.npz"  # in a stage that learns preferences
 
 jax.tree_util.register_dataclass(

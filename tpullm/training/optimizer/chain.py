@@ -7,19 +7,17 @@ window of the steps that the next ones are compared with, so one Inf can't hide 
 """
 
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tpullm.model.architecture import is_hidden_matrix, is_matrix, is_second_of_adapter
+from tpullm.model.architecture import Tree, is_hidden_matrix, is_matrix, is_second_of_adapter
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, SkipConfig
 from tpullm.training.optimizer.moments import scale_by_factored_moments, store_in_bfloat16
 from tpullm.training.optimizer.muon import scale_by_muon
-
-Tree = Any
 
 # Of the mean: what is at most 60 % above it is no spike. Late in a training the steps are nearly equal, and 6
 # deviations are little: in the quickstart a gradient norm of 0.36 after a mean of 0.26 was beyond them.

@@ -14,15 +14,14 @@ trained with both of AdamW's moments in bfloat16.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tpullm.model.architecture import is_matrix, matrix_sides, unstacked_dimensions
+from tpullm.model.architecture import Tree, is_matrix, matrix_sides, unstacked_dimensions
 
-Tree = Any
 # The paper's values (section 9): added to squares; the largest root mean square of an update; exponent of the decay.
 EPSILON, LONGEST, EXPONENT = 1e-30, 1.0, 0.8
 

@@ -11,18 +11,17 @@ Shapes: B stacked matrices (layers, experts), I inputs, O outputs.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from tpullm.model.architecture import matrix_sides, unstacked_dimensions
+from tpullm.model.architecture import Tree, matrix_sides, unstacked_dimensions
 from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES
 
-Tree = Any
 # Five steps of the odd polynomial a s + b s^3 + c s^5 (Jordan's) take singular values of 0.01 to 1 into 0.68 to 1.13.
 COEFFICIENTS, STEPS, EPSILON = (3.4445, -4.7750, 2.0315), 5, 1e-7
 # The root mean square of AdamW's updates, as measured by Liu et al.

@@ -98,9 +98,6 @@ def _abbreviates(line: str, found: re.Match) -> bool:
     return before is not None and (before[0].lower() in _ABBREVIATIONS or re.fullmatch("[A-Z]", before[0]) is not None)
 
 
-# Auxiliaries between です・ます and the end: まし/た, ましょ/う, ませ/ん. Particles (か, ね, から) may stand there too.
-_AFTER = ("た", "う", "ん", "ぬ", "ず")
-_REQUESTS = ("くださる", "下さる")  # 座ってください
 _MARKS = ("補助記号", "空白", "記号")
 _VERBS = ("五段", "上一段", "下一段", "カ行変格", "サ行変格", "助動詞-レル")  # what conjugates as a verb begins so
 _HONORIFIC = ("ござる", "なさる", "くださる", "下さる", "おっしゃる", "いらっしゃる")  # ございます
@@ -147,17 +144,15 @@ def _ends_politely(text: str) -> Sequence[bool]:
     said = (word for word in words if _word_class(word) not in _MARKS)
     if text in _NEUTRAL or all(_word_class(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
         return []
-    while words and (
-        _word_class(words[-1]) in ("助詞", *_MARKS)
-        or _word_class(words[-1]) == "助動詞"
-        and words[-1].dictionary_form() in _AFTER
-    ):
+    # Particles (か, ね, から) may stand between です・ます and the end, and auxiliaries: まし/た, ましょ/う, ませ/ん.
+    stands_after = lambda word: word.dictionary_form() in ("た", "う", "ん", "ぬ", "ず")  # noqa: E731
+    while words and _word_class(words[-1]) in ("助詞", "助動詞" if stands_after(words[-1]) else "", *_MARKS):
         words.pop()
     if not words:
         return [False]
     *before, last = words
     if _word_class(last) != "助動詞":
-        return [last.dictionary_form() in _REQUESTS and last.surface().endswith("い")]
+        return [last.dictionary_form() in ("くださる", "下さる") and last.surface().endswith("い")]  # 座ってください
     return [last.dictionary_form() in ("です", "ます") and _is_polite_form(before, last)]
 
 
@@ -201,7 +196,6 @@ def _inflection(word: Any) -> str:
 
 
 PATTERN_SECONDS = 1.0  # of the processor for one answer; a pattern that is no trap takes microseconds
-UNITS = ("characters", "words", "tokens")
 
 
 def one_sentence() -> Each:
@@ -213,16 +207,16 @@ def length(
     least: int = 0, most: int = 0, unit: str = "characters", edge: int = 0, count_tokens: Callable | None = None
 ) -> Each:
     """1 from `least` to `most` units, then linearly down to 0 at `edge` + 1 units outside."""
-    if unit not in UNITS:
-        raise UserError(f"unit: {unit} is none of {', '.join(UNITS)}")
+    counts = {"characters": count_characters, "words": count_words, "tokens": count_tokens}
+    if unit not in counts:
+        raise UserError(f"unit: {unit} is none of {', '.join(counts)}")
     if not 0 <= least <= most or edge < 0:
         raise UserError(f"least {least}, most {most}, edge {edge}: give 0 <= least <= most, and an edge of 0 or more")
     if unit == "tokens" and count_tokens is None:
         raise UserError("unit: tokens needs a tokenizer, and there is none here; use characters or words")
-    count = {"characters": count_characters, "words": count_words, "tokens": count_tokens}[unit]
 
     def score(example: Example) -> float:
-        found = count(example.answer)
+        found = counts[unit](example.answer)
         return max(0.0, 1 - max(least - found, found - most, 0) / (edge + 1))
 
     return Each(score)

@@ -79,7 +79,7 @@ class Rewards:
         weight = parameters.pop("weight", 1.0)
         if label in self.weights:
             raise UserError(f"rewards: two are named {label}; give one of them a `label` of its own")
-        if not _is_number(weight) or not math.isfinite(weight):
+        if not _fits_parameter_type(weight, float) or not math.isfinite(weight):
             raise UserError(f"reward {label}: weight: {weight} is not a number; give one, such as 0.5")
         try:
             if where is None:
@@ -163,13 +163,8 @@ def reward_parameters(name: str) -> dict[str, inspect.Parameter]:
     return {key: parameter for key, parameter in found.items() if key != "count_tokens"}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _fits_parameter_type(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(_fits_parameter_type(item, typing.get_args(kind)[0]) for item in value)
-    if kind in (int, float):
-        return _is_number(value) and (kind is float or isinstance(value, int))
-    return isinstance(value, kind)
+    # `True` is a whole number to Python alone.
+    return isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
