@@ -27,13 +27,6 @@ def test_both_recipes_of_a_domain_read_it_and_then_answer_about_it(domain):
     assert all(stage.adapter.rank for stage in large.finetune.values()), "all parameters of a large model are trained"
 
 
-def published(folder):
-    """A tiny model that reads as far as the recipes need."""
-    config = directory(folder) / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 1024}))
-    return folder
-
-
 DOMAINS = [
     "programming",
     pytest.param("law", marks=real("scancode-toolkit-mini")),
@@ -44,7 +37,9 @@ DOMAINS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_a_published_model_goes_through_the_whole_recipe(domain, tmp_path):
-    base, run = published(tmp_path / "base"), tmp_path / "run"
+    base, run = tmp_path / "base", tmp_path / "run"
+    config = directory(base) / "config.json"  # of a tiny model, which is to read as far as the recipes need
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 1024}))
     stages = [f"--finetune.{stage}" for stage in ("field", "questions")]
     small = [f"{stage}.train.{key}" for stage in stages for key in ("steps=2", "batch_size=1", "evaluate_rows=1")]
     small += [f"{stage}.adapter.rank=4" for stage in stages]

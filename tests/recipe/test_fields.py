@@ -10,7 +10,6 @@ from tpullm.recipe.schema import CheckpointConfig, CorpusConfig, ModelConfig, Re
 
 
 def changed(config, name):
-    """The config with another value of a key."""
     value = getattr(config, name)
     choices = typing.get_args(typing.get_type_hints(type(config))[name]) or ("1:2",)  # of a text, any other one
     if isinstance(value, bool):
@@ -22,9 +21,7 @@ def changed(config, name):
     return None
 
 
-@pytest.mark.parametrize(
-    "config", [TrainConfig(), ModelConfig(), CorpusConfig()], ids=lambda config: type(config).__name__
-)
+@pytest.mark.parametrize("config", [TrainConfig(), ModelConfig(), CorpusConfig()])
 def test_another_value_shows_in_the_result_if_the_key_changes_it(config):
     for field in dataclasses.fields(config):
         if other := changed(config, field.name):
@@ -37,10 +34,8 @@ def test_every_key_of_a_training_that_resumes_is_declared():
     saving = {"checkpoint", "log_every", "evaluate_every", "evaluate_rows", "data_workers"}
     watching = {"patience_minutes", "check_every", "profile", "norms_every", "measure"}
     assert resumes == saving | watching | {"steps", "accumulation", "loss_chunks"}
-    assert {field.name for field in dataclasses.fields(ModelConfig) if declared_change(field).resumes} == {
-        "remat",
-        "attention_block",
-    }
+    of_model = {field.name for field in dataclasses.fields(ModelConfig) if declared_change(field).resumes}
+    assert of_model == {"remat", "attention_block"}
 
 
 def test_the_keys_of_settings_in_settings_stand_in_their_section():

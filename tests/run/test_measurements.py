@@ -5,8 +5,6 @@ import shlex
 from tpullm.run import manifest
 from tpullm.system import storage
 
-FIGURES = {"settings": {"shots": 0, "seed": 0, "limit": 0, "form": "japanese"}, "file": "my questions.jsonl"}
-
 
 def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
     stage = tmp_path / "talk"
@@ -28,7 +26,8 @@ def test_a_stage_that_is_not_finished_has_none(tmp_path):
 
 
 def test_the_command_has_what_was_asked_otherwise_than_by_default():
-    words = shlex.split(manifest.command("my questions", FIGURES, "RUN/talk"))
+    figures = {"settings": {"shots": 0, "seed": 0, "limit": 0, "form": "japanese"}, "file": "my questions.jsonl"}
+    words = shlex.split(manifest.command("my questions", figures, "RUN/talk"))
     assert words == ["tpullm", "evaluate", "RUN/talk", "--tasks", "my questions.jsonl"]
     settings = {"shots": 2, "seed": 3, "limit": 9, "form": "chat"}
     asked = manifest.command("boolq", {"settings": settings}, "m")

@@ -7,20 +7,11 @@ import pytest
 
 from tests.conftest import TINY
 from tpullm.cli.main import main
+from tpullm.training.metrics import read_rows
 
 
 def stamps(run) -> dict[str, int]:
     return {str(path.relative_to(run)): path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-
-
-def test_all_that_others_rely_on_is_there(tiny_run):
-    for name in (
-        *("recipe.yaml", "documents/datacard.md", "tokenizer/tokenizer.model", "tokens", "evaluate/results.json"),
-        *("pretrain/checkpoints", "pretrain/metrics.jsonl", "talk/checkpoints", "talk/metrics.jsonl"),
-        *("report.html", "documents/manifest.json", "tokenizer/manifest.json", "tokens/manifest.json"),
-        *("pretrain/manifest.json", "talk/manifest.json", "evaluate/manifest.json"),
-    ):
-        assert (tiny_run / name).exists(), name
 
 
 def test_the_results_have_the_promised_figures(tiny_run):
@@ -32,15 +23,11 @@ def test_the_results_have_the_promised_figures(tiny_run):
 
 
 def test_the_metrics_have_the_promised_fields(tiny_run):
+    promised = {"step", "tokens", "loss", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds"}
     for stage in ("pretrain", "talk"):
-        lines = [json.loads(line) for line in (tiny_run / stage / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if "loss" in line]
-        assert steps and all(
-            {"step", "tokens", "loss", "grad_norm", "learning_rate", "tokens_per_second", "step_seconds"} <= line.keys()
-            for line in steps
-        )
-        evaluations = [line for line in lines if "eval_loss" in line]
-        assert evaluations and all(line["eval_bits_per_byte"] for line in evaluations)
+        rows = read_rows(tiny_run / stage / "metrics.jsonl")
+        assert min(len(promised & row.keys()) for row in rows if "loss" in row) == len(promised)
+        assert min(map(len, (row["eval_bits_per_byte"] for row in rows if "eval_loss" in row)))
 
 
 def test_a_second_run_makes_nothing_again(tiny_run, capsys):
@@ -72,7 +59,7 @@ def test_a_changed_stage_is_made_again_with_what_depends_on_it_and_the_old_one_i
     assert "talk: its inputs changed, so it is made again" in capsys.readouterr().err
     kept = list((run / "replaced").iterdir())
     assert sorted(path.name.split("-")[0] for path in kept) == ["evaluate", "talk"]
-    assert json.loads((run / "talk" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+    assert read_rows(run / "talk" / "metrics.jsonl")[-1]["step"] == 4
     # What changes no number makes nothing again.
     assert main(["run", "--run", str(run), "--pretrain.log_every=3", "--finetune.talk.train.checkpoint.keep=1"]) == 0
     assert capsys.readouterr().err.count("skipped") == 6  # all but the report, which shows the recipe

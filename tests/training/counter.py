@@ -23,8 +23,6 @@ HELD_OUT = Batch(TOKEN, TOKEN, TOKEN + 1, TOKEN, TOKEN.astype(np.float32) + 1)
 
 
 class Ready(np.float32):
-    """A number that a device has computed."""
-
     def is_ready(self):
         return True
 
@@ -41,7 +39,6 @@ class Numbers:
         return Numbers(left_out)
 
     def batches(self, start, stop, workers):
-        """The numbers of the batches from step `start` on."""
         for step in range(start, stop):
             yield step + sum(count for first, count in self._left_out if step >= first)
 
@@ -64,18 +61,10 @@ class Counting:
         optimizer = OptimizerConfig(skip=SkipConfig(patience=config.pop("patience", 3)), **config.pop("optimizer", {}))
         options = {"evaluate_every": 0, "log_every": 1, "batch_size": 1, "sequence_length": 1} | config
         self.config = TrainConfig(steps=steps, checkpoint=checkpoint, optimizer=optimizer, **options)
-        self.job = Job(
-            directory=folder,
-            model=None,
-            config=self.config,
-            seed=0,
-            mesh=mesh(),
-            stream=Numbers(),
-            evaluations={"text": [HELD_OUT]},
-            bytes_per_token=np.ones(1, np.int32),
-        )
+        data = {"stream": Numbers(), "evaluations": {"text": [HELD_OUT]}, "bytes_per_token": np.ones(1, np.int32)}
+        self.job = Job(directory=folder, model=None, config=self.config, seed=0, mesh=mesh(), **data)
         monkeypatch.setattr(meter, "learning_rates", lambda config, steps: np.zeros(steps))
-        monkeypatch.setattr(saves, "Checkpoints", self._checkpoints)
+        monkeypatch.setattr(saves, "Checkpoints", lambda *_, **__: Checkpoints(self))
 
         def close(of, whole, plain=meter.Meter.close):
             self.events.append("log closed" if whole else "log closed after an error")
@@ -84,7 +73,6 @@ class Counting:
         monkeypatch.setattr(meter.Meter, "close", close)
 
     def train(self, step: int = 0, left_out=(), **job):
-        """Train from a saved step on; returns the results."""
         self.job = dataclasses.replace(self.job, **job)
         start = Start(step, [], list(left_out))
         return loop.train(self.job, {"recipe": {"trackers": []}}, start, lambda job: Programs(self))
@@ -94,16 +82,10 @@ class Counting:
         return [row["step"] for row in metrics.read_rows(self.folder / metrics.FILE) if key in row]
 
     def did(self, *kinds: str) -> list[str]:
-        """The events of these kinds."""
         return [event for event in self.events if event.startswith(kinds)]
-
-    def _checkpoints(self, directory, config, always):
-        return Checkpoints(self)
 
 
 class Programs:
-    """The programs of the counter."""
-
     parts, peak_tokens_per_second, target = (), None, {}
 
     def __init__(self, counting: Counting):
@@ -113,7 +95,6 @@ class Programs:
         """Nothing."""
 
     def begin(self):
-        """No step, and no batch that was read."""
         return {"step": 0, "read": (), "skipped": 0}
 
     def place(self, batch):
@@ -146,8 +127,6 @@ class Programs:
 
 
 class Checkpoints:
-    """Checkpoints in memory."""
-
     def __init__(self, counting: Counting):
         self._of = counting
 

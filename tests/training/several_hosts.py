@@ -9,21 +9,13 @@ from tests.conftest import QUICK_TO_COMPILE, ROOT, interruptible
 from tpullm.system.cluster.handshake import free_port
 
 
-def start(
-    hosts: int,
-    module: str,
-    *words: str | Path,
-    devices: int = 8,
-    own: dict[int, list] | None = None,
-    folders: dict[int, Path] | None = None,
-    within: dict[int, Path] | None = None,
-) -> list[subprocess.Popen]:
+def start(hosts: int, module: str, *words, devices: int = 8, own=None, folders=None, within=None) -> list:
     """Start the same `python -m ...` on every host.
 
     Args:
-        own: further words of a host.
-        folders: the folder of a host's package; default is this project.
-        within: the working directory of a host; default is the folder of its package.
+        own: by host, further words.
+        folders: by host, the folder of its package; default is this project.
+        within: by host, its working directory; default is the folder of its package.
     """
     flags = f"--xla_force_host_platform_device_count={devices // hosts} {QUICK_TO_COMPILE}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

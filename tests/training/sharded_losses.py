@@ -33,9 +33,8 @@ EXPERT_MESHES = MESHES | {
 }
 ACCUMULATED = ", accumulated"  # after the name of a mesh: the batch is cut in two
 SCHEDULE = 20  # steps of the schedule; a test runs the first of them
-ADAMW = OptimizerConfig(peak_lr=3e-3, warmup_steps=1)
 OPTIMIZERS = {
-    "adamw": ADAMW,
+    "adamw": OptimizerConfig(peak_lr=3e-3, warmup_steps=1),
     "adamw bfloat16": OptimizerConfig(peak_lr=1e-2, warmup_steps=1, moments="bfloat16"),
     "adafactor": OptimizerConfig(kind="adafactor", peak_lr=1e-2, warmup_steps=1),
     "muon": OptimizerConfig(kind="muon", peak_lr=1e-2, warmup_steps=1),
@@ -43,13 +42,7 @@ OPTIMIZERS = {
 }
 
 
-def losses(
-    architecture: Architecture,
-    shape: dict[str, int],
-    steps: int,
-    accumulation: int = 1,
-    optimizer: OptimizerConfig = ADAMW,
-) -> dict[str, list]:
+def losses(architecture, shape: dict[str, int], steps: int, accumulation: int, optimizer) -> dict[str, list]:
     """The metrics of each of the first steps (with `balance_rate` also the loads), and the final biases of experts."""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=optimizer, norms_every=1)

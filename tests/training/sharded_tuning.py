@@ -22,21 +22,14 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import make_mesh
 from tpullm.model.quantized import change_each_matrix, quantized
 from tpullm.model.rows import put_rows
-from tpullm.recipe.schema import (
-    AdapterConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    PreferenceConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from tpullm.recipe import schema
 from tpullm.training.objectives.distillation import Teacher
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import abstract_state, make_step, with_params
 
-DORA = AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
+DORA = schema.AdapterConfig(rank=4, magnitude=True, b_learning_rate=4.0)
 TUNED = {
-    "experts": Architecture(SPREAD.config, AdapterConfig(rank=4)),
+    "experts": Architecture(SPREAD.config, schema.AdapterConfig(rank=4)),
     "pairs and dora": Architecture(CONFIG, DORA),
     "judged pairs": ARCHITECTURE,
     # Wide enough for whole blocks on each device.
@@ -54,7 +47,7 @@ def answers(number: int):
     """Answers to 8 prompts, packed."""
     prompts, said = some_sampled(8, 6, seed=number)
     advantages = np.random.default_rng(number).normal(size=(8, 6))
-    return answers_in_rows(prompts, said, advantages, PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
+    return answers_in_rows(prompts, said, advantages, schema.PolicyConfig("dapo", tokens=9, kl_weight=0.1), 32, [16])[0]
 
 
 def batches(name: str) -> list:
@@ -63,9 +56,9 @@ def batches(name: str) -> list:
     if "pairs" not in name:
         return [batch(rows=16, seed=number) for number in range(STEPS)]
     if "judged" in name:
-        pairs = judged(some_judged(144), PreferenceConfig("kto", beta=0.5), 32, "finetune.a")
+        pairs = judged(some_judged(144), schema.PreferenceConfig("kto", beta=0.5), 32, "finetune.a")
     else:
-        pairs = tokenized(list(enumerate(some_pairs(96))), PreferenceConfig(beta=0.5), 32, "finetune.a")
+        pairs = tokenized(list(enumerate(some_pairs(96))), schema.PreferenceConfig(beta=0.5), 32, "finetune.a")
     pairs.references[:] = np.random.default_rng(0).normal(-20, 3, pairs.references.shape)
     stream = Stream({"preferences": pairs}, {"preferences": 1.0}, 16, 32, 0)
     found = [stream.batch_at(number) for number in range(STEPS)]
@@ -77,7 +70,7 @@ def batches(name: str) -> list:
 def taught(mesh) -> list:
     """Rows of which a teacher on the same mesh has said how likely the next tokens are."""
     load = jax.jit(ARCHITECTURE.init, out_shardings=ARCHITECTURE.shardings(mesh))
-    settings = TeacherConfig("teacher", "jsd", top=8, temperature=0.1)
+    settings = schema.TeacherConfig("teacher", "jsd", top=8, temperature=0.1)
     teacher = Teacher(settings, ARCHITECTURE, lambda: load(jax.random.key(1)), mesh, jnp.float32, 96)
     params = teacher.load()
     found = []
@@ -92,8 +85,8 @@ def losses(name: str, shape: dict[str, int], accumulation: int = 1) -> dict[str,
     architecture = TUNED[name]
     kind = architecture.adapter.quantize_base if architecture.adapter else ""
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
-    adamw = OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
-    config = TrainConfig(batch_size=16, accumulation=accumulation, optimizer=adamw)
+    adamw = schema.OptimizerConfig(peak_lr=1e-2, warmup_steps=1)
+    config = schema.TrainConfig(batch_size=16, accumulation=accumulation, optimizer=adamw)
     found = {"loss": [], "grad_norm": []}
     with jax.set_mesh(mesh):
         axes = architecture.trained(architecture.axes)

@@ -14,9 +14,8 @@ from tpullm.training.job import Job
 from tpullm.training.step import abstract_state, initial_state, make_step
 
 # Of one layer, which compiles in half the time. `TWO_LAYERS` is for laws of what is between layers, or of each of them.
-CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32).resolved(
-    96
-)
+CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=64, context_length=32)
+CONFIG = CONFIG.resolved(96)
 ARCHITECTURE = Architecture(CONFIG)
 TWO_LAYERS = Architecture(dataclasses.replace(CONFIG, layers=2))
 # Experts with everything that a mesh could count twice or not at all: biases, sinks, an indivisible number of experts.
@@ -50,7 +49,8 @@ def begun(architecture: Architecture, on, optimizer, config: TrainConfig):
 
 def params(seed: int = 0, architecture: Architecture = ARCHITECTURE):
     """Fresh parameters, copied for each caller, since a step donates them."""
-    return jax.tree.map(lambda kept: jax.device_put(*kept), _initial(seed, architecture), is_leaf=_is_kept)
+    is_kept = lambda node: isinstance(node, tuple)  # noqa: E731
+    return jax.tree.map(lambda kept: jax.device_put(*kept), _initial(seed, architecture), is_leaf=is_kept)
 
 
 @functools.cache
@@ -59,10 +59,6 @@ def _initial(seed: int, architecture: Architecture):
     with jax.set_mesh(mesh()):
         made = jax.jit(architecture.init)(jax.random.key(seed))
     return jax.tree.map(lambda leaf: (np.asarray(leaf), leaf.sharding), made)
-
-
-def _is_kept(node) -> bool:
-    return isinstance(node, tuple)
 
 
 def batch(rows: int = 4, length: int = 32, seed: int = 0, vocabulary: int = 96) -> Batch:

@@ -1,7 +1,6 @@
 """A training that starts from a checkpoint of another one."""
 
 import dataclasses
-import json
 import math
 import shutil
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import resume
 from tpullm.training.losses import Sums
+from tpullm.training.metrics import read_rows
 from tpullm.training.step import batch_loss
 
 SHORT = ["--pretrain.log_every=1", "--pretrain.evaluate_every=0", "--pretrain.checkpoint.every_steps=0"]
@@ -47,10 +47,13 @@ def pretrain(run, origin, *options, step=7):
     return main(["pretrain", "--run", str(run), *WSD, f"--branch={origin}/pretrain/checkpoints/{step}", *options])
 
 
+def rows(run):
+    return read_rows(run / "pretrain" / "metrics.jsonl")
+
+
 def losses(run):
     """The loss of every step in the log."""
-    rows = [json.loads(line) for line in (run / "pretrain" / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+    return {row["step"]: row["loss"] for row in rows(run) if "loss" in row}
 
 
 @pytest.mark.ci
@@ -71,14 +74,18 @@ def test_with_the_whole_state_and_the_same_settings_it_has_the_same_bits(origin,
 
 
 @pytest.mark.slow
-def test_several_hosts_branch(origin, run, tmp_path, tiny_run):
-    """Against one device: 1e-5 is some float32 roundings in three steps."""
-    command = ("tpullm", "pretrain", *WSD, f"--branch={origin}/pretrain/checkpoints/7", "--mesh.fsdp", 4)
-    several_hosts.run(2, *command, "--run", run, devices=4)
+@pytest.mark.parametrize("hosts, mesh", [(2, "{fsdp: 4}"), (4, "{fsdp: 2, sequence: 4}"), (4, "{fsdp: 2, tensor: 2}")])
+def test_several_hosts_branch(origin, run, tmp_path, tiny_run, hosts, mesh):
+    """As one device: 1e-5 is some float32 roundings in three steps. Of four hosts two split a row, or its heads."""
+    command = ("tpullm", "pretrain", *WSD, f"--branch={origin}/pretrain/checkpoints/7", f"--mesh={mesh}")
+    devices = 8 if "sequence" in mesh else 4
+    several_hosts.run(hosts, *command, "--run", run, devices=devices)
     for step in (8, 9, 10):
         assert losses(run)[step] == pytest.approx(losses(origin)[step], rel=1e-5)
+    held_out = [rows(stage)[-1]["eval_loss"] for stage in (run, origin)]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
     grown, options = copy_tokens(tiny_run, tmp_path / "grown"), ["--pretrain.steps=1", "--model.vocabulary_size=704"]
-    several_hosts.run(2, *command, "--run", grown, "--branch_state=parameters", *options, devices=4)
+    several_hosts.run(hosts, *command, "--run", grown, "--branch_state=parameters", *options, devices=devices)
     before = first_loss(grown, origin)
     assert before < losses(grown)[1] < before + math.log(1 + 64 / 640) + 1e-5
 

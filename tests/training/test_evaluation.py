@@ -21,8 +21,7 @@ def test_means_are_over_all_batches_of_a_source():
     sources = {"novels": [batch(seed=1), batch(rows=2, seed=2)], "tenki": [batch(seed=3)], "nothing": []}
     bytes_per_token = np.arange(96) % 5
 
-    def evaluate(scale, b):
-        """A loss that differs from token to token, as the real one does."""
+    def evaluate(scale, b):  # a loss that differs from token to token
         nats = scale * jnp.sum(b.weights * b.targets)
         return Sums(nats, nats, jnp.sum(b.weights), nats)
 
@@ -43,10 +42,7 @@ def test_a_token_of_any_weight_has_all_its_bytes():
     """Weights other than 1 count in the loss alone."""
     b = batch()
     halved = dataclasses.replace(b, weights=b.weights / 2)
-
-    def evaluate(_, b):
-        return Sums(*[jnp.sum(b.weights)] * 4)
-
+    evaluate = lambda _, b: Sums(*[jnp.sum(b.weights)] * 4)  # noqa: E731
     with jax.set_mesh(mesh()):
         whole, half = (held_out_losses(evaluate, None, mesh(), {"a": [of]}, np.full(96, 3)) for of in (b, halved))
     assert whole["eval_loss"] == half["eval_loss"] == {"a": 1.0}
@@ -60,9 +56,8 @@ def test_an_evaluation_needs_less_memory_than_the_step():
     config = TrainConfig(batch_size=64, accumulation=8, optimizer=OptimizerConfig())
     with jax.set_mesh(mesh()):
         optimizer = make_optimizer(config.optimizer, 10, ARCHITECTURE.axes)
-        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0).lower(
-            with_params(params(), optimizer), b
-        )
+        state = with_params(params(), optimizer)
+        step = make_step(ARCHITECTURE, optimizer, config, jnp.float32, seed=0).lower(state, b)
         parts, whole = (make_evaluation(ARCHITECTURE, jnp.float32, n).lower(params(), b) for n in (8, 1))
         bytes_of = [one.compile().memory_analysis().temp_size_in_bytes for one in (parts, step, whole)]
     assert bytes_of == sorted(bytes_of) and bytes_of[0] < bytes_of[2] / 4

@@ -101,17 +101,8 @@ def test_the_likeliest_tokens_are_told_and_whether_a_token_is_one():
     assert found.dtype == jnp.int32 and 0 < np.sum(ids[..., 0] == best[..., 0]) < B * T
 
 
-def log_probability(hidden, table):
-    return jnp.sum(ours(hidden, table, TARGETS, chunks=2)[0] ** 2)
-
-
-def with_entropy(hidden, table):
-    logp, entropy = ours(hidden, table, TARGETS, chunks=2, entropy=True)
-    return jnp.sum(logp**2) + jnp.sum(entropy)
-
-
-@pytest.mark.parametrize("loss", [log_probability, pytest.param(with_entropy, marks=pytest.mark.slow)])
-def test_a_table_that_is_not_trained_costs_a_matmul_less(loss):
+def test_a_table_that_is_not_trained_costs_a_matmul_less():
+    loss = lambda hidden, table: jnp.sum(ours(hidden, table, TARGETS, chunks=2)[0] ** 2)  # noqa: E731
     assert_a_frozen_table_costs_less(loss, frozen=3, trained=4)
 
 

@@ -1,5 +1,6 @@
 """The laws of the training loop, on a training that counts; and what a command does of it with a real model."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -174,7 +175,6 @@ def test_an_error_closes_each_part_once_and_waits_for_nobody(counting, where):
 
 
 def test_what_is_left_out_is_left_out_of_both_streams_and_the_documents_of_both_are_named():
-    """Beside answers there is a stream of old text."""
 
     def stream(name):
         named = lambda left_out: [SimpleNamespace(id=f"{name} without {left_out}")] * 40  # noqa: E731
@@ -184,30 +184,22 @@ def test_what_is_left_out_is_left_out_of_both_streams_and_the_documents_of_both_
     assert feed.documents(4) == ["pairs without [[6, 3]]", "text without [[6, 3]]"]
 
 
-@pytest.fixture
-def recorder(monkeypatch):
-    """What was asked of JAX's profiler, which does not record."""
+@pytest.mark.parametrize("ends", ["at its last step", "with all steps", "by a stop", "by an error", "by a roll-back"])
+def test_a_profile_is_written_whatever_ends_the_training(counting, monkeypatch, ends, capsys):
+    """Once; the training that follows a roll-back in the same process records anew."""
     asked = []
     start, end = (lambda *_, **__: asked.append("start")), (lambda: asked.append("stop"))
     monkeypatch.setattr(diagnosis.jax, "profiler", SimpleNamespace(start_trace=start, stop_trace=end))
-    return asked
-
-
-@pytest.mark.parametrize("ends", ["at its last step", "with all steps", "by a stop", "by an error", "by a roll-back"])
-def test_a_profile_is_written_whatever_ends_the_training(counting, recorder, ends, capsys):
-    """Once; the training that follows a roll-back in the same process records anew."""
     of = counting(8, profile="3:20" if ends == "with all steps" else "3:6")
     of.at = {"by a stop": {4: stop}, "by an error": {4: fail}}.get(ends, {})
     of.bad = {2, 3, 4} if ends == "by a roll-back" else set()
-    try:
+    with contextlib.suppress(Interrupted, UserError, RollBack):
         of.train()
-    except (Interrupted, UserError, RollBack):
-        pass
-    assert recorder == ["start", "stop"] and "are recorded in" in capsys.readouterr().err
+    assert asked == ["start", "stop"] and "are recorded in" in capsys.readouterr().err
     of.at.clear()
     if ends == "by a roll-back":
         of.train(left_out=[[0, 5]])
-        assert recorder == ["start", "stop"] * 2
+        assert asked == ["start", "stop"] * 2
 
 
 def test_devices_are_checked_before_a_step_with_its_batch(counting):

@@ -65,16 +65,14 @@ def test_the_value_alone_is_that_of_the_definition_too():
     hidden, table, targets, weights = _inputs()
     with jax.set_mesh(mesh()):
         value, sums = jax.jit(lambda h, t: _ours(h, t, targets, weights, 0.1, 3, 2.0))(hidden, table)
-    expected = [
-        jax.jit(_plain, static_argnums=5)(hidden, table, targets, weights, z_loss, 2.0) for z_loss in (0.1, 0.0)
-    ]
+    plain = jax.jit(_plain, static_argnums=5)
+    expected = [plain(hidden, table, targets, weights, z_loss, 2.0) for z_loss in (0.1, 0.0)]
     np.testing.assert_allclose([value, sums.loss], expected, rtol=1e-5)
     np.testing.assert_allclose(sums.loss + 0.1 * sums.z, value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 12, 27, 97, 1000])
 def test_a_chunk_is_the_largest_divisor_that_fits(monkeypatch, length):
-    """And one token where not even that fits."""
     for most in (0, 1, 2, 9, 40, 5000):
         monkeypatch.setattr(losses, "logits_bytes", lambda most=most: 4 * B * V * most)
         fitting = [size for size in range(1, length + 1) if length % size == 0 and size <= max(most, 1)]
@@ -102,10 +100,8 @@ def test_sums_count_weights_and_right_answers():
 
 def test_no_array_of_all_logits_exists():
     B, T, D, V = 8, 1024, 16, 32_000
-    shapes = [
-        jax.ShapeDtypeStruct(s, t)
-        for s, t in [((B, T, D), "float32"), ((V, D), "float32"), ((B, T), "int32"), ((B, T), "float32")]
-    ]
+    of = [((B, T, D), "float32"), ((V, D), "float32"), ((B, T), "int32"), ((B, T), "float32")]
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in of]
     with jax.set_mesh(mesh()):
         program = jax.jit(jax.grad(lambda *a: _ours(*a)[0], (0, 1))).lower(*shapes).compile()
     all_logits = 4 * B * T * V
@@ -140,14 +136,9 @@ def assert_a_frozen_table_costs_less(loss, frozen: int, trained: int):
         (expected, _), *found = [program(*arrays) for program in compiled]
     for gradient in found:
         np.testing.assert_array_equal(gradient, expected)
-    counts = [_flops(program) / MATMUL for program in compiled]
+    of = [program.cost_analysis() for program in compiled]  # which counts the body of a loop once
+    counts = [(each[0] if isinstance(each, list) else each)["flops"] / MATMUL for each in of]
     assert counts == pytest.approx([trained, frozen, frozen], rel=0.03)
-
-
-def _flops(program) -> float:
-    """By the compiler, which counts the body of a loop once."""
-    analysis = program.cost_analysis()
-    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"]
 
 
 def test_the_balance_loss_is_that_of_the_paper_row_by_row():
@@ -175,7 +166,6 @@ def test_the_balance_loss_is_that_of_the_paper_row_by_row():
 
 @pytest.mark.ci
 def test_every_real_token_is_counted_k_times():
-    """In a model that is built; the step adds up what `batch_loss` says."""
     b, one_layer = batch(rows=4), Architecture(dataclasses.replace(SPREAD.config, layers=1, remat="none"))
     with jax.set_mesh(mesh()):
         tree = params(architecture=one_layer)
@@ -190,7 +180,6 @@ def test_the_metrics_are_multiples_of_an_even_load():
 
 
 def test_a_bias_moves_by_its_rate_against_the_load_and_by_nothing_else():
-    """Whatever the optimizer made of it. Of an even load it stays."""
     before, after = ({"layers": {"mlp": {"balance": np.full((2, 4), value), "gate": value}}} for value in (0.5, 9.0))
     found = rebalanced_experts(after, before, jnp.asarray([[30, 10, 10, 10], [5, 5, 5, 5]]), 0.01)["layers"]["mlp"]
     np.testing.assert_allclose(found["balance"], [[0.49, 0.51, 0.51, 0.51], [0.5] * 4], rtol=1e-6)
@@ -200,7 +189,6 @@ def test_a_bias_moves_by_its_rate_against_the_load_and_by_nothing_else():
 @pytest.mark.ci
 @pytest.mark.parametrize("setting", [{"balance_loss": 0.3}, {"balance_rate": 0.01}])
 def test_loads_become_even(setting):
-    """In a training of 60 steps on one batch, from a router that prefers two experts."""
     plain = dataclasses.replace(SPREAD.config, layers=1, remat="none", shared_experts=0, sinks=False)
     architecture = Architecture(dataclasses.replace(plain, **{"balance_loss": 0.0, "balance_rate": 0.0, **setting}))
     train = TrainConfig(batch_size=4, optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=1))

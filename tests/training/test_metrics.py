@@ -42,9 +42,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     with open(tmp_path / FILE, "a", encoding="utf-8") as file:
         file.write('{"step": 20, "lo')
     written(tmp_path, 10, {"step": 15, "loss": 2.0})
-    assert read_rows(tmp_path / FILE) == [
-        {"step": step, "loss": loss} for step, loss in ((5, 1.0), (10, 1.0), (15, 2.0))
-    ]
+    assert [(row["step"], row["loss"]) for row in read_rows(tmp_path / FILE)] == [(5, 1.0), (10, 1.0), (15, 2.0)]
     purged = [event.step for event in events(tmp_path / "tensorboard") if event.HasField("session_log")]
     assert purged[-1] == 11, "TensorBoard drops what it has of this step and later"
 
@@ -53,11 +51,8 @@ def test_tensorboard_gets_samples_as_texts_that_stand_as_they_are(tmp_path):
     sample = {"prompt": "def ", "text": "f():\n\treturn <b>**1**"}
     written(tmp_path, 0, {"step": 5, "measured": {"little/written": 0.5}, "samples": [sample]})
     values = [value for event in events(tmp_path / "tensorboard") for value in event.summary.value]
-    assert [(value.tag, value.metadata.plugin_data.plugin_name) for value in values] == [
-        ("step", ""),
-        ("measured/little/written", ""),
-        ("samples/1/text_summary", "text"),
-    ]
+    assert [value.tag for value in values] == ["step", "measured/little/written", "samples/1/text_summary"]
+    assert [value.metadata.plugin_data.plugin_name for value in values] == ["", "", "text"]
     (text,) = values[2].tensor.string_val
     assert text.decode() == "    def  → f():\n    \treturn <b>**1**"
 
@@ -88,7 +83,6 @@ def test_a_line_can_be_read_and_sent_before_the_log_is_closed(tmp_path, monkeypa
 
 
 def test_a_synced_log_is_on_disk_before_its_folder_is_sent(tmp_path, monkeypatch):
-    """TensorBoard's file too."""
     log, done = MetricsLog(tmp_path, 0), []
     monkeypatch.setattr(log._place, "wait", lambda: done.append("sent"))
     own = log._file.fileno()
@@ -130,10 +124,8 @@ def test_a_full_disk_is_an_error_of_the_caller_that_names_the_file(tmp_path, whi
         for step in range(1, 100):
             log.write({"step": step, "loss": 1.0})
             log.write_hours({"process": 1.0, "resumed": 0, "step": step, "skipped": 0, "seconds": {"all": 1.0}})
-    assert correctable(raised.value) == (
-        f"no space left on the device ({full.name}); free some and run the same command again"
-    )
-    assert full._room == 0
+    said = f"no space left on the device ({full.name}); free some and run the same command again"
+    assert correctable(raised.value) == said and full._room == 0
     written(tmp_path, 0, {"step": 1, "loss": 2.0})
     assert read_rows(tmp_path / FILE) == [{"step": 1, "loss": 2.0}]
 

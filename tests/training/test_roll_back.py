@@ -14,6 +14,7 @@ from tpullm.formats.models import find
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.training import resume
+from tpullm.training.metrics import read_rows
 from tpullm.training.resume import Start
 
 KEYS = ["--pretrain.log_every=4", "--pretrain.evaluate_every=0"]  # 30 steps, by the program of the tiny run
@@ -54,7 +55,7 @@ def never_saw(tiny_tokens, tmp_path, monkeypatch):
 
 
 def rows(stage):
-    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return read_rows(stage / "metrics.jsonl")
 
 
 @pytest.mark.ci
@@ -90,7 +91,6 @@ def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_
     ],
 )
 def test_where_it_rolls_back_to(tmp_path, monkeypatch, saved, every, bad, target, kept):
-    """Before it a few times; then the training ends."""
     stage, skip = tmp_path / "pretrain", SkipConfig(patience=3, rollbacks=2)
     for step in saved:
         (stage / "checkpoints" / str(step)).mkdir(parents=True)

@@ -22,25 +22,21 @@ def test_one_flipped_bit_on_one_of_eight_devices_is_found():
         assert f"device {device} of host 0" in line and "['params']['embedding']" in line and "more devices" not in line
 
 
-class Copied:
+def copied(*groups):
     """An array whose parts are held by groups of devices."""
-
-    shape = (4,)
-
-    def __init__(self, *groups):
-        places = {device: number for number, group in enumerate(groups) for device in group}
-        self.sharding = SimpleNamespace(devices_indices_map=lambda shape: places)
+    places = {device: number for number, group in enumerate(groups) for device in group}
+    return SimpleNamespace(shape=(4,), sharding=SimpleNamespace(devices_indices_map=lambda shape: places))
 
 
 @pytest.mark.parametrize(
     ("arrays", "sums", "expected"),
     [
-        ([Copied("abcd")], [[1], [1], [1], [1]], {}),
-        ([Copied("abcd")], [[1], [1], [2], [1]], {"c": 0}),
-        ([Copied("ab", "cd")], [[1], [1], [2], [2]], {}),  # two parts, which may differ
-        ([Copied("ab", "cd")], [[1], [1], [2], [3]], {"c": 0, "d": 0}),  # of two, nobody knows which
-        ([Copied("abcd"), Copied("abcd")], [[1, 5], [1, 6], [1, 5], [1, 5]], {"b": 1}),
-        ([Copied("a", "b", "c", "d")], [[1], [2], [3], [4]], {}),  # no copies: nothing to compare
+        ([copied("abcd")], [[1], [1], [1], [1]], {}),
+        ([copied("abcd")], [[1], [1], [2], [1]], {"c": 0}),
+        ([copied("ab", "cd")], [[1], [1], [2], [2]], {}),  # two parts, which may differ
+        ([copied("ab", "cd")], [[1], [1], [2], [3]], {"c": 0, "d": 0}),  # of two, nobody knows which
+        ([copied("abcd"), copied("abcd")], [[1, 5], [1, 6], [1, 5], [1, 5]], {"b": 1}),
+        ([copied("a", "b", "c", "d")], [[1], [2], [3], [4]], {}),  # no copies: nothing to compare
     ],
 )
 def test_the_copy_that_differs_from_most_is_named(arrays, sums, expected):

@@ -4,7 +4,7 @@ Shapes: B rows, T tokens in a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,7 @@ class Batch:
     weights: np.ndarray
 
 
+FIELDS = [field.name for field in fields(Batch)]
 # In a row with several answers to a prompt, the segment id of a token is that of the prompt, plus this for the first
 # answer, twice this for the second, and so on. A token sees its own answer and the prompt.
 BRANCH = 1 << 16

@@ -201,7 +201,15 @@ class Rollouts(OwnAnswers):
         options, sizes = (settings, self.config.sequence_length), self.possible_rows()
         holds = settings.kind == HOLDS_IN_REWARD and settings.kl_weight
         if self.architecture.adapter is not None and step % STEPS == 0:
-            figures["base_likelihood"] = self._base_likelihood(params, prompts, groups)
+            # The mean log-probability of a token of the answers under the model without its adapter. A quarter of the
+            # prompts is enough for a warning. Their batch has the size that holds the longest answers, so that one
+            # program is compiled.
+            few = -(-len(prompts) // 4)
+            of_few = few, settings.answers, self.prompts.longest, settings.tokens, self.config.sequence_length
+            size = next(rows for rows in sizes if rows >= answer_rows.rows_needed(*of_few))
+            nothing = np.zeros((few, settings.answers))
+            batch, places = answer_rows.answers_in_rows(prompts[:few], groups[:few], nothing, *options, [size])
+            figures["base_likelihood"] = float(self._of_base(params, batch)[*places.T].mean())
         batch, places = build(np.zeros(shape), *options, sizes)
         own = self._log_probabilities(self.architecture, params, batch) if settings.updates > 1 or holds else None
         if holds:
@@ -238,19 +246,6 @@ class Rollouts(OwnAnswers):
         given = texts, [of.messages for of in examples], [of.fields for of in examples]
         score = lambda: {name: values.tolist() for name, values in self.rewards.score(*given).items()}  # noqa: E731
         return {name: np.array(values) for name, values in hosts.broadcast("rewards", score).items()}
-
-    def _base_likelihood(self, params: Tree, prompts: list[list[int]], groups: list[list[list[int]]]) -> float:
-        """The mean log-probability of a token of the answers under the model without its adapter.
-
-        A quarter of the prompts is enough for a warning. Their batch has the size that holds the longest answers,
-        so that one program is compiled.
-        """
-        few, settings, length = -(-len(prompts) // 4), self.settings, self.config.sequence_length
-        most = answer_rows.rows_needed(few, settings.answers, self.prompts.longest, settings.tokens, length)
-        size = next(rows for rows in self.possible_rows() if rows >= most)
-        nothing = np.zeros((few, settings.answers))
-        batch, places = answer_rows.answers_in_rows(prompts[:few], groups[:few], nothing, settings, length, [size])
-        return float(self._of_base(params, batch)[*places.T].mean())
 
     def _of_base(self, params: Tree, batch: AnswerBatch) -> np.ndarray:
         """The same as `_log_probabilities`, of the model without its adapter."""

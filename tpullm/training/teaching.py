@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tpullm.data import answer_rows
-from tpullm.data.batch import Batch, TaughtBatch
+from tpullm.data.batch import FIELDS, Batch, TaughtBatch
 from tpullm.data.stream import EvaluationBatches
 from tpullm.data.taught_rows import Kept, TaughtEvaluation, TaughtStream
 from tpullm.data.token_store import TokenStore
@@ -86,8 +86,7 @@ class TaughtAnswers(OwnAnswers):
         options = (self.settings, self.config.sequence_length, self.possible_rows())
         whole, _ = answer_rows.answers_in_rows(prompts, said, nothing, *options)
         own = own_rows(self.mesh, len(whole.inputs))
-        names = [field.name for field in dataclasses.fields(Batch)]
-        plain = Batch(*(getattr(whole, name)[own] for name in names))
+        plain = Batch(*(getattr(whole, name)[own] for name in FIELDS))
         ids, logps = self.teacher.says(self._params, plain, branched=True)
         return TaughtBatch(**vars(plain), ids=ids[own], logps=logps[own], settings=self.teacher.settings, branched=True)
 

@@ -38,7 +38,6 @@ def some_judged(count=7, seed=0):
 
 
 def some_sampled(groups=3, answers=4, seed=0, longest=9):
-    """Prompts, and the answers to each."""
     random = np.random.default_rng(seed)
     prompts = [_ids(random, 7) for _ in range(groups)]
     return prompts, [[_ids(random, longest + 1) for _ in range(answers)] for _ in range(groups)]
@@ -82,7 +81,7 @@ def sums_of(batch):
     return float(loss / sums.weight), sums
 
 
-def tiny_recipe(folder, stages, steps=12, model=(), pretrain=(), **train):
+def recipe(folder, stages, steps=12, model=(), pretrain=(), **train):
     """A recipe as the tiny run's, but with these stages of tuning: by name, their keys; `train` is of each."""
     whole = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     common = whole["finetune"]["talk"]["train"] | {"steps": steps, "log_every": 1, "checkpoint": {"every_steps": 6}}

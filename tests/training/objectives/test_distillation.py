@@ -26,7 +26,6 @@ def logps(seed):
 
 @partial(jax.jit, static_argnums=2)
 def differentiated(student, teacher, beta):
-    """The divergence at each token, and the gradients of their sum."""
 
     def loss(*logps):
         found = divergence_from_teacher(*logps, beta)
@@ -64,7 +63,6 @@ def test_a_student_like_its_teacher_is_left_alone(seed, beta):
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 def test_places_without_a_token_are_nothing(beta):
-    """And the teacher has no gradient."""
     student, teacher = logps(0)
     before = differentiated(student, kept(teacher, 4), beta)
     after = differentiated(np.where(np.arange(V) < 4, student, -3.0), kept(teacher, 4), beta)

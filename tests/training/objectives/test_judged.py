@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.objectives.answers import (
-    T,
-    of_answers_alone,
-    pretrained,
-    some_judged,
-    sums_of,
-    tiny_recipe,
-)
+from tests.training.objectives import answers as tiny
 from tests.training.small import job, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import MISMATCHED, judged, mismatched_examples
@@ -28,9 +21,9 @@ from tpullm.training.objectives.preferences import fill_references
 SETTINGS = PreferenceConfig("kto", beta=0.3, desirable_weight=1.5)
 
 
-def made(count=8, rows=2, length=T):
+def made(count=8, rows=2, length=tiny.T):
     """The answers, what they are made of, and their stream; with references."""
-    found = some_judged(count)
+    found = tiny.some_judged(count)
     pairs = judged(found, SETTINGS, length, "finetune.a")
     for number in range(count):
         sorts = np.unique(pairs.branches[pairs.offsets[number] : pairs.offsets[number + 1]])
@@ -50,7 +43,7 @@ def test_a_mismatched_answer_is_one_to_another_prompt(prompts):
 @settings(max_examples=30)
 @given(st.integers(2, 12), st.integers(0, 1000))
 def test_every_answer_is_in_an_epoch_once_beside_the_beginning_of_its_mismatched_one(count, seed):
-    found = some_judged(count, seed)
+    found = tiny.some_judged(count, seed)
     pairs = judged(found, SETTINGS, 20, "finetune.a")
     stream = Stream({"judged": pairs}, {"judged": 1.0}, 1, 20, seed)
     seen = []
@@ -74,10 +67,10 @@ def by_hand(found, pairs, numbers):
     good, texts, references = np.array([found[n][3] for n in numbers]), [], []
     for n in numbers:
         _, prompt, answer, liked = found[n]
-        room = T - len(prompt) + 1 - len(answer)
+        room = tiny.T - len(prompt) + 1 - len(answer)
         texts += [(prompt, answer), (prompt, found[other[n]][2][:room])]
         references += [pairs.references[n, 0 if liked else 1], pairs.references[n, MISMATCHED - 1]]
-    alone = np.array([of.sum() for of in of_answers_alone(texts)])
+    alone = np.array([of.sum() for of in tiny.of_answers_alone(texts)])
     own, wrong = (alone - np.array(references)).reshape(-1, 2).T
     kl = max(np.mean(wrong), 0)
     gains = 0.3 * np.where(good, 1, -1) * (own - kl)
@@ -89,7 +82,7 @@ def test_the_loss_is_that_of_answers_that_stand_alone():
     found, pairs, stream = made()
     numbers = [piece.document for piece in stream.documents_at(0)]
     loss, kl, right = by_hand(found, pairs, numbers)
-    ours, sums = sums_of(put_rows(mesh(), stream.batch_at(0)))
+    ours, sums = tiny.sums_of(put_rows(mesh(), stream.batch_at(0)))
     assert ours == pytest.approx(loss, rel=1e-4)
     assert float(sums.told["kl"].total / sums.told["kl"].weight) == pytest.approx(kl, abs=2e-4)
     assert float(sums.correct / sums.weight) == pytest.approx(right)
@@ -97,10 +90,9 @@ def test_the_loss_is_that_of_answers_that_stand_alone():
 
 
 def test_references_are_those_of_the_start(tmp_path):
-    """`test_pairs.py` has that they are kept."""
     found, pairs, _ = made()
-    fill_references(job(tmp_path, params, T), [pairs])
-    expected = of_answers_alone([(prompt, answer) for _, prompt, answer, _ in found])
+    fill_references(job(tmp_path, params, tiny.T), [pairs])
+    expected = tiny.of_answers_alone([(prompt, answer) for _, prompt, answer, _ in found])
     for values, (*_, good), wanted in zip(pairs.references, found, expected, strict=True):
         assert values[0 if good else 1] == pytest.approx(wanted.sum(), abs=2e-4) and values[1 if good else 0] == 0
 
@@ -111,7 +103,6 @@ def written(folder, rows, name="judged.jsonl"):
 
 
 def some_rows():
-    """Polite answers are good."""
     for n in range(10, 80):
         good = n % 2 == 0
         yield {"prompt": f"{n}は？", "completion": f"{n}です。" if good else f"{n}だよ。", "label": good}
@@ -126,12 +117,12 @@ def prepared(tiny_run, tmp_path):
         "documents": {"tenki": 0.25},
         "adapter": {"rank": 4, "targets": ["query", "up"]},
     }
-    return tiny_recipe(tmp_path, {"polite": stage}, accumulation=2, evaluate_rows=8), pretrained(tiny_run, tmp_path)
+    recipe = tiny.recipe(tmp_path, {"polite": stage}, accumulation=2, evaluate_rows=8)
+    return recipe, tiny.pretrained(tiny_run, tmp_path)
 
 
 @pytest.mark.slow  # `test_pairs.py` has a stage of preferences, which goes the same way
 def test_a_stage_learns_what_is_good(prepared):
-    """The first loss is 1/2; in the end held-out answers are judged right."""
     recipe, run = prepared
     assert main(["finetune", str(recipe), "--run", str(run)]) == 0
     rows = read_rows(run / "polite" / "metrics.jsonl")

@@ -8,15 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.training.objectives.answers import (
-    T,
-    assert_resumed_has_the_same_bits,
-    of_answers_alone,
-    pretrained,
-    some_sampled,
-    sums_of,
-    tiny_recipe,
-)
+from tests.training.objectives import answers as tiny
 from tpullm.cli.main import main
 from tpullm.data.answer_rows import answers_in_rows
 from tpullm.recipe.schema import PolicyConfig
@@ -26,17 +18,17 @@ from tpullm.training.objectives.policy import policy_loss
 
 def made(kind="grpo", seed=0, **settings):
     """Prompts, answers, advantages, and their batch with the places of the tokens."""
-    prompts, answers = some_sampled(seed=seed)
+    prompts, answers = tiny.some_sampled(seed=seed)
     advantages = np.random.default_rng(seed + 1).normal(size=(3, 4)).astype(np.float32)
     settings = PolicyConfig(kind, prompts=3, answers=4, tokens=9, **settings)
-    return prompts, answers, advantages, *answers_in_rows(prompts, answers, advantages, settings, T, [2, 4, 8])
+    return prompts, answers, advantages, *answers_in_rows(prompts, answers, advantages, settings, tiny.T, [2, 4, 8])
 
 
 def test_the_loss_of_answers_beside_others_is_that_of_answers_alone():
     """`test_trl.py` has the objective itself, and `test_trl_model.py` its gradient in packed rows."""
     prompts, answers, advantages, batch, places = made(updates=2)
     texts = [(prompt, answer) for prompt, of in zip(prompts, answers, strict=True) for answer in of]
-    expected = of_answers_alone(texts)
+    expected = tiny.of_answers_alone(texts)
     old = np.random.default_rng(3).normal(-6, 0.3, len(places)).astype(np.float32)
     batch.old[*places.T] = old
     of_answers = np.split(old, np.cumsum([len(answer) for _, answer in texts])[:-1])
@@ -45,7 +37,7 @@ def test_the_loss_of_answers_beside_others_is_that_of_answers_alone():
     trained = padded([np.ones(len(answer), np.int32) for _, answer in texts])
     each = advantages.reshape(-1, 1) * trained
     total, weight = policy_loss(batch.settings, padded(expected), each, trained, 1, padded(of_answers))["loss"]
-    found, _ = sums_of(dataclasses.replace(batch, first=False))
+    found, _ = tiny.sums_of(dataclasses.replace(batch, first=False))
     assert found == pytest.approx(float(total / weight), rel=1e-4)
 
 
@@ -55,8 +47,6 @@ RULE = {
     "policy": {"prompts": 8, "answers": 8, "tokens": 16},
     "adapter": {"rank": 4, "targets": ["query", "up"]},
 }
-
-
 TWICE = {"policy": RULE["policy"] | {"updates": 2, "kl_weight": 0.01}, "documents": {"tenki": 0.25}}
 
 
@@ -70,8 +60,8 @@ def ruled(tiny_run, tmp_path_factory):
         # As many held-out prompts as answers to a batch: they are decoded by the same programs.
         train = {"evaluate_rows": 64, "batch_size": 16, "optimizer": {"peak_lr": 3e-2, "warmup_steps": 1}}
         train |= {"checkpoint": {"every_steps": 1, "keep": 9}}
-        recipe = tiny_recipe(folder, {stage: RULE | (TWICE if stage == "twice" else {})}, steps=8, **train)
-        run = pretrained(tiny_run, folder)
+        recipe = tiny.recipe(folder, {stage: RULE | (TWICE if stage == "twice" else {})}, steps=8, **train)
+        run = tiny.pretrained(tiny_run, folder)
         assert main(["finetune", str(recipe), "--run", str(run)]) == 0
         return run
 
@@ -99,11 +89,10 @@ def test_a_stage_learns_what_is_rewarded_and_says_how(ruled, stage):
 
 @pytest.mark.ci
 def test_resumed_it_ends_with_the_same_bits(ruled, tmp_path):
-    """Also between two steps that learn from the same answers."""
     stage, run = "twice", tmp_path / "run"
     shutil.copytree(ruled(stage), run)
     before = read_rows(run / stage / "metrics.jsonl")
-    assert_resumed_has_the_same_bits(run, **{stage: (3, 8)})
+    tiny.assert_resumed_has_the_same_bits(run, **{stage: (3, 8)})
     after = read_rows(run / stage / "metrics.jsonl")
     sampled = lambda rows: [json.dumps(row) for row in rows if "rewards" in row]  # noqa: E731
     assert sampled(after) == sampled(before)

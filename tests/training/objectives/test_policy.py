@@ -44,14 +44,11 @@ def compiled(name, logp, old, advantages, answers, kl_weight):
     return sums, gradient
 
 
-def computed(name, logp, old, advantages, answers, kl_weight=0.1):
-    """As `compiled`; the default is an argument too, so that one program does for all."""
-    return compiled(name, logp, old, advantages, answers, kl_weight)
+computed = partial(compiled, kl_weight=0.1)  # an argument too, so that one program does for all
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_add_up_to_the_whole(name):
-    """Loss, gradient and all that is logged, however the rows are cut: the same terms in another order."""
     logp, old, advantages, answers = rollout(1)
     whole, gradient = computed(name, logp, old, advantages, answers)
     assert set(whole) == {"loss", "ratio", "moved", "clipped_low", "clipped_high", "kl", "entropy"}
@@ -67,10 +64,7 @@ def test_micro_batches_add_up_to_the_whole(name):
 def test_tokens_that_are_not_trained_are_nothing(name):
     logp, old, advantages, answers = rollout(3)
     noise = np.where(answers > 0, 0, 1e6).astype(np.float32)
-    before, after = (
-        computed(name, logp, old, advantages, answers),
-        computed(name, logp + noise, old, advantages, answers),
-    )
+    before, after = (computed(name, given, old, advantages, answers) for given in (logp, logp + noise))
     del before[0]["entropy"], after[0]["entropy"]  # here a function of the log-probabilities
     jax.tree.map(np.testing.assert_array_equal, before, after)
     assert np.all(np.asarray(after[1])[answers == 0] == 0) and np.any(after[1])

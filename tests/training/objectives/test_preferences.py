@@ -49,13 +49,11 @@ def moved(answers, policy=0.0, reference=0.0):
 
 @partial(jax.jit, static_argnums=0)
 def losses(name, chosen, rejected):
-    """Of each pair."""
     return jax.vmap(lambda weights: objective(name, chosen, rejected, weights)["loss"].total)(jnp.eye(N))
 
 
 @partial(jax.jit, static_argnums=0)
 def differentiated(name, pair, weights):
-    """The gradients of the sum of losses, and the sums."""
 
     def loss(pair):
         sums = objective(name, *pair, weights)
@@ -98,7 +96,6 @@ def test_equal_answers_cost_log_2(seed):
 @settings(max_examples=10, deadline=None)
 @given(seed=SEEDS, shift=st.floats(0, 20, width=32))
 def test_kto_sees_how_far_a_ratio_is_from_the_divergence(seed, shift):
-    """And no gradient reaches the divergence."""
     random = np.random.default_rng(seed)
     given_answers, desirable = answers(random), random.random(N) > 0.5
     before, gradient = kto_loss(given_answers, desirable, np.float32(0.5))
@@ -109,7 +106,6 @@ def test_kto_sees_how_far_a_ratio_is_from_the_divergence(seed, shift):
 
 @jax.jit
 def kto_loss(answers, desirable, kl):
-    """The sum of the losses and its gradient with respect to the divergence."""
     loss = lambda kl: kto(answers, desirable, jnp.ones(N), SETTINGS["kto"], kl)["loss"].total  # noqa: E731
     return jax.value_and_grad(loss)(kl)
 

@@ -9,15 +9,7 @@ import pytest
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from tests.conftest import copy_tokens
-from tests.training.objectives.answers import (
-    F32,
-    T,
-    assert_resumed_has_the_same_bits,
-    log_softmax,
-    pretrained,
-    sums_of,
-    tiny_recipe,
-)
+from tests.training.objectives import answers as tiny
 from tests.training.small import ARCHITECTURE, CONFIG, batch, mesh, params
 from tpullm.cli.main import main
 from tpullm.data.batch import TaughtBatch
@@ -39,9 +31,8 @@ LARGER = Architecture(dataclasses.replace(CONFIG, layers=2, width=48, mlp_width=
 
 
 def teacher(**settings):
-    """Of the student in `small`."""
     load = lambda: params(1, LARGER)  # noqa: E731
-    return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), F32, V)
+    return Teacher(TeacherConfig("larger", **settings), LARGER, load, mesh(), tiny.F32, V)
 
 
 def some_documents(count=9, seed=0):
@@ -60,7 +51,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_pat
     who = teacher(top=5)
     sources = {"one": some_documents(), "other": some_documents(6, seed=1)}
     options = {"settings": who.settings, "folder": tmp_path}
-    stream = TaughtStream(sources, {"one": 0.7, "other": 0.3}, 4, T, 0, **options)
+    stream = TaughtStream(sources, {"one": 0.7, "other": 0.3}, 4, tiny.T, 0, **options)
     own = np.arange(2)
     if cut_off:
         fill_from_teacher(who, [stream.keep(1, 2, own)])
@@ -77,7 +68,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_pat
         tree = params(1, LARGER)
         left_out = stream.without([[1, 1]])
         for found in (stream.batch_at(0), stream.batch_at(steps - 1), left_out.batch_at(1)):
-            _check(found, np.asarray(log_softmax(LARGER, tree, put_rows(mesh(), found.plain))))
+            _check(found, np.asarray(tiny.log_softmax(LARGER, tree, put_rows(mesh(), found.plain))))
     assert max(stream.epoch_at(steps).values()) > 1
     np.testing.assert_array_equal(left_out.batch_at(1).ids, stream.batch_at(2).ids)
 
@@ -96,10 +87,10 @@ def _check(found, wanted):
 def test_held_out_batches_have_what_was_said_of_their_rows(tmp_path):
     """Kept in micro-batches, and read in batches, of which the last one has padding."""
     who, documents = teacher(top=5), some_documents()
-    files = list(EvaluationBatches(documents, 2, T))
+    files = list(EvaluationBatches(documents, 2, tiny.T))
     kept = Kept(tmp_path, len(files) * 2, 2)
     fill_from_teacher(who, [(kept, files.__getitem__)])
-    batches = TaughtEvaluation(EvaluationBatches(documents, 4, T), kept, 4, np.arange(4), who.settings)
+    batches = TaughtEvaluation(EvaluationBatches(documents, 4, tiny.T), kept, 4, np.arange(4), who.settings)
     found = list(batches)
     with jax.set_mesh(mesh()):
         again = [who.says(params(1, LARGER), each.plain) for each in found]
@@ -122,7 +113,7 @@ def test_the_loss_is_that_of_the_definition(kind, top, temperature):
     """All tokens are the whole vocabulary; of fewer, all others are one outcome more. `test_trl.py` has gradients."""
     rows, beta = batch(), DIVERGENCES[kind]
     with jax.set_mesh(mesh()):
-        of = [np.asarray(log_softmax(ARCHITECTURE, params(seed), rows), np.float64) for seed in (0, 1)]
+        of = [np.asarray(tiny.log_softmax(ARCHITECTURE, params(seed), rows), np.float64) for seed in (0, 1)]
     scaled = [np.exp(logp / temperature) for logp in of]
     student, other = (of / of.sum(axis=-1, keepdims=True) for of in scaled)
     ids = np.argsort(-other, axis=-1)[..., :top].astype(np.int32)
@@ -135,7 +126,7 @@ def test_the_loss_is_that_of_the_definition(kind, top, temperature):
     mixed = beta * p + (1 - beta) * q
     each = {0: kl(p, q), 1: kl(q, p)}.get(beta, beta * kl(p, mixed) + (1 - beta) * kl(q, mixed))
     expected = np.sum(rows.weights * each) / np.sum(rows.weights)
-    assert sums_of(put_rows(mesh(), taught))[0] == pytest.approx(expected, rel=1e-4)
+    assert tiny.sums_of(put_rows(mesh(), taught))[0] == pytest.approx(expected, rel=1e-4)
 
 
 def recipe_of(folder, tiny_run, **sizes):
@@ -145,7 +136,7 @@ def recipe_of(folder, tiny_run, **sizes):
     own = {"prompts": ["tenki"], "policy": {"prompts": 4, "answers": 2, "tokens": 12}, "train": {"steps": 6}}
     stages = {"text": text, "own": own | {"teacher": by["teacher"] | {"kind": "reverse_kl"}}}
     options = {"evaluate_rows": 8, "evaluate_every": 2, "checkpoint": {"every_steps": 2, "keep": 9}}
-    return tiny_recipe(folder, stages, 8, **options, **sizes)
+    return tiny.recipe(folder, stages, 8, **options, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +169,6 @@ def test_a_student_gets_nearer_to_its_teacher_on_text_that_it_does_not_learn(tau
 
 @pytest.mark.ci
 def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
-    """Also where some of what the teacher said is gone."""
     recipe, made = taught
     run = tmp_path / "run"
     shutil.copytree(made, run)
@@ -186,7 +176,7 @@ def test_resumed_it_ends_with_the_same_bits(taught, tmp_path):
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
     gone = sorted(before)[1]
     (kept / gone).unlink()
-    assert_resumed_has_the_same_bits(run, text=(4, 8), own=(2, 6))
+    tiny.assert_resumed_has_the_same_bits(run, text=(4, 8), own=(2, 6))
     assert (kept / gone).read_bytes() == before[gone]
 
 
@@ -200,12 +190,14 @@ def test_a_stage_stands_without_its_teacher_whose_identity_it_has_noted(taught, 
 
 
 def test_a_teacher_is_known_by_its_identity(tiny_run, tmp_path):
-    """Of a stage it is that of the stage, of a folder that of its files."""
     settings, run = parsing.load(recipe_of(tmp_path, tiny_run)), tmp_path / "run"
     path, identity = stages.teacher(settings, run, "text")
     assert path == tiny_run / "talk" and identity == manifest.finished_identity(path)
     ids = []
-    for folder in (tiny_run, tiny_run / "pretrain", _checkpoint(tiny_run / "talk"), published(tmp_path)):
+    (checkpoint,) = (tiny_run / "talk" / "checkpoints").glob("[0-9]*")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    for folder in (tiny_run, tiny_run / "pretrain", checkpoint, tmp_path):
         other = dataclasses.replace(settings.finetune["text"], teacher=TeacherConfig(str(folder)))
         ids.append(stages.teacher(dataclasses.replace(settings, finetune={"new": other}), run, "new"))
     assert ids[0] == (path, identity), "of a run it is the last stage"
@@ -214,19 +206,8 @@ def test_a_teacher_is_known_by_its_identity(tiny_run, tmp_path):
     assert stages.teacher(dataclasses.replace(settings, finetune={"new": other}), run, "new")[1] != ids[-1][1]
 
 
-def _checkpoint(stage):
-    (found,) = (stage / "checkpoints").glob("[0-9]*")
-    return found
-
-
-def published(folder):
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_text("{}")
-    return folder
-
-
 def test_mistakes_are_one_line(tiny_run, tmp_path, capsys):
-    recipe, run, other = recipe_of(tmp_path, tiny_run), pretrained(tiny_run, tmp_path), tmp_path / "other"
+    recipe, run, other = recipe_of(tmp_path, tiny_run), tiny.pretrained(tiny_run, tmp_path), tmp_path / "other"
     shutil.copytree(tiny_run / "talk", other)
     told = ModelProto.FromString((other / "tokenizer" / "tokenizer.model").read_bytes())
     told.pieces[300].piece += "ん"

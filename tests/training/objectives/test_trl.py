@@ -74,17 +74,6 @@ def assert_logged(ours, theirs, without=()):
         np.testing.assert_allclose(ours[own], theirs[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
-def chosen_and_rejected(logp_BT, referenced):
-    given = INPUTS["preferences"]
-    answers_BT = numbered(given["mask"])
-    policy_B2, tokens_B2 = (sum_by_sequence(x, answers_BT, 2) for x in (logp_BT, jnp.ones_like(logp_BT)))
-    reference_B2 = packed(np.array(given["reference"], np.float32)[:, None])
-    return [
-        Answers(policy_B2[:, side], tokens_B2[:, side], reference_B2[:, side] if referenced else None)
-        for side in (0, 1)
-    ]
-
-
 KINDS = {"cdpo": "dpo", "dpo_per_token": "dpo", "dpo_without_reference": "dpo"}
 
 
@@ -94,8 +83,12 @@ def pair_loss(name, case):
     options |= {"label_smoothing": case.get("label_smoothing", 0.0), "gamma": case.get("simpo_gamma", 0.0)}
     settings = PreferenceConfig(KINDS.get(name, name), beta=case["beta"], **options)
 
+    given, referenced = INPUTS["preferences"], name not in ("dpo_without_reference", "simpo", "orpo")
+
     def loss(logp_BT):
-        chosen, rejected = chosen_and_rejected(logp_BT, name not in ("dpo_without_reference", "simpo", "orpo"))
+        policy, tokens = (sum_by_sequence(x, numbered(given["mask"]), 2).T for x in (logp_BT, jnp.ones_like(logp_BT)))
+        reference = packed(np.array(given["reference"], np.float32)[:, None]).T if referenced else (None, None)
+        chosen, rejected = map(Answers, policy, tokens, reference)
         sums = preferences.PAIRED[settings.kind](chosen, rejected, weights, settings)
         if name == "orpo":  # trl has the mean over the tokens of all chosen answers
             nll = weighted_sum(-chosen.policy / (jnp.sum(chosen.tokens) / 6), weights)

@@ -100,27 +100,12 @@ def conversations(case: str) -> tuple[list[list[int]], list[list[list[int]]]]:
     return prompts, [[ids(one), ids(other)] for one, other in lengths]
 
 
-def good() -> np.ndarray:
-    """Which of the first answers are judged good, for KTO; `[prompts]`."""
-    return np.arange(PROMPTS) % 3 > 0
-
-
-def advantages() -> np.ndarray:
-    """`[prompts, 2]`"""
-    return np.random.default_rng(8).normal(size=(PROMPTS, 2)).astype(np.float32)
-
-
-def flat_of(tree) -> dict[str, np.ndarray]:
-    """Arrays on the host, by flat name."""
-    return tensors.flat(jax.device_get(tree))
-
-
 def pairs_of(case: str, load, mesh) -> PairBatch:
     """All preferences or judged answers, compared with the model without its adapter."""
     prompts, answers = conversations(case)
     settings = PREFERENCES[case]
     if case == "kto":
-        found = [(n, prompts[n], answers[n][0], bool(good()[n])) for n in range(PROMPTS)]
+        found = [(n, prompts[n], answers[n][0], n % 3 > 0) for n in range(PROMPTS)]
         pairs = judged(found, settings, LENGTH, "finetune.a")
     else:
         found = [(n, (prompts[n], *answers[n])) for n in range(PROMPTS)]
@@ -135,7 +120,8 @@ def pairs_of(case: str, load, mesh) -> PairBatch:
 def answers_of(case: str) -> AnswerBatch:
     """All answers, with how likely they were when they were sampled."""
     prompts, answers = conversations(case)
-    batch, places = answers_in_rows(prompts, answers, advantages(), POLICIES[case], LENGTH, [ROWS])
+    advantages = np.random.default_rng(8).normal(size=(PROMPTS, 2)).astype(np.float32)
+    batch, places = answers_in_rows(prompts, answers, advantages, POLICIES[case], LENGTH, [ROWS])
     was = np.load(FILE)[f"{case} old"]
     said = [len(answer) for of_prompt in answers for answer in of_prompt]
     batch.old[*places.T] = np.concatenate([of[:length] for of, length in zip(was, said, strict=True)])
@@ -143,14 +129,12 @@ def answers_of(case: str) -> AnswerBatch:
 
 
 def losses(shape: dict[str, int]) -> dict[str, dict]:
-    """By case."""
     architecture, params, adapter = tuned()
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     found = {}
     with jax.set_mesh(mesh):
         shardings = architecture.shardings(mesh)
-        whole = architecture.whole(tensors.nested(adapter), params)
-        whole = jax.tree.map(jax.device_put, whole, shardings)
+        whole = jax.tree.map(jax.device_put, architecture.whole(tensors.nested(adapter), params), shardings)
         trained, frozen = architecture.trained(whole), architecture.frozen(whole)
 
         @jax.jit
@@ -164,7 +148,7 @@ def losses(shape: dict[str, int]) -> dict[str, dict]:
         for case in (*PREFERENCES, *POLICIES):
             batch = answers_of(case) if case in POLICIES else pairs_of(case, lambda: frozen, mesh)
             loss, gradient = run(trained, frozen, put_rows(mesh, batch))
-            found[case] = {"loss": loss.item(), "gradient": in_a_row(flat_of(gradient)).tolist()}
+            found[case] = {"loss": loss.item(), "gradient": in_a_row(tensors.flat(jax.device_get(gradient))).tolist()}
     return found
 
 

@@ -15,7 +15,6 @@ KINDS = ("all-to-all", "all-gather", "all-reduce", "collective-permute")
 
 
 def collectives(sizes: dict[str, int]) -> list[str]:
-    """Of the compiled update."""
     muon = scale_by_muon(0.9, {"w": AXES}, jnp.float32)
     with jax.set_mesh(mesh := make_mesh(sizes)):
         x = jax.device_put(jnp.ones((6, 16, 4, 8)), jax.NamedSharding(mesh, RULES.spec(*AXES)))

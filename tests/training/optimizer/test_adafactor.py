@@ -25,8 +25,7 @@ MATRICES = {"query": (2, 6, 8), "gate": (6, 6, 5), "out": (2, 8, 6), "embedding"
 
 def gradients(step):
     """Of sizes from 1e-6 to 1; step 3 jumps, so that the clip applies."""
-    random = np.random.default_rng(step)
-    jump = 30.0 if step == 3 else 1.0
+    random, jump = np.random.default_rng(step), 30.0 if step == 3 else 1.0
     return {name: (random.normal(size=shape) * jump * 0.01**n) for n, (name, shape) in enumerate(SHAPES.items())}
 
 
@@ -49,7 +48,6 @@ def algorithm_4(grads: list[np.ndarray]) -> np.ndarray:
 
 @functools.cache
 def updates():
-    """The updates of four steps, and the state after them."""
     optimizer, found = scale_by_factored_moments(AXES), []
     step = jax.jit(optimizer.update)
     with jax.set_mesh(mesh()):

@@ -18,13 +18,8 @@ from tpullm.training.optimizer.chain import decay_begin, learning_rate, learning
 from tpullm.training.step import abstract_state
 
 LOSS = jnp.ones(())  # of a step that is not skipped
-KINDS = [
-    ("adamw", "float32"),
-    ("adamw", "bfloat16"),
-    ("adafactor", "float32"),
-    ("muon", "float32"),
-    ("muon", "bfloat16"),
-]
+KINDS = [("adamw", "float32"), ("adamw", "bfloat16"), ("adafactor", "float32")]
+KINDS += [("muon", "float32"), ("muon", "bfloat16")]
 
 
 def test_cosine_rises_to_the_peak_and_falls_to_the_last():
@@ -54,7 +49,6 @@ def test_a_run_shorter_than_its_warmup_still_has_finite_rates(schedule, steps):
 
 
 def first_updates(config, axes, params, *grads):
-    """The first update of each of some gradients."""
     optimizer = make_optimizer(config, 1000, axes)
     update = jax.jit(lambda params, grads: optimizer.update(grads, optimizer.init(params), params, loss=LOSS)[0])
     with jax.set_mesh(mesh()):
@@ -86,17 +80,14 @@ def test_which_parameters_are_what():
     weights |= {f"layers.attention.{part}.weight" for part in ("query", "key", "value", "out")}
     assert {name for name, found in of.items() if found == (True, True)} == weights
     assert {name for name, found in of.items() if found == (True, False)} == {"embedding", "layers.mlp.router.weight"}
-    assert {"layers.mlp.balance", "layers.mlp.down.bias", "layers.mlp_norm.scale", "layers.attention.sinks"} <= {
-        name for name, found in of.items() if found == (False, False)
-    }
+    for name in ("layers.mlp.balance", "layers.mlp.down.bias", "layers.mlp_norm.scale", "layers.attention.sinks"):
+        assert of[name] == (False, False)
 
-
-def test_the_sides_of_a_matrix():
-    assert matrix_sides(("layers", "embed", "heads", "head")) == ((1,), (2, 3))
-    assert matrix_sides(("layers", "heads", "head", "embed")) == ((1, 2), (3,))
-    assert matrix_sides(("layers", "experts", "mlp", "embed")) == ((2,), (3,))
-    assert matrix_sides(("layers", "embed", "experts")) == ((1,), (2,))
-    assert matrix_sides(("vocabulary", "embed")) == ((0,), (1,))
+    assert matrix_sides(axes["layers.attention.query.weight"]) == ((1,), (2, 3))
+    assert matrix_sides(axes["layers.attention.out.weight"]) == ((1, 2), (3,))
+    assert matrix_sides(axes["layers.mlp.down.weight"]) == ((2,), (3,))
+    assert matrix_sides(axes["layers.mlp.router.weight"]) == ((1,), (2,))
+    assert matrix_sides(axes["embedding"]) == ((0,), (1,))
 
 
 @pytest.mark.parametrize(
@@ -126,12 +117,10 @@ def test_the_state_is_sharded_as_its_parameter(kind, moments, architecture):
         name = ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
         if not leaf.shape:
             continue
-        parameter = placed[name]
-        for size, whole, axis, wanted in zip(
-            leaf.shape, parameter.shape, leaf.sharding.spec, parameter.sharding.spec, strict=True
-        ):
+        of = placed[name]
+        for size, whole, axis, wanted in zip(leaf.shape, of.shape, leaf.sharding.spec, of.sharding.spec, strict=True):
             assert (size, axis) in ((whole, wanted), (1, None)), name
-        seen[name] = seen.get(name, 0) + leaf.size * leaf.dtype.itemsize / parameter.size
+        seen[name] = seen.get(name, 0) + leaf.size * leaf.dtype.itemsize / of.size
     assert seen.keys() == placed.keys()
     each = {"float32": 4, "bfloat16": 2}[moments]
     for name, bytes_each in seen.items():

@@ -66,7 +66,6 @@ def test_every_element_draws_for_itself(shape):
 
 
 def test_only_float32_arrays_are_stored_in_bfloat16():
-    """A count stays a count; and each array of a step is rounded by a salt of its own."""
     state = {"count": jnp.zeros((), jnp.int32), "a": jnp.zeros(4096), "b": jnp.zeros(4096)}
     halfway = state | {name: jnp.full(4096, 1.0 + 2.0**-8) for name in "ab"}
     moving = store_in_bfloat16(optax.GradientTransformation(lambda _: state, lambda g, s, p=None: (g, halfway)))

@@ -202,9 +202,8 @@ def test_names_of_python_are_pythons(verdict):
 
 def test_what_was_given_is_not_the_programs(verdict):
     given = "def half(x):\n    return x / 2\n\ndef double(x):\n"
-    program = f"{given}    return 0\n\ndef half(x): return 3"
-    assert verdict(program, "assert half(double(3)) == 3", given, "double") == "failed"
-    assert verdict(f"{given}    return 2 * x", "assert half(double(3)) == 3", given, "double") == "passed"
+    for rest, ends in (("    return 0\n\ndef half(x): return 3", "failed"), ("    return 2 * x", "passed")):
+        assert verdict(given + rest, "assert half(double(3)) == 3", given, "double") == ends
 
 
 def test_an_error_of_a_file_is_an_error_of_one_test(judge):
@@ -213,14 +212,10 @@ def test_an_error_of_a_file_is_an_error_of_one_test(judge):
     assert judge.verdicts([[text, tests]]) == [["error", "passed", "passed"]]
 
 
-def test_many_tests_are_all_counted(judge):
-    tests = [f"assert f({n}) == {n}" for n in range(1500)]
-    assert judge.verdicts([["def f(x):\n    return x", tests]]) == [["passed"] * 1500]
-
-
-def test_what_passed_before_the_time_was_over_counts(judge):
-    tests = ["assert f(1) == 1", "while True: pass", "assert f(1) == 1"]
-    assert judge.verdicts([["def f(x): return x", tests]])[0].count("passed") == 1
+def test_many_tests_are_all_counted_and_what_passed_before_the_time_was_over(judge):
+    many, late = [f"assert f({n}) == {n}" for n in range(1500)], ["assert f(1) == 1", "while True: pass"]
+    found = judge.verdicts([["def f(x): return x", tests] for tests in (many, [*late, late[0]])])
+    assert found[0] == ["passed"] * 1500 and found[1].count("passed") == 1
 
 
 def test_arguments_are_changed_in_place_by_name_too(verdict):

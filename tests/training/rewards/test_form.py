@@ -23,21 +23,15 @@ def test_the_edge_of_a_length_is_linear_on_both_sides():
 
 
 def test_tokens_are_counted_by_the_tokenizer():
-    assert scores(
-        form.length(most=2, unit="tokens", count_tokens=lambda text: len(text.split("x"))), "axb", "axbxc"
-    ) == [1, 0]
+    reward = form.length(most=2, unit="tokens", count_tokens=lambda text: len(text.split("x")))
+    assert scores(reward, "axb", "axbxc") == [1, 0]
 
 
-@pytest.mark.parametrize(("text", "count"), [("が", 1), ("か\u3099", 1), (" 雨。\n", 2), ("a b", 3), ("😊", 1)])
-def test_characters(text, count):
-    assert form.count_characters(text) == count
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [("a b  c.", 3), ("今日は雨です。", 4), ("東京都に、行く", 4), ("", 0), ("雨 です", 2)]
-)
-def test_words(text, count):
-    assert form.count_words(text) == count
+def test_characters_and_words():
+    characters = ("が", "か\u3099", " 雨。\n", "a b", "😊")
+    words = ("a b  c.", "今日は雨です。", "東京都に、行く", "", "雨 です")
+    assert list(map(form.count_characters, characters)) == [1, 1, 2, 3, 1]
+    assert list(map(form.count_words, words)) == [3, 4, 4, 0, 2]
 
 
 def test_a_trap_of_a_pattern_is_stopped(monkeypatch):
@@ -65,10 +59,8 @@ def test_a_trap_of_a_pattern_is_stopped(monkeypatch):
     ],
 )
 def test_json(answer, score):
-    assert scores(form.json_schema({"$ref": "#/$defs/numbers", "$defs": {"numbers": _NUMBERS}}), answer) == [score]
-
-
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
+    numbers = {"type": "array", "items": {"type": "number"}}
+    assert scores(form.json_schema({"$ref": "#/$defs/numbers", "$defs": {"numbers": numbers}}), answer) == [score]
 
 
 def test_a_schema_may_have_patterns():
@@ -150,8 +142,7 @@ def test_brackets_are_masked_only_if_they_are_closed():
 
 @given(st.text(alphabet=st.sampled_from("雨a1 。!.「」（）()\n-#"), max_size=40))
 def test_nothing_is_lost_and_nothing_is_added(text):
-    found = sentences(text)
-    at = 0
+    found, at = sentences(text), 0
     for sentence in found:
         assert len(sentence.text) == len(sentence.masked) and sentence.text == sentence.text.strip() != ""
         at = text.index(sentence.text, at) + len(sentence.text)  # in their order
@@ -190,12 +181,8 @@ PLAIN = (
     "行け 行きなさい 行って 知らん いいよ そう思う 猫じゃん 雨っす ありがとう ごめん うん おはよう "
     "ございますと書いてある 「行きます」と言った 増す 出す 行きますと書いた 明日は雨"
 ).split()
-NOT_JUDGED = [
-    *"はい いいえ。 こんにちは！ 次の通り： OK! （笑） どうぞ なるほど。 ええ".split(),
-    "# 見出し",
-    "- りんご",
-    "1 + 1 = 2",
-]
+NOT_JUDGED = "はい いいえ。 こんにちは！ 次の通り： OK! （笑） どうぞ なるほど。 ええ".split()
+NOT_JUDGED += ["# 見出し", "- りんご", "1 + 1 = 2"]
 
 
 def test_each_form_is_judged_with_and_without_a_mark_of_the_end():
@@ -219,10 +206,6 @@ def test_what_people_write_is_a_form(real_text):
     assert len(judged) > 1500 and judged.count(False) < 0.005 * len(judged)
 
 
-def test_a_quote_alone_is_judged_by_its_sentences():
-    assert politeness_judgements("「行くよ。雨です。」") == [False, True]
-    assert politeness_judgements("『行くよ』\n雨です。") == [False, True]
-
-
-def test_items_count_if_they_are_sentences():
-    assert politeness_judgements("- 雨だ。\n- 晴れ\n・雨です。") == [False, True]
+def test_a_quote_alone_is_judged_by_its_sentences_and_items_if_they_are_sentences():
+    for text in ("「行くよ。雨です。」", "『行くよ』\n雨です。", "- 雨だ。\n- 晴れ\n・雨です。"):
+        assert politeness_judgements(text) == [False, True]

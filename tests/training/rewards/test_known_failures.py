@@ -27,19 +27,9 @@ def test_the_figures_of_groups_are_those_of_their_definitions(rewards):
 
 def row(step, **changes):
     """A row of a healthy stage."""
-    reward = 0.2 + 0.01 * step
-    healthy = {
-        "step": step,
-        "rewards": {"polite": reward, "sum": reward},
-        "without_signal": {"polite": 0.3, "sum": 0.3},
-        "total_spread": 0.2,
-        "answer_tokens": 20.0,
-        "cut_off": 0.1,
-        "repeated": 0.0,
-        "base_likelihood": -1.0 - 0.02 * step,
-        "surprise": 0.3 * (-1) ** step,
-    }
-    return healthy | changes
+    healthy = {"step": step, "total_spread": 0.2, "answer_tokens": 20.0, "cut_off": 0.1, "repeated": 0.0}
+    healthy |= {"rewards": {"sum": 0.2 + 0.01 * step}, "without_signal": {"sum": 0.3}}
+    return healthy | {"base_likelihood": -1.0 - 0.02 * step, "surprise": 0.3 * (-1) ** step} | changes
 
 
 def lines(rows, before=()):
@@ -56,10 +46,7 @@ def test_a_healthy_stage_is_left_alone():
     [
         (lambda n: {"without_signal": {"sum": 0.95}}, "rules: 95% of the prompts of the last 10 steps"),
         (lambda n: {"answer_tokens": 10.0 + n, "cut_off": n / 40}, "rules: answers grew from 14 to 30 tokens, and 51%"),
-        (
-            lambda n: {"base_likelihood": -1.0 - 0.2 * n},
-            "rules: the reward rose from 0.25 to 0.35 while the answers became unlikely",
-        ),
+        (lambda n: {"base_likelihood": -1.0 - 0.2 * n}, "reward rose from 0.25 to 0.35 while the answers became unlik"),
         (lambda n: {"surprise": 0.3 + n % 2 / 10}, "rules: the tokens that were sampled are +0.35 nats from"),
         (lambda n: {"repeated": n / 40}, "an answer repeats itself: the reward may be exploited"),
     ],
@@ -74,23 +61,17 @@ def test_held_out_text_that_gets_worse_is_a_sign():
     (line,) = lines(rows)
     assert "the loss on held-out text rose from 2.50 to 2.6" in line
     assert lines([each | {"rewards": {"sum": 0.2}} for each in rows]) == []  # nothing is gained by it
-
-
-def test_the_last_loss_is_held_against_the_first():
-    """0.12 nats in two halves, each of which alone is too little to be said."""
+    # The last loss is held against the first: 0.12 nats in two halves, each of which alone is too little to be said.
     losses = {0: 2.50, 20: 2.56, 40: 2.62}
     rows = [row(n) | ({"eval_loss": {"a": losses[n]}} if n in losses else {}) for n in range(60)]
     assert lines(rows[:40]) == []
     assert "rose from 2.50 to 2.62" in lines(rows)[0]
 
 
-def test_a_mean_that_may_be_chance_is_not_said():
+def test_nothing_is_said_of_a_mean_that_may_be_chance_and_of_few_steps():
     """0.15 nats, of steps that are 0.2 away from each other's mean."""
     assert lines([row(step, surprise=0.15 + 0.2 * (-1) ** step) for step in range(60)]) == []
     assert lines([row(step, surprise=0.15 + 0.1 * (-1) ** step) for step in range(60)]) != []
-
-
-def test_nothing_is_said_of_fewer_steps():
     assert lines([row(step, without_signal={"sum": 1.0}) for step in range(STEPS - 1)]) == []
 
 

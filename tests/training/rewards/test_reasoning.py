@@ -76,10 +76,8 @@ def test_what_the_package_does_not_have_is_one_line(small_package, what, told):
     ("fields", "told"), [({}, "there is no field `reasoning_gym`"), ({"reasoning_gym": 3}, "is no task")]
 )
 def test_an_example_that_is_no_task_is_named(small_package, fields, told):
-    with (
-        Rewards([{"name": "reasoning_gym"}]) as own,
-        pytest.raises(UserError, match=f"^reward reasoning_gym: example 0.*{told}"),
-    ):
+    error = pytest.raises(UserError, match=f"^reward reasoning_gym: example 0.*{told}")
+    with Rewards([{"name": "reasoning_gym"}]) as own, error:
         own.score(["1"], [[]], [fields])
 
 

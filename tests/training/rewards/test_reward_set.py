@@ -23,15 +23,12 @@ ADD = {"tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]}
 SAMPLES = {
     "polite": (
         ("今日は晴れです。明日は雨だ。", 0.5),
-        ("母は「早く行け。雨だ。」と言いました。", 1),
         ("次の二つです：\n- りんご\n- みかん\n", 0),
         ("次の二つがあります。\n- りんご\n- みかん\n", 1),
-        ("- 走る。\n- 歩きます。", 0.5),
         ("It is sunny today.", 0),
     ),
     "one_sentence": (
         ("今日は晴れです。", 1),
-        ("今日は晴れです", 1),
         ("今日は晴れです。明日は雨です。", 0.5),
         ("It rains. Take an umbrella! Really?", 1 / 3),
     ),
@@ -67,7 +64,6 @@ SAMPLES = {
         ("雨です。", 1, {"pattern": r"\p{Han}+です。"}),
     ),
     "number": (
-        ("3 + 4 = 7", 1, {}, {"answer": 7}),
         ("It is -5.", 1, {}, {"answer": "#### -5"}),
         ("about 3.14", 0, {}, {"answer": 3.14159}),
         ("about 3.14", 1, {"tolerance": 0.01}, {"answer": 3.14159}),
@@ -89,7 +85,6 @@ SAMPLES = {
     ),
     "no_repetition": (
         ("今日は晴れです。", 1),
-        ("雨です。" * 20, 4 / 73 / 0.9),
         ("The cat sat on the mat and looked at the rain.", 1),
         ("あ" * 108, 1 / 101 / 0.9),
         ("ababab", 0.4, {"size": 2, "allowed": 0}),
@@ -101,13 +96,8 @@ SAMPLES = {
     ),
 }
 TEXTUAL = [name for name in REWARDS if name not in ("code", "reasoning_gym")]
-NEEDED = {
-    "length": {"most": 40},
-    "language": {"language": "ja"},
-    "json_schema": {"schema": {"type": "object"}},
-    "matches": {"pattern": ".*"},
-    "no_phrases": {"phrases": ["雨"]},
-}
+NEEDED = {"length": {"most": 40}, "language": {"language": "ja"}, "json_schema": {"schema": {"type": "object"}}}
+NEEDED |= {"matches": {"pattern": ".*"}, "no_phrases": {"phrases": ["雨"]}}
 
 
 def score(name, answer, fields=None, **parameters):
@@ -132,13 +122,11 @@ def test_an_answer_without_a_visible_character_scores_0(name):
     assert [score(name, answer, **NEEDED.get(name, {})) for answer in ("", " \n\t", "\u3000")] == [0, 0, 0]
 
 
+CHARACTERS = st.sampled_from('雨です。ますかaあ「」（）()!.,-0１九千/\\{}[]"\n 笑=答:#') | st.characters()
+
+
 @example("\ud800")
-@given(
-    st.text(
-        alphabet=st.sampled_from('雨です。ますかaあ「」（）()!.,-0１九千/\\{}[]"\n 笑=答:#') | st.characters(),
-        max_size=60,
-    )
-)
+@given(st.text(alphabet=CHARACTERS, max_size=60))
 def test_any_text_scores_from_0_to_1_and_the_same_twice(answer):
     settings = [{"name": name, **NEEDED.get(name, {})} for name in TEXTUAL]
     rewards = Rewards(settings)
@@ -165,8 +153,10 @@ def test_the_pages_have_the_rewards_and_their_parameters():
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("settings", "told"),
     [
+        ((), "rewards: there is none"),
+        (({"name": "polite"}, {"name": "polite"}), "rewards: two are named polite; give one of them a `label`"),
         ({"name": "polit"}, "reward polit: no reward has this name; the nearest is polite"),
         ({"name": "zzz"}, "reward zzz: no reward has this name; there are polite, one_sentence, length"),
         ({}, r"rewards: \{\}: give each a `name` or a `function`"),
@@ -189,10 +179,7 @@ def test_the_pages_have_the_rewards_and_their_parameters():
         ({"name": "no_repetition", "allowed": 1}, "reward no_repetition: size 8, allowed 1: give a size"),
         ({"name": "matches", "pattern": "(a"}, r"reward matches: pattern: \(a is no regular expression \(missing \)"),
         ({"name": "json_schema", "schema": {"type": "objekt"}}, r"reward json_schema: schema: \$.type: 'objekt'"),
-        (
-            {"name": "json_schema", "schema": {"anyOf": [{"$ref": "http://a/b"}]}},
-            r"reward json_schema: schema: \$ref http",
-        ),
+        ({"name": "json_schema", "schema": {"anyOf": [{"$ref": "http://a"}]}}, r"reward json_schema: schema: \$ref h"),
         ({"name": "number", "tolerance": -1}, "reward number: tolerance: -1 is below 0"),
         ({"name": "code", "seconds": 0}, "reward code: seconds 0, memory_mib 256: give at least 1 second"),
         ({"name": "code", "memory_mib": 8}, "reward code: seconds 1, memory_mib 8: give at least 1 second and 16 MiB"),
@@ -201,16 +188,9 @@ def test_the_pages_have_the_rewards_and_their_parameters():
         ({"name": "polite", "label": "a", "weight": True}, "reward a: weight: True is not a number"),
     ],
 )
-def test_a_wrong_setting_is_one_line(setting, told):
+def test_a_wrong_setting_is_one_line(settings, told):
     with pytest.raises(UserError, match=f"^{told}"):
-        Rewards([setting])
-
-
-def test_no_reward_and_two_of_one_name_are_refused():
-    with pytest.raises(UserError, match="^rewards: there is none"):
-        Rewards([])
-    with pytest.raises(UserError, match="^rewards: two are named polite; give one of them a `label`"):
-        Rewards([{"name": "polite"}, {"name": "polite"}])
+        Rewards([settings] if isinstance(settings, dict) else settings)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,17 @@ class Recipe:
         if self.base and ModelConfig().trained_as(self.model) != self.model:
             yield "model", f"is that of `base`; beside it only {', '.join(ModelConfig.of_training())} can be set"
         for name, settings in self.finetune.items():
-            yield from self._contradictions_of_stage(f"finetune.{name}", name, settings)
+            where = f"finetune.{name}"
+            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name) or name in TAKEN:
+                why = "a stage of this name can't have a folder in the run; use small letters, digits, - and _"
+                yield where, f"{why}, and none of {', '.join(sorted(TAKEN))}"
+            yield from self._unknown_sources(f"{where}.documents", settings.documents)
+            for kind in ("conversations", *ALONE):
+                if getattr(settings, kind) and kind in self._sources:
+                    yield where, f"a source of corpus is named {kind}; give it another name"
+            if settings.adapter.quantize_base and self.model.matmuls == "fp8":
+                why = "a quantized matrix would be rounded again; set model.matmuls to compute"
+                yield f"{where}.adapter.quantize_base", why
         longest = self.model.context_length
         for name, stage in self.trainings.items():
             if not self.base and stage.sequence_length > longest:
@@ -155,18 +165,6 @@ class Recipe:
         yield from self._unknown_sources("mixture.epochs", self.mixture.epochs)
         for phase in self.mixture.phases:
             yield from self._unknown_sources("mixture.phases", phase.weights)
-
-    def _contradictions_of_stage(self, where: str, name: str, settings: TuningConfig) -> Iterator[tuple[str, str]]:
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name) or name in TAKEN:
-            why = "a stage of this name can't have a folder in the run; use small letters, digits, - and _"
-            yield where, f"{why}, and none of {', '.join(sorted(TAKEN))}"
-        yield from self._unknown_sources(f"{where}.documents", settings.documents)
-        for kind in ("conversations", *ALONE):
-            if getattr(settings, kind) and kind in self._sources:
-                yield where, f"a source of corpus is named {kind}; give it another name"
-        if settings.adapter.quantize_base and self.model.matmuls == "fp8":
-            why = "a quantized matrix would be rounded again; set model.matmuls to compute"
-            yield f"{where}.adapter.quantize_base", why
 
     @property
     def _sources(self) -> list[str]:

@@ -212,9 +212,6 @@ class TuningConfig:
             yield "preference.kind", why
         if self.preferences and self.preference.kind == "kto":
             yield "preference.kind", "kto learns from judged answers, and these are pairs; choose another kind"
-        yield from self._contradictions_of_answers()
-
-    def _contradictions_of_answers(self) -> Iterator[tuple[str, str]]:
         policy, row = self.policy, self.train.sequence_length
         if self.prompts and not self.rewards and not self.teacher.model:
             yield "rewards", "prompts need something that scores the answers; give one, such as [{name: polite}]"

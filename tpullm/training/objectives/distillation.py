@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tpullm.data.batch import Batch, TaughtBatch
+from tpullm.data.batch import FIELDS, Batch, TaughtBatch
 from tpullm.data.taught_rows import Kept
 from tpullm.data.token_store import token_dtype
 from tpullm.model.architecture import Architecture, Tree
@@ -29,11 +29,7 @@ from tpullm.system.log import progress
 from tpullm.training.log_probabilities import likeliest_tokens, log_probabilities
 from tpullm.training.losses import Sum, Sums, weighted_sum
 
-jax.tree_util.register_dataclass(
-    TaughtBatch,
-    ["inputs", "targets", "segment_ids", "positions", "weights", "ids", "logps"],
-    ["settings", "branched"],
-)
+jax.tree_util.register_dataclass(TaughtBatch, [*FIELDS, "ids", "logps"], ["settings", "branched"])
 # Where the interpolation is between the two directions, for `distillation_loss`.
 DIVERGENCES = {"forward_kl": 0.0, "jsd": 0.5, "reverse_kl": 1.0}
 IMPOSSIBLE = -1e4  # a log-probability whose exponential is 0 in float32; with -inf, gradients would be NaN

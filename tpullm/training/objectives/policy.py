@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.data.batch import AnswerBatch
+from tpullm.data.batch import FIELDS, AnswerBatch
 from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.rows import to_zigzag_order
 from tpullm.recipe.schema import PolicyConfig
@@ -24,9 +24,7 @@ from tpullm.training.losses import Sum, Sums, sum_by_sequence, values_to_tokens,
 HOLDS_IN_REWARD = "rloo"  # the method whose divergence from the start is a part of the reward, not of the loss
 
 jax.tree_util.register_dataclass(
-    AnswerBatch,
-    ["inputs", "targets", "segment_ids", "positions", "weights", "answers", "advantages", "old", "beside"],
-    ["settings", "sequences", "first", "share"],
+    AnswerBatch, [*FIELDS, "answers", "advantages", "old", "beside"], ["settings", "sequences", "first", "share"]
 )
 # The largest logarithm of a ratio. Its exponential and its gradient stay finite in float32.
 LARGEST = 30.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.answer_rows import BAD, GOOD, MISMATCHED, Pairs
-from tpullm.data.batch import BRANCH, PairBatch
+from tpullm.data.batch import BRANCH, FIELDS, PairBatch
 from tpullm.model.architecture import Architecture, Tree
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import fetch_whole, own_rows, put_rows, to_zigzag_order
@@ -30,11 +30,7 @@ from tpullm.training.losses import Sum, Sums, sum_by_sequence, weighted_sum
 
 FILE = "references.npz"  # in a stage that learns preferences
 
-jax.tree_util.register_dataclass(
-    PairBatch,
-    ["inputs", "targets", "segment_ids", "positions", "weights", "references", "kl", "beside"],
-    ["settings", "sequences", "share"],
-)
+jax.tree_util.register_dataclass(PairBatch, [*FIELDS, "references", "kl", "beside"], ["settings", "sequences", "share"])
 
 
 class Answers(NamedTuple):
@@ -226,25 +222,19 @@ def fill_references(job: Job, parts: Sequence[Pairs]) -> None:
     file = job.directory / FILE
     if hosts.broadcast("references", file.exists):
         with storage.local_copy(file).open("rb") as opened:
-            found = list(np.load(opened).values())
-    else:
-        found = _compute_references(job, parts)
-        hosts.on_first("references", storage.write_arrays, file, *found)
-    for part, values in zip(parts, found, strict=True):
-        part.references[:] = values
-
-
-def _compute_references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
-    """Of each part `[answers of a pair, pairs]`, computed in micro-batches of the training."""
+            for part, values in zip(parts, np.load(opened).values(), strict=True):
+                part.references[:] = values
+        return
+    # In micro-batches of the training.
     mesh, config, architecture = job.mesh, job.config, Architecture(job.model)
     count, length = config.batch_size // config.accumulation, config.sequence_length
     options = {"dtype": compute_dtype(config.compute), "chunks": config.loss_chunks}
     run = jax.jit(lambda *of: jnp.stack([found.policy for found in answers_of_pairs(architecture, *of, **options)]))
-    found, own = [], own_rows(mesh, count)
+    own = own_rows(mesh, count)
     with jax.set_mesh(mesh), progress("references", sum(len(part.ids) for part in parts), "pairs") as advance:
         params = job.load()
         for part in parts:
-            values = np.zeros_like(part.references)
+            part.references[:] = 0
             packed = packing.pack(part.lengths, length, seed=0, moving=False)
             for first in range(0, packed.rows, count):
                 rows = np.arange(first, min(first + count, packed.rows))
@@ -252,7 +242,6 @@ def _compute_references(job: Job, parts: Sequence[Pairs]) -> list[np.ndarray]:
                 mine = jax.tree.map(lambda array: array[own], part.build(segments, count, length))
                 sums = fetch_whole(mesh, run(params, put_rows(mesh, mine)))
                 slots = np.concatenate([np.arange(pairs) for pairs in np.bincount(segments.rows)])
-                values[segments.documents] = sums[:, segments.rows, slots].T
+                part.references[segments.documents] = sums[:, segments.rows, slots].T
                 advance(len(segments.documents))
-            found.append(values)
-    return found
+    hosts.on_first("references", storage.write_arrays, file, *(part.references for part in parts))

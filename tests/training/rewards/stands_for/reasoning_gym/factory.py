@@ -28,11 +28,8 @@ class Doubling:
     def score_answer(self, answer, entry):
         while answer == "hang":
             pass
-        return (
-            1.0
-            if int(answer if answer.lstrip("-").isdigit() else 1 / (answer != "raise")) == int(entry["answer"])
-            else 0.25
-        )
+        given = answer if answer.lstrip("-").isdigit() else 1 / (answer != "raise")
+        return 1.0 if int(given) == int(entry["answer"]) else 0.25
 
 
 DATASETS = {"doubling": (Doubling, DoublingConfig, None)}
