@@ -58,8 +58,7 @@ def find(word: str, launch: bool = False) -> str:
 
 def head(path: Path) -> dict[str, str]:
     """What the comment at the top of a recipe says: `title`, and its fields `command`, `hardware`, `time`, `result`."""
-    found: dict[str, str] = {"title": ""}
-    last = "title"
+    found, last = {"title": ""}, "title"
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break

@@ -68,8 +68,7 @@ class Lease:
         self._path = path
         self._owner = {"host": socket.gethostname(), "process": _boot_and_namespace()}
         self._owner |= {"pid": os.getpid(), "id": uuid.uuid4().hex}
-        self._generation: int | None = None
-        self._ended = threading.Event()
+        self._generation, self._ended = None, threading.Event()
         self._renewing = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def take(self) -> None:

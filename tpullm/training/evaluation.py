@@ -50,14 +50,6 @@ class Evaluations:
         """Whether the model is measured after `step`."""
         return self._job.measures is not None and self._job.measures.due(step)
 
-    def was_done(self, step: int) -> dict | None:
-        """The results of `step` in the log, if it was evaluated before the training resumed."""
-        return hosts.broadcast("evaluated", lambda: self._meter.log.evaluated(step))
-
-    def was_measured(self, step: int) -> bool:
-        """Whether `step` was measured before the training resumed."""
-        return hosts.broadcast("measured", lambda: self._meter.log.is_measured(step))
-
     def evaluate(self, step: int, state: Tree) -> dict:
         """Evaluate the model, and write the row."""
         job = self._job

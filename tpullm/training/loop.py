@@ -36,9 +36,12 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
         RollBack: see there; nothing of the last steps was saved.
     """
     with Training(job, description, start, build) as t:
-        results = (t.evaluations.was_done(t.done) or t.evaluate()) if t.evaluations.due(t.done) else {}
-        ready = not t.evaluations.measures(t.done) or t.evaluations.was_measured(t.done)
-        ready = ready or t.evaluations.measure(t.done, t.state)
+        results, ready = {}, True
+        if t.evaluations.due(t.done):  # unless it was evaluated, or measured, before the training resumed
+            results = hosts.broadcast("evaluated", lambda: t.meter.log.evaluated(t.done)) or t.evaluate()
+        if t.evaluations.measures(t.done):
+            measured = hosts.broadcast("measured", lambda: t.meter.log.is_measured(t.done))
+            ready = measured or t.evaluations.measure(t.done, t.state)
         hosts.barrier("training begins")
         for step in range(t.done + 1, job.config.steps + 1) if ready else ():
             t.dispatch(step)
@@ -48,7 +51,10 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
             save, evaluates, measures = t.saves.due(step, asked), t.evaluations.due(step), t.evaluations.measures(step)
             if looks := bool(save or evaluates or measures):
                 t.pace.catch_up()
-            t.check_skipped(step, caught_up=looks)
+            # If `step` is not computed, the step before decides: on all hosts the same.
+            for read in (step - 1, step) if looks else (step - 1,):
+                if t.meter.skipped.get(read, 0) >= job.config.optimizer.skip.patience:
+                    raise RollBack(read)
             if save:
                 t.save(save)
             t.phase.watchdog.at(step)
@@ -90,7 +96,7 @@ class Training:
             first = self.done = self._first = phase.hours.resumed = int(self.state["step"])
             feed = self._feed = Feed(job, self._start.left_out, programs, phase)
             recipe = self._description["recipe"]
-            meter = self._meter = Meter(job, programs, first, phase.hours, feed.documents, recipe)
+            meter = self.meter = Meter(job, programs, first, phase.hours, feed.documents, recipe)
             closing.callback(lambda: meter.close(whole=self._ends_well))
             closing.callback(self._close_saves)
             feed.open(first, meter)
@@ -121,24 +127,14 @@ class Training:
         self.profile.before(step)
         with self.phase("compile") if step == self._first + 1 else contextlib.nullcontext():
             self.state, values = self._programs.step(self.state, batch)
-        self._meter.dispatched(step, values)
+        self.meter.dispatched(step, values)
         self._batch, self.done = self._feed.next(step, self.state) if step < config.steps else None, step
-
-    def check_skipped(self, step: int, caught_up: bool) -> None:
-        """Raise `RollBack` if too many steps in a row were skipped.
-
-        Args:
-            caught_up: whether `step` is computed. If it is not, the step before decides: on all hosts the same.
-        """
-        for read in (step - 1, step) if caught_up else (step - 1,):
-            if self._meter.skipped.get(read, 0) >= self._job.config.optimizer.skip.patience:
-                raise RollBack(read)
 
     def save(self, kind: str) -> None:
         """Save the state, and before that the log: lines of saved steps are never lost."""
         with self.phase("save"):
             self._programs.check_finite(self.state, self.done)
-            self._meter.sync()
+            self.meter.sync()
             self.saves.save(self.done, self.state, kind)
 
     def evaluate(self) -> dict:

@@ -54,12 +54,9 @@ class Meter:
         self._last = first
         self.skipped: dict[int, int] = {}
         self._pending: deque[tuple[int, dict]] = deque()
-        self._losses: list[float | None] = []
-        self._bad: list[dict] = []
-        self._sound: dict = {}
+        self._losses, self._bad, self._sound = [], [], {}  # of steps since the last line; of the last good one
         self._all_skipped, self._last_line = 0, 0.0
-        self._answer_tokens: dict[int, float] = {}
-        self._learned_from = 0.0
+        self._answer_tokens, self._learned_from = {}, 0.0
         self._restart(first, time.monotonic())
 
     def oldest(self, ahead: int = 0) -> jax.Array | None:

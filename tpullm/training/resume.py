@@ -233,8 +233,7 @@ def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: 
         tokenizer: of the training that starts.
         architecture: of its model.
     """
-    before = Architecture(found.config)
-    old = load_tokenizer(found.tokenizer_path)
+    before, old = Architecture(found.config), load_tokenizer(found.tokenizer_path)
     rows = embedding_row_sources(old, tokenizer, found.config.vocabulary_size, architecture.config.vocabulary_size)
     if (rows == np.arange(len(rows))).all() and len(rows) == found.config.vocabulary_size:
         return load_params(found, architecture.placed(mesh))

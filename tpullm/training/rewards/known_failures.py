@@ -51,8 +51,7 @@ class KnownFailures:
 
     def __init__(self, name: str, before: Sequence[Mapping[str, Any]] = ()):
         self._name, self._rows, self._said = name, [], set()
-        self._losses: list[float] = []  # on held-out text, the mean over its sources
-        self._surprises: list[float] = []
+        self._surprises, self._losses = [], []  # the losses are those on held-out text, the mean over its sources
         for row in before:
             self.found(row)
 
