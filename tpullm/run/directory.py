@@ -77,7 +77,7 @@ class Lease:
         began, told = time.monotonic(), False
         while True:
             generation, owner, age = storage.remote().read_with_age(self._path)
-            here = (owner.get("host"), owner.get("process")) == (self._owner["host"], self._owner["process"])
+            here = all(owner.get(key) == self._owner[key] for key in ("host", "process"))
             ended = here and not Path(f"/proc/{owner['pid']}").exists()  # of other machines nobody knows
             if not generation or age > SECONDS_OF_A_LEASE or ended:
                 self._generation = self._write(generation)

@@ -13,7 +13,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from tpullm.data.batch import Batch
+from tpullm.model.architecture import Tree
 from tpullm.system import storage
 from tpullm.system.errors import WrongBits
 from tpullm.system.log import say
-
-Tree = Any
 
 
 def device_checksums(tree: Tree) -> jax.Array:
@@ -37,7 +35,7 @@ def device_checksums(tree: Tree) -> jax.Array:
     axes = jax.sharding.get_abstract_mesh().axis_names
 
     def local(*parts: jax.Array) -> jax.Array:
-        bits = [jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}")) for part in parts]
+        bits = (jax.lax.bitcast_convert_type(part, jnp.dtype(f"uint{8 * part.dtype.itemsize}")) for part in parts)
         return jnp.stack([jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32) for words in bits])[None]
 
     specs = tuple(jax.typeof(leaf).sharding.spec for leaf in leaves)

@@ -7,7 +7,7 @@ model that trains. `Measures` evaluates the model on tasks.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,12 +15,11 @@ from jax.sharding import Mesh
 from tpullm.data.batch import Batch
 from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import Stream
+from tpullm.model.architecture import Tree
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:  # it imports Orbax, a second that planning a step need not take
     from tpullm.formats.models import Model
-
-Tree = Any
 
 
 class RollBack(Exception):

@@ -17,15 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from tpullm.model.architecture import Tree
 from tpullm.model.collectives import all_gather, reduce_gradient
 from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import einsum
 from tpullm.model.mesh import RULES, mesh_axes
 from tpullm.model.platform import barrier_on_tpu, row_major_on_cpu, target_platform
 from tpullm.recipe.schema import ModelConfig
-
-Tree = Any
-
 
 # The most bytes of float32 logits in a chunk of the loss: see `logits_bytes`.
 CHUNK, CHUNK_ON_CPU = 1 << 30, 64 << 20

@@ -69,13 +69,14 @@ class Programs:
         job, optimizer, architecture = self._job, self._optimizer, self._architecture
         if job.branch:
             return load_state(job.branch, self.target)
-        compiled = partial(jax.jit, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.target))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        compiled = partial(jax.jit, out_shardings=shardings)
         if not self._frozen and job.load is None:
             return compiled(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(job.seed))
         if not self._frozen:
             return compiled(lambda params: with_params(params, optimizer), donate_argnums=0)(job.load())
         if job.begins is not None:
-            begins = jax.device_put(job.begins, jax.tree.map(lambda leaf: leaf.sharding, self.target["params"]))
+            begins = jax.device_put(job.begins, shardings["params"])
             return compiled(lambda begins: with_params(begins, optimizer))(begins)
         fresh = lambda key, frozen: with_magnitudes(frozen, architecture.trained(architecture.init(key)))  # noqa: E731
         return compiled(lambda *of: with_params(fresh(*of), optimizer))(jax.random.key(job.seed), self._frozen)

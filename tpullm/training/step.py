@@ -97,8 +97,8 @@ def batch_loss(architecture: Architecture, params: Tree, batch: Batch, *, dtype,
     # Each token has the balance loss of its row, so this too is a weighted sum to divide by the global weight.
     of_rows_B = balance_losses(out.routing, (batch.segment_ids > 0).sum(axis=1), config)
     balance = jnp.sum(of_rows_B * batch.weights.sum(axis=1))
-    loads = out.routing.loads.sum(axis=(1, 2))
-    return loss + config.balance_loss * balance, sums._replace(balance=balance, loads=loads)
+    loss, loads = loss + config.balance_loss * balance, out.routing.loads.sum(axis=(1, 2))
+    return loss, sums._replace(balance=balance, loads=loads)
 
 
 def make_step(

@@ -65,11 +65,12 @@ def _is_local_tracker(name: str) -> bool:
 
 def tracked_settings(recipe: dict) -> dict[str, float | bool | str]:
     """The numbers of a recipe, and its choices among fixed words, by dotted key. Paths and texts are not sent."""
-    from flax.traverse_util import flatten_dict  # it imports JAX, which the log of a finished training does without
-
     choices = {section.dotted(key) for section in sections(Recipe) for key in section.keys if key.choices}
-    flat = flatten_dict(recipe, sep=".")
-    return {key: value for key, value in flat.items() if isinstance(value, int | float) or key in choices}
+    pairs = list(recipe.items())
+    for key, value in pairs:  # which grows by the keys of each section
+        if isinstance(value, dict):
+            pairs += [(f"{key}.{name}", inner) for name, inner in value.items()]
+    return {key: value for key, value in pairs if isinstance(value, int | float) or key in choices}
 
 
 class WandbRun:

@@ -125,7 +125,8 @@ class Recipe:
         """The stage that tuning starts from: `pretrain`, or `base` if there is a base and no text to go on with."""
         weights = [source.weight for source in self.corpus.sources]
         weights += [weight for phase in self.mixture.phases for weight in phase.weights.values()]
-        return "base" if self.base and not self.text and max(weights, default=0) <= 0 else "pretrain"
+        learns = self.text or any(weight > 0 for weight in weights)
+        return "base" if self.base and not learns else "pretrain"
 
     @property
     def trained(self) -> list[str]:

@@ -52,7 +52,7 @@ def distillation_loss(student_BTK, teacher_BTK, weights_BT, *, beta: float) -> d
 def divergence_from_teacher(student_BTK, teacher_BTK, beta: float):
     """The divergence at each token, nats, `[B, T]`; the gradient with respect to the teacher is 0."""
     known, both = teacher_BTK > -jnp.inf, (jax.lax.stop_gradient(teacher_BTK), student_BTK)
-    teacher, student = (_with_rest_of_probability(jnp.where(known, logp, IMPOSSIBLE)) for logp in both)
+    teacher, student = map(_with_rest_of_probability, [jnp.where(known, logp, IMPOSSIBLE) for logp in both])
     if beta == 0:
         return _kl(teacher, student)
     if beta == 1:

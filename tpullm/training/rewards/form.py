@@ -58,7 +58,7 @@ def sentences(text: str) -> list[Sentence]:
     found, code = [], False
     for line in text.splitlines():
         fence, heading, item = _FENCE.match(line), _HEADING.match(line) is not None, _ITEM.match(line)
-        code = code != bool(fence)
+        code ^= bool(fence)
         if fence or code or not line.strip():
             continue
         line = line[item.end() :] if item else line

@@ -3,6 +3,7 @@
 No score depends on the clock, except where an answer is a program that runs (`code_tests.py`).
 """
 
+import contextlib
 import inspect
 import math
 import typing
@@ -42,7 +43,7 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 _WORDS |= {dict: "a mapping", list[str]: "a list of texts"}
 
 
-class Rewards:
+class Rewards(contextlib.AbstractContextManager):
     """Rewards by rule.
 
     Args:
@@ -124,9 +125,6 @@ class Rewards:
         """End the processes of all rewards; a later `score` starts them again."""
         for scorer in self._scorers.values():
             scorer.close()
-
-    def __enter__(self) -> "Rewards":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
