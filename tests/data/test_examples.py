@@ -81,6 +81,7 @@ def test_a_broken_line_is_refused_with_file_and_line(tmp_path, line, told):
 OTHER_SHAPES = [
     ({"text": "いい天気"}, "its keys are 'text', which is no shape of conversations"),
     ({}, "its keys are none, which is no shape"),
+    ({"k" * 99: 1}, f"its keys are '{'k' * 39}, which is no shape"),
     ({"conversations": [{"from": "gptx", "value": "a"}]}, "message 1: the role 'gptx'"),
     ({"instruction": "a", "output": ""}, "output: has no content; write what the assistant says"),
     ({"instruction": "a", "input": 5, "output": "b"}, "its instruction or input is not text"),

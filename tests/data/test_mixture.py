@@ -174,10 +174,11 @@ def recipe_of(languages=("", ""), weights=(1.0, 3.0), steps=40, text="", **mixed
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Documents of two sources; every third one of `web` is Japanese, every third one has no language."""
+    """Documents of two sources; every third one of `web` is Japanese and short, every third one has no language."""
     run = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(5)
-    store(run / "tokens" / "web" / "train", rng.integers(2, 60, 300), ["ja", "en", ""] * 100)
+    lengths = 2 + rng.integers(0, 58, 300) // np.tile([9, 1, 1], 100)
+    store(run / "tokens" / "web" / "train", lengths, ["ja", "en", ""] * 100)
     store(run / "tokens" / "books" / "train", rng.integers(2, 60, 200), seed=1)
     store(run / "tokens" / "yours" / "train", rng.integers(2, 60, 100), seed=2)
     return run

@@ -17,16 +17,9 @@ from tpullm.training.step import batch_loss
 
 torch = pytest.importorskip("torch", reason="the extra `hf` is not installed")
 peft = pytest.importorskip("peft", reason="the extra `hf` is not installed")
-pytest.importorskip("transformers", reason="the extra `hf` is not installed")
+theirs = pytest.importorskip("tests.formats.huggingface.test_parity", reason="needs transformers").theirs
 
 KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
-
-
-def theirs(name):
-    """Their model; `test_parity` needs their package."""
-    from tests.formats.huggingface import test_parity
-
-    return test_parity.theirs(name)
 
 
 def their_adapter(model, family, architecture, kind, folder):
