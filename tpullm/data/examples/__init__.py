@@ -45,25 +45,23 @@ def read(
     Raises:
         UserError: a file is missing, broken or empty, or an example is wrong; the error names the file and the place.
     """
-    named = Columns(columns, kind)
-    learned: list[E] = []
-    held_out: list[E] = []
+    named, found = Columns(columns, kind), ([], [])
     for name in names:
         if name in BUILT_IN or name.startswith(reasoning_tasks.SOURCE):
-            parts = [_built_in_examples(name, kind, held_out_fraction, seed)]
+            parts = _built_in_examples(name, kind, held_out_fraction, seed)
         else:
-            parts = []
+            of_files: list[E] = []
             for path in example_rows.example_files(name, WHAT[kind]):
                 made = list(examples(example_rows.rows_of_file(path), kind, named))
                 if not made:
                     raise UserError(f"{path}: has no {WHAT[kind]} in it; write one JSON object a line")
                 say(f"{path}: {len(made):,} {WHAT[kind]} ({made[0][0]})")
-                parts.append(split([example for _, example in made], held_out_fraction))
-        for part in parts:
-            learned += part[0]
-            held_out += part[1]
+                of_files += [example for _, example in made]
+            parts = split(of_files, held_out_fraction)
+        for part, into in zip(parts, found, strict=True):
+            into += part
     named.check_found()
-    return learned, held_out
+    return found
 
 
 def _built_in_examples(name: str, kind: type[E], held_out_fraction: float, seed: int) -> tuple[list[E], list[E]]:

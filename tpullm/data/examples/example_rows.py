@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -135,12 +135,7 @@ def _row_as_json(value: Any) -> Any:
     return None if isinstance(value, bytes) else str(value)
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[tuple[str, Any]]]] = {
-    ".jsonl": _json_lines_rows,
-    ".ndjson": _json_lines_rows,
-    ".json": _json_rows,
-    ".parquet": _parquet_rows,
-}
+READERS = {".jsonl": _json_lines_rows, ".ndjson": _json_lines_rows, ".json": _json_rows, ".parquet": _parquet_rows}
 
 
 def parse_json(text: str, where: str) -> Any:

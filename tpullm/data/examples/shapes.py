@@ -5,7 +5,6 @@ of a file tells its shape. Each example has a `group`, a number by hash. Example
 of what is held out.
 """
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 
 from tpullm.data.examples.turns import TRANSCRIPT, check_plain, said_by, tools, transcript, turns
 from tpullm.system.errors import UserError
+from tpullm.system.words import nearest
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
 
@@ -184,8 +184,7 @@ class Columns:
         known = {key for shape in SHAPES[kind] for key in shape.keys} | {*OPTIONAL}
         for ours in named if kind is not Prompt else ():  # a reward may have a field of any name
             if ours not in known:
-                near = difflib.get_close_matches(ours, known, 1, 0)
-                raise UserError(f"columns.{ours}: is no key of {WHAT[kind]}; the nearest is {near[0]}")
+                raise UserError(f"columns.{ours}: is no key of {WHAT[kind]}; {nearest(ours, known, 0)}")
         self._row = {theirs: ours for ours, theirs in named.items() if ours not in ("role", "content")}
         self._turn = {theirs: ours for ours, theirs in named.items() if ours in ("role", "content")}
         self._found: set[str] = set()
