@@ -128,7 +128,7 @@ class Programs:
 
 class Checkpoints:
     def __init__(self, counting: Counting):
-        self._of = counting
+        self._of, self.best = counting, self
 
     def save(self, step, state, description):
         assert self._of.rows("losses")[-1] == step, "the log of a saved step is written before"
@@ -141,7 +141,7 @@ class Checkpoints:
     def restore(self, step, target):
         return self._of.kept[step]
 
-    def evaluated(self, step, loss):
+    def note(self, step, loss):
         self._of.events.append(f"best {step} {loss:.2f}")
 
     def close(self):
