@@ -25,7 +25,7 @@ KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 def their_adapter(model, family, architecture, kind, folder):
     """A PEFT model with random matrices, and the folder that it was saved in."""
     modules = adapters.modules_with_adapters(family, tensors.flat(architecture.shapes), 1)
-    names = sorted({module.last for module in modules})
+    names = sorted({".".join(module.name.split(".")[-2:]) for module in modules})
     torch.manual_seed(0)
     settings = dict(r=3, lora_alpha=5, target_modules=names, init_lora_weights=False, task_type="CAUSAL_LM")
     with warnings.catch_warnings():

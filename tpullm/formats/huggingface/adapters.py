@@ -68,11 +68,6 @@ class Module:
     ours: tuple[str, ...]
     layer: int
 
-    @property
-    def last(self) -> str:
-        """Its last two names, as `target_modules` has it: GPT-2 has a `c_proj` in attention and in the MLP."""
-        return ".".join(self.name.split(".")[-2:])
-
 
 def modules_with_adapters(family: Family, shapes: dict[str, Any], layers: int) -> Iterator[Module]:
     """The modules whose matrices can have an adapter: those of layers, without experts and their router.
@@ -111,7 +106,8 @@ def write(
         a, b = _fused_adapter(adapters, module, parts, shapes)
         where = f"{PREFIX}{module.name}."
         found |= {where + A: np.ascontiguousarray(a), where + B: np.ascontiguousarray(b)}
-        ranks[module.last] = len(a)
+        # By its last two names, as `target_modules` has it: GPT-2 has a `c_proj` in attention and in the MLP.
+        ranks[".".join(module.name.split(".")[-2:])] = len(a)
         if config.magnitude:
             if len(parts) < len(module.ours):
                 whole, has = (", ".join(name.rpartition(".")[2] for name in names) for names in (module.ours, parts))
