@@ -29,7 +29,7 @@ from tpullm.engine.forward import (
 from tpullm.engine.sampling import Choice, fetched_choice, given_tokens
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
-from tpullm.model.platform import cache_dtype
+from tpullm.model.platform import matmul_dtype
 from tpullm.model.rows import put_whole
 
 # Rows that are computed if there are no more texts. 12 M parameters, JAX 0.12: 2 rows took 12 ms, 32 took 19.
@@ -136,7 +136,7 @@ def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
     """A block without texts, for matmuls in `dtype`."""
     config = architecture.config
     shape = (rows, config.kv_heads, slots, config.head_width)
-    make = lambda: jax.reshard(jnp.zeros(shape, cache_dtype(dtype)), cache_spec())  # noqa: E731
+    make = lambda: jax.reshard(jnp.zeros(shape, matmul_dtype(dtype)), cache_spec())  # noqa: E731
     return Block(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
 
 
@@ -144,7 +144,7 @@ def cache_slot_bytes(session: Session) -> int:
     """What the keys and values of a token take, in all layers."""
     config = session.architecture.config
     with jax.set_mesh(session.mesh):
-        return 2 * config.layers * config.kv_heads * config.head_width * cache_dtype(session.dtype).itemsize
+        return 2 * config.layers * config.kv_heads * config.head_width * matmul_dtype(session.dtype).itemsize
 
 
 @partial(jax.jit, static_argnames=("alone",))
@@ -199,13 +199,8 @@ class Cache:
 
     def rows(self, step: Step) -> list[int]:
         """The rows that a step computes, by their number among those of all groups."""
-        ends = np.cumsum([rows for rows, _ in self.sizes]).tolist()
-        return [
-            n
-            for (rows, _), end, slots in zip(self.sizes, ends, step, strict=False)
-            if slots
-            for n in range(end - rows, end)
-        ]
+        slots = [slots for (rows, _), slots in zip(self.sizes, step, strict=False) for _ in range(rows)]
+        return [n for n, seen in enumerate(slots) if seen]
 
     def cost(self, step: Step) -> int:
         """How many slots are attended to in a step."""
@@ -238,9 +233,8 @@ class Cache:
         Args:
             end: no piece ends after it; those that are given may be later.
         """
-        rows = self.sizes[group][0]
         tokens = np.full((count, size), self._session.tokenizer.pad_id, np.int32)
-        places = np.tile(np.array([rows, 0, 1, 1], np.int32), (count, 1))
+        places = np.tile(np.array([self.sizes[group][0], 0, 1, 1], np.int32), (count, 1))
         for n, piece in enumerate(pieces):
             tokens[n, : len(piece.ids)] = piece.ids
             places[n] = piece.row, piece.start, len(piece.ids), piece.longest

@@ -94,10 +94,9 @@ class Engine:
         self._groups, ends = len(sizes), self._cache.ends(len(sizes))
         whole = PIECES[-1:] if reads_first or reproducible else PIECES
         self._pieces = [-(-count // parts) * parts for count in whole]
+        self._steps = whole_group_steps(sizes, ends) if reads_first else split_group_steps(sizes)
         if reproducible:
             self._steps = [tuple(min(end, slots) for _, slots in sizes) for end in ends]
-        else:
-            self._steps = whole_group_steps(sizes, ends) if reads_first else split_group_steps(sizes)
         self._rows = Rows(self._cache, len(sizes))
         self._prefill = Prefill(self._cache, self._rows, range(len(sizes), len(every)), waits=reads_first)
         self._lock, self._number = threading.Lock(), 0
@@ -222,27 +221,24 @@ class Engine:
             if read is not None:  # else parts of several steps would queue, and the next step would wait for all
                 read.block_until_ready()
             return
-        ends = read.ends()
+        whole = {n: text for n, text, piece in read.pieces if piece.start + len(piece.ids) == len(text.request.ids)}
+        ends = [whole.get(n) for n in range(len(read.logits_CV))]
         choosing = self._choose(read.logits_CV, ends, [text and Next(text.request, ()) for text in ends])
         next(choosing, None)
         yield
         echoed = [(n, text, piece) for n, text, piece in read.pieces if text.request.echo and text.row.text is text]
         if echoed:
-            self._emit_prompts(read.hidden_CTD, echoed)
-        next(choosing, None)
-        self._prefill.leave(read)  # the first token need not wait for this
-
-    def _emit_prompts(self, hidden_CTD: jax.Array, pieces: Sequence[tuple[int, Text, Piece]]) -> None:
-        """Emit the tokens that follow those of pieces, where a request asks for them."""
-        after: list[tuple[int, ...]] = [()] * len(hidden_CTD)
-        for n, text, piece in pieces:
-            after[n] = text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)]
-        choice = self._cache.given(hidden_CTD, after, MOST_TOP)
-        for n, text, piece in pieces:
+            after: list[tuple[int, ...]] = [()] * len(read.hidden_CTD)
+            for n, text, piece in echoed:
+                after[n] = text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)]
+            choice = self._cache.given(read.hidden_CTD, after, MOST_TOP)
+        for n, text, piece in echoed:
             first = len(text.request.ids) - text.request.echo - 1  # the token before the first one that is echoed
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
             for place in range(max(first, piece.start), end):
                 text.on_token(_emitted_token(text.request, choice, (n, place - piece.start)))
+        next(choosing, None)
+        self._prefill.leave(read)  # the first token need not wait for this
 
     # New tokens.
 
@@ -319,28 +315,27 @@ class Engine:
     def _choose(
         self, logits: jax.Array, owners: Sequence[Text | None], asked: Sequence[Next | None]
     ) -> Iterator[jax.Array]:
-        """Choose a token for each text that asks, `[B]`; emit those of texts that go on, up to a wrong guess."""
+        """Choose a token for each text that asks, `[B]`. Of texts that go on, up to a wrong guess: keep the token, free
+        the row if it is the last one, and emit it.
+        """
         if not any(asked):
             return
         found = choose_next(self.session.mesh, logits, asked)
         yield found.tokens
         found = fetched_choice(self.session.mesh, found)
         for n, (text, one) in enumerate(zip(owners, asked, strict=True)):
-            if text is not None and text.row.text is text and one.follows(text.new):
-                self._emit(text, found, n)
-
-    def _emit(self, text: Text, choice: Choice, n: int) -> None:
-        """Keep the token, free the row if it is the last one, and emit it."""
-        request, token = text.request, int(choice.tokens[n])
-        text.new.append(token)
-        self._counts["new_tokens"] += 1
-        is_full = len(request.ids) + len(text.new) >= text.most
-        ends = "stop" if token in request.stop_ids else "length" if is_full else ""
-        if ends:
-            text.row.text = None
-            with self._lock:
-                self._texts.pop(text.number, None)
-        text.on_token(_emitted_token(request, choice, n, ends))
+            if text is None or text.row.text is not text or not one.follows(text.new):
+                continue
+            request, token = text.request, int(found.tokens[n])
+            text.new.append(token)
+            self._counts["new_tokens"] += 1
+            is_full = len(request.ids) + len(text.new) >= text.most
+            ends = "stop" if token in request.stop_ids else "length" if is_full else ""
+            if ends:
+                text.row.text = None
+                with self._lock:
+                    self._texts.pop(text.number, None)
+            text.on_token(_emitted_token(request, found, n, ends))
 
     # What is compiled before the first text.
 

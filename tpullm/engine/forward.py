@@ -87,7 +87,8 @@ def read_layers(
         pieces_C4: as for `embed`.
     """
     C, T, _ = x_CTD.shape
-    rows_C, held, by_time = _replicated(pieces_C4[:, 0]), _Held(blocks), RULES.spec("batch", "time")
+    rows_C, held = _replicated(pieces_C4[:, 0]), _Held(blocks)
+    by_time, by_head = RULES.spec("batch", "time"), RULES.spec("batch", "time", "heads", "head")
     places_CT, positions_CT = _positions_of_pieces(pieces_C4, T)
     segments_CT = (places_CT < jax.reshard(pieces_C4[:, 2:3], by_time)).astype(jnp.int32)
 
@@ -96,13 +97,14 @@ def read_layers(
             held.write(layer, rows_C[:, None], _replicated(positions_CT), k_CKTH, v_CKTH)
             if blocks[0].rows > 1:
                 masks_CTS = _visible_slots(positions_CT, held.slots, window)
-                return _attend_to_blocks(q_CTNH, held.rows_of(layer, rows_C), masks_CTS, softcap, sinks_N)
+                own = lambda array: array.at[rows_C].get(mode="clip", out_sharding=cache_spec())  # noqa: E731
+                return _attend_to_blocks(q_CTNH, jax.tree.map(own, held.parts(layer)), masks_CTS, softcap, sinks_N)
             # All pieces are of the one text: its keys need not be copied for each of them.
-            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=_query_spec())
+            q_1QNH = jnp.reshape(q_CTNH, (1, C * T, *q_CTNH.shape[2:]), out_sharding=by_head)
             positions_1Q = jnp.reshape(positions_CT, (1, C * T), out_sharding=by_time)
             masks_1QS = _visible_slots(positions_1Q, held.slots, window)
             mixed_1QNH = _attend_to_blocks(q_1QNH, held.parts(layer), masks_1QS, softcap, sinks_N)
-            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=_query_spec())
+            return jnp.reshape(mixed_1QNH, q_CTNH.shape, out_sharding=by_head)
 
         return mixed
 
@@ -157,44 +159,31 @@ def advance(
     tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
     chosen_B1 = jax.reshard(chosen_B[:, None], RULES.spec("batch", "time"))
     tokens_BT = jnp.where(tokens_BT == UNSEEN, chosen_B1, tokens_BT)
-    logits_BTV, groups = _extend_cache(
-        architecture.model(params), layers, groups, tokens_BT, positions_BT, tokens_BT3[:, 0, 2], dtype
-    )
-    flat = (-1, logits_BTV.shape[-1]), RULES.spec("batch", "vocabulary")
-    return jnp.reshape(logits_BTV, flat[0], out_sharding=flat[1]), groups
+    model, spec = architecture.model(params), RULES.spec("batch", "vocabulary")
+    longest_B = tokens_BT3[:, 0, 2]
+    logits_BTV, groups = _extend_cache(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype)
+    return jnp.reshape(logits_BTV, (-1, logits_BTV.shape[-1]), out_sharding=spec), groups
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("blocks",))
 def advance_answers(
-    architecture,
-    params,
-    layers,
-    blocks: tuple[Block, ...],
-    prompts: SharedPrompts | None,
-    tokens_B,
-    rows_B3,
-    sampling,
-    *,
-    dtype,
+    architecture, params, layers, blocks: tuple[Block, ...], prompts, tokens_B, rows_B3, sampling, *, dtype
 ) -> tuple[jax.Array, jax.Array, tuple[Block, ...]]:
     """Write a token to each row of a group, and choose the next one: it, the rows for the next step, and the blocks.
 
     Args:
-        prompts: that stand before the rows; None is none.
+        prompts: `SharedPrompts` that stand before the rows; None is none.
         rows_B3: of each row the position of its token, its seed, how long the text may become.
     """
     by_time = RULES.spec("batch", "time")
     tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], rows_B3[:, :1]), (by_time, by_time))
-    logits_B1V, (blocks,) = _extend_cache(
-        architecture.model(params), layers, (blocks,), tokens_B1, positions_B1, rows_B3[:, 2], dtype, prompts
-    )
+    new = tokens_B1, positions_B1, rows_B3[:, 2]
+    logits_B1V, (blocks,) = _extend_cache(architecture.model(params), layers, (blocks,), *new, dtype, prompts)
     rows_B3 = rows_B3 + jnp.array([1, 0, 0])
     return choose(logits_B1V[:, 0], sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0]), rows_B3, blocks
 
 
-def _extend_cache(
-    model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts: SharedPrompts | None = None
-):
+def _extend_cache(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts=None):
     """The logits after each token, `[B, T, V]`, and the groups with the tokens. With prompts there is one group."""
     held, counts = [_Held(blocks) for blocks in groups], [blocks[0].rows for blocks in groups]
     ends, by_time = list(itertools.accumulate(counts)), RULES.spec("batch", "time")
@@ -218,14 +207,16 @@ def _extend_cache(
                 tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
                 each = [_attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
                 found.append(each[0] if len(each) == 1 else jnp.concatenate(each, axis=1))
-            return _joined_rows(found)
+            if len(found) == 1:
+                return found[0]
+            spec = jax.typeof(found[0]).sharding.spec
+            whole = [jax.reshard(part_RTNH, jax.P(None, *spec[1:])) for part_RTNH in found]
+            return jax.reshard(jnp.concatenate(whole), spec)
 
         return mixed
 
-    counted_B1 = jax.reshard(
-        jnp.asarray(np.repeat([group.slots for group in held], counts), jnp.int32)[:, None], by_time
-    )
-    segments_BT = (slots_BT < counted_B1).astype(jnp.int32)
+    counted_B = jnp.asarray(np.repeat([group.slots for group in held], counts), jnp.int32)
+    segments_BT = (slots_BT < jax.reshard(counted_B[:, None], by_time)).astype(jnp.int32)
     x_BTD = model.embed(tokens_BT, positions_BT, dtype)
     kinds = model.config.window_indices
     x_BTD = model.after_layers(x_BTD, segments_BT, positions_BT, longest_B, layers, kinds, attention)
@@ -254,11 +245,6 @@ class _Held:
         """The keys and values of a layer, block by block."""
         return [(keys[layer], values[layer]) for keys, values in self._blocks]
 
-    def rows_of(self, layer: int, rows_C: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        """The same of some rows, `[C, K, S, H]`."""
-        own = lambda array: array.at[rows_C].get(mode="clip", out_sharding=cache_spec())  # noqa: E731
-        return [(own(keys), own(values)) for keys, values in self.parts(layer)]
-
     def blocks(self) -> tuple[Block, ...]:
         """All arrays."""
         return tuple(Block(tuple(keys), tuple(values)) for keys, values in self._blocks)
@@ -267,10 +253,6 @@ class _Held:
 def cache_spec() -> jax.sharding.PartitionSpec:
     """How keys and values are sharded, `[R, K, S, H]`."""
     return RULES.spec("batch", "kv_heads", None, "head")
-
-
-def _query_spec() -> jax.sharding.PartitionSpec:
-    return RULES.spec("batch", "time", "heads", "head")
 
 
 def _replicated(array: jax.Array) -> jax.Array:
@@ -295,10 +277,3 @@ def _part_of_rows(array: jax.Array, first: int, count: int) -> jax.Array:
     if count == len(array):
         return array
     return jax.reshard(jax.reshard(array, jax.P(None, *spec[1:]))[first : first + count], spec)
-
-
-def _joined_rows(parts: list[jax.Array]) -> jax.Array:
-    if len(parts) == 1:
-        return parts[0]
-    spec = jax.typeof(parts[0]).sharding.spec
-    return jax.reshard(jnp.concatenate([jax.reshard(part, jax.P(None, *spec[1:])) for part in parts]), spec)

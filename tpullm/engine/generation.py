@@ -73,10 +73,8 @@ def continue_prompts(session: Session, requests: Sequence[Request], rows: int = 
     Raises:
         UserError: a prompt does not fit.
     """
-    new: list[list[int]] = [[] for _ in requests]
-    for number, ids in continuations_by_end(session, requests, rows):
-        new[number] = ids
-    return new
+    new = dict(continuations_by_end(session, requests, rows))
+    return [new.get(number, []) for number in range(len(requests))]
 
 
 def continuations_by_end(

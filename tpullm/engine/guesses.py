@@ -108,8 +108,7 @@ class Draft:
         return self._cache_of(rows, slots).write((slots,), tokens, count)
 
     def _cache_of(self, rows: int, slots: int) -> Cache:
-        if self._cache is None:
-            self._cache = Cache(self._session, [(rows, slots)])
+        self._cache = self._cache or Cache(self._session, [(rows, slots)])
         return self._cache
 
 

@@ -8,7 +8,6 @@ import jax
 from tpullm.engine.cache import CHUNK, SIZE
 from tpullm.engine.engine import PIECES, Engine
 from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, parameter_targets
-from tpullm.model import quantized
 from tpullm.model.platform import decodes_separate_layers
 from tpullm.model.rows import row_parts
 from tpullm.system.errors import UserError
@@ -32,29 +31,22 @@ def needs_of_session(session: Session, longest: int, models: int = 1) -> Needs:
         session: of which only the shapes of the parameters are looked at.
         models: how many have rows of their own; of adapters, which are small, the parameters are not counted.
     """
-    with jax.set_mesh(session.mesh):
+    config, mesh = session.architecture.config, session.mesh
+    with jax.set_mesh(mesh):
         twice = decodes_separate_layers()
     weights = _device_bytes(session.params) + (_device_bytes(session.params["layers"]) if twice else 0)
-    rows = Engine(session, longest=longest).memory_bytes() // session.mesh.size
-    return Needs(weights, models * rows, _prompt_piece_bytes(session, longest) * -(-PIECES[-1] // session.mesh.size))
+    rows = Engine(session, longest=longest).memory_bytes() // mesh.size
+    # The largest program's, for each piece: to read it, scores twice in float32, and where several texts are read at a
+    # time, keys and values; to echo its tokens, logits of a quarter of it.
+    of_slot = 2 * config.heads * SIZE + (2 * config.kv_heads * config.head_width if row_parts(mesh) > 1 else 0)
+    reading = longest * of_slot + SIZE * (3 * config.mlp_width + 6 * config.width) + config.vocabulary_size
+    piece = 4 * max(reading, 3 * SIZE // 4 * config.vocabulary_size)
+    return Needs(weights, models * rows, piece * -(-PIECES[-1] // mesh.size))
 
 
 def _device_bytes(arrays: Any) -> int:
     """What a device holds of arrays."""
-    shapes = [(array.sharding.shard_shape(array.shape), array.dtype.itemsize) for array in jax.tree.leaves(arrays)]
-    return sum(math.prod(shape) * size for shape, size in shapes)
-
-
-def _prompt_piece_bytes(session: Session, longest: int) -> int:
-    """What the largest program needs for each piece: to read it, scores twice in float32, and where several texts are
-    read at a time, keys and values; to echo its tokens, logits of a quarter of it.
-    """
-    config, tokens = session.architecture.config, SIZE
-    copied = 2 * config.kv_heads * config.head_width if row_parts(session.mesh) > 1 else 0
-    of_slot = 2 * config.heads * tokens + copied
-    of_token = 3 * config.mlp_width + 6 * config.width
-    reading = longest * of_slot + tokens * of_token + config.vocabulary_size
-    return 4 * max(reading, 3 * tokens // 4 * config.vocabulary_size)
+    return sum(math.prod(of.sharding.shard_shape(of.shape)) * of.dtype.itemsize for of in jax.tree.leaves(arrays))
 
 
 def check_memory(found: Found, longest: int, models: int = 1) -> None:
@@ -64,14 +56,14 @@ def check_memory(found: Found, longest: int, models: int = 1) -> None:
         UserError: by how much, and the longest text that would fit.
     """
     dtype, (architecture, mesh) = dtype_in_use(exact=False), built_on_mesh(found)
-    shapes = quantized.packed_targets(parameter_targets(architecture, mesh, dtype), found.weights)
+    shapes = parameter_targets(architecture, mesh, dtype, found.weights)
     session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
     free, needed = _free_device_bytes(), needs_of_session(session, longest, models)
     if free is None or sum(needed) <= free:
         return
-    length = longest // 2 // CHUNK * CHUNK  # half, a quarter, and so on, in whole chunks
+    length = longest
     while length and sum(needs_of_session(session, length, models)) > free:
-        length = length // 2 // CHUNK * CHUNK
+        length = length // 2 // CHUNK * CHUNK  # half, a quarter, and so on, in whole chunks
     advice = f"use --longest {length}" if length else "use a smaller model or a machine with more memory"
     where = "a device" if jax.default_backend() != "cpu" else "this machine"
     weights, rows, programs = (size / GIB for size in needed)

@@ -34,14 +34,6 @@ class Read(NamedTuple):
     logits_CV: jax.Array
     hidden_CTD: jax.Array
 
-    def ends(self) -> list[Text | None]:
-        """Of each row of the logits the text whose prompt ends there."""
-        ends: list[Text | None] = [None] * len(self.logits_CV)
-        for n, text, piece in self.pieces:
-            if piece.start + len(piece.ids) == len(text.request.ids):
-                ends[n] = text
-        return ends
-
 
 class _Reading(NamedTuple):
     """Pieces that are being read: in which prefill group, whose they are, what `Cache.read` finds, and how many parts
@@ -119,8 +111,11 @@ class Prefill:
         taken = [group for group, slots in self._slots.items() if any(slots)]
         if not taken:
             return False
-        group = taken[self._readings % len(taken)]
-        count, pieces = self._count(self._slots[group], counts), []
+        group, texts = taken[self._readings % len(taken)], self._rows.texts()
+        own = [text for text in self._slots[group] if text is not None]
+        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in own)
+        most = min(left, len(texts) // TEXTS) if self._written() else 4 * left // 3
+        count, pieces = max((count for count in counts[1:] if count <= most), default=counts[0]), []
         for place, text in enumerate(self._slots[group]):
             if text is not None:
                 ids = text.request.ids
@@ -152,12 +147,3 @@ class Prefill:
                 self.reused_tokens += shared
                 text.read, self._slots[group][place] = shared, text
                 reading.append(text)
-
-    def _count(self, slots: Sequence[Text | None], counts: Sequence[int]) -> int:
-        """How many pieces are read together."""
-        few, *more = counts
-        left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in slots if text is not None)
-        if self._written():
-            texts = len(self._rows.texts())
-            return max((count for count in more if count <= left and TEXTS * count <= texts), default=few)
-        return max((count for count in more if 3 * count <= 4 * left), default=few)

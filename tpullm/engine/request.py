@@ -44,13 +44,8 @@ class Request:
     client: str = ""
 
     @property
-    def is_biased(self) -> bool:
-        """Whether anything is added to the logits of the model."""
-        return bool(self.bias or self.depends_on_new)
-
-    @property
     def depends_on_new(self) -> bool:
-        """Whether what is added depends on the new tokens."""
+        """Whether what is added to the logits of the model depends on the new tokens."""
         return bool(self.presence_penalty or self.frequency_penalty or self.allowed)
 
 
@@ -152,6 +147,5 @@ class Meter:
     @property
     def tokens_per_second(self) -> float | None:
         """The rate after the second token, until which programs are compiled. None for fewer than three tokens."""
-        if len(self._times) < 3:
-            return None
-        return (len(self._times) - 2) / (self._times[-1] - self._times[1])
+        times = self._times
+        return (len(times) - 2) / (times[-1] - times[1]) if len(times) > 2 else None

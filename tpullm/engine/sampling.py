@@ -56,7 +56,7 @@ def choose_next(
     """
     known = [(n, one) for n, one in enumerate(asked) if one is not None]
     if plain is None:
-        plain = not any(one.request.is_biased or one.request.top for _, one in known)
+        plain = not any(one.request.bias or one.request.depends_on_new or one.request.top for _, one in known)
     bias = None if plain else np.zeros(logits.shape, np.float32)
     integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
     shares[:], integers[:, 2] = (GREEDY.temperature, GREEDY.top_p, GREEDY.min_p), GREEDY.top_k
@@ -64,8 +64,16 @@ def choose_next(
         sampling, place = one.request.sampling, len(one.request.ids) + len(one.new) + one.unseen
         shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
         integers[n] = np.uint32(one.request.seed).astype(np.int32), place, sampling.top_k
-        if bias is not None:
-            _add_bias(bias[n], one)
+    for n, (request, new, _) in known if bias is not None else ():
+        for token, value in request.bias.items():
+            bias[n, token] += value
+        counts = Counter(new) if request.presence_penalty or request.frequency_penalty else {}
+        for token, count in counts.items():
+            bias[n, token] -= request.presence_penalty + count * request.frequency_penalty
+        if request.allowed is not None:
+            allowed_V = request.allowed(new)
+            bias[n, : len(allowed_V)][~allowed_V] = -np.inf
+            bias[n, len(allowed_V) :] = -np.inf
     arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
     return pick(logits, *arrays, top=0 if plain else MOST_TOP)
 
@@ -128,19 +136,6 @@ def _with_probabilities(tokens, logits, top: int) -> Choice:
     chosen = jnp.sum(jnp.where(own, logits, 0), axis=-1) - total
     best, ids = jax.lax.top_k(logits, top) if top else (logits[..., :0], tokens[..., None][..., :0])
     return Choice(tokens, chosen, ids, best - total[..., None])
-
-
-def _add_bias(bias_V: np.ndarray, asked: Next) -> None:
-    request = asked.request
-    for token, value in request.bias.items():
-        bias_V[token] += value
-    if request.presence_penalty or request.frequency_penalty:
-        for token, count in Counter(asked.new).items():
-            bias_V[token] -= request.presence_penalty + count * request.frequency_penalty
-    if request.allowed is not None:
-        allowed_V = request.allowed(asked.new)
-        bias_V[: len(allowed_V)][~allowed_V] = -np.inf
-        bias_V[len(allowed_V) :] = -np.inf
 
 
 def restrict_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:

@@ -19,9 +19,10 @@ from tpullm.formats.huggingface import adapters, reading, tensors
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
-from tpullm.model.mesh import RULES, make_mesh, mesh_in_use, mesh_of_single_tokens
+from tpullm.model.mesh import make_mesh, mesh_in_use, mesh_of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
+from tpullm.model.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import log, storage
 from tpullm.system.errors import UserError
@@ -81,14 +82,14 @@ class Session:
         Args:
             kind: of `model.quantized`; "" is as they are.
         """
-        if kind == self.weights:
+        if kind in ("", self.weights):
             return self
-        if kind and kind not in self._quantized:
-            wanted = quantized.packed_targets(parameter_targets(self.architecture, self.mesh, self.dtype), kind)
+        if kind not in self._quantized:
             with jax.set_mesh(self.mesh):
+                wanted = parameter_targets(self.architecture, self.mesh, self.dtype, kind)
                 params = models.load_params(self.model, wanted)
             self._quantized[kind] = replace(self, params=params, weights=kind, _quantized={})
-        return self._quantized[kind] if kind else self
+        return self._quantized[kind]
 
     @cached_property
     def layers(self) -> list[list[jax.Array]] | None:
@@ -160,9 +161,7 @@ def load_session(
 def session_of(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
     """The model that was found, on all devices; arguments are those of `load_session`."""
     dtype, (architecture, used) = dtype_in_use(exact), built_on_mesh(found, mesh)
-    params = found.params(
-        architecture, quantized.packed_targets(parameter_targets(architecture, used, dtype), found.weights)
-    )
+    params = found.params(architecture, parameter_targets(architecture, used, dtype, found.weights))
     return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model, None, found.weights)
 
 
@@ -195,7 +194,19 @@ def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights
     """The model that a MODEL argument names, without its parameters; arguments and errors as of `load_session`."""
     path = storage.path(model)
     if (path / "config.json").is_file():
-        return _published_model(storage.local_copy(path), text)._replace(weights=weights)
+        folder = storage.local_copy(path)
+        config, family = reading.read_config(folder)
+        tokenizer, talks = NoTokenizer(folder), False
+        if text or (folder / "tokenizer.json").is_file():
+            tokenizer = PublishedTokenizer(folder)
+            check_vocabulary(tokenizer, config, folder / "tokenizer.json")
+            talks = tokenizer.has_template
+
+        def filled(architecture: Architecture, wanted: Tree) -> Tree:
+            with reading.WeightFiles(folder) as source, log.progress("load", source.size, "bytes") as advance:
+                return reading.fill(source, family, wanted, architecture.axes, config.layers, place_array, advance)
+
+        return Found(tokenizer, config, filled, talks, None, weights)
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     check_vocabulary(tokenizer, found.config, found.tokenizer_path)
@@ -260,23 +271,6 @@ def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[floa
     return adapters.sampled_numbers(numbers), float(step) / 2
 
 
-def _published_model(folder: Path, text: bool) -> Found:
-    """A model in the format of Hugging Face."""
-    config, family = reading.read_config(folder)
-    if text or (folder / "tokenizer.json").is_file():
-        tokenizer = PublishedTokenizer(folder)
-        check_vocabulary(tokenizer, config, folder / "tokenizer.json")
-        talks = tokenizer.has_template
-    else:
-        tokenizer, talks = NoTokenizer(folder), False
-
-    def params(architecture: Architecture, wanted: Tree) -> Tree:
-        with reading.WeightFiles(folder) as source, log.progress("load", source.size, "bytes") as advance:
-            return reading.fill(source, family, wanted, architecture.axes, config.layers, place_array, advance)
-
-    return Found(tokenizer, config, params, talks)
-
-
 def place_array(
     array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized
 ) -> jax.Array | quantized.Quantized:
@@ -307,14 +301,18 @@ def dtype_in_use(exact: bool) -> jnp.dtype:
     return jnp.dtype("float32") if exact and jax.default_backend() == "cpu" else compute_dtype("auto")
 
 
-def parameter_targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
-    """The arrays to restore: matrices in `dtype`, so that no step converts them; vectors in the dtype of the file."""
+def parameter_targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype, kind: str = "") -> Tree:
+    """The arrays to restore: matrices in `dtype`, so that no step converts them; vectors in the dtype of the file.
 
-    def target(axes, shape, sharding):
-        return jax.ShapeDtypeStruct(shape.shape, dtype if is_matrix(axes) else shape.dtype, sharding=sharding)
+    Args:
+        kind: of `model.quantized`, what matrices are quantized to; "" keeps them.
+    """
 
-    is_axes = lambda node: isinstance(node, tuple)  # noqa: E731
-    return jax.tree.map(target, architecture.axes, architecture.shapes, architecture.shardings(mesh), is_leaf=is_axes)
+    def target(leaf, sharding, axes):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if is_matrix(axes) else leaf.dtype, sharding=sharding)
+
+    whole = jax.tree.map(target, architecture.shapes, architecture.shardings(mesh), architecture.axes)
+    return quantized.packed_targets(whole, kind)
 
 
 def length_bucket(length: int) -> int:
@@ -332,7 +330,7 @@ def row_bucket(session: Session, rows: int) -> int:
 
     With one row, JAX 0.10 to 0.12 give a wrong sharding to the reshape of the query heads into groups of one.
     """
-    devices = int(np.prod([session.mesh.shape[axis] for axis in RULES.batch]))
+    devices = row_parts(session.mesh)
     return max(2, devices * (1 << (-(-rows // devices) - 1).bit_length()))
 
 

@@ -51,14 +51,12 @@ class LowRank(nnx.Module):
         """What becomes of `out`, the product of `x` and `weight` by `subscripts`."""
         operands, result = subscripts.split("->")
         left, right = operands.split(",")
-        read, written = right[: self.inputs], right[self.inputs :]
+        read, new = right[: self.inputs], right[self.inputs :]
         kept = "".join(letter for letter in left if letter not in read)
         narrow = RULES.spec("batch", "time", "rank")
         low = matmul(f"{left},{read}r->{kept}r", self.axes_a, "compute", self.reduce_dtype, narrow, x, self.a[...])
-        added = matmul(
-            f"{kept}r,r{written}->{result}", self.axes_b, "compute", self.reduce_dtype, out_spec, low, self.b[...]
-        )
-        out = out + self.scale * added
+        subscripts, b = f"{kept}r,r{new}->{result}", self.b[...]
+        out = out + self.scale * matmul(subscripts, self.axes_b, "compute", self.reduce_dtype, out_spec, low, b)
         if self.magnitude is None:
             return out
         length = jax.lax.stop_gradient(column_lengths(weight, self.a[...], self.b[...], self.scale))
@@ -83,17 +81,6 @@ def column_lengths(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, sc
     return jnp.sqrt(jnp.sum(total, axis=tuple(range(_stacking_dimensions(weight, a, b), a.ndim - 1))))
 
 
-def merged_matrix(weight: jax.Array, adapter: dict[str, jax.Array], scale: float) -> jax.Array:
-    """A matrix that computes the same alone as with its adapter, in its type; both may be stacked."""
-    a, b, total = adapter["a"], adapter["b"], _weight_plus_adapter(weight, adapter["a"], adapter["b"], scale)
-    if "magnitude" in adapter:
-        stacked = _stacking_dimensions(weight, a, b)
-        inputs = tuple(range(stacked, a.ndim - 1))
-        factor = adapter["magnitude"] / column_lengths(weight, a, b, scale)
-        total *= jnp.expand_dims(factor, inputs)
-    return total.astype(weight.dtype)
-
-
 def _stacking_dimensions(weight: jax.Array, a: jax.Array, b: jax.Array) -> int:
     """How many dimensions stack layers and experts."""
     return a.ndim + b.ndim - 2 - weight.ndim
@@ -110,15 +97,20 @@ def _weight_plus_adapter(weight: jax.Array, a: jax.Array, b: jax.Array, scale: f
 
 
 def merge_adapters(params: Tree, adapters: Tree, scale: float) -> Tree:
-    """The parameters of a model with those of its adapters merged into them.
+    """The parameters of a model with its adapters merged: a matrix computes alone what it did with its adapter.
 
     Args:
         adapters: a part of the tree of parameters, with `NAME` beside each `weight` that has an adapter.
     """
-    if NAME in adapters:
-        return params | {"weight": merged_matrix(params["weight"], adapters[NAME], scale)}
-    inner = {key: merge_adapters(params[key], below, scale) for key, below in adapters.items() if key in params}
-    return params | inner
+    if NAME not in adapters:
+        inner = {key: merge_adapters(params[key], below, scale) for key, below in adapters.items() if key in params}
+        return params | inner
+    weight, adapter = params["weight"], adapters[NAME]
+    a, b, total = adapter["a"], adapter["b"], _weight_plus_adapter(weight, adapter["a"], adapter["b"], scale)
+    if "magnitude" in adapter:
+        inputs = tuple(range(_stacking_dimensions(weight, a, b), a.ndim - 1))
+        total *= jnp.expand_dims(adapter["magnitude"] / column_lengths(weight, a, b, scale), inputs)
+    return params | {"weight": total.astype(weight.dtype)}
 
 
 def with_magnitudes(params: Tree, adapters: Tree) -> Tree:

@@ -51,10 +51,6 @@ def training_flops_per_token(config: ModelConfig, sequence_length: int, frozen: 
     return (4 if frozen else 6) * matrix_parameters(config) + attention
 
 
-# Tables and the router: each token, position or expert has its own row, whose gradient comes from few tokens.
-TABLES = {"vocabulary", "position", "routes"}
-
-
 def is_matrix(axes: tuple[str, ...]) -> bool:
     """Whether a parameter with these logical axes is a matrix (decayed) and not a scale or a bias."""
     return bool({"embed", "rank"} & set(axes)) and len(unstacked_axes(axes)) > 1
@@ -66,8 +62,11 @@ def is_second_of_adapter(axes: tuple[str, ...]) -> bool:
 
 
 def is_hidden_matrix(axes: tuple[str, ...]) -> bool:
-    """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), not a table or router."""
-    return is_matrix(axes) and not TABLES & set(unstacked_axes(axes))
+    """Whether it is a matrix between hidden activations (of attention, an MLP, an expert), not a table or router.
+
+    Of those, each token, position or expert has its own row, whose gradient comes from few tokens.
+    """
+    return is_matrix(axes) and not {"vocabulary", "position", "routes"} & set(axes)
 
 
 def unstacked_dimensions(axes: tuple[str, ...]) -> tuple[int, ...]:
@@ -84,9 +83,7 @@ def matrix_sides(axes: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...
     dimensions = unstacked_dimensions(axes)
     if axes[dimensions[0]] in ("embed", "rank"):
         return dimensions[:1], dimensions[1:]
-    if axes[dimensions[-1]] == "rank":
-        return dimensions[:-1], dimensions[-1:]
-    assert axes[dimensions[-1]] == "embed", f"{axes}: `embed` stands between others"
+    assert axes[dimensions[-1]] in ("embed", "rank"), f"{axes}: `embed` stands between others"
     return dimensions[:-1], dimensions[-1:]
 
 
@@ -106,16 +103,14 @@ class Architecture:
 
     def __init__(self, config: ModelConfig, adapter: AdapterConfig | None = None):
         self.config, self.adapter = config, adapter if adapter and adapter.rank else None
-        model = jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter))
-        self._graph, state = nnx.split(model)
+        self._graph, self._state = nnx.split(jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter)))
 
         def axes(variable: nnx.Param) -> tuple[str, ...]:
             of_one = variable.get_metadata()["logical_axes"]
             return ("layers",) * (len(variable.shape) - len(of_one)) + tuple(of_one)
 
-        self.shapes = _nested_dict(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
-        self.axes = _nested_dict(state, axes)
-        self._state = state
+        self.shapes = _nested_dict(self._state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
+        self.axes = _nested_dict(self._state, axes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and (self.config, self.adapter) == (other.config, other.adapter)
@@ -137,15 +132,13 @@ class Architecture:
 
     def model(self, params: Tree) -> Transformer:
         """The Transformer with these parameters."""
-        flat = dict(nnx.to_flat_state(self._state))
-        values = flatten_dict(params)
-        state = nnx.from_flat_state({path: variable.replace(values[path]) for path, variable in flat.items()})
-        return nnx.merge(self._graph, state)
+        values, flat = flatten_dict(params), nnx.to_flat_state(self._state)
+        return nnx.merge(self._graph, nnx.from_flat_state([(path, of.replace(values[path])) for path, of in flat]))
 
     def init(self, key: jax.Array) -> Tree:
         """Fresh parameters, float32."""
-        model = Transformer(self.config, nnx.Rngs(key), self.adapter)
-        return _nested_dict(nnx.split(model)[1], lambda variable: variable[...])
+        state = nnx.split(Transformer(self.config, nnx.Rngs(key), self.adapter))[1]
+        return _nested_dict(state, lambda variable: variable[...])
 
     def shardings(self, mesh: Mesh) -> Tree:
         """The sharding of every parameter on `mesh`."""
@@ -163,8 +156,7 @@ class Architecture:
         """
 
         def place(leaf, sharding, axes):
-            cast = matrices is not None and {"embed", "rank"} & set(axes) and not {"routes"} & set(axes)
-            cast = cast and len(unstacked_axes(axes)) > 1
+            cast = matrices is not None and is_matrix(axes) and "routes" not in axes
             return jax.ShapeDtypeStruct(leaf.shape, matrices if cast else leaf.dtype, sharding=sharding)
 
         return jax.tree.map(place, self.shapes, self.shardings(mesh), self.axes)

@@ -19,17 +19,16 @@ from tpullm.model.mlp import MLP, Norm, dropout
 from tpullm.recipe.schema import ModelConfig
 
 _policies = jax.checkpoint_policies
-_offloaded = partial(
-    _policies.save_and_offload_only_these_names,
-    names_which_can_be_saved=[],
-    offload_src="device",
-    offload_dst="pinned_host",
-)
 POLICIES = {
     "full": _policies.nothing_saveable,
     "save_attention": _policies.save_only_these_names("attention"),
     "save_dots": _policies.save_only_these_names("attention", "dots"),
-    "offload": _offloaded(names_which_can_be_offloaded=["attention", "dots"]),
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attention", "dots"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 

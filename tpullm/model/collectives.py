@@ -14,10 +14,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import RULES, abstract_device, axis_size, unstacked_axes
+from tpullm.model.platform import row_major
 
 
 def reduce_scatter_steps(axis: str, planes: bool = False) -> list:
@@ -78,41 +78,30 @@ def all_gather_local(x: jax.Array, *dimensions: str | None) -> jax.Array:
     gather = partial(jax.lax.all_gather, axis_name=RULES.embed, axis=flat.ndim - 2, tiled=True)
     for groups in reversed(reduce_scatter_steps(RULES.embed)):
         flat = gather(flat, axis_index_groups=groups)
-    return _embed_back(_row_major(flat), shape, order)
+    return _embed_back(row_major(flat), shape, order)
 
 
 def reduce_gradient(x: jax.Array, *dimensions: str | None, over: tuple[str, ...]) -> jax.Array:
     """This device's shard of a parameter's gradient, from what each device computed of it; inside `jax.shard_map`.
 
     A reduce-scatter along `embed`, then an all-reduce of the shard alone over the other mesh axes of `over`.
-    """
-    if "embed" in dimensions and RULES.embed in over:
-        # On one device, `_embed_first` and `_embed_back` would cost a CPU a third of its step.
-        if jax.lax.axis_size(RULES.embed) > 1:
-            flat, shape, order = _embed_first(x, dimensions)
-            x = _embed_back(_reduce_scatter(flat, RULES.embed, flat.ndim - 2), shape, order)
-        over = tuple(axis for axis in over if axis != RULES.embed)
-    return jax.lax.psum(x, over) if over else x
-
-
-def _reduce_scatter(x: jax.Array, axis: str, dimension: int) -> jax.Array:
-    """Sum over a mesh axis and keep this device's part along `dimension`, which is not the last.
 
     The TPU compiler tiles a wide array by a divisor: it turns a reduce-scatter of 128,256 columns (1,002 tiles of 128)
     into an all-reduce, but not one of 128,000, 129,024 or 130,944. So an array as wide as a vocabulary is cut after the
     last multiple of 1,024.
     """
-    width, even = x.shape[-1], x.shape[-1] // 1024 * 1024
-    parts = jnp.split(x, [even] if width > 1 << 16 and even < width else [], axis=-1)
-    for groups in reduce_scatter_steps(axis, planes=True):
-        scatter = partial(jax.lax.psum_scatter, scatter_dimension=dimension, tiled=True, axis_index_groups=groups)
-        parts = [scatter(part, axis) for part in parts]
-    return jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-
-
-def _row_major(x: jax.Array) -> jax.Array:
-    """`x` with its dimensions in memory in their logical order."""
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    if "embed" in dimensions and RULES.embed in over:
+        # On one device, `_embed_first` and `_embed_back` would cost a CPU a third of its step.
+        if jax.lax.axis_size(RULES.embed) > 1:
+            flat, shape, order = _embed_first(x, dimensions)
+            width, even, at = flat.shape[-1], flat.shape[-1] // 1024 * 1024, flat.ndim - 2
+            parts = jnp.split(flat, [even] if width > 1 << 16 and even < width else [], axis=-1)
+            for groups in reduce_scatter_steps(RULES.embed, planes=True):
+                scatter = partial(jax.lax.psum_scatter, axis_index_groups=groups, scatter_dimension=at, tiled=True)
+                parts = [scatter(part, RULES.embed) for part in parts]
+            x = _embed_back(jnp.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0], shape, order)
+        over = tuple(axis for axis in over if axis != RULES.embed)
+    return jax.lax.psum(x, over) if over else x
 
 
 def _embed_first(x: jax.Array, dimensions: tuple[str | None, ...]) -> tuple[jax.Array, tuple[int, ...], list[int]]:
@@ -128,7 +117,7 @@ def _embed_first(x: jax.Array, dimensions: tuple[str | None, ...]) -> tuple[jax.
     embed = dimensions.index("embed")
     order = [*range(stacked), embed, *[n for n in range(stacked, x.ndim) if n != embed]]
     turned = x.transpose(order)
-    return _row_major(turned.reshape(*turned.shape[: stacked + 1], -1)), turned.shape, order
+    return row_major(turned.reshape(*turned.shape[: stacked + 1], -1)), turned.shape, order
 
 
 def _embed_back(flat: jax.Array, shape: tuple[int, ...], order: list[int]) -> jax.Array:

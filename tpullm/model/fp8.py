@@ -46,18 +46,20 @@ class Codes(NamedTuple):
     scale: jax.Array
 
 
-def codes_of_tokens(x: jax.Array, dtype: jnp.dtype) -> Codes:
-    """`[B, T, ...]` with a scale for each token.
+def codes_of(x: jax.Array, dtype: jnp.dtype, each: int = 0) -> Codes:
+    """`x` as codes.
 
     Args:
         dtype: `E4M3`, or `E5M2` for a gradient.
+        each: so many dimensions have a scale for each index: of tokens `[B, T, ...]` it is 2; of a matrix, whole along
+            `embed`, 0, which is one scale for all.
     """
-    return _scaled_codes(x, jnp.max(jnp.abs(x), axis=tuple(range(2, x.ndim))), dtype)
-
-
-def codes_of_matrix(weight: jax.Array) -> Codes:
-    """A parameter, whole along `embed`, with one scale."""
-    return _scaled_codes(weight, jnp.max(jnp.abs(weight)), E4M3)
+    largest = jnp.max(jnp.abs(x), axis=tuple(range(each, x.ndim))).astype(jnp.float32)
+    exponent = jax.lax.bitcast_convert_type(jnp.maximum(largest, SMALLEST), jnp.int32) >> MANTISSA_BITS
+    exponent -= POWER[dtype]  # with float32's bias
+    inverse = _power_of_two(2 * BIAS - exponent)
+    codes = (x.astype(jnp.float32) * _broadcastable_scale(inverse, x.ndim)).astype(dtype)
+    return Codes(codes, jnp.where(jnp.isfinite(largest), _power_of_two(exponent), jnp.nan))
 
 
 def codes_of_gradient(cotangent: jax.Array, scale_BT: jax.Array) -> Codes:
@@ -69,13 +71,10 @@ def codes_of_gradient(cotangent: jax.Array, scale_BT: jax.Array) -> Codes:
             tokens but one scale for all. In e5m2 one is enough: it is a device's own, and only numbers below 2^-30 of
             the largest are rounded otherwise beside other tokens.
     """
-    scaled = cotangent.astype(jnp.float32) * _broadcastable_scale(scale_BT, cotangent.ndim)
-    return _scaled_codes(scaled, jnp.max(jnp.abs(scaled)), E5M2)
+    return codes_of(cotangent.astype(jnp.float32) * _broadcastable_scale(scale_BT, cotangent.ndim), E5M2)
 
 
-def codes_einsum(
-    subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dtype: jnp.dtype, out_sharding=None
-):
+def codes_einsum(subscripts: str, left: jax.Array, right: jax.Array, scales: tuple, dtype, out_sharding=None):
     """The product of codes, times the scales of its operands, in `dtype`.
 
     Args:
@@ -98,16 +97,6 @@ def codes_einsum(
     for scale in scales:
         scaled *= _broadcastable_scale(scale, out.ndim)
     return scaled.astype(dtype)
-
-
-def _scaled_codes(x: jax.Array, largest: jax.Array, dtype: jnp.dtype) -> Codes:
-    """`x` in `dtype`. `largest`: of the absolute values that have one scale, `[B, T]` or `[]`."""
-    largest = largest.astype(jnp.float32)
-    exponent = jax.lax.bitcast_convert_type(jnp.maximum(largest, SMALLEST), jnp.int32) >> MANTISSA_BITS
-    exponent -= POWER[dtype]  # with float32's bias
-    inverse = _power_of_two(2 * BIAS - exponent)
-    codes = (x.astype(jnp.float32) * _broadcastable_scale(inverse, x.ndim)).astype(dtype)
-    return Codes(codes, jnp.where(jnp.isfinite(largest), _power_of_two(exponent), jnp.nan))
 
 
 def _power_of_two(exponent: jax.Array) -> jax.Array:

@@ -41,22 +41,19 @@ def parameter(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], sca
 
 
 def einsum(subscripts: str, left: jax.Array, right: jax.Array, out_sharding) -> jax.Array:
-    """`jnp.einsum` of two operands of one type, in that type, with the fastest accumulator: see `matmul_dtype`."""
+    """`jnp.einsum` of two operands of one type, in that type, with the fastest accumulator: see `matmul_dtype`.
+
+    On a CPU the letters of the subscripts are renamed to be in the order of the dimensions, since `jnp.einsum` sums
+    over dimensions in the order of their letters. Where two of them stand in another order, as heads and their width do
+    (`btnh,nhd->btd`), XLA for a CPU transposes both operands, the weight too: one product of 12 rows took 1.0 ms and
+    takes 0.26 (12 heads of 64, bfloat16, JAX 0.12). A GPU's compiler sorts the dimensions itself.
+    """
+    if target_platform() == "cpu":
+        letters = dict.fromkeys(filter(str.isalpha, subscripts))
+        subscripts = subscripts.translate(str.maketrans("".join(letters), string.ascii_lowercase[: len(letters)]))
     dtype = matmul_dtype(left.dtype)
-    subscripts = sort_subscripts(subscripts) if target_platform() == "cpu" else subscripts
     out = jnp.einsum(subscripts, left, right, out_sharding=out_sharding, preferred_element_type=dtype)
     return out.astype(left.dtype)
-
-
-def sort_subscripts(subscripts: str) -> str:
-    """The same subscripts with letters in the order of the dimensions.
-
-    `jnp.einsum` sums over dimensions in the order of their letters. Where two of them stand in another order, as heads
-    and their width do (`btnh,nhd->btd`), XLA for a CPU transposes both operands, the weight too: one product of 12 rows
-    took 1.0 ms and takes 0.26 (12 heads of 64, bfloat16, JAX 0.12). A GPU's compiler sorts the dimensions itself.
-    """
-    letters = dict.fromkeys(filter(str.isalpha, subscripts))
-    return subscripts.translate(str.maketrans("".join(letters), string.ascii_lowercase[: len(letters)]))
 
 
 class Linear(nnx.Module):
@@ -99,13 +96,7 @@ class Layout:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def matmul(
-    subscripts: str,
-    axes: tuple[str, ...],
-    matmuls: str,
-    reduce_dtype: str,
-    out_spec,
-    x: jax.Array,
-    weight: jax.Array | Quantized,
+    subscripts: str, axes: tuple[str, ...], matmuls: str, reduce_dtype: str, out_spec, x, weight: jax.Array | Quantized
 ):
     """`x` times a parameter, which is all-gathered in the type of `x`; its gradient is sharded like the parameter.
 
@@ -120,14 +111,13 @@ def matmul(
         matmuls: type of the operands: `compute`, that of `x`, or `fp8` (see `fp8.py`).
         reduce_dtype: type in which the devices' gradients are summed: `float32`, or `compute`, that of `x`.
     """
-    return _einsum_of_operands(subscripts, *_matmul_operands(matmuls, x, weight, axes, fp8.E4M3), x.dtype, out_spec)
+    return _matmul_by_type(subscripts, axes, matmuls, out_spec, x, weight, fp8.E4M3)[0]
 
 
 def _matmul_forward(subscripts, axes, matmuls, reduce_dtype, out_spec, x, weight):
     """Keeps `x` only if the gradient of the weight is wanted: that of a frozen weight is not."""
     parameter = jax.tree.map(lambda part: part.value, weight)
-    operand, whole = _matmul_operands(matmuls, x.value, parameter, axes, fp8.E4M3)
-    out = _einsum_of_operands(subscripts, operand, whole, x.value.dtype, out_spec)
+    out, operand = _matmul_by_type(subscripts, axes, matmuls, out_spec, x.value, parameter, fp8.E4M3)
     layout, wanted = Layout(jax.typeof(x.value).sharding.spec), any(part.perturbed for part in jax.tree.leaves(weight))
     return out, (operand if wanted else None, parameter, layout)
 
@@ -140,20 +130,17 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
         weight, cotangent = jax.lax.optimization_barrier((weight, cotangent))
 
     def input_gradient(cotangent):
-        both = _matmul_operands(matmuls, cotangent, weight, axes, fp8.E5M2)
-        return _einsum_of_operands(f"{out},{right}->{left}", *both, cotangent.dtype, layout.spec)
+        return _matmul_by_type(f"{out},{right}->{left}", axes, matmuls, layout.spec, cotangent, weight, fp8.E5M2)[0]
 
     if x is None:
         return input_gradient(cotangent), None
-    turned = "".join(
-        [letter for letter in left if letter in right] + [letter for letter in left if letter not in right]
-    )
+    turned = "".join(sorted(left, key=lambda letter: letter not in right))
     order = [left.index(letter) for letter in turned]
     split = mesh_axes(jax.typeof(cotangent).sharding.spec, (out.index("b"), out.index("t")))
 
     def local_gradient(x, cotangent):
-        compute, gradient = cotangent.dtype, f"{turned},{out}->{right}"
-        dtype = jnp.float32 if reduce_dtype == "float32" else matmul_dtype(compute)
+        gradient = f"{turned},{out}->{right}"
+        dtype = jnp.float32 if reduce_dtype == "float32" else matmul_dtype(cotangent.dtype)
         if matmuls == "fp8":
             scaled = fp8.codes_of_gradient(cotangent, x.scale)
             x_turned = row_major_on_cpu(jnp.transpose(x.codes, order))
@@ -161,12 +148,9 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
         else:
             x_turned = row_major_on_cpu(jnp.transpose(x, order))
             dweight = jnp.einsum(gradient, x_turned, cotangent, preferred_element_type=dtype)
-        if reduce_dtype == "float32":
-            # XLA for a CPU would fuse the transpose in `reduce_gradient` with the matmul, in a form that it can't run
-            # ("BF16 x BF16 = F32", JAX 0.12).
-            dweight = row_major_on_cpu(dweight)
-        dtype = dtype if reduce_dtype == "float32" else compute
-        dweight = dweight.astype(dtype)
+        # XLA for a CPU would fuse the transpose in `reduce_gradient` with a matmul to float32, in a form that it can't
+        # run ("BF16 x BF16 = F32", JAX 0.12).
+        dweight = row_major_on_cpu(dweight) if reduce_dtype == "float32" else dweight.astype(cotangent.dtype)
         if any(axis_size(axis) > 1 for axis in split):  # one device alone puts nothing off
             dweight, cotangent = barrier_on_gpu((dweight, cotangent))
         return reduce_gradient(dweight, *axes, over=split).astype(weight.dtype), cotangent
@@ -180,21 +164,14 @@ def _matmul_backward(subscripts, axes, matmuls, reduce_dtype, out_spec, saved, c
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
-def _matmul_operands(
-    matmuls: str, tokens: jax.Array, weight: jax.Array | Quantized, axes: tuple[str, ...], dtype: jnp.dtype
-):
-    """Activations, or their gradients, and the whole parameter, as multiplied. `dtype`: of `fp8.codes_of_tokens`."""
+def _matmul_by_type(subscripts, axes, matmuls, out_spec, tokens, weight, fp8_dtype):
+    """Activations, or their gradients, times the whole parameter; and the activations as they are multiplied."""
     whole = gathered_matrix(weight, *axes, dtype=tokens.dtype)
-    return (fp8.codes_of_tokens(tokens, dtype), fp8.codes_of_matrix(whole)) if matmuls == "fp8" else (tokens, whole)
-
-
-def _einsum_of_operands(
-    subscripts: str, tokens: jax.Array | fp8.Codes, whole: jax.Array | fp8.Codes, dtype: jnp.dtype, out_spec
-):
-    """`einsum` of `_matmul_operands`, in `dtype`."""
-    if isinstance(tokens, fp8.Codes):
-        return fp8.codes_einsum(subscripts, tokens.codes, whole.codes, (tokens.scale, whole.scale), dtype, out_spec)
-    return einsum(subscripts, tokens, whole, out_spec)
+    if matmuls != "fp8":
+        return einsum(subscripts, tokens, whole, out_spec), tokens
+    left, right = fp8.codes_of(tokens, fp8_dtype, each=2), fp8.codes_of(whole, fp8.E4M3)
+    scales = left.scale, right.scale
+    return fp8.codes_einsum(subscripts, left.codes, right.codes, scales, tokens.dtype, out_spec), left
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -49,10 +49,10 @@ class Rules:
 
     def spec(self, *dimensions: str | None) -> PartitionSpec:
         """The partition of an array with these logical dimensions. No mesh axis may split two of them."""
-        axes = [getattr(self, dimension) if dimension else None for dimension in dimensions]
-        used = [name for axis in axes for name in ((axis,) if isinstance(axis, str) else axis or ())]
-        assert len(used) == len(set(used)), f"{dimensions} use a mesh axis twice: {axes}"
-        return PartitionSpec(*axes)
+        spec = PartitionSpec(*(getattr(self, dimension) if dimension else None for dimension in dimensions))
+        used = mesh_axes(spec, range(len(dimensions)))
+        assert len(used) == len(set(used)), f"{dimensions} use a mesh axis twice: {spec}"
+        return spec
 
 
 RULES = Rules()
@@ -103,12 +103,9 @@ def mesh_of_single_tokens(mesh: Mesh) -> Mesh:
 
     A device has the same part of each parameter as on `mesh`.
     """
-    along, parts = AXES.index("sequence"), mesh.shape["sequence"]
-    devices = np.moveaxis(mesh.devices, along, 1)
-    sizes = tuple(
-        size * parts if axis == "data" else 1 if axis == "sequence" else size for axis, size in mesh.shape.items()
-    )
-    return Mesh(devices.reshape(sizes), AXES, axis_types=EXPLICIT)
+    devices = np.moveaxis(mesh.devices, AXES.index("sequence"), 1)
+    sizes = dict(mesh.shape) | {"data": mesh.shape["data"] * mesh.shape["sequence"], "sequence": 1}
+    return Mesh(devices.reshape(tuple(sizes.values())), AXES, axis_types=EXPLICIT)
 
 
 def moved_to_mesh(tree, mesh: Mesh):

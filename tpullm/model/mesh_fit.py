@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AbstractDevice, AbstractMesh, Mesh
+from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh, Mesh
 
 from tpullm.hardware.chips import of_kind
 from tpullm.model.adapter import NAME
@@ -63,13 +64,15 @@ def check_fits(
     _check_micro_batch_rows(config, mesh, stage)
     _check_row_length(config, model, mesh, stage)
     if device := mesh.abstract_mesh.abstract_device:
-        _check_device_supports(model, device)
-    axes = jax.tree.leaves(architecture.axes, is_leaf=lambda node: isinstance(node, tuple))
-    used = {dimension for dimensions in axes for dimension in dimensions}
-    for axis in mesh.axis_names:
-        split = [dimension for dimension in KEYS if dimension in used and getattr(RULES, dimension) == axis]
-        for dimension in split:
-            _check_model_dimension(model, vocabulary, mesh, axis, dimension, split, sizes_given)
+        kind = device.device_kind
+        if device.platform == "tpu" and model.attention_block > (most := largest_block(kind)):
+            raise UserError(
+                f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
+                f"{kind}; use {most} or less"
+            )
+        if model.matmuls == "fp8" and device.platform != "cpu" and not of_kind(kind).fp8:  # a CPU multiplies it slowly
+            raise UserError(f"model.matmuls: {kind} is not known to multiply fp8 (hardware/chips.yaml); use compute")
+    _check_model_sizes(architecture, vocabulary, mesh, sizes_given)
 
 
 def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: str) -> None:
@@ -81,30 +84,24 @@ def check_adapter(architecture: Architecture, mesh: Mesh | AbstractMesh, key: st
     """
     if kind := architecture.adapter.quantize_base:
         check_quantized(architecture.frozen(architecture.placed(mesh)), kind, mesh, f"{key}.quantize_base")
-    adapter, found = architecture.adapter, {}
-    paths = jax.tree_util.tree_leaves_with_path(architecture.shapes)
-    shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in paths}
-    for path, shape in shapes.items():
-        if path[-1] == "weight":
-            beside = [shapes.get((*path[:-1], NAME, which)) for which in "ab"]
-            found.setdefault(path[-2], []).append((shape, *beside))
+    adapter, shapes = architecture.adapter, {path: of.shape for path, of in flatten_dict(architecture.shapes).items()}
+    matrices = {path[:-1]: shape for path, shape in shapes.items() if path[-1] == "weight"}
+    adapted = {path: shape for path, shape in matrices.items() if (*path, NAME, "a") in shapes}
     for target in adapter.targets if adapter.targets != AdapterConfig().targets else ():
-        if not any(a for _, a, _ in found.get(target, ())):
-            there = ", ".join(name for name, matrices in found.items())
+        if target not in {path[-1] for path in adapted}:
+            there = ", ".join(dict.fromkeys(path[-1] for path in matrices))
             raise UserError(
                 f"{key}.targets: this model has no matrix {target} that can have an adapter; it has {there}"
             )
-    for name, matrices in found.items():
-        for shape, a, b in matrices:
-            if a is None:
-                continue
-            stacked = len(a) + len(b) - 2 - len(shape)
-            most = min(math.prod(a[stacked:-1]), math.prod(b[stacked + 1 :]))
-            if adapter.rank > most:
-                raise UserError(
-                    f"{key}.rank: {adapter.rank} is above the rank of the matrix {name}, {most}; use {most} or less, "
-                    "or train all parameters (0)"
-                )
+    for path, shape in adapted.items():
+        a, b = (shapes[*path, NAME, which] for which in "ab")
+        stacked = len(a) + len(b) - 2 - len(shape)
+        most = min(math.prod(a[stacked:-1]), math.prod(b[stacked + 1 :]))
+        if adapter.rank > most:
+            raise UserError(
+                f"{key}.rank: {adapter.rank} is above the rank of the matrix {path[-1]}, {most}; use {most} or less, "
+                "or train all parameters (0)"
+            )
 
 
 def check_quantized(shapes: Any, kind: str, mesh: Mesh | AbstractMesh, key: str) -> None:
@@ -150,53 +147,38 @@ def _check_micro_batch_rows(config: TrainConfig, mesh: Mesh | AbstractMesh, stag
 
 def _check_row_length(config: TrainConfig, model: ModelConfig, mesh: Mesh | AbstractMesh, stage: str) -> None:
     """The tokens of a row, in two chunks for each device (`model/rows.py`), and in those of the loss."""
-    axis, length = RULES.time, config.sequence_length
-    parts = mesh.shape[axis]
+    length, parts = config.sequence_length, mesh.shape[RULES.time]
     chunks = lambda devices: 2 * devices if devices > 1 else 1  # noqa: E731
-    if length % chunks(parts) == 0:
-        own = length // parts
-        if config.loss_chunks and own % config.loss_chunks:
-            sizes = nearest_sizes(config.loss_chunks, lambda count: own % count == 0, own)
-            told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {own} tokens of a row"
-            raise UserError(f"{told} that a device has; use {sizes}")
-        return
-    longest = model.context_length
-    ways = {
-        "sequence_length": nearest_sizes(length, lambda size: size % chunks(parts) == 0 and size <= longest, 2 * parts),
-        f"mesh.{axis}": nearest_sizes(
-            parts, lambda size: length % chunks(size) == 0 and _mesh_allows(mesh, size), length
-        ),
-    }
-    _refuse_size(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, f"mesh.{axis}", ways)
+    if length % chunks(parts):
+        longer = lambda size: size % chunks(parts) == 0 and size <= model.context_length  # noqa: E731
+        split = lambda count: length % chunks(count) == 0 and _mesh_allows(mesh, count)  # noqa: E731
+        axis = f"mesh.{RULES.time}"
+        ways = {"sequence_length": nearest_sizes(length, longer, 2 * parts), axis: nearest_sizes(parts, split, length)}
+        _refuse_size(f"{stage}.sequence_length: {length} tokens, in 2 chunks a device,", parts, axis, ways)
+    own = length // parts
+    if config.loss_chunks and own % config.loss_chunks:
+        sizes = nearest_sizes(config.loss_chunks, lambda count: own % count == 0, own)
+        told = f"{stage}.loss_chunks: {config.loss_chunks} does not divide the {own} tokens of a row"
+        raise UserError(f"{told} that a device has; use {sizes}")
 
 
-def _check_device_supports(model: ModelConfig, device: AbstractDevice) -> None:
-    """The attention block in on-chip memory; and 8-bit floats, which a CPU multiplies too, more slowly."""
-    if device.platform == "tpu" and model.attention_block > (most := largest_block(device.device_kind)):
-        raise UserError(
-            f"model.attention_block: {model.attention_block} does not fit the memory on the chip of a "
-            f"{device.device_kind}; use {most} or less"
-        )
-    if model.matmuls == "fp8" and device.platform != "cpu" and not of_kind(device.device_kind).fp8:
-        raise UserError(
-            f"model.matmuls: {device.device_kind} is not known to multiply fp8 (hardware/chips.yaml); use compute"
-        )
-
-
-def _check_model_dimension(
-    model, vocabulary, mesh, axis: str, dimension: str, split: list[str], sizes_given: bool
-) -> None:
-    """One size of the model. The proposed sizes of `axis` fit all dimensions that it splits."""
-    key, parts = KEYS[dimension], mesh.shape[axis]
-    size = getattr(model, key)
-    if size % parts == 0:
-        return
-    sizes = math.gcd(*(getattr(model, KEYS[other]) for other in split))
-    ways = {f"mesh.{axis}": nearest_sizes(parts, lambda count: sizes % count == 0 and _mesh_allows(mesh, count), sizes)}
-    if not sizes_given:
-        fits = lambda other: other % parts == 0 and _model_allows(model, vocabulary, dimension, other)  # noqa: E731
-        ways[f"model.{key}"] = nearest_sizes(size, fits, 2 * parts * model.heads)
-    _refuse_size(f"model.{key}: {size}", parts, f"mesh.{axis}", ways)
+def _check_model_sizes(architecture: Architecture, vocabulary: int, mesh: Mesh | AbstractMesh, sizes_given: bool):
+    """The sizes of the model. The proposed sizes of an axis fit all dimensions that it splits."""
+    model, axes = architecture.config, flatten_dict(architecture.axes).values()
+    used = {dimension for dimensions in axes for dimension in dimensions}
+    for axis, parts in mesh.shape.items():
+        split = [dimension for dimension in KEYS if dimension in used and getattr(RULES, dimension) == axis]
+        for dimension in split:
+            key, size = KEYS[dimension], getattr(model, KEYS[dimension])
+            if size % parts == 0:
+                continue
+            most = math.gcd(*(getattr(model, KEYS[other]) for other in split))
+            shared = lambda count: most % count == 0 and _mesh_allows(mesh, count)  # noqa: B023, E731 (called at once)
+            ways = {f"mesh.{axis}": nearest_sizes(parts, shared, most)}
+            if not sizes_given:
+                fits = lambda to: to % parts == 0 and _model_allows(model, vocabulary, dimension, to)  # noqa: B023, E731
+                ways[f"model.{key}"] = nearest_sizes(size, fits, 2 * parts * model.heads)
+            _refuse_size(f"model.{key}: {size}", parts, f"mesh.{axis}", ways)
 
 
 def _model_allows(model: ModelConfig, vocabulary: int, dimension: str, size: int) -> bool:

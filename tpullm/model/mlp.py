@@ -98,9 +98,8 @@ class MLP(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         width, mlp_width = config.width, config.mlp_width
         self.activation, self.limit = config.activation, config.swiglu_limit
-        self.gate = Linear(config, rngs, (width,), (mlp_width,), ("embed", "mlp"), config.mlp_bias)
-        up = Linear(config, rngs, (width,), (mlp_width,), ("embed", "mlp"), config.mlp_bias) if config.gated else None
-        self.up = up
+        first = partial(Linear, config, rngs, (width,), (mlp_width,), ("embed", "mlp"), config.mlp_bias)
+        self.gate, self.up = first(), first() if config.gated else None
         scale = residual_scale(mlp_width, config.layers)
         self.down = Linear(config, rngs, (mlp_width,), (width,), ("mlp", "embed"), config.mlp_bias, scale)
 

@@ -27,10 +27,11 @@ def compute_dtype(choice: str) -> jnp.dtype:
 
 
 def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The output type of a matmul of two arrays in `dtype`, before the cast to `dtype`.
+    """The output type of a matmul of two arrays in `dtype`, before the cast to `dtype`; and that of cached keys.
 
     float32 for JAX 0.10 on a CPU, whose matmul library has no other: 4,096 x 384 by 384 x 1,024 in bfloat16 ran at 187
     GFLOP/s to bfloat16 and at 345 to float32. JAX 0.12 has both, and float32 costs it 5 % of the quickstart's step.
+    Cached keys and values in bfloat16 would be converted for every token.
     """
     return jnp.dtype("float32") if is_older_cpu() else dtype
 
@@ -38,11 +39,6 @@ def matmul_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def is_older_cpu() -> bool:
     """Whether a CPU computes with JAX 0.10, whose compiler is another one."""
     return target_platform() == "cpu" and tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11)
-
-
-def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The type of cached keys and values: float32 on a CPU with JAX 0.10, which would convert them for every token."""
-    return jnp.dtype("float32") if is_older_cpu() else dtype
 
 
 def unrolled_layers(layers: int) -> int:
@@ -82,27 +78,27 @@ _ON_SPARSE_CORES = {
 }
 
 
-# With XLA's defaults for GPUs, collectives of 8 B on eight H100 are exposed for 37 ms of a step, with this for 4. It is
-# XLA's `EFFORT_O1`; JAX 0.10 does not know the name.
-_ASYNCHRONOUS_ON_GPUS = {"optimization_level": 19}
-
-
 def compiler_options() -> dict[str, str | int]:
     """XLA's options for the devices of the current mesh, beyond its defaults."""
     if target_platform() == "gpu":
-        return _ASYNCHRONOUS_ON_GPUS
+        # With XLA's defaults for GPUs, collectives of 8 B on eight H100 are exposed for 37 ms of a step, with this for
+        # 4. It is XLA's `EFFORT_O1`; JAX 0.10 does not know the name.
+        return {"optimization_level": 19}
     offloads = abstract_device() is not None and of_kind(abstract_device().device_kind).offloads_collectives
     return _ON_SPARSE_CORES if offloads else {}
 
 
+def row_major(x: jax.Array) -> jax.Array:
+    """`x` with its dimensions in memory in their logical order, the last one contiguous."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
 def row_major_on_cpu(x: jax.Array) -> jax.Array:
-    """`x` with its last dimension contiguous in memory, on a CPU; elsewhere the compiler chooses.
+    """The same on a CPU; elsewhere the compiler chooses.
 
     XLA would otherwise not move a transposed array and use a slower form of the matmul: see `linear.matmul`.
     """
-    if target_platform() != "cpu":
-        return x
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return row_major(x) if target_platform() == "cpu" else x
 
 
 def barrier_on_tpu(x):

@@ -73,9 +73,8 @@ class Quantized:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix."""
-        return _resize_axis(
-            self.codes.shape, self.axis, self.codes.shape[self.axis] * (2 if self.kind in PACKED else 1)
-        )
+        inputs = self.codes.shape[self.axis] * (2 if self.kind in PACKED else 1)
+        return _resize_axis(self.codes.shape, self.axis, inputs)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -138,10 +137,27 @@ def dequantized(weight: jax.Array | Quantized, dtype: jnp.dtype = jnp.float32) -
 
 def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
     """A matrix as codes and scales, sharded as it is. A shard has whole blocks (`mesh_fit.check_quantized`)."""
-    spec = jax.typeof(weight).sharding.spec
-    specs = Quantized(spec, spec, kind, axis)
-    local = partial(_quantize_local, kind=kind, axis=axis, block=inputs_per_scale(weight.shape[axis]))
-    return jax.shard_map(local, out_specs=specs, check_vma=False)(weight)
+    spec, block = jax.typeof(weight).sharding.spec, inputs_per_scale(weight.shape[axis])
+    (dtype, most), at = KINDS[kind], weight.ndim + axis
+
+    def local(weight: jax.Array) -> Quantized:
+        blocks = weight.astype(jnp.float32).reshape(*weight.shape[:at], -1, block, *weight.shape[at + 1 :])
+        largest = jnp.max(jnp.abs(blocks), axis=at + 1)
+        scales = largest * jnp.float32(1 / most)  # a compiler may make this of a division; so all of them do the same
+        numbers = blocks / jnp.expand_dims(jnp.where(scales > 0, scales, 1.0), at + 1)
+        if kind == "nf4":
+            # The nearest: each is between two of the middles between neighbours.
+            codes = sum((numbers > middle).astype(dtype) for middle in (NF4[1:] + NF4[:-1]) / 2)
+        elif kind == "int4":
+            codes = (jnp.round(numbers) + 8).astype(dtype)
+        else:
+            codes = (jnp.round(numbers) if kind == "int8" else numbers.clip(-most, most)).astype(dtype)
+        if kind in PACKED:
+            low, high = jnp.split(codes, 2, axis=at + 1)
+            codes = low | (high << 4)
+        return Quantized(codes.reshape(*weight.shape[:at], -1, *weight.shape[at + 1 :]), scales, kind, axis)
+
+    return jax.shard_map(local, out_specs=Quantized(spec, spec, kind, axis), check_vma=False)(weight)
 
 
 def change_each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -> Tree:
@@ -169,10 +185,9 @@ def packed_targets(shapes: Tree, kind: str) -> Tree:
 
     def target(matrix: jax.ShapeDtypeStruct, axis: int) -> Quantized:
         inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
-        sizes = inputs // 2 if kind in PACKED else inputs, inputs // inputs_per_scale(inputs)
-        shaped = [_resize_axis(matrix.shape, axis, size) for size in sizes]
-        of = partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
-        return Quantized(of(shaped[0], dtype), of(shaped[1], jnp.float32), kind, axis)
+        resized, of = partial(_resize_axis, matrix.shape, axis), partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
+        codes = of(resized(inputs // 2 if kind in PACKED else inputs), dtype)
+        return Quantized(codes, of(resized(inputs // inputs_per_scale(inputs)), jnp.float32), kind, axis)
 
     return change_each_matrix(shapes, target)
 
@@ -186,27 +201,6 @@ def rounded_matrices(params: Tree, kind: str) -> Tree:
 
 def _resize_axis(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
     return (*shape[:axis], size, *shape[len(shape) + axis + 1 :])
-
-
-def _quantize_local(weight: jax.Array, kind: str, axis: int, block: int) -> Quantized:
-    """The codes of a whole matrix, or of a shard of one."""
-    dtype, most = KINDS[kind]
-    at = weight.ndim + axis
-    blocks = weight.astype(jnp.float32).reshape(*weight.shape[:at], -1, block, *weight.shape[at + 1 :])
-    largest = jnp.max(jnp.abs(blocks), axis=at + 1)
-    scales = largest * jnp.float32(1 / most)  # a compiler may make this of a division; so all of them do the same
-    numbers = blocks / jnp.expand_dims(jnp.where(scales > 0, scales, 1.0), at + 1)
-    if kind == "nf4":
-        # The nearest: each is between two of the middles between neighbours.
-        codes = sum((numbers > middle).astype(dtype) for middle in (NF4[1:] + NF4[:-1]) / 2)
-    elif kind == "int4":
-        codes = (jnp.round(numbers) + 8).astype(dtype)
-    else:
-        codes = (jnp.round(numbers) if kind == "int8" else numbers.clip(-most, most)).astype(dtype)
-    if kind in PACKED:
-        low, high = jnp.split(codes, 2, axis=at + 1)
-        codes = low | (high << 4)
-    return Quantized(codes.reshape(*weight.shape[:at], -1, *weight.shape[at + 1 :]), scales, kind, axis)
 
 
 def _dequantize_local(weight: Quantized, dtype: jnp.dtype) -> jax.Array:

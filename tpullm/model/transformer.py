@@ -80,9 +80,7 @@ class Transformer(nnx.Module):
 
     def unstacked(self) -> list[list[jax.Array]]:
         """The parameters of each layer, for `after_layers`: made once, since making them copies all parameters."""
-        return self._each_layer(jax.tree.leaves(nnx.split(self.layers)[1]))
-
-    def _each_layer(self, stacked: list[jax.Array]) -> list[list[jax.Array]]:
+        stacked = jax.tree.leaves(nnx.split(self.layers)[1])
         return [[leaf[n] for leaf in stacked] for n in range(self.config.layers)]
 
     def __call__(
@@ -101,10 +99,8 @@ class Transformer(nnx.Module):
         """
         with jax.named_scope("embedding"):
             x_BTD = dropout(self.embed(tokens_BT, positions_BT, dtype), self.config.dropout, key)
-        own = (segment_ids_BT, positions_BT)
-        sequence = axis_size(RULES.time)
-        chosen = attention_kernel(self.config, tokens_BT.shape[1], sequence, branched)
-        kernel = "plain" if keep_weights else chosen
+        own, length, sequence = (segment_ids_BT, positions_BT), tokens_BT.shape[1], axis_size(RULES.time)
+        kernel = "plain" if keep_weights else attention_kernel(self.config, length, sequence, branched)
         kinds = self._kinds(own, kernel)
         graph, stacked = nnx.split(self.layers)
 
@@ -132,10 +128,8 @@ class Transformer(nnx.Module):
         for index, window in enumerate(self.config.distinct_windows):
             rotates = self.config.positions == "rotary"
             table = rotary_table(*reversed(own), self.config, window > 0, longest_B) if rotates else None
-            masked = kernel in ("plain", "blocks")
-            mask_BTS = causal_mask(*own, *own, window or None) if masked else None
-            size = jnp.asarray(window or 2**30, jnp.int32)
-            kinds.append(LayerKind(table, mask_BTS, size, jnp.asarray(index, jnp.int32)))
+            mask_BTS = causal_mask(*own, *own, window or None) if kernel in ("plain", "blocks") else None
+            kinds.append(LayerKind(table, mask_BTS, jnp.int32(window or 2**30), jnp.int32(index)))
         return kinds
 
     def after_layers(self, x_BTD, segment_ids_BT, positions_BT, longest_B, layers, kinds, attend) -> jax.Array:
@@ -150,7 +144,7 @@ class Transformer(nnx.Module):
         """
         own = (segment_ids_BT, positions_BT)
         graph, stacked = nnx.split(self.layers)
-        layers = self._each_layer(jax.tree.leaves(stacked)) if layers is None else layers
+        layers = self.unstacked() if layers is None else layers
         windows, every_kind = self.config.distinct_windows, self._kinds(own, "", longest_B)
         for number, (leaves, index) in enumerate(zip(layers, kinds, strict=True)):
             state = jax.tree.unflatten(jax.tree.structure(stacked), leaves)
@@ -162,8 +156,7 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""
-        table = self.output_table(hidden_BTD.dtype)
-        return logits(hidden_BTD, table, self.config.logit_softcap)
+        return logits(hidden_BTD, self.output_table(hidden_BTD.dtype), self.config.logit_softcap)
 
 
 def logits(hidden_BTD: jax.Array, table_VD: jax.Array, softcap: float) -> jax.Array:

@@ -16,7 +16,6 @@ from tpullm.model.experts import exchange
 from tpullm.model.experts.exchange import (
     all_to_all_dispatch,
     all_to_all_return,
-    gather_sizes,
     plan_round,
     received_sizes,
     round_capacity,
@@ -61,7 +60,7 @@ def exchanged(capacity: int, ragged: bool):
     """Of rows, loads and a round: what arrived, of which expert, what came back, what was sent, how many rounds."""
 
     def device(x_RD, sizes_E, number):
-        counts_XE = gather_sizes(sizes_E)
+        counts_XE = jax.lax.all_gather(sizes_E, RULES.experts)
         planned = plan_round(counts_XE, number, capacity)
         x_SD = all_to_all_dispatch(x_RD, planned, R, capacity)
         back_RD = all_to_all_return(10 * x_SD, planned, R, capacity)
@@ -118,7 +117,7 @@ def test_the_way_back_is_the_gradient_of_the_way_there_and_the_other_way_round(r
     y_XSD = jax.random.normal(jax.random.key(1), (X, capacity, D))
 
     def device(x_RD, y_SD, sizes_E):
-        planned = plan_round(gather_sizes(sizes_E), 0, capacity)
+        planned = plan_round(jax.lax.all_gather(sizes_E, RULES.experts), 0, capacity)
         there = lambda x: all_to_all_dispatch(x, planned, R, capacity)  # noqa: E731
         back = lambda y: all_to_all_return(y, planned, R, capacity)  # noqa: E731
         sent_R1 = sent_in_round(planned, jnp.arange(R))[:, None]

@@ -46,12 +46,11 @@ def _forward_blocks(q_BTNH, k_BKTH, v_BKTH, mask_BTT):
     scale = q_BTNH.shape[-1] ** -0.5
     weights, mixed = [], []
     for start, end in _query_blocks(q_BTNH.shape[1]):
-        score = partial(jnp.einsum, "bkgch,bksh->bkgcs", out_sharding=SCORES, preferred_element_type=jnp.float32)
-        scores = score(q_BKGTH[:, :, :, start:end], k_BKTH[:, :, :end]) * scale
+        scores = _products(q_BKGTH[:, :, :, start:end], k_BKTH[:, :, :end]) * scale
         scores = jnp.where(mask_BTT[:, None, None, start:end, :end], scores, jnp.finfo(jnp.float32).min)
         weights.append(jax.nn.softmax(scores, axis=-1).astype(v_BKTH.dtype))
         mixed.append(einsum("bkgcs,bksh->bkgch", weights[-1], v_BKTH[:, :, :end], QUERIES))
-    mixed_BTNH = _groups_to_heads(_joined_query_blocks(mixed))
+    mixed_BTNH = _joined_heads(mixed)
     return mixed_BTNH, (q_BKGTH, k_BKTH, v_BKTH, weights, mixed_BTNH)
 
 
@@ -65,28 +64,25 @@ def _backward_blocks(saved, d_BTNH):
     dq, dk_BKTH, dv_BKTH = [], 0, 0
     for weights_BKGCS, (start, end) in zip(weights, _query_blocks(d_BTNH.shape[1]), strict=True):
         d_BKGCH, q_BKGCH = d_BKGTH[:, :, :, start:end], q_BKGTH[:, :, :, start:end]
-        dweights = jnp.einsum(
-            "bkgch,bksh->bkgcs", d_BKGCH, v_BKTH[:, :, :end], out_sharding=SCORES, preferred_element_type=jnp.float32
-        )
+        dweights = _products(d_BKGCH, v_BKTH[:, :, :end])
         dscores = weights_BKGCS.astype(jnp.float32) * (dweights - inner_BKGT1[:, :, :, start:end]) * scale
         dscores = dscores.astype(dtype)
         dq.append(einsum("bkgcs,bksh->bkgch", dscores, k_BKTH[:, :, :end], QUERIES))
-        dk_BKTH += _padded_keys(_sum_over_queries(dscores, q_BKGCH), d_BTNH.shape[1])
-        dv_BKTH += _padded_keys(_sum_over_queries(weights_BKGCS, d_BKGCH), d_BTNH.shape[1])
-    return _groups_to_heads(_joined_query_blocks(dq)), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
+        dk_BKTH += _sum_over_queries(dscores, q_BKGCH, d_BTNH.shape[1])
+        dv_BKTH += _sum_over_queries(weights_BKGCS, d_BKGCH, d_BTNH.shape[1])
+    return _joined_heads(dq), dk_BKTH.astype(dtype), dv_BKTH.astype(dtype), None
 
 
 attend_in_blocks.defvjp(_forward_blocks, _backward_blocks)
 
 
-def _sum_over_queries(weights_BKGCS, values_BKGCH):
-    return jnp.einsum(
-        "bkgcs,bkgch->bksh", weights_BKGCS, values_BKGCH, out_sharding=KEYS, preferred_element_type=jnp.float32
-    )
+_products = partial(jnp.einsum, "bkgch,bksh->bkgcs", out_sharding=SCORES, preferred_element_type=jnp.float32)
 
 
-def _padded_keys(x_BKSH, length):
-    return jnp.pad(x_BKSH, ((0, 0), (0, 0), (0, length - x_BKSH.shape[2]), (0, 0)))
+def _sum_over_queries(weights_BKGCS, values_BKGCH, length):
+    """Of each key of a block, with zeros for the keys after it."""
+    sums = partial(jnp.einsum, "bkgcs,bkgch->bksh", out_sharding=KEYS, preferred_element_type=jnp.float32)
+    return jnp.pad(sums(weights_BKGCS, values_BKGCH), ((0, 0), (0, 0), (0, length - weights_BKGCS.shape[4]), (0, 0)))
 
 
 def _query_blocks(length):
@@ -94,19 +90,15 @@ def _query_blocks(length):
     return [(start, start + block) for start in range(0, length, block)]
 
 
-def _joined_query_blocks(blocks):
-    return jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
-
-
 def _heads_by_group(x_BTNH, groups):
     B, T, N, H = x_BTNH.shape
-    x_BTKGH = jnp.reshape(
-        x_BTNH, (B, T, groups, N // groups, H), out_sharding=RULES.spec("batch", "time", "kv_heads", None, "head")
-    )
-    return x_BTKGH.transpose(0, 2, 3, 1, 4)
+    grouped = RULES.spec("batch", "time", "kv_heads", None, "head")
+    return jnp.reshape(x_BTNH, (B, T, groups, N // groups, H), out_sharding=grouped).transpose(0, 2, 3, 1, 4)
 
 
-def _groups_to_heads(x_BKGTH):
+def _joined_heads(blocks):
+    """Blocks of queries `[B, K, G, C, H]` as `[B, T, N, H]`."""
+    x_BKGTH = jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
     B, K, G, T, H = x_BKGTH.shape
     whole = RULES.spec("batch", "time", "heads", "head")
     return jnp.reshape(x_BKGTH.transpose(0, 3, 1, 2, 4), (B, T, K * G, H), out_sharding=whole)
@@ -139,11 +131,8 @@ def flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, softcap: fl
     axis = RULES.time
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, sinks_N):
-        gathered = (
-            all_gather_row(x, axis, dimension)
-            for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1), (positions_BT, 1))
-        )
-        k_BKSH, v_BKSH, k_segments_BS, k_positions_BS = gathered
+        k_BKSH, v_BKSH = (all_gather_row(x, axis, 2) for x in (k_BKTH, v_BKTH))
+        k_segments_BS, k_positions_BS = (all_gather_row(x, axis, 1) for x in (segments_BT, positions_BT))
         indices = own_indices(k_BKSH.shape[2], axis)
         tokens = Tokens(segments_BT, positions_BT, indices, k_segments_BS, k_positions_BS, window)
         return _flash(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens)
@@ -175,11 +164,8 @@ def _forward(softcap, q_BTNH, k_BKSH, v_BKSH, sinks_N, tokens):
             weights_BKGCD = jnp.exp(scores_BKGCD - new_BKGC[..., None])
             shrunk_BKGC = jnp.exp(most_BKGC - new_BKGC)
             added = _matmul("bkgcd,bkdh->bkgch", weights_BKGCD.astype(v_BKDH.dtype), v_BKDH)
-            return (
-                new_BKGC,
-                total_BKGC * shrunk_BKGC + weights_BKGCD.sum(axis=-1),
-                mixed_BKGCH * shrunk_BKGC[..., None] + added,
-            )
+            total_BKGC = total_BKGC * shrunk_BKGC + weights_BKGCD.sum(axis=-1)
+            return new_BKGC, total_BKGC, mixed_BKGCH * shrunk_BKGC[..., None] + added
 
         shape = q_BKGCH.shape
         start = (
@@ -219,11 +205,9 @@ def _backward(softcap, saved, d_BTNH):
             dscores_BKGCD = (dscores_BKGCD * H**-0.5).astype(dtype)
             dv_BKDH = _matmul("bkgcd,bkgch->bkdh", weights_BKGCD.astype(dtype), d_BKGCH)
             dk_BKDH = _matmul("bkgcd,bkgch->bkdh", dscores_BKGCD, q_BKGCH)
-            return (
-                dq_BKGCH + _matmul("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH),
-                _add_to_block(dk_BKSH, dk_BKDH, j, block),
-                _add_to_block(dv_BKSH, dv_BKDH, j, block),
-            )
+            dq_BKGCH += _matmul("bkgcd,bkdh->bkgch", dscores_BKGCD, k_BKDH)
+            dk_BKSH, dv_BKSH = _add_to_block(dk_BKSH, dk_BKDH, j, block), _add_to_block(dv_BKSH, dv_BKDH, j, block)
+            return dq_BKGCH, dk_BKSH, dv_BKSH
 
         start = (jnp.zeros(q_BKGCH.shape, jnp.float32), *carry)
         dq_BKGCH, *carry = jax.lax.fori_loop(*_key_block_range(tokens_BC, block), add_keys, start)
@@ -247,9 +231,8 @@ def _block_scores(q_BKGCH, k_BKDH, tokens: Tokens, j, softcap):
     D = k_BKDH.shape[2]
     scores_BKGCD = _matmul("bkgch,bkdh->bkgcd", q_BKGCH, k_BKDH) * q_BKGCH.shape[-1] ** -0.5
     scores_BKGCD = softcap * jnp.tanh(scores_BKGCD / softcap) if softcap else scores_BKGCD
-    k_segments_BD, k_positions_BD = (
-        jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in (tokens.k_segments, tokens.k_positions)
-    )
+    of_keys = tokens.k_segments, tokens.k_positions
+    k_segments_BD, k_positions_BD = (jax.lax.dynamic_slice_in_dim(x, j * D, D, axis=1) for x in of_keys)
     back_BCD = tokens.positions[:, :, None] - k_positions_BD[:, None]
     allowed_BCD = same_segment(tokens.segments[:, :, None], k_segments_BD[:, None]) & (back_BCD >= 0)
     return scores_BKGCD, allowed_BCD & (back_BCD < tokens.window)
@@ -266,8 +249,7 @@ def _key_block_range(tokens: Tokens, block: int) -> tuple[jax.Array, jax.Array]:
     return jnp.min(tokens.indices - back_BC) // block, jnp.max(tokens.indices) // block + 1
 
 
-def _matmul(subscripts, left, right):
-    return jnp.einsum(subscripts, left, right, preferred_element_type=jnp.float32)
+_matmul = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _block_of_keys(x_BKSH, j, block):

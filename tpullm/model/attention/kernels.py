@@ -12,8 +12,6 @@ from tpullm.hardware.chips import of_kind
 from tpullm.model.platform import target_platform
 from tpullm.recipe.schema import ATTENTION_BLOCKS, ModelConfig
 
-# Kernels whose mask knows rows with several answers to one prompt (`plain.same_segment`).
-OF_BRANCHES = ("plain", "blocks", "flash")
 # The longest row whose attention weights a CPU keeps: in bfloat16 they are 17 MB a head.
 LONGEST_KEPT = 4096
 
@@ -31,22 +29,20 @@ def attention_kernel(config: ModelConfig, length: int, sequence: int, branched: 
     caps or sinks, `plain`; `flash` otherwise.
 
     Args:
-        branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for.
+        branched: rows hold several answers to one prompt, which the kernels of a TPU and of a GPU have no mask for
+            (`plain.same_segment`).
     """
-    chosen = "flash"
+    if target_platform() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
+        return "plain" if config.attention_softcap or config.sinks else "blocks"
     if target_platform() == "tpu" and splash_fits(length, sequence) and not branched:
-        chosen = "splash"
-    elif target_platform() == "gpu" and not branched and triton_fits(length, sequence, config.head_width):
-        chosen = "triton"
-    elif target_platform() == "cpu" and sequence == 1 and length <= LONGEST_KEPT:
-        chosen = "plain" if config.attention_softcap or config.sinks else "blocks"
-    assert not branched or chosen in OF_BRANCHES, f"{chosen} has no mask for several answers to one prompt"
-    return chosen
+        return "splash"
+    takes_row = splash_fits(length, sequence, at_a_time=16) and config.head_width <= 256
+    return "triton" if target_platform() == "gpu" and takes_row and not branched else "flash"
 
 
-def splash_fits(length: int, sequence: int) -> bool:
-    """Whether the TPU's kernel takes rows of that many tokens: 128 at a time, in two chunks a device."""
-    return length % (128 * (2 * sequence if sequence > 1 else 1)) == 0
+def splash_fits(length: int, sequence: int, at_a_time: int = 128) -> bool:
+    """Whether the TPU's kernel takes rows of that many tokens: `at_a_time`, in two chunks a device."""
+    return length % (at_a_time * (2 * sequence if sequence > 1 else 1)) == 0
 
 
 class Block(NamedTuple):
@@ -64,31 +60,20 @@ class TritonBlocks(NamedTuple):
     dkv: Block
 
 
-WIDEST_TRITON_HEAD = 256
-# In bfloat16. These blocks fit the memory that the threads of a multiprocessor share: 164 KiB of an A100, more of its
-# successors, 100 KiB of an L4. By the compiler, with 8 warps and 2 stages, they spill at most 36 bytes of registers. No
-# card has run them: that the largest such blocks are the fastest is a guess.
-_SHARED = 164 << 10
-_UP_TO_128 = TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64))
-_WIDER = TritonBlocks(Block(64, 64), Block(64, 64), Block(32, 64))
-_WIDER_WITH_LESS = TritonBlocks(Block(64, 32), Block(32, 32), Block(32, 32))
-# In float32 there are no tensor cores: larger blocks take the compiler a minute and spill registers.
-_FLOAT32_BLOCKS = TritonBlocks(Block(16, 32), Block(16, 32), Block(16, 16))
-
-
-def triton_fits(length: int, sequence: int, head_width: int) -> bool:
-    """Whether the GPU's kernel takes rows of that many tokens (16 at a time, in two chunks a device) and such heads."""
-    return length % (16 * (2 * sequence if sequence > 1 else 1)) == 0 and head_width <= WIDEST_TRITON_HEAD
-
-
 def triton_blocks(device_kind: str, dtype: jnp.dtype, head_width: int) -> TritonBlocks:
-    """The largest blocks of the GPU's kernels; shorter rows have smaller ones."""
-    if dtype == jnp.float32:
-        return _FLOAT32_BLOCKS
+    """The largest blocks of the GPU's kernels; shorter rows have smaller ones.
+
+    Those of bfloat16 fit the memory that the threads of a multiprocessor share: 164 KiB of an A100, more of its
+    successors, 100 KiB of an L4. By the compiler, with 8 warps and 2 stages, they spill at most 36 bytes of registers.
+    No card has run them: that the largest such blocks are the fastest is a guess.
+    """
+    if dtype == jnp.float32:  # there are no tensor cores: larger blocks take the compiler a minute and spill registers
+        return TritonBlocks(Block(16, 32), Block(16, 32), Block(16, 16))
     if head_width <= 128:
-        return _UP_TO_128
-    gpu = of_kind(device_kind).gpu
-    return _WIDER if gpu and gpu.shared_bytes >= _SHARED else _WIDER_WITH_LESS
+        return TritonBlocks(Block(128, 64), Block(128, 64), Block(64, 64))
+    if (gpu := of_kind(device_kind).gpu) and gpu.shared_bytes >= 164 << 10:
+        return TritonBlocks(Block(64, 64), Block(64, 64), Block(32, 64))
+    return TritonBlocks(Block(64, 32), Block(32, 32), Block(32, 32))
 
 
 def splash_block(length: int, most: int = 0) -> int:

@@ -14,13 +14,7 @@ from tpullm.model.platform import target_platform
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 
-def rotary_table(
-    positions_BT: jax.Array,
-    segment_ids_BT: jax.Array,
-    config: ModelConfig,
-    local: bool,
-    longest_B: jax.Array | None = None,
-):
+def rotary_table(positions_BT, segment_ids_BT, config: ModelConfig, local: bool, longest_B: jax.Array | None = None):
     """Cosine and signed sine of each position's angles, `[B, T, 1, H]` float32, for `rotary`.
 
     Behind an optimization barrier: XLA would recompute them in every fusion that uses them, which took 100 of the 1,270
@@ -71,8 +65,6 @@ def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, long
     half = head_width // 2
     exponents = np.arange(half, dtype=np.float32) / half
     plain = (1.0 / theta**exponents).astype(np.float32)
-    if scaling.kind == "linear":
-        return jnp.asarray(plain / scaling.factor, jnp.float32)
     if scaling.kind == "dynamic":
         over = jnp.maximum(longest, scaling.original_context) / scaling.original_context
         base = theta * (scaling.factor * over - (scaling.factor - 1)) ** (head_width / (head_width - 2))
@@ -87,7 +79,7 @@ def scaled_frequencies(head_width: int, theta: float, scaling: RopeScaling, long
     if scaling.kind == "longrope":
         short, long = (np.asarray(divisors, np.float32) for divisors in (scaling.short, scaling.long))
         return plain / jnp.where(longest > scaling.original_context, long, short)
-    return jnp.asarray(plain)
+    return jnp.asarray(plain / scaling.factor if scaling.kind == "linear" else plain)
 
 
 def _yarn_ramp(half: int, theta: float, scaling: RopeScaling) -> np.ndarray:

@@ -44,10 +44,9 @@ class Attention(nnx.Module):
         self.value = Linear(config, rngs, (D,), (K, H), k_axes, config.qkv_bias)
         out_axes, scale = ("heads", "head", "embed"), residual_scale(N * H, config.layers)
         self.out = Linear(config, rngs, (N, H), (D,), out_axes, config.out_bias, scale)
-        shapes = {"head": ((H,), (H,), ("head",), ("head",)), "all": ((N, H), (K, H), q_axes[1:], k_axes[1:])}
-        q_shape, k_shape, q_norm_axes, k_norm_axes = shapes.get(config.qk_norm, [None] * 4)
-        self.query_norm = Norm(config, q_shape, q_norm_axes, rngs) if q_shape else None
-        self.key_norm = Norm(config, k_shape, k_norm_axes, rngs) if k_shape else None
+        norms = {"head": [((H,), ("head",))] * 2, "all": [((N, H), q_axes[1:]), ((K, H), k_axes[1:])]}
+        shapes = norms.get(config.qk_norm, [None, None])
+        self.query_norm, self.key_norm = (of and Norm(config, *of, rngs) for of in shapes)
         self.softcap, self.windows = config.attention_softcap, config.distinct_windows
         self.block = config.attention_block
         self.sinks = parameter(rngs, (N,), ("heads",), 0.0) if config.sinks else None

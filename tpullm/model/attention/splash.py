@@ -3,6 +3,8 @@
 Shapes: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,19 +34,16 @@ def splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows: list[int], kind, softca
     made = [jax.tree.map(jax.reshard, *pair) for pair in zip(made, specs, strict=True)]
 
     def local(q_BTNH, k_BKTH, v_BKTH, segments_BT, kind, sinks_N, *made):
-        gathered = (all_gather_row(x, axis, dimension) for x, dimension in ((k_BKTH, 2), (v_BKTH, 2), (segments_BT, 1)))
-        k_BKSH, v_BKSH, k_segments_BS = gathered
+        k_BKSH, v_BKSH = (all_gather_row(x, axis, 2) for x in (k_BKTH, v_BKTH))
+        k_segments_BS = all_gather_row(segments_BT, axis, 1)
         # The kernel does not scale.
         scaled = (q_BTNH.astype(jnp.float32) * q_BTNH.shape[-1] ** -0.5).astype(q_BTNH.dtype)
 
-        def with_kernel(kernel):
-            def row(q_NTH, k_KSH, v_KSH, segments_T, k_segments_S):
-                ids = kernels.SegmentIds(segments_T, k_segments_S)
-                return kernel(q_NTH, k_KSH, v_KSH, segment_ids=ids, sinks=sinks_N)
+        def of_row(kernel, q_NTH, k_KSH, v_KSH, segments_T, k_segments_S):
+            ids = kernels.SegmentIds(segments_T, k_segments_S)
+            return kernel(q_NTH, k_KSH, v_KSH, segment_ids=ids, sinks=sinks_N)
 
-            return lambda *arguments: jax.vmap(row)(*arguments)
-
-        branches = [with_kernel(kernel) for kernel in made]
+        branches = [jax.vmap(partial(of_row, kernel)) for kernel in made]
         arguments = (scaled.swapaxes(1, 2), k_BKSH, v_BKSH, segments_BT, k_segments_BS)
         mixed_BNTH = branches[0](*arguments) if len(branches) == 1 else jax.lax.switch(kind, branches, *arguments)
         return mixed_BNTH.swapaxes(1, 2)

@@ -72,25 +72,21 @@ def triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, window, softcap: floa
 
     def local(q_BTNH, k_BTKH, v_BTKH, positions_BT, window, sinks_N):
         k_BSKH, v_BSKH, positions_BS = (all_gather_row(x, axis, 1) for x in (k_BTKH, v_BTKH, positions_BT))
-        visible = _visible_range(positions_BT, positions_BS, window, axis)
+        S = positions_BS.shape[1]
+        indices_T, indices_S = own_indices(S, axis), jnp.arange(S, dtype=jnp.int32)
+        # A document ends where the next one begins.
+        begins_BS = jnp.where(positions_BS == 0, indices_S, S)
+        ends_BS = jax.lax.cummin(jnp.pad(begins_BS[:, 1:], ((0, 0), (0, 1)), constant_values=S), axis=1, reverse=True)
+        visible = Visible(
+            indices_T - jnp.minimum(positions_BT, window - 1),
+            jnp.minimum(ends_BS, indices_S + jnp.minimum(window, S)),
+            indices_T.reshape(1 if jax.lax.axis_size(axis) == 1 else 2, -1)[:, 0],
+        )
         return _attention(softcap, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, sinks_N, visible)
 
     spec = RULES.spec("batch", "time", "heads", "head")
     mapped = jax.shard_map(local, out_specs=spec, check_vma=False)
     return mapped(q_BTNH, k_BKTH.swapaxes(1, 2), v_BKTH.swapaxes(1, 2), positions_BT, window, sinks_N)
-
-
-def _visible_range(positions_BT, positions_BS, window, axis) -> Visible:
-    S = positions_BS.shape[1]
-    indices_T, indices_S = own_indices(S, axis), jnp.arange(S, dtype=jnp.int32)
-    # A document ends where the next one begins.
-    begins_BS = jnp.where(positions_BS == 0, indices_S, S)
-    ends_BS = jax.lax.cummin(jnp.pad(begins_BS[:, 1:], ((0, 0), (0, 1)), constant_values=S), axis=1, reverse=True)
-    return Visible(
-        indices_T - jnp.minimum(positions_BT, window - 1),
-        jnp.minimum(ends_BS, indices_S + jnp.minimum(window, S)),
-        indices_T.reshape(1 if jax.lax.axis_size(axis) == 1 else 2, -1)[:, 0],
-    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -198,8 +194,7 @@ def _kernel_form(softcap, block: Block, q_BTNH, k_BSKH, visible: Visible) -> For
 
 
 def _kernel_options(name: str, interpret: bool) -> dict:
-    params = triton.CompilerParams(num_warps=8, num_stages=2)
-    return {"name": name, "compiler_params": params, "interpret": interpret}
+    return {"name": name, "compiler_params": triton.CompilerParams(num_warps=8, num_stages=2), "interpret": interpret}
 
 
 def _padded_head_width(width: int) -> int:
@@ -260,13 +255,10 @@ def _dkv_kernel(
         q_CH, d_CH = (_load_head_block(form, ref.at[at, g]) for ref in (q_ref, d_ref))
         begin = _first_query(form, pieces_ref, i)
         scores_CD, slope_CD = _block_scores(form, q_CH, k_DH, first_ref[at], begin, k_begin)
-        weights_CD, dscores_CD = _score_gradients(
-            scores_CD, slope_CD, d_CH, v_DH, log_total_ref[g, at], inner_ref[g, at]
-        )
-        return (
-            dk_DH + _matmul(dscores_CD.astype(q_CH.dtype), q_CH, trans_a=True),
-            dv_DH + _matmul(weights_CD.astype(d_CH.dtype), d_CH, trans_a=True),
-        )
+        of_total = log_total_ref[g, at], inner_ref[g, at]
+        weights_CD, dscores_CD = _score_gradients(scores_CD, slope_CD, d_CH, v_DH, *of_total)
+        dk_DH += _matmul(dscores_CD.astype(q_CH.dtype), q_CH, trans_a=True)
+        return dk_DH, dv_DH + _matmul(weights_CD.astype(d_CH.dtype), d_CH, trans_a=True)
 
     def add_head(g, carry):
         for piece in range(pieces_ref.shape[0]):

@@ -100,11 +100,6 @@ class Exchange(NamedTuple):
     receives: Chunks
 
 
-def gather_sizes(sizes_E: jax.Array) -> jax.Array:
-    """The chunk sizes of all devices along the axis, `[X, E]`. A collective: every one of them must call it."""
-    return jax.lax.all_gather(sizes_E, RULES.experts)
-
-
 def round_capacity(rows: int, worst: int, devices: int, ragged: bool) -> int:
     """How many rows a device can receive in a round, `S`.
 
@@ -258,8 +253,7 @@ def has_ragged_all_to_all() -> bool:
     An L4, and a GPU that we don't know, may have no access to another one's memory. XLA for a CPU does not compile
     `ragged-all-to-all` (JAX 0.10 and 0.12). Padded rows give the same numbers.
     """
-    device = abstract_device()
-    if device is None or target_platform() == "cpu":
+    if target_platform() == "cpu" or (device := abstract_device()) is None:
         return False
     chip = of_kind(device.device_kind)
     return chip.ragged_exchange and (target_platform() == "tpu" or chip.gpu is not None)

@@ -49,16 +49,6 @@ BFLOAT16 = Tile(128, 256, 64, 3)
 FLOAT32 = Tile(64, 64, 16, 2)
 
 
-class Visits(NamedTuple):
-    """Tiles of rows in the order in which they are visited, `[V]` int32: the group, the first row of the tile, and the
-    rows of the group, from `begins` to before `ends`. Visits that are not needed have no rows."""
-
-    groups: jax.Array
-    firsts: jax.Array
-    begins: jax.Array
-    ends: jax.Array
-
-
 @jax.custom_vjp
 def triton_grouped_matmul(x_MD: jax.Array, weight_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
     """`lax.ragged_dot`: rows `[M, F]` in the type of `x`. Rows beyond the groups are uninitialized and not read.
@@ -81,10 +71,13 @@ def _backward(saved, d_MF):
 triton_grouped_matmul.defvjp(lambda *given: (triton_grouped_matmul(*given), given), _backward)
 
 
-def tile_visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
-    """The visits of a grouped matmul of `rows` rows, in tiles of `tile` rows.
+def tile_visits(sizes_E: jax.Array, rows: int, tile: int) -> tuple[jax.Array, ...]:
+    """The visits of a grouped matmul of `rows` rows, in tiles of `tile` rows, in their order.
 
-    At most one for each tile and one more for each border between groups. The others come last.
+    At most one for each tile and one more for each border between groups. The others come last and have no rows.
+
+    Returns:
+        `[V]` int32 each: the group, the first row of the tile, the first row of the group and the one after its last.
     """
     E, V = sizes_E.size, pl.cdiv(rows, tile) + sizes_E.size - 1
     ends_E = jnp.cumsum(sizes_E)
@@ -96,7 +89,7 @@ def tile_visits(sizes_E: jax.Array, rows: int, tile: int) -> Visits:
     needed_V, group_V = group_V < E, jnp.minimum(group_V, E - 1)
     within_V = visit_V - (passed_E - counts_E)[group_V]
     first_V = (begins_E[group_V] // tile + within_V) * tile
-    return Visits(group_V, *(jnp.where(needed_V, x_V, 0) for x_V in (first_V, begins_E[group_V], ends_E[group_V])))
+    return group_V, *(jnp.where(needed_V, x_V, 0) for x_V in (first_V, begins_E[group_V], ends_E[group_V]))
 
 
 def _rows_matmul(x_MD, weight_EDF, sizes_E, transposed: bool):
@@ -104,16 +97,11 @@ def _rows_matmul(x_MD, weight_EDF, sizes_E, transposed: bool):
     rows, inputs = x_MD.shape
     outputs = weight_EDF.shape[1 if transposed else 2]
     tile = _tile_for(x_MD.dtype, rows, outputs, inputs)
-    of = tile_visits(sizes_E, rows, tile.rows)
-    size = of.groups.size, pl.cdiv(outputs, tile.columns)
-    call = pl.pallas_call(
-        partial(_rows_kernel, tile, size, transposed),
-        grid=(math.prod(size),),
-        out_shape=_output_shape_like(x_MD, (rows, outputs)),
-        **_kernel_options("grouped_matmul", tile),
-    )
-    with _kernel_latency(2 * rows * inputs * outputs):
-        return call(*of, x_MD, weight_EDF)
+    visits = tile_visits(sizes_E, rows, tile.rows)
+    size = visits[0].size, pl.cdiv(outputs, tile.columns)
+    kernel, flops = partial(_rows_kernel, tile, size, transposed), 2 * rows * inputs * outputs
+    arrays = (*visits, x_MD, weight_EDF)
+    return _run_kernel("grouped_matmul", kernel, tile, math.prod(size), (rows, outputs), x_MD, flops, arrays)
 
 
 def _weights_gradient(x_MD, d_MF, weight_EDF, sizes_E):
@@ -122,31 +110,31 @@ def _weights_gradient(x_MD, d_MF, weight_EDF, sizes_E):
     tile = _tile_for(x_MD.dtype, D, F, rows)
     size, ends_E = (pl.cdiv(D, tile.rows), pl.cdiv(F, tile.columns)), jnp.cumsum(sizes_E)
     begins_E = ends_E - sizes_E
-    call = pl.pallas_call(
-        partial(_weights_kernel, tile, size),
-        grid=(E * math.prod(size),),
-        out_shape=_output_shape_like(weight_EDF, weight_EDF.shape),
-        **_kernel_options("grouped_matmul_weights", tile),
-    )
-    with _kernel_latency(2 * rows * D * F):
-        return call(begins_E, ends_E, x_MD, d_MF)
+    programs, arrays = E * math.prod(size), (begins_E, ends_E, x_MD, d_MF)
+    kernel, flops = partial(_weights_kernel, tile, size), 2 * rows * D * F
+    return _run_kernel("grouped_matmul_weights", kernel, tile, programs, (E, D, F), weight_EDF, flops, arrays)
 
 
-def _kernel_options(name: str, tile: Tile) -> dict:
-    params = triton.CompilerParams(num_warps=8, num_stages=tile.stages)
-    # Without a GPU (in tests) the kernels are interpreted.
-    return {"name": name, "compiler_params": params, "interpret": target_platform() == "cpu"}
+def _run_kernel(name: str, kernel, tile: Tile, programs: int, shape, like: jax.Array, flops: int, arrays):
+    """The array of this `shape`, in the type of `like`, that so many programs of a kernel make.
 
-
-def _kernel_latency(flops: int):
-    """A context in which XLA's scheduler is told how long a kernel takes, if the GPU's speed is known.
-
-    It takes a kernel for a short one otherwise, and has no collective run beside it: of a step of `8x7b` on 128 H100
-    with 8 devices along `expert`, 1.08 s of all-gathers were exposed instead of 0.54.
+    XLA's scheduler is told how long the kernel takes, if the GPU's speed is known. It takes a kernel for a short one
+    otherwise, and has no collective run beside it: of a step of `8x7b` on 128 H100 with 8 devices along `expert`, 1.08
+    s of all-gathers were exposed instead of 0.54.
     """
+    call = pl.pallas_call(
+        kernel,
+        grid=(programs,),
+        out_shape=jax.ShapeDtypeStruct(shape, like.dtype, manual_axis_type=jax.typeof(like).manual_axis_type),
+        name=name,
+        compiler_params=triton.CompilerParams(num_warps=8, num_stages=tile.stages),
+        interpret=target_platform() == "cpu",  # in tests
+    )
     chip = of_kind(abstract_device().device_kind)
     speed = chip.peak_flops * chip.matmul_efficiency * chip.grouped_efficiency
-    return set_xla_metadata(latency_metadata=str(round(1e9 * flops / speed))) if speed else contextlib.nullcontext()
+    told = set_xla_metadata(latency_metadata=str(round(1e9 * flops / speed))) if speed else contextlib.nullcontext()
+    with told:
+        return call(*arrays)
 
 
 def _tile_for(dtype: jnp.dtype, rows: int, columns: int, summed: int) -> Tile:
@@ -154,10 +142,6 @@ def _tile_for(dtype: jnp.dtype, rows: int, columns: int, summed: int) -> Tile:
     largest = FLOAT32 if dtype == jnp.float32 else BFLOAT16
     sides = zip(largest[:3], (rows, columns, summed), strict=True)
     return Tile(*(min(side, max(NARROWEST, pl.next_power_of_2(size))) for side, size in sides), largest.stages)
-
-
-def _output_shape_like(x: jax.Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
 def _rows_kernel(tile, size, transposed, group_ref, first_ref, begin_ref, end_ref, x_ref, weight_ref, out_ref):
@@ -178,7 +162,7 @@ def _rows_kernel(tile, size, transposed, group_ref, first_ref, begin_ref, end_re
         return total_RC + _matmul(x_RK, weight_KC)
 
     steps = jnp.where(begin < end, jnp.int32(pl.cdiv(inputs, tile.summed)), jnp.int32(0))
-    total_RC = _sum_into_tile(tile, jnp.int32(0), steps, add)
+    total_RC = jax.lax.fori_loop(jnp.int32(0), steps, add, jnp.zeros((tile.rows, tile.columns), jnp.float32))
     own_R = (row_R >= begin) & (row_R < end)  # other rows of the tile belong to other visits
     _store_tile(out_ref.at[at_rows, at_columns], total_RC, own_R, _in_bound(column_C, outputs))
 
@@ -200,7 +184,8 @@ def _weights_kernel(tile, size, begin_ref, end_ref, x_ref, d_ref, out_ref):
         return total_RC + _matmul(x_KR, d_KC, trans_a=True)
 
     stop = jnp.where(begin < end, pl.cdiv(end, tile.summed), jnp.int32(0))
-    total_RC = _sum_into_tile(tile, jax.lax.div(begin, tile.summed), stop, add)
+    start, zeros_RC = jax.lax.div(begin, tile.summed), jnp.zeros((tile.rows, tile.columns), jnp.float32)
+    total_RC = jax.lax.fori_loop(start, stop, add, zeros_RC)
     _store_tile(out_ref.at[group, at_rows, at_columns], total_RC, of_rows, of_columns)
 
 
@@ -210,10 +195,6 @@ def _tile_of_program(program, size):
     band = jax.lax.div(program, TOGETHER * columns)
     within, height = program - band * TOGETHER * columns, jnp.minimum(rows - band * TOGETHER, TOGETHER)
     return band * TOGETHER + jax.lax.rem(within, height), jax.lax.div(within, height)
-
-
-def _sum_into_tile(tile: Tile, start, stop, add):
-    return jax.lax.fori_loop(start, stop, add, jnp.zeros((tile.rows, tile.columns), jnp.float32))
 
 
 def _tile_indices(first, count: int):

@@ -25,7 +25,6 @@ from tpullm.model.experts.exchange import (
     combine,
     contiguous_row,
     dispatch,
-    gather_sizes,
     has_ragged_all_to_all,
     plan_round,
     received_sizes,
@@ -65,7 +64,7 @@ class Part(NamedTuple):
     """
 
     weight: jax.Array | Quantized
-    bias: jax.Array | None
+    bias: jax.Array | None = None
     adapter: tuple[jax.Array, jax.Array] | None = None
 
 
@@ -89,14 +88,15 @@ class Experts(nnx.Module):
         weight = self.weight[...]
         if not is_quantized(weight):
             weight = jax.reshard(weight.astype(dtype), RULES.spec("experts", *self.axes))
-        bias, beside, adapter = None, None, self.adapter
+        part, adapter = Part(weight), self.adapter
         if self.bias is not None:
             experts = None if self.bias_axes == ("width",) else "experts"
-            bias = all_gather(self.bias[...], experts, *self.bias_axes, dtype=dtype)
-        if adapter is not None:
-            first = jax.reshard(adapter.a[...].astype(dtype), RULES.spec(*adapter.axes_a))
-            beside = first, jax.reshard((adapter.scale * adapter.b[...]).astype(dtype), RULES.spec(*adapter.axes_b))
-        return Part(weight, bias, beside)
+            part = part._replace(bias=all_gather(self.bias[...], experts, *self.bias_axes, dtype=dtype))
+        if adapter is None:
+            return part
+        first = jax.reshard(adapter.a[...].astype(dtype), RULES.spec(*adapter.axes_a))
+        second = jax.reshard((adapter.scale * adapter.b[...]).astype(dtype), RULES.spec(*adapter.axes_b))
+        return part._replace(adapter=(first, second))
 
 
 class MixtureOfExperts(nnx.Module):
@@ -140,20 +140,23 @@ class MixtureOfExperts(nnx.Module):
         # tokens, which are fewer than pairs.
         tokens = varying_over(x_BTD.reshape(-1, D), RULES.mlp), varying_over(weights_Mk, RULES.mlp)
         dtype = x_BTD.dtype
-        down_whole = _all_gather_part(down._replace(bias=None), self.down.axes, dtype)
-        parts = (
-            _all_gather_part(gate, self.gate.axes, dtype),
-            up and _all_gather_part(up, self.up.axes, dtype),
-            down_whole,
-        )
+        whole = _all_gather_part(down._replace(bias=None), self.down.axes, dtype)
+        gate, up = (of and _all_gather_part(of, self.gate.axes, dtype) for of in (gate, up))
         mix = _on_one_device if jax.lax.axis_size(RULES.experts) == 1 else _over_devices
-        out_MD = mix(self.config, *tokens, parts, experts_Mk)
+        out_MD = mix(self.config, *tokens, (gate, up, whole), experts_Mk)
         out_MD = jax.lax.psum(out_MD.astype(dtype), RULES.mlp)
         if down.bias is not None:  # added on the token's device, once, after the sum
             # In float32: a matmul on a TPU would round the weights.
             bias_MkD = down.bias.astype(dtype)[experts_Mk]
             out_MD += jnp.sum(weights_Mk[..., None] * bias_MkD.astype(jnp.float32), axis=1).astype(dtype)
-        routing = None if real_BT is None else _routing_of_rows(real_BT, chosen_ME, scores_ME)
+        if real_BT is None:
+            return out_MD.reshape(x_BTD.shape), None
+
+        def of_rows(x_ME, dtype):
+            x_BTE = x_ME.reshape(*real_BT.shape, -1)
+            return jnp.sum(jnp.where(real_BT[..., None], x_BTE, 0), axis=1, keepdims=True, dtype=dtype)
+
+        routing = Routing(of_rows(chosen_ME, jnp.int32), of_rows(scores_ME, jnp.float32))
         return out_MD.reshape(x_BTD.shape), routing
 
 
@@ -205,7 +208,8 @@ class Plan(NamedTuple):
 def _round_plan(config, experts_Mk):
     (M, k), devices = experts_Mk.shape, jax.lax.axis_size(RULES.experts)
     capacity = round_capacity(M * k, M * min(k, config.experts // devices), devices, has_ragged_all_to_all())
-    return Plan(sort_by_expert(experts_Mk), gather_sizes(_pairs_per_expert(config, experts_Mk)), capacity)
+    pairs = sort_by_expert(experts_Mk)
+    return Plan(pairs, jax.lax.all_gather(_pairs_per_expert(config, experts_Mk), RULES.experts), capacity)
 
 
 def _pairs_per_expert(config, experts_Mk):
@@ -271,14 +275,6 @@ def route_to_experts(logits_ME: jax.Array, config: ModelConfig, balance_E: jax.A
     return scores_ME, weights_Mk * config.router_scale, experts_Mk
 
 
-def _routing_of_rows(real_BT, chosen_ME, scores_ME) -> Routing:
-    def of_rows(x_ME, dtype):
-        x_BTE = x_ME.reshape(*real_BT.shape, -1)
-        return jnp.sum(jnp.where(real_BT[..., None], x_BTE, 0), axis=1, keepdims=True, dtype=dtype)
-
-    return Routing(of_rows(chosen_ME, jnp.int32), of_rows(scores_ME, jnp.float32))
-
-
 # Mesh axes along which devices have other tokens and the same experts, without `embed`, which splits a weight at rest.
 REPLICA_AXES = tuple(name for name in (*RULES.batch, RULES.time) if name not in (RULES.embed, RULES.experts))
 
@@ -293,8 +289,8 @@ def _all_gather_part(part: Part, axes, dtype) -> Part:
     if bias is not None:
         bias = varying_over(bias, *REPLICA_AXES, RULES.embed).astype(dtype)
     if adapter is not None:
-        each = zip(adapter, ((axes[0], "rank"), ("rank", axes[1])), strict=True)
-        adapter = tuple(_all_gather_weight(axes, dtype, of.dtype, of) for of, axes in each)
+        each = ((axes[0], "rank"), ("rank", axes[1]))
+        adapter = tuple(_all_gather_weight(axes, dtype, of.dtype, of) for of, axes in zip(adapter, each, strict=True))
     if is_quantized(weight):
         own = jax.tree.map(lambda part: varying_over(part, *_replica_axes(axes)), weight)
         return Part(gathered_local_matrix(own, "experts", *axes, dtype=dtype), bias, adapter)
@@ -308,7 +304,7 @@ def _all_gather_weight(axes, dtype, reduce_dtype, weight):
 
 
 def _all_gather_weight_backward(axes, dtype, reduce_dtype, saved, cotangent):
-    over = (RULES.embed, *_replica_axes(axes)) if "embed" in axes else _replica_axes(axes)
+    over = (*([RULES.embed] if "embed" in axes else []), *_replica_axes(axes))
     return (reduce_gradient(cotangent.astype(reduce_dtype), "experts", *axes, over=over),)
 
 
