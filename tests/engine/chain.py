@@ -70,9 +70,7 @@ class Chain(Cache):
             for number, written in enumerate(tokens.get(row, ())):
                 assert written.position < self.attended(group, step[group])
                 held[written.position] = int(chosen_B[n]) if written.token == UNSEEN else written.token
-                logits[n * count + number] = scores(
-                    self.held[group][index, : written.position + 1], self._session.model
-                )
+                logits[n * count + number] = scores(held[: written.position + 1], self._session.model)
         return jnp.asarray(logits)
 
 
@@ -132,17 +130,20 @@ def engine(long):
     return engine_module.Engine(long, ROWS)
 
 
-def continued(engine, requests) -> list[list[int]]:
-    """The new tokens of each request, all of them asked for at once."""
-    new = [[] for _ in requests]
-    for request, ids in zip(requests, new, strict=True):
-        engine.submit(request, lambda token, ids=ids: ids.append(token.id))
+def emitted_by(engine, requests) -> list[list]:
+    """The tokens of each request, all of them asked for at once."""
+    emitted = [[] for _ in requests]
+    for request, own in zip(requests, emitted, strict=True):
+        engine.submit(request, own.append)
     finish(engine)
-    return new
+    return emitted
+
+
+def continued(engine, requests) -> list[list[int]]:
+    return [[token.id for token in tokens] for tokens in emitted_by(engine, requests)]
 
 
 def finish(engine) -> None:
-    """Step until every text has ended."""
     while engine.step():
         pass
 

@@ -77,7 +77,6 @@ def texts(shape: dict[str, int]) -> list:
 
 
 def _guessed(session) -> list[int]:
-    """A text that repeats itself, and so is guessed from itself."""
     engine, new = Engine(session, 4, guesses=Lookup()), []
     engine.submit(Request((6, 8, 9) * 9, 40, Sampling(0.05, 0, 1.0, 0.0)), lambda token: new.append(token.id))
     while engine.step():

@@ -45,14 +45,8 @@ def test_a_small_model_has_one_group_of_each_size():
 
 def test_blocks_of_equal_size_up_to_the_short_rows():
     assert row_block_sizes(512) == [128, 128, 256] and row_block_sizes(512, equal=True) == [128] * 4
-    assert row_block_sizes(384, equal=True) == [128] * 3 and row_block_sizes(1280, equal=True) == [
-        128,
-        128,
-        128,
-        128,
-        512,
-        256,
-    ]
+    assert row_block_sizes(384, equal=True) == [128] * 3
+    assert row_block_sizes(1280, equal=True) == [*[128] * 4, 512, 256]
     assert row_block_sizes(32, equal=True) == row_block_sizes(32) == [16, 16]
 
 
@@ -73,10 +67,8 @@ def test_where_all_rows_are_computed_the_first_groups_alone_attend_to_all_slots(
     few, whole = FEW, FEW + CHUNK
     steps = whole_group_steps([(8, whole)] * 4, [few, whole])
     assert steps == [(few,) * 4, (whole, whole, few, few), (whole,) * 4]
-    steps, sizes = (
-        whole_group_steps([(8, 512)] * 4 + [(2, 2048)], [256, 384, 512, 1024, 2048]),
-        [(8, 512)] * 4 + [(2, 2048)],
-    )
+    sizes = [(8, 512)] * 4 + [(2, 2048)]
+    steps = whole_group_steps(sizes, [256, 384, 512, 1024, 2048])
     assert cheapest(sizes, steps, 300, 3, 3, 3, 0) == (384, 384, few, few, 0)
     assert cheapest(sizes, steps, 385, 3, 3, 300, 0) == (512,) * 4 + (0,)
     assert cheapest(sizes, steps, 0, 3, 3, 3, 700) == (few,) * 4 + (2048,)

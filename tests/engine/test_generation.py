@@ -54,28 +54,20 @@ def test_a_sampled_text_continues_alike_from_any_of_its_tokens(session, free):
         assert decode_batch(session, begun, 7 - done, sampling, seeds, stop_ids=[]) == [new[done:] for new in whole]
 
 
-WILD, SEEDS = Sampling(40.0, 0, 1.0, 0.0), [0, 1, 2, 2]
-
-
-@pytest.fixture(scope="module")
-def several(session):
-    """Two answers to each of two prompts."""
-    return decode_batch(session, PROMPTS[:2], 6, WILD, SEEDS, each=2)
-
-
-def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session, several):
+def test_several_answers_to_a_prompt_are_those_of_the_prompt_repeated(session):
     """And other seeds give other texts, the same seed the same."""
-    assert several == decode_batch(session, [ids for ids in PROMPTS[:2] for _ in range(2)], 6, WILD, SEEDS)
+    drawn = 6, Sampling(40.0, 0, 1.0, 0.0), [0, 1, 2, 2]
+    several = decode_batch(session, PROMPTS[:2], *drawn, each=2)
+    assert several == decode_batch(session, [ids for ids in PROMPTS[:2] for _ in range(2)], *drawn)
     assert several[2] == several[3] and len({tuple(ids) for ids in several}) == 3
 
 
 def test_a_text_ends_with_its_stop_token(session, free):
     stop = free[0][5]
     unused = [token for token in range(600, 604) if token not in sum(free, [])]
-    assert decode_batch(session, PROMPTS, 12, stop_ids=[*unused, stop]) == decode_batch(
-        session, PROMPTS, 12, stop_ids=[stop]
-    )
-    for whole, stopped in zip(free, decode_batch(session, PROMPTS, 12, stop_ids=[stop]), strict=True):
+    found = decode_batch(session, PROMPTS, 12, stop_ids=[stop])
+    assert found == decode_batch(session, PROMPTS, 12, stop_ids=[*unused, stop])
+    for whole, stopped in zip(free, found, strict=True):
         end = whole.index(stop) + 1 if stop in whole else len(whole)
         assert stopped == whole[:end]
 
@@ -117,9 +109,8 @@ def test_texts_ask_for_their_prompts_the_stops_and_their_seeds(session, monkeypa
     monkeypatch.setattr(generation, "continue_prompts", continued)
     tokenizer, prompts = session.tokenizer, ["今日は", "私は"]
     stops = tuple(tokenizer.stop_ids)
-    assert (
-        sample_texts(session, prompts, tokens=6, seed=3) == ["雨です。"] * 2 and sample_texts(session, [], 6, 3) == []
-    )
+    assert sample_texts(session, prompts, tokens=6, seed=3) == ["雨です。"] * 2
+    assert sample_texts(session, [], 6, 3) == []
     ids = [(*tokenizer.begin, *tokenizer.encode(prompt)) for prompt in prompts]
     assert asked == [Request(own, 6, Sampling(), 3 + n, stops) for n, own in enumerate(ids)]
     sample_texts(session, ["雨" * 99], tokens=6, seed=0)

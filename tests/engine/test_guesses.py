@@ -24,16 +24,12 @@ class Told:
         self.follows, self.right = follows, right
 
     def of(self, texts, rows, slots):
-        found = {}
-        for row, text in texts.items():
-            rest = self.follows[text.request.ids][len(text.new) :]
-            found[row] = [*rest[: self.right], 5, 6, 7][:MOST]
-        return found
+        rest = {row: self.follows[text.request.ids][len(text.new) :] for row, text in texts.items()}
+        return {row: [*ids[: self.right], 5, 6, 7][:MOST] for row, ids in rest.items()}
 
 
 @pytest.fixture(scope="module")
 def guessing(long):
-    """An engine that guesses; a test says how."""
     return Engine(long, ROWS, guesses=Lookup())
 
 
@@ -107,7 +103,6 @@ def test_texts_that_repeat_are_guessed_from_themselves(long, guessing):
 
 @pytest.fixture(scope="module")
 def small(long):
-    """Another model with the same tokens."""
     return SimpleNamespace(**vars(long) | {"model": 1, "context_length": 600})
 
 
@@ -137,15 +132,12 @@ def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkey
 
 
 def test_a_model_with_other_tokens_does_not_guess(session):
-    class Other:
-        vocabulary_size = session.tokenizer.vocabulary_size
-
-        def bytes_of(self, token):
-            return b"x"
-
+    size = session.tokenizer.vocabulary_size
     check_draft(session, session, "small")
-    with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
-        check_draft(dataclasses.replace(session, tokenizer=Other()), session, "small")
+    same_size = SimpleNamespace(vocabulary_size=size, bytes_of=lambda token: b"x")
+    for other in (same_size, SimpleNamespace(vocabulary_size=1)):
+        with pytest.raises(UserError, match=r"^--draft small: its tokens are not those of the model"):
+            check_draft(dataclasses.replace(session, tokenizer=other), session, "small")
 
 
 def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(guessing):
@@ -157,8 +149,5 @@ def test_a_text_that_is_given_up_while_guesses_are_checked_is_counted_nowhere(gu
     guessing.step()  # six tokens are on their way
     guessing.cancel(number)
     assert not guessing.step()
-    assert {name: guessing.figures()[name] - before[name] for name in ("guesses", "right_guesses", "new_tokens")} == {
-        "guesses": 0,
-        "right_guesses": 0,
-        "new_tokens": 1,
-    }
+    names = "guesses", "right_guesses", "new_tokens"
+    assert [guessing.figures()[name] - before[name] for name in names] == [0, 0, 1]

@@ -22,10 +22,9 @@ def test_a_bucket_holds_its_length_and_few_share_one(length):
 @example(2_049)
 @given(st.integers(1, 10_000))
 def test_a_near_length_is_one_of_four_and_at_most_a_quarter_longer(length):
-    assert length <= near_length(length) <= max(16, length * 5 / 4 + 1) and near_length(
-        near_length(length)
-    ) == near_length(length)
-    assert len({near_length(n) for n in range(length_bucket(length) // 2 + 1, length_bucket(length) + 1)}) <= 4
+    near, bucket = near_length(length), length_bucket(length)
+    assert length <= near <= max(16, length * 5 / 4 + 1) and near_length(near) == near
+    assert len({near_length(n) for n in range(bucket // 2 + 1, bucket + 1)}) <= 4
 
 
 def test_rows_are_at_least_two_and_less_than_double(session):
@@ -47,10 +46,7 @@ def test_every_row_has_a_last_token_whose_hidden_state_is_found(session):
 def test_only_what_the_model_can_read_fits(session):
     most, vocabulary = session.context_length, session.architecture.config.vocabulary_size
     check_context(session, [vocabulary - 1] * most, "text")
-    for ids, message in (
-        ([], "text: empty"),
-        ([vocabulary], f"holds token {vocabulary}"),
-        ([1] * (most + 1), "tokens"),
-    ):
+    refused = ([], "text: empty"), ([vocabulary], f"holds token {vocabulary}"), ([1] * (most + 1), "tokens")
+    for ids, message in refused:
         with pytest.raises(UserError, match=message):
             check_context(session, ids, "text")

@@ -1,13 +1,16 @@
 """The prompts of an engine's texts: when they are read, where, and what is read once."""
 
 import dataclasses
+from types import SimpleNamespace
 
 from tests.engine.chain import ROWS, Chain, alone, continued, finish, prompt
 from tpullm.engine import prefill
 from tpullm.engine.cache import CHUNK, FEW, SIZE
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
+from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import GREEDY
+from tpullm.recipe.schema import RopeScaling
 
 
 def test_a_common_beginning_is_read_once(long, engine):
@@ -28,6 +31,15 @@ def test_what_a_model_wrote_is_read_before_it_counts_as_a_beginning(long, engine
     follows = Request((*ids, *said, 7), 5, GREEDY)
     assert continued(engine, [follows]) == [alone(follows)]
     assert engine.figures()["reused_tokens"] == before
+
+
+def test_a_text_that_may_become_longer_has_other_frequencies_and_uses_no_keys_again(long):
+    scaling = RopeScaling(kind="dynamic", factor=4.0, original_context=32)
+    architecture = Architecture(dataclasses.replace(long.architecture.config, rope_scaling=scaling))
+    engine = Engine(SimpleNamespace(**vars(long) | {"architecture": architecture}), ROWS)
+    for tokens, reused in ((5, 0), (9, 0), (9, CHUNK)):
+        continued(engine, [Request(prompt(CHUNK + 8), tokens, GREEDY)])
+        assert engine.figures()["reused_tokens"] == reused
 
 
 def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):

@@ -34,29 +34,18 @@ def rollouts(session, tmp_path_factory):
     config = TrainConfig(batch_size=4, sequence_length=32)
     rewards = Rewards([{"name": "length", "most": 3}, {"name": "language", "language": "ja", "weight": 0.5}])
     parts = (session.tokenizer, session.architecture, session.mesh, session.dtype)
-    yield Rollouts(
-        prompts_of(session), prompts_of(session), SETTINGS, config, *parts, 3, tmp_path_factory.mktemp("kept"), rewards
-    )
+    prompts, kept = prompts_of(session), tmp_path_factory.mktemp("kept")
+    yield Rollouts(prompts, prompts, SETTINGS, config, *parts, 3, kept, rewards)
     rewards.close()
 
 
 CHOSEN = np.array([1, 4])
 
 
-@pytest.fixture(scope="module")
-def said(session):
+def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session):
     """The answers of step 7 to the chosen prompts, of which some do not survive to be decoded and encoded."""
     ids, seeds = [prompts_of(session).ids[n] for n in CHOSEN], np.random.SeedSequence([3, 7]).generate_state(6)
-    return decode_batch(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds.tolist(), each=3)
-
-
-@pytest.fixture(scope="module")
-def evaluated(rollouts, session):
-    """What is found of the held-out prompts, and the answers that are expected."""
-    return rollouts.evaluate(session.params), decode_batch(session, rollouts.held_out.ids, 6)
-
-
-def test_what_is_learned_from_are_the_tokens_that_were_sampled(rollouts, session, said):
+    said = decode_batch(session, ids, 6, Sampling(1.0, 0, 1.0, 0.0), seeds.tolist(), each=3)
     with jax.set_mesh(session.mesh):
         batch, figures = rollouts.batch(7, session.params, CHOSEN)
     found = sorted(
@@ -112,8 +101,8 @@ def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, 
     assert figures["base_likelihood"] == pytest.approx(np.mean(found), abs=1e-4)
 
 
-def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session, evaluated):
-    found, said = evaluated
+def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session):
+    found, said = rollouts.evaluate(session.params), decode_batch(session, rollouts.held_out.ids, 6)
     assert [each["answer"] for each in found["eval_answers"]] == list(map(session.tokenizer.decode, said))
     total = found["eval_reward"]["length"] + 0.5 * found["eval_reward"]["language"]
     assert found["eval_reward"]["sum"] == pytest.approx(total)
@@ -136,9 +125,8 @@ def test_every_prompt_is_answered_once_in_an_epoch_and_rollbacks_are_counted():
 def test_prompts_that_leave_no_room_for_an_answer_are_left_out(session):
     long = [Prompt([{"role": "user", "content": "雨" * n}]) for n in (1, 60)]
     assert len(tokenized(long, session.tokenizer, 26, "rules")) == 1
-    with pytest.raises(
-        UserError, match=r"^rules: no prompt of at most 26 tokens \(the shortest has \d+\), since a row"
-    ):
+    refusal = r"^rules: no prompt of at most 26 tokens \(the shortest has \d+\), since a row"
+    with pytest.raises(UserError, match=refusal):
         tokenized(long[1:], session.tokenizer, 26, "rules")
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -45,9 +46,6 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 
 def test_the_tokenizer_of_another_model_is_refused(session, run, tmp_path):
-    import dataclasses
-    import shutil
-
     other = shutil.copytree(run, tmp_path / "other")
     shutil.rmtree(other / "pretrain" / "checkpoints")
     config = dataclasses.replace(session.architecture.config, vocabulary_size=300)

@@ -28,17 +28,9 @@ def taught(session):
 CHOSEN = np.array([1, 4])
 
 
-@pytest.fixture(scope="module")
-def learned(taught, session):
-    """The batch of a step, and its figures."""
+def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught, session):
     with jax.set_mesh(session.mesh):
-        return taught.batch(7, session.params, CHOSEN)
-
-
-def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught, session, learned):
-    batch, figures = learned
-    with jax.set_mesh(session.mesh):
-        again, _ = taught.batch(7, session.params, CHOSEN)
+        (batch, figures), (again, _) = (taught.batch(7, session.params, CHOSEN) for _ in range(2))
     said = taught.sampled(7, session.params, CHOSEN)
     np.testing.assert_array_equal(batch.targets, again.targets)
     np.testing.assert_array_equal(batch.logps, again.logps)

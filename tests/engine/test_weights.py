@@ -1,6 +1,7 @@
 """A model that is opened with its matrices in 8 or 4 bits: it computes what the numbers of its codes compute."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 
 from tests.engine.chain import continued
 from tests.engine.test_session import run  # noqa: F401
-from tests.formats.huggingface.published import directory
+from tests.formats.huggingface.published import change, directory
 from tpullm.cli.options import add_weights
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
-from tpullm.engine.session import load_session
+from tpullm.engine.session import Found, load_session
 from tpullm.evaluation import scoring
 from tpullm.evaluation.measured_model import parameter_hash
 from tpullm.formats.huggingface.tensors import flat
@@ -23,19 +24,11 @@ from tpullm.system.errors import UserError
 PROMPT = (1, 300, 40, 77, 30, 21)
 
 
-def of_numbers(session):
-    """The same model with matrices of numbers, as its codes have them."""
-    with jax.set_mesh(session.mesh):
-        change = jax.jit(lambda of: quantized.change_each_matrix(of, lambda matrix, _: quantized.dequantized(matrix)))
-        return dataclasses.replace(session, params=change(session.params), weights="")
-
-
 def is_of(session, given, kind):
     """Whether all that is quantized has the codes of the given parameters, and all else is as it was."""
+    change = lambda matrix, axis: quantized.quantized(matrix, kind, axis)  # noqa: E731
     with jax.set_mesh(session.mesh):
-        wanted = jax.jit(
-            lambda of: quantized.change_each_matrix(of, lambda matrix, axis: quantized.quantized(matrix, kind, axis))
-        )(given)
+        wanted = jax.jit(lambda of: quantized.change_each_matrix(of, change))(given)
     assert jax.tree.structure(session.params) == jax.tree.structure(wanted)
     for found, expected in zip(jax.tree.leaves(session.params), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -54,21 +47,13 @@ def test_a_checkpoint_is_quantized_as_it_is_read(opened, session):
     assert opened.memory_bytes() < session.memory_bytes()
 
 
-@pytest.fixture(scope="module")
-def numbers(opened):
-    return of_numbers(opened)
-
-
-@pytest.fixture(scope="module")
-def written(opened, numbers):
-    """The prompt and what the engine writes after it, `[1, T]`, and its scores by the numbers."""
-    ids = np.array([[*PROMPT, *continued(Engine(opened, 2), [Request(PROMPT, 5, GREEDY)])[0]]], np.int32)
-    return ids, scoring.logits(numbers, ids)
-
-
-def test_it_computes_and_the_engine_writes_what_its_numbers_compute(opened, numbers, written):
+def test_it_computes_and_the_engine_writes_what_its_numbers_compute(opened):
     """The same numbers in another program: float32 sums in another order, of scores of about 30."""
-    ids, wanted = written
+    with jax.set_mesh(opened.mesh):
+        change = jax.jit(lambda of: quantized.change_each_matrix(of, lambda matrix, _: quantized.dequantized(matrix)))
+        numbers = dataclasses.replace(opened, params=change(opened.params), weights="")
+    ids = np.array([[*PROMPT, *continued(Engine(opened, 2), [Request(PROMPT, 5, GREEDY)])[0]]], np.int32)
+    wanted = scoring.logits(numbers, ids)
     np.testing.assert_allclose(scoring.logits(opened, ids), wanted, atol=1e-4)
     assert wanted[0, len(PROMPT) - 1 : -1].argmax(axis=-1).tolist() == ids[0, len(PROMPT) :].tolist()
     assert parameter_hash(opened) != parameter_hash(numbers)
@@ -80,9 +65,6 @@ def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
 
 
 def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatch):
-    from tests.formats.huggingface.published import change
-    from tpullm.engine.session import Found
-
     folder = directory(tmp_path / "published", layers=1)
     change(folder / "config.json", intermediate_size=39)
     monkeypatch.setattr(Found, "params", None)
@@ -91,8 +73,6 @@ def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatc
 
 
 def test_the_option_has_the_kinds_of_use():
-    class Parser:
-        def add_argument(self, *_, choices, **__):
-            assert choices == quantized.IN_USE
-
-    add_weights(Parser())
+    parser = mock.Mock()
+    add_weights(parser)
+    assert parser.add_argument.call_args.kwargs["choices"] == quantized.IN_USE

@@ -12,16 +12,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402 (the platform must be chosen before)
 import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
 
 from tpullm.hardware.topologies import parse  # noqa: E402
 from tpullm.model.attention.self_attention import Attention  # noqa: E402
-from tpullm.model.mesh import EXPLICIT, RULES  # noqa: E402
+from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
 from tpullm.model.mlp import MLP  # noqa: E402
-from tpullm.recipe.mesh_axes import AXES  # noqa: E402
 from tpullm.recipe.schema import ModelConfig  # noqa: E402
 
 CONFIG = ModelConfig(layers=1, width=1024, heads=16, mlp_width=4096, qk_norm="none", positions="learned").resolved(64)
@@ -37,28 +35,19 @@ def lowered(matmuls: str, mesh: Mesh):
 
         def __call__(self, x_BTD):
             heads = RULES.spec("batch", "time", "heads", "head")
-            q, k, v = (
-                matrix("btd,dnh->btnh", x_BTD, heads)
-                for matrix in (self.attention.query, self.attention.key, self.attention.value)
-            )
+            of = self.attention
+            q, k, v = (matrix("btd,dnh->btnh", x_BTD, heads) for matrix in (of.query, of.key, of.value))
             mixed = jax.nn.silu(q) * k * v
-            return self.mlp(jnp.sin(self.attention.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width"))))
+            return self.mlp(jnp.sin(of.out("btnh,nhd->btd", mixed, RULES.spec("batch", "time", "width"))))
 
     with jax.set_mesh(mesh):
         graph, state = nnx.split(nnx.eval_shape(Layer))
         place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, jax.P()))  # noqa: E731
-        x = jax.ShapeDtypeStruct(
-            (4, 4096, 1024), jnp.bfloat16, sharding=NamedSharding(mesh, RULES.spec("batch", "time", "width"))
-        )
-
-        def loss(state, x):
-            return jnp.sum(jnp.square(nnx.merge(graph, state)(x).astype(jnp.float32)))
-
-        return (
-            jax.jit(jax.value_and_grad(loss, (0, 1)))
-            .trace(jax.tree.map(place, state), x)
-            .lower(lowering_platforms=("cuda",))
-        )
+        rows = NamedSharding(mesh, RULES.spec("batch", "time", "width"))
+        x = jax.ShapeDtypeStruct((4, 4096, 1024), jnp.bfloat16, sharding=rows)
+        loss = lambda state, x: jnp.sum(jnp.square(nnx.merge(graph, state)(x).astype(jnp.float32)))  # noqa: E731
+        traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(jax.tree.map(place, state), x)
+        return traced.lower(lowering_platforms=("cuda",))
 
 
 def own_kernels(text: str) -> int:
@@ -68,8 +57,7 @@ def own_kernels(text: str) -> int:
 
 
 def main() -> None:
-    devices = topologies.get_topology_desc(**parse("h100:1").described()).devices
-    mesh, results = Mesh(np.array(devices).reshape((1,) * len(AXES)), AXES, axis_types=EXPLICIT), {}
+    mesh, results = make_mesh({}, list(topologies.get_topology_desc(**parse("h100:1").described()).devices)), {}
     apart = {"xla_gpu_dot_merger_threshold_mb": 0}  # matmuls of one input would otherwise become one
     for matmuls in ("compute", "fp8"):
         program = lowered(matmuls, mesh)

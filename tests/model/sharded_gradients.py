@@ -24,7 +24,6 @@ BF16 = jnp.dtype("bfloat16")
 
 
 def far(found, expected) -> float:
-    """The error's norm, relative."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from tests.training.small import CONFIG, batch, mesh, params
 from tpullm.model.adapter import NAME, merge_adapters, with_magnitudes
@@ -22,17 +22,6 @@ KINDS = {
     "some": AdapterConfig(rank=2, targets=("query", "down")),
 }
 F32 = jnp.dtype("float32")
-
-
-class Found(NamedTuple):
-    """Losses and gradients: of the base, of a fresh adapter, of another one beside the base, and of it merged."""
-
-    base: float
-    fresh: float
-    beside: float
-    merged: float
-    beside_gradient: Any
-    merged_gradient: Any
 
 
 def mean_loss(architecture, params, rows):
@@ -51,39 +40,34 @@ def slow_but(*quick):
     return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in KINDS]
 
 
-@pytest.fixture(scope="module", params=slow_but("lora", "dora"))
-def kind(request):
-    return request.param, found(request.param)
-
-
 @functools.cache
-def found(name) -> Found:
-    """By the chain rule through the merge, which JAX differentiates by itself, the gradient of merged parameters.
+def found(name):
+    """Losses of the base, of a fresh adapter, of another one beside the base and of it merged; gradients of these two.
 
+    By the chain rule through the merge, which JAX differentiates by itself, the gradient of merged parameters.
     DoRA's length counts as a constant, so there is none of it: it is held against PEFT's in tests/huggingface.
     """
     config = KINDS[name]
     architecture, rows, random = Architecture(CONFIG, config), batch(), np.random.default_rng(7)
     with jax.set_mesh(mesh()):
         base = params()
-        fresh = with_magnitudes(
-            base, jax.jit(lambda key: architecture.trained(architecture.init(key)))(jax.random.key(0))
-        )
+        init = jax.jit(lambda key: architecture.trained(architecture.init(key)))
+        fresh = with_magnitudes(base, init(jax.random.key(0)))
         noisy = jax.tree.map(lambda leaf: leaf + 0.2 * random.standard_normal(leaf.shape, np.float32), fresh)
         loss = lambda adapters: mean_loss(architecture, architecture.whole(adapters, base), rows)  # noqa: E731
-        of_adapter = jax.jit(
-            (lambda adapters: (loss(adapters), None)) if config.magnitude else jax.value_and_grad(loss)
-        )
+        alone = lambda adapters: (loss(adapters), None)  # noqa: E731
+        of_adapter = jax.jit(alone if config.magnitude else jax.value_and_grad(loss))
         merged = jax.jit(lambda adapters: merge_adapters(base, adapters, config.scale))
         back = jax.jit(lambda adapters, gradient: jax.vjp(merged, adapters)[1](gradient)[0])
         begins, (beside, gradient) = of_adapter(fresh)[0], of_adapter(noisy)
         of_merged, merged_gradient = of_plain()(merged(noisy))
         wanted = None if config.magnitude else back(noisy, merged_gradient)
-        return Found(*map(float, (of_plain()(base)[0], begins, beside, of_merged)), gradient, wanted)
+        return *map(float, (of_plain()(base)[0], begins, beside, of_merged)), gradient, wanted
 
 
-def test_fresh_is_the_base_and_merged_is_unmerged(kind):
-    name, (base, fresh, beside, merged, *_) = kind
+@pytest.mark.parametrize("name", slow_but("lora", "dora"))
+def test_fresh_is_the_base_and_merged_is_unmerged(name):
+    base, fresh, beside, merged, *_ = found(name)
     # A fresh adapter adds exactly 0; DoRA's ratio of two equal lengths may be a rounding away from 1.
     assert fresh == base or KINDS[name].magnitude and fresh == pytest.approx(base, rel=1e-6)
     assert abs(beside - base) > 1e-3
@@ -93,23 +77,18 @@ def test_fresh_is_the_base_and_merged_is_unmerged(kind):
 
 @pytest.mark.parametrize("name", [name for name in slow_but("lora") if name.values[0] != "dora"])
 def test_the_gradient_is_that_of_merged_parameters(name):
-    of_adapter = dict(jax.tree_util.tree_leaves_with_path(found(name).beside_gradient))
-    wanted = jax.tree_util.tree_leaves_with_path(found(name).merged_gradient)
-    assert len(wanted) == len(of_adapter)
-    for path, leaf in wanted:
+    ours, wanted = map(flatten_dict, found(name)[-2:])
+    assert len(wanted) == len(ours)
+    for path, leaf in wanted.items():
         # Sums in another order in float32.
-        np.testing.assert_allclose(of_adapter[path], leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
+        np.testing.assert_allclose(ours[path], leaf, atol=1e-5 * float(jnp.abs(leaf).max()), err_msg=str(path))
 
 
 def test_only_targets_have_adapters_and_only_adapters_are_trained():
     architecture = Architecture(CONFIG, KINDS["some"])
     trained, frozen = architecture.trained(architecture.shapes), architecture.frozen(architecture.shapes)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
-    assert paths == [
-        f"['layers']['{part}']['{matrix}']['{NAME}']['{which}']"
-        for part, matrix in (("attention", "query"), ("mlp", "down"))
-        for which in "ab"
-    ]
+    matrices = ("layers", "attention", "query"), ("layers", "mlp", "down")
+    assert [*flatten_dict(trained)] == [(*matrix, NAME, which) for matrix in matrices for which in "ab"]
     assert jax.tree.structure(frozen) == jax.tree.structure(Architecture(CONFIG).shapes)
     assert jax.tree.structure(architecture.whole(trained, frozen)) == jax.tree.structure(architecture.shapes)
 

@@ -33,6 +33,12 @@ def test_a_token_is_multiplied_by_all_matrices_but_the_table_that_it_is_looked_u
     assert parameter_count(architecture.shapes) == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+def test_a_token_costs_its_own_experts_and_the_shared_ones():
+    cost = lambda **chosen: matrix_parameters(dataclasses.replace(EVERY, **chosen))  # noqa: E731
+    expert = EVERY.layers * 3 * EVERY.width * EVERY.mlp_width
+    assert cost(experts_per_token=2, shared_experts=4) - cost() == (2 + 4 - 5) * expert
+
+
 def test_flops_are_two_for_each_multiply_add_and_three_passes():
     """The backward pass is two; attention multiplies each query with half of the keys on average, and mixes as many."""
     length = 4096

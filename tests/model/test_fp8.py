@@ -6,44 +6,36 @@ The emulation knows `ml_dtypes`, powers of two, and sums in float64.
 import dataclasses
 import functools
 import importlib.util
-import itertools
-import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from jax.sharding import AbstractDevice
 
-from tests.conftest import ROOT
-from tests.formats.huggingface.small import MODELS
-from tests.model.test_linear import MATMULS
+from tests.eight_devices import printed_alone
+from tests.model.test_fit import refused
+from tests.model.test_linear import MATMULS, axes_of
 from tests.training.small import CONFIG, EXPERTS, SPREAD, batch, mesh, params
-from tpullm.data.batch import Batch
-from tpullm.formats.huggingface import configs
 from tpullm.model import fp8
 from tpullm.model.architecture import Architecture
 from tpullm.model.linear import matmul
 from tpullm.model.mesh import planned_mesh
 from tpullm.model.mesh_fit import check_fits
-from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, OptimizerConfig, TrainConfig
-from tpullm.system.errors import UserError
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import batch_loss, initial_state
 
-AXES = {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}
 KINDS = {fp8.E4M3: (ml_dtypes.float8_e4m3fn, 7), fp8.E5M2: (ml_dtypes.float8_e5m2, 14)}
 F32, FP8 = Architecture(CONFIG), Architecture(dataclasses.replace(CONFIG, matmuls="fp8"))
 # A sum in another order moves a float32 by some 1e-7 of it. Where that crosses the middle between two codes, one number
-# of a matmul is rounded to the other one, 2^-3 away (e4m3) or 2^-2 (e5m2). Seen: losses 2e-6 and gradients 3e-4 apart.
-LOSS, GRADIENT = 5e-5, 5e-3
+# of a matmul is rounded to the other one, 2^-3 away (e4m3) or 2^-2 (e5m2). Seen: losses 2e-6 apart.
+LOSS = 5e-5
 
 
 def rounded(x, axes, dtype):
@@ -82,11 +74,11 @@ def _of_tokens(x, dtype):
 
 def ours(subscripts, x, weight, cotangent, gradients="compute"):
     """The output and both gradients, as float64."""
-    axes = tuple(AXES[letter] for letter in subscripts.split("->")[0].split(",")[1])
+    ours = functools.partial(matmul, subscripts, axes_of(subscripts), "fp8", gradients, None)
 
     @jax.jit
     def all_of(x, weight, cotangent):
-        out, back = jax.vjp(lambda x, w: matmul(subscripts, axes, "fp8", gradients, None, x, w), x, weight)
+        out, back = jax.vjp(ours, x, weight)
         return out, *back(cotangent)
 
     with jax.set_mesh(mesh()):
@@ -188,52 +180,23 @@ def loss_and_gradients(architecture, rows, tree=None):
         return compiled(architecture)(params(architecture=architecture) if tree is None else tree, rows)
 
 
-def assert_alike(one, other):
-    np.testing.assert_allclose(one[0], other[0], rtol=LOSS)
-    for found, wanted in zip(jax.tree.leaves(one[1]), jax.tree.leaves(other[1]), strict=True):
-        assert np.linalg.norm(found - wanted) <= GRADIENT * np.linalg.norm(wanted)
-
-
-@pytest.fixture(scope="module")
-def plain():
-    return loss_and_gradients(FP8, batch())
-
-
-@pytest.fixture(scope="module")
-def in_float32():
-    return loss_and_gradients(F32, batch())
-
-
-def test_the_layers_are_rounded_and_nothing_else(plain, in_float32):
+def test_the_layers_are_rounded_and_nothing_else():
     """The loss is near that in float32 and another one: by the roundings of seven matrices. So are the gradients."""
+    plain, in_float32 = (loss_and_gradients(of, batch()) for of in (FP8, F32))
     assert 1e-5 < abs(float(plain[0]) / float(in_float32[0]) - 1) < 0.01
     norm = lambda leaf: np.linalg.norm(np.asarray(leaf))  # noqa: E731
     far = jax.tree.map(lambda found, wanted: norm(found - wanted) / norm(wanted), plain[1], in_float32[1])
     assert all(0.002 < leaf < 0.3 for leaf in jax.tree.leaves(far)), far
 
 
-def test_packed_equals_unpacked():
-    """Two rows of two documents, and each document in a row; other rows are padding."""
-    whole = vars(batch(seed=3))
-    packed = {name: values * (np.arange(4) < 2)[:, None].astype(values.dtype) for name, values in whole.items()}
-    apart = {name: np.zeros_like(values) for name, values in whole.items()}
-    for number, (row, segment) in enumerate(itertools.product(range(2), (1, 2))):
-        where = whole["segment_ids"][row] == segment
-        for name, values in apart.items():
-            values[number, : where.sum()] = whole[name][row, where]
-    assert_alike(*(loss_and_gradients(FP8, Batch(**rows)) for rows in (packed, apart)))
-
-
 def test_there_is_no_state_that_a_training_would_have_to_resume():
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), 4, FP8.axes)
-    of_fp8, of_others = (
-        jax.eval_shape(lambda of=of: initial_state(of, optimizer, jax.random.key(0))) for of in (FP8, F32)
-    )
-    assert jax.tree.structure(of_fp8) == jax.tree.structure(of_others)
+    state = lambda of: jax.eval_shape(lambda: initial_state(of, optimizer, jax.random.key(0)))  # noqa: E731
+    assert jax.tree.structure(state(FP8)) == jax.tree.structure(state(F32))
 
 
 @pytest.mark.ci
-def test_an_adapter_is_trained_beside_a_base_in_fp8(plain):
+def test_an_adapter_is_trained_beside_a_base_in_fp8():
     """Fresh, it changes nothing. It is multiplied in the type of the matmuls: its own gradient is not zero."""
     architecture = Architecture(FP8.config, AdapterConfig(rank=3))
     with jax.set_mesh(mesh()):
@@ -241,48 +204,21 @@ def test_an_adapter_is_trained_beside_a_base_in_fp8(plain):
         base = params()
         mean = lambda fresh: batch_loss(architecture, architecture.whole(fresh, base), batch(), dtype=jnp.float32)[0]  # noqa: E731
         loss, gradients = jax.jit(jax.value_and_grad(mean))(fresh)
-    np.testing.assert_allclose(loss, plain[0], rtol=LOSS)
-    moved = [
-        path[-1].key for path, leaf in jax.tree_util.tree_leaves_with_path(gradients) if float(jnp.abs(leaf).max())
-    ]
-    assert set(moved) == {"b"} and len(moved) == 7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_every_family(name):
-    """The loss of fresh parameters is near that in float32: 3 % is 5 times the farthest."""
-    config = dataclasses.replace(configs.read(dict(MODELS[name][1], model_type=MODELS[name][0]), "config.json"))
-    rows, losses = batch(vocabulary=config.vocabulary_size, length=32), []
-    for matmuls in ("compute", "fp8"):
-        architecture = Architecture(dataclasses.replace(config, matmuls=matmuls))
-        loss, gradients = loss_and_gradients(architecture, rows, params(architecture=Architecture(config)))
-        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
-        losses.append(float(loss))
-    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.03)
+    np.testing.assert_allclose(loss, loss_and_gradients(FP8, batch())[0], rtol=LOSS)
+    moved = [path[-1] for path, leaf in flatten_dict(gradients).items() if float(jnp.abs(leaf).max())]
+    assert moved == ["b"] * 7
 
 
 @pytest.mark.parametrize("architecture", [EXPERTS, SPREAD], ids=["experts", "spread"])
 def test_a_router_and_its_experts_keep_their_type(architecture):
     """No float8 in them: with attention and the shared experts' MLP taken away, the program is the same."""
     config = dataclasses.replace(architecture.config, matmuls="fp8", remat="none")
-    text = _program(Architecture(config))
+    with jax.set_mesh(mesh()):
+        loss = lambda tree: batch_loss(Architecture(config), tree, batch(), dtype=jnp.float32)[0]  # noqa: E731
+        text = str(jax.make_jaxpr(jax.grad(loss))(architecture.placed(mesh())))
     per_matmul = 2 + 3  # codes of two operands forward; of the cotangent twice and of the matrix backward
     linear = 4 + (3 if config.shared_experts else 0)
     assert text.count("new_dtype=float8") == linear * per_matmul
-
-
-def _program(architecture) -> str:
-    with jax.set_mesh(mesh()):
-        loss = lambda tree: batch_loss(architecture, tree, batch(), dtype=jnp.float32)[0]  # noqa: E731
-        return str(jax.make_jaxpr(jax.grad(loss))(architecture.placed(mesh())))
-
-
-def refused(make) -> str:
-    with pytest.raises(UserError) as error:
-        make()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_chip_without_fp8_is_refused_in_one_line():
@@ -297,31 +233,13 @@ def test_a_chip_without_fp8_is_refused_in_one_line():
         fits(platform, kind)
 
 
-def test_other_values_and_quantized_bases_are_refused(tmp_path):
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text("name: r\nmodel: {matmuls: int8}\n")
-    assert "model.matmuls" in (line := refused(lambda: load(recipe))) and "fp8" in line
-    recipe.write_text(
-        "name: r\nmodel: {matmuls: fp8}\n"
-        "finetune: {talk: {conversations: [tenki], adapter: {rank: 2, quantize_base: nf4}}}\n"
-    )
-    assert "finetune.talk.adapter.quantize_base" in (line := refused(lambda: load(recipe))) and "model.matmuls" in line
-
-
-plugin = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is None, reason="no plugin of JAX is installed")
-
-
-@plugin
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed")
 @pytest.mark.slow
 def test_a_gpu_multiplies_float8():
     """A layer's seven matrices: forward, and the gradients of input and weight, in XLA's program for an H100.
 
     Both by the kernels that XLA makes itself, and by cuBLASLt; with a card, XLA measures which is faster.
     """
-    if importlib.util.find_spec("jax_plugins.xla_cuda13") is None:
-        pytest.skip("jax-cuda13-plugin is not installed")
-    done = subprocess.run([sys.executable, "-m", "tests.model.gpu_fp8"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
+    results = printed_alone("tests.model.gpu_fp8")
     assert results["fp8"] == {"cublas": 21, "summed in float32": 21, "own": 21}
     assert set(results["compute"].values()) == {0}

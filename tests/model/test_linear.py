@@ -1,6 +1,7 @@
 """A matmul with a parameter and a lookup in one, and their gradients."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,14 @@ MATMULS = {
 }
 
 
-def _arrays(*shapes, dtype=jnp.float32):
+def axes_of(subscripts):
+    names = {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}
+    return tuple(names[letter] for letter in subscripts.split("->")[0].split(",")[1])
+
+
+def normal(*shapes, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
-
-
-def _gradients(function, arguments, cotangent):
-    with jax.set_mesh(mesh()):
-        return jax.jit(lambda *values: jax.vjp(function, *values)[1](cotangent))(*arguments)
 
 
 @pytest.mark.parametrize("subscripts", MATMULS)
@@ -36,14 +37,13 @@ def _gradients(function, arguments, cotangent):
     [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)],
 )
 def test_the_gradient_of_a_matmul_is_that_of_einsum(subscripts, dtype, tolerance):
-    x, weight = _arrays(*MATMULS[subscripts], dtype=dtype)
-    cotangent = jnp.einsum(subscripts, x, weight)
-    axes = tuple(
-        {"d": "embed", "f": "mlp", "n": "heads", "h": "head"}[letter]
-        for letter in subscripts.split("->")[0].split(",")[1]
-    )
-    ours = _gradients(lambda x, w: matmul(subscripts, axes, "compute", "compute", None, x, w), (x, weight), cotangent)
-    plain = _gradients(lambda x, w: jnp.einsum(subscripts, x, w), (x, weight), cotangent)
+    x, weight = normal(*MATMULS[subscripts], dtype=dtype)
+    cotangent, axes = jnp.einsum(subscripts, x, weight), axes_of(subscripts)
+    with jax.set_mesh(mesh()):
+        ours, plain = (
+            jax.jit(lambda *both, of=of: jax.vjp(of, *both)[1](cotangent))(x, weight)
+            for of in (partial(matmul, subscripts, axes, "compute", "compute", None), partial(jnp.einsum, subscripts))
+        )
     for one, other in zip(ours, plain, strict=True):
         assert one.dtype == other.dtype == dtype
         one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
@@ -53,7 +53,7 @@ def test_the_gradient_of_a_matmul_is_that_of_einsum(subscripts, dtype, tolerance
 @pytest.mark.parametrize("subscripts", MATMULS)
 def test_on_a_cpu_no_matmul_transposes_the_weight(subscripts):
     """Forward and for the gradient of the input. `jnp.einsum` alone sums over dimensions in their letters' order."""
-    x, weight = _arrays(*MATMULS[subscripts])
+    x, weight = normal(*MATMULS[subscripts])
     (left, right), out = subscripts.split("->")[0].split(","), subscripts.split("->")[1]
     with jax.set_mesh(mesh()):
         for own, tokens in ((subscripts, x), (f"{out},{right}->{left}", jnp.einsum(subscripts, x, weight))):
@@ -66,7 +66,7 @@ def test_on_a_cpu_no_matmul_transposes_the_weight(subscripts):
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_linear_layer_is_its_matmul_and_bias(bias):
     """Fresh weights keep the variance of their inputs: the deviation is one over the root of their number."""
-    (x,) = _arrays((2, 5, 4, 16))
+    (x,) = normal((2, 5, 4, 16))
     with jax.set_mesh(mesh()):
         layer = Linear(CONFIG, nnx.Rngs(0), (4, 16), (256,), ("heads", "head", "embed"), bias)
         assert (layer.bias is not None) == bias

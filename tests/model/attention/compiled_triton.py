@@ -21,14 +21,7 @@ from tpullm.model.attention.triton import triton_attention  # noqa: E402
 from tpullm.model.mesh import make_mesh, named_sharding  # noqa: E402
 
 
-def mesh_of(card: str):
-    """One such card."""
-    described = topologies.get_topology_desc(**parse(f"{card}:1").described())
-    return make_mesh({}, list(described.devices))
-
-
 def compiled(mesh, length: int, heads: int, groups: int, width: int, dtype: str, everything: bool):
-    """Values and gradients of one layer's attention, of one row."""
 
     def both(q_BTNH, k_BTKH, v_BTKH, cotangent_BTNH, sinks_N, positions_BT, window):
         def attention(q_BTNH, k_BTKH, v_BTKH, sinks_N):
@@ -61,5 +54,5 @@ def of_layer(mesh, length: int, *layer) -> dict:
 
 
 if __name__ == "__main__":
-    mesh = mesh_of(sys.argv[1])
+    mesh = make_mesh({}, list(topologies.get_topology_desc(**parse(f"{sys.argv[1]}:1").described()).devices))
     print(json.dumps([of_layer(mesh, *layer) for layer in json.loads(sys.argv[2])]))

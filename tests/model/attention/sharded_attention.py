@@ -6,7 +6,6 @@ number in it. The kernels of a TPU and of a GPU are interpreted.
 
 import json
 import os
-import sys
 
 from tests.training.several_hosts import QUICK_TO_COMPILE
 
@@ -25,35 +24,30 @@ from tpullm.model.mesh import RULES, axis_size, make_mesh, named_sharding
 from tpullm.model.rows import to_zigzag_order, zigzag_order  # noqa: E402
 
 LENGTH, HEADS, GROUPS, WIDTH = 1024, 2, 2, 128  # the shortest for splash on four devices: 4 x 2 chunks of 128 tokens
-WINDOW, SOFTCAP = 150, 3.0  # a window that ends within a block
+WINDOWS, SOFTCAP = [0, 150], 3.0  # a window that ends within a block, in the second of two kinds of layers
 MESHES = {"sequence 4": {"sequence": 4}, "sequence 2, tensor 2": {"sequence": 2, "tensor": 2}}
 
 
-def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[np.ndarray]) -> list[np.ndarray]:
+def computed(shape: dict[str, int], kernel: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Values `[B, T, N, H]`, and gradients of queries, keys, values and sinks, in the order of the row.
 
     Args:
         kernel: `splash`, `triton`, `flash` or `plain`.
-        everything: a window (in the second of two kinds of layers), a soft cap and sinks.
     """
-    window, softcap = (WINDOW, SOFTCAP) if everything else (0, 0.0)
-    windows = sorted({0, window})
     rows = batch(rows=1, length=LENGTH)
     mesh = make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
 
     def attention(q_BTNH, k_BTKH, v_BTKH, sinks_N, segments_BT, positions_BT):
         k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
-        sinks_N = sinks_N if everything else None
         if kernel == "splash":
-            kind = jnp.asarray(len(windows) - 1, jnp.int32)
-            return splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, windows, kind, softcap, sinks_N)
-        far = jnp.asarray(window or 2**30, jnp.int32)
+            return splash(q_BTNH, k_BKTH, v_BKTH, segments_BT, WINDOWS, jnp.int32(1), SOFTCAP, sinks_N)
+        window = jnp.int32(WINDOWS[1])
         if kernel == "triton":
-            return triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, far, softcap, sinks_N)
+            return triton_attention(q_BTNH, k_BKTH, v_BKTH, positions_BT, window, SOFTCAP, sinks_N)
         if kernel == "flash":
-            return flash.flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, far, softcap, sinks_N)
-        mask_BTS = causal_mask(segments_BT, positions_BT, segments_BT, positions_BT, window or None)
-        return attend(q_BTNH, k_BKTH, v_BKTH, mask_BTS, softcap, sinks_N)[0]
+            return flash.flash(q_BTNH, k_BKTH, v_BKTH, segments_BT, positions_BT, window, SOFTCAP, sinks_N)
+        mask_BTS = causal_mask(segments_BT, positions_BT, segments_BT, positions_BT, window)
+        return attend(q_BTNH, k_BKTH, v_BKTH, mask_BTS, SOFTCAP, sinks_N)[0]
 
     @jax.jit
     def both(q_BTNH, k_BTKH, v_BTKH, sinks_N, cotangent_BTNH, segments_BT, positions_BT):
@@ -70,9 +64,8 @@ def computed(shape: dict[str, int], kernel: str, everything: bool, arrays: list[
     with jax.set_mesh(mesh):
         heads = named_sharding(mesh, "batch", None, "heads", "head")
         places = [*[heads] * 3, named_sharding(mesh, "heads"), heads, *[named_sharding(mesh, "batch", None)] * 2]
-        return [
-            np.asarray(x) for x in both(*jax.device_put((*arrays, rows.segment_ids, rows.positions), tuple(places)))
-        ]
+        placed = jax.device_put((*arrays, rows.segment_ids, rows.positions), tuple(places))
+        return [np.asarray(x) for x in both(*placed)]
 
 
 def zigzagged(x_BTNH):
@@ -88,25 +81,19 @@ def in_order(x_BTNH):
 
 
 def order() -> np.ndarray:
-    """The zigzag order of a row."""
     return zigzag_order(LENGTH, axis_size(RULES.time))
 
 
 def main():
-    """All cases, or those of the options that the argument names."""
     random, found = np.random.default_rng(0), {}
     shapes = [(1, LENGTH, HEADS, WIDTH), *[(1, LENGTH, GROUPS, WIDTH)] * 2, (HEADS,), (1, LENGTH, HEADS, WIDTH)]
     arrays = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
-    for options in sys.argv[1:] or ("causal", "everything"):
-        everything = options == "everything"
-        plain = computed({}, "plain", everything, arrays)
-        for kernel in ("splash", "triton", "flash"):
-            for name, shape in MESHES.items():
-                ours = computed(shape, kernel, everything, arrays)
-                far = [
-                    float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in zip(ours, plain, strict=True)
-                ]
-                found[f"{kernel}, {name}, {options}"] = far
+    plain = computed({}, "plain", arrays)
+    for kernel in ("splash", "triton", "flash"):
+        for name, shape in MESHES.items():
+            ours = computed(shape, kernel, arrays)
+            far = lambda a, b: float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))  # noqa: E731
+            found[f"{kernel}, {name}"] = [far(a, b) for a, b in zip(ours, plain, strict=True)]
     print(json.dumps(found))
 
 

@@ -1,7 +1,5 @@
 """Every form of attention is plain attention: values and gradients."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +14,10 @@ from tpullm.model.mesh import named_sharding
 from tpullm.recipe.schema import ModelConfig
 
 WINDOW, SOFTCAP = 40, 3.0
+EVERYTHING = {"window": WINDOW, "softcap": SOFTCAP, "sinks": True}
+F32, BF16 = jnp.float32, jnp.bfloat16
 # Softmax and sums over up to 256 keys in another order: some roundings of 6e-8, or of 4e-3 in bfloat16.
-TOLERANCES = [(jnp.float32, 4e-6), (jnp.bfloat16, 3e-2)]
-
-
-def of_both_types(heads, cases, chosen):
-    """Of the first numbers of heads the chosen case in both types, and the first case in float32; others are slow."""
-    found = []
-    for of_heads, (dtype, tolerance), case in itertools.product(heads, TOLERANCES, cases):
-        first, precise = of_heads == heads[0], dtype == jnp.float32
-        quick = first and (case == chosen or precise and case == cases[0])
-        words = "-".join(case) or "causal" if isinstance(case, dict) else case
-        named = f"{'-'.join(map(str, of_heads))}-{dtype.__name__}-{words}"
-        marks = [] if quick else pytest.mark.slow
-        found.append(pytest.param(*of_heads, dtype, tolerance, case, marks=marks, id=named))
-    return pytest.mark.parametrize(("heads", "groups", "dtype", "tolerance", "case"), found)
+TOLERANCES = {F32: 4e-6, BF16: 3e-2}
 
 
 def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap=0.0, sinks=False, gradients=True):
@@ -51,18 +38,14 @@ def compared(kernel, heads, groups, dtype, length=32, width=8, window=0, softcap
         return mixed, *[gradient for gradient in back(cotangent) if gradient is not None]
 
     with jax.set_mesh(mesh()):
-        queries, everywhere = (
-            named_sharding(mesh(), "batch", "time", "heads", "head"),
-            named_sharding(mesh(), "batch", "kv_heads", None, "head"),
-        )
+        queries = named_sharding(mesh(), "batch", "time", "heads", "head")
+        everywhere = named_sharding(mesh(), "batch", "kv_heads", None, "head")
         arrays = jax.device_put(arrays, [queries, everywhere, everywhere, queries])
         rows = jax.device_put((b.segment_ids, b.positions), named_sharding(mesh(), "batch", "time"))
         given = (*arrays, sinks_N, *rows)
+        whole = lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0]  # noqa: E731
         ours = jax.jit(lambda *given: both(lambda *five: kernel(*five, *given[-2:]), *given))(*given)
-        plain = jax.jit(lambda *given: both(lambda q, k, v, mask, s: attend(q, k, v, mask, softcap, s)[0], *given))(
-            *given
-        )
-    return ours, plain
+        return ours, jax.jit(lambda *given: both(whole, *given))(*given)
 
 
 def assert_equal(ours, plain, dtype, tolerance):
@@ -72,42 +55,38 @@ def assert_equal(ours, plain, dtype, tolerance):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance * np.abs(other).max())
 
 
-@of_both_types([(4, 2), (4, 4), (3, 1)], [16, 8, 32], chosen=16)
-def test_blocks_equal_plain_attention(monkeypatch, case, heads, groups, dtype, tolerance):
-    monkeypatch.setattr(flash, "query_block", lambda length: case)
+@pytest.mark.parametrize(
+    ("heads", "groups", "dtype", "block"), [(4, 2, F32, 16), (4, 2, BF16, 16), (4, 4, F32, 32), (3, 1, F32, 8)]
+)
+def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype):
+    monkeypatch.setattr(flash, "query_block", lambda length: block)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
         return flash.attend_in_blocks(q, k, v, mask)
 
-    assert_equal(*compared(kernel, heads, groups, dtype), dtype, tolerance)
+    assert_equal(*compared(kernel, heads, groups, dtype), dtype, TOLERANCES[dtype])
 
 
-OPTIONS = [
-    {},
-    {"window": WINDOW},
-    {"softcap": SOFTCAP},
-    {"sinks": True},
-    {"window": WINDOW, "softcap": SOFTCAP, "sinks": True},
-]
-
-
-@of_both_types([(4, 2), (3, 1)], OPTIONS, chosen=OPTIONS[-1])
-def test_flash_equals_plain_attention(monkeypatch, case, heads, groups, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("heads", "groups", "dtype", "case"),
+    [(4, 2, F32, {}), (4, 2, F32, EVERYTHING), (4, 2, BF16, EVERYTHING), (3, 1, F32, {"window": WINDOW})],
+)
+def test_flash_equals_plain_attention(monkeypatch, case, heads, groups, dtype):
     monkeypatch.setattr(flash, "MOST", 24)  # of 120 tokens: five blocks
     window = jnp.asarray(case.get("window") or 2**30, jnp.int32)
 
     def kernel(q, k, v, mask, sinks, segments, positions):
         return flash.flash(q, k, v, segments, positions, window, case.get("softcap", 0.0), sinks)
 
-    assert_equal(*compared(kernel, heads, groups, dtype, length=120, **case), dtype, tolerance)
+    assert_equal(*compared(kernel, heads, groups, dtype, length=120, **case), dtype, TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize(
     ("options", "block", "gradients"),
     [
-        pytest.param(OPTIONS[-1], 128, False, id="everything-128"),
-        pytest.param(OPTIONS[-1], 128, True, id="everything-128-gradients", marks=pytest.mark.ci),
-        pytest.param(OPTIONS[0], 0, True, id="causal-0-gradients", marks=pytest.mark.slow),
+        (EVERYTHING, 128, False),
+        pytest.param(EVERYTHING, 128, True, marks=pytest.mark.ci),
+        pytest.param({}, 0, True, marks=pytest.mark.slow),
     ],
 )
 def test_splash_equals_plain_attention(options, block, gradients):
@@ -145,19 +124,3 @@ def test_one_function_chooses(monkeypatch):
     assert chosen("gpu") == chosen("gpu", attention_softcap=50.0, sinks=True, sequence=4, head_width=256) == "triton"
     assert chosen("gpu", length=48) == chosen("gpu", length=96, sequence=3) == "triton"
     assert chosen("gpu", length=40) == chosen("gpu", length=48, sequence=3) == chosen("gpu", head_width=512) == "flash"
-
-
-def test_a_single_query_of_each_head_mixes_the_values_as_one_of_many():
-    """A CPU sums there in place of a matmul of one row; roundings of float32."""
-    on = lambda x, *axes: jax.device_put(x, named_sharding(mesh(), *axes))  # noqa: E731
-    q, k, v = (jax.random.normal(jax.random.key(n), (2, 8, 8, 16)) for n in range(3))
-    k, v = (on(x, "batch", "kv_heads", None, "head") for x in (k, v))
-    mask = jnp.tril(jnp.ones((8, 8), bool))[None].repeat(2, axis=0)
-
-    def mixed(q_BTNH, mask_BTS):
-        arrays = on(q_BTNH, "batch", "time", "heads", "head"), k, v, on(mask_BTS, "batch", "time", None)
-        return np.asarray(jax.jit(attend)(*arrays)[0])
-
-    with jax.set_mesh(mesh()):
-        many, one = mixed(q, mask), mixed(q[:, 5:6], mask[:, 5:6])
-    np.testing.assert_allclose(one[:, 0], many[:, 5], rtol=1e-5, atol=1e-6)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.model.test_linear import normal
 from tests.training.small import batch, mesh
 from tpullm.model.attention.plain import _attention_scores, attend, causal_mask
 from tpullm.model.mesh import RULES
@@ -25,19 +26,18 @@ def test_a_token_attends_to_its_segment_up_to_itself_and_a_window_back(window):
 
 
 @pytest.mark.parametrize(
-    ("heads", "groups", "softcap", "sinks"),
-    [(4, 2, 0.0, False), (3, 1, 1.5, False), (2, 2, 0.0, True), (4, 2, 1.5, True)],
+    ("T", "heads", "groups", "softcap", "sinks"),
+    [(5, 4, 2, 0.0, False), (5, 3, 1, 1.5, False), (5, 2, 2, 0.0, True), (5, 4, 2, 1.5, True), (1, 8, 8, 0.0, False)],
 )
-def test_attention_is_its_formula(heads, groups, softcap, sinks):
-    """Head n reads group n // (heads / groups); a sink is a key more, of value 0. In float64; float32 over 9 keys."""
-    T, S, H = 5, 9, 8
-    keys = jax.random.split(jax.random.key(0), 5)
-    q, k, v = (
-        jax.random.normal(key, shape)
-        for key, shape in zip(keys, [(2, T, heads, H), *[(2, groups, S, H)] * 2], strict=False)
-    )
-    mask = jax.random.bernoulli(keys[3], 0.7, (2, T, S)).at[:, :, 0].set(True)
-    sinks_N = jax.random.normal(keys[4], (heads,)) if sinks else None
+def test_attention_is_its_formula(T, heads, groups, softcap, sinks):
+    """Head n reads group n // (heads / groups); a sink is a key more, of value 0. In float64; float32 over 9 keys.
+
+    A CPU sums in place of a matmul of one row where each head has a single query.
+    """
+    S, H = 9, 8
+    q, k, v, sinks_N = normal((2, T, heads, H), *[(2, groups, S, H)] * 2, (heads,))
+    sinks_N = sinks_N if sinks else None
+    mask = jax.random.bernoulli(jax.random.key(3), 0.7, (2, T, S)).at[:, :, 0].set(True)
     with jax.set_mesh(mesh()):
         k, v = jax.reshard((k, v), (KEYS, KEYS))
         mask = jax.reshard(mask, RULES.spec("batch", "time", None))
@@ -59,10 +59,8 @@ def test_attention_is_its_formula(heads, groups, softcap, sinks):
 def test_answers_attend_to_a_shared_prompt_as_to_their_own_copy(heads, groups, sinks):
     """Three answers to each of two prompts. float32: the same sums in another order."""
     T, P, S, H = 2, 5, 4, 8
-    keys = jax.random.split(jax.random.key(1), 6)
-    shapes = [(6, T, heads, H), *[(2, groups, P, H)] * 2, *[(6, groups, S, H)] * 2]
-    q, *others = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
-    mask = jax.random.bernoulli(keys[5], 0.7, (6, T, P + S)).at[:, :, 0].set(True)
+    q, *others = normal((6, T, heads, H), *[(2, groups, P, H)] * 2, *[(6, groups, S, H)] * 2)
+    mask = jax.random.bernoulli(jax.random.key(5), 0.7, (6, T, P + S)).at[:, :, 0].set(True)
     with jax.set_mesh(mesh()):
         q = jax.reshard(q, RULES.spec("batch", "time", "heads", "head"))
         prompt_k, prompt_v, k, v = jax.reshard(tuple(others), (KEYS,) * 4)
@@ -73,10 +71,8 @@ def test_answers_attend_to_a_shared_prompt_as_to_their_own_copy(heads, groups, s
             for before, own in ((prompt_k, k), (prompt_v, v))
         ]
         jitted = jax.jit(attend, static_argnums=4)
-        expected, found = (
-            jitted(q, *copied, mask, 1.5, sinks_N),
-            jitted(q, k, v, mask, 1.5, sinks_N, [(prompt_k, prompt_v)]),
-        )
+        expected = jitted(q, *copied, mask, 1.5, sinks_N)
+        found = jitted(q, k, v, mask, 1.5, sinks_N, [(prompt_k, prompt_v)])
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, atol=1e-6)
@@ -105,7 +101,5 @@ def test_a_row_has_the_same_bits_alone_and_among_others(rows):
         return attend(q_BTNH, more_keys, more_values, mask_BTS, before=[(keys, values)])[0]
 
     with jax.set_mesh(mesh()):
-        found = [
-            np.asarray(mixed(*(np.repeat(array, count, 0) for array in (q, *parts, mask)))) for count in (rows, 12)
-        ]
-    assert np.array_equal(found[0], found[1][:rows])
+        few, many = (mixed(*(np.repeat(array, count, 0) for array in (q, *parts, mask))) for count in (rows, 12))
+    assert np.array_equal(few, many[:rows])

@@ -5,20 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.model.test_linear import normal
 from tests.training.small import mesh
 from tpullm.model.attention import rope
 from tpullm.model.attention.rope import rotary, rotary_table, scaled_frequencies
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 
 
-def _arrays(*shapes, dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
-
-
 def test_rotary_turns_each_pair_by_its_angle():
     """As complex numbers (Su et al. 2021, section 3.4.2): the pair (h, h + H/2) times exp(i position theta^(-2h/H))."""
-    (x,) = _arrays((2, 5, 3, 8))
+    (x,) = normal((2, 5, 3, 8))
     positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 7]], np.int32)
     config = ModelConfig(head_width=8)
     with jax.set_mesh(mesh()):
@@ -33,7 +29,7 @@ def test_rotary_turns_each_pair_by_its_angle():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_tpus_form_of_rotary_gives_the_same_bits(dtype, monkeypatch):
     """A matmul with a permutation adds zeros to one number; its gradient is the inverse rotation, as JAX finds it."""
-    x, cotangent = _arrays((2, 5, 3, 8), (2, 5, 3, 8), dtype=dtype)
+    x, cotangent = normal((2, 5, 3, 8), (2, 5, 3, 8), dtype=dtype)
     positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 7]], np.int32)
 
     def both(turn):

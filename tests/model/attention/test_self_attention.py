@@ -60,16 +60,14 @@ def test_the_layer_is_projections_norms_rotations_and_plain_attention(options):
 
         value = lambda of: np.asarray(of[...], np.float64)  # noqa: E731
         bias = lambda of: 0.0 if of.bias is None else value(of.bias)  # noqa: E731
-        q, k, v = (
-            np.einsum("btd,dnh->btnh", x, value(of.weight)) + bias(of) for of in (layer.query, layer.key, layer.value)
-        )
+        times = lambda of: np.einsum("btd,dnh->btnh", x, value(of.weight)) + bias(of)  # noqa: E731
+        q, k, v = times(layer.query), times(layer.key), times(layer.value)
         if config.qk_norm != "none":
             axes = (-1,) if config.qk_norm == "head" else (-2, -1)
             q, k = normalized(q, axes, value(layer.query_norm.scale)), normalized(k, axes, value(layer.key_norm.scale))
         if rotates:
-            q, k = (
-                np.asarray(jax.jit(rotary)(jax.reshard(jnp.asarray(of, jnp.float32), SPEC), table)) for of in (q, k)
-            )
+            turned = lambda of: jax.jit(rotary)(jax.reshard(jnp.asarray(of, jnp.float32), SPEC), table)  # noqa: E731
+            q, k = np.asarray(turned(q)), np.asarray(turned(k))
         q = q * (config.attention_scale or CONFIG.head_width**-0.5) * CONFIG.head_width**0.5
         k, v = jax.reshard([jnp.asarray(of.swapaxes(1, 2), jnp.float32) for of in (k, v)], [KEYS, KEYS])
         sinks = None if layer.sinks is None else layer.sinks[...]
@@ -84,7 +82,7 @@ def test_the_layer_is_projections_norms_rotations_and_plain_attention(options):
 def test_fresh_parameters_keep_the_variance_and_add_little_to_the_stream():
     config = dataclasses.replace(CONFIG, width=256, heads=8, kv_heads=4, head_width=32, qkv_bias=True, sinks=True)
     with jax.set_mesh(mesh()):
-        layer = Attention(config, nnx.Rngs(0))
+        layer, whole = (Attention(of, nnx.Rngs(0)) for of in (config, dataclasses.replace(config, qk_norm="all")))
     of = lambda part: np.asarray(part.weight[...])  # noqa: E731
     for part in (layer.query, layer.key, layer.value):
         np.testing.assert_allclose(of(part).std(), 1 / 16, rtol=0.02)  # of 32,768 numbers or more
@@ -92,6 +90,4 @@ def test_fresh_parameters_keep_the_variance_and_add_little_to_the_stream():
     np.testing.assert_allclose(of(layer.out).std(), 1 / 16 / np.sqrt(2 * config.layers), rtol=0.02)
     assert (np.asarray(layer.sinks[...]) == 0).all() and layer.out.bias is None
     assert layer.query_norm.scale.shape == layer.key_norm.scale.shape == (32,)
-    with jax.set_mesh(mesh()):
-        whole = Attention(dataclasses.replace(config, qk_norm="all"), nnx.Rngs(0))
     assert whole.query_norm.scale.shape == (8, 32) and whole.key_norm.scale.shape == (4, 32)

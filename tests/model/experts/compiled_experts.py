@@ -31,7 +31,6 @@ CONFIG = ModelConfig(
 
 
 def compiled(mesh):
-    """The gradients of tokens and parameters."""
     with jax.set_mesh(mesh):
         graph, state = nnx.split(jax.eval_shape(lambda: MixtureOfExperts(CONFIG, nnx.Rngs(0))))
 
@@ -60,7 +59,6 @@ def products(text: str) -> list[list[int]]:
 
 
 def report(mesh) -> dict:
-    """What the program is made of, and the bytes that it needs beside arguments and results."""
     program = compiled(mesh)
     text = program.as_text()
     return {

@@ -61,12 +61,10 @@ def computed(mesh, values, x_BTD, real_BT, cotangent_BTD):
     """The output, the loads, and the gradients of tokens and parameters."""
     with jax.set_mesh(mesh):
         graph, state = nnx.split(jax.eval_shape(lambda: MixtureOfExperts(CONFIG, nnx.Rngs(0))))
-        place = lambda value, leaf: jax.device_put(  # noqa: E731
-            value, NamedSharding(mesh, RULES.spec(*leaf.get_metadata()["logical_axes"]))
-        )
+        on = lambda leaf: NamedSharding(mesh, RULES.spec(*leaf.get_metadata()["logical_axes"]))  # noqa: E731
         tokens = NamedSharding(mesh, RULES.spec("batch", "time", None))
         rows = NamedSharding(mesh, RULES.spec("batch", "time"))
-        flat = [(path, leaf.replace(place(values[path], leaf))) for path, leaf in nnx.to_flat_state(state)]
+        flat = [(path, leaf.replace(jax.device_put(values[path], on(leaf)))) for path, leaf in nnx.to_flat_state(state)]
 
         def loss(state, x_BTD, real_BT):
             out, routing = nnx.merge(graph, state)(x_BTD, real_BT)
@@ -80,7 +78,6 @@ def computed(mesh, values, x_BTD, real_BT, cotangent_BTD):
 
 
 def main():
-    """All cases."""
     random, found = np.random.default_rng(0), {}
     with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
         module = MixtureOfExperts(CONFIG, nnx.Rngs(0))

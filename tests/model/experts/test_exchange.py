@@ -1,6 +1,9 @@
 """Rows reach the device of their expert, each in one round, and come back to their places; devices are simulated.
 
-Shapes: X devices, R rows of one sorted by expert, E experts, G of one device, S rows that it can receive in a round.
+Rows of pairs are sorted by expert, and what is added up of them goes back to their tokens.
+
+Shapes: X devices, R rows of one sorted by expert, E experts, G of one device, S rows that it can receive in a round; M
+tokens with k experts each.
 """
 
 import functools
@@ -16,11 +19,14 @@ from tpullm.model.experts import exchange
 from tpullm.model.experts.exchange import (
     all_to_all_dispatch,
     all_to_all_return,
+    combine,
+    dispatch,
     plan_round,
     received_sizes,
     round_capacity,
     round_count,
     sent_in_round,
+    sort_by_expert,
 )
 from tpullm.model.mesh import RULES, planned_mesh
 
@@ -40,9 +46,8 @@ def ragged(request, monkeypatch) -> bool:
     chosen = request.param == "ragged"
     monkeypatch.setattr(exchange, "has_ragged_all_to_all", lambda: chosen)
     monkeypatch.setattr(jax.lax, "ragged_all_to_all", ragged_all_to_all)
-    monkeypatch.setattr(
-        exchange, "_uninitialized_buffer", lambda shape, *_: jnp.full(shape.shape, jnp.nan, shape.dtype)
-    )
+    nothing = lambda shape, *_: jnp.full(shape.shape, jnp.nan, shape.dtype)  # noqa: E731
+    monkeypatch.setattr(exchange, "_uninitialized_buffer", nothing)
     return chosen
 
 
@@ -64,13 +69,8 @@ def exchanged(capacity: int, ragged: bool):
         planned = plan_round(counts_XE, number, capacity)
         x_SD = all_to_all_dispatch(x_RD, planned, R, capacity)
         back_RD = all_to_all_return(10 * x_SD, planned, R, capacity)
-        return (
-            x_SD,
-            received_sizes(planned),
-            back_RD,
-            sent_in_round(planned, jnp.arange(R)),
-            round_count(counts_XE, capacity),
-        )
+        sent_R = sent_in_round(planned, jnp.arange(R))
+        return x_SD, received_sizes(planned), back_RD, sent_R, round_count(counts_XE, capacity)
 
     return jax.jit(lambda x_XRD, counts_XE, n: on_devices(lambda *of: device(*of, n), x_XRD, counts_XE))
 
@@ -160,3 +160,51 @@ def test_which_devices_have_an_exchange_of_uneven_numbers():
         "a GPU": (False, (2048,), (2000,)),
     }
     assert not exchange.has_ragged_all_to_all(), "without a mesh: this machine, a CPU"
+
+
+M, k = 7, 3
+
+
+def chosen():
+    """Different experts for each token, and none for one of the experts."""
+    random = np.random.default_rng(0)
+    return jnp.asarray([random.permutation(E - 1)[:k] for _ in range(M)], jnp.int32)
+
+
+def test_rows_are_sorted_by_expert_and_are_those_of_their_tokens():
+    experts_Mk, pairs = chosen(), sort_by_expert(chosen())
+    order, inverse = np.asarray(pairs.order), np.asarray(pairs.inverse)
+    assert (np.diff(np.asarray(experts_Mk).reshape(-1)[order]) >= 0).all()
+    np.testing.assert_array_equal(order[inverse], np.arange(M * k))
+    of_token, of_pair = jnp.arange(M), jnp.arange(M * k)
+    np.testing.assert_array_equal(dispatch(of_token, pairs, M), order // k)
+    np.testing.assert_array_equal(dispatch(of_pair, pairs, M * k), order)
+
+
+@pytest.mark.parametrize("dimensions", [(D,), (2, D)])
+@pytest.mark.parametrize("some", [False, True])
+def test_a_token_gets_the_sum_of_its_rows_that_are_used(some, dimensions):
+    """In float32; the others may hold anything."""
+    pairs = sort_by_expert(chosen())
+    used = jnp.arange(M * k) % 4 != 0 if some else None
+    x_RD = jax.random.normal(jax.random.key(0), (M * k, *dimensions)).astype(jnp.bfloat16)
+    rows = np.asarray(x_RD, np.float32)[np.asarray(pairs.inverse)].reshape(M, k, *dimensions)
+    if some:
+        unused = np.asarray(pairs.inverse)[~np.asarray(used)]
+        x_RD = x_RD.at[unused].set(jnp.nan)
+        rows[~np.asarray(used).reshape(M, k)] = 0
+    found = combine(x_RD, pairs._replace(used=used), M)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rows.sum(axis=1), rtol=1e-6, atol=1e-6)
+
+
+def test_each_is_the_gradient_of_the_other():
+    pairs, keys = sort_by_expert(chosen()), jax.random.split(jax.random.key(0), 2)
+    x_MD, y_RD = jax.random.normal(keys[0], (M, D)), jax.random.normal(keys[1], (M * k, D))
+    (of_dispatch,) = jax.vjp(lambda x: dispatch(x, pairs, M), x_MD)[1](y_RD)
+    (of_combine,) = jax.vjp(lambda y: combine(y, pairs, M), y_RD)[1](x_MD)
+    np.testing.assert_array_equal(of_dispatch, combine(y_RD, pairs, M))
+    np.testing.assert_array_equal(of_combine, dispatch(x_MD, pairs, M))
+    # In the type of what is differentiated, though the sum is in float32.
+    (half,) = jax.vjp(lambda y: combine(y, pairs, M), y_RD.astype(jnp.bfloat16))[1](x_MD)
+    assert half.dtype == jnp.bfloat16

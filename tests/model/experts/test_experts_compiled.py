@@ -3,28 +3,22 @@
 import functools
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.eight_devices import printed_alone
 from tests.model.experts.compiled_experts import CHOSEN, EXPERTS, MLP_WIDTH, TOKENS, WIDTH
 from tpullm.hardware.chips import GPUS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
 )
-ROWS = TOKENS * CHOSEN
+ROWS, CARDS = TOKENS * CHOSEN, ("a100", "b200", "l4")
 
 
 @functools.cache
 def printed(topology: str, *along_expert: int):
-    """What `compiled_experts` says of meshes with so many devices along `expert`."""
-    command = [sys.executable, "-m", "tests.model.experts.compiled_experts", topology, json.dumps(along_expert)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return printed_alone("tests.model.experts.compiled_experts", topology, json.dumps(along_expert))
 
 
 def assert_no_product_over_experts(found):
@@ -33,16 +27,10 @@ def assert_no_product_over_experts(found):
     assert found["products"] and all(MLP_WIDTH not in sizes and EXPERTS in sizes for sizes in found["products"])
 
 
-def only_h100_often(*parameters):
-    """The others are slow tests."""
-    marks = [pytest.mark.ci if "h100" in str(of) else pytest.mark.slow for of in parameters]
-    return [
-        pytest.param(*(of if isinstance(of, tuple) else (of,)), marks=mark)
-        for of, mark in zip(parameters, marks, strict=True)
-    ]
-
-
-@pytest.mark.parametrize("card", only_h100_often("a100", "h100", "b200", "l4"))
+@pytest.mark.parametrize(
+    "card",
+    [pytest.param("h100", marks=pytest.mark.ci), *(pytest.param(of, marks=pytest.mark.slow) for of in CARDS)],
+)
 def test_no_product_is_dense_over_all_experts(card):
     """On one GPU. The memory is that of the rows of tokens, and not of so many for each expert.
 
@@ -65,7 +53,11 @@ def test_xla_is_told_how_long_a_kernel_takes():
     assert float(found) == pytest.approx(1e9 * 2 * ROWS * WIDTH * MLP_WIDTH / speed, abs=1)
 
 
-@pytest.mark.parametrize(("card", "exchange"), only_h100_often(("h100", " ragged-all-to-all"), ("l4", " all-to-all")))
+NVLINK = pytest.param("h100", " ragged-all-to-all", marks=pytest.mark.ci)
+PADDED = pytest.param("l4", " all-to-all", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("card", "exchange"), [NVLINK, PADDED])
 def test_over_eight_gpus_too(card, exchange):
     """With all experts on two devices, and on eight; rows are padded where there is no NVLink."""
     for found in printed(f"{card}:8", 2, 8):

@@ -1,7 +1,7 @@
 """The GPU's grouped matmul, interpreted, is each row times the matrix of its group; rows of no group are not read."""
 
-import dataclasses
 import functools
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, PartitionSpec
 
+from tests.model.attention.test_triton import named
 from tests.training.small import EXPERTS, mesh
 from tpullm.model.experts import grouped
 from tpullm.model.experts.grouped import tile_visits, triton_grouped_matmul
 from tpullm.model.experts.moe import MixtureOfExperts
 from tpullm.model.mesh import planned_mesh
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """Rows, input and output width, groups. The tiles of float32 are 64 rows by 64 columns, 16 at a time."""
-
-    rows: int
-    inputs: int
-    outputs: int
-    groups: int
-
-
+# Input and output width. The tiles of float32 are 64 rows by 64 columns, 16 at a time.
+Case = namedtuple("Case", "rows inputs outputs groups")
 # Whole tiles and not, in each dimension; more tiles of rows than run side by side; widths of an adapter.
 CASES = [Case(150, 40, 72, 5), Case(128, 64, 64, 2), Case(600, 16, 24, 3), Case(37, 70, 8, 4), Case(16, 8, 16, 1)]
-
-
-def named(case: Case) -> str:
-    """For the report of the tests."""
-    return "-".join(map(str, dataclasses.astuple(case)))
 
 
 @functools.cache
@@ -52,7 +39,6 @@ def compiled():
 
 
 def arrays_of(case: Case, seed: int):
-    """Rows, matrices and the gradient of the result, in float32."""
     random = np.random.default_rng(seed)
     shapes = (case.rows, case.inputs), (case.groups, case.inputs, case.outputs), (case.rows, case.outputs)
     return [random.standard_normal(shape).astype(np.float32) for shape in shapes]
@@ -133,12 +119,8 @@ def test_rows_and_matrices_of_other_groups_are_not_read():
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(sizes_of(Case(200, 0, 0, 4)), st.sampled_from([16, 32]))
 def test_each_row_of_a_group_is_visited_once_and_no_tile_for_nothing(sizes, tile):
-    of = [
-        np.asarray(x).tolist()
-        for x in jax.jit(tile_visits, static_argnums=(1, 2))(np.asarray(sizes, np.int32), 200, tile)
-    ]
-    visited = []
-    for group, first, begin, end in zip(*of, strict=True):
+    of, visited = jax.jit(tile_visits, static_argnums=(1, 2))(np.asarray(sizes, np.int32), 200, tile), []
+    for group, first, begin, end in np.stack(of, axis=1).tolist():
         own = [row for row in range(first, first + tile) if begin <= row < end]
         assert first % tile == 0 and (own or begin == end)
         visited += [(row, group) for row in own]
@@ -153,14 +135,12 @@ def test_the_kernel_of_each_platform():
     assert found == {"cpu": "ragged_dot", "gpu": "triton", "tpu": "ragged_dot"}
 
 
-@pytest.mark.parametrize(
-    "gated", [pytest.param(True, marks=pytest.mark.ci), pytest.param(False, marks=pytest.mark.slow)]
-)
-def test_a_mixture_with_the_kernel_is_that_without_it(monkeypatch, gated):
+@pytest.mark.ci
+def test_a_mixture_with_the_kernel_is_that_without_it(monkeypatch):
     """The output and the gradients of tokens and parameters: 1e-5 of the largest is some hundred float32 roundings."""
     # On one device nothing is lost by not checking along which axes arrays vary: sums over them are of one number.
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
-    config, random, found = dataclasses.replace(EXPERTS.config, gated=gated), np.random.default_rng(0), {}
+    config, random, found = EXPERTS.config, np.random.default_rng(0), {}
     x_BTD, d_BTD = random.standard_normal((2, 3, 50, config.width)).astype(np.float32)
     with jax.set_mesh(mesh()):
         graph, state = nnx.split(MixtureOfExperts(config, nnx.Rngs(0)))

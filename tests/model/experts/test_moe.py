@@ -10,13 +10,10 @@ import pytest
 from flax import nnx
 
 from tests.eight_devices import printed_alone
-from tests.training.small import EXPERTS, TWO_LAYERS, mesh
-from tpullm.model.architecture import Architecture, matrix_parameters, parameter_count
+from tests.training.small import EXPERTS, mesh
 from tpullm.model.experts.moe import MixtureOfExperts, route_to_experts
 from tpullm.model.mesh import RULES
 from tpullm.model.mlp import residual_scale
-
-CONFIG = TWO_LAYERS.config
 
 
 def by_hand(module, x_MD, k, normalize):
@@ -56,11 +53,8 @@ def test_fresh_experts_differ_keep_the_variance_of_their_inputs_and_have_no_bias
     config = dataclasses.replace(EXPERTS.config, width=64, mlp_width=128)
     with jax.set_mesh(mesh()):
         module = MixtureOfExperts(config, nnx.Rngs(0))
-    for part, deviation in (
-        (module.gate, 1 / 8),
-        (module.up, 1 / 8),
-        (module.down, residual_scale(128, config.layers)),
-    ):
+    deviations = 1 / 8, 1 / 8, residual_scale(128, config.layers)
+    for part, deviation in zip((module.gate, module.up, module.down), deviations, strict=True):
         weights = np.asarray(part.weight[...])
         assert len({one.tobytes() for one in weights}) == config.experts
         np.testing.assert_allclose(weights.std(), deviation, rtol=0.02)  # of 40,960 numbers
@@ -146,17 +140,3 @@ def test_shared_experts_are_an_mlp_of_their_width_beside_the_others():
     assert module.gate.weight.shape[1:] == (config.width, config.mlp_width)
     np.testing.assert_array_equal(both, routed_only + alone)
     assert np.abs(alone).max() > 0
-
-
-def test_a_token_costs_its_own_experts_alone():
-    """Beside a dense model of the same width: two of five experts and the router, but the parameters of five."""
-    expert = 3 * CONFIG.width * EXPERTS.config.mlp_width
-    dense = matrix_parameters(dataclasses.replace(CONFIG, mlp_width=EXPERTS.config.mlp_width))
-    assert matrix_parameters(EXPERTS.config) == dense + CONFIG.layers * (expert + CONFIG.width * 5)
-    assert matrix_parameters(dataclasses.replace(EXPERTS.config, shared_experts=3)) == (
-        matrix_parameters(EXPERTS.config) + CONFIG.layers * 3 * expert
-    )
-    more = dataclasses.replace(EXPERTS.config, experts=6, mlp_bias=False)
-    fewer = dataclasses.replace(more, experts=5)
-    added = parameter_count(Architecture(more).shapes) - parameter_count(Architecture(fewer).shapes)
-    assert added == CONFIG.layers * (expert + CONFIG.width)
