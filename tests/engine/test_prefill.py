@@ -3,7 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
-from tests.engine.chain import ROWS, Chain, alone, continued, finish, prompt
+from tests.engine.chain import ROWS, Chain, alone, continued, emitted_by, finish, prompt
 from tpullm.engine import prefill
 from tpullm.engine.cache import CHUNK, FEW, SIZE
 from tpullm.engine.engine import Engine
@@ -75,9 +75,8 @@ def test_a_prompt_is_read_some_layers_in_a_step_if_it_is_long_and_others_are_wri
 def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
     """Another one, whose beginning was read before, gets its slot when this piece has ended, not before."""
     engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
-    before, writes, emitted, after = [], Request(prompt(3), 60, GREEDY), [], []
-    engine.submit(again, before.append)
-    finish(engine)
+    writes, emitted = Request(prompt(3), 60, GREEDY), []
+    before = emitted_by(engine, [again])
     engine.submit(writes, lambda token: written.append(token.id))
     engine.step()
     number = engine.submit(Request(prompt(520), 2, GREEDY, echo=400), emitted.append)
@@ -85,9 +84,8 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
         engine.step()
     engine.cancel(number)
     told = len(emitted)
-    engine.submit(again, after.append)
-    finish(engine)
-    assert before == after and [token.id for token in after] == alone(again)
+    after = emitted_by(engine, [again])
+    assert before == after and [token.id for token in after[0]] == alone(again)
     assert written == alone(writes) and len(emitted) == told
 
 
@@ -123,12 +121,9 @@ def test_the_tokens_of_a_prompt_are_told_before_the_new_ones(engine):
     """Whatever rows hold already; and the new tokens are those without."""
     for length in (2, CHUNK + 1, 3 * CHUNK + 7):
         told = min(length - 1, 2 * CHUNK + 3)
-        plain, emitted = Request(prompt(length, 11), 4, GREEDY), [[], []]
-        for tokens in emitted:
-            engine.submit(dataclasses.replace(plain, echo=told), tokens.append)
-        finish(engine)
-        for tokens in emitted:
-            assert [token.id for token in tokens] == [*plain.ids[-told:], *alone(plain)]
+        plain = Request(prompt(length, 11), 4, GREEDY)
+        for ids in continued(engine, [dataclasses.replace(plain, echo=told)] * 2):
+            assert ids == [*plain.ids[-told:], *alone(plain)]
 
 
 def test_texts_that_are_all_read_first_are_read_together(long, monkeypatch):

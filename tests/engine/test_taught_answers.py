@@ -25,16 +25,14 @@ def taught(session):
     return TaughtAnswers(prompts_of(session), prompts_of(session), SETTINGS, train, *parts, teacher)
 
 
-CHOSEN = np.array([1, 4])
-
-
 def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught, session):
+    chosen = np.array([1, 4])
     with jax.set_mesh(session.mesh):
-        (batch, figures), (again, _) = (taught.batch(7, session.params, CHOSEN) for _ in range(2))
-    said = taught.sampled(7, session.params, CHOSEN)
+        (batch, figures), (again, _) = (taught.batch(7, session.params, chosen) for _ in range(2))
+    said = taught.sampled(7, session.params, chosen)
     np.testing.assert_array_equal(batch.targets, again.targets)
     np.testing.assert_array_equal(batch.logps, again.logps)
-    answers = [(taught.prompts.ids[n], ids) for n, of_prompt in zip(CHOSEN, said, strict=True) for ids in of_prompt]
+    answers = [(taught.prompts.ids[n], ids) for n, of_prompt in zip(chosen, said, strict=True) for ids in of_prompt]
     assert figures["answers"] == len(answers) == 6 and batch.weights.sum() == sum(len(ids) for _, ids in answers)
     params, found = taught.teacher.load(), 0
     for prompt, ids in answers:

@@ -17,6 +17,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tests.conftest import ROOT
+from tests.model.test_adapter import mean_loss
 from tests.training.small import CONFIG, SPREAD, batch, mesh
 from tpullm.model import quantized
 from tpullm.model.adapter import with_magnitudes
@@ -24,7 +25,6 @@ from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig
-from tpullm.training.step import batch_loss
 
 F32 = jnp.dtype("float32")
 ONE_LAYER = dataclasses.replace(CONFIG, layers=1)
@@ -136,11 +136,6 @@ def made(adapter, config):
         return architecture, base, packed, plain, jax.tree.map(lambda leaf, by: leaf + by, fresh, noise)
 
 
-def mean_loss(architecture, adapters, base, rows):
-    total, sums = batch_loss(architecture, architecture.whole(adapters, base), rows, dtype=F32)
-    return total / sums.weight
-
-
 @pytest.mark.parametrize(
     ("kind", "magnitude", "config"),
     [
@@ -156,7 +151,8 @@ def test_loss_and_gradients_are_those_over_the_numbers_of_the_base(kind, magnitu
     architecture, base, packed, plain, adapters = made(adapter, config)
     rows = batch()
     with jax.set_mesh(mesh()):
-        both = jax.jit(jax.value_and_grad(lambda adapters, base: mean_loss(architecture, adapters, base, rows)))
+        loss = lambda adapters, base: mean_loss(architecture, architecture.whole(adapters, base), rows)  # noqa: E731
+        both = jax.jit(jax.value_and_grad(loss))
         (loss, gradients), (wanted, wanted_gradients) = both(adapters, packed), both(adapters, plain)
     assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
     far = jax.tree.map(lambda number, of: float(jnp.abs(number - of).max()), plain, base)["layers"]["mlp"]
@@ -176,7 +172,7 @@ def test_the_backward_pass_keeps_no_numbers_of_the_base():
 
     def kept(base):
         with jax.set_mesh(mesh()):
-            loss = lambda adapters: mean_loss(architecture, adapters, base, batch())  # noqa: E731
+            loss = lambda of: mean_loss(architecture, architecture.whole(of, base), batch())  # noqa: E731
             leaves = jax.tree.leaves(jax.eval_shape(lambda adapters: jax.vjp(loss, adapters)[1], adapters))
         return {leaf.shape for leaf in leaves if leaf.dtype == F32 and leaf.shape[1:] in shapes}
 
