@@ -128,7 +128,9 @@ def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkey
     other = Request(prompt(CHUNK * 14 + 10, 8), 9, GREEDY)
     assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time
     assert draft.of({0: Next(other, ())}, 2, 512) == {0: alone(other, 1)[:MOST]}
-    assert draft.of({0: Next(Request(prompt(508), 9, GREEDY), ())}, 2, 512) == {}  # there is no room for guesses
+    full = Request(prompt(512 - MOST), 9, GREEDY)  # it leaves room for the guesses alone
+    assert [draft.of({0: Next(full, ())}, 2, 512) for _ in range(2)] == [{}, {0: alone(full, 1)[:MOST]}]
+    assert draft.of({0: Next(Request(prompt(513 - MOST), 9, GREEDY), ())}, 2, 512) == {}
 
 
 def test_a_model_with_other_tokens_does_not_guess(session):

@@ -64,6 +64,12 @@ def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
     is_of(load_session(folder, weights="int4"), load_session(folder).params, "int4")
 
 
+def test_an_open_model_is_quantized_once(run):  # noqa: F811
+    model = load_session(run)
+    assert model.quantized("") is model and model.quantized("int8") is model.quantized("int8")
+    is_of(model.quantized("int8"), model.params, "int8")
+
+
 def test_what_cannot_be_quantized_is_told_before_it_is_read(tmp_path, monkeypatch):
     folder = directory(tmp_path / "published", layers=1)
     change(folder / "config.json", intermediate_size=39)
