@@ -31,6 +31,7 @@ ON_THE_COMMAND_LINE = {
     "--finetune.talk.train.lr=3": "the nearest is finetune.talk.train.optimizer.peak_lr",
     "--sed=3": f"the nearest is seed, see {PAGE}#recipe",
     "--zzzzzz=3": f"unknown key zzzzzz; {PAGE} has all keys",
+    "--=3": f"unknown key ; {PAGE} has all keys",
     # wrong types
     "--pretrain.steps=many": f"pretrain.steps: many is not a whole number; see {PAGE}#pretrain",
     "--pretrain.steps=true": "pretrain.steps: True is not a whole number",
@@ -89,7 +90,6 @@ ON_THE_COMMAND_LINE = {
     # the mesh
     "--mesh={fsdp: 2, fsdp: 4}": "mesh.fsdp is given twice; keep one of them",
     "--mesh={fsdp: 1.5}": "mesh.fsdp: 1.5 is not a whole number",
-    "--mesh={fsdp: two}": "mesh.fsdp: two is not a whole number",
     "--mesh.fsdp=true": "mesh.fsdp: True is not a whole number",
     "--mesh={fsdp: -2}": "mesh.fsdp: -2 is not a number of devices",
     "--mesh={fsdp: 0}": "mesh.fsdp: 0 is not a number of devices",

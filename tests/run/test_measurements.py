@@ -8,6 +8,8 @@ from tpullm.system import storage
 
 def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
     stage = tmp_path / "talk"
+    assert manifest.of_model(tmp_path, "talk", 5) == {"stage": "talk", "step": 5, "identity": ""}, "it is not finished"
+    assert manifest.tasks(tmp_path, "talk") == {}
     manifest.write(stage, {"config": {"steps": 1}})
     for step, shots in ((5, 1), (10, 2)):
         model = manifest.of_model(tmp_path, "talk", step)
@@ -18,11 +20,6 @@ def test_the_figures_are_those_of_the_stage_as_it_is_now(tmp_path):
     assert manifest.tasks(tmp_path, "talk", 7) == manifest.tasks(tmp_path, "pretrain") == {}
     manifest.write(stage, {"config": {"steps": 2}})
     assert manifest.tasks(tmp_path, "talk") == {}, "it was made again since"
-
-
-def test_a_stage_that_is_not_finished_has_none(tmp_path):
-    model = manifest.of_model(tmp_path, "talk", 5)
-    assert model == {"stage": "talk", "step": 5, "identity": ""} and manifest.tasks(tmp_path, "talk") == {}
 
 
 def test_the_command_has_what_was_asked_otherwise_than_by_default():

@@ -43,8 +43,8 @@ def test_mlflow_goes_on_in_the_run_of_the_same_id(tmp_path, noted, monkeypatch):
         assert client.create_run.call_count == (not found)
         params, metrics = (call.kwargs for call in client.log_batch.call_args_list)
         assert params == {"params": [("log_every", "2")]}
-        ((key, value, _, step),) = metrics["metrics"][1:]
-        assert (key, value, step) == ("eval_loss/青空 _a_b_", 0.5, 4)
+        ((key, value, at, step),) = metrics["metrics"][1:]
+        assert (key, value, step) == ("eval_loss/青空 _a_b_", 0.5, 4) and abs(at / 1000 - time.time()) < 600
         client.set_terminated.assert_called_once_with("0", "FINISHED" if found else "KILLED")
 
 

@@ -91,6 +91,8 @@ def test_equal_answers_cost_log_2(seed):
         assert found["odds_loss" if name == "orpo" else "loss"] == pytest.approx(math.log(2), rel=1e-6)
         assert found["margin"] == found["accuracy"] == 0
     assert found["loss"] == pytest.approx(found["nll"] + 0.3 * math.log(2), rel=1e-6)
+    of_one_token = means(differentiated("orpo", (same._replace(tokens=whole), same), whole)[1])
+    assert of_one_token["nll"] == pytest.approx(-same.policy.mean(), rel=1e-5)
 
 
 @settings(max_examples=10, deadline=None)

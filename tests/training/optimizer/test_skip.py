@@ -97,6 +97,7 @@ def test_a_spike_is_held_against_the_last_updates_only():
 def test_half_of_the_window_has_to_be_there_and_sixty_percent_are_no_spike():
     assert judged([1.0, 3.0, 1.0, 1000.0])[0] == [0, 0, 0, 0]
     assert judged([1.0, 3.0, 1.0, 3.0, 1000.0])[0] == [0, 0, 0, 0, 1]
+    assert judged([2.0] * 4 + [3.21])[0][-1] == 1, "what of the window is not set yet does not count"
     assert judged([2.0] * 8 + [3.19])[0][-1] == 0 and judged([2.0] * 8 + [3.21])[0][-1] == 1
 
 
