@@ -29,7 +29,7 @@ def test_a_machine_type_has_what_its_name_says(name):
     assert found.reservation_bound == ("on_demand" not in found.provisioning)
 
 
-def test_the_published_machines():
+def test_the_published_machines_their_price_and_the_ways_to_pay():
     """As Google's page of accelerator-optimized machines has them: GPUs, vCPUs, GiB."""
     published = {
         "a2-ultragpu-8g": (8, 96, 1360),
@@ -42,6 +42,16 @@ def test_the_published_machines():
     }
     found = {name: machines.find(name) for name in published}
     assert {name: (each.gpus, each.vcpus, each.memory_gib) for name, each in found.items()} == published
+    # Of the smallest machine per GPU: others of a G2 have more processors.
+    for key in (name for name, chip in CHIPS.items() if chip.gpu and chip.dollars_per_hour):
+        of = [machine for machine in MACHINES.values() if machine.gpu == key]
+        least = min(machine.dollars_an_hour / machine.gpus for machine in of)
+        assert CHIPS[key].dollars_per_hour["on_demand"] == pytest.approx(least, rel=0.01)
+    for name, others in (("a3-highgpu-4g", "spot"), ("a4-highgpu-8g", "spot or reserved")):
+        with pytest.raises(UserError, match=f"does not offer {name} on_demand; use {others}"):
+            machines.check_provisioning(machines.find(name), "on_demand")
+        machines.check_provisioning(machines.find(name), "spot")
+    machines.check_provisioning(machines.find("n2-standard-8"), "on_demand")
 
 
 @pytest.mark.parametrize(
@@ -57,25 +67,3 @@ def test_an_unknown_machine_type_names_the_nearest(name, says):
     with pytest.raises(UserError) as error:
         machines.find(name)
     assert says in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "name, provisioning, says",
-    [
-        ("a3-highgpu-4g", "on_demand", "does not offer a3-highgpu-4g on_demand; use spot"),
-        ("a4-highgpu-8g", "on_demand", "does not offer a4-highgpu-8g on_demand; use spot or reserved"),
-    ],
-)
-def test_a_way_to_pay_that_is_not_offered(name, provisioning, says):
-    with pytest.raises(UserError, match=says):
-        machines.check_provisioning(machines.find(name), provisioning)
-    machines.check_provisioning(machines.find(name), "spot")
-    machines.check_provisioning(machines.find("n2-standard-8"), provisioning)
-
-
-def test_a_gpu_costs_as_much_as_its_share_of_a_machine():
-    """Of the smallest machine per GPU: others of a G2 have more processors."""
-    for key in (name for name, chip in CHIPS.items() if chip.gpu and chip.dollars_per_hour):
-        of = [machine for machine in MACHINES.values() if machine.gpu == key]
-        least = min(machine.dollars_an_hour / machine.gpus for machine in of)
-        assert CHIPS[key].dollars_per_hour["on_demand"] == pytest.approx(least, rel=0.01)

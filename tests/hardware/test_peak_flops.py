@@ -36,21 +36,11 @@ def test_no_more_trials_are_made_than_are_needed():
     assert len(list(trials)) == 99 - TRIALS
 
 
-@pytest.mark.parametrize(
-    ("used", "waited", "share"),
-    [
-        (2.0, 0.0, 0.0),  # had both cores
-        (1.0, 1.0, 0.5),  # two threads, one of which had none
-        (0.9, 0.0, 0.0),  # did not want more than one
-        (0.0, 0.0, 0.0),  # wanted none
-        (1.0, -0.1, 0.0),  # a thread that ended took its account with it
-    ],
-)
-def test_waiting_is_a_share_of_what_was_wanted(used, waited, share):
-    assert share_waited(1.0, used, waited) == share
-
-
-def test_without_the_schedulers_accounts_all_cores_are_wanted(monkeypatch):
+def test_waiting_is_a_share_of_what_was_wanted_and_without_the_schedulers_accounts_of_all_cores(monkeypatch):
+    assert share_waited(1.0, 2.0, 0.0) == 0.0  # had both cores
+    assert share_waited(1.0, 1.0, 1.0) == 0.5  # two threads, one of which had none
+    assert share_waited(1.0, 0.9, 0.0) == share_waited(1.0, 0.0, 0.0) == 0.0  # did not want more than one, or any
+    assert share_waited(1.0, 1.0, -0.1) == 0.0  # a thread that ended took its account with it
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert share_waited(1.0, 2.0, None) == 0.0 and share_waited(1.0, 0.5, None) == 0.75
 
@@ -104,24 +94,23 @@ finally:
 """
 
 
-def test_a_peak_that_was_disturbed_is_said_once(monkeypatch, capsys):
+@pytest.fixture
+def unmeasured():
     peak_flops.peak.cache_clear()
+    yield
+    peak_flops.peak.cache_clear()
+
+
+def test_a_peak_that_was_disturbed_is_said_once(unmeasured, monkeypatch, capsys):
     monkeypatch.setattr(chips, "CHIPS", {})
     monkeypatch.setattr(peak_flops, "fastest_run", lambda work: Fastest(0.5, True))
     monkeypatch.setattr(peak_flops.jax, "default_backend", lambda: "cpu")
-    try:
-        first, second = peak_flops.peak("float32"), peak_flops.peak("float32")
-    finally:
-        peak_flops.peak.cache_clear()
+    first, second = peak_flops.peak("float32"), peak_flops.peak("float32")
     assert first is second and first.disturbed and first.flops == 2 * 1536**3 / 0.5
     assert capsys.readouterr().err.count("its peak can't be measured") == 1
 
 
-def test_a_published_peak_is_not_measured(monkeypatch):
-    peak_flops.peak.cache_clear()
+def test_a_published_peak_is_not_measured(unmeasured, monkeypatch):
     monkeypatch.setitem(chips.CHIPS, "here", Chip((peak_flops.jax.local_devices()[0].device_kind,), 5.0))
     monkeypatch.setattr(peak_flops, "fastest_run", None)
-    try:
-        assert peak_flops.peak("bfloat16") == peak_flops.Peak(5.0, disturbed=False)
-    finally:
-        peak_flops.peak.cache_clear()
+    assert peak_flops.peak("bfloat16") == peak_flops.Peak(5.0, disturbed=False)

@@ -9,15 +9,12 @@ from tpullm.hardware.topologies import parse
 from tpullm.system.errors import UserError
 
 
-def test_a_name_says_generation_shape_and_slices():
+def test_a_name_says_generation_shape_and_slices_and_the_compiler_is_told_of_rings():
     topology = parse("2 x v5p:4x4x8")
     assert (topology.generation, topology.shape, topology.slices, topology.chips) == ("v5p", (4, 4, 8), 2, 256)
     assert str(topology) == "2 x v5p:4x4x8" and topology.name == "v5p:4x4x8"
     assert str(parse("v5e:16x16")) == "v5e:16x16"
-
-
-def test_rings_are_told_where_there_are_some():
-    """MaxText's table: a dimension of 16 chips of a v5e or v6e is a ring; whole cubes of a v5p are rings each way."""
+    # MaxText's table: a dimension of 16 chips of a v5e or v6e is a ring; whole cubes of a v5p are rings each way.
     assert parse("v5e:16x16").described()["wrap"] == (True, True, False)
     assert parse("v6e:8x16").described()["wrap"] == (False, True, False)
     assert "wrap" not in parse("v5e:4x4").described()

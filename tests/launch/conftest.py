@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from tests.launch.fake_batch import FakeBatch
 from tests.launch.fake_tpu import FakeTpu
 from tpullm.launch import job, watch
 from tpullm.launch.job import Job, LaunchConfig
@@ -26,7 +27,6 @@ def make_job(run: str | Path, *command: str, **settings) -> Job:
 
 @pytest.fixture
 def start_tpu(tmp_path, address) -> Iterator[Callable[..., FakeTpu]]:
-    """Starts a fake TPU service and points Google's client to it."""
     with contextlib.ExitStack() as fakes:
 
         def start(environment: dict[str, str] | None = None) -> FakeTpu:
@@ -39,7 +39,6 @@ def start_tpu(tmp_path, address) -> Iterator[Callable[..., FakeTpu]]:
 
 @pytest.fixture
 def tpu(start_tpu) -> FakeTpu:
-    """A fake TPU service whose machines do nothing."""
     return start_tpu()
 
 
@@ -51,7 +50,6 @@ def no_waiting(monkeypatch):
 
 
 def job_of(target: str, verb: str, run="gs://my-bucket/tiny", arguments=(), **config) -> Job:
-    """A job of the tiny recipe for Compute Engine or Batch."""
     command = [verb, "--config", str(TINY), "--run", run, *arguments]
     return job.make(target, LaunchConfig(**CLOUD | config), command)
 
@@ -64,6 +62,14 @@ def address(monkeypatch):
         monkeypatch.setenv(f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}", fake.endpoint)
 
     return set_address
+
+
+@pytest.fixture
+def batch(address, monkeypatch) -> Iterator[FakeBatch]:
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: None)
+    with FakeBatch() as service:
+        address("BATCH", service)
+        yield service
 
 
 def nvidia_smi(folder: Path, lines: list[str], code: int = 0) -> None:

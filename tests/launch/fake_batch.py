@@ -24,7 +24,6 @@ class Job:
     codes: dict[int, int] = field(default_factory=dict)
 
     def shown(self) -> dict:
-        """The job in REST form."""
         state = "RUNNING" if self.status == "RUNNING" else "PENDING"
         counts = {state: str(self.count - len(self.codes)), "FAILED": str(len(self.codes))}
         events = [{"type": "STATUS_CHANGED", "description": f"Job state is set to {self.status}"}]
@@ -33,22 +32,14 @@ class Job:
 
 
 class FakeBatch(Rest):
-    """The service."""
-
     def __init__(self):
-        super().__init__(
-            [
-                ("POST", JOBS, self.create),
-                ("GET", JOBS, self.list_jobs),
-                ("DELETE", JOBS + "/([^/:]+)", self.delete),
-                ("GET", JOBS + "/([^/:]+)/taskGroups/group0/tasks", self.list_tasks),
-            ]
-        )
+        one = JOBS + "/([^/:]+)"
+        routes = [("POST", JOBS, self.create), ("GET", JOBS, self.list_jobs), ("DELETE", one, self.delete)]
+        super().__init__([*routes, ("GET", one + "/taskGroups/group0/tasks", self.list_tasks)])
         self.jobs: dict[str, Job] = {}
         self.made: list[str] = []
 
     def create(self, call: Call, parent: str) -> dict:
-        """`jobs.create`."""
         name = call.query["jobId"]
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name):
             raise Refused(400, "INVALID_ARGUMENT", f"Job name {name} is invalid")
@@ -74,20 +65,20 @@ class FakeBatch(Rest):
         return {"jobs": found}
 
     def delete(self, call: Call, parent: str, name: str) -> dict:
-        """`jobs.delete`: an operation; the job stays visible for a moment."""
         self._found(parent, name).status = "DELETION_IN_PROGRESS"
         return {"name": f"{parent}/operations/delete-{name}", "done": False}
 
     def list_tasks(self, call: Call, parent: str, name: str) -> dict:
-        """`jobs.taskGroups.tasks.list`, one a page."""
         job, index = self._found(parent, name), int(call.query.get("pageToken") or 0)
-        events = [ended(index, job.codes[index])] if index in job.codes else []
+        code = job.codes.get(index)
+        words = f"Task {index} is updated from RUNNING to FAILED with exit code {code}."
+        event = {"type": "STATUS_CHANGED", "eventTime": "2026-01-01T00:00:00.123Z", "taskState": "FAILED"}
+        events = [event | {"taskExecution": {"exitCode": code}, "description": words}] if code else []
         status = {"state": "FAILED" if events else "RUNNING", "statusEvents": events}
         more = {"nextPageToken": str(index + 1)} if index + 1 < job.count else {}
         return {"tasks": [{"name": f"{job.name}/taskGroups/group0/tasks/{index}", "status": status}]} | more
 
     def fail(self, name: str, index: int, code: int) -> None:
-        """End a task, and with it the job."""
         self.jobs[name].status = "FAILED"
         self.jobs[name].codes[index] = code
 
@@ -95,14 +86,3 @@ class FakeBatch(Rest):
         if name not in self.jobs:
             raise Refused(404, "NOT_FOUND", f"Resource '{parent}/jobs/{name}' was not found")
         return self.jobs[name]
-
-
-def ended(index: int, code: int) -> dict:
-    """The event of a task that ended with a code."""
-    return {
-        "type": "STATUS_CHANGED",
-        "eventTime": "2026-01-01T00:00:00.123Z",
-        "taskState": "FAILED",
-        "taskExecution": {"exitCode": code},
-        "description": f"Task {index} is updated from RUNNING to FAILED with exit code {code}.",
-    }

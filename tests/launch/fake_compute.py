@@ -42,14 +42,12 @@ class FakeCompute(Rest):
         self._numbers = itertools.count(1)
 
     def insert(self, call: Call, project: str, place: str, collection: str) -> dict:
-        """`insert` of a template, a policy or a group."""
         name = call.body["name"]
 
         def make():
             if name in self.things[collection]:
-                raise Refused(
-                    409, "ALREADY_EXISTS", f"The resource '{project}/{place}/{collection}/{name}' already exists"
-                )
+                full = f"{project}/{place}/{collection}/{name}"
+                raise Refused(409, "ALREADY_EXISTS", f"The resource '{full}' already exists")
             if "network" in call.body:
                 self._need(call.body["network"], "networks")
             if collection == "instanceGroupManagers":
@@ -62,8 +60,6 @@ class FakeCompute(Rest):
         return self._operation(call, place, make)
 
     def create_instances(self, call: Call, project: str, place: str, name: str) -> dict:
-        """`createInstances`: machines with the names of the request."""
-
         def make():
             self._found("instanceGroupManagers", name)
             names = [instance["name"] for instance in call.body["instances"]]
@@ -88,15 +84,11 @@ class FakeCompute(Rest):
         return {"managedInstances": shown}
 
     def delete(self, call: Call, project: str, place: str, collection: str, name: str) -> dict:
-        """`delete`; of a group, with its machines."""
         self._found(collection, name)
 
         def remove():
-            users = [
-                g["name"]
-                for g in self.things["instanceGroupManagers"].values()
-                if g["instanceTemplate"].endswith("/" + name)
-            ]
+            groups = self.things["instanceGroupManagers"].values()
+            users = [group["name"] for group in groups if group["instanceTemplate"].endswith("/" + name)]
             if collection != "instanceGroupManagers" and users:
                 raise Refused(400, "INVALID_ARGUMENT", f"'{name}' is already being used by '{users[0]}'")
             if collection == "instanceGroupManagers":
@@ -106,12 +98,10 @@ class FakeCompute(Rest):
         return self._operation(call, place, remove)
 
     def wait_operation(self, call: Call, project: str, place: str, name: str) -> dict:
-        """`wait`: done by now."""
         self.operations[name]["status"] = "DONE"
         return self.operations[name]
 
     def left(self) -> list[str]:
-        """All resources that exist."""
         return [f"{collection}/{name}" for collection, things in self.things.items() for name in things]
 
     def _need(self, url: str, collection: str) -> None:

@@ -29,15 +29,12 @@ class Metadata:
 
     @property
     def address(self) -> str:
-        """The value for `GCE_METADATA_HOST`."""
         return f"127.0.0.1:{self._server.server_port}"
 
     def warn(self) -> None:
-        """Announce that the machine will be taken back."""
         self.values["preempted"] = "TRUE"
 
     def close(self) -> None:
-        """Stop it."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -16,13 +16,11 @@ from tests.launch.fake_metadata import Metadata
 from tests.launch.rest import Call, Fault, Refused, Rest
 
 TOKEN = "ya29.a-secret-that-is-never-shown"
-ACTIVE, SUSPENDED, FAILED, DELETING = "ACTIVE", "SUSPENDED", "FAILED", "DELETING"
+ACTIVE, SUSPENDED, DELETING = "ACTIVE", "SUSPENDED", "DELETING"
 WAY = ("WAITING_FOR_RESOURCES", "PROVISIONING", ACTIVE)  # one step at each list request
 HOSTS = {"v5litepod-4": 1, "v5litepod-16": 4}
 LOST = Fault("POST", "", done=True)  # the request is carried out, then the connection is closed
 BUSY = Refused(429, "RESOURCE_EXHAUSTED", "Too many requests; try again later.")
-AWAY = Refused(503, "UNAVAILABLE", "The service is currently unavailable.")
-NO_CAPACITY = {"code": 8, "message": "There is no more capacity in the zone us-west4-a; you can try in another zone"}
 RESOURCES = r"/v2/(projects/[^/]+/locations/[^/]+)/queuedResources"
 
 
@@ -55,7 +53,6 @@ class FakeTpu(Rest):
             self._end(name)
 
     def create(self, call: Call, parent: str) -> dict:
-        """`queuedResources.create`."""
         name = call.query["queuedResourceId"]
         self.counts[f"POST {name}"] += 1
         self.requests.append({"path": unquote(call.path), "query": call.query, "body": call.body})
@@ -77,7 +74,6 @@ class FakeTpu(Rest):
         return {"queuedResources": listed}
 
     def delete(self, call: Call, parent: str, name: str) -> dict:
-        """`queuedResources.delete`."""
         self.counts[f"DELETE {name}"] += 1
         if name not in self.resources:
             raise Refused(404, "NOT_FOUND", f"{name} not found")
@@ -86,15 +82,11 @@ class FakeTpu(Rest):
         self.set(name, DELETING)
         return {"name": f"{parent}/operations/op"}
 
-    def made(self) -> list[str]:
-        """The names in all create requests."""
-        return [name.split()[1] for name in self.counts if name.startswith("POST")]
-
-    def set(self, name: str, state: str, error: dict | None = None) -> None:
+    def set(self, name: str, state: str) -> None:
         """Set the state of a resource; its machines end unless it is ACTIVE."""
         with self.lock:
             resource = self.resources[name]
-            resource["state"] = {"state": state} | ({"failedData": {"error": error}} if error else {})
+            resource["state"] = {"state": state}
             if state != ACTIVE:
                 self._end(name)
             elif self._environment is not None:

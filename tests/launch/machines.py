@@ -1,5 +1,6 @@
 """Processes in place of machines: each machine is a process group, and none outlives its test."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,21 +18,12 @@ def start(script: str, folder: Path, environment: Mapping[str, str]) -> subproce
     file.chmod(0o755)
     own = {name: os.environ[name] for name in KEPT if name in os.environ}
     with open(folder / "log", "ab") as log:
-        return subprocess.Popen(
-            [str(file)],
-            env=own | {"HOME": str(folder)} | dict(environment),
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        pipes = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        own |= {"HOME": str(folder)} | dict(environment)
+        return subprocess.Popen([str(file)], env=own, cwd=folder, start_new_session=True, **pipes)
 
 
 def kill(process: subprocess.Popen) -> None:
-    """End all processes of a machine, as when it is taken back."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -10,8 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Refused(Exception):
-    """An error in Google's form, as the answer."""
-
     def __init__(self, code: int, status: str, message: str):
         super().__init__(message)
         self.code = code
@@ -36,8 +34,6 @@ class Fault:
 
 @dataclass(frozen=True)
 class Call:
-    """One request that the server received."""
-
     method: str
     path: str
     query: dict[str, str]
@@ -68,7 +64,6 @@ class Rest:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def count(self, method: str, path: str) -> int:
-        """Number of requests of one kind, answered or not."""
         return sum(call.method == method and re.search(path, call.path) is not None for call in self.calls)
 
     def answer(self, call: Call) -> dict | None:
@@ -78,10 +73,7 @@ class Rest:
             fault = next((f for f in self.faults if f.method == call.method and re.search(f.path, call.path)), None)
             if fault:
                 self.faults.remove(fault)
-            if fault and not fault.done:
-                made = None
-            else:
-                made = self._carry_out(call)
+            made = None if fault and not fault.done else self._carry_out(call)
             if fault and fault.answer:
                 raise fault.answer
             return None if fault else made

@@ -22,19 +22,12 @@ def test_the_same_files_are_the_same_bytes_in_another_process():
         "import hashlib; from tpullm.launch import code; w = code.wheel(); "
         "print(w.name, hashlib.sha256(w.content).hexdigest())"
     )
-    again = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    own = {"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"}
+    again = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=own, capture_output=True, text=True)
     assert again.stdout.split() == [code.wheel().name, hashlib.sha256(code.wheel().content).hexdigest()]
 
 
 def git(folder, *words):
-    """Run git in a folder, whatever the user has set."""
     own = {"HOME": str(folder), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
     subprocess.run(["git", *words], cwd=folder, env=own, check=True, capture_output=True)
 
@@ -53,7 +46,6 @@ def package(tmp_path, monkeypatch):
 
 
 def built() -> code.Wheel:
-    """The wheel of the files that the package has now."""
     code.wheel.cache_clear()
     return code.wheel()
 
@@ -88,16 +80,13 @@ def test_what_git_does_not_track_is_never_packed(package):
     assert built() == first and b"a_secret_of_mine" not in first.content
 
 
-def test_a_module_that_git_does_not_track_is_named(package):
+def test_a_module_that_git_does_not_track_is_named_and_not_packed(package, tmp_path, monkeypatch):
     """The machines would fail without it."""
     (package / "new.py").touch()
     (package / "ignored.py").touch()
     (package / ".gitignore").write_text("ignored.py\n")
     assert code.left_out() == ["tpullm/new.py"] and "tpullm/new.py" not in names_in(built())
-
-
-def test_git_is_asked_about_this_checkout_alone(package, tmp_path, monkeypatch):
-    """A hook of git has variables that name another repository."""
+    # A hook of git has variables that name another repository.
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     (package / "untracked.py").touch()
     assert [name for name in names_in(built()) if name.endswith(".py")] == ["tpullm/a.py"]
@@ -115,13 +104,15 @@ def test_of_a_copy_without_git_only_the_kinds_that_pip_packs_are_sent(package, t
     assert names == {"tpullm/a.py", "tpullm/constraints.txt"} and b"a_secret_of_mine" not in wheel.content
 
 
-def test_the_kinds_are_those_that_pip_packs():
+def test_it_has_the_kinds_of_files_that_pip_packs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     assert [".py", *(kind[1:] for kind in project["tool"]["setuptools"]["package-data"]["*"])] == list(code.KINDS)
+    names = set(names_in(code.wheel()))
+    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= names
+    assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= names
 
 
 def test_a_linked_folder_is_in_it(package, tmp_path):
-    """A checkout has `tpullm/configs` as a link."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "one.yaml").write_text("name: one\n")
     (package / "configs").symlink_to(tmp_path / "configs")
@@ -131,12 +122,6 @@ def test_a_linked_folder_is_in_it(package, tmp_path):
     assert "tpullm/configs/one.yaml" in names_in(built())
 
 
-def test_it_has_the_files_that_are_no_modules():
-    names = set(names_in(code.wheel()))
-    assert {"tpullm/constraints.txt", "tpullm/launch/startup.sh", "tpullm/report/templates/style.css"} <= names
-    assert {"tpullm/configs/quickstart.yaml", "tpullm/configs/launch/tpu-vm.yaml"} <= names
-
-
 @pytest.mark.ci
 def test_pip_installs_it(tmp_path):
     wheel = tmp_path / code.wheel().name
@@ -144,7 +129,6 @@ def test_pip_installs_it(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", tmp_path / "here"]
     subprocess.run([*pip, wheel], check=True)
     program = "import tpullm, importlib.metadata as m; print(tpullm.__file__, len(m.requires('tpullm')))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "here")}, capture_output=True
-    )
+    own = {"PYTHONPATH": str(tmp_path / "here")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=own, capture_output=True)
     assert str(tmp_path / "here").encode() in done.stdout and int(done.stdout.split()[1]) > 10

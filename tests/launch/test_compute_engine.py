@@ -52,7 +52,6 @@ ENUMS = {
 
 
 def pairs(value):
-    """All keys of all nested objects, with their values."""
     if isinstance(value, dict):
         yield from value.items()
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -60,15 +59,11 @@ def pairs(value):
 
 
 def properties(**config):
-    """The properties of the template's machines."""
-    template = next(
-        r for r in compute_engine.requests(job_of("compute", "pretrain", **config), 1) if "Template" in r.call
-    )
-    return template.body["properties"]
+    requests = compute_engine.requests(job_of("compute", "pretrain", **config), 1)
+    return next(request for request in requests if "Template" in request.call).body["properties"]
 
 
 def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
-    """By Compute Engine, whatever the machine does."""
     limit = {"maxRunDuration": {"seconds": "5400"}, "instanceTerminationAction": "DELETE"}
     for config, model, restarts in (
         ({}, "SPOT", False),
@@ -86,7 +81,7 @@ def test_a_machine_is_deleted_when_its_hours_are_over_and_no_group_repairs():
     assert lifecycle == {"defaultActionOnFailure": "DO_NOTHING"}
 
 
-def test_machines_have_the_account_the_reservation_and_the_network_of_the_settings():
+def test_machines_have_the_account_the_reservation_the_network_disk_image_and_extras():
     plain = properties(**GPUS)
     (interface,) = plain["networkInterfaces"]
     assert interface["network"] == "global/networks/default" and "accessConfigs" in interface
@@ -96,9 +91,6 @@ def test_machines_have_the_account_the_reservation_and_the_network_of_the_settin
     subnetwork = {"nicType": "GVNIC", "subnetwork": "regions/us-central1/subnetworks/s"}
     assert asked["networkInterfaces"] == [subnetwork] and asked["serviceAccounts"][0]["email"] == "a@b"
     assert asked["reservationAffinity"]["values"] == ["mine"] and asked["scheduling"]["provisioningModel"] == "STANDARD"
-
-
-def test_each_kind_of_machine_has_its_disk_its_image_and_its_extras():
     for machine, disk, image, extras in (
         ("ct6e-standard-8t", "hyperdisk-balanced", "tpu", "tpu,gcp"),
         ("ct5p-hightpu-4t", None, "tpu", "tpu,gcp"),

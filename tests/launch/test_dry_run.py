@@ -24,13 +24,10 @@ from tpullm.recipe.parsing import settings_of
 GOLDEN = Path(__file__).parent / "golden"
 RECIPE = ["--config", "tests/tiny.yaml", "--run", "gs://my-bucket/tiny"]
 TPU = ["tpu-vm", "--dry-run", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
+ACCOUNT = "--service_account=trainer@my-project.iam.gserviceaccount.com"
 CASES = {
     "tpu-vm-spot": TPU,
-    "tpu-vm-on-demand": [
-        *TPU,
-        "--provisioning=on_demand",
-        "--service_account=trainer@my-project.iam.gserviceaccount.com",
-    ],
+    "tpu-vm-on-demand": [*TPU, "--provisioning=on_demand", ACCOUNT],
     "tpu-vm-reserved": [*TPU, "--provisioning=reserved", "--reservation=ours", "--network=n", "--external_ip=false"],
     "tpu-vm-slices": [*TPU, "--slices=2", "--accelerator=v5p-8", "--name=mine", "--python=/opt/tpullm/bin/python"],
     "batch-stage": ["batch", "--machine=n2-standard-8", "--nodes=8"],
@@ -101,7 +98,6 @@ def test_the_requests_are_the_recorded_ones_and_no_secret_is_printed(case, capsy
 
 
 def test_a_dry_run_needs_no_network_and_no_heavy_library():
-    """Of a TPU, of Batch, of Compute Engine, and of this machine."""
     words = [command(case) for case in ("tpu-vm-slices", "batch-gpus", "compute-tcpxo", "local")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nonexistent"}
     run = [sys.executable, "-c", ALONE, json.dumps(words)]
@@ -113,7 +109,6 @@ def test_a_dry_run_needs_no_network_and_no_heavy_library():
 
 
 def test_uploaded_files_are_shown(capsys, monkeypatch):
-    """The wheel with its size, and the specification with the recipe that the machines read."""
     monkeypatch.chdir(ROOT)
     assert main(command("tpu-vm-spot")) == 0
     wheel, spec = yaml.safe_load(capsys.readouterr().out)["files"]
@@ -137,17 +132,12 @@ def test_the_command_and_the_cost_in_the_head_of_the_targets_file_are_true(targe
         assert float(cost[1]) == pytest.approx(int(cost[2]) * machine.dollars_an_hour, abs=0.005)
 
 
-WORDS = ["--project", "my-project", "--name=x", "--watch"]
-
-
-@pytest.mark.parametrize("before", [0, 2, 3, 4])  # behind `--project` stands the project
-def test_an_action_may_stand_anywhere_behind_its_target(before):
+def test_an_action_may_stand_anywhere_behind_its_target_and_a_value_is_none():
     """Python 3.11's argparse takes an optional positional only right behind the one before it."""
-    words = ["tpu-vm", *WORDS[:before], "status", *WORDS[before:]]
-    config, found = settings_of(launch._launch_parser(), launch._action_beside_target(words), LaunchConfig)
-    assert (found.target, found.action, config.project, found.watch) == ("tpu-vm", "status", "my-project", True)
-
-
-def test_a_value_is_no_action():
+    own = ["--project", "my-project", "--name=x", "--watch"]
+    for before in (0, 2, 3, 4):  # behind `--project` stands the project
+        words = ["tpu-vm", *own[:before], "status", *own[before:]]
+        config, found = settings_of(launch._launch_parser(), launch._action_beside_target(words), LaunchConfig)
+        assert (found.target, found.action, config.project, found.watch) == ("tpu-vm", "status", "my-project", True)
     words = ["tpu-vm", "--name", "status", "--project", "my-project"]
     assert launch._action_beside_target(words) == words

@@ -5,25 +5,13 @@ from types import SimpleNamespace
 import pytest
 
 from tests.launch.conftest import job_of
-from tests.launch.fake_batch import FakeBatch
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch
 from tpullm.launch.watch import by_attempt
 from tpullm.system.errors import TryAgain, UserError
 
+JOB = job_of("batch", "collect", machine="n2-standard-8")
 RATE = "Quota exceeded for quota metric 'Read requests' and limit 'Read requests per minute'"
-
-
-@pytest.fixture
-def fake(address):
-    with FakeBatch() as service:
-        address("BATCH", service)
-        yield service
-
-
-@pytest.fixture
-def job():
-    return job_of("batch", "collect", machine="n2-standard-8")
 
 
 @pytest.mark.parametrize(
@@ -39,30 +27,32 @@ def job():
         (400, "FAILED_PRECONDITION", "it is not ready", TryAgain, "400 it is not ready"),
         (400, "INVALID_ARGUMENT", "no such field", UserError, r"CreateJob: refused \(no such field\)"),
         (401, "UNAUTHENTICATED", "who?", UserError, "Google credentials: .* run `gcloud auth"),
-        (
-            403,
-            "PERMISSION_DENIED",
-            "no role",
-            UserError,
-            r"CreateJob: not allowed \(no role\); docs/en/google-cloud.md",
-        ),
+        (403, "PERMISSION_DENIED", "no role", UserError, r"CreateJob: not allowed \(no role\); docs/en/google-cloud"),
         (404, "NOT_FOUND", "absent", google_api.Missing, "absent"),
         (409, "ALREADY_EXISTS", "there", google_api.Exists, "there"),
     ],
 )
-def test_what_an_error_means(fake, job, code, status, message, kind, says):
-    (request,) = google_batch.requests(job, 1)
-    fake.faults.append(Fault("POST", "jobs", Refused(code, status, message)))
+def test_what_an_error_means(batch, code, status, message, kind, says):
+    (request,) = google_batch.requests(JOB, 1)
+    batch.faults.append(Fault("POST", "jobs", Refused(code, status, message)))
     with pytest.raises((UserError, google_api.Missing, google_api.Exists), match=says) as error:
         google_api.send(request)
     assert type(error.value) is kind and "\n" not in str(error.value)
-    assert fake.count("POST", "jobs") == 1, "the library sends nothing again by itself"
+    assert batch.count("POST", "jobs") == 1, "the library sends nothing again by itself"
 
 
-def test_no_answer_may_be_tried_again(fake, job):
-    fake.faults.append(Fault("GET", "jobs"))
+def test_all_pages_of_a_list_are_read_and_only_the_jobs_own_resources_sorted_by_attempt(batch):
+    """The fake has one job a page; names sort otherwise than numbers."""
+    for attempt in (10, 9, 2):
+        google_api.send(*google_batch.requests(JOB, attempt))
+    assert [each.attempt for each in google_batch.observe(JOB)] == [2, 9, 10]
+    listed = [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect-2", "tiny-collect-1", "tiny-collect-x-1")]
+    listed += [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect", "tiny-collect-", "a-tiny-collect-3")]
+    read = by_attempt(JOB, listed, lambda job, attempt, found: SimpleNamespace(attempt=attempt, name=found["name"]))
+    assert [(each.attempt, each.name[-2:]) for each in read] == [(1, "-1"), (2, "-2")]
+    batch.faults.append(Fault("GET", "jobs"))
     with pytest.raises(TryAgain, match="batch.googleapis.com: no answer"):
-        google_batch.observe(job)
+        google_batch.observe(JOB)
 
 
 @pytest.mark.parametrize(
@@ -76,29 +66,8 @@ def test_errors_that_come_again(code, message, permanent):
     assert google_api.is_permanent(code, message) is permanent
 
 
-def test_all_pages_of_a_list_are_read_and_sorted_by_attempt(fake, job):
-    """The fake has one job a page; names sort otherwise than numbers."""
-    for attempt in (10, 9, 2):
-        google_api.send(*google_batch.requests(job, attempt))
-    assert [each.attempt for each in google_batch.observe(job)] == [2, 9, 10]
-
-
-def test_only_names_of_the_job_and_a_number_are_its_resources(job):
-    listed = [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect-2", "tiny-collect-1", "tiny-collect-x-1")]
-    listed += [{"name": f"projects/p/jobs/{name}"} for name in ("tiny-collect", "tiny-collect-", "a-tiny-collect-3")]
-    read = by_attempt(job, listed, lambda job, attempt, found: Seen(attempt, found["name"]))
-    assert [(each.attempt, each.name[-2:]) for each in read] == [(1, "-1"), (2, "-2")]
-
-
-class Seen:
-    def __init__(self, attempt, name):
-        self.attempt, self.name = attempt, name
-
-
-@pytest.mark.parametrize(
-    "address, credentials", [("http://127.0.0.1:1", False), ("https://x.example", True), ("", True)]
-)
-def test_credentials_go_to_google_and_to_https_alone(monkeypatch, job, address, credentials):
+@pytest.mark.parametrize("address, credentials", [("http://a:1", False), ("https://x.example", True), ("", True)])
+def test_credentials_go_to_google_and_to_https_alone(monkeypatch, address, credentials):
     asked = []
 
     def session(with_credentials):
@@ -110,6 +79,6 @@ def test_credentials_go_to_google_and_to_https_alone(monkeypatch, job, address, 
 
     monkeypatch.setattr(google_api, "_http_session", session)
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BATCH", address)
-    google_batch.observe(job)
+    google_batch.observe(JOB)
     host = address or "https://batch.googleapis.com"
     assert asked == [(credentials, f"{host}/v1/projects/my-project/locations/us-central1/jobs")]

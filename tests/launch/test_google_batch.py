@@ -3,7 +3,6 @@
 import pytest
 
 from tests.launch.conftest import QUICK, job_of
-from tests.launch.fake_batch import FakeBatch
 from tests.launch.published import published
 from tests.launch.rest import Fault, Refused
 from tpullm.launch import google_api, google_batch, watch
@@ -36,7 +35,7 @@ def body_of(verb, **config):
     return google_batch.requests(job_of("batch", verb, **config), 1)[0].body
 
 
-def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():
+def test_a_task_is_retried_after_a_preemption_and_its_container_has_what_the_machine_has():
     task = body_of("collect", max_hours=1.5, **STAGE)["taskGroups"][0]["taskSpec"]
     assert task["maxRunDuration"] == "5400s"
     (policy,) = task["lifecyclePolicies"]
@@ -45,21 +44,13 @@ def test_a_task_is_retried_after_a_preemption_and_never_after_a_user_error():
     assert not {0, 1, 2} & set(policy["actionCondition"]["exitCodes"])
     assert task["maxRetryCount"] == 10
     assert body_of("collect", max_preemptions=3, **STAGE)["taskGroups"][0]["taskSpec"]["maxRetryCount"] == 3
-
-
-def test_a_container_has_the_machines_network_hosts_file_and_gpus():
     config = GPUS | {"image": "i", "volumes": {"gs://b": "/mnt/disks/b"}}
     (runnable,) = body_of("pretrain", **config)["taskGroups"][0]["taskSpec"]["runnables"]
     container = runnable["container"]
     assert container["options"] == "--network host --gpus all"
-    assert container["volumes"] == [
-        "/mnt/disks/b:/mnt/disks/b",
-        f"{google_batch.HOSTS_FILE}:{google_batch.HOSTS_FILE}:ro",
-    ]
+    hosts = google_batch.HOSTS_FILE
+    assert container["volumes"] == ["/mnt/disks/b:/mnt/disks/b", f"{hosts}:{hosts}:ro"]
     assert "script" not in runnable and container["commands"][1].startswith("#!/bin/sh")
-
-
-def test_volumes_are_mounts_of_buckets_and_file_servers():
     volumes = {"gs://b/f": "/mnt/disks/f", "nfs://10.0.0.2/e/g": "/mnt/disks/e"}
     assert body_of("collect", volumes=volumes, **STAGE)["taskGroups"][0]["taskSpec"]["volumes"] == [
         {"gcs": {"remotePath": "b/f"}, "mountPath": "/mnt/disks/f"},
@@ -82,26 +73,7 @@ def test_machines_have_the_account_the_reservation_and_the_network_of_the_settin
     assert asked["network"] == {"networkInterfaces": [interface]}
 
 
-# Against the fake.
-
-
-@pytest.fixture
-def fake(address, monkeypatch):
-    monkeypatch.setattr(watch.time, "sleep", lambda seconds: None)
-    with FakeBatch() as service:
-        address("BATCH", service)
-        yield service
-
-
-def test_a_job_is_created_once_even_if_answers_are_lost(tmp_path, fake):
-    work = job_of("batch", "collect", str(tmp_path), **STAGE)
-    busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
-    fake.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
-    assert watch.follow(work, google_batch, QUICK, stay=False)
-    assert fake.made == ["tiny-collect-1"]
-
-
-def test_the_cost_and_the_end_of_a_job_are_observed(fake):
+def test_a_job_is_created_once_even_if_answers_are_lost_and_its_cost_and_end_are_observed(batch, tmp_path):
     work = job_of("batch", "collect", machine="n2-standard-8", nodes=2)
     assert list(google_batch.observe(work)) == []
     for request in google_batch.requests(work, 1):
@@ -110,10 +82,15 @@ def test_the_cost_and_the_end_of_a_job_are_observed(fake):
     assert [each.state for each in seen] == [watch.State.WAITING, watch.State.PROVISIONING, watch.State.ACTIVE]
     assert (seen[2].attempt, seen[2].run) == (1, work.run_hash)
     assert seen[2].dollars_an_hour == pytest.approx(2 * 8 * 0.0486, abs=1e-3)
-    fake.fail("tiny-collect-1", 1, 9)
+    batch.fail("tiny-collect-1", 1, 9)
     (seen,) = google_batch.observe(work)
     assert (seen.state, seen.permanent, seen.dollars_an_hour) == (watch.State.FAILED, True, 0.0)
     assert "exit code 9" in seen.reason
     google_batch.delete(work, seen)
     assert google_batch.observe(work)[0].state is watch.State.DELETING and google_batch.observe(work) == []
     google_batch.delete(work, seen)
+    work = job_of("batch", "collect", str(tmp_path), **STAGE)
+    busy = Refused(503, "UNAVAILABLE", "try later"), Refused(429, "RESOURCE_EXHAUSTED", "requests per minute")
+    batch.faults += [Fault("POST", "jobs", busy[0]), Fault("GET", "jobs", busy[1]), Fault("POST", "jobs", done=True)]
+    assert watch.follow(work, google_batch, QUICK, stay=False)
+    assert batch.made == 2 * ["tiny-collect-1"], "once each time"

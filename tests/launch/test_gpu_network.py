@@ -25,7 +25,6 @@ def config(machine, **settings):
 
 
 def bodies(machine, collection):
-    """What the requests for one kind of resource make, by name."""
     made = [request for request in gpu_network.requests(config(machine)) if f"/{collection}?" in request.url]
     return {request.body["name"]: request.body for request in made}
 
@@ -38,12 +37,8 @@ def test_every_interface_has_a_subnetwork_of_its_own_that_was_made(machine):
     assert sorted(used) == sorted(subnetworks) and len(set(used)) == len(used)
     assert {each["network"].rpartition("/")[2] for each in subnetworks.values()} == set(networks)
     assert all(each["nicType"] in compute_v1.NetworkInterface.NicType.__members__ for each in interfaces)
-
-
-@pytest.mark.parametrize("machine", WITH_CARDS)
-def test_no_two_subnetworks_of_a_machine_share_addresses(machine):
-    """Compute Engine refuses a machine with overlapping subnetworks; and all are within what the firewall lets in."""
-    ranges = [ip_network(each["ipCidrRange"]) for each in bodies(machine, "subnetworks").values()]
+    # Compute Engine refuses a machine with overlapping subnetworks; and all are within what the firewall lets in.
+    ranges = [ip_network(each["ipCidrRange"]) for each in subnetworks.values()]
     assert not any(one.overlaps(other) for one, other in combinations([*ranges, DEFAULT], 2))
     assert all(each.subnet_of(ip_network(gpu_network.ADDRESSES)) for each in ranges)
 
@@ -95,14 +90,11 @@ WORDS = ["launch", "compute", "networks", "--machine=a4-highgpu-8g", "--gpu_netw
 WORDS += [f"--{key}={value}" for key, value in CLOUD.items()]
 
 
-def test_a_dry_run_shows_the_requests(capsys):
+def test_networks_are_made_once_as_a_dry_run_shows(capsys, address):
     assert main([*WORDS, "--dry-run"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)["requests"]
     assert shown == [request.rest() for request in gpu_network.requests(config("a4-highgpu-8g"))]
-
-
-def test_networks_are_made_once(address, capsys):
-    """Networks before their subnetworks; again, what is there is left as it is."""
+    # Networks before their subnetworks; again, what is there is left as it is.
     with FakeCompute() as service:
         address("COMPUTE", service)
         assert main(WORDS) == 0

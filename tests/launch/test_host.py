@@ -4,11 +4,11 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 
-from tests.launch.conftest import nvidia_smi
+from tests.launch.conftest import job_of, nvidia_smi
 from tests.launch.fake_metadata import Metadata
 from tpullm.launch import supervisor as program
 from tpullm.launch.record import HostExit
@@ -20,14 +20,8 @@ from tpullm.system.errors import TryAgain, UserError
 ALONE, TWO = Place(source="a test"), Place(1, 2, "a test", "first:1")
 
 
-class Lines:
-    """A log that keeps its lines."""
-
-    def __init__(self):
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
+class Lines(list):
+    line = list.append
 
 
 @pytest.fixture
@@ -67,7 +61,7 @@ def test_the_exit_codes_after_which_the_verb_is_restarted(host, ends, code, left
     made = host(*ends)
     assert made.run() == HostExit(0, code, "its last line") and len(made.left) == left
     assert made.record.last_start(1, 0) == len(ends) - left
-    assert made._log.lines[-1] == f"host: pretrain ended with {code}"
+    assert made._log[-1] == f"host: pretrain ended with {code}"
 
 
 @pytest.mark.parametrize("ends", [[75] * 5, [1, 75, 1, 130, 75]])
@@ -79,13 +73,11 @@ def test_a_host_that_always_hangs_is_restarted_four_times(host, ends):
 PROGRESS = ["pretrain/checkpoints/20", "documents/manifest.json", ".collect/0a1b/000003.npz"]
 
 
-@pytest.mark.parametrize(
-    "ends, code", [([1, 1, "progress", 1, 1, 0], 1), ([75] * 4 + ["progress"] + [75] * 5 + [0], 1)]
-)
+@pytest.mark.parametrize("ends", [[1, 1, "progress", 1, 1, 0], [75] * 4 + ["progress"] + [75] * 5 + [0]])
 @pytest.mark.parametrize("made", PROGRESS)
-def test_ends_with_progress_between_them_are_not_counted_together(host, made, ends, code):
+def test_ends_with_progress_between_them_are_not_counted_together(host, made, ends):
     supervisor = host(*(ending(end, ends[0], lambda: supervisor.run_folder / made) for end in ends))
-    assert supervisor.run().code == code and supervisor.left == [0]
+    assert supervisor.run().code == 1 and supervisor.left == [0]
 
 
 def ending(end, code, path):
@@ -135,33 +127,21 @@ def test_hosts_that_join_wait_for_each_other(host):
     assert ended == [HostExit(1, 0, "its last line")]
 
 
-def test_shares_wait_for_nobody(host):
+def test_shares_wait_for_nobody_and_hosts_no_longer_than_their_peers_may_come(host, monkeypatch):
     made = host(0, verb="collect", place=TWO)
     assert made.run().code == 0
     assert made.record.ready_hosts(1, 1) == 1, "the watcher sees that it was started"
-
-
-def test_a_host_whose_peer_has_ended_ends_too(host):
+    monkeypatch.setattr(program, "SECONDS_FOR_PEERS", 0.05)
+    assert host(0, place=TWO).run() == HostExit(1, 75, "1 of 2 hosts are ready after 0 minutes")
     made = host(0, place=TWO)
     made.record.add_exit(1, HostExit(0, 2, "tokens: not made yet"))
     assert made.run() == HostExit(1, 75, "host 0 ended: tokens: not made yet") and made.left == [0]
 
 
-def test_peers_that_never_come_are_given_up(host, monkeypatch):
-    monkeypatch.setattr(program, "SECONDS_FOR_PEERS", 0.05)
-    assert host(0, place=TWO).run() == HostExit(1, 75, "1 of 2 hosts are ready after 0 minutes")
-
-
-@pytest.mark.parametrize(
-    "verb, place, flags",
-    [
-        ("pretrain", TWO, ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=first:1"]),
-        ("evaluate", ALONE, ["--hosts.index=0", "--hosts.count=1"]),
-        ("collect", TWO, []),
-    ],
-)
-def test_a_verb_that_joins_is_told_its_place(host, verb, place, flags):
-    assert host(verb=verb, place=place)._flags() == flags
+def test_a_verb_that_joins_is_told_its_place(host):
+    joined = ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=first:1"]
+    assert host(place=TWO)._flags() == joined and host(verb="collect", place=TWO)._flags() == []
+    assert host(verb="evaluate")._flags() == ["--hosts.index=0", "--hosts.count=1"]
 
 
 @pytest.fixture
@@ -186,18 +166,15 @@ def test_a_machine_of_a_group_knows_its_place_by_its_name(metadata):
     assert program.find_host('{"hosts": "1", "first": "x-3-1"}', "pretrain").coordinator == ""
 
 
-def test_a_task_that_shares_knows_its_index(monkeypatch):
-    monkeypatch.setenv("BATCH_TASK_INDEX", "3")
-    monkeypatch.setenv("BATCH_TASK_COUNT", "8")
-    place = program.find_host("", "collect")
-    assert (place.index, place.count) == (3, 8)
-
-
-def test_there_have_to_be_as_many_hosts_as_were_launched():
+def test_a_task_knows_its_index_and_hosts_have_to_be_as_many_as_were_launched(monkeypatch):
     assert program.find_host("", "pretrain").count == 1
     assert program.find_host('{"hosts": "1", "first": ""}', "pretrain").count == 1
     with pytest.raises(UserError, match="hosts: 1 by no sign of others .*, and 4 were launched"):
         program.find_host('{"hosts": "4", "first": ""}', "pretrain")
+    monkeypatch.setenv("BATCH_TASK_INDEX", "3")
+    monkeypatch.setenv("BATCH_TASK_COUNT", "8")
+    place = program.find_host("", "collect")
+    assert (place.index, place.count) == (3, 8)
 
 
 @pytest.mark.parametrize(
@@ -226,15 +203,9 @@ def test_how_it_ended_is_reported_however_long_the_storage_takes(host, monkeypat
     """A task that Batch restarts has not ended."""
     if batch:
         monkeypatch.setenv("BATCH_TASK_INDEX", "0")
-    record, faults = host().record, [TryAgain("away")] * 3
-    add_exit = record.add_exit
-
-    def sometimes(*arguments):
-        if faults:
-            raise faults.pop()
-        add_exit(*arguments)
-
-    monkeypatch.setattr(record, "add_exit", sometimes)
+    record = host().record
+    add_exit = Mock(wraps=record.add_exit, side_effect=[TryAgain("away")] * 3 + [DEFAULT])
+    monkeypatch.setattr(record, "add_exit", add_exit)
     program._report_exit(record, 1, HostExit(0, code, "line"))
     assert record.exits(1) == ([] if batch and code in (75, 130) else [HostExit(0, code, "line")])
 
@@ -266,17 +237,10 @@ def test_a_machine_that_was_rebooted_after_its_report_runs_nothing(host, start):
     assert start() == 7 and made.record.last_start(4, 0) == 0 and made.record.logs(4) == []
 
 
-def ended(tmp_path):
-    """The reports of the fourth attempt, by the names of their files."""
+@pytest.fixture
+def reports(tmp_path):
     folder = tmp_path / "launch" / "attempts" / "0004" / "ended"
-    return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
-
-
-def broken(error):
-    def raises(*_):
-        raise error
-
-    return raises
+    return lambda: {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -288,24 +252,21 @@ def broken(error):
         (OSError("no metadata\nserver"), 1, "OSError: no metadata server"),
     ],
 )
-def test_an_error_before_a_machine_knows_its_place_is_reported(start, tmp_path, error, code, line):
-    assert start(place=broken(error)) == code
-    assert ended(tmp_path) == {"setup-machine": {"host": 3, "code": code, "line": f"supervisor on machine: {line}"}}
+def test_an_error_before_a_machine_knows_its_place_is_reported(start, reports, tmp_path, error, code, line):
+    assert start(place=Mock(side_effect=error)) == code
+    assert reports() == {"setup-machine": {"host": 3, "code": code, "line": f"supervisor on machine: {line}"}}
     assert (tmp_path / "reported").exists()
 
 
-def test_an_error_of_the_supervisor_itself_is_reported(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(Supervisor, "run", broken(ValueError("a fault of ours")))
-    assert start(place=TWO) == 1
-    line = "supervisor on machine: ValueError: a fault of ours"
-    assert ended(tmp_path) == {"0001": {"host": 1, "code": 1, "line": line}}
-
-
-def test_a_specification_that_was_changed_is_not_run(start, host, tmp_path):
+def test_an_error_of_the_supervisor_itself_and_a_changed_specification_are_reported(start, host, reports, monkeypatch):
     """Its name, which the machine was told by the cloud, is the hash of its content."""
     assert start(host()._spec | {"verb": "run"}, name=storage.hash_json(host()._spec)[:12]) == 2
-    (report,) = ended(tmp_path).values()
+    (report,) = reports().values()
     assert report["line"].endswith("is not what was launched (its hash differs); remove it and launch again")
+    monkeypatch.setattr(Supervisor, "run", Mock(side_effect=ValueError("a fault of ours")))
+    assert start(place=TWO) == 1
+    line = "supervisor on machine: ValueError: a fault of ours"
+    assert reports() == {"setup-machine": report, "0001": {"host": 1, "code": 1, "line": line}}
 
 
 def verb_at_the_end_of_the_hours(code):
@@ -317,25 +278,21 @@ def verb_at_the_end_of_the_hours(code):
     return run_verb
 
 
-@pytest.mark.parametrize("batch, ended_with, code", [(False, 130, 124), (True, 130, 124), (False, 0, 0), (False, 2, 2)])
-def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(
-    start, tmp_path, monkeypatch, batch, ended_with, code
-):
+@pytest.mark.parametrize("batch, ended, code", [(False, 130, 124), (True, 130, 124), (False, 0, 0), (False, 2, 2)])
+def test_the_verb_is_stopped_before_the_hours_of_its_machine_are_over(start, reports, monkeypatch, batch, ended, code):
     """Batch starts a task again after 75, with new hours; after 124 it does not. One that ends by itself has ended."""
     if batch:
         monkeypatch.setenv("BATCH_TASK_INDEX", "0")
-    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(ended_with))
+    monkeypatch.setattr(Supervisor, "_run_verb", verb_at_the_end_of_the_hours(ended))
     assert start() == code
-    (report,) = ended(tmp_path).values()
+    (report,) = reports().values()
     line = "stopped and saved at step 5"
-    if ended_with == 130:
+    if ended == 130:
         line = f"the hours of this machine are over (max_hours); {line}"
-    assert report == {"host": 0, "code": 75 if ended_with == 130 else code, "line": line}
+    assert report == {"host": 0, "code": 75 if ended == 130 else code, "line": line}
 
 
-@pytest.mark.parametrize(
-    "seconds, after", [(3600.0, 3240.0), (72 * 3600.0, 72 * 3600.0 - 600), (0.0, 0.0), (-5.0, 0.0)]
-)
+@pytest.mark.parametrize("seconds, after", [(3600.0, 3240.0), (7200.0, 6600.0), (0.0, 0.0), (-5.0, 0.0)])
 def test_ten_minutes_or_a_tenth_are_left_to_save(host, monkeypatch, seconds, after):
     timed, timer = host(), Mock()
     monkeypatch.setattr(program.threading, "Timer", timer)
@@ -381,17 +338,58 @@ def test_the_hosts_of_a_start_get_one_secret_that_no_other_start_has(host):
         assert first._shared == second._shared
         found.append(first._shared["TPULLM_HOSTS_SECRET"])
     assert len(set(found)) == 2 and all(len(secret) == 64 for secret in found)
-    assert not any(secret in line for secret in found for line in first._log.lines + second._log.lines)
+    assert not any(secret in line for secret in found for line in first._log + second._log)
 
 
-def test_a_machine_without_the_gpus_that_were_launched_does_not_start_the_verb(start, host, tmp_path, monkeypatch):
+def test_a_machine_without_the_gpus_that_were_launched_does_not_start_the_verb(
+    start, host, reports, tmp_path, monkeypatch
+):
     """Nor is it tried again: another attempt would get a machine of the same image."""
     monkeypatch.setenv("PATH", str(tmp_path))
     nvidia_smi(tmp_path, ["NVIDIA H100 80GB HBM3, 580.95.05"] * 7)
     made = host()
     gpus = {"machine": "a3-highgpu-8g", "name": "NVIDIA H100 80GB HBM3", "count": 8}
     assert start(made._spec | {"gpus": gpus}) == 2 and made.record.last_start(4, 0) == 0
-    (report,) = ended(tmp_path).values()
-    assert (
-        report["code"] == 2 and "a3-highgpu-8g has 8 x NVIDIA H100 80GB HBM3, and nvidia-smi finds 7" in report["line"]
-    )
+    (report,) = reports().values()
+    assert "a3-highgpu-8g has 8 x NVIDIA H100 80GB HBM3, and nvidia-smi finds 7" in report["line"]
+
+
+H200 = "NVIDIA H200, 580.95.05"
+SPEC = job_of("compute", "pretrain", machine="a3-ultragpu-8g").spec()
+
+
+@pytest.fixture
+def finds(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return lambda lines, code=0: nvidia_smi(tmp_path, lines, code)
+
+
+def test_the_gpus_of_the_machines_specification_pass(finds):
+    assert SPEC["gpus"] == {"machine": "a3-ultragpu-8g", "name": "NVIDIA H200", "count": 8}
+    assert "gpus" not in job_of("compute", "pretrain", machine="n2-standard-8").spec()
+    finds([H200] * 8)
+    program.check_gpus(**SPEC["gpus"])
+
+
+@pytest.mark.parametrize(
+    "lines, code, says",
+    [
+        ([H200] * 7, 0, "machine: a3-ultragpu-8g has 8 x NVIDIA H200, and nvidia-smi finds 7 x NVIDIA H200"),
+        (["NVIDIA H100 80GB HBM3, 580.95.05"] * 8, 0, "nvidia-smi finds 8 x NVIDIA H100 80GB HBM3; launch again"),
+        ([H200] * 7 + ["NVIDIA L4, 580.95.05"], 0, "finds 7 x NVIDIA H200, 1 x NVIDIA L4"),
+        ([], 0, "nvidia-smi finds none"),
+        ([H200] * 7 + ["NVIDIA H200, 550.90.07"], 0, "image: its NVIDIA driver 550.90.07 is older than 580"),
+        (["No devices were found"], 6, "nvidia-smi finds no GPU (No devices were found)"),
+    ],
+)
+def test_others_are_one_line(finds, lines, code, says):
+    finds(lines, code)
+    with pytest.raises(UserError) as error:
+        program.check_gpus(**SPEC["gpus"])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_image_without_a_driver(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="image: it has no nvidia-smi, so no NVIDIA driver; use an image with one"):
+        program.check_gpus(**SPEC["gpus"])

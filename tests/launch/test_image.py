@@ -9,13 +9,10 @@ IGNORE = (ROOT / "launch" / "Dockerfile.dockerignore").read_text(encoding="utf-8
 COPIED = {source for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()}
 
 
-def test_a_token_that_lies_in_the_checkout_is_not_in_the_image():
+def test_no_secret_that_lies_in_the_checkout_is_in_the_image_or_given_when_it_is_built():
     """All files are ignored (`*`) but named ones, which are copied by name: no `.env`, no key, no `runs`."""
     assert IGNORE[0] == "*"
     named = {line.removeprefix("!") for line in IGNORE if line.startswith("!")}
     assert COPIED == named == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "configs", "tpullm"}
-
-
-def test_no_secret_is_given_when_it_is_built():
     assert set(re.findall(r"^(?:ARG|ENV) (\w+)", DOCKERFILE, re.MULTILINE)) == {"PYTHON", "EXTRAS"}
     assert re.findall(r"^ADD|--mount", DOCKERFILE, re.MULTILINE) == []

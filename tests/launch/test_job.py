@@ -24,37 +24,33 @@ def test_a_name_that_google_refuses(name):
         assert make_job("gs://b/run", name=good).name == good
 
 
-def test_machines_get_the_extras_of_the_trackers():
+def test_each_run_has_its_hash_each_specification_its_path_and_machines_the_extras():
     assert make_job("gs://b/run").extras() == "tpu,gcp"
     command = ["pretrain", "--config", str(TINY), "--trackers=[mlflow,wandb]"]
     assert make_job("gs://b/run", *command).extras() == "tpu,gcp,mlflow,wandb"
-
-
-@pytest.mark.parametrize(
-    "recipe, name", [("Tiny", "tiny-pretrain"), ("125m", "tpullm-125m-pretrain"), ("é_x", "x-pretrain")]
-)
-def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
-    command = ["pretrain", "--config", str(TINY), "--run", "gs://b/run", "--name", recipe]
-    assert job.make("tpu-vm", LaunchConfig(), command).name == name
-
-
-PAIRS = [("A", "1"), ("B", "2")]
-
-
-def test_each_run_has_its_hash_and_each_specification_its_path():
-    """The run's hash marks resources; the specification's hash is in its path, so none is overwritten."""
+    # The run's hash marks resources; the specification's hash is in its path, so none is overwritten.
     one, again, other = make_job("gs://b/one"), make_job("gs://b/one/"), make_job("gs://b/other")
     assert one.run_hash == again.run_hash != other.run_hash
     changed = make_job("gs://b/one", environment={"A": "1"})
     assert changed.spec_path != one.spec_path and changed.run_hash == one.run_hash
     assert one.spec_path.startswith("gs://b/one/launch/tiny-pretrain/jobs/")
     assert one.labels(3) == {"tpullm": "tiny-pretrain", "tpullm-run": one.run_hash, "tpullm-attempt": "3"}
-    in_another_order = [make_job("gs://b/one", environment=dict(each)) for each in (PAIRS, PAIRS[::-1])]
+    pairs = [("A", "1"), ("B", "2")]
+    in_another_order = [make_job("gs://b/one", environment=dict(each)) for each in (pairs, pairs[::-1])]
     assert in_another_order[0].spec_path == in_another_order[1].spec_path
+    source = "[{name: a, kind: medicine, path: hpo, licence: l}]"
+    work = job_of("batch", "collect", arguments=["--corpus.sources", source])
+    job.check_cloud(work)
+    assert "domains" in work.extras().split(",")
+
+
+@pytest.mark.parametrize("recipe, name", [("Tiny", "tiny"), ("125m", "tpullm-125m"), ("é_x", "x")])
+def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
+    command = ["pretrain", "--config", str(TINY), "--run", "gs://b/run", "--name", recipe]
+    assert job.make("tpu-vm", LaunchConfig(), command).name == f"{name}-pretrain"
 
 
 def job_with(key: str, path: str, verb: str) -> job.Job:
-    """A job in which one input has a path; a mount is seen by its machines."""
     words = {
         "corpus.sources": ["--corpus.sources", f"[{{name: a, kind: jsonl, path: {path}, licence: l, language: en}}]"],
         "finetune.talk.conversations": ["--finetune.talk.conversations", f"[{path}]"],
@@ -102,13 +98,6 @@ def test_an_input_elsewhere_or_built_in_is_accepted(key, path, is_seen):
         job.check_cloud(job_with(key, path, "run"))
 
 
-def test_the_text_of_a_package_is_no_file_and_machines_get_the_package():
-    source = "[{name: a, kind: medicine, path: hpo, licence: l}]"
-    work = job_of("batch", "collect", arguments=["--corpus.sources", source])
-    job.check_cloud(work)
-    assert "domains" in work.extras().split(",")
-
-
 NARROW = ["devstorage.read_write", "logging.write", "monitoring.write"]
 
 
@@ -138,30 +127,16 @@ def test_the_most_that_an_attempt_can_cost_is_said():
     assert "at most 96.00 $ until then (9.60 $/h" in cost
 
 
-@pytest.mark.parametrize(
-    "network, subnetwork, paths",
-    [
-        ("", "", {}),
-        ("n", "", {"network": "global/networks/n"}),
-        ("", "s", {"subnetwork": "regions/us-west4/subnetworks/s"}),
-        ("n", "s", {"network": "global/networks/n", "subnetwork": "regions/us-west4/subnetworks/s"}),
-    ],
-)
-def test_networks_by_the_names_of_compute_engine(network, subnetwork, paths):
-    config = LaunchConfig(zone="us-west4-a", network=network, subnetwork=subnetwork)
-    assert config.network_paths == paths
+def test_networks_by_the_names_of_compute_engine():
+    paths = lambda **names: LaunchConfig(zone="us-west4-a", **names).network_paths  # noqa: E731
+    network, subnetwork = {"network": "global/networks/n"}, {"subnetwork": "regions/us-west4/subnetworks/s"}
+    assert (paths(), paths(network="n"), paths(subnetwork="s")) == ({}, network, subnetwork)
+    assert paths(network="n", subnetwork="s") == network | subnetwork
 
 
-@pytest.mark.parametrize(
-    "target, config, hosts",
-    [
-        ("tpu-vm", {"accelerator": "v5litepod-16", "slices": 3, "machine": "", "nodes": 7}, 12),
-        ("compute", {"accelerator": "", "slices": 3, "machine": "a3-highgpu-8g", "nodes": 7}, 7),
-    ],
-)
-def test_every_machine_of_every_slice_is_a_host(target, config, hosts):
-    work = job_of(target, "pretrain", **config)
-    assert work.hosts == hosts
+def test_every_machine_of_every_slice_is_a_host():
+    assert job_of("tpu-vm", "pretrain", accelerator="v5litepod-16", slices=3, nodes=7).hosts == 12
+    assert job_of("compute", "pretrain", machine="a3-highgpu-8g", slices=3, nodes=7).hosts == 7
 
 
 GPUS = {"machine": "a3-highgpu-8g", "nodes": 2}

@@ -20,6 +20,8 @@ from tpullm.launch.supervisor import Supervisor
 from tpullm.recipe import parsing as recipes
 
 ALL = "".join(ODD)
+MACHINES = {"tpu-vm": {"accelerator": "v5litepod-4"}, "compute": {"machine": "n2-standard-8"}}
+MACHINES["batch"] = MACHINES["compute"]
 # A stand-in for the verb: it writes its arguments, its recipe and a variable into a file.
 VERB = """
 import json, os, pathlib, sys
@@ -31,7 +33,6 @@ pathlib.Path(os.environ["STUB"]).write_text(json.dumps(seen), "utf-8")
 
 @pytest.fixture
 def verb(tmp_path, monkeypatch):
-    """A function that reads what the stand-in for the verb has seen."""
     folder = tmp_path / "stub"
     (folder / "tpullm").mkdir(parents=True)
     (folder / "tpullm" / "__init__.py").touch()
@@ -42,7 +43,6 @@ def verb(tmp_path, monkeypatch):
 
 
 def test_the_specification_becomes_the_same_recipe(verb, tmp_path, text=ALL, value=ALL):
-    """By JSON, YAML and the supervisor."""
     run = f"gs://bucket/{ALL}"
     words = ["pretrain", "--config", str(TINY), f"--evaluate.attention={text}", f"--text={text}"]
     job = make_job(run, *words, environment={"MINE": value})
@@ -67,16 +67,9 @@ def test_local_processes_have_the_same_arguments(verb, text):
 
 
 @pytest.mark.parametrize("name", [ALL, "%2F", "-rf"])
-@pytest.mark.parametrize(
-    "target, config",
-    [
-        ("tpu-vm", {"accelerator": "v5litepod-4"}),
-        ("compute", {"machine": "a3-highgpu-8g"}),
-        ("batch", {"machine": "n2-standard-8"}),
-    ],
-)
-def test_a_request_tells_the_machine_the_same_name(target, config, name):
-    job = job_of(target, "pretrain", run=f"gs://bucket/{name}", **config)
+@pytest.mark.parametrize("target", MACHINES)
+def test_a_request_tells_the_machine_the_same_name(target, name):
+    job = job_of(target, "pretrain", run=f"gs://bucket/{name}", **MACHINES[target])
     target = importlib.import_module(f"tpullm.launch.{launch.CLOUD[target]}")
     told = [json.dumps(request.body, ensure_ascii=False) for request in target.requests(job, 1)]
     assert any(json.dumps(job.spec_path, ensure_ascii=False) in text for text in told)

@@ -39,7 +39,6 @@ LINES = [f"line {number}" for number in range(40)]
 
 
 def test_all_lines_are_there_in_pieces(bucket, tmp_path, monkeypatch, capsys):
-    """On `gs://` the last of them once the log is closed."""
     monkeypatch.setattr(module, "PIECE_CHARACTERS", 50)
     for folder in (tmp_path / "logs", bucket / "logs"):
         log = Log(folder, 3)

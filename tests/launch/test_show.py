@@ -22,7 +22,7 @@ def attempt(number, outcome=None, starts=0, exits=()):
     return Attempt(number, "spec", 0.0, starts, exits, outcome)
 
 
-def test_attempts_machines_and_their_cost():
+def test_attempts_machines_and_their_cost_which_may_not_be_known():
     resources = [
         Resource("x-2", 2, State.ACTIVE, "hash", dollars_an_hour=1.5),
         Resource("x-1", 1, State.FAILED, "hash", "no quota", dollars_an_hour=0.25),
@@ -36,6 +36,13 @@ def test_attempts_machines_and_their_cost():
         "  x-1: failed (no quota), 0.25 $/h",
         f"  now 1.75 $/h (list prices on demand of {PRICES_DATE}, cloud.google.com/tpu/pricing; spot costs less)",
     ]
+    unknown = Resource("x-1", 1, State.ACTIVE, "hash", dollars_an_hour=None)
+    lines = show.status(job_of("compute", "pretrain", machine="n2-standard-8"), [attempt(1)], [unknown]).splitlines()
+    assert lines[1:] == [
+        "  attempt 1: no host has started the verb yet",
+        "  x-1: active, unknown cost",
+        f"  now 0.00 $/h ({machines.PRICES})",
+    ]
 
 
 def test_the_status_tells_where_the_hours_of_a_training_went(tmp_path):
@@ -45,16 +52,6 @@ def test_the_status_tells_where_the_hours_of_a_training_went(tmp_path):
     spent = {"process": 1.0, "resumed": 0, "step": 1200, "skipped": 0, "seconds": {"data": 10.0, "all": 100.0}}
     storage.write_text(tmp_path / "pretrain" / "hours.jsonl", json.dumps(spent) + "\n")
     assert show.trainings(job) == "  pretrain: step 1,200, goodput 90.0% (data 10.0%)\n"
-
-
-def test_a_cost_that_is_not_known_is_told_and_machines_have_their_own_source():
-    unknown = Resource("x-1", 1, State.ACTIVE, "hash", dollars_an_hour=None)
-    lines = show.status(job_of("compute", "pretrain", machine="n2-standard-8"), [attempt(1)], [unknown]).splitlines()
-    assert lines[1:] == [
-        "  attempt 1: no host has started the verb yet",
-        "  x-1: active, unknown cost",
-        f"  now 0.00 $/h ({machines.PRICES})",
-    ]
 
 
 def test_yaml_keeps_the_order_lines_and_long_commands():
@@ -83,7 +80,6 @@ def test_whole_lines_of_the_last_attempt_with_their_hosts(record):
 
 
 def test_new_lines_come_once_until_the_attempt_is_final(record, monkeypatch):
-    """Each look finds one more change; an attempt that is lost is followed by another."""
     changes = [
         lambda: write(record, 1, "0000.0000.log", "a\nb"),
         lambda: write(record, 1, "0000.0000.log", "a\nb\nc\n"),

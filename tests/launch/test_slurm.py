@@ -1,6 +1,7 @@
 """`launch slurm`: the batch script, run as Slurm runs it, and questions to Slurm; with stand-ins for its commands."""
 
 import os
+import re
 import shlex
 import subprocess
 
@@ -31,7 +32,6 @@ def make(verb="pretrain", run="runs/x", arguments=(), **config) -> job.Job:
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """The commands of Slurm; returns what was called."""
     (tmp_path / "tools").mkdir()
     for name, text in TEXTS.items():
         program = tmp_path / "tools" / name
@@ -43,10 +43,7 @@ def cluster(tmp_path, monkeypatch):
 
 
 def options(work: job.Job) -> dict[str, str]:
-    """The options of a batch script, as sbatch reads them."""
-    lines = [
-        line.removeprefix("#SBATCH ") for line in slurm.batch_script(work).splitlines() if line.startswith("#SBATCH ")
-    ]
+    lines = re.findall("^#SBATCH (.*)$", slurm.batch_script(work), re.MULTILINE)
     words = [word for line in lines for word in shlex.split(line)]
     return dict(word.partition("=")[::2] for word in words)
 
@@ -80,14 +77,13 @@ def test_the_hours_the_log_and_more_options():
 
 
 def run_script(work: job.Job, tmp_path, seconds=0, **variables) -> int:
-    """Run a batch script, as if it had begun some seconds ago."""
     text = slurm.batch_script(work).replace("#!/bin/bash\n", f"#!/bin/bash\nSECONDS={seconds}\n")
     (tmp_path / "script").write_text(text)
     own = os.environ | {"SLURM_JOB_ID": "4711"} | variables
     return subprocess.run(["bash", "script"], env=own, cwd=tmp_path, stdin=subprocess.DEVNULL).returncode
 
 
-def test_the_tasks_share_a_secret_and_have_the_variables(cluster, tmp_path):
+def test_the_tasks_share_a_secret_and_have_the_variables_and_googles_settings_of_nccl(cluster, tmp_path, monkeypatch):
     work = make(environment={"A": "it's $HOME"}, arguments=["--name", "a 'b' $c"])
     secrets = set()
     for _ in range(2):
@@ -97,9 +93,6 @@ def test_the_tasks_share_a_secret_and_have_the_variables(cluster, tmp_path):
         secrets.add(found["TPULLM_HOSTS_SECRET"])
     assert len(secrets) == 2, "each start has its own"
     assert cluster()[0].endswith(f"-m tpullm pretrain --config {TINY} --run runs/x --name a 'b' $c")
-
-
-def test_googles_settings_of_nccl_are_read_where_they_are(cluster, tmp_path, monkeypatch):
     profile = tmp_path / "lib64" / "nccl-env-profile.sh"
     profile.parent.mkdir()
     profile.write_text("export NCCL_NET=FasTrak NCCL_TUNER=$NCCL_LIB_DIR/tuner\n")
@@ -132,7 +125,12 @@ def words(tmp_path, *own):
     return ["launch", "slurm", *own, "--", "pretrain", "--config", str(TINY), "--run", str(tmp_path / "run")]
 
 
-def test_a_job_is_submitted_asked_for_and_stopped(cluster, tmp_path, capsys):
+def test_a_job_is_submitted_where_its_run_can_be_written_asked_for_and_stopped(
+    cluster, bucket, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([*words(tmp_path)[:-1], "gs://no-such-bucket/run"]) == 2
+    assert "no such bucket" in capsys.readouterr().err and cluster() == []
     assert main(words(tmp_path, "--nodes=2")) == 0
     assert "tiny-pretrain: job 4711" in capsys.readouterr().err and (tmp_path / "run/launch/tiny-pretrain").is_dir()
     config = LaunchConfig(nodes=2)
@@ -145,14 +143,6 @@ def test_a_job_is_submitted_asked_for_and_stopped(cluster, tmp_path, capsys):
     assert cluster() == ["sbatch --parsable", f"squeue {mine}", f"scancel {mine}"]
 
 
-def test_nothing_is_submitted_for_a_run_directory_that_can_not_be_written(
-    cluster, bucket, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    assert main([*words(tmp_path)[:-1], "gs://no-such-bucket/run"]) == 2
-    assert "no such bucket" in capsys.readouterr().err and cluster() == []
-
-
 def test_the_logs_are_those_of_the_newest_job(cluster, tmp_path, capfd):
     folder = tmp_path / "run/launch/tiny-pretrain"
     folder.mkdir(parents=True)
@@ -163,35 +153,28 @@ def test_the_logs_are_those_of_the_newest_job(cluster, tmp_path, capfd):
 
 
 def test_a_dry_run_shows_the_script(tmp_path, capsys):
-    """Without any command of Slurm."""
     assert main(words(tmp_path, "--dry-run", "--gpus_per_node=8", "--nodes=2")) == 0
     work = job.make("slurm", LaunchConfig(nodes=2, gpus_per_node=8), words(tmp_path)[3:])
-    assert yaml.safe_load(capsys.readouterr().out) == {
-        "command": "sbatch --parsable",
-        "script": slurm.batch_script(work),
-    }
+    shown = {"command": "sbatch --parsable", "script": slurm.batch_script(work)}
+    assert yaml.safe_load(capsys.readouterr().out) == shown
     assert not (tmp_path / "run").exists()
 
 
-def test_what_slurm_can_not_run_is_refused():
-    with pytest.raises(UserError, match=r"mesh: .* does not fit 12 device\(s\).* \(nodes: 3 with 4 GPUs\)"):
-        slurm.check(make(nodes=3, gpus_per_node=4, arguments=["--mesh.fsdp", "16"]))
-    slurm.check(make(nodes=4, gpus_per_node=4, arguments=["--mesh.fsdp", "16"]))
-    with pytest.raises(UserError, match="gpus_per_node: collect needs no GPU"):
-        slurm.check(make("collect", gpus_per_node=8))
-    slurm.check(make("collect", nodes=8))
-
-
-def test_slurms_refusal_and_a_machine_without_slurm(cluster, tmp_path, capsys, monkeypatch):
-    (tmp_path / "tools" / "sbatch").write_text(
-        "#!/bin/sh\necho 'sbatch: error: invalid partition\n specified' >&2; exit 1\n"
-    )
+def test_what_slurm_can_not_run_is_refused_and_slurms_refusal_told(cluster, tmp_path, capsys, monkeypatch):
+    refused = "#!/bin/sh\necho 'sbatch: error: invalid partition\n specified' >&2; exit 1\n"
+    (tmp_path / "tools" / "sbatch").write_text(refused)
     assert main(words(tmp_path)) == 2
     assert "tpullm: sbatch: refused (sbatch: error: invalid partition specified)\n" == capsys.readouterr().err
     assert main(words(tmp_path, "--watch")) == 2 and "watch: Slurm queues a job again" in capsys.readouterr().err
     monkeypatch.setenv("PATH", "/nonexistent")
     assert main(words(tmp_path)) == 2
     assert "sbatch: is not on this machine; launch from a login node" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"mesh: .* does not fit 12 device\(s\).* \(nodes: 3 with 4 GPUs\)"):
+        slurm.check(make(nodes=3, gpus_per_node=4, arguments=["--mesh.fsdp", "16"]))
+    slurm.check(make(nodes=4, gpus_per_node=4, arguments=["--mesh.fsdp", "16"]))
+    with pytest.raises(UserError, match="gpus_per_node: collect needs no GPU"):
+        slurm.check(make("collect", gpus_per_node=8))
+    slurm.check(make("collect", nodes=8))
 
 
 # As Slurm's own: each task has its number, on nodes that are all this machine.

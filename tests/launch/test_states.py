@@ -1,6 +1,7 @@
 """How each service's answer is read: the state of an attempt, why it failed, whether it would again, and its cost."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from google.cloud import batch_v1, tpu_v2
@@ -18,39 +19,28 @@ SLICE_DOLLARS = machines.find_slice("v5litepod-16").dollars_an_hour
 
 
 def queued(state, error=None, kind="v5litepod-16"):
-    """A queued resource as the API shows it."""
     node = {"acceleratorType": kind, "labels": {"tpullm-run": "hash"}} if kind else {}
     found = {"state": state} | ({"failedData": {"error": error}} if error else {})
     return {"name": "p/tiny-pretrain-2", "tpu": {"nodeSpec": [{"node": node}]}, "state": found}
 
 
-@pytest.mark.parametrize(
-    "states, published_states, left_out",
-    [
-        (tpu_vm.STATES, tpu_v2.QueuedResourceState.State, {"STATE_UNSPECIFIED"}),
-        (google_batch.STATES, batch_v1.JobStatus.State, {"STATE_UNSPECIFIED"}),
-    ],
-    ids=["tpu-vm", "batch"],
-)
-def test_each_state_of_an_api_is_known(states, published_states, left_out):
-    assert set(states) == set(published_states.__members__) - left_out
+def test_each_state_of_an_api_is_known():
+    apis = {tpu_vm: tpu_v2.QueuedResourceState.State, google_batch: batch_v1.JobStatus.State}
+    for target, states in apis.items():
+        assert set(target.STATES) == set(states.__members__) - {"STATE_UNSPECIFIED"}
 
 
-def test_a_queued_resource_costs_from_when_it_is_provisioned():
+def test_what_is_known_of_a_queued_resource():
     seen = tpu_vm._queued_slice_resource(TPU, 2, queued("ACTIVE"))
     assert (seen.name, seen.attempt, seen.state, seen.run) == ("p/tiny-pretrain-2", 2, State.ACTIVE, "hash")
     costs = [word for word in tpu_vm.STATES if tpu_vm._queued_slice_resource(TPU, 2, queued(word)).dollars_an_hour]
+    assert tpu_vm._queued_slice_resource(TPU, 2, queued("SUSPENDED")).state is State.PREEMPTED
+    assert tpu_vm._queued_slice_resource(TPU, 2, queued("DELETING")).state is State.DELETING
     assert costs == ["PROVISIONING", "ACTIVE"] and seen.dollars_an_hour == 2 * SLICE_DOLLARS and not seen.permanent
-
-
-def test_a_queued_resource_of_which_little_is_known():
     seen = tpu_vm._queued_slice_resource(TPU, 1, {"name": "x"})
     assert (seen.state, seen.run, seen.reason) == (State.WAITING, "", "")
     assert tpu_vm._queued_slice_resource(TPU, 1, queued("ACTIVE", kind="")).dollars_an_hour is None
     assert tpu_vm._queued_slice_resource(TPU, 1, queued("ACTIVE", kind="v99-8")).dollars_an_hour is None
-
-
-def test_why_a_queued_resource_failed():
     quota = {"code": 8, "message": "Quota exceeded"}
     seen = tpu_vm._queued_slice_resource(TPU, 1, queued("FAILED", quota))
     assert (seen.reason, seen.permanent) == ("Quota exceeded", True)
@@ -76,14 +66,12 @@ def tasks(monkeypatch):
 
 
 def ended(code, words="Task failed", second=0):
-    """The event of a task that ended."""
     at = f"2026-01-01T00:00:{second:02d}Z"
     execution = {"exitCode": code} if code else {}
     return {"type": "STATUS_CHANGED", "description": words, "eventTime": at, "taskExecution": execution}
 
 
 def batch_job(state, events=(), **counts):
-    """A Batch job as the API shows it."""
     groups = {"group0": {"counts": {name: str(count) for name, count in counts.items()}}}
     status = {"state": state, "statusEvents": list(events), "taskGroups": groups}
     return {"name": "p/tiny-collect-2", "labels": {"tpullm-run": "hash"}, "status": status}
@@ -118,7 +106,7 @@ def test_why_a_batch_job_failed(tasks, codes, state, permanent):
     assert (seen.state, seen.permanent) == (state, permanent)
 
 
-def test_the_task_that_failed_first_is_the_cause(tasks):
+def test_the_task_that_failed_first_is_the_cause(tasks, monkeypatch):
     """Batch stops the others, which then end too; a task that has not failed says nothing."""
     tasks += [[ended(143, "stopped", 9)], [ended(9, "cause", 3), ended(2, "the cause", 5)], [ended(1, "stopped", 8)]]
     tasks.append(([ended(50001, "taken back, and restarted", 1)], "SUCCEEDED"))
@@ -129,11 +117,7 @@ def test_the_task_that_failed_first_is_the_cause(tasks):
     tasks.append([fraction])
     assert google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED")).state is State.PREEMPTED
 
-
-def test_a_job_that_goes_away_while_its_tasks_are_listed_has_none(monkeypatch):
-    def gone(parent):
-        raise google_api.Missing("no such job")
-
+    gone = Mock(side_effect=google_api.Missing("no such job"))
     monkeypatch.setattr(google_batch, "TASKS", SimpleNamespace(list=gone))
     assert google_batch._batch_job_resource(BATCH, 1, batch_job("FAILED")).state is State.FAILED
 

@@ -28,9 +28,8 @@ CHIP = Chip(
     latency_seconds=1e-6,
     offloads_collectives=True,
 )
-DENSE = ModelConfig(
-    layers=3, width=512, heads=8, kv_heads=4, head_width=64, mlp_width=1024, context_length=256, qk_norm="none"
-).resolved(1024)
+SHAPE = {"layers": 3, "width": 512, "heads": 8, "kv_heads": 4, "head_width": 64, "mlp_width": 1024}
+DENSE = ModelConfig(**SHAPE, context_length=256, qk_norm="none").resolved(1024)
 EXPERTS = dataclasses.replace(DENSE, experts=8, experts_per_token=2)
 ATTENTION = 512 * 512 + 2 * 512 * 256 + 512 * 512  # parameters of queries, keys and values, output
 MLP = 3 * 512 * 1024

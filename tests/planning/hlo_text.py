@@ -54,7 +54,5 @@ def between_slices(text: str) -> list[tuple[str, int]]:
 
 
 def largest_arrays(text: str, dtype: str) -> int:
-    """Elements of the largest array of that type in the program, on one device."""
-    return max(
-        (math.prod(map(int, dims.split(","))) for dims in re.findall(rf"\b{dtype}\[([\d,]+)\]", text)), default=0
-    )
+    found = re.findall(rf"\b{dtype}\[([\d,]+)\]", text)
+    return max((math.prod(map(int, dims.split(","))) for dims in found), default=0)

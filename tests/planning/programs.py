@@ -16,7 +16,6 @@ GATHER = f'%gather = bf16[4096,4096]{{1,0}} all-gather(%w), channel_id=1, {LINES
 
 
 def looped(*lines: str, turns: int = 32, before: str = "") -> str:
-    """A program with these lines in a loop."""
     body = "\n".join(f"  {line}" for line in lines)
     return f"""HloModule jit_step, is_scheduled=true
 

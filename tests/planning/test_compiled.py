@@ -11,6 +11,7 @@ import math
 import os
 import re
 
+import jax
 import pytest
 
 from tests.conftest import ROOT
@@ -24,36 +25,22 @@ from tpullm.recipe.parsing import load
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed")
 SMALL = 1 << 20  # bytes: norms, losses and the like
+CASES = [("1b", "v5e:8x8"), ("1b", "v5e:16x16"), ("8b", "v6e:16x16"), ("8b", "v5p:4x4x4"), ("70b", "v5p:8x8x8")]
 DENSE = [
-    pytest.param(*case, marks=pytest.mark.ci if case[0] == "125m" else pytest.mark.slow)
-    for case in (
-        ("125m", "v5e:4x4", None),
-        ("1b", "v5e:8x8", None),
-        ("1b", "v5e:16x16", None),
-        ("8b", "v6e:16x16", None),
-        ("8b", "v5p:4x4x4", None),
-        ("70b", "v5p:8x8x8", None),
-    )
+    pytest.param("125m", "v5e:4x4", marks=pytest.mark.ci),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES),
 ]
 
 
 @functools.cache
-def program(name: str, slice_name: str, mesh: tuple | None = None, rows: int = 1):
-    """A recipe with two layers and `rows` rows a device on a slice: its config, and the program's text."""
+def program(name: str, slice_name: str, mesh: tuple | None = None):
+    """A recipe with two layers and a row a device on a slice: its config, and the program's text."""
     recipe, topology = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(slice_name)
     model = dataclasses.replace(recipe.model, layers=2).resolved(recipe.tokenizer.vocabulary_size)
-    config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=rows * topology.chips)
+    config = dataclasses.replace(recipe.pretrain, accumulation=1, batch_size=topology.chips)
     job = Job(model, config, dict(mesh) if mesh else recipe.mesh, topology)
     placed = compiler_mesh(job.mesh, topology)
     return model, config, placed, compiled_step(job, placed).as_text()
-
-
-def layer_bytes(model) -> int:
-    """Of the largest parameter of one layer, in bfloat16."""
-    import jax
-
-    leaves = jax.tree.leaves(Architecture(model).shapes["layers"])
-    return 2 * max(math.prod(leaf.shape[1:]) for leaf in leaves)
 
 
 def test_describing_a_slice_leaves_the_environment_as_it_was():
@@ -63,14 +50,15 @@ def test_describing_a_slice_leaves_the_environment_as_it_was():
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
-def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
-    model, config, placed, text = program(name, slice_name, mesh)
+@pytest.mark.parametrize(("name", "slice_name"), DENSE)
+def test_the_program_is_as_an_expert_would_write_it(name, slice_name):
+    model, config, placed, text = program(name, slice_name)
     found = collectives(text)
     # Parameters are gathered in the loop, a layer's at a time and never the stack of them.
     gathers = [one for one in found if one.kind == "all-gather"]
     assert any(one.in_loop for one in gathers)
-    assert all(one.bytes <= layer_bytes(model) for one in gathers if one.in_loop)
+    layer = 2 * max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(Architecture(model).shapes["layers"]))
+    assert all(one.bytes <= layer for one in gathers if one.in_loop)
     assert all(one.bytes <= 2 * model.vocabulary_size * model.width for one in gathers)
     # Gradients are scattered as they are summed, nothing is summed everywhere. But on a v5e of 256 chips, once, after
     # the loop, the second step of a table's scatter is, a sixteenth of it; of two tables at once.
@@ -90,20 +78,20 @@ def test_the_program_is_as_an_expert_would_write_it(name, slice_name, mesh):
     assert "splash" in text
 
 
-@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
-def test_nothing_is_computed_or_laid_out_twice(name, slice_name, mesh):
+@pytest.mark.parametrize(("name", "slice_name"), DENSE)
+def test_nothing_is_computed_or_laid_out_twice(name, slice_name):
     """Rotary positions do not turn queries around in memory, and an activation is no part of the products beside it."""
-    model, _, _, text = program(name, slice_name, mesh)
+    model, _, _, text = program(name, slice_name)
     assert not re.search(rf"f32\[[\d,]+,2,{model.head_width // 2}\]", text)
     found = [one for body in computations(text).values() for one in body if "feed_forward" in one.operation]
     alone = [one for one in found if one.opcode == "fusion" and "kind=kLoop" in one.attributes]
     assert any(shape.dims[-1:] == (model.mlp_width,) for one in alone for shape in one.shapes)
 
 
-@pytest.mark.parametrize(("name", "slice_name", "mesh"), DENSE)
-def test_other_work_goes_on_while_the_layers_gather(name, slice_name, mesh):
+@pytest.mark.parametrize(("name", "slice_name"), DENSE)
+def test_other_work_goes_on_while_the_layers_gather(name, slice_name):
     """The bytes of a layer's collectives that nothing waits for. A v5e has no core for scatters: it waits for these."""
-    found = [one for one in collectives(program(name, slice_name, mesh)[-1]) if one.in_loop and one.bytes > SMALL]
+    found = [one for one in collectives(program(name, slice_name)[-1]) if one.in_loop and one.bytes > SMALL]
     kinds = ("all-gather",) if slice_name.startswith("v5e") else ("all-gather", "reduce-scatter")
     concerned = [one for one in found if one.kind in kinds]
     share = sum(one.bytes for one in concerned if one.asynchronous) / sum(one.bytes for one in concerned)
@@ -136,18 +124,10 @@ def test_between_slices_there_is_only_data(name):
     model, config, placed, text = program(name, "2 x v5e:4x4", (("data", 2), ("fsdp", -1)))
     crossing = between_slices(text)
     assert crossing and {kind for kind, _ in crossing} == {"all-reduce"}
-    assert max(size for _, size in crossing) <= 4 * max(math.prod(leaf.shape) for leaf in _parts(model, placed))
+    architecture = Architecture(model)
+    arrays = zip(*map(jax.tree.leaves, (architecture.shapes, architecture.shardings(placed))), strict=True)
+    largest = max(math.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in arrays)
+    assert max(size for _, size in crossing) <= 4 * largest
     # All else stays within a slice, whose devices the program numbers from 0.
     within = placed.size // 2
     assert all(device < within for one in collectives(text) for group in one.devices() for device in group)
-
-
-def _parts(model, mesh):
-    import jax
-
-    architecture = Architecture(model)
-    shapes, shardings = jax.tree.leaves(architecture.shapes), jax.tree.leaves(architecture.shardings(mesh))
-    return [
-        jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype)
-        for leaf, sharding in zip(shapes, shardings, strict=True)
-    ]

@@ -31,12 +31,10 @@ NAMES = [
 
 @functools.cache
 def program(name: str, topology: str):
-    """The executable of a recipe's step, with a row for each GPU."""
     recipe, gpus = load(ROOT / "configs" / "pretrain" / f"{name}.yaml"), parse(topology)
     model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
-    config = dataclasses.replace(
-        recipe.pretrain, accumulation=1, batch_size=gpus.chips, sequence_length=LENGTH, loss_chunks=4
-    )
+    rows = {"accumulation": 1, "batch_size": gpus.chips, "sequence_length": LENGTH}
+    config = dataclasses.replace(recipe.pretrain, **rows, loss_chunks=4)
     return compiled_step(Job(model, config, {"fsdp": -1}, gpus), compiler_mesh({"fsdp": -1}, gpus))
 
 
@@ -46,7 +44,6 @@ def collectives(topology: str, text: str):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(name):
-    """Neither the scores nor a mask of all pairs of tokens exist in any type."""
     text = program("125m", name).as_text()
     found = [shape.dims for body in computations(text).values() for one in body for shape in one.shapes]
     assert [dims for dims in found if dims.count(LENGTH) > 1] == []
@@ -54,7 +51,7 @@ def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(name):
 
 
 @pytest.mark.ci
-def test_nothing_is_waited_for_but_what_is_small():
+def test_collectives_are_not_waited_for_and_move_gradients_once_and_parameters_twice():
     """In the loops, gathers of parameters and scatters of gradients are asynchronous; each goes in one step."""
     every = collectives("h100:8", program("8b", "h100:8").as_text())
     found = [one for one in every if one.times > 1 and one.collective.bytes > 1 << 20]
@@ -62,11 +59,7 @@ def test_nothing_is_waited_for_but_what_is_small():
     assert all(one.instruction.opcode.endswith("-start") for one in found)
     assert all('"is_sync":true' not in one.instruction.attributes for one in found)
     assert {len(group) for one in found for group in one.collective.devices()} == {8}
-
-
-@pytest.mark.ci
-def test_every_gradient_is_scattered_once_and_every_parameter_gathered_twice():
-    """In bfloat16, by the bytes of whole arrays; the tables once more or less, as the loss needs them."""
+    # In bfloat16, by the bytes of whole arrays; the tables once more or less, as the loss needs them.
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
     model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
     width, kv = model.width, model.kv_heads * model.head_width
@@ -104,7 +97,6 @@ def test_a_program_above_the_memory_is_refused():
 
 @pytest.mark.ci
 def test_the_time_counts_products_and_attention():
-    """At least as long as the matmuls at the peak take."""
     recipe = load(ROOT / "configs" / "pretrain" / "8b.yaml")
     model = dataclasses.replace(recipe.model, layers=LAYERS).resolved(recipe.tokenizer.vocabulary_size)
     items = gpu_schedule.schedule_on_gpu(program("8b", "h100:8").as_text(), parse("h100:8"))

@@ -11,7 +11,6 @@ KNOWN = ', backend_config={"known_trip_count":{"n":"%d"}}'
 
 
 def program(turns: str = "", most: int = 6) -> str:
-    """A loop that copies 2 MiB each turn."""
     return f"""HloModule jit_step, is_scheduled=true
 
 %body (p: (s32[], bf16[1024,1024])) -> (s32[], bf16[1024,1024]) {{
@@ -73,19 +72,13 @@ def test_a_grouped_matmul_takes_as_long_as_its_rows_in_use(kernel, filled):
     assert item.seconds == pytest.approx(2 * 4096 * filled * 2048 * 1024 / speed + LAUNCH)
 
 
-def test_few_rows_take_as_long_as_reading_the_matrices():
+def test_few_rows_and_buffers_that_nobody_fills():
     topology = parse("h100:1")
     program = ENTRY.format(FORWARD).replace("4096", "16")
     (item,) = schedule_on_gpu(program, topology)
     moved = 2 * (16 * 2048 + 8 * 2048 * 1024 + 16 * 1024) + 4 * 39
     assert item.seconds == pytest.approx(moved / (topology.chip.hbm_bandwidth * topology.chip.hbm_efficiency) + LAUNCH)
-
-
-def test_a_buffer_that_nobody_fills_takes_a_launch():
     (item,) = schedule_on_gpu(ENTRY.format(UNFILLED), parse("h100:1"))
     assert item.seconds == LAUNCH
-
-
-def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
     whole, half = (schedule_on_gpu(ENTRY.format(EXCHANGE), parse("h100:8"), filled)[0] for filled in (1.0, 0.5))
     assert whole.collective.bytes == 4096 * 1024 * 2 and half.busy_seconds == whole.busy_seconds / 2 > 0

@@ -33,7 +33,7 @@ ENTRY %main (param_3: f32[16,16]) -> f32[] {
 """
 
 
-def test_each_collective_is_found_with_what_it_is():
+def test_each_collective_is_found_with_what_it_is_and_its_groups_of_devices():
     found = {(one.kind, one.bytes): one for one in collectives(PROGRAM)}
     assert set(found) == {
         ("all-gather", 32 * 64 * 2),
@@ -48,9 +48,6 @@ def test_each_collective_is_found_with_what_it_is():
     assert not waits["all-gather", 32 * 64 * 2] and not waits["collective-permute", 16]
     assert waits["reduce-scatter", 16 * 64 * 2] and waits["all-reduce", 68]
     assert found["all-gather", 32 * 64 * 2].operation == "jit(step)/while/body/gather"
-
-
-def test_groups_of_devices_in_all_their_forms():
     groups = {(one.kind, one.bytes): one.devices() for one in collectives(PROGRAM)}
     assert groups["all-gather", 32 * 64 * 2] == [[0, 1], [2, 3]]
     assert groups["reduce-scatter", 40 * 64 * 2] == [[0, 2], [1, 3]]
@@ -59,9 +56,6 @@ def test_groups_of_devices_in_all_their_forms():
     assert groups["all-reduce", 68] == [[0, 1, 2, 3]]
     whole = Collective("all-reduce", 4, "[1,4]<=[4]", "")
     assert whole.devices() == [[0, 1, 2, 3]]
-
-
-def test_a_scatter_in_one_group_counts_what_goes_in():
     (one,) = collectives(
         "ENTRY %main (p: f32[16]) -> f32[4] {\n"
         "  ROOT %r = f32[4]{0} reduce-scatter(%p), channel_id=3, replica_groups={{0,1,2,3}}\n}\n"

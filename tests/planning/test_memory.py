@@ -23,7 +23,6 @@ PROGRAMS = [program for program in EVERY if program not in ON_GPUS]
 
 
 def of_program(program: dict):
-    """The candidate that a compiled program is."""
     options = {"mesh": written(program["mesh"])} | program["overrides"]
     (path,) = (ROOT / "configs").glob(f"*/{program['recipe']}.yaml")
     recipe = load(path, [f"--{key}={value}" for key, value in options.items()])
@@ -43,13 +42,9 @@ def test_it_is_what_the_compiler_says(programs):
     assert statistics.median(map(abs, errors.values())) < 0.03
 
 
-def test_programs_of_all_kinds_of_devices_are_compared():
-    assert {parse(program["topology"]).generation for program in EVERY} == {
-        *("v5e", "v6e", "v5p", "a100", "h100", "h200", "b200", "gb200", "l4")
-    }
-
-
 def test_what_the_compiler_refused_is_refused():
+    kinds = {parse(program["topology"]).generation for program in EVERY}
+    assert kinds == {"v5e", "v6e", "v5p", "a100", "h100", "h200", "b200", "gb200", "l4"}
     refused = [program for program in PROGRAMS if not program["peak_bytes"]]
     assert refused and not any(of_program(program).fits for program in refused)
 
@@ -65,7 +60,16 @@ def kept(of) -> float:
     return device_memory(of, RESTS).kinds["kept activations"] / (2 * of.tokens * 3)
 
 
-def test_the_state_is_divided_by_the_axes_that_split_it():
+def test_the_state_is_divided_by_the_axes_that_split_it_and_so_are_the_tables_and_the_loss():
+    of = setting(TIED, fsdp=16, loss_chunks=4)
+    found = moments(of)
+    assert found["tables"] == {"table": 2 * 2 * TABLE, "gradient of the table": 4 * TABLE, "hidden states": 4 * M * 512}
+    untied = moments(dataclasses.replace(of, model=dataclasses.replace(TIED, tied_embeddings=False)))
+    assert untied["tables"]["table"] == 2 * 3 * TABLE and untied["loss"] == found["loss"]
+    loss = {"table": 2 * TABLE, "gradient of the table": 4 * TABLE, "hidden states": 6 * M * 512}
+    assert found["loss"] == loss | {"scores": 4 * M * 1024 / 4}
+    half = moments(setting(TIED, fsdp=8, tensor=2, loss_chunks=4))
+    assert half["loss"]["table"] == TABLE and half["loss"]["scores"] == 4 * 512 * 512 / 4
     assert device_bytes(RESTS.parameters, (1, 8, 1, 1, 2)) == 100 + 200 + 200
     assert RESTS.total() == 100 + 1600 + 3200 + 4800
     found = device_memory(setting(TIED, fsdp=8, tensor=2), RESTS)
@@ -88,14 +92,11 @@ def test_what_is_kept_of_a_layer_beside_the_residual_stream(remat, numbers):
     assert kept(with_remat(setting(TIED, fsdp=16), remat)) == 512 + numbers
 
 
-def test_tensor_splits_what_is_kept_but_the_residual_stream():
+def test_what_is_kept_of_heads_and_plain_mlps_and_what_tensor_splits():
     of = setting(TIED, fsdp=8, tensor=2)
     assert kept(with_remat(of, "save_attention")) == 512 + KERNEL / 2
     assert kept(with_remat(of, "save_dots")) == 512 + KERNEL / 2 + 512 + 512 + 1024
     assert kept(with_remat(of, "none")) == 512 + KERNEL / 2 + 8 * 128 + 256 + 3 * 512 + 3 * 512
-
-
-def test_norms_of_queries_and_keys_and_plain_mlps():
     of = with_remat(setting(NORMED, fsdp=16), "none")
     plain = dataclasses.replace(of, model=dataclasses.replace(NORMED, gated=False))
     assert kept(of) - kept(with_remat(setting(TIED, fsdp=16), "none")) == (8 + 4) * 64
@@ -120,24 +121,11 @@ def test_what_is_kept_of_experts():
 
 
 def moments(of) -> dict[str, dict[str, float]]:
-    """Kinds of each moment, as if it were the worst."""
     named = {"tables": "_moment_before_loss", "loss": "_moment_of_loss", "backward": "_moment_of_backward"}
     return {key: getattr(memories, name)(of) for key, name in named.items()}
 
 
-def test_the_tables_and_the_loss():
-    of = setting(TIED, fsdp=16, loss_chunks=4)
-    found = moments(of)
-    assert found["tables"] == {"table": 2 * 2 * TABLE, "gradient of the table": 4 * TABLE, "hidden states": 4 * M * 512}
-    untied = moments(dataclasses.replace(of, model=dataclasses.replace(TIED, tied_embeddings=False)))
-    assert untied["tables"]["table"] == 2 * 3 * TABLE and untied["loss"] == found["loss"]
-    loss = {"table": 2 * TABLE, "gradient of the table": 4 * TABLE, "hidden states": 6 * M * 512}
-    assert found["loss"] == loss | {"scores": 4 * M * 1024 / 4}
-    half = moments(setting(TIED, fsdp=8, tensor=2, loss_chunks=4))
-    assert half["loss"]["table"] == TABLE and half["loss"]["scores"] == 4 * 512 * 512 / 4
-
-
-def test_a_layers_backward_pass_is_its_larger_part():
+def test_a_layers_backward_pass_is_its_larger_part_and_that_of_a_mixture():
     of = setting(dataclasses.replace(TIED, mlp_width=8192), fsdp=16, gradient=4)
     found = moments(of)["backward"]
     assert found["gradient of the table"] == 4 * TABLE
@@ -158,10 +146,7 @@ def test_a_layers_backward_pass_is_its_larger_part():
     assert of_one(waits) == plain - 1024
     split = setting(TIED, rows=512, fsdp=4, data=2, tensor=2)
     assert of_one(split) == 3 * 512 + (4 * 1024 + rotated + 3 * 512 + 2 * 256) / 2
-
-
-def test_a_mixtures_backward_pass():
-    """Four times the buffers, a quarter larger than the 512 rows; the rows; weights of two experts and gradients."""
+    # Four times the buffers, a quarter larger than the 512 rows; the rows; weights of two experts and gradients.
     of = setting(dataclasses.replace(EXPERTS, tied_embeddings=True), fsdp=4, expert=4)
     found = moments(of)["backward"]
     buffers = 4 * 1.25 * 512 * (512 + 1024) + 512 * 512

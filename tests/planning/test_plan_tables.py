@@ -79,23 +79,27 @@ def test_what_does_not_fit_has_neither_time_nor_price():
     assert "IT DOES NOT FIT: 2.50 GiB a chip are missing; scores is largest, 1.50 GiB; it fits with model.r" in told
     assert "a step" not in told and "dollars" not in told
     none = Advice(1.0, "scores", 1.0, "")
-    assert "no change of one key makes it fit; try --search, or more chips" in plan_details(
-        plan(fits=False, advice=none)
-    )
+    told = plan_details(plan(fits=False, advice=none))
+    assert "no change of one key makes it fit; try --search, or more chips" in told
     searched = plan(fits=False, advice=none, found=Found(3, 0, 0.1, ()))
     assert "makes it fit; take more chips" in plan_details(searched)
     assert "searched: 3 ways in 100 ms, 0 fit" in plan_details(searched)
     assert "█" * WIDTH in plan_details(plan(chosen_way(memory=Memory({"x": 32.0 * GIB}, "loss")), fits=False))
 
 
-def test_given_prices_and_interruptions():
-    run = dataclasses.replace(
-        RUN, dollars={"given": 5.0}, hours_between=24.0, interruptions=2.25, goodput=0.9876, restart_seconds=600
-    )
+def test_given_prices_interruptions_and_counted_devices():
+    often = {"hours_between": 24.0, "interruptions": 2.25, "goodput": 0.9876, "restart_seconds": 600}
+    run = dataclasses.replace(RUN, dollars={"given": 5.0}, **often)
     told = plan_details(plan(run=run))
     assert "5.00 dollars (given)" in told and "list prices" not in told
     assert "  interrupted every 24 hours in the mean, 2.2 times, 600 s to start again\n  goodput 98.8%, in the" in told
     assert "list prices" not in plan_details(plan(run=dataclasses.replace(RUN, dollars={})))
+    one = plan_details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
+    assert one.startswith("mine on v6e:1x1, 1 chip, ")
+    assert "over the links" not in plan_details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
+    here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
+    local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
+    assert ", 2 devices, " in plan_details(plan(chosen_way(local)))
 
 
 def test_plans_side_by_side():
@@ -114,7 +118,7 @@ def test_plans_side_by_side():
     assert cells[4] == ["v6e:4x4", "16", "8.0 of 16.0", *["-"] * 7, "DOES NOT FIT; it fits with model.remat: full"]
 
 
-def test_what_was_searched():
+def test_what_was_searched_and_what_the_compiler_said():
     other = chosen_way(setting(fsdp=8, tensor=2, chip=CHIP), estimate=dataclasses.replace(ESTIMATE, step_seconds=4.0))
     best = chosen_way()
     lines = plan_details(plan(found=Found(1500, 20, 2.0, (best, other)))).split("\n\n")[-1].splitlines()
@@ -122,12 +126,8 @@ def test_what_was_searched():
     assert lines[2].split() == ["{fsdp:", "16}", "full", "1", "256", "1", "8.0", "2", "s", "400", "ms"]
     assert lines[3].split()[:8] == ["{fsdp:", "8,", "tensor:", "2}", "full", "1", "256", "1"]
     assert "100.0% slower" in lines[3] and "slower" not in lines[2]
-
-
-def test_what_the_compiler_said():
-    proof = SimpleNamespace(
-        refused="", step_seconds=3.0, peak_bytes=5 * GIB, findings=(SimpleNamespace(text="change this"),)
-    )
+    findings = (SimpleNamespace(text="change this"),)
+    proof = SimpleNamespace(refused="", step_seconds=3.0, peak_bytes=5 * GIB, findings=findings)
     refused = SimpleNamespace(refused="too large", step_seconds=0.0, peak_bytes=20 * GIB, findings=())
     chosen = chosen_way()
     lines = plan_details(plan(proven=((chosen, proof), (chosen, refused)))).split("\n\n")[-1].splitlines()
@@ -138,12 +138,3 @@ def test_what_the_compiler_said():
     assert lines[-1] == "  too large"
     assert plans_side_by_side([plan(proven=((chosen, proof),))]).endswith("; compiled: 3 s a step")
     assert plans_side_by_side([plan(proven=((chosen, refused),))]).endswith("DOES NOT FIT, says the compiler")
-
-
-def test_devices_and_chips_are_counted():
-    one = plan_details(plan(chosen_way(setting(topology="v6e:1x1", chip=CHIP))))
-    assert one.startswith("mine on v6e:1x1, 1 chip, ")
-    assert "over the links" not in plan_details(plan(chosen_way(estimate=dataclasses.replace(ESTIMATE, transfers=()))))
-    here = SimpleNamespace(generation="local", chips=2, __str__=lambda self: "local")
-    local = dataclasses.replace(setting(fsdp=16, chip=CHIP), topology=here)
-    assert ", 2 devices, " in plan_details(plan(chosen_way(local)))

@@ -42,7 +42,7 @@ def proof(**fields):
     return SimpleNamespace(**{"refused": "", "step_seconds": 1.0} | fields)
 
 
-def test_a_plan_is_of_the_recipe_as_it_is(plan):
+def test_a_plan_is_of_the_recipe_as_it_is_and_in_plain_values(plan):
     assert plan.recipe.pretrain == RECIPE.pretrain and plan.recipe.topology == "v5e:4x4" and plan.found is None
     assert plan.run.dollars == {"given": pytest.approx(plan.run.days * 24 * 16 * 3, abs=0.01)}
     assert plan.dollars == plan.run.dollars["given"] and plan.run.hours_between == 24
@@ -50,6 +50,16 @@ def test_a_plan_is_of_the_recipe_as_it_is(plan):
     assert plan.fits and plan.advice is None and plan.proofs == ()
     assert plan.run.checkpoint_bytes == global_state(MODEL, RECIPE.pretrain.optimizer).total()
     assert plan.run.step_seconds == plan.chosen.estimate.step_seconds
+    values = to_json(plan)
+    found = plan.chosen.estimate
+    assert (values["topology"], values["chips"], values["fits"]) == ("v5e:4x4", 16, True)
+    assert values["limit_bytes"] == round(15.75 * 2**30) and values["peak_bytes"] == round(plan.chosen.memory.peak)
+    assert values["mfu"] == found.mfu and values["exposed_seconds"] == found.exposed
+    assert values["search"] is None and values["advice"] is None and values["proofs"] == []
+    small = setting(fsdp=16, chip={"hbm_bytes": 1})
+    none = dataclasses.replace(plan, chosen=assess_memory(small))
+    assert to_json(none)["step_seconds"] == estimate_step(small).step_seconds  # also of what does not fit
+    assert VERSION == 1
 
 
 def test_a_searched_plan_is_the_best_way(plan):
@@ -63,9 +73,8 @@ def test_a_searched_plan_is_the_best_way(plan):
 
 
 def test_the_fastest_that_the_compiler_lets_fit_is_chosen(plan):
-    one, two, three = (
-        assess_memory(dataclasses.replace(plan.chosen.setting, accumulation=parts)) for parts in (1, 2, 1)
-    )
+    settings = (dataclasses.replace(plan.chosen.setting, accumulation=parts) for parts in (1, 2, 1))
+    one, two, three = map(assess_memory, settings)
     pairs = [(one, proof(step_seconds=5.0)), (two, proof(step_seconds=3.0)), (three, proof(refused="no"))]
     found = with_proofs(plan, pairs)
     assert found.chosen is two and found.proven == (pairs[1], pairs[0], pairs[2]) and found.fits
@@ -87,19 +96,6 @@ def test_slices_take_the_axis_data():
         make_plan(RECIPE, MODEL, name)
     found = make_plan(recipe, MODEL, name)
     assert found.chosen.setting.sizes == (2, 16, 1, 1, 1)
-
-
-def test_plain_values(plan):
-    values = to_json(plan)
-    found = plan.chosen.estimate
-    assert (values["topology"], values["chips"], values["fits"]) == ("v5e:4x4", 16, True)
-    assert values["limit_bytes"] == round(15.75 * 2**30) and values["peak_bytes"] == round(plan.chosen.memory.peak)
-    assert values["mfu"] == found.mfu and values["exposed_seconds"] == found.exposed
-    assert values["search"] is None and values["advice"] is None and values["proofs"] == []
-    small = setting(fsdp=16, chip={"hbm_bytes": 1})
-    none = dataclasses.replace(plan, chosen=assess_memory(small))
-    assert to_json(none)["step_seconds"] == estimate_step(small).step_seconds  # also of what does not fit
-    assert VERSION == 1
 
 
 EIGHT = load(ROOT / "configs" / "tune" / "8b-qlora.yaml")
@@ -160,7 +156,7 @@ def test_a_domain_for_a_published_model_needs_what_its_recipe_says(domain):
     assert f"{small_gib:.1f} GiB a chip for 1.7 B, {large_gib:.1f} for 8 B" in head
 
 
-def test_the_state_is_that_of_the_arrays():
+def test_the_state_is_that_of_the_arrays_and_a_frozen_matrix_is_multiplied_twice():
     adapter = AdapterConfig(rank=4, quantize_base="nf4")
     rests, architecture = global_state(MODEL_8B, EIGHT.pretrain.optimizer, adapter), Architecture(MODEL_8B, adapter)
     trained = architecture.trained(architecture.shapes)
@@ -168,12 +164,8 @@ def test_the_state_is_that_of_the_arrays():
     # With two moments, all float32, and a kilobyte of what decides which steps are skipped.
     assert rests.total() == pytest.approx(3 * 4 * parameters, rel=1e-4)
     at_rest = architecture.frozen(architecture.at_rest(planned_mesh({}, 1), jnp.dtype("bfloat16")))
-    assert sum(size for _, size in rests.frozen) == sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(at_rest)
-    )
-
-
-def test_a_frozen_matrix_is_multiplied_twice_and_not_three_times():
+    frozen = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(at_rest))
+    assert sum(size for _, size in rests.frozen) == frozen
     packed = shipped("8b-qlora", "v6e:1x1")
     whole = dataclasses.replace(packed, adapter=None)
     mine, all_of_it = step_parts(packed), step_parts(whole)
@@ -198,7 +190,6 @@ def test_advice_and_a_search_name_the_keys_of_the_stage():
 
 @pytest.mark.ci
 def test_the_compiled_step_is_that_of_the_stage():
-    """Without compiling: the traced programs differ by the type of the base."""
     small = load(ROOT / "configs" / "tune" / "8b-qlora.yaml", ["--model.layers=1", "--tokenizer.vocabulary_size=512"])
     job = job_of(small, parse("v6e:1x1"))
     other = dataclasses.replace(job, adapter=dataclasses.replace(job.adapter, quantize_base=""))
@@ -238,7 +229,6 @@ def test_what_a_plan_leaves_out_is_said(keys, told):
 
 
 def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
-    """Of a published model `config.json` is enough."""
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512, "hidden_size": 256,
         "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,6 @@ from tpullm.system.errors import UserError
 CONFIG = TrainConfig(batch_size=8, sequence_length=256)
 JOB = Job(dataclasses.replace(DENSE, layers=1), CONFIG, {"fsdp": -1}, parse("v6e:4x4"))
 FULL = "RESOURCE_EXHAUSTED: total memory required by the program (20.5G) exceeds available HBM (15.75G) by 4.75G"
-
-
-def failing(error):
-    def fail(*_, **__):
-        raise error
-
-    return fail
 
 
 def test_a_mesh_of_absent_chips_has_their_kind():
@@ -62,25 +56,23 @@ def test_the_compiler_is_told_the_slice_while_it_is_quiet(monkeypatch):
 
 @pytest.mark.parametrize(("name", "what", "extra"), [("v6e:4x4", "TPU", "tpu"), ("h100:8", "GPU", "gpu-plan")])
 def test_a_missing_compiler_is_one_line(monkeypatch, name, what, extra):
-    monkeypatch.setattr(program, "version", failing(PackageNotFoundError()))
+    monkeypatch.setattr(program, "version", Mock(side_effect=PackageNotFoundError()))
     line = rf"^{name}: the {what} compiler is missing; install it: pip install 'tpullm\[{extra}\]'$"
     with pytest.raises(UserError, match=line):
         compiler_mesh({"fsdp": -1}, parse(name))
 
 
 def test_too_large_a_program_says_how_large_and_another_error_stays_what_it_is(monkeypatch):
-    error = jax.errors.JaxRuntimeError(FULL)
-    monkeypatch.setattr(program, "traced_step", lambda *_: SimpleNamespace(compile=failing(error)))
+    compile_ = Mock(side_effect=[jax.errors.JaxRuntimeError(FULL), jax.errors.JaxRuntimeError("another")])
+    monkeypatch.setattr(program, "traced_step", lambda *_: SimpleNamespace(compile=compile_))
     with pytest.raises(TooLarge) as caught:
         compiled_step(JOB, absent_mesh({}, parse("v6e:1x1")))
     assert (caught.value.needed_bytes, caught.value.limit_bytes) == (20.5 * 2**30, 15.75 * 2**30)
-    error = jax.errors.JaxRuntimeError("another")
     with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
         compiled_step(JOB, absent_mesh({}, parse("v6e:1x1")))
 
 
 def analyzed(peak: int, text: str = "", **memory):
-    """An executable of which the compiler says this."""
     said = SimpleNamespace(peak_memory_in_bytes=peak, **{"host_temp_size_in_bytes": 0} | memory)
     return SimpleNamespace(as_text=lambda: text, memory_analysis=lambda: said)
 
@@ -112,16 +104,9 @@ def test_a_gpu_program_above_the_memory_is_refused_by_us(monkeypatch):
     ],
 )
 def test_what_the_compiler_says_of_a_step_and_of_an_evaluation(monkeypatch, step, evaluation, told):
-    answers = iter([step, evaluation])
-
-    def compile_(*_, **__):
-        if isinstance(answer := next(answers), Exception):
-            raise answer
-        return answer
-
     devices = np.array([SimpleNamespace(coords=(1, 2, 0)), SimpleNamespace(coords=(1, 3, 0))])
     monkeypatch.setattr(compiling, "compiler_mesh", lambda *_: SimpleNamespace(devices=devices))
-    monkeypatch.setattr(compiling, "compiled_step", compile_)
+    monkeypatch.setattr(compiling, "compiled_step", Mock(side_effect=[step, evaluation]))
     found = compiling.compile_here(JOB)
     assert (found.text, found.peak_bytes, found.limit_bytes, found.evaluation_bytes) == told
     assert found.places == ((1, 2), (1, 3)) and found.seconds < 1

@@ -15,19 +15,8 @@ from tpullm.recipe.parsing import load
 RECIPES = for_accelerators()
 GPU = "-gpu"  # ends the name of a recipe that is the training of another one, on GPUs
 # What their names say, in parameters; of the published shapes, the tables of tokens counted once.
-SIZES = {
-    "125m": 110e6,
-    "350m": 336e6,
-    "1b": 1.236e9,
-    "8b": 8.03e9,
-    "70b": 70.55e9,
-    "175b": 174.6e9,
-    "8x7b": 46.7e9,
-    "1t": 1.028e12,
-    "8b-lora": 8.03e9,
-    "8b-qlora": 8.03e9,
-    "70b-qlora": 70.55e9,
-}
+SIZES = {"125m": 110e6, "350m": 336e6, "1b": 1.236e9, "8b": 8.03e9, "70b": 70.55e9, "175b": 174.6e9, "1t": 1.028e12}
+SIZES |= {"8x7b": 46.7e9, "8b-lora": SIZES["8b"], "8b-qlora": SIZES["8b"], "70b-qlora": SIZES["70b"]}
 
 
 def test_there_is_one_of_each_size():
@@ -45,7 +34,6 @@ def test_the_training_on_gpus_is_that_on_tpus(path):
 
 
 def deciding(recipe) -> list[dict]:
-    """The keys that decide what is learned."""
     return [result(of) for of in (recipe.tokenizer, recipe.model, recipe.pretrain, *recipe.finetune.values())]
 
 
@@ -57,21 +45,15 @@ QUICK = ("125m", "125m-gpu")
     [pytest.param(path, id=path.stem, marks=[pytest.mark.ci] * (path.stem not in QUICK)) for path in RECIPES],
 )
 def test_a_recipe_is_traced_under_its_own_mesh(path):
-    """In at most a minute, as the promise is; 1 to 2 seconds on two idle cores."""
     start = time.monotonic()
     recipe = load(path)
     topology = parse(recipe.topology)
     job = job_of(recipe, topology)
     text = traced_step(job, absent_mesh(job.mesh, topology)).as_text()
     assert time.monotonic() - start < 60
-    assert parameter_count(Architecture(job.model).shapes) == pytest.approx(
-        SIZES[path.stem.removesuffix(GPU)], rel=5e-3
-    )
+    named = SIZES[path.stem.removesuffix(GPU)]
+    assert parameter_count(Architecture(job.model).shapes) == pytest.approx(named, rel=5e-3)
     assert f"num_partitions = {topology.chips}" in text
     # Attention is the device's own kernel, and layers are a loop: as many copies of the kernel as one layer has.
-    kernel = (
-        r"custom_call @.*triton.*triton_attention"
-        if topology.chip.gpu
-        else r'stablehlo.custom_call @tpu_custom_call.*?kernel_name = "splash'
-    )
-    assert 0 < len(re.findall(kernel, text)) < 24
+    splash, triton = r'@tpu_custom_call.*?kernel_name = "splash', "@.*triton.*triton_attention"
+    assert 0 < len(re.findall(f"custom_call {triton if topology.chip.gpu else splash}", text)) < 24

@@ -15,7 +15,6 @@ NUMBERS = 3 * (ATTENTION + MLP) + TABLE  # of all parameters that are gathered
 
 
 def sent(of) -> dict[tuple[str, str], tuple[float, bool]]:
-    """Received bytes, and whether they are waited for."""
     return {(one.axis, one.what): (one.received, one.waits) for one in traffic(of)}
 
 
@@ -63,14 +62,10 @@ def test_gradients_are_summed_over_copies_of_the_parameters_too():
     alone = sent(setting(TIED, "2 x v6e:4x4", data=2, fsdp=16))
     assert ("data", "sums of gradients") not in alone
     several = sent(setting(TIED, "2 x v6e:4x4", data=8, fsdp=4))
-    assert several["data", "sums of gradients"] == found_by_data(4)
+    assert several["data", "sums of gradients"] == (2 * NUMBERS / 4 * 2 * 3 / 4, True)  # four copies
 
 
-def found_by_data(copies: int) -> tuple[float, bool]:
-    return 2 * NUMBERS / 4 * 2 * (copies - 1) / copies, True
-
-
-def test_activations_are_reduced_four_times_a_layer_along_tensor():
+def test_activations_along_tensor_and_keys_and_values_along_sequence():
     """Two all-reduces of `[tokens, D]` forward and two backward, and one of the embeddings and its gradient."""
     of = setting(TIED, fsdp=8, tensor=2)
     assert of.tokens == 512
@@ -83,9 +78,6 @@ def test_activations_are_reduced_four_times_a_layer_along_tensor():
     assert one.seconds == pytest.approx(one.received / 0.5e9 + 2 * 3 * 4 * 2 * 1e-6)
     # The parameters are shared too.
     assert sent(of)["fsdp", "sums of gradients"][0] == 2 * NUMBERS / 2 * 7 / 8
-
-
-def test_keys_and_values_of_a_row_are_gathered_along_sequence():
     of = setting(TIED, fsdp=8, sequence=2)
     row = 512 * 2 * 4 * 64  # keys and values of the 512 tokens of two devices
     key = ("sequence", "keys and values")

@@ -13,22 +13,11 @@ from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.model.mesh import planned_mesh
+from tpullm.planning import search as searching
 from tpullm.planning.economics import Estimate, estimate_step
 from tpullm.planning.memory import Memory, device_bytes, global_state
 from tpullm.planning.program import job_of
-from tpullm.planning.search import (
-    NEAR,
-    Candidate,
-    advise,
-    assess_memory,
-    changes_of_one_key,
-    fastest_first,
-    mesh_of,
-    meshes,
-    search,
-    variants,
-    why_behind,
-)
+from tpullm.planning.search import Candidate, advise, assess_memory, meshes, variants
 from tpullm.planning.setting import RECOMPUTED, setting_of
 from tpullm.recipe.mesh_axes import AXES
 from tpullm.recipe.parsing import load
@@ -60,7 +49,7 @@ def candidate(seconds: float, peak: float = 1.0, computing: dict | None = None, 
 )
 def test_the_search_is_never_worse_than_the_recipe(name):
     recipe, own = made(name)
-    found = search(own)
+    found = searching.search(own)
     best = found.best[0]
     assert own in list(variants(own)) and found.screened > found.fitting > 0
     assert best.estimate.step_seconds <= estimate_step(own).step_seconds
@@ -74,7 +63,7 @@ def test_the_search_is_never_worse_than_the_recipe(name):
 
 def test_thousands_are_screened_in_seconds():
     """2,000 a second on two idle cores is promised; a tenth of that holds on a machine at work, too."""
-    found = search(made("8x7b", "v5p:8x8x16", "--mesh={fsdp: -1}")[1])
+    found = searching.search(made("8x7b", "v5p:8x8x16", "--mesh={fsdp: -1}")[1])
     assert found.screened > 1000 and found.screened / found.seconds > 200
 
 
@@ -91,7 +80,6 @@ def test_the_global_state_is_divided_as_its_shardings_cut_it(mesh):
 
 
 def allowed(of, sizes, longest) -> bool:
-    """Whether a mesh of these sizes holds the model and the slices."""
     data, fsdp, expert, sequence, tensor = sizes
     model = of.model
     split = (model.heads, model.kv_heads, model.mlp_width, model.vocabulary_size)
@@ -124,25 +112,15 @@ def test_meshes_are_all_that_are_allowed(of, longest):
 
 
 def tried(of, sizes) -> set[int]:
-    """The numbers of micro-batches that are tried on a mesh, beside the recipe's own."""
     return {one.accumulation for one in list(variants(of))[1:] if one.sizes == sizes}
 
 
-def test_micro_batches_share_the_rows():
+def test_micro_batches_share_the_rows_and_blocks_and_chunks_are_beside_the_platforms_own():
     of = setting(rows=96, fsdp=16)
     assert tried(of, (1, 16, 1, 1, 1)) == tried(of, (2, 8, 1, 1, 1)) == {1, 2, 3, 6}
     assert tried(setting(rows=8, fsdp=16), (1, 16, 1, 1, 1)) == set()
     one = setting(DENSE, "v6e:1x1", rows=1024)
     assert tried(one, (1, 1, 1, 1, 1)) == {1, 2, 4, 8, 16, 32, 64}  # of 64 at most, those that divide the rows
-
-
-def beside(of) -> tuple[set[int], set[int]]:
-    """The attention blocks and the numbers of loss chunks that are tried on its own mesh, as it accumulates."""
-    own = [one for one in variants(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
-    return {one.attention_block for one in own}, {one.loss_chunks for one in own}
-
-
-def test_blocks_and_chunks_beside_the_platforms_own():
     table = {"attention": dict.fromkeys((128, 256, 512, 1024, 2048), {})}
     of = setting(fsdp=16, length=4096, chip=table)
     assert of.block == 1024 and beside(of)[0] == {0, 256, 512, 2048}
@@ -151,6 +129,11 @@ def test_blocks_and_chunks_beside_the_platforms_own():
     large = setting(dataclasses.replace(DENSE, vocabulary_size=1 << 20), fsdp=16, rows=64)
     assert large.chunks == 4 and beside(large)[1] == {0, 1, 2, 8, 16}
     assert setting(fsdp=16).chunks == 1 and beside(setting(fsdp=16))[1] == {0, 2, 4}
+
+
+def beside(of) -> tuple[set[int], set[int]]:
+    own = [one for one in variants(of) if (one.sizes, one.accumulation) == (of.sizes, of.accumulation)]
+    return {one.attention_block for one in own}, {one.loss_chunks for one in own}
 
 
 def test_every_way_is_tried_once_and_the_recipes_own_first():
@@ -163,51 +146,51 @@ def test_every_way_is_tried_once_and_the_recipes_own_first():
     assert {(one.sizes, one.remat, one.accumulation) for one in found} == ways
     assert {one.loss_chunks for one in found} == {0, 2, 4} and {one.rows for one in found} == {32}
     # Blocks and chunks alone make no other way.
-    best = [(one.setting.sizes, one.setting.remat, one.setting.accumulation) for one in search(base, most=1000).best]
-    assert len(set(best)) == len(best)
+    best = [one.setting for one in searching.search(base, most=1000).best]
+    assert len({(one.sizes, one.remat, one.accumulation) for one in best}) == len(best)
 
 
 def test_a_search_counts_what_fits_and_stops_where_something_does():
     base = setting(fsdp=16, rows=32)
-    found = search(base, most=3)
+    found = searching.search(base, most=3)
     assert found.screened == found.fitting == len(list(variants(base))) and len(found.best) == 3 and found.seconds > 0
     assert {one.setting.optimizer.moments for one in found.best} == {"float32"}
     least = min(assess_memory(one).memory.peak for one in variants(base))
-    tight = search(limited(base, least))  # what fits exactly fits
+    tight = searching.search(limited(base, least))  # what fits exactly fits
     assert 1 <= tight.fitting < tight.screened == found.screened
     assert all(one.memory.peak == least for one in tight.best)
-    half = search(limited(base, least - 1))
+    half = searching.search(limited(base, least - 1))
     assert half.screened == 2 * found.screened
     assert {one.setting.optimizer.moments for one in half.best} == {"bfloat16"}
     without = limited(base, 1)
-    none = search(without)
+    none = searching.search(without)
     assert none.best == () and none.fitting == 0 and none.screened == 2 * found.screened
     for optimizer in (OptimizerConfig(kind="adafactor"), OptimizerConfig(moments="bfloat16")):
-        assert search(dataclasses.replace(without, optimizer=optimizer)).screened == found.screened
+        assert searching.search(dataclasses.replace(without, optimizer=optimizer)).screened == found.screened
 
 
-def test_steps_that_are_as_long_are_told_apart_by_changes_and_then_by_memory():
+def test_steps_that_are_as_long_are_told_apart_and_a_runner_up_is_told_what_it_loses_with():
     base = setting(fsdp=16)
     changed, more = candidate(1.0, remat="none"), candidate(1.0, remat="none", accumulation=2)
-    near, smaller = candidate(1 + NEAR / 2, 2.0), candidate(1 + NEAR / 2, 1.0)
-    slower = candidate(1 + 2 * NEAR)
-    assert fastest_first([slower, more, changed, near, smaller], base) == [smaller, near, changed, more, slower]
-    assert fastest_first([], base) == []
-
-
-def test_a_runner_up_is_told_what_it_loses_most_with():
+    near, smaller = candidate(1 + searching.NEAR / 2, 2.0), candidate(1 + searching.NEAR / 2, 1.0)
+    slower = candidate(1 + 2 * searching.NEAR)
+    assert searching.fastest_first([slower, more, changed, near, smaller], base) == [
+        smaller,
+        near,
+        changed,
+        more,
+        slower,
+    ]
+    assert searching.fastest_first([], base) == []
     best = candidate(1.0, computing={"loss": 0.5, "attention": 0.5})
     one = candidate(2.0, computing={"loss": 0.7, "attention": 0.6}, exposed={"fsdp": 0.7})
-    assert why_behind(one, best) == "100.0% slower: 700 ms more of waiting for fsdp"
-    assert why_behind(candidate(1 + NEAR / 2), best).startswith("as fast")
-    assert why_behind(candidate(1.0025, computing={"loss": 1.0025}), best).startswith("0.2% slower")
-
-
-def test_a_candidate_names_its_keys():
+    assert searching.why_behind(one, best) == "100.0% slower: 700 ms more of waiting for fsdp"
+    assert searching.why_behind(candidate(1 + searching.NEAR / 2), best).startswith("as fast")
+    assert searching.why_behind(candidate(1.0025, computing={"loss": 1.0025}), best).startswith("0.2% slower")
     keys = candidate(1.0).keys()
     assert keys["mesh"] == "{fsdp: 16}" and keys["pretrain.accumulation"] == 1
     assert (keys["model.remat"], keys["pretrain.optimizer.moments"]) == ("full", "float32")
-    assert mesh_of(setting(topology="v6e:1x1")) == {"fsdp": 1}
+    assert searching.mesh_of(setting(topology="v6e:1x1")) == {"fsdp": 1}
 
 
 def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
@@ -216,7 +199,7 @@ def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
     tight = assess_memory(limited(of, assess_memory(of).memory.peak - 1))
     advice, kinds = advise(tight), tight.memory.kinds
     assert advice.over_bytes == 1 and advice.largest_bytes == kinds[advice.largest] == max(kinds.values())
-    fitting = {key: one for key, of in changes_of_one_key(tight.setting) if (one := assess_memory(of)).fits}
+    fitting = {key: one for key, of in searching.changes_of_one_key(tight.setting) if (one := assess_memory(of)).fits}
     resumes = ("model.remat", "mesh", "pretrain.accumulation", "pretrain.loss_chunks")
     fastest = max(found.estimate.tokens_per_second for key, found in fitting.items() if key.startswith(resumes))
     assert fitting[advice.change].estimate.tokens_per_second == fastest
@@ -225,7 +208,7 @@ def test_the_change_makes_it_fit_and_no_other_that_keeps_the_result_is_faster():
 
 def test_each_change_is_of_one_key_and_can_be_run():
     of = setting(fsdp=8, tensor=2, rows=64, accumulation=2, loss_chunks=2)
-    changes = dict(changes_of_one_key(of))
+    changes = dict(searching.changes_of_one_key(of))
     fields = ("sizes", "remat", "accumulation", "loss_chunks", "optimizer", "rows")
     for key, one in changes.items():
         differ = [name for name in fields if getattr(one, name) != getattr(of, name)]
@@ -236,7 +219,7 @@ def test_each_change_is_of_one_key_and_can_be_run():
     assert named("pretrain.loss_chunks") == ["4", "8", "16", "32", "64", "128", "256"]
     assert named("pretrain.optimizer") == ["bfloat16", "adafactor", "muon"]
     few = setting(fsdp=8, tensor=2, accumulation=2)
-    sizes = [one.sizes for key, one in changes_of_one_key(few) if key.startswith("mesh")]
+    sizes = [one.sizes for key, one in searching.changes_of_one_key(few) if key.startswith("mesh")]
     assert sizes and all(8 % (data * fsdp * expert) == 0 for data, fsdp, expert, *_ in sizes)
 
 

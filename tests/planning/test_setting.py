@@ -14,16 +14,13 @@ LARGE = dataclasses.replace(DENSE, vocabulary_size=1 << 20)
 HERE = Machine(16, 1 << 30, "cpu")
 
 
-def test_tokens_of_a_device_and_of_a_step():
+def test_tokens_of_a_device_and_of_a_step_and_the_two_pieces_of_a_shared_row():
     """`tensor` alone does not split them."""
     assert setting(fsdp=16).tokens == 256 == setting(data=2, fsdp=4, sequence=2).tokens
     assert setting(fsdp=8, tensor=2).tokens == 512 and setting(fsdp=8, tensor=2, accumulation=4).tokens == 128
     assert setting(EXPERTS, fsdp=4, expert=4).tokens == 256
     assert setting(fsdp=16).global_tokens == setting(fsdp=16, accumulation=4).global_tokens == 16 * 256
     assert setting(data=2, fsdp=4, tensor=2).along("data", "tensor") == 4 and setting(fsdp=16).along() == 1
-
-
-def test_a_row_that_devices_share_is_two_pieces_on_each():
     assert [setting(fsdp=8, sequence=size).contiguous for size in (1, 2, 4)] == [256, 64, 32]
 
 
@@ -58,15 +55,12 @@ def test_the_loss_has_as_few_chunks_as_the_memory_of_a_chunk_allows():
     assert setting(LARGE, fsdp=16, rows=1 << 20).chunks == 256  # a token at a time is the least
 
 
-def test_what_is_offloaded_goes_with_its_policy():
+def test_a_setting_is_that_of_its_training_and_offloads_by_its_policy():
     of = setting(fsdp=16)
     assert with_remat(of, "offload").offloaded == 512 + 1024 + 512 + 2048  # attention, and `dots`
     assert {with_remat(of, remat).offloaded for remat in ("none", "full", "save_attention", "save_dots")} == {0}
     assert with_remat(with_remat(of, "offload"), "full") == with_remat(of, "full")
     assert "scores" in with_remat(of, "full").recompute and with_remat(of, "none").recompute == ()
-
-
-def test_a_setting_is_that_of_its_training():
     model = dataclasses.replace(DENSE, remat="offload", attention_block=256, gradients="float32")
     optimizer = OptimizerConfig(kind="muon")
     config = TrainConfig(batch_size=32, sequence_length=256, accumulation=2, loss_chunks=4, optimizer=optimizer)

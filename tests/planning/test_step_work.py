@@ -9,21 +9,10 @@ from tpullm.hardware.chips import CHIPS
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import matrix_parameters
 from tpullm.model.attention.kernels import largest_block
+from tpullm.planning import step_work
 from tpullm.planning.economics import estimate_step
 from tpullm.planning.setting import CPU, MAXTEXT, ProgramTraits
-from tpullm.planning.step_work import (
-    MATMULS,
-    TURN,
-    UNIT,
-    Part,
-    attention_seconds,
-    kernel_seconds,
-    keys_per_query,
-    recomputed_parts,
-    step_parts,
-    table_block,
-    useful_flops,
-)
+from tpullm.planning.step_work import Part, attention_seconds, kernel_seconds, keys_per_query, step_parts, useful_flops
 from tpullm.recipe.schema import OptimizerConfig
 
 M = 256  # tokens of a device
@@ -31,7 +20,6 @@ DENSE_TIED = dataclasses.replace(DENSE, tied_embeddings=True)
 
 
 def matmul(rows: float, inputs: float, outputs: float, times: int = 1) -> Part:
-    """In bfloat16: the operands are read, the result is written."""
     moved = 2 * (rows * inputs + inputs * outputs + rows * outputs)
     return Part(flops=times * 2 * rows * inputs * outputs, moved_bytes=times * moved)
 
@@ -40,7 +28,7 @@ def added(*parts: Part) -> Part:
     return Part(*map(sum, zip(*parts, strict=True)))
 
 
-def test_three_layers_and_their_gradients():
+def test_three_layers_and_their_gradients_and_what_tensor_splits():
     """Each matmul runs forward, and for the gradients of its input and of its parameter."""
     of = setting(fsdp=16)
     assert of.tokens == M
@@ -52,6 +40,17 @@ def test_three_layers_and_their_gradients():
     twice = step_parts(dataclasses.replace(of, accumulation=2))
     assert twice["attention"].flops == found["attention"].flops
     assert twice["attention"] == added(matmul(M / 2, 512, 1024, 18), matmul(M / 2, 512, 512, 18))
+    found = step_parts(setting(fsdp=8, tensor=2))
+    assert found["attention"] == added(matmul(512, 512, 512, 9), matmul(512, 256, 512, 9))
+    assert found["feed-forward"] == added(matmul(512, 512, 1024, 9), matmul(512, 512, 512, 9))
+    assert found["loss"] == added(matmul(512, 512, 512, 3), Part(moved_bytes=16 * 512 * 512))
+    once = step_parts(setting(fsdp=16, loss_chunks=1))["loss"]
+    assert once == added(matmul(M, 512, 1024, 3), Part(moved_bytes=16 * M * 1024))
+    chunked = step_parts(setting(fsdp=16, loss_chunks=4))["loss"]
+    assert chunked.flops == once.flops
+    assert chunked.moved_bytes - once.moved_bytes == 3 * 12 * TABLE * 0.5  # at the full bandwidth, not at half of it
+    half = step_parts(setting(fsdp=16, loss_chunks=1, accumulation=2))["loss"]
+    assert half == added(matmul(M / 2, 512, 1024, 6), Part(moved_bytes=16 * M * 1024))
 
 
 def test_matmuls_in_fp8_are_at_twice_the_peak_and_write_and_read_their_codes():
@@ -70,33 +69,13 @@ def test_matmuls_in_fp8_are_at_twice_the_peak_and_write_and_read_their_codes():
     assert experts["experts"] == plain["experts"] and experts["attention"].flops == plain["attention"].flops / 2
 
 
-def test_tensor_splits_heads_features_and_the_vocabulary():
-    found = step_parts(setting(fsdp=8, tensor=2))
-    assert found["attention"] == added(matmul(512, 512, 512, 9), matmul(512, 256, 512, 9))
-    assert found["feed-forward"] == added(matmul(512, 512, 1024, 9), matmul(512, 512, 512, 9))
-    assert found["loss"] == added(matmul(512, 512, 512, 3), Part(moved_bytes=16 * 512 * 512))
-
-
-def test_the_kernel_at_the_peak_where_no_schedule_is_known():
+def test_the_kernel_at_the_peak_and_what_is_recomputed_once_the_forward_pass():
     """Two matmuls of the scores forward and five backward, `[tokens, 256 keys]` of 8 heads of 64."""
     one = 2 * M * 256 * 8 * 64 / 1e12
     assert step_parts(setting(fsdp=16))["attention kernel"].kernel_seconds == pytest.approx(3 * 7 * one)
     assert step_parts(setting(fsdp=16, traits=CPU))["attention kernel"].kernel_seconds == pytest.approx(3 * 6 * one)
     shared = step_parts(setting(fsdp=8, tensor=2))["attention kernel"].kernel_seconds
     assert shared == pytest.approx(3 * 7 * one)  # twice the tokens, half of the heads
-
-
-def test_the_loss_is_three_matmuls_and_reads_the_table_for_each_chunk():
-    once = step_parts(setting(fsdp=16, loss_chunks=1))["loss"]
-    assert once == added(matmul(M, 512, 1024, 3), Part(moved_bytes=16 * M * 1024))
-    chunked = step_parts(setting(fsdp=16, loss_chunks=4))["loss"]
-    assert chunked.flops == once.flops
-    assert chunked.moved_bytes - once.moved_bytes == 3 * 12 * TABLE * 0.5  # at the full bandwidth, not at half of it
-    half = step_parts(setting(fsdp=16, loss_chunks=1, accumulation=2))["loss"]
-    assert half == added(matmul(M / 2, 512, 1024, 6), Part(moved_bytes=16 * M * 1024))
-
-
-def test_what_is_recomputed_is_once_the_forward_pass():
     of = setting(fsdp=16)
     assert step_parts(of)["recomputed"] == Part()
     parts = {
@@ -126,7 +105,7 @@ def test_norms_and_activations_are_read_and_written_once_forward_and_twice_backw
     assert moved(half) == 3 * 2 * 512 * 3 * (4 * 512 + 1024 + 4 * 512 + 2.5 * 512)
 
 
-def test_experts_multiply_their_own_rows_and_a_router_all_tokens():
+def test_experts_multiply_their_own_rows_which_are_sorted_and_a_router_all_tokens():
     """Two of eight experts are here; 256 tokens have two rows each. The router is in float32: six matmuls."""
     found = step_parts(setting(EXPERTS, fsdp=4, expert=4))["experts"]
     assert found.flops == 9 * 6 * 2 * M * 512 * 8
@@ -142,10 +121,7 @@ def test_experts_multiply_their_own_rows_and_a_router_all_tokens():
     assert shared.flops == found.flops + 9 * 2 * M * (512 * 4096 + 2048 * 512)
     more = shared.moved_bytes - found.moved_bytes
     assert more == 9 * 2 * (512 * 4096 + 2048 * 512 + M * (4096 + 2048))
-
-
-def test_the_rows_of_experts_are_sorted_too():
-    """Beside the activations of two experts, four arrays of D for each of a token's two rows."""
+    # Beside the activations of two experts, four arrays of D for each of a token's two rows.
     of = setting(EXPERTS, fsdp=4, expert=4, traits=MAXTEXT)
     moved = lambda of: step_parts(of)["norms and activations"].moved_bytes  # noqa: E731
     hidden = 2 * (2.5 * 1024 + 4 * 512)
@@ -154,13 +130,16 @@ def test_the_rows_of_experts_are_sorted_too():
     assert moved(shared) - moved(of) == 3 * 2 * M * 3 * 2.5 * 1024
     padded = dataclasses.replace(of, padding=1.5)
     assert moved(padded) - moved(of) == 3 * 2 * M * 3 * hidden / 2
-
-
-def test_spread_experts_of_ours_recompute_their_first_matmul():
     of = setting(EXPERTS, fsdp=4, expert=4, recompute=("qkv", "up"))
-    assert recomputed_parts(of) == ("qkv", "up") and recomputed_parts(dataclasses.replace(of, recompute=())) == ("up",)
-    assert recomputed_parts(setting(EXPERTS, fsdp=16)) == () == recomputed_parts(setting(fsdp=4, expert=4))
-    assert recomputed_parts(dataclasses.replace(of, recompute=(), traits=MAXTEXT)) == ()
+    assert step_work.recomputed_parts(of) == ("qkv", "up") and step_work.recomputed_parts(
+        dataclasses.replace(of, recompute=())
+    ) == ("up",)
+    assert (
+        step_work.recomputed_parts(setting(EXPERTS, fsdp=16))
+        == ()
+        == step_work.recomputed_parts(setting(fsdp=4, expert=4))
+    )
+    assert step_work.recomputed_parts(dataclasses.replace(of, recompute=(), traits=MAXTEXT)) == ()
 
 
 @pytest.mark.parametrize(
@@ -198,13 +177,10 @@ def test_muon_takes_five_steps_of_three_matmuls_a_matrix():
     assert step_parts(slices)["optimizer"].flops == step_parts(of)["optimizer"].flops
 
 
-def test_useful_flops_are_six_a_parameter_and_half_of_the_scores():
+def test_a_part_takes_as_long_as_its_matmuls_or_its_memory():
     expected = 6 * (3 * (ATTENTION + MLP) + TABLE) + 6 * 3 * 256 * 8 * 64
     assert useful_flops(setting(fsdp=16)) == expected * 16 * 256 / 16
-
-
-def test_a_part_takes_as_long_as_its_matmuls_or_its_memory():
-    """At the efficiencies of the chip: 0.8 of 1e12 FLOP/s, half of that for experts, half of 1e10 bytes a second."""
+    # At the efficiencies of the chip: 0.8 of 1e12 FLOP/s, half of that for experts, half of 1e10 bytes a second.
     of = setting(EXPERTS, fsdp=4, expert=4)
     parts, found = step_parts(of), estimate_step(of)
     for name, part in parts.items():
@@ -217,7 +193,7 @@ def test_a_part_takes_as_long_as_its_matmuls_or_its_memory():
     assert found.mfu == pytest.approx(useful_flops(of) / found.step_seconds / 1e12)
 
 
-def test_what_overlaps_costs_a_quarter_and_what_is_longer_than_the_matmuls():
+def test_what_overlaps_or_is_offloaded_costs_what_is_longer_than_the_matmuls():
     of = setting(DENSE_TIED, fsdp=16)
     fast = dataclasses.replace(of, device=dataclasses.replace(of.device, link_bandwidth=1e15, latency_seconds=0))
     found = estimate_step(fast)
@@ -229,10 +205,7 @@ def test_what_overlaps_costs_a_quarter_and_what_is_longer_than_the_matmuls():
     waits = dataclasses.replace(fast, device=dataclasses.replace(fast.device, offloads_collectives=False))
     gathers, sums = estimate_step(waits).transfers
     assert estimate_step(waits).exposed["fsdp"] == pytest.approx(0.25 * gathers.seconds + sums.seconds)
-
-
-def test_offloaded_activations_are_waited_for_where_they_take_longer_than_all_else():
-    """There and back, 2 bytes each, of each token and layer; devices along `tensor` share them."""
+    # There and back, 2 bytes each, of each token and layer; devices along `tensor` share them.
     of = setting(DENSE_TIED, fsdp=16, offloaded=1000)
     found = estimate_step(of)
     assert found.exposed["host"] == pytest.approx(4 * 1000 * 3 * M / 1e7 - sum(found.computing.values()))
@@ -256,9 +229,8 @@ def test_products_are_six_for_each_parameter_and_token(name):
     router = of.model.layers * of.model.width * of.model.experts
     expected = 6 * (matrix_parameters(of.model) - router) * of.global_tokens / of.topology.chips
     assert flops == pytest.approx(expected + 36 * router * of.global_tokens / of.topology.chips, rel=1e-9)
-    assert (
-        useful_flops(of) < flops + sum(part.kernel_seconds for part in step_parts(of).values()) * of.device.peak_flops
-    )
+    kernels = sum(part.kernel_seconds for part in step_parts(of).values())
+    assert useful_flops(of) < flops + kernels * of.device.peak_flops
 
 
 SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attention}
@@ -266,55 +238,43 @@ SCHEDULED = {name: chip.attention for name, chip in CHIPS.items() if chip.attent
 
 @pytest.mark.parametrize(("generation", "block"), [(name, block) for name in SCHEDULED for block in SCHEDULED[name]])
 def test_no_kernel_is_faster_than_its_products(generation, block):
-    """Not even without what its turns and rows of blocks cost besides."""
     chip, keys = CHIPS[generation], keys_per_query(8192, block)
-    for kernel, products in MATMULS.items():
+    for kernel, products in step_work.MATMULS.items():
         of = chip.attention[block][kernel]
         turns = 8192 * (8192 if kernel == "all" else keys) / block**2
-        besides = (turns * of.turn + 8192 / block * of.edge) / chip.clock / chip.cores + turns * TURN / chip.cores
-        found = kernel_seconds(chip, kernel, block, (1, 8192, 8192), keys, UNIT) - besides
-        assert found >= 2 * products * 8192 * keys * UNIT / chip.peak_flops * (1 - 1e-9)
+        besides = (
+            turns * of.turn + 8192 / block * of.edge
+        ) / chip.clock / chip.cores + turns * step_work.TURN / chip.cores
+        found = kernel_seconds(chip, kernel, block, (1, 8192, 8192), keys, step_work.UNIT) - besides
+        assert found >= 2 * products * 8192 * keys * step_work.UNIT / chip.peak_flops * (1 - 1e-9)
 
 
 def test_turns_are_those_up_to_the_diagonal_and_of_all_gradients_every_one():
     """Of 4 x 4 blocks 10 are multiplied."""
     chip = CHIPS["v5p"]
     of = chip.attention[256]
-    keys, every = (
-        kernel_seconds(chip, name, 256, (1, 1024, 1024), keys_per_query(1024, 256), UNIT) * chip.cores
-        for name in ("keys", "all")
-    )
-    a_turn = lambda name: of[name].turn / chip.clock + TURN  # noqa: E731
+    rows = (1, 1024, 1024), keys_per_query(1024, 256), step_work.UNIT
+    keys, every = (kernel_seconds(chip, name, 256, *rows) * chip.cores for name in ("keys", "all"))
+    a_turn = lambda name: of[name].turn / chip.clock + step_work.TURN  # noqa: E731
     body = lambda name: of[name].body / chip.clock  # noqa: E731
     edge = lambda name: of[name].edge / chip.clock  # noqa: E731
     assert keys == pytest.approx(10 * (body("keys") + a_turn("keys")) + 4 * edge("keys"))
     assert every == pytest.approx(10 * body("all") + 16 * a_turn("all") + 4 * edge("all"))
 
 
-def test_windows_and_shared_rows_leave_less_to_do():
+def test_windows_shared_rows_and_blocks_that_are_not_in_the_table():
     assert [keys_per_query(8192, 1024, windows) for windows in ((), (1024,), (0, 1024))] == [4608, 2048, 3328]
     whole, shared = shipped("8b", "v6e:4x4", mesh="{fsdp: 16}"), shipped("8b", "v6e:4x4", mesh="{fsdp: 8, sequence: 2}")
     assert whole.tokens == shared.tokens  # rows are longer there, in parts
     assert attention_seconds(shared) == pytest.approx(attention_seconds(whole))
     # Each of the devices begins every block of keys.
     assert attention_seconds(shared, backward=True) > attention_seconds(whole, backward=True)
-
-
-def test_one_pass_would_be_faster_and_small_blocks_are_slower():
     base = shipped("8b")
     fused = dataclasses.replace(base, traits=ProgramTraits(fused=True))
     assert 0.6 < attention_seconds(fused, backward=True) / attention_seconds(base, backward=True) < 0.8
     small = dataclasses.replace(base, attention_block=256)
     assert small.block == 256 and attention_seconds(small) > 2 * attention_seconds(base)
-
-
-@pytest.mark.parametrize("generation", SCHEDULED)
-def test_what_is_refused_is_what_is_not_in_the_table(generation):
-    for kind in CHIPS[generation].device_kinds:
-        assert largest_block(kind) == max(SCHEDULED[generation])
-    assert largest_block("a chip of tomorrow") == 1024
-
-
-def test_blocks_that_are_not_in_the_table():
-    assert table_block(CHIPS["v5e"], 2048) == 1024
-    assert table_block(CHIPS["v6e"], 2048) == 2048 and table_block(CHIPS["v6e"], 724) == 512
+    assert step_work.table_block(CHIPS["v5e"], 2048) == 1024
+    assert step_work.table_block(CHIPS["v6e"], 2048) == 2048 and step_work.table_block(CHIPS["v6e"], 724) == 512
+    largest = {kind: max(blocks) for name, blocks in SCHEDULED.items() for kind in CHIPS[name].device_kinds}
+    assert {kind: largest_block(kind) for kind in largest} == largest and largest_block("a chip of tomorrow") == 1024

@@ -30,11 +30,19 @@ def quick(monkeypatch):
     this_machine.measured_device.cache_clear()
 
 
-def test_a_machine_is_a_line_of_devices():
+def test_a_machine_is_a_line_of_devices_which_share_the_memory_of_a_cpu(monkeypatch):
     here = this_machine.machine()
     assert here.chips == jax.device_count() and here.shape == (here.chips,) and here.slices == 1
     assert 1 << 28 < here.hbm_bytes < 1 << 45 and here.device_kind == jax.local_devices()[0].device_kind
     assert str(here) == here.generation == "local"
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    monkeypatch.setattr(this_machine.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: None, device_kind="cpu")])
+    assert this_machine.machine().hbm_bytes == 1024_000
+    # What a device says counts.
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123}, device_kind="a GPU")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert this_machine.machine().hbm_bytes == 123 and this_machine.machine().device_kind == "a GPU"
 
 
 def test_devices_of_a_cpu_speak_through_its_memory(quick, monkeypatch):
@@ -89,18 +97,6 @@ def test_a_mesh_of_tpus_is_planned_by_its_slice(monkeypatch):
     mesh = SimpleNamespace(shape={"fsdp": 1}, devices=np.array([None]))
     of = this_machine.setting_here(DENSE, CONFIG, mesh)
     assert of.topology == parse("v6e:1x1") and of.device is of.topology.chip
-
-
-def test_devices_of_a_cpu_share_its_memory(monkeypatch):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    monkeypatch.setattr(this_machine.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.get)
-    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(memory_stats=lambda: None, device_kind="cpu")])
-    assert this_machine.machine().hbm_bytes == 1024_000
-    device = SimpleNamespace(
-        memory_stats=lambda: {"bytes_limit": 123}, device_kind="a GPU"
-    )  # what a device says counts
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    assert this_machine.machine().hbm_bytes == 123 and this_machine.machine().device_kind == "a GPU"
 
 
 def test_the_bandwidth_is_of_reading_and_writing_one_array(monkeypatch):

@@ -24,24 +24,46 @@ def test_a_loops_products_count_once_a_turn():
     assert seconds(looped(PRODUCT, turns=32)) == pytest.approx(32e-3)
     items = schedule_on_tpu(looped(PRODUCT, turns=32), *TORUS)
     assert [(item.times, item.inside) for item in items] == [(32, "body")]
+    items = {item.instruction.name: item for item in schedule_on_tpu(looped(GATHER, PRODUCT, turns=7), *TORUS)}
+    assert items["gather"].times == items["product"].times == 7
+    assert items["gather"].seconds == items["gather"].busy_seconds == pytest.approx(7 * GATHERING * OBSERVED)
+    assert items["product"].busy_seconds == 0 and items["gather"].collective.kind == "all-gather"
+    loop = looped(PRODUCT, turns=5).replace("%most = s32[] constant(5)", "%most = s32[] parameter(0)")
+    assert seconds(loop) == MILLISECOND
+    # And a kernel that does nothing takes no time, whatever it gives.
+    loop = looped(PRODUCT, turns=1)
+    further = loop.replace("body=%body\n", 'body=%body, metadata={op_name="jit(step)/jvp()/further_rounds/while"}\n')
+    assert seconds(loop) == MILLISECOND and seconds(further) == 0
+    kernel = '%unfilled.1 = bf16[4096,4096]{1,0} custom-call(%x), metadata={op_name="jvp(unfilled)/pallas_call"}'
+    assert seconds(looped(kernel, PRODUCT, turns=1)) == MILLISECOND
 
 
-@pytest.mark.parametrize("products", [0, 1, 2])
-def test_what_goes_on_beside_products_costs_what_they_do_not_hide(products):
-    """A gather of 0.4 ms on another core: hidden by a product of 1 ms, waited for without one."""
+def test_gathers_begin_with_their_start_or_their_operands_and_end_by_their_done():
+    # A gather of 0.4 ms on another core: hidden by a product of 1 ms, waited for without one.
     start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
-    beside = [PRODUCT.replace("%product", f"%product.{n}") for n in range(products)]
     done = "%done = bf16[4096,4096]{1,0} call-done(%started), to_apply=%gathering"
-    assert seconds(looped(start, *beside, done, turns=1)) == pytest.approx(max(products * 1e-3, GATHERING))
-
-
-def test_a_fusion_that_gathers_is_begun_by_its_start_and_ended_by_its_done():
-    """As on a v5e: the product beside it has a part of the gather in itself, and is no gather."""
+    for products in range(3):
+        beside = [PRODUCT.replace("%product", f"%product.{n}") for n in range(products)]
+        assert seconds(looped(start, *beside, done, turns=1)) == pytest.approx(max(products * 1e-3, GATHERING))
+    # As on a v5e: the product beside it has a part of the gather in itself, and is no gather.
     start = "%async-collective-start.1 = (bf16[4096,4096]{1,0}, u32[]) fusion(%w), kind=kCustom, calls=%gathering"
     beside = PRODUCT.replace("calls=%fused", "calls=%gathering")
     done = "%async-collective-done.1 = bf16[4096,4096]{1,0} fusion(%t), kind=kCustom, calls=%gathering"
     assert seconds(looped(start, beside, done, turns=1)) == MILLISECOND
     assert seconds(looped(start, done, beside, turns=1)) == pytest.approx(1e-3 + GATHERING)
+    # The product before `call-update` hides nothing, one after it does.
+    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
+    given = "%given = ((bf16[256,4096]{1,0}), bf16[4096,4096]{1,0}) call-update(%started, %w)"
+    done = "%done = bf16[4096,4096]{1,0} call-done(%given)"
+    assert seconds(looped(start, PRODUCT, given, done, turns=1)) == pytest.approx(1e-3 + GATHERING)
+    assert seconds(looped(start, given, PRODUCT, done, turns=1)) == MILLISECOND
+    rows = "%rows (r: bf16[16384,4096], i: s32[32768]) -> bf16[32768,4096] {\n"
+    rows += "  ROOT %found = bf16[32768,4096]{1,0} gather(%r, %i)\n}\n"
+    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%rows'
+    given = "%given = ((bf16[16384,4096]{1,0}, s32[32768]{0}), bf16[32768,4096]{1,0}) call-update(%started, %r, %i)"
+    done = "%done = bf16[32768,4096]{1,0} call-done(%given)"
+    program = looped(start, given, done, turns=1).replace("%body (p", f"{rows}\n%body (p")
+    assert seconds(program) == pytest.approx(2 * 2 * 32768 * 4096 / (0.8 * 819e9))
 
 
 def test_attentions_kernel_is_counted_by_its_schedule():
@@ -68,12 +90,19 @@ def test_attentions_kernel_is_counted_by_its_schedule():
     assert of(every, 128) == expected("all", 1024)
 
 
-def test_what_has_no_cycles_is_counted_by_its_bytes():
+def test_what_has_no_cycles_is_counted_by_its_bytes_and_what_is_small_costs_nothing():
     scatter = "%scatter = f32[32000,4096]{1,0} fusion(%x), kind=kCustom, calls=%fused"
     assert seconds(looped(scatter, turns=1)) == pytest.approx(2 * 4 * 32000 * 4096 / 819e9)
     assert seconds(looped(scatter + ", " + CYCLES % 1500, turns=1)) == pytest.approx(1e-6)
     on_the_chip = scatter.replace("{1,0}", "{1,0:T(8,128)S(1)}")
     assert seconds(looped(on_the_chip, turns=1)) == 0
+    # Without cycles: up to 1,024 bytes read and written, and whatever only names memory.
+    small = "%small = bf16[256]{0} add(%x, %y)"
+    assert seconds(looped(small, turns=1)) == 0
+    assert seconds(looped(small.replace("256", "257"), turns=1)) == pytest.approx(4 * 257 / 819e9)
+    assert seconds(looped("%b = bf16[4096,4096]{1,0} bitcast(%x)", turns=1)) == 0
+    named = '%b = bf16[4096,4096]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"'
+    assert seconds(looped(named, turns=1)) == 0
 
 
 def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
@@ -88,34 +117,10 @@ def test_products_with_a_matrix_for_each_expert_are_counted_by_their_rows():
     assert seconds(looped(rows, wide, backward, turns=1)) == pytest.approx(expected)
     half = schedule_on_tpu(looped(rows, wide, backward, turns=1), *TORUS, filled=0.5)
     assert sum(item.seconds for item in half) == pytest.approx(expected * OBSERVED / 2)
-
-
-def test_a_core_that_is_started_early_begins_when_it_is_given_its_operands():
-    """The product before `call-update` hides nothing, one after it does."""
-    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%gathering'
-    given = "%given = ((bf16[256,4096]{1,0}), bf16[4096,4096]{1,0}) call-update(%started, %w)"
-    done = "%done = bf16[4096,4096]{1,0} call-done(%given)"
-    assert seconds(looped(start, PRODUCT, given, done, turns=1)) == pytest.approx(1e-3 + GATHERING)
-    assert seconds(looped(start, given, PRODUCT, done, turns=1)) == MILLISECOND
-
-
-def test_rows_that_the_small_cores_gather_are_read_and_written():
-    rows = "%rows (r: bf16[16384,4096], i: s32[32768]) -> bf16[32768,4096] {\n"
-    rows += "  ROOT %found = bf16[32768,4096]{1,0} gather(%r, %i)\n}\n"
-    start = '%started = ((), (), s32[1]) call-start(), async_execution_thread="sparsecore", to_apply=%rows'
-    given = "%given = ((bf16[16384,4096]{1,0}, s32[32768]{0}), bf16[32768,4096]{1,0}) call-update(%started, %r, %i)"
-    done = "%done = bf16[32768,4096]{1,0} call-done(%given)"
-    program = looped(start, given, done, turns=1).replace("%body (p", f"{rows}\n%body (p")
-    assert seconds(program) == pytest.approx(2 * 2 * 32768 * 4096 / (0.8 * 819e9))
-
-
-def test_rounds_that_uneven_loads_alone_need_count_nothing():
-    """And a kernel that does nothing takes no time, whatever it gives."""
-    loop = looped(PRODUCT, turns=1)
-    further = loop.replace("body=%body\n", 'body=%body, metadata={op_name="jit(step)/jvp()/further_rounds/while"}\n')
-    assert seconds(loop) == MILLISECOND and seconds(further) == 0
-    kernel = '%unfilled.1 = bf16[4096,4096]{1,0} custom-call(%x), metadata={op_name="jvp(unfilled)/pallas_call"}'
-    assert seconds(looped(kernel, PRODUCT, turns=1)) == MILLISECOND
+    rows, wide = "%rows = bf16[4096,1024]{1,0} parameter(1)", "%wide = bf16[4096,2048]{1,0} parameter(2)"
+    for name in ("other.1", "ragged-dot-metadata.1"):
+        kernel = f'%{name} = bf16[4096,2048]{{1,0}} custom-call(%rows, %wide), custom_call_target="x"'
+        assert seconds(looped(rows, wide, kernel, turns=1)) == pytest.approx(2 * 2 * 4096 * 2048 / 819e9)
 
 
 def along(kind: str, groups: str, topology: str = "v5e:16x16", size: int = 1 << 30):
@@ -146,17 +151,14 @@ def along(kind: str, groups: str, topology: str = "v5e:16x16", size: int = 1 << 
     ],
 )
 def test_seconds_of_a_collective_by_hand(kind, groups, topology, dimensions, times, hops):
-    """`times` its bytes go over one link; each hop takes a microsecond."""
+    """`times` its bytes go over one link; each hop takes a microsecond. What goes nowhere takes no link."""
+    assert along("all-gather", "{{0},{1}}") == ((), 0.0) == along("all-gather", "")
     found = along(kind, groups, topology)
     assert found[0] == dimensions
     assert found[1] == pytest.approx(times * (1 << 30) / (parse(topology).chip.link_bandwidth * LINKS) + hops * 1e-6)
 
 
-def test_what_goes_nowhere_takes_no_link():
-    assert along("all-gather", "{{0},{1}}") == ((), 0.0) == along("all-gather", "")
-
-
-def test_transfers_by_the_memory_that_they_go_to():
+def test_transfers_by_the_memory_that_they_go_to_and_rows_in_use_of_a_ragged_exchange():
     """One that is started and ended at once is waited for."""
     to_host = "%start = (bf16[1024,1024]{1,0:S(5)}, bf16[1024,1024]{1,0}, u32[]) copy-start(%x)"
     here = "%start = (bf16[1024,1024]{1,0:S(1)}, bf16[1024,1024]{1,0}, s64[]) copy-start(%x)"
@@ -168,13 +170,12 @@ def test_transfers_by_the_memory_that_they_go_to():
     assert seconds(looped(send, done, turns=1)) == 0  # nothing ever waits for what is sent
     received = "%recv-done = (bf16[8,8]{1,0}, token[]) recv-done(%sent)"
     assert seconds(looped(send, received, turns=1)) == pytest.approx(2 * (1 << 20) / 3.1e9)
-
-
-def test_items_of_a_loop_are_counted_as_often_as_it_turns():
-    items = {item.instruction.name: item for item in schedule_on_tpu(looped(GATHER, PRODUCT, turns=7), *TORUS)}
-    assert items["gather"].times == items["product"].times == 7
-    assert items["gather"].seconds == items["gather"].busy_seconds == pytest.approx(7 * GATHERING * OBSERVED)
-    assert items["product"].busy_seconds == 0 and items["gather"].collective.kind == "all-gather"
+    exchange = f"%x.1 = bf16[4096,4096]{{1,0}} ragged-all-to-all(%a, %b, %c), channel_id=1, {LINES}"
+    alone = looped(exchange, turns=1)
+    whole, half = (schedule_on_tpu(alone, *TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5))
+    assert whole == 2 * half == pytest.approx(2 * 4096 * 4096 * 16 / 8 / (50e9 * LINKS) + 8e-6)
+    gather = schedule_on_tpu(looped(GATHER, turns=1), *TORUS, 0.5)[0].seconds / OBSERVED
+    assert gather == pytest.approx(GATHERING)
 
 
 def test_of_branches_the_longest_counts():
@@ -187,31 +188,6 @@ def test_of_branches_the_longest_counts():
     assert seconds(looped(call, turns=1).replace("%body (p", branches + "%body (p")) == MILLISECOND
 
 
-def test_what_is_small_or_a_name_costs_nothing():
-    """Without cycles: up to 1,024 bytes read and written, and whatever only names memory."""
-    small = "%small = bf16[256]{0} add(%x, %y)"
-    assert seconds(looped(small, turns=1)) == 0
-    assert seconds(looped(small.replace("256", "257"), turns=1)) == pytest.approx(4 * 257 / 819e9)
-    assert seconds(looped("%b = bf16[4096,4096]{1,0} bitcast(%x)", turns=1)) == 0
-    named = '%b = bf16[4096,4096]{1,0} custom-call(%x), custom_call_target="AllocateBuffer"'
-    assert seconds(looped(named, turns=1)) == 0
-
-
-def test_only_the_rows_in_use_of_a_ragged_exchange_travel():
-    exchange = f"%x.1 = bf16[4096,4096]{{1,0}} ragged-all-to-all(%a, %b, %c), channel_id=1, {LINES}"
-    whole, half = (
-        schedule_on_tpu(looped(exchange, turns=1), *TORUS, filled)[0].seconds / OBSERVED for filled in (1, 0.5)
-    )
-    assert whole == 2 * half == pytest.approx(2 * 4096 * 4096 * 16 / 8 / (50e9 * LINKS) + 8e-6)
-    gather = schedule_on_tpu(looped(GATHER, turns=1), *TORUS, 0.5)[0].seconds / OBSERVED
-    assert gather == pytest.approx(GATHERING)
-
-
-def test_a_turn_that_is_not_named_is_one():
-    loop = looped(PRODUCT, turns=5).replace("%most = s32[] constant(5)", "%most = s32[] parameter(0)")
-    assert seconds(loop) == MILLISECOND
-
-
 def test_a_wait_is_shared_by_the_transfers_that_made_it():
     """Two gathers on one line, the second begun after 1 ms of matmul: it waits for what is left of the first."""
     starts = [f"%started.{n} = ((), (), s32[1]) call-start(), to_apply=%gathering" for n in range(4)]
@@ -221,10 +197,3 @@ def test_a_wait_is_shared_by_the_transfers_that_made_it():
     assert items["started.3"].seconds == pytest.approx(GATHERING * OBSERVED)
     assert items["started.0"].seconds == items["started.1"].seconds == 0
     assert items["started.2"].seconds == pytest.approx((3 * GATHERING - 1e-3) * OBSERVED)
-
-
-def test_other_kernels_of_matrices_and_a_grouped_matmuls_own_metadata_are_no_grouped_matmul():
-    rows, wide = "%rows = bf16[4096,1024]{1,0} parameter(1)", "%wide = bf16[4096,2048]{1,0} parameter(2)"
-    for name in ("other.1", "ragged-dot-metadata.1"):
-        kernel = f'%{name} = bf16[4096,2048]{{1,0}} custom-call(%rows, %wide), custom_call_target="x"'
-        assert seconds(looped(rows, wide, kernel, turns=1)) == pytest.approx(2 * 2 * 4096 * 2048 / 819e9)

@@ -37,17 +37,11 @@ class Child:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], line: Callable[[str], None]):
         self.last_line = ""
         self._line = line
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # In a session of its own: Ctrl-C at the terminal reaches this process alone, which passes it on.
-            start_new_session=True,
-        )
+        started = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        # In a session of its own: Ctrl-C at the terminal reaches this process alone, which passes it on.
+        own = {"env": environment, "start_new_session": True}
+        self._process = subprocess.Popen(started, text=True, errors="replace", **pipes, **own)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -66,7 +66,12 @@ def check(job: Job) -> None:
 def requests(job: Job, attempt: int) -> Sequence[Request]:
     """One Batch job, with one task a machine; the service creates its machines. 64-bit numbers are strings in REST."""
     config, machine, nodes = job.config, job.machine, str(job.config.nodes)
-    volumes = [_mounted_volume(*pair) for pair in config.volumes.items()]
+    volumes = []
+    for source, mount in config.volumes.items():  # a bucket's folder, or a file server's
+        scheme, _, rest = source.partition("://")
+        server, _, folder = rest.partition("/")
+        files = {"nfs": {"server": server, "remotePath": f"/{folder}"}}
+        volumes.append(({"gcs": {"remotePath": rest}} if scheme == "gs" else files) | {"mountPath": mount})
     task = {
         "runnables": [_batch_runnable(job, attempt)],
         "computeResource": {"cpuMilli": f"{machine.vcpus * 1000}", "memoryMib": f"{machine.memory_gib * 1024}"},
@@ -88,11 +93,8 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
         "labels": job.labels(attempt),
         "logsPolicy": {"destination": "CLOUD_LOGGING"},
     }
-    return [JOBS.create_request(_batch_location(job), job.attempt_name(attempt), job.run, body)]
-
-
-def _batch_location(job: Job) -> str:
-    return f"projects/{job.config.project}/locations/{job.config.region}"
+    location = f"projects/{config.project}/locations/{config.region}"
+    return [JOBS.create_request(location, job.attempt_name(attempt), job.run, body)]
 
 
 def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
@@ -110,15 +112,6 @@ def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
     if job.verb in jobs.JOINING and job.config.nodes > 1:
         volumes.append(f"{HOSTS_FILE}:{HOSTS_FILE}:ro")
     return runnable | {"container": container | ({"volumes": volumes} if volumes else {})}
-
-
-def _mounted_volume(source: str, mount: str) -> dict[str, Any]:
-    """The mount of a bucket (`gs://BUCKET/FOLDER`) or of a file server's folder (`nfs://SERVER/FOLDER`)."""
-    scheme, _, rest = source.partition("://")
-    if scheme == "gs":
-        return {"gcs": {"remotePath": rest}, "mountPath": mount}
-    server, _, folder = rest.partition("/")
-    return {"nfs": {"server": server, "remotePath": f"/{folder}"}, "mountPath": mount}
 
 
 def _allocation_policy(job: Job, attempt: int) -> dict[str, Any]:
@@ -141,7 +134,8 @@ def _allocation_policy(job: Job, attempt: int) -> dict[str, Any]:
 
 def observe(job: Job) -> Sequence[Resource]:
     """The Batch jobs of all attempts."""
-    return by_attempt(job, JOBS.list(_batch_location(job)), _batch_job_resource)
+    listed = JOBS.list(f"projects/{job.config.project}/locations/{job.config.region}")
+    return by_attempt(job, listed, _batch_job_resource)
 
 
 def _batch_job_resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:

@@ -41,10 +41,8 @@ def terms(job: Job) -> list[str]:
     default = f"the project's default service account, which may change much more than the bucket ({instead})"
     cost = f"What they cost is not known: {config.machine} has no list price on demand."
     if dollars is not None:
-        cost = (
-            f"All of an attempt together cost at most {dollars * config.max_hours:,.2f} $ until then "
-            f"({dollars:,.2f} $/h, the list price on demand)."
-        )
+        most = f"{dollars * config.max_hours:,.2f} $ until then ({dollars:,.2f} $/h, the list price on demand)"
+        cost = f"All of an attempt together cost at most {most}."
     lines = [
         f"Machines run as {account or default}, with the scopes {scopes}.",
         f"A machine ends after {config.max_hours:g} hours at the latest (max_hours). {cost}",

@@ -41,7 +41,8 @@ def check(job: Job) -> None:
 
 def requests(job: Job, attempt: int) -> Sequence[Request]:
     """One queued resource; the service creates its slices."""
-    config, name, location = job.config, job.attempt_name(attempt), _tpu_location(job)
+    config, name = job.config, job.attempt_name(attempt)
+    location = f"projects/{config.project}/locations/{config.zone}"
     network = {"network": config.network, "subnetwork": config.subnetwork, "enableExternalIps": config.external_ip}
     email = {"email": config.service_account} if config.service_account else {}
     version = config.runtime_version or machines.find_slice(config.accelerator).chip.cloud_tpu.runtime_version
@@ -70,13 +71,10 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     return [QUEUED_RESOURCES.create_request(location, name, job.run, resource)]
 
 
-def _tpu_location(job: Job) -> str:
-    return f"projects/{job.config.project}/locations/{job.config.zone}"
-
-
 def observe(job: Job) -> Sequence[Resource]:
     """The queued resources of all attempts."""
-    return by_attempt(job, QUEUED_RESOURCES.list(_tpu_location(job)), _queued_slice_resource)
+    listed = QUEUED_RESOURCES.list(f"projects/{job.config.project}/locations/{job.config.zone}")
+    return by_attempt(job, listed, _queued_slice_resource)
 
 
 def _queued_slice_resource(job: Job, attempt: int, found: dict[str, Any]) -> Resource:

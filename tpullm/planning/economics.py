@@ -4,6 +4,7 @@ A step takes the time of its parts, at the speeds that a chip reaches, and of th
 hide.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,10 +168,9 @@ def prices_of(generation: str, given: list[str]) -> dict[str, float]:
     known, prices = [name for name, chip in CHIPS.items() if chip.dollars_per_hour or chip.gpu], {}
     for text in given:
         name, _, price = text.partition("=")
-        try:
+        prices[name] = -1.0
+        with contextlib.suppress(ValueError):
             prices[name] = float(price)
-        except ValueError:
-            prices[name] = -1.0
         if name not in known or not 0 <= prices[name] < math.inf:
             form = f"GENERATION=DOLLARS a chip-hour, such as v5e=0.9; there are {', '.join(known)}"
             raise UserError(f"--price: {text} is not {form}")

@@ -21,7 +21,7 @@ def plan_details(plan: Plan) -> str:
         parts.append(f"{over}; {largest}; {_cure_line(plan)}")
     parts += [_time_table(plan), _run_lines(plan)] if plan.fits else []
     parts += [_search_table(plan)] if plan.found else []
-    parts += _compiled_lines(plan) + [_uncounted(plan)]
+    parts += [*([_compiled_lines(plan)] if plan.proven else []), _uncounted(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -131,10 +131,8 @@ def _search_table(plan: Plan) -> str:
     return head + "\n" + aligned(rows)
 
 
-def _compiled_lines(plan: Plan) -> list[str]:
+def _compiled_lines(plan: Plan) -> str:
     """The compiler's result for each candidate beside the estimate; for the chosen one also the findings."""
-    if not plan.proven:
-        return []
     rows = []
     for candidate, proof in plan.proven:
         estimated, compiled = moment(candidate.estimate.step_seconds), moment(proof.step_seconds)
@@ -144,7 +142,7 @@ def _compiled_lines(plan: Plan) -> list[str]:
     proof = plan.proofs[0]
     head = "compiled: memory of a chip, and a step by its program (in brackets: as estimated)"
     told = [proof.refused] if proof.refused else [finding.text for finding in proof.findings]
-    return ["\n".join([head, aligned(rows), *(f"  {line}" for line in told)])]
+    return "\n".join([head, aligned(rows), *(f"  {line}" for line in told)])
 
 
 def _command_keys(candidate: Candidate) -> str:

@@ -127,9 +127,8 @@ def variants(base: Setting) -> Iterator[Setting]:
         rows, left = divmod(base.rows, sizes[0] * sizes[1] * sizes[2])
         shared = [] if left else [parts for parts in divisors(min(rows, MOST_PARTS)) if rows % parts == 0]
         for remat, parts in product(RECOMPUTED, shared):
-            free = dataclasses.replace(
-                with_remat(base, remat), sizes=sizes, accumulation=parts, attention_block=0, loss_chunks=0
-            )
+            platforms = {"attention_block": 0, "loss_chunks": 0}
+            free = dataclasses.replace(with_remat(base, remat), sizes=sizes, accumulation=parts, **platforms)
             blocks = [block for block in accepted if block != free.block and free.contiguous % block == 0]
             length, own = base.length // free.along("sequence"), free.chunks
             near = [round(own * times) for times in CHUNKS]
