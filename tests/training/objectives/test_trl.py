@@ -126,6 +126,8 @@ def test_kto(name):
     np.testing.assert_allclose(max(kl.total / kl.weight, 0), theirs["kl"], rtol=1e-6)
     np.testing.assert_allclose(ours["reward_desirable"], theirs["rewards/chosen"], rtol=1e-5)
     np.testing.assert_allclose(ours["reward_undesirable"], theirs["rewards/rejected"], rtol=1e-5)
+    ratios = (logp * mask).sum(1) - np.array(given["reference"], np.float32)
+    assert ours["accuracy"] == pytest.approx(np.mean((ratios > theirs["kl"]) == desirable))
 
 
 @pytest.mark.parametrize("name", CASES["policy"])
