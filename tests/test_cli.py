@@ -1,6 +1,5 @@
 """The command line: quick, one verb imported at a time, JSON and nothing else where JSON was asked for."""
 
-import json
 import os
 import subprocess
 import sys
@@ -36,12 +35,6 @@ def test_text_verbs_never_import_jax(tiny_run):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_json_is_one_value_and_nothing_else(tiny_run, capsys):
-    assert main.main(["tokenize", "--show", "今日はいい天気ですね。", "--model", str(tiny_run), "--json"]) == 0
-    out = capsys.readouterr().out
-    assert json.loads(out) and out.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -46,19 +46,13 @@ def tracked_files():
     return [ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_every_dependency_is_pinned():
+def test_every_dependency_is_plainly_pinned_once():
     extras = PROJECT["optional-dependencies"]
     required = {normalized(line) for line in PROJECT["dependencies"] + extras["test"] + extras["gcp"] + extras["docs"]}
     assert required - {"tpullm"} - {normalized(line) for line in pins()} == set()
-
-
-def test_constraints_are_plain_pins():
     pin = re.compile(r'[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; python_version (<|>=) "3\.12")?')
     assert [line for line in pins() if not pin.fullmatch(line)] == []
-
-
-def test_each_python_gets_one_version_of_each_package():
-    markers = {}
+    markers = {}  # each Python gets one version of each package
     for line in pins():
         markers.setdefault(normalized(line), []).append(line.partition(" ; ")[2])
     pair = ['python_version < "3.12"', 'python_version >= "3.12"']
@@ -67,11 +61,8 @@ def test_each_python_gets_one_version_of_each_package():
 
 def test_what_the_code_imports_is_declared():
     """An indirect dependency can go away when the package that brought it no longer needs it."""
-    optional = [
-        line
-        for extra in ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "serve", "gguf")
-        for line in PROJECT["optional-dependencies"][extra]
-    ]
+    extras = ("gcp", "wandb", "mlflow", "reasoning-gym", "lm-eval", "serve", "gguf")
+    optional = sum((PROJECT["optional-dependencies"][extra] for extra in extras), [])
     names = [normalized(line) for line in PROJECT["dependencies"] + optional]
     declared = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
     imported = set()
@@ -95,25 +86,18 @@ def test_no_line_of_markdown_is_longer_than_120_characters():
     """Outside of tables and code. Pages in benchmarks/results are written by programs, a finding on each line."""
     pages = [path for path in tracked_files() if path.suffix == ".md" and path.parent.name != "results"]
     assert len(pages) > 20  # the search for them works
-    found = {
-        path.relative_to(ROOT).as_posix(): lines for path in pages if (lines := long_lines(path.read_text("utf-8")))
-    }
-    assert found == {}
+    assert [str(path) for path in pages if long_lines(path.read_text("utf-8"))] == []
+    long = "x" * 121
+    assert long_lines(f"{long}\n| {long} |\n```sh\n{long}\n```\n  {long}\n") == [1, 6]
 
 
 def long_lines(text):
-    """The numbers of the lines of Markdown over 120 characters, outside of tables and code."""
-    lines, code, found = text.splitlines(), False, []
-    for number, line in enumerate(lines, 1):
+    code, found = False, []
+    for number, line in enumerate(text.splitlines(), 1):
         code ^= line.lstrip().startswith("```")
         if len(line) > 120 and not code and not line.startswith("|"):
             found.append(number)
     return found
-
-
-def test_a_long_line_is_found_outside_of_tables_and_code():
-    long = "x" * 121
-    assert long_lines(f"{long}\n| {long} |\n```sh\n{long}\n```\n  {long}\n") == [1, 6]
 
 
 def test_no_file_names_a_machine_or_a_package_registry():
@@ -121,12 +105,8 @@ def test_no_file_names_a_machine_or_a_package_registry():
     folders = "|".join(["work/", "root/", "home/[a-z]", "Users/[A-Za-z]"])
     hosts = "|".join(["pypi" + r"\.org", "python" + "hosted", "npmjs" + r"\.org", "deb" + r"\.debian\.org"])
     forbidden = re.compile(rf"(?<![\w.~/])/({folders})|{hosts}")
-    found = []
-    for path in tracked_files():
-        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
-            if forbidden.search(line):
-                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
-    assert found == []
+    texts = ((path, path.read_text("utf-8", errors="replace")) for path in tracked_files())
+    assert [f"{path}: {found[0]}" for path, text in texts if (found := forbidden.search(text))] == []
 
 
 # What is noted for people, or compared with what another process or machine has noted.
@@ -145,13 +125,9 @@ BY_THE_CLOCK_ON_THE_WALL = {
 
 def test_no_time_is_measured_by_a_clock_that_may_be_set():
     """An hour forward or back must end nothing, and give no negative time."""
-    package = ROOT / "tpullm"
-    found = {
-        path.relative_to(package).as_posix()
-        for path in package.rglob("*.py")
-        if re.search(r"\btime\.time(_ns)?\(", path.read_text(encoding="utf-8"))
-    }
-    assert found == BY_THE_CLOCK_ON_THE_WALL
+    package, asks = ROOT / "tpullm", re.compile(r"\btime\.time(_ns)?\(")
+    found = [path for path in package.rglob("*.py") if asks.search(path.read_text(encoding="utf-8"))]
+    assert {path.relative_to(package).as_posix() for path in found} == BY_THE_CLOCK_ON_THE_WALL
 
 
 @pytest.mark.parametrize("script", ["launch/local.sh", ".ci/run"])
@@ -160,18 +136,15 @@ def test_script_parses_and_is_executable(script):
     assert os.access(ROOT / script, os.X_OK)
 
 
-def test_makefile_targets_exist():
+def test_makefile_targets_exist_and_without_one_it_explains_itself():
     targets = ["help", "quickstart", "test", "docs", "lint", "clean"]
     subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
+    result = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "make quickstart" in result.stdout and "make test" in result.stdout
 
 
 def test_the_test_files_that_are_begun_first_exist():
     assert [name for name in BEGUN_FIRST if not (ROOT / "tests" / name).exists()] == []
-
-
-def test_make_without_a_target_explains_itself():
-    result = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "make quickstart" in result.stdout and "make test" in result.stdout
 
 
 @pytest.fixture
@@ -202,14 +175,8 @@ esac
 
 
 def local(project, *arguments, fail="", **environment):
-    environment = {
-        **os.environ,
-        "PATH": f"{project / 'bin'}:{os.environ['PATH']}",
-        "CALLS": str(project / "calls"),
-        "FAIL": fail,
-        "TPULLM_PYTHON": str(project / "bin" / "python3.13"),
-        **environment,
-    }
+    here = {"PATH": f"{project / 'bin'}:{os.environ['PATH']}", "TPULLM_PYTHON": str(project / "bin" / "python3.13")}
+    environment = os.environ | here | {"CALLS": str(project / "calls"), "FAIL": fail} | environment
     command = ["bash", project / "launch" / "local.sh", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -219,41 +186,28 @@ def installations(project):
     return calls.read_text("utf-8").splitlines() if calls.exists() else []
 
 
-def test_set_up_happens_once(project):
-    first, second = local(project), local(project)
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert len(installations(project)) == 1
-    assert f"-c {project}/constraints.txt -e {project}" in installations(project)[0]
-    assert second.stdout + second.stderr == ""
-
-
-def test_set_up_runs_the_command_in_the_environment(project):
+def test_set_up_happens_once_for_the_project_each_extra_and_each_change(project):
     result = local(project, "bash", "-c", 'echo "$VIRTUAL_ENV"; command -v python; exit 7')
     assert result.stdout.splitlines() == [f"{project}/.venv", f"{project}/.venv/bin/python"]
     assert result.returncode == 7
-
-
-def test_an_extra_is_installed_when_it_is_first_asked_for(project):
+    assert f"-c {project}/constraints.txt -e {project}" in installations(project)[0]
+    second = local(project)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
     for _ in range(2):
         local(project)
         local(project, "--extra", "test")
     assert [call.rpartition(" ")[2] for call in installations(project)] == [f"{project}", f"{project}[test]"]
-
-
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
-def test_changed_requirements_are_installed(project, name):
-    local(project)
-    with open(project / name, "a", encoding="utf-8") as file:
-        file.write("\n")
-    local(project)
-    assert len(installations(project)) == 2
+    for made, name in enumerate(("pyproject.toml", "constraints.txt"), 3):
+        with open(project / name, "a", encoding="utf-8") as file:
+            file.write("\n")
+        local(project)
+        assert len(installations(project)) == made
 
 
 def test_an_installation_that_broke_off_is_one_line_and_made_anew_by_the_next_run(project):
     full = "Installing collected packages: jax\\nERROR: [Errno 28] No space left on device\\n"
     result = local(project, "echo", "not reached", fail=full)
-    assert result.returncode == 2
-    assert result.stdout == ""
+    assert (result.returncode, result.stdout) == (2, "")
     assert "installation failed: no space left on the device" in result.stderr.splitlines()[-1]
     (project / ".venv" / "half-installed").touch()
     assert local(project).returncode == 0

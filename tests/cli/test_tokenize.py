@@ -195,12 +195,13 @@ def test_a_broken_file_of_documents_is_one_line(run):
     assert not (run / "tokens" / manifest.FILE).exists()
 
 
-def test_show_gives_pieces_and_ids(made):
-    shown = tokenize.show("今日は\n👍", made)
-    model = load(made / "tokenizer")
-    assert [entry["id"] for entry in shown] == model.encode("今日は\n👍")
+def test_show_prints_pieces_and_ids(made, capsys):
+    asked = SimpleNamespace(show="今日は\n👍", model=str(made), json=True)
+    tokenize.show_main(asked)
+    (line,) = capsys.readouterr().out.splitlines()
+    shown = json.loads(line)
+    assert [entry["id"] for entry in shown] == load(made / "tokenizer").encode(asked.show)
     assert [entry["piece"] for entry in shown][-5:] == ["\n", "<0xF0>", "<0x9F>", "<0x91>", "<0x8D>"]
-    json.dumps(shown)
 
 
 def test_the_tokenizer_is_found_from_every_kind_of_model(made, tmp_path):

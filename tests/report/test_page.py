@@ -12,7 +12,7 @@ from tpullm.model.architecture import Architecture
 from tpullm.recipe.schema import ModelConfig
 from tpullm.report.language import named
 from tpullm.report.page import SECTIONS, page
-from tpullm.report.run_data import STAGES, RunData
+from tpullm.report.run_data import RunData
 
 VOID = {"meta", "br"}
 MODEL = ModelConfig(layers=3, width=64).resolved(512)
@@ -374,12 +374,13 @@ def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
         assert contrast(colours[line], colours["paper"]) >= 3, line
 
 
+SECONDS = dict.fromkeys(("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate"), 20.5)
 WHOLE = {
     "model": dataclasses.replace(MODEL, experts=8, experts_per_token=3, kv_heads=2),
     "manifests": full().manifests | {"base": {"folder": "published"}},
     "pretrain": [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}, "step_seconds": 0.5} for row in TRAINING],
     "results": RESULTS
-    | {"seconds": {stage: 20.5 for stage in STAGES}, "machine": RESULTS["machine"] | {"device": "h100"}}
+    | {"seconds": SECONDS, "machine": RESULTS["machine"] | {"device": "h100"}}
     | {"attention": {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}},
     "plan": {"step_seconds": 0.55},
 }

@@ -15,19 +15,14 @@ def main(arguments) -> None:
     """Load the model, find the words and show them."""
     from tpullm.engine.session import load_session
     from tpullm.evaluation.blank import fill_blank
+    from tpullm.report.tables import WIDTH, bar, show
 
     # Tuning on conversations changes what is likely in plain text, so a run means its pretrained model here.
     words = fill_blank(load_session(arguments.model, tuned=False), arguments.text, max(0, arguments.count))
     if arguments.json:
         found = [{"word": word, "probability": probability} for word, probability in words]
-        print_json({"text": arguments.text, "words": found})
-    else:
-        _show_words(arguments.text, words)
-
-
-def _show_words(text: str, words: list[tuple[str, float]]) -> None:
-    from tpullm.report.tables import WIDTH, bar, show
-
+        return print_json({"text": arguments.text, "words": found})
     most = words[0][1]
     shown = [(word, share) for word, share in words if share >= 0.0005]  # else it would be written as 0.0%
-    show(text, ("", "", ""), [(word, f"{share:6.1%}", bar(max(share / most, 1 / WIDTH))) for word, share in shown])
+    rows = [(word, f"{share:6.1%}", bar(max(share / most, 1 / WIDTH))) for word, share in shown]
+    show(arguments.text, ("", "", ""), rows)

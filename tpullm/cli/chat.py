@@ -73,21 +73,14 @@ def converse(known: dict, tokens: int, sampling: Sampling, seed: int) -> None:
                 say(f"{name} answers now" if name in known else f"no adapter {name}; there are: {', '.join(known)}")
                 answers = name if name in known else answers
             elif line:
-                messages = _turn(engines[answers], messages, line, tokens, sampling, seed)
+                asked = [*messages, {"role": "user", "content": line}]
+                answer = reply(known[answers], asked, tokens, sampling, seed, engine=engines[answers])
+                messages = [*asked, {"role": "assistant", "content": answer}]
+        except UserError as error:  # the line does not fit the context, and the conversation goes on without it
+            say(str(error))
         except (EOFError, KeyboardInterrupt):
             print()
             return
-
-
-def _turn(engine, messages: list[dict[str, str]], line: str, tokens: int, sampling, seed: int) -> list[dict[str, str]]:
-    """The conversation with the user's line and its answer; unchanged if the line does not fit the context."""
-    asked = [*messages, {"role": "user", "content": line}]
-    try:
-        answer = reply(engine.session, asked, tokens, sampling, seed, engine=engine)
-    except UserError as error:
-        say(str(error))
-        return messages
-    return [*asked, {"role": "assistant", "content": answer}]
 
 
 def reply(session, messages, tokens: int, sampling: Sampling, seed: int, show: bool = True, engine=None) -> str:
@@ -118,13 +111,11 @@ def _prompt_of_conversation(session, messages, tokens: int) -> list[int]:
 
     # Leave room for an answer of `tokens`, but at most half of the context.
     most = session.context_length - min(tokens, session.context_length // 2)
-    kept = list(messages)
-    ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
-    while len(ids) > most and len(kept) > 1:
-        kept = kept[2:]
-        ids = session.tokenizer.chat_template(kept, add_generation_prompt=True)[0]
-    if len(kept) < len(messages):
-        turns = (len(messages) - len(kept)) // 2
+    for turns in range(len(messages) // 2 + 1):
+        ids = session.tokenizer.chat_template(messages[2 * turns :], add_generation_prompt=True)[0]
+        if len(ids) <= most:
+            break
+    if turns:
         say(f"the conversation is longer than the model's context: its oldest turns ({turns}) are left out")
     check_context(session, ids, "prompt")
     return ids

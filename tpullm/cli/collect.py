@@ -3,6 +3,7 @@
 It makes RUN/documents.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -22,46 +23,40 @@ _NAMES = 3  # of files, in one line
 
 def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
     """Make `RUN/documents`, unless it exists with the same sources and settings."""
-    with SharedWork(run, "collect", share) as work:
-        try:
-            _make_documents(recipe, run, work)
-        finally:
-            if share.count == 1:  # else another share may be writing there
-                storage.remove_partials(run / "documents" / "parts")
-
-
-def _make_documents(recipe: Recipe, run: Path, work: SharedWork) -> None:
     stage = run / "documents"
-    inputs = manifest.inputs(*collect.inputs(recipe))
-    if manifest.is_finished(stage, inputs):
-        return say("documents: finished, skipped")
-    start = time.monotonic()
-    for line in verdicts.prepare(recipe.corpus):
-        if work.share.is_first:
+    with SharedWork(run, "collect", share) as work, contextlib.ExitStack() as closing:
+        if share.count == 1:  # else another share may be writing there
+            closing.callback(storage.remove_partials, stage / "parts")
+        inputs = manifest.inputs(*collect.inputs(recipe))
+        if manifest.is_finished(stage, inputs):
+            return say("documents: finished, skipped")
+        start = time.monotonic()
+        for line in verdicts.prepare(recipe.corpus):
+            if share.is_first:
+                say(f"documents: {line}")
+        questions = tasks.leak_questions(recipe.corpus.leaks.tasks)
+        planned = collect.plan(recipe, inputs, run, work, questions)
+        if share.is_first:
+            _say_what_is_left_out(planned)
+        placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
+        if not share.is_first:
+            return work.wait(lambda: manifest.is_finished(stage, inputs), "the documents")
+        card = collect.finish(planned, placed, recipe)
+        seconds = time.monotonic() - start
+        facts = {"documents": card["documents"], "characters": card["characters"], "seconds": round(seconds, 2)}
+        manifest.write(stage, inputs, **facts)
+        collect.remove_old(stage)
+        for name, found in card["encodings"].items():
+            for encoding, n in found.items():
+                which = "1 document is not UTF-8 and was" if n == 1 else f"{n:,} documents are not UTF-8 and were"
+                say(f"documents: {name}: {which} read as {encoding}")
+        for line in datacard.leak_lines(card):
             say(f"documents: {line}")
-    questions = tasks.leak_questions(recipe.corpus.leaks.tasks)
-    planned = collect.plan(recipe, inputs, run, work, questions)
-    if work.share.is_first:
-        _say_what_is_left_out(planned)
-    placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
-    if not work.share.is_first:
-        return work.wait(lambda: manifest.is_finished(stage, inputs), "the documents")
-    card = collect.finish(planned, placed, recipe)
-    seconds = time.monotonic() - start
-    facts = {key: card[key] for key in ("documents", "characters")}
-    manifest.write(stage, inputs, **facts, seconds=round(seconds, 2))
-    collect.remove_old(stage)
-    for name, found in card["encodings"].items():
-        for encoding, count in found.items():
-            which = "1 document is not UTF-8 and was" if count == 1 else f"{count:,} documents are not UTF-8 and were"
-            say(f"documents: {name}: {which} read as {encoding}")
-    for line in datacard.leak_lines(card):
-        say(f"documents: {line}")
-    dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
-    say(
-        f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
-        f"{dropped:,} dropped; see {stage / 'datacard.md'}"
-    )
+        dropped = sum(sum(reasons.values()) for reasons in card["dropped"].values())
+        say(
+            f"documents: {card['documents']:,} with {card['characters']:,} characters in {seconds:.1f} s, "
+            f"{dropped:,} dropped; see {stage / 'datacard.md'}"
+        )
 
 
 def _say_what_is_left_out(planned: collect.Plan) -> None:
@@ -73,21 +68,16 @@ def _say_what_is_left_out(planned: collect.Plan) -> None:
                 f"documents: {name}: {_size(found.bytes_read)} of {_size(found.bytes_there)} are read, from "
                 f"{len(found.read):,} of {found.files_there:,} files: {_first_names(names)}"
             )
-        if found.skipped:
-            say(f"documents: {name}: {_unread_files(found.skipped)}")
+        if skipped := found.skipped:  # office files by name, all others as a number for each reason
+            by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
+            others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
+            counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
+            told = [f"{_first_names(by_name)} (save as .txt, .md or .html)"] * bool(by_name)
+            say(f"documents: {name}: not read: {'; '.join([*told, *[_first_names(counted)] * bool(counted)])}")
 
 
 def _size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
-
-
-def _unread_files(skipped: dict[str, list[str]]) -> str:
-    """Which files of a folder are not read: office files by name, all others as a number for each reason."""
-    by_name = [name for names in skipped.values() for name in names if Path(name).suffix.lower() in OFFICE]
-    others = {reason: len(names) for reason, names in skipped.items() if not set(names) & set(by_name)}
-    counted = [f"{count:,} {reason}" for reason, count in sorted(others.items(), key=lambda item: -item[1])]
-    told = [f"{_first_names(by_name)} (save as .txt, .md or .html)"] if by_name else []
-    return f"not read: {'; '.join([*told, *([_first_names(counted)] if counted else [])])}"
 
 
 def _first_names(names: list[str]) -> str:

@@ -16,7 +16,6 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
 FOLDER, PAGE, RESULTS, ANSWERS = "compared", "compare.html", "results.json", "answers.jsonl"
-LONGEST_NAME = 60  # characters of the folder's name that are labels
 
 
 def add_arguments(parser) -> None:
@@ -37,48 +36,39 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Check everything, measure one model after the other, write the figures and the page, and print a table."""
+    from tpullm.engine import session
     from tpullm.evaluation import comparison, tables
+    from tpullm.model.quantized import IN_USE
     from tpullm.system.cluster import hosts
 
-    kinds = _weight_kinds(arguments.weights)
+    kinds = list(dict.fromkeys(words_of(arguments.weights)))
+    if unknown := [kind for kind in kinds if kind not in IN_USE]:
+        raise UserError(f"--weights: {unknown[0]!r:.40} is not one of {', '.join(IN_USE)}; use one of these, or both")
     models = _words_by_label(arguments.models, 1 if kinds else 2)
     asking, tasks, texts, found = _checked_comparison(arguments, list(models.values()))
-    folder = storage.path(arguments.out or _default_folder(models, arguments))
-    named = _models_by_label(models, found, kinds, arguments.mesh)
+    name = "-".join(label.replace("/", "-") for label in models)[:60]
+    asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
+    asked += [arguments.weights] if arguments.weights else []
+    default = f"{FOLDER}/{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
+    folder, opened = storage.path(arguments.out or default), {}
+    for (label, word), own in zip(models.items(), found, strict=True):
+        for kind in ("", *kinds):  # the model as it is, then in each of the kinds
+            opened[f"{label} {kind}".strip()] = (word, own._replace(weights=kind))
+    for _, own in opened.values():
+        session.built_on_mesh(own, arguments.mesh)  # no model is measured before all are seen to fit
     hosts.on_first("compare begins", _check_comparison_folder, folder)
-    results = comparison.compare_models(named, tasks, texts, asking, folder, arguments.mesh)
-    results = {"command": _comparison_command(arguments)} | results
+    results = comparison.compare_models(opened, tasks, texts, asking, folder, arguments.mesh)
+    options = []  # of the command that repeats the comparison
+    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
+        if value := getattr(arguments, name):
+            options += [f"--{name}"] + ([] if value is True else [str(value)])
+    results = {"command": shlex.join(["tpullm", "compare", *arguments.models, *options])} | results
     hosts.on_first("compare", _write_comparison, folder, results, found[0])
     if hosts.is_first():
         if arguments.json:
             return print_json(results)
         tables.show_comparison(results)
         say(f"compare: {results['seconds']} s; {folder / PAGE}")
-
-
-def _weight_kinds(option: str) -> list[str]:
-    """The kinds of `--weights`, each once."""
-    from tpullm.model.quantized import IN_USE
-
-    kinds = list(dict.fromkeys(words_of(option)))
-    if unknown := [kind for kind in kinds if kind not in IN_USE]:
-        raise UserError(f"--weights: {unknown[0]!r:.40} is not one of {', '.join(IN_USE)}; use one of these, or both")
-    return kinds
-
-
-def _models_by_label(
-    models: dict[str, str], found: list, kinds: list[str], mesh: dict[str, int] | None
-) -> dict[str, tuple]:
-    """By label, the word and what was found of each model as it is, then in each of the kinds of `--weights`."""
-    from tpullm.engine import session
-
-    opened = {}
-    for (label, word), own in zip(models.items(), found, strict=True):
-        for kind in ("", *kinds):
-            opened[f"{label} {kind}".strip()] = (word, own._replace(weights=kind))
-    for _, own in opened.values():
-        session.built_on_mesh(own, mesh)  # no model is measured before all are seen to fit
-    return opened
 
 
 def _words_by_label(words: list[str], least: int = 2) -> dict[str, str]:
@@ -97,13 +87,11 @@ def _words_by_label(words: list[str], least: int = 2) -> dict[str, str]:
         raise UserError(f"MODEL: {twice} is given twice; leave one out")
     parts = [place.rstrip("/").split("/") for place in places]
     parts = [[*of[:-3], f"{of[-3]}/{of[-1]}"] if of[-2:-1] == ["checkpoints"] else of for of in parts]
-    return {_shortest_label(of, parts): word for of, word in zip(parts, words, strict=True)}
-
-
-def _shortest_label(own: list[str], parts: list[list[str]]) -> str:
-    """The shortest end of a path that is the end of no other one."""
-    alone = (count for count in range(1, len(own) + 1) if sum(of[-count:] == own[-count:] for of in parts) == 1)
-    return "/".join(own[-next(alone) :])
+    labels = {}
+    for own, word in zip(parts, words, strict=True):  # the shortest end of a path that is the end of no other one
+        alone = (count for count in range(1, len(own) + 1) if sum(of[-count:] == own[-count:] for of in parts) == 1)
+        labels["/".join(own[-next(alone) :])] = word
+    return labels
 
 
 def _checked_comparison(arguments, words: list[str]) -> tuple[Any, Any, list, list]:
@@ -148,14 +136,6 @@ def _shared_held_out(found: list, words: list[str], limit: int) -> list:
     return texts
 
 
-def _default_folder(models: dict[str, str], arguments) -> str:
-    """One for this comparison, below the working directory."""
-    name = "-".join(label.replace("/", "-") for label in models)[:LONGEST_NAME]
-    asked = [getattr(arguments, option) for option in ("tasks", "text", "shots", "seed", "limit", "chat")]
-    asked += [arguments.weights] if arguments.weights else []
-    return f"{FOLDER}/{name}-{storage.hash_json([list(models.values()), asked])[:8]}"
-
-
 def _check_comparison_folder(folder: Path) -> None:
     """`UserError` if the folder holds something else than a comparison, finished or not."""
     if folder.is_file():
@@ -165,16 +145,6 @@ def _check_comparison_folder(folder: Path) -> None:
         raise UserError(f"--out: {folder}: holds {others[0]}, which is of no comparison; name another folder")
     if RESULTS in there and "models" not in storage.read_json(folder / RESULTS):
         raise UserError(f"--out: {folder}: holds the results of `tpullm evaluate`; name another folder")
-
-
-def _comparison_command(arguments) -> str:
-    """The command that repeats the comparison."""
-    options = []
-    for name in ("tasks", "text", "weights", "shots", "seed", "limit", "chat", "mesh", "out"):
-        value = getattr(arguments, name)
-        if value:
-            options += [f"--{name}"] + ([] if value is True else [str(value)])
-    return shlex.join(["tpullm", "compare", *arguments.models, *options])
 
 
 def _write_comparison(folder: Path, results: dict[str, Any], first) -> None:

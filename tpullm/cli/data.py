@@ -20,8 +20,6 @@ from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.training import metrics
 
-SHOWN_TOKENS = 24
-
 
 def add_arguments(parser) -> None:
     """`--step` and `--json`."""
@@ -39,17 +37,15 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     pieces = stream.documents_at(step)
     texts = [beginning_of_piece(stream, tokenizer, piece) for piece in pieces]
     origins = origins_of(run / "documents", pieces)
+    shown = list(zip(pieces, texts, origins, strict=True))
     if arguments.json:
-        found = [
-            {**dataclasses.asdict(piece), "text": text, **origin}
-            for piece, text, origin in zip(pieces, texts, origins, strict=True)
-        ]
-        return print_json(found)
+        return print_json([{**dataclasses.asdict(piece), "text": text, **origin} for piece, text, origin in shown])
     epochs = ", ".join(f"{source} {epoch:.2f}" for source, epoch in stream.epoch_at(step).items())
     print(f"step {step}: {len(pieces)} pieces in {stream.batch_size} rows; times read before it: {epochs}")
-    for bad in skipped_step(stage, step):
+    rows = metrics.read_rows(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
+    for bad in (bad for row in rows for bad in row.get("skipped", []) if bad["step"] == step + 1):  # from 1
         print(f"this step was skipped: loss {bad['loss']}, gradient norm {bad['grad_norm']}")
-    for piece, text, origin in zip(pieces, texts, origins, strict=True):
+    for piece, text, origin in shown:
         tokens = f"{piece.start}-{piece.start + piece.length - 1}"
         print(f"row {piece.row:<4} {piece.source:<12} {piece.id}  tokens {tokens:<12} {text}")
         if origin:
@@ -60,12 +56,10 @@ def origins_of(documents: Path, pieces: Sequence[Placed]) -> list[dict[str, str]
     """Where the document of each piece comes from: file, record, address, date, licence; empty without documents."""
     if not (documents / manifest.FILE).exists():
         return [{} for _ in pieces]
-    facts = {
-        source: document_files.facts_at(
-            documents, source, document_files.TRAIN, [piece.document for piece in pieces if piece.source == source]
-        )
-        for source in {piece.source for piece in pieces}
-    }
+    facts = {}
+    for source in {piece.source for piece in pieces}:
+        numbers = [piece.document for piece in pieces if piece.source == source]
+        facts[source] = document_files.facts_at(documents, source, document_files.TRAIN, numbers)
     keys = ("file", "record", "url", "date", "licence")
     known = (facts[piece.source].get(piece.document, {}) for piece in pieces)  # tokens of others have no documents here
     return [{key: found[key] for key in keys if found} for found in known]
@@ -77,14 +71,8 @@ def described_origin(origin: dict[str, str]) -> str:
     return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
 
 
-def skipped_step(stage: Path, step: int) -> list[dict]:
-    """What the log says of `step`, from 0, if it was skipped: an entry, or none."""
-    rows = metrics.read_rows(stage / metrics.FILE) if (stage / metrics.FILE).exists() else []
-    return [bad for row in rows for bad in row.get("skipped", []) if bad["step"] == step + 1]
-
-
 def beginning_of_piece(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
     """The text of the first tokens of a piece, in one line."""
-    count = min(SHOWN_TOKENS, piece.length + 1)
+    count = min(24, piece.length + 1)
     tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))
     return tokenizer.decode(tokens.tolist()).replace("\n", "⏎")

@@ -4,6 +4,7 @@ MODEL is a folder in the format of Hugging Face, a GGUF file, or a run, which is
 it. Exit code 0: no faults. 1: warnings. 3: errors.
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -20,39 +21,32 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> int:
     """Print one line for each fault. The exit code is that of the gravest."""
-    from tpullm.formats import publish
+    from tpullm.formats import doctor, publish
     from tpullm.formats.gguf import writing as gguf
     from tpullm.formats.models import find
+    from tpullm.model.architecture import Architecture
     from tpullm.system import storage
     from tpullm.tokenizer.json_files import read_json
-
-    path = storage.path(arguments.model)
-    names = ("checkpoints", "pretrain", "base")
-    ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in names)
-    if ours and not (path / "config.json").exists():
-        with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
-            publish.write(find(path), Path(folder), path.name)
-            return _examine_model(Path(folder), path, arguments.json)
-    here = storage.local_copy(path)
-    if here.is_file():
-        gguf.check_installed()
-    else:
-        read_json(here / "config.json")
-    return _examine_model(here, path, arguments.json)
-
-
-def _examine_model(here: Path, path: Path, as_json: bool) -> int:
-    from tpullm.formats import doctor
-    from tpullm.model.architecture import Architecture
 
     def shapes_of(config):
         architecture = Architecture(config)
         return architecture.shapes, architecture.axes
 
-    files = [here] if here.is_file() else [file for file in here.glob("*.safetensors") if file.is_file()]
-    with progress("doctor", sum(file.stat().st_size for file in files), "bytes") as advance:
+    path = storage.path(arguments.model)
+    names = ("checkpoints", "pretrain", "base")
+    ours = path.parent.name == "checkpoints" or any((path / name).is_dir() for name in names)
+    with contextlib.ExitStack() as closing:
+        if ours and not (path / "config.json").exists():
+            here = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="tpullm-")))
+            publish.write(find(path), here, path.name)
+        elif (here := storage.local_copy(path)).is_file():
+            gguf.check_installed()
+        else:
+            read_json(here / "config.json")
+        files = [here] if here.is_file() else [file for file in here.glob("*.safetensors") if file.is_file()]
+        advance = closing.enter_context(progress("doctor", sum(file.stat().st_size for file in files), "bytes"))
         found = list(doctor.examine(here, shapes_of, advance))
-    if as_json:
+    if arguments.json:
         print_json([vars(finding) for finding in found])
     else:
         for finding in sorted(found, key=lambda finding: finding.severity):

@@ -15,7 +15,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from tpullm.data.answer_rows import rows_needed
-from tpullm.data.prompts import Prompts, PromptStream
+from tpullm.data.prompts import PromptStream
 from tpullm.data.stream import EvaluationBatches, Stream, held_out_batches
 from tpullm.data.tuning_data import TuningData, documents_of, prompts_of, tuning_data
 from tpullm.evaluation import tasks
@@ -27,7 +27,7 @@ from tpullm.model.mesh import make_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.model.platform import compute_dtype
 from tpullm.model.rows import own_rows, row_parts
-from tpullm.recipe.schema import AdapterConfig, Recipe, TuningConfig
+from tpullm.recipe.schema import AdapterConfig, Recipe
 from tpullm.run.stages import before_tuning, need, tuning_inputs
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -54,19 +54,14 @@ def main(recipe: Recipe, run: Path) -> None:
             "finetune: the recipe has no stage there; add one, such as finetune: {talk: {conversations: [chats.jsonl]}}"
         )
     hosts.on_first("the tasks", tasks.check_training_tasks, recipe, run)
-    _check_adapters(recipe, run)
-    for name in recipe.finetune:
-        _make_stage(recipe, run, name)
-
-
-def _check_adapters(recipe: Recipe, run: Path) -> None:
-    """Those of all stages, before the first one begins."""
     tokenizer = load_tokenizer(_start_stage(recipe, run, next(iter(recipe.finetune))) / "tokenizer")
     mesh, model = make_mesh(recipe.mesh), model_of(recipe, run, tokenizer.vocabulary_size)
-    for name, settings in recipe.finetune.items():
+    for name, settings in recipe.finetune.items():  # the adapters of all stages, before the first one begins
         adapter, _ = _adapter_of_stage(settings.adapter, Architecture(model), f"finetune.{name}.adapter")
         if adapter:
             check_adapter(Architecture(model, adapter), mesh, f"finetune.{name}.adapter")
+    for name in recipe.finetune:
+        _make_stage(recipe, run, name)
 
 
 def _start_stage(recipe: Recipe, run: Path, name: str) -> Path:
@@ -138,13 +133,21 @@ def _job_on_own_answers(
     Args:
         closing: ends the rewards' processes.
     """
-    settings, config = recipe.finetune[name], job.config
+    settings, config, where = recipe.finetune[name], job.config, f"finetune.{name}"
     prompts, held_out = prompts_of(recipe, name, tokenizer, job.model.context_length)
-    _check_answer_room(prompts, settings, f"finetune.{name}")
+    policy, length = settings.policy, config.sequence_length
+    # A batch has to hold the answers of a step, should all be as long as they may.
+    needed = rows_needed(policy.prompts, policy.answers, prompts.longest, policy.tokens, length)
+    if needed > config.batch_size:
+        raise UserError(
+            f"{where}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of {policy.tokens} "
+            f"tokens can take {needed} rows of {length} tokens, and a batch has {config.batch_size}; "
+            f"raise it to {needed}, or lower {where}.policy.prompts, answers or tokens"
+        )
     parts = {
         "prompts": prompts,
         "held_out": held_out,
-        "settings": settings.policy,
+        "settings": policy,
         "config": config,
         "tokenizer": tokenizer,
         "architecture": Architecture(job.model, job.adapter),
@@ -152,7 +155,7 @@ def _job_on_own_answers(
         "dtype": compute_dtype(config.compute),
         "seed": recipe.seed,
     }
-    stream = PromptStream(prompts, settings.policy.prompts, recipe.seed, settings.policy.updates)
+    stream = PromptStream(prompts, policy.prompts, recipe.seed, policy.updates)
     if teacher:
         return dataclasses.replace(job, stream=stream, answers=TaughtAnswers(**parts, teacher=teacher)), len(prompts)
     rewards = closing.enter_context(Rewards(settings.rewards, lambda text: len(tokenizer.encode(text))))
@@ -190,18 +193,6 @@ def _old_text_stream(recipe: Recipe, run: Path, name: str, mesh: Mesh) -> Stream
     rows = max(1, round(share * train.batch_size / least)) * least
     documents, own = documents_of(settings.beside, run, where), own_rows(mesh, rows)
     return Stream(documents, settings.beside, rows, train.sequence_length, recipe.seed, own, f"{where}.documents")
-
-
-def _check_answer_room(prompts: Prompts, settings: TuningConfig, where: str) -> None:
-    """Refuse a batch that can't hold the answers of a step, should all be as long as they may."""
-    policy, train = settings.policy, settings.train
-    needed = rows_needed(policy.prompts, policy.answers, prompts.longest, policy.tokens, train.sequence_length)
-    if needed > train.batch_size:
-        raise UserError(
-            f"{where}.train.batch_size: {policy.prompts} prompts with {policy.answers} answers of {policy.tokens} "
-            f"tokens can take {needed} rows of {train.sequence_length} tokens, and a batch has {train.batch_size}; "
-            f"raise it to {needed}, or lower {where}.policy.prompts, answers or tokens"
-        )
 
 
 def _adapter_of_stage(

@@ -24,52 +24,38 @@ def add_arguments(parser) -> None:
 
 
 def main(arguments) -> None:
-    """Load the model and continue the prompt."""
-    sampling = from_options(arguments)
+    """Continue the prompt: each text is printed while it is generated, or with --json its values at the end."""
+    sampling, shows = from_options(arguments), not arguments.json
     options.check_at_least_one(arguments, "tokens", "count")
     from tpullm.engine.engine import Engine
-    from tpullm.engine.session import load_with_adapters
+    from tpullm.engine.generation import stream_tokens
+    from tpullm.engine.request import Meter, until_stop_text, whole_characters
+    from tpullm.engine.session import check_context, load_with_adapters
 
     results = []
     for adapter, session in load_with_adapters(arguments.model, arguments.adapter, arguments.weights or "").items():
-        if len(arguments.adapter) > 1 and not arguments.json:
+        if len(arguments.adapter) > 1 and shows:
             print(f"{adapter}:", flush=True)
-        named, engine = {"adapter": adapter} if adapter else {}, None
+        engine, tokenizer = None, session.tokenizer
         if arguments.reproducible:  # with as many rows of the same length as `serve` has
             engine = Engine(session, longest=min(LONGEST, session.context_length), reproducible=True)
-        numbers = range(arguments.count)
-        results += [named | _generate_one(session, engine, arguments, sampling, arguments.seed + n) for n in numbers]
+        prompt = [*tokenizer.begin, *tokenizer.encode(arguments.prompt)]
+        check_context(session, prompt, "--prompt")
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
+            meter, text = Meter(), []
+            ids = meter.watch(stream_tokens(session, prompt, arguments.tokens, sampling, seed, engine=engine))
+            print(arguments.prompt * shows, end="", flush=True)
+            for part in until_stop_text(whole_characters(tokenizer, ids), [arguments.stop]):
+                text.append(part)
+                print(part * shows, end="", flush=True)
+            rate = meter.tokens_per_second
+            if shows:
+                print(flush=True)
+            if shows and sys.stderr.isatty():
+                say(f"{len(meter.ids)} tokens" + (f", {rate:,.0f} tokens/s" if rate else ""))
+            ended = bool(meter.ids) and meter.ids[-1] in tokenizer.stop_ids
+            found = {"prompt": arguments.prompt, "text": "".join(text), "tokens": len(meter.ids)}
+            found |= {"tokens_per_second": rate and round(rate, 1), "seed": seed, "ended": ended}
+            results.append(({"adapter": adapter} if adapter else {}) | found)
     if arguments.json:
         options.print_json(results[0] if len(results) == 1 else results)
-
-
-def _generate_one(session, engine, arguments, sampling: Sampling, seed: int) -> dict:
-    """The values of one text for --json; without --json the text is printed while it is generated."""
-    from tpullm.engine.generation import stream_tokens
-    from tpullm.engine.request import Meter, until_stop_text, whole_characters
-    from tpullm.engine.session import check_context
-
-    meter, text = Meter(), []
-    prompt = [*session.tokenizer.begin, *session.tokenizer.encode(arguments.prompt)]
-    check_context(session, prompt, "--prompt")
-    ids = meter.watch(stream_tokens(session, prompt, arguments.tokens, sampling, seed, engine=engine))
-    parts = until_stop_text(whole_characters(session.tokenizer, ids), [arguments.stop])
-    if not arguments.json:
-        print(arguments.prompt, end="", flush=True)
-    for part in parts:
-        text.append(part)
-        if not arguments.json:
-            print(part, end="", flush=True)
-    rate = meter.tokens_per_second
-    if not arguments.json:
-        print(flush=True)
-        if sys.stderr.isatty():
-            say(f"{len(meter.ids)} tokens" + (f", {rate:,.0f} tokens/s" if rate else ""))
-    return {
-        "prompt": arguments.prompt,
-        "text": "".join(text),
-        "tokens": len(meter.ids),
-        "tokens_per_second": rate and round(rate, 1),
-        "seed": seed,
-        "ended": bool(meter.ids) and meter.ids[-1] in session.tokenizer.stop_ids,
-    }

@@ -40,11 +40,6 @@ class Option:
     help: str
     optional: bool = False
 
-    @property
-    def is_word(self) -> bool:
-        """Whether it is a word of its own, without dashes."""
-        return not self.name.startswith("-")
-
 
 @dataclass(frozen=True)
 class Page:
@@ -80,15 +75,25 @@ def help_text(verb: str, everything: bool = False) -> str:
 
 def help_page(verb: str, everything: bool = False) -> Page:
     """The contents of a verb's help."""
-    about, options, sections, keys = VERBS[verb], _own_options(verb), [], ""
-    words = [f"[{option.name}]" if option.optional else option.name for option in options if option.is_word]
+    about, options, sections, keys = VERBS[verb], [], [], ""
+    if about.adds:
+        parser = argparse.ArgumentParser(add_help=False)
+        getattr(importlib.import_module(module_of(verb)), about.adds)(parser)
+        options = [_option(action, bool(about.shows)) for action in parser._actions]
+    own_words = [option for option in options if not option.name.startswith("-")]
+    words = [f"[{option.name}]" if option.optional else option.name for option in own_words]
     usage = " ".join([f"tpullm {verb}", *words, *(["[options]"] if len(words) < len(options) else [])])
     if about.recipe:
         usage = f"tpullm {verb} [RECIPE] [--run RUN] [options] [--KEY VALUE ...]"
         everywhere = [field.name for field in dataclasses.fields(Recipe)]
         sections = schema_keys.chosen(list(schema_keys.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
-        options = [*_recipe_options(verb), *options]
+        before = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; default: the recipe of RUN")]
+        if about.shared:
+            before.append(Option("--share.count N", "N processes share the work; this one is --share.index I"))
+        elif about.computes:
+            before.append(OF_HOSTS)
+        options = [*before, *options]
     if about.joins:
         options.append(OF_HOSTS)
     if about.reads:
@@ -107,34 +112,14 @@ def help_page(verb: str, everything: bool = False) -> Page:
     return Page(usage, description, shown, options, keys, sections, notes if everything else ())
 
 
-def _recipe_options(verb: str) -> list[Option]:
-    options = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; default: the recipe of RUN")]
-    if VERBS[verb].shared:
-        options.append(Option("--share.count N", "N processes share the work; this one is --share.index I"))
-    elif VERBS[verb].computes:
-        options.append(OF_HOSTS)
-    return options
-
-
-def _own_options(verb: str) -> list[Option]:
-    """The options that the verb's module adds to its parser."""
-    if not VERBS[verb].adds:
-        return []
-    parser = argparse.ArgumentParser(add_help=False)
-    getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
-    return [_option(action, bool(VERBS[verb].shows)) for action in parser._actions]
-
-
 def _option(action: argparse.Action, shows: bool) -> Option:
     value = action.metavar or {int: "N", float: "X"}.get(action.type, action.dest.upper())
-    has_default = action.default not in (None, "") and action.default is not False
+    has_none = action.default in (None, "") or action.default is False
+    default = "" if has_none else f" (default {action.default})"
     if not action.option_strings:
-        return Option(value, action.help + f" (default {action.default})" * has_default, action.nargs == "?")
+        return Option(value, action.help + default, action.nargs == "?")
     name = action.option_strings[-1] + ("" if action.nargs == 0 else f" {value}")
-    told = " (required)" if action.required and not shows else ""
-    if has_default:
-        told = f" (default {action.default})"
-    return Option(name, action.help + told)
+    return Option(name, action.help + (default or " (required)" * (action.required and not shows)))
 
 
 def brief_help(page: Page, width: int) -> str:
@@ -155,7 +140,13 @@ def full_help(page: Page, width: int) -> str:
     """The page with every key in full."""
     lines = _usage_lines(page, width)
     for section in page.sections:
-        entries = [line for key in section.keys for line in _key_entry(section, key, _whole_explanation(key), width)]
+        entries = []
+        for key in section.keys:
+            unnamed = [choice for choice in key.choices if choice not in key.help]
+            told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
+            told += ["A training resumes with another value"] * key.changes.resumes
+            whole = ". ".join(told) + "." * (len(told) > 1 or key.help.endswith("."))
+            entries += _key_entry(section, key, whole, width)
         lines += _section_with_title(section, entries, width, blank=bool(section.name))
     for note in page.notes:
         lines += ["", *_wrapped_words(note.split(), width, "")]
@@ -217,21 +208,13 @@ def _key_entry(section: Section, key: Key, explanation: str, width: int) -> list
     return _beside(f"{dashes}{key.name} {key.default}".strip(), explanation, NAMES, width)
 
 
-def _whole_explanation(key: Key) -> str:
-    unnamed = [choice for choice in key.choices if choice not in key.help]
-    told = [key.help.removesuffix("."), *([f"One of {', '.join(key.choices)}"] if unnamed else [])]
-    if key.changes.resumes:
-        told.append("A training resumes with another value")
-    return ". ".join(told) + "." * (len(told) > 1 or key.help.endswith("."))
-
-
 def _beside(name: str, explanation: str, column: int, width: int) -> list[str]:
     """A name, and its explanation in a column of its own."""
     lines = _wrapped_words(explanation.split(), width - column, "") or [""]
-    first = f"  {name}"
+    first, below = f"  {name}", [" " * column + line for line in lines]
     if cells(first) > column - 1:
-        return [first, *(" " * column + line for line in lines)]
-    return [first + " " * (column - cells(first)) + lines[0], *(" " * column + line for line in lines[1:])]
+        return [first, *below]
+    return [first + " " * (column - cells(first)) + lines[0], *below[1:]]
 
 
 def _wrapped_words(words: Sequence[str], width: int, indent: str) -> list[str]:

@@ -21,10 +21,7 @@ from tpullm.tokenizer.json_files import read_optional
 
 # The files of a published model that belong to its tokenizer.
 GENERATION = "generation_config.json"
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
-    GENERATION,
-)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def add_arguments(parser) -> None:
@@ -35,9 +32,31 @@ def add_arguments(parser) -> None:
 
 
 def main(arguments) -> None:
-    """Make `RUN/base` and the recipe of the run."""
-    folder, run = storage.path(arguments.folder), storage.path(arguments.run)
-    recipe = _recipe_with_base(folder, run, arguments.config)
+    """Make `RUN/base`, and the recipe of the run: the given one, else that of the run, else a plain one for tuning."""
+    folder, run, config = storage.path(arguments.folder), storage.path(arguments.run), arguments.config
+    if run == folder or folder in run.parents:
+        raise UserError(f"{run}: is inside the published model; choose another --run")
+    kept = run / "recipe.yaml"
+    before = load(kept) if kept.exists() else None
+    if before and not before.base:
+        raise UserError(f"{run}: belongs to the recipe '{before.name}', which has no base; choose another --run")
+    if config or before:
+        recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
+        check_owner(run, recipe)
+        # The same base may be in another place, with the same content.
+        moved = before and storage.path(before.base) != storage.path(recipe.base)
+        there = moved and (run / "base" / manifest.FILE).exists()
+        if there and not manifest.is_finished(run / "base", base_inputs(recipe, run)):
+            belongs = f"{run}: belongs to the recipe '{recipe.name}'"
+            raise UserError(f"{belongs}, which has another base; choose another --run")
+    else:  # full tuning, with a learning rate that is low enough for a trained model not to forget
+        from tpullm.formats.huggingface import reading
+
+        length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
+        optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
+        train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
+        tuning = {"talk": TuningConfig(train=train)}
+        recipe = Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
     with owned(run, recipe):
         make_base(recipe, run)
 
@@ -79,7 +98,7 @@ def make_base(recipe: Recipe, run: Path) -> None:
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:
-        for name in TOKENIZER_FILES:
+        for name in (*TOKENIZER_FILES, GENERATION):
             if (here / name).is_file():
                 shutil.copyfile(here / name, temporary / name)
         # It gets the stop tokens of all the model's files.
@@ -92,39 +111,3 @@ def make_base(recipe: Recipe, run: Path) -> None:
     manifest.write(stage, inputs, seconds=seconds, **facts)
     kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
     say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
-
-
-def _recipe_with_base(folder: Path, run: Path, config: str) -> Recipe:
-    """The recipe of the run with this base: the given one, else the one in the run, else a plain one for tuning.
-
-    Raises:
-        UserError: the run belongs to another recipe, or has another base.
-    """
-    if run == folder or folder in run.parents:
-        raise UserError(f"{run}: is inside the published model; choose another --run")
-    kept = run / "recipe.yaml"
-    before = load(kept) if kept.exists() else None
-    if before and not before.base:
-        raise UserError(f"{run}: belongs to the recipe '{before.name}', which has no base; choose another --run")
-    if not config and not before:
-        return _full_tuning_recipe(folder, run)
-    recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
-    check_owner(run, recipe)
-    # The same base may be in another place, with the same content.
-    moved = before and storage.path(before.base) != storage.path(recipe.base)
-    if moved and (run / "base" / manifest.FILE).exists():
-        if not manifest.is_finished(run / "base", base_inputs(recipe, run)):
-            belongs = f"{run}: belongs to the recipe '{recipe.name}'"
-            raise UserError(f"{belongs}, which has another base; choose another --run")
-    return recipe
-
-
-def _full_tuning_recipe(folder: Path, run: Path) -> Recipe:
-    """A recipe for full tuning, with a learning rate that is low enough for a trained model not to forget."""
-    from tpullm.formats.huggingface import reading
-
-    length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
-    optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
-    train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
-    tuning = {"talk": TuningConfig(train=train)}
-    return Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tpullm.launch import code, gpu_network, show, watch
@@ -37,7 +36,14 @@ def main(argv: list[str]) -> int:
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     config, arguments = settings_of(_launch_parser(), _action_beside_target(own), LaunchConfig)
     if arguments.action == "networks":
-        return _networks(config, arguments)
+        if arguments.target != "compute":
+            raise UserError(f"networks: {arguments.target} needs none; they are for machines of compute")
+        requests = gpu_network.requests(config)
+        if arguments.dry_run:
+            print(show.networks(config, requests), end="")
+        else:
+            gpu_network.create(requests)
+        return 0
     job = jobs.make(arguments.target, config, command)
     if arguments.target == "local":
         return _local(job, arguments)
@@ -48,9 +54,8 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         print(show.dry_run(job, target), end="")
         return 0
-    return {"start": _start_launch, "status": _show_status, "logs": _show_logs, "stop": _stop_launch}[arguments.action](
-        job, target, arguments
-    )
+    actions = {"start": _start_launch, "status": _show_status, "logs": _show_logs, "stop": _stop_launch}
+    return actions[arguments.action](job, target, arguments)
 
 
 def _action_beside_target(words: list[str]) -> list[str]:
@@ -92,7 +97,16 @@ def _local(job: Job, arguments: Any) -> int:
     if arguments.dry_run:
         print(local.dry_run(job), end="")
         return 0
-    return local.run(job, _process_line_printer())
+    printing = threading.Lock()
+
+    def show_line(index: int, line: str) -> None:  # whole, with the number of its process
+        mark = f"[{index}]"
+        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+            mark = f"\033[{COLOURS[index % len(COLOURS)]}m{mark}\033[0m"
+        with printing:
+            print(f"{mark} {line}", flush=True)
+
+    return local.run(job, show_line)
 
 
 def _slurm(job: Job, arguments: Any) -> int:
@@ -116,31 +130,6 @@ def _slurm(job: Job, arguments: Any) -> int:
     else:
         say(f"{job.name}: no job has written a line; `status` says whether one waits")
     return 0
-
-
-def _networks(config: LaunchConfig, arguments: Any) -> int:
-    if arguments.target != "compute":
-        raise UserError(f"networks: {arguments.target} needs none; they are for machines of compute")
-    requests = gpu_network.requests(config)
-    if arguments.dry_run:
-        print(show.networks(config, requests), end="")
-    else:
-        gpu_network.create(requests)
-    return 0
-
-
-def _process_line_printer() -> Callable[[int, str], None]:
-    """A function that prints whole lines, each with the number of its process; in colour on a terminal."""
-    printing = threading.Lock()
-
-    def show_line(index: int, line: str) -> None:
-        mark = f"[{index}]"
-        if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-            mark = f"\033[{COLOURS[index % len(COLOURS)]}m{mark}\033[0m"
-        with printing:
-            print(f"{mark} {line}", flush=True)
-
-    return show_line
 
 
 def _start_launch(job: Job, target: Target, arguments: Any) -> int:

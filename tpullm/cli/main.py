@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 from tpullm.cli.verb_table import GROUPS, VERBS, module_of
 from tpullm.system import log, storage
@@ -83,7 +83,12 @@ def _fail(message: str, code: int = 2) -> int:
 
 def _dispatch_verb(argv: list[str]) -> int:
     if not argv or argv[0] in HELP or argv == ["help"]:
-        print(_overview())
+        print("tpullm: raw text to a tuned, evaluated language model.\n")
+        print("usage: tpullm VERB [options]      tpullm VERB --help explains a verb")
+        for title, verbs in GROUPS.items():
+            print(f"\n{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs), sep="\n")
+        print("\nTo begin:\n  tpullm run quickstart\n  tpullm chat --model runs/quickstart")
+        print("  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart")
         return 0
     if argv[0] == "--version":
         from tpullm import __version__
@@ -100,13 +105,11 @@ def _dispatch_verb(argv: list[str]) -> int:
         return module.main(argv[1:])
     shows = bool(about.shows) and any(word.split("=")[0] == about.shows for word in argv)
     if about.shared and not shows:
-        return _run_as_share(verb, module.main, argv[1:])
-    if about.recipe and not shows:
-        return _run_with_recipe(verb, module.main, argv[1:])
-    return _run_without_recipe(verb, module.show_main if shows else module.main, argv[1:])
+        return _run_as_share(verb, module, argv[1:])
+    return _run_on_hosts(verb, module, argv[1:], shows)
 
 
-def _run_as_share(verb: str, make: Callable, words: list[str]) -> int:
+def _run_as_share(verb: str, module: Any, words: list[str]) -> int:
     """Run a verb whose work several processes can share."""
     from tpullm.run.directory import open_run, owned
 
@@ -115,38 +118,34 @@ def _run_as_share(verb: str, make: Callable, words: list[str]) -> int:
     share = place.find("share", flags, os.environ)
     place.introduce(share)
     with owned(run, recipe) if share.is_first else contextlib.nullcontext():
-        make(recipe, run, share)
+        module.main(recipe, run, share)
     return 0
 
 
-def _run_with_recipe(verb: str, make: Callable, words: list[str]) -> int:
-    """Run a verb with a recipe on all hosts; one that does not compute runs in this process alone."""
+def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
+    """Run a verb on all hosts if several can run it together. One that does not compute runs in this process alone.
+
+    Args:
+        shows: in its other form (`Verb.shows`), which takes no recipe.
+    """
+    from tpullm.recipe.parsing import parse
     from tpullm.run.directory import open_run, owned
 
-    about = VERBS[verb]
-    flags, words = place.take_flags("hosts", words) if about.computes else ({}, words)
-    recipe, run, options = open_run(parser_of(verb), words)
-    if about.computes:
-        hosts.join(place.find("hosts", flags, os.environ))
-        # Without the run directory: all hosts share it, and may mount it in different places.
-        hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
-    with owned(run, recipe) if about.writes and hosts.is_first() else contextlib.nullcontext():
-        code = make(recipe, run, options) if about.options else make(recipe, run)
-    hosts.leave()
-    return code or 0
-
-
-def _run_without_recipe(verb: str, make: Callable, words: list[str]) -> int:
-    """Run a verb that takes no recipe, or one in its other form; on all hosts if several can run it together."""
-    from tpullm.recipe.parsing import parse
-
-    about = VERBS[verb]
-    on_hosts = about.computes and bool(about.joins or about.shows)
+    about, parser = VERBS[verb], parser_of(verb, shows)
+    takes_recipe = about.recipe and not shows
+    on_hosts = about.computes and (takes_recipe or about.joins or shows)
     flags, words = place.take_flags("hosts", words) if on_hosts else ({}, words)
-    options = parse(parser_of(verb, shows=bool(about.shows)), words)
+    recipe, run, options = open_run(parser, words) if takes_recipe else (None, None, parse(parser, words))
     if on_hosts:
         hosts.join(place.find("hosts", flags, os.environ))
-    code = make(options)
+    if not takes_recipe:
+        code = (module.show_main if shows else module.main)(options)
+    else:
+        if on_hosts:
+            # Without the run directory: all hosts share it, and may mount it in different places.
+            hosts.agree("the recipe", dataclasses.asdict(recipe) | {"run": None})
+        with owned(run, recipe) if about.writes and hosts.is_first() else contextlib.nullcontext():
+            code = module.main(recipe, run, options) if about.options else module.main(recipe, run)
     hosts.leave()
     return code or 0
 
@@ -175,18 +174,6 @@ def parser_of(verb: str, shows: bool = False):
     if VERBS[verb].adds and shows == bool(VERBS[verb].shows):
         getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
     return parser
-
-
-def _overview() -> str:
-    lines = [
-        "tpullm: raw text to a tuned, evaluated language model.",
-        "",
-        "usage: tpullm VERB [options]      tpullm VERB --help explains a verb",
-    ]
-    for title, verbs in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {verb:<10} {VERBS[verb].help}" for verb in verbs)]
-    lines += ["", "To begin:", "  tpullm run quickstart", "  tpullm chat --model runs/quickstart"]
-    return "\n".join([*lines, "  tpullm blank '今日はとても【?】天気ですね。' --model runs/quickstart"])
 
 
 def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:

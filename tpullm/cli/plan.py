@@ -35,44 +35,41 @@ def add_arguments(parser) -> None:
 
 def main(recipe: Recipe, run: Path, arguments) -> int:
     """Plan for each topology and print the plans. The exit code says whether anything fits."""
+    from tpullm.formats.models import planned_model
     from tpullm.planning import plan_tables
-    from tpullm.planning.plans import VERSION, to_json
+    from tpullm.planning.plans import VERSION, make_plan, on_slices, to_json
+    from tpullm.recipe.parsing import dump
 
     target = storage.path(arguments.write) if arguments.write else None
     if target and target.exists():
         raise UserError(f"--write: {target} exists; choose another file, or remove it")
     if target:  # checked before minutes of compiling, and without making a folder
         storage.check_writable(next((folder for folder in target.parents if folder.exists()), target.parent))
+    names = words_of(recipe.topology)
+    if not names:
+        raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
+    if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:
+        raise UserError("--slices, --interruptions and --restart: use 0 or more")
+    model, plans = planned_model(recipe, run), []
+    asked = words_of(arguments.price), arguments.interruptions, arguments.search, arguments.restart, arguments.stage
+    for name in names:
+        own, name = on_slices(recipe, name, arguments.slices)
+        plan = make_plan(own, model, name, *asked)
+        absent = isinstance(plan.chosen.setting.topology, Topology)
+        plans.append(_prove_plan(plan, arguments.stage, model) if arguments.compile and absent else plan)
     by_cost = arguments.sort == "cost"
-    plans = _make_plans(recipe, run, arguments)
     plans.sort(key=lambda plan: (not plan.fits, plan.dollars if by_cost else plan.run.days))
     if arguments.json:
         print_json({"version": VERSION, "recipe": recipe.name, "plans": [to_json(plan) for plan in plans]})
     else:
         print(plan_tables.plan_details(plans[0]) if len(plans) == 1 else plan_tables.plans_side_by_side(plans))
     if target:
-        _write_plan(plans[0], target)
+        best, topology = plans[0], plans[0].chosen.setting.topology
+        if not best.fits:
+            raise UserError(f"--write: the recipe does not fit {topology}, so nothing is written")
+        storage.write_text(target, dump(best.recipe))
+        say(f"{target}: the recipe for {topology}; tpullm run --config {target}")
     return 0 if any(plan.fits for plan in plans) else 1
-
-
-def _make_plans(recipe: Recipe, run: Path, arguments) -> list:
-    from tpullm.formats.models import planned_model
-    from tpullm.planning.plans import make_plan, on_slices
-
-    names = words_of(recipe.topology)
-    if not names:
-        raise UserError("--topology: the recipe names none; give one such as v5e:4x4 or h100:8, several, or local")
-    if min(arguments.slices, arguments.interruptions, arguments.restart) < 0:
-        raise UserError("--slices, --interruptions and --restart: use 0 or more")
-    model, prices = planned_model(recipe, run), words_of(arguments.price)
-    plans = []
-    for name in names:
-        own, name = on_slices(recipe, name, arguments.slices)
-        asked = prices, arguments.interruptions, arguments.search, arguments.restart, arguments.stage
-        plan = make_plan(own, model, name, *asked)
-        absent = isinstance(plan.chosen.setting.topology, Topology)
-        plans.append(_prove_plan(plan, arguments.stage, model) if arguments.compile and absent else plan)
-    return plans
 
 
 def _prove_plan(plan, stage: str, model):
@@ -91,12 +88,3 @@ def _prove_plan(plan, stage: str, model):
         say(f"not compiled: {error}")
         return plan
     return with_proofs(plan, proofs)
-
-
-def _write_plan(plan, target: Path) -> None:
-    from tpullm.recipe.parsing import dump
-
-    if not plan.fits:
-        raise UserError(f"--write: the recipe does not fit {plan.chosen.setting.topology}, so nothing is written")
-    storage.write_text(target, dump(plan.recipe))
-    say(f"{target}: the recipe for {plan.chosen.setting.topology}; tpullm run --config {target}")

@@ -27,7 +27,6 @@ from tpullm.system import storage
 from tpullm.system.errors import TRY_AGAIN, Interrupted, TryAgain, UserError
 
 SECONDS_BETWEEN_LOOKS = 0.2
-ERRORS = {UserError.code: UserError, TRY_AGAIN: TryAgain, 130: Interrupted}  # by exit code
 # A notebook's kernel sets these. Programs then write colours and progress bars as on a terminal, and each update of a
 # bar would be a line here.
 AS_ON_A_TERMINAL = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -137,7 +136,7 @@ class Run:
         """
         code, line = _run_verb([sys.executable, "-m", "tpullm", verb, *self._words])
         message = line.removeprefix("tpullm: ")
-        if error := ERRORS.get(code):
+        if error := {UserError.code: UserError, TRY_AGAIN: TryAgain, 130: Interrupted}.get(code):
             raise error(message)
         if code:
             raise RuntimeError(f"tpullm {verb} failed with exit code {code}; its lines are above")

@@ -63,10 +63,9 @@ class LanguageModel:
         ids = np.asarray(token_ids)
         if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
             raise UserError(f"logits: token ids are {ids.dtype} {list(ids.shape)}; give integers [B, T]")
-        if ids.min() < 0 or ids.max() >= self.config.vocabulary_size:
-            raise UserError(
-                f"logits: token ids run from {ids.min()} to {ids.max()}; use 0 to {self.config.vocabulary_size - 1}"
-            )
+        most = self.config.vocabulary_size - 1
+        if ids.min() < 0 or ids.max() > most:
+            raise UserError(f"logits: token ids run from {ids.min()} to {ids.max()}; use 0 to {most}")
         return scoring.logits(self._session, ids.astype(np.int32))
 
     def generate(self, text: str, tokens: int = 200, sampling: Sampling = GREEDY, seed: int = 0) -> str:

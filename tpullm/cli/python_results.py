@@ -50,9 +50,7 @@ class Blank:
     @property
     def total_variation(self) -> float | None:
         """The share of probability on wrong words: 0 is perfect. None if the truth is not known."""
-        if self.truth is None:
-            return None
-        return total_variation(dict(self.words), self.truth)
+        return None if self.truth is None else total_variation(dict(self.words), self.truth)
 
     def __repr__(self) -> str:
         return ", ".join(f"{word} {probability:.1%}" for word, probability in self.words[: pictures.WORDS])

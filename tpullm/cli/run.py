@@ -22,9 +22,9 @@ def main(recipe: Recipe, run: Path) -> None:
 
         hosts.on_first("the trackers", trackers.check_trackers, recipe.trackers, run)
     if any(training.measure.tasks for training in recipe.trainings.values()):
-        hosts.on_first(
-            "the tasks", importlib.import_module("tpullm.evaluation.tasks").check_training_tasks, recipe, run
-        )
+        from tpullm.evaluation.tasks import check_training_tasks
+
+        hosts.on_first("the tasks", check_training_tasks, recipe, run)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []

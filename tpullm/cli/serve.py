@@ -40,7 +40,12 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> None:
     """Load the models, listen, and answer until Ctrl-C or SIGTERM."""
-    key = _checked_key(arguments)
+    key = arguments.key or os.environ.get(KEY, "")
+    where = "--key" if arguments.key else KEY
+    if key and (not key.isascii() or not key.isprintable() or " " in key):
+        raise UserError(f"{where}: has characters that no HTTP header can hold; use letters, digits and signs of ASCII")
+    if key and len(key) < 8:
+        raise UserError(f"{where}: has {len(key)} characters, which can be guessed; use 8 or more")
     check_at_least_one(arguments, "queue")
     if arguments.longest < 0:
         raise UserError(f"--longest: {arguments.longest} is below 0; use a number of tokens, or 0")
@@ -52,45 +57,22 @@ def main(arguments) -> None:
         raise UserError(f"serve: needs the package {missing[0]}: pip install 'tpullm[serve]'")
     options = {"longest": arguments.longest, "adapters": len(arguments.adapter), "weights": arguments.weights}
     hosts.agree("the options", options | {"draft": arguments.draft, "reproducible": arguments.reproducible})
-    with _listener_with_key(arguments, key) as listener:
-        _serve_models(arguments, key, listener)
-
-
-def _listener_with_key(arguments, key: str):
-    """The socket of host 0; other hosts have none."""
     from tpullm.serving import listening
 
-    if not hosts.is_first():
-        return contextlib.nullcontext()
-    listener = listening.bound_socket(arguments.host, arguments.port)
-    if not (listening.is_local_listener(listener) or key or arguments.open):
-        listener.close()
-        raise UserError(
-            f"--host {arguments.host}: others on the network could ask this server; give a key in {KEY}, or --open"
-        )
-    return listener
-
-
-def _checked_key(arguments) -> str:
-    key = arguments.key or os.environ.get(KEY, "")
-    where = "--key" if arguments.key else KEY
-    if key and (not key.isascii() or not key.isprintable() or " " in key):
-        raise UserError(f"{where}: has characters that no HTTP header can hold; use letters, digits and signs of ASCII")
-    if key and len(key) < 8:
-        raise UserError(f"{where}: has {len(key)} characters, which can be guessed; use 8 or more")
-    return key
-
-
-def _serve_models(arguments, key: str, listener) -> None:
-    """The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests."""
-    models, steps = _load_models(arguments)
-    try:
-        with _answering_service(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
-            steps.compile()
-            say("serve: ready")
-            steps.run()
-    except KeyboardInterrupt:
-        raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
+    listener = listening.bound_socket(arguments.host, arguments.port) if hosts.is_first() else None
+    with listener or contextlib.nullcontext():
+        if listener and not (listening.is_local_listener(listener) or key or arguments.open):
+            where = f"--host {arguments.host}"
+            raise UserError(f"{where}: others on the network could ask this server; give a key in {KEY}, or --open")
+        models, steps = _load_models(arguments)
+        # The main thread steps the engines, so Ctrl-C reaches it between two steps; another one answers requests.
+        try:
+            with _answering_service(arguments, key, listener, models, steps) if listener else contextlib.nullcontext():
+                steps.compile()
+                say("serve: ready")
+                steps.run()
+        except KeyboardInterrupt:
+            raise Interrupted("serve: stopped; answers that were not whole ended with an error") from None
 
 
 def _load_models(arguments):
@@ -128,9 +110,9 @@ def _answering_service(arguments, key: str, listener, models, steps):
     """Inside, requests are answered."""
     from tpullm.serving import application, listening
 
-    names = frozenset({"localhost", "127.0.0.1", "::1", arguments.host.lower()})
-    is_local = listening.is_local_listener(listener)
-    service = application.Service(models, steps, arguments.queue, key, names if is_local and not key else frozenset())
+    is_open = listening.is_local_listener(listener) and not key
+    names = {"localhost", "127.0.0.1", "::1", arguments.host.lower()} if is_open else ()
+    service = application.Service(models, steps, arguments.queue, key, frozenset(names))
     server = listening.Listening(application.application(service), listener)
     address = listener.getsockname()
     host = f"[{address[0]}]" if ":" in address[0] else address[0]

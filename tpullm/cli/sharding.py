@@ -22,11 +22,31 @@ def add_arguments(parser) -> None:
 
 def main(recipe: Recipe, run: Path, arguments) -> None:
     """Print the table, after the checks that training makes too."""
+    from rich.console import Console
+
+    from tpullm.report.tables import show
+
     found = layouts(recipe, run, arguments.devices)
     if arguments.json:
-        print_json(found)
-    else:
-        _show_layouts(found)
+        return print_json(found)
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
+    rows = []
+    for row in found["table"]:
+        split = [
+            f"{axis}: {part if isinstance(part, str) else ' and '.join(part)}"
+            for axis, part in zip(row["axes"], row["layout"], strict=False)
+            if part
+        ]
+        sizes = " × ".join(f"{size:,}" for size in row["shape"])
+        dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
+        rows.append((row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes))
+    title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
+    header = ("parameter", "dimensions", "sizes", "split over", "MB a device")
+    show(title, header, rows, right=(4,), folded=(1, 3, 4), on=Console(highlight=False, width=120))
+    print(
+        f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
+        f"keeps {found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
+    )
 
 
 def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
@@ -54,9 +74,8 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
     chips = topologies.parse(recipe.topology).chips if recipe.topology else 0
     mesh = planned_mesh(recipe.mesh, devices or chips or (needed if needed > 0 else jax.device_count()))
     model = planned_model(recipe, run)
-    architecture = Architecture(model)
-    given = bool(recipe.base)
-    check_fits(architecture, recipe.pretrain, model.vocabulary_size, mesh, "pretrain", sizes_given=given)
+    architecture, training = Architecture(model), recipe.pretrain
+    check_fits(architecture, training, model.vocabulary_size, mesh, "pretrain", sizes_given=bool(recipe.base))
     shardings, axes = flat(architecture.shardings(mesh)), flat(architecture.axes)
     rows = []
     for name, leaf in flat(architecture.shapes).items():
@@ -67,7 +86,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
             | {"shape_a_device": list(here), "bytes_a_device": math.prod(here) * leaf.dtype.itemsize}
         )
     of_a_device = sum(row["bytes_a_device"] for row in rows)
-    optimizer = make_optimizer(recipe.pretrain.optimizer, recipe.pretrain.steps, architecture.axes)
+    optimizer = make_optimizer(training.optimizer, training.steps, architecture.axes)
     state = jax.tree.leaves(abstract_state(architecture, optimizer, mesh))
     state_bytes = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in state)
     return {
@@ -75,32 +94,7 @@ def layouts(recipe: Recipe, run: Path, devices: int = 0) -> dict:
         "devices": mesh.size,
         "parameters": sum(math.prod(row["shape"]) for row in rows),
         "bytes_a_device": of_a_device,
-        "optimizer": recipe.pretrain.optimizer.kind,
+        "optimizer": training.optimizer.kind,
         "training_bytes_a_device": state_bytes + of_a_device,  # a gradient is as large as its parameter
         "table": rows,
     }
-
-
-def _show_layouts(found: dict) -> None:
-    from rich.console import Console
-
-    from tpullm.report.tables import show
-
-    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items()) or "one device"
-    rows = []
-    for row in found["table"]:
-        split = [
-            f"{axis}: {part if isinstance(part, str) else ' and '.join(part)}"
-            for axis, part in zip(row["axes"], row["layout"], strict=False)
-            if part
-        ]
-        sizes = " × ".join(f"{size:,}" for size in row["shape"])
-        dimensions, megabytes = ", ".join(row["axes"]), f"{row['bytes_a_device'] / 1e6:,.2f}"
-        rows.append((row["parameter"], dimensions, sizes, ", ".join(split) or "whole on each device", megabytes))
-    title = f"{found['parameters']:,} parameters on {found['devices']:,} device(s): {mesh}"
-    header = ("parameter", "dimensions", "sizes", "split over", "MB a device")
-    show(title, header, rows, right=(4,), folded=(1, 3, 4), on=Console(highlight=False, width=120))
-    print(
-        f"parameters {found['bytes_a_device'] / 1e6:,.1f} MB a device; with gradients and what {found['optimizer']} "
-        f"keeps {found['training_bytes_a_device'] / 1e6:,.1f} MB (activations come on top)"
-    )

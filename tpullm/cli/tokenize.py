@@ -6,7 +6,6 @@ TEXT.
 
 import functools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,11 @@ def add_show_arguments(parser) -> None:
 
 def show_main(arguments) -> None:
     """Print the split of a text."""
-    split = show(arguments.show, storage.path(arguments.model))
+    split = find_tokenizer(storage.path(arguments.model)).pieces(arguments.show)
     if arguments.json:
-        print_json(split)
-    else:
-        print("/".join(token["piece"] for token in split))
-        print(" ".join(str(token["id"]) for token in split))
+        return print_json([{"piece": piece, "id": token} for piece, token in split])
+    print("/".join(piece for piece, _ in split))
+    print(" ".join(str(token) for _, token in split))
 
 
 def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
@@ -69,7 +67,7 @@ def _source_weights(recipe: Recipe) -> dict[str, float]:
 
 
 def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
-    """Make RUN/tokenizer: all shares draw the sample, and share 0 trains on it."""
+    """Make RUN/tokenizer: a copy of the base's, or all shares draw the sample, and share 0 trains on it."""
     stage, began = run / "tokenizer", time.monotonic()
     is_finished = functools.partial(manifest.is_finished, stage, inputs)
     if is_finished():
@@ -81,15 +79,15 @@ def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: P
     if not work.share.is_first:
         return work.wait(is_finished, "the tokenizer")
     storage.remove_partials(run)
-    return take_tokenizer(run, inputs) if recipe.base else train_tokenizer(recipe, run, inputs, tasks, began)
-
-
-def train_tokenizer(
-    recipe: Recipe, run: Path, inputs: dict[str, Any], tasks: Sequence[tokenizing.Task], began: float
-) -> None:
-    """Make RUN/tokenizer from the drawn sample, which was begun at the time `began`."""
+    if recipe.base:
+        with storage.atomic_directory(stage) as temporary:
+            for file in (run / "base" / "tokenizer").iterdir():
+                (temporary / file.name).write_bytes(file.read_bytes())
+            made = load_tokenizer(temporary)
+            manifest.write(temporary, inputs, vocabulary_size=made.vocabulary_size)
+        return say(f"tokenizer: copied from the base; a document ends in {made.piece(made.eos_id)}")
     sample = tokenizing.sample(tasks)
-    with storage.atomic_directory(run / "tokenizer") as temporary:  # it replaces the old one when it is complete
+    with storage.atomic_directory(stage) as temporary:  # it replaces the old one when it is complete
         made = trainer.train(sample, recipe.tokenizer, temporary / "tokenizer.model")
         characters, seconds = sum(len(text) for _, text in sample), time.monotonic() - began
         ratios = characters_per_token(made, sample)
@@ -98,16 +96,6 @@ def train_tokenizer(
     told = ", ".join(f"{language} {ratio:.2f}" for language, ratio in ratios.items())
     say(f"tokenizer: {made.vocabulary_size:,} tokens from {characters:,} characters in {seconds:.1f} s")
     say(f"tokenizer: characters per token: {told}")
-
-
-def take_tokenizer(run: Path, inputs: dict[str, Any]) -> None:
-    """Make RUN/tokenizer a copy of the base's tokenizer."""
-    with storage.atomic_directory(run / "tokenizer") as temporary:
-        for file in (run / "base" / "tokenizer").iterdir():
-            (temporary / file.name).write_bytes(file.read_bytes())
-        manifest.write(temporary, inputs, vocabulary_size=load_tokenizer(temporary).vocabulary_size)
-    tokenizer = load_tokenizer(run / "tokenizer")
-    say(f"tokenizer: copied from the base; a document ends in {tokenizer.piece(tokenizer.eos_id)}")
 
 
 def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
@@ -137,14 +125,6 @@ def characters_per_token(made: Tokenizer, sample: list[tuple[str, str]]) -> dict
         total[0] += len(text)
         total[1] += len(made.encode(text))
     return {language: round(characters / max(1, tokens), 3) for language, (characters, tokens) in totals.items()}
-
-
-def show(text: str, model: Path) -> list[dict[str, str | int]]:
-    """The tokens of `text`, as `tpullm tokenize --show` prints them: the text of each and its id.
-
-    `model` is a run directory, or a stage or checkpoint in one; `UserError` if there is no tokenizer.
-    """
-    return [{"piece": piece, "id": token} for piece, token in find_tokenizer(model).pieces(text)]
 
 
 def find_tokenizer(model: Path) -> Tokenizer:

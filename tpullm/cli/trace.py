@@ -4,7 +4,7 @@ A document that was dropped is found by its address or hash, with the reason; a 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tpullm.cli.data import described_origin
 from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import document_files, tracing
 from tpullm.corpus.tracing import Hit, Wanted
-from tpullm.data.stream import Stream, pretraining_stream
+from tpullm.data.stream import pretraining_stream
 from tpullm.formats.models import left_out
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -50,41 +50,9 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     if arguments.json:
         found = [{**dataclasses.asdict(hit), "steps": own} for hit, own in zip(hits, steps, strict=True)]
         return print_json(found)
-    _print_hits(hits, steps, documents)
-
-
-def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:
-    """The steps of pretraining that read each document, in order; none before there are tokens."""
-    found: list[list[int]] = [[] for _ in hits]
-    places = {(hit.source, hit.number): place for place, hit in enumerate(hits) if hit.number >= 0}
-    if not places or not (run / "tokens" / manifest.FILE).exists():
-        return found
-    stream = pretraining_stream(recipe, run).without(left_out(run / "pretrain"))
-    for source, number, step in _piece_reads(stream, places, recipe.pretrain.steps):
-        if step not in found[places[source, number]][-1:]:
-            found[places[source, number]].append(step)
-    return found
-
-
-def _piece_reads(stream: Stream, wanted: Mapping[tuple[str, int], int], steps: int) -> Iterator[tuple[str, int, int]]:
-    """(source, number of a document, step) for each piece of the documents that are wanted, in the order of steps."""
-    numbers = {name: np.array([number for source, number in wanted if source == name]) for name, _ in wanted}
-    at_once = max(1, _ROWS_AT_ONCE // stream.batch_size)
-    with log.progress("steps", steps, "steps") as advance:
-        for first in range(0, steps, at_once):
-            last, found = min(first + at_once, steps), []
-            for source, documents, own_steps in stream.documents_in(first, last):
-                chosen = np.flatnonzero(np.isin(documents, numbers.get(source, [])))
-                found += [(int(own_steps[n]), source, int(documents[n])) for n in chosen]
-            yield from ((source, number, step) for step, source, number in sorted(found))
-            advance(last - first)
-
-
-def _print_hits(hits: Sequence[Hit], steps: Sequence[list[int]], documents: Path) -> None:
     if not hits:
         return print(f"no document of {documents} has it")
-    trained = sum(hit.number >= 0 for hit in hits)
-    print(f"{len(hits):,} documents have it, {trained:,} of them for training")
+    print(f"{len(hits):,} documents have it, {sum(hit.number >= 0 for hit in hits):,} of them for training")
     for hit, own in list(zip(hits, steps, strict=True))[:SHOWN_DOCUMENTS]:
         print(f"{hit.source:<12} {hit.facts['hash'][:16]}  {hit.fate}: {hit.shown}")
         print(f"         {described_origin(hit.facts)}")
@@ -93,3 +61,23 @@ def _print_hits(hits: Sequence[Hit], steps: Sequence[list[int]], documents: Path
             print(f"         read in the steps {', '.join(map(str, own[:SHOWN_STEPS]))}{more}")
     if len(hits) > SHOWN_DOCUMENTS:
         print(f"and {len(hits) - SHOWN_DOCUMENTS:,} more; --json has all")
+
+
+def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:
+    """The steps of pretraining that read each document, in order; none before there are tokens."""
+    read: list[set[int]] = [set() for _ in hits]
+    places = {(hit.source, hit.number): place for place, hit in enumerate(hits) if hit.number >= 0}
+    if not places or not (run / "tokens" / manifest.FILE).exists():
+        return [[] for _ in hits]
+    stream, steps = pretraining_stream(recipe, run).without(left_out(run / "pretrain")), recipe.pretrain.steps
+    wanted = {name: np.array([number for source, number in places if source == name]) for name, _ in places}
+    at_once = max(1, _ROWS_AT_ONCE // stream.batch_size)
+    with log.progress("steps", steps, "steps") as advance:
+        for first in range(0, steps, at_once):
+            last = min(first + at_once, steps)
+            for source, documents, own_steps in stream.documents_in(first, last):
+                chosen = np.isin(documents, wanted.get(source, []))
+                for number, step in zip(documents[chosen].tolist(), own_steps[chosen].tolist(), strict=True):
+                    read[places[source, number]].add(step)
+            advance(last - first)
+    return [sorted(own) for own in read]

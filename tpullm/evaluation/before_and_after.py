@@ -85,20 +85,13 @@ def ask_before_and_after(
     for question in questions:
         commonest = answers.get(_kind_and_language(question), Counter([""]))
         said["guess"].append(commonest.most_common(1)[0][0])
-    judged = {
-        name: np.array([right(question, text) for question, text in zip(questions, found, strict=True)])
-        for name, found in said.items()
-    }
-    kind_of = np.array([question.kind for question in questions])
-    whole = {
-        name: {"accuracy": float(judged[name].sum() / max(len(questions), 1)), "questions": len(questions)}
-        for name in ("base", "tuned")
-    }
-    kinds = {
-        kind: {name: float(found[kind_of == kind].mean()) for name, found in judged.items()}
-        | {"questions": int((kind_of == kind).sum())}
-        for kind in dict.fromkeys(kind_of.tolist())
-    }
+    judged = {name: np.array(list(map(right, questions, found))) for name, found in said.items()}
+    asked = len(questions)
+    whole = {of: {"accuracy": float(judged[of].sum() / max(asked, 1)), "questions": asked} for of in ("base", "tuned")}
+    kind_of, kinds = np.array([question.kind for question in questions]), {}
+    for kind in dict.fromkeys(kind_of.tolist()):
+        own = kind_of == kind
+        kinds[kind] = {name: float(found[own].mean()) for name, found in judged.items()} | {"questions": int(own.sum())}
     table = [
         {"question": question.question, "expected": question.answers[0], "kind": question.kind,
          "base": said["base"][i], "tuned": said["tuned"][i], "right": bool(judged["tuned"][i])}

@@ -21,14 +21,12 @@ from tpullm.tokenizer import japanese_words
 
 BLANK = re.compile(r"【[?？]】")
 _JAPANESE = re.compile("[\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f]")
-_CANDIDATES = 256  # texts whose probability is computed
 _BEGINNINGS = 256  # beginnings of candidates that are kept after each token
 _LOOKS_PER_KEPT = 16  # extensions tried for each that is kept, since many are punctuation
 _TOKENS = 8  # longest candidate, in tokens
 _MORPHEMES = 3  # longest candidate, in Japanese words (読みました is three)
 _LEAST = math.log(1e-5)  # a beginning is dropped if it is less likely than this share of the likeliest
 _WORD_SHARE = 0.05  # single words with less probability than this mean that the blank asks for a phrase
-_AFFIXES = ("接頭辞", "接尾辞")
 _JOINERS = "'’-・ー"  # allowed within a word: don't, well-known, アイス・クリーム
 
 
@@ -80,8 +78,10 @@ def fill_blank(session: Session, text: str, count: int = 0) -> list[tuple[str, f
 
 def propose_between(session: Session, left: str, right: str) -> list[str]:
     """Up to 256 strings that fit between `left` and `right`; those that `right` continues best come first."""
-    continues = _beginnings_of(session, right.encode())
-    begun = [_start_of_left(session, left)]
+    continues, tokenizer = _beginnings_of(session, right.encode()), session.tokenizer
+    ids = tokenizer.encode(left.rstrip(" "))[:-1]  # the tokenizer can split the last token differently before a word
+    there = sum(len(tokenizer.bytes_of(token)) for token in ids)
+    begun = [_Beginning((*tokenizer.begin, *ids), left.encode()[there:], b"", 0.0)]
     found: dict[str, float] = {}
     for _ in range(_TOKENS):
         log_p = next_log_probabilities(session, [list(beginning.ids) for beginning in begun])
@@ -94,15 +94,7 @@ def propose_between(session: Session, left: str, right: str) -> list[str]:
         begun = _extend_beginnings(session, begun, log_p)
         if not begun:
             break
-    return sorted(found, key=lambda word: -found[word])[:_CANDIDATES]
-
-
-def _start_of_left(session: Session, left: str) -> _Beginning:
-    """The left side without its last token, because the tokenizer can split it differently before a word."""
-    tokenizer = session.tokenizer
-    ids = tokenizer.encode(left.rstrip(" "))[:-1]
-    there = sum(len(tokenizer.bytes_of(token)) for token in ids)
-    return _Beginning((*tokenizer.begin, *ids), left.encode()[there:], b"", 0.0)
+    return sorted(found, key=lambda word: -found[word])[:256]
 
 
 def _beginnings_of(session: Session, text: bytes) -> list[int]:
@@ -116,9 +108,8 @@ def _beginnings_of(session: Session, text: bytes) -> list[int]:
 def _extend_beginnings(session: Session, begun: list[_Beginning], log_p: np.ndarray) -> list[_Beginning]:
     """The likeliest beginnings that are one token longer and can become a word."""
     tokenizer = session.tokenizer
-    scores = (
-        np.array([beginning.log_probability for beginning in begun])[:, None] + log_p[:, : tokenizer.vocabulary_size]
-    )
+    before = np.array([beginning.log_probability for beginning in begun])
+    scores = before[:, None] + log_p[:, : tokenizer.vocabulary_size]
     for row, beginning in enumerate(begun):
         if owed := _beginnings_of(session, beginning.owed):
             scores[row, np.setdiff1d(np.arange(scores.shape[1]), owed)] = -np.inf
@@ -134,16 +125,11 @@ def _extend_beginnings(session: Session, begun: list[_Beginning], log_p: np.ndar
             break
         beginning, data = begun[row], tokenizer.bytes_of(token)
         written = beginning.written + data[len(beginning.owed) :]
-        if data and _may_be_word(written):
+        text = written.decode("utf-8", errors="ignore")  # the last character can be incomplete
+        is_word = all(character in _JOINERS or unicodedata.category(character)[0] in "LMN" for character in text)
+        if data and is_word and len(_morphemes(text)) <= _MORPHEMES:
             longer.append(_Beginning((*beginning.ids, token), beginning.owed[len(data) :], written, score))
     return longer
-
-
-def _may_be_word(written: bytes) -> bool:
-    """Whether this is letters, marks and numbers of few enough words. The last character can be incomplete."""
-    text = written.decode("utf-8", errors="ignore")
-    letters = all(character in _JOINERS or unicodedata.category(character)[0] in "LMN" for character in text)
-    return letters and len(_morphemes(text)) <= _MORPHEMES
 
 
 def _candidate_words(beginning: _Beginning, right: str) -> Iterator[tuple[str, bool]]:
@@ -175,6 +161,5 @@ def is_one_word(left: str, word: str, right: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def _morphemes(text: str) -> list[tuple[int, int, bool]]:
     """Start and end of each Japanese morpheme, and whether it is a prefix or a suffix."""
-    if not _JAPANESE.search(text):
-        return []
-    return [(m.begin(), m.end(), m.part_of_speech()[0] in _AFFIXES) for m in japanese_words.analyser("C")(text)]
+    found = japanese_words.analyser("C")(text) if _JAPANESE.search(text) else []
+    return [(m.begin(), m.end(), m.part_of_speech()[0] in ("接頭辞", "接尾辞")) for m in found]

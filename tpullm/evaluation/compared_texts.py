@@ -26,7 +26,6 @@ from tpullm.evaluation.measured_model import MeasuredModel
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
-from tpullm.tokenizer import Tokenizer
 
 STRETCHES = (0, 256, 1024, 4096, 16384)  # the byte of a document at which each begins
 
@@ -37,12 +36,22 @@ def nats_by_stretch(model: MeasuredModel, documents: Sequence[str]) -> np.ndarra
     A token counts in the stretch that holds its first byte.
     """
     tokenizer, context = model.session.tokenizer, model.session.context_length
-    bytes_V = tokenizer.bytes_per_token()
+    bytes_V, begin = tokenizer.bytes_per_token(), tokenizer.begin or [tokenizer.eos_id]
     requests, owners = [], []
     for number, text in enumerate(documents):
-        for ids, starts, stretches in _stretch_windows(tokenizer, bytes_V, text, context):
-            requests += [Continuation(ids[:start], ids[start:]) for start in starts]
-            owners += [(number, stretch, start == starts[-1]) for start, stretch in zip(starts, stretches, strict=True)]
+        own = tokenizer.encode(text)
+        if not own:  # a published tokenizer may do that
+            dropped = f"{one_line(text, 40)!r}: the model's tokenizer drops all of it"
+            raise UserError(f"--text: {dropped}; leave the text out")
+        ids, held = (*begin, *own), bytes_V[own]
+        stretch = np.searchsorted(STRETCHES, np.cumsum(held) - held, side="right") - 1
+        ends = [len(begin), *range(context + 1, len(ids), max(1, context // 2)), len(ids)]
+        for start, end in pairwise(ends):  # of a window: the places in it at which stretches begin
+            part = stretch[start - len(begin) : end - len(begin)]
+            changes = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist()]
+            left = max(0, end - context - 1)
+            requests += [Continuation(ids[left : start + change], ids[start + change : end]) for change in changes]
+            owners += [(number, part[change], change == changes[-1]) for change in changes]
     found = np.zeros((len(documents), len(STRETCHES)))
     # Of one window, each request begins a stretch and goes on to the end of the window; they are computed together.
     log_p = [likelihood.log_probability for likelihood in model.likelihoods(requests)]
@@ -58,27 +67,8 @@ def bytes_by_stretch(documents: Sequence[str]) -> np.ndarray:
     return np.clip(np.minimum(length, ends) - STRETCHES, 0, None)
 
 
-def _stretch_windows(
-    tokenizer: Tokenizer, bytes_V: np.ndarray, text: str, context: int
-) -> Iterator[tuple[tuple[int, ...], list[int], list[int]]]:
-    """Windows of a text: their ids, the places in these at which stretches begin, and which stretches they are."""
-    begin, own = tokenizer.begin or [tokenizer.eos_id], tokenizer.encode(text)
-    if not own:  # a published tokenizer may do that
-        raise UserError(f"--text: {one_line(text, 40)!r}: the model's tokenizer drops all of it; leave the text out")
-    ids = [*begin, *own]
-    held = bytes_V[own]
-    stretch = np.searchsorted(STRETCHES, np.cumsum(held) - held, side="right") - 1
-    ends = [len(begin), *range(context + 1, len(ids), max(1, context // 2)), len(ids)]
-    for start, end in pairwise(ends):
-        part = stretch[start - len(begin) : end - len(begin)]
-        changes = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist()]
-        left = max(0, end - context - 1)
-        yield tuple(ids[left:end]), [start + change - left for change in changes], part[changes].tolist()
-
-
 LONGEST = 16384  # characters of a document: a longer one is cut into several
 MOST_BYTES = 16 << 20  # of all texts after --text: as requests, 4 million tokens take half a gigabyte
-MOST_HELD_OUT_BYTES = 256 << 10  # of a source: a minute on two cores for a model of 12 M parameters
 
 
 @dataclass(frozen=True)
@@ -131,7 +121,7 @@ def held_out_texts(run: Path, limit: int) -> list[ComparedText]:
     found = []
     for source in dict.fromkeys(part.source for part in document_files.parts(documents)):
         records = document_files.read(documents, source, document_files.HELD_OUT)
-        pieces, left = [], MOST_HELD_OUT_BYTES
+        pieces, left = [], 256 << 10  # a minute on two cores for a model of 12 M parameters
         for piece in (piece for record in records for piece in cut(record["text"], LONGEST)):
             pieces.append(piece)
             left -= len(piece.encode())

@@ -52,15 +52,11 @@ def compare_task(given: Sequence[dict[str, Any]], labels: Sequence[str], seed: i
         return found | {"figures": _compare_harness_metrics(given)}
     rows = [own["questions"] for own in given]
     if "pass_at_k" in first:
-        shares = [
-            np.array([np.mean(of_problem) for of_problem in passed_programs(of_model).values()]) for of_model in rows
-        ]
+        shares = [np.array([np.mean(each) for each in passed_programs(own).values()]) for own in rows]
         return found | {"figures": {"pass@1": _compare_scores(shares) | SHARE}}
     figures = {}
     for measure in (*RULES, WRITTEN):
-        right = [
-            np.array([is_right for _, _, is_right in answers_by(of_model, measure)], np.float64) for of_model in rows
-        ]
+        right = [np.array([is_right for _, _, is_right in answers_by(own, measure)], np.float64) for own in rows]
         if right[0].size:
             figures[measure] = _compare_scores(right) | SHARE
     f1 = [np.array([character_f1(row["written"], row["answers"]) for row in of_model]) for of_model in rows]
@@ -101,9 +97,7 @@ def _compare_scores(scores: Sequence[np.ndarray], higher_is_better: bool = True)
     return found
 
 
-def _disagreeing_questions(
-    first: list[dict[str, Any]], other: list[dict[str, Any]], label: str, measure: str, seed: int
-) -> list[dict[str, Any]]:
+def _disagreeing_questions(first: list[dict], other: list[dict], label: str, measure: str, seed: int) -> list[dict]:
     """Questions that one of two models answers right and the other wrong: how many, and some, drawn by the seed."""
     asked = list(zip(answers_by(first, measure), answers_by(other, measure), strict=True))
     found = []
@@ -151,7 +145,10 @@ def compare_models(
             evaluate_tasks.add_read_before(session, tasks, given[-1])
             nats.append([compared_texts.nats_by_stretch(model, text.documents) for text in texts])
             model.warn_of_cuts(f"compare: {label}")
-            facts.append({"label": label, "name": name} | _model_facts(model))
+            facts.append({"label": label, "name": name, "hash": model.parameters})
+            facts[-1] |= {"parameters": parameter_count(session.architecture.shapes)}
+            facts[-1] |= {"vocabulary": session.architecture.config.vocabulary_size, "context": session.context_length}
+            facts[-1] |= {"dtype": str(session.dtype), "talks": session.talks, "requests": model.counts}
     labels = list(models)
     return {
         "models": facts,
@@ -160,19 +157,6 @@ def compare_models(
         "tasks": {name: compare_task([of[name] for of in given], labels, asking.seed) for name in given[0]},
         "texts": _compare_texts(texts, nats) if texts else {},
         "seconds": round(time.monotonic() - start, 1),
-    }
-
-
-def _model_facts(model: MeasuredModel) -> dict[str, Any]:
-    session = model.session
-    return {
-        "hash": model.parameters,
-        "parameters": parameter_count(session.architecture.shapes),
-        "vocabulary": session.architecture.config.vocabulary_size,
-        "context": session.context_length,
-        "dtype": str(session.dtype),
-        "talks": session.talks,
-        "requests": model.counts,
     }
 
 

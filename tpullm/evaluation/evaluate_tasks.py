@@ -24,8 +24,6 @@ from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 
-OF_EACH_QUESTION = ("questions", "probabilities", "scores")
-
 
 def check_tasks(chosen: Tasks, asking: Asking, context: int) -> None:
     """Refuse what can't be asked of a model with this context; `UserError` says why."""
@@ -61,9 +59,7 @@ def check_results_folder(words: Sequence[str], chosen: Tasks, out: str) -> None:
         raise UserError(f"--out: {out}: holds results of something else; name another folder")
 
 
-def evaluate_and_write(
-    session: Session, name: str, chosen: Tasks, asking: Asking, out: str
-) -> tuple[dict[str, Any], Path]:
+def evaluate_and_write(session: Session, name: str, chosen: Tasks, asking: Asking, out: str) -> tuple[dict, Path]:
     """Measure a model on tasks. With several hosts, all of them call this, and host 0 writes.
 
     `OUT/answers.jsonl` grows with each answer, `OUT/results.json` has the figures, and `OUT/NAME.jsonl` the answers to
@@ -120,7 +116,7 @@ def add_read_before(session: Session, chosen: Tasks, found: dict[str, dict[str, 
 
 def without_questions(figures: dict[str, Any]) -> dict[str, Any]:
     """The figures of a task without what grows with its questions."""
-    return {key: value for key, value in figures.items() if key not in OF_EACH_QUESTION}
+    return {key: value for key, value in figures.items() if key not in ("questions", "probabilities", "scores")}
 
 
 def _write_results(folder: Path, results: dict, questions: dict[str, list[dict]]) -> None:

@@ -67,15 +67,13 @@ def measure_by_harness(
         )
     names = (*results.get("groups", {}), *results["configs"])
     found = {each: figures_of_group(results, each, asking) for each in names}
-    files = {name: word for word in tasks if word.endswith(YAML) for name in _names_in_yaml(word)}
-    return {name: of | ({"file": files[name]} if name in files else {}) for name, of in found.items()}
-
-
-def _names_in_yaml(file: str) -> list[str]:
-    """The names of the task or group that a YAML file is: with tags of the harness's own, it is no plain YAML."""
-    with open(file, encoding="utf-8", errors="replace") as opened:
-        found = re.findall(r"^(?:task|group): *(\S+) *$", opened.read(MOST), re.MULTILINE)
-    return [name.strip("'\"") for name in found]
+    for file in (word for word in tasks if word.endswith(YAML)):
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            # With tags of the harness's own, it is no plain YAML.
+            named = re.findall(r"^(?:task|group): *(\S+) *$", opened.read(MOST), re.MULTILINE)
+        for each in found.keys() & {name.strip("'\"") for name in named}:
+            found[each]["file"] = file
+    return found
 
 
 def is_model_error(error: Exception) -> bool:
@@ -89,13 +87,8 @@ def figures_of_group(results: dict[str, Any], name: str, asking: Asking) -> dict
 
     They come with what repeats the measurement, and of each metric whether a higher one is better, where it is known.
     """
-    settings = {
-        "harness": importlib.metadata.version("lm_eval"),
-        "shots": asking.shots or "",
-        "seed": asking.seed,
-        "limit": asking.limit,
-        "form": "chat" if asking.chat else "the task's",
-    }
+    settings = {"harness": importlib.metadata.version("lm_eval"), "shots": asking.shots or "", "seed": asking.seed}
+    settings |= {"limit": asking.limit, "form": "chat" if asking.chat else "the task's"}
     known = results.get("higher_is_better", {}).get(name, {})
     better = {metric: higher for metric, higher in known.items() if higher is not None}
     found = {"version": str(results["versions"].get(name)), "settings": settings, "better": better}
@@ -132,25 +125,15 @@ def metric_figures(found: dict[str, Any], samples: list[dict[str, Any]]) -> tupl
             continue
         name = metric if filtered == "none" else f"{metric} ({filtered})"
         given = [sample for sample in samples if sample["filter"] == filtered and metric in sample]
-        values = [sample[metric] for sample in given]
-        interval = _metric_interval(value, values)
-        metrics[name] = {"value": value, "count": len(values), "interval": interval}
-        if interval is not None:
+        values, interval = [sample[metric] for sample in given], None
+        are_numbers = values and all(isinstance(each, int | float | np.number) for each in values)
+        # Others, such as perplexity, are no mean of what each question gave.
+        if are_numbers and math.isclose(float(np.mean(values)), value, rel_tol=1e-6, abs_tol=1e-9):
+            interval = of_mean(values)
             by_document = {sample["doc_id"]: float(sample[metric]) for sample in given}
             scores[name] = dict(sorted(by_document.items()))
+        metrics[name] = {"value": value, "count": len(values), "interval": interval}
     return metrics, scores
-
-
-def _metric_interval(value: float, values: list) -> list[float] | None:
-    """The interval of a metric that is the mean of what each question gave; None for others, such as perplexity."""
-    if not values or not all(isinstance(each, int | float | np.number) for each in values):
-        return None
-    if not math.isclose(float(np.mean(values)), value, rel_tol=1e-6, abs_tol=1e-9):
-        return None
-    return of_mean(values)
-
-
-KEPT_TEXTS = 4096  # whose ids are kept: the choices of a question, and questions with the same examples, follow closely
 
 
 class HarnessModel(TemplateLM):
@@ -172,7 +155,8 @@ class HarnessModel(TemplateLM):
         self.eot_token_id = tokenizer.eos_id if named is None else named
         self.prefix_token_id = self.eot_token_id if tokenizer.bos_id is None else tokenizer.bos_id
         self.max_length = model.session.context_length
-        self.tok_encode = functools.lru_cache(KEPT_TEXTS)(self._ids)
+        # Kept, as the choices of a question, and questions with the same examples, follow closely.
+        self.tok_encode = functools.lru_cache(4096)(self._ids)
 
     def _ids(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
         """The ids of a text, after the token that begins one unless the text has it or `add_special_tokens` is False.
@@ -208,7 +192,11 @@ class HarnessModel(TemplateLM):
         for request in requests:
             context, settings = request.args
             settings = normalize_gen_kwargs(settings)
-            sampling = _sampling_of_task(settings)
+            sampling = GREEDY
+            if settings["do_sample"] and settings.get("temperature"):
+                usual = {"top_k": 0, "top_p": 1, "min_p": 0}
+                top_k, top_p, min_p = (settings.get(key) or number for key, number in usual.items())
+                sampling = Sampling(float(settings["temperature"]), int(top_k), float(top_p), float(min_p))
             stops = handle_stop_sequences(settings["until"], self._texts.piece(self.eot_token_id))
             # One that is asked several times is answered by several seeds.
             seed = self._seed + times[context] if sampling.temperature else 0
@@ -226,15 +214,3 @@ class HarnessModel(TemplateLM):
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template, for the results."""
         return getattr(self._texts, "template", None) or self.tokenizer_name
-
-
-def _sampling_of_task(settings: dict) -> Sampling:
-    """How a task wants tokens to be chosen."""
-    if not settings["do_sample"] or not settings.get("temperature"):
-        return GREEDY
-    return Sampling(
-        float(settings["temperature"]),
-        int(settings.get("top_k") or 0),
-        float(settings.get("top_p") or 1.0),
-        float(settings.get("min_p") or 0.0),
-    )

@@ -18,7 +18,6 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 
 YAML = (".yaml", ".yml")
-NO_BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS")  # ours is the one that is shown
 
 
 def harness_index(tasks: Sequence[str]) -> Any:
@@ -27,8 +26,9 @@ def harness_index(tasks: Sequence[str]) -> Any:
     Raises:
         UserError: the package is not installed, or a task is not known.
     """
-    for variable in NO_BARS:
-        os.environ.setdefault(variable, "1")  # read when the packages are imported
+    # No bars beside ours. The variables are read when the packages are imported.
+    for variable in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(variable, "1")
     try:
         with quiet_harness():
             from lm_eval.tasks import TaskManager
@@ -39,8 +39,16 @@ def harness_index(tasks: Sequence[str]) -> Any:
             f"--tasks: {tasks[0]}: tasks of the harness need the package: pip install 'tpullm[lm-eval]'; a file of "
             "questions (.jsonl, .json, .parquet) needs nothing"
         ) from None
+    names = set(index.all_tasks)
     for task in tasks:
-        _check_task_name(task, set(index.all_tasks))
+        if task.endswith(YAML) and not Path(task).is_file():
+            raise UserError(f"--tasks: {task}: no such file; correct the name")
+        if not task.endswith(YAML) and task not in names:
+            near = difflib.get_close_matches(task, names, 1)
+            raise UserError(
+                f"--tasks: {task}: the harness has no such task{f', did you mean {near[0]}?' if near else ''}; a file "
+                "of questions ends in .jsonl, .json or .parquet, a task of your own in .yaml"
+            )
     return index
 
 
@@ -50,13 +58,12 @@ def harness_questions(tasks: Sequence[str], index: Any) -> list[TaskQuestions]:
     Raises:
         UserError: a task can't be loaded.
     """
+    found = []
     with harness_failures(tasks), quiet_harness():
-        loaded = index.load(list(tasks))["tasks"]
-        wordings = {name: [_wording_of_document(task, one) for one in task.eval_docs] for name, task in loaded.items()}
-    return [
-        TaskQuestions(name, hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16], own)
-        for name, own in wordings.items()
-    ]
+        for name, task in index.load(list(tasks))["tasks"].items():
+            own = [_wording_of_document(task, one) for one in task.eval_docs]
+            found.append(TaskQuestions(name, hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16], own))
+    return found
 
 
 @contextlib.contextmanager
@@ -68,10 +75,8 @@ def harness_failures(tasks: Sequence[str], ours: Callable[[Exception], bool] = l
     """
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if ours(error):
+        if isinstance(error, UserError) or ours(error):
             raise
         why = f"{type(error).__name__}: {one_line(str(error), 300)}"
         raise UserError(f"--tasks: {', '.join(tasks)}: the harness can't load or run them ({why})") from error
@@ -89,18 +94,6 @@ def quiet_harness() -> Iterator[None]:
     finally:
         logger.setLevel(before)
         logging.disable(disabled)
-
-
-def _check_task_name(task: str, names: set[str]) -> None:
-    if task.endswith(YAML):
-        if not Path(task).is_file():
-            raise UserError(f"--tasks: {task}: no such file; correct the name")
-    elif task not in names:
-        near = difflib.get_close_matches(task, names, 1)
-        raise UserError(
-            f"--tasks: {task}: the harness has no such task{f', did you mean {near[0]}?' if near else ''}; a file of "
-            "questions ends in .jsonl, .json or .parquet, a task of your own in .yaml"
-        )
 
 
 def _wording_of_document(task: Any, document: dict[str, Any]) -> Wording:

@@ -97,16 +97,12 @@ def _join_group(group: Group, sequences: Sequence[Ids], number: int) -> Group | 
     return Group(shared, members, size)
 
 
-def scored_row_length(predictions: int) -> int:
-    """The length of the rows of sequences with so many predictions: one of few, so that few programs are compiled."""
-    return max(SHORTEST_ROW, length_bucket(predictions))
-
-
 def lay_groups(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
     """All groups in rows, those of the longest rows first."""
     by_length: dict[int, list[Group]] = {}
     for group in groups:
-        by_length.setdefault(scored_row_length(group.size), []).append(group)
+        # One of few lengths, so that few programs are compiled.
+        by_length.setdefault(max(SHORTEST_ROW, length_bucket(group.size)), []).append(group)
     return [_pack_groups(sequences, by_length[length], length) for length in sorted(by_length, reverse=True)]
 
 
@@ -158,14 +154,6 @@ class Likelihood(NamedTuple):
     is_likeliest: bool
 
 
-def cut_continuation(request: Continuation, most: int) -> Ids:
-    """The tokens of a request, without those at its left that a model of `most` tokens can't read.
-
-    The last token is predicted and not read, so there may be one more. That is how the evaluation harness cuts.
-    """
-    return (*request.context, *request.continuation)[-(most + 1) :]
-
-
 def likelihoods(
     session: Session, requests: Sequence[Continuation], done: Callable[[dict[int, Likelihood]], None]
 ) -> None:
@@ -176,7 +164,9 @@ def likelihoods(
     Args:
         requests: with continuations that the context of the model holds.
     """
-    ids = [cut_continuation(request, session.context_length) for request in requests]
+    # Without the tokens at its left that the model can't read. The last token is predicted and not read, so there may
+    # be one more than its context holds. That is how the evaluation harness cuts.
+    ids = [(*of.context, *of.continuation)[-(session.context_length + 1) :] for of in requests]
     same: dict[Ids, list[int]] = {}
     for number, of_request in enumerate(ids):
         same.setdefault(of_request, []).append(number)

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,20 +69,23 @@ class KeptAnswers:
     def __init__(self, folder: Path | None = None):
         self._keeps, self._file = folder is not None, None
         self._answers: dict[str, Any] = {}
-        if folder and hosts.is_first():
-            self._open(folder)
-
-    def _open(self, folder: Path) -> None:
+        if not folder or not hosts.is_first():
+            return
         storage.check_writable(folder)
         self._grows = mirrored(folder)
         file = self._grows.folder / FILE
         if storage.is_remote(folder) and (folder / FILE).exists():
             file.write_bytes((folder / FILE).read_bytes())
-        if file.exists():
-            text = file.read_bytes()
-            self._answers = dict(_kept_answer_lines(text, folder / FILE))
-            if text and not text.endswith(b"\n"):  # cut off in the middle of a line
-                file.write_bytes(text[: text.rfind(b"\n") + 1])
+        *lines, cut = file.read_bytes().split(b"\n") if file.exists() else [b""]
+        for number, line in enumerate(lines, 1):
+            try:
+                found = json.loads(line)
+                self._answers[str(found["key"])] = found["answer"]
+            except (ValueError, TypeError, KeyError):
+                where = f"{folder / FILE}: line {number}"
+                raise UserError(f"{where}: is not an answer; remove the file, and all is asked again") from None
+        if cut:  # the end of a line is missing
+            file.write_bytes(b"".join(line + b"\n" for line in lines))
         self._file = open(file, "ab", buffering=0)
 
     def found(self, keys: Sequence[str]) -> list[Any]:
@@ -210,14 +213,11 @@ def write_texts(session: Session, requests: Sequence[Writing], done: Callable[[d
         return
     ids = [cut_prompt(request, session.context_length) for request in requests]
     order = sorted(range(len(requests)), key=lambda number: len(ids[number]), reverse=True)
-    stops, longest_first = tuple(session.tokenizer.stop_ids), [requests[number] for number in order]
-    asked = [
-        Request(ids[number], of.tokens, of.sampling, of.seed, stops)
-        for number, of in zip(order, longest_first, strict=True)
-    ]
+    stops, ordered = tuple(session.tokenizer.stop_ids), [requests[number] for number in order]
+    asked = [Request(ids[n], of.tokens, of.sampling, of.seed, stops) for n, of in zip(order, ordered, strict=True)]
 
     def is_over(place: int, new: list[int]) -> bool:
-        ends = longest_first[place].stops
+        ends = ordered[place].stops
         return bool(ends) and any(stop in session.tokenizer.decode(new) for stop in ends)
 
     ended = continuations_by_end(session, asked, BATCH, is_over)
@@ -240,17 +240,6 @@ def written_text(session: Session, ids: Sequence[int], request: Writing) -> str:
 def request_key(parameters: str, request: Sequence[Any]) -> str:
     """The key of a request (JSON) to a model of the hash `parameters`: all that the answer depends on."""
     return hashlib.sha256(json.dumps([parameters, *request]).encode()).hexdigest()[:32]
-
-
-def _kept_answer_lines(text: bytes, where: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split(b"\n")[:-1], 1):
-        try:
-            found = json.loads(line)
-            yield str(found["key"]), found["answer"]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{where}: line {number}: is not an answer; remove the file, and all is asked again"
-            ) from None
 
 
 def parameter_hash(session: Session) -> str:

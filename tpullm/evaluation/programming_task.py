@@ -28,7 +28,6 @@ from tpullm.training.rewards.code_tests import ERROR, PASSED, TIME, VERDICTS, Ju
 SECONDS, MEMORY_MIB = 3, 1024  # of the processor (HumanEval's own has 3 s by the clock); beside Python's own memory
 PROTOCOL = 1  # of running programs; another one makes kept verdicts those of other programs
 TOKENS = 512  # of a program: the longest of HumanEval's right ones has 864 characters
-TOP_P = 0.95  # Chen et al. 2021, section 3.2
 COLUMNS = ("problem", "sample", "verdict", "written", "program")  # of `OUT/NAME.jsonl`
 # Where a function is over that a model continues (Chen et al. 2021, section 3.2), or a program (Austin et al. 2021).
 STOPS = {"continued": ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), "task and tests": ("[DONE]",), "chat": ()}
@@ -67,7 +66,7 @@ def measure_programs(model: MeasuredModel, file: ProblemFile, asking: Asking) ->
     """
     problems, examples = choose_problems(file, asking)
     session, samples = model.session, asking.samples
-    sampling = Sampling(asking.temperature, top_p=TOP_P, min_p=0.0) if asking.temperature else GREEDY
+    sampling = Sampling(asking.temperature, top_p=0.95, min_p=0.0) if asking.temperature else GREEDY  # Chen et al., 3.2
     form = "chat" if asking.chat else "continued" if file.is_continued else "task and tests"
     settings = asdict(asking) | {
         **{"form": form, "tokens": min(TOKENS, session.context_length // 2), "stops": list(STOPS[form])},
@@ -142,11 +141,8 @@ def verdicts_of_programs(
     kept = answers.found(keys)
     found = {key: word for key, word in zip(keys, kept, strict=True) if word in VERDICTS}
     missing = {key: call for key, call in zip(keys, calls, strict=True) if key not in found}
-    names = list(missing)
-    with (
-        closing(Judge(SECONDS, MEMORY_MIB << 20)) as judge,
-        log.progress("evaluate", len(names), "programs") as advance,
-    ):
+    names, judging = list(missing), closing(Judge(SECONDS, MEMORY_MIB << 20))
+    with judging as judge, log.progress("evaluate", len(names), "programs") as advance:
         at_a_time = hosts.broadcast("how many programs", cores)
         for first in range(0, len(names), at_a_time):
             between()

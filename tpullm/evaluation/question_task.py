@@ -46,8 +46,7 @@ class Asked:
 
     def prompt(self, item: Item, lists_choices: bool) -> Prompt:
         """What stands before the answer."""
-        put = self.form.conversation if self.chat else self.form.prompt
-        return put(item, self.examples, lists_choices)
+        return (self.form.conversation if self.chat else self.form.prompt)(item, self.examples, lists_choices)
 
     def continuation(self, tokenizer: Tokenizer, item: Item, answer: str) -> Continuation:
         """An answer after its question."""
@@ -117,8 +116,20 @@ def _by_likelihood(model: MeasuredModel, asked: Asked, table: list[dict[str, Any
     with_choices = [(row, item) for row, item in zip(table, asked.items, strict=True) if item.choices]
     if not with_choices:
         return {}
-    items = [item for _, item in with_choices]
-    scores = _choice_scores(model, asked, items)
+    tokenizer, requests, sizes = model.session.tokenizer, [], []
+    for _, item in with_choices:
+        for choice in item.choices:
+            after = asked.continuation(tokenizer, item, choice)
+            alone = encode_pair(tokenizer, asked.form.cue, asked.form.space + choice)
+            requests += [after, Continuation(*map(tuple, alone))]
+            sizes.append([len(after.continuation), len(choice.encode())])
+    log_p, alone = np.array([found.log_probability for found in model.likelihoods(requests)]).reshape(-1, 2).T
+    tokens, size = np.array(sizes, np.float64).T
+    # By PMI it is the choice that the question makes the most likelier than it is after the cue alone (Holtzman et al.
+    # 2021, "Surface Form Competition").
+    by_rule = np.stack([log_p, log_p / tokens, log_p / size, log_p - alone])
+    counts = np.array([len(item.choices) for _, item in with_choices])
+    scores = np.split(by_rule, np.cumsum(counts)[:-1], axis=1)  # of each question `[rules, choices]`
     for (row, item), by_rule in zip(with_choices, scores, strict=True):
         likeliest = zip(RULES, by_rule.argmax(axis=1).tolist(), strict=True)
         row |= {"choices": list(item.choices), "likeliest": {rule: item.choices[choice] for rule, choice in likeliest}}
@@ -126,29 +137,9 @@ def _by_likelihood(model: MeasuredModel, asked: Asked, table: list[dict[str, Any
     likelier = [np.exp(by_rule[0] - by_rule[0].max()) for by_rule in scores]
     return {
         "likelihood": {rule: share_right([right for _, _, right in answers_by(table, rule)]) for rule in RULES},
-        "chance": float(np.mean([1 / len(item.choices) for item in items])),
+        "chance": float(np.mean(1 / counts)),
         "probabilities": [(each / each.sum()).tolist() for each in likelier],
     }
-
-
-def _choice_scores(model: MeasuredModel, asked: Asked, items: Sequence[Item]) -> list[np.ndarray]:
-    """Of each question, by each rule the score of each choice, `[rules, choices]`: the likeliest has the highest.
-
-    By PMI it is the choice that the question makes the most likelier than it is after the cue alone (Holtzman et al.
-    2021, "Surface Form Competition").
-    """
-    tokenizer, requests, sizes = model.session.tokenizer, [], []
-    for item in items:
-        for choice in item.choices:
-            after = asked.continuation(tokenizer, item, choice)
-            alone = encode_pair(tokenizer, asked.form.cue, asked.form.space + choice)
-            requests += [after, Continuation(*map(tuple, alone))]
-            sizes.append([len(after.continuation), len(choice.encode())])
-    scores = np.array([found.log_probability for found in model.likelihoods(requests)]).reshape(-1, 2)
-    tokens, size = np.array(sizes, np.float64).T
-    by_rule = np.stack([scores[:, 0], scores[:, 0] / tokens, scores[:, 0] / size, scores[:, 0] - scores[:, 1]])
-    ends = np.cumsum([len(item.choices) for item in items])[:-1]
-    return np.split(by_rule, ends, axis=1)
 
 
 def _by_writing(model: MeasuredModel, asked: Asked, table: list[dict[str, Any]]) -> dict[str, Any]:

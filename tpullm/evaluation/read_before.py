@@ -52,10 +52,14 @@ def read_figures(run: Path | None, chosen: Tasks, found: dict[str, dict[str, Any
         keys = [_question_key(item.text or item.instruction, item.answers) for item in file.items]
         entries = [(_question_key(row["question"], row["answers"]), row) for row in found[file.name]["questions"]]
         result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _figures_of_questions)
+
+    def pass_at_k(passed: Sequence[list[bool]]) -> dict[str, Any]:
+        return statistics.pass_at_k_figures(list(map(sum, passed)), len(passed[0]))
+
     for file in chosen.problems:
         keys = [problem.name for problem in file.problems]
         entries = list(passed_programs(found[file.name]["questions"]).items())
-        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, _figures_of_programs)
+        result[file.name] = told(file.name, file.version, keys.__getitem__, entries, pass_at_k)
     scores, versions = {task: of["scores"] for task, of in found.items() if "scores" in of}, {}
     if known.keys() & scores.keys():
         versions = {task.name: task.version for task in harness_tasks.harness_questions(chosen.names, chosen.index)}
@@ -75,16 +79,10 @@ def _figures_of_questions(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {measure: share_right(own) for measure, own in right.items() if own}
 
 
-def _figures_of_programs(passed: Sequence[list[bool]]) -> dict[str, Any]:
-    """pass@k, from which programs of each problem passed."""
-    return statistics.pass_at_k_figures(list(map(sum, passed)), len(passed[0]))
-
-
 def _figures_of_harness(scores: dict[str, dict[int, float]], numbers: Sequence[int]) -> dict[str, Any]:
     """Means of the metrics of a task of the harness over the questions of these numbers."""
-    chosen = {metric: [own[number] for number in numbers if number in own] for metric, own in scores.items()}
-    return {
-        metric: {"value": float(np.mean(own)), "count": len(own), "interval": of_mean(own)}
-        for metric, own in chosen.items()
-        if own
-    }
+    found = {}
+    for metric, of_metric in scores.items():
+        if own := [of_metric[number] for number in numbers if number in of_metric]:
+            found[metric] = {"value": float(np.mean(own)), "count": len(own), "interval": of_mean(own)}
+    return found

@@ -34,15 +34,11 @@ def measure_run(recipe: Recipe, run: Path) -> dict[str, Any]:
     stages = ("base", "documents", "tokenizer", "tokens", "pretrain", *recipe.finetune)
     made = {stage: storage.read_json(run / stage / manifest.FILE) for stage in stages if (run / stage).exists()}
     device = jax.local_devices()[0]
+    programs = {"python": platform.python_version(), "jax": jax.__version__}
+    here = {"platform": device.platform, "device": device.device_kind, "cores": os.cpu_count()}
     results = {
         "model": {"parameters": parameter_count(base.architecture.shapes), "config": dataclasses.asdict(config)},
-        "machine": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "platform": device.platform,
-            "device": device.device_kind,
-            "cores": os.cpu_count(),
-        },
+        "machine": programs | here,
         "seconds": {stage: value["seconds"] for stage, value in made.items() if "seconds" in value},
     }
     results |= held_out_loss(recipe, run, base)
@@ -50,12 +46,8 @@ def measure_run(recipe: Recipe, run: Path) -> dict[str, Any]:
         results["yours"] = own_text.measure_own_text(recipe, run, base)
     for source in sources(recipe):
         if source.kind == "tenki":
-            found = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
-            results |= {
-                source.name: found,
-                "blank": tenki_truth.compare_blanks(base),
-                "swaps": tenki_truth.compare_swaps(base),
-            }
+            results[source.name] = tenki_truth.loss_and_entropy(run / "tokens" / source.name / "held_out", base)
+            results |= {"blank": tenki_truth.compare_blanks(base), "swaps": tenki_truth.compare_swaps(base)}
     tuned = base
     for name in recipe.finetune:
         tuned = None  # free this model before loading the next

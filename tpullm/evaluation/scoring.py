@@ -53,9 +53,6 @@ def attention_weights(session: Session, text: str) -> tuple[list[str], np.ndarra
     return [tokenizer.piece(token) for token in ids], found_LKGTS.reshape(L, K * G, T, S).astype(np.float32)
 
 
-TOKENS_AT_A_TIME = 1024  # one program for each bucket of lengths; 1,024 tokens keep two cores busy
-
-
 @partial(jax.jit, static_argnames=("architecture", "dtype"))
 def _logits(architecture, params, tokens_BT, lengths_B1, *, dtype) -> jax.Array:
     model = architecture.model(params)
@@ -90,16 +87,15 @@ def logits(session: Session, tokens_BT: np.ndarray) -> np.ndarray:
     return fetch_whole(session.mesh, dispatched(session, _logits, ids, lengths[:, None]))[:rows, :length]
 
 
-def _length_batches(
-    session: Session, sequences: Sequence[list[int]]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _length_batches(session: Session, sequences: Sequence[list[int]]) -> Iterator[tuple[np.ndarray, ...]]:
     """Batches of sequences of similar length: (their indices, tokens `[B, T]`, lengths `[B, 1]`). B follows from T."""
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(sequences):
         check_context(session, ids, "text")
         by_length.setdefault(length_bucket(len(ids)), []).append(index)
     for length, members in sorted(by_length.items()):
-        rows = row_bucket(session, max(1, TOKENS_AT_A_TIME // length))
+        # One program for each bucket of lengths. 1,024 tokens keep two cores busy.
+        rows = row_bucket(session, max(1, 1024 // length))
         for first in range(0, len(members), rows):
             chosen = members[first : first + rows]
             tokens, lengths = padded_ids(session, [sequences[index] for index in chosen], rows, length)

@@ -15,7 +15,6 @@ import numpy as np
 
 NORMAL_95 = 1.959963984540054  # a normal variable is within as many standard deviations 95 times in 100
 DRAWS = 2000  # of a bootstrap; its ends are then within a tenth of the interval's length
-NUMBERS = 1 << 18  # that are drawn at a time: they stay in a processor's cache
 
 
 Interval = list[float]  # the low and the high end of what holds the truth 95 times in 100
@@ -47,7 +46,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None
         return [-np.inf, np.inf]
     values = np.asarray(values, np.float64)
     random, means = np.random.default_rng(seed), []
-    at_a_time = max(1, NUMBERS // len(values))
+    at_a_time = max(1, (1 << 18) // len(values))  # numbers that stay in a processor's cache
     for first in range(0, DRAWS, at_a_time):
         size = min(at_a_time, DRAWS - first), len(values)
         drawn = random.integers(0, len(values), size, np.int32)
@@ -102,9 +101,6 @@ def calibration(probabilities: Sequence[Sequence[float]], right: Sequence[int]) 
     return {"count": len(sure), "error": error, "bins": bins}
 
 
-KS = (1, 10, 100)  # those of Chen et al. 2021
-
-
 def pass_at_k(count: int, right: int, k: int) -> float:
     """The unbiased estimate of one problem, 1 - C(n - c, k) / C(n, k), as a product (Chen et al. 2021, section 2.1).
 
@@ -117,14 +113,14 @@ def pass_at_k(count: int, right: int, k: int) -> float:
 
 
 def pass_at_k_figures(right: Sequence[int], count: int) -> dict[str, dict[str, Any]]:
-    """For each k of `KS` up to `count`: the mean over problems, its interval, and the number of problems.
+    """For each k of 1, 10 and 100 up to `count`: the mean over problems, its interval, and the number of problems.
 
     Args:
         right: how many programs of each problem passed.
         count: the programs of each problem.
     """
     found = {}
-    for k in KS:
+    for k in (1, 10, 100):  # those of Chen et al. 2021
         if k <= count:
             values = np.array([pass_at_k(count, of_one, k) for of_one in right])
             found[f"pass@{k}"] = {"share": float(values.mean()), "interval": of_mean(values), "count": len(values)}

@@ -100,7 +100,7 @@ def _comparison_rows(labels: list[str], figure: dict[str, Any]) -> Iterator[Row]
 
 def show_run(results: dict[str, Any]) -> None:
     """Print what `evaluate` found in a run."""
-    rows = list(_run_rows(results))
+    rows = _run_rows(results)
     show_table("What the model learned", ("", ""), rows, folded=(0, 1), lines="all", on=console())
 
 

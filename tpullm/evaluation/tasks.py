@@ -14,7 +14,7 @@ import numpy as np
 from tpullm.corpus.question_windows import TaskQuestions, Wording
 from tpullm.evaluation import harness_tasks, problem_files, question_files
 from tpullm.evaluation.problem_files import ProblemFile, is_problem_file
-from tpullm.evaluation.question_files import Item, QuestionFile, is_question_file
+from tpullm.evaluation.question_files import QuestionFile, is_question_file
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system.errors import UserError
@@ -130,15 +130,14 @@ def leak_questions(words: Sequence[str]) -> list[TaskQuestions]:
         return []
     with keys_for_options("corpus.leaks"):
         tasks = tasks_named(words, to_run=False)
-        found = [TaskQuestions(of.name, of.version, list(map(_wording_of_item, of.items))) for of in tasks.files]
+        found = []
+        for file in tasks.files:
+            # An instruction is a question if there is nothing else: others share it.
+            wordings = [Wording(of.parts or (of.text or of.instruction,), of.answers) for of in file.items]
+            found.append(TaskQuestions(file.name, file.version, wordings))
         for file in tasks.problems:
             wordings = [Wording((one.prompt,), (one.solution,) if one.solution else ()) for one in file.problems]
             found.append(TaskQuestions(file.name, file.version, wordings))
         found += harness_tasks.harness_questions(tasks.names, tasks.index) if tasks.names else []
         _refuse_twice([task.name for task in found])
     return found
-
-
-def _wording_of_item(item: Item) -> Wording:
-    """The texts by which a question is known. An instruction is one if there is nothing else: others share it."""
-    return Wording(item.parts or (item.text or item.instruction,), item.answers)

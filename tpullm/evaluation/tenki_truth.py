@@ -1,5 +1,6 @@
 """How close a model is to the truth of `tenki`: its loss beside the entropy, blanks, swapped objects."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,6 @@ from tpullm.engine.session import Session
 from tpullm.evaluation.blank import fill_blank
 from tpullm.evaluation.scoring import log_probabilities, text_log_probabilities
 from tpullm.system.errors import UserError
-
-_WORDS = 12  # of a blank, in the table
 
 
 def loss_and_entropy(path: Path, session: Session) -> dict[str, float]:
@@ -46,21 +45,17 @@ def loss_and_entropy(path: Path, session: Session) -> dict[str, float]:
 
 def compare_blanks(session: Session) -> dict:
     """The words that the model expects in each blank of `tenki.BLANKS`, beside the true probabilities."""
-    rows = [_compare_blank(session, text) for text in tenki.BLANKS]
+    rows = []
+    for text in tenki.BLANKS:
+        truth, model = tenki.blank(text), {}
+        with contextlib.suppress(UserError):  # a model that has learned little finds no word
+            model = dict(fill_blank(session, text))
+        words = sorted(model.keys() | truth.keys(), key=lambda of: -truth.get(of, 0.0) - 1e-3 * model.get(of, 0.0))
+        shown = [{"word": of, "model": model.get(of, 0.0), "truth": truth.get(of, 0.0)} for of in words[:12]]
+        distance = total_variation(model, truth) if model else 1.0
+        rows.append({"text": text, "total_variation": distance, "words": shown})
     distances = [row["total_variation"] for row in rows]
     return {"total_variation": distances[0], "mean_total_variation": float(np.mean(distances)), "table": rows}
-
-
-def _compare_blank(session: Session, text: str) -> dict:
-    truth = tenki.blank(text)
-    try:
-        model = dict(fill_blank(session, text))
-    except UserError:  # a model that has learned little finds no word
-        model = {}
-    words = sorted(model.keys() | truth.keys(), key=lambda word: -truth.get(word, 0.0) - 1e-3 * model.get(word, 0.0))
-    shown = [{"word": word, "model": model.get(word, 0.0), "truth": truth.get(word, 0.0)} for word in words[:_WORDS]]
-    distance = total_variation(model, truth) if model else 1.0
-    return {"text": text, "total_variation": distance, "words": shown}
 
 
 def compare_swaps(session: Session) -> dict:

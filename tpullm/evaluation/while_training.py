@@ -77,24 +77,30 @@ class WhileTraining:
             found = evaluate_tasks.measure_tasks(model, self.name, self.tasks, self.asking)
             tasks = {task: evaluate_tasks.without_questions(figures) for task, figures in found.items()}
         settings = self.config.measure
-        if settings.chat:
-            texts = (
-                answer_questions(session, settings.prompts, tokens=settings.sample_tokens) if settings.prompts else []
-            )
-        else:
-            texts = sample_texts(session, settings.prompts, settings.sample_tokens, self.seed)
-        samples = [{"prompt": prompt, "text": text} for prompt, text in zip(settings.prompts, texts, strict=True)]
+        prompts, length, texts = settings.prompts, settings.sample_tokens, []
+        if not settings.chat:
+            texts = sample_texts(session, prompts, length, self.seed)
+        elif prompts:
+            texts = answer_questions(session, prompts, tokens=length)
+        samples = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
         between()
-        lines = [_told_in_a_line(task, own) for task, own in tasks.items()]
+        numbers, lines = {}, []
+        for task, own in tasks.items():
+            # By what tables call the figures.
+            named = own.get("metrics", {}) | {RULES[rule]: found for rule, found in own.get("likelihood", {}).items()}
+            named |= own.get("pass_at_k", {}) | ({MEASURES["written"]: own["written"]} if "written" in own else {})
+            said = []
+            for name, found in named.items():
+                value, interval, count = found.get("value", found.get("share")), found["interval"], found["count"]
+                if name not in list(RULES.values())[1:]:  # of the four rules for a choice the first: people expect it
+                    low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
+                    said.append(f"{name} {value:.3g}{low_high} of {count}")
+                if math.isfinite(value):
+                    numbers[f"{task}/{name}"] = value
+            lines.append(f"{task}: {', '.join(said)}")
         lines += [f"{one_line(each['prompt'], 40)} → {one_line(each['text'], SHOWN)}" for each in samples]
         for line in lines:
             say(f"step {step:>6,}  {line}")
-        numbers = {
-            f"{task}/{name}": value
-            for task, own in tasks.items()
-            for name, (value, _, _) in _table_figures(own).items()
-            if math.isfinite(value)
-        }
         row = {"measured": numbers, "tasks": tasks, "samples": samples}
         return {name: found for name, found in row.items() if found or name == "measured"}
 
@@ -104,11 +110,10 @@ class WhileTraining:
         A token that is read costs the forward pass, a third of training it. One that is written is counted as one that
         is trained.
         """
-        config, settings, counter = self.config, self.config.measure, _Counter(self.session)
-        questions = sum(
-            len(question_task.measure_questions(counter, file, self.asking)["questions"]) for file in self.tasks.files
-        )
-        for file in self.tasks.problems:
+        config, settings, counter, tasks = self.config, self.config.measure, _Counter(self.session), self.tasks
+        found = [question_task.measure_questions(counter, file, self.asking) for file in tasks.files]
+        questions = sum(len(figures["questions"]) for figures in found)
+        for file in tasks.problems:
             asked, _ = programming_task.choose_problems(file, self.asking)
             questions += len(asked)
             counter.read_tokens += sum(len(self.session.tokenizer.encode(problem.prompt)) for problem in asked)
@@ -119,9 +124,9 @@ class WhileTraining:
         share = times * (counter.read_tokens / 3 + written) / max(trained, 1)
         counts = {"question": questions, "text": len(settings.prompts)}
         whats = [f"{count:,} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
-        line = f"{self.name}: {times} times {', '.join([*whats, *self.tasks.names])} on the way: at most "
+        line = f"{self.name}: {times} times {', '.join([*whats, *tasks.names])} on the way: at most "
         line += f"{times * (counter.read_tokens + written):,} tokens, {share:.1%} of the training"
-        return line + ", and what the tasks of the harness take" * bool(self.tasks.names)
+        return line + ", and what the tasks of the harness take" * bool(tasks.names)
 
 
 def while_training(
@@ -182,21 +187,3 @@ class _Counter:
         self.read_tokens += sum(len(of.prompt) for of in requests)
         self.written_tokens += sum(of.tokens for of in requests)
         return [""] * len(requests)
-
-
-def _table_figures(task: dict[str, Any]) -> dict[str, tuple[float, list[float] | None, int]]:
-    """The figures of a task by what tables call them: each with its interval and the number of questions."""
-    likelihood = {RULES[rule]: found for rule, found in task.get("likelihood", {}).items()}
-    written = {MEASURES["written"]: task["written"]} if "written" in task else {}
-    found = task.get("metrics", {}) | likelihood | task.get("pass_at_k", {}) | written
-    return {name: (of.get("value", of.get("share")), of["interval"], of["count"]) for name, of in found.items()}
-
-
-def _told_in_a_line(task: str, own: dict[str, Any]) -> str:
-    """The figures of a task in a line: of the four rules for a choice the first, which is what people expect."""
-    said = []
-    for name, (value, interval, count) in _table_figures(own).items():
-        if name not in list(RULES.values())[1:]:
-            low_high = f" ({interval[0]:.3g} to {interval[1]:.3g})" if interval else ""
-            said.append(f"{name} {value:.3g}{low_high} of {count}")
-    return f"{task}: {', '.join(said)}"

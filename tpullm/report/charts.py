@@ -15,7 +15,6 @@ COLOURS = 6  # .c0 to .c5 in style.css; .c0 is the accent colour
 WORDS = 6  # that have bars; the others are added up
 _LEAST_REST = 0.005  # the others get no line if their probability together is less
 _MOST_POINTS = 400  # of one line: nobody sees more, and the page stays small
-_MOST_CELLS = 80  # of one row of a heat map
 _FAINTEST = 0.08  # the opacity of the smallest value: it is still seen
 _SIZE = 1000  # the side of the SVG's own coordinate system, which is stretched to the width of the page
 
@@ -70,15 +69,21 @@ def line_chart(
     x_ticks = [_axis_tick("x", across(x), text.short(x)) for x in axis_ticks(left, right, 5)]
     y_labels = {y: text.short(y) for y in axis_ticks(low, high, 5)}
     y_ticks = [_axis_tick("y", down(y), label) for y, label in y_labels.items()]
-    paths = [_line_path(line, across, down) for line in lines]
+    paths, entries = [], []
+    for line in lines:
+        look = f"c{line.colour % COLOURS} {line.style}"
+        points = line.points if len(line.points) > 1 else [*line.points] * 2  # of length 0: its round cap makes a dot
+        data = "M" + " ".join(f"{across(x) * _SIZE:.1f},{down(y) * _SIZE:.1f}" for x, y in points)
+        paths.append(tag("path", d=data, class_=look, vector_effect="non-scaling-stroke"))
+        last = tag("span", (write or text.short)(points[-1][1]), class_="value") if values else None
+        swatch = tag("i", class_=f"swatch {look}")
+        entries.append(tag("span", swatch, phrase(line.name), " " if values else None, last))
     svg = tag("svg", *paths, viewBox=f"0 0 {_SIZE} {_SIZE}", preserveAspectRatio="none", aria_hidden="true")
-    room = f"--label:{max(map(_width_in_letters, y_labels.values()))}"  # beside the plot, for the longest label
-    plot = tag("div", *y_ticks, *x_ticks, svg, class_="plot large" if large else "plot", style=room)
-    legend = (
-        tag("div", *(_line_legend(line, (write or text.short) if values else None) for line in lines), class_="legend")
-        if len(lines) > 1
-        else None
-    )
+    # Room beside the plot for the longest label, in letters. A Japanese character counts as two.
+    room = max(sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in label) for label in y_labels.values())
+    kind = "plot large" if large else "plot"
+    plot = tag("div", *y_ticks, *x_ticks, svg, class_=kind, style=f"--label:{room}")
+    legend = tag("div", *entries, class_="legend") if len(entries) > 1 else None
     head = tag("div", tag("b", title), legend, class_="chart-head")
     return tag("div", head, plot, tag("div", x_name, class_="x-name"), class_="chart")
 
@@ -108,28 +113,9 @@ def thinned_points(points: Points, most: int = _MOST_POINTS) -> Points:
     return [*means[:-1], points[-1]]
 
 
-def _line_path(line: Line, across: Callable, down: Callable) -> Markup:
-    points = line.points
-    if len(points) == 1:  # a line of length 0, which its round cap makes a dot
-        points = [points[0], points[0]]
-    data = "M" + " ".join(f"{across(x) * _SIZE:.1f},{down(y) * _SIZE:.1f}" for x, y in points)
-    return tag("path", d=data, class_=f"c{line.colour % COLOURS} {line.style}", vector_effect="non-scaling-stroke")
-
-
 def _axis_tick(axis: str, share: float, label: str) -> Markup:
     side = "left" if axis == "x" else "top"
     return tag("div", tag("span", label), class_=f"tick {axis}", style=f"{side}:{share:.2%}")
-
-
-def _width_in_letters(label: str) -> int:
-    """The width of a label in letters: a Japanese character counts as two."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in label)
-
-
-def _line_legend(line: Line, write: Callable[[float], str] | None) -> Markup:
-    last = tag("span", write(line.points[-1][1]), class_="value") if write else None
-    swatch = tag("i", class_=f"swatch c{line.colour % COLOURS} {line.style}")
-    return tag("span", swatch, phrase(line.name), " " if write else None, last)
 
 
 def heat_map(
@@ -145,39 +131,31 @@ def heat_map(
         columns: x of each column, ascending.
         rows: names, each with a value for every column: None, or one that is not above 0, has no cell.
     """
-    every = -(-len(columns) // _MOST_CELLS)
+    every = -(-len(columns) // 80)  # at most so many cells in a row
     rows = [(name, values[::every]) for name, values in rows]
     logs = [math.log(value) for _, values in rows for value in values if value and value > 0]
     low, high = min(logs, default=0.0), max(logs, default=0.0)
 
-    def row(values: Sequence[float | None]) -> Markup:
-        shares = [(math.log(v) - low) / ((high - low) or 1.0) if v and v > 0 else None for v in values]
+    def opacity(log: float) -> str:
+        return f"{_FAINTEST + (1 - _FAINTEST) * ((log - low) / ((high - low) or 1.0)):.2f}"
+
+    lines = []
+    for name, values in rows:
         width = _SIZE / len(values)
         cells = (
-            tag(
-                "rect", x=f"{i * width:.1f}", y=0, width=f"{width:.1f}", height=1, opacity=f"{_cell_opacity(share):.2f}"
-            )
-            for i, share in enumerate(shares)
-            if share is not None
+            tag("rect", x=f"{i * width:.1f}", y=0, width=f"{width:.1f}", height=1, opacity=opacity(math.log(v)))
+            for i, v in enumerate(values)
+            if v and v > 0
         )
-        return tag("svg", *cells, viewBox=f"0 0 {_SIZE} 1", preserveAspectRatio="none", aria_hidden="true")
-
-    lines = [cell for name, values in rows for cell in (tag("dt", phrase(name)), tag("dd", row(values)))]
+        svg = tag("svg", *cells, viewBox=f"0 0 {_SIZE} 1", preserveAspectRatio="none", aria_hidden="true")
+        lines += [tag("dt", phrase(name)), tag("dd", svg)]
     scale = [
-        tag(
-            "span",
-            tag("i", class_="swatch c0", style=f"opacity:{_cell_opacity(share):.2f}"),
-            text.short(float(f"{v:.2g}")),
-        )
-        for share, v in ((0.0, math.exp(low)), (1.0, math.exp(high)))
+        tag("span", tag("i", class_="swatch c0", style=f"opacity:{shown}"), text.short(float(f"{math.exp(log):.2g}")))
+        for log, shown in ((low, f"{_FAINTEST:.2f}"), (high, "1.00"))
     ]
     head = tag("div", tag("b", title), tag("div", *scale, class_="legend"), class_="chart-head")
     ends = tag("div", tag("span", text.short(columns[0])), tag("span", text.short(columns[-1])), class_="ends")
     return tag("div", head, tag("dl", *lines, class_="heat"), ends, tag("div", x_name, class_="x-name"), class_="chart")
-
-
-def _cell_opacity(share: float) -> float:
-    return _FAINTEST + (1 - _FAINTEST) * share
 
 
 def likeliest(words: Sequence[tuple[str, float, float]]) -> tuple[Sequence, tuple[float, float] | None, float]:

@@ -11,7 +11,6 @@ from tpullm.report.language import Language
 from tpullm.report.rendering import render
 from tpullm.system.words import count, percent, three_decimals
 
-CARDS = 4
 KINDS = ("both", "only_first", "only_other", "neither")  # how two models agree, as `results.json` has it
 
 
@@ -46,18 +45,32 @@ def comparison_page(results: dict[str, Any], text: Language) -> str:
         texts = [Versus(text("all texts"), False, found["all"])]
         if len(found["by_text"]) > 1:
             texts += [Versus(each["name"], False, each["figure"]) for each in found["by_text"]]
-        places = [Versus(_byte_range_in_words(text, each), False, each["figure"]) for each in found["by_place"]]
+        for each in found["by_place"]:
+            where = text("from byte {start}", start=count(each["from"]))
+            if each["to"] is not None:
+                where = text("from byte {start} to {end}", start=count(each["from"]), end=count(each["to"]))
+            places.append(Versus(where, False, each["figure"]))
     cards = [
         (title, each, label, delta)
         for title, each in main
         for label, delta in zip(labels[1:], each.figure["deltas"], strict=True)
     ]
+    repeats = {  # beside the command
+        "models": {model["label"]: model["hash"] for model in results["models"]},
+        "settings": results["settings"],
+        "program": results["program"],
+        "tasks": {
+            name: {key: found[key] for key in ("version", "settings") if key in found}
+            for name, found in results["tasks"].items()
+        },
+        "texts": {each["name"]: each["version"] for each in results["texts"].get("by_text", [])},
+    }
     return render(
         "comparison.html",
         text,
         written=written,
         labels=labels,
-        cards=cards[:CARDS],
+        cards=cards[:4],
         sections=["models", *["tasks"] * bool(results["tasks"]), *["texts"] * bool(texts), "again"],
         models=[
             (phrase(each["label"]), text.compact(each["parameters"]), count(each["vocabulary"]), count(each["context"]))
@@ -67,7 +80,7 @@ def comparison_page(results: dict[str, Any], text: Language) -> str:
         texts=_on_one_scale(texts),
         places=_on_one_scale(places),
         command=results["command"],
-        kept=json.dumps(_compared_versions(results), ensure_ascii=False, indent=2),
+        kept=json.dumps(repeats, ensure_ascii=False, indent=2),
     )
 
 
@@ -81,26 +94,6 @@ def _on_one_scale(figures: Sequence[Versus]) -> list[Versus]:
     deltas = [delta for each in figures for delta in each.figure["deltas"]]
     ends = [abs(end) for delta in deltas for end in (delta["value"], *(delta["interval"] or ()))]
     return [replace(each, whole=max(ends, default=1.0) or 1.0) for each in figures]
-
-
-def _byte_range_in_words(text: Language, place: dict[str, Any]) -> str:
-    if place["to"] is None:
-        return text("from byte {start}", start=count(place["from"]))
-    return text("from byte {start} to {end}", start=count(place["from"]), end=count(place["to"]))
-
-
-def _compared_versions(results: dict[str, Any]) -> dict[str, Any]:
-    """All that repeats the comparison, beside its command."""
-    return {
-        "models": {model["label"]: model["hash"] for model in results["models"]},
-        "settings": results["settings"],
-        "program": results["program"],
-        "tasks": {
-            name: {key: found[key] for key in ("version", "settings") if key in found}
-            for name, found in results["tasks"].items()
-        },
-        "texts": {each["name"]: each["version"] for each in results["texts"].get("by_text", [])},
-    }
 
 
 def _measure_names(text: Language) -> dict[str, str]:
@@ -131,10 +124,10 @@ def _compared_task(text: Language, labels: Sequence[str], name: str, found: dict
             notes.append(text("{found} of {asked} questions are in the training text of {model}.", **values))
     calibration = None
     if given := found.get("calibration"):
-        points = [[(each["probability"], each["share"]) for each in own["bins"]] for own in given]
-        lines = [Line(label, own, number) for number, (label, own) in enumerate(zip(labels, points, strict=True))]
-        errors = [(three_decimals(own["error"]), count(own["count"])) for own in given]
-        calibration = lines, [(phrase(label), *own) for label, own in zip(labels, errors, strict=True)]
+        calibration = lines, errors = [], []
+        for number, (label, own) in enumerate(zip(labels, given, strict=True)):
+            lines.append(Line(label, [(each["probability"], each["share"]) for each in own["bins"]], number))
+            errors.append((phrase(label), three_decimals(own["error"]), count(own["count"])))
     return {
         "name": name,
         "notes": notes,

@@ -58,11 +58,9 @@ class Language:
         hours, minutes = divmod(minutes, 60)
         if hours:
             return text("{hours} h {minutes} min", hours=hours, minutes=minutes)
-        return (
-            text("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
-            if minutes
-            else text("{seconds} s", seconds=rest)
-        )
+        if minutes:
+            return text("{minutes} min {seconds} s", minutes=minutes, seconds=rest)
+        return text("{seconds} s", seconds=rest)
 
     def moment(self, seconds: float) -> str:
         """A duration with three digits in the best unit: `57.5 ms` or `57.5ミリ秒`."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from tpullm.corpus.document import REASONS
 from tpullm.report.html import mixed, phrase
-from tpullm.report.language import Language
 from tpullm.report.rendering import render
 from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
 from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
@@ -60,6 +59,13 @@ def collect(data: RunData) -> Section:
         characters[row["source"]] += row["characters"]
     for counts in data.datacard.get("dropped", {}).values():
         reasons.update(counts)
+    dropped = []
+    for reason, times in reasons.most_common():
+        meaning = text.known(REASONS[reason]) if reason in REASONS else text("a file that this source does not read")
+        told = text.known(reason)
+        if reason.startswith(_UNREAD):  # it names the extension
+            told = text("unknown extension {extension}", extension=reason.removeprefix(_UNREAD).strip())
+        dropped.append((told, mixed(meaning), count(times)))
     return {
         "characters": list(characters.items()),
         "rows": [
@@ -67,18 +73,9 @@ def collect(data: RunData) -> Section:
             + (*(count(row[key]) for key in ("documents", "held_out", "characters")), percent(row["share"]))
             for row in shown
         ],
-        "dropped": [(*_drop_reason_in_words(text, reason), count(times)) for reason, times in reasons.most_common()],
+        "dropped": dropped,
         "dropped_documents": count(reasons.total()),
     }
-
-
-def _drop_reason_in_words(text: Language, reason: str) -> tuple[str, str]:
-    """A reason and what it means. The reason for a file of an unknown kind names its extension."""
-    unread = text("a file that this source does not read")
-    meaning = mixed(text.known(REASONS[reason]) if reason in REASONS else unread)
-    if reason.startswith(_UNREAD):
-        return text("unknown extension {extension}", extension=reason.removeprefix(_UNREAD).strip()), meaning
-    return text.known(reason), meaning
 
 
 def tokenize(data: RunData) -> Section:
@@ -88,11 +85,9 @@ def tokenize(data: RunData) -> Section:
         return None
     rows = []
     for source, splits in sources.items():
-        total = {
-            what: sum(finite_number(counts, what) or 0 for counts in splits.values()) for what in ("bytes", "tokens")
-        }
+        size, total = (sum(finite_number(of, what) or 0 for of in splits.values()) for what in ("bytes", "tokens"))
         tokens = [count(finite_number(splits, split, "tokens") or 0) for split in ("train", "held_out")]
-        rows.append((phrase(source), *tokens, f"{total['bytes'] / max(total['tokens'], 1):.2f}"))
+        rows.append((phrase(source), *tokens, f"{size / max(total, 1):.2f}"))
     return {
         "vocabulary": finite_number(data.manifests, "tokenizer", "vocabulary_size") or data.model.vocabulary_size,
         "in_bytes": any(piece.startswith("<0x") for pieces in data.splits for piece, _ in pieces),
@@ -142,44 +137,37 @@ def pretrain(data: RunData) -> Section:
     titles = {"learning_rate": text("Learning rate"), "tokens_per_second": text("Tokens a second")}
     curves = [(title, series_by_tokens(data.pretrain, key)) for key, title in titles.items()]
     busiest, least = (series_by_tokens(data.pretrain, "expert_load", key) for key in ("highest", "lowest"))
-    grown = growing_texts(data.pretrain)
-    is_new = not data.manifests.get("base") and not nested_value(
-        data.manifests, "pretrain", "inputs", "upstream", "branch"
-    )
+    grown, manifests = growing_texts(data.pretrain), data.manifests
+    branch = nested_value(manifests, "pretrain", "inputs", "upstream", "branch")
+    eval_losses: dict[str, float] = {}
+    for row in data.pretrain:
+        eval_losses |= finite_numbers(row.get("eval_loss"))
+    eval_losses |= finite_numbers(nested_value(data.results, "loss_nats_per_token"))
+    by_bytes = {name: series_by_tokens(data.pretrain, "eval_bits_per_byte", name) for name in eval_losses}
+    bits = {name: points[-1][1] for name, points in by_bytes.items() if points}
+    bits |= finite_numbers(nested_value(data.results, "bits_per_byte"))
     return {
         "blind": math.log(data.model.vocabulary_size or 1),
         "losses": losses(data),
         "read": read[-1],
-        "held_out": _held_out_losses(data),
+        # Of each held-out text, tenki first: the loss, as choices, and bits a byte.
+        "held_out": [
+            (phrase(name), f"{own:.3f}", f"{math.exp(min(own, 99)):,.1f}", f"{bits[name]:.3f}" if name in bits else "")
+            for name, own in sorted(eval_losses.items(), key=lambda item: item[0] != "tenki")
+        ],
         "speed": [(title, found, (0.0, max(y for _, y in found) * 1.06 or 1.0)) for title, found in curves if found],
         "gradients": _gradients_by_layer(data.pretrain),
         "experts": (busiest, least, [(x, 1.0) for x, _ in busiest]) if busiest and least else None,
         "grown": grown,
-        "from_noise": is_new and any(written[0][0] == 0 for written in grown.values()),
+        "from_noise": not manifests.get("base")
+        and not branch
+        and any(written[0][0] == 0 for written in grown.values()),
         "samples": [
             {"prompt": sample.get("prompt") or "", "text": sample["text"]}
             for sample in data.results.get("samples") or []
             if sample.get("text")
         ],
     }
-
-
-def _held_out_losses(data: RunData) -> list[tuple[Any, str, str, str]]:
-    """The loss on each held-out text, as choices, and its bits a byte; tenki is first."""
-    losses = {}
-    for row in data.pretrain:
-        losses |= finite_numbers(row.get("eval_loss"))
-    losses |= finite_numbers(nested_value(data.results, "loss_nats_per_token"))
-    bits = {
-        name: points[-1][1]
-        for name in losses
-        if (points := series_by_tokens(data.pretrain, "eval_bits_per_byte", name))
-    }
-    bits |= finite_numbers(nested_value(data.results, "bits_per_byte"))
-    return [
-        (phrase(name), f"{loss:.3f}", f"{math.exp(min(loss, 99)):,.1f}", f"{bits[name]:.3f}" if name in bits else "")
-        for name, loss in sorted(losses.items(), key=lambda item: item[0] != "tenki")
-    ]
 
 
 def _gradients_by_layer(rows: Sequence[dict[str, Any]]) -> tuple[list, list] | None:
@@ -212,39 +200,29 @@ def speed(data: RunData) -> Section:
     rates = finite_numbers(medians)
     if not (seconds or machine or rates):
         return None
+    goodput, went = None, {kind: seconds for kind, seconds in hours.seconds_by_kind(data.hours).items() if seconds}
+    if "train" in went:  # where the time of pretraining went, over all processes that worked on it
+        interruptions, planned = hours.planned_goodput(data.hours, data.plan.get("run"))
+        goodput = {
+            "seconds": went,
+            "share": went["train"] / sum(went.values()),
+            "interruptions": interruptions if "run" in data.plan else 0,
+            "planned": planned,
+            "skipped": sum(len(row.get("skipped") or []) for row in data.pretrain),
+        }
     return {
         "seconds": seconds,
         "machine": machine,
         "rates": rates,
         "predicted": None if predicted is None or measured is None else (predicted, measured),
-        "goodput": _goodput(data),
+        "goodput": goodput,
     }
 
 
-def _goodput(data: RunData) -> Section:
-    """Where the time of pretraining went, over all processes that worked on it."""
-    found = {kind: seconds for kind, seconds in hours.seconds_by_kind(data.hours).items() if seconds}
-    if "train" not in found:
-        return None
-    interruptions, planned = hours.planned_goodput(data.hours, data.plan.get("run"))
-    return {
-        "seconds": found,
-        "share": found["train"] / sum(found.values()),
-        "interruptions": interruptions if "run" in data.plan else 0,
-        "planned": planned,
-        "skipped": sum(len(row.get("skipped") or []) for row in data.pretrain),
-    }
+def recipe(data: RunData) -> Section:
+    """Nothing to find: the template shows `data.recipe`."""
+    return {}
 
 
-SECTIONS: dict[str, Callable[[RunData], Section]] = {
-    "collect": collect,
-    "tokenize": tokenize,
-    "transformer": transformer,
-    "pretrain": pretrain,
-    "yours": yours,
-    "truth": truth,
-    "finetune": finetune,
-    "measured": measured,
-    "speed": speed,
-    "recipe": lambda data: {},
-}
+_IN_ORDER = (collect, tokenize, transformer, pretrain, yours, truth, finetune, measured, speed, recipe)
+SECTIONS: dict[str, Callable[[RunData], Section]] = {make.__name__: make for make in _IN_ORDER}

@@ -52,6 +52,12 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
     held = {"tokens": shown, "weights": per_mille, "cell": CELL, "words": words}
     data = json.dumps(held, ensure_ascii=False).replace("<", "\\u003c")
     average = weights_LNTT.mean(axis=(0, 1))
+    # In words: the five largest shares of the token that attends most to one that is neither beside it nor the start.
+    afar = np.tril(average, -2)
+    afar[:, :1] = 0
+    t = int(np.unravel_index(afar.argmax(), afar.shape)[0]) if afar.any() else T - 1
+    most = np.argsort(-average[t, : t + 1], kind="stable")[:5]
+    others = text(", ").join(text("{token} {share}", token=shown[s], share=f"{average[t, s]:.0%}") for s in most)
     widths = [max(_width_in_pixels(token), 2 * _FONT) + 18 for token in shown]
     starts = np.cumsum([0.0, *widths])
     return render(
@@ -63,7 +69,7 @@ def attention_html(tokens: list[str], weights_LNTT: np.ndarray, text: Language =
         shares=average.tolist(),
         layers=L,
         heads=N,
-        said=_attention_in_words(text, shown, average),
+        said=text("{token} looks at: {others}", token=shown[t], others=others),
         cell=CELL,
         margin=round(max(map(_width_in_pixels, shown))) + 12,
         length=starts[-1],
@@ -83,16 +89,6 @@ def _width_in_pixels(text: str) -> float:
     return sum(_FONT if unicodedata.east_asian_width(character) in "WF" else 0.62 * _FONT for character in text)
 
 
-def _attention_in_words(text: Language, tokens: list[str], weights_TT: np.ndarray) -> str:
-    """The five largest shares of the token that attends most to one that is neither its neighbour nor the start."""
-    afar = np.tril(weights_TT, -2)
-    afar[:, :1] = 0
-    t = int(np.unravel_index(afar.argmax(), afar.shape)[0]) if afar.any() else len(weights_TT) - 1
-    most = np.argsort(-weights_TT[t, : t + 1], kind="stable")[:5]
-    others = text(", ").join(text("{token} {share}", token=tokens[s], share=f"{weights_TT[t, s]:.0%}") for s in most)
-    return text("{token} looks at: {others}", token=tokens[t], others=others)
-
-
 def pieces(split: Sequence[tuple[str, int]]) -> str:
     """A text as its tokens, in colours."""
     return _with_style_rules(environment().get_template("pieces.html").make_module({"text": ENGLISH}).example(split))
@@ -105,10 +101,9 @@ def loss(data: RunData) -> str:
 
 def words(text: str, found: Sequence[tuple[str, float]], truth: Mapping[str, float] | None = None) -> str:
     """The words that fit a blank as bars, beside their true probabilities if those are known."""
-    alone, model = [(word, p, probability(p)) for word, p in found[:WORDS]], dict(found)
-    compared = (
-        None if truth is None else [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
-    )
+    alone, model, compared = [(word, p, probability(p)) for word, p in found[:WORDS]], dict(found), None
+    if truth is not None:
+        compared = [(word, model.get(word, 0.0), truth.get(word, 0.0)) for word in {**model, **truth}]
     return _with_style_rules(render("words.html", ENGLISH, question=text, alone=alone, compared=compared))
 
 

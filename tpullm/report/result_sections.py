@@ -18,8 +18,6 @@ Rows = Sequence[dict[str, Any]]  # the lines of a `metrics.jsonl`
 _CLOSE = 0.35  # nats a token above the truth: the part of the curve that the second chart shows
 _STEPS = 6  # whose texts are shown, the first and the last among them
 _RIGHT_ANSWERS, _WRONG_ANSWERS, _REWARDED_ANSWERS = 8, 4, 4  # that are shown
-_WRONG_SWAPS = 6
-_SHOWN_FIRST = ("リンゴ", "本")
 _SUM = "sum"  # the weighted sum, among the rewards
 
 
@@ -103,9 +101,7 @@ def truth(data: RunData) -> Section:
     terms, blanks = (loss, entropy, gap_to_truth(data)), []
     for row in nested_value(results, "blank", "table") or []:
         if row.get("words"):
-            words = [
-                (word.get("word"), finite_number(word, "model"), finite_number(word, "truth")) for word in row["words"]
-            ]
+            words = [(of.get("word"), finite_number(of, "model"), finite_number(of, "truth")) for of in row["words"]]
             words = [word for word in words if None not in word]
             blanks.append((str(row.get("text", "")), words, finite_number(row, "total_variation")))
     section = {
@@ -113,7 +109,7 @@ def truth(data: RunData) -> Section:
         "tokens": finite_number(results, "tenki", "tokens"),
         "blanks": blanks,
         "mean": finite_number(results, "blank", "mean_total_variation"),
-        "swaps": [_swap_with_answer(row) for row in _chosen_swaps(nested_value(results, "swaps", "table") or [])],
+        "swaps": _chosen_swaps(nested_value(results, "swaps", "table") or []),
         "fitting": finite_number(results, "swaps", "accuracy"),
         "pairs": finite_number(results, "swaps", "pairs"),
     }
@@ -121,22 +117,21 @@ def truth(data: RunData) -> Section:
 
 
 def _chosen_swaps(rows: Rows) -> list[dict[str, Any]]:
-    """One object for every verb, リンゴ and 本 first, and some that the model got wrong."""
+    """One object for every verb, リンゴ and 本 first, and some that the model got wrong: parts and answers."""
     rows = [row for row in rows if row.get("prefix") and row.get("verb")]
     chosen: dict[Any, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row.get("object") not in _SHOWN_FIRST):
+    for row in sorted(rows, key=lambda row: row.get("object") not in ("リンゴ", "本")):
         chosen.setdefault(row.get("verb"), row)
     wrong = [row for row in rows if not row.get("right")]
-    return list({row.get("prefix"): row for row in [*chosen.values(), *wrong[:_WRONG_SWAPS]]}.values())
-
-
-def _swap_with_answer(row: dict[str, Any]) -> dict[str, Any]:
-    prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
-    before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
-    likelihood = finite_number(row, "probability")
-    share = "" if likelihood is None else percent(likelihood)
-    said = {"said": str(row.get("model_verb", "")), "right": bool(row.get("right")), "verb": verb, "share": share}
-    return {"before": before, "found": found, "after": after} | said
+    swaps = []
+    for row in {row.get("prefix"): row for row in [*chosen.values(), *wrong[:6]]}.values():
+        prefix, thing, verb = (str(row.get(key, "")) for key in ("prefix", "object", "verb"))
+        before, found, after = prefix.partition(thing) if thing else (prefix, "", "")
+        likelihood = finite_number(row, "probability")
+        share = "" if likelihood is None else percent(likelihood)
+        said = {"said": str(row.get("model_verb", "")), "right": bool(row.get("right")), "verb": verb, "share": share}
+        swaps.append({"before": before, "found": found, "after": after} | said)
+    return swaps
 
 
 def finetune(data: RunData) -> Section:
@@ -148,12 +143,27 @@ def finetune(data: RunData) -> Section:
     right = [answer for answer in answers if answer.get("right")]
     wrong = [answer for answer in answers if not answer.get("right")]
     every = -(-len(right) // _RIGHT_ANSWERS) or 1  # spread over all: neighbouring questions are of one kind
+    by_kind = {kind: finite_numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
+    # A guess beside them.
+    keys = [key for key in ("base", "tuned", "guess") if any(key in found for found in by_kind.values())]
+    scores = [
+        (kind, *(percent(found[key]) if key in found else "" for key in keys), count(found.get("questions", 0)))
+        for kind, found in by_kind.items()
+    ]
+    kinds = {"conversations": text("conversations"), "preferences": text("preferences"), "prompts": text("prompts")}
+    read, any_documents = [], False  # what each stage reads, and in which shares
+    for name in data.tuned:
+        config = nested_value(data.manifests, name, "inputs", "config") or {}
+        documents = finite_numbers(config.get("documents"))
+        shares = {what: 1 - sum(documents.values()) for key, what in kinds.items() if config.get(key)} | documents
+        read.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items())))
+        any_documents |= bool(documents)
     return {
-        "stages": _read_by_stages(data),
+        "stages": read if any_documents else [],
         "base": base,
         "tuned": tuned,
         "asked": finite_number(data.results, "tuned", "questions"),
-        "kinds": _scores_by_question_kind(data),
+        "kinds": (keys, scores) if len(by_kind) > 1 else None,
         "right": len(right),
         "right_shown": right[::every],
         "wrong": len(wrong),
@@ -164,36 +174,24 @@ def finetune(data: RunData) -> Section:
     }
 
 
-def _read_by_stages(data: RunData) -> list[tuple[str, str]]:
-    """What each stage reads, and in which shares, if one of them reads documents."""
-    text, rows, any_documents = data.language, [], False
-    kinds = {"conversations": text("conversations"), "preferences": text("preferences"), "prompts": text("prompts")}
-    for name in data.tuned:
-        config = nested_value(data.manifests, name, "inputs", "config") or {}
-        documents = finite_numbers(config.get("documents"))
-        shares = {what: 1 - sum(documents.values()) for key, what in kinds.items() if config.get(key)} | documents
-        rows.append((name, ", ".join(f"{what} {percent(share)}" for what, share in shares.items())))
-        any_documents |= bool(documents)
-    return rows if any_documents else []
-
-
-def _scores_by_question_kind(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
-    """The shares of right answers by the kind of question, if there are several, and that of a guess beside them."""
-    by_kind = {kind: finite_numbers(found) for kind, found in (data.results.get("kinds") or {}).items()}
-    if len(by_kind) < 2:
-        return None
-    keys = [key for key in ("base", "tuned", "guess") if any(key in found for found in by_kind.values())]
-    rows = [
-        (kind, *(percent(found[key]) if key in found else "" for key in keys), count(found.get("questions", 0)))
-        for kind, found in by_kind.items()
-    ]
-    return keys, rows
-
-
 def _curves_of_stage(text: Language, stage: str, rows: Rows) -> Section:
     """The loss of a stage, or what it has instead; of a stage that learned from rewards, its rewards and answers."""
+
+    def reward_by_step(key: str) -> list[tuple[float, float]]:
+        points = [(finite_number(row, "step"), finite_number(row, key, _SUM)) for row in rows]
+        return [(step, reward) for step, reward in points if step is not None and reward is not None]
+
     if any("rewards" in row for row in rows):
-        return {"name": stage, "rewards": _reward_curves(rows)}
+        judged, cells, shown = [row for row in rows if "eval_reward" in row], None, []
+        if len(judged) > 1:  # the first and the last step that measured held-out prompts
+            ends, cells = (judged[0], judged[-1]), []
+            for name in (name for name in ends[1]["eval_reward"] if name != _SUM):
+                shares = [finite_number(row, "eval_reward", name) for row in ends]
+                cells.append((name, *("" if share is None else three_decimals(share) for share in shares)))
+            answers = zip(*(row.get("eval_answers") or [] for row in ends), strict=False)
+            shown = [(str(after["prompt"]), str(before["answer"]), str(after["answer"])) for before, after in answers]
+        curves = {"training": reward_by_step("rewards"), "held_out": reward_by_step("eval_reward")}
+        return {"name": stage, "rewards": curves | {"rows": cells, "answers": shown[:_REWARDED_ANSWERS]}}
     curve, title, held_out = series_by_tokens(rows, "loss"), text("{stage}: loss, nats a token", stage=stage), None
     # Else held-out text has another unit.
     if any("margin" in row for row in rows):
@@ -207,27 +205,6 @@ def _curves_of_stage(text: Language, stage: str, rows: Rows) -> Section:
         held_out = held_out_lines(text, rows, "eval_divergence")
     held_out = held_out_lines(text, rows) if held_out is None else held_out
     return {"rewards": None, "title": title, "curve": curve, "held_out": held_out} if curve else None
-
-
-def _reward_curves(rows: Rows) -> dict[str, Any]:
-    """The reward by step, and the rewards and answers of the first and the last step that measured held-out prompts."""
-
-    def by_step(rows: Rows, key: str) -> list[tuple[float, float]]:
-        points = [(finite_number(row, "step"), finite_number(row, key, _SUM)) for row in rows]
-        return [(step, reward) for step, reward in points if step is not None and reward is not None]
-
-    judged = [row for row in rows if "eval_reward" in row]
-    curves = {"training": by_step(rows, "rewards"), "held_out": by_step(judged, "eval_reward")}
-    if len(judged) < 2:
-        return curves | {"rows": None}
-    ends, cells = (judged[0], judged[-1]), []
-    for name in ends[1]["eval_reward"]:
-        if name != _SUM:
-            shares = [finite_number(row, "eval_reward", name) for row in ends]
-            cells.append((name, *("" if share is None else three_decimals(share) for share in shares)))
-    answers = zip(*(row.get("eval_answers") or [] for row in ends), strict=False)
-    shown = [(str(after["prompt"]), str(before["answer"]), str(after["answer"])) for before, after in answers]
-    return curves | {"rows": cells, "answers": shown[:_REWARDED_ANSWERS]}
 
 
 def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...]]] | None:
@@ -244,49 +221,38 @@ def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...
 
 def measured(data: RunData) -> Section:
     """The recipe's own questions and each task, with the scores before and after training."""
-    own, questions = _own_questions(data), finite_number(data.results, "tuned", "questions") or 0
-    tasks = [found for task, asked in _figures_by_task(data).items() if (found := _task_section(data, task, asked))]
-    return {"own": own, "questions": questions, "tasks": tasks} if own or tasks else None
-
-
-def _figures_by_task(data: RunData) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
-    """Of each task: of which stage, when, and the figures: those of `evaluate --tasks`, else those of the training."""
-    text = data.language
-    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
+    text, own = data.language, []
+    for key, when in {"base": text("before tuning"), "tuned": text("after tuning")}.items():
+        share, interval = finite_number(data.results, key, "accuracy"), nested_value(data.results, key, "interval")
+        if share is not None and interval:
+            own.append((when, text("by writing"), percent(share), _interval_in_words(text, interval)))
+    kinds = [finite_numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
+    total = sum(kind.get("questions", 0.0) for kind in kinds)
+    if own and total:
+        guess = sum(kind.get("guess", 0.0) * kind.get("questions", 0.0) for kind in kinds) / total
+        own.append((text("always the commonest answer"), "", percent(guess), ""))
+    # Of each task: of which stage, when, and the figures: those of `evaluate --tasks`, else those of the training.
+    by_task: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
         on_the_way, finished = _measured_while_training(rows), bool(data.manifests.get(stage))
         first = on_the_way[0]["tasks"] if on_the_way and on_the_way[0].get("step") == 0 else {}
         last, step = (on_the_way[-1]["tasks"], finite_number(on_the_way[-1], "step")) if on_the_way else ({}, None)
         measured_after = data.measured.get(stage, {})
         for task, figures in {**last, **measured_after}.items():
-            asked = found.setdefault(task, [])
+            asked = by_task.setdefault(task, [])
             if task in first and not asked:
                 asked.append((stage, text("before {stage}", stage=stage), first[task]))
             if finished or task in measured_after:
                 asked.append((stage, text("after {stage}", stage=stage), figures))
             elif step:
                 asked.append((stage, text("{stage}, step {step}", stage=stage, step=count(step)), figures))
-    return found
+    tasks = [found for task, asked in by_task.items() if (found := _task_section(data, task, asked))]
+    questions = finite_number(data.results, "tuned", "questions") or 0
+    return {"own": own, "questions": questions, "tasks": tasks} if own or tasks else None
 
 
 def _measured_while_training(rows: Rows) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row.get("tasks"), dict)]
-
-
-def _own_questions(data: RunData) -> list[tuple[str, str, str, str]]:
-    """The held-out questions of a stage of the recipe, and what the commonest answer to each kind would score."""
-    text, rows = data.language, []
-    whens = {"base": text("before tuning"), "tuned": text("after tuning")}
-    for key, when in whens.items():
-        share, interval = finite_number(data.results, key, "accuracy"), nested_value(data.results, key, "interval")
-        if share is not None and interval:
-            rows.append((when, text("by writing"), percent(share), _interval_in_words(text, interval)))
-    kinds = [finite_numbers(kind) for kind in (data.results.get("kinds") or {}).values()]
-    asked = sum(kind.get("questions", 0.0) for kind in kinds)
-    if rows and asked:
-        guess = sum(kind.get("guess", 0.0) * kind.get("questions", 0.0) for kind in kinds) / asked
-        rows.append((text("always the commonest answer"), "", percent(guess), ""))
-    return rows
 
 
 def _task_section(data: RunData, task: str, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> Section:

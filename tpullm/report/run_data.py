@@ -21,7 +21,6 @@ EXAMPLES = (
     "The weather is nice today.",
     "def add(a, b): return a + b",
 )
-STAGES = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,25 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json_of_run(run / "evaluate" / "results.json")
-    manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in (*STAGES, *recipe.finetune)}
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", *recipe.finetune)
+    manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in stages}
     examples = [*filter(None, [nested_value(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
-    splits, vocabulary_size = _example_token_splits(tokenizer, examples)
+    splits, vocabulary_size = [], 0
+    if tokenizer.is_dir():
+        from tpullm.tokenizer import load  # only if there is one to read
+
+        loaded = load(tokenizer)
+        splits, vocabulary_size = [loaded.pieces(text) for text in examples], loaded.vocabulary_size
+    # The model that was evaluated or imported; else the recipe's.
     known = nested_value(results, "model", "config") or manifests["base"].get("model", {})
+    names = {item.name for item in dataclasses.fields(ModelConfig)}
+    changes = {key: value for key, value in known.items() if key in names}
     return RunData(
         name=recipe.name,
         language=language,
         recipe=kept.read_text(encoding="utf-8"),
-        model=_reported_model(recipe.model, known, vocabulary_size),
+        model=dataclasses.replace(recipe.model, **changes).resolved(vocabulary_size),
         datacard=_json_of_run(run / "documents" / "datacard.json"),
         manifests=manifests,
         splits=splits,
@@ -138,19 +146,3 @@ def _metrics_lines(path: Path) -> list[dict[str, Any]]:
         if not isinstance(rows[-1], dict):
             raise UserError(f"{path}: line {number} is not a JSON object; remove that line")
     return rows
-
-
-def _example_token_splits(path: Path, examples: list[str]) -> tuple[list[list[tuple[str, int]]], int]:
-    if not path.is_dir():
-        return [], 0
-    from tpullm import tokenizer as tokenizers  # only if there is one to read
-
-    tokenizer = tokenizers.load(path)
-    return [tokenizer.pieces(text) for text in examples], tokenizer.vocabulary_size
-
-
-def _reported_model(model: ModelConfig, known: dict[str, Any], vocabulary_size: int) -> ModelConfig:
-    """The model that was evaluated or imported; else the recipe's."""
-    names = {item.name for item in dataclasses.fields(ModelConfig)}
-    changes = {key: value for key, value in known.items() if key in names}
-    return dataclasses.replace(model, **changes).resolved(vocabulary_size)

@@ -10,7 +10,6 @@ from rich.table import Table
 
 COLUMNS = 120  # if the output is no terminal
 WIDTH = 30  # of a bar
-_LINES = {"none": None, "head": box.SIMPLE_HEAD, "all": box.HEAVY_HEAD}
 
 
 def show(
@@ -32,10 +31,9 @@ def show(
         lines: `none`, `head` (below the names), or `all`.
         on: default is stdout.
     """
-    drawn = _LINES[lines]
-    table = Table(
-        title=escape(title), title_justify="left", box=drawn, show_header=any(header), pad_edge=lines == "all"
-    )
+    edges = {"none": None, "head": box.SIMPLE_HEAD, "all": box.HEAVY_HEAD}[lines]
+    table = Table(title=escape(title), title_justify="left", box=edges, show_header=any(header))
+    table.pad_edge = lines == "all"
     for number, name in enumerate(header):
         justify = "right" if number in right else "left"
         table.add_column(escape(name), justify=justify, overflow="fold", no_wrap=number not in folded)
