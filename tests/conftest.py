@@ -80,14 +80,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Put the files that take longest first."""
     rank = {ROOT / "tests" / name: number for number, name in enumerate(BEGUN_FIRST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto` is a worker for each core that this process may use, if there is the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory // BYTES_OF_A_WORKER))
 
@@ -123,7 +121,6 @@ def pytest_runtest_call(item):
 
 
 def _expensive(terminal) -> list[tuple[float, str]]:
-    """Unmarked tests over the budget, the most expensive first."""
     marked = {"ci", "slow"}
     reports = [report for report in terminal.stats.get("passed", []) if not marked & report.keywords.keys()]
     took = [(dict(report.user_properties).get("processor_seconds", 0.0), report.nodeid) for report in reports]
@@ -131,14 +128,12 @@ def _expensive(terminal) -> list[tuple[float, str]]:
 
 
 def pytest_sessionfinish(session):
-    """Fail if an unmarked test took far more than the budget."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if terminal and any(seconds > FAILS_SECONDS for seconds, _ in _expensive(terminal)):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say which unmarked tests take more than the budget."""
     if expensive := _expensive(terminalreporter):
         over = f"over {BUDGET_SECONDS:g} s of processor time without a mark; over {FAILS_SECONDS:g} s is a failure"
         terminalreporter.section(over)
@@ -169,7 +164,6 @@ def real_text() -> Path:
 
 
 def tpullm(*arguments: str | Path, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Run the command line in a process of its own, as a user does."""
     command = [sys.executable, "-m", "tpullm", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
     assert not check or done.returncode == 0, done.stderr
@@ -178,10 +172,7 @@ def tpullm(*arguments: str | Path, check: bool = True, **options) -> subprocess.
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Processes that are started in the block take Ctrl-C (SIGINT), also where this session ignores it.
-
-    A shell has what runs in the background (`make test &`) ignore it, and a process inherits that.
-    """
+    """Processes that are started in the block take SIGINT, also where a shell has the session ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -190,7 +181,6 @@ def interruptible() -> Iterator[None]:
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 60) -> None:
-    """Wait for what another thread or process does."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it never came"
@@ -236,12 +226,10 @@ def _make_tiny(run: Path) -> None:
 
 @pytest.fixture
 def tiny_tokens(tiny_run, tmp_path) -> Path:
-    """A run of `tests/tiny.yaml` that is made up to its tokens, to train in."""
     return copy_tokens(tiny_run, tmp_path / "tiny")
 
 
 def copy_tokens(run: Path, to: Path) -> Path:
-    """A new run directory with the recipe, the documents, the tokenizer and the tokens of another one."""
     to.mkdir()
     shutil.copy(run / "recipe.yaml", to)
     for stage in ("documents", "tokenizer", "tokens"):

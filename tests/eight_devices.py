@@ -55,9 +55,8 @@ def processor_seconds() -> float:
 def _process() -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.eight_devices"]
     environment = {**os.environ, "XLA_FLAGS": FLAGS}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     atexit.register(process.kill)
     return process
 

@@ -6,17 +6,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 ROOT = Path(__file__).parents[1]
-# README*.md and docs/LANGUAGE/*.md: a new page is here as soon as its file is.
-PAGES = [
-    *sorted(ROOT.glob("README*.md")),
-    *sorted((ROOT / "docs" / "en").glob("*.md")),
-    *sorted((ROOT / "docs" / "ja").glob("*.md")),
-]
+# A new page is here as soon as its file is.
+PAGES = [page for pages in ("README*.md", "docs/en/*.md", "docs/ja/*.md") for page in sorted(ROOT.glob(pages))]
 _FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 
 
 def name_of(page: Path) -> str:
-    """The page's path from the top of the project."""
     return page.relative_to(ROOT).as_posix()
 
 
@@ -39,7 +34,6 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    """Targets of links and pictures within the project."""
     found = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", _prose(page)))
     return [unquote(target) for target in found if "://" not in target]
 

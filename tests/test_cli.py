@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -50,10 +51,7 @@ def test_text_verbs_never_import_jax(tiny_run):
     ],
 )
 def test_every_failure_has_its_exit_code_and_one_line(monkeypatch, capsys, error, code, line):
-    def fail(argv):
-        raise error
-
-    monkeypatch.setattr(main, "_dispatch_verb", fail)
+    monkeypatch.setattr(main, "_dispatch_verb", Mock(side_effect=error))
     monkeypatch.setattr(log, "_name", "")
     assert main.main(["pretrain"]) == code
     said = capsys.readouterr().err
@@ -72,12 +70,11 @@ def test_a_recipe_comes_back_from_its_yaml(tmp_path):
     assert parsing.load(tmp_path / "recipe.yaml") == one
 
 
-@pytest.mark.parametrize("config", [["--config", str(TINY)], [f"--config={TINY}"]])
-def test_the_command_line_wins_wherever_the_file_stands(config):
-    for argv in ([*config, "--name", "other"], ["--name", "other", *config], ["--name=other", *config]):
-        assert parsing.of_command_line(argv).name == "other"
+def test_the_command_line_wins_wherever_the_file_stands():
+    for config in (["--config", str(TINY)], [f"--config={TINY}"]):
+        for argv in ([*config, "--name", "other"], ["--name", "other", *config], ["--name=other", *config]):
+            assert parsing.of_command_line(argv).name == "other"
 
 
 def test_there_are_at_most_200_keys():
-    """Those that several sections have are counted once."""
     assert 50 < sum(map(len, {section.keys for section in schema_keys.sections(Recipe)})) <= 200

@@ -61,12 +61,7 @@ TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_
 
 
 class Reader:
-    """Somebody who types commands in a folder with texts, conversations, a published model and a finished run.
-
-    Args:
-        folder: where; it has `configs/` as the project has.
-        bucket: makes `gs://my-bucket/quickstart` out of a run.
-    """
+    """Somebody who types commands in a folder, and whose `bucket()` makes `gs://my-bucket/quickstart`."""
 
     def __init__(self, folder, bucket):
         self._folder, self._bucket, self._typed = folder, bucket, {}
@@ -160,7 +155,6 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
 
 
 def _fetches(command: str) -> bool:
-    """Whether it measures a model on tasks whose questions are on the Internet."""
     words = shlex.split(command)
     return "--tasks" in words and not words[words.index("--tasks") + 1].endswith(".jsonl")
 
@@ -191,7 +185,6 @@ def _parse(verb: str, words: list[str]):
 
 @pytest.fixture(scope="module")
 def folder_with_runs(tmp_path_factory):
-    """A folder with the recipes of the pages, and run directories that have a recipe and nothing else."""
     folder = _with_recipes(tmp_path_factory.mktemp("parsed"))
     for run in ("mine", "small", "student"):
         (folder / "runs" / run).mkdir(parents=True)
@@ -278,20 +271,13 @@ PYTHON = sorted({block for page in PAGES for block in blocks(page, "python")})
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" in block])
-def test_the_lines_for_a_client(capsys, block):
-    with serving("quickstart") as server:
-        exec(block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), {})
-    assert capsys.readouterr().out
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("block", [block for block in PYTHON if "import openai" not in block])
-def test_the_lines_for_a_notebook(reader, capsys, block):
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_lines_for_a_client_and_for_a_notebook(reader, capsys, block):
     made = {}
-    with contextlib.chdir(reader._folder):
-        exec(block, made)
-    assert made["logits"].shape == (1, len(made["ids"]), made["model"].config.vocabulary_size)
+    with contextlib.chdir(reader._folder), serving("quickstart") as server:
+        exec(block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), made)
+    if "import openai" not in block:
+        assert made["logits"].shape == (1, len(made["ids"]), made["model"].config.vocabulary_size)
     assert capsys.readouterr().out
 
 
@@ -315,11 +301,6 @@ def test_the_chat_template_shows_the_conversation(template, line):
     assert [text[answer.start : answer.end] for answer in answers] == [f"{content}<|im_end|>\n" for content in said]
 
 
-def test_every_verb_is_shown():
-    shown = {shlex.split(command)[1] for command in COMMANDS if command.startswith("tpullm")}
-    assert set(main.VERBS) <= shown
-
-
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.match("docs/ja/*")], ids=name_of)
 def test_both_languages_have_the_same_commands(page):
     english = page.name == "README.md"
@@ -330,18 +311,14 @@ def test_both_languages_have_the_same_commands(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_link_leads_somewhere(page):
+def test_a_link_leads_somewhere_and_the_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:configs|benchmarks|launch|docs|tpullm)/[\w./-]+\.\w+)`", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
     for link in links(page):
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_the_files_that_are_named_exist(page):
-    named = re.findall(r"`((?:configs|benchmarks|launch|docs|tpullm)/[\w./-]+\.\w+)`", page.read_text("utf-8"))
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_a_readme_is_short_and_has_the_two_commands_and_the_other_language():
@@ -355,7 +332,8 @@ def test_the_reference_is_what_the_schema_gives():
     assert (ROOT / "docs" / "en" / "reference.md").read_text("utf-8") == made, "run: python docs/reference.py"
 
 
-def test_every_page_is_in_the_navigation():
+def test_every_verb_is_shown_and_every_page_is_in_the_navigation():
+    assert set(main.VERBS) <= {shlex.split(command)[1] for command in COMMANDS if command.startswith("tpullm")}
     shown = (ROOT / "mkdocs.yml").read_text("utf-8")
     assert [name_of(page) for page in PAGES if page.parent.name == "en" and f" {page.name}\n" not in shown] == []
 

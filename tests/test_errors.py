@@ -8,7 +8,6 @@ from tpullm.system.errors import HostFailed, TryAgain, UserError, correctable
 
 
 def caused(outer: Exception, inner: Exception) -> Exception:
-    """`outer`, raised from `inner`."""
     try:
         raise outer from inner
     except Exception as error:

@@ -1,11 +1,10 @@
 """`tpullm collect`: made once, made again when what it read changed."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+from tests.conftest import ROOT
 from tpullm.cli import collect
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
@@ -49,9 +48,6 @@ def test_halves_that_a_killed_process_left_go(tmp_path):
 
 
 def test_collecting_imports_neither_jax_nor_what_only_some_files_need():
-    program = "import sys, tpullm.cli.collect; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    environment = {**os.environ, "PYTHONPATH": str(Path(collect.__file__).parents[2])}
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
-    )
-    assert not {"jax", "datatrove", "pyarrow", "trafilatura", "warcio"} & set(result.stdout.split())
+    program = "import sys, tpullm.cli.collect; print(*{name.split('.')[0] for name in sys.modules})"
+    modules = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).split()
+    assert not {"jax", "datatrove", "pyarrow", "trafilatura", "warcio"} & set(modules)

@@ -14,7 +14,7 @@ from tpullm.cli import main
 from tpullm.run import manifest
 from tpullm.system import log, storage
 
-HARNESS = importlib.util.find_spec("lm_eval") is not None
+needs_harness = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="`lm-eval` is not installed")
 CHOICES = ["晴れ", "雨", "雪です"]
 ROWS = [
     *({"question": f"今日は何時{n}分？", "choices": CHOICES, "answer": n % 3} for n in range(9)),
@@ -37,7 +37,6 @@ def questions(tmp_path_factory):
 
 
 def evaluated(capsys, *words):
-    """The value that `--json` prints."""
     code = main.main(["evaluate", *map(str, words), "--json"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
@@ -46,7 +45,6 @@ def evaluated(capsys, *words):
 
 @pytest.fixture(scope="module")
 def alone(model, questions, tmp_path_factory):
-    """The figures on one device, and their folder."""
     out = tmp_path_factory.mktemp("alone")
     assert main.main(["evaluate", str(model), "--tasks", str(questions), "--shots", "2", "--out", str(out)]) == 0
     return storage.read_json(out / "results.json"), out
@@ -57,10 +55,8 @@ def test_what_is_written_repeats_the_measurement(alone, model, questions, capsys
     results, out = alone
     assert results["model"]["name"] == str(model) and len(results["model"]["parameters"]) == 64
     found = results["tasks"]["weather"]
-    assert found["settings"] == {
-        **{"shots": 2, "seed": 0, "limit": 0, "chat": False},
-        **{"form": "japanese", "tokens": 64},
-    }
+    asked = {"shots": 2, "seed": 0, "limit": 0, "chat": False}
+    assert found["settings"] == asked | {"form": "japanese", "tokens": 64}
     assert found["prompt"].count("### 応答") == 3 and len(found["version"]) == 16
     rows = [json.loads(line) for line in (out / "weather.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 8 == found["written"]["count"]
@@ -79,34 +75,26 @@ def test_what_is_written_repeats_the_measurement(alone, model, questions, capsys
 
 
 @pytest.mark.parametrize(
-    "hosts, mesh",
-    [
-        pytest.param(1, "{data: 2, fsdp: 2, tensor: 2}", marks=pytest.mark.slow),
-        pytest.param(1, "{sequence: 4, fsdp: 2}", marks=pytest.mark.slow),
-        pytest.param(2, "{fsdp: 2, tensor: 2}", marks=pytest.mark.ci),
-    ],
+    "mesh",
+    [pytest.param("{fsdp: 2, tensor: 2}", marks=pytest.mark.ci), pytest.param("{sequence: 4}", marks=pytest.mark.slow)],
 )
-def test_a_mesh_and_two_hosts_give_the_same(alone, model, questions, tmp_path, hosts, mesh):
+def test_a_mesh_and_two_hosts_give_the_same(alone, model, questions, tmp_path, mesh):
     """Answers within the roundings of other shapes; each choice, each text and so each figure are the same."""
-    words = ["--tasks", questions, "--shots", 2, "--out", tmp_path, *(["--mesh", mesh] if mesh else [])]
-    ended = finish(start(hosts, "tpullm", "evaluate", model, *words, devices=8 if hosts == 1 else 4))
-    assert [code for code, _, _ in ended] == [0] * hosts, ended[0][2] + ended[-1][2]
-    assert ["weather" in out for _, out, _ in ended] == [True, False][:hosts]
+    words = ["--tasks", questions, "--shots", 2, "--out", tmp_path, "--mesh", mesh]
+    ended = finish(start(2, "tpullm", "evaluate", model, *words, devices=4))
+    assert [code for code, _, _ in ended] == [0, 0], ended[0][2] + ended[-1][2]
+    assert ["weather" in out for _, out, _ in ended] == [True, False]
     found = storage.read_json(tmp_path / "results.json")
     assert found["tasks"] == alone[0]["tasks"]
     assert found["model"] == alone[0]["model"]  # the hash of the parameters too
     assert (tmp_path / "weather.jsonl").read_text("utf-8") == (alone[1] / "weather.jsonl").read_text("utf-8")
-    one, other = (_answers(folder) for folder in (tmp_path, alone[1]))
+    lines = [(folder / "answers.jsonl").read_text().splitlines() for folder in (tmp_path, alone[1])]
+    one, other = ({line["key"]: line["answer"] for line in map(json.loads, own)} for own in lines)
     assert len(one) == 32 and one.keys() <= other.keys()  # PMI asks 18 times what it asked before
     for key, answer in one.items():
         # Sums of up to 10 log-probabilities in float32.
         same = pytest.approx(other[key][0], abs=1e-4) if isinstance(answer[0], float) else other[key][0]
         assert answer[0] == same and answer[1:] == other[key][1:]
-
-
-def _answers(folder):
-    lines = (folder / "answers.jsonl").read_text().splitlines()
-    return {line["key"]: line["answer"] for line in map(json.loads, lines)}
 
 
 def refused(capsys, *words):
@@ -117,7 +105,7 @@ def refused(capsys, *words):
     return line
 
 
-def test_wrong_words(model, questions, tmp_path, capsys):
+def test_wrong_words(model, questions, tmp_path, capsys, monkeypatch):
     wrong = tmp_path / "own.jsonl"
     wrong.write_text('{"question": "q", "choices": ["a", "b"], "answer": "c"}\n')
     assert f"{wrong}: line 1: 'answer' is 'c' and no choice" in refused(capsys, model, "--tasks", wrong)
@@ -128,6 +116,16 @@ def test_wrong_words(model, questions, tmp_path, capsys):
     reserved = tmp_path / "results.jsonl"
     reserved.write_text('{"question": "q", "answer": "a"}\n')
     assert "results: is the name of a file of results" in refused(capsys, model, "--tasks", reserved)
+    before = questions.read_bytes()
+    line = refused(capsys, model, "--tasks", questions, "--out", questions.parent)
+    assert f"--out: {questions.parent}: results would replace {questions}; name another folder" in line
+    assert questions.read_bytes() == before
+    assert "--samples: 2 at temperature 0 are the same" in refused(capsys, model, "--tasks", questions, "--samples", 2)
+    line = refused(capsys, model, "--tasks", questions, "--samples", 2, "--temperature", 1)
+    assert "--samples, --temperature: no task is one of programming; leave them out" in line
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    line = refused(capsys, model, "--tasks", "hellaswag")
+    assert "--tasks: hellaswag: tasks of the harness need the package: pip install 'tpullm[lm-eval]'" in line
 
 
 @pytest.mark.ci
@@ -143,32 +141,6 @@ def test_problems_of_programming(model, tmp_path, capsys):
     assert main.main(["evaluate", *map(str, words)]) == 0
     printed = capsys.readouterr().out
     assert "pass@1" in printed and "programs: error" in printed
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="programs can't be kept apart here")
-def test_wrong_words_of_problems_of_programming(model, questions, tmp_path, capsys):
-    file = problems.write(tmp_path / "own.jsonl", problems.ROWS)
-    assert "two tasks are called own" in refused(capsys, model, "--tasks", f"{file},{file}")
-    assert "--samples: 2 at temperature 0 are the same" in refused(capsys, model, "--tasks", file, "--samples", 2)
-    line = refused(capsys, model, "--tasks", questions, "--samples", 2, "--temperature", 1)
-    assert "--samples, --temperature: no task is one of programming; leave them out" in line
-    assert "--shots: 1, and own has programs to continue" in refused(capsys, model, "--tasks", file, "--shots", 1)
-
-
-def test_results_do_not_replace_the_file_of_the_questions(model, questions, capsys):
-    before = questions.read_bytes()
-    line = refused(capsys, model, "--tasks", questions, "--out", questions.parent)
-    assert f"--out: {questions.parent}: results would replace {questions}; name another folder" in line
-    assert questions.read_bytes() == before
-
-
-def test_without_the_package(model, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    line = refused(capsys, model, "--tasks", "hellaswag")
-    assert "--tasks: hellaswag: tasks of the harness need the package: pip install 'tpullm[lm-eval]'" in line
-
-
-needs_harness = pytest.mark.skipif(not HARNESS, reason="the extra `lm-eval` is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -205,22 +177,15 @@ def test_shots_and_a_conversation(model, files, tmp_path, capsys):
 
 @pytest.mark.ci
 @needs_harness
-def test_names_that_are_not_known(model, tmp_path, capsys):
+def test_tasks_that_are_not_known_without_a_question_or_with_a_mistake(model, files, tmp_path, capsys):
     line = refused(capsys, model, "--tasks", "helaswag")
     assert "helaswag: the harness has no such task, did you mean hellaswag?" in line
     assert "gone.yaml: no such file" in refused(capsys, model, "--tasks", tmp_path / "gone.yaml")
-
-
-@pytest.mark.ci
-@needs_harness
-def test_a_task_without_a_question_or_with_a_mistake(model, files, tmp_path, capsys):
     (tmp_path / "questions.jsonl").write_text("")
-    broken = (tmp_path / "empty.yaml", tmp_path / "broken.yaml")
     text = open(files["choice"], encoding="utf-8").read()
-    folder = files["choice"].rpartition("/")[0]
-    broken[0].write_text(text.replace(folder, str(tmp_path)), encoding="utf-8")
-    broken[1].write_text(text.replace("{{question}}", "{{question"), encoding="utf-8")
-    for file in broken:
+    folder, file = files["choice"].rpartition("/")[0], tmp_path / "broken.yaml"
+    for broken in (text.replace(folder, str(tmp_path)), text.replace("{{question}}", "{{question")):
+        file.write_text(broken, encoding="utf-8")
         line = refused(capsys, model, "--tasks", file, "--out", tmp_path / "out")
         assert f"--tasks: {file}: the harness can't load or run them (" in line
 

@@ -14,7 +14,7 @@ def call(*arguments, code=0):
 
 
 def test_a_model_of_our_own_is_one_file_with_its_tokenizer_and_template(tiny_run, tmp_path, capsys):
-    """Its file says Qwen 3, whose layers are the same; embeddings are scaled in the table and not in the program."""
+    """It is Qwen 3 there, whose layers are the same; embeddings are scaled in the table and not in the program."""
     call("export", tiny_run, tmp_path / "mine", "--format", "gguf", "--weights", "f32", "--licence", "MIT")
     (file,) = (tmp_path / "mine").iterdir()
     assert file.name == "mine-f32.gguf" and f"({file.stat().st_size / 1e6:,.1f} MB)" in capsys.readouterr().err
@@ -22,11 +22,10 @@ def test_a_model_of_our_own_is_one_file_with_its_tokenizer_and_template(tiny_run
     settings = {name: field.contents() for name, field in found.fields.items()}
     assert settings["general.architecture"] == "qwen3" and settings["general.file_type"] == 0
     assert settings["general.name"] == "mine" and settings["general.license"] == "MIT"
-    model = LanguageModel(tiny_run)
+    ours = LanguageModel(tiny_run).tokenizer
     assert settings["tokenizer.ggml.model"] == "plamo2" and settings["tokenizer.ggml.add_bos_token"] is False
-    assert settings["tokenizer.ggml.bos_token_id"] == model.tokenizer.bos_id
-    assert settings["tokenizer.ggml.eos_token_id"] == model.tokenizer.end_id
-    assert settings["tokenizer.ggml.eot_token_id"] == model.tokenizer.eos_id
+    ids = [settings[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos", "eot")]
+    assert ids == [ours.bos_id, ours.end_id, ours.eos_id]
     assert "<|assistant|>" in settings["tokenizer.chat_template"]
     arrays = {tensor.name: tensor.data for tensor in found.tensors}
     np.testing.assert_allclose(arrays["token_embd.weight"], arrays["output.weight"] * 32**0.5, rtol=1e-6)

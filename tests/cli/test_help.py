@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import importlib
 import json
-import resource
+import os
 import shlex
 import subprocess
 import sys
@@ -48,6 +48,8 @@ def test_help_fits_a_terminal(capsys, monkeypatch, verb, columns):
 def test_help_says_what_it_does_and_how(capsys, verb):
     lines = printed(capsys, verb, "--help")
     assert lines[0].startswith(f"usage: tpullm {verb}") and lines[2]
+    module, names = importlib.import_module(module_of(verb)), ("add_arguments", "add_show_arguments")
+    assert [name for name in names if hasattr(module, name)] == [VERBS[verb].adds] * bool(VERBS[verb].adds)
     start = lines.index("Examples:") + 1
     assert lines[start : start + 3] == [f"  tpullm {verb} {each}".rstrip() for each in VERBS[verb].examples] + [""]
     assert printed(capsys, verb, "-h") == printed(capsys, "help", verb) == lines
@@ -89,21 +91,13 @@ def test_all_of_the_help_has_whole_explanations_and_choices(capsys):
     lines = printed(capsys, "pretrain", "--help-all")
     assert "  --seed 0                    the seed of everything random." in lines
     assert "  layers 4                    number of Transformer blocks (L)." in lines
-    assert "--finetune.NAME.train.KEY: the keys of pretrain" in lines and "--finetune.NAME.train.optimizer" not in str(
-        lines
-    )
+    assert "--finetune.NAME.train.KEY: the keys of pretrain" in lines
+    assert "--finetune.NAME.train.optimizer" not in str(lines)
     whole = " ".join(" ".join(lines).split())
     assert "`sigmoid` is DeepSeek-V3's. One of softmax, sigmoid." in whole
     assert "`rms`, or `layer` with a bias (GPT-2). norm_epsilon" in whole, "which names its choices itself"
     (line,) = [line for line in printed(capsys, "chat", "--help") if "--seed" in line]
     assert line.endswith("(default 0)")
-
-
-def test_what_a_verb_adds_is_declared():
-    for verb in VERBS:
-        module = importlib.import_module(module_of(verb))
-        names = ("add_arguments", "add_show_arguments")
-        assert [name for name in names if hasattr(module, name)] == [VERBS[verb].adds] * bool(VERBS[verb].adds)
 
 
 def test_help_is_quick_and_without_jax():
@@ -112,11 +106,9 @@ def test_help_is_quick_and_without_jax():
         "for verb in ('pretrain', 'generate', 'tokenize'): main([verb, '--help'])\n"
         "sys.exit('jax' in sys.modules)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = sum(os.times()[2:4])
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 1.5, "of the processor's time: a machine may be busy"
+    assert sum(os.times()[2:4]) - before < 1.5, "of the processor's time: a machine may be busy"
 
 
 def test_the_help_of_a_verb_behind_a_launch(capsys):
@@ -128,9 +120,8 @@ def test_the_help_of_a_verb_behind_a_launch(capsys):
 def test_what_does_not_fit_is_shortened_from_the_end():
     keys = tuple(schema_keys.Key(f"key{n}", "0", int, f"explanation {n}. And more.") for n in range(20))
     parts = [schema_keys.Section(name, "title", keys) for name in ("", "first", "second", "second.inner")]
-    shown = brief_help(
-        Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts), 80
-    ).split("\n")
+    page = Page("tpullm it", "It does.", ["tpullm it"], [Option("--all", "all")], "Keys:", parts)
+    shown = brief_help(page, 80).split("\n")
     assert len(shown) <= 60
     assert "  --key19 0                   explanation 19" in shown, "the first section is whole"
     assert "  key19 0                     explanation 19" in shown
@@ -138,9 +129,6 @@ def test_what_does_not_fit_is_shortened_from_the_end():
     assert "  key19 0" not in shown and shown[-2].endswith("key19 0")
     alone = brief_help(Page("tpullm it", "It does.", [], (), "", parts[:1]), 80)
     assert "explanation 3\n" in alone and "And more" not in alone
-
-
-# ---------------------------------------------------------------- the truth
 
 
 @pytest.fixture
@@ -151,15 +139,13 @@ def reads(monkeypatch):
     """
     found, names, at = set(), {}, {"on": False}
 
-    def quietly(function):
-        def wrapped(*arguments, **options):
-            was, at["on"] = at["on"], False
-            try:
-                return function(*arguments, **options)
-            finally:
-                at["on"] = was
-
-        return wrapped
+    @contextlib.contextmanager
+    def switched(on):
+        was, at["on"] = at["on"], on
+        try:
+            yield
+        finally:
+            at["on"] = was
 
     def watch(kind):
         fields, plain = {field.name for field in dataclasses.fields(kind)}, kind.__getattribute__
@@ -183,21 +169,18 @@ def reads(monkeypatch):
     def run(recipe, work):
         found.clear(), names.clear()
         name_all(recipe)
-        at["on"] = True
-        try:
+        with switched(True):
             work()
-        finally:
-            at["on"] = False
         return {key for key in found if key in EVERY_KEY}
 
     def of_a_recipe(whole):
-        return lambda one, **changes: (quietly(whole) if isinstance(one, Recipe) else whole)(one, **changes)
+        return lambda one, **changes: (switched(False)(whole) if isinstance(one, Recipe) else whole)(one, **changes)
 
     for kind in (value for value in vars(schema).values() if dataclasses.is_dataclass(value)):
         watch(kind)
     for name in ("asdict", "replace"):
         monkeypatch.setattr(dataclasses, name, of_a_recipe(getattr(dataclasses, name)))
-    monkeypatch.setattr(stages, "standing", quietly(stages.standing))
+    monkeypatch.setattr(stages, "standing", switched(False)(stages.standing))
     monkeypatch.setattr(hosts, "agree", lambda *_: None)
     return run
 
@@ -210,14 +193,11 @@ def small(tmp_path):
         (folder / name).mkdir()
         for n in range(100):
             (folder / name / f"{n}.txt").write_text(f"{name} {n}: the sun rises and the moon sets, {n * 7} times.")
-    turns = [
-        [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"A number, {n}."}]
-        for n in range(60)
-    ]
-    (folder / "chats.jsonl").write_text("\n".join(json.dumps({"messages": each}) for each in turns))
-    sources = ", ".join(
-        f"{{name: {name}, kind: text, path: {folder}/{name}, licence: CC0-1.0, filter: false}}" for name in "ab"
-    )
+    asked, said = ([{"role": role, "content": f"{n}?"} for n in range(60)] for role in ("user", "assistant"))
+    lines = [json.dumps({"messages": turns}) for turns in zip(asked, said, strict=True)]
+    (folder / "chats.jsonl").write_text("\n".join(lines))
+    source = "{{name: {0}, kind: text, path: {1}/{0}, licence: CC0-1.0, filter: false}}"
+    sources = ", ".join(source.format(name, folder) for name in "ab")
     sizes = "{layers: 1, width: 16, heads: 1, context_length: 64}"
     train = "{steps: 1, batch_size: 4, sequence_length: 64, compute: float32, evaluate_rows: 1}"
     path = folder / "small.yaml"
@@ -248,7 +228,6 @@ def read_and_declared(verb, reads, small) -> tuple[set, set]:
 
 
 def in_one(key, names) -> set[str]:
-    """Those of some keys and sections that a key is, or is in."""
     return {name for name in names if f"{key}.".startswith(f"{name}.")}
 
 

@@ -17,35 +17,26 @@ from tpullm.formats import publish
 from tpullm.system import storage
 
 ANSWER = "はい、元気です。"
-TUNED = (
-    "--finetune.talk.train.steps=60",
-    "--finetune.talk.train.batch_size=8",
-    "--finetune.talk.train.optimizer.peak_lr=0.02",
-)
+TUNED = [f"--finetune.talk.train.{key}" for key in ("steps=60", "batch_size=8", "optimizer.peak_lr=0.02")]
 
 
 @pytest.fixture
 def published(tmp_path):
-    """A published model."""
     return directory(tmp_path / "published", layers=2)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A published model of one layer. Read only."""
+    """Of one layer. Read only."""
     return directory(tmp_path_factory.mktemp("small") / "published", layers=1)
 
 
 @pytest.fixture
 def conversations(tmp_path):
     """Questions that are all answered alike."""
-    file = tmp_path / "conversations.jsonl"
-    turns = lambda number: [  # noqa: E731
-        {"role": "user", "content": f"猫{number}"},
-        {"role": "assistant", "content": ANSWER},
-    ]
-    lines = (json.dumps({"messages": turns(number)}, ensure_ascii=False) for number in range(60))
-    file.write_text("\n".join(lines), encoding="utf-8")
+    file, answer = tmp_path / "conversations.jsonl", {"role": "assistant", "content": ANSWER}
+    lines = [json.dumps({"messages": [{"role": "user", "content": f"猫{n}"}, answer]}) for n in range(60)]
+    file.write_text("\n".join(lines))
     return f"--finetune.talk.conversations=[{file}]"
 
 
@@ -53,9 +44,13 @@ def call(*arguments, code=0):
     assert main([str(argument) for argument in arguments]) == code
 
 
+def assert_same_bytes(folder, other):
+    given, written = (load_file(each / "model.safetensors") for each in (folder, other))
+    assert {key: array.tobytes() for key, array in given.items()} == {key: a.tobytes() for key, a in written.items()}
+
+
 @pytest.mark.slow
 def test_published_models_come_from_gs_learn_there_and_go_out_there(published, conversations, bucket, capsys):
-    """Model, conversations, chat template, run and what is exported: none of them on this machine."""
     storage.remote().upload_all(published, bucket / "published", [file.name for file in published.iterdir()])
     storage.copy(Path(conversations.split("[")[1].rstrip("]")), bucket / "talks.jsonl")
     storage.write_text(bucket / "chatml.jinja", CHATML)
@@ -63,10 +58,7 @@ def test_published_models_come_from_gs_learn_there_and_go_out_there(published, c
     call("import", bucket / "published", "--run", bucket / "run")
     assert "base: finished, skipped" in capsys.readouterr().err
     call("export", bucket / "run", bucket / "out")
-    given, written = (
-        load_file(folder / "model.safetensors") for folder in (published, storage.local_copy(bucket / "out"))
-    )
-    assert all(given[key].tobytes() == written[key].tobytes() for key in given.keys() | written.keys())
+    assert_same_bytes(published, storage.local_copy(bucket / "out"))
     call("doctor", bucket / "out")
     call("export", bucket / "run", bucket / "out", code=2)
     assert f"{bucket}/out: is not an empty folder" in capsys.readouterr().err
@@ -88,9 +80,7 @@ def test_what_is_imported_goes_out_with_the_same_bytes(small, tmp_path, capsys):
     call("import", small, "--run", tmp_path / "run")
     assert "base: finished, skipped" in capsys.readouterr().err
     call("export", tmp_path / "run", tmp_path / "out")
-    given, written = (load_file(folder / "model.safetensors") for folder in (small, tmp_path / "out"))
-    assert given.keys() == written.keys()
-    assert all(given[key].tobytes() == written[key].tobytes() for key in given)
+    assert_same_bytes(small, tmp_path / "out")
     call("doctor", tmp_path / "run")
     capsys.readouterr()
     call("tokenize", "--show", "The cat", "--model", tmp_path / "run")
@@ -102,9 +92,8 @@ def test_an_imported_model_learns_to_answer_in_its_own_form(published, conversat
     run = tmp_path / "run"
     call("import", published, "--run", run)
     call("run", "--run", run, conversations, *TUNED)
+    call("export", run, tmp_path / "out")
     for folder in (run, tmp_path / "out"):
-        if folder != run:
-            call("export", run, folder)
         capsys.readouterr()
         call("chat", "--model", folder, "--prompt", "猫5")
         assert capsys.readouterr().out == f"{ANSWER}\n"
@@ -149,15 +138,11 @@ def test_an_imported_model_goes_on_with_the_users_text(small, tmp_path):
     options = (f"--text={text}", "--corpus.minimum_characters=10", "--corpus.near_duplicates=false")
     for verb in ("collect", "tokenize"):
         call(verb, "--run", run, *options)
-    weights = {0: load_file(small / "model.safetensors")}
     for steps, rate in ((1, 1e-30), (30, 0.01)):
         changes = (f"--pretrain.steps={steps}", f"--pretrain.optimizer.peak_lr={rate}")
         call("pretrain", "--run", run, *options, *keys, *changes)
         call("export", run, tmp_path / str(steps))
-        weights[steps] = load_file(tmp_path / str(steps) / "model.safetensors")
-    assert weights[0].keys() == weights[1].keys() == weights[30].keys()
-    assert all(weights[0][key].tobytes() == weights[1][key].tobytes() for key in weights[0])
-    assert not np.array_equal(weights[0]["lm_head.weight"], weights[30]["lm_head.weight"])
+    assert_same_bytes(small, tmp_path / "1")
     lines = [json.loads(line) for line in open(run / "pretrain" / "metrics.jsonl")]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
@@ -165,7 +150,6 @@ def test_an_imported_model_goes_on_with_the_users_text(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(tiny_run, tmp_path_factory):
-    """Our own tuned model, as it is published."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     call("export", tiny_run, folder, "--licence", "Apache-2.0")
     return folder
@@ -231,27 +215,22 @@ def test_a_base_that_broke_takes_nothing_away(published, tmp_path, capsys):
     assert sorted(path for path in run.rglob("*") if path.is_file()) == kept
 
 
-def test_every_end_that_a_file_names_is_kept(published, tmp_path):
+def test_every_end_of_a_file_is_kept_and_numbers_too_large_for_float16_are_told(published, tmp_path, capsys):
     change(published / "generation_config.json", eos_token_id=317)
     change(published / "config.json", eos_token_id=[319, 318])  # 318 is named here alone
+    change_tensor(published, "model.norm.weight", lambda norm: norm * 1e6)
     call("import", published, "--run", tmp_path / "run")
+    call("export", tmp_path / "run", tmp_path / "half", "--dtype=float16", code=2)
+    assert "float16 is too small for the values of model.norm.weight" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
     call("export", tmp_path / "run", tmp_path / "out")
     for file in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == [317, 319, 318]
 
 
-def test_numbers_that_float16_can_not_hold_are_told(published, tmp_path, capsys):
-    change_tensor(published, "model.norm.weight", lambda norm: norm * 1e6)
-    call("import", published, "--run", tmp_path / "run")
-    call("export", tmp_path / "run", tmp_path / "out", "--dtype=float16", code=2)
-    assert "float16 is too small for the values of model.norm.weight" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_tokens_without_an_embedding_are_not_tuned(published, conversations, tmp_path, capsys):
-    rows = lambda table: table[:318]  # noqa: E731
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        change_tensor(published, name, rows)
+        change_tensor(published, name, lambda table: table[:318])
     change(published / "config.json", vocab_size=318, eos_token_id=317)
     change(published / "generation_config.json", eos_token_id=317)
     call("import", published, "--run", tmp_path / "run")
@@ -304,10 +283,7 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
         (("import", "{published}", "--run={published}/run"), "is inside the published model"),
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
-        (
-            ("import", "{published}", "--run={new}", "--finetune.talk.train.steps=3"),
-            "unknown key --finetune.talk.train.steps; see tpullm",
-        ),
+        (("import", "{published}", "--run={new}", "--pretrain.steps=3"), "unknown key --pretrain.steps; see tpullm"),
         (("doctor", "{full}"), "config.json: no such file"),
     ],
 )
@@ -326,7 +302,6 @@ def test_mistakes_are_told_in_one_line(arguments, message, tiny_run, small, tmp_
 def test_a_full_device_is_one_line_and_nothing_is_half_written(small, tmp_path, capsys, monkeypatch):
     """Known before anything is written; and after the weights."""
     call("import", small, "--run", tmp_path / "run")
-    capsys.readouterr()
     with monkeypatch.context() as late:
 
         def full(model, tokenizer, folder, talks):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,8 +34,6 @@ def arguments(*options, config=EIGHT, tmp_path=None):
 
 @pytest.fixture
 def planned(capsys, tmp_path):
-    """What `tpullm plan --json` tells."""
-
     def plan(*options, config=EIGHT):
         code = main.main(arguments(*options, "--json", config=config, tmp_path=tmp_path))
         out = capsys.readouterr().out
@@ -48,7 +47,6 @@ def planned(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """What a search tells, and the file of the recipe that it writes."""
     folder, said = tmp_path_factory.mktemp("searched"), io.StringIO()
     options = ("--search", "--interruptions=24", "--json", f"--write={folder / 'best.yaml'}")
     with contextlib.redirect_stdout(said):
@@ -58,8 +56,8 @@ def searched(tmp_path_factory):
 
 @pytest.fixture
 def refused(capsys, tmp_path):
-    def refuse(*options, config=EIGHT):
-        assert main.main(arguments(*options, config=config, tmp_path=tmp_path)) == 2
+    def refuse(*options):
+        assert main.main(arguments(*options, tmp_path=tmp_path)) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
         return err
@@ -117,10 +115,8 @@ def test_the_winner_is_written_as_a_recipe(planned, searched):
     found, written = searched
     (plan,), recipe, own = found["plans"], load(written), load(EIGHT)
     assert "{" + ", ".join(f"{axis}: {size}" for axis, size in recipe.mesh.items()) + "}" == plan["keys"]["mesh"]
-    assert (recipe.model.remat, recipe.pretrain.accumulation) == (
-        plan["keys"]["model.remat"],
-        plan["keys"]["pretrain.accumulation"],
-    )
+    found = {"model.remat": recipe.model.remat, "pretrain.accumulation": recipe.pretrain.accumulation}
+    assert found.items() <= plan["keys"].items()
     assert (recipe.pretrain.batch_size, recipe.pretrain.steps, recipe.corpus) == (512, own.pretrain.steps, own.corpus)
     assert math.prod(recipe.mesh.values()) == 256 and recipe.topology == "v6e:16x16"
     (again,) = planned(config=written)["plans"]
@@ -130,19 +126,14 @@ def test_the_winner_is_written_as_a_recipe(planned, searched):
 @pytest.mark.ci
 def test_this_machine_is_measured_and_stands_beside_slices(planned):
     plans = planned("--topology=v5e:2x2, local,", config=ROOT / "tests" / "tiny.yaml")["plans"]
-    by_topology = {plan["topology"]: plan for plan in plans}
-    assert set(by_topology) == {"v5e:2x2", "local"}
-    here = by_topology["local"]
+    assert {plan["topology"] for plan in plans} == {"v5e:2x2", "local"}
+    (here,) = [plan for plan in plans if plan["topology"] == "local"]
     assert here["run"]["dollars"] == {} and here["fits"] and 1e-4 < here["step_seconds"] < 60
 
 
 def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, monkeypatch):
-    import tpullm.planning.proof
-
-    def missing(*_):
-        raise UserError("v6e:16x16: the TPU compiler is missing; install tpullm[tpu]")
-
-    monkeypatch.setattr(tpullm.planning.proof, "prove", missing)
+    missing = Mock(side_effect=UserError("v6e:16x16: the TPU compiler is missing; install tpullm[tpu]"))
+    monkeypatch.setattr("tpullm.planning.proof.prove", missing)
     assert main.main(arguments("--compile", tmp_path=tmp_path)) == 0
     told = capsys.readouterr()
     assert "install tpullm[tpu]" in told.err and "memory of a chip" in told.out
@@ -161,10 +152,7 @@ def test_without_the_compiler_the_analytic_plan_still_comes(capsys, tmp_path, mo
         (("--price=mi300=3",), "--price: mi300=3 is not GENERATION=DOLLARS"),
         (("--write=/dev/null/best.yaml",), "/dev/null: can't be written"),
         (("--model.vocabulary_size=0", "--tokenizer.vocabulary_size=0"), "model.vocabulary_size: not known before"),
-        (
-            ("--topology=v5e:16x16", "--model.attention_block=2048"),
-            "does not fit the memory on the chip of a TPU v5 lite",
-        ),
+        (("--topology=v5e:16x16", "--model.attention_block=2048"), "does not fit the memory on the chip of a TPU v5"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(refused, options, said):

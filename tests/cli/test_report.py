@@ -9,6 +9,7 @@ import pytest
 from tpullm.cli import main, report
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.schema import Recipe, TokenizerConfig
+from tpullm.system import storage
 from tpullm.tokenizer.trainer import train
 
 TEXT = "今日はいい天気ですね。私はリンゴを食べるのが好きです。The weather is nice today.\n"
@@ -18,12 +19,10 @@ METRICS = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "ev
 @pytest.fixture
 def run(tmp_path):
     folder = tmp_path / "run"
-    (folder / "pretrain").mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(recipes.dump(Recipe(name="天気")), encoding="utf-8")
+    storage.write_text(folder / "recipe.yaml", recipes.dump(Recipe(name="天気")))
     config = TokenizerConfig(vocabulary_size=0, model_type="char", words=False)
     train([("ja", TEXT)], config, folder / "tokenizer" / "tokenizer.model")
-    lines = "".join(json.dumps(row) + "\n" for row in METRICS)
-    (folder / "pretrain" / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    storage.write_text(folder / "pretrain" / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in METRICS))
     return folder
 
 
@@ -37,8 +36,7 @@ def test_it_writes_one_page_and_again_where_results_are_new(run, capsys):
     os.utime(run / "report.html", (1, 1))
     report.main(Recipe(name="天気"), run)
     assert (run / "report.html").stat().st_mtime == 1 and "unchanged" in capsys.readouterr().err
-    (run / "evaluate").mkdir()
-    (run / "evaluate" / "results.json").write_text('{"tuned": {"accuracy": 0.5}}', encoding="utf-8")
+    storage.write_json(run / "evaluate" / "results.json", {"tuned": {"accuracy": 0.5}})
     report.main(Recipe(name="天気"), run)
     assert "50.0%" in (run / "report.html").read_text(encoding="utf-8")
 

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,13 +23,12 @@ from tpullm.system.errors import UserError
 
 
 @pytest.fixture
-def asked():
-    """The longest text and the number of models for which the memory was asked about."""
-    return []
+def check_memory():
+    return Mock()
 
 
 @pytest.fixture
-def served(chat_tokenizer, asked, monkeypatch, capsys):  # noqa: F811
+def served(chat_tokenizer, check_memory, monkeypatch, capsys):  # noqa: F811
     """Serve the stand-in: what `ask` gets from it before Ctrl-C, the exit code, and what was said."""
 
     def opened(weights):
@@ -39,13 +39,12 @@ def served(chat_tokenizer, asked, monkeypatch, capsys):  # noqa: F811
     module = ModuleType("tpullm.engine.engine")
     module.Engine = StandIn
     monkeypatch.setitem(sys.modules, "tpullm.engine.engine", module)
-    found = SimpleNamespace(config=SimpleNamespace(context_length=1024))
-    monkeypatch.setattr(
-        session_module, "find_model", lambda model, weights: setattr(found, "weights", weights) or found
-    )
+    config = SimpleNamespace(context_length=1024)
+    find = lambda model, weights: SimpleNamespace(config=config, weights=weights)  # noqa: E731
+    monkeypatch.setattr(session_module, "find_model", find)
     monkeypatch.setattr(session_module, "session_of", lambda found, exact: opened(found.weights))
     needed = ModuleType("tpullm.engine.needed_memory")
-    needed.check_memory = lambda found, longest, models: asked.append((longest, models))
+    needed.check_memory = check_memory
     monkeypatch.setitem(sys.modules, "tpullm.engine.needed_memory", needed)
     monkeypatch.setattr("tpullm.engine.needed_memory", needed, raising=False)
     monkeypatch.setattr(session_module, "with_adapter", lambda session, adapter: session_of(chat_tokenizer))
@@ -66,7 +65,7 @@ def test_it_answers_until_it_is_stopped(served, stop):
     assert last.startswith("tpullm: serve: stopped")
 
 
-def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeypatch):
+def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, check_memory, monkeypatch):
     monkeypatch.setenv(serve.KEY, "a-key-of-the-environment")
 
     def ask(url):
@@ -75,7 +74,8 @@ def test_each_adapter_is_a_model_and_the_key_is_asked_for(served, asked, monkeyp
         return get(f"{url}/v1/models", Authorization="Bearer a-key-of-the-environment")
 
     ((models,), _, _) = served("--adapter", "runs/mine/talk", ask=ask)
-    assert [model["id"] for model in models["data"]] == ["mine", "talk"] and asked == [(1024, 2)]
+    assert [model["id"] for model in models["data"]] == ["mine", "talk"]
+    assert check_memory.call_args.args[1:] == (1024, 2)  # the longest text and the number of models
 
 
 def test_a_conversation_is_as_long_and_as_reproducible_and_in_as_many_bits_as_was_said(served, monkeypatch):
@@ -92,26 +92,23 @@ def test_a_conversation_is_as_long_and_as_reproducible_and_in_as_many_bits_as_wa
     ((told,), _, said) = served("--longest", "16", "--reproducible", "--weights", "int4", ask=ask)
     assert "16" in told and made == [True]
     assert "serve: matrices are in int4, and all parameters take 0.25 GiB; `tpullm compare runs/mine" in said
-    with pytest.raises(UserError, match="--longest: 1,025 tokens, and the model's context holds 1,024; lower it"):
-        serve.main(_parsed(["--longest", "1025", "--port", "0"]))
+    told = refused("--longest", "1025", "--port", "0")
+    assert told == "--longest: 1,025 tokens, and the model's context holds 1,024; lower it"
 
 
 def test_who_guesses_ahead_is_what_was_said(chat_tokenizer, monkeypatch):  # noqa: F811
-    model, loaded = session_of(chat_tokenizer), []
-    monkeypatch.setattr(session_module, "load_session", lambda name, exact: loaded.append((name, exact)) or model)
+    load = Mock(return_value=(model := session_of(chat_tokenizer)))
+    monkeypatch.setattr(session_module, "load_session", load)
     makers = [serve._draft_guesses(draft, model) for draft in ("", "none", "runs/small")]
-    assert [type(make()) for make in makers] == [Lookup, type(None), Draft] and loaded == [("runs/small", False)]
+    assert [type(make()) for make in makers] == [Lookup, type(None), Draft]
+    load.assert_called_once_with("runs/small", exact=False)
     assert makers[0]() is not makers[0]()  # of each engine its own
 
 
 def refused(*words: str) -> str:
     with pytest.raises(UserError) as raised:
-        serve.main(_parsed(words))
+        serve.main(parse(main.parser_of("serve"), ["runs/none", *words]))
     return str(raised.value)
-
-
-def _parsed(words):
-    return parse(main.parser_of("serve"), ["runs/none", *words])
 
 
 @pytest.mark.parametrize(
@@ -134,14 +131,6 @@ def test_what_is_refused_before_a_model_is_looked_for(monkeypatch, words, told):
     assert told in refused(*words)
 
 
-def test_a_port_in_use(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert refused("--port", port) == (
-            f"--host 127.0.0.1 --port {port}: another program listens there; choose another --port or --host"
-        )
-
-
 @pytest.mark.parametrize("package", serve.PACKAGES)
 def test_without_the_extra_a_line_says_what_to_install(monkeypatch, package):
     find = importlib.util.find_spec
@@ -149,9 +138,10 @@ def test_without_the_extra_a_line_says_what_to_install(monkeypatch, package):
     assert refused() == f"serve: needs the package {package}: pip install 'tpullm[serve]'"
 
 
-def test_a_model_that_is_none_leaves_the_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(UserError, match="no such folder"):
-        serve.main(_parsed(["--port", str(port)]))
+def test_a_port_in_use_is_told_and_a_model_that_is_none_leaves_it():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = "another program listens there; choose another --port or --host"
+        assert refused("--port", str(port)) == f"--host 127.0.0.1 --port {port}: {told}"
+    assert "no such folder" in refused("--port", str(port))
     socket.create_server(("127.0.0.1", port)).close()

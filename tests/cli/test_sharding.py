@@ -12,7 +12,6 @@ QUICKSTART = f"--config={ROOT}/configs/quickstart.yaml"
 
 
 def table(capsys, tmp_path, mesh, *options):
-    """What `tpullm sharding --json` tells of the quickstart on `mesh`."""
     arguments = ("sharding", QUICKSTART, f"--run={tmp_path / 'none'}", f"--mesh={json.dumps(mesh)}", "--json", *options)
     assert main.main(list(arguments)) == 0
     assert not (tmp_path / "none").exists()
@@ -64,10 +63,7 @@ def test_it_is_a_table_for_people(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ("--mesh={fsdp: 3}",),
-            "pretrain.batch_size: 32 rows (batch_size / accumulation) can't be shared by 3 devices",
-        ),
+        (("--mesh={fsdp: 3}",), "pretrain.batch_size: 32 rows (batch_size / accumulation) can't be shared by 3 dev"),
         (("--mesh={fsdp: 4}", "--devices=6"), "does not fit 6 device(s)"),
         (("--devices=-1",), "--devices: -1 is below 0"),
     ],

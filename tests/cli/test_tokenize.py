@@ -3,6 +3,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,10 +22,7 @@ from tpullm.system.cluster.place import Place
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import load
 
-SOURCES = [
-    Source("ja", "text", licence="CC0-1.0", language="ja"),
-    Source("en", "text", licence="CC0-1.0", language="en"),
-]
+SOURCES = [Source(language, "text", licence="CC0-1.0", language=language) for language in ("ja", "en")]
 SENTENCES = {
     "ja": [
         "今日はいい天気ですね。",
@@ -63,7 +61,6 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run with its tokens. Read only."""
     run = tmp_path_factory.mktemp("made") / "run"
     write_documents(run)
     tokenize.main(RECIPE, run)
@@ -72,13 +69,11 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """A run with its tokens, of a test's own."""
     return shutil.copytree(made, tmp_path / "copied")
 
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """A run whose tokenizer is trained on a sample. Read only."""
     run = tmp_path_factory.mktemp("sampled") / "run"
     write_documents(run)
     tokenize.main(SMALL_SAMPLE, run)
@@ -117,47 +112,29 @@ def test_the_store_does_not_depend_on_the_number_of_workers(run, made, monkeypat
         assert contents(run / stage) == contents(made / stage)
 
 
-@pytest.mark.parametrize("failing", ["make_part", "assemble"])
-def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, made, monkeypatch, failing):
-    done, real = [], tokenizing.make_part
-
-    def counted(part):
-        if failing == "make_part" and len(done) == 3 and not (run / "again").exists():
-            raise KeyboardInterrupt
-        done.append(part.tokens)
-        real(part)
-
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(tokenizing, "make_part", counted)
-        if failing == "assemble":
-            interrupted.setattr(tokenizing, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            tokenize.main(RECIPE, run)
-    assert not (run / "tokens" / manifest.FILE).exists()
-    (run / "again").touch()
-    monkeypatch.setattr(tokenizing, "make_part", counted)
-    tokenize.main(RECIPE, run)
-    assert len(done) == len(set(done)) == len(list((run / "documents").rglob("*.parquet")))
-    assert contents(run / "tokens") == contents(made / "tokens")
-
-
-def test_an_interrupted_sample_goes_on_and_is_the_same(run, sampled, monkeypatch):
-    drawn, real = [], tokenizing.draw_task
+@pytest.mark.parametrize("failing", ["draw_task", "make_part", "assemble"])
+def test_an_interrupted_stage_goes_on_and_keeps_what_was_done(run, made, sampled, monkeypatch, failing):
+    recipe, whole = (SMALL_SAMPLE, sampled) if failing == "draw_task" else (RECIPE, made)
+    name = "make_part" if failing == "assemble" else failing
+    done, real = [], getattr(tokenizing, name)
 
     def counted(task):
-        if len(drawn) == 5 and not (run / "again").exists():
+        if failing == name and len(done) == 3 and not (run / "again").exists():
             raise KeyboardInterrupt
-        drawn.append(task.file)
+        done.append(repr(task))
         real(task)
 
-    monkeypatch.setattr(tokenizing, "draw_task", counted)
-    with pytest.raises(KeyboardInterrupt):
-        tokenize.main(SMALL_SAMPLE, run)
-    assert not (run / "tokenizer").exists()
+    monkeypatch.setattr(tokenizing, name, counted)
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        if failing == "assemble":
+            interrupted.setattr(tokenizing, "assemble", Mock(side_effect=KeyboardInterrupt))
+        tokenize.main(recipe, run)
+    assert (run / "tokenizer").exists() == (failing != "draw_task") and not (run / "tokens" / manifest.FILE).exists()
     (run / "again").touch()
-    tokenize.main(SMALL_SAMPLE, run)
-    assert len(drawn) == len(set(drawn)) == len(list((run / "documents").rglob("*.parquet")))
-    assert contents(run / "tokenizer") == contents(sampled / "tokenizer")
+    tokenize.main(recipe, run)
+    assert len(done) == len(set(done)) == len(list((run / "documents").rglob("*.parquet")))
+    for stage in ("tokenizer", "tokens"):
+        assert contents(run / stage) == contents(whole / stage)
 
 
 def test_three_shares_make_what_one_makes(run, sampled, monkeypatch):
@@ -219,9 +196,7 @@ def test_data_prints_what_is_in_a_step(made, capsys):
     data_command.main(RECIPE, made, SimpleNamespace(step=2, json=True))
     found = json.loads(capsys.readouterr().out)
     pieces = pretraining_stream(RECIPE, made).documents_at(2)
-    assert [(entry["source"], entry["id"], entry["row"]) for entry in found] == [
-        (p.source, p.id, p.row) for p in pieces
-    ]
+    assert [(of["source"], of["id"], of["row"]) for of in found] == [(of.source, of.id, of.row) for of in pieces]
     texts = texts_of("ja", "train") + texts_of("en", "train")
     assert all(entry["text"] and any(entry["text"].replace("⏎", "\n") in text for text in texts) for entry in found)
     data_command.main(RECIPE, made, SimpleNamespace(step=2, json=False))

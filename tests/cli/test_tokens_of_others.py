@@ -19,7 +19,7 @@ from tpullm.tokenizer import load, trainer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run directory with a base, whose tokenizer is one of tenki's language; tokens of it, and text."""
+    """A run with a base, whose tokenizer is one of tenki's language; tokens of it, and text."""
     folder = tmp_path_factory.mktemp("tokens")
     base = folder / "run" / "base"
     (base / "tokenizer").mkdir(parents=True)
@@ -37,7 +37,6 @@ def folder(tmp_path_factory):
 
 
 def recipe_of(folder, count=3) -> Recipe:
-    """Tokens of datatrove, text, and tokens of Megatron."""
     sources = [
         Source("crawl", "tokens", str(folder / "ds"), licence="ODC-By-1.0", language="ja"),
         Source("texts", "text", str(folder / "texts"), licence="CC0-1.0", filter=False, deduplicate=False),
@@ -55,7 +54,7 @@ def made(recipe, run):
 
 def read_whole(run, name):
     stores = [TokenStore(run / "tokens" / name / split) for split in ("train", "held_out")]
-    return [int(token) for store in stores for number in range(len(store.lengths)) for token in store.document(number)]
+    return np.concatenate([store.document(number) for store in stores for number in range(len(store.lengths))]).tolist()
 
 
 def test_tokens_of_others_are_read_beside_text(folder):

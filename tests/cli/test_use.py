@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,41 +24,27 @@ def use(session, monkeypatch, capsys):
     """Run a verb with the small model in the place of MODEL: (exit code, stdout, stderr)."""
 
     def run(*argv, lines=()):
-        given = iter(lines)
-
-        def read(prompt):
-            try:
-                return next(given)
-            except StopIteration:
-                raise EOFError from None
-
         monkeypatch.setattr(session_module, "load_session", lambda model, tuned=True, exact=True, weights="": session)
-        monkeypatch.setattr("builtins.input", read)
+        monkeypatch.setattr("builtins.input", Mock(side_effect=[*lines, EOFError]))
         code = main.main([*argv, "--model", "RUN"])
         return code, *capsys.readouterr()
 
     return run
 
 
-def test_generate_prints_one_json_value(use):
-    code, out, err = use("generate", "--prompt", "今日は", "--tokens", "6", "--json")
-    found = json.loads(out)
-    assert (code, err) == (0, "")
-    assert found["prompt"] == "今日は" and 1 <= found["tokens"] <= 6 and isinstance(found["text"], str)
-
-
-def test_generate_streams_what_json_tells(use):
+def test_generate_prints_one_json_value_and_streams_its_text(use):
     arguments = ["generate", "--prompt", "今日は", "--tokens", "6", "--seed", "3"]
-    _, out, _ = use(*arguments)
-    assert out == "今日は" + json.loads(use(*arguments, "--json")[1])["text"] + "\n"
+    code, out, err = use(*arguments, "--json")
+    found = json.loads(out)
+    assert (code, err, found["prompt"]) == (0, "", "今日は") and 1 <= found["tokens"] <= 6
+    assert use(*arguments)[1] == "今日は" + found["text"] + "\n"
 
 
 @pytest.mark.ci
 def test_generate_writes_what_a_reproducible_engine_writes_among_others(use, session):
     """One of as many rows as the server's: its program sums in the same order."""
-    code, out, _ = use(
-        "generate", "--prompt", "今日は", "--tokens", "6", "--temperature", "0", "--reproducible", "--json"
-    )
+    words = ["generate", "--prompt", "今日は", "--tokens", "6", "--temperature", "0", "--reproducible", "--json"]
+    code, out, _ = use(*words)
     engine, tokenizer, found = Engine(session, reproducible=True), session.tokenizer, []
     ids = (*tokenizer.begin, *tokenizer.encode("今日は"))
     engine.submit(Request(ids, 6, GREEDY, stop_ids=tuple(tokenizer.stop_ids)), lambda token: found.append(token.id))
@@ -132,25 +119,17 @@ def user(text):
 
 
 def test_chat_remembers_until_reset(use, monkeypatch):
-    asked = []
-
-    def reply(session, messages, *rest, **engine):
-        asked.append([message["content"] for message in messages])
-        return "はい"
-
+    reply = Mock(return_value="はい")
     monkeypatch.setattr(chat, "reply", reply)
     code, _, err = use("chat", lines=["雨?", "", "雪?", "/reset", "本?", "/quit", "歌?"])
+    asked = [[message["content"] for message in call.args[1]] for call in reply.call_args_list]
     assert code == 0 and asked == [["雨?"], ["雨?", "はい", "雪?"], ["本?"]]
     assert "was not tuned" in err and "a new conversation" in err
 
 
 def test_chat_leaves_quietly_at_the_end_of_the_input_and_at_ctrl_c(use, monkeypatch):
     assert use("chat", lines=[])[0] == 0
-
-    def interrupted(*_, **engine):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(chat, "reply", interrupted)
+    monkeypatch.setattr(chat, "reply", Mock(side_effect=KeyboardInterrupt))
     assert use("chat", lines=["雨?"])[0] == 0
 
 
