@@ -18,21 +18,17 @@ def write(documents: Path, texts: Sequence[tuple[Source, str, Sequence[str]]], p
     parts = []
     for source, split, own in texts:
         for start in range(0, len(own), per_part):
-            parts.append(_write_part(documents, source, split, own[start : start + per_part], len(parts), start))
+            name, number = f"made/{len(parts):06}.npy", len(parts)
+            some = own[start : start + per_part]
+            part = Part(documents, f"{number:032x}", source.name, source.licence, (name, 0, len(some)))
+            with document_files.Writer(part.path) as writer:
+                for row, text in enumerate(some, start + 1):
+                    writer.write(text, text_hash(text), source.language, "", "file", f"line {row}", "", "")
+            document_files.write_marks(documents / "marks" / name, np.full(len(some), SPLITS[split]))
+            parts.append(part)
     document_files.write_parts(documents, parts)
     training: Counter[str] = Counter()
     for source, split, own in texts:
         training[source.name] += sum(map(len, own)) * (split == document_files.TRAIN)
     storage.write_json(documents / "datacard.json", {"training_characters": training})
     return parts
-
-
-def _write_part(documents: Path, source: Source, split: str, texts: Sequence[str], number: int, start: int) -> Part:
-    marks = documents / "marks" / "made" / f"{number:06}.npy"
-    place = (f"made/{marks.name}", 0, len(texts))
-    part = Part(documents, f"{number:032x}", source.name, source.licence, place)
-    with document_files.Writer(part.path) as writer:
-        for row, text in enumerate(texts):
-            writer.write(text, text_hash(text), source.language, "", "file", f"line {start + row + 1}", "", "")
-    document_files.write_marks(marks, np.full(len(texts), SPLITS[split]))
-    return part

@@ -22,13 +22,6 @@ shop.example/list?page=2
 """
 
 
-@pytest.fixture(scope="module")
-def lists(tmp_path_factory):
-    path = tmp_path_factory.mktemp("lists") / "out.txt"
-    path.write_text(LIST, encoding="utf-8")
-    return address_lists.load((str(path),))
-
-
 ADDRESSES = {
     "opted out by domain": """
         https://example.org/ http://user@A.B.Example.ORG.:8080/x https://wild.example/a https://www.日本語.jp/
@@ -44,7 +37,9 @@ ADDRESSES = {
 }
 
 
-def test_an_address_is_looked_up(lists):
+def test_an_address_is_looked_up(tmp_path):
+    (tmp_path / "out.txt").write_text(LIST, encoding="utf-8")
+    lists = address_lists.load((str(tmp_path / "out.txt"),))
     for reason, urls in ADDRESSES.items():
         assert {url: lists.address(url) for url in urls.split()} == dict.fromkeys(urls.split(), reason)
     assert [lists.address(url) for url in ("", "." * 10_000, "/" * 10_000)] == [""] * 3
@@ -100,23 +95,16 @@ OTHERS = "http://notbad.example/ http://mixed.example/ http://good.example/good.
 OTHERS += " http://x.example/free-free http://x.example/jackpot"
 
 
-def test_an_address_is_looked_up_in_the_lists_of_datatrove(datatrove_lists):
+def test_an_address_is_looked_up_in_the_lists_of_datatrove_whose_keys_are_made_once(datatrove_lists, monkeypatch):
     assert all(map(address_lists.is_listed, LISTED.split()))
     assert not any(map(address_lists.is_listed, ["", *OTHERS.split()]))
-
-
-def test_the_keys_are_made_once_on_a_machine(datatrove_lists, monkeypatch):
-    assert address_lists.is_listed("http://bad.example/") and address_lists.is_listed("http://good.example/bad.html")
     clear()
     monkeypatch.setattr(address_lists, "LISTS", "gone")
     assert address_lists.is_listed("http://bad.example/") and not address_lists.is_listed("http://other.example/")
-
-
-def test_a_source_with_the_rule_drops_the_page(datatrove_lists):
     source = Source("s", "text", licence="x", rules=["address"])
     text = "A page with enough characters to be kept by all of the other rules."
-    assert verdicts.judge(Raw(text, url="http://bad.example/"), source, CorpusConfig()).reason == "listed address"
-    assert verdicts.judge(Raw(text), source, CorpusConfig()).reason == ""
+    for url, reason in (("http://bad.example/", "listed address"), ("", "")):
+        assert verdicts.judge(Raw(text, url=url), source, CorpusConfig()).reason == reason
 
 
 @given(st.lists(st.sampled_from(["http://", "a", "-", "/", "porn", "free", "x.com", "?q=", "teen"]), max_size=9))
@@ -126,11 +114,8 @@ def test_words_are_those_of_datatrove(parts):
     from datatrove.utils._import_utils import ASSETS_PATH
 
     url = "".join(parts)
-    banned, soft, within = (
-        url_filter.get_list(ASSETS_PATH, name, set())
-        for name in ("banned_words.txt", "soft_banned_words.txt", "banned_subwords.txt")
-    )
-    found = set(url_filter.normalizer.split(url))
-    joined = url_filter.normalize(url)
+    names = ("banned_words.txt", "soft_banned_words.txt", "banned_subwords.txt")
+    banned, soft, within = (url_filter.get_list(ASSETS_PATH, name, set()) for name in names)
+    found, joined = set(url_filter.normalizer.split(url)), url_filter.normalize(url)
     expected = bool(banned & found) or len(soft & found) >= 2 or any(word in joined for word in within)
     assert address_lists.has_listed_words(url) == expected

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpullm.corpus.characters import END, cut, folded, normal
+from tpullm.corpus.characters import END, cut, folded
 
 
 def as_text(text):
@@ -33,13 +33,6 @@ def test_it_is_the_definition(text):
 def test_every_character_is_folded_as_the_definition_says():
     points = [*range(0x3400), *range(0x3400, END, 97), *range(0xAC00, 0x10000, 5)]
     assert [point for point in points if as_text(chr(point)) != by_definition(chr(point))] == []
-
-
-def test_width_case_white_space_and_punctuation_are_gone_and_normal_keeps_what_stands_between_words():
-    assert (
-        as_text("Ｔｏ　ｂｅ, or NOT\nto be! ﾃﾞｰﾀは１２３個（約５０％）。か\u3099") == "tobeornottobeデータは123個約50が"
-    )
-    assert normal("Ａ b。") == "a b。"
 
 
 def best(window):

@@ -83,19 +83,6 @@ def test_what_is_dropped_is_counted(tmp_path):
     assert card["dropped_examples"]["stories"]["near duplicate"][0]["beginning"].startswith("1000番目に")
 
 
-def test_a_training_copy_of_a_held_out_document_is_dropped(tmp_path):
-    """Wherever the copy is, and though it comes first."""
-    texts = [_story(number) for number in range(60)]
-    near = [text.replace("個買い", "箇買い", 1) for text in texts]
-    copies = _source(_write(tmp_path / "a.jsonl", near), "copies")
-    novel = _write(tmp_path / "novel.jsonl", texts[:5])
-    stories = _source(_write(tmp_path / "b.jsonl", [_story(number) for number in range(100, 150)]), held_out=str(novel))
-    _collect(_recipe(copies, stories), tmp_path)
-    assert _texts(tmp_path, "held_out") == texts[:5]
-    kept = _texts(tmp_path, "train", "copies") + _texts(tmp_path, "held_out", "copies")
-    assert sorted(kept) == sorted(near[5:])
-
-
 @pytest.mark.parametrize("few", [False, True])
 def test_a_source_that_keeps_its_copies_gives_no_copy_of_what_is_held_out(tmp_path, few):
     """However the other source holds it out: by the hash of documents, or as stretches of a few."""
@@ -110,7 +97,7 @@ def test_a_source_that_keeps_its_copies_gives_no_copy_of_what_is_held_out(tmp_pa
     assert [text for text in _texts(tmp_path, "train", "other") if text in texts] == left + left
 
 
-def test_one_long_document_is_held_out_in_part(tmp_path):
+def test_one_long_document_is_held_out_in_part_and_a_short_one_of_yours_does_not_vanish(tmp_path):
     book = "\n".join(_story(number) for number in range(300)) + "\n"
     (tmp_path / "book.txt").write_text(book, encoding="utf-8")
     recipe = dataclasses.replace(_recipe(held_out_fraction=0.05), text=str(tmp_path / "book.txt"))
@@ -119,6 +106,9 @@ def test_one_long_document_is_held_out_in_part(tmp_path):
     assert 0.02 < sum(map(len, held_out)) / len(book) < 0.08
     assert sum(map(len, train + held_out)) == len(book)
     assert not any(text in other for text in held_out for other in train)
+    (tmp_path / "note.txt").write_text("リンゴを食べた。", encoding="utf-8")
+    card = _collect(Recipe(text=str(tmp_path / "note.txt")), tmp_path / "short")
+    assert _texts(tmp_path / "short", "train", "yours") == ["リンゴを食べた。"] and card["rows"][0]["held_out"] == 0
 
 
 def test_a_named_file_is_held_out_whole_and_its_source_must_leave_something(tmp_path):
@@ -129,12 +119,6 @@ def test_a_named_file_is_held_out_whole_and_its_source_must_leave_something(tmp_
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(UserError, match=r"no document left in held_out .*empty.jsonl \(dropped: 1 empty\)"):
         _collect(_recipe(_source(train, held_out=str(tmp_path / "empty.jsonl"))), tmp_path / "other")
-
-
-def test_your_own_short_text_does_not_vanish(tmp_path):
-    (tmp_path / "note.txt").write_text("リンゴを食べた。", encoding="utf-8")
-    card = _collect(Recipe(text=str(tmp_path / "note.txt")), tmp_path)
-    assert _texts(tmp_path, "train", "yours") == ["リンゴを食べた。"] and card["rows"][0]["held_out"] == 0
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
@@ -175,21 +159,6 @@ def test_a_source_without_a_document_left_says_what_was_dropped(tmp_path):
     assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
 
 
-def test_a_source_with_a_bound_is_read_in_part_and_its_card_says_so(tmp_path):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number in range(40):
-        (folder / f"{number:02}.txt").write_text(_story(number) * 3, encoding="utf-8")
-    (folder / "book.pdf").write_bytes(b"%PDF-1.7")
-    whole = sum(path.stat().st_size for path in folder.glob("*.txt"))
-    source = Source("notes", "files", str(folder), licence="CC0-1.0", bytes=whole // 2, filter=False)
-    part = _collect(_recipe(source), tmp_path / "run")["read_in_part"]["notes"]
-    assert (part["bytes"], part["of_bytes"], part["of_files"]) == (whole // 2, whole, 40)
-    text = (tmp_path / "run" / "documents" / "datacard.md").read_text()
-    assert f"- notes: {whole // 2:,} of {whole:,} bytes, from {part['files']} of 40 files" in text
-    assert "- notes, unknown extension (.pdf): `book.pdf`." in text
-
-
 def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touches(tmp_path, monkeypatch):
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     folder = tmp_path / "in"
@@ -222,9 +191,7 @@ def test_a_new_file_is_one_new_part_and_a_filter_makes_those_again_that_it_touch
     assert _bytes(run) == _bytes(fresh)
 
 
-def test_files_on_gs_are_fetched_once_each_one_at_a_time_and_no_copy_stays(
-    bucket, storage_server, tmp_path, monkeypatch
-):
+def test_files_on_gs_are_fetched_once_each_and_no_copy_stays(bucket, storage_server, tmp_path, monkeypatch):
     """The ranges of a large file share one copy. `system/storage/test_copies.py` has several readers."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     there, fetch = [], gcs.download_all
@@ -237,10 +204,8 @@ def test_files_on_gs_are_fetched_once_each_one_at_a_time_and_no_copy_stays(
     monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
     monkeypatch.setattr(source_files, "RANGE_BYTES", 10_000)
     for number, count in enumerate((10, 100, 10)):
-        texts = [_story(number * 1000 + index) for index in range(count)]
-        storage.write_text(
-            bucket / "in" / f"{number}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        )
+        lines = (json.dumps({"text": _story(number * 1000 + index)}) + "\n" for index in range(count))
+        storage.write_text(bucket / "in" / f"{number}.jsonl", "".join(lines))
     before = len(storage_server.log())
     card = _collect(_recipe(_source(f"{bucket}/in"), near_duplicates=False), tmp_path / "run")
     assert card["documents"] == 120 and len(document_files.parts(tmp_path / "run" / "documents")) > 4
@@ -255,15 +220,10 @@ MENU = (
 )
 
 
-def _pages():
-    """Forty documents, of which every second one begins with a menu, and one with a menu is long."""
-    texts = [MENU.format(2000 + number) * (number % 2) + _story(number) for number in range(40)]
-    return [*texts, MENU + "\n".join(_story(1000 + number) for number in range(3))]
-
-
 def test_documents_that_are_mostly_lines_of_many_documents_are_dropped(tmp_path):
     """But not what the recipe names as held out, nor what keeps its copies or is not filtered."""
-    texts = _pages()
+    texts = [MENU.format(2000 + number) * (number % 2) + _story(number) for number in range(40)]
+    texts.append(MENU + "\n".join(_story(1000 + number) for number in range(3)))
     named = _write(tmp_path / "named.jsonl", [MENU + _story(number) for number in range(2000, 2003)])
     pages = _source(_write(tmp_path / "a.jsonl", texts), rules=[], held_out=str(named))
     others = [MENU + _story(number) for number in range(3000, 3030)]

@@ -13,49 +13,10 @@ from hypothesis import strategies as st
 from tpullm.corpus import characters, dedup
 from tpullm.corpus.dedup import GOLDEN, splitmix64
 
-WORDS = [f"word{number}" for number in range(5000)]
 
-
-def _text(seed, words=300):
-    return " ".join(random.Random(seed).choices(WORDS, k=words))
-
-
-def _edited(text, every):
-    words = text.split()
-    words[::every] = ["changed"] * len(words[::every])
-    return " ".join(words)
-
-
-def _are_near(one, two):
-    """Whether two texts have a key of a band in common."""
-    first, second = dedup.bands([dedup.signature(one), dedup.signature(two)])
-    return bool((first == second).any())
-
-
-def test_near_and_different():
-    base = _text(1)
-    assert _are_near(base, base.replace(" ", "\n")) and _are_near(base, _edited(base, 250))
-    assert not _are_near(base, _edited(base, 10)) and not _are_near(base, _text(2))
-    assert dedup.exact_key(base) == dedup.exact_key(base.replace(" ", "\n")) != dedup.exact_key(_edited(base, 250))
-    assert _are_near(base, base.upper()) and dedup.exact_key(base) != dedup.exact_key(base.upper())
-
-
-def test_japanese_is_compared_by_characters():
-    day = "今日はいい天気ですね。私はリンゴを食べるのが好きです。毎日学校で本を読みます。"
-    night = "昨日は雨が降って寒かったので、ずっと家にいて手紙を書いていました。明日はまた晴れるでしょう。"
-    other = "明日の会議の資料を作らなければなりませんが、まだ何も決まっていません。"
-    assert _are_near(day + night, day + night.replace("雨が", "雪が")) and not _are_near(day + night, other)
-
-
-def test_short_texts_are_compared_as_a_whole():
-    texts = ["one", "two words", "?!", "!?"]
-    assert [_are_near(one, two) for one in texts for two in texts] == [one == two for one in texts for two in texts]
-
-
-def test_pairs_of_nine_tenths_are_found():
-    """The theory finds 99.6 % of pairs at 0.85 and more at 0.9: of 50, two missing have a chance of 2 %."""
-    pairs = [(_text(seed), _edited(_text(seed), 100)) for seed in range(50)]
-    assert sum(_are_near(one, two) for one, two in pairs) >= 49
+def test_an_exact_copy_may_differ_in_white_space_alone():
+    texts = ["to be or not", "to be\n or\tnot ", "to be or Not", "tobe or not"]
+    assert [dedup.exact_key(text) == dedup.exact_key(texts[0]) for text in texts] == [True, True, False, False]
 
 
 @settings(max_examples=10)
@@ -106,7 +67,7 @@ def test_a_signature_is_the_least_product_of_each_odd_number_and_a_hash_of_five_
 
 def test_a_long_text_has_the_signature_of_all_its_shingles():
     """It is computed some shingles at once: the last of them count too."""
-    text = _text(5, 5000)
+    text = " ".join(f"word{random.Random(number).randrange(5000)}" for number in range(5000))
     shingles = dedup.hashes(dedup.units(text), dedup.SHINGLE)
     assert len(shingles) > 4000
     assert dedup.signature(text).tolist() == [int((shingles * one).min()) for one in dedup.MULTIPLIERS_P]
@@ -148,7 +109,6 @@ LINES += ["exactly twenty letters", "only nineteen lette"]
 
 @given(st.lists(st.sampled_from(LINES), max_size=12))
 def test_each_line_is_there_once_with_its_characters(texts):
-    """By the letters of ASCII, without a hash."""
     counts = Counter()
     for text in texts:
         letters = "".join(letter for letter in text.lower() if ord(letter) > 127 or letter.isalpha())

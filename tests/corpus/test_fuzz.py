@@ -1,10 +1,7 @@
 """Broken files: none hangs the reader, none breaks it."""
 
-import bz2
-import gzip
 import io
 import json
-import lzma
 import random
 import time
 from collections import Counter
@@ -13,8 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.corpus.test_readers import COMPRESSED
+from tests.corpus.test_warc import COMPRESSORS, answer, record
 from tpullm.corpus import characters
-from tpullm.corpus.files import opened, readers
+from tpullm.corpus.files import readers
 from tpullm.corpus.files.source_files import File
 from tpullm.corpus.filters import verdicts
 from tpullm.recipe.schema import Source
@@ -32,56 +31,33 @@ TOKENS = [
 ]  # fmt: skip
 
 
-def jsonl():
-    records = [{"text": line, "url": "http://a/", "metadata": {"date": "2026"}} for line in TEXT.splitlines()]
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-
-
-def parquet(**settings):
-    file = io.BytesIO()
-    rows = [{"text": line, "id": "1", "metadata": {"url": "u"}} for line in TEXT.splitlines()]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, **settings)
-    return file.getvalue()
-
-
-def warc():
-    page = PAGE.encode()
-    records = []
-    for coding, body in (("", page), ("gzip", gzip.compress(page)), ("zstd", compress_zst(page))):
-        answer = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Encoding: {coding}\r\n\r\n".encode() + body
-        head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/\r\nContent-Length: {len(answer)}\r\n\r\n"
-        records.append(head.encode() + answer + b"\r\n\r\n")
-    return records
-
-
-def compress_zst(data):
-    return opened.zstandard().compress(data)
-
-
 def good_files():
     """A good file of each kind: its extension, its kind, its bytes."""
-    text = TEXT.encode()
-    records = warc()
-    yield from ((".txt", "text", TEXT.encode(charset, "replace")) for charset in ("utf-8", "cp932", "euc_jp", "utf-16"))
-    yield from ((".txt", "text", TEXT.encode(charset, "replace")) for charset in ("iso2022_jp", "utf-16-be", "gb18030"))
-    yield ".md", "markdown", b"---\ntitle: a\n---\n" + text + b"<!-- a -->"
+    rows = [{"text": line, "id": "1", "url": "http://a/", "metadata": {"date": "2026"}} for line in TEXT.splitlines()]
+    jsonl = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    bodies = (("", PAGE.encode()), *((name, COMPRESSORS[name](PAGE.encode())) for name in ("gzip", "zstd")))
+    records = [record(answer(body, Content_Encoding=coding)) for coding, body in bodies]
+    for charset in ("utf-8", "cp932", "euc_jp", "utf-16", "iso2022_jp", "utf-16-be", "gb18030"):
+        yield ".txt", "text", TEXT.encode(charset, "replace")
+    yield ".md", "markdown", b"---\ntitle: a\n---\n" + TEXT.encode() + b"<!-- a -->"
     yield ".py", "code", b"def f(a):\n    return a\n" * 50
     yield from ((".html", "html", PAGE.encode(charset, "replace")) for charset in ("utf-8", "cp932", "iso2022_jp"))
-    compressors = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": compress_zst}
-    for suffix, compress in compressors.items():
-        yield f".txt{suffix}", "text", compress(text)
-        yield f".jsonl{suffix}", "jsonl", compress(jsonl())
+    for suffix, compress in ({"": bytes} | COMPRESSED).items():
+        yield f".txt{suffix}", "text", compress(TEXT.encode())
+        yield f".jsonl{suffix}", "jsonl", compress(jsonl)
         yield f".html{suffix}", "html", compress(PAGE.encode())
         yield f".warc{suffix}", "warc", b"".join(map(compress, records))
-    yield ".jsonl", "jsonl", jsonl()
-    yield ".warc", "warc", b"".join(records)
-    yield ".parquet", "parquet", parquet()
-    yield ".parquet", "parquet", parquet(compression="zstd", row_group_size=10)
-    yield ".parquet", "parquet", parquet(compression="none", use_dictionary=False)
+    for settings in (
+        {},
+        {"compression": "zstd", "row_group_size": 10},
+        {"compression": "none", "use_dictionary": False},
+    ):
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, **settings)
+        yield ".parquet", "parquet", file.getvalue()
 
 
 def mutated(data, chance, others):
-    """The bytes of a good file with one to four things done to them."""
     for _ in range(chance.choice([1, 1, 2, 4])):
         place, end = sorted(chance.randrange(len(data) + 1) for _ in range(2))
         token = chance.choice(TOKENS) * chance.choice([1, 9, 999])

@@ -46,12 +46,9 @@ def test_a_text_is_in_its_own_language_only_and_gets_it_without_a_name(language)
 HEXADECIMAL = " ".join(f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" for number in range(1, 40))
 
 
-@pytest.mark.parametrize("text", ["", "12345", "!?", "q", "x = 3; y = 4", "今 abcd", "https://a.b/c.html", HEXADECIMAL])
-def test_what_is_no_sentence_is_undetermined(text):
-    assert language_detection.guess(text) == "und"
-
-
-def test_names_and_numbers_pass_for_any_language_of_their_script():
+def test_what_is_no_sentence_is_undetermined_and_passes_for_any_language_of_its_script():
+    for text in ("", "12345", "!?", "q", "x = 3; y = 4", "今 abcd", "https://a.b/c.html", HEXADECIMAL):
+        assert language_detection.guess(text) == "und"
     for text in ("q", "x = 3; y = 4", "IPv6 2001:db8::1 ABC-123 v0.4.0 0x3f"):
         passes = [language_detection.is_language(text, language) for language in ("en", "de", "sv", "ru")]
         assert passes == [True, True, True, False]
@@ -73,16 +70,10 @@ def test_languages_that_are_written_alike_pass_for_each_other(group):
     assert {name for name in language_detection.KNOWN if language_detection.is_language(text, name)} >= set(group)
 
 
-def test_a_german_text_that_begins_and_goes_on_in_english_passes_as_either():
-    """The first look sees English alone; a text is only refused after the longest."""
-    text = ENGLISH[:60] + GERMAN * 3 + ENGLISH + GERMAN * 3
-    middle = len(text) // 2
-    text = text[:middle] + ENGLISH[:60] + text[middle:]
-    assert language_detection.is_language(text, "de")
-
-
 def test_the_middle_of_a_text_counts_as_much_as_its_beginning():
-    """A licence in English stands before many a text."""
+    text = ENGLISH[:60] + GERMAN * 3 + ENGLISH + GERMAN * 3
+    middle = len(text) // 2  # the first look sees English alone; a text is only refused after the longest
+    assert language_detection.is_language(text[:middle] + ENGLISH[:60] + text[middle:], "de")
     assert language_detection.is_language(ENGLISH * 40 + GERMAN * 100, "de")
     assert not language_detection.is_language(ENGLISH * 100 + GERMAN * 40, "de")
     assert language_detection.guess(TEXTS["en"] * 30 + TEXTS["ja"] * 500) == "ja"
@@ -94,20 +85,16 @@ def test_what_is_known_is_what_the_model_knows_and_names_for_it():
     assert set(language_detection.LANGUAGES) == set(language_detection.SCRIPTS)
 
 
-@pytest.mark.parametrize(
-    ("language", "meant"), [("jp", "ja"), ("en_US", "en"), ("pt-BR", "pt"), ("German", "de"), ("zho", "zh"), ("xx", "")]
-)
-def test_the_language_that_is_meant_is_named(language, meant):
-    assert language_detection.nearest(language) == meant
-    with pytest.raises(UserError) as error:
-        language_detection.check(language, "here")
-    assert str(error.value).startswith(f"here: {language} cannot be detected; ")
-    assert f"did you mean {meant}?" in str(error.value) if meant else "leave it out" in str(error.value)
+def test_the_language_that_is_meant_is_named():
+    meant = {"jp": "ja", "en_US": "en", "pt-BR": "pt", "German": "de", "zho": "zh", "xx": ""}
+    for language, other in meant.items():
+        assert language_detection.nearest(language) == other
+        advice = f"did you mean {other}\\?" if other else "leave it out"
+        with pytest.raises(UserError, match=f"^here: {language} cannot be detected; {advice}"):
+            language_detection.check(language, "here")
     assert language_detection.KNOWN.isdisjoint(language_detection.MISTAKEN)
     assert language_detection.KNOWN.issuperset(language_detection.MISTAKEN.values())
-
-
-def test_the_manual_lists_the_languages_and_those_that_are_written_alike():
+    # The manual lists the languages and those that are written alike.
     page = (ROOT / "docs" / "en" / "your-text.md").read_text("utf-8").partition("\n## Languages\n")[2]
     listed = re.search(r"```text\n(.*?)```", page, re.S)[1].split()
     assert listed == sorted(language_detection.KNOWN)
@@ -120,21 +107,15 @@ def test_shares_are_of_what_is_said_so_an_ideograph_counts_three_letters():
     assert shares["latin"] == 9 / 16 and shares["cyrillic"] == 1 / 16
     assert shares["han"] == shares["kana"] == 3 / 16 and sum(shares.values()) == 1
     assert set(language_detection.script_shares("123 !?").values()) == {0}
-
-
-def test_the_ends_of_each_block_belong_to_its_script():
-    for script, blocks in language_detection.SCRIPTS.items():
+    for script, blocks in language_detection.SCRIPTS.items():  # the ends of each block belong to its script
         for point in (point for block in blocks for point in block):
             assert language_detection.script_shares(chr(point))[script] == 1
 
 
-@pytest.mark.parametrize(
-    ("texts", "spaceless"),
-    [(["本" * 3 + "a" * 9, "ภาษาไทย", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာဘာသာ", "བོད་ཡིག"], True)]
-    + [(["本" * 3 + "a" * 10, "가", "বাংলা", ""], False)],
-)
-def test_half_of_a_text_without_spaces_decides(texts, spaceless):
-    assert [language_detection.is_spaceless(text) for text in texts] == [spaceless] * len(texts)
+def test_half_of_a_text_without_spaces_decides():
+    for text in ("本" * 3 + "a" * 9, "ภาษาไทย", "ພາສາລາວ", "ភាសាខ្មែរ", "မြန်မာဘာသာ", "བོད་ཡིག"):
+        assert language_detection.is_spaceless(text)
+    assert not any(map(language_detection.is_spaceless, ("本" * 3 + "a" * 10, "가", "বাংলা", "")))
 
 
 def test_a_twentieth_of_kana_is_japanese_and_three_tenths_of_another_script_are_enough_beside_latin():
@@ -145,10 +126,10 @@ def test_a_twentieth_of_kana_is_japanese_and_three_tenths_of_another_script_are_
         assert language_detection.is_language(text, "ru") == passes
 
 
-@given(
-    st.text(st.characters(exclude_categories=()))
-    | st.lists(st.sampled_from(list(TEXTS.values())), max_size=40).map("".join)
-)
+ANY = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY | st.lists(st.sampled_from(list(TEXTS.values())), max_size=40).map("".join))
 @example("\ud800")
 @example("\U0010ffff")
 @example("a" * 5000)
@@ -176,16 +157,11 @@ def test_the_model_has_only_numbers_that_the_sums_are_exact_for():
     assert abs(steps).max() * language_detection.WEIGHTS.max() < 2**26
 
 
-def test_accents_may_be_composed_or_not():
+def test_accents_may_be_composed_or_not_and_a_language_in_two_scripts_is_one():
     text = "Äpfel und Brötchen schmecken überall süß, wo Bäume blühen."
     decomposed = unicodedata.normalize("NFD", text)
     assert language_detection.probabilities(decomposed, SIX) == language_detection.probabilities(text, SIX)
-
-
-def test_a_language_in_two_scripts_is_one():
-    """The model has a class for each script of Serbian."""
-    whole = language_detection.model()
-    assert whole.classes.count("sr") == 2
+    assert language_detection.model().classes.count("sr") == 2
     found = language_detection.probabilities("Свако има право на слободу мишљења.", ("bg", "ru", "sr"))
     assert max(found, key=found.get) == "sr"
 

@@ -59,12 +59,9 @@ def test_documents_that_hold_questions_are_named(tmp_path, asked, texts, capsys)
     told = {"questions": 4, "too_short": 1, "found": 2, "trained_on": 1, "dropped": 0}
     assert {key: card["leaks"]["tasks"]["quiz"][key] for key in told} == told
     found = records(tmp_path)
-    assert [(one["question"], one["record"], one["use"]) for one in found] == [
-        (0, "line 8", "train"),
-        (3, "line 8", "train"),
-        (0, "line 91", "exact duplicate"),
-        (3, "line 91", "exact duplicate"),
-    ]
+    expected = [(question, "line 8", "train") for question in (0, 3)]
+    expected += [(question, "line 91", "exact duplicate") for question in (0, 3)]
+    assert [(one["question"], one["record"], one["use"]) for one in found] == expected
     assert found[0]["asked"] == QUESTIONS[0] and found[0]["task"] == "quiz" and found[0]["source"] == "tales"
     assert found[1]["passage"] == "whatdidtheoldkeeperofthelighthousesaytothetwosailors" and found[1]["share"] == 1
     (text,) = [one for one in document_files.read(tmp_path / "documents", "tales", "train") if one["text"] == texts[7]]
@@ -95,21 +92,16 @@ def test_without_tasks_nothing_is_written_and_no_document_differs(tmp_path, aske
     assert kept(tmp_path / "with") == with_them
 
 
-def test_what_is_held_out_is_not_trained_on(tmp_path, asked, texts):
+def test_what_is_held_out_is_not_trained_on_but_a_source_of_few_documents_on_any_of_them(tmp_path, asked, texts):
+    few = write(tmp_path / "few.jsonl", [{"text": text} for text in texts[:20]])
+    collect(recipe(few, asked), tmp_path / "few")
+    assert [one["use"] for one in records(tmp_path / "few")] == ["train"] * 2
     apart = write(tmp_path / "apart.jsonl", [{"text": texts.pop(90)}])
     texts.pop(7)
-    made = recipe(
-        write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), asked, drop=True, held_out=str(apart)
-    )
-    card = collect(made, tmp_path)
+    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts])
+    card = collect(recipe(path, asked, drop=True, held_out=str(apart)), tmp_path)
     assert [one["use"] for one in records(tmp_path)] == ["held_out"] * 2, "what is held out by name is kept"
     assert card["leaks"]["tasks"]["quiz"]["found"] == 0
-
-
-def test_a_source_of_few_documents_may_train_on_any_of_them(tmp_path, asked, texts):
-    path = write(tmp_path / "in.jsonl", [{"text": text} for text in texts[:20]])
-    collect(recipe(path, asked), tmp_path)
-    assert [one["use"] for one in records(tmp_path)] == ["train"] * 2
 
 
 def test_other_questions_make_the_documents_again_and_other_code_does_not(tmp_path, asked, texts, capsys):
@@ -120,12 +112,7 @@ def test_other_questions_make_the_documents_again_and_other_code_does_not(tmp_pa
     assert "documents: finished, skipped" in capsys.readouterr().err
     write(asked, [{"question": texts[3][:60], "answer": "-"}])
     card = collect(made, tmp_path)
-    assert card["leaks"]["tasks"]["quiz"]["questions"] == 1 and [one["record"] for one in records(tmp_path)] == [
-        "line 4"
-    ]
-
-
-def test_a_task_that_is_not_there_is_one_line(tmp_path, texts):
-    made = recipe(write(tmp_path / "in.jsonl", [{"text": text} for text in texts]), tmp_path / "none.jsonl")
+    assert card["leaks"]["tasks"]["quiz"]["questions"] == 1
+    assert [one["record"] for one in records(tmp_path)] == ["line 4"]
     with pytest.raises(UserError, match="^corpus.leaks.tasks: .*: no such file of questions; correct the name$"):
-        collect(made, tmp_path)
+        collect(recipe(path, tmp_path / "none.jsonl"), tmp_path)

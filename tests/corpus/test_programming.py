@@ -28,15 +28,12 @@ def library(tmp_path, monkeypatch):
     return read
 
 
-def test_topics_are_one_document_each():
+def test_topics_are_one_document_each_and_come_before_the_modules():
     topics = _documents("pydoc_data/topics.py", "documentation")
     assert len(topics) > 50
     assert any(raw.text.startswith('The "assert" statement\n') for raw in topics)
     assert {raw.language for raw in topics} == {"en"}
-
-
-def test_files_are_sorted_and_hold_no_tests():
-    files = programming.files("")
+    files = programming.files("")  # they are sorted and hold no tests
     assert files[0].name == "topics.py" and files[1:] == sorted(files[1:])
     assert programming.files("code") == files[1:]
     assert not any("test" in path.relative_to(programming.folder()).parts for path in files)
@@ -77,18 +74,13 @@ if True:
 def test_docstrings_stand_under_the_names_that_a_reader_sees_and_none_in_the_code(library):
     [documentation], [code] = library("m.py", SOURCE)
     assert [raw.language for raw in _documents("m.py", "")] == ["en", "code"]
-    assert documentation == (
-        "m\n\nOf the module.\n\nclass A\n\nOf the class.\n\nA.f(self, x, *, y=1)\n\nOf the method.\n\nIndented.\n"
-    )
-    assert '"""' not in code
+    shown = ["m", "Of the module.", "class A", "Of the class.", "A.f(self, x, *, y=1)", "Of the method.", "Indented.\n"]
+    assert documentation.split("\n\n") == shown and '"""' not in code
     named = [[node.name for node in ast.walk(ast.parse(text)) if hasattr(node, "name")] for text in (code, SOURCE)]
     assert named[0] == named[1]
     kept = [line for line in SOURCE.split("\n") if line.startswith(("class", "def", "if", "    def", "        return"))]
     assert all(line in code.split("\n") for line in kept)
     assert code.count("pass") == 2  # the bodies that were a docstring alone
-
-
-def test_nothing_else_is_gone_from_the_code(library):
     plain = "x = 1\n\ndef f():\n    return 'text'\n"
     assert library("m.py", plain) == [[], [plain]]
     [_], [code] = library("n.py", 'class A(Exception):\n    """Text.\n\n    More.\n    """\n\ndef f(): "one line"\n')
@@ -113,18 +105,16 @@ def test_private_modules_and_what_is_not_python_have_no_functions(library, tmp_p
     assert [raw.dropped for raw in programming.documents(tmp_path / "broken.py", "")] == ["not Python"]
 
 
-FUNCTIONS = [
-    Function("tea", "brew", "leaves, minutes=3", "Pour hot water over the leaves."),
-    Function("tea", "drink", "cup", "Empty the cup slowly."),
-    Function("soup", "drink", "bowl", "Empty the bowl slowly."),
-    Function("soup", "stir", "", "Move the spoon around."),
-    Function("soup", "cook", "pot", "Do it."),
-    Function("stew", "mix", "pot", "move the spoon around."),
-]
-
-
 def test_questions_about_functions():
-    asked = programming.questions_about(FUNCTIONS)
+    functions = [
+        Function("tea", "brew", "leaves, minutes=3", "Pour hot water over the leaves."),
+        Function("tea", "drink", "cup", "Empty the cup slowly."),
+        Function("soup", "drink", "bowl", "Empty the bowl slowly."),
+        Function("soup", "stir", "", "Move the spoon around."),
+        Function("soup", "cook", "pot", "Do it."),
+        Function("stew", "mix", "pot", "move the spoon around."),
+    ]
+    asked = programming.questions_about(functions)
     check(asked)
     assert answers(asked, "module") == {"tea.brew": "tea", "soup.stir": "soup", "soup.cook": "soup", "stew.mix": "stew"}
     purposes = {"tea.brew", "tea.drink", "soup.drink"}
@@ -137,18 +127,14 @@ def test_questions_about_functions():
 COMPLETIONS = programming.completions()
 
 
-def test_the_right_body_passes_its_tests():
+def test_the_right_body_passes_its_tests_and_that_of_another_function_fails():
+    """Whatever is said: all bodies with the same argument have other results."""
     check(COMPLETIONS)
+    by_argument = {}
     for asked in COMPLETIONS:
         assert question.is_right(asked, asked.answers[0], passes)
         assert asked.question.endswith(f"\n\n{asked.fields['prompt']}")
         assert asked.question.startswith("この") == ("を返す。" in asked.question)
-
-
-def test_the_body_of_another_function_fails():
-    """Whatever is said: all bodies with the same argument have other results."""
-    by_argument = {}
-    for asked in COMPLETIONS:
         argument = ast.parse(asked.fields["prompt"]).body[0].args.args[0].arg
         by_argument.setdefault(argument, []).append(asked)
     assert set(by_argument) == {"numbers", "text"}
@@ -158,24 +144,17 @@ def test_the_body_of_another_function_fails():
             assert [place for place, is_right in enumerate(right) if is_right] == [number]
 
 
-def test_functions_that_the_tests_do_not_tell_apart_are_not_asked():
-    """The largest and the smallest first letter of the words that begin with b are both b."""
-    names = {asked.entity for asked in COMPLETIONS}
-    assert not names & {"largest_first_begin_b", "smallest_first_begin_b"}
-    assert {"largest_upper_begin_b", "total_squares_even", "all_numbers", "distinct_first_begin_b"} <= names
-    assert len(names) == len(COMPLETIONS) > 500
-
-
-def test_a_function_to_complete_reads_as_in_humaneval():
+def test_a_function_to_complete_reads_as_in_humaneval_and_is_told_apart_by_its_tests():
     found = {asked.entity: asked for asked in COMPLETIONS}
+    # The largest and the smallest first letter of the words that begin with b are both b.
+    assert not found.keys() & {"largest_first_begin_b", "smallest_first_begin_b"}
+    assert {"largest_upper_begin_b", "all_numbers", "distinct_first_begin_b"} <= found.keys()
+    assert len(found) == len(COMPLETIONS) > 500
     asked = found["total_squares_even"]
     assert asked.answers == ("return sum(n * n for n in numbers if n % 2 == 0)",)
-    english, japanese = (
-        "Return the sum of the squares of the even numbers in numbers.",
-        "numbersの偶数の二乗の合計を返す。",
-    )
+    says = ("Return the sum of the squares of the even numbers in numbers.", "numbersの偶数の二乗の合計を返す。")
     head, example = "def total_squares_even(numbers):\n", ">>> total_squares_even([6, -5, 3, 10])\n    136\n"
-    assert asked.fields["prompt"] in (f'{head}    """{says}\n\n    {example}    """\n' for says in (english, japanese))
+    assert asked.fields["prompt"] in (f'{head}    """{one}\n\n    {example}    """\n' for one in says)
     assert asked.fields["tests"].startswith("assert total_squares_even([6, -5, 3, 10]) == 136\nassert ")
     assert asked.fields["tests"].count("\n") == 5
     assert "== {'a', 'b'}\n" in found["distinct_first_words"].fields["tests"]

@@ -57,16 +57,9 @@ def test_the_same_examples_give_the_same_bits(config):
 def test_held_out_examples_are_of_other_documents():
     examples = {f"piece {document} {part}": str(document) for document in range(40) for part in range(3)}
     held = quality_classifier._held_out_examples(examples)
-    assert len(held) == 24 and {examples[piece] for piece in held}.isdisjoint(
-        {document for piece, document in examples.items() if piece not in held}
-    )
+    learned = {document for piece, document in examples.items() if piece not in held}
+    assert len(held) == 24 and learned.isdisjoint(examples[piece] for piece in held)
     assert len(quality_classifier._held_out_examples({f"piece {part}": "one book" for part in range(40)})) == 8
-
-
-def test_too_few_examples_are_refused(tmp_path):
-    (tmp_path / "good.txt").write_text("only one")
-    with pytest.raises(UserError, match="corpus.classifier.good: .* holds 1 examples .* give 20 at least"):
-        quality_classifier.learned(ClassifierConfig(str(tmp_path / "good.txt"), str(tmp_path / "good.txt")))
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
@@ -88,10 +81,12 @@ def test_a_source_with_the_rule_drops_low_scores(config):
     assert verdicts.judge(Raw(bad), source, settings, held_out=True).reason == ""
 
 
-def test_a_classifier_that_is_not_whole_is_refused():
-    for rule, given, mistake in (
-        ("classifier", ClassifierConfig("a"), "corpus.classifier: good and bad must name examples"),
-        ("gopher", ClassifierConfig("a", "b"), "no source has the rule classifier"),
-    ):
+def test_a_classifier_that_is_not_whole_or_has_too_few_examples_is_refused(tmp_path):
+    (tmp_path / "good.txt").write_text("only one")
+    with pytest.raises(UserError, match="corpus.classifier.good: .* holds 1 examples .* give 20 at least"):
+        quality_classifier.learned(ClassifierConfig(str(tmp_path / "good.txt"), str(tmp_path / "good.txt")))
+    cases = [("classifier", ClassifierConfig("a"), "corpus.classifier: good and bad must name examples")]
+    cases.append(("gopher", ClassifierConfig("a", "b"), "no source has the rule classifier"))
+    for rule, given, mistake in cases:
         with pytest.raises(UserError, match=mistake):
             quality.check(CorpusConfig(sources=[Source("s", "text", rules=[rule])], classifier=given))

@@ -8,23 +8,15 @@ from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
 from tpullm.tokenizer.chat_template import Answer, ChatTemplate, EarlierAnswersChangeError, TemplateChild
 
-TALK = [
-    {"role": "user", "content": "猫は？"},
-    {"role": "assistant", "content": "好き。"},
-    {"role": "user", "content": "犬は？"},
-    {"role": "assistant", "content": "犬も。"},
-]
+SAID = {"猫は？": "user", "好き。": "assistant", "犬は？": "user", "犬も。": "assistant"}
+TALK = [{"role": role, "content": content} for content, role in SAID.items()]
 PLAIN = (
     "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}a:{% endif %}"
 )
-MARKED = PLAIN.replace(
-    "{{ m['content'] }}",
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}"
-    "{{ m['content'] }}{% endif %}",
-)
-
-
+CONTENT = "{{ m['content'] }}"
+ANSWER = "{% if m['role'] == 'assistant' %}{% generation %}" + CONTENT + "{% endgeneration %}{% else %}"
+MARKED = PLAIN.replace(CONTENT, ANSWER + CONTENT + "{% endif %}")
 TOOLS = [{"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}]
 CALLS = [{"type": "function", "function": {"name": "sky", "arguments": {"in": place}}} for place in ("東京", "京都")]
 TOOL_TALK = [
@@ -76,29 +68,22 @@ def test_a_template_that_begins_answers_otherwise_when_it_asks_is_refused():
     assert show("answers", none, TALK[:2])[1] == [Answer(4, 8, "好き。")]
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{{ bos_token }}{{ messages | length }}", "<s>4"),
-        ("{{ strftime_now('%Y') }}", str(datetime.datetime.now().year)),
-        (
-            "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m['content'] }}{% endfor %}",
-            "猫は？",
-        ),
-        ("{{ messages[0] | tojson }}", '{"role": "user", "content": "猫は？"}'),
-        ("{{ messages[0] | tojson(indent=1) }}", '{\n "role": "user",\n "content": "猫は？"\n}'),
-        ("a\n  {% if true %}\nb\n  {% endif %}\nc", "a\nb\nc"),  # lines of statements alone leave no trace
-        ("{{ tools is none and documents is none }}", "True"),
-    ],
-)
-def test_a_template_has_what_transformers_gives_it(source, expected):
-    assert show("prompt", source, TALK)[0] == expected
+GIVEN = {
+    "{{ bos_token }}{{ messages | length }}": "<s>4",
+    "{{ strftime_now('%Y') }}": str(datetime.datetime.now().year),
+    "{% for m in messages %}{% if loop.last %}{% break %}{% endif %}{{ m['role'][0] }}{% endfor %}": "uau",
+    "{{ messages[0] | tojson }}": '{"role": "user", "content": "猫は？"}',
+    "{{ messages[0] | tojson(indent=1) }}": '{\n "role": "user",\n "content": "猫は？"\n}',
+    "a\n  {% if true %}\nb\n  {% endif %}\nc": "a\nb\nc",  # lines of statements alone leave no trace
+    "{{ tools is none and documents is none }}": "True",
+}
 
 
-@pytest.mark.parametrize("source", ["{{ messages.append(1) }}", "{% if %}", "{{ 1 / 0 }}"])
-def test_a_template_that_fails_says_so(source):
-    with pytest.raises(UserError, match="folder: its chat template can't show these messages"):
-        show("prompt", source, TALK)
+def test_a_template_has_what_transformers_gives_it_and_one_that_fails_says_so():
+    assert {source: show("prompt", source, TALK)[0] for source in GIVEN} == GIVEN
+    for source in ("{{ messages.append(1) }}", "{% if %}", "{{ 1 / 0 }}"):
+        with pytest.raises(UserError, match="folder: its chat template can't show these messages"):
+            show("prompt", source, TALK)
 
 
 @pytest.mark.parametrize("kind", [ChatTemplate, TemplateChild])
@@ -129,21 +114,16 @@ def test_a_template_that_leaves_tools_out_is_refused(what):
     assert show("answers", HIDING[what], TALK) == show("answers", WITH_TOOLS, TALK), "whoever has no tools may use it"
 
 
-def test_a_template_that_marks_a_call_and_does_not_show_it_is_refused():
+def test_arguments_are_text_where_the_template_appends_them_to_text_and_a_call_has_to_be_shown():
     marking = WITH_TOOLS.replace("{{ call.function.name }} {{ call.function.arguments | tojson }}", "call")
     with pytest.raises(UserError, match="folder: its chat template leaves out tool_calls"):
         show("answers", marking, TOOL_TALK, TOOLS)
-
-
-def test_arguments_are_text_where_the_template_appends_them_to_text():
     appending = WITH_TOOLS.replace("{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}")
     assert show("answers", appending, TOOL_TALK, TOOLS) == show("answers", WITH_TOOLS, TOOL_TALK, TOOLS)
     failing = "{{ raise_exception(messages[1].tool_calls[0].function.arguments is string | string) }}"
     with pytest.raises(UserError, match=r"can't show these messages \(True\)"):
         show("prompt", failing, TOOL_TALK)
-
-
-def test_a_template_that_fails_without_a_result_does_not_leave_it_out():
+    # A template that fails without a result does not leave it out.
     strict = WITH_TOOLS.replace(
         "{% for m in messages %}",
         "{% if messages | selectattr('tool_calls') | list and not messages | selectattr('role', 'equalto', 'tool') "
@@ -152,22 +132,19 @@ def test_a_template_that_fails_without_a_result_does_not_leave_it_out():
     assert show("answers", strict, TOOL_TALK, TOOLS) == show("answers", WITH_TOOLS, TOOL_TALK, TOOLS)
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [("{{ 'a' * 3000000000 }}", "needs more than 1 GiB of memory"), ("{{ ''.__class__.__mro__ }}", "is unsafe")],
-)
-def test_what_a_template_costs_is_bounded(source, message):
-    with pytest.raises(UserError, match=message):
-        show("prompt", source, TALK, kind=TemplateChild)
+def test_what_a_template_costs_is_bounded():
+    costs = {"{{ 'a' * 3000000000 }}": "needs more than 1 GiB of memory", "{{ ''.__class__.__mro__ }}": "is unsafe"}
+    for source, message in costs.items():
+        with pytest.raises(UserError, match=message):
+            show("prompt", source, TALK, kind=TemplateChild)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [None, ["a", []], [1, [], ""], ["a", {}, ""], ["a", [], None]]
-    + [["a", [[start, end, content, False]], ""] for start, end, content in ((0, 2, "a"), (-1, 1, "a"), (1, 0, "a"))]
-    + [["a", [[0, 1, 7, False]], ""], ["a", [[0.5, 1, "a", False]], ""]],
-)
-def test_a_child_that_was_taken_over_is_not_believed(reply, monkeypatch):
-    monkeypatch.setattr(Limited, "call", lambda self, *arguments: reply)
-    with pytest.raises(UserError, match="folder: its chat template gives no (text|answers)"):
-        show("answers", PLAIN, TALK, kind=TemplateChild)
+ANSWERS = [[0, 2, "a", False], [-1, 1, "a", False], [1, 0, "a", False], [0, 1, 7, False], [0.5, 1, "a", False]]
+REPLIES = [None, ["a", []], [1, [], ""], ["a", {}, ""], ["a", [], None], *(["a", [answer], ""] for answer in ANSWERS)]
+
+
+def test_a_child_that_was_taken_over_is_not_believed(monkeypatch):
+    for reply in REPLIES:
+        monkeypatch.setattr(Limited, "call", lambda self, *arguments, reply=reply: reply)
+        with pytest.raises(UserError, match="folder: its chat template gives no (text|answers)"):
+            show("answers", PLAIN, TALK, kind=TemplateChild)

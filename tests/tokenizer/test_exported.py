@@ -12,9 +12,7 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import exported, load
 from tpullm.tokenizer.trainer import train
 
-NAMES = st.sampled_from(
-    ["<s>", "<unk>", "<pad>", "<|end|>", "<|reserved_3|>", "<0xE2>", "\u25810", "\u25811", "</", "<|"]
-)
+NAMES = st.sampled_from("<s> <unk> <pad> <|end|> <|reserved_3|> <0xE2> \u25810 \u25811 </ <|".split())
 RUNS = st.tuples(st.sampled_from("= -#あー。1\u2581\n"), st.integers(1, 40)).map(lambda run: run[0] * run[1])
 STRINGS = st.lists(st.one_of(st.text(CHARACTERS), AWKWARD, NAMES, RUNS)).map("".join)
 CONFIGS = {
@@ -51,8 +49,10 @@ def assert_same(tokenizer, fast, text):
 
 @settings(max_examples=40, deadline=None)
 @given(text=STRINGS)
-def test_any_text_has_the_same_ids(made, text):
-    assert_same(made[0], made[1], text)
+def test_any_text_has_the_same_ids_and_so_has_one_in_which_names_are_special_tokens(made, text):
+    tokenizer, fast, again = made
+    assert_same(tokenizer, fast, text)
+    assert tokenizer.encode_marked(text) == again.encode_marked(text) == again.encode(text)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,6 @@ def of_real_text(real_text, tmp_path_factory):
 
 @pytest.mark.parametrize("characters", [10_000, pytest.param(None, marks=pytest.mark.slow)])
 def test_real_text_has_the_same_ids(of_real_text, real_text, tmp_path, characters):
-    """Of each file the first characters, or all."""
     files = [file for file in sorted(real_text.rglob("*")) if file.is_file()]
     assert len(files) > 5
     for number, tokenizer in enumerate(of_real_text):
@@ -120,28 +119,14 @@ def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
     assert prompt["input_ids"] == tokenizer.chat_template(asked, True)[0]
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.one_of(st.text(CHARACTERS), NAMES)).map("".join))
-def test_marked_text_has_the_ids_that_others_read(made, text):
-    """The names of special tokens are these tokens; those of bytes are text."""
-    tokenizer, _, again = made
-    assert tokenizer.encode_marked(text) == again.encode_marked(text) == again.encode(text)
-
-
 def test_a_conversation_as_text_has_its_ids(made):
     tokenizer, _, again = made
     messages = [{"role": "system", "content": "短く。"}, {"role": "user", "content": "猫は\n？ \u2581"}]
-    text = tokenizer.prompt_text(messages)
-    assert (
-        text == "<s><|system|>短く。<|end|><|user|>猫は\n？ \u2581<|end|><|assistant|>" == again.prompt_text(messages)
-    )
+    text = "<s><|system|>短く。<|end|><|user|>猫は\n？ \u2581<|end|><|assistant|>"
+    assert tokenizer.prompt_text(messages) == text == again.prompt_text(messages)
     assert tokenizer.encode_marked(text) == tokenizer.chat_template(messages, add_generation_prompt=True)[0]
     with pytest.raises(UserError, match="role robot is not one of"):
         again.chat_template([{"role": "robot", "content": "a"}])
-
-
-def test_a_document_with_the_names_of_special_tokens_has_none(made):
-    tokenizer, _, again = made
-    text = "a</s>b<|end|>"
+    text = "a</s>b<|end|>"  # a document with the names of special tokens has none
     assert again.document(text)[:-1] == tokenizer.document(text)[:-1]
     assert again.encode(text) != tokenizer.encode(text)  # of a prompt they become tokens, as in transformers

@@ -16,13 +16,14 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import published
 from tpullm.tokenizer.published import PublishedTokenizer
 
-CONVERSATION = [
-    {"role": "system", "content": "短く。"},
-    {"role": "user", "content": "猫は？"},
-    {"role": "assistant", "content": "好きです。"},
-    {"role": "user", "content": "犬は？"},
-    {"role": "assistant", "content": "犬も、好きです。"},
-]
+SAID = {
+    "短く。": "system",
+    "猫は？": "user",
+    "好きです。": "assistant",
+    "犬は？": "user",
+    "犬も、好きです。": "assistant",
+}
+CONVERSATION = [{"role": role, "content": content} for content, role in SAID.items()]
 MARKED = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"
     "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ message['content'] }}<|im_end|>"
@@ -52,18 +53,16 @@ def shown_with(made, template):
     return opened(made)
 
 
-@given(st.text(max_size=40))
-@settings(max_examples=30, deadline=None)
-def test_text_comes_back_from_the_bytes_of_its_tokens(tokenizer, text):
-    ids = tokenizer.encode(text)
-    special = any(token in text for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>"))
-    if not special:
-        assert b"".join(map(tokenizer.bytes_of, ids)).decode() == text == tokenizer.decode(ids)
-
-
 @pytest.fixture(scope="module")
 def tokenizer(folder):
     return opened(folder)
+
+
+@given(st.text(max_size=40))  # no name of a special token by chance
+@settings(max_examples=30, deadline=None)
+def test_text_comes_back_from_the_bytes_of_its_tokens(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.bytes_of, ids)).decode() == text == tokenizer.decode(ids)
 
 
 def spoken(tokenizer):
@@ -129,19 +128,24 @@ def test_llama_2s_kind_of_tokenizer(llama2):
     assert theirs("今日は")["input_ids"] == [*tokenizer.begin, *tokenizer.encode("今日は")]
 
 
-def test_a_template_in_which_an_answer_shares_a_token_is_refused(made):
-    template = CHATML.replace("<|im_start|>assistant\n", "ASSISTANT: ").replace(
-        "<|im_start|>{{ message['role'] }}\n", "{{ 'ASSISTANT: ' if message['role'] == 'assistant' else 'USER: ' }}"
-    )
-    answer = [{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "the cat sat"}]
+ASKED = [{"role": "user", "content": "猫"}]
+
+
+def test_a_template_in_which_an_answer_shares_a_token_or_is_nothing_is_refused(made):
+    template = CHATML.replace("<|im_start|>assistant\n", "ASSISTANT: ")
+    role = "{{ 'ASSISTANT: ' if message['role'] == 'assistant' else 'USER: ' }}"
+    template = template.replace("<|im_start|>{{ message['role'] }}\n", role)
     with pytest.raises(UserError, match="share a token"):
-        shown_with(made, template).chat_template(answer)
+        shown_with(made, template).chat_template(ASKED + [{"role": "assistant", "content": "the cat sat"}])
+    marked = opened(made, MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}"))
+    with pytest.raises(UserError, match="shows nothing of an answer"):
+        marked.chat_template(ASKED + [{"role": "assistant", "content": ""}])
 
 
 @pytest.mark.parametrize("name", ["<|im_end|>", "\ufdd0"])
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_a_message_can_not_forge_a_turn(tokenizer, name, role):
-    messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
+    messages = [*ASKED, {"role": "assistant", "content": "はい"}]
     messages = [said | {"content": f"a{name}b"} if said["role"] == role else said for said in messages]
     for show in (tokenizer.chat_template, tokenizer.last_answer):
         with pytest.raises(UserError, match=f"a message of the {role} holds"):
@@ -155,31 +159,24 @@ THINKING = (
     "{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+END = "{% endgeneration %}"
+ALONE = MARKED.replace("{% generation %}", "{% generation %}<|endoftext|>")  # marked with a special token before it
 SHOWN = {
-    # Jinja leaves out the line's end that a template ends with: the model is asked without it, and so it learns.
-    "the next turn's beginning is not the answer's": (
-        CHATML.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}"),
-        "\nはい<|im_end|>",
-    ),
-    "nor is a token after its end": (CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"), "はい<|im_end|>"),
-    "a mark in a comment is none": ("{# no {% generation %} here #}" + CHATML, "はい<|im_end|>"),
-    "a marked answer with a special token before it alone": (
-        MARKED.replace("{% generation %}", "{% generation %}<|endoftext|>").replace(
-            "<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>"
-        ),
-        "<|endoftext|>はい",
-    ),
+    # The next turn's beginning is not the answer's. Jinja leaves out the line's end that a template ends with: the
+    # model is asked without it, and so it learns.
+    CHATML.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}"): "\nはい<|im_end|>",
+    CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"): "はい<|im_end|>",  # nor is a token after its end
+    "{# no {% generation %} here #}" + CHATML: "はい<|im_end|>",
+    ALONE.replace(f"<|im_end|>{END}", f"{END}<|im_end|>"): "<|endoftext|>はい",
 }
 
 
-@pytest.mark.parametrize("template", SHOWN)
-def test_what_of_the_text_is_the_answer(template, made):
-    source, expected = SHOWN[template]
+@pytest.mark.parametrize("source", SHOWN)
+def test_what_of_the_text_is_the_answer(source, made):
     tokenizer = shown_with(made, source)
-    messages = [{"role": "user", "content": "猫"}, {"role": "assistant", "content": "はい"}]
-    ids, weights = tokenizer.chat_template(messages)
+    ids, weights = tokenizer.chat_template([*ASKED, {"role": "assistant", "content": "はい"}])
     said = [token for token, weight in zip(ids, weights, strict=True) if weight]
-    assert tokenizer._tokenizer.decode(said, skip_special_tokens=False) == expected
+    assert tokenizer._tokenizer.decode(said, skip_special_tokens=False) == SHOWN[source]
 
 
 def test_where_earlier_answers_change_each_is_learned_by_itself(made, capsys):
@@ -199,13 +196,10 @@ def test_where_earlier_answers_change_each_is_learned_by_itself(made, capsys):
 
 
 TOOLS = [{"type": "function", "function": {"name": "sky", "parameters": {"type": "object"}}}]
+CALL = {"type": "function", "function": {"name": "sky", "arguments": {"in": "東京"}}}
 CALLED = [
     {"role": "user", "content": "猫？"},
-    {
-        "role": "assistant",
-        "content": "はい。",
-        "tool_calls": [{"type": "function", "function": {"name": "sky", "arguments": {"in": "東京"}}}],
-    },
+    {"role": "assistant", "content": "はい。", "tool_calls": [CALL]},
     {"role": "tool", "content": "晴れ"},
     {"role": "assistant", "content": "好きです。"},
 ]
@@ -242,11 +236,17 @@ def test_a_tool_can_not_forge_a_turn(made, place):
         shown_with(made, CALLING).chat_template(messages, tools=[{"name": "f", "description": named["tools"]}])
 
 
-def test_special_tokens_and_parts_of_characters_are_shown_by_name(tokenizer):
+def test_special_tokens_and_parts_of_characters_are_shown_by_name_and_the_rows_are_counted(tokenizer):
     assert [tokenizer.piece(token) for token in tokenizer.stop_ids] == ["<|im_end|>", "<|endoftext|>"]
     assert tokenizer.begin == [] and tokenizer.bytes_of(tokenizer.eos_id) == b"" and tokenizer.silent == []
     assert tokenizer.decode([*tokenizer.encode("猫"), tokenizer.eos_id]) == "猫"
     assert [piece for piece, _ in tokenizer.pieces("👍T")] == ["<0xF0>", "<0x9F>", "<0x91>", "<0x8D>", "T"]
+    ids = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
+    special = {ids[name] for name in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")}
+    assert tokenizer.vocabulary_size == max(ids.values()) + 1 == len(tokenizer.bytes_per_token())
+    assert tokenizer.needed_size == max(set(ids.values()) - special) + 1 < tokenizer.vocabulary_size
+    assert tokenizer.bytes_of(tokenizer.vocabulary_size) == tokenizer.bytes_of(10**6) == b""
+    assert sum(tokenizer.bytes_per_token()[tokenizer.encode("Tの")]) == 4
 
 
 def test_ids_are_those_of_transformers(folder):
@@ -257,15 +257,6 @@ def test_ids_are_those_of_transformers(folder):
     for prompted in (False, True):
         ids = theirs.apply_chat_template(CONVERSATION, add_generation_prompt=prompted, tokenize=True, return_dict=True)
         assert ours.chat_template(CONVERSATION, prompted)[0] == ids["input_ids"]
-
-
-def test_a_tokenizer_says_how_many_rows_it_needs_and_what_an_id_beyond_it_stands_for(tokenizer):
-    ids = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
-    special = {ids[name] for name in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")}
-    assert tokenizer.vocabulary_size == max(ids.values()) + 1 == len(tokenizer.bytes_per_token())
-    assert tokenizer.needed_size == max(set(ids.values()) - special) + 1 < tokenizer.vocabulary_size
-    assert tokenizer.bytes_of(tokenizer.vocabulary_size) == tokenizer.bytes_of(10**6) == b""
-    assert sum(tokenizer.bytes_per_token()[tokenizer.encode("Tの")]) == 4
 
 
 def test_padding_is_the_named_token_or_else_the_end(made):
@@ -295,43 +286,28 @@ def test_there_is_an_end_and_it_is_a_token(made, tokenizer):
 
 
 def test_a_template_may_be_a_file_one_of_a_list_or_given(made):
-    change(
-        made / "tokenizer_config.json",
-        chat_template=[{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}],
-    )
-    assert opened(made).template == "d"
+    named = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
+    assert shown_with(made, named).template == "d"
     (made / "chat_template.jinja").write_text("j")
     assert opened(made).template == "j" and opened(made, "own").template == "own"
     (made / "chat_template.jinja").unlink()
-    change(made / "tokenizer_config.json", chat_template=None)
-    tokenizer = opened(made)
+    tokenizer = shown_with(made, None)
     assert not tokenizer.has_template
     with pytest.raises(UserError, match="has no chat template"):
         tokenizer.chat_template(CONVERSATION)
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("tokenizer.json", "{", "tokenizer.json: not JSON"),
-        ("tokenizer.json", "{}", "not a tokenizer of the `tokenizers` library"),
+def test_a_broken_file_is_named(made):
+    for file, content, message in (
         ("tokenizer_config.json", "[]", "tokenizer_config.json: not a JSON object; fetch it again"),
         ("tokenizer_config.json", '{"eos_token": {"no": 1}}', "the files of its tokenizer can't be read"),
-    ],
-)
-def test_a_broken_file_is_named(made, file, content, message):
-    (made / file).write_text(content)
-    with pytest.raises(UserError, match=message):
-        opened(made)
+        ("tokenizer.json", "{", "tokenizer.json: not JSON"),
+        ("tokenizer.json", "{}", "not a tokenizer of the `tokenizers` library"),
+    ):
+        (made / file).write_text(content)
+        with pytest.raises(UserError, match=message):
+            opened(made)
 
-
-def test_an_answer_of_nothing_is_refused(folder):
-    marked = opened(folder, MARKED.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}"))
-    with pytest.raises(UserError, match="shows nothing of an answer"):
-        marked.chat_template([{"role": "user", "content": "猫"}, {"role": "assistant", "content": ""}])
-
-
-# ---------------------------------------------------------------- the bytes of a token
 
 BYTE_LEVEL = {"decoder": {"type": "ByteLevel"}}
 METASPACE = {"decoder": {"type": "Sequence", "decoders": [{"type": "Replace"}, {"type": "ByteFallback"}]}}
@@ -346,23 +322,16 @@ def test_letters_stand_for_the_bytes_that_the_library_means():
     assert len(set(table)) == 256
 
 
-@pytest.mark.parametrize(
-    ("piece", "expected"),
-    [("<0x41>", b"A"), ("<0xE2>", b"\xe2"), ("<0x411>", b"<0x411>"), ("<0x4>", b"<0x4>"), ("\u2581a\u2581", b" a ")]
-    + [("[0x41]", b"[0x41]"), ("本", "本".encode()), ("", b"")],
-)
-def test_a_piece_of_sentencepiece_is_a_byte_or_text_with_spaces(piece, expected):
-    assert published.all_bytes(METASPACE, {piece: 0}, set(), set(), "file") == [expected]
-
-
-def test_special_tokens_have_no_bytes_and_added_ones_their_text():
+def test_a_piece_of_sentencepiece_is_a_byte_or_text_with_spaces():
+    pieces = {"<0x41>": b"A", "<0xE2>": b"\xe2", "<0x411>": b"<0x411>", "<0x4>": b"<0x4>", "\u2581a\u2581": b" a "}
+    pieces |= {"[0x41]": b"[0x41]", "本": "本".encode(), "": b""}
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    assert published.all_bytes(METASPACE, ids, set(), set(), "file") == list(pieces.values())
+    # Special tokens have no bytes, added ones their text, and a decoder has to be known.
     ids = {"Ġa": 0, "<s>": 1, "Ġadded": 2, "本": 5}
     found = published.all_bytes(BYTE_LEVEL, ids, {1}, {1, 2}, "file")
     # 本 is no letter for a byte, so it stands for itself; 3 and 4 are no tokens
     assert found == [b" a", b"", "Ġadded".encode(), b"", b"", "本".encode()]
-
-
-@pytest.mark.parametrize("decoder", [None, {"type": "WordPiece"}])
-def test_a_decoder_that_is_not_known_is_refused(decoder):
-    with pytest.raises(UserError, match="file: a decoder of .* is not known; known are ByteLevel and Metaspace"):
-        published.all_bytes({"decoder": decoder}, {"a": 0}, set(), set(), "file")
+    for decoder in (None, {"type": "WordPiece"}):
+        with pytest.raises(UserError, match="file: a decoder of .* is not known; known are ByteLevel and Metaspace"):
+            published.all_bytes({"decoder": decoder}, {"a": 0}, set(), set(), "file")

@@ -13,15 +13,14 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import load, trainer
 from tpullm.tokenizer.trained import SPACE, TrainedTokenizer
 
-JAPANESE = [
-    "今日はいい天気ですね。\n",
-    "明日はとても寒い天気です。\n",
-    "昨日は悪い天気でした。\n",
-    "私はリンゴを食べるのが好きです。\n",
-    "いい本を読むのが好きですか。\n",
-    "天気がいいから、今日は学校へ行きます。\n",
-    "「いい天気だね」と先生は言いました。\n",
-]
+JAPANESE = """今日はいい天気ですね。
+明日はとても寒い天気です。
+昨日は悪い天気でした。
+私はリンゴを食べるのが好きです。
+いい本を読むのが好きですか。
+天気がいいから、今日は学校へ行きます。
+「いい天気だね」と先生は言いました。
+""".splitlines(keepends=True)
 ENGLISH = [
     "The weather is nice today, and the people like the weather.\n",
     "Many people were reading books; many books were read in 1999.\n",
@@ -29,7 +28,6 @@ ENGLISH = [
 ]
 TEXTS = [("ja", text) for text in JAPANESE * 20] + [("en", text) for text in ENGLISH * 20]
 PLAIN = TokenizerConfig(vocabulary_size=375, words=False)
-PLAIN_JAPANESE = dataclasses.replace(PLAIN, vocabulary_size=330)
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 AWKWARD = st.sampled_from(
@@ -51,11 +49,8 @@ def words(tmp_path_factory):
 
 def assert_round_trip(made, text):
     ids = made.encode(text)
-    assert made.decode(ids) == text
-    assert b"".join(made.bytes_of(token) for token in ids) == text.encode()
-    special = {made.pad_id, made.bos_id, made.eos_id, made.unknown_id}
-    special |= {made.system_id, made.user_id, made.assistant_id, made.end_id}
-    assert not special & set(ids)
+    assert made.decode(ids) == text and b"".join(map(made.bytes_of, ids)) == text.encode()
+    assert min(ids, default=8) >= 8, "the special tokens come first"
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,50 +59,30 @@ def test_decoding_gives_back_any_text(plain, text):
     assert_round_trip(plain, text)
 
 
-def test_every_character_survives(plain):
+def test_every_character_survives_but_half_of_a_surrogate_pair(plain):
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 7)]))
     assert plain.decode(plain.encode(everything)) == everything
-
-
-@pytest.mark.parametrize(("text", "told"), [("ab\ud800", r"character 2 is U\+D800"), (f"{SPACE}\udfff", r"U\+DFFF")])
-def test_half_of_a_surrogate_pair_is_refused(plain, text, told):
-    with pytest.raises(UserError, match=told):
-        plain.encode(text)
-
-
-def test_bytes_of_a_token_join_to_characters(plain):
+    for text, told in (("ab\ud800", r"character 2 is U\+D800"), (f"{SPACE}\udfff", r"U\+DFFF")):
+        with pytest.raises(UserError, match=told):
+            plain.encode(text)
     assert [plain.bytes_of(token) for token in plain.encode("👍")] == [bytes([byte]) for byte in "👍".encode()]
     assert plain.bytes_of(plain.end_id) == plain.bytes_of(plain.bos_id) == b""
     assert plain.decode(plain.encode("👍")[:2]) == "\ufffd"
 
 
-def test_pieces_are_whole_words_digits_and_runs_of_spaces(words):
+def test_pieces_are_whole_words_digits_and_runs_of_spaces(words, plain):
     assert "/".join(piece for piece, _ in words.pieces("今日はいい天気ですね。")) == "今日/は/いい/天気/です/ね/。"
     pieces = {words.piece(token) for token in range(words.vocabulary_size)}
     assert {"天気", "です"} <= pieces and not {"はいい", "ですね", "天気です", "いい天気"} & pieces
     assert [piece for piece, _ in words.pieces("\n\n1999")] == ["\n", "\n", "1", "9", "9", "9"]
     assert len(words.encode("\n    for")) < len("\n    for")
-
-
-def test_a_corpus_without_spaces_has_a_token_for_them(tmp_path):
-    made = trainer.train([("ja", text) for text in JAPANESE], PLAIN_JAPANESE, tmp_path / "model")
-    assert made.pieces("  ") == [(" ", made.encode(" ")[0])] * 2
-
-
-@pytest.mark.parametrize("name", ["plain", "words"])
-def test_english_words_keep_the_space_before_them(name, request):
-    pieces = [piece for piece, _ in request.getfixturevalue(name).pieces("Many people like the weather")]
-    assert {" people", " weather"} <= set(pieces)
+    for made in (plain, words):  # English words keep the space before them
+        assert {" people", " weather"} <= {piece for piece, _ in made.pieces("Many people like the weather")}
 
 
 def test_chat_template_weighs_what_the_assistant_says(plain):
-    messages = [
-        {"role": "system", "content": "いい"},
-        {"role": "user", "content": "天気は?\n"},
-        {"role": "assistant", "content": "いい天気です。"},
-        {"role": "user", "content": "はい"},
-        {"role": "assistant", "content": ""},
-    ]
+    said = {"いい": "system", "天気は?\n": "user", "いい天気です。": "assistant", "はい": "user", "": "assistant"}
+    messages = [{"role": role, "content": content} for content, role in said.items()]
     ids, weights = plain.chat_template(messages)
     assert "<|end|>" in plain.decode(plain.chat_template([{"role": "user", "content": "a<|end|></s>"}])[0])
     opening = {"system": plain.system_id, "user": plain.user_id, "assistant": plain.assistant_id}
@@ -122,10 +97,10 @@ def test_chat_template_weighs_what_the_assistant_says(plain):
     assert ids[: len(prompt)] == prompt and prompt[-1] == plain.assistant_id and not any(unweighted)
 
 
-@pytest.mark.parametrize("message", [{"role": "robot", "content": "a"}, {"content": "a"}, {"role": "user"}, "user"])
-def test_chat_template_refuses_what_is_no_message(plain, message):
-    with pytest.raises(UserError, match="role|content"):
-        plain.chat_template([message])
+def test_chat_template_refuses_what_is_no_message(plain):
+    for message in ({"role": "robot", "content": "a"}, {"content": "a"}, {"role": "user"}, "user"):
+        with pytest.raises(UserError, match="role|content"):
+            plain.chat_template([message])
 
 
 def test_special_tokens_have_fixed_ids_and_reserved_ones_follow(plain):
@@ -152,23 +127,21 @@ def test_the_model_is_the_same_on_one_core_and_on_all(tmp_path, plain):
     assert all((score * 64).is_integer() for score in scores) and len(set(scores)) > 20
 
 
-def test_lines_longer_than_the_trainer_takes_are_learnt(tmp_path):
+def test_lines_longer_than_the_trainer_takes_are_learnt_and_a_corpus_without_spaces_has_a_token_for_them(tmp_path):
     """SentencePiece silently skips lines over 4,192 bytes."""
-    texts = [*TEXTS, ("ja", "ゑゐ" * 1_000)]
-    made = trainer.train(texts, PLAIN, tmp_path / "model")
+    made = trainer.train([*TEXTS, ("ja", "ゑゐ" * 1_000)], PLAIN, tmp_path / "model")
     assert "".join(piece for piece, _ in made.pieces("ゑゐ")) == "ゑゐ"  # and not six bytes
-
-
-@pytest.mark.parametrize("skipped", ["\u2585", "\0"])
-def test_lines_with_characters_that_the_trainer_keeps_for_itself_are_learnt(skipped, tmp_path):
-    config = TokenizerConfig(model_type="char", vocabulary_size=0)
-    made = trainer.train([("en", f"abc{skipped}def")], config, tmp_path / "model")
-    assert [piece for piece, _ in made.pieces("abcdef")] == list("abcdef")
+    small = dataclasses.replace(PLAIN, vocabulary_size=330)
+    made = trainer.train([("ja", text) for text in JAPANESE], small, tmp_path / "model")
+    assert made.pieces("  ") == [(" ", made.encode(" ")[0])] * 2
 
 
 def test_character_models_have_a_token_for_each_character(tmp_path):
     text = "To be, or not\n\tto be: 天気 2"
     config = TokenizerConfig(model_type="char", vocabulary_size=0)
+    for skipped in ("\u2585", "\0"):  # which the trainer keeps for itself
+        made = trainer.train([("en", f"abc{skipped}def")], config, tmp_path / "model")
+        assert [piece for piece, _ in made.pieces("abcdef")] == list("abcdef")
     made = trainer.train([("en", text)], config, tmp_path / "model")
     assert [piece for piece, _ in made.pieces(text)] == list(text)
     assert made.vocabulary_size == 8 + 16 + 256 + len(set(text))
@@ -183,17 +156,14 @@ def test_a_vocabulary_too_large_for_the_corpus_becomes_smaller_and_says_so(tmp_p
     assert_round_trip(made, JAPANESE[0] + ENGLISH[0] + "未知")
 
 
-@pytest.mark.parametrize(("model_type", "size"), [("unigram", 0), ("unigram", 282), ("char", 100)])
-def test_a_vocabulary_too_small_is_refused(model_type, size, tmp_path):
-    config = dataclasses.replace(PLAIN, vocabulary_size=size, model_type=model_type)
-    with pytest.raises(UserError, match="vocabulary_size: .* or more"):
-        trainer.train(TEXTS, config, tmp_path / "model")
-
-
-@pytest.mark.parametrize("texts", [[], [("en", "")], [("en", "\n\n")]])
-def test_no_text_is_refused(texts, tmp_path):
-    with pytest.raises(UserError, match="no text to train on"):
-        trainer.train(texts, PLAIN, tmp_path / "model")
+def test_a_vocabulary_too_small_and_no_text_are_refused(tmp_path):
+    for model_type, size in (("unigram", 0), ("unigram", 282), ("char", 100)):
+        config = dataclasses.replace(PLAIN, vocabulary_size=size, model_type=model_type)
+        with pytest.raises(UserError, match="vocabulary_size: .* or more"):
+            trainer.train(TEXTS, config, tmp_path / "model")
+    for texts in ([], [("en", "")], [("en", "\n\n")]):
+        with pytest.raises(UserError, match="no text to train on"):
+            trainer.train(texts, PLAIN, tmp_path / "model")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", "cut off"])
