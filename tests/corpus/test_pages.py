@@ -30,8 +30,12 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_hostile_pages_are_no_more_than_a_document_without_text_and_one_that_is_nested_400_deep_is_read():
-    assert {pages.read(page.encode()).dropped for page in HOSTILE} <= {"", "could not be read"}
+@pytest.mark.parametrize("page", HOSTILE)
+def test_hostile_pages_are_no_more_than_a_document_without_text(page):
+    assert pages.read(page.encode()).dropped in ("", "could not be read")
+
+
+def test_text_that_is_nested_400_deep_is_read():
     for tag in ("div", "b", "ul><li"):
         page = f"<html><body>{f'<{tag}>' * 400}{'今日はいい天気ですね。' * 9}</body></html>"
         assert "今日はいい天気ですね。" in pages.read(page.encode()).text
