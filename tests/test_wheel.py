@@ -25,8 +25,7 @@ def installed(tmp_path_factory):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-index"]
+    pip, options = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"], ["--no-deps", "--no-index"]
     subprocess.run([*pip, "wheel", *options, "--no-build-isolation", "-w", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", *options, "--target", folder / "site", wheel], check=True)

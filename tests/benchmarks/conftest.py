@@ -6,7 +6,6 @@ from sizes import SIZES, Size, shapes
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The name of a size that is trained in no time."""
     monkeypatch.setitem(
         SIZES, "tiny", Size(shapes(2, 32, 2, 64, 16), batch_size=2, sequence_length=16, steps=1, rounds=1)
     )

@@ -6,8 +6,6 @@ from turns import Program
 
 
 def noting(name: str, file: str) -> Program:
-    """Writes its name into a file at every run."""
-
     def run(count: int) -> dict:
         with Path(file).open("a") as notes:
             notes.write(name * count)
@@ -18,5 +16,4 @@ def noting(name: str, file: str) -> Program:
 
 
 def broken() -> Program:
-    """Can't be made."""
     raise ValueError("no compiler here")

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import gpu
 import gpu_cases
@@ -20,18 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import WorkerError
 
+from tests.benchmarks.test_programs import one_step
 from tests.conftest import ROOT
 from tpullm.model.architecture import Architecture, parameter_count, training_flops_per_token
-from tpullm.model.mesh import make_mesh
-from tpullm.model.rows import put_rows
 from tpullm.recipe.parsing import load
-from tpullm.recipe.schema import TrainConfig
-from tpullm.training.optimizer.chain import make_optimizer
-from tpullm.training.step import initial_state, make_step
 
 WHOLE, CUT = Attention(2, 64, 4, 2, 16, 1), Attention(2, 64, 4, 2, 16, 3)
-
-# ---------------------------------------------------------------- what is compared
 
 
 @pytest.mark.parametrize("size", gpu_cases.TRAININGS)
@@ -49,20 +44,12 @@ def test_every_setting_is_of_a_recipe_that_loads():
     for training in (*gpu_cases.TRAININGS.values(), *gpu_cases.TINY_TRAININGS.values()):
         words, programs, given = zip(*gpu.settings_of(training, "tpullm"), strict=True)
         assert len(set(words)) == len(words) and set(programs) == {"gpu_ours:training"}
+        (file,) = (ROOT / "configs").rglob(f"{training.recipe}.yaml")
         for arguments in given:
-            config = load(
-                ROOT / "configs" / f"{_folder(training)}{training.recipe}.yaml", arguments["changes"]
-            ).pretrain
+            config = load(file, arguments["changes"]).pretrain
             assert config.batch_size % config.accumulation == 0
         rows = [arguments["rows"] for *_, arguments in gpu.settings_of(training, "transformers")]
         assert rows == sorted(rows, reverse=True)  # what does not fit is followed by less
-
-
-def _folder(training) -> str:
-    return "" if training.recipe == "quickstart" else "pretrain/"
-
-
-# ---------------------------------------------------------------- whether attention is right
 
 
 def attended(case: Attention, mask_BTT: np.ndarray) -> list[np.ndarray]:
@@ -129,9 +116,7 @@ def test_a_kernel_that_is_refused_or_wrong_does_not_take_part():
     def kernel(results):
         return lambda given, begins_BT: Kernel(lambda: results[0], lambda: results)
 
-    def refused(given, begins_BT):
-        raise RuntimeError("no kernel\n  for this card")
-
+    refused = Mock(side_effect=RuntimeError("no kernel\n  for this card"))
     made = {"right": kernel(right), "wrong": kernel([1.1 * x for x in right]), "refused": refused}
     program = turns(WHOLE, made, lambda x: x, lambda x: x, lambda x: None)
     wrong = "wrong by 10.0%, more than bfloat16 rounds"
@@ -139,9 +124,6 @@ def test_a_kernel_that_is_refused_or_wrong_does_not_take_part():
     assert {which: list(of) for which, of in program.run(1).items()} == {"forward": ["right"], "gradient": ["right"]}
     pairs = 2 * 64 * 65 / 2
     assert program.facts["flops"] == {"forward": 4 * 4 * 16 * pairs, "gradient": 14 * 4 * 16 * pairs}
-
-
-# ---------------------------------------------------------------- settings, time and mistakes
 
 
 FACTS = {"tokens": 100, "parameters": 7, "flops_per_token": 5.0, "peak_flops": 1e4, "topology": "h100:1"}
@@ -180,8 +162,8 @@ def test_after_a_setting_that_does_not_fit_comes_the_next(bench, message):
 
 
 def test_a_loss_that_is_no_number_is_a_failure():
-    answers = [{"seconds": 1.0, "loss": float("nan"), "peak_bytes": 1}]
-    assert gpu.training_record(FACTS, answers, 1) == {"failed": "the loss is nan"}
+    answer = {"seconds": 1.0, "loss": float("nan"), "peak_bytes": 1}
+    assert gpu.training_record(FACTS, [answer], 1) == {"failed": "the loss is nan"}
 
 
 def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_off(bench):
@@ -205,11 +187,7 @@ def test_the_table_has_our_ratio_the_share_of_the_peak_and_how_far_the_plan_is_o
 
 
 def test_when_the_minutes_are_over_what_was_measured_is_kept(monkeypatch, tmp_path, capsys):
-    def endless(bench):
-        bench.found["train"] = {}
-        bench.save()
-        time.sleep(60)
-
+    endless = lambda bench: (bench.found.update(train={}), bench.save(), time.sleep(60))  # noqa: E731
     monkeypatch.setitem(gpu.MEASURED, "train", endless)
     argv = ["--tiny", "--parts", "train", "--minutes", "0.001", "--output", str(tmp_path)]
     assert gpu.main(argv) == 1
@@ -220,8 +198,7 @@ def test_when_the_minutes_are_over_what_was_measured_is_kept(monkeypatch, tmp_pa
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(gpu, "may_have_gpu", lambda: False)
     assert gpu.main([]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "no NVIDIA GPU is here" in line and "--tiny" in line
+    assert "no NVIDIA GPU is here" in (line := capsys.readouterr().err) and "--tiny" in line and line.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -242,9 +219,6 @@ def test_everything_runs_at_tiny_sizes_and_a_later_call_adds_a_part(tmp_path):
     assert all(title in page for title in ("## Training", "## Attention", "## Peak memory", "## Time of our step"))
 
 
-# ---------------------------------------------------------------- the peers, where torch is
-
-
 def test_nanogpts_form_has_the_loss_of_our_model_of_its_shape():
     """Within float32: the two sum in another order. Our norms have biases, which begin at 0."""
     torch = pytest.importorskip("torch")
@@ -252,34 +226,19 @@ def test_nanogpts_form_has_the_loss_of_our_model_of_its_shape():
 
     config = gpu_cases.nanogpt(SimpleNamespace(width=32, head_width=16, vocabulary_size=64), layers=2, length=16)
     (batch,) = ours.random_rows(64, 3, 16, count=1)
-    model, (params, loss) = NanoGPT(config), our_loss(config, batch)
+    model, (params, metrics) = NanoGPT(config), one_step(config, batch)
     model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in nanogpt_state(params).items()})
     inputs, targets = (torch.from_numpy(tokens.astype(np.int64)) for tokens in (batch.inputs, batch.targets))
-    assert loss == pytest.approx(model(inputs, targets).item(), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(model(inputs, targets).item(), rel=1e-5)
     # A shape of ours has norms with biases, 5 of them of width 32.
     assert sum(p.numel() for p in model.parameters()) == parameter_count(params) - 5 * 32
-
-
-def our_loss(config, batch) -> tuple[dict, float]:
-    """The parameters before a step in float32, and its loss."""
-    train, architecture, mesh = TrainConfig(compute="float32"), Architecture(config), make_mesh({}, jax.devices()[:1])
-    optimizer = make_optimizer(train.optimizer, train.steps, architecture.axes)
-    with jax.set_mesh(mesh):
-        state = jax.jit(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(0))
-        params = jax.tree.map(np.array, state["params"])
-        step = make_step(architecture, optimizer, train, np.dtype("float32"), seed=0)
-        return params, float(step(state, put_rows(mesh, batch))[1]["loss"])
 
 
 def nanogpt_state(params: dict) -> dict:
     """Our parameters under the names of `nanogpt.py`: stacked layers taken apart, matrices as `[out, in]`."""
     layers = params["layers"]
-    state = {
-        "tokens.weight": params["embedding"],
-        "output.weight": params["embedding"],
-        "positions.weight": params["position_embedding"],
-        "norm.weight": params["norm"]["scale"],
-    }
+    state = {f"{name}.weight": params["embedding"] for name in ("tokens", "output")}
+    state |= {"positions.weight": params["position_embedding"], "norm.weight": params["norm"]["scale"]}
     width = params["embedding"].shape[1]
     for number in range(len(layers["attention_norm"]["scale"])):
         one = jax.tree.map(lambda leaf: leaf[number], layers)  # noqa: B023 (used at once)

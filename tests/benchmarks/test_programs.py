@@ -10,7 +10,7 @@ from sizes import SIZES
 from tpullm.model.architecture import Architecture, parameter_count
 from tpullm.model.mesh import make_mesh
 from tpullm.model.rows import put_rows
-from tpullm.recipe.schema import TrainConfig
+from tpullm.recipe.schema import ModelConfig, TrainConfig
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import initial_state, make_step
 
@@ -47,7 +47,7 @@ def test_with_the_same_parameters_the_peer_has_the_same_loss_and_gradient(tiny):
     import torch
 
     (batch,) = ours.random_batches(tiny, count=1)
-    params, metrics = one_step(tiny, batch)
+    params, metrics = one_step(SIZES[tiny].model, batch)
     model = peers.llama(SIZES[tiny].model)
     model.load_state_dict(llama_state(params), strict=False)
     model.tie_weights()
@@ -60,10 +60,9 @@ def test_with_the_same_parameters_the_peer_has_the_same_loss_and_gradient(tiny):
     assert metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
 
 
-def one_step(size: str, batch) -> tuple[dict, dict[str, float]]:
+def one_step(model: ModelConfig, batch) -> tuple[dict, dict[str, float]]:
     """The parameters before a step in float32, as numpy arrays, and its metrics."""
-    chosen, config = SIZES[size], TrainConfig(compute="float32")
-    architecture, mesh = Architecture(chosen.model), make_mesh({"fsdp": -1})
+    config, architecture, mesh = TrainConfig(compute="float32"), Architecture(model), make_mesh({"fsdp": -1})
     optimizer = make_optimizer(config.optimizer, config.steps, architecture.axes)
     with jax.set_mesh(mesh):
         state = jax.jit(lambda key: initial_state(architecture, optimizer, key))(jax.random.key(0))
@@ -77,28 +76,19 @@ def llama_state(params: dict) -> dict:
     """tpullm's parameters under Llama's names: stacked layers taken apart, matrices as `[out, in]`."""
     import torch
 
-    layers, state = (
-        params["layers"],
-        {"embed_tokens.weight": params["embedding"], "norm.weight": params["norm"]["scale"]},
-    )
+    state = {"embed_tokens.weight": params["embedding"], "norm.weight": params["norm"]["scale"]}
+    layers = params["layers"]
     for number in range(len(layers["attention_norm"]["scale"])):
         one = jax.tree.map(lambda leaf: leaf[number], layers)  # noqa: B023 (used at once)
         attention, mlp = one["attention"], one["mlp"]
         width = attention["query"]["weight"].shape[0]
-        state |= {
-            f"layers.{number}.{name}.weight": value
-            for name, value in {
-                "input_layernorm": one["attention_norm"]["scale"],
-                "post_attention_layernorm": one["mlp_norm"]["scale"],
-                "self_attn.q_proj": attention["query"]["weight"].reshape(width, -1).T,
-                "self_attn.k_proj": attention["key"]["weight"].reshape(width, -1).T,
-                "self_attn.v_proj": attention["value"]["weight"].reshape(width, -1).T,
-                "self_attn.o_proj": attention["out"]["weight"].reshape(-1, width).T,
-                "mlp.gate_proj": mlp["gate"]["weight"].T,
-                "mlp.up_proj": mlp["up"]["weight"].T,
-                "mlp.down_proj": mlp["down"]["weight"].T,
-            }.items()
-        }
+        theirs = {"self_attn.o_proj": attention["out"]["weight"].reshape(-1, width).T}
+        for name in ("query", "key", "value"):
+            theirs[f"self_attn.{name[0]}_proj"] = attention[name]["weight"].reshape(width, -1).T
+        theirs |= {f"mlp.{name}_proj": mlp[name]["weight"].T for name in ("gate", "up", "down")}
+        theirs["input_layernorm"] = one["attention_norm"]["scale"]
+        theirs["post_attention_layernorm"] = one["mlp_norm"]["scale"]
+        state |= {f"layers.{number}.{name}.weight": value for name, value in theirs.items()}
     return {f"model.{name}": torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 

@@ -25,12 +25,7 @@ def guess(context, continuation) -> float:
 
 
 class Guesses(MeasuredModel):
-    """Its answer to a request depends on the request alone, as a model's does; nothing is compiled.
-
-    Args:
-        says: what it writes to all requests in turn, or to each.
-        asked: the last requests to write.
-    """
+    """Its answer to a request depends on the request alone. `says` is what it writes to all in turn, or to each."""
 
     def __init__(self, session, says=(), answers=None):  # noqa: F811
         super().__init__(session, answers or KeptAnswers(), parameters="x")

@@ -42,12 +42,8 @@ TASKS = {
     "choice_by_information": CHOICE | {"metric_list": [{"metric": "acc_mutual_info"}, {"metric": "acc"}]},
     # Where the answer stands in the middle, the choices are contexts with the same end (Winogrande).
     "context": CHOICE
-    | {
-        "doc_to_text": "label",
-        "doc_to_choice": "contexts",
-        "doc_to_target": "{{'。そうですね'}}",
-        "metric_list": [{"metric": "acc"}],
-    },
+    | {"doc_to_text": "label", "doc_to_choice": "contexts", "doc_to_target": "{{'。そうですね'}}"}
+    | {"metric_list": [{"metric": "acc"}]},
     "last_words": {
         "output_type": "loglikelihood",
         "doc_to_text": "{{question}}",
@@ -69,7 +65,6 @@ TASKS = {
 
 
 def write(folder: Path) -> dict[str, str]:
-    """The YAML file of each task, with its data beside it."""
     rows = [
         {"question": asked, "choices": choices, "label": label, "contexts": [f"{asked}{choice}" for choice in choices]}
         for asked, choices, label in QUESTIONS
@@ -79,14 +74,8 @@ def write(folder: Path) -> dict[str, str]:
     files = {}
     for name, settings in TASKS.items():
         data = folder / ("texts.jsonl" if name == "whole_texts" else "questions.jsonl")
-        task = {
-            "task": f"local_{name}",
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(data)}},
-            "test_split": "test",
-            "metadata": {"version": 3},
-            **settings,
-        }
+        task = {"task": f"local_{name}", "dataset_path": "json", "test_split": "test", "metadata": {"version": 3}}
+        task |= {"dataset_kwargs": {"data_files": {"test": str(data)}}} | settings
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(task, allow_unicode=True), encoding="utf-8")
         files[name] = str(path)

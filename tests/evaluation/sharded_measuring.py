@@ -24,7 +24,6 @@ MESHES = {"one": {"fsdp": 1}, "fsdp 2, sequence 2, tensor 2": {"fsdp": 2, "seque
 
 
 def measured(shape: dict[str, int], folder: str, questions: str, adapter: AdapterConfig | None) -> dict:
-    """A row of the log."""
     mesh = make_mesh(shape, jax.devices()[: 1 if len(shape) == 1 else 8])
     tokenizer, dtype = tokenizers.load(folder), jnp.dtype("float32")
     config = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=256)

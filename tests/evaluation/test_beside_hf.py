@@ -40,7 +40,6 @@ def files(tmp_path_factory):
 
 
 def results(model, files, **more):
-    """The scores of all tasks, and the response to each request."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -56,7 +55,6 @@ def chosen(files, chat):
 
 
 def assert_the_same(ours, theirs, chat):
-    """Of both, the scores and the responses."""
     assert len(ours[1]) == len(theirs[1]) > 10
     kinds = set()
     for (arguments, found), (same, expected) in zip(ours[1], theirs[1], strict=True):

@@ -7,11 +7,7 @@ from tpullm.system.errors import UserError
 
 
 class Grammar:
-    """Stands in for a trained model: texts with their probabilities, as scores of whole texts and of next tokens.
-
-    Args:
-        shift: is added to the logarithm of each probability of a text.
-    """
+    """Stands in for a trained model: texts with their probabilities, as scores of whole texts and of next tokens."""
 
     def __init__(self, tokenizer, texts, shift=0.0):
         self.tokenizer, self.shift = tokenizer, shift
@@ -35,8 +31,6 @@ class Grammar:
 
 @pytest.fixture
 def knows(session, monkeypatch):
-    """A function that makes the session's model know exactly some texts."""
-
     def use(texts, shift=0.0):
         grammar = Grammar(session.tokenizer, texts, shift)
         monkeypatch.setattr(blank_module, "next_log_probabilities", grammar.next_log_probabilities)
@@ -54,6 +48,8 @@ READ = {
 }
 COLD = {"今日は寒い。": 0.75, "昨日は寒い。": 0.25}
 SO = {"今日は寒いので、本を読む。": 0.6, "今日は曇りなので、本を読む。": 0.4}
+PAST = {"昨日、本を読みました。": 0.7, "昨日、本を見ました。": 0.3}
+PARROT = {"今日は鸚鵡です。": 0.6, "今日は雨です。": 0.4}
 ENGLISH = {"The weather is cold today.": 0.6, "The weather is fine today.": 0.4}
 
 
@@ -65,17 +61,9 @@ ENGLISH = {"The weather is cold today.": 0.6, "The weather is fine today.": 0.4}
         (COLD, "【?】は寒い。", {"今日": 0.75, "昨日": 0.25}),
         (COLD, "今日は【?】", {"寒い": 1}),
         (SO, "今日は【?】ので、本を読む。", {"寒い": 1}),  # 曇りな is 曇り and な, so two words
-        (
-            {"昨日、本を読みました。": 0.7, "昨日、本を見ました。": 0.3},
-            "昨日、本を【?】。",
-            {"読みました": 0.7, "見ました": 0.3},
-        ),
+        (PAST, "昨日、本を【?】。", {"読みました": 0.7, "見ました": 0.3}),
         (ENGLISH, "The weather is 【?】 today.", {"cold": 0.6, "fine": 0.4}),  # without their space
-        (
-            {"今日は鸚鵡です。": 0.6, "今日は雨です。": 0.4},
-            "今日は【?】です。",
-            {"鸚鵡": 0.6, "雨": 0.4},
-        ),  # goes by bytes
+        (PARROT, "今日は【?】です。", {"鸚鵡": 0.6, "雨": 0.4}),  # goes by bytes
     ],
 )
 def test_words_are_weighed_by_both_sides(knows, texts, asked, expected):
@@ -85,13 +73,10 @@ def test_words_are_weighed_by_both_sides(knows, texts, asked, expected):
         assert {word: round(p, 3) for word, p in words.items() if p > 1e-3} == expected
 
 
-def test_what_the_right_side_continues_is_proposed_first(knows):
+def test_what_the_right_side_continues_is_proposed_first_and_count_cuts(knows):
     session = knows({"今日は雨です。": 0.9, "今日は寒い天気です。": 0.1})
     assert propose_between(session, "今日は", "天気です。")[0] == "寒い"
     assert propose_between(session, "今日は", "です。")[0] == "雨"
-
-
-def test_the_likeliest_come_first_and_count_cuts(knows):
     session = knows({"今日は寒い天気です。": 0.5, "今日は暑い天気です。": 0.3, "今日は悪い天気です。": 0.2})
     assert [word for word, _ in fill_blank(session, "今日は【?】天気です。", 2)] == ["寒い", "暑い"]
 
@@ -100,14 +85,10 @@ def test_probabilities_of_any_model_are_a_distribution_over_words(session, monke
     """The probabilities of tokens depend on the length of the text alone, and those of texts on their bytes."""
     logits_VV = np.random.default_rng(0).normal(0, 3, (64, session.tokenizer.vocabulary_size))
     log_p_VV = logits_VV - np.logaddexp.reduce(logits_VV, axis=1, keepdims=True)
-    monkeypatch.setattr(
-        blank_module, "next_log_probabilities", lambda session, rows: log_p_VV[[len(row) for row in rows]]
-    )
-    monkeypatch.setattr(
-        blank_module,
-        "text_log_probabilities",
-        lambda session, texts: [-float(sum(text.encode()) % 9) for text in texts],
-    )
+    of_tokens = lambda session, rows: log_p_VV[[len(row) for row in rows]]  # noqa: E731
+    of_texts = lambda session, texts: [-float(sum(text.encode()) % 9) for text in texts]  # noqa: E731
+    monkeypatch.setattr(blank_module, "next_log_probabilities", of_tokens)
+    monkeypatch.setattr(blank_module, "text_log_probabilities", of_texts)
     monkeypatch.setattr(blank_module, "_TOKENS", 3)
     words = fill_blank(session, "今日は【?】天気です。")
     assert sum(p for _, p in words) == pytest.approx(1, abs=1e-6)

@@ -7,14 +7,7 @@ import pytest
 
 from tests.evaluation.conftest import Guesses, guess
 from tpullm.evaluation import compared_texts
-from tpullm.evaluation.compared_texts import (
-    LONGEST,
-    STRETCHES,
-    bytes_by_stretch,
-    held_out_texts,
-    nats_by_stretch,
-    read_texts,
-)
+from tpullm.evaluation.compared_texts import LONGEST, STRETCHES, bytes_by_stretch, nats_by_stretch, read_texts
 from tpullm.system.errors import UserError
 
 
@@ -68,7 +61,7 @@ def test_two_texts_of_one_name_and_a_run_without_documents(tmp_path):
         (tmp_path / folder / "x.txt").write_text("x")
     with pytest.raises(UserError, match="two texts are called x.txt"):
         read_texts([str(tmp_path / "a" / "x.txt"), str(tmp_path / "b" / "x.txt")], 0)
-    assert held_out_texts(tmp_path, 0) == []
+    assert compared_texts.held_out_texts(tmp_path, 0) == []
 
 
 DOCUMENTS = ["本を読みます。", "今日はとてもいい天気ですね。\n" * 9, "リンゴ🍎を食べます。 " * 14]
@@ -94,7 +87,4 @@ def test_each_stretch_is_the_sum_of_its_tokens(session, monkeypatch, has_begin):
         assert own == pytest.approx(expected) and (own > 0).tolist() == (bytes_by_stretch([text])[0] > 0).tolist()
     assert [np.count_nonzero(own) for own in found] == [1, 2, 2]
     assert len(tokenizer.encode(DOCUMENTS[1])) > 2 * context
-
-
-def test_bytes_of_the_stretches():
     assert bytes_by_stretch(["a" * 5000, "あ" * 100]).tolist() == [[256, 768, 3072, 904, 0], [256, 44, 0, 0, 0]]

@@ -61,10 +61,8 @@ def test_examples_are_of_the_questions_that_differ_and_drawn_by_the_seed(wide, f
         assert shown["said"] == ["ろ", "い"] and shown["answers"] == ["い"]
         assert 10 <= int(shown["question"].removesuffix("番はどれ？")) < 30
     given = [planted(wide, 10), planted(wide, 30)]
-    assert (
-        compare_task(given, LABELS, seed=0) == found
-        and compare_task(given, LABELS, seed=1)["examples"] != found["examples"]
-    )
+    assert compare_task(given, LABELS, seed=0) == found
+    assert compare_task(given, LABELS, seed=1)["examples"] != found["examples"]
 
 
 def test_calibration_is_of_the_probabilities_among_the_choices(found):
@@ -99,7 +97,6 @@ def test_a_task_of_the_harness():
 
 
 def of_problems(passed):
-    """20 problems with two programs each, of which so many pass."""
     rows = [{"problem": f"p{n}", "verdict": "passed" if k < passed[n] else "error"} for n in range(20) for k in (0, 1)]
     return {"version": "1", "settings": {}, "prompt": "def f():", "pass_at_k": {}, "questions": rows}
 

@@ -25,7 +25,6 @@ CHANGES = [("<=", "<"), ("==", "!="), ("+ 1", "+ 2"), ("True", "False"), ("0", "
 
 
 def judged(programs):
-    """The verdicts of bodies, each with its problem."""
     calls = [(problem.prompt + body, problem.test, problem.prompt, problem.entry) for problem, body in programs]
     return verdicts_of_programs(calls, KeptAnswers())
 
@@ -37,13 +36,10 @@ def test_every_right_program_passes():
 
 @pytest.mark.slow
 def test_verdicts_are_those_of_its_own_judge():
-    programs = [
-        (problem, body)
-        for problem in read_problems("humaneval").problems[::4]
-        for body in dict.fromkeys(
-            ["    pass\n", problem.solution, *(problem.solution.replace(old, new, 1) for old, new in CHANGES)]
-        )
-    ]
+    programs = []
+    for problem in read_problems("humaneval").problems[::4]:
+        changed = (problem.solution.replace(old, new, 1) for old, new in CHANGES)
+        programs += [(problem, body) for body in dict.fromkeys(["    pass\n", problem.solution, *changed])]
     asked = json.dumps([[problem.name, body] for problem, body in programs])
     own = subprocess.run([sys.executable, "-c", OWN_JUDGE, str(SECONDS)], input=asked, capture_output=True, text=True)
     passed = json.loads(own.stdout)

@@ -64,9 +64,7 @@ def test_a_batch_is_dispatched_before_the_last_one_is_looked_at(session, monkeyp
     monkeypatch.setattr(module, "TOKENS_ON_CPU", 1024)
     events, found, run = [], {}, module.dispatched
     monkeypatch.setattr(module, "dispatched", lambda *given, **more: events.append("dispatched") or run(*given, **more))
-    monkeypatch.setattr(
-        module, "fetch_whole", lambda mesh, array: events.append("looked at") or fetch_whole(mesh, array)
-    )
+    monkeypatch.setattr(module, "fetch_whole", lambda *given: events.append("looked at") or fetch_whole(*given))
     contexts = [(8 + n // 4, *BEGINNING, *range(100 + n, 112 + n)) for n in range(96)]
     requests = [Continuation(context, (8,)) for context in contexts] * 2
     likelihoods(session, requests, lambda some: events.append("done") or found.update(some))

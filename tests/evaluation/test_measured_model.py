@@ -139,7 +139,7 @@ def test_what_was_added_is_found(tmp_path, bucket, remote):
 
 
 @pytest.mark.parametrize("left", [1, 20, 40])
-def test_a_line_that_was_cut_off_is_as_if_it_was_not_there(tmp_path, left):
+def test_a_line_that_was_cut_off_is_as_if_it_was_not_there_and_another_one_is_named(tmp_path, left):
     """A process that is killed, or a full disk, leaves the beginning of a line."""
     added(tmp_path, {KEYS[0]: [1], KEYS[1]: [2]})
     content = (tmp_path / FILE).read_bytes()
@@ -147,9 +147,6 @@ def test_a_line_that_was_cut_off_is_as_if_it_was_not_there(tmp_path, left):
     added(tmp_path, {KEYS[2]: [3]})
     with closing(KeptAnswers(tmp_path)) as kept:
         assert kept.found(KEYS[:4]) == [[1], None, [3], None]
-
-
-def test_a_line_of_something_else_is_named(tmp_path):
     (tmp_path / FILE).write_text('{"key": "a", "answer": [1]}\n{"question": "x"}\n')
     with pytest.raises(UserError, match=f"{FILE}: line 2: is not an answer; remove the file"):
         KeptAnswers(tmp_path)

@@ -1,6 +1,7 @@
 """What is said of the user's own text: the blanks, the beginnings and the compressor are true of it."""
 
 import random
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,10 +24,8 @@ ENGLISH = "He paused. Many people were reading their books in the quiet garden b
     ],
 )
 def test_a_blank_is_for_a_word_of_a_whole_sentence_neither_short_nor_long(document, sentence):
-    assert (
-        list(own_text.sentences_of_passage(document)) == [sentence]
-        and list(own_text.sentences_of_passage("x" * 500 + ".")) == []
-    )
+    assert list(own_text.sentences_of_passage(document)) == [sentence]
+    assert list(own_text.sentences_of_passage("x" * 500 + ".")) == []
     ((text, word),) = own_text.blanked_sentences([document])
     assert text.count(own_text.BLANK) == 1 and text.replace(own_text.BLANK, word) == sentence
     assert text.index(own_text.BLANK) >= len(text) / 4, "a model needs something before the blank"
@@ -39,12 +38,7 @@ def test_a_blank_is_for_a_word_of_a_whole_sentence_neither_short_nor_long(docume
 def test_a_blank_tells_where_the_right_word_stands(monkeypatch, guesses, place):
     """Also if the model has learned so little that it finds no word."""
 
-    def fill(session, text):
-        if guesses is None:
-            raise UserError("no word")
-        return guesses
-
-    monkeypatch.setattr(own_text, "fill_blank", fill)
+    monkeypatch.setattr(own_text, "fill_blank", Mock(side_effect=[guesses or UserError("no word")]))
     (found,) = own_text.fill_own_blanks(None, ["昨日、猫は薄暗い所で静かに泣いていた。"])
     assert found["word"] == "泣い" and found["place"] == place
     assert found["words"] == [{"word": word, "model": share} for word, share in guesses or ()]
@@ -52,7 +46,6 @@ def test_a_blank_tells_where_the_right_word_stands(monkeypatch, guesses, place):
 
 @pytest.fixture
 def echoes(monkeypatch):
-    """The model writes its prompt again."""
     monkeypatch.setattr(own_text, "sample_texts", lambda session, prompts, tokens, seed: prompts)
 
 
@@ -74,9 +67,7 @@ def test_a_continuation_begins_where_the_text_goes_on():
 
 @pytest.mark.usefixtures("echoes")
 def test_one_long_text_gives_as_many_examples_as_many_short_ones():
-    novel = "".join(
-        f"{number}人目の男は、静かな庭のある家で長い間ずっと古い本を読んでいた。\n" for number in range(300)
-    )
+    novel = "".join(f"{n}人目の男は、静かな庭のある家で長い間ずっと古い本を読んでいた。\n" for n in range(300))
     texts = own_text.cut_into_passages([novel])
     assert "".join(texts) == novel and max(map(len, texts)) <= 600
     found = own_text.continue_passages(None, texts, tokens=2, seed=0)
@@ -84,7 +75,7 @@ def test_one_long_text_gives_as_many_examples_as_many_short_ones():
     assert len(list(own_text.blanked_sentences(texts))) >= own_text.BLANKS
 
 
-def test_the_compressor_knows_what_it_has_read():
+def test_the_compressor_knows_what_it_has_read_which_is_no_more_than_its_bound(monkeypatch):
     drawn = random.Random(0)
     words = ["".join(drawn.choices("abcdefghij", k=8)) for _ in range(3000)]
     known, unknown = " ".join(words), " ".join("".join(drawn.choices("klmnopqrst", k=8)) for _ in range(300))
@@ -94,9 +85,6 @@ def test_the_compressor_knows_what_it_has_read():
     # Eight of ten letters are log2(10) bits each, the space between them next to nothing.
     assert 0.95 < new / (8 * np.log2(10) / 9) < 1.35
     assert own_text.compressor_bits_per_byte([], b"") == 0
-
-
-def test_the_compressor_reads_no_more_than_its_bound(monkeypatch):
     monkeypatch.setattr(own_text, "_MOST_TRAINING_BYTES", 10)
     for read in (["12345", "67890"], ["12345", "6789", "0"]):
         texts = iter([*read, "never read"])
@@ -105,10 +93,8 @@ def test_the_compressor_reads_no_more_than_its_bound(monkeypatch):
 
 
 def test_the_bytes_that_are_compared_are_those_that_count(session):
-    tokenizer = session.tokenizer
     text = "今日は。🙂"
-    ids = tokenizer.document(text)
-    targets = np.array([ids[1:] + [7, 7]])
-    weights = np.array([[1.0] * (len(ids) - 1) + [0.0, 0.0]])
+    ids = session.tokenizer.document(text)
+    targets, weights = np.array([ids[1:] + [7, 7]]), np.array([[1.0] * (len(ids) - 1) + [0.0, 0.0]])
     batch = Batch(targets, targets, targets, targets, weights)
     assert own_text.evaluated_bytes(session, [batch]) == text.encode()

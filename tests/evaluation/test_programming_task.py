@@ -56,7 +56,7 @@ def test_a_second_evaluation_runs_nothing(wide, file, tmp_path, monkeypatch):
 
 
 def test_each_sample_has_its_seed(wide, file):
-    """The same for all problems, and none of another --seed."""
+
     model, seeds = Guesses(wide, ["    pass"] * 9), []
     for seed in (0, 1):
         measure_programs(model, file, Asking(seed=seed, samples=3, temperature=0.5))
@@ -101,21 +101,15 @@ def test_the_spaces_of_the_first_line_stay(wide, by_bytes):
     assert written_text(SimpleNamespace(tokenizer=takes), ids, writing) == " " * (3 + by_bytes) + "return x"
 
 
-@pytest.mark.parametrize(
-    ("samples", "temperature", "line"),
-    [
+def test_samples_temperatures_and_shots_that_can_not_be(file, tasks):
+    for samples, temperature, line in (
         (0, 0.0, "--samples: 0 is below 1"),
         (5, 0.0, "--samples: 5 at temperature 0 are the same; add --temperature 0.8"),
         (1, -1.0, "--temperature: -1.0: use 0"),
         (1, float("nan"), "--temperature: nan: use 0"),
-    ],
-)
-def test_attempts_out_of_range(samples, temperature, line):
-    with pytest.raises(UserError, match=line):
-        check_sampling(Asking(samples=samples, temperature=temperature))
-
-
-def test_shots_that_a_file_has_not(file, tasks):
+    ):
+        with pytest.raises(UserError, match=line):
+            check_sampling(Asking(samples=samples, temperature=temperature))
     with pytest.raises(UserError, match="--shots: 1, and own has programs to continue; leave the option out"):
         choose_problems(file, Asking(shots=1))
     with pytest.raises(UserError, match="--shots: 4, and mbpp has 4 problems; take fewer"):

@@ -7,8 +7,7 @@ from tpullm.evaluation.question_files import MOST_BYTES, TOKENS, Item, is_questi
 from tpullm.system.errors import UserError
 
 ASKED = {"question": "どれ？", "choices": ["い", "ろ", "は"]}
-
-
+ARC = {"question": "どれ？", "choices": {"text": ["one", "two"], "label": ["1", "2"]}, "answer": "2"}
 INSTRUCTION = {"instruction": "訳せ", "input": "cat", "output": "猫"}
 
 
@@ -18,11 +17,7 @@ INSTRUCTION = {"instruction": "訳せ", "input": "cat", "output": "猫"}
         *((ASKED | {"answer": answer}, Item("どれ？", ("ろ",), ("い", "ろ", "は"))) for answer in (1, "ろ", "B")),
         # The text of a choice goes before its letter.
         (ASKED | {"choices": ["B", "A"], "answer": "A"}, Item("どれ？", ("A",), ("B", "A"))),
-        # Labels as ARC has them.
-        (
-            ASKED | {"choices": {"text": ["one", "two"], "label": ["1", "2"]}, "answer": "2"},
-            Item("どれ？", ("two",), ("one", "two")),
-        ),
+        (ARC, Item("どれ？", ("two",), ("one", "two"))),
         ({"question": "2 + 2", "answer": 4}, Item("2 + 2", ("4",))),
         ({"question": "色", "answer": ["赤", "あか"]}, Item("色", ("赤", "あか"))),
         (INSTRUCTION, Item("cat", ("猫",), instruction="訳せ")),
@@ -91,15 +86,12 @@ NO_CHOICES = "line 2: 'choices' is not a list of 2 to 26 different texts"
 @pytest.mark.parametrize(
     "row, says",
     [
-        (
-            ASKED | {"answer": "E"},
-            "line 2: 'answer' is 'E' and no choice; write the text of a choice, its number from 0",
-        ),
+        (ASKED | {"answer": "E"}, "line 2: 'answer' is 'E' and no choice; write the text of a choice, its number"),
         (ASKED | {"answer": 3}, "line 2: 'answer' is 3 and no choice"),
         (ASKED | {"answer": True}, "line 2: 'answer' is True and no choice"),
         *(
-            (ASKED | {"choices": choices, "answer": 0}, NO_CHOICES)
-            for choices in (["い", "い"], ["い"], [1, 2], ["", "い"], "いろ")
+            (ASKED | {"choices": own, "answer": 0}, NO_CHOICES)
+            for own in (["い"] * 2, ["い"], [1, 2], ["", "い"], "いろ")
         ),
         ({"question": " ", "answer": "x"}, "line 2: 'question' is ' ' and no text"),
         ({"question": "x", "answer": []}, "line 2: 'answer' is []; write a text, or a list"),
@@ -117,37 +109,23 @@ def test_a_wrong_line_is_named(tmp_path, row, says):
 
 
 @pytest.mark.parametrize(
-    "content, says",
+    "name, content, says",
     [
-        (b"", "has no question"),
-        (b"\n\n", "has no question"),
-        (b'{"question": "q", "answer": "\xff"}', "line 1: is not UTF-8"),
-        (b'{"question": "q", "answer": "a"', "line 1: is not JSON"),
-        (b'{"question": "' + b"x" * (5 << 20), "line 1: is longer than 4 MiB"),
+        ("own.jsonl", b"", "has no question"),
+        ("own.jsonl", b"\n\n", "has no question"),
+        ("own.jsonl", b'{"question": "q", "answer": "\xff"}', "line 1: is not UTF-8"),
+        ("own.jsonl", b'{"question": "q", "answer": "a"', "line 1: is not JSON"),
+        ("own.jsonl", b'{"question": "' + b"x" * (5 << 20), "line 1: is longer than 4 MiB"),
+        ("own.json", b'{"instruction": "x", "samples": [{"input": "y"}]}', "samples: row 1: is no object with input"),
+        ("own.json", b'{"instruction": "x", "output_length": 0, "samples": []}', "its instruction or output_length is"),
+        ("own.json", b'{"data": "' + b"x" * MOST_BYTES, "is one object of more than 64 MiB"),
     ],
+    ids=range(8),
 )
-def test_a_broken_file_is_named(tmp_path, content, says):
-    (tmp_path / "own.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=f"own.jsonl: {says}"):
-        read_questions(str(tmp_path / "own.jsonl"))
-
-
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (b'{"instruction": "x", "samples": [{"input": "y"}]}', "samples: row 1: is no object with input and output"),
-        (
-            b'{"instruction": "x", "output_length": 0, "samples": []}',
-            "its instruction or output_length is not llm-jp-eval's",
-        ),
-        (b'{"data": "' + b"x" * MOST_BYTES, "is one object of more than 64 MiB"),
-    ],
-    ids=["row", "length", "size"],
-)
-def test_what_is_wrong_in_a_file_of_one_object(tmp_path, content, says):
-    (tmp_path / "own.json").write_bytes(content)
-    with pytest.raises(UserError, match=f"own.json: {says}"):
-        read_questions(str(tmp_path / "own.json"))
+def test_a_broken_file_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: {says}"):
+        read_questions(str(tmp_path / name))
 
 
 def test_which_words_are_files(tmp_path):

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from tests.evaluation.conftest import Guesses, guess
-from tpullm.evaluation import likelihoods, measured_model
+from tpullm.evaluation import likelihoods, measured_model, question_task
 from tpullm.evaluation.measured_model import MeasuredModel, Writing
 from tpullm.evaluation.prompt_forms import JAPANESE, encode_pair
 from tpullm.evaluation.question_files import Item, QuestionFile
-from tpullm.evaluation.question_task import (
-    RULES,
-    answer_line,
-    character_f1,
-    choose_questions,
-    is_exact,
-    measure_questions,
-)
+from tpullm.evaluation.question_task import RULES, answer_line, character_f1, choose_questions, measure_questions
 from tpullm.evaluation.statistics import wilson
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
@@ -41,10 +34,9 @@ def test_each_rule_is_what_it_says(wide):
         if item.choices:
             prompt = JAPANESE.prompt(item, asked.examples, False)
             after = [encode_pair(tokenizer, prompt, choice) for choice in item.choices]
-            given = np.array([guess(*pair) for pair in after])
-            alone = np.array([guess(*encode_pair(tokenizer, JAPANESE.cue, choice)) for choice in item.choices])
-            tokens = np.array([len(continuation) for _, continuation in after])
-            size = np.array([len(choice.encode()) for choice in item.choices])
+            alone = [guess(*encode_pair(tokenizer, JAPANESE.cue, choice)) for choice in item.choices]
+            tokens, size = [len(own) for _, own in after], [len(choice.encode()) for choice in item.choices]
+            given, alone, tokens, size = map(np.array, ([guess(*pair) for pair in after], alone, tokens, size))
             for rule, score in zip(RULES, (given, given / tokens, given / size, given - alone), strict=True):
                 assert row["likeliest"][rule] == item.choices[score.argmax()]
                 right[rule] += item.choices[score.argmax()] == item.answers[0]
@@ -69,15 +61,12 @@ def test_an_answer_is_right_by_its_text_or_its_letter(wide):
     assert found["written"]["f1"] == pytest.approx((1 + 0 + 0 + 0 + 0 + 1 + 0 + 1) / 8)
 
 
-def test_examples_are_drawn_by_the_seed_and_not_asked():
+def test_what_is_asked():
+    """Examples are drawn by the seed; those of the file go before these. An answer has half of a short context."""
     drawn = [choose_questions(FILE, Asking(shots=3, seed=seed), 512) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] and drawn[0].examples != drawn[2].examples
     for asked in drawn:
         assert set(asked.items) | set(asked.examples) == set(ITEMS) and len(asked.items) == len(ITEMS) - 3
-
-
-def test_what_is_asked():
-    """Examples of the file go before drawn ones, and an answer has half of a short context."""
     asked = choose_questions(QuestionFile("given", "v", ITEMS, examples=ITEMS[:3]), Asking(shots=2), 512)
     assert asked.examples == ITEMS[:2] and asked.items == ITEMS
     assert choose_questions(FILE, Asking(), 12).tokens == 6 and choose_questions(FILE, Asking(), 512).tokens == 8
@@ -103,27 +92,23 @@ def test_as_a_conversation(wide):
 def test_longer_prompts_than_the_context_are_cut_and_counted(session, monkeypatch):
     """The context of 32 tokens holds no prompt, so each request is cut."""
 
-    def answers(answer):
-        return lambda session, requests, done: done(dict.fromkeys(range(len(requests)), answer))
-
-    monkeypatch.setattr(likelihoods, "likelihoods", answers((-1.0, True)))
-    monkeypatch.setattr(measured_model, "write_texts", answers([8]))
+    for module, name, answer in ((likelihoods, "likelihoods", (-1.0, True)), (measured_model, "write_texts", [8])):
+        answers = lambda session, asked, done, answer=answer: done(dict.fromkeys(range(len(asked)), answer))  # noqa: E731
+        monkeypatch.setattr(module, name, answers)
     model = MeasuredModel(session, parameters="x")
     items = tuple(dataclasses.replace(item, choices=tuple(VERBS[:2])) for item in ITEMS[:2])
     measure_questions(model, QuestionFile("verbs", "v", items, tokens=4), Asking())
     assert model.counts == {"requests": 2 * 2 * 2 + 2, "kept": 0, "cut": 2 * 2 + 2}
 
 
-MEANT = {
-    **{"１２３": "123", "ｱﾒﾘｶ": "アメリカ", "Ａ．　本": "A. 本", "㍻": "平成"},
-    **{"\n\n  答え です \nそして": "答え です", "": "", " \n ": ""},
-}
+MEANT = {"１２３": "123", "ｱﾒﾘｶ": "アメリカ", "Ａ．　本": "A. 本", "㍻": "平成"}
+MEANT |= {"\n\n  答え です \nそして": "答え です", "": "", " \n ": ""}
 
 
 def test_what_is_written_differently_and_means_the_same():
     for said, means in MEANT.items():
-        assert answer_line(said) == means and is_exact(said, ["other", means])
-    assert not is_exact("12", ["123"]) and not is_exact("123\n4", ["4"])
+        assert answer_line(said) == means and question_task.is_exact(said, ["other", means])
+    assert not any(question_task.is_exact(*pair) for pair in (("12", ["123"]), ("123\n4", ["4"])))
 
 
 def test_f1_of_characters():

@@ -30,9 +30,8 @@ def run_with(folder, name, version, numbers):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    rows = [
-        {"question": f"{thing}をどうしますか。", "choices": VERBS, "answer": n % 3} for n, thing in enumerate(THINGS)
-    ]
+    asked = {"choices": VERBS}
+    rows = [asked | {"question": f"{thing}をどうしますか。", "answer": n % 3} for n, thing in enumerate(THINGS)]
     return read_questions(write(tmp_path_factory.mktemp("questions") / "verbs.jsonl", rows))
 
 
@@ -59,10 +58,7 @@ def test_the_questions_in_the_training_text_are_told_and_the_others_scored_alone
     assert found["unread"] == {"written": written, **alone["likelihood"]}
     shown = [row[:2] for row in tables.task_rows({"read_before": found})]
     assert shown[0] == ("in its training text", "30.0%") and len(shown) == 1 + 5
-
-
-def test_of_questions_that_are_not_asked_nothing_is_said(run, file, guesses):
-    rows = measure_questions(guesses, file, Asking(limit=2))["questions"]
+    rows = measure_questions(guesses, file, Asking(limit=2))["questions"]  # of others, nothing is said
     assert (told(run, file, rows)["found"], told(run, file, rows[1:2])["unread"]) == (1, {})
 
 
@@ -70,25 +66,20 @@ def test_where_nothing_was_looked_for_nothing_is_known(run, file):
     others = dataclasses.replace(file, version="other questions")
     for folder, asked in ((None, file), (run / "documents", file), (run, others)):
         assert told(folder, asked, []) == {"looked_for": False}
-    assert list(tables.task_rows({"read_before": {"looked_for": False}})) == [
-        ("in its training text", "unknown", "", "")
-    ]
+    unknown = ("in its training text", "unknown", "", "")
+    assert list(tables.task_rows({"read_before": {"looked_for": False}})) == [unknown]
 
 
 def test_a_question_is_known_by_what_its_row_holds(tmp_path):
     asked = [{"question": "何？", "answers": [{"text": "犬"}]}]
+    jnli = {"sentence1": "犬が走る。", "sentence2": "動物が動く。", "label": "entailment"}
+    jsquad = {"paragraphs": [{"context": "犬 [SEP] 犬は走る。", "qas": asked}]}
     rows = [
         ({"question": "何？", "answer": ["水", "お茶"]}, Wording(("何？",), ("水", "お茶"))),
-        (
-            {"sentence1": "犬が走る。", "sentence2": "動物が動く。", "label": "entailment"},
-            Wording(("犬が走る。", "動物が動く。"), ("entailment",)),
-        ),
+        (jnli, Wording(("犬が走る。", "動物が動く。"), ("entailment",))),
         ({"instruction": "次を訳せ。", "input": "a dog", "output": "犬"}, Wording(("a dog",), ("犬",))),
         ({"instruction": "犬を英語で言え。", "output": "dog"}, Wording(("犬を英語で言え。",), ("dog",))),
-        (
-            {"paragraphs": [{"context": "犬 [SEP] 犬は走る。", "qas": asked}]},
-            Wording(("犬\n犬は走る。", "何？"), ("犬",)),
-        ),
+        (jsquad, Wording(("犬\n犬は走る。", "何？"), ("犬",))),
     ]
     (made,) = tasks.leak_questions([write(tmp_path / "own.jsonl", [row for row, _ in rows])])
     assert made.questions == [wording for _, wording in rows]
@@ -127,10 +118,8 @@ def test_questions_of_the_harness_are_known_by_their_texts_and_the_rest_is_score
     assert asked["local_context"].questions[0].texts == tuple(f"{text}{choice}" for choice in choices)
     assert asked["local_whole_texts"].questions[2] == Wording(("犬も",), ())
     run = run_with(tmp_path / "run", "local_choice", asked["local_choice"].version, [1, 4])
-    scores = {"acc": dict(enumerate([1.0, 1.0, 0.0, 0.0, 1.0, 1.0]))}
-    found = read_before.read_figures(
-        run, chosen, {"local_choice": {"scores": scores}, "local_context": {"scores": scores}}
-    )
+    scores = {"scores": {"acc": dict(enumerate([1.0, 1.0, 0.0, 0.0, 1.0, 1.0]))}}
+    found = read_before.read_figures(run, chosen, {"local_choice": scores, "local_context": scores})
     assert found["local_context"] == {"looked_for": False}
     acc = found["local_choice"]["unread"]["acc"]
     assert (found["local_choice"]["asked"], found["local_choice"]["found"]) == (6, 2)

@@ -51,9 +51,8 @@ def test_the_compressor_has_the_bytes_of_the_model(with_own_text, found, capsys)
 def test_what_is_shown_is_of_the_held_out_text(with_own_text, found):
     """And of the times that all of it was read, tokens of the training divided by three (rows are not all full)."""
     recipe, run, _ = with_own_text
-    held_out = "\n".join(
-        record["text"] for record in document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
-    )
+    records = document_files.read(run / "documents", YOURS, document_files.HELD_OUT)
+    held_out = "\n".join(record["text"] for record in records)
     assert found["sentence"] in held_out and found["continuations"] and found["blanks"]
     assert all(item["prompt"] in held_out for item in found["continuations"])
     assert all(item["text"].replace("【?】", item["word"]) in held_out for item in found["blanks"])

@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 
 from tpullm.evaluation import scoring
-from tpullm.evaluation.scoring import (
-    attention_weights,
-    log_probabilities,
-    next_log_probabilities,
-    text_log_probabilities,
-)
+from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities, text_log_probabilities
 from tpullm.system.errors import UserError
 
 # Products of another shape sum in another order: log-probabilities of about 10 agree to 1e-3.
@@ -28,6 +23,8 @@ def test_scores_are_the_chain_rule(session):
     scores = log_probabilities(session, SEQUENCES)
     for ids, found in zip(SEQUENCES, scores, strict=True):
         np.testing.assert_allclose(found, by_steps(session, ids) if len(ids) > 1 else [], atol=TOLERANCE)
+    with pytest.raises(UserError, match="text: 33 tokens.* holds 32"):
+        log_probabilities(session, [[1] * 33])
 
 
 def test_a_sequence_of_any_length_has_its_own_scores(session, monkeypatch):
@@ -43,16 +40,11 @@ def test_a_text_begins_a_document(session):
     assert text_log_probabilities(session, [text])[0] == pytest.approx(sum(by_steps(session, ids)), abs=TOLERANCE)
 
 
-def test_a_text_longer_than_the_context_is_refused(session):
-    with pytest.raises(UserError, match="text: 33 tokens.* holds 32"):
-        log_probabilities(session, [[1] * 33])
-
-
 TEXT = "私はリンゴを食べる。"
 
 
 def test_each_token_looks_back_only_and_at_one_in_all(session):
-    tokens, found = attention_weights(session, TEXT)
+    tokens, found = scoring.attention_weights(session, TEXT)
     assert tokens[0] == "<s>" and "".join(tokens[1:]) == TEXT
     T, config = len(tokens), session.architecture.config
     assert found.shape == (config.layers, config.heads, T, T)

@@ -5,18 +5,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from tpullm.evaluation.statistics import (
-    ALIKE,
-    BETTER,
-    WORSE,
-    answer_agreement,
-    bootstrap,
-    calibration,
-    compared_means,
-    pass_at_k,
-    pass_at_k_figures,
-    wilson,
-)
+from tpullm.evaluation import statistics
+from tpullm.evaluation.statistics import ALIKE, BETTER, WORSE, bootstrap, calibration, compared_means, pass_at_k, wilson
 
 
 def covered(seed, simulate):
@@ -83,10 +73,7 @@ def test_it_is_the_share_of_draws_with_a_right_program(count):
         for k in {1, min(2, count), count}:
             exact = 1 - comb(count - right, k) / comb(count, k)
             assert pass_at_k(count, right, k) == pytest.approx(exact, rel=1e-12, abs=1e-12)  # roundings of 200 factors
-
-
-def test_figures_are_means_over_problems():
-    found = pass_at_k_figures([0, 5, 10], 10)
+    found = statistics.pass_at_k_figures([0, 5, 10], 10)  # means over problems
     assert list(found) == ["pass@1", "pass@10"]
     assert found["pass@1"]["share"] == pytest.approx(0.5) and found["pass@10"]["share"] == pytest.approx(2 / 3)
     assert found["pass@1"]["interval"] == bootstrap(np.array([0, 0.5, 1])) and found["pass@1"]["count"] == 3
@@ -133,4 +120,4 @@ def test_sums_over_documents_are_divided_by_the_sum_of_their_sizes():
 
 def test_who_is_right_where():
     right, first = np.array([[1, 1, 1, 0, 0, 0], [1, 0, 0, 1, 0, 0]], bool)
-    assert answer_agreement(right, first) == {"both": 1, "only_first": 1, "only_other": 2, "neither": 2}
+    assert statistics.answer_agreement(right, first) == {"both": 1, "only_first": 1, "only_other": 2, "neither": 2}

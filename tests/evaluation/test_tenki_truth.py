@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -38,13 +39,11 @@ def test_the_gap_of_a_model_that_gives_each_document_half_of_its_probability(ses
 
 def test_a_document_longer_than_the_context_is_left_out_and_nothing_else_is(session, held_out, monkeypatch):
     path, _, ids = held_out
-    scored = []
-    monkeypatch.setattr(
-        tenki_truth, "log_probabilities", lambda session, documents: scored.extend(documents) or [np.zeros(1)] * 2
-    )
+    monkeypatch.setattr(tenki_truth, "log_probabilities", score := Mock(return_value=[np.zeros(1)] * 2))
     longest = max(map(len, ids))
     model = SimpleNamespace(tokenizer=session.tokenizer, context_length=longest - 1)
-    assert tenki_truth.loss_and_entropy(path, model)["documents"] == len(scored)
+    found, scored = tenki_truth.loss_and_entropy(path, model), score.call_args.args[1]
+    assert found["documents"] == len(scored)
     assert scored == [document for document in ids if len(document) < longest]
     with pytest.raises(UserError, match="no held-out document fits model.context_length 2"):
         tenki_truth.loss_and_entropy(path, SimpleNamespace(tokenizer=session.tokenizer, context_length=2))
@@ -68,9 +67,8 @@ def test_a_swap_is_right_if_both_verbs_are(session, monkeypatch):
 
     monkeypatch.setattr(tenki_truth, "text_log_probabilities", score)
     words = [("本", "読む"), ("リンゴ", "食べる"), ("歌", "聞く")]
-    swaps = [
-        tenki.Swap(f"私は{a[0]}を", a[0], b[0], f"私は{b[0]}を", a[1], b[1]) for a in words for b in words if a != b
-    ]
+    pairs = [(a, b) for a in words for b in words if a != b]
+    swaps = [tenki.Swap(f"私は{a[0]}を", a[0], b[0], f"私は{b[0]}を", a[1], b[1]) for a, b in pairs]
     monkeypatch.setattr(tenki, "swaps", lambda: swaps)
     found = tenki_truth.compare_swaps(session)
     assert found["accuracy"] == 2 / 6 and found["pairs"] == 6
@@ -86,8 +84,5 @@ def test_a_model_that_knows_the_truth_has_no_distance_and_one_that_finds_no_word
     assert perfect["mean_total_variation"] == perfect["total_variation"] == 0
     assert all(word["model"] == word["truth"] for row in perfect["table"] for word in row["words"])
 
-    def nothing(session, text):
-        raise UserError("no word")
-
-    monkeypatch.setattr(tenki_truth, "fill_blank", nothing)
+    monkeypatch.setattr(tenki_truth, "fill_blank", Mock(side_effect=UserError("no word")))
     assert tenki_truth.compare_blanks(session)["mean_total_variation"] == pytest.approx(1)

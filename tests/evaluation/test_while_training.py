@@ -35,11 +35,6 @@ def questions(tmp_path_factory):
     return problems.write(tmp_path_factory.mktemp("questions") / "little.jsonl", ROWS)
 
 
-def options(questions):
-    words = {"every": 15, "tasks": f"[{questions}]", "limit": 3, "prompts": "[今日は, 'The ']", "sample_tokens": 4}
-    return [f"--pretrain.measure.{key}={value}" for key, value in words.items()]
-
-
 def rows(stage):
     found = [row for row in read_rows(stage / "metrics.jsonl") if "measured" in row]
     return {row["step"]: {name: row[name] for name in SAID} for row in found}
@@ -60,7 +55,9 @@ def test_the_training_is_the_same_and_a_stop_during_a_measurement_loses_nothing(
         return figures(model, *arguments)
 
     monkeypatch.setattr(evaluate_tasks, "measure_tasks", stops)
-    command = ["pretrain", "--run", str(tiny_tokens), *options(questions), "--pretrain.checkpoint.every_steps=10"]
+    words = {"every": 15, "tasks": f"[{questions}]", "limit": 3, "prompts": "[今日は, 'The ']", "sample_tokens": 4}
+    options = [f"--pretrain.measure.{key}={value}" for key, value in words.items()]
+    command = ["pretrain", "--run", str(tiny_tokens), *options, "--pretrain.checkpoint.every_steps=10"]
     stage = tiny_tokens / "pretrain"
     assert main(command) == 130
     assert steps(stage / "checkpoints") == [10, 15] and list(rows(stage)) == [0], "saved where it measures again"
@@ -80,7 +77,7 @@ def test_a_mesh_measures_the_same(tiny_run, questions):
 
 @pytest.fixture(scope="module")
 def measures(wide, questions):
-    """Measures the small model."""
+
     settings = MeasureConfig(tasks=[questions], prompts=["今日は"], sample_tokens=3)
     config = TrainConfig(steps=100, evaluate_every=40, batch_size=2, measure=settings)
     parts = (wide.tokenizer, wide.architecture, wide.mesh, wide.dtype, 0)
@@ -157,16 +154,12 @@ def test_what_can_not_be_measured_is_said_before_the_training(changes, message, 
         while_training.while_training("talk", *parts)
 
 
-def test_a_run_names_a_missing_file_before_it_collects(tmp_path, capsys):
+def test_a_run_names_a_missing_file_before_it_collects_and_a_stage_that_is_made_needs_none(tiny_run, tmp_path, capsys):
     command = ["run", "--config", str(TINY), "--run", str(tmp_path / "run"), "--pretrain.measure.tasks=[no.jsonl]"]
     assert main(command) == 2
     assert capsys.readouterr().err.startswith("tpullm: pretrain.measure.tasks: ")
     assert not (tmp_path / "run" / "documents").exists()
-
-
-def test_a_stage_that_is_made_needs_its_questions_no_more(tiny_run):
-    settings = MeasureConfig(tasks=["no.jsonl"])
-    training = TrainConfig(measure=settings)
+    training = TrainConfig(measure=MeasureConfig(tasks=["no.jsonl"]))
     recipe = Recipe(pretrain=training, finetune={"talk": TuningConfig(train=training)})
     tasks.check_training_tasks(recipe, tiny_run)
     with pytest.raises(UserError, match=r"finetune.talk.train.measure.tasks: .*no.jsonl"):

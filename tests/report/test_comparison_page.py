@@ -8,10 +8,8 @@ from tpullm.report.language import named
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 DELTA = {"value": 0.25, "interval": [0.125, 0.375], "differ": 9, "word": "better"}
-WORSE, ALIKE = (
-    DELTA | {"value": -0.5, "interval": [-0.75, -0.25], "word": "worse"},
-    DELTA | {"word": "can't be told apart"},
-)
+WORSE = DELTA | {"value": -0.5, "interval": [-0.75, -0.25], "word": "worse"}
+ALIKE = DELTA | {"word": "can't be told apart"}
 KINDS = {"both": 5, "only_first": 2, "only_other": 7, "neither": 6}
 
 
@@ -40,11 +38,8 @@ OWN = {
     "examples": [example("only_first", "written"), example("only_other", "likelihood")],
     "calibration": CALIBRATION,
 }
-OF_HARNESS = {
-    "version": "1",
-    "settings": {},
-    "figures": {"f1": figure({"value": -2.0, "interval": None, "word": ""}, ALIKE)},
-}
+F1 = figure({"value": -2.0, "interval": None, "word": ""}, ALIKE)
+OF_HARNESS = {"version": "1", "settings": {}, "figures": {"f1": F1}}
 LOSS = figure(DELTA, WORSE, better="lower")
 TEXT = {"version": "v", "documents": 9, "bytes": 900, "figure": LOSS}
 PLACES = [{"from": start, "to": end, "bytes": 1, "figure": LOSS} for start, end in ((0, 256), (16384, None))]

@@ -8,10 +8,8 @@ from tpullm.report.page import page
 
 
 def row(step, share, text="晴れ"):
-    tasks = {"little": FIGURES | {"written": SCORE | {"share": share}}}
-    return {"step": step, "tokens": step * 10, "measured": {}, "tasks": tasks} | {
-        "samples": [{"prompt": "今日は", "text": text}]
-    }
+    tasks, samples = {"little": FIGURES | {"written": SCORE | {"share": share}}}, [{"prompt": "今日は", "text": text}]
+    return {"step": step, "tokens": step * 10, "measured": {}, "tasks": tasks, "samples": samples}
 
 
 def shown(language="en", **changes):

@@ -16,6 +16,7 @@ from tpullm.report.run_data import RunData
 
 VOID = {"meta", "br"}
 MODEL = ModelConfig(layers=3, width=64).resolved(512)
+EXPERTS = dataclasses.replace(MODEL, experts=8, experts_per_token=3)
 DATACARD = {
     "documents": 30,
     "characters": 4000,
@@ -27,21 +28,15 @@ DATACARD = {
     ],
     "dropped": {"tenki": {}, "books": {"too short": 4, "unknown extension (pdf)": 1}},
 }
-TRAINING = [
-    {"step": s, "tokens": 100 * s, "loss": 6 / s, "learning_rate": 1e-3, "tokens_per_second": 5e4} for s in (1, 2)
-]
+RATES = {"learning_rate": 1e-3, "tokens_per_second": 5e4}
+TRAINING = [{"step": s, "tokens": 100 * s, "loss": 6 / s} | RATES for s in (1, 2)]
 EVALUATION = {"step": 2, "tokens": 200, "eval_loss": {"tenki": 1.3, "books": 3.0}, "eval_bits_per_byte": {"books": 2.0}}
+BLANK = {"text": "今日はとても【?】天気ですね。", "total_variation": 0.0123}
+BLANK |= {"words": [{"word": f"語{i}", "model": 0.1, "truth": 0.1} for i in range(10)]}
 RESULTS = {
     "tenki": {"loss_nats_per_token": 1.135, "entropy_nats_per_token": 1.114, "tokens": 900}
     | {"gap_nats_per_token": 0.021},
-    "blank": {
-        "total_variation": 0.0123,
-        "mean_total_variation": 0.02,
-        "table": [
-            {"text": "今日はとても【?】天気ですね。", "total_variation": 0.0123}
-            | {"words": [{"word": f"語{i}", "model": 0.1, "truth": 0.1} for i in range(10)]}
-        ],
-    },
+    "blank": {"total_variation": 0.0123, "mean_total_variation": 0.02, "table": [BLANK]},
     "swaps": {
         "accuracy": 0.996,
         "pairs": 1560,
@@ -218,11 +213,8 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"manifests": {"base": {"folder": "a-model"}}}, "Its training began from the published model a-model."),
         ({"splits": [[("<0xE9>", 258), ("は", 283)]]}, "is written as its bytes"),
         ({"pretrain": [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}} for row in TRAINING]}, "an even load"),
-        (
-            {"model": dataclasses.replace(MODEL, experts=8, experts_per_token=3)},
-            "feed-forward layers; the router sends a token to 3 of them 8",
-        ),
-        ({"model": dataclasses.replace(MODEL, experts=8, experts_per_token=3)}, "3 of 8 experts 64 →"),
+        ({"model": EXPERTS}, "feed-forward layers; the router sends a token to 3 of them 8"),
+        ({"model": EXPERTS}, "3 of 8 experts 64 →"),
         ({"tuned": {"r": REWARDED}}, "r: the model answered prompts itself"),
         ({"tuned": {"r": REWARDED}}, "r: reward training 0.200 held-out prompts 0.400"),
         ({"tuned": {"r": REWARDED}}, "before after form 0.300 0.600 q before (nothing) after 42"),
@@ -238,11 +230,6 @@ def test_what_only_some_runs_have(whole_text, changes, said):
     assert said in Outline(page(full(**changes))).text and said not in whole_text
 
 
-def test_of_a_short_text_that_was_read_seldom_there_is_what_there_is():
-    text = Outline(page(full(results=PACKED))).text
-    assert "by heart" not in text and "Which word is missing in your text?" not in text
-
-
 def test_it_has_every_section_once_needs_no_network_has_both_themes_and_fits_a_phone():
     made = page(full())
     outline = Outline(made)
@@ -254,6 +241,11 @@ def test_it_has_every_section_once_needs_no_network_has_both_themes_and_fits_a_p
     assert 'name="viewport" content="width=device-width, initial-scale=1"' in made
 
 
+def test_of_a_short_text_that_was_read_seldom_there_is_what_there_is():
+    text = Outline(page(full(results=PACKED))).text
+    assert "by heart" not in text and "Which word is missing in your text?" not in text
+
+
 @pytest.mark.parametrize("missing", ["datacard", "manifests", "splits", "pretrain", "tuned", "results"])
 def test_what_the_run_has_not_made_is_left_out(missing):
     ids = Outline(page(full(**{missing: type(getattr(full(), missing))()}))).ids
@@ -262,7 +254,6 @@ def test_what_the_run_has_not_made_is_left_out(missing):
 
 
 def removals(value, path=()):
-    """Every way to take one key out of nested dicts and lists."""
     if isinstance(value, dict):
         for key in value:
             yield (*path, key)
@@ -321,10 +312,9 @@ def test_what_training_saw_is_faint_and_the_truth_is_a_level_dashed_line():
 def test_the_parameters_are_those_of_the_model(changes):
     config = dataclasses.replace(MODEL, **changes, shared_experts=2 if "experts" in changes else 0)
     sizes = {name: math.prod(leaf.shape) for name, leaf in flat(Architecture(config).shapes).items()}
-    expected = [
-        sum(size for name, size in sizes.items() if name.endswith(".weight") and part in name and "router" not in name)
-        for part in (".mlp.", ".attention.")
-    ]
+    of_layers = {name: size for name, size in sizes.items() if name.endswith(".weight") and "router" not in name}
+    parts = (".mlp.", ".attention.")
+    expected = [sum(size for name, size in of_layers.items() if part in name) for part in parts]
     expected.append(sum(size for name, size in sizes.items() if name in ("embedding", "head")))
     made = page(full(model=config))
     assert made.count('class="layer strong"') == 2, "attention and the feed-forward layer stand out in the drawing"
@@ -365,23 +355,22 @@ def contrast(one, other):
 def test_words_and_lines_stand_out_from_what_is_behind_them(theme):
     blocks = re.findall(r":root \{([^}]*)\}", page(full()))
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[theme]))
-    for ink in ("ink", "soft", "accent", "bad"):
-        for behind in ("paper", "raised"):
-            assert contrast(colours[ink], colours[behind]) >= 4.5, (ink, behind)
-    for behind in ("t0", "t1", "t2", "t3", "t4", "accent-wash", "wash"):
-        assert contrast(colours["ink"], colours[behind]) >= 4.5, behind
+    pairs = [(ink, behind) for ink in ("ink", "soft", "accent", "bad") for behind in ("paper", "raised")]
+    pairs += [("ink", behind) for behind in ("t0", "t1", "t2", "t3", "t4", "accent-wash", "wash")]
+    for ink, behind in pairs:
+        assert contrast(colours[ink], colours[behind]) >= 4.5, (ink, behind)
     for line in ("accent", "c1", "c2", "c3", "c4"):
         assert contrast(colours[line], colours["paper"]) >= 3, line
 
 
+ATTENTION = {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}
+MACHINE = RESULTS["machine"] | {"device": "h100"}
 SECONDS = dict.fromkeys(("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate"), 20.5)
 WHOLE = {
-    "model": dataclasses.replace(MODEL, experts=8, experts_per_token=3, kv_heads=2),
+    "model": dataclasses.replace(EXPERTS, kv_heads=2),
     "manifests": full().manifests | {"base": {"folder": "published"}},
     "pretrain": [row | {"expert_load": {"highest": 1.5, "lowest": 0.25}, "step_seconds": 0.5} for row in TRAINING],
-    "results": RESULTS
-    | {"seconds": SECONDS, "machine": RESULTS["machine"] | {"device": "h100"}}
-    | {"attention": {"text": "今日は", "tokens": ["今日", "は"], "weights": [[[[1.0, 0.0], [0.25, 0.75]]]]}},
+    "results": RESULTS | {"seconds": SECONDS, "machine": MACHINE, "attention": ATTENTION},
     "plan": {"step_seconds": 0.55},
 }
 

@@ -46,15 +46,12 @@ def sentence(weights_TT):
     return re.search('<p class="said"[^>]*>(.*?)</p>', made)[1]
 
 
-def test_the_token_that_is_chosen_first_attends_most_to_a_distant_one():
+def test_the_first_sentence_is_of_the_token_that_attends_most_to_a_distant_one_and_has_its_five_largest_shares():
     """Token 4 attends to token 2; more weight is on the start, on neighbours and on the tokens themselves."""
     weights = np.full((7, 7), 0.01)
     weights[np.arange(7), np.arange(7)] = weights[:, 0] = weights[np.arange(1, 7), np.arange(6)] = 0.9
     weights[4, 2] = 0.5
     assert sentence(np.tril(weights)).startswith("e looks at: ") and "c 50%" in sentence(np.tril(weights))
-
-
-def test_a_sentence_has_the_five_largest_shares_of_the_tokens_before():
     weights = np.triu(np.full((8, 8), 99.0), 1)  # the future, which nobody sees
     weights[5, :6] = np.arange(40, 46) / 100
     assert sentence(weights) == "f looks at: f 45%, e 44%, d 43%, c 42%, b 41%"

@@ -2,6 +2,8 @@
 
 import json
 import math
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -54,20 +56,14 @@ def test_the_model_is_the_one_that_was_evaluated(run):
 
 @pytest.mark.parametrize(("recipe", "folder"), [(RECIPE, "tokenizer"), (Recipe(base="published"), "base/tokenizer")])
 def test_the_examples_are_split_by_the_tokenizer_of_the_model(run, monkeypatch, recipe, folder):
-    class Letters:
-        vocabulary_size = 77
-
-        def pieces(self, text):
-            return [(letter, ord(letter)) for letter in text]
-
-    asked = []
-    monkeypatch.setattr(tokenizer, "load", lambda path: asked.append(path) or Letters())
+    letters = SimpleNamespace(vocabulary_size=77, pieces=lambda text: [(letter, ord(letter)) for letter in text])
+    monkeypatch.setattr(tokenizer, "load", load := Mock(return_value=letters))
     for name in ("tokenizer", "base/tokenizer"):
         (run / name).mkdir(parents=True)
-    sentence = {"yours": {"sentence": "猫"}}
-    (run / "evaluate" / "results.json").write_text(json.dumps(sentence), encoding="utf-8")
+    (run / "evaluate" / "results.json").write_text(json.dumps({"yours": {"sentence": "猫"}}))
     data = run_data.read(recipe, run)
-    assert asked == [run / folder] and data.model.vocabulary_size == 77
+    load.assert_called_once_with(run / folder)
+    assert data.model.vocabulary_size == 77
     assert data.splits[0] == [("猫", ord("猫"))] and len(data.splits) == 1 + len(run_data.EXAMPLES)
 
 
