@@ -53,9 +53,9 @@ BEGUN_FIRST = (
     "training/test_resume.py",
     "training/test_loop.py",
     "launch/test_supervisor.py",
-    "system/process/test_compile_cache.py",
+    "system/process/test_environment.py",
     "run/test_run.py",
-    "system/storage/test_on_gs.py",
+    "system/storage/test_gcs.py",
     "planning/test_proof.py",
     "system/cluster/test_shares.py",
 )

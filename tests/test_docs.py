@@ -23,8 +23,7 @@ from tests.conftest import TINY
 from tests.evaluation import problems
 from tests.formats.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
-from tests.serving.command import get, serve_until
-from tests.serving.conftest import serving
+from tests.serving.conftest import get, serve_until, serving
 from tpullm.cli import launch, main
 from tpullm.cli.serve import KEY
 from tpullm.corpus import document_files

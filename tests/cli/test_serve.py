@@ -12,8 +12,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.serving.command import get, serve_until
-from tests.serving.conftest import chat_tokenizer  # noqa: F401
+from tests.serving.conftest import (
+    chat_tokenizer,  # noqa: F401
+    get,
+    serve_until,
+)
 from tests.serving.stand_in import StandIn, session_of
 from tpullm.cli import main, serve
 from tpullm.engine import session as session_module

@@ -1,21 +1,27 @@
-"""A server in this process, over the stand-in for an engine."""
+"""A server in this process, over the stand-in for an engine; and `tpullm serve` in this process."""
 
 import contextlib
 import http.client
 import json
+import os
+import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.formats.huggingface import published
 from tests.serving.stand_in import StandIn, session_of
+from tpullm.cli import main
 from tpullm.serving import application, listening
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
+from tpullm.system.cluster.handshake import free_port
 from tpullm.tokenizer.published import PublishedTokenizer
 
 KEY = "a-key-of-the-tests"
@@ -32,12 +38,7 @@ TEMPLATE = (
 
 
 class Served:
-    """A running server.
-
-    Attributes:
-        engine: its stand-in.
-        said: the lines of its log.
-    """
+    """A running server; `engine` stands in for its first one, `said` are the lines of its log."""
 
     def __init__(self, tokenizers: dict, key: str = KEY, queue: int = 64, hosts: frozenset = frozenset()):
         sessions = {name: session_of(tokenizer) for name, tokenizer in tokenizers.items()}
@@ -53,22 +54,18 @@ class Served:
         self.listening.start()
 
     def step(self) -> None:
-        """Compile, and let the engines run in a thread."""
         self.stepping.compile()
         threading.Thread(target=self.stepping.run, daemon=True).start()
 
     def ask(self, path: str, body=None, method: str = "", headers: dict | None = None) -> SimpleNamespace:
-        """The answer to one request, over a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         raw = json.dumps(body).encode() if isinstance(body, dict) else body  # bytes go as they are, parts in chunks
         given = {"authorization": f"Bearer {self.key}", "content-type": "application/json"} | (headers or {})
         given = {name: value for name, value in given.items() if value is not None}
-        try:
+        with contextlib.closing(connection):
             connection.request(method or ("GET" if body is None else "POST"), path, raw, given)
             response = connection.getresponse()
             return SimpleNamespace(status=response.status, headers=dict(response.getheaders()), text=response.read())
-        finally:
-            connection.close()
 
 
 def tokenizer_in(folder: Path) -> PublishedTokenizer:
@@ -88,7 +85,6 @@ def serving(name: str) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def chat_tokenizer(tmp_path_factory) -> PublishedTokenizer:
-    """The tokenizer of the tests of the server."""
     return tokenizer_in(tmp_path_factory.mktemp("served"))
 
 
@@ -102,3 +98,40 @@ def served(chat_tokenizer):
         made.step()
         yield made
         made.listening.stop(made.service.stop)
+
+
+def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> tuple[list, int]:
+    """Serve on a free port until `ask`, a function of the address, is through: what it gives, and the exit code."""
+    before, port = signal.signal(stop, signal.default_int_handler), free_port()  # as `cli.entry` has it
+    got, ended, url = [], threading.Event(), f"http://127.0.0.1:{port}"
+
+    def client():
+        try:
+            wait_until(lambda: ended.is_set() or is_ready(url))
+            got.append(ask(url))
+        finally:
+            if not ended.is_set():
+                os.kill(os.getpid(), stop)
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        code = main.main(["serve", *words, "--port", str(port)])
+    finally:
+        ended.set()
+        thread.join()
+        signal.signal(stop, before)
+    return got, code
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return get(f"{url}/health") == {"status": "ok"}
+    except OSError:
+        return False
+
+
+def get(url: str, **headers: str) -> dict:
+    """The JSON at an address; `OSError` if it is refused."""
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as response:
+        return json.load(response)

@@ -23,13 +23,7 @@ def session_of(tokenizer, context_length: int = 1024, talks: bool = True) -> Sim
 
 
 class StandIn:
-    """An engine.
-
-    Attributes:
-        turns: if it is a semaphore, a step waits for it, so a test says how many there are.
-        cancelled: the requests that were cancelled while they ran.
-        fails: a step raises it.
-    """
+    """An engine. If `turns` is a semaphore, a step waits for it; `cancelled` are requests that ran then."""
 
     def __init__(self, session, rows: int = 8, longest: int = 0, guesses=None, reproducible: bool = False):
         self.guesses, self.reproducible = guesses, reproducible
@@ -42,7 +36,6 @@ class StandIn:
         self._count = self._written = 0
         self.turns: threading.Semaphore | None = None
         self.cancelled: set[int] = set()
-        self.fails: Exception | None = None
         self.compiled = False
 
     def memory_bytes(self) -> int:
@@ -70,8 +63,6 @@ class StandIn:
     def step(self) -> bool:
         if self._running and self.turns:
             self.turns.acquire()
-        if self.fails:
-            raise self.fails
         with self._lock:
             rows = list(self._running.items())[: self._rows]
         for number, row in rows:

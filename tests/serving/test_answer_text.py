@@ -1,8 +1,16 @@
+import asyncio
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tpullm.engine.request import Token, until_stop_text, whole_characters
-from tpullm.serving.answer_text import AnswerText, Part, joined
+from tpullm.serving.answer_text import AnswerText, Part, ToolText, joined, whole_calls
+from tpullm.serving.answer_writing import Post
 
 STOP = 319  # `<|im_end|>` of the tests' tokenizer
 
@@ -61,3 +69,101 @@ def test_what_may_become_a_stop_waits_with_its_token_and_comes_at_the_end(chat_t
 def test_half_a_character_at_the_end_is_told(chat_tokenizer):
     half = chat_tokenizer.encode("🐈")[:1]
     assert joined(written(chat_tokenizer, half)).text == "\ufffd"
+
+
+ONE = '<tool_call>\n{"name": "f", "arguments": {"x": "}\\"]猫</tool_call>", "y": [{}]}}\n</tool_call>'
+TWO = '<tool_call>{"arguments": {"a": 1}, "name": "g"}</tool_call>'
+NONE = "<tool_call>not JSON</tool_call>"
+NO_NAME = '<tool_call>{"name": 1, "arguments": {}}</tool_call>'
+
+
+def heard(text: str, cuts=(), several=True, ends="stop") -> list[Part]:
+    """The parts for a text that comes in pieces, which stand for its tokens."""
+    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    made, parts = ToolText(SimpleNamespace(add=lambda piece: piece), several), []
+    for start, end in itertools.pairwise(places):
+        parts.append(made.add(Part(text[start:end], (), ends if end == len(text) else "")))
+        if parts[-1].ends:
+            break
+    return parts
+
+
+def calls(parts: list[Part]) -> list[tuple[str, str]]:
+    functions = [call["function"] for call in whole_calls(joined(parts).calls)]
+    return [(function["name"], function["arguments"]) for function in functions]
+
+
+EXPECTED = {
+    "no call": ("no call", [], "stop"),
+    ONE: ("", [("f", '{"x": "}\\"]猫</tool_call>", "y": [{}]}')], "tool_calls"),
+    TWO: ("", [("g", '{"a": 1}')], "tool_calls"),
+    f"first\n{TWO}\n{TWO}\n": ("first\n", [("g", '{"a": 1}')] * 2, "tool_calls"),
+    f"{TWO} after": ("after", [("g", '{"a": 1}')], "tool_calls"),
+    NONE: (NONE, [], "stop"),
+    f"{NONE}{TWO}": (NONE, [("g", '{"a": 1}')], "tool_calls"),
+    NO_NAME: (NO_NAME, [], "stop"),
+    '<tool_call>{"name": "h"}</tool_call>': ("", [("h", "{}")], "tool_calls"),
+    "<tool_call>[1]</tool_call>": ("<tool_call>[1]</tool_call>", [], "stop"),
+    '<tool_call>{"name": "f", "arg': ('<tool_call>{"name": "f", "arg', [], "stop"),
+    '<tool_call>{"name": "f", "arguments": {"x"': ("", [("f", '{"x"')], "tool_calls"),
+    "a <tool_c": ("a <tool_c", [], "stop"),
+}
+
+
+@given(text=st.sampled_from(sorted(EXPECTED)), cuts=st.lists(st.integers(0, 200), max_size=200))
+def test_calls_are_found_however_the_text_comes(text, cuts):
+    said, found, ends = EXPECTED[text]
+    parts = heard(text, cuts)
+    whole = joined(parts)
+    assert (whole.text, calls(parts), whole.ends) == (said, found, ends)
+
+
+def test_arguments_are_told_while_they_are_written():
+    parts = heard(ONE, range(200))
+    begun = next(number for number, part in enumerate(parts) if part.calls)
+    first = parts[begun].calls[0]
+    assert first["function"]["name"] == "f" and first["id"].startswith("call_") and first["index"] == 0
+    more = [call for part in parts[begun + 1 :] for call in part.calls]
+    assert len(more) > 20 and not any("id" in call for call in more)
+
+
+def test_a_part_has_one_delta_for_each_call():
+    """An answer that was cut off says so."""
+    assert joined(heard(ONE, ends="length")).ends == "length"
+    (part,) = heard(f"{ONE}{TWO}")
+    assert [call["index"] for call in part.calls] == [0, 1]
+    assert json.loads(part.calls[0]["function"]["arguments"])["y"] == [{}]
+
+
+@pytest.mark.parametrize("cuts", [(), range(300)])
+def test_the_first_call_ends_an_answer_that_may_have_one(cuts):
+    parts = heard(f"{TWO}{ONE}", cuts, several=False)
+    assert [name for name, _ in calls(parts)] == ["g"] and parts[-1].ends == "tool_calls"
+    assert len(parts) < 100
+
+
+def test_what_is_told_arrives_in_its_order_and_much_of_it_in_one_call():
+    async def heard() -> tuple[list, list, int]:
+        loop, calls = asyncio.get_running_loop(), []
+        soon = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *given: (calls.append(1), soon(*given))[1]
+        post, one, other = Post(), asyncio.Queue(), asyncio.Queue()
+        for first in (0, 500):  # the second time the loop has delivered all of the first
+            with ThreadPoolExecutor(1) as threads:  # the loop does nothing meanwhile
+                for n in range(500):
+                    threads.submit(lambda *given: [post.put(queue, *given) for queue in (one, other)], first, n)
+            await asyncio.sleep(0)
+        queues = [[await asyncio.wait_for(queue.get(), 9) for _ in range(1000)] for queue in (one, other)]
+        return *queues, len(calls)
+
+    one, other, calls = asyncio.run(heard())
+    assert one == other == [(first, n) for first in (0, 500) for n in range(500)]
+    assert calls == 2
+
+
+def test_what_is_told_when_the_loop_is_gone_is_lost_without_a_word():
+    async def made() -> tuple[Post, asyncio.Queue]:
+        return Post(), asyncio.Queue()
+
+    post, queue = asyncio.run(made())
+    post.put(queue, 0, 1)

@@ -3,13 +3,11 @@
 import asyncio
 import base64
 import hashlib
-import json
 import re
 from string import Formatter
 
 from starlette.requests import Request
 
-from tests.serving.conftest import Served
 from tpullm.report.rendering import source
 from tpullm.serving.front_page import SCRIPTS, front_page, page_texts
 
@@ -29,18 +27,6 @@ def test_it_is_served_to_everybody_and_a_browser_that_has_it_is_told_so(served):
     again = served.ask("/", headers={"if-none-match": f'W/"other", {tag}'})
     assert again.status == 304 and again.text == b"" and again.headers["cache-control"] == "no-cache"
     assert served.ask("/", headers={"if-none-match": '"other"'}).status == 200
-
-
-def test_it_is_not_served_under_another_name(chat_tokenizer):
-    one = Served({"small": chat_tokenizer}, key="", hosts=frozenset({"127.0.0.1"}))
-    found = [one.ask("/", headers={"host": name}).status for name in ("127.0.0.1:80", "evil.example")]
-    one.listening.stop(one.service.stop)
-    assert found == [200, 403]
-
-
-def test_the_list_of_models_says_which_of_them_talk(served):
-    (model,) = json.loads(served.ask("/v1/models").text)["data"]
-    assert model["talks"] is True and "<|im_end|>" in model["ends"]
 
 
 def test_the_policy_allows_its_own_style_and_script_and_nothing_else():

@@ -31,15 +31,13 @@ def grammars(chat_tokenizer):
     return Grammars(chat_tokenizer, chat_tokenizer.vocabulary_size + SPARE)
 
 
-def walked(tokenizer, allowed, rng, most: int = 400) -> list[int]:
+def walked(tokenizer, allowed, rng) -> list[int]:
     """The ids of an answer that takes any token that is allowed, until it ends."""
     ids = []
-    while len(ids) < most:
-        choices = np.flatnonzero(allowed(tuple(ids)))
-        ids.append(int(rng.choice(choices)))
-        if ids[-1] in tokenizer.stop_ids:
-            return ids
-    raise AssertionError("it does not end")
+    while not ids or ids[-1] not in tokenizer.stop_ids:
+        ids.append(int(rng.choice(np.flatnonzero(allowed(tuple(ids))))))
+        assert len(ids) < 400, "it does not end"
+    return ids
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=str)
@@ -96,11 +94,7 @@ def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
         ({"$ref": "#/$defs/none"}, "does not exist"),
         ({"enum": ["x" * 70_000]}, "more than 65,536 bytes"),
         ({"not": {"type": "string"}}, "not"),
-        pytest.param(
-            {"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in LETTERS]},
-            "more than 1 s",
-            marks=pytest.mark.ci,
-        ),
+        pytest.param({"allOf": [{"pattern": f".*{one}.*"} for one in LETTERS]}, "more than 1 s", marks=pytest.mark.ci),
     ],
 )
 def test_a_schema_that_is_wrong_or_too_large(grammars, schema, told):

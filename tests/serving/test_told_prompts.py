@@ -11,7 +11,6 @@ ASK = {"model": "small", "max_tokens": 3, "temperature": 0, "echo": True, "logpr
 
 
 def told(served, prompt, **changes):
-    """The one choice of an answer, and its usage."""
     answer = json.loads(served.ask("/v1/completions", ASK | {"prompt": prompt} | changes).text)
     return answer["choices"][0], answer["usage"]
 
@@ -35,8 +34,7 @@ def test_each_token_of_the_prompt_has_the_probability_that_it_had(served, chat_t
 
 
 def test_the_likeliest_next_tokens_are_those_without_an_echo(served):
-    choice, _ = told(served, "The cat", max_tokens=1, logprobs=20)
-    plain, _ = told(served, "The cat", max_tokens=1, logprobs=20, echo=False)
+    (choice, _), (plain, _) = (told(served, "The cat", max_tokens=1, logprobs=20, echo=echo) for echo in (True, False))
     assert choice["text"] == "The cat" + plain["text"]
     assert choice["logprobs"]["top_logprobs"][-1] == plain["logprobs"]["top_logprobs"][0]
     assert "".join(choice["logprobs"]["tokens"][:-1]) == "The cat"
@@ -75,7 +73,6 @@ def test_several_prompts_and_answers_in_a_stream(served):
 
 def test_a_token_that_ends_texts_does_not_end_the_prompt(served):
     choice, usage = told(served, [40, STOP, 41])
-    assert choice["logprobs"]["token_logprobs"][1:3] == pytest.approx(
-        [table(served)[at] for at in ((40, STOP), (STOP, 41))]
-    )
+    expected = [table(served)[at] for at in ((40, STOP), (STOP, 41))]
+    assert choice["logprobs"]["token_logprobs"][1:3] == pytest.approx(expected)
     assert usage == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}

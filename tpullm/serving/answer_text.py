@@ -51,17 +51,13 @@ class AnswerText:
         new += self._characters.rest() if token.ends else ""
         self._made += len(new)
         text = self._until.add(new)
-        if token.ends and not self._until.found:
-            text += self._until.rest()
+        everything = token.ends and not self._until.found
+        text += self._until.rest() if everything else ""
         self._told += len(text)
-        ends = "stop" if self._until.found else token.ends
-        return Part(text, self._tokens(everything=bool(token.ends) and not self._until.found), ends)
-
-    def _tokens(self, everything: bool) -> tuple[tuple[Token, int], ...]:
-        """The waiting tokens that begin in the text which was told."""
+        # The waiting tokens that begin in the text which was told.
         ready = [pair for pair in self._waiting if everything or pair[1] < self._told]
         self._waiting = self._waiting[len(ready) :]
-        return tuple(ready)
+        return Part(text, tuple(ready), "stop" if self._until.found else token.ends)
 
 
 def joined(parts: list[Part]) -> Part:

@@ -63,9 +63,8 @@ class Service:
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Engines(self.stepping.figures))
-        about = "HTTP requests, by path and status"
-        self.requests = Counter("tpullm_requests", about, ("path", "status"), registry=self.registry)
-        about = "from a request to its whole answer"
+        labels, about = ("path", "status"), "from a request to its whole answer"
+        self.requests = Counter("tpullm_requests", "HTTP requests, by path and status", labels, registry=self.registry)
         self.seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self.registry)
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
@@ -109,7 +108,8 @@ class Service:
             raise Refusal(STOPPING, status=503)
         if not self.stepping.ready:
             raise Refusal("the programs of the model are being compiled; ask again soon", status=503)
-        if self._reading + self.stepping.waiting() + answers > self.queue:
+        waiting = sum(figures["waiting"] for figures in self.stepping.figures().values())
+        if self._reading + waiting + answers > self.queue:
             raise Refusal(f"{self.queue} requests wait already; ask again later", status=429, code="queue_full")
 
     def _read(self, raw: bytes, read: Read, client: str) -> Reply:
@@ -178,7 +178,14 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
 
     async def answer(request: Request) -> Response:
         try:
-            _check_client(service, request, key)
+            host = request.headers.get("host", "").lower()
+            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+            if service.hosts and name not in service.hosts:
+                why = "start it with --key to be asked under other names"
+                raise Refusal(f"this server is not called {name[:100]!r}; {why}", 403)
+            shown = request.headers.get("authorization", "").encode()
+            if key and service.key and not hmac.compare_digest(shown, f"Bearer {service.key}".encode()):
+                raise Refusal("no right key in the header `Authorization: Bearer KEY`", 401, code="invalid_api_key")
             response = await work(request)
         except Refusal as refusal:
             response = _refusal_response(request, refusal)
@@ -191,19 +198,6 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
         return response
 
     return answer
-
-
-def _check_client(service: Service, request: Request, key: bool) -> None:
-    host = request.headers.get("host", "").lower()
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if service.hosts and name not in service.hosts:
-        raise Refusal(
-            f"this server is not called {name[:100]!r}; start it with --key to be asked under other names", 403
-        )
-    if key and service.key:
-        shown = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(shown, f"Bearer {service.key}".encode()):
-            raise Refusal("no right key in the header `Authorization: Bearer KEY`", 401, code="invalid_api_key")
 
 
 def _refusal_response(request: Request, refusal: Refusal) -> Response:

@@ -65,22 +65,17 @@ class Listening:
             timeout_keep_alive=KEEP_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
-        self._server, self._listener = uvicorn.Server(config), listener
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="listens", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="listens", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self._server.serve([self._listener])
-
     def stop(self, first) -> None:
         """Call `first` in the thread of the event loop, then end when all connections are closed, or soon."""
-        if self._loop and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(first)
+        if self._server.started and self._thread.is_alive():
+            self._server.servers[0].get_loop().call_soon_threadsafe(first)
         self._server.should_exit = True
         self._thread.join(STOP_SECONDS + 5)
 
@@ -124,16 +119,13 @@ class BoundedProtocol(H11Protocol):
 
     def _wait(self) -> None:
         if self._late is None and not self.transport.is_closing():
-            self._late = self.loop.call_later(REQUEST_SECONDS, self._is_late)
+            late = Refusal(f"the request did not arrive within {REQUEST_SECONDS} s", status=408)
+            self._late = self.loop.call_later(REQUEST_SECONDS, self._refuse, late)
 
     def _arrived(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-    def _is_late(self) -> None:
-        self._late = None
-        self._refuse(Refusal(f"the request did not arrive within {REQUEST_SECONDS} s", status=408))
 
     def pause_writing(self) -> None:
         """The client does not read."""

@@ -26,8 +26,7 @@ from tpullm.serving.refusal import Refusal
 
 # Clients of OpenAI's send these of themselves, or for OpenAI's own bookkeeping: they change no answer here.
 HARMLESS = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user"})
-MOST_CHOICES = 128
-MOST_PROMPTS = 128
+MOST_CHOICES = MOST_PROMPTS = 128
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SEEDS = 1 << 31
 
@@ -66,7 +65,6 @@ _Answers = Annotated[int, Field(ge=1, le=MOST_CHOICES)]
 _Tokens = Annotated[int, Field(ge=1, le=1 << 30)]
 _Top = Annotated[int, Field(ge=0, le=20)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]  # as OpenAI's, in nats
-_Stop = Annotated[str, Field(min_length=1, max_length=256)]  # each new token is compared with every beginning of a stop
 
 
 class StreamOptions(_Object):
@@ -93,8 +91,8 @@ class Asked(_Object):
         default_factory=lambda: secrets.randbelow(SEEDS)
     )
     n: _Answers = 1
-    stop: Annotated[
-        Annotated[list[_Stop], Field(max_length=4)],
+    stop: Annotated[  # with every beginning of these each new token is compared
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4)],
         BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
     ] = []
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
@@ -256,17 +254,11 @@ class Tool(_Object):
     function: Function
 
 
-class Named(_Open):
-    """The name of a function."""
-
-    name: str
-
-
 class ToolChoice(_Object):
     """`tool_choice`: a word, or the function that must be called."""
 
     type: Literal["none", "auto", "required", "function"] = "function"
-    function: Named | None = None
+    function: Function | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -315,9 +307,7 @@ class ChatRequest(Asked):
     max_completion_tokens: _Tokens | None = None
     logprobs: bool = False
     top_logprobs: _Top | None = None
-    modalities: Annotated[list[str], _allow_only(["text"], why="is not [text], and this server answers in text")] = [
-        "text"
-    ]
+    modalities: Annotated[list[str], _allow_only(["text"], why="is not [text]: the model answers in text")] = ["text"]
     tools: Annotated[list[Tool], Field(max_length=128)] = []
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool = True
@@ -359,11 +349,8 @@ _Request = TypeVar("_Request", bound=Asked)
 _WORDS = {
     "missing": "is missing; give it",
     "extra_forbidden": "is not a field that this server knows; leave it out",
-    "dict_type": "is not an object",
-    "model_type": "is not an object",
-    "model_attributes_type": "is not an object",
-    "json_invalid": "is not a JSON object in a text",
-    "json_type": "is not a JSON object in a text",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "is not an object"),
+    **dict.fromkeys(("json_invalid", "json_type"), "is not a JSON object in a text"),
     "union_tag_not_found": "role: is missing; give it",
     "union_tag_invalid": f"role: is not one of {', '.join(ROLES)}",
 }

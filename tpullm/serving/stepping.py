@@ -128,7 +128,3 @@ class Stepping:
     def figures(self) -> dict[str, dict[str, float]]:
         """The figures of each engine, by the model's name."""
         return {name: engine.figures() for name, engine in self._engines.items()}
-
-    def waiting(self) -> int:
-        """The number of requests that no engine has begun."""
-        return int(sum(figures["waiting"] for figures in self.figures().values()))

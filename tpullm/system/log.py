@@ -87,34 +87,20 @@ def progress(
         TimeRemainingColumn(),
     )
     terminal = console()
-    told = _Lines(description, total or 0, completed) if lines and not terminal.is_terminal else None
+    told, before, pause = time.monotonic(), completed, SECONDS_TO_FIRST_LINE
     with Progress(*columns, console=terminal, transient=True, disable=_only_warns or not terminal.is_terminal) as bar:
         task = bar.add_task(description, total=total, completed=completed)
 
         def advance(count: float = 1, note: str = "") -> None:
+            nonlocal told, before, pause
             bar.update(task, advance=count, description=f"{description}: {note}" if note else description)
-            if told:
-                told.advance(count, note)
+            seconds, done = time.monotonic() - told, bar.tasks[0].completed
+            if not lines or terminal.is_terminal or seconds < pause:
+                return
+            rate = (done - before) / seconds  # since the last line: shares come and go
+            left = str(timedelta(seconds=round((total - done) / rate))) if rate else "-:--:--"
+            share = done / total if total else 1.0
+            say(f"{description}: {note}; {share:.0%} of {size(total)}, {size(rate)}/s, {left} left")
+            told, before, pause = time.monotonic(), done, SECONDS_BETWEEN_LINES
 
         yield advance
-
-
-class _Lines:
-    """Says after some seconds, and then every minute, how far some work of `total` bytes is."""
-
-    def __init__(self, description: str, total: float, completed: float):
-        self._description, self._total = description, total
-        self._completed = self._told_completed = completed
-        self._told = time.monotonic()
-        self._pause = SECONDS_TO_FIRST_LINE
-
-    def advance(self, count: float, note: str) -> None:
-        self._completed += count
-        seconds = time.monotonic() - self._told
-        if seconds < self._pause:
-            return
-        rate = (self._completed - self._told_completed) / seconds  # since the last line: shares come and go
-        left = str(timedelta(seconds=round((self._total - self._completed) / rate))) if rate else "-:--:--"
-        share = self._completed / self._total if self._total else 1.0
-        say(f"{self._description}: {note}; {share:.0%} of {size(self._total)}, {size(rate)}/s, {left} left")
-        self._told, self._told_completed, self._pause = time.monotonic(), self._completed, SECONDS_BETWEEN_LINES

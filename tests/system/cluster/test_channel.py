@@ -14,34 +14,35 @@ import jax
 import pytest
 
 from tests.conftest import ROOT, wait_until
-from tests.system.cluster.channels import connect
+from tests.system.cluster.conftest import connect
 from tpullm.system.cluster import channel, handshake, hosts
 from tpullm.system.cluster.channel import MOST_BYTES, Channel
-from tpullm.system.cluster.hosts import relay
+from tpullm.system.cluster.hosts import FromFirst, relay
 from tpullm.system.cluster.place import Place
 from tpullm.system.errors import TRY_AGAIN, HostFailed, TryAgain, UserError
 
 pytestmark = pytest.mark.usefixtures("ended")
 
 
-def meet(count: int, wrong: dict | None = None, own_secrets: dict[int, bytes] | None = None, seconds=20.0) -> list:
+def meet(count: int, wrong: dict | None = None, secrets: dict | None = None, seconds=20.0, of: int = 0) -> list:
     """What `receive` on host 0 and `connect` on the others return or raise.
 
     Args:
         wrong: what the last host, which comes last, says instead of the truth.
-        own_secrets: by host; nothing is no secret on any.
+        secrets: by host; nothing is no secret on any.
+        of: how many host 0 waits for, if there are fewer.
     """
-    port, own_secrets, heard, answer = handshake.free_port(), own_secrets or {}, set(), handshake._Reception._answer
+    port, heard, answer = handshake.free_port(), set(), handshake._Reception._answer
 
     def host(index: int):
-        own_secret = own_secrets.get(index, b"")
+        secret = (secrets or {}).get(index, b"")
         if index == 0:
-            return handshake.receive(port, count, "name0", seconds, {"notice": 7}, own_secret)
+            return handshake.receive(port, of or count, "name0", seconds, {"notice": 7}, secret)
         own = {"index": index, "count": count, "name": f"name{index}"}
         if index == count - 1:
             wait_until(lambda: heard >= set(range(1, index)))
             own |= wrong or {}
-        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, secret=own_secret)
+        return handshake.connect("127.0.0.1", port, **own, seconds=20.0, secret=secret)
 
     def remember(reception, guest):
         answer(reception, guest)
@@ -57,9 +58,9 @@ SECRET = b"a secret of all hosts"
 ALL = {host: SECRET for host in range(3)}
 
 
-@pytest.mark.parametrize("own_secrets", [{}, ALL], ids=["without a secret", "with one"])
-def test_hosts_meet_and_hear_each_others_names(own_secrets):
-    first, *others = meet(3, own_secrets=own_secrets)
+@pytest.mark.parametrize("secrets", [{}, ALL], ids=["without a secret", "with one"])
+def test_hosts_meet_and_hear_each_others_names(secrets):
+    first, *others = meet(3, secrets=secrets)
     assert first.names == ["name0", "name1", "name2"] and first.index == 0
     for index, (own, answer) in enumerate(others, start=1):
         assert (own.names, own.index, answer["notice"]) == (first.names, index, 7)
@@ -69,40 +70,32 @@ def test_hosts_meet_and_hear_each_others_names(own_secrets):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ({"count": 4}, "hosts: name2 says it is index 2 of 4, and host 0 counts 3; correct the settings"),
-        ({"index": 3}, "hosts: name2 says it is index 3 of 3, and host 0 counts 3"),
-        ({"index": 0}, "hosts: name2 says it is index 0 of 3, which name0 is already"),
-        ({"index": 1}, "hosts: name2 says it is index 1 of 3, which name1 is already"),
+        ({"count": 4}, "index 2 of 4, and host 0 counts 3"),
+        ({"index": 3}, "index 3 of 3, and host 0 counts 3"),
+        ({"index": 0}, "index 0 of 3, which name0 is already"),
+        ({"index": 1}, "index 1 of 3, which name1 is already"),
     ],
 )
 def test_hosts_that_contradict_each_other_are_refused_alike(wrong, says):
-    answers = meet(3, wrong, ALL, seconds=10_000.0)
-    assert all(isinstance(answer, UserError) and answer.code == 2 for answer in answers)
-    assert len({str(answer) for answer in answers}) == 1 and says in str(answers[0])
+    for answer in meet(3, wrong, ALL, seconds=10_000.0):
+        assert isinstance(answer, UserError) and answer.code == 2
+        assert str(answer) == f"hosts: name2 says it is {says}; correct the settings"
 
 
 @pytest.mark.parametrize("last", [b"another secret than theirs", b""])
 def test_a_host_with_another_secret_is_dropped_and_both_sides_say_so(last, capsys):
-    first, second, third = meet(3, own_secrets=ALL | {2: last}, seconds=1.0)
+    """Nor does a host with a secret believe a host 0 without one."""
+    first, second, third = meet(3, secrets=ALL | {2: last}, seconds=1.0)
     assert str(third) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 2; set the same on all"
     says = "no answer from host(s) 2 of 3 in 1 s (1 without the secret were dropped); start them all"
     assert str(first) == str(second) == says and first.code == second.code == TRY_AGAIN
     assert "hosts: 127.0.0.1 says it is host 2, without the secret; dropped" in capsys.readouterr().err
-
-
-def test_a_host_with_a_secret_does_not_believe_a_host_0_without_one():
-    answers = meet(2, own_secrets={1: SECRET}, seconds=1.0)
-    assert str(answers[1]) == "hosts: host 0 has another TPULLM_HOSTS_SECRET than host 1; set the same on all"
+    assert str(meet(2, secrets={1: SECRET}, seconds=1.0)[1]) == str(third).replace("host 2", "host 1")
 
 
 def test_a_host_that_is_missing_is_named():
-    port = handshake.free_port()
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(handshake.receive, port, 3, "name0", 1.0, {})
-        second = threads.submit(handshake.connect, "127.0.0.1", port, 1, 3, "name1", 20.0)
-        for future in (first, second):
-            with pytest.raises(TryAgain, match=r"no answer from host\(s\) 2 of 3 in 1 s; start them all"):
-                future.result()
+    for answer in meet(2, {"count": 3}, seconds=1.0, of=3):
+        assert isinstance(answer, TryAgain) and str(answer) == "no answer from host(s) 2 of 3 in 1 s; start them all"
 
 
 def test_without_host_0_the_line_names_its_address():
@@ -113,18 +106,22 @@ def test_without_host_0_the_line_names_its_address():
 
 
 def test_a_port_that_is_taken_is_one_line():
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} can't be used"):
-            handshake.receive(port, 2, "name0", 1.0, {})
+    with socket.create_server(("", 0)) as taken, pytest.raises(UserError, match="port .* can't be used"):
+        handshake.receive(taken.getsockname()[1], 2, "name0", 1.0, {})
+
+
+def started(count: int = 3, but: int | None = None) -> list[Channel]:
+    """The channels of all hosts, whose threads run, but for one host."""
+    connected = connect(count)
+    for one in connected:
+        if one.index != but:
+            one.start()
+    return connected
 
 
 @pytest.mark.parametrize("gone", [0, 2])
 def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
-    connected = connect()
-    for one in connected:
-        if one.index != gone:
-            one.start()
+    connected = started(but=gone)
     for peer in connected[gone]._peers.values():
         peer.hang_up()  # as the system does for a killed process
     line = f"host {gone} (name{gone}) stopped answering; the same command on all hosts resumes from the last checkpoint"
@@ -136,9 +133,7 @@ def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended
     monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
     monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
     monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.1)
-    first, second, third = connect()
-    for one in (first, second, third):
-        one.start()
+    *_, third = started()
     time.sleep(0.8)
     assert ended == []
     third._tell = lambda *_, **__: None  # it sends no heartbeats any more
@@ -149,12 +144,10 @@ def test_a_silent_host_is_gone_and_one_with_heartbeats_is_not(monkeypatch, ended
 def test_a_host_that_is_paused_is_named_once_and_waited_for(monkeypatch, ended, capsys):
     monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.3)
     monkeypatch.setattr(channel, "SECONDS_BETWEEN_BEATS", 0.05)
-    first, second, third = connect()
-    tell, third._tell = third._tell, lambda *_, **__: None
-    for one in (first, second, third):
-        one.start()
-    time.sleep(0.6)
-    third._tell = tell
+    *_, third = started()
+    with monkeypatch.context() as paused:
+        paused.setattr(third, "_tell", lambda *_, **__: None)
+        time.sleep(0.6)
     time.sleep(0.3)
     said = capsys.readouterr().err.splitlines()
     assert said == ["host 2 (name2) has not answered for 0 s; all hosts wait for it"] and ended == []
@@ -178,9 +171,7 @@ UNHEARD = [
 @pytest.mark.parametrize("sent, says, code", UNHEARD, ids=range(len(UNHEARD)))
 def test_a_host_that_sends_no_message_ends_all_and_is_named(sent, says, code, ended):
     """Its connection would be deaf, so the hosts would wait for ever; an endless line would fill the memory."""
-    first, second, third = connect()
-    for one in (first, second):
-        one.start()
+    *_, third = started(but=2)
     third._peers[0]._peer.settimeout(20)
     threading.Thread(target=lambda: third._peers[0]._peer.sendall(sent), daemon=True).start()
     wait_until(lambda: len(ended) == 2)
@@ -192,8 +183,7 @@ def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
     """Each byte shows that it is alive, but nobody hears a heartbeat."""
     monkeypatch.setattr(channel, "SECONDS_TO_WARN", 0.2)
     monkeypatch.setattr(channel, "SECONDS_SILENT", 0.5)
-    first, second = connect(2)
-    first.start()
+    _, second = started(2, but=1)
     while not ended:
         with contextlib.suppress(OSError):
             second._peers[0]._peer.send(b"x")
@@ -204,24 +194,20 @@ def test_a_host_whose_message_never_ends_is_gone(monkeypatch, ended):
 def test_a_message_that_nobody_reads_ends_the_connection(monkeypatch, ended):
     """The sender must neither wait for ever nor send the rest of the message later."""
     monkeypatch.setattr(channel, "SECONDS_TO_SEND", 0.2)
-    first, _ = connect(2)
-    first.start()
+    first, _ = started(2, but=1)
     first.send(1, {"kind": "long", "text": "x" * (10 << 20)})
     wait_until(lambda: ended)
     assert ended == [(f"host 1 (name1) stopped answering; {channel.RESUME}", TRY_AGAIN)]
 
 
 def test_hosts_that_leave_end_nobody(ended):
-    connected = connect()
-    for one in connected:
-        one.start()
+    connected = started()
     connected[2].leave()
     wait_until(lambda: connected[0]._left == {2})
     for peer in connected[2]._peers.values():
         peer.hang_up()
     connected[1].leave()
     connected[0].leave()
-    connected[0].lost(1)
     for thread in [thread for one in connected for thread in one.threads]:
         thread.join(20)
         assert not thread.is_alive()
@@ -229,9 +215,7 @@ def test_hosts_that_leave_end_nobody(ended):
 
 
 def test_an_error_on_one_host_is_raised_where_others_wait(ended):
-    first, second, third = connect()
-    for one in (first, second):
-        one.start()
+    first, second, third = started(but=2)
     third.fail("a.txt: is broken", 2)
     for one in (first, second):
         with pytest.raises(HostFailed, match=r"^host 2 \(name2\): a.txt: is broken$") as raised:
@@ -243,9 +227,7 @@ def test_an_error_on_one_host_is_raised_where_others_wait(ended):
 
 
 def test_an_error_on_one_host_ends_others_that_do_not_wait_for_it(ended):
-    first, second, third = connect()
-    for one in (first, second):
-        one.start()
+    *_, third = started(but=2)
     began = time.monotonic()
     third.fail("a.txt: is broken", 2)
     wait_until(lambda: len(ended) == 2)
@@ -296,10 +278,8 @@ def test_every_host_gathers_the_values_of_all(together):
     assert [module.index() for module in together] == [0, 1, 2]
     assert {module.count() for module in together} == {3}
     for turn in range(20):
-        assert (
-            everywhere(together, lambda host, index, turn=turn: host.gather("turn", [turn, index]))
-            == [[[turn, 0], [turn, 1], [turn, 2]]] * 3
-        )
+        values = everywhere(together, lambda host, index, turn=turn: host.gather("turn", [turn, index]))
+        assert values == [[[turn, 0], [turn, 1], [turn, 2]]] * 3
 
 
 def test_a_host_that_gathers_out_of_turn_ends_all(together, ended):
@@ -374,8 +354,7 @@ def test_only_a_failed_collective_waits_for_its_cause(together, monkeypatch, wai
 
 def test_the_relay_forwards_both_ways_and_outlives_the_other_side():
     port = handshake.free_port()
-    near = socket.create_connection(("127.0.0.1", relay("127.0.0.1", port)))
-    near.settimeout(0.2)
+    near = socket.create_connection(("127.0.0.1", relay("127.0.0.1", port)), timeout=0.2)
     near.sendall(b"early")  # before the other side listens
     time.sleep(0.1)
     with socket.create_server(("127.0.0.1", port)) as server:
@@ -392,10 +371,7 @@ def test_the_relay_forwards_both_ways_and_outlives_the_other_side():
 
 
 def test_the_end_of_a_process_is_one_line_and_waits_for_nothing():
-    """Exit handlers, as JAX's, would wait for hosts that are gone; what was printed before is not lost.
-
-    The line is the last one though threads talk on, as XLA's do in C++: here at the last moment there is.
-    """
+    """Exit handlers, as JAX's, would wait for hosts that are gone. XLA's threads in C++ talk on to the last moment."""
     program = (
         "import atexit, os, time; from tpullm.system.cluster.channel import end_process; leave = os._exit\n"
         "def late(code):\n    os.write(2, b'E0000 of C++\\n\\n')\n    leave(code)\n"
@@ -404,3 +380,36 @@ def test_the_end_of_a_process_is_one_line_and_waits_for_nothing():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (75, "printed\n", "I0000\ntpullm: host 1 is gone\n")
+
+
+@pytest.fixture
+def told():
+    channels = started()
+    return channels, [FromFirst("words", one) for one in channels]
+
+
+def test_each_host_hears_all_in_order(told):
+    _, (first, *others) = told
+    values = [[], {"a": "猫" * MOST_BYTES}, None, "\n", [1, {"b": [2.5]}]]
+    for value in values:
+        first.tell(value)
+    assert [[other.next() for _ in values] for other in others] == [values, values]
+
+
+def test_another_host_may_not_tell(told):
+    channels, (_, other, _) = told
+    channels[1].send(0, {"kind": "told words", "text": "1", "ends": True})
+    with pytest.raises(HostFailed, match="host 1 .*a message that can't be used"):
+        other.next()
+
+
+def test_who_waits_for_words_or_its_own_event_hears_of_a_host_that_failed(told, monkeypatch):
+    channels, (_, _, last) = told
+    event = threading.Event()
+    monkeypatch.setattr(hosts, "_channel", channels[0])
+    channels[1].fail("the disk is full", 2)
+    for wait in (last.next, lambda: hosts.wait_for(event)):
+        with pytest.raises(HostFailed, match="host 1 .*the disk is full"):
+            wait()
+    event.set()
+    hosts.wait_for(event)

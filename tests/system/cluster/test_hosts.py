@@ -33,9 +33,8 @@ def test_hosts_of_different_recipes_are_refused(tiny_tokens):
 @pytest.mark.ci
 def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, killed=0):
     """After step 8 they wait: a training of more steps would be another program to compile."""
-    started = start(
-        2, "tests.system.cluster.hanging_data", "pretrain", "--run", tiny_tokens, "--mesh.fsdp", 2, devices=2
-    )
+    command = ("tests.system.cluster.hanging_data", "pretrain", "--run", tiny_tokens)
+    started = start(2, *command, "--mesh.fsdp", 2, devices=2)
     wait_for_save(started[0], tiny_tokens, 5)
     began = time.monotonic()
     started[killed].kill()

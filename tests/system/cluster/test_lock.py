@@ -12,7 +12,6 @@ from tpullm.system.storage import gcs as gs
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A lease of seconds."""
     monkeypatch.setattr(directory, "SECONDS_BETWEEN_RENEWALS", 0.2)
     monkeypatch.setattr(directory, "SECONDS_OF_A_LEASE", 3.0)
     monkeypatch.setattr(directory, "SECONDS_OF_ROUNDING", 1.0)
@@ -49,21 +48,18 @@ def test_an_answer_that_was_lost_costs_nobody_the_lease(bucket):
     assert lease._write(first) > first
 
 
-def test_a_lease_that_is_not_renewed_is_taken_over(bucket):
-    gs.write_if(bucket / ".lock", {"host": "elsewhere", "pid": 1, "process": "another", "id": "x"}, 0)
-    began = time.monotonic()
-    with directory.alone(bucket):
-        assert 1.5 < time.monotonic() - began
-        assert gs.read_with_age(bucket / ".lock")[1]["host"] != "elsewhere"
-
-
-def test_of_a_process_of_this_machine_that_is_gone_nobody_waits(bucket, monkeypatch):
-    monkeypatch.setattr(directory, "SECONDS_OF_A_LEASE", 60.0)
-    said = {"host": directory.socket.gethostname(), "pid": 2**30, "process": directory._boot_and_namespace(), "id": "x"}
+@pytest.mark.parametrize("is_here", [False, True])
+def test_a_lease_that_is_not_renewed_is_taken_over(bucket, monkeypatch, is_here):
+    """At once if its process was one of this machine, and is gone."""
+    said = {"host": "elsewhere", "pid": 1, "process": "another", "id": "x"}
+    if is_here:
+        monkeypatch.setattr(directory, "SECONDS_OF_A_LEASE", 60.0)
+        said |= {"host": directory.socket.gethostname(), "pid": 2**30, "process": directory._boot_and_namespace()}
     gs.write_if(bucket / ".lock", said, 0)
     began = time.monotonic()
     with directory.alone(bucket):
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 60 if is_here else 1.5 < time.monotonic() - began
+        assert gs.read_with_age(bucket / ".lock")[1]["id"] != "x"
 
 
 def test_who_was_away_too_long_stops(bucket, monkeypatch, capsys):

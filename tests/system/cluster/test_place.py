@@ -1,6 +1,8 @@
 """Which host or share a process is: flags, a TPU's metadata, Google Batch, Slurm."""
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,8 @@ from tpullm.system.errors import UserError
 
 FLAGS = {"coordinator": "a:1234", "count": 4, "index": 1}
 TASK = {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "8", "BATCH_JOB_UID": "job"}
-STEP = {
-    "SLURM_JOB_ID": "70007",
-    "SLURM_STEP_ID": "1",
-    "SLURM_STEP_NODELIST": "n[3-5]",
-    "SLURM_STEP_NUM_TASKS": "4",
-    "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "2",
-    "SLURM_LOCALID": "0",
-}
+STEP = {"SLURM_JOB_ID": "70007", "SLURM_STEP_ID": "1", "SLURM_STEP_NODELIST": "n[3-5]", "SLURM_STEP_NUM_TASKS": "4"}
+STEP |= {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
 IN_A_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_ARRAY_TASK_ID": "3"}
 
 
@@ -89,18 +84,8 @@ def test_a_tpu_pods_place_is_in_its_variables_and_slices_are_numbered_one_after_
     assert (found.index, found.count, found.coordinator) == (1, 2, "t-0:8482")
     found = find("hosts", {}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first:8080"})
     assert (found.index, found.count, found.coordinator) == (5, 6, "first:8482")
-
-
-@pytest.mark.parametrize("variable", ["TPU_WORKER_ID", "MEGASCALE_SLICE_ID"])
-def test_a_place_that_is_no_number_is_one_line(variable):
-    with pytest.raises(UserError, match="the variables of a TPU pod say .*unknown.*; give --hosts"):
-        find("hosts", {}, GKE | SLICES | {variable: "unknown"})
-
-
-@pytest.mark.parametrize("taken", [{"MEGASCALE_COORDINATOR_ADDRESS": "first:8482"}, {"MEGASCALE_PORT": "8482"}])
-def test_the_coordinators_port_is_not_the_one_of_the_slices_transport(taken):
-    found = find("hosts", {}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first"} | taken)
-    assert found.coordinator == "first:8483"
+    for taken in ({"MEGASCALE_COORDINATOR_ADDRESS": "t-0:8482"}, {"MEGASCALE_PORT": "8482"}):
+        assert find("hosts", {}, GKE | SLICES | taken).coordinator == "t-0:8483", "8482 is the slices' transport's"
 
 
 def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
@@ -116,19 +101,10 @@ def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
     assert (found.index, found.count, found.coordinator) == (3, 4, "10.0.0.9:8482")
     del told["tpu-env"]
     assert find("hosts", {}, environment).coordinator == "10.0.0.2:8482"
-    assert (
-        find("hosts", FLAGS, environment).count == 4
-        and find("hosts", {}, environment | {"JAX_PLATFORMS": "cpu"}).count == 1
-    )
+    assert find("hosts", FLAGS, environment).count == 4
+    assert find("hosts", {}, environment | {"JAX_PLATFORMS": "cpu"}).count == 1
     del told["agent-worker-number"]
     assert find("hosts", {}, environment).count == 1, "a Google machine without a TPU"
-
-
-def test_metadata_that_can_not_be_read_is_one_line(monkeypatch):
-    monkeypatch.setattr(place, "TRIES", 1)
-    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
-    with pytest.raises(UserError, match="the TPU's metadata can't be read"):
-        find("hosts", {}, {"GCE_METADATA_HOST": "127.0.0.1:9"})
 
 
 @given(st.integers(1, 40), st.integers(0, 200))
@@ -152,6 +128,8 @@ def test_every_item_is_in_exactly_one_share_and_shares_are_even(count, items):
         ("share", {"index": 0, "count": 0}, {}, "the flags --share.* say index 0 of 0"),
         ("share", {}, TASK | {"BATCH_TASK_INDEX": "8"}, "share: the variables of Google Batch say index 8 of 8"),
         ("share", {}, TASK | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
+        ("hosts", {}, GKE | {"TPU_WORKER_ID": "x"}, "of a TPU pod say worker x of slice 0 of 1; give --hosts.*"),
+        ("hosts", {}, GKE | SLICES | {"MEGASCALE_SLICE_ID": "x"}, "say worker 1 of slice x of 3; give --hosts.*"),
     ],
 )
 def test_a_place_that_can_not_be_is_refused(group, flags, environment, says):
@@ -160,9 +138,54 @@ def test_a_place_that_can_not_be_is_refused(group, flags, environment, says):
     assert says in str(refused.value)
 
 
-@pytest.mark.parametrize("file", ["/dev/nvidiactl", "/dev/dxg"])
+@pytest.mark.parametrize("file", ["/dev/nvidiactl", "/dev/dxg", ""])
 def test_a_gpu_is_seen_where_its_pci_device_is_hidden(monkeypatch, file):
     monkeypatch.setattr(place, "_has_pci_device", lambda vendor: False)
-    for there in (True, False):
-        monkeypatch.setattr(Path, "exists", lambda self: there and str(self) == file)  # noqa: B023 (used at once)
-        assert place.may_have_gpu() == there
+    monkeypatch.setattr(Path, "exists", lambda self: str(self) == file)
+    assert place.may_have_gpu() == bool(file)
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """What a metadata server answers, one code and text after the other; and what it was asked."""
+    answers: list[tuple[int, str]] = []
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Metadata-Flavor"]))
+            code, text = answers.pop(0)
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        yield answers, asked
+        server.shutdown()
+
+
+def test_a_value_is_asked_for_directly_and_none_is_empty(answers):
+    given, asked = answers
+    given += [(200, "3"), (404, "")]
+    assert place.attribute("agent-worker-number") == "3" and place.metadata("instance/name") == ""
+    start = "/computeMetadata/v1/instance"
+    assert asked == [(f"{start}/attributes/agent-worker-number", "Google"), (f"{start}/name", "Google")]
+
+
+def test_a_busy_server_is_asked_again_ever_more_slowly_and_not_for_ever(answers, monkeypatch):
+    given, asked = answers
+    slept = []
+    monkeypatch.setattr(place.time, "sleep", slept.append)
+    given += [(503, "")] * 2 + [(200, "a")]
+    assert place.metadata("instance/name") == "a"
+    given += [(503, "")] * 6
+    with pytest.raises(UserError, match="the TPU's metadata can't be read .*503"):
+        find("hosts", {}, {"GCE_METADATA_HOST": "there"})
+    assert given == [] and len(asked) == 3 + 6
+    assert slept == pytest.approx([0.1, 0.2] + [0.1, 0.2, 0.4, 0.8, 1.6, 3.2])

@@ -64,10 +64,12 @@ class Line:
             self.send(host, message)
 
     def wait(self, ready):
+        locked, self._locked = self._locked, 0
         while not ready():
             lines = self._threads.ready()
             assert lines, "a host waits for ever"
             self._threads.handle(self._threads.chance.choice(lines))
+        self._locked = locked
 
 
 @pytest.mark.parametrize("count", [2, 3])

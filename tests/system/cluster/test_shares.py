@@ -30,16 +30,22 @@ from tpullm.system.errors import UserError
 
 FILES = 24
 
-# Small parts, so that there is something to share; each that is made leaves a line, by whom.
-PROGRAM = """
-import os, sys, time
-from pathlib import Path
+# Small parts, so that there is something to share.
+SMALL = """
 from tpullm.cli import main as cli
-from tpullm.corpus import collect, reduce, tasks
+from tpullm.corpus import collect, reduce
 from tpullm.corpus.files import source_files
-from tpullm.system import log
 from tpullm.system.cluster import shares
 source_files.BUNDLE_BYTES, collect.PARALLEL_BYTES, reduce.GROUP_DOCUMENTS, reduce.RANGE_ENTRIES = 1, 10**9, 40, 500
+"""
+# Each part that is made leaves a line, by whom.
+PROGRAM = (
+    SMALL
+    + """
+import os, sys, time
+from pathlib import Path
+from tpullm.corpus import tasks
+from tpullm.system import log
 shares.SECONDS_BETWEEN_LOOKS, log.SECONDS_TO_FIRST_LINE, log.SECONDS_BETWEEN_LINES = 0.1, 0.1, 0.1
 made, run_task = Path(os.environ["MADE"]), tasks.run
 def noted(task):
@@ -50,19 +56,20 @@ def noted(task):
 tasks.run = noted
 sys.exit(cli.main(["collect", *sys.argv[1:]]) or cli.main(["tokenize", *sys.argv[1:]]))
 """
+)
 
 
 def make_recipe(folder) -> Path:
-    """A recipe of a source of 24 files, each a part."""
+    """A recipe of a source of 24 files, each a part, with one document that is in all."""
     source = {"name": "stories", "kind": "jsonl", "path": str(folder / "in"), "licence": "CC0-1.0", "language": "ja"}
     source["max_bad"] = 0  # so that a share says at once what it can't read, and not when all is read
     (folder / "in").mkdir()
     for number in range(FILES):
-        _write(folder / "in" / f"{number:02}.jsonl", [_story(number * 100 + index) for index in range(12)])
+        _write(folder / "in" / f"{number:02}.jsonl", [*(_story(number * 100 + n) for n in range(12)), _story(0)])
     content = {
         "name": "shared",
         "corpus": {"sources": [source], "workers": 1, "held_out_fraction": 0.1},
-        "tokenizer": {"vocabulary_size": 400, "words": False},
+        "tokenizer": {"vocabulary_size": 400, "words": False, "workers": 1},
     }
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -71,7 +78,6 @@ def make_recipe(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe whose source stays as it is."""
     return make_recipe(tmp_path_factory.mktemp("recipe"))
 
 
@@ -85,19 +91,27 @@ def start(recipe, run, index, count, *words, pause=0.0, made=None, **environment
 
 
 def finish(shares) -> list[tuple[int, str]]:
-    """Exit code and messages of each."""
     try:
         said = [share.communicate(timeout=300)[1] for share in shares]
+        return [(share.returncode, text) for share, text in zip(shares, said, strict=True)]
     finally:
         for share in shares:
             share.kill()
-    return [(share.returncode, text) for share, text in zip(shares, said, strict=True)]
 
 
 def succeed(shares) -> list[str]:
     ended = finish(shares)
-    assert [code for code, _ in ended] == [0] * len(shares), "\n".join(text for _, text in ended)
+    assert not any(code for code, _ in ended), "\n".join(text for _, text in ended)
     return [text for _, text in ended]
+
+
+def kill_at_work(recipe, run, index, made) -> set[str]:
+    """Start one of three shares, and kill it after three of its parts; all of these."""
+    share, own = start(recipe, run, index, 3, made=made, pause=0.2), {f"{n:06}" for n in range(index, FILES, 3)}
+    wait_until(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
+    share.send_signal(signal.SIGKILL)
+    share.communicate()
+    return own
 
 
 def contents(run) -> dict[str, bytes]:
@@ -118,6 +132,7 @@ def whole(recipe) -> dict[str, bytes]:
     assert sorted(Path(f"{run}.made").read_text().split()) == [f"{number:06}" for number in range(FILES)]
     assert len([name for name in found if name.endswith(".parquet") and "dropped" not in name]) == FILES
     assert len([name for name in found if name.startswith("documents/marks")]) > 4
+    assert json.loads(found["documents/datacard.json"])["dropped"]["stories"]["exact duplicate"] == FILES
     return found
 
 
@@ -125,12 +140,7 @@ def whole(recipe) -> dict[str, bytes]:
 def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path, whole):
     run, made = tmp_path / "run", Path(f"{tmp_path / 'run'}.made")
     others = [start(recipe, run, index, 3) for index in (0, 2)]
-    killed = start(recipe, run, 1, 3, pause=0.2)
-    own = {f"{number:06}" for number in range(1, FILES, 3)}
-    wait_until(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    left = len(own - set(made.read_text().split()))
+    left = len(kill_at_work(recipe, run, 1, made) - set(made.read_text().split()))
     assert left > 0, "it was killed too late"
     wait_until(lambda: len(made.read_text().split()) == FILES - left)
     assert [share.poll() for share in others] == [None, None]
@@ -148,15 +158,82 @@ def test_a_killed_share_is_waited_for_and_goes_on_where_it_was(recipe, tmp_path,
 def test_shares_on_gs_make_the_same_though_share_0_is_killed(recipe, tmp_path, whole, bucket):
     run, made = bucket / "run", tmp_path / "made"
     others = [start(recipe, run, index, 3, made=made) for index in (1, 2)]
-    killed = start(recipe, run, 0, 3, made=made, pause=0.2)
-    own = {f"{number:06}" for number in range(0, FILES, 3)}
-    wait_until(lambda: made.exists() and len(own & set(made.read_text().split())) >= 3)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    kill_at_work(recipe, run, 0, made)
     succeed([*others, start(recipe, run, 0, 3, made=made)])
     assert sorted(made.read_text().split()) == [f"{number:06}" for number in range(FILES)], "none was made twice"
     storage.remote().download_all(run, tmp_path / "run", list(storage.sizes(run)))
     assert contents(tmp_path / "run") == whole
+
+
+# Forks the shares, so 64 of them take the memory of a few. Kills one at random, again and again, and starts it again.
+KILLER = (
+    SMALL
+    + """
+import json, os, random, signal, sys, time, traceback
+import numpy, pyarrow.parquet, sentencepiece, rich.progress
+from tpullm.cli import collect as _, tokenize
+from tpullm.corpus import language_detection
+recipe, run, count, kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+shares.SECONDS_BETWEEN_LOOKS = 0.1 + count / 64
+choices, began = random.Random(count), time.monotonic()
+
+def start(index):
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        os.dup2(os.open(f"{run}.{index}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        words = ["--config", recipe, "--run", run, "--share.count", str(count), "--share.index", str(index)]
+        code = cli.main(["collect", *words]) or cli.main(["tokenize", *words])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+def wait(pid, how):  # a share that was killed starts again, one that failed is noted
+    ended, code = os.waitpid(pid, how)
+    if ended:
+        index = live.pop(pid)
+        if code == signal.SIGKILL:
+            killed[verb()] += 1
+            live[start(index)] = index
+        elif code:
+            wrong.append(index)
+
+def verb():
+    return "tokenize" if os.path.exists(f"{run}/documents/manifest.json") else "collect"
+
+killed, wrong, next_kill = {"collect": 0, "tokenize": 0}, [], 0.0
+live = {start(index): index for index in choices.sample(range(count), count)}
+while live and not wrong:
+    time.sleep(0.005)
+    for pid in list(live):
+        wait(pid, os.WNOHANG)
+    if live and killed[verb()] < kills and time.monotonic() - began > next_kill:
+        pid = choices.choice(sorted(live))
+        os.kill(pid, signal.SIGKILL)
+        wait(pid, 0)
+        next_kill = time.monotonic() - began + choices.uniform(0, 0.3)
+for pid in live:
+    os.kill(pid, signal.SIGKILL)
+print(json.dumps({"killed": killed, "seconds": round(time.monotonic() - began, 1), "wrong": wrong}))
+"""
+)
+
+
+@pytest.mark.slow  # 3 minutes, most of them for 64 shares
+@pytest.mark.parametrize("count, kills", [(1, 10), (2, 20), (7, 30), (64, 60)])
+def test_killed_shares_make_the_bytes_of_one_process(recipe, tmp_path, whole, count, kills):
+    """They are killed at random moments."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", KILLER, *map(str, (recipe, run, count, kills))]
+    own = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert not told["wrong"], [Path(f"{run}.{index}.log").read_text() for index in told["wrong"]]
+    print(f"{count} shares: {told['killed']} killed, {told['seconds']} s")
+    assert contents(run) == whole and min(told["killed"].values()) > 0
 
 
 @pytest.mark.ci
@@ -186,7 +263,6 @@ def test_a_share_that_fails_by_its_input_ends_all_with_its_line(tmp_path):
 
 
 def stories(folder, files) -> Recipe:
-    """A recipe of so many files."""
     folder.mkdir()
     for number in range(files):
         _write(folder / f"{number}.jsonl", [_story(number * 100 + index) for index in range(20)])
@@ -200,11 +276,8 @@ def test_a_share_of_another_recipe_is_refused(tmp_path, monkeypatch):
     recipe = stories(tmp_path / "in", 2)
     other = dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, minimum_characters=7))
     with ThreadPoolExecutor(2) as threads:
-        begun = [
-            threads.submit(collect.main, of, tmp_path / "run", Place(index, 2))
-            for index, of in enumerate((recipe, other))
-        ]
-    for share in begun:
+        both = [threads.submit(collect.main, (recipe, other)[n], tmp_path / "run", Place(n, 2)) for n in range(2)]
+    for share in both:
         with pytest.raises(UserError, match="config.minimum_characters"):
             share.result()
     assert not (tmp_path / "run" / "documents" / manifest.FILE).exists()
@@ -240,8 +313,8 @@ def test_what_the_user_did_not_do_fails_no_other(tmp_path):
         first.look()
 
 
-@pytest.mark.parametrize("age", [-1e6, 1e6])
-def test_a_failure_of_an_earlier_attempt_fails_no_later_one(tmp_path, age, monkeypatch):
+@pytest.mark.parametrize("age, starts_again", [(-1e6, True), (1e6, True), (0.0, False)])
+def test_an_earlier_failure_fails_no_later_attempt_whose_share_starts_again(tmp_path, age, starts_again, monkeypatch):
     """Whatever the clocks say; its share starts when all others wait."""
     earlier = begun(tmp_path, 1)
     fails(earlier, UserError("a.txt: is broken"))
@@ -249,20 +322,12 @@ def test_a_failure_of_an_earlier_attempt_fails_no_later_one(tmp_path, age, monke
         os.utime(path, (time.time() + age, time.time() + age))
     first = begun(tmp_path, 0)
     first.look()
-    second = begun(tmp_path, 1)
+    second = begun(tmp_path, 1) if starts_again else None
     monkeypatch.setattr(shares, "SECONDS_TO_RESTART", 0.0)
-    first.look()
-    fails(second, UserError("b.txt: is broken"))
-    with pytest.raises(ShareFailed, match="b.txt"):
+    if second:
         first.look()
-
-
-def test_a_failure_from_before_counts_if_its_share_does_not_start_again(tmp_path, monkeypatch):
-    fails(begun(tmp_path, 1), UserError("a.txt: is broken"))
-    first = begun(tmp_path, 0)
-    first.look()
-    monkeypatch.setattr(shares, "SECONDS_TO_RESTART", 0.0)
-    with pytest.raises(ShareFailed, match="a.txt"):
+        fails(second, UserError("b.txt: is broken"))
+    with pytest.raises(ShareFailed, match="b.txt" if second else "a.txt"):
         first.look()
 
 

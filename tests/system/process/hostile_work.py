@@ -1,11 +1,31 @@
-"""What the functions of `test_isolated` stand for: programs that a model wrote."""
+"""What tests stand for: programs that a model wrote (`test_isolated`), and readers that what they read took over."""
 
 import contextlib
 import gc
+import math
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+
+from tpullm.system.errors import UserError
+
+
+@contextlib.contextmanager
+def parent_of(program):
+    """A process that runs a program, and the number of its child, which it prints first."""
+    from tests.conftest import ROOT, interruptible
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with interruptible():
+        parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes)
+    try:
+        yield parent, int(parent.stdout.readline())
+    finally:
+        parent.kill()
+        parent.communicate()
 
 
 def echo(report, *values):
@@ -13,7 +33,6 @@ def echo(report, *values):
 
 
 def tell(report):
-    """Where it is."""
     names = {"pid": os.getpid, "parent": os.getppid, "groups": os.getgroups, "folder": os.getcwd}
     report({name: told() for name, told in names.items()} | {"environment": dict(os.environ)})
 
@@ -33,7 +52,6 @@ def find(report, other):
 
 
 def fill(report, mebibytes):
-    """Report how much memory there is."""
     report(len(bytearray(mebibytes << 20)) >> 20)
 
 
@@ -54,8 +72,8 @@ def count_then(report, end):
     }[end]()
 
 
-def compute():
-    while True:
+def compute(seconds=math.inf):
+    while time.process_time() < seconds:
         pass
 
 
@@ -79,16 +97,56 @@ def forge():
             continue
 
 
-def attempt(report, what, *given):
-    """Report what an attempt gives, or the kind of its error."""
-    try:
-        report(f"done: {ATTEMPTS[what](*given)}")
-    except BaseException as error:
-        report(type(error).__name__)
+def need(report, path):
+    """Read a file and its folder, and import a module."""
+    read, listed = Path(path).read_text("utf-8"), os.listdir(Path(path).parent)
+    report(bool(read and listed and __import__("fractions").Fraction(1, 2)))
 
 
-ATTEMPTS = {
-    "read": lambda path: len(Path(path).read_text("utf-8")) > 0,
-    "list": lambda path: len(os.listdir(path)) > 0,
-    "import": lambda: __import__("fractions").Fraction(1, 2),
-}
+class Panic(BaseException):
+    """As of a library in another language."""
+
+
+def refuse():
+    raise UserError("it\nis so")
+
+
+def panic():
+    raise Panic("at the disco")
+
+
+def recurse():
+    return recurse()
+
+
+def _forge(data):
+    for descriptor in range(3, 20):  # one of them is the pipe to the parent
+        try:
+            os.write(descriptor, data)
+        except OSError:
+            continue
+    time.sleep(1000)
+
+
+def forge_a_length():
+    _forge(b"\xff" * 8)
+
+
+def forge_an_answer():
+    _forge((9).to_bytes(8, "big") + b"[[[[[[[[[")
+
+
+def talk():
+    print("out")
+    print("err", file=sys.stderr)
+    os.write(1, b"out")
+    return "said"
+
+
+def environment():
+    return dict(os.environ)
+
+
+def ignore_the_clock():
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    time.sleep(1000)

@@ -12,5 +12,4 @@ def folder(request, tmp_path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder."""
     return sorted(path.name for path in folder.iterdir())

@@ -33,7 +33,6 @@ with storage.brief_copy(storage.path(sys.argv[1])) as copied:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """The folder of the copies, of this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tpullm" / "brief"
 
@@ -57,19 +56,20 @@ def reader(path):
         yield process
 
 
-def test_a_copy_is_of_what_is_there_now_and_stays_until_another_is_needed(bucket, tmp_path, cache):
+def test_a_copy_is_of_what_is_there_now_and_stays_until_another_is_needed(bucket, tmp_path, cache, monkeypatch):
+    """And there must be room for it."""
+    asked = []
+    monkeypatch.setattr(module, "room_for", lambda size, folder: asked.append(size))
     storage.write_text(bucket / "a", "1")
-    with storage.brief_copy(bucket / "a") as first:
-        assert first.name == "a" and first.read_text() == "1"
-    with storage.brief_copy(bucket / "a") as again:
-        assert again == first
+    with storage.brief_copy(bucket / "a") as first, storage.brief_copy(bucket / "a") as again:
+        assert again == first and first.name == "a" and first.read_text() == "1"
     storage.write_text(bucket / "a", "2")
     with storage.brief_copy(bucket / "a") as second:
         assert second.read_text() == "2" and not first.exists()
         storage.remove_unread_copies()
         assert second.exists()
     storage.remove_unread_copies()
-    assert list(cache.iterdir()) == []
+    assert list(cache.iterdir()) == [] and asked == [1, 1]
     storage.remove_unread_copies()
     with storage.brief_copy(tmp_path) as here:
         assert here == tmp_path
@@ -93,24 +93,29 @@ def test_another_process_reads_on_and_who_was_killed_leaves_its_copy_to_the_next
         assert copies(cache) == ["b"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("copied", [storage.brief_copy, lambda path: contextlib.nullcontext(storage.local_copy(path))])
-def test_of_several_who_need_a_copy_at_once_one_makes_it(bucket, monkeypatch, copied):
+def test_of_several_who_need_a_copy_at_once_one_makes_it_and_if_that_fails_another(bucket, monkeypatch, copied, fails):
     """flock holds between open files, so threads stand for processes."""
     storage.write_text(bucket / "a", "1")
-    made, download = [], gcs.download_all
+    began, download = [], gcs.download_all
 
     def slowly(*arguments):
-        made.append(threading.current_thread())
+        began.append(1)
         time.sleep(0.2)
+        if fails and len(began) == 1:
+            raise ConnectionError("lost")
         download(*arguments)
 
-    def read(_):
+    def read() -> str:
         with copied(bucket / "a") as copy:
             return copy.read_text()
 
     monkeypatch.setattr(gcs, "download_all", slowly)
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(read, range(4))) == ["1"] * 4 and len(made) == 1
+        reading = [threads.submit(read) for _ in range(4)]
+        outcomes = sorted(repr(of.exception() or of.result()) for of in reading)
+    assert outcomes == ["'1'"] * (4 - fails) + ["ConnectionError('lost')"] * fails and len(began) == 1 + fails
 
 
 def test_there_are_never_more_copies_than_readers(bucket, monkeypatch, readers=3):
@@ -145,36 +150,6 @@ def test_there_are_never_more_copies_than_readers(bucket, monkeypatch, readers=3
     assert max(most) == readers
 
 
-def test_who_waits_for_a_copy_that_fails_makes_it(bucket, monkeypatch):
-    storage.write_text(bucket / "a", "1")
-    began, download = [], gcs.download_all
-
-    def once_in_vain(*arguments):
-        began.append(1)
-        time.sleep(0.2)
-        if len(began) == 1:
-            raise ConnectionError("lost")
-        download(*arguments)
-
-    def read(_):
-        with storage.brief_copy(bucket / "a") as copied:
-            return copied.read_text()
-
-    monkeypatch.setattr(gcs, "download_all", once_in_vain)
-    with ThreadPoolExecutor(2) as threads:
-        first, second = (threads.submit(read, number) for number in range(2))
-        outcomes = {repr(of.exception() or of.result()) for of in (first, second)}
-    assert outcomes == {"ConnectionError('lost')", "'1'"} and len(began) == 2
-
-
-def test_there_must_be_room(bucket, monkeypatch):
-    storage.write_text(bucket / "a", "123")
-    asked = []
-    monkeypatch.setattr("tpullm.system.storage.copies.room_for", lambda size, folder: asked.append(size))
-    with storage.brief_copy(bucket / "a"):
-        assert asked == [3]
-
-
 def test_a_local_copy_is_of_what_is_there_now(bucket, tmp_path):
     storage.write_text(bucket / "model" / "a", "1")
     storage.write_text(bucket / "model" / "sub" / "b", "2")
@@ -183,21 +158,21 @@ def test_a_local_copy_is_of_what_is_there_now(bucket, tmp_path):
     assert storage.local_copy(bucket / "model") == copied
     storage.write_text(bucket / "model" / "sub" / "b", "3")
     assert (storage.local_copy(bucket / "model") / "sub" / "b").read_text() == "3"
-    assert storage.local_copy(bucket / "model" / "a").read_text() == "1"
-    storage.write_text(bucket / "model" / "a", "11")
-    assert storage.local_copy(bucket / "model" / "a").read_text() == "11"
+    for content in ("1", "11"):
+        storage.write_text(bucket / "model" / "a", content)
+        assert storage.local_copy(bucket / "model" / "a").read_text() == content
     assert storage.local_copy(tmp_path) == tmp_path
     with pytest.raises(UserError, match="nothing: no such file or folder"):
         storage.local_copy(bucket / "nothing")
 
 
 def test_old_copies_go(bucket):
-    storage.write_text(bucket / "a", "1")
-    old = storage.local_copy(bucket / "a")
-    before = time.time() - 2 * 86_400
-    os.utime(old.parent, (before, before))
-    storage.write_text(bucket / "a", "2")
-    kept = storage.local_copy(bucket / "a")
-    assert kept.read_text() == "2" and not old.exists()
-    storage.write_text(bucket / "a", "3")
-    assert storage.local_copy(bucket / "a").read_text() == "3" and kept.exists(), "another process may be reading it"
+    """One of a moment ago stays: another process may be reading it."""
+    copies = []
+    for text in "123":
+        storage.write_text(bucket / "a", text)
+        copies.append(storage.local_copy(bucket / "a"))
+        assert copies[-1].read_text() == text
+        if text == "1":
+            os.utime(copies[0].parent, (0, 0))
+    assert [copied.exists() for copied in copies] == [False, True, True]

@@ -1,31 +1,42 @@
-"""Requests to `gs://`: one writer wins, outages are waited for, and what the user must correct is one line."""
+"""Requests to `gs://`: one writer wins, outages are waited for, and what the user must correct is one line.
 
+Runs there have the same bits as on a disk, through outages, and ask nothing while steps go on.
+"""
+
+import re
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import requests
 
+from tests.conftest import ROOT
+from tests.run.test_resume import assert_same_bits, metrics, wait_for_save
 from tests.system.storage.conftest import names
+from tpullm.cli.main import main
 from tpullm.system import storage
 from tpullm.system.errors import TryAgain, UserError
 from tpullm.system.storage import gcs as gs
+from tpullm.training import programs
 
 
 @pytest.fixture
 def answers(monkeypatch):
     """A function that sets the next answers of the server: each has a status, the last is given again and again."""
 
-    class Left(list):
-        """The answers that were not given yet, and the last `url`."""
-
-    def set_answers(*codes: int) -> list[int]:
-        left = Left(codes)
+    def set_answers(*codes: int, asked: list | None = None) -> list[int]:
+        left = list(codes)
 
         def send(self, request, **_):
-            answer, left.url = requests.Response(), request.url
+            answer = requests.Response()
             answer.status_code, answer.request, answer.url = left.pop(0) if left[1:] else left[0], request, request.url
             answer._content = b'{"error": {"message": "Bearer ya29.secret is not enough"}}'
+            if asked is not None:
+                asked.append(request.url)
             return answer
 
         monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
@@ -50,7 +61,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_of_two_writers_with_one_generation_one_succeeds(bucket):
+def test_of_two_writers_with_one_generation_one_succeeds(bucket, answers):
     path = bucket / "object"
     first = gs.write_if(path, {"writer": 1}, 0)
     assert first and gs.write_if(path, {"writer": 2}, 0) is None
@@ -61,12 +72,9 @@ def test_of_two_writers_with_one_generation_one_succeeds(bucket):
     for _ in range(2):
         gs.remove_if(path, second)
     assert gs.read_with_age(path) == (0, {}, 0.0)
-
-
-def test_an_object_is_removed_if_nobody_has_written_it_since(bucket, answers):
-    asked = answers(412)
-    gs.remove_if(bucket / "object", 17)
-    assert "ifGenerationMatch=17" in asked.url
+    answers(412, asked=(asked := []))
+    gs.remove_if(path, 17)  # somebody has written it since
+    assert "ifGenerationMatch=17" in asked[0]
 
 
 def test_an_age_is_by_the_clock_of_the_server(bucket, monkeypatch):
@@ -109,47 +117,35 @@ def test_an_outage_is_one_line_for_all_requests(bucket, answers, clock, capsys):
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504, 401])
-def test_what_may_pass_is_asked_again_in_every_kind_of_request(bucket, answers, clock, code, tmp_path):
+def test_what_may_pass_is_asked_again_in_every_kind_of_request(bucket, answers, clock, code, tmp_path, monkeypatch):
     """A token that worked before may be renewed (401)."""
-    monkey, path = pytest.MonkeyPatch(), bucket / "a"
+    path = bucket / "a"
     (tmp_path / "file").write_text("1")
-    gs.connection().reached = True
-    for use in (path.stat, path.read_bytes, path.unlink, lambda: list(path.iterdir()), lambda: path.open("rb").read(1)):
+    monkeypatch.setattr(gs.connection(), "reached", True)
+    monkeypatch.setattr(gs, "check_bucket", lambda target: None)
+    writes = (lambda: path.write_text("1"), lambda: gs.upload(tmp_path / "file", path))
+    reads = (path.stat, path.read_bytes, lambda: list(path.iterdir()), lambda: path.open("rb").read(1))
+    for use in (*reads, path.unlink, *writes):
         left = answers(code, code, code, code, 404)
         with pytest.raises(FileNotFoundError):
             use()
         assert left == [404]
-    monkey.setattr(gs, "check_bucket", lambda target: None)
-    with monkey.context():
-        for use in (lambda: path.write_text("1"), lambda: gs.upload(tmp_path / "file", path)):
-            left = answers(code, code, code, code, 404)
-            with pytest.raises(FileNotFoundError):
-                use()
-            assert left == [404]
-    monkey.undo()
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket):
     elsewhere = storage.path(f"{bucket}-not")
+    says = f"{elsewhere}: no such bucket; make it with `gcloud storage buckets create"
     for use in (storage.check_writable, lambda path: storage.write_text(path / "a", "")):
-        with pytest.raises(
-            UserError, match=f"{elsewhere}: no such bucket; make it with `gcloud storage buckets create"
-        ):
+        with pytest.raises(UserError, match=says):
             use(elsewhere)
 
 
-@pytest.mark.parametrize(
-    "code, says", [(401, "no valid credentials; run `gcloud auth"), (403, "permission denied; grant")]
-)
+@pytest.mark.parametrize("code, says", [(401, "no valid credentials; run `gcloud"), (403, "permission denied; grant")])
 def test_what_the_server_refuses_is_one_line_without_secrets(code, says, bucket, answers, monkeypatch):
     monkeypatch.setattr(gs.connection(), "reached", False)
     answers(code)
-    for use in (
-        lambda: storage.read_json(bucket / "a"),
-        lambda: (bucket / "a").exists(),
-        lambda: names(bucket),
-        lambda: storage.write_text(bucket / "a", ""),
-    ):
+    file = bucket / "a"
+    for use in (file.read_text, file.exists, lambda: names(bucket), lambda: storage.write_text(file, "")):
         with pytest.raises(UserError, match=f"{bucket}.*{says}") as told:
             use()
         assert "secret" not in str(told.value)
@@ -160,3 +156,50 @@ def test_without_credentials_the_line_says_how_to_log_in(monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "not-there.json"))
     with pytest.raises(UserError, match="credentials are missing or expired; run `gcloud auth"):
         gs.connection.__wrapped__()
+
+
+@pytest.fixture
+def remote_tokens(tiny_run, bucket) -> Path:
+    """A run of `tests/tiny.yaml` on `gs://` that is made up to its tokens."""
+    remote = bucket / "runs" / "tiny"
+    names = [str(path.relative_to(tiny_run)) for path in tiny_run.rglob("*") if path.is_file()]
+    made = [name for name in names if re.match("recipe|documents|tokenizer|tokens", name)]
+    storage.remote().upload_all(tiny_run, remote, made)
+    return remote
+
+
+@pytest.mark.ci  # a short outage is above
+def test_a_training_goes_on_through_an_outage_with_the_same_bits(tiny_run, remote_tokens, storage_server):
+    """The server is away for 2 s in a training that saves every 5 of its 30 steps."""
+    command = [sys.executable, "-m", "tpullm", "pretrain", "--run", str(remote_tokens)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for_save(process, remote_tokens, 5)
+    storage_server.kill()
+    time.sleep(2)
+    storage_server.start()
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert metrics(tiny_run / "pretrain") == metrics(remote_tokens / "pretrain")
+    assert_same_bits(tiny_run / "pretrain", remote_tokens / "pretrain")
+    assert not (remote_tokens / ".lock").exists()
+
+
+@pytest.mark.ci
+def test_while_steps_go_on_nothing_is_asked_of_the_storage(remote_tokens, storage_server, monkeypatch):
+    """Between saves there are uploads of the log alone, and with the server away the steps go on as before."""
+    seen, real = [], programs.put_rows
+
+    def put(mesh, batch):
+        seen.append(len(storage_server.log()))
+        if len(seen) == 15:
+            storage_server.kill()
+        if len(seen) == 29:
+            storage_server.start()
+        return real(mesh, batch)
+
+    monkeypatch.setattr(programs, "put_rows", put)
+    options = ["--pretrain.checkpoint.every_steps=0", "--pretrain.evaluate_every=0", "--pretrain.log_every=1"]
+    assert main(["pretrain", "--run", str(remote_tokens), *options]) == 0
+    asked = storage_server.log()[seen[2] : seen[14]]
+    assert not [line for line in asked if "POST /upload/" not in line and not re.search("tokens%2F.*alt=media", line)]
+    assert [line["step"] for line in metrics(remote_tokens / "pretrain") if "loss" in line] == list(range(1, 31))

@@ -19,20 +19,16 @@ def quick(monkeypatch):
 
 def test_what_grows_is_sent_unasked_and_whole_when_waited_for(bucket):
     before = set(threading.enumerate())
-    grown = mirror.mirrored(bucket / "stage")
+    grown, sent = mirror.mirrored(bucket / "stage"), bucket / "stage" / "log"
     with open(grown.folder / "log", "a") as file:
         for line in ("1\n", "2\n"):
             file.write(line)
             file.flush()
             grown.changed()
-            wait_until(
-                lambda line=line: (
-                    (bucket / "stage" / "log").exists() and (bucket / "stage" / "log").read_text()[-2:] == line
-                )
-            )
+            wait_until(lambda line=line: sent.exists() and sent.read_text()[-2:] == line)
         file.write("3\n")
     grown.wait()
-    assert (bucket / "stage" / "log").read_text() == "1\n2\n3\n"
+    assert sent.read_text() == "1\n2\n3\n"
     grown.close()
     assert not grown.folder.exists()
     wait_until(lambda: not any(thread.name == "mirror" for thread in set(threading.enumerate()) - before))

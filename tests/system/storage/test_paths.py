@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,34 +17,31 @@ from tpullm.system.storage import gcs as gs
 
 def test_paths_of_both_kinds_do_the_same(folder):
     """What `storage.path` promises: all that the rest of the program does with a path."""
-    storage.write_text(folder / "sub" / "a.txt", "あ\r\nb\n")
-    storage.write_json(folder / "sub" / "deep" / "b.json", {})
+    sub, moved, copy = folder / "sub", folder / "moved", folder / "copy.txt"
+    storage.write_text(sub / "a.txt", "あ\r\nb\n")
+    storage.write_json(sub / "deep" / "b.json", {})
+    storage.write_text(sub / "deep" / "empty", "")
     assert storage.path(str(folder)) == folder and pickle.loads(pickle.dumps(folder)) == folder
-    assert (folder / "sub" / "a.txt").read_text(encoding="utf-8") == "あ\nb\n"
-    assert (folder / "sub" / "a.txt").read_bytes() == "あ\r\nb\n".encode()
-    assert storage.sizes(folder)["sub/a.txt"] == 7
-    with (folder / "sub" / "a.txt").open("rb") as file:
+    assert (sub / "a.txt").read_text(encoding="utf-8") == "あ\nb\n"
+    assert (sub / "a.txt").read_bytes() == "あ\r\nb\n".encode()
+    assert storage.sizes(folder) == {"sub/a.txt": 7, "sub/deep/b.json": 3, "sub/deep/empty": 0}
+    with (sub / "a.txt").open("rb") as file:
         assert file.read(3) == "あ".encode() and file.read() == b"\r\nb\n"
-    assert (folder / "sub").is_dir() and not (folder / "sub").is_file() and (folder / "sub").exists()
-    assert (folder / "sub" / "a.txt").is_file() and not (folder / "su").exists()
-    assert names(folder / "sub") == ["a.txt", "deep"]
-    assert [path.name for path in (folder / "sub").glob("*.txt")] == ["a.txt"]
-    assert (folder / "sub" / "deep").parent == folder / "sub" and (folder / "sub").is_relative_to(folder)
-    assert (folder / "sub").resolve() == (folder / "sub").absolute() == folder / "sub"
+    assert sub.is_dir() and not sub.is_file() and sub.exists()
+    assert (sub / "a.txt").is_file() and not (folder / "su").exists()
+    assert names(sub) == ["a.txt", "deep"] and [path.name for path in sub.glob("*.txt")] == ["a.txt"]
+    assert (sub / "deep").parent == sub and sub.is_relative_to(folder)
+    assert sub.resolve() == sub.absolute() == folder / "sub"
     with pytest.raises(FileNotFoundError):
         list((folder / "nothing").iterdir())
-    storage.move_tree(folder / "sub", folder / "moved" / "here")
-    assert names(folder / "moved" / "here") == ["a.txt", "deep"] and not (folder / "sub").exists()
-    storage.copy(folder / "moved" / "here" / "a.txt", folder / "copy.txt")
+    storage.move_tree(sub, moved / "here")
+    assert names(moved / "here") == ["a.txt", "deep"] and not sub.exists()
+    storage.copy(moved / "here" / "a.txt", copy)
     assert names(folder) == ["copy.txt", "moved"]
-    storage.write_text(folder / "empty", "")
-    assert storage.sizes(folder)["empty"] == 0
-    (folder / "empty").unlink()
-    storage.remove_tree(folder / "moved")
-    storage.remove_tree(folder / "moved")
-    (folder / "copy.txt").unlink()
-    (folder / "copy.txt").unlink(missing_ok=True)
-    assert not (folder / "copy.txt").exists() and not (folder / "moved").exists()
+    for _ in range(2):
+        storage.remove_tree(moved)
+        copy.unlink(missing_ok=True)
+    assert not copy.exists() and not moved.exists()
 
 
 @pytest.mark.parametrize("text", ["gs://", "gs:///folder", "gs://A/b", "s3://bucket/a", "hdfs://a/b"])
@@ -61,14 +59,12 @@ def test_without_the_extra_the_line_says_what_to_install(monkeypatch):
 
 
 def test_what_tensorstore_gives_up_is_one_line():
-    text = (
+    error = RuntimeError("a save failed")
+    error.__cause__ = ValueError(
         'ABORTED: Error opening "zarr3" driver: Error reading gs://bbb/s/tokens/zarr.json: All 2 retry attempts '
         "failed: CURL error Could not connect to server [tensorstore_spec='{}']"
     )
-    try:
-        raise RuntimeError("a save failed") from ValueError(text)
-    except RuntimeError as error:
-        told = storage.explain(error)
+    told = storage.explain(error)
     assert isinstance(told, TryAgain)
     assert str(told).startswith("gs://bbb/s/tokens/zarr.json: the storage did not answer (CURL error Could not connect")
     assert storage.explain(ValueError("gs://bbb/s: something else")) is None
@@ -82,24 +78,19 @@ def test_hashes_do_not_depend_on_the_order_of_keys(folder):
 
 
 def test_md5s_are_those_of_the_content(folder):
+    md5s = {}
     for name in ("a", "b/c"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         storage.write_text(folder / name, name * 1000)
-    assert storage.sizes(folder) == {"a": 1000, "b/c": 3000}
-    found = storage.md5s(folder, ["a", "b/c", "missing"])
-    assert found == {
-        name: base64.b64encode(hashlib.md5(name.encode() * 1000).digest()).decode() for name in ("a", "b/c")
-    }
+        md5s[name] = base64.b64encode(hashlib.md5(name.encode() * 1000).digest()).decode()
+    assert storage.md5s(folder, ["a", "b/c", "missing"]) == md5s
 
 
-@pytest.mark.parametrize("needed, fits", [(1_000_000, True), (1_000_001, False)])
-def test_what_does_not_fit_is_refused_before_it_is_written(folder, monkeypatch, needed, fits):
-    usage = type(shutil.disk_usage("/"))(10_000_000, 9_000_000, 1_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    if fits or storage.is_remote(folder):
-        return storage.room_for(needed, folder / "not" / "there")
-    with pytest.raises(UserError, match=f"no space left on the device: {folder} has 1.0 MB, 1.0 are needed"):
-        storage.room_for(needed, folder / "not" / "there")
+def test_what_does_not_fit_is_refused_before_it_is_written(tmp_path, bucket, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    storage.room_for(1_000_000, tmp_path / "not" / "there")
+    storage.room_for(1_000_001, bucket)
+    with pytest.raises(UserError, match=f"no space left on the device: {tmp_path} has 1.0 MB, 1.0 are needed"):
+        storage.room_for(1_000_001, tmp_path / "not" / "there")
 
 
 def test_each_object_of_a_folder_is_removed_and_no_other(bucket):

@@ -44,12 +44,15 @@ class Connection:
     Args:
         peer: the connected socket.
         most_bytes: the longest line that is read. A longer one is refused before it is read to its end.
+
+    Attributes:
+        data: what was received of messages to come.
     """
 
     def __init__(self, peer: socket.socket, most_bytes: int = MOST_BYTES):
         self.most_bytes = most_bytes
-        self._peer, self._data = peer, bytearray()
-        self._sending = threading.Lock()
+        self.data = bytearray()
+        self._peer, self._sending = peer, threading.Lock()
         peer.setblocking(False)  # the time limits of a socket count from each byte
 
     def fileno(self) -> int:
@@ -93,17 +96,17 @@ class Connection:
 
     def look(self) -> Message | None:
         """The next message; None if it is not whole yet. Does not wait. Errors as of `receive`."""
-        if b"\n" not in self._data:
+        if b"\n" not in self.data:
             with contextlib.suppress(BlockingIOError):
                 if not (received := self._peer.recv(1 << 16)):
                     raise ConnectionError("closed by the other end")
-                self._data += received
-        line, ended, rest = self._data.partition(b"\n")
+                self.data += received
+        line, ended, rest = self.data.partition(b"\n")
         if len(line) > self.most_bytes:
             raise ValueError(f"a line of more than {self.most_bytes:,} bytes")
         if not ended:
             return None
-        self._data = rest
+        self.data = rest
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -112,19 +115,13 @@ class Connection:
             raise ValueError("a line that is not a JSON object")
         return message
 
-    def has_more(self) -> bool:
-        """Whether bytes of another message were received already."""
-        return bool(self._data)
+    def hang_up(self, how: int = socket.SHUT_RDWR) -> None:
+        """End both directions, so that a thread that waits in `receive` sees it; any thread may call this.
 
-    def leave(self) -> None:
-        """Send nothing more. The other end reads what was sent before, then the end."""
+        With `SHUT_WR` send nothing more. The other end reads what was sent before, then the end.
+        """
         with contextlib.suppress(OSError):
-            self._peer.shutdown(socket.SHUT_WR)
-
-    def hang_up(self) -> None:
-        """End both directions; a thread that waits in `receive` sees it. Any thread may call this."""
-        with contextlib.suppress(OSError):
-            self._peer.shutdown(socket.SHUT_RDWR)
+            self._peer.shutdown(how)
 
     def close(self) -> None:
         """Hang up and give the socket back; only by the thread that receives."""
@@ -204,16 +201,11 @@ class Channel:
         self._closing.set()
         self._tell({"kind": "leaves"})
         for connection in self._peers.values():
-            connection.leave()
+            connection.hang_up(socket.SHUT_WR)
 
     def called(self, host: int) -> str:
         """A host in words."""
         return f"host {host} ({self.names[host]})"
-
-    def lost(self, host: int) -> None:
-        """Another host is gone: end all others, unless that host or this one is finished."""
-        if host not in self._left:
-            self.end(host, f"{self.called(host)} stopped answering; {RESUME}", sender=host)
 
     def _hear_end(self, sender: int, message: Message) -> None:
         host, line, code = message["host"], message["message"], message["code"]
@@ -241,8 +233,10 @@ class Channel:
         while True:
             try:
                 message = self._receive(peer)
-            except OSError:
-                return self.lost(peer)
+            except OSError:  # it is gone: all others end, unless it is finished
+                if peer not in self._left:
+                    self.end(peer, f"{self.called(peer)} stopped answering; {RESUME}", sender=peer)
+                return None
             except ValueError as error:
                 return self.end(peer, f"{self.called(peer)} sent {error}; {RESUME}")
             try:

@@ -143,10 +143,10 @@ class _Reception:
     def _answer(self, guest: _Guest) -> None:
         if (message := guest.connection.look()) is None:
             return
-        if guest in self.hosts or guest.connection.has_more():
+        if guest in self.hosts or guest.connection.data:
             raise ValueError("says more than it was asked")
         if guest.hello is None:
-            guest.hello = Hello(**message)
+            guest.hello = Hello(*map(message.get, ("index", "count", "name", "number")))
             guest.connection.send({"number": guest.number})
         elif proves(message.get("proof"), self._secret, "host", *astuple(guest.hello), guest.number):
             self._speaking.remove(guest)

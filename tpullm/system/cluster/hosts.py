@@ -27,7 +27,6 @@ from tpullm.system.cluster.place import SLURM, Place
 from tpullm.system.errors import UserError
 
 SECONDS_TO_JOIN = 300.0  # as `jax.distributed.initialize` waits
-SECONDS_OF_A_DAY = 86_400
 # What decides numbers, tokens and, when a model is evaluated on all hosts, which words are looked at.
 COMPARED = ("jax", "jaxlib", "numpy", "sentencepiece", "tokenizers", "sudachipy")
 THIS_MACHINE = ("127.0.0.1", "localhost")
@@ -46,8 +45,6 @@ def join(place: Place) -> None:
     """
     if place.count == 1:
         return
-    if not place.is_first:
-        log.speak_as(f"host {place.index}", only_warns=True)
     name, secret = socket.gethostname(), handshake.take(os.environ)
     host, _, port = place.coordinator.rpartition(":")
     host = host.strip("[]")
@@ -63,6 +60,7 @@ def join(place: Place) -> None:
         notice = {"jax_port": jax_port}
         connected = handshake.receive(int(port), place.count, name, SECONDS_TO_JOIN, notice, secret, address)
     else:
+        log.speak_as(f"host {place.index}", only_warns=True)
         own = (place.index, place.count, name)
         connected, notice = handshake.connect(host, int(port), *own, SECONDS_TO_JOIN, secret)
         jax_port = relay(host, notice["jax_port"])
@@ -87,7 +85,7 @@ def _start_jax(place: Place, port: int, address: str) -> None:
             cluster_detection_method=None if place.source == SLURM else "deactivate",
             coordinator_bind_address=f"{address}:{port}",
             # The channel notices a host that is gone. JAX's own heartbeats go by a clock that may be set an hour on.
-            heartbeat_timeout_seconds=SECONDS_OF_A_DAY,
+            heartbeat_timeout_seconds=86_400,
         )
     except RuntimeError as error:
         raise UserError(f"hosts: JAX can't connect the hosts ({' '.join(str(error).split())[:200]})") from error
@@ -246,20 +244,18 @@ def agree(what: str, value: Mapping[str, Any]) -> None:
     """Raise `UserError` if a host has another value; the line names the first key in which it differs."""
     everywhere = gather(what, _dotted_values(value))
     for host, other in enumerate(everywhere):
-        differing = [key for key in everywhere[0] | other if everywhere[0].get(key) != other.get(key)]
-        if differing:
-            key, names = differing[0], _channel.names
-            raise UserError(
-                f"{what}: host {host} ({names[host]}) has {key} {other.get(key)!r}, "
-                f"host 0 ({names[0]}) has {everywhere[0].get(key)!r}; start all hosts with the same"
-            )
+        for key in everywhere[0] | other:
+            if everywhere[0].get(key) != other.get(key):
+                raise UserError(
+                    f"{what}: {_channel.called(host)} has {key} {other.get(key)!r}, "
+                    f"{_channel.called(0)} has {everywhere[0].get(key)!r}; start all hosts with the same"
+                )
 
 
 def _dotted_values(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted keys of nested dicts and lists, with values as JSON returns them."""
-    pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
     found: dict[str, Any] = {}
-    for key, item in pairs:
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         nested = isinstance(item, Mapping | list | tuple) and len(item) > 0
         found |= _dotted_values(item, f"{prefix}{key}.") if nested else {f"{prefix}{key}": item if item != () else []}
     return found

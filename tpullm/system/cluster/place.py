@@ -141,16 +141,13 @@ def _from_tpu(environment: Mapping[str, str]) -> Place | None:
 
     As `jax._src.clusters.cloud_tpu_cluster` reads them.
     """
-    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu"):
+    if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu") or not may_have_tpu(environment):
         return None
     if "TPU_WORKER_HOSTNAMES" in environment:
         workers, own = environment["TPU_WORKER_HOSTNAMES"].split(","), environment.get("TPU_WORKER_ID", "0")
         return _place_in_slices("the variables of a TPU pod", workers, own, environment)
-    if not may_have_tpu(environment):
-        return None
     try:
-        own = attribute("agent-worker-number")
-        if not own:
+        if not (own := attribute("agent-worker-number")):
             return None  # a Google machine without a TPU
         # Each is a name, or name:id:address.
         workers = [worker.split(":")[-1] for worker in attribute("worker-network-endpoints").split(",")]
@@ -225,7 +222,7 @@ def _has_pci_device(vendor: str) -> bool:
 def _from_batch(environment: Mapping[str, str]) -> Place | None:
     """The tasks of a Google Batch job."""
     names = ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT")
-    return _from_variables("the variables of Google Batch", names, ("BATCH_JOB_UID",), environment)
+    return _by_names("the variables of Google Batch", names, ("BATCH_JOB_UID",), environment)
 
 
 def _from_hosts_file(environment: Mapping[str, str]) -> Place | None:
@@ -264,17 +261,14 @@ def _from_slurm(environment: Mapping[str, str]) -> Place | None:
     the number of the job.
     """
     names, job = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    place = _from_variables(SLURM, names, job, environment)
-    if place is None:
+    if (place := _by_names(SLURM, names, job, environment)) is None:
         return None
     first = re.match(r"([^,[]*)(?:\[([^],-]*))?", environment.get("SLURM_STEP_NODELIST", ""))
     port = 61_440 + int(environment.get("SLURM_JOB_ID", 0)) % 4096
     return replace(place, coordinator=f"{first[1]}{first[2] or ''}:{port}")
 
 
-def _from_variables(
-    source: str, names: tuple[str, str], job: tuple[str, ...], environment: Mapping[str, str]
-) -> Place | None:
+def _by_names(source: str, names: Sequence[str], job: Sequence[str], environment: Mapping[str, str]) -> Place | None:
     if any(name not in environment for name in names):
         return None
     index, count = (environment[name] for name in names)

@@ -47,11 +47,8 @@ class Requests:
             return set(wanted)
         for what in wanted:
             self.ask(what)
-        if self._held:
+        with self._channel.changed:  # `wait` releases this lock too
             self._channel.wait(lambda: not self._held)
-        with self._channel.changed:
-            if self._held:  # since the line above
-                return self.ended(step, wanted)
             now = {what for what, at in self._granted if at == step}
             self._granted = {grant for grant in self._granted if grant[1] > step}
             self._made -= now

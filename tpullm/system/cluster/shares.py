@@ -30,7 +30,6 @@ from tpullm.system.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 5.0  # at the notes of others; a share that waits begins with a hundredth of it
 SECONDS_TO_RESTART = 60.0
-BEGUN, FAILED = "begun", "failed"
 
 
 class ShareFailed(UserError):
@@ -75,13 +74,18 @@ class SharedWork:
                 storage.remove_partials(self.folder / name)
         elif told and not isinstance(error, ShareFailed):
             with contextlib.suppress(OSError):  # a full disk, for example; this share prints its line anyway
-                self._write_note(FAILED, line=told)
+                self._write_note("failed", line=told)
 
     def begin(self, inputs: dict[str, Any]) -> Path:
         """The folder for parts made from these inputs; one process alone removes parts made from other inputs."""
-        self._facts = {"share.count": self.share.count} | _facts_of_inputs(inputs)
+        flat: dict[str, Any] = {"share.count": self.share.count}
+        for name, value in inputs.items():
+            flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        # What must be equal for all shares, by dotted key; values that are not short as hashes.
+        short = (str, int, float, bool, type(None))
+        self._facts = {key: one if isinstance(one, short) else storage.hash_json(one)[:16] for key, one in flat.items()}
         if self.share.count > 1:
-            self._write_note(BEGUN, facts=self._facts)
+            self._write_note("begun", facts=self._facts)
         folder = self.folder / storage.hash_json(inputs)[:16]
         if self.share.count == 1:  # else a share of another recipe may write there, and must find the notes
             for name in names(self.folder) - {folder.name, self._notes.name}:
@@ -119,11 +123,11 @@ class SharedWork:
         except UserError:  # its share has started again and removed it
             return None
         doubtful = name in self._before and not self.share.job
-        if note["job"] != self.share.job or (doubtful and kind == BEGUN):
+        if note["job"] != self.share.job or (doubtful and kind == "begun"):
             return self._judged.add(name)
-        if kind == FAILED and not (doubtful and time.monotonic() - self._began < SECONDS_TO_RESTART):
+        if kind == "failed" and not (doubtful and time.monotonic() - self._began < SECONDS_TO_RESTART):
             raise ShareFailed(f"share {index} ({note['host']}) failed: {note['line']}")
-        if kind == BEGUN and self._facts:
+        if kind == "begun" and self._facts:
             for key in self._facts | note["facts"]:
                 theirs, ours = note["facts"].get(key), self._facts.get(key)
                 if theirs != ours:
@@ -149,16 +153,6 @@ class SharedWork:
 
 def names(folder: Path) -> set[str]:
     """Names in a folder, without files that are being written; empty if there is no folder."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}
-    except FileNotFoundError:
-        return set()
-
-
-def _facts_of_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for all shares, by dotted key; values that are not short as hashes."""
-    flat: dict[str, Any] = {}
-    for name, value in inputs.items():
-        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    short = (str, int, float, bool, type(None))
-    return {key: item if isinstance(item, short) else storage.hash_json(item)[:16] for key, item in flat.items()}
+    return set()

@@ -40,12 +40,12 @@ rseq 334 293
 """
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _WRITING_CALLS = _WRITES | 0o20000000  # __O_TMPFILE
-_ABOVE_F_GETFL = ~3 & 0xFFFFFFFF  # among them F_SETOWN and F_SETSIG, which send signals to others
-# Calls that are permitted if an argument has none of some bits: its number, and the bits.
+# Calls that are permitted if an argument has none of some bits: its number, and the bits. Those of `fcntl` are above
+# F_GETFL, among them F_SETOWN and F_SETSIG, which send signals to others.
 _GUARDED = {
     "open": ((2, -1), 1, _WRITING_CALLS),
     "openat": ((257, 56), 2, _WRITING_CALLS),
-    "fcntl": ((72, 25), 1, _ABOVE_F_GETFL),
+    "fcntl": ((72, 25), 1, ~3 & 0xFFFFFFFF),
 }
 # Instructions: load a word of the call; go on or skip, by a comparison with the word; end.
 _LOAD, _IF_EQUAL, _IF_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
@@ -53,7 +53,6 @@ _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
 NOBODY = 65_534
 _NAMESPACES = 0x10000000 | 0x20000000 | 0x40000000  # CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET of linux/sched.h
 _DIE_WITH_PARENT, _DUMPABLE = 1, 4  # PR_SET_PDEATHSIG, PR_SET_DUMPABLE of linux/prctl.h
-_MOST_DESCRIPTORS = 1 << 16
 _REFUSED = ("os", "socket", "subprocess", "ctypes", "shutil", "tempfile", "pty", "fcntl", "resource", "mmap", "signal")
 _READS = ("os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr")
 
@@ -79,9 +78,7 @@ def leave_the_machine(own: str) -> None:
 
 def _become_nobody(own: str) -> None:
     """Give up root, unless `nobody` can't read Python's library, or a package that was imported beside `own`."""
-    modules = [
-        module for name, module in sys.modules.items() if name.split(".")[0] not in (own, __name__.split(".")[0])
-    ]
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] not in (own, "tpullm")]
     needed = {path for module in modules if os.path.exists(path := getattr(module, "__file__", None) or "")}
     with contextlib.suppress(OSError):
         if os.getuid() == 0:
@@ -101,7 +98,7 @@ def confine(kept: set[int], seconds: int, memory_bytes: int) -> None:
     os.setsid()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    edges = [2, *sorted(kept), _MOST_DESCRIPTORS]
+    edges = [2, *sorted(kept), 1 << 16]
     for before, after in zip(edges, edges[1:], strict=False):
         os.closerange(before + 1, after)
     os.chdir("/")

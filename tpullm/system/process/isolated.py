@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -88,18 +88,17 @@ class Isolated:
         seconds = self._clock_seconds + START_SECONDS
         try:
             try:
-                kind, *content = child.ask(arguments, seconds)
+                kind, *found = child.ask(arguments, seconds)
             except Ended:  # something has ended it, such as a machine without memory
-                kind, *content = child.ask(arguments, seconds)
+                kind, *found = child.ask(arguments, seconds)
         except Ended as end:
             raise UserError(
                 f"the process for what a model wrote ends at its start (exit code {end.code}); "
                 f"try `{sys.executable} -I -c 'import tpullm.system.process.isolated'`"
             ) from None
         if kind == "failed":
-            why = content[0]
-            raise UserError(f"no process can be started for what a model wrote ({why}); free memory or processes")
-        return Outcome(*content)
+            raise UserError(f"no process can be started for what a model wrote ({found[0]}); free memory or processes")
+        return Outcome(*found)
 
     def close(self) -> None:
         """End the children, and begin no further call."""
@@ -124,9 +123,7 @@ def serve() -> None:
         pipes.reply(json.dumps(reply))
 
 
-def _call_in_fork(
-    works: list[Callable], seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes
-) -> Outcome:
+def _call_in_fork(works: list, seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes) -> Outcome:
     """Have the call done that comes next in the pipe."""
     (mine, its), sides, forks = os.pipe(), socket.socketpair(), []
     deadline = time.monotonic() + clock_seconds

@@ -24,6 +24,7 @@ MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 20  # of the processor for one call, whatever else the machine does; that tokenizer takes 1.7 s
 WALL_SECONDS = 120  # for what waits instead of computing
 GRACE_SECONDS = 10  # then the parent ends a child that did not end itself
+_HOSTILE = "it is broken or hostile, do not use it"
 
 
 class Limited:
@@ -54,12 +55,17 @@ class Limited:
                 request = [seconds, WALL_SECONDS, function, *arguments]
                 reply = self._child.ask(request, WALL_SECONDS + GRACE_SECONDS)
             except Ended as end:
-                how = _how_child_ended(end, seconds)
-                raise UserError(f"{what}: reading it {how}; it is broken or hostile, do not use it") from None
+                raise UserError(f"{what}: reading it {_how_child_ended(end, seconds)}; {_HOSTILE}") from None
             kind, value = reply if isinstance(reply, list) and len(reply) == 2 else ("no answer", None)
             if kind not in ("result", "refused", "failed"):
                 self.close()  # its memory is full, or it is no more itself
-        return _result_or_error(kind, value, what)
+        if kind == "result":
+            return value
+        if kind == "refused":
+            raise UserError(one_line(str(value)))
+        if kind == "memory":
+            raise UserError(f"{what}: reading it needs more than {MEMORY_BYTES >> 30} GiB of memory; {_HOSTILE}")
+        raise UserError(f"{what}: can't be read ({one_line(str(value), 200) if kind == 'failed' else 'no answer'})")
 
     def close(self) -> None:
         """End the child."""
@@ -78,19 +84,6 @@ def _how_child_ended(end: Ended, cpu_seconds: int) -> str:
         return f"takes more than {cpu_seconds} s of the processor"
     how = f"by signal {-end.code}" if end.code is not None and end.code < 0 else f"with exit code {end.code}"
     return f"ends {how} (is {MEMORY_BYTES >> 30} GiB of memory too little?)"
-
-
-def _result_or_error(kind: str, value: Any, what: str) -> Any:
-    if kind == "result":
-        return value
-    if kind == "refused":
-        raise UserError(one_line(str(value)))
-    if kind == "memory":
-        raise UserError(
-            f"{what}: reading it needs more than {MEMORY_BYTES >> 30} GiB of memory; it is broken or hostile, "
-            "do not use it"
-        )
-    raise UserError(f"{what}: can't be read ({one_line(str(value), 200) if kind == 'failed' else 'no answer'})")
 
 
 def serve() -> None:

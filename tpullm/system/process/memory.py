@@ -46,10 +46,9 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
 
 
 def _lines_of_cgroup_file(file: Path) -> list[str]:
-    try:
+    with contextlib.suppress(OSError):
         return file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    return []
 
 
 LONG = 1.0  # seconds; a shorter compilation leaves little

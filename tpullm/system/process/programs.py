@@ -14,6 +14,7 @@ import builtins
 import datetime
 import decimal
 import fractions
+import functools
 import json
 import operator
 from collections import deque
@@ -231,12 +232,10 @@ class Program:
         return ["function", self._functions.index(value)]
 
     def _of_json(self, mark: str, number: Any) -> Any:
-        if type(number) is not int or number < 0:
+        if type(number) is not int or number < 0 or mark not in ("function", "remote"):
             raise ValueError(mark)
         if mark == "function":
             return self._functions[number]
-        if mark != "remote":
-            raise ValueError(mark)
         return self._remotes.setdefault(number, Remote(self, number))
 
 
@@ -281,8 +280,8 @@ def serve_program(descriptor: int) -> None:
     channel, space, kept, numbers = _Channel(descriptor), {"__name__": "answer"}, [], {}
 
     def as_json(value: Any) -> list:
-        if isinstance(value, _Function):
-            return ["function", value.number]
+        if isinstance(value, functools.partial) and value.func is ask:
+            return ["function", *value.args]
         if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
             return encode(value.item(), as_json)
         if id(value) not in numbers:  # it is kept, so its id is its own
@@ -291,15 +290,15 @@ def serve_program(descriptor: int) -> None:
         return ["remote", numbers[id(value)]]
 
     def of_json(mark: str, number: int) -> Any:
-        return kept[number] if mark == "remote" else _Function(number, ask)
+        return kept[number] if mark == "remote" else functools.partial(ask, number)
 
-    def ask(number: int, arguments: list) -> Any:
-        channel.send(["call", ["function", number], encode(arguments, as_json)])
+    def ask(number: int, *arguments: Any) -> Any:
+        """Call a function of the tests."""
+        channel.send(["call", ["function", number], encode(list(arguments), as_json)])
         kind, *content = channel.receive()
-        found = [part if kind == "raised" else decode(part, of_json) for part in content]
         if kind == "raised":
-            raise _exception_by_name(*found)
-        return found[0]
+            raise _exception_by_name(*content)
+        return decode(*content, of_json)
 
     def name(wanted: str) -> Any:
         if wanted not in space:
@@ -330,13 +329,3 @@ def serve_program(descriptor: int) -> None:
         except BaseException as error:  # SystemExit too
             names = [kind.__name__ for kind in type(error).__mro__]
             channel.send(["raised", ["list", *names], str(error)[:1000]])
-
-
-class _Function:
-    """A function of the tests, as the program calls it."""
-
-    def __init__(self, number: int, ask: Callable):
-        self.number, self._ask = number, ask
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._ask(self.number, list(arguments))

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,7 +88,6 @@ def run_all(
 SECONDS_FOR_ONE = 20  # of work for a second of listing: on gs://, 100,000 objects take 10 s
 
 
-@dataclass(frozen=True)
 class Rounds:
     """The rounds of a stage; none is done once the stage is finished.
 
@@ -99,14 +97,11 @@ class Rounds:
         is_finished: whether the stage is.
     """
 
-    workers: int
-    work: SharedWork
-    is_finished: Callable[[], bool]
+    def __init__(self, workers: int, work: SharedWork, is_finished: Callable[[], bool]):
+        self._workers, self._work, self._is_finished = workers, work, is_finished
 
-    def do(
-        self, title: str, function: Callable, items: Sequence, files: Sequence[Path], sizes: Sequence[int], few: int
-    ) -> None:
-        """Call `function` with this share's items whose file is missing, then wait for the files of all shares.
+    def do(self, title: str, work: Callable, items: Sequence, files: list[Path], sizes: list[int], few: int) -> None:
+        """Call `work` with this share's items whose file is missing, then wait for the files of all shares.
 
         Args:
             title: of what is shown.
@@ -116,64 +111,49 @@ class Rounds:
         Raises:
             UserError: this share or another one failed.
         """
-        parts = _Parts(files, sizes, self.work)  # before the question: share 0 removes the files of a finished stage
-        if self.is_finished():
+        share, self._files, self._sizes, self._missing = self._work.share, files, sizes, set(range(len(files)))
+        self._look()  # before the question: share 0 removes the files of a finished stage
+        if self._is_finished():
             return
-        own = [part for part in self.work.share.of(range(len(files))) if part in parts.missing]
-        missing = sum(sizes[part] for part in parts.missing)
-        total = sum(sizes) if parts.are_shared else missing
-        with log.progress(title, total, "bytes", total - missing, parts.are_shared) as advance:
+        own = [part for part in share.of(range(len(files))) if part in self._missing]
+        missing = sum(sizes[part] for part in self._missing)
+        total = sum(sizes) if share.count > 1 else missing
+        with log.progress(title, total, "bytes", total - missing, share.count > 1) as self._advance:
             given = [items[part] for part in own], [sizes[part] for part in own]
-            run_all(function, *given, self.workers, few, lambda done: parts.done(own[done], advance))
-            parts.wait(self.is_finished, advance)
+            run_all(work, *given, self._workers, few, lambda done: self._show_own(own[done]))
+            self._work.wait(self._is_over)
 
-
-class _Parts:
-    """The parts of a round, of all shares, and the numbers of those that are `missing`."""
-
-    def __init__(self, files: Sequence[Path], sizes: Sequence[int], work: SharedWork):
-        self.are_shared = work.share.count > 1
-        self._folder = files[0].parent if files else Path()
-        self._names = [file.name for file in files]
-        self._sizes, self._work = sizes, work
-        self.missing = set(range(len(files)))
-        self._look()
-
-    def done(self, part: int, advance: Callable[[int, str], None]) -> None:
+    def _show_own(self, part: int) -> None:
         """Show that this share has made a part. Every few seconds, look for failures and parts of the others."""
-        count = self._made([part])
-        if self.are_shared and time.monotonic() > self._next_look:
+        count, are_shared = self._made([part]), self._work.share.count > 1
+        if are_shared and time.monotonic() > self._next_look:
             self._work.look()
             count += self._look()
-        advance(count, self._how_many() if self.are_shared else "")
+        self._advance(count, self._how_many() if are_shared else "")
 
-    def wait(self, is_finished: Callable[[], bool], advance: Callable[[int, str], None]) -> None:
-        """Wait until no part is missing, or the stage is finished; raises like `SharedWork.look`."""
-
-        def is_over() -> bool:
-            if self.missing:
-                count, note = self._look(), self._how_many()
-                if shares_missing := sorted({part % self._work.share.count for part in self.missing}):
-                    named = ", ".join(map(str, shares_missing[:20])) + ", ..." * (len(shares_missing) > 20)
-                    note = f"waits for {len(self.missing):,} of {len(self._names):,} parts, from share {named}"
-                advance(count, note)
-            return not self.missing or is_finished()  # share 0 has removed the files
-
-        self._work.wait(is_over)
+    def _is_over(self) -> bool:
+        """Whether no part is missing, or the stage is finished: then share 0 has removed the files."""
+        if self._missing:
+            count, note = self._look(), self._how_many()
+            if them := sorted({part % self._work.share.count for part in self._missing}):
+                named = ", ".join(map(str, them[:20])) + ", ..." * (len(them) > 20)
+                note = f"waits for {len(self._missing):,} of {len(self._files):,} parts, from share {named}"
+            self._advance(count, note)
+        return not self._missing or self._is_finished()
 
     def _look(self) -> int:
         """See which parts are there now; their bytes."""
         began = time.monotonic()
-        there = shares.names(self._folder) if self.missing else set()
-        count = self._made([part for part in self.missing if self._names[part] in there])
+        there = shares.names(self._files[0].parent) if self._missing else set()
+        count = self._made([part for part in self._missing if self._files[part].name in there])
         took = time.monotonic() - began
         self._next_look = began + took + max(shares.SECONDS_BETWEEN_LOOKS, took * SECONDS_FOR_ONE)
         return count
 
     def _made(self, parts: Collection[int]) -> int:
         """Parts are not missing any more; their bytes."""
-        self.missing -= set(parts)
+        self._missing -= set(parts)
         return sum(self._sizes[part] for part in parts)
 
     def _how_many(self) -> str:
-        return f"{len(self._names) - len(self.missing):,} of {len(self._names):,} parts"
+        return f"{len(self._files) - len(self._missing):,} of {len(self._files):,} parts"

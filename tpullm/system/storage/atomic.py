@@ -135,9 +135,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: line {error.lineno} is not JSON ({error.msg}); remove the file to make it again"
-        ) from None
+        raise UserError(f"{path}: line {error.lineno} is not JSON ({error.msg}); remove it to make it again") from None
 
 
 def read_tables(file: Path, **kinds: Any) -> list[Any]:

@@ -173,8 +173,7 @@ def _open_lock_file(path: Path) -> BinaryIO:
 
 def _try_to_lock(lock: BinaryIO, how: int) -> bool:
     """Lock a file if that is possible at once."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False

@@ -24,17 +24,14 @@ def check_names(names: Iterable[str], where: Path | str) -> None:
         UserError: a part is empty, `.`, `..` or too long, a name is absolute, holds a null or no UTF-8, or one name is
             the folder of another.
     """
-    names, folders = list(names), {}
+    names, above = list(names), {}
     for name in names:
         if why := _why_not_relative(name):
             raise UserError(f"{where}: {name!r:.120} {why}; nothing was read, rename it where it comes from")
         parts = name.split("/")
-        folders |= {"/".join(parts[:count]): name for count in range(1, len(parts))}
-    for name in names:
-        if name in folders:
-            raise UserError(
-                f"{where}: {name!r:.120} is a file and the folder of {folders[name]!r:.120}; rename one of them"
-            )
+        above |= {"/".join(parts[:count]): name for count in range(1, len(parts))}
+    if one := next(filter(above.get, names), ""):
+        raise UserError(f"{where}: {one!r:.120} is a file and the folder of {above[one]!r:.120}; rename one of them")
 
 
 def _why_not_relative(name: str) -> str:

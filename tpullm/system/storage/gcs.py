@@ -40,7 +40,7 @@ from tpullm.system.storage.foreign import check_names
 
 PATIENCE_SECONDS = 150.0  # a longer outage ends the command
 FIRST_PATIENCE_SECONDS = 20.0  # before the first answer: probably the network or the address is wrong
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 8.0
+FIRST_WAIT_SECONDS = 0.5
 SECONDS_TO_WARN = 5.0  # of an outage; shorter ones are daily
 FIELDS = "items(name,size,generation,md5Hash,crc32c,updated),prefixes,nextPageToken"  # of a listing
 ROLES = "roles/storage.objectAdmin and roles/storage.bucketViewer"
@@ -113,9 +113,8 @@ def patiently(path: Path | str) -> dict[str, Any]:
 
     def is_transient(error: Exception) -> bool:
         code = _http_status(error)
-        if code in TRANSIENT_CODES or isinstance(error, TRANSIENT) or getattr(error, "retryable", False):
-            return True
-        if code == 401 and session.reached:  # a token that worked before
+        worked = code == 401 and session.reached  # a token that is not valid any more
+        if worked or code in TRANSIENT_CODES or isinstance(error, TRANSIENT) or getattr(error, "retryable", False):
             return True
         if isinstance(error, GoogleAuthError):
             raise UserError(f"{where}: the credentials are missing or expired; {LOG_IN}") from None
@@ -142,7 +141,7 @@ def patiently(path: Path | str) -> dict[str, Any]:
             session.warned = time.monotonic()  # once for all requests that wait for the end of one outage
             warn(f"{where}: the storage does not answer ({reason}); it is asked again for {patience:.0f} s")
 
-    retry = Retry(is_transient, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, timeout=None, on_error=wait)
+    retry = Retry(is_transient, FIRST_WAIT_SECONDS, maximum=8.0, timeout=None, on_error=wait)
     return {"retry": retry, "timeout": (10, 60)}  # seconds to connect, and to answer
 
 
@@ -375,11 +374,10 @@ def write_if(target: BucketPath, value: dict, generation: int) -> int | None:
     the request is sent again, and finds its own first write.
     """
     blob = target.blob()
-    try:
+    with contextlib.suppress(PreconditionFailed):
         blob.upload_from_string(json.dumps(value), if_generation_match=generation, **patiently(target))
         return blob.generation
-    except PreconditionFailed:
-        return None
+    return None
 
 
 def read_with_age(target: BucketPath) -> tuple[int, dict, float]:
@@ -405,6 +403,5 @@ def check_bucket(target: BucketPath) -> None:
     try:
         bucket.reload(**patiently(target))
     except FileNotFoundError:
-        raise UserError(
-            f"gs://{bucket.name}: no such bucket; make it with `gcloud storage buckets create gs://{bucket.name}`"
-        ) from None
+        where = f"gs://{bucket.name}"
+        raise UserError(f"{where}: no such bucket; make it with `gcloud storage buckets create {where}`") from None
