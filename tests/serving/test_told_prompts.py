@@ -16,7 +16,6 @@ def told(served, prompt, **changes):
 
 
 def table(served):
-    """The log-probability of each token after each, of the stand-in, `[V, V]`."""
     logits_VV = served.engine._table_VV
     return logits_VV - np.logaddexp.reduce(logits_VV, axis=1, keepdims=True)
 

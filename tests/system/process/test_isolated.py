@@ -47,7 +47,6 @@ def is_root(run):
 
 
 def may_become_nobody():
-    """Whether there is such a user, who can read Python's library."""
     become = f"import os; os.setgid({confinement.NOBODY}); os.setuid({confinement.NOBODY}); open(os.__file__)"
     return subprocess.run([sys.executable, "-c", become], capture_output=True).returncode == 0
 

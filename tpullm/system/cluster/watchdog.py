@@ -30,7 +30,6 @@ from tpullm.system.errors import TRY_AGAIN
 from tpullm.system.words import moment
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_BETWEEN_COMPARISONS = 60.0
 SECONDS_BETWEEN_WARNINGS = 600.0
 LEAST_COST = 0.1  # of a step, for a warning about a slow host
 
@@ -182,7 +181,7 @@ class Watchdog:
         seen here.
         """
         now = time.monotonic()
-        if now - self._compared < SECONDS_BETWEEN_COMPARISONS:
+        if now - self._compared < 60.0:
             return
         line = slow_host(self._before, hosts, now - self._compared, self._channel.names)
         self._before, self._compared = dict(hosts), now

@@ -28,7 +28,6 @@ from tpullm.system.process import cores
 from tpullm.system.storage import cache_folder, make_private
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
-LEAST_SECONDS = 0.1  # of compilation; keeping quicker programs too made a start no faster
 MOST_BYTES = 1 << 30
 _MACHINE = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
 _FAILED = re.compile("Error (reading|writing) persistent compilation cache entry for '([^']+)': (.*)", re.DOTALL)
@@ -99,7 +98,8 @@ def settings() -> dict[str, str]:
             if FOLDER not in os.environ:  # else it is not needed
                 warn(f"{why}: compiled programs are not kept there; set XDG_CACHE_HOME to a folder of your own")
         elif os.access(folder, os.W_OK):
-            return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(LEAST_SECONDS)}
+            # Keeping programs too that compile in less made a start no faster.
+            return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     return {}
 
 

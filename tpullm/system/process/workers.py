@@ -85,9 +85,6 @@ def run_all(
             finished(futures[future])
 
 
-SECONDS_FOR_ONE = 20  # of work for a second of listing: on gs://, 100,000 objects take 10 s
-
-
 class Rounds:
     """The rounds of a stage; none is done once the stage is finished.
 
@@ -147,7 +144,8 @@ class Rounds:
         there = shares.names(self._files[0].parent) if self._missing else set()
         count = self._made([part for part in self._missing if self._files[part].name in there])
         took = time.monotonic() - began
-        self._next_look = began + took + max(shares.SECONDS_BETWEEN_LOOKS, took * SECONDS_FOR_ONE)
+        # Of the time at most a twentieth goes into listing: on gs://, 100,000 objects take 10 s.
+        self._next_look = began + took + max(shares.SECONDS_BETWEEN_LOOKS, 20 * took)
         return count
 
     def _made(self, parts: Collection[int]) -> int:
