@@ -98,7 +98,7 @@ def test_two_hosts_answer_as_one_and_end_together(tmp_path):
         url = f"http://127.0.0.1:{(port := free_port())}"
         started = start(count, "tpullm", "serve", folder, "--port", port, devices=4)
         try:
-            wait_until(lambda url=url, first=started[0]: first.poll() is not None or is_ready(url))
+            wait_until(lambda url=url, it=started[0]: it.poll() is not None or is_ready(url), 300)  # programs compile
             found.append(answers(url))
         finally:
             started[0].send_signal(signal.SIGINT)
