@@ -70,7 +70,8 @@ def _write_facts(part: Part, made: Made) -> None:
             writer.write(f"text {row}", "", "en", "", "file", f"line {row}", "", "")
     bands = [[hashed(1000 * (band + 1) + key) for band, key in enumerate(document.near)] for document in documents]
     signed = [row for row, document in enumerate(documents) if not made.keeps or document.apart or document.named]
-    kept = {"lines": _lines(documents), "line_counts": [len(document.lines) for document in documents]}
+    lines = [sorted((hashed(number), characters) for number, characters in document.lines) for document in documents]
+    kept = {"lines": np.array(sum(lines, []), LINE), "line_counts": list(map(len, lines))}
     np.savez(
         part.beside(".npz"),
         ids=np.array([LOW if document.apart else HIGH for document in documents], np.uint64),
@@ -83,11 +84,6 @@ def _write_facts(part: Part, made: Made) -> None:
         kinds=np.array(json.dumps([["en", "CC0-1.0"]])),
         **(kept if made.has_lines else {}),
     )
-
-
-def _lines(documents: tuple[Document, ...]) -> np.ndarray:
-    own = [sorted((hashed(number), characters) for number, characters in document.lines) for document in documents]
-    return np.array(sum(own, []), LINE)
 
 
 def marked(folder: Path, placed: list[Placed], most: int = 1) -> tuple[list[list[int]], list[list]]:

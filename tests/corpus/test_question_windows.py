@@ -3,7 +3,6 @@
 import itertools
 import time
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,47 +60,23 @@ def test_it_is_a_search_for_each_window_in_the_folded_text(questions, noise, dat
     cut = [data.draw(st.integers(0, len(question))) for _ in range(2)]
     document = noise + " " + question[min(cut) : max(cut)] + data.draw(st.sampled_from(["", " ", "z"])) + noise
     held = "".join(filter(str.isalnum, normal(document)))
-    expected = [
-        (0, number) for number, text in enumerate(questions) if any(passage in held for passage in passages(text))
-    ]
-    assert found(looked_for(*questions), document) == expected
+    expected = [number for number, text in enumerate(questions) if any(one in held for one in passages(text))]
+    assert found(looked_for(*questions), document) == [(0, number) for number in expected]
 
 
-@pytest.mark.parametrize("question", [ENGLISH, JAPANESE, SHORT])
-@pytest.mark.parametrize(
-    "change",
-    [
-        str,
-        str.upper,
-        lambda text: text.replace(" ", "\n\n"),
-        lambda text: "".join(chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one for one in text),
-        lambda text: text.replace("、", ""),
-        lambda text: f"{OTHER}{text}{OTHER}",
-    ],
-)
-def test_a_copy_is_found_whatever_its_form(question, change):
-    windows = looked_for(OTHER[::-1], question)
-    (leak,) = windows.find(f"{OTHER}\n{change(question)}\n{OTHER}")
-    assert (leak.question, leak.share) == (1, 1.0)
+def test_thirteen_words_or_thirty_characters_are_found_and_fewer_are_not():
+    letters = JAPANESE.replace("、", "").replace("。", "")
+    for question, parts, space, length in ((ENGLISH, ENGLISH.split(), " ", 13), (JAPANESE, letters, "", 30)):
+        windows = looked_for(question)
+        for start in range(len(parts) - length):
+            own = [space.join(parts[start : start + count]) for count in (length, length - 1)]
+            assert [found(windows, f"{OTHER}\n{text} {OTHER}") for text in own] == [[(0, 0)], []]
 
 
-@pytest.mark.parametrize(
-    ("question", "parts", "space", "length"),
-    [(ENGLISH, ENGLISH.split(), " ", 13), (JAPANESE, JAPANESE.replace("、", "").replace("。", ""), "", 30)],
-)
-def test_thirteen_words_or_thirty_characters_are_found_and_fewer_are_not(question, parts, space, length):
-    windows = looked_for(question)
-    for start in range(len(parts) - length):
-        own = [space.join(parts[start : start + count]) for count in (length, length - 1)]
-        assert [found(windows, f"{OTHER}\n{text} {OTHER}") for text in own] == [[(0, 0)], []]
-
-
-@pytest.mark.parametrize(
-    "text", ["高い山の名前は何ですか", "how many legs has a cat", "a b c d e f g h i j k l m n o", "", "、。"]
-)
-def test_a_question_that_says_too_little_is_not_looked_for(text):
-    windows = looked_for(text)
-    assert found(windows, f"{text} {text}") == [] and windows.totals.tolist() == [[0, 0, 0]]
+def test_a_question_that_says_too_little_is_not_looked_for():
+    for text in ("高い山の名前は何ですか", "how many legs has a cat", "a b c d e f g h i j k l m n o", "", "、。"):
+        windows = looked_for(text)
+        assert found(windows, f"{text} {text}") == [] and windows.totals.tolist() == [[0, 0, 0]]
 
 
 def test_an_answer_is_looked_for_by_whole_windows_alone():
@@ -123,9 +98,7 @@ def test_the_form_of_a_task_is_no_question():
     windows = looked_for(*own)
     assert found(windows, form) == [] and found(windows, own[3]) == [(0, 3)]
     assert found(looked_for(*own[:9]), form) == [(0, number) for number in range(9)], "so few may be a coincidence"
-
-
-def test_the_share_says_how_much_of_a_question_is_there():
+    # The share says how much of a question is there.
     whole = JAPANESE.replace("、", "").replace("。", "")
     (leak,) = looked_for(JAPANESE).find("猫" + whole[:34])
     assert leak.share == 5 / (len(whole) - 29) and leak.passage == whole[:30]

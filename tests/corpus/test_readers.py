@@ -4,6 +4,7 @@ import bz2
 import dataclasses
 import errno
 import gzip
+import itertools
 import json
 import lzma
 import os
@@ -45,18 +46,22 @@ def test_text_is_kept_as_it_is_but_for_line_ends_and_the_byte_order_mark(tmp_pat
     assert read(path, "code") == [Raw("  本\n\nx \t y\nz", "code")]  # whatever the source says
     path.write_bytes("吾輩は猫である。".encode("euc_jp"))
     assert read(path, "markdown") == [Raw("吾輩は猫である。", "ja", encoding="EUC-JP")]
+    path.write_bytes(b"")
+    for kind in ("text", "markdown", "code", "html"):
+        assert [raw.text for raw in read(path, kind)] == [""]
+    assert read(path, "jsonl") == []
 
 
-def read_part(path, kind, most):
-    return [raw.text for raw in readers.read(File(path, kind, most, is_part=True), Source("s", kind, str(path)))]
+def part_of(path, kind, most):
+    return list(readers.read(File(path, kind, most, is_part=True), Source("s", kind, str(path))))
 
 
 @given(text=st.text(st.sampled_from("aé本🙂\n")), most=st.integers(1, 60))
 def test_a_part_of_a_file_ends_at_a_line_or_else_at_a_character(tmp_path_factory, text, most):
     path = tmp_path_factory.mktemp("part") / "a.txt"
     path.write_text(text, encoding="utf-8")
-    (part,) = read_part(path, "text", most)
-    size, data = len(part.encode()), text.encode()
+    (raw,) = part_of(path, "text", most)
+    part, size, data = raw.text, len(raw.text.encode()), text.encode()
     assert text.startswith(part) and size <= most
     if size < min(most, len(data)):
         assert part.endswith("\n") or most - size < 4
@@ -67,20 +72,15 @@ def test_a_part_of_a_file_ends_at_a_line_or_else_at_a_character(tmp_path_factory
 def test_a_part_of_a_file_is_counted_by_its_text(tmp_path):
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"line\n" * 1000))
-    assert read_part(path, "text", 52) == ["line\n" * 10]
+    assert part_of(path, "text", 52) == [Raw("line\n" * 10)]
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "本本"}\n' * 9 + "broken", encoding="utf-8")
-    assert read_part(path, "jsonl", 13) == ["本本"] * 3
-    raws = list(readers.read(File(path, "jsonl", 1000, is_part=True), Source("s", "jsonl", str(path))))
+    assert [raw.text for raw in part_of(path, "jsonl", 13)] == ["本本"] * 3
+    raws = part_of(path, "jsonl", 1000)
     assert len(raws) == 10 and wrong(path, raws).startswith("line 10 is not JSON")
 
 
-COMPRESSED = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
-    ".zst": lambda data: opened.zstandard().compress(data),
-}
+COMPRESSED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": opened.zstandard().compress}
 
 
 @pytest.mark.parametrize("suffix", COMPRESSED)
@@ -107,14 +107,6 @@ def test_many_frames_are_one_file_and_of_a_broken_one_the_beginning_is_read(tmp_
     assert wrong(path, read(path, "jsonl")).startswith("cannot be read")
 
 
-def test_an_empty_file_is_an_empty_document(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"")
-    for kind in ("text", "markdown", "code", "html"):
-        assert [raw.text for raw in read(path, kind)] == [""]
-    assert read(path, "jsonl") == []
-
-
 def test_a_full_disk_is_no_broken_file_but_one_that_may_not_be_read_is(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("x")
@@ -125,22 +117,19 @@ def test_a_full_disk_is_no_broken_file_but_one_that_may_not_be_read_is(tmp_path,
         read(path, "text")
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "---\nA paragraph between two rulers.\n---\nMore.\n", "---\n", "---\n# A heading\n---\n", "----\na: b\n----\n",
-        "---\nDear all: we\nmeet at noon.\n---\n", "---\nkey: value without an end\n", "---\na:\nText.\n---\n",
-        "text <!-- without end",
-    ],
-)  # fmt: skip
+TEXTS = [
+    "---\nA paragraph between two rulers.\n---\nMore.\n", "---\n", "---\n# A heading\n---\n", "----\na: b\n----\n",
+    "---\nDear all: we\nmeet at noon.\n---\n", "---\nkey: value without an end\n", "---\na:\nText.\n---\n",
+    "text <!-- without end",
+]  # fmt: skip
+MATTERS = ["題名: 本\n...", "# comment\ntitle: x\ntags:\n- a\n- b\n\n---"]
+MATTERS.append('"key": |\n  many\n\n  lines\nlist: [\n  a,\n]\n---')
+
+
+@pytest.mark.parametrize("source", TEXTS)
 def test_markdown_keeps_what_is_text_and_loses_front_matter(source):
-    assert pages.markdown_to_text(source) == source
-    for matter in (
-        "題名: 本\n...",
-        "# comment\ntitle: x\ntags:\n- a\n- b\n\n---",
-        '"key": |\n  many\n\n  lines\nlist: [\n  a,\n]\n---',
-    ):
-        assert pages.markdown_to_text(f"---\n{matter}\n{source}") == source
+    found = [pages.markdown_to_text(text) for text in (source, *(f"---\n{matter}\n{source}" for matter in MATTERS))]
+    assert found == [source] * 4
 
 
 @given(st.lists(st.sampled_from(["<!--", "-->", "-", "<!", ">", "a", "\n"]), max_size=30).map("".join))
@@ -157,29 +146,23 @@ def test_markdown_takes_time_by_its_length():
 
 
 def read_in_ranges(path, kind, cuts):
-    edges = [0, *sorted(set(cuts)), None]
-    source = Source("s", kind, str(path))
-    return [
-        raw
-        for start, stop in zip(edges, edges[1:], strict=False)
-        for raw in readers.read(File(path, kind, 1, start=start, stop=stop), source)
-    ]
+    ranges = itertools.pairwise([0, *sorted(set(cuts)), None])
+    files = (File(path, kind, 1, start=start, stop=stop) for start, stop in ranges)
+    return [raw for file in files for raw in readers.read(file, Source("s", kind, str(path)))]
 
 
-LINE = st.text(st.sampled_from("aé本🙂\r "), max_size=12)
+LINES = st.lists(st.text(st.sampled_from("aé本🙂\r "), max_size=12))
+TEXT = st.text(st.sampled_from("aé本🙂\n"), max_size=90)
 
 
 @settings(max_examples=50)
-@given(lines=st.lists(LINE), cuts=st.lists(st.integers(1, 90)), end=st.booleans())
+@given(lines=LINES, cuts=st.lists(st.integers(1, 90)), end=st.booleans())
 def test_ranges_of_json_lines_give_each_record_once(tmp_path_factory, lines, cuts, end):
     path = tmp_path_factory.mktemp("ranges") / "a.jsonl"
     data = "\n".join(json.dumps({"text": line}, ensure_ascii=False) for line in lines) + "\n" * end
     path.write_bytes(data.encode())
-    whole = [raw.text for raw in readers.read(File(path, "jsonl", 1), Source("s", "jsonl", str(path)))]
-    assert [raw.text for raw in read_in_ranges(path, "jsonl", cuts)] == whole == [x.replace("\r", "\n") for x in lines]
-
-
-TEXT = st.text(st.sampled_from("aé本🙂\n"), max_size=90)
+    for found in (read_in_ranges(path, "jsonl", cuts), read(path, "jsonl")):
+        assert [raw.text for raw in found] == [line.replace("\r", "\n") for line in lines]
 
 
 @settings(max_examples=60)

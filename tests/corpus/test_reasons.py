@@ -12,34 +12,26 @@ FILES = "verdicts quality gopher address_lists document_files document warc prog
 FOLDER = Path(document.__file__).parent
 
 
-def parsed(name):
+def nodes(name):
     (path,) = FOLDER.rglob(f"{name}.py")
-    return ast.parse(path.read_text("utf-8"))
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
 
 
-def strings(name):
-    tree = parsed(name)
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+def strings(found):
+    return {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def returned(name):
-    """The sentences that the functions of a file return, alone or in a conditional or a tuple."""
-    tree = parsed(name)
-    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
-    branches = [node for value in values for node in ast.walk(value) if isinstance(node, ast.IfExp | ast.Tuple)]
-    parts = [part for node in branches for part in (vars(node).get("body"), vars(node).get("orelse"))]
-    found = [*values, *filter(None, parts)]
-    return {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)} - {""}
+    """The sentences that the functions of a file return, alone or in a conditional."""
+    values = [node.value for node in nodes(name) if isinstance(node, ast.Return) and node.value is not None]
+    branches = [node for value in values for node in ast.walk(value) if isinstance(node, ast.IfExp)]
+    return strings([*values, *(part for node in branches for part in (node.body, node.orelse))]) - {""}
 
 
-def test_no_meaning_is_left_over():
-    given = set().union(*map(strings, FILES)) | {
-        f"reserved ({word})" for word in ("noai", "noimageai", "tdm-reservation")
-    }
+def test_every_reason_has_a_meaning_and_no_meaning_is_left_over():
+    given = set().union(*(strings(nodes(name)) for name in FILES))
+    given |= {f"reserved ({word})" for word in ("noai", "noimageai", "tdm-reservation")}
     assert set(REASONS) - given == set()
-
-
-def test_every_reason_has_a_meaning():
     known = set(REASONS)
     for name in ("gopher", "quality", "verdicts", "address_lists"):
         assert returned(name) - known == set()

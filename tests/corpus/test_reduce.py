@@ -52,20 +52,16 @@ def _are_near(document: Document, other: tuple) -> bool:
 
 def by_lines(made: list[Made], marks: list[list[int]], most: int) -> list[list[int]]:
     """The marks by their definition, from those after copies are found: a line of a copy is not counted."""
-    lines = [
-        [document.lines if one.has_lines and mark < EXACT else () for document, mark in zip(*both, strict=True)]
-        for one, both in ((one, (one.documents, own)) for one, own in zip(made, marks, strict=True))
-    ]
+    lines = []
+    for one, own in zip(made, marks, strict=True):
+        pairs = zip(one.documents, own, strict=True)
+        lines.append([document.lines if one.has_lines and mark < EXACT else () for document, mark in pairs])
     counts = Counter(number for part in lines for own in part for number, _ in own)
     found = []
     for one, own, part in zip(made, marks, lines, strict=True):
         repeated = [sum(length for number, length in lines if counts[number] > most) for lines in part]
-        found.append(
-            [
-                LINES if 10 * length > 3 * document.characters else mark
-                for length, document, mark in zip(repeated, one.documents, own, strict=True)
-            ]
-        )
+        of_each = zip(repeated, one.documents, own, strict=True)
+        found.append([LINES if 10 * length > 3 * text.characters else mark for length, text, mark in of_each])
     return found
 
 
@@ -152,9 +148,8 @@ def test_what_is_counted_has_characters_and_ten_copies_of_each_source_as_example
     _, rows = marked(tmp_path, placed)
     assert rows[0] == ["s0", "en", "CC0-1.0", USED, 1, 7] and rows[1] == ["s0", "en", "CC0-1.0", EXACT, 6, 7 * 6]
     examples = storage.read_json(tmp_path / "work" / "counts-000000")["examples"]
-    assert [(example["source"], example["record"]) for example in examples] == [
-        *(("s0", f"line {row}") for row in [*range(1, 7), *range(4)]),
-        *((name, f"line {row}") for name in ("s2", "s3") for row in range(7)),
-    ]
+    expected = [("s0", f"line {row}") for row in [*range(1, 7), *range(4)]]
+    expected += [(name, f"line {row}") for name in ("s2", "s3") for row in range(7)]
+    assert [(example["source"], example["record"]) for example in examples] == expected
     facts = {"hash": "", "language": "en", "licence": "", "file": "file", "record": "line 1", "url": ""}
     assert examples[0] == {"source": "s0", "mark": EXACT, **facts, "beginning": "text 1"}

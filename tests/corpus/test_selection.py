@@ -35,19 +35,14 @@ def placed(monkeypatch, parts, config=CONFIG):
     return found, [one.marks(*facts[one.part.key]).tolist() for one in found]
 
 
-def test_parts_are_numbered_through_all_sources(monkeypatch):
-    other = dataclasses.replace(SOURCE, name="t")
-    found, _ = placed(monkeypatch, [(SOURCE, [HIGH] * 15, []), (SOURCE, [HIGH] * 9, []), (other, [HIGH] * 30, [])])
-    assert [(one.source.name, one.start, one.documents) for one in found] == [("s", 0, 15), ("s", 15, 9), ("t", 24, 30)]
-
-
 def test_a_source_of_twenty_documents_is_held_out_by_hash_and_one_of_fewer_is_left_to_be_cut(monkeypatch):
     ids = [LOW, HIGH] * 5
     twenty, nineteen = dataclasses.replace(SOURCE, name="a"), dataclasses.replace(SOURCE, name="b")
-    found, marks = placed(
-        monkeypatch, [(twenty, ids, []), (twenty, ids, []), (nineteen, ids, []), (nineteen, ids[:9], [])]
-    )
+    parts = [(twenty, ids, []), (twenty, ids, []), (nineteen, ids, []), (nineteen, ids[:9], [])]
+    found, marks = placed(monkeypatch, parts)
     assert [one.few for one in found] == [False, False, True, True]
+    starts = [("a", 0, 10), ("a", 10, 10), ("b", 20, 10), ("b", 30, 9)]  # numbered through all sources
+    assert [(one.source.name, one.start, one.documents) for one in found] == starts
     assert marks[:2] == [[APART, USED] * 5] * 2 and marks[2:] == [[USED] * 10, [USED] * 9]
 
 
@@ -64,9 +59,7 @@ def test_the_first_documents_are_taken_and_what_the_recipe_holds_out_does_not_co
     source = dataclasses.replace(SOURCE, documents=22, held_out="b")
     _, marks = placed(monkeypatch, [(source, [LOW] * 15, [0, 1, 2]), (source, [LOW] * 15, [14])])
     assert marks == [[APART] * 3 + [USED] * 12, [USED] * 10 + [BEYOND] * 4 + [APART]]
-
-
-def test_the_lowest_hash_is_that_of_a_document_within_the_limit(monkeypatch):
+    # The lowest hash is that of a document within the limit.
     source = dataclasses.replace(SOURCE, documents=25)
     ids = [HIGH + number for number in range(20, 0, -1)]
     found, marks = placed(monkeypatch, [(source, ids, []), (source, ids, [])])

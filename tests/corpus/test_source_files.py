@@ -41,19 +41,14 @@ def test_a_folder_is_read_sorted_without_hidden_files_and_what_is_left_out_is_co
     kinds = {"a.MD": "markdown", "b.txt": "text", "i.py": "code", "c/d.jsonl.gz": "jsonl", "c/a/l.txt": "text"}
     kinds |= {"node_modules/k.md": "markdown"}  # the files of a folder come before its subfolders
     assert [(source_files.name_of(file, source), file.kind) for file in found.files] == list(kinds.items())
-    assert found.skipped == {
-        "unknown extension (.png)": ["g.png"],
-        "unknown extension (none)": ["j"],
-        "other people's code": ["node_modules/h.js"],
-    }
-    assert not found.is_part
+    skipped = {"unknown extension (.png)": ["g.png"], "unknown extension (none)": ["j"]}
+    assert found.skipped == skipped | {"other people's code": ["node_modules/h.js"]} and not found.is_part
 
 
 def test_a_folder_with_nothing_to_read_is_refused(tmp_path):
     _write(tmp_path, "a.png")
-    with pytest.raises(
-        UserError, match=r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
-    ):
+    told = r"holds no file of kind text \(.txt .text .rst\); there is: unknown extension \(.png\)"
+    with pytest.raises(UserError, match=told):
         source_files.find(Source("s", "text", str(tmp_path)), tmp_path)
     with pytest.raises(UserError, match=r"holds no file of kind files \(.txt .text [a-z. ]* .wet …\); there is"):
         source_files.find(Source("s", "files", str(tmp_path)), tmp_path)
@@ -134,13 +129,11 @@ def test_a_bound_takes_whole_files_and_the_beginning_of_one(tmp_path_factory, si
 
 
 def test_the_part_that_is_read_does_not_depend_on_where_the_folder_lies(tmp_path):
-    parts = []
+    parts, names = [], [f"{number}.txt" for number in range(9)]
     for place in ("here", "there/deep"):
-        _write(tmp_path / place, *(f"{number}.txt" for number in range(9)))
-        found = source_files.find(Source("s", "files", str(tmp_path / place), bytes=50), tmp_path)
-        parts.append([file.path.name for file in found.files])
-    assert parts[0] == parts[1] and len(parts[0]) < 9
-    assert parts[0] != [f"{number}.txt" for number in range(len(parts[0]))]
+        source = Source("s", "files", str(_write(tmp_path / place, *names)), bytes=50)
+        parts.append([file.path.name for file in source_files.find(source, tmp_path).files])
+    assert parts[0] == parts[1] and len(parts[0]) < 9 and parts[0] != names[: len(parts[0])]
 
 
 def test_a_source_on_gs_is_the_folder_that_was_sent_there(tmp_path, bucket):
@@ -180,20 +173,12 @@ def test_held_out_files_are_not_trained_on_and_may_lie_elsewhere(tmp_path):
     assert [file.path.name for file in found.read] == ["a.txt", "f.txt"] and found.files_there == 2
 
 
-FILES = st.lists(
-    st.builds(
-        File,
-        st.integers(0, 10**9).map(lambda number: Path(f"{number}.txt")),
-        st.sampled_from(["text", "html"]),
-        st.integers(0, 100_000_000) | st.integers(0, 9_000),
-        st.booleans(),
-    ),
-    max_size=40,
-    unique_by=lambda file: file.path,
-)
+PATHS = st.integers(0, 10**9).map(lambda number: Path(f"{number}.txt"))
+SIZES = st.integers(0, 100_000_000) | st.integers(0, 9_000)
+FILES = st.builds(File, PATHS, st.sampled_from(["text", "html"]), SIZES, st.booleans())
 
 
-@given(FILES)
+@given(st.lists(FILES, max_size=40, unique_by=lambda file: file.path))
 def test_each_byte_is_in_one_part_and_the_parts_are_in_order(files):
     found = list(source_files.parts(files))
     assert [size for _, size in found] == [sum(file.bytes for file in group) for group, _ in found]
@@ -222,9 +207,7 @@ def test_bundles_are_of_about_one_size_and_a_file_that_is_added_changes_one_of_t
         assert len(set(source_files.parts([*files[:place], added, *files[place:]])) - set(before)) == 1
     empty = [File(Path(f"{number}.txt"), "text", 0) for number in range(2_000)]
     assert 2 < len(source_files.parts(empty)) < 9
-
-
-def test_what_is_appended_to_a_large_file_changes_its_last_range():
+    # What is appended to a large file changes its last range.
     file = File(Path("a.jsonl"), "jsonl", 10 * source_files.RANGE_BYTES + 1)
     before = source_files.ranges_of_file(file)
     after = source_files.ranges_of_file(dataclasses.replace(file, bytes=11 * source_files.RANGE_BYTES))

@@ -19,10 +19,7 @@ from tpullm.system.errors import UserError
 
 DOCUMENTS = list(tenki.documents(5_000, seed=11))
 QUESTIONS = tenki.split_questions(0.0, seed=0)[0]
-
-
-def total(probabilities) -> float:
-    return math.fsum(probabilities)
+total = math.fsum
 
 
 def begins(text: str) -> float:
@@ -44,24 +41,22 @@ def nexts(context: Context) -> list[str]:
     return ["".join(words) for said in outlines for words in wording(said, context.mode).outcomes]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "今日は",
-        "リンゴ。",
-        "今日はいい天気ですね。本を読んだ。",  # the style changes
-        "今日はいい天気ですね。本を読みました。",  # the tense changes
-        "私はリンゴを読むのが好きです。",
-        "昨日、本を読みました。その本は甘かったです。",
-        "昨日、本を読みました。そのリンゴは甘かったです。",
-        "今日は雨ですね。だから、帽子をかぶります。",
-        "今日は雨ですね。本を読みます。今日は雨ですね。",  # the weather is told once
-    ],
+OUTSIDE = (
+    "",
+    "今日は",
+    "リンゴ。",
+    "今日はいい天気ですね。本を読んだ。",  # the style changes
+    "今日はいい天気ですね。本を読みました。",  # the tense changes
+    "私はリンゴを読むのが好きです。",
+    "昨日、本を読みました。その本は甘かったです。",
+    "昨日、本を読みました。そのリンゴは甘かったです。",
+    "今日は雨ですね。だから、帽子をかぶります。",
+    "今日は雨ですね。本を読みます。今日は雨ですね。",  # the weather is told once
 )
-def test_outside_the_language(text):
-    assert tenki.log_probability(text) == -math.inf
-    assert begins(text) == -math.inf
+
+
+def test_outside_the_language():
+    assert {tenki.log_probability(text) for text in OUTSIDE} == {begins(text) for text in OUTSIDE} == {-math.inf}
 
 
 RECORDED = {1: "16a96199f3eb68489ca5123725265b450ccd6c0a5eb3ff1509ce30c6ab2443a9"}
@@ -93,6 +88,7 @@ def test_a_prefix_is_the_sum_of_its_continuations():
     for text, kept in zip(DOCUMENTS[:20], itertools.cycle(range(1, 7)), strict=False):
         prefix = "".join(f"{s}。" for s in text.split("。")[:-1][:kept])
         _, parsed, context = derivation(prefix)
+        assert "".join(word for sentence in parsed for word in sentence.words) == prefix
         assert (context is None) == (parsed[-1].said.kind is Kind.CLOSING) == (prefix == text)
         logs = [begins(prefix + sentence) for sentence in nexts(context)] if context else [tenki.log_probability(text)]
         assert total(map(math.exp, logs)) == pytest.approx(math.exp(begins(prefix)), rel=1e-10)
@@ -108,14 +104,6 @@ def test_the_surface_determines_the_derivation():
             assert closings.keys().isdisjoint(surfaces)
             assert len(closings) == len(wording(distribution.Outline(Kind.CLOSING, topic), mode).probability)
             assert mode == other or closings.keys().isdisjoint(distribution.closing_sentences(topic, other))
-
-
-def test_a_document_is_read_as_it_was_told():
-    for text in DOCUMENTS[:50]:
-        parsed = derivation(text)[1]
-        assert "".join(word for sentence in parsed for word in sentence.words) == text
-        assert len({sentence.mode for sentence in parsed}) == 1
-        assert [s.said.kind is Kind.CLOSING for s in parsed] == [False] * (len(parsed) - 1) + [True]
 
 
 def test_entropy_is_the_mean_of_minus_log_probability():
@@ -141,9 +129,6 @@ def test_entropy_by_brute_force_on_a_short_language(monkeypatch):
     assert chain_rule == pytest.approx(-total(math.exp(log) * log for log in listed), abs=1e-9)
 
 
-# ---------------------------------------------------------------- blanks, swaps, continuations
-
-
 @pytest.mark.parametrize("text", tenki.BLANKS)
 def test_blank_is_the_normalized_probability_of_the_filled_texts(text):
     answer = tenki.blank(text)
@@ -155,31 +140,21 @@ def test_blank_is_the_normalized_probability_of_the_filled_texts(text):
         assert logs[one] - logs[other] == pytest.approx(math.log(p / q), abs=1e-9)
 
 
-def test_blanks_ask_for_what_the_issue_names():
-    assert tenki.BLANKS[0] == "今日はとても【?】天気ですね。"
-    adjectives = {word: p for word, p in w.WEATHERS.items() if word in w.ADJECTIVES}
-    expected = {word: p / total(adjectives.values()) for word, p in adjectives.items()}
-    assert tenki.blank(tenki.BLANKS[0]) == pytest.approx(expected, abs=1e-12)
-    assert 8 <= len(tenki.BLANKS) <= 12
-    assert tenki.blank("私はリンゴを【?】のが好きです。") == {"食べる": 1.0}
-    assert max(tenki.blank("私は【?】を読むのが好きです。").items(), key=lambda item: item[1])[0] == "本"
-
-
 def test_blank_is_one_word_and_no_part_of_one():
     assert set(tenki.blank("私は本を読むのが【?】です。")) == {"好き", "大好き"}
-    with pytest.raises(UserError, match="no word"):
-        tenki.blank("私は本を読むのが大【?】です。")
+    assert tenki.blank("私はリンゴを【?】のが好きです。") == {"食べる": 1.0}
+    for text, told in (
+        ("私は本を読むのが大【?】です。", "no word"),
+        ("今日はいい天気ですね。", "exactly once"),
+        ("【?】は【?】です。", "exactly once"),
+    ):
+        with pytest.raises(UserError, match=told):
+            tenki.blank(text)
     # だ fits before った as letters, but the word there is だっ.
     told = next(text for text in DOCUMENTS if text.endswith("一日だった。")).removesuffix("だった。")
     with pytest.raises(UserError, match="no word"):
         tenki.blank(told + "【?】った。")
     assert tenki.blank(told + "【?】た。") == {"だっ": 1.0}
-
-
-@pytest.mark.parametrize("text", ["今日はいい天気ですね。", "【?】は【?】です。"])
-def test_blank_refuses_no_or_two_blanks(text):
-    with pytest.raises(UserError, match="exactly once"):
-        tenki.blank(text)
 
 
 def test_swaps_are_all_ordered_pairs_with_different_verbs():
@@ -201,19 +176,6 @@ def test_words_end_where_sudachi_words_end():
             assert set(itertools.accumulate(map(len, sentence.words))) <= ends, surface
 
 
-# ---------------------------------------------------------------- questions
-
-
-def test_questions_are_distinct_short_and_have_one_polite_answer():
-    assert len({q.question for q in QUESTIONS}) == len(QUESTIONS)
-    assert {q.kind for q in QUESTIONS} == {"knowledge", "reading", "liking", "weather", "clothes"}
-    for question in QUESTIONS:
-        (answer,) = question.answers
-        assert answer.endswith(("です。", "ます。", "ました。", "でした。"))
-        assert answer.count("。") == 1
-        assert len(question.question) + len(answer) < 60
-
-
 def test_held_out_questions_are_combinations_never_asked():
     tune, held_out = tenki.split_questions(0.2, seed=0)
     assert (tune, held_out) == tenki.split_questions(0.2, seed=0)
@@ -233,18 +195,11 @@ def test_held_out_questions_are_combinations_never_asked():
 def test_the_questions_are_those_of_earlier_versions():
     """What `evaluate` says of two models can be compared only if both were asked the same."""
     said = repr([(q.question, q.answers, q.kind) for part in tenki.split_questions(0.2, seed=1) for q in part])
-    assert (
-        hashlib.sha256(said.encode()).hexdigest() == "aaa86fbc6f9d3be9778b66e2eeab2848def58c93d7750d54e49ee4a459312036"
-    )
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.1])
-def test_a_held_out_fraction_outside_zero_to_one_is_refused(fraction):
-    with pytest.raises(UserError, match="held_out_fraction"):
-        tenki.split_questions(fraction, seed=0)
-
-
-def test_conversations_are_a_question_and_its_answer():
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    assert digest == "aaa86fbc6f9d3be9778b66e2eeab2848def58c93d7750d54e49ee4a459312036"
     asked = {"role": "user", "content": "リンゴをどうしますか。"}
     said = {"role": "assistant", "content": "リンゴを食べます。"}
     assert list(conversations(QUESTIONS[:1])) == [{"messages": [asked, said]}]
+    for fraction in (-0.1, 1.1):
+        with pytest.raises(UserError, match="held_out_fraction"):
+            tenki.split_questions(fraction, seed=0)

@@ -14,7 +14,6 @@ TEXTS = [_story(number) for number in range(60)]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Sixty stories in parts of their own, one of them twice, and a short one."""
     folder = tmp_path_factory.mktemp("search")
     (folder / "in").mkdir()
     for number in range(3):
@@ -49,10 +48,7 @@ def test_a_copy_is_found_beside_the_document_that_was_kept(run):
     assert sorted(hit.fate for hit in hits) in (["exact duplicate", "train"], ["exact duplicate", "held_out"])
     assert [hit.facts["file"] for hit in hits] == ["0.jsonl", "3.jsonl"]
     assert {hit.facts["licence"] for hit in hits} == {"CC0-1.0"}
-
-
-def test_a_document_that_was_dropped_has_its_reason(run):
-    (hit,) = find(run, hash=text_hash("短い"))
+    (hit,) = find(run, hash=text_hash("短い"))  # it was dropped, with its reason
     assert (hit.fate, hit.number, hit.shown) == ("too short", -1, "短い")
     assert find(run, passage="短い") == [] and find(run, passage="no such text") == []
 

@@ -61,7 +61,7 @@ def test_a_file_of_warcio_gives_pages_and_extracted_text(tmp_path):
 
 
 def zst(records):
-    return b"".join(opened.zstandard().compress(one) for one in records)
+    return b"".join(map(opened.zstandard().compress, records))
 
 
 def zst_with_dictionary(records):
@@ -93,10 +93,6 @@ def test_what_is_no_page_by_its_type_is_no_document(tmp_path):
     assert [raw.record for raw in raws] == ["record 9"]
 
 
-def resource(mime, body=b"abc"):
-    return record(body, "resource", mime=mime)
-
-
 @pytest.mark.parametrize(
     ("data", "dropped"),
     [
@@ -104,8 +100,8 @@ def resource(mime, body=b"abc"):
         (record(answer(status="301 Moved")), "no success"),
         (record(answer(status="503")), "no success"),
         (record(answer(mime="image/png")), "not a page"),
-        (resource("text/html; charset=EUC-JP", PAGE.encode("euc-jp")), ""),
-        (resource("text/plain"), "not a page"),
+        (record(PAGE.encode("euc-jp"), "resource", mime="text/html; charset=EUC-JP"), ""),
+        (record(b"abc", "resource", mime="text/plain"), "not a page"),
         (record(b"garbage"), "broken record"),
         (record(answer(), length=10**15), "could not be read"),
         (record(answer(b"a" * 3_000_000)), "too large"),
@@ -169,9 +165,6 @@ def test_a_warc_that_is_cut_off_is_named_and_what_was_before_is_read(tmp_path, k
     raws = read_records(tmp_path, data[: int(len(data) * kept)])
     assert [SAID in raw.text for raw in raws] == [True] * (kept > 0.5) + [False]
     assert raws[-1].dropped == "could not be read" and "download it again" in raws[-1].problem
-
-
-def test_what_is_no_warc_is_named(tmp_path):
     (raw,) = read_records(tmp_path, b"not a warc file at all\n" * 10)
     told = readers.described(tmp_path / "a.warc", raw)
     assert told == f"{tmp_path}/a.warc: is not WARC or is cut off; copy or download it again"
