@@ -178,15 +178,15 @@ def finish(planned: Plan, placed: list[Placed], recipe: Recipe) -> dict[str, Any
             continue
         dropped = counts.reasons(source.name)
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "none, there was no text"
-        where = f"corpus.sources: {source.name}: no document left"
+        name = f"corpus.sources: {source.name}"
         if not counts.total(source.name, "training"):
             advice = "give it more text, or set filter: false or a lower corpus.minimum_characters"
             if dropped and set(dropped) <= {"not UTF-8", "broken encoding"}:
                 advice = "convert it to UTF-8, for example: iconv -f GB18030 -t UTF-8 OLD.txt > NEW.txt"
-            raise UserError(f"{where} to train on (dropped: {reasons}); {advice}")
+            raise UserError(f"{name}: no document left to train on (dropped: {reasons}); {advice}")
         if source.held_out and not counts.total(source.name, "held_out"):
             advice = "name another file, or leave it out to hold documents out by hash"
-            raise UserError(f"{where} in held_out {source.held_out} (dropped: {reasons}); {advice}")
+            raise UserError(f"{name}: no document left in held_out {source.held_out} (dropped: {reasons}); {advice}")
     card = datacard.card_numbers(planned.sources, counts, planned.files, recipe)
     (planned.documents / datacard.FILE).unlink(missing_ok=True)
     if planned.questions:

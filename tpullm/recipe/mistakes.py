@@ -89,10 +89,11 @@ class Keys:
         stage = dotted.split(".")[:2] if general.split(".")[1:2] == [NAME] and not is_name else []
         if stage and nearest.startswith(f"{stage[0]}."):  # the key of the stage that was named
             nearest = ".".join([*stage, *nearest.split(".")[2:]])
-        place = f"{REFERENCE} has all keys" if self.kind else f"see {self.prog} --help"
         if nearest:
-            place = f"the nearest is {dashes}{nearest}, see {self.where(nearest)}"
-        return f"unknown key {dashes}{dotted}; {place}"
+            return f"unknown key {dashes}{dotted}; the nearest is {dashes}{nearest}, see {self.where(nearest)}"
+        return (
+            f"unknown key {dashes}{dotted}; {f'{REFERENCE} has all keys' if self.kind else f'see {self.prog} --help'}"
+        )
 
     def _nearest(self, dotted: str) -> str:
         """The key that was probably meant; empty if none is near."""
