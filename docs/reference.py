@@ -31,7 +31,7 @@ An unknown key is an error, and the error names the nearest key. The last sectio
 
 The last column says what happens if you change a key and give the same command again. *Again* makes the stage
 again, with the stages that read it; the old one is kept in `RUN/replaced`. The others resume: with *same bits*, with
-*roundings*, which is the same result up to the order of sums, or with another *length*.
+*roundings*, which is the same result up to the order of sums, with other *skipped steps*, or with another *length*.
 """
 COLUMNS = ("key", "type", "default", "meaning", "another value")
 TYPES = {

@@ -187,6 +187,11 @@ def run(tmp_path_factory):
 def test_phases_of_a_recipe_begin_at_their_share_of_the_steps(run):
     phases = [Phase(0.25, {"books": 2.0}), Phase(0.8, {"web": 1.0, "books": 1.0})]
     stream = pretraining_stream(recipe_of(phases=phases), run)
+    steps = recipe_of().pretrain.steps
+    changes = [step for step in range(steps) if stream.changes(step)]
+    assert changes == [round(0.25 * steps), round(0.8 * steps)]
+    without = stream.without([[4, 20]])  # the first change is left out, so it is there
+    assert [step for step in range(steps) if without.changes(step)] == [4, changes[1] - 20]
     stores = {name: token_store.TokenStore(run / "tokens" / name / "train") for name in ("web", "books")}
     given = [(0, {"web": 1.0, "books": 3.0}), (10, {"books": 2.0}), (32, {"web": 1.0, "books": 1.0})]
     expected = Stream(stores, Schedule(given), B, T, seed=3)

@@ -1,6 +1,7 @@
 """The shipped recipes mean what they meant: what is read from each, and the identities of the stages that it makes.
 
-`identities.json` was recorded before recipes were validated by pydantic. A run that was begun before resumes after.
+A run that was begun before a change of the code resumes after it, as long as `identities.json` stays as it is. It was
+recorded before recipes were validated by pydantic, and again when what is skipped left the identity of a training.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ A batch is its number. Saves are kept in memory, steps take no time, and every t
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -31,6 +32,7 @@ class Numbers:
     """A stream whose batches are their numbers."""
 
     batch_size = 1
+    new_text = ()
 
     def __init__(self, left_out=()):
         self._left_out = left_out
@@ -42,6 +44,12 @@ class Numbers:
         for step in range(start, stop):
             yield step + sum(count for first, count in self._left_out if step >= first)
 
+    def batch_at(self, step):
+        return next(self.batches(step, step + 1, 0))
+
+    def changes(self, step):
+        return step in self.new_text
+
     def documents_at(self, step):
         return []
 
@@ -52,8 +60,11 @@ class Counting:
     Attributes:
         kept: the saved states by step.
         at: by step, what happens while it is dispatched.
-        bad: the batches whose steps are skipped.
+        bad: the batches whose steps are skipped; `loss` is theirs.
+        usual: whether the model has a usual loss of a batch that it learned.
     """
+
+    loss, usual = math.nan, True
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int = 10, **config):
         self.folder, self.events, self.kept, self.at, self.bad = folder, [], {}, {}, set()
@@ -72,9 +83,9 @@ class Counting:
 
         monkeypatch.setattr(meter.Meter, "close", close)
 
-    def train(self, step: int = 0, left_out=(), **job):
+    def train(self, step: int = 0, left_out=(), opened=(), **job):
         self.job = dataclasses.replace(self.job, **job)
-        start = Start(step, [], list(left_out))
+        start = Start(step, [], list(left_out), list(opened))
         return loop.train(self.job, {"recipe": {"trackers": []}}, start, lambda job: Programs(self))
 
     def rows(self, key: str) -> list[int]:
@@ -108,9 +119,17 @@ class Programs:
         self._of.at.get(step, lambda: None)()
         bad = batch in self._of.bad
         skipped, read = (state["skipped"] + 1) * bad, state["read"] if bad else (*state["read"], batch)
-        values = {name: Ready(step) for name in ("loss", "grad_norm")}
+        values = {name: Ready(self._of.loss if bad else step) for name in ("loss", "grad_norm")}
         values |= {"skipped": np.int32(skipped), "updates": np.int32(len(read))}
         return {"step": step, "read": read, "skipped": skipped}, values
+
+    def open_window(self, state):
+        self._of.events.append(f"open after {state['step']}")
+        return state
+
+    def is_usual(self, state, batch):
+        self._of.events.append(f"judged by batch {batch}")
+        return self._of.usual
 
     def params(self, state):
         return state

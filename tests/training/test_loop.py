@@ -1,6 +1,7 @@
 """The laws of the training loop, on a training that counts; and what a command does of it with a real model."""
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tests.training.counter import Counting
+from tests.training.counter import Counting, Numbers
 from tpullm.cli.main import main
 from tpullm.system.cluster.requests import Requests
 from tpullm.system.errors import Interrupted, UserError
@@ -112,6 +113,41 @@ def test_too_many_skipped_steps_roll_back_and_save_nothing_of_them(counting, eve
     assert of.kept == {} and of.events[-2:] == CLOSED
     of.train(left_out=[[0, 6]])
     assert of.kept[12]["read"] == tuple(range(6, 18)) and of.rows("rolled_back") == [0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "usual", "new_text", "judged"),
+    [(9.0, True, True, ["judged by batch 2"]), (9.0, False, False, ["judged by batch 2"]), (math.nan, True, False, [])],
+)
+@pytest.mark.parametrize("every", [0, 6])
+def test_finite_steps_in_a_row_are_new_text_if_the_model_is_as_good_as_before(
+    counting, loss, usual, new_text, judged, every
+):
+    """The model is judged by the batch of the last step that was not skipped."""
+    of = counting(12, patience=3, checkpoint={"every_steps": every})
+    of.bad, of.loss, of.usual = {0, 3, 4, 5}, loss, usual
+    with pytest.raises(RollBack) as raised:
+        of.train()
+    assert (raised.value.step, raised.value.new_text) == (6, new_text) and of.did("judged") == judged
+
+
+def test_a_training_that_learned_nothing_yet_has_no_new_text(counting):
+    of = counting(12, patience=3)
+    of.bad, of.loss = {0, 1, 2}, 9.0
+    with pytest.raises(RollBack) as raised:
+        of.train()
+    assert not raised.value.new_text and of.did("judged") == []
+
+
+@pytest.mark.parametrize("begins", [0, 4, 5])
+def test_the_window_is_emptied_before_new_text_also_if_it_resumes_there(counting, monkeypatch, begins):
+    of = counting(8, checkpoint={"every_steps": 1})
+    monkeypatch.setattr(Numbers, "new_text", (5,))  # from 0: step 6 reads it
+    of.train(opened=[2])
+    assert of.did("open") == ["open after 2", "open after 5"]
+    of.events.clear()
+    of.train(step=begins, opened=[2])
+    assert of.did("open") == ["open after 2", "open after 5"][begins > 2 :]
 
 
 @pytest.mark.parametrize("at", [1, 4, 10])

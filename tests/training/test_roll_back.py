@@ -14,6 +14,7 @@ from tpullm.formats.models import find
 from tpullm.recipe.schema import CheckpointConfig, OptimizerConfig, SkipConfig, TrainConfig
 from tpullm.system.errors import UserError
 from tpullm.training import resume
+from tpullm.training.job import RollBack
 from tpullm.training.metrics import read_rows
 from tpullm.training.resume import Start
 
@@ -79,6 +80,31 @@ def test_it_leaves_out_the_batches_since_the_last_checkpoint(tiny_tokens, never_
     assert after == json.loads(capsys.readouterr().out), "step 10 is made of batch 14"
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("told", [True, False])
+def test_text_that_is_new_from_a_step_on_is_learned(tiny_tokens, monkeypatch, capsys, told):
+    """If the recipe tells where it begins, no step is skipped; if it does not, the training goes back once."""
+    plain, begins = Stream._built, 20
+
+    def built(self, start, stop):
+        batches = plain(self, start, stop)
+        for step, batch in zip(range(start, stop), batches, strict=True):
+            if step >= begins:  # another language: each token is another one
+                batch.inputs[:], batch.targets[:] = 595 - batch.inputs, 595 - batch.targets
+        return batches
+
+    monkeypatch.setattr(Stream, "_built", built)
+    monkeypatch.setattr(Stream, "changes", lambda self, step: told and step == begins)
+    keys = ["--pretrain.optimizer.skip.window=8", "--pretrain.log_every=1", "--pretrain.evaluate_every=0"]
+    assert main(["pretrain", "--run", str(tiny_tokens), *keys, *PATIENT]) == 0
+    said, stage = capsys.readouterr().err, tiny_tokens / "pretrain"
+    learns = "and the model is as good as before: their text is new. It goes back to step 20, to learn the text from"
+    assert (learns in said, "is skipped" in said) == (not told, not told)
+    losses = sum((row.get("losses", []) for row in rows(stage)), [])
+    assert len(losses) == 30 and losses[20] > losses[19] * 1.6 and losses[29] < losses[20] - 0.5
+    assert (find(stage).opened, find(stage).left_out) == ([] if told else [20], [])
+
+
 @pytest.mark.parametrize(
     ("saved", "every", "bad", "target", "kept"),
     [
@@ -98,12 +124,21 @@ def test_where_it_rolls_back_to(tmp_path, monkeypatch, saved, every, bad, target
     monkeypatch.setattr(resume, "described", lambda folder, step: SimpleNamespace(horizons=[[0, 20], [step, 30]]))
     monkeypatch.setattr(resume, "steps", lambda folder: saved)
     config = TrainConfig(steps=30, checkpoint=CheckpointConfig(every_steps=every), optimizer=OptimizerConfig(skip=skip))
-    found = resume.rolled_back(stage, Start(0, [[0, 30]], [[1, 2]]), bad, config)
+    found = resume.rolled_back(stage, Start(0, [[0, 30]], [[1, 2]], [1, 20]), RollBack(bad), config)
     assert (found.step, found.left_out) == (target, [[1, 2], [target, bad - target]])
+    assert found.opened == [step for step in (1, 20) if step <= target]
     assert found.horizons == ([[0, 20], [target, 30]] if target else [[0, 30]])
     assert sorted(int(path.name) for path in (tmp_path / "replaced").glob("*/checkpoints/*")) == kept
     with pytest.raises(UserError, match="up to step 14 were skipped, and it has rolled back 2 times"):
-        resume.rolled_back(stage, found, 14, config)
+        resume.rolled_back(stage, found, RollBack(14), config)
+    for step in kept:
+        (stage / "checkpoints" / str(step)).mkdir(parents=True)
+    learns = resume.rolled_back(stage, found, RollBack(bad, new_text=True), config)
+    assert (learns.step, learns.left_out, learns.opened) == (
+        target,
+        found.left_out,
+        [*found.opened, max(target, bad - 3)],
+    )
 
 
 @pytest.mark.ci

@@ -54,7 +54,7 @@ def main(recipe: Recipe, run: Path) -> None:
         bytes_per_token=tokenizer.bytes_per_token(),
     )
     if origin and recipe.branch_state == "all":
-        job = replace(job, branch=origin)
+        job = replace(job, branch=origin, differs=resume.continues_differently(origin, recipe))
     elif origin:
         job = replace(job, load=partial(resume.parameters_for_vocabulary, origin, tokenizer, architecture, mesh))
     elif recipe.base:

@@ -59,6 +59,10 @@ class LeavesOut:
         other._left_out = tuple((step, count) for step, count in left_out)
         return other
 
+    def changes(self, step: int) -> bool:
+        """Whether other text is read from the batch of `step` on (from 0)."""
+        return False
+
     def _numbers(self, steps: np.ndarray) -> np.ndarray:
         """The numbers of the batches of `steps`, with those that are left out counted too."""
         return steps + sum(np.where(steps >= step, count, 0) for step, count in self._left_out)
@@ -107,7 +111,8 @@ class Stream(LeavesOut):
                 f" ({batch_size * sequence_length:,} tokens); collect more text, or lower batch_size or sequence_length"
             )
         self._shares = schedule.row_shares(self.packings, batch_size)
-        firsts = [first * batch_size for first, _ in schedule.phases]
+        self._firsts = [first for first, _ in schedule.phases]
+        firsts = [first * batch_size for first in self._firsts]
         self._order = Order(
             [packed.rows for packed in self.packings.values()],
             self._shares[0],
@@ -115,6 +120,11 @@ class Stream(LeavesOut):
             list(zip(firsts, self._shares, strict=True))[1:],
         )
         self._own_rows = np.arange(batch_size) if own_rows is None else own_rows
+
+    def changes(self, step: int) -> bool:
+        """Whether a phase of the mixture begins with the batch of `step` (from 0)."""
+        before, here = self._numbers(np.array([step - 1, step]))
+        return step > 0 and any(before < first <= here for first in self._firsts)
 
     def batch_at(self, step: int) -> Batch:
         """This host's rows of the batch of `step` (from 0)."""

@@ -53,7 +53,8 @@ class LocalSaves:
 
     def __init__(self, stage: Path, config: CheckpointConfig, description: dict):
         self._config, self._last, self._thread, self._folder = config, time.monotonic(), None, None
-        self._about = json.loads(json.dumps({key: description.get(key) for key in ("inputs", "horizons", "left_out")}))
+        past = {key: description.get(key) for key in ("inputs", "horizons", "left_out", "opened")}
+        self._about = json.loads(json.dumps(past))
         if config.local:
             name, self._start = hosts.broadcast("the local saves", lambda: [_name(stage), uuid.uuid4().hex[:12]])
             self._folder = storage.path(config.local) / name

@@ -41,6 +41,7 @@ class Model:
         horizons: pairs `[first, steps]`, of a training: from step `first` on, its learning rates were those of a
             schedule over `steps` steps.
         left_out: pairs `[step, count]`, of a training that rolled back: before step `step` it left out `count` batches.
+        opened: the steps after which a training found new text, so that it skipped no outliers for a while.
         adapter: if the checkpoint holds an adapter alone, its settings.
         before: the checkpoint whose parameters it is an adapter of: a stage of the same run, a step, and the identity
             of the stage.
@@ -54,6 +55,7 @@ class Model:
     recipe: dict
     horizons: list[list[int]]
     left_out: list[list[int]]
+    opened: list[int]
     adapter: AdapterConfig | None = None
     before: tuple[str, int, str] | None = None
 
@@ -195,7 +197,7 @@ def described(directory: Path, step: int | None = None) -> Model:
     except (TypeError, KeyError) as error:
         raise UserError(f"{save}: written by another version of tpullm ({first_line(error)}); use that one") from error
     run = directory.parent.parent
-    said = described["recipe"], described["horizons"], described["left_out"]
+    said = described["recipe"], described["horizons"], described["left_out"], described.get("opened", [])
     adapter, before = described.get("adapter"), described.get("before")
     adapter = adapter and AdapterConfig(**adapter | {"targets": tuple(adapter["targets"])})
     return Model(directory, step, run, directory.parent.name, config, *said, adapter, before and tuple(before))

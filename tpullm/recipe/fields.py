@@ -27,6 +27,7 @@ class Changes(Enum):
     RESULT: the numbers of the stage, which is made again.
     TRAINING: of a model, the numbers of its training, which is made again; not what the model computes.
     ROUNDING: the order of sums. A training resumes, and its result is equal up to rounding.
+    SKIPPED: which steps are skipped. A training resumes, and judges the steps to come by it.
     LENGTH: how far a training goes. It resumes (`training/resume.py` says from where).
     NOTHING: not one bit of the result. A training resumes.
     """
@@ -34,13 +35,14 @@ class Changes(Enum):
     RESULT = "again"
     TRAINING = "again (training)"
     ROUNDING = "roundings"
+    SKIPPED = "skipped steps"
     LENGTH = "length"
     NOTHING = "same bits"
 
     @property
     def resumes(self) -> bool:
         """Whether a stage that is under way, or finished, stands with another value."""
-        return self in (Changes.ROUNDING, Changes.LENGTH, Changes.NOTHING)
+        return self not in (Changes.RESULT, Changes.TRAINING)
 
 
 def changing(what: Changes, default: Any = dataclasses.MISSING, factory: Any = dataclasses.MISSING) -> Any:

@@ -55,6 +55,14 @@ class Feed:
             self._phase.hours.seconds["data"] += time.monotonic() - began
         return batch
 
+    def changes(self, step: int) -> bool:
+        """Whether a phase of the mixture begins with the batch of `step` (from 1)."""
+        return any(stream.changes(step - 1) for stream in self._streams)
+
+    def again(self, step: int) -> Batch:
+        """The batch of `step` (from 1), which was read before; without old text beside it."""
+        return self._programs.place(self._streams[0].batch_at(step - 1))
+
     def documents(self, step: int) -> list[str]:
         """Documents of the batch of `step` (from 1): the first `DOCUMENTS` of each stream."""
         of_streams = ([piece.id for piece in stream.documents_at(step - 1)] for stream in self._streams)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # it imports Orbax, a second that planning a step need not ta
 
 
 class RollBack(Exception):
-    """Too many steps in a row were skipped, up to `step`."""
+    """Too many steps in a row were skipped, up to `step`; `new_text` if it is their text and not the model."""
 
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
+    def __init__(self, step: int, new_text: bool = False):
+        super().__init__(step, new_text)
+        self.step, self.new_text = step, new_text
 
 
 class Answers(Protocol):
@@ -74,6 +74,7 @@ class Job:
         load: reads the parameters to start from if not from a checkpoint; None is fresh parameters. They become the
             state, so there is one copy.
         branch: a checkpoint of another training, whose whole state this one continues.
+        differs: whether it continues it with other text or settings.
         adapter: what is trained instead of the parameters of `load`, which stay as they are.
         prepare: called before training, when the stage has its folder, with the number of batches that it reads or
             leaves out; again if it rolls back.
@@ -96,6 +97,7 @@ class Job:
     stream: Stream | PromptStream | None = None
     load: Callable[[], Tree] | None = field(default=None, repr=False)
     branch: "Model | None" = None
+    differs: bool = False
     adapter: AdapterConfig | None = None
     prepare: Callable[[int], None] | None = None
     begins: Tree = None

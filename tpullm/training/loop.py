@@ -53,8 +53,7 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
                 t.pace.catch_up()
             # If `step` is not computed, the step before decides: on all hosts the same.
             for read in (step - 1, step) if looks else (step - 1,):
-                if t.meter.skipped.get(read, 0) >= job.config.optimizer.skip.patience:
-                    raise RollBack(read)
+                t.check_skipped(read)
             if save:
                 t.save(save)
             t.phase.watchdog.at(step)
@@ -124,11 +123,22 @@ class Training:
         if config.check_every and step % config.check_every == 0:
             with self.phase("check"):
                 self._programs.check(self.state, batch, step)
+        if step - 1 in self._start.opened or self._feed.changes(step):
+            self.state = self._programs.open_window(self.state)
         self.profile.before(step)
         with self.phase("compile") if step == self._first + 1 else contextlib.nullcontext():
             self.state, values = self._programs.step(self.state, batch)
         self.meter.dispatched(step, values)
         self._batch, self.done = self._feed.next(step, self.state) if step < config.steps else None, step
+
+    def check_skipped(self, step: int) -> None:
+        """Raise `RollBack` if too many steps in a row up to `step` were skipped.
+
+        They changed nothing. So if the model has a usual loss of the last batch that it learned, their text is new.
+        """
+        if self.meter.skipped.get(step, 0) >= (patience := self._job.config.optimizer.skip.patience):
+            asks = self.meter.last_not_finite <= step - patience > self._job.first
+            raise RollBack(step, asks and self._programs.is_usual(self.state, self._feed.again(step - patience)))
 
     def save(self, kind: str) -> None:
         """Save the state, and before that the log: lines of saved steps are never lost."""

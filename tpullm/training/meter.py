@@ -38,6 +38,7 @@ class Meter:
 
     Attributes:
         skipped: how many steps in a row were skipped, by step, of the last steps that were read.
+        last_not_finite: the last step whose loss or gradient norm was not finite.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Meter:
         self._rates = learning_rates(job.config.optimizer, job.config.steps)
         self._last = first
         self.skipped: dict[int, int] = {}
+        self.last_not_finite = -1
         self._pending: deque[tuple[int, dict]] = deque()
         self._losses, self._bad, self._sound = [], [], {}  # of steps since the last line; of the last good one
         self._all_skipped, self._last_line = 0, 0.0
@@ -88,6 +90,8 @@ class Meter:
             self._losses.append(values["loss"] if math.isfinite(values["loss"]) else None)
             if values["skipped"]:
                 self._all_skipped += 1
+                if not math.isfinite(values["loss"] + values["grad_norm"]):
+                    self.last_not_finite = step
                 loss, norm = (json_number(values[name]) for name in ("loss", "grad_norm"))
                 self._bad.append({"step": step, "loss": loss, "grad_norm": norm, "documents": self._documents(step)})
                 shown = f"loss {loss}, gradient norm {norm}; its documents: tpullm data --step {step - 1}"

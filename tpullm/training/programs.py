@@ -20,7 +20,7 @@ from tpullm.system.log import say
 from tpullm.system.process import environment
 from tpullm.training.diagnosis import Check
 from tpullm.training.job import Job
-from tpullm.training.optimizer.chain import make_optimizer
+from tpullm.training.optimizer.chain import make_optimizer, open_window, outlier_bound
 from tpullm.training.step import abstract_state, initial_state, make_evaluation, make_step, part_names, with_params
 
 
@@ -88,6 +88,16 @@ class Programs:
     def step(self, state: Tree, batch: Batch) -> tuple[Tree, dict[str, jax.Array]]:
         """Dispatch a step: the next state, and metrics. The state is donated."""
         return self._step(state, batch, self._frozen)
+
+    def open_window(self, state: Tree) -> Tree:
+        """The state before a step whose text is other text than that of the steps before it."""
+        return state | {"optimizer": open_window(state["optimizer"])}
+
+    def is_usual(self, state: Tree, batch: Batch) -> bool:
+        """Whether the model's loss of a batch is no outlier among those of the last updates. False without a bound."""
+        sums, guard = self.evaluation(self.params(state), batch), state["optimizer"]
+        bound = outlier_bound(guard.losses, guard.updates, self._job.config.optimizer.skip.deviations)
+        return bool(jnp.isfinite(bound) & (sums.loss / sums.weight <= bound))
 
     def params(self, state: Tree) -> Tree:
         """The parameters of the model, its adapter among them."""

@@ -31,6 +31,7 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import say, warn
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
+from tpullm.training.job import RollBack
 from tpullm.training.metrics import FILE
 from tpullm.training.optimizer.chain import learning_rates
 
@@ -41,15 +42,21 @@ class Start:
 
     Args:
         step: of the checkpoint that it resumes from; 0 is the beginning.
-        horizons, left_out: as of `formats.models.Model`, for the checkpoints to come.
+        horizons, left_out, opened: as of `formats.models.Model`, for the checkpoints to come.
     """
 
     step: int
     horizons: list[list[int]]
     left_out: list[list[int]] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
+
+    @property
+    def past(self) -> dict[str, list]:
+        """What the checkpoints to come say of it."""
+        return {name: value for name, value in vars(self).items() if name != "step"}
 
 
-def start_of_training(stage: Path, inputs: dict, config: TrainConfig, first: int = 0) -> Start:
+def start_of_training(stage: Path, inputs: dict, config: TrainConfig, first: int = 0, differs: bool = False) -> Start:
     """Where a training starts, on every host the same; host 0 makes room for it.
 
     A checkpoint that is not as it was written is moved to `RUN/replaced`, and the next older one is taken.
@@ -58,11 +65,12 @@ def start_of_training(stage: Path, inputs: dict, config: TrainConfig, first: int
         stage: its folder.
         inputs: of the stage.
         first: the step that the training begins at, with the state of another one.
+        differs: whether its text or its settings are not those of that other one.
 
     Raises:
         CorruptSave: no checkpoint is left.
     """
-    anew = Start(0, [[first, config.steps]])
+    anew = Start(0, [[first, config.steps]], opened=[first] * differs)
     while True:
         chosen = decide_on_host_0(f"where {stage.name} starts", lambda: _start_from_saves(stage, inputs, config, anew))
         if not chosen.step:
@@ -92,13 +100,13 @@ def _start_from_saves(stage: Path, inputs: dict, config: TrainConfig, anew: Star
             _set_corrupt_aside(stage, step, error)
     last, length = models[0], config.steps
     if last.horizons[-1][1] == length:  # nothing has changed since
-        return Start(last.step, last.horizons, last.left_out)
+        return Start(last.step, last.horizons, last.left_out, last.opened)
     for model in models:
         same_rates = _rates_until(config, anew.horizons, model.step) == _rates_until(config, model.horizons, model.step)
         if model.step <= length and same_rates and same_phases(inputs, model, length):
             _keep_later_checkpoints(stage, [later.step for later in reversed(models) if later.step > model.step])
             say(f"{stage.name}: resumes at step {model.step:,}: so far as in a training of {length:,} steps")
-            return Start(model.step, anew.horizons, model.left_out)
+            return Start(model.step, anew.horizons, model.left_out, model.opened)
     if last.step > length:
         stages.set_aside(stage)
         return anew
@@ -109,7 +117,8 @@ def _start_from_saves(stage: Path, inputs: dict, config: TrainConfig, anew: Star
         f"{stage.name}: resumes at step {last.step:,} of {length:,}, and its learning rate jumps from {of_old:.2g} to "
         f"{then:.2g}. The result is not that of {length:,} steps from the beginning; with `schedule: wsd` it is"
     )
-    return Start(last.step, [*last.horizons, [last.step, length]], last.left_out)
+    # Another learning rate has other losses and norms.
+    return Start(last.step, [*last.horizons, [last.step, length]], last.left_out, [*last.opened, last.step])
 
 
 def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
@@ -121,11 +130,12 @@ def _set_corrupt_aside(stage: Path, step: int, error: CorruptSave) -> None:
     warn(f"{error}: {stage.name} resumes from an older one (the corrupt one is kept in {kept})")
 
 
-def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, first: int = 0) -> Start:
-    """Where a training starts again whose steps up to `step` were skipped; host 0 alone asks.
+def rolled_back(stage: Path, before: Start, bad: RollBack, config: TrainConfig, first: int = 0) -> Start:
+    """Where a training starts again whose steps up to `bad.step` were skipped; host 0 alone asks.
 
     It resumes from the last checkpoint of `checkpoint.every_steps` before them, or from the beginning, and leaves out
-    the batches since then. Checkpoints at other times depend on the clock, and the result must not.
+    the batches since then. Checkpoints at other times depend on the clock, and the result must not. New text is not
+    left out: the training learns it from the first of those steps on.
 
     Args:
         before: where it started the last time.
@@ -134,9 +144,9 @@ def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, firs
     Raises:
         UserError: it has rolled back as often as it may.
     """
-    skip, often, folder = config.optimizer.skip, len(before.left_out), stage / "checkpoints"
+    skip, often, folder, step = config.optimizer.skip, len(before.left_out), stage / "checkpoints", bad.step
     why = f"{stage.name}: {skip.patience} steps in a row up to step {step:,} were skipped"
-    if often == skip.rollbacks:
+    if often == skip.rollbacks and not bad.new_text:
         raise UserError(
             f"{why}, and it has rolled back {often} times; `tpullm data` shows their documents; lower "
             "optimizer.peak_lr, or raise optimizer.skip.deviations if their losses are right"
@@ -148,11 +158,19 @@ def rolled_back(stage: Path, before: Start, step: int, config: TrainConfig, firs
     target = good[-1] if good else first
     _keep_later_checkpoints(stage, [at for at in saved if at > target])
     horizons = described(folder, target).horizons if good else [[first, config.steps]]
+    if bad.new_text:
+        opens = max(target, step - skip.patience)
+        warn(
+            f"{why}, and the model is as good as before: their text is new. It goes back to step {target:,}, to learn "
+            f"the text from step {opens + 1:,} on"
+        )
+        return Start(target if good else 0, horizons, before.left_out, [*before.opened, opens])
     warn(
         f"{why}: rolls back to step {target:,} and leaves out the {step - target:,} batches since then "
         f"({often + 1} of at most {skip.rollbacks} times)"
     )
-    return Start(target if good else 0, horizons, [*before.left_out, [target, step - target]])
+    left_out = [*before.left_out, [target, step - target]]
+    return Start(target if good else 0, horizons, left_out, [step for step in before.opened if step <= target])
 
 
 def same_phases(inputs: dict, model: Model, steps: int) -> bool:
@@ -220,6 +238,15 @@ def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig)
     if (embedding_row_sources(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
         raise UserError(f"branch: {path} was trained with another tokenizer; set branch_state to parameters")
     return found
+
+
+def continues_differently(found: Model, recipe: Recipe) -> bool:
+    """Whether a training that branches off another one has other text or settings, but for its length."""
+    mine, theirs = manifest.plain(asdict(recipe)), dict(found.recipe)
+    for one in (mine, theirs):
+        one["pretrain"] = {**one["pretrain"], "steps": 0}
+        one |= {"branch": "", "branch_state": ""}
+    return found.stage != "pretrain" or mine != theirs
 
 
 def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:

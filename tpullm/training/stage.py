@@ -43,7 +43,7 @@ def make_training(
     """
     stage = job.directory
     hosts.on_first("the trackers", trackers.check_trackers, recipe.trackers, stage)
-    start = resume.start_of_training(stage, inputs, job.config, job.first)
+    start = resume.start_of_training(stage, inputs, job.config, job.first, job.differs)
     stages.begin_training(stage.parent, stage.name, inputs, tokenizer, changed)
     for name, value in (notes or {}).items() if hosts.is_first() else ():
         storage.write_json(stage / name, value)
@@ -51,13 +51,12 @@ def make_training(
         if job.prepare:
             job.prepare(job.config.steps + sum(count for _, count in start.left_out))
         try:
-            more = {"horizons": start.horizons, "left_out": start.left_out, "before": job.before}
-            more["adapter"] = job.adapter and asdict(job.adapter)
-            describes = description(stage.name, job.model, recipe, inputs, **more)
+            more = {"before": job.before, "adapter": job.adapter and asdict(job.adapter)}
+            describes = description(stage.name, job.model, recipe, inputs, **start.past, **more)
             results = train(job, describes, start)
             break
         except RollBack as bad:
-            ask = partial(resume.rolled_back, stage, start, bad.step, job.config, job.first)
+            ask = partial(resume.rolled_back, stage, start, bad, job.config, job.first)
             start = resume.decide_on_host_0(f"{stage.name} rolls back", ask)
 
     def finish() -> None:

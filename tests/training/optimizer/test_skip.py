@@ -14,7 +14,7 @@ from tests.training.skipping import BAD, SKIP, STEPS, numbers, same_bits, toy_lo
 from tests.training.small import ARCHITECTURE, batch, mesh
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
 from tpullm.training import step as step_module
-from tpullm.training.optimizer.chain import skip_bad_steps
+from tpullm.training.optimizer.chain import open_window, skip_bad_steps
 
 
 def spoiled(monkeypatch, factor, row):
@@ -92,6 +92,18 @@ def test_a_spike_is_held_against_the_last_updates_only():
     assert judged(before, norms=[1.0, 3.0] * 4)[0][-1] == 0
     assert judged([*before, 2.0], norms=[*before, 8.1])[0][-1] == 1, "the norm alone is enough"
     assert judged([*before, -1000.0])[0][-1] == 0, "a small loss is no spike"
+
+
+def test_an_emptied_window_holds_new_losses_against_each_other():
+    """Half of it has to be there again; the counters of updates and of skipped steps go on."""
+    _, state = judged([1.0, 3.0] * 4)
+    emptied = open_window(state)
+    assert int(emptied.updates) == 8 and not np.isfinite([*emptied.losses, *emptied.norms]).any()
+    update, found = of_one(SKIP)[1], []
+    for loss in (20.0, np.inf, 22.0, 500.0, 20.0, 22.0, 20.0, 22.0, 20.0, 22.0, 20.0, 2000.0, 22.0):
+        _, emptied = update(jnp.ones(1), emptied, jnp.zeros(1), loss=jnp.float32(loss))
+        found.append(int(emptied.skipped))
+    assert found == [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
 
 
 def test_half_of_the_window_has_to_be_there_and_sixty_percent_are_no_spike():

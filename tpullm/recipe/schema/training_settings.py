@@ -82,16 +82,18 @@ class SkipConfig:
         deviations: a step this many standard deviations above the mean is skipped. Its loss and its gradient norm are
             held against those of the last updates. What is at most 60 % above the mean is never skipped, at 6
             deviations. 0 skips only what is not finite.
-        window: number of last updates in the mean. Half of them must be there first.
+        window: number of last updates in the mean. Half of them must be there first. It begins anew where a phase of
+            the mixture begins, or another learning rate.
         patience: training rolls back after this many skipped steps in a row. It resumes from the last checkpoint of
-            `checkpoint.every_steps` and leaves out the batches since then.
+            `checkpoint.every_steps` and leaves out the batches since then. If the model is as good as before, the text
+            of these steps is new, and is learned.
         rollbacks: at most this many rollbacks. Then training stops.
     """
 
-    deviations: NonNegativeFloat = 6.0
+    deviations: NonNegativeFloat = changing(Changes.SKIPPED, 6.0)
     window: Annotated[int, Interval(ge=4, le=100_000)] = 128
-    patience: PositiveInt = 16
-    rollbacks: NonNegativeInt = 3
+    patience: PositiveInt = changing(Changes.SKIPPED, 16)
+    rollbacks: NonNegativeInt = changing(Changes.SKIPPED, 3)
 
 
 @dataclass(frozen=True)

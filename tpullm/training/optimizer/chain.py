@@ -3,7 +3,8 @@
 A bad step is one whose loss, gradient norm or update is not finite, or is far beyond those of the steps before it. It
 changes nothing: parameters, moments and counters keep their bits, by selection in the step itself, so all devices
 agree. Multiplying an update by zero would not do, since 0 * NaN is NaN. What a skipped step measured never enters the
-window of the steps that the next ones are compared with, so one Inf can't hide what follows it.
+window of the steps that the next ones are compared with, so one Inf can't hide what follows it. Where the text changes,
+the window is emptied: the losses of new text are compared with each other (`open_window`).
 """
 
 import operator
@@ -29,7 +30,7 @@ class Guarded(NamedTuple):
 
     Args:
         inner: the state of the optimizer.
-        losses, norms: of the last W updates, float32 [W], as a ring.
+        losses, norms: of the last W updates, float32 [W], as a ring. Infinite where the window was emptied.
         updates: how many updates there were: the steps that were not skipped. int32.
         skipped: how many steps in a row were skipped up to now; 0 if the last one was not. int32.
     """
@@ -58,9 +59,8 @@ def skip_bad_steps(
         updates, inner = optimizer.update(grads, state.inner, params)
         sound = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
         if config.deviations:
-            enough = state.updates >= config.window // 2
             for value, before in ((loss, state.losses), (norm, state.norms)):
-                sound &= ~enough | (value <= _outlier_bound(before, state.updates, config.deviations))
+                sound &= ~(value > outlier_bound(before, state.updates, config.deviations))
         place = state.updates % config.window
         losses, norms = state.losses.at[place].set(loss), state.norms.at[place].set(norm)
         after = Guarded(inner, losses, norms, state.updates + 1, jnp.zeros_like(state.skipped))
@@ -70,13 +70,23 @@ def skip_bad_steps(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _outlier_bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Array:
-    """The largest value that is not an outlier among the ring `before` [W]; its first `updates` values are set."""
-    is_set = jnp.arange(before.shape[0]) < updates
+def outlier_bound(before: jax.Array, updates: jax.Array, deviations: float) -> jax.Array:
+    """The largest value that is not an outlier among the ring `before` [W]; its first `updates` values are set.
+
+    Infinite if less than half of the window is there.
+    """
+    is_set = (jnp.arange(before.shape[0]) < updates) & jnp.isfinite(before)
     count = jnp.sum(is_set)
     mean = jnp.sum(jnp.where(is_set, before, 0)) / count
     deviation = jnp.sqrt(jnp.sum(jnp.where(is_set, jnp.square(before - mean), 0)) / count)
-    return mean + deviations * jnp.maximum(deviation, LEAST_DEVIATION * jnp.abs(mean))
+    bound = mean + deviations * jnp.maximum(deviation, LEAST_DEVIATION * jnp.abs(mean))
+    return jnp.where(count >= before.shape[0] // 2, bound, jnp.inf)
+
+
+def open_window(state: Guarded) -> Guarded:
+    """The state with an empty window: until half of it is there again, only what is not finite is skipped."""
+    empty = lambda ring: jax.device_put(np.full(ring.shape, np.inf, ring.dtype), ring.sharding)  # noqa: E731
+    return state._replace(losses=empty(state.losses), norms=empty(state.norms))
 
 
 def applied_unless_skipped(new: Tree, old: Tree, state: Guarded) -> Tree:
