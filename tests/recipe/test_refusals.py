@@ -4,6 +4,7 @@ One table of changes to a recipe, asked of the recipe in process. `test_mistakes
 """
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -182,6 +183,17 @@ IN_A_FILE = {
     "name: a\nmesh: {fsdp: 2, fsdp: 4}": "line 2: mesh.fsdp is given twice; keep one of them",
     "pretrain:\n  steps: 3\n  steps: 4": "line 3: pretrain.steps is given twice",
     "corpus:\n  sources:\n  - {name: a, kind: text, name: b}": "line 3: corpus.sources.name is given twice",
+    "model:\n  heads: 3\n  width: 128": "line 2: model.heads: 3 does not divide model.width 128; choose a divisor",
+    "name: &a [*a]": "values without end within values; correct it",
+    "name: " + "[" * 5000 + "]" * 5000: "values without end within values; correct it",
+    "name: [&a [1]" + "".join(f", &{new} [{4 * f'*{old}, '}]" for old, new in pairwise("abcdefghi")) + "]": (
+        "line 1: more than 20,000 values, aliases written out; remove some"
+    ),
+    "name: a\nmodel: &a {<<: *a}": "values without end within values",
+    "? [a, b]\n: 1": "line 1: ?: a key is a list or a mapping, so no name; write a text",
+    "model: {layers: !!int x}": "not YAML (invalid literal for int()",
+    "model: {layers: " + "1:" * 5000 + "1}": "not YAML (a number of over 40 digits in",
+    'name: "\\ud800"': "line 1: name: '\\ud800' is half a character; write the whole one",
 }
 
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -180,6 +181,10 @@ def _merged_section(old: Any, new: Any) -> Any:
 # ---------------------------------------------------------------- YAML
 
 
+MOST_CHARACTERS = 1_000_000  # of a recipe; the longest shipped one has 9,000, and PyYAML reads 60,000 a second
+MOST_VALUES = 20_000  # of a recipe, with those of an alias wherever it stands; a shipped one has at most 300
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-3` is a number too, and a date is a text."""
 
@@ -188,40 +193,67 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """No setting has more digits. Python refuses 4,300, and `1:1:1` to YAML is a number in base 60 of any length."""
+    if len(node.value) > 40:
+        raise yaml.MarkedYAMLError(problem="a number of over 40 digits", problem_mark=node.start_mark)
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def _read_yaml(text: str, where: str, prefix: str) -> tuple[yaml.Node | None, Any]:
-    """The nodes and the values of YAML; `UserError` if a mapping repeats a key, or if a key is not a text.
+    """The nodes and the values of YAML.
 
     Args:
         where: the file, for the message; empty is the command line.
         prefix: of the keys in it.
+
+    Raises:
+        UserError: a mapping repeats a key, a key is not a text, or there are too many values (aliases can make billions
+            of them in a few lines).
     """
-    loader = _Loader(text)
-    root = loader.get_single_node()
-    for message, line in _wrong_keys(root, prefix):
-        raise UserError(f"{where}: line {line}: {message}" if where else message)
-    return root, None if root is None else loader.construct_document(root)
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        for message, line in _wrong_keys(root, prefix, itertools.count()):
+            raise UserError(f"{where}: line {line}: {message}" if where else message)
+        return root, None if root is None else loader.construct_document(root)
+    except RecursionError:
+        raise UserError(f"{where or prefix.rstrip('.')}: values without end within values; correct it") from None
 
 
-def _wrong_keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
-    """What is wrong with a key of a mapping, and the line."""
+def _wrong_keys(node: yaml.Node | None, prefix: str, visits: Iterator[int]) -> Iterator[tuple[str, int]]:
+    """What is wrong with a key of a mapping, or with too many values, and the line.
+
+    Args:
+        visits: counts the values, those of an alias at each place.
+    """
+    if next(visits) > MOST_VALUES:
+        yield f"more than {MOST_VALUES:,} values, aliases written out; remove some", node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
-            if key.value in seen:
-                yield f"{name} is given twice; keep one of them", line
+            if not isinstance(key, yaml.ScalarNode):
+                yield f"{prefix}?: a key is a list or a mapping, so no name; write a text", line
             elif key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 yield f"{name}: is not a text to YAML, so no name; write it in quotes", line
+            elif key.value in seen:
+                yield f"{name} is given twice; keep one of them", line
             seen.add(key.value)
-            yield from _wrong_keys(value, f"{name}.")
+            yield from _wrong_keys(value, f"{name}.", visits)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _wrong_keys(item, prefix)
+            yield from _wrong_keys(item, prefix, visits)
+    elif node and (half := re.search("[\ud800-\udfff]", node.value)):
+        yield f"{prefix.rstrip('.')}: {half[0]!a} is half a character; write the whole one", node.start_mark.line + 1
 
 
 def _yaml_value(text: str, prefix: str) -> Any:
     """The value of a text on the command line; the text itself if it is no YAML."""
-    with contextlib.suppress(yaml.YAMLError):
+    with contextlib.suppress(yaml.YAMLError, ValueError, TypeError):
         return _read_yaml(text, "", prefix)[1]
     return text
 
@@ -230,10 +262,17 @@ def _settings_file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
     """A YAML file of settings: where it is, its nodes, which know their lines, and its values."""
     if storage.is_remote(path):
         path = str(storage.local_copy(storage.path(path)))
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        storage.check_file(Path(path))
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error}); name another file") from error
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{path}: has more than {MOST_CHARACTERS:,} characters, so it is no recipe; name another file")
     try:
         root, values = _read_yaml(text, path, "")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # `!!int x` is a ValueError
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
     see = f"KEY: VALUE lines, see {mistakes.REFERENCE}"
     if values is None:
@@ -241,6 +280,11 @@ def _settings_file(path: str) -> tuple[str, yaml.Node, dict[str, Any]]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: line {root.start_mark.line + 1}: no key is here; write {see}#recipe")
     return path, root, values
+
+
+def values_in(path: str) -> dict[str, Any]:
+    """The values of a YAML file of settings, as they stand there."""
+    return _settings_file(path)[2]
 
 
 def _line_of_key(node: yaml.Node, loc: tuple) -> int | None:

@@ -7,6 +7,7 @@ import platform
 import shutil
 from pathlib import Path
 
+from tpullm.recipe import parsing
 from tpullm.recipe.fields import Changes, part
 from tpullm.recipe.schema import MixtureConfig, Recipe
 from tpullm.run import manifest
@@ -40,11 +41,8 @@ def need(run: Path, stage: str, verb: str) -> str:
 
 def tuned(run: Path) -> list[str]:
     """The stages of tuning that the recipe in a run directory names, in order."""
-    import yaml
-
     kept = run / "recipe.yaml"
-    found = yaml.safe_load(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    return list(found.get("finetune") or {})
+    return list(parsing.values_in(str(kept)).get("finetune") or {}) if kept.exists() else []
 
 
 def standing(recipe: Recipe, run: Path, stage: str) -> str:

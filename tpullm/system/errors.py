@@ -53,6 +53,8 @@ def correctable(error: BaseException) -> str | None:
         return f"no space left on the device{f' ({where})' if where else ''}; free some and run the same command again"
     if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
         return f"{error.filename}: {error.strerror.lower()}; choose another place"
+    if isinstance(error, FileNotFoundError) and str(error.filename).startswith(("/proc/", "/sys/")):
+        return f"{error.filename}: can't be made here; choose another place"
     if (where := _where_disk_failed(error, (errno.EROFS,), "Read-only file system")) is not None:
         return f"{where or 'a disk'}: read-only file system; choose another place"
     text = str(error)

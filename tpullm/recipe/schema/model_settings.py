@@ -183,6 +183,8 @@ class ModelConfig:
         model, blocks = self.resolved(vocabulary_size=1), (0, *ATTENTION_BLOCKS)
         if model.heads % model.kv_heads:
             yield "kv_heads", f"{model.kv_heads} does not divide model.heads {model.heads}; choose a divisor"
+        if not self.head_width and self.width % self.heads:
+            yield "heads", f"{self.heads} does not divide model.width {self.width}; choose a divisor, or set head_width"
         if model.head_width % 2:
             yield "head_width", f"{model.head_width} is odd; rotary embeddings need an even head, change width or heads"
         if model.experts and model.experts_per_token > model.experts:
