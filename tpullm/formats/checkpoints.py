@@ -208,7 +208,7 @@ def first_line(error: BaseException) -> str:
 
 
 def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, **more: Any) -> dict:
-    """The description in a checkpoint; see `models.Model`, also for `more`: horizons, left_out, opened, adapter and before."""
+    """The description in a checkpoint; see `models.Model`, and for `more`: horizons, left_out, ...."""
     model, recipe = dataclasses.asdict(config), dataclasses.asdict(recipe)
     nothing = {"horizons": [], "left_out": [], "opened": [], "adapter": None, "before": None}
     return {"stage": stage, "model": model, "recipe": recipe, "inputs": inputs} | nothing | more

@@ -101,6 +101,12 @@ class LaunchConfig:
             yield "zone", f"{self.zone} is not a zone, such as us-west4-a; give the region's letter too"
         if (self.provisioning == "reserved") != bool(self.reservation):
             yield "reservation", "goes with provisioning: reserved; give both or none"
+        for name in self.environment:  # each stands in a script on the machine
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+                yield "environment", f"{name!r} is no name of a variable; use letters, digits and _"
+        for option in self.sbatch:  # each is a line of the batch script
+            if not re.fullmatch(r"-[^\x00-\x1f\x7f]*", option):
+                yield "sbatch", f"{option!r} is no option of sbatch; begin with - and stay in one line"
 
     @property
     def region(self) -> str:
