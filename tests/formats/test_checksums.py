@@ -73,14 +73,20 @@ def largest(save):
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("what", "says"),
-    [("arrays", "the checkpoint is corrupt ("), ("a description that is no JSON", "not a checkpoint of tpullm (")],
+    [
+        ("arrays", "the checkpoint is corrupt ("),
+        ("arrays, and no checksums", "the checkpoint is corrupt (checksums.json is missing)"),
+        ("a description that is no JSON", "not a checkpoint of tpullm ("),
+    ],
 )
 def test_training_resumes_from_the_newest_whole_save(tiny_run, interrupted, capsys, what, says):
     """The corrupt one is kept, and neither resumed from again nor counted."""
     checkpoints = interrupted / "pretrain" / "checkpoints"
-    if what == "arrays":
+    if what.startswith("arrays"):
         flip(largest(checkpoints / "30"), 1000)
-    else:
+    if what.endswith("no checksums"):
+        (checkpoints / "30" / checksums.FILE).unlink()
+    if what.startswith("a description"):
         (checkpoints / "30" / "description" / "metadata").write_bytes(b"\xff{")
     assert main(["pretrain", "--run", str(interrupted)]) == 0
     said = capsys.readouterr().err
@@ -174,8 +180,19 @@ def test_a_missing_and_a_cut_file_are_noticed(save):
         checksums.verify(save)
     with pytest.raises(CorruptSave, match="is missing"):
         checksums.verify_together(save)
+
+
+def test_a_save_without_its_checksums_is_not_whole(save):
+    """Nor is one with a file that they don't name: a flipped byte there would be other bits without a word."""
+    noted = storage.read_json(save / checksums.FILE)
+    name = largest(save).relative_to(save).as_posix()
+    for left in [{}, {key: value for key, value in noted["files"].items() if key != name}]:
+        storage.write_json(save / checksums.FILE, noted | {"files": left})
+        with pytest.raises(CorruptSave, match=f"is not in {checksums.FILE}"):
+            checksums.verify(save)
     (save / checksums.FILE).unlink()
-    checksums.verify(save)  # as of an older version
+    with pytest.raises(CorruptSave, match=f"{checksums.FILE} is missing"):
+        checksums.verify(save)
 
 
 def test_every_file_is_in_one_share(save):

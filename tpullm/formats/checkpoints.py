@@ -216,8 +216,7 @@ def description(stage: str, config: ModelConfig, recipe: Any, inputs: dict, **mo
 
 def write(save: Path) -> None:
     """Note what the files of a checkpoint are."""
-    counts = lambda name: name not in (FILE, METADATA) and name.rpartition("/")[2] != COMMITTED  # noqa: E731
-    sizes = {name: size for name, size in storage.sizes(save).items() if counts(name)}
+    sizes = _noted_sizes(save)
     md5s = storage.md5s(save, sizes)
     deadline, metadata = time.monotonic() + SECONDS_TO_NOTE, ""
     while not metadata and (save / METADATA).exists() and time.monotonic() < deadline:
@@ -229,6 +228,12 @@ def write(save: Path) -> None:
     storage.write_json(save / FILE, {"files": files, "metadata": metadata})
 
 
+def _noted_sizes(save: Path) -> dict[str, int]:
+    """The bytes of the files of a checkpoint that its checksums are of."""
+    noted = lambda name: name not in (FILE, METADATA) and name.rpartition("/")[2] != COMMITTED  # noqa: E731
+    return {name: size for name, size in storage.sizes(save).items() if noted(name)}
+
+
 def _orbax_metadata_hash(save: Path) -> str:
     """Hash of what Orbax notes of a checkpoint, without times; empty if that is not whole, or no save of Orbax's."""
     noted = storage.read_json(save / METADATA) if (save / METADATA).exists() else {}
@@ -238,7 +243,7 @@ def _orbax_metadata_hash(save: Path) -> str:
 
 
 def verify(save: Path) -> None:
-    """Compare a checkpoint with its checksums; one without any, of an older version of tpullm, passes.
+    """Compare a checkpoint with its checksums. One without any is no whole one: they are the last that is written.
 
     Raises:
         CorruptSave: a file is not as it was written.
@@ -257,7 +262,7 @@ def verify_together(save: Path) -> None:
 def _first_damaged_file(save: Path, share: int, shares: int) -> str:
     """The first of a share of the files that is not as it was written, and in what; empty if there is none."""
     if not (save / FILE).exists():
-        return ""
+        return f"{FILE} is missing"
     try:
         noted = json.loads((save / FILE).read_bytes())
         files = {name: (int(size), str(md5)) for name, (size, md5) in noted["files"].items()}
@@ -269,7 +274,9 @@ def _first_damaged_file(save: Path, share: int, shares: int) -> str:
             return f"{METADATA} has changed"
     except (UserError, ValueError, AttributeError):
         return f"{METADATA} can't be read"
-    own, sizes = sorted(files, key=lambda name: (-files[name][0], name))[share::shares], storage.sizes(save)
+    own, sizes = sorted(files, key=lambda name: (-files[name][0], name))[share::shares], _noted_sizes(save)
+    if unknown := sorted(sizes.keys() - files.keys()):
+        return f"{unknown[0]} is not in {FILE}"
     for name in own:
         size = files[name][0]
         if sizes.get(name) != size:
