@@ -98,6 +98,46 @@ def test_a_broken_or_missing_store_is_refused(opened, damage, tmp_path):
         token_store.TokenStore(opened.path)
 
 
+@pytest.mark.parametrize("reader", [token_store.Mapped, token_store.Remote])
+def test_every_flipped_bit_is_noticed_before_its_token_is_used(opened, parts, monkeypatch, reader):
+    """The error names the file; what the flip does not reach is read as before."""
+    monkeypatch.setattr(token_store, "Mapped", reader)
+    tokens, lengths, _ = map(np.concatenate, zip(*parts, strict=True))
+    every = np.arange(len(lengths)), np.zeros(len(lengths), np.int64), lengths
+    noticed = 0
+    for file in sorted(path for path in opened.path.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        for place in range(0, len(content), 37 if file.name == "zarr.json" else 211):
+            file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+            try:
+                read, _ = token_store.TokenStore(opened.path).read(*every)
+                assert (read == tokens).all(), (file, place)
+            except UserError as error:
+                assert str(opened.path) in str(error) and "tpullm tokenize" in str(error)
+                noticed += 1
+        file.write_bytes(content)
+    assert noticed > 40
+
+
+def test_only_the_chunk_that_changed_is_refused(opened, parts):
+    """One bit of token 600: the second shard, whose first chunk it is in the second of."""
+    tokens, lengths, _ = map(np.concatenate, zip(*parts, strict=True))
+    ends = np.cumsum(lengths)
+    shard = opened.path / "tokens" / "c" / "1"
+    content = bytearray(shard.read_bytes())
+    content[2 * (600 - 512)] ^= 1
+    shard.write_bytes(content)
+    again = token_store.TokenStore(opened.path)
+    refused = []
+    for index in np.flatnonzero(lengths):
+        try:
+            assert (again.document(index) == tokens[ends[index] - lengths[index] : ends[index]]).all()
+        except UserError as error:
+            refused.append(index)
+            assert f"{shard}: the tokens from number 576 of the store on have changed since they were" in str(error)
+    assert refused == [i for i in np.flatnonzero(lengths) if ends[i] > 576 and ends[i] - lengths[i] < 640]
+
+
 def test_whole_shards_are_written_as_soon_as_they_are_full(small_shards, tmp_path):
     array = token_store.Appender(tmp_path / "array", np.dtype(np.uint16))
     for added, held, shards in ((500, 500, 0), (12, 0, 1), (512 * 2 + 1, 1, 3), (510, 511, 3), (0, 511, 3)):
@@ -143,12 +183,15 @@ SIZE, SHARD = 3 * 64 + 64, 64
 def written(request, tmp_path_factory):
     """An array of four shards, of four chunks each."""
     folder = tmp_path_factory.mktemp("arrays") / "array"
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:  # also while it is read
         patched.setattr(token_store, "CHUNK_TOKENS", SHARD // 4)
         patched.setattr(token_store, "SHARD_TOKENS", SHARD)
         values = np.random.default_rng(0).integers(0, 60_000, request.param).astype(np.uint16)
-        token_store.write_all(folder, values)
-    return values, [token_store.Mapped(folder), token_store.Remote(folder)]
+        writer = token_store.Appender(folder, values.dtype)
+        writer.add_values(values)
+        writer.close()
+        token_store.write_all(folder.with_name(token_store.CHECKSUMS), np.array(writer.checksums, np.uint32))
+        yield values, [token_store.Mapped(folder), token_store.Remote(folder)]
 
 
 @given(st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=8))

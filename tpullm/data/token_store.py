@@ -3,7 +3,8 @@
 A folder `tokens/<source>/<split>` holds three flat arrays: `tokens` (uint16, or uint32 for vocabularies of 65,536 and
 more), `offsets` (uint64 [documents + 1]: document d is tokens[offsets[d]:offsets[d + 1]]) and `ids` (uint64
 [documents]: the first 8 bytes of the hash of its text). If the documents have languages, `languages` (uint16
-[documents]) has their numbers in the list of `languages.json`.
+[documents]) has their numbers in the list of `languages.json`. `checksums` (uint32) has the CRC-32 of each chunk of the
+tokens. A chunk is compared with it when it is first read, at 3 GB/s; the other arrays have checksums of their own.
 
 If the tokens are in files of others (`token_index.py`), the folder has no tokens. `files.json` lists the files,
 `begins` has the first token of each document in all of them side by side, and `lengths` its tokens.
@@ -13,10 +14,13 @@ map takes only the memory that the system can spare for files, and reads 40 toke
 microseconds, where TensorStore takes 10.
 """
 
+import contextlib
 import functools
 import mmap
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +33,34 @@ from tpullm.system.errors import UserError
 CHUNK_TOKENS = 16 * 1024  # the unit of reading
 SHARD_TOKENS = 32 * 1024 * 1024  # the tokens of one file
 CACHED_BYTES = 1 << 28  # of a store on gs://, for each process
+
+
+class Chunks:
+    """The chunks of the tokens, each compared with its checksum when it is first read by this process."""
+
+    def __init__(self, path: Path, size: int):
+        self._path, self._size = path, size
+        self._sums = read_all(path.parent / CHECKSUMS)
+        self._compared = np.zeros(-(-size // CHUNK_TOKENS), bool)
+        if len(self._sums) != len(self._compared):
+            raise UserError(f"{path.parent}: broken token store; remove it and run `tpullm tokenize`")
+
+    def new(self, begins: np.ndarray, ends: np.ndarray) -> list[tuple[int, int, int]]:
+        """The chunks of these ranges that are not compared yet: number, first token, end."""
+        firsts = begins // CHUNK_TOKENS
+        chunks = flat_ranges(firsts, np.where(ends > begins, (ends - 1) // CHUNK_TOKENS - firsts + 1, 0))
+        found = np.unique(chunks[~self._compared[chunks]]).tolist()
+        return [(chunk, chunk * CHUNK_TOKENS, min((chunk + 1) * CHUNK_TOKENS, self._size)) for chunk in found]
+
+    def compare(self, chunk: int, values: Any) -> None:
+        """Raise `UserError` if the bytes of a chunk are not those that were written."""
+        if zlib.crc32(values) != self._sums[chunk]:
+            first, shard = chunk * CHUNK_TOKENS, chunk * CHUNK_TOKENS // SHARD_TOKENS
+            raise UserError(
+                f"{self._path / 'c' / str(shard)}: the tokens from number {first:,} of the store on have changed since "
+                f"they were written; remove {self._path.parent} and run `tpullm tokenize`"
+            )
+        self._compared[chunk] = True
 
 
 class Mapped:
@@ -55,6 +87,7 @@ class Mapped:
             with open(file, "rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             self._shards.append(memoryview(mapped)[: count * self._dtype.itemsize].cast(self._dtype.char))
+        self._chunks = Chunks(path, size)
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`[begin, end)` of each pair, concatenated; int32."""
@@ -70,6 +103,9 @@ class Mapped:
         sizes = highs * self._dtype.itemsize - firsts
         for shard, first, size in zip(shards.tolist(), firsts.tolist(), sizes.tolist(), strict=True):
             self._shards[shard].obj.madvise(mmap.MADV_WILLNEED, first, size)
+        for chunk, first, end in self._chunks.new(begins, ends):
+            shard, low = divmod(first, self._shard)
+            self._chunks.compare(chunk, self._shards[shard][low : low + end - first])
         pieces = zip(shards.tolist(), lows.tolist(), highs.tolist(), strict=True)
         flat = b"".join([self._shards[shard][low:high] for shard, low, high in pieces])
         return np.frombuffer(flat, self._dtype).astype(np.int32)
@@ -80,6 +116,7 @@ class Remote:
 
     def __init__(self, path: Path):
         self._path, self._array = path, _open_array(path)
+        self._chunks = Chunks(path, self._array.shape[0])
 
     def read(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """`[begin, end)` of each pair, concatenated; int32."""
@@ -88,10 +125,12 @@ class Remote:
         with tensorstore.Batch() as batch:
             pairs = zip(begins.tolist(), ends.tolist(), strict=True)
             pieces = [self._array[begin:end].read(batch=batch) for begin, end in pairs]
-        try:
+            new = self._chunks.new(begins, ends)  # which are fetched whole in any case
+            chunks = [self._array[first:end].read(batch=batch) for _, first, end in new]
+        with _broken_arrays_told(self._path):
             found = [piece.result() for piece in pieces]
-        except ValueError as error:
-            raise storage.explain(error) or UserError(f"{self._path}: can't be read ({error})") from error
+            for (chunk, _, _), values in zip(new, chunks, strict=True):
+                self._chunks.compare(chunk, values.result())
         return np.concatenate([*found, np.zeros(0, self._array.dtype.numpy_dtype)]).astype(np.int32)
 
 
@@ -102,6 +141,7 @@ class Appender:
         self._array = _create_array(path, dtype, 0)
         self._held: list[np.ndarray] = []
         self._held_tokens = self._written = 0
+        self.checksums: list[int] = []
 
     def add_values(self, values: np.ndarray) -> None:
         """Add values at the end."""
@@ -120,16 +160,27 @@ class Appender:
         self._array = self._array.resize(exclusive_max=[end]).result()
         if count:
             self._array[self._written : end].write(values[:count]).result()
+            firsts = range(0, count, CHUNK_TOKENS)  # what was written before fills whole shards
+            self.checksums += [zlib.crc32(values[first : min(first + CHUNK_TOKENS, count)]) for first in firsts]
         self._written = end
         self._held, self._held_tokens = [values[count:]], len(values) - count
 
 
-def _create_array(path: Path, dtype: np.dtype, size: int):
+def _create_array(path: Path, dtype: np.dtype, size: int, checked: bool = False):
+    """An array on disk.
+
+    Args:
+        checked: each chunk ends with its checksum, which TensorStore compares. A memory map wants it without.
+    """
     import tensorstore
 
     layout = tensorstore.ChunkLayout(write_chunk_shape=[SHARD_TOKENS], read_chunk_shape=[CHUNK_TOKENS])
     spec = _array_spec(path) | {"store_data_equal_to_fill_value": True}  # a chunk of zeros is one like any other
     options = {"dtype": tensorstore.dtype(dtype), "shape": [size], "chunk_layout": layout}
+    if checked:
+        inner = {"chunk_shape": [CHUNK_TOKENS], "codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
+        codecs = [{"name": "sharding_indexed", "configuration": inner}]
+        options["codec"] = tensorstore.CodecSpec({"driver": "zarr3", "codecs": codecs})
     return tensorstore.open(spec, create=True, **options).result()
 
 
@@ -137,8 +188,14 @@ def _open_array(path: Path):
     import tensorstore
 
     context = _tensorstore_context() if storage.is_remote(path) else None
-    try:
+    with _broken_arrays_told(path):
         return tensorstore.open(_array_spec(path), context=context).result()
+
+
+@contextlib.contextmanager
+def _broken_arrays_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         if told := storage.explain(error):
             raise told from error
@@ -165,12 +222,14 @@ def _tensorstore_context():
 
 def write_all(path: Path, values: np.ndarray) -> None:
     """Write a whole array."""
-    _create_array(path, values.dtype, len(values)).write(values).result()
+    _create_array(path, values.dtype, len(values), checked=True).write(values).result()
 
 
 def read_all(path: Path) -> np.ndarray:
     """Read a whole array; `UserError` if it is broken."""
-    return _open_array(path).read().result()
+    array = _open_array(path)
+    with _broken_arrays_told(path):
+        return array.read().result()
 
 
 def _array_spec(path: Path) -> dict:
@@ -181,7 +240,7 @@ def _array_spec(path: Path) -> dict:
     return {"driver": "zarr3", "kvstore": kvstore, "recheck_cached_data": "open", "recheck_cached_metadata": "open"}
 
 
-NAMES, FILES = "languages.json", "files.json"
+NAMES, FILES, CHECKSUMS = "languages.json", "files.json", "checksums"
 
 
 class TokenStore:
@@ -247,6 +306,7 @@ def write_store(path: Path, parts: Iterable[tuple[np.ndarray, ...]], dtype: np.d
             for part_languages in languages:
                 codes.append(_language_numbers(part_languages, names))
         writer.close()
+        write_all(temporary / CHECKSUMS, np.array(writer.checksums, np.uint32))
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.uint64)
         write_all(temporary / "offsets", offsets)
         write_all(temporary / "ids", np.concatenate(ids))
