@@ -7,7 +7,6 @@ process loads it, and runs the template.
 import contextlib
 import functools
 import json
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,16 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 from tpullm.system.process.limited import Limited
 from tpullm.system.storage import check_file, hash_file, hash_json
-from tpullm.tokenizer.chat_template import CLOSE, OPEN, Answer, Messages, TemplateChild, Tools, Weighted
+from tpullm.tokenizer.chat_template import (
+    CLOSE,
+    OPEN,
+    Answer,
+    EarlierAnswersChangeError,
+    Messages,
+    TemplateChild,
+    Tools,
+    Weighted,
+)
 from tpullm.tokenizer.json_files import MOST_BYTES, read_json, read_optional, read_text
 
 MOST_TOKENS = 1 << 22  # the largest known have 0.3 M
@@ -86,8 +94,11 @@ class PublishedTokenizer:
         self._config = {key: value for name in names for key, value in read_optional(folder / name).items()}
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {token for token, added_token in added.items() if added_token.special}
-        names = [OPEN, CLOSE, *(str(added[token].content) for token in sorted(self._special))]
-        self._special_names = re.compile("|".join(map(re.escape, names)))
+        normalizer, names = self._tokenizer.normalizer, [str(added[token].content) for token in self._special]
+        self._normalized = normalizer.normalize_str if normalizer else str
+        self._ends_of_names = {name[place] for name in names for place in (0, -1) if name}
+        # A character that no name of a special token has, nor the normalizer changes.
+        self._between = next(one for one in "·¦§¶†‡※" if one not in "".join(names) and one in self._normalized(one))
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         if (most := max(ids.values(), default=-1)) >= MOST_TOKENS:
             raise UserError(f"{path}: has a token {most}; no known model has more than {MOST_TOKENS:,} tokens")
@@ -225,14 +236,43 @@ class PublishedTokenizer:
     def _show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
         """A conversation as `ChatTemplate.show` shows it.
 
-        Messages that forge a turn are refused: the library turns the name of a special token into that token.
+        Messages that forge a turn are refused: the library turns the name of a special token into that token. So each
+        text is tokenized by itself, since a normalizer may make a name of it (NFKC, lower case, removed characters). A
+        template may make one too, by what it strips or joins: it then shows other special tokens where the texts of
+        others than the model have a character more between their characters.
         """
         whose = [(f"a message of the {message['role']}", message) for message in messages]
         for who, said in [*whose, ("a description of the tools", tools)]:
-            if found := next(filter(None, map(self._special_names.search, _texts_in_json(said))), None):
-                held = f"{who} holds {found.group()!r}"
-                raise UserError(f"{held}, which this model reads as a special token and not as text; take it out")
-        return self._chat.show(what, messages, tools)
+            for text in _texts_in_json(said):
+                if found := [mark for mark in (OPEN, CLOSE) if mark in text] or self._special_in(text):
+                    held = f"{who} holds {found[0]!r}"
+                    raise UserError(f"{held}, which this model reads as a special token and not as text; take it out")
+        shown = self._chat.show(what, messages, tools)
+        spaced = [message if message["role"] == "assistant" else self._spaced(message) for message in messages]
+        if spaced != list(messages):
+            with contextlib.suppress(EarlierAnswersChangeError):
+                wanted, found = (self._special_in(of[0]) for of in (self._chat.show(what, spaced, tools), shown))
+                if wanted != found:
+                    raise UserError(
+                        f"{self.folder}: its chat template makes other special tokens of the messages than of the same "
+                        f"ones with {self._between} between their characters, so they are not read as text; take out "
+                        "what looks like a special token, or give another template"
+                    )
+        return shown
+
+    def _special_in(self, text: str) -> list[str]:
+        """The names of the special tokens that a text becomes."""
+        return [str(self._tokenizer.id_to_token(token)) for token in self.encode(text) if token in self._special]
+
+    def _spaced(self, value: Any, key: str = "content") -> Any:
+        """A message, with a character between those of its texts if they can be a part of a special token's name."""
+        if isinstance(value, dict):
+            return {name: self._spaced(of, name) if name in ("content", "text") else of for name, of in value.items()}
+        if isinstance(value, list):
+            return [self._spaced(item) for item in value]
+        if not isinstance(value, str) or self._ends_of_names.isdisjoint(self._normalized(value)):
+            return value
+        return self._between.join(value)
 
     def _named(self, name: str) -> int | None:
         text = _token_content(self._config.get(name))
