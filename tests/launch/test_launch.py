@@ -1,5 +1,6 @@
 """The verb `launch`: user errors, what it uploads, when it starts an attempt, what it prints, and how it stops one."""
 
+import json
 import sys
 from types import SimpleNamespace
 
@@ -159,6 +160,15 @@ def told(capsys, *argv) -> str:
         *(([*TPU, f"--zone={zone}", *RUN], "is not a zone") for zone in ("us-west4-ab", "west4-a", "us-west4-")),
         ([*TPU, "--reservation=mine", *RUN], "reservation: goes with provisioning: reserved; give both or none"),
         (["launch", "local", "networks"], "networks: local needs none; they are for machines of compute"),
+        *(
+            (["launch", target, "--environment", f"{{{json.dumps(name)}: x}}", *RUN], "environment: ")
+            for target in ("slurm", "batch")
+            for name in ("A$(touch x)", "A B", "1A", "A\nB", "", "Ａ")
+        ),
+        *(
+            (["launch", "slurm", "--sbatch", json.dumps([option]), *RUN], "sbatch: ")
+            for option in ("--mem=1\ntouch x", "--mem=1\rtouch x", "touch x", "")
+        ),
     ],
 )
 def test_user_errors_are_found_without_a_network(capsys, argv, says):
