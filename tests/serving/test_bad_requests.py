@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tpullm.serving.application import MOST_BODY_BYTES
+from tpullm.tokenizer.chat_template import ChatTemplate
 
 TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 2}
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -49,7 +50,8 @@ def asking(schema) -> dict:
 
 FUNCTIONS = ({}, {"name": "f"}, {"name": "f", "arguments": {}}, {"name": "f", "arguments": "["})
 TOOL_FUNCTIONS = ({}, {"name": ""}, {"name": "a b"}, {"name": "f", "parameters": 1})
-SCHEMAS = ("a", {"type": "no"}, {"enum": []}, {"enum": ["x" * 70_000]})  # more are in `test_token_masks.py`
+LARGE = ({"type": "integer", "minimum": -(10**300)}, {"enum": [10**4000]}, {"enum": ["x" * 70_000]})
+SCHEMAS = (*LARGE, "a", {"type": "no"}, {"enum": []})  # more are in `test_token_masks.py`
 OF_MESSAGES = {
     "messages": [
         *(1, [], [1], [{}], None, user(role=1), user(role="function", name="f"), user() * 2_049),
@@ -143,6 +145,26 @@ REFUSED = [
 @pytest.mark.parametrize(("status", "path", "body", "options"), REFUSED, ids=lambda value: str(value)[:40])
 def test_a_request_that_is_wrong_around_its_body(is_refused, status, path, body, options):
     is_refused(status, path, iter(body) if isinstance(body, list) else body, **options)
+
+
+def test_headers_that_came_whole_and_are_too_long(is_refused):
+    error = is_refused(431, "/v1/completions", TEXT, headers={f"x-{n}": "x" * 3_000 for n in range(11)})
+    assert "the headers have more than 32,768 bytes" in error["message"]
+
+
+def test_a_request_with_two_lengths(is_refused):
+    """The server and a proxy before it may read different requests (request smuggling)."""
+    headers = {"content-length": "2", "transfer-encoding": "chunked"}
+    error = is_refused(400, "/v1/completions", iter([b"{}"]), headers=headers)
+    assert "Content-Length and Transfer-Encoding" in error["message"]
+
+
+def test_no_error_tells_where_the_model_lies(is_refused, served, monkeypatch):
+    tokenizer = served.service.models["small"].tokenizer
+    template = "{{ raise_exception('system messages are not known') }}"
+    monkeypatch.setattr(tokenizer, "_chat", ChatTemplate(template, {}, str(tokenizer.folder)))
+    error = is_refused(400, "/v1/chat/completions", CHAT)
+    assert error["message"] == "small: its chat template can't show these messages (system messages are not known)"
 
 
 KEYS = (None, "", "Bearer", "Bearer wrong", "Basic YTpi", "Bearer a-key-of-the-test", "\xff")

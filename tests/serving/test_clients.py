@@ -144,12 +144,22 @@ def test_a_client_that_does_not_read_is_cut_off(served, monkeypatch):
         wait_until(lambda: not served.service.writing)
 
 
-def test_too_many_connections_are_refused(served, connected, monkeypatch):
+def test_of_too_many_connections_the_oldest_that_sends_no_whole_request_makes_room(served, connected, monkeypatch):
+    """Connections that are being answered stay; and one that asks at once is answered, however many are half open."""
     open_ones = served.listening._server.server_state
     wait_until(lambda: not open_ones.connections)
-    monkeypatch.setattr(listening, "MOST_CONNECTIONS", 2)
-    with connected(), connected():
-        told = everything(connected())
-    assert told.startswith(b"HTTP/1.1 503 ") and b"server_error" in told
-    wait_until(lambda: not open_ones.connections)
+    monkeypatch.setattr(listening, "MOST_CONNECTIONS", 3)
+    served.engine.turns = threading.Semaphore(0)
+    answered = connected(post(served, LONG | {"max_tokens": 2}))
+    wait_until(lambda: served.service.writing)
+    begun = []
+    for number, beginning in enumerate((b"", b"POST /v1/comp")):
+        begun.append(connected(beginning))
+        wait_until(lambda expected=number + 2: len(open_ones.connections) == expected)
     assert served.ask("/health").status == 200
+    told = everything(begun[0])
+    assert told.startswith(b"HTTP/1.1 503 ") and b"3 connections are open; try again later" in told
+    wait_until(lambda: len(open_ones.connections) == 2)
+    served.engine.turns.release(1_000)
+    assert answered.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    served.engine.turns = None

@@ -1,4 +1,5 @@
 import json
+import threading
 
 import jsonschema
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from tpullm.engine.request import Token
 from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
+from tpullm.serving.grammar_trial import Vocabulary
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
 
@@ -67,6 +69,22 @@ def test_an_answer_may_be_computed_again(chat_tokenizer, grammars):
     once = [allowed(tuple(ids[:length])) for length in range(len(ids))]
     for length in (0, 3, 1, len(ids) - 1):
         np.testing.assert_array_equal(allowed(tuple(ids[:length])), once[length])
+
+
+def test_a_form_is_compiled_once_for_all_answers(served, monkeypatch):
+    """And not in the thread that reads requests."""
+    compiled, plain = [], Vocabulary.matcher
+
+    def matcher(self, grammar):
+        compiled.append(threading.current_thread().name)
+        return plain(self, grammar)
+
+    monkeypatch.setattr(Vocabulary, "matcher", matcher)
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["猫", "犬"]}}}
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "n": 5, "response_format": form}
+    answer = json.loads(served.ask("/v1/chat/completions", body).text)
+    assert {choice["message"]["content"] for choice in answer["choices"]} <= {'"猫"', '"犬"'}
+    assert len(answer["choices"]) == 5 and len(compiled) == 1 and compiled[0].startswith("compiles forms")
 
 
 @pytest.mark.parametrize("several", [True, False])

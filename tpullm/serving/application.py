@@ -6,6 +6,7 @@ since a long text takes a second to split.
 
 import asyncio
 import hmac
+import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp
 from tpullm.serving.answer_writing import STOPPING, EventStream, Post, Writing
 from tpullm.serving.completions import ChatReply, Reply, TextReply
 from tpullm.serving.front_page import front_page
+from tpullm.serving.listening import MOST_HEADER_BYTES
 from tpullm.serving.refusal import Refusal, parse_json_object
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
@@ -68,6 +70,7 @@ class Service:
         self.seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self.registry)
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
+        self._former = ThreadPoolExecutor(1, "compiles forms")  # a schema takes up to some seconds, and others wait
         self._reading = 0
         self._post: Post | None = None
 
@@ -86,10 +89,13 @@ class Service:
         self._check_open()
         self._reading += 1
         try:
-            reply = await asyncio.get_running_loop().run_in_executor(self._reader, self._read, raw, read, client)
+            loop = asyncio.get_running_loop()
+            reply = await loop.run_in_executor(self._reader, self._read, raw, read, client)
+            answers = len(reply.prompts) * reply.asked.n
+            if answers <= self.queue and reply.form:
+                await loop.run_in_executor(self._former, reply.make_masks)
         finally:
             self._reading -= 1
-        answers = len(reply.prompts) * reply.asked.n
         if answers > self.queue:
             raise Refusal(f"n: asks for {answers} answers, and at most {self.queue} may wait here; ask for fewer")
         self._check_open(answers)
@@ -178,11 +184,15 @@ def _guarded(service: Service, path: str, work: Callable[[Request], Awaitable[Re
 
     async def answer(request: Request) -> Response:
         try:
-            host = request.headers.get("host", "").lower()
-            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-            if service.hosts and name not in service.hosts:
+            if sum(len(name) + len(value) for name, value in request.headers.raw) > MOST_HEADER_BYTES:
+                raise Refusal(f"the headers have more than {MOST_HEADER_BYTES:,} bytes; shorten them", status=431)
+            if "content-length" in request.headers and "transfer-encoding" in request.headers:
+                raise Refusal("Content-Length and Transfer-Encoding may say different lengths; send one")
+            asked = request.headers.get("host", "").lower()
+            host = re.fullmatch(r"(?:\[([^]]*)\]|([^:\[\]]*))(?::[0-9]*)?", asked)  # version 6 stands in brackets
+            if service.hosts and (not host or (host[1] or host[2]) not in service.hosts):
                 why = "start it with --key to be asked under other names"
-                raise Refusal(f"this server is not called {name[:100]!r}; {why}", 403)
+                raise Refusal(f"this server is not called {asked[:100]!r}; {why}", 403)
             shown = request.headers.get("authorization", "").encode()
             if key and service.key and not hmac.compare_digest(shown, f"Bearer {service.key}".encode()):
                 raise Refusal("no right key in the header `Authorization: Bearer KEY`", 401, code="invalid_api_key")

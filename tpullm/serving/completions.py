@@ -7,6 +7,7 @@ the JSON of the answers, whole and as events of a stream.
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ class Reply:
 
     Attributes:
         written: the number of tokens that engines have emitted.
+        form: makes the mask of the form that the answers must have, in up to some seconds; None if they have none.
         masks: makes `Request.allowed`, which each answer has for itself; none allows all.
         echoes: how many tokens at the end of each prompt are emitted as well.
     """
@@ -40,10 +42,16 @@ class Reply:
 
     def __init__(self, model: ServedModel, asked: Asked, client: str, prompts: list[list[int]], tokens: int, top: int):
         self.model, self.asked, self.prompts, self.written = model, asked, prompts, 0
+        self.form: Callable[[], Mask] | None = None
         self.masks: list[Mask] = []
         self.echoes = [0] * len(prompts)
         self._client, self._tokens, self._top = client, tokens, top
         self._name, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+
+    def make_masks(self) -> None:
+        """Make the masks of all answers: the form is compiled once."""
+        mask = self.form()
+        self.masks = [mask, *(mask.copy() for _ in range(self.asked.n - 1))]
 
     def requests(self) -> list[Request]:
         """One for each answer: all answers to the first prompt come first."""
@@ -183,9 +191,9 @@ class ChatReply(Reply):
         tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
         super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
         if must:
-            self.masks = [model.grammars.of_calls(must, asked.parallel_tool_calls, "tools") for _ in range(asked.n)]
+            self.form = lambda: model.grammars.of_calls(must, asked.parallel_tool_calls, "tools")
         elif schema is not None:
-            self.masks = [model.grammars.of_schema(schema, "response_format") for _ in range(asked.n)]
+            self.form = lambda: model.grammars.of_schema(schema, "response_format")
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer."""

@@ -85,13 +85,18 @@ class BoundedProtocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _since = 0.0  # when the connection began, or its last answer ended
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
         self._wait()
+        self._since = self.loop.time()
         if len(self.connections) > MOST_CONNECTIONS:
-            self._refuse(Refusal(f"{MOST_CONNECTIONS} connections are open; try again later", status=503))
+            # The one that has kept us waiting for a whole request the longest makes room. This one has not asked yet.
+            waits = [one for one in self.connections if one.conn.their_state in (h11.IDLE, h11.SEND_BODY)]
+            oldest = min(waits, key=lambda one: one._since)
+            oldest._refuse(Refusal(f"{MOST_CONNECTIONS} connections are open; try again later", status=503))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End all timers."""
@@ -112,6 +117,7 @@ class BoundedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """The next request may take its time to come, as long as `KEEP_SECONDS`."""
         super().on_response_complete()
+        self._since = self.loop.time()
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self._arrived()
         elif self.conn.their_state in (h11.IDLE, h11.SEND_BODY):

@@ -1,11 +1,11 @@
 """A model as clients see it: its name, and what its tokenizer makes of their prompts."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
@@ -14,6 +14,10 @@ from tpullm.tokenizer.chat_template import Messages, Tools
 
 if TYPE_CHECKING:
     from tpullm.engine.session import Session
+
+
+PIECE_CHARACTERS = 4_096  # of a text, split at once to find whether it is too long
+CUT_TOKENS = 16
 
 
 class ServedModel:
@@ -33,11 +37,6 @@ class ServedModel:
         """What masks tokens so that the text has a form."""
         return Grammars(self.tokenizer, self.vocabulary_size)
 
-    @cached_property
-    def _most_bytes(self) -> int:
-        """No text with more bytes fits the context; so it is refused before it is split, which takes time."""
-        return int(np.max(self.tokenizer.bytes_per_token())) * self.context_length
-
     def text_ids(self, text: str) -> list[int]:
         """The ids of a text to continue.
 
@@ -56,12 +55,12 @@ class ServedModel:
         Raises:
             Refusal: it is too long, or the chat template refuses it.
         """
-        for message in messages:
-            self.check_length(message.get("content") or "")
+        self.check_length(*(message.get("content") or "" for message in messages), json.dumps(tools or ""))
         try:
             return self.fitting(self.tokenizer.chat_template(messages, add_generation_prompt=True, tools=tools)[0])
-        except UserError as error:
-            raise Refusal(str(error), param="messages") from None
+        except UserError as error:  # which names the folder of the tokenizer, and where it is concerns no client
+            told = str(error).replace(str(self.tokenizer.folder), self.name)
+            raise Refusal(told, param="messages") from None
 
     def fitting(self, ids: list[int]) -> list[int]:
         """The ids, if they leave room for an answer; else `Refusal`."""
@@ -69,14 +68,26 @@ class ServedModel:
             raise self._too_long(f"{len(ids):,} tokens")
         return ids
 
-    def check_length(self, text: str) -> None:
-        """Refuse a text that can't fit the context, without splitting it."""
-        if len(text.encode()) > self._most_bytes:
-            raise self._too_long(f"{len(text):,} characters")
+    def check_length(self, *texts: str) -> None:
+        """Refuse texts that can't fit the context together, and split little more of them than would fit.
+
+        A piece of a text has at most `CUT_TOKENS` more tokens than it has within its text.
+        """
+        characters, found = sum(map(len, texts)), 0
+        if sum(len(text.encode()) for text in texts) <= self.context_length:  # a token has at least a byte
+            return
+        for piece in chain.from_iterable(map(_pieces, texts)):
+            found += max(0, len(self.tokenizer.encode(piece)) - CUT_TOKENS)
+            if found > self.context_length:
+                raise self._too_long(f"{characters:,} characters")
 
     def _too_long(self, count: str) -> Refusal:
         context = f"the model's context holds {self.context_length:,} with the answer"
         return Refusal(f"the prompt has {count}, and {context}; shorten it", code="context_length_exceeded")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[at : at + PIECE_CHARACTERS] for at in range(0, len(text), PIECE_CHARACTERS))
 
 
 def served_names(paths: Sequence[str]) -> list[str]:

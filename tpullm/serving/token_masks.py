@@ -32,13 +32,17 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocabulary_size: int):
         tokens = [tokenizer.bytes_of(token) for token in range(tokenizer.vocabulary_size)]
         self._tokens = Vocabulary(tokens, tokenizer.stop_ids, tokenizer.bos_id, tokenizer.encode)
-        self._trial = Limited(CPU_SECONDS)
+        self._trial, self._last = Limited(CPU_SECONDS), None
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
     def of_schema(self, schema: dict[str, Any], param: str) -> "Mask":
         """JSON that satisfies a schema; `Refusal` (about the field `param`) if the schema is wrong or too large."""
         self._check_size([schema], param)
-        return self._mask(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON), param)
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
+        except ValueError as error:  # a whole number beyond 64 bits
+            raise Refusal(f"{param}: {' '.join(str(error).split())[:300]}", param=param) from None
+        return self._mask(grammar, param)
 
     def of_calls(self, functions: Sequence[dict[str, Any]], several: bool, param: str) -> "Mask":
         """One or several calls of these functions, in the form of `tool_calls`."""
@@ -65,8 +69,10 @@ class Grammars:
         return mask
 
     def of_grammar(self, grammar: str) -> "Mask":
-        """The mask of a grammar that was tried before: `Mask.grammar` of another host."""
-        return Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
+        """The mask of a grammar that was tried before: `Mask.grammar` of another host, for each answer to a request."""
+        if self._last is None or self._last.grammar != grammar:
+            self._last = Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
+        return self._last.copy()
 
     def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
         if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
@@ -99,6 +105,10 @@ class Mask:
     def __init__(self, grammar: str, matcher: Any, stop_ids: list[int], vocabulary_size: int):
         self.grammar, self.error = grammar, matcher.get_error()
         self._matcher, self._stop_ids, self._size, self._read = matcher, stop_ids, vocabulary_size, 0
+
+    def copy(self) -> "Mask":
+        """The same for another answer; nothing is compiled again."""
+        return Mask(self.grammar, self._matcher.deep_copy(), self._stop_ids, self._size)
 
     def __call__(self, ids: tuple[int, ...]) -> np.ndarray:
         if len(ids) < self._read:  # the answer is computed again from an earlier token
