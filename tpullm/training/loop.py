@@ -73,8 +73,7 @@ def train(job: Job, description: dict, start: Start, build: type[Programs] = Pro
 class Training:
     """The parts of one training, its state, and the steps that are done.
 
-    Whatever ends the training closes each part once. After an error nobody waits for devices, storage or other hosts:
-    they may be what failed.
+    Whatever ends the training closes each part once. After an error nobody waits: devices or hosts may have failed.
     """
 
     def __init__(self, job: Job, description: dict, start: Start, build: type[Programs]):
@@ -94,8 +93,8 @@ class Training:
                 self.state: Tree = self.saves.restore(programs, self._start.step)
             first = self.done = self._first = phase.hours.resumed = int(self.state["step"])
             feed = self._feed = Feed(job, self._start.left_out, programs, phase)
-            recipe = self._description["recipe"]
-            meter = self.meter = Meter(job, programs, first, phase.hours, feed.documents, recipe)
+            meter = Meter(job, programs, first, phase.hours, feed.documents, self._description["recipe"])
+            self.meter = meter
             closing.callback(lambda: meter.close(whole=self._ends_well))
             closing.callback(self._close_saves)
             feed.open(first, meter)
@@ -132,10 +131,7 @@ class Training:
         self._batch, self.done = self._feed.next(step, self.state) if step < config.steps else None, step
 
     def check_skipped(self, step: int) -> None:
-        """Raise `RollBack` if too many steps in a row up to `step` were skipped.
-
-        They changed nothing. So if the model has a usual loss of the last batch that it learned, their text is new.
-        """
+        """Raise `RollBack` if too many steps in a row were skipped. Their text is new if the model is as good as ever."""
         if self.meter.skipped.get(step, 0) >= (patience := self._job.config.optimizer.skip.patience):
             asks = self.meter.last_not_finite <= step - patience > self._job.first
             raise RollBack(step, asks and self._programs.is_usual(self.state, self._feed.again(step - patience)))
