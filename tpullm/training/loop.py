@@ -131,7 +131,7 @@ class Training:
         self._batch, self.done = self._feed.next(step, self.state) if step < config.steps else None, step
 
     def check_skipped(self, step: int) -> None:
-        """Raise `RollBack` if too many steps in a row were skipped. Their text is new if the model is as good as ever."""
+        """Raise `RollBack` if too many steps in a row were skipped: of new text if the model is good."""
         if self.meter.skipped.get(step, 0) >= (patience := self._job.config.optimizer.skip.patience):
             asks = self.meter.last_not_finite <= step - patience > self._job.first
             raise RollBack(step, asks and self._programs.is_usual(self.state, self._feed.again(step - patience)))
