@@ -1,8 +1,13 @@
 """No program passes tests but by what its functions return, and what it does otherwise ends with it."""
 
+import contextlib
+
 import pytest
 
 from tests.system.process.test_isolated import below
+from tpullm.system.errors import UserError
+from tpullm.system.process.isolated import NOT_ISOLATED, Isolated
+from tpullm.training.rewards import code_tests
 from tpullm.training.rewards.code_tests import CodeTests, Judge
 from tpullm.training.rewards.scorer import Example
 
@@ -106,6 +111,69 @@ def test_it_finds_no_test_and_no_secret(verdict):
         "    return [*texts, *os.environ.keys() & {'HOME', 'PATH', 'USER'}]"
     )
     assert verdict(program, "x = f(3)\nassert x == [], x\nassert 'quince plum'") == "passed"
+
+
+# What a program may read to find its tests, a secret, or what others wait for: each gives what it found.
+LOOKS = {
+    "walks folders": "[p for top in ('/', '/root', '/home', '/tmp', FOLDER) for p in os.listdir(top)]",
+    "opens a file of its user's": "open(FOLDER + '/tests.jsonl').read()",
+    "opens this module": "open(MODULE).read()",
+    "opens a package": "open(PACKAGE).read()",
+    "reads its own memory": "open('/proc/self/mem', 'rb').read(1)",
+    "reads memory of others": "[open(f'/proc/{n}/mem', 'rb').read(1) for n in (1, os.getppid())]",
+    "reads variables of others": "open(f'/proc/{os.getppid()}/environ').read()",
+    "reads words of others": "open('/proc/1/cmdline').read()",
+    "reads accounts": "open('/etc/passwd').read()",
+    "follows a link": "open('/proc/self/cwd' + MODULE).read()",
+    "opens a disk": "[open('/dev/' + name, 'rb').read(1) for name in ('vda', 'sda', 'mem', 'null')]",
+    "reads by a library": "linecache.getlines(MODULE)",
+    "imports tpullm": "__import__('tpullm').__file__",
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_it_sees_nothing_but_the_interpreter(verdict, tmp_path, look):
+    """Not even as the user who may read it all: none of this takes root or namespaces."""
+    (tmp_path / "tests.jsonl").write_text("assert f() == 'quince'")
+    names = {"FOLDER": str(tmp_path), "MODULE": code_tests.__file__, "PACKAGE": pytest.__file__}
+    text = LOOKS[look]
+    for name, value in names.items():
+        text = text.replace(name, repr(value))
+    program = (
+        "import linecache, os\ndef f():\n"
+        f"    try: return {text} or 'nothing'\n"
+        "    except OSError as error: return type(error).__name__\n"
+        "    except ImportError: return 'nothing'"
+    )
+    assert verdict(program, "assert f() in ('PermissionError', 'FileNotFoundError', 'nothing'), f()") == "passed"
+
+
+def test_it_may_import_pythons_own_library(verdict):
+    names = "bisect, collections, csv, ctypes, datetime, hashlib, itertools, json, math, sqlite3, string, zoneinfo"
+    program = f"import {names}\ndef f(): return zoneinfo.ZoneInfo('UTC').key, hashlib.sha256(b'a').hexdigest()[:4]"
+    assert verdict(program, "assert f() == ('UTC', 'ca97')") == "passed"
+
+
+@pytest.mark.parametrize(("allowed", "found"), [("", "could read your files and processes here"), ("1", "passed")])
+def test_where_files_can_not_be_kept_from_it_it_runs_only_if_that_is_said(monkeypatch, allowed, found):
+    monkeypatch.setenv(NOT_ISOLATED, allowed)
+    monkeypatch.setattr(Isolated, "__init__", _without_landlock(Isolated.__init__))
+    with contextlib.closing(Judge(1, 256 << 20)) as judge:
+        try:
+            said = judge.verdicts([["def f(): return 1", ["assert f() == 1"]]])[0][0]
+        except UserError as error:
+            said = str(error)
+    assert found in said and (allowed or NOT_ISOLATED in said)
+
+
+def _without_landlock(plain):
+    """As on a system without Landlock: the child's module has no such call."""
+
+    def init(self, *arguments):
+        plain(self, *arguments)
+        self._order[0] = "tests.training.rewards.without_landlock:run_tests"
+
+    return init
 
 
 CALLS = """

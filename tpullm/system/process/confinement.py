@@ -4,10 +4,11 @@
 calls of Linux but those by which Python computes, reads files and prints: a filter of the kernel (seccomp) can't be
 taken back, binds root too, and sees what no hook of Python does. A call that it refuses fails with EPERM: processes and
 threads, the network, signals to others, changes of files, memory that outlives its process (System V), limits, devices.
-It has no names of files, so files that this user may read can be read. Where the kernel has no filter, an audit hook of
-Python refuses what it sees.
+It has no names of files; `see_interpreter_alone` takes all of them but Python's own (Landlock, which needs neither root
+nor namespaces). Where the kernel has no filter, an audit hook of Python refuses what it sees.
 
-Sources: seccomp(2) and linux/seccomp.h, linux/filter.h; the numbers are those of asm/unistd.h of both machines.
+Sources: seccomp(2) and linux/seccomp.h, linux/filter.h, landlock(7) and linux/landlock.h; the numbers are those of
+asm/unistd.h of both machines.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ import platform
 import signal
 import struct
 import sys
+import sysconfig
+from typing import Any
 
 from tpullm.system.process.child import limit
 
@@ -38,6 +41,13 @@ getcpu 309 168, getpid 39 172, getppid 110 173, gettid 186 178, getuid 102 174, 
 getegid 108 177, getgroups 115 158, exit 60 93, exit_group 231 94, restart_syscall 219 128, set_robust_list 273 99,
 rseq 334 293
 """
+# Landlock's calls (the same on both machines), its rights to execute and read files and to list folders, the number of
+# rights of each of its versions, and what Python loads or reads beside its own library.
+_CREATE_RULES, _ADD_RULE, _RESTRICT = 444, 445, 446
+_READ, _LIST = 1 << 0 | 1 << 2 | 1 << 3, 1 << 3
+_RIGHTS_OF_VERSION = (13, 14, 15, 15, 16)
+_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+_OF_TIME = ("/usr/share/zoneinfo", "/etc/localtime")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _WRITING_CALLS = _WRITES | 0o20000000  # __O_TMPFILE
 # Calls that are permitted if an argument has none of some bits: its number, and the bits. Those of `fcntl` are above
@@ -122,6 +132,49 @@ def _refuse_audit_event(event: str, arguments: tuple) -> None:
     opens_to_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
     if opens_to_write or event.split(".")[0] in _REFUSED and event not in _READS:
         raise PermissionError(f"{event} is not permitted here")
+
+
+def interpreter_rules() -> int:
+    """A descriptor of rules by which nothing can be opened but Python's own library and what it loads.
+
+    Files of the user, other packages and /proc (the memory and the environment of other processes) are none of that.
+
+    Raises:
+        OSError: the system has no Landlock (Linux 5.13 and later have it, if it is not turned off).
+    """
+    if not can_be_filtered():  # the numbers are those of its machines
+        raise OSError(errno.ENOSYS, "no Landlock")
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def call(number: int, *arguments: Any) -> int:
+        if (result := library.syscall(ctypes.c_long(number), *arguments)) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return result
+
+    version = call(_CREATE_RULES, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    handled = ctypes.c_uint64((1 << _RIGHTS_OF_VERSION[min(version, len(_RIGHTS_OF_VERSION)) - 1]) - 1)
+    rules = call(_CREATE_RULES, ctypes.byref(handled), ctypes.c_size_t(8), ctypes.c_uint32(0))
+    library_folder = os.path.realpath(sysconfig.get_path("stdlib"))
+    own = [entry.path for entry in os.scandir(library_folder) if not entry.name.endswith("-packages")]
+    places = [(library_folder, _LIST), *((path, _READ) for path in own)]
+    places += [(path, _READ) for path in (*_SYSTEM_LIBRARIES, *_OF_TIME) if os.path.exists(path)]
+    for path, rights in places:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            allowed = rights if os.path.isdir(path) else rights & ~_LIST
+            rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, place))
+            call(_ADD_RULE, ctypes.c_int(rules), ctypes.c_int(1), rule, ctypes.c_uint32(0))
+        finally:
+            os.close(place)
+    return rules
+
+
+def see_interpreter_alone(rules: int) -> None:
+    """Open nothing but what the rules of `interpreter_rules` have, for good; `OSError` if that fails."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+    if library.syscall(ctypes.c_long(_RESTRICT), ctypes.c_int(rules), ctypes.c_uint32(0)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def can_be_filtered() -> bool:

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 from tpullm.system.errors import UserError
 from tpullm.system.process import cores
 from tpullm.system.process.child import Child, Ended, Pipes
-from tpullm.system.process.confinement import confine, leave_the_machine
+from tpullm.system.process.confinement import confine, interpreter_rules, leave_the_machine, see_interpreter_alone
 
+NOT_ISOLATED = "TPULLM_PROGRAMS_NOT_ISOLATED"  # where it is 1, programs run that could read the user's files
 CLOCK_FACTOR = 5  # a call may take as many times its processor time by the clock: for what sleeps
 START_SECONDS = 120  # of a child, with what it imports
 
@@ -55,6 +56,7 @@ class Isolated:
     def __init__(self, function: str, seconds: int, memory_bytes: int, program: str = ""):
         self._clock_seconds = seconds * CLOCK_FACTOR
         self._order = [function, program, seconds, self._clock_seconds, memory_bytes]
+        self._order.append(os.environ.get(NOT_ISOLATED) == "1")
         self._children: list[Child] = []
         self._waiting: Iterator[str] = iter(())  # the calls that no thread has begun
 
@@ -96,6 +98,11 @@ class Isolated:
                 f"the process for what a model wrote ends at its start (exit code {end.code}); "
                 f"try `{sys.executable} -I -c 'import tpullm.system.process.isolated'`"
             ) from None
+        if kind == "unseen":
+            raise UserError(
+                f"programs that a model wrote could read your files and processes here ({found[0]}): use Linux 5.13 or "
+                f"later with Landlock, or a container of its own with {NOT_ISOLATED}=1"
+            )
         if kind == "failed":
             raise UserError(f"no process can be started for what a model wrote ({found[0]}); free memory or processes")
         return Outcome(*found)
@@ -110,21 +117,32 @@ class Isolated:
 def serve() -> None:
     """Have calls done until the pipe is closed; what a child runs."""
     pipes = Pipes()
-    function, program, seconds, clock_seconds, memory_bytes = next(pipes.requests())
+    function, program, seconds, clock_seconds, memory_bytes, not_isolated = next(pipes.requests())
     names = [name.split(":") for name in (function, program) if name]
     # Before this process becomes `nobody`, who may not read all files.
     works = [getattr(importlib.import_module(module), name) for module, name in names]
+    rules, unseen = 0, ""
+    try:
+        rules = interpreter_rules() if program else 0
+    except OSError as error:
+        unseen = "" if not_isolated else str(error)
     leave_the_machine(function.split(".")[0])
     while pipes.wait():
         try:
-            reply = ["reported", *_call_in_fork(works, seconds, clock_seconds, memory_bytes, pipes)]
+            reply = ["unseen", unseen]
+            if unseen:
+                next(pipes.requests())
+            else:
+                reply = ["reported", *_call_in_fork(works, seconds, clock_seconds, memory_bytes, rules, pipes)]
         except OSError as error:
             reply = ["failed", str(error)]
         pipes.reply(json.dumps(reply))
 
 
-def _call_in_fork(works: list, seconds: int, clock_seconds: float, memory_bytes: int, pipes: Pipes) -> Outcome:
-    """Have the call done that comes next in the pipe."""
+def _call_in_fork(
+    works: list, seconds: int, clock_seconds: float, memory_bytes: int, rules: int, pipes: Pipes
+) -> Outcome:
+    """Have the call done that comes next in the pipe; the program opens what the rules have, or anything without."""
     (mine, its), sides, forks = os.pipe(), socket.socketpair(), []
     deadline = time.monotonic() + clock_seconds
 
@@ -136,6 +154,8 @@ def _call_in_fork(works: list, seconds: int, clock_seconds: float, memory_bytes:
         works[0](lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *ends, *arguments)
 
     def program() -> None:
+        if rules:
+            see_interpreter_alone(rules)
         confine({sides[1].fileno()}, seconds, memory_bytes)
         works[1](sides[1].fileno())
 
