@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, settings
 from tests.bucket import Emulator, emulator
 from tpullm.system import storage
 from tpullm.system.process import environment
+from tpullm.system.process.confinement import interpreter_rules
+from tpullm.system.process.isolated import NOT_ISOLATED
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -74,6 +76,10 @@ def pytest_configure(config):
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     os.environ["XDG_CACHE_HOME"] = os.environ[SESSION]
+    try:
+        os.close(interpreter_rules())
+    except OSError:  # no Landlock: what else holds programs is tested, and `test_code_tests.py` skips this
+        os.environ[NOT_ISOLATED] = "1"
     os.environ.update(environment.settings())
     for name, value in {"XLA_FLAGS": QUICK_TO_COMPILE, **environment.platforms()}.items():
         os.environ.setdefault(name, value)

@@ -14,6 +14,7 @@ asm/unistd.h of both machines.
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import os
 import platform
 import signal
@@ -135,7 +136,7 @@ def _refuse_audit_event(event: str, arguments: tuple) -> None:
 
 
 def interpreter_rules() -> int:
-    """A descriptor of rules by which nothing can be opened but Python's own library and what it loads.
+    """A descriptor of rules by which nothing can be opened but Python's own library, what it loads, and numpy.
 
     Files of the user, other packages and /proc (the memory and the environment of other processes) are none of that.
 
@@ -156,9 +157,11 @@ def interpreter_rules() -> int:
     rules = call(_CREATE_RULES, ctypes.byref(handled), ctypes.c_size_t(8), ctypes.c_uint32(0))
     library_folder = os.path.realpath(sysconfig.get_path("stdlib"))
     own = [entry.path for entry in os.scandir(library_folder) if not entry.name.endswith("-packages")]
+    numpy = importlib.util.find_spec("numpy")
+    own += [path for place in (numpy.submodule_search_locations if numpy else ()) for path in (place, f"{place}.libs")]
     places = [(library_folder, _LIST), *((path, _READ) for path in own)]
-    places += [(path, _READ) for path in (*_SYSTEM_LIBRARIES, *_OF_TIME) if os.path.exists(path)]
-    for path, rights in places:
+    places += [(path, _READ) for path in (*_SYSTEM_LIBRARIES, *_OF_TIME)]
+    for path, rights in [place for place in places if os.path.exists(place[0])]:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             allowed = rights if os.path.isdir(path) else rights & ~_LIST
