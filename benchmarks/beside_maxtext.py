@@ -157,7 +157,7 @@ MaxText's settings are its defaults, attention in blocks of 512 among them, wher
 XLA, where Google's tuned runs set many, and another libtpu. So a second ratio gives MaxText's step the time of our
 attention kernel and of our waiting: what is left is the rest of both programs. Nothing ran on a TPU.
 
-| model | slice, rows x tokens a chip | step, s: ours | MaxText | ratio | our attention and waiting in both | GiB a chip: ours | MaxText | ratio |
+| model | slice, rows x tokens a chip | step, s: ours | MaxText | ratio | second | GiB a chip: ours | MaxText | ratio |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
