@@ -42,7 +42,7 @@ def main(recipe: Recipe, run: Path) -> None:
     stream = pretraining_stream(recipe, run, rows)
     mixture.tell_epochs(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    origin = resume.pretraining_origin(recipe, tokenizer, model) if recipe.branch else None
+    origin, differs = resume.pretraining_origin(recipe, tokenizer, model) if recipe.branch else (None, False)
     job = Job(
         directory=stage,
         model=model,
@@ -54,7 +54,7 @@ def main(recipe: Recipe, run: Path) -> None:
         bytes_per_token=tokenizer.bytes_per_token(),
     )
     if origin and recipe.branch_state == "all":
-        job = replace(job, branch=origin, differs=resume.continues_differently(origin, recipe))
+        job = replace(job, branch=origin, differs=differs)
     elif origin:
         job = replace(job, load=partial(resume.parameters_for_vocabulary, origin, tokenizer, architecture, mesh))
     elif recipe.base:

@@ -103,14 +103,14 @@ class Architecture:
 
     def __init__(self, config: ModelConfig, adapter: AdapterConfig | None = None):
         self.config, self.adapter = config, adapter if adapter and adapter.rank else None
-        self._graph, self._state = nnx.split(jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter)))
+        self._graph, state = nnx.split(jax.eval_shape(lambda: Transformer(config, nnx.Rngs(0), self.adapter)))
 
         def axes(variable: nnx.Param) -> tuple[str, ...]:
             of_one = variable.get_metadata()["logical_axes"]
             return ("layers",) * (len(variable.shape) - len(of_one)) + tuple(of_one)
 
-        self.shapes = _nested_dict(self._state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
-        self.axes = _nested_dict(self._state, axes)
+        self.shapes = _nested_dict(state, lambda variable: jax.ShapeDtypeStruct(variable.shape, variable.dtype))
+        self.axes, self._state = _nested_dict(state, axes), state
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Architecture) and (self.config, self.adapter) == (other.config, other.adapter)

@@ -56,7 +56,8 @@ def estimate_step(setting: Setting) -> Estimate:
         matmuls = (part.flops / chip.matmul_efficiency + grouped) / chip.peak_flops
         moved = part.moved_bytes / (chip.hbm_bandwidth * chip.hbm_efficiency)
         computing[name] = max(matmuls + part.kernel_seconds / chip.attention_efficiency, moved)
-    compute, transfers, exposed = sum(computing.values()), tuple(traffic(setting)), {}
+    useful, compute, exposed = useful_flops(setting), sum(computing.values()), {}
+    transfers = tuple(traffic(setting))
     beside = sum(one.seconds for one in transfers if not one.waits)
     longer = max(0.0, beside - compute) / beside if beside else 0.0
     for one in transfers:
@@ -67,7 +68,7 @@ def estimate_step(setting: Setting) -> Estimate:
     if host > compute:
         exposed["host"] = host - compute
     step = compute + sum(exposed.values())
-    speed, mfu = setting.global_tokens / step / setting.topology.chips, useful_flops(setting) / step / chip.peak_flops
+    speed, mfu = setting.global_tokens / step / setting.topology.chips, useful / step / chip.peak_flops
     return Estimate(step, computing, exposed, transfers, speed, mfu)
 
 

@@ -204,8 +204,10 @@ def _keep_later_checkpoints(stage: Path, later: Sequence[int]) -> None:
     say(f"{stage.name}: its later checkpoints are kept in {kept}")
 
 
-def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> Model:
-    """The checkpoint that pretraining starts from; on all hosts together.
+def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> tuple[Model, bool]:
+    """The checkpoint that pretraining starts from, and whether the recipe differs from its own in more than length.
+
+    On all hosts together.
 
     Args:
         tokenizer: of the training that starts.
@@ -220,7 +222,7 @@ def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig)
     checkpoints.verify_together(path)
     if recipe.branch_state == "parameters":
         check_shape(found, model, but="vocabulary_size")
-        return found
+        return found, False
     check_shape(found, model)
     if found.adapter:
         raise UserError(f"branch: {path} has an adapter alone; set branch_state to parameters, to merge it")
@@ -237,16 +239,11 @@ def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig)
     size = model.vocabulary_size
     if (embedding_row_sources(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
         raise UserError(f"branch: {path} was trained with another tokenizer; set branch_state to parameters")
-    return found
-
-
-def continues_differently(found: Model, recipe: Recipe) -> bool:
-    """Whether a training that branches off another one has other text or settings, but for its length."""
     mine, theirs = manifest.plain(asdict(recipe)), dict(found.recipe)
     for one in (mine, theirs):
         one["pretrain"] = {**one["pretrain"], "steps": 0}
         one |= {"branch": "", "branch_state": ""}
-    return found.stage != "pretrain" or mine != theirs
+    return found, found.stage != "pretrain" or mine != theirs
 
 
 def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:
