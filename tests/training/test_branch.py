@@ -162,7 +162,13 @@ def test_a_corrupt_checkpoint_and_another_tokenizer_are_refused(tiny_run, run, t
     assert "the checkpoint is corrupt (state/_METADATA is missing)" in capsys.readouterr().err
     own, model = load_tokenizer(tiny_run / "tokenizer"), find(tiny_run / "pretrain" / "checkpoints" / "25")
     recipe = dataclasses.replace(load(run / "recipe.yaml"), branch=str(model.directory / "25"))
-    assert resume.pretraining_origin(recipe, own, model.config)[0] == model
+    longer, wider = (
+        dataclasses.replace(recipe, pretrain=dataclasses.replace(recipe.pretrain, **other))
+        for other in ({"steps": 99}, {"batch_size": 16})
+    )
+    reseeded = dataclasses.replace(recipe, seed=recipe.seed + 1)
+    for one, differs in ((recipe, False), (longer, False), (wider, True), (reseeded, True)):
+        assert resume.pretraining_origin(one, own, model.config) == (model, differs)
     swapped, other = [*range(638), 639, 638], tokenizer(*(f"p{number}" for number in range(640)))
     same_tokens = tokenizer(*map(own.piece, swapped))
     same_tokens.bytes_of = list(map(own.bytes_of, swapped)).__getitem__

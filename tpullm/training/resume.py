@@ -239,11 +239,10 @@ def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig)
     size = model.vocabulary_size
     if (embedding_row_sources(load_tokenizer(found.tokenizer_path), tokenizer, size, size) != np.arange(size)).any():
         raise UserError(f"branch: {path} was trained with another tokenizer; set branch_state to parameters")
-    mine, theirs = manifest.plain(asdict(recipe)), dict(found.recipe)
-    for one in (mine, theirs):
-        one["pretrain"] = {**one["pretrain"], "steps": 0}
-        one |= {"branch": "", "branch_state": ""}
-    return found, found.stage != "pretrain" or mine != theirs
+    keys = ("seed", "text", "corpus", "tokenizer", "mixture", "model", "pretrain")
+    mine, theirs = ({key: of[key] for key in keys} for of in (manifest.plain(asdict(recipe)), found.recipe))
+    same = mine | {"pretrain": {**mine["pretrain"], "steps": theirs["pretrain"]["steps"]}} == theirs
+    return found, found.stage != "pretrain" or not same
 
 
 def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:
