@@ -154,8 +154,8 @@ TOP = """# Our compiled step beside MaxText's
 Made by `benchmarks/beside_maxtext.py`: both compiled by the TPU compiler, with float32 parameters, AdamW, products in
 bfloat16, all of a layer computed again in the backward pass, FSDP over the whole slice; one estimator over both.
 MaxText's settings are its defaults, attention in blocks of 512 among them, where ours takes 1,024. It has no flags of
-XLA, where Google's tuned runs set many, and another libtpu. So a second ratio gives MaxText's step the time of our
-attention kernel and of our waiting: what is left is the rest of both programs. Nothing ran on a TPU.
+XLA, where Google's tuned runs set many, and another libtpu. For the second ratio, MaxText's attention kernel and
+waiting are given our times, so it compares the rest of both programs. Nothing ran on a TPU.
 
 | model | slice, rows x tokens a chip | step, s: ours | MaxText | ratio | second | GiB a chip: ours | MaxText | ratio |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
@@ -178,7 +178,11 @@ def row(name: str, figures: dict) -> str:
 
 
 def ratios(figures: dict) -> tuple[float, float]:
-    """Our step in MaxText's, as it is, and with the time of our attention kernel and of our waiting in both."""
+    """Two ratios of step times, ours divided by MaxText's.
+
+    The first takes both programs as compiled. For the second, the attention kernel and the waiting of MaxText's program
+    are given our times.
+    """
     a, b = figures["tpullm"], figures["MaxText"]
     same = b["step_seconds"] + sum(a["seconds"][part] - b["seconds"][part] for part in ("attention kernel", "waiting"))
     return a["step_seconds"] / b["step_seconds"], a["step_seconds"] / same

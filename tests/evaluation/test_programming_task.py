@@ -7,15 +7,15 @@ import pytest
 
 from tests.evaluation.conftest import Guesses
 from tests.evaluation.problems import MBPP, ROWS, write
-from tpullm.evaluation import problem_files
 from tpullm.evaluation.measured_model import KeptAnswers, Writing, written_text
 from tpullm.evaluation.problem_files import read_problems
 from tpullm.evaluation.programming_task import STOPS, check_sampling, choose_problems, measure_programs, program_of
 from tpullm.evaluation.tasks import Asking
 from tpullm.system.errors import UserError
+from tpullm.system.process import confinement
 from tpullm.system.process.isolated import Isolated
 
-pytestmark = pytest.mark.skipif(not problem_files.can_be_filtered(), reason="programs can't be kept apart here")
+pytestmark = pytest.mark.skipif(not confinement.can_be_filtered(), reason="programs can't be kept apart here")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ import pytest
 from tests.conftest import wait_until
 from tests.serving.conftest import Served
 from tpullm.serving import application, listening, served_model
+from tpullm.serving.refusal import Refusal
 from tpullm.serving.stepping import Stepping
+from tpullm.system.errors import UserError
 
 TEXT = {"model": "small", "prompt": "The cat", "max_tokens": 4, "temperature": 0}
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -145,3 +147,11 @@ def test_chat_with_a_model_that_does_not_talk(served, monkeypatch):
     monkeypatch.setattr(model.tokenizer, "has_template", False)
     refused = served.ask("/v1/chat/completions", CHAT)
     assert refused.status == 400 and b"use /v1/completions" in refused.text
+
+
+def test_a_tokenizer_of_ours_refuses_tools_with_a_line_too(served, monkeypatch):
+    """It has no folder that a message could name."""
+    tokenizer = SimpleNamespace(chat_template=Mock(side_effect=UserError("no tools")), encode=list)
+    monkeypatch.setattr(served.service.models["small"], "tokenizer", tokenizer)
+    with pytest.raises(Refusal, match="^no tools$"):
+        served.service.models["small"].chat_ids(CHAT["messages"], None)

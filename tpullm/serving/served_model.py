@@ -58,8 +58,10 @@ class ServedModel:
         self.check_length(*(message.get("content") or "" for message in messages), json.dumps(tools or ""))
         try:
             return self.fitting(self.tokenizer.chat_template(messages, add_generation_prompt=True, tools=tools)[0])
-        except UserError as error:  # which names the folder of the tokenizer, and where it is concerns no client
-            told = str(error).replace(str(self.tokenizer.folder), self.name)
+        except UserError as error:
+            told = str(error)
+            if folder := getattr(self.tokenizer, "folder", None):  # of a published one; where it is concerns no client
+                told = told.replace(str(folder), self.name)
             raise Refusal(told, param="messages") from None
 
     def fitting(self, ids: list[int]) -> list[int]:

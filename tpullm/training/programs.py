@@ -95,7 +95,9 @@ class Programs:
 
     def is_usual(self, state: Tree, batch: Batch) -> bool:
         """Whether the model's loss of a batch is no outlier among those of the last updates. False without a bound."""
-        sums, guard = self.evaluation(self.params(state), batch), state["optimizer"]
+        sums, guard = jax.device_get(
+            (self.evaluation(self.params(state), batch), state["optimizer"]._replace(inner=None))
+        )
         bound = outlier_bound(guard.losses, guard.updates, self._job.config.optimizer.skip.deviations)
         return bool(jnp.isfinite(bound) & (sums.loss / sums.weight <= bound))
 

@@ -4,8 +4,8 @@
 calls of Linux but those by which Python computes, reads files and prints: a filter of the kernel (seccomp) can't be
 taken back, binds root too, and sees what no hook of Python does. A call that it refuses fails with EPERM: processes and
 threads, the network, signals to others, changes of files, memory that outlives its process (System V), limits, devices.
-It has no names of files; `see_interpreter_alone` takes all of them but Python's own (Landlock, which needs neither root
-nor namespaces). Where the kernel has no filter, an audit hook of Python refuses what it sees.
+It has no names of files; `interpreter_rules` take all of them but Python's own (Landlock, which needs neither root nor
+namespaces). Where the kernel has no filter, an audit hook of Python refuses what it sees.
 
 Sources: seccomp(2) and linux/seccomp.h, linux/filter.h, landlock(7) and linux/landlock.h; the numbers are those of
 asm/unistd.h of both machines.
@@ -104,18 +104,24 @@ def _become_nobody(own: str) -> None:
                 os.setuid(NOBODY)
 
 
-def confine(kept: set[int], seconds: int, memory_bytes: int) -> None:
-    """Leave this process the descriptors `kept`, 0, 1 and 2, some time and memory, and what computing needs."""
+def confine(kept: set[int], seconds: int, memory_bytes: int, rules: int = 0) -> None:
+    """Leave this process the descriptors `kept`, 0, 1 and 2, some time and memory, and what computing needs.
+
+    Args:
+        rules: a descriptor of `interpreter_rules`, if it may open nothing else; 0 is none.
+    """
     os.setsid()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    edges = [2, *sorted(kept), 1 << 16]
+    edges = [2, *sorted(kept | ({rules} if rules else set())), 1 << 16]
     for before, after in zip(edges, edges[1:], strict=False):
         os.closerange(before + 1, after)
     os.chdir("/")
     reserved = 1 << 30
     with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
         reserved = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    if rules:  # not before: they take /proc too
+        _see_interpreter_alone(rules)
     limit("RLIMIT_AS", reserved + memory_bytes, for_good=True)
     limit("RLIMIT_CPU", seconds + 1, for_good=True)  # for what does not end at the signal of the next limit
     limit("RLIMIT_CPU", seconds)
@@ -172,12 +178,13 @@ def interpreter_rules() -> int:
     return rules
 
 
-def see_interpreter_alone(rules: int) -> None:
-    """Open nothing but what the rules of `interpreter_rules` have, for good; `OSError` if that fails."""
+def _see_interpreter_alone(rules: int) -> None:
+    """Open nothing but what the rules have, for good; `OSError` if that fails."""
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
     if library.syscall(ctypes.c_long(_RESTRICT), ctypes.c_int(rules), ctypes.c_uint32(0)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    os.close(rules)
 
 
 def can_be_filtered() -> bool:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from tpullm.system.errors import UserError
 from tpullm.system.process import cores
 from tpullm.system.process.child import Child, Ended, Pipes
-from tpullm.system.process.confinement import confine, interpreter_rules, leave_the_machine, see_interpreter_alone
+from tpullm.system.process.confinement import confine, interpreter_rules, leave_the_machine
 
 NOT_ISOLATED = "TPULLM_PROGRAMS_NOT_ISOLATED"  # where it is 1, programs run that could read the user's files
 CLOCK_FACTOR = 5  # a call may take as many times its processor time by the clock: for what sleeps
@@ -42,6 +42,24 @@ class Outcome(NamedTuple):
     late: bool
 
 
+def check_programs_may_run() -> bool:
+    """Whether a program that a model wrote can open Python's library alone.
+
+    Raises:
+        UserError: it can't be kept from the user's files here, and `NOT_ISOLATED` is not 1.
+    """
+    if os.environ.get(NOT_ISOLATED) == "1":
+        return False
+    try:
+        os.close(interpreter_rules())
+    except OSError as error:
+        raise UserError(
+            f"programs that a model wrote could read your files and processes here ({error.strerror}); use Linux 5.13 "
+            f"or later with Landlock, or a container that holds nothing else, with {NOT_ISOLATED}=1"
+        ) from None
+    return True
+
+
 class Isolated:
     """Calls of one function, on all cores.
 
@@ -54,9 +72,9 @@ class Isolated:
     """
 
     def __init__(self, function: str, seconds: int, memory_bytes: int, program: str = ""):
+        sees_all = bool(program) and not check_programs_may_run()
         self._clock_seconds = seconds * CLOCK_FACTOR
-        self._order = [function, program, seconds, self._clock_seconds, memory_bytes]
-        self._order.append(os.environ.get(NOT_ISOLATED) == "1")
+        self._order = [function, program, seconds, self._clock_seconds, memory_bytes, sees_all]
         self._children: list[Child] = []
         self._waiting: Iterator[str] = iter(())  # the calls that no thread has begun
 
@@ -98,11 +116,6 @@ class Isolated:
                 f"the process for what a model wrote ends at its start (exit code {end.code}); "
                 f"try `{sys.executable} -I -c 'import tpullm.system.process.isolated'`"
             ) from None
-        if kind == "unseen":
-            raise UserError(
-                f"programs that a model wrote could read your files and processes here ({found[0]}): use Linux 5.13 or "
-                f"later with Landlock, or a container of its own with {NOT_ISOLATED}=1"
-            )
         if kind == "failed":
             raise UserError(f"no process can be started for what a model wrote ({found[0]}); free memory or processes")
         return Outcome(*found)
@@ -117,23 +130,15 @@ class Isolated:
 def serve() -> None:
     """Have calls done until the pipe is closed; what a child runs."""
     pipes = Pipes()
-    function, program, seconds, clock_seconds, memory_bytes, not_isolated = next(pipes.requests())
+    function, program, seconds, clock_seconds, memory_bytes, sees_all = next(pipes.requests())
     names = [name.split(":") for name in (function, program) if name]
     # Before this process becomes `nobody`, who may not read all files.
     works = [getattr(importlib.import_module(module), name) for module, name in names]
-    rules, unseen = 0, ""
-    try:
-        rules = interpreter_rules() if program else 0
-    except OSError as error:
-        unseen = "" if not_isolated else str(error)
+    rules = interpreter_rules() if program and not sees_all else 0
     leave_the_machine(function.split(".")[0])
     while pipes.wait():
         try:
-            reply = ["unseen", unseen]
-            if unseen:
-                next(pipes.requests())
-            else:
-                reply = ["reported", *_call_in_fork(works, seconds, clock_seconds, memory_bytes, rules, pipes)]
+            reply = ["reported", *_call_in_fork(works, seconds, clock_seconds, memory_bytes, rules, pipes)]
         except OSError as error:
             reply = ["failed", str(error)]
         pipes.reply(json.dumps(reply))
@@ -142,7 +147,7 @@ def serve() -> None:
 def _call_in_fork(
     works: list, seconds: int, clock_seconds: float, memory_bytes: int, rules: int, pipes: Pipes
 ) -> Outcome:
-    """Have the call done that comes next in the pipe; the program opens what the rules have, or anything without."""
+    """Have the call done that comes next in the pipe. The program opens what the rules have; 0 is no rules."""
     (mine, its), sides, forks = os.pipe(), socket.socketpair(), []
     deadline = time.monotonic() + clock_seconds
 
@@ -154,9 +159,7 @@ def _call_in_fork(
         works[0](lambda value: os.write(its, json.dumps(value).encode() + b"\n"), *ends, *arguments)
 
     def program() -> None:
-        if rules:
-            see_interpreter_alone(rules)
-        confine({sides[1].fileno()}, seconds, memory_bytes)
+        confine({sides[1].fileno()}, seconds, memory_bytes, rules)
         works[1](sides[1].fileno())
 
     try:
