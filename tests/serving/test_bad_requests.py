@@ -159,6 +159,14 @@ def test_a_request_with_two_lengths(is_refused):
     assert "Content-Length and Transfer-Encoding" in error["message"]
 
 
+def test_messages_that_can_not_fit_together_are_refused_when_little_of_them_is_split(is_refused, served, monkeypatch):
+    tokenizer, split = served.service.models["small"].tokenizer, []
+    plain = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text: split.append(len(text)) or plain(text))
+    error = is_refused(400, "/v1/chat/completions", CHAT | {"messages": user(content="a b " * 50) * 2_000})
+    assert error["code"] == "context_length_exceeded" and 200 <= sum(split) < 10_000
+
+
 def test_no_error_tells_where_the_model_lies(is_refused, served, monkeypatch):
     tokenizer = served.service.models["small"].tokenizer
     template = "{{ raise_exception('system messages are not known') }}"
