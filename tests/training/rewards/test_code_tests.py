@@ -78,6 +78,17 @@ def test_a_program_is_scored_by_what_it_returns():
     assert dict(zip(FORGERS, found[2:], strict=True)) == dict.fromkeys(FORGERS, 0.0)
 
 
+def test_a_program_ends_no_loop_of_the_tests_and_stands_for_no_module(judge):
+    """`all(map(f, values))` holds if `f` raises StopIteration; an own `math` calls all numbers close."""
+    loops = ["assert all(map(lambda n: f(n) == n, [1, 2]))", "for n in map(f, [1, 2]):\n    assert n == 1"]
+    assert judge.verdicts([["def f(n): raise StopIteration", loops]]) == [["error", "error"]]
+    fields, scorer = {"before": "import math\n", "tests": ["assert math.isclose(f(), 2)"]}, CodeTests()
+    forged = "def f(): return 0\nclass math:\n    isclose = lambda *_: True"
+    found = scorer.score([Example(n, text, fields=fields) for n, text in enumerate([forged, "def f(): return 2.0"])])
+    scorer.close()
+    assert found == [0.0, 1.0]
+
+
 HOSTILE = {
     "while True: pass": "time",
     "def f():\n    while True: print('x' * 10_000)": "time",
@@ -164,6 +175,14 @@ def test_it_may_import_pythons_own_library(verdict):
 def test_it_may_import_numpy(verdict):
     program = "import numpy as np\ndef f(): return int(np.arange(5).sum())"
     assert verdict(program, "assert f() == 10") == "passed"
+
+
+@pytest.mark.skipif(Path(numpy.__file__).is_relative_to(Path.home()), reason="`nobody` may not read it")
+def test_an_array_of_the_program_is_read_value_by_value(verdict):
+    """numpy would take an address that the program says, and read the memory of the tests there."""
+    program = "import numpy as np\ndef f(): return np.arange(3.0)"
+    test = "import numpy as np\nassert np.allclose(f(), [0, 1, 2]) and (f() == np.arange(3)).all() and f().ndim == 1"
+    assert verdict(program, test) == "passed"
 
 
 @pytest.mark.parametrize("allowed", ["", "1"])

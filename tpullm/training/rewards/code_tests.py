@@ -18,6 +18,7 @@ from tpullm.training.rewards.scorer import Example, check_process_limits
 VERDICTS = PASSED, FAILED, ERROR, MEMORY, TIME = "passed", "failed", "error", "memory", "time"
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_IMPORT = re.compile(r"^(?:import|from) [^(\\\n]+$", re.MULTILINE)
 
 
 class CodeTests:
@@ -46,7 +47,9 @@ class CodeTests:
                     raise UserError(
                         "field `tests` is no list of texts; write [assert f(1) == 2, ...], each a text of Python"
                     )
-            calls.append([f"{example.fields.get('before', '')}{program_of_answer(example.answer)}", tests])
+            before = str(example.fields.get("before", ""))
+            imports = "".join(f"{line}\n" for line in _IMPORT.findall(before))  # not the program's `math`
+            calls.append([f"{before}{program_of_answer(example.answer)}", [f"{imports}{test}" for test in tests]])
         found = self._judge.verdicts(calls)
         return [words.count(PASSED) / len(tests) for words, (_, tests) in zip(found, calls, strict=True)]
 
