@@ -129,6 +129,13 @@ def test_it_finds_no_test_and_no_secret(verdict):
     assert verdict(program, "x = f(3)\nassert x == [], x\nassert 'quince plum'") == "passed"
 
 
+def test_it_has_one_descriptor_which_leads_to_its_tests(verdict):
+    """Neither that of verdicts, whose last line counts, nor that of calls, with the tests of others."""
+    opened = "try: return os.fstat(n).st_mode >> 12\n    except OSError: return 0"
+    program = f"import os\ndef kind(n):\n    {opened}\ndef f(): return [*filter(None, map(kind, range(3, 4096)))]"
+    assert verdict(program, "assert f() == [12], f()") == "passed", "12 is a socket"
+
+
 # What a program may read to find its tests, a secret, or what others wait for: each gives what it found.
 LOOKS = {
     "walks folders": "[p for top in ('/', '/root', '/home', '/tmp', FOLDER) for p in os.listdir(top)]",
