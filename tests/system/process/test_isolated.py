@@ -179,6 +179,57 @@ def below(pid):
 
 
 @LINUX
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may look at them")
+def test_it_has_all_its_namespaces_or_the_kernel_permits_none(run):
+    run("echo")
+    child = below(run.made["echo"]._children[0]._process.pid)
+    spaces = [[os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("user", "pid", "net")] for pid in ("self", *child)]
+    assert len({mine == its for mine, its in zip(spaces[0], spaces[-1], strict=True)}) == 1
+
+
+@pytest.mark.parametrize(("machine", "column"), confinement._MACHINES.values())
+def test_the_filter_permits_what_is_listed_to_its_own_machine_alone(machine, column):
+    """Otherwise 32-bit calls of x86 would pass, whose numbers are others."""
+    instructions = confinement._filter_instructions(machine, column)
+
+    def is_permitted(number, of=machine, argument=0):
+        words, word, at = {confinement._NUMBER_AT: number, confinement._MACHINE_AT: of}, 0, 0
+        while True:
+            code, if_true, if_false, value = instructions[at]
+            if code == confinement._RETURN:
+                return value == confinement._ALLOW
+            if code == confinement._LOAD:
+                word, skipped = words.get(value, argument), 0
+            else:
+                holds = word == value if code == confinement._IF_EQUAL else word & value
+                skipped = if_true if holds else if_false
+            at += 1 + skipped
+
+    listed = {int(of.split()[1 + column]) for of in confinement._PERMITTED.split(",")} - {-1}
+    guarded = {numbers[column] for numbers, _, _ in confinement._GUARDED.values()} - {-1}
+    assert {number for number in range(1000) if is_permitted(number)} == listed | guarded
+    assert not any(is_permitted(number, 0x40000003) for number in range(1000))
+    assert not any(is_permitted(number, argument=os.O_CREAT | os.O_RDWR) for number in guarded)
+
+
+@pytest.mark.skipif(isolated.NOT_ISOLATED in os.environ, reason="this system has no Landlock")
+def test_packages_beside_the_library_are_not_the_library(tmp_path):
+    for name in ("module.py", "folder/module.py", "site-packages/module.py", "dist-packages/module.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    program = (
+        f"import os, sys, sysconfig; sys.path.insert(0, {os.getcwd()!r})\n"
+        f"from tpullm.system.process import confinement\nsysconfig.get_path = lambda name: {str(tmp_path)!r}\n"
+        "confinement._see_interpreter_alone(confinement.interpreter_rules())\n"
+        "for name in ('', 'folder/', 'site-packages/', 'dist-packages/'):\n"
+        f"    try: print(open({str(tmp_path)!r} + '/' + name + 'module.py').read())\n"
+        "    except PermissionError: print('refused')"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout.split() == ["module.py", "folder/module.py", "refused", "refused"], said.stderr
+
+
+@LINUX
 @pytest.mark.skipif(os.getuid() != 0, reason="a user's own files")
 def test_root_becomes_nobody(run):
     assert is_root(run) == (not may_become_nobody())
