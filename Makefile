@@ -15,19 +15,22 @@ quickstart:
 	@launch/local.sh tpullm run quickstart --run runs/quickstart $${TEXT:+--text "$$TEXT"}
 
 test:
-	@launch/local.sh --extra test pytest -n auto
+	@launch/local.sh --extra test --extra gpu-plan pytest -n auto
 
 # Strict: a link or an anchor that leads nowhere is an error. The variable silences an announcement of the theme's.
 docs:
 	@NO_MKDOCS_2_WARNING=1 launch/local.sh --extra docs mkdocs build --strict
 	@echo "docs: site/index.html is the first page; python -m http.server -d site shows it at http://localhost:8000"
 
+# What the documentation quotes is recorded on purpose: make benchmark RESULTS=benchmarks/results, and so plan-all.
+RESULTS = runs/benchmark
+
 # torch and transformers are large and nothing else needs them: they come with the extra.
 benchmark:
-	@launch/local.sh --extra benchmark python benchmarks/cpu.py --output 'benchmarks/results/cpu-python{python}.json'
+	@launch/local.sh --extra benchmark python benchmarks/cpu.py --output '$(RESULTS)/cpu-python{python}.json'
 
 plan-all:
-	@JAX_PLATFORMS=cpu launch/local.sh --extra tpu --extra gpu-plan python benchmarks/plan_all.py
+	@JAX_PLATFORMS=cpu launch/local.sh --extra tpu --extra gpu-plan python benchmarks/plan_all.py --output '$(RESULTS)'
 
 lint:
 	@launch/local.sh --extra test ruff check .

@@ -1,4 +1,6 @@
-"""Prove every recipe on the topology that it names: `make plan-all` writes benchmarks/results/plan.md and plan.json.
+"""Prove every recipe on the topology that it names: `make plan-all` writes runs/benchmark/plan.md and plan.json.
+
+`make plan-all RESULTS=benchmarks/results` records them: there, and in the heads of the recipes.
 
 A program that was compiled before is not compiled again. The others are compiled in parallel, as many as memory and
 cores allow. `--no-compile` compiles nothing and shows which proofs are outdated: it hashes the traced step of each
@@ -20,6 +22,7 @@ from tpullm.planning.search import Candidate, assess_memory
 from tpullm.planning.setting import setting_of
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import Recipe
+from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say, warn
 
@@ -37,20 +40,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="recipes; all that name a topology if none is given")
     parser.add_argument("--no-compile", action="store_true", help="report outdated proofs, and compile nothing")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="default: %(default)s")
     arguments = parser.parse_args()
     recipes = {name: load(path) for name, path in RECIPES.items()}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.topology}
-    proofs = recorded(RESULTS / "plan.json")
+    results = arguments.output.resolve()
+    proofs = recorded(results / "plan.json")
     if not arguments.no_compile:
         chosen = arguments.names or list(recipes)
         proofs |= proven({name: recipes[name] for name in chosen})
-        (RESULTS / "plan.json").write_text(
-            json.dumps({name: asdict(of) for name, of in proofs.items()}, indent=1) + "\n"
-        )
-        for name in chosen:
+        text = json.dumps({name: asdict(of) for name, of in proofs.items()}, indent=1) + "\n"
+        storage.write_text(results / "plan.json", text)
+        for name in chosen if results == RESULTS else ():
             write_header(RECIPES[name], proofs.get(name))
     stale = {name for name, proof in proofs.items() if name in recipes and is_stale(recipes[name], proof)}
-    (RESULTS / "plan.md").write_text(page(recipes, proofs, stale))
+    storage.write_text(results / "plan.md", page(recipes, proofs, stale))
     for name in sorted(stale):
         warn(f"{name}: its proof is {STALE}; make plan-all renews it")
 

@@ -4,6 +4,7 @@
 #     launch/local.sh                              set up only
 #     launch/local.sh tpullm run quickstart        set up, then run
 #     launch/local.sh --extra test pytest          the same with an extra of pyproject.toml (test, tpu, cuda)
+#     launch/local.sh --extra gpu-plan tpullm ...  with the compiler for GPUs (tpullm/planning/program.py), on any machine
 #
 # TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the first of 3.13, 3.12, 3.11 and 3.14 that can make a
 # virtual environment: every package exists for 3.14, but the tests were not run with it. A later run finds the stamps
@@ -92,14 +93,23 @@ why_pip_failed() {
     esac
 }
 
-# Byte code is compiled after pip, on all cores: 17 + 7 s on two, where pip alone, compiling as it installs, took 27.
-install() {
-    local output part names="${extras# }"
+pip_install() {
+    local output
     output=$("$venv/bin/python" -m pip install --no-compile --no-input --disable-pip-version-check \
-        -c "$root/constraints.txt" -e "$root${names:+[${names// /,}]}" 2>&1 | follow) || {
+        -c "$root/constraints.txt" "$@" 2>&1 | follow) || {
         { printf '%s\n' "$output" >"$venv/pip.log"; } 2>/dev/null || true
         die "installation failed: $(why_pip_failed "$output") (pip's output: $venv/pip.log)"
     }
+}
+
+# Byte code is compiled after pip, on all cores: 17 + 7 s on two, where pip alone, compiling as it installs, took 27.
+# The compiler for GPUs is no extra and apart from all others, where a plain `import jax` does not find it.
+install() {
+    local part names=""
+    for part in $extras; do [ "$part" = gpu-plan ] || names="$names,$part"; done
+    pip_install -e "$root${names:+[${names#,}]}"
+    [[ " $extras " != *" gpu-plan "* ]] || pip_install --upgrade --target "$venv/gpu-plan" \
+        "jax-cuda13-plugin ; platform_machine == 'x86_64' and sys_platform == 'linux'"
     # Some packages ship files of other Python versions, which do not compile.
     "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
     for part in runtime $extras; do fingerprint >"$venv/stamp-$part"; done

@@ -14,6 +14,7 @@ import runpy
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def printed(module: str, *arguments: str) -> Any:
     return json.loads(found["printed"])
 
 
-def printed_alone(module: str, *arguments: str) -> Any:
+def printed_alone(module: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> Any:
     """The same by a process of its own: for cases that put something in the place of the program's own."""
-    command, environment = [sys.executable, "-m", module, *arguments], {**os.environ, "XLA_FLAGS": FLAGS}
+    command, environment = [sys.executable, "-m", module, *arguments], {**environment, "XLA_FLAGS": FLAGS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -49,6 +49,7 @@ def tracked_files():
 def test_every_dependency_is_plainly_pinned_once():
     extras = PROJECT["optional-dependencies"]
     required = {normalized(line) for line in PROJECT["dependencies"] + extras["test"] + extras["gcp"] + extras["docs"]}
+    required |= {"jax-cuda13-plugin", "jax-cuda13-pjrt"}  # by launch/local.sh
     assert required - {"tpullm"} - {normalized(line) for line in pins()} == set()
     pin = re.compile(r'[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*( ; python_version (<|>=) "3\.12")?')
     assert [line for line in pins() if not pin.fullmatch(line)] == []
@@ -202,6 +203,25 @@ def test_set_up_happens_once_for_the_project_each_extra_and_each_change(project)
             file.write("\n")
         local(project)
         assert len(installations(project)) == made
+
+
+def test_the_compiler_for_gpus_is_apart_from_what_python_imports(project):
+    """JAX loads a plugin that it finds; beside CUDA's libraries, which torch brings, and without a GPU it crashes."""
+    assert local(project, "--extra", "test", "--extra", "gpu-plan", "true").returncode == 0
+    environment, compiler = installations(project)
+    assert environment.endswith(f"-e {project}[test]")
+    assert f"--target {project}/.venv/gpu-plan jax-cuda13-plugin ; " in compiler
+    everywhere = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    assert "jax-cuda13-plugin" not in map(normalized, PROJECT["dependencies"] + everywhere)
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
+@pytest.mark.parametrize("target", ["benchmark", "plan-all"])
+def test_what_a_user_measures_is_not_taken_for_what_is_recorded(target):
+    """The documentation is compared with `benchmarks/results`."""
+    command = subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    output = command.split("--output ")[1].strip().strip("'")
+    subprocess.run(["git", "check-ignore", "-q", output], cwd=ROOT, check=True)
 
 
 def test_an_installation_that_broke_off_is_one_line_and_made_anew_by_the_next_run(project):

@@ -1,12 +1,12 @@
 """The proofs of the shipped recipes: what is recorded, what is stale, what the recipes' heads say."""
 
 import dataclasses
-import importlib.util
 
 import plan_all
 import pytest
 
 from tests.conftest import ROOT
+from tests.gpu_compiler import missing
 from tests.shipped_recipes import for_accelerators
 from tpullm.hardware.topologies import parse
 from tpullm.planning.program import job_of, stage_of
@@ -15,7 +15,6 @@ from tpullm.recipe import shipped
 from tpullm.recipe.parsing import load
 
 RECIPE = ROOT / "configs" / "pretrain" / "125m.yaml"
-COMPILERS = {"tpu": "libtpu", "gpu": "jax_plugins"}  # by platform, the module that a compiler comes with
 PROVEN = plan_all.recorded(plan_all.RESULTS / "plan.json")
 VERSIONS = {"jax": "1", "libtpu": "2"}
 PROOF = Proof(
@@ -88,8 +87,7 @@ def test_the_estimate_of_a_recipe_for_gpus_is_the_compilers_memory(name):
 def test_every_shipped_recipe_compiles_for_its_topology_and_fits(name):
     """One to three minutes each, if it is not kept from an earlier run."""
     recipe = load(plan_all.RECIPES[name])
-    compiler = COMPILERS[parse(recipe.topology).platform]
-    if importlib.util.find_spec(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
+    if why := missing(recipe.topology):
+        pytest.skip(why)
     (proof,) = plan_all.proven({name: recipe}).values()
     assert not proof.refused and proof.peak_bytes <= proof.limit_bytes

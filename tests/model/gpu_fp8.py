@@ -1,26 +1,23 @@
-"""Run in its own process: a layer compiled for an H100, which need not be there; the matmuls in float8, as JSON.
+"""Run by `printed_by_compiler`: a layer compiled for an H100, which need not be there; the matmuls in float8, as JSON.
 
 For `model.matmuls` of each kind: calls of cuBLASLt with float8 operands where XLA may not make kernels itself, and the
 kernels that it makes where it may whose dot has float8 operands.
 """
 
 import json
-import os
 import re
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
 
-import jax  # noqa: E402 (the platform must be chosen before)
-import jax.numpy as jnp  # noqa: E402
-from flax import nnx  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding  # noqa: E402
-
-from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.model.attention.self_attention import Attention  # noqa: E402
-from tpullm.model.mesh import RULES, make_mesh  # noqa: E402
-from tpullm.model.mlp import MLP  # noqa: E402
-from tpullm.recipe.schema import ModelConfig  # noqa: E402
+from tpullm.hardware.topologies import parse
+from tpullm.model.attention.self_attention import Attention
+from tpullm.model.mesh import RULES, make_mesh
+from tpullm.model.mlp import MLP
+from tpullm.recipe.schema import ModelConfig
 
 CONFIG = ModelConfig(layers=1, width=1024, heads=16, mlp_width=4096, qk_norm="none", positions="learned").resolved(64)
 

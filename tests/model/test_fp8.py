@@ -5,7 +5,6 @@ The emulation knows `ml_dtypes`, powers of two, and sums in float64.
 
 import dataclasses
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from jax.sharding import AbstractDevice
 
-from tests.eight_devices import printed_alone
+from tests.gpu_compiler import needs_gpu_compiler, printed_by_compiler
 from tests.model.test_fit import refused
 from tests.model.test_linear import MATMULS, axes_of
 from tests.training.small import CONFIG, EXPERTS, SPREAD, batch, mesh, params
@@ -233,13 +232,13 @@ def test_a_chip_without_fp8_is_refused_in_one_line():
         fits(platform, kind)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed")
+@needs_gpu_compiler
 @pytest.mark.slow
 def test_a_gpu_multiplies_float8():
     """A layer's seven matrices: forward, and the gradients of input and weight, in XLA's program for an H100.
 
     Both by the kernels that XLA makes itself, and by cuBLASLt; with a card, XLA measures which is faster.
     """
-    results = printed_alone("tests.model.gpu_fp8")
+    results = printed_by_compiler("tests.model.gpu_fp8")
     assert results["fp8"] == {"cublas": 21, "summed in float32": 21, "own": 21}
     assert set(results["compute"].values()) == {0}

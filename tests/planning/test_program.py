@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from importlib.metadata import PackageNotFoundError
+import re
+import sys
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -16,7 +17,16 @@ from tests.planning.by_hand import DENSE
 from tpullm.hardware.topologies import parse
 from tpullm.model.architecture import Architecture
 from tpullm.planning import compiling, program
-from tpullm.planning.program import QUIET, TooLarge, absent_mesh, abstract_batch, compiled_step, compiler_mesh
+from tpullm.planning.program import (
+    QUIET,
+    TooLarge,
+    absent_mesh,
+    abstract_batch,
+    compiled_step,
+    compiler_environment,
+    compiler_mesh,
+    compiler_versions,
+)
 from tpullm.planning.setting import Job
 from tpullm.recipe.schema import TrainConfig
 from tpullm.system.errors import UserError
@@ -54,12 +64,39 @@ def test_the_compiler_is_told_the_slice_while_it_is_quiet(monkeypatch):
     assert mesh.devices.size == 1 and "Explicit" in str(mesh.axis_types)
 
 
-@pytest.mark.parametrize(("name", "what", "extra"), [("v6e:4x4", "TPU", "tpu"), ("h100:8", "GPU", "gpu-plan")])
-def test_a_missing_compiler_is_one_line(monkeypatch, name, what, extra):
-    monkeypatch.setattr(program, "version", Mock(side_effect=PackageNotFoundError()))
-    line = rf"^{name}: the {what} compiler is missing; install it: pip install 'tpullm\[{extra}\]'$"
-    with pytest.raises(UserError, match=line):
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """An empty folder for the GPU compiler, in an environment without any compiler."""
+    monkeypatch.setattr(program, "GPU_COMPILER", tmp_path / "a folder")
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(program, "version", {"jax": "0.12.1", "jaxlib": "0.12.0"}.get)
+    return tmp_path / "a folder"
+
+
+GPU_INSTALL = "--upgrade --target '{folder}' jax-cuda13-plugin==0.12.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "install"), [("v6e:4x4", "TPU", "'tpullm[tpu]'"), ("h100:8", "GPU", GPU_INSTALL)]
+)
+def test_a_missing_compiler_is_one_line(folder, name, what, install):
+    line = f"{name}: the {what} compiler is missing; install it: pip install {install.format(folder=folder)}"
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
         compiler_mesh({"fsdp": -1}, parse(name))
+
+
+def test_the_gpu_compiler_is_found_in_its_folder_if_it_is_of_the_version_of_jaxlib(folder, monkeypatch):
+    """Where the line above puts it; only a process that compiles for GPUs gets the folder on its path."""
+    for version in ("0.10.2", "0.12.0"):
+        with pytest.raises(UserError, match="the GPU compiler is missing"):
+            compiler_versions(parse("h100:8"))
+        (folder / f"jax_cuda13_plugin-{version}.dist-info").mkdir(parents=True)
+        told = f"Metadata-Version: 2.1\nName: jax-cuda13-plugin\nVersion: {version}\n"
+        (folder / f"jax_cuda13_plugin-{version}.dist-info" / "METADATA").write_text(told)
+    assert compiler_versions(parse("h100:8")) == {"jax": "0.12.1", "jax-cuda13-plugin": "0.12.0"}
+    monkeypatch.setenv("PYTHONPATH", "own")
+    paths = [compiler_environment(parse(name))["PYTHONPATH"] for name in ("h100:8", "v6e:4x4")]
+    assert paths == [f"{folder}{os.pathsep}own", "own"]
 
 
 def test_too_large_a_program_says_how_large_and_another_error_stays_what_it_is(monkeypatch):

@@ -1,7 +1,7 @@
 """Estimate the memory, the speed and the cost of a recipe before you rent a chip.
 
 It shows memory by part, where the time of a step goes, tokens a second, days and dollars. --topology takes several: TPU
-slices (v6e:16x16), hosts with GPUs (h100:16x8), `local`. --compile compiles the program (extras `tpu`, `gpu-plan`).
+slices (v6e:16x16), hosts with GPUs (h100:16x8), `local`. --compile compiles the program by the chips' own compiler.
 Exit code 0: the recipe fits at least one of them. 1: it fits none.
 """
 

@@ -32,7 +32,6 @@ class Topology(ABC):
 
     platform: ClassVar[str]  # JAX's name of the devices' platform
     compiler: ClassVar[str]  # the package of the compiler
-    extra: ClassVar[str]  # of tpullm that installs the compiler
 
     @property
     def chips(self) -> int:
@@ -68,7 +67,6 @@ class Slices(Topology):
 
     platform: ClassVar[str] = "tpu"
     compiler: ClassVar[str] = "libtpu"
-    extra: ClassVar[str] = "tpu"
 
     @property
     def rings(self) -> tuple[bool, ...]:
@@ -97,7 +95,6 @@ class GpuHosts(Topology):
 
     platform: ClassVar[str] = "gpu"
     compiler: ClassVar[str] = "jax-cuda13-plugin"
-    extra: ClassVar[str] = "gpu-plan"
 
     @property
     def of_host(self) -> int:

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tpullm.planning.program import TooLarge, compiled_step, compiler_mesh
+from tpullm.planning.program import TooLarge, compiled_step, compiler_environment, compiler_mesh
 from tpullm.planning.setting import Job
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -72,7 +72,7 @@ def compile_apart(job: Job, name: str) -> Executable:
     Raises:
         UserError: the compiler is missing, was killed or failed.
     """
-    wanted = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    wanted = compiler_environment(job.topology) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "tpullm.planning.compiling"]
     done = subprocess.run(command, input=pickle.dumps(job), env=wanted, capture_output=True)
     if done.returncode == 0 and done.stdout:

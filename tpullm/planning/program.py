@@ -1,16 +1,19 @@
 """The trainings of a recipe, and their programs on chips that this machine does not have: the step and the evaluation.
 
 `traced_step` needs neither a chip nor its software, and finds layout errors. `compiled_step` is the program of the TPU
-compiler (extra `tpu`) or of XLA for NVIDIA GPUs (extra `gpu-plan`), with its memory and its collectives.
+compiler (extra `tpu`) or of XLA for NVIDIA GPUs (`GPU_COMPILER`), with its memory and its collectives.
 """
 
 import dataclasses
 import os
 import re
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions, version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +22,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, Mesh
 
 from tpullm.data.batch import Batch
 from tpullm.hardware.chips import of_kind
-from tpullm.hardware.topologies import Topology
+from tpullm.hardware.topologies import GpuHosts, Topology
 from tpullm.model.mesh import EXPLICIT, arrange_devices, named_sharding, planned_mesh
 from tpullm.model.mesh_fit import check_adapter, check_fits
 from tpullm.model.platform import compute_dtype
@@ -32,6 +35,9 @@ from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import abstract_state, make_evaluation, make_step
 
 PRETRAIN = "pretrain"
+# XLA for NVIDIA GPUs has a folder of its own, which only processes that compile for GPUs have on their path. JAX loads
+# every plugin that Python can import, and this one crashes beside CUDA's libraries (torch brings them) without a GPU.
+GPU_COMPILER = Path(sys.prefix) / "gpu-plan"
 
 
 @dataclass(frozen=True)
@@ -152,13 +158,21 @@ def compiler_mesh(shape: Mapping[str, int], topology: Topology) -> Mesh:
 
 def compiler_versions(topology: Topology) -> dict[str, str]:
     """The versions that decide how a program is compiled for a topology; `UserError` if there is no compiler for it."""
-    try:
-        return {name: version(name) for name in ("jax", topology.compiler)}
-    except PackageNotFoundError as error:
-        told = (
-            f"the {topology.platform.upper()} compiler is missing; install it: pip install 'tpullm[{topology.extra}]'"
-        )
-        raise UserError(f"{topology}: {told}") from error
+    needed, install = "", "'tpullm[tpu]'"
+    if isinstance(topology, GpuHosts):
+        needed = version("jaxlib")  # JAX takes no plugin of another version
+        install = f"--upgrade --target {shlex.quote(str(GPU_COMPILER))} {topology.compiler}=={needed}"
+    for found in distributions(name=topology.compiler, path=[str(GPU_COMPILER), *sys.path]):
+        if found.version == (needed or found.version):
+            return {"jax": version("jax"), topology.compiler: found.version}
+    told = f"the {topology.platform.upper()} compiler is missing; install it: pip install {install}"
+    raise UserError(f"{topology}: {told}")
+
+
+def compiler_environment(topology: Topology) -> dict[str, str]:
+    """The environment of a process that compiles for a topology."""
+    path = [str(GPU_COMPILER)] * isinstance(topology, GpuHosts) + [os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def traced_step(job: Job, mesh: Mesh | AbstractMesh, evaluation: bool = False) -> jax.stages.Lowered:

@@ -1,24 +1,20 @@
-"""Run in its own process: the GPU's kernel as the compiler of a card makes it, without such a card, as JSON.
+"""Run by `printed_by_compiler`: the GPU's kernel as the compiler of a card makes it, without such a card, as JSON.
 
 Arguments: the card, and a list of layers as JSON, each `[length, heads, groups, width, dtype, everything]`: the last
 one means soft caps and sinks.
 """
 
 import json
-import os
 import re
 import sys
 
-# Without it, the plugin of JAX for GPUs asks for the libraries that only a run needs.
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
 
-import jax  # noqa: E402 (the platform must be chosen before)
-import jax.numpy as jnp  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-
-from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.model.attention.triton import triton_attention  # noqa: E402
-from tpullm.model.mesh import make_mesh, named_sharding  # noqa: E402
+from tpullm.hardware.topologies import parse
+from tpullm.model.attention.triton import triton_attention
+from tpullm.model.mesh import make_mesh, named_sharding
 
 
 def compiled(mesh, length: int, heads: int, groups: int, width: int, dtype: str, everything: bool):

@@ -1,16 +1,13 @@
-"""The compilers of GPUs take the kernel; needs the package jax-cuda13-plugin, and no GPU."""
+"""The compilers of GPUs take the kernel; needs no GPU."""
 
-import importlib.util
 import json
 
 import pytest
 
-from tests.eight_devices import printed
+from tests.gpu_compiler import needs_gpu_compiler, printed_by_compiler
 from tpullm.hardware.chips import GPUS
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
-)
+pytestmark = needs_gpu_compiler
 KERNELS = ["triton_attention", "triton_attention_dkv", "triton_attention_dq"]
 
 
@@ -23,7 +20,7 @@ LAYERS = [(64, "bfloat16"), (80, "bfloat16"), (128, "bfloat16"), (256, "bfloat16
 def test_blocks_fit_the_shared_memory_of_each_card(card):
     """Otherwise the compiler refuses. With and without soft caps and sinks, in groups of 3 heads."""
     layers = [(1024, 6, 2, *layer, everything) for layer in LAYERS for everything in (False, True)]
-    for found in printed("tests.model.attention.compiled_triton", card, json.dumps(layers)):
+    for found in printed_by_compiler("tests.model.attention.compiled_triton", card, json.dumps(layers)):
         assert found["kernels"] == KERNELS and not found["square"]
 
 
@@ -32,7 +29,7 @@ def test_memory_grows_with_the_row_and_not_with_its_square():
     """Beside arguments and results: two numbers in float32 of each query and head, and a few for each token."""
     lengths = (8192, 32_768)
     layers = [(length, 32, 8, 128, "bfloat16", False) for length in lengths]
-    found = printed("tests.model.attention.compiled_triton", "h100", json.dumps(layers))
+    found = printed_by_compiler("tests.model.attention.compiled_triton", "h100", json.dumps(layers))
     for length, layer in zip(lengths, found, strict=True):
         numbers = 2 * 4 * 32 * length
         assert numbers <= layer["temporary_bytes"] < 1.1 * numbers and not layer["square"]

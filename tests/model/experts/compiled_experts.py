@@ -1,26 +1,22 @@
-"""Run in its own process: the gradients of a mixture of experts as the compiler of GPUs makes them, as JSON.
+"""Run by `printed_by_compiler`: the gradients of a mixture of experts as the compiler of GPUs makes them, as JSON.
 
 Arguments: a topology, and a list of numbers of devices along `expert` as JSON.
 """
 
 import json
-import os
 import re
 import sys
 
-# Without it, the plugin of JAX for GPUs asks for the libraries that only a run needs.
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.experimental import topologies
 
-import jax  # noqa: E402 (the platform must be chosen before)
-import jax.numpy as jnp  # noqa: E402
-from flax import nnx  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-
-from tpullm.hardware.topologies import parse  # noqa: E402
-from tpullm.model.experts.moe import MixtureOfExperts  # noqa: E402
-from tpullm.model.mesh import RULES, make_mesh, named_sharding  # noqa: E402
-from tpullm.planning.instructions import computations  # noqa: E402
-from tpullm.recipe.schema import ModelConfig  # noqa: E402
+from tpullm.hardware.topologies import parse
+from tpullm.model.experts.moe import MixtureOfExperts
+from tpullm.model.mesh import RULES, make_mesh, named_sharding
+from tpullm.planning.instructions import computations
+from tpullm.recipe.schema import ModelConfig
 
 # Of one device: 8,192 tokens. No other width is that of the experts.
 EXPERTS, WIDTH, MLP_WIDTH, TOKENS, CHOSEN = 16, 256, 640, 8192, 2

@@ -1,24 +1,19 @@
-"""What the compiler of GPUs makes of a mixture of experts; needs the package jax-cuda13-plugin, and no GPU."""
+"""What the compiler of GPUs makes of a mixture of experts; needs no GPU."""
 
-import functools
-import importlib.util
 import json
 
 import pytest
 
-from tests.eight_devices import printed_alone
+from tests.gpu_compiler import needs_gpu_compiler, printed_by_compiler
 from tests.model.experts.compiled_experts import CHOSEN, EXPERTS, MLP_WIDTH, TOKENS, WIDTH
 from tpullm.hardware.chips import GPUS
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="the GPU compiler is not installed"
-)
+pytestmark = needs_gpu_compiler
 ROWS, CARDS = TOKENS * CHOSEN, ("a100", "b200", "l4")
 
 
-@functools.cache
 def printed(topology: str, *along_expert: int):
-    return printed_alone("tests.model.experts.compiled_experts", topology, json.dumps(along_expert))
+    return printed_by_compiler("tests.model.experts.compiled_experts", topology, json.dumps(along_expert))
 
 
 def assert_no_product_over_experts(found):

@@ -70,7 +70,7 @@ def set_variables() -> None:
 
 
 def platforms() -> dict[str, str]:
-    """The platform `cpu` if a compiler is installed (extras `tpu`, `gpu-plan`) without a TPU or GPU; else JAX chooses.
+    """The platform `cpu` if a compiler is installed (extras `tpu`, `cuda`) without a TPU or GPU; else JAX chooses.
 
     Otherwise libtpu would look for a TPU, and print five lines on stderr when it finds none; the plugin for GPUs would
     warn that it finds no CUDA.
