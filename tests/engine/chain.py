@@ -26,6 +26,23 @@ ROWS = 6  # three groups of 2
 CONTEXT = 640  # and a group of two texts with more than 512 tokens
 
 
+class Form:
+    """`Request.allowed` by a function. If it is slow, a mask is ready when `ready` says so."""
+
+    def __init__(self, of, slow=False):
+        self.of, self.slow, self.ready, self.asked = of, slow, False, []
+
+    def __call__(self, ids):
+        return self.of(ids)
+
+    def is_slow(self):
+        return self.slow
+
+    def is_ready(self, ids):
+        self.asked.append(ids)
+        return self.ready
+
+
 class Chain(Cache):
     """The cache with tokens of texts in its slots; `programs` has what would have been compiled."""
 

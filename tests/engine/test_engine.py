@@ -1,6 +1,7 @@
 """The engine: the tokens of each text alone, whatever comes and goes beside it."""
 
 import functools
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.chain import CONTEXT, ROWS, Chain, V, alone, continued, finish, prompt, scores
+from tests.engine.chain import CONTEXT, ROWS, Chain, Form, V, alone, continued, finish, prompt, scores
 from tpullm.engine import engine as engine_module
 from tpullm.engine.cache import CHUNK, FEW
 from tpullm.engine.engine import PIECES, Engine
@@ -136,7 +137,7 @@ def test_probabilities_are_the_models_own_and_biases_change_the_choice(long, eng
     order, only_odd = np.argsort(-logps), np.arange(V) % 2 == 1
     engine.submit(Request(ids, 1, GREEDY, top=3), emitted.append)
     engine.submit(Request(ids, 1, GREEDY, bias={int(order[9]): 1e4}), emitted.append)
-    engine.submit(Request(ids, 3, Sampling(2.0), allowed=lambda new: only_odd & (len(new) < 9)), emitted.append)
+    engine.submit(Request(ids, 3, Sampling(2.0), allowed=Form(lambda new: only_odd & (len(new) < 9))), emitted.append)
     finish(engine)
     plain = next(token for token in emitted if token.top)
     assert [id for id, _ in plain.top] == order[:3].tolist() and plain.id == order[0]
@@ -168,8 +169,25 @@ def test_a_mask_sees_the_tokens_so_far(engine):
         mask[wanted[len(new)]] = True
         return mask
 
-    assert continued(engine, [Request(prompt(8), 3, Sampling(1.0), allowed=allowed)]) == [list(wanted)]
+    assert continued(engine, [Request(prompt(8), 3, Sampling(1.0), allowed=Form(allowed))]) == [list(wanted)]
     assert seen == [(), (17,), (17, 99)]
+
+
+def test_nobody_waits_for_a_slow_mask(engine):
+    """A text whose mask is not ready is left out of the step, and has the same tokens in the end."""
+    odd, asked = np.arange(V) % 2 == 1, Request(prompt(8), 12, Sampling(1.0), seed=4)
+    form, found = Form(lambda new: odd, slow=True), ([], [])
+    ordinary, expected = (continued(engine, [one]) for one in (asked, replace(asked, allowed=Form(form.of))))
+    engine.submit(replace(asked, allowed=form), found[0].append)
+    engine.submit(asked, found[1].append)
+    for _ in range(20):
+        engine.step()
+    assert [token.id for token in found[1]] == ordinary[0] and len(found[0]) == 1
+    assert {*form.asked} == {(found[0][0].id,)}
+    form.ready = True
+    finish(engine)
+    assert [token.id for token in found[0]] == expected[0]
+    assert [*dict.fromkeys(form.asked)] == [tuple(expected[0][:n]) for n in range(1, 12)]
 
 
 @pytest.mark.parametrize("ids", [(), prompt(CONTEXT), prompt(CONTEXT + 1), (5, 700)])

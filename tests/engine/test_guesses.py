@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.engine.chain import ROWS, V, alone, continued, prompt
+from tests.engine.chain import ROWS, Form, V, alone, continued, prompt
 from tpullm.engine import guesses
 from tpullm.engine.cache import CHUNK
 from tpullm.engine.engine import Engine
@@ -76,7 +76,7 @@ def test_a_form_and_biases_hold_with_guesses(long, guessing):
     odd = np.arange(V) % 2 == 1
     asked = [
         Request(prompt(9, 1), 8, Sampling(2.0), seed=3, bias={11: 4.0, 12: 4.0}, top=2),
-        Request(prompt(9, 1), 8, GREEDY, allowed=lambda new: odd),
+        Request(prompt(9, 1), 8, GREEDY, allowed=Form(lambda new: odd)),
     ]
     expected = continued(Engine(long, ROWS), asked)
     for one, ids in zip(asked, expected, strict=True):

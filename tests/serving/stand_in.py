@@ -60,11 +60,14 @@ class StandIn:
             if self._running.pop(number, None):
                 self.cancelled.add(number)
 
-    def step(self) -> bool:
+    def late(self) -> set[int]:
+        return set()
+
+    def step(self, late=()) -> bool:
         if self._running and self.turns:
             self.turns.acquire()
         with self._lock:
-            rows = list(self._running.items())[: self._rows]
+            rows = [(n, row) for n, row in self._running.items() if n not in late][: self._rows]
         for number, row in rows:
             for token in [] if row.new else self._told(row.request):
                 row.heard(token)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 
@@ -5,7 +6,9 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tests.conftest import wait_until
 from tpullm.engine.request import Token
+from tpullm.serving import token_masks
 from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
 from tpullm.serving.grammar_trial import Vocabulary
 from tpullm.serving.refusal import Refusal
@@ -88,6 +91,21 @@ def test_a_form_is_compiled_once_for_all_answers(served, monkeypatch):
     answer = json.loads(served.ask("/v1/chat/completions", body).text)
     assert {choice["message"]["content"] for choice in answer["choices"]} <= {'"猫"', '"犬"'}
     assert len(answer["choices"]) == 5 and len(tried) == len(compiled) == 1 and compiled[0].startswith("compiles forms")
+
+
+def test_slow_masks_are_computed_in_another_thread_and_are_the_same(chat_tokenizer, grammars, monkeypatch):
+    allowed, threads = grammars.of_schema(SCHEMAS[3], "p"), set()
+    ids = tuple(walked(chat_tokenizer, allowed, np.random.default_rng(1)))
+    assert not allowed.is_slow()
+    seconds = itertools.count()
+    takes_long = lambda: threads.add(threading.current_thread().name) or next(seconds)  # noqa: E731
+    monkeypatch.setattr(token_masks.time, "thread_time", takes_long)
+    slow = grammars.of_schema(SCHEMAS[3] | {"title": "compiled by itself"}, "p").copy()
+    assert slow.is_slow() and len(threads) == 1
+    for length in range(len(ids)):
+        wait_until(lambda length=length: slow.is_ready(ids[:length]))
+        np.testing.assert_array_equal(slow(ids[:length]), allowed(ids[:length]))
+    assert slow.is_slow() and any(name.startswith("computes slow masks") for name in threads)
 
 
 @pytest.mark.parametrize("several", [True, False])

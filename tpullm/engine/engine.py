@@ -17,8 +17,9 @@ Shapes: B rows of all groups, V vocabulary.
 
 import operator
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -145,10 +146,26 @@ class Engine:
         """What the rows of all groups take."""
         return self._cache.bytes()
 
-    def step(self) -> bool:
-        """One step; False if no text is left."""
+    def late(self) -> set[int]:
+        """The texts that the next step leaves out, by their numbers: others would wait for the mask of their token."""
+        found = {text.number: text for text in self._rows.texts() if (of := text.request.allowed) and of.is_slow()}
+        # Before its last token is fetched, nobody knows which mask a text needs.
+        known = {number: tuple(text.new) for number, text in found.items() if text.new and not text.unseen}
+        return {n for n, text in found.items() if n not in known or not text.request.allowed.is_ready(known[n])}
+
+    def step(self, late: Collection[int] | None = None) -> bool:
+        """One step; False if no text is left.
+
+        Args:
+            late: the texts to leave out; None asks `late`. The hosts must agree on them.
+        """
         self._rows.step += 1
         self._forget_cancelled()
+        late, texts = self.late() if late is None else late, self._rows.texts()
+        for text in texts:
+            text.is_late = text.number in late
+        if texts and all(text.is_late for text in texts):
+            time.sleep(0.001)  # there is nothing to write, and asking again at once would take a processor
         before, self._begun = self._begun, []
         with jax.set_mesh(self.session.mesh):
             ahead = self._begin_ahead()

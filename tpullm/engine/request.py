@@ -2,13 +2,28 @@
 
 import codecs
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from tpullm.recipe.sampling import Sampling
 from tpullm.tokenizer import Tokenizer
+
+
+@runtime_checkable
+class Allowed(Protocol):
+    """Of the new ids so far, which token may be next (`[V]` bool)."""
+
+    def __call__(self, ids: tuple[int, ...]) -> np.ndarray:
+        """The mask of the next token; it may take long."""
+
+    def is_slow(self) -> bool:
+        """Whether masks take so long that others should not wait for them."""
+
+    def is_ready(self, ids: tuple[int, ...]) -> bool:
+        """Whether the mask is computed. If not, this begins it in another thread."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +41,11 @@ class Request:
         presence_penalty: is subtracted from the logit of each token that is among the new ones so far (OpenAI's).
         frequency_penalty: the same, as often as the token is among them.
         echo: how many tokens at the end of the prompt are emitted before the new ones, as if they had been chosen.
-        allowed: of the new ids so far, which token may be next (`[V]` bool); None is all.
+        allowed: which tokens may be next; None is all.
         client: who asks: clients take turns.
     """
+
+    __pydantic_config__: ClassVar = {"arbitrary_types_allowed": True}  # hosts tell each other all but `allowed`
 
     ids: tuple[int, ...]
     tokens: int
@@ -40,7 +57,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     echo: int = 0
-    allowed: Callable[[tuple[int, ...]], np.ndarray] | None = None
+    allowed: Allowed | None = None
     client: str = ""
 
     @property

@@ -44,6 +44,7 @@ class Text:
     unseen: int = 0  # dispatched steps not yet fetched: one token each, or more if guesses are checked
     wrong: int = 0  # guesses in a row
     guess_in: int = 0  # steps
+    is_late: bool = False  # its mask is not ready, so it gets no token in this step
 
     @property
     def length(self) -> int:
@@ -118,7 +119,7 @@ class Rows:
     def written(self) -> dict[int, Text]:
         """The texts that get a token in a step, by the number of their row: those that go on and have a slot for it."""
         texts = {n: row.text for n, row in enumerate(self.all) if row.text is not None and row.text.goes_on}
-        return {n: text for n, text in texts.items() if text.length <= self.slots(text.row)}
+        return {n: text for n, text in texts.items() if text.length <= self.slots(text.row) and not text.is_late}
 
     def crowded(self) -> list[Text]:
         """Those that have outgrown their rows."""

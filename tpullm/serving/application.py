@@ -34,6 +34,7 @@ from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
+from tpullm.system.process.child import go_last
 
 MOST_BODY_BYTES = 4 << 20  # a prompt of 128 k tokens of Japanese, escaped, is 1 MB
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -70,7 +71,8 @@ class Service:
         self.seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self.registry)
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
-        self._former = ThreadPoolExecutor(1, "compiles forms")  # a schema takes up to some seconds, and others wait
+        # A schema takes up to some seconds, and others wait.
+        self._former = ThreadPoolExecutor(1, "compiles forms", go_last)
         self._reading = 0
         self._post: Post | None = None
 

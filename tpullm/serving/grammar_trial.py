@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import llguidance
 
+from tpullm.system.process.child import go_last
+
 CPU_SECONDS = 1
 # A tenth of the library's own, for what a schema may cost before the first token, and a quarter for each token.
 FEWER = {"initial_lexer_fuel": 100_000, "step_lexer_fuel": 50_000, "max_lexer_states": 25_000}
@@ -38,6 +40,7 @@ class Vocabulary:
 
 def check_grammar(grammar: str) -> str:
     """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is."""
+    go_last()
     tokens = [bytes([byte]) for byte in range(256)] + [b""]
     matcher = Vocabulary(tokens, [256], None, lambda text: list(text.encode())).matcher(grammar)
     if not matcher.is_error():

@@ -68,12 +68,14 @@ class OnAllHosts:
         if self._is_first:
             with self._lock:
                 calls, self._calls = self._calls, []
-            self._turns.tell([_call_as_json(*call) for call in calls])
+            late = sorted(self._engine.late())
+            self._turns.tell([late, *(_call_as_json(*call) for call in calls)])
         else:
-            calls = [self._call(words) for words in self._turns.next()]
+            late, *words = self._turns.next()
+            calls = [self._call(one) for one in words]
         for call in calls:
             (self._engine.submit if len(call) > 1 else self._engine.cancel)(*call)
-        return self._engine.step() or not self._is_first
+        return self._engine.step(late) or not self._is_first
 
     def _call(self, words: dict[str, Any]) -> tuple[Any, ...]:
         """On other hosts: a call from its words."""
