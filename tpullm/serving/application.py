@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -32,6 +33,7 @@ from tpullm.serving.listening import MOST_HEADER_BYTES
 from tpullm.serving.refusal import Refusal, parse_json_object
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import Stepping
+from tpullm.serving.token_masks import FORMS
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line, say
 from tpullm.system.process.child import go_last
@@ -71,8 +73,9 @@ class Service:
         self.seconds = Histogram("tpullm_request_seconds", about, buckets=SECONDS, registry=self.registry)
         self.began = int(time.time())
         self._reader = ThreadPoolExecutor(1, "reads requests")
-        # A schema takes up to some seconds, and others wait.
-        self._former = ThreadPoolExecutor(1, "compiles forms", go_last)
+        # A hostile schema takes some seconds of a processor: those of one client come one after the other.
+        self._former = ThreadPoolExecutor(FORMS, "compiles forms", go_last)
+        self._forms: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reading = 0
         self._post: Post | None = None
 
@@ -95,7 +98,8 @@ class Service:
             reply = await loop.run_in_executor(self._reader, self._read, raw, read, client)
             answers = len(reply.prompts) * reply.asked.n
             if answers <= self.queue and reply.form:
-                await loop.run_in_executor(self._former, reply.make_masks)
+                async with self._forms.setdefault(client, asyncio.Lock()):
+                    await loop.run_in_executor(self._former, reply.make_masks)
         finally:
             self._reading -= 1
         if answers > self.queue:

@@ -6,11 +6,14 @@ computed beside the engine's steps, in threads of low priority: llguidance holds
 
 import json
 import os
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cache
+from queue import LifoQueue
 from typing import Any
 
 import llguidance
@@ -27,6 +30,8 @@ from tpullm.tokenizer import Tokenizer
 # White space between the parts of JSON, at most so much: a model that may write it without end sometimes does.
 _JSON = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,16}"}
 _MOST_SCHEMA_BYTES = 64 << 10
+FORMS = 4  # are tried and compiled at a time, since a hostile one takes two seconds of a processor
+_KEPT, _SIMPLE_SECONDS = 16, 0.05  # forms that are kept, and what compiling one may take; a large one has 5 MB
 # What the masks of an answer may take of a processor while the engine waits: so much each, and once so much in all.
 # An ordinary schema's take 0.1 ms, those of `multipleOf: 99991` 7.
 _MASK_SECONDS, _ONCE_SECONDS = 0.0003, 0.01
@@ -42,7 +47,11 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocabulary_size: int):
         tokens = [tokenizer.bytes_of(token) for token in range(tokenizer.vocabulary_size)]
         self._tokens = Vocabulary(tokens, tokenizer.stop_ids, tokenizer.bos_id, tokenizer.encode)
-        self._trial, self._last = Limited(CPU_SECONDS), None
+        self._trials: LifoQueue[Limited] = LifoQueue()
+        for _ in range(FORMS):
+            self._trials.put(Limited(CPU_SECONDS))
+        self._kept: OrderedDict[str, Mask] = OrderedDict()
+        self._lock = threading.Lock()
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
     def of_schema(self, schema: dict[str, Any], param: str) -> "Mask":
@@ -70,19 +79,45 @@ class Grammars:
 
     def _mask(self, grammar: str, param: str) -> "Mask":
         try:
-            error = self._trial.call(param, f"{check_grammar.__module__}:{check_grammar.__name__}", grammar)
+            return self.of_grammar(grammar, param)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
-        mask = None if error else self.of_grammar(grammar)
-        if error or (error := mask.error):
-            raise Refusal(f"{param}: {' '.join(error.split())[:300]}", param=param)
-        return mask
 
-    def of_grammar(self, grammar: str) -> "Mask":
-        """The mask of a grammar that was tried before: `Mask.grammar` of another host, for each answer to a request."""
-        if self._last is None or self._last.grammar != grammar:
-            self._last = Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
-        return self._last.copy()
+    def of_grammar(self, grammar: str, tried_as: str = "") -> "Mask":
+        """The mask of a grammar for an answer. Clients ask for the same form again: the last simple ones are kept.
+
+        Args:
+            tried_as: the part of a request as which it is tried; empty for what another host has tried.
+
+        Raises:
+            UserError: it is wrong or costs too much.
+        """
+        with self._lock:
+            mask = self._kept.get(grammar)
+        if mask is None:
+            began = time.thread_time()
+            mask = self._compile(grammar, tried_as)
+            if time.thread_time() - began > _SIMPLE_SECONDS:
+                return mask
+        with self._lock:
+            self._kept[grammar] = mask
+            self._kept.move_to_end(grammar)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return mask.copy()
+
+    def _compile(self, grammar: str, tried_as: str) -> "Mask":
+        error = ""
+        if tried_as:
+            trial = self._trials.get()
+            try:
+                error = trial.call(tried_as, f"{check_grammar.__module__}:{check_grammar.__name__}", grammar)
+            finally:
+                self._trials.put(trial)
+        mask = None if error else Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
+        if error or (error := mask.error):
+            raise UserError(f"{tried_as}: {' '.join(error.split())[:300]}")
+        return mask
 
     def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
         if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
