@@ -19,7 +19,7 @@ from tpullm.recipe.schema import ModelConfig
 
 
 def made(session, context):
-    config = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, context_length=context)
+    config = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, context_length=context, windows=(CHUNK + 1,))
     architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
     with jax.set_mesh(session.mesh):
         init = jax.jit(architecture.init, out_shardings=architecture.shardings(session.mesh))
@@ -58,6 +58,8 @@ def test_texts_are_those_of_the_full_forward_and_have_the_same_bits_alone_and_am
     logps_V = next_log_probabilities(one, [list(asked[2].ids)])[0]
     # Float32 sums in another order: logits of about 30 differ by 1e-3 at most.
     np.testing.assert_allclose([value for _, value in together[2][0].top], np.sort(logps_V)[:-3:-1], atol=1e-3)
+    expected = log_probabilities(one, [[*asked[2].ids, *found[2]]])[0][-4:]
+    np.testing.assert_allclose([token.log_probability for token in together[2]], expected, atol=1e-3)
 
 
 def test_the_tokens_of_a_prompt_are_told_with_the_log_probabilities_of_one_forward_pass(small):

@@ -117,6 +117,15 @@ def test_what_a_row_held_is_kept_where_another_row_is_free(long):
     assert engine.figures()["reused_tokens"] == 512
 
 
+def test_a_text_takes_an_empty_row_before_one_that_holds_a_prompt(long):
+    engine, asked = (
+        Engine(long, ROWS),
+        [Request(prompt(CHUNK + 1, n), 3, GREEDY) for n in range(4)] * 2,
+    )  # as many rows of this length
+    assert [continued(engine, [request])[0] for request in asked] == [alone(request) for request in asked]
+    assert engine.figures()["reused_tokens"] == 4 * CHUNK
+
+
 def test_the_tokens_of_a_prompt_are_told_before_the_new_ones(engine):
     """Whatever rows hold already; and the new tokens are those without."""
     for length in (2, CHUNK + 1, 3 * CHUNK + 7):

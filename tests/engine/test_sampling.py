@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpullm.engine.sampling import choose, restrict_logits
+from tpullm.engine.request import Request
+from tpullm.engine.sampling import Next, choose, choose_next, restrict_logits
+from tpullm.model.rows import put_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
 
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50)).astype(np.float32)
@@ -73,6 +75,16 @@ def test_samples_follow_the_distribution(session):
     found = choose_many(session, logits, sampling, np.full(draws, 3, np.uint32), np.arange(draws, dtype=np.int32))
     shares = np.bincount(found, minlength=len(row)) / draws
     np.testing.assert_allclose(shares, softmax(row.astype(np.float64)), atol=0.02)
+
+
+def test_the_next_token_has_the_seed_of_its_request_and_its_own_position(session):
+    sampling, lengths, seeds = Sampling(2.0, 0, 1.0, 0.0), [3, 4, 3, 9], [7, 7, 8, 9]
+    asked = [Next(Request((1,) * length, 9, sampling, seed), (5,)) for length, seed in zip(lengths, seeds, strict=True)]
+    with jax.set_mesh(session.mesh):
+        found = choose_next(session.mesh, put_whole(session.mesh, LOGITS, "batch", None), asked)
+    positions = np.array(lengths, np.int32) + 1
+    expected = choose_many(session, LOGITS, sampling, np.array(seeds, np.uint32), positions)
+    assert np.asarray(found.tokens).tolist() == expected.tolist()
 
 
 def test_a_choice_depends_on_its_seed_and_position_only(session):

@@ -33,6 +33,19 @@ def test_a_mesh_is_of_the_devices_of_all_hosts():
     assert message == "mesh: {fsdp: 4} needs 4 and does not fit 8 device(s) of 2 hosts together; use {fsdp: 8}"
 
 
+def test_slices_differ_along_data_alone():
+    devices = [
+        SimpleNamespace(
+            platform="tpu", device_kind="TPU", slice_index=n // 4, id=n, coords=(n % 2, n // 2 % 2, 0), core_on_chip=0
+        )
+        for n in range(8)
+    ]
+    found = mesh.arrange_devices((4, 2, 1), devices)
+    assert [[one.slice_index for one in part.flat] for part in found] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    assert found.shape == (4, 2, 1) and len({one.id for one in found.flat}) == 8
+    assert refused(lambda: mesh.arrange_devices((1, 8, 1), devices)).startswith("mesh.data: 1 can't be shared by 2")
+
+
 @pytest.mark.parametrize(
     ("devices", "slices", "width", "data", "fsdp"),
     [(1, 1, 32, 1, 1), (8, 1, 32, 1, 8), (12, 1, 32, 3, 4), (3, 1, 32, 3, 1), (8, 2, 32, 2, 4), (16, 4, 2, 8, 2)],

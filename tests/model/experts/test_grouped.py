@@ -122,7 +122,7 @@ def test_each_row_of_a_group_is_visited_once_and_no_tile_for_nothing(sizes, tile
     of, visited = jax.jit(tile_visits, static_argnums=(1, 2))(np.asarray(sizes, np.int32), 200, tile), []
     for group, first, begin, end in np.stack(of, axis=1).tolist():
         own = [row for row in range(first, first + tile) if begin <= row < end]
-        assert first % tile == 0 and (own or begin == end)
+        assert first % tile == 0 and (own or begin == end) and group < 4  # also of visits without rows: it is read
         visited += [(row, group) for row in own]
     assert visited == list(enumerate(np.repeat(np.arange(4), sizes)))
 
