@@ -131,6 +131,15 @@ def test_finite_steps_in_a_row_are_new_text_if_the_model_is_as_good_as_before(
     assert (raised.value.step, raised.value.new_text) == (6, new_text) and of.did("judged") == judged
 
 
+def test_text_that_a_branch_begins_with_is_new(counting):
+    """The recipe may be that of its origin, and the files of its text others."""
+    of = counting(12, patience=3)
+    of.bad, of.loss, of.usual = {3, 4, 5}, 9.0, False
+    with pytest.raises(RollBack) as raised:
+        of.train(branch=SimpleNamespace(step=3))
+    assert raised.value.new_text and of.did("judged") == []
+
+
 def test_a_training_that_learned_nothing_yet_has_no_new_text(counting):
     of = counting(12, patience=3)
     of.bad, of.loss = {0, 1, 2}, 9.0

@@ -42,8 +42,7 @@ def main(recipe: Recipe, run: Path) -> None:
     stream = pretraining_stream(recipe, run, rows)
     mixture.tell_epochs(stream.part_epoch_at(config.steps))
     evaluations = held_out_batches(recipe, run, config.batch_size, config.sequence_length, config.evaluate_rows, rows)
-    asked = (recipe, inputs["upstream"]["tokens"], tokenizer, model)
-    origin, differs = resume.pretraining_origin(*asked) if recipe.branch else (None, False)
+    origin, differs = resume.pretraining_origin(recipe, tokenizer, model) if recipe.branch else (None, False)
     job = Job(
         directory=stage,
         model=model,

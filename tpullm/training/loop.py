@@ -133,8 +133,9 @@ class Training:
     def check_skipped(self, step: int) -> None:
         """Raise `RollBack` if too many steps in a row were skipped: of new text if the model is good."""
         if self.meter.skipped.get(step, 0) >= (patience := self._job.config.optimizer.skip.patience):
-            asks = self.meter.last_not_finite <= step - patience > self._job.first
-            raise RollBack(step, asks and self._programs.is_usual(self.state, self._feed.again(step - patience)))
+            asks = self.meter.last_not_finite <= (learned := step - patience) > 0
+            begins = learned <= self._job.first  # a branch that has learned nothing yet, from a model that is good
+            raise RollBack(step, asks and (begins or self._programs.is_usual(self.state, self._feed.again(learned))))
 
     def save(self, kind: str) -> None:
         """Save the state, and before that the log: lines of saved steps are never lost."""

@@ -204,13 +204,12 @@ def _keep_later_checkpoints(stage: Path, later: Sequence[int]) -> None:
     say(f"{stage.name}: its later checkpoints are kept in {kept}")
 
 
-def pretraining_origin(recipe: Recipe, tokens: str, tokenizer: Tokenizer, model: ModelConfig) -> tuple[Model, bool]:
-    """The checkpoint that pretraining starts from, and whether text or recipe differ from its own in more than length.
+def pretraining_origin(recipe: Recipe, tokenizer: Tokenizer, model: ModelConfig) -> tuple[Model, bool]:
+    """The checkpoint that pretraining starts from, and whether the recipe differs from its own in more than length.
 
     On all hosts together.
 
     Args:
-        tokens: the identity of its stage `tokens`: files of the same names may have other text now.
         tokenizer: of the training that starts.
         model: that it trains.
 
@@ -243,8 +242,7 @@ def pretraining_origin(recipe: Recipe, tokens: str, tokenizer: Tokenizer, model:
     keys = ("seed", "text", "corpus", "tokenizer", "mixture", "model", "pretrain")
     mine, theirs = ({key: of[key] for key in keys} for of in (manifest.plain(asdict(recipe)), found.recipe))
     same = mine | {"pretrain": {**mine["pretrain"], "steps": theirs["pretrain"]["steps"]}} == theirs
-    text = (stages.started(path.parent.parent) or {"upstream": {}})["upstream"].get("tokens")
-    return found, found.stage != "pretrain" or text != tokens or not same
+    return found, found.stage != "pretrain" or not same
 
 
 def parameters_for_vocabulary(found: Model, tokenizer: Tokenizer, architecture: Architecture, mesh: Mesh) -> Tree:
