@@ -1,7 +1,9 @@
 """Lists of domains, addresses and hashes: what is listed is found however it is written, and nothing else."""
 
 import io
+import os
 import tarfile
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,16 @@ def test_a_line_that_is_nothing_is_refused_and_a_file_that_is_not_there_is_named
         address_lists.load((str(path),))
     with pytest.raises(UserError, match="corpus.opted_out: .*none.txt: cannot be read"):
         address_lists.load((str(tmp_path / "none.txt"),))
+
+
+def test_a_list_of_many_dots_or_without_an_end_takes_no_time(tmp_path):
+    (tmp_path / "out.txt").write_text("a." * 28 + "/b\n")
+    begin = time.process_time()
+    assert address_lists.load((str(tmp_path / "out.txt"),)).address("a." * 28 + "/b") == "opted out by URL"
+    assert time.process_time() - begin < 2  # 18 s, doubled by each two dots, where a part may hold a dot
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: is no file"):
+        address_lists.load((str(tmp_path / "pipe"),))
 
 
 @settings(max_examples=30)

@@ -1,6 +1,7 @@
 """What of a page becomes text, what its owner reserves, and what a page costs that breaks its reader."""
 
 import ctypes
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -88,6 +89,12 @@ LINE_ENDS = {
 def test_a_line_end_in_text_is_a_space_but_between_wide_characters():
     for source, text in LINE_ENDS.items():
         assert text in lines(f"<article><p>{source}</p><p>{PROSE * 9}</p></article>")
+
+
+def test_a_run_of_spaces_takes_linear_time():
+    begin = time.process_time()
+    assert pages.extract(f"<p>a{' ' * 60_000}b\nc</p>", [])[0].split() == ["a", "b", "c"]
+    assert time.process_time() - begin < 2  # 5 s, and at 130 kB the limit, where each space begins the search again
 
 
 def test_an_anchor_that_never_ends_is_no_link():

@@ -4,6 +4,7 @@ import bz2
 import dataclasses
 import errno
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -186,6 +187,11 @@ def test_ranges_of_parquet_give_each_row_once(tmp_path_factory, cuts):
     found = read_in_ranges(path, "parquet", cuts)
     assert [raw.text for raw in found] == texts
     assert [raw.record for raw in found] == [f"row {number}" for number in range(1, 51)]
+
+
+def test_a_line_without_end_is_not_read_to_its_end_by_each_range():
+    file = io.BytesIO(b"x" * (1 << 22))
+    assert list(opened.lines(file, 1 << 17, 1 << 18)) == [] and file.tell() < 1 << 19
 
 
 def test_a_share_or_a_number_may_be_bad_of_which_three_are_named_that_are_not_alike():

@@ -77,6 +77,12 @@ def test_hashes_do_not_depend_on_the_order_of_keys(folder):
     assert storage.hash_file(folder / "a") == hashlib.sha256(("あ" * 100_000).encode()).hexdigest()
 
 
+def test_bytes_that_the_disk_cannot_read_are_told_with_their_file(tmp_path):
+    (tmp_path / "a").symlink_to("/proc/self/mem")
+    with pytest.raises(UserError, match=r"a: cannot be read \(Input/output error\); copy it again, or remove it"):
+        storage.hash_file(tmp_path / "a")
+
+
 def test_md5s_are_those_of_the_content(folder):
     md5s = {}
     for name in ("a", "b/c"):

@@ -133,7 +133,7 @@ def lines(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[t
 
     Ranges that follow each other give each line of a file once.
     """
-    place = next_line(file, start)
+    place = next_line(file, start, stop)
     while stop is None or place < stop:
         line, after = _next_bounded_line(file, place)
         if after == place:
@@ -142,9 +142,20 @@ def lines(file: BinaryIO, start: int = 0, stop: int | None = None) -> Iterator[t
         place = after
 
 
-def next_line(file: BinaryIO, place: int) -> int:
-    """Go to the first line that begins at `place` or later, and return where that is."""
-    return _next_bounded_line(file, file.seek(place - 1))[1] if place else 0
+def next_line(file: BinaryIO, place: int, stop: int | None = None) -> int:
+    """Go to the first line that begins at `place` or later, and return where that is; `stop` or later: there is none.
+
+    A line without end is not read to its end by each range that lies in it.
+    """
+    return _line_end(file, file.seek(place - 1), stop) if place else 0
+
+
+def _line_end(file: BinaryIO, place: int, stop: int | None = None) -> int:
+    while (stop is None or place < stop) and (data := file.readline(BUFFER_BYTES)):
+        place += len(data)
+        if data.endswith(b"\n"):
+            break
+    return place
 
 
 def _next_bounded_line(file: BinaryIO, place: int) -> tuple[bytes | None, int]:
@@ -153,11 +164,7 @@ def _next_bounded_line(file: BinaryIO, place: int) -> tuple[bytes | None, int]:
     place += len(line)
     if len(line) < MOST_RECORD_BYTES or line.endswith(b"\n"):
         return line, place
-    while rest := file.readline(BUFFER_BYTES):
-        place += len(rest)
-        if rest.endswith(b"\n"):
-            break
-    return None, place
+    return None, _line_end(file, place)
 
 
 def in_child(function: str, *arguments: Any) -> Any:

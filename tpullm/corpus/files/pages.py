@@ -57,7 +57,7 @@ _CODE = ("code", "tt", "kbd", "samp", "var")
 # Where the lines of a source may be joined without a space: kana, Han characters, full-width marks.
 _WIDE = "\u3000-\u303f\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff60"
 _BETWEEN_WIDE = re.compile(rf"(?<=[{_WIDE}])[ \t\r]*\n\s*(?=[{_WIDE}])")
-_LINE_END = re.compile(r"[ \t\r]*\n\s*")
+_LINE_END = re.compile(r"(?<![ \t\r])[ \t\r]*\n\s*")
 _INDENT = re.compile(r"(?m)^ +|  +")
 
 # YAML between two rulers at the top: names with values, next parts of values, items of lists, comments, empty lines. It

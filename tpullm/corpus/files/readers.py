@@ -117,7 +117,7 @@ def _pieces_of_file(path: Path, file: File) -> Iterator[tuple[str, bytes]]:
                 yield "", b""
             return
         is_utf_16 = stream.peek(2)[:2] in UTF_16_MARKS
-        place = 0 if is_utf_16 else opened.next_line(stream, file.start)
+        place = 0 if is_utf_16 else opened.next_line(stream, file.start, file.stop)
         if is_utf_16 and file.is_part:
             pieces = _utf_16_lines(io.BytesIO(stream.read(min(file.bytes, PIECE_BYTES) // 2 * 2)))
         elif is_utf_16:  # its line ends have two bytes; the first range is all of it

@@ -25,7 +25,7 @@ CUT_OFF = "is cut off in its last record; copy or download it again"
 MOST_HEADER_BYTES = 1 << 20
 READ = ("response", "resource", "conversion")  # the types of records that hold a page
 HTML = ("text/html", "application/xhtml+xml")
-_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
+_CHARSET = re.compile(r"""charset\s*+=\s*+["']?+\s*+([^\s"';,]+)""", re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})\b")
 _HEAD_END = re.compile(rb"\r\n\r\n|\n\n")
 _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
@@ -102,15 +102,15 @@ def _record_content(stream: BinaryIO, length: int) -> bytes:
 
 def parsed_headers(lines: Sequence[bytes]) -> list[tuple[str, str]]:
     """Names and values; a line that begins with a space goes on with the value before it."""
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, list[str]]] = []
     for line in lines:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         name, colon, rest = text.partition(":")
         if text[:1] in (" ", "\t") and found:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {text.strip()}")
+            found[-1][1].append(text.strip())
         elif colon:
-            found.append((name.strip(), rest.strip()))
-    return found
+            found.append((name.strip(), [rest.strip()]))
+    return [(name, " ".join(values)) for name, values in found]
 
 
 def header_value(found: Headers, name: str) -> str:
@@ -136,8 +136,8 @@ def _page_of_record(about: Headers, data: bytes) -> Raw | None:
     status = _STATUS.match(data)
     if not status:
         return _broken_warc_record("is no answer of a web server")
-    end = _HEAD_END.search(data)
-    head, body = (data[: end.start()], data[end.end() :]) if end else (data, b"")
+    end = _HEAD_END.search(data, 0, MOST_HEADER_BYTES)  # of 64 MiB of `:` and line ends, objects take gigabytes
+    head, body = (data[: end.start()], data[end.end() :]) if end else (data[:MOST_HEADER_BYTES], b"")
     found = parsed_headers(head.split(b"\n")[1:])
     if not 200 <= int(status[1]) < 300:
         return Raw(dropped=NO_SUCCESS)

@@ -26,7 +26,7 @@ from tpullm.system import storage
 from tpullm.system.errors import UserError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-DOMAIN = re.compile(r"[^\s/?#@:]+(\.[^\s/?#@:]+)+")
+DOMAIN = re.compile(r"[^\s/?#@:][^\s/?#@:.]*\.[^\s/?#@:]+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}://", re.IGNORECASE)
 LISTS = "url_filterblacklistsv0_3_0.tar.gz"
 NOT_ALPHANUMERIC = re.compile("[^a-zA-Z0-9]+")
@@ -73,7 +73,8 @@ def load(files: tuple[str, ...]) -> OptOuts:
     found = {kind: array.array("Q") for kind in ("domains", "pages", "folders", "hashes")}
     for name in files:
         try:
-            with open(storage.local_copy(storage.path(name)), "rb") as file:
+            storage.check_file(path := storage.local_copy(storage.path(name)))  # a pipe would never end
+            with open(path, "rb") as file:
                 for number, data in enumerate(file, 1):
                     line = encodings.decode(data) or ""
                     entry = "" if line.lstrip().startswith("#") else line.partition(" #")[0].strip()

@@ -9,6 +9,7 @@ On `gs://` a stage counts as finished if its `manifest.json` exists, so that fil
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -62,9 +63,14 @@ def explain(error: BaseException | None) -> UserError | None:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the file's bytes, in hexadecimal; `UserError` if the disk cannot read them, or a link to `/proc`."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or remove it") from None
 
 
 def hash_json(value: Any) -> str:
