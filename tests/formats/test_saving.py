@@ -1,6 +1,8 @@
 """Which checkpoints stay."""
 
 import errno
+import itertools
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import jax.numpy as jnp
@@ -65,6 +67,12 @@ def test_the_best_are_known_after_a_restart_but_not_of_steps_that_are_repeated(t
 def test_multiples_stay(tmp_path):
     config = CheckpointConfig(keep=2, keep_every=3)
     assert save(tmp_path, config, range(1, 12), {}, always=5) == [3, 5, 6, 9, 10, 11]
+
+
+def test_a_clock_that_is_set_ahead_fails_no_save(tmp_path, monkeypatch):
+    days = itertools.count(0, 86_400)  # a day at each look
+    monkeypatch.setattr("orbax.checkpoint._src.futures.future.time", SimpleNamespace(time=days.__next__))
+    assert save(tmp_path / "stage" / "checkpoints", CheckpointConfig(keep=2), [1, 2], {}) == [1, 2]
 
 
 def test_parameters_alone_have_checksums_too(tmp_path):

@@ -36,6 +36,8 @@ FILE = "checksums.json"
 # commit. Both may come after all other files: once, on a machine with a load of 16, the checksums were made before.
 METADATA, HANDLERS, SECONDS_TO_NOTE = "_CHECKPOINT_METADATA", "item_handlers", 60.0
 COMMITTED = "commit_success.txt"  # of Orbax; nobody reads it, it only has to be there
+# Orbax times a save by the time of day, so one fails when the clock is set ahead. The watchdog ends one that hangs.
+SAVE_SECONDS = 100 * 365 * 86_400
 HELD_OUT = "held_out.json"  # in a stage: held-out losses by step
 MOST_BYTES_AT_ONCE = 1 << 28
 CHUNK_BYTES = 1 << 26  # compressed at once, and buffered before it is written
@@ -65,7 +67,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._written),
+            async_options=ocp.AsyncOptions(timeout_secs=SAVE_SECONDS, post_finalization_callback=self._written),
             cleanup_tmp_directories=True,
         )
         self._manager, self._step = ocp.CheckpointManager(directory, options=options), 0
