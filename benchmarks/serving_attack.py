@@ -10,7 +10,7 @@ a schema. First they are alone, then hostile clients come as well. These must ho
 - `answered`: each honest request has its answer, and no request of anybody a status of 500.
 - `same`, with `--reproducible`: a honest request has the same tokens and log-probabilities each time, to the last bit.
 
-The clients share the machine with the server; hostile ones are a process of low priority.
+The clients share the machine with the server; hostile ones are a process of low priority, with addresses of their own.
 """
 
 import argparse
@@ -130,13 +130,13 @@ STALL_SECONDS = 10
 PATIENCE_SECONDS = 120  # of a hostile client
 
 
-async def attack(port: int, model: str, kind: str) -> str:
-    """One hostile request; the status that it met with."""
+async def attack(port: int, model: str, kind: str, address: str) -> str:
+    """One hostile request from an address of this machine; the status that it met with."""
     raw = KINDS[kind].replace(b'"model": ""', b'"model": "%s"' % model.encode())
     if kind not in STALLS | {"deep JSON", "no UTF-8"}:  # a name that is longer needs another length
         head, body = raw.split(b"\r\n\r\n", 1)
         raw = head.rsplit(b" ", 1)[0] + b" %d\r\n\r\n" % len(body) + body
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 14)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 14, local_addr=(address, 0))
     try:
         writer.write(raw)
         if kind in STALLS:
@@ -160,12 +160,12 @@ async def attacks(port: int, model: str, count: int, at_once: int) -> list[tuple
     random.Random(0).shuffle(order)
     found = []
 
-    async def one_after_the_other() -> None:
+    async def one_after_the_other(address: str) -> None:
         while order:
             kind, began = order.pop(), time.time()
-            found.append((kind, await attack(port, model, kind), began, time.time()))
+            found.append((kind, await attack(port, model, kind, address), began, time.time()))
 
-    await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
+    await asyncio.gather(*(one_after_the_other(f"127.0.1.{n}") for n in range(1, at_once + 1)))
     return found
 
 
@@ -173,14 +173,14 @@ class Honest:
     """Honest clients.
 
     Attributes:
-        times: begin and end of each request, by phase.
+        times: begin, end and kind of each request, by phase.
         answers: what they were told, by kind.
         failed: requests without an answer.
     """
 
     def __init__(self, url: str):
         self.client = openai.AsyncOpenAI(base_url=url, api_key="none", timeout=300, max_retries=0)
-        self.times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.times: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         self.answers: dict[str, Counter] = defaultdict(Counter)
         self.failed: list[str] = []
 
@@ -194,7 +194,7 @@ class Honest:
                     self.answers[kind.__name__][json.dumps(await kind(self.client, model))] += 1
                 except openai.OpenAIError as error:
                     self.failed.append(f"{kind.__name__}: {error}")
-                self.times[phase].append((began, time.time()))
+                self.times[phase].append((began, time.time(), kind.__name__))
                 await asyncio.sleep(0.1)
 
         await asyncio.gather(*map(ask, HONEST))
@@ -214,7 +214,7 @@ async def measured(server: Server, count: int, at_once: int, alone_seconds: floa
     requests, outcomes = json.loads(hostile.communicate()[0]), defaultdict(Counter)
     for kind, status, _, _ in requests:
         outcomes[kind][status] += 1
-    alone, attacked = ([end - begin for begin, end in honest.times[phase]] for phase in ("alone", "attacked"))
+    alone, attacked = ([end - begin for begin, end, _ in honest.times[phase]] for phase in ("alone", "attacked"))
     slowest = sorted(honest.times["attacked"], key=lambda times: times[0] - times[1])[:5]
     beside = lambda times: [kind for kind, _, begin, end in requests if begin < times[1] and end > times[0]]  # noqa: E731
     medians = statistics.median(alone), statistics.median(attacked)
@@ -225,7 +225,7 @@ async def measured(server: Server, count: int, at_once: int, alone_seconds: floa
         "requests": (len(alone), len(attacked)),
         "attack s": time.monotonic() - began,
         "hostile": outcomes,
-        "slowest": [{"s": times[1] - times[0], "beside": beside(times)} for times in slowest],
+        "slowest": [{"s": of[1] - of[0], "kind": of[2], "beside": beside(of)} for of in slowest],
         "failed": honest.failed,
         "distinct": {kind: len(found) for kind, found in honest.answers.items()},
     }

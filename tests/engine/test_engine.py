@@ -120,6 +120,29 @@ def test_clients_take_turns(long):
     assert order.index("b") < order.index(ROWS)
 
 
+def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
+    """And alone it does, also after the others have gone."""
+    engine, rows = Engine(long, ROWS), []
+    monkeypatch.setattr(engine_module, "OF_FREE", 2)
+    for client, count in (("a", 9), ("b", 1), ("a", 20)):
+        for n in range(count):
+            engine.submit(Request(prompt(3, n), 9, GREEDY, client=client), lambda token: None)
+        engine.step()
+        rows.append([text.request.client for text in engine._rows.texts()].count("a"))
+        if client == "b":
+            finish(engine)
+    finish(engine)
+    total = len(engine._rows.all)
+    assert rows == [total, total, -(-2 * total // 3)]
+    monkeypatch.setattr(engine_module, "RECENT", 3)
+    for client, steps in (("b", 9), ("a", 1)):
+        for n in range(20 if client == "a" else 1):
+            engine.submit(Request(prompt(3, n), 9, GREEDY, client=client), lambda token: None)
+        for _ in range(steps):
+            engine.step()
+    assert [text.request.client for text in engine._rows.texts()].count("a") == total
+
+
 def test_a_text_ends_by_its_stop_its_length_and_the_context(long, engine):
     first = continued(engine, [Request(prompt(30, 3), 8, GREEDY)])[0]
     emitted = []

@@ -56,6 +56,10 @@ PIECES = (1, 2, 8)
 # the other they were read in 108 steps of 27 ms, four together in 25 of 84.
 PREFILL_SLOTS = 4
 BACKOFF = 16  # steps at most in which nothing is guessed for a text after guesses that were wrong
+RECENT = 10_000  # steps for which a client is remembered after it asked
+# Of several clients each has at most so many times the rows that are free (Choudhury and Hahne 1998): one leaves a
+# ninth to the others, four together a thirty-third. If one took all, the others would wait until an answer ends.
+OF_FREE = 8
 SAMPLES = 32  # tokens that each row is given, to see whether its bits are those of the others
 
 
@@ -104,6 +108,7 @@ class Engine:
         self._waiting: OrderedDict[str, deque[Text]] = OrderedDict()
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
         self._cancelled: set[int] = set()
+        self._asked: OrderedDict[str, int] = OrderedDict()  # the step in which each recent client asked last
         self._begun: list[Iterator[None]] = []  # the parts of the last step that are dispatched and not finished
         # A dispatched step whose tokens are not fetched, and the next token of each of its rows.
         self._unseen: tuple[Step, jax.Array] | None = None
@@ -125,6 +130,8 @@ class Engine:
             text = Text(self._number, request, on_token, rotation_length(self.session, most), most)
             self._texts[text.number] = text
             self._waiting.setdefault(request.client, deque()).append(text)
+            self._asked[request.client] = self._rows.step
+            self._asked.move_to_end(request.client)
             return text.number
 
     def cancel(self, number: int) -> None:
@@ -218,15 +225,22 @@ class Engine:
     def _admit(self) -> None:
         """Give rows to those who wait: clients take turns, each in the order in which it asked."""
         with self._lock:
+            while self._asked and next(iter(self._asked.values())) < self._rows.step - RECENT:
+                self._asked.popitem(last=False)
             for client in list(self._waiting):
                 queue = self._waiting[client]
-                while queue and self._rows.place(queue[0]):
+                while queue and self._may_have_row(client) and self._rows.place(queue[0]):
                     self._counts["prompt_tokens"] += len(queue.popleft().request.ids)
                     self._waiting.move_to_end(client)
                     if len(self._waiting) > 1:
                         break
                 if not queue:
                     del self._waiting[client]
+
+    def _may_have_row(self, client: str) -> bool:
+        running = [text.request.client for text in self._rows.texts()]
+        free = len(self._rows.all) - len(running)
+        return len(self._asked) < 2 or running.count(client) < OF_FREE * free
 
     # Prompts.
 
