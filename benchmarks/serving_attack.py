@@ -100,7 +100,7 @@ MANY = {f"property {n} {'x' * 20}": {"type": "integer"} for n in range(1000)}
 LONG_PATTERN = "|".join(f"(ab{n}c*|d{n}+)" for n in range(1500))
 CROSSING = [{"type": "string", "pattern": f".*{one}.*"} for one in "abcdefghijklmnop"]
 MULTIPLES = {"type": "array", "items": {"type": "integer", "multipleOf": 99991}, "minItems": 90}
-TOOLS = [{"name": f"f{n}", "parameters": {"type": "object", "properties": {"x": {"enum": [n]}}}} for n in range(120)]
+TOOLS = [{"name": f"f{n}", "parameters": {"type": "object", "properties": {"x": {"enum": [n]}}}} for n in range(12)]
 TOOLS = [{"type": "function", "function": function} for function in TOOLS]
 BIASES = {"logit_bias": {str(n): 1 for n in range(300)}, "logprobs": True, "top_logprobs": 20}
 KINDS: dict[str, bytes] = {
@@ -121,8 +121,8 @@ KINDS: dict[str, bytes] = {
     "half a request": posted(chat()[:10], length=5000),
     "a body of 10 GB": posted(b" " * 1_000_000, length=10_000_000_000),
     "a stream that nobody reads": posted(chat(n=4, stream=True)),
-    "120 tools": posted(chat(tools=TOOLS, tool_choice="required")),
-    "biases and long stops": posted(chat(stop=["x" * 500] * 4, n=8, **BIASES)),
+    "12 tools": posted(chat(tools=TOOLS, tool_choice="required")),
+    "biases and long stops": posted(chat(stop=["x" * 200] * 4, n=8, **BIASES)),
     "special tokens": posted(chat(messages=[{"role": "user", "content": "<|system|><|end|></s>" * 20_000}])),
 }
 STALLS = {"half a request", "a body of 10 GB", "a stream that nobody reads"}
