@@ -3,8 +3,8 @@
     python benchmarks/serving_endurance.py --minutes 120 --out FILE --serve MODEL
 
 It starts `tpullm serve MODEL`, and clients that read whole answers and streams, share beginnings, ask for long texts,
-hang up in the middle, send what is no request, or stall. Every second it notes the server's memory and what `/metrics`
-says. At the end these must hold, or the exit code is 1:
+hang up in the middle, send what is no request or what `serving_attack.py` sends, or stall. Every second it notes the
+server's memory and what `/metrics` says. At the end these must hold, or the exit code is 1:
 
 - `memory`: in the last tenth of the time the median of the resident memory is within 2 % of that in the tenth after the
   warm-up, which is a fifth of the time.
@@ -30,6 +30,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import openai
+import serving_attack
 from figures import machine, versions
 from serving_server import Server, started
 
@@ -159,6 +160,11 @@ async def stalls(clients: Clients, rng: random.Random) -> str:
         writer.close()
 
 
+async def hostile(clients: Clients, rng: random.Random) -> str:
+    """Sends one of the hostile requests, from another address."""
+    return await serving_attack.attack(clients.port, clients.model, rng.choice([*serving_attack.KINDS]), "127.0.1.1")
+
+
 async def control(clients: Clients, rng: random.Random) -> str:
     """Always asks the same."""
     answer = await clients.ask(ids(random.Random(0), 100), 48, temperature=0, logprobs=3)
@@ -178,6 +184,7 @@ KINDS: dict[Callable[[Clients, random.Random], Awaitable[str]], int] = {
     hangs_up: 6,
     garbage: 2,
     stalls: 4,
+    hostile: 2,
     control: 2,
 }
 
@@ -297,8 +304,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     longest = str(options.longest)
-    words = [sys.executable, "-m", "tpullm", "serve", options.serve, "--longest", longest, "--queue", "64", "--port"]
-    with tempfile.TemporaryDirectory() as logs, started({"tpullm": shlex.join(words) + " {port}"}, Path(logs)) as made:
+    words = [sys.executable, "-m", "tpullm", "serve", options.serve, "--longest", longest, "--queue", "64"]
+    words += ["--reproducible", "--port", "{port}"]
+    with tempfile.TemporaryDirectory() as logs, started({"tpullm": shlex.join(words)}, Path(logs)) as made:
         made[0].resume()
         return endured(made[0], options.minutes, options.longest, options.out)
 

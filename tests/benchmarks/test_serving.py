@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 import random_model
+import serving_attack
 import serving_endurance
 import serving_load
 from safetensors.numpy import load_file
@@ -100,6 +101,8 @@ def test_only_whole_characters_have_embeddings_so_texts_never_end(model):
 
 def test_all_kinds_of_clients_are_counted_and_a_sound_server_passes(url, monkeypatch):
     monkeypatch.setattr(serving_endurance, "STALL_SECONDS", (0,))
+    cheap = ("no UTF-8", "two lengths", "another host")
+    monkeypatch.setattr(serving_attack, "KINDS", {kind: serving_attack.KINDS[kind] for kind in cheap})
     monkeypatch.setattr(serving_endurance, "LARGEST_CHANGE", 10)  # this process does other things too
     clients = serving_endurance.Clients(url, longest=1024)
     samples, idle = asyncio.run(serving_endurance.load(clients, os.getpid(), seconds=3))
@@ -107,6 +110,31 @@ def test_all_kinds_of_clients_are_counted_and_a_sound_server_passes(url, monkeyp
     assert {outcome for kind, outcome in clients.outcomes if kind == "too_long"} == {"400"}
     assert all(one["memory"] > 10 and one["second"] >= 0 for one in samples) and samples[-1]["new_tokens_total"] > 0
     assert all(serving_endurance.judged(clients, samples, idle).values())
+
+
+@pytest.mark.ci
+def test_hostile_requests_of_every_kind_are_answered_or_refused(url, monkeypatch):
+    monkeypatch.setattr(serving_attack, "STALL_SECONDS", 0.1)
+    port, count = int(url.rsplit(":", 1)[1].removesuffix("/v1")), len(serving_attack.KINDS)
+    found = asyncio.run(serving_attack.attacks(port, "small", count, 4))
+    assert count == 20 and {kind for kind, *_ in found} == {*serving_attack.KINDS}
+    said = {kind: status for kind, status, *_ in found}
+    assert {*said.values()} <= {"200", "400", "403", "413", "431", "stalled"}, said
+    assert said["multipleOf"] == said["a long pattern"] == "200" and said["patterns that cross"] == "400"
+
+
+@pytest.mark.parametrize("fault", ["", "median", "worst", "answered", "same"])
+def test_what_honest_clients_notice_is_judged(fault):
+    found = {"ratio": 1.5, "worst s": (1.0, 3.0), "failed": [], "hostile": {"a": {"200": 3}}, "distinct": {"b": 1}}
+    changes = {
+        "median": {"ratio": 1.51},
+        "worst": {"worst s": (1.0, 3.1)},
+        "answered": {"hostile": {"a": {"500": 1}}},
+        "same": {"distinct": {"b": 2}},
+    }
+    holds = serving_attack.judged(found | changes.get(fault, {}), reproducible=True)
+    assert [name for name, good in holds.items() if not good] == [fault] * bool(fault)
+    assert "same" not in serving_attack.judged(found, reproducible=False)
 
 
 @pytest.mark.parametrize("fault", ["memory", "idle", "answered", "same"])

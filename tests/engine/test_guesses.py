@@ -63,6 +63,19 @@ def test_several_tokens_are_checked_in_one_step(guessing):
     assert turns == 2 + -(-(len(expected) - 1) // (MOST + 1))
 
 
+def test_after_wrong_guesses_fewer_steps_guess(guessing):
+    asked, request = [], Request(prompt(9, 1), 60, GREEDY)
+    expected = alone(request)
+
+    def of(texts, rows, slots):
+        asked.extend(len(text.new) for text in texts.values())
+        return {row: [(expected[len(text.new)] + 1) % V] for row, text in texts.items()}
+
+    guessing.guesses = SimpleNamespace(of=of)
+    assert continued(guessing, [request]) == [expected]
+    assert np.diff(asked).tolist() == [1, 3, 7, 15, 16, 16]
+
+
 def test_a_text_that_ends_among_guesses_ends_there(guessing):
     expected = alone(ASKED[0])
     guessing.guesses = Told({ASKED[0].ids: expected}, MOST)
@@ -80,8 +93,9 @@ def test_a_form_and_biases_hold_with_guesses(long, guessing):
     ]
     expected = continued(Engine(long, ROWS), asked)
     for one, ids in zip(asked, expected, strict=True):
-        guessing.guesses = Told({one.ids: ids}, 2)
+        guessing.guesses, before = Told({one.ids: ids}, 2), guessing.figures()["guesses"]
         assert continued(guessing, [one]) == [ids]
+    assert guessing.figures()["guesses"] == before  # no guesses of a form: each would need a mask
     assert all(id % 2 for id in expected[1])
 
 
@@ -124,6 +138,9 @@ def test_what_a_smaller_model_guesses_is_what_it_would_write(long, small, monkey
     for count in (0, 3, 4, 1):  # as texts go on, and another one that begins alike
         text = Next(ASKED[1], tuple(own[:count]))
         assert draft.of({1: text}, 2, 512) == {1: own[count : count + MOST]}
+    others = range(5, 5 + MOST + 1)  # as many as are read at once, none of which it guessed
+    goes_on = dataclasses.replace(ASKED[1], ids=(*ASKED[1].ids, *others), tokens=MOST)
+    assert draft.of({1: Next(ASKED[1], tuple(others))}, 2, 512) == {1: alone(goes_on, 1)}
     monkeypatch.setattr(guesses, "PIECES", 4)
     other = Request(prompt(CHUNK * 14 + 10, 8), 9, GREEDY)
     assert draft.of({0: Next(other, ())}, 2, 512) == {}  # more than it reads at a time

@@ -25,12 +25,15 @@ def shapes(session):
     return Session(session.tokenizer, architecture, params, session.mesh, session.dtype)
 
 
-def test_weights_and_rows_are_what_is_in_memory(session):
+def test_weights_and_rows_are_what_is_in_memory(session, monkeypatch):
     """On all devices of the mesh together, for they have equal shares."""
     needs, devices = needed_memory.needs_of_session(session, 32, models=3), session.mesh.size
-    arrays = jax.tree.leaves((session.params, session.layers))
+    arrays, count = jax.tree.leaves((session.params, session.layers)), len(jax.tree.leaves(session.params))
     assert needs.weights * devices == sum(shard.data.nbytes for array in arrays for shard in array.addressable_shards)
     assert needs.rows * devices == 3 * Engine(session, longest=32).memory_bytes()
+    monkeypatch.setattr(needed_memory, "decodes_separate_layers", lambda: False)
+    once = needed_memory.needs_of_session(session, 32).weights * devices
+    assert once == sum(shard.data.nbytes for array in arrays[:count] for shard in array.addressable_shards)
 
 
 def test_the_arrays_of_reading_are_those_of_the_compiled_program(shapes):
