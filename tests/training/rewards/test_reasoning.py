@@ -50,6 +50,29 @@ def test_answers_are_scored_by_the_package(small_package):
     assert list(scores["reasoning_gym"]) == [1, 1, 0.25, 0, 0, 0, 0.25]
 
 
+def test_what_an_answer_evaluates_reaches_nothing(small_package):
+    """The stand-in evaluates answers that begin with `=`, as families of the package do."""
+    (task,) = tasks("reasoning_gym:doubling?size=1&seed=7")
+    right = task.fields["answer"]
+    fair = [f"=int({right})", f"={right} + 0 * max(1, 2) * len([1, 'a'])", f"=({right}.0)"]
+    forged = [
+        "=__import__('os')._exit(0)",
+        f"=[__import__('os').write(6, b'1.0'), {right}][1]",
+        f"=print({right}) or {right}",
+        f"=({right}).real",
+        f"=(lambda: {right})()",
+        f"=[int][0]({right})",
+        f"={right} if open else 0",
+        f"=sum({right} for _ in [1])",
+        f"=eval('{right}')",
+        f"=ｅｖａｌ('{right}')",
+        f"=__builtins__ and {right}",
+    ]
+    with Rewards([{"name": "reasoning_gym"}]) as own:
+        found = own.score([*fair, *forged], [[]] * 14, [task.fields] * 14)
+    assert list(found["reasoning_gym"]) == [1] * 3 + [0] * 11
+
+
 def test_an_answer_may_stand_after_a_text(small_package):
     (task,) = tasks("reasoning_gym:doubling?size=1&seed=7")
     right = task.fields["answer"]

@@ -28,6 +28,8 @@ class Doubling:
     def score_answer(self, answer, entry):
         while answer == "hang":
             pass
+        answer = str(eval(answer[1:])) if answer.startswith("=") else answer
+        answer = answer.removesuffix(".0")
         given = answer if answer.lstrip("-").isdigit() else 1 / (answer != "raise")
         return 1.0 if int(given) == int(entry["answer"]) else 0.25
 
