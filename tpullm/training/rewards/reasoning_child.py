@@ -17,17 +17,8 @@ import reasoning_gym  # noqa: F401  before the process is confined
 from tpullm.data.examples.reasoning_tasks import dataset
 
 _NODES = (ast.Expression, ast.Constant, ast.Name, ast.Load, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Call)
-_NODES += (
-    ast.keyword,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.BoolOp,
-    ast.Compare,
-    ast.operator,
-    ast.unaryop,
-    ast.boolop,
-    ast.cmpop,
-)
+_NODES += (ast.keyword, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare)
+_NODES += (ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 _BUILTINS = {"abs", "bool", "complex", "divmod", "float", "int", "len", "list", "max", "min", "pow", "range", "round"}
 _BUILTINS |= {"set", "sorted", "str", "sum", "tuple", "False", "None", "True"}
 _OF_SYMPY = "from sympy import *"  # with which sympy itself begins
