@@ -22,7 +22,7 @@ docs:
 	@NO_MKDOCS_2_WARNING=1 launch/local.sh --extra docs mkdocs build --strict
 	@echo "docs: site/index.html is the first page; python -m http.server -d site shows it at http://localhost:8000"
 
-# What the documentation quotes is recorded on purpose: make benchmark RESULTS=benchmarks/results, and so plan-all.
+# What the documentation quotes is recorded on purpose: make benchmark RESULTS=benchmarks/results; the same for plan-all.
 RESULTS = runs/benchmark
 
 # torch and transformers are large and nothing else needs them: they come with the extra.

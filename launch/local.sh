@@ -4,7 +4,7 @@
 #     launch/local.sh                              set up only
 #     launch/local.sh tpullm run quickstart        set up, then run
 #     launch/local.sh --extra test pytest          the same with an extra of pyproject.toml (test, tpu, cuda)
-#     launch/local.sh --extra gpu-plan tpullm ...  with the compiler for GPUs (tpullm/planning/program.py), on any machine
+#     launch/local.sh --extra gpu-plan tpullm ...  with the compiler for GPUs (tpullm/planning/program.py), on Linux on x86
 #
 # TPULLM_PYTHON=python3.11 chooses the Python; without it, it is the first of 3.13, 3.12, 3.11 and 3.14 that can make a
 # virtual environment: every package exists for 3.14, but the tests were not run with it. A later run finds the stamps
@@ -129,7 +129,7 @@ set_up() {
 
 extras=""
 while [ "${1:-}" = --extra ]; do
-    [ -n "${2:-}" ] || die "--extra needs the name of an extra of pyproject.toml: test, tpu or cuda"
+    [ -n "${2:-}" ] || die "--extra needs the name of an extra of pyproject.toml (test, tpu, cuda), or gpu-plan"
     extras="$extras $2"
     shift 2
 done

@@ -134,6 +134,13 @@ def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
     finish(engine)
     total = len(engine._rows.all)
     assert rows == [total, total, -(-2 * total // 3)]
+    for n in range(9):  # of the rows for long texts, the last one too is for who has none
+        engine.submit(Request(prompt(520, n), 9, GREEDY, client="a"), lambda token: None)
+    engine.submit(Request(prompt(520), 9, GREEDY, client="b"), lambda token: None)
+    engine.step()
+    long_rows = [row.text and row.text.request.client for row in engine._rows.all if engine._rows.slots(row) > 520]
+    assert sorted(long_rows, key=str) == ["a"] * (len(long_rows) - 1) + ["b"] and len(long_rows) == 2
+    finish(engine)
     monkeypatch.setattr(engine_module, "RECENT", 3)
     for client, steps in (("b", 9), ("a", 1)):
         for n in range(20 if client == "a" else 1):

@@ -118,10 +118,8 @@ def test_what_a_row_held_is_kept_where_another_row_is_free(long):
 
 
 def test_a_text_takes_an_empty_row_before_one_that_holds_a_prompt(long):
-    engine, asked = (
-        Engine(long, ROWS),
-        [Request(prompt(CHUNK + 1, n), 3, GREEDY) for n in range(4)] * 2,
-    )  # as many rows of this length
+    engine = Engine(long, ROWS)
+    asked = [Request(prompt(CHUNK + 1, n), 3, GREEDY) for n in range(4)] * 2  # there are four rows of this length
     assert [continued(engine, [request])[0] for request in asked] == [alone(request) for request in asked]
     assert engine.figures()["reused_tokens"] == 4 * CHUNK
 

@@ -11,6 +11,7 @@ from serving_conformance import CASES
 
 from tests.conftest import wait_until
 from tpullm.serving import listening
+from tpullm.serving.completions import ChatReply
 
 LONG = {"model": "small", "prompt": "The cat", "max_tokens": 900, "logit_bias": {"319": -100, "318": -100, "317": -100}}
 
@@ -47,9 +48,9 @@ def turns(served):
     turns.release(100)
 
 
-def post(served, body: dict) -> bytes:
+def post(served, body: dict, path: str = "/v1/completions") -> bytes:
     raw = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {served.key}\r\n"
     return head.encode() + f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
@@ -71,6 +72,24 @@ def test_the_answer_to_a_client_that_hangs_up_is_cancelled(served, connected, tu
     wait_until(lambda: not served.service.writing)
     turns.release(10)
     assert served.engine.figures()["running"] == 0
+
+
+def test_the_form_of_a_client_that_hangs_up_is_not_compiled(served, connected, monkeypatch):
+    """Forms of one client are compiled one after the other, so it may be gone before its turn."""
+    made, goes_on = [], threading.Event()
+    monkeypatch.setattr(ChatReply, "make_masks", lambda reply: made.append(reply.asked.seed) or goes_on.wait(60))
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [1]}}}
+    chat = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "response_format": form, "max_tokens": 1}
+    first, second, third = (post(served, chat | {"seed": n}, "/v1/chat/completions") for n in (1, 2, 3))
+    waiting = connected(first)
+    wait_until(lambda: made == [1])
+    gone = connected(second)
+    wait_until(lambda: served.service._reading == 2)
+    gone.close()
+    wait_until(lambda: served.service._reading == 1)
+    other = connected(third)
+    goes_on.set()
+    assert waiting.recv(12) == other.recv(12) == b"HTTP/1.1 200" and made == [1, 3]
 
 
 def test_clients_that_hang_up_at_once_leave_nothing(served, connected):

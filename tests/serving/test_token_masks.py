@@ -1,5 +1,7 @@
 import itertools
 import json
+import subprocess
+import sys
 import threading
 
 import jsonschema
@@ -96,6 +98,23 @@ def test_a_form_is_compiled_once_for_all_answers(served, monkeypatch):
     assert len(forms) == len(compiled) == 1 and compiled[0].startswith("compiles forms")
 
 
+def test_of_forms_that_take_long_the_last_one_is_kept(chat_tokenizer, monkeypatch):
+    """And of the simple ones the last 16."""
+    monkeypatch.setattr(token_masks, "_SIMPLE_SECONDS", -1)
+    grammars, compiled, plain = Grammars(chat_tokenizer, chat_tokenizer.vocabulary_size), [], Vocabulary.matcher
+    monkeypatch.setattr(Vocabulary, "matcher", lambda *of: compiled.append(1) or plain(*of))
+
+    def count(*names):
+        compiled.clear()
+        for name in names:
+            grammars.of_grammar(grammars.of_schema({"const": name}, "p").grammar)
+        return len(compiled)
+
+    assert count("a", "a", "b", "a") == 3
+    monkeypatch.setattr(token_masks, "_SIMPLE_SECONDS", 60)
+    assert count(*range(17), *range(1, 17), 0) == 18
+
+
 def test_slow_masks_are_computed_in_another_thread_and_are_the_same(chat_tokenizer, grammars, monkeypatch):
     allowed, threads = grammars.of_schema(SCHEMAS[3], "p"), set()
     ids = tuple(walked(chat_tokenizer, allowed, np.random.default_rng(1)))
@@ -109,6 +128,17 @@ def test_slow_masks_are_computed_in_another_thread_and_are_the_same(chat_tokeniz
         wait_until(lambda length=length: slow.is_ready(ids[:length]))
         np.testing.assert_array_equal(slow(ids[:length]), allowed(ids[:length]))
     assert slow.is_slow() and any(name.startswith("computes slow masks") for name in threads)
+
+
+def test_a_form_is_tried_at_low_priority():
+    """In a process of its own, whose session has little weight too."""
+    code = (
+        "import os; from tpullm.serving.grammar_trial import check_grammar as check; "
+        "group = '/proc/self/autogroup'; error = check('start: \"a\"'); "
+        "print(error, os.nice(0), open(group).read().split()[-1] if os.path.exists(group) else 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True)
+    assert done.stdout.split() == ["10", "10"], done.stderr
 
 
 @pytest.mark.parametrize("several", [True, False])

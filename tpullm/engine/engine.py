@@ -229,7 +229,7 @@ class Engine:
                 self._asked.popitem(last=False)
             for client in list(self._waiting):
                 queue = self._waiting[client]
-                while queue and self._may_have_row(client) and self._rows.place(queue[0]):
+                while queue and self._may_have_row(queue[0]) and self._rows.place(queue[0]):
                     self._counts["prompt_tokens"] += len(queue.popleft().request.ids)
                     self._waiting.move_to_end(client)
                     if len(self._waiting) > 1:
@@ -237,10 +237,12 @@ class Engine:
                 if not queue:
                     del self._waiting[client]
 
-    def _may_have_row(self, client: str) -> bool:
-        running = [text.request.client for text in self._rows.texts()]
-        free = len(self._rows.all) - len(running)
-        return len(self._asked) < 2 or running.count(client) < OF_FREE * free
+    def _may_have_row(self, text: Text) -> bool:
+        """Whether its client leaves enough of the rows with room for it; the last one is for who has none."""
+        fit = [row.text for row in self._rows.all if self._rows.slots(row) > len(text.request.ids)]
+        free = fit.count(None)
+        own = sum(other is not None and other.request.client == text.request.client for other in fit)
+        return len(self._asked) < 2 or own == 0 or (free > 1 and own < OF_FREE * free)
 
     # Prompts.
 

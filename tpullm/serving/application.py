@@ -231,7 +231,7 @@ def _log_refusal(request: Request, refusal: Refusal) -> None:
 async def _answer_request(service: Service, read: Read, request: Request) -> Response:
     """The answers to a request, whole or as a stream."""
     began, client = time.monotonic(), request.client.host if request.client else ""
-    reply, writing = await service.begin(await _json_body(request), read, client)
+    reply, writing = await _unless_client_gone(request, service.begin(await _json_body(request), read, client))
 
     def ended() -> None:
         service.end(writing)
@@ -259,7 +259,7 @@ async def _json_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _unless_client_gone(request: Request, work: Awaitable[dict]) -> dict:
+async def _unless_client_gone(request: Request, work: Awaitable[Any]) -> Any:
     """The result of `work`, which is cancelled if the client hangs up."""
 
     async def hung_up() -> None:

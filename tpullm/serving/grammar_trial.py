@@ -40,7 +40,7 @@ class Vocabulary:
 
 def check_grammar(grammar: str) -> str:
     """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is."""
-    go_last()
+    go_last(session=True)
     tokens = [bytes([byte]) for byte in range(256)] + [b""]
     matcher = Vocabulary(tokens, [256], None, lambda text: list(text.encode())).matcher(grammar)
     if not matcher.is_error():

@@ -72,6 +72,7 @@ class OnAllHosts:
             self._turns.tell([late, *(_call_as_json(*call) for call in calls)])
         else:
             late, *words = self._turns.next()
+            self._engine.late()  # begins masks here too: when host 0 has one, it should be ready
             calls = [self._call(one) for one in words]
         for call in calls:
             (self._engine.submit if len(call) > 1 else self._engine.cancel)(*call)

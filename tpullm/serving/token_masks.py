@@ -1,7 +1,8 @@
 """Text that must have a form: which tokens may come next, by llguidance (Earley parsing over the bytes of tokens).
 
 A child with limits tries a schema before this process reads it (`grammar_trial.py`). Masks that turn out to be slow are
-computed beside the engine's steps, in threads of low priority: llguidance holds no lock of Python meanwhile.
+computed beside the engine's steps, in threads of low priority: llguidance holds no lock of Python meanwhile. So they
+keep only each other waiting.
 """
 
 import json
@@ -51,6 +52,7 @@ class Grammars:
         for _ in range(FORMS):
             self._trials.put(Limited(CPU_SECONDS))
         self._kept: OrderedDict[str, Mask] = OrderedDict()
+        self._last: Mask | None = None
         self._lock = threading.Lock()
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
@@ -84,24 +86,29 @@ class Grammars:
             raise Refusal(str(failed), param=param) from None
 
     def of_grammar(self, grammar: str, tried_as: str = "") -> "Mask":
-        """The mask of a grammar for an answer. Clients ask for the same form again: the last simple ones are kept.
+        """The mask of a grammar for an answer.
+
+        Clients ask for the same form again, so simple ones are kept; and the last one, which other hosts than host 0
+        are asked for as often as a request has answers.
 
         Args:
-            tried_as: the part of a request as which it is tried; empty for what another host has tried.
+            tried_as: the field of a request that an error names; empty for what another host has tried.
 
         Raises:
             UserError: it is wrong or costs too much.
         """
         with self._lock:
-            mask = self._kept.get(grammar)
+            mask = self._last if self._last and self._last.grammar == grammar else self._kept.get(grammar)
+        is_simple = False
         if mask is None:
             began = time.thread_time()
             mask = self._compile(grammar, tried_as)
-            if time.thread_time() - began > _SIMPLE_SECONDS:
-                return mask
+            is_simple = time.thread_time() - began < _SIMPLE_SECONDS
         with self._lock:
-            self._kept[grammar] = mask
-            self._kept.move_to_end(grammar)
+            self._last = mask
+            if is_simple or grammar in self._kept:
+                self._kept[grammar] = mask
+                self._kept.move_to_end(grammar)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
             return mask.copy()
@@ -150,7 +157,7 @@ class Mask:
 
     def __init__(self, grammar: str, matcher: Any, stop_ids: list[int], vocabulary_size: int):
         self.grammar, self._matcher, self._stop_ids, self._size = grammar, matcher, stop_ids, vocabulary_size
-        self._read, self._seconds = 0, 0.0
+        self._read, self._computed, self._seconds = 0, 0, 0.0
         self._first_V = self._compute(())
         self._ahead: tuple[tuple[int, ...], Future] | None = None  # the ids whose mask was begun, and that mask
         self.error = matcher.get_error()
@@ -163,7 +170,7 @@ class Mask:
 
     def is_slow(self) -> bool:
         """As `Allowed`: by the masks so far."""
-        return self._seconds > _ONCE_SECONDS + self._read * _MASK_SECONDS
+        return self._seconds > _ONCE_SECONDS + self._computed * _MASK_SECONDS
 
     def is_ready(self, ids: tuple[int, ...]) -> bool:
         """As `Allowed`."""
@@ -191,10 +198,11 @@ class Mask:
         if not allowed_V.any():
             allowed_V[self._stop_ids] = True
         self._seconds += time.thread_time() - began
+        self._computed += 1
         return allowed_V
 
 
 @cache
 def _slow_masks() -> ThreadPoolExecutor:
-    """Threads that let every other one go first: on two processors, one that always computes would take half."""
+    """Threads of little weight: on two processors, one of full weight that always computes would take half."""
     return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4), "computes slow masks", go_last)

@@ -124,7 +124,7 @@ def test_a_host_that_is_gone_ends_all_others_at_once(gone, ended):
     connected = started(but=gone)
     for peer in connected[gone]._peers.values():
         peer.hang_up()  # as the system does for a killed process
-    again = "the same command on all hosts goes on, a training from its last checkpoint"
+    again = "give the same command again on all hosts; a training resumes from its last checkpoint"
     line = f"host {gone} (name{gone}) stopped answering; {again}"
     wait_until(lambda: len(ended) == 2)
     assert ended == [(line, TRY_AGAIN)] * 2
@@ -155,10 +155,10 @@ def test_a_host_that_is_paused_is_named_once_and_waited_for(monkeypatch, ended, 
 
 
 UNHEARD = [
-    (b"no JSON\n", "sent a line that is not JSON; the same command on all hosts goes on", TRY_AGAIN),
-    (b"[" * 100_000 + b"\n", "sent a line that is not JSON; the same command", TRY_AGAIN),
-    (b"[]\n", "sent a line that is not a JSON object; the same command", TRY_AGAIN),
-    (b"x" * (MOST_BYTES + 1), "sent a line of more than 1,048,576 bytes; the same command", TRY_AGAIN),
+    (b"no JSON\n", "sent a line that is not JSON; give the same command again on all hosts", TRY_AGAIN),
+    (b"[" * 100_000 + b"\n", "sent a line that is not JSON; give the same command", TRY_AGAIN),
+    (b"[]\n", "sent a line that is not a JSON object; give the same command", TRY_AGAIN),
+    (b"x" * (MOST_BYTES + 1), "sent a line of more than 1,048,576 bytes; give the same command", TRY_AGAIN),
     (b"{}\n", "sent a message that can't be used (KeyError: 'kind'); report this", 1),
     (b'{"kind": []}\n', "sent a message that can't be used (TypeError: ", 1),
     (b'{"kind": "unknown"}\n', "sent a message that can't be used (KeyError: 'unknown')", 1),

@@ -43,7 +43,7 @@ def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, 
     assert time.monotonic() - began < 60
     assert left.returncode == TRY_AGAIN, said
     last = said.splitlines()[-1]
-    assert f"tpullm: host {killed} (" in last and "stopped answering; the same command on all hosts goes on" in last
+    assert f"tpullm: host {killed} (" in last and "stopped answering; give the same command again on all hosts" in last
 
 
 @pytest.mark.ci  # `test_watchdog.py` has it in threads

@@ -82,7 +82,8 @@ def test_a_program_ends_no_loop_of_the_tests_and_stands_for_no_module(judge):
     """`all(map(f, values))` holds if `f` raises StopIteration; an own `math` calls all numbers close."""
     loops = ["assert all(map(lambda n: f(n) == n, [1, 2]))", "for n in map(f, [1, 2]):\n    assert n == 1"]
     assert judge.verdicts([["def f(n): raise StopIteration", loops]]) == [["error", "error"]]
-    fields, scorer = {"before": "import math\n", "tests": ["assert math.isclose(f(), 2)"]}, CodeTests()
+    before = 'import math\n"""\nfrom a text no import is taken\n"""\nfrom math import *\n'
+    fields, scorer = {"before": before, "tests": ["assert math.isclose(f(), gcd(2, 4))"]}, CodeTests()
     forged = "def f(): return 0\nclass math:\n    isclose = lambda *_: True"
     found = scorer.score([Example(n, text, fields=fields) for n, text in enumerate([forged, "def f(): return 2.0"])])
     scorer.close()

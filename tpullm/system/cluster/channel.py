@@ -28,7 +28,7 @@ SECONDS_TO_WARN = 30.0  # of silence; 8 processes on two cores sent heartbeats u
 SECONDS_SILENT = 150.0  # then a host is gone
 SECONDS_TO_UNWIND = 5.0  # for the main thread after another host failed; it may be stuck in a collective
 
-RESUME = "the same command on all hosts goes on, a training from its last checkpoint"
+RESUME = "give the same command again on all hosts; a training resumes from its last checkpoint"
 SECONDS_TO_SEND = 30.0
 MOST_BYTES = 1 << 20  # of a message of one host; the largest that is sent is the list of source files, 20 KB
 

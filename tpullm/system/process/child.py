@@ -208,7 +208,14 @@ def limit(name: str, value: int, for_good: bool = False) -> None:
         resource.setrlimit(number, (value, value if for_good else hard))
 
 
-def go_last() -> None:
-    """Let every thread of this and other processes go before this thread; Linux alone has priorities of threads."""
+def go_last(session: bool = False) -> None:
+    """Give this thread a tenth of the weight of an ordinary one; Linux alone has priorities of threads.
+
+    Args:
+        session: and the session of this process, such as a child has: Linux may weigh sessions first.
+    """
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # a tenth of the weight of an ordinary one
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
+        if session:
+            Path("/proc/self/autogroup").write_text("10")

@@ -4,6 +4,7 @@ Program and tests have a process each, which can do little else: what the progra
 The reward, tasks of programming and questions about code have this one judge.
 """
 
+import ast
 import builtins
 import contextlib
 import re
@@ -18,7 +19,6 @@ from tpullm.training.rewards.scorer import Example, check_process_limits
 VERDICTS = PASSED, FAILED, ERROR, MEMORY, TIME = "passed", "failed", "error", "memory", "time"
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-_IMPORT = re.compile(r"^(?:import|from) [^(\\\n]+$", re.MULTILINE)
 
 
 class CodeTests:
@@ -48,7 +48,7 @@ class CodeTests:
                         "field `tests` is no list of texts; write [assert f(1) == 2, ...], each a text of Python"
                     )
             before = str(example.fields.get("before", ""))
-            imports = "".join(f"{line}\n" for line in _IMPORT.findall(before))  # not the program's `math`
+            imports = _imports(before)  # the program might have another `math`
             calls.append([f"{before}{program_of_answer(example.answer)}", [f"{imports}{test}" for test in tests]])
         found = self._judge.verdicts(calls)
         return [words.count(PASSED) / len(tests) for words, (_, tests) in zip(found, calls, strict=True)]
@@ -56,6 +56,15 @@ class CodeTests:
     def close(self) -> None:
         """End the processes."""
         self._judge.close()
+
+
+def _imports(before: str) -> str:
+    """The import statements of what comes before a program, but `*`, which may name what the program is to define."""
+    for end in ("", "\n    pass"):  # it may end with the first line of a function
+        with contextlib.suppress(SyntaxError, ValueError):
+            found = [node for node in ast.parse(before + end).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            return "".join(f"{ast.unparse(node)}\n" for node in found if node.names[0].name != "*")
+    return ""
 
 
 class Judge:

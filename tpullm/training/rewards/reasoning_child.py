@@ -45,11 +45,11 @@ def _only_mathematics() -> Iterator[None]:
 
 
 def _check_evaluated(event: str, arguments: tuple) -> None:
-    """Python's audit hook. Python's own library evaluates what it has made itself, such as named tuples."""
+    """Python's audit hook. Python's own library evaluates what it has made itself, or imports."""
     if event != "compile" or not _watch["on"]:
         return
     caller = sys._getframe(1).f_code.co_filename
-    if caller.startswith(os.path.dirname(os.__file__)) and "site-packages" not in caller:
+    if caller.startswith((os.path.dirname(os.__file__), "<frozen importlib")) and "site-packages" not in caller:
         return
     source = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
     if source != _OF_SYMPY and not (isinstance(source, str) and _is_mathematics(source)):
