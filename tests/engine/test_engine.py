@@ -136,6 +136,7 @@ def test_of_several_clients_none_takes_all_rows(long, monkeypatch):
     assert rows == [total, total, -(-2 * total // 3)]
     for n in range(9):  # of the rows for long texts, the last one too is for who has none
         engine.submit(Request(prompt(520, n), 9, GREEDY, client="a"), lambda token: None)
+    engine.step()
     engine.submit(Request(prompt(520), 9, GREEDY, client="b"), lambda token: None)
     engine.step()
     long_rows = [row.text and row.text.request.client for row in engine._rows.all if engine._rows.slots(row) > 520]
