@@ -107,7 +107,7 @@ def serve_until(words: list[str], ask: Callable, stop: int = signal.SIGTERM) -> 
 
     def client():
         try:
-            wait_until(lambda: ended.is_set() or is_ready(url))
+            wait_until(lambda: ended.is_set() or is_ready(url), 300)  # programs compile
             got.append(ask(url))
         finally:
             if not ended.is_set():
