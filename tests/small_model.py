@@ -15,7 +15,7 @@ from tpullm.tokenizer import trainer
 def small_tokenizer(tmp_path_factory):
     texts = [("ja", text) for text in tenki.documents(600, 0)]
     # Twice the 171 characters of tenki fit beside the bytes, so each character has a token.
-    config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
+    config = TokenizerConfig(vocabulary_size=640, words="none", reserved_tokens=2)
     return trainer.train(texts, config, tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
 
 

@@ -20,7 +20,7 @@ METRICS = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 1, "tokens": 10, "ev
 def run(tmp_path):
     folder = tmp_path / "run"
     storage.write_text(folder / "recipe.yaml", recipes.dump(Recipe(name="天気")))
-    config = TokenizerConfig(vocabulary_size=0, model_type="char", words=False)
+    config = TokenizerConfig(vocabulary_size=0, model_type="char", words="none")
     train([("ja", TEXT)], config, folder / "tokenizer" / "tokenizer.model")
     storage.write_text(folder / "pretrain" / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in METRICS))
     return folder

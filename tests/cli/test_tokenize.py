@@ -34,7 +34,7 @@ SENTENCES = {
 }
 RECIPE = Recipe(
     corpus=CorpusConfig(sources=SOURCES),
-    tokenizer=TokenizerConfig(vocabulary_size=345, words=False, workers=1),
+    tokenizer=TokenizerConfig(vocabulary_size=345, words="none", workers=1),
     pretrain=TrainConfig(steps=10, batch_size=4, sequence_length=32),
 )
 SMALL_SAMPLE = dataclasses.replace(RECIPE, tokenizer=dataclasses.replace(RECIPE.tokenizer, sample_characters=3_000))
@@ -110,6 +110,19 @@ def test_the_store_does_not_depend_on_the_number_of_workers(run, made, monkeypat
     assert len(list((run / "documents").rglob("*.parquet"))) > 5  # there is something to share
     for stage in ("tokenizer", "tokens"):
         assert contents(run / stage) == contents(made / stage)
+
+
+def test_byte_pairs_are_the_same_for_any_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizing, "PARALLEL_BYTES", 0)
+    found = []
+    for workers in (1, 2):
+        write_documents(run := tmp_path / f"{workers}")
+        pairs = dataclasses.replace(RECIPE.tokenizer, model_type="bpe", words="soft", workers=workers)
+        tokenize.main(dataclasses.replace(RECIPE, tokenizer=pairs), run)
+        found.append([contents(run / stage) for stage in ("tokenizer", "tokens")])
+    assert found[0] == found[1]
+    model, store = load(run / "tokenizer"), TokenStore(run / "tokens" / "ja" / "held_out")
+    assert store.document(0).tolist() == [model.bos_id, *model.encode(texts_of("ja", "held_out")[0]), model.eos_id]
 
 
 @pytest.mark.parametrize("failing", ["draw_task", "make_part", "assemble"])

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     base = folder / "run" / "base"
     (base / "tokenizer").mkdir(parents=True)
-    config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
+    config = TokenizerConfig(vocabulary_size=640, words="none", reserved_tokens=2)
     trainer.train([("ja", text) for text in tenki.documents(600, 0)], config, base / "tokenizer" / "tokenizer.model")
     manifest.write(base, manifest.inputs({}, {"config.json": "1"}))
     documents = [load(base / "tokenizer").document(text) for text in tenki.documents(300, 1)]

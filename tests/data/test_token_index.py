@@ -24,7 +24,7 @@ END, V = 2, 300
 def tokenizer(tmp_path_factory):
     """The folder of a tokenizer of tenki's language; a document has `<s>` and `</s>`."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    config = TokenizerConfig(vocabulary_size=640, words=False, reserved_tokens=2)
+    config = TokenizerConfig(vocabulary_size=640, words="none", reserved_tokens=2)
     trainer.train([("ja", text) for text in tenki.documents(600, 0)], config, folder / "tokenizer.model")
     return folder
 

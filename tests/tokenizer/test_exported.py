@@ -17,7 +17,8 @@ RUNS = st.tuples(st.sampled_from("= -#あー。1\u2581\n"), st.integers(1, 40)).
 STRINGS = st.lists(st.one_of(st.text(CHARACTERS), AWKWARD, NAMES, RUNS)).map("".join)
 CONFIGS = {
     "unigram": PLAIN,
-    "words": dataclasses.replace(PLAIN, words=True),
+    "words": dataclasses.replace(PLAIN, words="strict"),
+    "bpe": dataclasses.replace(PLAIN, model_type="bpe", vocabulary_size=480),
     "characters": dataclasses.replace(PLAIN, model_type="char", vocabulary_size=0),
 }
 
@@ -64,6 +65,7 @@ def of_real_text(real_text, tmp_path_factory):
     texts = [(language, file.read_text(encoding="utf-8")[:15_000]) for language, file in files]
     configs = [dataclasses.replace(CONFIGS["unigram"], vocabulary_size=4096), CONFIGS["characters"]]
     configs.append(dataclasses.replace(CONFIGS["words"], vocabulary_size=6000))
+    configs.append(dataclasses.replace(CONFIGS["bpe"], vocabulary_size=4096))
     return [train(texts, config, folder / f"{number}.model") for number, config in enumerate(configs)]
 
 
@@ -88,21 +90,24 @@ def conversations(real_text):
     return found
 
 
-def test_conversations_have_the_same_ids_and_weights(of_real_text, real_text, tmp_path):
+@pytest.mark.parametrize("number", [0, 3])
+def test_conversations_have_the_same_ids_and_weights(of_real_text, real_text, tmp_path, number):
     """Read again by us, as a published tokenizer: the marks in its template say what is the assistant's."""
-    exported.write(tmp_path, of_real_text[0], 64, tuned=True)
+    tokenizer = of_real_text[number]
+    exported.write(tmp_path, tokenizer, 64, tuned=True)
     again = load(tmp_path)
     dialogues = conversations(real_text)[:100]
     assert len(dialogues) == 100
     for messages in dialogues:
-        assert again.chat_template(messages) == of_real_text[0].chat_template(messages)
+        assert again.chat_template(messages) == tokenizer.chat_template(messages)
     asked = dialogues[1][:2]
-    assert again.chat_template(asked, True) == of_real_text[0].chat_template(asked, True)
+    assert again.chat_template(asked, True) == tokenizer.chat_template(asked, True)
 
 
-def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path):
+@pytest.mark.parametrize("number", [0, 3])
+def test_transformers_reads_the_same_ids(of_real_text, real_text, tmp_path, number):
     transformers = pytest.importorskip("transformers", reason="the extra `hf` is not installed")
-    tokenizer = of_real_text[0]
+    tokenizer = of_real_text[number]
     exported.write(tmp_path, tokenizer, 64, tuned=True)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert theirs.eos_token_id == tokenizer.end_id and theirs.bos_token_id == tokenizer.bos_id

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import load, trainer
-from tpullm.tokenizer.trained import SPACE, TrainedTokenizer
+from tpullm.tokenizer.sentence_pieces import SPACE
+from tpullm.tokenizer.trained import TrainedTokenizer
 
 JAPANESE = """今日はいい天気ですね。
 明日はとても寒い天気です。
@@ -27,7 +28,7 @@ ENGLISH = [
     "def weather(people):\n    for many in people:\n        return many\n",
 ]
 TEXTS = [("ja", text) for text in JAPANESE * 20] + [("en", text) for text in ENGLISH * 20]
-PLAIN = TokenizerConfig(vocabulary_size=375, words=False)
+PLAIN = TokenizerConfig(vocabulary_size=375, words="none")
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 AWKWARD = st.sampled_from(
@@ -44,7 +45,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "tokenizer.model"
-    return trainer.train(TEXTS, dataclasses.replace(PLAIN, words=True), path)
+    return trainer.train(TEXTS, dataclasses.replace(PLAIN, words="strict"), path)
 
 
 def assert_round_trip(made, text):
@@ -189,6 +190,7 @@ def test_a_model_that_lacks_one_thing_is_refused(lacking):
         hard_vocab_limit=False,
         control_symbols=[piece for piece in CHAT if piece != lacking],
         byte_fallback=lacking != "bytes",
+        pad_id=3,
         required_chars="" if lacking == "space" else SPACE,
         normalization_rule_name="identity",
         add_dummy_prefix=False,

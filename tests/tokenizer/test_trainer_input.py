@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.tokenizer import trainer
-from tpullm.tokenizer.trained import SPACE
+from tpullm.tokenizer.sentence_pieces import SPACE
 from tpullm.tokenizer.trainer import seed_pieces
 
 LINES = st.text(st.sampled_from("aé本🙂\u2585 "), max_size=60).map(lambda line: line * 90)
@@ -57,7 +57,7 @@ def test_a_text_has_few_passages_more_than_the_bytes_need():
     assert trainer.most_passages("") == trainer.most_passages("a" * 1999) == 1
 
 
-SMALL = TokenizerConfig(vocabulary_size=512, words=False)
+SMALL = TokenizerConfig(vocabulary_size=512, words="none")
 ROOM = (512 - trainer.fixed_tokens(SMALL)) // 2
 
 
@@ -99,7 +99,7 @@ def test_frequent_characters_get_tokens_and_the_others_go_by_their_bytes(tmp_pat
 @pytest.mark.parametrize(("most", "size"), [(0, 512), (768, 768), (1000, 1000), (100_000, 4352)])
 def test_a_vocabulary_grows_as_far_as_the_recipe_lets_it_and_as_is_needed(most, size):
     """1,000 characters, 3,000 other pieces, and the 282 that every vocabulary has: 4,282, in whole 256."""
-    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=most, words=False)
+    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=most, words="none")
     chosen = trainer.choose_alphabet(many_characters(1000, lines=0) * 3, config)
     assert chosen.vocabulary_size == size
     assert chosen.characters == min(1000, (size - trainer.fixed_tokens(config)) // 2)
@@ -123,7 +123,11 @@ SCRIPTS = st.sampled_from([(0x41, 26), (0x3041, 86), (0x4E00, 3000), (0xAC00, 20
 
 
 @settings(max_examples=4, deadline=None)
-@given(scripts=st.lists(SCRIPTS, min_size=1, max_size=3), seed=st.integers(0, 99), words=st.booleans())
+@given(
+    scripts=st.lists(SCRIPTS, min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+    words=st.sampled_from(["strict", "soft", "none"]),
+)
 def test_text_in_any_script_trains_and_comes_back(tmp_path_factory, scripts, seed, words):
     drawn = random.Random(seed)
     every = [chr(first + number) for first, count in scripts for number in range(count)]
@@ -146,11 +150,11 @@ def test_a_line_is_cut_at_its_rare_characters(line, rare):
 
 def test_more_characters_get_tokens_where_a_text_has_few_other_pieces_and_growth_is_told(tmp_path, capsys):
     lines = many_characters(1000, lines=0)
-    config = TokenizerConfig(vocabulary_size=1282, words=False)
+    config = TokenizerConfig(vocabulary_size=1282, words="none")
     assert len(trainer.choose_alphabet(lines, config).rare) == 500
     made = trainer.train([("zh", line) for line in lines], config, tmp_path / "model")
     assert made.vocabulary_size == 1282 and len(made.encode("".join(lines))) == 1000
-    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words=False)
+    config = TokenizerConfig(vocabulary_size=512, largest_vocabulary=1024, words="none")
     made = trainer.train([("zh", line) for line in many_characters(1000, 600)], config, tmp_path / "model")
     assert made.vocabulary_size == 1024
     assert "tokenizer: the vocabulary grew from 512 to 1,024, " in capsys.readouterr().err

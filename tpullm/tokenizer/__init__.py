@@ -1,7 +1,7 @@
 """Text to token ids and back: one interface for the tokenizers that we train and for published ones.
 
-`trainer.py` trains a SentencePiece model, and `trained.py` encodes and decodes with it. `published.py` uses the
-files of a published model, and `exported.py` writes such files for a trained tokenizer.
+`trainer.py` trains a model of SentencePiece or of byte pairs, and `trained.py` encodes and decodes with it.
+`published.py` uses the files of a published model, and `exported.py` writes such files for a trained tokenizer.
 """
 
 from collections.abc import Iterable
@@ -80,7 +80,7 @@ class Tokenizer(Protocol):
 
 
 def load(path: Path | str) -> Tokenizer:
-    """The tokenizer in a folder, or of a SentencePiece file; `UserError` if there is none."""
+    """The tokenizer in a folder, or of a `tokenizer.model`; `UserError` if there is none."""
     path = storage.local_copy(storage.path(path))
     if (path / "tokenizer.json").is_file():
         return PublishedTokenizer(path)

@@ -1,6 +1,7 @@
 """Writes a trained tokenizer as the files that transformers and others read. Every text gets the same ids.
 
-Two rules keep the `tokenizers` library from splitting a text otherwise:
+Byte-level BPE is the library's own. Of a SentencePiece model, two rules keep the `tokenizers` library from splitting a
+text otherwise:
 
 - The library takes special and byte tokens of a unigram model for pieces, so the text `<0x41>` would become a byte.
   Their names are cut before a letter or digit that follows a symbol, where SentencePiece never joins a piece.
@@ -12,7 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tpullm.system import storage
-from tpullm.tokenizer.trained import BOS, END, EOS, PAD, SPACE, UNKNOWN, TrainedTokenizer
+from tpullm.tokenizer.byte_pairs import BytePairs
+from tpullm.tokenizer.sentence_pieces import SPACE
+from tpullm.tokenizer.trained import BOS, END, EOS, PAD, UNKNOWN, TrainedTokenizer
 
 # `{% generation %}` marks the answers for transformers' `return_assistant_tokens_mask` and for our own tuning.
 CHAT_TEMPLATE = """{{- bos_token -}}
@@ -55,10 +58,21 @@ def write(folder: Path, tokenizer: TrainedTokenizer, context_length: int, tuned:
 
 
 def fast(tokenizer: TrainedTokenizer):
-    """The `tokenizers.Tokenizer` that splits as SentencePiece does."""
+    """The `tokenizers.Tokenizer` that splits as ours does."""
+    from tokenizers import AddedToken, Tokenizer, processors
+
+    is_bytes = isinstance(tokenizer.splitter, BytePairs)
+    made = Tokenizer.from_str(tokenizer.serialized().decode()) if is_bytes else _of_sentence_pieces(tokenizer)
+    made.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_id)])
+    special = [name for token, name in enumerate(tokenizer.names) if not tokenizer.bytes_of(token)]
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    return made
+
+
+def _of_sentence_pieces(tokenizer: TrainedTokenizer):
     import tokenizers
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
     pieces = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized()).pieces
     normal = [piece.piece for piece in pieces if piece.type == piece.NORMAL]
@@ -73,8 +87,6 @@ def fast(tokenizer: TrainedTokenizer):
     splits = [pre_tokenizers.Split(_CUT, "removed"), pre_tokenizers.Split("\n", "isolated")]
     made.pre_tokenizer = pre_tokenizers.Sequence(splits)
     made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    made.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_id)])
-    made.add_special_tokens([tokenizers.AddedToken(piece, special=True, normalized=False) for piece in control])
     return made
 
 

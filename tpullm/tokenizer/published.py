@@ -17,6 +17,7 @@ from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 from tpullm.system.process.limited import Limited
 from tpullm.system.storage import check_file, hash_file, hash_json
+from tpullm.tokenizer.byte_pairs import byte_letters
 from tpullm.tokenizer.chat_template import (
     CLOSE,
     OPEN,
@@ -310,10 +311,7 @@ def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: se
             kinds.add(decoder["type"])
             decoders += decoder.get("decoders", [])
     if "ByteLevel" in kinds:
-        # GPT-2's letters for bytes: printable bytes are their own letters, and the others are U+0100 and onwards.
-        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        rest = [byte for byte in range(256) if byte not in printable]
-        table = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
+        table = byte_letters()
     elif not {"ByteFallback", "Metaspace"} & kinds:
         raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
     found = [b""] * (max(ids.values()) + 1)

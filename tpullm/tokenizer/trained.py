@@ -1,4 +1,4 @@
-"""A trained tokenizer: SentencePiece, lossless on every string, with one chat template.
+"""A trained tokenizer: SentencePiece or byte-level BPE, lossless on every string, with one chat template.
 
 A token stands for some bytes of UTF-8, and a text is the concatenated bytes of its tokens. Special tokens stand for no
 bytes, and no text becomes one.
@@ -10,67 +10,54 @@ from collections.abc import Iterable
 import numpy as np
 
 from tpullm.system.errors import UserError
+from tpullm.tokenizer.byte_pairs import BytePairs
 from tpullm.tokenizer.chat_template import Messages, Tools, Weighted
+from tpullm.tokenizer.sentence_pieces import SentencePieces
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+SPECIAL = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 _NO_TOOLS = (
     "the chat template of this model shows no tools, calls of tools or their results; take them out of the examples, "
     "or tune a published model whose template does"
 )
-SPACE = "\u2581"  # SentencePiece writes a space as this character, so the character itself is written as bytes
 
 
 class TrainedTokenizer:
-    """Implements `tpullm.tokenizer.Tokenizer` with a SentencePiece model of `tpullm tokenize`."""
+    """Implements `tpullm.tokenizer.Tokenizer` with a model of `tpullm tokenize`.
+
+    Attributes:
+        splitter: what splits a text.
+        names: how each token is shown: its text, `<0x..>` for a byte token, or the name of a special token.
+    """
 
     has_template = True
 
     def __init__(self, model: bytes, name: str = "the tokenizer"):
-        """Load a serialized SentencePiece model; `UserError` (with `name`) if tpullm did not make it."""
-        import sentencepiece
-
-        try:
-            if not model:
-                raise RuntimeError("empty")
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
-            raise UserError(f"{name}: not a SentencePiece model; remove it and run `tpullm tokenize` again") from None
-        self.vocabulary_size = self.needed_size = len(self._processor)
-        self._bytes = [_sentencepiece_bytes(self._processor, token) for token in range(self.vocabulary_size)]
-        special = [PAD, BOS, EOS, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
-        ids = {piece: self._processor.piece_to_id(piece) for piece in special}
-        missing = [piece for piece in special[4:] if not self._processor.is_control(ids[piece])]
-        missing += [] if self._processor.is_byte(self._byte_id(0)) else ["bytes"]
-        missing += ["space"] if self._processor.is_unknown(self._processor.piece_to_id(SPACE)) else []
-        if missing:
+        """Load a serialized model; `UserError` (with `name`) if tpullm did not make it."""
+        self.splitter = (BytePairs if model.startswith(b"{") else SentencePieces)(model, name)
+        self.names, self._bytes = self.splitter.names, self.splitter.bytes
+        self.vocabulary_size = self.needed_size = len(self._bytes)
+        self._special = {piece: n for n, piece in enumerate(self.names) if not self._bytes[n]}
+        if missing := [piece for piece in SPECIAL if piece not in self._special]:
             raise UserError(f"{name}: not a tokenizer of tpullm (it has no {' '.join(missing)}); make it again")
-        self.pad_id, self.bos_id, self.eos_id, self.unknown_id = (ids[piece] for piece in special[:4])
-        self.system_id, self.user_id, self.assistant_id, self.end_id = (ids[piece] for piece in special[4:])
+        ids = [self._special[piece] for piece in SPECIAL]
+        self.pad_id, self.bos_id, self.eos_id, self.unknown_id = ids[:4]
+        self.system_id, self.user_id, self.assistant_id, self.end_id = ids[4:]
         self.begin = [self.bos_id]
         self.stop_ids = [self.eos_id, self.end_id]
-        names = [self._processor.id_to_piece(n) for n, held in enumerate(self._bytes) if not held]
-        self._names = re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
-        self._newline = self._processor.piece_to_id("\n")
-        self._space_bytes = [self._byte_id(byte) for byte in SPACE.encode()]
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._marks = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without `<s>` and `</s>`. `decode` returns exactly `text`.
-
-        The ids of a line depend on that line alone: no piece spans its end.
 
         Raises:
             UserError: `text` holds a lone surrogate, which no UTF-8 file can hold.
         """
         try:
-            ids = []
-            for line in text.split("\n"):
-                for number, part in enumerate(line.split(SPACE)):
-                    ids += self._space_bytes if number else []
-                    ids += self._processor.encode(part)
-                ids.append(self._newline)
-            return ids[:-1]
+            return self.splitter.encode(text)
         except (RuntimeError, TypeError, UnicodeEncodeError):
             found = re.search("[\ud800-\udfff]", text)
             where = f"character {found.start()} is U+{ord(found.group()):04X}, " if found else ""
@@ -80,8 +67,8 @@ class TrainedTokenizer:
 
     def encode_marked(self, text: str) -> list[int]:
         """Ids of a text in which the names of special tokens are these tokens, as in an exported tokenizer."""
-        parts = self._names.split(text)
-        ids = [[self._processor.piece_to_id(part)] if n % 2 else self.encode(part) for n, part in enumerate(parts)]
+        parts = self._marks.split(text)
+        ids = [[self._special[part]] if n % 2 else self.encode(part) for n, part in enumerate(parts)]
         return [token for part in ids for token in part]
 
     def document(self, text: str) -> list[int]:
@@ -102,9 +89,7 @@ class TrainedTokenizer:
 
     def piece(self, token: int) -> str:
         """One token for display: its text, `<0x..>` for a byte token, or the name of a special token (`<|user|>`)."""
-        if self._processor.is_byte(token) or not self._bytes[token]:
-            return self._processor.id_to_piece(token)
-        return self._bytes[token].decode("utf-8")
+        return self.names[token]
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The tokens of `text` for display: (piece, id)."""
@@ -132,7 +117,7 @@ class TrainedTokenizer:
             if not isinstance(content, str):
                 raise UserError(f"a message of the {role} has no text; give it a `content` string")
             said = [*self.encode(content), self.end_id]
-            ids += [self._processor.piece_to_id(ROLES[role]), *said]
+            ids += [self._special[ROLES[role]], *said]
             weights += [0.0, *[float(role == "assistant")] * len(said)]
         if add_generation_prompt:
             ids.append(self.assistant_id)
@@ -150,17 +135,6 @@ class TrainedTokenizer:
         before = len(self.chat_template(messages[:-1], add_generation_prompt=True)[0])
         return ids, [0.0] * before + weights[before:]
 
-    def _byte_id(self, byte: int) -> int:
-        return self._processor.piece_to_id(f"<0x{byte:02X}>")
-
     def serialized(self) -> bytes:
-        """The SentencePiece model."""
-        return self._processor.serialized_model_proto()
-
-
-def _sentencepiece_bytes(processor, token: int) -> bytes:
-    if processor.is_byte(token):
-        return bytes([int(processor.id_to_piece(token)[3:5], 16)])
-    if processor.is_control(token) or processor.is_unknown(token):
-        return b""
-    return processor.id_to_piece(token).replace(SPACE, " ").encode()
+        """The model: one of SentencePiece, or the JSON of the library `tokenizers`."""
+        return self.splitter.serialized()

@@ -1,7 +1,8 @@
-"""Trains a tokenizer with SentencePiece: texts → lines of passages → an alphabet and seed pieces → a model.
+"""Trains a tokenizer: texts → lines of passages → an alphabet → a model of SentencePiece or of byte pairs.
 
 The alphabet is the size of the vocabulary and the characters that get a token of their own; others are written as
-bytes. The trainer chooses from seed pieces, which are parts of words, so no piece spans two words.
+bytes. SentencePiece chooses from seed pieces, which are parts of words, so no piece spans two words. Byte pairs need no
+alphabet but the bytes, and are learned within words too.
 """
 
 import functools
@@ -11,16 +12,17 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpullm.recipe.schema import TokenizerConfig
+from tpullm.recipe.schema import TokenizerConfig, Words
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
-from tpullm.tokenizer import japanese_words
-from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPACE, SYSTEM, UNKNOWN, USER, TrainedTokenizer
+from tpullm.tokenizer import byte_pairs, japanese_words
+from tpullm.tokenizer.sentence_pieces import SPACE
+from tpullm.tokenizer.trained import ASSISTANT, BOS, END, EOS, PAD, SPECIAL, SYSTEM, UNKNOWN, USER, TrainedTokenizer
 
 BYTES = 4000  # of a passage at most: the trainer silently drops lines of more than 4,192 bytes
 
@@ -112,7 +114,7 @@ class Alphabet:
 def choose_alphabet(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
     """The alphabet of a tokenizer for `lines`.
 
-    If the characters that cover 99.95 % of the text take more than a quarter of a `unigram` vocabulary, the vocabulary
+    If the characters that cover 99.95 % of the text take more than a quarter of the vocabulary, unless it is `char`, it
     grows until they do not, to at most `config.largest_vocabulary`. If they still take more than half, the rarest of
     them are written as bytes.
     """
@@ -136,8 +138,12 @@ def choose_alphabet(lines: Iterable[str], config: TokenizerConfig) -> Alphabet:
 
 
 def fixed_tokens(config: TokenizerConfig) -> int:
-    """The number of tokens that every vocabulary has: special and reserved tokens, newline, space, bytes."""
-    return 8 + config.reserved_tokens + 2 + 256
+    """The number of tokens that every vocabulary has: special and reserved tokens, bytes; and a newline and a space."""
+    return len(SPECIAL) + config.reserved_tokens + 2 * (config.model_type != "bpe") + 256
+
+
+def _reserved(config: TokenizerConfig) -> list[str]:
+    return [f"<|reserved_{i}|>" for i in range(config.reserved_tokens)]
 
 
 _PIECE_CHARACTERS = 16  # SentencePiece's own limit
@@ -151,36 +157,49 @@ _SYMBOLS = (
 _CHUNK = re.compile(rf" ?[^\s\d{_SYMBOLS}]+|\d| ?[{_SYMBOLS}]+|\s+")  # letters, one digit, symbols, white space
 
 
-def seed_pieces(lines: Iterable[tuple[str, str]]) -> list[tuple[str, int]]:
+def seed_pieces(lines: Iterable[tuple[str, str]], words: Words = "strict") -> list[tuple[str, int]]:
     """The pieces from which the trainer chooses, with their counts: parts of words and of other chunks.
 
     SentencePiece has `pretokenization_delimiter` for this. But its seeds are the inner nodes of a suffix array, and a
     word that a boundary always follows is none: neither です nor 天気 became a piece (version 0.2.3).
     """
-    words: Counter[str] = Counter()
+    chunks: Counter[str] = Counter()
     for language, line in lines:
-        japanese = _HAS_KANA.search(line) or (language == "ja" and _JAPANESE.search(line))
-        for part in _japanese_words(line) if japanese else (line,):
-            words.update((part,) if _JAPANESE.search(part) else _CHUNK.findall(part))
+        for part in cut_at_words(language, line, words):
+            chunks.update((part,) if _JAPANESE.search(part) else _CHUNK.findall(part))
     pieces: Counter[str] = Counter()
-    for word, count in words.items():
-        for start in range(len(word) - 1):
-            for end in range(start + 2, min(len(word), start + _PIECE_CHARACTERS) + 1):
-                pieces[word[start:end]] += count
+    for chunk, count in chunks.items():
+        for start in range(len(chunk) - 1):
+            for end in range(start + 2, min(len(chunk), start + _PIECE_CHARACTERS) + 1):
+                pieces[chunk[start:end]] += count
     kept = [(piece.replace(" ", SPACE), count) for piece, count in pieces.items() if count > 1 and "\t" not in piece]
     return sorted(kept, key=lambda item: (-item[1] * len(item[0]), item[0]))
 
 
-@functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
-def _japanese_words(line: str) -> list[str]:
-    """A line split at the boundaries of its Japanese words (Sudachi's shortest units, mode A).
+def cut_at_words(language: str, line: str, words: Words) -> list[str]:
+    """A line cut where no piece may go on: at the boundaries of its Japanese words. `words` is not `none`.
 
-    What is not Japanese is not split: English words and numbers are split as in other lines.
+    What is not Japanese is not cut: English words and numbers are split as in other lines.
+    """
+    if _HAS_KANA.search(line) or (language == "ja" and _JAPANESE.search(line)):
+        return _cut_japanese(line, words)
+    return [line]
+
+
+_FOLLOWING = ("助詞", "助動詞", "接尾辞")  # particles, auxiliaries, suffixes
+
+
+@functools.lru_cache(maxsize=1 << 16)  # generated text repeats its lines
+def _cut_japanese(line: str, words: Words) -> list[str]:
+    """`strict`: at the boundaries of Sudachi's shortest units (mode A). `soft`: before its longest units (mode C).
+
+    A particle, an auxiliary or a suffix goes with the word before it in `soft`.
     """
     parts: list[str] = []
-    for word in japanese_words.analyser("A")(line):
-        surface = word.surface()
-        if parts and surface and not (_JAPANESE.search(surface) or _JAPANESE.search(parts[-1])):
+    for word in japanese_words.analyser("A" if words == "strict" else "C")(line):
+        surface, is_japanese = word.surface(), bool(parts) and bool(_JAPANESE.search(parts[-1]))
+        follows = words == "soft" and is_japanese and word.part_of_speech()[0] in _FOLLOWING
+        if parts and surface and (follows or not (is_japanese or _JAPANESE.search(surface))):
             parts[-1] += surface
         elif surface:
             parts.append(surface)
@@ -193,7 +212,7 @@ _SEEDS_PER_TOKEN = 8
 _TRAINER_THREADS = 8  # each thread adds up a part of the sums, so the number of threads changes the result and is fixed
 
 
-def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path: Path) -> TrainedTokenizer:
+def train(texts: Sequence[tuple[str, str]], config: TokenizerConfig, model_path: Path) -> TrainedTokenizer:
     """Train a tokenizer on (language, text) pairs, write it to `model_path`, return it.
 
     The result depends on the texts in their order and on `config`, and not on the machine. The log says if the
@@ -204,7 +223,7 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
         UserError: there is no text, or `vocabulary_size` has no room for the special tokens and the bytes.
     """
     smallest = fixed_tokens(config) + 1
-    if config.vocabulary_size < smallest and (config.vocabulary_size or config.model_type == "unigram"):
+    if config.vocabulary_size < smallest and (config.vocabulary_size or config.model_type != "char"):
         raise UserError(
             f"tokenizer.vocabulary_size: {config.vocabulary_size} is too small: special tokens and bytes take"
             f" {smallest - 1}; set it to {smallest} or more"
@@ -213,20 +232,41 @@ def train(texts: Iterable[tuple[str, str]], config: TokenizerConfig, model_path:
     if not lines:
         raise UserError("tokenizer: there is no text to train on; check `corpus.sources`")
     chosen = choose_alphabet((line for _, line in lines), config)
-    model, chosen = _train_sentencepiece(lines, config, chosen)
+    if config.model_type == "bpe":
+        special = [*SPECIAL, *_reserved(config)]
+        model = byte_pairs.train(_cut_passages(texts, config.words), special, chosen.vocabulary_size)
+    else:
+        model, chosen = _train_sentencepiece(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
         temporary.write_bytes(model)
     made = TrainedTokenizer(model, str(model_path))
     asked, size = config.vocabulary_size, made.vocabulary_size
     notes = [f"the vocabulary grew from {asked:,} to {size:,}"] if 0 < asked < size else []
-    if size < asked and config.model_type == "unigram":
+    if size < asked and config.model_type != "char":
         notes = [f"the text has too few different pieces for tokenizer.vocabulary_size {asked:,}; {size:,} were found"]
-    elif notes or chosen.rare:
+    elif config.model_type != "bpe" and (notes or chosen.rare):
         notes.append(f"{chosen.characters:,} characters have a token of their own")
         notes += [f"{chosen.others:,} rarer ones are written as bytes"] if chosen.others else []
     if notes:
         say(f"tokenizer: {', '.join(notes)}")
     return made
+
+
+def _cut_passages(texts: Iterable[tuple[str, str]], words: Words) -> Iterator[str]:
+    """Texts, or what is between the boundaries in them that no byte pair may go over.
+
+    White space and symbols may go on over the end of a line.
+    """
+    for language, text in texts:
+        held = ""
+        for line in [text] if words == "none" else text.splitlines(keepends=True):
+            for part in [line] if words == "none" else cut_at_words(language, line, words):
+                if held and (_JAPANESE.search(held) or _JAPANESE.search(part)):
+                    yield held
+                    held = ""
+                held += part
+        if held:
+            yield held
 
 
 def _train_sentencepiece(
@@ -240,7 +280,8 @@ def _train_sentencepiece(
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    pieces = seed_pieces(lines) if config.words and config.model_type == "unigram" else None
+    is_cut = config.words != "none" and config.model_type == "unigram"
+    pieces = seed_pieces(lines, config.words) if is_cut else None
     left = chosen.characters + chosen.others - chosen.covering
     whole = Alphabet(chosen.vocabulary_size, chosen.covering, left, chosen.covering)  # with all that cover the text
     attempts = [(chosen, True), *([(whole, True)] if chosen.rare else []), (chosen, False)]
@@ -273,12 +314,11 @@ def _train_sentencepiece(
 
 def _trainer_options(config: TokenizerConfig, chosen: Alphabet) -> dict:
     """The options of SentencePiece. Nothing is normalized, trimmed or collapsed, so decoding returns the text."""
-    reserved = [f"<|reserved_{i}|>" for i in range(config.reserved_tokens)]
     options = dict(
         model_type=config.model_type,
         pad_id=0, bos_id=1, eos_id=2, unk_id=3,
         pad_piece=PAD, bos_piece=BOS, eos_piece=EOS, unk_piece=UNKNOWN,
-        control_symbols=[SYSTEM, USER, ASSISTANT, END, *reserved],
+        control_symbols=[SYSTEM, USER, ASSISTANT, END, *_reserved(config)],
         user_defined_symbols=["\n"],
         byte_fallback=True,
         normalization_rule_name="identity",

@@ -84,14 +84,24 @@ def test_ours_is_scaled_until_an_unknown_character_scores_as_in_sentencepiece(tm
     assert all(made.bytes_of(n).decode() == found.texts[n] for n, kind in enumerate(found.kinds) if kind == NORMAL)
 
 
-def test_ours_of_pairs_keeps_its_scores(tmp_path):
-    made = trained(tmp_path, "bpe")
+def test_ours_of_characters_keeps_its_scores(tmp_path):
+    made = trained(tmp_path, "char")
     found = vocabulary.of_tokenizer(made)
     assert found.model == "llama" and not found.has_first_space
     ids = made.encode("元気ですか？ は")
     assert [found.texts[n] for n in ids] == [made.piece(n).replace(" ", "\u2581") for n in ids]
     raw = [piece.score for piece in ModelProto.FromString(made.serialized()).pieces]
     assert [found.scores[n] for n in ids] == [raw[n] for n in ids]
+
+
+def test_ours_of_byte_pairs_is_split_by_the_pattern_of_qwen(tmp_path):
+    made = trained(tmp_path, "bpe")
+    found = vocabulary.of_tokenizer(made)
+    assert (found.model, found.split, found.has_first_space) == ("gpt2", "qwen2", False)
+    assert found.texts == list(json.loads(made.serialized())["model"]["vocab"])
+    assert found.kinds == [NORMAL if made.bytes_of(n) else CONTROL for n in range(made.vocabulary_size)]
+    joined = [merge.replace(" ", "") for merge in found.merges]
+    assert joined == found.texts[trainer.fixed_tokens(TokenizerConfig(model_type="bpe")) :] and len(joined) > 9
 
 
 def test_a_byte_level_one_has_its_merges_and_the_kinds_of_its_tokens(tmp_path):

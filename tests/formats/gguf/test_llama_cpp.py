@@ -85,7 +85,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("kind", ["unigram", "char", "bpe"])
 def test_our_tokenizers_split_alike(tmp_path, kind):
     """No text here has two splits of the same score. The character U+2581, which is a space in `llama`, is left out."""
     made = trained(tmp_path, kind)

@@ -1,20 +1,22 @@
 """Tokenizers as llama.cpp has them, so that a text gets the ids there that it gets here.
 
-Ours is a unigram model with bytes for what no piece holds. Of llama.cpp's tokenizers `plamo2` computes that: `t5`, the
-other unigram one, has no bytes, and `llama` joins pairs. `plamo2` rounds scores to 1/10,000 and gives -1,000 to a
-character that is no piece. SentencePiece gives it the lowest score - 10. So the scores are scaled until that is about
--1,000, and the 1/64 whose multiples they are is a whole number: sums are exact in both. Between splits of the same
-score, as of a run of spaces, SentencePiece has the longest piece last and `plamo2` first. Nothing in a file changes it.
+Byte-level BPE is llama.cpp's `gpt2`. Ours of SentencePiece is a unigram model with bytes for what no piece holds. Of
+llama.cpp's tokenizers `plamo2` computes that: `t5`, the other unigram one, has no bytes, and `llama` joins pairs.
+`plamo2` rounds scores to 1/10,000 and gives -1,000 to a character that is no piece. SentencePiece gives it the lowest
+score - 10. So the scores are scaled until that is about -1,000, and the 1/64 whose multiples they are is a whole
+number: sums are exact in both. Between splits of the same score, as of a run of spaces, SentencePiece has the longest
+piece last and `plamo2` first. Nothing in a file changes it.
 """
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpullm.system.errors import UserError
-from tpullm.tokenizer import Tokenizer
-from tpullm.tokenizer.exported import CHAT_TEMPLATE
+from tpullm.tokenizer import Tokenizer, exported
+from tpullm.tokenizer.byte_pairs import BytePairs
 from tpullm.tokenizer.json_files import read_json
 from tpullm.tokenizer.published import PublishedTokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
@@ -74,10 +76,16 @@ class Vocabulary:
 
 def of_tokenizer(tokenizer: Tokenizer) -> Vocabulary:
     """The vocabulary of a tokenizer; `UserError` if llama.cpp has none that splits a text alike."""
-    return _of_trained(tokenizer) if isinstance(tokenizer, TrainedTokenizer) else _of_published(tokenizer)
+    if isinstance(tokenizer, PublishedTokenizer):
+        path = tokenizer.folder / "tokenizer.json"
+        return _of_library(read_json(path), tokenizer.vocabulary_size, path)
+    if isinstance(tokenizer.splitter, BytePairs):
+        described = json.loads(exported.fast(tokenizer).to_str())
+        return _of_library(described, tokenizer.vocabulary_size, Path("tokenizer.json"))
+    return _of_sentence_pieces(tokenizer)
 
 
-def _of_trained(tokenizer: TrainedTokenizer) -> Vocabulary:
+def _of_sentence_pieces(tokenizer: TrainedTokenizer) -> Vocabulary:
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.serialized())
@@ -94,9 +102,8 @@ def _of_trained(tokenizer: TrainedTokenizer) -> Vocabulary:
     return Vocabulary("plamo2" if is_unigram else "llama", texts, kinds, tuple(scores))
 
 
-def _of_published(tokenizer: PublishedTokenizer) -> Vocabulary:
-    path = tokenizer.folder / "tokenizer.json"
-    described = read_json(path)
+def _of_library(described: dict, size: int, path: Path) -> Vocabulary:
+    """Of `tokenizer.json`, with so many tokens."""
     model = described["model"]
     if model.get("type") != "BPE":
         raise _unknown_to_llama_cpp(path, f"a model of type {model.get('type')!s:.40}")
@@ -104,7 +111,7 @@ def _of_published(tokenizer: PublishedTokenizer) -> Vocabulary:
     for added in described.get("added_tokens") or ():
         ids[added["content"]] = added["id"]
         kinds[added["content"]] = CONTROL if added["special"] else USER_DEFINED
-    texts = [f"[PAD{token}]" for token in range(tokenizer.vocabulary_size)]
+    texts = [f"[PAD{token}]" for token in range(size)]
     for text, token in ids.items():
         texts[token] = text
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
@@ -194,6 +201,6 @@ def write(writer, tokenizer: Tokenizer, rows: int, talks: bool) -> None:
     # `plamo2` adds none by itself. The template has it, and llama.cpp would take out what it thinks to add itself.
     writer.add_add_bos_token(found.model != "plamo2" and list(tokenizer.begin) == [tokenizer.bos_id])
     writer.add_add_eos_token(False)
-    template = (CHAT_TEMPLATE if talks else None) if is_ours else tokenizer.template
+    template = (exported.CHAT_TEMPLATE if talks else None) if is_ours else tokenizer.template
     if template:
         writer.add_chat_template(template)

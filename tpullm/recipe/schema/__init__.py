@@ -21,6 +21,7 @@ from tpullm.recipe.schema.corpus_settings import (
     Source,
     SourceKind,
     TokenizerConfig,
+    Words,
 )
 from tpullm.recipe.schema.model_settings import ATTENTION_BLOCKS, ModelConfig, RopeScaling
 from tpullm.recipe.schema.training_settings import (

@@ -150,26 +150,33 @@ class CorpusConfig:
                 yield "sources", f"{source.name}: of tokens all is read; leave out `documents` and `bytes`"
 
 
+Words = Literal["strict", "soft", "none"]
+
+
 @dataclass(frozen=True)
 class TokenizerConfig:
     """Step 2, tokenize.
 
     Args:
-        model_type: SentencePiece model, `unigram` or `char`. `unigram` has pieces of words, `char` single characters.
+        model_type: `unigram` is SentencePiece's, with pieces of words. `bpe` joins pairs of bytes between the cuts of
+            Qwen's pattern (single digits; words, symbols and white space as in Llama 3), as most large models do.
+            `char` has single characters.
         vocabulary_size: number of tokens. Special tokens and the 256 byte tokens count. It is smaller where the text
             has too few different pieces. 0 with `char` is all characters of the sample.
         largest_vocabulary: number of tokens up to which the vocabulary may grow. It grows where the frequent characters
             of the text (Chinese, Japanese, Korean) take more than a quarter of it. 0 does not grow.
         sample_characters: characters of text to train the tokenizer on.
-        words: keep pieces within Japanese words. Sudachi finds the words, so は+いい never becomes one piece.
+        words: what the pieces of Japanese are learned within. `strict`: Sudachi's shortest words, so は+いい never
+            becomes one piece. `soft`: its longest words, each with the particles and endings after it, so 天気です may
+            become one. `none`: whatever the model leaves. Text is split without Sudachi in any case.
         reserved_tokens: unused special tokens, kept for later.
         workers: processes that tokenize. 0 is one per core.
     """
 
-    model_type: Literal["unigram", "char"] = "unigram"
+    model_type: Literal["unigram", "bpe", "char"] = "unigram"
     vocabulary_size: int = 4096
     largest_vocabulary: int = 0
     sample_characters: PositiveInt = 2_000_000
-    words: bool = True
+    words: Words = "strict"
     reserved_tokens: int = 16
     workers: int = changing(Changes.NOTHING, 0)
