@@ -104,7 +104,7 @@ def test_the_page_says_all_of_it(card):
         "- https://example.org/a: no text",
         "- books: 1,500 read as EUC-JP.",
         "## Tokens of others\n\n- web: ODC-By-1.0. They are read as they are; `tokens/manifest.json` counts them.",
-        "## Personal data\n\n- news: 1,203 mail addresses, phone numbers and IP addresses were replaced.\n\n##",
+        "## Personal data\n\n- news: 1,203 pieces were replaced.\n\n##",
         "- books: 300 of 800 bytes, from 2 of 40 files, chosen by the hash of their names: `0.txt`, `1.txt`.",
         f"- mine, x (.pdf): {', '.join(f'`{name}`' for name in NAMES[:20])} and 5 more.",
         "SHA-256 in the lowest 10.0% of its range",

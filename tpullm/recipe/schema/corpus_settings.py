@@ -47,7 +47,8 @@ class Source:
             corpus.classifier scores low. Source code has its own rule.
         clean: what is changed in each document, in this order. `width` is Unicode's NFKC: full-width letters become
             ASCII, half-width kana full-width. `ruby` removes readings and notes of Aozora Bunko, `lines` menus, pagers
-            and rows of symbols. `personal_data` replaces mail addresses, phone numbers and IP addresses.
+            and rows of symbols. `personal_data` replaces mail addresses, phone numbers, public IP addresses, keys of
+            programs, and the numbers of cards, bank accounts and persons.
         deduplicate: drop documents that repeat another one. Exact and near copies both count.
         max_bad: share of documents that may be unreadable. From 1 on it is their number. If there are more, collect
             ends and names them; the others are put aside and counted. Of a small file every broken line is told.
