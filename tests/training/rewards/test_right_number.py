@@ -54,6 +54,38 @@ KANJI = "〇一二三四五六七八九"
         ("なし", None),
         ("9" * 401, None),
         (f"{'9' * 500} 3", 3),
+        ("答えは10のうち7", 7),
+        ("第3問と同じ42", 42),
+        ("答えは第3問と同じ42です", 42),
+        ("２分の１", Fraction(1, 2)),
+        ("三分の一です", Fraction(1, 3)),
+        ("答え：マイナス1と2分の1", Fraction(-3, 2)),
+        ("0分の1", None),
+        ("½", Fraction(1, 2)),
+        ("twelve", 12),
+        ("The answer is minus twenty-one.", -21),
+        ("three hundred and five apples", 305),
+        ("two million three thousand", 2_003_000),
+        ("one hundred thousand", 100_000),
+        ("No one knows. This one is five.", 5),
+        ("3.5 million", 3_500_000),
+        ("ゼロです", 0),
+        ("答えは10ではなく7です", 7),
+        ("答えは7であり、10ではありません", 7),
+        ("The answer to question 3 is 42.", 42),
+        ("not 3 but 4, not 5", 4),
+        ("42です（第3問と同じ）。", 42),
+        ("答えは5人中3人です", 3),
+        ("7 out of 10", 7),
+        ("The answer is 5 of 12.", 5),
+        ("a total of 30", 30),
+        ("答えは2×3で6です", 6),
+        ("答えは2番目です", 2),
+        ("2番目の箱の5個です", 5),
+        ("答えは3番です", 3),
+        ("答えは一番大きい7です", 7),
+        ("答えは7で、2と5を足しました", 7),
+        ("答えは\\(5\\)です。10分でした", 5),
         (12, 12),
         (-0.5, Fraction(-1, 2)),
     ],
@@ -91,6 +123,9 @@ def test_any_text_is_read(text):
     read_number(text)
 
 
-@pytest.mark.parametrize("text", ["1万" * 20_000, "1,111" * 20_000, "一十" * 20_000, "\\boxed{" * 20_000, "-" * 60_000])
+LONG = ["1万", "1,111", "一十", "\\boxed{", "---", "2分の", "(1", "one ", "one and ", "第3のうち", "1 of "]
+
+
+@pytest.mark.parametrize("text", [unit * 20_000 for unit in LONG], ids=LONG)
 def test_a_long_text_is_read_in_time(text):
     read_number(text)

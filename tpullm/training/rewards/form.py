@@ -1,7 +1,7 @@
 """Rewards for the form of an answer: sentences, length, language, repetition, phrases, a pattern, JSON.
 
 Each public function that returns an `Each` makes a reward from its parameters, and refuses parameters that mean
-nothing. `sentences` splits Japanese and English text; `polite` scores です・ます by Sudachi's parts of speech.
+nothing. `sentences` splits Japanese and English text.
 """
 
 import dataclasses
@@ -98,103 +98,7 @@ def _abbreviates(line: str, found: re.Match) -> bool:
     return before is not None and (before[0].lower() in _ABBREVIATIONS or re.fullmatch("[A-Z]", before[0]) is not None)
 
 
-_MARKS = ("補助記号", "空白", "記号")
-_VERBS = ("五段", "上一段", "下一段", "カ行変格", "サ行変格", "助動詞-レル")  # what conjugates as a verb begins so
-_HONORIFIC = ("ござる", "なさる", "くださる", "下さる", "おっしゃる", "いらっしゃる")  # ございます
-# Interjections of casual speech. Others (はい, いいえ, こんにちは) go with both and are not judged.
-_CASUAL = frozenset("ありがとう ありがと おはよう ごめん うん ううん やあ よう おう ああ へえ ねえ なあ おい".split())
-_NEUTRAL = frozenset(
-    "どうぞ どうも もちろん なるほど さようなら こんにちは こんばんは おやすみなさい お大事に はい いいえ".split()
-)
-_TRAILS = re.compile(r"[\sーｰ〜～~wｗ笑♪☆★♡♥❤…‥・、,.。｡．!！?？^_\ue000]+$")
-
-
-def polite(example: Example) -> float:
-    """Share of the sentences in Japanese that end with です, ます or ください, in any form. 1 is: throughout.
-
-    A quote is not judged, unless it is the whole sentence. Neither are headings, lines that end with a colon, items of
-    a list without a mark of the end, and はい, いいえ or a greeting alone. ありがとう alone is casual. A sentence that
-    ends with a noun is not polite, and neither is one whose end no verb has (飲んです, 撮っました): a model that only
-    appends です would be rewarded for it. If nothing is judged, the score is 0.
-    """
-    judged = politeness_judgements(example.answer)
-    return sum(judged) / len(judged) if judged else 0.0
-
-
-def politeness_judgements(text: str) -> list[bool]:
-    """Whether each sentence that can be judged is polite."""
-    judged = []
-    for sentence in sentences(text):
-        said, masked = sentence.text, sentence.masked
-        if sentence.heading or sentence.item and not sentence.ended or said.endswith(("：", ":")):
-            continue
-        if not any(character.isalnum() for character in masked):  # all of it is a quote
-            judged += politeness_judgements("".join(character for character in said if character not in "「」『』“”"))
-            continue
-        # A quote becomes a noun, so that the grammar around it stays; what is in other brackets is left out.
-        spoken = re.sub(f"{MASK}+", lambda run, said=said: "それ" if said[run.start()] in QUOTES else "", masked)
-        if re.search("[\u3041-\u30fa\u3400-\u9fff]", spoken):  # kana or kanji
-            judged += _ends_politely(_TRAILS.sub("", spoken).removesuffix("ので"))  # it has a form of だ
-    return judged
-
-
-def _ends_politely(text: str) -> Sequence[bool]:
-    """Whether a sentence without its marks is polite; nothing for an interjection that goes with both."""
-    words = list(analyser("C")(text))
-    said = (word for word in words if _word_class(word) not in _MARKS)
-    if text in _NEUTRAL or all(_word_class(word) == "感動詞" and word.surface() not in _CASUAL for word in said):
-        return []
-    # Particles (か, ね, から) may stand between です・ます and the end, and auxiliaries: まし/た, ましょ/う, ませ/ん.
-    stands_after = lambda word: word.dictionary_form() in ("た", "う", "ん", "ぬ", "ず")  # noqa: E731
-    while words and _word_class(words[-1]) in ("助詞", "助動詞" if stands_after(words[-1]) else "", *_MARKS):
-        words.pop()
-    if not words:
-        return [False]
-    *before, last = words
-    if _word_class(last) != "助動詞":
-        return [last.dictionary_form() in ("くださる", "下さる") and last.surface().endswith("い")]  # 座ってください
-    return [last.dictionary_form() in ("です", "ます") and _is_polite_form(before, last)]
-
-
-def _word_class(word: Any) -> str:
-    """The part of speech of a morpheme."""
-    return word.part_of_speech()[0]
-
-
-def _is_polite_form(before: Sequence[Any], word: Any) -> bool:
-    """Whether です or ます may stand behind the words before it."""
-    if word.dictionary_form() == "ます":
-        if not before or not _is_verb(before[-1]):
-            return False
-        honorific = before[-1].dictionary_form() in _HONORIFIC
-        return _inflection(before[-1]) == "連用形-一般" or honorific and _inflection(before[-1]) == "連用形-イ音便"
-    if not before:
-        return True
-    earlier, last, guesses = before[-2:-1], before[-1], word.surface().startswith("でしょ")
-    if last.part_of_speech()[4] == "助動詞-タ":  # 高かったです, and not 飲んだです
-        return guesses or not _is_verb_or_polite(earlier)
-    if _word_class(last) == "助詞" and last.surface() == "ん":  # 飲むんです, and not 飲みんです
-        return any(_inflection(of).startswith("連体形") for of in earlier)
-    if _is_verb_or_polite([last]) or last.dictionary_form() == "だ":  # お帰りです, 行くでしょう
-        prefixed = any(_word_class(of) == "接頭辞" for of in earlier)
-        return prefixed or guesses and _inflection(last).startswith(("終止形", "連体形"))
-    # An object needs a verb: not 酒を飲みでした.
-    return _word_class(last) != "名詞" or not any((_word_class(of), of.surface()) == ("助詞", "を") for of in earlier)
-
-
-def _is_verb_or_polite(words: Sequence[Any]) -> bool:
-    return any(_is_verb(word) or word.dictionary_form() in ("です", "ます") for word in words)
-
-
-def _is_verb(word: Any) -> bool:
-    return word.part_of_speech()[4].startswith(_VERBS)
-
-
-def _inflection(word: Any) -> str:
-    """Which form of its conjugation a morpheme has."""
-    return word.part_of_speech()[5]
-
-
+MARKS = ("補助記号", "空白", "記号")  # parts of speech that are no words
 PATTERN_SECONDS = 1.0  # of the processor for one answer; a pattern that is no trap takes microseconds
 
 
@@ -231,7 +135,7 @@ def count_words(text: str) -> int:
     """Words between spaces; in Japanese, those of Sudachi's longest units, without marks."""
     if not language_detection.is_spaceless(text):
         return len(text.split())
-    return sum(_word_class(word) not in _MARKS for word in analyser("C")(text))
+    return sum(word.part_of_speech()[0] not in MARKS for word in analyser("C")(text))
 
 
 def language(language: str) -> Each:

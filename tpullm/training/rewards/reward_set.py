@@ -18,6 +18,7 @@ from tpullm.system.words import nearest
 from tpullm.training.rewards import form
 from tpullm.training.rewards.code_tests import CodeTests
 from tpullm.training.rewards.own_function import OwnFunction
+from tpullm.training.rewards.politeness import polite
 from tpullm.training.rewards.reasoning import ReasoningGym
 from tpullm.training.rewards.right_number import number
 from tpullm.training.rewards.scorer import Each, Example, Scorer
@@ -25,7 +26,7 @@ from tpullm.training.rewards.scorer import Each, Example, Scorer
 # What makes each shipped reward from its parameters, in the order of the documentation's table. `count_tokens` is no
 # parameter. Each scores from 0 to 1, and an answer without a visible character scores 0.
 REWARDS: dict[str, Callable[..., Scorer]] = {
-    "polite": lambda: Each(form.polite),
+    "polite": lambda: Each(polite),
     "one_sentence": form.one_sentence,
     "length": form.length,
     "language": form.language,

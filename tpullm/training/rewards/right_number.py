@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from tpullm.system.errors import UserError
 from tpullm.training.rewards.scorer import Each, Example
@@ -19,8 +19,34 @@ _KANJI = "".join(DIGITS)
 # subtraction; a fraction, or a date.
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 _LARGER = rf"[{_UNITS}]+(?:{_PLAIN}[{_UNITS}]+)*(?:{_PLAIN})?"
-_ARABIC = rf"(?:(?<![0-9A-Za-z)\]])-\s?|マイナス)?{_PLAIN}(?:{_LARGER})?(?:/\d+)*"
-_IN_KANJI = rf"(?:マイナス)?[{_KANJI}{_UNITS}]+(?:[点・][{_KANJI}]+)?"
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ANY_SCALE = "|".join(_SCALES)
+_SIGN = r"(?:(?<![0-9A-Za-z)\]])-\s?|マイナス)?"
+_ARABIC = rf"{_SIGN}{_PLAIN}(?:{_LARGER})?(?:(?:/\d+)+| (?:{_ANY_SCALE})\b)?"
+_IN_KANJI = rf"(?:マイナス)?(?!一[番緒般部方致旦切覧体応])[{_KANJI}{_UNITS}]+(?:[点・][{_KANJI}]+)?"
+_EITHER = rf"[\d{_KANJI}{_UNITS}][\d,.{_KANJI}{_UNITS}]{{0,15}}"  # bounded, since each place of a long number tries it
+_PART = rf"{_SIGN}(?:{_EITHER}と)?{_EITHER}分の{_EITHER}"  # 1と2分の1
+# What makes a number an aside, before it and behind it.
+_BEFORE = re.compile(
+    r"(?:第|問|図|表|例題|\b(?:question|problem|step|exercise|case|part|not)\s*#?"
+    r"|\d\S*\s(?:\w+\s)?(?:out )?of\s|\d\s*[-+*×÷^]\s*)$",
+    re.IGNORECASE,
+)
+_BEHIND = re.compile(
+    r"\s*[+*×÷^]|\s*-\s*\d|[^\d\s、。,.]{0,3}?(?:の?うち|中の|中[\d一-十]|番目|つ目|[問回行人]目|(?:では|じゃ)(?:な|あり))"
+)
+_TEENS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL_WORDS = dict(zip([*_TEENS, *_TENS], [*range(20), *range(20, 100, 10)], strict=True))
+_WORD = rf"(?:{'|'.join(_SMALL_WORDS)}|hundred|{_ANY_SCALE})"
+_WORDS = re.compile(
+    rf"(?:\b(?:minus|negative) )?(?<!no )(?<!this )(?<!that )(?<!which )\b{_WORD}\b(?! of)"
+    rf"(?:(?:[ -]|,? and ){_WORD}\b)*",
+    re.IGNORECASE,
+)
 _FRACTION = re.compile(r"(-?)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _MARKER = re.compile(r"答え|答|こたえ|解答|answer|####", re.IGNORECASE)
@@ -32,7 +58,8 @@ def number(field: str = "answer", tolerance: float = 0.0) -> Each:
 
     The number is in the last \\boxed{}; else behind the last "答え", "answer" or "####" (behind the last "=" of that
     sentence, if there is one); else it is the last one. Kanji numerals count where the place is marked, or where no
-    other digits are.
+    other digits are; English words where there is neither. A number that only helps to say another one does not count
+    beside that: 第3問, 10のうち, 10ではなく, a part of a sum, what is in brackets.
     """
     if not tolerance >= 0:
         raise UserError(f"tolerance: {tolerance} is below 0; give 0 or more")
@@ -51,38 +78,83 @@ def number(field: str = "answer", tolerance: float = 0.0) -> Each:
 def read_number(value: Any) -> Fraction | None:
     """The number that a text (or a number) gives as its answer; None if there is none."""
     text = unicodedata.normalize("NFKC", str(value)).replace("−", "-").replace("\N{EN DASH}", "-")
+    text = text.replace("\N{FRACTION SLASH}", "/").replace("ゼロ", "零")
     text = _FRACTION.sub(r" \1\2/\3 ", text.replace("{,}", ","))
     if boxed := _BOXED.findall(text):
         return _number_of_answer(boxed[-1])
     for marker in reversed(list(_MARKER.finditer(text))):
         if (found := _number_of_answer(text[marker.end() :])) is not None:
             return found
-    found = _numbers(_ARABIC, text) or _numbers(_IN_KANJI, text)
-    return found[-1][1] if found else None
+    numbers = _numbers(_ARABIC, text) or _numbers(_IN_KANJI, text)
+    said = [number for number in numbers if not number.aside] or numbers
+    return said[-1].value if said else _in_words(text)
 
 
 def _number_of_answer(text: str) -> Fraction | None:
-    """The first number of a text; if its sentence has "=", the first one behind the last of them."""
+    """The first number of a text that is no aside; if its sentence has "=", the first one behind the last of them."""
     found = _numbers(f"{_ARABIC}|{_IN_KANJI}", text)
     if not found:
-        return None
-    end = re.compile(r"[。\n]").search(text, found[0][0])
-    equals = text.rfind("=", 0, end.start() if end else len(text))
-    return next((value for begin, value in found if begin > equals), found[0][1])
+        return _in_words(text)
+    end = re.compile(r"[。\n]").search(text, found[0].begin)
+    stop = end.start() if end else len(text)
+    equals = text.rfind("=", 0, stop)
+    said = [number for number in found if number.begin < stop and not number.aside] or found
+    return next((number.value for number in found if number.begin > equals >= 0), said[0].value)
 
 
-def _numbers(pattern: str, text: str) -> list[tuple[int, Fraction]]:
-    """Where each number begins, and the number."""
+class _Number(NamedTuple):
+    begin: int
+    value: Fraction
+    aside: bool  # whether it only helps to say the answer: 第3問, 10のうち, (10-3), 10ではなく, a part of a sum
+
+
+def _numbers(pattern: str, text: str) -> list[_Number]:
+    """The numbers of a text."""
     found = []
-    for match in re.finditer(pattern, text):
-        sign = -1 if match[0].startswith(("-", "マイナス")) else 1
-        above, *below = match[0].removeprefix("-").removeprefix("マイナス").strip().split("/")
-        if len(match[0]) > MOST_DIGITS or len(below) == 1 and int(below[0]) == 0:
+    brackets = [match.span() for match in re.finditer(r"(?<!\\)\([^()]*\)", text)][::-1]
+    for match in re.finditer(f"{_PART}|{pattern}", text):
+        if len(match[0]) > MOST_DIGITS or (value := _value(match[0])) is None:
             continue
-        # Of a date, the last number.
-        value = Fraction(below[-1]) if len(below) > 1 else sign * _magnitude(above) / int(below[0] if below else 1)
-        found.append((match.start(), value))
+        while brackets and brackets[-1][1] <= match.start():
+            brackets.pop()
+        before = text[max(0, match.start() - 20) : match.start()]
+        in_brackets = brackets and brackets[-1][0] <= match.start()
+        aside = bool(in_brackets or _BEHIND.match(text, match.end()) or _BEFORE.search(before))
+        found.append(_Number(match.start(), value, aside))
     return found
+
+
+def _value(said: str) -> Fraction | None:
+    """The value of one number as it is written; None if it divides by 0."""
+    sign = -1 if said.startswith(("-", "マイナス")) else 1
+    said = said.removeprefix("-").removeprefix("マイナス").strip()
+    if "分の" in said:  # 1と2分の1
+        *whole, parts = said.split("と")
+        below, above = map(_magnitude, parts.split("分の"))
+        return sign * (sum(map(_magnitude, whole)) + above / below) if below else None
+    said, _, scale = said.partition(" ")
+    above, *below = said.split("/")
+    if len(below) > 1:  # of a date, the last number
+        return Fraction(below[-1])
+    if below and not int(below[0]):
+        return None
+    return sign * _magnitude(above) / int(below[0] if below else 1) * _SCALES.get(scale.lower(), 1)
+
+
+def _in_words(text: str) -> Fraction | None:
+    """The last number that a text says in English words: minus twenty-one, three hundred and five."""
+    found = [match[0].lower() for match in _WORDS.finditer(text)]
+    if not found:
+        return None
+    total = part = 0
+    for word in re.findall(r"[a-z]+", found[-1]):
+        if word in _SCALES:
+            total, part = total + (part or 1) * _SCALES[word], 0
+        elif word == "hundred":
+            part = (part or 1) * 100
+        else:
+            part += _SMALL_WORDS.get(word, 0)
+    return Fraction(-(total + part) if found[-1].startswith(("minus", "negative")) else total + part)
 
 
 def _magnitude(text: str) -> Fraction:
