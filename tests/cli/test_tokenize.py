@@ -92,15 +92,16 @@ def test_every_document_is_in_the_store_between_its_marks(made):
     for source in ("ja", "en"):
         for split in ("train", "held_out"):
             store, texts = TokenStore(made / "tokens" / source / split), texts_of(source, split)
-            assert len(store.lengths) == len(texts)
-            for index, text in enumerate(texts):
-                tokens = store.document(index).tolist()
+            numbers, ids = store.identities(np.arange(len(texts)))
+            for document, number in enumerate(numbers.tolist()):
+                tokens, text = store.document(document).tolist(), texts[number]
                 assert tokens == [model.bos_id, *model.encode(text), model.eos_id]
             size = sum(len(text.encode()) for text in texts)
-            counts = {"documents": len(texts), "tokens": int(store.lengths.sum()), "bytes": size}
+            counts = {"documents": len(texts), "tokens": store.lengths.total + len(texts), "bytes": size}
             assert facts[source][split] == counts
             hashes = [document["hash"] for document in documents_store.read(made / "documents", source, split)]
-            assert [f"{number:016x}" for number in store.ids.tolist()] == [value[:16] for value in hashes]
+            assert [f"{id:016x}" for id in ids.tolist()] == [hashes[number][:16] for number in numbers.tolist()]
+            assert sorted(numbers.tolist()) == list(range(len(texts))) and store.lengths.documents == len(texts)
 
 
 def test_the_store_does_not_depend_on_the_number_of_workers(run, made, monkeypatch):
@@ -122,7 +123,8 @@ def test_byte_pairs_are_the_same_for_any_number_of_workers(tmp_path, monkeypatch
         found.append([contents(run / stage) for stage in ("tokenizer", "tokens")])
     assert found[0] == found[1]
     model, store = load(run / "tokenizer"), TokenStore(run / "tokens" / "ja" / "held_out")
-    assert store.document(0).tolist() == [model.bos_id, *model.encode(texts_of("ja", "held_out")[0]), model.eos_id]
+    found, text = store.document(store.find(np.array([0]))[0]), texts_of("ja", "held_out")[0]
+    assert found.tolist() == [model.bos_id, *model.encode(text), model.eos_id]
 
 
 @pytest.mark.parametrize("failing", ["draw_task", "make_part", "assemble"])

@@ -54,7 +54,8 @@ def made(recipe, run):
 
 def read_whole(run, name):
     stores = [TokenStore(run / "tokens" / name / split) for split in ("train", "held_out")]
-    return np.concatenate([store.document(number) for store in stores for number in range(len(store.lengths))]).tolist()
+    documents = [store.document(number) for store in stores for number in range(store.lengths.documents)]
+    return np.concatenate(documents).tolist()
 
 
 def test_tokens_of_others_are_read_beside_text(folder):

@@ -3,15 +3,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpullm.data import batch, packing
-from tpullm.data.batch import Segments
+from tpullm.data.batch import Lengths, Segments
 
 
 class Numbered:
     """Documents whose token at place p is 1000 * document + p; the weight of a token is its place."""
 
     def __init__(self, lengths):
-        self.lengths = np.array(lengths, np.int64)
+        self.lengths = Lengths.of(lengths)
         self.ids = np.arange(len(lengths), dtype=np.uint64)
+
+    def identities(self, documents):
+        return documents, self.ids[documents]
 
     def read(self, documents, starts, counts):
         places = batch.flat_ranges(starts, counts)

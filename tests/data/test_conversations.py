@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,16 +68,16 @@ def test_conversations_are_whole_segments(characters):
     assert stream.packings["chats"].rows < len(CHATS)  # several in a row
     for step in range(10):
         for piece in stream.documents_at(step):
-            assert (piece.start, piece.length) == (0, made.lengths[piece.document] - 1)
+            assert (piece.start, piece.length) == (0, np.diff(made.offsets)[piece.document] - 1)
             assert int(piece.id, 16) == identity(CHATS[piece.document])
 
 
 def test_longer_conversations_than_the_sequence_are_left_out_and_that_is_said(characters, capsys):
     longest = Conversation(say("次は?" * 40, "はい"))
-    assert len(conversations.tokenize([*TALKS, longest], characters, 64, "chats.jsonl").lengths) == len(CHATS)
+    assert len(conversations.tokenize([*TALKS, longest], characters, 64, "chats.jsonl").ids) == len(CHATS)
     assert "chats.jsonl: 1 of 61 conversations are longer than 64 tokens" in " ".join(capsys.readouterr().err.split())
     most = len(characters.chat_template(CHATS[0])[0]) - 1
-    assert len(conversations.tokenize(TALKS[:1], characters, most, "chats").lengths) == 1
+    assert len(conversations.tokenize(TALKS[:1], characters, most, "chats").ids) == 1
     with pytest.raises(UserError, match=f"chats: no conversation of at most {most - 1} tokens .*longest has {most}"):
         conversations.tokenize(TALKS[:1], characters, most - 1, "chats")
     # One that can't be shown is named by its beginning.

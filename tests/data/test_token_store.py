@@ -1,13 +1,14 @@
 """Documents and pieces come back as they were written, from a disk and as from a bucket; broken stores are refused."""
 
-import mmap
+import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpullm.data import token_store
+from tpullm.data import flat_arrays, token_store
+from tpullm.data.stream import Stream
 from tpullm.system.errors import UserError
 
 
@@ -26,8 +27,9 @@ def parts():
 @pytest.fixture
 def small_shards(monkeypatch):
     """Chunks and shards so small that documents lie across their borders."""
-    monkeypatch.setattr(token_store, "CHUNK_TOKENS", 64)
-    monkeypatch.setattr(token_store, "SHARD_TOKENS", 64 * 8)
+    for name, value in (("LONG", 64), ("SHORT", 16), ("SHARD_CHUNKS", 8)):
+        monkeypatch.setattr(flat_arrays, name, value)
+    monkeypatch.setattr(token_store, "BLOCK_DOCUMENTS", 60)
 
 
 def stored(folder, parts, dtype=np.uint16):
@@ -40,12 +42,92 @@ def opened(small_shards, parts, tmp_path):
     return stored(tmp_path, parts)
 
 
-def test_documents_come_back_as_written(opened, parts):
-    tokens, lengths, ids = map(np.concatenate, zip(*parts, strict=True))
-    assert (opened.lengths == lengths).all() and (opened.ids == ids).all() and opened.languages() is None
+def check_documents(opened, parts):
+    """All documents are there with their tokens, ids and numbers, in few groups of equal language and length."""
+    tokens, lengths, ids = (np.concatenate([part[n] for part in parts]) for n in range(3))
     ends = np.cumsum(lengths)
-    for index in range(len(lengths)):
-        assert (opened.document(index) == tokens[ends[index] - lengths[index] : ends[index]]).all()
+    numbers, found_ids = opened.identities(np.arange(len(lengths)))
+    assert sorted(numbers.tolist()) == list(range(len(lengths))) and found_ids.dtype == np.uint64
+    in_groups = np.repeat(opened.lengths.tokens, opened.lengths.counts)
+    for document, number in enumerate(numbers.tolist()):
+        wanted = tokens[ends[number] - lengths[number] : ends[number]]
+        assert opened.document(document).tolist() == wanted.tolist() and in_groups[document] == len(wanted)
+        assert found_ids[document] == ids[number]
+        assert opened.document(document, 3).tolist() == wanted[:3].tolist()
+    assert opened.find(np.arange(0, len(lengths) + 5, 3)) == {
+        number: document for document, number in enumerate(numbers.tolist()) if number % 3 == 0
+    }
+
+
+def test_documents_come_back_as_written(opened, parts):
+    check_documents(opened, parts)
+    assert opened.languages() is None
+    assert (np.diff(opened.lengths.tokens) > 0).all(), "one group for each length, over all blocks"
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["ja", "en", ""])), max_size=30), max_size=4),
+    st.integers(1, 40),
+)
+def test_documents_are_in_order_of_language_and_length_for_any_blocks(tmp_path_factory, drawn, block):
+    rng, parts = np.random.default_rng(0), []
+    for part in drawn:
+        lengths = np.array([length for length, _ in part], np.int64)
+        tokens = rng.integers(0, 60_000, lengths.sum()).astype(np.uint16)
+        ids = rng.integers(0, 2**63, len(part)).astype(np.uint64)
+        parts.append((tokens, lengths, ids, np.array([language for _, language in part], np.str_)))
+    folders = []
+    for size in (block, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(token_store, "BLOCK_DOCUMENTS", size)
+            folders.append(stored(tmp_path_factory.mktemp("stores"), parts).path)
+    small, large = ({path.relative_to(of): path.read_bytes() for path in files(of)} for of in folders)
+    assert small == large
+    if any(drawn):
+        opened = token_store.TokenStore(folders[0])
+        check_documents(opened, parts)
+        names, groups = opened.languages()
+        keys = list(zip(groups.tolist(), opened.lengths.tokens.tolist(), strict=True))
+        assert keys == sorted(set(keys))
+        flat = [each for part in drawn for each in part]
+        in_groups = np.repeat(groups, opened.lengths.counts)
+        for document, number in enumerate(opened.identities(np.arange(len(flat)))[0].tolist()):
+            assert names[in_groups[document]] == flat[number][1]
+        for language in range(len(names)):
+            part = opened.only(np.flatnonzero(groups == language))
+            assert part.lengths.total == sum(max(length - 1, 0) for length, own in flat if own == names[language])
+            assert set(part.languages()[1].tolist()) == {language}
+
+
+def test_no_more_than_a_block_is_held_while_a_store_is_written(tmp_path, parts, monkeypatch):
+    """Neither of one block, nor of all of them when they are put together."""
+    monkeypatch.setattr(token_store, "BLOCK_DOCUMENTS", 60)
+    monkeypatch.setattr(flat_arrays, "SHARD_CHUNKS", 2)
+    monkeypatch.setattr(flat_arrays, "SHORT", 8)
+    writer, added = token_store.DocumentWriter(tmp_path), []
+    add = flat_arrays.Appender.add
+    monkeypatch.setattr(flat_arrays.Appender, "add", lambda of, values: added.append(len(values)) or add(of, values))
+    for number in range(40):
+        lengths = np.arange(number % 7, 20)
+        writer.add(np.cumsum(lengths) - lengths, lengths, lengths.astype(np.uint64), np.zeros_like(lengths))
+        assert sum(len(rows) for rows, *_ in writer._held) == writer._held_documents < 60
+    writer.close()
+    assert sum(added) > 6 * 60 and max(added) < 2 * 60
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_store_on_gs_is_read_as_one_on_a_disk(opened, parts, bucket):
+    """All documents, and the batches of a stream."""
+    token_store.write_store(bucket / "store", iter(parts), np.dtype(np.uint16))
+    remote = token_store.TokenStore(bucket / "store")
+    check_documents(remote, parts)
+    batches = [Stream({"web": store}, {"web": 1.0}, 4, 16, seed=3).batch_at(5) for store in (opened, remote)]
+    for name in vars(batches[0]):
+        np.testing.assert_array_equal(*(getattr(batch, name) for batch in batches))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -73,15 +155,6 @@ def test_a_store_that_fails_half_way_is_not_there(tmp_path, parts):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_languages_of_documents_are_kept(tmp_path):
-    rng = np.random.default_rng(0)
-    languages = [np.array(["ja", "en", "ja"]), np.array([], "<U1"), np.array(["", "de", "en", "zh-Hant"])]
-    parts = [(*random_part(rng, len(each)), each) for each in languages]
-    names, codes = stored(tmp_path, parts).languages()
-    assert [names[code] for code in codes] == ["ja", "en", "ja", "", "de", "en", "zh-Hant"]
-    assert codes.dtype == np.uint16 and len(names) == len(set(names)) == 5
-
-
 @pytest.mark.parametrize("damage", ["missing", "cut short", "of other chunks"])
 def test_a_broken_or_missing_store_is_refused(opened, damage, tmp_path):
     with pytest.raises(UserError, match="no token store"):
@@ -93,36 +166,58 @@ def test_a_broken_or_missing_store_is_refused(opened, damage, tmp_path):
         shard.write_bytes(content[:700] if damage == "cut short" else content[64:])
     with pytest.raises(UserError, match="c/1: broken token store; remove it"):
         token_store.TokenStore(opened.path)
-    (opened.path / "offsets" / "zarr.json").write_text("{")
-    with pytest.raises(UserError, match=f"{opened.path}/offsets: broken token store"):
+    shard.write_bytes(content)
+    (opened.path / "table" / "zarr.json").write_text("{")
+    with pytest.raises(UserError, match=f"{opened.path}/table: broken token store"):
         token_store.TokenStore(opened.path)
 
 
-@pytest.mark.parametrize("reader", [token_store.Mapped, token_store.Remote])
+@pytest.mark.parametrize("array", ["begins", "begins_checksums", "ids", "corpus_numbers", "tokens_checksums"])
+@pytest.mark.parametrize("damage", ["missing", "cut short", "of fewer documents"])
+def test_a_broken_array_of_documents_is_one_line(opened, array, damage, tmp_path):
+    folder = opened.path / array
+    if damage == "missing":
+        shutil.rmtree(folder)
+    elif damage == "cut short":
+        file = folder / "c" / "0"
+        file.write_bytes(file.read_bytes()[:-7])
+    else:
+        other = stored(tmp_path / "other", [random_part(np.random.default_rng(0), 9)]).path
+        shutil.rmtree(folder)
+        shutil.copytree(other / array, folder)
+    with pytest.raises(UserError, match=f"{opened.path}.*: broken token store.*; remove it and run `tpullm tokenize`"):
+        token_store.TokenStore(opened.path).identities(np.array([0]))
+
+
+@pytest.mark.parametrize("reader", [flat_arrays.Mapped, flat_arrays.Remote])
 def test_every_flipped_bit_is_noticed_before_its_token_is_used(opened, parts, monkeypatch, reader):
     """The error names the file; what the flip does not reach is read as before."""
-    monkeypatch.setattr(token_store, "Mapped", reader)
-    tokens, lengths, _ = map(np.concatenate, zip(*parts, strict=True))
-    every = np.arange(len(lengths)), np.zeros(len(lengths), np.int64), lengths
-    noticed = 0
-    for file in sorted(path for path in opened.path.rglob("*") if path.is_file()):
+    monkeypatch.setattr(flat_arrays, "Mapped", reader)
+    every = np.arange(opened.lengths.documents)
+
+    def read(store):
+        lengths = np.repeat(store.lengths.tokens, store.lengths.counts)
+        return [store.read(every, np.zeros_like(every), lengths)[0], *store.identities(every)]
+
+    noticed, right = 0, read(opened)
+    for file in files(opened.path):
         content = file.read_bytes()
-        for place in range(0, len(content), 37 if file.name == "zarr.json" else 211):
+        for place in range(0, len(content), 37 if file.name == "zarr.json" else 307):
             file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
             try:
-                read, _ = token_store.TokenStore(opened.path).read(*every)
-                assert (read == tokens).all(), (file, place)
+                for found, wanted in zip(read(token_store.TokenStore(opened.path)), right, strict=True):
+                    assert np.array_equal(found, wanted), (file, place)
             except UserError as error:
                 assert str(opened.path) in str(error) and "tpullm tokenize" in str(error)
                 noticed += 1
         file.write_bytes(content)
-    assert noticed > 40
+    assert noticed > 80
 
 
 def test_only_the_chunk_that_changed_is_refused(opened, parts):
     """One bit of token 600: the second shard, whose first chunk it is in the second of."""
     tokens, lengths, _ = map(np.concatenate, zip(*parts, strict=True))
-    ends = np.cumsum(lengths)
+    ends, documents = np.cumsum(lengths), opened.find(np.arange(len(lengths)))
     shard = opened.path / "tokens" / "c" / "1"
     content = bytearray(shard.read_bytes())
     content[2 * (600 - 512)] ^= 1
@@ -131,75 +226,8 @@ def test_only_the_chunk_that_changed_is_refused(opened, parts):
     refused = []
     for index in np.flatnonzero(lengths):
         try:
-            assert (again.document(index) == tokens[ends[index] - lengths[index] : ends[index]]).all()
+            assert (again.document(documents[index]) == tokens[ends[index] - lengths[index] : ends[index]]).all()
         except UserError as error:
             refused.append(index)
             assert f"{shard}: the tokens from number 576 of the store on have changed since they were" in str(error)
     assert refused == [i for i in np.flatnonzero(lengths) if ends[i] > 576 and ends[i] - lengths[i] < 640]
-
-
-def test_whole_shards_are_written_as_soon_as_they_are_full(small_shards, tmp_path):
-    array = token_store.Appender(tmp_path / "array", np.dtype(np.uint16))
-    for added, held, shards in ((500, 500, 0), (12, 0, 1), (512 * 2 + 1, 1, 3), (510, 511, 3), (0, 511, 3)):
-        array.add_values(np.zeros(added, np.uint16))
-        assert sum(map(len, array._held)) == held == array._held_tokens
-        assert len(list(tmp_path.glob("array/c/*"))) == shards
-    array.close()
-    assert token_store.read_all(tmp_path / "array").shape == (512 * 3 + 511,)
-
-
-class Watched:
-    """A shard that notes what the system is asked to read ahead."""
-
-    def __init__(self, shard, asked):
-        self.shard, self.asked, self.obj = shard, asked, self
-
-    def __getitem__(self, place):
-        return self.shard[place]
-
-    def madvise(self, advice, begin, size):
-        assert advice == mmap.MADV_WILLNEED and begin % mmap.PAGESIZE == 0
-        self.asked.append((begin, begin + size))
-
-
-def test_the_system_is_asked_for_every_piece_before_one_is_read(tmp_path):
-    """For whole pages up to the piece's end, and for no more than a page before it."""
-    tokens = np.arange(20_000, dtype=np.uint16)
-    ids, lengths = np.zeros(200, np.uint64), np.full(200, 100)
-    opened, asked = stored(tmp_path, [(tokens, lengths, ids)]), []
-    opened._tokens._shards = [Watched(shard, asked) for shard in opened._tokens._shards]
-    documents = np.array([150, 3, 77])
-    read, _ = opened.read(documents, np.array([10, 0, 99]), np.array([20, 100, 1]))
-    assert read.tolist() == [*range(15_010, 15_030), *range(300, 400), 7_799]
-    begins, ends = np.array([15_010, 300, 7_799]) * 2, np.array([15_030, 400, 7_800]) * 2
-    assert [end for _, end in asked] == ends.tolist()
-    assert all(0 <= begin - page < mmap.PAGESIZE for begin, (page, _) in zip(begins, asked, strict=True))
-
-
-SIZE, SHARD = 3 * 64 + 64, 64
-
-
-@pytest.fixture(scope="module", params=[SIZE, SIZE - 13], ids=["whole shards", "a part of one at the end"])
-def written(request, tmp_path_factory):
-    """An array of four shards, of four chunks each."""
-    folder = tmp_path_factory.mktemp("arrays") / "array"
-    with pytest.MonkeyPatch.context() as patched:  # also while it is read
-        patched.setattr(token_store, "CHUNK_TOKENS", SHARD // 4)
-        patched.setattr(token_store, "SHARD_TOKENS", SHARD)
-        values = np.random.default_rng(0).integers(0, 60_000, request.param).astype(np.uint16)
-        writer = token_store.Appender(folder, values.dtype)
-        writer.add_values(values)
-        writer.close()
-        token_store.write_all(folder.with_name(token_store.CHECKSUMS), np.array(writer.checksums, np.uint32))
-        yield values, [token_store.Mapped(folder), token_store.Remote(folder)]
-
-
-@given(st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=8))
-def test_pieces_come_one_after_the_other(written, ends):
-    values, readers = written
-    pairs = [sorted((min(one, len(values)), min(other, len(values)))) for one, other in ends]
-    begins, ends = (np.array([pair[place] for pair in pairs], np.int64) for place in (0, 1))
-    expected = [value for begin, end in pairs for value in values[begin:end].tolist()]
-    for reader in readers:
-        found = reader.read(begins, ends)
-        assert found.dtype == np.int32 and found.tolist() == expected

@@ -57,6 +57,7 @@ def test_what_is_shown_is_of_the_held_out_text(with_own_text, found):
     assert all(item["prompt"] in held_out for item in found["continuations"])
     assert all(item["text"].replace("【?】", item["word"]) in held_out for item in found["blanks"])
     json.dumps(found)
-    tokens = int(TokenStore(run / "tokens" / YOURS / "train").lengths.sum())
+    lengths = TokenStore(run / "tokens" / YOURS / "train").lengths
+    tokens = int((lengths.tokens * lengths.counts).sum())
     drawn = recipe.pretrain.steps * recipe.pretrain.batch_size * recipe.pretrain.sequence_length / 3
     assert found["times_read"] == pytest.approx(drawn / tokens, rel=0.1)

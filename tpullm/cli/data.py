@@ -11,7 +11,8 @@ import numpy as np
 
 from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import document_files
-from tpullm.data.stream import Placed, Stream, pretraining_stream
+from tpullm.data.batch import Batch
+from tpullm.data.stream import Placed, pretraining_stream
 from tpullm.formats.models import left_out
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -35,7 +36,7 @@ def main(recipe: Recipe, run: Path, arguments) -> None:
     stage, tokenizer = run / "pretrain", load_tokenizer(run / "tokenizer")
     stream = pretraining_stream(recipe, run).without(left_out(stage))
     pieces = stream.documents_at(step)
-    texts = [beginning_of_piece(stream, tokenizer, piece) for piece in pieces]
+    texts = beginnings_of_pieces(stream.batch_at(step), tokenizer, pieces)
     origins = origins_of(run / "documents", pieces)
     shown = list(zip(pieces, texts, origins, strict=True))
     if arguments.json:
@@ -71,8 +72,12 @@ def described_origin(origin: dict[str, str]) -> str:
     return "  ".join(filter(None, (origin["url"], origin["date"], place, origin["licence"])))
 
 
-def beginning_of_piece(stream: Stream, tokenizer: Tokenizer, piece: Placed) -> str:
-    """The text of the first tokens of a piece, in one line."""
-    count = min(24, piece.length + 1)
-    tokens, _ = stream.sources[piece.source].read(*(np.array([n]) for n in (piece.document, piece.start, count)))
-    return tokenizer.decode(tokens.tolist()).replace("\n", "⏎")
+def beginnings_of_pieces(batch: Batch, tokenizer: Tokenizer, pieces: Sequence[Placed]) -> list[str]:
+    """The text of the first tokens of each piece of a batch, in one line."""
+    texts, columns = [], [0] * len(batch.inputs)  # of each row, where its next piece begins
+    for piece in pieces:
+        here = np.s_[piece.row, columns[piece.row] : columns[piece.row] + piece.length]
+        tokens = np.append(batch.inputs[here], batch.targets[here][-1:])[:24]
+        texts.append(tokenizer.decode(tokens.tolist()).replace("\n", "⏎"))
+        columns[piece.row] += piece.length
+    return texts

@@ -14,6 +14,7 @@ from tpullm.cli.options import add_json, print_json
 from tpullm.corpus import document_files, tracing
 from tpullm.corpus.tracing import Hit, Wanted
 from tpullm.data.stream import pretraining_stream
+from tpullm.data.token_store import TokenStore
 from tpullm.formats.models import left_out
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
@@ -70,14 +71,19 @@ def read_in(recipe: Recipe, run: Path, hits: Sequence[Hit]) -> list[list[int]]:
     if not places or not (run / "tokens" / manifest.FILE).exists():
         return [[] for _ in hits]
     stream, steps = pretraining_stream(recipe, run).without(left_out(run / "pretrain")), recipe.pretrain.steps
-    wanted = {name: np.array([number for source, number in places if source == name]) for name, _ in places}
+    wanted: dict[str, dict[int, int]] = {}  # by source, the document in its store and the place of its hit
+    for name in {name for name, _ in places}:
+        numbers = np.array([number for source, number in places if source == name])
+        found = TokenStore(run / "tokens" / name / "train").find(numbers)
+        wanted[name] = {document: places[name, number] for number, document in found.items()}
     at_once = max(1, _ROWS_AT_ONCE // stream.batch_size)
     with log.progress("steps", steps, "steps") as advance:
         for first in range(0, steps, at_once):
             last = min(first + at_once, steps)
             for source, documents, own_steps in stream.documents_in(first, last):
-                chosen = np.isin(documents, wanted.get(source, []))
-                for number, step in zip(documents[chosen].tolist(), own_steps[chosen].tolist(), strict=True):
-                    read[places[source, number]].add(step)
+                own = wanted.get(source, {})
+                chosen = np.isin(documents, list(own))
+                for document, step in zip(documents[chosen].tolist(), own_steps[chosen].tolist(), strict=True):
+                    read[own[document]].add(step)
             advance(last - first)
     return [sorted(own) for own in read]

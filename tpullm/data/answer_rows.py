@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpullm.data import packing
-from tpullm.data.batch import BRANCH, AnswerBatch, PairBatch, Segments, flat_ranges
+from tpullm.data.batch import BRANCH, AnswerBatch, Lengths, PairBatch, Segments, flat_ranges
 from tpullm.data.conversations import fitting
 from tpullm.recipe.schema import PolicyConfig, PreferenceConfig
 
@@ -41,9 +41,9 @@ class Branches:
     offsets: np.ndarray
 
     @property
-    def lengths(self) -> np.ndarray:
-        """One more than the predictions of each prompt with its answers, int64: as of a document."""
-        return np.diff(self.offsets) + 1
+    def lengths(self) -> Lengths:
+        """One more than the predictions of each prompt with its answers: as of a document."""
+        return Lengths.of(np.diff(self.offsets) + 1)
 
     def rows(self, segments: Segments, batch_size: int, sequence_length: int) -> tuple[np.ndarray, tuple]:
         """The predictions of some prompts with their answers in rows, `[B, T]`; a row without any is padding.
@@ -108,6 +108,10 @@ class Pairs(Branches):
         references[begins] = self.references[pairs, branches[begins] - 1]
         return PairBatch(*columns, (branches > 0).astype(np.float32), references, self.settings, self.sequences)
 
+    def identities(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number and the id of each pair."""
+        return documents, self.ids[documents]
+
 
 def tokenized(found: Sequence[tuple[int, tuple]], settings: PreferenceConfig, length: int, name: str) -> Pairs:
     """The pairs that fit a row; the log counts the others.
@@ -161,7 +165,7 @@ def mismatched_examples(prompts: Sequence[int]) -> np.ndarray:
 def _pairs_of_answers(ids: Sequence[int], prompts: Sequence[tuple], settings: PreferenceConfig, length: int) -> Pairs:
     laid = branches(prompts)
     references = np.zeros((len(ids), MISMATCHED if settings.kind == "kto" else BAD), np.float32)
-    most = int(length // (laid.lengths - 1).min())
+    most = int(length // laid.lengths.predictions.min())
     return Pairs(**vars(laid), ids=np.array(ids, np.uint64), references=references, settings=settings, sequences=most)
 
 

@@ -113,14 +113,56 @@ class TaughtBatch(Batch):
         return Batch(self.inputs, self.targets, self.segment_ids, self.positions, self.weights)
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of documents, in groups: consecutive documents that are equally long. All int64 [groups].
+
+    Args:
+        tokens: of each document of a group.
+        firsts: the number of its first document.
+        counts: how many documents there are; none is 0.
+    """
+
+    tokens: np.ndarray
+    firsts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: np.ndarray) -> "Lengths":
+        """Those of documents in memory; int64 [documents]. Each is a group of its own."""
+        return cls(np.asarray(tokens, np.int64), np.arange(len(tokens)), np.ones(len(tokens), np.int64))
+
+    def only(self, groups: np.ndarray) -> "Lengths":
+        """Those of some groups, by their numbers."""
+        return Lengths(self.tokens[groups], self.firsts[groups], self.counts[groups])
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The predictions of each document of a group: one less than its tokens, but not less than none."""
+        return np.maximum(self.tokens - 1, 0)
+
+    @property
+    def total(self) -> int:
+        """The predictions of all documents."""
+        return int((self.predictions * self.counts).sum())
+
+    @property
+    def documents(self) -> int:
+        """How many documents there are."""
+        return int(self.counts.sum())
+
+
 class Documents(Protocol):
     """Documents of tokens with random access: a token store, or conversations in memory."""
 
-    lengths: np.ndarray  # int64 [documents], the tokens of each document
-    ids: np.ndarray  # uint64 [documents], first 8 bytes of each document's hash
+    lengths: Lengths
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and weights of `[start, start + count)` of each document, concatenated."""
+        ...
+
+    def identities(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of each document in its corpus, int64, and the first 8 bytes of its hash, uint64."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tpullm.data.batch import flat_ranges
+from tpullm.data.batch import Lengths, flat_ranges
 from tpullm.data.examples import Conversation, Judged, Preference, identity
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
@@ -37,14 +37,18 @@ class Conversations:
     ids: np.ndarray
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each conversation, int64."""
-        return np.diff(self.offsets)
+    def lengths(self) -> Lengths:
+        """Tokens of each conversation."""
+        return Lengths.of(np.diff(self.offsets))
 
     def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and weights of `[start, start + count)` of each conversation, concatenated."""
         where = flat_ranges(self.offsets[documents] + starts, counts)
         return self.tokens[where], self.token_weights[where]
+
+    def identities(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number and the id of each conversation."""
+        return documents, self.ids[documents]
 
 
 def tokenize(talks: Sequence[Conversation], tokenizer: Tokenizer, sequence_length: int, name: str) -> Conversations:

@@ -1,9 +1,9 @@
 """What is read when: the infinite order of the rows of all sources, and the weights of the sources in each phase.
 
-The rows are mixed by the shares of their sources, and shuffled anew in each epoch. The row at a place is computed from
-the place alone, for many places at once. The order is that of grain's `MapDataset.range(rows).shuffle(seed).repeat()`,
-mixed by `MapDataset.mix`. grain takes 14 microseconds a row, this 5. Where a phase begins the shares change, and every
-source goes on in its own order where it was. In pretraining, a weight of a source is multiplied by one of a language.
+The rows are mixed by the shares of their sources, as grain's `MapDataset.mix` does, and shuffled anew in each epoch.
+The row at a place is computed from the place alone, for many places at once. Where a phase begins the shares change,
+and every source goes on in its own order where it was. In pretraining, a weight of a source is multiplied by one of a
+language.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from tpullm.corpus.sources import YOURS
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data.batch import Documents
 from tpullm.data.packing import Packing
+from tpullm.data.permutation import hashed, permuted
 from tpullm.data.token_store import TokenStore
 from tpullm.recipe.schema import Recipe, Source
 from tpullm.system.errors import UserError
@@ -41,9 +42,6 @@ class Order:
         Args:
             later: other shares, each with the place from which they count; places ascend. A share of 0 is not read.
         """
-        from grain.experimental import index_shuffle
-
-        self._shuffled = index_shuffle
         self._rows, self._seeds = np.array(rows), np.array(seeds)
         self._firsts = np.array([0, *(first for first, _ in later)])
         self._proportions = [_whole_proportions(each) for each in (shares, *(each for _, each in later))]
@@ -61,10 +59,7 @@ class Order:
             numbers[here] = within + np.array(self._before[phase])[sources[here]]
         counts = self._rows[sources]
         epochs, within = np.divmod(numbers, counts)
-        seeds = (self._seeds[sources] + epochs) % 2**32
-        wanted = zip(within.tolist(), (counts - 1).tolist(), seeds.tolist(), strict=True)
-        rows = [self._shuffled(place, last, seed, 4) for place, last, seed in wanted]
-        return sources, epochs, np.array(rows, np.int64)
+        return sources, epochs, permuted(within, counts, hashed(epochs, self._seeds[sources]))
 
     def read_before(self, place: int) -> list[int]:
         """How many rows of each source are read before `place`."""
@@ -185,18 +180,6 @@ def _shares_within_most_rows(shares: list[list[float]], read: list[int], most: l
     )
 
 
-class Subset:
-    """Some documents of others, by their numbers there (int64). It implements `tpullm.data.batch.Documents`."""
-
-    def __init__(self, whole: Documents, numbers: np.ndarray):
-        self.whole, self.numbers = whole, numbers
-        self.lengths, self.ids = whole.lengths[numbers], whole.ids[numbers]
-
-    def read(self, documents: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As of the whole."""
-        return self.whole.read(self.numbers[documents], starts, counts)
-
-
 def of_recipe(recipe: Recipe, run: Path) -> tuple[dict[str, Documents], Schedule]:
     """What pretraining reads of RUN/tokens, by part, and when.
 
@@ -256,12 +239,11 @@ def _parts_by_language(
     names, codes = found
     parts = [OTHERS, *(language for language in named if language in names)]
     part_of = np.array([parts.index(name) if name in parts else 0 for name in names] or [0])[codes]
-    predictions = np.maximum(store.lengths - 1, 0)
-    numbers = [np.flatnonzero(part_of == part) for part in range(len(parts))]
+    stores = [store.only(np.flatnonzero(part_of == part)) for part in range(len(parts))]
     return [
-        (f"{source.name}/{language}", language, Subset(store, each), int(predictions[each].sum()) / total)
-        for language, each in zip(parts, numbers, strict=True)
-        if len(each) and (total := int(predictions.sum()))
+        (f"{source.name}/{language}", language, own, own.lengths.total / store.lengths.total)
+        for language, own in zip(parts, stores, strict=True)
+        if own.lengths.documents and store.lengths.total
     ]
 
 

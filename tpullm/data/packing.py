@@ -3,47 +3,68 @@
 A document of n tokens holds n - 1 predictions. A document of at most T predictions is never cut. A longer one is cut
 into pieces of T predictions and a rest. The grid of cuts moves from epoch to epoch, so that no token always stands at
 the beginning of its piece, without context.
+
+No array has a number for each document or row. The numbers of pieces by length say which lengths stand in which row
+(`_best_fit`). They also number the pieces, the short ones first. A row names places among the pieces of a length, and
+a permutation of these, another one in each epoch, says which piece stands there.
 """
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 import numpy as np
 
-from tpullm.corpus.dedup import GOLDEN, splitmix64
-from tpullm.data.batch import Segments, flat_ranges
+from tpullm.data.batch import Lengths, Segments, flat_ranges
+from tpullm.data.permutation import hashed, permuted
+
+# Where few pieces have the same length, those of neighbouring lengths change places too, as if all were as long as the
+# longest of them: else rows of a small corpus hold the same pieces in every epoch. It costs half a percent of fill.
+ENOUGH, NEIGHBOURS = 64, 0.01
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The pieces of each row, sorted by row. `int` is int32 if all values fit, else int64.
+    """The rows of an epoch. Rows of the same lengths are a kind; a kind has parts, each of one length.
 
     Args:
-        documents: int [pieces], the document of each piece.
-        offsets: int [pieces], the first prediction of each piece on the unmoved grid.
-        lengths: int [pieces], the predictions of each piece.
-        row_starts: int64 [rows + 1], the first piece of each row.
-        tokens: int64 [documents], the tokens of each document.
+        lengths: of the documents.
         sequence_length: T.
-        seed: moves the grid of cuts; None leaves the grid unmoved.
+        seed: of what changes from epoch to epoch: which pieces share a row, and where documents are cut.
+        moving: False: all epochs are like the first one, and long documents are cut from their beginning on.
+        groups: int64 [pools], the group of `lengths` that the pieces of a pool are of. Pools are sorted by the lengths
+            of their pieces. Groups of long documents have two pools, one of pieces of T and before it one of rests.
+        piece_ends: int64 [pools], where the pieces of each pool end among all pieces.
+        rests: the number of pools with pieces shorter than T.
+        row_ends: int64 [kinds], where the rows of each kind end among all rows.
+        part_ends: int64 [kinds], where its parts end among all parts.
+        copies: int64 [parts], the pieces of a part in each row.
+        firsts: int64 [parts], the place of its first piece in the first row of its kind.
+        begins, counts: int64 [parts], where the pieces begin that change places with it, and how many they are.
     """
 
-    documents: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    row_starts: np.ndarray
-    tokens: np.ndarray
+    lengths: Lengths
     sequence_length: int
-    seed: int | None
+    seed: int
+    moving: bool
+    groups: np.ndarray
+    piece_ends: np.ndarray
+    rests: int
+    row_ends: np.ndarray
+    part_ends: np.ndarray
+    copies: np.ndarray
+    firsts: np.ndarray
+    begins: np.ndarray
+    counts: np.ndarray
 
     @property
     def rows(self) -> int:
         """The number of rows in an epoch."""
-        return len(self.row_starts) - 1
+        return int(self.row_ends[-1]) if len(self.row_ends) else 0
 
     @property
     def fill(self) -> float:
         """The share of positions that hold a prediction."""
-        return float(self.lengths.sum()) / max(1, self.rows * self.sequence_length)
+        return self.lengths.total / max(1, self.rows * self.sequence_length)
 
     def segments(self, rows: np.ndarray, epochs: np.ndarray) -> Segments:
         """The pieces of `rows` (int64 [n]) in `epochs` (int64 [n]). The result numbers the rows from 0 to n - 1.
@@ -51,79 +72,107 @@ class Packing:
         A long document is a ring: the hash of seed, epoch and document says where its grid begins. The number and the
         lengths of its pieces do not change. The piece that contains the end of the document becomes two segments.
         """
-        counts = self.row_starts[rows + 1] - self.row_starts[rows]
-        piece = flat_ranges(self.row_starts[rows], counts)
-        pieces = (self.documents, self.offsets, self.lengths)
-        documents, starts, lengths = (array[piece].astype(np.int64) for array in pieces)
-        predictions = self.tokens[documents] - 1
-        if self.seed is not None:
-            hashes = documents.astype(np.uint64)  # of document, epoch and seed
-            for salt in (np.repeat(epochs, counts).astype(np.uint64), np.uint64(self.seed % 2**64)):
-                hashes = splitmix64(hashes * GOLDEN + salt)
-            shift = (hashes % predictions.astype(np.uint64)).astype(np.int64)
-            starts = (starts + np.where(predictions > self.sequence_length, shift, 0)) % predictions
+        places, rows, keys = self._places(rows, epochs if self.moving else np.zeros_like(epochs))
+        pools = np.searchsorted(self.piece_ends, places, side="right")
+        within = places - np.where(pools > 0, self.piece_ends[pools - 1], 0)
+        groups = self.groups[pools]
+        predictions = self.lengths.tokens[groups] - 1
+        whole = predictions // self.sequence_length
+        is_rest = pools < self.rests
+        numbers, pieces = np.divmod(within, np.where(is_rest, 1, whole))
+        documents = self.lengths.firsts[groups] + numbers
+        starts = np.where(is_rest, whole, pieces) * self.sequence_length
+        lengths = np.minimum(self.sequence_length, predictions - starts)
+        if self.moving and len(long := np.flatnonzero(predictions > self.sequence_length)):
+            of_grids = hashed(documents[long], keys[long]) % predictions[long].astype(np.uint64)
+            starts[long] = (starts[long] + of_grids.astype(np.int64)) % predictions[long]
         first = np.minimum(lengths, predictions - starts)
-        rows = np.repeat(np.arange(len(rows)), counts)
         to_end, from_begin = (documents, starts, first, rows), (documents, 0 * starts, lengths - first, rows)
         segments = np.stack([to_end, from_begin], axis=2).reshape(4, -1)
         return Segments(*segments[:, segments[2] > 0])
 
+    def _places(self, rows: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The numbers of the pieces in some rows, among all; the row of each (0 to n - 1), and a hash of its epoch."""
+        kinds = np.searchsorted(self.row_ends, rows, side="right")
+        nth = rows - np.where(kinds > 0, self.row_ends[kinds - 1], 0)
+        first_parts = np.where(kinds > 0, self.part_ends[kinds - 1], 0)
+        parts_of_rows = self.part_ends[kinds] - first_parts
+        parts = flat_ranges(first_parts, parts_of_rows)
+        copies = self.copies[parts]
+        places = flat_ranges(self.firsts[parts] + np.repeat(nth, parts_of_rows) * copies, copies)
+        parts, rows = np.repeat(parts, copies), np.repeat(np.repeat(np.arange(len(rows)), parts_of_rows), copies)
+        keys, begins = hashed(epochs, self.seed)[rows], self.begins[parts]
+        return begins + permuted(places - begins, self.counts[parts], hashed(begins, keys)), rows, keys
 
-def pack(lengths: np.ndarray, sequence_length: int, seed: int, moving: bool = True) -> Packing:
-    """Pack documents of `lengths` tokens (int64 [documents]) into rows of `sequence_length` predictions.
+
+def pack(lengths: Lengths, sequence_length: int, seed: int, moving: bool = True) -> Packing:
+    """Pack documents into rows of `sequence_length` predictions.
 
     Best fit, longest first, on the histogram of lengths (Krell et al. 2021, "Efficient Sequence Packing without
-    Cross-contamination", section 3). The cost grows with the number of distinct lengths, and documents are assigned to
-    rows by whole arrays. Documents of fewer than two tokens hold no prediction and are left out. `seed` decides which
-    documents share a row. If `moving`, the cuts of long documents move from epoch to epoch.
+    Cross-contamination", section 3). Time and memory grow with the number of distinct lengths, not of documents.
+    Documents of fewer than two tokens hold no prediction and are left out. `seed` decides which documents share a row.
+    If `moving`, that and the cuts of long documents change from epoch to epoch.
     """
-    lengths = np.asarray(lengths, np.int64)
-    predictions = np.maximum(lengths - 1, 0)
-    pieces = -(-predictions // sequence_length)
-    documents = _in_fewest_bytes(np.repeat(np.arange(len(lengths)), pieces))
-    offsets = _in_fewest_bytes(flat_ranges(np.zeros_like(pieces), pieces) * sequence_length)
-    piece_lengths = _in_fewest_bytes(np.minimum(sequence_length, predictions[documents] - offsets))
-    shuffled = np.random.default_rng(seed).permutation(len(documents))
-    keys = piece_lengths[shuffled].astype(np.min_scalar_type(sequence_length))  # sorting 16 bits is six times faster
-    pools = shuffled[np.argsort(keys, kind="stable")]
-    histogram = np.bincount(piece_lengths, minlength=sequence_length + 1)
-    cursor = np.cumsum(histogram) - histogram  # of each length, the next piece in `pools`
-    order, counts = [np.zeros(0, np.int64)], [np.zeros(1, np.int64)]
-    for count, contents in _best_fit(histogram, sequence_length):
-        columns = []
-        for length, copies in contents:
-            taken = pools[cursor[length] : cursor[length] + count * copies]
-            cursor[length] += count * copies
-            columns.append(taken.reshape(count, copies))
-        rows = np.concatenate(columns, axis=1)
-        order.append(rows.ravel())
-        counts.append(np.full(count, rows.shape[1]))
-    order = np.concatenate(order)
-    ordered, row_starts = (documents[order], offsets[order], piece_lengths[order]), np.cumsum(np.concatenate(counts))
-    return Packing(*ordered, row_starts, lengths, sequence_length, seed if moving else None)
+    whole, rest = np.divmod(lengths.predictions, sequence_length)
+    short, long = np.flatnonzero(rest), np.flatnonzero(whole)
+    short = short[np.argsort(rest[short], kind="stable")]
+    pieces = np.concatenate([lengths.counts[short], lengths.counts[long] * whole[long]])
+    histogram = np.zeros(sequence_length + 1, np.int64)
+    np.add.at(histogram, rest[short], lengths.counts[short])
+    histogram[sequence_length] = pieces[len(short) :].sum()
+    if moving:
+        histogram = _with_neighbours(histogram)
+    kinds = _best_fit(histogram, sequence_length)
+    rows = np.array([count for count, _ in kinds], np.int64)
+    parts = np.array([len(contents) for _, contents in kinds], np.int64)
+    flat = np.array([part for _, contents in kinds for part in contents], np.int64).reshape(-1, 2)
+    # The parts of a length take its pieces one after the other. They take all of them, so in the order of lengths the
+    # parts take all pieces.
+    used, by_length = flat[:, 1] * np.repeat(rows, parts), np.argsort(flat[:, 0], kind="stable")
+    firsts = np.empty_like(used)
+    firsts[by_length] = np.cumsum(used[by_length]) - used[by_length]
+    begins = np.cumsum(histogram) - histogram
+    return Packing(
+        lengths, sequence_length, seed, moving, np.concatenate([short, long]), np.cumsum(pieces), len(short),
+        np.cumsum(rows), np.cumsum(parts), flat[:, 1], firsts, begins[flat[:, 0]], histogram[flat[:, 0]],
+    )  # fmt: skip
+
+
+def _with_neighbours(histogram: np.ndarray) -> np.ndarray:
+    """The histogram with pieces of neighbouring lengths counted as the longest of them."""
+    found, longest = np.zeros_like(histogram), 0
+    for length in np.flatnonzero(histogram)[::-1].tolist():
+        if not 0 < found[longest] < ENOUGH or length < longest * (1 - NEIGHBOURS):
+            longest = length
+        found[longest] += histogram[length]
+    return found
 
 
 def _best_fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
     """Kinds of rows, (number of rows, ((length, copies), ...)), by best fit with the longest pieces first."""
     open_rows: dict[int, list[tuple[int, tuple]]] = {}  # by the space left in a row
-    for length in range(capacity, 0, -1):
+    spaces: list[int] = []  # of these, sorted
+
+    def put(space: int, kind: tuple[int, tuple]) -> None:
+        if space not in open_rows:
+            insort(spaces, space)
+        open_rows.setdefault(space, []).append(kind)
+
+    for length in np.flatnonzero(histogram)[::-1].tolist():
         remaining = int(histogram[length])
-        for space in sorted(space for space in open_rows if space >= length):
-            while remaining and open_rows[space]:
-                count, contents = open_rows[space].pop()
-                copies = min(space // length, remaining)  # a row is filled before the next row
-                used = min(count, remaining // copies)
-                if used < count:
-                    open_rows[space].append((count - used, contents))
-                left = space - copies * length
-                open_rows.setdefault(left, []).append((used, (*contents, (length, copies))))
-                remaining -= used * copies
+        while remaining and (place := bisect_left(spaces, length)) < len(spaces):
+            space = spaces[place]
+            count, contents = open_rows[space].pop()
+            if not open_rows[space]:
+                del open_rows[space], spaces[place]
+            copies = min(space // length, remaining)  # a row is filled before the next row
+            used = min(count, remaining // copies)
+            if used < count:
+                put(space, (count - used, contents))
+            put(space - copies * length, (used, (*contents, (length, copies))))
+            remaining -= used * copies
         fitting = capacity // length
         for count, copies in ((remaining // fitting, fitting), (1, remaining % fitting)):
             if count and copies:
-                open_rows.setdefault(capacity - copies * length, []).append((count, ((length, copies),)))
-    return [kind for space in sorted(open_rows) for kind in open_rows[space]]
-
-
-def _in_fewest_bytes(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
+                put(capacity - copies * length, (count, ((length, copies),)))
+    return [kind for space in spaces for kind in open_rows[space]]

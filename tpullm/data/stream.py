@@ -1,8 +1,8 @@
 """The data order as a function of the step: which documents are in the batch of a step.
 
 Rows of packed documents are shuffled anew in each epoch, the sources are mixed by weight, and B rows make a batch. The
-step is the whole state. Where a phase with other weights begins, each source goes on in its own order. grain shuffles
-and reads ahead. grain imports JAX if that is installed, so it is imported only when a stream is made.
+step is the whole state. Where a phase with other weights begins, each source goes on in its own order. grain reads
+ahead. It imports JAX if that is installed, so it is imported only when batches are read.
 """
 
 import copy
@@ -17,8 +17,9 @@ import numpy as np
 from tpullm.corpus.sources import sources as corpus_sources
 from tpullm.data import mixture, packing
 from tpullm.data.batch import Batch, Documents, Segments, build, split
-from tpullm.data.mixture import Order, Schedule, Subset
+from tpullm.data.mixture import Order, Schedule
 from tpullm.data.packing import Packing
+from tpullm.data.permutation import permuted
 from tpullm.data.token_store import TokenStore
 from tpullm.recipe.schema import Recipe
 from tpullm.system.errors import UserError
@@ -33,7 +34,7 @@ class Placed:
 
     Args:
         source: the name of the source.
-        document: the number of the document in the store of the source.
+        document: the number of the document in the corpus, among those of its source and split.
         id: the first 8 bytes of the hash of its text, as hex.
         start: the first token that is read.
         length: the number of tokens that are predicted.
@@ -101,11 +102,9 @@ class Stream(LeavesOut):
             packed = packing.pack(documents.lengths, sequence_length, seed_for(seed, name, "pack"), moving)
             if packed.rows:
                 self.packings[name], self.sources[name] = packed, documents
-                if isinstance(documents, Subset):
-                    self.sources[_source_of_part(name)] = documents.whole
         rows = sum(packed.rows for packed in self.packings.values())
         if rows < batch_size:
-            tokens = sum(int(packed.lengths.sum()) for packed in self.packings.values())
+            tokens = sum(packed.lengths.total for packed in self.packings.values())
             raise UserError(
                 f"{what} too small: {tokens:,} training tokens fill {rows} rows, a batch is {batch_size} rows"
                 f" ({batch_size * sequence_length:,} tokens); collect more text, or lower batch_size or sequence_length"
@@ -154,8 +153,12 @@ class Stream(LeavesOut):
         placed = []
         first = self._numbers(np.array(step)) * self.batch_size
         for name, segments in self._segments(*self._order.at(first + np.arange(self.batch_size))):
-            whole, ids = self._whole(name, segments.documents), self.sources[name].ids[segments.documents]
-            columns = (whole, ids, segments.starts, segments.lengths, segments.rows)
+            columns = (
+                *self.sources[name].identities(segments.documents),
+                segments.starts,
+                segments.lengths,
+                segments.rows,
+            )
             for document, id, start, length, row in zip(*(column.tolist() for column in columns), strict=True):
                 placed.append(Placed(_source_of_part(name), document, f"{id:016x}", start, length, row))
         return sorted(placed, key=lambda piece: piece.row)
@@ -163,17 +166,12 @@ class Stream(LeavesOut):
     def documents_in(self, first: int, last: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """The pieces of the steps from `first` to `last - 1`: by source, their documents and the steps that read them.
 
-        The documents are numbers in the store of the source. A source may come in several parts.
+        The documents are the numbers that they have in the store of the source. A source may come in several parts.
         """
         numbers = self._numbers(np.arange(first, last))
         places = (numbers[:, None] * self.batch_size + np.arange(self.batch_size)).ravel()
         for name, segments in self._segments(*self._order.at(places)):
-            yield _source_of_part(name), self._whole(name, segments.documents), first + segments.rows // self.batch_size
-
-    def _whole(self, name: str, documents: np.ndarray) -> np.ndarray:
-        """The numbers in the store of a source of documents of one of its parts."""
-        own = self.sources[name]
-        return own.numbers[documents] if isinstance(own, Subset) else documents
+            yield _source_of_part(name), segments.documents, first + segments.rows // self.batch_size
 
     def epoch_at(self, step: int) -> dict[str, float]:
         """How many epochs of each source have been read when `step` begins."""
@@ -194,15 +192,8 @@ class Stream(LeavesOut):
         return dict(zip(self.packings, self._order.read_before(place), strict=True))
 
     def _steps_at_once(self) -> int:
-        """How many batches are built at once: at most `TOKENS_AT_ONCE` tokens, and at most one epoch of each source.
-
-        `grain.experimental.index_shuffle` takes at least 22 ms for an epoch, however few rows it has, and the first
-        batch should wait for one epoch only.
-        """
-        rows = [packed.rows for packed in self.packings.values()]
-        most = max(share / count for shares in self._shares for share, count in zip(shares, rows, strict=True))
-        epoch = 1 / (most * self.batch_size)
-        return max(1, int(min(TOKENS_AT_ONCE / (len(self._own_rows) * self.sequence_length), epoch)))
+        """How many batches are built at once: `TOKENS_AT_ONCE` tokens at most."""
+        return max(1, TOKENS_AT_ONCE // (len(self._own_rows) * self.sequence_length))
 
     def _built(self, start: int, stop: int) -> list[Batch]:
         """This host's batches of the steps from `start` to `stop - 1`."""
@@ -249,10 +240,11 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         packed = packing.pack(self.documents.lengths, self.sequence_length, seed=0, moving=False)
-        order = np.random.default_rng(0).permutation(packed.rows)[: self.rows or None]
+        count = min(self.rows or packed.rows, packed.rows)
         own = np.arange(self.batch_size) if self.own_rows is None else self.own_rows
-        for first in range(0, len(order), self.batch_size):
-            chosen = order[(first + own)[first + own < len(order)]]
+        for first in range(0, count, self.batch_size):
+            places = first + own[first + own < count]
+            chosen = permuted(places, np.full_like(places, packed.rows), np.zeros(len(places), np.uint64))
             segments = packed.segments(chosen, np.zeros_like(chosen))
             yield build([(self.documents, segments)], len(own), self.sequence_length)
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from tpullm.data import packing
-from tpullm.data.batch import BRANCH
+from tpullm.data.batch import BRANCH, Lengths
 from tpullm.engine.session import Session, length_bucket, row_bucket
 from tpullm.evaluation.scoring import dispatched
 from tpullm.model.mesh import RULES
@@ -107,7 +107,7 @@ def lay_groups(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
 
 
 def _pack_groups(sequences: Sequence[Ids], groups: list[Group], length: int) -> Rows:
-    packed = packing.pack(np.array([group.size for group in groups]) + 1, length, seed=0, moving=False)
+    packed = packing.pack(Lengths.of(np.array([group.size for group in groups]) + 1), length, seed=0, moving=False)
     segments = packed.segments(np.arange(packed.rows), np.zeros(packed.rows, np.int64))
     inputs, targets, segment_ids, positions = (np.zeros((packed.rows, length), np.int32) for _ in range(4))
     used, numbers = np.zeros((2, packed.rows), np.int64)

@@ -26,7 +26,7 @@ def loss_and_entropy(path: Path, session: Session) -> dict[str, float]:
         UserError: no document fits the context.
     """
     store, tokenizer = TokenStore(path), session.tokenizer
-    documents = [store.document(index).tolist() for index in range(len(store.lengths))]
+    documents = [store.document(index).tolist() for index in range(store.lengths.documents)]
     documents = [ids for ids in documents if len(ids) <= session.context_length]
     if not documents:
         raise UserError(f"{path}: no held-out document fits model.context_length {session.context_length}; raise it")
