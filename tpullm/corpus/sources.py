@@ -119,7 +119,7 @@ _remote_files = functools.cache(lambda folder: storage.remote().files(folder))
 # A file is read once by a process while its size and time are the same.
 _remembered_file_hash = functools.cache(lambda path, size, time: storage.hash_file(path))
 
-_WEB = "datatrove trafilatura lxml webencodings brotli"
+_WEB = "datatrove resiliparse lxml webencodings brotli"
 LIBRARIES = f"{_WEB} pyarrow babel py3langid hojichar sudachipy sudachidict_small".split()
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
