@@ -66,7 +66,7 @@ def _ours(texts: dict) -> Iterator[str]:
     yield "`alike`: names in one of these groups pass for each other: " + "; ".join(
         " ".join(group) for group in language_detection.ALIKE
     )
-    yield "\n`own`: passes as its own language. `other`: passes as another one of the same script, of all such pairs."
+    yield "\n`own`: passes as its own language. `other`: as another one in Latin or in other letters, of all pairs."
     yield "\n| texts | how many | exactly | or written alike | `und` | another | own | other |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for length, lists in texts.items():
@@ -90,10 +90,10 @@ def _row(found: dict[str, list[str]], texts: dict[str, list[str]]) -> str:
 
 
 def _passes_for_others(texts: dict[str, list[str]]) -> str:
-    """How many texts pass as another language of the same script that is not written alike, of all such pairs."""
+    """How many texts pass as another language that is not written alike, of all pairs in Latin or in other letters."""
     passed = [
         is_language(text, other)
-        for languages in language_detection.LANGUAGES.values()
+        for languages in language_detection.WRITTEN
         for name in texts
         for other in texts
         if name in languages and other in languages and other not in _alike(name)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tpullm.corpus.characters import characters_in_blocks, code_points, folded, normal
-from tpullm.corpus.language_detection import SCRIPTS, SPACELESS
+from tpullm.corpus.language_detection import SPACELESS
 from tpullm.system import storage
 
 WORDS, CHARACTERS = 13, 30
@@ -270,7 +270,7 @@ def _places_with_windows(
 @functools.cache
 def _spaceless_characters() -> np.ndarray:
     """Which characters are of scripts without spaces between words: bool."""
-    return characters_in_blocks(*(block for script in SPACELESS for block in SCRIPTS[script]))
+    return characters_in_blocks(*SPACELESS)
 
 
 def _character_run_hashes(codes_C: np.ndarray, length: int) -> np.ndarray:

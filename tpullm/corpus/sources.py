@@ -167,7 +167,7 @@ def code_identity() -> dict[str, str]:
     folder = Path(__file__).parent
     paths = [path for path in sorted(folder.rglob("*.py")) if path.stem not in _AFTERWARDS]
     trees = {str(path.relative_to(folder)): _code_without_comments(path) for path in paths}
-    tables = {name: (folder / name).read_text(encoding="utf-8") for name in ("filters/words.yaml", "scripts.yaml")}
+    tables = {name: (folder / name).read_text(encoding="utf-8") for name in ("filters/words.yaml", "languages.yaml")}
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {"tpullm.corpus": storage.hash_json(trees | tables)[:16], "unicode": unicodedata.unidata_version, **versions}
 
