@@ -63,7 +63,7 @@ def theirs(file: Path, language: str, folder: Path) -> Callable[[], int]:
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import ParquetWriter
 
-    limit, own = gopher.limits(language), tokenizer()
+    limit, own = gopher.limits(language), tokenizer(language)
     lines, paragraphs = limit.lines, limit.paragraphs
     loose = {"min_words_per_line": -1, "max_word_length": -1} if language == "ja" else {}
     blocks = [

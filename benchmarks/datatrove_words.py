@@ -5,13 +5,13 @@ from typing import Any
 from tpullm.corpus.filters import gopher, words
 
 
-def tokenizer() -> Any:
-    """Our words as one of datatrove's tokenizers: words, and sentences by their marks."""
+def tokenizer(of: str) -> Any:
+    """Our words of a language as one of datatrove's tokenizers: words, and sentences by their marks."""
     from datatrove.utils.word_tokenizers import WordTokenizer
 
     class Tokenizer(WordTokenizer):
         def word_tokenize(self, text: str) -> list[str]:
-            return list(words.words_of(text))
+            return list(words.words_of(text, of))
 
         def sent_tokenize(self, text: str) -> list[str]:
             return gopher.SENTENCE.findall(text)
@@ -28,7 +28,7 @@ def fineweb(language: str) -> Any:
 
     limit = gopher.JAPANESE_PAGES if language == "ja" else gopher.FINEWEB
     return FineWebQualityFilter(
-        language=tokenizer(),
+        language=tokenizer(language),
         stop_chars=tuple(gopher.sentence_ends(language)),
         line_punct_thr=limit.ends,
         short_line_thr=limit.short,

@@ -90,7 +90,7 @@ def test_no_rule_takes_more_than_linear_time(unit):
 def test_words_of_a_huge_text_are_bounded(monkeypatch):
     monkeypatch.setattr(quality, "BEGINNING", 1000)
     lengths, of = [], words.words_of
-    monkeypatch.setattr(words, "words_of", lambda text: (lengths.append(len(text)), of(text))[1])
+    monkeypatch.setattr(words, "words_of", lambda text, language: (lengths.append(len(text)), of(text, language))[1])
     for rule in set(RULES) - {"repetition", "c4"}:
         reason(PROSE * 100, rule)
     assert set(lengths) == {1000}

@@ -18,8 +18,10 @@ CONFIG = CorpusConfig(minimum_characters=20, licences=["CC0-1.0", "CC-BY-4.0"])
 def test_unreadable():
     broken = ["本\0本", "本\ud800", "caf\ufffd", "今日は".encode().decode("latin-1"), "本" * 998 + "\ufffd"]
     assert {verdicts.unreadable(text) for text in broken} == {"broken encoding"}
-    readable = ["a\tb\n", "本" * 999 + "\ufffd"]  # one of a thousand is borne
-    assert [verdicts.unreadable(text) for text in (" \n\t", *readable)] == ["empty", "", ""]
+    shell = 'mv "travail/\ufffdl\ufffdments graphiques" "travail/Éléments graphiques"\n'
+    readable = ["a\tb\n", "本" * 999 + "\ufffd", shell + "次の行です。\n" * 9]  # one of a thousand, of ten lines
+    assert [verdicts.unreadable(text) for text in (" \n\t", *readable)] == ["empty", "", "", ""]
+    assert verdicts.unreadable(shell + "次の行です。\n\n" * 8) == "broken encoding"
 
 
 CODE = {
@@ -107,7 +109,7 @@ def test_a_text_is_kept_as_it_was_cleaned():
 def test_the_language_is_what_is_known_of_it():
     assert judged(Raw(PROSE)).language == judged(Raw(PROSE), language="").language == "ja"
     assert judged(Raw("value = one\n" * 9, "code")).language == "code"
-    assert judged(Raw("Et rebiger ut " * 4), language="").language == "und"
+    assert judged(Raw("x = 3; y = 4\n" * 9), language="", rules=[]).language == "und"
 
 
 def test_what_was_read_and_learned_is_told(tmp_path):

@@ -5,10 +5,10 @@
 - FineWeb, C4: pages of the web. datatrove's code for C4 takes 55 ms for a MB of English, since it looks for every
   phrase in every line. Here a phrase is looked for in the lines of a text that has it.
 
-`is_repetitive` is Gopher's rules of repetition for text of any kind, in four ways milder, so that it drops no good text
-that is not prose: marks are no words (Python's documentation is full of them), a page of few words is not judged,
-repeated lines must be many and hold many characters (the names of the speakers in a play are many), and most pages of
-a book must repeat.
+`is_repetitive` is Gopher's rules of repetition for text of any kind, in five ways milder, so that it drops no good text
+that is not prose: its limits are twice as high, marks, numbers and rulers are no words (manuals are full of them), a
+page of few words is not judged, repeated lines must be many and hold many characters (the names of the speakers in a
+play are many), and most pages of a book must repeat.
 
 Tests run both and compare. W words.
 """
@@ -88,6 +88,13 @@ JAPANESE = Limits(
     lines=(0.375, 1),
     paragraphs=(1, 1),
 )
+# Of text of any kind. Manuals repeat phrases, code and headings: by Gopher's own limits 135 of 3,976 pages of twelve
+# manuals fell, now 20. Runs of two to four words say less: one long run of a word is counted several times.
+ANY = Limits(
+    top=(),
+    repeated=tuple((n, 2 * share) for n, share in ENGLISH.repeated),
+    lines=(2 * ENGLISH.lines[0], 2 * ENGLISH.lines[1]),
+)
 FINEWEB = WebLimits()
 JAPANESE_PAGES = WebLimits(0.167, 1.0, 0.1, 0.162)  # of FineWeb 2 (Penedo et al. 2025)
 # Shares of repeated n-grams grow with the length of a text. The limits are for web pages, so a book is cut into pages.
@@ -95,7 +102,6 @@ PAGE_CHARACTERS = 10_000
 # Shorter pages may repeat an n-gram and still be good text (Gopher drops texts under 50 words before it counts).
 LEAST_REPEATED_WORDS = 100
 SENTENCE = re.compile(r"[^.!?。！？…]*[.!?。！？…]+[\"'”’」』）)]*|[^.!?。！？…]+")
-SPACELESS = ("ja", "zh", "th")
 # A line of dialogue ends with a bracket, which is no sentence end in datatrove's set: without it 19 of 150 pages of
 # Soseki fall, with it 1.
 CLOSING = ("」", "』", "）", "…")
@@ -154,19 +160,19 @@ def repetitive(text: str, words: Words, limit: Limits) -> str:
     return "repeated phrases" if _repeats_phrases(words.hashes_W, words.lengths_W, limit, len(text)) else ""
 
 
-def is_repetitive(text: str) -> bool:
+def is_repetitive(text: str, language: str) -> bool:
     """Whether most pages of `text` repeat their own lines or n-grams too often."""
     pages = [text[start : start + PAGE_CHARACTERS] for start in range(0, len(text), PAGE_CHARACTERS)]
-    return 2 * sum(map(_is_repetitive_page, pages)) > len(pages)
+    return 2 * sum(_is_repetitive_page(page, language) for page in pages) > len(pages)
 
 
-def _is_repetitive_page(text: str) -> bool:
+def _is_repetitive_page(text: str, language: str) -> bool:
     lines = [line for line in text.split("\n") if line.strip()]
-    if all(share > most for share, most in zip(_shares_of_repetition(lines, text), ENGLISH.lines, strict=True)):
+    if all(share > most for share, most in zip(_shares_of_repetition(lines, text), ANY.lines, strict=True)):
         return True
-    found = words.words_of(text)
-    hashes_W, lengths_W = found.hashes_W[found.has_text_W], found.lengths_W[found.has_text_W]
-    return len(lengths_W) >= LEAST_REPEATED_WORDS and _repeats_phrases(hashes_W, lengths_W, ENGLISH, len(text))
+    found = words.words_of(text, language)
+    hashes_W, lengths_W = found.hashes_W[found.has_letter_W], found.lengths_W[found.has_letter_W]
+    return len(lengths_W) >= LEAST_REPEATED_WORDS and _repeats_phrases(hashes_W, lengths_W, ANY, len(text))
 
 
 def _shares_of_repetition(pieces: Sequence[str], text: str) -> tuple[float, float]:
@@ -186,7 +192,7 @@ def _later_repetitions(pieces: Sequence[str]) -> list[str]:
 def _repeats_phrases(hashes_W: np.ndarray, lengths_W: np.ndarray, limit: Limits, characters: int) -> bool:
     """Whether n-grams of words hold more of the characters of a text than `limit` allows."""
     mixed_W = splitmix64(hashes_W)
-    if _has_top_phrase(mixed_W, lengths_W, limit, characters):
+    if limit.top and _has_top_phrase(mixed_W, lengths_W, limit, characters):
         return True
     # Longer n-grams that repeat lie in the shortest ones that do: those cover more than is counted for any length.
     shortest, most = min(n for n, _ in limit.repeated), min(share for _, share in limit.repeated) * characters
@@ -275,7 +281,7 @@ def fineweb(text: str, language: str) -> str:
         return "repeated lines"
     # A text has at least as many words as what stands between white space.
     has_few = line_ends / len(text.split()) > limit.line_ends
-    return "a list" if has_few and line_ends / len(words.words_of(text)) > limit.line_ends else ""
+    return "a list" if has_few and line_ends / len(words.words_of(text, language)) > limit.line_ends else ""
 
 
 def c4(text: str, language: str) -> tuple[str, str]:
@@ -287,7 +293,7 @@ def c4(text: str, language: str) -> tuple[str, str]:
 
     lines, lowered = list(map(str.strip, text.splitlines())), text.lower()
     phrases = [phrase for phrase in (SCRIPT, *POLICY_SUBSTRINGS) if phrase in lowered]
-    if language not in SPACELESS:
+    if language not in words.SPACELESS:
         lines = [line for line in lines if len(line.split(None, LEAST_WORDS)) >= LEAST_WORDS]
         lines = [line for line in lines if len(line) <= LONGEST_WORD or max(map(len, line.split())) <= LONGEST_WORD]
     if "[" in text:

@@ -50,7 +50,7 @@ def judge(text: str, language: str, url: str, rules: Sequence[str], config: Corp
         if rule == "c4":
             reason, text = gopher.c4(text, language)
         elif rule == "repetition":
-            reason = "too repetitive" if gopher.is_repetitive(text) else ""
+            reason = "too repetitive" if gopher.is_repetitive(text, language) else ""
         elif rule == "address":
             reason = "listed address" if address_lists.is_listed(url) else ""
         elif rule == CLASSIFIER:
@@ -74,7 +74,7 @@ def check(config: CorpusConfig) -> None:
 
 
 def _broken_gopher_rule(text: str, language: str) -> str:
-    found, limit = words.words_of(text), gopher.limits(language)
+    found, limit = words.words_of(text, language), gopher.limits(language)
     return gopher.low_quality(text, found, limit) or gopher.repetitive(text, found, limit)
 
 
@@ -97,7 +97,7 @@ def _odd_script(text: str, language: str) -> str:
 
 def _adult(text: str, language: str) -> str:
     """Whether a text is full of adult words: three different ones, and one character of a hundred in them."""
-    forms, own = _english_forms(), words.words_of(text)
+    forms, own = _english_forms(), words.words_of(text, language)
     is_form_W = forms[np.minimum(np.searchsorted(forms, own.hashes_W), len(forms) - 1)] == own.hashes_W
     found = Counter(own[place].lower() for place in np.flatnonzero(is_form_W).tolist())
     if len(found) < LEAST_WORDS:  # too few of them count as none

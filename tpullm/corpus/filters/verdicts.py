@@ -22,7 +22,8 @@ DEED = re.compile(
 NAMED = re.compile(r"(?:creative commons|cc)[ _-]+(by(?:[ _-](?:nc|nd|sa))*)[ _-]+([0-9.]+)")
 # Limits of code that people write; generated code and tables exceed them: StarCoder (Li et al. 2023, section 3.1).
 LONGEST_MEAN_LINE, LONGEST_LINE, LEAST_LETTERS = 100, 1000, 0.25
-MOST_BROKEN = 0.001  # share of characters
+# Share of characters, and of lines: a manual of the shell shows the six broken names that a command corrects.
+MOST_BROKEN, MOST_BROKEN_LINES = 0.001, 0.1
 # A decoder writes U+FFFD for bytes that it cannot read. C1 controls appear where UTF-8 was read as Latin-1.
 BROKEN = re.compile("[\ufffd\x80-\x84\x86-\x9f]")
 
@@ -91,8 +92,13 @@ def unreadable(text: str) -> str:
     """Why `text` is not readable (`empty`, `broken encoding`); "" if it is. Every document is checked."""
     if not text.strip():
         return "empty"
-    is_marked = not text.isascii() and (has_surrogate(text) or len(BROKEN.findall(text)) > MOST_BROKEN * len(text))
-    return "broken encoding" if is_marked or "\0" in text else ""
+    if "\0" in text or not text.isascii() and has_surrogate(text):
+        return "broken encoding"
+    if text.isascii() or len(BROKEN.findall(text)) <= MOST_BROKEN * len(text):
+        return ""
+    lines = [line for line in text.split("\n") if line]
+    broken = sum(BROKEN.search(line) is not None for line in lines)
+    return "broken encoding" if broken > MOST_BROKEN_LINES * len(lines) else ""
 
 
 def left_out(raw: Raw, text: str, source: Source, config: CorpusConfig) -> str:
