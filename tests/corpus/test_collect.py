@@ -74,7 +74,7 @@ def test_what_is_dropped_is_counted(tmp_path):
     base = _story(1000)
     texts = ["短い", "This text is in English, and it is not what the source says that it is.", "", base, base]
     texts += [base.replace("個買い", "箇買い", 1), "同じ話です。" * 200, *(_story(number) for number in range(30))]
-    card = _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts))), tmp_path)
+    card = _collect(_recipe(_source(_write(tmp_path / "a.jsonl", texts)), minimum_characters=5), tmp_path)
     reasons = ["empty", "exact duplicate", "near duplicate", "too repetitive", "too short", "wrong language"]
     assert card["dropped"]["stories"] == dict.fromkeys(reasons, 1)
     page = (tmp_path / "documents/datacard.md").read_text()
