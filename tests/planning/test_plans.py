@@ -108,7 +108,7 @@ def tuned(name, topology, **options):
 
 
 def test_a_stage_is_named_by_the_user_or_is_the_first_that_trains():
-    pretrains = load(ROOT / "configs" / "tune" / "law.yaml")
+    pretrains = load(ROOT / "configs" / "tune" / "licences.yaml")
     assert stage_of(pretrains).name == "pretrain" and stage_of(pretrains, "field").key == "finetune.field.train"
     assert stage_of(pretrains, "field").adapter is None
     assert stage_of(EIGHT).name == stage_of(EIGHT, "finetune.chat.train").name == "chat"
@@ -134,7 +134,7 @@ def test_lora_and_qlora_of_8b_fit_one_chip_and_one_card_and_tuning_all_of_it_doe
     assert tuned("70b-qlora", "v6e:2x2").fits and not tuned("70b-qlora", "v6e:1x1").fits
 
 
-@pytest.mark.parametrize("domain", ["law", "medicine", "programming"])
+@pytest.mark.parametrize("domain", ["law-ja", "medicine", "programming"])
 def test_a_domain_for_a_published_model_needs_what_its_recipe_says(domain):
     """Of the shapes of Qwen3 1.7 B and 8 B. The time is that of the steps of both stages."""
     recipe = load(ROOT / "configs" / "tune" / f"{domain}-8b.yaml")

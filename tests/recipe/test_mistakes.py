@@ -12,7 +12,7 @@ PAGE = "docs/en/reference.md"
     [
         ("plan quickstart --serch", "the nearest is search, see tpullm plan --help"),
         ("plan quickstart --slices=some", "--slices: some is not a whole number; see tpullm plan --help"),
-        ("plan law quickstart", "the recipe is the first word after the verb: tpullm plan quickstart ..."),
+        ("plan licences quickstart", "the recipe is the first word after the verb: tpullm plan quickstart ..."),
         ("collect wrong.yaml --run RUN", "wrong.yaml: line 2: unknown key pretrain.stepz; the nearest is pretrain.st"),
         ("generate --modl x", "unknown key --modl; the nearest is --model, see tpullm generate --help"),
         ("generate --model x --tokens many", "--tokens: many is not a whole number; see tpullm generate --help"),

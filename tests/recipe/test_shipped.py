@@ -1,5 +1,6 @@
 """A recipe by name or path, as the first word after a verb."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def test_a_name_is_the_shipped_recipe_whatever_lies_in_the_folder(tmp_path, monk
         assert parsing.of_command_line([path]).name == "mine"
     Path("8b").mkdir()
     assert parsing.of_command_line(["8b"]).name == "8b"
+
+
+def test_a_key_of_one_source_is_set_by_its_name():
+    before = parsing.of_command_line(["law-ja"])
+    changed = parsing.of_command_line(["law-ja", "--corpus.sources.law.path", "[a]", "--corpus.sources.tenki.weight=2"])
+    law, tenki = before.corpus.sources
+    assert (law.path, tenki.weight) == ("my_laws", 1.0)
+    expected = [dataclasses.replace(law, path="[a]"), dataclasses.replace(tenki, weight=2.0)]
+    assert changed == dataclasses.replace(before, corpus=dataclasses.replace(before.corpus, sources=expected))
+    assert [source.path for source in changed.laws] == ["[a]"] and changed.laws == expected[:1]
+    with pytest.raises(
+        UserError, match="^corpus.sources.weight: -x is not a number"
+    ):  # the line of a file has another value
+        parsing.of_command_line(["law-ja", "--corpus.sources.tenki.weight=-x"])
 
 
 def test_a_name_may_follow_config_as_a_path_may():

@@ -74,11 +74,17 @@ def questions_of_lowest_hashes(questions: Iterable[Question], most: int) -> list
 def split(questions: Iterable[Question], held_out_fraction: float) -> tuple[list[Question], list[Question]]:
     """Questions to tune on, and held-out questions, by the hash of their entities.
 
-    What is held out depends on nothing else: not on the recipe's seed, and not on the other questions.
+    What is held out depends on nothing else: not on the recipe's seed, and not on the other questions. Only of a few
+    entities, where the hash would hold out none or all, it is one, or all but one.
     """
+    found = list(questions)
+    numbers = sorted({number_by_hash(f"held out {question.entity}") for question in found})
+    bound = held_out_fraction
+    if 0 < bound < 1 and len(numbers) > 1:
+        bound = max(numbers[1], min(bound, numbers[-1]))
     parts: tuple[list[Question], list[Question]] = ([], [])
-    for question in questions:
-        parts[number_by_hash(f"held out {question.entity}") < held_out_fraction].append(question)
+    for question in found:
+        parts[number_by_hash(f"held out {question.entity}") < bound].append(question)
     return parts
 
 

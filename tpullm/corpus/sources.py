@@ -124,7 +124,7 @@ LIBRARIES = f"{_WEB} pyarrow babel py3langid hojichar sudachipy sudachidict_smal
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
-_AFTERWARDS = "collect datacard reduce repeated_lines sources tracing".split()
+_AFTERWARDS = "collect datacard law_questions reduce repeated_lines sources tracing".split()
 
 
 def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:

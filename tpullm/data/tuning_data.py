@@ -82,7 +82,8 @@ def tuning_data(recipe: Recipe, run: Path, name: str, tokenizer: Tokenizer) -> T
     ):
         if names:
             weights[kind] = 1 - sum(weights.values()) if kind == CONVERSATIONS else 1.0
-            parts = examples.read(names, example, settings.columns, settings.held_out_fraction, recipe.seed)
+            fraction = settings.held_out_fraction
+            parts = examples.read(names, example, settings.columns, fraction, recipe.seed, recipe.laws)
             for part, into in zip(parts, (read, held_out), strict=True):
                 if part:
                     into[kind] = tokenize(part, tokenizer, length, where)
@@ -130,7 +131,8 @@ def prompts_of(recipe: Recipe, name: str, tokenizer: Tokenizer, context: int) ->
     """
     settings = recipe.finetune[name]
     most = min(settings.train.sequence_length, context) - settings.policy.tokens
-    parts = examples.read(settings.prompts, examples.Prompt, settings.columns, settings.held_out_fraction, recipe.seed)
+    fraction = settings.held_out_fraction
+    parts = examples.read(settings.prompts, examples.Prompt, settings.columns, fraction, recipe.seed, recipe.laws)
     where = f"finetune.{name}"
     learned, held_out = (prompts.tokenized(part, tokenizer, most, where) if part else None for part in parts)
     if learned is None:

@@ -31,7 +31,7 @@ def measure_before_and_after(recipe: Recipe, base: Session, tuned: Session) -> d
     name, stage = next(built_in, ("", None))
     if not name:
         return {}
-    learned, asked = examples.questions(name, stage.held_out_fraction, recipe.seed)
+    learned, asked = examples.questions(name, stage.held_out_fraction, recipe.seed, recipe.laws)
     if not base.tokenizer.has_template:  # a base that was never tuned to talk: it gets the tuned model's template
         base = dataclasses.replace(base, tokenizer=tuned.tokenizer)
     with built_in_judge(name) as right:

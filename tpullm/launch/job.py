@@ -251,11 +251,11 @@ class Job:
     def extras(self) -> str:
         """The extras of the wheel that a machine's devices, sources and trackers need, such as `cuda,gcp,mlflow`."""
         of_devices = self.machine.extras if self.config.machine else "tpu,gcp"
-        of_sources = {"domains" for source in self.recipe.corpus.sources if source.kind in QUESTION_PACKAGES}
+        of_sources = {"domains" for source in self.recipe.corpus.sources if QUESTION_PACKAGES.get(source.kind)}
         stages = self.recipe.finetune.values()
         named = {question_set(name) for stage in stages for name in stage.examples}
         named |= {reward.get("name") for stage in stages for reward in stage.rewards}
-        of_sources |= {"domains" for name in ("law", "medicine") if name in named}
+        of_sources |= {"domains" for name in ("licences", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
         return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
 
@@ -325,13 +325,15 @@ def _input_paths(job: Job) -> Iterator[tuple[str, str]]:
     if job.verb in ("run", "collect"):
         yield "text", recipe.text
         for source in recipe.corpus.sources:
-            if source.kind not in (*built_in, "python") and "://" not in source.path:
+            if source.kind not in ("tenki", "python", "licences", "medicine") and "://" not in source.path:
                 yield "corpus.sources", source.path
     if job.verb in ("run", "pretrain", "finetune"):
         yield "base", recipe.base
     if job.verb in ("run", "pretrain"):
         yield "branch", recipe.branch
     for name, stage in recipe.finetune.items() if job.verb in ("run", "finetune") else ():
+        for source in recipe.laws if "law" in stage.examples else ():
+            yield "corpus.sources", source.path
         for key in ("conversations", *ALONE):
             for path in getattr(stage, key):
                 if question_set(path) not in built_in:

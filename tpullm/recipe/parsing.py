@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import yaml
 
 from tpullm.hardware import topologies
-from tpullm.recipe import mistakes, shipped
+from tpullm.recipe import mistakes, schema_keys, shipped
 from tpullm.recipe.mesh_axes import check_sizes
 from tpullm.recipe.mistakes import Keys
 from tpullm.recipe.schema import Recipe
@@ -96,7 +96,8 @@ def settings_of(parser: Parser, argv: Sequence[str], kind: type) -> tuple[Any, a
         _put_option(values, option, text, keys)
 
     def place(loc: tuple) -> str:
-        typed = any(f"{mistakes.dotted_key(loc)}.".startswith(f"{option}.") for option, _ in changes)
+        whole = [schema_keys.general(option, keys.sections) for option, _ in changes]  # corpus.sources.path
+        typed = any(f"{mistakes.dotted_key(loc)}.".startswith(f"{one}.") for one in [*whole, *dict(changes)])
         found = [(path, line) for path, root, _ in files if not typed and (line := _line_of_key(root, loc))]
         return "{}: line {}: ".format(*found[-1]) if found else ""
 
@@ -159,6 +160,14 @@ def _put_option(values: dict[str, Any], option: str, text: str, keys: Keys) -> N
     node, names = values, above.split(".") if above else []
     for place, name in enumerate(names, 1):
         inner = node.get(name)
+        if ".".join(names[:place]) in (section.name for section in keys.sections if section.repeated):
+            found = [dict(one) if isinstance(one, dict) else {} for one in inner or []]  # one of them, by its name
+            node[name], chosen = found, [one for one in found if one.get("name") == names[-1]]
+            if len(chosen) != 1:
+                known = ", ".join(str(one.get("name")) for one in found) or "none"
+                raise UserError(f"--{option}: {'.'.join(names[:-1])} has no {names[-1]}; it has {known}")
+            node = chosen[0]
+            break
         if not isinstance(inner, dict):
             pairs = keys.find(".".join(names[:place]))
             inner = _yaml_value(pairs.default, "") if pairs else {}

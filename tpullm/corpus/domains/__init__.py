@@ -1,4 +1,4 @@
-"""Three domains of real text that comes with packages on PyPI: law, medicine and programming.
+"""Three domains of real text that comes with packages on PyPI: medicine, programming and licences.
 
 Each has documents, from which a model learns the field, and questions that are made of the same data by rule, so every
 question has one right answer. Questions are held out by the hash of what they ask about: tuning never asks about it,
@@ -6,17 +6,23 @@ so the model has the answer from the documents, or from what is alike in other q
 `domains`. They are looked for when a domain is used, and never imported: their data are read.
 """
 
-import platform
+from collections.abc import Callable
 from pathlib import Path
 
-from tpullm.corpus.domains import law, medicine, programming
+from tpullm.corpus.domains import licences, medicine, programming
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, number_by_hash
 from tpullm.run.stages import WORDING
 from tpullm.system.errors import UserError
 
-DOMAINS = {"law": law, "medicine": medicine, "programming": programming}
-SOURCES = {"law": law, "medicine": medicine}  # the documents of `programming` are a `python` source
+# The sets of questions, by name.
+DOMAINS: dict[str, Callable[[], list[Question]]] = {
+    "licences": licences.questions,
+    "medicine": medicine.questions,
+    "medicine-ja": medicine.japanese_questions,
+    "programming": programming.questions,
+}
+SOURCES = {"licences": licences, "medicine": medicine}  # the documents of `programming` are a `python` source
 
 
 def packages(kind: str, part: str = "") -> tuple[Package, ...]:
@@ -33,11 +39,9 @@ def files(kind: str, part: str = "") -> list[Path]:
     return [path for package in packages(kind, part) for path in package.files()]
 
 
-def identity(domain: str, part: str = "") -> dict[str, str]:
-    """What the documents and questions of a domain depend on: versions of packages, of Python, and of their wording."""
-    if domain == "programming":
-        return {"python": f"{platform.python_version()}, wording {WORDING}"}
-    return {package.name: f"{package.version()}, wording {WORDING}" for package in packages(domain, part)}
+def identity(kind: str, part: str) -> dict[str, str]:
+    """What the documents of a source of this kind and path depend on: versions of packages, and of their wording."""
+    return {package.name: f"{package.version()}, wording {WORDING}" for package in packages(kind, part)}
 
 
 def questions(domain: str) -> list[Question]:
@@ -45,4 +49,4 @@ def questions(domain: str) -> list[Question]:
 
     `UserError` if a package is not installed.
     """
-    return sorted(DOMAINS[domain].questions(), key=lambda question: number_by_hash(f"order {question.question}"))
+    return sorted(DOMAINS[domain](), key=lambda question: number_by_hash(f"order {question.question}"))

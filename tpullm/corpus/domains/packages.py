@@ -29,12 +29,14 @@ class Package:
         holds: what its text is, for errors.
         data: the files to read, as a pattern of names in the folder where packages are installed.
         licence: the licence of the text, for the data card.
+        install: the command that installs it.
     """
 
     name: str
     holds: str
     data: str
     licence: str
+    install: str = "pip install 'tpullm[domains]'"
 
     def version(self) -> str:
         """The installed version; `UserError` if it is not installed."""
@@ -44,7 +46,7 @@ class Package:
         """The files of its data, by name; `UserError` if it is not installed or has none."""
         found = sorted(Path(str(self._distribution().locate_file(""))).glob(self.data))
         if not found:
-            advice = "install a version that has it: pip install -U 'tpullm[domains]'"
+            advice = f"install a version that has it: {self.install.replace('install', 'install -U', 1)}"
             raise UserError(f"{self.holds}: {self.name} {self.version()} has no {self.data}; {advice}")
         return found
 
@@ -52,5 +54,5 @@ class Package:
         try:
             return importlib.metadata.distribution(self.name)
         except importlib.metadata.PackageNotFoundError:
-            advice = "run: pip install 'tpullm[domains]'"
+            advice = f"run: {self.install}"
             raise UserError(f"{self.holds}: the package {self.name} is not installed; {advice}") from None

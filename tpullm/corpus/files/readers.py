@@ -16,7 +16,7 @@ from typing import BinaryIO
 from tpullm.corpus import domains
 from tpullm.corpus.document import NOT_UTF8, UNREADABLE, Raw
 from tpullm.corpus.domains import programming
-from tpullm.corpus.files import encodings, opened, pages, records, warc
+from tpullm.corpus.files import encodings, laws, opened, pages, records, warc
 from tpullm.corpus.files.source_files import File, printable
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
@@ -101,7 +101,8 @@ MANY: dict[str, Callable[[Path, File, Source], Iterator[Raw]]] = {
     "parquet": lambda path, file, source: records.read_parquet(path, file, source.text_key),
     "warc": lambda path, file, source: warc.read(path),
     "python": lambda path, file, source: programming.documents(path, source.path),
-    "law": lambda path, file, source: domains.law.documents(path, source.path),
+    "law": lambda path, file, source: laws.documents(path),
+    "licences": lambda path, file, source: domains.licences.documents(path, source.path),
     "medicine": lambda path, file, source: domains.medicine.documents(path),
 }
 

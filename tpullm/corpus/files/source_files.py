@@ -50,8 +50,9 @@ EXTENSIONS = {
 _DOMAINS = {kind: partial(domains.files, kind) for kind in domains.SOURCES}
 INSTALLED: dict[str, Callable[[str], list[Path]]] = {"python": programming.files} | _DOMAINS
 KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions}
-# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings.
-ALSO = {"jsonl": (".json",)}
+# What else a source of one kind reads: Dolma and C4 have JSON Lines in `.json.gz`. Elsewhere `.json` is settings. Of a
+# law the content says what it is.
+ALSO = {"jsonl": (".json",), "law": (".xml", ".json", ".txt")}
 # Text in formats that are not read. The log names such files, so that the user knows that they were left out.
 OFFICE = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pages", ".ppt", ".pptx", ".xls", ".xlsx")
 COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
@@ -212,7 +213,7 @@ def status_of(path: Path) -> Any:
 
 def _known_extensions(kind: str) -> str:
     """The extensions of a kind, for an error; of many, the first."""
-    found = list(KINDS if kind == "files" else (*EXTENSIONS[kind], *ALSO.get(kind, ())))
+    found = list(KINDS if kind == "files" else (*EXTENSIONS.get(kind, ()), *ALSO.get(kind, ())))
     return " ".join([*found[:_SHOWN], *(["…"] if found[_SHOWN:] else [])])
 
 

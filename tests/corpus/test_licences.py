@@ -3,8 +3,8 @@
 import pytest
 
 from tests.corpus.test_domains import answers, by_entity, check
-from tpullm.corpus.domains import law
-from tpullm.corpus.domains.law import Licence
+from tpullm.corpus.domains import licences
+from tpullm.corpus.domains.licences import Licence
 
 FILE = """---
 name: Tea
@@ -24,7 +24,7 @@ The kettle is not part of it.
 def read(tmp_path, identifier="Tea-1.0", more="", text=FILE):
     path = tmp_path / "tea.LICENSE"
     path.write_text(text.format(identifier=identifier, more=more), encoding="utf-8")
-    return law.read(path)
+    return licences.read(path)
 
 
 def test_a_licence_is_what_is_known_of_it_and_its_text(tmp_path):
@@ -35,21 +35,21 @@ def test_a_licence_is_what_is_known_of_it_and_its_text(tmp_path):
     for more in ("is_deprecated: yes", "is_unknown: yes", "is_generic: yes"):  # not one text
         assert read(tmp_path, more=more) is None
     assert read(tmp_path, text="---\nkey: a\nname: A\ncategory: Permissive\n---") is None
-    assert list(law.documents(tmp_path / "tea.LICENSE", "")) == []
+    assert list(licences.documents(tmp_path / "tea.LICENSE", "")) == []
 
 
 def test_a_document_says_what_is_asked_and_one_of_facts_has_the_beginning_of_its_text(tmp_path):
     read(tmp_path)
-    [raw] = law.documents(tmp_path / "tea.LICENSE", "")
+    [raw] = licences.documents(tmp_path / "tea.LICENSE", "")
     category = "The category of the licence “Tea Public Licence” is Copyleft Limited."
     identifier = "The SPDX identifier of “Tea Public Licence” is Tea-1.0."
     assert raw.language == "en"
     assert raw.text.startswith(f"Tea Public Licence\n\n{category} {identifier}\n\nWhoever drinks")
     text = "".join(f"{number}. Drink the tea.\n" for number in range(100, 200))
     read(tmp_path, text=f"---\nname: Tea\ncategory: Permissive\n---\n{text}")
-    [whole], [facts] = (list(law.documents(tmp_path / "tea.LICENSE", part)) for part in ("", "facts"))
+    [whole], [facts] = (list(licences.documents(tmp_path / "tea.LICENSE", part)) for part in ("", "facts"))
     assert whole.text.startswith(facts.text) and whole.text.count("Drink") == 100
-    assert facts.text.count("Drink") == law.BEGINNING // len("100. Drink the tea.\n")
+    assert facts.text.count("Drink") == licences.BEGINNING // len("100. Drink the tea.\n")
 
 
 SHARED = "You must keep this notice with every copy of the work that you give to others."
@@ -71,8 +71,8 @@ LICENCES = [
 
 @pytest.fixture
 def asked(monkeypatch):
-    monkeypatch.setattr(law, "CLAUSES_FROM", 1.0)
-    return law.questions_about(LICENCES)
+    monkeypatch.setattr(licences, "CLAUSES_FROM", 1.0)
+    return licences.questions_about(LICENCES)
 
 
 def test_identifier_name_and_category_are_asked_of_licences_that_one_name_tells_apart(asked):
@@ -108,3 +108,22 @@ def test_a_clause_is_about_the_one_topic_whose_words_it_has(asked):
         "sentence you must keep this notice with": "notices",
         "sentence the authors of the milk may": "liability",
     }
+
+
+CLAUSES = {
+    "You get a royalty-free right to pour the tea into any cup that you like.": None,
+    "The loser of a dispute pays nobody but his own side, attorneys' fees of the other included.": "price",
+    "The winner may recover attorneys' fees and other costs from the other side at once.": None,
+    "The teas that you mix are governed by the terms of this licence as well.": None,
+    "The tea licence is governed by the laws of Japan and by no others.": "applicable law",
+    "NOTICE TO DRINKERS: the tea is hot, so wait for a minute before you drink.": None,
+    "You may hand out the tea if you do so free of charge for all guests.": "price",
+    "You may pour a royalty-free tea into a cup only for a fee of one coin.": "price",
+}
+
+
+def test_a_word_that_only_looks_like_a_topic_is_none(monkeypatch):
+    monkeypatch.setattr(licences, "CLAUSES_FROM", 1.0)
+    found = licences.questions_about([Licence("Tea", "Permissive", "", "en", "\n\n".join(CLAUSES))])
+    topics = {one.question.partition("“")[2].partition("”")[0]: one.answers[0] for one in found if one.kind == "clause"}
+    assert topics == {sentence: topic for sentence, topic in CLAUSES.items() if topic}
