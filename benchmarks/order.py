@@ -86,8 +86,9 @@ def first_batch(what: str) -> dict:
         batch = stream.batch_at(1000 * step)
     packed = stream.packings["web"]
     return {
-        "documents": packed.lengths.documents, "groups": len(packed.lengths.tokens), "kinds": len(packed.row_ends),
-        "rows": packed.rows, "fill": round(packed.fill, 5), "pieces": int(batch.segment_ids.max(axis=1).sum()),
+        "documents": packed.lengths.documents, "groups": len(packed.lengths.tokens),
+        "kinds": len(packed.kind_starts) - 1, "rows": packed.rows, "fill": round(packed.fill, 5),
+        "pieces": int(batch.segment_ids.max(axis=1).sum()),
         "open_seconds": round(opened - imported, 2), "first_batch_seconds": round(done - opened, 2),
         "peak_mib": peak, "rows_per_second": round(BATCHES * ROWS / (time.perf_counter() - done)),
     }  # fmt: skip

@@ -23,7 +23,7 @@ from tpullm.system.errors import UserError
 
 SHARD_CHUNKS = 2 * 1024  # chunks in a file
 LONG, SHORT = 16 * 1024, 2 * 1024  # values of a chunk of an array that is read in ranges, or at single places
-MOST_MAPS = 512  # each map takes one of the 1,024 files that a process may have open
+MOST_MAPS = 256  # each map takes one of the 1,024 files that a process may have open; files of others take 512
 CACHED_BYTES = 1 << 28  # of arrays on gs://, for each process
 
 

@@ -33,10 +33,10 @@ class Packing:
         moving: False: all epochs are like the first one, and long documents are cut from their beginning on.
         groups: int64 [pools], the group of `lengths` that the pieces of a pool are of. Pools are sorted by the lengths
             of their pieces. Groups of long documents have two pools, one of pieces of T and before it one of rests.
-        piece_ends: int64 [pools], where the pieces of each pool end among all pieces.
+        pool_starts: int64 [pools + 1], where the pieces of each pool begin among all pieces, and the last ones end.
         rests: the number of pools with pieces shorter than T.
-        row_ends: int64 [kinds], where the rows of each kind end among all rows.
-        part_ends: int64 [kinds], where its parts end among all parts.
+        kind_starts: int64 [kinds + 1], where the rows of each kind begin among all rows.
+        part_starts: int64 [kinds + 1], where its parts begin among all parts.
         copies: int64 [parts], the pieces of a part in each row.
         firsts: int64 [parts], the place of its first piece in the first row of its kind.
         begins, counts: int64 [parts], where the pieces begin that change places with it, and how many they are.
@@ -47,10 +47,10 @@ class Packing:
     seed: int
     moving: bool
     groups: np.ndarray
-    piece_ends: np.ndarray
+    pool_starts: np.ndarray
     rests: int
-    row_ends: np.ndarray
-    part_ends: np.ndarray
+    kind_starts: np.ndarray
+    part_starts: np.ndarray
     copies: np.ndarray
     firsts: np.ndarray
     begins: np.ndarray
@@ -59,7 +59,7 @@ class Packing:
     @property
     def rows(self) -> int:
         """The number of rows in an epoch."""
-        return int(self.row_ends[-1]) if len(self.row_ends) else 0
+        return int(self.kind_starts[-1])
 
     @property
     def fill(self) -> float:
@@ -73,9 +73,8 @@ class Packing:
         lengths of its pieces do not change. The piece that contains the end of the document becomes two segments.
         """
         places, rows, keys = self._places(rows, epochs if self.moving else np.zeros_like(epochs))
-        pools = np.searchsorted(self.piece_ends, places, side="right")
-        within = places - np.where(pools > 0, self.piece_ends[pools - 1], 0)
-        groups = self.groups[pools]
+        pools = np.searchsorted(self.pool_starts, places, side="right") - 1
+        within, groups = places - self.pool_starts[pools], self.groups[pools]
         predictions = self.lengths.tokens[groups] - 1
         whole = predictions // self.sequence_length
         is_rest = pools < self.rests
@@ -93,13 +92,12 @@ class Packing:
 
     def _places(self, rows: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The numbers of the pieces in some rows, among all; the row of each (0 to n - 1), and a hash of its epoch."""
-        kinds = np.searchsorted(self.row_ends, rows, side="right")
-        nth = rows - np.where(kinds > 0, self.row_ends[kinds - 1], 0)
-        first_parts = np.where(kinds > 0, self.part_ends[kinds - 1], 0)
-        parts_of_rows = self.part_ends[kinds] - first_parts
+        kinds = np.searchsorted(self.kind_starts, rows, side="right") - 1
+        first_parts = self.part_starts[kinds]
+        parts_of_rows = self.part_starts[kinds + 1] - first_parts
         parts = flat_ranges(first_parts, parts_of_rows)
-        copies = self.copies[parts]
-        places = flat_ranges(self.firsts[parts] + np.repeat(nth, parts_of_rows) * copies, copies)
+        copies, nth = self.copies[parts], np.repeat(rows - self.kind_starts[kinds], parts_of_rows)
+        places = flat_ranges(self.firsts[parts] + nth * copies, copies)
         parts, rows = np.repeat(parts, copies), np.repeat(np.repeat(np.arange(len(rows)), parts_of_rows), copies)
         keys, begins = hashed(epochs, self.seed)[rows], self.begins[parts]
         return begins + permuted(places - begins, self.counts[parts], hashed(begins, keys)), rows, keys
@@ -133,9 +131,14 @@ def pack(lengths: Lengths, sequence_length: int, seed: int, moving: bool = True)
     firsts[by_length] = np.cumsum(used[by_length]) - used[by_length]
     begins = np.cumsum(histogram) - histogram
     return Packing(
-        lengths, sequence_length, seed, moving, np.concatenate([short, long]), np.cumsum(pieces), len(short),
-        np.cumsum(rows), np.cumsum(parts), flat[:, 1], firsts, begins[flat[:, 0]], histogram[flat[:, 0]],
+        lengths, sequence_length, seed, moving, np.concatenate([short, long]), _starts(pieces), len(short),
+        _starts(rows), _starts(parts), flat[:, 1], firsts, begins[flat[:, 0]], histogram[flat[:, 0]],
     )  # fmt: skip
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    """Where each of so many begin, side by side, and where the last ones end; int64 [counts + 1]."""
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def _with_neighbours(histogram: np.ndarray) -> np.ndarray:
