@@ -173,3 +173,9 @@ def test_a_billion_documents_are_packed_as_a_thousand_are():
     segments = packed.segments(np.arange(packed.rows - 4, packed.rows), np.full(4, 7))
     predictions = np.bincount(segments.rows, segments.lengths)
     assert (predictions == 1000).all() and segments.documents.max() < 31 * 10**8
+
+
+def test_a_length_of_one_percent_less_is_a_neighbour():
+    histogram = np.zeros(1001, np.int64)
+    histogram[[1000, 990, 989]] = 1
+    assert np.flatnonzero(packing._with_neighbours(histogram)).tolist() == [989, 1000]

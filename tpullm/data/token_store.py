@@ -29,7 +29,7 @@ from tpullm.data.token_files import MappedFiles
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
-BLOCK_DOCUMENTS = 1 << 22  # that are sorted, or searched, at once
+BLOCK_DOCUMENTS = 1 << 22  # that are sorted, or searched, at once: up to 0.8 GB, maps of files included
 DOCUMENT = np.dtype([("begins", np.uint64), ("corpus_numbers", np.uint64), ("ids", np.uint64)])
 NAMES, FILES = "languages.json", "files.json"
 
@@ -129,7 +129,7 @@ class DocumentWriter:
         rows = np.empty(len(ids), DOCUMENT)
         rows["begins"], rows["ids"] = begins, ids
         rows["corpus_numbers"] = self._documents + np.arange(len(ids))
-        self._held.append((rows, languages.astype(np.int64), lengths))
+        self._held.append((rows, languages.astype(np.uint16), lengths))
         self._documents += len(ids)
         self._held_documents += len(ids)
         if self._held_documents >= BLOCK_DOCUMENTS:
@@ -137,44 +137,44 @@ class DocumentWriter:
 
     def _sort_block(self) -> None:
         rows, languages, lengths = map(np.concatenate, zip(*self._held, strict=True))
+        self._held, self._held_documents = [], 0
         order = np.lexsort((lengths, languages))
         rows[order].tofile(self._file)
-        self._tables.append(_counted(np.stack([languages, lengths, np.ones_like(lengths)], axis=1)[order]))
-        self._held, self._held_documents = [], 0
+        self._tables.append(_table(languages[order], lengths[order], np.ones_like(lengths)))
 
     def close(self) -> None:
         """Write the table and the arrays."""
         if self._held:
             self._sort_block()
-        table = np.concatenate(self._tables)  # the slices of each block, one block after the other
-        ends, order = np.cumsum(table[:, 2]), np.lexsort((table[:, 1], table[:, 0]))
-        slices = np.stack([ends - table[:, 2], ends], axis=1)[order]
+        languages, lengths, counts = np.concatenate(self._tables).T  # the slices of each block, one block after another
+        ends, order = np.cumsum(counts), np.lexsort((lengths, languages))
+        slices, blocks = np.stack([ends - counts, ends], axis=1)[order], np.cumsum(counts[order]) // BLOCK_DOCUMENTS
         rows = np.memmap(self._file, DOCUMENT, "r", shape=self._documents) if self._documents else None
         writers = {name: Appender(self._folder / name, DOCUMENT[name], flat_arrays.SHORT) for name in DOCUMENT.names}
-        blocks = np.cumsum(table[order, 2]) // BLOCK_DOCUMENTS
         for some in np.split(slices, np.flatnonzero(np.diff(blocks)) + 1) if self._documents else ():
             sorted_rows = np.concatenate([rows[first:end] for first, end in some.tolist()])
             for name, writer in writers.items():
                 writer.add(np.ascontiguousarray(sorted_rows[name]))
         for writer in writers.values():
             writer.close()
-        flat_arrays.write_all(self._folder / "table", _counted(table[order]).astype(np.uint64).ravel())
+        table = _table(languages[order], lengths[order], counts[order])
+        flat_arrays.write_all(self._folder / "table", table.astype(np.uint64).ravel())
         self._file.close()
 
 
-def _counted(table: np.ndarray) -> np.ndarray:
-    """Sorted rows of language, length and count, with one row for each language and length; int64 [rows, 3]."""
-    starts = np.flatnonzero(np.append(True, (np.diff(table[:, :2], axis=0) != 0).any(axis=1))[: len(table)])
-    if not len(starts):
-        return table
-    return np.column_stack([table[starts, :2], np.add.reduceat(table[:, 2], starts)])
+def _table(languages: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Rows of language, length and sum of counts, int64 [rows, 3], from columns that are sorted by both."""
+    changes = (np.diff(languages) != 0) | (np.diff(lengths) != 0)
+    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])[: len(counts)]
+    sums = np.add.reduceat(counts, starts) if len(starts) else counts
+    return np.stack([languages[starts], lengths[starts], sums], axis=1).astype(np.int64)
 
 
 def write_store(path: Path, parts: Iterable[tuple[np.ndarray, ...]], dtype: np.dtype) -> None:
     """Write the store `path` from its parts in order, each (tokens, lengths of its documents, ids of its documents).
 
     A part may also have the languages of its documents, an array of text; all parts then have them. `path` appears when
-    the store is complete. In memory are one part at a time, and 48 bytes for each document of a block.
+    the store is complete. In memory are one part at a time and the documents of a block.
     """
     with storage.atomic_directory(path) as temporary:
         tokens, documents = Appender(temporary / "tokens", dtype, flat_arrays.LONG), DocumentWriter(temporary)
