@@ -59,7 +59,6 @@ BEGUN_FIRST = (
     "run/test_run.py",
     "system/storage/test_gcs.py",
     "planning/test_proof.py",
-    "system/cluster/test_shares.py",
 )
 
 

@@ -182,8 +182,7 @@ def _parse(verb: str, words: list[str]):
         return parsing.settings_of(parser, own, LaunchConfig), command and _parse(command[0], command[1:])
     about = main.VERBS[verb]
     shows = bool(about.shows) and about.shows in words
-    for name in ("share", "hosts"):
-        _, words = place.take_flags(name, words)
+    _, words = place.take_flags(words)
     parser = main.parser_of(verb, shows=shows)
     return parsing.recipe_of(parser, words) if about.recipe and not shows else parsing.parse(parser, words)
 
@@ -260,6 +259,7 @@ OTHERS = {
     "hf": ".*" if "hf" in SCRIPTS else "hf comes with tpullm no more",
     "vllm": _gets_what_was_written,
     "llama-server": _gets_what_was_written,
+    "ray": r"(up|dashboard) cluster\.yaml|job submit --address http://127\.0\.0\.1:8265 -- tpullm collect .*",
     "gcloud": r"(auth|iam|projects|storage) .*|services \S+( [a-z]+\.googleapis\.com)+",
 }
 

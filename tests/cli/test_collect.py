@@ -4,8 +4,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pytest
+
 from tests.conftest import ROOT
 from tpullm.cli import collect
+from tpullm.corpus import document_files, tasks
+from tpullm.corpus.files import source_files
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
 
@@ -47,7 +51,33 @@ def test_halves_that_a_killed_process_left_go(tmp_path):
     assert list(stage.rglob("*.partial")) == []
 
 
+def test_a_process_that_was_interrupted_goes_on_where_it_was(tmp_path, monkeypatch):
+    made, real = [], tasks.run
+
+    def counted(task):
+        if len(made) == 3:
+            made.append("")
+            raise KeyboardInterrupt
+        made.append(task.result.name)
+        real(task)
+
+    monkeypatch.setattr(source_files, "BUNDLE_BYTES", 1)
+    monkeypatch.setattr(tasks, "run", counted)
+    recipe = _recipe(tmp_path)
+    (tmp_path / "diaries").mkdir()
+    for number in range(6):
+        (tmp_path / "diaries" / f"{number}.txt").write_text("".join(LINES[number * 10 :][:10]), encoding="utf-8")
+    source = replace(recipe.corpus.sources[0], path=str(tmp_path / "diaries"))
+    recipe = replace(recipe, corpus=replace(recipe.corpus, sources=[source]))
+    with pytest.raises(KeyboardInterrupt):
+        collect.main(recipe, tmp_path / "run")
+    collect.main(recipe, tmp_path / "run")
+    parts = [f"{part.key}.json" for part in document_files.parts(tmp_path / "run" / "documents")]
+    assert len(made) == len(set(made)) == 7 and set(made) - {""} < set(parts), "and one with what is held out of them"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["documents"]
+
+
 def test_collecting_imports_neither_jax_nor_what_only_some_files_need():
     program = "import sys, tpullm.cli.collect; print(*{name.split('.')[0] for name in sys.modules})"
     modules = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).split()
-    assert not {"jax", "datatrove", "pyarrow", "resiliparse", "warcio"} & set(modules)
+    assert not {"jax", "datatrove", "pyarrow", "resiliparse", "warcio", "ray"} & set(modules)

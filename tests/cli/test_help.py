@@ -83,8 +83,7 @@ def test_it_names_every_key_that_it_should(capsys, verb):
     names = {line.split()[0].removeprefix("--") for line in everything if line.startswith("  ")}
     assert {key.rpartition(".")[2] for key in EVERY_KEY} <= names
     whole = " ".join(" ".join(everything).split())
-    note = place.SHARE_HELP if VERBS[verb].shared else place.HELP
-    assert (note in whole) == (VERBS[verb].shared or VERBS[verb].computes)
+    assert (place.HELP in whole) == VERBS[verb].computes
 
 
 def test_all_of_the_help_has_whole_explanations_and_choices(capsys):

@@ -250,7 +250,7 @@ def restored(disks, shape, lost):
 
 
 def main_of_a_host() -> None:
-    flags, (folder,) = take_flags("hosts", sys.argv[1:])
+    flags, (folder,) = take_flags(sys.argv[1:])
     hosts.join(find("hosts", flags, {}))
     results = {}
     for name, scenario in SCENARIOS.items():

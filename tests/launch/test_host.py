@@ -70,7 +70,7 @@ def test_a_host_that_always_hangs_is_restarted_four_times(host, ends):
     assert made.run() == HostExit(0, 1, "no progress in 5 starts; the last one: its last line") and made.left == [0]
 
 
-PROGRESS = ["pretrain/checkpoints/20", "documents/manifest.json", ".collect/0a1b/000003.npz"]
+PROGRESS = ["pretrain/checkpoints/20", "documents/manifest.json", ".collect/0a1b/000003.npz", "documents/parts/1.json"]
 
 
 @pytest.mark.parametrize("ends", [[1, 1, "progress", 1, 1, 0], [75] * 4 + ["progress"] + [75] * 5 + [0]])
@@ -90,8 +90,8 @@ def ending(end, code, path):
     return progress if end == "progress" else end
 
 
-@pytest.mark.parametrize("made", [".collect/notes/1.5.begun", ".collect/0a1b/.000003.npz.5.partial"])
-def test_notes_and_halves_are_no_progress(host, made):
+@pytest.mark.parametrize("made", ["documents/parts/.1.json.5.partial", ".collect/0a1b/.000003.npz.5.partial"])
+def test_halves_are_no_progress(host, made):
     def again():
         storage.write_text(supervisor.run_folder / f"{made}{len(supervisor.left)}", "")
         return 75
@@ -127,10 +127,53 @@ def test_hosts_that_join_wait_for_each_other(host):
     assert ended == [HostExit(1, 0, "its last line")]
 
 
-def test_shares_wait_for_nobody_and_hosts_no_longer_than_their_peers_may_come(host, monkeypatch):
-    made = host(0, verb="collect", place=TWO)
-    assert made.run().code == 0
-    assert made.record.ready_hosts(1, 1) == 1, "the watcher sees that it was started"
+@pytest.fixture
+def nodes(monkeypatch):
+    """The nodes of Ray that were kept: which host's, with which variables; each until its host ends."""
+    kept, left = [], []
+
+    def keep(here, environment, line, stopping):
+        kept.append((here.index, {name: environment[name] for name in environment if name.startswith("RAY_")}))
+        assert stopping.wait(60)
+        left.append(here.index)
+
+    monkeypatch.setattr(program.ray_node, "keep", keep)
+    return kept, left
+
+
+def test_of_a_verb_of_text_host_0_is_the_driver_and_the_others_work_until_it_has_reported(host, nodes):
+    """They wait for nobody, and all have the secret of the cluster; a machine that replaces host 0 reads it."""
+    kept, left = nodes
+    worker, driver = (
+        host(verb="collect", place=TWO),
+        host(75, 0, verb="collect", place=Place(0, 2, "a test", "first:1")),
+    )
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(worker.run)
+        assert driver.run() == HostExit(0, 0, "its last line") and left == [0]
+        assert driver._flags() == ["--engine=ray"] and driver._shared["RAY_ADDRESS"] == "first:1"
+        assert not waits.done()
+        worker.record.add_exit(1, HostExit(0, 2, "a.txt: is broken"))
+        assert waits.result(60) == HostExit(1, 0, "host 0 ended: a.txt: is broken") and left == [0, 1]
+    (_, one), (_, other) = kept
+    assert one == other and one["RAY_AUTH_MODE"] == "token" and len(one["RAY_AUTH_TOKEN"]) == 64
+    again = host(0, verb="collect", place=Place(0, 2, "a test", "first:1"))
+    assert again.run().code == 0 and kept[2] == (0, one)
+
+
+def test_a_node_that_is_taken_back_reports_it(host, nodes):
+    made = host(verb="tokenize", place=TWO)
+    made.record.share_secret(1, 0, "theirs")
+    made.stopping.set()
+    assert made.run() == HostExit(1, 130, "this machine is taken back")
+
+
+def test_one_machine_needs_no_ray(host, nodes):
+    assert host(0, verb="collect").run().code == 0 and nodes == ([], [])
+    assert host(verb="collect")._flags() == []
+
+
+def test_hosts_wait_no_longer_than_their_peers_may_come(host, monkeypatch):
     monkeypatch.setattr(program, "SECONDS_FOR_PEERS", 0.05)
     assert host(0, place=TWO).run() == HostExit(1, 75, "1 of 2 hosts are ready after 0 minutes")
     made = host(0, place=TWO)
@@ -140,7 +183,7 @@ def test_shares_wait_for_nobody_and_hosts_no_longer_than_their_peers_may_come(ho
 
 def test_a_verb_that_joins_is_told_its_place(host):
     joined = ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=first:1"]
-    assert host(place=TWO)._flags() == joined and host(verb="collect", place=TWO)._flags() == []
+    assert host(place=TWO)._flags() == joined
     assert host(verb="evaluate")._flags() == ["--hosts.index=0", "--hosts.count=1"]
 
 
@@ -160,21 +203,17 @@ def no_batch(monkeypatch):
 
 
 def test_a_machine_of_a_group_knows_its_place_by_its_name(metadata):
-    place = program.find_host('{"hosts": "2", "first": "x-3-0"}', "pretrain")
+    place = program.find_host('{"hosts": "2", "first": "x-3-0"}')
     assert (place.index, place.count) == (1, 2)
     assert place.coordinator == f"x-3-0.zone.c.x-3-1.internal:{program.PORTS[0]}"
-    assert program.find_host('{"hosts": "1", "first": "x-3-1"}', "pretrain").coordinator == ""
+    assert program.find_host('{"hosts": "1", "first": "x-3-1"}').coordinator == ""
 
 
-def test_a_task_knows_its_index_and_hosts_have_to_be_as_many_as_were_launched(monkeypatch):
-    assert program.find_host("", "pretrain").count == 1
-    assert program.find_host('{"hosts": "1", "first": ""}', "pretrain").count == 1
+def test_hosts_have_to_be_as_many_as_were_launched():
+    assert program.find_host("").count == 1
+    assert program.find_host('{"hosts": "1", "first": ""}').count == 1
     with pytest.raises(UserError, match="hosts: 1 by no sign of others .*, and 4 were launched"):
-        program.find_host('{"hosts": "4", "first": ""}', "pretrain")
-    monkeypatch.setenv("BATCH_TASK_INDEX", "3")
-    monkeypatch.setenv("BATCH_TASK_COUNT", "8")
-    place = program.find_host("", "collect")
-    assert (place.index, place.count) == (3, 8)
+        program.find_host('{"hosts": "4", "first": ""}')
 
 
 @pytest.mark.parametrize(
@@ -223,7 +262,7 @@ def start(host, tmp_path, monkeypatch):
         made = spec or host()._spec
         path = tmp_path / "launch" / "jobs" / f"{name or storage.hash_json(made)[:12]}.json"
         storage.write_json(path, made)
-        monkeypatch.setattr(program, "find_host", place if callable(place) else lambda told, verb: place)
+        monkeypatch.setattr(program, "find_host", place if callable(place) else lambda told: place)
         words = ["--job", str(path), "--attempt", "4", "--seconds", str(seconds)]
         monkeypatch.setattr(program.sys, "argv", ["supervisor", *words, "--reported", str(tmp_path / "reported")])
         return program.main()

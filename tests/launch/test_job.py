@@ -160,7 +160,7 @@ REFUSED = [
     ("compute", "pretrain", {"accelerator": "v6e-8"}, "accelerator: v6e-8 is a slice of tpu-vm; give --machine"),
     ("compute", "pretrain", {"machine": "ct6e-standard-8t", "nodes": 2}, "several machines need one with 4 chips"),
     ("compute", "pretrain", SLICE, "nodes: no slice of v6e has 3 machines; there are 2, 4, 8, 16, 32, 64"),
-    ("compute", "collect", GPUS, "collect: runs as tasks that share its work; launch it on batch"),
+    ("compute", "collect", GPUS, "collect: needs no accelerator; launch it on batch"),
     ("compute", "pretrain", ONLY_SPOT, "use spot or reserved"),
     ("compute", "pretrain", GPUS | THREE, r"mesh.* 16 device.*machine: 2 x a3-highgpu-8g"),
     ("batch", "collect", {"nodes": 8}, "machine: is needed to launch on batch"),

@@ -149,7 +149,7 @@ def told(capsys, *argv) -> str:
         (TPU, "launch: what is to run? Give a verb after --"),
         ([*TPU, "--", "chat", "--model", "m"], "chat: is not a verb that can be distributed; those are run, pretrain"),
         ([*TPU, "--", "collect", *RUN[2:]], "collect: needs no TPU, and would leave one idle; launch it on batch"),
-        ([*TPU, *RUN, "--hosts.count", "2"], "--hosts.* and --share.*: launch gives them to each process"),
+        ([*TPU, *RUN, "--hosts.count", "2"], "--hosts.*: launch gives them to each process"),
         ([*TPU, *RUN, "--pretrain.stepz", "2"], "unknown key pretrain.stepz; the nearest is pretrain.steps"),
         ([*TPU, *RUN[:-1], "runs/here"], "is on this machine; give --run gs://BUCKET/FOLDER"),
         ([*TPU, "--", "run", *RUN[2:], "--text", "novels"], "text: novels is on this machine; copy it to gs://"),

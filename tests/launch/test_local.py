@@ -121,8 +121,6 @@ def test_each_process_is_told_its_place():
     assert words[-3:] == ["--hosts.index=1", "--hosts.count=2", "--hosts.coordinator=127.0.0.1:7"]
     *_, index, count = local._process_command(make(processes=1), 0, "a:1")
     assert (index, count) == ("--hosts.index=0", "--hosts.count=1"), "it joins nobody"
-    shares = ["runs/x", "--share.index=1", "--share.count=2"]
-    assert local._process_command(make("collect", processes=2), 1, "a:1")[-3:] == shares
 
 
 @pytest.mark.parametrize(
@@ -163,15 +161,19 @@ def test_gpus_of_a_machine_that_names_none_are_counted(tmp_path):
 
 
 def test_a_mesh_that_does_not_fit_the_devices_of_all_processes_is_refused(monkeypatch):
-    """Of processes with CPU devices, and of processes that share GPUs; shares of a stage have no mesh."""
+    """Of processes with CPU devices, and of processes that share GPUs."""
     mesh = ["--mesh.fsdp", "8"]
     local.check(make(processes=4, devices=2, arguments=mesh))
     with pytest.raises(UserError, match=r"does not fit 2 device\(s\).*\(processes: 2, with 1 CPU device\(s\) each\)"):
         local.check(make(processes=2, devices=1, arguments=mesh))
-    local.check(make("collect", processes=2, devices=1, arguments=mesh))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with pytest.raises(UserError, match=r"does not fit 4 device\(s\).*\(processes: 2, with 2 GPU device\(s\) each\)"):
         local.check(make(processes=2, arguments=mesh))
+
+
+def test_a_verb_of_text_uses_the_machine_by_itself():
+    with pytest.raises(UserError, match="collect: uses all cores of this machine by itself; run it without `launch lo"):
+        local.check(make("collect", processes=2))
 
 
 class Clock:

@@ -175,6 +175,3 @@ def test_what_slurm_can_not_run_is_refused_and_slurms_refusal_told(cluster, tmp_
     with pytest.raises(UserError, match="gpus_per_node: collect needs no GPU"):
         slurm.check(make("collect", gpus_per_node=8))
     slurm.check(make("collect", nodes=8))
-
-
-# As Slurm's own: each task has its number, on nodes that are all this machine.

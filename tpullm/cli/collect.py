@@ -13,34 +13,31 @@ from tpullm.corpus.filters import verdicts
 from tpullm.evaluation import tasks
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
+from tpullm.run.unfinished import Unfinished
 from tpullm.system import storage
-from tpullm.system.cluster.place import ALONE, Place
-from tpullm.system.cluster.shares import SharedWork
 from tpullm.system.log import say
+from tpullm.system.process.parts import Engine
 
 _NAMES = 3  # of files, in one line
 
 
-def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
+def main(recipe: Recipe, run: Path) -> None:
     """Make `RUN/documents`, unless it exists with the same sources and settings."""
     stage = run / "documents"
-    with SharedWork(run, "collect", share) as work, contextlib.ExitStack() as closing:
-        if share.count == 1:  # else another share may be writing there
-            closing.callback(storage.remove_partials, stage / "parts")
+    with contextlib.ExitStack() as closing:
+        work = closing.enter_context(Unfinished(run, "collect"))
+        closing.callback(storage.remove_partials, stage / "parts")
+        engine = closing.enter_context(Engine(recipe.engine, recipe.corpus.workers, run))
         inputs = manifest.inputs(*collect.inputs(recipe))
         if manifest.is_finished(stage, inputs):
             return say("documents: finished, skipped")
         start = time.monotonic()
         for line in verdicts.prepare(recipe.corpus):
-            if share.is_first:
-                say(f"documents: {line}")
+            say(f"documents: {line}")
         questions = tasks.leak_questions(recipe.corpus.leaks.tasks)
         planned = collect.plan(recipe, inputs, run, work, questions)
-        if share.is_first:
-            _say_what_is_left_out(planned)
-        placed = collect.read(planned, recipe.corpus, work, lambda: manifest.is_finished(stage, inputs))
-        if not share.is_first:
-            return work.wait(lambda: manifest.is_finished(stage, inputs), "the documents")
+        _say_what_is_left_out(planned)
+        placed = collect.read(planned, recipe.corpus, engine)
         card = collect.finish(planned, placed, recipe)
         seconds = time.monotonic() - start
         facts = {"documents": card["documents"], "characters": card["characters"], "seconds": round(seconds, 2)}

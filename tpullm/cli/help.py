@@ -19,7 +19,7 @@ from tpullm.cli.verb_table import VERBS, module_of
 from tpullm.recipe import schema_keys
 from tpullm.recipe.schema import Recipe
 from tpullm.recipe.schema_keys import Key, Section
-from tpullm.system.cluster.place import HELP, SHARE_HELP
+from tpullm.system.cluster.place import HELP
 
 MOST_LINES = 60
 WIDTHS = (80, 100)  # the least and the most of a terminal's columns that are used
@@ -89,9 +89,7 @@ def help_page(verb: str, everything: bool = False) -> Page:
         sections = schema_keys.chosen(list(schema_keys.sections(Recipe)), everywhere if everything else about.keys)
         keys = f"Keys of the recipe{'' if everything else f' that {verb} reads'}, with their defaults:"
         before = [Option("RECIPE", "a name of `tpullm recipes`, or a YAML file; default: the recipe of RUN")]
-        if about.shared:
-            before.append(Option("--share.count N", "N processes share the work; this one is --share.index I"))
-        elif about.computes:
+        if about.computes:
             before.append(OF_HOSTS)
         options = [*before, *options]
     if about.joins:
@@ -108,7 +106,7 @@ def help_page(verb: str, everything: bool = False) -> Page:
     shown = [f"tpullm {verb} {example}".strip() for example in about.examples]
     file = Path(__file__).with_name(f"{module_of(verb).rpartition('.')[2]}.py")
     description = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""  # without importing the module
-    notes = [SHARE_HELP] if about.shared else [HELP] * (about.joins or about.recipe and about.computes)
+    notes = [HELP] * (about.joins or about.recipe and about.computes)
     return Page(usage, description, shown, options, keys, sections, notes if everything else ())
 
 

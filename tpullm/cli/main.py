@@ -104,22 +104,7 @@ def _dispatch_verb(argv: list[str]) -> int:
     if about.reads:
         return module.main(argv[1:])
     shows = bool(about.shows) and any(word.split("=")[0] == about.shows for word in argv)
-    if about.shared and not shows:
-        return _run_as_share(verb, module, argv[1:])
     return _run_on_hosts(verb, module, argv[1:], shows)
-
-
-def _run_as_share(verb: str, module: Any, words: list[str]) -> int:
-    """Run a verb whose work several processes can share."""
-    from tpullm.run.directory import open_run, owned
-
-    flags, words = place.take_flags("share", words)
-    recipe, run, _ = open_run(parser_of(verb), words)
-    share = place.find("share", flags, os.environ)
-    place.introduce(share)
-    with owned(run, recipe) if share.is_first else contextlib.nullcontext():
-        module.main(recipe, run, share)
-    return 0
 
 
 def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
@@ -134,10 +119,10 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     about, parser = VERBS[verb], parser_of(verb, shows)
     takes_recipe = about.recipe and not shows
     on_hosts = about.computes and (takes_recipe or about.joins or shows)
-    flags, words = place.take_flags("hosts", words) if on_hosts else ({}, words)
+    flags, words = place.take_flags(words) if on_hosts else ({}, words)
     recipe, run, options = open_run(parser, words) if takes_recipe else (None, None, parse(parser, words))
     if on_hosts:
-        hosts.join(place.find("hosts", flags, os.environ))
+        hosts.join(place.find(flags, os.environ))
     if not takes_recipe:
         code = (module.show_main if shows else module.main)(options)
     else:

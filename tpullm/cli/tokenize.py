@@ -4,7 +4,6 @@ It makes RUN/tokenizer and RUN/tokens. With --show TEXT it makes nothing: it pri
 TEXT.
 """
 
-import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from tpullm.corpus import sources as corpus_sources
 from tpullm.data import tokenizing
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest, stages
+from tpullm.run.unfinished import Unfinished
 from tpullm.system import storage
-from tpullm.system.cluster.place import ALONE, Place
-from tpullm.system.cluster.shares import SharedWork
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
-from tpullm.system.process.workers import Rounds
+from tpullm.system.process.parts import Engine
 from tpullm.tokenizer import Tokenizer, trainer
 from tpullm.tokenizer import load as load_tokenizer
 
@@ -40,18 +38,18 @@ def show_main(arguments) -> None:
     print(" ".join(str(token) for _, token in split))
 
 
-def main(recipe: Recipe, run: Path, share: Place = ALONE) -> None:
+def main(recipe: Recipe, run: Path) -> None:
     """Train the tokenizer, then write the token store. Finished work is skipped, interrupted work resumes."""
-    with SharedWork(run, "tokenize", share) as work:
+    with Unfinished(run, "tokenize") as work, Engine(recipe.engine, recipe.tokenizer.workers, run) as engine:
         if not (run / "documents" / manifest.FILE).exists():
             raise UserError(f"{run / 'documents'}: no finished documents; run `tpullm collect` first")
         made_from = tokenizer_inputs(recipe, run)
         # A stage's identity is the hash of its inputs, so it is known before there is a tokenizer.
         documents = manifest.finished_identity(run / "documents")
         inputs = manifest.inputs({}, {"documents": documents, "tokenizer": manifest.identity_of(made_from)})
-        folder = work.begin(inputs)
-        _make_tokenizer(recipe, run, made_from, folder, work)
-        _make_tokens(recipe, run, inputs, folder, work)
+        folder = work.folder(inputs)
+        _make_tokenizer(recipe, run, made_from, folder, engine)
+        _make_tokens(recipe, run, inputs, folder, engine)
 
 
 def tokenizer_inputs(recipe: Recipe, run: Path) -> dict[str, Any]:
@@ -66,18 +64,15 @@ def _source_weights(recipe: Recipe) -> dict[str, float]:
     return {source.name: source.weight for source in corpus_sources.sources(recipe)}
 
 
-def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
-    """Make RUN/tokenizer: a copy of the base's, or all shares draw the sample, and share 0 trains on it."""
+def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, engine: Engine) -> None:
+    """Make RUN/tokenizer: a copy of the base's, or one that is trained on a sample of the documents."""
     stage, began = run / "tokenizer", time.monotonic()
-    is_finished = functools.partial(manifest.is_finished, stage, inputs)
-    if is_finished():
+    if manifest.is_finished(stage, inputs):
         return say("tokenizer: finished, skipped")
     tasks, most = [], recipe.tokenizer.sample_characters
     if not recipe.base:
         tasks = tokenizing.plan_sample(run / "documents", folder, _source_weights(recipe), most, recipe.seed)
-    tokenizing.draw(tasks, Rounds(recipe.tokenizer.workers, work, is_finished))
-    if not work.share.is_first:
-        return work.wait(is_finished, "the tokenizer")
+    tokenizing.draw(tasks, engine)
     storage.remove_partials(run)
     if recipe.base:
         with storage.atomic_directory(stage) as temporary:
@@ -98,16 +93,13 @@ def _make_tokenizer(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: P
     say(f"tokenizer: characters per token: {told}")
 
 
-def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, work: SharedWork) -> None:
-    """Make RUN/tokens: several processes tokenize parts of the documents; then each source and split gets a store."""
+def _make_tokens(recipe: Recipe, run: Path, inputs: dict[str, Any], folder: Path, engine: Engine) -> None:
+    """Make RUN/tokens: the engine tokenizes parts of the documents; then each source and split gets a store."""
     stage, began = run / "tokens", time.monotonic()
-    is_finished = functools.partial(manifest.is_finished, stage, inputs)
-    if is_finished():
+    if manifest.is_finished(stage, inputs):
         return say("tokens: finished, skipped")
     planned = tokenizing.plan(run / "documents", folder, run / "tokenizer", corpus_sources.sources(recipe))
-    tokenizing.make(planned, Rounds(recipe.tokenizer.workers, work, is_finished))
-    if not work.share.is_first:
-        return work.wait(is_finished, "the tokens")
+    tokenizing.make(planned, engine)
     storage.remove_tree(stage)
     size = load_tokenizer(run / "tokenizer").vocabulary_size
     facts = tokenizing.assemble(stage, planned, size, recipe.corpus.held_out_fraction)

@@ -24,7 +24,6 @@ class Verb:
         computes: it computes with JAX, in a process whose environment is set up first
             (`system/process/environment.py`).
         reads: it parses its command line itself.
-        shared: several processes can share its work (`system/cluster/shares.py`).
         joins: it takes no recipe, and several hosts can run it together.
         shows: an option with which it reads a MODEL that was made, instead of a recipe (`show_main` of its module).
         options: it has options beside the keys of its recipe.
@@ -37,7 +36,6 @@ class Verb:
     shows: str = ""
     computes: bool = True
     reads: bool = False
-    shared: bool = False
     joins: bool = False
     options: bool = False
 

@@ -1,15 +1,15 @@
 """Step 1: raw sources → clean, licensed, deduplicated documents and a data card.
 
     plan      the files of the sources, in parts
-    read      worker processes on any number of machines (`system/cluster/shares.py`) read and filter a part each
-              (`tasks.py`); then they find copies and repeated lines over the whole corpus, by hashes and a range of
-              them each (`reduce.py`, `repeated_lines.py`)
+    read      an engine (`system/process/parts.py`) reads and filters the parts (`tasks.py`); then it finds copies and
+              repeated lines over the whole corpus, by hashes and a range of them each (`reduce.py`,
+              `repeated_lines.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card
 
-The result is the same, byte for byte, for any number of workers and shares. A part that is there is not made again.
+The result is the same, byte for byte, for any engine and number of workers. A part that is there is not made again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from tpullm.corpus.tasks import Task
 from tpullm.recipe import fields
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
 from tpullm.run import manifest
+from tpullm.run.unfinished import Unfinished
 from tpullm.system import log, storage
-from tpullm.system.cluster.shares import SharedWork
 from tpullm.system.errors import UserError
-from tpullm.system.process.workers import Rounds
+from tpullm.system.process.parts import Engine
 
 TENKI_BYTES = 300  # generating one document takes about as long as reading this many bytes
 # Two workers take 0.2 s to start and import their modules. One process reads less text than this in about that time,
@@ -67,7 +67,7 @@ class Plan:
         tasks: the tasks of all sources, in the order of the sources.
         files: by source name, which of its files are read and which are not.
         documents: the folder of the documents.
-        folder: where the shares leave what they find, until the documents are finished.
+        folder: where the rounds leave what they find, until the documents are finished.
         marks: the folder of the marks, named by all that they depend on.
         questions: of the tasks that documents are searched for.
     """
@@ -82,9 +82,9 @@ class Plan:
 
 
 def plan(
-    recipe: Recipe, depends_on: dict[str, Any], run: Path, work: SharedWork, questions: Sequence[TaskQuestions] = ()
+    recipe: Recipe, depends_on: dict[str, Any], run: Path, work: Unfinished, questions: Sequence[TaskQuestions] = ()
 ) -> Plan:
-    """The plan, which is the same for every share. Share 0 downloads files first; the other shares wait for them.
+    """The plan. Files from the web are downloaded first.
 
     Args:
         depends_on: the inputs of the documents, as the manifest has them.
@@ -92,12 +92,9 @@ def plan(
         questions: of the tasks of `corpus.leaks`.
 
     Raises:
-        UserError: a source cannot be read, or it differs from the source of another share.
+        UserError: a source cannot be read.
     """
     found, downloads, documents = corpus_sources.sources(recipe), run / "downloads", run / "documents"
-    if not work.share.is_first:
-        urls = [path for source in found for path in (source.path, source.held_out) if source_files.is_url(path)]
-        work.wait(lambda: all(source_files.place(url, downloads).exists() for url in urls), "the downloads")
     planned: list[Task] = []
     files: dict[str, Found] = {}
     windows = question_windows.windows_of(questions) if questions else None
@@ -109,9 +106,8 @@ def plan(
             key = corpus_sources.part_key(source, group, recipe.corpus, recipe.seed, identity)
             part = Part(documents, key, source.name, source.licence)
             planned.append(Task(part, source, group, size, recipe.corpus, recipe.seed))
-    # Machines may keep the same text in different folders, so shares compare keys of parts, and no paths.
     keys = [task.part.key for task in planned]
-    folder = work.begin(depends_on | {"code": corpus_sources.code_identity(), "files": keys})
+    folder = work.folder(depends_on | {"code": corpus_sources.code_identity(), "files": keys})
     if windows:
         path = folder / f"windows-{identity}.npz"
         windows.save(path)
@@ -120,24 +116,18 @@ def plan(
     return Plan(found, planned, files, documents, folder, marks, questions)
 
 
-def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Callable[[], bool]) -> list[Placed]:
-    """This share's part of all work: read its files, then compare documents; the places of all parts.
-
-    Each round waits for what all shares did in the one before. `UserError` if a source cannot be read.
-    """
+def read(planned: Plan, config: CorpusConfig, engine: Engine) -> list[Placed]:
+    """Read the files, then compare documents; the places of all parts. `UserError` if a source cannot be read."""
     files, sizes = [task.result for task in planned.tasks], [task.bytes for task in planned.tasks]
-    rounds = Rounds(config.workers, work, is_finished)
-    rounds.do("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
+    engine.map("collect", tasks.run, planned.tasks, files, sizes, PARALLEL_BYTES)
     opened.close_child()  # the child that read for this process, if there was only this one
     storage.remove_unread_copies()
-    if is_finished():
-        return []
     for source in planned.sources:
         own = [tasks.part_summary(task) for task in planned.tasks if task.source is source]
         first = [line for summary in own for line in summary["bad"]]
         bad = sum(count for summary in own for reason, _, _, count in summary["dropped"] if reason in BAD)
         readers.check(source, bad, sum(summary["read"] for summary in own), first)
-        if bad and work.share.is_first:
+        if bad:
             log.say(f"documents: {source.name}: {bad:,} could not be read and were put aside, first {first[0]}")
     placed = reduce.placed_parts(planned.sources, planned.tasks, config)
     groups, ranges, line_ranges = reduce.divide(placed, planned.folder, planned.marks, config.repeated_lines)
@@ -152,7 +142,7 @@ def read(planned: Plan, config: CorpusConfig, work: SharedWork, is_finished: Cal
     ):
         if items:
             costs = sizes if items is groups else [sum(sizes) // len(items)] * len(items)
-            rounds.do(title, function, items, [item.file(left) for item in items], costs, PARALLEL_ENTRY_BYTES)
+            engine.map(title, function, items, [item.file(left) for item in items], costs, PARALLEL_ENTRY_BYTES)
     return placed
 
 

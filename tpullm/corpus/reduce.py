@@ -7,7 +7,7 @@ Like a sort that is done by many, in rounds of tasks:
 
 `compared` then has the marks of a group, which `repeated_lines.mark` writes. Before, `place` decides of each part what
 the corpus as a whole decides, limits and what is held out. It reads the summaries of the parts alone, so it is quick
-for any corpus, and every share comes to the same.
+for any corpus.
 
 A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
 a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and

@@ -31,7 +31,7 @@ from tpullm.data.token_index import IndexPart
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 from tpullm.system.errors import UserError
-from tpullm.system.process.workers import Rounds
+from tpullm.system.process.parts import Engine
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer import trainer
 
@@ -117,10 +117,10 @@ def key_bound(characters: int, size: int) -> int:
     return KEYS if average >= size else math.ceil(KEYS * average / size)
 
 
-def draw(tasks: Sequence[Task], rounds: Rounds) -> None:
-    """Do the tasks, together with the other shares."""
+def draw(tasks: Sequence[Task], engine: Engine) -> None:
+    """Do the tasks."""
     files, sizes = [task.file for task in tasks], [task.bytes for task in tasks]
-    rounds.do("sample", draw_task, tasks, files, sizes, SAMPLE_PARALLEL_BYTES)
+    engine.map("sample", draw_task, tasks, files, sizes, SAMPLE_PARALLEL_BYTES)
 
 
 def draw_task(task: Task) -> None:
@@ -193,10 +193,10 @@ def plan(documents: Path, parts: Path, tokenizer: Path, sources: Sequence[Source
     return planned
 
 
-def make(parts: Sequence[TokensPart | IndexPart], rounds: Rounds) -> None:
-    """Tokenize the parts, those of all shares."""
+def make(parts: Sequence[TokensPart | IndexPart], engine: Engine) -> None:
+    """Tokenize the parts."""
     files, sizes = [part.tokens for part in parts], [part.bytes for part in parts]
-    rounds.do("tokenize", make_part, parts, files, sizes, PARALLEL_BYTES)
+    engine.map("tokenize", make_part, parts, files, sizes, PARALLEL_BYTES)
 
 
 def make_part(part: TokensPart | IndexPart) -> None:

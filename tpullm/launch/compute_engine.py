@@ -38,8 +38,8 @@ def check(job: Job) -> None:
         raise UserError(f"accelerator: {config.accelerator} {told}")
     jobs.require(config, "compute", "project", "zone", "machine")
     machine, nodes = job.machine, config.nodes
-    if job.verb in jobs.SHARING:
-        raise UserError(f"{job.verb}: runs as tasks that share its work; launch it on batch")
+    if job.verb in jobs.TEXT:
+        raise UserError(f"{job.verb}: needs no accelerator; launch it on batch")
     jobs.check_cloud(job)
     machines.check_provisioning(machine, config.provisioning)
     gpu_network.check(config)

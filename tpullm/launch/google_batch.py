@@ -1,4 +1,4 @@
-"""Google Batch: an attempt is one Batch job, with one task a machine. The tasks share a stage, or train together.
+"""Google Batch: an attempt is one Batch job, with one task a machine. They train together, or are a Ray cluster.
 
 Batch restarts a task whose machine was taken back (50001), whose peer is gone (75) or that was stopped and saved (130);
 such an end is not reported. Any other end is final, except 124 and 50005: its hours are over. Exit codes are read from
@@ -57,7 +57,7 @@ def check(job: Job) -> None:
     jobs.check_cloud(job)
     if job.verb == "evaluate" and config.nodes > 1:
         raise UserError(f"nodes: {config.nodes} are too many, one machine does all of evaluate; use 1")
-    if job.verb not in jobs.SHARING:
+    if job.verb not in jobs.TEXT:
         jobs.check_mesh(job)
     elif job.machine.gpus:
         raise UserError(f"machine: {job.verb} needs no GPU, and {config.machine} has some; use n2-standard-8, say")
@@ -82,10 +82,10 @@ def requests(job: Job, attempt: int) -> Sequence[Request]:
     group: dict[str, Any] = {
         "taskSpec": task,
         "taskCount": nodes,
-        "parallelism": nodes,  # the hosts of a training wait for each other
+        "parallelism": nodes,  # hosts wait for each other
         "taskCountPerNode": "1",
     }
-    if job.verb in jobs.JOINING and config.nodes > 1:
+    if config.nodes > 1:
         group["requireHostsFile"] = True
     body = {
         "taskGroups": [group],
@@ -109,7 +109,7 @@ def _batch_runnable(job: Job, attempt: int) -> dict[str, Any]:
     options = f"--network host{' --gpus all' if job.machine.gpus else ''}"
     container = {"imageUri": job.config.image, "entrypoint": "/bin/sh", "commands": ["-c", text], "options": options}
     volumes = [f"{mount}:{mount}" for mount in job.config.volumes.values()]
-    if job.verb in jobs.JOINING and job.config.nodes > 1:
+    if job.config.nodes > 1:
         volumes.append(f"{HOSTS_FILE}:{HOSTS_FILE}:ro")
     return runnable | {"container": container | ({"volumes": volumes} if volumes else {})}
 

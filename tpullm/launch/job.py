@@ -38,7 +38,8 @@ class LaunchConfig:
         accelerator: type of the TPU slices, such as `v5litepod-16`, as Google names it. (tpu-vm)
         slices: number of slices in one training. (tpu-vm)
         machine: machine type, such as `a3-highgpu-8g`. (compute, batch)
-        nodes: number of machines. They run one training or share one stage. (compute, batch, slurm)
+        nodes: number of machines. They run one training, or they are the Ray cluster of `collect` or `tokenize`.
+            (compute, batch, slurm)
         provisioning: how machines are paid: spot, on_demand or reserved. `spot` is cheapest, but Google may take the
             machines back at any time. `reserved` uses your reservation.
         reservation: name of the reservation, for `reserved`.
@@ -133,10 +134,10 @@ def require(config: LaunchConfig, target: str, *keys: str) -> None:
             raise UserError(f"{key}: is needed to launch on {target}; give --{key}, or set it in a file of --config")
 
 
-# How a verb is distributed: its processes join as hosts (`system/cluster/hosts.py`), or share its work
-# (`system/cluster/shares.py`).
+# How a verb is distributed: its processes join as hosts (`system/cluster/hosts.py`), or its one process has its parts
+# made by a Ray cluster of the machines (`system/process/parts.py`).
 JOINING = ("run", "pretrain", "finetune", "evaluate")
-SHARING = ("collect", "tokenize")
+TEXT = ("collect", "tokenize")
 RUN_LABEL = "tpullm-run"  # holds `Job.run_hash`
 # What the machines' account may be used for: Cloud Storage, logs, measurements. Its roles may allow less, not more.
 SCOPES = ("devstorage.read_write", "logging.write", "monitoring.write")
@@ -200,6 +201,11 @@ class Job:
         return machines.find_slice(config.accelerator).hosts * config.slices if config.accelerator else config.nodes
 
     @property
+    def uses_ray(self) -> bool:
+        """Whether the machines are a Ray cluster; the processes of one machine need none."""
+        return self.verb in TEXT and self.config.nodes > 1
+
+    @property
     def scopes(self) -> list[str]:
         """The scopes of the machines' account. The agent of Batch calls an API whose only scope is that of all APIs."""
         names = ("cloud-platform",) if self.target == "batch" else SCOPES
@@ -257,7 +263,7 @@ class Job:
         named |= {reward.get("name") for stage in stages for reward in stage.rewards}
         of_sources |= {"domains" for name in ("licences", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
-        return ",".join([of_devices, *sorted(of_sources), *self.recipe.trackers])
+        return ",".join([of_devices, *["ray"] * self.uses_ray, *sorted(of_sources), *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
@@ -269,10 +275,10 @@ def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
     if not command:
         raise UserError("launch: what is to run? Give a verb after --, such as: -- pretrain --config FILE --run RUN")
     verb, arguments = command[0], command[1:]
-    if verb not in JOINING + SHARING:
-        raise UserError(f"{verb}: is not a verb that can be distributed; those are {', '.join(JOINING + SHARING)}")
-    if any(argument.startswith(("--hosts.", "--share.")) for argument in arguments):
-        raise UserError("--hosts.* and --share.*: launch gives them to each process; leave them out")
+    if verb not in JOINING + TEXT:
+        raise UserError(f"{verb}: is not a verb that can be distributed; those are {', '.join(JOINING + TEXT)}")
+    if any(argument.startswith("--hosts.") for argument in arguments):
+        raise UserError("--hosts.*: launch gives them to each process; leave them out")
     recipe = recipes.of_command_line(arguments)
     name = config.name or re.sub(r"[^a-z0-9]+", "-", f"{recipe.name}-{verb}".lower()).strip("-")
     name = name if config.name or name[:1].isalpha() else f"tpullm-{name}"

@@ -1,4 +1,4 @@
-"""Several processes of this machine as the hosts of one training, or as the shares of one stage."""
+"""Several processes of this machine as the hosts of one training."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tpullm.launch import job as jobs
 from tpullm.launch.child_process import Child
-from tpullm.launch.job import JOINING, Job, check_devices
+from tpullm.launch.job import TEXT, Job, check_devices
 from tpullm.system.cluster import handshake
 from tpullm.system.cluster.handshake import free_port
 from tpullm.system.errors import TRY_AGAIN, Interrupted, UserError
@@ -28,11 +28,13 @@ COUNT_FLAG = "--xla_force_host_platform_device_count"
 def check(job: Job) -> None:
     """Refuse a job that can't run on this machine; `UserError` names the key."""
     jobs.require(job.config, "local")
+    if job.verb in TEXT:
+        raise UserError(f"{job.verb}: uses all cores of this machine by itself; run it without `launch local`")
     cards, count = _visible_gpus(), job.config.processes
     if cards and len(cards) % count:
         told = f"can't share {len(cards)} GPU(s) evenly; use a divisor, or JAX_PLATFORMS=cpu"
         raise UserError(f"processes: {count} {told}")
-    if job.verb in JOINING and (cards or job.config.devices):  # else XLA_FLAGS or a TPU may decide: the verb will say
+    if cards or job.config.devices:  # else XLA_FLAGS or a TPU may decide: the verb will say
         devices, kind = len(cards) or count * job.config.devices, "GPU" if cards else "CPU"
         check_devices(job, devices, f"processes: {count}, with {devices // count} {kind} device(s) each")
 
@@ -106,9 +108,8 @@ def _stop_children(children: Sequence[Child], seconds: float) -> None:
 def _process_command(job: Job, index: int, address: str) -> list[str]:
     """The verb's command line for one process."""
     count = job.config.processes
-    kind = "hosts" if job.verb in JOINING else "share"
-    place = [f"--{kind}.index={index}", f"--{kind}.count={count}"]
-    place += [f"--hosts.coordinator={address}"] if kind == "hosts" and count > 1 else []
+    place = [f"--hosts.index={index}", f"--hosts.count={count}"]
+    place += [f"--hosts.coordinator={address}"] if count > 1 else []
     return [sys.executable, "-m", "tpullm", job.verb, *job.arguments, *place]
 
 

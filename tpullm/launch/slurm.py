@@ -1,9 +1,12 @@
-"""Slurm: the verb as one job of several nodes, by sbatch, with one process a GPU.
+"""Slurm: the verb as one job of several nodes, by sbatch, with one process a GPU, or with one node of Ray a node.
 
 JAX recognizes the tasks of `srun` and gives each the GPU with the number of its SLURM_LOCALID
 (`jax._src.clusters.SlurmCluster`); one task a node would get one GPU only. Each task sees all GPUs of its node, because
 NCCL needs them for NVLink: so the job asks for GPUs by node, not by task. The nodes share the run directory and this
 Python's environment. Slurm keeps the state, so `status`, `logs` and `stop` ask it.
+
+A verb of text on several nodes runs in the batch script, on the first node, beside a step that keeps a node of Ray on
+each. Slurm ends the step with the script.
 """
 
 import math
@@ -13,6 +16,7 @@ import sys
 from pathlib import Path
 
 from tpullm.launch import job as jobs
+from tpullm.launch import ray_node
 from tpullm.launch.job import Job
 from tpullm.system import storage
 from tpullm.system.cluster import handshake
@@ -29,7 +33,7 @@ def check(job: Job) -> None:
     """Refuse a job that Slurm can't run; `UserError` names the key."""
     config = job.config
     jobs.require(config, "slurm")
-    if job.verb not in jobs.SHARING:
+    if job.verb not in jobs.TEXT:
         each = f" with {config.gpus_per_node} GPUs" if config.gpus_per_node else ""
         jobs.check_devices(job, config.nodes * max(config.gpus_per_node, 1), f"nodes: {config.nodes}{each}")
     elif config.gpus_per_node:
@@ -45,14 +49,24 @@ def batch_script(job: Job) -> str:
         f"--ntasks-per-node={max(config.gpus_per_node, 1)}",
         *([f"--gpus-per-node={config.gpus_per_node}"] if config.gpus_per_node else []),
         f"--time={math.ceil(config.max_seconds / 60)}",  # minutes
-        f"--signal=TERM@{SECONDS_TO_SAVE}",  # to the tasks, which save
+        # To the tasks, which save. Of text every finished part is kept, and its nodes work to the end.
+        *([] if job.verb in jobs.TEXT else [f"--signal=TERM@{SECONDS_TO_SAVE}"]),
+        *(["--exclusive"] if job.verb in jobs.TEXT else []),  # else a task has one core
         "--requeue",
         "--open-mode=append",
         f"--output={_slurm_log_folder(job).replace('%', '%%')}/%j.log",
         *config.sbatch,
     ]
     make = shlex.join([python, "-c", "from tpullm.system.cluster import handshake; print(handshake.make())"])
-    verb = shlex.join([python, "-m", "tpullm", job.verb, *job.arguments])
+    verb = [f"srun {shlex.join([python, '-m', 'tpullm', job.verb, *job.arguments])}"]
+    if job.uses_ray:
+        verb = [
+            # As in `place.py`: the first node, and a port that follows from the number of the job.
+            'export RAY_ADDRESS="$(hostname):$((61440 + SLURM_JOB_ID % 4096))"',
+            *(f"export {key}={value}" for key, value in ray_node.variables(f'"${handshake.VARIABLE}"').items()),
+            f"srun --cpu-bind=none {shlex.join([python, '-m', 'tpullm.launch.ray_node'])} &",
+            shlex.join([python, "-m", "tpullm", job.verb, *job.arguments, "--engine=ray"]),
+        ]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -63,7 +77,7 @@ def batch_script(job: Job) -> str:
             *(f"export {key}={shlex.quote(value)}" for key, value in config.environment.items()),
             f"{handshake.VARIABLE}=$({make}) || exit 1",
             f"export {handshake.VARIABLE}",
-            f"srun {verb}",
+            *verb,
             "code=$?",
             f'if [ "$code" = {TRY_AGAIN} ] && [ "$SECONDS" -ge {LEAST_SECONDS} ] &&',
             f'    [ "${{SLURM_RESTART_COUNT:-0}}" -lt {config.max_preemptions} ]; then',

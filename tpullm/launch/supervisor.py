@@ -12,6 +12,9 @@
 Five starts in a row without progress are a fault too, whatever ended them: a host that always hangs would be restarted
 until its hours are over. Progress is a newer checkpoint, a finished stage or a finished part of one.
 
+A verb of text runs on host 0 alone, and all hosts are nodes of a Ray cluster (`ray_node.py`): they wait for nobody, and
+end when host 0 has reported.
+
 A host that has reported does not come back, so the other hosts report as well (75). When the hours of the machine are
 over (`max_hours`), the verb is stopped as by a notice, and 75 is reported: another attempt may resume.
 
@@ -35,8 +38,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tpullm.launch import ray_node
 from tpullm.launch.child_process import Child
-from tpullm.launch.job import JOINING
+from tpullm.launch.job import TEXT
 from tpullm.launch.record import OVERTIME, HostExit, Log, Record
 from tpullm.system import storage
 from tpullm.system.cluster import handshake, place
@@ -94,6 +98,44 @@ class Supervisor:
 
     def run(self) -> HostExit:
         """Run the verb until there is something to report."""
+        if not self._uses_ray:
+            return self._run_until_report()
+        ending, secret = threading.Event(), self._ray_secret()
+        self._shared = ray_node.variables(secret)
+        node = (self._place, os.environ | self._spec["environment"] | self._shared, self._log.line, ending)
+        self._shared = self._shared | {"RAY_ADDRESS": self._place.coordinator}
+        keeping = threading.Thread(target=ray_node.keep, args=node, daemon=True)
+        keeping.start()
+        try:
+            return self._run_until_report() if self._place.is_first else self._wait_for_driver()
+        finally:
+            ending.set()
+            keeping.join(ray_node.SECONDS_TO_END + 1)
+
+    @property
+    def _uses_ray(self) -> bool:
+        return self._spec["verb"] in TEXT and self._place.count > 1
+
+    def _ray_secret(self) -> str:
+        """The secret of the cluster of this attempt. Host 0 makes it once: a machine that replaces it reads it."""
+        while not self.stopping.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                return self._record.secret(self._attempt, 0)
+            if self._place.is_first:
+                self._record.share_secret(self._attempt, 0, handshake.make())
+            else:
+                self.stopping.wait(SECONDS_BETWEEN_LOOKS)
+        return ""
+
+    def _wait_for_driver(self) -> HostExit:
+        """Wait until host 0 has reported, for which the node of this host works."""
+        self._record.ready(self._attempt, 1, self._place.index)
+        while not self.stopping.wait(SECONDS_BETWEEN_LOOKS):
+            if ended := [each for each in self._record.exits(self._attempt) if each.host == 0]:
+                return HostExit(self._place.index, 0, f"host 0 ended: {ended[0].line}")
+        return self._exit(130, "this machine is taken back")
+
+    def _run_until_report(self) -> HostExit:
         start, progress = self._record.last_start(self._attempt, self._place.index), self._progress()
         faults = vain = 0
         while True:
@@ -117,11 +159,11 @@ class Supervisor:
 
     def _wait_for_peers(self, start: int) -> str:
         """Wait until all hosts are ready for this start. The reason if they never will be, else an empty text."""
-        joins = self._spec["verb"] in JOINING
+        joins = self._spec["verb"] not in TEXT
         if joins and self._place.is_first:
             self._record.share_secret(self._attempt, start, handshake.make())
         self._record.ready(self._attempt, start, self._place.index)
-        if not joins:  # the tasks of such a verb wait for each other's results by themselves
+        if not joins:
             return ""
         until = time.monotonic() + SECONDS_FOR_PEERS
         while not self.stopping.is_set():
@@ -154,10 +196,10 @@ class Supervisor:
             return code, re.sub(r"^(\[\w+ \d+\] )?tpullm: ", "", child.last_line)
 
     def _flags(self) -> list[str]:
-        """The flags `--hosts.*` of a verb whose hosts join; a verb that shares its work finds its share by itself."""
+        """The flags `--hosts.*` of a verb whose hosts join, and the engine of one that has a Ray cluster."""
         place = self._place
-        if self._spec["verb"] not in JOINING:
-            return []
+        if self._spec["verb"] in TEXT:
+            return ["--engine=ray"] * self._uses_ray
         flags = [f"--hosts.index={place.index}", f"--hosts.count={place.count}"]
         return flags + ([f"--hosts.coordinator={place.coordinator}"] if place.count > 1 else [])
 
@@ -170,22 +212,20 @@ class Supervisor:
             for folder in (stage, stage / "checkpoints"):
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     found |= {str(path) for path in folder.iterdir() if path.name.isdigit() or path.suffix == ".json"}
-        for folder in (".collect", ".tokenize"):
+        for folder in (".collect", ".tokenize", "documents/parts"):
             with contextlib.suppress(FileNotFoundError):  # a part was renamed meanwhile
-                names = storage.sizes(run / folder)
-                found |= {name for name in names if not (name.startswith("notes/") or ".partial" in name)}
+                found |= {name for name in storage.sizes(run / folder) if ".partial" not in name}
         return found
 
 
-def find_host(told: str, verb: str) -> Place:
+def find_host(told: str) -> Place:
     """Which host of a launch this machine is.
 
-    A machine of a Compute Engine group finds it in its name. Other machines find it as the verb itself would: a share
-    by the index of its task, a host that joins others by the TPU's metadata or the Batch job's hosts file.
+    A machine of a Compute Engine group finds it in its name. Other machines find it as the verb itself would, by the
+    TPU's metadata or the Batch job's hosts file.
 
     Args:
         told: what the machine was told when it started, as JSON: `hosts`, and `first`, the name of host 0; or nothing.
-        verb: that the machine runs.
 
     Raises:
         UserError: the place is not found, or there are not as many hosts as were launched.
@@ -195,9 +235,7 @@ def find_host(told: str, verb: str) -> Place:
         name, address, count = place.metadata("instance/name"), place.metadata("instance/hostname"), int(known["hosts"])
         coordinator = f"{address.replace(name, first, 1)}:{PORTS[0]}" if count > 1 else ""
         return Place(int(name.rpartition("-")[2]), count, "the machine's name", coordinator)
-    if verb not in JOINING:
-        return place.find("share", {}, os.environ)
-    found = place.find("hosts", {}, os.environ)
+    found = place.find({}, os.environ)
     if known and found.count != int(known["hosts"]):
         raise UserError(f"hosts: {found.count} by {found.source}, and {known['hosts']} were launched")
     return found
@@ -234,7 +272,7 @@ def main() -> int:
             raise UserError(f"{given.job}: {why}")
         if spec.get("gpus"):
             check_gpus(**spec["gpus"])
-        place = find_host(given.place, spec["verb"])
+        place = find_host(given.place)
         host_exit, overtime = _supervise_verb(spec, given.attempt, place, record, until)
     except Exception as error:
         traceback.print_exc()

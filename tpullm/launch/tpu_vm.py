@@ -33,7 +33,7 @@ STATES = {
 def check(job: Job) -> None:
     """Refuse a job that can't run on TPU slices; `UserError` names the key."""
     jobs.require(job.config, "tpu-vm", "project", "zone", "accelerator")
-    if job.verb in jobs.SHARING:
+    if job.verb in jobs.TEXT:
         raise UserError(f"{job.verb}: needs no TPU, and would leave one idle; launch it on batch")
     jobs.check_cloud(job)
     jobs.check_mesh(job)

@@ -138,12 +138,7 @@ def open_run(parser, argv: list[str]) -> tuple[Recipe, Path, Any]:
 def check_owner(run: Path, recipe: Recipe) -> None:
     """`UserError` if the run directory belongs to another recipe."""
     kept = run / RECIPE
-    try:
-        owner = load(kept).name if kept.exists() else recipe.name
-    except (UserError, FileNotFoundError):
-        if kept.exists():
-            raise
-        return  # another share was refused meanwhile, and took its recipe away
+    owner = load(kept).name if kept.exists() else recipe.name
     if owner != recipe.name:
         raise UserError(f"{run}: was made by the recipe '{owner}', not '{recipe.name}'; choose another --run")
 

@@ -25,7 +25,7 @@ _only_warns = False
 
 
 def speak_as(name: str, only_warns: bool = False) -> None:
-    """Name this process, one of several. Every share logs all lines; of the hosts, the others only warn."""
+    """Name this process, one of several; of the hosts of a training, all but host 0 only warn."""
     global _name, _only_warns
     _name, _only_warns = name, only_warns
 
@@ -97,7 +97,7 @@ def progress(
             seconds, done = time.monotonic() - told, bar.tasks[0].completed
             if not lines or terminal.is_terminal or seconds < pause:
                 return
-            rate = (done - before) / seconds  # since the last line: shares come and go
+            rate = (done - before) / seconds  # since the last line: nodes come and go
             left = str(timedelta(seconds=round((total - done) / rate))) if rate else "-:--:--"
             share = done / total if total else 1.0
             say(f"{description}: {note}; {share:.0%} of {size(total)}, {size(rate)}/s, {left} left")

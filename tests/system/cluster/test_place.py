@@ -1,4 +1,4 @@
-"""Which host or share a process is: flags, a TPU's metadata, Google Batch, Slurm."""
+"""Which host a process is: flags, a TPU's metadata, Google Batch, Slurm."""
 
 import os
 import threading
@@ -6,8 +6,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from jax._src.clusters import SlurmCluster
 
 from tpullm.system.cluster import place
@@ -15,7 +13,7 @@ from tpullm.system.cluster.place import ALONE, Place, find, take_flags
 from tpullm.system.errors import UserError
 
 FLAGS = {"coordinator": "a:1234", "count": 4, "index": 1}
-TASK = {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "8", "BATCH_JOB_UID": "job"}
+TASK = {"BATCH_TASK_INDEX": "3", "BATCH_TASK_COUNT": "8"}
 STEP = {"SLURM_JOB_ID": "70007", "SLURM_STEP_ID": "1", "SLURM_STEP_NODELIST": "n[3-5]", "SLURM_STEP_NUM_TASKS": "4"}
 STEP |= {"SLURM_NTASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}
 IN_A_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_ARRAY_TASK_ID": "3"}
@@ -28,21 +26,18 @@ def batch(tmp_path) -> dict[str, str]:
     return {"BATCH_TASK_INDEX": "0", "BATCH_TASK_COUNT": "3", "BATCH_HOSTS_FILE": str(tmp_path / "hosts")}
 
 
-@pytest.mark.parametrize("group", ["hosts", "share"])
-def test_a_process_without_a_sign_of_others_is_alone(group):
+def test_a_process_without_a_sign_of_others_is_alone():
     """A script that `sbatch` starts has variables of tasks, and is one process."""
-    assert find(group, {}, {}) == find(group, {}, IN_A_SCRIPT) == ALONE
-    assert find(group, {}, {"BATCH_TASK_INDEX": "0", "BATCH_TASK_COUNT": "1"}).count == 1
-    assert find(group, {"count": 1}, TASK | STEP).count == 1
+    assert find({}, {}) == find({}, IN_A_SCRIPT) == ALONE
+    assert find({}, {"BATCH_TASK_INDEX": "0", "BATCH_TASK_COUNT": "1"}).count == 1
+    assert find({"count": 1}, TASK | STEP).count == 1
 
 
 def test_flags_come_before_batch_and_batch_before_slurm(batch):
-    found = find("hosts", FLAGS, batch | STEP)
+    found = find(FLAGS, batch | STEP)
     assert (found.index, found.count, found.coordinator) == (1, 4, "a:1234")
-    found = find("hosts", {}, batch | STEP)
+    found = find({}, batch | STEP)
     assert (found.index, found.count, found.coordinator) == (1, 3, "first.zone:8482"), "the place in the hosts file"
-    assert find("share", {"index": 1, "count": 2}, TASK | STEP) == Place(1, 2, "the flags --share.*")
-    assert find("share", {}, TASK | STEP) == Place(3, 8, "the variables of Google Batch", job="job")
 
 
 @pytest.mark.parametrize("nodes", ["n3", "n3,n4", "n[3-5]", "n[3,7-9]", "n[03-15],other", "rack-1-n[3-5,8]"])
@@ -51,28 +46,26 @@ def test_slurm_is_found_as_jax_finds_it(monkeypatch, nodes):
         monkeypatch.setenv(name, value)
     coordinator = SlurmCluster.get_coordinator_address(timeout_secs=None, override_coordinator_port=None)
     index, count = SlurmCluster.get_process_id(), SlurmCluster.get_process_count()
-    for group in ("hosts", "share"):
-        assert find(group, {}, os.environ) == Place(index, count, place.SLURM, coordinator, "70007.1.")
+    assert find({}, os.environ) == Place(index, count, place.SLURM, coordinator)
 
 
 def test_a_batch_job_without_a_hosts_file_or_with_another_count_is_refused(batch):
     with pytest.raises(UserError, match="set requireHostsFile"):
-        find("hosts", {}, batch | {"BATCH_HOSTS_FILE": ""})
+        find({}, batch | {"BATCH_HOSTS_FILE": ""})
     with pytest.raises(UserError, match="names 3 hosts and BATCH_TASK_COUNT is 6"):
-        find("hosts", {}, batch | {"BATCH_TASK_COUNT": "6"})
+        find({}, batch | {"BATCH_TASK_COUNT": "6"})
     Path(batch["BATCH_HOSTS_FILE"]).write_text("first.zone second.zone third.zone")
     with pytest.raises(UserError, match="is 0 times in"):
-        find("hosts", {}, batch)
+        find({}, batch)
 
 
 def test_flags_are_taken_out_of_the_command_line():
     given = ["--run", "r", "--hosts.count", "2", "--hosts.index=1", "--seed", "3"]
-    assert take_flags("hosts", given) == ({"count": 2, "index": 1}, ["--run", "r", "--seed", "3"])
-    assert take_flags("share", given) == ({}, given)
+    assert take_flags(given) == ({"count": 2, "index": 1}, ["--run", "r", "--seed", "3"])
     others = ["-h", "--hosts.c", "2", "--hosts", "a"]
-    assert take_flags("hosts", others) == ({}, others), "neither help nor a flag cut short is taken"
+    assert take_flags(others) == ({}, others), "neither help nor a flag cut short is taken"
     with pytest.raises(UserError, match="--hosts.count: invalid int value: 'two'"):
-        take_flags("hosts", ["--hosts.count", "two"])
+        take_flags(["--hosts.count", "two"])
 
 
 GKE = {"TPU_WORKER_HOSTNAMES": "t-0,t-1", "TPU_WORKER_ID": "1"}
@@ -80,12 +73,12 @@ SLICES = {"MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
 
 
 def test_a_tpu_pods_place_is_in_its_variables_and_slices_are_numbered_one_after_another():
-    found = find("hosts", {}, GKE)
+    found = find({}, GKE)
     assert (found.index, found.count, found.coordinator) == (1, 2, "t-0:8482")
-    found = find("hosts", {}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first:8080"})
+    found = find({}, GKE | SLICES | {"MEGASCALE_COORDINATOR_ADDRESS": "first:8080"})
     assert (found.index, found.count, found.coordinator) == (5, 6, "first:8482")
     for taken in ({"MEGASCALE_COORDINATOR_ADDRESS": "t-0:8482"}, {"MEGASCALE_PORT": "8482"}):
-        assert find("hosts", {}, GKE | SLICES | taken).coordinator == "t-0:8483", "8482 is the slices' transport's"
+        assert find({}, GKE | SLICES | taken).coordinator == "t-0:8483", "8482 is the slices' transport's"
 
 
 def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
@@ -97,44 +90,34 @@ def test_a_tpu_machines_place_is_in_its_metadata(monkeypatch):
     }
     monkeypatch.setattr(place, "attribute", lambda key: told.get(key, ""))
     environment = {"GCE_METADATA_HOST": "there"}
-    found = find("hosts", {}, environment)
+    found = find({}, environment)
     assert (found.index, found.count, found.coordinator) == (3, 4, "10.0.0.9:8482")
     del told["tpu-env"]
-    assert find("hosts", {}, environment).coordinator == "10.0.0.2:8482"
-    assert find("hosts", FLAGS, environment).count == 4
-    assert find("hosts", {}, environment | {"JAX_PLATFORMS": "cpu"}).count == 1
+    assert find({}, environment).coordinator == "10.0.0.2:8482"
+    assert find(FLAGS, environment).count == 4
+    assert find({}, environment | {"JAX_PLATFORMS": "cpu"}).count == 1
     del told["agent-worker-number"]
-    assert find("hosts", {}, environment).count == 1, "a Google machine without a TPU"
-
-
-@given(st.integers(1, 40), st.integers(0, 200))
-def test_every_item_is_in_exactly_one_share_and_shares_are_even(count, items):
-    shares = [list(Place(index, count).of(range(items))) for index in range(count)]
-    assert sorted(item for share in shares for item in share) == list(range(items))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [index for index in range(count) if Place(index, count).is_first] == [0]
+    assert find({}, environment).count == 1, "a Google machine without a TPU"
 
 
 @pytest.mark.parametrize(
-    "group, flags, environment, says",
+    "flags, environment, says",
     [
-        ("hosts", {"count": 4}, {}, "hosts.coordinator: is missing beside --hosts.count; give all three, or"),
-        ("hosts", {"coordinator": "a:1", "index": 0}, {}, "hosts.count: is missing"),
-        ("hosts", FLAGS | {"index": 4}, {}, "index 4 of 4"),
-        ("hosts", FLAGS | {"index": -1}, {}, "index -1 of 4"),
-        ("hosts", FLAGS | {"coordinator": "a"}, {}, "a is not HOST:PORT"),
-        ("hosts", FLAGS | {"coordinator": "a:99999"}, {}, "is not HOST:PORT"),
-        ("share", {"count": 4}, {}, "share.index: is missing beside --share.count; give both, or --share.count 1"),
-        ("share", {"index": 0, "count": 0}, {}, "the flags --share.* say index 0 of 0"),
-        ("share", {}, TASK | {"BATCH_TASK_INDEX": "8"}, "share: the variables of Google Batch say index 8 of 8"),
-        ("share", {}, TASK | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
-        ("hosts", {}, GKE | {"TPU_WORKER_ID": "x"}, "of a TPU pod say worker x of slice 0 of 1; give --hosts.*"),
-        ("hosts", {}, GKE | SLICES | {"MEGASCALE_SLICE_ID": "x"}, "say worker 1 of slice x of 3; give --hosts.*"),
+        ({"count": 4}, {}, "hosts.coordinator: is missing beside --hosts.count; give all three, or"),
+        ({"coordinator": "a:1", "index": 0}, {}, "hosts.count: is missing"),
+        (FLAGS | {"index": 4}, {}, "index 4 of 4"),
+        (FLAGS | {"index": -1}, {}, "index -1 of 4"),
+        (FLAGS | {"coordinator": "a"}, {}, "a is not HOST:PORT"),
+        (FLAGS | {"coordinator": "a:99999"}, {}, "is not HOST:PORT"),
+        (FLAGS | {"index": 0, "count": 0}, {}, "the flags --hosts.* say index 0 of 0"),
+        ({}, TASK | {"BATCH_TASK_INDEX": "x"}, "are 'x' and '8', and no numbers"),
+        ({}, GKE | {"TPU_WORKER_ID": "x"}, "of a TPU pod say worker x of slice 0 of 1; give --hosts.*"),
+        ({}, GKE | SLICES | {"MEGASCALE_SLICE_ID": "x"}, "say worker 1 of slice x of 3; give --hosts.*"),
     ],
 )
-def test_a_place_that_can_not_be_is_refused(group, flags, environment, says):
+def test_a_place_that_can_not_be_is_refused(flags, environment, says):
     with pytest.raises(UserError) as refused:
-        find(group, flags, environment)
+        find(flags, environment)
     assert says in str(refused.value)
 
 
@@ -186,6 +169,6 @@ def test_a_busy_server_is_asked_again_ever_more_slowly_and_not_for_ever(answers,
     assert place.metadata("instance/name") == "a"
     given += [(503, "")] * 6
     with pytest.raises(UserError, match="the TPU's metadata can't be read .*503"):
-        find("hosts", {}, {"GCE_METADATA_HOST": "there"})
+        find({}, {"GCE_METADATA_HOST": "there"})
     assert given == [] and len(asked) == 3 + 6
     assert slept == pytest.approx([0.1, 0.2] + [0.1, 0.2, 0.4, 0.8, 1.6, 3.2])

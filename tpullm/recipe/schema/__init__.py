@@ -89,6 +89,9 @@ class Recipe:
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
             step. `parameters`: training starts at step 0.
         topology: the TPU slice of the recipe, such as `v5e:4x4` or `2 x v5p:4x4x8` (two). It runs on others too.
+        engine: where `collect` and `tokenize` work. `processes` of this machine, or `ray`: the Ray cluster of
+            the variable `RAY_ADDRESS`, without it one of this machine. All nodes need this code and see the run
+            directory.
         trackers: who else gets the numbers of a training: `wandb`, `mlflow`. By default in the folder of the stage.
         mesh: devices along each axis; -1 takes the rest. The axes are data, fsdp, expert, sequence and tensor.
         corpus: step 1, collect.
@@ -111,6 +114,7 @@ class Recipe:
     branch: str = ""
     branch_state: Literal["all", "parameters"] = "all"
     topology: str = changing(Changes.NOTHING, "")
+    engine: Literal["processes", "ray"] = changing(Changes.NOTHING, "processes")
     trackers: list[Literal["wandb", "mlflow"]] = changing(Changes.NOTHING, factory=list)
     mesh: dict[str, int] = changing(Changes.ROUNDING, factory=lambda: {"fsdp": -1})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

@@ -1,14 +1,11 @@
-"""How several processes do one command.
+"""How several processes, the hosts, train one model together.
 
-Hosts train one model together and exchange messages. Shares of `collect` and `tokenize` work alone and meet in files.
-
-    place.py      which host or share this process is: flags, TPU metadata, Google Batch, Slurm
+    place.py      which host this process is: flags, TPU metadata, Google Batch, Slurm
     handshake.py  how the hosts meet at host 0, and prove to each other that they have one secret
     channel.py    the connection of each host to host 0: messages, heartbeats, which host failed
     hosts.py      join, start JAX, gather, barrier, on_first, broadcast, agree, fail, leave
     requests.py   stop or save after the same step on all hosts
     watchdog.py   which host hangs or is slow
-    shares.py     the finished parts and the notes of the shares of one verb
 
 A command ends with `hosts.leave`, or with `hosts.fail`, which ends all other hosts with its exit code and its line.
 """

@@ -1,16 +1,13 @@
-"""Which host or which share of a command this process is.
+"""Which host of a command this process is. The first source that applies decides:
 
-Hosts train one model together; shares each do a part of `collect` or `tokenize`. The first source that applies decides:
+    1. flags    --hosts.coordinator, .count, .index
+    2. a TPU    its metadata
+    3. Batch    the lines of BATCH_HOSTS_FILE
+    4. Slurm    the tasks of a step (srun)
+    5. nothing  one host
 
-                hosts                                         shares
-    1. flags    --hosts.coordinator, .count, .index           --share.count, .index
-    2. a TPU    its metadata                                  -
-    3. Batch    the lines of BATCH_HOSTS_FILE                 BATCH_TASK_INDEX, BATCH_TASK_COUNT
-    4. Slurm    the tasks of a step (srun)                    the tasks of a step (srun)
-    5. nothing  one host                                      all of the work
-
-The tasks of a Slurm array are neither: users run one recipe in each. Nothing here imports JAX, since launchers and
-shares need their place without it. `GCE_METADATA_HOST` names another metadata server than Google's.
+The tasks of a Slurm array are no hosts: users run one recipe in each. Nothing here imports JAX, since launchers need
+their place without it. `GCE_METADATA_HOST` names another metadata server than Google's.
 """
 
 import argparse
@@ -20,12 +17,11 @@ import re
 import socket
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tpullm.system import log
 from tpullm.system.errors import UserError
 
 # Where host 0 listens, unless TPULLM_PORT is set; on the second if the transport between slices has the first. The TPU
@@ -39,17 +35,10 @@ HELP = (
     "whatever the environment says."
 )
 
-SHARE_HELP = (
-    "Several processes, on one machine or many, can share the work: start the same command as each of them, in a run "
-    "directory that all see, with --share.count N and --share.index I (from 0). The tasks of a Google Batch job and of "
-    "srun find their shares by themselves; --share.count 1 is all of the work, whatever the environment says."
-)
-
-FLAGS = {"hosts": {"coordinator": str, "count": int, "index": int}, "share": {"count": int, "index": int}}
+FLAGS = {"coordinator": str, "count": int, "index": int}
 SLURM = "the variables of Slurm"
 
 TRIES = 6  # when a machine starts, the server may come up after the program
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -60,38 +49,32 @@ class Place:
         index: of this process, from 0.
         count: of all processes.
         source: what says so, for log lines.
-        coordinator: `HOST:PORT` of host 0; empty for shares and for one host.
-        job: the name of the job that started all processes; empty if there is none.
+        coordinator: `HOST:PORT` of host 0; empty for one host.
     """
 
     index: int = 0
     count: int = 1
     source: str = "no sign of others (looked for flags, TPU, Google Batch, Slurm)"
     coordinator: str = ""
-    job: str = ""
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes the results."""
         return self.index == 0
 
-    def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items of this share: every item is in exactly one share, and neighbours are in different shares."""
-        return items[self.index :: self.count]
-
 
 ALONE = Place()
 
 
-def take_flags(group: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The flags `--GROUP.*` of a command line, and the other arguments: the recipe must not differ by process.
+def take_flags(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The flags `--hosts.*` of a command line, and the other arguments: the recipe must not differ by process.
 
     Raises:
         UserError: a flag has no value, or its value is not a number.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for name, kind in FLAGS[group].items():
-        parser.add_argument(f"--{group}.{name}", dest=name, type=kind)
+    for name, kind in FLAGS.items():
+        parser.add_argument(f"--hosts.{name}", dest=name, type=kind)
     try:
         found, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -99,39 +82,30 @@ def take_flags(group: str, arguments: list[str]) -> tuple[dict[str, Any], list[s
     return {name: value for name, value in vars(found).items() if value is not None}, rest
 
 
-def find(group: str, flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place:
-    """Which of the `hosts`, or which `share`, this process is, by the first source of the table above that applies.
+def find(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Place:
+    """Which host this process is, by the first source of the table above that applies.
 
     Raises:
         UserError: the source is incomplete or contradicts itself.
     """
-    sources = {"hosts": (_from_tpu, _from_hosts_file, _from_slurm), "share": (_from_batch, _from_slurm)}
-    found = (source(environment) for source in sources[group])
-    place = _from_flags(group, flags) or next(filter(None, found), ALONE)
+    found = (source(environment) for source in (_from_tpu, _from_hosts_file, _from_slurm))
+    place = _from_flags(flags) or next(filter(None, found), ALONE)
     if not 0 <= place.index < place.count:
-        raise UserError(f"{group}: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
+        raise UserError(f"hosts: {place.source} say index {place.index} of {place.count}; use 0 to count - 1")
     return place
 
 
-def introduce(share: Place) -> None:
-    """With several shares: log which one this is, and begin each further line with its number."""
-    if share.count > 1:
-        log.speak_as(f"share {share.index}")
-        log.say(f"place: share {share.index} of {share.count} (from 0), by {share.source}")
-
-
-def _from_flags(group: str, flags: Mapping[str, Any]) -> Place | None:
+def _from_flags(flags: Mapping[str, Any]) -> Place | None:
     if not flags:
         return None
-    source = f"the flags --{group}.*"
+    source = "the flags --hosts.*"
     if flags.get("count") == 1 and not flags.get("index"):
         return Place(source=source)
-    if missing := [name for name in FLAGS[group] if name not in flags]:
-        given = ", ".join(f"--{group}.{name}" for name in flags)
-        how_many = "both" if len(FLAGS[group]) == 2 else "all three"
-        raise UserError(f"{group}.{missing[0]}: is missing beside {given}; give {how_many}, or --{group}.count 1")
-    _, colon, port = flags.get("coordinator", "").rpartition(":")
-    if "coordinator" in flags and (not colon or not port.isdigit() or not 0 < int(port) < 1 << 16):
+    if missing := [name for name in FLAGS if name not in flags]:
+        given = ", ".join(f"--hosts.{name}" for name in flags)
+        raise UserError(f"hosts.{missing[0]}: is missing beside {given}; give all three, or --hosts.count 1")
+    _, colon, port = flags["coordinator"].rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise UserError(f"hosts.coordinator: {flags['coordinator']} is not HOST:PORT; give the address of host 0")
     return Place(source=source, **flags)
 
@@ -219,18 +193,12 @@ def _has_pci_device(vendor: str) -> bool:
     return any(own.read_text().strip() == vendor for own in Path("/sys/bus/pci/devices").glob("*/vendor"))
 
 
-def _from_batch(environment: Mapping[str, str]) -> Place | None:
-    """The tasks of a Google Batch job."""
-    names = ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT")
-    return _by_names("the variables of Google Batch", names, ("BATCH_JOB_UID",), environment)
-
-
 def _from_hosts_file(environment: Mapping[str, str]) -> Place | None:
     """The tasks of a Google Batch job, one a machine, whose task group lists its machines (`requireHostsFile`).
 
     Batch does not promise that tasks and lines are in the same order, so the line with this host's name is its index.
     """
-    place = _from_batch(environment)
+    place = _by_names("the variables of Google Batch", ("BATCH_TASK_INDEX", "BATCH_TASK_COUNT"), environment)
     if place is None or place.count == 1:
         return place
     file = Path(environment.get("BATCH_HOSTS_FILE", ""))
@@ -260,18 +228,17 @@ def _from_slurm(environment: Mapping[str, str]) -> Place | None:
     Address and port as in `jax._src.clusters.SlurmCluster`: the first node of the list, and a port that follows from
     the number of the job.
     """
-    names, job = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    if (place := _by_names(SLURM, names, job, environment)) is None:
+    if (place := _by_names(SLURM, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), environment)) is None:
         return None
     first = re.match(r"([^,[]*)(?:\[([^],-]*))?", environment.get("SLURM_STEP_NODELIST", ""))
     port = 61_440 + int(environment.get("SLURM_JOB_ID", 0)) % 4096
     return replace(place, coordinator=f"{first[1]}{first[2] or ''}:{port}")
 
 
-def _by_names(source: str, names: Sequence[str], job: Sequence[str], environment: Mapping[str, str]) -> Place | None:
+def _by_names(source: str, names: tuple[str, str], environment: Mapping[str, str]) -> Place | None:
     if any(name not in environment for name in names):
         return None
     index, count = (environment[name] for name in names)
     if not (index.isdigit() and count.isdigit()):
         raise UserError(f"{' and '.join(names)}: are {index!r} and {count!r}, and no numbers; unset them")
-    return Place(int(index), int(count), source, job=".".join(environment.get(name, "") for name in job))
+    return Place(int(index), int(count), source)

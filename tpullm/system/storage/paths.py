@@ -108,13 +108,6 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove a folder if it exists and is empty; on `gs://` there are no empty folders."""
-    if not is_remote(folder):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
 def move_tree(source: Path, target: Path) -> None:
     """Rename a folder. On `gs://` it is copied on the server and then removed; if killed in between, both exist."""
     if is_remote(source):
@@ -123,6 +116,13 @@ def move_tree(source: Path, target: Path) -> None:
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
+
+
+def names(folder: Path) -> set[str]:
+    """Names in a folder, without files that are being written; empty if there is no folder."""
+    with contextlib.suppress(FileNotFoundError):
+        return {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}
+    return set()
 
 
 def sizes(folder: Path) -> dict[str, int]:
