@@ -6,7 +6,8 @@ The documents are cut at random from three novels by Soseki and the first nine t
 characters each. Questions are what these don't hold: paragraphs of a fourth novel, the last tenth of tiny Shakespeare,
 and what people ask in `instruction_ja.jsonl`, of which many are shorter than a window. Some are planted in a document
 each: whole; one half; with other white space, also within words of Japanese; in full width, with half-width kana; in
-capitals; with other punctuation. Everything goes through `collect`, with a source that keeps all that it reads.
+capitals; with other punctuation; with ruby; with another letter. Everything goes through `collect`, with a source that
+keeps all that it reads.
 """
 
 import argparse
@@ -55,6 +56,12 @@ def half(text: str, draw: random.Random) -> str:
     return draw.choice([text[:middle], text[middle:]])
 
 
+def changed(text: str, draw: random.Random) -> str:
+    """With one letter replaced."""
+    place = draw.choice([place for place, one in enumerate(text) if one.isalpha()])
+    return text[:place] + draw.choice("いqん猫") + text[place + 1 :]
+
+
 WAYS: dict[str, Callable[[str, random.Random], str]] = {
     "whole": lambda text, _: text,
     "half": half,
@@ -62,6 +69,8 @@ WAYS: dict[str, Callable[[str, random.Random], str]] = {
     "width": lambda text, _: wide(text),
     "capitals": lambda text, _: text.upper(),
     "punctuation": lambda text, draw: re.sub(r"[、。,.;:!?]", lambda _: draw.choice(["", "…", "―", "，", "!"]), text),
+    "ruby": lambda text, _: re.sub("[一-鿿]+", r"\g<0>《よみ》", text),
+    "one letter": changed,
     "half, width, white space": lambda text, draw: wide(spaced(half(text, draw), draw)),
 }
 

@@ -76,7 +76,7 @@ def test_a_question_is_known_by_what_its_row_holds(tmp_path):
     jsquad = {"paragraphs": [{"context": "犬 [SEP] 犬は走る。", "qas": asked}]}
     rows = [
         ({"question": "何？", "answer": ["水", "お茶"]}, Wording(("何？",), ("水", "お茶"))),
-        (jnli, Wording(("犬が走る。", "動物が動く。"), ("entailment",))),
+        (jnli, Wording(("犬が走る。", "動物が動く。"), ("entailment",), ("entailment", "contradiction", "neutral"))),
         ({"instruction": "次を訳せ。", "input": "a dog", "output": "犬"}, Wording(("a dog",), ("犬",))),
         ({"instruction": "犬を英語で言え。", "output": "dog"}, Wording(("犬を英語で言え。",), ("dog",))),
         (jsquad, Wording(("犬\n犬は走る。", "何？"), ("犬",))),
@@ -114,7 +114,7 @@ def test_questions_of_the_harness_are_known_by_their_texts_and_the_rest_is_score
     words = [files[name] for name in ("choice", "context", "whole_texts")]
     chosen, asked = tasks.tasks_named(words), {task.name: task for task in tasks.leak_questions(words)}
     text, choices, right = local_tasks.QUESTIONS[0]
-    assert asked["local_choice"].questions[0] == Wording((text,), (choices[right],))
+    assert asked["local_choice"].questions[0] == Wording((text,), (choices[right],), tuple(choices))
     assert asked["local_context"].questions[0].texts == tuple(f"{text}{choice}" for choice in choices)
     assert asked["local_whole_texts"].questions[2] == Wording(("犬も",), ())
     run = run_with(tmp_path / "run", "local_choice", asked["local_choice"].version, [1, 4])

@@ -46,7 +46,7 @@ def of_words() -> np.ndarray:
     return found
 
 
-_SLOW = np.uint32(0xFFFFFFFF)  # of a character that is not folded alone, or not to one
+SLOW = np.uint32(0xFFFFFFFF)  # of a character that is not folded alone, or not to one
 _ASCII = bytes(range(128)).lower() + bytes(128)
 _ASCII_LEFT_OUT = bytes(number for number in range(128) if not chr(number).isalnum())
 
@@ -55,8 +55,8 @@ def folded(text: str) -> np.ndarray:
     """The code points of a folded text: uint32 [C]. At least 90 MB/s on one busy core, Japanese or ASCII."""
     if text.isascii():
         return np.frombuffer(text.encode().translate(_ASCII, _ASCII_LEFT_OUT), np.uint8).astype(np.uint32)
-    points = _folding_table().take(code_points(text), mode="clip")
-    if len(points) and points.max() == _SLOW:
+    points = folding_table().take(code_points(text), mode="clip")
+    if len(points) and points.max() == SLOW:
         return code_points("".join(filter(str.isalnum, normal(text))))
     return points[points > 0]
 
@@ -67,7 +67,7 @@ def normal(text: str) -> str:
 
 
 @functools.cache
-def _folding_table() -> np.ndarray:
+def folding_table() -> np.ndarray:
     """What each character is folded to, 0 for nothing: uint32 [END]."""
     # The characters that NFKC may join with one before them, or put in another order (Unicode, UAX 15): vowels and
     # finals of Hangul, marks, and the first character of what is composed.
@@ -84,7 +84,7 @@ def _folding_table() -> np.ndarray:
             continue
         left = "".join(filter(str.isalnum, normal(character)))
         is_slow = len(left) > 1 or not composing.isdisjoint(unicodedata.normalize("NFKC", character))
-        table[point] = _SLOW if is_slow else ord(left) if left else 0
+        table[point] = SLOW if is_slow else ord(left) if left else 0
     return table
 
 

@@ -108,4 +108,4 @@ def _wording_of_document(task: Any, document: dict[str, Any]) -> Wording:
     answers = tuple(choices[one] if isinstance(one, int) and choices else str(one) for one in right)
     if isinstance(asked, int):
         return Wording(tuple(choices), answers)
-    return Wording((asked,), answers) if asked.strip() else Wording(answers)
+    return Wording((asked,), answers, tuple(choices)) if asked.strip() else Wording(answers)

@@ -133,7 +133,7 @@ def leak_questions(words: Sequence[str]) -> list[TaskQuestions]:
         found = []
         for file in tasks.files:
             # An instruction is a question if there is nothing else: others share it.
-            wordings = [Wording(of.parts or (of.text or of.instruction,), of.answers) for of in file.items]
+            wordings = [Wording(of.parts or (of.text or of.instruction,), of.answers, of.choices) for of in file.items]
             found.append(TaskQuestions(file.name, file.version, wordings))
         for file in tasks.problems:
             wordings = [Wording((one.prompt,), (one.solution,) if one.solution else ()) for one in file.problems]

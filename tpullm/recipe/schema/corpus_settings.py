@@ -96,9 +96,10 @@ class LeaksConfig:
     Args:
         tasks: tasks, as `evaluate --tasks` names them. They are files of questions or of problems of programming,
             `humaneval` (extra `code-tasks`), or tasks of the harness, such as `arc_easy` (extra `lm-eval`). A document
-            holds a question if it holds 13 words of it in a row, or 30 characters of Japanese; width, case, white space
-            and punctuation do not count. Of a shorter question it must hold the whole: 7 words with 32 letters, or 16
-            characters of Japanese, at least.
+            holds a question if it holds 13 words of it in a row, or 30 characters of Japanese; width, case, white
+            space, punctuation, ruby, old kana and old kanji do not count, and one letter may differ. Of a shorter
+            question it must hold the whole: 7 words with 32 letters, or 16 characters of Japanese, at least. A question
+            that is shorter still is looked for with its choices.
         drop: drop the documents that hold one. The data card names them in any case.
     """
 
