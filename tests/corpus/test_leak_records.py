@@ -15,7 +15,7 @@ TALES = [text for text in tenki_documents(400, 5) if len(text) > 60]
 QUESTIONS = [
     "主に子ども向けのもので、イラストのついた物語が書かれているものはどれ？",
     "電子機器で使用される最も主要な電子回路基板の事をなんと言う？",
-    "田んぼが広がる風景を何という？",  # 14 characters: too short
+    "田んぼが広がる風景は？",  # 10 characters, and 2 of its choices: too short
     "What did the old keeper of the lighthouse say to the two sailors who came at night?",
 ]
 
