@@ -137,7 +137,7 @@ class QuestionWindows:
         found: dict[int, int] = {}  # window → its first place in the document
         for at, anchors in _places_with_anchors(padded_C, places, first[is_known], last[is_known]):
             for window, place in self._held(padded_C, at, self.ends_A[anchors]):
-                found.setdefault(window, place - LONGEST)
+                found.setdefault(window, max(place - LONGEST, 0))  # its first character may be missing
         return self._leaks(found, text) if found else []
 
     @functools.cached_property

@@ -24,7 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tld
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, is_possible_number, parse
+from phonenumbers import (
+    COUNTRY_CODE_TO_REGION_CODE,
+    NumberParseException,
+    PhoneMetadata,
+    is_possible_number,
+    is_valid_number,
+    parse,
+)
 from stdnum import iban, luhn
 from stdnum.cn import ric
 from stdnum.jp import in_
@@ -286,7 +293,8 @@ def _is_in_row(match: re.Match, end: int) -> bool:
 
 
 def _is_international_phone(digits: list[str]) -> bool:
-    """Whether a region has numbers of that length. 00 stands for + before a country code that stands alone."""
+    """Whether a region has numbers of that length. 00 stands for + where a country code stands alone and the number is
+    given out: tables of code points have rows such as 0041 0300 0301."""
     written = "".join(digits)
     number = written.removeprefix("00")
     if not 9 <= len(number) <= 15:  # the shortest with their country code; E.164
@@ -294,7 +302,8 @@ def _is_international_phone(digits: list[str]) -> bool:
     if number != written and (len(digits) == 1 or int(digits[0]) not in COUNTRY_CODE_TO_REGION_CODE):
         return False
     try:
-        return is_possible_number(parse(f"+{number}"))
+        parsed = parse(f"+{number}")
+        return is_possible_number(parsed) if number == written else is_valid_number(parsed)
     except NumberParseException:
         return False
 
@@ -326,8 +335,11 @@ def _area_code(number: str, region: str) -> str:
 def _numbering_plan(region: str) -> tuple[re.Pattern, list[tuple[re.Pattern, re.Pattern]]]:
     """The numbers of a region without their 0, and their groups by how they begin, as phonenumbers has them."""
     plan = PhoneMetadata.metadata_for_region(region)
-    forms = [((*form.leading_digits_pattern, "")[-2:][0], form.pattern) for form in plan.number_format]
-    return re.compile(plan.general_desc.national_number_pattern), [(re.compile(a), re.compile(b)) for a, b in forms]
+    forms = []
+    for form in plan.number_format:
+        *_, beginning = form.leading_digits_pattern or [""]  # each is narrower than the one before it
+        forms.append((re.compile(beginning), re.compile(form.pattern)))
+    return re.compile(plan.general_desc.national_number_pattern), forms
 
 
 def _last_digits_zeroed(match: re.Match, text: str, end: int, count: int) -> str:
