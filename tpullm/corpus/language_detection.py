@@ -2,7 +2,8 @@
 
 py3langid is naive Bayes over n-grams of bytes. Names, options and code are in Latin letters in every language, and
 they outweigh the prose of a manual. So a text with enough letters of other scripts is judged by those alone, and else
-by its Latin ones. Its beginning and its middle are read.
+by its Latin ones. Letters are counted in pieces of the whole text; the model reads the beginning and the middle of
+these.
 """
 
 import functools
@@ -42,8 +43,12 @@ _WEIGHTS = np.array([0, 1, 1, 3, 3, 1])
 _NONE, _LATIN, _OTHER, _HANGUL, _KANA_AND_HAN, _THAI_TO_KHMER = range(6)
 
 LONGEST = 6  # bytes of an n-gram
-SCRIPT_CHARACTERS = 2000  # of the beginning, and as many of the middle, by which the letters are told
-LOOKS = (250, 1000)  # the same, that py3langid reads: more if the first look finds another language
+PIECES, PIECE_CHARACTERS = (
+    16,
+    1000,
+)  # of a long text: a manual of 200,000 characters has chapters that are not translated
+# Characters of the beginning, and as many of the middle, for the model: more if the first look finds another language.
+LOOKS = (250, 1000)
 LEAST_SPACELESS = 0.5  # of the letters
 LEAST_LATIN, LEAST_OTHER = 0.5, 0.25  # of the letters, for a language that is written in them
 SURELY = 10.0  # times as likely
@@ -69,7 +74,7 @@ def is_spaceless(text: str) -> bool:
     """Whether `text` is mostly in scripts without spaces between words (Japanese, Chinese, Thai, Khmer)."""
     if text.isascii():
         return False
-    _, letters = _characters(_beginning_and_middle(text, SCRIPT_CHARACTERS))
+    _, letters = _characters(_sample(text))
     return bool(letters[_KANA_AND_HAN:].sum() >= LEAST_SPACELESS * (letters.sum() or 1))
 
 
@@ -102,7 +107,7 @@ def guess(text: str) -> str:
 
 def _prose(text: str) -> tuple[str, str]:
     """What `text` says in Latin letters and what it says in others, "" if it has too few; of all looked at."""
-    sample = _beginning_and_middle(text, SCRIPT_CHARACTERS)
+    sample = _sample(text)
     if sample.isascii():
         return (sample if any(map(str.isalpha, sample)) else ""), ""
     kinds, letters = _characters(sample)
@@ -136,6 +141,14 @@ def _kinds() -> np.ndarray:
     for kind, own in blocks.items():
         kinds[characters_in_blocks(*own)] = kind
     return kinds
+
+
+def _sample(text: str) -> str:
+    """All of a text, or of a longer one pieces at even distances, its first and its last among them."""
+    if len(text) <= PIECES * PIECE_CHARACTERS:
+        return text
+    starts = ((len(text) - PIECE_CHARACTERS) * place // (PIECES - 1) for place in range(PIECES))
+    return "\n".join(text[start : start + PIECE_CHARACTERS] for start in starts)
 
 
 def _beginning_and_middle(text: str, characters: int) -> str:
