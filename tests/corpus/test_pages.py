@@ -166,6 +166,13 @@ def test_the_names_of_navigation_make_a_page_a_manual(name):
     found = lines(f"<div class='{name}'><a href='a.html'>戻る</a> 第5章</div><h2>設定</h2><p>{PROSE}</p>{box}")
     assert found == ["設定", PROSE, f"{PROSE}囲みの文。"]
     assert lines(f"<h2>設定</h2><p>{PROSE}</p>{box}") == ["設定", PROSE]
+    assert lines(f"<h2>設定</h2><p>{PROSE}</p>{box}", DOCBOOK) == ["設定", PROSE, f"{PROSE}囲みの文。"]
+
+
+def test_many_lists_take_linear_time():
+    begin = time.process_time()
+    assert pages.extract(page("<ul><li>項目</li></ul>" * 3000), [])[0].count("項目") == 3000
+    assert time.process_time() - begin < 2  # 13 s if the lists are found by a query
 
 
 RESERVED = {
@@ -173,6 +180,7 @@ RESERVED = {
         '<meta name="robots" content="noai">', '<META CONTENT="index, NOAI,noimageai" NAME=Robots />',
         '<meta name="GPTBot" content="noai">', '<meta http-equiv="X-Robots-Tag" content="noai">',
         '<!-- old --><meta name="robots" content="noai"><!-- -->',
+        '</head><p>text</p><meta name="robots" content="noai">',
     ],
     "noimageai": ['<meta name="tdm-reservation" content=" 1 "><meta name="robots" content="noimageai">'],
     "tdm-reservation": ['<meta name="tdm-reservation" content="1">'],

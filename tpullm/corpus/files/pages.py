@@ -11,7 +11,7 @@ header differ, the page's own tag counts.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tpullm.corpus.document import NOT_UTF8, TOO_LARGE, UNREADABLE, Raw
@@ -45,6 +45,7 @@ MENU_LINKS = 0.5  # of the characters of a list, from which on it is a menu
 # Where the lines of a source may be joined without a space: kana, Han characters, full-width marks.
 _WIDE = "\u3000-\u303f\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff60"
 _BETWEEN_WIDE = re.compile(rf"(?<=[{_WIDE}])[ \t\r]*\n\s*(?=[{_WIDE}])")
+_META = re.compile("(?i)<meta")
 _CODE = re.compile(r"(?is)(<pre\b.*?(?:</pre\b|\Z))")
 
 # YAML between two rulers at the top: names with values, next parts of values, items of lists, comments, empty lines. It
@@ -93,7 +94,9 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
     parts = _CODE.split(_CONTROL.sub("", page))
     parts[::2] = [_BETWEEN_WIDE.sub("", part) for part in parts[::2]]
     tree = HTMLTree.parse_from_bytes("".join(parts).encode("utf-8", "replace"), "utf-8")
-    tags = tree.document.get_elements_by_tag_name("meta")
+    tags = [node for node in tree.head if node.tag == "meta"]
+    if len(tags) < len(_META.findall(page)):  # in the body too, which takes half of the time of a page to search
+        tags = [node for node in tree.document if node.tag == "meta"]
     metas = [{name: tag.getattr(name) or "" for name in ("name", "http-equiv", "property", "content")} for tag in tags]
     written_by = " ".join(meta["content"] for meta in metas if meta["name"].lower() == "generator")
     is_manual = GENERATORS.search(written_by) or tree.document.query_selector(MANUAL)
@@ -106,13 +109,23 @@ def extract(page: str, headers: Sequence[Sequence[str]]) -> list[str]:
 
 def _sink_lists(tree: Any) -> None:
     """Put lists that are no menus deeper into the page: resiliparse takes each near its root for a menu."""
-    for found in tree.document.query_selector_all("body > ul, body > * > ul, body > * > * > ul"):
-        linked = sum(len(link.text) for link in found.query_selector_all("a"))
-        if linked < MENU_LINKS * len(found.text):
+    for found in list(_lists_near_root(tree.body, 3)):
+        if sum(len(node.text) for node in found if node.tag == "a") < MENU_LINKS * len(found.text):
             for _ in range(3):
                 box = tree.create_element("div")
                 found.parent.replace_child(box, found)
                 box.append_child(found)
+
+
+def _lists_near_root(box: Any, levels: int) -> Iterator[Any]:
+    """The lists in `box`, and in the boxes in it. A query takes time that grows with the square of what it finds."""
+    child = box.first_child
+    while child is not None:
+        if child.tag == "ul":
+            yield child
+        elif levels > 1:
+            yield from _lists_near_root(child, levels - 1)
+        child = child.next
 
 
 def _training_reservation(metas: Iterable[Mapping[str, str]], headers: Sequence[Sequence[str]]) -> str:
