@@ -165,6 +165,15 @@ def test_one_letter_may_be_another_one_or_missing_or_too_many_but_no_digit(quest
     assert found(windows, "".join("Q" if place in apart else one for place, one in enumerate(question))) == []
 
 
+def test_a_passage_has_its_first_and_its_last_letter():
+    passage = "".join(filter(str.isalnum, JAPANESE))[:30]
+    windows = looked_for(passage)
+    for place in range(30):
+        document = f"{OTHER}{passage[:place]}猫{passage[place + 1 :]}{OTHER}"
+        # A change in the middle leaves no 16 characters at an end.
+        assert found(windows, document) == ([] if place in (0, 14, 15, 29) else [(0, 0)]), place
+
+
 def test_an_end_that_many_questions_share_is_looked_up_only_where_there_is_no_rarer_one():
     asked = [f"{chr(0x4E00 + 97 * number) * 10}の行き方を教えてください" for number in range(40)]
     windows = looked_for(*asked)

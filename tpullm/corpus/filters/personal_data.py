@@ -80,13 +80,13 @@ SUBSCRIBER, AMERICAN_SUBSCRIBER = 8, 7
 LOCAL = "A-Za-z0-9_+.-"
 AT = r"(?:@|&#64;|%40|\s?[\[({<]\s?(?:@|(?i:at|ät)|アット(?:マーク)?|arobase)\s?[\])}>]\s?|[★☆●■#](?=[^\n]{0,40}@))"
 DOT = r"(?:\.|\s?[\[({<]\s?(?:\.|(?i:dot|punkt|point)|ドット|点)\s?[\])}>]\s?)"
+SPELLED_DOT = re.compile(rf"{DOT}|(?i:\sdot\s)")
 MAIL = re.compile(
     rf"(?s)([{LOCAL}](?<![{LOCAL}].)[{LOCAL}]*+)(?:{AT}((?:[A-Za-z0-9-]{{1,63}}{DOT}){{1,8}}[A-Za-z]{{2,24}})"
     rf"|(?i:\sat\s((?:[a-z0-9-]{{1,63}}\sdot\s){{1,8}}[a-z]{{2,24}})))(?![A-Za-z0-9])"
 )
 AT_WORD = re.compile(r"[\[({<] ?(?:[aAä][tT]|アット|arobase)")
 A_VERSION = re.compile(r"v?[0-9]+\.[0-9]")
-LAST_LABEL = re.compile(r"[A-Za-z]+\Z")
 EXAMPLES = re.compile(r"(?i)(?:.*\.)?(?:example(?:\.[a-z.]+)?|test|invalid|localhost|localdomain)")
 # user@host:path of scp and Git; https://user:password@host and https://host/message-id@host; name@v1.2.3-go.windows.
 PATH_BEHIND, IN_ADDRESS = re.compile(r":(?:[/~]|[\w.-]+/)"), re.compile(r"://[^\s?#]*\Z")
@@ -99,8 +99,9 @@ IPV6 = re.compile(r"(?s)[23](?<![0-9A-Za-z_:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,
 LARGE_PART, SMALL_PART = 30, 9
 VERSION = re.compile(
     r"(?i)(?:version|ver\.?|release|revision|rev\.?|build|firmware|バージョン|版|,v"
-    r"|section|sec\.|clause|chapter|annex|table|figure|part|§|節|章|表|図|第)[\s:=]{0,3}\Z"
+    r"|section|sec\.|clause|chapter|annex|table|figure|part|§|節|章|表|図|第|android|ios|windows|chrome)[\s:=]{0,3}\Z"
 )
+STANDARD = re.compile(r"\b(?:IEEE|RFC|ISO|IEC|ITU|ETSI|3GPP|JIS)\b[^\n]*\Z")  # the number of a section may follow
 HEADING = re.compile(r"[ \t　]+[A-Z\u3041-\u9fff]")  # behind a number at the beginning of a line
 
 # What follows the mark of each key.
@@ -189,12 +190,12 @@ def _mail_addresses(folded: str) -> Iterator[Piece]:
     if not has_sign and not (any(map(folded.__contains__, "[({<")) and AT_WORD.search(folded)):
         return
     for match in MAIL.finditer(folded):
-        local, domain = match[1].lstrip("+.-"), match[2] or match[3]
+        local, domain = match[1].lstrip("+.-"), SPELLED_DOT.sub(".", match[2] or match[3])
         is_other = (
             PATH_BEHIND.match(folded, match.end()) or IN_ADDRESS.search(_before(match)) or A_VERSION.match(domain)
         )
         if local and local != "git" and not is_other and not EXAMPLES.fullmatch(domain):
-            if tld.is_tld(LAST_LABEL.search(domain)[0].lower()):
+            if tld.is_tld(domain.rpartition(".")[2].lower()):
                 yield match.end(1) - len(local), match.end(), MAIL_ADDRESS
 
 
@@ -207,7 +208,7 @@ def _keys(folded: str) -> Iterator[Piece]:
 def _ipv4_addresses(folded: str) -> Iterator[Piece]:
     for match in IPV4.finditer(folded):
         before = _before(match)
-        if _is_public_ip(match[0]) and not VERSION.search(before):
+        if _is_public_ip(match[0]) and not VERSION.search(before) and not STANDARD.search(before):
             *_, second, largest = sorted(parts := [int(part) for part in match[0].split(".")])
             is_line = (not before or before.endswith("\n")) and HEADING.match(folded, match.end())
             is_heading = is_line and max(parts[1:3]) <= LARGE_PART
