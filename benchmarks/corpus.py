@@ -3,7 +3,7 @@
     python benchmarks/corpus.py --english TEXT --japanese FOLDER
 
 Both read JSON Lines, judge each document by the rules of Gopher, C4 and FineWeb on the same words, replace personal
-data, sign it (MinHash, 14 bands of 8) and write it with zstd. Ours also tells the language, and makes the hash and the
+data, sign it (MinHash of 112 hashes) and write it with zstd. Ours also tells the language, and makes the hash and the
 key of each document. Each turn is one call; the figures are processor time, and a ratio of two neighbouring turns.
 """
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 
 import pytest
 
@@ -239,3 +240,24 @@ def test_documents_that_are_mostly_lines_of_many_documents_are_dropped(tmp_path)
     page = (tmp_path / "run" / "documents" / "datacard.md").read_text()
     assert "stand in more than `corpus.repeated_lines` documents |" in page
     assert "in lines that stand in more than 20 documents" in page
+
+
+def _lines(seed, count):
+    """Lines of ten words that no other seed has."""
+    random_ = random.Random(seed)
+    return ["".join(random_.choices("aeiou bcdfg hklmn ", k=60)) for _ in range(count)]
+
+
+def test_a_licence_that_many_documents_share_makes_no_copies_and_a_menu_hides_none(tmp_path):
+    licence, menu, article = _lines("licence", 20), _lines("menu", 9), _lines("news", 20)
+    pages = [[*licence, *_lines(number, 20)] for number in range(40)]
+    short = [[*licence, *_lines(number, 3)] for number in range(100, 120)]  # without the licence not alike
+    copies = [[*pages[0][:-1], "and another end"]]
+    sites = [[*menu, *_lines(number, 20)] for number in range(200, 220)]
+    # 0.62 alike with the menu of their site, 0.9 without: it is a copy, if it shares a band.
+    copies += [[*(menu if number % 2 else ()), *article, *_lines(number, 1)] for number in range(300, 320)]
+    texts = ["\n".join(lines) for lines in (*pages, *short, *sites, *copies)]
+    source = Source("s", "jsonl", str(_write(tmp_path / "a.jsonl", texts)), licence="x", filter=False)
+    card = _collect(_recipe(source, held_out_fraction=0.0), tmp_path / "run")
+    assert _texts(tmp_path / "run", "train", "s") == texts[:80] + [texts[81]]
+    assert card["dropped"]["s"] == {"near duplicate": 20}

@@ -9,16 +9,16 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.corpus.made_facts import Document, Made, marked, written
-from tpullm.corpus import dedup, reduce
+from tests.corpus.made_facts import Document, Made, line, marked, written
+from tpullm.corpus import dedup, near_copies, reduce
 from tpullm.corpus.document_files import APART, BEYOND, EXACT, LINES, NEAR, USED, Part
 from tpullm.corpus.reduce import Placed
 from tpullm.recipe.schema import Source
 from tpullm.system import storage
 
 
-def by_brute_force(made: list[Made]) -> list[list[int]]:
-    """The marks by their definition: each document is compared with all others."""
+def by_brute_force(made: list[Made], most: int) -> list[list[int]]:
+    """The marks by their definition: each document is compared with the first one of each of its keys."""
     order, marks = [], []
     for part, one in enumerate(made):
         free = 0
@@ -31,47 +31,55 @@ def by_brute_force(made: list[Made]) -> list[list[int]]:
             rank = 0 if document.named else 1 if apart or one.few else 2
             if not beyond:
                 order.append((rank, one.keeps, len(order), part, row, document))
-    for rank, keeps, number, part, row, document in order:
-        earlier = [other for other in order if other[:3] < (rank, keeps, number)]
+    order.sort(key=lambda one: one[:3])
+    pairs = []
+    for number, (rank, keeps, _, part, row, document) in enumerate(order):
         if rank == 0 or (keeps and rank == 1):
             continue
-        if keeps:
-            earlier = [other for other in earlier if other[0] < 2]
+        earlier = [other for other in order[:number] if not keeps or other[0] < 2]
         if any(other[5].exact == document.exact for other in earlier):
             marks[part][row] = EXACT
-        elif not keeps and any(_are_near(document, other) for other in earlier):
+        elif not keeps:
+            signed = [other for other in earlier if made[other[3]].signs(other[5]) and not (other[1] and other[0] == 2)]
+            for band in range(dedup.BANDS):
+                same = [other for other in signed if other[5].near[band] == document.near[band]]
+                pairs += [(part, row, same[0][3], same[0][4])] if same else []
+    candidates = {pair[:2] for pair in pairs}
+    counts = Counter()
+    for part, one in enumerate(made):
+        for row, document in enumerate(one.documents):
+            if one.signs(document) and (part, row) not in candidates and marks[part][row] < EXACT:
+                counts.update(set(document.lines))
+    texts = [[_text_to_compare(document, counts) for document in one.documents] for one in made]
+    for part, row, other, place in pairs:
+        if 10 * len(texts[part][row] & texts[other][place]) >= 7 * len(texts[part][row] | texts[other][place]):
             marks[part][row] = NEAR
+    for part, one in enumerate(made):
+        for row, document in enumerate(one.documents):
+            length = sum(len(line(number)) for number in document.lines if counts[number] > most)
+            is_judged = one.filters and not one.keeps and not document.named and one.language != "code"
+            if is_judged and marks[part][row] < EXACT and 10 * length > 3 * len(document.text):
+                marks[part][row] = LINES
     return marks
 
 
-def _are_near(document: Document, other: tuple) -> bool:
-    rank, keeps, *_, earlier = other
-    is_signed = not keeps or (rank < 2 and (earlier.apart or earlier.named))
-    return is_signed and any(one == two for one, two in zip(document.near, earlier.near, strict=True))
+def _text_to_compare(document: Document, counts: Counter) -> set[tuple[str, ...]]:
+    """The runs of five words of the lines that stand in few documents, or of all lines if none are."""
+    left = "\n".join(line(number) for number in document.lines if counts[number] <= MOST_DOCUMENTS)
+    words = (left or document.text).split()
+    return {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
 
 
-def by_lines(made: list[Made], marks: list[list[int]], most: int) -> list[list[int]]:
-    """The marks by their definition, from those after copies are found: a line of a copy is not counted."""
-    lines = []
-    for one, own in zip(made, marks, strict=True):
-        pairs = zip(one.documents, own, strict=True)
-        lines.append([document.lines if one.has_lines and mark < EXACT else () for document, mark in pairs])
-    counts = Counter(number for part in lines for own in part for number, _ in own)
-    found = []
-    for one, own, part in zip(made, marks, lines, strict=True):
-        repeated = [sum(length for number, length in lines if counts[number] > most) for lines in part]
-        of_each = zip(repeated, one.documents, own, strict=True)
-        found.append([LINES if 10 * length > 3 * text.characters else mark for length, text, mark in of_each])
-    return found
-
-
-LINE_LISTS = st.dictionaries(st.integers(0, 12), st.integers(1, 30), max_size=6).map(lambda own: tuple(own.items()))
+MOST_DOCUMENTS = 2
+LINE_LISTS = st.lists(st.integers(0, 15), min_size=1, max_size=6, unique=True).map(tuple)
+LINE_LISTS |= st.sampled_from(
+    [(0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 6), (0, 1, 2, 3, 4), (7, 0, 1, 2, 3, 4, 5), (7, 8, 9)]
+)
 DOCUMENTS = st.builds(
     Document,
     st.integers(0, 20),
     st.tuples(*[st.integers(0, 60)] * dedup.BANDS),
     lines=LINE_LISTS,
-    characters=st.integers(1, 200),
     apart=st.sampled_from([False, False, False, True]),
     named=st.sampled_from([False, False, False, False, True]),
 )
@@ -83,7 +91,8 @@ PARTS = st.lists(
         few=st.sampled_from([False, False, True]),
         room=st.sampled_from([99, 99, 3]),
         divides=st.sampled_from([True, True, False]),
-        has_lines=st.sampled_from([True, True, False]),
+        filters=st.sampled_from([True, True, False]),
+        language=st.sampled_from(["en", "en", "code"]),
     ),
     min_size=1,
     max_size=5,
@@ -103,10 +112,11 @@ def test_copies_and_repeated_lines_are_marked_for_any_groups_and_ranges(made, mo
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.multiple(reduce, **bounds),
+        mock.patch.object(near_copies, "MOST_DOCUMENTS", MOST_DOCUMENTS),
         mock.patch("tpullm.system.storage.atomic._sync_to_disk"),  # most of the time, and nothing is lost here
     ):
         found, rows = marked(Path(folder), written(Path(folder), made), most)
-    expected = by_lines(made, by_brute_force(made), most)
+    expected = by_brute_force(made, most)
     assert found == expected
     counted = Counter()
     for row in rows:
@@ -115,10 +125,10 @@ def test_copies_and_repeated_lines_are_marked_for_any_groups_and_ranges(made, mo
 
 
 def test_the_one_copy_that_is_kept_is_not_dropped_for_its_copies(tmp_path):
-    text = Document(1, (1,) * dedup.BANDS, lines=((1, 7),))
-    other = Document(2, (2,) * dedup.BANDS, lines=((1, 7),))
-    assert marked(tmp_path, written(tmp_path, [Made((text,) * 9, has_lines=True)]))[0] == [[USED, *[EXACT] * 8]]
-    alike = [Made((text,) * 9, has_lines=True), Made((other,), has_lines=True)]
+    text = Document(1, (1,) * dedup.BANDS, lines=(1,))
+    other = Document(2, (2,) * dedup.BANDS, lines=(1,))
+    assert marked(tmp_path, written(tmp_path, [Made((text,) * 9)]))[0] == [[USED, *[EXACT] * 8]]
+    alike = [Made((text,) * 9), Made((other,))]
     assert marked(tmp_path, written(tmp_path, alike))[0] == [[LINES, *[EXACT] * 8], [LINES]]
 
 
@@ -146,10 +156,12 @@ def test_what_is_counted_has_characters_and_ten_copies_of_each_source_as_example
     placed = written(tmp_path, [Made(copies)] * 4)
     placed[1] = dataclasses.replace(placed[1], source=placed[0].source)
     _, rows = marked(tmp_path, placed)
-    assert rows[0] == ["s0", "en", "CC0-1.0", USED, 1, 7] and rows[1] == ["s0", "en", "CC0-1.0", EXACT, 6, 7 * 6]
+    length = len(copies[0].text)
+    kind = ["s0", "en", "CC0-1.0"]
+    assert rows[0] == [*kind, USED, 1, length] and rows[1] == [*kind, EXACT, 6, 6 * length]
     examples = storage.read_json(tmp_path / "work" / "counts-000000")["examples"]
     expected = [("s0", f"line {row}") for row in [*range(1, 7), *range(4)]]
     expected += [(name, f"line {row}") for name in ("s2", "s3") for row in range(7)]
     assert [(example["source"], example["record"]) for example in examples] == expected
     facts = {"hash": "", "language": "en", "licence": "", "file": "file", "record": "line 1", "url": ""}
-    assert examples[0] == {"source": "s0", "mark": EXACT, **facts, "beginning": "text 1"}
+    assert examples[0] == {"source": "s0", "mark": EXACT, **facts, "beginning": copies[0].text[:80]}

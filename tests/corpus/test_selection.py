@@ -26,7 +26,7 @@ def placed(monkeypatch, parts, config=CONFIG):
     def summary(task):
         ids, held_out = facts[task.part.key]
         free = [(int(ids[row]), row) for row in np.flatnonzero(~held_out).tolist()]
-        return {"documents": len(ids), "held_out": int(held_out.sum()), "lowest": min(free, default=None)}
+        return {"documents": len(ids), "lines": 0, "held_out": int(held_out.sum()), "lowest": min(free, default=None)}
 
     monkeypatch.setattr(tasks, "part_summary", summary)
     monkeypatch.setattr(tasks, "arrays_of_part", lambda part, *names: facts[part.key])

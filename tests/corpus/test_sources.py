@@ -117,9 +117,7 @@ def test_a_name_is_the_same_wherever_the_files_are(tmp_path):
         ({}, {}, {"near_duplicates": False}, True),
         ({}, {}, {"minimum_characters": 99}, True),
         ({"filter": False}, {}, {"minimum_characters": 99}, False),
-        ({}, {}, {"repeated_lines": 5}, True),
-        ({"filter": False}, {}, {"repeated_lines": 5}, False),
-        ({"deduplicate": False}, {}, {"repeated_lines": 5}, False),
+        ({}, {}, {"repeated_lines": 5}, False),  # the lines are there for near copies
         ({}, {}, {"held_out_fraction": 0.5}, False),
         ({"deduplicate": False}, {}, {"held_out_fraction": 0.5}, True),  # what is held out is signed there, and no more
         ({}, {}, {"workers": 5}, False),

@@ -65,6 +65,7 @@ def test_a_task_leaves_its_documents_and_their_facts(tmp_path, near):
     facts = dict.fromkeys(document_files.DROPPED_COLUMNS[1:], "") | {"licence": "CC0-1.0"}
     counts = {"documents": 5, "held_out": 3, "encodings": {"EUC-JP": 1}, "replaced": 0, "read": 5, "bad": []}
     assert tasks.part_summary(task) == counts | {
+        "lines": 2 * near,
         "lowest": min([int(ids[row]), row] for row in (0, 4)),
         "dropped": [["empty", "", "CC0-1.0", 1], ["not UTF-8", "", "CC0-1.0", 1]],
         "examples": {"empty": [facts | {"file": "1.txt"}], "not UTF-8": [facts | {"file": "4.txt"}]},
@@ -120,23 +121,21 @@ def test_a_source_that_keeps_its_copies_signs_what_may_be_held_out(tmp_path):
     assert signed.tolist() == sorted({0, *low}) and 1 < len(low) < 40
 
 
-def test_lines_are_kept_of_what_is_judged_if_the_recipe_compares_them(tmp_path):
+def test_lines_are_kept_of_what_is_compared(tmp_path):
     page = "これは多くの文書にある長い一行です。\n" * 2 + "短い。\nこの文書だけにある一行です。\n"
-    config = dataclasses.replace(CONFIG, repeated_lines=3, maximum_characters=10**6)
-    source = dataclasses.replace(SOURCE, filter=True, rules=[])
-    task = task_of(tmp_path, [page, page], (1,), source, config)
-    code = dataclasses.replace(task.files[0], kind="code", path=task.files[0].path.with_name("a.py"))
-    code.path.write_text("import os\n\nprint('It is a line of code as people write them')\n")
-    task = dataclasses.replace(task, files=(*task.files, code))
-    tasks.run(task)
-    found, counts = tasks.arrays_of_part(task.part, "lines", "line_counts")
-    assert counts.tolist() == [2, 0, 0] and tasks.part_summary(task)["lines"] == 2
-    assert np.array_equal(found, dedup.lines_of(page))
-    for settings in ({"filter": False}, {"deduplicate": False}):
-        tasks.run(dataclasses.replace(task, source=dataclasses.replace(source, **settings)))
-        assert "lines" not in tasks.part_summary(task)
-        with pytest.raises(KeyError):
-            tasks.arrays_of_part(task.part, "lines")
+    task = task_of(tmp_path, [page, page], (1,), config=dataclasses.replace(CONFIG, maximum_characters=10**6))
+
+    def counts(deduplicate=True, **settings):
+        source = dataclasses.replace(SOURCE, deduplicate=deduplicate)
+        tasks.run(dataclasses.replace(task, source=source, config=dataclasses.replace(task.config, **settings)))
+        found, counts = tasks.arrays_of_part(task.part, "lines", "line_counts")
+        assert tasks.part_summary(task)["lines"] == len(found) == counts.sum()
+        assert np.array_equal(found[: counts[0]], dedup.lines_of(page)[: counts[0]])
+        return counts.tolist()
+
+    assert counts() == counts(near_duplicates=False, repeated_lines=3) == [3, 3]
+    assert counts(near_duplicates=False) == [0, 0]
+    assert counts(deduplicate=False) == [0, 3]  # what is held out
 
 
 def test_personal_data_is_replaced_and_counted(tmp_path):

@@ -3,7 +3,7 @@
     plan      the files of the sources, in parts
     read      an engine (`system/process/parts.py`) reads and filters the parts (`tasks.py`); then it finds copies and
               repeated lines over the whole corpus, by hashes and a range of them each (`reduce.py`,
-              `repeated_lines.py`)
+              `repeated_lines.py`, `near_copies.py`)
     finish    one process adds up what all found, and writes the list of the parts and the data card
 
 The result is the same, byte for byte, for any engine and number of workers. A part that is there is not made again.
@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpullm.corpus import datacard, document_files, held_out, question_windows, reduce, repeated_lines, tasks
+from tpullm.corpus import (
+    datacard,
+    document_files,
+    held_out,
+    near_copies,
+    question_windows,
+    reduce,
+    repeated_lines,
+    tasks,
+)
 from tpullm.corpus import sources as corpus_sources
 from tpullm.corpus.datacard import Counts
 from tpullm.corpus.document import BAD
@@ -135,9 +144,11 @@ def read(planned: Plan, config: CorpusConfig, engine: Engine) -> list[Placed]:
     lines = [16 * group.lines for group in groups]  # bytes of lines and their numbers of documents
     for title, function, items, left, sizes in (
         ("sort keys", reduce.scatter, groups, "entries", entries),
-        ("compare", reduce.gather, ranges, "copies", entries),
+        ("compare", reduce.gather, ranges, "firsts", entries),
+        ("pair", reduce.pair, groups, "needed", entries),
         ("count lines", repeated_lines.count, groups if line_ranges else [], "lines", lines),
         ("add up lines", repeated_lines.add_up, line_ranges, "repeated", lines),
+        ("sketch", near_copies.sketch, groups if config.near_duplicates else [], "sketches", entries),
         ("mark", repeated_lines.mark, groups, "counts", entries),
     ):
         if items:

@@ -1,11 +1,12 @@
 """What tells copies of a document and of its lines: hashes of texts, of runs of words, and of lines.
 
-A document has one key for exact copies, and keys of bands for near copies (MinHash: Broder 1997; Lee et al. 2022 and
-FineWeb, Penedo et al. 2024, 14 bands of 8, for language models). datatrove's MinHash computes the same kind of bands,
-document by document; here `reduce.py` needs them as arrays.
+A document has one key for exact copies, and keys of bands for near copies (MinHash: Broder 1997; Lee et al. 2022 for
+language models). datatrove's MinHash computes the same kind of bands, document by document; here `reduce.py` needs them
+as arrays. A band only says which documents may be near copies: `near_copies.py` compares their sketches. So there are
+more bands than FineWeb's 14 of 8 (Penedo et al. 2024), of as many hashes: 75 % of pairs of 0.7 share one, not 56 %.
 D documents, S shingles, P permutations, G groups (bands), B bytes, U units.
 
-A unit of a text is a word, or a character in scripts without spaces. The hash of a word is the CRC-32 of its bytes. A
+A unit of a text is a word, or a character of a script without spaces. The hash of a word is the CRC-32 of its bytes. A
 CRC is linear: that of a word is the XOR of what each byte adds, which depends on the byte and on how many follow it. So
 the words of a text take one look-up for each byte, and no strings.
 """
@@ -13,22 +14,22 @@ the words of a text take one look-up for each byte, and no strings.
 import functools
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from tpullm.corpus import characters, language_detection
-from tpullm.recipe.schema import CorpusConfig, Source
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio, odd: the step of SplitMix64
 LONGEST = 32  # bytes of a word in the table; longer words are hashed one by one
 SHINGLE = 5  # words, or characters in scripts without spaces
-BANDS, ROWS = 14, 8
+BANDS, ROWS = 16, 7
 PERMUTATIONS = BANDS * ROWS
 _SHINGLES_AT_ONCE = 1024  # their products take 0.9 MiB, which a core's second cache holds
 LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
 # Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
 LEAST_BYTES = 20
+SKETCH = 1024  # half of the pages of the web have fewer different 5-grams
 _NO_LETTERS = bytes(byte for byte in range(128) if chr(byte) != "\n" and not chr(byte).isalpha())
 
 
@@ -48,11 +49,28 @@ MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np
 
 
 def units(text: str) -> np.ndarray:
-    """The words or characters of `text` as hashes: uint64 [U], U >= 1."""
-    if language_detection.is_spaceless(text):
-        return characters.code_points("".join(text.split())).astype(np.uint64)
-    codes = _word_checksums(text.lower())
+    """The words of `text`, and its characters in scripts without spaces, as hashes: uint64 [U], U >= 1.
+
+    A page of Japanese with code has both.
+    """
+    text = text.lower()
+    points = characters.code_points(text)
+    is_single = np.zeros(0, bool) if text.isascii() else _is_spaceless().take(points, mode="clip")
+    if not is_single.any():
+        codes = _word_checksums(text)[1].astype(np.uint64)
+    else:
+        others = np.where(is_single, np.uint32(ord(" ")), points).tobytes().decode("utf-32-le", "surrogatepass")
+        starts, words = _word_checksums(others)
+        codes, is_unit = points.astype(np.uint64), is_single
+        codes[starts], is_unit[starts] = words, True
+        codes = codes[is_unit]
     return codes if len(codes) else np.array([zlib.crc32(text.encode())], np.uint64)
+
+
+@functools.cache
+def _is_spaceless() -> np.ndarray:
+    """Which characters of words are of scripts without spaces between words: bool [END]."""
+    return characters.characters_in_blocks(*language_detection.SPACELESS) & characters.of_words()
 
 
 def hashes(codes: np.ndarray, n: int) -> np.ndarray:
@@ -70,17 +88,18 @@ def combined(mixed: np.ndarray, n: int) -> np.ndarray:
     return found
 
 
-def _word_checksums(text: str) -> np.ndarray:
-    """The CRC-32 of each word of `text`, a run of what `\\w` matches: uint64 [U]."""
+def _word_checksums(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each word of `text` begins, a run of what `\\w` matches, and its CRC-32: [words] each."""
     bytes_B = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     points = characters.code_points(text)
     is_word = characters.of_words().take(points, mode="clip")
+    places = np.flatnonzero(np.diff(is_word, prepend=False, append=False))[::2]
     if not text.isascii():  # of characters -> of their bytes in UTF-8
         is_word = is_word.repeat(1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF))
     edges = np.flatnonzero(np.diff(is_word, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]  # the first byte of each word, and the one behind it
     if not len(starts):
-        return np.zeros(0, np.uint64)
+        return places, np.zeros(0, np.uint32)
     first, lengths = starts[0], ends - starts
     # How many bytes of its word are left from each byte on. Behind the word there is none left.
     left_B = np.repeat(ends, np.diff(starts, append=len(bytes_B))) - np.arange(first, len(bytes_B))
@@ -88,7 +107,7 @@ def _word_checksums(text: str) -> np.ndarray:
     found = np.bitwise_xor.reduceat(terms_B, starts - first) ^ _zero_byte_checksums().take(np.minimum(lengths, LONGEST))
     for place in np.flatnonzero(lengths > LONGEST).tolist():
         found[place] = zlib.crc32(bytes_B[starts[place] : ends[place]])
-    return found.astype(np.uint64)
+    return places, found
 
 
 @functools.cache
@@ -111,8 +130,13 @@ def _byte_checksums() -> np.ndarray:
 
 
 def exact_key(text: str) -> int:
-    """A 64-bit hash that is the same for texts that differ in white space only."""
-    return int.from_bytes(hashlib.sha256(" ".join(text.split()).encode()).digest()[:8], "little")
+    """A 64-bit hash that is the same for texts that differ in width, case, white space and punctuation only.
+
+    A text without letters and digits is hashed as it is, but for its white space.
+    """
+    folded = characters.folded(text)
+    told = folded.tobytes() if len(folded) else " ".join(text.split()).encode()
+    return int.from_bytes(hashlib.sha256(told).digest()[:8], "little")
 
 
 def signature(text: str) -> np.ndarray:
@@ -136,9 +160,9 @@ def _memory_for_products() -> np.ndarray:
 
 
 def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
-    """The keys of the bands of documents: uint64 [D, G]. Near copies have a key in common.
+    """The keys of the bands of documents: uint64 [D, G]. Documents that may be near copies have a key in common.
 
-    Two documents of Jaccard similarity s have one with probability 1 - (1 - s^8)^14: 0.92 at 0.8, 0.56 at 0.7, 0.05 at
+    Two documents of Jaccard similarity s have one with probability 1 - (1 - s^7)^16: 0.98 at 0.8, 0.75 at 0.7, 0.12 at
     0.5. No key of one band is a key of another, but for chance.
     """
     rows_DGR = np.array(signatures, np.uint64).reshape(-1, BANDS, ROWS)
@@ -148,28 +172,64 @@ def bands(signatures: Sequence[np.ndarray]) -> np.ndarray:
     return keys_DG
 
 
-def keeps_lines(source: Source, config: CorpusConfig) -> bool:
-    """Whether the parts of a source keep the lines of their documents.
+def _letters_of_lines(text: str) -> list[bytes]:
+    """What counts of each line of a text: its letters, and all that is not ASCII. Case does not count.
 
-    With `filter: false` nothing is judged, and with `deduplicate: false` documents are there more than once on purpose.
+    A footer has another date on each page, and rows of numbers are no footers.
     """
-    return config.repeated_lines > 0 and source.filter and source.deduplicate
+    return text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")  # all at once: it takes little time
+
+
+def _line_keys(lines: Iterable[bytes]) -> np.ndarray:
+    """The hash of each line, by what counts of it: uint64 [lines]."""
+    return np.frombuffer(b"".join(hashlib.blake2b(line, digest_size=8).digest() for line in lines), "<u8")
 
 
 def lines_of(text: str) -> np.ndarray:
     """The different lines of a text, sorted by their hash, and how many characters each has in all: [lines] of `LINE`.
 
-    Of ASCII, letters count and their case does not: a footer has another date on each page, and rows of numbers are no
-    footers. Lines of fewer letters are left out.
+    A line of fewer than `LEAST_BYTES` of letters has no characters: a document may be mostly such lines. Near copies
+    are compared without them too, if they stand in many documents.
     """
-    digests, characters = [], []
-    # What counts of each line: all at once, so that it takes little time.
-    letters_of_lines = text.lower().encode().translate(None, _NO_LETTERS).split(b"\n")
-    for line, letters in zip(text.split("\n"), letters_of_lines, strict=True):
-        if len(letters) >= LEAST_BYTES:
-            digests.append(hashlib.blake2b(letters, digest_size=8).digest())
-            characters.append(len(line))
-    keys, which = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)
-    found = np.empty(len(keys), LINE)
-    found["key"], found["characters"] = keys, np.bincount(which, characters, len(keys))
-    return found
+    characters: dict[bytes, int] = {}
+    for line, letters in zip(text.split("\n"), _letters_of_lines(text), strict=True):
+        characters[letters] = characters.get(letters, 0) + len(line) * (len(letters) >= LEAST_BYTES)
+    characters.pop(b"", None)
+    found = np.empty(len(characters), LINE)
+    found["key"], found["characters"] = _line_keys(characters), list(characters.values())
+    return found[np.argsort(found["key"])]
+
+
+def without_lines(text: str, keys: np.ndarray) -> str:
+    """The text without the lines that have one of some sorted keys; all of it if nothing else is in it."""
+    is_left = ~are_in(_line_keys(_letters_of_lines(text)), keys)
+    if is_left.all():
+        return text
+    left = "\n".join(line for line, stays in zip(text.split("\n"), is_left.tolist(), strict=True) if stays)
+    return left if left.strip() else text
+
+
+def are_in(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which keys are among the sorted, known ones: bool [keys]."""
+    if not len(known):
+        return np.zeros(len(keys), bool)
+    return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
+
+
+def sketch(text: str) -> np.ndarray:
+    """The lowest `SKETCH` of the hashes of the different shingles of a text, sorted: uint32 [at most SKETCH]."""
+    codes = units(text)
+    shingles_S = hashes(codes, min(SHINGLE, len(codes))) >> np.uint64(32)
+    return np.unique(shingles_S.astype(np.uint32))[:SKETCH]
+
+
+def similarity(one: np.ndarray, other: np.ndarray) -> float:
+    """The Jaccard similarity of two texts, by their sketches.
+
+    It is exact if both have at most `SKETCH` shingles, and else an estimate from the lowest ones of both (Broder 1997),
+    whose standard deviation is at most 0.016.
+    """
+    last = min((int(own[-1]) for own in (one, other) if len(own) == SKETCH), default=2**32)
+    first, second = (own[: np.searchsorted(own, last, side="right")] for own in (one, other))
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return common / (len(first) + len(second) - common)

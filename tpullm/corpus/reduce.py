@@ -2,16 +2,20 @@
 
 Like a sort that is done by many, in rounds of tasks:
 
-    scatter   a group of parts   → entries (key, rank), sorted by key: one for each key, of its first document
-    gather    a range of keys    → the documents that are not the first with their key in the whole corpus
+    scatter   a group of parts   → the first document of each key in the group, as entries (key, rank) sorted by key
+    gather    a range of keys    → for each group, the first document in the corpus of its keys, where that is another
+    pair      a group of parts   → its pairs: a document, and the first one with the same key
 
-`compared` then has the marks of a group, which `repeated_lines.mark` writes. Before, `place` decides of each part what
-the corpus as a whole decides, limits and what is held out. It reads the summaries of the parts alone, so it is quick
-for any corpus.
+So a document has one pair at most for each of its keys, and a million pages of one template are a million pairs. A
+document with the exact key of an earlier one is a copy. One that shares a band with it may be one: `near_copies.py`
+compares the texts of the pairs.
 
-A document is dropped if an earlier document has one of its keys, whether that one is dropped or not. So what happens to
-a document depends on the documents with its keys alone, a thousand pages of one template cost a thousand steps, and
-the result is the same for any groups, ranges and processes. What is held out is earlier than what is trained on.
+Before, `place` decides of each part what the corpus as a whole decides, limits and what is held out. It reads the
+summaries of the parts alone, so it is quick for any corpus.
+
+Documents are compared with earlier ones, whether those are dropped or not. So what happens to a document depends on the
+documents with its keys alone, and the result is the same for any groups, ranges and processes. What is held out is
+earlier than what is trained on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from tpullm.corpus import dedup, document_files, held_out, tasks
-from tpullm.corpus.document_files import APART, BEYOND, EXACT, NEAR, USED, Part
+from tpullm.corpus.document_files import APART, BEYOND, EXACT, USED, Part
 from tpullm.corpus.tasks import Task
 from tpullm.recipe.schema import CorpusConfig, Source
 
@@ -83,7 +87,7 @@ def placed_parts(found: Sequence[Source], done: Sequence[Task], config: CorpusCo
         rooms = np.clip(total - np.cumsum([0, *training[:-1]]), 0, training).tolist() if own else []
         alone = _lowest_hash_document(own, training, rooms, fraction) if fraction else (NO_ROW, NO_ROW)
         for number, ((task, summary), room) in enumerate(zip(own, rooms, strict=True)):
-            row, lines = alone[1] if number == alone[0] else NO_ROW, summary.get("lines", 0)
+            row, lines = alone[1] if number == alone[0] else NO_ROW, summary["lines"]
             placed.append(Placed(task.part, source, start, summary["documents"], room, fraction, few, row, lines))
             start += summary["documents"]
     return placed
@@ -126,13 +130,22 @@ class _Numbered:
     Args:
         number: of the group or range.
         folder: where the rounds leave their files.
+        most: in how many documents a line may stand; 0 is no limit.
+        starts: the number of the first document of each group, and that after the last document.
     """
 
     number: int
     folder: Path
+    most: int
+    starts: tuple[int, ...]
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """The starts as an array: uint64 [groups + 1]."""
+        return np.array(self.starts, np.uint64)
 
     def file(self, what: str) -> Path:
-        """What a round leaves: `entries`, `lines` and `counts` of a group; `copies` and `repeated` lines of a range."""
+        """What a round leaves: see the functions of the rounds."""
         return group_or_range_file(self.folder, what, self.number)
 
 
@@ -165,12 +178,16 @@ class Group(_Numbered):
     @property
     def documents(self) -> int:
         """How many documents it has."""
-        return self.placed[-1].start + self.placed[-1].documents - self.start
+        return self.starts[self.number + 1] - self.start
 
     @property
     def lines(self) -> int:
         """How many lines its parts have kept."""
         return sum(one.lines for one in self.placed)
+
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """The places in the group of documents by their numbers in the corpus."""
+        return numbers.astype(np.int64) - self.start
 
     def marked(self) -> list[Part]:
         """Its parts, with where their marks are."""
@@ -186,15 +203,7 @@ class Group(_Numbered):
 
 @dataclass(frozen=True)
 class Range(_Numbered):
-    """One of the ranges of keys, or of the hashes of lines, which have the same length.
-
-    Args:
-        starts: the number of the first document of each group, and that after the last document.
-        most: in how many documents a line may stand.
-    """
-
-    starts: tuple[int, ...]
-    most: int
+    """One of the ranges of keys, or of the hashes of lines, which have the same length."""
 
     def slices(self, what: str, width: int) -> list[np.ndarray]:
         """What each group has in this range."""
@@ -221,15 +230,73 @@ def divide(
     documents, lines = (sum(getattr(one, what) for one in placed) for what in ("documents", "lines"))
     count = document_files.count(ENTRIES * documents, RANGE_ENTRIES) if placed else 0
     line_count = document_files.count(lines, RANGE_LINES) if lines else 0
+    facts = (folder, most, (*(own[0].start for own in grouped), documents))
     named = ((number, marks / f"{number:06}.npy", tuple(own)) for number, own in enumerate(grouped))
-    groups = [Group(number, folder, own, path, count, line_count) for number, path, own in named]
-    starts = (*(group.start for group in groups), documents)
-    ranges, line_ranges = ([Range(number, folder, starts, most) for number in range(n)] for n in (count, line_count))
+    groups = [Group(number, *facts, own, path, count, line_count) for number, path, own in named]
+    ranges, line_ranges = ([Range(number, *facts) for number in range(n)] for n in (count, line_count))
     return groups, ranges, line_ranges
 
 
 def scatter(group: Group) -> None:
-    """Write the entries of a group, (key, rank), and which of its documents repeat another one of the group."""
+    """Write the entries of a group that other groups may have to know: the first one of each key."""
+    entries, late = _entries(group)
+    rows = np.concatenate([_firsts(entries), _firsts(late)])
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    document_files.write(group.file("entries"), document_files.range_bounds(rows[:, 0], group.ranges), [rows])
+
+
+def gather(own: Range) -> None:
+    """Write (key, rank) of the first documents of the corpus with a key, for the groups that have a later one."""
+    entries = _sorted(np.concatenate(own.slices("entries", 2)))
+    firsts = _firsts(entries)  # late ranks are the highest
+    earlier = firsts[np.searchsorted(firsts[:, 0], entries[:, 0]), 1]
+    group = np.searchsorted(own.bounds, entries[:, 1] & NUMBER, side="right")
+    first_group = np.searchsorted(own.bounds, earlier & NUMBER, side="right")
+    is_told = group != first_group
+    rows = _sorted_once(np.stack([group.astype(np.uint64), entries[:, 0], earlier], axis=1)[is_told])
+    starts = np.searchsorted(rows[:, 0], np.arange(1, len(own.starts) + 1, dtype=np.uint64))
+    document_files.write(own.file("firsts"), starts, [rows[:, 1:]])
+
+
+def pair(group: Group) -> None:
+    """Write the pairs of a group, and the numbers of their documents, by the group that has them.
+
+    A pair is two numbers of documents, the later one first: uint64 [pairs, 2], sorted. Equal ones mean that the
+    document is an exact copy; it has no other pair.
+    """
+    entries, late = _entries(group)
+    told = [
+        document_files.read_range(group_or_range_file(group.folder, "firsts", number), group.number, 2)
+        for number in range(group.ranges)
+    ]
+    firsts = _firsts(_sorted(np.concatenate([_firsts(entries), _firsts(late), *told])))
+    rows = np.concatenate([entries, late])
+    earlier = firsts[np.searchsorted(firsts[:, 0], rows[:, 0]), 1]
+    keys, ranks = rows.T
+    keeps = (ranks & KEEPS_COPIES) > 0
+    # What the recipe names as held out stays. A source that keeps its copies has none of what is held out.
+    is_copy = (earlier != ranks) & (ranks >= HELD_OUT) & np.where(keeps, (ranks >= LATE) & (earlier < TRAINING), True)
+    numbers, is_exact = ranks & NUMBER, (keys & _IS_EXACT) > 0
+    exact = np.unique(numbers[is_copy & is_exact])
+    near = np.stack([numbers, earlier & NUMBER], axis=1)[is_copy & ~is_exact]
+    near = near[~np.isin(near[:, 0], exact)]
+    pairs = _sorted_once(np.concatenate([near, np.stack([exact, exact], axis=1)]))
+    document_files.write(group.file("pairs"), np.array([0, len(pairs)]), [pairs])
+    needed = np.unique(near)
+    document_files.write(group.file("needed"), np.searchsorted(needed, group.bounds), [needed])
+
+
+def marks_and_pairs(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The marks of the documents of a group after exact copies are found, uint8 [documents], and its other pairs."""
+    pairs = document_files.read_range(group.file("pairs"), 0, 2)
+    is_exact = pairs[:, 0] == pairs[:, 1]
+    marks = np.concatenate([one.marks(*tasks.arrays_of_part(one.part, "ids", "held_out")) for one in group.placed])
+    marks[group.places(pairs[is_exact, 0])] = EXACT
+    return marks, pairs[~is_exact]
+
+
+def _entries(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of the documents of a group, (key, rank), sorted; those of late ranks apart."""
     own = [np.zeros((0, 2), np.uint64)]
     for one in group.placed:
         names = ("ids", "keys", "signed", "bands", "held_out")
@@ -243,74 +310,26 @@ def scatter(group: Group) -> None:
         compared = (marks[signed] != BEYOND) & (ranks[signed] < LATE)
         near = np.stack(np.broadcast_arrays(bands_DG & ~_IS_EXACT, ranks[signed][:, None]), axis=2)
         own.append(near[compared].reshape(-1, 2))
-    entries, late = _compared_and_late_entries(np.concatenate(own))
-    firsts, which = _first_of_each_key(entries)
-    local = np.full(group.documents, USED, np.uint8)
-    _mark_copies(local, _repeated_entries(entries, firsts, which), group.start)
-    document_files.write_marks(group.file("repeats"), local)
-    rows = _sorted_by_key(np.concatenate([firsts, late])) if len(late) else firsts
-    document_files.write(group.file("entries"), document_files.range_bounds(rows[:, 0], group.ranges), rows)
-
-
-def gather(own: Range) -> None:
-    """Write which documents are not the first of the corpus with one of the keys of a range."""
-    entries, late = _compared_and_late_entries(np.concatenate(own.slices("entries", 2)))
-    firsts, which = _first_of_each_key(entries)
-    repeats = [_repeated_entries(entries, firsts, which)]
-    if len(firsts):  # documents that keep their copies, but repeat one that is held out
-        found = firsts[np.minimum(np.searchsorted(firsts[:, 0], late[:, 0]), len(firsts) - 1)]
-        repeats.append(late[(found[:, 0] == late[:, 0]) & (found[:, 1] < TRAINING)])
-    keys, ranks = np.concatenate(repeats).T
-    copies = np.unique((ranks & NUMBER) << np.uint64(1) | (keys & _IS_EXACT))
-    starts = np.searchsorted(copies, np.array(own.starts, np.uint64) << np.uint64(1))
-    document_files.write(own.file("copies"), starts, copies)
-
-
-def marks_after_copies(group: Group) -> np.ndarray:
-    """The marks of the documents of a group after copies are found: uint8 [documents]."""
-    with group.file("repeats").open("rb") as file:
-        copies = np.load(file)
-    for number in range(group.ranges):
-        # Twice the number of a document, and 1 if it is an exact copy.
-        found = document_files.read_range(group_or_range_file(group.folder, "copies", number), group.number)[:, 0]
-        _mark_copies(copies, np.stack([found & _IS_EXACT, found >> np.uint64(1)], axis=1), group.start)
-    marks = np.concatenate([one.marks(*tasks.arrays_of_part(one.part, "ids", "held_out")) for one in group.placed])
-    return np.where(copies != USED, copies, marks)
-
-
-def _compared_and_late_entries(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The entries that are compared with all others, sorted by key; and those of ranks that are late."""
+    entries = _sorted(np.concatenate(own))
     is_late = entries[:, 1] >= LATE
-    late = entries[is_late]
-    return _sorted_by_key(entries[~is_late] if len(late) else entries), late
+    return entries[~is_late], entries[is_late]
 
 
-def _sorted_by_key(entries: np.ndarray) -> np.ndarray:
-    """Entries sorted by key."""
-    return entries[np.argsort(entries[:, 0])]
+def _sorted(entries: np.ndarray) -> np.ndarray:
+    """Entries sorted by key, then by rank."""
+    return entries[np.lexsort(entries.T[::-1])]
 
 
-def _first_of_each_key(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of entries sorted by key, the first of each key, and for each entry the place of the first with its key."""
-    keys = entries[:, 0]
-    begins = np.ones(len(keys), bool)
-    begins[1:] = keys[1:] != keys[:-1]
-    starts = np.flatnonzero(begins)
-    smallest = np.minimum.reduceat(entries[:, 1], starts) if len(keys) else entries[:, 1]
-    return np.stack([keys[starts], smallest], axis=1), np.cumsum(begins) - 1
+def _firsts(entries: np.ndarray) -> np.ndarray:
+    """Of sorted entries the first of each key."""
+    is_first = np.ones(len(entries), bool)
+    is_first[1:] = entries[1:, 0] != entries[:-1, 0]
+    return entries[is_first]
 
 
-def _repeated_entries(entries: np.ndarray, firsts: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """The entries of documents that are dropped for an earlier one."""
-    ranks = entries[:, 1]
-    stays = (ranks < HELD_OUT) | ((ranks & KEEPS_COPIES) > 0)
-    return entries[(ranks != firsts[which, 1]) & ~stays]
-
-
-def _mark_copies(copies: np.ndarray, repeats: np.ndarray, start: int) -> None:
-    """Mark documents as copies; one that is an exact and a near copy counts as an exact one."""
-    numbers = (repeats[:, 1] & NUMBER).astype(np.int64) - start
-    is_exact = (repeats[:, 0] & _IS_EXACT) > 0
-    near = numbers[~is_exact]
-    copies[near[copies[near] == USED]] = NEAR
-    copies[numbers[is_exact]] = EXACT
+def _sorted_once(rows: np.ndarray) -> np.ndarray:
+    """The different rows, sorted: `np.unique` of rows takes ten times as long."""
+    rows = _sorted(rows)
+    is_new = np.ones(len(rows), bool)
+    is_new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return rows[is_new]

@@ -1,15 +1,16 @@
-"""Finds documents that are mostly lines of many documents: menus, notices, footers that no rule for one page can see.
+"""Finds lines that stand in many documents: menus, notices, footers that no rule for one page can see.
 
-Two rounds of tasks like those of `reduce.py`, after the copies are found:
+Two rounds of tasks like those of `reduce.py`, after documents that may be copies are found:
 
     count     a group of parts   → its lines, and in how many of its documents each stands, sorted by hash
-    add_up    a range of hashes  → the lines that stand in too many documents of the corpus, by group
+    add_up    a range of hashes  → the lines that stand in many documents of the corpus, and in how many, by group
 
-Copies are not counted: the lines of a text that is there twenty times would be repeated lines, and the one copy that is
-kept would be dropped for them. So the result depends on the documents that are left, and not on groups, ranges and
-processes.
+What may be a copy of an earlier document is not counted: the lines of a text that is there twenty times would be
+repeated lines, and the one copy that is kept would be dropped for them. So the result depends on the documents that are
+left, and not on groups, ranges and processes.
 
-The last round of collect comes after both, `mark`: a group of parts → the marks of its documents, and what they count.
+Near copies are compared without these lines, and documents are dropped that are mostly such lines. So the last round of
+collect comes after both, `mark`: a group of parts → the marks of its documents, and what they count.
 """
 
 import json
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.corpus import document_files, reduce, tasks
-from tpullm.corpus.document_files import COMPARED, EXACT, EXAMPLES, LINES, MARKS
+from tpullm.corpus import dedup, document_files, near_copies, reduce, tasks
+from tpullm.corpus.document_files import COMPARED, EXACT, EXAMPLES, LINES, MARKS, NEAR
 from tpullm.corpus.reduce import Group, Placed, Range
 from tpullm.system import storage
 
@@ -30,24 +31,30 @@ MOST = 0.3
 
 def count(group: Group) -> None:
     """Write in how many documents of a group each of its lines stands, (key, documents): uint64 [lines, 2]."""
-    found = [np.zeros(0, np.uint64)]
-    for one, marks in group.split(reduce.marks_after_copies(group)):
+    marks, pairs = reduce.marks_and_pairs(group)
+    marks[group.places(pairs[:, 0])] = NEAR
+    found, is_counted = [np.zeros(0, np.uint64)], [np.zeros(0, bool)]
+    for one, own in group.split(marks):
         if one.lines:
             lines, rows = _lines_of_part(one)
-            found.append(lines["key"][marks[rows] < EXACT])
-    keys, documents = np.unique(np.concatenate(found), return_counts=True)
+            found.append(lines["key"])  # copies are compared without repeated lines too
+            is_counted.append(own[rows] < EXACT)
+    keys, which = np.unique(np.concatenate(found), return_inverse=True)
+    documents = np.bincount(which, np.concatenate(is_counted), len(keys))
     counts = np.stack([keys, documents.astype(np.uint64)], axis=1)
-    document_files.write(group.file("lines"), document_files.range_bounds(keys, group.line_ranges), counts)
+    document_files.write(group.file("lines"), document_files.range_bounds(keys, group.line_ranges), [counts])
 
 
 def add_up(own: Range) -> None:
-    """Write which lines of each group are repeated ones: their hashes, sorted."""
+    """Write the lines of each group that stand in many documents, sorted by hash: (key, documents)."""
     counted = own.slices("lines", 2)
     counts = np.concatenate(counted)
     keys, which = np.unique(counts[:, 0], return_inverse=True)
-    repeated = keys[np.bincount(which, counts[:, 1]) > own.most]
-    found = [one[_are_known_keys(one[:, 0], repeated), 0] for one in counted]
-    document_files.write(own.file("repeated"), np.cumsum([0, *map(len, found)]), np.concatenate(found))
+    documents = np.bincount(which, counts[:, 1]).astype(np.uint64)
+    many = documents > min(own.most or near_copies.MOST_DOCUMENTS, near_copies.MOST_DOCUMENTS)
+    repeated = np.stack([keys, documents], axis=1)[many]
+    found = [repeated[dedup.are_in(repeated[:, 0], one[:, 0])] for one in counted]
+    document_files.write(own.file("repeated"), np.cumsum([0, *map(len, found)]), found)
 
 
 def _lines_of_part(one: Placed) -> tuple[np.ndarray, np.ndarray]:
@@ -56,25 +63,18 @@ def _lines_of_part(one: Placed) -> tuple[np.ndarray, np.ndarray]:
     return lines, np.repeat(np.arange(len(counts)), counts)
 
 
-def _are_known_keys(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which keys are among the sorted, known ones."""
-    if not len(known):
-        return np.zeros(len(keys), bool)
-    return known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
-
-
 def mark(group: Group) -> None:
     """Write the marks of a group, and what they count."""
-    marks = reduce.marks_after_copies(group)
-    if group.line_ranges:
-        places = (reduce.group_or_range_file(group.folder, "repeated", number) for number in range(group.line_ranges))
-        repeated = np.concatenate([document_files.read_range(path, group.number)[:, 0] for path in places])
-        for one, own in group.split(marks):  # a view
-            if one.lines:
-                lines, rows = _lines_of_part(one)
-                (characters,) = tasks.arrays_of_part(one.part, "characters")
-                found = np.bincount(rows, lines["characters"] * _are_known_keys(lines["key"], repeated), len(own))
-                own[(found > MOST * characters) & (own < EXACT)] = LINES
+    marks = near_copies.marks_after_copies(group)
+    keys = near_copies.repeated_keys(group, group.most) if group.most else ()
+    for one, own in group.split(marks):  # a view
+        if len(keys) and one.lines and one.source.filter and one.source.deduplicate:
+            lines, rows = _lines_of_part(one)
+            names = ("characters", "held_out", "kind", "kinds")
+            characters, named, kind, kinds = tasks.arrays_of_part(one.part, *names)
+            is_code = np.array([language == "code" for language, _ in json.loads(str(kinds))], bool)
+            found = np.bincount(rows, lines["characters"] * dedup.are_in(lines["key"], keys), len(own))
+            own[(found > MOST * characters) & (own < EXACT) & ~named & ~is_code[kind]] = LINES
     document_files.write_marks(group.marks, marks)
     storage.write_json(group.file("counts"), _counts_of_marks(group, marks))
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tpullm.corpus import dedup, domains, language_detection, tenki
+from tpullm.corpus import domains, language_detection, tenki
 from tpullm.corpus.files import source_files
 from tpullm.corpus.files.source_files import File, name_of
 from tpullm.recipe.schema import CorpusConfig, Recipe, Source
@@ -124,7 +124,7 @@ LIBRARIES = f"{_WEB} pyarrow babel py3langid hojichar sudachipy sudachidict_smal
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
 # Modules of this folder that have no part in making a part: they plan parts, or come after them.
-_AFTERWARDS = "collect datacard law_questions reduce repeated_lines sources tracing".split()
+_AFTERWARDS = "collect datacard law_questions near_copies reduce repeated_lines sources tracing".split()
 
 
 def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: int, windows: str = "") -> str:
@@ -143,7 +143,8 @@ def part_key(source: Source, files: Sequence[File], config: CorpusConfig, seed: 
     names = ["maximum_characters", "near_duplicates", "licences"]
     names += ["minimum_characters"] if source.filter else []
     names += [] if source.deduplicate else ["held_out_fraction"]
-    own = {name: getattr(config, name) for name in names} | {"lines": dedup.keeps_lines(source, config)}
+    own = {name: getattr(config, name) for name in names}
+    own["lines"] = config.near_duplicates or config.repeated_lines > 0
     own["opted_out"] = hashes_at(*config.opted_out)
     if source.filter and "classifier" in source.rules:
         examples = hashes_at(config.classifier.good, config.classifier.bad)

@@ -73,7 +73,7 @@ class Fact(NamedTuple):
         characters: the length of its text.
         kind: its language and licence.
         held_out: whether the recipe names it as held out.
-        lines: its lines, if they are kept (`dedup.keeps_lines`).
+        lines: its lines; none if it is not compared with others, by near copies or lines.
     """
 
     id: int
@@ -82,7 +82,7 @@ class Fact(NamedTuple):
     characters: int
     kind: tuple[str, str]
     held_out: bool
-    lines: np.ndarray | None
+    lines: np.ndarray
 
 
 def _arrays_of_facts(facts: list[Fact]) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def _arrays_of_facts(facts: list[Fact]) -> dict[str, np.ndarray]:
     kinds = sorted({fact.kind for fact in facts})
     places = {kind: place for place, kind in enumerate(kinds)}
     signed = [row for row, fact in enumerate(facts) if fact.signature is not None]
-    found = {
+    return {
         "ids": np.array([fact.id for fact in facts], np.uint64),
         "keys": np.array([fact.key for fact in facts], np.uint64),
         "bands": dedup.bands([facts[row].signature for row in signed]),
@@ -99,11 +99,9 @@ def _arrays_of_facts(facts: list[Fact]) -> dict[str, np.ndarray]:
         "held_out": np.array([fact.held_out for fact in facts], bool),
         "kind": np.array([places[fact.kind] for fact in facts], np.int32),
         "kinds": np.array(json.dumps(kinds)),
+        "lines": np.concatenate([np.zeros(0, dedup.LINE), *(fact.lines for fact in facts)]),
+        "line_counts": np.array([len(fact.lines) for fact in facts], np.int32),
     }
-    lines = [fact.lines for fact in facts if fact.lines is not None]
-    if lines:
-        found |= {"lines": np.concatenate(lines), "line_counts": np.array(list(map(len, lines)), np.int32)}
-    return found
 
 
 class _PartMaker:
@@ -173,17 +171,17 @@ class _PartMaker:
     def _note(self, text: str, digest: str, kind: tuple[str, str], held_out: bool) -> None:
         source, config, number = self.task.source, self.task.config, int(digest[:16], 16)
         apart = held_out or number < split.held_out_bound(config.held_out_fraction)
-        signature = dedup.signature(text) if config.near_duplicates and (source.deduplicate or apart) else None
-        counted = "" if held_out or kind[0] == "code" else text
-        lines = dedup.lines_of(counted) if dedup.keeps_lines(source, config) else None
+        is_compared = source.deduplicate or apart
+        signature = dedup.signature(text) if config.near_duplicates and is_compared else None
+        lines = dedup.lines_of(text if is_compared and (config.near_duplicates or config.repeated_lines) else "")
         self.facts.append(Fact(number, dedup.exact_key(text), signature, len(text), kind, held_out, lines))
 
     def summary(self) -> dict[str, Any]:
         """What is written last: see `summary`."""
-        lines = [len(fact.lines) for fact in self.facts if fact.lines is not None]
         free = [(fact.id, row) for row, fact in enumerate(self.facts) if not fact.held_out]
-        return ({"lines": sum(lines)} if lines else {}) | {
+        return {
             "documents": len(self.facts),
+            "lines": sum(len(fact.lines) for fact in self.facts),
             "held_out": sum(fact.held_out for fact in self.facts),
             "lowest": min(free, default=None),
             "dropped": [[*kind, count] for kind, count in sorted(self.counts.items())],
@@ -213,10 +211,10 @@ def run(task: Task) -> None:
 def part_summary(task: Task) -> dict[str, Any]:
     """The summary of a finished task.
 
-    `documents`, `held_out` (those that the recipe names) and `lines` (if they are kept) are counts, `lowest` the lowest
-    id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what was
-    dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data, `read`
-    all documents, `bad` are lines about the first unreadable documents, and `leaks` the questions of tasks
+    `documents`, `held_out` (those that the recipe names) and `lines` (that are compared) are counts, `lowest` the
+    lowest id of the others with its row, `dropped` rows of (reason, language, licence, count), `examples` rows of what
+    was dropped by reason, `encodings` counts of documents that are not UTF-8, `replaced` pieces of personal data,
+    `read` all documents, `bad` are lines about the first unreadable documents, and `leaks` the questions of tasks
     that were found: the fields of `question_windows.Leak`, and where; `row` is `DROPPED` if the document was.
     """
     return storage.read_json(task.result)
