@@ -124,9 +124,10 @@ def test_in_many_epochs_a_document_stands_beside_every_other_one_about_as_often(
     [
         (np.random.default_rng(0).poisson(50, 20_000) + 2, 1024, 0.985),
         (np.random.default_rng(0).lognormal(5, 1, 20_000).astype(int) + 2, 256, 0.999),
+        (np.random.default_rng(0).lognormal(6.4, 1, 3_000).astype(int) + 2, 8192, 0.99),
         (np.array([200_000, 150_000]), 256, 0.999),
     ],
-    ids=["short documents", "of all lengths", "novels"],
+    ids=["short documents", "of all lengths", "few of each length", "novels"],
 )
 def test_rows_are_full(lengths, sequence_length, least):
     assert packed_documents(lengths, sequence_length, 0).fill >= least

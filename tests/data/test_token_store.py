@@ -105,15 +105,17 @@ def test_no_more_than_a_block_is_held_while_a_store_is_written(tmp_path, parts, 
     monkeypatch.setattr(token_store, "BLOCK_DOCUMENTS", 60)
     monkeypatch.setattr(flat_arrays, "SHARD_CHUNKS", 2)
     monkeypatch.setattr(flat_arrays, "SHORT", 8)
-    writer, added = token_store.DocumentWriter(tmp_path), []
+    writer, added, most = token_store.DocumentWriter(tmp_path), [], 0
     add = flat_arrays.Appender.add
     monkeypatch.setattr(flat_arrays.Appender, "add", lambda of, values: added.append(len(values)) or add(of, values))
     for number in range(40):
         lengths = np.arange(number % 7, 20)
         writer.add(np.cumsum(lengths) - lengths, lengths, lengths.astype(np.uint64), np.zeros_like(lengths))
         assert sum(len(rows) for rows, *_ in writer._held) == writer._held_documents < 60
+        most = max(most, writer._held_documents)
     writer.close()
-    assert sum(added) > 6 * 60 and max(added) < 2 * 60
+    assert most > 30
+    assert sum(added) > 6 * 60 and max(added) < 2 * 60 and len(added) < sum(added) / 40
 
 
 def files(folder):
