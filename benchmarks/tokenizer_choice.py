@@ -39,7 +39,7 @@ VARIANTS = {
 DOCUMENT_CHARACTERS = 3000
 RECIPE = {
     "name": "tokenizers",
-    "tokenizer": {"vocabulary_size": 16384, "sample_characters": 20_000_000},
+    "tokenizer": {"vocabulary_size": 8192, "sample_characters": 20_000_000},
     "model": {"layers": 4, "width": 128, "heads": 4, "context_length": 256},
     "pretrain": {
         "batch_size": 16,

@@ -56,7 +56,7 @@ class BytePairs:
         """Ids of `text`. The model knows no added tokens, so no text becomes a special token."""
         if len(text) <= _MOST_CHARACTERS:
             return self._fast.encode(text)
-        return self._slow.encode(text, add_special_tokens=False).ids
+        return self._slow.encode(text).ids
 
     def serialized(self) -> bytes:
         """The model, as `tokenizer.json` has it, without special tokens that a text could name."""
