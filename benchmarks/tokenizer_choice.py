@@ -9,6 +9,7 @@ shapes, vocabulary and steps, so the same FLOPs and the same time on an idle mac
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the runs are")
     parser.add_argument("--texts", action="append", required=True, metavar="NAME=LANGUAGE=PATH")
     parser.add_argument("--bytes", type=int, default=3_000_000, help="of each text at most")
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 300], help="of trainings of each length")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "tokenizers.md")
@@ -69,18 +70,19 @@ def main() -> None:
     described = RECIPE | {"corpus": {"held_out_fraction": 0.04, "sources": sources}}
     recipe.write_text(yaml.safe_dump(described, allow_unicode=True), encoding="utf-8")
     _verb("collect", recipe, options.folder / "documents")
-    found = {}
     for name in options.variants:
-        made = options.folder / name.replace(", ", "-")
-        cost = _prepared(options.folder / "documents", made, recipe, "tokenize", VARIANTS[name])
-        found[name] = _splits(made, [source["name"] for source in sources]) | {"training": cost}
-    for seed in range(options.seeds):  # all variants with one seed, then with the next
-        for name in options.variants:
-            made = options.folder / name.replace(", ", "-")
-            run, keys = options.folder / f"{made.name}-{seed}", {"steps": options.steps, "seed": seed}
-            _prepared(made, run, recipe, "pretrain", VARIANTS[name], **keys)
-            found[name].setdefault("bits", []).append(_bits(run))
-            _write(options, sources, found)
+        made = _folder(options.folder, name)
+        _prepared(options.folder / "documents", made, recipe, "tokenize", VARIANTS[name])
+        if not (made / "splits.json").exists():
+            (made / "splits.json").write_text(json.dumps(_splits(made, [source["name"] for source in sources])))
+    for seed, steps, name in itertools.product(range(options.seeds), options.steps, options.variants):
+        made, keys = _folder(options.folder, name), {"steps": steps, "seed": seed}
+        _prepared(made, Path(f"{made}-{steps}-{seed}"), recipe, "pretrain", VARIANTS[name], **keys)
+        _write(options, sources)
+
+
+def _folder(folder: Path, variant: str) -> Path:
+    return folder / variant.replace(", ", "-")
 
 
 def _source(folder: Path, name: str, language: str, path: str, most: int) -> dict:
@@ -170,31 +172,41 @@ def _bits(run: Path) -> dict[str, float]:
     return [row["eval_bits_per_byte"] for row in rows if "eval_bits_per_byte" in row][-1]
 
 
-def _write(options: argparse.Namespace, sources: list[dict], found: dict[str, dict]) -> None:
+def _write(options: argparse.Namespace, sources: list[dict]) -> None:
+    """The page, of all that there is in the folder."""
     names = [source["name"] for source in sources]
-    tokens = options.steps * RECIPE["pretrain"]["batch_size"] * RECIPE["pretrain"]["sequence_length"]
+    japanese = [source["name"] for source in sources if source["language"] == "ja"]
+    model, size = RECIPE["model"], RECIPE["tokenizer"]["vocabulary_size"]
     page = [
-        "# Tokenizers\n",
-        f"Made by `benchmarks/tokenizer_choice.py`: {RECIPE['tokenizer']['vocabulary_size']:,} tokens; models of "
-        f"{RECIPE['model']['layers']} layers of width {RECIPE['model']['width']}, {tokens:,} tokens of training each, "
-        f"{options.seeds} seeds. Texts: {', '.join(names)}, at most {options.bytes / 1e6:g} MB each.\n",
+        f"# Tokenizers\n\nMade by `benchmarks/tokenizer_choice.py`: {size:,} tokens, models of {model['layers']} "
+        f"layers of width {model['width']}. Texts: {', '.join(names)}, at most {options.bytes / 1e6:g} MB each.\n"
     ]
-    page += _table("bits a byte, held out (the seeds apart)", names, found, lambda of, n: _told(of.get("bits", []), n))
-    page += _table("bytes a token", names, found, lambda of, n: f"{of[n]['bytes']:.2f}")
-    page += _table("encoding, MB/s a core", names, found, lambda of, n: f"{of[n]['rate']:.1f}")
-    page += _table("tokens over a word's boundary (Sudachi A)", names, found, lambda of, n: f"{of[n]['crossing']:.1%}")
+    made = {name: _folder(options.folder, name) for name in VARIANTS}
+    made = {name: folder for name, folder in made.items() if (folder / "splits.json").exists()}
+    runs = {path.parent for folder in made.values() for path in folder.parent.glob(f"{folder.name}-*-*/pretrain.json")}
+    for steps in sorted({int(run.name.split("-")[2]) for run in runs}):
+        bits = {
+            name: [_bits(run) for run in runs if run.name.startswith(f"{made[name].name}-{steps}-")] for name in made
+        }
+        tokens = steps * RECIPE["pretrain"]["batch_size"] * RECIPE["pretrain"]["sequence_length"]
+        found = {name: of for name, of in bits.items() if of}
+        page += _table(f"bits a byte, held out, after {tokens:,} tokens", names, found, _told)
+    splits = {name: json.loads((folder / "splits.json").read_text()) for name, folder in made.items()}
+    page += _table("bytes a token", names, splits, lambda of, n: f"{of[n]['bytes']:.2f}")
+    page += _table("encoding, MB/s a core", names, splits, lambda of, n: f"{of[n]['rate']:.1f}")
+    page += _table(
+        "tokens over a word's boundary (Sudachi A)", japanese, splits, lambda of, n: f"{of[n]['crossing']:.1%}"
+    )
+    costs = {name: json.loads((folder / "tokenize.json").read_text()) for name, folder in made.items()}
     page += ["| `tokenize` | processor seconds | MiB |", "| --- | --- | --- |"]
-    page += [
-        f"| {name} | {of['training']['seconds']:.0f} | {of['training']['mib']:.0f} |" for name, of in found.items()
-    ]
+    page += [f"| {name} | {of['seconds']:.0f} | {of['mib']:.0f} |" for name, of in costs.items()]
     options.output.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
 def _told(bits: list[dict[str, float]], name: str) -> str:
-    if not bits:
-        return ""
+    """The mean over seeds, and the least and the most."""
     values = [of[name] for of in bits]
-    return f"{statistics.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+    return f"{statistics.mean(values):.3f}" + f" ({min(values):.3f}-{max(values):.3f})" * (len(values) > 1)
 
 
 def _table(title: str, names: list[str], found: dict[str, dict], cell) -> list[str]:
