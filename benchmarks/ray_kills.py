@@ -1,7 +1,7 @@
 """Kills workers, nodes and drivers of a Ray cluster while documents are collected and tokenized: the same bytes?
 
     python benchmarks/ray_kills.py                                     20,000 documents, some kills: 3 minutes
-    python benchmarks/ray_kills.py --documents 2000000 --part-bytes 0 --workers 20 --nodes 5 --drivers 3
+    python benchmarks/ray_kills.py --documents 2000000 --plain --part-bytes 0 --workers 20 --nodes 5 --drivers 3
     python benchmarks/ray_kills.py --documents 200000 --part-bytes 0 --compare 3      MB/s beside processes, in turns
 
 The cluster is a head and three nodes of this machine, each with a processor; a killed node is replaced by a new one. A
@@ -36,19 +36,31 @@ BYTES_OF_OBJECTS = 80_000_000
 AGES = ("finished", "seconds")  # of a manifest
 
 
-def make_documents(folder: Path, count: int, per_file: int, text: Path, language: str) -> Path:
-    """Write JSON Lines and a recipe of them; the recipe."""
+def make_documents(
+    folder: Path, count: int, per_file: int, text: Path = TEXT, language: str = "en", plain: bool = False
+) -> Path:
+    """Write JSON Lines and a recipe of them; the recipe.
+
+    Args:
+        folder: where.
+        count: of documents.
+        per_file: documents of a file.
+        text: where lines are taken from.
+        language: of the text.
+        plain: one line a document, without filters and without looking for near copies, which take most of the time.
+    """
     lines = [line.strip() for line in text.read_text(encoding="utf-8").splitlines() if len(line.strip()) > 30]
     choices = random.Random(0)
     (folder / "in").mkdir(parents=True)
     for first in range(0, count, per_file):
         with open(folder / "in" / f"{first:09}.jsonl", "w", encoding="utf-8") as file:
             for number in range(first, min(first + per_file, count)):
-                document = "\n".join([*(choices.choice(lines) for _ in range(LINES)), f"{number}"])
+                document = "\n".join([*(choices.choice(lines) for _ in range(1 if plain else LINES)), f"{number}"])
                 file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
     source = {"name": "lines", "kind": "jsonl", "path": str(folder / "in"), "licence": "made", "language": language}
     recipe = {"name": "kills", "corpus": {"sources": [source]}, "tokenizer": {"vocabulary_size": 4000, "words": "none"}}
     recipe["tokenizer"]["sample_characters"] = 1_000_000
+    recipe["corpus"]["near_duplicates"] = source["filter"] = not plain
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     return folder / "recipe.yaml"
 
@@ -144,14 +156,14 @@ def make_killed(
     environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
     moment = began + 20 + choices.uniform(0, 2 * seconds)  # nodes need some seconds to begin
     most = 0
-    for verb in ("collect", "tokenize"):
+    for verb, kept in (("collect", len(kills) // 3), ("tokenize", 0)):
         driver = None
         while driver is None or driver.poll() is None or driver.returncode in (-signal.SIGKILL, 75):
             if driver is None or driver.poll() is not None:
                 driver = subprocess.Popen(command(verb, recipe, run, part_bytes, "--engine", "ray"), env=environment)
                 given += 1
             time.sleep(0.2)
-            if kills and time.monotonic() > moment:
+            if len(kills) > kept and time.monotonic() > moment:
                 moment = time.monotonic() + choices.uniform(0, 2 * seconds)
                 most = max(most, memory(cluster))
                 if kill(cluster, kills[0], driver, choices):
@@ -228,6 +240,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--part-bytes", type=int, default=100_000, help="of a part of the source; 0: as ever")
     parser.add_argument("--text", type=Path, default=TEXT, help="a text file, whose lines are taken")
     parser.add_argument("--language", default="en", help="of the text")
+    parser.add_argument("--plain", action="store_true", help="one line a document, no filters, no near copies")
     parser.add_argument("--workers", type=int, default=3, help="workers to kill")
     parser.add_argument("--nodes", type=int, default=1, help="nodes to kill")
     parser.add_argument("--drivers", type=int, default=1, help="drivers to kill")
@@ -237,7 +250,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         per_file = PER_FILE if given.part_bytes == 0 else 500
-        recipe = make_documents(folder, given.documents, per_file, given.text, given.language)
+        own = {"text": given.text, "language": given.language, "plain": given.plain}
+        recipe = make_documents(folder, given.documents, per_file, **own)
         if given.compare:
             found = compare(folder, recipe, given.part_bytes, given.compare)
         else:

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import ray_kills
@@ -24,7 +25,7 @@ def needs_ray():
 
 def test_without_ray_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ray_tasks.importlib.util, "find_spec", lambda name: None)
-    recipe = ray_kills.make_documents(tmp_path, 10, 10, ray_kills.TEXT, "en")
+    recipe = ray_kills.make_documents(tmp_path, 10, 10)
     assert main.main(["collect", "--config", str(recipe), "--run", str(tmp_path / "run"), "--engine", "ray"]) == 2
     said = "engine: ray is not installed; pip install 'tpullm[ray]', or use --engine processes"
     assert capsys.readouterr().err == f"tpullm: {said}\n" and not (tmp_path / "run").exists()
@@ -65,6 +66,16 @@ def test_code_is_compared_and_its_settings_are_not(tmp_path, monkeypatch):
     assert found.pop("tpullm") != dict(EXPECTED)["tpullm"] and found == dict(EXPECTED[1:])
 
 
+def test_nodes_without_the_memory_of_a_task_are_one_line():
+    small, large, head = {"CPU": 4, "memory": 0.5 * 2**30}, {"CPU": 4, "memory": 2**30}, {"memory": 2**40}
+    for nodes in ([], [head], [small, large]):  # an autoscaler may add some to the first two
+        ray_tasks.check_memory(nodes)
+    with pytest.raises(
+        UserError, match="^engine: a task needs 1 GiB of memory, and the largest node has 0.5; start no"
+    ):
+        ray_tasks.check_memory([head, small])
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "there:x"])
 def test_a_cluster_that_does_not_answer_is_one_line(tmp_path, monkeypatch, address):
     needs_ray()
@@ -101,7 +112,7 @@ def collect(cluster, recipe, run, **variables) -> subprocess.Popen:
 
 @pytest.mark.ci
 def test_a_part_that_fails_ends_the_verb_with_its_line_and_then_all_is_made(cluster, tmp_path):
-    recipe = ray_kills.make_documents(tmp_path, 1_000, 100, ray_kills.TEXT, "en")
+    recipe = ray_kills.make_documents(tmp_path, 1_000, 100)
     whole = json.loads(recipe.read_text())
     broken = json.loads(recipe.read_text())
     broken["corpus"]["sources"][0]["max_bad"] = 0
@@ -125,10 +136,29 @@ def test_a_part_that_fails_ends_the_verb_with_its_line_and_then_all_is_made(clus
     assert ray_kills.contents(tmp_path / "run") == ray_kills.contents(tmp_path / "alone")
 
 
+DIES = """
+import os, sys
+from pathlib import Path
+from tpullm.system.process import ray_tasks
+from tpullm.system.process.parts import Engine
+ray_tasks.RETRIES, run = 1, Path(sys.argv[1])
+with Engine("ray", 0, run) as engine:
+    engine.map("dies", os._exit, [3, 4], [run / "3", run / "4"], [1, 1], 0)
+"""
+
+
+@pytest.mark.ci
+def test_a_part_that_always_ends_its_worker_ends_the_verb(cluster, tmp_path):
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
+    done = subprocess.run([sys.executable, "-c", DIES, tmp_path], env=environment, stderr=subprocess.PIPE, text=True)
+    assert "TryAgain: engine: " in done.stderr and "; the same command resumes" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_driver_that_is_stopped_says_so_and_its_tasks_end(cluster, tmp_path, number):
-    recipe = ray_kills.make_documents(tmp_path, 10_000, 1_000, ray_kills.TEXT, "en")
+    recipe = ray_kills.make_documents(tmp_path, 10_000, 1_000)
     driver = collect(cluster, recipe, tmp_path / "run")
     wait_until(cluster.workers)
     driver.send_signal(number)
@@ -138,23 +168,21 @@ def test_a_driver_that_is_stopped_says_so_and_its_tasks_end(cluster, tmp_path, n
 
 
 @pytest.mark.ci
-def test_a_node_with_other_code_ends_the_verb_with_a_line(tmp_path):
-    """The node of this cluster has one file more."""
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_node_with_other_code_or_without_it_ends_the_verb_with_a_line(tmp_path, gone):
     needs_ray()
     package = tmp_path / "code" / "tpullm"
-    shutil.copytree(ROOT / "tpullm", package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "more.py").touch()
-    recipe = ray_kills.make_documents(tmp_path, 400, 200, ray_kills.TEXT, "en")
+    if gone:
+        package.mkdir(parents=True)
+        # As where it is not installed: here it is.
+        (package / "__init__.py").write_text("raise ModuleNotFoundError(name='tpullm')")
+    else:
+        shutil.copytree(ROOT / "tpullm", package, ignore=shutil.ignore_patterns("__pycache__"))
+        (package / "more.py").touch()
     own = ray_kills.Cluster(1, 0)
     own.environment["PYTHONPATH"] = str(package.parent)
     with own:
-        for gone in (False, True):
-            if gone:
-                shutil.rmtree(package)
-                package.mkdir()
-                (package / "__init__.py").touch()
-            driver = collect(own, recipe, tmp_path / "run", PYTHONPATH=str(ROOT))
-            line = driver.communicate(timeout=300)[1].splitlines()[-1]
-            assert driver.returncode == 2
-            what = "of the cluster has no tpullm.system.process; install" if gone else " has tpullm "
-            assert line.startswith("tpullm: engine: ") and what in line, line
+        driver = collect(own, ray_kills.make_documents(tmp_path, 400, 200), tmp_path / "run", PYTHONPATH=str(ROOT))
+        line = driver.communicate(timeout=300)[1].splitlines()[-1]
+    what = "of the cluster has no tpullm; install" if gone else " has tpullm "
+    assert driver.returncode == 2 and line.startswith("tpullm: engine: ") and what in line, line

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
@@ -29,8 +29,7 @@ from typing import Any
 from tpullm.system import log, storage
 from tpullm.system.errors import TryAgain, UserError
 
-# Of a worker: it imports 0.2 GiB, reads a part of 2 to 20 MB, and its child for foreign files may take 1 GiB more for
-# a moment.
+# Of a worker: seen are 0.2 to 0.3 GiB with parts of 2 MB. Its child for foreign files may take 1 GiB for a moment.
 MEMORY_BYTES = 1 << 30
 # Of a part whose worker or node was lost. Machines may be taken back every hour; a part that always ends its worker
 # must end the verb.
@@ -97,9 +96,10 @@ class Cluster:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray's ends the process without cleaning up
         self._is_connected = True
-        nodes, there = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_memory(nodes)
         where = f"; http://{found.dashboard_url}" if found.dashboard_url else ""
-        log.say(f"ray: {nodes} node(s), {there.get('CPU', 0):,.0f} CPUs{where}")
+        log.say(f"ray: {len(nodes)} node(s), {sum(node.get('CPU', 0) for node in nodes):,.0f} CPUs{where}")
 
     def leave(self) -> None:
         """Disconnect. A cluster that was started here ends."""
@@ -109,6 +109,20 @@ class Cluster:
             ray.shutdown()
         (self._run / SEEN).unlink(missing_ok=True)
         self._is_connected = False
+
+
+def check_memory(nodes: Sequence[Mapping[str, float]]) -> None:
+    """`UserError` if there are nodes with cores, but none has the memory of a task: Ray would wait for one for ever.
+
+    Args:
+        nodes: the resources of each node, as Ray counts them.
+    """
+    found = [node.get("memory", 0) for node in nodes if node.get("CPU", 0) >= 1]
+    if found and max(found) < MEMORY_BYTES:
+        needs = (
+            f"a task needs {MEMORY_BYTES / 2**30:.0f} GiB of memory, and the largest node has {max(found) / 2**30:.1f}"
+        )
+        raise UserError(f"engine: {needs}; start nodes with more, or a larger --memory")
 
 
 def _wait_for_port(address: str) -> None:
@@ -180,7 +194,8 @@ def _explained(error: Any) -> BaseException:
     """What a part raised, as if it were raised here."""
     cause = error.cause
     if isinstance(cause, ImportError):
-        return UserError(f"engine: a node of the cluster has no {cause.name}; {INSTALL}")
+        lacks = (cause.name or "what the code imports").partition(".")[0]
+        return UserError(f"engine: a node of the cluster has no {lacks}; {INSTALL}")
     return cause if isinstance(cause, BaseException) else error
 
 
