@@ -6,6 +6,7 @@ laws some are held out with all questions about them: tuning never asks about th
 answers. Of one law, articles are held out. Judgments are read and not asked about.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -61,19 +62,21 @@ def _questions_about_law(law: Law, said: Counter, holds_out_laws: bool) -> Itera
         words = {"law": law.title, "article": article.title, "caption": article.caption} | words
         return Question(form.format(**words), answers, kind, law.title if holds_out_laws else law.title + article.title)
 
+    places = {article.caption: place for place, article in enumerate(named)}
     for article in articles:
         names = (article.title, _in_digits(article.title), law.title + article.title)
-        if article in named:
+        if article.caption in places:
             yield ask("article", article, names)
             yield ask("caption", article, (article.caption,))
         # The first sentence says most. Where an article repeats its caption, so does the question.
         sentence = next((one for one in _sentences(article) if said[one] == 1), "")
         if sentence:
             yield ask("sentence", article, names, sentence=sentence)
-        if sentence and article in named and len(named) >= CHOICES:
-            others = sorted(named, key=lambda other: number_by_hash(f"other {sentence} {other.title}"))
-            chosen = {article, *[other for other in others if other != article][: CHOICES - 1]}
-            listed = "\n".join(f"{one.title}（{one.caption}）" for one in named if one in chosen)
+        if sentence and article.caption in places and len(named) >= CHOICES:
+            chosen, draws = {places[article.caption]}, itertools.count()
+            while len(chosen) < CHOICES:
+                chosen.add(int(number_by_hash(f"other {next(draws)} {sentence}") * len(named)))
+            listed = "\n".join(f"{named[place].title}（{named[place].caption}）" for place in sorted(chosen))
             yield ask("choice", article, names, sentence=sentence, listed=listed)
 
 
@@ -81,9 +84,7 @@ def _sentences(article: Article) -> list[str]:
     """The sentences of an article that can be asked for, without marks before them."""
     plain = (re.sub(r"^[^　。]{1,8}　", "", line) for line in article.text.split("\n"))
     found = (sentence for line in plain for sentence in re.findall(r"[^。]+。", line))
-    whole = (
-        sentence for sentence in found if sentence.count("（") == sentence.count("）")
-    )  # 。 stands in brackets too
+    whole = (sentence for sentence in found if sentence.count("（") == sentence.count("）"))  # 。 may be in brackets
     return [sentence for sentence in whole if len(sentence) in SENTENCE and not sentence.startswith("ただし")]
 
 
