@@ -67,6 +67,14 @@ def test_of_four_articles_with_their_captions_one_says_it(tea):
         assert len(set(titles)) == 4 and one.answers[0] in titles
 
 
+def test_of_each_kind_there_are_at_most_so_many(tea, monkeypatch):
+    every = law.questions_about([tea])
+    monkeypatch.setattr(law, "MOST", 3)
+    some = law.questions_about([tea])
+    assert Counter(one.kind for one in some) == dict.fromkeys(("article", "caption", "sentence", "choice"), 3)
+    assert set(some) < set(every)
+
+
 def test_of_one_law_articles_are_held_out_and_of_several_whole_laws(tea):
     assert {one.entity for one in law.questions_about([tea]) if one.kind == "caption"} > {
         "茶の法第一条",
