@@ -204,3 +204,13 @@ def test_japanese_is_cut_at_its_words():
         ("ja", "猫はthe catとthe cat", ["猫", "は", "the", " cat", "と", "the", " cat"]),
     ):
         assert dict(seed_pieces([(language, line)])) == parts_of(words)
+
+
+def test_no_pair_goes_over_a_word_but_symbols_and_spaces_go_over_the_end_of_a_line():
+    texts = [("ja", "今日は。\n\nthe cat\n東京都へ\n"), ("en", "a\n\nb\n")]
+    for words, parts in (
+        ("strict", ["今日", "は", "。\n\nthe cat\n", "東京", "都", "へ", "\n"]),
+        ("soft", ["今日は", "。\n\nthe cat\n", "東京", "都へ", "\n"]),
+        ("none", [texts[0][1]]),
+    ):
+        assert list(trainer.cut_passages(texts, words)) == [*parts, texts[1][1]]

@@ -234,7 +234,7 @@ def train(texts: Sequence[tuple[str, str]], config: TokenizerConfig, model_path:
     chosen = choose_alphabet((line for _, line in lines), config)
     if config.model_type == "bpe":
         special = [*SPECIAL, *_reserved(config)]
-        model = byte_pairs.train(_cut_passages(texts, config.words), special, chosen.vocabulary_size)
+        model = byte_pairs.train(cut_passages(texts, config.words), special, chosen.vocabulary_size)
     else:
         model, chosen = _train_sentencepiece(lines, config, chosen)
     with storage.atomic_file(Path(model_path)) as temporary:
@@ -252,19 +252,21 @@ def train(texts: Sequence[tuple[str, str]], config: TokenizerConfig, model_path:
     return made
 
 
-def _cut_passages(texts: Iterable[tuple[str, str]], words: Words) -> Iterator[str]:
+def cut_passages(texts: Iterable[tuple[str, str]], words: Words) -> Iterator[str]:
     """Texts, or what is between the boundaries in them that no byte pair may go over.
 
     White space and symbols may go on over the end of a line.
     """
     for language, text in texts:
+        if words == "none":
+            yield text
+            continue
         held = ""
-        for line in [text] if words == "none" else text.splitlines(keepends=True):
-            for part in [line] if words == "none" else cut_at_words(language, line, words):
-                if held and (_JAPANESE.search(held) or _JAPANESE.search(part)):
-                    yield held
-                    held = ""
-                held += part
+        for part in itertools.chain(*(cut_at_words(language, line, words) for line in text.splitlines(keepends=True))):
+            if held and (_JAPANESE.search(held) or _JAPANESE.search(part)):
+                yield held
+                held = ""
+            held += part
         if held:
             yield held
 
