@@ -22,6 +22,7 @@ IMPORTED_AS = {
     "google-auth": "google",
     "mlflow-skinny": "mlflow",
     "orbax-checkpoint": "orbax",
+    "python-stdnum": "stdnum",
     "pyyaml": "yaml",
     "sudachidict-small": "sudachidict_small",
 }
