@@ -134,7 +134,7 @@ class CorpusConfig:
             source, and for what is held out.
         licences: the licences that documents may have. SPDX names such as CC-BY-4.0, addresses of Creative Commons, or
             the sentence of the source. A document without one of its own has that of its source. Empty allows all.
-        workers: processes that read and filter. 0 is one per core.
+        workers: processes, or tasks of Ray, that read and filter at a time. 0 is one per core.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -179,7 +179,7 @@ class TokenizerConfig:
             becomes one piece. `soft`: its longest words, each with the particles and endings after it, so 天気です may
             become one. `none`: whatever the model leaves. Text is split without Sudachi in any case.
         reserved_tokens: unused special tokens, kept for later.
-        workers: processes that tokenize. 0 is one per core.
+        workers: processes, or tasks of Ray, that tokenize at a time. 0 is one per core.
     """
 
     model_type: Literal["unigram", "bpe", "char"] = "unigram"
