@@ -4,7 +4,7 @@ import pytest
 
 from tpullm.run.unfinished import Unfinished
 from tpullm.system import storage
-from tpullm.system.errors import TryAgain, UserError
+from tpullm.system.errors import TryAgain, UnfitNode, UserError
 
 
 def make_part(run, error=None, inputs=None) -> None:
@@ -22,6 +22,7 @@ def make_part(run, error=None, inputs=None) -> None:
     [
         (None, False, False),
         (UserError("a.txt: is broken"), False, False),
+        (UnfitNode("engine: node a has numpy 1"), True, False),
         (OSError(28, "No space left on device"), True, False),
         (KeyboardInterrupt(), True, True),
         (TryAgain("gs://b: no answer"), True, True),

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.system import errors, storage
-from tpullm.system.errors import UserError
+from tpullm.system.errors import UnfitNode, UserError
 
 
 class Unfinished:
     """The folder of a verb's unfinished work. A context manager.
 
-    Nothing is left after success, nor after a user error. After any other exception, such as a full disk, the finished
-    parts stay.
+    Nothing is left after success, nor after a user error, but for a node that is unfit. After that and any other
+    exception, such as a full disk, the finished parts stay.
 
     Args:
         run: the run directory.
@@ -25,9 +25,10 @@ class Unfinished:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not error or errors.correctable(error) and isinstance(error, UserError):
+        told = errors.correctable(error) if error else None
+        if not error or told and isinstance(error, UserError) and not isinstance(error, UnfitNode):
             return storage.remove_tree(self._folder)
-        if errors.correctable(error):
+        if told:
             for name in storage.names(self._folder):
                 storage.remove_partials(self._folder / name)
 

@@ -30,6 +30,10 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM arrived, and the work was saved: the command line prints the message and exits with 130."""
 
 
+class UnfitNode(UserError):
+    """A node of a cluster can't make parts as the driver does; finished parts are right."""
+
+
 class WrongBits(UserError):
     """A device computes or keeps other bits than it should. Where the verb is supervised, it counts as its own fault:
     it is started again, and after three starts without progress the machines are given back."""

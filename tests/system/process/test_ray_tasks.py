@@ -5,13 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ray_kills
 
 from tests.conftest import ROOT, wait_until
 from tpullm.cli import main
-from tpullm.system.errors import TryAgain, UserError
+from tpullm.system.errors import TryAgain, UnfitNode, UserError
 from tpullm.system.process import ray_tasks
 from tpullm.system.process.ray_tasks import Cluster, check_node, versions
 
@@ -36,7 +37,7 @@ def test_a_node_with_other_code_or_another_run_directory_is_refused(tmp_path, mo
     names = [name for name, _ in EXPECTED]
     assert names[:2] == ["tpullm", "Python"] and {"numpy", "pyarrow", "py3langid"} < set(names) and "ray" not in names
     with pytest.raises(
-        UserError, match=r"^engine: node .* has numpy [\d.]+, the driver has 9; install what the driver"
+        UnfitNode, match=r"^engine: node .* has numpy [\d.]+, the driver has 9; install what the driver"
     ):
         check_node(str(tmp_path), "mine", (*EXPECTED, ("numpy", "9")))
     with pytest.raises(UserError, match="has tensorflow no version, the driver has 2"):
@@ -45,7 +46,7 @@ def test_a_node_with_other_code_or_another_run_directory_is_refused(tmp_path, mo
         if there:
             (tmp_path / ray_tasks.SEEN).write_text(there)
         with pytest.raises(
-            UserError, match=f"does not see {tmp_path} as the driver does; give --run a folder of all no"
+            UnfitNode, match=f"does not see {tmp_path} as the driver does; give --run a folder of all no"
         ):
             check_node(str(tmp_path), "mine", EXPECTED)
     (tmp_path / ray_tasks.SEEN).write_text("mine")
@@ -64,6 +65,21 @@ def test_code_is_compared_and_its_settings_are_not(tmp_path, monkeypatch):
         file.write("\n")
     found = versions.__wrapped__()
     assert found.pop("tpullm") != dict(EXPECTED)["tpullm"] and found == dict(EXPECTED[1:])
+
+
+@pytest.mark.parametrize(
+    "cause, says",
+    [
+        (ModuleNotFoundError("No module named 'x.y'", name="x.y"), "has no x; install"),
+        (
+            ImportError("libc.so.6: version `GLIBC_2.99' not found", name="x"),
+            "libc.so.6: version `GLIBC_2.99' not found",
+        ),
+    ],
+)
+def test_what_a_node_can_not_import_is_one_line(cause, says):
+    found = ray_tasks._explained(SimpleNamespace(cause=cause))
+    assert isinstance(found, UnfitNode) and says in str(found)
 
 
 def test_nodes_without_the_memory_of_a_task_are_one_line():

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tpullm.system import log, storage
-from tpullm.system.errors import TryAgain, UserError
+from tpullm.system.errors import TryAgain, UnfitNode, UserError
 
 # Of a worker: seen are 0.2 to 0.3 GiB with parts of 2 MB. Its child for foreign files may take 1 GiB for a moment.
 MEMORY_BYTES = 1 << 30
@@ -193,9 +193,12 @@ def _remote(node: tuple, folder: str) -> Callable[[bytes], None]:
 def _explained(error: Any) -> BaseException:
     """What a part raised, as if it were raised here."""
     cause = error.cause
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        return UnfitNode(f"engine: a node of the cluster has no {cause.name.partition('.')[0]}; {INSTALL}")
     if isinstance(cause, ImportError):
-        lacks = (cause.name or "what the code imports").partition(".")[0]
-        return UserError(f"engine: a node of the cluster has no {lacks}; {INSTALL}")
+        return UnfitNode(
+            f"engine: a node of the cluster can't import the code ({log.one_line(str(cause), 300)}); {INSTALL}"
+        )
     return cause if isinstance(cause, BaseException) else error
 
 
@@ -222,17 +225,17 @@ def check_node(run: str, token: str, expected: tuple[tuple[str, str], ...]) -> N
     """Refuse a node that sees another run directory than the driver, or has other versions; once in a process.
 
     Raises:
-        UserError: one line names the node and what differs.
+        UnfitNode: one line names the node and what differs.
     """
     name = f"engine: node {socket.gethostname()}"
     for package, version in expected:
         if (here := versions().get(package, "no version")) != version:
-            raise UserError(f"{name} has {package} {here}, the driver has {version}; {INSTALL}")
+            raise UnfitNode(f"{name} has {package} {here}, the driver has {version}; {INSTALL}")
     seen, until = storage.path(run) / SEEN, time.monotonic() + SECONDS_TO_SEE
     while True:
         with contextlib.suppress(FileNotFoundError):
             if seen.read_text(encoding="utf-8") == token:
                 return
         if time.monotonic() > until:
-            raise UserError(f"{name} does not see {run} as the driver does; give --run a folder of all nodes, or gs://")
+            raise UnfitNode(f"{name} does not see {run} as the driver does; give --run a folder of all nodes, or gs://")
         time.sleep(1.0)
