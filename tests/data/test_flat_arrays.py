@@ -125,3 +125,26 @@ def test_a_reader_has_few_files_open_and_one_that_is_opened_again_sees_new_ones(
             assert len(list(Path("/proc/self/fd").iterdir())) <= opened + 8
         for name in ("array", "array_checksums"):
             shutil.rmtree(tmp_path / name)
+
+
+def test_one_read_of_every_shard_has_few_files_open(tmp_path, monkeypatch):
+    """Its pieces come in any order, and each is compared before it is used."""
+    monkeypatch.setattr(flat_arrays, "SHARD_CHUNKS", 2)
+    monkeypatch.setattr(flat_arrays, "MOST_MAPS", 8)
+    monkeypatch.setattr(flat_arrays, "_mapped", functools.lru_cache(8)(flat_arrays._mapped.__wrapped__))
+    values = np.random.default_rng(0).permutation(400).astype(np.uint16)
+    writer = Appender(tmp_path / "array", values.dtype, 2)
+    writer.add(values)
+    writer.close()
+    array, counts, map_of = Mapped(tmp_path / "array"), [], Mapped.map
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+
+    def counted(array, shard):
+        counts.append(len(list(Path("/proc/self/fd").iterdir())) - opened)
+        return map_of(array, shard)
+
+    monkeypatch.setattr(Mapped, "map", counted)
+    begins = np.random.default_rng(1).permutation(np.arange(0, 397, 3))  # of each shard, and across two
+    expected = [value for begin in begins.tolist() for value in values[begin : begin + 3].tolist()]
+    assert array.read(begins, begins + 3).tolist() == expected
+    assert len(counts) >= 100 and max(counts) <= 8 + 2, "the maps that are kept, and the listing itself"
