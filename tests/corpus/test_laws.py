@@ -1,6 +1,7 @@
 """Laws and judgments are read as they are published, in both forms of a law, and hostile ones cost little."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -111,6 +112,43 @@ def test_what_is_no_law_is_told_in_one_line_and_hostile_files_end_at_once(tmp_pa
     with pytest.raises(opened.Unreadable, match=BROKEN[text]) as told:
         read(tmp_path, text)
     assert "\n" not in str(told.value) and len(str(told.value)) < 500
+
+
+def law_of(inner):
+    """A law with these parts of one sentence."""
+    return f"<Law><LawBody><LawTitle>茶</LawTitle><Preamble><Sentence>{inner}</Sentence></Preamble></LawBody></Law>"
+
+
+MANY = 100_000
+LONG = {
+    "spaces": (law_of(f"茶{' ' * MANY}湯"), f"茶{' ' * MANY}湯"),
+    "columns": (law_of("<Column>茶</Column>" * MANY), "　".join("茶" * MANY)),
+    "empty columns": (law_of("茶" + "<Column/>" * MANY + "<Column>湯</Column>"), "茶　湯"),
+    "strings": (
+        as_json(law_of("茶")).replace('"\\u8336"]}]', ", ".join(['"\\u8336"'] * 4 * MANY) + "]}]"),
+        "茶" * 4 * MANY,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_sentence_takes_time_in_proportion_to_its_length(tmp_path, name):
+    text, expected = LONG[name]
+    (tmp_path / "law").write_text(text, encoding="utf-8")
+    began = time.process_time()
+    *_, [[*_, found, _]] = laws.law_in_file(str(tmp_path / "law"))
+    assert found == expected
+    assert time.process_time() - began < 1, "0.3 s at most; where it is quadratic, 2 to 100 s"
+
+
+@pytest.mark.parametrize("charset", ["utf-16le", "utf-16be"])
+def test_laws_and_judgments_in_utf_16_are_read_as_in_utf_8(tmp_path, charset):
+    for name, text in (("a.xml", LAW), ("a.json", as_json(LAW)), ("a.txt", JUDGMENT)):
+        expected = read(tmp_path, text, name)
+        (tmp_path / name).write_bytes(f"\ufeff{text}".encode(charset))
+        found = list(laws.documents(tmp_path / name))
+        assert [one.text for one in found] == [one.text for one in expected]
+        assert [one.record for one in found] == [one.record for one in expected]
 
 
 def test_a_file_that_is_too_large_is_told(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ figures are left out; a row of a table is a line. Whatever is neither XML nor JS
 """
 
 import datetime
+import itertools
 import json
 import re
 import unicodedata
@@ -86,10 +87,16 @@ def documents(path: Path) -> Iterator[Raw]:
 def read(path: Path) -> Law | None:
     """The law in a file; None for plain text. Raises `Unreadable` as of `documents`."""
     with opened.open_bytes(path) as stream:
-        if stream.read(64).lstrip(_SPACE)[:1] not in (b"<", b"{"):
+        if _first_character(stream.read(64)) not in ("<", "{"):
             return None
     *known, articles = opened.in_child(LAW, str(path))
     return Law(*known, [Article(*article) for article in articles])
+
+
+def _first_character(data: bytes) -> str:
+    """The first of XML or JSON, in UTF-8 or, with a byte order mark, in UTF-16."""
+    charset = encodings.BYTE_ORDER_MARKS.get(data[:2], "utf-8")
+    return data[:64].decode(charset, "replace").lstrip("\ufeff \t\r\n")[:1]
 
 
 def _judgment(path: Path) -> Raw:
@@ -128,7 +135,7 @@ def law_in_file(path: str) -> list[Any]:
         data = stream.read(MOST_BYTES + 1).lstrip(_SPACE)
     if len(data) > MOST_BYTES:
         raise UserError(f"is larger than {MOST_BYTES >> 20} MiB")
-    if data.startswith(b"{"):
+    if _first_character(data) == "{":
         answer = json.loads(data)
         root, revision = answer.get("law_full_text", answer), answer.get("revision_info") or {}
         root, enforced = _element_of_json(root), revision.get("amendment_enforcement_date")
@@ -152,13 +159,13 @@ def law_in_file(path: str) -> list[Any]:
 def _element_of_json(node: dict) -> ElementTree.Element:
     """An element as the API writes it in JSON: tag, attributes, and texts and elements in it."""
     element = ElementTree.Element(node["tag"], node.get("attr") or {})
-    for child in node["children"]:
-        if not isinstance(child, str):
-            element.append(_element_of_json(child))
+    for is_text, children in itertools.groupby(node["children"], lambda child: isinstance(child, str)):
+        if not is_text:
+            element.extend(map(_element_of_json, children))
         elif len(element):
-            element[-1].tail = (element[-1].tail or "") + child
+            element[-1].tail = "".join(children)
         else:
-            element.text = (element.text or "") + child
+            element.text = "".join(children)
     return element
 
 
@@ -230,9 +237,14 @@ def _text_below(element: Any, tag: str) -> str:
 
 def _text(element: Any) -> str:
     """The text of an element on one line; columns stand apart."""
-    parts = [element.text or ""]
+    columns = [[element.text or ""]]
     for child in element:
-        if child.tag == "Column" and "".join(parts).strip():
-            parts = ["".join(parts).strip(), "　"]
-        parts += ["" if child.tag in _LEFT_OUT else _text(child), child.tail or ""]
-    return re.sub(r"[ \t\r]*\n\s*", "", "".join(parts)).strip()
+        if child.tag == "Column":
+            columns.append([])
+        columns[-1] += ["" if child.tag in _LEFT_OUT else _text(child), child.tail or ""]
+    return "　".join(filter(None, (_on_one_line("".join(parts)) for parts in columns)))
+
+
+def _on_one_line(text: str) -> str:
+    """Without line ends and the indents around them. One search for both is quadratic in spaces with no line end."""
+    return "".join(line.lstrip().rstrip(" \t\r") for line in text.split("\n")).strip()
