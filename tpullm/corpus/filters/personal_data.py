@@ -1,4 +1,4 @@
-"""Personal data in a text, and what replaces it: it belongs to nobody, and a second pass changes nothing more.
+"""Personal data in a text, and what replaces it, which belongs to nobody.
 
 - A mail address, also one that is hidden from programs (`taro [at] gmail [dot] com`), becomes email@example.com.
 - A public IP address becomes one that is reserved for documentation.
@@ -112,18 +112,19 @@ KEYS = {
     **dict.fromkeys(("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "[A-Za-z0-9]{36,255}"),  # GitHub
     "github_pat_": "[A-Za-z0-9_]{22,255}",
     "glpat-": "[A-Za-z0-9_-]{20,255}",  # GitLab
-    "sk-": "(?=[a-zA-Z_-]*[0-9])(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,255}",  # OpenAI, Anthropic
+    "sk-": "[A-Za-z0-9_-]{20,255}",  # OpenAI, Anthropic
     "sk_live_": "[A-Za-z0-9]{16,255}",  # Stripe
     "xox": "[abeoprs]-[A-Za-z0-9-]{10,255}",  # Slack
     "hf_": "[A-Za-z]{30,40}",  # Hugging Face
     "npm_": "[A-Za-z0-9]{36}",
     **dict.fromkeys(("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"), r"[\"'\s:=]{1,8}[A-Za-z0-9/+]{40}"),
-    "eyJ": r"[A-Za-z0-9_-]{9,4096}\.[A-Za-z0-9_-]{9,4096}\.[A-Za-z0-9_-]{9,4096}",  # JSON Web Token (RFC 7519)
+    "eyJ": r"[A-Za-z0-9_-]{9,4096}+\.[A-Za-z0-9_-]{9,4096}+\.[A-Za-z0-9_-]{9,4096}",  # JSON Web Token (RFC 7519)
     "PRIVATE KEY-----": r"(?:[^-]++|-(?!----)){1,99}(?=-----END )",
 }
 
 KEY_PATTERNS = {mark: re.compile(f"{mark}(?<![A-Za-z0-9_]{mark}){rest}") for mark, rest in KEYS.items()}
 NOT_ZERO = re.compile("[1-9A-Za-z]")
+HYPHENATED = re.compile("[^0-9]*|[^A-Z]*")  # behind sk-: names in CSS, such as sk-fading-circle
 
 # How a number with check digits is written, what knows them, and the word that has to stand before it.
 ALONE, END = r"(?<![0-9A-Za-z_.-].)(?<![0-9] .)", r"(?![0-9A-Za-z_]|[-. ][0-9])"
@@ -163,8 +164,8 @@ def without_personal_data(text: str) -> tuple[str, int]:
             pieces += [*_ipv4_addresses(folded), *_checked_numbers(folded, text), *_phone_numbers(folded, text)]
         pieces += [(*match.span(), IPV6_ADDRESS) for match in IPV6.finditer(folded) if _is_public_ip(match[0])]
     parts, end, count = [], 0, 0
-    for start, stop, replacement in sorted(pieces):
-        if start >= end:  # else it lies in the one before
+    for start, stop, replacement in sorted(pieces, key=lambda piece: (piece[0], -piece[1])):
+        if start >= end:  # else it begins in the one before
             parts += (text[end:start], replacement)
             end, count = stop, count + 1
     return "".join(parts) + text[end:], count
@@ -202,7 +203,8 @@ def _mail_addresses(folded: str) -> Iterator[Piece]:
 def _keys(folded: str) -> Iterator[Piece]:
     for mark, pattern in KEY_PATTERNS.items():
         for match in pattern.finditer(folded) if mark in folded else ():
-            yield *match.span(), mark + NOT_ZERO.sub("0", match[0][len(mark) :])
+            if mark != "sk-" or not HYPHENATED.fullmatch(match[0], len(mark)):
+                yield *match.span(), mark + NOT_ZERO.sub("0", match[0][len(mark) :])
 
 
 def _ipv4_addresses(folded: str) -> Iterator[Piece]:

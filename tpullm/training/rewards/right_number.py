@@ -82,9 +82,12 @@ def read_number(value: Any) -> Fraction | None:
     text = _FRACTION.sub(r" \1\2/\3 ", text.replace("{,}", ","))
     if boxed := _BOXED.findall(text):
         return _number_of_answer(boxed[-1])
+    end = len(text)
     for marker in reversed(list(_MARKER.finditer(text))):
-        if (found := _number_of_answer(text[marker.end() :])) is not None:
+        # With the next marker, behind which there is none. All of the rest took 3.4 s for 4,000 markers.
+        if (found := _number_of_answer(text[marker.end() : end])) is not None:
             return found
+        end = marker.end()
     numbers = _numbers(_ARABIC, text) or _numbers(_IN_KANJI, text)
     said = [number for number in numbers if not number.aside] or numbers
     return said[-1].value if said else _in_words(text)
