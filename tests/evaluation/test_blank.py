@@ -73,6 +73,11 @@ def test_words_are_weighed_by_both_sides(knows, texts, asked, expected):
         assert {word: round(p, 3) for word, p in words.items() if p > 1e-3} == expected
 
 
+def test_the_sides_may_be_longer_than_sudachi_takes():
+    asked = [("雨が降る。" * 9_000, word, "を読む。" + "雪が降る。" * 9_000) for word in ("本", "本の山")]
+    assert [is_one_word(*parts) for parts in asked] == [True, False]
+
+
 def test_what_the_right_side_continues_is_proposed_first_and_count_cuts(knows):
     session = knows({"今日は雨です。": 0.9, "今日は寒い天気です。": 0.1})
     assert propose_between(session, "今日は", "天気です。")[0] == "寒い"

@@ -137,6 +137,12 @@ def test_lines_longer_than_the_trainer_takes_are_learnt_and_a_corpus_without_spa
     assert made.pieces("  ") == [(" ", made.encode(" ")[0])] * 2
 
 
+def test_a_line_longer_than_sudachi_takes_is_cut_at_its_words():
+    line = JAPANESE[0].strip() * 5_000
+    parts = trainer.cut_at_words("ja", line, "soft")
+    assert "".join(parts) == line and len(parts) == 5_000 * len(trainer.cut_at_words("ja", JAPANESE[0].strip(), "soft"))
+
+
 def test_character_models_have_a_token_for_each_character(tmp_path):
     text = "To be, or not\n\tto be: 天気 2"
     config = TokenizerConfig(model_type="char", vocabulary_size=0)

@@ -27,6 +27,7 @@ _TOKENS = 8  # longest candidate, in tokens
 _MORPHEMES = 3  # longest candidate, in Japanese words (読みました is three)
 _LEAST = math.log(1e-5)  # a beginning is dropped if it is less likely than this share of the likeliest
 _WORD_SHARE = 0.05  # single words with less probability than this mean that the blank asks for a phrase
+_AROUND = 500  # characters on each side of a word that decide what is one word
 _JOINERS = "'’-・ー"  # allowed within a word: don't, well-known, アイス・クリーム
 
 
@@ -151,6 +152,7 @@ def is_one_word(left: str, word: str, right: str) -> bool:
     """
     if not _JAPANESE.search(word):
         return True
+    left, right = left[-_AROUND:], right[:_AROUND]
     start, end = len(left), len(left) + len(word)
     within = [part for part in _morphemes(left + word + right) if part[1] > start and part[0] < end]
     if within[0][0] != start or within[-1][1] != end:  # Sudachi joined it with its neighbour (今日は as a greeting)

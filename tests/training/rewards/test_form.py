@@ -29,6 +29,7 @@ def test_characters_and_words():
     words = ("a b  c.", "今日は雨です。", "東京都に、行く", "", "雨 です")
     assert list(map(form.count_characters, characters)) == [1, 1, 2, 3, 1]
     assert list(map(form.count_words, words)) == [3, 4, 4, 0, 2]
+    assert form.count_words("今日は雨です。" * 10_000) == 40_000
 
 
 def test_a_trap_of_a_pattern_is_stopped(monkeypatch):

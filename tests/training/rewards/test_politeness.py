@@ -51,6 +51,11 @@ def test_the_score_is_the_share_of_what_is_judged():
     assert [of("雨です。雨だ。はい。晴れです。"), of("雨です。晴れです。"), of("はい。")] == [2 / 3, 1, 0]
 
 
+def test_a_sentence_may_be_longer_than_sudachi_takes():
+    assert politeness_judgements("雨です。" + "あい" * 9000) == [True, False]
+    assert len(politeness_judgements("㌔" * 30_000 + "です。晴れです。")) == 2
+
+
 def test_what_people_write_is_a_form(real_text):
     lines = (real_text / "instruction_ja.jsonl").read_text("utf-8").splitlines()
     said = [turn["text"] for line in lines for turn in json.loads(line)["utterances"]]
