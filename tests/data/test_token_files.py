@@ -1,5 +1,7 @@
 """Tokens that other programs wrote come back unchanged. A broken file is one line."""
 
+import functools
+import os
 import struct
 
 import numpy as np
@@ -249,3 +251,20 @@ def test_a_file_that_has_changed_since_is_refused(tmp_path):
     assert mapped.read(np.array([0]), np.array([4])).tolist() == [1, 2, END, END]
     with pytest.raises(UserError, match="a file there has changed"):
         mapped.read(np.array([0]), np.array([6]))
+
+
+def test_one_read_of_many_files_has_few_of_them_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "MOST_MAPS", 8)
+    uncached = token_files._mapped_file.__wrapped__
+    opened, counts = len(os.listdir("/proc/self/fd")), []
+
+    def counted(*arguments):
+        counts.append(len(os.listdir("/proc/self/fd")) - opened)
+        return uncached(*arguments)
+
+    monkeypatch.setattr(token_files, "_mapped_file", functools.lru_cache(8)(counted))
+    paths = [array(tmp_path, [[number, END]], name=f"{number:02}.npy") for number in range(40)]
+    mapped = MappedFiles([file for path in paths for file in token_files.find(str(path))], 60_000)
+    order = np.random.default_rng(0).permutation(40)
+    assert mapped.read(2 * order, 2 * order + 1).tolist() == order.tolist()
+    assert len(counts) == 40 and max(counts) <= 8 + 2, "the maps that are kept, and the listing itself"

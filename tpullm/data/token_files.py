@@ -28,6 +28,7 @@ LLM_C_BYTES = 1024  # of the header, 256 numbers: magic, version, tokens
 LLM_C_TYPES = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
 INDEX_DOCUMENTS = 1 << 20  # documents of an index that are read at once
 SCAN_TOKENS = 1 << 24  # tokens that are searched for ends at once
+MOST_MAPS = 512  # each map takes one of the 1,024 files that a process may have open
 
 
 @dataclass(frozen=True)
@@ -269,22 +270,27 @@ class MappedFiles:
         return (np.concatenate([*pieces, np.zeros(0, np.uint8)]) != 0).astype(np.float32)
 
     def _pieces(self, begins: np.ndarray, ends: np.ndarray, places: list[tuple]) -> list[np.ndarray]:
-        """A view of each range; ones where there is no file."""
+        """The values of all ranges in order, some ranges to an array; ones where there is no file."""
         numbers = np.minimum(np.searchsorted(self._starts, begins, side="right") - 1, len(self._files) - 1)
         starts, found = self._starts[numbers], []
-        for number, low, high in np.stack([numbers, begins - starts, ends - starts], axis=1).tolist():
-            path, dtype, first_byte = places[number]
-            if path is None or low == high:
-                found.append(np.ones(high - low, np.uint8))
-                continue
-            mapped, values = _mapped_file(path, dtype, first_byte, self._files[number].tokens)
-            begin = (first_byte + low * values.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, begin, first_byte + high * values.itemsize - begin)
-            found.append(values[low:high])
+        ranges = np.stack([numbers, begins - starts, ends - starts], axis=1).tolist()
+        # A view keeps the map of its file open, whatever the cache lets go.
+        for first in range(0, len(ranges), MOST_MAPS // 2):
+            views = []
+            for number, low, high in ranges[first : first + MOST_MAPS // 2]:
+                path, dtype, first_byte = places[number]
+                if path is None or low == high:
+                    views.append(np.ones(high - low, np.uint8))
+                    continue
+                mapped, values = _mapped_file(path, dtype, first_byte, self._files[number].tokens)
+                begin = (first_byte + low * values.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(mmap.MADV_WILLNEED, begin, first_byte + high * values.itemsize - begin)
+                views.append(values[low:high])
+            found.append(np.concatenate(views))
         return found
 
 
-@functools.lru_cache(512)  # each map takes one of the 1,024 files that a process may have open
+@functools.lru_cache(MOST_MAPS)
 def _mapped_file(path: Path, dtype: str, first_byte: int, count: int) -> tuple[mmap.mmap, np.ndarray]:
     """The map of a file, and the values in it."""
     with open(path, "rb") as opened:
