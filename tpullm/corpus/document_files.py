@@ -54,6 +54,17 @@ def read_range(path: Path, number: int, width: int = 1) -> np.ndarray:
     return rows.view(np.uint64).reshape(-1, width)
 
 
+def mapped_range(path: Path, number: int) -> np.ndarray:
+    """A slice of a file of single numbers that stays on the disk, of which some are looked at: uint64 [rows]."""
+    with path.open("rb") as file:
+        (starts,) = _read_uint64(file, 0, 1)
+        first, stop = _read_uint64(file, 1 + number, 2)
+        if first == stop:
+            return np.zeros(0, np.uint64)
+        offset = 8 * (1 + int(starts) + int(first))
+        return np.asarray(np.memmap(file, np.uint64, "r", offset, int(stop - first)))
+
+
 def _read_uint64(file: BinaryIO, place: int, count: int) -> np.ndarray:
     file.seek(8 * place)
     return np.frombuffer(file.read(8 * count), np.int64)

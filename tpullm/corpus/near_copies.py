@@ -19,6 +19,7 @@ from tpullm.corpus.reduce import Group
 
 LEAST_SIMILARITY = 0.7
 MOST_DOCUMENTS = 10  # that a line may stand in, to be compared
+PAIRS_AT_ONCE = 1_000  # whose sketches are at most 16 MB of files
 _HASH_BITS = np.uint64(32)
 
 
@@ -57,20 +58,25 @@ def repeated_keys(group: Group, most: int) -> np.ndarray:
 def marks_after_copies(group: Group) -> np.ndarray:
     """The marks of the documents of a group after exact and near copies are found: uint8 [documents]."""
     marks, pairs = reduce.marks_and_pairs(group)
-    own = _sketches(group, group.number) if len(pairs) else {}
     of_earlier = np.searchsorted(group.bounds, pairs[:, 1], side="right") - 1
     for number in np.unique(of_earlier).tolist():
-        others = _sketches(group, number)
-        for later, earlier in pairs[of_earlier == number].tolist():
-            if dedup.similarity(own[later], others[earlier]) >= LEAST_SIMILARITY:
-                marks[later - group.start] = NEAR
+        pairs_there = pairs[of_earlier == number]
+        for start in range(0, len(pairs_there), PAIRS_AT_ONCE):
+            # Mapped anew each time: what is not mapped any more takes no memory.
+            own, others = (_sketches(group, one) for one in (group.number, number))
+            for later, earlier in pairs_there[start : start + PAIRS_AT_ONCE].tolist():
+                later, earlier = later - group.start, earlier - group.starts[number]
+                if dedup.similarity(_one(own, later), _one(others, earlier)) >= LEAST_SIMILARITY:
+                    marks[later] = NEAR
     return marks
 
 
-def _sketches(group: Group, number: int) -> dict[int, np.ndarray]:
-    """The sketches that a group needs of the documents of a group, by the number of the document."""
-    path = reduce.group_or_range_file(group.folder, "sketches", number)
-    rows = document_files.read_range(path, group.number)[:, 0]
-    numbers, starts = np.unique(rows >> _HASH_BITS, return_index=True)
-    of_each = np.split(rows.astype(np.uint32), starts[1:])
-    return dict(zip((numbers.astype(np.int64) + group.starts[number]).tolist(), of_each, strict=True))
+def _sketches(group: Group, number: int) -> np.ndarray:
+    """The sketches that a group needs of the documents of a group: rows of `sketch`, sorted, uint64 [rows]."""
+    return document_files.mapped_range(reduce.group_or_range_file(group.folder, "sketches", number), group.number)
+
+
+def _one(rows: np.ndarray, number: int) -> np.ndarray:
+    """The sketch of the document with a number: uint32 [at most SKETCH]."""
+    first, stop = np.searchsorted(rows, np.array([number, number + 1], np.uint64) << _HASH_BITS)
+    return rows[first:stop].astype(np.uint32)

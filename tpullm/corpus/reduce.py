@@ -109,7 +109,8 @@ def _lowest_hash_document(own: list, training: list[int], rooms: list[int], frac
 
 
 # What a process holds, so that the memory is the same from 100 MB of text on. Files have groups times ranges slices.
-GROUP_DOCUMENTS = 50_000  # 12 MB of entries, and four times as much while they are sorted
+# 12 MB of entries, and four times as much while they are sorted; 205 MB of sketches if all are long and in pairs
+GROUP_DOCUMENTS = 50_000
 GROUP_LINES = 1_000_000  # 16 MB of counts, and four times as much while they are sorted
 RANGE_ENTRIES = RANGE_LINES = 1_000_000
 ENTRIES = 1 + dedup.BANDS  # of a document: one for exact copies, and one for each band
