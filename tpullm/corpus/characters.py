@@ -66,6 +66,41 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
+# Of marks those that say what is done with numbers and names, each with what NFKC makes the same and with other dashes.
+_SIGNS = ("+＋⁺₊﬩﹢", "-－⁻₋﹣‐‑‒–—―−︱︲﹘", "*＊﹡", "/／", "<＜﹤", ">＞﹥", "=＝⁼₌﹦", "×", "÷")
+SIGNS = {one: same[0] for same in _SIGNS for one in same}
+
+
+def folded_with_signs(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The characters of a text and what each is folded to, 0 for what is left out: uint8 or uint32 [C] each.
+
+    Signs are left in it. A text that takes the slow way is normal before.
+    """
+    if text.isascii():
+        bytes_ = text.encode()
+        return tuple(np.frombuffer(one, np.uint8) for one in (bytes_, bytes_.translate(_ascii_with_signs())))
+    points = code_points(text)
+    found = _folding_table_with_signs().take(points, mode="clip")
+    if found.max() == SLOW:
+        text = normal(text)
+        points = code_points(text)
+        found = code_points("".join(one if one.isalnum() else SIGNS.get(one, "\0") for one in text))
+    return points, found
+
+
+@functools.cache
+def _ascii_with_signs() -> bytes:
+    return _folding_table_with_signs()[:128].astype(np.uint8).tobytes() + bytes(128)
+
+
+@functools.cache
+def _folding_table_with_signs() -> np.ndarray:
+    table = folding_table().copy()
+    for character, sign in SIGNS.items():
+        table[ord(character)] = ord(sign)
+    return table
+
+
 @functools.cache
 def folding_table() -> np.ndarray:
     """What each character is folded to, 0 for nothing: uint32 [END]."""

@@ -6,9 +6,9 @@ as arrays. A band only says which documents may be near copies: `near_copies.py`
 more bands than FineWeb's 14 of 8 (Penedo et al. 2024), of as many hashes: 75 % of pairs of 0.7 share one, not 56 %.
 D documents, S shingles, P permutations, G groups (bands), B bytes, U units.
 
-A unit of a text is a word, or a character of a script without spaces. The hash of a word is the CRC-32 of its bytes. A
-CRC is linear: that of a word is the XOR of what each byte adds, which depends on the byte and on how many follow it. So
-the words of a text take one look-up for each byte, and no strings.
+A unit of a text is a word, or a character of a script without spaces, with the signs before it. The hash of a word is
+the CRC-32 of its bytes. A CRC is linear: that of a word is the XOR of what each byte adds, which depends on the byte
+and on how many follow it. So the words of a text take one look-up for each byte, and no strings.
 """
 
 import functools
@@ -30,6 +30,7 @@ LINE = np.dtype([("key", "<u8"), ("characters", "<u4")])
 # Of letters, in UTF-8: seven ideographs or four English words. 「はい」 and "He said:" may be repeated.
 LEAST_BYTES = 20
 SKETCH = 1024  # half of the pages of the web have fewer different 5-grams
+POINTS = tuple(map(ord, ".．․﹒"))
 _NO_LETTERS = bytes(byte for byte in range(128) if chr(byte) != "\n" and not chr(byte).isalpha())
 
 
@@ -51,19 +52,27 @@ MULTIPLIERS_P = splitmix64(np.arange(1, PERMUTATIONS + 1, dtype=np.uint64)) | np
 def units(text: str) -> np.ndarray:
     """The words of `text`, and its characters in scripts without spaces, as hashes: uint64 [U], U >= 1.
 
-    A page of Japanese with code has both.
+    A page of Japanese with code has both. What signs stand before a unit (`characters.SIGNS`) is part of it, so `3 - 4`
+    and `3 + 4` differ. As units of their own they made two quotes alike by `-- ` before the name.
     """
     text = text.lower()
     points = characters.code_points(text)
-    is_single = np.zeros(0, bool) if text.isascii() else _is_spaceless().take(points, mode="clip")
-    if not is_single.any():
-        codes = _word_checksums(text)[1].astype(np.uint64)
+    is_unit = np.zeros(0, bool) if text.isascii() else _is_spaceless().take(points, mode="clip")
+    if not is_unit.any():
+        places, words = _word_checksums(text)
+        codes = words.astype(np.uint64)
     else:
-        others = np.where(is_single, np.uint32(ord(" ")), points).tobytes().decode("utf-32-le", "surrogatepass")
+        others = np.where(is_unit, np.uint32(ord(" ")), points).tobytes().decode("utf-32-le", "surrogatepass")
         starts, words = _word_checksums(others)
-        codes, is_unit = points.astype(np.uint64), is_single
+        codes = points.astype(np.uint64)
         codes[starts], is_unit[starts] = words, True
-        codes = codes[is_unit]
+        places = np.flatnonzero(is_unit)
+        codes = codes[places]
+    signs = _signs().take(points, mode="clip")
+    before = np.flatnonzero(signs)
+    if len(before) and len(places):
+        before = before[before < places[-1]]
+        np.add.at(codes, np.searchsorted(places, before), splitmix64(signs[before].astype(np.uint64)))
     return codes if len(codes) else np.array([zlib.crc32(text.encode())], np.uint64)
 
 
@@ -71,6 +80,15 @@ def units(text: str) -> np.ndarray:
 def _is_spaceless() -> np.ndarray:
     """Which characters of words are of scripts without spaces between words: bool [END]."""
     return characters.characters_in_blocks(*language_detection.SPACELESS) & characters.of_words()
+
+
+@functools.cache
+def _signs() -> np.ndarray:
+    """The sign that a character is, 0 for others: uint8 [END]."""
+    found = np.zeros(characters.END, np.uint8)
+    for character, sign in characters.SIGNS.items():
+        found[ord(character)] = ord(sign)
+    return found
 
 
 def hashes(codes: np.ndarray, n: int) -> np.ndarray:
@@ -132,9 +150,18 @@ def _byte_checksums() -> np.ndarray:
 def exact_key(text: str) -> int:
     """A 64-bit hash that is the same for texts that differ in width, case, white space and punctuation only.
 
-    A text without letters and digits is hashed as it is, but for its white space.
+    Of marks the signs of arithmetic count (`characters.SIGNS`), and what stands between two digits: a point, or that
+    something does. A text without letters, digits and signs is hashed as it is, but for its white space.
     """
-    folded = characters.folded(text)
+    points, found = characters.folded_with_signs(text)
+    places = np.flatnonzero(found)
+    folded = found[places].astype(np.uint32)
+    digits = np.flatnonzero(folded - np.uint32(ord("0")) < 10)  # of what is less the difference is very large
+    # Those that are followed by a digit, with something that is left out in between.
+    apart = digits[:-1][(np.diff(digits) == 1) & (np.diff(places[digits]) > 1)] if len(digits) > 1 else digits[:0]
+    if len(apart):
+        is_point = (places[apart + 1] - places[apart] == 2) & np.isin(points[places[apart] + 1], POINTS)
+        folded = np.insert(folded, apart + 1, np.where(is_point, np.uint32(ord(".")), np.uint32(ord(" "))))
     told = folded.tobytes() if len(folded) else " ".join(text.split()).encode()
     return int.from_bytes(hashlib.sha256(told).digest()[:8], "little")
 
@@ -220,7 +247,7 @@ def sketch(text: str) -> np.ndarray:
     """The lowest `SKETCH` of the hashes of the different shingles of a text, sorted: uint32 [at most SKETCH]."""
     codes = units(text)
     shingles_S = hashes(codes, min(SHINGLE, len(codes))) >> np.uint64(32)
-    return np.unique(shingles_S.astype(np.uint32))[:SKETCH]
+    return np.unique(shingles_S.astype(np.uint32))[:SKETCH].copy()  # a view would keep all shingles of a long text
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:

@@ -53,7 +53,7 @@ class Source:
             and rows of symbols. `personal_data` replaces mail addresses, phone numbers, public IP addresses, keys of
             programs, and the numbers of cards, bank accounts and persons.
         deduplicate: drop documents that repeat another one. Exact and near copies both count. Exact ones may differ in
-            width, case, white space and punctuation.
+            width, case, white space and punctuation, but not in signs such as `+`, `-` and `<`.
         max_bad: share of documents that may be unreadable. From 1 on it is their number. If there are more, collect
             ends and names them; the others are put aside and counted. Of a small file every broken line is told.
     """
