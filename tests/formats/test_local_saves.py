@@ -251,7 +251,7 @@ def restored(disks, shape, lost):
 
 def main_of_a_host() -> None:
     flags, (folder,) = take_flags(sys.argv[1:])
-    hosts.join(find("hosts", flags, {}))
+    hosts.join(find(flags, {}))
     results = {}
     for name, scenario in SCENARIOS.items():
         print(f"-- {name}", file=sys.stderr)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import ray_kills
 
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, interruptible, wait_until
 from tpullm.cli import main
 from tpullm.system.errors import TryAgain, UnfitNode, UserError
 from tpullm.system.process import ray_tasks
@@ -123,7 +123,8 @@ def collect(cluster, recipe, run, **variables) -> subprocess.Popen:
     command = ray_kills.command("collect", recipe, run, PART_BYTES, "--engine", "ray")
     environment = cluster.environment | {"RAY_ADDRESS": cluster.address} | variables
     # Ray adds the folder of the driver to the path of its workers.
-    return subprocess.Popen(command, env=environment, cwd=recipe.parent, stderr=subprocess.PIPE, text=True)
+    with interruptible():
+        return subprocess.Popen(command, env=environment, cwd=recipe.parent, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.ci
