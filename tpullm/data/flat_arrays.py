@@ -31,7 +31,11 @@ class _Array:
     """An array for reading; its chunks are compared with their checksums when this process first reads them."""
 
     def __init__(self, path: Path, checked: bool = True):
-        """Open the array; `UserError` if there is none, or its checksums are not as many as its chunks."""
+        """Open the array.
+
+        Raises:
+            UserError: there is no array, or a chunk of it has no checksum.
+        """
         self._path, self._array = path, _open_array(path)
         self.size, layout = self._array.shape[0], self._array.chunk_layout
         self._shard, self._chunk = layout.write_chunk.shape[0], layout.read_chunk.shape[0]
@@ -69,7 +73,11 @@ class Mapped(_Array):
     """An array on disk, read through a memory map of each shard."""
 
     def __init__(self, path: Path, checked: bool = True):
-        """Open the array; `UserError` if a shard is missing or cut short."""
+        """Open the array.
+
+        Raises:
+            UserError: there is no array, a chunk of it has no checksum, or a shard is missing or too short.
+        """
         super().__init__(path, checked)
         self._dtype = self._array.dtype.numpy_dtype
         # A shard holds its chunks, and then an index of their offsets and sizes in bytes (zarr3, `sharding_indexed`).

@@ -36,7 +36,15 @@ class BytePairs:
     """
 
     def __init__(self, model: bytes, name: str):
-        """Load the model; `UserError` (with `name`) if it is none."""
+        """Load the model.
+
+        Args:
+            model: the file of the model.
+            name: what an error calls it.
+
+        Raises:
+            UserError: it is no byte-level BPE.
+        """
         from kitoken import Kitoken
         from tokenizers import Tokenizer
 

@@ -14,7 +14,15 @@ class SentencePieces:
     """
 
     def __init__(self, model: bytes, name: str):
-        """Load the model; `UserError` (with `name`) if it is none, or has no token for each byte or for a space."""
+        """Load the model.
+
+        Args:
+            model: the file of the model.
+            name: what an error calls it.
+
+        Raises:
+            UserError: it is no model of SentencePiece, or it has no tokens for single bytes, or none for a space.
+        """
         import sentencepiece
 
         try:
