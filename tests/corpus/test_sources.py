@@ -1,9 +1,12 @@
 """Sources are checked, and they and their parts are known by what their documents depend on."""
 
+import ast
 import dataclasses
 import os
 import platform
 import shutil
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,18 @@ def test_code_counts_and_what_is_written_about_it_does_not(tmp_path):
     folder = sources.Path(sources.__file__).parent
     assert all(len(list(folder.rglob(f"{name}.py"))) == 1 for name in sources._AFTERWARDS)
     assert set(sources.code_identity()) == {"tpullm.corpus", "unicode", *sources.LIBRARIES}
+
+
+def test_the_version_of_each_library_that_makes_parts_counts():
+    """Where another version finds other phone numbers or languages, the parts are made again."""
+    imported, folder = set(), sources.Path(sources.__file__).parent
+    for path in folder.rglob("*.py"):
+        if path.stem not in sources._AFTERWARDS:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                imported |= {name.partition(".")[0] for name in names}
+    others = imported - set(sys.stdlib_module_names) - {"tpullm", "numpy", "yaml"}  # these two change no document
+    packages = metadata.packages_distributions()
+    named = {name.lower().replace("_", "-") for name in sources.LIBRARIES}
+    assert [name for name in sorted(others) if named.isdisjoint(one.lower() for one in packages[name])] == []

@@ -120,10 +120,11 @@ _remote_files = functools.cache(lambda folder: storage.remote().files(folder))
 _remembered_file_hash = functools.cache(lambda path, size, time: storage.hash_file(path))
 
 _WEB = "datatrove resiliparse lxml webencodings brotli"
-LIBRARIES = f"{_WEB} pyarrow babel py3langid hojichar sudachipy sudachidict_small".split()
+_PERSONAL_DATA = "phonenumbers python-stdnum tld"
+LIBRARIES = f"{_WEB} {_PERSONAL_DATA} pyarrow babel py3langid hojichar sudachipy sudachidict_small".split()
 # Keys of a source that change none of its documents by themselves: the files say it, or the whole corpus.
 _OF_THE_WHOLE = ("path", "held_out", "weight", "bytes", "max_bad")
-# Modules of this folder that have no part in making a part: they plan parts, or come after them.
+# Modules of this room that have no part in making a part: they plan parts, or come after them.
 _AFTERWARDS = "collect datacard law_questions near_copies reduce repeated_lines sources tracing".split()
 
 
