@@ -36,3 +36,13 @@ def test_many_pairs_are_compared_in_little_memory(tmp_path, monkeypatch):
     expected[1::6] = USED
     assert marks.tolist() == expected.tolist()
     assert most < 1 << 20
+
+
+def test_a_line_is_left_out_if_it_stands_in_more_documents_than_it_may(tmp_path):
+    placed = made_facts.written(tmp_path, [made_facts.Made((made_facts.Document(0, tuple(range(16))),), room=9)])
+    (group,), _, _ = reduce.divide(placed, tmp_path, tmp_path, 0)
+    assert group.line_ranges == 1
+    counted = np.array([[7, 2], [8, 3], [9, 4]], np.uint64)  # lines, and in how many documents each stands
+    document_files.write(reduce.group_or_range_file(tmp_path, "repeated", 0), np.array([0, 3]), [counted])
+    assert near_copies.repeated_keys(group, 3).tolist() == [9]
+    assert near_copies.repeated_keys(group, 2).tolist() == [8, 9]

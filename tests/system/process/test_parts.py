@@ -106,7 +106,7 @@ def test_lines_tell_how_far_a_cluster_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0.0)
     files = [tmp_path / str(number) for number in range(4)]
     files[3].touch()
-    with Engine("ray", 0, tmp_path) as own:
+    with Engine("ray", 2, tmp_path) as own:  # the third missing part waits for another
         own.map("collect", note, files, files, [1_000_000] * 4, 0)
     assert own._cluster.left == 1
     told = [line.split(";")[:2] for line in capsys.readouterr().err.splitlines()]
