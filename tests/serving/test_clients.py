@@ -12,6 +12,7 @@ from serving_conformance import CASES
 from tests.conftest import wait_until
 from tpullm.serving import listening
 from tpullm.serving.completions import ChatReply
+from tpullm.serving.token_masks import FORMS
 
 LONG = {"model": "small", "prompt": "The cat", "max_tokens": 900, "logit_bias": {"319": -100, "318": -100, "317": -100}}
 
@@ -77,7 +78,11 @@ def test_the_answer_to_a_client_that_hangs_up_is_cancelled(served, connected, tu
 def test_the_form_of_a_client_that_hangs_up_is_not_compiled(served, connected, monkeypatch):
     """Forms of one client are compiled one after the other, so it may be gone before its turn."""
     made, goes_on = [], threading.Event()
-    monkeypatch.setattr(ChatReply, "make_masks", lambda reply: made.append(reply.asked.seed) or goes_on.wait(60))
+
+    def make_masks(reply, kept):
+        return not kept and (made.append(reply.asked.seed) or goes_on.wait(60))
+
+    monkeypatch.setattr(ChatReply, "make_masks", make_masks)
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": [1]}}}
     chat = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "response_format": form, "max_tokens": 1}
     first, second, third = (post(served, chat | {"seed": n}, "/v1/chat/completions") for n in (1, 2, 3))
@@ -90,6 +95,18 @@ def test_the_form_of_a_client_that_hangs_up_is_not_compiled(served, connected, m
     other = connected(third)
     goes_on.set()
     assert waiting.recv(12) == other.recv(12) == b"HTTP/1.1 200" and made == [1, 3]
+
+
+def test_a_form_that_is_compiled_waits_for_no_other(served):
+    """Four clients with large forms keep all the threads busy that compile."""
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["known"]}}}
+    chat = {"model": "small", "messages": [{"role": "user", "content": "hi"}], "response_format": form, "max_tokens": 1}
+    assert served.ask("/v1/chat/completions", chat).status == 200
+    goes_on = threading.Event()
+    busy = [served.service._former.submit(goes_on.wait, 20) for _ in range(FORMS)]
+    assert served.ask("/v1/chat/completions", chat).status == 200
+    assert not any(one.done() for one in busy)
+    goes_on.set()
 
 
 def test_clients_that_hang_up_at_once_leave_nothing(served, connected):

@@ -18,6 +18,7 @@ from tpullm.engine.request import Request
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.serving.served_model import ServedModel
 from tpullm.serving.stepping import OnAllHosts
+from tpullm.serving.token_masks import schema_grammar
 from tpullm.system.cluster.handshake import free_port
 
 CHANGES = {"presence_penalty": 0.5, "frequency_penalty": -1.25, "top": 3, "echo": 2, "seed": 9, "client": "a"}
@@ -51,7 +52,8 @@ def test_all_hosts_write_the_same_and_one_hears_it(hosts, chat_tokenizer):
     heard, (one, other) = [], engines
     for engine in engines:
         engine.submit = Mock(wraps=engine.submit)
-    mask = ServedModel("small", first._engine.session, 1024).grammars.of_schema({"enum": ["猫", 17]}, "p")
+    grammars = ServedModel("small", first._engine.session, 1024).grammars
+    mask = grammars.mask(schema_grammar({"enum": ["猫", 17]}, "p"), "p")
     sampling = Sampling(1.3, 40, 0.9, 0.01)
     numbers = [
         first.submit(Request((40, 41, 42), 30, sampling, **CHANGES), heard.append),

@@ -14,7 +14,7 @@ from tpullm.serving import token_masks
 from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
 from tpullm.serving.grammar_trial import Vocabulary
 from tpullm.serving.refusal import Refusal
-from tpullm.serving.token_masks import Grammars
+from tpullm.serving.token_masks import Grammars, calls_grammar, schema_grammar
 from tpullm.system.process.limited import Limited
 
 SPARE = 5
@@ -52,26 +52,26 @@ def walked(tokenizer, allowed, rng) -> list[int]:
 def test_whatever_is_chosen_satisfies_the_schema(chat_tokenizer, grammars, schema):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        ids = walked(chat_tokenizer, grammars.of_schema(schema, "p"), rng)
+        ids = walked(chat_tokenizer, grammars.mask(schema_grammar(schema, "p"), "p"), rng)
         jsonschema.validate(json.loads(chat_tokenizer.decode(ids)), schema)
 
 
 def test_what_stands_for_no_token_is_never_allowed(grammars, chat_tokenizer):
-    allowed_V = grammars.of_schema({}, "p")(())
+    allowed_V = grammars.mask(schema_grammar({}, "p"), "p")(())
     assert len(allowed_V) == chat_tokenizer.vocabulary_size + SPARE and not allowed_V[-SPARE:].any()
     assert allowed_V.any() and not allowed_V[chat_tokenizer.stop_ids].any()
 
 
 @pytest.mark.parametrize("text", ["1", "x"])
 def test_after_the_end_and_what_the_grammar_forbids_only_the_end_is_allowed(chat_tokenizer, grammars, text):
-    allowed = grammars.of_schema({"const": 1}, "p")
+    allowed = grammars.mask(schema_grammar({"const": 1}, "p"), "p")
     assert set(np.flatnonzero(allowed(tuple(chat_tokenizer.encode(text))))) == set(chat_tokenizer.stop_ids)
 
 
 def test_an_answer_may_be_computed_again(chat_tokenizer, grammars):
     schema = SCHEMAS[3]
-    ids = walked(chat_tokenizer, grammars.of_schema(schema, "p"), np.random.default_rng(1))
-    allowed = grammars.of_schema(schema, "p")
+    ids = walked(chat_tokenizer, grammars.mask(schema_grammar(schema, "p"), "p"), np.random.default_rng(1))
+    allowed = grammars.mask(schema_grammar(schema, "p"), "p")
     once = [allowed(tuple(ids[:length])) for length in range(len(ids))]
     for length in (0, 3, 1, len(ids) - 1):
         np.testing.assert_array_equal(allowed(tuple(ids[:length])), once[length])
@@ -107,22 +107,23 @@ def test_of_forms_that_take_long_the_last_one_is_kept(chat_tokenizer, monkeypatc
     def count(*names):
         compiled.clear()
         for name in names:
-            grammars.of_grammar(grammars.of_schema({"const": name}, "p").grammar)
+            grammars.of_grammar(grammars.mask(schema_grammar({"const": name}, "p"), "p").grammar)
         return len(compiled)
 
     assert count("a", "a", "b", "a") == 3
     monkeypatch.setattr(token_masks, "_SIMPLE_SECONDS", 60)
     assert count(*range(17), *range(1, 17), 0) == 18
+    assert count(2, "new", 2) == 1, "the one that was asked for last goes last"
 
 
 def test_slow_masks_are_computed_in_another_thread_and_are_the_same(chat_tokenizer, grammars, monkeypatch):
-    allowed, threads = grammars.of_schema(SCHEMAS[3], "p"), set()
+    allowed, threads = grammars.mask(schema_grammar(SCHEMAS[3], "p"), "p"), set()
     ids = tuple(walked(chat_tokenizer, allowed, np.random.default_rng(1)))
     assert not allowed.is_slow()
     seconds = itertools.count()
     takes_long = lambda: threads.add(threading.current_thread().name) or next(seconds)  # noqa: E731
     monkeypatch.setattr(token_masks.time, "thread_time", takes_long)
-    slow = grammars.of_schema(SCHEMAS[3] | {"title": "compiled by itself"}, "p").copy()
+    slow = grammars.mask(schema_grammar(SCHEMAS[3] | {"title": "compiled by itself"}, "p"), "p").copy()
     assert slow.is_slow() and len(threads) == 1
     for length in range(len(ids)):
         wait_until(lambda length=length: slow.is_ready(ids[:length]))
@@ -147,7 +148,8 @@ def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
     functions = [{"name": "f", "parameters": arguments}, {"name": "g", "parameters": {"enum": [{}]}}]
     expected, counts = {"f": {"x": 1}, "g": {}}, []
     for seed in range(6):
-        allowed, text = grammars.of_calls(functions, several, "tools"), AnswerText(chat_tokenizer, (), (STOP,))
+        allowed = grammars.mask(calls_grammar(functions, several, "tools"), "tools")
+        text = AnswerText(chat_tokenizer, (), (STOP,))
         ids = walked(chat_tokenizer, allowed, np.random.default_rng(seed))
         tools = ToolText(text, several=True)
         whole = joined([tools.add(Token(one, -1.0, (), "stop" * (n == len(ids) - 1))) for n, one in enumerate(ids)])
@@ -171,5 +173,5 @@ def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
 )
 def test_a_schema_that_is_wrong_or_too_large(grammars, schema, told):
     with pytest.raises(Refusal, match=told) as raised:
-        grammars.of_schema(schema, "response_format")
+        grammars.mask(schema_grammar(schema, "response_format"), "response_format")
     assert raised.value.param == "response_format" and len(str(raised.value)) < 400

@@ -4,6 +4,7 @@ import codecs
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,6 +60,11 @@ class Request:
     echo: int = 0
     allowed: Allowed | None = None
     client: str = ""
+
+    @cached_property
+    def bias_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of `bias`, and their values: a step adds hundreds at once."""
+        return np.array([*self.bias], np.int64), np.array([*self.bias.values()], np.float32)
 
     @property
     def depends_on_new(self) -> bool:
@@ -119,7 +125,8 @@ class Until:
         held = self.held + part
         found = [held.index(stop) for stop in self._stops if stop and stop in held]
         self.found = bool(found)
-        begun = (n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n]))
+        # No more than what is held can begin a stop: stops may be long, and every token asks.
+        begun = (n for stop in self._stops for n in range(1, min(len(stop), len(held) + 1)) if held.endswith(stop[:n]))
         keep = len(held) - min(found) if found else max(begun, default=0)
         self.held = held[len(held) - keep :]
         return held[: len(held) - keep]

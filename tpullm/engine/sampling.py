@@ -65,8 +65,8 @@ def choose_next(
         shares[n] = sampling.temperature, sampling.top_p, sampling.min_p
         integers[n] = np.uint32(one.request.seed).astype(np.int32), place, sampling.top_k
     for n, (request, new, _) in known if bias is not None else ():
-        for token, value in request.bias.items():
-            bias[n, token] += value
+        ids, values = request.bias_arrays
+        bias[n, ids] += values
         counts = Counter(new) if request.presence_penalty or request.frequency_penalty else {}
         for token, count in counts.items():
             bias[n, token] -= request.presence_penalty + count * request.frequency_penalty

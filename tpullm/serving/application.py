@@ -97,9 +97,9 @@ class Service:
             loop = asyncio.get_running_loop()
             reply = await loop.run_in_executor(self._reader, self._read, raw, read, client)
             answers = len(reply.prompts) * reply.asked.n
-            if answers <= self.queue and reply.form:
+            if answers <= self.queue and reply.grammar and not reply.make_masks(kept=True):
                 async with self._forms.setdefault(client, asyncio.Lock()):
-                    await loop.run_in_executor(self._former, reply.make_masks)
+                    await loop.run_in_executor(self._former, reply.make_masks, False)
         finally:
             self._reading -= 1
         if answers > self.queue:

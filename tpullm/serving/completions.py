@@ -7,7 +7,6 @@ the JSON of the answers, whole and as events of a stream.
 import math
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from tpullm.serving.answer_text import OPEN, AnswerText, Part, ToolText, joined,
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest, validated_request
 from tpullm.serving.served_model import ServedModel
-from tpullm.serving.token_masks import Mask
+from tpullm.serving.token_masks import Mask, calls_grammar, schema_grammar
 
 
 class Reply:
@@ -33,8 +32,8 @@ class Reply:
 
     Attributes:
         written: the number of tokens that engines have emitted.
-        form: makes the mask of the form that the answers must have, in up to some seconds; None if they have none.
-        masks: makes `Request.allowed`, which each answer has for itself; none allows all.
+        grammar: of the form that the answers must have, and the field that asks for it; empty if they have none.
+        masks: `Request.allowed` of each answer; none allows all.
         echoes: how many tokens at the end of each prompt are emitted as well.
     """
 
@@ -42,16 +41,24 @@ class Reply:
 
     def __init__(self, model: ServedModel, asked: Asked, client: str, prompts: list[list[int]], tokens: int, top: int):
         self.model, self.asked, self.prompts, self.written = model, asked, prompts, 0
-        self.form: Callable[[], Mask] | None = None
+        self.grammar = self.grammar_param = ""
         self.masks: list[Mask] = []
         self.echoes = [0] * len(prompts)
         self._client, self._tokens, self._top = client, tokens, top
         self._name, self._created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
-    def make_masks(self) -> None:
-        """Make the masks of all answers: the form is compiled once."""
-        mask = self.form()
+    def make_masks(self, kept: bool) -> bool:
+        """Make the masks of all answers: the form is compiled once, in up to some seconds.
+
+        Args:
+            kept: only if it is compiled already; else this returns False.
+        """
+        grammars = self.model.grammars
+        mask = grammars.kept(self.grammar) if kept else grammars.mask(self.grammar, self.grammar_param)
+        if mask is None:
+            return False
         self.masks = [mask, *(mask.copy() for _ in range(self.asked.n - 1))]
+        return True
 
     def requests(self) -> list[Request]:
         """One for each answer: all answers to the first prompt come first."""
@@ -191,9 +198,9 @@ class ChatReply(Reply):
         tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
         super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
         if must:
-            self.form = lambda: model.grammars.of_calls(must, asked.parallel_tool_calls, "tools")
+            self.grammar_param, self.grammar = "tools", calls_grammar(must, asked.parallel_tool_calls, "tools")
         elif schema is not None:
-            self.form = lambda: model.grammars.of_schema(schema, "response_format")
+            self.grammar_param, self.grammar = "response_format", schema_grammar(schema, "response_format")
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer."""

@@ -38,6 +38,35 @@ _KEPT, _SIMPLE_SECONDS = 16, 0.05  # forms that are kept, and what compiling one
 _MASK_SECONDS, _ONCE_SECONDS = 0.0001, 0.002
 
 
+def schema_grammar(schema: dict[str, Any], param: str) -> str:
+    """JSON that satisfies a schema; `Refusal` (about the field `param`) if the schema is wrong or too large."""
+    _check_size([schema], param)
+    try:
+        return llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
+    except ValueError as error:  # a whole number beyond 64 bits
+        raise Refusal(f"{param}: {' '.join(str(error).split())[:300]}", param=param) from None
+
+
+def calls_grammar(functions: Sequence[dict[str, Any]], several: bool, param: str) -> str:
+    """One or several calls of these functions, in the form of `tool_calls`; `Refusal` as of a schema."""
+    schemas = [_schema_of_call(function) for function in functions]
+    _check_size(schemas, param)
+    calls = [f"call{number}" for number in range(len(schemas))]
+    rules = [
+        'start: call ("\\n" call)*' if several else "start: call",
+        f"call: {json.dumps(OPEN)} NL body NL {json.dumps(CLOSE)}",
+        "NL: /\\n/",
+        f"body: {' | '.join(calls)}",
+        *(f"{call}: %json {json.dumps(schema)}" for call, schema in zip(calls, schemas, strict=True)),
+    ]
+    return llguidance.LLMatcher.grammar_from_lark("\n".join(rules))
+
+
+def _check_size(schemas: list[dict[str, Any]], param: str) -> None:
+    if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
+        raise Refusal(f"{param}: the schema has more than {_MOST_SCHEMA_BYTES:,} bytes; simplify it", param=param)
+
+
 class Grammars:
     """Makes the masks of a model.
 
@@ -56,34 +85,20 @@ class Grammars:
         self._lock = threading.Lock()
         self._stop_ids, self._vocabulary_size = list(tokenizer.stop_ids), vocabulary_size
 
-    def of_schema(self, schema: dict[str, Any], param: str) -> "Mask":
-        """JSON that satisfies a schema; `Refusal` (about the field `param`) if the schema is wrong or too large."""
-        self._check_size([schema], param)
-        try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)
-        except ValueError as error:  # a whole number beyond 64 bits
-            raise Refusal(f"{param}: {' '.join(str(error).split())[:300]}", param=param) from None
-        return self._mask(grammar, param)
-
-    def of_calls(self, functions: Sequence[dict[str, Any]], several: bool, param: str) -> "Mask":
-        """One or several calls of these functions, in the form of `tool_calls`."""
-        schemas = [_schema_of_call(function) for function in functions]
-        self._check_size(schemas, param)
-        calls = [f"call{number}" for number in range(len(schemas))]
-        rules = [
-            'start: call ("\\n" call)*' if several else "start: call",
-            f"call: {json.dumps(OPEN)} NL body NL {json.dumps(CLOSE)}",
-            "NL: /\\n/",
-            f"body: {' | '.join(calls)}",
-            *(f"{call}: %json {json.dumps(schema)}" for call, schema in zip(calls, schemas, strict=True)),
-        ]
-        return self._mask(llguidance.LLMatcher.grammar_from_lark("\n".join(rules)), param)
-
-    def _mask(self, grammar: str, param: str) -> "Mask":
+    def mask(self, grammar: str, param: str) -> "Mask":
+        """As `of_grammar`; `Refusal` (about the field `param`) if a client's grammar is wrong or costs too much."""
         try:
             return self.of_grammar(grammar, param)
         except UserError as failed:
             raise Refusal(str(failed), param=param) from None
+
+    def kept(self, grammar: str) -> "Mask | None":
+        """The mask of a grammar that is compiled already: it need not wait behind others that are being compiled."""
+        with self._lock:
+            mask = self._last if self._last and self._last.grammar == grammar else self._kept.get(grammar)
+            if grammar in self._kept:
+                self._kept.move_to_end(grammar)
+            return mask and mask.copy()
 
     def of_grammar(self, grammar: str, tried_as: str = "") -> "Mask":
         """The mask of a grammar for an answer.
@@ -97,18 +112,15 @@ class Grammars:
         Raises:
             UserError: it is wrong or costs too much.
         """
-        with self._lock:
-            mask = self._last if self._last and self._last.grammar == grammar else self._kept.get(grammar)
-        is_simple = False
-        if mask is None:
-            began = time.thread_time()
-            mask = self._compile(grammar, tried_as)
-            is_simple = time.thread_time() - began < _SIMPLE_SECONDS
+        if (mask := self.kept(grammar)) is not None:
+            return mask
+        began = time.thread_time()
+        mask = self._compile(grammar, tried_as)
+        is_simple = time.thread_time() - began < _SIMPLE_SECONDS
         with self._lock:
             self._last = mask
-            if is_simple or grammar in self._kept:
+            if is_simple:
                 self._kept[grammar] = mask
-                self._kept.move_to_end(grammar)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
             return mask.copy()
@@ -125,10 +137,6 @@ class Grammars:
         if error or (error := mask.error):
             raise UserError(f"{tried_as}: {' '.join(error.split())[:300]}")
         return mask
-
-    def _check_size(self, schemas: list[dict[str, Any]], param: str) -> None:
-        if len(json.dumps(schemas)) > _MOST_SCHEMA_BYTES:
-            raise Refusal(f"{param}: the schema has more than {_MOST_SCHEMA_BYTES:,} bytes; simplify it", param=param)
 
 
 def _schema_of_call(function: dict[str, Any]) -> dict[str, Any]:
