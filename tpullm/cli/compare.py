@@ -1,8 +1,8 @@
 """Say how models differ: right answers, loss, calibration, examples. A table, and one self-contained HTML page.
 
-Each MODEL is a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face. The others are compared
-with the first. Without --tasks and --text, it is on the held-out text of the run that they come from. With --weights
-one MODEL is enough: it is compared with itself in fewer bits.
+Each MODEL is a run directory, a stage, a checkpoint, a folder in the format of Hugging Face, or a GGUF file. The others
+are compared with the first. Without --tasks and --text, it is on the held-out text of the run that they come from. With
+--weights one MODEL is enough: it is compared with itself in fewer bits.
 """
 
 import os

@@ -22,7 +22,7 @@ def add_arguments(parser) -> None:
 def main(arguments) -> int:
     """Print one line for each fault. The exit code is that of the gravest."""
     from tpullm.formats import doctor, publish
-    from tpullm.formats.gguf import writing as gguf
+    from tpullm.formats.gguf.reading import check_installed
     from tpullm.formats.models import find
     from tpullm.model.architecture import Architecture
     from tpullm.system import storage
@@ -40,7 +40,7 @@ def main(arguments) -> int:
             here = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="tpullm-")))
             publish.write(find(path), here, path.name)
         elif (here := storage.local_copy(path)).is_file():
-            gguf.check_installed()
+            check_installed()
         else:
             read_json(here / "config.json")
         files = [here] if here.is_file() else [file for file in here.glob("*.safetensors") if file.is_file()]

@@ -46,7 +46,7 @@ def main(recipe: Recipe, run: Path) -> None:
 
 def add_show_arguments(parser) -> None:
     """`MODEL --tasks ...`: measure a model on tasks instead of making the stage."""
-    about = "with --tasks: a run directory, a stage, a checkpoint, or a folder in the format of Hugging Face"
+    about = "with --tasks: a run directory, a stage, a checkpoint, a folder in the format of Hugging Face, a GGUF file"
     parser.add_argument("model", metavar="MODEL", type=str, help=about)
     about = "humaneval, names of the lm-evaluation-harness, its YAML files, files of questions; with commas"
     parser.add_argument("--tasks", required=True, type=str, help=about)

@@ -1,10 +1,12 @@
 """Import a published model into a run directory: its parameters, its shapes and its tokenizer, to train it further.
 
-It makes RUN/base from FOLDER. Every tensor is used once and every parameter is set once.
+It makes RUN/base from a folder in the format of Hugging Face, or from a GGUF file. Every tensor is used once and every
+parameter is set once.
 """
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -26,7 +28,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 def add_arguments(parser) -> None:
     """The options of `tpullm import`."""
-    parser.add_argument("folder", help="a folder in the format of Hugging Face")
+    parser.add_argument("folder", help="a folder in the format of Hugging Face, or a GGUF file")
     parser.add_argument("--run", required=True, help="the run directory; it is made if it does not exist")
     parser.add_argument("--config", default="", help="the recipe of the run; default: a plain recipe for tuning")
 
@@ -50,13 +52,14 @@ def main(arguments) -> None:
             belongs = f"{run}: belongs to the recipe '{recipe.name}'"
             raise UserError(f"{belongs}, which has another base; choose another --run")
     else:  # full tuning, with a learning rate that is low enough for a trained model not to forget
-        from tpullm.formats.huggingface import reading
+        from tpullm.formats.published import published
 
-        length = min(1024, reading.read_config(storage.local_copy(folder))[0].context_length)
+        length = min(1024, published(folder).config.context_length)
         optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
         train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
         tuning = {"talk": TuningConfig(train=train)}
-        recipe = Recipe(name=folder.name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
+        name = folder.name.removesuffix(".gguf")
+        recipe = Recipe(name=name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
     with owned(run, recipe):
         make_base(recipe, run)
 
@@ -73,28 +76,27 @@ def make_base(recipe: Recipe, run: Path) -> None:
 
     from tpullm.engine.session import check_vocabulary, place_array
     from tpullm.formats.checkpoints import description, save_params
-    from tpullm.formats.huggingface import reading, tensors
+    from tpullm.formats.huggingface import tensors
+    from tpullm.formats.published import fill, published
     from tpullm.model.architecture import Architecture, parameter_count
     from tpullm.model.mesh import make_mesh
     from tpullm.tokenizer.published import PublishedTokenizer
 
     began, folder = time.monotonic(), storage.path(recipe.base)
-    here = storage.local_copy(folder)
-    config, family = reading.read_config(here)
-    tokenizer = PublishedTokenizer(here)
-    check_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    found = published(folder)
+    config, here, tokenizer = found.config, found.folder, PublishedTokenizer(found.folder)
+    check_vocabulary(tokenizer, config, here / "tokenizer.json")
     architecture, mesh = Architecture(config), make_mesh(recipe.mesh)
-    with reading.WeightFiles(here) as source:
-        arguments = (family, architecture.shapes, architecture.axes, config.layers)
-        dtypes = reading.stored(source, reading.check(source, *arguments))
-        storage.room_for(source.size, run)  # a checkpoint is compressed to about 0.8 of that
+    with found.weights() as source:
+        dtypes = source.types(architecture.shapes, architecture.axes)
+        placed = tensors.flat(architecture.placed(mesh))
+        # A checkpoint is compressed to about 0.8 of that.
+        storage.room_for(sum(math.prod(leaf.shape) * dtypes[key].itemsize for key, leaf in placed.items()), run)
         targets = {  # on the mesh, in the dtypes of the files
-            key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding)
-            for key, leaf in tensors.flat(architecture.placed(mesh)).items()
+            key: jax.ShapeDtypeStruct(leaf.shape, dtypes[key], sharding=leaf.sharding) for key, leaf in placed.items()
         }
         with progress("import", source.size, "bytes") as advance, jax.set_mesh(mesh):
-            arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
-            params = reading.fill(source, *arguments, place_array, advance)
+            params = fill(source, tensors.nested(targets), architecture.axes, place_array, advance)
     begin(stage, inputs)
     save_params(stage / "checkpoints", params, description("base", config, recipe, inputs))
     with storage.atomic_directory(stage / "tokenizer") as temporary:

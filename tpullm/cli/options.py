@@ -10,7 +10,7 @@ from tpullm.system.errors import UserError
 
 def add_model(parser) -> None:
     """`--model`, in any of its forms."""
-    about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
+    about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
     parser.add_argument("--model", required=True, help=about)
 
 

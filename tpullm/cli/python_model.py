@@ -20,7 +20,8 @@ class LanguageModel:
     """A trained model.
 
     Args:
-        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
+        model: a run directory, one of its stages, one checkpoint, a directory in the format of Hugging Face, or a
+            GGUF file.
 
     Attributes:
         tokenizer: has `encode(text)` and `decode(ids)`. A published folder can lack it: `logits` works without it, and

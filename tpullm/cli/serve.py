@@ -20,7 +20,7 @@ PACKAGES = ("uvicorn", "h11", "starlette", "prometheus_client", "llguidance")
 
 def add_arguments(parser) -> None:
     """The options of `tpullm serve`."""
-    about = "a run directory, one of its stages, one checkpoint, or a folder in the format of Hugging Face"
+    about = "a run directory, one of its stages, one checkpoint, a folder in the format of Hugging Face, a GGUF file"
     parser.add_argument("model", help=about)
     add_adapters(parser)
     add_weights(parser)

@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.formats import models
-from tpullm.formats.huggingface import adapters, reading, tensors
+from tpullm.formats.huggingface import adapters, tensors
+from tpullm.formats.published import fill, published
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
@@ -24,6 +25,7 @@ from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
 from tpullm.model.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
+from tpullm.run import stages
 from tpullm.system import log, storage
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
@@ -145,7 +147,8 @@ def load_session(
     """The model that a MODEL argument names, on all devices: with several hosts, all of them call it.
 
     Args:
-        model: a run directory, one of its stages, one checkpoint, or a directory in the format of Hugging Face.
+        model: a run directory, one of its stages, one checkpoint, a directory in the format of Hugging Face, or a
+            GGUF file.
         exact: for numbers that are shown; not needed for text. See `dtype_in_use`.
         text: the model will read or write text. If not, a published model can lack its tokenizer.
         mesh: sizes of the axes of the mesh; None chooses them. `sequence` splits the rows of a batch too.
@@ -193,18 +196,17 @@ class Found(NamedTuple):
 def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
     """The model that a MODEL argument names, without its parameters; arguments and errors as of `load_session`."""
     path = storage.path(model)
-    if (path / "config.json").is_file():
-        folder = storage.local_copy(path)
-        config, family = reading.read_config(folder)
-        tokenizer, talks = NoTokenizer(folder), False
-        if text or (folder / "tokenizer.json").is_file():
-            tokenizer = PublishedTokenizer(folder)
-            check_vocabulary(tokenizer, config, folder / "tokenizer.json")
+    if stages.is_published(path):
+        found = published(path)
+        config, tokenizer, talks = found.config, NoTokenizer(path), False
+        if text or (found.folder / "tokenizer.json").is_file():
+            tokenizer = PublishedTokenizer(found.folder)
+            check_vocabulary(tokenizer, config, found.folder / "tokenizer.json")
             talks = tokenizer.has_template
 
         def filled(architecture: Architecture, wanted: Tree) -> Tree:
-            with reading.WeightFiles(folder) as source, log.progress("load", source.size, "bytes") as advance:
-                return reading.fill(source, family, wanted, architecture.axes, config.layers, place_array, advance)
+            with found.weights() as source, log.progress("load", source.size, "bytes") as advance:
+                return fill(source, wanted, architecture.axes, place_array, advance)
 
         return Found(tokenizer, config, filled, talks, None, weights)
     found = models.find(model, tuned)

@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tpullm.formats import checkpoints
 from tpullm.formats.checkpoints import CorruptSave, Tree, first_line, readable, reader, restore
-from tpullm.formats.huggingface import reading, tensors
+from tpullm.formats.huggingface import tensors
+from tpullm.formats.published import published
 from tpullm.model import quantized
 from tpullm.model.adapter import NAME, merge_adapters
 from tpullm.model.quantized import is_quantized
@@ -237,9 +238,9 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
 
     if (run / "tokenizer").is_dir():
         return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
-    published = storage.path(recipe.base) if recipe.base else None
-    if published and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(published):
-        return reading.read_config(published)[0].trained_as(recipe.model)
+    base = storage.path(recipe.base) if recipe.base else None
+    if base and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(base):
+        return published(base).config.trained_as(recipe.model)
     if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
         raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)

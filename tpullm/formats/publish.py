@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tpullm import __version__
 from tpullm.formats.gguf import writing as gguf_writing
+from tpullm.formats.gguf.reading import check_installed
 from tpullm.formats.huggingface import adapters, tensors, writing
 from tpullm.formats.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
 from tpullm.model.architecture import Architecture
@@ -97,7 +98,7 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     Raises:
         UserError: llama.cpp has no such model or tokenizer, the disk is full, or the package `gguf` is missing.
     """
-    gguf_writing.check_installed()
+    check_installed()
     tokenizer, file = load_tokenizer(model.tokenizer_path), folder / f"{name}-{weights}.gguf"
     config, params = model.config.trained_as(ModelConfig()), _checkpoint_parameters(model, "stored")
     planned = gguf_writing.planned(config, params, weights, _preferred_model_type(model))

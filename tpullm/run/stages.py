@@ -69,10 +69,15 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
     The folder may be gone once it was imported.
     """
     folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
-    if not folder.is_dir() and made.exists() and storage.read_json(made)["folder"] == str(folder):
+    if not folder.exists() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
     found = digests(folder, run / "base", "base")
     return manifest.inputs({}, {name: entry[2] for name, entry in found.items()})
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is a folder in the format of Hugging Face or, like a GGUF file, a file."""
+    return path.is_file() or (path / "config.json").is_file()
 
 
 def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
@@ -86,16 +91,18 @@ def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
     noted = stage / DIGESTS
     known = storage.read_json(noted) if noted.exists() else {}
     found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix in (".json", ".safetensors", ".jinja") and path.exists() and not path.is_dir():
+    is_file = folder.is_file()
+    for path in [folder] if is_file else sorted(folder.iterdir()) if folder.is_dir() else []:
+        if is_file or path.suffix in (".json", ".safetensors", ".jinja") and path.exists() and not path.is_dir():
             if not storage.is_remote(path):
                 storage.check_file(path)  # a pipe would never end, and what was never written is long
             state = [path.stat().st_size, path.stat().st_mtime_ns]
             same = known.get(path.name, [])[:2] == state
-            here = None if same else storage.local_copy(folder) / path.name  # which an import reads anyway
+            here = None if same else storage.local_copy(folder)  # which an import reads anyway
+            here = here if same or is_file else here / path.name
             found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(here)]
-    if "config.json" not in found:
-        raise UserError(f"{key}: {folder} is no folder in the format of Hugging Face: it has no config.json")
+    if "config.json" not in found and not is_file:
+        raise UserError(f"{key}: {folder} is no GGUF file and no folder in the format of Hugging Face: no config.json")
     return found
 
 
@@ -156,9 +163,9 @@ def teacher(recipe: Recipe, run: Path, stage: str) -> tuple[Path, str]:
         raise UserError(f"{key}: {named} is the model that is to be taught; give a larger one")
     noted = run / stage / TEACHER
     before = storage.read_json(noted) if noted.exists() else {}
-    if not named.is_dir() and before.get("model") == recipe.finetune[stage].teacher.model:
+    if not named.exists() and before.get("model") == recipe.finetune[stage].teacher.model:
         return named, before["identity"]
-    if (named / "config.json").is_file():
+    if is_published(named):
         return named, manifest.identity_of({name: of[2] for name, of in digests(named, run / stage, key).items()})
     # Of a run directory, its last finished stage; any other path as it is.
     stages = [*reversed(tuned(named)), "pretrain", "base"] if (named / "recipe.yaml").exists() else []
@@ -166,7 +173,8 @@ def teacher(recipe: Recipe, run: Path, stage: str) -> tuple[Path, str]:
     identity = manifest.finished_identity(found) if (found / manifest.FILE).exists() else _checkpoint_identity(found)
     if identity is None:
         raise UserError(
-            f"{key}: {named} is no finished stage of a run, no checkpoint, and no folder in the format of Hugging Face"
+            f"{key}: {named} is no finished stage of a run, no checkpoint, no GGUF file, and no folder in the format "
+            "of Hugging Face"
         )
     return found, identity
 

@@ -108,7 +108,7 @@ def teacher_of(
         return None, {}
     path, identity = stages.teacher(recipe, run, name)
     notes: dict[str, Any] = {stages.TEACHER: {"model": settings.teacher.model, "identity": identity}}
-    if (path / "config.json").is_file():
+    if stages.is_published(path):
         notes[stages.DIGESTS] = stages.digests(path, run / name, f"{where}.teacher.model")
     found, train = session.find_model(path), settings.train
     if other := difference(tokenizer, found.tokenizer):

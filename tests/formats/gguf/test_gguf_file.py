@@ -9,7 +9,7 @@ import pytest
 
 from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, planned, tokenizer, write
 from tests.formats.huggingface.small import MODELS
-from tpullm.formats.gguf import architectures, vocabulary, writing
+from tpullm.formats.gguf import architectures, reading, vocabulary
 from tpullm.formats.huggingface import configs
 from tpullm.system.errors import UserError
 
@@ -46,7 +46,7 @@ def read(file):
 
 def expected(config):
     """Their tensors under the names of gguf's own table, those of experts with all experts of a layer in one."""
-    architecture, (ours, family, tensors) = planned(config).architecture, model(config)
+    architecture, (ours, family, tensors) = planned(config).layout.architecture, model(config)
     names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == architecture.name), 9)
     found = {}
     for theirs, array in tensors.items():
@@ -80,12 +80,12 @@ def test_each_tensor_of_a_family_is_there_under_the_name_of_llama_cpp(name, smal
     write(tmp_path / "small.gguf", config, small_tokenizer)
     _, arrays = read(tmp_path / "small.gguf")
     wanted = expected(config)
-    if planned(config).architecture.output == "own":
+    if planned(config).layout.architecture.output == "own":
         wanted.setdefault("output.weight", wanted["token_embd.weight"])
     assert arrays.keys() - FACTORS == wanted.keys()
     for tensor, array in wanted.items():
         held = arrays[tensor]
-        if planned(config).architecture.interleaved and re.search(r"attn_[qk]\.", tensor):
+        if planned(config).layout.architecture.interleaved and re.search(r"attn_[qk]\.", tensor):
             heads = ours.heads if "attn_q" in tensor else ours.kv_heads  # as they were, in two halves
             held = held.reshape(heads, -1, 2, *held.shape[1:]).swapaxes(1, 2).reshape(held.shape)
         np.testing.assert_array_equal(held, array, tensor)
@@ -147,4 +147,4 @@ def test_a_file_that_is_cut_off_by_a_full_disk_is_an_error(small_tokenizer, tmp_
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(UserError, match=re.escape("pip install 'tpullm[gguf]'")):
-        writing.check_installed()
+        reading.check_installed()

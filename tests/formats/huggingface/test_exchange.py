@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.formats.huggingface.published import change
 from tests.formats.huggingface.small import MODELS, OF_FAMILIES, published
 from tpullm.formats.huggingface import configs, reading, tensors, writing
+from tpullm.formats.published import fill
 from tpullm.model.architecture import Architecture
 from tpullm.system.errors import UserError
 
@@ -48,13 +49,15 @@ def read(folder):
     """The model of a directory, as an import reads it: our parameters in the types of the files."""
     config, family = reading.read_config(folder)
     architecture = Architecture(config)
-    arguments = (family, architecture.shapes, architecture.axes, config.layers)
-    with reading.WeightFiles(folder) as source:
-        dtypes = reading.stored(source, reading.check(source, *arguments))
+    with reading.FolderWeights(folder, family, config.layers) as source:
+        dtypes = source.types(architecture.shapes, architecture.axes)
         shapes = tensors.flat(architecture.shapes)
         targets = {key: SimpleNamespace(shape=shapes[key].shape, dtype=dtype) for key, dtype in dtypes.items()}
-        arguments = (family, tensors.nested(targets), architecture.axes, config.layers)
-        return architecture, reading.fill(source, *arguments, lambda array, target: array, lambda size: None)
+        return architecture, fill(source, tensors.nested(targets), architecture.axes, as_it_is, lambda size: None)
+
+
+def as_it_is(array, target):
+    return array
 
 
 def write(folder, architecture, params, shard_bytes=10**9, **options):

@@ -28,6 +28,14 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 
 
+def check_installed() -> None:
+    """`UserError` if the package `gguf` is missing."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise UserError("GGUF files need a package that is not installed; run: pip install 'tpullm[gguf]'") from None
+
+
 @dataclass(frozen=True)
 class GgufTensor:
     """A tensor of the file: its name, its shape as numpy has it, its type, the offset and the bytes of its data."""

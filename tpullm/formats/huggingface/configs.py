@@ -1,8 +1,9 @@
 """`config.json` → `ModelConfig` and back. A setting that our model does not compute is refused and never ignored."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tpullm.formats.huggingface.families import FAMILIES, Family
@@ -39,8 +40,16 @@ def read(config: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         UserError: the family is unknown, or a setting is missing, of a wrong type, or one that we don't compute.
     """
-    try:
+    with faults_of(where):
         return _read_fields(config)
+
+
+@contextlib.contextmanager
+def faults_of(where: str) -> Iterator[None]:
+    """Inside, foreign settings are read; what is raised about them becomes a `UserError` that begins with `where`."""
+    try:
+        yield
+        return
     except UserError as error:
         why = str(error)
     except KeyError as error:
@@ -66,7 +75,7 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     for needed in ("layers", "width", "heads", "vocabulary_size", "context_length"):
         if not isinstance(fields.get(needed), int):
             raise KeyError(family.keys[needed])
-    _check_sizes(fields)  # before anything is counted up to them
+    check_sizes(fields)  # before anything is counted up to them
     if "head_width" not in fields and fields["width"] % fields["heads"]:
         raise ValueError(f"{fields['heads']} heads do not divide a width of {fields['width']}")
     if fields["activation"] not in ACTIVATIONS:
@@ -84,12 +93,17 @@ def _read_fields(config: Mapping[str, Any]) -> ModelConfig:
     fields["windows"] = _attention_windows(family, said, fields["layers"])
     if fields.get("positions", "rotary") == "rotary":
         fields |= _read_rope(said, fields["context_length"])
-    _check_sizes(fields)
+    return model_config(fields)
+
+
+def model_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """The `ModelConfig` of foreign fields; `ValueError` for a size or a number that no model can have."""
+    check_sizes(fields)
     _check_numbers(fields)
     return ModelConfig(**fields).resolved(fields["vocabulary_size"])
 
 
-def _check_sizes(fields: Mapping[str, Any]) -> None:
+def check_sizes(fields: Mapping[str, Any]) -> None:
     """`ValueError` for a size that no model can have."""
     for name in MOST.keys() & fields.keys():
         if type(fields[name]) is not int or not 1 <= fields[name] <= MOST[name]:

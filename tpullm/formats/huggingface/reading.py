@@ -8,8 +8,7 @@ file.
 import itertools
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     """Check that every tensor is used once and every parameter is set once.
 
     Returns:
-        What `fill` reads. For each tensor: its name in the files, the names of our parameters in it, its place in them,
+        For each tensor: its name in the files, the names of our parameters in it, its place in them,
         and the number of input dimensions.
 
     Raises:
@@ -163,8 +162,7 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
             )
         over.discard("lm_head.weight")
     missing = [name for name, _, _ in wanted if name not in named]
-    if missing or over:
-        which = " and ".join(filter(None, (_some("missing", missing), _some("unknown", over))))
+    if which := some_names(missing, over):
         raise UserError(f"{source.folder}: {which}; config.json and the weights are not of the same model")
     found = []
     for name, ours, place in wanted:
@@ -179,66 +177,35 @@ def check(source: WeightFiles, family: Family, shapes: Tree, axes: Tree, layers:
     return found
 
 
-def _some(what: str, names) -> str:
-    """Some of the names of tensors, in words."""
-    names = sorted(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{what} {', '.join(name[:80] for name in names[:3])}{more}" if names else ""
+def some_names(missing: Collection[str], unknown: Collection[str]) -> str:
+    """Some of the names of tensors, in words; nothing if there are none."""
+    found = []
+    for what, names in (("missing", sorted(missing)), ("unknown", sorted(unknown))):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        found += [f"{what} {', '.join(name[:80] for name in names[:3])}{more}"] if names else []
+    return " and ".join(found)
 
 
-def stored(source: WeightFiles, wanted: list[tuple]) -> dict[str, np.dtype]:
-    """The type of each of our parameters in the files; float32 if its tensors have several types.
+class FolderWeights(WeightFiles):
+    """The weights of a model in `folder`; arguments are those of `WeightFiles` and `check`."""
 
-    Args:
-        wanted: the result of `check`.
+    def __init__(self, folder: Path, family: Family, layers: int):
+        super().__init__(folder)
+        self._family, self._layers = family, layers
 
-    Raises:
-        UserError: the type of a tensor is not a known floating-point type, so the checkpoint is quantized.
-    """
-    found: dict[str, set[np.dtype]] = {}
-    for name, ours, *_ in wanted:
-        for key in ours:
-            found.setdefault(key, set()).add(source.numpy_dtype(name))
-    return {key: kinds.pop() if len(kinds) == 1 else np.dtype("float32") for key, kinds in found.items()}
+    def types(self, shapes: Tree, axes: Tree) -> dict[str, np.dtype]:
+        """See `formats.published.Weights`; it is float32 if the tensors of a parameter have several types."""
+        found: dict[str, set[np.dtype]] = {}
+        for name, ours, *_ in check(self, self._family, shapes, axes, self._layers):
+            for key in ours:
+                found.setdefault(key, set()).add(self.numpy_dtype(name))
+        return {key: kinds.pop() if len(kinds) == 1 else np.dtype("float32") for key, kinds in found.items()}
 
-
-def fill(
-    source: WeightFiles,
-    family: Family,
-    targets: Tree,
-    axes: Tree,
-    layers: int,
-    place: Callable[[np.ndarray, Any], Any],
-    done: Callable[[int], None],
-) -> Tree:
-    """All parameters, stacked ones as `[L, ...]`, from the tensors of a directory.
-
-    Memory holds the results of `place`, one parameter and one tensor.
-
-    Args:
-        targets: the shape and type of each of our parameters.
-        axes: the logical axes of each of our parameters.
-        place: called with each complete parameter and its target; its result is in the returned tree.
-        done: called with the bytes of each tensor.
-
-    Raises:
-        UserError: tensors are missing, unknown or of another shape; the error names them.
-    """
-    found, held, wanted = {}, {}, check(source, family, targets, axes, layers)
-    targets, left = tensors.flat(targets), Counter(key for _, ours, *_ in wanted for key in ours)
-    for name, ours, where, inputs in wanted:
-        tensor = source(name)
-        parts = tensors.split(family, tensor, [targets[key].shape[len(where) :] for key in ours], inputs)
-        for key, part in zip(ours, parts, strict=True):
-            if key not in held:
-                # At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy.
-                shape, dtype = targets[key].shape, np.dtype(targets[key].dtype)
-                memory = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
-                aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
-                held[key] = aligned.view(dtype).reshape(shape)
-            held[key][where] = part
-            left[key] -= 1
-            if not left[key]:
-                found[key] = place(held.pop(key), targets[key])
-        done(tensor.nbytes)
-    return tensors.nested(found)
+    def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
+        """See `Weights`."""
+        flat = tensors.flat(shapes)
+        for name, ours, place, inputs in check(self, self._family, shapes, axes, self._layers):
+            tensor = self(name)
+            parts = tensors.split(self._family, tensor, [flat[key].shape[len(place) :] for key in ours], inputs)
+            yield from ((key, place, part) for key, part in zip(ours, parts, strict=True))
+            done(tensor.nbytes)

@@ -82,8 +82,8 @@ class Recipe:
         language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
         text: a file or folder of your own text. It is added to the sources.
         text_bytes: at most this many bytes of `text`. 0 is all.
-        base: a published model to start from. A folder in the format of Hugging Face; its shapes, its tokenizer and its
-            parameters are used.
+        base: a published model to start from. A folder in the format of Hugging Face, or a GGUF file; its shapes, its
+            tokenizer and its parameters are used.
         branch: a checkpoint of any run, for pretraining to start from. Such as `runs/a/pretrain/checkpoints/700`. The
             model has to be the same; with `branch_state: parameters` the vocabulary may have grown.
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that

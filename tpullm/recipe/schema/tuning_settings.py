@@ -127,7 +127,8 @@ class TeacherConfig:
     """A larger model that a stage learns from: how likely it finds each next token, not the token alone (distillation).
 
     Args:
-        model: a stage of a run, a checkpoint, or a folder in the format of Hugging Face. It needs the same tokens.
+        model: a stage of a run, a checkpoint, a folder in the format of Hugging Face, or a GGUF file. It needs the same
+            tokens.
         kind: what is minimized. `forward_kl`: the student covers all that the teacher may say (Hinton et al. 2015).
             `reverse_kl`: it keeps to what the teacher finds likely (Gu et al. 2024). `jsd`: between (Agarwal et al.
             2024).

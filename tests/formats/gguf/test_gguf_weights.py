@@ -1,0 +1,184 @@
+"""A GGUF file is a model: what is written is read back, parameter by parameter and setting by setting."""
+
+import contextlib
+import dataclasses
+import random
+import re
+
+import gguf
+import numpy as np
+import pytest
+
+from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, planned, tokenizer, write
+from tests.formats.test_gguf_doctor import HOSTILE, rewritten
+from tpullm.cli.main import main
+from tpullm.formats.gguf import configs, reading, weights
+from tpullm.formats.gguf.architectures import ARCHITECTURES
+from tpullm.formats.gguf.layout import Layout
+from tpullm.formats.gguf.reading import GgufFile, GgufTensor
+from tpullm.formats.huggingface import tensors
+from tpullm.formats.published import fill, published
+from tpullm.model.architecture import Architecture
+from tpullm.model.attention.rope import scaled_frequencies
+from tpullm.system.errors import UserError
+
+V = 320
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN if name not in QUICK]
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer(tmp_path_factory):
+    return tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def read(file):
+    """The config of a file and its parameters, as they are stored."""
+    found = published(file)
+    architecture = Architecture(found.config)
+    with found.weights() as source:
+        types = source.types(architecture.shapes, architecture.axes)
+        shapes = tensors.flat(architecture.shapes)
+        targets = {key: np.broadcast_to(np.zeros((), types[key]), shapes[key].shape) for key in shapes}
+        params = fill(source, tensors.nested(targets), architecture.axes, lambda array, _: array, lambda size: None)
+    return found.config, tensors.flat(params)
+
+
+def frequencies(config, length=0):
+    return np.asarray(scaled_frequencies(config.head_width, config.rope_theta, config.rope_scaling, length))
+
+
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
+def test_what_is_written_is_read_back_bit_for_bit(name, small_tokenizer, tmp_path):
+    """Of norms that are stored as their difference from 1, that is what is computed with: the sum."""
+    made = planned(config_of(name, vocab_size=V))
+    write(tmp_path / "small.gguf", config_of(name, vocab_size=V), small_tokenizer)
+    found, params = read(tmp_path / "small.gguf")
+    ours = made.layout.config
+    assert dataclasses.replace(found, rope_scaling=ours.rope_scaling) == ours
+    assert found.rope_scaling.scale == pytest.approx(ours.rope_scaling.scale, rel=1e-6)
+    for length in (1, 1000):
+        np.testing.assert_allclose(frequencies(found, length), frequencies(ours, length), rtol=1e-6)
+    assert params.keys() == made.params.targets.keys()
+    for key, array in params.items():
+        one = np.float32(found.norm_unit_offset and key.endswith(".scale"))
+        np.testing.assert_array_equal(array + one, made.params.read(key) + one, key)
+
+
+@pytest.fixture(scope="module")
+def good(small_tokenizer, tmp_path_factory):
+    file = tmp_path_factory.mktemp("good") / "good.gguf"
+    write(file, config_of("llama-2", vocab_size=V), small_tokenizer)
+    return file
+
+
+# Each type: the bytes that `gguf` itself rounds to, or a pattern of bytes, and what it makes of them.
+TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+TYPES += ["IQ4_NL", "MXFP4"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_each_type_is_read_as_gguf_dequantizes_it(good, kind, tmp_path):
+    """The values of a layer of a matrix; each place of the three dimensions of ours is where it belongs."""
+    type_ = gguf.GGMLQuantizationType[kind]
+    width, (block, size) = 256, gguf.GGML_QUANT_SIZES[type_]
+    config = config_of("llama-2", vocab_size=V, hidden_size=width, num_hidden_layers=2, intermediate_size=width)
+    data = np.random.default_rng(0).integers(0, 60, (width, width // block * size)).astype(np.uint8)
+    wanted = gguf.dequantize(data, type_).reshape(width, width)
+    file = GgufFile(tmp_path / "raw", {}, [GgufTensor("blk.1.ffn_up.weight", (width, width), kind, 0, data.nbytes)])
+    (tmp_path / "raw").write_bytes(data.tobytes())
+    held = Layout(model(config)[0].config, ARCHITECTURES["llama"], *shapes_and_axes(config))
+    source = weights.GgufWeights(tmp_path / "raw", file.tensors, held.config, "llama")
+    tensor = next(tensor for tensor in held.tensors() if tensor.name == "blk.1.ffn_up.weight")
+    source._checked = lambda *_: (held, [(tensor, file.tensors[0])])
+    ((key, place, part),) = source.parts_of({}, {}, lambda size: None)
+    assert (key, place) == ("layers.mlp.up.weight", (1,)) and np.isfinite(wanted).all()
+    np.testing.assert_array_equal(part, wanted.T)
+    wanted_type = {"F16": "float16", "BF16": "bfloat16"}.get(kind, "float32")
+    assert source.types({}, {})["layers.mlp.up.weight"].name == wanted_type
+
+
+def shapes_and_axes(config):
+    architecture = model(config)[0]
+    return tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+
+
+LIES = {
+    "architecture": ({"general.architecture": "bert"}, "its architecture 'bert' is not computed; read are gemma, "),
+    "no architecture": ({"general.architecture": None}, "its architecture None is not computed"),
+    "layers": ({"llama.block_count": 1 << 40}, "layers 1099511627776 is not from 1 to 4,096"),
+    "no layers": ({"llama.block_count": None}, "llama.block_count is missing"),
+    "no heads": ({"llama.attention.head_count": 0}, "heads 0 is not from 1 to 4,096"),
+    "heads of layers": ({"llama.attention.head_count_kv": [4, 2]}, "layers differ: [4, 2]"),
+    "text for a size": ({"llama.embedding_length": "24"}, "width '24' is not from 1"),
+    "context": ({"llama.context_length": -1}, "a context or window of -1 is not from 1"),
+    "epsilon": ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "norm_epsilon nan is no number from 0"),
+    "base": ({"llama.rope.freq_base": float("inf")}, "rope_theta inf is no number from 0"),
+    "part of a head": ({"llama.rope.dimension_count": 4}, "dimension_count 4 can't be used: heads are 6 wide"),
+    "scaling": ({"llama.rope.scaling.type": "odd"}, "rope.scaling.type 'odd' is not computed for llama"),
+    "yarn": ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": -4.0}, "a wrong type or value"),
+    "window": ({"llama.attention.sliding_window": 9}, "sliding_window 9: such a llama is not computed"),
+    "unknown": ({"llama.logit_scale": 16.0}, "llama.logit_scale 16.0 can't be used: we don't compute it"),
+    "softcap": ({"llama.attn_logit_softcapping": 50.0}, "no family of"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_setting_that_can_not_be_true_or_is_not_computed_is_named(good, lie):
+    changes, why = LIES[lie]
+    read = reading.read(good)
+    settings = {key: value for key, value in (read.settings | changes).items() if value is not None}
+    with pytest.raises(UserError) as error:
+        configs.config_json(dataclasses.replace(read, settings=settings))
+    assert str(error.value).startswith(f"{good}: ") and why in str(error.value) and "\n" not in str(error.value)
+
+
+ODD = [None, True, -1, 0, 1.5, 1e300, float("nan"), "x", "", [], [1, 2], [-1] * 3, ["a"], 1 << 31, 1 << 63]
+
+
+def test_no_setting_makes_more_than_a_line(good):
+    """2,000 heads with 1 to 4 settings of odd values: they are read, or refused by one line."""
+    read, chance = reading.read(good), random.Random(0)
+    keys = [f"llama.{key}" for key in sorted(configs.KNOWN)]
+    for _ in range(2000):
+        changes = {chance.choice(keys): chance.choice(ODD) for _ in range(chance.randint(1, 4))}
+        with contextlib.suppress(UserError):
+            configs.config_json(dataclasses.replace(read, settings=read.settings | changes))
+
+
+TENSORS = {
+    "missing": ({"blk.1.attn_q.weight": None}, "missing blk.1.attn_q.weight; its settings and its tensors"),
+    "shape": ({"blk.1.attn_q.weight": np.ones((24, 20), np.float32)}, "blk.1.attn_q.weight is [24, 20] instead of "),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_every_tensor_is_used_once_and_every_parameter_is_set_once(good, kind, tmp_path):
+    changes, why = TENSORS[kind]
+    with pytest.raises(UserError, match=re.escape(why)):
+        read(rewritten(good, tmp_path / "bad.gguf", (), changes))
+
+
+@pytest.mark.parametrize("verb", ["import", "generate"])
+@pytest.mark.parametrize("kind", [*HOSTILE, "lie"])
+def test_a_hostile_file_ends_a_verb_in_one_line_and_nothing_is_written(good, verb, kind, tmp_path, capsys):
+    file, run = tmp_path / "bad.gguf", tmp_path / "run"
+    if kind == "lie":
+        rewritten(good, file, {"llama.block_count": 1 << 31})
+    else:
+        file.write_bytes(HOSTILE[kind][0])
+    options = [str(file), "--run", str(run)] if verb == "import" else ["--model", str(file), "--prompt", "a"]
+    assert main([verb, *options]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and str(file) in printed[0] and not run.exists()
+
+
+@pytest.mark.ci
+def test_an_import_makes_a_base_of_a_file(good, tmp_path, capsys):
+    """And what is generated from it is what is generated from the file."""
+    assert main(["import", str(good), "--run", str(tmp_path / "run")]) == 0
+    said = [
+        main(["generate", "--model", str(of), "--tokens", "8", "--temperature", "0", "--prompt", "a"])
+        for of in (good, tmp_path / "run")
+    ]
+    first, second = capsys.readouterr().out.splitlines()
+    assert said == [0, 0] and first == second

@@ -1,0 +1,90 @@
+"""The weights of a GGUF file in our layout, one tensor at a time, dequantized by `gguf`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from tpullm.formats.gguf import configs, reading, tokenizer_files
+from tpullm.formats.gguf.architectures import ARCHITECTURES
+from tpullm.formats.gguf.layout import Layout, Tensor
+from tpullm.formats.gguf.reading import GgufFile, GgufTensor
+from tpullm.formats.huggingface import tensors
+from tpullm.formats.huggingface.reading import DTYPES, Tree, some_names
+from tpullm.recipe.schema import ModelConfig
+from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
+
+
+def head(path: Path) -> tuple[dict, list[GgufTensor]]:
+    """What the head of a file says, read by a child with limits.
+
+    Returns:
+        The files of a folder in the format of Hugging Face for it, by name, as JSON: `config.json` and those of the
+        tokenizer. And its tensors.
+
+    Raises:
+        UserError: it is no GGUF file, it is broken, or we don't compute its model.
+    """
+    with closing(Limited()) as child:
+        files, found = child.call(str(path), "tpullm.formats.gguf.weights:described", str(path))
+    return files, [GgufTensor(name, tuple(shape), *others) for name, shape, *others in found]
+
+
+def described(path: str) -> tuple[dict, list]:
+    """What the child of `head` does."""
+    file = reading.read(Path(path))
+    config = configs.config_json(file)
+    files = tokenizer_files.tokenizer_files(file.settings, config["vocab_size"], path)
+    return files | {"config.json": config}, [list(vars(tensor).values()) for tensor in file.tensors]
+
+
+class GgufWeights(nullcontext):
+    """The weights of a model in a file; it implements `formats.published.Weights`."""
+
+    def __init__(self, path: Path, found: list[GgufTensor], config: ModelConfig, model_type: str):
+        super().__init__(self)
+        self._file, self._config, self._architecture = GgufFile(path, {}, found), config, ARCHITECTURES[model_type]
+        self.size = sum(tensor.size for tensor in found)
+
+    def types(self, shapes: Tree, axes: Tree) -> dict[str, np.dtype]:
+        """See `Weights`; it is float32 where the tensors are quantized or of several types."""
+        import gguf
+
+        found: dict[str, set[str]] = {}
+        for tensor, of_file in self._checked(shapes, axes)[1]:
+            kind = gguf.GGMLQuantizationType[of_file.kind]
+            try:
+                gguf.dequantize(np.zeros(gguf.GGML_QUANT_SIZES[kind][1], np.uint8), kind)
+            except NotImplementedError:
+                why = f"{of_file.name} is of type {kind.name}, which is not read"
+                raise UserError(f"{self._file.path}: {why}; use a file of another type") from None
+            for key in tensor.ours:
+                found.setdefault(key, set()).add(kind.name)
+        return {key: DTYPES.get("+".join(kinds), DTYPES["F32"]) for key, kinds in found.items()}
+
+    def _checked(self, shapes: Tree, axes: Tree) -> tuple[Layout, list[tuple[Tensor, GgufTensor]]]:
+        """Every tensor is used once and every parameter is set once; else a `UserError`."""
+        layout = Layout(self._config, self._architecture, tensors.flat(shapes), tensors.flat(axes))
+        there = {tensor.name: tensor for tensor in self._file.tensors if tensor.name not in configs.DIVISORS}
+        wanted = {tensor.name: tensor for tensor in layout.tensors()}
+        if why := some_names(wanted.keys() - there.keys(), there.keys() - wanted.keys()):
+            raise UserError(f"{self._file.path}: {why}; its settings and its tensors are not of the same model")
+        for name, tensor in wanted.items():
+            if there[name].shape != tensor.shape:
+                asked = f"{list(there[name].shape)} instead of {list(tensor.shape)}"
+                raise UserError(f"{self._file.path}: {name} is {asked}; its settings are of another model")
+        return layout, [(tensor, there[name]) for name, tensor in wanted.items()]
+
+    def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
+        """See `Weights`."""
+        layout, wanted = self._checked(shapes, axes)
+        for tensor, of_file in wanted:
+            values, filled = np.empty(tensor.shape, np.float32), 0
+            for part in reading.values(self._file, of_file):
+                values.reshape(-1)[filled : filled + part.size] = part
+                filled += part.size
+            place = () if tensor.layer is None else (tensor.layer,)
+            yield from ((key, place, part) for key, part in zip(tensor.ours, layout.split(tensor, values), strict=True))
+            done(of_file.size)

@@ -1,0 +1,137 @@
+"""A model of others on disk: a folder in the format of Hugging Face, or a GGUF file.
+
+The head of a GGUF file has what a folder has in `config.json` and in the files of its tokenizer. These files are made
+of it, in a temporary folder, and from there on both are read alike, but for the weights.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tpullm.formats.gguf import weights as gguf
+from tpullm.formats.gguf.reading import GgufTensor, check_installed
+from tpullm.formats.huggingface import reading, tensors
+from tpullm.formats.huggingface.families import Family
+from tpullm.recipe.schema import ModelConfig
+from tpullm.system import storage
+
+Tree = Any
+
+
+class Weights(Protocol):
+    """The weights of a model; a context that closes its files.
+
+    Attributes:
+        size: their bytes.
+    """
+
+    size: int
+
+    def types(self, shapes: Tree, axes: Tree) -> dict[str, np.dtype]:
+        """The type of each of our parameters in the files, by flat name.
+
+        Args:
+            shapes, axes: shapes and logical axes of our parameters.
+
+        Raises:
+            UserError: tensors are missing, unknown, of another shape or of a type that is not read; the error names
+                them.
+        """
+
+    def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
+        """Our parameters in parts: flat name, place in the parameter, and the values there.
+
+        Arguments and errors are those of `types`; `done` is called with the bytes of each tensor.
+        """
+
+
+def fill(
+    weights: Weights, targets: Tree, axes: Tree, place: Callable[[np.ndarray, Any], Any], done: Callable[[int], None]
+) -> Tree:
+    """All parameters, stacked ones as `[L, ...]`.
+
+    Memory holds the results of `place`, one parameter and one tensor.
+
+    Args:
+        targets: the shape and type of each of our parameters.
+        axes: the logical axes of each of our parameters.
+        place: called with each complete parameter and its target; its result is in the returned tree.
+        done: called with the bytes of each tensor.
+
+    Raises:
+        UserError: as of `Weights.types`.
+    """
+    found, held, flat = {}, {}, tensors.flat(targets)
+    left = {key: math.prod(target.shape) for key, target in flat.items()}
+    for key, where, part in weights.parts_of(targets, axes, done):
+        if key not in held:
+            # At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy.
+            shape, dtype = flat[key].shape, np.dtype(flat[key].dtype)
+            memory = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+            aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
+            held[key] = aligned.view(dtype).reshape(shape)
+        held[key][where] = part
+        left[key] -= part.size
+        if not left[key]:
+            found[key] = place(held.pop(key), flat[key])
+    return tensors.nested(found)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model of others.
+
+    Args:
+        path: as it was given.
+        folder: on this machine, with `config.json` and, if the model has one, the files of a tokenizer.
+        config: what the model computes.
+        family: its family.
+        weights: opens its weights (`Weights`).
+    """
+
+    path: Path
+    folder: Path
+    config: ModelConfig
+    family: Family
+    weights: Callable[[], AbstractContextManager]
+
+
+def published(path: Path) -> Published:
+    """The model in a folder in the format of Hugging Face, or in a GGUF file.
+
+    Raises:
+        UserError: it is broken, or we don't compute its model.
+    """
+    here = storage.local_copy(path)
+    if not here.is_file():
+        config, family = reading.read_config(here)
+        return Published(path, here, config, family, lambda: reading.FolderWeights(here, family, config.layers))
+    state = here.stat()
+    folder, found = _files_of_head(here, state.st_size, state.st_mtime_ns)
+    config, family = reading.read_config(folder)
+    model_type = storage.read_json(folder / "config.json")["model_type"]
+    return Published(path, folder, config, family, lambda: gguf.GgufWeights(here, found, config, model_type))
+
+
+_KEPT: list[tempfile.TemporaryDirectory] = []  # until the process ends, as tokenizers read them later
+
+
+@cache
+def _files_of_head(path: Path, size: int, changed: int) -> tuple[Path, list[GgufTensor]]:
+    """A folder with what the head of a file says, and the tensors; a file of another size or time is read again."""
+    check_installed()
+    files, found = gguf.head(path)
+    _KEPT.append(tempfile.TemporaryDirectory(prefix="tpullm-"))
+    folder = Path(_KEPT[-1].name) / path.name  # errors name it
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return folder, found
