@@ -1,7 +1,10 @@
-"""Byte-level BPE: `tokenizers` learns it, and `kitoken` splits text by it, to the same ids.
+"""Byte-level BPE: `tokenizers` learns it, and tiktoken splits text by it, to the same ids.
 
 A pattern cuts the text, and pairs of bytes are joined within what is left, the pair that was learned first at first.
 The pattern is Qwen's: Llama 3's with single digits. llama.cpp knows it as `qwen2`.
+
+`tokenizers` joins the pairs that it learned, tiktoken any neighbours whose bytes are a token. No token is learned from
+two pairs, since pairs are joined in one order wherever the bytes of a token stand. So both join the same.
 """
 
 import functools
@@ -13,9 +16,9 @@ from tpullm.system.errors import UserError
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Longer texts are split by `tokenizers`, at a third of the speed or less. On white space of a million characters the
-# regular expressions of kitoken 0.11 overflow their stack, which ends the process; 400,000 characters pass.
-_MOST_CHARACTERS = 100_000
+# The same as `\s+(?!\S)` if `\s+` is tried next. The regular expressions of tiktoken 0.14 remember each place that they
+# may return to, at most a million, and `\s+` has one for each character. This has one for each hundred characters.
+_ALL_BUT_ONE_SPACE = r"(?:\s{100}(?=\s{101}))*+\s+?(?=\s\S)"
 _LONGEST_TOKEN = 48  # bytes: 16 Japanese characters, which is the limit of SentencePiece
 
 
@@ -45,26 +48,26 @@ class BytePairs:
         Raises:
             UserError: it is no byte-level BPE.
         """
-        from kitoken import Kitoken
-        from tokenizers import Tokenizer
+        import tiktoken
 
         try:
             described = json.loads(model)
-            self._slow, self._fast = Tokenizer.from_str(model.decode()), Kitoken.from_tokenizers(model)
-            ids = described["model"]["vocab"]
-        except Exception:  # the libraries raise bare exceptions
+            ids, merges = described["model"]["vocab"], described["model"]["merges"]
+            pattern = described["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        except (ValueError, LookupError, TypeError):
             raise UserError(f"{name}: not a byte-level BPE; remove it and run `tpullm tokenize` again") from None
-        self._model, merged = model, {"".join(pair) for pair in described["model"]["merges"]}
-        letters = byte_letters()
+        self._model, merged, letters = model, set(map("".join, merges)), byte_letters()
         is_text = [piece in letters or piece in merged for piece in ids]
         self.bytes = [bytes(map(letters.get, piece)) if n else b"" for piece, n in zip(ids, is_text, strict=True)]
         self.names = [_shown(held) if held else piece for piece, held in zip(ids, self.bytes, strict=True)]
+        ranks = {held: token for token, held in enumerate(self.bytes) if held}
+        pattern = pattern.replace(r"\s+(?!\S)", _ALL_BUT_ONE_SPACE)
+        self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. The model knows no added tokens, so no text becomes a special token."""
-        if len(text) <= _MOST_CHARACTERS:
-            return self._fast.encode(text)
-        return self._slow.encode(text).ids
+        text.encode()  # tiktoken writes U+FFFD for half of a surrogate pair
+        return self._encoding.encode_ordinary(text)
 
     def serialized(self) -> bytes:
         """The model, as `tokenizer.json` has it, without special tokens that a text could name."""
@@ -102,6 +105,8 @@ def train(texts: Iterable[str], special: Sequence[str], size: int) -> bytes:
     made.train_from_iterator(texts, trainer)
     described = json.loads(made.to_str())
     learned = sorted(described["model"]["vocab"], key=described["model"]["vocab"].get)
+    joined = ["".join(pair) for pair in described["model"]["merges"]]
+    assert learned[len(byte_letters()) :] == joined, "a token is learned from two pairs"
     # The pattern cuts each name, so that no joined pair is one.
     assert set(special).isdisjoint(learned), "a text became a special token"
     described["model"]["vocab"] = {piece: token for token, piece in enumerate([*special, *learned])}
