@@ -10,11 +10,12 @@ compressed-tensors) and vLLM read them.
 llama.cpp and what is built on it. A model that llama.cpp doesn't compute is refused.
 """
 
+from tpullm.formats.gguf import tensor_types
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
-OF_FOLDER, OF_GGUF = ("int8", "int4"), ("f32", "bf16", "f16", "q8_0", "q4_k_m")
+OF_FOLDER, OF_GGUF = ("int8", "int4"), tuple(tensor_types.WEIGHTS)
 
 
 def add_arguments(parser) -> None:
@@ -25,7 +26,7 @@ def add_arguments(parser) -> None:
     dtypes = ("stored", "float32", "bfloat16", "float16")
     parser.add_argument("--dtype", default="stored", choices=dtypes, help=about)
     parser.add_argument("--format", default="huggingface", choices=("huggingface", "gguf"), help="whose format")
-    about = "fewer bits: int8, int4; the others with --format gguf: q8_0, its default, has 8.5 bits, q4_k_m about 5"
+    about = "fewer bits: int8, int4; the others with --format gguf, named by their bits; its default is q8_0"
     parser.add_argument("--weights", choices=(*OF_FOLDER, *OF_GGUF), help=about)
     parser.add_argument("--shard-gigabytes", type=float, default=5.0, help="the largest size of a file of weights")
     parser.add_argument("--merge", action="store_true", help="write the whole model, with its adapter merged into it")

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tpullm import __version__
+from tpullm.formats.gguf import tensor_types
 from tpullm.formats.gguf import writing as gguf_writing
 from tpullm.formats.gguf.reading import check_installed
 from tpullm.formats.huggingface import adapters, tensors, writing
@@ -22,7 +23,7 @@ from tpullm.recipe.sampling import Sampling
 from tpullm.recipe.schema import ModelConfig
 from tpullm.run import manifest
 from tpullm.system import storage
-from tpullm.system.log import progress
+from tpullm.system.log import progress, say
 from tpullm.tokenizer import Tokenizer, exported
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.trained import TrainedTokenizer
@@ -93,7 +94,7 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
 
     Args:
         name, licence: as of `write`.
-        weights: the type of most weights, a key of `gguf.writing.WEIGHTS`.
+        weights: the type of most weights, a key of `gguf.tensor_types.WEIGHTS`.
 
     Raises:
         UserError: llama.cpp has no such model or tokenizer, the disk is full, or the package `gguf` is missing.
@@ -103,6 +104,8 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     config, params = model.config.trained_as(ModelConfig()), _checkpoint_parameters(model, "stored")
     planned = gguf_writing.planned(config, params, weights, _preferred_model_type(model))
     storage.room_for(planned.size, folder.parent)
+    if told := tensor_types.told_fallbacks([tensor for tensor, _ in planned.tensors], weights, planned.layout.config):
+        say(f"export: {told}")
     with progress("export", planned.size, "bytes") as advance:
         gguf_writing.write(file, planned, tokenizer, weights, (name, licence), model.talks(tokenizer), advance)
     return file.stat().st_size

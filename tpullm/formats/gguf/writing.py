@@ -13,23 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tpullm.formats.gguf import architectures, block_types, vocabulary
+from tpullm.formats.gguf import architectures, block_types, tensor_types, vocabulary
 from tpullm.formats.gguf.layout import Layout, Tensor
 from tpullm.formats.huggingface import writing
 from tpullm.formats.huggingface.writing import Parameters
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.tokenizer import Tokenizer
-
-# The option → the type of most tensors, and of the whole file (`gguf.LlamaFileType`).
-WEIGHTS = {
-    "f32": ("F32", "ALL_F32"),
-    "bf16": ("BF16", "MOSTLY_BF16"),
-    "f16": ("F16", "MOSTLY_F16"),
-    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
-    "q4_k_m": ("Q4_K", "MOSTLY_Q4_K_M"),
-}
-# Rows that are no multiple of a block get the next type.
-_NEXT = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q5_0": "F16", "Q8_0": "F16"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
     """What the file of a model will hold; tensors of the same parameters stand one after the other.
 
     Args:
-        weights: a key of `WEIGHTS`.
+        weights: a key of `tensor_types.WEIGHTS`.
         preferred: the `model_type` to try first, which is that of the model's source.
 
     Raises:
@@ -66,31 +55,9 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
     architecture = architectures.of_model(config, published["model_type"])
     if architecture.output == "own" and config.tied_embeddings:
         config, params = dataclasses.replace(config, tied_embeddings=False), params.with_head("embedding")
-    output = "TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"
     layout = Layout(config, architecture, params.targets, params.axes)
-    found = [(tensor, _tensor_type(tensor, weights, config.layers, output)) for tensor in layout.tensors()]
+    found = [(tensor, tensor_types.fitting(tensor, weights, config)) for tensor in layout.tensors()]
     return GgufModel(layout, params, found)
-
-
-def _tensor_type(tensor: Tensor, weights: str, layers: int, output: str) -> str:
-    """The type of one tensor. Vectors and the router are always float32.
-
-    Of Q4_K_M, the output, and values and the last matrix of an MLP in half of the layers, have more bits, as in
-    llama.cpp's own mixture.
-    """
-    import gguf
-
-    if not tensor.is_matrix:
-        return "F32"
-    found, _ = WEIGHTS[weights]
-    if found == "Q4_K":
-        eighth, layer = layers // 8, tensor.layer
-        sensitive = layer is not None and tensor.kind in ("ATTN_V", "ATTN_QKV", "FFN_DOWN", "FFN_DOWN_EXP")
-        chosen = sensitive and (layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2)
-        found = "Q6_K" if chosen or tensor.kind == output else found
-    while tensor.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[found]][0]:
-        found = _NEXT[found]
-    return found
 
 
 def write(
@@ -119,7 +86,7 @@ def write(
     writer.add_name(about[0])
     if about[1]:
         writer.add_license(about[1])
-    writer.add_file_type(gguf.LlamaFileType[WEIGHTS[weights][1]])
+    writer.add_file_type(gguf.LlamaFileType[tensor_types.WEIGHTS[weights][1]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.write(writer, model.layout.config, model.layout.architecture)
     vocabulary.write(writer, tokenizer, model.layout.config.vocabulary_size, talks)

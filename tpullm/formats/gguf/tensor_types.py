@@ -1,0 +1,85 @@
+"""The type of each tensor in a GGUF file: the option's, more bits where llama.cpp gives more, and one that fits."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tpullm.formats.gguf.layout import Tensor
+from tpullm.recipe.schema import ModelConfig
+
+# The option → the type of most tensors, and of the whole file (`gguf.LlamaFileType`).
+WEIGHTS = {
+    "f32": ("F32", "ALL_F32"),
+    "bf16": ("BF16", "MOSTLY_BF16"),
+    "f16": ("F16", "MOSTLY_F16"),
+    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
+    "q6_k": ("Q6_K", "MOSTLY_Q6_K"),
+    "q5_k_m": ("Q5_K", "MOSTLY_Q5_K_M"),
+    "q5_1": ("Q5_1", "MOSTLY_Q5_1"),
+    "q5_0": ("Q5_0", "MOSTLY_Q5_0"),
+    "q4_k_m": ("Q4_K", "MOSTLY_Q4_K_M"),
+    "q4_1": ("Q4_1", "MOSTLY_Q4_1"),
+    "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
+    "iq4_nl": ("IQ4_NL", "MOSTLY_IQ4_NL"),
+    "q3_k_m": ("Q3_K", "MOSTLY_Q3_K_M"),
+    "q2_k": ("Q2_K", "MOSTLY_Q2_K"),
+}
+# Rows that are no multiple of a superblock of 256 get the next type, and those of no block of 32 get F16.
+_NEXT = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def fitting(tensor: Tensor, weights: str, config: ModelConfig) -> str:
+    """The type of a tensor, one that has blocks of which the rows are a multiple.
+
+    Args:
+        weights: a key of `WEIGHTS`.
+    """
+    import gguf
+
+    wanted, sizes = _wanted(tensor, weights, config), gguf.GGML_QUANT_SIZES
+    found = [wanted, _NEXT.get(wanted, wanted)]
+    fits = (kind for kind in found if tensor.shape[-1] % sizes[gguf.GGMLQuantizationType[kind]][0] == 0)
+    return next(fits, "F16")
+
+
+def _wanted(tensor: Tensor, weights: str, config: ModelConfig) -> str:
+    """The type of one tensor, before its width is looked at. Vectors and the router are always float32.
+
+    The output, and values, the last matrices of attention and of an MLP in some layers, have more bits, as in
+    llama.cpp's own mixtures (`llama_tensor_get_type_impl`, src/llama-quant.cpp).
+    """
+    found = WEIGHTS[weights][0] if tensor.is_matrix else "F32"
+    if found in ("F32", "BF16", "F16", "Q8_0"):
+        return found
+    if tensor.kind == ("TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"):
+        return "Q6_K"
+    layers, layer, is_shared = config.layers, tensor.layer or 0, config.heads >= 4 * config.kv_heads
+    eighth = layers // 8
+    more = "Q6_K" if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2 else found
+    mixtures = {
+        "q5_k_m": {"ATTN_V": more, "ATTN_QKV": "Q6_K", "FFN_DOWN": more},
+        "q4_k_m": {"ATTN_V": more, "ATTN_QKV": "Q5_K", "FFN_DOWN": more},
+        "iq4_nl": {"ATTN_V": "Q5_K" if is_shared else found, "FFN_DOWN": "Q5_K" if layer < eighth else found},
+        "q3_k_m": {"ATTN_V": "Q5_K" if layer < 2 else "Q4_K", "ATTN_QKV": "Q4_K", "ATTN_OUT": "Q4_K"}
+        | {"FFN_DOWN": "Q5_K" if layer < layers // 16 else "Q4_K"},
+        "q2_k": {"ATTN_V": "Q4_K" if is_shared else "Q3_K", "ATTN_OUT": "Q3_K", "FFN_DOWN": "Q3_K"},
+    }
+    return mixtures.get(weights, {}).get(tensor.kind.removesuffix("_EXP"), found)
+
+
+def told_fallbacks(tensors: Sequence[Tensor], weights: str, config: ModelConfig) -> str:
+    """How many matrices have another type than `weights` means, and which options are smaller; "" if none has."""
+    matrices, changed, widths = [tensor for tensor in tensors if tensor.is_matrix], Counter(), set()
+    for tensor in matrices:
+        if (kind := fitting(tensor, weights, config)) != (wanted := _wanted(tensor, weights, config)):
+            changed[f"{kind} instead of {wanted}"] += 1
+            widths.add(tensor.shape[-1])
+    if not changed:
+        return ""
+    sizes = {other: sum(one.size(fitting(one, other, config)) for one in tensors) / 1e6 for other in WEIGHTS}
+    smaller = [f"{other} {size:,.1f}" for other, size in sizes.items() if size < sizes[weights]]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in changed.items())
+    return (
+        f"rows of {', '.join(map(str, sorted(widths)))} numbers are no multiple of the blocks of {weights}, so "
+        f"{changed.total()} of {len(matrices)} matrices have more bits ({kinds}): {sizes[weights]:,.1f} MB"
+        + (f"; smaller are {', '.join(smaller[:3])} MB" if smaller else "")
+    )
