@@ -113,6 +113,7 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     Args:
         shows: in its other form (`Verb.shows`), which takes no recipe.
     """
+    from tpullm.formats import hub
     from tpullm.recipe.parsing import parse
     from tpullm.run.directory import open_run, owned
 
@@ -121,6 +122,14 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     on_hosts = about.computes and (takes_recipe or about.joins or shows)
     flags, words = place.take_flags(words) if on_hosts else ({}, words)
     recipe, run, options = open_run(parser, words) if takes_recipe else (None, None, parse(parser, words))
+    if recipe and recipe.base and not (run / "base").is_dir():
+        hub.located(recipe.base)
+    for name in _names_of_models(verb, parser):
+        given, command = getattr(options, name), [verb, *words]
+        if isinstance(given, list):
+            setattr(options, name, [hub.located(word, options.download, command) for word in given])
+        elif given:
+            setattr(options, name, hub.located(given, options.download, command))
     if on_hosts:
         hosts.join(place.find(flags, os.environ))
     if not takes_recipe:
@@ -158,7 +167,16 @@ def parser_of(verb: str, shows: bool = False):
     parser = Parser(f"tpullm {verb}")
     if VERBS[verb].adds and shows == bool(VERBS[verb].shows):
         getattr(importlib.import_module(module_of(verb)), VERBS[verb].adds)(parser)
+    if _names_of_models(verb, parser):
+        about = "download a MODEL that is named as on the Hugging Face hub, such as Qwen/Qwen3-0.6B, into ./models"
+        parser.add_argument("--download", action="store_true", help=about)
     return parser
+
+
+def _names_of_models(verb: str, parser: Any) -> list[str]:
+    """The options of a verb that name a MODEL."""
+    names = ("folder",) if verb == "import" else ("model", "models", "draft")
+    return [action.dest for action in parser._actions if action.dest in names]
 
 
 def _asks_for_help(argv: list[str]) -> tuple[str, bool] | None:

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.formats import checkpoints
+from tpullm.formats import checkpoints, hub
 from tpullm.formats.checkpoints import CorruptSave, Tree, first_line, readable, reader, restore
 from tpullm.formats.huggingface import tensors
 from tpullm.formats.published import published
@@ -104,6 +104,7 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     """
     path = storage.path(model)
     if not path.is_dir():
+        hub.located(str(model))
         raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return _newest_intact_checkpoint(path.parent, [int(path.name)])

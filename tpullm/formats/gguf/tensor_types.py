@@ -71,13 +71,14 @@ def told_fallbacks(tensors: Sequence[Tensor], weights: str, config: ModelConfig)
     matrices, changed, widths = [tensor for tensor in tensors if tensor.is_matrix], Counter(), set()
     for tensor in matrices:
         if (kind := fitting(tensor, weights, config)) != (wanted := _wanted(tensor, weights, config)):
-            changed[f"{kind} instead of {wanted}"] += 1
+            changed[kind, wanted] += 1
             widths.add(tensor.shape[-1])
-    if not changed:
+    if all(wanted != WEIGHTS[weights][0] for _, wanted in changed):  # none, or the output layer alone
         return ""
     sizes = {other: sum(one.size(fitting(one, other, config)) for one in tensors) / 1e6 for other in WEIGHTS}
-    smaller = [f"{other} {size:,.1f}" for other, size in sizes.items() if size < sizes[weights]]
-    kinds = ", ".join(f"{count} {kind}" for kind, count in changed.items())
+    by_size = sorted(((size, other) for other, size in sizes.items() if size < sizes[weights]), reverse=True)
+    smaller = [f"{other} {size:,.1f}" for size, other in by_size]
+    kinds = ", ".join(f"{count} {kind} instead of {wanted}" for (kind, wanted), count in changed.items())
     return (
         f"rows of {', '.join(map(str, sorted(widths)))} numbers are no multiple of the blocks of {weights}, so "
         f"{changed.total()} of {len(matrices)} matrices have more bits ({kinds}): {sizes[weights]:,.1f} MB"

@@ -1,0 +1,102 @@
+"""A MODEL that is named as on the Hugging Face hub: the command that downloads it, or its download.
+
+Only weights in safetensors, one GGUF file, JSON and chat templates are downloaded: no pickles and no code.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tpullm.system import storage
+from tpullm.system.errors import UserError
+from tpullm.system.log import one_line, say
+
+_NAME = re.compile(
+    r"(?P<host>(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+)(?:/(?P<file>[\w.-]+\.gguf))?)?/?"
+    r"(?::(?P<tag>[\w.-]+))?(?:\?.*)?"
+)
+_OF_FOLDER = ("*.safetensors", "*.json", "*.jinja")
+_OURS = ("models", "runs")  # folders that the documentation uses: below them, a name is a path that is wrong
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """What a name means: a repository, its revision ("" is the newest), and a GGUF file or the type of one, or ""."""
+
+    repository: str
+    revision: str
+    file: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it is downloaded to."""
+        return Path("models") / self.repository
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Its files. A type (`Q4_K_M`) is a part of a file's name, written large or small."""
+        kinds = (f"*{of}.gguf" for of in dict.fromkeys((self.file, self.file.upper(), self.file.lower())))
+        return _OF_FOLDER if not self.file else (self.file,) if self.file.endswith(".gguf") else tuple(kinds)
+
+    @property
+    def path(self) -> Path:
+        """The MODEL that its download makes: a folder, or a file in it."""
+        return self.folder / self.file if self.file.endswith(".gguf") else self.folder
+
+
+def named(word: str) -> OnHub | None:
+    """What a MODEL means on the hub; None if it is a path. A name without the hub's address is one if no path is."""
+    found = _NAME.fullmatch(word)
+    if not found or not found["host"] and (Path(word).exists() or Path(word.split("/")[0]).is_dir()):
+        return None
+    if not found["host"] and word.startswith(tuple(f"{folder}/" for folder in _OURS)):
+        return None
+    return OnHub(found["name"], found["revision"] or "", found["file"] or found["tag"] or "")
+
+
+def located(word: str, downloads: bool = False, command: list[str] | None = None) -> str:
+    """The path of a MODEL: itself, or where a model of the hub is downloaded to.
+
+    Args:
+        downloads: it may be downloaded.
+        command: the command line that has the word, for the error.
+
+    Raises:
+        UserError: it is a model of the hub, and not to be downloaded, or that failed.
+    """
+    if (found := named(word)) is None:
+        return word
+    if downloads:
+        return str(_downloaded(found))
+    includes = "".join(f" --include {shlex.quote(pattern)}" for pattern in found.patterns)
+    revision = f" --revision {found.revision}" if found.revision else ""
+    then = ["tpullm", *(str(found.path) if part == word else part for part in command)] if command else []
+    raise UserError(
+        f"{word}: no such path; if it is a model of the Hugging Face hub: hf download {found.repository}{revision} "
+        f"--local-dir {found.folder}{includes}" + (f", then {shlex.join(then)}; or add --download" if then else "")
+    )
+
+
+def _downloaded(found: OnHub) -> Path:
+    """Download what is not there yet. Each file appears as a whole; the next call resumes what was interrupted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    say(f"download: {found.repository} to {found.folder}")
+    options = {"local_dir": found.folder, "allow_patterns": list(found.patterns), "ignore_patterns": ["*/*"]}
+    try:
+        snapshot_download(found.repository, revision=found.revision or None, **options)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"--download {found.repository}: {one_line(str(error), 300)}") from None
+    there = [path for path in storage.path(found.folder).iterdir() if path.is_file()]
+    wanted = [path.name for path in there if any(fnmatch(path.name, pattern) for pattern in found.patterns)]
+    lists = f"https://huggingface.co/{found.repository}/tree/{found.revision or 'main'} lists its files"
+    if not found.file and not any(name.endswith(".safetensors") for name in wanted):
+        raise UserError(f"{found.repository}: has no safetensors; for a GGUF file, add :FILE.gguf ({lists})")
+    if found.file and len(wanted) != 1:
+        raise UserError(f"{found.repository}: {len(wanted)} of its files are {found.file}; name one, {lists}")
+    return found.folder / wanted[0] if found.file else found.folder
