@@ -94,7 +94,7 @@ def _insults(words: Sequence[Any]) -> bool:
     for word, following, end in zip(forms, said[1:], said[2:], strict=False):
         if word in _RUDE and following not in ("と", "って"):  # お前という言葉
             return True
-        if word in (_HARSH if addressed else _INSULTS) and following in ("です", "でし", "だ", "な"):
+        if word in (_HARSH if addressed else _INSULTS) and following in ("です", "でし", "だ", "な", "みたい"):
             return True
         if word in _INSULTS and addressed and following != "に":  # あなたは馬鹿にされた
             return True
