@@ -3,7 +3,7 @@
 A text gets the ids that llama.cpp gives it. What differs there from the `tokenizers` library:
 
 - Its `llama` joins the pair of the highest score, the first one in the text if scores are equal. The library joins by
-  the order of a list. Equal scores are of runs of one character (Llama 2's spaces): the longest comes first in it.
+  the order of a list. Equal scores are of runs of one character (Llama 2's spaces): the longest comes first there.
 - What a token is may follow from its text: the names in `_ENDS` end a text.
 """
 

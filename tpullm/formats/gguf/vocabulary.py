@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from tpullm.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, exported
 from tpullm.tokenizer.byte_pairs import BytePairs
@@ -125,7 +126,10 @@ def _split_pattern_name(described: dict, path: Path) -> str:
     """The name in llama.cpp of the patterns that split a text before pairs are joined."""
     if (described.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
         raise _unknown_to_llama_cpp(path, f"a normalizer of type {described['normalizer']['type']!s:.40}")
-    before = described.get("pre_tokenizer") or {}
+    before, ignores = described.get("pre_tokenizer") or {}, bool(described["model"].get("ignore_merges"))
+    for name, known in PRE_TOKENIZERS.items():  # of a file that llama.cpp reads too
+        if known.ignores_merges == ignores and known.describes(before):
+            return name
     *steps, last = before.get("pretokenizers", [before])
     splits = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
     is_known = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and len(steps) < 2
@@ -135,7 +139,7 @@ def _split_pattern_name(described: dict, path: Path) -> str:
     pattern = None if not steps and has_own else splits[0] if splits and not has_own else ""
     if not is_known or pattern not in _PATTERNS:
         raise _unknown_to_llama_cpp(path, "a pattern that splits a text")
-    return _PATTERNS[pattern][bool(described["model"].get("ignore_merges"))]
+    return _PATTERNS[pattern][ignores]
 
 
 def _of_llama(described: dict, texts: list[str], kinds: dict, merges: tuple[str, ...], path: Path) -> Vocabulary:
