@@ -40,8 +40,10 @@ TEMPLATE = (
 class Served:
     """A running server; `engine` stands in for its first one, `said` are the lines of its log."""
 
-    def __init__(self, tokenizers: dict, key: str = KEY, queue: int = 64, hosts: frozenset = frozenset()):
-        sessions = {name: session_of(tokenizer) for name, tokenizer in tokenizers.items()}
+    def __init__(
+        self, tokenizers: dict, key: str = KEY, queue: int = 64, hosts: frozenset = frozenset(), longest: int = 1024
+    ):
+        sessions = {name: session_of(tokenizer, longest) for name, tokenizer in tokenizers.items()}
         self.engines = {name: StandIn(session) for name, session in sessions.items()}
         self.engine = next(iter(self.engines.values()))
         self.stepping = Stepping(self.engines)

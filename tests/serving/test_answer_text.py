@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tpullm.engine.request import Token, until_stop_text, whole_characters
 from tpullm.serving.answer_text import AnswerText, Part, ToolText, joined, whole_calls
 from tpullm.serving.answer_writing import Post
+from tpullm.serving.call_forms import FORMS
 
 STOP = 319  # `<|im_end|>` of the tests' tokenizer
 
@@ -72,15 +73,13 @@ def test_half_a_character_at_the_end_is_told(chat_tokenizer):
 
 
 ONE = '<tool_call>\n{"name": "f", "arguments": {"x": "}\\"]猫</tool_call>", "y": [{}]}}\n</tool_call>'
-TWO = '<tool_call>{"arguments": {"a": 1}, "name": "g"}</tool_call>'
-NONE = "<tool_call>not JSON</tool_call>"
-NO_NAME = '<tool_call>{"name": 1, "arguments": {}}</tool_call>'
+TWO = '<tool_call>\n{"name": "g", "arguments": {"a": 1}}\n</tool_call>'
 
 
 def heard(text: str, cuts=(), several=True, ends="stop") -> list[Part]:
     """The parts for a text that comes in pieces, which stand for its tokens."""
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    made, parts = ToolText(SimpleNamespace(add=lambda piece: piece), several), []
+    made, parts = ToolText(SimpleNamespace(add=lambda piece: piece), FORMS[0], several), []
     for start, end in itertools.pairwise(places):
         parts.append(made.add(Part(text[start:end], (), ends if end == len(text) else "")))
         if parts[-1].ends:
@@ -96,16 +95,9 @@ def calls(parts: list[Part]) -> list[tuple[str, str]]:
 EXPECTED = {
     "no call": ("no call", [], "stop"),
     ONE: ("", [("f", '{"x": "}\\"]猫</tool_call>", "y": [{}]}')], "tool_calls"),
-    TWO: ("", [("g", '{"a": 1}')], "tool_calls"),
     f"first\n{TWO}\n{TWO}\n": ("first\n", [("g", '{"a": 1}')] * 2, "tool_calls"),
-    f"{TWO} after": ("after", [("g", '{"a": 1}')], "tool_calls"),
-    NONE: (NONE, [], "stop"),
-    f"{NONE}{TWO}": (NONE, [("g", '{"a": 1}')], "tool_calls"),
-    NO_NAME: (NO_NAME, [], "stop"),
-    '<tool_call>{"name": "h"}</tool_call>': ("", [("h", "{}")], "tool_calls"),
-    "<tool_call>[1]</tool_call>": ("<tool_call>[1]</tool_call>", [], "stop"),
-    '<tool_call>{"name": "f", "arg': ('<tool_call>{"name": "f", "arg', [], "stop"),
-    '<tool_call>{"name": "f", "arguments": {"x"': ("", [("f", '{"x"')], "tool_calls"),
+    '<tool_call>\n{"name": "f", "arg': ('<tool_call>\n{"name": "f", "arg', [], "stop"),
+    '<tool_call>{"name":"f","arguments":{"x"': ("", [("f", '{"x"')], "tool_calls"),
     "a <tool_c": ("a <tool_c", [], "stop"),
 }
 
@@ -122,7 +114,7 @@ def test_arguments_are_told_while_they_are_written():
     parts = heard(ONE, range(200))
     begun = next(number for number, part in enumerate(parts) if part.calls)
     first = parts[begun].calls[0]
-    assert first["function"]["name"] == "f" and first["id"].startswith("call_") and first["index"] == 0
+    assert first["function"]["name"] == "f" and len(first["id"]) == 9 and first["index"] == 0
     more = [call for part in parts[begun + 1 :] for call in part.calls]
     assert len(more) > 20 and not any("id" in call for call in more)
 
@@ -130,14 +122,14 @@ def test_arguments_are_told_while_they_are_written():
 def test_a_part_has_one_delta_for_each_call():
     """An answer that was cut off says so."""
     assert joined(heard(ONE, ends="length")).ends == "length"
-    (part,) = heard(f"{ONE}{TWO}")
+    (part,) = heard(f"{ONE}\n{TWO}")
     assert [call["index"] for call in part.calls] == [0, 1]
     assert json.loads(part.calls[0]["function"]["arguments"])["y"] == [{}]
 
 
 @pytest.mark.parametrize("cuts", [(), range(300)])
 def test_the_first_call_ends_an_answer_that_may_have_one(cuts):
-    parts = heard(f"{TWO}{ONE}", cuts, several=False)
+    parts = heard(f"{TWO}\n{ONE}", cuts, several=False)
     assert [name for name, _ in calls(parts)] == ["g"] and parts[-1].ends == "tool_calls"
     assert len(parts) < 100
 

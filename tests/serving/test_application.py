@@ -137,13 +137,9 @@ def test_a_model_has_the_name_of_its_folder():
 
 
 def test_chat_with_a_model_that_does_not_talk(served, monkeypatch):
-    """And tools of one whose template knows no such calls."""
     model = served.service.models["small"]
     monkeypatch.setattr(model, "talks", False)
     assert served.ask("/v1/chat/completions", CHAT).status == 200, "it has a template"
-    monkeypatch.setattr(model.tokenizer, "template", "none")
-    refused = served.ask("/v1/chat/completions", CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]})
-    assert refused.status == 400 and json.loads(refused.text)["error"]["param"] == "tools"
     monkeypatch.setattr(model.tokenizer, "has_template", False)
     refused = served.ask("/v1/chat/completions", CHAT)
     assert refused.status == 400 and b"use /v1/completions" in refused.text

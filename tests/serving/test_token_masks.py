@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import wait_until
-from tpullm.engine.request import Token
 from tpullm.serving import token_masks
-from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
 from tpullm.serving.grammar_trial import Vocabulary
 from tpullm.serving.refusal import Refusal
-from tpullm.serving.token_masks import Grammars, calls_grammar, schema_grammar
+from tpullm.serving.token_masks import Grammars, schema_grammar
 from tpullm.system.process.limited import Limited
 
 SPARE = 5
-STOP = 319  # `<|im_end|>` of the tests' tokenizer
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SCHEMAS = [
     {"enum": ["猫", 1, None]},
@@ -135,29 +132,11 @@ def test_a_form_is_tried_at_low_priority():
     """In a process of its own, whose session has little weight too."""
     code = (
         "import os; from tpullm.serving.grammar_trial import check_grammar as check; "
-        "group = '/proc/self/autogroup'; error = check('start: \"a\"'); "
+        "group = '/proc/self/autogroup'; error = check('start: \"a\" <[300]>', 301); "
         "print(error, os.nice(0), open(group).read().split()[-1] if os.path.exists(group) else 10)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True)
     assert done.stdout.split() == ["10", "10"], done.stderr
-
-
-@pytest.mark.parametrize("several", [True, False])
-def test_calls_have_the_form_that_is_read(chat_tokenizer, grammars, several):
-    arguments = {"properties": {"x": {"enum": [1]}}, "required": ["x"], "additionalProperties": False}
-    functions = [{"name": "f", "parameters": arguments}, {"name": "g", "parameters": {"enum": [{}]}}]
-    expected, counts = {"f": {"x": 1}, "g": {}}, []
-    for seed in range(6):
-        allowed = grammars.mask(calls_grammar(functions, several, "tools"), "tools")
-        text = AnswerText(chat_tokenizer, (), (STOP,))
-        ids = walked(chat_tokenizer, allowed, np.random.default_rng(seed))
-        tools = ToolText(text, several=True)
-        whole = joined([tools.add(Token(one, -1.0, (), "stop" * (n == len(ids) - 1))) for n, one in enumerate(ids)])
-        assert whole.text == "" and whole.ends == "tool_calls"
-        calls = [call["function"] for call in whole_calls(whole.calls)]
-        assert all(json.loads(call["arguments"]) == expected[call["name"]] for call in calls)
-        counts.append(len(calls))
-    assert max(counts) > 1 if several else counts == [1] * 6
 
 
 @pytest.mark.parametrize(

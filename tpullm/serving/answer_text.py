@@ -1,16 +1,14 @@
-"""The text of one answer, from its tokens: whole characters, up to a stop text, and the calls of tools in it.
+"""The text of one answer, from its tokens: whole characters, up to a stop text, and the calls of tools in it."""
 
-A call is `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` (Hermes, Qwen).
-"""
-
-import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from tpullm.engine.request import Characters, Token, Until
+from tpullm.serving.call_forms import Form
 from tpullm.tokenizer import Tokenizer
 
 
@@ -35,17 +33,28 @@ class Part:
 
 
 class AnswerText:
-    """Makes parts of an answer out of its tokens. A token comes with the text that it ends in."""
+    """Makes parts of an answer out of its tokens. A token comes with the text that it ends in.
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], stop_ids: tuple[int, ...]):
+    Args:
+        special: special tokens that are text here, by name.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: tuple[str, ...],
+        stop_ids: tuple[int, ...],
+        special: Mapping[str, int] = MappingProxyType({}),
+    ):
         self._characters, self._until, self._stop_ids = Characters(tokenizer), Until(stops), stop_ids
+        self._names = {one: name for name, one in special.items()}
         self._waiting: list[tuple[Token, int]] = []  # tokens whose text is held back, and where they begin
         self._made = self._told = 0  # characters
 
     def add(self, token: Token) -> Part:
         """The part that comes with a token. No token may follow one that ends the answer."""
         stopped = token.ends == "stop" and token.id in self._stop_ids
-        new = "" if stopped else self._characters.add(token.id)
+        new = "" if stopped else self._characters.add(token.id) + self._names.get(token.id, "")
         if not stopped:
             self._waiting.append((token, self._made))
         new += self._characters.rest() if token.ends else ""
@@ -67,110 +76,75 @@ def joined(parts: list[Part]) -> Part:
     return Part("".join(part.text for part in parts), tokens, parts[-1].ends, calls)
 
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
-# How a call begins whose arguments can be told while they are written.
-_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
-
-
 class ToolText:
-    """Takes the calls out of the text of an answer.
+    """Takes the calls out of the text of an answer, which the grammar of their form holds.
 
     Args:
         text: makes the text.
+        form: of the calls.
         several: whether there may be several calls; if not, the first one ends the answer.
     """
 
-    def __init__(self, text: AnswerText, several: bool):
-        self._text, self._several = text, several
-        self._outside, self._call, self._count = Until([OPEN]), None, 0
-        self._follows = False  # a call has just ended: white space after it is not part of the text
+    def __init__(self, text: AnswerText, form: Form, several: bool):
+        before, middle, _ = form.parts
+        self._text, self._several, self._is_marked = text, several, bool(form.mark)
+        self._heads = [_pattern(form.first + before, middle), _pattern((form.between or "") + before, middle)]
+        self._outside, self._held = Until([form.mark]), ""  # the text outside of calls, and what may be a call
+        self._calls = self._says = self._open = False  # a call began; none can begin; arguments are being written
+        self._count = 0  # calls whose arguments have ended
+        self._depth, self._quoted, self._escaped = 0, False, False  # where the arguments are
 
     def add(self, token: Token) -> Part:
         """The part that comes with a token; the text of a call is not in it."""
-        part = self._text.add(token)
-        text, deltas, left = "", [], part.text
-        while left and not self._is_over():
-            if self._call is None:
-                said, left = self._outside.add(left), ""
-                said = said.lstrip() if self._follows else said
-                self._follows = self._follows and not said
-                text += said
-                if self._outside.found:
-                    left = self._outside.held.removeprefix(OPEN)
-                    self._outside, self._call = Until([OPEN]), _Call(self._count)
-            else:
-                called, left = self._call.add(left)
-                deltas += called
-                if left is not None:
-                    text += self._call.rest()
-                    self._follows = self._call.is_told
-                    self._count += self._call.is_told
-                    self._call = None
+        part, deltas = self._text.add(token), []
+        if self._calls:
+            text, self._held = "", self._held + part.text
+        else:
+            text = self._until_call(part.text)
+        while self._calls and self._held and not self._is_over():
+            if not self._open:
+                head = self._heads[bool(self._count)].search(self._held)
+                if head is None:
+                    break
+                deltas.append(self._begin(head["name"]))
+                self._open, self._held = True, self._held[head.end() :]
+            length = self._length_of_arguments(self._held)
+            deltas += [self._more(self._held[:length])] if length else []
+            self._held = self._held[length:]
+            if self._depth == 0 and length:
+                self._open, self._count = False, self._count + 1
         if self._is_over():
             part = replace(part, ends="tool_calls")
         elif part.ends:
-            text += self._call.rest() if self._call else self._outside.rest()
-            self._count += self._call is not None and self._call.is_told
-            part = replace(part, ends="tool_calls" if self._count and part.ends == "stop" else part.ends)
+            told = self._open or self._count
+            text += "" if told else self._held if self._calls or not self._is_marked else self._outside.rest()
+            part = replace(part, ends="tool_calls" if told and part.ends == "stop" else part.ends)
         return replace(part, text=text, calls=tuple(_merge_call_deltas(deltas)))
 
+    def _until_call(self, new: str) -> str:
+        """The text that is known to stand before the first call, or in an answer without any."""
+        if self._is_marked:
+            said = self._outside.add(new)
+            self._calls, self._held = self._outside.found, self._outside.held if self._outside.found else ""
+            return said
+        held, self._held = self._held + new, ""
+        begins = held.lstrip()[:1]
+        self._says = self._says or begins not in ("", "{")
+        if self._says:
+            return held
+        self._calls, self._held = begins == "{", held
+        return ""
+
     def _is_over(self) -> bool:
-        return self._count > 0 and self._call is None and not self._several
-
-
-class _Call:
-    """One call while it is written.
-
-    Attributes:
-        is_told: whether a call was found in it, and told.
-    """
-
-    def __init__(self, index: int):
-        self._index, self._written, self.is_told = index, "", False
-        self._begun = self._over = False  # its arguments
-        self._depth, self._quoted, self._escaped = 0, False, False  # where the arguments are
-
-    def add(self, text: str) -> tuple[list[dict[str, Any]], str | None]:
-        """What comes to the call; and once it is over, what follows it."""
-        self._written += text
-        deltas = []
-        if not self._begun and (head := _HEAD.match(self._written)):
-            deltas.append(self._begin(json.loads(head[1], strict=False)))
-            self._begun, self._written = True, self._written[head.end() :]
-        if self._begun and not self._over:
-            length = self._length_of_arguments(self._written)
-            deltas += [self._more(self._written[:length])] if length else []
-            self._written = self._written[length:]
-        before, closed, after = self._written.partition(CLOSE)
-        if not closed:
-            return deltas, None
-        if not self._begun:
-            deltas += self._whole(before)
-        self._written = "" if self.is_told else f"{before}{CLOSE}"
-        return deltas, after
-
-    def rest(self) -> str:
-        """What was written, if it was no call."""
-        return "" if self.is_told else OPEN + self._written
-
-    def _whole(self, text: str) -> list[dict[str, Any]]:
-        """The deltas of a call in another order, known only as a whole; none if it is no call."""
-        try:
-            called = json.loads(text)
-            name, arguments = called["name"], called.get("arguments", called.get("parameters", {}))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return []
-        if not isinstance(name, str):
-            return []
-        return [self._begin(name), self._more(json.dumps(arguments, ensure_ascii=False))]
+        return self._count > 0 and not self._several
 
     def _begin(self, name: str) -> dict[str, Any]:
-        self.is_told = True
         function = {"name": name, "arguments": ""}
-        return {"index": self._index, "id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+        # Nine letters or digits: Mistral's templates refuse other ids.
+        return {"index": self._count, "id": secrets.token_hex(5)[:9], "type": "function", "function": function}
 
     def _more(self, arguments: str) -> dict[str, Any]:
-        return {"index": self._index, "function": {"arguments": arguments}}
+        return {"index": self._count, "function": {"arguments": arguments}}
 
     def _length_of_arguments(self, text: str) -> int:
         """How many of these characters belong to them: they are over where all brackets are closed."""
@@ -186,9 +160,14 @@ class _Call:
             elif character in "}]":
                 self._depth -= 1
                 if self._depth == 0:
-                    self._over = True
                     return place + 1
         return len(text)
+
+
+def _pattern(before: str, middle: str) -> re.Pattern[str]:
+    """A call up to its arguments; white space may differ."""
+    first, second = (r"\s*".join(map(re.escape, re.split(r"\s+", part))) for part in (before, middle))
+    return re.compile(rf"{first}(?P<name>[A-Za-z0-9_.-]+){second}\s*(?=\{{)")
 
 
 def _merge_call_deltas(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tpullm.engine.request import Request, Token
-from tpullm.serving.answer_text import OPEN, AnswerText, Part, ToolText, joined, whole_calls
+from tpullm.serving.answer_text import AnswerText, Part, ToolText, joined, whole_calls
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.request_models import SEEDS, Asked, ChatRequest, TextRequest, validated_request
 from tpullm.serving.served_model import ServedModel
@@ -188,24 +188,25 @@ class ChatReply(Reply):
             raise Refusal(f"{model.name} has no chat template: it continues texts; use /v1/completions", param="model")
         asked = validated_request(ChatRequest, body, model.vocabulary_size)
         tools, must, schema = asked.shown_tools, asked.must_call, asked.response_format.schema_of_answer
-        if tools and OPEN not in (getattr(model.tokenizer, "template", None) or ""):
-            raise Refusal(
-                f"tools: the chat template of {model.name} has no {OPEN}, and no other form of calls is known; "
-                "leave tools out",
-                param="tools",
-            )
         ids = model.chat_ids([message.template_form() for message in asked.messages], tools or None)
         tokens = asked.max_completion_tokens or asked.max_tokens or model.context_length
         super().__init__(model, asked, client, [ids], tokens, asked.top_logprobs or 0)
-        if must:
-            self.grammar_param, self.grammar = "tools", calls_grammar(must, asked.parallel_tool_calls, "tools")
+        self._may_call = bool(tools) and schema is None
+        if self._may_call:
+            functions = must or [tool["function"] for tool in tools]
+            several = asked.parallel_tool_calls
+            self.grammar = calls_grammar(model.calls, functions, several, bool(must), "tools")
+            self.grammar_param = "tools"
         elif schema is not None:
             self.grammar_param, self.grammar = "response_format", schema_grammar(schema, "response_format")
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer."""
-        text = super().text(index)
-        return ToolText(text, self.asked.parallel_tool_calls) if self.asked.shown_tools else text
+        if not self._may_call:
+            return super().text(index)
+        tokenizer, calls = self.model.tokenizer, self.model.calls
+        text = AnswerText(tokenizer, tuple(self.asked.stop), tuple(tokenizer.stop_ids), calls.special)
+        return ToolText(text, calls.form, self.asked.parallel_tool_calls)
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """Who speaks."""

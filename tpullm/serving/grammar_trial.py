@@ -25,8 +25,10 @@ class Vocabulary:
     """
 
     def __init__(self, tokens: list[bytes], ends: Sequence[int], begin: int | None, encode: Callable[[str], list[int]]):
-        self.tokens, self.eos_token_id, self.bos_token_id, self._encode = tokens, ends[0], begin, encode
+        self.eos_token_id, self.bos_token_id, self._encode = ends[0], begin, encode
         self.special_token_ids = [token for token, held in enumerate(tokens) if not held]
+        # llguidance tells special tokens apart by bytes that follow a mark of its own.
+        self.tokens = [held or b"%d" % token for token, held in enumerate(tokens)]
         self.wrapped = llguidance.LLTokenizer(llguidance.TokenizerWrapper(self), eos_token=list(ends))
 
     def __call__(self, text: bytes | str) -> list[int]:
@@ -38,10 +40,14 @@ class Vocabulary:
         return llguidance.LLMatcher(self.wrapped, grammar, log_level=0, limits=limits)
 
 
-def check_grammar(grammar: str) -> str:
-    """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is."""
+def check_grammar(grammar: str, size: int) -> str:
+    """In the child: what is wrong with a grammar, with bytes as tokens; empty if nothing is.
+
+    Args:
+        size: of the vocabulary: the grammar may name special tokens, by their ids.
+    """
     go_last(session=True)
-    tokens = [bytes([byte]) for byte in range(256)] + [b""]
+    tokens = [bytes([byte]) for byte in range(256)] + [b""] * max(1, size - 256)
     matcher = Vocabulary(tokens, [256], None, lambda text: list(text.encode())).matcher(grammar)
     if not matcher.is_error():
         matcher.compute_bitmask()

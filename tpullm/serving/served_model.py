@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from tpullm.serving.call_forms import Calls
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars
 from tpullm.system.errors import UserError
@@ -37,6 +38,11 @@ class ServedModel:
         """What masks tokens so that the text has a form."""
         return Grammars(self.tokenizer, self.vocabulary_size)
 
+    @cached_property
+    def calls(self) -> Calls:
+        """How it is shown tools, and how it calls them."""
+        return Calls(self.tokenizer)
+
     def text_ids(self, text: str) -> list[int]:
         """The ids of a text to continue.
 
@@ -56,6 +62,8 @@ class ServedModel:
             Refusal: it is too long, or the chat template refuses it.
         """
         self.check_length(*(message.get("content") or "" for message in messages), json.dumps(tools or ""))
+        if tools or any(message["role"] == "tool" or message.get("tool_calls") for message in messages):
+            messages, tools = self.calls.shown(messages, tools)
         try:
             return self.fitting(self.tokenizer.chat_template(messages, add_generation_prompt=True, tools=tools)[0])
         except UserError as error:

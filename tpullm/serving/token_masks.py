@@ -20,7 +20,7 @@ from typing import Any
 import llguidance
 import numpy as np
 
-from tpullm.serving.answer_text import CLOSE, OPEN
+from tpullm.serving.call_forms import Calls
 from tpullm.serving.grammar_trial import CPU_SECONDS, Vocabulary, check_grammar
 from tpullm.serving.refusal import Refusal
 from tpullm.system.errors import UserError
@@ -47,19 +47,54 @@ def schema_grammar(schema: dict[str, Any], param: str) -> str:
         raise Refusal(f"{param}: {' '.join(str(error).split())[:300]}", param=param) from None
 
 
-def calls_grammar(functions: Sequence[dict[str, Any]], several: bool, param: str) -> str:
-    """One or several calls of these functions, in the form of `tool_calls`; `Refusal` as of a schema."""
-    schemas = [_schema_of_call(function) for function in functions]
-    _check_size(schemas, param)
-    calls = [f"call{number}" for number in range(len(schemas))]
-    rules = [
-        'start: call ("\\n" call)*' if several else "start: call",
-        f"call: {json.dumps(OPEN)} NL body NL {json.dumps(CLOSE)}",
-        "NL: /\\n/",
-        f"body: {' | '.join(calls)}",
-        *(f"{call}: %json {json.dumps(schema)}" for call, schema in zip(calls, schemas, strict=True)),
+def calls_grammar(calls: Calls, functions: Sequence[dict[str, Any]], several: bool, must: bool, param: str) -> str:
+    """One or several calls of these functions, in the form of a model; `Refusal` as of a schema.
+
+    Args:
+        must: the answer has to call; if not, it may also be text, or begin with text.
+    """
+    form, special = calls.form, calls.special
+    schemas = [
+        {"type": "object"} | (function.get("parameters") or {}) | {"x-guidance": _JSON} for function in functions
     ]
+    _check_size(schemas, param)
+
+    def literal(text: str) -> str:
+        parts = (f"<[{special[part]}]>" if part in special else json.dumps(part) for part in form.split(text) if part)
+        return " ".join(parts)
+
+    before, middle, after = form.parts
+    opening = form.first + before
+    more = f"({literal(form.between + before)} body)*" if several and form.between is not None else ""
+    rules = [
+        f"calls: body {more} {literal(form.last)}",
+        f"body: {' | '.join(f'call{number}' for number in range(len(functions)))}",
+    ]
+    for number, (function, schema) in enumerate(zip(functions, schemas, strict=True)):
+        rules.append(f"call{number}: {literal(function['name'] + middle)} %json {json.dumps(schema)} {literal(after)}")
+    if must:
+        rules.append(f"start: {literal(opening)} calls")
+    elif not form.mark:
+        rules += [f"start: TEXT | {literal(opening)} calls", "TEXT: /(\\s*[^{\\s](.|\\n)*)?/"]
+    else:
+        others = f"(<[{_ranges(calls.other_special)}]> TEXT?)*" if calls.other_special else ""
+        rules += [
+            f"start: TEXT? {others} (mark {literal(opening[len(form.mark) :])} calls)?",
+            "TEXT: /(.|\\n)+/",
+            # A rule that is lazy ends with the mark, and no text may go on there.
+            f"mark: {literal(form.mark)}" if form.mark in special else f"mark[lazy]: ANY {literal(form.mark)}",
+            "ANY: /(.|\\n)*/",
+        ]
     return llguidance.LLMatcher.grammar_from_lark("\n".join(rules))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Numbers in their order, as `1-3,7`."""
+    firsts = [
+        one for one, before in zip(numbers, [None, *numbers], strict=False) if before is None or one != before + 1
+    ]
+    lasts = [one for one, after in zip(numbers, [*numbers[1:], None], strict=True) if after != one + 1]
+    return ",".join(f"{first}-{last}" for first, last in zip(firsts, lasts, strict=True))
 
 
 def _check_size(schemas: list[dict[str, Any]], param: str) -> None:
@@ -130,26 +165,14 @@ class Grammars:
         if tried_as:
             trial = self._trials.get()
             try:
-                error = trial.call(tried_as, f"{check_grammar.__module__}:{check_grammar.__name__}", grammar)
+                size = self._vocabulary_size if "<[" in grammar else 0
+                error = trial.call(tried_as, f"{check_grammar.__module__}:{check_grammar.__name__}", grammar, size)
             finally:
                 self._trials.put(trial)
         mask = None if error else Mask(grammar, self._tokens.matcher(grammar), self._stop_ids, self._vocabulary_size)
         if error or (error := mask.error):
             raise UserError(f"{tried_as}: {' '.join(error.split())[:300]}")
         return mask
-
-
-def _schema_of_call(function: dict[str, Any]) -> dict[str, Any]:
-    arguments = function.get("parameters") or {"type": "object"}
-    described = {"name": {"const": function["name"]}, "arguments": {"type": "object", **arguments}}
-    return {
-        "type": "object",
-        "properties": described,
-        "required": list(described),
-        "additionalProperties": False,
-        **{key: arguments[key] for key in ("$defs", "definitions") if key in arguments},
-        "x-guidance": _JSON,
-    }
 
 
 class Mask:

@@ -72,7 +72,7 @@ class Tokenizer(Protocol):
             tools: the functions that an answer may call.
         """
 
-    def prompt_text(self, messages: Messages) -> str:
+    def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:

@@ -190,7 +190,7 @@ def compiled(template: str):
         raise jinja2.TemplateError(message)
 
     sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False} | options)
     sandbox.globals["raise_exception"] = refuse
     sandbox.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return sandbox.from_string(template)

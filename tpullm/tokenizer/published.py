@@ -177,9 +177,9 @@ class PublishedTokenizer:
         """
         return self._with_weights(*self._show("prompt" if add_generation_prompt else "answers", messages, tools))
 
-    def prompt_text(self, messages: Messages) -> str:
+    def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
-        return self._show("prompt", messages)[0]
+        return self._show("prompt", messages, tools)[0]
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
         """The same with weights on the last answer alone, which any template shows as the model will write it."""

@@ -124,9 +124,9 @@ class TrainedTokenizer:
             weights.append(0.0)
         return ids, weights
 
-    def prompt_text(self, messages: Messages) -> str:
+    def prompt_text(self, messages: Messages, tools: Tools = None) -> str:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
-        ids, _ = self.chat_template(messages, add_generation_prompt=True)
+        ids, _ = self.chat_template(messages, add_generation_prompt=True, tools=tools)
         return b"".join(self._bytes[token] or self.piece(token).encode() for token in ids).decode()
 
     def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
