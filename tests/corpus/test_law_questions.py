@@ -1,5 +1,6 @@
 """Questions about laws are made of their structure: each has one right answer, an article of the main provisions."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -27,51 +28,81 @@ def right(asked, said):
     return question.is_right(asked, said, passes=None)
 
 
-def test_captions_and_articles_are_asked_for_both_ways(tea):
-    asked = law.questions_about([tea])
-    captions = {
-        "第一条": "目的", "第二条": "定義", "第三条": "急須の洗浄", "第三条の二": "茶さじの管理",
-        "第十条": "罰則", "第百二十五条": "両罰",
-    }  # fmt: skip
-    of = {kind: by_entity(asked, kind) for kind in ("article", "caption")}
-    assert {entity: one.answers for entity, one in of["caption"].items()} == {
-        f"茶の法{title}": (caption,) for title, caption in captions.items()
+CAPTIONS = {
+    "第一条": "目的", "第二条": "定義", "第三条": "急須の洗浄", "第三条の二": "茶さじの管理", "第十条": "罰則",
+    "第百二十五条": "両罰",
+}  # fmt: skip
+# Two articles want the pot washed. A proviso, an item and a supplementary provision are not asked for.
+SENTENCES = {
+    "第一条": "この法律は、茶を飲む者の健康を守ることを目的とする。",
+    "第二条": "この法律において、次の用語の意義は、それぞれに定めるところによる。",
+    "第三条の二": "茶さじを持つ者は、これを他人に貸してはならない。",
+    "第十条": "第三条の規定に違反した者は、三日の間、茶を飲んではならない。",
+}
+
+
+def listed(asked):
+    """The articles that a question gives: title → caption or sentence."""
+    lines = re.findall(r"^(第[一-十百]+条(?:の二)?)(?:（(.+)）|　(.+))$", asked.question, re.MULTILINE)
+    return {title: caption or sentence for title, caption, sentence in lines}
+
+
+def test_a_question_gives_four_articles_and_one_of_them_is_the_answer(tea):
+    made = law.questions_about([tea])
+    for one in made:
+        said, (article,) = listed(one), {one.entity.removeprefix("茶の法")}
+        assert len(said) == 4 and article in said and list(said) == sorted(said, key=list(CAPTIONS).index)
+        assert said.items() <= (SENTENCES if one.kind == "reading" else CAPTIONS).items()
+        assert one.answers[0] == (CAPTIONS[article] if one.kind == "caption" else article)
+        sought = {"caption": article, "sentence": SENTENCES.get(article)}.get(one.kind, f"「{CAPTIONS[article]}」")
+        assert sought in one.question and "茶の法" in one.question
+        alike = {title: len({*sought} & {*title, *text}) for title, text in said.items()}
+        best = next(title for title in said if one.guess in (title, CAPTIONS[title]))
+        assert alike[best] >= max(alike.values()) - 2, "brackets and quotes"
+    assert {kind: set(by_entity(made, kind)) for kind in ("article", "caption", "sentence", "reading")} == {
+        kind: {f"茶の法{title}" for title in titles}
+        for kind, titles in dict(article=CAPTIONS, caption=CAPTIONS, sentence=SENTENCES, reading=SENTENCES).items()
     }
-    for title, caption in captions.items():
-        one = of["article"][f"茶の法{title}"]
-        assert f"「{caption}」" in one.question and "茶の法" in one.question and title not in one.question
-        assert right(one, title) and right(one, f" {title}。") and right(one, f"茶の法{title}")
-        assert not right(one, "第四条") and not right(one, "第一条") or title == "第一条"
-        assert title in of["caption"][f"茶の法{title}"].question
-    assert right(of["article"]["茶の法第三条の二"], "第3条の2")
-    assert right(of["article"]["茶の法第百二十五条"], "第125条")
+    assert len({one.question for one in made}) > len({(one.kind, one.entity) for one in made}) == 20
 
 
-def test_a_sentence_is_asked_for_if_one_article_says_it(tea):
-    """Two articles want the pot washed. A proviso, an item and a supplementary provision are not asked for."""
-    asked = by_entity(law.questions_about([tea]), "sentence")
-    assert {entity: one.question.rpartition("\n")[2] for entity, one in asked.items()} == {
-        "茶の法第一条": "この法律は、茶を飲む者の健康を守ることを目的とする。",
-        "茶の法第二条": "この法律において、次の用語の意義は、それぞれに定めるところによる。",
-        "茶の法第三条の二": "茶さじを持つ者は、これを他人に貸してはならない。",
-        "茶の法第十条": "第三条の規定に違反した者は、三日の間、茶を飲んではならない。",
-    }
+def test_an_article_is_named_in_kanji_or_digits(tea):
+    one = by_entity(law.questions_about([tea]), "article")["茶の法第三条の二"]
+    for said in ("第三条の二", " 第三条の二。", "茶の法第三条の二", "第3条の2"):
+        assert right(one, said)
+    for said in ("第三条", "第四条", "第三条の三", "第三条の二と第十条", ""):
+        assert not right(one, said)
 
 
-def test_of_four_articles_with_their_captions_one_says_it(tea):
-    asked = by_entity(law.questions_about([tea]), "choice")
-    assert len(asked) == 4
-    for one in asked.values():
-        listed = [line for line in one.question.split("\n") if line.startswith("第") and line.endswith("）")]
-        titles = [line.partition("（")[0] for line in listed]
-        assert len(set(titles)) == 4 and one.answers[0] in titles
+def test_the_guess_has_the_most_characters_in_common_with_what_is_sought(tea):
+    made = by_entity(law.questions_about([tea]), "reading")
+    assert made["茶の法第三条の二"].guess == "第三条の二", "茶さじの管理: 茶さじ"
+    assert {one.guess in one.answers for one in law.questions_about([tea]) if one.kind == "article"} == {True}
+
+
+def test_a_law_of_less_than_four_articles_is_not_asked_about(tea):
+    assert law.questions_about([tea._replace(articles=tea.articles[:3])]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("２　茶を飲む者は、（湯を沸かす。以下同じ。）まず手を洗わなければならない。茶は熱い。", 1),
+        ("茶を飲む者（湯を沸かす者を除く。以下「飲む者」という。）及び関連する資料をあらかじめ公示する者。", 1),
+        ("茶を飲む者（湯を沸かす者を除く。\n以下「飲む者」という。）及び関連する資料をあらかじめ公示する者。", 0),
+        ("ただし、茶を飲む者については、この限りでないものとする。", 0),
+    ],
+)
+def test_a_sentence_is_whole(text, found):
+    sentences = law._sentences(laws.Article("", "第一条", "", text, True))
+    assert len(sentences) == found and all(one.count("（") == one.count("）") for one in sentences)
 
 
 def test_of_each_kind_there_are_at_most_so_many(tea, monkeypatch):
     every = law.questions_about([tea])
     monkeypatch.setattr(law, "MOST", 3)
     some = law.questions_about([tea])
-    assert Counter(one.kind for one in some) == dict.fromkeys(("article", "caption", "sentence", "choice"), 3)
+    assert Counter(one.kind for one in some) == dict.fromkeys(("article", "caption", "sentence", "reading"), 3)
     assert set(some) < set(every)
 
 
@@ -83,7 +114,7 @@ def test_of_one_law_articles_are_held_out_and_of_several_whole_laws(tea):
     several = [tea._replace(title=f"茶{number}の法") for number in "一二三四五"]
     # Their sentences are the same, so none of these is asked for.
     asked = law.questions_about(several)
-    assert Counter(one.kind for one in asked) == {"article": 30, "caption": 30}
+    assert {one.kind for one in asked} == {"article", "caption"}
     assert {one.entity for one in asked} == {one.title for one in several}
     learned, held_out = question.split(asked, 0.2)
     assert not {one.entity for one in learned} & {one.entity for one in held_out} and held_out and learned
@@ -124,5 +155,6 @@ def test_real_laws_have_questions(real_text):
         pytest.skip(f"no laws in {real_text}")
     asked = law.questions(paths)
     assert min(Counter(one.kind for one in asked).values()) > 200 and len({one.question for one in asked}) == len(asked)
-    known = {one.answers[0] for one in asked if "特許公報" in one.question and one.kind == "article"}
+    known = {one.answers[0] for one in asked if "「特許公報」" in one.question and one.kind == "article"}
     assert known == {"第百九十三条"}
+    # Characters in common find 54 to 82 of 100 where what is sought is not given word for word: seen on 行政手続法.

@@ -20,19 +20,21 @@ def test_answers_are_right_word_for_word(monkeypatch):
     assert sum(kind["tuned"] * kind["questions"] for kind in found["kinds"].values()) == pytest.approx(2)
 
 
-def test_beside_the_shares_stands_that_of_the_commonest_answer_of_a_kind_and_a_language(monkeypatch):
+def test_beside_the_shares_stands_that_of_the_commonest_answer_or_of_a_rule(monkeypatch):
     def made(kind, *pairs):
         return [Question(asked, (answer,), kind) for asked, answer in pairs]
 
     learned = made("word", ("a?", "No"), ("b?", "Yes"), ("c?", "Yes"), ("dですか。", "はい"), ("eですか。", "はい"))
     held_out = made("word", ("f?", "Yes"), ("g?", "No"), ("hですか。", "はい"), ("iですか。", "いいえ"))
     held_out += made("name", ("j?", "Yes"))
+    held_out += [Question("k?", ("Yes",), "rule", guess="Yes"), Question("l?", ("No",), "rule", guess="Yes")]
     monkeypatch.setattr(before_and_after, "answer_questions", lambda model, texts: [model] * len(texts))
     with before_and_after.built_in_judge("law") as right:
         kinds = before_and_after.ask_before_and_after("base", "No", held_out, learned, right)["kinds"]
     assert kinds == {
         "word": {"base": 0, "tuned": 1 / 4, "guess": 1 / 2, "questions": 4},
         "name": {"base": 0, "tuned": 0, "guess": 0, "questions": 1},
+        "rule": {"base": 0, "tuned": 1 / 2, "guess": 1 / 2, "questions": 2},
     }
 
 

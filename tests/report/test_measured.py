@@ -45,7 +45,7 @@ def test_the_questions_of_the_recipe_have_an_interval_and_the_commonest_answer()
     text = shown(results=results)
     assert "before tuning by writing 1.0% 0 to 100" in text
     guess = (0.41 * 172 + 0.08 * 1510) / (172 + 1510)
-    assert f"always the commonest answer {guess:.1%}" in text
+    assert f"without a model {guess:.1%}" in text
 
 
 def test_a_metric_that_is_no_share_has_no_words():

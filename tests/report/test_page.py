@@ -162,7 +162,7 @@ def whole_text():
         "expected 食べました。",
         "before (nothing)",
         "7 of 20 right answers are shown. 1 of 1 wrong answers are shown.",
-        "always the commonest answer questions category 0% 57.0% 41.0% 172 clause 0% 92.0% 8.0% 1,510",
+        "without a model questions category 0% 57.0% 41.0% 172 clause 0% 92.0% 8.0% 1,510",
         "stage what it reads talk conversations 85.0%, books 15.0%",
         "before tuning talk tenki 0.280 0.310 books 1.600 1.900 yours 2.000",
         "2 min 0 s in all",

@@ -1,9 +1,10 @@
-"""Questions about the laws of the user's own files (sources of kind `law`), made of their structure.
+"""Questions about the laws of the user's own files (sources of kind `law`), to be answered by reading.
 
-Which article has a caption, which caption an article has, which article says a sentence, and which of four articles it
-is: the answer is an article of the main provisions (第二十九条), and is right if it is exactly that one. Of several
-laws some are held out with all questions about them: tuning never asks about them, and their documents have the
-answers. Of one law, articles are held out. Judgments are read and not asked about.
+A question gives four articles of a law, by their captions or by a sentence of each, and asks which of them it is. The
+answer is an article of the main provisions (第二十九条), and is right if it is exactly that one. Nothing is asked that
+is not given: a model that is tuned to name articles by heart makes them up for a law that it does not know. Of several
+laws some are held out with all questions about them. Of one law, articles are held out. Judgments are read and not
+asked about.
 """
 
 import itertools
@@ -23,7 +24,8 @@ from tpullm.system import storage
 # The words of the questions, by kind.
 FORMS = yaml.safe_load(resources.files(__package__).joinpath("law_questions.yaml").read_text("utf-8"))["forms"]
 MOST = 2000  # questions of a kind
-SENTENCE = range(20, 161)  # characters of a sentence that is asked for
+DRAWS = 8  # questions of a kind about an article, with other articles beside it
+SENTENCE = range(20, 81)  # characters of a sentence that is asked for, or given: four are within `question.LONGEST`
 CHOICES = 4
 UNITS = {"": 1, "十": 10, "百": 100, "千": 1000}
 
@@ -46,46 +48,57 @@ def questions_about(found: Sequence[Law]) -> list[Question]:
     titled = Counter(law.title for law in found)
     asked = [law for law in found if titled[law.title] == 1]
     said = Counter(sentence for law in asked for article in law.articles for sentence in _sentences(article))
-    made = [question for law in asked for question in _questions_about_law(law, said, len(asked) > 1)]
+    draws = min(DRAWS, 1 + MOST // max(1, sum(article.is_main for law in asked for article in law.articles)))
+    made = [question for law in asked for question in _questions_about_law(law, said, draws, len(asked) > 1)]
     kinds = dict.fromkeys(question.kind for question in made)
     of_kind = ([question for question in made if question.kind == kind] for kind in kinds)
     return [question for some in of_kind for question in questions_of_lowest_hashes(some, MOST)]
 
 
-def _questions_about_law(law: Law, said: Counter, holds_out_laws: bool) -> Iterator[Question]:
+def _questions_about_law(law: Law, said: Counter, draws: int, holds_out_laws: bool) -> Iterator[Question]:
     articles = [article for article in law.articles if article.is_main and article.title]
     often = Counter(article.caption for article in articles)
     named = [article for article in articles if article.caption and often[article.caption] == 1]
-
-    def ask(kind: str, article: Article, answers: tuple[str, ...], **words: str) -> Question:
-        form = form_by_hash(FORMS[kind], f"{law.title}{article.title}")
-        words = {"law": law.title, "article": article.title, "caption": article.caption} | words
-        return Question(form.format(**words), answers, kind, law.title if holds_out_laws else law.title + article.title)
-
-    places = {article.caption: place for place, article in enumerate(named)}
-    for article in articles:
-        names = (article.title, _in_digits(article.title), law.title + article.title)
-        if article.caption in places:
-            yield ask("article", article, names)
-            yield ask("caption", article, (article.caption,))
-        # The first sentence says most. Where an article repeats its caption, so does the question.
-        sentence = next((one for one in _sentences(article) if said[one] == 1), "")
-        if sentence:
-            yield ask("sentence", article, names, sentence=sentence)
-        if sentence and article.caption in places and len(named) >= CHOICES:
-            chosen, draws = {places[article.caption]}, itertools.count()
+    # The first sentence says most. Where an article repeats its caption, so does the question.
+    first = {article: next((one for one in _sentences(article) if said[one] == 1), "") for article in named}
+    told = [article for article in named if first[article]]
+    for kind, pool in {"article": named, "caption": named, "sentence": told, "reading": told}.items():
+        for place, draw in itertools.product(range(len(pool) if len(pool) >= CHOICES else 0), range(draws)):
+            article, chosen, numbers = pool[place], {place}, itertools.count()
+            seed = f"{kind} {draw} {law.title}{article.title}"
             while len(chosen) < CHOICES:
-                chosen.add(int(number_by_hash(f"other {next(draws)} {sentence}") * len(named)))
-            listed = "\n".join(f"{named[place].title}（{named[place].caption}）" for place in sorted(chosen))
-            yield ask("choice", article, names, sentence=sentence, listed=listed)
+                chosen.add(int(number_by_hash(f"other {next(numbers)} {seed}") * len(pool)))
+            given = [pool[place] for place in sorted(chosen)]
+            headings = [f"{one.title}（{one.caption}）" for one in given]
+            texts = [f"{one.title}　{first[one]}" for one in given]
+            words = {"headings": "\n".join(headings), "texts": "\n".join(texts), "sentence": first[article]}
+            words |= {"law": law.title, "article": article.title, "caption": article.caption}
+            names = (article.title, _in_digits(article.title), law.title + article.title)
+            sought = {*{"caption": article.title, "sentence": first[article]}.get(kind, article.caption)}
+            lines = texts if kind == "reading" else headings
+            alike = [len(sought & {*line}) for line in lines]
+            guess = given[alike.index(max(alike))]
+            yield Question(
+                form_by_hash(FORMS[kind], seed).format(**words),
+                (article.caption,) if kind == "caption" else names,
+                kind,
+                law.title if holds_out_laws else law.title + article.title,
+                guess=guess.caption if kind == "caption" else guess.title,
+            )
 
 
 def _sentences(article: Article) -> list[str]:
     """The sentences of an article that can be asked for, without marks before them."""
-    plain = (re.sub(r"^[^　。]{1,8}　", "", line) for line in article.text.split("\n"))
-    found = (sentence for line in plain for sentence in re.findall(r"[^。]+。", line))
-    whole = (sentence for sentence in found if sentence.count("（") == sentence.count("）"))  # 。 may be in brackets
-    return [sentence for sentence in whole if len(sentence) in SENTENCE and not sentence.startswith("ただし")]
+    found, parts, depth = [], [], 0
+    for line in article.text.split("\n"):
+        for part in re.findall(r"[^。]*。", re.sub(r"^[^　。]{1,8}　", "", line)):
+            parts.append(part)
+            depth += part.count("（") - part.count("）")
+            if depth == 0:  # 。 may be in brackets
+                found.append("".join(parts))
+                parts = []
+        parts, depth = [], 0
+    return [sentence for sentence in found if len(sentence) in SENTENCE and not sentence.startswith("ただし")]
 
 
 def _in_digits(title: str) -> str:

@@ -29,6 +29,8 @@ class Question:
         entity: what the question is about. All questions about an entity are held out, or none.
         fields: what else judges an answer. Of code `prompt`, the text that it completes, and `tests`, assertions. Of a
             casual answer `mentions`, what a right one says in any form.
+        guess: the answer of a simple rule, to stand beside those of a model: where the question gives what to choose
+            from, what has the most characters in common with what is sought. Without it, the commonest answer.
     """
 
     question: str
@@ -36,6 +38,7 @@ class Question:
     kind: str
     entity: str = ""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    guess: str = ""
 
 
 def number_by_hash(text: str) -> float:

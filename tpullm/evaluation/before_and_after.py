@@ -75,7 +75,7 @@ def ask_before_and_after(
 
     Returns:
         `tuned` and `base`: `accuracy` and the number of `questions`; `kinds`: the same by the kind of question, and
-        `guess`, the share of that commonest answer; `answers`: all of them.
+        `guess`, the share of that commonest answer, or of a question's own `guess`; `answers`: all of them.
     """
     answers: dict[tuple[str, bool], Counter] = {}
     for question in learned:
@@ -84,7 +84,7 @@ def ask_before_and_after(
     said = {"base": answer_questions(base, texts), "tuned": answer_questions(tuned, texts), "guess": []}
     for question in questions:
         commonest = answers.get(_kind_and_language(question), Counter([""]))
-        said["guess"].append(commonest.most_common(1)[0][0])
+        said["guess"].append(question.guess or commonest.most_common(1)[0][0])
     judged = {name: np.array(list(map(right, questions, found))) for name, found in said.items()}
     asked = len(questions)
     whole = {of: {"accuracy": float(judged[of].sum() / max(asked, 1)), "questions": asked} for of in ("base", "tuned")}

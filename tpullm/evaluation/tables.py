@@ -134,4 +134,4 @@ def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "right answers, tuned / base", f"{shares} of {tuned['questions']} held-out questions"
         for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
             shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
-            yield f"  {kind}", f"{shares}; the commonest answer {found['guess']:.1%}"
+            yield f"  {kind}", f"{shares}; without a model {found['guess']:.1%}"

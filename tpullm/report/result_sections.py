@@ -230,7 +230,7 @@ def measured(data: RunData) -> Section:
     total = sum(kind.get("questions", 0.0) for kind in kinds)
     if own and total:
         guess = sum(kind.get("guess", 0.0) * kind.get("questions", 0.0) for kind in kinds) / total
-        own.append((text("always the commonest answer"), "", percent(guess), ""))
+        own.append((text("without a model"), "", percent(guess), ""))
     # Of each task: of which stage, when, and the figures: those of `evaluate --tasks`, else those of the training.
     by_task: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for stage, rows in {"pretrain": data.pretrain, **data.tuned}.items():
