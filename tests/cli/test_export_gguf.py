@@ -16,7 +16,8 @@ def call(*arguments, code=0):
 def test_a_model_of_our_own_is_one_file_with_its_tokenizer_and_template(tiny_run, tmp_path, capsys):
     """It is Qwen 3 there, whose layers are the same; embeddings are scaled in the table and not in the program."""
     call("export", tiny_run, tmp_path / "mine", "--format", "gguf", "--weights", "f32", "--licence", "MIT")
-    (file,) = (tmp_path / "mine").iterdir()
+    (file,) = (tmp_path / "mine").glob("*.gguf")
+    assert (tmp_path / "mine" / "Modelfile").read_text() == "FROM ./mine-f32.gguf\n"
     assert file.name == "mine-f32.gguf" and f"({file.stat().st_size / 1e6:,.1f} MB)" in capsys.readouterr().err
     found = gguf.GGUFReader(file)
     settings = {name: field.contents() for name, field in found.fields.items()}

@@ -7,11 +7,19 @@ a model with an adapter it is the adapter alone, in the format of PEFT; --merge 
 compressed-tensors) and vLLM read them.
 
 --format gguf writes one file into the folder, NAME-WEIGHTS.gguf, with weights, tokenizer and chat template. It is for
-llama.cpp and what is built on it. A model that llama.cpp doesn't compute is refused.
+llama.cpp and what is built on it. A Modelfile beside it is for Ollama. A model that llama.cpp doesn't compute is
+refused.
 """
 
+import time
+from pathlib import Path
+
 from tpullm.formats.gguf import tensor_types
+from tpullm.recipe.schema import Recipe
+from tpullm.run import manifest
+from tpullm.run.stages import export_inputs
 from tpullm.system import storage
+from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
@@ -72,3 +80,52 @@ def main(arguments) -> None:
             size = publish.write(*to, arguments.dtype, shard_bytes, arguments.licence, weights or "")
     what = "the adapter of " if is_adapter else ""
     say(f"export: {what}{model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse what the end of a run could not write.
+
+    Raises:
+        UserError: a type of weights is not known, the package `gguf` is missing, or several hosts would write.
+    """
+    from tpullm.formats.gguf.reading import check_installed
+
+    if unknown := [name for name in recipe.export.gguf if name not in OF_GGUF]:
+        raise UserError(f"export.gguf: {unknown[0]} is no type of weights; use {', '.join(OF_GGUF)}")
+    if hosts.count() > 1:
+        raise UserError("export.gguf: one host writes the files; leave it out, and use `tpullm export` after the run")
+    check_installed()
+
+
+def make_exports(recipe: Recipe, run: Path) -> None:
+    """Make `RUN/export`: a GGUF file of the last model for each type of weights, and a Modelfile for Ollama."""
+    stage, inputs = run / "export", export_inputs(recipe, run)
+    if manifest.is_finished(stage, inputs):
+        return say("export: finished, skipped")
+    from tpullm.formats import publish
+    from tpullm.formats.models import find
+
+    began, model = time.monotonic(), find(str(run / recipe.trained[-1]))
+    with storage.atomic_directory(stage) as temporary:
+        for weights in recipe.export.gguf:
+            size = publish.write_gguf(model, temporary, recipe.name, weights, recipe.export.licence)
+            say(f"export: {stage / f'{recipe.name}-{weights}.gguf'} ({size / 1e6:,.1f} MB)")
+        seconds = round(time.monotonic() - began, 1)
+        manifest.write(temporary, inputs, seconds=seconds, commands=_chat_commands(recipe, run))
+
+
+def _chat_commands(recipe: Recipe, run: Path) -> dict[str, str]:
+    """By program, the command that begins a conversation with the model of a run."""
+    file = run / "export" / f"{recipe.name}-{recipe.export.gguf[0]}.gguf"
+    return {
+        "tpullm": f"tpullm chat --model {run}",
+        "Ollama": f"ollama create {recipe.name} -f {file.with_name('Modelfile')} && ollama run {recipe.name}",
+        "LM Studio": f"lms import {file}",
+        "llama.cpp": f"llama-cli -m {file}",
+    }
+
+
+def tell_how_to_chat(run: Path) -> None:
+    """Print the commands that use what a run has written."""
+    for program, command in storage.read_json(run / "export" / manifest.FILE)["commands"].items():
+        say(f"{program}: {command}")

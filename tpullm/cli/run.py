@@ -25,21 +25,26 @@ def main(recipe: Recipe, run: Path) -> None:
         from tpullm.evaluation.tasks import check_training_tasks
 
         hosts.on_first("the tasks", check_training_tasks, recipe, run)
+    exports = importlib.import_module("tpullm.cli.export") if recipe.export.gguf else None
+    if exports:
+        exports.check_recipe(recipe)
     if recipe.base:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
     verbs += ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
-    for verb in (*verbs, "evaluate", "report"):
+    for verb in (*verbs, "evaluate", *["export"] * bool(exports), "report"):
         if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_verb_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
-        make = importlib.import_module(f"tpullm.cli.{verb}").main
+        make = exports.make_exports if verb == "export" else importlib.import_module(f"tpullm.cli.{verb}").main
         if verb in TOGETHER:
             make(recipe, run)
         else:
             hosts.on_first(verb, make, recipe, run)
     seconds = time.monotonic() - start
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
+    if exports:
+        hosts.on_first("how to use it", exports.tell_how_to_chat, run)
 
 
 def _is_verb_finished(verb: str, recipe: Recipe, run: Path) -> bool:

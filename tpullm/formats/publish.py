@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tpullm import __version__
 from tpullm.formats.gguf import tensor_types
 from tpullm.formats.gguf import writing as gguf_writing
+from tpullm.formats.gguf.modelfile import modelfile
 from tpullm.formats.gguf.reading import check_installed
 from tpullm.formats.huggingface import adapters, tensors, writing
 from tpullm.formats.models import FOUNDATIONS, Model, load_adapter, load_params, steps, stored_params
@@ -90,7 +91,9 @@ def write(
 
 
 def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str = "") -> int:
-    """Write `model` as one file for llama.cpp, `NAME-WEIGHTS.gguf`, into the empty `folder`; returns its bytes.
+    """Write `model` as one file for llama.cpp, `NAME-WEIGHTS.gguf`, into `folder`; returns its bytes.
+
+    A `Modelfile` beside it is for Ollama.
 
     Args:
         name, licence: as of `write`.
@@ -108,6 +111,8 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
         say(f"export: {told}")
     with progress("export", planned.size, "bytes") as advance:
         gguf_writing.write(file, planned, tokenizer, weights, (name, licence), model.talks(tokenizer), advance)
+    if not (folder / "Modelfile").exists():
+        (folder / "Modelfile").write_text(modelfile(file.name, tokenizer), encoding="utf-8")
     return file.stat().st_size
 
 

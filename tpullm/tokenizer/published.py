@@ -234,6 +234,10 @@ class PublishedTokenizer:
         tokens = {key: _token_content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         return TemplateChild(self.template, tokens, str(self.folder))
 
+    def shown(self, what: str, messages: Messages) -> str:
+        """A conversation as text; the arguments and errors are those of `ChatTemplate.show`."""
+        return self._show(what, messages)[0]
+
     def _show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
         """A conversation as `ChatTemplate.show` shows it.
 

