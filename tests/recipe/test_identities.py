@@ -30,7 +30,9 @@ def identities(name: str) -> dict[str, str]:
     sources = {"sources": list(map(dataclasses.asdict, recipe.corpus.sources))}
     made = {"corpus": manifest.plain(result(recipe.corpus) | sources)}
     if recipe.base:
-        manifest.write(run / "base", {"from": "elsewhere"}, folder=str(storage.path(recipe.base)))
+        is_package = recipe.base.startswith(stages.PYPI)  # its name says what it is
+        inputs = stages.base_inputs(recipe, run) if is_package else {"from": "elsewhere"}
+        manifest.write(run / "base", inputs, folder=str(storage.path(recipe.base)))
     for stage in ("documents", "tokens"):
         manifest.write(run / stage, {})
     made["tokenizer"] = tokenizer_inputs(recipe, run)

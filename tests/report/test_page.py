@@ -98,6 +98,7 @@ def full(**changes):
             "tokens": {"sources": {"tenki": {"train": {"documents": 18, "tokens": 300, "bytes": 900}}}},
             "pretrain": {"finished": "2026-01-02T03:04:05+00:00", "seconds": 100.0},
             "talk": {"inputs": {"config": {"conversations": ["chats.jsonl"], "documents": {"books": 0.15}}}},
+            "export": {"commands": {"Ollama": "ollama create mine"}},
         },
         "splits": [[("今日", 7), ("は", 8), (" \n", 9)]] * 2,
         "pretrain": [*TRAINING, EVALUATION],
@@ -200,6 +201,7 @@ HOURS = [
     {"process": 0.0, "ended": 100.0, "resumed": 0, "step": 10, "skipped": 0, "seconds": {"compile": 5.0, "all": 100.0}},
     {"process": 110.0, "ended": 160.0, "resumed": 10, "step": 20, "skipped": 0, "seconds": {"all": 50.0}},
 ]
+RULES = {"one sentence": {"base": 0.03, "tuned": 1.0}, "all of these": {"base": 0.0, "tuned": 0.98}}
 PACKED = RESULTS | {"yours": {"compressor": {"name": "xz -9e", "bits_per_byte": 1.6}, "times_read": 3.0}}
 TIMED = [row | {"step_seconds": seconds} for row, seconds in zip(TRAINING * 2, (0.5, 0.5, 0.4, 9.0), strict=True)]
 PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds": 20.0}
@@ -222,6 +224,10 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"results": PACKED}, "The model needs 25.0% more than the compressor"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "predicted 550 ms measured 500 ms"),
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "The prediction was 10% too long."),
+        ({"results": RESULTS | {"rules": RULES}}, "one sentence 3.0% 100% all of these 0% 98.0%"),
+        ({"results": RESULTS | {"rules": RULES}}, "answers in the right form 98.0% to held-out questions; before"),
+        ({"results": RESULTS | {"learned": {"talk": {"before": 1.5, "after": 0.75}}}}, "talk 1.500 0.750"),
+        ({"pretrain": []}, "From a published model to a tuned one"),
         ({"hours": HOURS}, "90.6% of the time went into steps that the model is made of (goodput)."),
         ({"hours": HOURS, "plan": {"run": PLANNED}}, "It was interrupted 1 times; the plan expects 90.4% then."),
     ],

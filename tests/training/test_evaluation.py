@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from tests.training.small import ARCHITECTURE, batch, mesh, params
 from tpullm.recipe.schema import OptimizerConfig, TrainConfig
-from tpullm.training.evaluation import held_out_losses
+from tpullm.training.evaluation import Evaluations, held_out_losses
 from tpullm.training.losses import Sums
 from tpullm.training.optimizer.chain import make_optimizer
 from tpullm.training.step import make_evaluation, make_step, with_params
@@ -61,3 +62,10 @@ def test_an_evaluation_needs_less_memory_than_the_step():
         parts, whole = (make_evaluation(ARCHITECTURE, jnp.float32, n).lower(params(), b) for n in (8, 1))
         bytes_of = [one.compile().memory_analysis().temp_size_in_bytes for one in (parts, step, whole)]
     assert bytes_of == sorted(bytes_of) and bytes_of[0] < bytes_of[2] / 4
+
+
+@pytest.mark.parametrize(("before", "due"), [(None, [3, 6, 7]), (("base", 0, "identity"), [0, 3, 6, 7])])
+def test_a_model_that_an_adapter_is_trained_beside_is_evaluated_before_the_first_step(before, due):
+    job = SimpleNamespace(config=TrainConfig(steps=7, evaluate_every=3), answers=None, before=before)
+    evaluations = Evaluations(job, None, None, None, None)
+    assert [step for step in range(8) if evaluations.due(step)] == due

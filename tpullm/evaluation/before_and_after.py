@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tpullm.corpus import domains
 from tpullm.corpus.question import Question, is_right
 from tpullm.data import examples
 from tpullm.engine.generation import answer_questions
@@ -38,7 +40,29 @@ def measure_before_and_after(recipe: Recipe, base: Session, tuned: Session) -> d
         found = ask_before_and_after(base, tuned, asked[: recipe.evaluate.questions or None], learned, right)
     for model in (found["base"], found["tuned"]):
         model["interval"] = wilson(model["accuracy"] * model["questions"], model["questions"])
+    if rules := domains.RULES.get(name):
+        found["rules"] = rules_kept(rules, found["answers"])
     return found
+
+
+def rules_kept(rules: Mapping[str, Callable[[str], bool]], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The share of the answers that keep each rule, and of those that keep all, before tuning (`base`) and after it.
+
+    What an answer says is left out of account, so a rule does not know which model it judges. `words in common` is the
+    F1 of its words and of those expected (Rajpurkar et al. 2016), a mean.
+    """
+    every = {**rules, "all of these": lambda said: all(rule(said) for rule in rules.values())}
+    shares = {
+        name: {of: float(np.mean([rule(row[of]) for row in answers] or [0])) for of in ("base", "tuned")}
+        for name, rule in every.items()
+    }
+    f1 = {of: [_word_f1(row[of], row["expected"]) for row in answers] for of in ("base", "tuned")}
+    return shares | {"words in common": {of: float(np.mean(found or [0])) for of, found in f1.items()}}
+
+
+def _word_f1(said: str, expected: str) -> float:
+    one, other = (Counter(re.findall(r"\w+", text.casefold())) for text in (said, expected))
+    return 2 * (one & other).total() / max(one.total() + other.total(), 1)
 
 
 @contextlib.contextmanager

@@ -141,6 +141,8 @@ SHAPES: dict[tuple[str, ...], Callable[[Row, str], list[Item]]] = {
 
 MOST_BYTES = 64 << 20  # of a file that is one object
 TOKENS = 64  # of an answer, if the file does not say
+# 48 questions that come with tpullm, in English: what a model should still know after it was tuned to something else.
+EVERYDAY, EVERYDAY_TOKENS = "everyday", 8
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class QuestionFile:
         items: the questions.
         examples: questions for few-shot prompts, if the file has them apart.
         tokens: the most tokens of an answer that is written.
-        file: its name with its extension.
+        file: its name with its extension, or `everyday`.
     """
 
     name: str
@@ -166,7 +168,7 @@ class QuestionFile:
 
 def is_question_file(name: str) -> bool:
     """Whether a word after `--tasks` names a file of questions."""
-    return extension(storage.path(name)) in READERS
+    return name == EVERYDAY or extension(storage.path(name)) in READERS
 
 
 def read_questions(name: str) -> QuestionFile:
@@ -175,7 +177,7 @@ def read_questions(name: str) -> QuestionFile:
     Raises:
         UserError: there is no such file, no question in it, or a row has a mistake; the error says where.
     """
-    path = storage.path(name)
+    path = Path(__file__).with_name(f"{EVERYDAY}.jsonl") if name == EVERYDAY else storage.path(name)
     if not path.is_file():
         raise UserError(f"--tasks: {path}: no such file of questions; correct the name")
     whole = _one_object(path)
@@ -183,11 +185,12 @@ def read_questions(name: str) -> QuestionFile:
         examples, asked, tokens = _llm_jp_eval(whole, path)
     else:
         asked = [item for where, row in rows_of_file(path) for item in items_of_row(row, where)]
-        examples, tokens = [], TOKENS
+        examples, tokens = [], EVERYDAY_TOKENS if name == EVERYDAY else TOKENS
     if not asked:
         raise UserError(f"{path}: has no question; write one JSON object a line, with question and answer")
     version = hashlib.sha256(repr((examples, asked, tokens)).encode()).hexdigest()[:16]
-    return QuestionFile(path.name.split(".")[0], version, tuple(asked), tuple(examples), tokens, path.name)
+    file = name if name == EVERYDAY else path.name
+    return QuestionFile(path.name.split(".")[0], version, tuple(asked), tuple(examples), tokens, file)
 
 
 def _one_object(path: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tpullm.corpus.sources import YOURS, sources
 from tpullm.data.stream import held_out_batches
+from tpullm.data.tuning_data import CONVERSATIONS
 from tpullm.engine.generation import sample_texts
 from tpullm.engine.session import Session, load_session, row_bucket
 from tpullm.evaluation import before_and_after, own_text, tenki_truth
@@ -24,6 +25,7 @@ from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
 from tpullm.system import storage
 from tpullm.training.evaluation import held_out_losses
+from tpullm.training.metrics import read_rows
 from tpullm.training.step import make_evaluation
 
 
@@ -53,6 +55,8 @@ def measure_run(recipe: Recipe, run: Path) -> dict[str, Any]:
         tuned = None  # free this model before loading the next
         tuned = load_session(run / name)
         results.setdefault("stages", {})[name] = held_out_loss(recipe, run, tuned)
+        if learned := conversations_learned(run / name):
+            results.setdefault("learned", {})[name] = learned
     results |= before_and_after.measure_before_and_after(recipe, base, tuned)
     texts = sample_texts(base, asked.prompts, asked.sample_tokens, recipe.seed)
     results["samples"] = [{"prompt": prompt, "text": text} for prompt, text in zip(asked.prompts, texts, strict=True)]
@@ -70,3 +74,15 @@ def held_out_loss(recipe: Recipe, run: Path, session: Session) -> dict[str, dict
     with jax.set_mesh(session.mesh):
         found = held_out_losses(evaluate, session.params, session.mesh, batches, session.tokenizer.bytes_per_token())
     return {"loss_nats_per_token": found["eval_loss"], "bits_per_byte": found["eval_bits_per_byte"]}
+
+
+def conversations_learned(stage: Path) -> dict[str, float]:
+    """Bits a byte of the held-out conversations of a stage, before its first step and after its last.
+
+    None if the stage did not measure them before, as one does that begins with an adapter.
+    """
+    rows = [row for row in read_rows(stage / "metrics.jsonl") if CONVERSATIONS in row.get("eval_bits_per_byte", {})]
+    if not rows or rows[0]["step"]:
+        return {}
+    before, after = (row["eval_bits_per_byte"][CONVERSATIONS] for row in (rows[0], rows[-1]))
+    return {"before": before, "after": after}

@@ -111,6 +111,8 @@ def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for stage, found in results.get("stages", {}).items():
         for source, bits in found["bits_per_byte"].items():
             yield f"after {stage}: held-out {source}", f"{bits:.3f} bits a byte"
+    for stage, found in results.get("learned", {}).items():
+        yield f"{stage}: held-out conversations", f"{found['before']:.3f} → {found['after']:.3f} bits a byte"
     if "yours" in results:
         compressor, bits = results["yours"]["compressor"], results["bits_per_byte"][YOURS]
         less = 1 - bits / compressor["bits_per_byte"] if compressor["bits_per_byte"] else 0.0
@@ -135,3 +137,5 @@ def _run_rows(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for kind, found in results["kinds"].items() if len(results["kinds"]) > 1 else ():
             shares = f"{found['tuned']:.1%} / {found['base']:.1%} of {found['questions']}"
             yield f"  {kind}", f"{shares}; without a model {found['guess']:.1%}"
+    for rule, found in results.get("rules", {}).items():
+        yield f"  {rule}, tuned / base", f"{found['tuned']:.1%} / {found['base']:.1%}"

@@ -12,7 +12,7 @@ from typing import Any
 from tpullm.corpus.document import REASONS
 from tpullm.report.html import mixed, phrase
 from tpullm.report.rendering import render
-from tpullm.report.result_sections import finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
+from tpullm.report.result_sections import export, finetune, gap_to_truth, growing_texts, losses, measured, truth, yours
 from tpullm.report.run_data import RunData, finite_number, finite_numbers, nested_value, series_by_tokens
 from tpullm.run import hours
 from tpullm.system.words import count, percent
@@ -224,5 +224,5 @@ def recipe(data: RunData) -> Section:
     return {}
 
 
-_IN_ORDER = (collect, tokenize, transformer, pretrain, yours, truth, finetune, measured, speed, recipe)
+_IN_ORDER = (collect, tokenize, transformer, pretrain, yours, truth, finetune, measured, export, speed, recipe)
 SECTIONS: dict[str, Callable[[RunData], Section]] = {make.__name__: make for make in _IN_ORDER}

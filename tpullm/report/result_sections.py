@@ -171,6 +171,14 @@ def finetune(data: RunData) -> Section:
         "grown": [growing_texts(rows) for rows in data.tuned.values()],
         "learned": [found for name, rows in data.tuned.items() if (found := _curves_of_stage(text, name, rows))],
         "kept": _kept_of_earlier_text(data),
+        "rules": [
+            (rule, percent(found.get("base", 0.0)), percent(found.get("tuned", 0.0)))
+            for rule, found in (data.results.get("rules") or {}).items()
+        ],
+        "bits": [
+            (name, three_decimals(found["before"]), three_decimals(found["after"]))
+            for name, found in (data.results.get("learned") or {}).items()
+        ],
     }
 
 
@@ -217,6 +225,12 @@ def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...
     columns = (before, *stages.values())
     rows = [(source, *(three_decimals(c[source]) if source in c else "" for c in columns)) for source in before]
     return list(stages), rows
+
+
+def export(data: RunData) -> Section:
+    """The files for programs of others, and by program the command that begins a conversation."""
+    commands = nested_value(data.manifests, "export", "commands")
+    return {"commands": list(commands.items())} if commands else None
 
 
 def measured(data: RunData) -> Section:

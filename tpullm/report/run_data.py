@@ -94,7 +94,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json_of_run(run / "evaluate" / "results.json")
-    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", *recipe.finetune)
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "export", *recipe.finetune)
     manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in stages}
     examples = [*filter(None, [nested_value(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")

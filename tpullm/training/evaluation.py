@@ -43,7 +43,8 @@ class Evaluations:
 
     def due(self, step: int) -> bool:
         """Whether the model is evaluated after `step`."""
-        every, begun = self._job.config.evaluate_every, bool(step or self._job.answers)  # with rewards, also at step 0
+        # At step 0 too, if the model can something already: it answers, or it is an adapter's base.
+        every, begun = self._job.config.evaluate_every, bool(step or self._job.answers or self._job.before)
         return step == self._job.config.steps or bool(every and begun and step % every == 0)
 
     def measures(self, step: int) -> bool:

@@ -6,10 +6,10 @@ so the model has the answer from the documents, or from what is alike in other q
 `domains`. They are looked for when a domain is used, and never imported: their data are read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tpullm.corpus.domains import licences, medicine, programming
+from tpullm.corpus.domains import docstrings, licences, medicine, programming
 from tpullm.corpus.domains.packages import Package
 from tpullm.corpus.question import Question, number_by_hash
 from tpullm.run.stages import WORDING
@@ -17,11 +17,14 @@ from tpullm.system.errors import UserError
 
 # The sets of questions, by name.
 DOMAINS: dict[str, Callable[[], list[Question]]] = {
+    "docstrings": docstrings.questions,
     "licences": licences.questions,
     "medicine": medicine.questions,
     "medicine-ja": medicine.japanese_questions,
     "programming": programming.questions,
 }
+# By which the form of an answer is judged, whatever it says: by the set of questions.
+RULES: dict[str, Mapping[str, Callable[[str], bool]]] = {"docstrings": docstrings.RULES}
 SOURCES = {"licences": licences, "medicine": medicine}  # the documents of `programming` are a `python` source
 
 
