@@ -9,10 +9,15 @@ compressed-tensors) and vLLM read them.
 --format gguf writes one file into the folder, NAME-WEIGHTS.gguf, with weights, tokenizer and chat template. It is for
 llama.cpp and what is built on it. A Modelfile beside it is for Ollama. A model that llama.cpp doesn't compute is
 refused.
+
+MODEL may be of others too: a GGUF file becomes a folder, or a file of another type. It is imported beside FOLDER first.
 """
 
+import contextlib
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from tpullm.formats.gguf import tensor_types
 from tpullm.recipe.schema import Recipe
@@ -28,7 +33,7 @@ OF_FOLDER, OF_GGUF = ("int8", "int4"), tuple(tensor_types.WEIGHTS)
 
 def add_arguments(parser) -> None:
     """The options of `tpullm export`."""
-    parser.add_argument("model", help="a run directory, one of its stages, or one checkpoint")
+    parser.add_argument("model", help="a run directory, a stage, a checkpoint, a folder of Hugging Face, a GGUF file")
     parser.add_argument("folder", help="the folder to write; it must be empty or not there")
     about = "dtype of the weights: as stored (float32 if the model was trained here), or bfloat16 for half the size"
     dtypes = ("stored", "float32", "bfloat16", "float16")
@@ -41,31 +46,55 @@ def add_arguments(parser) -> None:
     parser.add_argument("--licence", default="", help="the licence of the model, for its card: Apache-2.0")
 
 
+def _is_sized(arguments) -> bool:
+    """Whether an option is given that only the format of Hugging Face has."""
+    return arguments.dtype != "stored" or arguments.shard_gigabytes != 5
+
+
 def main(arguments) -> None:
     """Write everything beside the folder and rename it, so that the folder appears when it is complete."""
     folder, is_gguf, weights = storage.path(arguments.folder).resolve(), arguments.format == "gguf", arguments.weights
     of_format = OF_GGUF if is_gguf else OF_FOLDER
-    is_sized = arguments.dtype != "stored" or arguments.shard_gigabytes != 5
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is not an empty folder; choose another one, or remove what is in it")
     if arguments.shard_gigabytes <= 0:
         raise UserError(f"--shard-gigabytes: {arguments.shard_gigabytes} is not above 0; use 5, say")
     if weights and weights not in of_format:
         raise UserError(f"--weights {weights}: is not for --format {arguments.format}; use {', '.join(of_format)}")
-    if is_gguf and is_sized:
+    if is_gguf and _is_sized(arguments):
         raise UserError(
             "--dtype, --shard-gigabytes: are for the format of Hugging Face; use --weights with --format gguf"
         )
+    with contextlib.ExitStack() as closing:
+        _export(arguments, _imported(storage.path(arguments.model), folder, closing), folder)
+
+
+def _imported(path: Path, folder: Path, closing: contextlib.ExitStack) -> Path:
+    """The MODEL itself if it is of a run; a run that a model of others is imported into, until `closing` closes."""
+    from tpullm.cli import import_
+    from tpullm.run.stages import is_published
+
+    if not is_published(path):
+        return path
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix=".tpullm-", dir=folder.parent))) / "run"
+    import_.main(SimpleNamespace(folder=str(path), run=str(run), config=""))
+    return run
+
+
+def _export(arguments, path: Path, folder: Path) -> None:
+    """Write the model of a run."""
     from tpullm.formats import publish
     from tpullm.formats.models import find
 
-    model = find(arguments.model)
+    is_gguf, weights = arguments.format == "gguf", arguments.weights
+    model = find(path)
     is_adapter = model.adapter and not arguments.merge
     if arguments.merge and not model.adapter:
         raise UserError(f"--merge: {model.directory.parent} has no adapter; leave --merge out")
     if is_adapter and is_gguf:
         raise UserError("--format gguf: an adapter alone is not written for llama.cpp; add --merge for the whole model")
-    if is_adapter and is_sized:
+    if is_adapter and _is_sized(arguments):
         raise UserError("--dtype, --shard-gigabytes: are for whole models; an adapter is written as it was trained")
     if is_adapter and weights:
         raise UserError("--weights: is for whole models; add --merge, or leave --weights out for the adapter alone")
@@ -79,7 +108,9 @@ def main(arguments) -> None:
             shard_bytes = int(arguments.shard_gigabytes * 1e9)
             size = publish.write(*to, arguments.dtype, shard_bytes, arguments.licence, weights or "")
     what = "the adapter of " if is_adapter else ""
-    say(f"export: {what}{model.directory.parent}, step {model.step:,}, to {folder} ({size / 1e6:,.1f} MB)")
+    is_run = path == storage.path(arguments.model)
+    of = f"{model.directory.parent}, step {model.step:,}" if is_run else arguments.model
+    say(f"export: {what}{of}, to {folder} ({size / 1e6:,.1f} MB)")
 
 
 def check_recipe(recipe: Recipe) -> None:

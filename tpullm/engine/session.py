@@ -202,7 +202,7 @@ def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights
         if text or (found.folder / "tokenizer.json").is_file():
             tokenizer = PublishedTokenizer(found.folder)
             check_vocabulary(tokenizer, config, found.folder / "tokenizer.json")
-            talks = tokenizer.has_template
+            talks, tokenizer.folder = tokenizer.has_template, path  # what errors name
 
         def filled(architecture: Architecture, wanted: Tree) -> Tree:
             with found.weights() as source, log.progress("load", source.size, "bytes") as advance:

@@ -182,3 +182,26 @@ def test_an_import_makes_a_base_of_a_file(good, tmp_path, capsys):
     ]
     first, second = capsys.readouterr().out.splitlines()
     assert said == [0, 0] and first == second
+
+
+@pytest.mark.ci
+def test_a_file_is_exported_as_a_folder_and_as_a_file_of_another_type(good, tmp_path, capsys):
+    """Both hold the parameters of the file, and nothing else is left beside them."""
+    assert main(["export", str(good), str(tmp_path / "folder")]) == 0
+    assert main(["export", str(good), str(tmp_path / "file"), "--format", "gguf", "--weights", "f32"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert f"export: {good}, to {tmp_path / 'folder'}" in capsys.readouterr().err
+    config, params = read(good)
+    for path in (tmp_path / "folder", tmp_path / "file" / "file-f32.gguf"):
+        of, held = read(path)
+        assert of == config and held.keys() == params.keys()
+        for key, array in held.items():
+            np.testing.assert_array_equal(array, params[key], key)
+
+
+@pytest.mark.parametrize("name", ["good.gguf", "other"])
+def test_a_file_without_a_template_is_named_where_a_conversation_is_asked_for(good, name, tmp_path, capsys):
+    file = tmp_path / name
+    file.write_bytes(good.read_bytes())
+    assert main(["chat", "--model", str(file), "--prompt", "a"]) == 2
+    assert f"{file}: " in capsys.readouterr().err

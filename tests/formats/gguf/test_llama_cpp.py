@@ -9,11 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.formats.gguf.small_gguf import KNOWN, config_of, model, tokenizer, write
+from tests.formats.gguf.small_gguf import KNOWN, config_of, model, parameters, tokenizer, write
 from tests.formats.gguf.test_gguf_vocabulary import GPT_4O, LLAMA_3, TEKKEN, changed, of_pairs, splitting, trained
 from tests.formats.huggingface.small import as_ours
 from tests.training.small import mesh
 from tpullm.formats.gguf import vocabulary as gguf_vocabulary
+from tpullm.formats.gguf import writing
+from tpullm.formats.huggingface import configs
+from tpullm.formats.huggingface.tensors import is_vector
+from tpullm.formats.huggingface.writing import Parameters
+from tpullm.formats.published import fill, published
+from tpullm.model.architecture import Architecture
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 V, PROMPT, NEW = 320, 12, 64
@@ -62,6 +68,95 @@ def test_a_family_has_the_same_logits_and_greedy_tokens(name, small_tokenizer, t
     spread = np.std(logits)
     assert np.abs(found - logits).max() < tolerance * spread, (np.abs(found - logits).max() / spread, name)
     assert found[PROMPT - 1 :].argmax(-1).tolist() == ids[PROMPT:]
+
+
+# llama.cpp's own types of files, two for each of our families.
+QUANTIZED = {
+    "llama-2": "Q4_0 Q4_1",
+    "llama-3.1": "Q4_K_M Q2_K",
+    "qwen-2.5": "Q5_K_M Q8_0",
+    "qwen-3": "Q3_K_M Q6_K",
+    "olmo-2": "Q5_0 Q4_K_S",
+    "phi-3 longrope": "Q5_1 BF16",
+    "gemma": "IQ4_NL Q6_K",
+    "gemma-2": "Q5_K_S Q4_0",
+    "gemma-3": "Q4_K_M Q8_0",
+    "mixtral": "Q3_K_S Q4_1",
+    "qwen-3 experts": "F16 IQ4_NL",
+    "gpt-oss": "MXFP4_MOE Q8_0",
+    "gpt-2": "Q5_0 Q5_1",
+}
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "head_dim": 64, "n_embd": 256}
+WIDE |= {"query_pre_attn_scalar": 64, "n_inner": 512, "max_position_embeddings": 128, "n_positions": 128}
+FACTORS = dict(short_factor=[1.0 + 0.01 * n for n in range(32)], long_factor=[1.0 + 0.1 * n for n in range(32)])
+
+
+def wide(name):
+    """A model whose rows are as long as the longest blocks."""
+    config = config_of(name, vocab_size=V)
+    config |= {key: size for key, size in WIDE.items() if key in config}
+    if name == "phi-3 longrope":  # llama.cpp has the long factors where its context is longer than the original one
+        config |= {"rope_parameters": config["rope_parameters"] | FACTORS}
+    return config
+
+
+def write_wide(file, name, tokenizer):
+    """The model, with matrices that are smaller as their rows are longer."""
+    config = wide(name)
+    given = parameters(config)
+    read = lambda key: given.read(key) * np.float32(1 if is_vector(key) else 0.3)  # noqa: E731
+    scaled = Parameters(given.targets, given.axes, read)
+    planned = writing.planned(configs.read(config, "config.json"), scaled, "f32", config["model_type"])
+    writing.write(file, planned, tokenizer, "f32", ("small", ""), False, lambda size: None)
+
+
+def in_float32(file, copy):
+    """The same file with each tensor in float32, by the package `gguf` alone."""
+    read = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(copy, read.fields["general.architecture"].contents())
+    for name, field in read.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
+    for tensor in read.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, of in QUANTIZED.items() for kind in of.split()])
+def test_a_file_of_llama_cpp_is_read_as_llama_cpp_reads_it(name, kind, small_tokenizer, tmp_path):
+    """The greedy text of the same numbers in float32, with logits as near as above; and logits of the file itself.
+
+    These are further off, since llama.cpp rounds what it multiplies quantized matrices with to 8 bits.
+    """
+    whole, file, copy = (tmp_path / f"{of}.gguf" for of in ("whole", "file", "copy"))
+    write_wide(whole, name, small_tokenizer)
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), 1
+    assert llama_cpp.llama_model_quantize(bytes(whole), bytes(file), options) == 0
+    in_float32(file, copy)
+    found = published(file)
+    architecture = Architecture(found.config)
+    with found.weights() as source:
+        params = fill(source, architecture.shapes, architecture.axes, lambda array, _: array, lambda size: None)
+    prompt = np.random.default_rng(1).integers(3, 300, PROMPT).tolist()
+    ids, logits = greedy(architecture, params, prompt)
+    limits = {"n_ctx": 128, "n_threads": 1, "n_threads_batch": 1, "type_k": 0, "type_v": 0}
+    of_copy, of_file = (logits_of(path, ids[:-1], **limits) - logits for path in (copy, file))
+    assert (of_copy + logits)[PROMPT - 1 :].argmax(-1).tolist() == ids[PROMPT:]
+    spread = np.std(logits)
+    assert np.abs(of_copy).max() < (5e-3 if "gelu" in architecture.config.activation else 2e-4) * spread
+    assert np.sqrt(np.mean(of_file**2)) < 0.25 * spread
+
+
+def logits_of(file, ids, **options):
+    theirs = llama_cpp.Llama(str(file), logits_all=True, verbose=False, **options)
+    theirs.eval(ids)
+    return np.array(theirs.scores[: len(ids)])
 
 
 def vocabulary(file, tokenizer):
