@@ -21,6 +21,7 @@ from tests.serving.conftest import TEMPLATE, Served
 from tpullm.engine.request import Token
 from tpullm.serving.answer_text import AnswerText, Part, ToolText, joined, whole_calls
 from tpullm.serving.call_forms import FORMS, Calls
+from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars, calls_grammar
 from tpullm.system.errors import UserError
 from tpullm.tokenizer.published import PublishedTokenizer
@@ -221,6 +222,15 @@ def test_an_answer_may_be_text_or_calls_or_both_but_no_call_is_wrong(tokenizers,
     if form.between is not None:
         assert not allows(alone, [*tokenizer.encode_marked(form.written([ONE, OTHER])), *end])
         assert read(tokenizer, calls, tokenizer.encode_marked(form.written([ONE, OTHER])), False)[1] == [ONE]
+
+
+def test_what_no_grammar_holds_is_refused_only_where_a_call_is_asked_for(tokenizers):
+    tokenizer = tokenizers("smollm2")
+    calls, grammars = Calls(tokenizer), Grammars(tokenizer, tokenizer.vocabulary_size)
+    functions = [{"name": "f", "parameters": {"properties": {"a": {"type": "array", "uniqueItems": True}}}}]
+    grammars.mask(calls_grammar(calls, functions, True, False, "tools"), "tools")
+    with pytest.raises(Refusal, match="uniqueItems"):
+        grammars.mask(calls_grammar(calls, functions, True, True, "tools"), "tools")
 
 
 TEXT = st.text("a {}[]\"'\\n<>=:|猫/tool_ca", max_size=12)

@@ -54,9 +54,9 @@ def calls_grammar(calls: Calls, functions: Sequence[dict[str, Any]], several: bo
         must: the answer has to call; if not, it may also be text, or begin with text.
     """
     form, special = calls.form, calls.special
-    schemas = [
-        {"type": "object"} | (function.get("parameters") or {}) | {"x-guidance": _JSON} for function in functions
-    ]
+    # Where no call is asked for, what the grammar can't hold of a schema (`uniqueItems`, `not`) is no reason to refuse.
+    how = _JSON | {"lenient": not must}
+    schemas = [{"type": "object", **(function.get("parameters") or {}), "x-guidance": how} for function in functions]
     _check_size(schemas, param)
 
     def literal(text: str) -> str:
