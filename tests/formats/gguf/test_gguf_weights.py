@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import random
 import re
 
@@ -16,10 +17,12 @@ from tpullm.formats.gguf import configs, reading, weights
 from tpullm.formats.gguf.architectures import ARCHITECTURES
 from tpullm.formats.gguf.layout import Layout
 from tpullm.formats.gguf.reading import GgufFile, GgufTensor
+from tpullm.formats.huggingface import configs as huggingface_configs
 from tpullm.formats.huggingface import tensors
 from tpullm.formats.published import fill, published
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.rope import scaled_frequencies
+from tpullm.recipe.schema import RopeScaling
 from tpullm.system.errors import UserError
 
 V = 320
@@ -103,6 +106,7 @@ def shapes_and_axes(config):
 
 
 LIES = {
+    "a part": ({"split.count": 3}, "is one of 3 parts; join them"),
     "architecture": ({"general.architecture": "bert"}, "its architecture 'bert' is not computed; read are gemma, "),
     "no architecture": ({"general.architecture": None}, "its architecture None is not computed"),
     "layers": ({"llama.block_count": 1 << 40}, "layers 1099511627776 is not from 1 to 4,096"),
@@ -130,6 +134,57 @@ def test_a_setting_that_can_not_be_true_or_is_not_computed_is_named(good, lie):
     with pytest.raises(UserError) as error:
         configs.config_json(dataclasses.replace(read, settings=settings))
     assert str(error.value).startswith(f"{good}: ") and why in str(error.value) and "\n" not in str(error.value)
+
+
+# Model, other settings → fields of our config.
+SAID = {
+    "no key heads": ("llama-2", {"attention.head_count_kv": None}, {"kv_heads": 4}),
+    "no head width": ("qwen-2.5", {"attention.key_length": None}, {"head_width": 6}),
+    "old name of linear scaling": ("llama-2", {"rope.scale_linear": 4.0}, {"rope_scaling.factor": 4.0}),
+    "a window beyond the context": ("llama-2", {"attention.sliding_window": 64}, {"windows": ()}),
+    "Phi-3's window": ("phi-3 longrope", {"attention.sliding_window": 5}, {"windows": (5, 5, 5)}),
+    "a window in all but each third": ("gemma-3", {"attention.sliding_window_pattern": 3}, {"windows": (7, 7, 0, 7)}),
+    "Gemma 3's own pattern": ("gemma-3", {"attention.sliding_window_pattern": None}, {"windows": (7, 7, 7, 7)}),
+    "Gemma 3 without a window": ("gemma-3", {"attention.sliding_window": None}, {"windows": ()}),
+    "Gemma 3's local base": ("gemma-3", {"rope.freq_base_swa": None}, {"local_rope_theta": 10_000.0}),
+    "Gemma 2's window": ("gemma-2", {"attention.sliding_window": None}, {"windows": (4096, 0, 4096)}),
+    "Gemma 2's caps": (
+        "gemma-2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        {"attention_softcap": 50.0, "logit_softcap": 30.0},
+    ),
+    "no base": ("llama-2", {"rope.freq_base": None}, {"rope_theta": 10_000.0}),
+    "YaRN as llama.cpp has it": (
+        "llama-2",
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16},
+        {"rope_scaling": RopeScaling("yarn", 4.0, 16, scale=1.1386294)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_a_file_leaves_out_is_what_llama_cpp_computes_then(case, small_tokenizer, tmp_path):
+    """Its `src/models` and `llama-model.cpp`, version 0.3.36 of llama-cpp-python."""
+    name, changes, wanted = SAID[case]
+    write(tmp_path / "small.gguf", config_of(name, vocab_size=V), small_tokenizer)
+    read = reading.read(tmp_path / "small.gguf")
+    prefix = read.settings["general.architecture"]
+    settings = read.settings | {f"{prefix}.{key}": value for key, value in changes.items()}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    found = configs.config_json(dataclasses.replace(read, settings=settings))
+    config = huggingface_configs.read(found, "config.json")
+    for field, value in wanted.items():
+        assert operator.attrgetter(field)(config) == value
+
+
+def test_llama_3s_own_divisors_become_its_own_scaling(small_tokenizer, tmp_path):
+    own = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+    own |= {"rope_theta": 500000.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = config_of(
+        "llama-3.2 tied", vocab_size=V, head_dim=64, max_position_embeddings=1 << 17, rope_parameters=own
+    )
+    write(tmp_path / "small.gguf", config, small_tokenizer)
+    assert published(tmp_path / "small.gguf").config == planned(config).layout.config
 
 
 ODD = [None, True, -1, 0, 1.5, 1e300, float("nan"), "x", "", [], [1, 2], [-1] * 3, ["a"], 1 << 31, 1 << 63]

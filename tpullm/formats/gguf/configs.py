@@ -66,6 +66,8 @@ def config_json(file: GgufFile) -> dict[str, Any]:
         UserError: the architecture is not read, or a setting is missing, of a wrong type, or one that we don't compute.
     """
     model_type = family(file)
+    if (parts := file.settings.get("split.count", 1)) not in (0, 1):
+        raise UserError(f"{file.path}: is one of {parts!r:.20} parts; join them: llama-gguf-split --merge FIRST WHOLE")
     with configs.faults_of(str(file.path)):
         config = _model_config(file, ARCHITECTURES[model_type], model_type)
         return configs.write(config, model_type)
