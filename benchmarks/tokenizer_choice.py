@@ -40,7 +40,7 @@ VARIANTS = {
 DOCUMENT_CHARACTERS = 3000
 RECIPE = {
     "name": "tokenizers",
-    "tokenizer": {"vocabulary_size": 8192, "sample_characters": 20_000_000},
+    "tokenizer": {"sample_characters": 20_000_000},
     "model": {"layers": 4, "width": 128, "heads": 4, "context_length": 256},
     "pretrain": {
         "batch_size": 16,
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the runs are")
     parser.add_argument("--texts", action="append", required=True, metavar="NAME=LANGUAGE=PATH")
     parser.add_argument("--bytes", type=int, default=3_000_000, help="of each text at most")
+    parser.add_argument("--vocabulary", type=int, default=8192, help="tokens of each tokenizer")
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300], help="of trainings of each length")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
@@ -68,6 +69,7 @@ def main() -> None:
     recipe = options.folder / "recipe.yaml"
     sources = [_source(options.folder, *of.split("=", 2), options.bytes) for of in options.texts]
     described = RECIPE | {"corpus": {"held_out_fraction": 0.04, "sources": sources}}
+    described["tokenizer"] = RECIPE["tokenizer"] | {"vocabulary_size": options.vocabulary}
     recipe.write_text(yaml.safe_dump(described, allow_unicode=True), encoding="utf-8")
     _verb("collect", recipe, options.folder / "documents")
     for name in options.variants:
@@ -176,7 +178,7 @@ def _write(options: argparse.Namespace, sources: list[dict]) -> None:
     """The page, of all that there is in the folder."""
     names = [source["name"] for source in sources]
     japanese = [source["name"] for source in sources if source["language"] == "ja"]
-    model, size = RECIPE["model"], RECIPE["tokenizer"]["vocabulary_size"]
+    size, model = options.vocabulary, RECIPE["model"]
     page = [
         f"# Tokenizers\n\nMade by `benchmarks/tokenizer_choice.py`: {size:,} tokens, models of {model['layers']} "
         f"layers of width {model['width']}. Texts: {', '.join(names)}, at most {options.bytes / 1e6:g} MB each.\n"
