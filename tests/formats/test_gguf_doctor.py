@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from tests.formats.gguf.small_gguf import config_of, tokenizer, write
+from tests.formats.gguf.test_tokenizer_files import published, settings
 from tpullm.cli.main import main
 from tpullm.formats import doctor
 from tpullm.formats.gguf import reading
+from tpullm.formats.gguf.vocabulary import CONTROL
 from tpullm.system.errors import UserError
 
 
@@ -19,7 +21,8 @@ from tpullm.system.errors import UserError
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     made = tokenizer(folder / "tokenizer")
-    made.template = "{{ messages[0]['content'] }}"
+    made.template = "{% for one in messages %}{{ one['role'] + ':' + one['content'] }}<|endoftext|>{% endfor %}"
+    made.template += "{{ 'assistant:' if add_generation_prompt }}"
     config = config_of("llama-2", vocab_size=320, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
     write(folder / "good.gguf", config, made, "q8_0")
     return folder / "good.gguf"
@@ -62,6 +65,9 @@ FAULTS = {
     "end": ({"tokenizer.ggml.eos_token_id": 320}, {}, "eos_token_id: 320 is not a token"),
     "no end": ({"tokenizer.ggml.eos_token_id": None}, {}, "no end token"),
     "no pattern": ({"tokenizer.ggml.pre": "default"}, {}, "no tokenizer.ggml.pre"),
+    "unknown pattern": ({"tokenizer.ggml.pre": "kimi-k2"}, {}, "its pre-tokenizer 'kimi-k2' is not known; known are"),
+    "merge": ({"tokenizer.ggml.merges": ["zz q"]}, {}, "bad.gguf: has a merge 'zz q' of what is no token"),
+    "template": ({"tokenizer.chat_template": "{{ no( }}"}, {}, "bad.gguf: its chat template"),
     "no tokens": ({"tokenizer.ggml.tokens": None}, {}, "no tokenizer.ggml.tokens"),
 }
 
@@ -95,10 +101,10 @@ def test_a_file_that_is_cut_off_anywhere_is_one_error(good, tmp_path):
 
 
 def test_no_byte_of_the_head_makes_more_than_findings(good, tmp_path):
-    """200 files with 1 to 8 other bytes in the head: findings, and no other error."""
+    """60 files with 1 to 8 other bytes in the head: findings, and no other error."""
     whole, changed, chance = good.read_bytes(), tmp_path / "changed.gguf", random.Random(0)
     end = min(tensor.start for tensor in reading.read(good).tensors)
-    for _ in range(200):
+    for _ in range(60):
         data = bytearray(whole)
         for _ in range(chance.randint(1, 8)):
             data[chance.randrange(end)] = chance.choice([0, 1, 127, 255, chance.randrange(256)])
@@ -156,3 +162,24 @@ def test_lists_have_an_end_together(tmp_path, monkeypatch):
     (tmp_path / "bad.gguf").write_bytes(head(2, after=one(b"a") + one(b"b")))
     with pytest.raises(UserError, match="a list of 2 values"):
         reading.read(tmp_path / "bad.gguf")
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize(
+    ("pre", "numbers", "why"),
+    [
+        ("smollm", 0, None),
+        ("gpt-2", 0, "no token has a digit and more"),
+        ("gpt-2", 60, None),
+        ("smollm", 20, None),
+        ("smollm", 60, "the pre-tokenizer cuts 6% of the tokens, such as '10'"),
+    ],
+)
+def test_a_pre_tokenizer_that_is_not_of_the_vocabulary_is_named(tmp_path, pre, numbers, why):
+    texts = [a + b + c for c in ("", *LETTERS) for a in LETTERS for b in LETTERS][:1_000]
+    texts += [str(number) for number in range(10, 10 + numbers)]
+    merges = [f"{text[:-1]} {text[-1]}" for text in texts]
+    made = published(tmp_path, settings(texts=["</s>", *texts], kinds=[CONTROL], pre=pre, merges=merges))
+    assert [finding.what.startswith(why) for finding in doctor._cut_findings(made)] == [True] * bool(why)

@@ -106,6 +106,7 @@ class PublishedTokenizer:
         self.vocabulary_size = max(ids.values()) + 1
         present = set(ids.values()) - self._special
         self.needed_size = max(present) + 1
+        self._joins_bytes = _decoder_kinds(described) == {"ByteLevel"}
         self._bytes = all_bytes(described, ids, self._special, set(added), path)
         plain, with_special = (self._tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
         self.begin = with_special[: with_special.index(plain[0])]
@@ -143,7 +144,12 @@ class PublishedTokenizer:
             self._tokenizer.encode_special_tokens = False
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens have no text."""
+        """The text of `ids`. Special tokens have no text.
+
+        The library would read an added token of DeepSeek, such as `ö`, as a letter that stands for a byte.
+        """
+        if self._joins_bytes:
+            return b"".join(map(self.bytes_of, ids)).decode("utf-8", errors="replace")
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def bytes_of(self, token: int) -> bytes:
@@ -165,6 +171,23 @@ class PublishedTokenizer:
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """The tokens of `text` for display: (piece, id)."""
         return [(self.piece(token), token) for token in self.encode(text)]
+
+    def learned_texts(self) -> list[str]:
+        """The texts of the tokens that pairs of bytes were joined to, none for a tokenizer of another kind."""
+        if not self._joins_bytes or self._tokenizer.pre_tokenizer is None:
+            return []
+        apart, found = set(self._tokenizer.get_added_tokens_decoder()), []
+        for token, held in enumerate(self._bytes):
+            with contextlib.suppress(UnicodeDecodeError):
+                if held and token not in apart:
+                    found.append(held.decode())
+        return found
+
+    def cut(self, text: str) -> list[str]:
+        """The pieces of a text within which pairs are joined, for a tokenizer with learned texts."""
+        letters = byte_letters()
+        found = self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        return [bytes(letters[letter] for letter in piece).decode("utf-8", "replace") for piece, _ in found]
 
     def chat_template(self, messages: Messages, add_generation_prompt: bool = False, tools: Tools = None) -> Weighted:
         """The ids of a conversation by the model's own template, and weights: 1 on each answer and its end.
@@ -309,26 +332,33 @@ def _published_chat_template(folder: Path, config: dict) -> str | None:
 
 def all_bytes(described: dict, ids: dict[str, int], special: set[int], added: set[int], where: str) -> list[bytes]:
     """The bytes of each token, by how the decoder of the tokenizer joins pieces; `UserError` if it is not known."""
+    kinds = _decoder_kinds(described)
+    if not {"ByteLevel", "ByteFallback", "Metaspace"} & kinds:
+        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
+    letters = byte_letters() if "ByteLevel" in kinds else None
+    found = [b""] * (max(ids.values()) + 1)
+    for piece, token in ids.items():
+        if token in special:
+            continue
+        try:
+            if token in added:
+                found[token] = piece.encode()
+            elif letters:
+                found[token] = bytes(map(letters.__getitem__, piece))
+            elif len(piece) == 6 and piece.startswith("<0x"):
+                found[token] = bytes([int(piece[3:5], 16)])
+            else:
+                found[token] = piece.replace("\u2581", " ").encode()
+        except (KeyError, ValueError):  # what is not written so stands for itself
+            found[token] = piece.encode()
+    return found
+
+
+def _decoder_kinds(described: dict) -> set[str]:
+    """The types of all decoders."""
     kinds, decoders = set(), [described.get("decoder")]
     for decoder in decoders:
         if decoder:
             kinds.add(decoder["type"])
             decoders += decoder.get("decoders", [])
-    if "ByteLevel" in kinds:
-        table = byte_letters()
-    elif not {"ByteFallback", "Metaspace"} & kinds:
-        raise UserError(f"{where}: a decoder of {sorted(kinds)} is not known; known are ByteLevel and Metaspace")
-    found = [b""] * (max(ids.values()) + 1)
-    for piece, token in ids.items():
-        if token in special:
-            continue
-        found[token] = piece.encode()  # what is not written as below stands for itself
-        if token not in added:
-            with contextlib.suppress(KeyError, ValueError):
-                if "ByteLevel" in kinds:
-                    found[token] = bytes(table[letter] for letter in piece)
-                elif len(piece) == 6 and piece.startswith("<0x"):
-                    found[token] = bytes([int(piece[3:5], 16)])
-                else:
-                    found[token] = piece.replace("\u2581", " ").encode()
-    return found
+    return kinds

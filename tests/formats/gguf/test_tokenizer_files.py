@@ -184,6 +184,14 @@ def test_a_byte_that_is_no_token_joins_nothing_and_is_left_out(tmp_path):
     assert [made.piece(token) for token in made.encode("ab]aab a]b")] == ["ab", "a", "ab", " ", "a", "b"]
 
 
+def test_an_added_letter_stands_for_itself_and_not_for_a_byte(tmp_path):
+    """As in DeepSeek: no pair uses the letter of the byte 0xF6, and the token is one that the user defined."""
+    read = settings(texts=["</s>"], kinds=[CONTROL])
+    read["tokenizer.ggml.token_type"][list(byte_letters()).index("ö")] = USER_DEFINED
+    made = published(tmp_path, read)
+    assert len(made.encode("schön")) == 5 and made.decode(made.encode("schön Ä")) == "schön Ä"
+
+
 PIECES = ["▁", "a", "b", "c", "ab", "bc", "abc", "▁a", "▁▁", "▁▁▁▁", "▁▁▁", "ca", "aa", "aaa", "</s>"]
 SCORES = [-20.0, -21.0, -22.0, -23.0, -3.0, -2.0, -9.0, -1.5, -50.0, -50.0, -50.0, -1.0, -4.0, -5.0, 0.0]
 
