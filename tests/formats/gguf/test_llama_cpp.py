@@ -3,23 +3,31 @@
 It needs llama-cpp-python, which is no extra: PyPI has its source alone, and that takes 15 minutes to build.
 """
 
+import json
+
 import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tests.formats.gguf.small_gguf import KNOWN, config_of, model, parameters, tokenizer, write
 from tests.formats.gguf.test_gguf_vocabulary import GPT_4O, LLAMA_3, TEKKEN, changed, of_pairs, splitting, trained
+from tests.formats.gguf.test_tokenizer_files import SPLITS
+from tests.formats.gguf.test_tokenizer_files import published as published_tokenizer
 from tests.formats.huggingface.small import as_ours
 from tests.training.small import mesh
+from tpullm.formats.gguf import reading, writing
 from tpullm.formats.gguf import vocabulary as gguf_vocabulary
-from tpullm.formats.gguf import writing
+from tpullm.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
+from tpullm.formats.gguf.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from tpullm.formats.huggingface import configs
 from tpullm.formats.huggingface.tensors import is_vector
 from tpullm.formats.huggingface.writing import Parameters
 from tpullm.formats.published import fill, published
 from tpullm.model.architecture import Architecture
+from tpullm.tokenizer.byte_pairs import byte_letters
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 V, PROMPT, NEW = 320, 12, 64
@@ -162,6 +170,10 @@ def logits_of(file, ids, **options):
 def vocabulary(file, tokenizer):
     writer = gguf.GGUFWriter(file, "llama")
     gguf_vocabulary.write(writer, tokenizer, tokenizer.vocabulary_size, talks=False)
+    return opened(writer, file)
+
+
+def opened(writer, file):
     for key in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
         getattr(writer, f"add_{key}")(32)
     writer.add_layer_norm_rms_eps(1e-6)
@@ -207,3 +219,44 @@ def test_published_tokenizers_split_alike(tmp_path, pattern):
     theirs = vocabulary(tmp_path / "vocabulary.gguf", made)
     for line in lines:
         assert theirs.tokenize(line.encode(), add_bos=False, special=True) == made.encode(line), line
+
+
+CUT = [line.replace("¦", "") for lines in SPLITS.values() for line in lines] + LINES + PAIRS
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Tokens, and merges that go over any cut, so that a text that is cut elsewhere gets other ids."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    options = {"vocab_size": 1_200, "initial_alphabet": list(byte_letters()), "show_progress": False}
+    made.train_from_iterator(CUT, trainers.BpeTrainer(**options))
+    described = json.loads(made.to_str())["model"]
+    return list(described["vocab"]), [" ".join(merge) for merge in described["merges"]]
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_a_pre_tokenizer_gives_the_same_ids(tmp_path, learned, name):
+    """Also of texts with the names of special tokens; and the first token and the ends are the same."""
+    tokens, merges = learned
+    tokens = [*tokens, "</s>", "<|im_end|>", "<u>", "[PAD]"]
+    kinds = [*[NORMAL] * (len(tokens) - 4), CONTROL, NORMAL, USER_DEFINED, UNUSED]
+    first, end = len(tokens) - 1, len(tokens) - 4
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_eos_token_id(end)
+    writer.add_bos_token_id(first)
+    theirs = opened(writer, tmp_path / "small.gguf")
+    made = published_tokenizer(tmp_path / "made", reading.read(tmp_path / "small.gguf").settings)
+    for line in [*CUT, "<u>a</s><|im_end|> <u></u>\n"]:
+        assert theirs.tokenize(line.encode(), add_bos=False, special=True) == made.encode(line), line
+        found = theirs.tokenize(line.encode(), add_bos=False, special=False)
+        assert found == made.document(line)[len(made.begin) : -1], line
+    assert theirs.tokenize(b"", add_bos=True) == made.begin
+    assert [llama_cpp.llama_vocab_is_eog(theirs._model.vocab, token) for token in (end, end + 1, end + 2)] == [
+        token in made.stop_ids for token in (end, end + 1, end + 2)
+    ]

@@ -3,12 +3,14 @@
 import json
 import math
 
+import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from tpullm.formats.gguf import vocabulary
+from tests.formats.gguf.test_gguf_vocabulary import trained
+from tpullm.formats.gguf import reading, vocabulary
 from tpullm.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
 from tpullm.formats.gguf.tokenizer_files import tokenizer_files
 from tpullm.formats.gguf.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
@@ -190,6 +192,22 @@ def test_an_added_letter_stands_for_itself_and_not_for_a_byte(tmp_path):
     read["tokenizer.ggml.token_type"][list(byte_letters()).index("ö")] = USER_DEFINED
     made = published(tmp_path, read)
     assert len(made.encode("schön")) == 5 and made.decode(made.encode("schön Ä")) == "schön Ä"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_a_tokenizer_of_ours_comes_back_from_its_file(tmp_path, kind):
+    made = trained(tmp_path, kind)
+    writer = gguf.GGUFWriter(tmp_path / "made.gguf", "llama")
+    vocabulary.write(writer, made, made.vocabulary_size, talks=True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    again = published(tmp_path / "again", reading.read(tmp_path / "made.gguf").settings)
+    for text in ["今日は いい天気。\n\n The cat  sat", "<|user|><0x41></s>\u3000 é 龘"]:
+        assert again.document(text)[1:-1] == made.encode(text)
+    assert (again.begin, set(again.stop_ids), again.pad_id) == (made.begin, set(made.stop_ids), made.pad_id)
+    talk = [{"role": "user", "content": "今日は"}]
+    assert again.chat_template(talk, True)[0] == made.chat_template(talk, True)[0]
 
 
 PIECES = ["▁", "a", "b", "c", "ab", "bc", "abc", "▁a", "▁▁", "▁▁▁▁", "▁▁▁", "ca", "aa", "aaa", "</s>"]

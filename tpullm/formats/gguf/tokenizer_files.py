@@ -63,7 +63,7 @@ class _Reader:
             raise self._wrong("has two tokens of the same text; export it again")
         if max(map(len, self._texts)) > _MOST_LETTERS:
             raise self._wrong(f"has a token of more than {_MOST_LETTERS:,} letters; it is broken or hostile")
-        self._kinds = self._list("token_type", int, len(texts)) or [NORMAL] * len(texts)
+        self._kinds = self._list("token_type", int, size=len(texts)) or [NORMAL] * len(texts)
         self._ends = self._end_tokens()
 
     def files(self) -> dict[str, Any]:
@@ -154,15 +154,19 @@ class _Reader:
 
     def _merges_of_scores(self) -> list[list[str]]:
         """The pairs that make a token, by the scores of the tokens."""
-        scores = self._list("scores", (int, float), len(self._texts)) or [0.0] * len(self._texts)
+        scores = self._list("scores", int, float, size=len(self._texts)) or [0.0] * len(self._texts)
         if not all(map(math.isfinite, scores)):
             raise self._wrong("has a score that is no number; export it again")
         apart = (CONTROL, UNKNOWN, BYTE)  # no pair makes one of these, nor one with a space: spaces are replaced before
-        both = zip(self._texts, self._kinds, strict=True)
-        parts = {text for text, kind in both if kind not in apart and " " not in text}
-        order = sorted(parts, key=lambda text: (-scores[self._ids[text]], -len(text), self._ids[text]))
-        cuts = ((text[:cut], text[cut:]) for text in order for cut in range(len(text) - 1, 0, -1))
-        return [[left, right] for left, right in cuts if left in parts and right in parts]
+        all_tokens = zip(self._texts, self._kinds, scores, strict=True)
+        score_of = {text: score for text, kind, score in all_tokens if kind not in apart and " " not in text}
+        order = sorted(sorted(score_of, key=len, reverse=True), key=score_of.__getitem__, reverse=True)
+        return [
+            [left, right]
+            for text in order
+            for cut in range(len(text) - 1, 0, -1)
+            if (left := text[:cut]) in score_of and (right := text[cut:]) in score_of
+        ]
 
     def _template(self, begin: str) -> str | None:
         """The chat template. llama.cpp puts the first token before what a template shows, if the template lacks it."""
@@ -186,9 +190,9 @@ class _Reader:
             raise self._wrong(f"its tokenizer.ggml.{name} is {found!r:.40}; export it again")
         return found
 
-    def _list(self, name: str, kind: Any, size: int | None = None) -> list:
+    def _list(self, name: str, *kinds: type, size: int | None = None) -> list:
         found = self._settings.get(f"tokenizer.ggml.{name}", [])
-        is_list = isinstance(found, list) and all(isinstance(value, kind) for value in found)
+        is_list = isinstance(found, list) and {*map(type, found)} <= {*kinds}
         if not is_list or (found and size not in (None, len(found))):
             raise self._wrong(f"its tokenizer.ggml.{name} is no list of the right length and type; export it again")
         return list(found)
