@@ -160,6 +160,7 @@ def test_special_tokens_ends_and_the_template_are_those_of_the_file(tmp_path):
     read = settings(texts=texts, kinds=kinds, **more) | {"tokenizer.chat_template": "{{ messages[0].content }}"}
     made = published(tmp_path, read)
     assert (made.begin, made.bos_id, made.stop_ids, made.pad_id) == ([257], 257, [256, 258], 260)
+    assert made.named_end == 256
     assert made.encode("ab<h1><|im_end|>") == [261, 259, 258]
     assert made.document("<h1><s>")[1] == 259 and 257 not in made.document("<s>")[1:]
     assert made.decode(made.encode("ab<h1>é\x00")) == "ab<h1>é\x00"
@@ -174,9 +175,17 @@ def test_special_tokens_ends_and_the_template_are_those_of_the_file(tmp_path):
 def test_the_end_of_a_part_of_an_answer_ends_no_text(tmp_path):
     harmony = settings(texts=["<|endoftext|>", "<|return|>", "<|call|>", "<|end|>"], kinds=[CONTROL] * 4)
     assert published(tmp_path, harmony).stop_ids == [256, 257, 258]
-    gemma = settings("gemma4", ["<eos>", "<|tool_response>", "</s>", "a"], [CONTROL], merges=[], bos_token_id=256)
-    made = published(tmp_path, gemma)
-    assert made.stop_ids == [256, 257] and made.begin == [256]
+    for kind, ends in ((NORMAL, [256, 257]), (USER_DEFINED, [256, 257, 258])):
+        tag = settings(
+            "gemma4", ["<eos>", "<|tool_response>", "</s>"], [CONTROL, NORMAL, kind], merges=[], bos_token_id=256
+        )
+        assert published(tmp_path, tag).stop_ids == ends
+
+
+def test_no_text_becomes_a_special_token_by_its_merges(tmp_path):
+    read = settings(texts=["</s>", "<b", "<b>"], kinds=[CONTROL, NORMAL, CONTROL], merges=["< b", "<b >"], pre="bloom")
+    made = published(tmp_path, read)
+    assert made.encode("<b>") == [258] and [made.piece(token) for token in made.document("<b>")[:-1]] == ["<b", ">"]
 
 
 def test_a_byte_that_is_no_token_joins_nothing_and_is_left_out(tmp_path):

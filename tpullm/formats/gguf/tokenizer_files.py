@@ -99,8 +99,8 @@ class _Reader:
         named = _ENDS & self._ids.keys()
         if named >= {"<|return|>", "<|call|>"} or named >= {"<|calls|>", "<|flush|>"}:
             named -= {"<|end|>"}  # it ends a part of an answer
-        if "<|tool_response>" in named:
-            named -= {"</s>"}  # a tag of HTML
+        if "</s>" in named and self._kinds[self._ids["</s>"]] == NORMAL:
+            named -= {"</s>"}  # a tag of HTML, as in Qwen and Gemma 4; llama.cpp has it as an end of Qwen's
         of_names = sorted(self._ids[text] for text in named)
         for token in of_names:
             self._kinds[token] = CONTROL
@@ -149,7 +149,8 @@ class _Reader:
             left = merge[:1] + left
             if not all(text in self._ids for text in (left, right, left + right)):
                 raise self._wrong(f"has a merge {merge!r:.80} of what is no token; export it again")
-            found[left, right] = None
+            if self._kinds[self._ids[left + right]] not in (CONTROL, UNKNOWN):  # no text becomes one of these
+                found[left, right] = None
         return [[left, right] for left, right in found]
 
     def _merges_of_scores(self) -> list[list[str]]:
