@@ -18,6 +18,7 @@ from tpullm.evaluation import scoring
 from tpullm.evaluation.measured_model import parameter_hash
 from tpullm.formats.huggingface.tensors import flat
 from tpullm.model import quantized
+from tpullm.model.packed import is_packed
 from tpullm.recipe.sampling import GREEDY
 from tpullm.system.errors import UserError
 
@@ -62,6 +63,23 @@ def test_it_computes_and_the_engine_writes_what_its_numbers_compute(opened):
 def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
     folder = directory(tmp_path / "published", layers=1)
     is_of(load_session(folder, weights="int4"), load_session(folder).params, "int4")
+
+
+@pytest.mark.parametrize("weights", ["", "int8", pytest.param("int4", marks=pytest.mark.slow)])
+def test_a_cpu_writes_text_with_packed_matrices(run, weights):  # noqa: F811
+    """Activations are in bfloat16 (8 bits), and beside integers in steps of 1/127 of the largest of each block: the
+    scores are those of the same numbers in float32 but for a hundredth of their spread.
+    """
+    opened, exact = load_session(run, exact=False, weights=weights), load_session(run, weights=weights)
+    found = {name for name, leaf in flat(opened.params).items() if is_packed(leaf)}
+    parts = ("attention.query", "attention.key", "attention.value", "mlp.gate", "mlp.up", "mlp.down")
+    out = set() if weights else {"layers.attention.out.weight"}  # a scale is of 16 inputs, those of a head
+    assert found == {f"layers.{part}.weight" for part in parts} | {"embedding"} | out
+    ids = np.array([[*PROMPT, *continued(Engine(opened, 2), [Request(PROMPT, 5, GREEDY)])[0]]], np.int32)
+    scores, wanted = scoring.logits(opened, ids), scoring.logits(exact, ids)
+    assert np.sqrt(np.mean(np.square(scores - wanted))) < 0.02 * wanted.std()
+    at = scores[0, len(PROMPT) - 1 : -1]
+    assert (at.max(axis=-1) - np.take_along_axis(at, ids[0, len(PROMPT) :, None], -1)[:, 0] < 0.05 * wanted.std()).all()
 
 
 def test_an_open_model_is_quantized_once(run):  # noqa: F811

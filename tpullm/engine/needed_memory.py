@@ -7,7 +7,7 @@ import jax
 
 from tpullm.engine.cache import CHUNK, SIZE
 from tpullm.engine.engine import PIECES, Engine
-from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, parameter_targets
+from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, targets_in_use
 from tpullm.model.platform import decodes_separate_layers
 from tpullm.model.rows import row_parts
 from tpullm.system.errors import UserError
@@ -56,7 +56,7 @@ def check_memory(found: Found, longest: int, models: int = 1) -> None:
         UserError: by how much, and the longest text that would fit.
     """
     dtype, (architecture, mesh) = dtype_in_use(exact=False), built_on_mesh(found)
-    shapes = parameter_targets(architecture, mesh, dtype, found.weights)
+    shapes = targets_in_use(found, architecture, mesh, dtype)
     session = Session(found.tokenizer, architecture, shapes, mesh, dtype)
     free, needed = _free_device_bytes(), needs_of_session(session, longest, models)
     if free is None or sum(needed) <= free:

@@ -22,6 +22,8 @@ from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture, is_matrix
 from tpullm.model.mesh import make_mesh, mesh_in_use, mesh_of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
+from tpullm.model.packed import UNIT, Packed, is_packed
+from tpullm.model.packing import can_pack, packed_params
 from tpullm.model.platform import compute_dtype, decodes_separate_layers
 from tpullm.model.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
@@ -34,6 +36,7 @@ from tpullm.tokenizer.published import PublishedTokenizer
 
 Tree = Any
 SMALLEST_BUCKET = 16  # tokens
+TABLES = {"embedding", "head"}
 
 
 class NoTokenizer:
@@ -164,7 +167,10 @@ def load_session(
 def session_of(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
     """The model that was found, on all devices; arguments are those of `load_session`."""
     dtype, (architecture, used) = dtype_in_use(exact), built_on_mesh(found, mesh)
-    params = found.params(architecture, parameter_targets(architecture, used, dtype, found.weights))
+    params = found.params(architecture, targets_in_use(found, architecture, used, dtype))
+    if can_pack(used, dtype):
+        with jax.set_mesh(used):
+            params = packed_params(params, architecture.axes)
     return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model, None, found.weights)
 
 
@@ -183,7 +189,10 @@ def built_on_mesh(found: "Found", mesh: Mapping[str, int] | None = None) -> tupl
 
 
 class Found(NamedTuple):
-    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets."""
+    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets.
+
+    `kept` names parameters whose codes can be read as they are, with the kind of `Quantized`.
+    """
 
     tokenizer: Tokenizer | NoTokenizer
     config: ModelConfig
@@ -191,6 +200,7 @@ class Found(NamedTuple):
     talks: bool
     model: models.Model | None = None
     weights: str = ""
+    kept: Callable[[Architecture], dict[str, str]] = lambda architecture: {}
 
 
 def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
@@ -208,7 +218,11 @@ def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights
             with found.weights() as source, log.progress("load", source.size, "bytes") as advance:
                 return fill(source, wanted, architecture.axes, place_array, advance)
 
-        return Found(tokenizer, config, filled, talks, None, weights)
+        def kept(architecture: Architecture) -> dict[str, str]:
+            with found.weights() as source:
+                return source.kept(architecture.shapes, architecture.axes)
+
+        return Found(tokenizer, config, filled, talks, None, weights, kept)
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     check_vocabulary(tokenizer, found.config, found.tokenizer_path)
@@ -266,6 +280,9 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
 
 def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[float], float]:
     """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
+    if is_packed(matrix):
+        step = 0.0 if matrix.scales is None else float(jnp.max(matrix.scales))
+        return adapters.sampled_numbers(jax.jit(Packed.unpacked)(matrix)), step / 2
     if not quantized.is_quantized(matrix):
         return adapters.sampled_numbers(matrix), 0.0
     with jax.set_mesh(matrix.codes.sharding.mesh):
@@ -277,6 +294,8 @@ def place_array(
     array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized
 ) -> jax.Array | quantized.Quantized:
     """The array on the devices, with the sharding of `target`, and quantized there if that is."""
+    if quantized.is_quantized(array):
+        return jax.tree.map(lambda own, of: jax.device_put(own, of.sharding), array, target)
     if not quantized.is_quantized(target):
         return jax.device_put(array, target.sharding)
     sharding = target.codes.sharding
@@ -315,6 +334,22 @@ def parameter_targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype
 
     whole = jax.tree.map(target, architecture.shapes, architecture.shardings(mesh), architecture.axes)
     return quantized.packed_targets(whole, kind)
+
+
+def targets_in_use(found: Found, architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
+    """The same of a model that is opened. Where matrices are packed, tables are rounded to 8 bits if matrices are
+    rounded, and codes of a file are kept.
+    """
+    targets = tensors.flat(parameter_targets(architecture, mesh, dtype, found.weights))
+    if can_pack(mesh, dtype):
+        tables = {name: -1 for name in TABLES & targets.keys()}
+        for name in tables if found.weights and architecture.config.width % UNIT == 0 else ():
+            targets[name] = quantized.packed_target(targets[name], "int8", -1)
+        for name, kind in ({} if found.weights else found.kept(architecture)).items():
+            axis = tables.get(name) or quantized.INPUTS.get(name.split(".")[-2])
+            if axis and targets[name].shape[axis] % UNIT == 0:
+                targets[name] = quantized.packed_target(targets[name], kind, axis, UNIT, jnp.float16)
+    return tensors.nested(targets)
 
 
 def length_bucket(length: int) -> int:

@@ -14,12 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from tpullm.formats.gguf import weights as gguf
 from tpullm.formats.gguf.reading import GgufTensor, check_installed
 from tpullm.formats.huggingface import reading, tensors
 from tpullm.formats.huggingface.families import Family
+from tpullm.model.quantized import is_quantized
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import storage
 
@@ -45,6 +47,9 @@ class Weights(Protocol):
             UserError: tensors are missing, unknown, of another shape or of a type that is not read; the error names
                 them.
         """
+
+    def kept(self, shapes: Tree, axes: Tree) -> dict[str, str]:
+        """The parameters whose codes a `Quantized` can keep: flat name → its kind. Arguments are those of `types`."""
 
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
         """Our parameters in parts: flat name, place in the parameter, and the values there.
@@ -73,16 +78,20 @@ def fill(
     left = {key: math.prod(target.shape) for key, target in flat.items()}
     for key, where, part in weights.parts_of(targets, axes, done):
         if key not in held:
-            # At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy.
-            shape, dtype = flat[key].shape, np.dtype(flat[key].dtype)
-            memory = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
-            aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
-            held[key] = aligned.view(dtype).reshape(shape)
-        held[key][where] = part
-        left[key] -= part.size
+            held[key] = jax.tree.map(_empty, flat[key]) if is_quantized(part) else _empty(flat[key])
+        for own, new in zip(jax.tree.leaves(held[key]), jax.tree.leaves(part), strict=True):
+            own[where] = new
+        left[key] -= math.prod(part.shape)
         if not left[key]:
             found[key] = place(held.pop(key), flat[key])
     return tensors.nested(found)
+
+
+def _empty(target: Any) -> np.ndarray:
+    """At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy."""
+    memory = np.empty(math.prod(target.shape) * np.dtype(target.dtype).itemsize + 64, np.uint8)
+    aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
+    return aligned.view(target.dtype).reshape(target.shape)
 
 
 @dataclass(frozen=True)

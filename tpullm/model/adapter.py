@@ -18,6 +18,7 @@ from tpullm.model.collectives import all_gather
 from tpullm.model.experts.moe import Experts
 from tpullm.model.linear import Linear, matmul, parameter, vector_axes
 from tpullm.model.mesh import RULES
+from tpullm.model.packed import is_packed
 from tpullm.model.quantized import Quantized, dequantized
 from tpullm.recipe.schema import AdapterConfig
 
@@ -76,7 +77,7 @@ def with_adapters(module: nnx.Module, config: AdapterConfig | None, rngs: nnx.Rn
 
 def column_lengths(weight: jax.Array | Quantized, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """The length of each column of `weight + scale a b`, over the inputs, float32."""
-    weight = dequantized(weight)
+    weight = weight.unpacked() if is_packed(weight) else dequantized(weight)
     total = jnp.square(_weight_plus_adapter(weight, a, b, scale))
     return jnp.sqrt(jnp.sum(total, axis=tuple(range(_stacking_dimensions(weight, a, b), a.ndim - 1))))
 

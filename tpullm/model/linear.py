@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from tpullm.model import fp8
 from tpullm.model.collectives import all_gather, reduce_gradient
 from tpullm.model.mesh import RULES, axis_size, mesh_axes
+from tpullm.model.packed import is_packed
 from tpullm.model.platform import barrier_on_gpu, matmul_dtype, row_major_on_cpu, target_platform
 from tpullm.model.quantized import Quantized, gathered_matrix, is_quantized
 from tpullm.recipe.schema import ModelConfig
@@ -74,9 +75,13 @@ class Linear(nnx.Module):
 
     def __call__(self, subscripts: str, x: jax.Array, out_spec) -> jax.Array:
         """`x` times the weight by `subscripts` of einsum, in the type of `x`."""
-        out = matmul(subscripts, self.axes, self.matmuls, self.reduce_dtype, out_spec, x, self.weight[...])
+        weight = self.weight[...]
+        if is_packed(weight):
+            out = weight.matmul(x, out_spec).astype(x.dtype)
+        else:
+            out = matmul(subscripts, self.axes, self.matmuls, self.reduce_dtype, out_spec, x, weight)
         if self.adapter is not None:
-            out = self.adapter(subscripts, x, out, out_spec, self.weight[...])
+            out = self.adapter(subscripts, x, out, out_spec, weight)
         out = checkpoint_name(out, "dots")
         return out if self.bias is None else out + all_gather(self.bias[...], *self.bias_axes, dtype=x.dtype)
 

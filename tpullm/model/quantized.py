@@ -79,7 +79,7 @@ class Quantized:
     @property
     def dtype(self) -> jnp.dtype:
         """Of the matrix, before it was rounded and after."""
-        return self.scales.dtype
+        return jnp.dtype("float32")
 
     def __getitem__(self, all_of_it) -> "Quantized":
         """As an array's `[...]`, by which a module reads its parameter."""
@@ -160,6 +160,21 @@ def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
     return jax.shard_map(local, out_specs=Quantized(spec, spec, kind, axis), check_vma=False)(weight)
 
 
+def from_blocks(codes: np.ndarray, scales: np.ndarray, target: Quantized) -> Quantized:
+    """A matrix of others whose codes, one in a byte, and scales are known.
+
+    Args:
+        codes, scales: of the matrix's shape; a block has the same scale.
+        target: its kind, axis and number of blocks.
+    """
+    at, blocks = codes.ndim + target.axis, target.scales.shape[target.axis]
+    if target.kind in PACKED:
+        low, high = np.split(codes.reshape(*codes.shape[:at], blocks, -1, *codes.shape[at + 1 :]), 2, axis=at + 1)
+        codes = (low | high << 4).reshape(*codes.shape[:at], -1, *codes.shape[at + 1 :])
+    first = scales[(*[slice(None)] * at, slice(None, None, scales.shape[at] // blocks))]
+    return Quantized(codes, first, target.kind, target.axis)
+
+
 def change_each_matrix(tree: Tree, change: Callable[[Any, int], Any], name: str = "") -> Tree:
     """The tree with each matrix that is quantized changed: `change(matrix, axis)`.
 
@@ -183,13 +198,22 @@ def packed_targets(shapes: Tree, kind: str) -> Tree:
     if not kind:
         return shapes
 
-    def target(matrix: jax.ShapeDtypeStruct, axis: int) -> Quantized:
-        inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
-        resized, of = partial(_resize_axis, matrix.shape, axis), partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
-        codes = of(resized(inputs // 2 if kind in PACKED else inputs), dtype)
-        return Quantized(codes, of(resized(inputs // inputs_per_scale(inputs)), jnp.float32), kind, axis)
+    return change_each_matrix(shapes, lambda matrix, axis: packed_target(matrix, kind, axis))
 
-    return change_each_matrix(shapes, target)
+
+def packed_target(
+    matrix: jax.ShapeDtypeStruct, kind: str, axis: int, block: int = 0, scales: jnp.dtype = jnp.float32
+) -> Quantized:
+    """The same of one matrix.
+
+    Args:
+        block: inputs that have one scale; 0 is ours.
+        scales: their type.
+    """
+    inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
+    resized, of = partial(_resize_axis, matrix.shape, axis), partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
+    codes = of(resized(inputs // 2 if kind in PACKED else inputs), dtype)
+    return Quantized(codes, of(resized(inputs // (block or inputs_per_scale(inputs))), scales), kind, axis)
 
 
 def rounded_matrices(params: Tree, kind: str) -> Tree:

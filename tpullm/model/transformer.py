@@ -23,6 +23,7 @@ from tpullm.model.experts.moe import Routing
 from tpullm.model.linear import lookup, parameter
 from tpullm.model.mesh import RULES, axis_size
 from tpullm.model.mlp import Norm, dropout
+from tpullm.model.packed import is_packed
 from tpullm.model.platform import unrolled_layers
 from tpullm.model.quantized import dequantize_after, is_quantized
 from tpullm.recipe.schema import AdapterConfig, ModelConfig
@@ -63,7 +64,10 @@ class Transformer(nnx.Module):
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Token ids `[B, T]` to vectors `[B, T, D]`, plus the vectors of their positions if positions are learned."""
         axes, reduce_dtype = ("vocabulary", "embed"), self.config.gradients
-        vectors = lookup(axes, reduce_dtype, dtype, self.embedding[...], tokens_BT)
+        if is_packed(table := self.embedding[...]):
+            vectors = table.rows(tokens_BT, dtype, RULES.spec("batch", "time", "width"))
+        else:
+            vectors = lookup(axes, reduce_dtype, dtype, table, tokens_BT)
         if self.config.scale_embeddings:
             vectors *= jnp.asarray(self.config.width**0.5, dtype)
         if self.position_embedding is None:
@@ -156,6 +160,9 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Scores of every next token, `[B, T, V]` float32."""
+        if is_packed(table := self.output_parameter()):
+            spec = RULES.spec("batch", "time", "vocabulary")
+            return soft_capped(table.matmul(hidden_BTD, spec), self.config.logit_softcap)
         return logits(hidden_BTD, self.output_table(hidden_BTD.dtype), self.config.logit_softcap)
 
 
@@ -163,4 +170,9 @@ def logits(hidden_BTD: jax.Array, table_VD: jax.Array, softcap: float) -> jax.Ar
     """Scores of every next token, `[B, T, V]` float32, bounded by tanh if `softcap` is not 0 (Gemma 2)."""
     spec = RULES.spec("batch", "time", "vocabulary")
     out = jnp.einsum("btd,vd->btv", hidden_BTD, table_VD, out_sharding=spec, preferred_element_type=jnp.float32)
-    return softcap * jnp.tanh(out / softcap) if softcap else out
+    return soft_capped(out, softcap)
+
+
+def soft_capped(logits: jax.Array, softcap: float) -> jax.Array:
+    """Logits bounded by tanh if `softcap` is not 0 (Gemma 2)."""
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits

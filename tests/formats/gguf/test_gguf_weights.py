@@ -7,12 +7,14 @@ import random
 import re
 
 import gguf
+import jax
 import numpy as np
 import pytest
 
 from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, planned, tokenizer, write
 from tests.formats.test_gguf_doctor import HOSTILE, rewritten
 from tpullm.cli.main import main
+from tpullm.engine.session import load_session
 from tpullm.formats.gguf import configs, reading, weights
 from tpullm.formats.gguf.architectures import ARCHITECTURES
 from tpullm.formats.gguf.layout import Layout
@@ -22,6 +24,7 @@ from tpullm.formats.huggingface import tensors
 from tpullm.formats.published import fill, published
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.rope import scaled_frequencies
+from tpullm.model.packed import Packed, is_packed
 from tpullm.recipe.schema import RopeScaling
 from tpullm.system.errors import UserError
 
@@ -260,3 +263,21 @@ def test_a_file_without_a_template_is_named_where_a_conversation_is_asked_for(go
     file.write_bytes(good.read_bytes())
     assert main(["chat", "--model", str(file), "--prompt", "a"]) == 2
     assert f"{file}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_a_model_in_use_on_a_cpu_keeps_the_codes_of_a_file(kind, small_tokenizer, tmp_path):
+    """Its numbers are those that are read otherwise, in 8.5 or 4.5 bits each; no scale is rounded again."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = config_of("llama-3.2 tied", vocab_size=V, head_dim=32, **sizes)
+    write(tmp_path / "small.gguf", config, small_tokenizer, kind)
+    kept, numbers = (load_session(tmp_path / "small.gguf", exact=exact) for exact in (False, True))
+    found, wanted = tensors.flat(kept.params), tensors.flat(numbers.params)
+    packed = {key: leaf for key, leaf in found.items() if is_packed(leaf)}
+    assert packed.keys() == {key for key, leaf in wanted.items() if leaf.ndim > 2} | {"embedding"}
+    for key, leaf in packed.items():
+        with jax.set_mesh(kept.mesh):
+            own = np.asarray(jax.jit(Packed.unpacked)(leaf))
+        np.testing.assert_array_equal(own.T if key == "embedding" else own, wanted[key], key)
+        bits = 8 * sum(of.nbytes for of in jax.tree.leaves(leaf)) / wanted[key].size
+        assert bits == 8.5 if kind == "q8_0" or key == "embedding" else bits == 4.5, key

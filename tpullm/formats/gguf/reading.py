@@ -93,6 +93,19 @@ def values(file: GgufFile, tensor: GgufTensor) -> Iterator[np.ndarray]:
             yield gguf.dequantize(part, kind)
 
 
+def codes(file: GgufFile, tensor: GgufTensor) -> tuple[np.ndarray, np.ndarray]:
+    """The codes of a tensor of Q8_0 (int8) or Q4_0 (uint8, plus 8), and the scale of each of them, float16."""
+    with open(file.path, "rb") as opened:
+        opened.seek(tensor.start)
+        blocks = np.frombuffer(opened.read(tensor.size), np.uint8).reshape(-1, 34 if tensor.kind == "Q8_0" else 18)
+    scales, found = blocks[:, :2].view(np.float16), blocks[:, 2:]
+    if tensor.kind == "Q8_0":
+        found = found.view(np.int8)
+    else:
+        found = np.concatenate([found & 15, found >> 4], axis=1)  # a byte has inputs n and n + 16
+    return found.reshape(tensor.shape), np.broadcast_to(scales, (len(scales), 32)).reshape(tensor.shape)
+
+
 class _Head:
     """The head of a file, read forward; `UserError` where it ends early or is too long."""
 

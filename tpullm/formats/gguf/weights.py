@@ -16,6 +16,8 @@ from tpullm.recipe.schema import ModelConfig
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
 
+KEPT = {"Q8_0": "int8", "Q4_0": "int4"}  # types whose codes are multiplied with as they are
+
 
 def head(path: Path) -> tuple[dict, list[GgufTensor]]:
     """What the head of a file says, read by a child with limits.
@@ -77,14 +79,31 @@ class GgufWeights(nullcontext):
                 raise UserError(f"{self._file.path}: {name} is {asked}; its settings are of another model")
         return layout, [(tensor, there[name]) for name, tensor in wanted.items()]
 
+    def kept(self, shapes: Tree, axes: Tree) -> dict[str, str]:
+        """The parameters that are Q8_0 or Q4_0 in all layers, as kinds of `Quantized`."""
+        found: dict[str, set[str]] = {}
+        for tensor, of_file in self._checked(shapes, axes)[1]:
+            for key in tensor.ours:
+                found.setdefault(key, set()).add(KEPT.get(of_file.kind, ""))
+        return {key: kind for key, (kind, *others) in found.items() if kind and not others}
+
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
-        """See `Weights`."""
+        """See `Weights`. Of a target that is `Quantized` with scales in float16, the codes of the file."""
+        from tpullm.model.quantized import from_blocks, is_quantized  # imports JAX, which the child of `head` need not
+
         layout, wanted = self._checked(shapes, axes)
+        targets = tensors.flat(shapes)
         for tensor, of_file in wanted:
+            place = () if tensor.layer is None else (tensor.layer,)
+            if is_quantized(first := targets[tensor.ours[0]]) and first.scales.dtype == np.float16:
+                codes, scales = (layout.split(tensor, of) for of in reading.codes(self._file, of_file))
+                for key, own, repeated in zip(tensor.ours, codes, scales, strict=True):
+                    yield key, place, from_blocks(own, repeated, targets[key])
+                done(of_file.size)
+                continue
             values, filled = np.empty(tensor.shape, np.float32), 0
             for part in reading.values(self._file, of_file):
                 values.reshape(-1)[filled : filled + part.size] = part
                 filled += part.size
-            place = () if tensor.layer is None else (tensor.layer,)
             yield from ((key, place, part) for key, part in zip(tensor.ours, layout.split(tensor, values), strict=True))
             done(of_file.size)

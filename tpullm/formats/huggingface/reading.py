@@ -201,6 +201,10 @@ class FolderWeights(WeightFiles):
                 found.setdefault(key, set()).add(self.numpy_dtype(name))
         return {key: kinds.pop() if len(kinds) == 1 else np.dtype("float32") for key, kinds in found.items()}
 
+    def kept(self, shapes: Tree, axes: Tree) -> dict[str, str]:
+        """See `Weights`: no codes are read."""
+        return {}
+
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
         """See `Weights`."""
         flat = tensors.flat(shapes)

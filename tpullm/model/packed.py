@@ -1,0 +1,124 @@
+"""Matrices in the order in which a CPU's matmul of few rows reads them: bfloat16, or integers with scales.
+
+`Packed` stands in the tree of parameters where the matrix or the `Quantized` stood. Codes and scales are those of the
+`Quantized`, or of a GGUF file; rows are rounded to 8 bits when they are multiplied with integers, as in llama.cpp.
+
+A CPU of one device only; elsewhere XLA's own matmuls are used.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpullm.system.process import cores
+
+UNIT = 32  # inputs that lie together, for 16 outputs
+LANES = 16  # see `cpu_kernels`
+BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("codes", "scales"), meta_fields=("kind", "inputs", "outputs"))
+@dataclass(frozen=True)
+class Packed:
+    """A matrix `[*inputs, *outputs]`, or several stacked.
+
+    Args:
+        codes: `[tiles, units, bytes or numbers]`; a tile has 16 outputs, the last one zeros if they end. Inside of a
+            unit of 32 inputs: int8 `[8, 16, 4]`, plus 128; int4 `[4, 16, 4]`, plus 8, and inputs 16 to 31 are the high
+            halves; bfloat16 `[16, 16, 2]`. 4 (or 2) successive inputs of an output are together.
+        scales: `[tiles, blocks, 16]` float16 or float32; None for bfloat16.
+        kind: one of `BITS`.
+    """
+
+    codes: jax.Array
+    scales: jax.Array | None
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def __getitem__(self, all_of_it) -> "Packed":
+        """As an array's `[...]`, by which a module reads its parameter."""
+        assert all_of_it is Ellipsis
+        return self
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the numbers: of bfloat16 its own, of integers that of scales before they were rounded."""
+        return jnp.dtype("bfloat16" if self.kind == "bfloat16" else "float32")
+
+    @property
+    def block(self) -> int:
+        """How many inputs have one scale; for bfloat16 how many are multiplied at a time."""
+        return 2 if self.scales is None else math.prod(self.inputs) // self.scales.shape[-2]
+
+    def matmul(self, x: jax.Array, out_spec) -> jax.Array:
+        """`x` `[B, T, *inputs]` times the matrix, `[B, T, *outputs]` float32. Of integers, `x` is rounded to 8 bits."""
+        from tpullm.model import cpu_kernels  # imports LLVM, which only such a matmul needs
+
+        half = self.scales is not None and self.scales.dtype == jnp.float16
+        target = cpu_kernels.target_name(BITS[self.kind], self.block, half)
+
+        def local(x, codes, scales):
+            K, N = math.prod(self.inputs), math.prod(self.outputs)
+            x_MK = x.reshape(-1, K).astype(jnp.bfloat16 if scales is None else jnp.float32)
+            (M, _), tiles, blocks = x_MK.shape, len(codes), (len(x_MK), K // self.block)
+            operands = [x_MK, codes] if scales is None else [x_MK, codes, scales]
+            rounded = [] if scales is None else [((M, K), jnp.int8), (blocks, jnp.float32), (blocks, jnp.int32)]
+            parts = min(cores(), -(-tiles // 4))
+            ends, found = [tiles * n // parts for n in range(parts + 1)], []
+            for begin, end in itertools.pairwise(ends):  # each may run on a core of its own
+                results = [((M, LANES * (end - begin)), jnp.float32), *rounded]
+                call = jax.ffi.ffi_call(target, [jax.ShapeDtypeStruct(*of) for of in results])
+                found.append(call(*operands, begin=np.int64(begin), end=np.int64(end))[0])
+            return jnp.concatenate(found, axis=1)[:, :N].reshape(*x.shape[:2], *self.outputs)
+
+        return jax.shard_map(local, out_specs=out_spec, check_vma=False)(x, self.codes, self.scales)
+
+    def rows(self, indices_BT: jax.Array, dtype: jnp.dtype, out_spec) -> jax.Array:
+        """Of a table, the numbers of some outputs, `[B, T, inputs]`."""
+
+        def local(indices_BT, codes, scales):
+            tiles_M, lanes_M = indices_BT.reshape(-1) // LANES, indices_BT.reshape(-1) % LANES
+            own = None if scales is None else scales[tiles_M, :, lanes_M]
+            found_MK = self._numbers(_split(codes, self.kind)[tiles_M, :, :, lanes_M], own)
+            return found_MK.reshape(*indices_BT.shape, -1).astype(dtype)
+
+        return jax.shard_map(local, out_specs=out_spec, check_vma=False)(indices_BT, self.codes, self.scales)
+
+    def unpacked(self) -> jax.Array:
+        """The numbers, `[*inputs, *outputs]`, with the layers before them if there are several."""
+
+        def local(codes, scales):
+            codes = jnp.moveaxis(_split(codes, self.kind), -2, -4)
+            numbers = self._numbers(codes, scales if scales is None else jnp.swapaxes(scales, -1, -2))
+            numbers = jnp.moveaxis(numbers, -1, -3)  # the inputs before tiles and lanes
+            whole = numbers.reshape(*numbers.shape[:-2], -1)[..., : math.prod(self.outputs)]
+            return whole.reshape(*whole.shape[:-2], *self.inputs, *self.outputs)
+
+        return jax.shard_map(local, out_specs=jax.P(), check_vma=False)(self.codes, self.scales)
+
+    def _numbers(self, codes, scales):
+        """Of codes `[..., units, fours, 4]` and scales `[..., blocks]`, the numbers `[..., inputs]`."""
+        codes = codes.reshape(*codes.shape[:-2], -1)
+        if scales is None:
+            return codes.reshape(*codes.shape[:-2], -1)
+        codes = jnp.concatenate([codes & 15, codes >> 4], axis=-1) if self.kind == "int4" else codes
+        numbers = codes.astype(jnp.float32) - (8 if self.kind == "int4" else 128)
+        blocks = numbers.reshape(*codes.shape[:-2], -1, self.block)
+        return (blocks * scales[..., None].astype(jnp.float32)).reshape(*codes.shape[:-2], -1)
+
+
+def _split(codes, kind: str):
+    """Codes of `Packed`, `[..., units, fours, 16, 4]`, or pairs for bfloat16."""
+    return codes.reshape(*codes.shape[:-1], -1, LANES, 2 if kind == "bfloat16" else 4)
+
+
+def is_packed(node: Any) -> bool:
+    """Whether the node of a tree is a packed matrix."""
+    return isinstance(node, Packed)
