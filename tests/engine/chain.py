@@ -75,7 +75,7 @@ class Chain(Cache):
         tokens = np.zeros(hidden_CTD.shape[:2], int)
         for n, ids in enumerate(after):
             tokens[n, : len(ids)] = ids
-        return Choice(tokens, np.zeros(tokens.shape), *np.zeros((2, *tokens.shape, top)))
+        return Choice(*map(jnp.asarray, (tokens, np.zeros(tokens.shape), *np.zeros((2, *tokens.shape, top)))))
 
     def write(self, step, tokens, count=1, chosen_B=None):
         self.programs.add(("write", tuple(slots and self.attended(n, slots) for n, slots in enumerate(step)), count))
@@ -102,10 +102,11 @@ def scores(ids, model: int = 0) -> np.ndarray:
     return 3 * np.random.default_rng([model, zlib.crc32(ids.tobytes())]).standard_normal(V, np.float32)
 
 
-def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, top):
+def pick(logits_BV, integers_B3, shares_B3, bias_BV, *, samples, top):
     """`sampling.pick` by numpy, without top-k, top-p and min-p."""
     logits_BV, integers_B3, shares_B3 = map(np.asarray, (logits_BV, integers_B3, shares_B3))
     biased_BV = np.array(logits_BV) if bias_BV is None else logits_BV + np.asarray(bias_BV)
+    assert samples or not shares_B3[:, 0].any()
     for n in np.flatnonzero(shares_B3[:, 0]).tolist():
         of_token = np.random.default_rng(integers_B3[n, :2].astype(np.uint32))
         biased_BV[n] += shares_B3[n, 0] * of_token.gumbel(size=V)
@@ -122,7 +123,7 @@ def alone(request: Request, model: int = 0) -> list[int]:
     while len(new) < request.tokens and len(request.ids) + len(new) < CONTEXT:
         logits_1V = scores([*request.ids, *new], model)[None]
         of = [[request.seed, len(request.ids) + len(new), 0]], [[sampling_.temperature, 1, 0]]
-        new.append(int(pick(logits_1V, *of, None, top=0).tokens[0]))
+        new.append(int(pick(logits_1V, *of, None, samples=True, top=0).tokens[0]))
         if new[-1] in request.stop_ids:
             break
     return new
@@ -136,6 +137,8 @@ def long():
     with pytest.MonkeyPatch.context() as patched:
         for module in (engine_module, guesses):
             patched.setattr(module, "Cache", Chain)
+        patched.setattr(engine_module, "ShapesOnly", Chain)
+        patched.setattr(engine_module, "only_compile", lambda function, *arguments, **static: None)
         patched.setattr(sampling, "pick", pick)
         tokenizer = SimpleNamespace(pad_id=0, vocabulary_size=V, stop_ids=[2])
         yield SimpleNamespace(**parts, tokenizer=tokenizer, context_length=CONTEXT, layers=[[]], model=0)

@@ -15,7 +15,6 @@ from tpullm.engine.cache import (
     split_group_steps,
     whole_group_steps,
 )
-from tpullm.engine.forward import layers_per_program
 
 
 @pytest.mark.parametrize("split", [True, False])
@@ -83,16 +82,6 @@ def test_several_long_texts_need_no_step_of_the_longest():
     assert step_of(100, 300, 600, 3000, 0, 0) == (512, 512, 2048, 4352, 0, 0)
     assert step_of(100, 300, 600, 3000, 700, 0) == (512, 512, 2048, 4352, 2048, 4352)
     assert step_of(3, 0, 0, 0, 0, 0) == (FEW, 0, 0, 0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "kinds, size",
-    [((0,), 1), ((0, 0), 1), ((0,) * 6, 1), ((0,) * 32, 4), ((0, 1) * 6, 2), ((0, 0, 0, 0, 1) * 4, 5), ((0, 1, 0), 3)],
-)
-def test_layers_are_read_in_parts_that_are_alike(kinds, size):
-    assert layers_per_program(kinds) == size
-    parts = {kinds[first : first + size] for first in range(0, len(kinds), size)}
-    assert len(parts) == 1 and len(kinds) / size <= 8
 
 
 def test_the_bytes_are_those_of_the_arrays_and_a_block_is_made_when_it_is_used(session):

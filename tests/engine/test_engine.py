@@ -1,6 +1,8 @@
 """The engine: the tokens of each text alone, whatever comes and goes beside it."""
 
 import functools
+import threading
+from collections import Counter
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -228,18 +230,52 @@ def test_a_prompt_that_does_not_fit_is_refused(engine, ids):
     assert not engine.step()
 
 
+LONG = [Request(prompt(550), 3, Sampling(1.0)), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
+
+
 @pytest.mark.parametrize("guesses", [None, Lookup()])
-@pytest.mark.parametrize("reads_first", [False, True])
-def test_everything_is_compiled_before_the_first_text(long, reads_first, guesses):
-    engine = Engine(long, ROWS, reads_first=reads_first, guesses=guesses)
+def test_a_start_compiles_few_programs_and_no_other_is_called_before_it_is_compiled(long, guesses):
+    engine = Engine(long, ROWS, guesses=guesses)
     engine.compile()
-    compiled = {*engine._cache.programs}
-    beginning, asked = prompt(CHUNK, 9), [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0), top=2)]
-    asked += [Request((*beginning, 5), 3, GREEDY, echo=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
-    continued(engine, asked)
-    continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
+    found = Counter(name for name, *_ in engine.programs.compiled)
+    assert found == {"read": 2, "write": 2, "copy": 1, "choose": 6}
+    beginning = prompt(CHUNK, 9)
+    asked = [Request(prompt(3), 3, GREEDY), Request((*beginning, 5), 3, GREEDY), *LONG]
+    assert continued(engine, asked)[:3] == list(map(alone, asked[:3]))
+    continued(engine, [Request((*beginning, 5), 3, GREEDY, echo=9), Request((*beginning, *prompt(510)), 3, GREEDY)])
     continued(engine, [Request(prompt(12, 4) * 3, 30, GREEDY, bias=dict.fromkeys(range(5, 8), 40.0))])
-    assert engine._cache.programs == compiled and bool(engine.figures()["guesses"]) == bool(guesses)
+    called = {program for program in engine._cache.programs if program[0] in ("read", "write")}
+    assert called <= engine._shapes.programs and bool(engine.figures()["guesses"]) == bool(guesses)
+
+
+def test_texts_whose_programs_are_compiled_do_not_wait_for_others(long, monkeypatch):
+    engine, begun, go_on, ended = Engine(long, ROWS), threading.Event(), threading.Event(), []
+    engine.compile()
+    compile_one = engine.programs._compile_one
+
+    def held_back(key):
+        begun.set()
+        go_on.wait()
+        compile_one(key)
+
+    monkeypatch.setattr(engine.programs, "_compile_one", held_back)
+    for name, request in {"long": LONG[0], "short": Request(prompt(3), 90, GREEDY)}.items():
+        engine.submit(request, lambda token, name=name: ended.append(name) if token.ends else None)
+    while not ended:
+        engine.step()
+    assert begun.is_set() and ended == ["short"]
+    go_on.set()
+    finish(engine)
+    assert ended == ["short", "long"]
+
+
+def test_a_fault_of_the_compiler_ends_the_engine(long, monkeypatch):
+    engine = Engine(long, ROWS)
+    engine.compile()
+    monkeypatch.setattr(engine.programs, "_compile_one", lambda key: 1 / 0)
+    engine.submit(LONG[0], lambda token: None)
+    with pytest.raises(ZeroDivisionError):
+        finish(engine)
 
 
 def test_each_program_of_reproducible_texts_computes_all_rows_and_as_many_pieces(long):

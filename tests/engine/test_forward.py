@@ -1,6 +1,8 @@
 """Engines with a model: each text is that of the full forward pass, whatever is in the cache beside it."""
 
 import dataclasses
+import threading
+import time
 
 import jax
 import numpy as np
@@ -87,21 +89,40 @@ def test_a_copied_row_has_the_keys_of_the_other(session, to, of):
 
 
 @pytest.mark.ci
-def test_everything_is_compiled_before_the_first_text_and_guesses_change_no_text(session):
+def test_what_writes_texts_is_compiled_in_a_thread_and_guesses_change_no_text(session):
     """Of all groups: texts that outgrow theirs, that are copied, told and biased."""
     long = made(session, 640)
-    engine = Engine(long, 2, guesses=Lookup())
+    engine, compiled = Engine(long, 2, guesses=Lookup()), []
     engine.compile()
-    with jax.log_compiles(False), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax._src.compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("compiled"))
+    with pytest.MonkeyPatch.context() as patch:
+        real = jax._src.compiler.compile_or_get_cached
+
+        def noted(backend, module, *arguments, **named):
+            compiled.append(
+                (
+                    threading.current_thread() is threading.main_thread(),
+                    str(module.operation.attributes["sym_name"]).strip('"'),
+                )
+            )
+            return real(backend, module, *arguments, **named)
+
+        patch.setattr(jax._src.compiler, "compile_or_get_cached", noted)
         beginning = prompt(CHUNK, 9)
         asked = [Request(prompt(3), 3, GREEDY), Request(prompt(550), 3, Sampling(1.0, 5, 0.5, 0.1), top=2)]
         asked += [Request((*beginning, 5), 3, GREEDY, echo=9), Request(prompt(508), 9, GREEDY, bias={5: 1.0})]
         continued(engine, asked)
         continued(engine, [Request((*beginning, 6), 3, GREEDY), Request((*beginning, *prompt(510)), 3, GREEDY)])
         repeated = [Request(prompt(12, 4) * 3, 30, GREEDY), Request(prompt(500, 1), 20, Sampling(0.8, 9), seed=1)]
+        for request in repeated:
+            continued(engine, [request])
+            while engine.programs._works:  # what checks guesses is compiled too
+                time.sleep(0.01)
         found = [continued(engine, [request])[0] for request in repeated]
     assert engine.figures()["guesses"]
+    here = {name for is_here, name in compiled if is_here}
+    assert here <= {"jit__zeros", "jit__row_of", "jit__with_row"}, here
+    in_thread = {name for is_here, name in compiled if not is_here}
+    assert in_thread >= {"jit_read_layers", "jit_write_layers", "jit_pick", "jit_given_tokens"}
     assert found[0] == decode_batch(long, [list(repeated[0].ids)], 30, stop_ids=[])[0]
     engine.guesses = None
     assert [continued(engine, [request])[0] for request in repeated] == found

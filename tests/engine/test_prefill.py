@@ -92,7 +92,11 @@ def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
 def test_more_of_a_prompt_is_read_in_a_turn_where_many_texts_are_written(long, monkeypatch):
     monkeypatch.setattr(prefill, "TEXTS", 2)
     reads, read = [], Chain.read
-    noted = lambda self, group, pieces, *more: reads.append(len(pieces)) or read(self, group, pieces, *more)  # noqa: E731
+
+    def noted(self, group, pieces, *arguments, **named):
+        reads.append(len(pieces))
+        return read(self, group, pieces, *arguments, **named)
+
     monkeypatch.setattr(Chain, "read", noted)
     for others, expected in ((2, [1, 1, 1]), (3, [2, 1])):  # it counts too
         engine = Engine(long, ROWS)

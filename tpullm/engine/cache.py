@@ -19,17 +19,19 @@ import numpy as np
 
 from tpullm.engine.forward import (
     Block,
-    advance,
     cache_spec,
     embed,
+    embed_new,
     last_logits,
-    layers_per_program,
+    new_logits,
     read_layers,
+    write_layers,
 )
-from tpullm.engine.sampling import Choice, fetched_choice, given_tokens
+from tpullm.engine.programs import Run, dispatch, only_compile
+from tpullm.engine.sampling import Choice, given_tokens
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
-from tpullm.model.platform import matmul_dtype
+from tpullm.model.platform import layers_per_program, matmul_dtype
 from tpullm.model.rows import put_whole
 
 # Rows that are computed if there are no more texts. 12 M parameters, JAX 0.12: 2 rows took 12 ms, 32 took 19.
@@ -131,13 +133,17 @@ def whole_group_steps(sizes: Sequence[tuple[int, int]], ends: Sequence[int]) -> 
     return list(dict.fromkeys((*one, *other) for other in rest for one in first))
 
 
-@partial(jax.jit, static_argnames=("architecture", "rows", "slots", "dtype"))
-def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype) -> Block:
+def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dtype, run: Run = dispatch) -> Block:
     """A block without texts, for matmuls in `dtype`."""
     config = architecture.config
     shape = (rows, config.kv_heads, slots, config.head_width)
-    make = lambda: jax.reshard(jnp.zeros(shape, matmul_dtype(dtype)), cache_spec())  # noqa: E731
+    make = lambda: run(_zeros, shape=shape, dtype=matmul_dtype(dtype))  # noqa: E731
     return Block(*(tuple(make() for _ in range(config.layers)) for _ in ("keys", "values")))
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _zeros(*, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return jax.reshard(jnp.zeros(shape, dtype), cache_spec())
 
 
 def cache_slot_bytes(session: Session) -> int:
@@ -188,6 +194,8 @@ class Cache:
         used: the blocks that have been used, by their group and their number there.
     """
 
+    _run = staticmethod(dispatch)
+
     def __init__(self, session: Session, sizes: Sequence[tuple[int, int]], slots: Sequence[Sequence[int]] = ()):
         self._session, self.sizes = session, list(sizes)
         self._slots = slots or [row_block_sizes(own) for _, own in sizes]
@@ -217,12 +225,15 @@ class Cache:
     def copy(self, to: tuple[int, int], of: tuple[int, int], tokens: int) -> None:
         """Copy the first `tokens` tokens, or more, from one row to another. A row is its group and its number there."""
         for number in self._numbers(of[0], tokens):
-            found, alone = self._block(of[0], number), self.sizes[to[0]][0] == 1
-            if alone or found.rows > 1:
-                found = _row_of(found, np.int32(of[1]), alone=alone)
-            if not alone:
-                found = _with_row(self._block(to[0], number), found, np.int32(to[1]))
-            self.used[to[0], number] = found
+            whole, alone = self._block(of[0], number), self.sizes[to[0]][0] == 1
+            for part in self.parts():
+                found = whole.of(part)
+                if alone or whole.rows > 1:
+                    found = self._run(_row_of, found, np.int32(of[1]), alone=alone)
+                if not alone:
+                    to_part = self._block(to[0], number).of(part)
+                    found = self._run(_with_row, to_part, found, np.int32(to[1]))
+                self.used[to[0], number] = self._block(to[0], number).changed(part, found)
 
     def read(
         self, group: int, pieces: Sequence[Piece], count: int, size: int = SIZE, end: int = 1
@@ -242,29 +253,31 @@ class Cache:
         architecture, params, layers = self._session.arrays
         kinds = architecture.config.window_indices
         pieces_C4 = self.put(places, "batch", None)
-        x_CTD = embed(architecture, params, self.put(tokens, "batch", "time"), pieces_C4, dtype=self._session.dtype)
+        tokens_CT = self.put(tokens, "batch", "time")
+        x_CTD = self._run(embed, architecture, params, tokens_CT, pieces_C4, dtype=self._session.dtype)
         for part in self.parts():
             blocks = self.blocks(group, end)
             arguments = params, layers and layers[part], tuple(block.of(part) for block in blocks), x_CTD, pieces_C4
-            x_CTD, found = read_layers(architecture, *arguments, kinds=kinds[part])
+            x_CTD, found = self._run(read_layers, architecture, *arguments, kinds=kinds[part])
             self._keep(group, [block.changed(part, new) for block, new in zip(blocks, found, strict=True)])
             if part.stop < len(kinds):
                 yield x_CTD
-        yield last_logits(architecture, params, x_CTD, pieces_C4)
+        yield self._run(last_logits, architecture, params, x_CTD, pieces_C4)
 
     def parts(self) -> list[slice]:
-        """The layers that are read in one program, part by part."""
-        kinds = self._session.architecture.config.window_indices
-        size = layers_per_program(kinds) if self._session.layers else len(kinds)
-        return [slice(first, first + size) for first in range(0, len(kinds), size)]
+        """The layers of each program."""
+        layers = self._session.architecture.config.layers
+        with jax.set_mesh(self._session.mesh):
+            size = layers_per_program(layers)
+        return [slice(first, first + size) for first in range(0, layers, size)]
 
     def given(self, hidden_CTD: jax.Array, after: Sequence[tuple[int, ...]], top: int) -> Choice:
-        """The tokens `after` those of pieces, whose states are given, as if they had been chosen."""
+        """The tokens `after` those of pieces, whose states are given, as if they had been chosen; on the device."""
         tokens_CT = np.zeros(hidden_CTD.shape[:2], np.int32)
         for n, ids in enumerate(after):
             tokens_CT[n, : len(ids)] = ids
         arguments = self._session.params, hidden_CTD, self.put(tokens_CT, "batch", "time")
-        return fetched_choice(self._session.mesh, given_tokens(self._session.architecture, *arguments, top=top))
+        return self._run(given_tokens, self._session.architecture, *arguments, top=top)
 
     def write(
         self, step: Step, tokens: Mapping[int, Sequence[Written]], count: int = 1, chosen_B: jax.Array | None = None
@@ -281,14 +294,19 @@ class Cache:
             if each := tokens.get(row):
                 tokens_BT3[n, : len(each)] = each
                 tokens_BT3[n, :, 2] = each[0].longest
-        groups = tuple(self.blocks(group, step[group]) for group in used)
         if chosen_B is None:
             chosen_B = self.put(np.zeros(len(tokens_BT3), np.int32), "batch")
-        arguments = groups, self.put(tokens_BT3, "batch", None, None), chosen_B
-        logits, groups = advance(*self._session.arrays, *arguments, dtype=self._session.dtype)
-        for group, found in zip(used, groups, strict=True):
-            self._keep(group, found)
-        return logits
+        (architecture, params, layers), new_BT3 = self._session.arrays, self.put(tokens_BT3, "batch", None, None)
+        x_BTD = self._run(embed_new, architecture, params, new_BT3, chosen_B, dtype=self._session.dtype)
+        kinds = architecture.config.window_indices
+        for part in self.parts():
+            whole = [self.blocks(group, step[group]) for group in used]
+            groups = tuple(tuple(block.of(part) for block in blocks) for blocks in whole)
+            arguments = params, layers and layers[part], groups, x_BTD, new_BT3
+            x_BTD, groups = self._run(write_layers, architecture, *arguments, kinds=kinds[part])
+            for group, blocks, found in zip(used, whole, groups, strict=True):
+                self._keep(group, [block.changed(part, new) for block, new in zip(blocks, found, strict=True)])
+        return self._run(new_logits, architecture, params, x_BTD)
 
     def blocks(self, group: int, tokens: int) -> tuple[Block, ...]:
         """The blocks that texts of `tokens` tokens attend to: at least `FEW` slots."""
@@ -306,8 +324,15 @@ class Cache:
     def _block(self, group: int, number: int) -> Block:
         if (group, number) not in self.used:
             sizes = self.sizes[group][0], self._slots[group][number]
-            self.used[group, number] = empty_block(self._session.architecture, *sizes, self._session.dtype)
+            arguments = self._session.architecture, *sizes, self._session.dtype
+            self.used[group, number] = empty_block(*arguments, self._run)
         return self.used[group, number]
 
     def _keep(self, group: int, blocks: Sequence[Block]) -> None:
         self.used |= {(group, number): block for number, block in enumerate(blocks)}
+
+
+class ShapesOnly(Cache):
+    """A cache whose blocks are shapes: the programs of what it is asked to do are compiled, and nothing is computed."""
+
+    _run = staticmethod(only_compile)

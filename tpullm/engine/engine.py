@@ -8,9 +8,7 @@ so the device does not wait for the host: the tokens that it needs and nobody ha
 
 Programs of few rows and of many sum in another order, so the last bits of a text depend on what is written beside it.
 `reproducible` computes all rows in each step and as many pieces in each prefill: a text has the same bits alone and
-among others. 12 M parameters on two cores: a step of 32 rows takes 19 ms, one of two rows 12. All programs are compiled
-in 57 s of processor time, these few in 24. (Comparing the bits of all programs and using those that agree took 67 s.
-Which agree differs between machines.)
+among others. 12 M parameters on two cores: a step of 32 rows takes 19 ms, one of two rows 12.
 
 Shapes: B rows of all groups, V vocabulary.
 """
@@ -22,13 +20,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from tpullm.engine.cache import (
     CHUNK,
-    FEW,
     SIZE,
     Cache,
     Piece,
+    ShapesOnly,
     Step,
     Written,
     cache_group_sizes,
@@ -40,11 +39,14 @@ from tpullm.engine.cache import (
 from tpullm.engine.forward import UNSEEN
 from tpullm.engine.guesses import MOST, Draft, Lookup
 from tpullm.engine.prefill import Prefill, Read
+from tpullm.engine.programs import Programs, only_compile
 from tpullm.engine.request import Request, Token
 from tpullm.engine.rows import Rows, Text
-from tpullm.engine.sampling import MOST_TOP, Choice, Next, choose_next, compile_sampling, fetched_choice
+from tpullm.engine.sampling import LIKELIEST, MOST_TOP, SAMPLED, Choice, Next, choose_next, fetched_choice, form_of
 from tpullm.engine.session import Session, check_context
+from tpullm.model.mesh import named_sharding
 from tpullm.model.rows import fetch_whole, row_parts
+from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
@@ -60,6 +62,7 @@ RECENT = 10_000  # steps for which a client is remembered after it asked
 # Of several clients each has at most so many times the rows that are free (Choudhury and Hahne 1998): one leaves a
 # ninth to the others, four together a thirty-third. If one took all, the others would wait until an answer ends.
 OF_FREE = 8
+SOON = 64  # tokens before a text needs another program, this begins to be compiled
 SAMPLES = 32  # tokens that each row is given, to see whether its bits are those of the others
 
 
@@ -95,7 +98,9 @@ class Engine:
         sizes = cache_group_sizes(self.longest, rows, parts, not reads_first, cache_slot_bytes(session))
         prefill = [(parts * min(PREFILL_SLOTS, rows), sizes[-1][1])] if reads_first else [(parts, sizes[-1][1])] * 2
         every = [*sizes, *prefill]
-        self._cache = Cache(session, every, [row_block_sizes(slots, equal=reads_first) for _, slots in every])
+        blocks = [row_block_sizes(slots, equal=reads_first) for _, slots in every]
+        self._cache, self._shapes = Cache(session, every, blocks), ShapesOnly(session, every, blocks)
+        self.programs = Programs(self._compile)
         self._groups, ends = len(sizes), self._cache.ends(len(sizes))
         whole = PIECES[-1:] if reads_first or reproducible else PIECES
         self._pieces = [-(-count // parts) * parts for count in whole]
@@ -103,7 +108,8 @@ class Engine:
         if reproducible:
             self._steps = [tuple(min(end, slots) for _, slots in sizes) for end in ends]
         self._rows = Rows(self._cache, len(sizes))
-        self._prefill = Prefill(self._cache, self._rows, range(len(sizes), len(every)), waits=reads_first)
+        prefill_groups = range(len(sizes), len(every))
+        self._prefill = Prefill(self._cache, self._rows, prefill_groups, reads_first, self._can_read)
         self._lock, self._number = threading.Lock(), 0
         self._waiting: OrderedDict[str, deque[Text]] = OrderedDict()
         self._texts: dict[int, Text] = {}  # that are waiting or have a row
@@ -171,9 +177,7 @@ class Engine:
         late, texts = self.late() if late is None else late, self._rows.texts()
         for text in texts:
             text.is_late = text.number in late
-        if texts and all(text.is_late for text in texts):
-            time.sleep(0.001)  # there is nothing to write, and asking again at once would take a processor
-        before, self._begun = self._begun, []
+        before, self._begun, self._dispatched = self._begun, [], False
         with jax.set_mesh(self.session.mesh):
             ahead = self._begin_ahead()
             for part in before:
@@ -184,6 +188,8 @@ class Engine:
                 if not self.reads_first or self._prefill.is_whole():
                     self._begin(self._write_step())
             self._begin(self._read_step())
+        if texts and not self._dispatched:
+            time.sleep(0.001)  # masks or programs are being made, and asking again at once would take a processor
         with self._lock:
             # Nobody needs what is dispatched, and a generator that has not ended would keep the engine's memory.
             if not self._texts:
@@ -203,7 +209,7 @@ class Engine:
         if self._unseen is None or (self.reads_first and not self._prefill.is_whole()):
             return False
         texts = self._rows.written()
-        if not texts or self._step_of(texts.values()) != self._unseen[0] or self._guesses_for(texts):
+        if not texts or self._step_of(texts) != (self._unseen[0], texts) or self._guesses_for(texts):
             return False
         if self._rows.crowded() or self._rows.closing() or any(text.request.depends_on_new for text in texts.values()):
             return False
@@ -249,6 +255,7 @@ class Engine:
     def _read_step(self) -> Iterator[None]:
         """Read some of the prompts; emit what is echoed of them, and the first new token where a prompt is whole."""
         read = self._prefill.read(self._pieces)
+        self._dispatched |= read is not None
         if not isinstance(read, Read):
             yield
             if read is not None:  # else parts of several steps would queue, and the next step would wait for all
@@ -264,7 +271,7 @@ class Engine:
             after: list[tuple[int, ...]] = [()] * len(read.hidden_CTD)
             for n, text, piece in echoed:
                 after[n] = text.request.ids[piece.start + 1 : piece.start + 1 + len(piece.ids)]
-            choice = self._cache.given(read.hidden_CTD, after, MOST_TOP)
+            choice = fetched_choice(self.session.mesh, self._cache.given(read.hidden_CTD, after, MOST_TOP))
         for n, text, piece in echoed:
             first = len(text.request.ids) - text.request.echo - 1  # the token before the first one that is echoed
             end = min(piece.start + len(piece.ids), len(text.request.ids) - 1)
@@ -281,22 +288,39 @@ class Engine:
         self._rows.move(self._rows.closing(), room=1)
         if texts := self._rows.written():
             ahead = self._guessed(texts) if self._guesses_for(texts) else {}
-            if any(ahead.values()):
-                longest = max(text.length + len(ahead.get(n, ())) for n, text in texts.items())
-                yield from self._write(texts, ahead, self._first_group(longest), MOST + 1)
-            else:
-                yield from self._write(texts, {}, self._step_of(texts.values()), 1)
+            step = self._first_group(max(text.length + len(ahead.get(n, ())) for n, text in texts.items()))
+            if any(ahead.values()) and self.programs.have(*self._keys_of(step, texts.values(), MOST + 1)):
+                return (yield from self._write(texts, ahead, step, MOST + 1))
+            step, texts = self._step_of(texts)
+            if texts:
+                yield from self._write(texts, {}, step, 1)
 
-    def _step_of(self, texts: Iterable[Text]) -> Step:
-        """The step of the fewest slots that computes all the texts."""
+    def _step_of(self, texts: dict[int, Text]) -> tuple[Step, dict[int, Text]]:
+        """The step of the fewest slots that computes all the texts, and these. Until it is compiled, one that computes
+        most of them, and those.
+        """
+        wanted = self._smallest_step(texts.values())
+        self.programs.have(*self._keys_of(self._smallest_step(texts.values(), SOON), texts.values()))
+        if self.programs.have(*self._keys_of(wanted, texts.values())):
+            return wanted, texts
+        found = []
+        for step in self._steps:
+            fit = {n: text for n, text in texts.items() if text.length <= step[text.row.group]}
+            own = {n: text for n, text in fit.items() if self.programs.have(*self._keys_of(step, [text]), begin=False)}
+            found.append((step, own))
+        return max(found, key=lambda one: (len(one[1]), -self._cache.cost(one[0])))
+
+    def _smallest_step(self, texts: Iterable[Text], more: int = 0) -> Step:
+        """The step of the fewest slots that computes all the texts, if each has so many tokens more."""
         longest = [0] * self._groups
         for text in texts:
-            longest[text.row.group] = max(longest[text.row.group], text.length)
+            length = min(text.length + more, self._cache.sizes[text.row.group][1])
+            longest[text.row.group] = max(longest[text.row.group], length)
         return min((step for step in self._steps if all(map(operator.ge, step, longest))), key=self._cache.cost)
 
     def _first_group(self, longest: int) -> Step:
         """A step of it alone."""
-        return (longest, *[0] * (self._groups - 1))
+        return (self._cache.attended(0, longest), *[0] * (self._groups - 1))
 
     def _guesses_for(self, texts: Mapping[int, Text]) -> bool:
         """Whether guesses are checked for so few texts."""
@@ -318,7 +342,7 @@ class Engine:
         self, texts: Mapping[int, Text], ahead: Mapping[int, list[int]], step: Step, count: int
     ) -> Iterator[None]:
         """Compute `count` tokens of each text: its last one, then guesses of the next ones."""
-        rows = self._cache.rows(step)
+        rows, self._dispatched = self._cache.rows(step), True
         last, owners, asked = {}, [None] * (len(rows) * count), [None] * (len(rows) * count)
         for first, n in zip(range(0, len(owners), count), rows, strict=True):
             if text := texts.get(n):
@@ -370,29 +394,60 @@ class Engine:
                     self._texts.pop(text.number, None)
             text.on_token(_emitted_token(request, found, n, ends))
 
-    # What is compiled before the first text.
+    # Programs. Their keys: what they do, and their sizes.
+
+    def _keys_of(self, step: Step, texts: Iterable[Text], count: int = 1) -> list[tuple]:
+        """The programs that write `count` tokens to texts."""
+        rows = count * len(self._cache.rows(step))
+        return [("write", step, count), ("choose", rows, max(form_of(text.request) for text in texts))]
+
+    def _can_read(self, count: int, end: int, texts: Sequence[Text], begin: bool) -> bool:
+        """Whether what reads so many pieces, up to some slot, and chooses the first tokens is compiled."""
+        keys = [("read", count, end), ("choose", max(2, count), max(form_of(text.request) for text in texts))]
+        keys += [("tell", count)] if any(text.request.echo for text in texts) else []
+        return self.programs.have(*keys, begin=begin)
+
+    def _compile(self, key: tuple) -> None:
+        """Compile what a key means."""
+        mesh, V = self.session.mesh, self.session.architecture.config.vocabulary_size
+        with jax.set_mesh(mesh):
+            match key:
+                case "read", count, end:
+                    _ = [*self._shapes.read(self._groups, [], count, end=end)]
+                case "tell", count:
+                    *_, (_, hidden_CTD) = self._shapes.read(self._groups, [], count)
+                    self._shapes.given(hidden_CTD, [], MOST_TOP)
+                case "copy", to, of:
+                    self._shapes.copy((to, 0), (of, 0), self._cache.sizes[to][1])
+                case "write", step, count:
+                    self._shapes.write(step, {}, count)
+                case "choose", rows, form:
+                    sharding = named_sharding(mesh, "batch", "vocabulary")
+                    logits = jax.ShapeDtypeStruct((rows, V), jnp.float32, sharding=sharding)
+                    choose_next(mesh, logits, [None] * rows, form, only_compile)
 
     def compile(self) -> None:
-        """Compile every program; otherwise the first text that needs one waits for it."""
-        cache, prefill = self._cache, self._groups
+        """Compile what most texts need first: a step of few rows and one of all short ones, few pieces of a prompt and
+        many. On one host a thread compiles the others when they are needed. Several hosts must call the same programs,
+        so there a step waits for what it needs.
+        """
+        ends, short = self._cache.ends(self._groups), self._cache.sizes[0][1]
+        short_groups = sum(slots == short for _, slots in self._cache.sizes[: self._groups])
+        steps = [self._steps[0], self._steps[0 if self.reproducible else short_groups - 1]]
+        counts = [self._pieces[0], self._pieces[-1]]
+        rows = [max(2, count) for count in counts] + [len(self._cache.rows(step)) for step in steps]
+        keys = [("read", count, end) for count, end in zip(counts, [ends[0], ends[:2][-1]], strict=True)]
+        keys += [("write", step, 1) for step in steps] + [("copy", 0, self._groups)]
+        keys += [("choose", count, form) for count in rows for form in (LIKELIEST, SAMPLED)]
+        self.programs.compile(list(dict.fromkeys(keys)))
+        if self.guesses is not None:
+            self.guesses.compile(*self._cache.sizes[0])
         with jax.set_mesh(self.session.mesh):
-            for count in self._pieces:
-                for end in cache.ends(prefill):
-                    *_, (logits_CV, hidden_CTD) = cache.read(prefill, [], count, end=end)
-                compile_sampling(self.session.mesh, logits_CV)
-                cache.given(hidden_CTD, [], MOST_TOP)
-            for group, (_, slots) in enumerate(cache.sizes[:prefill]):
-                for to, of in ((group, prefill), (prefill, group), (group, group)):  # single rows are copied otherwise
-                    cache.copy((to, 0), (of, 0), slots)
-            for step in self._steps:
-                compile_sampling(self.session.mesh, cache.write(step, {}))
-            if self.guesses is not None:
-                rows, slots = cache.sizes[0]
-                for longest in dict.fromkeys([min(FEW, slots), slots]):
-                    compile_sampling(self.session.mesh, cache.write(self._first_group(longest), {}, MOST + 1))
-                self.guesses.compile(rows, slots)
-            if self.reproducible and not self._rows_are_alike():
-                say("engine: rows give other bits here than others do: a text may depend on what is written beside it")
+            alike = not self.reproducible or self._rows_are_alike()
+        if not alike:
+            say("engine: rows give other bits here than others do: a text may depend on what is written beside it")
+        if hosts.count() == 1:
+            self.programs.compile_in_thread()
 
     def _rows_are_alike(self) -> bool:
         """Whether all rows have the same logits after the same tokens.

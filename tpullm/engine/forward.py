@@ -11,7 +11,7 @@ A rows that share each of these, K key/value heads, H head width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -133,36 +133,49 @@ def _positions_of_pieces(pieces_C4, length: int) -> tuple[jax.Array, jax.Array]:
     return places_CT, places_CT + jax.reshard(pieces_C4[:, 1:2], by_time)
 
 
-def layers_per_program(kinds: Sequence[int]) -> int:
-    """How many layers one program reads: the smallest divisor of all, an eighth of them at least, with which all parts
-    have the same kinds. All parts share the program.
+@partial(jax.jit, static_argnames=("architecture", "dtype"))
+def embed_new(architecture, params, tokens_BT3, chosen_B, *, dtype) -> jax.Array:
+    """What the first layer gets of new tokens, `[B, T, D]`.
 
     Args:
-        kinds: of each layer.
-    """
-    sizes = [size for size in range(-(-len(kinds) // 8), len(kinds) + 1) if len(kinds) % size == 0]
-    return next(size for size in sizes if all(kind == kinds[n % size] for n, kind in enumerate(kinds)))
-
-
-@partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("groups",))
-def advance(
-    architecture, params, layers, groups: tuple[tuple[Block, ...], ...], tokens_BT3, chosen_B, *, dtype
-) -> tuple[jax.Array, tuple[tuple[Block, ...], ...]]:
-    """Write T tokens to each row: the logits after each, `[B * T, V]`.
-
-    Args:
-        groups: their first blocks; B is the rows of these groups.
         tokens_BT3: of each row its tokens, their positions (one that its blocks do not have is no token), and how long
             the text may become.
         chosen_B: of each row the token in the place of `UNSEEN`.
     """
-    tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
+    tokens_BT, positions_BT, _ = _new_tokens(tokens_BT3)
     chosen_B1 = jax.reshard(chosen_B[:, None], RULES.spec("batch", "time"))
     tokens_BT = jnp.where(tokens_BT == UNSEEN, chosen_B1, tokens_BT)
-    model, spec = architecture.model(params), RULES.spec("batch", "vocabulary")
-    longest_B = tokens_BT3[:, 0, 2]
-    logits_BTV, groups = _extend_cache(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype)
-    return jnp.reshape(logits_BTV, (-1, logits_BTV.shape[-1]), out_sharding=spec), groups
+    return architecture.model(params).embed(tokens_BT, positions_BT, dtype)
+
+
+@partial(jax.jit, static_argnames=("architecture", "kinds"), donate_argnames=("groups", "x_BTD"))
+def write_layers(
+    architecture, params, layers, groups: tuple[tuple[Block, ...], ...], x_BTD, tokens_BT3, *, kinds: tuple[int, ...]
+) -> tuple[jax.Array, tuple[tuple[Block, ...], ...]]:
+    """Write T tokens to each row in some of the layers: what the next layer gets, `[B, T, D]`.
+
+    Args:
+        layers, kinds: as for `Transformer.after_layers`.
+        groups: their first blocks, of these layers; B is the rows of these groups.
+        tokens_BT3: as for `embed_new`.
+    """
+    _, positions_BT, longest_B = _new_tokens(tokens_BT3)
+    return _extend_layers(architecture.model(params), layers, kinds, groups, x_BTD, positions_BT, longest_B)
+
+
+@partial(jax.jit, static_argnames=("architecture",))
+def new_logits(architecture, params, x_BTD) -> jax.Array:
+    """After the last layer: the logits after each new token, `[B * T, V]`."""
+    model = architecture.model(params)
+    logits_BTV = model.logits(model.norm(x_BTD))
+    spec = RULES.spec("batch", "vocabulary")
+    return jnp.reshape(logits_BTV, (-1, logits_BTV.shape[-1]), out_sharding=spec)
+
+
+def _new_tokens(tokens_BT3):
+    """Tokens and positions, `[B, T]`, and how long the text of each row may become, `[B]`."""
+    tokens_BT, positions_BT = (jax.reshard(tokens_BT3[:, :, n], RULES.spec("batch", "time")) for n in range(2))
+    return tokens_BT, positions_BT, tokens_BT3[:, 0, 2]
 
 
 @partial(jax.jit, static_argnames=("architecture", "dtype"), donate_argnames=("blocks",))
@@ -177,14 +190,15 @@ def advance_answers(
     """
     by_time = RULES.spec("batch", "time")
     tokens_B1, positions_B1 = jax.reshard((tokens_B[:, None], rows_B3[:, :1]), (by_time, by_time))
-    new = tokens_B1, positions_B1, rows_B3[:, 2]
-    logits_B1V, (blocks,) = _extend_cache(architecture.model(params), layers, (blocks,), *new, dtype, prompts)
-    rows_B3 = rows_B3 + jnp.array([1, 0, 0])
+    model, kinds = architecture.model(params), architecture.config.window_indices
+    x_B1D, new = model.embed(tokens_B1, positions_B1, dtype), (positions_B1, rows_B3[:, 2])
+    x_B1D, (blocks,) = _extend_layers(model, layers, kinds, (blocks,), x_B1D, *new, prompts)
+    logits_B1V, rows_B3 = model.logits(model.norm(x_B1D)), rows_B3 + jnp.array([1, 0, 0])
     return choose(logits_B1V[:, 0], sampling, rows_B3[:, 1].astype(jnp.uint32), rows_B3[:, 0]), rows_B3, blocks
 
 
-def _extend_cache(model, layers, groups, tokens_BT, positions_BT, longest_B, dtype, prompts=None):
-    """The logits after each token, `[B, T, V]`, and the groups with the tokens. With prompts there is one group."""
+def _extend_layers(model, layers, kinds, groups, x_BTD, positions_BT, longest_B, prompts=None):
+    """What the next layer gets, and the groups with the tokens. With prompts there is one group."""
     held, counts = [_Held(blocks) for blocks in groups], [blocks[0].rows for blocks in groups]
     ends, by_time = list(itertools.accumulate(counts)), RULES.spec("batch", "time")
     lengths_B1 = 0 if prompts is None else jax.reshard(prompts.lengths_B[:, None], by_time)
@@ -217,10 +231,8 @@ def _extend_cache(model, layers, groups, tokens_BT, positions_BT, longest_B, dty
 
     counted_B = jnp.asarray(np.repeat([group.slots for group in held], counts), jnp.int32)
     segments_BT = (slots_BT < jax.reshard(counted_B[:, None], by_time)).astype(jnp.int32)
-    x_BTD = model.embed(tokens_BT, positions_BT, dtype)
-    kinds = model.config.window_indices
     x_BTD = model.after_layers(x_BTD, segments_BT, positions_BT, longest_B, layers, kinds, attention)
-    return model.logits(model.norm(x_BTD)), tuple(group.blocks() for group in held)
+    return x_BTD, tuple(group.blocks() for group in held)
 
 
 class _Held:

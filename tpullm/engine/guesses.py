@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from tpullm.engine.cache import SIZE, Cache, Piece, Written
-from tpullm.engine.sampling import Next, choose_next, compile_sampling, fetched_choice
+from tpullm.engine.sampling import SAMPLED, Next, choose_next, fetched_choice
 from tpullm.engine.session import Session
 from tpullm.system.errors import UserError
 
@@ -57,7 +57,8 @@ class Draft:
         with jax.set_mesh(self._session.mesh):
             _ = [*self._cache_of(rows, slots).read(0, [], PIECES)]
             for count in (MOST + 1, 1):
-                compile_sampling(self._session.mesh, self._logits({}, rows, slots, count))
+                logits = self._logits({}, rows, slots, count)
+                choose_next(self._session.mesh, logits, [None] * len(logits), SAMPLED)
 
     def of(self, texts: Mapping[int, Next], rows: int, slots: int) -> dict[int, list[int]]:
         """The tokens that the draft model would choose; none for a text that it has still to prefill."""

@@ -6,7 +6,7 @@ Shapes: C pieces of T tokens, V vocabulary.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,9 @@ TEXTS = 8
 # slots that it attends to: with 256 it takes 17 ms, with 4,352 37. Beside 8 texts, steps of whole pieces took 36 ms, a
 # step alone 13, so their streams paused for 4.3 times as long as usual, now for 3.4.
 SLOTS_OF_TEXT, LEAST_TEXTS, SLOTS_OF_PIECE = 256, 6, 3300
+
+
+IsCompiled = Callable[[int, int, Sequence[Text], bool], bool]
 
 
 class Read(NamedTuple):
@@ -52,13 +55,15 @@ class Prefill:
     Args:
         groups: the numbers of the prefill groups.
         waits: nothing is written until all is read.
+        is_compiled: whether so many pieces of some texts can be read that attend to so many slots; with False as its
+            last argument, this is only asked.
 
     Attributes:
         reused_tokens: of prompts, that were copied from a row, not read.
     """
 
-    def __init__(self, cache: Cache, rows: Rows, groups: Sequence[int], waits: bool):
-        self._cache, self._rows, self._waits = cache, rows, waits
+    def __init__(self, cache: Cache, rows: Rows, groups: Sequence[int], waits: bool, is_compiled: IsCompiled):
+        self._cache, self._rows, self._waits, self._is_compiled = cache, rows, waits, is_compiled
         self._slots: dict[int, list[Text | None]] = {group: [None] * cache.sizes[group][0] for group in groups}
         self._reading: _Reading | None = None
         self._readings = self.reused_tokens = 0
@@ -106,7 +111,7 @@ class Prefill:
         return 0 if self._waits else sum(text.is_read for text in self._rows.texts())
 
     def _begin(self, counts: Sequence[int]) -> bool:
-        """Choose what is read next; the groups alternate. False if there is nothing."""
+        """Choose what is read next; the groups alternate. False if there is nothing, or no program for it yet."""
         self._fill_slots()
         taken = [group for group, slots in self._slots.items() if any(slots)]
         if not taken:
@@ -115,20 +120,41 @@ class Prefill:
         own = [text for text in self._slots[group] if text is not None]
         left = sum(-(-(len(text.request.ids) - text.read) // SIZE) for text in own)
         most = min(left, len(texts) // TEXTS) if self._written() else 4 * left // 3
-        count, pieces = max((count for count in counts[1:] if count <= most), default=counts[0]), []
-        for place, text in enumerate(self._slots[group]):
-            if text is not None:
-                ids = text.request.ids
-                starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
-                pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
+        count = max((count for count in counts[1:] if count <= most), default=counts[0])
+        found = self._with_program(group, count, counts)
+        if found is None:
+            self._readings += 1  # the other group may have a program for what it reads
+            return False
+        count, end, pieces = found
         parts = len(self._cache.parts())
         if max(len(text.request.ids) for text, _ in pieces) > SHORT:
-            attended = self._cache.attended(group, max(piece.start + len(piece.ids) for _, piece in pieces))
-            cost, room = count * (SLOTS_OF_PIECE + attended), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
+            cost, room = count * (SLOTS_OF_PIECE + end), SLOTS_OF_TEXT * max(LEAST_TEXTS, self._written())
             parts = max(1, parts * room // cost)
-        found = self._cache.read(group, [piece for _, piece in pieces], count)
+        found = self._cache.read(group, [piece for _, piece in pieces], count, end=end)
         self._reading, self._readings = _Reading(group, pieces, found, parts), self._readings + 1
         return True
+
+    def _with_program(self, group: int, wanted: int, counts: Sequence[int]):
+        """The number of pieces, the slots that are attended to and the pieces, of a program that is compiled: as many
+        pieces as are wanted; else fewer, or more of which some are empty. None if there is none.
+        """
+        for count in (wanted, *(count for count in reversed(counts) if count < wanted), *counts):
+            pieces: list[tuple[Text, Piece]] = []
+            for place, text in enumerate(self._slots[group]):
+                if text is not None:
+                    ids = text.request.ids
+                    starts = range(text.read, len(ids), SIZE)[: count - len(pieces)]
+                    pieces += [(text, Piece(place, start, ids[start : start + SIZE], text.longest)) for start in starts]
+            end, texts = (
+                self._cache.attended(group, max(p.start + len(p.ids) for _, p in pieces)),
+                [t for t, _ in pieces],
+            )
+            if self._is_compiled(count, end, texts, count == wanted):
+                return count, end, pieces
+            for more in self._cache.ends(group):
+                if more > end and self._is_compiled(count, more, texts, False):
+                    return count, more, pieces
+        return None
 
     def _fill_slots(self) -> None:
         """Give the free slots to those who wait longest, unless another reads what they can copy when it is read."""

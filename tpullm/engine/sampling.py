@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpullm.engine.programs import Run, dispatch
 from tpullm.engine.request import Request
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import fetch_whole, put_whole
@@ -46,18 +47,28 @@ class Next(NamedTuple):
         return len(new) == len(self.new) + self.unseen and tuple(new[: len(self.new)]) == self.new
 
 
+# What a program of choosing can do. One that samples takes 1.1 s to compile (49,152 tokens), one that does not 0.1.
+LIKELIEST, SAMPLED, ADJUSTED = range(3)
+
+
+def form_of(request: Request) -> int:
+    """What choosing its tokens needs: the likeliest one, one that is sampled, or logits that are added to or told."""
+    if request.bias or request.depends_on_new or request.top:
+        return ADJUSTED
+    return SAMPLED if request.sampling.temperature > 0 else LIKELIEST
+
+
 def choose_next(
-    mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None], plain: bool | None = None
+    mesh: jax.sharding.Mesh, logits: jax.Array, asked: Sequence[Next | None], form: int = LIKELIEST, run: Run = dispatch
 ) -> Choice:
     """The next token of each row of logits `[B, V]` that is asked for, on the device: `fetched_choice` waits for it.
 
     Args:
-        plain: whether nothing is added to logits and no likeliest tokens are found; None is as it is asked.
+        form: of `form_of`, the least that is computed.
     """
     known = [(n, one) for n, one in enumerate(asked) if one is not None]
-    if plain is None:
-        plain = not any(one.request.bias or one.request.depends_on_new or one.request.top for _, one in known)
-    bias = None if plain else np.zeros(logits.shape, np.float32)
+    form = max((form_of(one.request) for _, one in known), default=form)
+    bias = np.zeros(logits.shape, np.float32) if form == ADJUSTED else None
     integers, shares = np.zeros((len(asked), 3), np.int32), np.zeros((len(asked), 3), np.float32)
     shares[:], integers[:, 2] = (GREEDY.temperature, GREEDY.top_p, GREEDY.min_p), GREEDY.top_k
     for n, one in known:
@@ -75,7 +86,7 @@ def choose_next(
             bias[n, : len(allowed_V)][~allowed_V] = -np.inf
             bias[n, len(allowed_V) :] = -np.inf
     arrays = (None if array is None else put_whole(mesh, array, "batch", None) for array in (integers, shares, bias))
-    return pick(logits, *arrays, top=0 if plain else MOST_TOP)
+    return run(pick, logits, *arrays, samples=form > LIKELIEST, top=MOST_TOP if form == ADJUSTED else 0)
 
 
 def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
@@ -83,27 +94,25 @@ def fetched_choice(mesh: jax.sharding.Mesh, found: Choice) -> Choice:
     return Choice(*(fetch_whole(mesh, array) for array in found))
 
 
-def compile_sampling(mesh: jax.sharding.Mesh, logits: jax.Array) -> None:
-    """Compile what chooses among such logits."""
-    for plain in (True, False):
-        fetched_choice(mesh, choose_next(mesh, logits, [None] * len(logits), plain))
-
-
-@partial(jax.jit, static_argnames=("top",))
-def pick(logits_BV, integers_B3, shares_B3, bias_BV: jax.Array | None, *, top: int) -> Choice:
+@partial(jax.jit, static_argnames=("samples", "top"))
+def pick(logits_BV, integers_B3, shares_B3, bias_BV: jax.Array | None, *, samples: bool, top: int) -> Choice:
     """Choose the next token of each row.
 
     Args:
         integers_B3: of each row the seed, the position of the token that is chosen, and top-k.
         shares_B3: its temperature, top-p and min-p.
         bias_BV: is added to the logits before sampling; None is nothing.
+        samples: whether any temperature may be above 0.
         top: how many of the likeliest tokens are emitted.
     """
     temperature, top_p, min_p = (shares_B3[:, n : n + 1] for n in range(3))
     sampling = Sampling(temperature, integers_B3[:, 2:], top_p, min_p)
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     biased_BV = logits_BV if bias_BV is None else logits_BV + bias_BV
-    tokens_B = choose(biased_BV, sampling, integers_B3[:, 0].astype(jnp.uint32), integers_B3[:, 1])
+    if samples:
+        tokens_B = choose(biased_BV, sampling, integers_B3[:, 0].astype(jnp.uint32), integers_B3[:, 1])
+    else:
+        tokens_B = jnp.argmax(biased_BV, axis=-1).astype(jnp.int32)
     return _with_probabilities(tokens_B, logits_BV, top)
 
 

@@ -5,7 +5,7 @@ Prompts of any length become arrays of few shapes, so that few programs are comp
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ class Session:
             if not decodes_separate_layers():
                 return None
             if self.base is None:
-                return _unstacked(self.architecture, self.params)
+                return _of_each_layer(jax.tree.leaves(self.params["layers"]))
             return _layers_beside(self.base.layers, self.architecture, self.params)
 
     @property
@@ -116,7 +116,8 @@ class Session:
 
     def memory_bytes(self) -> int:
         """What the parameters take on all devices, those in `layers` too."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, self.layers)))
+        own = [] if shares_layers(self.mesh) else self.layers
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, own)))
 
     @property
     def context_length(self) -> int:
@@ -124,17 +125,36 @@ class Session:
         return self.architecture.config.context_length
 
 
-@partial(jax.jit, static_argnums=0)
-def _unstacked(architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
-    return architecture.model(params).unstacked()
+def _of_each_layer(stacked: list[jax.Array]) -> list[list[jax.Array]]:
+    """The arrays of each layer from stacked ones, `[L, ...]`."""
+    return [list(layer) for layer in zip(*map(_layers_of, stacked), strict=True)]
+
+
+def _layers_of(stacked: jax.Array) -> list[jax.Array]:
+    """The layers of one array: on one CPU parts of its memory, elsewhere copies."""
+    if shares_layers(stacked.sharding.mesh):
+        # Not of `stacked` itself: an array remembers its numpy twin, and could not be donated any more.
+        whole, (_, *spec) = np.asarray(stacked.addressable_data(0)), jax.typeof(stacked).sharding.spec
+        sharding = NamedSharding(stacked.sharding.mesh, PartitionSpec(*spec))
+        return [jax.device_put(layer, sharding, may_alias=True) for layer in whole]
+    return _unstacked(stacked)
+
+
+def shares_layers(mesh: jax.sharding.Mesh) -> bool:
+    """Whether the arrays of each layer stand in the memory of the stacked ones."""
+    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+
+
+@jax.jit
+def _unstacked(stacked: jax.Array) -> list[jax.Array]:
+    return list(stacked)
 
 
 def _layers_beside(layers: list[list[jax.Array]], architecture: Architecture, params: Tree) -> list[list[jax.Array]]:
     """The parameters of each layer with those of its adapters between them, in the order of `unstacked`."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["layers"])]
     of_adapter = [jax.tree_util.DictKey(NAME) in path for path in paths]
-    stacked = jax.tree.leaves(architecture.trained(params))
-    small = jax.jit(lambda leaves: [[leaf[n] for leaf in leaves] for n in range(len(layers))])(stacked)
+    small = _of_each_layer(jax.tree.leaves(architecture.trained(params)))
     pairs = [(iter(of_base), iter(of_layer)) for of_base, of_layer in zip(layers, small, strict=True)]
     return [[next(added if adapts else own) for adapts in of_adapter] for own, added in pairs]
 

@@ -64,6 +64,15 @@ def decodes_separate_layers() -> bool:
     return target_platform() != "tpu"
 
 
+def layers_per_program(layers: int) -> int:
+    """How many layers one program of the engine has: one on a CPU, where all layers that are alike then share it.
+
+    30 layers of width 576, JAX 0.12: a program of all takes 3.9 s of processor time to compile, of one layer 0.2, and a
+    step of 12 rows takes 84 ms of processor time with either. A loop over stacked layers copies the parameters of each.
+    """
+    return 1 if target_platform() == "cpu" else layers
+
+
 # With XLA's defaults, all-gathers and reduce-scatters block a v6e and a v5p (reduce-scatters alone a v5e). These two
 # generations have SparseCores, which can run them during matmuls.
 _ON_SPARSE_CORES = {

@@ -1,0 +1,95 @@
+"""The programs of an engine: which are compiled, and how others are compiled while texts are written.
+
+A program is compiled when it is first needed: a start compiles the few that most texts need. While a server answers, a
+thread compiles; until it has, texts that need the program wait, and others do not.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from tpullm.system import log
+
+Run = Callable[..., Any]
+TOLD_SECONDS = 2  # a shorter wait is not told
+
+
+def dispatch(function: Callable, *arguments: Any, **static: Any) -> Any:
+    """Compute what a jitted function returns."""
+    return function(*arguments, **static)
+
+
+def only_compile(function: Callable, *arguments: Any, **static: Any) -> Any:
+    """Compile a jitted function for such arguments, arrays or their shapes: the shapes of what it returns."""
+    lowered = function.lower(*arguments, **static)
+    lowered.compile()
+    return lowered.out_info
+
+
+class Programs:
+    """Programs by their keys.
+
+    Args:
+        compile_one: compiles the program of a key; it may be called in another thread.
+
+    Attributes:
+        compiled: the keys of those that are compiled, and the seconds that each took.
+    """
+
+    def __init__(self, compile_one: Callable[[Hashable], None]):
+        self._compile_one, self.compiled, self._in_thread = compile_one, {}, False
+        self._lock, self._asked, self._left = threading.Lock(), set(), deque()
+        self._works, self._fault = False, None
+
+    def compile(self, keys: Sequence[Hashable]) -> None:
+        """Compile these, one after the other."""
+        with log.progress("compile", len(keys), "programs") as advance:
+            for number, key in enumerate(keys):
+                self._compile(key)
+                advance(1)
+                if number == 0 and (seconds := self.compiled[key] * len(keys)) > TOLD_SECONDS:
+                    log.say(
+                        f"engine: compiles {len(keys)} programs, about {seconds:.0f} s; they are kept for later starts"
+                    )
+
+    def compile_in_thread(self) -> None:
+        """From now on compile others in a thread; before, a program is compiled where it is first called."""
+        self._in_thread, self._asked = True, set(self.compiled)
+
+    def have(self, *keys: Hashable, begin: bool = True) -> bool:
+        """Whether programs can be called without waiting. If not, this begins to compile them, if `begin`."""
+        if self._fault is not None:
+            raise self._fault
+        missing = [key for key in keys if self._in_thread and key not in self.compiled]
+        for key in missing if begin else ():
+            self._begin(key)
+        return not missing
+
+    def _begin(self, key: Hashable) -> None:
+        with self._lock:
+            if key not in self._asked:
+                self._asked.add(key)
+                self._left.append(key)
+                if not self._works:
+                    self._works = True
+                    threading.Thread(target=self._work, name="compile").start()
+
+    def _compile(self, key: Hashable) -> None:
+        began = time.monotonic()
+        self._compile_one(key)
+        self.compiled[key] = time.monotonic() - began
+
+    def _work(self) -> None:
+        """Compile what is left; at the end of the process only the program that is begun, for XLA can't be stopped."""
+        try:
+            while threading.main_thread().is_alive():
+                with self._lock:
+                    if not self._left:
+                        self._works = False
+                        return
+                    key = self._left.popleft()
+                self._compile(key)
+        except BaseException as error:  # the engine's thread raises it
+            self._fault = error
