@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import TINY
 from tests.corpus.made_up_law import LAW
 from tests.evaluation import problems
-from tests.formats.huggingface.published import directory
+from tests.formats.huggingface.published import change, directory
 from tests.pages import PAGES, ROOT, anchors, blocks, commands, links, name_of
 from tests.serving.conftest import get, serve_until, serving
 from tpullm.cli import launch, main
@@ -50,6 +50,7 @@ MADE_BY = {
     ),
     "models/my_adapter": "tpullm export runs/small/talk models/my_adapter",
     "runs/my-text": "tpullm run my_recipe.yaml",
+    "runs/real": "tpullm run real",
     "models/mine_gguf": "tpullm export runs/mine models/mine_gguf --format gguf --weights q8_0",
     "models/quickstart": "tpullm export runs/quickstart models/quickstart --licence Apache-2.0",
 }
@@ -60,6 +61,9 @@ SHORT += ["--evaluate.sample_tokens=2", "--evaluate.rows=8", "--evaluate.questio
 TUNED = [f"--finetune.talk.train.{how_much}" for how_much in ("steps=2", "batch_size=2", "sequence_length=64")]
 LAWS = [f"--finetune.{stage}.train.{key}" for stage in ("field", "questions") for key in ("steps=2", "batch_size=2")]
 LAWS += ["--corpus.sources.tenki.documents=300"]
+# The model is one that is there, and too small to be asked much; `tests/cli/test_run_real.py` has the whole recipe.
+REAL = [f"--finetune.docstrings.train.{key}" for key in ("steps=2", "batch_size=2", "measure.prompts=[]")]
+REAL += ["--finetune.docstrings.train.measure.tasks=[]", "--base=models/long", "--evaluate.questions=4"]
 
 
 class Reader:
@@ -107,6 +111,8 @@ def _as_run_here(command: str) -> list[str]:
         return [verb, *words] if "--dry-run" in words else [verb, *words[:1], "--dry-run", *words[1:]]
     if words[:1] == ["quickstart"]:
         words = [str(TINY), *words[1:]] + ([] if "--run" in words else ["--run", "runs/quickstart"])
+    elif words[:1] == ["real"]:
+        words += REAL
     elif verb in ("run", "finetune"):
         words += SHORT + (TUNED if {"runs/mine", "runs/small", "runs/student"} & set(words) else SMALL)
         words += ["--tokenizer.vocabulary_size=500"] if {"my_recipe.yaml", "law-ja"} & set(words) else []
@@ -133,6 +139,7 @@ def reader(tmp_path_factory, tiny_run, _storage_server):
     shutil.copytree(tiny_run, folder / "runs" / "profiled", ignore=shutil.ignore_patterns("pretrain"))
     for model in ("published", "large"):
         directory(folder / "models" / model, layers=1)
+    change(directory(folder / "models" / "long", layers=1) / "config.json", max_position_embeddings=512)
     (folder / "my_texts").mkdir()
     texts = [document["text"] for document in document_files.read(tiny_run / "documents", "tenki", "train")]
     for number in range(30):

@@ -48,8 +48,8 @@ def test_the_second_main_job_from_a_package_to_a_file_for_others(tmp_path, index
     assert gguf.GGUFReader(made / "real-q8_0.gguf").get_field("general.license").contents() == "Apache-2.0"
     page = (run / "report.html").read_text()
     assert "From a published model to a tuned one" in page and "ollama create real" in page and "everyday" in page
-    commands = re.findall(r"^(tpullm|Ollama|LM Studio|llama.cpp): .*", said, re.MULTILINE)
-    assert commands == ["tpullm", "Ollama", "LM Studio", "llama.cpp"]
+    commands = re.findall(r"^(here|Ollama|LM Studio|llama.cpp): .*", said, re.MULTILINE)
+    assert commands == ["here", "Ollama", "LM Studio", "llama.cpp"]
 
     times = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name in (manifest.FILE, "real-q8_0.gguf")}
     (index / "tiny-1.0-py3-none-any.whl").unlink()  # nothing is downloaded again

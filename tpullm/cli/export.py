@@ -149,14 +149,14 @@ def _chat_commands(recipe: Recipe, run: Path) -> dict[str, str]:
     """By program, the command that begins a conversation with the model of a run."""
     file = run / "export" / f"{recipe.name}-{recipe.export.gguf[0]}.gguf"
     return {
-        "tpullm": f"tpullm chat --model {run}",
+        "here": f"tpullm chat --model {run}",
         "Ollama": f"ollama create {recipe.name} -f {file.with_name('Modelfile')} && ollama run {recipe.name}",
         "LM Studio": f"lms import {file}",
         "llama.cpp": f"llama-cli -m {file}",
     }
 
 
-def tell_how_to_chat(run: Path) -> None:
-    """Print the commands that use what a run has written."""
-    for program, command in storage.read_json(run / "export" / manifest.FILE)["commands"].items():
+def tell_how_to_chat(recipe: Recipe, run: Path) -> None:
+    """Print the commands that use what a run has written, where it is now."""
+    for program, command in _chat_commands(recipe, run).items():
         say(f"{program}: {command}")

@@ -44,7 +44,7 @@ def main(recipe: Recipe, run: Path) -> None:
     seconds = time.monotonic() - start
     say(f"run: all stages of '{recipe.name}' are finished after {seconds:.1f} s; open {run / 'report.html'}")
     if exports:
-        hosts.on_first("how to use it", exports.tell_how_to_chat, run)
+        hosts.on_first("how to use it", exports.tell_how_to_chat, recipe, run)
 
 
 def _is_verb_finished(verb: str, recipe: Recipe, run: Path) -> bool:

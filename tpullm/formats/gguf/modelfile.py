@@ -22,8 +22,8 @@ def modelfile(file: str, tokenizer: Tokenizer) -> str:
         tokenizer: that of the model. Without a template that can be taken apart, Ollama chooses one.
     """
     lines = [f"FROM ./{file}"]
-    if isinstance(tokenizer, PublishedTokenizer) and tokenizer.has_template:
-        with contextlib.suppress(UserError, ValueError):  # a template refuses a system, or changes earlier answers
+    if isinstance(tokenizer, PublishedTokenizer):
+        with contextlib.suppress(UserError, ValueError):  # no template, or one that shows no such turns
             lines += _template(tokenizer)
     return "\n".join(lines) + "\n"
 

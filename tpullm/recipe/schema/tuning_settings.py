@@ -150,7 +150,7 @@ class TuningConfig:
         conversations: files and folders of conversations. JSON Lines, JSON or Parquet, in the shapes of
             `docs/en/tuning.md`. `tenki` stands for the built-in questions, `tenki_casual` for the same with
             casual answers, `law` for questions about the laws of the sources of that kind, and `medicine`,
-            `medicine-ja`, `programming` and `licences` for those of the domains.
+            `medicine-ja`, `programming`, `licences` and `docstrings` for those of the domains.
         columns: our key of an example, and the key in the files. Such as {messages: dialogue}, where they are others.
         documents: sources of `corpus`, and their shares of the tokens. Such as {law: 0.8, general: 0.2}. A little old
             text keeps a model from forgetting: beside conversations, which take the rest of the tokens, or beside
