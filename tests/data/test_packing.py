@@ -110,6 +110,43 @@ def test_in_each_epoch_and_with_each_seed_others_share_a_row(tokens, sequence_le
         assert len(of_epochs[0] & other) < 0.5 * len(of_epochs[0])
 
 
+@pytest.mark.parametrize("documents, sequence_length", [(300, 256), (300, 2048), (1000, 8192)])
+def test_rows_of_a_small_corpus_are_others_in_the_next_epoch_and_with_another_seed(documents, sequence_length):
+    """Lengths as those of web pages, hardly two of them equal: 0.6 to 0.9 of the pairs stayed with one packing."""
+    tokens = np.random.default_rng(0).lognormal(6, 1, documents).astype(int) + 2
+    packed, again, other = (packed_documents(tokens, sequence_length, seed) for seed in (0, 0, 1))
+    of_epochs = [companions(packed, epoch) for epoch in range(4)]
+    assert of_epochs == [companions(again, epoch) for epoch in range(4)]
+    for one, two in [*zip(of_epochs, of_epochs[1:], strict=False), (of_epochs[1], companions(other, 1))]:
+        assert len(one & two) < 0.2 * len(one)
+
+
+def test_a_large_corpus_has_one_packing_and_so_have_epochs_that_are_alike():
+    tokens = 2 + np.random.default_rng(0).integers(0, 2000, packing.PIECES + 1)
+    assert packed_documents(tokens, 4096, 0).packings == 1 < packed_documents(tokens[:2000], 4096, 0).packings
+    assert packed_documents(tokens[:2000], 4096, 0, moving=False).packings == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    st.integers(0, 9),
+    st.sampled_from(packing.SHARES),
+    st.sampled_from([0, 0, 3, 60]),
+)
+def test_rows_at_random_are_as_many_as_asked_and_hold_each_piece_once(pieces, seed, share, more):
+    histogram = np.bincount(pieces, minlength=41)
+    rows = min(len(pieces), more + sum(count for count, _ in packing._best_fit(histogram, 40)))
+    chances = np.random.default_rng(seed).integers(0, 2**64, histogram[:40].sum(), np.uint64)
+    if kinds := packing._at_random(histogram, 40, rows, chances, share):
+        assert sum(count for count, _ in kinds) == rows
+        assert all(0 < sum(length * copies for length, copies in contents) <= 40 for _, contents in kinds)
+        found = Counter()
+        for count, contents in kinds:
+            found.update({length: copies * count for length, copies in contents})
+        assert found == Counter(pieces)
+
+
 def test_in_many_epochs_a_document_stands_beside_every_other_one_about_as_often():
     packed, met = packed_documents(np.full(60, 11), 20, 0), Counter()  # two in a row
     for epoch in range(590):

@@ -65,7 +65,7 @@ def test_a_published_model_is_quantized_as_it_is_read(tmp_path):
     is_of(load_session(folder, weights="int4"), load_session(folder).params, "int4")
 
 
-@pytest.mark.parametrize("weights", ["", "int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weights", [pytest.param(kind, marks=pytest.mark.slow) for kind in ("", "int8", "int4")])
 def test_a_cpu_writes_text_with_packed_matrices(run, weights):  # noqa: F811
     """Activations are in bfloat16 (8 bits), and beside integers in steps of 1/127 of the largest of each block: the
     scores are those of the same numbers in float32 but for a hundredth of their spread.

@@ -7,9 +7,13 @@ the beginning of its piece, without context.
 No array has a number for each document or row. The numbers of pieces by length say which lengths stand in which row
 (`_best_fit`). They also number the pieces, the short ones first. A row names places among the pieces of a length, and
 a permutation of these, another one in each epoch, says which piece stands there.
+
+That leaves most rows of a small corpus as they were, since hardly two of its lengths are equal. So a small corpus has
+several packings, of equally many rows, and its epochs take turns with them.
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +24,24 @@ from tpullm.data.permutation import hashed, permuted
 # Where few pieces have the same length, those of neighbouring lengths change places too, as if all were as long as the
 # longest of them: else rows of a small corpus hold the same pieces in every epoch. It costs half a percent of fill.
 ENOUGH, NEIGHBOURS = 64, 0.01
+# A small corpus has more packings. As many are tried, of at most so many pieces together, which takes 0.1 s of a core.
+TRIALS, PIECES = 16, 40_000
+# In such a packing the shortest pieces, which hold this share of the tokens, go to one of the `FULLEST` rows with space
+# for them, and the others to any. If a piece is left over, the next trial takes the next share, else the one before.
+SHARES, FULLEST = (0, 0.02, 0.05, 0.1, 0.2, 0.4), 4
 
 
 @dataclass(frozen=True)
 class Packing:
     """The rows of an epoch. Rows of the same lengths are a kind; a kind has parts, each of one length.
 
+    The kinds and rows of all packings stand one after the other.
+
     Args:
         lengths: of the documents.
         sequence_length: T.
         seed: of what changes from epoch to epoch: which pieces share a row, and where documents are cut.
+        packings: how many there are. Epoch e has packing e mod `packings`.
         moving: False: all epochs are like the first one, and long documents are cut from their beginning on.
         groups: int64 [pools], the group of `lengths` that the pieces of a pool are of. Pools are sorted by the lengths
             of their pieces. Groups of long documents have two pools, one of pieces of T and before it one of rests.
@@ -45,6 +57,7 @@ class Packing:
     lengths: Lengths
     sequence_length: int
     seed: int
+    packings: int
     moving: bool
     groups: np.ndarray
     pool_starts: np.ndarray
@@ -59,7 +72,7 @@ class Packing:
     @property
     def rows(self) -> int:
         """The number of rows in an epoch."""
-        return int(self.kind_starts[-1])
+        return int(self.kind_starts[-1]) // self.packings
 
     @property
     def fill(self) -> float:
@@ -92,6 +105,7 @@ class Packing:
 
     def _places(self, rows: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The numbers of the pieces in some rows, among all; the row of each (0 to n - 1), and a hash of its epoch."""
+        rows = rows + self.rows * (epochs % self.packings)
         kinds = np.searchsorted(self.kind_starts, rows, side="right") - 1
         first_parts = self.part_starts[kinds]
         parts_of_rows = self.part_starts[kinds + 1] - first_parts
@@ -109,7 +123,7 @@ def pack(lengths: Lengths, sequence_length: int, seed: int, moving: bool = True)
     Best fit, longest first, on the histogram of lengths (Krell et al. 2021, "Efficient Sequence Packing without
     Cross-contamination", section 3). Time and memory grow with the number of distinct lengths, not of documents.
     Documents of fewer than two tokens hold no prediction and are left out. `seed` decides which documents share a row.
-    If `moving`, that and the cuts of long documents change from epoch to epoch.
+    If `moving`, that and the cuts of long documents change from epoch to epoch, and a small corpus has more packings.
     """
     whole, rest = np.divmod(lengths.predictions, sequence_length)
     short, long = np.flatnonzero(rest), np.flatnonzero(whole)
@@ -118,9 +132,26 @@ def pack(lengths: Lengths, sequence_length: int, seed: int, moving: bool = True)
     histogram = np.zeros(sequence_length + 1, np.int64)
     np.add.at(histogram, rest[short], lengths.counts[short])
     histogram[sequence_length] = pieces[len(short) :].sum()
-    if moving:
-        histogram = _with_neighbours(histogram)
-    kinds = _best_fit(histogram, sequence_length)
+    by_best_fit = _with_neighbours(histogram) if moving else histogram
+    packings = [(by_best_fit, _best_fit(by_best_fit, sequence_length))]
+    rows = sum(count for count, _ in packings[0][1])
+    if moving and (cut := int(histogram[:-1].sum())):
+        share = len(SHARES) - 2
+        for trial in range(min(TRIALS, PIECES // cut)):
+            chances = hashed(np.arange(cut), trial, seed)
+            if kinds := _at_random(histogram, sequence_length, rows, chances, SHARES[share]):
+                packings.append((histogram, kinds))
+            share = max(share - 1, 0) if kinds else min(share + 1, len(SHARES) - 1)
+    tables = [_tables(*packing) for packing in packings]
+    rows, parts, copies, firsts, begins, counts = map(np.concatenate, zip(*tables, strict=True))
+    return Packing(
+        lengths, sequence_length, seed, len(packings), moving, np.concatenate([short, long]), _starts(pieces),
+        len(short), _starts(rows), _starts(parts), copies, firsts, begins, counts,
+    )  # fmt: skip
+
+
+def _tables(histogram: np.ndarray, kinds: list[tuple[int, tuple]]) -> tuple[np.ndarray, ...]:
+    """Rows and parts of each kind; `copies`, `firsts`, `begins` and `counts` of `Packing`, of these parts."""
     rows = np.array([count for count, _ in kinds], np.int64)
     parts = np.array([len(contents) for _, contents in kinds], np.int64)
     flat = np.array([part for _, contents in kinds for part in contents], np.int64).reshape(-1, 2)
@@ -130,10 +161,7 @@ def pack(lengths: Lengths, sequence_length: int, seed: int, moving: bool = True)
     firsts = np.empty_like(used)
     firsts[by_length] = np.cumsum(used[by_length]) - used[by_length]
     begins = np.cumsum(histogram) - histogram
-    return Packing(
-        lengths, sequence_length, seed, moving, np.concatenate([short, long]), _starts(pieces), len(short),
-        _starts(rows), _starts(parts), flat[:, 1], firsts, begins[flat[:, 0]], histogram[flat[:, 0]],
-    )  # fmt: skip
+    return rows, parts, flat[:, 1], firsts, begins[flat[:, 0]], histogram[flat[:, 0]]
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:
@@ -179,3 +207,39 @@ def _best_fit(histogram: np.ndarray, capacity: int) -> list[tuple[int, tuple]]:
             if count and copies:
                 put(capacity - copies * length, (count, ((length, copies),)))
     return [kind for space in spaces for kind in open_rows[space]]
+
+
+def _at_random(
+    histogram: np.ndarray, capacity: int, rows: int, chances: np.ndarray, share: float
+) -> list[tuple[int, tuple]] | None:
+    """Kinds of `rows` rows: the longest pieces first, each in one of the rows with space for it, as `chances` says.
+
+    Args:
+        histogram: of the pieces by length; those of `capacity` fill a row each.
+        chances: uint64 [pieces below `capacity`].
+        share: of the tokens; the shortest pieces that hold them choose among the `FULLEST` rows. Else some pieces
+            would find no row.
+
+    Returns:
+        None if a piece finds no row.
+    """
+    whole = int(histogram[capacity])
+    lengths = np.repeat(np.arange(capacity), histogram[:capacity])[::-1]
+    is_free = np.cumsum(lengths) <= (1 - share) * lengths.sum()
+    found: list[list[int]] = [[] for _ in range(rows - whole)]
+    spaces = [(capacity, row) for row in range(len(found))]  # sorted
+    for length, chance, free in zip(lengths.tolist(), chances.tolist(), is_free.tolist(), strict=True):
+        first = bisect_left(spaces, (length, 0))
+        fitting = len(spaces) - first
+        if not fitting:
+            return None
+        space, row = spaces.pop(first + chance % (fitting if free else min(fitting, FULLEST)))
+        found[row].append(length)
+        insort(spaces, (space - length, row))
+    for row in found:
+        if not row:
+            row.append(max(found, key=len).pop())
+    kinds = Counter(tuple(Counter(row).items()) for row in found)
+    if whole:
+        kinds[(capacity, 1),] = whole
+    return [(count, contents) for contents, count in kinds.items()]
