@@ -1,12 +1,17 @@
 """`export --format gguf` writes one file, or refuses in one line and leaves nothing."""
 
+import contextlib
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
 
 from tests.formats.huggingface.published import change, directory
 from tpullm import LanguageModel
+from tpullm.cli import export, import_
 from tpullm.cli.main import main
+from tpullm.system.storage import gcs
 
 
 def call(*arguments, code=0):
@@ -59,5 +64,19 @@ def test_what_llama_cpp_lacks_leaves_nothing(tmp_path, capsys):
     change(directory(tmp_path / "published", layers=1) / "config.json", hidden_act="gelu")
     call("import", tmp_path / "published", "--run", tmp_path / "run")
     call("export", tmp_path / "run", tmp_path / "out", "--format", "gguf", code=2)
-    assert "llama.cpp's llama can't compute model.activation: gelu; use --format huggingface" in capsys.readouterr().err
+    why = "llama.cpp's llama can't compute model.activation: gelu; use --format huggingface"
+    assert why in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    options = ["--export.gguf=[q8_0]", "--finetune.talk.conversations=[tenki]"]
+    call("run", tmp_path / "run" / "recipe.yaml", *options, code=2)  # before it is trained
+    assert why in capsys.readouterr().err and not (tmp_path / "run" / "talk").exists()
+
+
+def test_a_model_of_others_is_imported_here_when_it_goes_to_gs(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    made = []
+    monkeypatch.setattr(import_, "main", lambda arguments: made.append(Path(arguments.run)))
+    with contextlib.ExitStack() as closing:
+        assert export._imported(tmp_path, gcs.path("gs://my-bucket/models/out"), closing) == made[0]
+        assert made[0].parent.is_dir()
+    assert not made[0].parent.exists()

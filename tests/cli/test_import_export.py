@@ -282,6 +282,7 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
         (("import", "nothing", "--run={new}"), "nothing/config.json: no such file; give a folder in the format of"),
         (("import", "{published}", "--run={run}"), "belongs to the recipe 'tiny'"),
         (("import", "{published}", "--run={published}/run"), "is inside the published model"),
+        (("export", "{published}", "{published}/out"), "/out: is inside the published model"),
         (("import", "{published}", "--run={full}/file"), "file exists; choose another place"),
         (("import", "{published}", "--run={new}", "--pretrain.steps=3"), "unknown key --pretrain.steps; see tpullm"),
         (("doctor", "{full}"), "config.json: no such file"),

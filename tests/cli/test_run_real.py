@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from tests.formats.huggingface.published import change, directory
-from tests.formats.test_pypi import index, wheel  # noqa: F401
+from tests.run.test_pypi import index, wheel  # noqa: F401
 from tpullm.cli.main import main
 from tpullm.recipe import parsing
 from tpullm.run import manifest
@@ -70,7 +70,11 @@ def test_the_recipe_measures_what_it_never_teaches():
 
 @pytest.mark.parametrize(
     ("option", "why"),
-    [("export.gguf=[q9]", "export.gguf: q9 is no type of weights; use f32"), ("base=pypi:tiny", "NAME==VERSION")],
+    [
+        ("export.gguf=[q9]", "export.gguf: q9 is no type of weights; use f32"),
+        ("base=pypi:tiny", "NAME==VERSION"),
+        ("name=a/b", "name: a/b can't name the files of export.gguf"),
+    ],
 )
 def test_what_the_end_could_not_do_is_refused_before_anything_is_made(tmp_path, capsys, option, why):
     call("run", "real", "--run", tmp_path / "run", f"--{option}", code=2)

@@ -98,6 +98,7 @@ def test_an_input_on_this_machine_is_refused_by_the_verbs_that_read_it(key):
         ("text", "/mnt/disks/f/a", True),
         ("text", "/mnt/disks/fa", False),
         ("corpus.sources", "https://example.org/a", True),
+        ("base", "pypi:tiny==1.0", True),
         ("finetune.talk.conversations", "tenki", True),
         ("finetune.talk.conversations", "licences", True),
     ],
@@ -182,3 +183,12 @@ def test_what_cannot_be_launched_is_refused_in_one_line(target, verb, config, sa
     with pytest.raises(UserError, match=says) as error:
         importlib.import_module(f"tpullm.launch.{launch.CLOUD[target]}").check(job_of(target, verb, **config))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "words, needed",
+    [(["real"], True), (["quickstart"], False), (["quickstart", "--export.gguf=[q8_0]"], True)],
+)
+def test_a_machine_gets_the_package_for_gguf_files_if_it_reads_or_writes_one(words, needed):
+    made = job.make("batch", LaunchConfig(), ["run", *words, "--run", "gs://b/run"])
+    assert ("gguf" in made.extras().split(",")) == needed

@@ -26,6 +26,7 @@ from tpullm.planning.search import assess_memory
 from tpullm.planning.step_work import step_parts, useful_flops
 from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import AdapterConfig, PolicyConfig, PreferenceConfig, TeacherConfig, TuningConfig
+from tpullm.run import pypi
 from tpullm.system.errors import UserError
 
 SMALL = ["--model.layers=2", "--pretrain.batch_size=64", "--pretrain.accumulation=1"]
@@ -228,7 +229,10 @@ def test_what_a_plan_leaves_out_is_said(keys, told):
     assert all(("NOT COUNTED" in text) == bool(told) and all(what in text for what in found) for text in shown)
 
 
-def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
+@pytest.mark.parametrize("base", ["published", "pypi:tiny==1.0"])
+def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys, monkeypatch, base):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pypi, "fetch", lambda base: tmp_path / "published")  # where a file would be
     config = {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 512, "hidden_size": 256,
         "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -239,7 +243,7 @@ def test_a_base_is_planned_before_it_is_imported(tmp_path, capsys):
     (tmp_path / "published" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     recipe = tmp_path / "mine.yaml"
     stage = "{conversations: [a.jsonl], adapter: {rank: 4}, train: {sequence_length: 256}}"
-    recipe.write_text(f"base: {tmp_path / 'published'}\nfinetune: {{chat: {stage}}}\n", encoding="utf-8")
+    recipe.write_text(f"base: {base}\nfinetune: {{chat: {stage}}}\n", encoding="utf-8")
     assert main.main(["plan", str(recipe), "--run", str(tmp_path / "run"), "--topology=v6e:1x1", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert "finetune.chat.train.accumulation" in found["keys"]

@@ -16,7 +16,6 @@ from tpullm.cli.tokenize import tokenizer_inputs
 from tpullm.recipe import parsing, shipped
 from tpullm.recipe.fields import result
 from tpullm.run import manifest, stages
-from tpullm.system import storage
 
 RECORDED = json.loads(Path(__file__).with_name("identities.json").read_text())
 
@@ -30,9 +29,7 @@ def identities(name: str) -> dict[str, str]:
     sources = {"sources": list(map(dataclasses.asdict, recipe.corpus.sources))}
     made = {"corpus": manifest.plain(result(recipe.corpus) | sources)}
     if recipe.base:
-        is_package = recipe.base.startswith(stages.PYPI)  # its name says what it is
-        inputs = stages.base_inputs(recipe, run) if is_package else {"from": "elsewhere"}
-        manifest.write(run / "base", inputs, folder=str(storage.path(recipe.base)))
+        manifest.write(run / "base", {"from": "elsewhere"}, folder=stages.base_name(recipe.base))
     for stage in ("documents", "tokens"):
         manifest.write(run / stage, {})
     made["tokenizer"] = tokenizer_inputs(recipe, run)

@@ -98,13 +98,13 @@ def full(**changes):
             "tokens": {"sources": {"tenki": {"train": {"documents": 18, "tokens": 300, "bytes": 900}}}},
             "pretrain": {"finished": "2026-01-02T03:04:05+00:00", "seconds": 100.0},
             "talk": {"inputs": {"config": {"conversations": ["chats.jsonl"], "documents": {"books": 0.15}}}},
-            "export": {"commands": {"Ollama": "ollama create mine"}},
         },
         "splits": [[("今日", 7), ("は", 8), (" \n", 9)]] * 2,
         "pretrain": [*TRAINING, EVALUATION],
         "tuned": {"talk": TRAINING},
         "results": RESULTS,
         "measured": {"talk": {"little": FIGURES}},
+        "commands": {"Ollama": "ollama create mine"},
     }
     return RunData(**(values | changes))
 

@@ -1,10 +1,11 @@
 """A stage knows what it was made from."""
 
 import dataclasses
+import shlex
 
 import pytest
 
-from tpullm.recipe.schema import MixtureConfig, ModelConfig, Phase, Recipe, TrainConfig, TuningConfig
+from tpullm.recipe.schema import ExportConfig, MixtureConfig, ModelConfig, Phase, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest, stages
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -111,7 +112,7 @@ def test_a_base_is_known_by_the_content_of_its_files(tmp_path):
     folder = tmp_path / "published"
     folder.mkdir()
     recipe = Recipe(base=str(folder))
-    with pytest.raises(UserError, match="it has no config.json"):
+    with pytest.raises(UserError, match="no config.json"):
         stages.digests(storage.path(recipe.base), tmp_path / "base", "base")
     for name in ("config.json", "model.safetensors", "chat_template.jinja", "README.md"):
         (folder / name).write_text(name)
@@ -138,6 +139,21 @@ def test_the_hash_of_a_file_that_has_not_changed_is_not_computed_again(tmp_path,
         assert stages.digests(*arguments) == noted
     (folder / "config.json").write_text("{ }")
     assert stages.digests(*arguments)["config.json"][2] != noted["config.json"][2]
+
+
+def test_a_file_under_another_name_is_the_same_base(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    before = stages.base_inputs(Recipe(base=str(tmp_path / "a.gguf")), tmp_path)
+    (tmp_path / "a.gguf").rename(tmp_path / "b.gguf")
+    assert stages.base_inputs(Recipe(base=str(tmp_path / "b.gguf")), tmp_path) == before
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    recipe, run = Recipe(name="my model", export=ExportConfig(gguf=("q8_0",))), tmp_path / "$HOME; it's"
+    found = stages.chat_commands(recipe, run)
+    assert shlex.split(found["here"]) == ["tpullm", "chat", "--model", str(run)]
+    assert shlex.split(found["LM Studio"])[2:] == [str(run / "export" / "my model-q8_0.gguf")]
+    assert shlex.split(found["Ollama"])[:5] == ["ollama", "create", "my model", "-f", str(run / "export" / "Modelfile")]
 
 
 def test_an_imported_base_stands_without_its_folder(tmp_path):

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from tpullm.formats.gguf import tensor_types
 from tpullm.recipe.schema import Recipe
 from tpullm.run import manifest
-from tpullm.run.stages import export_inputs
+from tpullm.run.stages import chat_commands, export_inputs, is_published
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
@@ -65,19 +65,24 @@ def main(arguments) -> None:
         raise UserError(
             "--dtype, --shard-gigabytes: are for the format of Hugging Face; use --weights with --format gguf"
         )
+    path = storage.path(arguments.model)
+    if is_published(path) and (path.resolve() == folder or path.resolve() in folder.parents):
+        raise UserError(f"{folder}: is inside the published model; choose another folder")
     with contextlib.ExitStack() as closing:
-        _export(arguments, _imported(storage.path(arguments.model), folder, closing), folder)
+        _export(arguments, _imported(path, folder, closing), folder)
 
 
 def _imported(path: Path, folder: Path, closing: contextlib.ExitStack) -> Path:
     """The MODEL itself if it is of a run; a run that a model of others is imported into, until `closing` closes."""
     from tpullm.cli import import_
-    from tpullm.run.stages import is_published
 
     if not is_published(path):
         return path
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    run = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix=".tpullm-", dir=folder.parent))) / "run"
+    beside = None if storage.is_remote(folder) else folder.parent
+    if beside:
+        beside.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.TemporaryDirectory(prefix=".tpullm-", suffix=".partial", dir=beside)
+    run = Path(closing.enter_context(temporary)) / "run"
     import_.main(SimpleNamespace(folder=str(path), run=str(run), config=""))
     return run
 
@@ -117,15 +122,28 @@ def check_recipe(recipe: Recipe) -> None:
     """Refuse what the end of a run could not write.
 
     Raises:
-        UserError: a type of weights is not known, the package `gguf` is missing, or several hosts would write.
+        UserError: a type of weights is not known, the name is none of a file, the package `gguf` is missing, or several
+            hosts would write.
     """
     from tpullm.formats.gguf.reading import check_installed
 
     if unknown := [name for name in recipe.export.gguf if name not in OF_GGUF]:
         raise UserError(f"export.gguf: {unknown[0]} is no type of weights; use {', '.join(OF_GGUF)}")
+    if "/" in recipe.name:
+        raise UserError(f"name: {recipe.name} can't name the files of export.gguf; choose one without /")
     if hosts.count() > 1:
         raise UserError("export.gguf: one host writes the files; leave it out, and use `tpullm export` after the run")
     check_installed()
+
+
+def check_model(recipe: Recipe, run: Path) -> None:
+    """Refuse, before it is trained, a model that llama.cpp lacks, or its tokenizer. The base is imported."""
+    from tpullm.formats import publish
+    from tpullm.formats.models import planned_model
+    from tpullm.tokenizer import load
+
+    tokenizer = load((run / "base" if recipe.base else run) / "tokenizer")
+    publish.check_gguf(planned_model(recipe, run), tokenizer, recipe.export.gguf, publish.source_type(recipe.base, run))
 
 
 def make_exports(recipe: Recipe, run: Path) -> None:
@@ -142,21 +160,10 @@ def make_exports(recipe: Recipe, run: Path) -> None:
             size = publish.write_gguf(model, temporary, recipe.name, weights, recipe.export.licence)
             say(f"export: {stage / f'{recipe.name}-{weights}.gguf'} ({size / 1e6:,.1f} MB)")
         seconds = round(time.monotonic() - began, 1)
-        manifest.write(temporary, inputs, seconds=seconds, commands=_chat_commands(recipe, run))
-
-
-def _chat_commands(recipe: Recipe, run: Path) -> dict[str, str]:
-    """By program, the command that begins a conversation with the model of a run."""
-    file = run / "export" / f"{recipe.name}-{recipe.export.gguf[0]}.gguf"
-    return {
-        "here": f"tpullm chat --model {run}",
-        "Ollama": f"ollama create {recipe.name} -f {file.with_name('Modelfile')} && ollama run {recipe.name}",
-        "LM Studio": f"lms import {file}",
-        "llama.cpp": f"llama-cli -m {file}",
-    }
+        manifest.write(temporary, inputs, seconds=seconds)
 
 
 def tell_how_to_chat(recipe: Recipe, run: Path) -> None:
     """Print the commands that use what a run has written, where it is now."""
-    for program, command in _chat_commands(recipe, run).items():
+    for program, command in chat_commands(recipe, run).items():
         say(f"{program}: {command}")

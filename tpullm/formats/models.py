@@ -18,6 +18,7 @@ from tpullm.model.adapter import NAME, merge_adapters
 from tpullm.model.quantized import is_quantized
 from tpullm.recipe.schema import ALONE, AdapterConfig, ModelConfig, Recipe
 from tpullm.run import manifest
+from tpullm.run.stages import base_path
 from tpullm.run.stages import tuned as stages_of_tuning
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
@@ -239,9 +240,8 @@ def planned_model(recipe: Recipe, run: Path) -> ModelConfig:
 
     if (run / "tokenizer").is_dir():
         return model_of(recipe, run, load_tokenizer(run / "tokenizer").vocabulary_size)
-    base = storage.path(recipe.base) if recipe.base else None
-    if base and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(base):
-        return published(base).config.trained_as(recipe.model)
+    if recipe.base and not (run / "base" / "checkpoints").is_dir() and not storage.is_remote(recipe.base):
+        return published(base_path(recipe.base)).config.trained_as(recipe.model)
     if not recipe.base and not (recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size):
         raise UserError("model.vocabulary_size: not known before `tpullm tokenize`; set it, or tokenize first")
     return model_of(recipe, run, recipe.tokenizer.vocabulary_size)

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tpullm import __version__
-from tpullm.formats.gguf import tensor_types
+from tpullm.formats.gguf import tensor_types, vocabulary
 from tpullm.formats.gguf import writing as gguf_writing
 from tpullm.formats.gguf.modelfile import modelfile
 from tpullm.formats.gguf.reading import check_installed
@@ -62,7 +62,7 @@ def write(
     """
     tokenizer = load_tokenizer(model.tokenizer_path)
     params, config = _checkpoint_parameters(model, dtype), model.config.trained_as(ModelConfig())
-    planned = writing.planned(config, params, _preferred_model_type(model), weights)
+    planned = writing.planned(config, params, source_type(model.recipe["base"], model.run), weights)
     storage.room_for(planned.size, folder.parent)
     with progress("export", planned.size, "bytes") as advance:
         writing.write(folder, planned, _special_tokens(tokenizer), advance, shard_bytes)
@@ -105,7 +105,7 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     check_installed()
     tokenizer, file = load_tokenizer(model.tokenizer_path), folder / f"{name}-{weights}.gguf"
     config, params = model.config.trained_as(ModelConfig()), _checkpoint_parameters(model, "stored")
-    planned = gguf_writing.planned(config, params, weights, _preferred_model_type(model))
+    planned = gguf_writing.planned(config, params, weights, source_type(model.recipe["base"], model.run))
     storage.room_for(planned.size, folder.parent)
     if told := tensor_types.told_fallbacks([tensor for tensor, _ in planned.tensors], weights, planned.layout.config):
         say(f"export: {told}")
@@ -114,6 +114,20 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
     if not (folder / "Modelfile").exists():
         (folder / "Modelfile").write_text(modelfile(file.name, tokenizer), encoding="utf-8")
     return file.stat().st_size
+
+
+def check_gguf(config: ModelConfig, tokenizer: Tokenizer, weights: tuple[str, ...], preferred: str) -> None:
+    """Refuse a model that `write_gguf` would refuse, before it is trained.
+
+    Args:
+        weights: keys of `gguf.tensor_types.WEIGHTS`.
+        preferred: as of `source_type`.
+    """
+    architecture = Architecture(config)
+    shapes, axes = tensors.flat(architecture.shapes), tensors.flat(architecture.axes)
+    for kind in weights:
+        gguf_writing.planned(config.trained_as(ModelConfig()), writing.Parameters(shapes, axes, None), kind, preferred)
+    vocabulary.of_tokenizer(tokenizer).of_size(config.vocabulary_size)
 
 
 def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> int:
@@ -126,7 +140,7 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
         UserError: no family of transformers has such a model, or PEFT has no form for the adapter.
     """
     architecture, mesh = Architecture(model.config), make_mesh({"fsdp": -1})
-    of_base, preferred = _checkpoint_parameters(model.base, "stored"), _preferred_model_type(model)
+    of_base, preferred = _checkpoint_parameters(model.base, "stored"), source_type(model.recipe["base"], model.run)
     family = writing.planned(model.config.trained_as(ModelConfig()), of_base, preferred).family
     with jax.set_mesh(mesh):
         found = tensors.flat(load_adapter(model, architecture.placed(mesh)))
@@ -145,10 +159,10 @@ def write_adapter(model: Model, folder: Path, name: str, licence: str = "") -> i
     return size
 
 
-def _preferred_model_type(model: Model) -> str:
-    """The `model_type` of the published model that a run began with."""
-    published = model.run / "base" / "published.json"
-    return storage.read_json(published)["model_type"] if model.recipe["base"] and published.exists() else ""
+def source_type(base: str, run: Path) -> str:
+    """The `model_type` of the published model that a run began with; "" if it has none."""
+    published = run / "base" / "published.json"
+    return storage.read_json(published)["model_type"] if base and published.exists() else ""
 
 
 def _checkpoint_parameters(model: Model, dtype: str) -> writing.Parameters:

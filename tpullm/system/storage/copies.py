@@ -98,7 +98,7 @@ def status_of(path: Path) -> Any:
         raise UserError(f"{path}: no such file or folder") from None
 
 
-def check_private(folder: Path, path: Path) -> None:
+def check_private(folder: Path, path: Path | str) -> None:
     """Make a folder in the cache; `UserError` if others may write the copy of `path` there."""
     if why := make_private(folder):
         raise UserError(f"{why}: no copy of {path} can be trusted there; set XDG_CACHE_HOME to a folder of your own")
