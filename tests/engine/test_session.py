@@ -1,15 +1,19 @@
 import dataclasses
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from tpullm.engine.session import load_session, parameter_targets
+from tpullm.engine.session import load_session, parameter_targets, with_adapter
 from tpullm.evaluation.scoring import text_log_probabilities
 from tpullm.formats.checkpoints import Checkpoints, description
+from tpullm.formats.huggingface import adapters
+from tpullm.formats.huggingface.families import FAMILIES
 from tpullm.formats.huggingface.tensors import flat
-from tpullm.recipe.schema import CheckpointConfig, Recipe
+from tpullm.model.packed import is_packed
+from tpullm.recipe.schema import AdapterConfig, CheckpointConfig, Recipe
 from tpullm.system.errors import UserError
 
 
@@ -38,6 +42,27 @@ def test_matrices_are_restored_in_the_dtype_of_use_and_vectors_in_that_of_the_fi
     found = parameter_targets(session.architecture, session.mesh, jax.numpy.dtype("bfloat16"))
     dtypes = {leaf.dtype.name for name, leaf in flat(found).items() if name.endswith("norm.scale")}
     assert dtypes == {"float32"} and found["embedding"].dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("weights", ["", pytest.param("int8", marks=pytest.mark.slow)])
+def test_an_exported_adapter_knows_its_base_with_packed_matrices(session, run, weights, tmp_path):
+    """A folder with the note of numbers that `export` writes, beside a model that writes text on a CPU."""
+    config, params = AdapterConfig(2, 3.0, targets=("query", "up")), flat(session.params)
+    arrays = {}
+    for part in ("layers.attention.query", "layers.mlp.up"):
+        layers, width, *outputs = params[f"{part}.weight"].shape
+        arrays[f"{part}.adapter.a"] = np.ones((layers, width, 2), np.float32)
+        arrays[f"{part}.adapter.b"] = np.ones((layers, 2, *outputs), np.float32)
+    adapters.write(tmp_path, FAMILIES["llama"], arrays, config, flat(session.architecture.shapes), "base")
+    numbers = {name: adapters.sampled_numbers(params[name]) for name in adapters.matrix_names(params)}
+    (tmp_path / adapters.FILE).write_text(json.dumps({"numbers": numbers}), encoding="utf-8")
+    base = load_session(run, exact=False, weights=weights)
+    assert is_packed(base.params["layers"]["mlp"]["up"]["weight"])
+    assert with_adapter(base, tmp_path).architecture.adapter.targets == config.targets
+    numbers["layers.attention.key.weight"][3] += 1.0
+    (tmp_path / adapters.FILE).write_text(json.dumps({"numbers": numbers}), encoding="utf-8")
+    with pytest.raises(UserError, match="is an adapter of another model"):
+        with_adapter(base, tmp_path)
 
 
 def test_what_is_no_model_is_refused(tmp_path):

@@ -135,8 +135,11 @@ class Prefill:
         return True
 
     def _with_program(self, group: int, wanted: int, counts: Sequence[int]):
-        """The number of pieces, the slots that are attended to and the pieces, of a program that is compiled: as many
-        pieces as are wanted; else fewer, or more of which some are empty. None if there is none.
+        """What the next step reads with a program that is compiled; None if there is none.
+
+        Returns:
+            The number of pieces of the program: as many as are wanted; else fewer, or more, and then some are empty.
+            `end`, the slots that it attends to: what the pieces need, or more. The pieces.
         """
         for count in (wanted, *(count for count in reversed(counts) if count < wanted), *counts):
             pieces: list[tuple[Text, Piece]] = []

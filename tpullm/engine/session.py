@@ -302,7 +302,9 @@ def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[floa
     """Some numbers of a matrix, and by how much quantizing it may have changed them: half of the largest step."""
     if is_packed(matrix):
         step = 0.0 if matrix.scales is None else float(jnp.max(matrix.scales))
-        return adapters.sampled_numbers(jax.jit(Packed.unpacked)(matrix)), step / 2
+        with jax.set_mesh(matrix.codes.sharding.mesh):
+            numbers = jax.jit(Packed.unpacked)(matrix)
+        return adapters.sampled_numbers(numbers), step / 2
     if not quantized.is_quantized(matrix):
         return adapters.sampled_numbers(matrix), 0.0
     with jax.set_mesh(matrix.codes.sharding.mesh):
@@ -357,8 +359,10 @@ def parameter_targets(architecture: Architecture, mesh: jax.sharding.Mesh, dtype
 
 
 def targets_in_use(found: Found, architecture: Architecture, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> Tree:
-    """The same of a model that is opened. Where matrices are packed, tables are rounded to 8 bits if matrices are
-    rounded, and codes of a file are kept.
+    """The arrays that `Found.params` fills: `parameter_targets`, with other kinds where matrices are packed.
+
+    There, if `found.weights` quantizes matrices, the tables of tokens are quantized to int8; if it does not, parameters
+    that a file has as codes keep these (`Found.kept`).
     """
     targets = tensors.flat(parameter_targets(architecture, mesh, dtype, found.weights))
     if can_pack(mesh, dtype):

@@ -29,9 +29,14 @@ class Packed:
     """A matrix `[*inputs, *outputs]`, or several stacked.
 
     Args:
-        codes: `[tiles, units, bytes or numbers]`; a tile has 16 outputs, the last one zeros if they end. Inside of a
-            unit of 32 inputs: int8 `[8, 16, 4]`, plus 128; int4 `[4, 16, 4]`, plus 8, and inputs 16 to 31 are the high
-            halves; bfloat16 `[16, 16, 2]`. 4 (or 2) successive inputs of an output are together.
+        codes: `[tiles, units, codes of a unit]`. A tile is 16 outputs; the last one is filled with zeros. A unit is 32
+            inputs of them, in this order (the last index changes fastest):
+
+            kind        type        order                       input                   a code is
+            bfloat16    bfloat16    [16, 16 outputs, 2]         2 * first + last        the number
+            int8        uint8       [8, 16 outputs, 4]          4 * first + last        the integer plus 128
+            int4        uint8       [4, 16 outputs, 4]          4 * first + last: low   two integers plus 8, of 4 bits
+                                                                half; plus 16: high
         scales: `[tiles, blocks, 16]` float16 or float32; None for bfloat16.
         kind: one of `BITS`.
     """

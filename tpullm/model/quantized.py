@@ -204,11 +204,14 @@ def packed_targets(shapes: Tree, kind: str) -> Tree:
 def packed_target(
     matrix: jax.ShapeDtypeStruct, kind: str, axis: int, block: int = 0, scales: jnp.dtype = jnp.float32
 ) -> Quantized:
-    """The same of one matrix.
+    """The shapes, types and shardings of a matrix once it is quantized.
 
     Args:
-        block: inputs that have one scale; 0 is ours.
-        scales: their type.
+        matrix: before that.
+        kind: one of `KINDS`.
+        axis: of the inputs, from the end: below 0.
+        block: inputs that have one scale; 0 is `inputs_per_scale`.
+        scales: the type of scales.
     """
     inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
     resized, of = partial(_resize_axis, matrix.shape, axis), partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)

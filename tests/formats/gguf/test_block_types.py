@@ -79,11 +79,30 @@ def test_several_guesses_find_better_scales_than_the_first(kind, most):
     assert np.sqrt(np.mean((held(exact, kind) - exact) ** 2)) < most
 
 
-def test_rounding_in_parts_is_rounding_at_once_and_values_beyond_float16_are_refused(monkeypatch):
+def test_rounding_in_parts_is_rounding_at_once_(monkeypatch):
     exact = values()
     whole = block_types.rounded_to_type(exact, "Q4_K", "a tensor")
     monkeypatch.setattr(block_types, "_AT_ONCE", 1_000)
     np.testing.assert_array_equal(block_types.rounded_to_type(exact, "Q4_K", "a tensor"), whole)
-    with pytest.raises(UserError, match="f16 is too small for the values of blk.0.x; use bf16"):
-        block_types.rounded_to_type(values(scale=1e5), "F16", "blk.0.x")
     held(values(scale=1e5), "BF16")
+
+
+# The largest powers of ten that each type still holds.
+LARGE = {"F16": 1e4, "BF16": 1e38, "Q8_0": 1e6, "Q6_K": 1e8, "Q5_K": 1e6, "Q4_K": 1e6, "IQ4_NL": 1e6, "Q3_K": 1e6}
+LARGE |= {"Q2_K": 1e5, "F32": 1e38}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_values_that_are_no_numbers_or_beyond_the_scales_of_a_type_are_refused(kind):
+    for wrong in (np.nan, np.inf, -np.inf):
+        exact = values()
+        exact[4, 300] = wrong
+        with pytest.raises(UserError, match="^export: blk.0.x has values that are NaN or infinite"):
+            block_types.rounded_to_type(exact, kind, "blk.0.x")
+    exact = values() / np.abs(values()).max()
+    largest = held(exact * np.float32(LARGE[kind]), kind)
+    np.testing.assert_allclose(largest, exact * np.float32(LARGE[kind]), rtol=0, atol=0.45 * LARGE[kind])
+    for beyond in () if kind == "F32" else (3.4e38,) if kind == "BF16" else (1e10, 1e19, 1e38):
+        wanted = f"{kind.lower()} is too small for the values of blk.0.x; use {'f32' if kind == 'BF16' else 'bf16'}"
+        with pytest.raises(UserError, match=wanted):
+            block_types.rounded_to_type(exact * np.float32(beyond), kind, "blk.0.x")

@@ -190,6 +190,30 @@ def test_llama_3s_own_divisors_become_its_own_scaling(small_tokenizer, tmp_path)
     assert published(tmp_path / "small.gguf").config == planned(config).layout.config
 
 
+# Model, the divisors of RoPE in its file.
+UNUSED = {
+    "no scaling": ("qwen-2.5", "freqs"),
+    "no RoPE": ("gpt-2", "freqs"),
+    "LongRoPE of another": ("llama-2", "short", "long"),
+    "Llama 3's of another": ("phi-3 longrope", "freqs"),
+    "short alone": ("phi-3 longrope", "short"),
+    "long alone": ("phi-3 longrope", "long"),
+    "both kinds": ("phi-3 longrope", "freqs", "short", "long"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_divisors_of_rope_that_would_not_be_used_are_refused(case, small_tokenizer, tmp_path):
+    name, *kinds = UNUSED[case]
+    write(tmp_path / "small.gguf", config_of(name, vocab_size=V), small_tokenizer)
+    read = reading.read(tmp_path / "small.gguf")
+    named = ["rope_freqs.weight" if kind == "freqs" else f"rope_factors_{kind}.weight" for kind in kinds]
+    kept = [tensor for tensor in read.tensors if tensor.name not in configs.DIVISORS]
+    tensors = kept + [GgufTensor(of, (3,), "F32", 0, 12) for of in named]
+    with pytest.raises(UserError, match=f"{' and '.join(named)}: RoPE of .* with these is not computed"):
+        configs.config_json(dataclasses.replace(read, tensors=tensors))
+
+
 ODD = [None, True, -1, 0, 1.5, 1e300, float("nan"), "x", "", [], [1, 2], [-1] * 3, ["a"], 1 << 31, 1 << 63]
 
 

@@ -91,6 +91,9 @@ KANJI = "〇一二三四五六七八九"
         ("答えは3.0×10^4です", 30_000),
         ("2 \\times 10^{-3}", Fraction(1, 500)),
         ("1.5e3", 1_500),
+        ("1,2e3", 2_000),
+        ("3 \\frac{1}{2}", Fraction(7, 2)),
+        ("3  - \\frac{1}{2}", Fraction(-1, 2)),
         ("2×10^2+1", 1),
         ("The answer is 3 1/2.", Fraction(7, 2)),
         ("マイナス3 1/2", Fraction(-7, 2)),
@@ -141,7 +144,12 @@ def test_any_text_is_read(text):
     read_number(text)
 
 
+def test_a_power_of_more_digits_than_a_decimal_holds_is_no_number():
+    assert read_number("1" * 1_000_010 + "e5") is None
+
+
 LONG = ["1万", "1,111", "一十", "\\boxed{", "---", "2分の", "(1", "one ", "one and ", "第3のうち", "1 of "]
+LONG += ["1", "1 ", "1,", "1.", "1/", "1〜", "    "]
 LONG += ["1e5", "1×10^", "1 1/1", "なので", "1なので", "答", "答えは", "answer ", "答1/0"]
 
 

@@ -11,6 +11,7 @@ of normal values is 0.153; with one it is 0.1513, and llama.cpp's 0.1511.
 Shapes: R superblocks, B blocks in each, n values in a block.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,24 +19,37 @@ import numpy as np
 from tpullm.system.errors import UserError
 
 _AT_ONCE = 1 << 20  # values that are rounded at once
+_FLOAT16_MAX = 65504
 
 
 def rounded_to_type(values: np.ndarray, kind: str, name: str) -> np.ndarray:
     """Values, float32, in a type: an array of that type, or bytes `[..., bytes of a row]`.
 
     Raises:
-        UserError: a value is too large for float16; `name` says in which tensor.
+        UserError: a value is NaN or infinite, or too large for the type; `name` says in which tensor.
     """
     import gguf
 
+    low, high = float(values.min()), float(values.max())  # NaN if one is
+    if not math.isfinite(high - low):
+        raise UserError(f"export: {name} has values that are NaN or infinite; export an earlier checkpoint")
     if kind == "F32":
         return values
-    if kind == "F16":
-        with np.errstate(over="ignore"):
-            found = values.astype(np.float16)
-        if np.isinf(found).any() and not np.isinf(values).any():
-            raise UserError(f"--weights: f16 is too small for the values of {name}; use bf16")
-        return found
+    largest = max(-low, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = values.astype(np.float16) if kind == "F16" else _bytes_of_type(values, kind)
+        if largest > _FLOAT16_MAX:  # no smaller value has a scale that is infinite, or squares that are
+            held = gguf.dequantize(found, gguf.GGMLQuantizationType[kind]).reshape(values.shape)
+            if not np.allclose(held, values, rtol=0, atol=largest / 2):
+                larger = "f32" if kind == "BF16" else "bf16"
+                raise UserError(f"--weights: {kind.lower()} is too small for the values of {name}; use {larger}")
+    return found
+
+
+def _bytes_of_type(values: np.ndarray, kind: str) -> np.ndarray:
+    """Values, float32, in a type: bytes `[..., bytes of a row]`."""
+    import gguf
+
     rows = values.reshape(-1, values.shape[-1])
     step = max(1, _AT_ONCE // rows.shape[1])
     type_ = gguf.GGMLQuantizationType[kind]

@@ -47,6 +47,7 @@ KNOWN = {*_KEYS.values(), *_READ, *_ONLY}
 _YARN = (("fast", 32), ("slow", 1))  # llama.cpp's bounds, in turns
 _DEFAULTS = {"gemma2": {"attention_softcap": 50.0, "logit_softcap": 30.0}}
 DIVISORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+_SCALING_OF_DIVISORS = {DIVISORS[:1]: "llama3", DIVISORS[1:]: "longrope"}
 # llama.cpp's architecture → the families that it stands for: with experts, and without.
 _FAMILY = {found.name: (name, name) for name, found in ARCHITECTURES.items()} | {"llama": ("mixtral", "llama")}
 
@@ -81,6 +82,9 @@ def _model_config(file: GgufFile, architecture: Architecture, model_type: str) -
         if key not in KNOWN or key in _ONLY and value != _ONLY[key]:
             raise UserError(f"{prefix}{key} {value!r:.80} can't be used: we don't compute it")
     shapes = {tensor.name: tensor.shape for tensor in file.tensors}
+    divisors = tuple(name for name in DIVISORS if name in shapes)
+    if divisors and _SCALING_OF_DIVISORS.get(divisors) not in architecture.scalings:
+        raise UserError(f"{' and '.join(divisors)}: RoPE of {architecture.name} with these is not computed")
     fields: dict[str, Any] = dict(FAMILIES[model_type].fixed) | _DEFAULTS.get(model_type, {})
     fields |= {ours: said[key] for ours, key in _KEYS.items() if key in said}
     if not said.get("expert_count"):
@@ -150,10 +154,10 @@ def _rope_scaling(file: GgufFile, said: Mapping, architecture: Architecture, fie
     factor = float(said.get("rope.scaling.factor") or said.get("rope.scale_linear") or 1)
     scale = float(said.get("rope.scaling.attn_factor", 1))
     context = said.get("rope.scaling.original_context_length") or fields["context_length"]
-    if "longrope" in architecture.scalings and len(divisors) == 2:
+    if len(divisors) == 2:
         of_length = {"short": divisors[DIVISORS[1]], "long": divisors[DIVISORS[2]]}
         return RopeScaling("longrope", fields["context_length"] / context, context, scale=scale, **of_length)
-    if "llama3" in architecture.scalings and DIVISORS[0] in divisors:
+    if divisors:
         return _of_llama_3(divisors[DIVISORS[0]], fields)
     if kind == "yarn" and kind in architecture.scalings:
         scale = _one(scale * (0.1 * math.log(factor) + 1))  # llama.cpp computes the second factor itself

@@ -51,12 +51,13 @@ _WORDS = re.compile(
     rf"(?:(?:[ -]|,? and ){_WORD}\b)*",
     re.IGNORECASE,
 )
-_FRACTION = re.compile(r"(-?)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_FRACTION = re.compile(r"(-?)(?<!\s)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _MARKER = re.compile(r"答え|答|こたえ|解答|answer|####", re.IGNORECASE)
 _RESULT = re.compile("=|なので|だから|つまり|すなわち")  # the number behind it follows from those before it
+# A number without a power is matched too: else each digit of a long one would be tried.
 _POWER = re.compile(
-    rf"({_PLAIN})(?:\s?(?:[×*]|\\times)\s?10\^\{{?(-?\d{{1,2}})\}}?|[eE]([-+]?\d{{1,2}}))(?![\d.A-Za-z])"
+    rf"({_PLAIN})(?:(?:\s?(?:[×*]|\\times)\s?10\^\{{?(-?\d{{1,2}})\}}?|[eE]([-+]?\d{{1,2}}))(?![\d.A-Za-z]))?"
 )
 MOST_DIGITS = 400  # a longer one is no number, and costs no time
 
@@ -90,7 +91,7 @@ def read_number(value: Any) -> Fraction | None:
     text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("\N{EN DASH}", "-")
     text = text.replace("\N{FRACTION SLASH}", "/").replace("ゼロ", "零")
     text = _FRACTION.sub(r" \1\2/\3 ", text.replace("{,}", ","))
-    text = _POWER.sub(lambda said: f"{Decimal(said[1].replace(',', '')).scaleb(int(said[2] or said[3])):f}", text)
+    text = _POWER.sub(_without_power, text)
     if boxed := _BOXED.findall(text):
         return _number_of_answer(boxed[-1])
     end = len(text)
@@ -102,6 +103,13 @@ def read_number(value: Any) -> Fraction | None:
     numbers = _numbers(_ARABIC, text) or _numbers(_IN_KANJI, text)
     said = [number for number in numbers if not number.aside] or numbers
     return said[-1].value if said else _in_words(text)
+
+
+def _without_power(said: re.Match) -> str:
+    digits, power = said[1], said[2] or said[3]
+    if not power or len(digits) > MOST_DIGITS:
+        return digits
+    return f"{Decimal(digits.replace(',', '')).scaleb(int(power)):f}"
 
 
 def _number_of_answer(text: str) -> Fraction | None:
