@@ -44,7 +44,9 @@ def test_matrices_are_restored_in_the_dtype_of_use_and_vectors_in_that_of_the_fi
     assert dtypes == {"float32"} and found["embedding"].dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("weights", ["", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "weights", [pytest.param("", marks=pytest.mark.ci), pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_an_exported_adapter_knows_its_base_with_packed_matrices(session, run, weights, tmp_path):
     """A folder with the note of numbers that `export` writes, beside a model that writes text on a CPU."""
     config, params = AdapterConfig(2, 3.0, targets=("query", "up")), flat(session.params)
