@@ -17,7 +17,8 @@ import tpullm
 
 PACKAGE = Path(tpullm.__file__).parent
 CONSTRAINTS = PACKAGE.parent / "constraints.txt"  # of a checkout; an installed wheel has it in the package
-KINDS = (".py", ".html", ".jinja", ".css", ".js", ".sh", ".yaml")  # of `package-data` in pyproject.toml, beside modules
+# Of `package-data` in pyproject.toml, beside modules.
+KINDS = (".py", ".html", ".jinja", ".css", ".js", ".sh", ".yaml", ".jsonl")
 
 
 @dataclass(frozen=True)
