@@ -120,6 +120,8 @@ def downloads(monkeypatch):
                 (Path(local_dir) / file).write_text(file)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    files = lambda name, revision: FILES if name == SMOL else ["a-Q4_K_M.gguf", "b-Q8_0.gguf", "c-Q8_0.gguf"]  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", files)
     return asked
 
 
@@ -133,6 +135,34 @@ def test_only_weights_and_settings_are_downloaded(here, downloads):
         hub.located("a/b-GGUF", downloads=True)
     with pytest.raises(UserError, match="0 of its files are Q2_K; name one"):
         hub.located("a/b-GGUF:Q2_K", downloads=True)
+    count = len(downloads)
+    with pytest.raises(UserError, match="2 of its files are Q8_0; name one"):
+        hub.located("a/b-GGUF:Q8_0", downloads=True)
+    assert len(downloads) == count, "nothing is downloaded before it is known what"
+
+
+def test_a_complete_download_is_found_by_its_name(here):
+    folder = here / "models" / SMOL
+    folder.mkdir(parents=True)
+    shards = ["config.json", "tokenizer.json", "model-1.safetensors", "model-2.safetensors"]
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {name: name for name in shards[2:]}})
+    )
+    for name in shards:
+        with pytest.raises(UserError, match=f"hf download {SMOL}"):
+            hub.located(SMOL)
+        (folder / name).write_text(name)
+    for word in (SMOL, f"hf.co/{SMOL}", f"https://huggingface.co/{SMOL}/tree/main"):
+        assert hub.located(word) == f"models/{SMOL}"
+    for word in (f"https://huggingface.co/{SMOL}/tree/v1", f"{SMOL}:Q4_K_M"):
+        with pytest.raises(UserError, match=f"hf download {SMOL}"):
+            hub.located(word)
+    (folder / "a-Q4_K_M.gguf").write_text("a")
+    for word in (f"{SMOL}:q4_k_m", f"{SMOL}:a-Q4_K_M.gguf"):
+        assert hub.located(word) == f"models/{SMOL}/a-Q4_K_M.gguf"
+    (folder / "b-Q4_K_M.gguf").write_text("b")
+    with pytest.raises(UserError, match=f"hf download {SMOL}"):
+        hub.located(f"{SMOL}:Q4_K_M")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -187,12 +217,21 @@ def endpoint(here, monkeypatch):
         server.shutdown()
 
 
-def test_the_library_downloads_from_a_hub_and_the_verb_goes_on(here, endpoint, capsys):
+def test_the_library_downloads_from_a_hub_and_the_verb_goes_on(here, endpoint, capsys, monkeypatch):
     assert main(["doctor", SMOL, "--download"]) == 0
     said = capsys.readouterr().err
     assert f"download: {SMOL} to models/{SMOL}" in said and f"/models/{SMOL}: nothing found" in said
     names = {path.name for path in (here / "models" / SMOL).iterdir() if path.is_file()}
     assert names == {path.name for path in Hub.folder.iterdir()} - {"pytorch_model.bin"}
     assert "pytorch_model.bin" not in Hub.sent
+    assert main(["doctor", SMOL]) == 0 and f"/models/{SMOL}: nothing found" in capsys.readouterr().err
+    from tpullm.engine.session import find_model
+
+    assert find_model(SMOL).tokenizer.folder == here / "models" / SMOL
+    (here / "mine.yaml").write_text(f"name: mine\nbase: {SMOL}\nrun: made\n")
+    bases = []
+    monkeypatch.setattr("tpullm.cli.tokenize.main", lambda recipe, *_: bases.append(recipe.base))
+    main(["tokenize", "mine.yaml"])
+    assert bases == [f"models/{SMOL}"]
     assert main(["doctor", "a/unknown", "--download"]) == 2
     assert "tpullm: --download a/unknown: " in capsys.readouterr().err

@@ -76,12 +76,15 @@ ONE = '<tool_call>\n{"name": "f", "arguments": {"x": "}\\"]猫</tool_call>", "y"
 TWO = '<tool_call>\n{"name": "g", "arguments": {"a": 1}}\n</tool_call>'
 
 
-def heard(text: str, cuts=(), several=True, ends="stop") -> list[Part]:
+PIECES = SimpleNamespace(bytes_of=str.encode)  # a tokenizer of which each token is its text
+
+
+def heard(text: str, cuts=(), several=True, ends="stop", stops=(), form=FORMS[0], names=("f", "g")) -> list[Part]:
     """The parts for a text that comes in pieces, which stand for its tokens."""
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    made, parts = ToolText(SimpleNamespace(add=lambda piece: piece), FORMS[0], several), []
+    made, parts = AnswerText(PIECES, stops, (), ToolText(form, names, several)), []
     for start, end in itertools.pairwise(places):
-        parts.append(made.add(Part(text[start:end], (), ends if end == len(text) else "")))
+        parts.append(made.add(Token(text[start:end], -1.0, (), ends if end == len(text) else "")))
         if parts[-1].ends:
             break
     return parts
@@ -97,7 +100,10 @@ EXPECTED = {
     ONE: ("", [("f", '{"x": "}\\"]猫</tool_call>", "y": [{}]}')], "tool_calls"),
     f"first\n{TWO}\n{TWO}\n": ("first\n", [("g", '{"a": 1}')] * 2, "tool_calls"),
     '<tool_call>\n{"name": "f", "arg': ('<tool_call>\n{"name": "f", "arg', [], "stop"),
-    '<tool_call>{"name":"f","arguments":{"x"': ("", [("f", '{"x"')], "tool_calls"),
+    '<tool_call>\n{"name": "f", "arguments": {"x"': ("", [("f", '{"x"')], "stop"),
+    f"I write <tool_call> as a mark. {TWO}": ("I write <tool_call> as a mark. ", [("g", '{"a": 1}')], "tool_calls"),
+    TWO.replace('"g"', '"rm_rf"'): (TWO.replace('"g"', '"rm_rf"'), [], "stop"),
+    TWO.replace('"g"', '"ff"') + TWO: (TWO.replace('"g"', '"ff"'), [("g", '{"a": 1}')], "tool_calls"),
     "a <tool_c": ("a <tool_c", [], "stop"),
 }
 
@@ -108,6 +114,26 @@ def test_calls_are_found_however_the_text_comes(text, cuts):
     parts = heard(text, cuts)
     whole = joined(parts)
     assert (whole.text, calls(parts), whole.ends) == (said, found, ends)
+
+
+@given(cuts=st.lists(st.integers(0, 200), max_size=200))
+def test_a_stop_text_stops_what_is_said_and_no_call(cuts):
+    stopped = joined(heard(f"a\n{TWO}", cuts, stops=("\n",)))
+    assert (stopped.text, stopped.ends, stopped.calls) == ("a", "stop", ())
+    assert "".join(token.id for token, _ in stopped.tokens).startswith("a")
+    for stops in (("arg", "1"), ("a<", "\n"), ("call>",)):
+        parts = heard(f"a{TWO}", cuts, stops=stops)
+        assert (joined(parts).text, calls(parts), parts[-1].ends) == ("a", [("g", '{"a": 1}')], "tool_calls")
+        assert "".join(token.id for token, _ in joined(parts).tokens) == f"a{TWO}"
+    parts = heard("<tool_call> no", cuts, stops=("> n",))
+    assert (joined(parts).text, parts[-1].ends) == ("<tool_call", "stop")
+
+
+def test_a_mark_that_begins_no_call_holds_nothing_back():
+    """Each token's work is bounded: all that is held is the beginning of a call."""
+    made = AnswerText(PIECES, (), (), ToolText(FORMS[0], ["f"], True))
+    assert made.add(Token("<tool_call>", -1.0)).text == ""
+    assert made.add(Token("  ", -1.0)).text == "<tool_call>  " and made.add(Token(" ", -1.0)).text == " "
 
 
 def test_arguments_are_told_while_they_are_written():

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.formats.huggingface import published
 from tests.serving.conftest import TEMPLATE, Served
+from tests.serving.test_answer_text import PIECES
 from tpullm.engine.request import Token
-from tpullm.serving.answer_text import AnswerText, Part, ToolText, joined, whole_calls
+from tpullm.serving.answer_text import AnswerText, ToolText, joined, whole_calls
 from tpullm.serving.call_forms import FORMS, Calls
 from tpullm.serving.refusal import Refusal
 from tpullm.serving.token_masks import Grammars, calls_grammar
@@ -157,8 +158,8 @@ def test_the_form_is_that_of_the_template(tokenizers, name):
 
 def read(tokenizer, calls, ids, several=True):
     """The text and the calls of an answer of these ids and an end, and why it ends."""
-    text = AnswerText(tokenizer, (), tuple(tokenizer.stop_ids), calls.special)
-    reader, parts = ToolText(text, calls.form, several), []
+    tools = ToolText(calls.form, list(SCHEMAS), several, calls.special)
+    reader, parts = AnswerText(tokenizer, (), tokenizer.stop_ids, tools), []
     for token in [*ids, *([] if ids and ids[-1] in tokenizer.stop_ids else tokenizer.stop_ids[:1])]:
         parts.append(reader.add(Token(token, -1.0, (), "stop" if token in tokenizer.stop_ids else "")))
         if parts[-1].ends:
@@ -224,6 +225,26 @@ def test_an_answer_may_be_text_or_calls_or_both_but_no_call_is_wrong(tokenizers,
         assert read(tokenizer, calls, tokenizer.encode_marked(form.written([ONE, OTHER])), False)[1] == [ONE]
 
 
+@pytest.mark.parametrize("name", ["mistral-v3", "ministral-3", "deepseek-v3"])
+def test_a_mark_that_is_spelled_begins_no_call(tokenizers, name):
+    """The grammar takes it as text where the model's mark is a special token."""
+    tokenizer = tokenizers(name)
+    calls, end = Calls(tokenizer), tokenizer.stop_ids[:1]
+    for called in ([("rm_rf", {"zz": "q"})], [ONE]):
+        ids = [token for one in f"hi {calls.form.written(called)}" for token in tokenizer.encode(one)]
+        assert allows(mask(tokenizer, calls), [*ids, *end])
+        assert read(tokenizer, calls, ids) == (f"hi {calls.form.written(called)}", [], "stop")
+
+
+def test_a_mark_with_another_token_in_it_is_text(tokenizers):
+    tokenizer = tokenizers("smollm2")
+    calls, one = Calls(tokenizer), HERMES.replace('"f"', '"get_time"')
+    turn = tokenizer.encode_marked(published.TURN)
+    ids = [*tokenizer.encode("<tool"), *turn, *tokenizer.encode(one.removeprefix("<tool"))]
+    assert len(turn) == 1 and allows(mask(tokenizer, calls), [*ids, *tokenizer.stop_ids[:1]])
+    assert read(tokenizer, calls, ids) == (one, [], "stop")
+
+
 def test_what_no_grammar_holds_is_refused_only_where_a_call_is_asked_for(tokenizers):
     tokenizer = tokenizers("smollm2")
     calls, grammars = Calls(tokenizer), Grammars(tokenizer, tokenizer.vocabulary_size)
@@ -249,19 +270,12 @@ def test_calls_are_read_however_their_text_comes(data, form, before):
     whole = before + form.written(called)
     cuts = data.draw(st.lists(st.integers(1, len(whole) - 1), max_size=20))
     places = sorted({0, len(whole), *cuts})
-    reader = ToolText(Pieces(), form, True)
-    parts = [reader.add((whole[a:b], "stop" * (b == len(whole)))) for a, b in itertools.pairwise(places)]
-    found = joined(parts)
+    reader = AnswerText(PIECES, (), (), ToolText(form, [name for name, _ in called], True))
+    pieces = ((whole[a:b], "stop" * (b == len(whole))) for a, b in itertools.pairwise(places))
+    found = joined([reader.add(Token(piece, -1.0, (), ends)) for piece, ends in pieces])
     functions = [call["function"] for call in whole_calls(found.calls)]
     assert [(one["name"], json.loads(one["arguments"])) for one in functions] == called
     assert (found.text, found.ends) == (before, "tool_calls")
-
-
-class Pieces:
-    """Stands in for `AnswerText`: a token is a piece of text and why it ends."""
-
-    def add(self, token):
-        return Part(token[0], (), token[1])
 
 
 CALLED = {"id": "call_of_another_server", "type": "function"}

@@ -122,8 +122,10 @@ def _run_on_hosts(verb: str, module: Any, words: list[str], shows: bool) -> int:
     on_hosts = about.computes and (takes_recipe or about.joins or shows)
     flags, words = place.take_flags(words) if on_hosts else ({}, words)
     recipe, run, options = open_run(parser, words) if takes_recipe else (None, None, parse(parser, words))
-    if recipe and recipe.base and not (run / "base").is_dir():
-        hub.located(recipe.base)
+    if recipe and recipe.base:
+        is_made = (run / "base").is_dir()  # and needs no download
+        with contextlib.suppress(UserError) if is_made else contextlib.nullcontext():
+            recipe = dataclasses.replace(recipe, base=hub.located(recipe.base))
     for name in _names_of_models(verb, parser):
         given, command = getattr(options, name), [verb, *words]
         if isinstance(given, list):

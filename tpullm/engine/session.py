@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.formats import models
+from tpullm.formats import hub, models
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.formats.published import fill, published
 from tpullm.model import quantized
@@ -225,7 +225,7 @@ class Found(NamedTuple):
 
 def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights: str = "") -> Found:
     """The model that a MODEL argument names, without its parameters; arguments and errors as of `load_session`."""
-    path = storage.path(model)
+    path = storage.path(hub.located(str(model)))
     if stages.is_published(path):
         found = published(path)
         config, tokenizer, talks = found.config, NoTokenizer(path), False

@@ -5,6 +5,7 @@ Only weights in safetensors, one GGUF file, JSON and chat templates are download
 
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -47,6 +48,26 @@ class OnHub:
         """The MODEL that its download makes: a folder, or a file in it."""
         return self.folder / self.file if self.file.endswith(".gguf") else self.folder
 
+    def chosen(self, names: list[str]) -> list[str]:
+        """Those of some files that are meant."""
+        return [name for name in names if any(fnmatch(name, pattern) for pattern in self.patterns)]
+
+    def downloaded(self) -> Path | None:
+        """The MODEL that is there, if its download is complete and no revision is asked for: no file of it says one."""
+        from tpullm.formats.huggingface.reading import WeightFiles
+
+        folder = storage.path(self.folder)
+        if self.revision not in ("", "main") or not folder.is_dir():
+            return None
+        names = self.chosen([path.name for path in folder.iterdir() if path.is_file()])
+        if self.file:
+            return self.folder / names[0] if len(names) == 1 else None
+        if not {"config.json", "tokenizer.json"} <= set(names):
+            return None
+        with suppress(UserError), WeightFiles(folder):  # finds all files of the index
+            return self.folder
+        return None
+
 
 def named(word: str) -> OnHub | None:
     """What a MODEL means on the hub; None if it is a path. A name without the hub's address is one if no path is."""
@@ -62,7 +83,7 @@ def located(word: str, downloads: bool = False, command: list[str] | None = None
     """The path of a MODEL: itself, or where a model of the hub is downloaded to.
 
     Args:
-        downloads: it may be downloaded.
+        downloads: it may be downloaded; if not, a complete download is used as it is.
         command: the command line that has the word, for the error.
 
     Raises:
@@ -72,6 +93,8 @@ def located(word: str, downloads: bool = False, command: list[str] | None = None
         return word
     if downloads:
         return str(_downloaded(found))
+    if there := found.downloaded():
+        return str(there)
     includes = "".join(f" --include {shlex.quote(pattern)}" for pattern in found.patterns)
     revision = f" --revision {found.revision}" if found.revision else ""
     then = ["tpullm", *(str(found.path) if part == word else part for part in command)] if command else []
@@ -83,20 +106,24 @@ def located(word: str, downloads: bool = False, command: list[str] | None = None
 
 def _downloaded(found: OnHub) -> Path:
     """Download what is not there yet. Each file appears as a whole; the next call resumes what was interrupted."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    say(f"download: {found.repository} to {found.folder}")
-    options = {"local_dir": found.folder, "allow_patterns": list(found.patterns), "ignore_patterns": ["*/*"]}
+    revision, wanted = found.revision or None, list(found.patterns)
+    lists = f"https://huggingface.co/{found.repository}/tree/{found.revision or 'main'} lists its files"
     try:
-        snapshot_download(found.repository, revision=found.revision or None, **options)
+        if found.file:  # a type may mean several files, of many GB each
+            names = list_repo_files(found.repository, revision=revision)
+            wanted = found.chosen([name for name in names if "/" not in name])
+            if len(wanted) != 1:
+                raise UserError(f"{found.repository}: {len(wanted)} of its files are {found.file}; name one, {lists}")
+        say(f"download: {found.repository} to {found.folder}")
+        options = {"local_dir": found.folder, "allow_patterns": wanted, "ignore_patterns": ["*/*"]}
+        snapshot_download(found.repository, revision=revision, **options)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(f"--download {found.repository}: {one_line(str(error), 300)}") from None
-    there = [path for path in storage.path(found.folder).iterdir() if path.is_file()]
-    wanted = [path.name for path in there if any(fnmatch(path.name, pattern) for pattern in found.patterns)]
-    lists = f"https://huggingface.co/{found.repository}/tree/{found.revision or 'main'} lists its files"
-    if not found.file and not any(name.endswith(".safetensors") for name in wanted):
+    if found.file:
+        return found.folder / wanted[0]
+    if not any(path.suffix == ".safetensors" for path in storage.path(found.folder).iterdir()):
         raise UserError(f"{found.repository}: has no safetensors; for a GGUF file, add :FILE.gguf ({lists})")
-    if found.file and len(wanted) != 1:
-        raise UserError(f"{found.repository}: {len(wanted)} of its files are {found.file}; name one, {lists}")
-    return found.folder / wanted[0] if found.file else found.folder
+    return found.folder

@@ -1,9 +1,8 @@
 """The text of one answer, from its tokens: whole characters, up to a stop text, and the calls of tools in it."""
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -35,38 +34,47 @@ class Part:
 class AnswerText:
     """Makes parts of an answer out of its tokens. A token comes with the text that it ends in.
 
+    Stop texts are looked for outside of calls: one in an argument would leave a call that can't be run.
+
     Args:
-        special: special tokens that are text here, by name.
+        tools: takes the calls out of the text, if there may be some.
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stops: tuple[str, ...],
-        stop_ids: tuple[int, ...],
-        special: Mapping[str, int] = MappingProxyType({}),
+        self, tokenizer: Tokenizer, stops: Sequence[str], stop_ids: Sequence[int], tools: "ToolText | None" = None
     ):
-        self._characters, self._until, self._stop_ids = Characters(tokenizer), Until(stops), stop_ids
-        self._names = {one: name for name, one in special.items()}
+        self._characters, self._until, self._stops, self._stop_ids = (
+            Characters(tokenizer),
+            Until(stops),
+            stops,
+            stop_ids,
+        )
+        self._bytes_of, self._tools = tokenizer.bytes_of, tools
         self._waiting: list[tuple[Token, int]] = []  # tokens whose text is held back, and where they begin
-        self._made = self._told = 0  # characters
+        self._made = 0  # characters
 
     def add(self, token: Token) -> Part:
         """The part that comes with a token. No token may follow one that ends the answer."""
-        stopped = token.ends == "stop" and token.id in self._stop_ids
-        new = "" if stopped else self._characters.add(token.id) + self._names.get(token.id, "")
+        stopped, tools = token.ends == "stop" and token.id in self._stop_ids, self._tools
+        new = "" if stopped else self._characters.add(token.id) + (tools.names.get(token.id, "") if tools else "")
         if not stopped:
             self._waiting.append((token, self._made))
         new += self._characters.rest() if token.ends else ""
         self._made += len(new)
-        text = self._until.add(new)
-        everything = token.ends and not self._until.found
+        special = None if self._bytes_of(token.id) else token.id
+        said, calls = tools.add(new, special, bool(token.ends)) if tools else (new, [])
+        text = self._until.add(said)
+        found = self._until.found
+        if calls and not found:  # a call stands between what was said and any later text
+            text, self._until = text + self._until.rest(), Until(self._stops)
+        ends = "stop" if found else tools.why(token.ends) if tools else token.ends
+        everything = ends and not found
         text += self._until.rest() if everything else ""
-        self._told += len(text)
+        told = self._made - len(self._until.held) - (len(tools.held) if tools else 0)
         # The waiting tokens that begin in the text which was told.
-        ready = [pair for pair in self._waiting if everything or pair[1] < self._told]
+        ready = [pair for pair in self._waiting if everything or pair[1] < told]
         self._waiting = self._waiting[len(ready) :]
-        return Part(text, tuple(ready), "stop" if self._until.found else token.ends)
+        return Part(text, tuple(ready), ends, () if found else tuple(_merge_call_deltas(calls)))
 
 
 def joined(parts: list[Part]) -> Part:
@@ -77,66 +85,94 @@ def joined(parts: list[Part]) -> Part:
 
 
 class ToolText:
-    """Takes the calls out of the text of an answer, which the grammar of their form holds.
+    """Takes the calls out of the text of an answer. All calls are as the grammar of their form writes them.
+
+    So a call begins with one of a few texts, and what is not one of them is text: a mark that is a special token where
+    the model spells it, a call of a function that was not offered.
 
     Args:
-        text: makes the text.
         form: of the calls.
+        functions: the names of those that were offered.
         several: whether there may be several calls; if not, the first one ends the answer.
+        special: the special tokens in the form, by name.
+
+    Attributes:
+        names: of these tokens: their text.
+        held: text that may become a call, or stands between two.
     """
 
-    def __init__(self, text: AnswerText, form: Form, several: bool):
-        before, middle, _ = form.parts
-        self._text, self._several, self._is_marked = text, several, bool(form.mark)
-        self._heads = [_pattern(form.first + before, middle), _pattern((form.between or "") + before, middle)]
-        self._outside, self._held = Until([form.mark]), ""  # the text outside of calls, and what may be a call
-        self._calls = self._says = self._open = False  # a call began; none can begin; arguments are being written
+    def __init__(
+        self, form: Form, functions: Sequence[str], several: bool, special: Mapping[str, int] = MappingProxyType({})
+    ):
+        before, middle, after = form.parts
+        self.names, self.held, self._several = {one: name for name, one in special.items()}, "", several
+        self._mark, self._mark_id = form.mark, special.get(form.mark)
+        opening = form.first + before
+        self._heads = {f"{opening}{name}{middle}{{": name for name in functions}  # all that a call can begin with
+        more = [] if form.between is None or not several else functions
+        self._next_heads = {f"{after}{form.between}{before}{name}{middle}{{": name for name in more}
+        # An answer that calls without a mark begins with the call.
+        self._at = "text" if form.mark else "head"  # or "arguments", or "end": behind the last call
         self._count = 0  # calls whose arguments have ended
         self._depth, self._quoted, self._escaped = 0, False, False  # where the arguments are
 
-    def add(self, token: Token) -> Part:
-        """The part that comes with a token; the text of a call is not in it."""
-        part, deltas = self._text.add(token), []
-        if self._calls:
-            text, self._held = "", self._held + part.text
-        else:
-            text = self._until_call(part.text)
-        while self._calls and self._held and not self._is_over():
-            if not self._open:
-                head = self._heads[bool(self._count)].search(self._held)
-                if head is None:
-                    break
-                deltas.append(self._begin(head["name"]))
-                self._open, self._held = True, self._held[head.end() :]
-            length = self._length_of_arguments(self._held)
-            deltas += [self._more(self._held[:length])] if length else []
-            self._held = self._held[length:]
-            if self._depth == 0 and length:
-                self._open, self._count = False, self._count + 1
-        if self._is_over():
-            part = replace(part, ends="tool_calls")
-        elif part.ends:
-            told = self._open or self._count
-            text += "" if told else self._held if self._calls or not self._is_marked else self._outside.rest()
-            part = replace(part, ends="tool_calls" if told and part.ends == "stop" else part.ends)
-        return replace(part, text=text, calls=tuple(_merge_call_deltas(deltas)))
+    def add(self, new: str, special: int | None, ends: bool) -> tuple[str, list[dict[str, Any]]]:
+        """What is known to be text, and what comes to calls, with the characters of a token.
 
-    def _until_call(self, new: str) -> str:
-        """The text that is known to stand before the first call, or in an answer without any."""
-        if self._is_marked:
-            said = self._outside.add(new)
-            self._calls, self._held = self._outside.found, self._outside.held if self._outside.found else ""
-            return said
-        held, self._held = self._held + new, ""
-        begins = held.lstrip()[:1]
-        self._says = self._says or begins not in ("", "{")
-        if self._says:
-            return held
-        self._calls, self._held = begins == "{", held
-        return ""
+        Args:
+            special: the token, if it stands for no bytes.
+            ends: whether it ends the answer.
+        """
+        said, deltas = "", []
+        is_apart = special is not None and (special == self._mark_id or special not in self.names)
+        if is_apart and self._is_before:  # no mark that is text goes on behind another token
+            said, self.held, self._at = self.held, "", "head" if special == self._mark_id else "text"
+        self.held += new
+        waits = False
+        while self.held and not waits:
+            if self._at == "text":
+                until = Until([self._mark] if self._mark_id is None else [])
+                said += until.add(self.held)
+                self.held, waits = until.held, not until.found
+                self._at = "head" if until.found else "text"
+            elif self._at == "head":
+                name, waits = self._read_head()
+                deltas += [self._begin(name)] if name else []
+                if not name and not waits and self._count == 0:  # a mark that begins no call
+                    length = len(self._mark)
+                    said, self.held, self._at = said + self.held[:length], self.held[length:], "text"
+            elif self._at == "arguments":
+                length = self._length_of_arguments(self.held)
+                deltas.append(self._more(self.held[:length]))
+                self.held = self.held[length:]
+                if self._depth == 0:
+                    self._at, self._count = "head", self._count + 1
+            else:
+                self.held = ""
+        if ends and self._is_before:
+            said, self.held = said + self.held, ""
+        return said, deltas
 
-    def _is_over(self) -> bool:
-        return self._count > 0 and not self._several
+    @property
+    def _is_before(self) -> bool:
+        return self._count == 0 and self._at != "arguments"
+
+    def _read_head(self) -> tuple[str, bool]:
+        """The name in the head that the held text begins with, which is taken off; and whether it may become one."""
+        heads = self._next_heads if self._count else self._heads
+        head = next(filter(self.held.startswith, heads), None)
+        if head is not None:
+            self.held, self._at = self.held[len(head) - 1 :], "arguments"
+            return heads[head], False
+        waits = any(one.startswith(self.held) for one in heads)
+        if not waits and self._count:
+            self._at = "end"
+        return "", waits
+
+    def why(self, ends: str) -> str:
+        """Why the answer ends, if its last token ends it so. A call that was left open is none to run."""
+        is_whole = self._count > 0 and self._at != "arguments"
+        return "tool_calls" if is_whole and (ends == "stop" or not self._several) else ends
 
     def _begin(self, name: str) -> dict[str, Any]:
         function = {"name": name, "arguments": ""}
@@ -162,12 +198,6 @@ class ToolText:
                 if self._depth == 0:
                     return place + 1
         return len(text)
-
-
-def _pattern(before: str, middle: str) -> re.Pattern[str]:
-    """A call up to its arguments; white space may differ."""
-    first, second = (r"\s*".join(map(re.escape, re.split(r"\s+", part))) for part in (before, middle))
-    return re.compile(rf"{first}(?P<name>[A-Za-z0-9_.-]+){second}\s*(?=\{{)")
 
 
 def _merge_call_deltas(deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -25,11 +25,12 @@ class Form:
     """How calls are written.
 
     Args:
-        mark: what the first call begins with, after which no text follows; "" if an answer that calls begins with the
-            call itself.
-        call: a call, with NAME and ARGUMENTS, which are a JSON object.
-        first, last: what stands before the first call and after the last one.
-        between: what stands between two calls; None if there is one at most.
+        mark: the text that shows where the calls of an answer begin: the start of `first`, or of `call` if `first` is
+            empty. Text may stand before it. If it is empty, an answer is either text or a call, from its first
+            character on.
+        call: one call. NAME stands for the name of the function, and ARGUMENTS for a JSON object.
+        first, last: what is written before the first call and after the last one.
+        between: what is written between two calls; None if an answer has at most one.
     """
 
     mark: str

@@ -83,7 +83,7 @@ class Reply:
 
     def text(self, index: int) -> Any:
         """Makes the text of one answer: an object whose `add` gives the part that comes with a token."""
-        return AnswerText(self.model.tokenizer, tuple(self.asked.stop), tuple(self.model.tokenizer.stop_ids))
+        return AnswerText(self.model.tokenizer, self.asked.stop, self.model.tokenizer.stop_ids)
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """An event of a stream. With `include_usage` each has the field; the last, without choices, the numbers."""
@@ -194,7 +194,7 @@ class ChatReply(Reply):
         self._may_call = bool(tools) and schema is None
         if self._may_call:
             functions = must or [tool["function"] for tool in tools]
-            several = asked.parallel_tool_calls
+            several, self._functions = asked.parallel_tool_calls, [function["name"] for function in functions]
             self.grammar = calls_grammar(model.calls, functions, several, bool(must), "tools")
             self.grammar_param = "tools"
         elif schema is not None:
@@ -205,8 +205,8 @@ class ChatReply(Reply):
         if not self._may_call:
             return super().text(index)
         tokenizer, calls = self.model.tokenizer, self.model.calls
-        text = AnswerText(tokenizer, tuple(self.asked.stop), tuple(tokenizer.stop_ids), calls.special)
-        return ToolText(text, calls.form, self.asked.parallel_tool_calls)
+        tools = ToolText(calls.form, self._functions, self.asked.parallel_tool_calls, calls.special)
+        return AnswerText(tokenizer, self.asked.stop, tokenizer.stop_ids, tools)
 
     def begin(self, index: int) -> dict[str, Any] | None:
         """Who speaks."""

@@ -204,6 +204,10 @@ class PublishedTokenizer:
         """A conversation up to where the model answers, as text, with the names of special tokens."""
         return self._show("prompt", messages, tools)[0]
 
+    def answers_text(self, messages: Messages) -> str:
+        """A conversation that ends with an answer, as text."""
+        return self._show("answers", messages)[0]
+
     def last_answer(self, messages: Messages, tools: Tools = None) -> Weighted:
         """The same with weights on the last answer alone, which any template shows as the model will write it."""
         return self._with_weights(*self._show("last", messages, tools))
@@ -256,10 +260,6 @@ class PublishedTokenizer:
             raise UserError(f"{self.folder}: has no chat template; it is not a model for conversations")
         tokens = {key: _token_content(value) for key, value in self._config.items() if key.endswith("_token") and value}
         return TemplateChild(self.template, tokens, str(self.folder))
-
-    def shown(self, what: str, messages: Messages) -> str:
-        """A conversation as text; the arguments and errors are those of `ChatTemplate.show`."""
-        return self._show(what, messages)[0]
 
     def _show(self, what: str, messages: Messages, tools: Tools = None) -> tuple[str, list[Answer]]:
         """A conversation as `ChatTemplate.show` shows it.

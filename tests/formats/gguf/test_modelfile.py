@@ -56,7 +56,7 @@ def test_a_conversation_is_the_one_that_the_model_knows(tmp_path, template, begi
     messages = [{"role": "system", "content": system}] * bool(system)
     for asked, said in (turns := [("Hi", "Hello."), ("Why?", "So.")]):
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-    assert begin + written_by_ollama(text, system, turns) == tokenizer.shown("answers", messages)
+    assert begin + written_by_ollama(text, system, turns) == tokenizer.answers_text(messages)
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM, GEMMA, CHATML.replace("<|im_start|>", '{{ \'"""\' }}')])

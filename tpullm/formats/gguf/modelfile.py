@@ -36,11 +36,11 @@ def _template(tokenizer: PublishedTokenizer) -> list[str]:
     """
     roles = dict(zip(WORDS, ("system", "user", "assistant", "user"), strict=True))
     messages = [{"role": role, "content": word} for word, role in roles.items()]
-    system, rest = tokenizer.shown("prompt", messages).split(SYSTEM)
+    system, rest = tokenizer.prompt_text(messages).split(SYSTEM)
     system_end, rest = rest.split(USER)
     asks, rest = rest.split(ASSISTANT)
     between_turns, asks_again = rest.split(NEXT)
-    begin, end = tokenizer.shown("answers", messages[1:3]).split(f"{USER}{asks}{ASSISTANT}")
+    begin, end = tokenizer.answers_text(messages[1:3]).split(f"{USER}{asks}{ASSISTANT}")
     user, default = between_turns.removeprefix(end), ""  # what stands before the words of the user
     if not (between_turns.startswith(end) and system_end.endswith(user) and begin.endswith(user)):
         raise ValueError("turns that depend on those before")
