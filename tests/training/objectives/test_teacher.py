@@ -215,7 +215,7 @@ def test_mistakes_are_one_line(tiny_run, tmp_path, capsys):
     for model, said in [
         (run, "is the model that is to be taught; give a larger one"),
         (run / "text", "is the model that is to be taught; give a larger one"),
-        (tmp_path, "is no finished stage of a run, no checkpoint, and no folder"),
+        (tmp_path, "is no finished stage of a run, no checkpoint, no GGUF file, and no folder"),
         (other, f"finetune.text.teacher.model: {other} has other tokens (token 300 is "),
     ]:
         assert main(["finetune", str(recipe), "--run", str(run), f"--finetune.text.teacher.model={model}"]) == 2
