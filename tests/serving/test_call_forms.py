@@ -147,6 +147,11 @@ def tokenizers(tmp_path_factory):
     return made
 
 
+# A template of each kind: described, JSON alone, a mark as a special token, and one with channels.
+QUICK = ("smollm2", "llama3.1", "mistral-v3", "gpt-oss")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TEMPLATES]
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_form_is_that_of_the_template(tokenizers, name):
     _, one, is_described = TEMPLATES[name]
@@ -179,7 +184,7 @@ def allows(allowed, ids) -> bool:
 
 
 @pytest.mark.parametrize("several", [True, False])
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", EACH)
 def test_whatever_the_grammar_allows_is_read_as_calls_that_are_valid(tokenizers, name, several):
     tokenizer = tokenizers(name)
     calls, rng = Calls(tokenizer), np.random.default_rng(0)
@@ -199,7 +204,7 @@ def test_whatever_the_grammar_allows_is_read_as_calls_that_are_valid(tokenizers,
 ONE, OTHER = ("get_weather", {"city": 'a"}]'}), ("get_time", {"zone": -3})
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", EACH)
 def test_an_answer_may_be_text_or_calls_or_both_but_no_call_is_wrong(tokenizers, name):
     """What a template shows as an answer is what the grammar allows, token by token."""
     tokenizer = tokenizers(name)
@@ -333,7 +338,7 @@ def clients(tokenizers):
     server.listening.stop(server.service.stop)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", EACH)
 def test_openais_client_gets_calls_that_are_valid(clients, name):
     """Ten requests of ten: any function or a named one, whole and in a stream."""
     ask = functools.partial(clients.chat.completions.create, model=name, messages=ASK, tools=TOOLS, max_tokens=900)
