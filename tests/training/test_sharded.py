@@ -19,7 +19,7 @@ def with_accumulated(*meshes: str) -> list[str]:
     ("model", "steps", "meshes"),
     [
         pytest.param("dense", 3, QUICK, marks=pytest.mark.ci),
-        pytest.param("fp8", 3, QUICK, marks=pytest.mark.ci),
+        pytest.param("fp8", 3, QUICK, marks=pytest.mark.slow),
         pytest.param("spread", 3, with_accumulated("one device", EXPERT), marks=pytest.mark.slow),
         *(pytest.param(model, 20, [], marks=pytest.mark.slow) for model in ("dense", "experts", "spread")),
     ],
@@ -67,7 +67,7 @@ ALL = with_accumulated("one device", "fsdp 4, tensor 2", "data 2, fsdp 2, tensor
     ("tuned", "meshes"),
     [
         pytest.param("pairs and dora", QUICK, marks=pytest.mark.ci),  # `test_trl_model.py` has more objectives
-        pytest.param("taught", QUICK, marks=pytest.mark.ci),
+        pytest.param("taught", QUICK, marks=pytest.mark.slow),
         pytest.param("experts", with_accumulated("one device", EXPERT, "expert 4, fsdp 2"), marks=pytest.mark.slow),
         pytest.param("qlora", with_accumulated(*SOME), marks=pytest.mark.slow),
         *(
