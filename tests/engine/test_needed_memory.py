@@ -38,7 +38,7 @@ def test_weights_and_rows_are_what_is_in_memory(session, monkeypatch):
     needs, devices = needed_memory.needs_of_session(session, 32, models=3), session.mesh.size
     assert needs.weights * devices == bytes_of((session.params, session.layers)) == session.memory_bytes()
     assert needs.rows * devices == 3 * Engine(session, longest=32).memory_bytes()
-    monkeypatch.setattr(needed_memory, "shares_layers", lambda mesh: False)
+    monkeypatch.setattr(needed_memory, "is_one_cpu", lambda mesh: False)
     twice = needed_memory.needs_of_session(session, 32).weights * devices
     assert twice == bytes_of(session.params) + bytes_of(session.params["layers"])
 

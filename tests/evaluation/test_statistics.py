@@ -50,6 +50,7 @@ def test_wilson_of_published_figures():
     table = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611), (1, 29): (0.0061, 0.1718)}
     for (right, count), ends in table.items():
         assert wilson(right, count) == pytest.approx(ends, abs=5e-5)
+    assert wilson(0, 48)[0] == 0 and wilson(48, 48)[1] == 1, "no rounding of sums is shown"
     assert wilson(0, 0) == [0, 1] and bootstrap(np.zeros(0)) == [-np.inf, np.inf], "no question says nothing"
 
 

@@ -226,6 +226,7 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
         ({"pretrain": TIMED, "plan": {"step_seconds": 0.55}}, "The prediction was 10% too long."),
         ({"results": RESULTS | {"rules": RULES}}, "one sentence 3.0% 100% all of these 0% 98.0%"),
         ({"results": RESULTS | {"rules": RULES}}, "answers in the right form 98.0% to held-out questions; before"),
+        ({"results": RESULTS | {"rules": RULES}}, "4 of 21 answers are shown."),
         ({"results": RESULTS | {"learned": {"talk": {"before": 1.5, "after": 0.75}}}}, "talk 1.500 0.750"),
         ({"pretrain": []}, "From a published model to a tuned one"),
         ({"hours": HOURS}, "90.6% of the time went into steps that the model is made of (goodput)."),
@@ -234,6 +235,13 @@ PLANNED = {"restart_seconds": 5.0, "save_seconds": 1.0, "between_saves_seconds":
 )
 def test_what_only_some_runs_have(whole_text, changes, said):
     assert said in Outline(page(full(**changes))).text and said not in whole_text
+
+
+def test_answers_in_ones_own_words_are_judged_by_their_form_alone():
+    few = {name: RESULTS[name] for name in ("base", "tuned", "answers")}
+    said, without = (Outline(page(full(results=few | more))).text for more in ({"rules": RULES}, {"answers": []}))
+    assert not re.search(r"right answers|wrong answers|are answered right", said)
+    assert said.count("wrong") == without.count("wrong"), "a sentence has no mark"
 
 
 def test_it_has_every_section_once_needs_no_network_has_both_themes_and_fits_a_phone():

@@ -67,6 +67,16 @@ def test_the_examples_are_split_by_the_tokenizer_of_the_model(run, monkeypatch, 
     assert data.splits[0] == [("猫", ord("猫"))] and len(data.splits) == 1 + len(run_data.EXAMPLES)
 
 
+def test_an_example_that_is_bytes_is_left_out_unless_all_are(run, monkeypatch):
+    for bytes_of, left in ((lambda text: not text.isascii(), 2), (lambda text: True, len(run_data.EXAMPLES))):
+        split = lambda text, of=bytes_of: [("<0xE4>" if of(text) else "w", 1)] * 4  # noqa: E731
+        monkeypatch.setattr(
+            tokenizer, "load", lambda folder, split=split: SimpleNamespace(vocabulary_size=9, pieces=split)
+        )
+        (run / "tokenizer").mkdir(parents=True, exist_ok=True)
+        assert len(run_data.read(RECIPE, run).splits) == left
+
+
 def test_what_is_missing_or_not_a_number_is_none():
     assert run_data.nested_value({"a": {"b": "c"}}, "a", "b") == "c"
     assert run_data.nested_value({"a": 1}, "a", "b") is None

@@ -7,8 +7,8 @@ import jax
 
 from tpullm.engine.cache import CHUNK, SIZE
 from tpullm.engine.engine import PIECES, Engine
-from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, shares_layers, targets_in_use
-from tpullm.model.platform import decodes_separate_layers
+from tpullm.engine.session import Found, Session, built_on_mesh, dtype_in_use, targets_in_use
+from tpullm.model.platform import decodes_separate_layers, is_one_cpu
 from tpullm.model.rows import row_parts
 from tpullm.system.errors import UserError
 from tpullm.system.process.memory import free_bytes
@@ -33,7 +33,7 @@ def needs_of_session(session: Session, longest: int, models: int = 1) -> Needs:
     """
     config, mesh = session.architecture.config, session.mesh
     with jax.set_mesh(mesh):
-        twice = decodes_separate_layers() and not shares_layers(mesh)
+        twice = decodes_separate_layers() and not is_one_cpu(mesh)
     weights = _device_bytes(session.params) + (_device_bytes(session.params["layers"]) if twice else 0)
     rows = Engine(session, longest=longest).memory_bytes() // mesh.size
     # The largest program's, for each piece: to read it, scores twice in float32, and where several texts are read at a

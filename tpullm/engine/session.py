@@ -24,7 +24,7 @@ from tpullm.model.mesh import make_mesh, mesh_in_use, mesh_of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.packed import UNIT, Packed, is_packed
 from tpullm.model.packing import can_pack, packed_params
-from tpullm.model.platform import compute_dtype, decodes_separate_layers
+from tpullm.model.platform import compute_dtype, decodes_separate_layers, is_one_cpu
 from tpullm.model.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
 from tpullm.run import stages
@@ -116,7 +116,7 @@ class Session:
 
     def memory_bytes(self) -> int:
         """What the parameters take on all devices, those in `layers` too."""
-        own = [] if shares_layers(self.mesh) else self.layers
+        own = [] if is_one_cpu(self.mesh) else self.layers
         return sum(leaf.nbytes for leaf in jax.tree.leaves((self.params, own)))
 
     @property
@@ -132,17 +132,12 @@ def _of_each_layer(stacked: list[jax.Array]) -> list[list[jax.Array]]:
 
 def _layers_of(stacked: jax.Array) -> list[jax.Array]:
     """The layers of one array: on one CPU parts of its memory, elsewhere copies."""
-    if shares_layers(stacked.sharding.mesh):
+    if is_one_cpu(stacked.sharding.mesh):
         # Not of `stacked` itself: an array remembers its numpy twin, and could not be donated any more.
         whole, (_, *spec) = np.asarray(stacked.addressable_data(0)), jax.typeof(stacked).sharding.spec
         sharding = NamedSharding(stacked.sharding.mesh, PartitionSpec(*spec))
         return [jax.device_put(layer, sharding, may_alias=True) for layer in whole]
     return _unstacked(stacked)
-
-
-def shares_layers(mesh: jax.sharding.Mesh) -> bool:
-    """Whether the arrays of each layer stand in the memory of the stacked ones."""
-    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
 
 @jax.jit

@@ -33,7 +33,8 @@ def wilson(right: float, count: int) -> Interval:
     share, squared = right / count, NORMAL_95**2
     middle = (share + squared / (2 * count)) / (1 + squared / count)
     spread = NORMAL_95 / (1 + squared / count) * (share * (1 - share) / count + squared / (4 * count**2)) ** 0.5
-    return [max(0.0, middle - spread), min(1.0, middle + spread)]
+    # Of none or all right the ends are 0 and 1; without rounding they would be 7e-18 beside them.
+    return [max(0.0, round(middle - spread, 15)), min(1.0, round(middle + spread, 15))]
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, sizes: np.ndarray | None = None) -> Interval:

@@ -265,9 +265,8 @@ class Job:
         of_sources |= {"domains" for name in ("licences", "medicine") if name in named}
         of_sources |= {"reasoning-gym"} & {str(name).replace("_", "-") for name in named}
         gguf = bool(self.recipe.export.gguf) or self.recipe.base.startswith(PYPI) or self.recipe.base.endswith(".gguf")
-        return ",".join(
-            [of_devices, *["gguf"] * gguf, *["ray"] * self.uses_ray, *sorted(of_sources), *self.recipe.trackers]
-        )
+        engines = [*["gguf"] * gguf, *["ray"] * self.uses_ray]
+        return ",".join([of_devices, *engines, *sorted(of_sources), *self.recipe.trackers])
 
 
 def make(target: str, config: LaunchConfig, command: list[str]) -> Job:

@@ -17,7 +17,8 @@ from functools import cache
 import jax
 import llvmlite.binding as llvm
 
-LANES = 16  # outputs that are computed together: a tile
+from tpullm.model.platform import LANES
+
 _ROWS = (8, 4, 2, 1)  # rows that share what is read of a tile
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpullm.model.platform import LANES
 from tpullm.system.process import cores
 
 UNIT = 32  # inputs that lie together, for 16 outputs
-LANES = 16  # see `cpu_kernels`
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
 
 

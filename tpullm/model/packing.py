@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.model.architecture import is_hidden_matrix, matrix_sides
-from tpullm.model.packed import LANES, UNIT, Packed
+from tpullm.model.packed import UNIT, Packed
+from tpullm.model.platform import LANES, is_one_cpu
 from tpullm.model.quantized import Quantized, is_quantized
 
 
 def can_pack(mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> bool:
     """Whether matrices on `mesh` that are multiplied in `dtype` may be packed: bfloat16 on one device, a CPU."""
-    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu" and dtype == jnp.bfloat16
+    return is_one_cpu(mesh) and dtype == jnp.bfloat16
 
 
 def packed_params(params: dict, axes: dict) -> dict:

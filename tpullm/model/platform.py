@@ -11,6 +11,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import abstract_device
 
+LANES = 16  # outputs that the kernels of `cpu_kernels` compute together: a tile of `packed`
+
 
 def target_platform() -> str:
     """The platform of the current mesh (`cpu`, `gpu`, `tpu`), which this machine need not have."""
@@ -62,6 +64,11 @@ def decodes_separate_layers() -> bool:
     model on one v6e, that takes 1.6 GiB less, and 4 % more cycles. A GPU is as a CPU until it is measured.
     """
     return target_platform() != "tpu"
+
+
+def is_one_cpu(mesh: jax.sharding.Mesh) -> bool:
+    """Whether a mesh is a single CPU, whose programs may share and reorder the memory of arrays."""
+    return mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
 
 
 def layers_per_program(layers: int) -> int:

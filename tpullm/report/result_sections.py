@@ -140,6 +140,12 @@ def finetune(data: RunData) -> Section:
     base, tuned = (finite_number(data.results, name, "accuracy") for name in ("base", "tuned"))
     if tuned is None and not data.tuned and not answers:
         return None
+    rules = data.results.get("rules") or {}
+    if (
+        rules
+    ):  # answers in the model's own words: hardly one is the expected one word for word, so form is what is shown
+        base = tuned = None
+        answers = [{**answer, "right": None} for answer in answers]
     right = [answer for answer in answers if answer.get("right")]
     wrong = [answer for answer in answers if not answer.get("right")]
     every = -(-len(right) // _RIGHT_ANSWERS) or 1  # spread over all: neighbouring questions are of one kind
@@ -172,8 +178,7 @@ def finetune(data: RunData) -> Section:
         "learned": [found for name, rows in data.tuned.items() if (found := _curves_of_stage(text, name, rows))],
         "kept": _kept_of_earlier_text(data),
         "rules": [
-            (rule, percent(found.get("base", 0.0)), percent(found.get("tuned", 0.0)))
-            for rule, found in (data.results.get("rules") or {}).items()
+            (rule, percent(found.get("base", 0.0)), percent(found.get("tuned", 0.0))) for rule, found in rules.items()
         ],
         "bits": [
             (name, three_decimals(found["before"]), three_decimals(found["after"]))

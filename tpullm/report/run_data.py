@@ -107,6 +107,8 @@ def read(recipe: Recipe, run: Path, language: Language = ENGLISH) -> RunData:
 
         loaded = load(tokenizer)
         splits, vocabulary_size = [loaded.pieces(text) for text in examples], loaded.vocabulary_size
+        # What a published tokenizer has no words for is bytes, which show little.
+        splits = [pieces for pieces in splits if sum("<0x" in piece for piece, _ in pieces) * 3 < len(pieces)] or splits
     # The model that was evaluated or imported; else the recipe's.
     known = nested_value(results, "model", "config") or manifests["base"].get("model", {})
     names = {item.name for item in dataclasses.fields(ModelConfig)}

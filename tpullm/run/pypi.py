@@ -21,12 +21,8 @@ from tpullm.system.log import one_line, say
 
 PYPI = "pypi:"  # a base that is in a package on PyPI: pypi:NAME==VERSION
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-)  # the last: it is encrypted, or packed by no known way
+# The last one: the archive is encrypted, or packed in a way that is not known.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def place(base: str) -> Path:

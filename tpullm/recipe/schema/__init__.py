@@ -44,10 +44,8 @@ from tpullm.recipe.schema.tuning_settings import (
 from tpullm.system.words import nearest
 
 # What a run directory has beside the stages of tuning, which are folders there too.
-TAKEN = {
-    *("base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "measured", "replaced", "report", "launch"),
-    *("downloads", "export"),
-}
+TAKEN = {"base", "documents", "tokenizer", "tokens", "pretrain", "evaluate", "measured", "replaced", "report"}
+TAKEN |= {"launch", "downloads", "export"}
 
 
 @dataclass(frozen=True)
