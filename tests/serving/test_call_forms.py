@@ -135,16 +135,15 @@ ASK = [{"role": "user", "content": "What is the weather in 東京?"}]
 def tokenizers(tmp_path_factory):
     """For each template a tokenizer that has its marks as special tokens."""
 
-    @functools.cache
-    def made(name: str) -> PublishedTokenizer:
-        folder = published.directory(tmp_path_factory.mktemp("forms") / name, layers=1)
-        template = TEMPLATES[name][0]
-        tokenizer = published.tokenizer(folder / "tokenizer.json")
-        tokenizer.add_special_tokens(sorted(set(MARKS.findall(template)) - {published.END, published.TURN}))
-        tokenizer.save(str(folder / "tokenizer.json"))
-        return PublishedTokenizer(folder, template)
+    return functools.cache(lambda name: of_template(tmp_path_factory.mktemp("forms") / name, TEMPLATES[name][0]))
 
-    return made
+
+def of_template(folder, template: str) -> PublishedTokenizer:
+    published.directory(folder, layers=1)
+    tokenizer = published.tokenizer(folder / "tokenizer.json")
+    tokenizer.add_special_tokens(sorted(set(MARKS.findall(template)) - {published.END, published.TURN}))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return PublishedTokenizer(folder, template)
 
 
 # A template of each kind: described, JSON alone, a mark as a special token, and one with channels.
@@ -159,6 +158,14 @@ def test_the_form_is_that_of_the_template(tokenizers, name):
     assert (calls.form.written([("f", {"a": 1})]), calls.is_described) == (one, is_described)
     marks = [mark for mark in MARKS.findall(one) if mark in MARKS.findall(TEMPLATES[name][0])]
     assert list(calls.special) == list(dict.fromkeys(marks))
+
+
+def test_a_mark_may_follow_other_text_and_a_call_without_one_may_not(tmp_path):
+    """A template may write thoughts before a call; JSON that stands elsewhere in it is no form."""
+    after_thoughts = of_template(tmp_path / "a", TEMPLATE.replace("<tool_call>", "(thoughts)\n<tool_call>"))
+    assert not Calls(after_thoughts).is_described
+    elsewhere = of_template(tmp_path / "b", LLAMA.replace("{% set call", "Call: {% set call"))
+    assert Calls(elsewhere).is_described
 
 
 def read(tokenizer, calls, ids, several=True):

@@ -49,10 +49,9 @@ class Programs:
             for number, key in enumerate(keys):
                 self._compile(key)
                 advance(1)
-                if number == 0 and (seconds := self.compiled[key] * len(keys)) > TOLD_SECONDS:
-                    log.say(
-                        f"engine: compiles {len(keys)} programs, about {seconds:.0f} s; they are kept for later starts"
-                    )
+                left = len(keys) - 1 - number  # the second one tells how long they take: the first has costs of its own
+                if number == 1 and (seconds := self.compiled[key] * left) > TOLD_SECONDS:
+                    log.say(f"engine: compiles {left} more programs, about {seconds:.0f} s; later starts find them")
 
     def compile_in_thread(self) -> None:
         """From now on compile others in a thread; before, a program is compiled where it is first called."""
