@@ -1,8 +1,8 @@
-"""What honest clients notice of hostile ones: 300 requests of 20 kinds beside them.
+"""What honest clients notice of hostile ones: 300 requests of 21 kinds beside them.
 
-    python benchmarks/serving_attack.py --serve MODEL [--out FILE] [--reproducible]
+    python benchmarks/serving_attack.py --serve MODEL [--adapter FOLDER ...] [--out FILE] [--reproducible]
 
-It starts `tpullm serve MODEL`. Three honest clients ask one request after the other: a stream, a conversation, JSON of
+It starts `tpullm serve MODEL`, whose clients take its models in turn, if there are adapters. Three honest clients ask one request after the other: a stream, a conversation, JSON of
 a schema. First they are alone, then hostile clients come as well. These must hold, or the exit code is 1:
 
 - `median`: the median time of an honest request is at most 1.5 times as long as without hostile ones.
@@ -15,6 +15,7 @@ The clients share the machine with the server; hostile ones are a process of low
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -121,11 +122,13 @@ KINDS: dict[str, bytes] = {
     "half a request": posted(chat()[:10], length=5000),
     "a body of 10 GB": posted(b" " * 1_000_000, length=10_000_000_000),
     "a stream that nobody reads": posted(chat(n=4, stream=True)),
+    "a stream of tools that nobody reads": posted(chat(n=4, stream=True, tools=TOOLS, tool_choice="required")),
     "12 tools": posted(chat(tools=TOOLS, tool_choice="required")),
     "biases and long stops": posted(chat(stop=["x" * 200] * 4, n=8, **BIASES)),
     "special tokens": posted(chat(messages=[{"role": "user", "content": "<|system|><|end|></s>" * 20_000}])),
 }
-STALLS = {"half a request", "a body of 10 GB", "a stream that nobody reads"}
+UNREAD = {"a stream that nobody reads", "a stream of tools that nobody reads"}
+STALLS = {"half a request", "a body of 10 GB"} | UNREAD
 STALL_SECONDS = 10
 PATIENCE_SECONDS = 120  # of a hostile client
 
@@ -141,7 +144,7 @@ async def attack(port: int, model: str, kind: str, address: str) -> str:
         writer.write(raw)
         if kind in STALLS:
             await asyncio.sleep(STALL_SECONDS)
-        if kind in STALLS - {"a stream that nobody reads"}:
+        if kind in STALLS - UNREAD:
             return "stalled"
         said = await asyncio.wait_for(reader.read(12), PATIENCE_SECONDS)
         if kind in STALLS and b"200" in said:
@@ -157,7 +160,7 @@ async def attack(port: int, model: str, kind: str, address: str) -> str:
         writer.close()
 
 
-async def attacks(port: int, model: str, count: int, at_once: int) -> list[tuple[str, str, float, float]]:
+async def attacks(port: int, models: list[str], count: int, at_once: int) -> list[tuple[str, str, float, float]]:
     """Hostile requests, some at once, each kind as often as every other: kind, status, begin and end of each."""
     order = [kind for n, kind in zip(range(count), list(KINDS) * count, strict=False)]
     random.Random(0).shuffle(order)
@@ -165,7 +168,7 @@ async def attacks(port: int, model: str, count: int, at_once: int) -> list[tuple
 
     async def one_after_the_other(address: str) -> None:
         while order:
-            kind, began = order.pop(), time.time()
+            kind, began, model = order.pop(), time.time(), models[len(order) % len(models)]
             found.append((kind, await attack(port, model, kind, address), began, time.time()))
 
     await asyncio.gather(*(one_after_the_other(f"127.0.1.{n}") for n in range(1, at_once + 1)))
@@ -177,7 +180,7 @@ class Honest:
 
     Attributes:
         times: begin, end and kind of each request, by phase.
-        answers: what they were told, by kind.
+        answers: what they were told, by kind and model.
         failed: requests without an answer.
     """
 
@@ -187,14 +190,16 @@ class Honest:
         self.answers: dict[str, Counter] = defaultdict(Counter)
         self.failed: list[str] = []
 
-    async def ask_until(self, phase: str, model: str, is_over: Callable[[], bool]) -> None:
+    async def ask_until(self, phase: str, models: list[str], is_over: Callable[[], bool]) -> None:
         """All kinds of requests, each one after the other."""
 
         async def ask(kind: Callable) -> None:
-            while not is_over():
+            for model in itertools.cycle(models):
+                if is_over():
+                    return
                 began = time.time()
                 try:
-                    self.answers[kind.__name__][json.dumps(await kind(self.client, model))] += 1
+                    self.answers[f"{kind.__name__} {model}"][json.dumps(await kind(self.client, model))] += 1
                 except openai.OpenAIError as error:
                     self.failed.append(f"{kind.__name__}: {error}")
                 self.times[phase].append((began, time.time(), kind.__name__))
@@ -206,15 +211,16 @@ class Honest:
 async def measured(server: Server, count: int, at_once: int, alone_seconds: float) -> dict:
     """All figures."""
     honest, port = Honest(server.url), int(server.url.rsplit(":", 1)[1].removesuffix("/v1"))
-    model = (await honest.client.models.list()).data[0].id
+    models = [model.id for model in (await honest.client.models.list()).data]
     for phase, seconds in (("warm", alone_seconds / 3), ("alone", alone_seconds)):
         end = time.monotonic() + seconds
-        await honest.ask_until(phase, model, lambda end=end: time.monotonic() > end)
-    words = [sys.executable, __file__, "--attack", str(port), model, "--count", str(count), "--at-once", str(at_once)]
+        await honest.ask_until(phase, models, lambda end=end: time.monotonic() > end)
+    words = [sys.executable, __file__, "--attack", str(port), *models]
+    words += ["--count", str(count), "--at-once", str(at_once)]
     began, outcomes = time.monotonic(), defaultdict(Counter)
     with tempfile.TemporaryFile() as told:
         hostile = subprocess.Popen(words, stdout=told, preexec_fn=lambda: os.nice(19))
-        await honest.ask_until("attacked", model, lambda: hostile.poll() is not None)
+        await honest.ask_until("attacked", models, lambda: hostile.poll() is not None)
         told.seek(0)
         if hostile.returncode:
             raise SystemExit(f"the hostile clients ended with {hostile.returncode}")
@@ -252,18 +258,20 @@ def main() -> int:
     """Attack a server, and judge it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--serve", help="the model")
+    parser.add_argument("--adapter", action="append", default=[], help="as `serve` has it")
     parser.add_argument("--reproducible", action="store_true", help="as `serve` has it; then answers are compared")
     parser.add_argument("--count", type=int, default=300, help="hostile requests")
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--alone", type=float, default=60, help="seconds without hostile requests")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--attack", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--attack", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
-        port, model = options.attack
-        print(json.dumps(asyncio.run(attacks(int(port), model, options.count, options.at_once))))
+        port, *models = options.attack
+        print(json.dumps(asyncio.run(attacks(int(port), models, options.count, options.at_once))))
         return 0
     words = [sys.executable, "-m", "tpullm", "serve", options.serve, "--longest", "1024", "--port", "{port}"]
+    words += [word for adapter in options.adapter for word in ("--adapter", adapter)]
     words += ["--reproducible"] if options.reproducible else []
     with tempfile.TemporaryDirectory() as logs, started({"tpullm": shlex.join(words)}, Path(logs)) as made:
         made[0].resume()

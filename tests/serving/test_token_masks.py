@@ -128,6 +128,15 @@ def test_slow_masks_are_computed_in_another_thread_and_are_the_same(chat_tokeniz
     assert slow.is_slow() and any(name.startswith("computes slow masks") for name in threads)
 
 
+@pytest.mark.parametrize(("milliseconds", "is_slow"), [(0.15, False), (0.3, True)])
+def test_an_ordinary_form_on_a_busy_processor_is_not_slow(milliseconds, is_slow, chat_tokenizer, grammars, monkeypatch):
+    times = itertools.count()
+    monkeypatch.setattr(token_masks.time, "thread_time", lambda: next(times) * milliseconds / 1000)
+    allowed = grammars.mask(schema_grammar(SCHEMAS[3] | {"title": f"{milliseconds} ms"}, "p"), "p")
+    walked(chat_tokenizer, allowed, np.random.default_rng(1))
+    assert allowed.is_slow() is is_slow
+
+
 def test_a_form_is_tried_at_low_priority():
     """In a process of its own, whose session has little weight too."""
     code = (
