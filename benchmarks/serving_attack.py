@@ -2,8 +2,9 @@
 
     python benchmarks/serving_attack.py --serve MODEL [--adapter FOLDER ...] [--out FILE] [--reproducible]
 
-It starts `tpullm serve MODEL`, whose clients take its models in turn, if there are adapters. Three honest clients ask one request after the other: a stream, a conversation, JSON of
-a schema. First they are alone, then hostile clients come as well. These must hold, or the exit code is 1:
+It starts `tpullm serve MODEL`, whose clients take its models in turn, if there are adapters. Three honest clients ask
+one request after the other: a stream, a conversation, JSON of a schema. First they are alone, then hostile clients come
+as well. These must hold, or the exit code is 1:
 
 - `median`: the median time of an honest request is at most 1.5 times as long as without hostile ones.
 - `worst`: no honest request takes 2 s longer than the longest one without them.
