@@ -28,7 +28,7 @@ from tpullm.system.cluster import hosts
 from tpullm.system.errors import UserError
 from tpullm.system.log import say
 
-OF_FOLDER, OF_GGUF = ("int8", "int4"), tuple(tensor_types.WEIGHTS)
+OF_FOLDER, OF_GGUF = ("int8", "int4"), tensor_types.WEIGHTS
 
 
 def add_arguments(parser) -> None:

@@ -97,7 +97,7 @@ def write_gguf(model: Model, folder: Path, name: str, weights: str, licence: str
 
     Args:
         name, licence: as of `write`.
-        weights: the type of most weights, a key of `gguf.tensor_types.WEIGHTS`.
+        weights: the type of most weights, one of `gguf.tensor_types.WEIGHTS`.
 
     Raises:
         UserError: llama.cpp has no such model or tokenizer, the disk is full, or the package `gguf` is missing.
@@ -120,7 +120,7 @@ def check_gguf(config: ModelConfig, tokenizer: Tokenizer, weights: tuple[str, ..
     """Refuse a model that `write_gguf` would refuse, before it is trained.
 
     Args:
-        weights: keys of `gguf.tensor_types.WEIGHTS`.
+        weights: some of `gguf.tensor_types.WEIGHTS`.
         preferred: as of `source_type`.
     """
     architecture = Architecture(config)

@@ -16,7 +16,7 @@ from tpullm.model.adapter import NAME
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.kernels import largest_block
 from tpullm.model.mesh import RULES
-from tpullm.model.quantized import IN_USE, PACKED, change_each_matrix, inputs_per_scale
+from tpullm.model.quantized import FOUR_BITS, IN_USE, change_each_matrix, inputs_per_scale
 from tpullm.recipe.schema import AdapterConfig, ModelConfig, TrainConfig
 from tpullm.system.errors import UserError
 
@@ -116,7 +116,7 @@ def check_quantized(shapes: Any, kind: str, mesh: Mesh | AbstractMesh, key: str)
     def check(matrix: jax.ShapeDtypeStruct, axis: int) -> None:
         inputs, split = matrix.shape[axis], matrix.sharding.spec[axis]
         block, parts = inputs_per_scale(inputs), mesh.shape[split] if split else 1
-        if kind in PACKED and block % 2:
+        if kind in FOUR_BITS and block % 2:
             use = "int8" if kind in IN_USE else "int8 or fp8"
             raise UserError(f"{key}: {kind} has two codes in a byte, and a matrix here has {inputs} inputs; use {use}")
         if inputs // parts % block:

@@ -48,7 +48,7 @@ KINDS = {
     "nf4": (jnp.uint8, 1.0),
     "int4": (jnp.uint8, 7.49),
 }
-PACKED = ("nf4", "int4")  # two codes in a byte
+FOUR_BITS = ("nf4", "int4")  # two codes in a byte
 IN_USE = ("int8", "int4")  # the kinds that a model may be opened and exported in
 
 
@@ -73,7 +73,7 @@ class Quantized:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrix."""
-        inputs = self.codes.shape[self.axis] * (2 if self.kind in PACKED else 1)
+        inputs = self.codes.shape[self.axis] * (2 if self.kind in FOUR_BITS else 1)
         return _resize_axis(self.codes.shape, self.axis, inputs)
 
     @property
@@ -152,7 +152,7 @@ def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
             codes = (jnp.round(numbers) + 8).astype(dtype)
         else:
             codes = (jnp.round(numbers) if kind == "int8" else numbers.clip(-most, most)).astype(dtype)
-        if kind in PACKED:
+        if kind in FOUR_BITS:
             low, high = jnp.split(codes, 2, axis=at + 1)
             codes = low | (high << 4)
         return Quantized(codes.reshape(*weight.shape[:at], -1, *weight.shape[at + 1 :]), scales, kind, axis)
@@ -168,7 +168,7 @@ def from_blocks(codes: np.ndarray, scales: np.ndarray, target: Quantized) -> Qua
         target: its kind, axis and number of blocks.
     """
     at, blocks = codes.ndim + target.axis, target.scales.shape[target.axis]
-    if target.kind in PACKED:
+    if target.kind in FOUR_BITS:
         low, high = np.split(codes.reshape(*codes.shape[:at], blocks, -1, *codes.shape[at + 1 :]), 2, axis=at + 1)
         codes = (low | high << 4).reshape(*codes.shape[:at], -1, *codes.shape[at + 1 :])
     first = scales[(*[slice(None)] * at, slice(None, None, scales.shape[at] // blocks))]
@@ -215,7 +215,7 @@ def packed_target(
     """
     inputs, (dtype, _) = matrix.shape[axis], KINDS[kind]
     resized, of = partial(_resize_axis, matrix.shape, axis), partial(jax.ShapeDtypeStruct, sharding=matrix.sharding)
-    codes = of(resized(inputs // 2 if kind in PACKED else inputs), dtype)
+    codes = of(resized(inputs // 2 if kind in FOUR_BITS else inputs), dtype)
     return Quantized(codes, of(resized(inputs // (block or inputs_per_scale(inputs))), scales), kind, axis)
 
 
@@ -235,7 +235,7 @@ def _dequantize_local(weight: Quantized, dtype: jnp.dtype) -> jax.Array:
     codes, at = weight.codes, weight.codes.ndim + weight.axis
     before, after = codes.shape[:at], codes.shape[at + 1 :]
     codes = codes.reshape(*before, weight.scales.shape[at], -1, *after)
-    if weight.kind in PACKED:
+    if weight.kind in FOUR_BITS:
         codes = jnp.concatenate([codes & 15, codes >> 4], axis=at + 1)
     numbers = _nf4_entries(codes) if weight.kind == "nf4" else codes.astype(jnp.float32)
     if weight.kind == "int4":

@@ -1,4 +1,4 @@
-"""The forms in which models write calls of tools. The grammar of an answer and its reader are made from this table.
+"""How models are shown tools and call them. The grammar of an answer and its reader are made from `call_forms.yaml`.
 
 A template that has tools of its own shows how its model writes a call: it is asked for a conversation with one. For any
 other template the tools are described in the system message, as Hermes and Qwen 2.5 describe them.
@@ -11,9 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tpullm.system.errors import UserError
+from tpullm.system.storage import read_tables
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer.chat_template import Message, Messages, Tools
 
@@ -64,32 +66,7 @@ class Form:
         return _TOKEN.split(text)
 
 
-_HERMES = Form("<tool_call>", '<tool_call>\n{"name": "NAME", "arguments": ARGUMENTS}\n</tool_call>', between="\n")
-_OBJECT = '{"name": "NAME", "arguments": ARGUMENTS}'
-_DEEPSEEK = (
-    "<｜tool▁calls▁begin｜>",
-    "<｜tool▁call▁begin｜>",
-    "<｜tool▁sep｜>",
-    "<｜tool▁call▁end｜>",
-    "<｜tool▁calls▁end｜>",
-)
-_BEGIN, _CALL, _SEP, _END, _LAST = _DEEPSEEK
-FORMS = (
-    _HERMES,  # Hermes 2 and 3, Qwen 2.5, Qwen 3, Granite 4
-    Form("[TOOL_CALLS]", _OBJECT, "[TOOL_CALLS] [", "]", ", "),  # Mistral 7B v0.3
-    Form("[TOOL_CALLS]", _OBJECT, "[TOOL_CALLS][", "]", ", "),  # Mistral Nemo
-    Form("[TOOL_CALLS]", "[TOOL_CALLS]NAME[ARGS]ARGUMENTS", between=""),  # Ministral 3, Devstral
-    Form(_BEGIN, f"{_CALL}function{_SEP}NAME\n```json\nARGUMENTS\n```{_END}", _BEGIN, _LAST, "\n"),  # DeepSeek V3, R1
-    Form(_BEGIN, f"{_CALL}NAME{_SEP}ARGUMENTS{_END}", _BEGIN, _LAST, ""),  # DeepSeek V3.1
-    Form(" to=functions.", " to=functions.NAME<|channel|>commentary json<|message|>ARGUMENTS"),  # gpt-oss
-    Form("<tool_calls>", _OBJECT, "<tool_calls>[", "]</tool_calls>", ", "),  # Apriel
-    Form("<tool_calls>", _OBJECT, "<tool_calls>\n", "\n</tool_calls>", "\n"),  # MiniMax M1
-    Form("<TOOLCALL>", _OBJECT, "<TOOLCALL>[", "]</TOOLCALL>", ", "),  # Nemotron Nano 2
-    Form("<|function_call|>", f"<|function_call|>{_OBJECT}"),  # GigaChat 3.1
-    Form("<function=", "<function=NAME>ARGUMENTS</function>", between=""),  # Functionary 3.1
-    Form("", '{"name": "NAME", "parameters": ARGUMENTS}'),  # Llama 3.1 to 3.3
-    Form("", _OBJECT),
-)
+(FORMS,) = read_tables(Path(__file__).with_suffix(".yaml"), forms=tuple[Form, ...])
 _NAME, _ARGUMENTS, _ID = "probe_of_tools", {"key": "value"}, "abcdef123"
 _PROBE = [
     {"role": "user", "content": "a"},
@@ -121,7 +98,7 @@ class Calls:
             # A call without a mark stands where the answer begins.
             found = (form for form in FORMS if f"{'' if form.mark else before}{_beginning(form)}" in shown)
             known = next(found, None)
-        self.form, self.is_described = known or _HERMES, known is None
+        self.form, self.is_described = known or FORMS[0], known is None
         self.special = self.form.special_tokens(tokenizer)
         not_text = {*self.special.values(), *tokenizer.stop_ids}
         silent = (one for one in range(tokenizer.vocabulary_size) if not tokenizer.bytes_of(one))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cache
+from itertools import groupby
 from queue import LifoQueue
 from typing import Any
 
@@ -91,11 +92,9 @@ def calls_grammar(calls: Calls, functions: Sequence[dict[str, Any]], several: bo
 
 def _ranges(numbers: list[int]) -> str:
     """Numbers in their order, as `1-3,7`."""
-    firsts = [
-        one for one, before in zip(numbers, [None, *numbers], strict=False) if before is None or one != before + 1
-    ]
-    lasts = [one for one, after in zip(numbers, [*numbers[1:], None], strict=True) if after != one + 1]
-    return ",".join(f"{first}-{last}" for first, last in zip(firsts, lasts, strict=True))
+    by_run = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    runs = ([number for _, number in run] for _, run in by_run)
+    return ",".join(f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _check_size(schemas: list[dict[str, Any]], param: str) -> None:

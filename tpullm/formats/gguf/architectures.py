@@ -5,11 +5,12 @@ refused, and never written as another one. The tables are in `architectures.yaml
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tpullm.recipe.schema import ModelConfig
+from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.system.errors import UserError
 from tpullm.system.log import warn
 from tpullm.system.storage import read_tables
@@ -49,7 +50,8 @@ class Architecture:
 
 
 _TABLES = {"names": dict[str, str], "architectures": dict[str, Architecture]}
-NAMES, ARCHITECTURES = read_tables(Path(__file__).with_suffix(".yaml"), **_TABLES)
+_TABLES |= {"counts": dict[str, str], "numbers": dict[str, str], "read": set[str], "only": dict[str, Any]}
+NAMES, ARCHITECTURES, COUNTS, NUMBERS, READ, ONLY = read_tables(Path(__file__).with_suffix(".yaml"), **_TABLES)
 
 
 def of_model(config: ModelConfig, model_type: str) -> Architecture:
@@ -102,42 +104,37 @@ def write(writer, config: ModelConfig, architecture: Architecture) -> None:
     """Add what the model computes to a `gguf.GGUFWriter`."""
     import gguf
 
-    writer.add_block_count(config.layers)
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.width)
-    writer.add_feed_forward_length(config.mlp_width)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_width)
-    writer.add_value_length(config.head_width)
-    writer.add_vocab_size(config.vocabulary_size)
-    (writer.add_layer_norm_eps if config.norm == "layer" else writer.add_layer_norm_rms_eps)(config.norm_epsilon)
-    if config.experts:
-        writer.add_expert_count(config.experts)
-        writer.add_expert_used_count(config.experts_per_token)
-        writer.add_expert_feed_forward_length(config.mlp_width)
+    kinds = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", list: "ARRAY"}
+    for key, value in _settings(config, architecture).items():
+        writer.add_key_value(f"{architecture.name}.{key}", value, gguf.GGUFValueType[kinds[type(value)]])
+
+
+def _settings(config: ModelConfig, architecture: Architecture) -> dict[str, Any]:
+    """What the model computes, as settings of a file without the name of the architecture before them."""
+    counts = {ours: key for ours, key in COUNTS.items() if config.experts or not ours.startswith("experts")}
+    found: dict[str, Any] = {key: getattr(config, ours) for ours, key in counts.items()}
+    found |= {key: float(getattr(config, ours)) for ours, key in NUMBERS.items()}
+    found |= {"attention.value_length": config.head_width, "vocab_size": config.vocabulary_size}
+    norm = "norm_epsilon" if config.norm == "layer" else "norm_rms_epsilon"
+    found[f"attention.layer_{norm}"] = float(config.norm_epsilon)
+    found["expert_feed_forward_length"] = config.mlp_width if config.experts else 0
     if architecture.windows:
-        writer.add_sliding_window(max(config.windows))
-        writer.add_sliding_window_pattern([window > 0 for window in config.windows])
-    if config.attention_softcap:
-        writer.add_attn_logit_softcapping(config.attention_softcap)
-    if config.logit_softcap:
-        writer.add_final_logit_softcapping(config.logit_softcap)
+        found["attention.sliding_window"] = max(config.windows)
+        found["attention.sliding_window_pattern"] = [window > 0 for window in config.windows]
     if config.positions != "rotary":
-        return
-    scaling = config.rope_scaling
-    writer.add_rope_dimension_count(config.head_width)
-    writer.add_rope_freq_base(config.rope_theta)
-    if config.local_rope_theta:
-        writer.add_rope_freq_base_swa(config.local_rope_theta)
+        del found[NUMBERS["rope_theta"]]
+        return {key: value for key, value in found.items() if value}
+    found |= {"rope.dimension_count": config.head_width, "rope.freq_base_swa": float(config.local_rope_theta)}
+    of_scaling = {f"rope.scaling.{key}": value for key, value in _scaling_settings(config.rope_scaling)}
+    return {key: value for key, value in found.items() if value} | of_scaling
+
+
+def _scaling_settings(scaling: RopeScaling) -> Iterator[tuple[str, Any]]:
     if scaling.kind in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
-        writer.add_rope_scaling_factor(scaling.factor)
+        yield from (("type", scaling.kind), ("factor", float(scaling.factor)))
     if scaling.kind in ("yarn", "longrope"):
         # Beside the factor on cosine and sine that llama.cpp computes itself, which is 1 for LongRoPE.
         own = 0.1 * math.log(scaling.factor) + 1 if scaling.kind == "yarn" else 1
-        writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
-        writer.add_rope_scaling_attn_factors(scaling.scale / own)
+        yield from (("original_context_length", scaling.original_context), ("attn_factor", scaling.scale / own))
     if scaling.kind == "yarn":
-        writer.add_rope_scaling_yarn_beta_fast(scaling.fast)
-        writer.add_rope_scaling_yarn_beta_slow(scaling.slow)
+        yield from (("yarn_beta_fast", float(scaling.fast)), ("yarn_beta_slow", float(scaling.slow)))

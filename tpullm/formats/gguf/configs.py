@@ -10,40 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tpullm.formats.gguf.architectures import ARCHITECTURES, Architecture
+from tpullm.formats.gguf.architectures import ARCHITECTURES, COUNTS, NUMBERS, ONLY, READ, Architecture
 from tpullm.formats.gguf.reading import GgufFile, GgufTensor, values
 from tpullm.formats.huggingface import configs
 from tpullm.formats.huggingface.families import FAMILIES
 from tpullm.recipe.schema import ModelConfig, RopeScaling
 from tpullm.system.errors import UserError
 
-# Our field of `ModelConfig` → the key of a file.
-_KEYS = {
-    "layers": "block_count",
-    "width": "embedding_length",
-    "heads": "attention.head_count",
-    "kv_heads": "attention.head_count_kv",
-    "head_width": "attention.key_length",
-    "mlp_width": "feed_forward_length",
-    "context_length": "context_length",
-    "experts": "expert_count",
-    "experts_per_token": "expert_used_count",
-    "attention_softcap": "attn_logit_softcapping",
-    "logit_softcap": "final_logit_softcapping",
-    "rope_theta": "rope.freq_base",
-}
-# Other keys that are read below, or that say what the tensors and the other keys say.
-_READ = {"attention.value_length", "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "vocab_size"}
-_READ |= {"attention.sliding_window", "attention.sliding_window_pattern", "expert_feed_forward_length"}
-_READ |= {f"rope.{key}" for key in ("dimension_count", "freq_base_swa", "scale_linear")}
-_READ |= {f"rope.scaling.{key}" for key in ("type", "factor", "attn_factor", "original_context_length", "finetuned")}
-_READ |= {f"rope.scaling.yarn_{key}" for key in ("beta_fast", "beta_slow")}
-# Keys that change what is computed, and the value with which it is what we compute.
-_ONLY = {"attention.causal": True, "use_parallel_residual": False, "pooling_type": 0, "nextn_predict_layers": 0}
-_ONLY |= {"expert_shared_count": 0, "expert_group_count": 0, "expert_weights_norm": True, "expert_weights_scale": 1.0}
-_ONLY |= {f"rope.scaling.yarn_{key}": 1.0 for key in ("ext_factor", "attn_factor")}
-_ONLY |= {"rope.scaling.yarn_log_multiplier": 0.0, "logit_scale": 1.0, "tensor_data_layout": "Meta AI original pth"}
-KNOWN = {*_KEYS.values(), *_READ, *_ONLY}
+_KEYS = COUNTS | NUMBERS
+KNOWN = {*_KEYS.values(), *READ, *ONLY}
 _YARN = (("fast", 32), ("slow", 1))  # llama.cpp's bounds, in turns
 _DEFAULTS = {"gemma2": {"attention_softcap": 50.0, "logit_softcap": 30.0}}
 DIVISORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
@@ -79,7 +54,7 @@ def _model_config(file: GgufFile, architecture: Architecture, model_type: str) -
     said = {key.removeprefix(prefix): value for key, value in file.settings.items() if key.startswith(prefix)}
     said = {key: _one(value) if "pattern" not in key else value for key, value in said.items()}
     for key, value in said.items():
-        if key not in KNOWN or key in _ONLY and value != _ONLY[key]:
+        if key not in KNOWN or key in ONLY and value != ONLY[key]:
             raise UserError(f"{prefix}{key} {value!r:.80} can't be used: we don't compute it")
     shapes = {tensor.name: tensor.shape for tensor in file.tensors}
     divisors = tuple(name for name in DIVISORS if name in shapes)

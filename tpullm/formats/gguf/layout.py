@@ -1,7 +1,7 @@
 """The tensors of a GGUF file, and what they hold of our parameters: ours → theirs, and back.
 
 A matrix is `[out, in]` there, and `[E, out, in]` for experts. Ours are stacked, `[L, *inputs, *outputs]`.
-Shapes: L layers, E experts, N heads, H head width.
+Shapes: L layers, E experts.
 """
 
 import math
@@ -13,7 +13,10 @@ import numpy as np
 
 from tpullm.formats.gguf.architectures import NAMES, Architecture
 from tpullm.formats.huggingface import tensors
+from tpullm.formats.huggingface.families import FAMILIES
 from tpullm.recipe.schema import ModelConfig
+
+_LLAMA = FAMILIES["llama"]  # its matrices are laid out as in a GGUF file
 
 
 @dataclass(frozen=True)
@@ -77,60 +80,47 @@ class Layout:
                 # llama.cpp's own files have these two tables in float32.
                 is_matrix = kind not in ("POS_EMBD", "FFN_GATE_INP") and not tensors.is_vector(key)
                 for layer in range(config.layers) if key.startswith("layers.") else (None,):
-                    shapes = [self._shape(one, layer) for one in ours]
-                    shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+                    shape = self._shape(ours, layer)
                     name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR[kind]].format(bid=layer)
                     found.append(Tensor(f"{name}.{suffix}", kind, shape, ours, layer, is_matrix))
         return found
 
-    def _shape(self, key: str, layer: int | None) -> tuple[int, ...]:
-        """The shape of a layer of one of our parameters as a file has it."""
-        shape = self.shapes[key].shape[layer is not None :]
-        return self._laid_out(key, np.broadcast_to(np.float32(0), shape)).shape  # it takes no memory
+    def _ours(self, ours: tuple[str, ...], layer: int | None) -> tuple[list[tuple[int, ...]], int | None]:
+        """The shapes of a layer of our parameters, and their `input_dimensions`: None for matrices of experts."""
+        axes = self.axes[ours[0]]
+        shapes = [self.shapes[key].shape[layer is not None :] for key in ours]
+        if axes[1:2] == ("experts",) and len(axes) > 2 and not ours[0].endswith(".bias"):
+            return shapes, None
+        return shapes, tensors.input_dimensions(ours[0], axes, () if layer is None else (layer,))
 
-    def _laid_out(self, key: str, part: np.ndarray) -> np.ndarray:
-        """A layer of one of our parameters: `[out, in]`, `[E, out, in]`, or a vector (`[E, out]`)."""
-        inputs = self._input_dimensions(key)
+    def _shape(self, ours: tuple[str, ...], layer: int | None) -> tuple[int, ...]:
+        shapes, inputs = self._ours(ours, layer)
         if inputs is None:
-            return part.swapaxes(-1, -2)
-        if inputs < 0:
-            return part.reshape(-1)
-        return part if inputs == 0 else part.reshape(math.prod(part.shape[:inputs]), -1).T
+            E, rows, columns = shapes[0]
+            return E, columns, rows
+        return tensors.their_shape(_LLAMA, shapes, inputs)
 
-    def _input_dimensions(self, key: str) -> int | None:
-        """As of `tensors.input_dimensions`; None for the matrices of experts."""
-        axes = self.axes[key]
-        if axes[1:2] == ("experts",) and len(axes) > 2:
-            return 0 if key.endswith(".bias") else None
-        return tensors.input_dimensions(key, axes, (0,) if key.startswith("layers.") else ())
+    def _interleaved(self, tensor: Tensor, values: np.ndarray, *halves: int) -> np.ndarray:
+        """The halves of each head as `halves` says, and the other way round, where RoPE turns neighbours."""
+        heads = {"ATTN_Q": self.config.heads, "ATTN_K": self.config.kv_heads}.get(tensor.kind)
+        if not heads or not self.architecture.interleaved:
+            return values
+        return values.reshape(heads, *halves, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
-    def _heads(self, key: str) -> int:
-        """The heads whose halves are interleaved there; 0 if they are not."""
-        heads = {"layers.attention.query": self.config.heads, "layers.attention.key": self.config.kv_heads}
-        return heads.get(key.rsplit(".", 1)[0], 0) if self.architecture.interleaved else 0
-
-    def _offset(self, key: str) -> np.float32:
+    def _offset(self, tensor: Tensor) -> np.float32:
         """What is added to our values."""
-        return np.float32(self.config.norm_unit_offset and key.endswith(".scale"))
+        return np.float32(self.config.norm_unit_offset and tensor.ours[0].endswith(".scale"))
 
     def joined(self, tensor: Tensor, parts: list[np.ndarray]) -> np.ndarray:
         """The values of a tensor, float32; `parts` are a layer of each of our parameters in it."""
-        found = []
-        for key, part in zip(tensor.ours, parts, strict=True):
-            part = self._laid_out(key, part).astype(np.float32)
-            if heads := self._heads(key):
-                part = part.reshape(heads, 2, -1, *part.shape[1:]).swapaxes(1, 2).reshape(part.shape)
-            found.append(part + self._offset(key) if self._offset(key) else part)
-        return np.ascontiguousarray(np.concatenate(found) if len(found) > 1 else found[0])
+        inputs = self._ours(tensor.ours, tensor.layer)[1]
+        values = parts[0].swapaxes(-1, -2) if inputs is None else tensors.joined(_LLAMA, parts, inputs)
+        values = self._interleaved(tensor, values.astype(np.float32, copy=False), 2, -1)
+        return np.ascontiguousarray(values + self._offset(tensor) if self._offset(tensor) else values)
 
     def split(self, tensor: Tensor, values: np.ndarray) -> list[np.ndarray]:
         """The inverse of `joined`."""
-        rows = [self._shape(key, tensor.layer)[0] for key in tensor.ours]
-        found = []
-        for key, part in zip(tensor.ours, np.split(values, np.cumsum(rows)[:-1]), strict=True):
-            if heads := self._heads(key):
-                part = part.reshape(heads, -1, 2, *part.shape[1:]).swapaxes(1, 2).reshape(part.shape)
-            inputs, shape = self._input_dimensions(key), self.shapes[key].shape[tensor.layer is not None :]
-            part = part.swapaxes(-1, -2) if inputs is None else part.T if inputs > 0 else part
-            found.append(part.reshape(shape) - self._offset(key) if self._offset(key) else part.reshape(shape))
-        return found
+        shapes, inputs = self._ours(tensor.ours, tensor.layer)
+        values = self._interleaved(tensor, values, -1, 2)
+        values = values - self._offset(tensor) if self._offset(tensor) else values
+        return [values.swapaxes(-1, -2)] if inputs is None else tensors.split(_LLAMA, values, shapes, inputs)

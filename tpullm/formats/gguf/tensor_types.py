@@ -6,32 +6,29 @@ from collections.abc import Sequence
 from tpullm.formats.gguf.layout import Tensor
 from tpullm.recipe.schema import ModelConfig
 
-# The option → the type of most tensors, and of the whole file (`gguf.LlamaFileType`).
-WEIGHTS = {
-    "f32": ("F32", "ALL_F32"),
-    "bf16": ("BF16", "MOSTLY_BF16"),
-    "f16": ("F16", "MOSTLY_F16"),
-    "q8_0": ("Q8_0", "MOSTLY_Q8_0"),
-    "q6_k": ("Q6_K", "MOSTLY_Q6_K"),
-    "q5_k_m": ("Q5_K", "MOSTLY_Q5_K_M"),
-    "q5_1": ("Q5_1", "MOSTLY_Q5_1"),
-    "q5_0": ("Q5_0", "MOSTLY_Q5_0"),
-    "q4_k_m": ("Q4_K", "MOSTLY_Q4_K_M"),
-    "q4_1": ("Q4_1", "MOSTLY_Q4_1"),
-    "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
-    "iq4_nl": ("IQ4_NL", "MOSTLY_IQ4_NL"),
-    "q3_k_m": ("Q3_K", "MOSTLY_Q3_K_M"),
-    "q2_k": ("Q2_K", "MOSTLY_Q2_K"),
-}
+# The options; each is a type of a file in llama.cpp, and names that of most tensors.
+WEIGHTS = (
+    *("f32", "bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq4_nl"),
+    *("q3_k_m", "q2_k"),
+)
 # Rows that are no multiple of a superblock of 256 get the next type, and those of no block of 32 get F16.
 _NEXT = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def _of_most(weights: str) -> str:
+    return weights.upper().removesuffix("_M")
+
+
+def file_type(weights: str) -> str:
+    """The type of the whole file, of `gguf.LlamaFileType`."""
+    return f"{'ALL' if weights == 'f32' else 'MOSTLY'}_{weights.upper()}"
 
 
 def fitting(tensor: Tensor, weights: str, config: ModelConfig) -> str:
     """The type of a tensor, one that has blocks of which the rows are a multiple.
 
     Args:
-        weights: a key of `WEIGHTS`.
+        weights: one of `WEIGHTS`.
     """
     import gguf
 
@@ -47,7 +44,7 @@ def _wanted(tensor: Tensor, weights: str, config: ModelConfig) -> str:
     The output, and values, the last matrices of attention and of an MLP in some layers, have more bits, as in
     llama.cpp's own mixtures (`llama_tensor_get_type_impl`, src/llama-quant.cpp).
     """
-    found = WEIGHTS[weights][0] if tensor.is_matrix else "F32"
+    found = _of_most(weights) if tensor.is_matrix else "F32"
     if found in ("F32", "BF16", "F16", "Q8_0"):
         return found
     if tensor.kind == ("TOKEN_EMBD" if config.tied_embeddings else "OUTPUT"):
@@ -73,7 +70,7 @@ def told_fallbacks(tensors: Sequence[Tensor], weights: str, config: ModelConfig)
         if (kind := fitting(tensor, weights, config)) != (wanted := _wanted(tensor, weights, config)):
             changed[kind, wanted] += 1
             widths.add(tensor.shape[-1])
-    if all(wanted != WEIGHTS[weights][0] for _, wanted in changed):  # none, or the output layer alone
+    if all(wanted != _of_most(weights) for _, wanted in changed):  # none, or the output layer alone
         return ""
     sizes = {other: sum(one.size(fitting(one, other, config)) for one in tensors) / 1e6 for other in WEIGHTS}
     by_size = sorted(((size, other) for other, size in sizes.items() if size < sizes[weights]), reverse=True)

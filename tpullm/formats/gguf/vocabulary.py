@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpullm.formats.gguf.pre_tokenizers import PRE_TOKENIZERS
+from tpullm.formats.gguf import pre_tokenizers
 from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer, exported
 from tpullm.tokenizer.byte_pairs import BytePairs
@@ -24,23 +24,6 @@ from tpullm.tokenizer.trained import TrainedTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the values of `gguf.TokenType`
 _NEVER = -100_000.0  # a score that `plamo2` never looks at, and that it can still hold in 32 bits
-# How the `tokenizers` library splits a text before it joins pairs → the name of that in llama.cpp, without and with
-# `ignore_merges`. `None` is GPT-2's own pattern.
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_START = r"[^\r\n\p{L}\p{N}]?"
-_CASES = rf"{_START}{_UPPER}*{_LOWER}+%s|{_START}{_UPPER}+{_LOWER}*%s|"
-_PATTERNS = {
-    None: ("gpt-2", "gpt-2"),
-    rf"{_CONTRACTIONS}|{_START}\p{{L}}+|\p{{N}}{{1,3}}{_REST}": ("dbrx", "llama-bpe"),
-    rf"{_CONTRACTIONS}|{_START}\p{{L}}+|\p{{N}}{_REST}": ("qwen2", "qwen2"),
-    _CASES % ("", "") + r"\p{N}" + _REST.replace(r"[\r\n]*", r"[\r\n/]*"): ("tekken", "tekken"),
-    _CASES % ((f"{_CONTRACTIONS}?",) * 2) + r"\p{N}{1,3}" + _REST.replace(r"[\r\n]*", r"[\r\n/]*"): (
-        "gpt-4o",
-        "gpt-4o",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -118,28 +101,12 @@ def _of_library(described: dict, size: int, path: Path) -> Vocabulary:
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     if model.get("byte_fallback"):
         return _of_llama(described, texts, kinds, merges, path)
-    kind_of, split = [kinds.get(text, UNUSED) for text in texts], _split_pattern_name(described, path)
-    return Vocabulary("gpt2", texts, kind_of, merges=merges, split=split)
-
-
-def _split_pattern_name(described: dict, path: Path) -> str:
-    """The name in llama.cpp of the patterns that split a text before pairs are joined."""
-    if (described.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
-        raise _unknown_to_llama_cpp(path, f"a normalizer of type {described['normalizer']['type']!s:.40}")
-    before, ignores = described.get("pre_tokenizer") or {}, bool(described["model"].get("ignore_merges"))
-    for name, known in PRE_TOKENIZERS.items():  # of a file that llama.cpp reads too
-        if known.ignores_merges == ignores and known.describes(before):
-            return name
-    *steps, last = before.get("pretokenizers", [before])
-    splits = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
-    is_known = last.get("type") == "ByteLevel" and not last.get("add_prefix_space") and len(steps) < 2
-    has_own = last.get("use_regex", True)
-    if is_known and has_own and steps and steps[0] == {"type": "Digits", "individual_digits": True}:
-        return "smollm"
-    pattern = None if not steps and has_own else splits[0] if splits and not has_own else ""
-    if not is_known or pattern not in _PATTERNS:
+    if (normalizer := (described.get("normalizer") or {"type": "NFC"})["type"]) != "NFC":
+        raise _unknown_to_llama_cpp(path, f"a normalizer of type {normalizer!s:.40}")
+    split = pre_tokenizers.name_of(described.get("pre_tokenizer") or {}, bool(model.get("ignore_merges")))
+    if split is None:
         raise _unknown_to_llama_cpp(path, "a pattern that splits a text")
-    return _PATTERNS[pattern][ignores]
+    return Vocabulary("gpt2", texts, [kinds.get(text, UNUSED) for text in texts], merges=merges, split=split)
 
 
 def _of_llama(described: dict, texts: list[str], kinds: dict, merges: tuple[str, ...], path: Path) -> Vocabulary:

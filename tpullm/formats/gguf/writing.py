@@ -45,7 +45,7 @@ def planned(config: ModelConfig, params: Parameters, weights: str, preferred: st
     """What the file of a model will hold; tensors of the same parameters stand one after the other.
 
     Args:
-        weights: a key of `tensor_types.WEIGHTS`.
+        weights: one of `tensor_types.WEIGHTS`.
         preferred: the `model_type` to try first, which is that of the model's source.
 
     Raises:
@@ -86,7 +86,7 @@ def write(
     writer.add_name(about[0])
     if about[1]:
         writer.add_license(about[1])
-    writer.add_file_type(gguf.LlamaFileType[tensor_types.WEIGHTS[weights][1]])
+    writer.add_file_type(gguf.LlamaFileType[tensor_types.file_type(weights)])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.write(writer, model.layout.config, model.layout.architecture)
     vocabulary.write(writer, tokenizer, model.layout.config.vocabulary_size, talks)

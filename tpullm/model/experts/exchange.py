@@ -176,8 +176,8 @@ def all_to_all_dispatch(x_RD: jax.Array, exchange: Exchange, rows: int, capacity
     if has_ragged_all_to_all():
         offsets = sends.sender_offsets, sends.sizes, sends.receiver_offsets
         return _ragged_all_to_all(x_RD, capacity, *offsets, receives.sizes)
-    packed = _source_rows(sends.padded_offsets, sends.sender_offsets, sends.sizes, capacity, rows)
-    x_XCD = _padded_all_to_all(x_RD[packed])
+    sent = _source_rows(sends.padded_offsets, sends.sender_offsets, sends.sizes, capacity, rows)
+    x_XCD = _padded_all_to_all(x_RD[sent])
     by_expert = lambda x_P: x_P.reshape(jax.lax.axis_size(RULES.experts), -1).T.reshape(-1)  # noqa: E731
     chunks = map(by_expert, (receives.receiver_offsets, receives.padded_offsets, receives.sizes))
     return x_XCD[_source_rows(*chunks, capacity, capacity)]
@@ -190,8 +190,8 @@ def all_to_all_return(x_SD: jax.Array, exchange: Exchange, rows: int, capacity: 
     if has_ragged_all_to_all():
         offsets = receives.receiver_offsets, receives.sizes, receives.sender_offsets
         return _ragged_all_to_all(x_SD, rows, *offsets, sends.sizes)
-    packed = _source_rows(receives.padded_offsets, receives.receiver_offsets, receives.sizes, capacity, capacity)
-    x_XCD = _padded_all_to_all(x_SD[packed])
+    sent = _source_rows(receives.padded_offsets, receives.receiver_offsets, receives.sizes, capacity, capacity)
+    x_XCD = _padded_all_to_all(x_SD[sent])
     return x_XCD[_source_rows(sends.sender_offsets, sends.padded_offsets, sends.sizes, rows, capacity)]
 
 
