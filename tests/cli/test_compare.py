@@ -115,7 +115,7 @@ def test_one_model_is_compared_with_itself_in_fewer_bits(folder, capsys, monkeyp
         ([], "MODEL: 0 given, and a comparison needs two or more"),
         (["other", "--text", "one.txt"], "MODEL: 1 given, and a comparison needs two or more"),
         (["other", "here/../other", "--text", "one.txt"], "MODEL: other is given twice"),
-        (["other", "gone", "--text", "one.txt"], "gone: no such folder"),
+        (["other", "gone", "--text", "one.txt"], "gone: no such file or folder"),
         (["other", "here/small"], "other: has no held-out text of its run, as a comparison without --tasks and --text"),
         (["other", "here/small", "--tasks", "gone.jsonl"], "gone.jsonl: no such file of questions"),
         (["other", "here/small", "--tasks", ","], "--tasks: names no task"),

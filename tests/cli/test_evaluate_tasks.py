@@ -112,7 +112,7 @@ def test_wrong_words(model, questions, tmp_path, capsys, monkeypatch):
     assert "--tasks: names no task" in refused(capsys, model, "--tasks", ",")
     assert "two tasks are called weather" in refused(capsys, model, "--tasks", f"{questions},{questions}")
     assert "--shots: -1 is below 0" in refused(capsys, model, "--tasks", questions, "--shots", -1)
-    assert "no such folder" in refused(capsys, tmp_path / "gone", "--tasks", questions)
+    assert "no such file or folder" in refused(capsys, tmp_path / "gone", "--tasks", questions)
     reserved = tmp_path / "results.jsonl"
     reserved.write_text('{"question": "q", "answer": "a"}\n')
     assert "results: is the name of a file of results" in refused(capsys, model, "--tasks", reserved)

@@ -275,7 +275,7 @@ def test_transformers_gives_the_same_text_and_stops(exported, tiny_run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "nothing", "out"), "nothing: no such folder"),
+        (("export", "nothing", "out"), "nothing: no such file or folder"),
         (("export", "{run}", "{full}"), "full: is not an empty folder; choose another one"),
         (("export", "{run}", "out", "--dtype=int4"), "int4"),
         (("export", "{run}", "out", "--shard-gigabytes=0"), "--shard-gigabytes: 0.0 is not above 0"),

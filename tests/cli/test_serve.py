@@ -146,5 +146,5 @@ def test_a_port_in_use_is_told_and_a_model_that_is_none_leaves_it():
         port = taken.getsockname()[1]
         told = "another program listens there; choose another --port or --host"
         assert refused("--port", str(port)) == f"--host 127.0.0.1 --port {port}: {told}"
-    assert "no such folder" in refused("--port", str(port))
+    assert "no such file or folder" in refused("--port", str(port))
     socket.create_server(("127.0.0.1", port)).close()

@@ -52,7 +52,7 @@ def test_a_model_is_a_run_a_stage_or_a_checkpoint(tiny_run, run):
     checkpoints = run / "pretrain" / "checkpoints"
     (checkpoints / "30").rename(checkpoints / "30.orbax-checkpoint-tmp")
     assert find(run / "pretrain").step == 25
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         find(checkpoints / "30")
     (checkpoints / "30").mkdir()
     with pytest.raises(UserError, match="not a checkpoint of tpullm"):

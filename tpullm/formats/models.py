@@ -106,7 +106,10 @@ def find(model: str | Path, tuned: bool = True) -> Model:
     path = storage.path(model)
     if not path.is_dir():
         hub.located(str(model))
-        raise UserError(f"{path}: no such folder; MODEL is a run directory, one of its stages, or one checkpoint")
+        raise UserError(
+            f"{path}: no such file or folder; MODEL is a run directory, one of its stages or checkpoints, "
+            "a folder in the format of Hugging Face, or a GGUF file"
+        )
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return _newest_intact_checkpoint(path.parent, [int(path.name)])
     if (path / "checkpoints").is_dir():
