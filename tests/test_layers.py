@@ -41,5 +41,12 @@ def test_what_handles_text_starts_without_jax():
     assert result.stdout.split() == WITHOUT_JAX.split()
 
 
+def test_a_model_of_others_is_used_without_what_reads_checkpoints():
+    """Orbax takes 0.2 s to import."""
+    result = run_python("import sys, tpullm.engine.generation; print(*{'orbax', 'tensorstore'} & set(sys.modules))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
+
+
 def test_at_the_top_is_only_the_way_in():
     assert {path.name for path in (ROOT / "tpullm").glob("*.py")} == {"__init__.py", "__main__.py"}

@@ -5,6 +5,7 @@ import json
 import struct
 
 import pytest
+import tokenizers
 
 from tests.formats.huggingface.published import change, directory
 from tpullm.recipe.schema import TokenizerConfig
@@ -87,3 +88,24 @@ def test_the_same_files_are_tried_once(tmp_path, monkeypatch):
     assert len(calls) == 2
     PublishedTokenizer(second, is_tried=True)
     assert len(calls) == 2
+
+
+def test_a_second_process_tries_the_same_files_only_if_another_library_reads_them(tmp_path, monkeypatch):
+    """A second process has nothing of the first but the cache folder."""
+    made, calls = directory(tmp_path / "model"), []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Limited, "call", lambda self, *arguments: calls.append(arguments))
+    for version, count in (("1", 1), ("1", 1), ("2", 2)):
+        monkeypatch.setattr(tokenizers, "__version__", version)
+        monkeypatch.setattr(published, "_TRIED", set())
+        PublishedTokenizer(made)
+        assert len(calls) == count
+
+
+def test_what_fails_is_tried_each_time(tmp_path, monkeypatch):
+    made = directory(tmp_path / "model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    change(made / "tokenizer.json", decoder={"type": "Replace", "pattern": {"Regex": "a"}, "content": "a" * 5_000})
+    for _ in range(2):
+        with pytest.raises(UserError, match="may make a text"):
+            PublishedTokenizer(made)

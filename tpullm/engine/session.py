@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpullm.formats import hub, models
+from tpullm.formats import hub
 from tpullm.formats.huggingface import adapters, tensors
 from tpullm.formats.published import fill, published
 from tpullm.model import quantized
@@ -23,7 +23,7 @@ from tpullm.model.architecture import Architecture, is_matrix
 from tpullm.model.mesh import make_mesh, mesh_in_use, mesh_of_single_tokens
 from tpullm.model.mesh_fit import check_quantized
 from tpullm.model.packed import UNIT, Packed, is_packed
-from tpullm.model.packing import can_pack, packed_params
+from tpullm.model.packing import can_pack, packed_params, placed
 from tpullm.model.platform import compute_dtype, decodes_separate_layers, is_one_cpu
 from tpullm.model.rows import row_parts
 from tpullm.recipe.schema import ModelConfig
@@ -33,6 +33,11 @@ from tpullm.system.errors import UserError
 from tpullm.tokenizer import Tokenizer
 from tpullm.tokenizer import load as load_tokenizer
 from tpullm.tokenizer.published import PublishedTokenizer
+
+if TYPE_CHECKING:
+    from tpullm.formats.models import Model
+
+# Orbax is imported where a checkpoint is read: it takes 0.2 s, which a model of others need not wait for.
 
 Tree = Any
 SMALLEST_BUCKET = 16  # tokens
@@ -76,7 +81,7 @@ class Session:
     mesh: jax.sharding.Mesh
     dtype: jnp.dtype
     talks: bool = False
-    model: models.Model | None = None
+    model: "Model | None" = None
     base: "Session | None" = None
     weights: str = ""
     _quantized: dict[str, "Session"] = field(default_factory=dict, repr=False)
@@ -90,6 +95,8 @@ class Session:
         if kind in ("", self.weights):
             return self
         if kind not in self._quantized:
+            from tpullm.formats import models
+
             with jax.set_mesh(self.mesh):
                 wanted = parameter_targets(self.architecture, self.mesh, self.dtype, kind)
                 params = models.load_params(self.model, wanted)
@@ -182,8 +189,9 @@ def load_session(
 def session_of(found: "Found", exact: bool = True, mesh: Mapping[str, int] | None = None) -> Session:
     """The model that was found, on all devices; arguments are those of `load_session`."""
     dtype, (architecture, used) = dtype_in_use(exact), built_on_mesh(found, mesh)
-    params = found.params(architecture, targets_in_use(found, architecture, used, dtype))
-    if can_pack(used, dtype):
+    packs = can_pack(used, dtype)
+    params = found.params(architecture, targets_in_use(found, architecture, used, dtype), packs)
+    if packs:
         with jax.set_mesh(used):
             params = packed_params(params, architecture.axes)
     return Session(found.tokenizer, architecture, params, used, dtype, found.talks, found.model, None, found.weights)
@@ -204,16 +212,17 @@ def built_on_mesh(found: "Found", mesh: Mapping[str, int] | None = None) -> tupl
 
 
 class Found(NamedTuple):
-    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets.
+    """A model on disk: its tokenizer and its sizes, and `params`, which reads its parameters as a tree of targets, and
+    may pack some of them if it is told that they will be packed.
 
     `kept` names parameters whose codes can be read as they are, with the kind of `Quantized`.
     """
 
     tokenizer: Tokenizer | NoTokenizer
     config: ModelConfig
-    params: Callable[[Architecture, Tree], Tree]
+    params: Callable[[Architecture, Tree, bool], Tree]
     talks: bool
-    model: models.Model | None = None
+    model: "Model | None" = None
     weights: str = ""
     kept: Callable[[Architecture], dict[str, str]] = lambda architecture: {}
 
@@ -229,20 +238,22 @@ def find_model(model: str | Path, tuned: bool = True, text: bool = True, weights
             check_vocabulary(tokenizer, config, found.folder / "tokenizer.json")
             talks, tokenizer.folder = tokenizer.has_template, path  # what errors name
 
-        def filled(architecture: Architecture, wanted: Tree) -> Tree:
+        def filled(architecture: Architecture, wanted: Tree, packs: bool) -> Tree:
             with found.weights() as source, log.progress("load", source.size, "bytes") as advance:
-                return fill(source, wanted, architecture.axes, place_array, advance)
+                return fill(source, wanted, architecture.axes, place_array, advance, packs)
 
         def kept(architecture: Architecture) -> dict[str, str]:
             with found.weights() as source:
                 return source.kept(architecture.shapes, architecture.axes)
 
         return Found(tokenizer, config, filled, talks, None, weights, kept)
+    from tpullm.formats import models
+
     found = models.find(model, tuned)
     tokenizer = load_tokenizer(found.tokenizer_path)
     check_vocabulary(tokenizer, found.config, found.tokenizer_path)
 
-    def params(architecture: Architecture, wanted: Tree) -> Tree:
+    def params(architecture: Architecture, wanted: Tree, packs: bool) -> Tree:
         with jax.set_mesh(jax.tree.leaves(wanted)[0].sharding.mesh):
             return models.load_params(found, wanted)
 
@@ -274,6 +285,8 @@ def with_adapter(session: Session, adapter: str | Path) -> Session:
         found = tensors.nested({name: jax.device_put(array, whole) for name, array in flat.items()})
         talks, tokenizer = session.talks, session.tokenizer
     else:
+        from tpullm.formats import models
+
         model = models.find(path)
         if model.adapter is None:
             raise UserError(f"{path}: holds a whole model and no adapter; give a stage that was tuned with an adapter")
@@ -308,9 +321,11 @@ def _sampled_numbers(matrix: jax.Array | quantized.Quantized) -> tuple[list[floa
 
 
 def place_array(
-    array: np.ndarray, target: jax.ShapeDtypeStruct | quantized.Quantized
-) -> jax.Array | quantized.Quantized:
-    """The array on the devices, with the sharding of `target`, and quantized there if that is."""
+    array: np.ndarray | quantized.Quantized | Packed, target: jax.ShapeDtypeStruct | quantized.Quantized
+) -> jax.Array | quantized.Quantized | Packed:
+    """The array on the devices, with the sharding of `target`, and quantized there if that is; or packed, if it is."""
+    if is_packed(array):
+        return placed(array, jax.tree.leaves(target)[0].sharding.mesh)
     if quantized.is_quantized(array):
         return jax.tree.map(lambda own, of: jax.device_put(own, of.sharding), array, target)
     if not quantized.is_quantized(target):
@@ -318,7 +333,7 @@ def place_array(
     sharding = target.codes.sharding
     with jax.set_mesh(sharding.mesh):
         # One matrix at a time: the numbers of a matrix are gone before the next one is placed.
-        return jax.block_until_ready(models.quantize(jax.device_put(array, sharding), target.kind, target.axis))
+        return jax.block_until_ready(quantized.quantize(jax.device_put(array, sharding), target.kind, target.axis))
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, where: Path) -> None:

@@ -314,13 +314,10 @@ def _quantized_params(model: Model, shapes: Tree) -> Tree:
         whole = jax.ShapeDtypeStruct(target.shape, types.get(name, jax.numpy.float32), sharding=sharding)
         array = tensors.flat(load_params(model, tensors.nested({name: whole})))[name]
         with jax.set_mesh(sharding.mesh):
-            found[name] = jax.block_until_ready(quantize(array, target.kind, target.axis))
+            found[name] = jax.block_until_ready(quantized.quantize(array, target.kind, target.axis))
     others = {name: target for name, target in wanted.items() if name not in matrices}
     found |= tensors.flat(load_params(model, tensors.nested(others)))
     return tensors.nested({name: found[name] for name in wanted})
-
-
-quantize = jax.jit(quantized.quantized, static_argnums=(1, 2))
 
 
 def _adapted_matrix(name: str) -> str:

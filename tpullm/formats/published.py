@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from tpullm.formats.gguf import weights as gguf
 from tpullm.formats.gguf.reading import GgufTensor, check_installed
 from tpullm.formats.huggingface import reading, tensors
 from tpullm.formats.huggingface.families import Family
+from tpullm.model.packing import packed
 from tpullm.model.quantized import is_quantized
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import storage
@@ -59,7 +60,12 @@ class Weights(Protocol):
 
 
 def fill(
-    weights: Weights, targets: Tree, axes: Tree, place: Callable[[np.ndarray, Any], Any], done: Callable[[int], None]
+    weights: Weights,
+    targets: Tree,
+    axes: Tree,
+    place: Callable[[Any, Any], Any],
+    done: Callable[[int], None],
+    packs: bool = False,
 ) -> Tree:
     """All parameters, stacked ones as `[L, ...]`.
 
@@ -70,28 +76,34 @@ def fill(
         axes: the logical axes of each of our parameters.
         place: called with each complete parameter and its target; its result is in the returned tree.
         done: called with the bytes of each tensor.
+        packs: pack matrices, each tensor as it is read, if their sizes allow it. 135 M parameters, from Q4_1: 0.6 s of
+            processor time; 2.2 if whole parameters are made first, whose inputs don't lie together.
 
     Raises:
         UserError: as of `Weights.types`.
     """
-    found, held, flat = {}, {}, tensors.flat(targets)
+    found, held, flat, flat_axes = {}, {}, tensors.flat(targets), tensors.flat(axes)
     left = {key: math.prod(target.shape) for key, target in flat.items()}
     for key, where, part in weights.parts_of(targets, axes, done):
+        target = flat[key]
+        left[key] -= math.prod(part.shape)
+        part = part if is_quantized(part) else part.astype(target.dtype, copy=False)
+        part = packed(part, flat_axes[key]) if packs else part
         if key not in held:
-            held[key] = jax.tree.map(_empty, flat[key]) if is_quantized(part) else _empty(flat[key])
+            held[key] = jax.tree.map(partial(_empty, target.shape[: len(where)]), part)
         for own, new in zip(jax.tree.leaves(held[key]), jax.tree.leaves(part), strict=True):
             own[where] = new
-        left[key] -= math.prod(part.shape)
         if not left[key]:
-            found[key] = place(held.pop(key), flat[key])
+            found[key] = place(held.pop(key), target)
     return tensors.nested(found)
 
 
-def _empty(target: Any) -> np.ndarray:
-    """At a multiple of 64 bytes, so that JAX uses it on a CPU without a copy."""
-    memory = np.empty(math.prod(target.shape) * np.dtype(target.dtype).itemsize + 64, np.uint8)
+def _empty(stacked: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+    """Room for so many of a part, at a multiple of 64 bytes, so that JAX uses it on a CPU without a copy."""
+    shape = *stacked, *part.shape
+    memory = np.empty(math.prod(shape) * part.itemsize + 64, np.uint8)
     aligned = memory[-memory.ctypes.data % 64 :][: len(memory) - 64]
-    return aligned.view(target.dtype).reshape(target.shape)
+    return aligned.view(part.dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

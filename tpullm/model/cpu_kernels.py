@@ -12,12 +12,14 @@ bfloat16: two products at a time (`vdpbf16ps`). A processor without these instru
 """
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 
 import jax
+import llvmlite
 import llvmlite.binding as llvm
 
 from tpullm.model.platform import LANES
+from tpullm.system import storage
 
 _ROWS = (8, 4, 2, 1)  # rows that share what is read of a tile
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
@@ -34,7 +36,7 @@ def _processor() -> tuple[llvm.TargetMachine, dict[str, bool]]:
 
 @cache
 def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> str:
-    """The FFI target of a matmul, compiled when it is first asked for.
+    """The FFI target of a matmul, compiled when it is first asked for, and kept for the next process.
 
     Args:
         bits: of the weights: 16 (bfloat16), 8 or 4.
@@ -48,16 +50,24 @@ def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> st
     """
     name = f"{prefix}_matmul_{bits}_{block}_{'half' if half else 'float'}"
     machine, features = _processor()
-    module = llvm.parse_assembly(_module(name, bits, block, half, features))
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
-    engine = llvm.create_mcjit_compiler(module, machine)
+    text = _module(name, bits, block, half, features)
+    key = [text, llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    code = storage.kept("kernels", key, partial(_compiled, text))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _ENGINES.append(engine)
     handler = jax.ffi.pycapsule(ctypes.c_void_p(engine.get_function_address(name)))
     jax.ffi.register_ffi_target(name, handler, platform="cpu")
     return name
+
+
+def _compiled(text: str) -> bytes:
+    """The object file of a module."""
+    machine, module = _processor()[0], llvm.parse_assembly(text)
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    return machine.emit_object(module)
 
 
 _ENGINES: list[llvm.ExecutionEngine] = []  # they own the code that XLA calls

@@ -160,6 +160,9 @@ def quantized(weight: jax.Array, kind: str, axis: int) -> Quantized:
     return jax.shard_map(local, out_specs=Quantized(spec, spec, kind, axis), check_vma=False)(weight)
 
 
+quantize = jax.jit(quantized, static_argnums=(1, 2))
+
+
 def from_blocks(codes: np.ndarray, scales: np.ndarray, target: Quantized) -> Quantized:
     """A matrix of others whose codes, one in a byte, and scales are known.
 

@@ -29,8 +29,7 @@ from tpullm.planning.timeline import Item, part_of
 from tpullm.recipe.mesh_axes import AXES, axis_sizes
 from tpullm.recipe.schema import ModelConfig, Recipe
 from tpullm.system.errors import UserError
-from tpullm.system.process.environment import shrink
-from tpullm.system.storage import cache_folder, make_private
+from tpullm.system.storage import cache_folder, make_private, shrink
 
 # Two threads that trace at once can fail in JAX ("Store occupied"; 0.12). Compilation runs in other processes.
 TRACING = threading.Lock()

@@ -16,7 +16,7 @@ import numpy as np
 from tpullm.system.errors import UserError
 from tpullm.system.log import one_line
 from tpullm.system.process.limited import Limited
-from tpullm.system.storage import check_file, hash_file, hash_json
+from tpullm.system.storage import check_file, hash_code, hash_file, hash_json, kept
 from tpullm.tokenizer.byte_pairs import byte_letters
 from tpullm.tokenizer.chat_template import (
     CLOSE,
@@ -78,13 +78,20 @@ class PublishedTokenizer:
             raise UserError(f"{folder}: the files of its tokenizer can't be read ({why}); fetch them again") from None
 
     def _try(self) -> None:
-        """Have a child do first what this process will do."""
+        """Have a child do first what this process will do, unless one did so with the same files and the same code."""
+        import tokenizers
+
         names = ("tokenizer", "special_tokens_map", "tokenizer_config", "generation_config", "config")
         found = [path for name in names if (path := self.folder / f"{name}.json").exists()]
         content = hash_json({path.name: hash_file(path) for path in found if check_file(path) <= MOST_BYTES})
-        if content not in _TRIED:
+
+        def check() -> bytes:
             with contextlib.closing(Limited()) as child:
                 child.call(f"{self.folder}/tokenizer.json", "tpullm.tokenizer.trial:check", str(self.folder))
+            return b""
+
+        if content not in _TRIED:
+            kept("tokenizers", [content, tokenizers.__version__, hash_code(__file__)], check)
             _TRIED.add(content)
 
     def _understand(self, described: dict, template: str | None) -> None:

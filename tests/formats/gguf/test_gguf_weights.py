@@ -14,7 +14,7 @@ import pytest
 from tests.formats.gguf.small_gguf import KNOWN, QUICK, config_of, model, planned, tokenizer, write
 from tests.formats.test_gguf_doctor import HOSTILE, rewritten
 from tpullm.cli.main import main
-from tpullm.engine.session import load_session
+from tpullm.engine.session import load_session, parameter_targets, place_array
 from tpullm.formats.gguf import configs, reading, weights
 from tpullm.formats.gguf.architectures import ARCHITECTURES
 from tpullm.formats.gguf.layout import Layout
@@ -24,9 +24,12 @@ from tpullm.formats.huggingface import tensors
 from tpullm.formats.published import fill, published
 from tpullm.model.architecture import Architecture
 from tpullm.model.attention.rope import scaled_frequencies
+from tpullm.model.mesh import make_mesh
 from tpullm.model.packed import Packed, is_packed
+from tpullm.model.packing import packed_params
 from tpullm.recipe.schema import RopeScaling
 from tpullm.system.errors import UserError
+from tpullm.system.process.limited import Limited
 
 V = 320
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in KNOWN if name not in QUICK]
@@ -305,3 +308,40 @@ def test_a_model_in_use_on_a_cpu_keeps_the_codes_of_a_file(kind, small_tokenizer
         np.testing.assert_array_equal(own.T if key == "embedding" else own, wanted[key], key)
         bits = 8 * sum(of.nbytes for of in jax.tree.leaves(leaf)) / wanted[key].size
         assert bits == 8.5 if kind == "q8_0" or key == "embedding" else bits == 4.5, key
+
+
+def test_matrices_are_packed_as_they_are_read(small_tokenizer, tmp_path):
+    """With the same bytes as whole parameters that are packed later; none of these is placed on a device before."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = config_of("llama-3.2 tied", vocab_size=V, head_dim=32, **sizes)
+    write(tmp_path / "small.gguf", config, small_tokenizer, "q4_1")
+    found = published(tmp_path / "small.gguf")
+    architecture, mesh = Architecture(found.config), make_mesh({})
+    targets, placed = parameter_targets(architecture, mesh, jax.numpy.dtype("bfloat16")), []
+
+    def filled(packs):
+        with found.weights() as source, jax.set_mesh(mesh):
+            place = lambda array, target: placed.append(array) or place_array(array, target)  # noqa: E731
+            return fill(source, targets, architecture.axes, place, lambda size: None, packs)
+
+    with jax.set_mesh(mesh):
+        whole = packed_params(filled(False), architecture.axes)
+    placed.clear()
+    own = filled(True)
+    assert [is_packed(array) for array in placed].count(True) == 8  # seven matrices of all layers, and the embedding
+    assert jax.tree.structure(own) == jax.tree.structure(whole)
+    for one, other in zip(jax.tree.leaves(own), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_process_reads_a_head_from_what_the_first_has_kept_until_the_file_changes(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, calls, call = tmp_path / "a.gguf", [], Limited.call
+    file.write_bytes(good.read_bytes())
+    monkeypatch.setattr(Limited, "call", lambda self, *arguments: calls.append(1) or call(self, *arguments))
+    assert weights.head(file) == weights.head(file) == weights.head(file) and len(calls) == 1
+    file.write_bytes(good.read_bytes()[:1000])
+    for count in (2, 3):  # an error is not kept
+        with pytest.raises(UserError, match="broken or hostile"):
+            weights.head(file)
+        assert len(calls) == count

@@ -1,11 +1,13 @@
 """The weights of a GGUF file in our layout, one tensor at a time, dequantized by `gguf`."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from tpullm import tokenizer
 from tpullm.formats.gguf import configs, reading, tokenizer_files
 from tpullm.formats.gguf.architectures import ARCHITECTURES
 from tpullm.formats.gguf.layout import Layout, Tensor
@@ -13,6 +15,7 @@ from tpullm.formats.gguf.reading import GgufFile, GgufTensor
 from tpullm.formats.huggingface import tensors
 from tpullm.formats.huggingface.reading import DTYPES, Tree, some_names
 from tpullm.recipe.schema import ModelConfig
+from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
 
@@ -29,8 +32,15 @@ def head(path: Path) -> tuple[dict, list[GgufTensor]]:
     Raises:
         UserError: it is no GGUF file, it is broken, or we don't compute its model.
     """
-    with closing(Limited()) as child:
-        files, found = child.call(str(path), "tpullm.formats.gguf.weights:described", str(path))
+
+    def read() -> bytes:
+        with closing(Limited()) as child:
+            return json.dumps(child.call(str(path), "tpullm.formats.gguf.weights:described", str(path))).encode()
+
+    state = path.stat()
+    version = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    code = storage.hash_code(__file__, tokenizer.__file__)
+    files, found = json.loads(storage.kept("gguf", [str(path), version, code], read))
     return files, [GgufTensor(name, tuple(shape), *others) for name, shape, *others in found]
 
 

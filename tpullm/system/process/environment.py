@@ -25,7 +25,7 @@ from pathlib import Path
 from tpullm.system.cluster import place
 from tpullm.system.log import warn
 from tpullm.system.process import cores
-from tpullm.system.storage import cache_folder, make_private
+from tpullm.system.storage import cache_folder, make_private, shrink
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 MOST_BYTES = 1 << 30
@@ -147,18 +147,3 @@ def maintain() -> None:
         told.append(name)
 
     warnings.showwarning = remove_or_show
-
-
-def shrink(home: Path, most_bytes: int) -> None:
-    """Remove the least recently used entries until at most `most_bytes` are left."""
-    entries = []
-    for path in filter(Path.is_file, home.rglob("*")):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            # Of a last use; file systems may record one a day late.
-            entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-    for _, size, path in sorted(entries, reverse=True):
-        most_bytes -= size
-        if most_bytes < 0:
-            with contextlib.suppress(OSError):
-                path.unlink()

@@ -1,7 +1,8 @@
 """Files on local disks and on `gs://`: `from tpullm.system import storage; storage.write_json(...)`.
 
-paths.py: which of both a path is; folders, hashes. atomic.py: atomic writes. copies.py: local copies. foreign.py: names
-and files of others. mirror.py: files that grow. gcs.py: requests to `gs://`, imported only when one is needed.
+paths.py: which of both a path is; folders, hashes. atomic.py: atomic writes. copies.py: local copies. keep.py: what
+takes long to make. foreign.py: names and files of others. mirror.py: files that grow. gcs.py: requests to `gs://`,
+imported only when one is needed.
 """
 
 from tpullm.system.storage.atomic import (
@@ -27,8 +28,10 @@ from tpullm.system.storage.copies import (
     remove_unread_copies,
 )
 from tpullm.system.storage.foreign import check_file, inside, read_bounded
+from tpullm.system.storage.keep import kept, shrink
 from tpullm.system.storage.paths import (
     explain,
+    hash_code,
     hash_file,
     hash_json,
     is_remote,

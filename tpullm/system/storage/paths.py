@@ -73,6 +73,12 @@ def hash_file(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again, or remove it") from None
 
 
+def hash_code(*modules: str) -> str:
+    """SHA-256 of the files in the folders of some modules (their `__file__`), in hexadecimal."""
+    files = [file for module in modules for file in Path(module).parent.glob("*.*")]
+    return hash_json([hash_file(file) for file in sorted(files)])
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of `value` as canonical JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
