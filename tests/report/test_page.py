@@ -239,9 +239,12 @@ def test_what_only_some_runs_have(whole_text, changes, said):
 
 def test_answers_in_ones_own_words_are_judged_by_their_form_alone():
     few = {name: RESULTS[name] for name in ("base", "tuned", "answers")}
-    said, without = (Outline(page(full(results=few | more))).text for more in ({"rules": RULES}, {"answers": []}))
+    few["tuned"] = few["tuned"] | {"interval": [0.9, 0.99]}
+    made = [Outline(page(full(results=few | more, measured={}))) for more in ({"rules": RULES}, {"answers": []})]
+    said, without = (outline.text for outline in made)
     assert not re.search(r"right answers|wrong answers|are answered right", said)
     assert said.count("wrong") == without.count("wrong"), "a sentence has no mark"
+    assert ["measured" in outline.ids for outline in made] == [False, True], "nor are words of its own counted as right"
 
 
 def test_it_has_every_section_once_needs_no_network_has_both_themes_and_fits_a_phone():
@@ -335,6 +338,16 @@ def test_the_parameters_are_those_of_the_model(changes):
     legend = made.split("Where the parameters are.")[0].rpartition('class="legend"')[2]
     shown = re.findall(r'class="value">([\d,]+)<', legend)
     assert [int(value.replace(",", "")) for value in shown] == expected
+
+
+def test_the_drawing_shows_the_next_token_of_a_text_that_the_tokenizer_knows():
+    text = ["The", " function", " opens", " the", " file"]
+    for splits, shown in (
+        ([[(piece, n) for n, piece in enumerate(text)]], text[:4]),
+        ([], ["今日", "は", "いい", "天気"]),
+    ):
+        drawing = page(full(splits=splits)).split('class="diagram"')[1].split("</svg>")[0]
+        assert re.findall(r'class="piece-text".*?>(.*?)<', drawing) == shown
 
 
 def test_gradients_are_drawn_by_layer_if_the_log_has_their_norms():

@@ -109,9 +109,10 @@ def transformer(data: RunData) -> Section:
         from tpullm.report.pictures import attention_html
 
         picture = attention_html(tokens, np.asarray(weights), data.language)
+    pieces = [piece for piece, _ in data.splits[0][:4]] if data.splits else ["今日", "は", "いい", "天気"]
     return {
-        "tokens": _word_chips([piece for piece, _ in data.splits[0][:3]] if data.splits else ["今日", "は", "いい"]),
-        "guesses": _word_chips(["天気", "日", "本"]),
+        "tokens": _word_chips(pieces[:-1]),
+        "next": _word_chips(pieces[-1:]),
         "attention": c.layers * 2 * c.width * c.head_width * (c.heads + c.kv_heads),
         "feed_forward": c.layers * layer * (max(c.experts, 1) + c.shared_experts),
         "tables": c.vocabulary_size * c.width * (1 if c.tied_embeddings else 2),

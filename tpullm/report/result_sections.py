@@ -141,9 +141,7 @@ def finetune(data: RunData) -> Section:
     if tuned is None and not data.tuned and not answers:
         return None
     rules = data.results.get("rules") or {}
-    if (
-        rules
-    ):  # answers in the model's own words: hardly one is the expected one word for word, so form is what is shown
+    if rules:  # answers in the model's own words: hardly one is the expected one, so form is what is shown
         base = tuned = None
         answers = [{**answer, "right": None} for answer in answers]
     right = [answer for answer in answers if answer.get("right")]
@@ -240,7 +238,9 @@ def export(data: RunData) -> Section:
 def measured(data: RunData) -> Section:
     """The recipe's own questions and each task, with the scores before and after training."""
     text, own = data.language, []
-    for key, when in {"base": text("before tuning"), "tuned": text("after tuning")}.items():
+    # Answers in the model's own words have rules for their form instead (`finetune`).
+    whens = {} if data.results.get("rules") else {"base": text("before tuning"), "tuned": text("after tuning")}
+    for key, when in whens.items():
         share, interval = finite_number(data.results, key, "accuracy"), nested_value(data.results, key, "interval")
         if share is not None and interval:
             own.append((when, text("by writing"), percent(share), _interval_in_words(text, interval)))
