@@ -8,6 +8,7 @@ import re
 
 import gguf
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -102,8 +103,16 @@ def test_each_type_is_read_as_gguf_dequantizes_it(good, kind, tmp_path):
     ((key, place, part),) = source.parts_of(model(config)[0].shapes, {}, lambda size: None)
     assert (key, place) == ("layers.mlp.up.weight", (1,)) and np.isfinite(wanted).all()
     np.testing.assert_array_equal(part, wanted.T)
-    wanted_type = {"F16": "float16", "BF16": "bfloat16"}.get(kind, "float32")
-    assert source.types({}, {})["layers.mlp.up.weight"].name == wanted_type
+    stored = source.types({}, {})["layers.mlp.up.weight"]
+    assert stored.name == {"F16": "float16", "BF16": "bfloat16", "MXFP4": "bfloat16"}.get(kind, "float32")
+    np.testing.assert_array_equal(part.astype(stored), part)
+
+
+def test_every_number_of_mxfp4_is_one_of_bfloat16():
+    codes = np.arange(16, dtype=np.uint8)
+    blocks = np.stack([np.insert(codes | codes << 4, 0, scale) for scale in range(255)])  # 255 is NaN
+    found = gguf.dequantize(blocks, gguf.GGMLQuantizationType.MXFP4)
+    np.testing.assert_array_equal(found.astype(ml_dtypes.bfloat16).astype(np.float32), found)
 
 
 def shapes_and_axes(config):

@@ -19,6 +19,9 @@ from tpullm.system import storage
 from tpullm.system.errors import UserError
 from tpullm.system.process.limited import Limited
 
+# Of MXFP4 a number is one of 16 times a power of 2. Other quantized types need more digits than 16 bits have: their
+# scale has up to 11, times a code of 3 to 8, and a minimum is taken off.
+_STORED = DTYPES | {"MXFP4": DTYPES["BF16"]}
 KEPT = {"Q8_0": "int8", "Q4_0": "int4"}  # types whose codes are multiplied with as they are
 
 
@@ -61,7 +64,7 @@ class GgufWeights(nullcontext):
         self.size = sum(tensor.size for tensor in found)
 
     def types(self, shapes: Tree, axes: Tree) -> dict[str, np.dtype]:
-        """See `Weights`; it is float32 where the tensors are quantized or of several types."""
+        """See `Weights`; the type that holds every number of the file, float32 if the tensors are of several types."""
         import gguf
 
         found: dict[str, set[str]] = {}
@@ -74,7 +77,7 @@ class GgufWeights(nullcontext):
                 raise UserError(f"{self._file.path}: {why}; use a file of another type") from None
             for key in tensor.ours:
                 found.setdefault(key, set()).add(kind.name)
-        return {key: DTYPES.get("+".join(kinds), DTYPES["F32"]) for key, kinds in found.items()}
+        return {key: _STORED.get("+".join(kinds), DTYPES["F32"]) for key, kinds in found.items()}
 
     def _checked(self, shapes: Tree, axes: Tree) -> tuple[Layout, list[tuple[Tensor, GgufTensor]]]:
         """Every tensor is used once and every parameter is set once; else a `UserError`."""
