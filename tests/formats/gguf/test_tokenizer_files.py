@@ -261,6 +261,15 @@ def test_pairs_of_characters_join_bytes_for_what_is_no_token(of_scores):
     assert spaced.begin == [0]
 
 
+def test_a_pair_that_begins_like_a_comment_of_old_merges_is_joined_too(tmp_path):
+    pieces = ["</s>", *"#versionx", "#version", "#versionx"]
+    pieces += ["#version"[:end] for end in range(2, 8)]
+    scores = [0.0] * 256 + [float(len(piece)) for piece in pieces]
+    read = settings("llama", pieces, [CONTROL], scores=scores, bos_token_id=256, add_space_prefix=False)
+    made = published(tmp_path, read)
+    assert [made.piece(token) for token in made.encode("#versionx")] == ["#versionx"]
+
+
 def test_phi_3_takes_white_space_away_after_its_special_tokens(tmp_path):
     pieces = ["</s>", "<s>", "<|user|>", "a", "▁", "▁a"]
     read = settings("llama", pieces, [CONTROL] * 3, scores=[0.0] * 262, add_space_prefix=False, unknown_token_id=0)

@@ -153,7 +153,7 @@ class _Reader:
                 found[left, right] = None
         return [[left, right] for left, right in found]
 
-    def _merges_of_scores(self) -> list[list[str]]:
+    def _merges_of_scores(self) -> list:
         """The pairs that make a token, by the scores of the tokens."""
         scores = self._list("scores", int, float, size=len(self._texts)) or [0.0] * len(self._texts)
         if not all(map(math.isfinite, scores)):
@@ -162,12 +162,14 @@ class _Reader:
         all_tokens = zip(self._texts, self._kinds, scores, strict=True)
         score_of = {text: score for text, kind, score in all_tokens if kind not in apart and " " not in text}
         order = sorted(sorted(score_of, key=len, reverse=True), key=score_of.__getitem__, reverse=True)
-        return [
-            [left, right]
+        pairs = [
+            f"{left} {right}"
             for text in order
             for cut in range(len(text) - 1, 0, -1)
             if (left := text[:cut]) in score_of and (right := text[cut:]) in score_of
         ]
+        # Texts are read in two thirds of the time of lists, but the library leaves out the one that begins like this.
+        return [pair.split(" ") for pair in pairs] if any(pair.startswith("#version") for pair in pairs) else pairs
 
     def _template(self, begin: str) -> str | None:
         """The chat template. llama.cpp puts the first token before what a template shows, if the template lacks it."""
