@@ -5,10 +5,12 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.engine.chain import continued, emitted_by, prompt
+from tpullm.engine import forward
 from tpullm.engine.cache import CHUNK, Cache, Piece
 from tpullm.engine.engine import Engine
 from tpullm.engine.generation import decode_batch
@@ -16,12 +18,14 @@ from tpullm.engine.guesses import Lookup
 from tpullm.engine.request import Request
 from tpullm.evaluation.scoring import log_probabilities, next_log_probabilities
 from tpullm.model.architecture import Architecture
+from tpullm.model.attention.cpu import attend_to_slots
 from tpullm.recipe.sampling import GREEDY, Sampling
 from tpullm.recipe.schema import ModelConfig
 
 
-def made(session, context):
-    config = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, context_length=context, windows=(CHUNK + 1,))
+def made(session, context, **sizes):
+    sizes = {"width": 32, "heads": 4, "kv_heads": 2} | sizes
+    config = ModelConfig(layers=1, context_length=context, windows=(CHUNK + 1,), **sizes)
     architecture = Architecture(config.resolved(session.tokenizer.vocabulary_size))
     with jax.set_mesh(session.mesh):
         init = jax.jit(architecture.init, out_shardings=architecture.shardings(session.mesh))
@@ -62,6 +66,31 @@ def test_texts_are_those_of_the_full_forward_and_have_the_same_bits_alone_and_am
     np.testing.assert_allclose([value for _, value in together[2][0].top], np.sort(logps_V)[:-3:-1], atol=1e-3)
     expected = log_probabilities(one, [[*asked[2].ids, *found[2]]])[0][-4:]
     np.testing.assert_allclose([token.log_probability for token in together[2]], expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_cpu_attends_by_code_of_its_own_in_bfloat16(session, monkeypatch):
+    """The likelihoods of the full forward pass, but for the roundings of bfloat16."""
+    one, asked_of = dataclasses.replace(made(session, 96, width=64, heads=2), dtype=jnp.dtype("bfloat16")), []
+    monkeypatch.setattr(forward, "attend_to_slots", lambda *of: asked_of.append(of) or attend_to_slots(*of))
+    engine = Engine(one, 4, reproducible=True)
+    asked = [Request(prompt(length, length), 4, GREEDY) for length in (3, CHUNK + 1, 2 * CHUNK + 3)]
+    together = emitted_by(engine, asked)
+    assert asked_of and together == [emitted_by(engine, [request])[0] for request in asked]
+    for request, tokens in zip(asked, together, strict=True):
+        ids = [*request.ids, *(token.id for token in tokens[:-1])]
+        wanted = float(next_log_probabilities(one, [ids])[0][tokens[-1].id])
+        assert tokens[-1].log_probability == pytest.approx(wanted, abs=0.05)
+
+
+def test_rows_without_a_text_are_zeros(small):
+    one, _ = small
+    new_BT3 = np.array([[[5, 3, 0]], [[5, 3, -1]]], np.int32)
+    with jax.set_mesh(one.mesh):
+        put = lambda array: jax.device_put(array, jax.NamedSharding(one.mesh, jax.P(*[None] * array.ndim)))  # noqa: E731
+        arguments = one.architecture, one.params, put(new_BT3), put(np.zeros(2, np.int32))
+        text, nothing = np.asarray(forward.embed_new(*arguments, dtype=jnp.float32))
+    assert np.abs(text).min() > 0 and not nothing.any()
 
 
 def test_the_tokens_of_a_prompt_are_told_with_the_log_probabilities_of_one_forward_pass(small):

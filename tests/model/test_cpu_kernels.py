@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.training.small import mesh
-from tpullm.model import cpu_kernels, packing
+from tpullm.model import cpu_code, cpu_kernels, packing
 
 
 def test_a_second_process_compiles_no_kernel_and_has_the_same_bits(tmp_path, monkeypatch):
     """A second process has nothing of the first but the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled, registered, compile_one, register = [], [], cpu_kernels._compiled, jax.ffi.register_ffi_target
-    monkeypatch.setattr(cpu_kernels, "_compiled", lambda text: compiled.append(text) or compile_one(text))
+    compiled, registered, compile_one, register = [], [], cpu_code._compiled, jax.ffi.register_ffi_target
+    monkeypatch.setattr(cpu_code, "_compiled", lambda text: compiled.append(text) or compile_one(text))
 
     def registered_anew(name, *others, **named):
         registered.append(f"{name}_{len(registered)}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.model import cpu_kernels, packed, packing, quantized
+from tpullm.model import cpu_code, cpu_kernels, packed, packing, quantized
 
 MATRICES = {  # shape, logical axes, the last input, which is what blocks of scales are along; two layers
     "query": ((2, 192, 3, 32), ("layers", "embed", "heads", "head"), -3, "btd,dnh->btnh"),
@@ -46,8 +46,8 @@ compile_kernel = cpu_kernels.target_name.__wrapped__
 @functools.cache
 def plain_loops(*of):
     """The kernel of a processor that lacks instructions for short types."""
-    machine, _ = cpu_kernels._processor()
-    with mock.patch.object(cpu_kernels, "_processor", lambda: (machine, {})):
+    machine, _ = cpu_code.processor()
+    with mock.patch.object(cpu_code, "processor", lambda: (machine, {})):
         return compile_kernel(*of, "plain")
 
 
@@ -83,7 +83,7 @@ def test_products_are_those_of_rounded_rows(name, kind, compiled):
     with jax.set_mesh(mesh()):
         numbers, found = made(name, kind)
         x = np.random.default_rng(4).standard_normal((13, 1, *found.inputs)).astype(np.float32)
-        x[3, 0] = 0
+        x[[0, 3, 8, 12], 0] = 0  # rows at the beginning, the middle and the end of those that are multiplied together
         layer = jax.tree.map(lambda leaf: leaf[1], found)
         multiply = jax.jit(lambda layer, x: layer.matmul(x, jax.P()))
         out, alone = np.asarray(multiply(layer, placed(x))), np.asarray(multiply(layer, placed(x[5:6])))
@@ -100,6 +100,18 @@ def test_products_are_those_of_rounded_rows(name, kind, compiled):
     assert out.dtype == np.float32 and out.shape == wanted.shape
     np.testing.assert_allclose(out, wanted, atol=2e-5)
     np.testing.assert_array_equal(out[5:6], alone)
+
+
+def test_rows_of_zeros_are_not_multiplied():
+    """But where they are among others: then they would be NaN, for the first weight is."""
+    with jax.set_mesh(mesh()):
+        weight = placed(np.full((1, 64, 16), np.nan, np.float32)).astype(jnp.bfloat16)
+        found = packing.packed_params({"weight": weight}, {"weight": ("layers", "embed", "mlp")})["weight"]
+        x = np.zeros((12, 1, 64), np.float32)
+        x[[2, 3, 9]] = 1
+        layer = jax.tree.map(lambda leaf: leaf[0], found)
+        out = np.asarray(jax.jit(lambda layer, x: layer.matmul(x, jax.P()))(layer, placed(x)))[:, 0]
+    assert np.isnan(out).all(axis=1).tolist() == [2 <= n < 10 for n in range(12)] and (out[[0, 1, 10, 11]] == 0).all()
 
 
 @pytest.mark.parametrize("weights", ["", "int8"])

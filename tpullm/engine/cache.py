@@ -289,7 +289,7 @@ class Cache:
             chosen_B: the tokens that the step before chose for the same rows, in the place of `UNSEEN`; None: of none.
         """
         used, nowhere = [group for group, slots in enumerate(step) if slots], max(slots for _, slots in self.sizes)
-        tokens_BT3 = np.array([[(0, nowhere, 1)] * count for _ in self.rows(step)], np.int32)
+        tokens_BT3 = np.array([[(0, nowhere, -1)] * count for _ in self.rows(step)], np.int32)
         for n, row in enumerate(self.rows(step)):
             if each := tokens.get(row):
                 tokens_BT3[n, : len(each)] = each

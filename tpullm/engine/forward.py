@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpullm.engine.sampling import choose
+from tpullm.model.attention.cpu import attend_to_slots, can_attend
 from tpullm.model.attention.plain import attend
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import last_hidden
@@ -139,13 +140,14 @@ def embed_new(architecture, params, tokens_BT3, chosen_B, *, dtype) -> jax.Array
 
     Args:
         tokens_BT3: of each row its tokens, their positions (one that its blocks do not have is no token), and how long
-            the text may become.
+            the text may become, or -1 if there is none.
         chosen_B: of each row the token in the place of `UNSEEN`.
     """
-    tokens_BT, positions_BT, _ = _new_tokens(tokens_BT3)
-    chosen_B1 = jax.reshard(chosen_B[:, None], RULES.spec("batch", "time"))
+    tokens_BT, positions_BT, longest_B = _new_tokens(tokens_BT3)
+    chosen_B1, longest_B1 = jax.reshard((chosen_B[:, None], longest_B[:, None]), RULES.spec("batch", "time"))
     tokens_BT = jnp.where(tokens_BT == UNSEEN, chosen_B1, tokens_BT)
-    return architecture.model(params).embed(tokens_BT, positions_BT, dtype)
+    x_BTD = architecture.model(params).embed(tokens_BT, positions_BT, dtype)
+    return jnp.where(longest_B1[:, :, None] < 0, 0, x_BTD)  # on a CPU, rows of zeros cost no matmuls
 
 
 @partial(jax.jit, static_argnames=("architecture", "kinds"), donate_argnames=("groups", "x_BTD"))
@@ -212,14 +214,20 @@ def _extend_layers(model, layers, kinds, groups, x_BTD, positions_BT, longest_B,
                 slots_RT = part(slots_BT)
                 group.write(layer, jnp.arange(rows)[:, None], _replicated(slots_RT), part(k_BKTH), part(v_BKTH))
                 parts, masks_RTS = group.parts(layer), _visible_slots(slots_RT, group.slots, window)
+                # Each token by itself: it has the same bits with and without the others.
+                tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
                 if prompts is not None:
                     P = prompts.block.slots
                     before_BTP = _visible_slots(positions_BT, P, window) & (jnp.arange(P) < lengths_B1[:, :, None])
                     masks_RTS = jnp.concatenate([before_BTP, masks_RTS], axis=2)
                     parts = [(prompts.block.keys[layer], prompts.block.values[layer]), *parts]
-                # Each token by itself: it has the same bits with and without the others.
-                tokens, q_RTNH = [slice(n, n + 1) for n in range(q_BTNH.shape[1])], part(q_BTNH)
-                each = [_attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N) for one in tokens]
+                own = prompts is None and not softcap and sinks_N is None and can_attend(q_RTNH, parts)
+                each = [
+                    attend_to_slots(q_RTNH[:, one], parts, slots_RT[:, one], window)
+                    if own
+                    else _attend_to_blocks(q_RTNH[:, one], parts, masks_RTS[:, one], softcap, sinks_N)
+                    for one in tokens
+                ]
                 found.append(each[0] if len(each) == 1 else jnp.concatenate(each, axis=1))
             if len(found) == 1:
                 return found[0]

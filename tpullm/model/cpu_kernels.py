@@ -4,34 +4,22 @@ A step of decoding waits for the bytes of the weights. XLA for a CPU reads them 
 dequantizes a matrix to memory before it multiplies it (docs/design/decoding-on-a-cpu.md has the figures). Here each
 number is read once, in the order in which it lies in memory (`packed.py`), and is used for up to 8 rows.
 
-`llvmlite` compiles the text below. A handler is an XLA FFI handler in C's calling convention; the offsets of its
-arguments are those of `xla/ffi/api/c_api.h`. Integers: a row is rounded to 8 bits with a scale for each block, as
-llama.cpp does it, and 4 products of a byte each are summed by one instruction (`vpdpbusd`), which takes the weights
-without a sign: so they are stored plus 128 (or 8), and that times the sum of the row's block is subtracted first.
-bfloat16: two products at a time (`vdpbf16ps`). A processor without these instructions gets loops of the same results.
+Integers: a row is rounded to 8 bits with a scale for each block, as llama.cpp does it, and 4 products of a byte each
+are summed by one instruction (`vpdpbusd`), which takes the weights without a sign: so they are stored plus 128 (or 8),
+and that times the sum of the row's block is subtracted first. bfloat16: two products at a time (`vdpbf16ps`). A
+processor without these instructions gets loops of the same results.
+
+Rows of zeros are not multiplied. So rows of the cache that no text has cost nothing here.
 """
 
-import ctypes
-from functools import cache, partial
+from functools import cache
 
-import jax
-import llvmlite
-import llvmlite.binding as llvm
-
+from tpullm.model import cpu_code
+from tpullm.model.cpu_code import Text
 from tpullm.model.platform import LANES
-from tpullm.system import storage
 
 _ROWS = (8, 4, 2, 1)  # rows that share what is read of a tile
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
-
-
-@cache
-def _processor() -> tuple[llvm.TargetMachine, dict[str, bool]]:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    features, target = llvm.get_host_cpu_features(), llvm.Target.from_default_triple()
-    name = llvm.get_host_cpu_name()
-    return target.create_target_machine(cpu=name, features=features.flatten(), opt=3), dict(features)
 
 
 @cache
@@ -49,84 +37,28 @@ def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> st
     `[M, K / block]`.
     """
     name = f"{prefix}_matmul_{bits}_{block}_{'half' if half else 'float'}"
-    machine, features = _processor()
-    text = _module(name, bits, block, half, features)
-    key = [text, llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    code = storage.kept("kernels", key, partial(_compiled, text))
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _ENGINES.append(engine)
-    handler = jax.ffi.pycapsule(ctypes.c_void_p(engine.get_function_address(name)))
-    jax.ffi.register_ffi_target(name, handler, platform="cpu")
-    return name
-
-
-def _compiled(text: str) -> bytes:
-    """The object file of a module."""
-    machine, module = _processor()[0], llvm.parse_assembly(text)
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(module, passes)
-    return machine.emit_object(module)
-
-
-_ENGINES: list[llvm.ExecutionEngine] = []  # they own the code that XLA calls
-
-
-class _Text:
-    """Lines of LLVM's language; `set` names the result of an instruction."""
-
-    def __init__(self):
-        self.lines: list[str] = []
-
-    def __call__(self, line: str) -> None:
-        self.lines.append(line)
-
-    def set(self, value: str) -> str:
-        name = f"%v{len(self.lines)}"
-        self(f"{name} = {value}")
-        return name
-
-    def load(self, kind: str, base: str, index: str | int, align: int = 1) -> str:
-        """The value number `index` of its type after `base`."""
-        return self.set(f"load {kind}, ptr {self.at(kind, base, index)}, align {align}")
-
-    def at(self, kind: str, base: str, index: str | int) -> str:
-        return self.set(f"getelementptr {kind}, ptr {base}, i64 {index}")
-
-    def splat(self, kind: str, value: str | int, count: int = LANES) -> str:
-        """A vector of equal values."""
-        one = self.set(f"insertelement <{count} x {kind}> poison, {kind} {value}, i32 0")
-        return self.set(
-            f"shufflevector <{count} x {kind}> {one}, <{count} x {kind}> poison, <{count} x i32> zeroinitializer"
-        )
-
-    def every(self, kind: str, vector: str, first: int, step: int) -> str:
-        """Every `step`-th of the values of a vector, as 16."""
-        count, places = LANES * step, ", ".join(f"i32 {step * n + first}" for n in range(LANES))
-        whole = f"<{count} x {kind}> {vector}, <{count} x {kind}> poison"
-        return self.set(f"shufflevector {whole}, <{LANES} x i32> <{places}>")
+    return cpu_code.register(name, _module(name, bits, block, half, cpu_code.processor()[1]))
 
 
 def _module(name: str, bits: int, block: int, half: bool, features: dict[str, bool]) -> str:
     fast = features.get("avx512bf16" if bits == 16 else "avx512vnni", False)
     declared = [
         "declare i64 @llvm.umin.i64(i64, i64)",
-        "declare <16 x float> @llvm.fmuladd.v16f32(<16 x float>, <16 x float>, <16 x float>)",
+        "declare i32 @llvm.vector.reduce.or.v16i32(<16 x i32>)",
+        "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
+        cpu_code.FUSED,
         f"declare <{block} x float> @llvm.fabs.v{block}f32(<{block} x float>)",
         f"declare <{block} x float> @llvm.rint.v{block}f32(<{block} x float>)",
         f"declare float @llvm.vector.reduce.fmax.v{block}f32(<{block} x float>)",
         f"declare i32 @llvm.vector.reduce.add.v{block}i32(<{block} x i32>)",
     ]
     if fast and bits == 16:
-        declared.append(
-            "declare <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512(<16 x float>, <32 x bfloat>, <32 x bfloat>)"
-        )
+        declared.append(cpu_code.TWO_PRODUCTS)
     elif fast:
         declared.append("declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <64 x i8>, <64 x i8>)")
     rows = [_rows(count, bits, block, half, fast) for count in _ROWS]
     return "\n".join(
-        [*declared, *([] if bits == 16 else [_rounding(bits, block)]), *rows, _handler(name, bits, block, half)]
+        [*declared, *([] if bits == 16 else [_rounding(bits, block)]), *rows, _ZEROS, _handler(name, bits, block, half)]
     )
 
 
@@ -171,7 +103,7 @@ end:
 
 def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
     """Some rows times the tiles from `%begin` to `%end`. A step of the inner loop reads a block of inputs."""
-    text = _Text()
+    text = Text()
     names = ("x", "scales", "sums", "codes", "of_codes", "out")
     pointers = ", ".join(f"ptr noalias %{name}" for name in names)
     sizes = ", ".join(f"i64 %{name}" for name in ("K", "N", "begin", "end"))
@@ -192,7 +124,7 @@ def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
         weights = text.set(f"load <32 x bfloat>, ptr {codes}, align 4")
         for r in range(count):
             x = text.set(f"bitcast <16 x i32> {text.splat('i32', text.load('i32', '%x', own[r]))} to <32 x bfloat>")
-            text(f"%new{r} = {_two_products(text, f'%old{r}', weights, x, fast)}")
+            text(f"%new{r} = {text.two_products(f'%old{r}', weights, x, fast)}")
     else:
         sums = [text.splat("i32", text.load("i32", "%sums", own[r])) for r in range(count)]
         x = [text.at("i8", "%x", text.set(f"mul i64 {own[r]}, {block}")) for r in range(count)]
@@ -220,7 +152,7 @@ def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
     return "\n".join(text.lines)
 
 
-def _fours(text: _Text, codes: str, bits: int, block: int):
+def _fours(text: Text, codes: str, bits: int, block: int):
     """The weights of 4 inputs and 16 outputs, one byte each, and which four of the block they are."""
     if bits == 8:
         for n in range(block // 4):
@@ -236,7 +168,7 @@ def _fours(text: _Text, codes: str, bits: int, block: int):
         yield first + 4, text.set(f"and <64 x i8> {text.set(f'bitcast <32 x i16> {wide} to <64 x i8>')}, {low}")
 
 
-def _four_products(text: _Text, sums: str, weights: str, four: str, fast: bool) -> str:
+def _four_products(text: Text, sums: str, weights: str, four: str, fast: bool) -> str:
     """Sums plus 4 products of each of the 16 outputs."""
     x = text.set(f"bitcast <16 x i32> {four} to <64 x i8>")
     if fast:
@@ -249,65 +181,74 @@ def _four_products(text: _Text, sums: str, weights: str, four: str, fast: bool) 
     return sums
 
 
-def _two_products(text: _Text, total: str, weights: str, x: str, fast: bool) -> str:
-    """An instruction: the total plus 2 products of each of the 16 outputs."""
-    if fast:
-        operands = f"<16 x float> {total}, <32 x bfloat> {weights}, <32 x bfloat> {x}"
-        return f"call <16 x float> @llvm.x86.avx512bf16.dpbf16ps.512({operands})"
-    for n in range(2):
-        both = (text.every("bfloat", of, n, 2) for of in (weights, x))
-        left, right = (text.set(f"fpext <16 x bfloat> {of} to <16 x float>") for of in both)
-        operands = f"<16 x float> {left}, <16 x float> {right}, <16 x float> {total}"
-        added = f"call <16 x float> @llvm.fmuladd.v16f32({operands})"
-        total = text.set(added) if n == 0 else total
-    return added
+_ZEROS = """
+define private i1 @zeros(ptr %row, i64 %parts) {
+begin:
+  br label %part
+part:
+  %n = phi i64 [ 0, %begin ], [ %next, %part ]
+  %at = getelementptr <16 x i32>, ptr %row, i64 %n
+  %words = load <16 x i32>, ptr %at, align 4
+  %any = call i32 @llvm.vector.reduce.or.v16i32(<16 x i32> %words)
+  %zeros = icmp eq i32 %any, 0
+  %next = add i64 %n, 1
+  %left = icmp ult i64 %next, %parts
+  %more = and i1 %zeros, %left
+  br i1 %more, label %part, label %end
+end:
+  ret i1 %zeros
+}"""
 
 
 def _handler(name: str, bits: int, block: int, half: bool) -> str:
-    """The function that XLA calls with a frame; the first time to ask for the version of its interface."""
-    text = _Text()
-    text(f"define ptr @{name}(ptr %frame) {{\nbegin:")
-    extension = text.load("ptr", "%frame", 1)
-    text(f"%asked = icmp ne ptr {extension}, null\nbr i1 %asked, label %version, label %run\nversion:")
-    answer = text.load("ptr", extension, 3)
-    text(f"store i64 {1 << 32}, ptr {text.at('i64', answer, 3)}")  # version 0.1
-    text(f"store i32 0, ptr {text.at('i64', answer, 4)}\nret ptr null\nrun:")
+    """The function that XLA calls. Rows of zeros, which are of no text, are not multiplied."""
+    text = Text()
+    text.handler(name, {"%used": "i64", "%row": "i64"})
+    begin, end = text.attribute(0), text.attribute(1)
+    x, codes, out = text.data(text.argument(0)), text.data(text.argument(1)), text.data(text.result(0))
+    rows, inputs = (text.size(text.argument(0), axis) for axis in range(2))
+    outputs, blocks = text.size(text.result(0), 1), text.whole("udiv", inputs, block)
+    bytes_of_row = text.whole("mul", inputs, 2 if bits == 16 else 4)
 
-    buffers = [text.load("ptr", text.load("ptr", "%frame", 9), n) for n in range(2 if bits == 16 else 3)]
-    results = [text.load("ptr", text.load("ptr", "%frame", 14), n) for n in range(1 if bits == 16 else 4)]
-    data = lambda buffer: text.load("ptr", buffer, 3)  # noqa: E731
-    size = lambda buffer, axis: text.load("i64", text.load("ptr", buffer, 5), axis)  # noqa: E731
-    attributes = text.load("ptr", "%frame", 20)
-    begin, end = (text.load("i64", text.load("ptr", text.load("ptr", attributes, n), 1), 0) for n in range(2))
-    rows, inputs, outputs = size(buffers[0], 0), size(buffers[0], 1), size(results[0], 1)
-    blocks, codes = text.set(f"udiv i64 {inputs}, {block}"), data(buffers[1])
-    x, out, scales, sums, of_codes = data(buffers[0]), data(results[0]), "null", "null", "null"
+    def has_zeros(row: str) -> str:
+        own, parts = text.at("i8", given, text.whole("mul", row, bytes_of_row)), text.whole("udiv", bytes_of_row, 64)
+        return text.set(f"call i1 @zeros(ptr {own}, i64 {parts})")
+
+    given, scales, sums, of_codes = x, "null", "null", "null"
+    text("store i64 0, ptr %used")
+    with text.loop(0, rows) as row:
+        zeros, before, after = has_zeros(row), text.load("i64", "%used"), text.whole("add", row, 1)
+        text(f"store i64 {text.set(f'select i1 {zeros}, i64 {before}, i64 {after}')}, ptr %used")
+    out_bytes = text.whole("mul", text.whole("mul", rows, outputs), 4)
+    text(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {out_bytes}, i1 false)")
+    rows = text.load("i64", "%used")
     if bits < 16:
-        of_codes = data(buffers[2])
-        source, (x, scales, sums) = x, (data(result) for result in results[1:])
-        every = text.set(f"mul i64 {rows}, {blocks}")
-        text(f"call void @round(ptr {source}, ptr {x}, ptr {scales}, ptr {sums}, i64 {every})")
+        of_codes = text.data(text.argument(2))
+        x, scales, sums = (text.data(text.result(n)) for n in range(1, 4))
+        every = text.whole("mul", rows, blocks)
+        text(f"call void @round(ptr {given}, ptr {x}, ptr {scales}, ptr {sums}, i64 {every})")
     # Some tiles at a time, which stay in the cache while all rows are multiplied with them.
-    tile_bytes = text.set(f"mul i64 {blocks}, {LANES * block * bits // 8}")
-    some = text.set(f"add i64 {text.set(f'udiv i64 {_CACHED_BYTES}, {tile_bytes}')}, 1")
-    text("br label %tiles\ntiles:")
-    text(f"%tile = phi i64 [ {begin}, %run ], [ %tiles_end, %tiles_done ]")
-    ahead = text.set(f"add i64 %tile, {some}")
-    text(f"%tiles_end = call i64 @llvm.umin.i64(i64 {ahead}, i64 {end})")
-    tiles_out = text.at("float", out, text.set(f"mul i64 {text.set(f'sub i64 %tile, {begin}')}, {LANES}"))
-    before, row = "tiles", "0"
-    for count in _ROWS:
-        text(f"br label %ask{count}\nask{count}:")
-        text(f"%row{count} = phi i64 [ {row}, %{before} ], [ %next{count}, %do{count} ]")
-        text(f"%next{count} = add i64 %row{count}, {count}\n%fits{count} = icmp ule i64 %next{count}, {rows}")
-        text(f"br i1 %fits{count}, label %do{count}, label %past{count}\ndo{count}:")
-        own = [text.set(f"mul i64 %row{count}, {of}") for of in (inputs, blocks, outputs)]
-        parts = [text.at("bfloat" if bits == 16 else "i8", x, own[0]), "null", "null", codes, of_codes]
-        parts[1:3] = parts[1:3] if bits == 16 else [text.at("float", of, own[1]) for of in (scales, sums)]
-        pointers = ", ".join(f"ptr {part}" for part in [*parts, text.at("float", tiles_out, own[2])])
-        text(f"call void @rows{count}({pointers}, i64 {inputs}, i64 {outputs}, i64 %tile, i64 %tiles_end)")
-        text(f"br label %ask{count}\npast{count}:")
-        before, row = f"past{count}", f"%row{count}"
-    text(f"br label %tiles_done\ntiles_done:\n%left = icmp ult i64 %tiles_end, {end}")
-    text("br i1 %left, label %tiles, label %end\nend:\nret ptr null\n}")
+    tile_bytes = text.whole("mul", blocks, LANES * block * bits // 8)
+    some = text.whole("add", text.whole("udiv", _CACHED_BYTES, tile_bytes), 1)
+    with text.loop(begin, end, some) as tile:
+        ahead = text.whole("add", tile, some)
+        tiles_end = text.set(f"call i64 @llvm.umin.i64(i64 {ahead}, i64 {end})")
+        tiles_out = text.at("float", out, text.whole("mul", text.whole("sub", tile, begin), LANES))
+        text("store i64 0, ptr %row\nbr label %next_rows\nnext_rows:")
+        row = text.load("i64", "%row")
+        left = text.whole("sub", rows, row)
+        text(f"%more = icmp sgt i64 {left}, 0\nbr i1 %more, label %look, label %done\nlook:")
+        text(f"br i1 {has_zeros(row)}, label %skip, label %ask{_ROWS[0]}\nskip:")
+        text(f"store i64 {text.whole('add', row, 1)}, ptr %row\nbr label %next_rows")
+        for count, fewer in zip(_ROWS, [f"ask{fewer}" for fewer in _ROWS[1:]] + ["done"], strict=True):
+            text(f"ask{count}:\n%fits{count} = icmp sge i64 {left}, {count}")
+            text(f"br i1 %fits{count}, label %do{count}, label %{fewer}\ndo{count}:")
+            own = [text.whole("mul", row, of) for of in (inputs, blocks, outputs)]
+            parts = [text.at("bfloat" if bits == 16 else "i8", x, own[0]), "null", "null", codes, of_codes]
+            parts[1:3] = parts[1:3] if bits == 16 else [text.at("float", of, own[1]) for of in (scales, sums)]
+            pointers = ", ".join(f"ptr {part}" for part in [*parts, text.at("float", tiles_out, own[2])])
+            text(f"call void @rows{count}({pointers}, i64 {inputs}, i64 {outputs}, i64 {tile}, i64 {tiles_end})")
+            text(f"store i64 {text.whole('add', row, count)}, ptr %row\nbr label %next_rows")
+        text("done:")
+    text("ret ptr null\n}")
     return "\n".join(text.lines)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpullm.model import cpu_kernels
 from tpullm.model.platform import LANES
 from tpullm.system.process import cores
 
@@ -64,8 +65,6 @@ class Packed:
 
     def matmul(self, x: jax.Array, out_spec) -> jax.Array:
         """`x` `[B, T, *inputs]` times the matrix, `[B, T, *outputs]` float32. Of integers, `x` is rounded to 8 bits."""
-        from tpullm.model import cpu_kernels  # imports LLVM, which only such a matmul needs
-
         half = self.scales is not None and self.scales.dtype == jnp.float16
         target = cpu_kernels.target_name(BITS[self.kind], self.block, half)
 

@@ -11,7 +11,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from tpullm.hardware.chips import of_kind
 from tpullm.model.mesh import abstract_device
 
-LANES = 16  # outputs that the kernels of `cpu_kernels` compute together: a tile of `packed`
+LANES = 16  # numbers in a vector of `cpu_code`; so many outputs are a tile of `packed`
 
 
 def target_platform() -> str:

@@ -90,7 +90,7 @@ def _joint_softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]
     if len(scores) == 1:
         return [jax.nn.softmax(scores[0], axis=-1)], jax.nn.logsumexp(scores[0], axis=-1, keepdims=True)
     rows = len(scores[0])
-    if _on_one_cpu() and rows < (least := max(-(-SMALL * rows // part.size) for part in scores)):
+    if on_one_cpu() and rows < (least := max(-(-SMALL * rows // part.size) for part in scores)):
         more = [jnp.zeros((least - rows, *part.shape[1:]), part.dtype) for part in scores]
         whole = [jnp.concatenate([jax.reshard(part, jax.P()), rest]) for part, rest in zip(scores, more, strict=True)]
         weights, total = _joint_softmax([jax.lax.optimization_barrier(part) for part in whole])
@@ -105,7 +105,7 @@ def _joint_softmax(scores: list[jax.Array]) -> tuple[list[jax.Array], jax.Array]
 def _attention_scores(q_BTKGH, k_BKSH):
     """Of each query and key, `[B, K, G, T, S]`; the keys may be those of prompts, with fewer rows."""
     B, T, K, G, H = q_BTKGH.shape
-    if _on_one_cpu() and len(k_BKSH) == B:
+    if on_one_cpu() and len(k_BKSH) == B:
         scores = _matmul_by_row(jnp.moveaxis(q_BTKGH, 1, 3), k_BKSH, 2) * H**-0.5
     else:
         q = _answers_by_prompt(q_BTKGH, k_BKSH, "time", "kv_heads", None, "head")
@@ -120,7 +120,7 @@ def _mix_values(weights_BKGTS, v_BKSH):
     1,024 in sight (12 M parameters, bfloat16).
     """
     B, K, G, T, S = weights_BKGTS.shape
-    if _on_one_cpu() and len(v_BKSH) == B:
+    if on_one_cpu() and len(v_BKSH) == B:
         mixed = jnp.moveaxis(_matmul_by_row(weights_BKGTS.astype(v_BKSH.dtype), v_BKSH, 1), 3, 1)
     else:
         weights = _answers_by_prompt(weights_BKGTS, v_BKSH, "kv_heads", None, "time", None)
@@ -129,7 +129,8 @@ def _mix_values(weights_BKGTS, v_BKSH):
     return jnp.reshape(mixed, (B, T, K, G, v_BKSH.shape[-1]), out_sharding=grouped)
 
 
-def _on_one_cpu() -> bool:
+def on_one_cpu() -> bool:
+    """Whether the current mesh is a single CPU."""
     return target_platform() == "cpu" and jax.sharding.get_abstract_mesh().size == 1
 
 
