@@ -64,15 +64,15 @@ TASKS = {
 }
 
 
-def write(folder: Path) -> dict[str, str]:
+def write(folder: Path, questions=QUESTIONS, texts=TEXTS, tasks=TASKS) -> dict[str, str]:
     rows = [
         {"question": asked, "choices": choices, "label": label, "contexts": [f"{asked}{choice}" for choice in choices]}
-        for asked, choices, label in QUESTIONS
+        for asked, choices, label in questions
     ]
     problems.write(folder / "questions.jsonl", rows)
-    problems.write(folder / "texts.jsonl", [{"text": text} for text in TEXTS])
+    problems.write(folder / "texts.jsonl", [{"text": text} for text in texts])
     files = {}
-    for name, settings in TASKS.items():
+    for name, settings in tasks.items():
         data = folder / ("texts.jsonl" if name == "whole_texts" else "questions.jsonl")
         task = {"task": f"local_{name}", "dataset_path": "json", "test_split": "test", "metadata": {"version": 3}}
         task |= {"dataset_kwargs": {"data_files": {"test": str(data)}}} | settings

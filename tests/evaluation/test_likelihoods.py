@@ -127,6 +127,23 @@ def test_sequences_that_begin_alike_share_the_beginning_if_it_is_worth_it(sequen
     assert rows.inputs.shape == (1, 512) and rows.branched == (len(groups) < len(sequences))
 
 
+@pytest.mark.parametrize(
+    ("lengths", "shapes"),
+    [
+        ([600] * 5, [(5, 1024)]),  # 5 x 384 tokens are less than a program is worth
+        ([600] * 6, [(6, 640)]),
+        ([600] * 4 + [700] * 4, [(8, 768)]),  # those that are too few go on to the next length
+        ([600] * 6 + [1000, 300, 200], [(1, 1024), (6, 640), (1, 512)]),
+        ([600] * 2 + [1200] * 9, [(9, 1280), (2, 1024)]),
+    ],
+)
+def test_long_rows_have_lengths_between_powers_of_two_where_much_padding_is_left_out(lengths, shapes):
+    sequences = [(number, *range(100, 100 + length)) for number, length in enumerate(lengths)]
+    rows = lay_groups(sequences, group_by_beginning(sequences), worth=2048)
+    assert [of.inputs.shape for of in rows] == shapes
+    assert sorted(number for of in rows for number in of.places) == list(range(len(lengths)))
+
+
 @pytest.mark.parametrize("most", [300, 3000])
 def test_a_group_is_not_larger_than_the_largest_one_or_than_its_longest_sequence_needs(most):
     sequences = [(*range(most), choice, *range(200)) for choice in range(40)]

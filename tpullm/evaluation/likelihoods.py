@@ -9,6 +9,7 @@ Shapes: R rows, of which B are a batch, T tokens in a row, S predictions of a ro
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 
 from tpullm.data import packing
 from tpullm.data.batch import BRANCH, Lengths
-from tpullm.engine.session import Session, length_bucket, row_bucket
+from tpullm.engine.session import Session, length_bucket, near_length, row_bucket
 from tpullm.evaluation.scoring import dispatched
 from tpullm.model.mesh import RULES
 from tpullm.model.rows import fetch_whole, row_parts
@@ -97,12 +98,19 @@ def _join_group(group: Group, sequences: Sequence[Ids], number: int) -> Group | 
     return Group(shared, members, size)
 
 
-def lay_groups(sequences: Sequence[Ids], groups: Sequence[Group]) -> list[Rows]:
-    """All groups in rows, those of the longest rows first."""
-    by_length: dict[int, list[Group]] = {}
-    for group in groups:
-        # One of few lengths, so that few programs are compiled.
-        by_length.setdefault(max(SHORTEST_ROW, length_bucket(group.size)), []).append(group)
+def lay_groups(sequences: Sequence[Ids], groups: Sequence[Group], worth: float = math.inf) -> list[Rows]:
+    """All groups in rows, those of the longest rows first.
+
+    Each length of rows is a program, so rows have powers of two. Beyond `SHORTEST_ROW` such a row holds one group, and
+    a quarter of it is padding on average: a length of `near_length` is used too where it leaves out `worth` tokens.
+    """
+    lengths = [(max(SHORTEST_ROW, near_length(of.size)), max(SHORTEST_ROW, length_bucket(of.size))) for of in groups]
+    by_length, waiting = {}, []
+    for length in sorted({one for both in lengths for one in both}):
+        waiting += [group for group, (near, _) in zip(groups, lengths, strict=True) if near == length]
+        whole = length_bucket(length)
+        if waiting and (length == whole or len(waiting) * (whole - length) >= worth):
+            by_length[length], waiting = waiting, []
     return [_pack_groups(sequences, by_length[length], length) for length in sorted(by_length, reverse=True)]
 
 
@@ -137,6 +145,7 @@ def _pack_groups(sequences: Sequence[Ids], groups: list[Group], length: int) -> 
 
 
 # Tokens of a batch on each part of the mesh. On two cores a token of 12 M parameters took as long in 2,048 as in 8,192.
+# Of 135 M parameters, 2,048 tokens are 0.55 TFLOP, and a program is compiled in 2 s of one core.
 TOKENS_ON_CPU, TOKENS = 2048, 16384
 
 
@@ -171,12 +180,17 @@ def likelihoods(
     for number, of_request in enumerate(ids):
         same.setdefault(of_request, []).append(number)
     by_scaling: dict[int, list[Ids]] = {}
+    worth = TOKENS_ON_CPU if _is_on_cpu(session) else math.inf
     for sequence in same:
         by_scaling.setdefault(_rope_scaling_for(session, len(sequence) - 1), []).append(sequence)
     for sequences in by_scaling.values():
         asked = [[(number, len(requests[number].continuation)) for number in same[of]] for of in sequences]
-        for rows in lay_groups(sequences, group_by_beginning(sequences)):
+        for rows in lay_groups(sequences, group_by_beginning(sequences), worth):
             _score_rows(session, asked, rows, done)
+
+
+def _is_on_cpu(session: Session) -> bool:
+    return session.mesh.devices.flat[0].platform == "cpu"
 
 
 def _rope_scaling_for(session: Session, length: int) -> int:
@@ -209,8 +223,7 @@ def _score_rows(session: Session, asked: list[list[tuple[int, int]]], rows: Rows
         columns_RS[row, : len(of_row)] = of_row
         targets_RS[row] = rows.targets[row][columns_RS[row]]
     arrays = (rows.inputs, rows.segments, rows.positions, columns_RS, targets_RS)
-    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
-    most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if on_cpu else TOKENS) // length)
+    most = row_parts(session.mesh) * max(1, (TOKENS_ON_CPU if _is_on_cpu(session) else TOKENS) // length)
     size = row_bucket(session, min(count, most))  # one of few numbers, so that few programs are compiled
     arrays = [np.pad(array, ((0, -count % size), (0, 0))) for array in arrays]  # the last batch has fewer rows
     parts = ([array[first : first + size] for array in arrays] for first in range(0, count, size))
