@@ -38,6 +38,7 @@ def test_prompts_of_different_lengths_decode_more_as_each_would_alone(session, f
     assert [ids[:7] for ids in free] == [greedy_by_full_forward(session, ids, 7) for ids in PROMPTS]
 
 
+@pytest.mark.ci
 def test_layers_that_are_read_where_they_stand_give_the_same_tokens(session, free, monkeypatch):
     monkeypatch.setattr(session_module, "decodes_separate_layers", lambda: False)
     stacked = dataclasses.replace(session)
@@ -78,13 +79,15 @@ def test_a_batch_never_goes_beyond_the_context(session, free, monkeypatch):
     assert found == [new[: 14 - len(ids)] for ids, new in zip(PROMPTS, free, strict=True)]
 
 
-@pytest.mark.ci
-def test_a_mesh_samples_the_answers_of_one_device():
+@pytest.mark.parametrize(
+    "meshes", [pytest.param("some", marks=pytest.mark.ci), pytest.param("others", marks=pytest.mark.slow)]
+)
+def test_a_mesh_samples_the_answers_of_one_device(meshes):
     """Rows on several devices, heads on several, and rows that are split in training, which a single token can't be.
 
     The same of the texts that the engine writes, and of the codes and the likeliest tokens of a model in 4 bits.
     """
-    for found in printed("tests.engine.sharded_answers"):
+    for found in printed("tests.engine.sharded_answers", meshes):
         expected = found.pop("{}")
         assert found and len({str(ids) for ids in expected}) > 3
         for shape, answers in found.items():

@@ -101,6 +101,7 @@ def test_each_tenth_step_says_how_likely_its_answers_are_for_the_base(rollouts, 
     assert figures["base_likelihood"] == pytest.approx(np.mean(found), abs=1e-4)
 
 
+@pytest.mark.ci
 def test_held_out_prompts_are_judged_by_their_likeliest_answers(rollouts, session):
     found, said = rollouts.evaluate(session.params), decode_batch(session, rollouts.held_out.ids, 6)
     assert [each["answer"] for each in found["eval_answers"]] == list(map(session.tokenizer.decode, said))

@@ -53,6 +53,7 @@ def test_at_each_place_the_teacher_says_what_it_says_of_the_answer_alone(taught,
     assert found == 6
 
 
+@pytest.mark.ci
 def test_held_out_answers_are_compared_with_the_teacher(taught, session):
     """A student that is its teacher is nowhere away from it."""
     with jax.set_mesh(session.mesh):

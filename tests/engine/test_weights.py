@@ -35,7 +35,10 @@ def is_of(session, given, kind):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.fixture(scope="module", params=["int4", pytest.param("int8", marks=pytest.mark.slow)])
+KINDS = pytest.param("int4", marks=pytest.mark.ci), pytest.param("int8", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def opened(request, run):  # noqa: F811
     return load_session(run, weights=request.param)
 

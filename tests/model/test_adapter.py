@@ -35,8 +35,9 @@ def of_plain():
     return jax.jit(jax.value_and_grad(lambda params: mean_loss(Architecture(CONFIG), params, batch())))
 
 
-# The others differ in a factor, or in which matrices have an adapter.
+# The others differ in a factor, or in which matrices have an adapter. `cli/test_finetune.py` merges a DoRA too.
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("rslora", "some")]
+LORA, DORA = pytest.param("lora", marks=pytest.mark.ci), pytest.param("dora", marks=pytest.mark.slow)
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def found(name):
         return *map(float, (of_plain()(base)[0], begins, beside, of_merged)), gradient, wanted
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", *OTHERS])
+@pytest.mark.parametrize("name", [LORA, DORA, *OTHERS])
 def test_fresh_is_the_base_and_merged_is_unmerged(name):
     base, fresh, beside, merged, *_ = found(name)
     # A fresh adapter adds exactly 0; DoRA's ratio of two equal lengths may be a rounding away from 1.
@@ -74,7 +75,7 @@ def test_fresh_is_the_base_and_merged_is_unmerged(name):
     assert merged == pytest.approx(beside, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lora", *OTHERS])
+@pytest.mark.parametrize("name", [LORA, *OTHERS])
 def test_the_gradient_is_that_of_merged_parameters(name):
     ours, wanted = map(flatten_dict, found(name)[-2:])
     assert len(wanted) == len(ours)

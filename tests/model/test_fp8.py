@@ -179,6 +179,7 @@ def loss_and_gradients(architecture, rows, tree=None):
         return compiled(architecture)(params(architecture=architecture) if tree is None else tree, rows)
 
 
+@pytest.mark.ci
 def test_the_layers_are_rounded_and_nothing_else():
     """The loss is near that in float32 and another one: by the roundings of seven matrices. So are the gradients."""
     plain, in_float32 = (loss_and_gradients(of, batch()) for of in (FP8, F32))

@@ -28,7 +28,7 @@ def loss_and_gradients(policy):
 
 # What the others keep is below.
 @pytest.mark.parametrize(
-    "policy", [pytest.param(name, marks=[pytest.mark.slow] * (name != "full")) for name in POLICIES]
+    "policy", [pytest.param(name, marks=pytest.mark.ci if name == "full" else pytest.mark.slow) for name in POLICIES]
 )
 def test_no_policy_changes_a_number(policy):
     """What is computed again is computed alike; 1e-6 is 16 roundings of float32 where a program orders a sum anew.

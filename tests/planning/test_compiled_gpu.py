@@ -22,9 +22,10 @@ from tpullm.recipe.parsing import load
 
 pytestmark = needs_gpu_compiler
 LENGTH, LAYERS = 2560, 12  # the length is no width of a model
+CARDS = ("a100:8", "h100:8", "h200:8", "b200:8", "gb200:4", "l4:8")
 NAMES = [
-    pytest.param(name, marks=pytest.mark.ci if name == "h100:8" else pytest.mark.slow)
-    for name in ("a100:8", "h100:8", "h200:8", "b200:8", "gb200:4", "l4:8")
+    pytest.param("8b", "h100:8", marks=pytest.mark.ci),  # other tests read this program
+    *(pytest.param("125m", name, marks=pytest.mark.slow) for name in CARDS),
 ]
 
 
@@ -41,9 +42,9 @@ def collectives(topology: str, text: str):
     return [item for item in gpu_schedule.schedule_on_gpu(text, parse(topology)) if item.collective]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(name):
-    text = program("125m", name)
+@pytest.mark.parametrize(("recipe", "name"), NAMES)
+def test_the_step_compiles_for_each_gpu_and_holds_no_scores_of_all_pairs(recipe, name):
+    text = program(recipe, name)
     found = [shape.dims for body in computations(text).values() for one in body for shape in one.shapes]
     assert [dims for dims in found if dims.count(LENGTH) > 1] == []
     assert "attention" in text

@@ -57,7 +57,7 @@ def wait_for_save(process: subprocess.Popen, run: Path, step: int, timeout: floa
         time.sleep(0.002)
 
 
-@pytest.mark.ci
+@pytest.mark.slow  # one of the kills below
 def test_killed_in_a_save_and_restarted_is_the_uninterrupted_run(tiny_run, tiny_tokens):
     process = start(tiny_tokens)
     wait_for_save(process, tiny_tokens, 10)
@@ -94,12 +94,12 @@ def test_a_signal_saves_leaves_with_a_line_and_goes_on_bit_for_bit(tiny_run, tin
     assert_same_bits(tiny_run / "pretrain", tiny_tokens / "pretrain")
 
 
-@pytest.mark.ci
-def test_five_kills_at_random_moments(tiny_tokens, tmp_path):
-    """-9 after a random time, five times: in the first steps, in a save (there is one every 5 steps), and between."""
+@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.ci), pytest.param(9, marks=pytest.mark.slow)])
+def test_kills_at_random_moments(tiny_tokens, tmp_path, count):
+    """-9 after a random time, some times: in the first steps, in a save (there is one every 5 steps), and between."""
     whole = tmp_path / "whole"
     shutil.copytree(tiny_tokens, whole)
-    tpullm("pretrain", "--run", whole, "--pretrain.steps", "80")
+    tpullm("pretrain", "--run", whole, "--pretrain.steps", 20 * (1 + count))
     shutil.copy(whole / "recipe.yaml", tiny_tokens)
     moments = random.Random(0)
     kills = 0
@@ -111,7 +111,7 @@ def test_five_kills_at_random_moments(tiny_tokens, tmp_path):
             process.kill()
             kills += 1
         process.wait()
-        if kills == 5:
+        if kills == count:
             break
         if (tiny_tokens / "pretrain" / "manifest.json").exists():
             pytest.fail(f"finished after {kills} kills; make the run longer")

@@ -69,7 +69,11 @@ def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype):
 
 @pytest.mark.parametrize(
     ("heads", "groups", "dtype", "case"),
-    [(4, 2, F32, {}), (4, 2, F32, EVERYTHING), (4, 2, BF16, EVERYTHING), (3, 1, F32, {"window": WINDOW})],
+    [
+        (4, 2, F32, EVERYTHING),
+        (3, 1, F32, {"window": WINDOW}),
+        *(pytest.param(4, 2, *case, marks=pytest.mark.slow) for case in ((F32, {}), (BF16, EVERYTHING))),
+    ],
 )
 def test_flash_equals_plain_attention(monkeypatch, case, heads, groups, dtype):
     monkeypatch.setattr(flash, "MOST", 24)  # of 120 tokens: five blocks

@@ -57,24 +57,49 @@ def weights_of_rows(x_MD, d_MF, weight_EDF, sizes_E):
     return jax.vjp(lambda weight: jax.lax.ragged_dot(x_MD, weight, sizes_E), weight_EDF)[1](d_MF)[0]
 
 
-def computed(mesh, values, x_BTD, real_BT, cotangent_BTD):
-    """The output, the loads, and the gradients of tokens and parameters."""
+def program(mesh):
+    """Computes the output, the loads, and the gradients of tokens and parameters; compiled once for all routings."""
     with jax.set_mesh(mesh):
         graph, state = nnx.split(jax.eval_shape(lambda: MixtureOfExperts(CONFIG, nnx.Rngs(0))))
-        on = lambda leaf: NamedSharding(mesh, RULES.spec(*leaf.get_metadata()["logical_axes"]))  # noqa: E731
-        tokens = NamedSharding(mesh, RULES.spec("batch", "time", None))
-        rows = NamedSharding(mesh, RULES.spec("batch", "time"))
-        flat = [(path, leaf.replace(jax.device_put(values[path], on(leaf)))) for path, leaf in nnx.to_flat_state(state)]
+    on = lambda leaf: NamedSharding(mesh, RULES.spec(*leaf.get_metadata()["logical_axes"]))  # noqa: E731
+    tokens, rows = (NamedSharding(mesh, RULES.spec(*axes)) for axes in (("batch", "time", None), ("batch", "time")))
+    only_output = jax.shard_map is unchecked
 
-        def loss(state, x_BTD, real_BT):
-            out, routing = nnx.merge(graph, state)(x_BTD, real_BT)
-            return jnp.sum(out * jax.device_put(cotangent_BTD, tokens)), (out, routing.loads.sum(axis=(0, 1)))
+    def loss(state, x_BTD, real_BT, cotangent_BTD):
+        out, routing = nnx.merge(graph, state)(x_BTD, real_BT)
+        return jnp.sum(out * cotangent_BTD), (out, routing.loads.sum(axis=(0, 1)))
 
-        arguments = (nnx.from_flat_state(flat), jax.device_put(x_BTD, tokens), jax.device_put(real_BT, rows))
-        if jax.shard_map is unchecked:
-            return np.asarray(jax.jit(loss)(*arguments)[1][0])
-        (_, (out, loads)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*arguments)
-    return np.asarray(out), np.asarray(loads), [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
+    compiled = jax.jit(loss if only_output else jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+    def run(values, x_BTD, real_BT, cotangent_BTD):
+        with jax.set_mesh(mesh):
+            flat = [
+                (path, leaf.replace(jax.device_put(values[path], on(leaf)))) for path, leaf in nnx.to_flat_state(state)
+            ]
+            arrays = jax.device_put((x_BTD, real_BT, cotangent_BTD), (tokens, rows, tokens))
+            found = compiled(nnx.from_flat_state(flat), *arrays)
+        if only_output:
+            return np.asarray(found[1][0])
+        (_, (out, loads)), grads = found
+        return np.asarray(out), np.asarray(loads), [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
+
+    return run
+
+
+def routings(module, x_BTD) -> dict[str, tuple]:
+    """By routing: the parameters, and the output as it should be."""
+    bias, found = np.asarray(module.router.bias[...]), {}
+    for routing, skew in SKEW.items():
+        with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
+            module.router.bias[...] = jnp.asarray(bias + skew * (np.arange(8) < 3) * (3 - np.arange(8)))
+        values = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
+        expected = by_hand(module, x_BTD.reshape(-1, CONFIG.width).astype(np.float64), 3, normalize=True)
+        found[routing] = values, expected.reshape(x_BTD.shape)
+    return found
+
+
+def far(a, b) -> float:
+    return float(np.abs(a - b).max() / np.abs(b).max())
 
 
 def main():
@@ -84,38 +109,34 @@ def main():
         for part in (module.router, module.gate, module.up, module.down):
             part.bias[...] = jnp.asarray(random.standard_normal(part.bias.shape), jnp.float32)
     x_BTD, cotangent_BTD = random.standard_normal((2, 8, 6, CONFIG.width)).astype(np.float32)
-    real_BT = random.random((8, 6)) < 0.7
-    bias = np.asarray(module.router.bias[...])
-    for routing, skew in SKEW.items():
-        with jax.set_mesh(make_mesh({}, jax.devices()[:1])):
-            module.router.bias[...] = jnp.asarray(bias + skew * (np.arange(8) < 3) * (3 - np.arange(8)))
-        values = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
-        expected = by_hand(module, x_BTD.reshape(-1, CONFIG.width).astype(np.float64), 3, normalize=True)
-        one = computed(make_mesh({}, jax.devices()[:1]), values, x_BTD, real_BT, cotangent_BTD)
-        shapes = {
-            "expert 4, tensor 2": {"expert": 4, "tensor": 2},
-            "expert 4, fsdp 2, ragged": {"expert": 4, "fsdp": 2},
-            "expert 2, tensor 2, data 2, ragged, kernel": {"expert": 2, "tensor": 2, "data": 2},
-        }
-        for name, shape in shapes.items():
-            exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
-            jax.lax.ragged_all_to_all, exchange._uninitialized_buffer = ragged_all_to_all, full_of_nan
-            grouped.grouped_kernel = lambda name=name: "triton" if "kernel" in name else "ragged_dot"
-            grouped._rows_matmul, grouped._weights_gradient = rows_or_nan, weights_of_rows
-            out, loads, grads = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
-            far = lambda a, b: float(np.abs(a - b).max() / np.abs(b).max())  # noqa: E731
+    given = x_BTD, random.random((8, 6)) < 0.7, cotangent_BTD
+    cases, alone = routings(module, x_BTD), program(make_mesh({}, jax.devices()[:1]))
+    one = {routing: alone(values, *given) for routing, (values, _) in cases.items()}
+    shapes = {
+        "expert 4, tensor 2": {"expert": 4, "tensor": 2},
+        "expert 4, fsdp 2, ragged": {"expert": 4, "fsdp": 2},
+        "expert 2, tensor 2, data 2, ragged, kernel": {"expert": 2, "tensor": 2, "data": 2},
+    }
+    for name, shape in shapes.items():
+        exchange.has_ragged_all_to_all = moe.has_ragged_all_to_all = lambda name=name: "ragged" in name
+        jax.lax.ragged_all_to_all, exchange._uninitialized_buffer = ragged_all_to_all, full_of_nan
+        grouped.grouped_kernel = lambda name=name: "triton" if "kernel" in name else "ragged_dot"
+        grouped._rows_matmul, grouped._weights_gradient = rows_or_nan, weights_of_rows
+        on_mesh = program(make_mesh(shape))
+        for routing, (values, expected) in cases.items():
+            out, loads, grads = on_mesh(values, *given)
             found[f"{name}, {routing}"] = {
-                "output": far(out.reshape(expected.shape), expected),
-                "gradients": max(far(a, b) for a, b in zip(grads, one[2], strict=True)),
+                "output": far(out, expected),
+                "gradients": max(far(a, b) for a, b in zip(grads, one[routing][2], strict=True)),
                 "loads": loads.tolist(),
-                "loads of one device": one[1].tolist(),
-                "real": int(real_BT.sum()),
+                "loads of one device": one[routing][1].tolist(),
+                "real": int(given[1].sum()),
             }
-            if "kernel" in name:
-                (grouped._rows_matmul, grouped._weights_gradient), jax.shard_map = kernels, unchecked
-                out = computed(make_mesh(shape), values, x_BTD, real_BT, cotangent_BTD)
-                found[f"{name}, {routing}"]["interpreted"] = far(out.reshape(expected.shape), expected)
-                jax.shard_map, grouped.grouped_kernel = checked, lambda: "ragged_dot"
+        if "kernel" in name:
+            (grouped._rows_matmul, grouped._weights_gradient), jax.shard_map = kernels, unchecked
+            interpreted = program(make_mesh(shape))
+            for routing, (values, expected) in cases.items():
+                found[f"{name}, {routing}"]["interpreted"] = far(interpreted(values, *given), expected)
     print(json.dumps(found))
 
 

@@ -75,7 +75,7 @@ def exchanged(capacity: int, ragged: bool):
     return jax.jit(lambda x_XRD, counts_XE, n: on_devices(lambda *of: device(*of, n), x_XRD, counts_XE))
 
 
-@pytest.mark.parametrize("capacity", [6, 12, 3 * R])
+@pytest.mark.parametrize("capacity", [6, 12, pytest.param(3 * R, marks=pytest.mark.slow)])  # the last: in one round
 @pytest.mark.parametrize("loads", LOADS)
 def test_every_row_is_sent_once_sorted_by_expert_and_comes_back(ragged, loads, capacity):
     counts_XE = LOADS[loads]

@@ -46,7 +46,7 @@ def test_when_a_host_is_killed_the_others_exit_at_once_with_a_line(tiny_tokens, 
     assert f"tpullm: host {killed} (" in last and "stopped answering; give the same command again on all hosts" in last
 
 
-@pytest.mark.ci  # `test_watchdog.py` has it in threads
+@pytest.mark.slow  # `test_watchdog.py` has it in threads
 def test_a_host_whose_data_hangs_is_named_and_ends_all(tiny_tokens):
     """Host 0 waits for it in a collective, without end. The patience is 3 s, and a step takes a tenth of one."""
     words = ("--mesh.fsdp", 2, "--pretrain.patience_minutes", 0.05)

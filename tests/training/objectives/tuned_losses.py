@@ -1,7 +1,7 @@
 """Run by `tests/eight_devices.py`: losses of a small Llama with an adapter, and the adapter's gradients, as JSON.
 
-Arguments: the meshes. Batches are built by the code that builds them in training. `trl_model.npz` has what trl computed
-of the same answers.
+Arguments: a mesh, and the cases (none is all). Batches are built by the code that builds them in training.
+`trl_model.npz` has what trl computed of the same answers.
 
 The numbers are functions of names (`tests.formats.huggingface.small`), so that only what trl computed is kept: by trl
 1.16.0 with peft 0.21.2, transformers 5.24.0 and torch 2.15.0 on a CPU. `record_trl_model.py` of commit e13a209d, in
@@ -128,7 +128,7 @@ def answers_of(case: str) -> AnswerBatch:
     return dataclasses.replace(batch, first=False)
 
 
-def losses(shape: dict[str, int]) -> dict[str, dict]:
+def losses(shape: dict[str, int], cases: list[str]) -> dict[str, dict]:
     architecture, params, adapter = tuned()
     mesh = make_mesh(shape, jax.devices() if shape else jax.devices()[:1])
     found = {}
@@ -145,7 +145,7 @@ def losses(shape: dict[str, int]) -> dict[str, dict]:
 
             return jax.value_and_grad(loss)(trained)
 
-        for case in (*PREFERENCES, *POLICIES):
+        for case in cases or (*PREFERENCES, *POLICIES):
             batch = answers_of(case) if case in POLICIES else pairs_of(case, lambda: frozen, mesh)
             loss, gradient = run(trained, frozen, put_rows(mesh, batch))
             found[case] = {"loss": loss.item(), "gradient": in_a_row(tensors.flat(jax.device_get(gradient))).tolist()}
@@ -153,4 +153,5 @@ def losses(shape: dict[str, int]) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: losses(MESHES[name]) for name in sys.argv[1:]}))
+    mesh, *cases = sys.argv[1:]
+    print(json.dumps(losses(MESHES[mesh], cases)))
