@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.corpus.made_up_law import LAW, as_json
+from tests.corpus.made_up_law import DEFINED, LAW, WASH, as_json
 from tests.corpus.test_domains import by_entity
 from tests.training.rewards.test_right_number import in_kanji
 from tpullm.corpus import law_questions as law
@@ -39,12 +39,21 @@ SENTENCES = {
     "第三条の二": "茶さじを持つ者は、これを他人に貸してはならない。",
     "第十条": "第三条の規定に違反した者は、三日の間、茶を飲んではならない。",
 }
+WHOLE = {
+    "第一条": "この法律は、茶を飲む者の健康を守ることを目的とする。ただし、水を飲む者については、この限りでない。",
+    "第二条": f"{DEFINED}\n一　茶　葉を湯で淹れた飲み物をいう。\nイ　緑茶\n２　茶の値段は、次の表による。\n緑茶　十円",
+    "第三条": WASH,
+    "第三条の二": SENTENCES["第三条の二"],
+    "第十条": SENTENCES["第十条"],
+    "第百二十五条": WASH,
+}
 
 
 def listed(asked):
-    """The articles that a question gives: title → caption or sentence."""
-    lines = re.findall(r"^(第[一-十百]+条(?:の二)?)(?:（(.+)）|　(.+))$", asked.question, re.MULTILINE)
-    return {title: caption or sentence for title, caption, sentence in lines}
+    """The articles that a question gives: title → caption, sentence or passage."""
+    number = "第[一-十百]+条(?:の二)?"
+    lines = re.findall(rf"^(?:({number})（(.+)）|(.+)（({number})）)$", asked.question, re.MULTILINE)
+    return {title or other: caption or text for title, caption, text, other in lines}
 
 
 def test_a_question_gives_four_articles_and_one_of_them_is_the_answer(tea):
@@ -52,18 +61,22 @@ def test_a_question_gives_four_articles_and_one_of_them_is_the_answer(tea):
     for one in made:
         said, (article,) = listed(one), {one.entity.removeprefix("茶の法")}
         assert len(said) == 4 and article in said and list(said) == sorted(said, key=list(CAPTIONS).index)
-        assert said.items() <= (SENTENCES if one.kind == "reading" else CAPTIONS).items()
-        assert one.answers[0] == (CAPTIONS[article] if one.kind == "caption" else article)
-        sought = {"caption": article, "sentence": SENTENCES.get(article)}.get(one.kind, f"「{CAPTIONS[article]}」")
-        assert sought in one.question and "茶の法" in one.question
-        alike = {title: len({*sought} & {*title, *text}) for title, text in said.items()}
-        best = next(title for title in said if one.guess in (title, CAPTIONS[title]))
-        assert alike[best] >= max(alike.values()) - 2, "brackets and quotes"
-    assert {kind: set(by_entity(made, kind)) for kind in ("article", "caption", "sentence", "reading")} == {
-        kind: {f"茶の法{title}" for title in titles}
-        for kind, titles in dict(article=CAPTIONS, caption=CAPTIONS, sentence=SENTENCES, reading=SENTENCES).items()
-    }
-    assert len({one.question for one in made}) > len({(one.kind, one.entity) for one in made}) == 20
+        if one.kind == "passage":
+            assert all(said[title] in WHOLE[title] and len(said[title]) in law.PASSAGE for title in said)
+            assert sum(said[article] in passage for passage in said.values()) == 1
+        else:
+            assert said.items() <= (SENTENCES if one.kind == "reading" else CAPTIONS).items()
+        caption = CAPTIONS[article]
+        sought = {"caption": article, "sentence": SENTENCES.get(article), "passage": said[article]}
+        assert sought.get(one.kind, f"「{caption}」") in one.question and "茶の法" in one.question
+        heading = {"caption": f"{article}（{caption}）", "passage": f"{said[article]}（{article}）"}
+        assert one.answers[0] == heading.get(one.kind, f"{caption}（{article}）"), "as it is given"
+        assert one.guess.endswith("）")
+    of_kind = {kind: set(by_entity(made, kind)) for kind in law.FORMS}
+    titles = dict(article=CAPTIONS, caption=CAPTIONS, sentence=SENTENCES, reading=SENTENCES, passage=WHOLE)
+    assert of_kind == {kind: {f"茶の法{title}" for title in own} for kind, own in titles.items()}
+    passages = [one.question for one in made if one.kind == "passage"]
+    assert len(set(passages)) == len(passages) > 100
 
 
 def test_an_article_is_named_in_kanji_or_digits(tea):
@@ -76,7 +89,7 @@ def test_an_article_is_named_in_kanji_or_digits(tea):
 
 def test_the_guess_has_the_most_characters_in_common_with_what_is_sought(tea):
     made = by_entity(law.questions_about([tea]), "reading")
-    assert made["茶の法第三条の二"].guess == "第三条の二", "茶さじの管理: 茶さじ"
+    assert made["茶の法第三条の二"].guess == "茶さじの管理（第三条の二）", "茶さじ"
     assert {one.guess in one.answers for one in law.questions_about([tea]) if one.kind == "article"} == {True}
 
 
@@ -99,10 +112,11 @@ def test_a_sentence_is_whole(text, found):
 
 
 def test_of_each_kind_there_are_at_most_so_many(tea, monkeypatch):
+    monkeypatch.setattr(law, "DRAWS", 1)
     every = law.questions_about([tea])
     monkeypatch.setattr(law, "MOST", 3)
     some = law.questions_about([tea])
-    assert Counter(one.kind for one in some) == dict.fromkeys(("article", "caption", "sentence", "reading"), 3)
+    assert Counter(one.kind for one in some) == dict.fromkeys(law.FORMS, 3)
     assert set(some) < set(every)
 
 
@@ -114,7 +128,7 @@ def test_of_one_law_articles_are_held_out_and_of_several_whole_laws(tea):
     several = [tea._replace(title=f"茶{number}の法") for number in "一二三四五"]
     # Their sentences are the same, so none of these is asked for.
     asked = law.questions_about(several)
-    assert {one.kind for one in asked} == {"article", "caption"}
+    assert {one.kind for one in asked} == {"article", "caption", "passage"}
     assert {one.entity for one in asked} == {one.title for one in several}
     learned, held_out = question.split(asked, 0.2)
     assert not {one.entity for one in learned} & {one.entity for one in held_out} and held_out and learned
@@ -156,5 +170,5 @@ def test_real_laws_have_questions(real_text):
     asked = law.questions(paths)
     assert min(Counter(one.kind for one in asked).values()) > 200 and len({one.question for one in asked}) == len(asked)
     known = {one.answers[0] for one in asked if "「特許公報」" in one.question and one.kind == "article"}
-    assert known == {"第百九十三条"}
+    assert known == {"特許公報（第百九十三条）"}
     # Characters in common find 54 to 82 of 100 where what is sought is not given word for word: seen on 行政手続法.

@@ -1,10 +1,11 @@
 """Questions about the laws of the user's own files (sources of kind `law`), to be answered by reading.
 
-A question gives four articles of a law, by their captions or by a sentence of each, and asks which of them it is. The
-answer is an article of the main provisions (第二十九条), and is right if it is exactly that one. Nothing is asked that
-is not given: a model that is tuned to name articles by heart makes them up for a law that it does not know. Of several
-laws some are held out with all questions about them. Of one law, articles are held out. Judgments are read and not
-asked about.
+A question gives four articles of a law, by their captions, a sentence or a passage of each, and asks which of them it
+is. The answer repeats what is asked for and then says what stands beside it, as it is given: 聴聞の再開（第二十五条）.
+So a model that copies what it reads answers rightly. The article alone is right too. Nothing is asked that is not
+given: a model that is tuned to name articles by heart makes them up for a law that it does not know. Of several laws
+some are held out with all questions about them. Of one law, articles are held out. Judgments are read and not asked
+about.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -23,11 +25,21 @@ from tpullm.system import storage
 
 # The words of the questions, by kind.
 FORMS = yaml.safe_load(resources.files(__package__).joinpath("law_questions.yaml").read_text("utf-8"))["forms"]
-MOST = 2000  # questions of a kind
+MOST = 8000  # questions of a kind
 DRAWS = 8  # questions of a kind about an article, with other articles beside it
 SENTENCE = range(20, 81)  # characters of a sentence that is asked for, or given: four are within `question.LONGEST`
+PASSAGE = range(6, 17)
 CHOICES = 4
 UNITS = {"": 1, "十": 10, "百": 100, "千": 1000}
+
+
+class _Entry(NamedTuple):
+    """An article in a question: its title, what a question asks for, how it is given, and the answer."""
+
+    title: str
+    sought: str
+    line: str
+    answer: str
 
 
 def questions(paths: Sequence[Path]) -> list[Question]:
@@ -47,8 +59,9 @@ def questions_about(found: Sequence[Law]) -> list[Question]:
     """The questions about these laws: none about a law whose title another one has, or about what an article shares."""
     titled = Counter(law.title for law in found)
     asked = [law for law in found if titled[law.title] == 1]
-    said = Counter(sentence for law in asked for article in law.articles for sentence in _sentences(article))
-    draws = min(DRAWS, 1 + MOST // max(1, sum(article.is_main for law in asked for article in law.articles)))
+    articles = [article for law in asked for article in law.articles]
+    said = Counter(sentence for article in articles for sentence in _sentences(article))
+    draws = min(DRAWS, 1 + MOST // max(1, sum(article.is_main for article in articles)))
     made = [question for law in asked for question in _questions_about_law(law, said, draws, len(asked) > 1)]
     kinds = dict.fromkeys(question.kind for question in made)
     of_kind = ([question for question in made if question.kind == kind] for kind in kinds)
@@ -56,35 +69,60 @@ def questions_about(found: Sequence[Law]) -> list[Question]:
 
 
 def _questions_about_law(law: Law, said: Counter, draws: int, holds_out_laws: bool) -> Iterator[Question]:
+    for kind, pool in _entries(law, said, draws).items():
+        enough = len({entry.title for entry in pool}) >= CHOICES
+        for place, draw in itertools.product(
+            range(len(pool) if enough else 0), range(1 if kind == "passage" else draws)
+        ):
+            entry, numbers = pool[place], itertools.count()
+            seed, chosen = f"{kind} {draw} {law.title}{entry.title}{entry.sought}", {entry.title: place}
+            while len(chosen) < CHOICES:
+                other = int(number_by_hash(f"other {next(numbers)} {seed}") * len(pool))
+                chosen.setdefault(pool[other].title, other)
+            given = [pool[place] for place in sorted(chosen.values())]
+            if kind == "passage" and sum(entry.sought in one.line for one in given) > 1:
+                continue
+            lines = "\n".join(one.line for one in given)
+            names = (entry.title, _in_digits(entry.title), law.title + entry.title)
+            alike = [len({*entry.sought} & {*one.line}) for one in given]
+            yield Question(
+                form_by_hash(FORMS[kind], seed).format(law=law.title, sought=entry.sought, lines=lines),
+                (entry.answer, *(names if kind != "caption" else (entry.answer[len(entry.title) + 1 : -1],))),
+                kind,
+                law.title if holds_out_laws else law.title + entry.title,
+                guess=given[alike.index(max(alike))].answer,
+            )
+
+
+def _entries(law: Law, said: Counter, draws: int) -> dict[str, list[_Entry]]:
+    """What can be asked about a law, by kind."""
     articles = [article for article in law.articles if article.is_main and article.title]
     often = Counter(article.caption for article in articles)
     named = [article for article in articles if article.caption and often[article.caption] == 1]
     # The first sentence says most. Where an article repeats its caption, so does the question.
     first = {article: next((one for one in _sentences(article) if said[one] == 1), "") for article in named}
-    told = [article for article in named if first[article]]
-    for kind, pool in {"article": named, "caption": named, "sentence": told, "reading": told}.items():
-        for place, draw in itertools.product(range(len(pool) if len(pool) >= CHOICES else 0), range(draws)):
-            article, chosen, numbers = pool[place], {place}, itertools.count()
-            seed = f"{kind} {draw} {law.title}{article.title}"
-            while len(chosen) < CHOICES:
-                chosen.add(int(number_by_hash(f"other {next(numbers)} {seed}") * len(pool)))
-            given = [pool[place] for place in sorted(chosen)]
-            headings = [f"{one.title}（{one.caption}）" for one in given]
-            texts = [f"{one.title}　{first[one]}" for one in given]
-            words = {"headings": "\n".join(headings), "texts": "\n".join(texts), "sentence": first[article]}
-            words |= {"law": law.title, "article": article.title, "caption": article.caption}
-            names = (article.title, _in_digits(article.title), law.title + article.title)
-            sought = {*{"caption": article.title, "sentence": first[article]}.get(kind, article.caption)}
-            lines = texts if kind == "reading" else headings
-            alike = [len(sought & {*line}) for line in lines]
-            guess = given[alike.index(max(alike))]
-            yield Question(
-                form_by_hash(FORMS[kind], seed).format(**words),
-                (article.caption,) if kind == "caption" else names,
-                kind,
-                law.title if holds_out_laws else law.title + article.title,
-                guess=guess.caption if kind == "caption" else guess.title,
-            )
+    made: dict[str, list[_Entry]] = {kind: [] for kind in FORMS}
+    for title, caption, sentence in ((one.title, one.caption, first[one]) for one in named):
+        heading, other_way = f"{caption}（{title}）", f"{title}（{caption}）"
+        made["article"].append(_Entry(title, caption, heading, heading))
+        made["caption"].append(_Entry(title, title, other_way, other_way))
+        if sentence:
+            made["sentence"].append(_Entry(title, sentence, heading, heading))
+            made["reading"].append(_Entry(title, caption, f"{sentence}（{title}）", heading))
+    for article in articles:
+        lines = ((passage, f"{passage}（{article.title}）") for passage in dict.fromkeys(_passages(article, draws**2)))
+        made["passage"] += [_Entry(article.title, passage, line, line) for passage, line in lines]
+    return made
+
+
+def _passages(article: Article, most: int) -> Iterator[str]:
+    """Passages without a mark, cut anywhere by hash: so many that they are found by looking and not by heart."""
+    parts = [part for part in re.split(r"[。、（）「」\s]", article.text) if len(part) in range(PASSAGE.start, 81)]
+    for number in range(most if parts else 0):
+        one, other, third = (number_by_hash(f"{what} {number} {article.title}{parts[0]}") for what in "abc")
+        part, length = parts[int(one * len(parts))], PASSAGE[int(other * len(PASSAGE))]
+        start = int(third * max(1, len(part) - length + 1))
+        yield part[start : start + length]
 
 
 def _sentences(article: Article) -> list[str]:

@@ -33,7 +33,7 @@ QUESTION_PACKAGES = {
     "programming": (),
     "reasoning_gym": ("reasoning-gym",),
 }
-WORDING = 4  # of the documents and questions of `corpus.domains`; another one makes what is tuned on them again
+WORDING = 5  # of the documents and questions of `corpus.domains`; another one makes what is tuned on them again
 
 
 def need(run: Path, stage: str, verb: str) -> str:
