@@ -7,12 +7,14 @@
 
 For each size of `random_model.py` and each type of matmuls it starts ours and the peers, and asks them in turns. In a
 peer's command `{model}` is a folder in the format of Hugging Face with weights in float32, `{dtype}` is `float32` or
-`bfloat16`, and `{gguf}` a file for llama.cpp with weights of that type; `{gguf-f16}` is one of another type.
+`bfloat16`, and `{gguf}` a file for llama.cpp with weights of that type; `{gguf-f16}` is one of another type. With
+`--files`, ours and the peers serve these GGUF files in place of random models.
 """
 
 import argparse
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,23 +30,47 @@ CONTEXT = 1024
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print a table for each size and type."""
+    """Print a table for each size and type, or for each file; then the tokens a second of all beside the first peer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", action="append", default=[], help="NAME=COMMAND; may be given several times")
     parser.add_argument("--sizes", nargs="+", default=["12m", "120m"], choices=random_model.SIZES)
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=TYPES)
+    parser.add_argument("--files", nargs="+", default=[], type=Path, help="GGUF files, in place of sizes and types")
     add_load(parser)
     options = parser.parse_args(argv)
     text = "\n".join(path.read_text(encoding="utf-8") for path in options.texts)
-    found = {}
+    found, peers = {}, named(options.peer)
+
+    def measure(name: str, commands: dict[str, str]) -> None:
+        print(f"\n{name}\n", flush=True)
+        found[name] = measured(commands, options)
+        write(options.out, found, options)
+
+    for file in options.files:
+        ours = shlex.join([sys.executable, "-m", "tpullm", "serve", str(file), "--port"]) + " {port}"
+        others = {name: GGUF.sub(shlex.quote(str(file)), command) for name, command in peers.items()}
+        measure(file.stem, {"tpullm": ours} | others)
     with tempfile.TemporaryDirectory() as place:
-        for size in options.sizes:
+        for size in () if options.files else options.sizes:
             model = Path(place) / size / "model"
             random_model.make(model, size, text, CONTEXT)
             for dtype in options.types:
-                print(f"\n{size}, {dtype}\n", flush=True)
-                found[f"{size} {dtype}"] = measured(servers(model, dtype, named(options.peer)), options)
-                write(options.out, found, options)
+                measure(f"{size}, {dtype}", servers(model, dtype, peers))
+    print("\n" + summary(found))
+
+
+def summary(found: dict[str, dict[str, dict[str, dict]]]) -> str:
+    """A table of the medians of ours and of the first peer, and how many times the peer's ours is."""
+    counts = list(next(iter(found.values())))
+    lines = [f"| | {' | '.join(f'{count} clients' for count in counts)} |", "| --- " * (1 + len(counts)) + "|"]
+    for name, of_counts in found.items():
+        cells = []
+        for servers in of_counts.values():
+            medians = [statistics.median(result["rounds"] or [0]) for result in [*servers.values()][:2]]
+            cells.append(" / ".join(f"{rate:.0f}" for rate in medians))
+            cells[-1] += f" = {medians[0] / medians[1]:.2f}" if medians[1:] and medians[1] else ""
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def servers(model: Path, dtype: str, peers: dict[str, str]) -> dict[str, str]:

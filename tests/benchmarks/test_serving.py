@@ -13,6 +13,7 @@ import random_model
 import serving_attack
 import serving_endurance
 import serving_load
+import serving_peers
 from safetensors.numpy import load_file
 from serving_conformance import CASES
 from serving_server import Server, in_use, started
@@ -163,3 +164,10 @@ def test_with_a_real_engine_all_cases_hold(model, tmp_path):
         with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
             for case in CASES.values():
                 case(client, model.name)
+
+
+def test_the_last_table_says_how_many_times_the_peers_ours_is():
+    of = lambda *rounds: {"rounds": list(rounds)}  # noqa: E731
+    found = {"1": {"tpullm": of(10, 30, 20), "peer": of(40), "another": of(1)}, "8": {"tpullm": of(5), "peer": of()}}
+    table = ["| | 1 clients | 8 clients |", "| --- | --- | --- |", "| q8_0 | 20 / 40 = 0.50 | 5 / 0 |"]
+    assert serving_peers.summary({"q8_0": found}).splitlines() == table

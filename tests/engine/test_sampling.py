@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpullm.engine.request import Request
-from tpullm.engine.sampling import Next, choose, choose_next, restrict_logits
+from tpullm.engine.sampling import Next, choose, choose_next, likeliest, restrict_logits
 from tpullm.model.rows import put_whole
 from tpullm.recipe.sampling import GREEDY, Sampling
 
@@ -94,3 +94,9 @@ def test_a_choice_depends_on_its_seed_and_position_only(session):
     for row in range(4):
         alone = choose_many(session, LOGITS[row : row + 1], sampling, seeds[row : row + 1], positions[row : row + 1])
         assert alone[0] == together[row]
+
+
+def test_the_likeliest_token_is_the_first_of_the_highest():
+    logits = np.array([[1, 5, 5, 2], [-np.inf, -np.inf, -np.inf, 3], [-np.inf] * 4, [np.nan, 1, 2, 3]], np.float32)
+    found = np.asarray(likeliest(jnp.asarray(logits)))
+    assert found.tolist() == [1, 3, 0, 3] and found.dtype == np.int32  # of no numbers one that there is

@@ -112,7 +112,7 @@ def pick(logits_BV, integers_B3, shares_B3, bias_BV: jax.Array | None, *, sample
     if samples:
         tokens_B = choose(biased_BV, sampling, integers_B3[:, 0].astype(jnp.uint32), integers_B3[:, 1])
     else:
-        tokens_B = jnp.argmax(biased_BV, axis=-1).astype(jnp.int32)
+        tokens_B = likeliest(biased_BV)
     return _with_probabilities(tokens_B, logits_BV, top)
 
 
@@ -184,8 +184,17 @@ def choose(logits_BV: jax.Array, sampling: Sampling, seeds_B: jax.Array, positio
     logits_BV = jax.reshard(logits_BV, RULES.spec("batch", None))
     # `cond` runs one branch only. With `where`, greedy decoding would sort too.
     samples = jnp.any(sampling.temperature > 0)
-    likeliest = lambda logits_BV, *_: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)  # noqa: E731
-    return jax.lax.cond(samples, _sampled, likeliest, logits_BV, sampling, seeds_B, positions_B)
+    most = lambda logits_BV, *_: likeliest(logits_BV)  # noqa: E731
+    return jax.lax.cond(samples, _sampled, most, logits_BV, sampling, seeds_B, positions_B)
+
+
+def likeliest(logits_BV: jax.Array) -> jax.Array:
+    """The token with the highest logit, the first of several, `[B]` int32.
+
+    As `argmax`, which XLA for a CPU computes number by number: 12 rows of 49,152 took 2.8 ms, and so 0.2.
+    """
+    last, best_B1 = logits_BV.shape[-1] - 1, jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(logits_BV == best_B1, jnp.arange(last + 1, dtype=jnp.int32), last), axis=-1)
 
 
 def _sampled(logits_BV, sampling, seeds_B, positions_B):
@@ -210,7 +219,7 @@ def _sampled(logits_BV, sampling, seeds_B, positions_B):
     drawn_B = block_B * size + _drawn_by_share(jnp.sum(jnp.where(chosen_BN1, p_BNS, 0), axis=1), u_B2[:, 1])
     samples = jnp.asarray(sampling.temperature > 0)  # one of all rows, or one of each
     samples = samples[:, 0] if samples.ndim else samples
-    return jnp.where(samples, drawn_B, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32))
+    return jnp.where(samples, drawn_B, likeliest(logits_BV))
 
 
 def _drawn_by_share(p_BN: jax.Array, u_B: jax.Array) -> jax.Array:
