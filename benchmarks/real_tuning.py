@@ -144,7 +144,7 @@ def beside(given: argparse.Namespace, folder: Path, case: str) -> dict:
         stage["preferences"] = [str(folder / "dpo.jsonl")]
     else:
         stage["prompts"] = [str(folder / "grpo.jsonl")]
-        stage["rewards"] = [{"name": "length", "most": 60, "edge": 100}]
+        stage["rewards"] = [{"name": "length", "most": 10, "edge": 200}]
         stage["policy"] = {"prompts": PROMPTS, "answers": ANSWERS, "tokens": TOKENS, "updates": 2, "kl_weight": KL}
         train["batch_size"] = 2 * PROMPTS
     recipe = {"name": "real", "base": given.model, "finetune": {case: stage}}

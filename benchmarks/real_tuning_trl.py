@@ -177,7 +177,7 @@ def grpo(job: Job) -> dict:
     prompts = [{"prompt": job.tokenizer.decode(ids)} for by_prompt in grouped for ids in by_prompt]
 
     def reward(completions, **_):
-        return [max(0.0, 1 - max(0, len(text.strip()) - 60) / 101) for text in completions]
+        return [max(0.0, 1 - max(0, len(text.strip()) - 10) / 201) for text in completions]
 
     def rollout(prompts, trainer):
         said = [(list(ids), *of) for ids, all_of in next(answers).items() for of in all_of]
@@ -211,7 +211,8 @@ def grpo(job: Job) -> dict:
 
     trainer._generate_and_score_completions = noted
     found = job.trained(trainer)
-    pairs = zip(sum(scored, []), sum(apart, []), strict=True)
+    pairs = list(zip(sum(scored, []), sum(apart, []), strict=True))
+    assert any(one for one, _ in pairs), "all answers have the same reward, so nothing is compared"
     return found | {"advantages": max(abs(one - other) for one, other in pairs)}
 
 
