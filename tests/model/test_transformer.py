@@ -21,8 +21,7 @@ def rows():
     return jax.reshard((b.inputs, b.segment_ids, b.positions), RULES.spec("batch", "time"))
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("learned", "scaled"), [(True, True), (False, False)])
 def test_a_vector_is_that_of_the_token_and_of_its_learned_position(learned, scaled):
     config = dataclasses.replace(CONFIG, positions="learned" if learned else "none", scale_embeddings=scaled)
     architecture = Architecture(config)

@@ -56,7 +56,12 @@ def assert_equal(ours, plain, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("heads", "groups", "dtype", "block"), [(4, 2, F32, 16), (4, 2, BF16, 16), (4, 4, F32, 32), (3, 1, F32, 8)]
+    ("heads", "groups", "dtype", "block"),
+    [
+        (4, 2, BF16, 16),
+        (3, 1, F32, 8),
+        *(pytest.param(*of, F32, 16, marks=pytest.mark.slow) for of in ((4, 2), (4, 4))),
+    ],
 )
 def test_blocks_equal_plain_attention(monkeypatch, block, heads, groups, dtype):
     monkeypatch.setattr(flash, "query_block", lambda length: block)

@@ -45,7 +45,7 @@ def some_documents(count=9, seed=0):
     )
 
 
-@pytest.mark.parametrize("cut_off", [False, True])
+@pytest.mark.parametrize("cut_off", [pytest.param(False, marks=pytest.mark.ci), True])
 def test_what_is_kept_is_what_the_teacher_says_of_the_rows_that_are_read(tmp_path, cut_off):
     """What is kept belongs to its rows: in each epoch, of both sources, after a roll-back, and after a kill."""
     who = teacher(top=5)

@@ -153,8 +153,8 @@ LONG += ["1", "1 ", "1,", "1.", "1/", "1〜", "    "]
 LONG += ["1e5", "1×10^", "1 1/1", "なので", "1なので", "答", "答えは", "answer ", "答1/0"]
 
 
-@pytest.mark.parametrize("text", [unit * 20_000 for unit in LONG], ids=LONG)
+@pytest.mark.parametrize("text", [unit * 10_000 for unit in LONG], ids=LONG)
 def test_a_long_text_is_read_in_time(text):
     begun = time.process_time()
     read_number(text)
-    assert time.process_time() - begun < 4
+    assert time.process_time() - begun < 2
