@@ -71,6 +71,7 @@ def test_a_question_gives_four_articles_and_one_of_them_is_the_answer(tea):
         assert sought.get(one.kind, f"「{caption}」") in one.question and "茶の法" in one.question
         heading = {"caption": f"{article}（{caption}）", "passage": f"{said[article]}（{article}）"}
         assert one.answers[0] == heading.get(one.kind, f"{caption}（{article}）"), "as it is given"
+        assert one.answers[1] == (caption if one.kind == "caption" else article), "this alone is right too"
         assert one.guess.endswith("）")
     of_kind = {kind: set(by_entity(made, kind)) for kind in law.FORMS}
     titles = dict(article=CAPTIONS, caption=CAPTIONS, sentence=SENTENCES, reading=SENTENCES, passage=WHOLE)
