@@ -6,9 +6,12 @@ thread compiles; until it has, texts that need the program wait, and others do n
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any
+
+import jax
 
 from tpullm.system import log
 
@@ -26,6 +29,20 @@ def only_compile(function: Callable, *arguments: Any, **static: Any) -> Any:
     lowered = function.lower(*arguments, **static)
     lowered.compile()
     return lowered.out_info
+
+
+@cache
+def _events() -> Counter:
+    """How often JAX has asked for a compiled program, and found it in the cache, since this was first called."""
+    found: Counter = Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: found.update([event]))
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: found.update([event]))
+    return found
+
+
+def compilations() -> int:
+    """How many programs XLA has compiled, other than those in the cache, since this was first called."""
+    return _events()["/jax/core/compile/backend_compile_duration"] - _events()["/jax/compilation_cache/cache_hits"]
 
 
 class Programs:
@@ -47,10 +64,12 @@ class Programs:
         """Compile these, one after the other."""
         with log.progress("compile", len(keys), "programs") as advance:
             for number, key in enumerate(keys):
+                before = compilations()
                 self._compile(key)
                 advance(1)
                 left = len(keys) - 1 - number  # the second one tells how long they take: the first has costs of its own
-                if number == 1 and (seconds := self.compiled[key] * left) > TOLD_SECONDS:
+                is_new = number == 1 and compilations() > before  # not found in the cache
+                if is_new and (seconds := self.compiled[key] * left) > TOLD_SECONDS:
                     log.say(f"engine: compiles {left} more programs, about {seconds:.0f} s; later starts find them")
 
     def compile_in_thread(self) -> None:

@@ -162,11 +162,8 @@ def home(monkeypatch, tmp_path):
 
 
 def pretrain(run, **variables) -> str:
-    """Train in `run` with JAX telling what it does with kept programs; what was printed.
-
-    All are kept, also those that compile in less than the least time: how many these are depends on the machine.
-    """
-    own = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Train in `run` with JAX telling what it does with kept programs; what was printed."""
+    own = {"JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
     small = ["--pretrain.steps=2", "--pretrain.evaluate_every=2", "--model.layers=1"]
     return tpullm("pretrain", "--run", run, *small, env=os.environ | own | variables).stderr
 

@@ -1,9 +1,13 @@
 """The weights of a GGUF file in our layout, one tensor at a time, dequantized by `gguf`."""
 
+import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +21,7 @@ from tpullm.formats.huggingface.reading import DTYPES, Tree, some_names
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import storage
 from tpullm.system.errors import UserError
+from tpullm.system.process import cores
 from tpullm.system.process.limited import Limited
 
 # Of MXFP4 a number is one of 16 times a power of 2. Other quantized types need more digits than 16 bits have: their
@@ -101,22 +106,30 @@ class GgufWeights(nullcontext):
         return {key: kind for key, (kind, *others) in found.items() if kind and not others}
 
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
-        """See `Weights`. Of a target that is `Quantized` with scales in float16, the codes of the file."""
+        """See `Weights`. Of a target that is `Quantized` with scales in float16, the codes of the file.
+
+        Threads read the tensors that come next: as many as there are cores.
+        """
         from tpullm.model.quantized import from_blocks, is_quantized  # imports JAX, which the child of `head` need not
 
         layout, wanted = self._checked(shapes, axes)
         targets = tensors.flat(shapes)
-        for tensor, of_file in wanted:
-            place = () if tensor.layer is None else (tensor.layer,)
+
+        def parts(tensor: Tensor, of_file: GgufTensor) -> list[Any]:
             if is_quantized(first := targets[tensor.ours[0]]) and first.scales.dtype == np.float16:
                 codes, scales = (layout.split(tensor, of) for of in reading.codes(self._file, of_file))
-                for key, own, repeated in zip(tensor.ours, codes, scales, strict=True):
-                    yield key, place, from_blocks(own, repeated, targets[key])
-                done(of_file.size)
-                continue
+                each = zip(tensor.ours, codes, scales, strict=True)
+                return [from_blocks(own, repeated, targets[key]) for key, own, repeated in each]
             values, filled = np.empty(tensor.shape, np.float32), 0
             for part in reading.values(self._file, of_file):
                 values.reshape(-1)[filled : filled + part.size] = part
                 filled += part.size
-            yield from ((key, place, part) for key, part in zip(tensor.ours, layout.split(tensor, values), strict=True))
-            done(of_file.size)
+            return layout.split(tensor, values)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            begun, left = deque(), iter(wanted)
+            for tensor, of_file in wanted:
+                begun += [pool.submit(parts, *one) for one in itertools.islice(left, cores() + 1 - len(begun))]
+                place = () if tensor.layer is None else (tensor.layer,)
+                yield from ((key, place, part) for key, part in zip(tensor.ours, begun.popleft().result(), strict=True))
+                done(of_file.size)
