@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     for file in options.files:
         ours = shlex.join([sys.executable, "-m", "tpullm", "serve", str(file), "--port"]) + " {port}"
         others = {name: GGUF.sub(shlex.quote(str(file)), command) for name, command in peers.items()}
-        measure(file.stem, {"tpullm": ours} | others)
+        measure(str(file), {"tpullm": ours} | others)
     with tempfile.TemporaryDirectory() as place:
         for size in () if options.files else options.sizes:
             model = Path(place) / size / "model"

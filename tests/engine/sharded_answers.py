@@ -37,7 +37,7 @@ from tpullm.training.rollouts import OwnAnswers  # noqa: E402
 CONFIG = ModelConfig(layers=1, width=32, heads=4, kv_heads=2, mlp_width=64, context_length=64).resolved(256)
 PROMPTS = [[5, 6, 7], [9] * 11, [3], [4, 4, 4, 4], [8] * 7]
 ONE, ROWS_AND_HEADS, ROWS_IN_PARTS = {}, {"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 2, "sequence": 2, "tensor": 2}
-OTHERS = [{"fsdp": 8}, {"data": 2, "sequence": 4}]
+OTHERS = [{"fsdp": 8}, ROWS_AND_HEADS, {"data": 2, "sequence": 4}]
 
 
 class Stops:

@@ -68,7 +68,7 @@ def test_texts_are_those_of_the_full_forward_and_have_the_same_bits_alone_and_am
     np.testing.assert_allclose([token.log_probability for token in together[2]], expected, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_cpu_attends_by_code_of_its_own_in_bfloat16(session, monkeypatch):
     """The likelihoods of the full forward pass, but for the roundings of bfloat16."""
     one, asked_of = dataclasses.replace(made(session, 96, width=64, heads=2), dtype=jnp.dtype("bfloat16")), []

@@ -77,6 +77,7 @@ def test_a_token_too_far_away_or_too_long_is_refused(tmp_path):
 
 def test_the_same_files_are_tried_once(tmp_path, monkeypatch):
     calls = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(published, "_TRIED", set())
     monkeypatch.setattr(Limited, "call", lambda self, *arguments: calls.append(arguments))
     first, second = directory(tmp_path / "first"), directory(tmp_path / "second")

@@ -1,11 +1,11 @@
 """Questions about the laws of the user's own files (sources of kind `law`), to be answered by reading.
 
 A question gives four articles of a law, by their captions, a sentence or a passage of each, and asks which of them it
-is. The answer repeats what is asked for and then says what stands beside it, as it is given: 聴聞の再開（第二十五条）.
-So a model that copies what it reads answers rightly. The article alone is right too. Nothing is asked that is not
-given: a model that is tuned to name articles by heart makes them up for a law that it does not know. Of several laws
-some are held out with all questions about them. Of one law, articles are held out. Judgments are read and not asked
-about.
+is. The answer names the caption or the passage, and the article: 聴聞の再開（第二十五条）. Where the question gives
+the same line, a model that copies what it reads answers rightly. The article alone is right too. Nothing is asked
+that is not given: a model that is tuned to name articles by heart makes them up for a law that it does not know. Of
+several laws some are held out with all questions about them. Of one law, articles are held out. Judgments are read
+and not asked about.
 """
 
 import itertools

@@ -70,7 +70,8 @@ class Programs:
                 left = len(keys) - 1 - number  # the second one tells how long they take: the first has costs of its own
                 is_new = number == 1 and compilations() > before  # not found in the cache
                 if is_new and (seconds := self.compiled[key] * left) > TOLD_SECONDS:
-                    log.say(f"engine: compiles {left} more programs, about {seconds:.0f} s; later starts find them")
+                    later = "; later starts find them" if jax.config.jax_compilation_cache_dir else ""
+                    log.say(f"engine: compiles {left} more programs, about {seconds:.0f} s{later}")
 
     def compile_in_thread(self) -> None:
         """From now on compile others in a thread; before, a program is compiled where it is first called."""

@@ -6,8 +6,10 @@ A handler is an XLA FFI handler in C's calling convention; the offsets of its ar
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Iterator
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +20,8 @@ from tpullm.system import storage
 FLOATS = f"<{LANES} x float>"
 FUSED = f"declare {FLOATS} @llvm.fmuladd.v16f32({FLOATS}, {FLOATS}, {FLOATS})"
 TWO_PRODUCTS = f"declare {FLOATS} @llvm.x86.avx512bf16.dpbf16ps.512({FLOATS}, <32 x bfloat>, <32 x bfloat>)"
-_ENGINES = []  # of LLVM; they own the code that XLA calls
+_ENGINES = {}  # of LLVM, by target; they own the code that XLA calls
+_LOCK = threading.Lock()  # XLA refuses a target of another address
 
 
 @cache
@@ -45,14 +48,18 @@ def register(name: str, text: str) -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    machine, _ = processor()
-    key = [text, llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(storage.kept("kernels", key, partial(_compiled, text))))
-    engine.finalize_object()
-    _ENGINES.append(engine)
-    handler = jax.ffi.pycapsule(ctypes.c_void_p(engine.get_function_address(name)))
-    jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    with _LOCK:
+        if name in _ENGINES:
+            return name
+        machine, _ = processor()
+        kind = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        key = [text, storage.hash_file(Path(__file__)), llvmlite.__version__, *kind]
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(storage.kept("kernels", key, partial(_compiled, text))))
+        engine.finalize_object()
+        handler = jax.ffi.pycapsule(ctypes.c_void_p(engine.get_function_address(name)))
+        jax.ffi.register_ffi_target(name, handler, platform="cpu")
+        _ENGINES[name] = engine
     return name
 
 

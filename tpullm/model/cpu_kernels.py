@@ -9,7 +9,7 @@ are summed by one instruction (`vpdpbusd`), which takes the weights without a si
 and that times the sum of the row's block is subtracted first. bfloat16: two products at a time (`vdpbf16ps`). A
 processor without these instructions gets loops of the same results.
 
-Rows of zeros are not multiplied. So rows of the cache that no text has cost nothing here.
+Groups of rows that are zeros are not multiplied: so the last rows of the cache cost nothing while no text has them.
 """
 
 from functools import cache

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
 from tests.formats.gguf.small_gguf import tokenizer
 from tests.formats.huggingface.published import TEXT, write
-from tpullm.formats.gguf import vocabulary
+from tpullm.formats.gguf import pre_tokenizers, vocabulary
 from tpullm.formats.gguf.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from tpullm.recipe.schema import TokenizerConfig
 from tpullm.system.errors import UserError
@@ -136,6 +136,14 @@ def test_a_pattern_has_its_name(tmp_path, pattern, ignores, name):
 
     change = splitting(pattern, ignores) if pattern else of_digits
     assert vocabulary.of_tokenizer(changed(tmp_path, change)).split == name
+
+
+def test_a_pattern_of_other_tokens_that_no_merges_reach_has_no_name(tmp_path):
+    """Of the four that llama.cpp's converter knows apart, `ignore_merges` does not matter."""
+    for name, ignores_merges in (("seed-coder", False), ("minicpm5", True)):
+        described = pre_tokenizers.PRE_TOKENIZERS[name].described()
+        assert pre_tokenizers.name_of(described, ignores_merges) == name
+        assert pre_tokenizers.name_of(described, not ignores_merges) is None
 
 
 def test_pairs_of_characters_are_joined_in_the_order_of_scores(tmp_path):

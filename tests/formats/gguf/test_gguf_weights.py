@@ -347,6 +347,28 @@ def test_matrices_are_packed_as_they_are_read(small_tokenizer, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("most", [0, 40_000])
+def test_tensors_are_read_ahead_within_so_many_bytes(most, good, monkeypatch):
+    """On a machine of 64 cores too; one that is larger is read when those before it are gone."""
+    monkeypatch.setattr(weights, "cores", lambda: 64)
+    monkeypatch.setattr(weights, "_BYTES_AHEAD", most)
+    begun, gone, ahead, read_values = [], [], [], reading.values
+
+    def noted(file, tensor):
+        begun.append(tensor.size)  # all of them are in float32
+        return read_values(file, tensor)
+
+    monkeypatch.setattr(reading, "values", noted)
+    found = published(good)
+    architecture = Architecture(found.config)
+    with found.weights() as source:
+        for _ in source.parts_of(architecture.shapes, architecture.axes, gone.append):
+            ahead.append((len(begun) - len(gone), sum(begun) - sum(gone)))
+    counts, sizes = zip(*ahead, strict=True)
+    assert (max(counts) > 1) == (most > 0) and max(sizes) <= max(most, *begun)
+    assert sorted(begun) == sorted(gone)
+
+
 def test_a_second_process_reads_a_head_from_what_the_first_has_kept_until_the_file_changes(good, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file, calls, call = tmp_path / "a.gguf", [], Limited.call

@@ -1,6 +1,7 @@
 """Attention by LLVM's code: that of float64, whatever rows and blocks there are beside."""
 
 import functools
+import sys
 from unittest import mock
 
 import jax
@@ -54,10 +55,13 @@ def plain_target(*of):
 target = cpu._target
 
 
+@pytest.mark.parametrize("sizes", [(3, 2, 64), (1, 4, 256), (2, 1, 32)])
 @pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("plain", [False, True])
-def test_it_is_the_attention_of_float64(window, plain, monkeypatch):
+def test_it_is_the_attention_of_float64(sizes, window, plain, monkeypatch):
     """But for the roundings of float32, and those of the result to bfloat16, an eighth of a percent each."""
+    for name, size in zip("KGH", sizes, strict=True):
+        monkeypatch.setattr(sys.modules[__name__], name, size)
     if plain:
         monkeypatch.setattr(cpu, "_target", plain_target)
     q, blocks = given()

@@ -52,16 +52,15 @@ def _joined(splits: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
 _SPLITS = (("Split", "Isolated", False), ("Split", "Removed", True))  # the same, of an expression that all text has
 (_KNOWN,) = read_tables(Path(__file__).with_suffix(".yaml"), pre_tokenizers=list[PreTokenizer])
 PRE_TOKENIZERS = {name: one for one in _KNOWN for name in one.names}
+_EITHER = {"gpt-2", "qwen2", "gpt-4o", "tekken"}  # so llama.cpp's converter names them, whatever `ignore_merges` says
 (_GPT_2,) = _joined(PRE_TOKENIZERS["gpt-2"].splits)
 
 
 def name_of(described: dict, ignores_merges: bool) -> str | None:
-    """The name for how a `tokenizer.json` splits, whatever bytes are missing; None if llama.cpp does not split so.
-
-    If llama.cpp has it with the other `ignores_merges` alone, its name is that, as its own converter says.
-    """
+    """The name for how a `tokenizer.json` splits, whatever bytes are missing; None if llama.cpp does not split so."""
     wanted = _expressions(described)
     found = [one for one in _KNOWN if wanted and wanted in (_joined(one.splits), _joined(one.published))]
+    found = [one for one in found if one.ignores_merges == ignores_merges or _EITHER & {*one.names}]
     return min(found, key=lambda one: one.ignores_merges != ignores_merges).names[0] if found else None
 
 

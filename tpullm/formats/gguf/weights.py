@@ -1,11 +1,12 @@
 """The weights of a GGUF file in our layout, one tensor at a time, dequantized by `gguf`."""
 
-import itertools
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tpullm.formats.gguf.layout import Layout, Tensor
 from tpullm.formats.gguf.reading import GgufFile, GgufTensor
 from tpullm.formats.huggingface import tensors
 from tpullm.formats.huggingface.reading import DTYPES, Tree, some_names
+from tpullm.recipe import schema
 from tpullm.recipe.schema import ModelConfig
 from tpullm.system import storage
 from tpullm.system.errors import UserError
@@ -27,6 +29,7 @@ from tpullm.system.process.limited import Limited
 # Of MXFP4 a number is one of 16 times a power of 2. Other quantized types need more digits than 16 bits have: their
 # scale has up to 11, times a code of 3 to 8, and a minimum is taken off.
 _STORED = DTYPES | {"MXFP4": DTYPES["BF16"]}
+_BYTES_AHEAD = 1 << 27  # of tensors that are read before they are asked for, as float32
 KEPT = {"Q8_0": "int8", "Q4_0": "int4"}  # types whose codes are multiplied with as they are
 
 
@@ -47,7 +50,8 @@ def head(path: Path) -> tuple[dict, list[GgufTensor]]:
 
     state = path.stat()
     version = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    code = storage.hash_code(__file__, tokenizer.__file__)
+    code = storage.hash_code(__file__, tokenizer.__file__, tensors.__file__, schema.__file__)
+    version += [metadata.version("gguf")]
     files, found = json.loads(storage.kept("gguf", [str(path), version, code], read))
     return files, [GgufTensor(name, tuple(shape), *others) for name, shape, *others in found]
 
@@ -108,7 +112,7 @@ class GgufWeights(nullcontext):
     def parts_of(self, shapes: Tree, axes: Tree, done: Callable[[int], None]) -> Iterator[tuple]:
         """See `Weights`. Of a target that is `Quantized` with scales in float16, the codes of the file.
 
-        Threads read the tensors that come next: as many as there are cores.
+        Threads read the tensors that come next: of a large model one, of a small one as many as there are cores.
         """
         from tpullm.model.quantized import from_blocks, is_quantized  # imports JAX, which the child of `head` need not
 
@@ -127,9 +131,12 @@ class GgufWeights(nullcontext):
             return layout.split(tensor, values)
 
         with ThreadPoolExecutor(cores()) as pool:
-            begun, left = deque(), iter(wanted)
+            begun, left, ahead = deque(), deque(wanted), 0
             for tensor, of_file in wanted:
-                begun += [pool.submit(parts, *one) for one in itertools.islice(left, cores() + 1 - len(begun))]
+                while left and (not begun or ahead + 4 * math.prod(left[0][0].shape) <= _BYTES_AHEAD):
+                    ahead += 4 * math.prod(left[0][0].shape)
+                    begun.append(pool.submit(parts, *left.popleft()))
                 place = () if tensor.layer is None else (tensor.layer,)
                 yield from ((key, place, part) for key, part in zip(tensor.ours, begun.popleft().result(), strict=True))
+                ahead -= 4 * math.prod(tensor.shape)
                 done(of_file.size)

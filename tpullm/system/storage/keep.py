@@ -15,6 +15,7 @@ from tpullm.system.storage.copies import cache_folder, make_private
 from tpullm.system.storage.paths import hash_json
 
 MOST_BYTES = 1 << 28  # of all that has one name
+_MOST_FILES = 10_000
 _DIGEST = hashlib.sha256().digest_size  # bytes of a checksum, with which a file begins
 
 
@@ -41,15 +42,17 @@ def kept(name: str, key: Any, make: Callable[[], bytes]) -> bytes:
 
 
 def shrink(home: Path, most_bytes: int) -> None:
-    """Remove the least recently used files of a folder, and of those in it, until at most `most_bytes` are left."""
+    """Remove the least recently used files of a folder, and of those in it, until at most `most_bytes` are left, in
+    10,000 files.
+    """
     entries = []
     for path in filter(Path.is_file, home.rglob("*")):
         with contextlib.suppress(OSError):
             status = path.stat()
             # Of a last use; file systems may record one a day late.
             entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
-    for _, size, path in sorted(entries, reverse=True):
+    for number, (_, size, path) in enumerate(sorted(entries, reverse=True)):
         most_bytes -= size
-        if most_bytes < 0:
+        if most_bytes < 0 or number >= _MOST_FILES:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -75,7 +75,8 @@ def hash_file(path: Path) -> str:
 
 def hash_code(*modules: str) -> str:
     """SHA-256 of the files in the folders of some modules (their `__file__`), in hexadecimal."""
-    files = [file for module in modules for file in Path(module).parent.glob("*.*")]
+    beside = [file for module in modules for file in Path(module).parent.iterdir()]
+    files = [file for file in beside if file.suffix in (".py", ".yaml") and file.is_file()]
     return hash_json([hash_file(file) for file in sorted(files)])
 
 
