@@ -120,7 +120,7 @@ def teacher_of(
         )
     architecture, dtype = Architecture(found.config), compute_dtype(train.compute)
     check_fits(architecture, train, tokenizer.needed_size, mesh, f"{where}.train", sizes_given=True)
-    load = partial(found.params, architecture, session.parameter_targets(architecture, mesh, dtype))
+    load = partial(found.params, architecture, session.parameter_targets(architecture, mesh, dtype), False)
     return Teacher(settings.teacher, architecture, load, mesh, dtype, vocabulary, train.loss_chunks), notes
 
 

@@ -148,7 +148,7 @@ def test_a_part_that_fails_ends_the_verb_with_its_line_and_then_all_is_made(clus
     recipe.write_text(json.dumps(whole))
     driver = collect(cluster, recipe, tmp_path / "run")
     said = driver.communicate(timeout=300)[1]
-    assert driver.returncode == 0 and "ray: 1 node(s), 2 CPUs" in said
+    assert driver.returncode == 0 and "documents: 1,000 with" in said
     subprocess.run(ray_kills.command("collect", recipe, tmp_path / "alone", PART_BYTES), cwd=ROOT, check=True)
     assert ray_kills.contents(tmp_path / "run") == ray_kills.contents(tmp_path / "alone")
 
