@@ -62,3 +62,10 @@ def test_what_was_longest_not_used_is_removed(folder, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 300)
     asked("newest", bytes(100))
     assert asked("newer", bytes(100)) == 0 and asked("newest", bytes(100)) == 0 and asked("old") == 1
+
+
+def test_there_are_at_most_so_many_files(folder, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_FILES", 3)
+    for number in range(5):
+        asked(number)
+    assert len(list(folder.iterdir())) == 3

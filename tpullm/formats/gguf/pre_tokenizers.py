@@ -60,8 +60,8 @@ def name_of(described: dict, ignores_merges: bool) -> str | None:
     """The name for how a `tokenizer.json` splits, whatever bytes are missing; None if llama.cpp does not split so."""
     wanted = _expressions(described)
     found = [one for one in _KNOWN if wanted and wanted in (_joined(one.splits), _joined(one.published))]
-    found = [one for one in found if one.ignores_merges == ignores_merges or _EITHER & {*one.names}]
-    return min(found, key=lambda one: one.ignores_merges != ignores_merges).names[0] if found else None
+    named = (one.names[0] for one in found if one.ignores_merges == ignores_merges or _EITHER & {*one.names})
+    return next(named, None)
 
 
 def _expressions(described: dict) -> tuple[str, ...]:
