@@ -131,12 +131,10 @@ class GgufWeights(nullcontext):
             return layout.split(tensor, values)
 
         with ThreadPoolExecutor(cores()) as pool:
-            begun, left, ahead = deque(), deque(wanted), 0
-            for tensor, of_file in wanted:
-                while left and (not begun or ahead + 4 * math.prod(left[0][0].shape) <= _BYTES_AHEAD):
-                    ahead += 4 * math.prod(left[0][0].shape)
+            begun, left, sizes = deque(), deque(wanted), [4 * math.prod(tensor.shape) for tensor, _ in wanted]
+            for number, (tensor, of_file) in enumerate(wanted):
+                while left and (not begun or sum(sizes[number : len(sizes) - len(left) + 1]) <= _BYTES_AHEAD):
                     begun.append(pool.submit(parts, *left.popleft()))
                 place = () if tensor.layer is None else (tensor.layer,)
                 yield from ((key, place, part) for key, part in zip(tensor.ours, begun.popleft().result(), strict=True))
-                ahead -= 4 * math.prod(tensor.shape)
                 done(of_file.size)
