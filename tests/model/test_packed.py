@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.small import mesh
-from tpullm.model import cpu_code, cpu_kernels, packed, packing, quantized
+from tpullm.model import cpu_code, cpu_kernels, cpu_tiles, packed, packing, quantized
 
 MATRICES = {  # shape, logical axes, the last input, which is what blocks of scales are along; two layers
     "query": ((2, 192, 3, 32), ("layers", "embed", "heads", "head"), -3, "btd,dnh->btnh"),
@@ -51,14 +51,21 @@ def plain_loops(*of):
         return compile_kernel(*of, "plain")
 
 
+@functools.cache
+def without_tiles(*of):
+    """The kernel of a processor without AMX."""
+    with mock.patch.object(cpu_tiles, "can_use", lambda bits: False):
+        return compile_kernel(*of, "vectors")
+
+
 # Loops that are written out take LLVM seconds; one matrix has all that they do.
-WAYS = [*((name, "this processor's instructions") for name in MATRICES), ("gate", "plain loops")]
+WAYS = [*((name, "this processor's instructions") for name in MATRICES), ("gate", "no tiles"), ("gate", "plain loops")]
 
 
 @pytest.fixture
 def compiled(request, monkeypatch):
-    if request.param == "plain loops":
-        monkeypatch.setattr(cpu_kernels, "target_name", plain_loops)
+    if target := {"plain loops": plain_loops, "no tiles": without_tiles}.get(request.param):
+        monkeypatch.setattr(cpu_kernels, "target_name", target)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
@@ -78,15 +85,15 @@ def test_numbers_are_those_of_the_matrix(name, kind):
 def test_products_are_those_of_rounded_rows(name, kind, compiled):
     """Rows are rounded to bfloat16, or to 127 steps of the largest number of each block: the sums, of up to 192
     products of about 1, are then those of float64 but for the roundings of float32. A row alone has the same bits as
-    among 13.
+    among 43.
     """
     with jax.set_mesh(mesh()):
         numbers, found = made(name, kind)
-        x = np.random.default_rng(4).standard_normal((13, 1, *found.inputs)).astype(np.float32)
-        x[[0, 3, 8, 12], 0] = 0  # rows at the beginning, the middle and the end of those that are multiplied together
+        x = np.random.default_rng(4).standard_normal((43, 1, *found.inputs)).astype(np.float32)
+        x[[0, 3, 8, 42], 0] = 0  # rows at the beginning, the middle and the end of those that are multiplied together
         layer = jax.tree.map(lambda leaf: leaf[1], found)
         multiply = jax.jit(lambda layer, x: layer.matmul(x, jax.P()))
-        out, alone = np.asarray(multiply(layer, placed(x))), np.asarray(multiply(layer, placed(x[5:6])))
+        out, *alone = (np.asarray(multiply(layer, placed(own))) for own in (x, x[5:6], x[41:42]))
     if kind == "bfloat16":
         rounded = x.astype(jnp.bfloat16).astype(np.float64)
     else:
@@ -99,7 +106,20 @@ def test_products_are_those_of_rounded_rows(name, kind, compiled):
     wanted = np.einsum(MATRICES[name][3], rounded, numbers[1].astype(np.float64))
     assert out.dtype == np.float32 and out.shape == wanted.shape
     np.testing.assert_allclose(out, wanted, atol=2e-5)
-    np.testing.assert_array_equal(out[5:6], alone)
+    np.testing.assert_array_equal(out[[5, 41]], np.concatenate(alone))
+
+
+@pytest.mark.skipif(not cpu_tiles.can_use(8), reason="this processor has no AMX, or may not use it")
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_integers_have_the_same_bits_by_tiles(name, kind, monkeypatch):
+    """Sums of products are exact; so both ways round alike."""
+    with jax.set_mesh(mesh()):
+        layer = jax.tree.map(lambda leaf: leaf[1], made(name, kind)[1])
+        x = placed(np.random.default_rng(6).standard_normal((29, 1, *layer.inputs)).astype(np.float32))
+        by_tiles = jax.jit(lambda layer, x: layer.matmul(x, jax.P()))(layer, x)
+        monkeypatch.setattr(cpu_kernels, "target_name", without_tiles)
+        np.testing.assert_array_equal(jax.jit(lambda layer, x: layer.matmul(x, jax.P()))(layer, x), by_tiles)
 
 
 def test_rows_of_zeros_are_not_multiplied():

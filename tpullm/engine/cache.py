@@ -31,6 +31,7 @@ from tpullm.engine.programs import Run, dispatch, only_compile
 from tpullm.engine.sampling import Choice, given_tokens
 from tpullm.engine.session import Session
 from tpullm.model.architecture import Architecture
+from tpullm.model.cpu_memory import zeros
 from tpullm.model.platform import layers_per_program, matmul_dtype
 from tpullm.model.rows import put_whole
 
@@ -143,7 +144,7 @@ def empty_block(architecture: Architecture, rows: int, slots: int, dtype: jnp.dt
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _zeros(*, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    return jax.reshard(jnp.zeros(shape, dtype), cache_spec())
+    return jax.reshard(zeros(shape, dtype), cache_spec())
 
 
 def cache_slot_bytes(session: Session) -> int:

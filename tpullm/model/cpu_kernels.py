@@ -14,11 +14,15 @@ Groups of rows that are zeros are not multiplied: so the last rows of the cache 
 
 from functools import cache
 
-from tpullm.model import cpu_code
+from tpullm.model import cpu_code, cpu_tiles
 from tpullm.model.cpu_code import Text
 from tpullm.model.platform import LANES
 
 _ROWS = (8, 4, 2, 1)  # rows that share what is read of a tile
+_ARGUMENTS = ", ".join(
+    [f"ptr noalias %{name}" for name in ("x", "scales", "sums", "codes", "of_codes", "out")]
+    + [f"i64 %{name}" for name in ("count", "K", "N", "begin", "end")]
+)
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
 # Of bfloat16: pairs of inputs in a step of the inner loop, and how far ahead weights are asked for: 8 rows 0.72 times
 # the time on a Zen 4, 32 rows 0.87, 1 row the same. Of integers it made nothing faster.
@@ -40,11 +44,11 @@ def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> st
     `[M, K / block]`.
     """
     name = f"{prefix}_matmul_{bits}_{block}_{'half' if half else 'float'}"
-    return cpu_code.register(name, _module(name, bits, block, half, cpu_code.processor()[1]))
+    return cpu_code.register(name, _module(name, bits, block, half, cpu_tiles.can_use(bits)))
 
 
-def _module(name: str, bits: int, block: int, half: bool, features: dict[str, bool]) -> str:
-    fast = features.get("avx512bf16" if bits == 16 else "avx512vnni", False)
+def _module(name: str, bits: int, block: int, half: bool, tiles: bool) -> str:
+    fast = cpu_code.has("avx512bf16" if bits == 16 else "avx512vnni")
     declared = [
         "declare i64 @llvm.umin.i64(i64, i64)",
         "declare i32 @llvm.vector.reduce.or.v16i32(<16 x i32>)",
@@ -56,14 +60,21 @@ def _module(name: str, bits: int, block: int, half: bool, features: dict[str, bo
         f"declare float @llvm.vector.reduce.fmax.v{block}f32(<{block} x float>)",
         f"declare i32 @llvm.vector.reduce.add.v{block}i32(<{block} x i32>)",
     ]
+    if tiles:
+        declared.append(cpu_tiles.DECLARED)
     if fast and bits == 16:
         declared.append(cpu_code.TWO_PRODUCTS)
     elif fast:
         declared.append("declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <64 x i8>, <64 x i8>)")
-    rows = [_rows(count, bits, block, half, fast) for count in _ROWS]
-    return "\n".join(
-        [*declared, *([] if bits == 16 else [_rounding(bits, block)]), *rows, _ZEROS, _handler(name, bits, block, half)]
-    )
+    groups = {count: count for count in _ROWS}
+    rounding = [] if bits == 16 else [_rounding(bits, block)]
+    if tiles and bits == 16:
+        groups = cpu_tiles.GROUPS
+        rows = cpu_tiles.functions(_ARGUMENTS)
+    else:
+        groups = {count: count for count in (*(cpu_tiles.ROWS if tiles else ()), *_ROWS)}
+        rows = [_rows(count, bits, block, half, fast, tiles and count in cpu_tiles.ROWS) for count in groups]
+    return "\n".join([*declared, *rounding, *rows, _ZEROS, _handler(name, bits, block, half, groups)])
 
 
 def _rounding(bits: int, block: int) -> str:
@@ -105,13 +116,12 @@ end:
 }}"""
 
 
-def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
+def _rows(count: int, bits: int, block: int, half: bool, fast: bool, tiles: bool) -> str:
     """Some rows times the tiles from `%begin` to `%end`. A step of the inner loop reads a block of inputs."""
     text = Text()
-    names = ("x", "scales", "sums", "codes", "of_codes", "out")
-    pointers = ", ".join(f"ptr noalias %{name}" for name in names)
-    sizes = ", ".join(f"i64 %{name}" for name in ("K", "N", "begin", "end"))
-    text(f"define private void @rows{count}({pointers}, {sizes}) {{\nfirst:")
+    text(f"define private void @rows{count}({_ARGUMENTS}) {{\nfirst:")
+    if tiles:
+        cpu_tiles.prepare(text, count, block)
     text(f"%blocks = udiv i64 %K, {block}")
     text("br label %tile\ntile:")
     text("%t = phi i64 [ %begin, %first ], [ %next_t, %tile_end ]")
@@ -141,10 +151,15 @@ def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
     else:
         sums = [text.splat("i32", text.load("i32", "%sums", own[r])) for r in range(count)]
         x = [text.at("i8", "%x", text.set(f"mul i64 {own[r]}, {block}")) for r in range(count)]
-        for place_of_four, weights in _fours(text, codes, bits, block):
-            for r in range(count):
-                four = text.splat("i32", text.load("i32", x[r], place_of_four))
-                sums[r] = _four_products(text, sums[r], weights, four, fast)
+        fours = _fours(text, codes, bits, block)
+        if tiles:
+            products = cpu_tiles.products(text, count, x[0], codes if bits == 8 else fours)
+            sums = [text.set(f"add <16 x i32> {a}, {b}") for a, b in zip(sums, products, strict=True)]
+        else:
+            for place_of_four, weights in fours:
+                for r in range(count):
+                    four = text.splat("i32", text.load("i32", x[r], place_of_four))
+                    sums[r] = _four_products(text, sums[r], weights, four, fast)
         kind = "half" if half else "float"
         of_weights = text.load(f"<16 x {kind}>", "%of_codes", place, align=2)
         of_weights = text.set(f"fpext <16 x half> {of_weights} to <16 x float>") if half else of_weights
@@ -161,7 +176,10 @@ def _rows(count: int, bits: int, block: int, half: bool, fast: bool) -> str:
         place = text.set(f"add i64 {column}, {text.set(f'mul i64 %N, {r}')}")
         text(f"store <16 x float> %new{r}, ptr {text.at('float', '%out', place)}, align 4")
     text("%next_t = add i64 %t, 1\n%more_t = icmp ult i64 %next_t, %end")
-    text("br i1 %more_t, label %tile, label %last\nlast:\nret void\n}")
+    text("br i1 %more_t, label %tile, label %last\nlast:")
+    if tiles:
+        text("call void @llvm.x86.tilerelease()")
+    text("ret void\n}")
     return "\n".join(text.lines)
 
 
@@ -213,7 +231,7 @@ end:
 }"""
 
 
-def _handler(name: str, bits: int, block: int, half: bool) -> str:
+def _handler(name: str, bits: int, block: int, half: bool, groups: dict[int, int]) -> str:
     """The function that XLA calls. Rows of zeros, which are of no text, are not multiplied."""
     text = Text()
     text.handler(name, {"%used": "i64", "%row": "i64"})
@@ -242,7 +260,7 @@ def _handler(name: str, bits: int, block: int, half: bool) -> str:
         text(f"call void @round(ptr {given}, ptr {x}, ptr {scales}, ptr {sums}, i64 {every})")
     # Some tiles at a time, which stay in the cache while all rows are multiplied with them.
     tile_bytes = text.whole("mul", blocks, LANES * block * bits // 8)
-    some = text.whole("add", text.whole("udiv", _CACHED_BYTES, tile_bytes), 1)
+    some = text.whole("and", text.whole("add", text.whole("udiv", _CACHED_BYTES, tile_bytes), 2), -2)
     with text.loop(begin, end, some) as tile:
         ahead = text.whole("add", tile, some)
         tiles_end = text.set(f"call i64 @llvm.umin.i64(i64 {ahead}, i64 {end})")
@@ -251,17 +269,20 @@ def _handler(name: str, bits: int, block: int, half: bool) -> str:
         row = text.load("i64", "%row")
         left = text.whole("sub", rows, row)
         text(f"%more = icmp sgt i64 {left}, 0\nbr i1 %more, label %look, label %done\nlook:")
-        text(f"br i1 {has_zeros(row)}, label %skip, label %ask{_ROWS[0]}\nskip:")
+        labels = [f"ask{count}" for count in groups]
+        text(f"br i1 {has_zeros(row)}, label %skip, label %{labels[0]}\nskip:")
         text(f"store i64 {text.whole('add', row, 1)}, ptr %row\nbr label %next_rows")
-        for count, fewer in zip(_ROWS, [f"ask{fewer}" for fewer in _ROWS[1:]] + ["done"], strict=True):
-            text(f"ask{count}:\n%fits{count} = icmp sge i64 {left}, {count}")
+        for (count, least), label, fewer in zip(groups.items(), labels, [*labels[1:], "done"], strict=True):
+            text(f"{label}:\n%fits{count} = icmp sge i64 {left}, {least}")
             text(f"br i1 %fits{count}, label %do{count}, label %{fewer}\ndo{count}:")
             own = [text.whole("mul", row, of) for of in (inputs, blocks, outputs)]
             parts = [text.at("bfloat" if bits == 16 else "i8", x, own[0]), "null", "null", codes, of_codes]
             parts[1:3] = parts[1:3] if bits == 16 else [text.at("float", of, own[1]) for of in (scales, sums)]
             pointers = ", ".join(f"ptr {part}" for part in [*parts, text.at("float", tiles_out, own[2])])
-            text(f"call void @rows{count}({pointers}, i64 {inputs}, i64 {outputs}, i64 {tile}, i64 {tiles_end})")
-            text(f"store i64 {text.whole('add', row, count)}, ptr %row\nbr label %next_rows")
+            done = text.set(f"call i64 @llvm.umin.i64(i64 {left}, i64 {count})")
+            sizes = ", ".join(f"i64 {size}" for size in (done, inputs, outputs, tile, tiles_end))
+            text(f"call void @rows{count}({pointers}, {sizes})")
+            text(f"store i64 {text.whole('add', row, done)}, ptr %row\nbr label %next_rows")
         text("done:")
     text("ret ptr null\n}")
     return "\n".join(text.lines)
