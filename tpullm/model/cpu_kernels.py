@@ -14,9 +14,10 @@ Groups of rows that are zeros are not multiplied: so the last rows of the cache 
 
 from functools import cache
 
-from tpullm.model import cpu_code, cpu_tiles
+from tpullm.model import cpu_code, cpu_pieces, cpu_tiles
 from tpullm.model.cpu_code import Text
 from tpullm.model.platform import LANES
+from tpullm.system.process import cores
 
 _ROWS = (8, 4, 2, 1)  # rows that share what is read of a tile
 _ARGUMENTS = ", ".join(
@@ -24,6 +25,7 @@ _ARGUMENTS = ", ".join(
     + [f"i64 %{name}" for name in ("count", "K", "N", "begin", "end")]
 )
 _CACHED_BYTES = 1 << 18  # of weights, which a core's second cache keeps
+_PIECES_OF_CORE = 3  # at most: cores are not equally fast
 # Of bfloat16: pairs of inputs in a step of the inner loop, and how far ahead weights are asked for: 8 rows 0.72 times
 # the time on a Zen 4, 32 rows 0.87, 1 row the same. Of integers it made nothing faster.
 _PAIRS, _AHEAD_BYTES = 8, 4096
@@ -39,9 +41,8 @@ def target_name(bits: int, block: int, half: bool, prefix: str = "tpullm") -> st
         half: scales are float16, not float32.
 
     Arguments of the call: rows `[M, K]` (float32; bfloat16 for 16 bits), codes `[tiles, K / 32, bytes]` and
-    scales `[tiles, K / block, 16]` of `Packed`; attributes: `begin` and `end`, tiles. Results:
-    `[M, 16 (end - begin)]` float32, and three arrays in which the rounded rows stand: codes `[M, K]`, scales and sums
-    `[M, K / block]`.
+    scales `[tiles, K / block, 16]` of `Packed`. Results: `[M, 16 tiles]` float32, and of integers three arrays in which
+    the rounded rows stand: codes `[M, K]`, scales and sums `[M, K / block]`.
     """
     name = f"{prefix}_matmul_{bits}_{block}_{'half' if half else 'float'}"
     return cpu_code.register(name, _module(name, bits, block, half, cpu_tiles.can_use(bits)))
@@ -74,7 +75,8 @@ def _module(name: str, bits: int, block: int, half: bool, tiles: bool) -> str:
     else:
         groups = {count: count for count in (*(cpu_tiles.ROWS if tiles else ()), *_ROWS)}
         rows = [_rows(count, bits, block, half, fast, tiles and count in cpu_tiles.ROWS) for count in groups]
-    return "\n".join([*declared, *rounding, *rows, _ZEROS, _handler(name, bits, block, half, groups)])
+    handler = _handler(name, bits, block), _piece(bits, block, groups)
+    return "\n".join([*declared, cpu_pieces.functions(), *rounding, *rows, _ZEROS, *handler])
 
 
 def _rounding(bits: int, block: int) -> str:
@@ -231,58 +233,82 @@ end:
 }"""
 
 
-def _handler(name: str, bits: int, block: int, half: bool, groups: dict[int, int]) -> str:
+def _handler(name: str, bits: int, block: int) -> str:
     """The function that XLA calls. Rows of zeros, which are of no text, are not multiplied."""
     text = Text()
-    text.handler(name, {"%used": "i64", "%row": "i64"})
-    begin, end = text.attribute(0), text.attribute(1)
-    x, codes, out = text.data(text.argument(0)), text.data(text.argument(1)), text.data(text.result(0))
+    text.handler(name, {"%used": "i64"})
+    x, out = text.data(text.argument(0)), text.data(text.result(0))
     rows, inputs = (text.size(text.argument(0), axis) for axis in range(2))
-    outputs, blocks = text.size(text.result(0), 1), text.whole("udiv", inputs, block)
-    bytes_of_row = text.whole("mul", inputs, 2 if bits == 16 else 4)
-
-    def has_zeros(row: str) -> str:
-        own, parts = text.at("i8", given, text.whole("mul", row, bytes_of_row)), text.whole("udiv", bytes_of_row, 64)
-        return text.set(f"call i1 @zeros(ptr {own}, i64 {parts})")
-
-    given, scales, sums, of_codes = x, "null", "null", "null"
     text("store i64 0, ptr %used")
     with text.loop(0, rows) as row:
-        zeros, before, after = has_zeros(row), text.load("i64", "%used"), text.whole("add", row, 1)
+        zeros, before, after = (
+            _has_zeros(text, x, inputs, row, bits),
+            text.load("i64", "%used"),
+            text.whole("add", row, 1),
+        )
         text(f"store i64 {text.set(f'select i1 {zeros}, i64 {before}, i64 {after}')}, ptr %used")
-    out_bytes = text.whole("mul", text.whole("mul", rows, outputs), 4)
+    out_bytes = text.whole("mul", text.whole("mul", rows, text.size(text.result(0), 1)), 4)
     text(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {out_bytes}, i1 false)")
-    rows = text.load("i64", "%used")
+    used = text.load("i64", "%used")
+    if bits < 16:
+        codes, scales, sums = (text.data(text.result(n)) for n in range(1, 4))
+        every = text.whole("mul", used, text.whole("udiv", inputs, block))
+        text(f"call void @round(ptr {x}, ptr {codes}, ptr {scales}, ptr {sums}, i64 {every})")
+    tiles, each = _tiles_of_piece(text, inputs, bits)
+    count = text.whole("udiv", text.whole("add", tiles, text.whole("sub", each, 1)), each)
+    text(f"call void @pieces(ptr %frame, i64 {count}, i64 {used})\nret ptr null\n}}")
+    return "\n".join(text.lines)
+
+
+def _has_zeros(text: Text, x: str, inputs: str, row: str, bits: int) -> str:
+    """Whether a row that was given is zeros."""
+    of_row = text.whole("mul", inputs, 2 if bits == 16 else 4)
+    own, parts = text.at("i8", x, text.whole("mul", row, of_row)), text.whole("udiv", of_row, 64)
+    return text.set(f"call i1 @zeros(ptr {own}, i64 {parts})")
+
+
+def _tiles_of_piece(text: Text, inputs: str, bits: int) -> tuple[str, str]:
+    """How many tiles there are, and in a piece: an even number that stays in the cache while all rows are multiplied
+    with it, and few enough for all cores.
+    """
+    tiles = text.size(text.argument(1), 0)
+    cached = text.whole("udiv", _CACHED_BYTES, text.whole("mul", inputs, LANES * bits // 8))
+    shared = text.whole("udiv", tiles, _PIECES_OF_CORE * cores())
+    few = text.set(f"call i64 @llvm.umin.i64(i64 {cached}, i64 {shared})")
+    return tiles, text.whole("and", text.whole("add", few, 2), -2)
+
+
+def _piece(bits: int, block: int, groups: dict[int, int]) -> str:
+    """Some tiles for all rows up to the last one that is used."""
+    text = Text()
+    text("define private void @piece(ptr %frame, i64 %n, i64 %used) {\nbegin:\n%row = alloca i64")
+    given, codes, out = text.data(text.argument(0)), text.data(text.argument(1)), text.data(text.result(0))
+    inputs, outputs = text.size(text.argument(0), 1), text.size(text.result(0), 1)
+    blocks, x, of_codes, scales, sums = text.whole("udiv", inputs, block), given, "null", "null", "null"
     if bits < 16:
         of_codes = text.data(text.argument(2))
         x, scales, sums = (text.data(text.result(n)) for n in range(1, 4))
-        every = text.whole("mul", rows, blocks)
-        text(f"call void @round(ptr {given}, ptr {x}, ptr {scales}, ptr {sums}, i64 {every})")
-    # Some tiles at a time, which stay in the cache while all rows are multiplied with them.
-    tile_bytes = text.whole("mul", blocks, LANES * block * bits // 8)
-    some = text.whole("and", text.whole("add", text.whole("udiv", _CACHED_BYTES, tile_bytes), 2), -2)
-    with text.loop(begin, end, some) as tile:
-        ahead = text.whole("add", tile, some)
-        tiles_end = text.set(f"call i64 @llvm.umin.i64(i64 {ahead}, i64 {end})")
-        tiles_out = text.at("float", out, text.whole("mul", text.whole("sub", tile, begin), LANES))
-        text("store i64 0, ptr %row\nbr label %next_rows\nnext_rows:")
-        row = text.load("i64", "%row")
-        left = text.whole("sub", rows, row)
-        text(f"%more = icmp sgt i64 {left}, 0\nbr i1 %more, label %look, label %done\nlook:")
-        labels = [f"ask{count}" for count in groups]
-        text(f"br i1 {has_zeros(row)}, label %skip, label %{labels[0]}\nskip:")
-        text(f"store i64 {text.whole('add', row, 1)}, ptr %row\nbr label %next_rows")
-        for (count, least), label, fewer in zip(groups.items(), labels, [*labels[1:], "done"], strict=True):
-            text(f"{label}:\n%fits{count} = icmp sge i64 {left}, {least}")
-            text(f"br i1 %fits{count}, label %do{count}, label %{fewer}\ndo{count}:")
-            own = [text.whole("mul", row, of) for of in (inputs, blocks, outputs)]
-            parts = [text.at("bfloat" if bits == 16 else "i8", x, own[0]), "null", "null", codes, of_codes]
-            parts[1:3] = parts[1:3] if bits == 16 else [text.at("float", of, own[1]) for of in (scales, sums)]
-            pointers = ", ".join(f"ptr {part}" for part in [*parts, text.at("float", tiles_out, own[2])])
-            done = text.set(f"call i64 @llvm.umin.i64(i64 {left}, i64 {count})")
-            sizes = ", ".join(f"i64 {size}" for size in (done, inputs, outputs, tile, tiles_end))
-            text(f"call void @rows{count}({pointers}, {sizes})")
-            text(f"store i64 {text.whole('add', row, done)}, ptr %row\nbr label %next_rows")
-        text("done:")
-    text("ret ptr null\n}")
+    tiles, each = _tiles_of_piece(text, inputs, bits)
+    tile = text.whole("mul", "%n", each)
+    tiles_end = text.set(f"call i64 @llvm.umin.i64(i64 {text.whole('add', tile, each)}, i64 {tiles})")
+    tiles_out = text.at("float", out, text.whole("mul", tile, LANES))
+    text("store i64 0, ptr %row\nbr label %next_rows\nnext_rows:")
+    row = text.load("i64", "%row")
+    left = text.whole("sub", "%used", row)
+    text(f"%more = icmp sgt i64 {left}, 0\nbr i1 %more, label %look, label %done\nlook:")
+    labels = [f"ask{count}" for count in groups]
+    text(f"br i1 {_has_zeros(text, given, inputs, row, bits)}, label %skip, label %{labels[0]}\nskip:")
+    text(f"store i64 {text.whole('add', row, 1)}, ptr %row\nbr label %next_rows")
+    for (count, least), label, fewer in zip(groups.items(), labels, [*labels[1:], "done"], strict=True):
+        text(f"{label}:\n%fits{count} = icmp sge i64 {left}, {least}")
+        text(f"br i1 %fits{count}, label %do{count}, label %{fewer}\ndo{count}:")
+        own = [text.whole("mul", row, of) for of in (inputs, blocks, outputs)]
+        parts = [text.at("bfloat" if bits == 16 else "i8", x, own[0]), "null", "null", codes, of_codes]
+        parts[1:3] = parts[1:3] if bits == 16 else [text.at("float", of, own[1]) for of in (scales, sums)]
+        pointers = ", ".join(f"ptr {part}" for part in [*parts, text.at("float", tiles_out, own[2])])
+        done = text.set(f"call i64 @llvm.umin.i64(i64 {left}, i64 {count})")
+        sizes = ", ".join(f"i64 {size}" for size in (done, inputs, outputs, tile, tiles_end))
+        text(f"call void @rows{count}({pointers}, {sizes})")
+        text(f"store i64 {text.whole('add', row, done)}, ptr %row\nbr label %next_rows")
+    text("done:\nret void\n}")
     return "\n".join(text.lines)

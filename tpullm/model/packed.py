@@ -6,7 +6,6 @@
 A CPU of one device only; elsewhere XLA's own matmuls are used.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tpullm.model import cpu_kernels
 from tpullm.model.platform import LANES
-from tpullm.system.process import cores
 
 UNIT = 32  # inputs that lie together, for 16 outputs
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
@@ -74,13 +71,9 @@ class Packed:
             (M, _), tiles, blocks = x_MK.shape, len(codes), (len(x_MK), K // self.block)
             operands = [x_MK, codes] if scales is None else [x_MK, codes, scales]
             rounded = [] if scales is None else [((M, K), jnp.int8), (blocks, jnp.float32), (blocks, jnp.int32)]
-            parts = min(cores(), -(-tiles // 4))
-            ends, found = [tiles * n // parts for n in range(parts + 1)], []
-            for begin, end in itertools.pairwise(ends):  # each may run on a core of its own
-                results = [((M, LANES * (end - begin)), jnp.float32), *rounded]
-                call = jax.ffi.ffi_call(target, [jax.ShapeDtypeStruct(*of) for of in results])
-                found.append(call(*operands, begin=np.int64(begin), end=np.int64(end))[0])
-            return jnp.concatenate(found, axis=1)[:, :N].reshape(*x.shape[:2], *self.outputs)
+            results = [((M, LANES * tiles), jnp.float32), *rounded]
+            out_MN = jax.ffi.ffi_call(target, [jax.ShapeDtypeStruct(*of) for of in results])(*operands)[0]
+            return out_MN[:, :N].reshape(*x.shape[:2], *self.outputs)
 
         return jax.shard_map(local, out_specs=out_spec, check_vma=False)(x, self.codes, self.scales)
 

@@ -70,13 +70,11 @@ def test_it_is_the_attention_of_float64(sizes, window, plain, monkeypatch):
     )
 
 
-def test_a_row_has_the_same_bits_alone_and_with_fewer_blocks(monkeypatch):
+def test_a_row_has_the_same_bits_alone_and_with_fewer_blocks():
     q, blocks = given(1)
     whole = attended(q, blocks, SLOTS, 0)
     alone = attended(q[1:2], [(k[1:2], v[1:2]) for k, v in blocks[:1]], SLOTS[1:2], 0)
     np.testing.assert_array_equal(alone, whole[1:2])
-    monkeypatch.setattr(cpu, "cores", lambda: 4)  # of 15 pairs of a row and a head, 3 calls have 5 each
-    np.testing.assert_array_equal(attended(q, blocks, SLOTS, 0), whole)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpullm.model import cpu_code
+from tpullm.model import cpu_code, cpu_pieces
 from tpullm.model.attention.plain import on_one_cpu
 from tpullm.model.cpu_code import FLOATS, Text
 from tpullm.model.platform import LANES
-from tpullm.system.process import cores
 
 _LOWEST = -1e30  # the score of a key that is not attended to
 
@@ -44,15 +43,11 @@ def attend_to_slots(
 
     def local(q_RTNH, slots_RT, blocks):
         (R, _, N, H), K, slots = q_RTNH.shape, blocks[0][0].shape[1], sum(keys.shape[2] for keys, _ in blocks)
-        parts = next(n for n in range(min(cores(), R * K), 0, -1) if R * K % n == 0)
         ends_RT = jnp.where(slots_RT < slots, slots_RT + 1, 0)
         spans_R2 = jnp.concatenate([jnp.maximum(ends_RT - (window or slots), 0), ends_RT], axis=1)
-        out, found = jax.ShapeDtypeStruct((R * K // parts, N // K, H), jnp.float32), []
+        out = jax.ShapeDtypeStruct((R * K, N // K, H), jnp.float32)
         operands = q_RTNH.reshape(R, K, N // K, H), spans_R2, *itertools.chain(*blocks)
-        for part in range(parts):  # each may run on a core of its own; texts of all lengths are in each
-            call = jax.ffi.ffi_call(_target(N // K, H), out)
-            found.append(call(*operands, begin=np.int64(part), step=np.int64(parts)))
-        return jnp.stack(found, axis=1).reshape(q_RTNH.shape).astype(q_RTNH.dtype)
+        return jax.ffi.ffi_call(_target(N // K, H), out)(*operands).reshape(q_RTNH.shape).astype(q_RTNH.dtype)
 
     spec = jax.typeof(q_RTNH).sharding.spec
     return jax.shard_map(local, out_specs=spec, check_vma=False)(q_RTNH, slots_RT, list(blocks))
@@ -77,51 +72,57 @@ declare float @llvm.vector.reduce.fadd.v16f32(float, {FLOATS})
 
 
 def _module(name: str, heads: int, width: int, fast: bool) -> str:
-    """A handler: for each `step`-th key/value head of all rows from `begin` on, slots 16 at a time."""
+    """A handler: a piece is a key/value head of a row, slots 16 at a time."""
     text, parts = Text(), [(g, n) for g in range(heads) for n in range(width // LANES)]
-    text("\n".join([cpu_code.FUSED, *([cpu_code.TWO_PRODUCTS] if fast else []), _DECLARED]))
+    declared = [cpu_code.FUSED, *([cpu_code.TWO_PRODUCTS] if fast else []), _DECLARED]
+    text("\n".join([*declared, cpu_pieces.functions()]))
     _exponential(text)
     floats = {f"%{what}{g}": "float" for what in ("most", "total") for g in range(heads)}
     vectors = dict.fromkeys([f"%weights{g}" for g in range(heads)] + [f"%mixed{g}_{n}" for g, n in parts], FLOATS)
-    text.handler(name, {"%passed": "i64"} | floats | vectors)
-    begin, step, q = text.attribute(0), text.attribute(1), text.argument(0)
+    text.handler(name, {})
+    q = text.argument(0)
+    heads_of_rows = text.whole("mul", text.size(q, 0), text.size(q, 1))
+    text(f"call void @pieces(ptr %frame, i64 {heads_of_rows}, i64 0)\nret ptr null\n}}")
+    text("define private void @piece(ptr %frame, i64 %one, i64 %own) {\nbegin:")
+    for variable, kind in ({"%passed": "i64"} | floats | vectors).items():
+        text(f"{variable} = alloca {kind}")
+    one, q = "%one", text.argument(0)
     queries, K, spans, out = text.data(q), text.size(q, 1), text.data(text.argument(1)), text.data(text.result(0))
-    with text.loop(begin, text.whole("mul", text.size(q, 0), K), step) as one:
-        row = text.whole("udiv", one, K)
-        span = [text.load("i32", text.at("<2 x i32>", spans, row), n) for n in range(2)]
-        splats = [text.splat("i32", of) for of in span]
-        first, last = (text.set(f"sext i32 {of} to i64") for of in span)
-        own = text.at("bfloat", queries, text.whole("mul", one, heads * width))
-        text("store i64 0, ptr %passed")
-        for g in range(heads):
-            text(f"store float {_hex(_LOWEST)}, ptr %most{g}\nstore float 0.0, ptr %total{g}")
-        text("\n".join(f"store {FLOATS} zeroinitializer, ptr %mixed{g}_{n}" for g, n in parts))
-        with text.loop(2, text.load("i64", "%frame", 7), 2) as block:
-            pair = text.argument(block), text.argument(text.whole("add", block, 1))
-            slots, passed = text.size(pair[0], 2), text.load("i64", "%passed")
-            before = text.whole("mul", text.whole("mul", one, slots), width)
-            keys, values = (text.at("bfloat", text.data(of), before) for of in pair)
-            begun = text.set(f"call i64 @llvm.smax.i64(i64 {text.whole('sub', first, passed)}, i64 0)")
-            ended = text.set(f"call i64 @llvm.smin.i64(i64 {text.whole('sub', last, passed)}, i64 {slots})")
-            with text.loop(text.whole("and", begun, -LANES), ended, LANES) as slot:
-                here = text.splat("i32", text.set(f"trunc i64 {text.whole('add', passed, slot)} to i32"))
-                lanes = ", ".join(f"i32 {n}" for n in range(LANES))
-                here = text.set(f"add <16 x i32> {here}, <{lanes}>")
-                after = text.set(f"icmp sge <16 x i32> {here}, {splats[0]}")
-                until = text.set(f"icmp slt <16 x i32> {here}, {splats[1]}")
-                seen, place = text.set(f"and <16 x i1> {after}, {until}"), text.whole("mul", slot, width)
-                own_keys = text.at("bfloat", keys, place)
-                for g in range(heads):
-                    _weigh(text, g, width, own_keys, text.at("bfloat", own, g * width), seen, fast)
-                _mix(text, heads, width, text.at("bfloat", values, place))
-            text(f"store i64 {text.whole('add', passed, slots)}, ptr %passed")
-        target = text.at("float", out, text.whole("mul", text.whole("udiv", one, step), heads * width))
-        for place, (g, n) in enumerate(parts):
-            total = text.load("float", f"%total{g}")
-            total = text.splat("float", text.set(f"call float @llvm.maxnum.f32(float {total}, float {_hex(1e-30)})"))
-            mixed = text.set(f"fdiv {FLOATS} {text.load(FLOATS, f'%mixed{g}_{n}')}, {total}")
-            text(f"store {FLOATS} {mixed}, ptr {text.at(FLOATS, target, place)}, align 4")
-    text("ret ptr null\n}")
+    row = text.whole("udiv", one, K)
+    span = [text.load("i32", text.at("<2 x i32>", spans, row), n) for n in range(2)]
+    splats = [text.splat("i32", of) for of in span]
+    first, last = (text.set(f"sext i32 {of} to i64") for of in span)
+    own = text.at("bfloat", queries, text.whole("mul", one, heads * width))
+    text("store i64 0, ptr %passed")
+    for g in range(heads):
+        text(f"store float {_hex(_LOWEST)}, ptr %most{g}\nstore float 0.0, ptr %total{g}")
+    text("\n".join(f"store {FLOATS} zeroinitializer, ptr %mixed{g}_{n}" for g, n in parts))
+    with text.loop(2, text.load("i64", "%frame", 7), 2) as block:
+        pair = text.argument(block), text.argument(text.whole("add", block, 1))
+        slots, passed = text.size(pair[0], 2), text.load("i64", "%passed")
+        before = text.whole("mul", text.whole("mul", one, slots), width)
+        keys, values = (text.at("bfloat", text.data(of), before) for of in pair)
+        begun = text.set(f"call i64 @llvm.smax.i64(i64 {text.whole('sub', first, passed)}, i64 0)")
+        ended = text.set(f"call i64 @llvm.smin.i64(i64 {text.whole('sub', last, passed)}, i64 {slots})")
+        with text.loop(text.whole("and", begun, -LANES), ended, LANES) as slot:
+            here = text.splat("i32", text.set(f"trunc i64 {text.whole('add', passed, slot)} to i32"))
+            lanes = ", ".join(f"i32 {n}" for n in range(LANES))
+            here = text.set(f"add <16 x i32> {here}, <{lanes}>")
+            after = text.set(f"icmp sge <16 x i32> {here}, {splats[0]}")
+            until = text.set(f"icmp slt <16 x i32> {here}, {splats[1]}")
+            seen, place = text.set(f"and <16 x i1> {after}, {until}"), text.whole("mul", slot, width)
+            own_keys = text.at("bfloat", keys, place)
+            for g in range(heads):
+                _weigh(text, g, width, own_keys, text.at("bfloat", own, g * width), seen, fast)
+            _mix(text, heads, width, text.at("bfloat", values, place))
+        text(f"store i64 {text.whole('add', passed, slots)}, ptr %passed")
+    target = text.at("float", out, text.whole("mul", one, heads * width))
+    for place, (g, n) in enumerate(parts):
+        total = text.load("float", f"%total{g}")
+        total = text.splat("float", text.set(f"call float @llvm.maxnum.f32(float {total}, float {_hex(1e-30)})"))
+        mixed = text.set(f"fdiv {FLOATS} {text.load(FLOATS, f'%mixed{g}_{n}')}, {total}")
+        text(f"store {FLOATS} {mixed}, ptr {text.at(FLOATS, target, place)}, align 4")
+    text("ret void\n}")
     return "\n".join(text.lines)
 
 

@@ -1,0 +1,42 @@
+"""Each piece of a handler's work is done once before the handler returns, by however many threads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpullm.model import cpu_code, cpu_pieces
+from tpullm.model.cpu_code import Text
+
+
+def counted(name: str, helpers: int) -> str:
+    """A handler that adds its number and 1 to each place of its result, which is zeros before; a piece is a place."""
+    text = Text()
+    text("declare i64 @llvm.umin.i64(i64, i64)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+    text(cpu_pieces.functions(helpers))
+    text.handler(name, {})
+    out, count = text.data(text.result(0)), text.size(text.result(0), 0)
+    text(f"call void @llvm.memset.p0.i64(ptr {out}, i8 0, i64 {text.whole('mul', count, 4)}, i1 false)")
+    text(f"call void @pieces(ptr %frame, i64 {count}, i64 7)\nret ptr null\n}}")
+    text("define private void @piece(ptr %frame, i64 %n, i64 %own) {\nbegin:")
+    place = text.at("i32", text.data(text.result(0)), "%n")
+    added = text.set(f"trunc i64 {text.whole('add', '%n', '%own')} to i32")
+    total = text.set(f"add i32 {text.load('i32', place)}, {added}")
+    text(f"store i32 {total}, ptr {place}\nret void\n}}")
+    return cpu_code.register(name, "\n".join(text.lines))
+
+
+@pytest.mark.parametrize("helpers", [0, 1, 8])
+def test_every_piece_is_done_once(helpers):
+    """200 times: a helper that comes late must not take a piece of a later job, nor one that is done."""
+    target = counted(f"counted_{helpers}", helpers)
+    for size in (1, 2, 37, 5000):
+        call = jax.jit(lambda size=size: jax.ffi.ffi_call(target, jax.ShapeDtypeStruct((size,), jnp.int32))())
+        for _ in range(50):
+            np.testing.assert_array_equal(call(), np.arange(size) + 7)
+
+
+def test_names_of_xla_are_found():
+    """The places of two functions in XLA's table, of JAX 0.10 to 0.12."""
+    assert {"XLA_FFI_ThreadPool_Schedule", "XLA_FFI_Error_Destroy"} < set(cpu_pieces._functions())
+    assert cpu_pieces._functions()[0] == "XLA_FFI_Error_Create"

@@ -1,0 +1,98 @@
+"""Pieces of a handler's work for all cores: the one that XLA calls and those of its thread pool take the next piece.
+
+XLA computes operations side by side only where more than eight wait, so two halves of a matmul that are two operations
+are computed one after the other. Here a handler asks the pool for help and begins. Who comes late finds nothing left.
+
+A job is the pieces taken, the pieces done, how many hold it, how many pieces there are, the handler's frame and a
+number of its own. The last one who holds a job frees it.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import jax
+
+from tpullm.model.cpu_code import Text
+from tpullm.system.process import cores
+
+_FIRST = 6  # fields of `XLA_FFI_Api` before its functions, of 8 bytes each
+_TAKEN, _DONE, _HELD, _COUNT, _FRAME, _OWN = range(6)
+
+
+@cache
+def _functions() -> list[str]:
+    """The names of XLA's functions in their order, which differs between versions."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text(encoding="utf-8")
+    return re.findall(r"^  _XLA_FFI_API_STRUCT_FIELD\((\w+)\);", header, re.MULTILINE)
+
+
+def functions(helpers: int | None = None) -> str:
+    """What a handler calls when it knows its work: `@pieces(frame, count, own)` returns when `@piece(frame, n, own)`
+    has returned for each `n` below `count`.
+
+    Args:
+        helpers: threads that are asked; None is one for each other core.
+    """
+    helpers = cores() - 1 if helpers is None else helpers
+    return "\n".join([_DECLARED, _work(), _help(), _pieces(helpers)])
+
+
+_DECLARED = """
+declare ptr @malloc(i64)
+declare void @free(ptr)
+declare i32 @sched_yield()"""
+
+
+def _work() -> str:
+    """Take pieces until none is left."""
+    text = Text()
+    text("define private void @work(ptr %job) {\nbegin:")
+    count, frame, own = (text.load(of, "%job", n, 8) for of, n in (("i64", _COUNT), ("ptr", _FRAME), ("i64", _OWN)))
+    text("br label %take\ntake:")
+    taken = text.set(f"atomicrmw add ptr {text.at('i64', '%job', _TAKEN)}, i64 1 acq_rel")
+    text(f"%more = icmp ult i64 {taken}, {count}\nbr i1 %more, label %do, label %end\ndo:")
+    text(f"call void @piece(ptr {frame}, i64 {taken}, i64 {own})")
+    text.set(f"atomicrmw add ptr {text.at('i64', '%job', _DONE)}, i64 1 acq_rel")
+    text("br label %take\nend:\nret void\n}")
+    return "\n".join(text.lines)
+
+
+def _help() -> str:
+    """What the pool calls."""
+    text = Text()
+    text("define private void @left(ptr %job) {\nbegin:")
+    held = text.set(f"atomicrmw sub ptr {text.at('i64', '%job', _HELD)}, i64 1 acq_rel")
+    text(f"%last = icmp eq i64 {held}, 1\nbr i1 %last, label %free, label %end\nfree:")
+    text("call void @free(ptr %job)\nbr label %end\nend:\nret void\n}")
+    text("define void @help(ptr %job) {\ncall void @work(ptr %job)\ncall void @left(ptr %job)\nret void\n}")
+    return "\n".join(text.lines)
+
+
+def _pieces(helpers: int) -> str:
+    text = Text()
+    text("define private void @pieces(ptr %frame, i64 %count, i64 %own) {\nbegin:\n%asked = alloca [5 x i64]")
+    job = text.set("call ptr @malloc(i64 48)")
+    values = {_TAKEN: "i64 0", _DONE: "i64 0", _HELD: "i64 1", _COUNT: "i64 %count", _FRAME: "ptr %frame"}
+    for place, value in (values | {_OWN: "i64 %own"}).items():
+        text(f"store {value}, ptr {text.at('i64', job, place)}")
+    api, context = text.load("ptr", "%frame", 2), text.load("ptr", "%frame", 3)
+    schedule, destroy = (
+        text.load("ptr", api, _FIRST + _functions().index(f"XLA_FFI_{name}"))
+        for name in ("ThreadPool_Schedule", "Error_Destroy")
+    )
+    most = text.set(f"call i64 @llvm.umin.i64(i64 {helpers}, i64 {text.whole('sub', '%count', 1)})")
+    with text.loop(0, most):
+        text.set(f"atomicrmw add ptr {text.at('i64', job, _HELD)}, i64 1 acq_rel")
+        for place, value in enumerate(("i64 40", "ptr null", f"ptr {context}", "ptr @help", f"ptr {job}")):
+            text(f"store {value}, ptr {text.at('i64', '%asked', place)}")
+        error = text.set(f"call ptr {schedule}(ptr %asked)")
+        text(f"%failed = icmp ne ptr {error}, null\nbr i1 %failed, label %alone, label %helped\nalone:")
+        for place, value in enumerate(("i64 24", "ptr null", f"ptr {error}")):
+            text(f"store {value}, ptr {text.at('i64', '%asked', place)}")
+        text(f"call void {destroy}(ptr %asked)\ncall void @left(ptr {job})\nbr label %helped\nhelped:")
+    text(f"call void @work(ptr {job})\nbr label %wait\nwait:")
+    done = text.set(f"load atomic i64, ptr {text.at('i64', job, _DONE)} acquire, align 8")
+    text(f"%ready = icmp uge i64 {done}, %count\nbr i1 %ready, label %end, label %yield\nyield:")
+    text(f"call i32 @sched_yield()\nbr label %wait\nend:\ncall void @left(ptr {job})\nret void\n}}")
+    return "\n".join(text.lines)
