@@ -39,6 +39,7 @@ QUOTED = [
     ("docs/*/tuning.md", "configs/tune/programming.yaml", "1.757 1.687 0.251 0.237 24.9 511 93.1"),
     ("docs/*/tuning.md", "configs/tune/law-ja.yaml", "0.710 0.714 0.246 0.220 35.0 600 50.9 44.9"),
     ("docs/*/tuning.md", "configs/tune/law-ja.yaml", "5.2 3.1"),
+    ("docs/*/tuning.md", "configs/tune/medicine-ja.yaml", "1.078 0.870 0.269 0.237 42.3 600 98.8 83.8"),
     ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "3,350 1.89 0.56 531 2.00 0.72"),
     ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "29.0 3.27 0.53 4.4 2.80 0.61"),
     ("docs/en/speed.md", "docs/design/tuning-beside-others.md", "1,460 2.19 0.60 269 2.51 0.46"),

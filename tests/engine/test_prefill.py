@@ -3,14 +3,22 @@
 import dataclasses
 from types import SimpleNamespace
 
+import pytest
+
 from tests.engine.chain import ROWS, Chain, alone, continued, emitted_by, finish, prompt
-from tpullm.engine import prefill
+from tpullm.engine import cache, prefill
 from tpullm.engine.cache import CHUNK, FEW, SIZE
 from tpullm.engine.engine import Engine
 from tpullm.engine.request import Request
 from tpullm.model.architecture import Architecture
 from tpullm.recipe.sampling import GREEDY
 from tpullm.recipe.schema import RopeScaling
+
+
+@pytest.fixture
+def one_layer_a_program(monkeypatch):
+    """These models have two layers, which are one program otherwise."""
+    monkeypatch.setattr(cache, "layers_per_program", lambda layers: 1)
 
 
 def test_a_common_beginning_is_read_once(long, engine):
@@ -52,7 +60,7 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(long):
     assert order == ["short"] * 2 + ["long"] * 2
 
 
-def test_a_prompt_is_read_some_layers_in_a_step_if_it_is_long_and_others_are_written(long):
+def test_a_prompt_is_read_some_layers_in_a_step_if_it_is_long_and_others_are_written(long, one_layer_a_program):
     """So the others wait for a part of a piece and a step. Nobody waits if nothing is written."""
     engine, written, turns = Engine(long, ROWS), [], 0
     engine.submit(Request(prompt(3), 60, GREEDY), written.append)
@@ -72,7 +80,7 @@ def test_a_prompt_is_read_some_layers_in_a_step_if_it_is_long_and_others_are_wri
     assert turns == 3  # 8 pieces, 1, and the first token
 
 
-def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long):
+def test_a_text_that_is_given_up_while_a_piece_is_read_disturbs_no_other(long, one_layer_a_program):
     """Another one, whose beginning was read before, gets its slot when this piece has ended, not before."""
     engine, written, again = Engine(long, ROWS), [], Request(prompt(519, 1), 4, GREEDY)
     writes, emitted = Request(prompt(3), 60, GREEDY), []

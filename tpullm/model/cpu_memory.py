@@ -4,6 +4,7 @@ XLA for a CPU writes zeros, and so takes the memory of all rows at once. Here th
 Linux, which has them read as zeros until something else is written (madvise(2): MADV_DONTNEED).
 """
 
+import mmap
 import sys
 from functools import cache
 
@@ -15,7 +16,8 @@ from tpullm.model import cpu_code
 from tpullm.model.attention.plain import on_one_cpu
 from tpullm.model.cpu_code import Text
 
-_PAGE, _DONTNEED, _NOHUGEPAGE = 4096, 4, 15  # of Linux; with pages of 2 MB a row would take those of its neighbours
+# Of Linux; with pages of 2 MB a row would take those of its neighbours. Only whole pages can be given back.
+_PAGE, _DONTNEED, _NOHUGEPAGE = mmap.PAGESIZE, 4, 15
 
 
 def zeros(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
