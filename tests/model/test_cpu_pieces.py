@@ -10,7 +10,7 @@ from tpullm.model.cpu_code import Text
 
 
 def counted(name: str, helpers: int) -> str:
-    """A handler: its result is zeros, then each piece but the last adds 7 and its number to its place, after a while."""
+    """A handler: its result is zeros, then each piece but the last adds 7 and its number to its place, in a while."""
     text = Text()
     text("declare i64 @llvm.umin.i64(i64, i64)\ndeclare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
     text(cpu_pieces.functions(helpers))

@@ -98,7 +98,7 @@ def settings() -> dict[str, str]:
             if FOLDER not in os.environ:  # else it is not needed
                 warn(f"{why}: compiled programs are not kept there; set XDG_CACHE_HOME to a folder of your own")
         elif os.access(folder, os.W_OK):
-            return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.01"}  # small ones too
+            return {FOLDER: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # small ones too
     return {}
 
 
