@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import wait_until
 from tests.engine.chain import CONTEXT, ROWS, Chain, Form, V, alone, continued, finish, prompt, scores
 from tpullm.engine import engine as engine_module
 from tpullm.engine.cache import CHUNK, FEW
@@ -238,7 +239,7 @@ def test_a_start_compiles_few_programs_and_no_other_is_called_before_it_is_compi
     engine = Engine(long, ROWS, guesses=guesses)
     engine.compile()
     found = Counter(name for name, *_ in engine.programs.compiled)
-    assert found == {"read": 2, "write": 2, "copy": 1, "choose": 6}
+    assert found.pop("copy") and found == {"read": 2, "write": 2, "choose": 6}  # a thread compiles the other copies
     beginning = prompt(CHUNK, 9)
     asked = [Request(prompt(3), 3, GREEDY), Request((*beginning, 5), 3, GREEDY), *LONG]
     assert continued(engine, asked)[:3] == list(map(alone, asked[:3]))
@@ -267,6 +268,58 @@ def test_texts_whose_programs_are_compiled_do_not_wait_for_others(long, monkeypa
     go_on.set()
     finish(engine)
     assert ended == ["short", "long"]
+
+
+@pytest.fixture
+def held_back(long, monkeypatch):
+    """An engine that has compiled what most texts need; what else it compiles waits for the event."""
+    engine, go_on = Engine(long, ROWS), threading.Event()
+    engine.compile()
+    wait_until(lambda: not engine.programs._works)
+    compile_one = engine.programs._compile_one
+    monkeypatch.setattr(engine.programs, "_compile_one", lambda key: go_on.wait() and compile_one(key))
+    yield engine, go_on
+    go_on.set()
+
+
+def test_texts_that_wait_for_programs_keep_no_rows_and_no_prefill_slots_from_others(held_back):
+    """Not even from those of the same client that come later."""
+    (engine, go_on), ended = held_back, []
+    told = Request(prompt(4), 3, GREEDY, top=5, client="a")
+    for _ in range(ROWS + 2):
+        engine.submit(told, lambda token: ended.append("told") if token.ends else None)
+    for _ in range(5):
+        engine.step()
+    for client in ("a", "b"):
+        request = Request(prompt(3), 5, GREEDY, client=client)
+        engine.submit(request, lambda token, client=client: ended.append(client) if token.ends else None)
+    for _ in range(40):
+        engine.step()
+    assert sorted(ended) == ["a", "b"] and engine.figures()["waiting"] == ROWS + 2
+    go_on.set()
+    finish(engine)
+    assert ended.count("told") == ROWS + 2
+
+
+def test_until_a_step_of_all_texts_is_compiled_each_text_gets_its_tokens_however_many_need_another_step(held_back):
+    (engine, _), count = held_back, Counter()
+    engine.programs.compiled |= dict.fromkeys([("write", (512, 512, 0, 0), 1), ("choose", 4, 0), ("read", 1, 512)], 0.0)
+    for name, length in (("long", 300), ("long", 301), ("short", 5), ("short", 6), ("in another group", 7)):
+        engine.submit(Request(prompt(length), 90, GREEDY), lambda token, name=name: count.update([name]))
+    for _ in range(100):
+        engine.step()
+    assert not engine.programs.have(("write", (512, 512, 640, 0), 1), begin=False)
+    assert count["in another group"] > 15 and count["long"] > 60
+
+
+def test_prompts_of_clients_are_read_in_turn(long):
+    engine, order = Engine(long, ROWS), []
+    for n in range(ROWS - 1):
+        engine.submit(Request(prompt(250, n), 2, GREEDY, client="a"), lambda token: order.append("a"))
+    engine.step()
+    engine.submit(Request(prompt(60, 9), 2, GREEDY, client="b"), lambda token: order.append("b"))
+    finish(engine)
+    assert order.index("b") <= 4
 
 
 def test_a_fault_of_the_compiler_ends_the_engine(long, monkeypatch):

@@ -13,6 +13,7 @@ among others. 12 M parameters on two cores: a step of 32 rows takes 19 ms, one o
 Shapes: B rows of all groups, V vocabulary.
 """
 
+import itertools
 import operator
 import threading
 import time
@@ -108,6 +109,7 @@ class Engine:
         self._steps = whole_group_steps(sizes, ends) if reads_first else split_group_steps(sizes)
         if reproducible:
             self._steps = [tuple(min(end, slots) for _, slots in sizes) for end in ends]
+        self._every_row = next(step for step in self._steps if all(step))  # with the fewest slots
         self._rows = Rows(self._cache, len(sizes))
         prefill_groups = range(len(sizes), len(every))
         self._prefill = Prefill(self._cache, self._rows, prefill_groups, reads_first, _of_weak(self._can_read))
@@ -230,19 +232,31 @@ class Engine:
             self._cancelled.clear()
 
     def _admit(self) -> None:
-        """Give rows to those who wait: clients take turns, each in the order in which it asked."""
+        """Give rows to those who wait: clients take turns, each in the order in which it asked, but for texts whose
+        programs are being compiled.
+        """
         with self._lock:
             while self._asked and next(iter(self._asked.values())) < self._rows.step - RECENT:
                 self._asked.popitem(last=False)
             for client in list(self._waiting):
                 queue = self._waiting[client]
-                while queue and self._may_have_row(queue[0]) and self._rows.place(queue[0]):
-                    self._counts["prompt_tokens"] += len(queue.popleft().request.ids)
+                while text := next(filter(self._is_ready, queue), None):
+                    if not (self._may_have_row(text) and self._rows.place(text)):
+                        break
+                    queue.remove(text)
+                    self._counts["prompt_tokens"] += len(text.request.ids)
                     self._waiting.move_to_end(client)
                     if len(self._waiting) > 1:
                         break
                 if not queue:
                     del self._waiting[client]
+
+    def _is_ready(self, text: Text) -> bool:
+        """Whether programs are compiled that read its prompt and write its first tokens; if not, this begins to compile
+        them. A text that had a row and a prefill slot meanwhile would keep others waiting.
+        """
+        is_written = self.programs.have(*self._keys_of(self._every_row, [text]), first=True)
+        return self._prefill.can_read(text, self._pieces) and is_written
 
     def _may_have_row(self, text: Text) -> bool:
         """Whether its client leaves enough of the rows with room for it; the last one is for who has none."""
@@ -297,8 +311,8 @@ class Engine:
                 yield from self._write(texts, {}, step, 1)
 
     def _step_of(self, texts: dict[int, Text]) -> tuple[Step, dict[int, Text]]:
-        """The step of the fewest slots that computes all the texts, and these. Until it is compiled, one that computes
-        most of them, and those.
+        """The step of the fewest slots that computes all the texts, and these. Until it is compiled, the one whose texts
+        have waited longest together, and those: so none waits because others are many.
         """
         wanted = self._smallest_step(texts.values())
         self.programs.have(*self._keys_of(self._smallest_step(texts.values(), SOON), texts.values()))
@@ -309,7 +323,8 @@ class Engine:
             fit = {n: text for n, text in texts.items() if text.length <= step[text.row.group]}
             own = {n: text for n, text in fit.items() if self.programs.have(*self._keys_of(step, [text]), begin=False)}
             found.append((step, own))
-        return max(found, key=lambda one: (len(one[1]), -self._cache.cost(one[0])))
+        waited = lambda texts: sum(self._rows.step + 1 - text.written for text in texts.values())  # noqa: E731
+        return max(found, key=lambda one: (waited(one[1]), -self._cache.cost(one[0])))
 
     def _smallest_step(self, texts: Iterable[Text], more: int = 0) -> Step:
         """The step of the fewest slots that computes all the texts, if each has so many tokens more."""
@@ -358,6 +373,7 @@ class Engine:
         self._unseen = (step, tokens_B) if count == 1 else None
         for text in texts.values():
             text.unseen += 1
+            text.written = self._rows.step
         yield
         for text in texts.values():
             text.unseen -= 1
@@ -402,11 +418,11 @@ class Engine:
         rows = count * len(self._cache.rows(step))
         return [("write", step, count), ("choose", rows, max(form_of(text.request) for text in texts))]
 
-    def _can_read(self, count: int, end: int, texts: Sequence[Text], begin: bool) -> bool:
+    def _can_read(self, count: int, end: int, texts: Sequence[Text], begin: bool, first: bool = False) -> bool:
         """Whether what reads so many pieces, up to some slot, and chooses the first tokens is compiled."""
         keys = [("read", count, end), ("choose", max(2, count), max(form_of(text.request) for text in texts))]
         keys += [("tell", count)] if any(text.request.echo for text in texts) else []
-        return self.programs.have(*keys, begin=begin)
+        return self.programs.have(*keys, begin=begin, first=first)
 
     def _compile(self, key: tuple) -> None:
         """Compile what a key means."""
@@ -428,13 +444,12 @@ class Engine:
                     choose_next(mesh, logits, [None] * rows, form, only_compile)
 
     def compile(self) -> None:
-        """Compile what most texts need first: a step of few rows and one of all short ones, few pieces of a prompt and
-        many. On one host a thread compiles the others when they are needed. Several hosts must call the same programs,
-        so there a step waits for what it needs.
+        """Compile what most texts need first: a step of few rows and one of all rows as far as `FEW` slots, few pieces of
+        a prompt and many. On one host a thread compiles the others when they are needed. Several hosts must call the
+        same programs, so there a step waits for what it needs.
         """
-        ends, short = self._cache.ends(self._groups), self._cache.sizes[0][1]
-        short_groups = sum(slots == short for _, slots in self._cache.sizes[: self._groups])
-        steps = [self._steps[0], self._steps[0 if self.reproducible else short_groups - 1]]
+        ends = self._cache.ends(self._groups)
+        steps = [self._steps[0], self._every_row]
         counts = [self._pieces[0], self._pieces[-1]]
         rows = [max(2, count) for count in counts] + [len(self._cache.rows(step)) for step in steps]
         keys = [("read", count, end) for count, end in zip(counts, [ends[0], ends[:2][-1]], strict=True)]
@@ -449,6 +464,8 @@ class Engine:
             say("engine: rows give other bits here than others do: a text may depend on what is written beside it")
         if hosts.count() == 1:
             self.programs.compile_in_thread()
+            # Begun at once, since texts do not wait for these but whole steps: 12 M parameters, one step took 4 s.
+            self.programs.have(*(("copy", to, of) for to, of in itertools.permutations(range(self._groups + 1), 2)))
 
     def _rows_are_alike(self) -> bool:
         """Whether all rows have the same logits after the same tokens.

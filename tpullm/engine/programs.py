@@ -77,20 +77,28 @@ class Programs:
         """From now on compile others in a thread; before, a program is compiled where it is first called."""
         self._in_thread, self._asked = True, set(self.compiled)
 
-    def have(self, *keys: Hashable, begin: bool = True) -> bool:
-        """Whether programs can be called without waiting. If not, this begins to compile them, if `begin`."""
+    def have(self, *keys: Hashable, begin: bool = True, first: bool = False) -> bool:
+        """Whether programs can be called without waiting.
+
+        Args:
+            begin: if not, begin to compile them.
+            first: and compile them before others.
+        """
         if self._fault is not None:
             raise self._fault
         missing = [key for key in keys if self._in_thread and key not in self.compiled]
         for key in missing if begin else ():
-            self._begin(key)
+            self._begin(key, first)
         return not missing
 
-    def _begin(self, key: Hashable) -> None:
+    def _begin(self, key: Hashable, first: bool) -> None:
         with self._lock:
+            if first and key in self._left:
+                self._left.remove(key)
+                self._left.appendleft(key)
             if key not in self._asked:
                 self._asked.add(key)
-                self._left.append(key)
+                (self._left.appendleft if first else self._left.append)(key)
                 if not self._works:
                     self._works = True
                     threading.Thread(target=self._work, name="compile").start()

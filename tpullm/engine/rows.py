@@ -41,6 +41,7 @@ class Text:
     row: Row | None = None
     read: int = 0
     new: list[int] = field(default_factory=list)
+    written: int = 0  # the step that wrote its last token, or gave it its row
     unseen: int = 0  # dispatched steps not yet fetched: one token each, or more if guesses are checked
     wrong: int = 0  # guesses in a row
     guess_in: int = 0  # steps
@@ -101,7 +102,8 @@ class Rows:
         row = self._free(len(text.request.ids) + 1, lambda row: self.shared(row, text))
         if row is None:
             return False
-        text.row, row.text, row.used = row, text, self.step
+        text.row, row.text = row, text
+        row.used = text.written = self.step
         return True
 
     def shared(self, row: Row, text: Text) -> int:
