@@ -311,7 +311,7 @@ class Engine:
                 yield from self._write(texts, {}, step, 1)
 
     def _step_of(self, texts: dict[int, Text]) -> tuple[Step, dict[int, Text]]:
-        """The step of the fewest slots that computes all the texts, and these. Until it is compiled, the one whose texts
+        """The step of the fewest slots that computes all the texts, and these. Until it is compiled, a step whose texts
         have waited longest together, and those: so none waits because others are many.
         """
         wanted = self._smallest_step(texts.values())
@@ -444,9 +444,9 @@ class Engine:
                     choose_next(mesh, logits, [None] * rows, form, only_compile)
 
     def compile(self) -> None:
-        """Compile what most texts need first: a step of few rows and one of all rows as far as `FEW` slots, few pieces of
-        a prompt and many. On one host a thread compiles the others when they are needed. Several hosts must call the
-        same programs, so there a step waits for what it needs.
+        """Compile what most texts need first: a step of few rows and one of all as far as `FEW` slots, few pieces of a
+        prompt and many. On one host a thread compiles the others when they are needed. Several hosts must call the same
+        programs, so there a step waits for what it needs.
         """
         ends = self._cache.ends(self._groups)
         steps = [self._steps[0], self._every_row]
