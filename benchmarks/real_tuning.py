@@ -264,6 +264,7 @@ def served(given: argparse.Namespace, folder: Path) -> dict:
         try:
             lines = iter(server.stderr.readline, "")
             address = next(line for line in lines if " at http://" in line).split(" at ")[1].split(";")[0]
+            next(line for line in lines if "serve: ready" in line)  # before, requests are refused
             for model, name in (("base", "base"), ("dpo", "adapter"), ("sft-lora", "sft-lora")):
                 texts = [answer(address, model, question) for question in questions]
                 for form in ("float32", "bfloat16", "merged"):
